@@ -1,0 +1,8 @@
+"""
+A GitOps reconciler for fleets of coding agents.
+
+What should be done, and where it may be done, stands as YAML in git; the
+reconciler makes it happen and records every step in git.
+"""
+
+__version__ = "0.1.0"

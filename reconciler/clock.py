@@ -1,0 +1,18 @@
+"""
+The only reader of the clock and the only source of randomness.
+
+Everything else gets the time as an argument, so a test can bring its own.
+"""
+
+import secrets
+from datetime import UTC, datetime
+
+
+def now() -> datetime:
+    """Return the time, in UTC."""
+    return datetime.now(UTC)
+
+
+def token(size: int = 6) -> str:
+    """Return `size` random bytes in hex, for names that have to be drawn."""
+    return secrets.token_hex(size)

@@ -1,0 +1,85 @@
+"""
+What the loop needs from the outside, as protocols.
+
+The rooms beside it (specs, store, dispatch) provide these; tests provide fakes
+that pass the same contract tests.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from reconciler.core.events import RunEnded, RunSeen
+from reconciler.core.lifecycle import Transition
+from reconciler.core.model import Desired, Host, HostStatus, Order, Status
+
+Clock = Callable[[], datetime]
+Fact = RunSeen | RunEnded
+Emit = Callable[[Fact], None]
+
+
+class Specs(Protocol):
+    """Desired state: the specs of one revision at a time."""
+
+    async def read(self, statuses: Mapping[str, Status]) -> Desired:
+        """
+        Return what the newest revision asks for; the same object if it has not moved.
+
+        `statuses` names the generations in force, so that a file that is broken
+        now can be answered with its last good version after a restart.
+        Raises Unavailable if the revision cannot be read as a whole.
+        """
+
+
+class State(Protocol):
+    """Observed state on record: the state branch, with one writer."""
+
+    async def load(self) -> tuple[Mapping[str, Status], Mapping[str, HostStatus]]:
+        """
+        Return every status on record, of tasks and of hosts, at the newest commit.
+
+        Raises Unavailable, or SpecError for a state branch that is damaged.
+        """
+
+    async def commit(self, transitions: Sequence[Transition]) -> None:
+        """
+        Put the transitions on record, in order, a commit each; durable when it returns.
+
+        Nothing of them is recorded if it raises: Conflict if somebody else
+        wrote first (load again and think again), Unavailable.
+        """
+
+
+class Dispatch(Protocol):
+    """Hosts that carry out orders."""
+
+    @property
+    def followed(self) -> frozenset[tuple[str, int]]:
+        """(run key, round) of every order that is being followed."""
+
+    def follow(self, order: Order, emit: Emit) -> None:
+        """
+        Carry out the order, or take it up where it stands; return at once.
+
+        The same run and round is started once on its host, however often this
+        is called. Ends in a `RunEnded`; the agent's first sign of life is a
+        `RunSeen`. Failures arrive as events too.
+        """
+
+    def stop(self, order: Order, why: str, emit: Emit) -> None:
+        """
+        End the run of the order, started or not, followed or not; return at once.
+
+        It will not start afterwards. Ends in a `RunEnded` whose verdict is of
+        class `cancelled` (or the true one, if the run was quicker).
+        """
+
+    async def sweep(self, host: Host, keep: Collection[str]) -> None:
+        """
+        Remove workspaces and run folders of this fleet on the host, but for the runs named.
+
+        Live runs are never removed. Raises Unavailable.
+        """
+
+    async def close(self) -> None:
+        """Stop following; runs go on."""

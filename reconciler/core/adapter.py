@@ -1,0 +1,175 @@
+"""
+An agent CLI as data: how to call it, how to read what it says.
+
+A new kind of agent needs a YAML file of this shape and no code.
+"""
+
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from reconciler.core.fields import Duration, Env, EnvName, Frozen, Strings, Text
+
+
+class Version(Frozen):
+    """How to ask the CLI for its version, and which ones will do."""
+
+    command: Strings
+    """Arguments that print the version, the program first."""
+    pattern: Text = r"(\d+\.\d+\.\d+)"
+    """Regular expression whose first group is the version."""
+    range: Text | None = None
+    """Required range, such as `>=2.1,<3`."""
+    timeout: Duration = timedelta(seconds=20)
+    """Longest time to wait for the answer."""
+
+
+class Health(Frozen):
+    """A command that exits 0 when the CLI is ready to work (logged in, say)."""
+
+    command: Strings
+    """Arguments, the program first."""
+    timeout: Duration = timedelta(seconds=60)
+    """Longest time to wait for the answer."""
+
+
+class Secret(Frozen):
+    """Where a secret is found; exactly one source. It is resolved late and never stored."""
+
+    env: EnvName | None = None
+    """Environment variable of the reconciler's process."""
+    file: Text | None = None
+    """File whose content, without the last line end, is the secret."""
+    command: Strings = ()
+    """Command whose output, without the last line end, is the secret."""
+    credential: Text | None = None
+    """Name of a systemd credential (`LoadCredential=`)."""
+    on: Literal["reconciler", "host"] = "reconciler"
+    """Where the source is looked up."""
+
+
+class Stop(Frozen):
+    """How to end the CLI."""
+
+    signal: Literal["TERM", "INT", "HUP"] = "TERM"
+    """First signal, to the whole process tree."""
+    grace: Duration = timedelta(seconds=15)
+    """Time between the first signal and KILL."""
+
+
+class Limits(Frozen):
+    """What one round may take."""
+
+    turns: Annotated[int, Field(gt=0)] | None = None
+    """Most turns, for a CLI that can count them (`{max_turns}` in the command)."""
+    output_mb: Annotated[int, Field(gt=0)] = 512
+    """Most output kept, in MiB; a run that writes more is stopped."""
+
+
+class Output(Frozen):
+    """
+    How to read what the CLI printed.
+
+    The rules are JMESPath expressions. With `json_lines` and `json` they are
+    asked of the list of all events; with `text` none is asked.
+    """
+
+    format: Literal["text", "json", "json_lines"] = "text"
+    """`json_lines`: one JSON value a line. `json`: one JSON value. `text`: anything."""
+    reader: Text | None = None
+    """Named function for what expressions cannot carry; built-in adapters use it."""
+    session_id: Text | None = None
+    """Session to resume."""
+    text: Text | None = None
+    """The agent's last words."""
+    terminal: Text | None = None
+    """True when the output is whole: the last event is there."""
+    success: Text | None = None
+    """True when the agent says that it succeeded."""
+    error: Text | None = None
+    """Error message, if there is one."""
+    error_class: Text | None = None
+    """Failure class, if the output says it itself."""
+    input_tokens: Text | None = None
+    """Input tokens, cached ones not counted."""
+    output_tokens: Text | None = None
+    """Output tokens."""
+    cached_tokens: Text | None = None
+    """Input tokens that came from a cache."""
+    cost_usd: Text | None = None
+    """Cost in US dollars."""
+    turns: Text | None = None
+    """Turns the agent took."""
+    cumulative: tuple[Literal["tokens", "cost"], ...] = ()
+    """What the CLI reports as a running total of the session and not of the run."""
+
+
+class AdapterSpec(Frozen):
+    """An agent CLI. `specs/adapters/*.yaml`, laid over the built-in one of the same name."""
+
+    command: Strings = ()
+    """
+    Arguments, the program first. `{model}` and `{session}` alone in an element stand for
+    the arguments under `model`, and `fresh` or `resume`; `{workdir}`, `{max_turns}`,
+    `{prompt_file}` and `{prompt}` are filled in.
+    """
+    model: Strings = ()
+    """Arguments that choose a model, with `{model}`; used when the task names one."""
+    fresh: Strings = ()
+    """Arguments of a new session; `{session_id}` is an id made for it."""
+    resume: Strings = ()
+    """Arguments that continue a session, with `{session_id}`; empty if the CLI cannot."""
+    prompt: Literal["stdin", "file", "argument"] = "stdin"
+    """How the prompt reaches the CLI."""
+    template: Text | None = None
+    """Prompt template in place of the built-in one."""
+    env: Env = Field(default_factory=dict)
+    """Environment of the CLI."""
+    secrets: dict[EnvName, Secret] = Field(default_factory=dict)
+    """Environment variables whose values are found elsewhere, late."""
+    version: Version | None = None
+    """Version probe."""
+    health: Health | None = None
+    """Health probe."""
+    output: Output = Output()
+    """How to read what it prints."""
+    limits: Limits = Limits()
+    """What one round may take."""
+    stop: Stop = Stop()
+    """How it is ended."""
+    cleanup: Strings = ()
+    """Paths in the workspace that the CLI leaves behind; they are not committed."""
+
+
+class Adapter(AdapterSpec):
+    """An adapter with its name; every field of the built-in one filled in."""
+
+    name: str
+
+
+def _number(value: object) -> object:
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class Usage(Frozen):
+    """What a run, or a task, took."""
+
+    input_tokens: int = 0
+    """Cached ones not counted."""
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost_usd: Annotated[float, BeforeValidator(_number)] = 0.0
+    turns: int = 0
+    seconds: Annotated[float, BeforeValidator(_number)] = 0.0
+    """Wall clock of the agent's process."""
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            cost_usd=round(self.cost_usd + other.cost_usd, 6),
+            turns=self.turns + other.turns,
+            seconds=round(self.seconds + other.seconds, 3),
+        )

@@ -1,0 +1,75 @@
+"""
+Errors, named by what to do next.
+
+`SpecError`: a person must edit a file. `Unavailable`: try again later, with
+backoff. `Conflict`: somebody wrote first; fetch and think again, at once.
+`Refused`: the other side said no; nothing was recorded.
+`IllegalTransition`: a mistake of ours.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One mistake in one file: where, what, and what to do about it."""
+
+    path: str
+    """File, relative to the root of the fleet's repository."""
+
+    line: int
+    """1-based; 1 when the whole file is meant."""
+
+    column: int
+    """1-based, in characters."""
+
+    message: str
+    """What is wrong, in words."""
+
+    field: str = ""
+    """Dotted path of the field, such as `budget.cost_usd`; empty for the file as a whole."""
+
+    hint: str = ""
+    """A name the writer may have meant."""
+
+    def __str__(self) -> str:
+        field = f"{self.field}: " if self.field else ""
+        hint = f" (did you mean {self.hint!r}?)" if self.hint else ""
+        return f"{self.path}:{self.line}:{self.column}: error: {field}{self.message}{hint}"
+
+
+class ReconcilerError(Exception):
+    """Root of the errors this program raises on purpose."""
+
+
+class SpecError(ReconcilerError):
+    """A person must edit a file: every problem found in it."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems: Sequence[Problem] = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class UsageError(ReconcilerError):
+    """A command was called in a way that cannot work; the message says what to do instead."""
+
+
+class NotFound(ReconcilerError):
+    """Something was asked for by a name that nothing has."""
+
+
+class Unavailable(ReconcilerError):
+    """Try again later, with backoff and jitter."""
+
+
+class Conflict(ReconcilerError):
+    """Somebody wrote first: fetch, think again, at once."""
+
+
+class Refused(ReconcilerError):
+    """The other side said no (401, 403, 409, 410); nothing was recorded."""
+
+
+class IllegalTransition(ReconcilerError):
+    """An event arrived in a phase that does not know it: our own mistake, loud."""

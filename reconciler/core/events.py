@@ -1,0 +1,189 @@
+"""
+What can happen to a task.
+
+An event carries the time it happened, why, and who caused it; nothing else
+reads a clock. `RunSeen` and `RunEnded` are facts as they arrive from a host:
+`rounds.judge` turns the second into what it means for the task.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from reconciler.core.model import Failure, Report, Task, Waiting
+
+Cause = Literal["spec", "host", "agent", "webhook", "person", "clock"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened to one task."""
+
+    task: str
+    at: datetime
+    reason: str
+    """One sentence for people: the body of the commit, the line in the log."""
+    cause: Cause = "spec"
+    actor: str = "reconciler"
+    """Who did it, where that is known: a person, an agent."""
+    delivery: str | None = None
+    """Id of the webhook delivery that led here."""
+
+
+# --- Facts from a host -----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSeen:
+    """The agent's process of a round was seen alive."""
+
+    task: str
+    run: str
+    round: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnded:
+    """A round is over: the agent ended, its work was checked and brought back."""
+
+    task: str
+    run: str
+    round: int
+    at: datetime
+    report: Report
+
+
+# --- Events of the lifecycle -----------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created(Event):
+    """A spec without a status was seen."""
+
+    spec: Task
+    waiting: Waiting | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingChanged(Event):
+    """What a task waits for is another thing now; None: nothing any more."""
+
+    waiting: Waiting | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assigned(Event):
+    """A host was chosen and the run named: the intention, before anything starts."""
+
+    run: str
+    host: str
+    spec: Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started(Event):
+    """The agent was seen alive."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixRequested(Event):
+    """Validation failed; the same session gets another round with the failure in its prompt."""
+
+    run: str
+    report: Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted(Event):
+    """Work is validated and its branch delivered; it waits for review."""
+
+    run: str
+    report: Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed(Event):
+    """The work is done: validated where no review is asked for, else merged."""
+
+    report: Report | None = None
+    """Of the last round; None when a merge completed the task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried(Event):
+    """The attempt failed; another follows, not before a time."""
+
+    run: str
+    failure: Failure
+    report: Report | None
+    not_before: datetime | None
+    counts: bool = True
+    """Whether it counts against `retries`; a quota does not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released(Event):
+    """The run was stopped for a reason outside of it (suspended, restarted); no failure."""
+
+    run: str
+    report: Report | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed(Event):
+    """The last attempt failed, or one that only a person can mend."""
+
+    run: str
+    failure: Failure
+    report: Report | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangesRequested(Event):
+    """Reviewers asked for changes; the next attempt resumes the session."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Escalated(Event):
+    """Only a person can go on: too many reviews, budget spent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled(Event):
+    """The spec says so, or the branch was closed unmerged."""
+
+    report: Report | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed(Event):
+    """A settled task is asked for again: its work changed, or `rerun` was raised."""
+
+    spec: Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecChanged(Event):
+    """A new generation of a task that is not settled; the phase stays."""
+
+    spec: Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renamed(Event):
+    """The spec file moved, byte for byte the same; `task` is the new name."""
+
+    old: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecRemoved(Event):
+    """The spec file is gone; a tombstone stays until everything is cleaned up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed(Event):
+    """Everything of a removed task is cleaned up; its status file goes."""

@@ -1,0 +1,166 @@
+"""
+Field types of the models: durations, times, names, branches, lists a person likes to write.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
+
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?\Z")
+_SEGMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z")
+NAME_LENGTH = 200
+SEGMENT_LENGTH = 64
+
+
+def parse_duration(value: object) -> timedelta:
+    """
+    Return the duration that a text such as `90s`, `30m`, `1h30m` or `7d` means.
+
+    Raises ValueError for anything else, numbers without a unit among them.
+    """
+    if isinstance(value, timedelta):
+        return value
+    match = _DURATION.match(value) if isinstance(value, str) and value else None
+    if match is None:
+        message = f'expected a duration such as "90s", "30m" or "1h30m", got {value!r}'
+        raise ValueError(message)
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    try:
+        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    except OverflowError as error:
+        message = f"{value!r} is longer than any run"
+        raise ValueError(message) from error
+
+
+def format_duration(value: timedelta) -> str:
+    """Return the shortest text that `parse_duration` reads as this value, in whole seconds."""
+    left = int(value.total_seconds())
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+def _parse_time(value: object) -> datetime:
+    if isinstance(value, datetime):
+        return value
+    try:
+        time = datetime.fromisoformat(value if isinstance(value, str) else "")
+    except ValueError:
+        message = f'expected a time such as "2030-01-31T09:00:00+01:00", got {value!r}'
+        raise ValueError(message) from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def format_time(value: datetime) -> str:
+    """Return the time in UTC, to the millisecond, as ISO 8601 with a `Z`."""
+    text = value.astimezone(UTC).isoformat(timespec="milliseconds")
+    return text.removesuffix("+00:00").removesuffix(".000") + "Z"
+
+
+def _one_or_many(value: object) -> object:
+    """Let a person write one string where a list is meant."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def check_name(name: str) -> str:
+    """
+    Return the name if it is safe as a file name, in a branch and on a command line.
+
+    Raises ValueError with the reason otherwise.
+    """
+    for segment in name.split("/"):
+        if not _SEGMENT.match(segment):
+            message = (
+                f"unsafe name {name!r}: use letters, digits, '.', '_' and '-', "
+                "beginning and ending with a letter or digit"
+            )
+            raise ValueError(message)
+        if ".." in segment or segment.endswith(".lock") or len(segment) > SEGMENT_LENGTH:
+            message = f"unsafe name {name!r}: no '..', no '.lock', at most {SEGMENT_LENGTH} characters"
+            raise ValueError(message)
+    if len(name) > NAME_LENGTH:
+        message = f"name longer than {NAME_LENGTH} characters"
+        raise ValueError(message)
+    return name
+
+
+_BAD_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|[^\x00-\x7f]")
+
+
+def check_branch(branch: str) -> str:
+    """
+    Return the branch name if git takes it and no option, revision or ref hides in it.
+
+    Stricter than `git check-ref-format --branch`. Raises ValueError with the reason.
+    """
+    parts = branch.split("/")
+    if (
+        not branch
+        or _BAD_IN_BRANCH.search(branch)
+        or branch.startswith(("-", "/", "refs/"))
+        or branch.endswith(("/", "."))
+        or branch in {"HEAD", "@"}
+        or any(part.startswith((".", "-")) or part.endswith(".lock") for part in parts)
+        or len(branch) > NAME_LENGTH
+    ):
+        message = f"unsafe branch name {branch!r}"
+        raise ValueError(message)
+    return branch
+
+
+DURATION_PATTERN = r"^(?=.)(\d+d)?(\d+h)?(\d+m)?(\d+s)?$"
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN, "examples": ["90s", "1h30m"]}),
+]
+Time = Annotated[
+    datetime,
+    BeforeValidator(_parse_time),
+    PlainSerializer(format_time, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+Strings = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_one_or_many),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+Name = Annotated[str, AfterValidator(check_name)]
+Names = Annotated[
+    tuple[Name, ...],
+    BeforeValidator(_one_or_many),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+Branch = Annotated[str, AfterValidator(check_branch)]
+EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Env = dict[EnvName, str]
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=0, le=1000)]
+
+
+class Frozen(BaseModel):
+    """A value: compared whole, never changed, strict about its fields."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )

@@ -1,0 +1,526 @@
+"""
+The values everything else talks about.
+
+One set of frozen models serves the YAML files, the JSON Schema, the planner
+and the records on the state branch. A docstring under a field is its
+description in the schema and in the documentation.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from reconciler.core.adapter import Adapter, Usage
+from reconciler.core.errors import Problem
+from reconciler.core.fields import Branch, Count, Duration, Env, Frozen, Name, Names, Strings, Text, Time
+
+# --- Desired state: the kinds of specs -------------------------------------
+
+
+class ExecutionMode(StrEnum):
+    """Who starts the agent."""
+
+    SSH_CLI = "ssh_cli"
+    HTTP_PULL = "http_pull"
+
+
+class Wish(StrEnum):
+    """What should be true of a task."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    CANCELLED = "cancelled"
+
+
+class Budget(Frozen):
+    """What may be spent; a missing limit is no limit."""
+
+    cost_usd: Annotated[float, Field(gt=0, strict=False)] | None = None
+    """Most US dollars, as the agent's CLI reports them."""
+    tokens: Annotated[int, Field(gt=0)] | None = None
+    """Most input and output tokens together, cached ones not counted."""
+
+
+class TaskDefaults(Frozen):
+    """
+    Fields a task may leave out.
+
+    They may stand in a repo and in fleet.yaml too, where they are the defaults
+    of that repo's tasks and of all tasks: first the task, then its repo, then
+    the fleet, then what stands here.
+    """
+
+    adapter: Name = "script"
+    """Which agent CLI does the work: a built-in adapter or one of `specs/adapters/`."""
+    model: Text | None = None
+    """Model the agent's CLI is asked to use; its own default if left out."""
+    execution_mode: Annotated[ExecutionMode, Field(strict=False)] = ExecutionMode.SSH_CLI
+    """`ssh_cli`: run on a host. `http_pull`: handed out to an outside agent over HTTP."""
+    constraints: Strings = ()
+    """Rules the agent must keep, one sentence each; they stand in the prompt."""
+    validation: Strings = ()
+    """Shell commands that must exit 0 in the workspace, run in order after the agent ends."""
+    context: Strings = ()
+    """Files of the repository (or addresses) the agent should read first."""
+    requires: Strings = ()
+    """Labels a host must have, such as `gpu` or `arm64`."""
+    prefer: Strings = ()
+    """Hosts or labels to prefer among those that fit."""
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    """Higher starts first; equal ones in the order in which they came."""
+    timeout: Duration = timedelta(hours=2)
+    """Longest time the agent may take for one round; it is stopped after that."""
+    stall_timeout: Duration = timedelta(minutes=15)
+    """Longest silence: without any output for so long the agent is stopped."""
+    retries: Count = 1
+    """New attempts after a failed one, with backoff in between."""
+    fix_attempts: Count = 2
+    """How often a failed validation is handed back to the agent within one attempt."""
+    max_reviews: Count = 3
+    """How often changes may be requested before a person must act."""
+    review: Literal["none", "merge"] = "none"
+    """`none`: completed when validation passes. `merge`: completed when the branch is merged."""
+    budget: Budget | None = None
+    """What one task may spend."""
+    env: Env = Field(default_factory=dict)
+    """Environment of the agent and of the validation commands; not for secrets."""
+    on_change: Literal["continue", "restart"] = "continue"
+    """What a changed spec does to a live run."""
+    on_delete: Literal["cancel", "finish", "orphan"] = "cancel"
+    """What a removed spec does to a live run: stop it, let it end, or let go of it."""
+
+
+class TaskSpec(TaskDefaults):
+    """One piece of work for an agent. `specs/tasks/**.yaml`; its name is its path."""
+
+    goal: Text
+    """What should be true when the work is done; the heart of the prompt."""
+    title: Text | None = None
+    """One line for people; the first line of the goal if left out."""
+    repo: Name | None = None
+    """Code repository to work in (`specs/repos/`); an empty folder if left out."""
+    script: Text | None = None
+    """The agent itself, for adapter `script`: shell text run in the workspace, prompt on stdin."""
+    issue: Text | None = None
+    """Issue of the forge that this task answers, by number or address."""
+    depends_on: Names = ()
+    """Tasks that must be completed first."""
+    branch_name: Branch | None = None
+    """Branch the work goes to; `task/<name>` if left out."""
+    pr_title: Text | None = None
+    """Title of the pull request and of commits made in the agent's name; the title if left out."""
+    desired: Annotated[Wish, Field(strict=False)] = Wish.ACTIVE
+    """`active`: do it. `suspended`: not now. `cancelled`: never."""
+    rerun: Count = 0
+    """Raise it to run a settled task once more; `reconciler retry` does."""
+    not_before: Time | None = None
+    """Earliest time to start."""
+    schedule: Text | None = None
+    """Cron expression for a task that comes again."""
+
+
+class Task(TaskSpec):
+    """A task as the planner sees it: defaults filled in, with its name and identity."""
+
+    name: str
+    generation: str
+    """Git blob id of the spec file."""
+    work: str
+    """See `work_id`: what is asked for, whoever wrote the defaults."""
+
+    @property
+    def headline(self) -> str:
+        """The title, or the first line of the goal."""
+        return self.title or self.goal.strip().splitlines()[0]
+
+    @property
+    def branch(self) -> str:
+        """Where the work goes: the branch that was named, or `task/<name>`."""
+        return self.branch_name or f"task/{self.name}"
+
+
+def work_id(spec: TaskSpec) -> str:
+    """
+    Return the identity of what a task's own file asks for, 12 hex digits.
+
+    A settled task runs again when this changes. A new priority, a mended
+    comment or another default of the fleet leaves it alone.
+    """
+    asked = (spec.goal, spec.script, spec.repo, spec.issue, spec.constraints, spec.validation, spec.rerun)
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+
+
+class HostAdapter(Frozen):
+    """An agent CLI that a host offers."""
+
+    path: Text | None = None
+    """Folder or file of the CLI on that host, if it is not on the PATH."""
+    version: Text | None = None
+    """Required range on this host, in place of the adapter's."""
+
+
+class HostSpec(Frozen):
+    """A machine that runs agents. `specs/hosts/*.yaml`; without `address` it is this machine."""
+
+    address: Text | None = None
+    """Name or IP address; left out, runs are local subprocesses."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    """Port of sshd."""
+    user: Text | None = None
+    """User to log in as."""
+    host_key: Strings = ()
+    """Pinned public key or keys of the host, as in known_hosts: `ssh-ed25519 AAAA…`."""
+    identity: Text | None = None
+    """File of the private key; the SSH agent if left out."""
+    jump: Text | None = None
+    """Another host by name, or `user@address:port`, to go through."""
+    agent_forwarding: bool = False
+    """Whether the runs may use the reconciler's SSH agent."""
+    ssh_config: bool = False
+    """Whether the service user's own `~/.ssh/config` is read for this host."""
+    labels: Strings = ()
+    """What the host has: `linux`, `gpu`, `arm64`, …"""
+    slots: Annotated[int, Field(ge=0, le=1000)] = 2
+    """How many runs at once."""
+    weight: Annotated[float, Field(gt=0, strict=False)] = 1.0
+    """How much a free slot here counts against one elsewhere."""
+    workdir: Text | None = None
+    """Folder for runs and workspaces; `~/.local/state/reconciler` if left out."""
+    shell: Text = "sh"
+    """POSIX shell that runs the wrapper, the `script` adapter and the validation commands."""
+    env: Env = Field(default_factory=dict)
+    """Environment of every run on this host."""
+    adapters: dict[Name, HostAdapter] | None = None
+    """Which agent CLIs are there; any, if left out."""
+    cordon: bool = False
+    """Take no new runs."""
+    drain: bool = False
+    """Take no new runs and let the live ones end."""
+
+
+class Host(HostSpec):
+    """A host with its name."""
+
+    name: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether runs there are subprocesses of this machine."""
+        return self.address is None
+
+
+class AgentSpec(Frozen):
+    """An outside agent that pulls over HTTP. `specs/agents/*.yaml`."""
+
+    capabilities: Strings = ()
+    """Labels it has, as those of a host."""
+    token_hash: Strings = ()
+    """SHA-256 of its token, in hex; two during a rotation."""
+    slots: Annotated[int, Field(ge=1, le=1000)] = 1
+    """How many tasks it may hold at once."""
+    expires: Time | None = None
+    """When its token stops being good."""
+    scopes: Annotated[tuple[Literal["agent", "read", "admin"], ...], Field(strict=False)] = ("agent",)
+    """What the token may do."""
+    desired: Literal["active", "suspended"] = "active"
+    """`suspended`: gets no new task."""
+
+
+class Agent(AgentSpec):
+    """An agent with its name."""
+
+    name: str
+
+
+class RepoSpec(TaskDefaults):
+    """A code repository the tasks work on, and defaults for them. `specs/repos/*.yaml`."""
+
+    url: Text
+    """Where it is: `https://…`, `ssh://…`, `user@host:path`, or a path (relative to the fleet's)."""
+    base: Branch = "main"
+    """Branch the work starts from and goes back to."""
+    paths: Strings = ()
+    """Patterns of the files agents may touch (as in .gitignore); all, if left out."""
+
+
+class Repo(RepoSpec):
+    """A repo with its name."""
+
+    name: str
+
+
+class FleetSpec(TaskDefaults):
+    """Settings of this fleet, and defaults for all of its tasks. `specs/fleet.yaml`."""
+
+    state_branch: Branch = "fleet-state"
+    """Branch on which the reconciler records what happened."""
+    poll_interval: Duration = timedelta(seconds=30)
+    """How often to look without being told. Hints make it quicker; this makes it certain."""
+    max_running: Annotated[int, Field(ge=0)] | None = None
+    """Most live runs in the whole fleet."""
+    keep_failed: Duration = timedelta(days=7)
+    """How long the workspace of a failed run is kept."""
+    keep_failed_mb: Annotated[int, Field(ge=0)] = 10_240
+    """Most disk for such workspaces on one host, in MiB; the oldest go first."""
+    backoff: Duration = timedelta(seconds=10)
+    """Wait before the first retry; doubles with each."""
+    backoff_cap: Duration = timedelta(minutes=10)
+    """Longest wait between retries."""
+    prune_approved: Text | None = None
+    """Written by `reconciler approve-prune`: the removal that a person allowed."""
+
+
+Kind = Literal["fleet", "task", "host", "adapter", "agent", "repo"]
+LOCAL = "local"
+"""The host that is there without a file: the machine of the reconciler, two slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What the specs of one revision ask for. A broken file keeps its last good version here."""
+
+    revision: str = ""
+    """Commit the specs were read from; empty before the first read."""
+    fleet: FleetSpec = field(default_factory=FleetSpec)
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    hosts: Mapping[str, Host] = field(default_factory=dict)
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    agents: Mapping[str, Agent] = field(default_factory=dict)
+    repos: Mapping[str, Repo] = field(default_factory=dict)
+    broken: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
+    """Tasks that a person must mend before they may start, by name; they may be absent in `tasks`."""
+    problems: tuple[Problem, ...] = ()
+    """Every problem of the revision, of all kinds, in order of path, line and column."""
+
+
+# --- Observed state --------------------------------------------------------
+
+
+class Phase(StrEnum):
+    """Where a task stands."""
+
+    CREATED = "created"
+    ASSIGNED = "assigned"
+    RUNNING = "running"
+    REVIEW_PENDING = "review_pending"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    ESCALATED = "escalated"
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a run holds a slot."""
+        return self in {Phase.ASSIGNED, Phase.RUNNING}
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self in {Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED, Phase.ESCALATED}
+
+
+class FailureClass(StrEnum):
+    """Why a run failed; it decides what happens next."""
+
+    AGENT = "agent"
+    VALIDATION = "validation"
+    TIMEOUT = "timeout"
+    STALL = "stall"
+    HOST = "host"
+    QUOTA = "quota"
+    AUTH = "auth"
+    BUDGET = "budget"
+    CONFIG = "config"
+    CANCELLED = "cancelled"
+
+
+class Reason(StrEnum):
+    """What a task waits for, or why it needs a person."""
+
+    DEPENDENCY = "Dependency"
+    SLOT = "Slot"
+    HOST = "Host"
+    AGENT = "Agent"
+    SUSPENDED = "Suspended"
+    BACKOFF = "Backoff"
+    QUOTA = "Quota"
+    NOT_BEFORE = "NotBefore"
+    BUDGET = "Budget"
+    SPEC_ERROR = "SpecError"
+    APPROVAL = "Approval"
+    """A removal that a person must allow: `reconciler approve-prune`."""
+
+
+class Waiting(Frozen):
+    """What a task waits for; `since` moves only when the reason changes."""
+
+    reason: Annotated[Reason, Field(strict=False)]
+    message: str
+    since: Time
+
+
+class Failure(Frozen):
+    """Why the last run did not succeed."""
+
+    kind: Annotated[FailureClass, Field(strict=False)]
+    message: str
+
+
+class Check(Frozen):
+    """One validation command that was run."""
+
+    command: str
+    exit_code: int
+    """As the shell reports it; 124 if it was stopped for taking too long."""
+    seconds: Annotated[float, Field(strict=False)]
+    output: str = ""
+    """The end of what it printed."""
+
+
+class Verdict(Frozen):
+    """What the agent's CLI made of one round, as far as its output and exit code can be believed."""
+
+    outcome: Literal["success", "failed"]
+    kind: Annotated[FailureClass, Field(strict=False)] | None = None
+    """Failure class; None for a success."""
+    message: str = ""
+    """Why it failed, in one line."""
+    session_id: str | None = None
+    text: str = ""
+    """The agent's last words."""
+    usage: Usage = Usage()
+    retry_at: Time | None = None
+    """When a quota is full again, if the output says so."""
+    notes: tuple[str, ...] = ()
+
+
+class Report(Frozen):
+    """What came of one round: the agent's verdict, the validation, the branch."""
+
+    verdict: Verdict
+    checks: tuple[Check, ...] = ()
+    base_commit: str | None = None
+    """Commit the work started from."""
+    head_commit: str | None = None
+    """Head of the delivered branch; None if nothing was delivered."""
+    commits: int = 0
+    """Commits on the branch that the base does not have."""
+
+    @property
+    def failed_check(self) -> Check | None:
+        """The first validation command that failed."""
+        return next((check for check in self.checks if check.exit_code != 0), None)
+
+
+class Status(Frozen):
+    """Where a task stands: one file under `fleet-state/tasks/`, at the path of its spec."""
+
+    phase: Annotated[Phase, Field(strict=False)]
+    since: Time
+    """When the phase was entered."""
+    created_at: Time
+    generation: str
+    """Git blob id of the spec this status answers."""
+    work: str
+    """Identity of what was asked for (see `work_id`)."""
+    waiting: Waiting | None = None
+    attempt: int = 0
+    """Number of the last attempt; never goes back."""
+    round: int = 0
+    """Round within the attempt: 1, then one more for each validation handed back."""
+    failures: int = 0
+    """Attempts that failed since the work was asked for."""
+    review_count: int = 0
+    """Rounds of requested changes."""
+    run: str | None = None
+    """Key of the last run: `<task>.g<generation>.a<attempt>`."""
+    assigned_host: str | None = None
+    adapter: str | None = None
+    branch_name: str | None = None
+    pr_title: str | None = None
+    base_commit: str | None = None
+    head_commit: str | None = None
+    session_id: str | None = None
+    not_before: Time | None = None
+    """No new run before this time: backoff, or a quota."""
+    failure: Failure | None = None
+    checks: tuple[Check, ...] = ()
+    """Validation of the last round."""
+    usage: Usage = Usage()
+    """All runs together."""
+    prompt_sha256: str | None = None
+    """Of the last round's prompt."""
+    last_activity_at: Time | None = None
+    on_delete: Literal["cancel", "finish", "orphan"] = "cancel"
+    """Copied from the spec, which may be gone when it is needed."""
+    removed: bool = False
+    """Tombstone: the spec is gone; this file goes when everything is cleaned up."""
+
+
+class HostStatus(Frozen):
+    """What is known of a host: one file under `fleet-state/hosts/`."""
+
+    reachable: bool
+    since: Time
+    """When `reachable` last changed."""
+    message: str = ""
+    """Why it is not reachable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the state branch and the probes say."""
+
+    statuses: Mapping[str, Status] = field(default_factory=dict)
+    hosts: Mapping[str, HostStatus] = field(default_factory=dict)
+    """Hosts without a probe so far are not in it."""
+    load: Mapping[str, float] = field(default_factory=dict)
+    """Load per core of the last probe, by host; never recorded."""
+    followed: frozenset[tuple[str, int]] = frozenset()
+    """(run key, round) of the runs this process follows."""
+
+
+# --- What is carried out ---------------------------------------------------
+
+
+class Order(Frozen):
+    """Everything a host needs to carry out one round of a run; carrying it out twice is once."""
+
+    run: str
+    round: int
+    task: str
+    host: Host
+    adapter: Adapter
+    repo: Repo | None
+    argv: tuple[str, ...]
+    """The agent's command; `{workdir}` and `{prompt_file}` are still to be filled in."""
+    prompt: str
+    env: dict[str, str]
+    branch: str
+    start_from: str | None = None
+    """Commit to go on from (a later round or attempt); the base branch if None."""
+    expected_head: str | None = None
+    """What the branch in the code repository was when it was last delivered; None: never."""
+    session_id: str | None = None
+    """Session that is resumed."""
+    validation: tuple[str, ...] = ()
+    timeout: Duration
+    stall_timeout: Duration
+    commit_message: str
+    """Of the commit that takes up what the agent left uncommitted."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """(run key, round): the name under which it is started once."""
+        return self.run, self.round
+
+
+def run_key(task: str, generation: str, attempt: int) -> str:
+    """Return the name of a run: it names the folder on the host, the log, the commit trailer."""
+    return f"{task}.g{generation[:8]}.a{attempt}"

@@ -1,0 +1,27 @@
+"""
+Settings of the process; those of the fleet stand in `specs/fleet.yaml`.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where the fleet is and how this process serves it."""
+
+    repo: str
+    """Git repository of the fleet: a bare or ordinary one by its path, or a remote one by its URL."""
+
+    branch: str | None = None
+    """Branch with the specs; the repository's HEAD if None."""
+
+    data_dir: Path
+    """Caches, logs, and the local host's runs and workspaces. Nothing in it is the only copy of state."""
+
+    sweep_interval: timedelta = timedelta(hours=1)
+    """How often each host is relieved of workspaces and run folders that nobody needs any more."""
+
+    stop_grace: timedelta = timedelta(seconds=2)
+    """Longest time from SIGTERM to the end of the process; runs go on."""
