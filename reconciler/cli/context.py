@@ -1,0 +1,78 @@
+"""
+What the global options say, and the ways to what they point at.
+"""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.core.errors import UsageError
+from reconciler.settings import Settings
+
+SPECS = "specs"
+"""The folder of a fleet's repository that people write in."""
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/:]+@[^/:]+:")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The fleet that a command is about."""
+
+    repo: str | None = None
+    """Path or URL of the fleet's repository, as given."""
+    branch: str | None = None
+    """Branch with the specs, as given."""
+    data: Path | None = None
+    """Data folder, as given."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the fleet's repository is named by a URL."""
+        return self.repo is not None and _URL.match(self.repo) is not None
+
+    @property
+    def place(self) -> str:
+        """
+        Where the fleet's repository is: a URL as given, or the absolute path of its root.
+
+        Raises UsageError if there is none.
+        """
+        if self.repo is not None and self.is_remote:
+            return self.repo
+        start = Path(self.repo or ".").resolve()
+        for folder in (start, *start.parents):
+            if _is_repository(folder):
+                return str(folder)
+        raise UsageError(
+            f"no git repository at or around {start}: "
+            "name one with --repo, or make one with `reconciler init`"
+        )
+
+    @property
+    def data_dir(self) -> Path:
+        """Where caches, logs and local runs of this fleet are, whichever way it is named."""
+        return self.data.resolve() if self.data else _default_data_dir(self.place)
+
+    @property
+    def settings(self) -> Settings:
+        """Return the settings of a process that serves this fleet."""
+        return Settings(repo=self.place, branch=self.branch, data_dir=self.data_dir)
+
+
+def _is_repository(folder: Path) -> bool:
+    is_bare = (folder / "HEAD").is_file() and (folder / "objects").is_dir() and (folder / "refs").is_dir()
+    return is_bare or (folder / ".git").exists()
+
+
+def _default_data_dir(place: str) -> Path:
+    """Name the folder after the place, readable and yet its own for each place."""
+    state_home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    name = (
+        _UNSAFE.sub("-", re.split(r"[/:]", place.rstrip("/"))[-1].removesuffix(".git")).strip("-.") or "fleet"
+    )
+    digest = hashlib.sha256(place.encode()).hexdigest()[:8]
+    return Path(state_home) / "reconciler" / f"{name}-{digest}"

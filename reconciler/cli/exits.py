@@ -1,0 +1,56 @@
+"""
+How a command ends: the exit codes, and which error leads to which.
+"""
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Self
+
+from reconciler.core.errors import (
+    Conflict,
+    NotFound,
+    ReconcilerError,
+    Refused,
+    Unavailable,
+    UsageError,
+)
+
+
+class ExitCode(IntEnum):
+    """What a command tells its caller; printed by `reconciler --help`."""
+
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> Self:
+        """Make a number that knows what it means."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    OK = 0, "done"
+    FAILURE = 1, "failed, or the specs have mistakes"
+    CHANGES = 2, "changes are pending (plan --exit-code)"
+    NOT_FOUND = 3, "nothing has that name"
+    REFUSED = 4, "refused, or not authenticated"
+    ENDED_BADLY = 5, "a task that was waited for ended badly"
+    CONFLICT = 6, "somebody else wrote first, and kept doing so"
+    USAGE = 64, "called in a way that cannot work"
+    UNAVAILABLE = 69, "cannot be reached now; try again later"
+    INTERRUPTED = 130, "interrupted"
+
+
+ERRORS: Mapping[type[ReconcilerError], ExitCode] = {
+    UsageError: ExitCode.USAGE,
+    NotFound: ExitCode.NOT_FOUND,
+    Refused: ExitCode.REFUSED,
+    Conflict: ExitCode.CONFLICT,
+    Unavailable: ExitCode.UNAVAILABLE,
+    ReconcilerError: ExitCode.FAILURE,
+}
+"""The first line that fits decides."""
+
+
+def exit_code(error: ReconcilerError) -> ExitCode:
+    """Return how a command ends that met this error."""
+    return next(code for kind, code in ERRORS.items() if isinstance(error, kind))

@@ -1,0 +1,176 @@
+"""
+The root command: what there is to call, and what becomes of errors.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from reconciler import __version__
+from reconciler.cli.context import Context
+from reconciler.cli.exits import ExitCode, exit_code
+from reconciler.core.errors import ReconcilerError, SpecError
+
+
+class Entry(NamedTuple):
+    """A command that is imported when it is called, and its line in the help."""
+
+    place: str
+    """Module and name within it, as `package.module:name`."""
+    summary: str
+
+
+COMMANDS: Mapping[str, Mapping[str, Entry]] = {
+    "Begin": {
+        "init": Entry("reconciler.cli.init:init", "Make a fleet's repository, with an example to change."),
+        "demo": Entry("reconciler.cli.run:demo", "Show a whole fleet at work on this machine."),
+        "run": Entry("reconciler.cli.run:run", "Reconcile: bring about what the specs ask for."),
+    },
+    "Check before a push": {
+        "validate": Entry("reconciler.cli.check:validate", "Report every mistake in the specs."),
+        "plan": Entry("reconciler.cli.check:plan", "Show what would start, wait and stop, and why."),
+        "schema": Entry("reconciler.cli.check:schema", "Print the JSON Schema of a kind of spec."),
+    },
+    "Look": {
+        "get": Entry("reconciler.cli.look:get", "List tasks, hosts, agents, adapters or repos."),
+        "describe": Entry("reconciler.cli.look:describe", "Show all that is known of one thing."),
+        "explain": Entry("reconciler.cli.look:explain", "Show where each value of a task comes from."),
+        "history": Entry("reconciler.cli.record:history", "Show what happened, newest first."),
+        "logs": Entry("reconciler.cli.record:logs", "Print what an agent printed."),
+    },
+    "Act (edit the specs, commit, push)": {
+        "suspend": Entry("reconciler.cli.act:suspend", "Let tasks rest."),
+        "resume": Entry("reconciler.cli.act:resume", "Let suspended tasks go on."),
+        "cancel": Entry("reconciler.cli.act:cancel", "Give tasks up."),
+        "retry": Entry("reconciler.cli.act:retry", "Run settled tasks once more."),
+        "approve-prune": Entry("reconciler.cli.act:approve_prune", "Allow a large removal that waits."),
+    },
+    "Other": {
+        "version": Entry("reconciler.cli.version:version", "Print the version."),
+    },
+}
+"""Every command, by section of the help."""
+
+
+class Root(click.Group):
+    """Commands that are imported when they are called, and the one edge where errors become exit codes."""
+
+    entries: Mapping[str, Entry] = {name: entry for part in COMMANDS.values() for name, entry in part.items()}
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run, say in a line what went wrong, and exit with the documented code."""
+        try:
+            result = super().main(*args, **{**extra, "standalone_mode": False})
+        except (click.Abort, click.ClickException, ReconcilerError, OSError) as error:
+            code, message = told(error)
+            click.echo(message, err=True)
+            sys.exit(code)
+        sys.exit(result if isinstance(result, int) else ExitCode.OK)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return every name, in the order of the table."""
+        return list(self.entries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command of that name."""
+        if cmd_name not in self.entries:
+            return None
+        module, _, name = self.entries[cmd_name].place.partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the arguments begin with, or say which one may be meant."""
+        name = args[0]
+        if name not in self.entries and not name.startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"no such command {name!r}{did_you_mean(name, self.entries)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections from the table, so that help imports no command."""
+        for section, entries in COMMANDS.items():
+            with formatter.section(section):
+                formatter.write_dl([(name, entry.summary) for name, entry in entries.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of exit codes."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code.value), code.meaning) for code in ExitCode])
+
+
+@click.group(
+    cls=Root,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--repo",
+    envvar="RECONCILER_REPO",
+    show_envvar=True,
+    metavar="PATH|URL",
+    help="The fleet's git repository; the one around the current folder if left out.",
+)
+@click.option(
+    "--branch",
+    envvar="RECONCILER_BRANCH",
+    show_envvar=True,
+    metavar="NAME",
+    help="Branch with the specs; what HEAD points at if left out.",
+)
+@click.option(
+    "--data-dir",
+    envvar="RECONCILER_DATA_DIR",
+    show_envvar=True,
+    metavar="PATH",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Caches, logs and local runs; a folder under ~/.local/state/reconciler if left out.",
+)
+@click.version_option(__version__, prog_name="reconciler")
+@click.pass_context
+def cli(ctx: click.Context, repo: str | None, branch: str | None, data_dir: Path | None) -> None:
+    """
+    GitOps for fleets of coding agents.
+
+    What should be done, and where it may be done, stands as YAML in git.
+    """
+    ctx.obj = Context(repo=repo, branch=branch, data=data_dir)
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main() -> None:
+    """Run the command line."""
+    cli.main(prog_name="reconciler")
+
+
+def did_you_mean(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
+    """Return the end of a sentence about an unknown name: what it may have meant, if anything is close."""
+    close = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def told(error: Exception) -> tuple[int, str]:
+    """Return the exit code of an error and what is said about it."""
+    match error:
+        case click.UsageError():
+            return ExitCode.USAGE, f"error: {error.format_message()}{_where_help_is(error)}"
+        case click.ClickException():
+            return ExitCode.FAILURE, f"error: {error.format_message()}"
+        case SpecError():
+            return exit_code(error), str(error)
+        case ReconcilerError():
+            return exit_code(error), f"error: {error}"
+        case click.Abort():
+            return ExitCode.INTERRUPTED, "interrupted"
+    return ExitCode.FAILURE, f"error: {error}"
+
+
+def _where_help_is(error: click.UsageError) -> str:
+    return f"\nTry '{error.ctx.command_path} --help'." if error.ctx else ""
