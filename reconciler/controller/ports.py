@@ -11,7 +11,7 @@ from typing import Protocol
 
 from reconciler.core.events import RunEnded, RunSeen
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model import Desired, Host, HostStatus, Order, Status
+from reconciler.core.model import Desired, Host, HostStatus, Order, Status, Task
 
 Clock = Callable[[], datetime]
 Fact = RunSeen | RunEnded
@@ -28,6 +28,14 @@ class Specs(Protocol):
         `statuses` names the generations in force, so that a file that is broken
         now can be answered with its last good version after a restart.
         Raises Unavailable if the revision cannot be read as a whole.
+        """
+
+    async def recall(self, name: str, generation: str) -> Task | None:
+        """
+        Return a task as it was in an earlier generation, with today's defaults.
+
+        A live run goes on by the spec it was assigned with. None if that
+        generation is not in the repository any more.
         """
 
 

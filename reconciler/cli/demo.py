@@ -1,0 +1,172 @@
+"""
+A whole fleet at work on this machine: the first thing a newcomer sees.
+"""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+import click
+
+from reconciler.cli.exits import ExitCode
+from reconciler.core.errors import NotFound, UsageError
+
+PROJECT = {
+    "calculator.py": '''"""A very small calculator."""
+
+
+def average(numbers):
+    """Return the mean."""
+    return sum(numbers) / len(numbers)
+''',
+    "test_calculator.py": """import unittest
+
+from calculator import average
+
+
+class Average(unittest.TestCase):
+    def test_of_some_numbers(self):
+        self.assertEqual(average([1, 2, 6]), 3)
+
+    def test_of_nothing(self):
+        self.assertEqual(average([]), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
+""",
+    ".gitignore": "__pycache__/\n",
+}
+"""The code repository: one of its tests fails."""
+
+TEST = [sys.executable, "-m", "unittest", "-q"]
+FIX = "task/calculator/fix-average"
+
+
+@click.command()
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where to make it all; a fresh temporary folder if left out.",
+)
+@click.option(
+    "--adapter",
+    default="script",
+    show_default=True,
+    metavar="NAME",
+    help="Agent that does the work: claude-code and codex use the real CLI, if it is installed.",
+)
+def demo(*, folder: Path | None, adapter: str) -> int:
+    """
+    Show a whole fleet at work on this machine.
+
+    Makes a small project with a failing test and a fleet of three tasks, runs
+    them on this host, and shows the branch that makes the test pass.
+    """
+    if adapter in {"claude-code", "codex"} and shutil.which(adapter.partition("-")[0]) is None:
+        raise NotFound(f"{adapter.partition('-')[0]} is not installed; leave out --adapter for a stand-in")
+    place = _folder(folder)
+    make_project(place / "calculator")
+    make_fleet(place / "fleet", adapter)
+    click.echo(f"A project with a failing test and a fleet of three tasks, in {place}\n")
+    phases = asyncio.run(_run(place))
+    _show(place)
+    return ExitCode.OK if phases == {"completed"} else ExitCode.ENDED_BADLY
+
+
+def _folder(wanted: Path | None) -> Path:
+    if wanted is None:
+        return Path(tempfile.mkdtemp(prefix="reconciler-demo-"))
+    if wanted.exists() and any(wanted.iterdir()):
+        raise UsageError(f"{wanted} is not empty: choose a folder that is, or a new one")
+    wanted.mkdir(parents=True, exist_ok=True)
+    return wanted.resolve()
+
+
+def make_project(folder: Path) -> None:
+    """Make the code repository."""
+    for name, text in PROJECT.items():
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    _commit_all(folder, "A calculator, and a test that fails")
+
+
+def make_fleet(folder: Path, adapter: str) -> None:
+    """Make the fleet's repository: the example, its tasks given to the adapter."""
+    from reconciler.specs.edit import edit
+    from reconciler.specs.schema import write_schemas
+
+    shutil.copytree(_example(), folder / "specs")
+    write_schemas(folder)
+    if adapter != "script":
+        for path in (folder / "specs" / "tasks").rglob("*.yaml"):
+            changes = {"adapter": adapter, "script": None}
+            path.write_text(edit(path.read_text(encoding="utf-8"), changes), encoding="utf-8")
+    _commit_all(folder, "Ask for three changes to the calculator")
+
+
+def _example() -> Path:
+    """Find the example fleet: inside an installed package, or at the top of a checkout."""
+    packaged = Path(str(resources.files("reconciler"))) / "example" / "specs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "specs"
+
+
+def _commit_all(folder: Path, message: str) -> None:
+    from git import Actor, Repo
+
+    author = Actor("reconciler demo", "demo@reconciler.invalid")
+    with Repo.init(folder, initial_branch="main") as repo:
+        repo.git.add(all=True)
+        repo.index.commit(message, author=author, committer=author, skip_hooks=True)
+
+
+async def _run(place: Path) -> set[str]:
+    from reconciler.cli.progress import line
+    from reconciler.serve import serve
+    from reconciler.settings import Settings
+
+    settings = Settings(repo=str(place / "fleet"), data_dir=place / "state")
+    loop = await serve(settings, until="idle", on_transition=lambda step: click.echo(line(step)))
+    return {str(status.phase) for status in loop.statuses.values()}
+
+
+def _show(place: Path) -> None:
+    fleet, project = place / "fleet", place / "calculator"
+    _heading("Nothing is left to do", "reconciler plan")
+    _print(sys.executable, "-m", "reconciler", "--repo", fleet, "--data-dir", place / "state", "plan")
+    _heading("The branch that makes the test pass", f"git -C calculator diff main {FIX}")
+    _print("git", "-C", project, "diff", "--stat", "main", FIX)
+    for branch in ("main", FIX):
+        click.echo(f"  {_test(project, branch):<6}  {' '.join(TEST[1:])}  on {branch}")
+    _heading("The record", "git -C fleet log fleet-state")
+    _print("git", "-C", fleet, "log", "--reverse", "--format=%h  %s", "fleet-state")
+    click.echo(f"\nLook around: cd {fleet}")
+
+
+def _heading(title: str, command: str) -> None:
+    click.echo(f"\n{click.style(title, bold=True)}   $ {command}")
+
+
+def _print(*words: str | Path) -> None:
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
+    for text in _lines(done.stdout + done.stderr):
+        click.echo(f"  {text}")
+
+
+def _lines(text: str) -> Iterator[str]:
+    return (line for line in text.splitlines() if line.strip())
+
+
+def _test(project: Path, branch: str) -> str:
+    """Run the project's tests as they are on a branch, away from anybody's work tree."""
+    with tempfile.TemporaryDirectory() as folder:
+        clone = ["git", "clone", "-q", "--shared", "--branch", branch, str(project), folder]
+        subprocess.run(clone, check=True, capture_output=True)
+        done = subprocess.run(TEST, cwd=folder, capture_output=True, check=False)
+    return "passes" if done.returncode == 0 else "fails"

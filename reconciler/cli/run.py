@@ -1,0 +1,47 @@
+"""
+The command that reconciles.
+"""
+
+import asyncio
+import logging
+import sys
+
+import click
+
+from reconciler.cli.context import Context
+from reconciler.cli.exits import ExitCode
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Start what can start now, then end; runs go on by themselves.")
+@click.option("--until-idle", is_flag=True, help="End when nothing more happens by itself.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more of what it does.")
+@click.pass_obj
+def run(context: Context, *, once: bool, until_idle: bool, verbose: bool) -> int:
+    """
+    Reconcile: bring about what the specs ask for, and record every step.
+
+    Serves until it is told to stop (SIGTERM, Ctrl-C); live runs go on without
+    it, and the next `run` takes them up.
+    """
+    from reconciler.cli.progress import BAD_ENDS, line
+    from reconciler.core.lifecycle import Transition
+    from reconciler.serve import Until, serve
+
+    if once and until_idle:
+        raise click.UsageError("--once and --until-idle exclude each other")
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    until: Until = "started" if once else "idle" if until_idle else "stopped"
+    ended_badly = False
+
+    def show(step: Transition) -> None:
+        nonlocal ended_badly
+        ended_badly |= step.after is not None and step.after.phase in BAD_ENDS
+        click.echo(line(step))
+
+    asyncio.run(serve(context.settings, until=until, on_transition=show))
+    return ExitCode.ENDED_BADLY if until_idle and ended_badly else ExitCode.OK

@@ -1,0 +1,35 @@
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from reconciler.controller.loop import Loop, Until
+from tests.fakes import FakeClock, FakeDispatch, FakeSpecs, FakeState
+
+
+@dataclass
+class Stage:
+    """A fleet with fakes all around; every call of `loop` is a controller that was just started."""
+
+    specs: FakeSpecs = field(default_factory=FakeSpecs)
+    state: FakeState = field(default_factory=FakeState)
+    dispatch: FakeDispatch = field(default_factory=FakeDispatch)
+    clock: FakeClock = field(default_factory=FakeClock)
+
+    def loop(self) -> Loop:
+        return Loop(self.specs, self.state, self.dispatch, self.clock, pause=self.clock.pause)
+
+    async def run(self, until: Until = "idle") -> Loop:
+        loop = self.loop()
+        await loop.run(until)
+        return loop
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+@pytest.fixture
+def stages() -> Callable[[], Stage]:
+    return Stage

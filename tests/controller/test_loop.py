@@ -1,0 +1,306 @@
+import asyncio
+
+import pytest
+
+from reconciler.core.errors import Conflict, SpecError, Unavailable
+from reconciler.core.events import Assigned
+from reconciler.core.model import FailureClass, Phase, Reason
+from tests.fakes import FAILURE, RED, SUCCESS, FakeDispatch, make_desired, make_task
+
+
+async def test_a_task_goes_its_whole_way(stage):
+    stage.specs.push(make_desired(make_task("web/fix-login")))
+
+    await stage.run()
+
+    assert stage.state.phases("web/fix-login") == ["created", "assigned", "running", "completed"]
+    assert stage.state.statuses["web/fix-login"].head_commit == SUCCESS.head_commit
+
+
+async def test_nothing_starts_that_is_not_on_record(stage):
+    seen = []
+
+    class Watching(FakeDispatch):
+        def follow(self, order, emit):
+            seen.append(stage.state.statuses[order.task])
+            super().follow(order, emit)
+
+    stage.dispatch = Watching()
+    stage.specs.push(make_desired(make_task("a"), make_task("b")))
+
+    await stage.run()
+
+    assert [status.phase for status in seen] == [Phase.ASSIGNED, Phase.ASSIGNED]
+
+
+async def test_a_validation_that_fails_is_handed_back_within_the_same_run(stage):
+    stage.dispatch.reports["a"] = [RED, SUCCESS]
+    stage.specs.push(make_desired(make_task("a", validation="make test")))
+
+    await stage.run()
+
+    status = stage.state.statuses["a"]
+    assert (status.phase, status.attempt, status.round) == (Phase.COMPLETED, 1, 2)
+    assert [order.round for order in stage.dispatch.started.values()] == [1, 2]
+
+
+async def test_a_failed_attempt_is_tried_again_after_a_wait(stage):
+    stage.dispatch.reports["a"] = [FAILURE, SUCCESS]
+    stage.specs.push(make_desired(make_task("a", retries=1)))
+
+    await stage.run()
+
+    waited = [step.after.waiting.reason for step in stage.state.log if step.after.waiting]
+    assert stage.state.statuses["a"].phase is Phase.COMPLETED
+    assert stage.state.statuses["a"].attempt == 2
+    assert Reason.BACKOFF in waited
+
+
+async def test_a_task_that_keeps_failing_ends_failed_with_the_class_of_its_failure(stage):
+    stage.dispatch.reports["a"] = [FAILURE, FAILURE, SUCCESS]
+    stage.specs.push(make_desired(make_task("a", retries=1)))
+
+    await stage.run()
+
+    assert stage.state.statuses["a"].phase is Phase.FAILED
+    assert stage.state.statuses["a"].failure.kind is FailureClass.AGENT
+
+
+async def test_a_dependent_task_waits_and_says_for_what(stage):
+    stage.specs.push(make_desired(make_task("a", depends_on=("b",)), make_task("b")))
+
+    await stage.run()
+
+    first = next(step for step in stage.state.log if step.task == "a")
+    order = [order.task for order in stage.dispatch.started.values()]
+    assert first.after.waiting.reason is Reason.DEPENDENCY
+    assert order == ["b", "a"]
+
+
+async def test_somebody_who_wrote_first_makes_it_think_again_and_start_once(stage):
+    stage.state.refuse = [Conflict("moved"), Conflict("moved")]
+    stage.specs.push(make_desired(make_task("a")))
+
+    await stage.run()
+
+    assert stage.state.phases("a") == ["created", "assigned", "running", "completed"]
+    assert len(stage.dispatch.started) == 1
+
+
+async def test_an_end_that_could_not_be_recorded_is_recorded_later(stage):
+    stage.specs.push(make_desired(make_task("a")))
+    stage.dispatch.hold = True
+    await stage.run("started")
+    stage.dispatch.hold = False
+    stage.state.refuse = [Unavailable("no remote"), Unavailable("no remote")]
+
+    await stage.run()
+
+    assert stage.state.statuses["a"].phase is Phase.COMPLETED
+    assert len(stage.dispatch.started) == 1
+
+
+async def test_a_new_controller_takes_up_what_the_old_one_left_running(stage):
+    stage.dispatch.hold = True
+    stage.specs.push(make_desired(make_task("a"), make_task("b")))
+    await stage.run("started")
+    assert stage.state.phases("a") == ["created", "assigned", "running"]
+
+    stage.dispatch.hold = False
+    await stage.run()
+
+    assert stage.state.phases("a")[-1] == "completed"
+    assert len(stage.dispatch.started) == 2
+    assert len(stage.dispatch.follows) == 4
+
+
+async def test_specs_that_cannot_be_read_stop_nothing(stage):
+    stage.dispatch.hold = True
+    stage.specs.push(make_desired(make_task("a"), make_task("b")))
+    await stage.run("started")
+
+    stage.specs.broken = True
+    loop = stage.loop()
+    task = asyncio.create_task(loop.run())
+    for _ in range(50):
+        await asyncio.sleep(0)
+    loop.stop()
+    await task
+
+    assert stage.dispatch.stopped == []
+    assert all(status.phase is Phase.RUNNING for status in stage.state.statuses.values())
+
+
+async def test_a_quiet_fleet_writes_nothing(stage):
+    stage.specs.push(make_desired(make_task("a"), make_task("b", depends_on=("nobody",))))
+    loop = await stage.run()
+    commits = len(stage.state.log)
+
+    for _ in range(3):
+        loop.knock()
+        await loop.run("idle")
+    await stage.run()
+
+    assert commits > 0
+    assert len(stage.state.log) == commits
+
+
+async def test_a_cancelled_task_is_stopped_and_stays_cancelled(stage):
+    task = make_task("a")
+    stage.dispatch.hold = True
+    stage.specs.push(make_desired(task))
+    await stage.run("started")
+
+    stage.specs.push(make_desired(make_task("a", desired="cancelled"), revision="2" * 40))
+    await stage.run()
+
+    assert stage.state.phases("a") == ["created", "assigned", "running", "cancelled"]
+    assert [run for run, _ in stage.dispatch.stopped] == [f"a.g{task.generation[:8]}.a1"]
+
+
+async def test_a_suspended_task_is_stopped_and_resumes_as_a_new_attempt(stage):
+    stage.dispatch.hold = True
+    stage.specs.push(make_desired(make_task("a")))
+    await stage.run("started")
+
+    stage.specs.push(make_desired(make_task("a", desired="suspended"), revision="2" * 40))
+    await stage.run()
+    suspended = stage.state.statuses["a"]
+    stage.dispatch.hold = False
+    stage.specs.push(make_desired(make_task("a"), revision="3" * 40))
+    await stage.run()
+
+    assert (suspended.phase, suspended.waiting.reason) == (Phase.CREATED, Reason.SUSPENDED)
+    assert suspended.failures == 0
+    assert stage.state.statuses["a"].phase is Phase.COMPLETED
+    assert stage.state.statuses["a"].attempt == 2
+
+
+async def test_a_live_run_goes_on_by_the_spec_it_was_assigned_with(stage):
+    stage.dispatch.hold = True
+    stage.specs.push(make_desired(make_task("a", validation="make old")))
+    await stage.run("started")
+
+    stage.specs.push(make_desired(make_task("a", validation="make new"), revision="2" * 40))
+    stage.dispatch.hold = False
+    stage.dispatch.follows.clear()
+    await stage.run()
+
+    assert stage.dispatch.follows[0].validation == ("make old",)
+    assert stage.dispatch.stopped == []
+
+
+async def test_one_of_several_removed_tasks_is_stopped_and_forgotten(stage):
+    stage.dispatch.hold = True
+    tasks = [make_task(name) for name in ("a", "b", "c")]
+    stage.specs.push(make_desired(*tasks))
+    await stage.run("started")
+
+    stage.specs.push(make_desired(*tasks[1:], revision="2" * 40))
+    loop = stage.loop()
+    running = asyncio.create_task(loop.run())
+    while "a" in stage.state.statuses:
+        await asyncio.sleep(0)
+    loop.stop()
+    await running
+
+    assert [run.split(".")[0] for run, _ in stage.dispatch.stopped] == ["a"]
+    assert set(stage.state.statuses) == {"b", "c"}
+
+
+async def test_emptied_specs_wait_for_a_person(stage):
+    stage.dispatch.hold = True
+    stage.specs.push(make_desired(make_task("a"), make_task("b")))
+    await stage.run("started")
+
+    stage.specs.push(make_desired(revision="2" * 40))
+    loop = stage.loop()
+    running = asyncio.create_task(loop.run())
+    for _ in range(50):
+        await asyncio.sleep(0)
+    loop.stop()
+    await running
+
+    assert stage.dispatch.stopped == []
+    reasons = {status.waiting.reason for status in stage.state.statuses.values()}
+    assert reasons == {Reason.APPROVAL}
+
+
+async def test_an_order_that_cannot_be_made_fails_the_task_and_nothing_else(stage, monkeypatch):
+    from reconciler.controller import loop
+
+    real = loop.order
+
+    def order(task, status, desired):
+        if task.name == "bad":
+            raise SpecError(())
+        return real(task, status, desired)
+
+    monkeypatch.setattr(loop, "order", order)
+    stage.specs.push(make_desired(make_task("bad"), make_task("good")))
+
+    await stage.run()
+
+    assert stage.state.statuses["bad"].phase is Phase.FAILED
+    assert stage.state.statuses["bad"].failure.kind is FailureClass.CONFIG
+    assert stage.state.statuses["good"].phase is Phase.COMPLETED
+
+
+async def test_a_report_of_a_run_that_is_over_changes_nothing(stage):
+    stage.specs.push(make_desired(make_task("a")))
+    loop = await stage.run()
+    order = next(iter(stage.dispatch.started.values()))
+    commits = len(stage.state.log)
+
+    stage.dispatch.finish(order, FAILURE)
+    await loop.run("idle")
+
+    assert len(stage.state.log) == commits
+
+
+async def test_workspaces_of_open_tasks_and_fresh_failures_are_kept(stage):
+    stage.dispatch.reports["bad"] = [FAILURE]
+    stage.specs.push(make_desired(make_task("bad", retries=0), make_task("good")))
+
+    await stage.run()
+    await asyncio.sleep(0)
+
+    kept = stage.dispatch.swept[-1]
+    assert {run.split(".")[0] for run in kept} == {"bad"}
+
+
+@pytest.mark.parametrize("crash_at", range(1, 25))
+async def test_killed_at_any_commit_it_finishes_everything_and_starts_nothing_twice(stage, crash_at):
+    class Killed(BaseException):
+        pass
+
+    commits = 0
+    record = stage.state.commit
+
+    async def commit(transitions):
+        nonlocal commits
+        commits += 1
+        if commits == crash_at:
+            raise Killed
+        await record(transitions)
+        if commits == crash_at + 1:
+            raise Killed
+
+    stage.state.commit = commit
+    stage.dispatch.reports = {"a": [RED, SUCCESS], "b": [FAILURE, SUCCESS]}
+    stage.specs.push(make_desired(make_task("a", validation="t"), make_task("b"), make_task("c")))
+
+    for _ in range(4):
+        stage.dispatch.followed = frozenset()
+        try:
+            await stage.run()
+        except Killed:
+            continue
+
+    assert {name: str(status.phase) for name, status in stage.state.statuses.items()} == dict.fromkeys(
+        "abc", "completed"
+    )
+    assigned = [step.event.run for step in stage.state.log if isinstance(step.event, Assigned)]
+    assert len(assigned) == len(set(assigned)) == 4
+
+

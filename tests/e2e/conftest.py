@@ -1,0 +1,77 @@
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+IDENTITY = {
+    "GIT_AUTHOR_NAME": "Test",
+    "GIT_AUTHOR_EMAIL": "test@example.org",
+    "GIT_COMMITTER_NAME": "Test",
+    "GIT_COMMITTER_EMAIL": "test@example.org",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_NOSYSTEM": "1",
+}
+
+
+@dataclass(frozen=True)
+class Playground:
+    """A code repository and a fleet beside it, used as a person would: by commands."""
+
+    root: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**os.environ, **IDENTITY, "RECONCILER_DATA_DIR": str(self.root / "data"), "NO_COLOR": "1"}
+
+    @property
+    def code(self) -> Path:
+        return self.root / "code"
+
+    @property
+    def fleet(self) -> Path:
+        return self.root / "fleet"
+
+    def sh(self, command: str, cwd: Path | None = None) -> str:
+        done = subprocess.run(
+            ["sh", "-ec", command], cwd=cwd or self.fleet, env=self.env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def command(self, *args: str) -> list[str]:
+        return [sys.executable, "-m", "reconciler", *args]
+
+    def reconciler(self, *args: str, code: int = 0) -> str:
+        done = subprocess.run(
+            self.command(*args), cwd=self.fleet, env=self.env, capture_output=True, text=True, timeout=100
+        )
+        assert done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    def write(self, path: str, text: str) -> None:
+        file = self.fleet / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def task(self, name: str, text: str) -> None:
+        self.write(f"specs/tasks/{name}.yaml", text)
+
+    def commit(self, message: str = "Change the specs") -> None:
+        self.sh(f"git add -A && git commit -qm '{message}'")
+
+
+@pytest.fixture
+def playground(tmp_path: Path) -> Playground:
+    place = Playground(tmp_path)
+    place.code.mkdir()
+    place.fleet.mkdir()
+    (place.code / "hello.txt").write_text("hello\n")
+    place.sh("git init -qb main && git add -A && git commit -qm 'Say hello'", cwd=place.code)
+    place.sh("git init -qb main")
+    place.write("specs/repos/code.yaml", "url: ../code\n")
+    place.write("specs/fleet.yaml", "backoff: 1s\n")
+    return place
