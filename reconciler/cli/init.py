@@ -1,0 +1,90 @@
+"""
+`reconciler init`: a fleet's repository with an example to change.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+import click
+
+from reconciler.core.errors import ReconcilerError, UsageError
+
+NEXT = """\
+Made a fleet in {folder}. Next:
+{enter}  reconciler plan            what would happen now
+  reconciler resume example  let the example start
+  reconciler run             make it so; Ctrl-C stops looking, never a run
+  reconciler history         what happened, and why
+Then write your own tasks in specs/tasks/ and commit them."""
+
+
+@click.command()
+@click.argument("folder", metavar="[DIR]", default=".", type=click.Path(file_okay=False, path_type=Path))
+def init(folder: Path) -> None:
+    """
+    Make a fleet's repository in DIR, with an example to change.
+
+    DIR may be new, empty, or the root of a repository that has no fleet yet.
+    """
+    folder = folder.resolve()
+    wanted = dict(scaffold())
+    _refuse_to_overwrite(folder, wanted)
+    folder.mkdir(parents=True, exist_ok=True)
+    _know_the_person(folder)
+    if not (folder / ".git").exists():
+        git(folder, "init", "--quiet", "--initial-branch=main")
+    for path, content in wanted.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(content, encoding="utf-8")
+    git(folder, "add", "--", *wanted)
+    git(folder, "commit", "--quiet", "--message=Begin a fleet of coding agents", "--", *wanted)
+    enter = "" if folder == Path.cwd() else f"  cd {folder}\n"
+    click.echo(NEXT.format(folder=folder, enter=enter), err=True)
+
+
+def scaffold() -> Iterator[tuple[str, str]]:
+    """Yield path and content of every file of a new fleet."""
+    from reconciler.specs.schema import KINDS, schema
+
+    yield from _texts(files("reconciler.cli") / "scaffold")
+    for kind in KINDS:
+        yield f".schemas/{kind}.json", json.dumps(schema(kind), indent=2) + "\n"
+
+
+def _texts(folder: Traversable, above: str = "") -> Iterator[tuple[str, str]]:
+    for child in folder.iterdir():
+        if child.is_dir():
+            yield from _texts(child, f"{above}{child.name}/")
+        else:
+            yield above + child.name, child.read_text(encoding="utf-8")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git as the person would, with their identity and hooks. Raises ReconcilerError."""
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ReconcilerError(f"git {arguments[0]} failed in {folder}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _refuse_to_overwrite(folder: Path, wanted: Mapping[str, str]) -> None:
+    if (folder / "HEAD").is_file() and (folder / "objects").is_dir():
+        raise UsageError(f"{folder} is a bare repository: clone it, and run `reconciler init` in the clone")
+    there = [path for path in wanted if (folder / path).exists()]
+    if there:
+        raise UsageError(f"{folder} has a fleet already, and nothing was changed: {', '.join(there)}")
+
+
+def _know_the_person(folder: Path) -> None:
+    """Ask git who commits, before anything is written."""
+    try:
+        git(folder, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
+    except ReconcilerError as error:
+        raise ReconcilerError(
+            "git does not know who you are, and the first commit needs a name: "
+            'git config --global user.name "…" && git config --global user.email "…"'
+        ) from error

@@ -1,0 +1,111 @@
+"""
+Data on stdout, in the form that was asked for.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import click
+
+from reconciler.cli.text import one_line, table
+
+Document = dict[str, Any]
+"""What `-o json` prints of one thing; its shape is a promise."""
+
+COLOURS = {
+    "running": "cyan",
+    "assigned": "cyan",
+    "review_pending": "magenta",
+    "completed": "green",
+    "up": "green",
+    "failed": "red",
+    "escalated": "red",
+    "down": "red",
+    "broken": "red",
+    "cancelled": "bright_black",
+    "start": "green",
+    "stop": "red",
+    "remove": "red",
+    "wait": "yellow",
+}
+"""Words that stand out in a table on a terminal."""
+
+list_output = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "wide", "json", "yaml", "name"]),
+    default="table",
+    help="How to print it.",
+)
+json_output = click.option(
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
+)
+
+
+class Column(NamedTuple):
+    """One column of a table."""
+
+    title: str
+    cell: Callable[[Any], str]
+    is_wide: bool = False
+    """Whether it is left out unless `-o wide` asks for it."""
+
+
+def print_list(
+    items: Sequence[Any],
+    columns: Sequence[Column],
+    document: Callable[[Any], Document],
+    output: str,
+) -> None:
+    """Print the items as `-o` says; without any, a table says so on stderr."""
+    if output == "json":
+        print_json([document(item) for item in items])
+    elif output == "yaml":
+        print_yaml([document(item) for item in items])
+    elif output == "name":
+        for item in items:
+            click.echo(document(item)["name"])
+    else:
+        shown = [column for column in columns if output == "wide" or not column.is_wide]
+        print_table([c.title for c in shown], [[c.cell(item) for c in shown] for item in items])
+
+
+def print_json(value: object) -> None:
+    """Print JSON for programs and people."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_yaml(value: object) -> None:
+    """Print the same as YAML, in block style."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.allow_unicode = True
+    yaml.dump(value, sys.stdout)
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, with colours on a terminal and plain anywhere else."""
+    if not rows:
+        click.echo("nothing to show", err=True)
+    elif sys.stdout.isatty():
+        _print_with_colours(head, rows)
+    else:
+        click.echo(table(head, rows))
+
+
+def _print_with_colours(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for number, title in enumerate(head):
+        shown.add_column(title, no_wrap=number == 0)
+    for row in rows:
+        shown.add_row(*(Text(one_line(cell), style=COLOURS.get(cell, "")) for cell in row))
+    Console().print(shown)

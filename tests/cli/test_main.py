@@ -1,0 +1,170 @@
+"""
+The edge where commands end: help, exit codes, one line for an error.
+"""
+
+import subprocess
+import sys
+from importlib import import_module
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from reconciler.cli.exits import ERRORS, ExitCode, exit_code
+from reconciler.cli.main import COMMANDS, Root, cli
+from reconciler.core.errors import (
+    Conflict,
+    IllegalTransition,
+    NotFound,
+    Problem,
+    ReconcilerError,
+    Refused,
+    SpecError,
+    Unavailable,
+    UsageError,
+)
+
+HEAVY = ("pydantic", "sanic", "asyncssh", "rich", "ruamel", "git", "jinja2", "watchfiles", "asyncio")
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, arguments, prog_name="reconciler")
+
+
+def failing(error):
+    """Return a root command with one subcommand that raises the error."""
+
+    @click.command()
+    def fail():
+        raise error
+
+    return OneCommand(fail)
+
+
+class OneCommand(Root):
+    """The same edge around one command."""
+
+    def __init__(self, command):
+        super().__init__("reconciler")
+        self.command = command
+
+    def resolve_command(self, _, args):
+        return args[0], self.command, []
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys\n"
+        "from reconciler.cli.main import cli\n"
+        "try: cli.main(['--help'], prog_name='reconciler')\n"
+        f"finally: print('heavy:', *[name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert "plan" in done.stdout
+    assert done.stdout.rstrip().endswith("heavy:")
+
+
+def test_help_lists_every_command_and_every_exit_code():
+    done = run("--help")
+
+    assert done.exit_code == 0
+    for name in Root.entries:
+        assert f"  {name} " in done.stdout
+    for code in ExitCode:
+        assert f"  {code.value:<3}  {code.meaning}" in done.stdout
+
+
+def test_no_arguments_at_all_print_the_help():
+    done = run()
+
+    assert done.exit_code == 0
+    assert done.stdout == run("--help").stdout
+
+
+@pytest.mark.parametrize("name", Root.entries)
+def test_a_line_of_the_help_is_the_first_line_of_the_command_itself(name):
+    entry = Root.entries[name]
+    module, _, attribute = entry.place.partition(":")
+
+    command = getattr(import_module(module), attribute)
+
+    assert command.name == name
+    assert command.help.strip().splitlines()[0] == entry.summary
+
+
+def test_no_command_stands_in_two_sections():
+    names = [name for entries in COMMANDS.values() for name in entries]
+
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["verson"], "no such command 'verson' (did you mean 'version'?)"),
+        (["version", "--frmat"], "--frmat"),
+        (["version", "-o", "xml"], "'xml' is not one of"),
+        (["init", "a", "b"], "unexpected extra argument"),
+    ],
+)
+def test_a_call_that_cannot_work_exits_64_and_says_where_help_is(arguments, words):
+    done = run(*arguments)
+
+    assert done.exit_code == 64
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert words in done.stderr
+    assert "--help'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SpecError([Problem("specs/fleet.yaml", 1, 1, "bad")]), 1),
+        (IllegalTransition("completed --Started-->"), 1),
+        (ReconcilerError("something else"), 1),
+        (OSError(28, "No space left on device"), 1),
+        (click.ClickException("no"), 1),
+        (NotFound("no task 'x'"), 3),
+        (Refused("no"), 4),
+        (Conflict("somebody wrote first"), 6),
+        (UsageError("not like this"), 64),
+        (click.BadParameter("not like this"), 64),
+        (Unavailable("later"), 69),
+        (click.Abort(), 130),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_every_error_ends_in_its_documented_code_without_a_traceback(error, code):
+    done = CliRunner().invoke(failing(error), ["fail"])
+
+    assert done.exit_code == code
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip()
+
+
+def test_every_error_of_the_core_has_a_code():
+    assert {exit_code(kind("x")) for kind in ERRORS} == set(ERRORS.values())
+
+
+def test_problems_of_files_are_printed_as_they_are():
+    problem = Problem("specs/tasks/a.yaml", 3, 7, "unknown key", "gaol", "goal")
+
+    done = CliRunner().invoke(failing(SpecError([problem, problem])), ["fail"])
+
+    assert done.stderr.splitlines() == [str(problem)] * 2
+
+
+def test_the_version_is_data_on_stdout():
+    assert run("version").stdout.startswith("reconciler ")
+    assert '"version"' in run("version", "-o", "json").stdout
+    assert run("--version").exit_code == 0
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    done = CliRunner().invoke(failing(ZeroDivisionError()), ["fail"])
+
+    assert isinstance(done.exception, ZeroDivisionError)

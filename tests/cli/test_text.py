@@ -1,0 +1,74 @@
+"""
+Words on a terminal.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.cli.text import ago, block, harmless, one_line, table
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("hostile", "text"),
+    [
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b]0;new title\x07here", "here"),
+        ("\x1b]52;c;cm0gLXJmIH4=\x1b\\clipboard", "clipboard"),
+        ("\x1b]8;;http://x.example\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x1bP1$r0m\x1b\\after", "after"),
+        ("\x1bcreset", "reset"),
+        ("\x9b31mred", "31mred"),
+        ("over\rwritten", "overwritten"),
+        ("a\x08b\x7f", "ab"),
+        ("\u202egnp.exe", "gnp.exe"),
+        ("one\n\ttwo\n", "one\n\ttwo\n"),
+        ("unfinished \x1b[3", "unfinished 3"),
+        ("unfinished \x1b]0;title", "unfinished "),
+        ("naïve → ok 🙂", "naïve → ok 🙂"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_taken_out(hostile, text):
+    assert harmless(hostile) == text
+
+
+@given(st.text(st.characters(max_codepoint=0x2070), max_size=200))
+def test_nothing_that_a_terminal_obeys_is_left(text):
+    left = harmless(text)
+
+    assert not any(ord(char) < 32 and char not in "\n\t" for char in left)
+    assert not any(0x7F <= ord(char) < 0xA0 for char in left)
+
+
+def test_a_cell_is_one_line():
+    assert one_line(" two\nlines\t\x1b[1mbold ") == "two lines bold"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-5, "0s"), (0, "0s"), (59, "59s"), (60, "1m"), (3599, "59m"), (3600, "1h"), (86400 * 40, "40d")],
+)
+def test_an_age_is_told_in_its_largest_unit(seconds, text):
+    assert ago(NOW - timedelta(seconds=seconds), NOW) == text
+
+
+def test_a_table_is_aligned_and_has_no_blanks_at_its_ends():
+    shown = table(
+        ["NAME", "PHASE", "REASON"], [["web/fix-login", "running", ""], ["a", "failed", "agent: no"]]
+    )
+
+    assert shown.splitlines() == [
+        "NAME           PHASE    REASON",
+        "web/fix-login  running",
+        "a              failed   agent: no",
+    ]
+
+
+def test_a_block_indents_what_has_several_lines():
+    shown = block([("name", "a"), ("goal", "one\ntwo\n"), ("empty", "")])
+
+    assert shown.splitlines() == ["name:  a", "goal:  one", "       two", "empty:"]
