@@ -1,0 +1,80 @@
+"""
+This machine as a host: its runs are subprocesses.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from reconciler.core.errors import Unavailable
+from reconciler.dispatch.transport import SAFE_WORD, Answer, Transport
+
+_PASSED_ON = frozenset({"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"})
+_PASSED_ON_PREFIXES = ("LC_", "XDG_")
+"""Nothing else of our environment reaches an agent: it may hold secrets."""
+
+
+class LocalTransport(Transport):
+    """Commands as subprocesses; relative paths among their words start at the host's working folder."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str] = os.environ) -> None:
+        self._folder = folder
+        self._env = {
+            name: value
+            for name, value in environ.items()
+            if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
+        }
+
+    async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> Answer:
+        """Run a short command and return all that it printed; see Transport."""
+        process = await self._start(words)
+        try:
+            async with asyncio.timeout(timeout):
+                stdout, stderr = await process.communicate(stdin)
+        except TimeoutError:
+            raise Unavailable(
+                f"this machine took longer than {timeout:g} s for `{' '.join(words)}`"
+            ) from None
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+        return Answer(process.returncode or 0, stdout, stderr)
+
+    async def read(self, path: str, offset: int, limit: int) -> bytes:
+        """Return bytes of a file; see Transport."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise Unavailable(f"cannot read {path}: {error.strerror}") from error
+        try:
+            return os.pread(descriptor, limit, offset)
+        finally:
+            os.close(descriptor)
+
+    async def close(self) -> None:
+        """Do nothing: there is nothing to let go of."""
+
+    async def _start(self, words: Sequence[str]) -> asyncio.subprocess.Process:
+        for word in words:
+            if not SAFE_WORD.match(word):
+                raise ValueError(f"not safe on a command line: {word!r}")
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return await asyncio.create_subprocess_exec(
+                "sh",
+                "-c",
+                "exec " + " ".join(f'"{word}"' for word in words),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                cwd=self._folder,
+                env=self._env,
+                start_new_session=True,  # the wrapper relies on being a leader
+            )
+        except OSError as error:
+            raise Unavailable(f"cannot start a process in {self._folder}: {error.strerror}") from error

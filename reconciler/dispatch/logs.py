@@ -1,0 +1,58 @@
+"""
+What agents printed, kept on this machine: `<logs>/<run>.r<round>/out` and `err`, and `…v` for its validation.
+
+A file's size is how far it was copied, so that copying goes on after a restart
+where it stopped: nothing lost, nothing twice.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from reconciler.dispatch.protocol import RUN_ID, folder_name
+
+Stream = Literal["out", "err"]
+
+
+class Logs:
+    """The folder of logs."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def size(self, run_id: str, stream: Stream) -> int:
+        """Return how much is there."""
+        try:
+            return self._path(run_id, stream).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def append(self, run_id: str, stream: Stream, data: bytes) -> None:
+        """Add bytes at the end."""
+        path = self._path(run_id, stream)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            file.write(data)
+
+    def read(self, run_id: str, stream: Stream) -> bytes:
+        """Return all of it; empty if there is none."""
+        try:
+            return self._path(run_id, stream).read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def paths(self, run: str) -> list[tuple[str, Path]]:
+        """Return every log of a run that is there, with a label for people, in the order of the rounds."""
+        found = []
+        for folder in self._folder.glob(f"{folder_name(run)}.r*"):
+            match = RUN_ID.match(folder.name)
+            if match and match["run"] == folder_name(run):
+                found.append((int(match["round"]), match["validation"], folder))
+        return [
+            (f"round {number} {'validation' if validation else 'agent'}{label}", folder / stream)
+            for number, validation, folder in sorted(found)
+            for stream, label in (("out", ""), ("err", " (stderr)"))
+            if (folder / stream).exists() and not (validation and stream == "err")
+        ]
+
+    def _path(self, run_id: str, stream: Stream) -> Path:
+        return self._folder / run_id / stream

@@ -1,0 +1,171 @@
+"""
+The words spoken with `wrapper.sh`: what is sent to it, what its answers mean. Nothing here does I/O.
+"""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reconciler.core.errors import Unavailable
+
+RUN_ID = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9._+-]*)\.r(?P<round>[1-9][0-9]*)(?P<validation>v?)\Z")
+
+
+class Stage(StrEnum):
+    """How far a run on a host has come."""
+
+    ABSENT = "absent"
+    """Nothing is known of it."""
+    UNSTARTED = "unstarted"
+    """A start was begun and never came through."""
+    RUNNING = "running"
+    ORPHAN = "orphan"
+    """It goes on without its supervisor; its exit code will not be known."""
+    DONE = "done"
+    LOST = "lost"
+    """It is over, and nobody wrote down how."""
+    REBOOTED = "rebooted"
+    """The host was started anew since."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the agent may still be at work."""
+        return self in {Stage.RUNNING, Stage.ORPHAN}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was started and is at work no more."""
+        return self in {Stage.DONE, Stage.LOST, Stage.REBOOTED}
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """What a host says of one run; all but the stage is known of those that are done."""
+
+    stage: Stage
+    exit_code: int | None = None
+    """As a shell reports it: 128 + n for one ended by signal n."""
+    out_bytes: int = 0
+    err_bytes: int = 0
+    seconds: float = 0.0
+    """Wall clock."""
+    why: str = ""
+    """`exit` when it ended by itself; else why it was ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What `stat` answers: the host's folder of runs, and where each run stands."""
+
+    root: str
+    """Absolute."""
+    events_bytes: int
+    """Size of the events before the states were looked at."""
+    states: Mapping[str, RunState]
+
+
+def folder_name(run: str) -> str:
+    """Return the name of what belongs to a run, as one element of a path."""
+    return run.replace("/", "+")
+
+
+def agent_id(run: str, number: int) -> str:
+    """Return the id under which the agent of a round is run."""
+    return f"{folder_name(run)}.r{number}"
+
+
+def validation_id(run: str, number: int) -> str:
+    """Return the id under which the validation of a round is run."""
+    return f"{agent_id(run, number)}v"
+
+
+def payload(job: str, stdin: bytes = b"") -> bytes:
+    """Return what `start` reads: a header with the sizes, the job script, the agent's stdin."""
+    job = job if job.endswith("\n") else job + "\n"
+    return f"run1 {job.count(chr(10))} {len(stdin)}\n".encode() + job.encode() + stdin
+
+
+def agent_job(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    folder: str,
+    path: str | None = None,
+    prompt_file: str | None = None,
+) -> str:
+    """
+    Return the script that becomes the agent.
+
+    `path` is the folder or the file of its CLI. With `prompt_file` the agent's
+    stdin is kept there, and the agent itself gets an empty one.
+    """
+    lines = [*_setting(env, folder)]
+    program = shlex.quote(argv[0])
+    if path:
+        at = shlex.quote(path)
+        lines.append(f"program={program}; if [ -d {at} ]; then PATH={at}:$PATH; else program={at}; fi")
+        program = '"$program"'
+    if prompt_file:
+        lines.append(f"(umask 077; cat >{shlex.quote(prompt_file)}) && exec </dev/null")
+    lines.append(f"exec {program} {shlex.join(argv[1:])}")
+    return "\n".join(lines)
+
+
+def validation_job(commands: Sequence[str], *, env: Mapping[str, str], folder: str, shell: str) -> str:
+    """
+    Return the script that runs the commands in order, up to the first that fails.
+
+    What they print goes to `out`; the job's own account, which they cannot
+    write to, to `err`: `begin <n> <offset in out>`, and
+    `end <n> <exit code> <hundredths of a second> <offset in out>`.
+    """
+    lines = [
+        *_setting(env, folder),
+        'size() { size=$(($(wc -c <"$RECONCILER_RUN_DIR/out"))); }',
+        "check() {",
+        """  printf '$ %s\\n' "$2"; size; printf 'begin %s %s\\n' "$1" "$size" >&2""",
+        "  read_clock; since=$clock",
+        f'  {shlex.quote(shell)} -c "$2" </dev/null 2>&1; code=$?',
+        """  read_clock; size; printf 'end %s %s %s %s\\n' "$1" "$code" $((clock - since)) "$size" >&2""",
+        '  [ "$code" = 0 ] || exit 1',
+        "}",
+    ]
+    lines += [f"check {number} {shlex.quote(command)}" for number, command in enumerate(commands, 1)]
+    return "\n".join(lines)
+
+
+def _setting(env: Mapping[str, str], folder: str) -> list[str]:
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
+    return [*exports, f"cd -- {shlex.quote(folder)} || exit 125"]
+
+
+def parse_state(words: Sequence[str]) -> RunState:
+    """Return the state that the words mean. Raises Unavailable if they are none."""
+    try:
+        stage = Stage(words[0])
+        if stage is not Stage.DONE:
+            return RunState(stage)
+        code, out, err, hundredths = map(int, words[1:5])
+        return RunState(stage, code, out, err, hundredths / 100, words[5])
+    except (ValueError, IndexError) as error:
+        raise Unavailable(
+            f"the host's wrapper answered {' '.join(words)[:200]!r}, which is no state"
+        ) from error
+
+
+def parse_states(lines: Sequence[str]) -> dict[str, RunState]:
+    """Return the states by id, from lines of `<id> <state>`."""
+    pairs = (line.split() for line in lines)
+    return {words[0]: parse_state(words[1:]) for words in pairs if words}
+
+
+def parse_standing(text: str) -> Standing:
+    """Return what `stat` answered. Raises Unavailable if it is cut."""
+    head, *lines = text.splitlines() or [""]
+    try:
+        size, root = head.removeprefix("S ").split(" ", 1)
+        return Standing(root, int(size), parse_states(lines))
+    except ValueError as error:
+        raise Unavailable(f"the host's wrapper answered {text[:200]!r}, which is no standing") from error

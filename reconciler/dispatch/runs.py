@@ -1,0 +1,283 @@
+"""
+The runs of one host: start, look, end, forget; and one follower for all of them.
+
+The follower copies what agents print into our logs and notices their end, their
+silence, and output without end.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from reconciler.core.errors import Refused, Unavailable
+from reconciler.dispatch.logs import Logs, Stream
+from reconciler.dispatch.protocol import (
+    RunState,
+    Stage,
+    Standing,
+    parse_standing,
+    parse_state,
+    parse_states,
+    payload,
+)
+from reconciler.dispatch.scripts import CALL_TIMEOUT, Scripts
+from reconciler.dispatch.transport import Transport
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 255 * 1024
+"""Most bytes per read: what one SFTP packet carries."""
+_ERR_EVERY = 5
+"""stderr is copied every so many times: it seldom says anything before the end."""
+_BACKOFF_CAP = 10.0
+
+Signal = Literal["TERM", "INT", "HUP"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often the follower looks, in seconds."""
+
+    events: float
+    """Whether a run has ended."""
+    copy: float
+    """What the runs have printed."""
+    liveness: float
+    """Whether they are still there; finds those whose end nobody wrote down."""
+
+
+LOCAL_PACE = Pace(events=0.05, copy=0.25, liveness=5)
+"""Looking costs microseconds here, and people wait."""
+REMOTE_PACE = Pace(events=0.5, copy=1, liveness=30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a run is ended."""
+
+    signal: Signal = "TERM"
+    grace: float = 15
+    """Seconds between the signal and KILL."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """When the follower ends a run."""
+
+    silence: float | None = None
+    """Seconds without a new byte; None: it may be silent."""
+    output: int
+    """Bytes."""
+
+
+class Runs:
+    """The runs of one fleet on one host."""
+
+    def __init__(self, scripts: Scripts, transport: Transport, *, root: str, logs: Logs, pace: Pace) -> None:
+        self._scripts = scripts
+        self._transport = transport
+        self._root = root
+        self._follower = _Follower(self, transport, logs, pace)
+
+    async def start(
+        self, run_id: str, job: str, stdin: bytes = b"", *, timeout: float, ending: Ending
+    ) -> RunState:
+        """
+        Start the run, unless it was started before; return where it stands.
+
+        `timeout` in seconds is kept by the host itself, whether we are there or not.
+        """
+        words = (run_id, str(int(timeout)), ending.signal, str(int(ending.grace)), self._scripts.shell)
+        answer = await self._call("start", *words, stdin=payload(job, stdin))
+        return parse_state(answer.decode().split()[2:])
+
+    async def stat(self, run_ids: Iterable[str]) -> Standing:
+        """Return where the runs stand."""
+        return parse_standing((await self._call("stat", *run_ids)).decode())
+
+    async def cancel(self, run_id: str, why: str, ending: Ending) -> RunState:
+        """End all processes of the run and return where it stands; if it never started, it never will."""
+        words = (run_id, ending.signal, str(int(ending.grace)), why)
+        answer = await self._call("cancel", *words, timeout=ending.grace + CALL_TIMEOUT)
+        return parse_state(answer.decode().split()[1:])
+
+    async def remove(self, run_ids: Iterable[str]) -> None:
+        """Forget runs that are over. Raises Refused at one that is alive."""
+        await self._call("rm", *run_ids)
+
+    async def list(self) -> dict[str, RunState]:
+        """Return every run on the host."""
+        return parse_states((await self._call("ls")).decode().splitlines()[1:])
+
+    async def follow(self, run_id: str, state: RunState, bounds: Bounds, ending: Ending) -> RunState:
+        """
+        Wait until a run is over and all it printed is in the logs; end it if it leaves its bounds.
+
+        `state` is what its start answered.
+        """
+        return await self._follower.follow(run_id, state, bounds, ending)
+
+    async def close(self) -> None:
+        """Stop following; the runs go on."""
+        await self._follower.close()
+
+    async def _call(self, verb: str, *words: str, stdin: bytes = b"", timeout: float = CALL_TIMEOUT) -> bytes:
+        return await self._scripts.call("wrapper", verb, self._root, *words, stdin=stdin, timeout=timeout)
+
+
+class _Watch:
+    """One followed run."""
+
+    def __init__(self, run_id: str, bounds: Bounds, ending: Ending, logs: Logs, now: float) -> None:
+        self.run_id = run_id
+        self.bounds = bounds
+        self.ending = ending
+        self.at: dict[Stream, int] = {"out": logs.size(run_id, "out"), "err": logs.size(run_id, "err")}
+        self.moved = now
+        """When it last printed something."""
+        self.is_being_ended = False
+        self.over: asyncio.Future[RunState] = asyncio.get_running_loop().create_future()
+
+    @property
+    def room(self) -> int:
+        """How much more it may print."""
+        return self.bounds.output - sum(self.at.values())
+
+    def breach(self, now: float) -> str | None:
+        """Return why it must end, if it must."""
+        if self.room <= 0:
+            return "output"
+        silence = self.bounds.silence
+        return "stall" if silence is not None and now - self.moved >= silence else None
+
+
+class _Follower:
+    """One task that looks after all followed runs of a host, as long as there are any."""
+
+    def __init__(self, runs: Runs, transport: Transport, logs: Logs, pace: Pace) -> None:
+        self._runs = runs
+        self._transport = transport
+        self._logs = logs
+        self._pace = pace
+        self._watches: dict[str, _Watch] = {}
+        self._ended: set[str] = set()
+        """Runs whose end was read and which nobody has asked for yet."""
+        self._is_whole_look_due = False
+        """A run was over before we began to look; no event will tell."""
+        self._failures = 0
+        self._task: asyncio.Task[None] | None = None
+        self._endings: set[asyncio.Task[None]] = set()
+
+    async def follow(self, run_id: str, state: RunState, bounds: Bounds, ending: Ending) -> RunState:
+        self._is_whole_look_due |= not state.stage.is_alive
+        watch = _Watch(run_id, bounds, ending, self._logs, asyncio.get_running_loop().time())
+        self._watches[run_id] = watch
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._look_on(), name="follower")
+        try:
+            return await watch.over
+        finally:
+            del self._watches[run_id]
+
+    async def close(self) -> None:
+        tasks = [task for task in (self._task, *self._endings) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _look_on(self) -> None:
+        while self._watches:
+            try:
+                await self._look_often()
+            except (Unavailable, Refused) as error:
+                pause = min(self._pace.events * 2**self._failures, _BACKOFF_CAP)
+                self._failures += 1
+                log.warning("cannot see the runs: %s; looking again in %.1f s", error, pause)
+                await asyncio.sleep(pause)
+
+    async def _look_often(self) -> None:
+        """Look at the runs as long as there are any; start from a whole look, which needs no memory."""
+        clock = asyncio.get_running_loop().time
+        standing = await self._look_whole()
+        root, events = standing.root, standing.events_bytes
+        next_copy = clock()
+        next_whole = clock() + self._pace.liveness
+        copies = 0
+        while self._watches:
+            events = await self._read_events(root, events)
+            for run_id in self._ended & self._watches.keys():
+                await self._finish(root, self._watches[run_id], await self._exit(root, run_id))
+            if clock() >= next_copy:
+                next_copy = clock() + self._pace.copy
+                await self._copy_all(root, with_err=copies % _ERR_EVERY == 0)
+                copies += 1
+            if self._is_whole_look_due or clock() >= next_whole:
+                next_whole = clock() + self._pace.liveness
+                await self._look_whole()
+            await asyncio.sleep(self._pace.events)
+
+    async def _look_whole(self) -> Standing:
+        self._is_whole_look_due = False
+        standing = await self._runs.stat(tuple(self._watches))
+        self._failures = 0
+        for run_id, state in standing.states.items():
+            watch = self._watches.get(run_id)
+            if watch and (state.stage.is_over or state.stage is Stage.ABSENT):
+                await self._finish(standing.root, watch, state)
+        return standing
+
+    async def _read_events(self, root: str, offset: int) -> int:
+        """Take note of the runs that ended; return how far the events are read, to the end of a line."""
+        data = await self._transport.read(f"{root}/events", offset, _CHUNK)
+        whole = data[: data.rfind(b"\n") + 1]
+        self._ended.update(line.split()[0].decode() for line in whole.splitlines())
+        return offset + len(whole)
+
+    async def _exit(self, root: str, run_id: str) -> RunState:
+        record = (await self._transport.read(f"{root}/{run_id}/exit", 0, _CHUNK)).decode().split()
+        return parse_state(["done", *record])
+
+    async def _finish(self, root: str, watch: _Watch, state: RunState) -> None:
+        """Copy what is left, then say that it is over."""
+        for stream in ("out", "err"):
+            await self._copy(root, watch, stream)
+        self._ended.discard(watch.run_id)
+        if not watch.over.done():
+            watch.over.set_result(state)
+
+    async def _copy_all(self, root: str, *, with_err: bool) -> None:
+        watches = tuple(self._watches.values())
+        streams: tuple[Stream, ...] = ("out", "err") if with_err else ("out",)
+        await asyncio.gather(*(self._copy(root, watch, stream) for watch in watches for stream in streams))
+        for watch in watches:
+            self._keep_in_bounds(watch)
+
+    async def _copy(self, root: str, watch: _Watch, stream: Stream) -> None:
+        path = f"{root}/{watch.run_id}/{stream}"
+        while watch.room > 0:
+            wanted = min(_CHUNK, watch.room)
+            data = await self._transport.read(path, watch.at[stream], wanted)
+            if data:
+                self._logs.append(watch.run_id, stream, data)
+                watch.at[stream] += len(data)
+                watch.moved = asyncio.get_running_loop().time()
+            if len(data) < wanted:
+                return
+            await asyncio.sleep(0)  # a local read does not let others have their turn
+
+    def _keep_in_bounds(self, watch: _Watch) -> None:
+        why = watch.breach(asyncio.get_running_loop().time())
+        if why and not watch.is_being_ended:
+            watch.is_being_ended = True
+            task = asyncio.create_task(self._end(watch, why), name=f"end {watch.run_id}")
+            self._endings.add(task)
+            task.add_done_callback(self._endings.discard)
+
+    async def _end(self, watch: _Watch, why: str) -> None:
+        try:
+            await self._runs.cancel(watch.run_id, why, watch.ending)
+        except (Unavailable, Refused) as error:
+            log.warning("cannot end %s (%s): %s; trying again", watch.run_id, why, error)
+            watch.is_being_ended = False
