@@ -62,9 +62,13 @@ class Limits(Frozen):
     """What one round may take."""
 
     turns: Annotated[int, Field(gt=0)] | None = None
-    """Most turns, for a CLI that can count them (`{max_turns}` in the command)."""
+    """Most turns, for a CLI that can count them (see `turns` of the adapter)."""
     output_mb: Annotated[int, Field(gt=0)] = 512
     """Most output kept, in MiB; a run that writes more is stopped."""
+
+
+Meaning = Literal["agent", "timeout", "host", "quota", "auth", "budget", "config", "cancelled"]
+"""Failure classes that a CLI can tell; `core.model.FailureClass` has them all."""
 
 
 class Output(Frozen):
@@ -72,13 +76,14 @@ class Output(Frozen):
     How to read what the CLI printed.
 
     The rules are JMESPath expressions. With `json_lines` and `json` they are
-    asked of the list of all events; with `text` none is asked.
+    asked of the list of all events; with `text` none is asked, and exit code 0
+    is a success.
     """
 
     format: Literal["text", "json", "json_lines"] = "text"
     """`json_lines`: one JSON value a line. `json`: one JSON value. `text`: anything."""
-    reader: Text | None = None
-    """Named function for what expressions cannot carry; built-in adapters use it."""
+    reader: Literal["claude", "codex", "stderr_json"] | None = None
+    """Built-in function that prepares the events where expressions do not carry (`dispatch/output.py`)."""
     session_id: Text | None = None
     """Session to resume."""
     text: Text | None = None
@@ -91,6 +96,16 @@ class Output(Frozen):
     """Error message, if there is one."""
     error_class: Text | None = None
     """Failure class, if the output says it itself."""
+    error_status: Text | None = None
+    """HTTP status of the model's server, if a call to it failed."""
+    denials: Text | None = None
+    """Names of the tools whose use was denied, when the agent had to give up for that."""
+    structured: Text | None = None
+    """The answer in the form that was asked for."""
+    schema_flag: Text | None = None
+    """Argument that asks for such an answer; with it, a success needs one."""
+    exit_codes: dict[Annotated[str, Field(pattern=r"^[0-9]{1,3}$")], Meaning] = Field(default_factory=dict)
+    """What exit codes of this CLI mean, as far as it keeps to them."""
     input_tokens: Text | None = None
     """Input tokens, cached ones not counted."""
     output_tokens: Text | None = None
@@ -101,6 +116,8 @@ class Output(Frozen):
     """Cost in US dollars."""
     turns: Text | None = None
     """Turns the agent took."""
+    notes: Text | None = None
+    """Remarks for people, a list of texts."""
     cumulative: tuple[Literal["tokens", "cost"], ...] = ()
     """What the CLI reports as a running total of the session and not of the run."""
 
@@ -110,12 +127,14 @@ class AdapterSpec(Frozen):
 
     command: Strings = ()
     """
-    Arguments, the program first. `{model}` and `{session}` alone in an element stand for
-    the arguments under `model`, and `fresh` or `resume`; `{workdir}`, `{max_turns}`,
-    `{prompt_file}` and `{prompt}` are filled in.
+    Arguments, the program first. `{model}`, `{turns}` and `{session}` alone in an element
+    stand for the arguments under `model` and `turns`, and `fresh` or `resume`;
+    `{workdir}`, `{prompt_file}`, `{prompt}`, `{shell}` and `{script}` are filled in.
     """
     model: Strings = ()
     """Arguments that choose a model, with `{model}`; used when the task names one."""
+    turns: Strings = ()
+    """Arguments that limit the turns, with `{turns}`; used when `limits` has them."""
     fresh: Strings = ()
     """Arguments of a new session; `{session_id}` is an id made for it."""
     resume: Strings = ()

@@ -41,7 +41,7 @@ class Wish(StrEnum):
 class Budget(Frozen):
     """What may be spent; a missing limit is no limit."""
 
-    cost_usd: Annotated[float, Field(gt=0, strict=False)] | None = None
+    cost_usd: Annotated[float, Field(gt=0)] | None = None
     """Most US dollars, as the agent's CLI reports them."""
     tokens: Annotated[int, Field(gt=0)] | None = None
     """Most input and output tokens together, cached ones not counted."""
@@ -90,6 +90,8 @@ class TaskDefaults(Frozen):
     """What one task may spend."""
     env: Env = Field(default_factory=dict)
     """Environment of the agent and of the validation commands; not for secrets."""
+    template: Text | None = None
+    """Prompt template (Jinja2) in place of the adapter's and the built-in one."""
     on_change: Literal["continue", "restart"] = "continue"
     """What a changed spec does to a live run."""
     on_delete: Literal["cancel", "finish", "orphan"] = "cancel"
@@ -188,7 +190,7 @@ class HostSpec(Frozen):
     """What the host has: `linux`, `gpu`, `arm64`, …"""
     slots: Annotated[int, Field(ge=0, le=1000)] = 2
     """How many runs at once."""
-    weight: Annotated[float, Field(gt=0, strict=False)] = 1.0
+    weight: Annotated[float, Field(gt=0)] = 1.0
     """How much a free slot here counts against one elsewhere."""
     workdir: Text | None = None
     """Folder for runs and workspaces; `~/.local/state/reconciler` if left out."""
@@ -395,6 +397,8 @@ class Verdict(Frozen):
     text: str = ""
     """The agent's last words."""
     usage: Usage = Usage()
+    session_totals: Usage = Usage()
+    """The CLI's running totals of the session; what `usage` of its next run is counted from."""
     retry_at: Time | None = None
     """When a quota is full again, if the output says so."""
     notes: tuple[str, ...] = ()
@@ -454,6 +458,8 @@ class Status(Frozen):
     """Validation of the last round."""
     usage: Usage = Usage()
     """All runs together."""
+    session_totals: Usage = Usage()
+    """The CLI's running totals of the session, as it last told them."""
     prompt_sha256: str | None = None
     """Of the last round's prompt."""
     last_activity_at: Time | None = None
@@ -499,7 +505,7 @@ class Order(Frozen):
     adapter: Adapter
     repo: Repo | None
     argv: tuple[str, ...]
-    """The agent's command; `{workdir}` and `{prompt_file}` are still to be filled in."""
+    """The agent's command; the host's own paths are still to be filled in (`command.localize`)."""
     prompt: str
     env: dict[str, str]
     branch: str
@@ -509,6 +515,8 @@ class Order(Frozen):
     """What the branch in the code repository was when it was last delivered; None: never."""
     session_id: str | None = None
     """Session that is resumed."""
+    session_totals: Usage = Usage()
+    """The CLI's running totals of that session before this round."""
     validation: tuple[str, ...] = ()
     timeout: Duration
     stall_timeout: Duration

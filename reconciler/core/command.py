@@ -1,0 +1,178 @@
+"""
+From a task and where it stands to everything a host needs for one round.
+"""
+
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from reconciler.core.adapter import Adapter, Usage
+from reconciler.core.errors import Problem, SpecError
+from reconciler.core.model import Desired, Host, Order, Status, Task
+from reconciler.core.prompt import Quote, check_template, render
+
+PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+GROUPS = frozenset({"model", "turns", "session"})
+"""Alone in an element of `command`, they stand for any number of arguments."""
+
+VALUES: Mapping[str, frozenset[str]] = {
+    "command": frozenset({"workdir", "prompt_file", "prompt", "shell", "script"}),
+    "model": frozenset({"model"}),
+    "turns": frozenset({"turns"}),
+    "fresh": frozenset({"session_id"}),
+    "resume": frozenset({"session_id"}),
+}
+"""What may stand in the elements of each field."""
+
+WORKDIR = "\0workdir\0"
+PROMPT_FILE = "\0prompt_file\0"
+"""
+Places in an argv that only the host knows. No argument can hold a NUL, so that
+nothing a person wrote is ever taken for one of them.
+"""
+
+_SESSIONS = uuid.UUID("5e3c1a9e-0c9b-5d0e-9a53-0e5f3f1f6f11")
+"""Namespace of the ids made for new sessions."""
+
+
+def order(task: Task, status: Status, desired: Desired, quotes: Sequence[Quote] = ()) -> Order:
+    """
+    Return what to carry out for the round of a task that its status names.
+
+    The same arguments give the same order, so that it may be given again after
+    a restart. `quotes` are texts of others that belong in the prompt.
+    Raises SpecError if the host or the adapter is gone, or a template is wrong.
+    """
+    adapter, host = _adapter(task, status, desired), _host(status, desired)
+    repo = desired.repos.get(task.repo) if task.repo else None
+    session = resumed_session(adapter, status)
+    template = task.template or adapter.template
+    prompt = render(task, status, repo, template=template, resumed=session is not None, quotes=quotes)
+    return Order(
+        run=status.run or "",
+        round=status.round,
+        task=task.name,
+        host=host,
+        adapter=adapter,
+        repo=repo,
+        argv=_argv(adapter, task, status, host, prompt),
+        prompt=prompt,
+        env=task.env,
+        branch=status.branch_name or task.branch,
+        start_from=status.head_commit if status.review_count else None,
+        expected_head=status.head_commit,
+        session_id=session,
+        session_totals=status.session_totals if session else Usage(),
+        validation=task.validation,
+        timeout=task.timeout,
+        stall_timeout=task.stall_timeout,
+        commit_message=_commit_message(task, status),
+    )
+
+
+def localize(argv: Iterable[str], *, workdir: str, prompt_file: str) -> tuple[str, ...]:
+    """Return the arguments of an order with the paths of its host filled in."""
+    return tuple(arg.replace(WORKDIR, workdir).replace(PROMPT_FILE, prompt_file) for arg in argv)
+
+
+def resumed_session(adapter: Adapter, status: Status) -> str | None:
+    """Return the session that the round goes on with; None for a new one."""
+    return status.session_id if adapter.resume else None
+
+
+def check_adapter(adapter: Adapter) -> list[str]:
+    """Return what is wrong with the command and the template of an adapter, a line each."""
+    problems = [] if adapter.command else ["command: missing: the program and its arguments"]
+    for field in VALUES:
+        problems += [f"{field}: {problem}" for problem in _wrong_elements(adapter, field)]
+    if adapter.template is not None:
+        problems += [f"template: {problem}" for problem in check_template(adapter.template)]
+    return problems
+
+
+def _wrong_elements(adapter: Adapter, field: str) -> Iterator[str]:
+    groups = GROUPS if field == "command" else frozenset[str]()
+    for element in getattr(adapter, field):
+        for name in PLACEHOLDER.findall(element):
+            if name in groups:
+                if element != f"{{{name}}}":
+                    yield f"{{{name}}} must stand alone in an element, not in {element!r}"
+            elif name not in VALUES[field]:
+                known = ", ".join(f"{{{known}}}" for known in sorted(VALUES[field] | groups))
+                yield f"unknown placeholder {{{name}}}; known here: {known}"
+
+
+def _adapter(task: Task, status: Status, desired: Desired) -> Adapter:
+    name = status.adapter or task.adapter
+    adapter = desired.adapters.get(name)
+    if adapter is None:
+        raise _missing("adapter", name, status)
+    problems = check_adapter(adapter)
+    if problems:
+        raise SpecError(Problem(f"specs/adapters/{name}.yaml", 1, 1, problem) for problem in problems)
+    return adapter
+
+
+def _host(status: Status, desired: Desired) -> Host:
+    host = desired.hosts.get(status.assigned_host or "")
+    if host is None:
+        raise _missing("host", status.assigned_host or "", status)
+    return host
+
+
+def _missing(kind: str, name: str, status: Status) -> SpecError:
+    message = f"run {status.run} needs {kind} {name!r}, which is not there any more; restore the file"
+    return SpecError([Problem(f"specs/{kind}s/{name}.yaml", 1, 1, message)])
+
+
+def _argv(adapter: Adapter, task: Task, status: Status, host: Host, prompt: str) -> tuple[str, ...]:
+    groups = {
+        "model": tuple(_fill(adapter.model, {"model": task.model})) if task.model else (),
+        "turns": tuple(_fill(adapter.turns, {"turns": str(adapter.limits.turns)}))
+        if adapter.limits.turns
+        else (),
+        "session": tuple(_session(adapter, status)),
+    }
+    values = {
+        "workdir": WORKDIR,
+        "prompt_file": PROMPT_FILE,
+        "prompt": prompt,
+        "shell": host.shell,
+        "script": task.script or "",
+    }
+    return tuple(_fill(adapter.command, values, groups))
+
+
+def _session(adapter: Adapter, status: Status) -> Iterator[str]:
+    session = resumed_session(adapter, status)
+    if session:
+        return _fill(adapter.resume, {"session_id": session})
+    return _fill(adapter.fresh, {"session_id": fresh_session(status)})
+
+
+def fresh_session(status: Status) -> str:
+    """
+    Return the id of a new session, for a CLI that takes one.
+
+    It is derived from the run, so that starting the round twice names the same
+    session, and from the task's birth, so that another fleet's run of the same
+    name on the same host does not.
+    """
+    return str(uuid.uuid5(_SESSIONS, f"{status.run} {status.round} {status.created_at.isoformat()}"))
+
+
+def _fill(
+    template: Iterable[str], values: Mapping[str, str], groups: Mapping[str, Iterable[str]] | None = None
+) -> Iterator[str]:
+    """Yield the elements with their placeholders filled in, each once: a value is never looked into."""
+    for element in template:
+        name = element[1:-1]
+        if groups and name in groups and element == f"{{{name}}}":
+            yield from groups[name]
+        else:
+            yield PLACEHOLDER.sub(lambda match: values[match[1]], element)
+
+
+def _commit_message(task: Task, status: Status) -> str:
+    subject = " ".join((status.pr_title or task.pr_title or task.headline).split())
+    return f"{subject}\n\nTask: {task.name}\nRun: {status.run}\n"

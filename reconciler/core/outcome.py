@@ -1,0 +1,313 @@
+"""
+How much of what an agent's CLI said may be believed.
+
+No single sign is enough: a CLI may exit 0 with nothing done, or print success
+and be killed. A success needs the last event, what stands in it, and the exit
+code; whether the work is any good is for the validation to say.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from reconciler.core.adapter import Usage
+from reconciler.core.model import FailureClass, Verdict
+from reconciler.core.text import harmless, one_line, tail
+
+SIGNALS = {
+    129: "HUP",
+    130: "INT",
+    131: "QUIT",
+    134: "ABRT",
+    137: "KILL",
+    139: "SEGV",
+    141: "PIPE",
+    143: "TERM",
+}
+"""Exit codes of a shell that mean the end by a signal; others above 128 are the CLI's own."""
+
+NOTHING = Usage()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What one run of a CLI left behind: read, but not judged."""
+
+    exit_code: int
+    """As the shell reports it: 128 + n after signal n."""
+    complete: bool
+    """The last event is there."""
+    succeeded: bool
+    """The CLI says that it succeeded."""
+    text: str = ""
+    """The agent's last words."""
+    needs_text: bool = True
+    """Whether an agent that says nothing has failed."""
+    error: str = ""
+    """The CLI's own error message."""
+    error_class: FailureClass | None = None
+    """Failure class, where the output or the exit code names it."""
+    error_status: int | None = None
+    """HTTP status of the model's server."""
+    stderr: str = ""
+    session_id: str | None = None
+    wanted_session: str | None = None
+    """Session that was to be resumed."""
+    denials: tuple[str, ...] = ()
+    """Tools that were denied, if the agent had to give up for that."""
+    lacks_structure: bool = False
+    """A structured answer was asked for and is not there."""
+    started: bool = True
+    """Whether the CLI got as far as its first event."""
+    was_cut: bool = False
+    """The last line stops in the middle."""
+    totals: Usage = NOTHING
+    """As the CLI reports it."""
+    usage: Usage = NOTHING
+    """What this run alone took."""
+    notes: tuple[str, ...] = ()
+
+
+def verdict(facts: Facts, now: datetime) -> Verdict:
+    """Return what to make of a run; `now` is what times such as "in 5 minutes" count from."""
+    failure = next(_failures(facts), None)
+    kind, message = failure or (None, "")
+    return Verdict(
+        outcome="failed" if failure else "success",
+        kind=kind,
+        message=one_line(message),
+        session_id=None if failure and _session_is_gone(facts) else facts.session_id or facts.wanted_session,
+        text=tail(facts.text, lines=200, characters=20_000),
+        usage=facts.usage,
+        session_totals=facts.totals,
+        retry_at=retry_time(_words(facts), now) if kind is FailureClass.QUOTA else None,
+        notes=tuple(one_line(note) for note in (*facts.notes, *_notes(facts, failed=failure is not None))),
+    )
+
+
+def _failures(facts: Facts) -> Iterator[tuple[FailureClass, str]]:
+    """Yield why the run is not a success, the plainest reason first; nothing if it is one."""
+    if not facts.complete:
+        yield _incomplete(facts)
+    elif not facts.succeeded:
+        yield classify(facts), facts.error or _last_line(facts.stderr) or "the agent says that it failed"
+    if facts.denials:
+        yield FailureClass.CONFIG, f"denied and given up: {_listed(facts.denials)}; allow it in the adapter"
+    if facts.exit_code != 0 and facts.exit_code not in SIGNALS:
+        yield classify(facts), f"says success but exited with {facts.exit_code}: {_last_line(facts.stderr)}"
+    if facts.lacks_structure:
+        yield FailureClass.AGENT, "the answer is not in the form that was asked for"
+    if facts.needs_text and not facts.text.strip():
+        yield FailureClass.AGENT, "ended without a word: an empty answer or a refusal"
+
+
+def _incomplete(facts: Facts) -> tuple[FailureClass, str]:
+    said = facts.error or _last_line(facts.stderr)
+    because = f": {said}" if said else ""
+    if facts.exit_code in SIGNALS:
+        signal = SIGNALS[facts.exit_code]
+        kind = FailureClass.HOST if signal == "KILL" else FailureClass.CANCELLED
+        return kind, f"ended by SIG{signal} before its last event{because}"
+    if facts.was_cut:
+        return classify(facts), f"output is cut off in its last line (exit code {facts.exit_code}){because}"
+    if not facts.started:
+        return classify(facts), f"exited with {facts.exit_code} before its first event{because}"
+    return classify(facts), f"exited with {facts.exit_code} without its last event{because}"
+
+
+# --- Failure classes -------------------------------------------------------
+
+STATUSES = {
+    **dict.fromkeys((401, 403, 407), FailureClass.AUTH),
+    402: FailureClass.BUDGET,
+    **dict.fromkeys((429, 503, 529), FailureClass.QUOTA),
+    **dict.fromkeys((404, 405), FailureClass.CONFIG),
+    **dict.fromkeys((408, 502, 504), FailureClass.HOST),
+}
+"""What an HTTP status of the model's server means."""
+
+WORDS = {
+    FailureClass.BUDGET: (
+        r"max(imum)? (budget|number of turns|session turns)",
+        r"credit balance",
+    ),
+    FailureClass.QUOTA: (
+        r"\b(429|503|529)\b|too many requests|rate.?limit|usage limit|limit reached|quota",
+        r"overloaded|high demand|resource.?exhausted",
+    ),
+    FailureClass.AUTH: (
+        r"\b(401|403)\b|unauthori[sz]ed|unauthenticated|forbidden|authenticat",
+        r"not logged in|run /login|auth method|missing environment variable",
+        r"(incorrect|invalid) (x-)?api.?key|api key not valid",
+    ),
+    FailureClass.HOST: (
+        r"connection (refused|failed|reset)|econn|enotfound|lookup address|waiting for network",
+        r"stream (closed|disconnected)|request timed out|broken pipe",
+        r"no space left|database is locked|active writer|already in use",
+    ),
+    FailureClass.CONFIG: (
+        r"unknown option|unexpected argument|unrecognized|is invalid\b|root/sudo|trusted director",
+        r"no such file|not found|does not exist|selected model",
+        r"no prompt|must be provided|no input|can't check actions|auto-rejecting",
+    ),
+}
+"""What the words of an error mean; the first that fits."""
+
+
+def classify(facts: Facts) -> FailureClass:
+    """Return the failure class that the status, the words or the exit code of a failure tell."""
+    if facts.error_class is not None:
+        return facts.error_class
+    if facts.error_status in STATUSES:
+        return STATUSES[facts.error_status]
+    if _session_is_gone(facts):
+        return FailureClass.AGENT
+    words = _words(facts)
+    told = next((kind for kind in WORDS if re.search("|".join(WORDS[kind]), words, re.IGNORECASE)), None)
+    if told is not None:
+        return told
+    by_code = {124: FailureClass.TIMEOUT, 126: FailureClass.CONFIG, 127: FailureClass.CONFIG}
+    return by_code.get(facts.exit_code, FailureClass.AGENT)
+
+
+_GONE = re.compile(
+    r"no conversation found|session not found|no (saved|previous) sessions? found|no rollout found",
+    re.IGNORECASE,
+)
+
+
+def _session_is_gone(facts: Facts) -> bool:
+    """Tell whether the session to resume is not there: the next run must begin a new one."""
+    return not facts.complete and _GONE.search(_words(facts)) is not None
+
+
+def _words(facts: Facts) -> str:
+    """Return the error in words: the CLI's own, or the end of stderr; never the agent's."""
+    return harmless(facts.error) or tail(facts.stderr, lines=20, characters=4000)
+
+
+# --- Notes -----------------------------------------------------------------
+
+
+def _notes(facts: Facts, *, failed: bool) -> Iterator[str]:
+    if facts.exit_code in SIGNALS and not failed:
+        yield f"ended by SIG{SIGNALS[facts.exit_code]} after its result"
+    if facts.was_cut and facts.complete:
+        yield "output after the result is cut off"
+    if facts.wanted_session and facts.session_id not in {None, facts.wanted_session}:
+        yield f"new session {facts.session_id}, not {facts.wanted_session} as asked"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in harmless(text).split("\n") if line.strip(" \t{}[]")]
+    return lines[-1] if lines else ""
+
+
+# --- Usage -----------------------------------------------------------------
+
+
+def spent(before: Usage, now: Usage, cumulative: Iterable[str]) -> Usage:
+    """
+    Return what one run took, where the CLI counts on over the runs of a session.
+
+    A total that got smaller was begun anew: then it is the run's own.
+    `cumulative` says which are totals: `tokens`, `cost`.
+    """
+    taken = dict[str, Any]()
+    for group in cumulative:
+        names = TOTALS[group]
+        if all(getattr(now, name) >= getattr(before, name) for name in names):
+            taken |= {name: getattr(now, name) - getattr(before, name) for name in names}
+    return now.model_copy(update=taken)
+
+
+TOTALS = {"tokens": ("input_tokens", "output_tokens", "cached_tokens"), "cost": ("cost_usd",)}
+
+
+# --- When a quota is full again --------------------------------------------
+
+_EPOCH = re.compile(r"(?:limit reached\||reset\w*[\"']?\s*[:=|]\s*)(\d{10})(\d{3})?\b", re.IGNORECASE)
+_ISO = re.compile(r"\b(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)")
+_SPAN = re.compile(
+    r"(?:retry.?after|retry.?delay|try again in|resets? (?:in|after)|reset after)[\"'\s:=]*"
+    r"((?:\d+(?:\.\d+)?\s*(?:days?|hours?|hrs?|minutes?|mins?|seconds?|secs?|ms|[dhms])?[\s,]*(?:and\s+)?)+)",
+    re.IGNORECASE,
+)
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[dhms]?)", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"(?:resets?|again|until)(?: at| on)?\s+"
+    r"(?:([A-Z][a-z]{2,8})\.? (\d{1,2})(?:st|nd|rd|th)?,?(?: (\d{4}),?)?(?: at)? )?"
+    r"(\d{1,2})(?::(\d\d))?\s*([ap]m)?(?:\s*\(?([A-Za-z]+/[A-Za-z_/]+|UTC|GMT)\)?)?",
+    re.IGNORECASE,
+)
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+FARTHEST = timedelta(days=32)
+"""A time further away than this was misread."""
+
+
+def retry_time(words: str, now: datetime) -> datetime | None:
+    """
+    Return the time from which a provider takes calls again, if its words name it.
+
+    Known are epochs (`limit reached|1790000000`), ISO times, spans (`try again
+    in 1h30m`, `retry-after: 30`) and times of day (`resets at 3pm (Europe/Berlin)`,
+    UTC if no zone is named, tomorrow if it is over today).
+    """
+    readers = (_from_epoch, _from_span, _from_iso, _from_clock)
+    times = (reader(words, now) for reader in readers)
+    return next((time for time in times if time and now <= time <= now + FARTHEST), None)
+
+
+def _from_epoch(words: str, _now: datetime) -> datetime | None:
+    match = _EPOCH.search(words)
+    return datetime.fromtimestamp(int(match[1]), UTC) if match else None
+
+
+def _from_span(words: str, now: datetime) -> datetime | None:
+    match = _SPAN.search(words)
+    if not match:
+        return None
+    units = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
+    seconds = sum(float(number) * units[unit.lower()] for number, unit in _PART.findall(match[1]))
+    return now + timedelta(seconds=min(seconds, 10 * FARTHEST.total_seconds()))
+
+
+def _from_iso(words: str, _now: datetime) -> datetime | None:
+    for text in _ISO.findall(words):
+        try:
+            time = datetime.fromisoformat(text)
+        except ValueError:
+            continue
+        return time if time.tzinfo else time.replace(tzinfo=UTC)
+    return None
+
+
+def _from_clock(words: str, now: datetime) -> datetime | None:
+    match = _CLOCK.search(words)
+    if match is None or not (match[5] or match[6]):
+        return None
+    month, day, year, hour, minute, half, zone = match.groups()
+    local = now.astimezone(_zone(zone))
+    hours = int(hour) % 12 + 12 * (half.lower() == "pm") if half else int(hour)
+    try:
+        time = local.replace(hour=hours, minute=int(minute or 0), second=0, microsecond=0)
+        if month:
+            number = _MONTHS.index(month[:3].lower()) + 1
+            return time.replace(year=int(year or local.year), month=number, day=int(day))
+    except ValueError:
+        return None
+    return time if time >= local else time + timedelta(days=1)
+
+
+def _zone(name: str | None) -> tzinfo:
+    try:
+        return ZoneInfo(name) if name else UTC
+    except (KeyError, ValueError, OSError):
+        return UTC

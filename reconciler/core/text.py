@@ -1,0 +1,36 @@
+"""
+Text that others wrote, made harmless and short.
+
+What agents, commands and forges say passes here before it reaches a status, a
+prompt, a commit or a terminal.
+"""
+
+import re
+
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
+    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?"  # OSC, DCS, SOS, PM, APC: titles, clipboards, links
+    r"|\x1b[ -/]*[0-~]?"  # the rest
+)
+_CONTROLS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
+)
+"""C0 but for tab and line end, C1, what changes the direction of writing, and halves of characters."""
+
+
+def harmless(text: str) -> str:
+    """Return the text without anything a terminal would obey; line ends and tabs stay."""
+    return _CONTROLS.sub("", _ESCAPES.sub("", text))
+
+
+def one_line(text: str, limit: int = 500) -> str:
+    """Return the text as one harmless line of at most `limit` characters."""
+    line = " ".join(harmless(text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def tail(text: str, *, lines: int, characters: int) -> str:
+    """Return the end of a text, harmless; the first line says so if something is left out."""
+    whole = harmless(text).strip("\n")
+    end = "\n".join(whole.split("\n")[-lines:])[-characters:]
+    return end if end == whole else f"[… {len(whole) - len(end)} characters left out]\n{end}"
