@@ -82,25 +82,31 @@ class Assigned(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Started(Event):
-    """The agent was seen alive."""
+class RunEvent(Event):
+    """Something that happened to one run of a task; of any other run than the last it is illegal."""
 
     run: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FixRequested(Event):
+class Started(RunEvent):
+    """The agent was seen alive."""
+
+    prompt_sha256: str | None = None
+    """Of the prompt it was given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixRequested(RunEvent):
     """Validation failed; the same session gets another round with the failure in its prompt."""
 
-    run: str
     report: Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Submitted(Event):
+class Submitted(RunEvent):
     """Work is validated and its branch delivered; it waits for review."""
 
-    run: str
     report: Report
 
 
@@ -113,10 +119,9 @@ class Completed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retried(Event):
+class Retried(RunEvent):
     """The attempt failed; another follows, not before a time."""
 
-    run: str
     failure: Failure
     report: Report | None
     not_before: datetime | None
@@ -125,18 +130,16 @@ class Retried(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Released(Event):
+class Released(RunEvent):
     """The run was stopped for a reason outside of it (suspended, restarted); no failure."""
 
-    run: str
     report: Report | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failed(Event):
+class Failed(RunEvent):
     """The last attempt failed, or one that only a person can mend."""
 
-    run: str
     failure: Failure
     report: Report | None = None
 
@@ -149,6 +152,10 @@ class ChangesRequested(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Escalated(Event):
     """Only a person can go on: too many reviews, budget spent."""
+
+    failure: Failure | None = None
+    report: Report | None = None
+    """Of the last round, if a round led here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,14 +174,19 @@ class Renewed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecChanged(Event):
-    """A new generation of a task that is not settled; the phase stays."""
+    """
+    A new generation of a task; the phase stays.
+
+    A live run, or a branch in review, goes on answering the generation it was
+    made from; only `on_delete` is taken up.
+    """
 
     spec: Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renamed(Event):
-    """The spec file moved, byte for byte the same; `task` is the new name."""
+    """The spec file moved and asks for the same; `task` is the new name."""
 
     old: str
 
@@ -182,6 +194,11 @@ class Renamed(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecRemoved(Event):
     """The spec file is gone; a tombstone stays until everything is cleaned up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored(Event):
+    """The spec file came back before the tombstone was gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

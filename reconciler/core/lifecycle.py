@@ -5,10 +5,102 @@ The table is the whole truth about what may follow what; `transition` is the
 only place that assigns a phase.
 """
 
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any
 
-from reconciler.core.events import Event
-from reconciler.core.model import Status
+from reconciler.core.adapter import Usage
+from reconciler.core.errors import IllegalTransition
+from reconciler.core.events import (
+    Assigned,
+    Cancelled,
+    ChangesRequested,
+    Completed,
+    Created,
+    Escalated,
+    Event,
+    Failed,
+    FixRequested,
+    Released,
+    Removed,
+    Renamed,
+    Renewed,
+    Restored,
+    Retried,
+    RunEvent,
+    SpecChanged,
+    SpecRemoved,
+    Started,
+    Submitted,
+    WaitingChanged,
+)
+from reconciler.core.model import Failure, FailureClass, Phase, Reason, Report, Status, Task, Waiting
+
+# --- The table -------------------------------------------------------------
+
+Row = Mapping[type[Event], Phase | None]
+
+
+def _anywhere(phase: Phase) -> Row:
+    """Return what may happen in every phase and leaves it as it is, or ends everything."""
+    same = dict.fromkeys((WaitingChanged, Renamed, SpecRemoved, Restored), phase)
+    return {**same, Removed: None}
+
+
+_ENDS: Row = {
+    FixRequested: Phase.RUNNING,
+    Submitted: Phase.REVIEW_PENDING,
+    Completed: Phase.COMPLETED,
+    Retried: Phase.CREATED,
+    Released: Phase.CREATED,
+    Failed: Phase.FAILED,
+    Cancelled: Phase.CANCELLED,
+    Escalated: Phase.ESCALATED,
+}
+"""How a round ends; an agent may be done before it was seen alive."""
+
+TRANSITIONS: Mapping[Phase | None, Row] = {
+    None: {Created: Phase.CREATED},
+    Phase.CREATED: {
+        Assigned: Phase.ASSIGNED,
+        Cancelled: Phase.CANCELLED,
+        Escalated: Phase.ESCALATED,
+        SpecChanged: Phase.CREATED,
+        **_anywhere(Phase.CREATED),
+    },
+    Phase.ASSIGNED: {
+        Started: Phase.RUNNING,
+        **_ENDS,
+        SpecChanged: Phase.ASSIGNED,
+        **_anywhere(Phase.ASSIGNED),
+    },
+    Phase.RUNNING: {
+        **_ENDS,
+        SpecChanged: Phase.RUNNING,
+        **_anywhere(Phase.RUNNING),
+    },
+    Phase.REVIEW_PENDING: {
+        Completed: Phase.COMPLETED,
+        Cancelled: Phase.CANCELLED,
+        ChangesRequested: Phase.CREATED,
+        Escalated: Phase.ESCALATED,
+        SpecChanged: Phase.REVIEW_PENDING,
+        **_anywhere(Phase.REVIEW_PENDING),
+    },
+    Phase.COMPLETED: {Renewed: Phase.CREATED, **_anywhere(Phase.COMPLETED)},
+    Phase.FAILED: {Renewed: Phase.CREATED, **_anywhere(Phase.FAILED)},
+    Phase.CANCELLED: {
+        Renewed: Phase.CREATED,
+        SpecChanged: Phase.CANCELLED,
+        **_anywhere(Phase.CANCELLED),
+    },
+    Phase.ESCALATED: {Renewed: Phase.CREATED, **_anywhere(Phase.ESCALATED)},
+}
+"""Phase → what may happen → next phase. None: no status (before the first, after the last)."""
+
+
+# --- One step --------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +114,300 @@ class Transition:
     after: Status | None
     """None: the status file goes."""
     event: Event
+
+    @property
+    def old(self) -> str:
+        """Its name before the step; another one only for a rename."""
+        return _old_name(self.event)
+
+
+def fold(
+    statuses: Mapping[str, Status], events: Iterable[Event]
+) -> tuple[Mapping[str, Status], Sequence[Transition]]:
+    """
+    Return the statuses after the events, and the steps that led there.
+
+    An event that changes nothing makes no step. The statuses given are left alone.
+    Raises IllegalTransition at the first event that cannot happen.
+    """
+    folded = dict(statuses)
+    taken: list[Transition] = []
+    for event in events:
+        if (next_step := step(folded, event)) is not None:
+            apply(folded, next_step)
+            taken.append(next_step)
+    return folded, taken
+
+
+def step(statuses: Mapping[str, Status], event: Event) -> Transition | None:
+    """
+    Return the step that an event makes, or None if it changes nothing.
+
+    Raises IllegalTransition if it cannot happen.
+    """
+    old = _old_name(event)
+    if old != event.task and event.task in statuses:
+        raise IllegalTransition(f"task {old} cannot be renamed: there is a status of {event.task}")
+    before = statuses.get(old)
+    after = transition(before, event)
+    if after == before and old == event.task:
+        return None
+    return Transition(event.task, before, after, event)
+
+
+def apply(statuses: MutableMapping[str, Status], taken: Transition) -> None:
+    """Put a step into the statuses, in place: the old name goes, the new status comes."""
+    statuses.pop(taken.old, None)
+    if taken.after is not None:
+        statuses[taken.task] = taken.after
+
+
+def transition(status: Status | None, event: Event) -> Status | None:
+    """
+    Return the status after an event; None once everything is removed.
+
+    Raises IllegalTransition if the event cannot happen there; nothing changes then.
+    """
+    phase = _next_phase(status, event)
+    if isinstance(event, Created):
+        return _first(event)
+    if status is None or phase is None:
+        return None
+    changes = {"phase": phase, **_changes(event, status)}
+    if phase is not status.phase:
+        changes = {"waiting": _held(status.waiting), **changes, "since": event.at}
+    return status.model_copy(update=changes)
+
+
+def _next_phase(status: Status | None, event: Event) -> Phase | None:
+    """Return what the table says; raise IllegalTransition if it says nothing."""
+    row = TRANSITIONS[status.phase if status else None]
+    if type(event) not in row:
+        where = f"phase {status.phase}" if status else "no status"
+        raise IllegalTransition(f"task {event.task}: {type(event).__name__} cannot happen in {where}")
+    if status and (why := _refusal(status, event)):
+        raise IllegalTransition(f"task {event.task}: {type(event).__name__} cannot happen: {why}")
+    return row[type(event)]
+
+
+def _refusal(status: Status, event: Event) -> str | None:
+    """Return why an event that the phase knows cannot happen all the same."""
+    if isinstance(event, RunEvent) and event.run != status.run:
+        return f"it is about run {event.run}, but the last run is {status.run}"
+    if isinstance(event, Removed) and not status.removed:
+        return "its spec was not recorded as removed"
+    if isinstance(event, Assigned | Renewed) and status.removed:
+        return "its spec is removed"
+    return None
+
+
+def _old_name(event: Event) -> str:
+    return event.old if isinstance(event, Renamed) else event.task
+
+
+def _held(waiting: Waiting | None) -> Waiting | None:
+    """Return what survives a change of phase: a removal that waits for a person waits on."""
+    return waiting if waiting and waiting.reason is Reason.APPROVAL else None
+
+
+# --- What each event changes beside the phase ------------------------------
+
+Changes = dict[str, Any]
+
+
+def _first(event: Created) -> Status:
+    return Status(
+        phase=Phase.CREATED,
+        since=event.at,
+        created_at=event.at,
+        waiting=event.waiting,
+        **_identity(event.spec),
+    )
+
+
+def _identity(spec: Task) -> Changes:
+    return {"generation": spec.generation, "work": spec.work, "on_delete": spec.on_delete}
+
+
+def _afresh() -> Changes:
+    """
+    Return the fields that speak of work no longer asked for, emptied.
+
+    The attempt stays, so that no run key comes twice; so do the usage, and the
+    branch and its head, which the next delivery has to know.
+    """
+    return {
+        **_no_session(),
+        "failures": 0,
+        "review_count": 0,
+        "not_before": None,
+        "failure": None,
+        "checks": (),
+    }
+
+
+def _no_session() -> Changes:
+    return {"session_id": None, "session_totals": Usage()}
+
+
+def _reported(status: Status, event: Event, report: Report | None) -> Changes:
+    """Return what a round brought; what it did not bring stays as it was."""
+    if report is None:
+        return {}
+    verdict = report.verdict
+    changes = {
+        "checks": report.checks,
+        "usage": status.usage + verdict.usage,
+        "base_commit": report.base_commit or status.base_commit,
+        "head_commit": report.head_commit or status.head_commit,
+        "last_activity_at": event.at,
+    }
+    if verdict.session_id is not None:
+        changes |= {"session_id": verdict.session_id, "session_totals": verdict.session_totals}
+    return changes
+
+
+@singledispatch
+def _changes(event: Event, status: Status) -> Changes:  # noqa: ARG001 - the others need both
+    return {}
+
+
+@_changes.register
+def _waiting_changed(event: WaitingChanged, status: Status) -> Changes:
+    before, now = status.waiting, event.waiting
+    if before and now and before.reason is now.reason:
+        now = now.model_copy(update={"since": before.since})
+    return {"waiting": now}
+
+
+@_changes.register
+def _assigned(event: Assigned, status: Status) -> Changes:
+    """Name the run. The failure before stays: the prompt of this attempt tells of it."""
+    spec = event.spec
+    is_at_home = (event.host, spec.adapter) == (status.assigned_host, status.adapter)
+    return {
+        **({} if is_at_home else _no_session()),
+        **_identity(spec),
+        "attempt": status.attempt + 1,
+        "round": 1,
+        "run": event.run,
+        "assigned_host": event.host,
+        "adapter": spec.adapter,
+        "branch_name": spec.branch,
+        "pr_title": spec.pr_title or spec.headline,
+        "not_before": None,
+    }
+
+
+@_changes.register
+def _started(event: Started, status: Status) -> Changes:
+    return {
+        "last_activity_at": event.at,
+        "prompt_sha256": event.prompt_sha256 or status.prompt_sha256,
+    }
+
+
+@_changes.register
+def _fix_requested(event: FixRequested, status: Status) -> Changes:
+    return {
+        **_reported(status, event, event.report),
+        "round": status.round + 1,
+        "failure": Failure(kind=FailureClass.VALIDATION, message=event.reason),
+    }
+
+
+@_changes.register
+def _submitted(event: Submitted, status: Status) -> Changes:
+    return {**_reported(status, event, event.report), "failure": None}
+
+
+@_changes.register
+def _completed(event: Completed, status: Status) -> Changes:
+    return {**_reported(status, event, event.report), "failure": None}
+
+
+@_changes.register
+def _retried(event: Retried, status: Status) -> Changes:
+    """Count the failure; what a failed attempt said to its agent is not gone on with."""
+    changes = {
+        **_reported(status, event, event.report),
+        "failure": event.failure,
+        "not_before": event.not_before,
+    }
+    if event.counts:
+        changes |= {"failures": status.failures + 1, **_no_session()}
+    return changes
+
+
+@_changes.register
+def _released(event: Released, status: Status) -> Changes:
+    return _reported(status, event, event.report)
+
+
+@_changes.register
+def _failed(event: Failed, status: Status) -> Changes:
+    return {
+        **_reported(status, event, event.report),
+        "failure": event.failure,
+        "failures": status.failures + 1,
+    }
+
+
+@_changes.register
+def _cancelled(event: Cancelled, status: Status) -> Changes:
+    return _reported(status, event, event.report)
+
+
+@_changes.register
+def _escalated(event: Escalated, status: Status) -> Changes:
+    return {
+        **_reported(status, event, event.report),
+        "failure": event.failure or status.failure,
+    }
+
+
+@_changes.register
+def _changes_requested(event: ChangesRequested, status: Status) -> Changes:  # noqa: ARG001 - as above
+    return {"review_count": status.review_count + 1}
+
+
+@_changes.register
+def _renewed(event: Renewed, status: Status) -> Changes:  # noqa: ARG001 - as above
+    return {**_identity(event.spec), **_afresh()}
+
+
+@_changes.register
+def _spec_changed(event: SpecChanged, status: Status) -> Changes:
+    if status.phase not in {Phase.CREATED, Phase.CANCELLED}:
+        return {"on_delete": event.spec.on_delete}
+    is_new_work = status.work != event.spec.work
+    return {**_identity(event.spec), **(_afresh() if is_new_work else {})}
+
+
+@_changes.register
+def _spec_removed(event: SpecRemoved, status: Status) -> Changes:  # noqa: ARG001 - as above
+    return {"removed": True, "waiting": None}
+
+
+@_changes.register
+def _restored(event: Restored, status: Status) -> Changes:  # noqa: ARG001 - as above
+    return {"removed": False}
+
+
+# --- The picture -----------------------------------------------------------
+
+
+def diagram() -> str:
+    """Return the table as a Mermaid state diagram; what may happen everywhere is a comment."""
+    everywhere = set.intersection(*(set(TRANSITIONS[phase]) for phase in Phase))
+    lines = ["stateDiagram-v2", f"    %% in every phase: {_names(everywhere)}"]
+    for phase, row in TRANSITIONS.items():
+        for target in dict.fromkeys(row.values()):
+            events = {event for event in row if row[event] is target} - everywhere
+            if events and target is not phase:
+                lines.append(f"    {phase or '[*]'} --> {target}: {_names(events)}")
+    return "\n".join(lines) + "\n"
+
+
+def _names(events: Iterable[type[Event]]) -> str:
+    return ", ".join(sorted(event.__name__ for event in events))

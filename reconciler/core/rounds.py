@@ -1,0 +1,229 @@
+"""
+What a finished round means for its task.
+
+The agent's verdict, the validation and what the spec wants now decide; the
+answer is an event of the lifecycle.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from reconciler.core.adapter import Usage
+from reconciler.core.events import (
+    Cancelled,
+    Completed,
+    Escalated,
+    Event,
+    Failed,
+    FixRequested,
+    Released,
+    Retried,
+    RunEnded,
+    Submitted,
+)
+from reconciler.core.fields import format_time
+from reconciler.core.model import (
+    Budget,
+    Failure,
+    FailureClass,
+    FleetSpec,
+    Report,
+    Status,
+    Task,
+    TaskDefaults,
+    Wish,
+)
+from reconciler.core.text import one_line
+
+QUOTA_WAIT = timedelta(minutes=15)
+"""Wait when the output does not say when the quota is full again."""
+
+QUOTA_LEAST = timedelta(minutes=1)
+"""Shortest wait for a quota: a time that has passed already must not make a tight loop."""
+
+_FORGOTTEN = TaskDefaults(retries=0, fix_attempts=0)
+"""Terms of a run whose spec is gone: nothing is started for it any more."""
+
+
+def judge(
+    task: Task | None, status: Status, ended: RunEnded, now: datetime, fleet: FleetSpec
+) -> Event | None:
+    """
+    Return what the end of a round means; None if the round is not the task's current one.
+
+    `task` is what the spec wants now, None if it is gone.
+    """
+    if not status.phase.is_live or (ended.run, ended.round) != (status.run, status.round):
+        return None
+    case = _Case(task, status, ended, now, fleet)
+    if is_unwanted(task, status):
+        return Cancelled(
+            **case.head("the run ended after its task was cancelled or removed"), report=case.report
+        )
+    failure = case.failure()
+    return _done(case) if failure is None else _DECISIONS[failure.kind](case, failure)
+
+
+def is_unwanted(task: Task | None, status: Status) -> bool:
+    """Return whether whatever the run brings comes too late."""
+    if status.removed:
+        return status.on_delete == "cancel"
+    return task is not None and task.desired is Wish.CANCELLED
+
+
+def overspent(budget: Budget | None, usage: Usage) -> str | None:
+    """Return which limit of the budget is reached, in words; None if none is."""
+    if budget is None:
+        return None
+    if budget.cost_usd is not None and usage.cost_usd >= budget.cost_usd:
+        return f"budget spent: {usage.cost_usd:g} of {budget.cost_usd:g} US dollars"
+    tokens = usage.input_tokens + usage.output_tokens
+    if budget.tokens is not None and tokens >= budget.tokens:
+        return f"budget spent: {tokens} of {budget.tokens} tokens"
+    return None
+
+
+def backoff(attempt: int, *, base: timedelta, cap: timedelta, key: str) -> timedelta:
+    """
+    Return how long to wait before the given attempt (1 is the first retry).
+
+    Doubles from `base` and never exceeds `cap`. Up to half of it is taken away
+    again, by a hash of `key`, so that tasks that failed together do not come
+    back together; the same key gives the same wait, in whole milliseconds.
+    Raises ValueError if `attempt` < 1.
+    Source: AWS Architecture Blog, "Exponential Backoff And Jitter" (2015), equal jitter.
+    """
+    if attempt < 1:
+        raise ValueError(f"attempt must be at least 1, not {attempt}")
+    doublings = min(attempt - 1, 64)  # far beyond any cap
+    longest = min(base.total_seconds() * 2**doublings, cap.total_seconds())
+    share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) / 2**32
+    return timedelta(milliseconds=round(longest * (500 + 500 * share)))
+
+
+# --- The case --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """Everything a decision looks at."""
+
+    task: Task | None
+    status: Status
+    ended: RunEnded
+    now: datetime
+    fleet: FleetSpec
+
+    @property
+    def report(self) -> Report:
+        return self.ended.report
+
+    @property
+    def terms(self) -> TaskDefaults:
+        return self.task or _FORGOTTEN
+
+    @property
+    def run(self) -> str:
+        return self.ended.run
+
+    def head(self, reason: str) -> dict[str, Any]:
+        """Return what every event begins with."""
+        return {"task": self.ended.task, "at": self.ended.at, "cause": "host", "reason": one_line(reason)}
+
+    def failure(self) -> Failure | None:
+        """Return why the round did not succeed; None if it did."""
+        verdict, check = self.report.verdict, self.report.failed_check
+        if verdict.outcome == "failed":
+            kind = verdict.kind or FailureClass.AGENT
+            return Failure(kind=kind, message=one_line(verdict.message) or f"the run failed ({kind})")
+        if check is not None:
+            message = one_line(f"validation failed with exit code {check.exit_code}: {check.command}")
+            return Failure(kind=FailureClass.VALIDATION, message=message)
+        if self.terms.review == "merge" and self.report.commits == 0:
+            message = "the agent reported success, but the branch has no commits to review"
+            return Failure(kind=FailureClass.AGENT, message=message)
+        return None
+
+
+# --- Decisions -------------------------------------------------------------
+
+
+def _done(case: _Case) -> Event:
+    if case.terms.review == "merge":
+        return Submitted(
+            **case.head("validated and delivered; waits for review"), run=case.run, report=case.report
+        )
+    return Completed(**case.head("validated, no review asked for"), report=case.report)
+
+
+def _mend_or_again(case: _Case, failure: Failure) -> Event:
+    """Hand a failed validation back to the same session as often as the task allows."""
+    if case.status.round > case.terms.fix_attempts:
+        return _again(case, failure)
+    spent = overspent(case.terms.budget, case.status.usage + case.report.verdict.usage)
+    if spent is not None:
+        return _a_person(case, Failure(kind=FailureClass.BUDGET, message=f"{spent}; {failure.message}"))
+    return FixRequested(**case.head(failure.message), run=case.run, report=case.report)
+
+
+def _again(case: _Case, failure: Failure) -> Event:
+    """Try again after a while as often as the task allows; placement goes elsewhere if it can."""
+    if case.status.failures >= case.terms.retries:
+        return _given_up(case, failure)
+    wait = backoff(
+        case.status.failures + 1, base=case.fleet.backoff, cap=case.fleet.backoff_cap, key=case.run
+    )
+    return Retried(
+        **case.head(failure.message),
+        run=case.run,
+        failure=failure,
+        report=case.report,
+        not_before=case.now + wait,
+    )
+
+
+def _later(case: _Case, failure: Failure) -> Event:
+    """Wait for a quota; that is nobody's failure and counts as none."""
+    told = case.report.verdict.retry_at
+    until = max(told, case.now + QUOTA_LEAST) if told else case.now + QUOTA_WAIT
+    return Retried(
+        **case.head(f"{failure.message}; waits until {format_time(until)}"),
+        run=case.run,
+        failure=failure,
+        report=case.report,
+        not_before=until,
+        counts=False,
+    )
+
+
+def _given_up(case: _Case, failure: Failure) -> Event:
+    return Failed(**case.head(failure.message), run=case.run, failure=failure, report=case.report)
+
+
+def _a_person(case: _Case, failure: Failure) -> Event:
+    return Escalated(**case.head(failure.message), failure=failure, report=case.report)
+
+
+def _stopped(case: _Case, failure: Failure) -> Event:
+    """Let go of a run that was stopped; what the spec wants now decides how it goes on."""
+    if case.status.removed:
+        return Cancelled(**case.head(failure.message), report=case.report)
+    return Released(**case.head(failure.message), run=case.run, report=case.report)
+
+
+_DECISIONS: Mapping[FailureClass, Callable[[_Case, Failure], Event]] = {
+    FailureClass.VALIDATION: _mend_or_again,
+    FailureClass.AGENT: _again,
+    FailureClass.TIMEOUT: _again,
+    FailureClass.STALL: _again,
+    FailureClass.HOST: _again,
+    FailureClass.QUOTA: _later,
+    FailureClass.AUTH: _given_up,
+    FailureClass.CONFIG: _given_up,
+    FailureClass.BUDGET: _a_person,
+    FailureClass.CANCELLED: _stopped,
+}
+"""Failure class → what to do next."""
