@@ -5,6 +5,7 @@ What the global options say, and the ways to what they point at.
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from reconciler.settings import Settings
 SPECS = "specs"
 """The folder of a fleet's repository that people write in."""
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/:]+@[^/:]+:")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -30,18 +30,15 @@ class Context:
     """Data folder, as given."""
 
     @property
-    def is_remote(self) -> bool:
-        """Whether the fleet's repository is named by a URL."""
-        return self.repo is not None and _URL.match(self.repo) is not None
-
-    @property
     def place(self) -> str:
         """
         Where the fleet's repository is: a URL as given, or the absolute path of its root.
 
         Raises UsageError if there is none.
         """
-        if self.repo is not None and self.is_remote:
+        from reconciler.store.repository import is_url
+
+        if self.repo is not None and is_url(self.repo) and not Path(self.repo).exists():
             return self.repo
         start = Path(self.repo or ".").resolve()
         for folder in (start, *start.parents):
@@ -50,6 +47,21 @@ class Context:
         raise UsageError(
             f"no git repository at or around {start}: "
             "name one with --repo, or make one with `reconciler init`"
+        )
+
+    def work_tree(self, paths: Sequence[Path] = ()) -> Path:
+        """
+        Return the folder that has `specs/` in it: around the paths, else where the fleet is.
+
+        Raises UsageError if there is none.
+        """
+        start = (paths[0] if paths else Path(self.repo or ".")).resolve()
+        for folder in (start, *start.parents):
+            if (folder / SPECS).is_dir():
+                return folder
+        raise UsageError(
+            f"no folder {SPECS}/ at or around {start}: "
+            "go where the fleet is, or make one with `reconciler init`"
         )
 
     @property

@@ -3,8 +3,7 @@ The root command: what there is to call, and what becomes of errors.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import click
 from reconciler import __version__
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode, exit_code
+from reconciler.cli.text import did_you_mean
 from reconciler.core.errors import ReconcilerError, SpecError
 
 
@@ -28,7 +28,7 @@ class Entry(NamedTuple):
 COMMANDS: Mapping[str, Mapping[str, Entry]] = {
     "Begin": {
         "init": Entry("reconciler.cli.init:init", "Make a fleet's repository, with an example to change."),
-        "demo": Entry("reconciler.cli.run:demo", "Show a whole fleet at work on this machine."),
+        "demo": Entry("reconciler.cli.demo:demo", "Show a whole fleet at work on this machine."),
         "run": Entry("reconciler.cli.run:run", "Reconcile: bring about what the specs ask for."),
     },
     "Check before a push": {
@@ -148,12 +148,6 @@ def cli(ctx: click.Context, repo: str | None, branch: str | None, data_dir: Path
 def main() -> None:
     """Run the command line."""
     cli.main(prog_name="reconciler")
-
-
-def did_you_mean(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
-    """Return the end of a sentence about an unknown name: what it may have meant, if anything is close."""
-    close = get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def told(error: Exception) -> tuple[int, str]:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import click
 
-from reconciler.cli.text import one_line, table
+from reconciler.cli.text import table
+from reconciler.core.text import one_line
 
 Document = dict[str, Any]
 """What `-o json` prints of one thing; its shape is a promise."""
@@ -38,9 +39,6 @@ list_output = click.option(
     type=click.Choice(["table", "wide", "json", "yaml", "name"]),
     default="table",
     help="How to print it.",
-)
-json_output = click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
 )
 
 
@@ -88,10 +86,12 @@ def print_yaml(value: object) -> None:
     yaml.dump(value, sys.stdout)
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, with colours on a terminal and plain anywhere else."""
+def print_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str = "nothing to show"
+) -> None:
+    """Print a table, with colours on a terminal and plain anywhere else; talk of it if there are no rows."""
     if not rows:
-        click.echo("nothing to show", err=True)
+        click.echo(empty, err=True)
     elif sys.stdout.isatty():
         _print_with_colours(head, rows)
     else:

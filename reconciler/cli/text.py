@@ -1,28 +1,12 @@
 """
-Words on a terminal: tables, ages, and text that others wrote made harmless.
+Words on a terminal: tables, ages, suggestions.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 
-_ESCAPES = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
-    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?"  # OSC, DCS, SOS, PM, APC: titles, clipboards, links
-    r"|\x1b[ -/]*[0-~]?"  # the rest
-)
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""C0 but for tab and line end, C1, and what changes the direction of writing."""
-
-
-def harmless(text: str) -> str:
-    """Return the text without anything a terminal would obey; line ends and tabs stay."""
-    return _CONTROLS.sub("", _ESCAPES.sub("", text))
-
-
-def one_line(text: str) -> str:
-    """Return the text as one harmless line."""
-    return " ".join(harmless(text).split())
+from reconciler.core.text import harmless, one_line
 
 
 def ago(since: datetime, now: datetime) -> str:
@@ -50,3 +34,9 @@ def block(fields: Iterable[tuple[str, str]]) -> str:
     return "\n".join(
         f"{name + ':':<{width}}{indent.join(value.splitlines())}".rstrip() for name, value in pairs
     )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence about an unknown name: what it may have meant, if anything is close."""
+    close = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.cli.text import ago, block, harmless, one_line, table
+from reconciler.cli.text import ago, block, did_you_mean, table
+from reconciler.core.text import harmless, one_line
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -72,3 +73,8 @@ def test_a_block_indents_what_has_several_lines():
     shown = block([("name", "a"), ("goal", "one\ntwo\n"), ("empty", "")])
 
     assert shown.splitlines() == ["name:  a", "goal:  one", "       two", "empty:"]
+
+
+def test_a_name_that_is_close_is_suggested_and_no_other():
+    assert did_you_mean("web/fix-logn", ["web/fix-login", "docs"]) == " (did you mean 'web/fix-login'?)"
+    assert did_you_mean("xyz", ["web/fix-login", "docs"]) == ""

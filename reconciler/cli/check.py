@@ -1,0 +1,146 @@
+"""
+Before a push: `validate`, `plan`, `schema`.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+
+from reconciler import clock
+from reconciler.cli.context import Context
+from reconciler.cli.exits import ExitCode
+from reconciler.cli.output import print_json, print_table
+from reconciler.core.errors import Problem
+
+KINDS = ("task", "host", "repo", "adapter", "agent", "fleet")
+
+
+@click.command()
+@click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json", "github"]),
+    default="text",
+    help="How to print it; github: as annotations of a pull request.",
+)
+@click.pass_obj
+def validate(context: Context, paths: tuple[Path, ...], output: str) -> int:
+    """
+    Report every mistake in the specs.
+
+    Reads the files as they are now, committed or not, and needs no
+    repository: a folder with specs/ will do. With PATHs, only mistakes in
+    these files and folders are shown. Exits 1 if there are any.
+    """
+    from reconciler.specs.fleet import build
+    from reconciler.specs.worktree import read_worktree
+
+    root = context.work_tree(paths)
+    files = read_worktree(root)
+    problems = [each for each in build(files).problems if _is_below(root / each.path, paths)]
+    if output == "json":
+        print_json([problem_document(problem) for problem in problems])
+    else:
+        for problem in problems:
+            click.echo(annotation(problem) if output == "github" else _where_it_is(problem, root))
+    click.echo(_summary(len(files), problems), err=True)
+    return ExitCode.FAILURE if problems else ExitCode.OK
+
+
+def _is_below(path: Path, wanted: Sequence[Path]) -> bool:
+    return not wanted or any(path.is_relative_to(above.resolve()) for above in wanted)
+
+
+def _where_it_is(problem: Problem, root: Path) -> str:
+    """Print the path so that it can be opened from the current folder."""
+    here, path = Path.cwd(), root / problem.path
+    shown = path.relative_to(here) if path.is_relative_to(here) else path
+    return str(problem).replace(problem.path, str(shown), 1)
+
+
+def _summary(count: int, problems: Sequence[Problem]) -> str:
+    files = f"{count} file{'s' * (count != 1)}"
+    if not problems:
+        return f"{files}, no mistakes"
+    bad = len({problem.path for problem in problems})
+    return f"{len(problems)} mistake{'s' * (len(problems) != 1)} in {bad} of {files}"
+
+
+def problem_document(problem: Problem) -> dict[str, str | int]:
+    """Return a mistake as `-o json` prints it."""
+    return {
+        "path": problem.path,
+        "line": problem.line,
+        "column": problem.column,
+        "field": problem.field,
+        "message": problem.message,
+        "hint": problem.hint,
+    }
+
+
+def annotation(problem: Problem) -> str:
+    """Return a mistake as a workflow command of GitHub and Forgejo Actions."""
+    message = str(problem).partition(": error: ")[2]
+    path = _escaped(problem.path).replace(":", "%3A").replace(",", "%2C")
+    return f"::error file={path},line={problem.line},col={problem.column}::{_escaped(message)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+@click.command()
+@click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
+@click.option("--exit-code", is_flag=True, help="Exit 2 if there are changes, 1 if there are mistakes.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "wide", "json"]),
+    default="table",
+    help="How to print it; wide: with every host, and why it was not chosen.",
+)
+@click.pass_obj
+def plan(context: Context, rev: str | None, exit_code: bool, output: str) -> int:
+    """
+    Show what would start, wait and stop, and why.
+
+    Compares the work tree, as if it were pushed, with what is on record.
+    Nothing is done by it.
+    """
+    from reconciler.cli.preview import has_changes, lines, placement_rows, plan_document
+    from reconciler.core.plan import plan as planned
+
+    desired, observed = asyncio.run(context.previewed(rev))
+    result = planned(desired, observed, clock.now())
+    if output == "json":
+        print_json(plan_document(result, desired))
+    else:
+        _print_problems(desired.problems)
+        print_table(("ACTION", "TASK", "HOST", "REASON"), lines(result), empty="nothing to do")
+        for name, placement in sorted(result.placements.items()) if output == "wide" else ():
+            click.echo(f"\n{name}")
+            print_table(("HOST", "CHOICE", "SCORE", "WHY"), list(placement_rows(placement)))
+    if not exit_code:
+        return ExitCode.OK
+    if desired.problems:
+        return ExitCode.FAILURE
+    return ExitCode.CHANGES if has_changes(result) else ExitCode.OK
+
+
+def _print_problems(problems: Iterable[Problem]) -> None:
+    for problem in problems:
+        click.echo(str(problem), err=True)
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(KINDS), required=False)
+def schema(kind: str | None) -> None:
+    """Print the JSON Schema of a kind of spec, or of all kinds."""
+    from reconciler.specs.schema import schema as schema_of
+
+    shown = schema_of(kind) if kind else {each: schema_of(each) for each in KINDS}
+    click.echo(json.dumps(shown, indent=2))

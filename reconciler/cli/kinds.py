@@ -1,0 +1,66 @@
+"""
+The kinds of things in a fleet, and how those of each are found and shown.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from reconciler.cli.details import host_details, spec_details, task_details
+from reconciler.cli.output import Column, Document
+from reconciler.cli.render import (
+    ADAPTER_COLUMNS,
+    AGENT_COLUMNS,
+    REPO_COLUMNS,
+    host_columns,
+    host_document,
+    spec_document,
+    task_columns,
+    task_document,
+)
+from reconciler.cli.text import did_you_mean
+from reconciler.cli.views import hosts, tasks
+from reconciler.core.errors import NotFound
+from reconciler.core.model import Desired, Observed
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How the things of one kind are found and shown."""
+
+    name: str
+    find: Callable[[Desired, Observed], Mapping[str, Any]]
+    columns: Callable[[datetime], Sequence[Column]]
+    document: Callable[[Any], Document]
+    details: Callable[[Any, datetime], str]
+
+    def pick(self, desired: Desired, observed: Observed, names: Sequence[str] = ()) -> list[Any]:
+        """Return the things of those names, all of them if none is given. Raises NotFound."""
+        found = self.find(desired, observed)
+        for name in names:
+            if name not in found:
+                raise NotFound(f"no {self.name} {name!r}{did_you_mean(name, found)}")
+        return [found[name] for name in names or sorted(found)]
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("task", tasks, task_columns, task_document, task_details),
+        Kind("host", hosts, host_columns, host_document, host_details),
+        Kind("agent", lambda it, _: it.agents, lambda _: AGENT_COLUMNS, spec_document, spec_details),
+        Kind("adapter", lambda it, _: it.adapters, lambda _: ADAPTER_COLUMNS, spec_document, spec_details),
+        Kind("repo", lambda it, _: it.repos, lambda _: REPO_COLUMNS, spec_document, spec_details),
+    )
+}
+
+
+def named(name: str) -> tuple[Kind, str]:
+    """
+    Return kind and name of `KIND/NAME`; without a kind it is a task.
+
+    A task of a folder called `host`, say, is named in full: `task/host/x`.
+    """
+    kind, _, rest = name.partition("/")
+    return (KINDS[kind], rest) if kind in KINDS and rest else (KINDS["task"], name)

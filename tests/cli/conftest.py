@@ -1,0 +1,77 @@
+"""
+A fleet's repository for every test that wants one, and commands called as people call them.
+"""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from reconciler.cli.main import cli
+
+TASK = """\
+# Why this task is here: see the meeting of May.
+goal: Say hello.   # short
+script: echo hello
+desired: active    # for now
+"""
+
+
+@dataclass
+class Fleet:
+    """A fleet's repository and its data folder."""
+
+    folder: Path
+    data: Path
+
+    def write(self, path, text):
+        """Write a file of the work tree."""
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+
+    def read(self, path):
+        """Read a file of the work tree."""
+        return (self.folder / path).read_text(encoding="utf-8")
+
+    def git(self, *words):
+        """Run git in the work tree and return what it printed."""
+        done = subprocess.run(["git", *words], cwd=self.folder, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def commit(self, message="Change the specs"):
+        """Commit everything."""
+        self.git("add", "--all")
+        self.git("commit", "--quiet", f"--message={message}")
+
+    def run(self, *words, stdin=None):
+        """Call `reconciler` in this process."""
+        arguments = ["--repo", str(self.folder), "--data-dir", str(self.data), *words]
+        return CliRunner().invoke(cli, arguments, prog_name="reconciler", input=stdin, catch_exceptions=False)
+
+
+@pytest.fixture(autouse=True)
+def person(tmp_path, monkeypatch):
+    """Let nothing of whoever runs the tests matter, and give git somebody to name."""
+    for name in [name for name in os.environ if name.startswith(("GIT_", "RECONCILER_"))]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".gitconfig").write_text("[user]\n\tname = Test\n\temail = test@example.org\n")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    return home
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    """Return a fleet with one committed task, `hello`."""
+    made = Fleet(tmp_path / "fleet", tmp_path / "data")
+    made.write("specs/tasks/hello.yaml", TASK)
+    made.git("init", "--quiet", "--initial-branch=main")
+    made.commit("Say hello")
+    return made

@@ -1,0 +1,241 @@
+"""
+What `get`, `describe` and `plan` show, from values alone.
+"""
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from reconciler.cli.kinds import KINDS, named
+from reconciler.cli.preview import has_changes, lines, placement_rows, plan_document
+from reconciler.cli.text import table
+from reconciler.cli.views import hosts, tasks
+from reconciler.core.adapter import Adapter
+from reconciler.core.errors import NotFound, Problem
+from reconciler.core.model import (
+    Agent,
+    Check,
+    Failure,
+    FailureClass,
+    Host,
+    HostStatus,
+    Observed,
+    Phase,
+    Reason,
+    Repo,
+    Status,
+    Waiting,
+)
+from reconciler.core.plan import plan
+from tests.fakes import START, make_desired, make_task
+
+NOW = START + timedelta(minutes=90)
+
+
+def status(phase, **fields):
+    stand = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
+    return Status(phase=phase, **{**stand, **fields})
+
+
+def rows(kind, desired, observed=None, *, wide=False):
+    observed = observed or Observed()
+    shown = [column for column in KINDS[kind].columns(NOW) if wide or not column.is_wide]
+    items = KINDS[kind].pick(desired, observed)
+    return table([c.title for c in shown], [[c.cell(item) for c in shown] for item in items]).splitlines()
+
+
+def test_a_task_that_the_reconciler_has_not_seen_says_so():
+    assert rows("task", make_desired(make_task("web/fix")))[1].split()[:2] == ["web/fix", "new"]
+
+
+def test_the_table_of_tasks_tells_phase_age_host_and_why():
+    desired = make_desired(make_task("a"), make_task("b"))
+    observed = Observed(
+        {
+            "a": status(Phase.RUNNING, attempt=2, run="a.gaaaaaaaa.a2", assigned_host="h1"),
+            "b": status(
+                Phase.CREATED, waiting=Waiting(reason=Reason.SLOT, message="no free slot", since=START)
+            ),
+            "gone": status(Phase.FAILED, failure=Failure(kind=FailureClass.AGENT, message="gave up")),
+        }
+    )
+
+    shown = rows("task", desired, observed)
+
+    assert shown == [
+        "NAME  PHASE    SINCE  ATTEMPT  HOST  REASON",
+        "a     running  1h     2        h1",
+        "b     created  1h     0        -     Slot: no free slot",
+        "gone  failed   1h     0        -     agent: gave up",
+    ]
+
+
+def test_the_wide_table_has_more_columns_and_the_same_lines():
+    desired = make_desired(make_task("a", title="Mend it"))
+
+    narrow, wide = rows("task", desired), rows("task", desired, wide=True)
+
+    assert len(narrow) == len(wide)
+    assert "Mend it" in wide[1]
+    assert "Mend it" not in narrow[1]
+
+
+def test_a_broken_spec_shows_its_problem():
+    problem = Problem("specs/tasks/a.yaml", 2, 1, "unknown field", "gaol", "goal")
+    desired = make_desired(broken={"a": (problem,)})
+
+    assert rows("task", desired)[1].endswith(str(problem))
+    assert "broken" in rows("task", desired)[1]
+
+
+@pytest.mark.parametrize(
+    ("host", "known", "live", "stand"),
+    [
+        ({}, None, False, "up"),
+        ({"address": "h.example"}, None, False, "unknown"),
+        ({"address": "h.example"}, True, False, "up"),
+        ({"address": "h.example"}, False, False, "down"),
+        ({"cordon": True}, True, False, "cordoned"),
+        ({"drain": True}, True, True, "draining"),
+        ({"drain": True}, True, False, "drained"),
+    ],
+)
+def test_a_host_says_in_a_word_whether_it_takes_runs(host, known, live, stand):
+    statuses = {"a": status(Phase.RUNNING, run="a.g1.a1", assigned_host="h")} if live else {}
+    probes = {} if known is None else {"h": HostStatus(reachable=known, since=START)}
+    desired = make_desired(hosts={"h": Host(name="h", **host)})
+
+    assert hosts(desired, Observed(statuses, probes))["h"].stand == stand
+
+
+def test_the_table_of_hosts_counts_the_slots_in_use():
+    desired = make_desired(hosts={"h": Host(name="h", slots=3, labels=("gpu", "linux"))})
+    observed = Observed({"a": status(Phase.ASSIGNED, run="a.g1.a1", assigned_host="h")})
+
+    assert rows("host", desired, observed)[1].split() == ["h", "up", "-", "1/3", "gpu,linux"]
+
+
+def test_every_kind_has_a_table_a_document_and_details():
+    desired = make_desired(
+        make_task("a", validation=["true"]),
+        agents={"jeeves": Agent(name="jeeves", capabilities=("gpu",))},
+        repos={"web": Repo(name="web", url="../web", validation=("make test",))},
+        adapters={"script": Adapter(name="script", command=("{shell}", "-c", "{script}"))},
+    )
+    checks = (Check(command="make test", exit_code=2, seconds=1.25, output="1 failed"),)
+    observed = Observed({"a": status(Phase.FAILED, attempt=1, run="a.g1.a1", checks=checks)})
+
+    for kind in KINDS.values():
+        (item, *_) = kind.pick(desired, observed)
+        document = kind.document(item)
+        assert json.loads(json.dumps(document)) == document
+        assert (document["kind"], document["name"]) == (kind.name, item.name)
+        assert kind.details(item, NOW).startswith(f"{kind.name}:")
+        assert len(rows(kind.name, desired, observed, wide=True)) > 1
+
+
+def test_the_shape_of_a_tasks_document_is_a_promise():
+    view = tasks(make_desired(make_task("a")), Observed({"a": status(Phase.RUNNING)}))["a"]
+
+    document = KINDS["task"].document(view)
+
+    assert list(document) == [
+        "kind", "name", "phase", "reason", "conditions", "problems", "spec", "status",
+    ]  # fmt: skip
+    assert document["phase"] == "running"
+    assert document["spec"]["goal"] == "Do a."
+    assert document["status"]["since"] == "2030-01-01T09:00:00Z"
+    assert set(document["conditions"][0]) == {"type", "status", "reason", "message", "since"}
+
+
+def test_details_of_a_task_tell_its_validation_and_its_reason():
+    checks = (Check(command="make test", exit_code=2, seconds=1.25, output="1 failed"),)
+    failure = Failure(kind=FailureClass.VALIDATION, message="make test exited with 2")
+    observed = Observed({"a": status(Phase.FAILED, attempt=1, checks=checks, failure=failure)})
+    view = tasks(make_desired(make_task("a")), observed)["a"]
+
+    text = KINDS["task"].details(view, NOW)
+
+    assert "validation: make test exited with 2" in text
+    assert "make test   2     1.2" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "rest"),
+    [
+        ("web/fix", "task", "web/fix"),
+        ("task/web/fix", "task", "web/fix"),
+        ("host/local", "host", "local"),
+        ("host", "task", "host"),
+        ("task/host/x", "task", "host/x"),
+    ],
+)
+def test_a_name_without_a_kind_is_a_task(name, kind, rest):
+    assert (named(name)[0].name, named(name)[1]) == (kind, rest)
+
+
+def test_an_unknown_name_is_told_with_the_one_that_may_be_meant():
+    desired = make_desired(make_task("web/fix-login"))
+
+    with pytest.raises(NotFound, match=r"no task 'web/fix-logn' \(did you mean 'web/fix-login'\?\)"):
+        KINDS["task"].pick(desired, Observed(), ["web/fix-logn"])
+
+
+# --- Plans -----------------------------------------------------------------
+
+
+def test_a_plan_says_what_starts_where_and_what_waits_for_what():
+    desired = make_desired(make_task("a"), make_task("b", depends_on=["a"]))
+
+    planned = plan(desired, Observed(), NOW)
+
+    assert has_changes(planned)
+    start, wait = lines(planned)
+    assert (start.verb, start.task, start.host) == ("start", "a", "local")
+    assert (wait.verb, wait.task) == ("wait", "b")
+    assert wait.reason.startswith("Dependency: ")
+
+
+def test_a_plan_says_of_every_host_why_not():
+    desired = make_desired(
+        make_task("a", requires=["gpu"]),
+        hosts={"big": Host(name="big", labels=("gpu",)), "small": Host(name="small")},
+    )
+
+    placement = plan(desired, Observed(), NOW).placements["a"]
+
+    assert [(row[0], row[1]) for row in placement_rows(placement)] == [("big", "chosen"), ("small", "no")]
+    assert "gpu" in list(placement_rows(placement))[1][3]
+
+
+def test_a_settled_fleet_has_no_changes():
+    task = make_task("a")
+    done = status(Phase.COMPLETED, generation=task.generation, work=task.work)
+
+    planned = plan(make_desired(task), Observed({"a": done}), NOW)
+
+    assert not has_changes(planned)
+    assert lines(planned) == []
+
+
+def test_a_removed_task_that_runs_is_stopped_and_removed():
+    task = make_task("a")
+    keep = {name: status(Phase.CREATED, generation=make_task(name).generation) for name in "bcdefg"}
+    live = status(Phase.RUNNING, run="a.g1.a1", round=1, assigned_host="local", generation=task.generation)
+
+    planned = plan(make_desired(*map(make_task, "bcdefg")), Observed({"a": live, **keep}), NOW)
+
+    assert {line.verb for line in lines(planned) if line.task == "a"} == {"remove", "stop"}
+
+
+def test_the_shape_of_a_plans_document_is_a_promise():
+    desired = make_desired(make_task("a"), make_task("b", depends_on=["a"]))
+
+    document = plan_document(plan(desired, Observed(), NOW), desired)
+
+    assert json.loads(json.dumps(document)) == document
+    assert list(document) == ["revision", "changes", "actions", "waiting", "placements", "problems"]
+    assert set(document["actions"][0]) == {"action", "task", "host", "reason"}
+    assert set(document["waiting"][0]) == {"task", "reason", "message"}
+    assert set(document["placements"]["a"]) == {"chosen", "ranked", "rejected"}

@@ -1,0 +1,105 @@
+"""
+`reconciler validate`: mistakes, where they are.
+"""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from reconciler.cli.check import annotation
+from reconciler.cli.main import cli
+from reconciler.core.errors import Problem
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Return a folder with one good task and two bad ones; no repository."""
+    tasks = tmp_path / "fleet" / "specs" / "tasks"
+    (tasks / "web").mkdir(parents=True)
+    (tasks / "good.yaml").write_text("goal: x\nscript: 'true'\n")
+    (tasks / "web" / "typo.yaml").write_text("goal: x\nscript: 'true'\nretry: 3\n")
+    (tasks / "web" / "wish.yaml").write_text("goal: x\nscript: 'true'\ndesired: maybe\n")
+    monkeypatch.chdir(tmp_path / "fleet")
+    return tmp_path / "fleet"
+
+
+def validate(*words):
+    return CliRunner().invoke(cli, ["validate", *map(str, words)], catch_exceptions=False)
+
+
+def test_every_mistake_is_a_line_of_data_and_the_count_is_talk(folder):
+    done = validate()
+
+    assert done.exit_code == 1
+    first, second = done.stdout.splitlines()
+    assert first.startswith("specs/tasks/web/typo.yaml:3:1: error: retry: unknown field")
+    assert second.startswith("specs/tasks/web/wish.yaml:3:10: error: desired: expected")
+    assert done.stderr == "2 mistakes in 2 of 3 files\n"
+
+
+def test_without_mistakes_there_is_no_data(folder):
+    (folder / "specs/tasks/web/typo.yaml").unlink()
+    (folder / "specs/tasks/web/wish.yaml").unlink()
+
+    done = validate()
+
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "1 file, no mistakes\n")
+
+
+def test_only_what_is_below_the_paths_is_shown(folder):
+    assert len(validate("specs/tasks/web/wish.yaml").stdout.splitlines()) == 1
+    assert len(validate("specs").stdout.splitlines()) == 2
+    assert validate("specs/tasks/good.yaml").exit_code == 0
+
+
+def test_paths_are_told_so_that_they_can_be_opened_from_here(folder, monkeypatch):
+    monkeypatch.chdir(folder / "specs" / "tasks")
+    assert validate().stdout.startswith("web/typo.yaml:3:1:")
+
+    monkeypatch.chdir("/")
+    assert validate(folder).stdout.startswith(f"{folder}/specs/tasks/web/typo.yaml:3:1:".lstrip("/"))
+
+
+def test_json_has_a_fixed_shape(folder):
+    first, _ = json.loads(validate("-o", "json").stdout)
+
+    assert first == {
+        "path": "specs/tasks/web/typo.yaml",
+        "line": 3,
+        "column": 1,
+        "field": "retry",
+        "message": "unknown field",
+        "hint": "retries",
+    }
+
+
+def test_annotations_name_file_line_and_column(folder):
+    first, _ = validate("-o", "github").stdout.splitlines()
+
+    assert first.startswith("::error file=specs/tasks/web/typo.yaml,line=3,col=1::retry: unknown field")
+
+
+def test_an_annotation_cannot_be_broken_out_of():
+    problem = Problem("specs/a,b:c.yaml", 1, 2, "100%\n::error::forged")
+
+    assert annotation(problem) == ("::error file=specs/a%2Cb%3Ac.yaml,line=1,col=2::100%25%0A::error::forged")
+
+
+def test_where_there_are_no_specs_the_error_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    done = validate()
+
+    assert done.exit_code == 64
+    assert "reconciler init" in done.stderr
+
+
+def test_a_path_that_is_not_there_is_a_usage_error(folder):
+    assert validate("nowhere").exit_code == 64
+
+
+def test_the_specs_may_hold_text_that_a_terminal_would_obey(folder):
+    (folder / "specs/tasks/good.yaml").write_text('goal: x\n"\\e[31mred": 1\n')
+
+    assert "\x1b" not in validate().stdout
