@@ -28,6 +28,7 @@ from reconciler.core.model import (
     Verdict,
     work_id,
 )
+from reconciler.core.prompt import sha256
 
 START = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 SUCCESS = Report(verdict=Verdict(outcome="success", text="done"), head_commit="f" * 40, commits=1)
@@ -151,7 +152,15 @@ class FakeDispatch:
         self.followed |= {order.key}
         if order.key not in self.started:
             self.started[order.key] = order
-            emit(RunSeen(task=order.task, run=order.run, round=order.round, at=START))
+            emit(
+                RunSeen(
+                    task=order.task,
+                    run=order.run,
+                    round=order.round,
+                    at=START,
+                    prompt_sha256=sha256(order.prompt),
+                )
+            )
         if not self.hold or order.key in self.ended:
             self.finish(order)
 

@@ -8,7 +8,7 @@ awaited here: whoever follows them sends facts.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
@@ -32,7 +32,7 @@ from reconciler.core.model import (
     Task,
     Verdict,
 )
-from reconciler.core.plan import Follow, Plan, Record, Start, Stop, needs_attention, plan
+from reconciler.core.plan import Follow, Plan, Stop, needs_attention, plan
 from reconciler.core.rounds import judge
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,7 @@ class Loop:
     _stopped: bool = field(default=False, init=False)
     _delay: timedelta = field(default=RETRY, init=False)
     _sweep_at: datetime | None = field(default=None, init=False)
+    _unswept: set[str] = field(default_factory=set, init=False)
     _sweeps: dict[str, asyncio.Task[None]] = field(default_factory=dict, init=False)
 
     # --- What others may say -----------------------------------------------
@@ -116,7 +117,7 @@ class Loop:
                     return
                 await self.pause(self._news, wait)
         finally:
-            for sweep in self._sweeps.values():
+            for sweep in list(self._sweeps.values()):
                 sweep.cancel()
             await self.dispatch.close()
 
@@ -145,7 +146,8 @@ class Loop:
         if until == "started":
             return Phase.ASSIGNED not in phases
         backoff = any(waiting.reason is Reason.BACKOFF for waiting in self.last_plan.waiting.values())
-        return not any(phase.is_live for phase in phases) and not backoff
+        is_swept = not self._unswept and not self._sweeps
+        return is_swept and not backoff and not any(phase.is_live for phase in phases)
 
     # --- Reading -----------------------------------------------------------
 
@@ -201,18 +203,24 @@ class Loop:
     async def _converge(self) -> None:
         """Plan, put on record, act; again until the plan changes nothing any more."""
         while not self._stopped:
-            now = self.clock()
-            facts = list(self._facts)
-            statuses, transitions = fold(self.statuses, self._events(facts, now))
+            now, facts = self.clock(), list(self._facts)
+            statuses, seen = self._fold(self.statuses, self._events(facts, now))
             observed = Observed(statuses, self.hosts, {}, self._followed())
             self.last_plan = plan(self.desired, observed, now, self.attention)
-            statuses, more = fold(statuses, self._intended(self.last_plan))
-            if not await self._commit(statuses, [*transitions, *more]):
+            statuses, intended = self._fold(statuses, self.last_plan.events)
+            if not await self._commit(statuses, [*seen, *intended]):
                 continue
             del self._facts[: len(facts)]
             await self._act(self.last_plan)
-            if not transitions and not more:
+            if not seen and not intended:
                 return
+
+    @staticmethod
+    def _fold(
+        statuses: Mapping[str, Status], events: Sequence[Event]
+    ) -> tuple[Mapping[str, Status], Sequence[Transition]]:
+        """Fold, but spare the copy of a large fleet when there is nothing to fold."""
+        return fold(statuses, events) if events else (statuses, ())
 
     def _followed(self) -> frozenset[tuple[str, int]]:
         """Runs that need no follower: they have one, or their end waits here to be recorded."""
@@ -231,20 +239,24 @@ class Loop:
         return events
 
     def _meaning(self, fact: Fact, status: Status | None, now: datetime) -> Event | None:
-        if status is None or status.run != fact.run:
+        if status is None or (status.run, status.round) != (fact.run, fact.round):
+            return None
+        if not status.phase.is_live:
             return None
         if isinstance(fact, RunEnded):
             return judge(self.desired.tasks.get(fact.task), status, fact, now, self.desired.fleet)
-        if status.phase is Phase.ASSIGNED:
-            return Started(
-                task=fact.task, at=fact.at, run=fact.run, cause="host", reason="the agent was seen alive"
-            )
-        return None
+        if status.phase is not Phase.ASSIGNED and status.prompt_sha256 == fact.prompt_sha256:
+            return None
+        return Started(
+            task=fact.task,
+            at=fact.at,
+            run=fact.run,
+            cause="host",
+            reason=f"the agent of round {fact.round} was seen alive",
+            prompt_sha256=fact.prompt_sha256,
+        )
 
-    def _intended(self, planned: Plan) -> list[Event]:
-        return [action.event for action in planned.actions if isinstance(action, Record | Start)]
-
-    async def _commit(self, statuses: Mapping[str, Status], transitions: list[Transition]) -> bool:
+    async def _commit(self, statuses: Mapping[str, Status], transitions: Sequence[Transition]) -> bool:
         """Put transitions on record; False if somebody wrote first and it must be thought anew."""
         if not transitions:
             return True
@@ -255,12 +267,12 @@ class Loop:
             await self._reload()
             return False
         self.statuses = statuses
-        self._notice({step.task for step in transitions} | _old_names(transitions))
+        self._notice({name for step in transitions for name in (step.task, step.old)})
         for step in transitions:
             log.info("%s: %s", step.task, step.event.reason)
             self.on_transition(step)
         if any(step.after is None or step.after.phase.is_settled for step in transitions):
-            self._sweep_at = self.clock()
+            self._unswept |= self.desired.hosts.keys()
         return True
 
     async def _act(self, planned: Plan) -> None:
@@ -300,20 +312,23 @@ class Loop:
     def _sweep(self) -> None:
         """Relieve each host, beside the loop, of what nobody needs any more."""
         now = self.clock()
-        if self._sweep_at is not None and self._sweep_at > now:
-            return
-        self._sweep_at = now + self.sweep_interval
-        keep = runs_to_keep(self.statuses, now, self.desired.fleet.keep_failed)
-        for host in self.desired.hosts.values():
-            running = self._sweeps.get(host.name)
-            if running is None or running.done():
-                self._sweeps[host.name] = asyncio.create_task(self._sweep_host(host, keep))
+        if self._sweep_at is None or self._sweep_at <= now:
+            self._sweep_at = now + self.sweep_interval
+            self._unswept = set(self.desired.hosts)
+        for name in self._unswept - self._sweeps.keys():
+            self._unswept.discard(name)
+            if (host := self.desired.hosts.get(name)) is not None:
+                self._sweeps[name] = asyncio.create_task(self._sweep_host(host))
 
-    async def _sweep_host(self, host: Host, keep: frozenset[str]) -> None:
+    async def _sweep_host(self, host: Host) -> None:
+        keep = runs_to_keep(self.statuses, self.clock(), self.desired.fleet.keep_failed)
         try:
             await self.dispatch.sweep(host, keep)
         except Unavailable as error:
             log.info("%s is not swept now: %s", host.name, error)
+        finally:
+            del self._sweeps[host.name]
+            self._news.set()
 
 
 def runs_to_keep(statuses: Mapping[str, Status], now: datetime, keep_failed: timedelta) -> frozenset[str]:
@@ -323,14 +338,6 @@ def runs_to_keep(statuses: Mapping[str, Status], now: datetime, keep_failed: tim
         for status in statuses.values()
         if status.run is not None
         and (
-            not status.phase.is_settled
-            or (status.phase is Phase.FAILED and now - status.since < keep_failed)
+            not status.phase.is_settled or (status.phase is Phase.FAILED and now - status.since < keep_failed)
         )
     )
-
-
-def _old_names(transitions: list[Transition]) -> set[str]:
-    return {step.event.old for step in transitions if hasattr(step.event, "old")}
-
-
-

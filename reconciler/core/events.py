@@ -41,6 +41,8 @@ class RunSeen:
     run: str
     round: int
     at: datetime
+    prompt_sha256: str | None = None
+    """Of the prompt it was given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

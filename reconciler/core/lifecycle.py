@@ -76,6 +76,7 @@ TRANSITIONS: Mapping[Phase | None, Row] = {
         **_anywhere(Phase.ASSIGNED),
     },
     Phase.RUNNING: {
+        Started: Phase.RUNNING,
         **_ENDS,
         SpecChanged: Phase.RUNNING,
         **_anywhere(Phase.RUNNING),

@@ -302,5 +302,3 @@ async def test_killed_at_any_commit_it_finishes_everything_and_starts_nothing_tw
     )
     assigned = [step.event.run for step in stage.state.log if isinstance(step.event, Assigned)]
     assert len(assigned) == len(set(assigned)) == 4
-
-

@@ -7,7 +7,10 @@ import time
 def statuses(playground) -> dict[str, str]:
     import json
 
-    return {task["name"]: task["phase"] for task in json.loads(playground.reconciler("get", "tasks", "-o", "json"))}
+    return {
+        task["name"]: task["phase"]
+        for task in json.loads(playground.reconciler("get", "tasks", "-o", "json"))
+    }
 
 
 def test_a_task_becomes_a_branch_with_its_work_and_a_record(playground):
@@ -17,19 +20,23 @@ def test_a_task_becomes_a_branch_with_its_work_and_a_record(playground):
         "script: echo world >> hello.txt; echo done\n",
     )
     playground.commit()
-    before = playground.sh("git status --porcelain; git rev-parse HEAD; git symbolic-ref HEAD; git ls-files -s")
+    before = playground.sh(
+        "git status --porcelain; git rev-parse HEAD; git symbolic-ref HEAD; git ls-files -s"
+    )
 
     out = playground.reconciler("run", "--until-idle")
 
     assert "running → completed" in out
     assert playground.sh("git show task/greet:hello.txt", cwd=playground.code) == "hello\nworld\n"
     assert playground.sh("git status --porcelain", cwd=playground.code) == ""
-    after = playground.sh("git status --porcelain; git rev-parse HEAD; git symbolic-ref HEAD; git ls-files -s")
+    after = playground.sh(
+        "git status --porcelain; git rev-parse HEAD; git symbolic-ref HEAD; git ls-files -s"
+    )
     assert after == before
     subjects = playground.sh("git log --reverse --format=%s fleet-state").splitlines()
-    assert [line.removeprefix("task greet: ") for line in subjects if line.startswith("task greet: ")][-1] == (
-        "running → completed"
-    )
+    assert [line.removeprefix("task greet: ") for line in subjects if line.startswith("task greet: ")][
+        -1
+    ] == ("running → completed")
     history = playground.reconciler("history", "greet")
     assert "completed" in history
     assert "done" in playground.reconciler("logs", "greet")
