@@ -1,5 +1,5 @@
 """
-How long from a commit on the specs branch to the agent's process?
+Measure the time from a commit on the specs branch to the agent's process.
 
 Runs `reconciler run` on a fleet in a temporary folder, commits one task after
 another, and takes the time from the end of `git commit` to the first line of

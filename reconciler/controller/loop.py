@@ -223,7 +223,7 @@ class Loop:
         return fold(statuses, events) if events else (statuses, ())
 
     def _followed(self) -> frozenset[tuple[str, int]]:
-        """Runs that need no follower: they have one, or their end waits here to be recorded."""
+        """Return the rounds that need no follower: they have one, or their end waits to be recorded."""
         ended = {(fact.run, fact.round) for fact in self._facts if isinstance(fact, RunEnded)}
         return self.dispatch.followed | ended
 

@@ -198,11 +198,8 @@ async def test_one_of_several_removed_tasks_is_stopped_and_forgotten(stage):
 
     stage.specs.push(make_desired(*tasks[1:], revision="2" * 40))
     loop = stage.loop()
-    running = asyncio.create_task(loop.run())
-    while "a" in stage.state.statuses:
-        await asyncio.sleep(0)
-    loop.stop()
-    await running
+    loop.on_transition = lambda step: loop.stop() if step.after is None else None
+    await loop.run()
 
     assert [run.split(".")[0] for run, _ in stage.dispatch.stopped] == ["a"]
     assert set(stage.state.statuses) == {"b", "c"}

@@ -36,7 +36,12 @@ class Playground:
 
     def sh(self, command: str, cwd: Path | None = None) -> str:
         done = subprocess.run(
-            ["sh", "-ec", command], cwd=cwd or self.fleet, env=self.env, capture_output=True, text=True
+            ["sh", "-ec", command],
+            cwd=cwd or self.fleet,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -46,7 +51,13 @@ class Playground:
 
     def reconciler(self, *args: str, code: int = 0) -> str:
         done = subprocess.run(
-            self.command(*args), cwd=self.fleet, env=self.env, capture_output=True, text=True, timeout=100
+            self.command(*args),
+            cwd=self.fleet,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
         )
         assert done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
