@@ -1,0 +1,291 @@
+"""
+The files of one revision to what they ask for together: `Desired`.
+
+A mistake stalls the object it is in and what refers to it, nothing else. What
+did not change is not looked at again: the cost of a revision is that of its
+changed files and of the tasks they are related to.
+"""
+
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from reconciler.core.adapter import Adapter
+from reconciler.core.errors import Problem
+from reconciler.core.model import Desired, ExecutionMode, Repo, Task, TaskSpec, Wish
+from reconciler.specs.graph import Index, cycles
+from reconciler.specs.layers import resolve
+from reconciler.specs.parse import ROOT, File, Parsed, Parser, nearest, place
+from reconciler.specs.rules import Mistake
+from reconciler.specs.shared import share
+from reconciler.specs.yaml import Path
+
+MAX_FILES = 100_000
+
+
+def build(
+    files: Mapping[str, File], *, revision: str = "", last_good: Mapping[str, File] | None = None
+) -> Desired:
+    """
+    Return what a whole set of files asks for, every mistake in it included.
+
+    `last_good` has earlier versions, by path, to stand in for files that are broken now.
+    """
+    parser, found = Parser(), {}
+    if problem := too_many(files):
+        return Desired(revision, problems=(problem,))
+    for path, file in files.items():
+        if parsed := parser.parse(path, file):
+            earlier = (last_good or {}).get(path)
+            standin = parser.parse(path, earlier) if earlier and parsed.spec is None else None
+            found[path] = stand_in(parsed, standin)
+    return Builder().update(found, revision=revision)
+
+
+def too_many(files: Collection[str]) -> Problem | None:
+    """Return the problem of a revision that is too large to be read at all."""
+    if len(files) <= MAX_FILES:
+        return None
+    return Problem(ROOT, 1, 1, f"more than {MAX_FILES} files; nothing of this revision is in force")
+
+
+def stand_in(parsed: Parsed, earlier: Parsed | None) -> Parsed:
+    """Return what became of a file, with an earlier good version of it to stand in."""
+    return replace(parsed, standin=earlier) if earlier and earlier.spec else parsed
+
+
+class Builder:
+    """Keeps what the files of a revision make, and brings it to the next revision."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, Parsed] = {}
+        self._others: dict[str, Parsed] = {}
+        """Files that are no tasks, by path."""
+        self._specs: dict[str, Parsed] = {}
+        """Task files by name of the task."""
+        self._shared = share(())
+        self._index = Index()
+        self._cycles: dict[str, str] = {}
+        """Tasks that are in a cycle of dependencies, and the cycle in print."""
+        self._dangling: set[str] = set()
+        """Tasks that depend on one that is not there."""
+        self._tasks: dict[str, Task] = {}
+        self._broken: dict[str, tuple[Problem, ...]] = {}
+        self._bad_files: dict[str, tuple[Problem, ...]] = {}
+
+    @property
+    def files(self) -> Mapping[str, Parsed]:
+        """What became of each file, by path."""
+        return self._files
+
+    def update(self, changes: Mapping[str, Parsed | None], *, revision: str) -> Desired:
+        """Return what is asked for after some files changed; None: the file is gone."""
+        touched = [each for path, parsed in changes.items() for each in self._file(path, parsed)]
+        tasks = [parsed for parsed in touched if parsed.kind == "task"]
+        changed = {parsed.name for parsed in tasks}
+        cyclic = self._find_cycles(changed)
+        if any(parsed.kind not in {"task", None} for parsed in touched):
+            self._shared = share(self._others.values())
+            names = changed | self._specs.keys()
+        else:
+            keys = {key for parsed in tasks for key in _related_keys(parsed)}
+            names = changed.union(cyclic, self._dangling, *map(self._index.names, keys))
+        for name in names:
+            self._check(name)
+        return self._desired(revision)
+
+    def _file(self, path: str, parsed: Parsed | None) -> Iterator[Parsed]:
+        """Take a file up in place of what was there; yield both."""
+        self._bad_files.pop(path, None)
+        self._others.pop(path, None)
+        if before := self._files.pop(path, None):
+            if before.kind == "task":
+                self._index.remove(before.name, _keys(before))
+                del self._specs[before.name]
+            yield before
+        if parsed:
+            self._files[path] = parsed
+            if parsed.problems:
+                self._bad_files[path] = parsed.problems
+            if parsed.kind == "task":
+                self._index.add(parsed.name, _keys(parsed))
+                self._specs[parsed.name] = parsed
+            else:
+                self._others[path] = parsed
+            yield parsed
+
+    def _find_cycles(self, changed: set[str]) -> set[str]:
+        """Bring the cycles up to date; return the tasks in one before or now."""
+        before = set(self._cycles)
+        # A new cycle goes through a task that changed; one that is left, through one that was in it.
+        starts = sorted(name for name in changed | before if name in self._specs)
+        self._cycles = {name: _in_print(cycle) for name, cycle in cycles(starts, self._needs).items()}
+        return before | self._cycles.keys()
+
+    def _needs(self, name: str) -> Iterable[str]:
+        spec = _spec(self._specs[name])
+        return [other for other in spec.depends_on if other in self._specs] if spec else ()
+
+    def _check(self, name: str) -> None:
+        """Resolve a task and find what is wrong with it, or forget it if it is gone."""
+        self._dangling.discard(name)
+        self._broken.pop(name, None)
+        self._tasks.pop(name, None)
+        parsed = self._specs.get(name)
+        if parsed is None:
+            return
+        good = parsed.in_force
+        if good and isinstance(good.spec, TaskSpec):
+            layer = self._shared.layers.get(good.spec.repo, self._shared.layers[None])
+            self._tasks[name] = resolve(name, good.spec, generation=good.file.blob, layer=layer)
+        if problems := parsed.problems or self._problems(parsed):
+            self._broken[name] = problems
+
+    def _problems(self, parsed: Parsed) -> tuple[Problem, ...]:
+        """Return what is wrong with a good task file among the others."""
+        task, shared = self._tasks[parsed.name], self._shared
+        problems = place(self._mistakes(task), parsed.path, parsed.file.data)
+        if fleet := shared.broken.get(("fleet", "fleet")):
+            problems.append(fleet)
+        if "adapter" not in task.model_fields_set:
+            problems += shared.faults.get(task.repo, ())
+        return tuple(sorted(problems))
+
+    def _mistakes(self, task: Task) -> Iterator[Mistake]:
+        shared = self._shared
+        if task.repo is not None and task.repo not in shared.repos:
+            yield Mistake(("repo",), *shared.missing("repo", task.repo, shared.repos))
+        if adapter := shared.adapters.get(task.adapter):
+            yield from _script_mistakes(task, adapter)
+        elif "adapter" in task.model_fields_set:
+            yield Mistake(("adapter",), *shared.missing("adapter", task.adapter, shared.adapters))
+        yield from self._dependency_mistakes(task)
+        if other := self._index.other(("folded", task.name.casefold()), task.name):
+            yield Mistake((), f"differs only in case from task {other!r}")
+        repo = shared.repos.get(task.repo or "")
+        if repo and task.desired is not Wish.CANCELLED:
+            yield from self._branch_mistakes(task, repo)
+
+    def _dependency_mistakes(self, task: Task) -> Iterator[Mistake]:
+        for at, name in enumerate(task.depends_on):
+            if name not in self._specs:
+                self._dangling.add(task.name)
+                yield Mistake(("depends_on", at), f"no task {name!r}", self._meant(task.name, name))
+        if cycle := self._cycles.get(task.name):
+            yield Mistake(("depends_on",), f"goes in a circle: {cycle}", at_key=True)
+
+    def _meant(self, task: str, name: str) -> str:
+        """Return the task that somebody meant who left out its folder or mistyped it."""
+        if other := self._index.other(("last", _last(name)), task):
+            return other
+        siblings = self._index.names(("folder", _folder(name)))
+        return nearest(name, siblings - {task}) if len(siblings) <= _FEW else ""
+
+    def _branch_mistakes(self, task: Task, repo: Repo) -> Iterator[Mistake]:
+        branch, base = task.branch, repo.base
+        where: Path = ("branch_name",) if task.branch_name else ()
+        if branch == base:
+            yield Mistake(where, f"{branch!r} is the base branch of repo {repo.name!r}")
+        elif base in _parents(branch) or branch in _parents(base):
+            yield Mistake(where, f"git cannot have both {branch!r} and the base branch {base!r}")
+        for key in _rival_keys(repo.name, branch):
+            if other := self._index.other(key, task.name):
+                theirs = _branch(self._specs[other])
+                same = f"task {other!r} has the branch {branch!r} too"
+                both = f"git cannot have both {branch!r} and {theirs!r} of task {other!r}"
+                yield Mistake(where, same if theirs == branch else both)
+
+    def _desired(self, revision: str) -> Desired:
+        shared = self._shared
+        found = {*shared.problems}.union(*self._bad_files.values(), *self._broken.values())
+        return Desired(
+            revision=revision,
+            fleet=shared.fleet,
+            tasks=dict(self._tasks),
+            hosts=shared.hosts,
+            adapters=shared.adapters,
+            agents=shared.agents,
+            repos=shared.repos,
+            broken=dict(self._broken),
+            problems=tuple(sorted(found)),
+        )
+
+
+_FEW = 200
+"""Comparing a name with more than so many would take longer than the hint is worth."""
+
+
+def _spec(parsed: Parsed) -> TaskSpec | None:
+    """Return the task spec that is in force."""
+    good = parsed.in_force
+    return good.spec if good and isinstance(good.spec, TaskSpec) else None
+
+
+def _branch(parsed: Parsed) -> str:
+    spec = _spec(parsed)
+    return spec.branch_name if spec and spec.branch_name else f"task/{parsed.name}"
+
+
+def _keys(parsed: Parsed) -> Iterator[Hashable]:
+    """Yield what a task is filed under."""
+    yield "folded", parsed.name.casefold()
+    yield "last", _last(parsed.name)
+    yield "folder", _folder(parsed.name)
+    spec = _spec(parsed)
+    if spec is None:
+        return
+    for name in spec.depends_on:
+        yield "needs", name
+    if spec.repo and spec.desired is not Wish.CANCELLED:
+        branch = _branch(parsed)
+        yield "branch", spec.repo, branch
+        for parent in _parents(branch):
+            yield "below", spec.repo, parent
+
+
+def _related_keys(parsed: Parsed) -> Iterator[Hashable]:
+    """Yield under what those are filed who may be right or wrong because of a task."""
+    yield "folded", parsed.name.casefold()
+    yield "needs", parsed.name
+    spec = _spec(parsed)
+    if spec and spec.repo:
+        yield from _rival_keys(spec.repo, _branch(parsed))
+
+
+def _rival_keys(repo: str, branch: str) -> Iterator[Hashable]:
+    """Yield under what the tasks are filed whose branch cannot be beside this one."""
+    yield "branch", repo, branch
+    yield "below", repo, branch
+    for parent in _parents(branch):
+        yield "branch", repo, parent
+
+
+def _parents(branch: str) -> Iterator[str]:
+    """Yield the folders that a branch is in: git keeps a branch as a file."""
+    while "/" in branch:
+        branch = branch.rpartition("/")[0]
+        yield branch
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _in_print(cycle: Sequence[str]) -> str:
+    names = cycle if len(cycle) <= _SHOWN else [*cycle[: _SHOWN - 1], "…", cycle[-1]]
+    return " → ".join(names)
+
+
+_SHOWN = 8
+
+
+def _script_mistakes(task: Task, adapter: Adapter) -> Iterator[Mistake]:
+    takes_script = any("{script}" in argument for argument in adapter.command)
+    if task.script is not None and not takes_script:
+        message = f"adapter {task.adapter!r} takes no script; say in `goal` what is to be done"
+        yield Mistake(("script",), message, at_key=True)
+    elif task.script is None and takes_script and task.execution_mode is ExecutionMode.SSH_CLI:
+        yield Mistake(("script",), f"is missing: adapter {task.adapter!r} runs it; or name another adapter")

@@ -1,0 +1,296 @@
+"""
+One file to one model of `core`, or every mistake in it at once.
+
+The folder decides the kind, the path is the name.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any, NamedTuple, get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from reconciler.core.adapter import AdapterSpec
+from reconciler.core.command import check_adapter
+from reconciler.core.errors import Problem, SpecError
+from reconciler.core.fields import Frozen, check_name
+from reconciler.core.model import AgentSpec, FleetSpec, HostSpec, Kind, RepoSpec, TaskSpec
+from reconciler.specs import layers, yaml
+from reconciler.specs.rules import Mistake, broken_rules
+from reconciler.specs.yaml import MAX_MISTAKES, Path, shorten
+
+MODELS: Mapping[Kind, type[Frozen]] = {
+    "fleet": FleetSpec,
+    "task": TaskSpec,
+    "host": HostSpec,
+    "adapter": AdapterSpec,
+    "agent": AgentSpec,
+    "repo": RepoSpec,
+}
+FOLDERS: Mapping[str, Kind] = {
+    "tasks": "task",
+    "hosts": "host",
+    "adapters": "adapter",
+    "agents": "agent",
+    "repos": "repo",
+}
+ROOT = "specs"
+FLEET = f"{ROOT}/fleet.yaml"
+
+
+class File(NamedTuple):
+    """A file of a revision, as git knows it."""
+
+    mode: str
+    """As `git ls-tree` prints it: `100644`, `100755`, `120000` (a symbolic link), `160000`."""
+    blob: str
+    """Git's id of the content."""
+    data: bytes
+    """The content, or its beginning if it is larger than `yaml.MAX_BYTES`."""
+
+
+NO_FILE = File("", "", b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What became of a file."""
+
+    path: str
+    kind: Kind | None = None
+    """None: the file is not at a place where one may be."""
+    name: str = ""
+    file: File = NO_FILE
+    spec: Frozen | None = None
+    """None: there are problems."""
+    problems: tuple[Problem, ...] = ()
+    standin: "Parsed | None" = None
+    """The last good version, in force while this one is broken."""
+
+    @property
+    def in_force(self) -> "Parsed | None":
+        """This version if it is good, else the last good one."""
+        return self if self.spec is not None else self.standin
+
+
+class Parser:
+    """Parses files and remembers what became of each content: a push of 3 files parses 3."""
+
+    def __init__(self) -> None:
+        self._known: dict[_Key, Parsed] = {}
+
+    def parse(self, path: str, file: File) -> Parsed | None:
+        """Return what became of the file; None if it is none of ours (README, dotfile)."""
+        if is_ignored(path):
+            return None
+        place = locate(path)
+        if isinstance(place, Problem):
+            return Parsed(path, problems=(place,))
+        kind, name = place
+        if problem := _not_a_file(path, file.mode):
+            return Parsed(path, kind, name, file, problems=(problem,))
+        key = _key(kind, name, file)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = Parsed(path, kind, name, file, *parse(kind, name, file.data, path))
+        if known.path == path:
+            return known
+        problems = tuple(replace(problem, path=path) for problem in known.problems)
+        return Parsed(path, kind, name, file, known.spec, problems)
+
+    def forget(self, keep: Iterable[Parsed]) -> None:
+        """Drop what is not in force any more, once there is more of it than of what is."""
+        kept = {_key(each.kind, each.name, each.file) for one in keep for each in (one, one.standin) if each}
+        if len(self._known) > 2 * len(kept):
+            self._known = {key: parsed for key, parsed in self._known.items() if key in kept}
+
+
+_Key = tuple[Kind | None, str, str]
+
+
+def _key(kind: Kind | None, name: str, file: File) -> _Key:
+    """Return what the outcome depends on; an adapter's name decides what it is laid over."""
+    return kind, name if kind == "adapter" else "", file.blob
+
+
+def is_ignored(path: str) -> bool:
+    """Tell whether a file below `specs/` is for people or tools only."""
+    parts = path.split("/")
+    return parts[-1] == "README.md" or any(part.startswith(".") for part in parts)
+
+
+def locate(path: str) -> tuple[Kind, str] | Problem:
+    """Return the kind and the name that the path of a file gives it, or why it gives none."""
+    if path == FLEET:
+        return "fleet", "fleet"
+    folder, _, rest = path.removeprefix(f"{ROOT}/").partition("/")
+    kind = FOLDERS.get(folder)
+    if kind is None or not rest:
+        expected = f"expected fleet.yaml or a file in {', '.join(FOLDERS)}"
+        hint = nearest(folder, FOLDERS) if rest else nearest(folder, ["fleet.yaml", "fleet.yml"], 0.8)
+        return Problem(path, 1, 1, f"not a place for a spec; {expected}", hint=hint.replace(".yml", ".yaml"))
+    if not rest.endswith(".yaml"):
+        hint = f"{path.removesuffix('.yml')}.yaml" if path.endswith(".yml") else ""
+        return Problem(path, 1, 1, "the name of a spec file ends in .yaml", hint=hint)
+    name = rest.removesuffix(".yaml")
+    if "/" in name and kind != "task":
+        return Problem(path, 1, 1, f"only tasks may lie in folders; move it to {ROOT}/{folder}/")
+    try:
+        return kind, check_name(name)
+    except ValueError as error:
+        return Problem(path, 1, 1, shorten(str(error)))
+
+
+def _not_a_file(path: str, mode: str) -> Problem | None:
+    if mode == "120000":
+        return Problem(path, 1, 1, "a symbolic link is not followed; put the file itself here")
+    return None if mode.startswith("100") else Problem(path, 1, 1, "not a file")
+
+
+def parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None, tuple[Problem, ...]]:
+    """Return the model that a file's content makes, or None and every mistake in it."""
+    try:
+        value, problems = yaml.load(data, path)
+    except SpecError as error:
+        return None, tuple(error.problems)
+    spec, found = _validate(MODELS[kind], {} if value is None else value)
+    if isinstance(spec, AdapterSpec):
+        found += _adapter_mistakes(name, spec)
+    if not found and not problems:
+        return spec, ()
+    placed = place(found, path, data)
+    taken = {(problem.line, problem.column) for problem in problems}
+    problems += [problem for problem in placed if (problem.line, problem.column) not in taken]
+    return None, tuple(sorted(problems)[:MAX_MISTAKES])
+
+
+def _validate(model: type[Frozen], value: Any) -> tuple[Frozen | None, list[Mistake]]:
+    if not isinstance(value, dict):
+        return None, [Mistake((), "expected 'key: value' lines")]
+    try:
+        spec = model.model_validate(value)
+    except ValidationError as error:
+        return None, [_explain(model, value, details) for details in error.errors(include_url=False)]
+    return spec, broken_rules(spec)
+
+
+def _adapter_mistakes(name: str, spec: AdapterSpec) -> list[Mistake]:
+    """Return what is wrong with the adapter once it lies over the built-in one."""
+    lines = (line.partition(": ") for line in check_adapter(layers.adapter(name, spec)))
+    return [Mistake((field,), message) for field, _, message in lines]
+
+
+def place(found: Iterable[Mistake], path: str, data: bytes) -> list[Problem]:
+    """Give each mistake its position: of the value, of the key, or of the key that lacks something."""
+    mistakes = list(found)
+    if not mistakes:
+        return []
+    places = yaml.places(yaml.decode(data, path))
+    problems = []
+    for mistake in mistakes:
+        where: Path = mistake.path
+        while where and where not in places:
+            where = where[:-1]
+        lacks_key = isinstance(mistake.path[len(where)], str) if where != mistake.path else False
+        line, column = places[where][0 if mistake.at_key or lacks_key else 1] if where else (1, 1)
+        field = ".".join(map(str, mistake.path if lacks_key else where))
+        problems.append(Problem(path, line, column, shorten(mistake.message), shorten(field), mistake.hint))
+    return problems
+
+
+def _explain(model: type[Frozen], value: Any, details: ErrorDetails) -> Mistake:
+    """Say in YAML's words what pydantic found."""
+    loc, kind = details["loc"], details["type"]
+    if loc and loc[-1] == "[key]":
+        return replace(_explain(model, value, {**details, "loc": loc[:-1]}), at_key=True)
+    if kind == "extra_forbidden":
+        hint = nearest(str(loc[-1]), _fields_at(model, loc[:-1]))
+        return Mistake(loc, "unknown field", hint, at_key=True)
+    if kind == "missing":
+        return Mistake(loc, "is missing")
+    given = _at(value, loc)
+    if given is None:
+        return Mistake(loc, "has no value; give it one or remove the line")
+    return Mistake(loc, *_wrong_value(details, given))
+
+
+def _wrong_value(details: ErrorDetails, given: object) -> tuple[str, str]:
+    """Return what is wrong with a value, and what was meant where that can be guessed."""
+    kind, context = details["type"], details.get("ctx", {})
+    if kind in {"enum", "literal_error"}:
+        allowed = str(context["expected"])
+        return f"expected {allowed}", nearest(given, _QUOTED.findall(allowed))
+    if kind == "string_pattern_mismatch":
+        return _PATTERNS.get(context["pattern"], f"must match {context['pattern']}"), ""
+    if kind in _BOUNDS:
+        words, bound = _BOUNDS[kind]
+        return f"must be {words} {context[bound]}, not {given}", ""
+    if kind in _EXPECTED:
+        return _EXPECTED[kind] + _quote_it(kind, given), ""
+    return str(context.get("error", details["msg"])), ""
+
+
+_QUOTED = re.compile(r"'([^']+)'")
+_EXPECTED = {
+    "string_type": "expected a text",
+    "string_too_short": "must not be empty",
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "finite_number": "expected a finite number",
+    "bool_type": "expected true or false",
+    "tuple_type": "expected a list of texts",
+    "dict_type": "expected 'key: value' lines",
+    "model_type": "expected 'key: value' lines",
+}
+_PATTERNS = {
+    r"^[A-Za-z_][A-Za-z0-9_]*$": (
+        "expected the name of an environment variable: letters, digits and '_', no digit first"
+    ),
+}
+_BOUNDS = {
+    "greater_than": ("more than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def _quote_it(kind: str, given: object) -> str:
+    """Tell the writer of `version: 1.10` or `answer: yes` how to keep it a text."""
+    is_scalar = isinstance(given, bool | int | float)
+    return f", not {given}; put it in quotes".lower() if kind == "string_type" and is_scalar else ""
+
+
+def _at(value: Any, path: Iterable[str | int]) -> Any:
+    for step in path:
+        if not isinstance(value, dict | tuple):  # one text where a list may stand
+            return value
+        value = value[step]  # type: ignore[index] # pydantic found it there
+    return value
+
+
+def _fields_at(model: type[Frozen], path: Iterable[str | int]) -> Iterable[str]:
+    """Return the fields of the model that a path leads to."""
+    for step in path:
+        info = model.model_fields.get(str(step))
+        inner = _model_in(info.annotation) if info else None
+        model = inner or model
+    return model.model_fields
+
+
+def _model_in(annotation: Any) -> type[Frozen] | None:
+    """Return the model in an annotation such as `Budget | None` or `dict[str, Secret]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Frozen):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
+
+
+def nearest(word: object, words: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return the word that was probably meant; empty if none is close."""
+    matches = get_close_matches(word, sorted(words), 1, cutoff) if isinstance(word, str) else []
+    return matches[0] if matches else ""

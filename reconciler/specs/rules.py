@@ -1,0 +1,201 @@
+"""
+Rules inside one file that a field's type cannot carry.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import singledispatch
+from urllib.parse import urlsplit
+
+import jmespath
+from cronsim import CronSim, CronSimError
+from jmespath.exceptions import JMESPathError
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from reconciler.core.adapter import AdapterSpec, Output, Secret
+from reconciler.core.fields import Frozen
+from reconciler.core.model import AgentSpec, FleetSpec, HostSpec, RepoSpec, TaskSpec
+from reconciler.core.prompt import check_template
+from reconciler.specs.yaml import Path, shown
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """What is wrong with the value (or the key) at a path; its position is found later."""
+
+    path: Path
+    message: str
+    hint: str = ""
+    at_key: bool = False
+
+
+def broken_rules(spec: Frozen) -> list[Mistake]:
+    """Return every rule that a spec breaks by itself, whatever the other files say."""
+    return list(_mistakes(spec))
+
+
+@singledispatch
+def _mistakes(spec: Frozen) -> Iterator[Mistake]:
+    raise NotImplementedError(spec)
+
+
+@_mistakes.register
+def _task(spec: TaskSpec) -> Iterator[Mistake]:
+    if not spec.goal.strip():
+        yield Mistake(("goal",), "must not be empty")
+    if spec.schedule is not None:
+        yield from _tried(("schedule",), _check_cron, spec.schedule)
+    yield from _template(spec.template)
+
+
+@_mistakes.register
+def _host(spec: HostSpec) -> Iterator[Mistake]:
+    if spec.address is not None and not _ADDRESS.fullmatch(spec.address):
+        yield Mistake(
+            ("address",), f"expected the name or the IP address of a host, got {shown(spec.address)}"
+        )
+    for name, adapter in (spec.adapters or {}).items():
+        if adapter.version is not None:
+            yield from _tried(("adapters", name, "version"), _check_range, adapter.version)
+
+
+@_mistakes.register
+def _adapter(spec: AdapterSpec) -> Iterator[Mistake]:
+    if spec.version is not None:
+        yield from _tried(("version", "pattern"), _check_pattern, spec.version.pattern)
+        if spec.version.range is not None:
+            yield from _tried(("version", "range"), _check_range, spec.version.range)
+    for name, secret in spec.secrets.items():
+        yield from _secret(name, secret)
+    for field in _EXPRESSIONS:
+        expression = getattr(spec.output, field)
+        if expression is not None:
+            yield from _tried(("output", field), _check_expression, expression)
+
+
+def _secret(name: str, secret: Secret) -> Iterator[Mistake]:
+    sources = [source for source in _SOURCES if getattr(secret, source)]
+    if len(sources) != 1:
+        found = " and ".join(sources) or "none"
+        yield Mistake(("secrets", name), f"needs exactly one of {', '.join(_SOURCES)}; found {found}")
+
+
+@_mistakes.register
+def _agent(spec: AgentSpec) -> Iterator[Mistake]:
+    for index, digest in enumerate(spec.token_hash):
+        if not _SHA256.fullmatch(digest):
+            yield Mistake(("token_hash", index), "expected a SHA-256 in hex: 64 digits, lower case")
+
+
+@_mistakes.register
+def _repo(spec: RepoSpec) -> Iterator[Mistake]:
+    yield from _tried(("url",), _check_url, spec.url)
+    yield from _template(spec.template)
+
+
+@_mistakes.register
+def _fleet(spec: FleetSpec) -> Iterator[Mistake]:
+    yield from _template(spec.template)
+
+
+def _template(template: str | None) -> Iterator[Mistake]:
+    for problem in check_template(template) if template is not None else ():
+        yield Mistake(("template",), problem)
+
+
+_ADDRESS = re.compile(r"[A-Za-z0-9:_][A-Za-z0-9._:%-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SOURCES = ("env", "file", "command", "credential")
+_NO_EXPRESSIONS = {"format", "reader", "schema_flag", "exit_codes", "cumulative"}
+_EXPRESSIONS = tuple(field for field in Output.model_fields if field not in _NO_EXPRESSIONS)
+
+
+def _tried(path: Path, check: Callable[[str], None], text: str) -> Iterator[Mistake]:
+    try:
+        check(text)
+    except ValueError as error:
+        yield Mistake(path, str(error))
+
+
+def _check_cron(expression: str) -> None:
+    try:
+        CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC))
+    except CronSimError as error:
+        message = f"expected a cron expression such as '0 9 * * 1-5', got {shown(expression)}: {error}"
+        raise ValueError(message) from None
+
+
+def _check_range(text: str) -> None:
+    try:
+        SpecifierSet(text)
+    except InvalidSpecifier:
+        message = f"expected a version range such as '>=2.1,<3', got {shown(text)}"
+        raise ValueError(message) from None
+
+
+def _check_pattern(text: str) -> None:
+    try:
+        groups = re.compile(text).groups
+    except (re.error, RecursionError, OverflowError) as error:
+        message = f"not a regular expression: {error}"
+        raise ValueError(message) from None
+    if not groups:
+        message = "needs a group (…) around the version"
+        raise ValueError(message)
+
+
+def _check_expression(text: str) -> None:
+    try:
+        jmespath.compile(text)
+    except JMESPathError as error:
+        message = f"not a JMESPath expression: {error}"
+    except RecursionError:
+        message = "not a JMESPath expression: nested too deeply"
+    else:
+        return
+    raise ValueError(message)
+
+
+def _check_url(url: str) -> None:
+    """Let through what git fetches without running anything: no helpers, no options, no clear text."""
+    if url != url.strip() or not url.isprintable() or _OPTION.match(url):
+        message = "unsafe address: it begins with '-', or has characters that none has"
+        raise ValueError(message)
+    if helper := _HELPER.match(url):
+        message = f"git's remote helpers are not allowed ({helper[0]}…)"
+        raise ValueError(message)
+    if "://" in url:
+        _check_remote(url)
+
+
+_OPTION = re.compile(r"(?:[a-z]+://)?(?:[^@/]*@)?-")
+"""An address, or a host in one, that a program may take for an option."""
+_HELPER = re.compile(r"[\w+.-]+::")
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
+def _check_remote(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        message = "not an address"
+        raise ValueError(message) from None
+    if parts.password is not None:
+        message = (
+            "contains a password, and files of a fleet are no place for one; use a credential helper or SSH"
+        )
+    elif parts.scheme == "http" and host not in _LOOPBACK:
+        message = "plain http is allowed for this machine only; use https"
+    elif parts.scheme not in _SCHEMES:
+        message = f"scheme {shown(parts.scheme)} is not allowed; use https, ssh, file or a path"
+    elif host is None and parts.scheme != "file":
+        message = "names no host"
+    else:
+        return
+    raise ValueError(message)
+
+
+_SCHEMES = {"https", "ssh", "file", "http"}

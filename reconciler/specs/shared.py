@@ -1,0 +1,162 @@
+"""
+What tasks share: the fleet's settings, hosts, adapters, agents, repos, and the mistakes between them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import TypeVar
+
+from reconciler.core.adapter import Adapter, AdapterSpec
+from reconciler.core.errors import Problem
+from reconciler.core.fields import Frozen
+from reconciler.core.model import LOCAL, Agent, FleetSpec, Host, HostSpec, Kind, Repo
+from reconciler.specs import layers
+from reconciler.specs.layers import Layer, named
+from reconciler.specs.parse import Parsed, nearest, place
+from reconciler.specs.rules import Mistake
+
+Model = TypeVar("Model", bound=Frozen)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Everything but the tasks, of one revision."""
+
+    fleet: FleetSpec = field(default_factory=FleetSpec)
+    hosts: Mapping[str, Host] = field(default_factory=dict)
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    agents: Mapping[str, Agent] = field(default_factory=dict)
+    repos: Mapping[str, Repo] = field(default_factory=dict)
+    layers: Mapping[str | None, Layer] = field(default_factory=dict)
+    """What each repo's tasks inherit; None: tasks without a repo."""
+    faults: Mapping[str | None, tuple[Problem, ...]] = field(default_factory=dict)
+    """What is wrong with the adapter they inherit; it breaks the tasks that do."""
+    broken: Mapping[tuple[Kind, str], Problem] = field(default_factory=dict)
+    """Objects of which not even a last good version is there, and the first thing wrong with them."""
+    problems: tuple[Problem, ...] = ()
+
+    def missing(self, kind: Kind, name: str, among: Iterable[str]) -> tuple[str, str]:
+        """Return what to say of a reference that leads nowhere: a message and a hint."""
+        if problem := self.broken.get((kind, name)):
+            return f"{kind} {name!r} is broken, see {problem.path}:{problem.line}:{problem.column}", ""
+        return f"no {kind} {name!r}", nearest(name, among)
+
+
+def share(files: Iterable[Parsed]) -> Shared:
+    """Return what the files other than tasks make together."""
+    by_kind = _by_kind(files)
+    fleet = next(iter(_good(by_kind, "fleet").values()), None)
+    settings = fleet.spec if fleet and isinstance(fleet.spec, FleetSpec) else FleetSpec()
+    repos = _named(Repo, _good(by_kind, "repo"))
+    shared = Shared(
+        fleet=settings,
+        hosts=_hosts(by_kind),
+        adapters=_adapters(by_kind),
+        agents=_named(Agent, _good(by_kind, "agent")),
+        repos=repos,
+        layers={None: layers.layer(settings, None)}
+        | {name: layers.layer(settings, repo) for name, repo in repos.items()},
+        broken=_broken(by_kind),
+    )
+    return _checked(shared, by_kind)
+
+
+_ByKind = Mapping[Kind, Mapping[str, Parsed]]
+
+
+def _by_kind(files: Iterable[Parsed]) -> _ByKind:
+    found: dict[Kind, dict[str, Parsed]] = {}
+    for parsed in sorted(files, key=lambda parsed: parsed.path):
+        if parsed.kind:
+            found.setdefault(parsed.kind, {})[parsed.name] = parsed
+    return found
+
+
+def _good(by_kind: _ByKind, kind: Kind) -> Mapping[str, Parsed]:
+    return {name: good for name, parsed in by_kind.get(kind, {}).items() if (good := parsed.in_force)}
+
+
+def _named(model: type[Model], good: Mapping[str, Parsed]) -> Mapping[str, Model]:
+    return {name: named(model, parsed.spec, name) for name, parsed in good.items() if parsed.spec}
+
+
+def _hosts(by_kind: _ByKind) -> Mapping[str, Host]:
+    hosts = _named(Host, _good(by_kind, "host"))
+    return hosts if LOCAL in by_kind.get("host", {}) else {LOCAL: Host(name=LOCAL), **hosts}
+
+
+def _adapters(by_kind: _ByKind) -> Mapping[str, Adapter]:
+    """Return the built-in adapters and the fleet's; a broken one is not replaced by the built-in one."""
+    written = by_kind.get("adapter", {})
+    found = {name: layers.adapter(name, None) for name in layers.builtin_adapters() if name not in written}
+    for name, parsed in _good(by_kind, "adapter").items():
+        if isinstance(parsed.spec, AdapterSpec):
+            found[name] = layers.adapter(name, parsed.spec)
+    return found
+
+
+def _broken(by_kind: _ByKind) -> Mapping[tuple[Kind, str], Problem]:
+    return {
+        (kind, name): parsed.problems[0]
+        for kind, files in by_kind.items()
+        for name, parsed in files.items()
+        if not parsed.in_force
+    }
+
+
+def _checked(shared: Shared, by_kind: _ByKind) -> Shared:
+    """Return the same with the mistakes between files."""
+    problems = [*_case_clashes(by_kind)]
+    for parsed in by_kind.get("host", {}).values():
+        if isinstance(parsed.spec, HostSpec):
+            problems += place(_host_mistakes(shared, parsed.name, parsed.spec), parsed.path, parsed.file.data)
+    faults = {name: tuple(_faults(shared, name, by_kind)) for name in shared.layers}
+    problems += [problem for found in faults.values() for problem in found]
+    return replace(shared, faults=faults, problems=tuple(problems))
+
+
+def _case_clashes(by_kind: _ByKind) -> Iterator[Problem]:
+    for kind, files in by_kind.items():
+        names = sorted(files, key=lambda name: (name.casefold(), name))
+        for _, group in groupby(names, str.casefold):
+            for name, other in zip(same := list(group), reversed(same), strict=True):
+                if name != other:
+                    yield Problem(files[name].path, 1, 1, f"differs only in case from {kind} {other!r}")
+
+
+def _host_mistakes(shared: Shared, name: str, host: HostSpec) -> Iterator[Mistake]:
+    for adapter in host.adapters or {}:
+        if adapter not in shared.adapters:
+            message, hint = shared.missing("adapter", adapter, shared.adapters)
+            yield Mistake(("adapters", adapter), message, hint, at_key=True)
+    way = [name]
+    while (jump := _jump(host)) is not None:
+        if jump not in shared.hosts:
+            if len(way) == 1:
+                yield Mistake(("jump",), *shared.missing("host", jump, shared.hosts))
+            return
+        if jump in way:
+            yield Mistake(("jump",), f"goes in a circle: {' → '.join([*way, jump])}")
+            return
+        way.append(jump)
+        host = shared.hosts[jump]
+
+
+def _jump(host: HostSpec) -> str | None:
+    """Return the name of the host to go through; an address is none."""
+    return host.jump if host.jump and not set("@:") & set(host.jump) else None
+
+
+def _faults(shared: Shared, repo: str | None, by_kind: _ByKind) -> Iterator[Problem]:
+    """Yield what is wrong with the adapter of every task that takes it from this repo or the fleet."""
+    adapter = shared.layers[repo].get("adapter")
+    if adapter is None or adapter in shared.adapters:
+        return
+    files = [by_kind.get("repo", {}).get(repo or ""), by_kind.get("fleet", {}).get("fleet")]
+    for parsed in filter(None, files):
+        good = parsed.in_force
+        if good and good.spec and "adapter" in good.spec.model_fields_set:
+            mistake = Mistake(("adapter",), *shared.missing("adapter", adapter, shared.adapters))
+            yield from place([mistake], parsed.path, good.file.data)
+            return

@@ -1,0 +1,152 @@
+"""
+Desired state from a branch: reads what changed since the last look, and only that.
+"""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from typing import NamedTuple, Protocol, TypeVar
+
+from reconciler.core.errors import Unavailable
+from reconciler.core.model import Desired, Status
+from reconciler.specs.fleet import Builder, stand_in, too_many
+from reconciler.specs.parse import ROOT, File, Parsed, Parser, is_ignored
+from reconciler.specs.yaml import MAX_BYTES
+
+_E = TypeVar("_E")
+
+VERSIONS = 50
+"""How far back to look for a good version of a file that is broken now."""
+
+BATCH = 200
+"""Blobs read at once: as large as they may be, they fit into memory, and others get their turn."""
+
+
+class Entry(NamedTuple):
+    """A file of a commit, as `git ls-tree` prints it."""
+
+    mode: str
+    blob: str
+
+
+class Tree(Protocol):
+    """A branch in a git repository. Every method raises Unavailable if it cannot tell."""
+
+    async def head(self) -> str:
+        """Return the commit that the branch points at now."""
+
+    async def files(self, commit: str, under: str) -> Mapping[str, Entry]:
+        """Return every file below a folder such as `specs`, by path."""
+
+    async def changed(self, old: str, new: str, under: str) -> Mapping[str, Entry | None]:
+        """Return the files below a folder that differ between commits; None: gone."""
+
+    async def blobs(self, ids: Collection[str], *, limit: int) -> Mapping[str, bytes]:
+        """Return contents by blob id; one that is larger than `limit` bytes is cut to `limit` + 1."""
+
+    async def versions(self, commit: str, path: str, most: int) -> Sequence[str]:
+        """Return the blob ids of earlier versions of a file, newest first."""
+
+
+class SpecSource:
+    """The specs of a branch, for the loop: `controller.ports.Specs`."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._parser = Parser()
+        self._builder = Builder()
+        self._built = ""
+        """Commit that the builder stands at."""
+        self._desired = Desired()
+        self._seen = ""
+        """Commit that `_desired` answers."""
+
+    async def read(self, statuses: Mapping[str, Status]) -> Desired:
+        """Return what the newest revision asks for; see `controller.ports.Specs.read`."""
+        head = await self._tree.head()
+        if head == self._seen:
+            return self._desired
+        entries = await self._changes(head)
+        if problem := too_many(self._paths(entries)):
+            self._desired = replace(self._desired, problems=(problem,))
+        else:
+            changes = await self._parsed(head, entries, statuses)
+            # Nothing is awaited from here on: the revision is taken up as a whole or not at all.
+            self._desired = self._builder.update(changes, revision=head)
+            self._built = head
+            self._parser.forget(self._builder.files.values())
+        self._seen = head
+        return self._desired
+
+    async def _changes(self, head: str) -> Mapping[str, Entry | None]:
+        """Return the files that differ from what the builder has."""
+        if self._built:
+            # The old commit may be gone after somebody rewrote the branch.
+            with suppress(Unavailable):
+                return _ours(await self._tree.changed(self._built, head, ROOT))
+        gone: Mapping[str, Entry | None] = dict.fromkeys(self._builder.files)
+        return {**gone, **_ours(await self._tree.files(head, ROOT))}
+
+    def _paths(self, entries: Mapping[str, Entry | None]) -> Collection[str]:
+        """Return the paths of all files there would be after these changes."""
+        gone = {path for path, entry in entries.items() if entry is None}
+        return (self._builder.files.keys() | entries.keys()) - gone
+
+    async def _parsed(
+        self, head: str, entries: Mapping[str, Entry | None], statuses: Mapping[str, Status]
+    ) -> Mapping[str, Parsed | None]:
+        parsed: dict[str, Parsed | None] = {path: None for path, entry in entries.items() if entry is None}
+        async for path, file in read_files(self._tree, entries):
+            found = self._parser.parse(path, file)
+            if found and found.kind and found.spec is None:
+                found = stand_in(found, await self._last_good(head, found, statuses))
+            parsed[path] = found
+        return parsed
+
+    async def _last_good(self, head: str, broken: Parsed, statuses: Mapping[str, Status]) -> Parsed | None:
+        """Return the last good version of a broken file: from memory, from its status, from git."""
+        before = self._builder.files.get(broken.path)
+        if before and before.in_force:
+            return before.in_force
+        status = statuses.get(broken.name) if broken.kind == "task" else None
+        if status and (good := await self._first_good(broken.path, [status.generation])):
+            return good
+        return await self._first_good(broken.path, await self._tree.versions(head, broken.path, VERSIONS))
+
+    async def _first_good(self, path: str, blobs: Collection[str]) -> Parsed | None:
+        contents = await self._tree.blobs(blobs, limit=MAX_BYTES)
+        versions = (
+            self._parser.parse(path, File(_FILE, blob, contents[blob])) for blob in blobs if blob in contents
+        )
+        return next((parsed for parsed in versions if parsed and parsed.spec), None)
+
+
+_FILE = "100644"
+
+
+async def read_files(tree: Tree, entries: Mapping[str, Entry | None]) -> AsyncIterator[tuple[str, File]]:
+    """Yield the path and the content of each entry that is there; raise Unavailable if one cannot be read."""
+    present = ((path, entry) for path, entry in entries.items() if entry)
+    while batch := list(islice(present, BATCH)):
+        ids = {entry.blob for _, entry in batch if _has_content(entry)}
+        contents = await tree.blobs(ids, limit=MAX_BYTES)
+        for path, entry in batch:
+            if _has_content(entry) and entry.blob not in contents:
+                message = f"{path}: git has no object {entry.blob}; is the repository complete?"
+                raise Unavailable(message)
+            yield path, File(entry.mode, entry.blob, contents.get(entry.blob, b""))
+
+
+async def read_revision(tree: Tree, commit: str) -> Mapping[str, File]:
+    """Return the spec files of one commit, by path, for who wants to look at them by themselves."""
+    return {path: file async for path, file in read_files(tree, _ours(await tree.files(commit, ROOT)))}
+
+
+def _ours(entries: Mapping[str, _E]) -> Mapping[str, _E]:
+    return {path: entry for path, entry in entries.items() if not is_ignored(path)}
+
+
+def _has_content(entry: Entry) -> bool:
+    """Tell a file from a symbolic link or a submodule, whose content is of no use here."""
+    return entry.mode.startswith("100")

@@ -1,0 +1,47 @@
+"""
+The specs in a work tree, as git would see them: what a push would bring.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from reconciler.specs.parse import ROOT, File
+from reconciler.specs.yaml import MAX_BYTES
+
+
+def read_worktree(root: Path) -> Mapping[str, File]:
+    """
+    Return the files below `specs/` in a folder, by path, with the blob ids git would give them.
+
+    Symbolic links are returned as such and not followed. Raises OSError.
+    """
+    return {path.relative_to(root).as_posix(): _read(path) for path in _walk(root / ROOT)}
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    if folder.is_symlink():
+        yield folder
+        return
+    for place, folders, names in os.walk(folder):
+        links = [name for name in folders if Path(place, name).is_symlink()]
+        yield from (Path(place, name) for name in sorted(names + links))
+
+
+def _read(path: Path) -> File:
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        data = os.fsencode(path.readlink())
+        return File("120000", _blob_id(data), data)
+    if not stat.S_ISREG(status.st_mode):
+        return File("000000", "", b"")
+    mode = "100755" if status.st_mode & stat.S_IXUSR else "100644"
+    data = path.read_bytes()
+    return File(mode, _blob_id(data), data[: MAX_BYTES + 1])
+
+
+def _blob_id(data: bytes) -> str:
+    """Return git's name of the content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

@@ -1,0 +1,349 @@
+"""
+YAML 1.2 (core schema) to plain values, with a position for every mistake.
+
+Values are built straight from the parser's events: no tree of nodes, no
+resolver, no tags but those of the core schema. libyaml finds the events; where
+it is not installed, ruamel's pure Python parser finds the same ones, slower.
+Limits keep a hostile file from costing more than a bad one.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.events import (
+    DocumentEndEvent,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+    StreamEndEvent,
+)
+
+from reconciler.core.errors import Problem, SpecError
+
+try:
+    from _ruamel_yaml import CParser
+except ImportError:  # pragma: no cover - the wheel is there wherever the tests run
+    CParser = None
+
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 64
+MAX_NODES = 100_000
+MAX_MISTAKES = 50
+"""Mistakes told of one file; who mends these sees the next."""
+
+Position = tuple[int, int]
+"""Line and column, both from 1, in characters."""
+Path = tuple[str | int, ...]
+"""Keys and indexes that lead from the root to a value."""
+NextEvent = Callable[[], Any]
+"""Gives one event after the other; Any, since what an event has depends on its type."""
+
+
+def c_events(text: str) -> NextEvent:
+    """Return a function that gives libyaml's next event of the text."""
+    next_event: NextEvent = CParser(text).get_event
+    return next_event
+
+
+def pure_events(text: str) -> NextEvent:
+    """Return a function that gives the next event of the text, without any C."""
+    next_event: NextEvent = YAML(typ="safe", pure=True).parse(text).__next__
+    return next_event
+
+
+open_events: Callable[[str], NextEvent] = c_events if CParser is not None else pure_events
+
+
+def load(data: bytes, path: str) -> tuple[Any, list[Problem]]:
+    """
+    Return the value of the one document in a file, and the mistakes that reading could go on after.
+
+    Mappings are dicts with text keys, lists are tuples, an empty file is None.
+    After a mistake the value has the first of two duplicate keys, say, so that
+    whoever validates it finds the other mistakes of the file too.
+    Raises SpecError, with one problem, for what cannot be read to its end.
+    """
+    text = decode(data, path)
+    reader = _Reader(path, open_events(text))
+    try:
+        return reader.document(), reader.problems
+    except MarkedYAMLError as error:
+        raise SpecError([_syntax_problem(error, text, path)]) from None
+
+
+def decode(data: bytes, path: str) -> str:
+    """Return the text of a file, or raise SpecError if it is too large, not UTF-8 or not printable."""
+    if len(data) > MAX_BYTES:
+        raise SpecError([Problem(path, 1, 1, f"larger than {MAX_BYTES // 1024} KiB")])
+    try:
+        text = data.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line, column = position(data[: error.start].decode(), error.start)
+        raise SpecError([Problem(path, line, column, "not UTF-8; save the file in that encoding")]) from None
+    if found := _UNREADABLE.search(text):
+        line, column = position(text, found.start())
+        code = f"{ord(found[0]):04X}"
+        message = f'character U+{code} is not allowed; remove it, or write it as "\\u{code}"'
+        raise SpecError([Problem(path, line, column, message)])
+    return text
+
+
+def position(text: str, index: int) -> Position:
+    """Return the line and column of a character."""
+    before = text[:index]
+    return before.count("\n") + 1, len(before) - before.rfind("\n")
+
+
+def places(text: str) -> Mapping[Path, tuple[Position, Position]]:
+    """
+    Return where each key and its value stand, by the path of keys and indexes to them.
+
+    A second reading, made only for files in which `load` found no error of
+    syntax but somebody wants to point at a value. An item of a list is its own key.
+    """
+    found: dict[Path, tuple[Position, Position]] = {}
+    next_event = open_events(text)
+    next_event()
+    if type(next_event()) is not StreamEndEvent:
+        root = next_event()
+        _place(root, _start(root), (), next_event, found)
+    return found
+
+
+# libyaml takes U+0085, U+2028 and U+2029 for line ends and editors do not: positions would differ.
+_UNREADABLE = re.compile(
+    "[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+)
+_NEVER = re.compile("[\x00\ud800-\udfff]")
+_INT = re.compile(r"[-+]?[0-9]+\Z|0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
+_FLOAT = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z|[-+]?\.(inf|Inf|INF)\Z|\.(nan|NaN|NAN)\Z"
+)
+_NUMERIC = frozenset("0123456789+-.")
+_MAX_DIGITS = 40
+_WORDS = {
+    "": None, "~": None, "null": None, "Null": None, "NULL": None,
+    "true": True, "True": True, "TRUE": True,
+    "false": False, "False": False, "FALSE": False,
+}  # fmt: skip
+_TAG = "tag:yaml.org,2002:"
+_TYPES = {
+    f"{_TAG}str": str,
+    f"{_TAG}int": int,
+    f"{_TAG}float": float,
+    f"{_TAG}bool": bool,
+    f"{_TAG}null": type(None),
+}
+
+
+class _Reader:
+    """One pass over the events of one file."""
+
+    __slots__ = ("anchors", "next", "nodes", "path", "problems")
+
+    def __init__(self, path: str, next_event: NextEvent) -> None:
+        self.path = path
+        self.next = next_event
+        self.nodes = 0
+        self.anchors: dict[str, Any] = {}
+        self.problems: list[Problem] = []
+
+    def document(self) -> Any:
+        self.next()
+        if type(self.next()) is StreamEndEvent:
+            return None
+        value = self.value(self.next(), 0)
+        event = self.next()
+        while type(event) is DocumentEndEvent:
+            event = self.next()
+        if type(event) is not StreamEndEvent:
+            raise self.stop(event, "a second document begins here; a file holds one")
+        return value
+
+    def value(self, event: Any, depth: int) -> Any:
+        kind = type(event)
+        if kind is ScalarEvent:
+            value = self.scalar(event)
+        elif kind is MappingStartEvent:
+            value = self.mapping(event, depth + 1)
+        elif kind is SequenceStartEvent:
+            value = self.sequence(event, depth + 1)
+        else:
+            return self.alias(event, depth)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = value
+        return value
+
+    def scalar(self, event: Any) -> Any:
+        text: str = event.value
+        if event.ctag is not None:
+            return self.tagged(event)
+        if not event.implicit[0]:
+            return self.quoted(event) if event.style == '"' else text
+        if text in _WORDS:
+            return _WORDS[text]
+        return self.number(event) if text[0] in _NUMERIC else text
+
+    def mapping(self, event: Any, depth: int) -> dict[str, Any]:
+        self.enter(event, depth, "map")
+        values: dict[str, Any] = {}
+        while type(event := self.next()) is not MappingEndEvent:
+            key = self.value(event, depth)
+            value = self.value(self.next(), depth)
+            if type(key) is not str:
+                self.problem(event, "a key must be a text; put it in quotes")
+            elif key in values:
+                self.problem(event, f"duplicate key {shown(key)}")
+            else:
+                values[key] = value
+        self.count(event, 2 * len(values))
+        return values
+
+    def sequence(self, event: Any, depth: int) -> tuple[Any, ...]:
+        self.enter(event, depth, "seq")
+        values = []
+        while type(event := self.next()) is not SequenceEndEvent:
+            values.append(self.value(event, depth))
+        self.count(event, len(values))
+        return tuple(values)
+
+    def alias(self, event: Any, depth: int) -> Any:
+        """Return the value again; counted as if it were written out, or a few lines could hold billions."""
+        if event.anchor not in self.anchors:
+            raise self.stop(event, f"nothing is marked &{event.anchor} before this line")
+        value = self.anchors[event.anchor]
+        self.repeat(event, value, depth)
+        return value
+
+    def repeat(self, event: Any, value: Any, depth: int) -> None:
+        self.count(event, 1)
+        if isinstance(value, dict | tuple):
+            self.enter(event, depth + 1)
+            for child in value.values() if isinstance(value, dict) else value:
+                self.repeat(event, child, depth + 1)
+
+    def number(self, event: Any) -> Any:
+        text = event.value
+        if _INT.match(text):
+            if len(text) > _MAX_DIGITS:
+                self.problem(event, f"number of more than {_MAX_DIGITS} digits")
+                return 0
+            return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+        if _FLOAT.match(text):
+            return float(text.replace(".", "") if text[-1] in "fFnN" else text)
+        return text
+
+    def quoted(self, event: Any) -> str:
+        text: str = event.value
+        if _NEVER.search(text):
+            self.problem(event, "a text cannot contain U+0000 or half a surrogate pair")
+            return _NEVER.sub("", text)
+        return text
+
+    def tagged(self, event: Any) -> Any:
+        """Read a scalar with a tag: one of the core schema, and a value that fits it."""
+        tag = str(event.tag)
+        if tag in {"!", f"{_TAG}str"}:
+            return self.quoted(event)
+        value = _WORDS[event.value] if event.value in _WORDS else self.number(event)
+        if tag not in _TYPES:
+            self.problem(event, f"tag {shown(tag)} is not allowed")
+        elif not isinstance(value, _TYPES[tag]):
+            self.problem(event, f"not a value of {shown(tag)}")
+        return value
+
+    def enter(self, event: Any, depth: int, tag: str = "") -> None:
+        if depth > MAX_DEPTH:
+            raise self.stop(event, f"nested deeper than {MAX_DEPTH} levels")
+        if tag and event.ctag is not None and str(event.tag) not in {"!", _TAG + tag}:
+            self.problem(event, f"tag {shown(str(event.tag))} is not allowed")
+
+    def count(self, event: Any, nodes: int) -> None:
+        self.nodes += nodes
+        if self.nodes > MAX_NODES:
+            raise self.stop(event, f"more than {MAX_NODES} values, aliases written out")
+
+    def problem(self, event: Any, message: str) -> None:
+        if len(self.problems) < MAX_MISTAKES:
+            self.problems.append(Problem(self.path, *_start(event), message))
+
+    def stop(self, event: Any, message: str) -> SpecError:
+        return SpecError([*self.problems, Problem(self.path, *_start(event), message)])
+
+
+def shown(text: str) -> str:
+    """Return a text in quotes, cut short: a message is no place for a page."""
+    return repr(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…")
+
+
+_SHOWN = 60
+
+
+def _start(event: Any) -> Position:
+    mark = event.start_mark
+    return mark.line + 1, mark.column + 1
+
+
+_PLAINER = {
+    "mapping values are not allowed": "':' is not allowed here; put a text that contains ': ' in quotes",
+    "could not find expected ':'": "expected 'key: value'",
+}
+"""What the parsers say, and what a person can act on."""
+
+
+def _syntax_problem(error: MarkedYAMLError, text: str, path: str) -> Problem:
+    """Turn the parser's words into ours, at a position that is inside the text."""
+    mark = error.problem_mark or error.context_mark
+    said = error.problem or "not YAML"
+    index = min(mark.index, len(text))
+    message = next((words for start, words in _PLAINER.items() if said.startswith(start)), None)
+    if message is None and "cannot start any token" in said:
+        message = _bad_start(text[index : index + 1])
+    if message is None:
+        message = f"{error.context}: {said}" if error.context else said
+    lines = text.split("\n")
+    line = min(mark.line, len(lines) - 1)
+    column = mark.column if line == mark.line else len(lines[line])
+    return Problem(path, line + 1, min(column, len(lines[line])) + 1, shorten(message))
+
+
+def shorten(message: str) -> str:
+    """Return the message as one line that fits into a terminal's few."""
+    line = " ".join(message.split())
+    return line if len(line) <= _MESSAGE else f"{line[: _MESSAGE - 1]}…"
+
+
+_MESSAGE = 240
+
+
+def _bad_start(character: str) -> str:
+    if character == "\t":
+        return "a tab cannot indent; use spaces"
+    return f"a text cannot begin with {character!r}; put it in quotes"
+
+
+def _place(
+    event: Any,
+    key: Position,
+    path: Path,
+    next_event: NextEvent,
+    found: dict[Path, tuple[Position, Position]],
+) -> None:
+    found.setdefault(path, (key, _start(event)))
+    if isinstance(event, MappingStartEvent):
+        while not isinstance(name := next_event(), MappingEndEvent):
+            if not isinstance(name, ScalarEvent):
+                _place(name, key, (*path, ""), next_event, {})
+            inner = (*path, name.value if isinstance(name, ScalarEvent) else "")
+            # The first of two duplicate keys is the one whose value was taken.
+            _place(next_event(), _start(name), inner, next_event, {} if inner in found else found)
+    elif isinstance(event, SequenceStartEvent):
+        index = 0
+        while not isinstance(item := next_event(), SequenceEndEvent):
+            _place(item, _start(item), (*path, index), next_event, found)
+            index += 1
