@@ -41,20 +41,21 @@ class LocalTransport(Transport):
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
-        return Answer(process.returncode or 0, stdout, stderr)
+        code = process.returncode or 0
+        return Answer(code if code >= 0 else 128 - code, stdout, stderr)  # as a shell tells of a signal
 
     async def read(self, path: str, offset: int, limit: int) -> bytes:
         """Return bytes of a file; see Transport."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return os.pread(descriptor, limit, offset)
+            finally:
+                os.close(descriptor)
         except FileNotFoundError:
             return b""
         except OSError as error:
             raise Unavailable(f"cannot read {path}: {error.strerror}") from error
-        try:
-            return os.pread(descriptor, limit, offset)
-        finally:
-            os.close(descriptor)
 
     async def close(self) -> None:
         """Do nothing: there is nothing to let go of."""

@@ -192,7 +192,7 @@ class _Follower:
             try:
                 await self._look_often()
             except (Unavailable, Refused) as error:
-                pause = min(self._pace.events * 2**self._failures, _BACKOFF_CAP)
+                pause = min(self._pace.events * 2 ** min(self._failures, 16), _BACKOFF_CAP)
                 self._failures += 1
                 log.warning("cannot see the runs: %s; looking again in %.1f s", error, pause)
                 await asyncio.sleep(pause)

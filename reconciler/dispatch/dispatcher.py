@@ -1,0 +1,178 @@
+"""
+Hosts that carry out orders, as the loop sees them.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from datetime import datetime
+from pathlib import Path
+
+from reconciler.controller.ports import Emit
+from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.events import RunEnded, RunSeen
+from reconciler.core.model import FailureClass, Host, Order, Report, Verdict
+from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.protocol import RUN_ID, folder_name
+from reconciler.dispatch.repos import CodeRepository
+from reconciler.dispatch.round import ReadOutput, Round
+from reconciler.dispatch.runs import Pace
+from reconciler.dispatch.site import Site, open_site, usual_pace
+from reconciler.dispatch.steps import StepFailed
+from reconciler.dispatch.transport import Transport
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, int]
+
+
+class Dispatcher:
+    """
+    Carries out orders on hosts; one task per order, ended by nothing but its `RunEnded` and `close`.
+
+    `data` holds the mirrors of code repositories and the logs; `base` is the
+    folder that relative addresses of repos start from.
+    """
+
+    def __init__(
+        self,
+        transports: Callable[[Host], Transport],
+        *,
+        data: Path,
+        base: Path,
+        fleet: str,
+        clock: Callable[[], datetime],
+        read_output: ReadOutput,
+        pace: Callable[[Host], Pace] = usual_pace,
+        patience: float = 300,
+    ) -> None:
+        self.logs = Logs(data / "logs")
+        self._transports = transports
+        self._data = data
+        self._base = base
+        self._fleet = fleet
+        self._clock = clock
+        self._read_output = read_output
+        self._pace = pace
+        self._patience = patience
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._stops: dict[Key, asyncio.Task[None]] = {}
+        self._sites: dict[str, Site] = {}
+        self._left_sites: list[Site] = []
+        """Of hosts whose spec has changed since; runs may still be followed there."""
+        self._repositories: dict[str, CodeRepository] = {}
+
+    @property
+    def followed(self) -> frozenset[Key]:
+        """(run key, round) of every order that is being followed."""
+        return frozenset(self._tasks)
+
+    def follow(self, order: Order, emit: Emit) -> None:
+        """Carry out the order, or take it up where it stands; see controller.ports.Dispatch."""
+        if order.key in self._tasks:
+            return
+        task = asyncio.create_task(self._carry_out(order, emit), name=f"{order.run} round {order.round}")
+        self._tasks[order.key] = task
+
+    def stop(self, order: Order, why: str, emit: Emit) -> None:
+        """End the run of the order; see controller.ports.Dispatch."""
+        if order.key in self._stops:
+            return
+        log.info("stopping %s round %d: %s", order.run, order.round, why)
+        task = asyncio.create_task(self._cancel(order, emit), name=f"stop {order.run} round {order.round}")
+        self._stops[order.key] = task
+
+    async def sweep(self, host: Host, keep: Collection[str]) -> None:
+        """Remove what belongs to no run that is to be kept; see controller.ports.Dispatch."""
+        kept = {folder_name(run) for run in keep} | {folder_name(run) for run, _ in self._tasks}
+        try:
+            site = self._site(host)
+            states = await site.runs.list()
+            alive = {_run_of(run_id) for run_id, state in states.items() if state.stage.is_alive}
+            await site.runs.remove([run_id for run_id in states if _run_of(run_id) not in kept | alive])
+            names = await site.workspaces.list()
+            await site.workspaces.remove([name for name in names if _run_of(name) not in kept | alive])
+        except (Refused, StepFailed) as error:
+            raise Unavailable(str(error)) from error
+
+    async def close(self) -> None:
+        """Stop following; runs go on. The transports are closed by whoever made them."""
+        tasks = [*self._tasks.values(), *self._stops.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(site.runs.close() for site in [*self._sites.values(), *self._left_sites]))
+
+    async def _carry_out(self, order: Order, emit: Emit) -> None:
+        def seen() -> None:
+            emit(RunSeen(task=order.task, run=order.run, round=order.round, at=self._clock()))
+
+        try:
+            report = await self._report(order, seen)
+        finally:
+            del self._tasks[order.key]  # before it is told: whoever hears of it may ask who is followed
+        emit(RunEnded(task=order.task, run=order.run, round=order.round, at=self._clock(), report=report))
+
+    async def _report(self, order: Order, seen: Callable[[], None]) -> Report:
+        try:
+            return await self._round(order).carry_out(seen)
+        except StepFailed as error:
+            return _failure(error.kind, str(error))
+        except Exception as error:
+            log.exception("%s round %d: a mistake of ours", order.run, order.round)
+            await self._round(order).cancel()
+            return _failure(FailureClass.HOST, f"a mistake of the reconciler: {error!r}; its log has more")
+
+    async def _cancel(self, order: Order, emit: Emit) -> None:
+        try:
+            await self._round(order).cancel()
+        except StepFailed as error:
+            log.warning("%s round %d cannot be stopped: %s", order.run, order.round, error)
+        finally:
+            del self._stops[order.key]
+        self.follow(order, emit)
+
+    def _round(self, order: Order) -> Round:
+        return Round(
+            order=order,
+            site=self._site(order.host),
+            repository=self._repository(order),
+            logs=self.logs,
+            read_output=self._read_output,
+            clock=self._clock,
+            patience=self._patience,
+        )
+
+    def _site(self, host: Host) -> Site:
+        transport = self._transports(host)
+        known = self._sites.get(host.name)
+        if (
+            known
+            and known.transport is transport
+            and (known.shell, known.workdir) == (host.shell, host.workdir)
+        ):
+            return known
+        site = open_site(host, transport, fleet=self._fleet, logs=self.logs, pace=self._pace(host))
+        self._sites[host.name] = site
+        if known:
+            self._left_sites.append(known)
+        return site
+
+    def _repository(self, order: Order) -> CodeRepository | None:
+        if order.repo is None:
+            return None
+        known = self._repositories.get(order.repo.name)
+        if known is None or known.repo != order.repo:
+            known = CodeRepository(order.repo, mirrors=self._data / "repos", fleet=self._base)
+            self._repositories[order.repo.name] = known
+        return known
+
+
+def _run_of(name: str) -> str:
+    """Return the run, as `folder_name` writes it, that a run folder or a workspace belongs to."""
+    match = RUN_ID.match(name)
+    return match["run"] if match else name
+
+
+def _failure(kind: FailureClass, message: str) -> Report:
+    return Report(verdict=Verdict(outcome="failed", kind=kind, message=message))

@@ -1,0 +1,99 @@
+"""
+Git on this machine: for the mirrors of code repositories, and for fetching and pushing.
+
+No hooks, no file system monitor, no signing, no upkeep on the side. Only talking
+to a remote reads the configuration of whoever runs this process, for their
+credentials.
+"""
+
+import asyncio
+import os
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.core.errors import Unavailable
+from reconciler.core.text import one_line
+
+_OVERRIDES = (
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "core.alternateRefsCommand=true",
+    "push.gpgSign=false",
+    "push.recurseSubmodules=no",
+    "fetch.recurseSubmodules=false",
+    "gc.auto=0",
+    "maintenance.auto=false",
+)
+_QUIET = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_ALLOW_PROTOCOL": "file:https:http:ssh",  # no ext::, which runs commands
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "LC_ALL": "C.UTF-8",
+    "LANGUAGE": "C",  # errors are told apart by git's words
+}
+_FOR_REMOTES = re.compile(r"GIT_(?:SSH|ASKPASS|SSL_|HTTP_|PROXY_|CONFIG_(?:GLOBAL|COUNT|KEY_|VALUE_))")
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a git command ended."""
+
+    code: int
+    stdout: bytes
+    words: str
+    """What git said on stderr, on one line and without credentials."""
+
+    @property
+    def text(self) -> str:
+        """What it printed, without white space around it."""
+        return self.stdout.decode(errors="replace").strip()
+
+
+async def git(
+    folder: Path, *words: str, stdin: bytes = b"", remote: bool = False, timeout: float = 600
+) -> Done:
+    """
+    Run a git command on the bare repository in `folder` and return how it ended.
+
+    `remote`: it talks to another repository. `timeout` in seconds. Raises
+    Unavailable if git cannot be started or took too long.
+    """
+    options = [word for setting in _OVERRIDES for word in ("-c", setting)]
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "git",
+            f"--git-dir={folder}",
+            *options,
+            *words,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=_environment(remote=remote),
+            start_new_session=True,  # no terminal to ask on, and Ctrl-C is ours to answer
+        )
+    except OSError as error:
+        raise Unavailable(
+            f"git cannot be started: {error.strerror}; is it installed and on the PATH?"
+        ) from error
+    try:
+        async with asyncio.timeout(timeout):
+            stdout, stderr = await process.communicate(stdin)
+    except TimeoutError:
+        raise Unavailable(f"git {words[0]} took longer than {timeout:g} s; it was stopped") from None
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    said = one_line(_CREDENTIALS.sub("", stderr.decode(errors="replace")))
+    return Done(process.returncode or 0, stdout, said)
+
+
+def _environment(*, remote: bool) -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    if not remote:
+        return env | _QUIET | {"GIT_CONFIG_GLOBAL": os.devnull}
+    return env | _QUIET | {name: value for name, value in os.environ.items() if _FOR_REMOTES.match(name)}

@@ -1,0 +1,243 @@
+"""
+One round of a run, from its order to its report.
+
+Every step may be taken again from the top, after a crash at any moment: what
+was done is found on the host under its name, and is not done twice.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from reconciler.core.adapter import Adapter
+from reconciler.core.command import localize
+from reconciler.core.model import Check, FailureClass, Order, Report, Verdict
+from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.protocol import RunState, Stage, agent_id, agent_job, validation_id, validation_job
+from reconciler.dispatch.repos import CodeRepository
+from reconciler.dispatch.runs import Bounds, Ending
+from reconciler.dispatch.site import Site
+from reconciler.dispatch.steps import StepFailed, persist
+from reconciler.dispatch.validation import read_checks
+from reconciler.dispatch.workspace import Prepared, Taken
+
+_MEBIBYTE = 2**20
+CANCELLED = "cancelled"
+"""Why a run was ended, in the wrapper's records, when it was asked for."""
+_ENDED: Mapping[str, tuple[FailureClass, str]] = {
+    "timeout": (FailureClass.TIMEOUT, "the agent took longer than {timeout} and was stopped"),
+    "stall": (FailureClass.STALL, "the agent printed nothing for {stall} and was stopped"),
+    "output": (FailureClass.AGENT, "the agent printed more than {output} MiB and was stopped"),
+    CANCELLED: (FailureClass.CANCELLED, "the run was stopped"),
+}
+_UNKNOWN: Mapping[Stage, str] = {
+    Stage.LOST: "the run is over and nobody could write down how: its processes were killed from outside",
+    Stage.REBOOTED: "the host was started anew while the run went on",
+    Stage.ABSENT: "the run's folder on the host is gone",
+    Stage.UNSTARTED: "the run's folder on the host is damaged",
+}
+
+
+class ReadOutput(Protocol):
+    """Makes a verdict of what an agent's CLI printed."""
+
+    def __call__(
+        self, adapter: Adapter, *, stdout: bytes, stderr: bytes, exit_code: int, order: Order, now: datetime
+    ) -> Verdict:
+        """Return the verdict."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """An order, and what it takes to carry it out."""
+
+    order: Order
+    site: Site
+    repository: CodeRepository | None
+    logs: Logs
+    read_output: ReadOutput
+    clock: Callable[[], datetime]
+    patience: float
+    """Seconds for which a host or repository may be away before the agent was started."""
+
+    async def carry_out(self, seen: Callable[[], None]) -> Report:
+        """Return what came of the round; `seen` is called when the agent is seen alive."""
+        try:
+            prepared = await self._prepare()
+            state = await self._run_agent(prepared, seen)
+        except StepFailed as error:
+            return Report(verdict=_failed(Verdict(outcome="failed"), error))
+        verdict = await asyncio.to_thread(self._judge, state)  # hundreds of MiB, perhaps
+        try:
+            return await self._report(prepared, verdict)
+        except StepFailed as error:
+            return Report(verdict=_failed(verdict, error), base_commit=prepared.base)
+
+    async def cancel(self) -> None:
+        """End what runs, and prevent what has not been started, of the agent and of the validation."""
+        runs = self.site.runs
+        await persist(lambda: runs.cancel(self._agent, CANCELLED, self._ending))
+        await persist(lambda: runs.cancel(self._validation, CANCELLED, self._ending))
+
+    # --- The agent ----------------------------------------------------------
+
+    async def _prepare(self) -> Prepared:
+        """
+        Make the workspace ready; look first, as long as it takes, whether the agent was started before.
+
+        Only of one that was not may we say after a while that it cannot be.
+        """
+        workspaces = self.site.workspaces
+        standing = await persist(lambda: self.site.runs.stat([self._agent]))
+        if standing.states[self._agent].stage in {Stage.ABSENT, Stage.UNSTARTED}:
+            return await persist(
+                lambda: workspaces.prepare(self.order, self.repository), patience=self.patience
+            )
+        return await persist(lambda: workspaces.find(self.order))
+
+    async def _run_agent(self, prepared: Prepared, seen: Callable[[], None]) -> RunState:
+        order, adapter = self.order, self.order.adapter
+        prompt_file = f"{prepared.run_folder}/prompt"
+        offered = (order.host.adapters or {}).get(adapter.name)
+        job = agent_job(
+            localize(order.argv, workdir=prepared.folder, prompt_file=prompt_file),
+            env=self._environment(),
+            folder=prepared.folder,
+            path=offered.path if offered else None,
+            prompt_file=prompt_file if adapter.prompt == "file" else None,
+        )
+        stdin = b"" if adapter.prompt == "argument" else order.prompt.encode()
+        bounds = Bounds(silence=order.stall_timeout.total_seconds(), output=self._most_output)
+        return await self._run(self._agent, job, stdin, bounds, seen)
+
+    def _judge(self, state: RunState) -> Verdict:
+        """Return the agent's verdict; where the host knows better than the output, the host's."""
+        if state.stage is not Stage.DONE or state.exit_code is None:
+            return Verdict(outcome="failed", kind=FailureClass.HOST, message=_UNKNOWN[state.stage])
+        verdict = self.read_output(
+            self.order.adapter,
+            stdout=self.logs.read(self._agent, "out"),
+            stderr=self.logs.read(self._agent, "err"),
+            exit_code=state.exit_code,
+            order=self.order,
+            now=self.clock(),
+        )
+        verdict = verdict.model_copy(
+            update={"usage": verdict.usage.model_copy(update={"seconds": state.seconds})}
+        )
+        was_done = verdict.outcome == "success" and state.why != CANCELLED
+        return verdict if was_done or state.why == "exit" else _failed(verdict, self._ended(state.why))
+
+    # --- What it leaves -----------------------------------------------------
+
+    async def _report(self, prepared: Prepared, verdict: Verdict) -> Report:
+        if verdict.outcome == "failed":
+            return Report(verdict=await self._keep_work(prepared, verdict), base_commit=prepared.base)
+        taken = await self._take_up(prepared)
+        checks = await self._validate(prepared)
+        report = Report(verdict=verdict, checks=checks, base_commit=prepared.base)
+        if report.failed_check or taken is None or taken.head == prepared.base:
+            return report
+        commits = await self._deliver(taken, prepared)
+        return report.model_copy(update={"head_commit": taken.head, "commits": commits})
+
+    async def _keep_work(self, prepared: Prepared, verdict: Verdict) -> Verdict:
+        """Commit, on the host, what a failed agent left; that it cannot be done is no news but a note."""
+        try:
+            await self._take_up(prepared)
+        except StepFailed as error:
+            return verdict.model_copy(update={"notes": (*verdict.notes, str(error))})
+        return verdict
+
+    async def _take_up(self, prepared: Prepared) -> Taken | None:
+        if self.order.repo is None:
+            return None
+        if prepared.base is None:
+            raise StepFailed(FailureClass.HOST, f"the workspace {prepared.folder} is gone or damaged")
+        return await persist(lambda: self.site.workspaces.take_up(self.order))
+
+    async def _validate(self, prepared: Prepared) -> tuple[Check, ...]:
+        order = self.order
+        if not order.validation:
+            return ()
+        job = validation_job(
+            order.validation, env=self._environment(), folder=prepared.folder, shell=order.host.shell
+        )
+        state = await self._run(self._validation, job, b"", Bounds(output=self._most_output))
+        if state.stage is not Stage.DONE:
+            raise StepFailed(FailureClass.HOST, f"validation: {_UNKNOWN[state.stage]}")
+        if state.why == CANCELLED:
+            raise self._ended(CANCELLED)
+        return read_checks(
+            order.validation,
+            self.logs.read(self._validation, "err"),
+            self.logs.read(self._validation, "out"),
+            seconds=state.seconds,
+        )
+
+    async def _deliver(self, taken: Taken, prepared: Prepared) -> int:
+        """Bring the work back, check it, push it; return how many commits it has."""
+        repository, base, order = self.repository, prepared.base, self.order
+        if repository is None or base is None:
+            return 0
+        await persist(lambda: repository.check_base(base, order.start_from))
+        bundle = await persist(lambda: self.site.workspaces.bundle(order, base))
+        head = await persist(lambda: repository.receive(bundle, self._agent))
+        if head != taken.head:
+            raise StepFailed(FailureClass.HOST, f"the host spoke of {taken.head} and sent {head}")
+        commits = await persist(lambda: repository.check(base, head))
+        await persist(lambda: repository.deliver(head, order.branch, order.expected_head))
+        return commits
+
+    # --- Common to both -----------------------------------------------------
+
+    async def _run(
+        self, run_id: str, job: str, stdin: bytes, bounds: Bounds, seen: Callable[[], None] = lambda: None
+    ) -> RunState:
+        runs, timeout = self.site.runs, self.order.timeout.total_seconds()
+        state = await persist(lambda: runs.start(run_id, job, stdin, timeout=timeout, ending=self._ending))
+        if state.stage.is_alive:
+            seen()
+        return await runs.follow(run_id, state, bounds, self._ending)
+
+    def _environment(self) -> dict[str, str]:
+        order = self.order
+        return {
+            **order.host.env,
+            **order.adapter.env,
+            **order.env,
+            "RECONCILER_TASK": order.task,
+            "RECONCILER_RUN": order.run,
+            "RECONCILER_ROUND": str(order.round),
+            "RECONCILER_BRANCH": order.branch,
+        }
+
+    def _ended(self, why: str) -> StepFailed:
+        kind, message = _ENDED[why]
+        words = message.format(
+            timeout=self.order.timeout, stall=self.order.stall_timeout, output=self._most_output // _MEBIBYTE
+        )
+        return StepFailed(kind, words)
+
+    @property
+    def _agent(self) -> str:
+        return agent_id(self.order.run, self.order.round)
+
+    @property
+    def _validation(self) -> str:
+        return validation_id(self.order.run, self.order.round)
+
+    @property
+    def _ending(self) -> Ending:
+        stop = self.order.adapter.stop
+        return Ending(signal=stop.signal, grace=stop.grace.total_seconds())
+
+    @property
+    def _most_output(self) -> int:
+        return self.order.adapter.limits.output_mb * _MEBIBYTE
+
+
+def _failed(verdict: Verdict, error: StepFailed) -> Verdict:
+    return verdict.model_copy(update={"outcome": "failed", "kind": error.kind, "message": str(error)})

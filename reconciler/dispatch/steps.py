@@ -1,0 +1,47 @@
+"""
+What the steps of a round have in common: how they fail, and how often they are tried.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from reconciler.core.errors import ReconcilerError, Refused, Unavailable
+from reconciler.core.model import FailureClass
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_PAUSE = 0.2
+_PAUSE_CAP = 15.0
+
+
+class StepFailed(ReconcilerError):
+    """A step failed, and trying again would not help; `kind` decides what happens next."""
+
+    def __init__(self, kind: FailureClass, message: str) -> None:
+        self.kind = kind
+        super().__init__(message)
+
+
+async def persist(step: Callable[[], Awaitable[T]], *, patience: float | None = None) -> T:
+    """
+    Take a step, again and again while what it needs cannot be reached.
+
+    Without `patience` (seconds of waiting) it never gives up: a run that may have
+    started must not be forgotten. Raises StepFailed.
+    """
+    pause, waited = _PAUSE, 0.0
+    while True:
+        try:
+            return await step()
+        except Refused as error:
+            raise StepFailed(FailureClass.HOST, str(error)) from error
+        except Unavailable as error:
+            if patience is not None and waited >= patience:
+                raise StepFailed(FailureClass.HOST, f"{error} (tried for {waited:.0f} s)") from error
+            log.warning("%s; trying again in %.1f s", error, pause)
+        await asyncio.sleep(pause)
+        waited += pause
+        pause = min(pause * 2, _PAUSE_CAP)

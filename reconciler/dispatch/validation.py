@@ -1,0 +1,43 @@
+"""
+What came of the validation commands: from the account of their job to checks.
+"""
+
+from collections.abc import Sequence
+
+from reconciler.core.model import Check
+from reconciler.core.text import tail
+
+STOPPED = 124
+"""Exit code of a command that was stopped, as timeout(1) has it."""
+_LINES = 60
+_CHARACTERS = 4000
+
+
+def read_checks(
+    commands: Sequence[str], account: bytes, output: bytes, *, seconds: float
+) -> tuple[Check, ...]:
+    """
+    Return the commands that were run, in order.
+
+    One that was begun and has no end was stopped: the rest of `seconds`, the
+    time all of them took, was its.
+    """
+    checks: list[Check] = []
+    begun = 0
+    for line in account.decode(errors="replace").splitlines():
+        match line.split():
+            case ["begin", _, offset]:
+                begun = int(offset)
+            case ["end", number, code, hundredths, offset]:
+                printed = output[begun : int(offset)]
+                checks.append(_check(commands[int(number) - 1], int(code), int(hundredths) / 100, printed))
+                begun = -1
+    if begun >= 0 and len(checks) < len(commands):
+        rest = max(0.0, round(seconds - sum(check.seconds for check in checks), 2))
+        checks.append(_check(commands[len(checks)], STOPPED, rest, output[begun:]))
+    return tuple(checks)
+
+
+def _check(command: str, code: int, seconds: float, output: bytes) -> Check:
+    text = tail(output.decode(errors="replace"), lines=_LINES, characters=_CHARACTERS)
+    return Check(command=command, exit_code=code, seconds=seconds, output=text)

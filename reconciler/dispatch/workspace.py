@@ -1,0 +1,145 @@
+"""
+Workspaces on a host: where agents work, and how their work comes back.
+"""
+
+import asyncio
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from reconciler.core.errors import Unavailable
+from reconciler.core.model import FailureClass, Order
+from reconciler.dispatch.protocol import agent_id, folder_name
+from reconciler.dispatch.repos import CodeRepository
+from reconciler.dispatch.scripts import Scripts
+from reconciler.dispatch.steps import StepFailed
+
+_LONG = 1800.0
+"""Seconds; for a step that writes or reads a whole repository."""
+_BUNDLE_LIMIT = 512 * 1024 * 1024
+_NEED = "S need"
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A workspace; paths are absolute and of the host."""
+
+    base: str | None
+    """Commit it started from; None without a repo."""
+    folder: str
+    run_folder: str
+    """Of the agent's run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The work of a round, all of it committed."""
+
+    base: str
+    head: str
+
+
+class Workspaces:
+    """
+    The workspaces of one fleet on one host, below the folder `fleet` (a word of a command line).
+
+    `shares_mirrors`: the host is this machine, and reads our own mirrors.
+    """
+
+    def __init__(self, scripts: Scripts, *, fleet: str, shares_mirrors: bool) -> None:
+        self._scripts = scripts
+        self._fleet = fleet
+        self._shares_mirrors = shares_mirrors
+        self._feeding: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """One at a time: many runs that start at once need the same commits."""
+
+    async def find(self, order: Order) -> Prepared:
+        """Return the workspace of a run that was started. Raises Refused and Unavailable."""
+        return _prepared(await self._prepare(order, "", ""))
+
+    async def prepare(self, order: Order, repository: CodeRepository | None) -> Prepared:
+        """
+        Make the workspace of a run, or clean it for its next round.
+
+        Nothing is touched once the agent of the round was started. Raises
+        StepFailed, Refused and Unavailable.
+        """
+        if repository is None:
+            return await self.find(order)
+        commit = await repository.starting_point(order.start_from)
+        mirror = self._mirror(repository)
+        answer = await self._prepare(order, mirror, commit)
+        if answer.startswith(_NEED):
+            async with self._feeding[repository.folder.name]:
+                answer = await self._feed(order, repository, commit)
+        return _prepared(answer)
+
+    async def _feed(self, order: Order, repository: CodeRepository, commit: str) -> str:
+        """Send the commits that the host lacks, if meanwhile nobody else did."""
+        mirror = self._mirror(repository)
+        answer = await self._prepare(order, mirror, commit)
+        if not answer.startswith(_NEED):
+            return answer
+        have = [line.removeprefix("have ") for line in answer.splitlines()[1:]]
+        return await self._prepare(order, mirror, commit, await repository.bundle(commit, have))
+
+    async def take_up(self, order: Order) -> Taken:
+        """
+        Commit what the agent left uncommitted and return the work as a whole.
+
+        Raises Refused if there is no repository to commit in, and Unavailable.
+        """
+        left_out = [path for path in order.adapter.cleanup if "\n" not in path]
+        lines = [order.adapter.name, str(len(left_out)), *left_out, order.commit_message]
+        answer = await self._call("take", *_names(order), stdin="\n".join(lines).encode())
+        words = answer.decode().split()
+        return Taken(_commit(words[2]), _commit(words[3]))
+
+    async def bundle(self, order: Order, base: str) -> bytes:
+        """Return the commits of the round as a git bundle. Raises StepFailed, Refused and Unavailable."""
+        answer = await self._call("bundle", *_names(order), base)
+        head, _, bundle = answer.partition(b"\n")
+        size = int(head.split()[2])
+        if size > _BUNDLE_LIMIT:
+            raise StepFailed(FailureClass.AGENT, f"the work is larger than {_BUNDLE_LIMIT // 2**20} MiB")
+        if len(bundle) != size:
+            raise Unavailable(f"the work of {order.run} was cut on its way: {len(bundle)} of {size} bytes")
+        return bundle
+
+    async def list(self) -> list[str]:
+        """Return the names of all workspaces: run keys as `folder_name` writes them."""
+        return (await self._call("ls")).decode().splitlines()[1:]
+
+    async def remove(self, names: Iterable[str]) -> None:
+        """Remove workspaces, by the names that `list` gives."""
+        await self._call("rm", *names)
+
+    async def _prepare(self, order: Order, mirror: str, commit: str, bundle: bytes = b"") -> str:
+        lines = f"{order.adapter.name}\n{mirror}\n{order.branch}\n{commit}\n"
+        return (await self._call("prepare", *_names(order), stdin=lines.encode() + bundle)).decode()
+
+    def _mirror(self, repository: CodeRepository) -> str:
+        return str(repository.folder) if self._shares_mirrors else f"repos/{repository.folder.name}"
+
+    async def _call(self, verb: str, *words: str, stdin: bytes = b"") -> bytes:
+        return await self._scripts.call("workspace", verb, self._fleet, *words, stdin=stdin, timeout=_LONG)
+
+
+def _names(order: Order) -> tuple[str, str]:
+    return folder_name(order.run), agent_id(order.run, order.round)
+
+
+def _prepared(answer: str) -> Prepared:
+    fields = dict(line.split(" ", 1) for line in answer.splitlines())
+    if fields.get("S") != "ready":
+        raise Unavailable(f"the host made no workspace; it answered {answer[:200]!r}")
+    base = None if fields["base"] == "-" else _commit(fields["base"])
+    return Prepared(base, fields["work"], fields["run"])
+
+
+def _commit(word: str) -> str:
+    if not _COMMIT.match(word):
+        raise Unavailable(f"the host answered {word[:80]!r} where a commit was expected")
+    return word

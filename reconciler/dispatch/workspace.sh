@@ -1,0 +1,164 @@
+#!/bin/sh
+# Workspaces of runs on a host: one verb per step. POSIX sh and git.
+#
+#   prepare FLEET KEY ID          make the workspace of a run, or clean it for its next round
+#   take    FLEET KEY ID          commit what the agent of a round left uncommitted
+#   bundle  FLEET KEY ID BASE     the commits of a round that the base does not have, as a git bundle
+#   ls      FLEET                 one line per workspace
+#   rm      FLEET KEY...          remove workspaces
+#
+# Every answer begins with "S " (done as asked) or "E " (why not).
+#   FLEET/repos/NAME.git   objects that the workspaces of a repo share; never pruned
+#   FLEET/work/KEY         the workspace: a repository of its own, so that no agent can touch another's
+#   FLEET/runs/ID/claim    there once the agent of that round was started
+
+refuse() { printf 'E %s\n' "$*"; exit 70; }
+
+export LC_ALL=C GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_TERMINAL_PROMPT=0
+unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY GIT_ALTERNATE_OBJECT_DIRECTORIES
+git() { # without hooks and helpers: the agent may have put some there
+  command git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c commit.gpgSign=false \
+    -c gc.auto=0 -c maintenance.auto=false -c checkout.workers=0 "$@"
+}
+# Named, never searched for: with its .git gone, a search would end in somebody else's repository.
+in_work() { git -C "$work" --git-dir="$work/.git" --work-tree="$work" "$@"; }
+
+enter() { # fleet key id -> $fleet $work $run
+  mkdir -p -m 700 -- "$1" 2>/dev/null && mkdir -p -m 700 -- "$1/work" "$1/repos" "$1/runs" && cd -P -- "$1" ||
+    refuse "cannot make the folder $1"
+  fleet=$PWD work=$PWD/work/${2:-} run=$PWD/runs/${3:-}
+}
+
+need_git() { command -v git >/dev/null 2>&1 || refuse 'git is not installed, or not on the PATH of a login without terminal'; }
+
+has() { git --git-dir="$mirror" cat-file -e "$1^{commit}" 2>/dev/null; }
+
+answer_ready() { # base
+  printf 'S ready\nbase %s\nwork %s\nrun %s\n' "$1" "$work" "$run"
+  exit 0
+}
+
+clean() { # what the agent did is committed; what lies around is of the validation
+  rm -f "$work/.git/index.lock"
+  in_work reset -q --hard && in_work clean -q -f -d
+}
+
+create_mirror() { # in one move, as below
+  [ -d "$mirror" ] && return
+  git init -q --bare --template= "$mirror.$$" || return 1
+  [ -d "$mirror" ] || mv "$mirror.$$" "$mirror"
+  rm -rf "$mirror.$$"
+}
+
+create_work() { # in one move, so that a half made one is never seen
+  new=$work.new.$$
+  rm -rf "$new"
+  git init -q --template= "$new" &&
+    printf '%s/objects\n' "$mirror" >"$new/.git/objects/info/alternates" &&
+    git -C "$new" update-ref refs/reconciler/base "$commit" &&
+    git -C "$new" update-ref "refs/heads/$branch" "$commit" &&
+    git -C "$new" symbolic-ref HEAD "refs/heads/$branch" &&
+    git -C "$new" config user.name "$name" &&
+    git -C "$new" config user.email agent@reconciler.invalid &&
+    git -C "$new" reset -q --hard &&
+    mv "$new" "$work" || {
+    rm -rf "$new"
+    return 1
+  }
+}
+
+case ${1:-} in
+prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), branch, commit, a line each; a bundle
+  enter "$2" "$3" "$4"
+  for field in name mirror branch commit; do IFS= read -r "$field" || refuse 'short'; done
+  if [ -f "$run/claim" ]; then # nothing is touched any more
+    cat >/dev/null
+    answer_ready "$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}' 2>/dev/null || echo -)"
+  fi
+  if [ -z "$mirror" ]; then
+    cat >/dev/null
+    mkdir -p "$work" || refuse "cannot make the folder $work"
+    answer_ready -
+  fi
+  need_git
+  if [ -e "$work/.git" ]; then
+    cat >/dev/null
+    said=$(clean 2>&1) || refuse "cannot clean $work: $said"
+    base=$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}') || refuse "the repository in $work is damaged"
+    answer_ready "$base"
+  fi
+  case $mirror in /*) ;; *) mirror=$fleet/$mirror ;; esac
+  said=$(create_mirror 2>&1) || refuse "cannot make $mirror: $said"
+  cat >"$work.in.$$"
+  if ! has "$commit" && [ -s "$work.in.$$" ]; then
+    said=$(git --git-dir="$mirror" fetch -q --no-tags --no-write-fetch-head "$work.in.$$" \
+      "+refs/reconciler/base/$commit:refs/reconciler/base/$commit" 2>&1) || said="cannot take in the bundle: $said"
+  fi
+  rm -f "$work.in.$$"
+  if ! has "$commit"; then
+    case ${said:-} in *lacks*these*prerequisite* | '') ;; *) refuse "$said" ;; esac
+    printf 'S need\n'
+    git --git-dir="$mirror" for-each-ref --sort=-creatordate --count=64 --format='have %(objectname)' refs/reconciler
+    exit 0
+  fi
+  said=$(create_work 2>&1) || refuse "cannot make $work: $said"
+  answer_ready "$commit"
+  ;;
+take) # FLEET KEY ID; stdin: name of the agent, number of paths to leave out, those paths, a line each; the message
+  enter "$2" "$3" "$4"
+  IFS= read -r name && IFS= read -r count || refuse 'short'
+  set --
+  while [ "$count" -gt 0 ] && IFS= read -r path; do
+    set -- "$@" ":(top,exclude)$path"
+    count=$((count - 1))
+  done
+  base=$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}' 2>/dev/null) ||
+    refuse "the repository in the workspace $work is gone or damaged"
+  result=refs/reconciler/done/${run##*/}
+  if [ -f "${run}v/claim" ]; then # what lies there by now is of the validation
+    cat >/dev/null
+  else
+    rm -f "$work/.git/index.lock" "$work/.git/HEAD.lock"
+    said=$(in_work add -A -- . "$@" 2>&1 </dev/null) || refuse "cannot take up what lies in $work: $said"
+    if in_work diff --cached --quiet; then
+      cat >/dev/null
+    else
+      said=$(GIT_AUTHOR_NAME=$name GIT_AUTHOR_EMAIL=agent@reconciler.invalid \
+        GIT_COMMITTER_NAME=$name GIT_COMMITTER_EMAIL=agent@reconciler.invalid \
+        in_work commit -q --no-verify --cleanup=verbatim -F - 2>&1) || refuse "cannot commit in $work: $said"
+    fi
+    said=$(in_work update-ref "$result" HEAD 2>&1) || refuse "no commit in $work: $said"
+  fi
+  head=$(in_work rev-parse -q --verify "$result^{commit}") || refuse "the repository in the workspace $work is damaged"
+  printf 'S taken %s %s\n' "$base" "$head"
+  ;;
+bundle) # FLEET KEY ID BASE
+  enter "$2" "$3" "$4"
+  file=$work.out.$$
+  said=$(in_work bundle create -q "$file" "refs/reconciler/done/$4" "^$5" 2>&1) || {
+    rm -f "$file"
+    refuse "cannot bundle the work in $work: $said"
+  }
+  printf 'S bundle %s\n' "$(($(wc -c <"$file")))"
+  cat "$file"
+  rm -f "$file"
+  ;;
+ls) # FLEET
+  enter "$2"
+  printf 'S\n'
+  for work in "$fleet"/work/*; do
+    [ -e "$work" ] && printf '%s\n' "${work##*/}"
+  done
+  exit 0
+  ;;
+rm) # FLEET KEY...
+  enter "$2"
+  shift 2
+  for key in "$@"; do
+    work=$fleet/work/$key
+    rm -rf "$work" 2>/dev/null || { chmod -R u+rwx "$work" && rm -rf "$work"; } || refuse "cannot remove $work"
+  done
+  printf 'S removed\n'
+  ;;
+*) refuse "no such verb: ${1:-}" ;;
+esac
