@@ -53,6 +53,7 @@ class Facts:
     error_status: int | None = None
     """HTTP status of the model's server."""
     stderr: str = ""
+    """Its end; of stdout, if there is nothing but words on that."""
     session_id: str | None = None
     wanted_session: str | None = None
     """Session that was to be resumed."""
@@ -93,11 +94,11 @@ def _failures(facts: Facts) -> Iterator[tuple[FailureClass, str]]:
     if not facts.complete:
         yield _incomplete(facts)
     elif not facts.succeeded:
-        yield classify(facts), facts.error or _last_line(facts.stderr) or "the agent says that it failed"
+        yield classify(facts), facts.error or f"exited with {facts.exit_code}{_because(facts)}"
     if facts.denials:
         yield FailureClass.CONFIG, f"denied and given up: {_listed(facts.denials)}; allow it in the adapter"
     if facts.exit_code != 0 and facts.exit_code not in SIGNALS:
-        yield classify(facts), f"says success but exited with {facts.exit_code}: {_last_line(facts.stderr)}"
+        yield classify(facts), f"says success but exited with {facts.exit_code}{_because(facts)}"
     if facts.lacks_structure:
         yield FailureClass.AGENT, "the answer is not in the form that was asked for"
     if facts.needs_text and not facts.text.strip():
@@ -105,17 +106,19 @@ def _failures(facts: Facts) -> Iterator[tuple[FailureClass, str]]:
 
 
 def _incomplete(facts: Facts) -> tuple[FailureClass, str]:
-    said = facts.error or _last_line(facts.stderr)
-    because = f": {said}" if said else ""
+    because = _because(facts)
     if facts.exit_code in SIGNALS:
-        signal = SIGNALS[facts.exit_code]
-        kind = FailureClass.HOST if signal == "KILL" else FailureClass.CANCELLED
-        return kind, f"ended by SIG{signal} before its last event{because}"
+        return FailureClass.HOST, f"ended by SIG{SIGNALS[facts.exit_code]} before it was done{because}"
     if facts.was_cut:
         return classify(facts), f"output is cut off in its last line (exit code {facts.exit_code}){because}"
     if not facts.started:
-        return classify(facts), f"exited with {facts.exit_code} before its first event{because}"
+        return classify(facts), f"exited with {facts.exit_code} and printed no event{because}"
     return classify(facts), f"exited with {facts.exit_code} without its last event{because}"
+
+
+def _because(facts: Facts) -> str:
+    said = facts.error or _last_words(facts.stderr)
+    return f": {said}" if said else ""
 
 
 # --- Failure classes -------------------------------------------------------
@@ -128,6 +131,13 @@ STATUSES = {
     **dict.fromkeys((408, 502, 504), FailureClass.HOST),
 }
 """What an HTTP status of the model's server means."""
+
+EXIT_CODES = {
+    124: FailureClass.TIMEOUT,
+    126: FailureClass.CONFIG,
+    127: FailureClass.CONFIG,
+}
+"""What `timeout` and the shell mean by theirs."""
 
 WORDS = {
     FailureClass.BUDGET: (
@@ -149,9 +159,9 @@ WORDS = {
         r"no space left|database is locked|active writer|already in use",
     ),
     FailureClass.CONFIG: (
-        r"unknown option|unexpected argument|unrecognized|is invalid\b|root/sudo|trusted director",
-        r"no such file|not found|does not exist|selected model",
-        r"no prompt|must be provided|no input|can't check actions|auto-rejecting",
+        r"unknown (option|argument)|unexpected argument|is invalid\b|root/sudo|trusted director",
+        r"no such file|(file|provider|model)\b.{0,60}\bnot found|404 not found|does not exist|selected model",
+        r"no prompt|must be provided|no input|input exceeds|can't check actions|auto-rejecting",
     ),
 }
 """What the words of an error mean; the first that fits."""
@@ -159,18 +169,27 @@ WORDS = {
 
 def classify(facts: Facts) -> FailureClass:
     """Return the failure class that the status, the words or the exit code of a failure tell."""
-    if facts.error_class is not None:
-        return facts.error_class
-    if facts.error_status in STATUSES:
-        return STATUSES[facts.error_status]
     if _session_is_gone(facts):
         return FailureClass.AGENT
-    words = _words(facts)
-    told = next((kind for kind in WORDS if re.search("|".join(WORDS[kind]), words, re.IGNORECASE)), None)
-    if told is not None:
-        return told
-    by_code = {124: FailureClass.TIMEOUT, 126: FailureClass.CONFIG, 127: FailureClass.CONFIG}
-    return by_code.get(facts.exit_code, FailureClass.AGENT)
+    return (
+        facts.error_class
+        or STATUSES.get(facts.error_status or 0)
+        or EXIT_CODES.get(facts.exit_code)
+        or _by_words(_words(facts))
+        or (
+            FailureClass.AGENT
+            if facts.started or not _USAGE_ERROR.search(facts.stderr)
+            else FailureClass.CONFIG
+        )
+    )
+
+
+def _by_words(words: str) -> FailureClass | None:
+    return next((kind for kind in WORDS if re.search("|".join(WORDS[kind]), words, re.IGNORECASE)), None)
+
+
+_USAGE_ERROR = re.compile(r"^\W*error\b", re.IGNORECASE | re.MULTILINE)
+"""How a CLI begins that refuses to start."""
 
 
 _GONE = re.compile(
@@ -185,8 +204,9 @@ def _session_is_gone(facts: Facts) -> bool:
 
 
 def _words(facts: Facts) -> str:
-    """Return the error in words: the CLI's own, or the end of stderr; never the agent's."""
-    return harmless(facts.error) or tail(facts.stderr, lines=20, characters=4000)
+    """Return the error in words: the CLI's own, or both ends of stderr; never the agent's."""
+    lines = harmless(facts.stderr).strip().split("\n")
+    return harmless(facts.error) or "\n".join((*lines[:5], *lines[5:][-20:]))[:8000]
 
 
 # --- Notes -----------------------------------------------------------------
@@ -205,9 +225,11 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
-def _last_line(text: str) -> str:
+def _last_words(text: str) -> str:
+    """Return the last line that names an error and the one below it, or else the last line."""
     lines = [line.strip() for line in harmless(text).split("\n") if line.strip(" \t{}[]")]
-    return lines[-1] if lines else ""
+    errors = [at for at, line in enumerate(lines) if re.search(r"\berror\b|failed", line, re.IGNORECASE)]
+    return " ".join(lines[errors[-1] :][:2] if errors else lines[-1:])
 
 
 # --- Usage -----------------------------------------------------------------

@@ -21,33 +21,27 @@ from jmespath.parser import ParsedResult
 
 from reconciler.core.adapter import Adapter, Output, Usage
 from reconciler.core.model import FailureClass, Order, Verdict
-from reconciler.core.outcome import Facts, spent, verdict
+from reconciler.core.outcome import EXIT_CODES, SIGNALS, Facts, spent, verdict
 from reconciler.core.text import harmless
 
 Event = dict[str, Any]
 
 
 def read_output(
-    adapter: Adapter,
-    *,
-    stdout: bytes,
-    stderr: bytes,
-    exit_code: int,
-    now: datetime,
-    order: Order | None = None,
+    adapter: Adapter, *, stdout: bytes, stderr: bytes, exit_code: int, order: Order, now: datetime
 ) -> Verdict:
     """
     Return what to make of what a CLI printed and how it ended.
 
-    `exit_code` is the shell's: 128 + n after signal n. Without an order (a
-    recording) nothing is known of the session and the answer that were asked for.
+    `exit_code` is the shell's: 128 + n after signal n.
     """
-    if adapter.output.format == "text":
-        return verdict(_text_facts(stdout, stderr, exit_code), now)
-    return verdict(_event_facts(adapter.output, stdout, stderr, exit_code, order), now)
+    asked = Asked(order.argv, order.session_id, order.session_totals)
+    return judge_output(adapter, Remains(stdout, stderr, exit_code), asked, now)
 
 
-def parse_recording(adapter: Adapter, stdout: Path, exit_code: int, now: datetime) -> Verdict:
+def parse_recording(
+    adapter: Adapter, stdout: Path, exit_code: int, now: datetime, argv: Sequence[str] = ()
+) -> Verdict:
     """
     Return the verdict for a recorded output.
 
@@ -55,13 +49,9 @@ def parse_recording(adapter: Adapter, stdout: Path, exit_code: int, now: datetim
     too. `exit_code` may be Python's: negative after a signal.
     """
     beside = stdout.with_suffix(".stderr")
-    return read_output(
-        adapter,
-        stdout=stdout.read_bytes(),
-        stderr=beside.read_bytes() if beside != stdout and beside.is_file() else b"",
-        exit_code=exit_code if exit_code >= 0 else 128 - exit_code,
-        now=now,
-    )
+    stderr = beside.read_bytes() if beside != stdout and beside.is_file() else b""
+    shell_code = exit_code if exit_code >= 0 else 128 - exit_code
+    return judge_output(adapter, Remains(stdout.read_bytes(), stderr, shell_code), Asked(tuple(argv)), now)
 
 
 def verdict_as_json(found: Verdict) -> dict[str, Any]:
@@ -84,38 +74,67 @@ def verdict_as_json(found: Verdict) -> dict[str, Any]:
 # --- Facts -----------------------------------------------------------------
 
 
-def _text_facts(stdout: bytes, stderr: bytes, exit_code: int) -> Facts:
-    """Raw text: there is nothing but the exit code to go by."""
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What is left of a run."""
+
+    stdout: bytes
+    stderr: bytes
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the run was to do, as far as its output must answer for it."""
+
+    argv: tuple[str, ...] = ()
+    session: str | None = None
+    """Session to resume."""
+    totals: Usage = Usage()  # noqa: RUF009 - a frozen value
+    """The CLI's totals of that session before the run."""
+
+
+def judge_output(adapter: Adapter, remains: Remains, asked: Asked, now: datetime) -> Verdict:
+    """Return the verdict for what is left of a run, given what it was to do."""
+    if adapter.output.format == "text":
+        return verdict(_text_facts(remains), now)
+    return verdict(_event_facts(adapter.output, remains, asked), now)
+
+
+def _text_facts(remains: Remains) -> Facts:
+    """Raw text: there is nothing but the exit code to go by; the words may be about anything."""
+    code = remains.exit_code
     return Facts(
-        exit_code=exit_code,
-        complete=exit_code == 0,
-        succeeded=exit_code == 0,
-        text=_end(stdout),
+        exit_code=code,
+        complete=code not in SIGNALS,
+        succeeded=code == 0,
+        error_class=EXIT_CODES.get(code, FailureClass.AGENT),
+        text=_end(remains.stdout),
         needs_text=False,
-        stderr=_end(stderr) or _end(stdout),
+        stderr=_end(remains.stderr) or _end(remains.stdout),
     )
 
 
-def _event_facts(rules: Output, stdout: bytes, stderr: bytes, exit_code: int, order: Order | None) -> Facts:
-    transcript = read_events(stdout, stderr)
+def _event_facts(rules: Output, remains: Remains, asked: Asked) -> Facts:
+    transcript = read_events(remains.stdout, remains.stderr)
     events = READERS[rules.reader](transcript) if rules.reader else list(transcript.events)
-    wanted = order.session_id if order else None
     session = _text(_ask(rules.session_id, events))
-    before = order.session_totals if order and session == wanted else Usage()
+    before = asked.totals if session == asked.session else Usage()
     totals = _usage(rules, events)
+    is_structure_asked = rules.schema_flag in asked.argv
     return Facts(
-        exit_code=exit_code,
+        exit_code=remains.exit_code,
         complete=bool(_ask(rules.terminal, events)) if rules.terminal else _is_whole(transcript),
-        succeeded=bool(_ask(rules.success, events)) if rules.success else exit_code == 0,
+        succeeded=bool(_ask(rules.success, events)) if rules.success else remains.exit_code == 0,
         text=_text(_ask(rules.text, events)) or "",
         error=_text(_ask(rules.error, events)) or "",
-        error_class=_class(rules, events, exit_code),
+        error_class=_class(rules, events, remains.exit_code),
         error_status=_status(_ask(rules.error_status, events)),
-        stderr=_end(stderr),
+        stderr=_end(remains.stderr) or ("" if events else _end(remains.stdout)),
         session_id=session,
-        wanted_session=wanted,
+        wanted_session=asked.session,
         denials=_texts(_ask(rules.denials, events)),
-        lacks_structure=_is_structure_asked(rules, order) and not _ask(rules.structured, events),
+        lacks_structure=is_structure_asked and not _ask(rules.structured, events),
         started=bool(events),
         was_cut=transcript.was_cut,
         totals=totals if totals != Usage() else before,
@@ -131,10 +150,6 @@ def _is_whole(transcript: "Transcript") -> bool:
 def _class(rules: Output, events: list[Event], exit_code: int) -> FailureClass | None:
     told = _text(_ask(rules.error_class, events)) or rules.exit_codes.get(str(exit_code))
     return FailureClass(told) if told in set(FailureClass) else None
-
-
-def _is_structure_asked(rules: Output, order: Order | None) -> bool:
-    return order is not None and rules.schema_flag is not None and rules.schema_flag in order.argv
 
 
 def _usage(rules: Output, events: list[Event]) -> Usage:
@@ -200,7 +215,7 @@ class Transcript:
     events: tuple[Event, ...]
     stderr: bytes
     was_cut: bool
-    """The last line begins like JSON and stops in the middle."""
+    """The last line begins like JSON but is none."""
     notes: tuple[str, ...] = ()
 
 
@@ -208,70 +223,66 @@ def read_events(stdout: bytes, stderr: bytes = b"") -> Transcript:
     r"""
     Return the JSON objects in an output, in order.
 
-    They may be one value over many lines, an array, or a line each; lines end
-    with `\n` only (U+2028 may stand in a string). Everything else is noise,
-    which is counted and left out.
+    They may stand on a line each, in an array, or be one value over many lines.
+    Lines end with `\n` only (U+2028 may stand in a string). Everything else is
+    noise, which is counted and left out.
     """
-    whole = _loads(stdout)
-    if whole is not _NOTHING:
-        return Transcript(tuple(_objects(whole)), stderr, was_cut=False)
-    events, noise = list[Event](), list[bytes]()
+    events, noise = list[Event](), 0
     for line in stdout.split(b"\n"):
-        value = _loads(line)
-        found = list(_objects(value))
+        found = _objects(_loads(line))
         events += found
-        if not found and line.strip():
-            noise.append(line)
-    if not events and (last := last_object(stdout)) is not None:
-        return Transcript((last,), stderr, was_cut=False)
-    was_cut = bool(noise) and _looks_cut(stdout)
-    count = len(noise) - was_cut
-    notes = (f"{count} lines of output are no events",) if events and count else ()
+        noise += not found and not line.isspace() and line != b""
+    if not events:
+        whole = _objects(_loads(stdout)) or _last_object(stdout)
+        return Transcript(tuple(whole), stderr, was_cut=not whole and _begins_json(_last_line(stdout)))
+    last = _last_line(stdout)
+    was_cut = _begins_json(last) and _loads(last) is None
+    stray = noise - was_cut
+    notes = (f"{stray} lines of output are no events",) if stray else ()
     return Transcript(tuple(events), stderr, was_cut, notes)
 
 
-def last_object(text: bytes) -> Event | None:
-    """Return the JSON object that a text ends with, of one line or many; None if there is none."""
+def _last_object(text: bytes) -> list[Event]:
+    """Return the JSON object that a text ends with, of one line or many; none if there is none."""
     end = text[-TAIL:].rstrip()
-    if not end.endswith(b"}"):
-        return None
-    start = len(end)
-    while (start := end.rfind(b"{", 0, start)) >= 0:
+    start = len(end) if end.endswith(b"}") else -1
+    while start > 0 and (start := end.rfind(b"{", 0, start)) >= 0:
         if start == 0 or end[start - 1 : start] == b"\n":
-            value = _loads(end[start:])
-            if isinstance(value, dict):
-                return value
-    return None
+            found = _objects(_loads(end[start:]))
+            if found:
+                return found
+    return []
 
 
-_NOTHING = object()
+def _last_line(text: bytes) -> bytes:
+    return text.rstrip().rpartition(b"\n")[2]
+
+
+def _begins_json(text: bytes) -> bool:
+    """Tell whether a text begins like an object or an array, behind what a terminal would swallow."""
+    return harmless(text[:1024].decode("utf-8", "replace")).lstrip().startswith(("{", "["))
 
 
 def _loads(text: bytes) -> Any:
-    """Return the JSON value of a text, with terminal codes taken out if need be; `_NOTHING` if it is none."""
-    bare = text.strip()
-    if not bare:
-        return _NOTHING
-    try:
-        return json.loads(bare)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return json.loads(harmless(bare.decode("utf-8", "replace")).strip())
-    except (ValueError, RecursionError):
-        return _NOTHING
+    """Return the JSON object or array of a text, terminal codes taken out if need be; None if it is none."""
+    if not _begins_json(text):
+        return None
+    for attempt in (bytes.strip, _plain):
+        try:
+            return json.loads(attempt(text))
+        except (ValueError, RecursionError):
+            continue
+    return None
 
 
-def _objects(value: Any) -> Iterator[Event]:
-    if isinstance(value, dict):
-        yield value
-    elif isinstance(value, list):
-        yield from (item for item in value if isinstance(item, dict))
+def _plain(text: bytes) -> str:
+    return harmless(text.decode("utf-8", "replace"))
 
 
-def _looks_cut(stdout: bytes) -> bool:
-    last = stdout[stdout.rstrip(b"\r\n").rfind(b"\n") + 1 :]
-    return harmless(last[:TAIL].decode("utf-8", "replace")).lstrip().startswith(("{", "["))
+def _objects(value: Any) -> list[Event]:
+    """Return the objects of a value: itself, or those in an array."""
+    values = value if isinstance(value, list) else [value]
+    return [item for item in values if isinstance(item, dict)]
 
 
 def _end(text: bytes) -> str:
@@ -370,8 +381,7 @@ def _modern(events: list[Event]) -> Iterator[Event]:
 
 def _stderr_json(transcript: Transcript) -> list[Event]:
     """Take the JSON object at the end of stderr, where some CLIs put their error, as the last event."""
-    error = last_object(transcript.stderr)
-    return [*transcript.events, error] if error else list(transcript.events)
+    return [*transcript.events, *_last_object(transcript.stderr)]
 
 
 def _list(value: object) -> Sequence[Any]:

@@ -1,0 +1,297 @@
+import csv
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reconciler.core.adapter import Usage
+from reconciler.core.model import FailureClass
+from reconciler.dispatch.output import Asked, Remains, judge_output, parse_recording, verdict_as_json
+from reconciler.specs.layers import adapter as built_in
+
+NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
+SAMPLES = Path(__file__).parent.parent / "samples"
+RECORDINGS = SAMPLES / "agent-clis"
+
+
+def read_table() -> list[dict[str, str]]:
+    """Return what is expected of each recording; `-` stands for nothing."""
+    with (SAMPLES / "verdicts.tsv").open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return [{name: "" if value == "-" else value for name, value in row.items()} for row in rows]
+
+
+VERDICTS = read_table()
+by_name = pytest.mark.parametrize("row", VERDICTS, ids=[row["recording"] for row in VERDICTS])
+
+
+def remains(row):
+    code, stderr = int(row["exit_code"]), RECORDINGS / f"{row['recording']}.stderr"
+    return Remains(
+        stdout=(RECORDINGS / f"{row['recording']}.stdout").read_bytes(),
+        stderr=stderr.read_bytes() if stderr.exists() else b"",
+        exit_code=code if code >= 0 else 128 - code,
+    )
+
+
+def asked(row):
+    words = row["asked"].split()
+    sessions = [word.removeprefix("session=") for word in words if word.startswith("session=")]
+    return Asked(tuple(word for word in words if word.startswith("--")), *sessions)
+
+
+def recording(name):
+    return next(row for row in VERDICTS if row["recording"] == name)
+
+
+# --- Recordings of the real CLIs -------------------------------------------
+
+
+@by_name
+def test_every_recording_gets_the_verdict_of_the_table(row):
+    adapter = built_in(row["adapter"], None)
+
+    found = judge_output(adapter, remains(row), asked(row), NOW)
+
+    assert (found.outcome, found.kind or "") == (row["outcome"], row["class"])
+    assert row["words"] in "\n".join((found.message, *found.notes))
+
+
+@by_name
+def test_every_recording_that_names_its_session_can_be_resumed(row):
+    adapter = built_in(row["adapter"], None)
+
+    found = judge_output(adapter, remains(row), Asked(), NOW)
+
+    assert bool(found.session_id) is bool(row["session"])
+
+
+def test_every_recording_is_in_the_table_and_has_a_reason_if_it_failed():
+    recorded = {str(path.relative_to(RECORDINGS).with_suffix("")) for path in RECORDINGS.rglob("*.stdout")}
+
+    assert recorded == {row["recording"] for row in VERDICTS}
+    assert all(row["class"] for row in VERDICTS if row["outcome"] == "failed")
+
+
+ENDS = {
+    "claude-code": b'"type":"result"',
+    "codex": b'{"type":"turn.completed"',
+    "opencode": b'"reason":"stop"',
+    "gemini": b'"status":"success"',
+    "qwen": b'"type":"result"',
+}
+WHOLE = [
+    row
+    for row in VERDICTS
+    if row["outcome"] == "success" and not row["recording"].startswith("codex-0.39/")  # knows no last event
+]
+
+
+def end_of_result(row, stdout):
+    """Return where the last event is whole: the end of its line, or of a document of many lines."""
+    lines = stdout.split(b"\n")
+    at = [index for index, line in enumerate(lines) if ENDS[row["adapter"]] in line]
+    return len(b"\n".join(lines[: at[-1] + 1] if at else lines).rstrip())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_cut_output_is_no_success_unless_its_last_event_is_whole(data):
+    row = data.draw(st.sampled_from(WHOLE), label="recording")
+    stdout = remains(row).stdout
+    end = end_of_result(row, stdout)
+    cut = data.draw(st.integers(0, end - 1) | st.integers(max(0, end - 20), end - 1), label="cut")
+    exit_code = data.draw(st.sampled_from([0, 143]))
+    adapter = built_in(row["adapter"], None)
+
+    before = judge_output(adapter, Remains(stdout[:cut], b"", exit_code), Asked(), NOW)
+    after = judge_output(adapter, Remains(stdout[:end], b"", exit_code), Asked(), NOW)
+
+    assert before.outcome == "failed"
+    assert after.outcome == "success"
+
+
+def test_an_output_cut_in_its_last_line_is_told_from_one_that_just_ends():
+    whole = remains(recording("claude/streamjson_text")).stdout
+    adapter = built_in("claude-code", None)
+
+    in_a_line = judge_output(adapter, Remains(whole[:-100], b"", 0), Asked(), NOW)
+    between_lines = judge_output(adapter, Remains(whole[: whole.rindex(b"\n", 0, -1)], b"", 0), Asked(), NOW)
+
+    assert "cut off" in in_a_line.message
+    assert "without its last event" in between_lines.message
+
+
+def test_the_old_codex_format_says_that_its_end_is_a_guess():
+    stdout = remains(recording("codex-0.39/json_tool_bypass")).stdout
+    adapter = built_in("codex", None)
+
+    whole = judge_output(adapter, Remains(stdout, b"", 0), Asked(), NOW)
+    cut = judge_output(adapter, Remains(stdout[: stdout.index(b"exec_command_end")], b"", 0), Asked(), NOW)
+
+    assert "guess" in " ".join(whole.notes)
+    assert cut.outcome == "failed"
+
+
+# --- Sessions and totals ---------------------------------------------------
+
+
+def test_a_session_that_was_begun_anew_is_noted_and_its_totals_are_its_own():
+    row = recording("codex-0.98/resume_5_unknown")
+    before = Usage(input_tokens=100, output_tokens=10, cached_tokens=1)
+
+    found = judge_output(
+        built_in("codex", None), remains(row), Asked(session="01a20000-fc7b", totals=before), NOW
+    )
+
+    assert found.session_id != "01a20000-fc7b"
+    assert "new session" in found.notes[0]
+    assert (found.usage.input_tokens, found.usage.output_tokens) == (401, 50)
+
+
+def test_the_tokens_of_a_resumed_codex_session_are_counted_from_where_it_was_left():
+    first, second = recording("codex/resume_1_first"), recording("codex/resume_6_nostdinprompt")
+    adapter = built_in("codex", None)
+    before = judge_output(adapter, remains(first), Asked(), NOW)
+
+    after = judge_output(
+        adapter, remains(second), Asked(session=before.session_id, totals=before.session_totals), NOW
+    )
+
+    assert after.session_id == before.session_id
+    assert after.session_totals.input_tokens == before.usage.input_tokens + after.usage.input_tokens
+    assert after.usage.input_tokens == 2005 - 401
+
+
+def test_the_cost_of_a_resumed_claude_session_is_a_difference_and_its_tokens_are_not():
+    row = recording("claude/tpl_resume")
+    before = Usage(input_tokens=1, cost_usd=0.002)
+
+    found = judge_output(
+        built_in("claude-code", None),
+        remains(row),
+        Asked(session="a478c207-35fd-41d9-b120-288ec3eb4cb6", totals=before),
+        NOW,
+    )
+
+    total = json.loads(remains(row).stdout.splitlines()[-1])
+    assert found.usage.cost_usd == pytest.approx(total["total_cost_usd"] - 0.002)
+    assert found.usage.output_tokens == total["usage"]["output_tokens"]
+
+
+def test_totals_of_a_session_survive_a_run_that_told_none():
+    row = recording("codex/sig_json_tool_SIGTERM")
+    session = json.loads(remains(row).stdout.split(b"\n")[0])["thread_id"]
+    before = Usage(input_tokens=100, output_tokens=10)
+
+    found = judge_output(built_in("codex", None), remains(row), Asked(session=session, totals=before), NOW)
+
+    assert found.session_totals == before
+    assert found.usage == Usage()
+
+
+# --- Claude ----------------------------------------------------------------
+
+
+def claude_events(*, denied=(), used=(), **result):
+    """Return a stream in which tools were used and some of them denied."""
+    results = [
+        {"type": "user", "message": {"content": [{"type": "tool_result", "tool_use_id": tool}]}}
+        for tool in used
+    ]
+    denials = [{"tool_name": "Bash", "tool_use_id": tool} for tool in denied]
+    end = {"type": "result", "subtype": "success", "is_error": False, "result": "Done."}
+    events = [*results, {**end, "session_id": "s", "permission_denials": denials, **result}]
+    return b"".join(json.dumps(event).encode() + b"\n" for event in events)
+
+
+def judge_claude(stdout, exit_code=0, **about):
+    return judge_output(built_in("claude-code", None), Remains(stdout, b"", exit_code), Asked(**about), NOW)
+
+
+def test_an_agent_that_found_a_way_around_a_denial_has_succeeded():
+    found = judge_claude(claude_events(used=["a", "b"], denied=["a"]))
+
+    assert found.outcome == "success"
+    assert found.notes == ("denied on the way: Bash",)
+
+
+def test_an_agent_that_gave_up_at_a_denial_has_not():
+    found = judge_claude(claude_events(used=["a", "b"], denied=["b"]))
+
+    assert (found.outcome, found.kind) == ("failed", FailureClass.CONFIG)
+    assert "Bash" in found.message
+
+
+def test_of_two_results_the_last_counts():
+    good, bad = claude_events(), claude_events(is_error=True, result="API Error: 529 Overloaded")
+
+    assert judge_claude(bad + good).outcome == "success"
+    assert judge_claude(good + bad).kind is FailureClass.QUOTA
+    assert judge_claude(good + bad).notes == ("2 results; the last one counts",)
+
+
+def test_an_empty_answer_is_no_success():
+    found = judge_claude(claude_events(result=" \n"))
+
+    assert (found.outcome, found.kind) == ("failed", FailureClass.AGENT)
+    assert "without a word" in found.message
+
+
+def test_success_with_an_exit_code_that_says_otherwise_is_none():
+    found = judge_claude(claude_events(), exit_code=1)
+
+    assert found.outcome == "failed"
+    assert "exited with 1" in found.message
+
+
+def test_a_missing_structured_answer_is_missed_only_where_it_was_asked_for():
+    answer = claude_events(structured_output={"status": "ok"})
+
+    assert judge_claude(claude_events(), argv=("claude", "--json-schema", "{}")).outcome == "failed"
+    assert judge_claude(answer, argv=("claude", "--json-schema", "{}")).outcome == "success"
+    assert judge_claude(claude_events()).outcome == "success"
+
+
+def test_a_quota_with_a_time_says_until_when_to_wait():
+    words = "Claude usage limit reached. Your limit will reset at 3pm (UTC)."
+
+    found = judge_claude(claude_events(is_error=True, result=words), exit_code=1)
+
+    assert found.kind is FailureClass.QUOTA
+    assert found.retry_at == datetime(2030, 1, 1, 15, 0, tzinfo=UTC)
+
+
+# --- Recordings by hand ----------------------------------------------------
+
+
+def test_a_recording_is_read_with_what_stands_beside_it_and_pythons_exit_code(tmp_path):
+    stdout = tmp_path / "run.stdout"
+    stdout.write_bytes(b"")
+    stdout.with_suffix(".stderr").write_text("Not logged in")
+    adapter = built_in("claude-code", None)
+
+    assert parse_recording(adapter, stdout, 1, NOW).kind is FailureClass.AUTH
+    assert "SIGTERM" in parse_recording(adapter, stdout, -15, NOW).message
+
+
+def test_a_verdict_prints_as_json():
+    found = judge_claude(claude_events(used=["a", "b"], denied=["a"], total_cost_usd=0.25, num_turns=3))
+
+    printed = json.loads(json.dumps(verdict_as_json(found)))
+
+    assert printed == {
+        "outcome": "success",
+        "class": None,
+        "message": "",
+        "session_id": "s",
+        "text": "Done.",
+        "usage": {"input_tokens": 0, "output_tokens": 0, "cached_tokens": 0},
+        "cost_usd": 0.25,
+        "turns": 3,
+        "retry_at": None,
+        "notes": ["denied on the way: Bash"],
+    }
