@@ -1,0 +1,90 @@
+"""
+The files of a branch, read by commit from the object database; never from a work tree.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from reconciler.core.errors import Unavailable
+from reconciler.store.repository import Repository
+
+
+class Entry(NamedTuple):
+    """A file in a tree."""
+
+    mode: str
+    """`100644`, `100755`; `120000` a symbolic link, `160000` a submodule."""
+    blob: str
+    """Id of its content."""
+
+
+class GitTree:
+    """A branch as a tree of files."""
+
+    def __init__(self, repository: Repository, branch: str) -> None:
+        self._repository = repository
+        self._branch = branch
+
+    async def head(self) -> str:
+        """Return the newest commit. Raises Unavailable if the branch is not there."""
+        commit = self._repository.read_ref(self._repository.ref(self._branch))
+        if commit is None:
+            raise Unavailable(f"{self._repository}: no branch {self._branch!r}; push it, or name another")
+        return commit
+
+    async def files(self, commit: str, under: str) -> Mapping[str, Entry]:
+        """Return every file of a commit under a folder (all, if it is empty), by path."""
+        words = ("ls-tree", "-r", "-z", "--full-tree", commit)
+        listed = await self._repository.git.run(*words, *_only(under))
+        return {_path(path): _entry(meta) for meta, path in _pairs(listed, b"\t")}
+
+    async def changed(self, old: str, new: str, under: str) -> Mapping[str, Entry | None]:
+        """Return the files under a folder that differ between two commits; None for one that is gone."""
+        words = ("diff-tree", "-r", "-z", "--no-renames", "--no-abbrev", old, new)
+        listed = await self._repository.git.run(*words, *_only(under))
+        fields = listed.decode("utf-8", "surrogateescape").split("\0")
+        return {path: _difference(meta) for meta, path in zip(fields[:-1:2], fields[1::2], strict=True)}
+
+    async def blobs(self, ids: Sequence[str], *, limit: int) -> Mapping[str, bytes]:
+        """Return the content of blobs by id; larger ones cut to `limit` + 1 bytes."""
+        contents: dict[str, bytes] = {}
+        await self._repository.objects.read(list(ids), contents.__setitem__, limit=limit)
+        return contents
+
+    async def versions(self, commit: str, path: str, most: int) -> Sequence[str]:
+        """
+        Return the blob ids a file had before the one it has in a commit, newest first.
+
+        Follows the line of the branch itself: what only stood on a merged
+        branch was never in force.
+        """
+        words = ("log", "--first-parent", "-m", "--format=", "--raw", "-z", "--no-abbrev", "--no-renames")
+        listed = await self._repository.git.run(*words, f"--max-count={most + 1}", commit, "--", path)
+        fields = listed.decode("utf-8", "replace").split("\0")
+        before = [field.split(" ")[2] for field in fields if field.startswith(":")]
+        return [blob for blob in dict.fromkeys(before) if blob.strip("0")][:most]
+
+
+def _only(under: str) -> Sequence[str]:
+    return ("--", under.rstrip("/") + "/") if under else ()
+
+
+def _pairs(listed: bytes, separator: bytes) -> Iterator[tuple[bytes, bytes]]:
+    for record in listed.split(b"\0"):
+        left, found, right = record.partition(separator)
+        if found:
+            yield left, right
+
+
+def _path(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")
+
+
+def _entry(meta: bytes) -> Entry:
+    mode, _, blob = meta.decode().split(" ")
+    return Entry(mode, blob)
+
+
+def _difference(meta: str) -> Entry | None:
+    _, mode, _, blob, _ = meta.split(" ")
+    return Entry(mode, blob) if blob.strip("0") else None

@@ -1,0 +1,36 @@
+"""
+Notice that a branch moved. A hint to look, never a fact: who misses one finds out at the next look.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+from watchfiles import Change, awatch
+
+from reconciler.store.repository import Repository
+
+_STEP = 10
+_DEBOUNCE = 50
+"""Milliseconds. A push is noticed within about 20; smaller steps wake an idle process more often."""
+
+
+async def ref_changes(repository: Repository, refs: Iterable[str]) -> AsyncIterator[None]:
+    """Yield whenever one of the refs (full names) may have moved, until the iterator is closed."""
+    files = {repository.git_dir / ref for ref in refs} | {repository.git_dir / "packed-refs"}
+    of_interest = {str(path) for path in files} | {
+        str(folder) for path in files for folder in path.parents if repository.git_dir in folder.parents
+    }
+
+    def is_one(_: Change, path: str) -> bool:
+        return path in of_interest
+
+    folders = {_existing(path.parent) for path in files}
+    async for _ in awatch(
+        *folders, watch_filter=is_one, step=_STEP, debounce=_DEBOUNCE, recursive=False, raise_interrupt=False
+    ):
+        yield
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there."""
+    return next(above for above in (folder, *folder.parents) if above.is_dir())
