@@ -7,9 +7,10 @@ it is not installed, ruamel's pure Python parser finds the same ones, slower.
 Limits keep a hostile file from costing more than a bad one.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
@@ -113,6 +114,81 @@ def places(text: str) -> Mapping[Path, tuple[Position, Position]]:
         root = next_event()
         _place(root, _start(root), (), next_event, found)
     return found
+
+
+class Entry(NamedTuple):
+    """Where one key of the root and its value stand, as indexes into the text."""
+
+    start: int
+    key_end: int
+    value: int
+    end: int
+    """Behind the last character of the value."""
+
+
+def entries(text: str) -> Mapping[str, Entry] | None:
+    """
+    Return where the root's keys stand, for a text that `load` took without a problem.
+
+    None if they stand in braces and not on lines of their own.
+    """
+    next_event = open_events(text)
+    next_event()
+    if type(next_event()) is StreamEndEvent:
+        return {}
+    root = next_event()
+    if not isinstance(root, MappingStartEvent) or root.flow_style:
+        return None
+    found = {}
+    while not isinstance(key := next_event(), MappingEndEvent):
+        value = next_event()
+        end = _value_end(value, next_event)
+        found[str(key.value)] = Entry(
+            key.start_mark.index, key.end_mark.index, value.start_mark.index, max(end, key.end_mark.index + 1)
+        )
+    return found
+
+
+def _value_end(event: Any, next_event: NextEvent) -> int:
+    """Read on to the end of a value; return where its last character is."""
+    end, depth = event.end_mark.index, 0
+    while True:
+        depth += isinstance(event, MappingStartEvent | SequenceStartEvent)
+        depth -= isinstance(event, MappingEndEvent | SequenceEndEvent)
+        # The end of what has no bracket is marked where the next thing begins.
+        if event.start_mark.index < event.end_mark.index:
+            end = event.end_mark.index
+        if depth == 0:
+            return int(end)
+        event = next_event()
+
+
+def flow(value: Any) -> str:
+    """Return a value as YAML on one line: a plain word where that is safe, JSON for all else."""
+    if isinstance(value, str):
+        return value if _is_plain(value) else _quoted(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{flow(key)}: {flow(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(flow, value))}]"
+    return json.dumps(value)
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9/][A-Za-z0-9_./@+-]*(?: [A-Za-z0-9_./@+-]+)*")
+
+
+def _is_plain(text: str) -> bool:
+    """Tell whether a text without quotes is read as this text."""
+    return (
+        bool(_PLAIN.fullmatch(text))
+        and text not in _WORDS
+        and not _INT.match(text)
+        and not _FLOAT.match(text)
+    )
+
+
+def _quoted(text: str) -> str:
+    return _UNREADABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
 
 
 # libyaml takes U+0085, U+2028 and U+2029 for line ends and editors do not: positions would differ.

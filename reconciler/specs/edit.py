@@ -1,0 +1,141 @@
+"""
+Change a few fields of a spec file and leave every other byte of it alone.
+"""
+
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from reconciler.core.errors import Problem, SpecError
+from reconciler.specs import yaml
+from reconciler.specs.yaml import Entry
+
+
+def edit(text: str, changes: Mapping[str, Any], *, path: str = "") -> str:
+    """
+    Return the text of a YAML file with some top-level keys set; None: removed.
+
+    Comments, order, quotes and line ends of everything else stay as they are.
+    `path` names the file in errors. Raises SpecError if the text is not a
+    mapping that can be read, or if there is no such edit.
+    """
+    if text.startswith(_MARK):
+        return _MARK + edit(text.removeprefix(_MARK), changes, path=path)
+    before = _load(text, path)
+    needed = {key: value for key, value in changes.items() if not _is_set(before, key, value)}
+    if not needed:
+        return text
+    wanted = {
+        key: value for key, value in {**before, **needed}.items() if value is not None or key not in needed
+    }
+    for candidate in _candidates(text, needed):
+        with suppress(SpecError):
+            if _is_same(_load(candidate, path), wanted):
+                return candidate
+    message = f"cannot set {', '.join(needed)} without touching other fields; edit the file by hand"
+    raise SpecError([Problem(path, 1, 1, message)])
+
+
+_MARK = "\ufeff"
+"""Byte order mark; some editors of other systems begin a file with it."""
+
+
+def _load(text: str, path: str) -> dict[str, Any]:
+    value, problems = yaml.load(text.encode(), path)
+    if problems:
+        raise SpecError(problems)
+    if not isinstance(value, dict | None):
+        raise SpecError([Problem(path, 1, 1, "expected 'key: value' lines")])
+    return value or {}
+
+
+def _is_set(values: Mapping[str, Any], key: str, value: Any) -> bool:
+    if value is None:
+        return key not in values
+    return key in values and yaml.flow(values[key]) == yaml.flow(value)
+
+
+def _is_same(values: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return values.keys() == wanted.keys() and all(
+        yaml.flow(values[key]) == yaml.flow(wanted[key]) for key in wanted
+    )
+
+
+def _candidates(text: str, changes: Mapping[str, Any]) -> Iterator[str]:
+    """Yield edits, the gentlest first; whether one of them says what is wanted is checked by reading it."""
+    entries = yaml.entries(text)
+    if entries is not None:
+        # At the end is where a person would write it, unless a text there runs on to the end of the file.
+        yield _spliced(text, entries, changes, at_end=True)
+        yield _spliced(text, entries, changes, at_end=False)
+    with suppress(YAMLError):
+        yield _round_trip(text, changes)
+
+
+class _Splice(NamedTuple):
+    start: int
+    end: int
+    text: str
+
+
+def _spliced(text: str, entries: Mapping[str, Entry], changes: Mapping[str, Any], *, at_end: bool) -> str:
+    eol = "\r\n" if "\r\n" in text else "\n"
+    first = min((entry.start for entry in entries.values()), default=len(text))
+    indent = " " * (first - _line_start(text, first))
+    new = [key for key, value in changes.items() if key not in entries and value is not None]
+    lines = "".join(f"{indent}{yaml.flow(key)}: {yaml.flow(changes[key])}{eol}" for key in new)
+    place = _line_start(text, first)
+    if at_end:
+        place = len(text)
+        lines = lines if text.endswith("\n") or not text else eol + lines
+    splices = [_Splice(place, place, lines)] if new else []
+    splices += [_replacement(text, entries[key], changes[key], eol) for key in changes if key in entries]
+    for splice in sorted(splices, reverse=True):
+        text = text[: splice.start] + splice.text + text[splice.end :]
+    return text
+
+
+def _replacement(text: str, entry: Entry, value: Any, eol: str) -> _Splice:
+    """Return how to put another value in place of an entry's, or how to remove its lines."""
+    ends_line = text[entry.end - 1] == "\n"
+    if value is None:
+        end = entry.end if ends_line else _line_end(text, entry.end)
+        return _Splice(_line_start(text, entry.start), end, "")
+    colon = text.index(":", entry.key_end) + 1
+    new = f"{yaml.flow(value)}{eol if ends_line else ''}"
+    if text[colon : entry.value].strip():  # a comment stands there
+        return _Splice(entry.value, entry.end, new)
+    return _Splice(colon, entry.end, f" {new}")
+
+
+def _line_start(text: str, index: int) -> int:
+    return text.rfind("\n", 0, index) + 1
+
+
+def _line_end(text: str, index: int) -> int:
+    found = text.find("\n", index)
+    return len(text) if found < 0 else found + 1
+
+
+def _round_trip(text: str, changes: Mapping[str, Any]) -> str:
+    """Edit a file that is written in another way than a key a line."""
+    parser = YAML()
+    parser.preserve_quotes = True
+    parser.width = len(text) + _WIDE
+    document = parser.load(text)
+    for key, value in changes.items():
+        if value is None:
+            del document[key]
+        else:
+            document[key] = value
+    out = io.StringIO()
+    parser.dump(document, out)
+    return out.getvalue()
+
+
+_WIDE = 1000
+"""A line is never so much longer than the whole text was, so that none is broken."""

@@ -1,0 +1,103 @@
+"""
+Where every field of a task comes from.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from reconciler.core.errors import NotFound, SpecError
+from reconciler.core.fields import Frozen
+from reconciler.core.model import FleetSpec, RepoSpec, Task, TaskDefaults, TaskSpec
+from reconciler.specs import layers, yaml
+from reconciler.specs.parse import FLEET, ROOT, File, Parsed, Parser, nearest
+
+Model = TypeVar("Model", bound=Frozen)
+
+DEFAULT = "default"
+FIELDS = (
+    *(field for field in TaskSpec.model_fields if field not in TaskDefaults.model_fields),
+    *TaskDefaults.model_fields,
+)
+"""Of a task: what only its own file says, then what has defaults elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One field of a task: what counts, and who says so."""
+
+    field: str
+    """Such as `priority`, or `env.PAGE` for one key of a mapping."""
+    value: str
+    """As it would stand in YAML, on one line."""
+    origin: str
+    """`specs/repos/shop.yaml:7`, or `default` for what the program says."""
+
+
+def explain(files: Mapping[str, File], task: str) -> tuple[Explained, ...]:
+    """
+    Return every field of a task with its value and its origin, in the order of the documentation.
+
+    Raises NotFound if there is no such task, SpecError if its file, its repo's or the fleet's is broken.
+    """
+    return tuple(_explained(*_resolved(files, task)))
+
+
+def _resolved(files: Mapping[str, File], name: str) -> tuple[Task, list[Parsed]]:
+    """Return the task, and the files that make it: whose word counts first is first."""
+    path = f"{ROOT}/tasks/{name}.yaml"
+    if path not in files:
+        tasks = [path.removeprefix(f"{ROOT}/tasks/").removesuffix(".yaml") for path in files]
+        hint = nearest(name, tasks)
+        raise NotFound(f"no task {name!r}" + (f" (did you mean {hint!r}?)" if hint else ""))
+    own = _read(files, path)
+    spec = _as(TaskSpec, own)
+    repo = _read(files, f"{ROOT}/repos/{spec.repo}.yaml")
+    fleet = _read(files, FLEET)
+    layer = layers.layer(_as(FleetSpec, fleet), _as(RepoSpec, repo) if repo.spec else None)
+    task = layers.resolve(name, spec, generation=own.file.blob, layer=layer)
+    return task, [own, repo, fleet]
+
+
+def _read(files: Mapping[str, File], path: str) -> Parsed:
+    """Return what became of a file; one that is not there says nothing."""
+    file = files.get(path)
+    parsed = Parser().parse(path, file) if file else None
+    if parsed and parsed.problems:
+        raise SpecError(parsed.problems)
+    return parsed or Parsed(path)
+
+
+def _as(model: type[Model], parsed: Parsed) -> Model:
+    return parsed.spec if isinstance(parsed.spec, model) else model()
+
+
+def _explained(task: Task, files: list[Parsed]) -> Iterator[Explained]:
+    lines = [(parsed.path, _lines(parsed)) for parsed in files]
+    values = {**task.model_dump(mode="json"), **_effective(task)}
+    for field in FIELDS:
+        for path, value in _leaves(field, values[field]):
+            # Only a task's own file may set what is no default.
+            heard = lines if field in TaskDefaults.model_fields else lines[:1]
+            origins = (f"{file}:{found[path]}" for file, found in heard if path in found)
+            yield Explained(".".join(path), yaml.flow(value), next(origins, DEFAULT))
+
+
+def _lines(parsed: Parsed) -> Mapping[yaml.Path, int]:
+    places = yaml.places(yaml.decode(parsed.file.data, parsed.path))
+    return {path: key[0] for path, (key, _) in places.items()}
+
+
+def _effective(task: Task) -> Mapping[str, Any]:
+    """Return what stands in for fields that say None."""
+    title = task.headline
+    return {"title": title, "pr_title": task.pr_title or title, "branch_name": task.branch}
+
+
+def _leaves(field: str, value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield what has an origin of its own: the field, or each key of a mapping, since they are merged."""
+    if not isinstance(value, dict) or not value:
+        yield (field,), value
+        return
+    for key, inner in value.items():
+        yield (field, key), inner
