@@ -233,17 +233,17 @@ def _held(desired: Desired, statuses: Mapping[str, Status]) -> frozenset[str]:
     """
     Return the tasks whose spec is gone but that a person must allow to remove.
 
-    What settles while it is held stays among them, so that the set, and with it
-    the digest, does not shrink under the eyes of the person who decides.
+    Once held is held, until the spec is back or the removal allowed: neither
+    new tasks nor held ones that settle make it look small, and the digest does
+    not change under the eyes of the person who decides.
     """
-    at_stake = {
-        n
-        for n, status in statuses.items()
-        if not status.removed and (not status.phase.is_settled or _awaits_approval(status))
-    }
-    gone = frozenset(n for n in at_stake if not _has_spec(desired, n))
-    is_much = len(gone) > max(5, len(at_stake) / 5) or len(gone) == len(at_stake)
-    return gone if is_much and desired.fleet.prune_approved != prune_digest(gone) else frozenset()
+    present = {n: status for n, status in statuses.items() if not status.removed}
+    live = {n for n, status in present.items() if not status.phase.is_settled}
+    waits = {n for n, status in present.items() if _awaits_approval(status)}
+    gone = frozenset(n for n in live | waits if not _has_spec(desired, n))
+    is_much = len(gone) > max(5, len(live | gone) / 5) or live <= gone
+    held = gone if is_much else gone & waits
+    return held if desired.fleet.prune_approved != prune_digest(held) else frozenset()
 
 
 def _awaits_approval(status: Status) -> bool:
