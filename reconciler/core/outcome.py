@@ -176,11 +176,7 @@ def classify(facts: Facts) -> FailureClass:
         or STATUSES.get(facts.error_status or 0)
         or EXIT_CODES.get(facts.exit_code)
         or _by_words(_words(facts))
-        or (
-            FailureClass.AGENT
-            if facts.started or not _USAGE_ERROR.search(facts.stderr)
-            else FailureClass.CONFIG
-        )
+        or (FailureClass.CONFIG if _refused_to_start(facts) else FailureClass.AGENT)
     )
 
 
@@ -188,8 +184,10 @@ def _by_words(words: str) -> FailureClass | None:
     return next((kind for kind in WORDS if re.search("|".join(WORDS[kind]), words, re.IGNORECASE)), None)
 
 
-_USAGE_ERROR = re.compile(r"^\W*error\b", re.IGNORECASE | re.MULTILINE)
-"""How a CLI begins that refuses to start."""
+def _refused_to_start(facts: Facts) -> bool:
+    """Tell whether the CLI did nothing but complain of how it was called."""
+    complaint = re.search(r"^\W*error\b", facts.stderr, re.IGNORECASE | re.MULTILINE)
+    return not facts.started and complaint is not None
 
 
 _GONE = re.compile(
@@ -200,7 +198,8 @@ _GONE = re.compile(
 
 def _session_is_gone(facts: Facts) -> bool:
     """Tell whether the session to resume is not there: the next run must begin a new one."""
-    return not facts.complete and _GONE.search(_words(facts)) is not None
+    is_good = facts.complete and facts.succeeded
+    return not is_good and _GONE.search(_words(facts)) is not None
 
 
 def _words(facts: Facts) -> str:
@@ -246,7 +245,7 @@ def spent(before: Usage, now: Usage, cumulative: Iterable[str]) -> Usage:
     for group in cumulative:
         names = TOTALS[group]
         if all(getattr(now, name) >= getattr(before, name) for name in names):
-            taken |= {name: getattr(now, name) - getattr(before, name) for name in names}
+            taken |= {name: round(getattr(now, name) - getattr(before, name), 6) for name in names}
     return now.model_copy(update=taken)
 
 
@@ -317,15 +316,20 @@ def _from_clock(words: str, now: datetime) -> datetime | None:
         return None
     month, day, year, hour, minute, half, zone = match.groups()
     local = now.astimezone(_zone(zone))
-    hours = int(hour) % 12 + 12 * (half.lower() == "pm") if half else int(hour)
     try:
-        time = local.replace(hour=hours, minute=int(minute or 0), second=0, microsecond=0)
+        time = local.replace(hour=_hour(int(hour), half), minute=int(minute or 0), second=0, microsecond=0)
         if month:
             number = _MONTHS.index(month[:3].lower()) + 1
             return time.replace(year=int(year or local.year), month=number, day=int(day))
     except ValueError:
         return None
     return time if time >= local else time + timedelta(days=1)
+
+
+def _hour(hour: int, half: str | None) -> int:
+    if half is None or hour > 12:  # noqa: PLR2004 - noon
+        return hour
+    return hour % 12 + (12 if half.lower() == "pm" else 0)
 
 
 def _zone(name: str | None) -> tzinfo:

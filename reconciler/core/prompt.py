@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError, nodes
@@ -189,10 +190,10 @@ def check_template(source: str) -> list[str]:
 
 
 def _mark(body: str) -> str:
-    digest = hashlib.sha256(body.encode("utf-8", "replace")).hexdigest()[:16]
-    while digest in body:
-        digest = hashlib.sha256(digest.encode()).hexdigest()[:16]
-    return f"DATA-{digest}"
+    """Return a word made from a text that does not stand in it, not even by design."""
+    digests = (hashlib.sha256(f"{turn}{body}".encode("utf-8", "replace")) for turn in count())
+    marks = (f"DATA-{digest.hexdigest()[:16]}" for digest in digests)
+    return next(mark for mark in marks if mark not in body)
 
 
 def _indented(text: str) -> str:

@@ -8,8 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core.adapter import Usage
-from reconciler.core.model import FailureClass
-from reconciler.dispatch.output import Asked, Remains, judge_output, parse_recording, verdict_as_json
+from reconciler.core.command import order
+from reconciler.core.model import Desired, FailureClass, Host, Phase, Status, Task
+from reconciler.dispatch.output import (
+    Asked,
+    Remains,
+    judge_output,
+    parse_recording,
+    read_output,
+    verdict_as_json,
+)
 from reconciler.specs.layers import adapter as built_in
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
@@ -263,6 +271,38 @@ def test_a_quota_with_a_time_says_until_when_to_wait():
 
     assert found.kind is FailureClass.QUOTA
     assert found.retry_at == datetime(2030, 1, 1, 15, 0, tzinfo=UTC)
+
+
+# --- The ways in -----------------------------------------------------------
+
+
+def test_the_order_of_a_run_says_which_session_and_form_its_output_must_answer_for():
+    claude = built_in("claude-code", None)
+    strict = claude.model_copy(update={"command": (*claude.command, "--json-schema", "{}")})
+    status = Status(
+        phase=Phase.RUNNING,
+        since=NOW,
+        created_at=NOW,
+        generation="a" * 40,
+        work="w",
+        run="t.gaaaaaaaa.a1",
+        assigned_host="local",
+        session_id="s0",
+        session_totals=Usage(cost_usd=0.25),
+    )
+    task = Task(name="t", generation="a" * 40, work="w", goal="Do it.", adapter="claude-code")
+    fleet = Desired(hosts={"local": Host(name="local")}, adapters={"claude-code": strict})
+    work = order(task, status, fleet)
+
+    def read(stdout):
+        return read_output(strict, stdout=stdout, stderr=b"", exit_code=0, order=work, now=NOW)
+
+    good = read(claude_events(session_id="s0", structured_output={"a": 1}, total_cost_usd=0.75))
+    formless = read(claude_events(session_id="s1", total_cost_usd=0.75))
+
+    assert (good.outcome, good.usage.cost_usd, good.notes) == ("success", 0.5, ())
+    assert (formless.outcome, formless.usage.cost_usd) == ("failed", 0.75)
+    assert formless.notes == ("new session s1, not s0 as asked",)
 
 
 # --- Recordings by hand ----------------------------------------------------

@@ -70,10 +70,11 @@ values = st.recursive(
 )
 WORDS = """
     type result subtype success is_error session_id usage input_tokens total_cost_usd errors
-    permission_denials tool_use_id message content thread_id turn.started turn.completed turn.failed item item.completed
-    agent_message status failed declined aggregated_output error text msg task_started token_count info
-    total_token_usage part reason stop tokens sessionID step_finish stats models tools byName totalFail
-    warnings response role assistant terminal_reason structured_result
+    permission_denials tool_use_id message content thread_id turn.started turn.completed
+    turn.failed item item.completed agent_message status failed declined aggregated_output error
+    text msg task_started token_count info total_token_usage part reason stop tokens sessionID
+    step_finish stats models tools byName totalFail warnings response role assistant
+    terminal_reason structured_result
 """
 words = st.sampled_from(WORDS.split())
 odd_events = st.lists(
@@ -195,3 +196,15 @@ def test_a_rule_that_does_not_fit_the_events_finds_nothing():
     found = parrot(HELLO, {"k": "squawk", "words": 7, "seeds": "many"}, BYE)
 
     assert (found.outcome, found.text, found.usage.input_tokens) == ("failed", "", 0)
+
+
+def test_a_cli_without_rules_is_judged_by_whole_events_and_the_exit_code():
+    plain = PARROT.model_copy(update={"output": Output(format="json", text="[-1].said")})
+
+    def judge(stdout, exit_code=0):
+        return judge_output(plain, Remains(stdout, b"", exit_code), Asked(), NOW).outcome
+
+    assert judge(b'{"said": "done"}') == "success"
+    assert judge(b'{"said": "done"}', exit_code=1) == "failed"
+    assert judge(b'{"said": "do') == "failed"
+    assert judge(b"") == "failed"

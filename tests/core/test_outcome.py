@@ -1,0 +1,271 @@
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reconciler.core.adapter import Usage
+from reconciler.core.model import FailureClass
+from reconciler.core.outcome import Facts, classify, retry_time, spent, verdict
+
+NOW = datetime(2030, 1, 31, 9, 30, tzinfo=UTC)
+GOOD = Facts(exit_code=0, complete=True, succeeded=True, text="Done.", session_id="s1")
+
+
+def judged(**changes):
+    return verdict(replace(GOOD, **changes), NOW)
+
+
+# --- Success ---------------------------------------------------------------
+
+
+def test_a_success_needs_the_last_event_what_it_says_and_the_exit_code():
+    assert judged().outcome == "success"
+    assert judged().kind is None
+    assert judged(complete=False).outcome == "failed"
+    assert judged(succeeded=False).outcome == "failed"
+    assert judged(exit_code=1).outcome == "failed"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"denials": ("Bash",)}, {"lacks_structure": True}, {"text": " \n"}], ids=str
+)
+def test_what_spoils_a_success_spoils_it_also_after_a_kill(changes):
+    assert judged(**changes).outcome == "failed"
+    assert judged(**changes, exit_code=143).outcome == "failed"
+
+
+def test_each_way_to_spoil_a_success_is_told_in_other_words():
+    messages = {
+        judged(**changes).message
+        for changes in (
+            {"complete": False},
+            {"complete": False, "was_cut": True},
+            {"complete": False, "started": False},
+            {"complete": False, "exit_code": 143},
+            {"succeeded": False, "error": "it broke"},
+            {"denials": ("Bash", "Bash", "Write")},
+            {"exit_code": 3},
+            {"lacks_structure": True},
+            {"text": ""},
+        )
+    }
+
+    assert len(messages) == 9
+    assert "denied and given up: Bash, Write; allow it in the adapter" in messages
+
+
+def test_a_run_that_was_ended_after_its_result_is_a_success_with_a_note():
+    found = judged(exit_code=137)
+
+    assert found.outcome == "success"
+    assert found.notes == ("ended by SIGKILL after its result",)
+
+
+def test_what_is_cut_off_after_the_result_is_noted():
+    assert judged(was_cut=True).notes == ("output after the result is cut off",)
+
+
+def test_a_session_other_than_the_one_asked_for_is_noted():
+    assert judged(wanted_session="s0").notes == ("new session s1, not s0 as asked",)
+    assert judged(wanted_session="s1").notes == ()
+    assert judged(wanted_session="s0", session_id=None).session_id == "s0"
+
+
+def test_a_silent_command_may_succeed_where_no_words_are_needed():
+    assert judged(text="", needs_text=False).outcome == "success"
+
+
+# --- Failure classes -------------------------------------------------------
+
+
+def failed(**changes):
+    return replace(GOOD, exit_code=1, succeeded=False, **changes)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Invalid API key · Fix external API key", FailureClass.AUTH),
+        ("Not logged in · Please run /login", FailureClass.AUTH),
+        ("Missing environment variable: `KEY`.", FailureClass.AUTH),
+        ("exceeded retry limit, last status: 429 Too Many Requests", FailureClass.QUOTA),
+        ("API Error: 529 Overloaded", FailureClass.QUOTA),
+        ("You've hit your usage limit. Try again in 3 days.", FailureClass.QUOTA),
+        ("Reached maximum budget ($0.005)", FailureClass.BUDGET),
+        ("Reached maximum number of turns (30)", FailureClass.BUDGET),
+        ("Credit balance is too low", FailureClass.BUDGET),
+        ("connect ECONNREFUSED 127.0.0.1:443", FailureClass.HOST),
+        ("stream disconnected before completion", FailureClass.HOST),
+        ("The model `nosuch` does not exist", FailureClass.CONFIG),
+        ("Prompt is too long", FailureClass.AGENT),
+        ("I could not do it", FailureClass.AGENT),
+    ],
+)
+def test_the_words_of_an_error_tell_its_class(words, kind):
+    assert classify(failed(error=words)) is kind
+    assert classify(failed(stderr=f"starting\n{words}\n")) is kind
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, FailureClass.AUTH),
+        (402, FailureClass.BUDGET),
+        (404, FailureClass.CONFIG),
+        (429, FailureClass.QUOTA),
+        (500, FailureClass.AGENT),
+        (504, FailureClass.HOST),
+    ],
+)
+def test_the_status_of_the_models_server_goes_before_words(status, kind):
+    assert classify(failed(error_status=status, error="it broke")) is kind
+
+
+def test_what_the_output_says_of_its_class_goes_before_everything():
+    assert classify(failed(error_class=FailureClass.BUDGET, error_status=401)) is FailureClass.BUDGET
+
+
+def test_the_agents_own_words_do_not_tell_a_class():
+    assert (
+        classify(failed(text="The server answered 401 Unauthorized, as the test wants")) is FailureClass.AGENT
+    )
+
+
+def test_a_cli_that_refuses_to_start_needs_another_configuration():
+    refusal = Facts(exit_code=1, complete=False, succeeded=False, started=False, stderr="error: odd flag")
+
+    assert classify(refusal) is FailureClass.CONFIG
+    assert classify(replace(refusal, started=True)) is FailureClass.AGENT
+    assert classify(replace(refusal, exit_code=127, stderr="")) is FailureClass.CONFIG
+
+
+def test_a_kill_from_outside_is_the_hosts_doing():
+    found = judged(complete=False, exit_code=137)
+
+    assert found.kind is FailureClass.HOST
+    assert found.message == "ended by SIGKILL before it was done"
+
+
+def test_a_session_that_is_gone_is_not_asked_for_again():
+    found = judged(
+        complete=False, exit_code=1, session_id=None, wanted_session="s0", stderr="No conversation found: s0"
+    )
+
+    assert (found.kind, found.session_id) == (FailureClass.AGENT, None)
+
+
+def test_messages_are_one_harmless_line():
+    found = judged(succeeded=False, error="a\x1b[31mb\nc\x07" + "x" * 10_000)
+
+    assert found.message.startswith("ab cx")
+    assert len(found.message) <= 500
+    assert judged(text="x\x1b]0;title\x07y\n").text == "xy"
+
+
+# --- Usage -----------------------------------------------------------------
+
+counts = st.integers(0, 10**6)
+usages = st.builds(
+    Usage,
+    input_tokens=counts,
+    output_tokens=counts,
+    cached_tokens=counts,
+    cost_usd=st.floats(0, 100).map(lambda value: round(value, 4)),
+    turns=counts,
+)
+
+
+@settings(max_examples=50)
+@given(st.lists(usages, max_size=6))
+def test_the_differences_of_running_totals_add_up_to_the_last_total(runs):
+    totals, taken = [Usage()], Usage()
+    for run in runs:
+        totals.append(totals[-1] + run)
+
+    for before, now in pairwise(totals):
+        taken += spent(before, now, ("tokens", "cost"))
+
+    assert taken.input_tokens == totals[-1].input_tokens
+    assert taken.cached_tokens == totals[-1].cached_tokens
+    assert taken.cost_usd == pytest.approx(totals[-1].cost_usd, abs=1e-4)
+
+
+@settings(max_examples=50)
+@given(usages, usages)
+def test_what_was_taken_is_never_less_than_nothing_nor_more_than_the_total(before, now):
+    taken = spent(before, now, ("tokens", "cost"))
+
+    assert 0 <= taken.input_tokens <= now.input_tokens
+    assert 0 <= taken.cost_usd <= now.cost_usd
+    assert taken.turns == now.turns
+    assert spent(before, now, ()) == now
+
+
+def test_a_total_that_got_smaller_was_begun_anew():
+    before = Usage(input_tokens=100, output_tokens=10, cost_usd=1.0)
+    now = Usage(input_tokens=40, output_tokens=20, cost_usd=1.5)
+
+    taken = spent(before, now, ("tokens", "cost"))
+
+    assert (taken.input_tokens, taken.output_tokens, taken.cost_usd) == (40, 20, 0.5)
+
+
+# --- When a quota is full again --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "time"),
+    [
+        ("Claude AI usage limit reached|1896085800", datetime(2030, 1, 31, 10, 30, tzinfo=UTC)),
+        ('{"resets_at": 1896089400}', datetime(2030, 1, 31, 11, 30, tzinfo=UTC)),
+        ("x-ratelimit-reset: 1896089400000", datetime(2030, 1, 31, 11, 30, tzinfo=UTC)),
+        ("5-hour limit reached ∙ resets 3pm", datetime(2030, 1, 31, 15, 0, tzinfo=UTC)),
+        ("Your limit will reset at 3:15pm (Europe/Berlin).", datetime(2030, 1, 31, 14, 15, tzinfo=UTC)),
+        ("limit will reset at 9:00 (UTC)", datetime(2030, 2, 1, 9, 0, tzinfo=UTC)),
+        ("resets 12am (America/New_York)", datetime(2030, 2, 1, 5, 0, tzinfo=UTC)),
+        ("Try again at Feb 3rd, 2030 4:25 PM.", datetime(2030, 2, 3, 16, 25, tzinfo=UTC)),
+        ("resets Feb 2, 5pm (UTC)", datetime(2030, 2, 2, 17, 0, tzinfo=UTC)),
+        ("Try again in 3 days 2 hours 1 minute.", NOW + timedelta(days=3, hours=2, minutes=1)),
+        ("Please try again in 1m30.5s.", NOW + timedelta(seconds=90.5)),
+        ("Please try again in 20ms.", NOW + timedelta(milliseconds=20)),
+        ("retry-after: 30", NOW + timedelta(seconds=30)),
+        ('"retryDelay": "34s"', NOW + timedelta(seconds=34)),
+        ("Your quota will reset after 2h3m4s.", NOW + timedelta(hours=2, minutes=3, seconds=4)),
+        ("quota is full again at 2030-01-31T11:00:00Z", datetime(2030, 1, 31, 11, 0, tzinfo=UTC)),
+        ("again at 2030-01-31T11:00:00+01:00", datetime(2030, 1, 31, 10, 0, tzinfo=UTC)),
+        ("rate limited", None),
+        ("resets 77pm", None),
+        ("resets Foo 3, 5pm", None),
+        ("resets 3pm (Nowhere/Land)", datetime(2030, 1, 31, 15, 0, tzinfo=UTC)),
+        ("limit reached|1000000000", None),
+        ("retry-after: 99999999", None),
+        ("try again at 2030-99-99T11:00", None),
+        ("2020-01-01T00:00:00Z ERROR limit reached", None),
+        ("try again in a moment, 3 times at most", None),
+        ("reset at 5 places", None),
+    ],
+)
+def test_a_time_named_in_words_is_read(words, time):
+    assert retry_time(words, NOW) == time
+
+
+@settings(max_examples=200)
+@given(
+    st.text(),
+    st.sampled_from(["resets ", "try again in ", "retry-after: ", "limit reached|", "at "]),
+    st.text("0123456789:apm dhs,-TZ"),
+)
+def test_any_words_name_a_time_to_come_or_none(before, middle, after):
+    time = retry_time(before + middle + after, NOW)
+
+    assert time is None or NOW <= time <= NOW + timedelta(days=32)
+
+
+def test_only_a_quota_has_a_time_to_wait_until():
+    words = "usage limit reached, resets 3pm"
+
+    assert judged(succeeded=False, error=words).retry_at == datetime(2030, 1, 31, 15, 0, tzinfo=UTC)
+    assert judged(succeeded=False, error=f"401 {words}", error_status=401).retry_at is None
