@@ -79,7 +79,8 @@ class Dispatcher:
         if order.key in self._stops:
             return
         log.info("stopping %s round %d: %s", order.run, order.round, why)
-        task = asyncio.create_task(self._cancel(order, emit), name=f"stop {order.run} round {order.round}")
+        cancelling = self._cancel(order, emit, is_followed=order.key in self._tasks)
+        task = asyncio.create_task(cancelling, name=f"stop {order.run} round {order.round}")
         self._stops[order.key] = task
 
     async def sweep(self, host: Host, keep: Collection[str]) -> None:
@@ -123,14 +124,16 @@ class Dispatcher:
             await self._round(order).cancel()
             return _failure(FailureClass.HOST, f"a mistake of the reconciler: {error!r}; its log has more")
 
-    async def _cancel(self, order: Order, emit: Emit) -> None:
+    async def _cancel(self, order: Order, emit: Emit, *, is_followed: bool) -> None:
+        """End the run; who follows it tells how it ended."""
         try:
             await self._round(order).cancel()
         except StepFailed as error:
             log.warning("%s round %d cannot be stopped: %s", order.run, order.round, error)
         finally:
             del self._stops[order.key]
-        self.follow(order, emit)
+        if not is_followed:
+            self.follow(order, emit)
 
     def _round(self, order: Order) -> Round:
         return Round(

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from reconciler.core.adapter import Adapter
 from reconciler.core.command import localize
+from reconciler.core.fields import format_duration
 from reconciler.core.model import Check, FailureClass, Order, Report, Verdict
 from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.protocol import RunState, Stage, agent_id, agent_job, validation_id, validation_job
@@ -215,9 +216,11 @@ class Round:
         }
 
     def _ended(self, why: str) -> StepFailed:
-        kind, message = _ENDED[why]
+        kind, message = _ENDED.get(why, (FailureClass.HOST, f"the run was ended on its host: {why}"))
         words = message.format(
-            timeout=self.order.timeout, stall=self.order.stall_timeout, output=self._most_output // _MEBIBYTE
+            timeout=format_duration(self.order.timeout),
+            stall=format_duration(self.order.stall_timeout),
+            output=self.order.adapter.limits.output_mb,
         )
         return StepFailed(kind, words)
 

@@ -29,7 +29,7 @@ enter() { # fleet key id -> $fleet $work $run
   fleet=$PWD work=$PWD/work/${2:-} run=$PWD/runs/${3:-}
 }
 
-need_git() { command -v git >/dev/null 2>&1 || refuse 'git is not installed, or not on the PATH of a login without terminal'; }
+need_git() { command git --version >/dev/null 2>&1 || refuse 'git is not installed, or not on the PATH of a login without terminal'; }
 
 has() { git --git-dir="$mirror" cat-file -e "$1^{commit}" 2>/dev/null; }
 

@@ -1,0 +1,169 @@
+"""
+A small world for runs: a code repository, a local host, a dispatcher that can be killed and started anew.
+"""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from reconciler.core.adapter import Adapter, Limits, Stop
+from reconciler.core.events import RunEnded, RunSeen
+from reconciler.core.model import FailureClass, Host, Order, Repo, Report, Verdict
+from reconciler.dispatch.dispatcher import Dispatcher
+from reconciler.dispatch.local import LocalTransport
+from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.protocol import RunState, agent_job
+from reconciler.dispatch.runs import Bounds, Ending, Pace, Runs
+from reconciler.dispatch.scripts import Scripts
+from reconciler.dispatch.transport import Transport
+
+NOW = datetime(2030, 1, 31, 9, tzinfo=UTC)
+RUN = "web/fix.g12345678.a1"
+QUICK = Ending(grace=1)
+BRISK = Pace(events=0.02, copy=0.1, liveness=0.5)
+LOCAL = Host(name="local")
+SCRIPT = Adapter(name="script", stop=Stop(grace=timedelta(seconds=1)))
+
+
+def read_output(adapter, *, stdout, stderr, exit_code, order, now) -> Verdict:
+    """Believe the exit code."""
+    if exit_code == 0:
+        return Verdict(outcome="success", text=stdout.decode(errors="replace"))
+    return Verdict(outcome="failed", kind=FailureClass.AGENT, message=f"exit {exit_code}")
+
+
+def git(folder: Path, *words: str) -> str:
+    """Run git as a person with an identity would; return what it printed."""
+    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+    done = subprocess.run(["git", *identity, *words], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def make_runs(folder: Path, transport: Transport | None = None, *, shell: str = "sh") -> Runs:
+    """Return runs on this machine, everything of them below one folder."""
+    transport = transport or LocalTransport(folder / "host")
+    scripts = Scripts(transport, host="local", shell=shell, workdir=".")
+    return Runs(scripts, transport, root="./fleet/runs", logs=Logs(folder / "logs"), pace=BRISK)
+
+
+async def start(runs: Runs, run_id: str, script: str, stdin: bytes = b"", *, timeout: float = 60, **env: str):
+    """Start a shell script as an agent."""
+    job = agent_job(["sh", "-c", script], env=env, folder="/")
+    return await runs.start(run_id, job, stdin, timeout=timeout, ending=QUICK)
+
+
+async def finish(
+    runs: Runs, run_id: str, state: RunState, *, silence: float | None = None, most: int = 2**30
+):
+    """Follow a run to its end."""
+    return await runs.follow(run_id, state, Bounds(silence=silence, output=most), QUICK)
+
+
+async def run(runs: Runs, run_id: str, script: str, stdin: bytes = b"", **env: str) -> RunState:
+    """Start a run and follow it to its end."""
+    return await finish(runs, run_id, await start(runs, run_id, script, stdin, **env))
+
+
+def processes_with(word: str) -> list[int]:
+    """Return the processes whose command line holds a word."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state = (folder / "stat").read_text().rpartition(") ")[2][0]
+            if word.encode() in (folder / "cmdline").read_bytes() and state != "Z":
+                found.append(int(folder.name))
+    return [pid for pid in found if pid != os.getpid()]
+
+
+async def until(is_true, *, every: float = 0.02) -> None:
+    """Look until something is so; the test's own time limit is the end of patience."""
+    while not is_true():  # noqa: ASYNC110  other processes set no events
+        await asyncio.sleep(every)
+
+
+class World:
+    """A code repository `code` with one commit on `main`, and a data folder that outlives dispatchers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.code = folder / "code.git"
+        self.data = folder / "data"
+        self.journal = folder / "journal"
+        seed = folder / "seed"
+        seed.mkdir(parents=True)
+        git(seed, "init", "-q", "-b", "main")
+        (seed / "README").write_text("hello\n")
+        (seed / "src").mkdir()
+        (seed / "src" / "main.py").write_text("print('hello')\n")
+        git(seed, "add", ".")
+        git(seed, "commit", "-q", "-m", "Begin")
+        git(folder, "clone", "-q", "--bare", str(seed), str(self.code))
+        self.transport = LocalTransport(self.data / "host")
+        self.repo = Repo(name="code", url="code.git")
+
+    def dispatcher(self, **options) -> Dispatcher:
+        """Return a new dispatcher over the same data, as after a restart."""
+        options = {"patience": 0.5, "read_output": read_output, "pace": lambda _: BRISK} | options
+        return Dispatcher(
+            lambda _: self.transport,
+            data=self.data,
+            base=self.folder,
+            fleet="f1",
+            clock=lambda: NOW,
+            **options,
+        )
+
+    def order(self, script: str, *, run: str = RUN, number: int = 1, **fields) -> Order:
+        """Return an order for a script in the code repository."""
+        output_mb = fields.pop("output_mb", 64)
+        adapter = SCRIPT.model_copy(
+            update={"limits": Limits(output_mb=output_mb), **fields.pop("adapter", {})}
+        )
+        values = {
+            "repo": self.repo,
+            "host": LOCAL,
+            "prompt": "Do it.\n",
+            "env": {},
+            "branch": "task/web/fix",
+            "timeout": timedelta(minutes=1),
+            "stall_timeout": timedelta(minutes=1),
+            "commit_message": "Mend it\n\nTask: web/fix\n",
+            "argv": ("sh", "-c", script),
+        } | fields
+        return Order(run=run, round=number, task="web/fix", adapter=adapter, **values)
+
+    async def carry_out(self, order: Order, **options) -> Report:
+        """Carry out one order with a dispatcher of its own."""
+        dispatcher, facts = self.dispatcher(**options), asyncio.Queue()
+        dispatcher.follow(order, facts.put_nowait)
+        report = await ended(facts)
+        await dispatcher.close()
+        return report
+
+    def note(self, word: str) -> str:
+        """Return shell text that writes a line into the journal outside of every workspace."""
+        return f"echo {word} >>'{self.journal}'"
+
+    @property
+    def noted(self) -> list[str]:
+        """The lines of the journal."""
+        return self.journal.read_text().splitlines() if self.journal.exists() else []
+
+
+async def ended(facts: asyncio.Queue) -> Report:
+    """Wait for the end of a round, past its signs of life."""
+    while True:
+        fact = await facts.get()
+        if isinstance(fact, RunEnded):
+            return fact.report
+
+
+async def seen(facts: asyncio.Queue) -> RunSeen:
+    """Wait for the first fact, which must be a sign of life."""
+    fact = await facts.get()
+    assert isinstance(fact, RunSeen)
+    return fact
