@@ -54,8 +54,8 @@ def _resolved(files: Mapping[str, File], name: str) -> tuple[Task, list[Parsed]]
     spec = _as(TaskSpec, own)
     repo = _read(files, f"{ROOT}/repos/{spec.repo}.yaml")
     fleet = _read(files, FLEET)
-    layer = layers.layer(_as(FleetSpec, fleet), _as(RepoSpec, repo) if repo.spec else None)
-    task = layers.resolve(name, spec, generation=own.file.blob, layer=layer)
+    blank = layers.blank_task(_as(FleetSpec, fleet), _as(RepoSpec, repo) if repo.spec else None)
+    task = layers.resolve(name, spec, generation=own.file.blob, blank=blank)
     return task, [own, repo, fleet]
 
 

@@ -6,7 +6,9 @@ did not change is not looked at again: the cost of a revision is that of its
 changed files and of the tasks they are related to.
 """
 
+import gc
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from reconciler.core.adapter import Adapter
@@ -30,15 +32,32 @@ def build(
 
     `last_good` has earlier versions, by path, to stand in for files that are broken now.
     """
-    parser, found = Parser(), {}
     if problem := too_many(files):
         return Desired(revision, problems=(problem,))
-    for path, file in files.items():
-        if parsed := parser.parse(path, file):
-            earlier = (last_good or {}).get(path)
-            standin = parser.parse(path, earlier) if earlier and parsed.spec is None else None
-            found[path] = stand_in(parsed, standin)
-    return Builder().update(found, revision=revision)
+    parser, found = Parser(), {}
+    with uncollected():
+        for path, file in files.items():
+            if parsed := parser.parse(path, file):
+                earlier = (last_good or {}).get(path)
+                standin = parser.parse(path, earlier) if earlier and parsed.spec is None else None
+                found[path] = stand_in(parsed, standin)
+        return Builder().update(found, revision=revision)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """
+    Keep the garbage collector from going through what is being built, again and again.
+
+    Nothing of it is garbage and little of it has cycles; a tenth of the time is saved.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def too_many(files: Collection[str]) -> Problem | None:
@@ -135,8 +154,8 @@ class Builder:
             return
         good = parsed.in_force
         if good and isinstance(good.spec, TaskSpec):
-            layer = self._shared.layers.get(good.spec.repo, self._shared.layers[None])
-            self._tasks[name] = resolve(name, good.spec, generation=good.file.blob, layer=layer)
+            blank = self._shared.blanks.get(good.spec.repo, self._shared.blanks[None])
+            self._tasks[name] = resolve(name, good.spec, generation=good.file.blob, blank=blank)
         if problems := parsed.problems or self._problems(parsed):
             self._broken[name] = problems
 
@@ -146,7 +165,7 @@ class Builder:
         problems = place(self._mistakes(task), parsed.path, parsed.file.data)
         if fleet := shared.broken.get(("fleet", "fleet")):
             problems.append(fleet)
-        if "adapter" not in task.model_fields_set:
+        if not _names_adapter(parsed):
             problems += shared.faults.get(task.repo, ())
         return tuple(sorted(problems))
 
@@ -156,7 +175,7 @@ class Builder:
             yield Mistake(("repo",), *shared.missing("repo", task.repo, shared.repos))
         if adapter := shared.adapters.get(task.adapter):
             yield from _script_mistakes(task, adapter)
-        elif "adapter" in task.model_fields_set:
+        elif _names_adapter(self._specs[task.name]):
             yield Mistake(("adapter",), *shared.missing("adapter", task.adapter, shared.adapters))
         yield from self._dependency_mistakes(task)
         if other := self._index.other(("folded", task.name.casefold()), task.name):
@@ -218,6 +237,11 @@ def _spec(parsed: Parsed) -> TaskSpec | None:
     """Return the task spec that is in force."""
     good = parsed.in_force
     return good.spec if good and isinstance(good.spec, TaskSpec) else None
+
+
+def _names_adapter(parsed: Parsed) -> bool:
+    """Tell whether the task itself names one; what its repo or the fleet names is a mistake of theirs."""
+    return parsed.spec is not None and "adapter" in parsed.spec.model_fields_set
 
 
 def _branch(parsed: Parsed) -> str:

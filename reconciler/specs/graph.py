@@ -34,10 +34,13 @@ class Index:
 
     def other(self, key: Hashable, name: str) -> str | None:
         """Return the first name under the key but for this one, in order of the alphabet."""
+        names = self._names.get(key)
+        if not names or (len(names) == 1 and name in names):
+            return None
         if key not in self._first:
             # A thousand names may ask this of one key.
-            self._first[key] = nsmallest(2, self.names(key))
-        return next((other for other in self._first[key] if other != name), None)
+            self._first[key] = nsmallest(2, names)
+        return next(other for other in self._first[key] if other != name)
 
 
 def cycles(starts: Iterable[str], edges: Callable[[str], Iterable[str]]) -> Mapping[str, Sequence[str]]:

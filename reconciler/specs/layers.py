@@ -5,7 +5,8 @@ One rule for all: mappings are merged key by key, everything else is replaced,
 and only what a file sets counts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar, cast
@@ -16,27 +17,22 @@ from reconciler.core.model import FleetSpec, RepoSpec, Task, TaskDefaults, TaskS
 from reconciler.specs import yaml
 
 Model = TypeVar("Model", bound=Frozen)
-Layer = Mapping[str, Any]
-"""Fields that a repo or the fleet sets for its tasks, and their values."""
 
 
-def resolve(name: str, spec: TaskSpec, *, generation: str, layer: Layer) -> Task:
-    """Return the task with every field that its file leaves out filled in."""
-    values = {**vars(spec), "name": name, "generation": generation, "work": work_id(spec)}
-    for field, below in layer.items():
-        values[field] = merged(below, values[field]) if field in spec.model_fields_set else below
+def resolve(name: str, spec: TaskSpec, *, generation: str, blank: Task) -> Task:
+    """Return the task: what its file sets, laid over the blank task of its repo."""
+    own = _set_over(blank, spec, spec.model_fields_set)
     # Every value was validated where it was read.
-    return Task.model_construct(spec.model_fields_set, **values)
+    return blank.model_copy(update={**own, "name": name, "generation": generation, "work": work_id(spec)})
 
 
-def layer(fleet: FleetSpec, repo: RepoSpec | None) -> Layer:
-    """Return the defaults of a repo's tasks, or of the tasks without a repo."""
-    values: dict[str, Any] = {}
-    for spec in (fleet, repo):
-        if spec is not None:
-            for field in TaskDefaults.model_fields.keys() & spec.model_fields_set:
-                values[field] = merged(values.get(field), getattr(spec, field))
-    return values
+def blank_task(fleet: FleetSpec, repo: RepoSpec | None) -> Task:
+    """Return a task of which only that is filled in what the repo and the fleet say of all of theirs."""
+    blank = Task(name="blank", goal="blank", generation="", work="")
+    for spec in (fleet, repo) if repo else (fleet,):
+        fields = spec.model_fields_set & TaskDefaults.model_fields.keys()
+        blank = blank.model_copy(update=_set_over(blank, spec, fields))
+    return blank
 
 
 def adapter(name: str, spec: AdapterSpec | None) -> Adapter:
@@ -57,20 +53,27 @@ def builtin_adapters() -> Mapping[str, AdapterSpec]:
 
 def overlay(below: Model, above: Model) -> Model:
     """Return the lower model with what the upper one sets."""
-    fields = above.model_fields_set
-    return below.model_copy(
-        update={name: merged(getattr(below, name), getattr(above, name)) for name in fields}
-    )
+    return below.model_copy(update=_set_over(below, above, above.model_fields_set))
+
+
+def _set_over(below: Frozen, above: Frozen, fields: Iterable[str]) -> dict[str, Any]:
+    under, over = vars(below), vars(above)
+    return {field: merged(under[field], over[field]) for field in fields}
 
 
 def merged(below: Any, above: Any) -> Any:
     """Return what counts where both layers set a value."""
+    if type(above) in _LEAVES:  # nearly always; to ask whether it is a model takes ten times as long
+        return above
     if isinstance(below, Frozen) and isinstance(above, Frozen):
         return overlay(below, above)
     if isinstance(below, dict) and isinstance(above, dict):
         keys = {**below, **above}
         return {key: merged(below.get(key), above[key]) if key in above else below[key] for key in keys}
     return above
+
+
+_LEAVES = frozenset({str, int, float, bool, tuple, timedelta, type(None)})
 
 
 def named(model: type[Model], spec: Frozen, name: str) -> Model:

@@ -10,9 +10,9 @@ from typing import TypeVar
 from reconciler.core.adapter import Adapter, AdapterSpec
 from reconciler.core.errors import Problem
 from reconciler.core.fields import Frozen
-from reconciler.core.model import LOCAL, Agent, FleetSpec, Host, HostSpec, Kind, Repo
+from reconciler.core.model import LOCAL, Agent, FleetSpec, Host, HostSpec, Kind, Repo, Task
 from reconciler.specs import layers
-from reconciler.specs.layers import Layer, named
+from reconciler.specs.layers import blank_task, named
 from reconciler.specs.parse import Parsed, nearest, place
 from reconciler.specs.rules import Mistake
 
@@ -28,7 +28,7 @@ class Shared:
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     agents: Mapping[str, Agent] = field(default_factory=dict)
     repos: Mapping[str, Repo] = field(default_factory=dict)
-    layers: Mapping[str | None, Layer] = field(default_factory=dict)
+    blanks: Mapping[str | None, Task] = field(default_factory=dict)
     """What each repo's tasks inherit; None: tasks without a repo."""
     faults: Mapping[str | None, tuple[Problem, ...]] = field(default_factory=dict)
     """What is wrong with the adapter they inherit; it breaks the tasks that do."""
@@ -55,8 +55,8 @@ def share(files: Iterable[Parsed]) -> Shared:
         adapters=_adapters(by_kind),
         agents=_named(Agent, _good(by_kind, "agent")),
         repos=repos,
-        layers={None: layers.layer(settings, None)}
-        | {name: layers.layer(settings, repo) for name, repo in repos.items()},
+        blanks={None: blank_task(settings, None)}
+        | {name: blank_task(settings, repo) for name, repo in repos.items()},
         broken=_broken(by_kind),
     )
     return _checked(shared, by_kind)
@@ -111,7 +111,7 @@ def _checked(shared: Shared, by_kind: _ByKind) -> Shared:
     for parsed in by_kind.get("host", {}).values():
         if isinstance(parsed.spec, HostSpec):
             problems += place(_host_mistakes(shared, parsed.name, parsed.spec), parsed.path, parsed.file.data)
-    faults = {name: tuple(_faults(shared, name, by_kind)) for name in shared.layers}
+    faults = {name: tuple(_faults(shared, name, by_kind)) for name in shared.blanks}
     problems += [problem for found in faults.values() for problem in found]
     return replace(shared, faults=faults, problems=tuple(problems))
 
@@ -150,8 +150,8 @@ def _jump(host: HostSpec) -> str | None:
 
 def _faults(shared: Shared, repo: str | None, by_kind: _ByKind) -> Iterator[Problem]:
     """Yield what is wrong with the adapter of every task that takes it from this repo or the fleet."""
-    adapter = shared.layers[repo].get("adapter")
-    if adapter is None or adapter in shared.adapters:
+    adapter = shared.blanks[repo].adapter
+    if adapter in shared.adapters:
         return
     files = [by_kind.get("repo", {}).get(repo or ""), by_kind.get("fleet", {}).get("fleet")]
     for parsed in filter(None, files):

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.model import Desired, Status
-from reconciler.specs.fleet import Builder, stand_in, too_many
+from reconciler.specs.fleet import Builder, stand_in, too_many, uncollected
 from reconciler.specs.parse import ROOT, File, Parsed, Parser, is_ignored
 from reconciler.specs.yaml import MAX_BYTES
 
@@ -73,7 +73,8 @@ class SpecSource:
         else:
             changes = await self._parsed(head, entries, statuses)
             # Nothing is awaited from here on: the revision is taken up as a whole or not at all.
-            self._desired = self._builder.update(changes, revision=head)
+            with uncollected():
+                self._desired = self._builder.update(changes, revision=head)
             self._built = head
             self._parser.forget(self._builder.files.values())
         self._seen = head

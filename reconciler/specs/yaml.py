@@ -244,7 +244,10 @@ class _Reader:
     def value(self, event: Any, depth: int) -> Any:
         kind = type(event)
         if kind is ScalarEvent:
-            value = self.scalar(event)
+            value = event.value
+            # Most scalars are plain words: only what may be more than that is looked at closer.
+            if value in _WORDS or value[0] in _NUMERIC or event.style or event.ctag is not None:
+                value = self.scalar(event)
         elif kind is MappingStartEvent:
             value = self.mapping(event, depth + 1)
         elif kind is SequenceStartEvent:
@@ -261,16 +264,15 @@ class _Reader:
             return self.tagged(event)
         if not event.implicit[0]:
             return self.quoted(event) if event.style == '"' else text
-        if text in _WORDS:
-            return _WORDS[text]
-        return self.number(event) if text[0] in _NUMERIC else text
+        return _WORDS[text] if text in _WORDS else self.number(event)
 
     def mapping(self, event: Any, depth: int) -> dict[str, Any]:
         self.enter(event, depth, "map")
         values: dict[str, Any] = {}
-        while type(event := self.next()) is not MappingEndEvent:
+        next_event = self.next
+        while type(event := next_event()) is not MappingEndEvent:
             key = self.value(event, depth)
-            value = self.value(self.next(), depth)
+            value = self.value(next_event(), depth)
             if type(key) is not str:
                 self.problem(event, "a key must be a text; put it in quotes")
             elif key in values:
