@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from reconciler.core.errors import Unavailable
-from reconciler.store.git import Git, speakable
+from reconciler.store.git import Git, pipes, speakable
 
 _AHEAD = 256
 """Objects asked for at once; two such lots of requests fit into a pipe, so neither side waits in vain."""
@@ -92,9 +92,7 @@ def _pipeline(
     process: subprocess.Popen[bytes], ids: Sequence[str], receive: Receive, limit: int | None
 ) -> None:
     """Ask for the next lot before the answers to the last one are read, so that git never idles."""
-    requests, answers = process.stdin, process.stdout
-    if requests is None or answers is None:
-        raise OSError("no pipes")
+    requests, answers = pipes(process)
     lots = [ids[start : start + _AHEAD] for start in range(0, len(ids), _AHEAD)]
     for asked, awaited in zip([*lots, ()], [(), *lots], strict=True):
         if asked:

@@ -162,6 +162,13 @@ class Git:
             raise _cannot_start(error) from error
 
 
+def pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    """Return the pipes to and from a process that was started by `Git.keep_running`."""
+    if process.stdin is None or process.stdout is None:
+        raise OSError("started without pipes")
+    return process.stdin, process.stdout
+
+
 def speakable(text: bytes | str) -> str:
     """Return git's words on one line, without control characters and without credentials of URLs."""
     words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text

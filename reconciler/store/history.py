@@ -1,0 +1,111 @@
+"""
+What happened, read back from the commits of the state branch.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from reconciler.core.errors import Unavailable
+from reconciler.store import messages
+from reconciler.store.layout import status_path
+from reconciler.store.repository import Repository
+
+_TRANSITIONS = ("--extended-regexp", "--grep=^Task: ")
+_COMMITTED = re.compile(r"^committer .*> (\d+) [+-]\d{4}$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One transition as it stands on record."""
+
+    at: datetime
+    """To the second."""
+    task: str
+    before: str | None
+    """Phase; None for the first transition of a task."""
+    after: str | None
+    """Phase; None when the status went."""
+    reason: str
+    host: str | None
+    run: str | None
+    actor: str
+    cause: str
+    revision: str | None
+    """Commit of the specs that were in force."""
+    commit: str
+    previous: str | None
+    """Commit of the task's previous transition."""
+
+
+async def history(
+    repository: Repository, branch: str, task: str | None = None, *, limit: int | None = None
+) -> Sequence[Entry]:
+    """
+    Return transitions from the state branch, newest first: of one task, or of all.
+
+    Those of one task are found by walking from each to the one before, across
+    renames. Empty if there are none. Raises Unavailable.
+    """
+    head = repository.read_ref(repository.ref(branch))
+    if head is None:
+        return ()
+    if task is None:
+        return await _entries(repository, await _listed(repository, head, limit))
+    return await _walk(repository, await _listed(repository, head, 1, "--", status_path(task)), limit)
+
+
+async def last_transitions(repository: Repository, head: str) -> Mapping[str, str]:
+    """Return the commit of the last transition of every task up to a commit."""
+    shape = "--format=%H %(trailers:key=Task,valueonly,separator=%x20)"
+    listed = await repository.git.run("log", "-z", shape, head)
+    pairs = (line.partition(" ") for line in reversed(listed.decode("utf-8", "replace").split("\0")))
+    return {task: commit for commit, _, task in pairs if task}
+
+
+async def _listed(repository: Repository, head: str, limit: int | None, *paths: str) -> Sequence[str]:
+    most = () if limit is None else (f"--max-count={limit}",)
+    listed = await repository.git.run("rev-list", *_TRANSITIONS, *most, head, *paths)
+    return listed.decode().split()
+
+
+async def _walk(repository: Repository, start: Sequence[str], limit: int | None) -> Sequence[Entry]:
+    walked: list[Entry] = []
+    ahead = next(iter(start), None)
+    while ahead and (limit is None or len(walked) < limit):
+        try:
+            [entry] = await _entries(repository, [ahead])
+        except Unavailable:
+            if walked and (repository.git_dir / "shallow").exists():
+                break  # a shallow clone ends somewhere
+            raise
+        walked.append(entry)
+        ahead = entry.previous
+    return walked
+
+
+async def _entries(repository: Repository, commits: Sequence[str]) -> Sequence[Entry]:
+    entries: list[Entry] = []
+    await repository.objects.read(commits, lambda commit, content: entries.append(_entry(commit, content)))
+    return entries
+
+
+def _entry(commit: str, content: bytes) -> Entry:
+    headers, _, message = content.decode("utf-8", "replace").partition("\n\n")
+    trailers = messages.trailers_of(message)
+    committed = _COMMITTED.search(headers)
+    return Entry(
+        at=datetime.fromtimestamp(int(committed[1]) if committed else 0, UTC),
+        task=trailers.get("Task", ""),
+        before=trailers.get("From"),
+        after=trailers.get("To"),
+        reason=messages.reason_of(message),
+        host=trailers.get("Host"),
+        run=trailers.get("Run"),
+        actor=trailers.get("Actor", ""),
+        cause=trailers.get("Cause", ""),
+        revision=trailers.get("Spec-Revision"),
+        commit=commit,
+        previous=trailers.get("Prev-Transition"),
+    )

@@ -1,0 +1,104 @@
+"""
+What is on record at one commit: every status, parsed once per change.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from reconciler.core.errors import Problem, SpecError
+from reconciler.core.fields import Frozen
+from reconciler.core.model import HostStatus, Status
+from reconciler.store import statuses
+from reconciler.store.layout import FLEET, HOSTS, ROOT, TASKS, name_under
+from reconciler.store.objects import Entry, GitTree
+from reconciler.store.repository import Repository
+
+Statuses = tuple[Mapping[str, Status], Mapping[str, HostStatus]]
+
+_KINDS: Mapping[str, type[Frozen]] = {TASKS: Status, HOSTS: HostStatus}
+_LARGEST = 1 << 20
+"""Bytes of a status file; a larger one was not written here."""
+
+
+class Fleet(Frozen):
+    """Who this fleet is. `fleet-state/fleet.yaml`."""
+
+    id: str
+    """Drawn once; it keeps the folders of two fleets on one host apart."""
+
+
+class Records:
+    """The files under `fleet-state/`; reading another commit costs what differs."""
+
+    def __init__(self, repository: Repository, branch: str) -> None:
+        self._repository = repository
+        self._tree = GitTree(repository, branch)
+        self._commit: str | None = None
+        self._blobs: dict[str, str] = {}
+        self._parsed: dict[str, Frozen] = {}
+
+    async def read(self, commit: str | None) -> Statuses:
+        """Return every status at a commit (None: no commit yet). Raises Unavailable or SpecError."""
+        if commit is None:
+            self._commit, self._blobs, self._parsed = None, {}, {}
+        elif commit != self._commit:
+            await self._follow(commit)
+        return self._of(TASKS), self._of(HOSTS)
+
+    async def fleet(self) -> Fleet | None:
+        """Return who the fleet is, as of the commit that was read last."""
+        if FLEET not in self._blobs:
+            return None
+        blob = self._blobs[FLEET]
+        contents = await self._tree.blobs([blob], limit=_LARGEST)
+        return statuses.load(Fleet, contents[blob], FLEET)
+
+    @property
+    def blobs(self) -> Mapping[str, str]:
+        """Blob id of every file, by path."""
+        return self._blobs
+
+    def _of(self, folder: str) -> Mapping[str, Any]:
+        named = ((name_under(folder, path), status) for path, status in self._parsed.items())
+        return {name: status for name, status in named if name}
+
+    async def _follow(self, commit: str) -> None:
+        """Take up what differs; nothing is taken up if any of it cannot be read."""
+        changed = await self._changed(commit)
+        present = {path: entry for path, entry in changed.items() if entry is not None}
+        parsed = await self._parse(present)
+        for path in changed:
+            self._blobs.pop(path, None)
+            self._parsed.pop(path, None)
+        self._blobs |= {path: entry.blob for path, entry in present.items()}
+        self._parsed |= parsed
+        self._commit = commit
+
+    async def _changed(self, commit: str) -> Mapping[str, Entry | None]:
+        if self._commit is None:
+            return await self._tree.files(commit, ROOT)
+        return await self._tree.changed(self._commit, commit, ROOT)
+
+    async def _parse(self, present: Mapping[str, Entry]) -> Mapping[str, Frozen]:
+        """Parse status files in the thread that reads them."""
+        paths = [path for path in present if _kind(path)]
+        parsed: dict[str, Frozen] = {}
+
+        def take(_: str, content: bytes) -> None:
+            path = paths[len(parsed)]
+            parsed[path] = statuses.load(_KINDS[_kind(path)], content, path)
+
+        for path in paths:
+            _require_file(path, present[path])
+        await self._repository.objects.read([present[path].blob for path in paths], take, limit=_LARGEST)
+        return parsed
+
+
+def _kind(path: str) -> str:
+    """Return the folder of statuses that a file belongs to; empty if it is none."""
+    return next((folder for folder in _KINDS if name_under(folder, path)), "")
+
+
+def _require_file(path: str, entry: Entry) -> None:
+    if not entry.mode.startswith("100"):
+        raise SpecError([Problem(path, 1, 1, "not a regular file; the reconciler never wrote it: remove it")])

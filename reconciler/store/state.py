@@ -1,0 +1,268 @@
+"""
+The state branch: what is on record, and the one way to put more on it.
+"""
+
+import asyncio
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from typing import Self
+
+from reconciler.core.errors import Conflict, Refused, Unavailable
+from reconciler.core.events import Renamed
+from reconciler.core.lifecycle import Transition
+from reconciler.store import messages, statuses
+from reconciler.store.fastimport import Change
+from reconciler.store.history import last_transitions
+from reconciler.store.layout import FLEET, status_path
+from reconciler.store.records import Fleet, Records, Statuses
+from reconciler.store.remote import push
+from reconciler.store.repository import Repository
+from reconciler.store.writer import Writer
+
+_FOUNDING = 3
+"""Tries to put the fleet's id on record while others write to the same branch."""
+
+
+class StateReader:
+    """The state branch for those who only look: no lock is taken and nothing is created."""
+
+    def __init__(self, repository: Repository, branch: str) -> None:
+        self._repository = repository
+        self._ref = repository.ref(branch)
+        self._records = Records(repository, branch)
+
+    async def load(self) -> Statuses:
+        """
+        Return every status on record, of tasks and of hosts; empty if there is no record yet.
+
+        Raises Unavailable, or SpecError for a state branch that is damaged.
+        """
+        return await self._records.read(self._repository.read_ref(self._ref))
+
+    async def fleet_id(self) -> str | None:
+        """Return the id of the fleet; None if it was never run."""
+        await self.load()
+        fleet = await self._records.fleet()
+        return fleet.id if fleet else None
+
+
+class StateBranch:
+    """
+    The state branch for its one writer.
+
+    What `commit` acknowledges survives `kill -9` and power loss of whatever
+    holds the record: without a remote the commits, the ref and their
+    directories are synced to this machine's disk; with one, the remote has
+    taken the push too. With a remote the local line is a copy: it is set back
+    to the remote's whenever they differ, so what was never acknowledged is
+    never built on.
+    """
+
+    fleet_id: str
+    """Identity of the fleet, drawn once at its first start; 12 hex digits."""
+
+    def __init__(
+        self, repository: Repository, branch: str, writer: Writer, *, revision: Callable[[], str]
+    ) -> None:
+        self._repository = repository
+        self._branch = branch
+        self._writer = writer
+        self._revision = revision
+        self._records = Records(repository, branch)
+        self._turn = asyncio.Lock()
+        self._head: str | None = None
+        self._blobs: dict[str, str | None] = {}
+        self._last: dict[str, str] | None = None
+        self._queue: list[tuple[Sequence[Transition], asyncio.Future[None]]] = []
+        self._flushing: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        repository: Repository,
+        branch: str,
+        *,
+        token: Callable[[], str],
+        clock: Callable[[], datetime],
+        revision: Callable[[], str],
+    ) -> Self:
+        """
+        Become the writer of the state branch, and make it at the first start.
+
+        `token` draws the fleet's id, `clock` dates the commit that records it,
+        `revision` names the commit of the specs in force when something is
+        committed. Raises UsageError if the branch cannot be ours (another
+        writer, checked out), Unavailable if the remote does not answer.
+        """
+        writer = await Writer.open(repository, branch)
+        state = cls(repository, branch, writer, revision=revision)
+        try:
+            state.fleet_id = await state._found(Fleet(id=token()), clock())
+        except BaseException:
+            await writer.close()
+            raise
+        return state
+
+    async def load(self) -> Statuses:
+        """
+        Return every status on record, of tasks and of hosts, at the newest commit.
+
+        Later commits go on top of that one. Raises Unavailable, or SpecError
+        for a state branch that is damaged.
+        """
+        async with self._turn:
+            return await self._load()
+
+    async def commit(self, transitions: Sequence[Transition]) -> None:
+        """
+        Put the transitions on record, in order, a commit each; durable when it returns.
+
+        One that changes no file makes no commit. Calls at the same time share
+        one batch. Nothing of them counts as recorded if it raises: Conflict if
+        somebody else wrote first (load again and think again), Unavailable.
+        Only where a remote fell silent in the middle of a push is it open
+        whether it has them; `load` tells.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append((transitions, done))
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.create_task(self._flush())
+        await done
+
+    async def close(self) -> None:
+        """Let what is being committed end, and let go of the branch."""
+        if self._flushing is not None:
+            await self._flushing
+        await self._writer.close()
+
+    # --- Reading -----------------------------------------------------------
+
+    async def _load(self) -> Statuses:
+        await self._catch_up()
+        loaded = await self._records.read(self._writer.head)
+        if self._head != self._writer.head:
+            self._last = None
+        self._head = self._writer.head
+        self._blobs = dict(self._records.blobs)
+        return loaded
+
+    async def _catch_up(self) -> None:
+        """
+        Let the local line be the remote's.
+
+        A remote that lost the branch gets it back: everything on the line was
+        meant to be there, and to start anew would be to run everything again.
+        """
+        if not self._repository.address:
+            return
+        try:
+            await self._repository.fetch()
+        except Refused as error:
+            raise Unavailable(str(error)) from error
+        theirs = self._repository.read_ref(self._repository.ref(self._branch))
+        ours = self._writer.head
+        if theirs is None and ours is not None:
+            await self._push(ours)
+        elif theirs != ours:
+            await self._writer.reset(theirs)
+
+    async def _found(self, fleet: Fleet, at: datetime) -> str:
+        """Return the id on record; put this one there if there is none."""
+        for _ in range(_FOUNDING):
+            await self._load()
+            on_record = await self._records.fleet()
+            if on_record is not None:
+                return on_record.id
+            change = Change(at, {FLEET: statuses.dump(fleet)}, lambda _: "fleet: first start\n")
+            with suppress(Conflict):  # another reconciler founds the same fleet
+                await self._write([change])
+        raise Conflict(f"{self._repository}: {self._branch} moves too quickly to put the fleet's id on it")
+
+    # --- Writing -----------------------------------------------------------
+
+    async def _flush(self) -> None:
+        """Commit what is queued, all that came together as one batch, until nothing is left."""
+        while self._queue:
+            async with self._turn:
+                batch, self._queue = self._queue, []
+                error = await self._outcome([step for steps, _ in batch for step in steps])
+            for _, done in batch:
+                if done.done():
+                    continue  # its caller was cancelled
+                if error is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(error)
+
+    async def _outcome(self, transitions: Sequence[Transition]) -> Exception | None:
+        try:
+            await self._record(transitions)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers' to hear
+            return error
+        return None
+
+    async def _record(self, transitions: Sequence[Transition]) -> None:
+        await self._recall(transitions)
+        blobs: dict[str, str | None] = {}
+        last: dict[str, int] = {}
+        revision = self._revision()
+        changes: list[Change] = []
+        for step in transitions:
+            files = self._differing(step, ChainMap(blobs, self._blobs))
+            if files:
+                blobs |= {path: self._blob(content) for path, content in files.items()}
+                name = _earlier_name(step)
+                previous = last.get(name, self._last.get(name) if self._last else None)
+                changes.append(Change(step.event.at, files, partial(_message, step, revision, previous)))
+                last[step.task] = len(changes) - 1
+        if changes:
+            ids = await self._write(changes)
+            self._blobs.update(blobs)
+            if self._last is not None:
+                self._last.update({task: ids[index] for task, index in last.items()})
+
+    async def _recall(self, transitions: Sequence[Transition]) -> None:
+        """Find the last transition of every task, once after a start, when one is first asked for."""
+        if self._last is None and self._head and any(step.before for step in transitions):
+            self._last = dict(await last_transitions(self._repository, self._head))
+
+    def _differing(self, step: Transition, blobs: Mapping[str, str | None]) -> Mapping[str, bytes | None]:
+        """Return the files that a transition changes."""
+        files = {status_path(step.task): statuses.dump(step.after) if step.after else None}
+        if isinstance(step.event, Renamed):
+            files |= {status_path(step.event.old): None}
+        return {path: content for path, content in files.items() if self._blob(content) != blobs.get(path)}
+
+    def _blob(self, content: bytes | None) -> str | None:
+        return None if content is None else self._repository.blob_id(content)
+
+    async def _write(self, changes: Sequence[Change]) -> Sequence[str]:
+        ids = await self._writer.write(self._head, changes)
+        if self._repository.address:
+            try:
+                await self._push(ids[-1])
+            except BaseException:
+                await self._writer.reset(self._head)
+                raise
+        self._head = ids[-1]
+        return ids
+
+    async def _push(self, commit: str) -> None:
+        """Put a commit on the remote; that it lets us in no more may pass, as its silence may."""
+        try:
+            await push(self._repository.network, "origin", commit, self._branch)
+        except Refused as error:
+            raise Unavailable(str(error)) from error
+
+
+def _earlier_name(step: Transition) -> str:
+    return step.event.old if isinstance(step.event, Renamed) else step.task
+
+
+def _message(step: Transition, revision: str, previous: str | int | None, ids: Sequence[str]) -> str:
+    """Render a commit message; a number stands for the commit at that place in the same batch."""
+    commit = ids[previous] if isinstance(previous, int) else previous
+    return messages.render(step, revision=revision, previous=commit)

@@ -1,0 +1,258 @@
+"""
+The single writer of a branch: batches of commits, durable when they are acknowledged.
+
+A batch is on the line as a whole or not at all: it goes through one
+`git fast-import` and ends in one update of the ref, which git makes only if it
+adds to what is there. After that everything is synced, the directories too,
+which git 2.39 forgets.
+"""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from reconciler.core.errors import Conflict, Unavailable, UsageError
+from reconciler.store.fastimport import Change, FastImport
+from reconciler.store.repository import Repository
+
+_COMMITS_PER_PROCESS = 5000
+"""fast-import never forgets a commit: about 4 KB each."""
+_PACKS = 200
+"""Packs that call for upkeep. Each batch makes one; a thousand of them slow every git process down."""
+_PATIENCE = 0.05
+_TRIES = 100
+"""Seconds between two looks at a lock, and how many looks it gets: a killed writer's git ends within that."""
+_STALE_AFTER = 20
+"""Looks after which a lock file that did not change is a dead process's."""
+
+
+class Writer:
+    """
+    Writes commits to one ref. Open it, and close it: it holds a lock against a second writer.
+
+    The lock is held by the git process too. So a writer that was killed keeps
+    its lock until the git it left behind is done, and what it finds then is
+    nobody's any more.
+    """
+
+    def __init__(self, repository: Repository, ref: str, lock: int) -> None:
+        self._repository = repository
+        self._ref = ref
+        self._lock = lock
+        self._turn = asyncio.Lock()
+        self._stream: FastImport | None = None
+        self._packs = _count_packs(repository.git_dir)
+        self._upkeep: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, repository: Repository, branch: str) -> Self:
+        """
+        Become the writer of a branch (of this repository, not of its remote).
+
+        Raises UsageError if another process is, or a work tree has it checked out.
+        """
+        folder = await repository.checkout_of(branch)
+        if folder is not None:
+            raise UsageError(
+                f"{branch} is checked out in {folder}; the reconciler never changes a checkout under "
+                "somebody's hands: switch that one to another branch, or use a bare repository"
+            )
+        lock = await _acquire(repository.git_dir / f"reconciler-{branch.replace('/', '%')}.pid", branch)
+        ref = f"refs/heads/{branch}"
+        for left in (f"{ref}.lock", "HEAD.lock"):
+            await _remove_if_stale(repository.git_dir / left)
+        return cls(repository, ref, lock)
+
+    @property
+    def head(self) -> str | None:
+        """The newest commit; None before the first."""
+        return self._repository.read_ref(self._ref)
+
+    async def write(self, head: str | None, changes: Sequence[Change]) -> Sequence[str]:
+        """
+        Put the changes on top of `head`, a commit each, and return their ids; durable when it returns.
+
+        Nothing of them is on the line if it raises: Conflict if the branch is
+        not at `head` any more, Unavailable if git or the disk fails.
+        """
+        async with self._turn:
+            ids = await asyncio.to_thread(self._write, head, changes)
+            await self._verify(head, ids)
+            await asyncio.to_thread(self._sync)
+        self._packs += 1
+        if self._packs > _PACKS and (self._upkeep is None or self._upkeep.done()):
+            self._upkeep = asyncio.create_task(self.tidy())
+        return ids
+
+    async def reset(self, commit: str | None) -> None:
+        """Let the branch be what the remote has; what stood here beyond it was never acknowledged."""
+        async with self._turn:
+            await asyncio.to_thread(self._kill_stream)
+            if commit is None:
+                await self._repository.git.run("update-ref", "-d", self._ref)
+            else:
+                await self._repository.git.run("update-ref", self._ref, commit)
+
+    async def tidy(self) -> None:
+        """
+        Join packs and extend the commit graph. Nothing that is not referenced is removed.
+
+        Failure is not reported: it is tried again after the next batches, and
+        a disk that is full stops the writer itself.
+        """
+        await self._renew()
+        git = self._repository.git
+        with suppress(Unavailable):
+            await git.run("-c", "pack.threads=1", "repack", "-d", "-q", "--geometric=2", "--write-midx")
+            await git.run("commit-graph", "write", "--reachable", "--split", "--changed-paths")
+        await self._renew()
+        self._packs = _count_packs(self._repository.git_dir)
+
+    async def close(self) -> None:
+        """Let go of the branch."""
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.wait([self._upkeep])
+        await self._renew()
+        os.close(self._lock)
+
+    async def _renew(self) -> None:
+        """End the stream: packs of its own that it relies on may be joined into others."""
+        async with self._turn:
+            await asyncio.to_thread(self._close_stream)
+
+    # --- In a thread, one at a time ----------------------------------------
+
+    def _write(self, head: str | None, changes: Sequence[Change]) -> Sequence[str]:
+        if self._stream is not None and self._stream.commits > _COMMITS_PER_PROCESS:
+            self._close_stream()
+        self._expect(head)
+        if self._stream is not None:
+            try:
+                return _send(self._stream, changes)
+            except OSError:  # it died since the last batch: a new one may live
+                self._kill_stream()
+                self._expect(head)
+        return self._send_afresh(head, changes)
+
+    def _send_afresh(self, head: str | None, changes: Sequence[Change]) -> Sequence[str]:
+        self._stream = FastImport(self._repository.git, self._ref, head, keep_open=[self._lock])
+        try:
+            return _send(self._stream, changes)
+        except OSError as error:
+            words = self._stream.words
+            self._kill_stream()
+            raise Unavailable(f"{self._ref} cannot be written: {words or error}") from error
+        except BaseException:
+            self._kill_stream()
+            raise
+
+    def _expect(self, head: str | None) -> None:
+        if self.head != head:
+            self._kill_stream()
+            raise Conflict(f"{self._ref} is at {self.head}, not at {head}: somebody else wrote to it")
+
+    def _sync(self) -> None:
+        refs = self._repository.git_dir / self._ref
+        above = [folder for folder in refs.parents if self._repository.git_dir in folder.parents]
+        for folder in (self._repository.git_dir / "objects" / "pack", *above):
+            _sync_folder(folder)
+
+    def _close_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _kill_stream(self) -> None:
+        """End the stream without giving it the chance to move the ref once more."""
+        if self._stream is not None:
+            self._stream.kill()
+            self._stream = None
+
+    # ------------------------------------------------------------------------
+
+    async def _verify(self, head: str | None, ids: Sequence[str]) -> None:
+        """Raise if git did not move the ref: it only warns when somebody else was first."""
+        now = self.head
+        if now == ids[-1] or (now is not None and await self._is_ancestor(ids[-1], now)):
+            return
+        words = self._stream.words if self._stream else ""
+        await asyncio.to_thread(self._kill_stream)
+        if now == head:
+            raise Unavailable(f"{self._ref} could not be moved: {words}")
+        raise Conflict(f"{self._ref} is at {now}, not at {head}: somebody else wrote to it")
+
+    async def _is_ancestor(self, old: str, new: str) -> bool:
+        result = await self._repository.git.attempt("merge-base", "--is-ancestor", old, new)
+        return result.code == 0
+
+
+def _send(stream: FastImport, changes: Sequence[Change]) -> Sequence[str]:
+    for change in changes:
+        stream.commit(change)
+    return stream.seal()
+
+
+async def _acquire(path: Path, branch: str) -> int:
+    """Return a descriptor that holds the lock file, once no other process does."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    for _ in range(_TRIES):
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.pwrite(lock, b"%-20d\n" % os.getpid(), 0)
+            return lock
+        if _is_alive(_holder(lock)):
+            break
+        await asyncio.sleep(_PATIENCE)
+    holder = _holder(lock)
+    os.close(lock)
+    raise UsageError(f"another reconciler (pid {holder}) writes to {branch} of this repository: end it first")
+
+
+def _holder(lock: int) -> int:
+    written = os.pread(lock, 20, 0).strip()
+    return int(written) if written.isdigit() else 0
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != 0
+
+
+async def _remove_if_stale(lock: Path) -> None:
+    """Remove a lock file of git's that nobody works under: left alone it stops every later write."""
+    found = _file_number(lock)
+    for _ in range(_STALE_AFTER):
+        if found is None or _file_number(lock) != found:
+            return
+        await asyncio.sleep(_PATIENCE)
+    _remove(lock)
+
+
+def _file_number(path: Path) -> int | None:
+    return path.lstat().st_ino if path.exists() else None
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _count_packs(git_dir: Path) -> int:
+    return sum(1 for _ in (git_dir / "objects" / "pack").glob("*.pack"))
