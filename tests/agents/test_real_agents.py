@@ -1,0 +1,119 @@
+"""Real agents, run by the built-in adapters against a model on loopback."""
+
+import os
+import signal
+
+import pytest
+
+from reconciler.core.adapter import Limits
+from reconciler.core.model import FailureClass
+from tests.agents.models import Reply
+
+pytestmark = [pytest.mark.real_agent, pytest.mark.timeout(180)]
+
+WRITE = Reply("I will write the file.", command="echo hello > hello.txt")
+
+
+def test_an_agent_that_does_its_work_succeeds(agent):
+    agent.model.reply = WRITE
+
+    found = agent.run()
+
+    assert (found.outcome, found.text) == ("success", "Done: the task is finished.")
+    assert (agent.workspace / "hello.txt").read_text() == "hello\n"
+    assert found.session_id
+    assert found.usage.output_tokens > 0
+    assert agent.model.saw("Write hello.txt.")
+
+
+def test_a_later_round_goes_on_with_the_session_and_pays_for_itself_only(agent):
+    first = agent.run()
+
+    second = agent.run(round=2, session_id=first.session_id, session_totals=first.session_totals)
+
+    assert (first.outcome, second.outcome) == ("success", "success")
+    assert second.session_id == first.session_id
+    assert not second.notes
+    assert second.usage.output_tokens == first.usage.output_tokens
+    assert second.usage.cost_usd == pytest.approx(first.usage.cost_usd, abs=0.001)
+    assert second.session_totals.cost_usd >= first.session_totals.cost_usd
+
+
+def test_a_session_that_is_not_there_is_not_taken_for_a_success(agent):
+    found = agent.run(session_id="019a0000-0000-7000-8000-000000000000")
+
+    assert (found.outcome, found.kind, found.session_id) == ("failed", FailureClass.AGENT, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, FailureClass.AUTH),
+        (429, FailureClass.QUOTA),
+        (529, FailureClass.QUOTA),
+    ],
+)
+def test_what_the_models_server_refuses_is_told_apart(agent, status, kind):
+    agent.model.reply = Reply(status=status)
+
+    found = agent.run()
+
+    assert (found.outcome, found.kind) == ("failed", kind), found.message
+
+
+def test_a_stream_that_always_breaks_off_is_no_success(agent):
+    agent.model.reply = Reply(cut=True)
+
+    found = agent.run()
+
+    assert found.outcome == "failed" or agent.adapter.name == "claude-code"  # which asks again, unstreamed
+
+
+def test_an_agent_that_is_ended_while_it_waits_has_not_succeeded_and_can_be_resumed(agent):
+    agent.model.reply = Reply(hang=True)
+    work = agent.order()
+    process = agent.start(work)
+    assert agent.model.was_asked.wait(timeout=60)
+
+    os.killpg(process.pid, signal.SIGTERM)
+    found = agent.finish(work, process)
+    agent.model.reply = Reply()
+    again = agent.run(round=2, session_id=found.session_id)
+
+    assert (found.outcome, found.kind) == ("failed", FailureClass.HOST)
+    assert again.outcome == "success"
+    assert again.session_id == found.session_id
+
+
+@pytest.mark.parametrize("agent", ["claude-code"], indirect=True)  # codex does not say it: its commits do
+def test_an_agent_that_may_not_use_its_tools_is_no_success(agent):
+    agent.model.reply = WRITE
+    command = tuple(word.replace("bypassPermissions", "dontAsk") for word in agent.adapter.command)
+    agent.adapter = agent.adapter.model_copy(update={"command": command})
+
+    found = agent.run()
+
+    assert not (agent.workspace / "hello.txt").exists()
+    assert (found.outcome, found.kind) == ("failed", FailureClass.CONFIG)
+    assert "denied" in found.message
+
+
+@pytest.mark.parametrize("agent", ["claude-code"], indirect=True)
+def test_an_agent_that_goes_round_in_circles_is_stopped_by_its_limit(agent):
+    agent.model.reply = agent.model.then = Reply(command="echo again")
+    agent.adapter = agent.adapter.model_copy(update={"limits": Limits(turns=3)})
+
+    found = agent.run()
+
+    assert (found.outcome, found.kind) == ("failed", FailureClass.BUDGET)
+    assert "turns" in found.message
+
+
+def test_a_flag_that_the_agent_does_not_know_is_a_mistake_of_the_configuration(agent):
+    command = (*agent.adapter.command[:2], "--no-such-flag", *agent.adapter.command[2:])
+    agent.adapter = agent.adapter.model_copy(update={"command": command})
+
+    found = agent.run()
+
+    assert (found.outcome, found.kind) == ("failed", FailureClass.CONFIG)
+    assert "--no-such-flag" in found.message
