@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 
 
 def now() -> datetime:
-    """Return the time, in UTC."""
-    return datetime.now(UTC)
+    """Return the time in UTC, to the millisecond: no finer than the record, which is to read back the same."""
+    time = datetime.now(UTC)
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
 def token(size: int = 6) -> str:

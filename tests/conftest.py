@@ -1,0 +1,12 @@
+"""How thorough Hypothesis is: `HYPOTHESIS_PROFILE=thorough pytest` looks ten times as far."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# No deadline and no check of speed: tests assert nothing about time.
+settings.register_profile(
+    "house", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("thorough", settings.get_profile("house"), max_examples=400)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))

@@ -1,0 +1,462 @@
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.core import events
+from reconciler.core.adapter import Usage
+from reconciler.core.errors import IllegalTransition
+from reconciler.core.events import (
+    Assigned,
+    Cancelled,
+    ChangesRequested,
+    Completed,
+    Created,
+    Escalated,
+    Event,
+    Failed,
+    FixRequested,
+    Released,
+    Removed,
+    Renamed,
+    Renewed,
+    Restored,
+    Retried,
+    RunEvent,
+    SpecChanged,
+    SpecRemoved,
+    Started,
+    Submitted,
+    WaitingChanged,
+)
+from reconciler.core.lifecycle import TRANSITIONS, diagram, fold, step, transition
+from reconciler.core.model import (
+    Failure,
+    FailureClass,
+    Phase,
+    Reason,
+    Report,
+    Status,
+    Task,
+    Verdict,
+    Waiting,
+)
+from tests.strategies import NOW, RED, SUCCESS, sample_events
+
+LATER = NOW + timedelta(minutes=1)
+SPEC = Task(name="web/a", goal="Do it.\nWell.", generation="1" * 40, work="w1", on_delete="finish")
+RUN = "web/a.g11111111.a1"
+USAGE = Usage(input_tokens=10, cost_usd=0.5)
+KINDS = list(sample_events("x", None))
+EVERYWHERE = {WaitingChanged, Renamed, SpecRemoved, Restored, Removed}
+
+# --- The table -------------------------------------------------------------
+
+
+def test_the_table_knows_every_event_and_every_phase():
+    abstract = {Event, RunEvent}
+    declared = {
+        kind
+        for kind in vars(events).values()
+        if isinstance(kind, type) and issubclass(kind, Event) and kind not in abstract
+    }
+
+    known = {kind for row in TRANSITIONS.values() for kind in row}
+
+    assert known == declared == set(KINDS)
+    assert set(TRANSITIONS) == {None, *Phase}
+
+
+@pytest.mark.parametrize("phase", [None, *Phase])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_event_happens_where_the_table_says_and_nowhere_else(phase, kind):
+    removed = kind is Removed
+    status = None if phase is None else status_in(phase, removed=removed)
+    event = sample_events("web/a", status)[kind]
+
+    if kind in TRANSITIONS[phase]:
+        after = transition(status, event)
+        assert (after.phase if after else None) == TRANSITIONS[phase][kind]
+    else:
+        with pytest.raises(IllegalTransition, match=kind.__name__):
+            transition(status, event)
+
+
+def test_every_phase_can_be_reached_and_left():
+    reached = {phase for row in TRANSITIONS.values() for phase in row.values()}
+
+    assert reached == {None, *Phase}
+    assert all(set(TRANSITIONS[phase].values()) - {phase} for phase in TRANSITIONS)
+
+
+def test_what_is_settled_moves_only_when_it_is_asked_for_again():
+    for phase in Phase:
+        if phase.is_settled:
+            moves = {kind for kind, to in TRANSITIONS[phase].items() if to not in {phase, None}}
+            assert moves == {Renewed}
+
+
+def test_the_diagram_shows_every_edge_of_the_table():
+    picture = diagram()
+
+    assert picture.startswith("stateDiagram-v2\n")
+    assert "[*] --> created: Created" in picture
+    assert "running --> created: Released, Retried" in picture
+    for phase, row in TRANSITIONS.items():
+        for kind, target in row.items():
+            if kind not in EVERYWHERE and target is not phase:
+                edge = f"{phase or '[*]'} --> {target}: "
+                assert any(kind.__name__ in line for line in picture.splitlines() if edge in line)
+
+
+# --- One step --------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 90)), max_size=30))
+def test_whatever_happens_attempts_and_usage_never_go_back_and_since_moves_with_the_phase(line):
+    status = None
+    for kind, minutes in line:
+        at = NOW + timedelta(minutes=minutes)
+        before, status = status, step_if_legal(status, replace(sample_events("web/a", status)[kind], at=at))
+        if before and status:
+            assert status.attempt >= before.attempt
+            assert status.usage.input_tokens >= before.usage.input_tokens
+            assert (status.since == before.since) or status.phase is not before.phase
+            assert status.created_at == before.created_at
+
+
+@given(st.sampled_from(Phase), st.sampled_from([k for k in KINDS if issubclass(k, RunEvent)]))
+def test_what_happened_to_another_run_is_illegal(phase, kind):
+    status = status_in(phase)
+    stale = replace(sample_events("web/a", status)[kind], run="web/a.g11111111.a0")
+
+    with pytest.raises(IllegalTransition):
+        transition(status, stale)
+
+
+def test_a_task_is_born_with_what_it_waits_for():
+    waiting = Waiting(reason=Reason.SUSPENDED, message="suspended in the spec", since=NOW)
+
+    status = transition(None, Created(**head(), spec=SPEC, waiting=waiting))
+
+    assert status == Status(
+        phase=Phase.CREATED,
+        since=LATER,
+        created_at=LATER,
+        generation=SPEC.generation,
+        work="w1",
+        waiting=waiting,
+        on_delete="finish",
+    )
+
+
+def test_an_assignment_names_the_run_and_keeps_the_story_of_the_last_failure():
+    failure = Failure(kind=FailureClass.STALL, message="silent")
+    before = status_in(Phase.CREATED, attempt=1, failure=failure, not_before=NOW, failures=1)
+
+    after = transition(before, assigned(host="beta", run="web/a.g11111111.a2"))
+
+    assert (after.attempt, after.round, after.run) == (2, 1, "web/a.g11111111.a2")
+    assert (after.assigned_host, after.adapter) == ("beta", "script")
+    assert (after.branch_name, after.pr_title) == ("task/web/a", "Do it.")
+    assert (after.failure, after.not_before, after.waiting) == (failure, None, None)
+
+
+@pytest.mark.parametrize(("host", "session"), [("alpha", "s-1"), ("beta", None)])
+def test_a_session_is_gone_on_with_only_where_it_is(host, session):
+    before = status_in(Phase.CREATED, session_id="s-1", session_totals=USAGE)
+
+    after = transition(before, assigned(host=host))
+
+    assert after.session_id == session
+    assert after.session_totals == (USAGE if session else Usage())
+
+
+def test_a_sign_of_life_is_on_record_with_the_prompt():
+    after = transition(status_in(Phase.ASSIGNED), Started(**head(), run=RUN, prompt_sha256="ab"))
+
+    assert (after.phase, after.since, after.last_activity_at) == (Phase.RUNNING, LATER, LATER)
+    assert after.prompt_sha256 == "ab"
+
+
+def test_a_validation_handed_back_is_another_round_of_the_same_run():
+    before = status_in(Phase.RUNNING)
+
+    after = transition(before, FixRequested(**head(), run=RUN, report=report(RED)))
+
+    assert (after.round, after.run, after.session_id) == (2, RUN, "s-2")
+    assert after.checks == RED.checks
+    assert after.failure.kind is FailureClass.VALIDATION
+    assert after.usage == USAGE
+
+
+@pytest.mark.parametrize("kind", [Submitted, Completed])
+def test_a_success_brings_commits_usage_and_session_and_clears_the_failure(kind):
+    before = status_in(Phase.RUNNING, failure=Failure(kind=FailureClass.AGENT, message="no"), base_commit="b")
+    run = {"run": RUN} if kind is Submitted else {}
+
+    after = transition(before, kind(**head(), **run, report=report(SUCCESS)))
+
+    assert (after.head_commit, after.base_commit) == ("f" * 40, "b")
+    assert (after.usage, after.session_id, after.failure) == (USAGE, "s-2", None)
+    assert after.last_activity_at == LATER
+
+
+def test_a_merge_completes_without_a_report():
+    before = status_in(Phase.REVIEW_PENDING, head_commit="h")
+
+    after = transition(before, Completed(**head()))
+
+    assert (after.phase, after.head_commit) == (Phase.COMPLETED, "h")
+
+
+def test_a_retry_counts_and_does_not_go_on_with_the_session():
+    before = status_in(Phase.RUNNING, session_id="s-1")
+
+    after = transition(before, retried())
+
+    assert (after.phase, after.failures, after.session_id) == (Phase.CREATED, 1, None)
+    assert (after.not_before, after.assigned_host) == (LATER, "alpha")
+
+
+def test_a_quota_counts_as_no_failure_and_keeps_the_session():
+    before = status_in(Phase.RUNNING)
+
+    after = transition(before, replace(retried(), counts=False, report=report(SUCCESS)))
+
+    assert (after.failures, after.session_id) == (0, "s-2")
+
+
+def test_a_released_run_leaves_the_task_as_it_was_but_for_what_it_took():
+    before = status_in(Phase.RUNNING)
+
+    after = transition(before, Released(**head(), run=RUN, report=report(SUCCESS)))
+
+    assert (after.phase, after.failures, after.usage) == (Phase.CREATED, 0, USAGE)
+
+
+def test_a_failure_is_on_record_with_its_class():
+    failure = Failure(kind=FailureClass.AUTH, message="log in again")
+
+    after = transition(status_in(Phase.RUNNING), Failed(**head(), run=RUN, failure=failure))
+
+    assert (after.phase, after.failure, after.failures) == (Phase.FAILED, failure, 1)
+
+
+def test_changes_requested_count_and_resume_the_session():
+    before = status_in(Phase.REVIEW_PENDING, session_id="s-1", head_commit="h")
+
+    after = transition(before, ChangesRequested(**head()))
+
+    assert (after.phase, after.review_count) == (Phase.CREATED, 1)
+    assert (after.session_id, after.head_commit) == ("s-1", "h")
+
+
+def test_an_escalation_may_say_why():
+    old, new = (Failure(kind=kind, message="m") for kind in (FailureClass.AGENT, FailureClass.BUDGET))
+    before = status_in(Phase.RUNNING, failure=old)
+
+    assert transition(before, Escalated(**head())).failure == old
+    assert transition(before, Escalated(**head(), failure=new)).failure == new
+
+
+def test_a_cancelled_run_still_says_what_it_took():
+    after = transition(status_in(Phase.RUNNING), Cancelled(**head(), report=report(SUCCESS)))
+
+    assert (after.phase, after.usage) == (Phase.CANCELLED, USAGE)
+
+
+def test_a_renewed_task_begins_afresh_but_never_repeats_a_run_key():
+    before = status_in(
+        Phase.FAILED, attempt=3, failures=2, review_count=1, usage=USAGE, session_id="s", head_commit="h"
+    )
+
+    after = transition(before, Renewed(**head(), spec=SPEC.model_copy(update={"work": "w2"})))
+
+    assert (after.phase, after.work, after.failures, after.review_count) == (Phase.CREATED, "w2", 0, 0)
+    assert (after.attempt, after.usage, after.head_commit) == (3, USAGE, "h")
+    assert (after.session_id, after.failure, after.checks) == (None, None, ())
+
+
+def test_a_new_generation_of_the_same_work_keeps_the_story():
+    before = status_in(Phase.CREATED, failures=1, session_id="s", generation="0" * 40)
+
+    after = transition(before, SpecChanged(**head(), spec=SPEC))
+
+    assert (after.generation, after.failures, after.session_id) == (SPEC.generation, 1, "s")
+    assert after.since == before.since
+
+
+def test_new_work_begins_afresh():
+    before = status_in(Phase.CREATED, failures=1, session_id="s", work="older")
+
+    after = transition(before, SpecChanged(**head(), spec=SPEC))
+
+    assert (after.work, after.failures, after.session_id) == ("w1", 0, None)
+
+
+@pytest.mark.parametrize("phase", [Phase.ASSIGNED, Phase.RUNNING, Phase.REVIEW_PENDING])
+def test_a_live_run_goes_on_answering_the_generation_it_was_made_from(phase):
+    before = status_in(phase, generation="0" * 40, work="older", on_delete="cancel")
+
+    after = transition(before, SpecChanged(**head(), spec=SPEC))
+
+    assert after == before.model_copy(update={"on_delete": "finish"})
+
+
+def test_the_time_of_waiting_moves_only_with_the_reason():
+    before = status_in(Phase.CREATED, waiting=waiting(Reason.SLOT, "no free slot on a", NOW))
+
+    same = transition(before, WaitingChanged(**head(), waiting=waiting(Reason.SLOT, "on b", LATER)))
+    other = transition(before, WaitingChanged(**head(), waiting=waiting(Reason.HOST, "none", LATER)))
+    nothing = transition(before, WaitingChanged(**head(), waiting=None))
+
+    assert same.waiting == waiting(Reason.SLOT, "on b", NOW)
+    assert other.waiting.since == LATER
+    assert nothing.waiting is None
+
+
+@pytest.mark.parametrize("reason", [Reason.APPROVAL, Reason.SLOT])
+def test_only_a_removal_that_waits_for_a_person_outlives_a_change_of_phase(reason):
+    before = status_in(Phase.RUNNING, waiting=waiting(reason, "wait", NOW))
+
+    after = transition(before, Completed(**head()))
+
+    assert after.waiting == (before.waiting if reason is Reason.APPROVAL else None)
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_removed_task_leaves_a_tombstone_that_a_revert_takes_away(phase):
+    before = status_in(phase)
+
+    tombstone = transition(before, SpecRemoved(**head()))
+
+    assert tombstone == before.model_copy(update={"removed": True, "waiting": None})
+    assert transition(tombstone, Restored(**head())).removed is False
+    assert transition(tombstone, Removed(**head())) is None
+
+
+@pytest.mark.parametrize("kind", [Assigned, Renewed])
+def test_nothing_new_begins_on_a_tombstone(kind):
+    phase = Phase.CREATED if kind is Assigned else Phase.FAILED
+    tombstone = status_in(phase, removed=True)
+
+    with pytest.raises(IllegalTransition, match="removed"):
+        transition(tombstone, sample_events("web/a", tombstone)[kind])
+
+
+def test_a_status_whose_spec_is_there_is_not_removed():
+    with pytest.raises(IllegalTransition, match="not recorded as removed"):
+        transition(status_in(Phase.COMPLETED), Removed(**head()))
+
+
+# --- Many steps ------------------------------------------------------------
+
+
+def test_fold_returns_every_step_and_leaves_what_it_was_given_alone():
+    before = {"other": status_in(Phase.COMPLETED)}
+
+    after, steps = fold(before, [Created(**head(), spec=SPEC), assigned()])
+
+    assert list(before) == ["other"]
+    assert after.keys() == {"other", "web/a"}
+    assert [(s.before and s.before.phase, s.after.phase) for s in steps] == [
+        (None, Phase.CREATED),
+        (Phase.CREATED, Phase.ASSIGNED),
+    ]
+    assert steps[1].old == steps[1].task == "web/a"
+
+
+def test_an_event_that_changes_nothing_is_no_step():
+    before = {"web/a": status_in(Phase.CREATED)}
+
+    after, steps = fold(before, [WaitingChanged(**head(), waiting=None)])
+
+    assert after == before
+    assert steps == []
+
+
+def test_a_rename_moves_the_status_and_says_from_where():
+    status = status_in(Phase.RUNNING)
+
+    after, (renamed,) = fold({"old": status}, [Renamed(**head(), old="old")])
+
+    assert after == {"web/a": status}
+    assert (renamed.old, renamed.task, renamed.before, renamed.after) == ("old", "web/a", status, status)
+
+
+def test_a_rename_never_overwrites_another_task():
+    statuses = {"old": status_in(Phase.RUNNING), "web/a": status_in(Phase.CREATED)}
+
+    with pytest.raises(IllegalTransition, match="there is a status of web/a"):
+        step(statuses, Renamed(**head(), old="old"))
+
+
+def test_a_removal_takes_the_status_away():
+    after, (removed,) = fold({"web/a": status_in(Phase.FAILED, removed=True)}, [Removed(**head())])
+
+    assert after == {}
+    assert removed.after is None
+
+
+def test_an_illegal_event_among_others_changes_nothing():
+    before = {"web/a": status_in(Phase.CREATED)}
+
+    with pytest.raises(IllegalTransition):
+        fold(before, [assigned(), Created(**head(), spec=SPEC)])
+
+    assert before == {"web/a": status_in(Phase.CREATED)}
+
+
+# --- Words -----------------------------------------------------------------
+
+
+def status_in(phase, **fields):
+    """Return a status in this phase, of the first run on alpha."""
+    return Status(
+        **{
+            "phase": phase,
+            "since": NOW,
+            "created_at": NOW,
+            "generation": SPEC.generation,
+            "work": "w1",
+            "attempt": 1,
+            "round": 1,
+            "run": RUN,
+            "assigned_host": "alpha",
+            "adapter": "script",
+            **fields,
+        }
+    )
+
+
+def head():
+    return {"task": "web/a", "at": LATER, "reason": "it happened"}
+
+
+def assigned(host="alpha", run="web/a.g11111111.a2"):
+    return Assigned(**head(), run=run, host=host, spec=SPEC)
+
+
+def retried():
+    failure = Failure(kind=FailureClass.AGENT, message="did not work")
+    return Retried(**head(), run=RUN, failure=failure, report=None, not_before=LATER)
+
+
+def waiting(reason, message, since):
+    return Waiting(reason=reason, message=message, since=since)
+
+
+def report(like):
+    """Return the report with what an agent's CLI tells of its session."""
+    verdict = Verdict(outcome="success", session_id="s-2", usage=USAGE)
+    return Report(verdict=verdict, checks=like.checks, head_commit=like.head_commit)
+
+
+def step_if_legal(status, event):
+    try:
+        return transition(status, event)
+    except IllegalTransition:
+        return status

@@ -1,0 +1,145 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.core.model import (
+    Desired,
+    Failure,
+    FailureClass,
+    Host,
+    HostAdapter,
+    HostStatus,
+    Observed,
+    Phase,
+    Status,
+    Task,
+)
+from reconciler.core.placement import place
+from tests.strategies import HOSTS, NOW, desireds, observeds, statuses, tasks
+
+
+@given(st.data())
+def test_every_host_is_either_ranked_or_rejected_with_a_reason(data):
+    desired = data.draw(desireds())
+    observed = data.draw(observeds(desired))
+    task = data.draw(tasks("a"))
+    live = data.draw(st.dictionaries(st.sampled_from(HOSTS), st.integers(0, 4)))
+
+    placement = place(task, data.draw(st.none() | statuses(task)), desired, observed, live)
+
+    ranked = [candidate.host for candidate in placement.ranked]
+    assert {*ranked} | placement.rejected.keys() == desired.hosts.keys()
+    assert not {*ranked} & placement.rejected.keys()
+    assert all(placement.rejected.values())
+    assert {*placement.full} <= placement.rejected.keys()
+    assert placement.chosen == (ranked[0] if ranked else None)
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ({"labels": ()}, "lacks gpu"),
+        ({"adapters": {"codex": HostAdapter()}}, "does not offer script"),
+        ({"cordon": True}, "is cordoned"),
+        ({"drain": True}, "is draining"),
+        ({"slots": 0}, "has no slots"),
+        ({"slots": 1}, "has no free slot"),
+        ({"cordon": True, "labels": ()}, "lacks gpu, is cordoned"),
+    ],
+)
+def test_a_host_that_does_not_fit_says_why(host, why):
+    alpha = Host(**{"name": "alpha", "labels": ("gpu",), **host})
+
+    placement = placed(alpha, requires=("gpu",), live={"alpha": 1})
+
+    assert placement.rejected == {"alpha": why}
+    assert placement.full == (("alpha",) if why == "has no free slot" else ())
+
+
+def test_a_host_that_cannot_be_reached_is_rejected():
+    observed = Observed(hosts={"alpha": HostStatus(reachable=False, since=NOW, message="refused")})
+
+    placement = placed(Host(name="alpha"), Host(name="beta"), observed=observed)
+
+    assert placement.chosen == "beta"
+    assert placement.rejected == {"alpha": "is not reachable"}
+
+
+def test_a_host_can_be_required_by_its_name():
+    assert placed(Host(name="alpha", slots=9), Host(name="beta"), requires=("beta",)).chosen == "beta"
+
+
+def test_most_free_slots_win_and_the_weight_counts():
+    alpha, beta = Host(name="alpha", slots=4), Host(name="beta", slots=3, weight=2.0)
+
+    assert placed(alpha, Host(name="beta", slots=3)).chosen == "alpha"
+    assert placed(alpha, beta).chosen == "beta"
+    assert placed(alpha, beta, live={"beta": 2}).chosen == "alpha"
+
+
+def test_a_loaded_host_counts_less():
+    hosts = Host(name="alpha", slots=4), Host(name="beta", slots=3)
+
+    assert placed(*hosts, observed=Observed(load={"alpha": 2.0})).chosen == "beta"
+
+
+def test_equal_hosts_are_taken_by_name():
+    assert placed(Host(name="beta"), Host(name="alpha")).chosen == "alpha"
+
+
+def test_a_wish_counts_more_than_a_few_slots_but_excludes_nobody():
+    hosts = Host(name="alpha", slots=4), Host(name="beta", slots=1, labels=("ssd",))
+
+    assert placed(*hosts, prefer=("ssd",)).chosen == "beta"
+    assert placed(*hosts, prefer=("beta",)).chosen == "beta"
+    assert placed(*hosts, prefer=("ssd",), live={"beta": 1}).chosen == "alpha"
+
+
+def test_the_session_is_gone_on_with_where_it_is():
+    hosts = Host(name="alpha", slots=9), Host(name="beta", slots=1)
+
+    assert placed(*hosts, status=tried(on="beta", session_id="s")).chosen == "beta"
+    assert placed(*hosts, status=tried(on="beta", session_id="s", adapter="codex")).chosen == "alpha"
+
+
+def test_a_retry_goes_away_from_the_host_that_failed_if_it_can():
+    failure = Failure(kind=FailureClass.STALL, message="silent")
+    status = tried(on="alpha", failure=failure)
+
+    assert placed(Host(name="alpha", slots=9), Host(name="beta", slots=1), status=status).chosen == "beta"
+    assert placed(Host(name="alpha", slots=9), status=status).chosen == "alpha"
+
+
+def test_a_quota_is_not_the_fault_of_the_host():
+    failure = Failure(kind=FailureClass.QUOTA, message="limit")
+    status = tried(on="alpha", failure=failure)
+
+    assert placed(Host(name="alpha", slots=9), Host(name="beta", slots=1), status=status).chosen == "alpha"
+
+
+def test_the_score_can_be_checked_by_hand():
+    host = Host(name="alpha", slots=3, weight=2.0, labels=("ssd",))
+    status = tried(on="alpha", session_id="s")
+    observed = Observed(load={"alpha": 0.25})
+
+    placement = placed(host, prefer=("ssd",), status=status, observed=observed, live={"alpha": 1})
+
+    best = placement.ranked[0]
+    assert best.score == 2 * 2.0 - 0.25 + 10 + 100
+    assert best.why == "2 free, weight 2, load 0.25, preferred: ssd, holds the session"
+
+
+# --- Words -----------------------------------------------------------------
+
+
+def placed(*hosts, status=None, observed=None, live=None, **task):
+    spec = Task(name="a", generation="1" * 40, work="w", goal="Do it.", **task)
+    desired = Desired(revision="r", hosts={host.name: host for host in hosts})
+    return place(spec, status, desired, observed or Observed(), live or {})
+
+
+def tried(on, **fields):
+    """Return the status of a task that was tried once on a host."""
+    head = {"phase": Phase.CREATED, "since": NOW, "created_at": NOW, "generation": "1" * 40, "work": "w"}
+    run = {"attempt": 1, "round": 1, "run": "a.g1.a1", "assigned_host": on, "adapter": "script"}
+    return Status(**{**head, **run, **fields})

@@ -1,0 +1,584 @@
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from reconciler.core.adapter import Usage
+from reconciler.core.errors import Problem
+from reconciler.core.events import (
+    Cancelled,
+    Created,
+    Escalated,
+    Removed,
+    Renamed,
+    Renewed,
+    Restored,
+    SpecChanged,
+    SpecRemoved,
+    WaitingChanged,
+)
+from reconciler.core.model import (
+    Agent,
+    Budget,
+    Desired,
+    ExecutionMode,
+    Failure,
+    FailureClass,
+    FleetSpec,
+    Host,
+    Observed,
+    Phase,
+    Reason,
+    Status,
+    Task,
+    Waiting,
+    Wish,
+    run_key,
+)
+from reconciler.core.plan import Follow, Record, Start, Stop, plan, prune_digest
+from tests.strategies import NOW, SUCCESS, World, blob, failed
+
+SOON = NOW + timedelta(minutes=7)
+LOCAL = {"local": Host(name="local")}
+
+# --- New tasks -------------------------------------------------------------
+
+
+def test_a_new_task_is_created_and_started_in_one_plan():
+    planned = planned_for(make_task("a"))
+
+    created, start = planned.actions
+    assert isinstance(created.event, Created)
+    assert (start.task, start.event.run, start.event.host) == ("a", run_key("a", blob("a"), 1), "local")
+    assert start.reason == "attempt 1 on local: 2 free, weight 1"
+    assert planned.placements["a"] == start.placement
+    assert planned.events == (created.event, start.event)
+
+
+def test_a_new_task_that_waits_is_created_with_what_it_waits_for():
+    planned = planned_for(make_task("a", desired=Wish.SUSPENDED))
+
+    (created,) = planned.actions
+    assert created.event.waiting == Waiting(
+        reason=Reason.SUSPENDED, message="suspended in the spec", since=NOW
+    )
+    assert planned.waiting == {"a": created.event.waiting}
+
+
+def test_a_task_cancelled_from_the_start_never_runs():
+    assert kinds(planned_for(make_task("a", desired=Wish.CANCELLED))) == [Created, Cancelled]
+
+
+def test_the_highest_priority_starts_first_then_the_oldest_then_by_name():
+    specs = [make_task(name) for name in "dcba"] + [make_task("z", priority=5)]
+    statuses = {"d": created("d", created_at=NOW - timedelta(days=1))}
+
+    planned = planned_for(*specs, statuses=statuses, hosts={"local": Host(name="local", slots=4)})
+
+    assert [a.task for a in planned.actions if isinstance(a, Start)] == ["z", "d", "a", "b"]
+    assert planned.waiting["c"].reason is Reason.SLOT
+
+
+# --- What tasks wait for ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "status", "reason", "message"),
+    [
+        ({"depends_on": ("b", "c")}, {}, Reason.DEPENDENCY, "waits for b, c (failed)"),
+        ({"not_before": SOON}, {}, Reason.NOT_BEFORE, "not before 2030-01-01T09:07:00Z"),
+        (
+            {},
+            {"not_before": SOON, "failure": Failure(kind=FailureClass.AGENT, message="no")},
+            Reason.BACKOFF,
+            "next attempt not before 2030-01-01T09:07:00Z",
+        ),
+        (
+            {},
+            {"not_before": SOON, "failure": Failure(kind=FailureClass.QUOTA, message="no")},
+            Reason.QUOTA,
+            "next attempt not before 2030-01-01T09:07:00Z",
+        ),
+        (
+            {"execution_mode": ExecutionMode.HTTP_PULL},
+            {},
+            Reason.AGENT,
+            "waits for an agent to take it over HTTP",
+        ),
+        ({"requires": ("gpu",)}, {}, Reason.HOST, "no host fits: local lacks gpu"),
+    ],
+)
+def test_a_task_says_what_it_waits_for(task, status, reason, message):
+    others = {"b": live("b"), "c": settled("c", Phase.FAILED)}
+    specs = [make_task("a", **task), make_task("b"), make_task("c")]
+
+    planned = planned_for(*specs, statuses={"a": created("a", **status), **others})
+
+    assert (planned.waiting["a"].reason, planned.waiting["a"].message) == (reason, message)
+
+
+def test_a_plan_says_when_to_look_again():
+    specs = [make_task("a", not_before=SOON), make_task("b"), make_task("c", desired=Wish.SUSPENDED)]
+    statuses = {"b": created("b", not_before=SOON - timedelta(minutes=1)), "c": created("c", not_before=NOW)}
+
+    assert planned_for(*specs, statuses=statuses).due == SOON - timedelta(minutes=1)
+    assert planned_for(specs[2]).due is None
+
+
+def test_full_hosts_are_named_and_long_lists_are_cut():
+    hosts = {f"h{n}": Host(name=f"h{n}", slots=1) for n in range(7)}
+    statuses = {f"t{n}": live(f"t{n}", assigned_host=f"h{n}") for n in range(7)}
+
+    planned = planned_for(
+        make_task("a"), *(make_task(name) for name in statuses), statuses=statuses, hosts=hosts
+    )
+
+    assert planned.waiting["a"].message == "no free slot on h0, h1, h2, h3, h4, 2 more"
+    assert planned.placements["a"].full == tuple(hosts)
+
+
+def test_a_fleet_without_hosts_says_so():
+    planned = planned_for(make_task("a"), hosts={})
+
+    assert planned.waiting["a"].message == "no host fits: there is none"
+
+
+def test_the_fleet_may_have_a_limit_of_its_own():
+    planned = planned_for(make_task("a"), make_task("b"), fleet=FleetSpec(max_running=1))
+
+    assert [a.task for a in planned.actions if isinstance(a, Start)] == ["a"]
+    assert planned.waiting["b"].message == "the fleet runs as many as it may (max_running: 1)"
+
+
+def test_tasks_of_another_kind_are_placed_though_one_kind_finds_no_host():
+    specs = [make_task("a", requires=("gpu",)), make_task("b", requires=("gpu",)), make_task("c")]
+
+    planned = planned_for(*specs)
+
+    assert [a.task for a in planned.actions if isinstance(a, Start)] == ["c"]
+    assert planned.placements["a"] is planned.placements["b"]
+
+
+def test_waiting_that_ended_is_taken_off_the_record():
+    waiting = Waiting(reason=Reason.APPROVAL, message="allow it", since=NOW)
+    statuses = {"a": settled("a", Phase.COMPLETED, waiting=waiting)}
+
+    (change,) = planned_for(make_task("a"), statuses=statuses).events
+
+    assert (change.waiting, change.reason) == (None, "waits for nothing any more")
+
+
+def test_the_record_follows_what_is_waited_for():
+    before = Waiting(reason=Reason.SLOT, message="no free slot on alpha", since=NOW - timedelta(hours=1))
+    status = created("a", waiting=before)
+
+    (same,) = planned_for(make_task("a", requires=("gpu",)), statuses={"a": status}).events
+    (kept,) = planned_for(
+        make_task("a"), statuses={"a": status}, hosts=LOCAL, fleet=FleetSpec(max_running=0)
+    ).events
+
+    assert (same.waiting.reason, same.waiting.since) == (Reason.HOST, NOW)
+    assert kept.waiting.since == before.since
+
+
+def test_a_broken_spec_waits_for_a_person_even_before_it_was_ever_good():
+    problem = Problem("specs/tasks/a.yaml", 3, 1, "unknown field")
+    desired = make_desired(broken={"a": (problem,)})
+
+    planned = plan(desired, Observed(), NOW, among=())
+
+    assert planned.actions == ()
+    assert (planned.waiting["a"].reason, planned.waiting["a"].message) == (Reason.SPEC_ERROR, str(problem))
+
+
+def test_a_broken_spec_with_a_good_version_is_created_and_waits():
+    broken = {"a": (Problem("specs/tasks/a.yaml", 3, 1, "unknown field"),)}
+
+    (record,) = plan(make_desired(make_task("a"), broken=broken), Observed(), NOW).actions
+
+    assert record.event.waiting.reason is Reason.SPEC_ERROR
+
+
+def test_a_live_run_goes_on_while_its_spec_is_broken():
+    broken = {"a": (Problem("specs/tasks/a.yaml", 3, 1, "unknown field"),)}
+    spec = make_task("a", desired=Wish.CANCELLED)
+
+    planned = plan(make_desired(spec, broken=broken), Observed({"a": live("a")}), NOW)
+
+    assert [type(action) for action in planned.actions] == [Follow]
+    assert planned.waiting == {}
+
+
+# --- Live runs -------------------------------------------------------------
+
+
+def test_a_live_run_that_nobody_follows_is_taken_up():
+    status = live("a", round=2)
+
+    planned = planned_for(make_task("a"), statuses={"a": status})
+    followed = plan(
+        make_desired(make_task("a")), Observed({"a": status}, followed=frozenset({(status.run, 2)})), NOW
+    )
+
+    assert planned.actions == (Follow("a", status.run, 2, f"round 2 of {status.run} is on record"),)
+    assert followed.actions == ()
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ({"desired": Wish.SUSPENDED}, "suspended in the spec"),
+        ({"desired": Wish.CANCELLED}, "cancelled in the spec"),
+        ({"on_change": "restart", "generation": blob("new")}, "the spec changed (on_change: restart)"),
+    ],
+)
+def test_a_live_run_that_no_spec_asks_for_is_stopped(spec, reason):
+    planned = planned_for(make_task("a", **spec), statuses={"a": live("a")})
+
+    assert planned.actions == (Stop("a", live("a").run, 1, reason),)
+
+
+def test_a_live_run_goes_on_though_its_spec_changed():
+    planned = planned_for(make_task("a", generation=blob("new")), statuses={"a": live("a")})
+
+    assert [type(action) for action in planned.actions] == [Follow]
+
+
+def test_a_live_run_whose_host_is_gone_from_the_specs_says_so():
+    planned = planned_for(make_task("a"), statuses={"a": live("a")}, hosts={})
+
+    assert kinds(planned) == [WaitingChanged]
+    assert planned.waiting["a"].message == "host local of the live run is gone from specs/hosts"
+
+
+def test_a_run_in_the_hands_of_an_outside_agent_is_left_to_it():
+    statuses = {"a": live("a", assigned_host="jeeves")}
+    desired = make_desired(make_task("a", execution_mode=ExecutionMode.HTTP_PULL))
+
+    planned = plan(replace(desired, agents={"jeeves": Agent(name="jeeves")}), Observed(statuses), NOW)
+
+    assert planned.actions == ()
+    assert planned.waiting == {}
+
+
+# --- Changed specs ---------------------------------------------------------
+
+
+def test_a_task_that_waits_takes_up_its_new_spec():
+    planned = planned_for(make_task("a", generation=blob("new")), statuses={"a": created("a")})
+
+    assert [type(event).__name__ for event in planned.events] == ["SpecChanged", "Assigned"]
+    assert planned.events[0].reason == f"the spec is {blob('new')[:8]} now"
+
+
+def test_a_live_run_takes_up_what_its_removal_would_mean():
+    planned = planned_for(make_task("a", on_delete="orphan"), statuses={"a": live("a")})
+
+    assert kinds(planned) == [SpecChanged, Follow]
+
+
+@pytest.mark.parametrize("phase", [Phase.CREATED, Phase.REVIEW_PENDING])
+def test_a_task_without_a_live_run_is_cancelled_at_once(phase):
+    spec = make_task("a", desired=Wish.CANCELLED)
+
+    assert kinds(planned_for(spec, statuses={"a": created("a", phase=phase)})) == [Cancelled]
+
+
+def test_a_task_whose_budget_is_spent_is_for_a_person():
+    status = created("a", usage=Usage(input_tokens=100))
+
+    planned = planned_for(make_task("a", budget=Budget(tokens=100)), statuses={"a": status})
+
+    assert kinds(planned) == [Escalated]
+    assert planned.events[0].reason == "budget spent: 100 of 100 tokens; raise the budget, then retry"
+
+
+@pytest.mark.parametrize(
+    ("phase", "change", "is_renewed"),
+    [
+        (Phase.FAILED, {}, False),
+        (Phase.FAILED, {"generation": "new"}, True),
+        (Phase.CANCELLED, {}, False),
+        (Phase.CANCELLED, {"generation": "new"}, True),
+        (Phase.COMPLETED, {"generation": "new"}, False),
+        (Phase.COMPLETED, {"generation": "new", "work": "new"}, True),
+        (Phase.ESCALATED, {"generation": "new"}, False),
+        (Phase.ESCALATED, {"generation": "new", "work": "new"}, True),
+        (Phase.COMPLETED, {"generation": "new", "work": "new", "desired": Wish.SUSPENDED}, False),
+    ],
+)
+def test_a_settled_task_runs_again_only_when_asked(phase, change, is_renewed):
+    planned = planned_for(make_task("a", **change), statuses={"a": settled("a", phase)})
+
+    assert (Renewed in kinds(planned)) is is_renewed
+    assert bool(planned.actions) is is_renewed
+
+
+def test_a_cancelled_task_runs_again_when_its_cancellation_is_reverted():
+    before = make_task("a")
+    world = World(make_desired(before))
+    world.look()
+
+    world.push(make_desired(make_task("a", desired=Wish.CANCELLED, generation=blob("cancelled"))))
+    world.run()
+    stopped = world.statuses["a"].phase
+    world.push(make_desired(before))
+    world.run()
+
+    assert stopped is Phase.CANCELLED
+    assert world.statuses["a"].phase is Phase.COMPLETED
+    assert world.statuses["a"].attempt == 2
+
+
+def test_a_suspended_task_goes_on_with_its_session_when_resumed():
+    world = World(make_desired(make_task("a")))
+    world.look()
+
+    world.push(make_desired(make_task("a", desired=Wish.SUSPENDED, generation=blob("suspended"))))
+    world.run()
+    waiting = world.statuses["a"].waiting.reason
+    world.push(make_desired(make_task("a")))
+    world.run()
+
+    assert waiting is Reason.SUSPENDED
+    assert (world.statuses["a"].phase, world.statuses["a"].failures) == (Phase.COMPLETED, 0)
+
+
+def test_new_work_during_a_run_is_done_after_it():
+    world = World(make_desired(make_task("a")))
+    world.look()
+
+    world.push(make_desired(make_task("a", generation=blob("new"), work="new")))
+    world.run()
+
+    assert [type(step.event).__name__ for step in world.history].count("Completed") == 2
+    assert world.statuses["a"].work == "new"
+
+
+# --- Removed and renamed specs ---------------------------------------------
+
+
+def test_a_removed_task_that_waits_is_removed():
+    planned = removal_of(created("a"))
+
+    assert kinds(planned) == [SpecRemoved, Removed]
+
+
+@pytest.mark.parametrize("phase", [Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED, Phase.ESCALATED])
+def test_a_settled_task_is_removed_without_anybodys_approval(phase):
+    planned = plan(make_desired(), Observed({"a": settled("a", phase)}), NOW)
+
+    assert kinds(planned) == [SpecRemoved, Removed]
+
+
+@pytest.mark.parametrize(
+    ("on_delete", "actions"), [("cancel", [SpecRemoved, Stop]), ("finish", [SpecRemoved, Follow])]
+)
+def test_a_live_run_of_a_removed_task_is_stopped_or_may_end(on_delete, actions):
+    planned = removal_of(live("a", on_delete=on_delete))
+
+    assert kinds(planned) == actions
+
+
+def test_a_live_run_may_be_let_go_of():
+    planned = removal_of(live("a", on_delete="orphan"))
+
+    assert kinds(planned) == [SpecRemoved, Removed]
+
+
+def test_a_tombstone_goes_once_its_run_has_ended():
+    world = World(make_desired(make_task("a"), make_task("b")))
+    world.look()
+
+    world.push(make_desired(make_task("b")))
+    stopping = world.look()
+    tombstone = world.statuses["a"].removed
+    world.work(stopping)
+    world.run()
+
+    assert tombstone
+    assert world.statuses.keys() == {"b"}
+
+
+def test_a_spec_that_comes_back_takes_its_tombstone_away():
+    statuses = {"a": live("a", removed=True)}
+
+    planned = planned_for(make_task("a"), statuses=statuses)
+
+    assert kinds(planned) == [Restored, Follow]
+
+
+def test_removing_all_live_tasks_waits_for_a_person_and_touches_nothing():
+    planned = plan(make_desired(), Observed({"a": live("a")}), NOW)
+
+    assert kinds(planned) == [WaitingChanged, Follow]
+    assert planned.waiting["a"].reason is Reason.APPROVAL
+    assert f"`reconciler approve-prune` ({prune_digest(['a'])})" in planned.waiting["a"].message
+
+
+def test_a_removal_a_person_allowed_goes_on():
+    fleet = FleetSpec(prune_approved=prune_digest(["a"]))
+
+    planned = plan(make_desired(fleet=fleet), Observed({"a": live("a")}), NOW)
+
+    assert kinds(planned) == [SpecRemoved, Stop]
+
+
+def test_a_held_removal_stays_held_when_it_looks_small_later():
+    world = World(make_desired(make_task("a"), make_task("b")))
+    world.look()
+
+    world.push(make_desired())
+    world.look()
+    many = [make_task(f"new{n}", desired=Wish.SUSPENDED) for n in range(50)]
+    world.push(make_desired(*many))
+    planned = world.look()
+    world.run()
+
+    held = {name for name, waiting in planned.waiting.items() if waiting.reason is Reason.APPROVAL}
+    assert held == {"a", "b"}
+    assert world.statuses["a"].phase is Phase.COMPLETED
+    assert not world.statuses["a"].removed
+
+
+def test_held_tasks_whose_specs_come_back_go_on():
+    specs = [make_task("a"), make_task("b")]
+    world = World(make_desired(*specs))
+    world.look()
+
+    world.push(make_desired())
+    world.look()
+    world.push(make_desired(*specs))
+    world.run()
+
+    assert {status.phase for status in world.statuses.values()} == {Phase.COMPLETED}
+    assert {status.waiting for status in world.statuses.values()} == {None}
+
+
+def test_a_file_that_moved_takes_its_live_run_along():
+    moved = make_task("moved/a", generation=blob("a"), work="work of a")
+
+    planned = planned_for(moved, statuses={"a": live("a")})
+
+    assert kinds(planned) == [Renamed, Follow]
+    assert planned.events[0].reason == "the spec moved from a"
+
+
+def test_a_file_that_moved_and_was_touched_is_still_the_same_work():
+    moved = make_task("moved/a", generation=blob("touched"), work="work of a", priority=3)
+
+    planned = planned_for(moved, statuses={"a": settled("a", Phase.COMPLETED)})
+
+    assert kinds(planned) == [Renamed]
+
+
+def test_two_files_of_the_same_content_are_no_rename():
+    twins = [make_task(name, generation=blob("a"), work="work of a") for name in ("b", "c")]
+
+    planned = planned_for(*twins, statuses={"a": settled("a", Phase.COMPLETED)})
+
+    assert Renamed not in kinds(planned)
+    assert {SpecRemoved, Created} <= set(kinds(planned))
+
+
+def test_a_removed_dependency_counts_as_completed_no_more():
+    statuses = {"a": settled("a", Phase.COMPLETED), "b": created("b")}
+
+    planned = planned_for(make_task("b", depends_on=("a",)), statuses=statuses)
+
+    assert planned.waiting["b"].message == "waits for a"
+
+
+# --- Whole lives -----------------------------------------------------------
+
+
+def test_a_task_is_tried_again_after_a_wait_and_then_completed():
+    rounds = iter([failed(FailureClass.STALL), SUCCESS])
+    hosts = {name: Host(name=name) for name in ("alpha", "beta")}
+    world = World(make_desired(make_task("a"), hosts=hosts), ends=lambda *_: next(rounds))
+
+    world.run()
+
+    places = [step.event.host for step in world.history if type(step.event).__name__ == "Assigned"]
+    assert world.statuses["a"].phase is Phase.COMPLETED
+    assert places == ["alpha", "beta"]
+    assert world.now > NOW
+
+
+def test_what_depends_on_a_failed_task_waits_and_says_for_what():
+    specs = [make_task("a", retries=0), make_task("b", depends_on=("a",))]
+    world = World(make_desired(*specs), ends=lambda *_: failed(FailureClass.AGENT))
+
+    planned = world.run()
+
+    assert planned.waiting["b"].message == "waits for a (failed)"
+    assert planned.actions == ()
+
+
+def test_every_action_names_its_task_and_its_reason():
+    specs = [make_task("a"), make_task("b", desired=Wish.SUSPENDED), make_task("c")]
+    wide = {"local": Host(name="local", slots=3)}
+
+    planned = planned_for(*specs, statuses={"b": live("b"), "c": live("c")}, hosts=wide)
+
+    assert {type(action) for action in planned.actions} == {Record, Start, Follow, Stop}
+    assert all(action.task and action.reason for action in planned.actions)
+
+
+# --- Words -----------------------------------------------------------------
+
+
+def make_task(name, **fields):
+    fields = {"generation": blob(name), "work": f"work of {name}", "goal": f"Do {name}.", **fields}
+    return Task(name=name, **fields)
+
+
+def make_desired(*tasks, hosts=None, fleet=None, broken=None):
+    return Desired(
+        revision="r",
+        fleet=fleet or FleetSpec(),
+        tasks={task.name: task for task in tasks},
+        hosts=LOCAL if hosts is None else hosts,
+        broken=broken or {},
+    )
+
+
+def planned_for(*tasks, statuses=None, **desired):
+    return plan(make_desired(*tasks, **desired), Observed(statuses or {}), NOW)
+
+
+def removal_of(status):
+    """Return the plan for a fleet of which one task of three was removed."""
+    kept = [make_task("kept0"), make_task("kept1")]
+    others = {task.name: created(task.name, waiting=None) for task in kept}
+    others = {
+        name: other.model_copy(update={"phase": Phase.REVIEW_PENDING}) for name, other in others.items()
+    }
+    return planned_for(*kept, statuses={"a": status, **others})
+
+
+def created(name, **fields):
+    return Status(
+        **{
+            "phase": Phase.CREATED,
+            "since": NOW,
+            "created_at": NOW,
+            "generation": blob(name),
+            "work": f"work of {name}",
+            **fields,
+        }
+    )
+
+
+def live(name, **fields):
+    run = {"attempt": 1, "round": 1, "run": run_key(name, blob(name), 1), "assigned_host": "local"}
+    return created(name, **{"phase": Phase.RUNNING, **run, **fields})
+
+
+def settled(name, phase, **fields):
+    return live(name, phase=phase, **fields)
+
+
+def kinds(planned):
+    """Return what a plan does, a type each: of the event where something goes on record."""
+    return [type(a.event) if isinstance(a, Record) else type(a) for a in planned.actions]

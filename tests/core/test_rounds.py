@@ -1,0 +1,268 @@
+from datetime import timedelta
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from reconciler.core.adapter import Usage
+from reconciler.core.events import (
+    Cancelled,
+    Completed,
+    Escalated,
+    Failed,
+    FixRequested,
+    Released,
+    Retried,
+    RunEnded,
+    Submitted,
+)
+from reconciler.core.lifecycle import transition
+from reconciler.core.model import (
+    Budget,
+    FailureClass,
+    FleetSpec,
+    Phase,
+    Report,
+    Status,
+    Task,
+    Verdict,
+    Wish,
+)
+from reconciler.core.rounds import QUOTA_LEAST, QUOTA_WAIT, backoff, judge, overspent
+from tests.strategies import NOW, RED, SUCCESS, failed, reports, statuses, tasks
+
+FLEET = FleetSpec(backoff=timedelta(seconds=10), backoff_cap=timedelta(minutes=10))
+RUN = "a.g11111111.a1"
+AGAIN = [FailureClass.AGENT, FailureClass.TIMEOUT, FailureClass.STALL, FailureClass.HOST]
+
+
+@given(st.data(), reports())
+def test_every_end_of_a_current_round_is_an_event_that_can_happen(data, report):
+    task = data.draw(st.one_of(st.none(), tasks("a")))
+    phase = data.draw(st.sampled_from([Phase.ASSIGNED, Phase.RUNNING]))
+    live = data.draw(statuses(task or make_task(), phase))
+
+    event = meaning(task, live, report)
+
+    after = transition(live, event)
+    assert after.phase is not Phase.ASSIGNED
+    assert event.reason
+    assert event.at == NOW
+
+
+@given(st.data(), reports())
+def test_a_round_that_is_not_the_current_one_means_nothing(data, report):
+    live = data.draw(statuses(make_task()))
+    run, number = data.draw(st.tuples(st.sampled_from([live.run, RUN]), st.integers(0, 2)))
+    assume(not live.phase.is_live or (run, number) != (live.run, live.round))
+
+    assert judge(make_task(), live, ended(report, run=run or "", number=number), NOW, FLEET) is None
+
+
+def test_a_validated_round_completes_a_task_without_review():
+    event = meaning(make_task(review="none"), running(), SUCCESS)
+
+    assert isinstance(event, Completed)
+    assert (event.report, event.cause) == (SUCCESS, "host")
+
+
+def test_a_validated_round_is_submitted_where_review_is_asked_for():
+    assert isinstance(meaning(make_task(review="merge"), running(), SUCCESS), Submitted)
+
+
+def test_a_success_without_a_commit_cannot_be_reviewed():
+    empty = SUCCESS.model_copy(update={"commits": 0})
+
+    event = meaning(make_task(review="merge"), running(), empty)
+
+    assert isinstance(event, Retried)
+    assert "no commits" in event.failure.message
+
+
+def test_a_failed_validation_is_handed_back_as_often_as_the_task_allows():
+    task = make_task(fix_attempts=2, retries=1)
+
+    events = [meaning(task, running(round=n), RED) for n in (1, 2, 3)]
+
+    assert [type(event) for event in events] == [FixRequested, FixRequested, Retried]
+    assert "make test" in events[0].reason
+    assert events[2].failure.kind is FailureClass.VALIDATION
+
+
+def test_a_spent_budget_ends_the_rounds():
+    task = make_task(budget=Budget(tokens=10))
+
+    event = meaning(task, running(usage=Usage(output_tokens=10)), RED)
+
+    assert isinstance(event, Escalated)
+    assert event.failure.kind is FailureClass.BUDGET
+    assert event.report == RED
+
+
+@pytest.mark.parametrize("kind", [*AGAIN, None])
+def test_a_failed_attempt_is_tried_again_after_a_while(kind):
+    event = meaning(make_task(retries=1), running(), failed(kind))
+
+    assert isinstance(event, Retried)
+    assert event.counts
+    assert event.failure.kind is (kind or FailureClass.AGENT)
+    assert NOW + timedelta(seconds=5) <= event.not_before <= NOW + timedelta(seconds=10)
+
+
+@pytest.mark.parametrize("kind", [*AGAIN, FailureClass.VALIDATION])
+def test_the_last_attempt_that_fails_fails_the_task(kind):
+    event = meaning(make_task(retries=1, fix_attempts=0), running(failures=1), failed(kind))
+
+    assert isinstance(event, Failed)
+    assert event.failure.kind is kind
+
+
+@pytest.mark.parametrize("kind", [FailureClass.AUTH, FailureClass.CONFIG])
+def test_what_only_a_person_can_mend_is_not_tried_again(kind):
+    event = meaning(make_task(retries=5), running(), failed(kind))
+
+    assert isinstance(event, Failed)
+
+
+def test_a_budget_that_the_agent_hit_is_for_a_person():
+    event = meaning(make_task(retries=5), running(), failed(FailureClass.BUDGET))
+
+    assert isinstance(event, Escalated)
+
+
+@pytest.mark.parametrize(
+    ("told", "until"),
+    [
+        (None, NOW + QUOTA_WAIT),
+        (NOW + timedelta(hours=3), NOW + timedelta(hours=3)),
+        (NOW - timedelta(hours=3), NOW + QUOTA_LEAST),
+    ],
+)
+def test_a_quota_waits_until_it_is_full_again_and_counts_as_no_failure(told, until):
+    verdict = Verdict(outcome="failed", kind=FailureClass.QUOTA, message="limit reached", retry_at=told)
+
+    event = meaning(make_task(retries=0), running(), Report(verdict=verdict))
+
+    assert isinstance(event, Retried)
+    assert (event.counts, event.not_before) == (False, until)
+
+
+@pytest.mark.parametrize("report", [SUCCESS, RED, failed(FailureClass.CANCELLED), failed(FailureClass.AUTH)])
+@pytest.mark.parametrize("how", ["cancelled", "removed"])
+def test_what_comes_too_late_is_cancelled(how, report):
+    task = make_task(desired=Wish.CANCELLED) if how == "cancelled" else None
+
+    event = meaning(task, running(removed=how == "removed"), report)
+
+    assert isinstance(event, Cancelled)
+    assert event.report == report
+
+
+@pytest.mark.parametrize("wish", [Wish.SUSPENDED, Wish.ACTIVE])
+def test_a_stopped_run_is_let_go_of_where_the_task_is_still_wanted(wish):
+    event = meaning(make_task(desired=wish), running(), failed(FailureClass.CANCELLED))
+
+    assert isinstance(event, Released)
+
+
+def test_a_run_that_was_quicker_than_its_stop_counts_as_what_it_is():
+    assert isinstance(meaning(make_task(desired=Wish.SUSPENDED), running(), SUCCESS), Completed)
+
+
+def test_a_removed_task_may_finish_but_is_not_tried_again():
+    removed = running(removed=True, on_delete="finish")
+
+    assert isinstance(meaning(None, removed, SUCCESS), Completed)
+    assert isinstance(meaning(None, removed, RED), Failed)
+    assert isinstance(meaning(None, removed, failed(FailureClass.AGENT)), Failed)
+    assert isinstance(meaning(None, removed, failed(FailureClass.CANCELLED)), Cancelled)
+
+
+def test_a_reason_is_one_harmless_line():
+    verdict = Verdict(outcome="failed", message="\x1b[31mno\nway\x1b[0m")
+
+    event = meaning(make_task(), running(), Report(verdict=verdict))
+
+    assert event.reason == event.failure.message == "no way"
+
+
+def test_a_failure_without_words_still_says_its_class():
+    event = meaning(make_task(), running(), Report(verdict=Verdict(outcome="failed")))
+
+    assert event.failure.message == "the run failed (agent)"
+
+
+# --- Backoff and budget ----------------------------------------------------
+
+waits = st.timedeltas(timedelta(0), timedelta(days=30))
+
+
+@given(st.integers(1, 10_000), waits, waits, st.text())
+def test_a_wait_doubles_up_to_its_cap_and_gives_back_at_most_half(attempt, base, cap, key):
+    wait = backoff(attempt, base=base, cap=cap, key=key)
+
+    longest = min(base.total_seconds() * 2 ** min(attempt - 1, 64), cap.total_seconds())
+    assert longest / 2 - 0.001 <= wait.total_seconds() <= longest + 0.001
+    assert wait == backoff(attempt, base=base, cap=cap, key=key)
+    assert wait.microseconds % 1000 == 0
+
+
+def test_tasks_that_failed_together_do_not_come_back_together():
+    base, cap = timedelta(seconds=10), timedelta(minutes=10)
+
+    waits = {backoff(3, base=base, cap=cap, key=f"t{n}.g1.a1") for n in range(20)}
+
+    assert len(waits) > 15
+
+
+def test_there_is_no_wait_before_the_first_attempt():
+    with pytest.raises(ValueError, match="at least 1"):
+        backoff(0, base=timedelta(1), cap=timedelta(1), key="")
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        (None, None),
+        (Budget(), None),
+        (Budget(cost_usd=2.0, tokens=31), None),
+        (Budget(cost_usd=1.5), "budget spent: 1.5 of 1.5 US dollars"),
+        (Budget(tokens=30), "budget spent: 30 of 30 tokens"),
+    ],
+)
+def test_a_budget_is_spent_when_a_limit_is_reached(budget, words):
+    usage = Usage(input_tokens=10, output_tokens=20, cached_tokens=500, cost_usd=1.5)
+
+    assert overspent(budget, usage) == words
+
+
+# --- Words -----------------------------------------------------------------
+
+
+def make_task(**fields):
+    return Task(name="a", generation="1" * 40, work="w", goal="Do it.", **fields)
+
+
+def running(**fields):
+    return Status(
+        **{
+            "phase": Phase.RUNNING,
+            "since": NOW,
+            "created_at": NOW,
+            "generation": "1" * 40,
+            "work": "w",
+            "attempt": 1,
+            "round": 1,
+            "run": RUN,
+            "assigned_host": "alpha",
+            **fields,
+        }
+    )
+
+
+def ended(report, run=RUN, number=1):
+    return RunEnded(task="a", run=run, round=number, at=NOW, report=report)
+
+
+def meaning(task, status, report):
+    return judge(task, status, ended(report, status.run, status.round), NOW, FLEET)

@@ -1,0 +1,342 @@
+"""
+Hypothesis strategies for whole fleets, and a world in which a plan is carried out.
+
+A fleet is any pair of desired and observed, likely or not, that the types and
+the lifecycle allow: specs that are gone, new, renamed or broken, hosts that are
+full, cordoned or unreachable, runs that nobody follows.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import strategies as st
+
+from reconciler.core.adapter import Usage
+from reconciler.core.errors import Problem
+from reconciler.core.events import (
+    Assigned,
+    Cancelled,
+    ChangesRequested,
+    Completed,
+    Created,
+    Escalated,
+    Event,
+    Failed,
+    FixRequested,
+    Released,
+    Removed,
+    Renamed,
+    Renewed,
+    Restored,
+    Retried,
+    RunEnded,
+    SpecChanged,
+    SpecRemoved,
+    Started,
+    Submitted,
+    WaitingChanged,
+)
+from reconciler.core.lifecycle import Transition, fold
+from reconciler.core.model import (
+    Budget,
+    Check,
+    Desired,
+    ExecutionMode,
+    Failure,
+    FailureClass,
+    FleetSpec,
+    Host,
+    HostAdapter,
+    HostStatus,
+    Observed,
+    Phase,
+    Reason,
+    Report,
+    Status,
+    Task,
+    Verdict,
+    Waiting,
+    Wish,
+    run_key,
+)
+from reconciler.core.plan import Plan, Stop, plan
+from reconciler.core.rounds import judge
+
+NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
+NAMES = ("a", "b", "c", "d", "e", "web/f", "web/g", "web/h", "i", "j")
+HOSTS = ("alpha", "beta", "local")
+LABELS = ("gpu", "arm64")
+ADAPTERS = ("script", "codex")
+KINDS = tuple(FailureClass)
+
+times = st.sampled_from([NOW - timedelta(hours=1), NOW, NOW + timedelta(minutes=7)])
+
+
+def blob(*parts: object) -> str:
+    """Return an id like git's for the content that the parts stand for."""
+    return hashlib.sha1(repr(parts).encode(), usedforsecurity=False).hexdigest()
+
+
+# --- Desired ---------------------------------------------------------------
+
+
+@st.composite
+def tasks(draw: st.DrawFn, name: str, **fixed: object) -> Task:
+    """Return a task that depends only on names before its own, so that there is no cycle."""
+    content = draw(st.sampled_from([name, name, name, "twin"]))
+    version, edit = draw(st.integers(0, 1)), draw(st.integers(0, 1))
+    fields = {
+        "goal": f"Do {content}.",
+        "adapter": draw(st.sampled_from(ADAPTERS)),
+        "execution_mode": draw(st.sampled_from([*[ExecutionMode.SSH_CLI] * 4, ExecutionMode.HTTP_PULL])),
+        "requires": tuple(draw(st.lists(st.sampled_from(LABELS), max_size=1))),
+        "prefer": tuple(draw(st.lists(st.sampled_from([*LABELS, *HOSTS]), max_size=2, unique=True))),
+        "priority": draw(st.integers(-1, 1)),
+        "retries": draw(st.integers(0, 2)),
+        "fix_attempts": draw(st.integers(0, 1)),
+        "review": draw(st.sampled_from(["none", "merge"])),
+        "budget": draw(st.sampled_from([None, None, Budget(tokens=100)])),
+        "on_change": draw(st.sampled_from(["continue", "restart"])),
+        "on_delete": draw(st.sampled_from(["cancel", "finish", "orphan"])),
+        "desired": draw(st.sampled_from([*[Wish.ACTIVE] * 4, Wish.SUSPENDED, Wish.CANCELLED])),
+        "not_before": draw(st.one_of(st.none(), times)),
+        "depends_on": tuple(
+            draw(st.lists(st.sampled_from(NAMES[: NAMES.index(name)]), max_size=2, unique=True))
+            if name != NAMES[0]
+            else ()
+        ),
+        **fixed,
+    }
+    work = blob(content, version)[:12]
+    return Task(name=name, generation=blob(work, edit, fields["desired"]), work=work, **fields)
+
+
+@st.composite
+def hosts(draw: st.DrawFn, name: str) -> Host:
+    """Return a host that may be of no use."""
+    offered = st.dictionaries(st.sampled_from(ADAPTERS), st.just(HostAdapter()))
+    return Host(
+        name=name,
+        labels=tuple(draw(st.lists(st.sampled_from(LABELS), unique=True))),
+        slots=draw(st.integers(0, 3)),
+        weight=draw(st.sampled_from([0.5, 1.0, 2.0])),
+        adapters=draw(st.one_of(st.none(), offered)),
+        cordon=draw(st.sampled_from([False, False, True])),
+        drain=draw(st.sampled_from([False, False, True])),
+    )
+
+
+def fleet_specs() -> st.SearchStrategy[FleetSpec]:
+    """Return settings of a fleet."""
+    return st.builds(FleetSpec, max_running=st.sampled_from([None, None, 0, 2]))
+
+
+@st.composite
+def desireds(draw: st.DrawFn) -> Desired:
+    """Return what any one revision may ask for."""
+    specs = {name: draw(tasks(name)) for name in NAMES if draw(st.booleans())}
+    broken = draw(st.sets(st.sampled_from(NAMES), max_size=2))
+    return Desired(
+        revision=blob("revision"),
+        fleet=draw(fleet_specs()),
+        tasks=specs,
+        hosts={name: draw(hosts(name)) for name in HOSTS if draw(st.booleans())},
+        broken={name: (Problem(f"specs/tasks/{name}.yaml", 3, 1, "unknown field"),) for name in broken},
+    )
+
+
+# --- Observed --------------------------------------------------------------
+
+
+def waitings() -> st.SearchStrategy[Waiting]:
+    """Return anything that may stand on record as what a task waits for."""
+    return st.builds(
+        Waiting, reason=st.sampled_from(Reason), message=st.sampled_from(["waits for a", "x"]), since=times
+    )
+
+
+def usages() -> st.SearchStrategy[Usage]:
+    """Return what a run took."""
+    return st.builds(Usage, input_tokens=st.integers(0, 60), output_tokens=st.integers(0, 60))
+
+
+@st.composite
+def statuses(draw: st.DrawFn, spec: Task, phase: Phase | None = None) -> Status:
+    """Return a status that the lifecycle may have led to; it answers the spec or an older one."""
+    phase = phase or draw(st.sampled_from(Phase))
+    has_run = phase in {Phase.ASSIGNED, Phase.RUNNING, Phase.REVIEW_PENDING, Phase.COMPLETED, Phase.FAILED}
+    attempt = draw(st.integers(1, 3)) if has_run else draw(st.integers(0, 3))
+    work = draw(st.sampled_from([spec.work, spec.work, "older"]))
+    generation = draw(st.sampled_from([spec.generation, spec.generation, blob(spec.name, "older")]))
+    failure = Failure(kind=draw(st.sampled_from(KINDS)), message="did not work")
+    return Status(
+        phase=phase,
+        since=NOW - timedelta(minutes=5),
+        created_at=NOW - timedelta(minutes=draw(st.integers(5, 8))),
+        generation=generation,
+        work=work,
+        waiting=draw(st.one_of(st.none(), waitings())) if not has_run else None,
+        attempt=attempt,
+        round=1 if attempt else 0,
+        failures=draw(st.integers(0, attempt)),
+        review_count=draw(st.integers(0, 2)),
+        run=run_key(spec.name, generation, attempt) if attempt else None,
+        assigned_host=draw(st.sampled_from(HOSTS)) if attempt else None,
+        adapter=spec.adapter if attempt else None,
+        session_id=draw(st.sampled_from([None, "s-1"])) if attempt else None,
+        not_before=draw(st.one_of(st.none(), times)) if phase is Phase.CREATED else None,
+        failure=draw(st.sampled_from([None, failure])) if phase is not Phase.FAILED else failure,
+        usage=draw(usages()),
+        on_delete=spec.on_delete,
+        removed=draw(st.sampled_from([False] * 5 + [True])),
+    )
+
+
+@st.composite
+def observeds(draw: st.DrawFn, desired: Desired) -> Observed:
+    """Return a state of the world for a desired one; it may know tasks the specs do not."""
+    known = {
+        name: draw(statuses(desired.tasks.get(name) or draw(tasks(name))))
+        for name in NAMES
+        if draw(st.booleans())
+    }
+    live = [(s.run or "", s.round) for s in known.values() if s.phase.is_live]
+    probes = st.builds(HostStatus, reachable=st.sampled_from([True, True, False]), since=st.just(NOW))
+    return Observed(
+        statuses=known,
+        hosts={name: draw(probes) for name in HOSTS if draw(st.booleans())},
+        load={name: draw(st.sampled_from([0.0, 0.5, 4.0])) for name in HOSTS if draw(st.booleans())},
+        followed=frozenset(draw(st.sets(st.sampled_from(live))) if live else ()),
+    )
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> tuple[Desired, Observed]:
+    """Return any fleet: what is asked for, and what is."""
+    desired = draw(desireds())
+    return desired, draw(observeds(desired))
+
+
+# --- What rounds bring -----------------------------------------------------
+
+SUCCESS = Report(verdict=Verdict(outcome="success", session_id="s-1"), commits=1, head_commit="f" * 40)
+RED = Report(
+    verdict=Verdict(outcome="success", session_id="s-1"),
+    checks=(Check(command="make test", exit_code=2, seconds=0.1),),
+)
+
+
+def failed(kind: FailureClass | None) -> Report:
+    """Return the report of a round that failed in this way."""
+    return Report(verdict=Verdict(outcome="failed", kind=kind, message="did not work"))
+
+
+def reports() -> st.SearchStrategy[Report]:
+    """Return whatever a round may end in, but for a stop that nobody asked for."""
+    kinds = [kind for kind in KINDS if kind is not FailureClass.CANCELLED]
+    return st.sampled_from([SUCCESS, SUCCESS, RED, *map(failed, kinds)])
+
+
+# --- A world that carries plans out ----------------------------------------
+
+STOPPED = failed(FailureClass.CANCELLED)
+Ends = Callable[[str, Status], Report]
+
+
+@dataclass
+class World:
+    """Hosts, forge and clock as a plan meets them; rounds end as `ends` says."""
+
+    desired: Desired
+    ends: Ends = lambda task, status: SUCCESS  # noqa: ARG005 - the simplest world
+    statuses: Mapping[str, Status] = field(default_factory=dict)
+    now: datetime = NOW
+    followed: frozenset[tuple[str, int]] = frozenset()
+    history: list[Transition] = field(default_factory=list)
+
+    @property
+    def observed(self) -> Observed:
+        return Observed(statuses=self.statuses, followed=self.followed)
+
+    def take(self, *events: Event) -> None:
+        """Put events on record."""
+        self.statuses, steps = fold(self.statuses, events)
+        self.history += steps
+
+    def look(self) -> Plan:
+        """Plan, put on record, and send followers out."""
+        planned = plan(self.desired, self.observed, self.now)
+        self.take(*planned.events)
+        self.followed |= {(s.run or "", s.round) for s in self.statuses.values() if s.phase.is_live}
+        return planned
+
+    def work(self, planned: Plan) -> None:
+        """Let every live round end, and every branch in review be merged."""
+        stopped = {action.task for action in planned.actions if isinstance(action, Stop)}
+        for name, status in dict(self.statuses).items():
+            if status.phase.is_live:
+                self.end(name, STOPPED if name in stopped else self.ends(name, status))
+            elif status.phase is Phase.REVIEW_PENDING:
+                self.take(Completed(task=name, at=self.now, reason="merged", cause="webhook"))
+
+    def end(self, name: str, report: Report) -> None:
+        """Let the live round of a task end."""
+        status = self.statuses[name]
+        ended = RunEnded(task=name, run=status.run or "", round=status.round, at=self.now, report=report)
+        event = judge(self.desired.tasks.get(name), status, ended, self.now, self.desired.fleet)
+        if event is not None:
+            self.take(event)
+
+    def run(self, most: int = 300) -> Plan:
+        """Go on until nothing more happens by itself; return the last plan."""
+        for _ in range(most):
+            before = len(self.history)
+            planned = self.look()
+            self.work(planned)
+            if len(self.history) == before:
+                if planned.due is None:
+                    return planned
+                self.now = max(self.now, planned.due)
+        message = f"no rest after {most} looks: {self.history[-4:]}"
+        raise AssertionError(message)
+
+    def push(self, desired: Desired) -> None:
+        """Let people push another revision."""
+        self.desired = replace(desired, revision=blob(self.desired.revision))
+
+
+# --- Events ----------------------------------------------------------------
+
+
+def sample_events(task: str, status: Status | None) -> Mapping[type[Event], Event]:
+    """Return one event of every kind; those of runs are about the last run."""
+    spec = Task(name=task, generation=blob(task, "sample"), work="sample", goal="Do it.")
+    head = {"task": task, "at": NOW, "reason": "it happened"}
+    run = (status.run if status else None) or f"{task}.g0.a1"
+    attempt = status.attempt + 1 if status else 1
+    failure = Failure(kind=FailureClass.AGENT, message="did not work")
+    waiting = Waiting(reason=Reason.SLOT, message="no free slot", since=NOW)
+    events = (
+        Created(**head, spec=spec),
+        WaitingChanged(**head, waiting=waiting),
+        Assigned(**head, run=run_key(task, spec.generation, attempt), host="alpha", spec=spec),
+        Started(**head, run=run),
+        FixRequested(**head, run=run, report=RED),
+        Submitted(**head, run=run, report=SUCCESS),
+        Completed(**head, report=SUCCESS),
+        Retried(**head, run=run, failure=failure, report=failed(None), not_before=NOW),
+        Released(**head, run=run),
+        Failed(**head, run=run, failure=failure),
+        ChangesRequested(**head),
+        Escalated(**head, failure=failure),
+        Cancelled(**head),
+        Renewed(**head, spec=spec),
+        SpecChanged(**head, spec=spec),
+        Renamed(**head, old=task),
+        SpecRemoved(**head),
+        Restored(**head),
+        Removed(**head),
+    )
+    return {type(event): event for event in events}
