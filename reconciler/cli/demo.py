@@ -99,11 +99,13 @@ def make_project(folder: Path) -> None:
 
 def make_fleet(folder: Path, adapter: str) -> None:
     """Make the fleet's repository: the example, its tasks given to the adapter."""
+    from reconciler.cli.init import schema_files
     from reconciler.specs.edit import edit
-    from reconciler.specs.schema import write_schemas
 
     shutil.copytree(_example(), folder / "specs")
-    write_schemas(folder)
+    for path, text in schema_files():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
     if adapter != "script":
         for path in (folder / "specs" / "tasks").rglob("*.yaml"):
             changes = {"adapter": adapter, "script": None}

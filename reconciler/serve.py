@@ -1,0 +1,135 @@
+"""
+The one place where everything meets.
+
+Opens the rooms, wires them to the loop, and closes them again; what the
+repository and the clock hint at becomes a knock at the loop's door.
+"""
+
+import asyncio
+import logging
+import random
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+from reconciler import clock
+from reconciler.controller.loop import Loop, Until
+from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.lifecycle import Transition
+from reconciler.dispatch.dispatcher import Dispatcher
+from reconciler.dispatch.local import LocalTransport
+from reconciler.dispatch.output import read_output
+from reconciler.dispatch.site import local_folder
+from reconciler.dispatch.transports import Transports
+from reconciler.settings import Settings
+from reconciler.specs.source import SpecSource
+from reconciler.store.objects import GitTree
+from reconciler.store.repository import Repository
+from reconciler.store.state import StateBranch
+from reconciler.store.watch import ref_changes
+
+__all__ = ["Until", "serve"]
+
+log = logging.getLogger(__name__)
+
+LOCAL_LOOK = 2.0
+"""Seconds between looks at refs of this machine: the net below the watch; a look costs microseconds."""
+
+
+async def serve(
+    settings: Settings, *, until: Until = "stopped", on_transition: Callable[[Transition], None]
+) -> Loop:
+    """
+    Reconcile the fleet until the time to end has come; return the loop as it ended.
+
+    SIGTERM and SIGINT end it within `settings.stop_grace`; live runs go on.
+    Raises UsageError if the repository cannot be a fleet's or another process
+    serves it, Unavailable or Refused if it cannot be reached in the beginning.
+    """
+    async with _fleet(settings) as fleet, asyncio.TaskGroup() as group:
+        fleet.loop.on_transition = on_transition
+        hints = [group.create_task(hint) for hint in (_watch(fleet), _look(fleet))]
+        work = group.create_task(fleet.loop.run(until))
+        work.add_done_callback(lambda _: [hint.cancel() for hint in hints])
+        _end_on_signals(fleet.loop, work, settings)
+    return fleet.loop
+
+
+@dataclass(frozen=True, slots=True)
+class _Fleet:
+    """What the hints need to know."""
+
+    repository: Repository
+    refs: tuple[str, ...]
+    loop: Loop
+
+
+@asynccontextmanager
+async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
+    """Open the rooms and wire them to a loop."""
+    async with AsyncExitStack() as stack:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        repository = await Repository.open(settings.repo, settings.data_dir / "clones")
+        await stack.enter_async_context(repository)
+        branch = await repository.specs_branch(settings.branch)
+        specs = SpecSource(GitTree(repository, branch))
+        state_branch = (await specs.read({})).fleet.state_branch
+        state = await StateBranch.open(
+            repository,
+            state_branch,
+            token=clock.token,
+            clock=clock.now,
+            revision=lambda: loop.desired.revision,
+        )
+        stack.push_async_callback(state.close)
+        transports = Transports(
+            lambda: loop.desired.hosts,
+            local=lambda host: LocalTransport(local_folder(host, settings.data_dir)),
+            jitter=random.random,
+        )
+        stack.push_async_callback(transports.close)
+        dispatch = Dispatcher(
+            transports,
+            data=settings.data_dir,
+            base=repository.folder or repository.git_dir,
+            fleet=state.fleet_id,
+            clock=clock.now,
+            read_output=read_output,
+        )
+        loop = Loop(specs, state, dispatch, clock.now, sweep_interval=settings.sweep_interval)
+        yield _Fleet(repository, (repository.ref(branch), repository.ref(state_branch)), loop)
+
+
+def _end_on_signals(loop: Loop, work: asyncio.Task[None], settings: Settings) -> None:
+    """Let SIGTERM and SIGINT end the loop; what still hangs after the grace is cut off."""
+    running = asyncio.get_running_loop()
+
+    def end() -> None:
+        loop.stop()
+        running.call_later(settings.stop_grace.total_seconds() / 2, work.cancel)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        running.add_signal_handler(number, end)
+
+
+async def _watch(fleet: _Fleet) -> None:
+    """Knock whenever a ref of this machine may have moved."""
+    if fleet.repository.address is None:
+        async with aclosing(ref_changes(fleet.repository, fleet.refs)) as changes:
+            async for _ in changes:
+                fleet.loop.knock()
+
+
+async def _look(fleet: _Fleet) -> None:
+    """Knock from time to time, told or not; what a remote has is fetched before."""
+    while True:
+        is_local = fleet.repository.address is None
+        interval = fleet.loop.desired.fleet.poll_interval.total_seconds()
+        await asyncio.sleep(LOCAL_LOOK if is_local else interval)
+        try:
+            await fleet.repository.fetch()
+        except (Unavailable, Refused) as error:
+            log.warning("%s; looking again in %g s", error, interval)
+        else:
+            fleet.loop.knock()
