@@ -469,6 +469,18 @@ class Status(Frozen):
     """Tombstone: the spec is gone; this file goes when everything is cleaned up."""
 
 
+class HostCli(Frozen):
+    """An agent CLI on a host, as the last probe found it."""
+
+    path: str | None = None
+    """None if it is not there."""
+    version: str | None = None
+    ok: bool
+    """Whether it is there, in the required range."""
+    message: str = ""
+    """What was found and what was asked for."""
+
+
 class HostStatus(Frozen):
     """What is known of a host: one file under `fleet-state/hosts/`."""
 
@@ -476,7 +488,17 @@ class HostStatus(Frozen):
     since: Time
     """When `reachable` last changed."""
     message: str = ""
-    """Why it is not reachable."""
+    """Why it is not reachable, or what else is wrong with it."""
+    os: str | None = None
+    """What `uname -s` says there; like all that follows, as of the last time it was reachable."""
+    arch: str | None = None
+    """What `uname -m` says there."""
+    boot_id: str | None = None
+    """Changes when it is started anew."""
+    git: str | None = None
+    """Version of its git; None if there is none."""
+    adapters: dict[str, HostCli] = Field(default_factory=dict)
+    """The agent CLIs it was asked for, by adapter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,29 @@ class Line:
             return await self._connecting.get()
         return self._link
 
+    async def shown_key(self) -> asyncssh.SSHKey:
+        """
+        Return the key the machine shows now, of a pinned type if it has one; nobody logs in.
+
+        Whether it is the right one is not said. Raises Unavailable.
+        """
+        pinned = known_keys(self.hop)
+        through = await self._through()
+        async with self._gate.entered(self.hop):
+            try:
+                async with asyncio.timeout(self.patience.connect):
+                    key = await asyncssh.get_server_host_key(
+                        self.hop.address,
+                        tunnel=through.connection if through else (),
+                        server_host_key_algs=_algorithms(pinned),
+                        **self._place(),
+                    )
+            except (OSError, ValueError, asyncssh.Error) as error:
+                raise _trouble(self.hop, error, pinned, _Witness(), self.patience.connect) from error
+        if key is None:
+            raise Unavailable(f"host {self.hop}: it shows no key; pin one in `host_key` by hand")
+        return key
+
     def retire(self, link: Link | None = None) -> None:
         """Have the next caller get a new connection; this one ends when it is no longer used."""
         link = link or self._link
@@ -232,18 +255,24 @@ class Line:
 
     async def _open(self) -> Link:
         pinned = _pinned(self.hop)
-        if self._via is None:
+        through = await self._through()
+        if through is None:
             return await self._login(pinned, None)
-        try:
-            through = await self._via.link()
-        except Unavailable as error:
-            raise Unavailable(f"host {self.hop}: its jump failed: {error}") from error
         through.hold()
         try:
             return await self._login(pinned, through)
         except BaseException:
             through.let_go()
             raise
+
+    async def _through(self) -> Link | None:
+        """Return the connection to go through; None if it is reached directly."""
+        if self._via is None:
+            return None
+        try:
+            return await self._via.link()
+        except Unavailable as error:
+            raise Unavailable(f"host {self.hop}: its jump failed: {error}") from error
 
     async def _login(self, pinned: Sequence[asyncssh.SSHKey], through: Link | None) -> Link:
         witness = _Witness()
@@ -292,14 +321,15 @@ class Line:
         }
         if hop.user:
             options["username"] = hop.user
-        if not hop.ssh_config:
-            options |= {"config": None, "port": hop.port, "agent_path": None, "client_keys": keys}
-        else:
-            if hop.port != SSH_PORT:
-                options["port"] = hop.port
-            if keys is not None:
-                options["client_keys"] = keys
-        return options
+        if keys is not None:
+            options |= {"agent_path": None, "client_keys": keys}
+        return options | self._place()
+
+    def _place(self) -> dict[str, Any]:
+        """Return where it is, beside the address; the user's own configuration may know better."""
+        if self.hop.ssh_config:
+            return {} if self.hop.port == SSH_PORT else {"port": self.hop.port}
+        return {"config": None, "port": self.hop.port}
 
 
 class _Witness(asyncssh.SSHClient):
@@ -331,6 +361,15 @@ class _Witness(asyncssh.SSHClient):
 def fingerprint(key: asyncssh.SSHKey) -> str:
     """Return type and SHA-256 of a key as `ssh-keygen -l` prints them."""
     return f"{key.get_algorithm()} {key.get_fingerprint()}"
+
+
+def known_keys(hop: Hop) -> list[asyncssh.SSHKey]:
+    """Return the pinned keys that can be read."""
+    keys = []
+    for text in hop.host_key:
+        with contextlib.suppress(asyncssh.KeyImportError, ValueError):
+            keys.append(asyncssh.import_public_key(text))
+    return keys
 
 
 def _pinned(hop: Hop) -> list[asyncssh.SSHKey]:

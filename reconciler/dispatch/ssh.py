@@ -38,10 +38,15 @@ class SshTransport(Transport):
         self._line = line
         self._sessions = asyncio.Semaphore(_SESSIONS)
         self._visit: _Visit | None = None
+        hop = line.hop
+        # A run may outlive the connection, and with it the agent's socket; the link is made anew each time.
+        self._prefix = (
+            ("env", f"SSH_AUTH_SOCK=$HOME/{agent_socket(hop.name)}") if hop.agent_forwarding else ()
+        )
 
     async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> Answer:
         """Run a short command and return all that it printed, as Transport says."""
-        command = command_line(words)
+        command = command_line((*self._prefix, *words))
         step, visit = "wait for a free session", None
         try:
             async with asyncio.timeout(timeout), self._sessions:

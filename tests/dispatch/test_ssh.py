@@ -17,7 +17,6 @@ from reconciler.core.errors import Unavailable
 from reconciler.core.model import Host
 from reconciler.dispatch.line import Gate, Shared, fingerprint
 from reconciler.dispatch.route import Hop
-from reconciler.dispatch.ssh import agent_socket
 from reconciler.dispatch.transports import Transports
 from tests.dispatch.sshd import Sshd, Yard, needs_sshd, public, quick, silent_server, yard
 
@@ -530,21 +529,20 @@ async def test_an_agent_is_not_forwarded_unless_the_host_asks_for_it(servers: Ya
 
     async with opened(agent_path=agent) as transports:
         assert await say(transports, server.host(), "/$SSH_AUTH_SOCK") == b"/\n"
-        assert await say(transports, server.host(agent_forwarding=True), "/$SSH_AUTH_SOCK") != b"/\n"
 
 
 async def test_a_run_finds_the_forwarded_agent_again_after_the_connection_broke(short: Yard, agent: str):
     server = short.sshd()
     await add(agent, server.identity)
     host = server.host(agent_forwarding=True)
-    ask = f'SSH_AUTH_SOCK="$HOME/{agent_socket("h1")}" ssh-add -l'.encode()
+    ask = ("ssh-add", "-l")
     async with opened(agent_path=agent) as transports:
-        first = await transports(host).call(("sh", "-s"), ask, timeout=30)
+        first = await transports(host).call(ask, timeout=30)
         server.kill_connections()
         with contextlib.suppress(Unavailable):
             await say(transports, host, "notice")
 
-        second = await transports(host).call(("sh", "-s"), ask, timeout=30)
+        second = await transports(host).call(ask, timeout=30)
 
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert first.stdout == second.stdout != b""

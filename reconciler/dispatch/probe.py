@@ -1,0 +1,256 @@
+"""
+What a host is and has: asked in one script, put on record only where a change has meaning.
+"""
+
+import asyncio
+import math
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from reconciler.core.adapter import Adapter, Version
+from reconciler.core.errors import Unavailable
+from reconciler.core.model import Host, HostAdapter, HostCli, HostStatus
+from reconciler.core.text import one_line
+from reconciler.core.version import check_version
+from reconciler.dispatch.transport import Answer, Transport
+
+N = TypeVar("N", int, float)
+
+_SCRIPT = Path(__file__).with_name("probe.sh")
+_DEFAULT_WORKDIR = "~/.local/state/reconciler"
+_OVERHEAD = 30.0
+"""Seconds for all but the CLIs: the way there, a slow login shell."""
+_LATENCY_TIMEOUT = 15.0
+_CLI = re.compile(rb"^cli (\d+) (\d+) (yes|no) (\d+) (.*)\n", re.MULTILINE)
+_LITTLE_DISK_MB = 1024
+_SKEW = timedelta(minutes=5)
+"""More than this, and tokens, certificates and makefiles begin to fail."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CliFacts:
+    """What came of asking one CLI for its version."""
+
+    cli: HostCli
+    answered: bool = True
+    """False if it took too long: then nothing new is known of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """A host as it is now; None where it could not say."""
+
+    latency: float
+    """Seconds that the shortest command takes, there and back."""
+    os: str | None = None
+    arch: str | None = None
+    boot_id: str | None = None
+    cores: int | None = None
+    load: float | None = None
+    """Of the last minute."""
+    memory_mb: int | None = None
+    memory_free_mb: int | None = None
+    disk_free_mb: int | None = None
+    """Where the working folder is, or would be."""
+    workdir_writable: bool = False
+    clock: int | None = None
+    """Seconds since 1970, as the host believes."""
+    shell: str | None = None
+    """Login shell of the user."""
+    git: str | None = None
+    """Version."""
+    clis: Mapping[str, CliFacts] | None = None
+    """By adapter; those without a version probe are not in it. None if none was asked."""
+
+    @property
+    def load_per_core(self) -> float | None:
+        """Load as a share of what the host can do."""
+        return None if self.load is None or not self.cores else self.load / self.cores
+
+
+async def probe(
+    transport: Transport,
+    host: Host,
+    adapters: Mapping[str, Adapter] | None = None,
+    *,
+    workdir: str | None = None,
+) -> HostFacts:
+    """
+    Ask the host for everything; its CLIs only if adapters are given: all at once, each with its time limit.
+
+    `workdir` is that of a local host whose spec names none. Raises Unavailable.
+    """
+    asked = [adapter for adapter in offered(host, adapters or {}) if adapter.version]
+    slowest = max((_seconds(adapter) for adapter in asked), default=0)
+    script = _script(host, asked, workdir or host.workdir or _DEFAULT_WORKDIR)
+    answer = await transport.call((host.shell, "-s"), script.encode(), timeout=slowest + _OVERHEAD)
+    latency = await _latency(transport)
+    facts = _facts(host, answer, latency)
+    return facts if adapters is None else replace(facts, clis=_clis(host, answer, asked))
+
+
+def offered(host: Host, adapters: Mapping[str, Adapter]) -> list[Adapter]:
+    """Return the adapters the host offers: those it names, or all."""
+    names = adapters if host.adapters is None else host.adapters
+    return [adapters[name] for name in names if name in adapters]
+
+
+def reachable(facts: HostFacts, before: HostStatus | None, now: datetime) -> HostStatus:
+    """Return what is known of a host that answered; what took too long to answer stays as it was."""
+    known = before.adapters if before else {}
+    clis = known
+    if facts.clis is not None:
+        clis = {
+            name: new.cli if new.answered else known.get(name, new.cli) for name, new in facts.clis.items()
+        }
+    return HostStatus(
+        reachable=True,
+        since=before.since if before and before.reachable else now,
+        message="; ".join(troubles(facts, now)),
+        os=facts.os,
+        arch=facts.arch,
+        boot_id=facts.boot_id,
+        git=facts.git,
+        adapters=clis,
+    )
+
+
+def unreachable(error: Unavailable, before: HostStatus | None, now: datetime) -> HostStatus:
+    """Return what is known of a host that did not answer: why, and all that was known."""
+    if before is None:
+        return HostStatus(reachable=False, since=now, message=str(error))
+    since = now if before.reachable else before.since
+    return before.model_copy(update={"reachable": False, "since": since, "message": str(error)})
+
+
+def meaningful(before: HostStatus | None, after: HostStatus) -> bool:
+    """
+    Return whether the change belongs on record: up or down, versions, capabilities.
+
+    While a host is away, why it does not answer may read otherwise each time;
+    the first reason stays on record.
+    """
+    if before is None:
+        return True
+    if not before.reachable and not after.reachable:
+        return False
+    return before != after
+
+
+def troubles(facts: HostFacts, now: datetime) -> Iterator[str]:
+    """Yield what is wrong with a host that answers, and what to do about it; CLIs have words of their own."""
+    if facts.git is None:
+        yield "git is missing; install it, workspaces need it"
+    if not facts.workdir_writable:
+        yield "the working folder cannot be written to; change `workdir` or its permissions"
+    if facts.disk_free_mb is not None and facts.disk_free_mb < _LITTLE_DISK_MB:
+        yield f"less than {_LITTLE_DISK_MB} MiB of disk are left for the working folder; make room"
+    if facts.clock is not None and abs(now.timestamp() - facts.clock) > _SKEW.total_seconds():
+        yield f"its clock is off by more than {_SKEW.seconds // 60} minutes; set it (NTP)"
+
+
+async def _latency(transport: Transport) -> float:
+    """Return how long the shortest command takes now that the way is open."""
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    await transport.call(("true",), timeout=_LATENCY_TIMEOUT)
+    return loop.time() - before
+
+
+def _script(host: Host, asked: Sequence[Adapter], workdir: str) -> str:
+    asks = [f"( {_ask(number, host, adapter)} ) &" for number, adapter in enumerate(asked)]
+    tells = [f"tell {number}" for number in range(len(asked))]
+    place = f'"$HOME"/{shlex.quote(workdir[2:])}' if workdir.startswith("~/") else shlex.quote(workdir)
+    lines = [f"workdir={place}", _SCRIPT.read_text(), *asks, "tell_host", "wait", *tells, "echo end"]
+    return "\n".join(lines) + "\n"
+
+
+def _ask(number: int, host: Host, adapter: Adapter) -> str:
+    env = {**host.env, **adapter.env}
+    exports = "".join(f"export {name}={shlex.quote(value)}; " for name, value in env.items())
+    path = shlex.quote(_on_host(host, adapter.name).path or "")
+    return f"{exports}ask {number} {_seconds(adapter)} {path} {shlex.join(_version(adapter).command)}"
+
+
+def _facts(host: Host, answer: Answer, latency: float) -> HostFacts:
+    if answer.exit_code != 0 or not answer.stdout.endswith(b"\nend\n"):
+        words = one_line(answer.stderr.decode(errors="replace"), 200)
+        raise Unavailable(
+            f"host {host.name}: probe: no whole answer (exit code {answer.exit_code}: {words!r}); "
+            "see whether its disk is full and TMPDIR (/tmp) can be written to"
+        )
+    told: dict[str, str] = {}
+    for line in answer.stdout.partition(b"\ncli ")[0].decode(errors="replace").splitlines():
+        name, _, value = line.partition(" ")
+        told[name] = one_line(value)
+    return HostFacts(
+        latency=latency,
+        os=told.get("os"),
+        arch=told.get("arch"),
+        boot_id=told.get("boot"),
+        cores=_number(told, "cores", int),
+        load=_number(told, "load", float),
+        memory_mb=_number(told, "memory", int),
+        memory_free_mb=_number(told, "memory_free", int),
+        disk_free_mb=_number(told, "disk_free", int),
+        workdir_writable="writable" in told,
+        clock=_number(told, "clock", int),
+        shell=told.get("shell"),
+        git=told["git"].removeprefix("git version ") if "git" in told else None,
+    )
+
+
+def _number(told: Mapping[str, str], name: str, kind: Callable[[str], N]) -> N | None:
+    """Return a figure that was told; None for none, or for words that are no figure."""
+    try:
+        return kind(told[name])
+    except (KeyError, ValueError):
+        return None
+
+
+def _clis(host: Host, answer: Answer, asked: Sequence[Adapter]) -> dict[str, CliFacts]:
+    clis = {}
+    position = 0
+    while match := _CLI.search(answer.stdout, position):
+        adapter, size = asked[int(match[1])], int(match[4])
+        position = match.end() + size
+        printed = answer.stdout[match.end() : position].decode(errors="replace")
+        clis[adapter.name] = _cli(host, adapter, match, printed)
+    return clis
+
+
+def _cli(host: Host, adapter: Adapter, told: re.Match[bytes], printed: str) -> CliFacts:
+    """Return what one CLI's answer means."""
+    command = shlex.join(_version(adapter).command)
+    code, is_late, path = int(told[2]), told[3] == b"yes", told[5].decode(errors="replace") or None
+    if is_late:
+        words = f"`{command}` gave no answer within {_seconds(adapter)} s"
+        return CliFacts(cli=HostCli(path=path, ok=False, message=words), answered=False)
+    if path is None:
+        program = _version(adapter).command[0]
+        words = f"{program} is not there; install it, or name its `path` under the host's `adapters`"
+        return CliFacts(cli=HostCli(ok=False, message=words))
+    if code != 0:
+        words = f"`{command}` ended with {code}: {one_line(printed, 200)}"
+        return CliFacts(cli=HostCli(path=path, ok=False, message=words))
+    check = check_version(_version(adapter), printed, _on_host(host, adapter.name).version)
+    return CliFacts(cli=HostCli(path=path, version=check.version, ok=check.ok, message=check.words))
+
+
+def _version(adapter: Adapter) -> Version:
+    """Return the version probe of an adapter that was asked, and so has one."""
+    return adapter.version or Version(command=())
+
+
+def _seconds(adapter: Adapter) -> int:
+    """Return the time limit of a version probe, as sleep(1) takes it everywhere."""
+    return max(1, math.ceil(_version(adapter).timeout.total_seconds()))
+
+
+def _on_host(host: Host, adapter: str) -> HostAdapter:
+    return (host.adapters or {}).get(adapter, HostAdapter())
