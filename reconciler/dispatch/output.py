@@ -8,6 +8,7 @@ bytes give a verdict.
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -118,7 +119,7 @@ def _text_facts(remains: Remains) -> Facts:
 def _event_facts(rules: Output, remains: Remains, asked: Asked) -> Facts:
     transcript = read_events(remains.stdout, remains.stderr)
     events = READERS[rules.reader](transcript) if rules.reader else list(transcript.events)
-    session = _text(_ask(rules.session_id, events))
+    session = _session(_ask(rules.session_id, events))
     before = asked.totals if session == asked.session else Usage()
     totals = _usage(rules, events)
     is_structure_asked = rules.schema_flag in asked.argv
@@ -184,6 +185,14 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
+_SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
+"""What a session may be called: it will stand on a command line, and no option may hide in it."""
+
+
+def _session(value: object) -> str | None:
+    return value if isinstance(value, str) and _SESSION.fullmatch(value) else None
+
+
 def _texts(value: object) -> tuple[str, ...]:
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
 
@@ -206,6 +215,9 @@ def _number(value: object) -> float:
 
 TAIL = 64 * 1024
 """How much of a text's end is looked at, in bytes."""
+
+ATTEMPTS = 8
+"""How many places are tried as the beginning of the object at a text's end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,19 +250,19 @@ def read_events(stdout: bytes, stderr: bytes = b"") -> Transcript:
     last = _last_line(stdout)
     was_cut = _begins_json(last) and _loads(last) is None
     stray = noise - was_cut
-    notes = (f"{stray} lines of output are no events",) if stray else ()
+    notes = (f"lines of output that are no events: {stray}",) if stray else ()
     return Transcript(tuple(events), stderr, was_cut, notes)
 
 
 def _last_object(text: bytes) -> list[Event]:
     """Return the JSON object that a text ends with, of one line or many; none if there is none."""
-    end = text[-TAIL:].rstrip()
-    start = len(end) if end.endswith(b"}") else -1
-    while start > 0 and (start := end.rfind(b"{", 0, start)) >= 0:
-        if start == 0 or end[start - 1 : start] == b"\n":
-            found = _objects(_loads(end[start:]))
-            if found:
-                return found
+    end = b"\n" + text[-TAIL:].rstrip()
+    start = len(end)
+    for _ in range(ATTEMPTS):
+        start = end.rfind(b"\n{", 0, start)
+        found = _objects(_loads(end[start:])) if start >= 0 else []
+        if found:
+            return found
     return []
 
 
@@ -356,25 +368,19 @@ def _modern(events: list[Event]) -> Iterator[Event]:
     It knows no last event: its turn is over if the agent's message was followed
     by the count of its tokens and nothing else.
     """
+    messages = [event["msg"] for event in events if isinstance(event.get("msg"), dict)]
     usage = Event()
-    for event in events:
-        message = event.get("msg")
-        if not isinstance(message, dict):
-            continue
-        kind = message.get("type")
-        if kind == "task_started":
-            yield {"type": "turn.started"}
-        elif kind == "agent_message":
-            yield {
-                "type": "item.completed",
-                "item": {"type": "agent_message", "text": message.get("message")},
-            }
-        elif kind == "error":
-            yield {"type": "turn.failed", "error": {"message": message.get("message")}}
-        elif kind == "token_count":
-            info = message.get("info")
-            usage = info.get("total_token_usage", usage) if isinstance(info, dict) else usage
-    kinds = [event["msg"].get("type") for event in events if isinstance(event.get("msg"), dict)]
+    for message in messages:
+        match message:
+            case {"type": "task_started"}:
+                yield {"type": "turn.started"}
+            case {"type": "agent_message", "message": text}:
+                yield {"type": "item.completed", "item": {"type": "agent_message", "text": text}}
+            case {"type": "error", "message": text}:
+                yield {"type": "turn.failed", "error": {"message": text}}
+            case {"type": "token_count", "info": {"total_token_usage": dict() as totals}}:
+                usage = totals
+    kinds = [message.get("type") for message in messages]
     if [kind for kind in kinds if kind != "turn_diff"][-2:] == ["agent_message", "token_count"]:
         yield {"type": "turn.completed", "usage": usage, "notes": ["old format: its end is a guess"]}
 

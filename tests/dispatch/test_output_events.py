@@ -50,7 +50,7 @@ def test_noise_between_events_is_counted():
     found = read_events(b'warning: old\n{"a":1}\n\n  \nmore noise\n')
 
     assert found.events == ({"a": 1},)
-    assert found.notes == ("2 lines of output are no events",)
+    assert found.notes == ("lines of output that are no events: 2",)
     assert not found.was_cut
 
 
@@ -85,6 +85,12 @@ odd_events = st.lists(
     ),
     max_size=6,
 )
+
+
+def test_text_made_to_be_slow_is_not():
+    found = read_events(b"{\n" * 20_000 + b"]}")
+
+    assert found.events == ()
 
 
 @settings(max_examples=150, deadline=None)
@@ -190,6 +196,11 @@ def test_its_running_totals_are_counted_from_where_they_were():
 
     assert found.usage.cost_usd == pytest.approx(0.3)
     assert found.session_totals.cost_usd == 0.5
+
+
+@pytest.mark.parametrize("nest", ["--dangerous", "a b", "", "x" * 201, "a\nb", "\ud800", 7, None], ids=repr)
+def test_a_session_that_could_be_something_else_on_a_command_line_is_none(nest):
+    assert parrot({"k": "hello", "nest": nest}, SQUAWK, BYE).session_id is None
 
 
 def test_a_rule_that_does_not_fit_the_events_finds_nothing():
