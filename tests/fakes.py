@@ -6,7 +6,7 @@ the real ones (`tests/controller/test_contracts.py`).
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -182,8 +182,8 @@ class FakeDispatch:
         cancelled = Verdict(outcome="failed", kind=FailureClass.CANCELLED, message=why)
         self.finish(order, Report(verdict=cancelled))
 
-    async def sweep(self, host: Host, keep: Collection[str]) -> None:
-        self.swept.append(frozenset(keep))
+    async def sweep(self, host: Host, keep: Callable[[], Collection[str]]) -> None:
+        self.swept.append(frozenset(keep()))
 
     async def close(self) -> None:
         self.followed = frozenset()

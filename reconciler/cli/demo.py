@@ -103,9 +103,9 @@ def make_fleet(folder: Path, adapter: str) -> None:
     from reconciler.specs.edit import edit
 
     shutil.copytree(_example(), folder / "specs")
-    for path, text in schema_files():
-        (folder / path).parent.mkdir(exist_ok=True)
-        (folder / path).write_text(text, encoding="utf-8")
+    for name, text in schema_files():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
     if adapter != "script":
         for path in (folder / "specs" / "tasks").rglob("*.yaml"):
             changes = {"adapter": adapter, "script": None}

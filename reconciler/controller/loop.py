@@ -321,7 +321,9 @@ class Loop:
                 self._sweeps[name] = asyncio.create_task(self._sweep_host(host))
 
     async def _sweep_host(self, host: Host) -> None:
-        keep = runs_to_keep(self.statuses, self.clock(), self.desired.fleet.keep_failed)
+        def keep() -> frozenset[str]:
+            return runs_to_keep(self.statuses, self.clock(), self.desired.fleet.keep_failed)
+
         try:
             await self.dispatch.sweep(host, keep)
         except Unavailable as error:

@@ -1,5 +1,5 @@
 """
-What the loop needs from the outside, as protocols.
+What the loop and the rooms need from the outside, as protocols.
 
 The rooms beside it (specs, store, dispatch) provide these; tests provide fakes
 that pass the same contract tests.
@@ -7,7 +7,7 @@ that pass the same contract tests.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from reconciler.core.events import RunEnded, RunSeen
 from reconciler.core.lifecycle import Transition
@@ -16,6 +16,34 @@ from reconciler.core.model import Desired, Host, HostStatus, Order, Status, Task
 Clock = Callable[[], datetime]
 Fact = RunSeen | RunEnded
 Emit = Callable[[Fact], None]
+
+
+class Entry(NamedTuple):
+    """A file in a commit, as `git ls-tree` prints it."""
+
+    mode: str
+    """`100644`, `100755`; `120000` a symbolic link, `160000` a submodule."""
+    blob: str
+    """Id of its content."""
+
+
+class Tree(Protocol):
+    """A branch in a git repository, read by commit. Every method raises Unavailable if it cannot tell."""
+
+    async def head(self) -> str:
+        """Return the commit that the branch points at now."""
+
+    async def files(self, commit: str, under: str) -> Mapping[str, Entry]:
+        """Return every file below a folder such as `specs`, by path."""
+
+    async def changed(self, old: str, new: str, under: str) -> Mapping[str, Entry | None]:
+        """Return the files below a folder that differ between commits; None: gone."""
+
+    async def blobs(self, ids: Collection[str], *, limit: int) -> Mapping[str, bytes]:
+        """Return contents by blob id; one that is larger than `limit` bytes is cut to `limit` + 1."""
+
+    async def versions(self, commit: str, path: str, most: int) -> Sequence[str]:
+        """Return the blob ids of earlier versions of a file, newest first."""
 
 
 class Specs(Protocol):
@@ -82,11 +110,12 @@ class Dispatch(Protocol):
         class `cancelled` (or the true one, if the run was quicker).
         """
 
-    async def sweep(self, host: Host, keep: Collection[str]) -> None:
+    async def sweep(self, host: Host, keep: Callable[[], Collection[str]]) -> None:
         """
-        Remove workspaces and run folders of this fleet on the host, but for the runs named.
+        Remove workspaces and run folders of this fleet on the host, but for the runs to keep.
 
-        Live runs are never removed. Raises Unavailable.
+        Live runs are never removed. `keep` is asked after the host was: what is
+        there by then was on record before. Raises Unavailable.
         """
 
     async def close(self) -> None:

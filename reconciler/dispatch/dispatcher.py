@@ -12,6 +12,7 @@ from reconciler.controller.ports import Emit
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.events import RunEnded, RunSeen
 from reconciler.core.model import FailureClass, Host, Order, Report, Verdict
+from reconciler.core.prompt import sha256
 from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.protocol import RUN_ID, folder_name
 from reconciler.dispatch.repos import CodeRepository
@@ -83,16 +84,17 @@ class Dispatcher:
         task = asyncio.create_task(cancelling, name=f"stop {order.run} round {order.round}")
         self._stops[order.key] = task
 
-    async def sweep(self, host: Host, keep: Collection[str]) -> None:
+    async def sweep(self, host: Host, keep: Callable[[], Collection[str]]) -> None:
         """Remove what belongs to no run that is to be kept; see controller.ports.Dispatch."""
-        kept = {folder_name(run) for run in keep} | {folder_name(run) for run, _ in self._tasks}
         try:
             site = self._site(host)
+            names = await site.workspaces.list()
             states = await site.runs.list()
             alive = {_run_of(run_id) for run_id, state in states.items() if state.stage.is_alive}
-            await site.runs.remove([run_id for run_id in states if _run_of(run_id) not in kept | alive])
-            names = await site.workspaces.list()
-            await site.workspaces.remove([name for name in names if _run_of(name) not in kept | alive])
+            # Asked only now: what was listed belongs to runs that were on record before.
+            kept = alive | {folder_name(run) for run in (*keep(), *(run for run, _ in self._tasks))}
+            await site.runs.remove([run_id for run_id in states if _run_of(run_id) not in kept])
+            await site.workspaces.remove([name for name in names if _run_of(name) not in kept])
         except (Refused, StepFailed) as error:
             raise Unavailable(str(error)) from error
 
@@ -106,7 +108,12 @@ class Dispatcher:
 
     async def _carry_out(self, order: Order, emit: Emit) -> None:
         def seen() -> None:
-            emit(RunSeen(task=order.task, run=order.run, round=order.round, at=self._clock()))
+            prompt = sha256(order.prompt)
+            emit(
+                RunSeen(
+                    task=order.task, run=order.run, round=order.round, at=self._clock(), prompt_sha256=prompt
+                )
+            )
 
         try:
             report = await self._report(order, seen)

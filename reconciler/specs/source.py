@@ -2,15 +2,17 @@
 Desired state from a branch: reads what changed since the last look, and only that.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TypeVar
 
+from reconciler.controller.ports import Entry, Tree
 from reconciler.core.errors import Unavailable
-from reconciler.core.model import Desired, Status
+from reconciler.core.model import Desired, Status, Task, TaskSpec
 from reconciler.specs.fleet import Builder, stand_in, too_many, uncollected
+from reconciler.specs.layers import blank_task, resolve
 from reconciler.specs.parse import ROOT, File, Parsed, Parser, is_ignored
 from reconciler.specs.yaml import MAX_BYTES
 
@@ -21,32 +23,6 @@ VERSIONS = 50
 
 BATCH = 200
 """Blobs read at once: as large as they may be, they fit into memory, and others get their turn."""
-
-
-class Entry(NamedTuple):
-    """A file of a commit, as `git ls-tree` prints it."""
-
-    mode: str
-    blob: str
-
-
-class Tree(Protocol):
-    """A branch in a git repository. Every method raises Unavailable if it cannot tell."""
-
-    async def head(self) -> str:
-        """Return the commit that the branch points at now."""
-
-    async def files(self, commit: str, under: str) -> Mapping[str, Entry]:
-        """Return every file below a folder such as `specs`, by path."""
-
-    async def changed(self, old: str, new: str, under: str) -> Mapping[str, Entry | None]:
-        """Return the files below a folder that differ between commits; None: gone."""
-
-    async def blobs(self, ids: Collection[str], *, limit: int) -> Mapping[str, bytes]:
-        """Return contents by blob id; one that is larger than `limit` bytes is cut to `limit` + 1."""
-
-    async def versions(self, commit: str, path: str, most: int) -> Sequence[str]:
-        """Return the blob ids of earlier versions of a file, newest first."""
 
 
 class SpecSource:
@@ -79,6 +55,15 @@ class SpecSource:
             self._parser.forget(self._builder.files.values())
         self._seen = head
         return self._desired
+
+    async def recall(self, name: str, generation: str) -> Task | None:
+        """Return a task as an earlier generation had it; see `controller.ports.Specs.recall`."""
+        parsed = await self._first_good(f"{ROOT}/tasks/{name}.yaml", [generation])
+        if parsed is None or not isinstance(parsed.spec, TaskSpec):
+            return None
+        repo = self._desired.repos.get(parsed.spec.repo) if parsed.spec.repo else None
+        blank = blank_task(self._desired.fleet, repo)
+        return resolve(name, parsed.spec, generation=generation, blank=blank)
 
     async def _changes(self, head: str) -> Mapping[str, Entry | None]:
         """Return the files that differ from what the builder has."""

@@ -2,20 +2,11 @@
 The files of a branch, read by commit from the object database; never from a work tree.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from reconciler.controller.ports import Entry
 from reconciler.core.errors import Unavailable
 from reconciler.store.repository import Repository
-
-
-class Entry(NamedTuple):
-    """A file in a tree."""
-
-    mode: str
-    """`100644`, `100755`; `120000` a symbolic link, `160000` a submodule."""
-    blob: str
-    """Id of its content."""
 
 
 class GitTree:
@@ -38,6 +29,11 @@ class GitTree:
         listed = await self._repository.git.run(*words, *_only(under))
         return {_path(path): _entry(meta) for meta, path in _pairs(listed, b"\t")}
 
+    async def entry(self, commit: str, path: str) -> Entry | None:
+        """Return one file of a commit; None if it is not there."""
+        listed = await self._repository.git.run("ls-tree", "-z", "--full-tree", commit, "--", path)
+        return next((_entry(meta) for meta, _ in _pairs(listed, b"\t")), None)
+
     async def changed(self, old: str, new: str, under: str) -> Mapping[str, Entry | None]:
         """Return the files under a folder that differ between two commits; None for one that is gone."""
         words = ("diff-tree", "-r", "-z", "--no-renames", "--no-abbrev", old, new)
@@ -45,7 +41,7 @@ class GitTree:
         fields = listed.decode("utf-8", "surrogateescape").split("\0")
         return {path: _difference(meta) for meta, path in zip(fields[:-1:2], fields[1::2], strict=True)}
 
-    async def blobs(self, ids: Sequence[str], *, limit: int) -> Mapping[str, bytes]:
+    async def blobs(self, ids: Collection[str], *, limit: int) -> Mapping[str, bytes]:
         """Return the content of blobs by id; larger ones cut to `limit` + 1 bytes."""
         contents: dict[str, bytes] = {}
         await self._repository.objects.read(list(ids), contents.__setitem__, limit=limit)

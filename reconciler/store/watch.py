@@ -2,7 +2,7 @@
 Notice that a branch moved. A hint to look, never a fact: who misses one finds out at the next look.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 
 from watchfiles import Change, awatch
@@ -14,7 +14,7 @@ _DEBOUNCE = 50
 """Milliseconds. A push is noticed within about 20; smaller steps wake an idle process more often."""
 
 
-async def ref_changes(repository: Repository, refs: Iterable[str]) -> AsyncIterator[None]:
+async def ref_changes(repository: Repository, refs: Iterable[str]) -> AsyncGenerator[None, None]:
     """Yield whenever one of the refs (full names) may have moved, until the iterator is closed."""
     files = {repository.git_dir / ref for ref in refs} | {repository.git_dir / "packed-refs"}
     of_interest = {str(path) for path in files} | {
