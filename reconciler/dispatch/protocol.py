@@ -4,7 +4,7 @@ The words spoken with `wrapper.sh`: what is sent to it, what its answers mean. N
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -94,14 +94,17 @@ def agent_job(
     folder: str,
     path: str | None = None,
     prompt_file: str | None = None,
+    more: Iterable[str] = (),
 ) -> str:
     """
     Return the script that becomes the agent.
 
     `path` is the folder or the file of its CLI. With `prompt_file` the agent's
-    stdin is kept there, and the agent itself gets an empty one.
+    stdin is kept there, and the agent itself gets an empty one. `more` are
+    lines to run before it. The wrapper's `give_up WHY` ends the job, and tells
+    that the agent could not be started.
     """
-    lines = [*_setting(env, folder)]
+    lines = [*_setting(env, folder), *more]
     program = shlex.quote(argv[0])
     if path:
         at = shlex.quote(path)
@@ -138,7 +141,7 @@ def validation_job(commands: Sequence[str], *, env: Mapping[str, str], folder: s
 
 def _setting(env: Mapping[str, str], folder: str) -> list[str]:
     exports = [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
-    return [*exports, f"cd -- {shlex.quote(folder)} || exit 125"]
+    return [*exports, f"cd -- {shlex.quote(folder)} || give_up workspace"]
 
 
 def parse_state(words: Sequence[str]) -> RunState:

@@ -19,6 +19,7 @@ from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.protocol import RunState, Stage, agent_id, agent_job, validation_id, validation_job
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.runs import Bounds, Ending
+from reconciler.dispatch.secrets import find_secrets, host_secrets
 from reconciler.dispatch.site import Site
 from reconciler.dispatch.steps import StepFailed, persist
 from reconciler.dispatch.validation import read_checks
@@ -32,6 +33,8 @@ _ENDED: Mapping[str, tuple[FailureClass, str]] = {
     "stall": (FailureClass.STALL, "the agent printed nothing for {stall} and was stopped"),
     "output": (FailureClass.AGENT, "the agent printed more than {output} MiB and was stopped"),
     CANCELLED: (FailureClass.CANCELLED, "the run was stopped"),
+    "workspace": (FailureClass.HOST, "the workspace was gone before the agent started"),
+    "secret": (FailureClass.AUTH, "a secret could not be had on the host; the run's stderr has more"),
 }
 _UNKNOWN: Mapping[Stage, str] = {
     Stage.LOST: "the run is over and nobody could write down how: its processes were killed from outside",
@@ -66,8 +69,10 @@ class Round:
     async def carry_out(self, seen: Callable[[], None]) -> Report:
         """Return what came of the round; `seen` is called when the agent is seen alive."""
         try:
-            prepared = await self._prepare()
-            state = await self._run_agent(prepared, seen)
+            prepared, state = await self._begin()
+            if state.stage.is_alive:
+                seen()
+            state = await self._follow_agent(state)
         except StepFailed as error:
             return Report(verdict=_failed(Verdict(outcome="failed"), error))
         verdict = await asyncio.to_thread(self._judge, state)  # hundreds of MiB, perhaps
@@ -84,34 +89,40 @@ class Round:
 
     # --- The agent ----------------------------------------------------------
 
-    async def _prepare(self) -> Prepared:
+    async def _begin(self) -> tuple[Prepared, RunState]:
         """
-        Make the workspace ready; look first, as long as it takes, whether the agent was started before.
+        Start the agent in its workspace, unless it was started before.
 
-        Only of one that was not may we say after a while that it cannot be.
+        The host is asked that first, as long as it takes: only of an agent that
+        was not started may we say after a while that it cannot be.
         """
-        workspaces = self.site.workspaces
-        standing = await persist(lambda: self.site.runs.stat([self._agent]))
-        if standing.states[self._agent].stage in {Stage.ABSENT, Stage.UNSTARTED}:
-            return await persist(
-                lambda: workspaces.prepare(self.order, self.repository), patience=self.patience
-            )
-        return await persist(lambda: workspaces.find(self.order))
+        runs, workspaces = self.site.runs, self.site.workspaces
+        standing = await persist(lambda: runs.stat([self._agent]))
+        state = standing.states[self._agent]
+        if state.stage not in {Stage.ABSENT, Stage.UNSTARTED}:
+            return await persist(lambda: workspaces.find(self.order)), state
+        prepared = await persist(
+            lambda: workspaces.prepare(self.order, self.repository), patience=self.patience
+        )
+        stdin = b"" if self.order.adapter.prompt == "argument" else self.order.prompt.encode()
+        return prepared, await self._start(self._agent, await self._agent_job(prepared), stdin)
 
-    async def _run_agent(self, prepared: Prepared, seen: Callable[[], None]) -> RunState:
+    async def _agent_job(self, prepared: Prepared) -> str:
         order, adapter = self.order, self.order.adapter
         prompt_file = f"{prepared.run_folder}/prompt"
         offered = (order.host.adapters or {}).get(adapter.name)
-        job = agent_job(
+        return agent_job(
             localize(order.argv, workdir=prepared.folder, prompt_file=prompt_file),
-            env=self._environment(),
+            env=self._environment() | await find_secrets(adapter),
             folder=prepared.folder,
             path=offered.path if offered else None,
             prompt_file=prompt_file if adapter.prompt == "file" else None,
+            more=host_secrets(adapter.secrets),
         )
-        stdin = b"" if adapter.prompt == "argument" else order.prompt.encode()
-        bounds = Bounds(silence=order.stall_timeout.total_seconds(), output=self._most_output)
-        return await self._run(self._agent, job, stdin, bounds, seen)
+
+    async def _follow_agent(self, state: RunState) -> RunState:
+        bounds = Bounds(silence=self.order.stall_timeout.total_seconds(), output=self._most_output)
+        return await self.site.runs.follow(self._agent, state, bounds, self._ending)
 
     def _judge(self, state: RunState) -> Verdict:
         """Return the agent's verdict; where the host knows better than the output, the host's."""
@@ -166,7 +177,9 @@ class Round:
         job = validation_job(
             order.validation, env=self._environment(), folder=prepared.folder, shell=order.host.shell
         )
-        state = await self._run(self._validation, job, b"", Bounds(output=self._most_output))
+        state = await self._start(self._validation, job)
+        bounds = Bounds(output=self._most_output)
+        state = await self.site.runs.follow(self._validation, state, bounds, self._ending)
         if state.stage is not Stage.DONE:
             raise StepFailed(FailureClass.HOST, f"validation: {_UNKNOWN[state.stage]}")
         if state.why == CANCELLED:
@@ -194,14 +207,11 @@ class Round:
 
     # --- Common to both -----------------------------------------------------
 
-    async def _run(
-        self, run_id: str, job: str, stdin: bytes, bounds: Bounds, seen: Callable[[], None] = lambda: None
-    ) -> RunState:
-        runs, timeout = self.site.runs, self.order.timeout.total_seconds()
-        state = await persist(lambda: runs.start(run_id, job, stdin, timeout=timeout, ending=self._ending))
-        if state.stage.is_alive:
-            seen()
-        return await runs.follow(run_id, state, bounds, self._ending)
+    async def _start(self, run_id: str, job: str, stdin: bytes = b"") -> RunState:
+        timeout = self.order.timeout.total_seconds()
+        return await persist(
+            lambda: self.site.runs.start(run_id, job, stdin, timeout=timeout, ending=self._ending)
+        )
 
     def _environment(self) -> dict[str, str]:
         order = self.order

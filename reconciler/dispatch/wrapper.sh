@@ -170,6 +170,11 @@ lead() { # command... in a session of its own, waited for
   else "$@"; fi
 }
 
+give_up() { # why; for jobs: the agent cannot be started
+  put "$run" cancel "$1"
+  exit 125
+}
+
 # --- Verbs ------------------------------------------------------------------
 
 enter() { # root id -> $root $run
@@ -229,15 +234,16 @@ _supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL UMASK LC_SET LC_WAS
   exec >/dev/null
   watchdog=
   if [ "$timeout" -gt 0 ]; then
+    trap - TERM # a fork that has not set its own trap yet must not swallow the signal
     (
-      trap 'kill "$sleeper" 2>/dev/null; exit 0' TERM
+      trap 'kill $! 2>/dev/null; exit 0' TERM
       sleep "$timeout" &
-      sleeper=$!
-      wait "$sleeper" || exit 0
+      wait $! || exit 0
       trap '' TERM # from here on it is ended by nobody
       end_run "$run" "$signal" "$grace" timeout
     ) &
     watchdog=$!
+    trap : TERM
   fi
   read_clock
   began=$clock

@@ -647,7 +647,7 @@ async def test_sweeping_keeps_what_is_named_and_what_is_alive(world):
 
     dispatcher = world.dispatcher()
     await until((world.data / "host/f1/runs/live.g12345678.a1.r1/pid").exists)
-    await dispatcher.sweep(LOCAL, {"kept.g12345678.a1"})
+    await dispatcher.sweep(LOCAL, lambda: {"kept.g12345678.a1"})
 
     folder = world.data / "host/f1"
     assert sorted(path.name for path in (folder / "work").iterdir()) == [

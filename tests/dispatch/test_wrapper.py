@@ -213,6 +213,17 @@ async def test_a_child_left_behind_does_not_outlive_the_run(runs):
     assert processes_with(word) == []
 
 
+async def test_nothing_of_a_run_is_left_when_it_is_over(runs, tmp_path):
+    for number in range(40):
+        state = await start(runs, f"a{number}.r1", "true", timeout=3600)
+        await finish(runs, f"a{number}.r1", state)
+
+    await until(lambda: processes_with(str(tmp_path)) == [])
+
+    assert not list(tmp_path.glob("host/fleet/runs/*/by.*"))
+    assert not list(tmp_path.glob("host/fleet/runs/*/cancel"))
+
+
 # --- Ends that are brought about ---------------------------------------------------
 
 
