@@ -83,23 +83,28 @@ If it cannot be done, change nothing more, and say why.
 A reviewer asked for changes to the work on this branch (round {{ review_count }}). \
 Make them; keep what was good.
 {%- endif %}
-{%- if failed_check %}
+{%- if failed_check and round > 1 %}
 
 # What failed
 
-The command below ended with exit code {{ failed_check.exit_code }}. Find the cause and mend it; \
-do not weaken the check.
+Your work is in this folder, but this command ended with exit code {{ failed_check.exit_code }}. \
+Find the cause and mend it; do not weaken the check.
 
 {{ failed_check.command | indented }}
 
 {{ failed_check.output | quoted("the end of its output") }}
-{%- elif failure %}
+{%- elif failure and attempt > 1 %}
 
 # So far
 
-This is attempt {{ attempt }}. The one before it failed ({{ failure.kind }}):
+This is attempt {{ attempt }}; the one before it failed ({{ failure.kind }}). \
+What it did may be missing here, so look first at what there is.
 
-{{ failure.message | quoted("the message of the failure") }}
+{{ failure.message | quoted("why it failed") }}
+{%- if failed_check %}
+
+{{ failed_check.output | quoted("the end of what the failed command printed") }}
+{%- endif %}
 {%- endif %}
 """
 

@@ -38,6 +38,11 @@ def status(**changes):
     return STATUS.model_copy(update=changes)
 
 
+def told(output):
+    """Return the status of a round that is told of a failed command which printed this."""
+    return status(round=2, checks=(RED.model_copy(update={"output": output}),))
+
+
 # --- What stands in it -----------------------------------------------------
 
 
@@ -73,7 +78,7 @@ def test_a_failed_validation_is_told_with_its_command_its_exit_code_and_the_end_
     prompt = render(TASK, status(round=2, checks=(RED,)), REPO, resumed=True)
 
     assert "You go on with the task" in prompt
-    assert "ended with exit code 2" in prompt
+    assert "this command ended with exit code 2" in prompt
     assert "line 499" in prompt
     assert "line 100\n" not in prompt
 
@@ -83,8 +88,18 @@ def test_a_new_attempt_is_told_why_the_one_before_it_failed():
 
     prompt = render(TASK, status(attempt=2, failure=failure), REPO)
 
-    assert "This is attempt 2. The one before it failed (timeout)" in prompt
+    assert "This is attempt 2; the one before it failed (timeout)" in prompt
     assert "still running after 2h" in prompt
+
+
+def test_a_new_attempt_is_not_told_that_the_work_of_the_one_before_is_there():
+    failure = Failure(kind=FailureClass.VALIDATION, message="validation failed: make test")
+
+    prompt = render(TASK, status(attempt=2, failure=failure, checks=(RED,)), REPO)
+
+    assert "may be missing here" in prompt
+    assert "Your work is in this folder" not in prompt
+    assert "line 499" in prompt
 
 
 def test_what_reviewers_wrote_is_quoted():
@@ -126,15 +141,13 @@ def test_a_quotation_that_quotes_another_has_a_mark_of_its_own():
 def test_templates_in_texts_of_others_are_not_read():
     output = "{{ task.env }}{% for x in y %}"
 
-    prompt = render(TASK, status(checks=(RED.model_copy(update={"output": output}),)), REPO)
+    prompt = render(TASK, told(output), REPO)
 
     assert output in prompt
 
 
 def test_nothing_in_a_prompt_can_drive_a_terminal():
-    prompt = render(
-        TASK, status(checks=(RED.model_copy(update={"output": "a\x1b]0;t\x07b\x00\u202ec"}),)), REPO
-    )
+    prompt = render(TASK, told("a\x1b]0;t\x07b\x00\u202ec"), REPO)
 
     assert "abc" in prompt
     assert not set(prompt) & {"\x1b", "\x07", "\x00", "\u202e"}

@@ -1,0 +1,42 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.core.text import harmless, one_line, tail
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("a\x1b[1;31mb\x1b[0mc", "abc"),
+        ("a\x1b]0;title\x07b\x1b]8;;http://x\x1b\\c", "abc"),
+        ("a\x1bPq#0\x1b\\b\x1b(Bc\x1bMd", "abcd"),
+        ("a\x00\x08\x7f\x9bb\r\nc\td", "ab\nc\td"),
+        ("a\u202eb\u2066c\u200fd\ufeff", "abcd"),
+        ("half \ud83d", "half "),
+        ("ünï\u2028😀", "ünï\u2028😀"),
+    ],
+)
+def test_nothing_stays_that_a_terminal_would_obey(text, plain):
+    assert harmless(text) == plain
+
+
+@given(st.text(st.characters()), st.integers(1, 50))
+def test_a_line_is_one_and_not_too_long(text, limit):
+    line = one_line(text, limit)
+
+    assert len(line) <= limit
+    assert len(line.splitlines()) <= 1
+
+
+@given(st.text("ab\n\x1b"), st.integers(1, 5), st.integers(1, 20))
+def test_a_tail_is_the_end_and_says_if_something_is_left_out(text, lines, characters):
+    whole = harmless(text).strip("\n")
+
+    found = tail(text, lines=lines, characters=characters)
+
+    note, _, end = found.partition("\n") if found != whole else ("", "", found)
+    assert whole.endswith(end)
+    assert len(end) <= characters
+    assert end.count("\n") < lines
+    assert note in ("", f"[… {len(whole) - len(end)} characters left out]")
