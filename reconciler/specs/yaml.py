@@ -75,6 +75,9 @@ def load(data: bytes, path: str) -> tuple[Any, list[Problem]]:
         return reader.document(), reader.problems
     except MarkedYAMLError as error:
         raise SpecError([_syntax_problem(error, text, path)]) from None
+    except ValueError:  # ruamel's own parser, where libyaml has a word for it
+        line, column = position(text, max(text.find("\\U"), 0))
+        raise SpecError([Problem(path, line, column, "an escape that names no character")]) from None
 
 
 def decode(data: bytes, path: str) -> str:
@@ -369,6 +372,7 @@ def _start(event: Any) -> Position:
 
 _PLAINER = {
     "mapping values are not allowed": "':' is not allowed here; put a text that contains ': ' in quotes",
+    "found a tab character": "a tab cannot indent; use spaces",
     "could not find expected ':'": "expected 'key: value'",
 }
 """What the parsers say, and what a person can act on."""
