@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,7 +16,10 @@ from reconciler.cli.exits import ExitCode
 from reconciler.cli.output import print_json, print_table
 from reconciler.core.errors import Problem
 
-KINDS = ("task", "host", "repo", "adapter", "agent", "fleet")
+if TYPE_CHECKING:
+    from reconciler.core.model import Desired, Kind, Observed
+
+KINDS: "tuple[Kind, ...]" = ("task", "host", "repo", "adapter", "agent", "fleet")
 
 
 @click.command()
@@ -114,7 +118,7 @@ def plan(context: Context, rev: str | None, exit_code: bool, output: str) -> int
     from reconciler.cli.preview import has_changes, lines, placement_rows, plan_document
     from reconciler.core.plan import plan as planned
 
-    desired, observed = asyncio.run(context.previewed(rev))
+    desired, observed = asyncio.run(_previewed(context, rev))
     result = planned(desired, observed, clock.now())
     if output == "json":
         print_json(plan_document(result, desired))
@@ -131,6 +135,15 @@ def plan(context: Context, rev: str | None, exit_code: bool, output: str) -> int
     return ExitCode.CHANGES if has_changes(result) else ExitCode.OK
 
 
+async def _previewed(context: Context, rev: str | None) -> "tuple[Desired, Observed]":
+    from reconciler.cli.fleet import opened
+    from reconciler.specs.fleet import build
+
+    async with opened(context) as fleet:
+        revision, files = await fleet.files(rev)
+        return build(files, revision=revision), await fleet.observed()
+
+
 def _print_problems(problems: Iterable[Problem]) -> None:
     for problem in problems:
         click.echo(str(problem), err=True)
@@ -138,7 +151,7 @@ def _print_problems(problems: Iterable[Problem]) -> None:
 
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS), required=False)
-def schema(kind: str | None) -> None:
+def schema(kind: "Kind | None") -> None:
     """Print the JSON Schema of a kind of spec, or of all kinds."""
     from reconciler.specs.schema import schema as schema_of
 

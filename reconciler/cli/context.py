@@ -70,6 +70,11 @@ class Context:
         return self.data.resolve() if self.data else _default_data_dir(self.place)
 
     @property
+    def clones(self) -> Path:
+        """Where repositories named by a URL are cloned to."""
+        return self.data_dir / "clones"
+
+    @property
     def settings(self) -> Settings:
         """Return the settings of a process that serves this fleet."""
         return Settings(repo=self.place, branch=self.branch, data_dir=self.data_dir)

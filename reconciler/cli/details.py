@@ -9,7 +9,7 @@ from typing import Any
 from reconciler.cli.render import adapters_of, spec_document
 from reconciler.cli.text import ago, block, table
 from reconciler.cli.views import HostView, TaskView
-from reconciler.core.adapter import Adapter
+from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.conditions import Condition
 from reconciler.core.fields import format_duration, format_time
 from reconciler.core.model import Agent, Check, Repo, Status, Task
@@ -49,7 +49,7 @@ def _spec_fields(task: Task) -> Iterator[tuple[str, str]]:
         "limits",
         (
             f"timeout {format_duration(task.timeout)}, silence {format_duration(task.stall_timeout)}, "
-            f"{task.retries} retries, {task.fix_attempts} fixes"
+            f"retries {task.retries}, fixes {task.fix_attempts}"
         ),
     )
 
@@ -61,12 +61,11 @@ def _status_fields(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     yield "delivered", status.head_commit or ""
     yield "session", status.session_id or ""
     yield "not before", format_time(status.not_before) if status.not_before else ""
-    yield "used", _usage(status) if status.attempt else ""
+    yield "used", _usage(status.usage) if status.usage != Usage() else ""
     yield "last sign", f"{ago(status.last_activity_at, now)} ago" if status.last_activity_at else ""
 
 
-def _usage(status: Status) -> str:
-    usage = status.usage
+def _usage(usage: Usage) -> str:
     return (
         f"{usage.seconds:.0f} s, {usage.input_tokens + usage.output_tokens} tokens, "
         f"{usage.cost_usd:.2f} USD, {usage.turns} turns"

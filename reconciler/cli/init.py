@@ -26,9 +26,10 @@ Then write your own tasks in specs/tasks/ and commit them."""
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(file_okay=False, path_type=Path))
 def init(folder: Path) -> None:
     """
-    Make a fleet's repository in DIR, with an example to change.
+    Make a fleet's repository, with an example to change.
 
-    DIR may be new, empty, or the root of a repository that has no fleet yet.
+    DIR may be new, empty, or the root of a repository that has no fleet yet;
+    it is the current folder if left out.
     """
     folder = folder.resolve()
     wanted = dict(scaffold())
@@ -48,11 +49,17 @@ def init(folder: Path) -> None:
 
 def scaffold() -> Iterator[tuple[str, str]]:
     """Yield path and content of every file of a new fleet."""
-    from reconciler.specs.schema import KINDS, schema
-
     yield from _texts(files("reconciler.cli") / "scaffold")
-    for kind in KINDS:
-        yield f".schemas/{kind}.json", json.dumps(schema(kind), indent=2) + "\n"
+    yield from schema_files()
+
+
+def schema_files() -> Iterator[tuple[str, str]]:
+    """Yield path and content of the schemas that the first lines of spec files name."""
+    from reconciler.specs.parse import MODELS
+    from reconciler.specs.schema import FOLDER, schema
+
+    for kind in MODELS:
+        yield f"{FOLDER}/{kind}.json", json.dumps(schema(kind), indent=2) + "\n"
 
 
 def _texts(folder: Traversable, above: str = "") -> Iterator[tuple[str, str]]:

@@ -29,12 +29,16 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
     "Begin": {
         "init": Entry("reconciler.cli.init:init", "Make a fleet's repository, with an example to change."),
         "demo": Entry("reconciler.cli.demo:demo", "Show a whole fleet at work on this machine."),
-        "run": Entry("reconciler.cli.run:run", "Reconcile: bring about what the specs ask for."),
+        "run": Entry(
+            "reconciler.cli.run:run", "Reconcile: bring about what the specs ask for, and record every step."
+        ),
     },
     "Check before a push": {
         "validate": Entry("reconciler.cli.check:validate", "Report every mistake in the specs."),
         "plan": Entry("reconciler.cli.check:plan", "Show what would start, wait and stop, and why."),
-        "schema": Entry("reconciler.cli.check:schema", "Print the JSON Schema of a kind of spec."),
+        "schema": Entry(
+            "reconciler.cli.check:schema", "Print the JSON Schema of a kind of spec, or of all kinds."
+        ),
     },
     "Look": {
         "get": Entry("reconciler.cli.look:get", "List tasks, hosts, agents, adapters or repos."),

@@ -81,7 +81,7 @@ def print_yaml(value: object) -> None:
 
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.representer.sort_base_mapping_type_on_output = False
     yaml.allow_unicode = True
     yaml.dump(value, sys.stdout)
 

@@ -1,0 +1,119 @@
+"""
+A fleet opened for a command: its specs, its record, and commits in the person's name.
+
+Reading takes no lock: a reconciler may be at work on the same fleet.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from reconciler.cli.context import Context
+from reconciler.cli.text import did_you_mean
+from reconciler.controller.ports import Entry
+from reconciler.core.errors import NotFound
+from reconciler.core.model import Desired, Observed
+from reconciler.specs.parse import FLEET, ROOT, File
+from reconciler.specs.source import SpecSource, read_revision
+from reconciler.specs.worktree import read_worktree
+from reconciler.specs.yaml import MAX_BYTES
+from reconciler.store import history
+from reconciler.store.objects import GitTree
+from reconciler.store.people import commit_file
+from reconciler.store.repository import Repository
+from reconciler.store.state import StateReader
+
+TASKS = f"{ROOT}/tasks/"
+ENDING = ".yaml"
+WORK_TREE = "work tree"
+"""What stands where a revision would, for specs that are not committed yet."""
+
+
+def task_path(name: str) -> str:
+    """Return where the spec of a task is."""
+    return f"{TASKS}{name}{ENDING}"
+
+
+@asynccontextmanager
+async def opened(context: Context) -> AsyncIterator["Fleet"]:
+    """Open the fleet that the command is about, and let go of it at the end."""
+    async with await Repository.open(context.place, context.clones) as repository:
+        branch = await repository.specs_branch(context.branch)
+        yield Fleet(context, repository, branch, GitTree(repository, branch))
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """A fleet's repository, opened."""
+
+    context: Context
+    repository: Repository
+    branch: str
+    """The one with the specs."""
+    tree: GitTree
+
+    async def recorded(self) -> tuple[Desired, Observed]:
+        """Return what the newest specs ask for, as the reconciler reads them, and what is on record."""
+        observed = await self.observed()
+        return await SpecSource(self.tree).read(observed.statuses), observed
+
+    async def observed(self) -> Observed:
+        """Return what is on record."""
+        statuses, hosts = await StateReader(self.repository, await self.state_branch()).load()
+        return Observed(statuses, hosts)
+
+    async def state_branch(self) -> str:
+        """Return the branch with the record: what the last good fleet.yaml says."""
+        specs = SpecSource(_FleetFile(self.repository, self.branch))
+        return (await specs.read({})).fleet.state_branch
+
+    async def history(self, task: str | None, most: int | None) -> Sequence[history.Entry]:
+        """Return what happened to a task, or to all, newest first."""
+        return await history.history(self.repository, await self.state_branch(), task, limit=most)
+
+    async def files(self, rev: str | None) -> tuple[str, Mapping[str, File]]:
+        """
+        Return the spec files of a revision, and its commit; without one, of the work tree.
+
+        A fleet that has no work tree, or whose branch was named, is read at that branch.
+        Raises NotFound for a revision that is not there.
+        """
+        if rev is None and self.repository.folder and self.context.branch is None:
+            return WORK_TREE, read_worktree(self.context.work_tree())
+        commit = await self._commit(rev) if rev else await self.tree.head()
+        return commit, await read_revision(self.tree, commit)
+
+    async def task_file(self, name: str) -> File:
+        """Return the committed spec file of a task. Raises NotFound."""
+        entries = await self.tree.files(await self.tree.head(), TASKS)
+        if entry := entries.get(task_path(name)):
+            content = await self.tree.blobs([entry.blob], limit=MAX_BYTES)
+            return File(entry.mode, entry.blob, content[entry.blob])
+        known = [path.removeprefix(TASKS).removesuffix(ENDING) for path in entries]
+        raise NotFound(f"no task {name!r} on {self.branch}{did_you_mean(name, known)}")
+
+    async def settings_text(self) -> str:
+        """Return the committed fleet.yaml; empty if there is none."""
+        files = await read_revision(_FleetFile(self.repository, self.branch), await self.tree.head())
+        return files[FLEET].data.decode() if FLEET in files else ""
+
+    async def commit(self, path: str, text: str, message: str) -> None:
+        """Commit a changed file in the person's name, and push where there is a remote."""
+        await commit_file(self.repository, self.branch, path, text, message, push=True)
+
+    async def _commit(self, rev: str) -> str:
+        for name in (rev, self.repository.ref(rev)):
+            asked = ("rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}")
+            found = await self.repository.git.attempt(*asked)
+            if found.code == 0:
+                return found.stdout.decode().strip()
+        raise NotFound(f"{self.repository}: no revision {rev!r}")
+
+
+class _FleetFile(GitTree):
+    """The branch as if it held fleet.yaml alone: quick to read, however many tasks there are."""
+
+    async def files(self, commit: str, under: str) -> Mapping[str, Entry]:
+        """Return the one file, if it is there."""
+        found = await super().files(commit, under)
+        return {FLEET: found[FLEET]} if FLEET in found else {}

@@ -1,0 +1,177 @@
+"""
+Looking back: `history` and `logs`.
+"""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from reconciler.cli.context import Context
+from reconciler.cli.exits import ExitCode
+from reconciler.cli.output import Column, Document, print_list
+from reconciler.core.errors import NotFound
+from reconciler.core.fields import format_time
+from reconciler.core.text import harmless
+
+if TYPE_CHECKING:
+    from reconciler.cli.fleet import Fleet
+    from reconciler.core.model import Status
+    from reconciler.store.history import Entry
+
+LOOK = 0.2
+"""Seconds between looks at logs that are being followed."""
+
+# --- History ---------------------------------------------------------------
+
+
+@click.command()
+@click.argument("task", required=False)
+@click.option(
+    "-n", "--number", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many."
+)
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "wide", "json"]), default="table", help="How to print it."
+)
+@click.pass_obj
+def history(context: Context, task: str | None, number: int, output: str) -> None:
+    """Show what happened, newest first."""
+    entries = asyncio.run(_history(context, task, number))
+    print_list(entries, COLUMNS, entry_document, output)
+
+
+async def _history(context: Context, task: str | None, number: int) -> "Sequence[Entry]":
+    from reconciler.cli.fleet import opened
+
+    async with opened(context) as fleet:
+        entries = await fleet.history(task, number)
+        if task is not None and not entries:
+            await fleet.task_file(task)  # nothing has happened to a task that is there; else it is unknown
+        return entries
+
+
+def change_of(entry: "Entry") -> str:
+    """Return from which phase to which, in words."""
+    before, after = entry.before or "new", entry.after or "removed"
+    return after if before == after else f"{before} → {after}"
+
+
+COLUMNS = (
+    Column("TIME", lambda entry: format_time(entry.at)),
+    Column("TASK", lambda entry: entry.task),
+    Column("CHANGE", change_of),
+    Column("HOST", lambda entry: entry.host or "-"),
+    Column("RUN", lambda entry: entry.run or "-", is_wide=True),
+    Column("BY", lambda entry: entry.actor),
+    Column("CAUSE", lambda entry: entry.cause, is_wide=True),
+    Column("COMMIT", lambda entry: entry.commit[:10], is_wide=True),
+    Column("REASON", lambda entry: entry.reason),
+)
+
+
+def entry_document(entry: "Entry") -> Document:
+    """Return a transition as `-o json` prints it."""
+    return {
+        "at": format_time(entry.at),
+        "task": entry.task,
+        "from": entry.before,
+        "to": entry.after,
+        "reason": entry.reason,
+        "host": entry.host,
+        "run": entry.run,
+        "actor": entry.actor,
+        "cause": entry.cause,
+        "revision": entry.revision,
+        "commit": entry.commit,
+    }
+
+
+# --- Logs ------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("task")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
+@click.option("--attempt", type=click.IntRange(min=1), help="Which one; the last if left out.")
+@click.option("--raw", is_flag=True, help="Every byte as it came, even what a terminal would obey.")
+@click.pass_obj
+def logs(context: Context, task: str, follow: bool, attempt: int | None, raw: bool) -> int:
+    """
+    Print what an agent printed.
+
+    Logs are kept on the machine that ran `reconciler run`. With -f it exits 5
+    if the task ended badly.
+    """
+    return asyncio.run(_logs(context, task, attempt, _Printer(is_raw=raw), is_followed=follow))
+
+
+async def _logs(
+    context: Context, task: str, attempt: int | None, printer: "_Printer", *, is_followed: bool
+) -> ExitCode:
+    from reconciler.cli.fleet import opened
+    from reconciler.cli.progress import BAD_ENDS
+    from reconciler.dispatch.logs import Logs
+
+    kept = Logs(context.data_dir / "logs")
+    async with opened(context) as fleet:
+        status = await _status(fleet, task)
+        run = status.run if attempt is None else await _run_of(fleet, task, attempt)
+        while is_followed and run is not None and status.run == run and status.phase.is_live:
+            printer.print_new(kept.paths(run))
+            await asyncio.sleep(LOOK)
+            status = await _status(fleet, task)
+    if run is None:
+        raise NotFound(f"{task} has not run yet: it is {status.phase}")
+    if not printer.print_new(kept.paths(run), to_end=True):
+        raise NotFound(
+            f"no logs of {run} in {context.data_dir}: they are on the machine that ran it, until it is swept"
+        )
+    return ExitCode.ENDED_BADLY if is_followed and status.phase in BAD_ENDS else ExitCode.OK
+
+
+async def _status(fleet: "Fleet", task: str) -> "Status":
+    status = (await fleet.observed()).statuses.get(task)
+    if status is None:
+        await fleet.task_file(task)
+        raise NotFound(f"{task} has not run yet: the reconciler has not seen it")
+    return status
+
+
+async def _run_of(fleet: "Fleet", task: str, attempt: int) -> str:
+    """Return the run of an earlier attempt, as history names it."""
+    for entry in await fleet.history(task, None):
+        if entry.run and entry.run.endswith(f".a{attempt}"):
+            return entry.run
+    raise NotFound(f"{task} has no attempt {attempt}")
+
+
+class _Printer:
+    """Prints logs from where it stopped: whole lines, until the end is asked for."""
+
+    def __init__(self, *, is_raw: bool) -> None:
+        self._is_raw = is_raw
+        self._offsets: dict[Path, int] = {}
+
+    def print_new(self, paths: "Sequence[tuple[str, Path]]", *, to_end: bool = False) -> bool:
+        """Print what is new in the files, each under its label; return whether there are any."""
+        for label, path in paths:
+            if path not in self._offsets:
+                click.echo(f"--- {label} ---", err=True)
+            offset = self._offsets.setdefault(path, 0)
+            with path.open("rb") as file:
+                file.seek(offset)
+                data = file.read()
+            data = data if to_end else data[: data.rfind(b"\n") + 1]
+            self._offsets[path] = offset + len(data)
+            self._print(data)
+        return bool(paths)
+
+    def _print(self, data: bytes) -> None:
+        if self._is_raw:
+            sys.stdout.buffer.write(data)
+        else:
+            click.echo(harmless(data.decode("utf-8", "replace")), nl=False)
+        sys.stdout.flush()

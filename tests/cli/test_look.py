@@ -1,0 +1,275 @@
+"""
+Looking at a fleet: get, describe, explain, plan, history, logs; against real repositories.
+"""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = 'goal: Talk.\nscript: |\n  printf "plain \\033[31mred\\033[0m \\033]0;title\\007end\\n"\n'
+
+
+@pytest.fixture
+def ran(fleet):
+    """Return a fleet whose task was carried out."""
+    assert fleet.run("run", "--until-idle").exit_code == 0
+    return fleet
+
+
+# --- get -------------------------------------------------------------------
+
+
+def test_get_shows_what_is_committed_and_not_the_work_tree(fleet):
+    fleet.write("specs/tasks/draft.yaml", "goal: Later.\nscript: 'true'\n")
+
+    assert fleet.run("get", "tasks", "-o", "name").stdout == "hello\n"
+
+
+def test_get_is_a_plain_table_where_it_is_piped(ran):
+    head, line = ran.run("get", "tasks").stdout.splitlines()
+
+    assert head.split() == ["NAME", "PHASE", "SINCE", "ATTEMPT", "HOST", "REASON"]
+    assert line.split()[:2] == ["hello", "completed"]
+
+
+def test_json_and_yaml_say_the_same(ran):
+    from ruamel.yaml import YAML
+
+    document = json.loads(ran.run("get", "tasks", "-o", "json").stdout)
+
+    assert document == YAML(typ="safe").load(ran.run("get", "tasks", "-o", "yaml").stdout)
+    assert [(task["name"], task["phase"]) for task in document] == [("hello", "completed")]
+
+
+@pytest.mark.parametrize("kind", ["tasks", "hosts", "agents", "adapters", "repos"])
+def test_every_kind_can_be_listed(fleet, kind):
+    done = fleet.run("get", kind)
+
+    assert done.exit_code == 0
+    assert bool(done.stdout) != bool(done.stderr)
+
+
+def test_an_unknown_name_exits_3_with_a_suggestion(fleet):
+    done = fleet.run("get", "tasks", "helo")
+
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert "did you mean 'hello'?" in done.stderr
+
+
+def test_a_bare_repository_and_a_url_can_be_looked_at(fleet, tmp_path):
+    bare = tmp_path / "fleet.git"
+    subprocess.run(["git", "clone", "-q", "--bare", str(fleet.folder), str(bare)], check=True)
+
+    for place in (bare, f"file://{bare}"):
+        fleet.folder = place
+        assert fleet.run("get", "tasks", "-o", "name").stdout == "hello\n"
+        assert "start" in fleet.run("plan").stdout
+
+
+def on_a_terminal(fleet, *words, **env):
+    """Return what `reconciler` prints where stdout is a terminal."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "reconciler", "--repo", str(fleet.folder), *words]
+    subprocess.run(command, stdout=theirs, env={**os.environ, "TERM": "xterm-256color", **env}, check=True)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as terminal:
+        return terminal.read1(65536).decode()
+
+
+def test_a_terminal_gets_colours_unless_they_are_not_wanted(fleet):
+    green = "\x1b[32mup"
+
+    assert green in on_a_terminal(fleet, "get", "hosts")
+    assert green not in on_a_terminal(fleet, "get", "hosts", NO_COLOR="1")
+
+
+# --- describe and explain --------------------------------------------------
+
+
+def test_describe_takes_a_bare_name_for_a_task(ran):
+    text = ran.run("describe", "hello").stdout
+
+    assert text.startswith("task:")
+    assert "Say hello." in text
+    assert "Ready        True" in text
+
+
+def test_describe_names_other_kinds_and_prints_documents(fleet):
+    assert fleet.run("describe", "host/local").stdout.startswith("host:")
+    assert json.loads(fleet.run("describe", "adapter/codex", "-o", "json").stdout)["kind"] == "adapter"
+    assert fleet.run("describe", "repo/web").exit_code == 3
+
+
+def test_explain_tells_where_each_value_comes_from_and_where_it_would_run(fleet):
+    fleet.write("specs/fleet.yaml", "retries: 3\n")
+
+    text = fleet.run("explain", "task", "hello").stdout
+
+    assert any(line.split() == ["retries", "3", "specs/fleet.yaml:1"] for line in text.splitlines())
+    assert any(line.split()[:2] == ["local", "chosen"] for line in text.splitlines())
+
+
+def test_explain_prints_json_and_knows_unknown_names(fleet):
+    document = json.loads(fleet.run("explain", "task", "hello", "-o", "json").stdout)
+
+    assert {"field": "goal", "value": "Say hello.", "origin": "specs/tasks/hello.yaml:2"} in document[
+        "fields"
+    ]
+    assert document["placement"]["chosen"] == "local"
+    assert fleet.run("explain", "task", "helo").exit_code == 3
+
+
+# --- plan ------------------------------------------------------------------
+
+
+def test_plan_previews_the_work_tree(fleet):
+    fleet.write("specs/tasks/next.yaml", "goal: Then.\nscript: 'true'\ndepends_on: [hello]\n")
+
+    lines = fleet.run("plan").stdout.splitlines()
+
+    assert lines[1].split()[:3] == ["start", "hello", "local"]
+    assert lines[2].split()[:3] == ["wait", "next", "Dependency:"]
+
+
+def test_plan_looks_at_a_revision_when_told(fleet):
+    fleet.write("specs/tasks/next.yaml", "goal: Then.\nscript: 'true'\n")
+    fleet.commit("Add next")
+
+    assert "next" in fleet.run("plan").stdout
+    assert "next" not in fleet.run("plan", "--rev", "HEAD~1").stdout
+    assert fleet.run("plan", "--rev", "nowhere").exit_code == 3
+    assert fleet.run("plan", "--rev=--all").exit_code == 3
+
+
+def test_the_wide_plan_says_of_every_host_why_not(fleet):
+    fleet.write("specs/hosts/big.yaml", "address: big.example\nlabels: [gpu]\n")
+    fleet.write("specs/tasks/hello.yaml", "goal: x\nscript: 'true'\nrequires: gpu\n")
+
+    assert "local  no" in fleet.run("plan", "-o", "wide").stdout
+
+
+def test_the_exit_code_of_a_plan_tells_changes_mistakes_and_nothing_apart(fleet):
+    assert fleet.run("plan").exit_code == 0
+    assert fleet.run("plan", "--exit-code").exit_code == 2
+
+    assert fleet.run("run", "--until-idle").exit_code == 0
+    assert fleet.run("plan", "--exit-code").exit_code == 0
+
+    fleet.write("specs/tasks/bad.yaml", "gaol: x\n")
+    bad = fleet.run("plan", "--exit-code")
+    assert bad.exit_code == 1
+    assert "specs/tasks/bad.yaml:1:1: error:" in bad.stderr
+
+
+def test_a_plan_changes_nothing(fleet):
+    before = fleet.git("for-each-ref"), fleet.git("status", "--porcelain")
+
+    fleet.run("plan")
+
+    assert (fleet.git("for-each-ref"), fleet.git("status", "--porcelain")) == before
+
+
+def test_a_plan_as_json_has_the_revision_and_the_actions(fleet):
+    document = json.loads(fleet.run("plan", "--rev", "main", "-o", "json").stdout)
+
+    assert document["revision"] == fleet.git("rev-parse", "main")
+    assert document["changes"]
+    assert [action["action"] for action in document["actions"]] == ["start"]
+
+
+# --- history and logs ------------------------------------------------------
+
+
+def test_history_tells_what_git_log_tells(ran):
+    entries = json.loads(ran.run("history", "-o", "json").stdout)
+
+    logged = ran.git("log", "--format=%H", "--grep=^Task: ", "fleet-state").splitlines()
+    assert [entry["commit"] for entry in entries] == logged
+    assert [entry["to"] for entry in entries] == ["completed", "running", "assigned", "created"]
+
+
+def test_history_of_one_task_is_as_long_as_asked_for(ran):
+    table = ran.run("history", "hello", "-n", "2").stdout.splitlines()
+
+    assert len(table) == 3
+    assert "running → completed" in table[1]
+
+
+def test_history_of_a_task_that_nothing_happened_to_is_empty_and_of_none_not_found(fleet):
+    assert fleet.run("history", "hello").exit_code == 0
+    assert fleet.run("history", "helo").exit_code == 3
+
+
+def test_logs_are_what_the_agent_printed(ran):
+    done = ran.run("logs", "hello")
+
+    assert (done.exit_code, done.stdout) == (0, "hello\n")
+    assert "round 1 agent" in done.stderr
+
+
+def test_logs_hold_nothing_a_terminal_obeys_unless_it_is_asked_for(fleet):
+    fleet.write("specs/tasks/hello.yaml", SCRIPT)
+    fleet.commit()
+    assert fleet.run("run", "--until-idle").exit_code == 0
+
+    assert fleet.run("logs", "hello").stdout == "plain red end\n"
+    assert fleet.run("logs", "hello", "--raw").stdout == "plain \x1b[31mred\x1b[0m \x1b]0;title\x07end\n"
+
+
+def test_logs_of_an_earlier_attempt_are_found_through_history(ran):
+    ran.write("specs/tasks/hello.yaml", "goal: Say more.\nscript: echo more\n")
+    ran.commit()
+    assert ran.run("run", "--until-idle").exit_code == 0
+
+    assert ran.run("logs", "hello").stdout == "more\n"
+    assert ran.run("logs", "hello", "--attempt", "2").stdout == "more\n"
+    assert ran.run("logs", "hello", "--attempt", "7").exit_code == 3
+
+
+def test_logs_that_are_not_there_say_why(fleet):
+    new = fleet.run("logs", "hello")
+    assert (new.exit_code, new.stdout) == (3, "")
+    assert "not run yet" in new.stderr
+
+    assert fleet.run("logs", "helo").exit_code == 3
+
+
+def test_logs_kept_by_another_machine_are_told_so(ran, tmp_path):
+    ran.data = tmp_path / "elsewhere"
+
+    done = ran.run("logs", "hello")
+
+    assert done.exit_code == 3
+    assert "on the machine that ran it" in done.stderr
+
+
+def test_logs_can_be_followed_to_the_end(fleet, tmp_path):
+    gate = tmp_path / "gate"
+    script = f"echo one\n  while [ ! -e {gate} ]; do sleep 0.05; done\n  echo two\n  exit 3"
+    fleet.write("specs/tasks/hello.yaml", f"goal: x\nretries: 0\nscript: |\n  {script}\n")
+    fleet.commit()
+    command = [
+        sys.executable, "-m", "reconciler", "--repo", str(fleet.folder), "--data-dir", str(fleet.data),
+    ]  # fmt: skip
+    reconciler = subprocess.Popen([*command, "run", "--until-idle"], stdout=subprocess.PIPE, text=True)
+    try:
+        seen = ""
+        while "running" not in seen:
+            seen = reconciler.stdout.readline()
+        follower = subprocess.Popen(
+            [*command, "logs", "-f", "hello"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert follower.stdout.readline() == "one\n"
+        gate.touch()
+        rest, _ = follower.communicate()
+    finally:
+        gate.touch()
+        reconciler.communicate()
+
+    assert rest == "two\n"
+    assert follower.returncode == 5
+    assert reconciler.returncode == 5
