@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from subprocess import TimeoutExpired
 from tempfile import TemporaryFile
-from typing import overload
 
 from reconciler.store.git import Git, pipes, speakable
 
@@ -34,11 +33,11 @@ class Change:
     at: datetime
     files: Mapping[str, bytes | None]
     """Content by path; None: the file goes."""
-    message: Callable[[Sequence[str]], str]
-    """Called with the ids of the earlier commits of the same batch; the last ones cost a round trip."""
+    message: Callable[[Callable[[int], str]], str]
+    """Called with a function that returns the id of an earlier commit of the batch, counted from 0."""
 
 
-class FastImport(Sequence[str]):
+class FastImport:
     """
     A stream of commits onto one ref, and the ids of those that are not sealed yet.
 
@@ -61,7 +60,7 @@ class FastImport(Sequence[str]):
 
     def commit(self, change: Change) -> None:
         """Write one commit on top of the last."""
-        message = change.message(self).encode()
+        message = change.message(self.id_of).encode()
         seconds = int(change.at.timestamp())
         self._say(f"commit {self._ref}\nmark :{self._written + 1}\ncommitter {IDENTITY} {seconds} +0000\n")
         self._data(message)
@@ -103,17 +102,9 @@ class FastImport(Sequence[str]):
             self._process.communicate()
         self._words.close()
 
-    def __len__(self) -> int:
-        return self._written
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice) or not 0 <= index < len(self._ids):
+    def id_of(self, index: int) -> str:
+        """Return the id of a commit that is not sealed yet, counted from 0."""
+        if index >= len(self._ids):
             self._learn()
         return self._ids[index]
 

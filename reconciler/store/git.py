@@ -80,10 +80,14 @@ class Git:
         return cls(("-C", str(place), *_overrides()), _networked_environment())
 
     @classmethod
-    def personal(cls, folder: Path) -> Self:
-        """Return git as the person themselves would call it in a folder: identity, hooks, filters."""
+    def personal(cls, *where: str) -> Self:
+        """
+        Return git as the person themselves would call it: identity, hooks, filters.
+
+        `where` are options that say in which repository, `-C <folder>` or `--git-dir=<folder>`.
+        """
         env = {name: value for name, value in os.environ.items() if name not in _PLACES}
-        return cls(("-C", str(folder)), env | _QUIET)
+        return cls(where, env | _QUIET)
 
     async def run(
         self,

@@ -5,12 +5,13 @@ What is on record at one commit: every status, parsed once per change.
 from collections.abc import Mapping
 from typing import Any
 
+from reconciler.controller.ports import Entry
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.fields import Frozen
 from reconciler.core.model import HostStatus, Status
 from reconciler.store import statuses
 from reconciler.store.layout import FLEET, HOSTS, ROOT, TASKS, name_under
-from reconciler.store.objects import Entry, GitTree
+from reconciler.store.objects import GitTree
 from reconciler.store.repository import Repository
 
 Statuses = tuple[Mapping[str, Status], Mapping[str, HostStatus]]

@@ -226,7 +226,7 @@ class StateBranch:
 
     async def _recall(self, transitions: Sequence[Transition]) -> None:
         """Find the last transition of every task, once after a start, when one is first asked for."""
-        if self._last is None and self._head and any(step.before for step in transitions):
+        if self._last is None and self._head and transitions:
             self._last = dict(await last_transitions(self._repository, self._head))
 
     def _differing(self, step: Transition, blobs: Mapping[str, str | None]) -> Mapping[str, bytes | None]:
@@ -262,7 +262,7 @@ def _earlier_name(step: Transition) -> str:
     return step.event.old if isinstance(step.event, Renamed) else step.task
 
 
-def _message(step: Transition, revision: str, previous: str | int | None, ids: Sequence[str]) -> str:
+def _message(step: Transition, revision: str, previous: str | int | None, id_of: Callable[[int], str]) -> str:
     """Render a commit message; a number stands for the commit at that place in the same batch."""
-    commit = ids[previous] if isinstance(previous, int) else previous
+    commit = id_of(previous) if isinstance(previous, int) else previous
     return messages.render(step, revision=revision, previous=commit)

@@ -3,6 +3,7 @@ Notice that a branch moved. A hint to look, never a fact: who misses one finds o
 """
 
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from pathlib import Path
 
 from watchfiles import Change, awatch
@@ -25,10 +26,10 @@ async def ref_changes(repository: Repository, refs: Iterable[str]) -> AsyncGener
         return path in of_interest
 
     folders = {_existing(path.parent) for path in files}
-    async for _ in awatch(
-        *folders, watch_filter=is_one, step=_STEP, debounce=_DEBOUNCE, recursive=False, raise_interrupt=False
-    ):
-        yield
+    looking = awatch(*folders, watch_filter=is_one, step=_STEP, debounce=_DEBOUNCE, recursive=False)
+    async with aclosing(looking) as changes:
+        async for _ in changes:
+            yield
 
 
 def _existing(folder: Path) -> Path:

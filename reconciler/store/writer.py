@@ -180,7 +180,7 @@ class Writer:
         now = self.head
         if now == ids[-1] or (now is not None and await self._is_ancestor(ids[-1], now)):
             return
-        words = self._stream.words if self._stream else ""
+        words = self._stream.words if self._stream is not None else ""
         await asyncio.to_thread(self._kill_stream)
         if now == head:
             raise Unavailable(f"{self._ref} could not be moved: {words}")

@@ -1,0 +1,336 @@
+import asyncio
+import hashlib
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.errors import Conflict, SpecError, Unavailable, UsageError
+from reconciler.core.events import Removed, Renamed
+from reconciler.core.lifecycle import Transition
+from reconciler.core.model import HostStatus, Phase
+from reconciler.store import statuses
+from reconciler.store.history import history
+from reconciler.store.state import StateReader
+from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, start, started, status
+
+
+def line(place: Path, branch: str = BRANCH) -> list[str]:
+    """Return the subjects on the state branch, oldest first."""
+    return git(place, "log", "--reverse", "--format=%s", branch).splitlines()
+
+
+async def test_the_first_start_makes_an_orphan_branch_with_the_id_of_the_fleet(open_repository, bare):
+    repository = await open_repository(bare)
+    assert await StateReader(repository, BRANCH).fleet_id() is None
+
+    state = await start(repository, token="aaaabbbbcccc")
+    await state.close()
+    again = await start(repository, token="another0id00")
+    await again.close()
+
+    assert state.fleet_id == again.fleet_id == "aaaabbbbcccc"
+    assert await StateReader(repository, BRANCH).fleet_id() == "aaaabbbbcccc"
+    assert git(bare, "rev-list", "--count", BRANCH) == "1"
+    assert git(bare, "merge-base", "--all", "main", "main") != git(bare, "rev-parse", BRANCH)
+
+
+async def test_an_existing_branch_gets_the_id_on_top(open_state, checkout, bare):
+    git(checkout, "push", "-q", str(bare), "main:fleet-state")
+
+    state = await open_state(bare)
+
+    assert line(bare) == ["specs", "fleet: first start"]
+    assert git(bare, "show", f"{BRANCH}:fleet-state/fleet.yaml") == f'id: "{state.fleet_id}"'
+    assert git(bare, "show", f"{BRANCH}:specs/tasks/a.yaml") == "goal: a"
+
+
+async def test_the_state_branch_may_be_the_specs_branch_of_a_bare_repository(open_state, checkout, bare):
+    state = await open_state(bare, branch="main")
+    commit(checkout, "specs/tasks/b.yaml", "goal: b\n")
+    git(checkout, "pull", "-q", "--rebase", str(bare), "main")
+    git(checkout, "push", "-q", str(bare), "main")
+
+    with pytest.raises(Conflict):
+        await state.commit([created("a")])
+    await state.load()
+    await state.commit([created("a")])
+
+    assert line(bare, "main") == ["specs", "fleet: first start", "edit", "task a: created"]
+
+
+async def test_a_transition_is_one_commit_and_reading_it_back_gives_the_same_state(open_state, bare):
+    state = await open_state(bare)
+
+    await state.commit([created("web/a"), created("b")])
+    await state.commit([started("web/a")])
+
+    tasks, hosts = await state.load()
+    assert tasks == {"web/a": started("web/a").after, "b": status()}
+    assert hosts == {}
+    assert line(bare) == [
+        "fleet: first start",
+        "task web/a: created",
+        "task b: created",
+        "task web/a: assigned → running",
+    ]
+    assert git(bare, "fsck", "--full", "--strict") == ""
+
+
+async def test_the_same_state_again_makes_no_commit(open_state, bare):
+    state = await open_state(bare)
+    await state.commit([created("a")])
+    before = git(bare, "rev-parse", BRANCH)
+
+    await state.commit([created("a"), created("a")])
+    await state.commit([])
+
+    assert git(bare, "rev-parse", BRANCH) == before
+
+
+async def test_each_transition_names_the_one_before_it_within_a_batch_and_across_restarts(
+    open_repository, bare
+):
+    repository = await open_repository(bare)
+    for attempt in (1, 2):
+        state = await start(repository)
+        await state.load()
+        await state.commit([replace(created("a"), after=status(attempt=attempt)), created(f"b{attempt}")])
+        await state.commit([started("a", attempt), started("a", attempt + 10), created(f"c{attempt}")])
+        await state.commit([started("a", attempt + 20)])
+        await state.close()
+
+    told = git(
+        bare, "log", "--format=%H %(trailers:key=Prev-Transition,valueonly)", "--grep=^Task: a$", BRANCH
+    )
+
+    pairs = [row.split() for row in told.splitlines() if row]
+    assert len(pairs) == 8
+    assert [before for _, *before in pairs] == [[commit] for commit, *_ in pairs[1:]] + [[]]
+
+
+async def test_a_renamed_task_takes_its_file_and_its_history_along(open_state, open_repository, bare):
+    state = await open_state(bare)
+    await state.commit([created("old"), started("old")])
+    event = Renamed(task="new/name", old="old", at=NOW, reason="the file moved")
+    running = started("old").after
+
+    await state.commit([Transition("new/name", running, running, event)])
+    await state.commit(
+        [Transition("new/name", running, None, Removed(task="new/name", at=NOW, reason="gone"))]
+    )
+
+    assert (await state.load())[0] == {}
+    told = await history(await open_repository(bare), BRANCH, "new/name")
+    assert [(entry.task, entry.before, entry.after) for entry in told] == [
+        ("new/name", "running", None),
+        ("new/name", "running", "running"),
+        ("old", "assigned", "running"),
+        ("old", None, "created"),
+    ]
+
+
+async def test_callers_at_the_same_time_share_a_batch_and_each_is_answered(open_state, bare):
+    state = await open_state(bare)
+
+    await asyncio.gather(*(state.commit([created(f"t{number}")]) for number in range(50)))
+
+    assert len((await state.load())[0]) == 50
+    assert len(list((bare / "objects" / "pack").glob("*.pack"))) < 10
+
+
+async def test_a_caller_that_gives_up_leaves_the_others_in_peace(open_state, bare):
+    state = await open_state(bare)
+    impatient = asyncio.create_task(state.commit([created("a")]))
+    patient = asyncio.create_task(state.commit([created("b")]))
+    await asyncio.sleep(0)
+
+    impatient.cancel()
+    await patient
+
+    assert "b" in (await state.load())[0]
+
+
+async def test_somebody_elses_commit_is_a_conflict_and_nothing_of_the_batch_is_recorded(
+    open_state, bare, tmp_path
+):
+    state = await open_state(bare)
+    await state.commit([created("a")])
+    other = tmp_path / "other"
+    git(tmp_path, "clone", "-q", "-b", BRANCH, str(bare), str(other))
+    commit(other, "fleet-state/tasks/b.yaml", statuses.dump(status()).decode(), "by hand")
+    git(other, "push", "-q")
+
+    for _ in range(2):
+        with pytest.raises(Conflict, match="somebody else wrote"):
+            await state.commit([created("c"), created("d")])
+
+    tasks, _ = await state.load()
+    assert set(tasks) == {"a", "b"}
+    await state.commit([created("c")])
+    assert line(bare)[-2:] == ["by hand", "task c: created"]
+
+
+async def test_a_writer_goes_on_when_the_git_behind_it_was_killed(open_state, bare):
+    state = await open_state(bare)
+    await state.commit([created("a")])
+
+    state._writer._stream._process.kill()
+    state._writer._stream._process.wait()
+    await state.commit([created("b")])
+
+    assert line(bare)[1:] == ["task a: created", "task b: created"]
+
+
+async def test_a_ref_that_cannot_be_moved_is_unavailable_in_gits_own_words(open_state, bare):
+    state = await open_state(bare)
+    lock = bare / "refs" / "heads" / f"{BRANCH}.lock"
+    lock.touch()
+
+    with pytest.raises(Unavailable, match=r"could not be moved: .*\.lock"):
+        await state.commit([created("a")])
+    lock.unlink()
+    await state.commit([created("a")])
+
+    assert line(bare)[1:] == ["task a: created"]
+
+
+async def test_a_second_writer_is_refused_with_the_pid_of_the_first(open_state, open_repository, bare):
+    await open_state(bare)
+    held = await open_repository(bare)
+
+    script = (
+        "import asyncio, sys; from pathlib import Path\n"
+        "from reconciler.store.repository import Repository\n"
+        "from reconciler.store.writer import Writer\n"
+        "async def main():\n"
+        "    async with await Repository.open(sys.argv[1], Path('/')) as repository:\n"
+        "        await Writer.open(repository, 'fleet-state')\n"
+        "asyncio.run(main())"
+    )
+    second = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, str(held.git_dir), stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await second.communicate()
+
+    assert b"UsageError: another reconciler (pid %d) writes to fleet-state" % os.getpid() in said
+
+
+async def test_a_lock_that_a_killed_writer_left_does_not_stop_the_next(open_repository, bare):
+    repository = await open_repository(bare)
+    state = await start(repository)
+    await state.close()
+    (bare / "refs" / "heads" / f"{BRANCH}.lock").touch()
+
+    state = await start(repository)
+    await state.commit([created("a")])
+    await state.close()
+
+    assert line(bare)[1:] == ["task a: created"]
+
+
+async def test_a_branch_that_somebody_works_on_is_refused(open_repository, checkout):
+    git(checkout, "checkout", "-q", "-b", BRANCH)
+    repository = await open_repository(checkout)
+
+    with pytest.raises(UsageError, match=f"{BRANCH} is checked out in {checkout}"):
+        await start(repository)
+
+
+async def test_index_and_work_tree_of_a_checkout_are_the_same_byte_for_byte(open_state, checkout):
+    (checkout / "draft").write_text("not added\n")
+    (checkout / "specs/tasks/a.yaml").write_text("goal: edited\n")
+    before = fingerprint(checkout)
+
+    state = await open_state(checkout)
+    await state.commit([created("a")])
+    await state.load()
+
+    assert fingerprint(checkout) == before
+
+
+def fingerprint(checkout: Path) -> dict[str, str]:
+    files = [path for path in checkout.rglob("*") if path.is_file() and ".git" not in path.parts]
+    watched = [*files, checkout / ".git/index", checkout / ".git/HEAD", checkout / ".git/refs/heads/main"]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in watched}
+
+
+async def test_hosts_on_record_are_read_and_other_files_are_left_alone(open_state, checkout):
+    git(checkout, "checkout", "-q", "-b", BRANCH)
+    known = HostStatus(reachable=False, since=NOW, message="no route")
+    commit(checkout, "fleet-state/hosts/gpu.yaml", statuses.dump(known).decode())
+    commit(checkout, "fleet-state/README.md", "for people\n")
+    git(checkout, "checkout", "-q", "main")
+
+    tasks, hosts = await (await open_state(checkout)).load()
+
+    assert (tasks, hosts) == ({}, {"gpu": known})
+
+
+async def test_a_damaged_status_names_its_file_and_what_was_good_is_read_once_it_is_mended(
+    open_repository, bare, checkout
+):
+    git(checkout, "checkout", "-q", "-b", BRANCH)
+    repository = await open_repository(checkout)
+    reader = StateReader(repository, BRANCH)
+    good = statuses.dump(status()).decode()
+    commit(checkout, "fleet-state/tasks/a.yaml", good)
+    await reader.load()
+    commit(checkout, "fleet-state/tasks/b.yaml", "phase: nowhere\n")
+
+    with pytest.raises(SpecError, match=r"fleet-state/tasks/b\.yaml"):
+        await reader.load()
+    commit(checkout, "fleet-state/tasks/b.yaml", good)
+
+    assert set((await reader.load())[0]) == {"a", "b"}
+
+
+async def test_a_symbolic_link_in_the_state_is_not_followed(open_repository, checkout):
+    (checkout / "fleet-state/tasks").mkdir(parents=True)
+    (checkout / "fleet-state/tasks/a.yaml").symlink_to("/etc/passwd")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-q", "-m", "link")
+
+    with pytest.raises(SpecError, match="not a regular file"):
+        await StateReader(await open_repository(checkout), "main").load()
+
+
+async def test_a_name_that_leads_out_of_the_folder_is_never_written(open_state, bare):
+    state = await open_state(bare)
+
+    for name in ("../../specs/tasks/a", "a\nM 100644 inline b", "-x", "a/.git/b"):
+        with pytest.raises(ValueError, match="unsafe name"):
+            await state.commit([created(name)])
+
+    assert line(bare) == ["fleet: first start"]
+
+
+async def test_upkeep_joins_packs_and_writing_goes_on_beside_it(open_state, bare):
+    state = await open_state(bare)
+    for number in range(12):
+        await state.commit([created(f"t{number}")])
+
+    await asyncio.gather(
+        state._writer.tidy(), *(state.commit([created(f"u{number}")]) for number in range(9))
+    )
+    await state.commit([created("last")])
+
+    assert len(list((bare / "objects" / "pack").glob("*.pack"))) < 12
+    assert (bare / "objects/info/commit-graphs/commit-graph-chain").exists()
+    assert len((await state.load())[0]) == 22
+    assert git(bare, "fsck", "--full", "--strict") == ""
+
+
+async def test_trailers_say_what_git_log_is_asked_for(open_state, bare):
+    state = await open_state(bare)
+    await state.commit([created("a"), started("a")])
+
+    asked = "%(trailers:key=Task,key=From,key=To,key=Run,key=Host,key=Cause,key=Spec-Revision,separator=|)"
+
+    assert git(bare, "log", "-1", f"--format={asked}", BRANCH) == (
+        f"Task: a|From: assigned|To: running|Run: a.ga1a1a1a1.a1|Host: local|Cause: host"
+        f"|Spec-Revision: {REVISION}"
+    )
+    assert started("a").after.phase is Phase.RUNNING
