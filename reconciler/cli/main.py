@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
         "explain": Entry("reconciler.cli.look:explain", "Show where each value of a task comes from."),
         "history": Entry("reconciler.cli.record:history", "Show what happened, newest first."),
         "logs": Entry("reconciler.cli.record:logs", "Print what an agent printed."),
+        "prompt": Entry("reconciler.cli.agents:prompt", "Print what an agent is told."),
     },
     "Act (edit the specs, commit, push)": {
         "suspend": Entry("reconciler.cli.act:suspend", "Let tasks rest."),
@@ -55,6 +56,7 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
         "approve-prune": Entry("reconciler.cli.act:approve_prune", "Allow a large removal that waits."),
     },
     "Other": {
+        "adapter": Entry("reconciler.cli.agents:adapter", "Try adapters on what a CLI printed."),
         "version": Entry("reconciler.cli.version:version", "Print the version."),
     },
 }

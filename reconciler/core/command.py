@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.errors import Problem, SpecError
-from reconciler.core.model import Desired, Host, Order, Status, Task
+from reconciler.core.model import Desired, Host, Order, Repo, Status, Task
 from reconciler.core.prompt import Quote, check_template, render
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
@@ -44,17 +44,15 @@ def order(task: Task, status: Status, desired: Desired, quotes: Sequence[Quote] 
     Raises SpecError if the host or the adapter is gone, or a template is wrong.
     """
     adapter, host = _adapter(task, status, desired), _host(status, desired)
-    repo = desired.repos.get(task.repo) if task.repo else None
     session = resumed_session(adapter, status)
-    template = task.template or adapter.template
-    prompt = render(task, status, repo, template=template, resumed=session is not None, quotes=quotes)
+    prompt = told(task, status, desired, quotes)
     return Order(
         run=status.run or "",
         round=status.round,
         task=task.name,
         host=host,
         adapter=adapter,
-        repo=repo,
+        repo=_repo(task, desired),
         argv=_argv(adapter, task, status, host, prompt),
         prompt=prompt,
         env=task.env,
@@ -68,6 +66,18 @@ def order(task: Task, status: Status, desired: Desired, quotes: Sequence[Quote] 
         stall_timeout=task.stall_timeout,
         commit_message=_commit_message(task, status),
     )
+
+
+def told(task: Task, status: Status, desired: Desired, quotes: Sequence[Quote] = ()) -> str:
+    """
+    Return the prompt of the round of a task that its status names.
+
+    Raises SpecError if the adapter is gone or a template is wrong.
+    """
+    adapter = _adapter(task, status, desired)
+    is_resumed = resumed_session(adapter, status) is not None
+    template = task.template or adapter.template
+    return render(task, status, _repo(task, desired), template=template, resumed=is_resumed, quotes=quotes)
 
 
 def localize(argv: Iterable[str], *, workdir: str, prompt_file: str) -> tuple[str, ...]:
@@ -100,6 +110,10 @@ def _wrong_elements(adapter: Adapter, field: str) -> Iterator[str]:
             elif name not in VALUES[field]:
                 known = ", ".join(f"{{{known}}}" for known in sorted(VALUES[field] | groups))
                 yield f"unknown placeholder {{{name}}}; known here: {known}"
+
+
+def _repo(task: Task, desired: Desired) -> Repo | None:
+    return desired.repos.get(task.repo) if task.repo else None
 
 
 def _adapter(task: Task, status: Status, desired: Desired) -> Adapter:
