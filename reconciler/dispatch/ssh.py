@@ -53,7 +53,7 @@ class SshTransport(Transport):
                 step = "connect"
                 visit = await self._ready()
                 with visit.link.held():
-                    step = "open a session (sshd refuses them beyond MaxSessions)"
+                    step = "open a session (sshd has as many as its MaxSessions)"
                     process = await visit.open(command)
                     step = f"run {command}"
                     return await finish(process, stdin)

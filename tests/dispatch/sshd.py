@@ -53,6 +53,7 @@ class Sshd:
         self._process: subprocess.Popen[bytes] | None = None
         self.home.mkdir(parents=True)
         self.use_key(self.key)
+        self.identity.touch(mode=0o600)
         client_key.write_private_key(self.identity)
         client_key.write_public_key(folder / "authorized_keys")
 

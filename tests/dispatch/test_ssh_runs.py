@@ -1,0 +1,191 @@
+"""
+Runs over SSH: the run protocol of this machine, unchanged, over connections that come and go.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.model import FailureClass, Host
+from reconciler.dispatch.dispatcher import Dispatcher
+from reconciler.dispatch.transports import Transports
+from tests.dispatch.sshd import Sshd, Yard, needs_sshd, quick, yard
+from tests.dispatch.world import World, ended, git, processes_with, seen, until
+
+pytestmark = needs_sshd
+EDIT = "echo more >>README; echo new >new; rm src/main.py"
+
+
+@pytest.fixture
+def servers(tmp_path: Path):
+    with yard(tmp_path / "servers") as made:
+        yield made
+
+
+class Remote(World):
+    """The small world, its host reached over SSH."""
+
+    def __init__(self, folder: Path, host: Host, transports: Transports) -> None:
+        super().__init__(folder)
+        self.host = host
+        self.transport = transports(host)
+
+    def order(self, script: str, **fields):
+        return super().order(script, **{"host": self.host} | fields)
+
+    def dispatcher(self, **options):
+        return super().dispatcher(**{"patience": 30} | options)
+
+
+@contextlib.asynccontextmanager
+async def world_on(folder: Path, host: Host, hosts: dict[str, Host] | None = None):
+    transports = quick(hosts)
+    try:
+        yield Remote(folder / "a world", host, transports)
+    finally:
+        await transports.close()
+
+
+def logged(dispatcher: Dispatcher, run: str) -> int:
+    """Return how much of the agent's output has come back so far."""
+    return sum(path.stat().st_size for _, path in dispatcher.logs.paths(run) if path.name == "out")
+
+
+@pytest.fixture
+def server(servers: Yard) -> Sshd:
+    return servers.sshd()
+
+
+@pytest.fixture
+async def world(server: Sshd, tmp_path: Path):
+    async with world_on(tmp_path, server.host()) as made:
+        yield made
+
+
+async def test_an_order_is_carried_out_on_a_host_that_has_no_way_to_the_code_repository(
+    world: Remote, server: Sshd
+):
+    base = git(world.code, "rev-parse", "main")
+
+    report = await world.carry_out(world.order(EDIT, validation=("test -e new", "grep -q more README")))
+
+    assert (report.verdict.outcome, report.commits, report.base_commit) == ("success", 1, base)
+    assert [check.exit_code for check in report.checks] == [0, 0]
+    assert git(world.code, "rev-parse", "task/web/fix") == report.head_commit
+    changed = git(world.code, "diff", "--name-status", "main", "task/web/fix").split()
+    assert changed == ["M", "README", "A", "new", "D", "src/main.py"]
+    mirrors = await asyncio.to_thread(list, (server.home / ".local/state/reconciler").rglob("*.git"))
+    assert mirrors
+    assert all(str(world.folder) not in (mirror / "config").read_text() for mirror in mirrors)
+
+
+async def test_an_order_is_carried_out_behind_a_jump_host_without_sftp(servers: Yard, tmp_path: Path):
+    jump, target = servers.sshd("jump"), servers.sshd("target", Subsystem="")
+    async with world_on(tmp_path, target.host(jump="jump"), {"jump": jump.host()}) as world:
+        report = await world.carry_out(world.order(EDIT))
+
+    assert report.verdict.outcome == "success"
+    assert git(world.code, "rev-parse", "task/web/fix") == report.head_commit
+
+
+async def test_output_is_byte_identical_across_killed_connections(world: Remote, server: Sshd):
+    written = world.folder / "written"
+    steps = [world.folder / f"step{number}" for number in range(12)]
+    for step in steps:
+        os.mkfifo(step)
+    script = "".join(
+        f"head -c 150001 /dev/urandom | tee -a '{written}'; read go <'{step}'\n" for step in steps
+    )
+    order = world.order(script, repo=None)
+    dispatcher, facts = world.dispatcher(), asyncio.Queue()
+    dispatcher.follow(order, facts.put_nowait)
+    await seen(facts)
+
+    for number, step in enumerate(steps):
+        await until(lambda so_far=number * 150_001: logged(dispatcher, order.run) > so_far)
+        server.kill_connections()
+        await asyncio.to_thread(step.write_text, "go\n")
+    report = await ended(facts)
+    await dispatcher.close()
+
+    assert report.verdict.outcome == "success"
+    (log,) = (path for label, path in dispatcher.logs.paths(order.run) if path.name == "out")
+    assert log.read_bytes() == written.read_bytes()
+    assert log.stat().st_size == 12 * 150_001
+    assert server.logins() > len(steps)
+
+
+async def test_a_run_outlives_a_restart_of_sshd_and_of_the_reconciler(world: Remote, server: Sshd):
+    step = world.folder / "step"
+    os.mkfifo(step)
+    order = world.order(f"{world.note('start')}; {EDIT}; read go <'{step}'; {world.note('end')}")
+    first, facts = world.dispatcher(), asyncio.Queue()
+    first.follow(order, facts.put_nowait)
+    await seen(facts)
+
+    await first.close()
+    server.restart()
+    second = world.dispatcher()
+    second.follow(order, facts.put_nowait)
+    await seen(facts)
+    await asyncio.to_thread(step.write_text, "go\n")
+    report = await ended(facts)
+    await second.close()
+
+    assert (report.verdict.outcome, report.commits) == ("success", 1)
+    assert world.noted == ["start", "end"]
+
+
+async def test_nothing_is_lost_or_run_twice_while_connections_are_killed_at_random(
+    world: Remote, server: Sshd
+):
+    moments = random.Random(3)
+    scripts = {f"t{n}": f"{world.note(f't{n}')}; echo {n} >{n}; sleep 0.{n}; echo done {n}" for n in range(8)}
+    dispatcher, facts = world.dispatcher(), asyncio.Queue()
+    for name, script in scripts.items():
+        order = world.order(script, run=f"{name}.g12345678.a1", branch=f"task/{name}")
+        dispatcher.follow(order, facts.put_nowait)
+
+    kills = 0
+    for _ in range(12):
+        await asyncio.sleep(moments.uniform(0, 0.5))
+        kills += server.kill_connections()
+    reports = [await ended(facts) for _ in scripts]
+    await dispatcher.close()
+
+    assert kills > 5
+    assert {report.verdict.outcome for report in reports} == {"success"}, reports
+    assert sorted(world.noted) == sorted(scripts)
+    heads = git(world.code, "for-each-ref", "--format=%(refname:short)", "refs/heads/task").split()
+    assert sorted(heads) == sorted(f"task/{name}" for name in scripts)
+
+
+async def test_stopping_a_run_ends_its_whole_tree_on_the_host(world: Remote):
+    mark = f"tree-of-{world.folder.parent.name}"
+    script = f"setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' {mark} & exec sleep 600"
+    order = world.order(script, repo=None)
+    dispatcher, facts = world.dispatcher(), asyncio.Queue()
+    dispatcher.follow(order, facts.put_nowait)
+    await seen(facts)
+    await until(lambda: processes_with(mark))
+
+    dispatcher.stop(order, "task removed", facts.put_nowait)
+    report = await ended(facts)
+    await dispatcher.close()
+
+    assert report.verdict.kind is FailureClass.CANCELLED
+    assert not processes_with(mark)
+
+
+async def test_a_working_folder_that_cannot_be_made_fails_with_the_remedy(servers: Yard, tmp_path: Path):
+    host = servers.sshd().host(workdir="/dev/null/work")
+    async with world_on(tmp_path, host) as world:
+        report = await world.carry_out(world.order("true", repo=None))
+
+    assert report.verdict.outcome == "failed"
+    assert "host h1" in report.verdict.message
+    assert "workdir" in report.verdict.message
