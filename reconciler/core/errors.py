@@ -63,6 +63,10 @@ class Unavailable(ReconcilerError):
     """Try again later, with backoff and jitter."""
 
 
+class Gone(Unavailable):
+    """An object of git that was asked for by its id is not there, and waiting does not bring it back."""
+
+
 class Conflict(ReconcilerError):
     """Somebody wrote first: fetch, think again, at once."""
 

@@ -18,9 +18,10 @@ from reconciler.core.command import check_adapter
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.fields import Frozen, check_name
 from reconciler.core.model import AgentSpec, FleetSpec, HostSpec, Kind, RepoSpec, TaskSpec
+from reconciler.core.text import one_line
 from reconciler.specs import layers, yaml
 from reconciler.specs.rules import Mistake, broken_rules
-from reconciler.specs.yaml import MAX_MISTAKES, Path, shorten
+from reconciler.specs.yaml import MAX_MISTAKES, Path
 
 MODELS: Mapping[Kind, type[Frozen]] = {
     "fleet": FleetSpec,
@@ -126,22 +127,28 @@ def locate(path: str) -> tuple[Kind, str] | Problem:
     """Return the kind and the name that the path of a file gives it, or why it gives none."""
     if path == FLEET:
         return "fleet", "fleet"
+    said = _printable(path)
     folder, _, rest = path.removeprefix(f"{ROOT}/").partition("/")
     kind = FOLDERS.get(folder)
     if kind is None or not rest:
         expected = f"expected fleet.yaml or a file in {', '.join(FOLDERS)}"
         hint = nearest(folder, FOLDERS) if rest else nearest(folder, ["fleet.yaml", "fleet.yml"], 0.8)
-        return Problem(path, 1, 1, f"not a place for a spec; {expected}", hint=hint.replace(".yml", ".yaml"))
+        return Problem(said, 1, 1, f"not a place for a spec; {expected}", hint=hint.replace(".yml", ".yaml"))
     if not rest.endswith(".yaml"):
-        hint = f"{path.removesuffix('.yml')}.yaml" if path.endswith(".yml") else ""
-        return Problem(path, 1, 1, "the name of a spec file ends in .yaml", hint=hint)
+        hint = f"{said.removesuffix('.yml')}.yaml" if path.endswith(".yml") else ""
+        return Problem(said, 1, 1, "the name of a spec file ends in .yaml", hint=hint)
     name = rest.removesuffix(".yaml")
     if "/" in name and kind != "task":
-        return Problem(path, 1, 1, f"only tasks may lie in folders; move it to {ROOT}/{folder}/")
+        return Problem(said, 1, 1, f"only tasks may lie in folders; move it to {ROOT}/{folder}/")
     try:
         return kind, check_name(name)
     except ValueError as error:
-        return Problem(path, 1, 1, shorten(str(error)))
+        return Problem(said, 1, 1, one_line(str(error), _MESSAGE))
+
+
+def _printable(path: str) -> str:
+    """Return a path that may have any bytes in it as text for a terminal and a commit."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in path)
 
 
 def _not_a_file(path: str, mode: str) -> Problem | None:
@@ -197,8 +204,21 @@ def place(found: Iterable[Mistake], path: str, data: bytes) -> list[Problem]:
         lacks_key = isinstance(mistake.path[len(where)], str) if where != mistake.path else False
         line, column = places[where][0 if mistake.at_key or lacks_key else 1] if where else (1, 1)
         field = ".".join(map(str, mistake.path if lacks_key else where))
-        problems.append(Problem(path, line, column, shorten(mistake.message), shorten(field), mistake.hint))
+        problems.append(
+            Problem(
+                path,
+                line,
+                column,
+                one_line(mistake.message, _MESSAGE),
+                one_line(field, _MESSAGE),
+                mistake.hint,
+            )
+        )
     return problems
+
+
+_MESSAGE = 240
+"""Longest message; a value in it may be a page."""
 
 
 def _explain(model: type[Frozen], value: Any, details: ErrorDetails) -> Mistake:

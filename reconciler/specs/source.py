@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TypeVar
 
 from reconciler.controller.ports import Entry, Tree
-from reconciler.core.errors import Unavailable
+from reconciler.core.errors import Gone, Unavailable
 from reconciler.core.model import Desired, Status, Task, TaskSpec
 from reconciler.specs.fleet import Builder, stand_in, too_many, uncollected
 from reconciler.specs.layers import blank_task, resolve
@@ -101,11 +101,13 @@ class SpecSource:
         return await self._first_good(broken.path, await self._tree.versions(head, broken.path, VERSIONS))
 
     async def _first_good(self, path: str, blobs: Collection[str]) -> Parsed | None:
-        contents = await self._tree.blobs(blobs, limit=MAX_BYTES)
-        versions = (
-            self._parser.parse(path, File(_FILE, blob, contents[blob])) for blob in blobs if blob in contents
-        )
-        return next((parsed for parsed in versions if parsed and parsed.spec), None)
+        for blob in blobs:
+            with suppress(Gone):
+                contents = await self._tree.blobs([blob], limit=MAX_BYTES)
+                parsed = self._parser.parse(path, File(_FILE, blob, contents[blob]))
+                if parsed and parsed.spec:
+                    return parsed
+        return None
 
 
 _FILE = "100644"
@@ -118,9 +120,6 @@ async def read_files(tree: Tree, entries: Mapping[str, Entry | None]) -> AsyncIt
         ids = {entry.blob for _, entry in batch if _has_content(entry)}
         contents = await tree.blobs(ids, limit=MAX_BYTES)
         for path, entry in batch:
-            if _has_content(entry) and entry.blob not in contents:
-                message = f"{path}: git has no object {entry.blob}; is the repository complete?"
-                raise Unavailable(message)
             yield path, File(entry.mode, entry.blob, contents.get(entry.blob, b""))
 
 

@@ -25,6 +25,7 @@ from ruamel.yaml.events import (
 )
 
 from reconciler.core.errors import Problem, SpecError
+from reconciler.core.text import one_line
 
 try:
     from _ruamel_yaml import CParser
@@ -391,16 +392,7 @@ def _syntax_problem(error: MarkedYAMLError, text: str, path: str) -> Problem:
     lines = text.split("\n")
     line = min(mark.line, len(lines) - 1)
     column = mark.column if line == mark.line else len(lines[line])
-    return Problem(path, line + 1, min(column, len(lines[line])) + 1, shorten(message))
-
-
-def shorten(message: str) -> str:
-    """Return the message as one line that fits into a terminal's few."""
-    line = " ".join(message.split())
-    return line if len(line) <= _MESSAGE else f"{line[: _MESSAGE - 1]}…"
-
-
-_MESSAGE = 240
+    return Problem(path, line + 1, min(column, len(lines[line])) + 1, one_line(message))
 
 
 def _bad_start(character: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from tempfile import TemporaryFile
 from typing import IO
 
-from reconciler.core.errors import Unavailable
+from reconciler.core.errors import Gone, Unavailable
 from reconciler.store.git import Git, pipes, speakable
 
 _AHEAD = 256
@@ -39,7 +39,7 @@ class CatFile:
         """
         Hand the content of each object to `receive`, in order; larger ones cut to `limit` + 1 bytes.
 
-        Raises Unavailable if one of them is not there.
+        Raises Gone if one of them is not there, Unavailable.
         """
         await asyncio.to_thread(self._read, ids, receive, limit)
 
@@ -107,7 +107,7 @@ def _content(answers: IO[bytes], name: str, limit: int | None) -> bytes:
     if not header:
         raise OSError("end of stream")
     if header.endswith(b" missing\n"):
-        raise Unavailable(f"object {name} is not in the repository; `git fsck` says what else")
+        raise Gone(f"object {name} is not in the repository; `git fsck` says what else")
     size = int(header.rsplit(b" ", 1)[1])
     kept = size if limit is None else min(size, limit + 1)
     content = answers.read(kept)
