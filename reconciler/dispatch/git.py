@@ -7,6 +7,7 @@ credentials.
 """
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -86,7 +87,8 @@ async def git(
         raise Unavailable(f"git {words[0]} took longer than {timeout:g} s; it was stopped") from None
     finally:
         if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     said = one_line(_CREDENTIALS.sub("", stderr.decode(errors="replace")))
     return Done(process.returncode or 0, stdout, said)

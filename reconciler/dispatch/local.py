@@ -3,6 +3,7 @@ This machine as a host: its runs are subprocesses.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,8 @@ class LocalTransport(Transport):
             ) from None
         finally:
             if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+                    os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         code = process.returncode or 0
         return Answer(code if code >= 0 else 128 - code, stdout, stderr)  # as a shell tells of a signal

@@ -120,8 +120,8 @@ def validation_job(commands: Sequence[str], *, env: Mapping[str, str], folder: s
     """
     Return the script that runs the commands in order, up to the first that fails.
 
-    What they print goes to `out`; the job's own account, which they cannot
-    write to, to `err`: `begin <n> <offset in out>`, and
+    What they print goes to `out`; the job's own account, which it does not get
+    mixed up with, to `err`: `begin <n> <offset in out>`, and
     `end <n> <exit code> <hundredths of a second> <offset in out>`.
     """
     lines = [

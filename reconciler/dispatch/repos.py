@@ -7,7 +7,6 @@ it is checked, and from here it is pushed. A host needs no credential for that.
 
 import asyncio
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +30,7 @@ _NOT_THERE = re.compile(
     r"|not a git repository|transport .* not allowed",
     re.IGNORECASE,
 )
+_BUNDLE = re.compile(rb"# v2 git bundle\n(?:-[0-9a-f]{40}[^\n]*\n)*(?P<head>[0-9a-f]{40}) [^\n]+\n\n")
 _NAMED = 3
 
 
@@ -83,16 +83,25 @@ class CodeRepository:
             )
 
     async def receive(self, bundle: bytes, name: str) -> str:
-        """Take in the commits of a bundle and return their head. Raises StepFailed if they are damaged."""
-        ref = f"refs/reconciler/done/{name}"
-        with tempfile.NamedTemporaryFile(dir=self.folder, prefix="bundle-") as file:
-            file.write(bundle)
-            file.flush()
-            words = ("-q", "--no-tags", "--no-write-fetch-head", file.name, f"+{ref}:{ref}")
-            done = await git(self.folder, "-c", "fetch.fsckObjects=true", "fetch", *words)
-        if done.code:
-            raise self._failed(FailureClass.AGENT, f"the work is refused: {done.words}")
-        return (await self._git("rev-parse", ref)).text
+        """
+        Take in the commits of a bundle and return their head. Raises StepFailed if they are damaged.
+
+        Not by `git fetch`, which (up to 2.45 at least) does not check what a bundle brings.
+        """
+        head, pack = self._opened(bundle)
+        done = await git(self.folder, "index-pack", "--stdin", "--fix-thin", "--strict", stdin=pack)
+        if done.code or not await self._has(head):
+            raise self._failed(
+                FailureClass.AGENT, f"the work is refused: {done.words or 'its head is missing'}"
+            )
+        await self._git("update-ref", f"refs/reconciler/done/{name}", head)
+        return head
+
+    def _opened(self, bundle: bytes) -> tuple[str, bytes]:
+        match = _BUNDLE.match(bundle)
+        if match is None:
+            raise self._failed(FailureClass.AGENT, "the work is refused: it is no git bundle of one branch")
+        return match["head"].decode(), bundle[match.end() :]
 
     async def check(self, base: str, head: str) -> int:
         """

@@ -2,6 +2,7 @@
 What came of the validation commands: from the account of their job to checks.
 """
 
+import re
 from collections.abc import Sequence
 
 from reconciler.core.model import Check
@@ -9,6 +10,12 @@ from reconciler.core.text import tail
 
 STOPPED = 124
 """Exit code of a command that was stopped, as timeout(1) has it."""
+_LINE = re.compile(
+    rb"^(?:begin \d+ (?P<begin>\d{1,18})|"
+    rb"end \d+ (?P<code>\d{1,3}) (?P<hundredths>\d{1,12}) (?P<end>\d{1,18}))\n",
+    re.MULTILINE,
+)
+"""A whole line of the account; one that is cut counts as not there."""
 _LINES = 60
 _CHARACTERS = 4000
 
@@ -23,15 +30,16 @@ def read_checks(
     time all of them took, was its.
     """
     checks: list[Check] = []
-    begun = 0
-    for line in account.decode(errors="replace").splitlines():
-        match line.split():
-            case ["begin", _, offset]:
-                begun = int(offset)
-            case ["end", number, code, hundredths, offset]:
-                printed = output[begun : int(offset)]
-                checks.append(_check(commands[int(number) - 1], int(code), int(hundredths) / 100, printed))
-                begun = -1
+    begun = -1
+    for line in _LINE.finditer(account):
+        if line["begin"]:
+            begun = int(line["begin"])
+        elif begun >= 0 and len(checks) < len(commands):
+            printed = output[begun : int(line["end"])]
+            checks.append(
+                _check(commands[len(checks)], int(line["code"]), int(line["hundredths"]) / 100, printed)
+            )
+            begun = -1
     if begun >= 0 and len(checks) < len(commands):
         rest = max(0.0, round(seconds - sum(check.seconds for check in checks), 2))
         checks.append(_check(commands[len(checks)], STOPPED, rest, output[begun:]))

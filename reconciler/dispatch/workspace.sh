@@ -16,12 +16,12 @@ refuse() { printf 'E %s\n' "$*"; exit 70; }
 
 export LC_ALL=C GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_TERMINAL_PROMPT=0
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY GIT_ALTERNATE_OBJECT_DIRECTORIES
-git() { # without hooks and helpers: the agent may have put some there
-  command git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c commit.gpgSign=false \
+run_git() { # without hooks and helpers: the agent may have put some there
+  git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c commit.gpgSign=false \
     -c gc.auto=0 -c maintenance.auto=false -c checkout.workers=0 "$@"
 }
 # Named, never searched for: with its .git gone, a search would end in somebody else's repository.
-in_work() { git -C "$work" --git-dir="$work/.git" --work-tree="$work" "$@"; }
+in_work() { run_git -C "$work" --git-dir="$work/.git" --work-tree="$work" "$@"; }
 
 enter() { # fleet key id -> $fleet $work $run
   mkdir -p -m 700 -- "$1" 2>/dev/null && mkdir -p -m 700 -- "$1/work" "$1/repos" "$1/runs" && cd -P -- "$1" ||
@@ -29,9 +29,9 @@ enter() { # fleet key id -> $fleet $work $run
   fleet=$PWD work=$PWD/work/${2:-} run=$PWD/runs/${3:-}
 }
 
-need_git() { command git --version >/dev/null 2>&1 || refuse 'git is not installed, or not on the PATH of a login without terminal'; }
+need_git() { command -v git >/dev/null 2>&1 || refuse 'git is not installed, or not on the PATH of a login without terminal'; }
 
-has() { git --git-dir="$mirror" cat-file -e "$1^{commit}" 2>/dev/null; }
+has() { run_git --git-dir="$mirror" cat-file -e "$1^{commit}" 2>/dev/null; }
 
 answer_ready() { # base
   printf 'S ready\nbase %s\nwork %s\nrun %s\n' "$1" "$work" "$run"
@@ -45,7 +45,7 @@ clean() { # what the agent did is committed; what lies around is of the validati
 
 create_mirror() { # in one move, as below
   [ -d "$mirror" ] && return
-  git init -q --bare --template= "$mirror.$$" || return 1
+  run_git init -q --bare --template= "$mirror.$$" || return 1
   [ -d "$mirror" ] || mv "$mirror.$$" "$mirror"
   rm -rf "$mirror.$$"
 }
@@ -53,14 +53,13 @@ create_mirror() { # in one move, as below
 create_work() { # in one move, so that a half made one is never seen
   new=$work.new.$$
   rm -rf "$new"
-  git init -q --template= "$new" &&
+  run_git init -q --template= "$new" &&
     printf '%s/objects\n' "$mirror" >"$new/.git/objects/info/alternates" &&
-    git -C "$new" update-ref refs/reconciler/base "$commit" &&
-    git -C "$new" update-ref "refs/heads/$branch" "$commit" &&
-    git -C "$new" symbolic-ref HEAD "refs/heads/$branch" &&
-    git -C "$new" config user.name "$name" &&
-    git -C "$new" config user.email agent@reconciler.invalid &&
-    git -C "$new" reset -q --hard &&
+    printf 'ref: refs/heads/%s\n' "$branch" >"$new/.git/HEAD" &&
+    printf '[user]\n\tname = %s\n\temail = agent@reconciler.invalid\n' "$name" >>"$new/.git/config" &&
+    printf 'create %s %s\n' refs/reconciler/base "$commit" "refs/heads/$branch" "$commit" |
+    run_git -C "$new" update-ref --stdin &&
+    run_git -C "$new" reset -q --hard &&
     mv "$new" "$work" || {
     rm -rf "$new"
     return 1
@@ -91,14 +90,14 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
   said=$(create_mirror 2>&1) || refuse "cannot make $mirror: $said"
   cat >"$work.in.$$"
   if ! has "$commit" && [ -s "$work.in.$$" ]; then
-    said=$(git --git-dir="$mirror" fetch -q --no-tags --no-write-fetch-head "$work.in.$$" \
+    said=$(run_git --git-dir="$mirror" fetch -q --no-tags --no-write-fetch-head "$work.in.$$" \
       "+refs/reconciler/base/$commit:refs/reconciler/base/$commit" 2>&1) || said="cannot take in the bundle: $said"
   fi
   rm -f "$work.in.$$"
   if ! has "$commit"; then
     case ${said:-} in *lacks*these*prerequisite* | '') ;; *) refuse "$said" ;; esac
     printf 'S need\n'
-    git --git-dir="$mirror" for-each-ref --sort=-creatordate --count=64 --format='have %(objectname)' refs/reconciler
+    run_git --git-dir="$mirror" for-each-ref --sort=-creatordate --count=64 --format='have %(objectname)' refs/reconciler
     exit 0
   fi
   said=$(create_work 2>&1) || refuse "cannot make $work: $said"

@@ -1,0 +1,118 @@
+"""
+What is sent to the wrapper, and what its answers mean.
+"""
+
+import subprocess
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reconciler.core.errors import Unavailable
+from reconciler.dispatch.protocol import (
+    RUN_ID,
+    RunState,
+    Stage,
+    agent_id,
+    agent_job,
+    parse_standing,
+    parse_state,
+    payload,
+    validation_id,
+)
+from reconciler.dispatch.transport import SAFE_WORD
+from reconciler.dispatch.validation import read_checks
+
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=60)
+SHOW = 'printf "%s\\0" "$@" "$A"'
+
+
+@settings(max_examples=40, deadline=None)
+@given(arguments=st.lists(texts, min_size=1, max_size=4), value=texts)
+def test_no_argument_and_no_value_is_looked_into_by_the_shell(arguments, value):
+    job = agent_job(["sh", "-c", SHOW, "sh", *arguments], env={"A": value}, folder="/")
+
+    printed = subprocess.run(["sh"], input=job.encode(), capture_output=True, check=True).stdout
+
+    assert printed.split(b"\0")[:-1] == [text.encode() for text in (*arguments, value)]
+
+
+@given(job=texts, stdin=st.binary(max_size=200))
+def test_the_header_tells_where_the_job_ends(job, stdin):
+    header, _, rest = payload(job, stdin).partition(b"\n")
+    magic, lines, size = header.split()
+
+    assert magic == b"run1"
+    assert rest.split(b"\n", int(lines))[-1] == stdin
+    assert int(size) == len(stdin)
+
+
+@pytest.mark.parametrize("run", ["a.g12345678.a1", "web/fix.r2.g12345678.a10", "a_b/c-d.g1.a1"])
+@pytest.mark.parametrize("name", [agent_id, validation_id])
+def test_the_id_of_a_run_is_one_safe_word_that_names_its_round(run, name):
+    found = RUN_ID.match(name(run, 12))
+
+    assert SAFE_WORD.match(name(run, 12))
+    assert found
+    assert (found["run"], found["round"]) == (run.replace("/", "+"), "12")
+    assert bool(found["validation"]) == (name is validation_id)
+
+
+@pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.DONE])
+def test_a_state_is_a_word(stage):
+    assert parse_state([stage.value]) == RunState(stage)
+
+
+def test_the_end_of_a_run_is_known_in_full():
+    assert parse_state(["done", "143", "12", "0", "250", "timeout"]) == RunState(
+        Stage.DONE, 143, 12, 0, 2.5, "timeout"
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["gone"], ["done"], ["done", "x", "1", "1", "1", "exit"], ["done", "0"]]
+)
+def test_what_is_no_state_is_doubt(words):
+    with pytest.raises(Unavailable, match="which is no state"):
+        parse_state(words)
+
+
+def test_a_standing_names_the_folder_even_with_spaces_in_it():
+    standing = parse_standing("S 42 /a folder/runs\na.r1 running\nb.r1 done 0 1 2 3 exit\n")
+
+    assert (standing.root, standing.events_bytes) == ("/a folder/runs", 42)
+    assert {run_id: state.stage for run_id, state in standing.states.items()} == {
+        "a.r1": Stage.RUNNING,
+        "b.r1": Stage.DONE,
+    }
+
+
+@pytest.mark.parametrize("text", ["", "S", "S x /root", "E no"])
+def test_what_is_no_standing_is_doubt(text):
+    with pytest.raises(Unavailable, match="which is no standing"):
+        parse_standing(text)
+
+
+ACCOUNT = b"begin 1 4\nend 1 0 150 8\nbegin 2 12\nend 2 3 25 17\n"
+OUTPUT = b"$ a\none\n$ b\nsix7\n"
+
+
+@given(cut=st.integers(0, len(ACCOUNT)))
+def test_an_account_that_is_cut_never_makes_a_check_pass_that_did_not_end(cut):
+    whole = read_checks(("a", "b", "c"), ACCOUNT, OUTPUT, seconds=2)
+    checks = read_checks(("a", "b", "c"), ACCOUNT[:cut], OUTPUT, seconds=2)
+
+    assert [(check.exit_code, check.seconds, check.output) for check in whole] == [
+        (0, 1.5, "one"),
+        (3, 0.25, "six7"),
+    ]
+    assert len(checks) <= 2
+    assert all(check.exit_code == 124 or check == same for check, same in zip(checks, whole, strict=False))
+
+
+@given(
+    account=st.binary(max_size=200)
+    | st.from_regex(rb"(begin [0-9]+ [0-9]+\n|end [0-9 ]+\n)*", fullmatch=True)
+)
+def test_no_account_makes_more_checks_than_there_are_commands(account):
+    assert len(read_checks(("a", "b"), account, OUTPUT, seconds=1)) <= 2

@@ -1,0 +1,172 @@
+"""
+Mirrors of code repositories: what comes in is checked, what goes out is wanted.
+"""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.errors import Unavailable
+from reconciler.core.model import FailureClass, Repo
+from reconciler.dispatch.repos import CodeRepository
+from reconciler.dispatch.steps import StepFailed
+from tests.dispatch.world import World, git
+
+NOBODY = "1" * 40
+
+
+@pytest.fixture
+def world(tmp_path) -> World:
+    return World(tmp_path / "a world")
+
+
+@pytest.fixture
+def repository(world) -> CodeRepository:
+    return mirror_of(world)
+
+
+def mirror_of(world: World, **fields) -> CodeRepository:
+    repo = Repo(**{"name": "code", "url": "code.git"} | fields)
+    return CodeRepository(repo, mirrors=world.data / "repos", fleet=world.folder)
+
+
+def bundle_of(folder: Path, commit: str, base: str) -> bytes:
+    """Return a commit as a host would send it."""
+    git(folder, "update-ref", "refs/reconciler/done/a.r1", commit)
+    git(folder, "bundle", "create", "-q", "work.bundle", "refs/reconciler/done/a.r1", f"^{base}")
+    return (folder / "work.bundle").read_bytes()
+
+
+def commit_in(folder: Path) -> str:
+    git(folder, "commit", "-q", "--allow-empty", "-m", "Go on")
+    return git(folder, "rev-parse", "HEAD")
+
+
+async def test_work_comes_back_whole(world, repository):
+    base = await repository.starting_point(None)
+    seed = world.folder / "seed"
+    head = commit_in(seed)
+
+    received = await repository.receive(bundle_of(seed, head, base), "a.r1")
+    commits = await repository.check(base, received)
+    await repository.deliver(received, "task/a", None)
+    await repository.deliver(received, "task/a", None)
+
+    assert (received, commits) == (head, 1)
+    assert git(world.code, "rev-parse", "task/a") == head
+
+
+@pytest.mark.parametrize("damage", [slice(0), slice(10), slice(-30)])
+async def test_a_damaged_bundle_is_refused(world, repository, damage):
+    base = await repository.starting_point(None)
+    seed = world.folder / "seed"
+    bundle = bundle_of(seed, commit_in(seed), base)
+
+    with pytest.raises(StepFailed, match="the work is refused") as failed:
+        await repository.receive(bundle[damage], "a.r1")
+
+    assert failed.value.kind == FailureClass.AGENT
+
+
+async def test_objects_that_git_would_not_make_are_refused(world, repository):
+    base = await repository.starting_point(None)
+    seed = world.folder / "seed"
+    (seed / "malformed").write_text(
+        f"tree {git(seed, 'rev-parse', 'HEAD^{tree}')}\nparent {base}\nno author\n\nx\n"
+    )
+    words = ("hash-object", "-t", "commit", "-w", "--literally", "malformed")
+    bundle = bundle_of(seed, git(seed, *words), base)
+
+    with pytest.raises(StepFailed, match="missing"):
+        await repository.receive(bundle, "a.r1")
+
+
+async def test_work_on_top_of_commits_that_are_not_known_is_refused(world, repository):
+    await repository.starting_point(None)
+    seed = world.folder / "seed"
+    unknown = commit_in(seed)
+
+    with pytest.raises(StepFailed, match="the work is refused"):
+        await repository.receive(bundle_of(seed, commit_in(seed), unknown), "a.r1")
+
+
+async def test_a_commit_to_go_on_from_that_is_gone_is_a_matter_for_a_person(repository):
+    with pytest.raises(StepFailed, match=f"commit {NOBODY}") as failed:
+        await repository.starting_point(NOBODY)
+
+    assert failed.value.kind == FailureClass.CONFIG
+
+
+async def test_a_workspace_may_start_from_the_base_branch_and_from_what_it_goes_on_from(world, repository):
+    older = await repository.starting_point(None)
+    seed = world.folder / "seed"
+    commit_in(seed)
+    git(seed, "push", "-q", str(world.code), "main")
+    await repository.starting_point(None)
+    foreign = commit_in(seed)
+    git(seed, "push", "-q", str(world.code), "HEAD:refs/heads/task/a")
+
+    await repository.check_base(older, None)
+    await repository.check_base(foreign, foreign)
+    with pytest.raises(StepFailed, match="is not on 'main'"):
+        await repository.check_base(foreign, None)
+
+
+async def test_a_rewritten_base_branch_is_followed(world, repository):
+    before = await repository.starting_point(None)
+    seed = world.folder / "seed"
+    git(seed, "commit", "-q", "--amend", "-m", "Begin differently")
+    git(seed, "push", "-q", "-f", str(world.code), "main")
+
+    after = await repository.starting_point(None)
+
+    assert after == git(seed, "rev-parse", "HEAD") != before
+
+
+async def test_a_push_that_the_forge_declines_is_told_in_its_words(world, repository):
+    base = await repository.starting_point(None)
+    hook = world.code / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho the quota is used up >&2; exit 1\n")
+    hook.chmod(0o755)
+
+    with pytest.raises(StepFailed, match="quota is used up") as failed:
+        await repository.deliver(base, "task/a", None)
+
+    assert failed.value.kind == FailureClass.CONFIG
+
+
+async def test_a_branch_that_was_removed_after_its_delivery_is_not_made_again(world, repository):
+    base = await repository.starting_point(None)
+
+    with pytest.raises(StepFailed, match="is gone"):
+        await repository.deliver(base, "task/a", NOBODY)
+
+    assert git(world.code, "for-each-ref", "--format=%(refname)") == "refs/heads/main"
+
+
+async def test_a_repository_that_cannot_be_reached_is_tried_again_by_the_caller(world):
+    with pytest.raises(Unavailable, match="repo code: cannot fetch from"):
+        await mirror_of(world, url="http://127.0.0.1:9/code.git").starting_point(None)
+
+
+async def test_credentials_in_an_address_are_not_told(world):
+    with pytest.raises(Unavailable) as failed:
+        await mirror_of(world, url="http://me:hush@127.0.0.1:9/code.git").starting_point(None)
+
+    assert "hush" not in str(failed.value)
+
+
+async def test_a_deleted_mirror_is_made_again(world, repository):
+    first = await repository.starting_point(None)
+    shutil.rmtree(repository.folder)
+
+    assert await mirror_of(world).starting_point(None) == first
+
+
+async def test_many_callers_at_once_get_the_same_commit(repository):
+    found = await asyncio.gather(*(repository.starting_point(None) for _ in range(8)))
+
+    assert len(set(found)) == 1
