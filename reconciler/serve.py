@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 from reconciler import clock
 from reconciler.controller.loop import Loop, Until
+from reconciler.controller.ports import Step
 from reconciler.core.errors import Refused, Unavailable
-from reconciler.core.lifecycle import Transition
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.output import read_output
+from reconciler.dispatch.prober import Prober
 from reconciler.dispatch.site import local_folder
 from reconciler.dispatch.transports import Transports
 from reconciler.settings import Settings
@@ -37,9 +38,7 @@ LOCAL_LOOK = 2.0
 """Seconds between looks at refs of this machine: the net below the watch; a look costs microseconds."""
 
 
-async def serve(
-    settings: Settings, *, until: Until = "stopped", on_transition: Callable[[Transition], None]
-) -> Loop:
+async def serve(settings: Settings, *, until: Until = "stopped", on_step: Callable[[Step], None]) -> Loop:
     """
     Reconcile the fleet until the time to end has come; return the loop as it ended.
 
@@ -48,7 +47,7 @@ async def serve(
     serves it, Unavailable or Refused if it cannot be reached in the beginning.
     """
     async with _fleet(settings) as fleet, asyncio.TaskGroup() as group:
-        fleet.loop.on_transition = on_transition
+        fleet.loop.on_step = on_step
         hints = [group.create_task(hint) for hint in (_watch(fleet), _look(fleet))]
         work = group.create_task(fleet.loop.run(until))
         work.add_done_callback(lambda _: [hint.cancel() for hint in hints])
@@ -97,7 +96,8 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             clock=clock.now,
             read_output=read_output,
         )
-        loop = Loop(specs, state, dispatch, clock.now, sweep_interval=settings.sweep_interval)
+        prober = Prober(transports, data=settings.data_dir, clock=clock.now)
+        loop = Loop(specs, state, dispatch, prober, clock.now, sweep_interval=settings.sweep_interval)
         yield _Fleet(repository, (repository.ref(branch), repository.ref(state_branch)), loop)
 
 

@@ -10,15 +10,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from reconciler.controller.ports import Emit
+from reconciler.controller.ports import Emit, Step
+from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Conflict, Unavailable
 from reconciler.core.events import RunEnded, RunSeen
+from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model import (
     Check,
     Desired,
     FailureClass,
     Host,
+    HostCli,
     HostStatus,
     Order,
     Report,
@@ -48,8 +51,6 @@ def make_task(name: str, generation: str | None = None, **fields: object) -> Tas
 
 def make_desired(*tasks: Task, revision: str = "1" * 40, **fields: object) -> Desired:
     """Return a revision with these tasks, one local host and the built-in script adapter."""
-    from reconciler.core.adapter import Adapter
-
     shell = Adapter(name="script", command=("{shell}", "-c", "{script}"))
     fields = {"hosts": {"local": Host(name="local")}, "adapters": {"script": shell}, **fields}
     return Desired(revision=revision, tasks={task.name: task for task in tasks}, **fields)
@@ -100,21 +101,47 @@ class FakeSpecs:
 
 
 @dataclass
+class FakeProber:
+    """Hosts that answer, but for those that a test takes away."""
+
+    away: set[str] = field(default_factory=set)
+    asked: list[tuple[str, frozenset[str]]] = field(default_factory=list)
+
+    async def probe(
+        self, host: Host, adapters: Mapping[str, Adapter], before: HostStatus | None
+    ) -> tuple[HostStatus, float | None]:
+        self.asked.append((host.name, frozenset(adapters)))
+        reachable = host.name not in self.away
+        since = before.since if before and before.reachable == reachable else START
+        if not reachable:
+            return HostStatus(reachable=False, since=since, message="no answer"), None
+        clis = {name: HostCli(path=f"/bin/{name}", ok=True) for name in adapters}
+        return HostStatus(reachable=True, since=since, os="Linux", git="2.39.5", adapters=clis), 0.5
+
+
+@dataclass
 class FakeState:
     """A state branch in memory."""
 
     statuses: dict[str, Status] = field(default_factory=dict)
+    hosts: dict[str, HostStatus] = field(default_factory=dict)
     log: list[Transition] = field(default_factory=list)
+    host_log: list[HostChange] = field(default_factory=list)
     refuse: list[Exception] = field(default_factory=list)
     """What the next commits raise, first come first served."""
 
     async def load(self) -> tuple[Mapping[str, Status], Mapping[str, HostStatus]]:
-        return dict(self.statuses), {}
+        return dict(self.statuses), dict(self.hosts)
 
-    async def commit(self, transitions: Sequence[Transition]) -> None:
+    async def commit(self, steps: Sequence[Step]) -> None:
         if self.refuse:
             raise self.refuse.pop(0)
-        for step in transitions:
+        for change in (step for step in steps if isinstance(step, HostChange)):
+            self.hosts.pop(change.host, None)
+            if change.after is not None:
+                self.hosts[change.host] = change.after
+            self.host_log.append(change)
+        for step in (step for step in steps if isinstance(step, Transition)):
             old = getattr(step.event, "old", step.task)
             if self.statuses.get(old) != step.before:
                 raise Conflict(f"{step.task} has moved on")

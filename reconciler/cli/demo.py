@@ -134,7 +134,7 @@ async def _run(place: Path) -> set[str]:
     from reconciler.settings import Settings
 
     settings = Settings(repo=str(place / "fleet"), data_dir=place / "state")
-    loop = await serve(settings, until="idle", on_transition=lambda step: click.echo(line(step)))
+    loop = await serve(settings, until="idle", on_step=lambda step: click.echo(line(step)))
     return {str(status.phase) for status in loop.statuses.values()}
 
 

@@ -1,19 +1,32 @@
 """
-Transitions as they happen, a line each.
+What happens, as it happens, a line each.
 """
 
+from reconciler.controller.ports import Step
 from reconciler.core.fields import format_time
+from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model import Phase
 
 BAD_ENDS = frozenset({Phase.FAILED, Phase.ESCALATED})
-"""Phases that make a command which waited for the end exit with `ENDED_BADLY`."""
+"""Phases in which a person should look."""
 
 
-def line(step: Transition) -> str:
-    """Return a transition as one line: time, task, from → to, why."""
-    time = format_time(step.event.at)[11:19]
+def is_bad_end(step: Step) -> bool:
+    """Return whether a task ended in a way that a person should look at."""
+    return isinstance(step, Transition) and step.after is not None and step.after.phase in BAD_ENDS
+
+
+def line(step: Step) -> str:
+    """Return a step as one line: time, name, from → to, why."""
+    if isinstance(step, HostChange):
+        stand = "gone" if step.after is None else "up" if step.after.reachable else "down"
+        return _line(format_time(step.at), f"host {step.host}", stand, step.reason)
     before = step.before.phase if step.before else "·"
     after = step.after.phase if step.after else "·"
     change = f"{before} → {after}" if before != after else str(after)
-    return f"{time}  {step.task:<28}  {change:<24}  {step.event.reason}"
+    return _line(format_time(step.event.at), step.task, change, step.event.reason)
+
+
+def _line(time: str, name: str, change: str, reason: str) -> str:
+    return f"{time[11:19]}  {name:<28}  {change:<24}  {reason}"

@@ -24,8 +24,8 @@ def run(context: Context, *, once: bool, until_idle: bool, verbose: bool) -> int
     Serves until it is told to stop (SIGTERM, Ctrl-C); live runs go on without
     it, and the next `run` takes them up.
     """
-    from reconciler.cli.progress import BAD_ENDS, line
-    from reconciler.core.lifecycle import Transition
+    from reconciler.cli.progress import is_bad_end, line
+    from reconciler.controller.ports import Step
     from reconciler.serve import Until, serve
 
     if once and until_idle:
@@ -38,10 +38,10 @@ def run(context: Context, *, once: bool, until_idle: bool, verbose: bool) -> int
     until: Until = "started" if once else "idle" if until_idle else "stopped"
     ended_badly = False
 
-    def show(step: Transition) -> None:
+    def show(step: Step) -> None:
         nonlocal ended_badly
-        ended_badly |= step.after is not None and step.after.phase in BAD_ENDS
+        ended_badly |= is_bad_end(step)
         click.echo(line(step))
 
-    asyncio.run(serve(context.settings, until=until, on_transition=show))
+    asyncio.run(serve(context.settings, until=until, on_step=show))
     return ExitCode.ENDED_BADLY if until_idle and ended_badly else ExitCode.OK

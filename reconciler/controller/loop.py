@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from reconciler.controller.ports import Clock, Dispatch, Fact, Specs, State
+from reconciler.controller.errands import Errands
+from reconciler.controller.ports import Clock, Dispatch, Fact, Prober, Specs, State, Step
 from reconciler.core.command import order
 from reconciler.core.errors import Conflict, SpecError, Unavailable
-from reconciler.core.events import Event, RunEnded, Started
+from reconciler.core.events import Event, HostSeen, RunEnded, RunSeen, Started
+from reconciler.core.hosts import HostChange, gone, news
 from reconciler.core.lifecycle import Transition, fold, transition
 from reconciler.core.model import (
     Desired,
@@ -67,9 +69,11 @@ class Loop:
     specs: Specs
     state: State
     dispatch: Dispatch
+    prober: Prober
     clock: Clock
     sweep_interval: timedelta = timedelta(hours=1)
-    on_transition: Callable[[Transition], None] = lambda _: None
+    probe_interval: timedelta = timedelta(minutes=1)
+    on_step: Callable[[Step], None] = lambda _: None
     pause: Pause = wait_for_news
 
     desired: Desired = field(default_factory=Desired, init=False)
@@ -83,9 +87,13 @@ class Loop:
     _knocked: bool = field(default=True, init=False)
     _stopped: bool = field(default=False, init=False)
     _delay: timedelta = field(default=RETRY, init=False)
-    _sweep_at: datetime | None = field(default=None, init=False)
-    _unswept: set[str] = field(default_factory=set, init=False)
-    _sweeps: dict[str, asyncio.Task[None]] = field(default_factory=dict, init=False)
+    _load: dict[str, float] = field(default_factory=dict, init=False)
+    _sweeps: Errands = field(init=False)
+    _probes: Errands = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._sweeps = Errands(self._sweep, self._news.set)
+        self._probes = Errands(self._probe, self._news.set)
 
     # --- What others may say -----------------------------------------------
 
@@ -117,8 +125,8 @@ class Loop:
                     return
                 await self.pause(self._news, wait)
         finally:
-            for sweep in list(self._sweeps.values()):
-                sweep.cancel()
+            self._sweeps.cancel()
+            self._probes.cancel()
             await self.dispatch.close()
 
     async def _look(self) -> timedelta | None:
@@ -132,12 +140,14 @@ class Loop:
             wait, self._delay = self._delay, min(self._delay * 2, RETRY_CAP)
             return wait
         self._delay = RETRY
-        self._sweep()
-        return self._until_due()
+        now = self.clock()
+        self._sweeps.send(self.desired.hosts, now, self.sweep_interval)
+        self._probes.send(self.desired.hosts, now, self.probe_interval)
+        return self._until_due(now)
 
-    def _until_due(self) -> timedelta | None:
-        due = [time for time in (self.last_plan.due, self._sweep_at) if time is not None]
-        return min(due) - self.clock() if due else None
+    def _until_due(self, now: datetime) -> timedelta | None:
+        times = (self.last_plan.due, self._sweeps.next(), self._probes.next())
+        return min((time - now for time in times if time is not None), default=None)
 
     def _is_over(self, until: Until) -> bool:
         if until == "stopped" or self._knocked or self._facts:
@@ -146,8 +156,9 @@ class Loop:
         if until == "started":
             return Phase.ASSIGNED not in phases
         backoff = any(waiting.reason is Reason.BACKOFF for waiting in self.last_plan.waiting.values())
-        is_swept = not self._unswept and not self._sweeps
-        return is_swept and not backoff and not any(phase.is_live for phase in phases)
+        hosts = self.desired.hosts
+        is_done = self._sweeps.is_idle(hosts) and self._probes.is_idle(hosts)
+        return is_done and not backoff and not any(phase.is_live for phase in phases)
 
     # --- Reading -----------------------------------------------------------
 
@@ -186,7 +197,16 @@ class Loop:
         changed |= before.broken.keys() | desired.broken.keys()
         if not before.revision:
             changed |= self.statuses.keys()
+        asked = self._adapters()
         self._notice(changed)
+        is_asked_more = not self._adapters() <= asked
+        hosts = desired.hosts.items()
+        self._probes.hurry(name for name, host in hosts if is_asked_more or before.hosts.get(name) != host)
+
+    def _adapters(self) -> set[str]:
+        """Return the adapters that open tasks are given to."""
+        tasks = (self.desired.tasks.get(name) for name in self.attention)
+        return {task.adapter for task in tasks if task}
 
     def _notice(self, names: set[str]) -> None:
         self.attention -= names
@@ -204,16 +224,35 @@ class Loop:
         """Plan, put on record, act; again until the plan changes nothing any more."""
         while not self._stopped:
             now, facts = self.clock(), list(self._facts)
+            hosts, news = self._hosts_now(facts, now)
             statuses, seen = self._fold(self.statuses, self._events(facts, now))
-            observed = Observed(statuses, self.hosts, {}, self._followed())
+            observed = Observed(statuses, hosts, self._load, self._followed())
             self.last_plan = plan(self.desired, observed, now, self.attention)
             statuses, intended = self._fold(statuses, self.last_plan.events)
-            if not await self._commit(statuses, [*seen, *intended]):
+            steps: list[Step] = [*news, *seen, *intended]
+            if not await self._commit(steps):
                 continue
+            self.statuses, self.hosts = statuses, hosts
+            self._take_note(steps)
             del self._facts[: len(facts)]
             await self._act(self.last_plan)
-            if not seen and not intended:
+            if not steps:
                 return
+
+    def _hosts_now(
+        self, facts: Sequence[Fact], now: datetime
+    ) -> tuple[Mapping[str, HostStatus], Sequence[HostChange]]:
+        """Return what is known of the hosts after these facts, and what of it is news for the record."""
+        hosts, changes = dict(self.hosts), list[HostChange]()
+        for fact in facts:
+            if isinstance(fact, HostSeen) and fact.host in self.desired.hosts:
+                change = news(fact.host, hosts.get(fact.host), fact.status, fact.at)
+                if change is not None:
+                    changes.append(change)
+                    hosts[fact.host] = fact.status
+        if self.desired.revision:
+            changes += [gone(name, hosts.pop(name), now) for name in self.hosts.keys() - self.desired.hosts]
+        return hosts, changes
 
     @staticmethod
     def _fold(
@@ -227,10 +266,12 @@ class Loop:
         ended = {(fact.run, fact.round) for fact in self._facts if isinstance(fact, RunEnded)}
         return self.dispatch.followed | ended
 
-    def _events(self, facts: list[Fact], now: datetime) -> list[Event]:
+    def _events(self, facts: Sequence[Fact], now: datetime) -> list[Event]:
         """Turn facts into what they mean; one about a run that is over by now means nothing."""
         touched, events = dict[str, Status | None](), list[Event]()
         for fact in facts:
+            if isinstance(fact, HostSeen):
+                continue
             status = touched.get(fact.task, self.statuses.get(fact.task))
             event = self._meaning(fact, status, now)
             if event is not None:
@@ -238,7 +279,7 @@ class Loop:
                 events.append(event)
         return events
 
-    def _meaning(self, fact: Fact, status: Status | None, now: datetime) -> Event | None:
+    def _meaning(self, fact: RunSeen | RunEnded, status: Status | None, now: datetime) -> Event | None:
         if status is None or (status.run, status.round) != (fact.run, fact.round):
             return None
         if not status.phase.is_live:
@@ -256,24 +297,29 @@ class Loop:
             prompt_sha256=fact.prompt_sha256,
         )
 
-    async def _commit(self, statuses: Mapping[str, Status], transitions: Sequence[Transition]) -> bool:
-        """Put transitions on record; False if somebody wrote first and it must be thought anew."""
-        if not transitions:
+    async def _commit(self, steps: Sequence[Step]) -> bool:
+        """Put steps on record; False if somebody wrote first and it must be thought anew."""
+        if not steps:
             return True
         try:
-            await self.state.commit(transitions)
+            await self.state.commit(steps)
         except Conflict as conflict:
             log.info("%s; thinking again", conflict)
             await self._reload()
             return False
-        self.statuses = statuses
-        self._notice({name for step in transitions for name in (step.task, step.old)})
-        for step in transitions:
-            log.info("%s: %s", step.task, step.event.reason)
-            self.on_transition(step)
-        if any(step.after is None or step.after.phase.is_settled for step in transitions):
-            self._unswept |= self.desired.hosts.keys()
         return True
+
+    def _take_note(self, steps: Sequence[Step]) -> None:
+        """Tell of what is on record now, and let it have its consequences here."""
+        taken = [step for step in steps if isinstance(step, Transition)]
+        self._notice({name for step in taken for name in (step.task, step.old)})
+        for step in steps:
+            name = step.task if isinstance(step, Transition) else f"host {step.host}"
+            log.info("%s: %s", name, step.event.reason if isinstance(step, Transition) else step.reason)
+            self.on_step(step)
+        settled = [step.after is None or step.after.phase.is_settled for step in taken]
+        returned = [step.host for step in steps if isinstance(step, HostChange) and _is_back(step)]
+        self._sweeps.hurry(self.desired.hosts if any(settled) else returned)
 
     async def _act(self, planned: Plan) -> None:
         for action in planned.actions:
@@ -307,20 +353,11 @@ class Loop:
         report = Report(verdict=verdict)
         self.emit(RunEnded(task=name, run=run, round=number, at=self.clock(), report=report))
 
-    # --- Cleaning up -------------------------------------------------------
+    # --- Errands -----------------------------------------------------------
 
-    def _sweep(self) -> None:
-        """Relieve each host, beside the loop, of what nobody needs any more."""
-        now = self.clock()
-        if self._sweep_at is None or self._sweep_at <= now:
-            self._sweep_at = now + self.sweep_interval
-            self._unswept = set(self.desired.hosts)
-        for name in self._unswept - self._sweeps.keys():
-            self._unswept.discard(name)
-            if (host := self.desired.hosts.get(name)) is not None:
-                self._sweeps[name] = asyncio.create_task(self._sweep_host(host))
+    async def _sweep(self, host: Host) -> None:
+        """Relieve a host of what nobody needs any more."""
 
-    async def _sweep_host(self, host: Host) -> None:
         def keep() -> frozenset[str]:
             return runs_to_keep(self.statuses, self.clock(), self.desired.fleet.keep_failed)
 
@@ -328,9 +365,19 @@ class Loop:
             await self.dispatch.sweep(host, keep)
         except Unavailable as error:
             log.info("%s is not swept now: %s", host.name, error)
-        finally:
-            del self._sweeps[host.name]
-            self._news.set()
+
+    async def _probe(self, host: Host) -> None:
+        """Ask a host what it is, and for the CLIs that open tasks or its spec name."""
+        names = self._adapters() | (host.adapters or {}).keys()
+        adapters = {name: adapter for name, adapter in self.desired.adapters.items() if name in names}
+        status, load = await self.prober.probe(host, adapters, self.hosts.get(host.name))
+        if load is not None:
+            self._load[host.name] = load
+        self.emit(HostSeen(host=host.name, at=self.clock(), status=status))
+
+
+def _is_back(change: HostChange) -> bool:
+    return change.after is not None and change.after.reachable
 
 
 def runs_to_keep(statuses: Mapping[str, Status], now: datetime, keep_failed: timedelta) -> frozenset[str]:

@@ -9,12 +9,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from reconciler.core.events import RunEnded, RunSeen
+from reconciler.core.adapter import Adapter
+from reconciler.core.events import HostSeen, RunEnded, RunSeen
+from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model import Desired, Host, HostStatus, Order, Status, Task
 
 Clock = Callable[[], datetime]
-Fact = RunSeen | RunEnded
+Fact = RunSeen | RunEnded | HostSeen
+Step = Transition | HostChange
 Emit = Callable[[Fact], None]
 
 
@@ -40,7 +43,11 @@ class Tree(Protocol):
         """Return the files below a folder that differ between commits; None: gone."""
 
     async def blobs(self, ids: Collection[str], *, limit: int) -> Mapping[str, bytes]:
-        """Return contents by blob id; one that is larger than `limit` bytes is cut to `limit` + 1."""
+        """
+        Return contents by blob id; one that is larger than `limit` bytes is cut to `limit` + 1.
+
+        Raises Gone if one of them is not in the repository.
+        """
 
     async def versions(self, commit: str, path: str, most: int) -> Sequence[str]:
         """Return the blob ids of earlier versions of a file, newest first."""
@@ -77,12 +84,26 @@ class State(Protocol):
         Raises Unavailable, or SpecError for a state branch that is damaged.
         """
 
-    async def commit(self, transitions: Sequence[Transition]) -> None:
+    async def commit(self, steps: Sequence[Step]) -> None:
         """
-        Put the transitions on record, in order, a commit each; durable when it returns.
+        Put the steps on record, in order, a commit each; durable when it returns.
 
         Nothing of them is recorded if it raises: Conflict if somebody else
         wrote first (load again and think again), Unavailable.
+        """
+
+
+class Prober(Protocol):
+    """Asks hosts what they are and have."""
+
+    async def probe(
+        self, host: Host, adapters: Mapping[str, Adapter], before: HostStatus | None
+    ) -> tuple[HostStatus, float | None]:
+        """
+        Return what is known of the host now, and its load per core if it said.
+
+        `adapters` are those it may be asked for. A host that does not answer is
+        an answer too; nothing is raised.
         """
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from reconciler.core.model import Failure, Report, Task, Waiting
+from reconciler.core.model import Failure, HostStatus, Report, Task, Waiting
 
 Cause = Literal["spec", "host", "agent", "webhook", "person", "clock"]
 
@@ -54,6 +54,15 @@ class RunEnded:
     round: int
     at: datetime
     report: Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSeen:
+    """A host was probed, answer or no answer."""
+
+    host: str
+    at: datetime
+    status: HostStatus
 
 
 # --- Events of the lifecycle -----------------------------------------------

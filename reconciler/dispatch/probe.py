@@ -128,20 +128,6 @@ def unreachable(error: Unavailable, before: HostStatus | None, now: datetime) ->
     return before.model_copy(update={"reachable": False, "since": since, "message": str(error)})
 
 
-def meaningful(before: HostStatus | None, after: HostStatus) -> bool:
-    """
-    Return whether the change belongs on record: up or down, versions, capabilities.
-
-    While a host is away, why it does not answer may read otherwise each time;
-    the first reason stays on record.
-    """
-    if before is None:
-        return True
-    if not before.reachable and not after.reachable:
-        return False
-    return before != after
-
-
 def troubles(facts: HostFacts, now: datetime) -> Iterator[str]:
     """Yield what is wrong with a host that answers, and what to do about it; CLIs have words of their own."""
     if facts.git is None:

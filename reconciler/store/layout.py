@@ -16,6 +16,11 @@ def status_path(task: str) -> str:
     return f"{TASKS}{check_name(task)}{ENDING}"
 
 
+def host_path(host: str) -> str:
+    """Return the path of a host's status file. Raises ValueError for a name that leads elsewhere."""
+    return f"{HOSTS}{check_name(host)}{ENDING}"
+
+
 def name_under(folder: str, path: str) -> str | None:
     """Return the name of the object whose file this is, if it is one of that folder's."""
     if path.startswith(folder) and path.endswith(ENDING):

@@ -14,7 +14,9 @@ The words of a commit on the state branch: written from a transition, read back 
 import re
 from collections.abc import Mapping
 
+from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
+from reconciler.core.model import HostStatus
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\xa0\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+")
 _TRAILER = re.compile(r"([A-Z][A-Za-z0-9-]*): (.*)\Z")
@@ -36,6 +38,28 @@ def render(transition: Transition, *, revision: str = "", previous: str | None =
         f"{key}: {value}" for key, value in _trailers(transition, revision, previous).items()
     )
     return f"{_subject(transition)}\n\n{_body(transition.event.reason)}{trailers}\n"
+
+
+def render_host(change: HostChange, *, revision: str = "") -> str:
+    """Return the commit message of news of a host; see `render`."""
+    before, after = _stand(change.before), _stand(change.after)
+    step = after if before == after else f"{before} → {after}"
+    values = {
+        "Host": change.host,
+        "From": before,
+        "To": after,
+        "Cause": "host",
+        "Actor": "reconciler",
+        "Spec-Revision": revision,
+    }
+    trailers = "\n".join(f"{key}: {_one_line(value, _VALUE)}" for key, value in values.items() if value)
+    return f"host {change.host}: {step}\n\n{_body(change.reason)}{trailers}\n"
+
+
+def _stand(status: HostStatus | None) -> str:
+    if status is None:
+        return "unknown"
+    return "up" if status.reachable else "down"
 
 
 def trailers_of(message: str) -> Mapping[str, str]:

@@ -10,13 +10,14 @@ from datetime import datetime
 from functools import partial
 from typing import Self
 
+from reconciler.controller.ports import Step
 from reconciler.core.errors import Conflict, Refused, Unavailable
-from reconciler.core.events import Renamed
+from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.store import messages, statuses
 from reconciler.store.fastimport import Change
 from reconciler.store.history import last_transitions
-from reconciler.store.layout import FLEET, status_path
+from reconciler.store.layout import FLEET, host_path, status_path
 from reconciler.store.records import Fleet, Records, Statuses
 from reconciler.store.remote import push
 from reconciler.store.repository import Repository
@@ -76,7 +77,7 @@ class StateBranch:
         self._head: str | None = None
         self._blobs: dict[str, str | None] = {}
         self._last: dict[str, str] | None = None
-        self._queue: list[tuple[Sequence[Transition], asyncio.Future[None]]] = []
+        self._queue: list[tuple[Sequence[Step], asyncio.Future[None]]] = []
         self._flushing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -116,9 +117,9 @@ class StateBranch:
         async with self._turn:
             return await self._load()
 
-    async def commit(self, transitions: Sequence[Transition]) -> None:
+    async def commit(self, steps: Sequence[Step]) -> None:
         """
-        Put the transitions on record, in order, a commit each; durable when it returns.
+        Put the steps on record, in order, a commit each; durable when it returns.
 
         One that changes no file makes no commit. Calls at the same time share
         one batch. Nothing of them counts as recorded if it raises: Conflict if
@@ -127,7 +128,7 @@ class StateBranch:
         whether it has them; `load` tells.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append((transitions, done))
+        self._queue.append((steps, done))
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush())
         await done
@@ -197,43 +198,51 @@ class StateBranch:
                 else:
                     done.set_exception(error)
 
-    async def _outcome(self, transitions: Sequence[Transition]) -> Exception | None:
+    async def _outcome(self, steps: Sequence[Step]) -> Exception | None:
         try:
-            await self._record(transitions)
+            await self._record(steps)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers' to hear
             return error
         return None
 
-    async def _record(self, transitions: Sequence[Transition]) -> None:
-        await self._recall(transitions)
+    async def _record(self, steps: Sequence[Step]) -> None:
+        await self._recall(steps)
         blobs: dict[str, str | None] = {}
         last: dict[str, int] = {}
-        revision = self._revision()
         changes: list[Change] = []
-        for step in transitions:
+        for step in steps:
             files = self._differing(step, ChainMap(blobs, self._blobs))
             if files:
                 blobs |= {path: self._blob(content) for path, content in files.items()}
-                name = _earlier_name(step)
-                previous = last.get(name, self._last.get(name) if self._last else None)
-                changes.append(Change(step.event.at, files, partial(_message, step, revision, previous)))
-                last[step.task] = len(changes) - 1
+                changes.append(self._change(step, files, last))
+                if isinstance(step, Transition):
+                    last[step.task] = len(changes) - 1
         if changes:
             ids = await self._write(changes)
             self._blobs.update(blobs)
             if self._last is not None:
                 self._last.update({task: ids[index] for task, index in last.items()})
 
-    async def _recall(self, transitions: Sequence[Transition]) -> None:
+    def _change(self, step: Step, files: Mapping[str, bytes | None], last: Mapping[str, int]) -> Change:
+        """Return the commit of a step; `last` are the places in this batch of what its tasks did before."""
+        revision = self._revision()
+        if isinstance(step, HostChange):
+            message = messages.render_host(step, revision=revision)
+            return Change(step.at, files, lambda _: message)
+        previous = last.get(step.old, self._last.get(step.old) if self._last else None)
+        return Change(step.event.at, files, partial(_message, step, revision, previous))
+
+    async def _recall(self, steps: Sequence[Step]) -> None:
         """Find the last transition of every task, once after a start, when one is first asked for."""
-        if self._last is None and self._head and transitions:
+        if self._last is None and self._head and any(isinstance(step, Transition) for step in steps):
             self._last = dict(await last_transitions(self._repository, self._head))
 
-    def _differing(self, step: Transition, blobs: Mapping[str, str | None]) -> Mapping[str, bytes | None]:
-        """Return the files that a transition changes."""
-        files = {status_path(step.task): statuses.dump(step.after) if step.after else None}
-        if isinstance(step.event, Renamed):
-            files |= {status_path(step.event.old): None}
+    def _differing(self, step: Step, blobs: Mapping[str, str | None]) -> Mapping[str, bytes | None]:
+        """Return the files that a step changes."""
+        path = host_path(step.host) if isinstance(step, HostChange) else status_path(step.task)
+        files = {path: statuses.dump(step.after) if step.after else None}
+        if isinstance(step, Transition) and step.old != step.task:
+            files |= {status_path(step.old): None}
         return {path: content for path, content in files.items() if self._blob(content) != blobs.get(path)}
 
     def _blob(self, content: bytes | None) -> str | None:
@@ -256,10 +265,6 @@ class StateBranch:
             await push(self._repository.network, "origin", commit, self._branch)
         except Refused as error:
             raise Unavailable(str(error)) from error
-
-
-def _earlier_name(step: Transition) -> str:
-    return step.event.old if isinstance(step.event, Renamed) else step.task
 
 
 def _message(step: Transition, revision: str, previous: str | int | None, id_of: Callable[[int], str]) -> str:

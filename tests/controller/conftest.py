@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from reconciler.controller.loop import Loop, Until
-from tests.fakes import FakeClock, FakeDispatch, FakeSpecs, FakeState
+from tests.fakes import FakeClock, FakeDispatch, FakeProber, FakeSpecs, FakeState
 
 
 @dataclass
@@ -14,10 +14,11 @@ class Stage:
     specs: FakeSpecs = field(default_factory=FakeSpecs)
     state: FakeState = field(default_factory=FakeState)
     dispatch: FakeDispatch = field(default_factory=FakeDispatch)
+    prober: FakeProber = field(default_factory=FakeProber)
     clock: FakeClock = field(default_factory=FakeClock)
 
     def loop(self) -> Loop:
-        return Loop(self.specs, self.state, self.dispatch, self.clock, pause=self.clock.pause)
+        return Loop(self.specs, self.state, self.dispatch, self.prober, self.clock, pause=self.clock.pause)
 
     async def run(self, until: Until = "idle") -> Loop:
         loop = self.loop()

@@ -198,7 +198,7 @@ async def test_one_of_several_removed_tasks_is_stopped_and_forgotten(stage):
 
     stage.specs.push(make_desired(*tasks[1:], revision="2" * 40))
     loop = stage.loop()
-    loop.on_transition = lambda step: loop.stop() if step.after is None else None
+    loop.on_step = lambda step: loop.stop() if step.after is None else None
     await loop.run()
 
     assert [run.split(".")[0] for run, _ in stage.dispatch.stopped] == ["a"]

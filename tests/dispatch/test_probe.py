@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from reconciler.core.adapter import Adapter, Version
 from reconciler.core.errors import Unavailable
+from reconciler.core.hosts import news
 from reconciler.core.model import Host, HostAdapter, HostCli, HostStatus
 from reconciler.dispatch.local import LocalTransport
-from reconciler.dispatch.probe import CliFacts, HostFacts, meaningful, probe, reachable, troubles, unreachable
+from reconciler.dispatch.probe import CliFacts, HostFacts, probe, reachable, troubles, unreachable
 from tests.dispatch.sshd import needs_sshd, quick, yard
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -264,7 +265,7 @@ def test_what_is_wrong_with_a_host_stands_in_its_status(changes: dict[str, objec
 
     assert status.reachable
     assert message in status.message
-    assert meaningful(reachable(HEALTHY, None, NOW), status)
+    assert news("host", reachable(HEALTHY, None, NOW), status, NOW) is not None
 
 
 figures = st.fixed_dictionaries(
@@ -283,7 +284,7 @@ def test_a_figure_is_never_put_on_record(figures, drift, after):
     now = NOW + after
     facts = replace(HEALTHY, clock=int(now.timestamp()) + drift, **figures)
 
-    assert not meaningful(before, reachable(facts, before, now))
+    assert news("host", before, reachable(facts, before, now), NOW) is None
 
 
 CLI = HostCli(path="/bin/agent", version="1.0.0", ok=True)
@@ -304,26 +305,26 @@ KNOWN = reachable(WITH_CLI, None, NOW)
     ],
 )
 def test_a_change_of_what_the_host_is_goes_on_record(changes: dict[str, object]):
-    assert meaningful(KNOWN, reachable(replace(WITH_CLI, **changes), KNOWN, LATER))
+    assert news("host", KNOWN, reachable(replace(WITH_CLI, **changes), KNOWN, LATER), NOW) is not None
 
 
 def test_the_first_word_of_a_host_goes_on_record():
-    assert meaningful(None, KNOWN)
-    assert meaningful(None, unreachable(AWAY, None, NOW))
+    assert news("host", None, KNOWN, NOW) is not None
+    assert news("host", None, unreachable(AWAY, None, NOW), NOW) is not None
 
 
 def test_up_and_down_move_the_time_and_nothing_else_does():
     down = unreachable(AWAY, KNOWN, LATER)
-    assert meaningful(KNOWN, down)
+    assert news("host", KNOWN, down, NOW) is not None
     assert (down.reachable, down.since, down.message) == (False, LATER, str(AWAY))
     assert down.adapters == KNOWN.adapters
 
     still = unreachable(Unavailable("another reason"), down, LATER + timedelta(hours=1))
-    assert not meaningful(down, still)
+    assert news("host", down, still, NOW) is None
     assert still.since == LATER
 
     up = reachable(replace(WITH_CLI, clock=None), down, LATER)
-    assert meaningful(down, up)
+    assert news("host", down, up, NOW) is not None
     assert (up.reachable, up.since, up.message) == (True, LATER, "")
 
 

@@ -1,0 +1,50 @@
+"""
+Probes as the loop sees them: a host is asked, and whatever comes of it is an answer.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from reconciler.core.adapter import Adapter
+from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.model import Host, HostStatus
+from reconciler.dispatch.probe import offered, probe, reachable, unreachable
+from reconciler.dispatch.site import local_folder
+from reconciler.dispatch.transport import Transport
+
+ASK_VERSIONS = timedelta(minutes=10)
+"""How often CLIs are asked for their versions; they start slowly and change rarely."""
+
+
+class Prober:
+    """Asks hosts what they are and have; see `controller.ports.Prober`."""
+
+    def __init__(
+        self, transports: Callable[[Host], Transport], *, data: Path, clock: Callable[[], datetime]
+    ) -> None:
+        self._transports = transports
+        self._data = data
+        self._clock = clock
+        self._asked: dict[str, datetime] = {}
+
+    async def probe(
+        self, host: Host, adapters: Mapping[str, Adapter], before: HostStatus | None
+    ) -> tuple[HostStatus, float | None]:
+        """Return what is known of the host now, and its load per core if it said."""
+        asks = self._asks(host, adapters, before)
+        workdir = str(local_folder(host, self._data)) if host.is_local else None
+        try:
+            facts = await probe(self._transports(host), host, adapters if asks else None, workdir=workdir)
+        except (Unavailable, Refused) as error:
+            return unreachable(Unavailable(str(error)), before, self._clock()), None
+        if asks:
+            self._asked[host.name] = self._clock()
+        return reachable(facts, before, self._clock()), facts.load_per_core
+
+    def _asks(self, host: Host, adapters: Mapping[str, Adapter], before: HostStatus | None) -> bool:
+        """Return whether it is time to ask the CLIs for their versions."""
+        asked = self._asked.get(host.name)
+        wanted = {adapter.name for adapter in offered(host, adapters) if adapter.version}
+        known = before.adapters.keys() if before else set[str]()
+        return asked is None or self._clock() - asked >= ASK_VERSIONS or not wanted <= known
