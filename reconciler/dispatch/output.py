@@ -344,13 +344,22 @@ def _codex(transcript: Transcript) -> list[Event]:
 
     Input tokens include cached ones here; elsewhere they do not.
     """
-    events = list(transcript.events)
+    events = [_renamed(event) for event in transcript.events]
     if any("msg" in event for event in events):
         events = list(_modern(events))
     starts = [index for index, event in enumerate(events) if event.get("type") == "turn.started"]
     threads = [event for event in events if event.get("type") == "thread.started"]
     turn = events[starts[-1] :] if starts else [event for event in events if event not in threads]
     return [*threads, *map(_uncached, turn)]
+
+
+def _renamed(event: Event) -> Event:
+    """Call an item by today's name; for a while its type stood under `item_type`."""
+    item = event.get("item")
+    if not isinstance(item, dict) or "item_type" not in item:
+        return event
+    kind = "agent_message" if item["item_type"] == "assistant_message" else item["item_type"]
+    return {**event, "item": {**item, "type": kind}}
 
 
 def _uncached(event: Event) -> Event:

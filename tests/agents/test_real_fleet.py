@@ -1,10 +1,11 @@
-"""A whole fleet on this machine whose agent is a real one."""
+"""A whole fleet whose agent is a real one, on this machine and on a host behind SSH."""
 
 import pytest
 from ruamel.yaml import YAML
 
 from tests.agents.conftest import INSTALLED
 from tests.agents.models import Reply
+from tests.dispatch.sshd import needs_sshd, yard
 from tests.e2e.conftest import playground  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.real_agent, pytest.mark.timeout(180)]
@@ -14,25 +15,52 @@ TOKENS = {"claude-code": 40, "codex": 50}
 """Output tokens of a call, as the model tells them."""
 
 
-def test_a_failed_validation_is_handed_back_to_the_session_and_mended_there(agent, playground):  # noqa: F811
-    name = agent.adapter.name
+def ask_for_a_greeting(fleet, agent, host: str):
+    """Commit a task whose first round fails its validation and whose second one mends it."""
     agent.model.reply = Reply("I will write it.", command=WRITE)
+    name = agent.adapter.name
     env = "".join(f"  {key}: {value!r}\n" for key, value in agent.env.items())
-    playground.write(f"specs/adapters/{name}.yaml", f"env:\n{env}")
-    playground.write("specs/hosts/local.yaml", f"adapters:\n  {name}:\n    path: {INSTALLED}\n")
-    playground.task(
+    fleet.write(f"specs/adapters/{name}.yaml", f"env:\n{env}")
+    fleet.write("specs/hosts/home.yaml", f"{host}adapters:\n  {name}:\n    path: {INSTALLED}\n")
+    fleet.task(
         "greet",
-        f"goal: Greet the world.\nadapter: {name}\nrepo: code\nvalidation: grep -q mended hello.txt\n",
+        f"goal: Greet the world.\nadapter: {name}\nrepo: code\nrequires: home\n"
+        "validation: grep -q mended hello.txt\n",
     )
-    playground.commit()
+    fleet.commit()
 
-    playground.reconciler("run", "--until-idle")
 
-    status = YAML(typ="safe").load(playground.sh("git show fleet-state:fleet-state/tasks/greet.yaml"))
+def assert_mended_in_one_session(fleet, agent):
+    status = YAML(typ="safe").load(fleet.sh("git show fleet-state:fleet-state/tasks/greet.yaml"))
     assert (status["phase"], status["attempt"], status["round"]) == ("completed", 1, 2)
-    assert playground.sh("git show task/greet:hello.txt", cwd=playground.code) == "mended\n"
-    assert status["usage"]["output_tokens"] == 4 * TOKENS[name]
+    assert fleet.sh("git show task/greet:hello.txt", cwd=fleet.code) == "mended\n"
+    assert status["usage"]["output_tokens"] == 4 * TOKENS[agent.adapter.name]
     assert status["session_id"]
     conversation = str(agent.model.asked[-1])
     assert "What failed" in conversation
     assert conversation.count("# Goal") == 2, "the second round goes on with the session of the first"
+
+
+def test_a_failed_validation_is_handed_back_to_the_session_and_mended_there(agent, playground):  # noqa: F811
+    ask_for_a_greeting(playground, agent, host="")
+
+    playground.reconciler("run", "--until-idle")
+
+    assert_mended_in_one_session(playground, agent)
+
+
+@needs_sshd[0]
+@needs_sshd[1]
+def test_the_same_holds_behind_ssh(agent, playground, tmp_path):  # noqa: F811
+    with yard(tmp_path / "hosts") as hosts:
+        server = hosts.sshd("home")
+        ask_for_a_greeting(
+            playground,
+            agent,
+            host=f"address: 127.0.0.1\nport: {server.port}\nhost_key: {server.host_key.strip()}\n"
+            f"identity: {server.identity}\n",
+        )
+
+        playground.reconciler("run", "--until-idle")
+
+    assert_mended_in_one_session(playground, agent)

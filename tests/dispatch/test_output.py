@@ -144,6 +144,20 @@ def test_the_old_codex_format_says_that_its_end_is_a_guess():
     assert cut.outcome == "failed"
 
 
+def test_the_names_codex_had_for_a_while_are_understood():
+    events = (
+        {"type": "turn.started"},
+        {"type": "item.completed", "item": {"item_type": "assistant_message", "text": "Done."}},
+        {"type": "turn.completed", "usage": {"input_tokens": 5, "cached_input_tokens": 2}},
+    )
+    stdout = b"".join(json.dumps(event).encode() + b"\n" for event in events)
+
+    found = judge_output(built_in("codex", None), Remains(stdout, b"", 0), Asked(), NOW)
+
+    assert (found.outcome, found.text) == ("success", "Done.")
+    assert (found.usage.input_tokens, found.usage.cached_tokens) == (3, 2)
+
+
 # --- Sessions and totals ---------------------------------------------------
 
 

@@ -69,7 +69,7 @@ values = st.recursive(
     max_leaves=6,
 )
 WORDS = """
-    type result subtype success is_error session_id usage input_tokens total_cost_usd errors
+    item_type type result subtype success is_error session_id usage input_tokens total_cost_usd errors
     permission_denials tool_use_id message content thread_id turn.started turn.completed
     turn.failed item item.completed agent_message status failed declined aggregated_output error
     text msg task_started token_count info total_token_usage part reason stop tokens sessionID
