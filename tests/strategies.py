@@ -7,7 +7,7 @@ full, cordoned or unreachable, runs that nobody follows.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -65,11 +65,9 @@ from reconciler.core.plan import Plan, Stop, plan
 from reconciler.core.rounds import judge
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
-NAMES = ("a", "b", "c", "d", "e", "web/f", "web/g", "web/h", "i", "j")
+NAMES = ("a", "b", "c", "d", "e", "f", "web/g", "web/h", "web/i", "web/j")
 HOSTS = ("alpha", "beta", "local")
-LABELS = ("gpu", "arm64")
 ADAPTERS = ("script", "codex")
-KINDS = tuple(FailureClass)
 
 times = st.sampled_from([NOW - timedelta(hours=1), NOW, NOW + timedelta(minutes=7)])
 
@@ -82,133 +80,140 @@ def blob(*parts: object) -> str:
 # --- Desired ---------------------------------------------------------------
 
 
+TASK_FIELDS = st.fixed_dictionaries(
+    {
+        "adapter": st.sampled_from(ADAPTERS),
+        "execution_mode": st.sampled_from([*[ExecutionMode.SSH_CLI] * 4, ExecutionMode.HTTP_PULL]),
+        "requires": st.sampled_from([(), (), ("gpu",), ("arm64",), ("beta",)]),
+        "prefer": st.sampled_from([(), ("gpu",), ("beta", "arm64")]),
+        "priority": st.integers(-1, 1),
+        "retries": st.integers(0, 2),
+        "fix_attempts": st.integers(0, 1),
+        "review": st.sampled_from(["none", "merge"]),
+        "budget": st.sampled_from([None, None, Budget(tokens=100)]),
+        "on_change": st.sampled_from(["continue", "restart"]),
+        "on_delete": st.sampled_from(["cancel", "finish", "orphan"]),
+        "desired": st.sampled_from([*[Wish.ACTIVE] * 4, Wish.SUSPENDED, Wish.CANCELLED]),
+        "not_before": st.none() | times,
+        "depends_on": st.lists(st.sampled_from(NAMES), max_size=2, unique=True),
+    }
+)
+CONTENTS = st.tuples(st.sampled_from(["own", "own", "own", "twin"]), st.integers(0, 1), st.integers(0, 1))
+
+
 @st.composite
 def tasks(draw: st.DrawFn, name: str, **fixed: object) -> Task:
     """Return a task that depends only on names before its own, so that there is no cycle."""
-    content = draw(st.sampled_from([name, name, name, "twin"]))
-    version, edit = draw(st.integers(0, 1)), draw(st.integers(0, 1))
-    fields = {
-        "goal": f"Do {content}.",
-        "adapter": draw(st.sampled_from(ADAPTERS)),
-        "execution_mode": draw(st.sampled_from([*[ExecutionMode.SSH_CLI] * 4, ExecutionMode.HTTP_PULL])),
-        "requires": tuple(draw(st.lists(st.sampled_from(LABELS), max_size=1))),
-        "prefer": tuple(draw(st.lists(st.sampled_from([*LABELS, *HOSTS]), max_size=2, unique=True))),
-        "priority": draw(st.integers(-1, 1)),
-        "retries": draw(st.integers(0, 2)),
-        "fix_attempts": draw(st.integers(0, 1)),
-        "review": draw(st.sampled_from(["none", "merge"])),
-        "budget": draw(st.sampled_from([None, None, Budget(tokens=100)])),
-        "on_change": draw(st.sampled_from(["continue", "restart"])),
-        "on_delete": draw(st.sampled_from(["cancel", "finish", "orphan"])),
-        "desired": draw(st.sampled_from([*[Wish.ACTIVE] * 4, Wish.SUSPENDED, Wish.CANCELLED])),
-        "not_before": draw(st.one_of(st.none(), times)),
-        "depends_on": tuple(
-            draw(st.lists(st.sampled_from(NAMES[: NAMES.index(name)]), max_size=2, unique=True))
-            if name != NAMES[0]
-            else ()
-        ),
-        **fixed,
+    fields = {**draw(TASK_FIELDS), **fixed}
+    content, version, edit = draw(CONTENTS)
+    fields["depends_on"] = tuple(needed for needed in fields["depends_on"] if needed < name)
+    goal = f"Do {name if content == 'own' else content}."
+    work = blob(goal, version)[:12]
+    return Task(name=name, goal=goal, generation=blob(work, edit, fields["desired"]), work=work, **fields)
+
+
+HOST_FIELDS = st.fixed_dictionaries(
+    {
+        "labels": st.sampled_from([(), ("gpu",), ("gpu", "arm64")]),
+        "slots": st.integers(0, 3),
+        "weight": st.sampled_from([0.5, 1.0, 2.0]),
+        "adapters": st.sampled_from([None, None, {}, {"codex": HostAdapter()}, {"script": HostAdapter()}]),
+        "cordon": st.sampled_from([False, False, False, True]),
+        "drain": st.sampled_from([False, False, False, True]),
     }
-    work = blob(content, version)[:12]
-    return Task(name=name, generation=blob(work, edit, fields["desired"]), work=work, **fields)
+)
 
 
-@st.composite
-def hosts(draw: st.DrawFn, name: str) -> Host:
-    """Return a host that may be of no use."""
-    offered = st.dictionaries(st.sampled_from(ADAPTERS), st.just(HostAdapter()))
-    return Host(
-        name=name,
-        labels=tuple(draw(st.lists(st.sampled_from(LABELS), unique=True))),
-        slots=draw(st.integers(0, 3)),
-        weight=draw(st.sampled_from([0.5, 1.0, 2.0])),
-        adapters=draw(st.one_of(st.none(), offered)),
-        cordon=draw(st.sampled_from([False, False, True])),
-        drain=draw(st.sampled_from([False, False, True])),
+def some(names: Sequence[str]) -> st.SearchStrategy[Sequence[str]]:
+    """Return any of the names, in their order."""
+    return st.integers(0, 2 ** len(names) - 1).map(
+        lambda bits: [name for bit, name in enumerate(names) if bits & 1 << bit]
     )
 
 
-def fleet_specs() -> st.SearchStrategy[FleetSpec]:
-    """Return settings of a fleet."""
-    return st.builds(FleetSpec, max_running=st.sampled_from([None, None, 0, 2]))
+SOME_NAMES, SOME_HOSTS = some(NAMES), some(HOSTS)
+FLEETS = st.builds(FleetSpec, max_running=st.sampled_from([None, None, 0, 2]))
+BROKEN = st.lists(st.sampled_from(NAMES), max_size=2)
 
 
 @st.composite
 def desireds(draw: st.DrawFn) -> Desired:
     """Return what any one revision may ask for."""
-    specs = {name: draw(tasks(name)) for name in NAMES if draw(st.booleans())}
-    broken = draw(st.sets(st.sampled_from(NAMES), max_size=2))
     return Desired(
         revision=blob("revision"),
-        fleet=draw(fleet_specs()),
-        tasks=specs,
-        hosts={name: draw(hosts(name)) for name in HOSTS if draw(st.booleans())},
-        broken={name: (Problem(f"specs/tasks/{name}.yaml", 3, 1, "unknown field"),) for name in broken},
+        fleet=draw(FLEETS),
+        tasks={name: draw(tasks(name)) for name in draw(SOME_NAMES)},
+        hosts={name: Host(name=name, **draw(HOST_FIELDS)) for name in draw(SOME_HOSTS)},
+        broken={name: (Problem(f"specs/tasks/{name}.yaml", 3, 1, "unknown field"),) for name in draw(BROKEN)},
     )
 
 
 # --- Observed --------------------------------------------------------------
 
-
-def waitings() -> st.SearchStrategy[Waiting]:
-    """Return anything that may stand on record as what a task waits for."""
-    return st.builds(
-        Waiting, reason=st.sampled_from(Reason), message=st.sampled_from(["waits for a", "x"]), since=times
-    )
-
-
-def usages() -> st.SearchStrategy[Usage]:
-    """Return what a run took."""
-    return st.builds(Usage, input_tokens=st.integers(0, 60), output_tokens=st.integers(0, 60))
+WAITINGS = st.builds(
+    Waiting, reason=st.sampled_from(Reason), message=st.sampled_from(["waits for a", "x"]), since=times
+)
+FAILURES = st.builds(Failure, kind=st.sampled_from(FailureClass), message=st.just("did not work"))
+STATUS_FIELDS = st.fixed_dictionaries(
+    {
+        "created_at": st.integers(5, 8).map(lambda minutes: NOW - timedelta(minutes=minutes)),
+        "attempt": st.integers(0, 3),
+        "failures": st.integers(0, 3),
+        "review_count": st.integers(0, 2),
+        "assigned_host": st.sampled_from(HOSTS),
+        "session_id": st.sampled_from([None, "s-1"]),
+        "not_before": st.none() | times,
+        "failure": st.none() | FAILURES,
+        "waiting": st.none() | WAITINGS,
+        "usage": st.builds(Usage, input_tokens=st.integers(0, 60), output_tokens=st.integers(0, 60)),
+        "removed": st.sampled_from([False] * 5 + [True]),
+    }
+)
+IS_OLDER = st.tuples(st.sampled_from([False, False, True]), st.sampled_from([False, False, True]))
+PHASES = st.sampled_from(Phase)
+HAVE_RUN = {Phase.ASSIGNED, Phase.RUNNING, Phase.REVIEW_PENDING, Phase.COMPLETED, Phase.FAILED}
 
 
 @st.composite
 def statuses(draw: st.DrawFn, spec: Task, phase: Phase | None = None) -> Status:
     """Return a status that the lifecycle may have led to; it answers the spec or an older one."""
-    phase = phase or draw(st.sampled_from(Phase))
-    has_run = phase in {Phase.ASSIGNED, Phase.RUNNING, Phase.REVIEW_PENDING, Phase.COMPLETED, Phase.FAILED}
-    attempt = draw(st.integers(1, 3)) if has_run else draw(st.integers(0, 3))
-    work = draw(st.sampled_from([spec.work, spec.work, "older"]))
-    generation = draw(st.sampled_from([spec.generation, spec.generation, blob(spec.name, "older")]))
-    failure = Failure(kind=draw(st.sampled_from(KINDS)), message="did not work")
+    phase = phase or draw(PHASES)
+    fields = draw(STATUS_FIELDS)
+    has_older_work, has_older_file = draw(IS_OLDER)
+    generation = blob(spec.name, "older") if has_older_file else spec.generation
+    attempt = max(fields["attempt"], 1 if phase in HAVE_RUN else 0)
+    if attempt:
+        fields |= {"run": run_key(spec.name, generation, attempt), "round": 1, "adapter": spec.adapter}
+    else:
+        fields |= {"assigned_host": None, "session_id": None}
+    if phase is not Phase.CREATED:
+        fields["not_before"] = None
+    if phase is Phase.FAILED:
+        fields["failure"] = draw(FAILURES)
     return Status(
         phase=phase,
         since=NOW - timedelta(minutes=5),
-        created_at=NOW - timedelta(minutes=draw(st.integers(5, 8))),
         generation=generation,
-        work=work,
-        waiting=draw(st.one_of(st.none(), waitings())) if not has_run else None,
-        attempt=attempt,
-        round=1 if attempt else 0,
-        failures=draw(st.integers(0, attempt)),
-        review_count=draw(st.integers(0, 2)),
-        run=run_key(spec.name, generation, attempt) if attempt else None,
-        assigned_host=draw(st.sampled_from(HOSTS)) if attempt else None,
-        adapter=spec.adapter if attempt else None,
-        session_id=draw(st.sampled_from([None, "s-1"])) if attempt else None,
-        not_before=draw(st.one_of(st.none(), times)) if phase is Phase.CREATED else None,
-        failure=draw(st.sampled_from([None, failure])) if phase is not Phase.FAILED else failure,
-        usage=draw(usages()),
+        work="older" if has_older_work else spec.work,
         on_delete=spec.on_delete,
-        removed=draw(st.sampled_from([False] * 5 + [True])),
+        **{**fields, "attempt": attempt},
     )
+
+
+PROBES = st.builds(HostStatus, reachable=st.sampled_from([True, True, False]), since=st.just(NOW))
+LOADS = st.sampled_from([0.0, 0.5, 4.0])
 
 
 @st.composite
 def observeds(draw: st.DrawFn, desired: Desired) -> Observed:
     """Return a state of the world for a desired one; it may know tasks the specs do not."""
-    known = {
-        name: draw(statuses(desired.tasks.get(name) or draw(tasks(name))))
-        for name in NAMES
-        if draw(st.booleans())
-    }
-    live = [(s.run or "", s.round) for s in known.values() if s.phase.is_live]
-    probes = st.builds(HostStatus, reachable=st.sampled_from([True, True, False]), since=st.just(NOW))
+    known = {name: draw(statuses(desired.tasks.get(name) or draw(tasks(name)))) for name in draw(SOME_NAMES)}
+    live = sorted(name for name, status in known.items() if status.phase.is_live)
     return Observed(
         statuses=known,
-        hosts={name: draw(probes) for name in HOSTS if draw(st.booleans())},
-        load={name: draw(st.sampled_from([0.0, 0.5, 4.0])) for name in HOSTS if draw(st.booleans())},
-        followed=frozenset(draw(st.sets(st.sampled_from(live))) if live else ()),
+        hosts={name: draw(PROBES) for name in draw(SOME_HOSTS)},
+        load={name: draw(LOADS) for name in draw(SOME_HOSTS)},
+        followed=frozenset((known[name].run or "", known[name].round) for name in draw(some(live))),
     )
 
 
@@ -235,7 +240,7 @@ def failed(kind: FailureClass | None) -> Report:
 
 def reports() -> st.SearchStrategy[Report]:
     """Return whatever a round may end in, but for a stop that nobody asked for."""
-    kinds = [kind for kind in KINDS if kind is not FailureClass.CANCELLED]
+    kinds = [kind for kind in FailureClass if kind is not FailureClass.CANCELLED]
     return st.sampled_from([SUCCESS, SUCCESS, RED, *map(failed, kinds)])
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from reconciler.core.conditions import conditions
 from reconciler.core.errors import Problem
 from reconciler.core.model import Failure, FailureClass, Phase, Reason, Status, Task, Waiting
-from tests.strategies import NOW, statuses, tasks, waitings
+from tests.strategies import NOW, WAITINGS, statuses, tasks
 
 TASK = Task(name="a", generation="1" * 40, work="w", goal="Do it.")
 
@@ -14,7 +14,7 @@ TASK = Task(name="a", generation="1" * 40, work="w", goal="Do it.")
 def test_a_task_is_never_two_of_ready_progressing_and_stalled(data):
     task = data.draw(tasks("a"))
     status = data.draw(st.none() | statuses(task))
-    waiting = data.draw(st.none() | waitings())
+    waiting = data.draw(st.none() | WAITINGS)
     problems = data.draw(st.sampled_from([(), (Problem("specs/tasks/a.yaml", 1, 1, "no"),)]))
 
     found = conditions(task, status, waiting, problems)

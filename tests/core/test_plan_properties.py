@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from reconciler.core.events import Created, Renamed, SpecRemoved
 from reconciler.core.lifecycle import fold
-from reconciler.core.model import Desired, FleetSpec, Host, Observed, Phase, Reason, Wish
+from reconciler.core.model import Desired, ExecutionMode, FleetSpec, Host, Observed, Phase, Reason, Wish
 from reconciler.core.plan import (
     Follow,
     Record,
@@ -229,13 +229,14 @@ def test_what_is_settled_and_at_rest_costs_nothing(data):
 
 # --- Eventually ------------------------------------------------------------
 
-WIDE_OPEN = {"local": Host(name="local", slots=2, labels=("gpu", "arm64"))}
+WIDE_OPEN = {"local": Host(name="local", slots=2, labels=("gpu", "arm64", "beta"))}
+ACTIVE = {"desired": Wish.ACTIVE, "budget": None, "execution_mode": ExecutionMode.SSH_CLI}
 
 
-def runnable(**fixed):
+def runnable():
     """Return revisions in which nothing but the work itself can go wrong."""
-    fixed = {"desired": Wish.ACTIVE, "budget": None, "execution_mode": "ssh_cli", "depends_on": (), **fixed}
-    return st.fixed_dictionaries({}, optional={name: tasks(name, **fixed) for name in NAMES}).map(
+    specs = {name: tasks(name, **ACTIVE, depends_on=()) for name in NAMES}
+    return st.fixed_dictionaries({}, optional=specs).map(
         lambda specs: Desired(revision="r", tasks=specs, hosts=WIDE_OPEN)
     )
 
@@ -261,9 +262,6 @@ def test_dependencies_are_completed_before_what_needs_them_starts(data):
     for name, spec in specs.items():
         for needed in spec.depends_on:
             assert line.index((needed, Phase.COMPLETED)) < line.index((name, Phase.ASSIGNED))
-
-
-ACTIVE = {"desired": Wish.ACTIVE, "budget": None, "execution_mode": "ssh_cli", "not_before": None}
 
 
 @given(runnable(), st.data())
