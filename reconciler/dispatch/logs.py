@@ -30,7 +30,7 @@ class Logs:
         """Add bytes at the end."""
         path = self._path(run_id, stream)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:
+        with path.open("ab") as file:
             file.write(data)
 
     def read(self, run_id: str, stream: Stream) -> bytes:

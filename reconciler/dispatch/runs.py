@@ -7,7 +7,7 @@ silence, and output without end.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +27,7 @@ from reconciler.dispatch.transport import Transport
 
 log = logging.getLogger(__name__)
 
+_STREAMS: Sequence[Stream] = ("out", "err")
 _CHUNK = 255 * 1024
 """Most bytes per read: what one SFTP packet carries."""
 _ERR_EVERY = 5
@@ -134,11 +135,18 @@ class _Watch:
         self.run_id = run_id
         self.bounds = bounds
         self.ending = ending
-        self.at: dict[Stream, int] = {"out": logs.size(run_id, "out"), "err": logs.size(run_id, "err")}
+        self._logs = logs
+        self.at: dict[Stream, int] = {}
+        """How far its output was copied."""
+        self.measure()
         self.moved = now
         """When it last printed something."""
         self.is_being_ended = False
         self.over: asyncio.Future[RunState] = asyncio.get_running_loop().create_future()
+
+    def measure(self) -> None:
+        """Take the logs at their word about how far they go: a full disk may have cut the last piece."""
+        self.at = {stream: self._logs.size(self.run_id, stream) for stream in _STREAMS}
 
     @property
     def room(self) -> int:
@@ -179,7 +187,7 @@ class _Follower:
         try:
             return await watch.over
         finally:
-            del self._watches[run_id]
+            self._watches.pop(run_id, None)
 
     async def close(self) -> None:
         tasks = [task for task in (self._task, *self._endings) if task is not None]
@@ -191,15 +199,25 @@ class _Follower:
         while self._watches:
             try:
                 await self._look_often()
-            except (Unavailable, Refused) as error:
+            except (Unavailable, Refused, OSError) as error:  # OSError: our own disk may be full
                 pause = min(self._pace.events * 2 ** min(self._failures, 16), _BACKOFF_CAP)
                 self._failures += 1
                 log.warning("cannot see the runs: %s; looking again in %.1f s", error, pause)
                 await asyncio.sleep(pause)
+            except Exception as error:  # noqa: BLE001  whoever waits for a run must hear of it
+                self._fail_all(error)
+
+    def _fail_all(self, error: Exception) -> None:
+        for run_id in tuple(self._watches):
+            watch = self._watches.pop(run_id)
+            if not watch.over.done():
+                watch.over.set_exception(error)
 
     async def _look_often(self) -> None:
         """Look at the runs as long as there are any; start from a whole look, which needs no memory."""
         clock = asyncio.get_running_loop().time
+        for watch in self._watches.values():
+            watch.measure()
         standing = await self._look_whole()
         root, events = standing.root, standing.events_bytes
         next_copy = clock()
@@ -241,7 +259,7 @@ class _Follower:
 
     async def _finish(self, root: str, watch: _Watch, state: RunState) -> None:
         """Copy what is left, then say that it is over."""
-        for stream in ("out", "err"):
+        for stream in _STREAMS:
             await self._copy(root, watch, stream)
         self._ended.discard(watch.run_id)
         if not watch.over.done():
@@ -249,7 +267,7 @@ class _Follower:
 
     async def _copy_all(self, root: str, *, with_err: bool) -> None:
         watches = tuple(self._watches.values())
-        streams: tuple[Stream, ...] = ("out", "err") if with_err else ("out",)
+        streams = _STREAMS if with_err else _STREAMS[:1]
         await asyncio.gather(*(self._copy(root, watch, stream) for watch in watches for stream in streams))
         for watch in watches:
             self._keep_in_bounds(watch)

@@ -4,6 +4,7 @@ The run protocol on a host, under every shell that may be there.
 
 import asyncio
 import contextlib
+import errno
 import os
 import random
 import shutil
@@ -202,6 +203,40 @@ async def test_a_follower_that_was_cut_off_goes_on_where_it_stopped(tmp_path):
     assert end.exit_code == 0
     assert read(tmp_path, "a.r1") == b"".join(b"%d\n" % number for number in range(1, 100001))
     await second.close()
+
+
+async def test_output_is_whole_when_our_own_disk_was_full_for_a_while(tmp_path):
+    class Full(Logs):
+        """Takes half of a piece, twice, before there is room again."""
+
+        refusals = 2
+
+        def append(self, run_id, stream, data):
+            if self.refusals:
+                self.refusals -= 1
+                super().append(run_id, stream, data[: len(data) // 2])
+                raise OSError(errno.ENOSPC, "no space left on device")
+            super().append(run_id, stream, data)
+
+    runs = make_runs(tmp_path, logs=Full(tmp_path / "logs"))
+
+    end = await run(runs, "a.r1", "seq 1 100000")
+
+    assert end.exit_code == 0
+    assert read(tmp_path, "a.r1") == b"".join(b"%d\n" % number for number in range(1, 100001))
+    await runs.close()
+
+
+async def test_a_mistake_in_following_is_heard_by_whoever_waits(tmp_path):
+    class Broken(Logs):
+        def append(self, run_id, stream, data):
+            raise ZeroDivisionError
+
+    runs = make_runs(tmp_path, logs=Broken(tmp_path / "logs"))
+
+    with pytest.raises(ZeroDivisionError):
+        await run(runs, "a.r1", "echo x")
+    await runs.close()
 
 
 async def test_a_child_left_behind_does_not_outlive_the_run(runs):
@@ -411,12 +446,12 @@ async def test_without_proc_the_processes_are_found_by_ps(tmp_path):
 
 
 async def test_no_kill_at_any_moment_starts_a_run_twice(tmp_path):
-    """Kill one process of the wrapper after up to 30 ms, then ask for the start again; sixty times."""
+    """Kill one process of the wrapper after up to 30 ms, then ask for the start again; fifty times."""
     draw = random.Random(20300131)
     runs = make_runs(tmp_path)
     await runs.list()
 
-    for number in range(60):
+    for number in range(50):
         run_id = f"fuzz.a{number}.r1"
         launch = asyncio.create_task(start(runs, run_id, f"echo {number} >>'{tmp_path}/journal'; sleep 0.02"))
         await asyncio.sleep(draw.random() * 0.03)

@@ -43,11 +43,13 @@ def git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
-def make_runs(folder: Path, transport: Transport | None = None, *, shell: str = "sh") -> Runs:
+def make_runs(
+    folder: Path, transport: Transport | None = None, *, shell: str = "sh", logs: Logs | None = None
+) -> Runs:
     """Return runs on this machine, everything of them below one folder."""
     transport = transport or LocalTransport(folder / "host")
     scripts = Scripts(transport, host="local", shell=shell, workdir=".")
-    return Runs(scripts, transport, root="./fleet/runs", logs=Logs(folder / "logs"), pace=BRISK)
+    return Runs(scripts, transport, root="./fleet/runs", logs=logs or Logs(folder / "logs"), pace=BRISK)
 
 
 async def start(runs: Runs, run_id: str, script: str, stdin: bytes = b"", *, timeout: float = 60, **env: str):
