@@ -104,11 +104,11 @@ async def test_changes_between_two_commits_name_what_is_new_changed_and_gone(ope
 
 
 async def test_large_blobs_are_cut_and_the_next_ones_are_whole(open_repository, checkout):
-    commit(checkout, "large", "x" * 3_000_000)
+    commit(checkout, "large", "x" * 300_000)
     new = commit(checkout, "small", "y" * 10)
     tree = GitTree(await open_repository(checkout), "main")
     files = await tree.files(new, "")
-    ids = [files["large"].blob, files["small"].blob, *[files["large"].blob] * 600, files["small"].blob]
+    ids = [files["large"].blob, files["small"].blob, *[files["small"].blob] * 600, files["large"].blob]
 
     contents = await tree.blobs(ids, limit=100)
 

@@ -1,0 +1,92 @@
+from reconciler.store.history import Entry, history, last_transitions
+from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, started
+
+
+async def test_without_a_record_there_is_no_history(open_repository, bare):
+    assert await history(await open_repository(bare), BRANCH) == ()
+
+
+async def test_an_entry_tells_everything_about_a_transition(open_repository, open_state, bare):
+    state = await open_state(bare)
+    await state.commit([created("web/a", "the spec is new"), started("web/a")])
+
+    newest, oldest = await history(await open_repository(bare), BRANCH)
+
+    assert newest == Entry(
+        at=NOW,
+        task="web/a",
+        before="assigned",
+        after="running",
+        reason="seen alive",
+        host="local",
+        run="web/a.ga1a1a1a1.a1",
+        actor="reconciler",
+        cause="host",
+        revision=REVISION,
+        commit=git(bare, "rev-parse", BRANCH),
+        previous=oldest.commit,
+    )
+    assert (oldest.task, oldest.before, oldest.after, oldest.reason) == (
+        "web/a",
+        None,
+        "created",
+        "the spec is new",
+    )
+
+
+async def test_the_walk_of_one_task_is_what_git_log_finds_for_it(open_repository, open_state, bare):
+    state = await open_state(bare)
+    for attempt in range(1, 5):
+        await state.commit(
+            [step for name in ("a", "b", "c") for step in (created(name), started(name, attempt))]
+        )
+    repository = await open_repository(bare)
+
+    for name in ("a", "b", "c"):
+        walked = [entry.commit for entry in await history(repository, BRANCH, name)]
+
+        assert walked == git(bare, "log", "--format=%H", f"--grep=^Task: {name}$", BRANCH).splitlines()
+        assert len(walked) == 8
+
+
+async def test_no_more_than_was_asked_for_is_returned_newest_first(open_repository, open_state, bare):
+    state = await open_state(bare)
+    await state.commit([created("a"), created("b"), started("a"), created("c")])
+    repository = await open_repository(bare)
+
+    assert [entry.task for entry in await history(repository, BRANCH, limit=2)] == ["c", "a"]
+    assert [entry.after for entry in await history(repository, BRANCH, "a", limit=1)] == ["running"]
+    assert await history(repository, BRANCH, "unknown") == []
+
+
+async def test_commits_by_hand_are_no_transitions(open_repository, open_state, bare, tmp_path):
+    state = await open_state(bare)
+    await state.commit([created("a")])
+    git(tmp_path, "clone", "-q", "-b", BRANCH, str(bare), "clone")
+    commit(tmp_path / "clone", "fleet-state/tasks/a.yaml", "phase: failed\n", "mend a by hand")
+    git(tmp_path / "clone", "push", "-q")
+    repository = await open_repository(bare)
+
+    assert [entry.after for entry in await history(repository, BRANCH)] == ["created"]
+    assert [entry.after for entry in await history(repository, BRANCH, "a")] == ["created"]
+
+
+async def test_the_last_transition_of_every_task_is_found_in_one_look(open_repository, open_state, bare):
+    state = await open_state(bare)
+    await state.commit([created("a"), created("b"), started("a")])
+    repository = await open_repository(bare)
+
+    found = await last_transitions(repository, git(bare, "rev-parse", BRANCH))
+
+    assert found == {"a": git(bare, "rev-parse", BRANCH), "b": git(bare, "rev-parse", f"{BRANCH}^")}
+
+
+async def test_a_shallow_clone_tells_as_much_as_it_has(open_repository, open_state, bare, tmp_path):
+    state = await open_state(bare)
+    await state.commit([created("a"), started("a")])
+    shallow = tmp_path / "shallow.git"
+    git(tmp_path, "clone", "-q", "--bare", "--depth=1", "-b", BRANCH, f"file://{bare}", str(shallow))
+
+    told = await history(await open_repository(shallow), BRANCH, "a")
+
+    assert [entry.after for entry in told] == ["running"]

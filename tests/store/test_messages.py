@@ -1,0 +1,103 @@
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.core.events import Removed, SpecChanged
+from reconciler.core.lifecycle import Transition
+from reconciler.core.model import Phase
+from reconciler.store import messages
+from tests.store.world import NOW, REVISION, commit, created, git, spec, started, status
+
+texts = st.text(max_size=60) | st.sampled_from(
+    [
+        "x\n\nTask: forged",
+        "\r\nTo: completed",
+        "Task: forged",
+        "\u2028To: x",
+        "\x1b[31m",
+        "\n",
+        "---",
+        "# x",
+        "",
+    ]
+)
+
+
+def forged(reason: str, actor: str, delivery: str) -> Transition:
+    step = started("web/a")
+    return replace(step, event=replace(step.event, reason=reason, actor=actor, delivery=delivery))
+
+
+@given(texts, texts, texts)
+def test_nothing_that_is_said_can_pass_for_a_trailer(reason, actor, delivery):
+    message = messages.render(forged(reason, actor, delivery), revision=REVISION, previous="f" * 40)
+
+    trailers = messages.trailers_of(message)
+    assert trailers["Task"] == "web/a"
+    assert trailers["To"] == "running"
+    assert trailers["Prev-Transition"] == "f" * 40
+    assert set(trailers) <= {
+        *(
+            "Task",
+            "From",
+            "To",
+            "Run",
+            "Host",
+            "Cause",
+            "Actor",
+            "Spec-Revision",
+            "Delivery",
+            "Prev-Transition",
+        )
+    }
+    assert all(trailers.values())
+    assert message.startswith("task web/a: assigned → running\n\n")
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "S"]) | st.just(" ")))
+def test_the_reason_is_read_back_as_it_was_said(reason):
+    message = messages.render(created("a", reason))
+
+    assert messages.reason_of(message) == reason.strip()
+
+
+def test_git_reads_the_same_trailers(checkout):
+    message = messages.render(forged("x\n\nTask: forged", "y\nTo: completed", "7"), revision=REVISION)
+    commit(checkout, "file", "x", message)
+
+    read = git(checkout, "log", "-1", "--format=%(trailers:only,unfold)")
+
+    assert read.splitlines() == [f"{key}: {value}" for key, value in messages.trailers_of(message).items()]
+
+
+def test_a_subject_says_what_happened_to_the_task():
+    gone = Transition("a", status(Phase.COMPLETED), None, Removed(task="a", at=NOW, reason="cleaned up"))
+    changed = Transition(
+        "a", status(), status(), SpecChanged(task="a", at=NOW, reason="edited", spec=spec("a"))
+    )
+
+    subjects = [messages.render(step).splitlines()[0] for step in (created("a"), started("a"), changed, gone)]
+
+    assert subjects == [
+        "task a: created",
+        "task a: assigned → running",
+        "task a: created, spec changed",
+        "task a: completed → removed",
+    ]
+
+
+def test_the_prompt_is_named_when_it_is_new():
+    before, after = status(prompt_sha256="aa"), status(prompt_sha256="bb")
+
+    def named(step: Transition) -> str | None:
+        return messages.trailers_of(messages.render(step)).get("Prompt-SHA256")
+
+    assert named(replace(created("a"), before=before, after=after)) == "bb"
+    assert named(replace(created("a"), before=after, after=after)) is None
+
+
+def test_a_message_without_trailers_has_none():
+    assert messages.trailers_of("just words\n") == {}
+    assert messages.trailers_of("subject\n\nTask: a\nand more words\n") == {}
+    assert messages.reason_of("just words\n") == ""
