@@ -64,7 +64,8 @@ def _cycle_of_each(component: set[str], edges: Callable[[str], Iterable[str]]) -
     lowest = cycle.index(min(cycle))
     cycle = cycle[lowest:] + cycle[:lowest]
     views = {each: [*cycle[at:], *cycle[:at], each] for at, each in enumerate(cycle[:_VIEWS])}
-    return {each: views.get(each, [*cycle, cycle[0]]) for each in component}
+    whole = views[cycle[0]]
+    return {each: views.get(each, whole) for each in component}
 
 
 _VIEWS = 20

@@ -69,6 +69,15 @@ BAD = [
     ),
     (TASK, b"goal: x\n1: y\n", ["2:1: error: a key must be a text; put it in quotes"]),
     (TASK, b"goal: x\npriority: " + b"9" * 41, ["2:11: error: number of more than 40 digits"]),
+    (
+        TASK,
+        b"? [goal, x]\n: y\ntitle: 3\n",
+        [
+            "1:1: error: goal: is missing",
+            "1:3: error: a key must be a text; put it in quotes",
+            "3:8: error: title: expected a text, not 3; put it in quotes",
+        ],
+    ),
     (TASK, b"- goal: x\n", ["1:1: error: expected 'key: value' lines"]),
     # --- Fields ---
     (TASK, b"# nothing yet\n", ["1:1: error: goal: is missing"]),
@@ -256,6 +265,11 @@ BAD = [
         TASK,
         b"goal: x\nrepo: shop\nbranch_name: main\n",
         ["3:14: error: branch_name: 'main' is the base branch of repo 'shop'"],
+    ),
+    (
+        TASK,
+        b"goal: x\nrepo: shop\nbranch_name: main/x\n",
+        ["3:14: error: branch_name: git cannot have both 'main/x' and the base branch 'main'"],
     ),
     (HOST, b"jump: bgi\n", ["1:7: error: jump: no host 'bgi' (did you mean 'big'?)"]),
     (HOST, b"jump: bad\n", ["1:7: error: jump: goes in a circle: bad \N{RIGHTWARDS ARROW} bad"]),

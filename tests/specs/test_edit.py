@@ -89,6 +89,16 @@ def test_a_value_that_others_refer_to_stays_with_them():
     }
 
 
+def test_a_key_between_braces_is_removed():
+    # The comment keeps its column, not its distance.
+    assert edit("{goal: x, rerun: 1} # c\n", {"rerun": None}).split() == ["{goal:", "x}", "#", "c"]
+
+
+def test_a_value_that_no_yaml_can_hold_is_refused():
+    with pytest.raises(SpecError, match=r"^x:1:1: error: cannot set a without touching other fields"):
+        edit("a: 1\n", {"a": "\0"}, path="x")
+
+
 @pytest.mark.parametrize("text", ["- a\n", "a: [", "a: 1\na: 2\n", "1: 2\n"])
 def test_what_cannot_be_read_cannot_be_edited(text):
     with pytest.raises(SpecError, match=r"^specs/x\.yaml:\d+:\d+: error: "):

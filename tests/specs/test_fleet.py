@@ -280,6 +280,23 @@ def test_a_push_of_three_files_parses_three(monkeypatch):
     assert sorted(parsed) == ["specs/tasks/t0.yaml", "specs/tasks/t1.yaml", "specs/tasks/t2.yaml"]
 
 
+def test_what_nobody_asks_for_any_more_is_forgotten(monkeypatch):
+    parser = Parser()
+    kept = parser.parse("specs/tasks/a.yaml", file("goal: 0\n"))
+    for number in range(1, 10):
+        parser.parse("specs/tasks/a.yaml", file(f"goal: {number}\n"))
+    parsed = []
+    real = parse_room.parse
+    monkeypatch.setattr(parse_room, "parse", lambda *words: parsed.append(words[3]) or real(*words))
+
+    parser.forget([kept])
+
+    assert parser.parse("specs/tasks/a.yaml", file("goal: 0\n")) is kept
+    assert parsed == []
+    parser.parse("specs/tasks/a.yaml", file("goal: 9\n"))
+    assert parsed == ["specs/tasks/a.yaml"]
+
+
 def test_one_edit_looks_at_one_task_of_a_thousand(monkeypatch):
     parser, builder = Parser(), Builder()
     texts = {f"specs/tasks/t{number}.yaml": file(f"goal: {number}\nscript: y\n") for number in range(1000)}

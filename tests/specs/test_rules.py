@@ -1,0 +1,130 @@
+"""Rules inside one file that types do not carry."""
+
+import pytest
+
+from reconciler.core.adapter import AdapterSpec
+from reconciler.core.model import AgentSpec, FleetSpec, HostSpec, RepoSpec, TaskSpec
+from reconciler.specs.rules import broken_rules
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.org/a.git",
+        "https://example.org:8443/a b",
+        "ssh://git@example.org/a",
+        "ssh://git@[::1]:2222/a",
+        "git@example.org:team/a.git",
+        "example.org:a",
+        "http://localhost:3000/a",
+        "http://127.0.0.1/a",
+        "http://[::1]/a",
+        "file:///srv/a.git",
+        "/srv/a.git",
+        "../a",
+        "a-b/c",
+        ".",
+    ],
+)
+def test_addresses_that_git_fetches_without_running_anything_are_let_through(url):
+    assert broken_rules(RepoSpec(url=url)) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        ("ext::sh -c id", "helpers"),
+        ("ext::ssh://example.org/a", "helpers"),
+        ("fd::17", "helpers"),
+        ("transport+x::y", "helpers"),
+        ("-u/bin/sh", "begins with '-'"),
+        ("git@-oProxyCommand=id:a", "begins with '-'"),
+        ("ssh://-oProxyCommand=id/a", "begins with '-'"),
+        ("ssh://git@-oProxyCommand=id/a", "begins with '-'"),
+        (" /srv/a", "characters"),
+        ("/srv/a\nb", "characters"),
+        ("/srv/\x1b[31m", "characters"),
+        ("http://example.org/a", "plain http"),
+        ("http://localhost.example.org/a", "plain http"),
+        ("git://example.org/a", "scheme 'git'"),
+        ("javascript://a", "scheme 'javascript'"),
+        ("https://u:p@example.org/a", "password"),
+        ("https:///a", "no host"),
+        ("https://[::1/a", "not an address"),
+    ],
+)
+def test_other_addresses_are_refused_without_being_repeated(url, word):
+    (mistake,) = broken_rules(RepoSpec(url=url))
+
+    assert mistake.path == ("url",)
+    assert word in mistake.message
+    assert "\x1b" not in mistake.message
+
+
+@pytest.mark.parametrize("address", ["big", "big.example.org", "10.0.0.7", "::1", "fe80::1%eth0", "my_host"])
+def test_hosts_have_names_and_addresses(address):
+    assert broken_rules(HostSpec(address=address)) == []
+
+
+@pytest.mark.parametrize("address", ["-oX", "a b", "a;b", "user@host", "$(id)", "a/b"])
+def test_what_is_no_address_of_a_host_is_refused(address):
+    assert [mistake.path for mistake in broken_rules(HostSpec(address=address))] == [("address",)]
+
+
+def test_version_ranges_of_a_host_are_read():
+    spec = HostSpec.model_validate(
+        {"adapters": {"codex": {"version": ">=1,<2"}, "qwen": {"version": "new"}, "x": {}}}
+    )
+
+    assert [mistake.path for mistake in broken_rules(spec)] == [("adapters", "qwen", "version")]
+
+
+@pytest.mark.parametrize("schedule", ["0 9 * * 1-5", "*/5 * * * *", "0 0 L * *"])
+def test_cron_expressions_are_understood(schedule):
+    assert broken_rules(TaskSpec(goal="x", schedule=schedule)) == []
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [FleetSpec, lambda **words: RepoSpec(url="/r", **words), lambda **words: TaskSpec(goal="x", **words)],
+)
+def test_templates_are_read_wherever_they_stand(spec):
+    assert broken_rules(spec(template="{{ task.goal }}")) == []
+    assert [mistake.path for mistake in broken_rules(spec(template="{{"))] == [("template",)]
+
+
+def test_an_adapter_with_everything_right_is_right():
+    spec = AdapterSpec.model_validate(
+        {
+            "command": ("x",),
+            "version": {"command": ("x",), "pattern": r"v(\d+)", "range": ">=2.1"},
+            "secrets": {"A": {"env": "B"}, "C": {"command": ("pass", "show")}, "D": {"credential": "d"}},
+            "output": {
+                "format": "json",
+                "text": "[?type=='result'] | [-1].result",
+                "exit_codes": {"3": "auth"},
+            },
+        }
+    )
+
+    assert broken_rules(spec) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"version": {"command": ("x",), "pattern": "no group"}}, ("version", "pattern")),
+        ({"version": {"command": ("x",), "pattern": "(" * 5000 + ")" * 5000}}, ("version", "pattern")),
+        ({"output": {"text": "(" * 5000}}, ("output", "text")),
+        ({"output": {"text": "nope("}}, ("output", "text")),
+        ({"secrets": {"A": {}}}, ("secrets", "A")),
+    ],
+)
+def test_what_an_adapter_gets_wrong_is_found(fields, path):
+    assert [mistake.path for mistake in broken_rules(AdapterSpec.model_validate(fields))] == [path]
+
+
+def test_the_hash_of_a_token_is_a_hash():
+    spec = AgentSpec(token_hash=("a" * 64, "A" * 64, "a" * 63))
+
+    assert [mistake.path for mistake in broken_rules(spec)] == [("token_hash", 1), ("token_hash", 2)]
