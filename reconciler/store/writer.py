@@ -81,8 +81,8 @@ class Writer:
         """
         async with self._turn:
             ids = await asyncio.to_thread(self._write, head, changes)
-            await self._verify(head, ids)
-            await asyncio.to_thread(self._sync)
+            if self.head != ids[-1]:
+                await self._explain(head, ids)
         self._packs += 1
         if self._packs > _PACKS and (self._upkeep is None or self._upkeep.done()):
             self._upkeep = asyncio.create_task(self.tidy())
@@ -128,9 +128,14 @@ class Writer:
     # --- In a thread, one at a time ----------------------------------------
 
     def _write(self, head: str | None, changes: Sequence[Change]) -> Sequence[str]:
+        ids = self._stream_through(head, changes)
+        self._sync()
+        return ids
+
+    def _stream_through(self, head: str | None, changes: Sequence[Change]) -> Sequence[str]:
+        self._expect(head)
         if self._stream is not None and self._stream.commits > _COMMITS_PER_PROCESS:
             self._close_stream()
-        self._expect(head)
         if self._stream is not None:
             try:
                 return _send(self._stream, changes)
@@ -160,7 +165,8 @@ class Writer:
         refs = self._repository.git_dir / self._ref
         above = [folder for folder in refs.parents if self._repository.git_dir in folder.parents]
         for folder in (self._repository.git_dir / "objects" / "pack", *above):
-            _sync_folder(folder)
+            if folder.is_dir():  # a ref may be packed, or not made after all
+                _sync_folder(folder)
 
     def _close_stream(self) -> None:
         if self._stream is not None:
@@ -175,10 +181,10 @@ class Writer:
 
     # ------------------------------------------------------------------------
 
-    async def _verify(self, head: str | None, ids: Sequence[str]) -> None:
-        """Raise if git did not move the ref: it only warns when somebody else was first."""
+    async def _explain(self, head: str | None, ids: Sequence[str]) -> None:
+        """Raise if git did not move the ref (it only warns); somebody may have built on the batch already."""
         now = self.head
-        if now == ids[-1] or (now is not None and await self._is_ancestor(ids[-1], now)):
+        if now is not None and await self._is_ancestor(ids[-1], now):
             return
         words = self._stream.words if self._stream is not None else ""
         await asyncio.to_thread(self._kill_stream)

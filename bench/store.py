@@ -1,0 +1,200 @@
+"""
+The store against git itself, side by side: `python bench/store.py [--tasks 10000]`.
+
+Prints medians: durable commits, one per transition, alone and in batches; then
+the time to load every status on record.
+"""
+
+import argparse
+import asyncio
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from statistics import median
+
+from reconciler.core.adapter import Usage
+from reconciler.core.events import Started
+from reconciler.core.lifecycle import Transition
+from reconciler.core.model import Phase, Status
+from reconciler.store import statuses
+from reconciler.store.messages import render
+from reconciler.store.repository import Repository
+from reconciler.store.state import StateBranch, StateReader
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+BRANCH = "fleet-state"
+ROUNDS = 5
+STEPS = count(1)
+"""So that every commit changes something."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", type=int, default=10_000, help="status files while commits are measured")
+    parser.add_argument("--load", type=int, nargs="*", default=[1_000, 10_000, 100_000], help="sizes to load")
+    wanted = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(commits(Path(folder), wanted.tasks))
+        for size in wanted.load:
+            asyncio.run(load(Path(folder), size))
+
+
+# --- Commits ---------------------------------------------------------------
+
+
+async def commits(folder: Path, tasks: int) -> None:
+    places = [folder / name for name in ("store.git", "cli", "raw.git")]
+    for place in places:
+        base(place, tasks)
+    by_hand = CommandLine(places[1], tasks)
+    async with await Repository.open(str(places[0]), folder) as repository:
+        state = await StateBranch.open(
+            repository, BRANCH, token=lambda: "0" * 12, clock=lambda: NOW, revision=lambda: "e" * 40
+        )
+        await state.load()
+        await store(state, tasks, 1, 1)
+        measured: dict[str, list[float]] = {}
+        for _ in range(ROUNDS):
+            record(measured, "git add + git commit", by_hand.commit(10))
+            record(measured, "git fast-import, one stream", raw(places[2], tasks, 1000))
+            record(measured, "store, one at a time", await store(state, tasks, 1, 50))
+            record(measured, "store, batches of 100", await store(state, tasks, 100, 10))
+        await state.close()
+    show(measured, tasks)
+
+
+def record(measured: dict[str, list[float]], name: str, rate: float) -> None:
+    measured.setdefault(name, []).append(rate)
+
+
+def show(measured: dict[str, list[float]], tasks: int) -> None:
+    first = median(next(iter(measured.values())))
+    print(f"\nCommits per second, {tasks} tasks, one commit per transition (the store's are durable)")
+    for name, rates in measured.items():
+        print(f"  {name:30} {median(rates):9.0f}  {median(rates) / first:7.1f} x")
+
+
+async def store(state: StateBranch, tasks: int, size: int, batches: int) -> float:
+    work = [[step(next(STEPS), tasks) for _ in range(size)] for _ in range(batches)]
+    began = time.perf_counter()
+    for batch in work:
+        await state.commit(batch)
+    return size * batches / (time.perf_counter() - began)
+
+
+class CommandLine:
+    """A checkout in which a program commits with git's commands, as they are."""
+
+    def __init__(self, place: Path, tasks: int) -> None:
+        self.place, self.tasks = place, tasks
+        git(place, "checkout", "-q", BRANCH)
+
+    def commit(self, commits: int) -> float:
+        """Return how many commits a second there were."""
+        work = [step(next(STEPS), self.tasks) for _ in range(commits)]
+        began = time.perf_counter()
+        for each in work:
+            (self.place / path(each.task)).write_bytes(statuses.dump(each.after))
+            git(self.place, "add", path(each.task))
+            git(self.place, "commit", "-q", "-m", f"task {each.task}: running")
+        return commits / (time.perf_counter() - began)
+
+
+def raw(place: Path, tasks: int, commits: int) -> float:
+    work = [step(next(STEPS), tasks) for _ in range(commits)]
+    began = time.perf_counter()
+    stream(place, [({path(each.task): statuses.dump(each.after)}, render(each)) for each in work])
+    return commits / (time.perf_counter() - began)
+
+
+# --- Loading ---------------------------------------------------------------
+
+
+async def load(folder: Path, size: int) -> None:
+    place = folder / f"load-{size}.git"
+    base(place, size)
+    cold, warm = [], []
+    for _ in range(3):
+        async with await Repository.open(str(place), folder) as repository:
+            reader = StateReader(repository, BRANCH)
+            cold.append(await seconds(reader))
+            stream(place, [({path(task(0)): statuses.dump(status(next(STEPS)))}, "edit")])
+            warm.append(await seconds(reader))
+    print(
+        f"Load of {size} statuses: {median(cold):.2f} s; again after one commit: {median(warm) * 1000:.1f} ms"
+    )
+
+
+async def seconds(reader: StateReader) -> float:
+    began = time.perf_counter()
+    await reader.load()
+    return time.perf_counter() - began
+
+
+# --- A fleet ---------------------------------------------------------------
+
+
+def task(number: int) -> str:
+    return f"project-{number // 100}/task-{number % 100}"
+
+
+def path(name: str) -> str:
+    return f"fleet-state/tasks/{name}.yaml"
+
+
+def status(number: int) -> Status:
+    return Status(
+        phase=Phase.RUNNING,
+        since=NOW,
+        created_at=NOW,
+        generation=f"{number:040x}",
+        work=f"{number:012x}",
+        attempt=1 + number % 3,
+        run=f"{task(number)}.g{number:08x}.a1",
+        assigned_host="builder-7",
+        adapter="claude-code",
+        branch_name=f"task/{task(number)}",
+        pr_title="Make the login form keep what was typed",
+        usage=Usage(input_tokens=number, output_tokens=1234, cost_usd=0.25, turns=7, seconds=93.5),
+    )
+
+
+def step(number: int, tasks: int) -> Transition:
+    name, after = task(number * 7919 % tasks), status(number)
+    event = Started(task=name, at=NOW, reason="the agent was seen alive", cause="host", run=str(after.run))
+    return Transition(name, after.model_copy(update={"phase": Phase.ASSIGNED}), after, event)
+
+
+def base(place: Path, tasks: int) -> None:
+    """Make a repository with so many statuses in one commit; a bare one if its name says so."""
+    kind = ["--bare"] if place.suffix == ".git" else []
+    subprocess.run(["git", "init", "-q", *kind, str(place)], check=True)
+    git(place, "config", "user.name", "Bench")
+    git(place, "config", "user.email", "bench@example.org")
+    files = {path(task(number)): statuses.dump(status(number)) for number in range(tasks)}
+    stream(place, [(files, "all of them")], start=False)
+
+
+def stream(place: Path, changes: Iterable[tuple[Mapping[str, bytes], str]], *, start: bool = True) -> None:
+    """Commit through `git fast-import`, with nothing around it."""
+    first = f"from refs/heads/{BRANCH}^0\n" if start else ""
+    pieces = []
+    for files, message in changes:
+        said = message.encode()
+        pieces.append(f"commit refs/heads/{BRANCH}\ncommitter b <b@example.org> 1 +0000\n".encode())
+        pieces.append(b"data %d\n%s\n%s" % (len(said), said, first.encode()))
+        pieces += [b"M 100644 inline %s\ndata %d\n%s\n" % (at.encode(), len(c), c) for at, c in files.items()]
+        first = ""
+    subprocess.run(["git", "-C", str(place), "fast-import", "--quiet"], input=b"".join(pieces), check=True)
+
+
+def git(place: Path, *words: str) -> None:
+    subprocess.run(["git", "-C", str(place), *words], check=True)
+
+
+if __name__ == "__main__":
+    main()
