@@ -8,10 +8,9 @@ and what a person mends on the host needs no new spec, so it is tried again.
 
 import asyncio
 import contextlib
-import itertools
 import shlex
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import asyncssh
 
@@ -20,6 +19,8 @@ from reconciler.core.text import one_line
 from reconciler.dispatch.line import Line, Link, Once
 from reconciler.dispatch.sftp import Files
 from reconciler.dispatch.transport import SAFE_WORD, Answer, Transport
+
+T = TypeVar("T")
 
 _SESSIONS = 6
 """Most commands at once: sshd has 10 sessions (MaxSessions), and frees one later than its command ends."""
@@ -152,13 +153,8 @@ class _Visit:
         return await self._files.get()
 
     async def open(self, command: str) -> asyncssh.SSHClientProcess[bytes]:
-        """Start the command in a session of its own; wait and ask again while sshd has none free."""
-        for refusals in itertools.count(1):
-            try:
-                return await self.link.connection.create_process(command, encoding=None)
-            except asyncssh.ChannelOpenError as error:
-                await self._wait_or_raise(error, refusals)
-        raise AssertionError  # the count has no end
+        """Start the command in a session of its own."""
+        return await self._opened(lambda: self.link.connection.create_process(command, encoding=None))
 
     async def stop(self) -> None:
         """Give up what is still under way."""
@@ -178,28 +174,34 @@ class _Visit:
                 f"host {hop}: the login shell gave no answer within {self._line.patience.connect:g} s; "
                 "see what its startup files (~/.bashrc, ~/.profile) wait for"
             ) from error
+        except (OSError, asyncssh.Error) as error:
+            raise Unavailable(
+                f"host {hop}: the connection ended ({one_line(str(error))}) before the login shell answered; "
+                "if that goes on, see the log of its sshd"
+            ) from error
         if answer.stdout != _READY:
             self._line.retire(self.link)  # the login shell of a user is looked up when a connection is made
             raise Unavailable(f"host {hop}: {_misunderstood(answer, hop.shell)}")
 
     async def _start_files(self) -> Files | None:
-        for refusals in itertools.count(1):
-            try:
-                return Files(await self.link.connection.start_sftp_client())
-            except asyncssh.ChannelOpenError as error:
-                if error.code not in _NEVER_OPENED:
-                    return None
-                await self._wait_or_raise(error, refusals)
-            except asyncssh.SFTPError:
-                if self.link.is_lost:
-                    raise
-                return None
-        raise AssertionError  # the count has no end
+        try:
+            return Files(await self._opened(self.link.connection.start_sftp_client))
+        except (asyncssh.ChannelOpenError, asyncssh.SFTPError):
+            if self.link.is_lost:
+                raise
+            return None
 
-    async def _wait_or_raise(self, error: asyncssh.ChannelOpenError, refusals: int) -> None:
-        if self.link.is_lost or error.code not in _NEVER_OPENED:
-            raise error
-        await asyncio.sleep(self._line.pause(refusals, base=_REFUSED_PAUSE, cap=_REFUSED_CAP))
+    async def _opened(self, make: Callable[[], Awaitable[T]]) -> T:
+        """Return what `make` makes in a session; wait and ask again while sshd has none free."""
+        refusals = 0
+        while True:
+            try:
+                return await make()
+            except asyncssh.ChannelOpenError as error:
+                if self.link.is_lost or error.code not in _NEVER_OPENED:
+                    raise
+            refusals += 1
+            await asyncio.sleep(self._line.pause(refusals, base=_REFUSED_PAUSE, cap=_REFUSED_CAP))
 
 
 def command_line(words: Sequence[str]) -> str:

@@ -60,6 +60,7 @@ OTHER = asyncssh.generate_private_key("ssh-ed25519")
     [
         ({"port": 1}, r"nothing listens there; check `port`"),
         ({"address": "no-such-host.invalid"}, r"its name is not known.*check `address`"),
+        ({"address": "255.255.255.255"}, r"no connection \(.*check `address` and the network"),
         ({"user": "nobody"}, r"login refused for user 'nobody'; check `user`.*authorized_keys"),
         ({"host_key": ()}, r"no host_key is pinned.*reconciler host trust h1"),
         ({"host_key": "ssh-ed25519 AAAA"}, r"host_key cannot be read.*reconciler host trust h1"),
@@ -127,7 +128,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up(servers: Yard)
 
 async def test_a_server_that_is_no_sshd_is_told_so(servers: Yard):
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 100)
+        writer.write(b"SSH-1.0-something else\r\n")
         await writer.drain()
         writer.close()
 
@@ -135,7 +136,8 @@ async def test_a_server_that_is_no_sshd_is_told_so(servers: Yard):
     async with server:
         told = await why(servers.sshd().host(port=server.sockets[0].getsockname()[1]))
 
-    assert re.search("check that `port` is sshd's|closed the connection before login", told), told
+    assert "no SSH session could be agreed on" in told
+    assert "check that `port` is sshd's" in told
 
 
 async def test_a_shell_that_prints_a_banner_is_told_with_its_words(servers: Yard):
@@ -157,6 +159,12 @@ async def test_a_login_shell_that_hangs_is_told_so(servers: Yard):
     told = await why(servers.sshd(ForceCommand="exec sleep 300").host(), connect=1.0)
 
     assert "the login shell gave no answer within 1 s; see what its startup files" in told
+
+
+async def test_a_connection_that_ends_under_the_login_shell_is_told_so(servers: Yard):
+    told = await why(servers.sshd(ForceCommand="kill -9 $PPID").host())
+
+    assert "before the login shell answered; if that goes on, see the log of its sshd" in told
 
 
 async def test_a_mended_host_is_used_again(servers: Yard):
@@ -237,6 +245,22 @@ async def test_a_connection_that_falls_silent_is_noticed_by_its_missing_signs_of
                 os.kill(pid, signal.SIGKILL)
 
         assert await say(transports, server.host(), "after") == b"after\n"
+
+
+async def test_a_read_that_gets_no_answer_is_doubt(servers: Yard, tmp_path: Path):
+    server, file = servers.sshd(), tmp_path / "file"
+    file.write_text("text")
+    async with opened(read=0.5) as transports:
+        transport = transports(server.host())
+        await transport.call(("true",), timeout=30)
+        stalled = server.stall_connections()
+
+        try:
+            with pytest.raises(Unavailable, match=rf"read {file}: no answer within 0\.5 s"):
+                await transport.read(str(file), 0, 10)
+        finally:
+            for pid in stalled:
+                os.kill(pid, signal.SIGKILL)
 
 
 async def test_a_call_that_is_given_up_leaves_the_others_alone(servers: Yard):
@@ -416,6 +440,23 @@ async def test_a_jump_whose_key_has_changed_is_not_gone_through(servers: Yard):
     async with opened(hosts) as transports:
         with pytest.raises(Unavailable, match=r"its jump failed: host jump .*key has changed"):
             await say(transports, target.host(jump="jump"), "there")
+
+
+async def test_the_same_way_is_the_same_transport_though_it_leads_nowhere(servers: Yard):
+    host = servers.sshd().host()
+    async with opened() as transports:
+        assert transports(host) is transports(host.model_copy(update={"slots": 7}))
+        assert transports(host) is not transports(host.model_copy(update={"port": 1}))
+        nowhere = host.model_copy(update={"jump": "nobody"})
+        assert transports(nowhere) is transports(nowhere)
+
+
+async def test_this_machine_is_no_jump_host(servers: Yard):
+    told_by = servers.sshd().host(jump="here")
+
+    async with opened({"here": Host(name="here")}) as transports:
+        with pytest.raises(Unavailable, match="host here: it has no address"):
+            await transports(told_by).call(("true",), timeout=30)
 
 
 async def test_jumps_in_a_circle_are_told_so(servers: Yard):
