@@ -1,0 +1,47 @@
+"""The documentation says what the program does: what it knows better is written by it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from reconciler.specs.fleet import build
+from reconciler.specs.parse import MODELS
+from reconciler.specs.worktree import read_worktree
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_written_parts_are_up_to_date():
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs/write.py", "--check"], capture_output=True, text=True, check=False
+    )
+
+    assert done.stdout == ""
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("kind", sorted(MODELS))
+def test_every_example_of_a_kind_is_a_good_spec(kind):
+    page = (ROOT / f"docs/{kind}.md").read_text()
+    examples = [block.partition("```")[0] for block in page.split("```yaml\n")[1:]]
+
+    for example in examples:
+        document = YAML(typ="safe", pure=True).load(example)
+        MODELS[kind].model_validate_json(json.dumps(document))
+    assert examples or kind in {"agent", "fleet"}
+
+
+def test_the_example_fleet_has_no_mistakes():
+    assert build(read_worktree(ROOT)).problems == ()
+
+
+def test_every_command_is_in_the_documentation():
+    from reconciler.cli.main import COMMANDS
+
+    page = (ROOT / "docs/commands.md").read_text()
+
+    assert [name for part in COMMANDS.values() for name in part if f"`{name}`" not in page] == []
