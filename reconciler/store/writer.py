@@ -129,7 +129,7 @@ class Writer:
 
     def _write(self, head: str | None, changes: Sequence[Change]) -> Sequence[str]:
         ids = self._stream_through(head, changes)
-        self._sync()
+        self._sync(is_new=head is None)
         return ids
 
     def _stream_through(self, head: str | None, changes: Sequence[Change]) -> Sequence[str]:
@@ -161,12 +161,14 @@ class Writer:
             self._kill_stream()
             raise Conflict(f"{self._ref} is at {self.head}, not at {head}: somebody else wrote to it")
 
-    def _sync(self) -> None:
-        refs = self._repository.git_dir / self._ref
-        above = [folder for folder in refs.parents if self._repository.git_dir in folder.parents]
-        for folder in (self._repository.git_dir / "objects" / "pack", *above):
-            if folder.is_dir():  # a ref may be packed, or not made after all
-                _sync_folder(folder)
+    def _sync(self, *, is_new: bool) -> None:
+        """Sync the folders of pack and ref; those above it too, if the ref's own may be new."""
+        inside = [
+            folder for folder in self._repository.git_dir.joinpath(self._ref).parents if folder.is_dir()
+        ]
+        above = [folder for folder in inside if self._repository.git_dir in folder.parents]
+        for folder in (self._repository.git_dir / "objects" / "pack", *(above if is_new else above[:1])):
+            _sync_folder(folder)
 
     def _close_stream(self) -> None:
         if self._stream is not None:
