@@ -1,0 +1,130 @@
+"""
+Measure a look with nothing to do, at 1,000 and at 100,000 finished tasks.
+
+A look is what happens at every knock: read the ref of the specs, plan, find
+that nothing changed. Real git repositories, real statuses on record; the two
+fleets are looked at in turn. CPU milliseconds, medians.
+"""
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from reconciler.controller.loop import Loop
+from reconciler.core.model import Host, HostStatus, Order, Phase, Status
+from reconciler.specs.source import SpecSource
+from reconciler.store.objects import GitTree
+from reconciler.store.repository import Repository
+from reconciler.store.state import StateBranch
+from reconciler.store.statuses import dump
+
+SIZES = tuple(int(size) for size in sys.argv[1:]) or (1_000, 100_000)
+LOOKS = 200
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class Nowhere:
+    """Hosts on which nothing runs."""
+
+    followed: frozenset[tuple[str, int]] = frozenset()
+
+    def follow(self, order: Order, emit: object) -> None:
+        raise AssertionError(f"{order.run} was started, but there is nothing to do")
+
+    stop = follow
+
+    async def sweep(self, host: Host, *keep: object) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def probe(
+        self, host: Host, adapters: Mapping[str, object], before: HostStatus | None
+    ) -> tuple[HostStatus, float | None]:
+        return before or HostStatus(reachable=True, since=NOW), None
+
+
+async def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        loops = {size: await settled_fleet(Path(folder) / str(size), size) for size in SIZES}
+        times: dict[int, list[float]] = {size: [] for size in SIZES}
+        for _ in range(LOOKS):
+            for size, loop in loops.items():
+                loop.knock()
+                begin = time.process_time()
+                await loop._look()
+                times[size].append(time.process_time() - begin)
+    medians = {size: statistics.median(values) * 1000 for size, values in times.items()}
+    print(f"a look with nothing to do, {LOOKS} of each, in turn")
+    for size, value in medians.items():
+        print(f"  {size:>9,} finished tasks   {value:8.3f} ms   {value / medians[SIZES[0]]:.2f}")
+
+
+async def settled_fleet(folder: Path, size: int) -> Loop:
+    """Return a loop over a repository in which every task is completed."""
+    folder.mkdir()
+    subprocess.run(["git", "init", "-q", "--bare", folder], check=True)
+    import_specs(folder, size)
+    repository = await Repository.open(str(folder), folder)
+    specs = SpecSource(GitTree(repository, "main"))
+    desired = await specs.read({})
+    import_statuses(
+        folder, {name: completed(task.generation, task.work) for name, task in desired.tasks.items()}
+    )
+    state = await StateBranch.open(
+        repository, "fleet-state", token=lambda: "0" * 12, clock=lambda: NOW, revision=lambda: ""
+    )
+    loop = Loop(specs, state, Nowhere(), Nowhere(), lambda: NOW)
+    await loop._reload()
+    await loop._look()
+    await asyncio.sleep(0.1)
+    await loop._look()
+    assert len(loop.statuses) == size
+    return loop
+
+
+def completed(generation: str, work: str) -> Status:
+    return Status(
+        phase=Phase.COMPLETED, since=NOW, created_at=NOW, generation=generation, work=work, attempt=1
+    )
+
+
+def path_of(number: int) -> str:
+    return f"group{number // 500}/task{number}"
+
+
+def import_specs(folder: Path, size: int) -> None:
+    files = {
+        f"specs/tasks/{path_of(n)}.yaml": f"goal: Task {n}.\nscript: 'true'\n".encode() for n in range(size)
+    }
+    fast_import(folder, "main", files)
+
+
+def import_statuses(folder: Path, statuses: Mapping[str, Status]) -> None:
+    fast_import(
+        folder,
+        "fleet-state",
+        {f"fleet-state/tasks/{name}.yaml": dump(status) for name, status in statuses.items()},
+    )
+
+
+def fast_import(folder: Path, branch: str, files: Mapping[str, bytes]) -> None:
+    parts: Collection[bytes] = [
+        f"commit refs/heads/{branch}\ncommitter Bench <bench@example.org> 1 +0000\ndata 0\n".encode(),
+        *(
+            b"M 644 inline %s\ndata %d\n%s\n" % (path.encode(), len(data), data)
+            for path, data in files.items()
+        ),
+    ]
+    subprocess.run(["git", "-C", folder, "fast-import", "--quiet"], input=b"".join(parts), check=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
