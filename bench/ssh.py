@@ -135,16 +135,15 @@ async def starts(folder: Path, hosts: list[Sshd], runs: list[Runs], options) -> 
         await asyncio.gather(*jobs)
 
     await asyncio.gather(*(start(each, next(names), "true") for each in runs))  # brings the wrapper there
-    rate = options.runs / statistics.median([await seconds(ours) for _ in range(options.repeat)])
+    tools = [tool for tool in others(folder, hosts, options.cli_runs) if shutil.which(tool[1][0])]
+    ways = [lambda command=command: quiet(command) for _, command, _ in tools]
+    mine, *walls = await side_by_side(options.repeat, ours, *ways)
+    rate = options.runs / mine
     print(f"Starts that can be found again, on {len(hosts)} hosts (the others: of a command that cannot)")
     show("reconciler", rate, "/s")
-    for name, command, aim in others(folder, hosts, options.cli_runs):
-        if shutil.which(command[0]) is None:
-            print(f"  {name:<28} not installed")
-            continue
-        walls = [await seconds(lambda command=command: quiet(command)) for _ in range(options.repeat)]
-        theirs = options.cli_runs / statistics.median(walls)
-        show(name, theirs, "/s", ratio=rate / theirs, aim=aim)
+    for (name, _, aim), wall in zip(tools, walls, strict=True):
+        show(name, options.cli_runs / wall, "/s", ratio=rate * wall / options.cli_runs, aim=aim)
+    print("  (compared are those of ansible and pssh that are installed)")
 
 
 async def start(runs: Runs, number: int, script: str) -> None:

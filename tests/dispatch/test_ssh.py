@@ -156,9 +156,9 @@ async def test_a_user_without_a_login_shell_is_told_so(servers: Yard):
 
 
 async def test_a_login_shell_that_hangs_is_told_so(servers: Yard):
-    told = await why(servers.sshd(ForceCommand="exec sleep 300").host(), connect=1.0)
+    told = await why(servers.sshd(ForceCommand="exec sleep 300").host(), connect=3.0)
 
-    assert "the login shell gave no answer within 1 s; see what its startup files" in told
+    assert "the login shell gave no answer within 3 s; see what its startup files" in told
 
 
 async def test_a_connection_that_ends_under_the_login_shell_is_told_so(servers: Yard):
@@ -233,7 +233,7 @@ async def test_a_restarted_server_is_found_again(servers: Yard):
 
 async def test_a_connection_that_falls_silent_is_noticed_by_its_missing_signs_of_life(servers: Yard):
     server = servers.sshd()
-    async with opened(keepalive=0.05, keepalive_count=2) as transports:
+    async with opened(keepalive=0.5, keepalive_count=3) as transports:
         await say(transports, server.host(), "before")
         stalled = server.stall_connections()
 
