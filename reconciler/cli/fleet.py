@@ -59,8 +59,11 @@ class Fleet:
 
     async def observed(self) -> Observed:
         """Return what is on record."""
-        statuses, hosts = await StateReader(self.repository, await self.state_branch()).load()
-        return Observed(statuses, hosts)
+        return Observed(*await (await self.record()).load())
+
+    async def record(self) -> StateReader:
+        """Return the record itself, for who looks at it again and again."""
+        return StateReader(self.repository, await self.state_branch())
 
     async def state_branch(self) -> str:
         """Return the branch with the record: what the last good fleet.yaml says."""

@@ -35,8 +35,11 @@ def init(folder: Path) -> None:
     wanted = dict(scaffold())
     _refuse_to_overwrite(folder, wanted)
     folder.mkdir(parents=True, exist_ok=True)
+    is_new = not (folder / ".git").exists()
+    if not is_new:
+        git(folder, "rev-parse", "--git-dir")  # say in git's words what is wrong with it, if anything is
     _know_the_person(folder)
-    if not (folder / ".git").exists():
+    if is_new:
         git(folder, "init", "--quiet", "--initial-branch=main")
     for path, content in wanted.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +94,7 @@ def _know_the_person(folder: Path) -> None:
     try:
         git(folder, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
     except ReconcilerError as error:
-        raise ReconcilerError(
-            "git does not know who you are, and the first commit needs a name: "
-            'git config --global user.name "…" && git config --global user.email "…"'
+        raise UsageError(
+            'git does not know who commits: run `git config --global user.name "Your Name"` '
+            "and `git config --global user.email you@example.org`"
         ) from error

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from reconciler.cli.fleet import Fleet
     from reconciler.core.model import Status
     from reconciler.store.history import Entry
+    from reconciler.store.state import StateReader
 
 LOOK = 0.2
 """Seconds between looks at logs that are being followed."""
@@ -117,12 +118,14 @@ async def _logs(
 
     kept = Logs(context.data_dir / "logs")
     async with opened(context) as fleet:
-        status = await _status(fleet, task)
+        record = await fleet.record()
+        status = await _status(fleet, record, task)
         run = status.run if attempt is None else await _run_of(fleet, task, attempt)
         while is_followed and run is not None and status.run == run and status.phase.is_live:
             printer.print_new(kept.paths(run))
             await asyncio.sleep(LOOK)
-            status = await _status(fleet, task)
+            await fleet.repository.fetch()
+            status = await _status(fleet, record, task)
     if run is None:
         raise NotFound(f"{task} has not run yet: it is {status.phase}")
     if not printer.print_new(kept.paths(run), to_end=True):
@@ -132,8 +135,9 @@ async def _logs(
     return ExitCode.ENDED_BADLY if is_followed and status.phase in BAD_ENDS else ExitCode.OK
 
 
-async def _status(fleet: "Fleet", task: str) -> "Status":
-    status = (await fleet.observed()).statuses.get(task)
+async def _status(fleet: "Fleet", record: "StateReader", task: str) -> "Status":
+    statuses, _ = await record.load()
+    status = statuses.get(task)
     if status is None:
         await fleet.task_file(task)
         raise NotFound(f"{task} has not run yet: the reconciler has not seen it")
@@ -156,7 +160,7 @@ class _Printer:
         self._offsets: dict[Path, int] = {}
 
     def print_new(self, paths: "Sequence[tuple[str, Path]]", *, to_end: bool = False) -> bool:
-        """Print what is new in the files, each under its label; return whether there are any."""
+        """Print what is new in the files, each under its label; return whether there were any so far."""
         for label, path in paths:
             if path not in self._offsets:
                 click.echo(f"--- {label} ---", err=True)
@@ -167,7 +171,7 @@ class _Printer:
             data = data if to_end else data[: data.rfind(b"\n") + 1]
             self._offsets[path] = offset + len(data)
             self._print(data)
-        return bool(paths)
+        return bool(self._offsets)
 
     def _print(self, data: bytes) -> None:
         if self._is_raw:

@@ -4,6 +4,7 @@ A fleet's repository for every test that wants one, and commands called as peopl
 
 import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,17 @@ class Fleet:
         """Call `reconciler` in this process."""
         arguments = ["--repo", str(self.folder), "--data-dir", str(self.data), *words]
         return CliRunner().invoke(cli, arguments, prog_name="reconciler", input=stdin, catch_exceptions=False)
+
+    def reconcile(self, until="--until-idle"):
+        """Let a reconciler do what there is to do, as a process of its own; return what it printed."""
+        done = subprocess.run([*self.command, "run", until], check=True, capture_output=True, text=True)
+        return done.stdout
+
+    @property
+    def command(self):
+        """Return the words that call `reconciler` as a process of its own."""
+        program = [sys.executable, "-m", "reconciler"]
+        return [*program, "--repo", str(self.folder), "--data-dir", str(self.data)]
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,9 @@ Looking at a fleet: get, describe, explain, plan, history, logs; against real re
 import json
 import os
 import pty
+import signal
 import subprocess
-import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -16,7 +17,7 @@ SCRIPT = 'goal: Talk.\nscript: |\n  printf "plain \\033[31mred\\033[0m \\033]0;t
 @pytest.fixture
 def ran(fleet):
     """Return a fleet whose task was carried out."""
-    assert fleet.run("run", "--until-idle").exit_code == 0
+    fleet.reconcile()
     return fleet
 
 
@@ -73,8 +74,8 @@ def test_a_bare_repository_and_a_url_can_be_looked_at(fleet, tmp_path):
 def on_a_terminal(fleet, *words, **env):
     """Return what `reconciler` prints where stdout is a terminal."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "reconciler", "--repo", str(fleet.folder), *words]
-    subprocess.run(command, stdout=theirs, env={**os.environ, "TERM": "xterm-256color", **env}, check=True)
+    env = {**os.environ, "TERM": "xterm-256color", **env}
+    subprocess.run([*fleet.command, *words], stdout=theirs, env=env, check=True)
     os.close(theirs)
     with os.fdopen(ours, "rb") as terminal:
         return terminal.read1(65536).decode()
@@ -156,7 +157,7 @@ def test_the_exit_code_of_a_plan_tells_changes_mistakes_and_nothing_apart(fleet)
     assert fleet.run("plan").exit_code == 0
     assert fleet.run("plan", "--exit-code").exit_code == 2
 
-    assert fleet.run("run", "--until-idle").exit_code == 0
+    fleet.reconcile()
     assert fleet.run("plan", "--exit-code").exit_code == 0
 
     fleet.write("specs/tasks/bad.yaml", "gaol: x\n")
@@ -214,7 +215,7 @@ def test_logs_are_what_the_agent_printed(ran):
 def test_logs_hold_nothing_a_terminal_obeys_unless_it_is_asked_for(fleet):
     fleet.write("specs/tasks/hello.yaml", SCRIPT)
     fleet.commit()
-    assert fleet.run("run", "--until-idle").exit_code == 0
+    fleet.reconcile()
 
     assert fleet.run("logs", "hello").stdout == "plain red end\n"
     assert fleet.run("logs", "hello", "--raw").stdout == "plain \x1b[31mred\x1b[0m \x1b]0;title\x07end\n"
@@ -223,7 +224,7 @@ def test_logs_hold_nothing_a_terminal_obeys_unless_it_is_asked_for(fleet):
 def test_logs_of_an_earlier_attempt_are_found_through_history(ran):
     ran.write("specs/tasks/hello.yaml", "goal: Say more.\nscript: echo more\n")
     ran.commit()
-    assert ran.run("run", "--until-idle").exit_code == 0
+    ran.reconcile()
 
     assert ran.run("logs", "hello").stdout == "more\n"
     assert ran.run("logs", "hello", "--attempt", "2").stdout == "more\n"
@@ -247,29 +248,52 @@ def test_logs_kept_by_another_machine_are_told_so(ran, tmp_path):
     assert "on the machine that ran it" in done.stderr
 
 
+@contextmanager
+def reconciling(fleet, gate):
+    """Let a reconciler work beside the test once its run is seen alive; open the gate in the end."""
+    reconciler = subprocess.Popen([*fleet.command, "run", "--until-idle"], stdout=subprocess.PIPE, text=True)
+    try:
+        while "→ running" not in reconciler.stdout.readline():
+            assert reconciler.poll() is None
+        yield reconciler
+    finally:
+        gate.touch()
+        reconciler.communicate()
+
+
+def following(fleet):
+    command = [*fleet.command, "logs", "-f", "hello"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def test_logs_can_be_followed_to_the_end(fleet, tmp_path):
     gate = tmp_path / "gate"
     script = f"echo one\n  while [ ! -e {gate} ]; do sleep 0.05; done\n  echo two\n  exit 3"
     fleet.write("specs/tasks/hello.yaml", f"goal: x\nretries: 0\nscript: |\n  {script}\n")
     fleet.commit()
-    command = [
-        sys.executable, "-m", "reconciler", "--repo", str(fleet.folder), "--data-dir", str(fleet.data),
-    ]  # fmt: skip
-    reconciler = subprocess.Popen([*command, "run", "--until-idle"], stdout=subprocess.PIPE, text=True)
-    try:
-        seen = ""
-        while "running" not in seen:
-            seen = reconciler.stdout.readline()
-        follower = subprocess.Popen(
-            [*command, "logs", "-f", "hello"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+    with reconciling(fleet, gate) as reconciler:
+        follower = following(fleet)
         assert follower.stdout.readline() == "one\n"
         gate.touch()
         rest, _ = follower.communicate()
-    finally:
-        gate.touch()
-        reconciler.communicate()
 
     assert rest == "two\n"
     assert follower.returncode == 5
     assert reconciler.returncode == 5
+
+
+def test_ctrl_c_ends_the_following_and_not_the_run(fleet, tmp_path):
+    gate = tmp_path / "gate"
+    script = f"echo one\n  while [ ! -e {gate} ]; do sleep 0.05; done"
+    fleet.write("specs/tasks/hello.yaml", f"goal: x\nscript: |\n  {script}\n")
+    fleet.commit()
+    with reconciling(fleet, gate) as reconciler:
+        follower = following(fleet)
+        assert follower.stdout.readline() == "one\n"
+        follower.send_signal(signal.SIGINT)
+        _, talk = follower.communicate()
+
+    assert follower.returncode == 130
+    assert talk.endswith("interrupted\n")
+    assert "Traceback" not in talk
+    assert reconciler.returncode == 0

@@ -103,3 +103,12 @@ def test_the_specs_may_hold_text_that_a_terminal_would_obey(folder):
     (folder / "specs/tasks/good.yaml").write_text('goal: x\n"\\e[31mred": 1\n')
 
     assert "\x1b" not in validate().stdout
+
+
+def test_schemas_are_printed_for_editors():
+    one = CliRunner().invoke(cli, ["schema", "task"])
+    every = CliRunner().invoke(cli, ["schema"])
+
+    assert json.loads(one.stdout)["properties"]["goal"]["description"]
+    assert json.loads(every.stdout)["task"] == json.loads(one.stdout)
+    assert CliRunner().invoke(cli, ["schema", "tsak"]).exit_code == 64
