@@ -18,6 +18,7 @@ IDENTITY = "reconciler <reconciler@localhost>"
 _OPTIONS = (
     *("-c", "core.fsync=all"),  # git's default syncs almost nothing
     *("-c", "core.filesRefLockTimeout=2000"),  # `git gc` of somebody else holds the ref for a moment
+    *("-c", "pack.compression=1"),  # most of the time goes into zlib; a repack packs tightly later
     *("-c", "fastimport.unpackLimit=1"),  # a pack is two files to sync, a loose commit is five or more
 )
 _END = 10.0
