@@ -95,6 +95,8 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             fleet=state.fleet_id,
             clock=clock.now,
             read_output=read_output,
+            keep_logs=settings.keep_logs,
+            keep_logs_mb=settings.keep_logs_mb,
         )
         prober = Prober(transports, data=settings.data_dir, clock=clock.now)
         loop = Loop(specs, state, dispatch, prober, clock.now, sweep_interval=settings.sweep_interval)

@@ -23,5 +23,11 @@ class Settings:
     sweep_interval: timedelta = timedelta(hours=1)
     """How often each host is relieved of workspaces and run folders that nobody needs any more."""
 
+    keep_logs: timedelta = timedelta(days=30)
+    """How long what agents printed is kept in the data folder once their tasks are settled."""
+
+    keep_logs_mb: int = 4096
+    """Most disk for it, in MiB; the oldest go first. What belongs to open tasks always stays."""
+
     stop_grace: timedelta = timedelta(seconds=2)
     """Longest time from SIGTERM to the end of the process; runs go on."""

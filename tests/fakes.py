@@ -6,7 +6,7 @@ the real ones (`tests/controller/test_contracts.py`).
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -31,6 +31,7 @@ from reconciler.core.model import (
     Verdict,
     work_id,
 )
+from reconciler.core.needs import Needs
 from reconciler.core.prompt import sha256
 
 START = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
@@ -168,7 +169,7 @@ class FakeDispatch:
     """Every round that was ever started on a host."""
     follows: list[Order] = field(default_factory=list)
     stopped: list[tuple[str, str]] = field(default_factory=list)
-    swept: list[frozenset[str]] = field(default_factory=list)
+    swept: list[Needs] = field(default_factory=list)
     ended: dict[tuple[str, int], Report] = field(default_factory=dict)
     followed: frozenset[tuple[str, int]] = frozenset()
     emits: dict[tuple[str, int], Emit] = field(default_factory=dict)
@@ -209,8 +210,8 @@ class FakeDispatch:
         cancelled = Verdict(outcome="failed", kind=FailureClass.CANCELLED, message=why)
         self.finish(order, Report(verdict=cancelled))
 
-    async def sweep(self, host: Host, keep: Callable[[], Collection[str]]) -> None:
-        self.swept.append(frozenset(keep()))
+    async def sweep(self, host: Host, needs: Callable[[], Needs]) -> None:
+        self.swept.append(needs())
 
     async def close(self) -> None:
         self.followed = frozenset()

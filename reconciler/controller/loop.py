@@ -34,6 +34,7 @@ from reconciler.core.model import (
     Task,
     Verdict,
 )
+from reconciler.core.needs import Needs, needs
 from reconciler.core.plan import Follow, Plan, Stop, needs_attention, plan
 from reconciler.core.rounds import judge
 
@@ -358,11 +359,11 @@ class Loop:
     async def _sweep(self, host: Host) -> None:
         """Relieve a host of what nobody needs any more."""
 
-        def keep() -> frozenset[str]:
-            return runs_to_keep(self.statuses, self.clock(), self.desired.fleet.keep_failed)
+        def needed() -> Needs:
+            return needs(self.statuses, self.clock(), self.desired.fleet)
 
         try:
-            await self.dispatch.sweep(host, keep)
+            await self.dispatch.sweep(host, needed)
         except Unavailable as error:
             log.info("%s is not swept now: %s", host.name, error)
 
@@ -378,15 +379,3 @@ class Loop:
 
 def _is_back(change: HostChange) -> bool:
     return change.after is not None and change.after.reachable
-
-
-def runs_to_keep(statuses: Mapping[str, Status], now: datetime, keep_failed: timedelta) -> frozenset[str]:
-    """Return the runs whose workspaces may still be needed: of open tasks, and of fresh failures."""
-    return frozenset(
-        status.run
-        for status in statuses.values()
-        if status.run is not None
-        and (
-            not status.phase.is_settled or (status.phase is Phase.FAILED and now - status.since < keep_failed)
-        )
-    )

@@ -14,6 +14,7 @@ from reconciler.core.events import HostSeen, RunEnded, RunSeen
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model import Desired, Host, HostStatus, Order, Status, Task
+from reconciler.core.needs import Needs
 
 Clock = Callable[[], datetime]
 Fact = RunSeen | RunEnded | HostSeen
@@ -131,12 +132,14 @@ class Dispatch(Protocol):
         class `cancelled` (or the true one, if the run was quicker).
         """
 
-    async def sweep(self, host: Host, keep: Callable[[], Collection[str]]) -> None:
+    async def sweep(self, host: Host, needs: Callable[[], Needs]) -> None:
         """
-        Remove workspaces and run folders of this fleet on the host, but for the runs to keep.
+        Relieve the host of what this fleet has there and does not need.
 
-        Live runs are never removed. `keep` is asked after the host was: what is
-        there by then was on record before. Raises Unavailable.
+        Live runs that are stale are stopped; any other live run is left alone.
+        Workspaces and run folders go, but for those of live, open and freshly
+        failed runs. `needs` is asked after the host was: what is there by then
+        was on record before. Raises Unavailable.
         """
 
     async def close(self) -> None:

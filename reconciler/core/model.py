@@ -8,6 +8,7 @@ description in the schema and in the documentation.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -249,6 +250,8 @@ class RepoSpec(TaskDefaults):
     """Branch the work starts from and goes back to."""
     paths: Strings = ()
     """Patterns of the files agents may touch (as in .gitignore); all, if left out."""
+    push: Literal["reconciler", "host"] = "reconciler"
+    """Who pushes finished branches: the reconciler, or the run's host with the access its user has."""
 
 
 class Repo(RepoSpec):
@@ -554,3 +557,12 @@ class Order(Frozen):
 def run_key(task: str, generation: str, attempt: int) -> str:
     """Return the name of a run: it names the folder on the host, the log, the commit trailer."""
     return f"{task}.g{generation[:8]}.a{attempt}"
+
+
+_RUN_KEY = re.compile(r"(?P<task>.+)\.g[^.]*\.a(?P<attempt>\d{1,18})\Z")
+
+
+def read_run_key(key: str) -> tuple[str, int] | None:
+    """Return the task and the attempt that a run key names; None if it is no run key."""
+    match = _RUN_KEY.match(key)
+    return (match["task"], int(match["attempt"])) if match else None

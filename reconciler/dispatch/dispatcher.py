@@ -5,19 +5,20 @@ Hosts that carry out orders, as the loop sees them.
 import asyncio
 import logging
 from collections.abc import Callable, Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from reconciler.controller.ports import Emit
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.events import RunEnded, RunSeen
 from reconciler.core.model import FailureClass, Host, Order, Report, Verdict
+from reconciler.core.needs import Needs
 from reconciler.core.prompt import sha256
 from reconciler.dispatch.logs import Logs
-from reconciler.dispatch.protocol import RUN_ID, folder_name
+from reconciler.dispatch.protocol import folder_name, run_of
 from reconciler.dispatch.repos import CodeRepository
-from reconciler.dispatch.round import ReadOutput, Round
-from reconciler.dispatch.runs import Pace
+from reconciler.dispatch.round import CANCELLED, ReadOutput, Round
+from reconciler.dispatch.runs import Ending, Pace
 from reconciler.dispatch.site import Site, open_site, usual_pace
 from reconciler.dispatch.steps import StepFailed
 from reconciler.dispatch.transport import Transport
@@ -25,6 +26,8 @@ from reconciler.dispatch.transport import Transport
 log = logging.getLogger(__name__)
 
 Key = tuple[str, int]
+_LOGS_EVERY = timedelta(hours=1)
+_MEBIBYTE = 2**20
 
 
 class Dispatcher:
@@ -32,7 +35,8 @@ class Dispatcher:
     Carries out orders on hosts; one task per order, ended by nothing but its `RunEnded` and `close`.
 
     `data` holds the mirrors of code repositories and the logs; `base` is the
-    folder that relative addresses of repos start from.
+    folder that relative addresses of repos start from. Logs that no open task
+    has are kept for `keep_logs`, and no more than `keep_logs_mb` of them.
     """
 
     def __init__(
@@ -44,6 +48,8 @@ class Dispatcher:
         fleet: str,
         clock: Callable[[], datetime],
         read_output: ReadOutput,
+        keep_logs: timedelta,
+        keep_logs_mb: int,
         pace: Callable[[Host], Pace] = usual_pace,
         patience: float = 300,
     ) -> None:
@@ -54,6 +60,9 @@ class Dispatcher:
         self._fleet = fleet
         self._clock = clock
         self._read_output = read_output
+        self._keep_logs = keep_logs
+        self._keep_logs_mb = keep_logs_mb
+        self._logs_due = clock()
         self._pace = pace
         self._patience = patience
         self._tasks: dict[Key, asyncio.Task[None]] = {}
@@ -84,17 +93,11 @@ class Dispatcher:
         task = asyncio.create_task(cancelling, name=f"stop {order.run} round {order.round}")
         self._stops[order.key] = task
 
-    async def sweep(self, host: Host, keep: Callable[[], Collection[str]]) -> None:
-        """Remove what belongs to no run that is to be kept; see controller.ports.Dispatch."""
+    async def sweep(self, host: Host, needs: Callable[[], Needs]) -> None:
+        """Relieve the host of what is not needed; see controller.ports.Dispatch. Logs are looked at too."""
+        await self._prune_logs(needs())
         try:
-            site = self._site(host)
-            names = await site.workspaces.list()
-            states = await site.runs.list()
-            alive = {_run_of(run_id) for run_id, state in states.items() if state.stage.is_alive}
-            # Asked only now: what was listed belongs to runs that were on record before.
-            kept = alive | {folder_name(run) for run in (*keep(), *(run for run, _ in self._tasks))}
-            await site.runs.remove([run_id for run_id in states if _run_of(run_id) not in kept])
-            await site.workspaces.remove([name for name in names if _run_of(name) not in kept])
+            await self._sweep(self._site(host), needs)
         except (Refused, StepFailed) as error:
             raise Unavailable(str(error)) from error
 
@@ -105,6 +108,50 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(site.runs.close() for site in [*self._sites.values(), *self._left_sites]))
+
+    async def _sweep(self, site: Site, needed: Callable[[], Needs]) -> None:
+        names = await site.workspaces.list()
+        states = await site.runs.list()
+        # Asked only now: what was listed belongs to runs that were on record before.
+        needs = needed()
+        alive = [run_id for run_id, state in states.items() if state.stage.is_alive]
+        stale = [run_id for run_id in alive if needs.is_stale(run_of(run_id))]
+        lingering = await asyncio.gather(*(self._end_stale(site, run_id) for run_id in stale))
+        kept = {run_of(run_id) for run_id in alive if run_id not in stale}
+        kept.update(needs.open, self._followed_runs, *lingering)
+        kept |= await self._failed_with_room(site, names, needs)
+        await site.runs.remove(run_id for run_id in states if run_of(run_id) not in kept)
+        await site.workspaces.remove(name for name in names if run_of(name) not in kept)
+
+    async def _end_stale(self, site: Site, run_id: str) -> set[str]:
+        """End a run that nobody asks for any more; return its key if it is still there."""
+        log.info("stopping %s: its task has moved on", run_id)
+        state = await site.runs.cancel(run_id, CANCELLED, Ending())
+        return {run_of(run_id)} if state.stage.is_alive else set()
+
+    @staticmethod
+    async def _failed_with_room(site: Site, names: Collection[str], needs: Needs) -> frozenset[str]:
+        failed = {folder_name(run): run for run in needs.failed}
+        sizes = await site.workspaces.sizes(name for name in names if name in failed)
+        return needs.failed_with_room({failed[name]: size for name, size in sizes.items()})
+
+    async def _prune_logs(self, needs: Needs) -> None:
+        """Remove old logs, from time to time."""
+        now = self._clock()
+        if now < self._logs_due:
+            return
+        self._logs_due = now + _LOGS_EVERY
+        followed = self._followed_runs
+        await asyncio.to_thread(
+            self.logs.prune,
+            lambda run: run in followed or needs.is_of_open_task(run),
+            before=now - self._keep_logs,
+            most=self._keep_logs_mb * _MEBIBYTE,
+        )
+
+    @property
+    def _followed_runs(self) -> frozenset[str]:
+        return frozenset(run for run, _ in self._tasks)
 
     async def _carry_out(self, order: Order, emit: Emit) -> None:
         def seen() -> None:
@@ -176,12 +223,6 @@ class Dispatcher:
             known = CodeRepository(order.repo, mirrors=self._data / "repos", fleet=self._base)
             self._repositories[order.repo.name] = known
         return known
-
-
-def _run_of(name: str) -> str:
-    """Return the run, as `folder_name` writes it, that a run folder or a workspace belongs to."""
-    match = RUN_ID.match(name)
-    return match["run"] if match else name
 
 
 def _failure(kind: FailureClass, message: str) -> Report:

@@ -90,8 +90,13 @@ async def git(
             with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-    said = one_line(_CREDENTIALS.sub("", stderr.decode(errors="replace")))
+    said = one_line(without_credentials(stderr.decode(errors="replace")))
     return Done(process.returncode or 0, stdout, said)
+
+
+def without_credentials(text: str) -> str:
+    """Return a text in which no URL tells who somebody is."""
+    return _CREDENTIALS.sub("", text)
 
 
 def _environment(*, remote: bool) -> dict[str, str]:

@@ -36,7 +36,8 @@ class LocalTransport(Transport):
                 stdout, stderr = await process.communicate(stdin)
         except TimeoutError:
             raise Unavailable(
-                f"this machine took longer than {timeout:g} s for `{' '.join(words)}`"
+                f"this machine took longer than {timeout:g} s for `{' '.join(words)}`; "
+                "see whether it is overloaded"
             ) from None
         finally:
             if process.returncode is None:
@@ -57,7 +58,7 @@ class LocalTransport(Transport):
         except FileNotFoundError:
             return b""
         except OSError as error:
-            raise Unavailable(f"cannot read {path}: {error.strerror}") from error
+            raise Unavailable(f"cannot read {path}: {error.strerror}; see who may read it") from error
 
     async def close(self) -> None:
         """Do nothing: there is nothing to let go of."""
@@ -80,4 +81,7 @@ class LocalTransport(Transport):
                 start_new_session=True,  # the wrapper relies on being a leader
             )
         except OSError as error:
-            raise Unavailable(f"cannot start a process in {self._folder}: {error.strerror}") from error
+            raise Unavailable(
+                f"cannot start a process in {self._folder}: {error.strerror}; "
+                "see whether it can be written to, and how many processes there may be"
+            ) from error

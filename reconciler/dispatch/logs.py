@@ -5,10 +5,13 @@ A file's size is how far it was copied, so that copying goes on after a restart
 where it stopped: nothing lost, nothing twice.
 """
 
+import shutil
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from reconciler.dispatch.protocol import RUN_ID, folder_name
+from reconciler.dispatch.protocol import RUN_ID, folder_name, run_of
 
 Stream = Literal["out", "err"]
 
@@ -54,5 +57,27 @@ class Logs:
             if (folder / stream).exists() and not (validation and stream == "err")
         ]
 
+    def prune(self, is_needed: Callable[[str], bool], *, before: datetime, most: int) -> None:
+        """
+        Remove logs that are not needed, by the keys of their runs, the oldest first.
+
+        Those go that nothing was written to since `before`, and more until no
+        more than `most` bytes are left.
+        """
+        found = sorted(map(_weigh, self._folder.glob("*")))
+        total = sum(size for _, size, _ in found)
+        for written, size, folder in found:
+            if written >= before.timestamp() and total <= most:
+                return
+            if not is_needed(run_of(folder.name)):
+                shutil.rmtree(folder, ignore_errors=True)
+                total -= size
+
     def _path(self, run_id: str, stream: Stream) -> Path:
         return self._folder / run_id / stream
+
+
+def _weigh(folder: Path) -> tuple[float, int, Path]:
+    """Return when a log was last written to, and its size."""
+    stats = [file.stat() for file in (folder, *folder.glob("*"))]
+    return max(stat.st_mtime for stat in stats), sum(stat.st_size for stat in stats), folder

@@ -4,13 +4,18 @@ The words spoken with `wrapper.sh`: what is sent to it, what its answers mean. N
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 
 from reconciler.core.errors import Unavailable
 
 RUN_ID = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9._+-]*)\.r(?P<round>[1-9][0-9]*)(?P<validation>v?)\Z")
+_HALF_MADE = re.compile(r"\.(?:new|in|out|old)\.\d+\Z")
+"""Ends of the names under which `workspace.sh` works on something."""
+_BATCH = 100
+"""A name has at most some 250 bytes, a command line holds 128 KiB."""
 
 
 class Stage(StrEnum):
@@ -79,6 +84,19 @@ def agent_id(run: str, number: int) -> str:
 def validation_id(run: str, number: int) -> str:
     """Return the id under which the validation of a round is run."""
     return f"{agent_id(run, number)}v"
+
+
+def run_of(name: str) -> str:
+    """Return the key of the run that a run folder or a workspace belongs to, be it a half made one."""
+    match = RUN_ID.match(name)
+    return (match["run"] if match else _HALF_MADE.sub("", name)).replace("+", "/")
+
+
+def batches(names: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the names in batches that fit on a command line."""
+    left = iter(names)
+    while batch := tuple(islice(left, _BATCH)):
+        yield batch
 
 
 def payload(job: str, stdin: bytes = b"") -> bytes:
@@ -154,7 +172,7 @@ def parse_state(words: Sequence[str]) -> RunState:
         return RunState(stage, code, out, err, hundredths / 100, words[5])
     except (ValueError, IndexError) as error:
         raise Unavailable(
-            f"the host's wrapper answered {' '.join(words)[:200]!r}, which is no state"
+            f"the wrapper answered {' '.join(words)[:200]!r}, which is no state; see whether its disk is full"
         ) from error
 
 
@@ -171,4 +189,6 @@ def parse_standing(text: str) -> Standing:
         size, root = head.removeprefix("S ").split(" ", 1)
         return Standing(root, int(size), parse_states(lines))
     except ValueError as error:
-        raise Unavailable(f"the host's wrapper answered {text[:200]!r}, which is no standing") from error
+        raise Unavailable(
+            f"the wrapper answered {text[:200]!r}, which is no standing; see whether its disk is full"
+        ) from error

@@ -7,14 +7,14 @@ it is checked, and from here it is pushed. A host needs no credential for that.
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.model import FailureClass, Repo
-from reconciler.dispatch.git import Done, git
+from reconciler.dispatch.git import Done, git, without_credentials
 from reconciler.dispatch.steps import StepFailed
 
 _NETWORK_TIMEOUT = 1800.0
@@ -32,6 +32,10 @@ _NOT_THERE = re.compile(
 )
 _BUNDLE = re.compile(rb"# v2 git bundle\n(?:-[0-9a-f]{40}[^\n]*\n)*(?P<head>[0-9a-f]{40}) [^\n]+\n\n")
 _NAMED = 3
+_OURS = "the reconciler's user"
+
+Push = Callable[[str, str, str | None], Awaitable[str]]
+"""Pushes a commit to a ref that holds the commit expected; returns why it could not, empty if it could."""
 
 
 class CodeRepository:
@@ -118,11 +122,12 @@ class CodeRepository:
             await self._check_paths(base, head)
         return int((await self._git("rev-list", "--count", f"{base}..{head}")).text)
 
-    async def deliver(self, head: str, branch: str, expected: str | None) -> None:
+    async def deliver(self, head: str, branch: str, expected: str | None, push: Push | None = None) -> None:
         """
         Push the work to its branch, if that stands where we last left it (None: does not exist).
 
-        Doing it again changes nothing. Raises StepFailed, and Unavailable.
+        `push` does it from elsewhere; what it did is looked at. Doing it again
+        changes nothing. Raises StepFailed, and Unavailable.
         """
         if branch == self.repo.base:
             raise self._failed(FailureClass.CONFIG, f"work is never pushed onto the base branch {branch!r}")
@@ -132,13 +137,26 @@ class CodeRepository:
             return
         if there != expected:
             raise self._failed(FailureClass.CONFIG, _taken(branch, there, expected))
+        trouble = await (push or self._push)(head, ref, expected)
+        if not trouble and push is None:
+            return
+        there = await self._look(ref)
+        if there == head:
+            return
+        if trouble:
+            who = "the host's user" if push else _OURS
+            raise self._trouble(f"cannot push {branch!r} to", trouble, who=who)
+        raise self._failed(
+            FailureClass.HOST,
+            f"the host says that it pushed {head} to branch {branch!r}, which holds {there}; "
+            "see where it pushes to",
+        )
+
+    async def _push(self, head: str, ref: str, expected: str | None) -> str:
         lease = f"--force-with-lease={ref}:{expected or ''}"
         words = ("-q", "--no-verify", "--no-follow-tags", lease, "--", self.url, f"{head}:{ref}")
         done = await self._talk("push", *words)
-        if done.code:
-            if await self._look(ref) == head:
-                return
-            raise self._trouble(f"cannot push {branch!r} to", done)
+        return done.words or f"git ended with {done.code}" if done.code else ""
 
     async def _check_paths(self, base: str, head: str) -> None:
         listed = await self._git("diff", "--name-only", "--no-renames", "-z", base, head)
@@ -169,13 +187,13 @@ class CodeRepository:
             "fetch", "-q", "--no-tags", "--no-write-fetch-head", *options, "--", self.url, refspec
         )
         if done.code:
-            raise self._trouble("cannot fetch from", done)
+            raise self._trouble("cannot fetch from", done.words)
 
     async def _look(self, ref: str) -> str | None:
         """Return the commit of a ref there; None if there is no such ref."""
         done = await self._talk("ls-remote", "--", self.url, ref)
         if done.code:
-            raise self._trouble("cannot look at", done)
+            raise self._trouble("cannot look at", done.words)
         pairs = (line.split("\t") for line in done.text.splitlines())
         return {name: commit for commit, name in pairs}.get(ref)
 
@@ -187,7 +205,7 @@ class CodeRepository:
         if done.code:
             raise self._failed(
                 FailureClass.HOST,
-                f"git {words[0]} failed in {self.folder}: {done.words}; "
+                f"git {words[0]} failed in {self.folder}: {done.words}; see whether our disk is full; "
                 "the mirror may be removed, it is made again",
             )
         return done
@@ -200,16 +218,16 @@ class CodeRepository:
 
     @property
     def _place(self) -> str:
-        return re.sub(r"(?<=://)[^/@\s]+@", "", self.url)
+        return without_credentials(self.url)
 
-    def _trouble(self, what: str, done: Done) -> Exception:
-        message = f"repo {self.repo.name}: {what} {self._place}: {done.words}"
-        if _NOT_ALLOWED.search(done.words):
-            return StepFailed(FailureClass.AUTH, f"{message}; give the reconciler's user access")
-        if _NOT_THERE.search(done.words):
+    def _trouble(self, what: str, words: str, *, who: str = _OURS) -> Exception:
+        message = f"repo {self.repo.name}: {what} {self._place}: {words}"
+        if _NOT_ALLOWED.search(words):
+            return StepFailed(FailureClass.AUTH, f"{message}; give {who} access")
+        if _NOT_THERE.search(words):
             return StepFailed(FailureClass.CONFIG, f"{message}; mend `url` or `base` in its spec")
-        if "rejected" in done.words:
-            return StepFailed(FailureClass.CONFIG, message)
+        if "rejected" in words:
+            return StepFailed(FailureClass.CONFIG, f"{message}; the rules of the branch are set there")
         return Unavailable(message)
 
     def _failed(self, kind: FailureClass, why: str) -> StepFailed:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 from reconciler.core.adapter import Adapter
@@ -28,19 +29,31 @@ from reconciler.dispatch.workspace import Prepared, Taken
 _MEBIBYTE = 2**20
 CANCELLED = "cancelled"
 """Why a run was ended, in the wrapper's records, when it was asked for."""
+GONE = "gone"
+"""The same, when its folder was removed while it went on."""
+_REMOVED = "see who removes files below `workdir`"
 _ENDED: Mapping[str, tuple[FailureClass, str]] = {
-    "timeout": (FailureClass.TIMEOUT, "the agent took longer than {timeout} and was stopped"),
-    "stall": (FailureClass.STALL, "the agent printed nothing for {stall} and was stopped"),
-    "output": (FailureClass.AGENT, "the agent printed more than {output} MiB and was stopped"),
+    "timeout": (
+        FailureClass.TIMEOUT,
+        "the agent took longer than {timeout} and was stopped; raise `timeout`, or ask for less at once",
+    ),
+    "stall": (
+        FailureClass.STALL,
+        "the agent printed nothing for {stall} and was stopped; raise `stall_timeout` if that is its way",
+    ),
+    "output": (
+        FailureClass.AGENT,
+        "the agent printed more than {output} MiB and was stopped; see its log, or raise `limits.output_mb`",
+    ),
     CANCELLED: (FailureClass.CANCELLED, "the run was stopped"),
-    "workspace": (FailureClass.HOST, "the workspace was gone before the agent started"),
-    "secret": (FailureClass.AUTH, "a secret could not be had on the host; the run's stderr has more"),
+    GONE: (FailureClass.HOST, f"host {{host}}: the run's folder was removed under it; {_REMOVED}"),
+    "workspace": (FailureClass.HOST, f"host {{host}}: the workspace was gone before the start; {_REMOVED}"),
+    "secret": (FailureClass.AUTH, "host {host}: a secret could not be had; the run's stderr has more"),
 }
 _UNKNOWN: Mapping[Stage, str] = {
-    Stage.LOST: "the run is over and nobody could write down how: its processes were killed from outside",
-    Stage.REBOOTED: "the host was started anew while the run went on",
-    Stage.ABSENT: "the run's folder on the host is gone",
-    Stage.UNSTARTED: "the run's folder on the host is damaged",
+    Stage.LOST: "the run is over and nobody could write down how: its processes were killed from outside, "
+    "or the disk is full; see `dmesg` and `df` there",
+    Stage.REBOOTED: "the host was started anew while the run went on; see why in its log",
 }
 
 
@@ -122,12 +135,12 @@ class Round:
 
     async def _follow_agent(self, state: RunState) -> RunState:
         bounds = Bounds(silence=self.order.stall_timeout.total_seconds(), output=self._most_output)
-        return await self.site.runs.follow(self._agent, state, bounds, self._ending)
+        return await self._follow(self._agent, state, bounds)
 
     def _judge(self, state: RunState) -> Verdict:
         """Return the agent's verdict; where the host knows better than the output, the host's."""
-        if state.stage is not Stage.DONE or state.exit_code is None:
-            return Verdict(outcome="failed", kind=FailureClass.HOST, message=_UNKNOWN[state.stage])
+        if state.exit_code is None:
+            return _failed(Verdict(outcome="failed"), self._unknown(state))
         verdict = self.read_output(
             self.order.adapter,
             stdout=self.logs.read(self._agent, "out"),
@@ -167,7 +180,10 @@ class Round:
         if self.order.repo is None:
             return None
         if prepared.base is None:
-            raise StepFailed(FailureClass.HOST, f"the workspace {prepared.folder} is gone or damaged")
+            raise self._at_fault(
+                f"the repository in the workspace {prepared.folder} is gone or damaged; "
+                "tell the agent to leave `.git` alone"
+            )
         return await persist(lambda: self.site.workspaces.take_up(self.order))
 
     async def _validate(self, prepared: Prepared) -> tuple[Check, ...]:
@@ -179,11 +195,11 @@ class Round:
         )
         state = await self._start(self._validation, job)
         bounds = Bounds(output=self._most_output)
-        state = await self.site.runs.follow(self._validation, state, bounds, self._ending)
-        if state.stage is not Stage.DONE:
-            raise StepFailed(FailureClass.HOST, f"validation: {_UNKNOWN[state.stage]}")
-        if state.why == CANCELLED:
-            raise self._ended(CANCELLED)
+        state = await self._follow(self._validation, state, bounds)
+        if state.exit_code is None:
+            raise self._unknown(state)
+        if state.why in {CANCELLED, GONE}:
+            raise self._ended(state.why)
         return read_checks(
             order.validation,
             self.logs.read(self._validation, "err"),
@@ -200,9 +216,14 @@ class Round:
         bundle = await persist(lambda: self.site.workspaces.bundle(order, base))
         head = await persist(lambda: repository.receive(bundle, self._agent))
         if head != taken.head:
-            raise StepFailed(FailureClass.HOST, f"the host spoke of {taken.head} and sent {head}")
+            raise self._at_fault(
+                f"it spoke of {taken.head} and sent {head}; see what changes the workspace after the agent"
+            )
         commits = await persist(lambda: repository.check(base, head))
-        await persist(lambda: repository.deliver(head, order.branch, order.expected_head))
+        push = (
+            partial(self.site.workspaces.push, order, repository) if repository.repo.push == "host" else None
+        )
+        await persist(lambda: repository.deliver(head, order.branch, order.expected_head, push))
         return commits
 
     # --- Common to both -----------------------------------------------------
@@ -212,6 +233,14 @@ class Round:
         return await persist(
             lambda: self.site.runs.start(run_id, job, stdin, timeout=timeout, ending=self._ending)
         )
+
+    async def _follow(self, run_id: str, state: RunState, bounds: Bounds) -> RunState:
+        """Wait for the end of a run; one that goes on without its folder is ended, as it cannot be found."""
+        runs = self.site.runs
+        state = await runs.follow(run_id, state, bounds, self._ending)
+        if state.stage in {Stage.ABSENT, Stage.UNSTARTED}:
+            state = await persist(lambda: runs.cancel(run_id, GONE, self._ending))
+        return state
 
     def _environment(self) -> dict[str, str]:
         order = self.order
@@ -226,13 +255,22 @@ class Round:
         }
 
     def _ended(self, why: str) -> StepFailed:
-        kind, message = _ENDED.get(why, (FailureClass.HOST, f"the run was ended on its host: {why}"))
+        kind, message = _ENDED.get(why, (FailureClass.HOST, "host {host}: the run was ended there: {why}"))
         words = message.format(
+            host=self.order.host.name,
+            why=why,
             timeout=format_duration(self.order.timeout),
             stall=format_duration(self.order.stall_timeout),
             output=self.order.adapter.limits.output_mb,
         )
         return StepFailed(kind, words)
+
+    def _unknown(self, state: RunState) -> StepFailed:
+        words = f"the run is {state.stage}, and how it ended is not known"
+        return self._at_fault(_UNKNOWN.get(state.stage, words))
+
+    def _at_fault(self, words: str) -> StepFailed:
+        return StepFailed(FailureClass.HOST, f"host {self.order.host.name}: {words}")
 
     @property
     def _agent(self) -> str:

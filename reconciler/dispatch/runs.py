@@ -7,7 +7,8 @@ silence, and output without end.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,8 +16,8 @@ from reconciler.core.errors import Refused, Unavailable
 from reconciler.dispatch.logs import Logs, Stream
 from reconciler.dispatch.protocol import (
     RunState,
-    Stage,
     Standing,
+    batches,
     parse_standing,
     parse_state,
     parse_states,
@@ -77,6 +78,7 @@ class Runs:
     """The runs of one fleet on one host."""
 
     def __init__(self, scripts: Scripts, transport: Transport, *, root: str, logs: Logs, pace: Pace) -> None:
+        self.host = scripts.host
         self._scripts = scripts
         self._transport = transport
         self._root = root
@@ -92,25 +94,33 @@ class Runs:
         """
         words = (run_id, str(int(timeout)), ending.signal, str(int(ending.grace)), self._scripts.shell)
         answer = await self._call("start", *words, stdin=payload(job, stdin))
-        return parse_state(answer.decode().split()[2:])
+        with self._naming_the_host():
+            return parse_state(answer.decode().split()[2:])
 
     async def stat(self, run_ids: Iterable[str]) -> Standing:
         """Return where the runs stand."""
-        return parse_standing((await self._call("stat", *run_ids)).decode())
+        answer = await self._call("stat", *run_ids)
+        with self._naming_the_host():
+            return parse_standing(answer.decode())
 
     async def cancel(self, run_id: str, why: str, ending: Ending) -> RunState:
         """End all processes of the run and return where it stands; if it never started, it never will."""
         words = (run_id, ending.signal, str(int(ending.grace)), why)
         answer = await self._call("cancel", *words, timeout=ending.grace + CALL_TIMEOUT)
-        return parse_state(answer.decode().split()[1:])
+        with self._naming_the_host():
+            return parse_state(answer.decode().split()[1:])
 
     async def remove(self, run_ids: Iterable[str]) -> None:
         """Forget runs that are over. Raises Refused at one that is alive."""
-        await self._call("rm", *run_ids)
+        for some in batches(run_ids):
+            await self._call("rm", *some)
+            self._follower.look_whole_soon()
 
     async def list(self) -> dict[str, RunState]:
         """Return every run on the host."""
-        return parse_states((await self._call("ls")).decode().splitlines()[1:])
+        answer = await self._call("ls")
+        with self._naming_the_host():
+            return parse_states(answer.decode().splitlines()[1:])
 
     async def follow(self, run_id: str, state: RunState, bounds: Bounds, ending: Ending) -> RunState:
         """
@@ -123,6 +133,13 @@ class Runs:
     async def close(self) -> None:
         """Stop following; the runs go on."""
         await self._follower.close()
+
+    @contextmanager
+    def _naming_the_host(self) -> Iterator[None]:
+        try:
+            yield
+        except Unavailable as error:
+            raise Unavailable(f"host {self.host}: {error}") from error
 
     async def _call(self, verb: str, *words: str, stdin: bytes = b"", timeout: float = CALL_TIMEOUT) -> bytes:
         return await self._scripts.call("wrapper", verb, self._root, *words, stdin=stdin, timeout=timeout)
@@ -173,7 +190,7 @@ class _Follower:
         self._ended: set[str] = set()
         """Runs whose end was read and which nobody has asked for yet."""
         self._is_whole_look_due = False
-        """A run was over before we began to look; no event will tell."""
+        """There may be ends that no event will tell."""
         self._failures = 0
         self._task: asyncio.Task[None] | None = None
         self._endings: set[asyncio.Task[None]] = set()
@@ -189,6 +206,10 @@ class _Follower:
         finally:
             self._watches.pop(run_id, None)
 
+    def look_whole_soon(self) -> None:
+        """Take nothing for granted any more that was read of the events: old ones may have been removed."""
+        self._is_whole_look_due = True
+
     async def close(self) -> None:
         tasks = [task for task in (self._task, *self._endings) if task is not None]
         for task in tasks:
@@ -202,7 +223,9 @@ class _Follower:
             except (Unavailable, Refused, OSError) as error:  # OSError: our own disk may be full
                 pause = min(self._pace.events * 2 ** min(self._failures, 16), _BACKOFF_CAP)
                 self._failures += 1
-                log.warning("cannot see the runs: %s; looking again in %.1f s", error, pause)
+                log.warning(
+                    "host %s: cannot see its runs: %s; looking again in %.1f s", self._runs.host, error, pause
+                )
                 await asyncio.sleep(pause)
             except Exception as error:  # noqa: BLE001  whoever waits for a run must hear of it
                 self._fail_all(error)
@@ -233,7 +256,7 @@ class _Follower:
                 copies += 1
             if self._is_whole_look_due or clock() >= next_whole:
                 next_whole = clock() + self._pace.liveness
-                await self._look_whole()
+                events = min(events, (await self._look_whole()).events_bytes)
             await asyncio.sleep(self._pace.events)
 
     async def _look_whole(self) -> Standing:
@@ -242,7 +265,7 @@ class _Follower:
         self._failures = 0
         for run_id, state in standing.states.items():
             watch = self._watches.get(run_id)
-            if watch and (state.stage.is_over or state.stage is Stage.ABSENT):
+            if watch and not state.stage.is_alive:
                 await self._finish(standing.root, watch, state)
         return standing
 
@@ -297,5 +320,5 @@ class _Follower:
         try:
             await self._runs.cancel(watch.run_id, why, watch.ending)
         except (Unavailable, Refused) as error:
-            log.warning("cannot end %s (%s): %s; trying again", watch.run_id, why, error)
+            log.warning("cannot end %s (%s) yet: %s", watch.run_id, why, error)
             watch.is_being_ended = False

@@ -40,7 +40,7 @@ class Scripts:
 
     def __init__(self, transport: Transport, *, host: str, shell: str, workdir: str) -> None:
         self._transport = transport
-        self._host = host
+        self.host = host
         self.shell = shell
         self.workdir = workdir
 
@@ -60,11 +60,12 @@ class Scripts:
         if found is None:
             said = one_line((answer.stderr or answer.stdout).decode(errors="replace"), 300)
             raise Unavailable(
-                f"host {self._host}: {name} {words[0]} gave no answer (exit {answer.exit_code}): {said}"
+                f"host {self.host}: {name} {words[0]} gave no answer (exit {answer.exit_code}): {said}; "
+                "see whether the disk is full there, and `shell` a POSIX shell"
             )
         text = answer.stdout[found.start() :]
         if found["kind"] == b"E":
-            raise _refusal(f"host {self._host}: {name} {words[0]}", text.decode(errors="replace")[2:])
+            raise _refusal(f"host {self.host}: {name} {words[0]}", text.decode(errors="replace")[2:])
         return text
 
     def _place(self, wanted: Script) -> str:
@@ -80,7 +81,7 @@ class Scripts:
         if b"S brought" not in answer.stdout:
             said = one_line((answer.stderr or answer.stdout).decode(errors="replace"), 300)
             raise Refused(
-                f"host {self._host}: cannot write {place} there: {said}; "
+                f"host {self.host}: cannot write {place} there: {said}; "
                 "check `workdir` (a folder its user may write to), `shell`, and the disk"
             )
 

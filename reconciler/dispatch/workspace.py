@@ -8,9 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from reconciler.core.errors import Unavailable
+from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.model import FailureClass, Order
-from reconciler.dispatch.protocol import agent_id, folder_name
+from reconciler.dispatch.git import without_credentials
+from reconciler.dispatch.protocol import agent_id, batches, folder_name
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.scripts import Scripts
 from reconciler.dispatch.steps import StepFailed
@@ -54,10 +55,12 @@ class Workspaces:
         self._shares_mirrors = shares_mirrors
         self._feeding: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """One at a time: many runs that start at once need the same commits."""
+        self._sizes: dict[str, int] = {}
+        """What was measured, so that it is measured once."""
 
     async def find(self, order: Order) -> Prepared:
         """Return the workspace of a run that was started. Raises Refused and Unavailable."""
-        return _prepared(await self._prepare(order, "", ""))
+        return self._prepared(await self._prepare(order, "", ""))
 
     async def prepare(self, order: Order, repository: CodeRepository | None) -> Prepared:
         """
@@ -74,7 +77,7 @@ class Workspaces:
         if answer.startswith(_NEED):
             async with self._feeding[repository.folder.name]:
                 answer = await self._feed(order, repository, commit)
-        return _prepared(answer)
+        return self._prepared(answer)
 
     async def _feed(self, order: Order, repository: CodeRepository, commit: str) -> str:
         """Send the commits that the host lacks, if meanwhile nobody else did."""
@@ -95,7 +98,7 @@ class Workspaces:
         lines = [order.adapter.name, str(len(left_out)), *left_out, order.commit_message]
         answer = await self._call("take", *_names(order), stdin="\n".join(lines).encode())
         words = answer.decode().split()
-        return Taken(_commit(words[2]), _commit(words[3]))
+        return Taken(self._commit(words[2]), self._commit(words[3]))
 
     async def bundle(self, order: Order, base: str) -> bytes:
         """Return the commits of the round as a git bundle. Raises StepFailed, Refused and Unavailable."""
@@ -103,18 +106,55 @@ class Workspaces:
         head, _, bundle = answer.partition(b"\n")
         size = int(head.split()[2])
         if size > _BUNDLE_LIMIT:
-            raise StepFailed(FailureClass.AGENT, f"the work is larger than {_BUNDLE_LIMIT // 2**20} MiB")
+            raise StepFailed(
+                FailureClass.AGENT,
+                f"the work is larger than {_BUNDLE_LIMIT // 2**20} MiB; "
+                "keep what is built out of it (.gitignore)",
+            )
         if len(bundle) != size:
-            raise Unavailable(f"the work of {order.run} was cut on its way: {len(bundle)} of {size} bytes")
+            raise Unavailable(
+                f"host {self._scripts.host}: the work of {order.run} was cut on its way: "
+                f"{len(bundle)} of {size} bytes; see whether the disk is full there"
+            )
         return bundle
+
+    async def push(
+        self, order: Order, repository: CodeRepository, commit: str, ref: str, expected: str | None
+    ) -> str:
+        """
+        Push a commit of the round from the host, if the ref holds what is expected (None: does not exist).
+
+        Returns why that failed; empty if it did not. Raises Unavailable.
+        """
+        lines = f"{self._mirror(repository)}\n{repository.url}\n{ref}\n{expected or ''}\n"
+        try:
+            await self._call("push", *_names(order), commit, stdin=lines.encode())
+        except Refused as error:
+            return without_credentials(str(error))
+        return ""
+
+    async def sizes(self, names: Iterable[str]) -> dict[str, int]:
+        """
+        Return how many KiB of disk workspaces take, by the names that `list` gives.
+
+        Each is measured once: it must not be worked in any more.
+        """
+        names = frozenset(names)
+        for some in batches(names - self._sizes.keys()):
+            lines = (await self._call("sizes", *some)).decode().splitlines()[1:]
+            pairs = (line.split(maxsplit=1) for line in lines)
+            self._sizes |= {name: int(size) for size, name in pairs}
+        self._sizes = {name: size for name, size in self._sizes.items() if name in names}
+        return self._sizes
 
     async def list(self) -> list[str]:
         """Return the names of all workspaces: run keys as `folder_name` writes them."""
         return (await self._call("ls")).decode().splitlines()[1:]
 
     async def remove(self, names: Iterable[str]) -> None:
-        """Remove workspaces, by the names that `list` gives."""
-        await self._call("rm", *names)
+        """Remove workspaces, by the names that `list` gives; a few are kept as spares for later ones."""
+        for some in batches(names):
+            await self._call("rm", *some)
 
     async def _prepare(self, order: Order, mirror: str, commit: str, bundle: bytes = b"") -> str:
         lines = f"{order.adapter.name}\n{mirror}\n{order.branch}\n{commit}\n"
@@ -126,20 +166,24 @@ class Workspaces:
     async def _call(self, verb: str, *words: str, stdin: bytes = b"") -> bytes:
         return await self._scripts.call("workspace", verb, self._fleet, *words, stdin=stdin, timeout=_LONG)
 
+    def _prepared(self, answer: str) -> Prepared:
+        fields = dict(line.split(" ", 1) for line in answer.splitlines())
+        if fields.get("S") != "ready":
+            raise self._misunderstood(answer, "a workspace")
+        base = None if fields["base"] == "-" else self._commit(fields["base"])
+        return Prepared(base, fields["work"], fields["run"])
+
+    def _commit(self, word: str) -> str:
+        if not _COMMIT.match(word):
+            raise self._misunderstood(word, "a commit")
+        return word
+
+    def _misunderstood(self, answer: str, expected: str) -> Unavailable:
+        return Unavailable(
+            f"host {self._scripts.host}: it answered {answer[:200]!r} where {expected} was expected; "
+            "see whether its disk is full, and which git it has"
+        )
+
 
 def _names(order: Order) -> tuple[str, str]:
     return folder_name(order.run), agent_id(order.run, order.round)
-
-
-def _prepared(answer: str) -> Prepared:
-    fields = dict(line.split(" ", 1) for line in answer.splitlines())
-    if fields.get("S") != "ready":
-        raise Unavailable(f"the host made no workspace; it answered {answer[:200]!r}")
-    base = None if fields["base"] == "-" else _commit(fields["base"])
-    return Prepared(base, fields["work"], fields["run"])
-
-
-def _commit(word: str) -> str:
-    if not _COMMIT.match(word):
-        raise Unavailable(f"the host answered {word[:80]!r} where a commit was expected")
-    return word

@@ -4,15 +4,20 @@
 #   prepare FLEET KEY ID          make the workspace of a run, or clean it for its next round
 #   take    FLEET KEY ID          commit what the agent of a round left uncommitted
 #   bundle  FLEET KEY ID BASE     the commits of a round that the base does not have, as a git bundle
+#   push    FLEET KEY ID COMMIT   push the commit of a round to its branch from here
 #   ls      FLEET                 one line per workspace
-#   rm      FLEET KEY...          remove workspaces
+#   sizes   FLEET KEY...          KiB on disk and name of each workspace that is there
+#   rm      FLEET KEY...          remove workspaces; a few are cleaned and kept as spares
 #
 # Every answer begins with "S " (done as asked) or "E " (why not).
 #   FLEET/repos/NAME.git   objects that the workspaces of a repo share; never pruned
 #   FLEET/work/KEY         the workspace: a repository of its own, so that no agent can touch another's
+#   FLEET/spare/NAME.git/KEY  a work tree of that repo which nobody has: to fill it anew is quicker than an empty folder
 #   FLEET/runs/ID/claim    there once the agent of that round was started
 
 refuse() { printf 'E %s\n' "$*"; exit 70; }
+room='see whether the disk is full there, and who may write to it'
+damaged='the agent must leave its .git alone'
 
 export LC_ALL=C GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_TERMINAL_PROMPT=0
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY GIT_ALTERNATE_OBJECT_DIRECTORIES
@@ -25,11 +30,11 @@ in_work() { run_git -C "$work" --git-dir="$work/.git" --work-tree="$work" "$@"; 
 
 enter() { # fleet key id -> $fleet $work $run
   mkdir -p -m 700 -- "$1" 2>/dev/null && mkdir -p -m 700 -- "$1/work" "$1/repos" "$1/runs" && cd -P -- "$1" ||
-    refuse "cannot make the folder $1"
+    refuse "cannot make the folder $1; $room, or choose another workdir"
   fleet=$PWD work=$PWD/work/${2:-} run=$PWD/runs/${3:-}
 }
 
-need_git() { command -v git >/dev/null 2>&1 || refuse 'git is not installed, or not on the PATH of a login without terminal'; }
+need_git() { command -v git >/dev/null 2>&1 || refuse 'git is not installed, or not on the PATH of a login without terminal; install it'; }
 
 has() { run_git --git-dir="$mirror" cat-file -e "$1^{commit}" 2>/dev/null; }
 
@@ -53,17 +58,52 @@ create_mirror() { # in one move, as below
 create_work() { # in one move, so that a half made one is never seen
   new=$work.new.$$
   rm -rf "$new"
-  run_git init -q --template= "$new" &&
-    printf '%s/objects\n' "$mirror" >"$new/.git/objects/info/alternates" &&
+  take_spare && fill && return
+  rm -rf "$new"
+  run_git init -q --template= "$new" && fill || {
+    rm -rf "$new"
+    return 1
+  }
+}
+
+take_spare() { # a rename has one winner
+  for spare in "$fleet/spare/${mirror##*/}"/*; do
+    [ -d "$spare" ] && mv "$spare" "$new" 2>/dev/null && return
+  done
+  return 1
+}
+
+fill() { # $new -> $work
+  printf '%s/objects\n' "$mirror" >"$new/.git/objects/info/alternates" &&
     printf 'ref: refs/heads/%s\n' "$branch" >"$new/.git/HEAD" &&
     printf '[user]\n\tname = %s\n\temail = agent@reconciler.invalid\n' "$name" >>"$new/.git/config" &&
     printf 'create %s %s\n' refs/reconciler/base "$commit" "refs/heads/$branch" "$commit" |
     run_git -C "$new" update-ref --stdin &&
     run_git -C "$new" reset -q --hard &&
-    mv "$new" "$work" || {
-    rm -rf "$new"
-    return 1
-  }
+    cp -p "$new/.git/index" "$new/.git/index.made" && # which files are as we made them, whoever was there since
+    mv "$new" "$work"
+}
+
+reset_modes() { # of what is not as the umask has it; git knows of no mode but x
+  find "$work" -path "$work/.git" -prune -o \
+    \( -type d ! -perm "$(umask -S)" -o -type f ! -perm "$(umask -S)" ! -perm "$(umask -S | tr -d x)" \) \
+    -exec chmod =rwX {} +
+}
+
+keep_spare() { # $work; of what its agent left nothing stays but files as they were committed
+  [ ! -h "$work" ] && [ -f "$work/.git/index.made" ] && [ ! -e "$work/.gitmodules" ] &&
+    IFS= read -r mirror <"$work/.git/objects/info/alternates" || return 1
+  mirror=${mirror%/objects}
+  case $mirror in *.git) pool=$fleet/spare/${mirror##*/} ;; *) return 1 ;; esac
+  mkdir -p "$pool" || return 1
+  set -- "$pool"/*
+  [ $# -lt 2 ] || return 1
+  old=$work.old.$$
+  mv "$work/.git" "$old" && run_git init -q --template= "$work" && mv "$old/index.made" "$work/.git/index" &&
+    in_work clean -q -ff -d -x && reset_modes && touch "$work" && mv "$work" "$pool/${work##*/}"
+  kept=$?
+  rm -rf "$old"
+  return $kept
 }
 
 case ${1:-} in
@@ -76,22 +116,26 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
   fi
   if [ -z "$mirror" ]; then
     cat >/dev/null
-    mkdir -p "$work" || refuse "cannot make the folder $work"
+    mkdir -p "$work" || refuse "cannot make the folder $work; $room"
     answer_ready -
   fi
   need_git
   if [ -e "$work/.git" ]; then
     cat >/dev/null
-    said=$(clean 2>&1) || refuse "cannot clean $work: $said"
-    base=$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}') || refuse "the repository in $work is damaged"
+    said=$(clean 2>&1) || refuse "cannot clean $work: $said; $room"
+    base=$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}') ||
+      refuse "the repository in the workspace $work is gone or damaged; $damaged"
     answer_ready "$base"
   fi
   case $mirror in /*) ;; *) mirror=$fleet/$mirror ;; esac
-  said=$(create_mirror 2>&1) || refuse "cannot make $mirror: $said"
-  cat >"$work.in.$$"
+  said=$(create_mirror 2>&1) || refuse "cannot make $mirror: $said; $room"
+  cat >"$work.in.$$" || {
+    rm -f "$work.in.$$"
+    refuse "cannot take in commits; $room"
+  }
   if ! has "$commit" && [ -s "$work.in.$$" ]; then
     said=$(run_git --git-dir="$mirror" fetch -q --no-tags --no-write-fetch-head "$work.in.$$" \
-      "+refs/reconciler/base/$commit:refs/reconciler/base/$commit" 2>&1) || said="cannot take in the bundle: $said"
+      "+refs/reconciler/base/$commit:refs/reconciler/base/$commit" 2>&1) || said="cannot take in commits: $said; $room"
   fi
   rm -f "$work.in.$$"
   if ! has "$commit"; then
@@ -100,7 +144,7 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
     run_git --git-dir="$mirror" for-each-ref --sort=-creatordate --count=64 --format='have %(objectname)' refs/reconciler
     exit 0
   fi
-  said=$(create_work 2>&1) || refuse "cannot make $work: $said"
+  said=$(create_work 2>&1) || refuse "cannot make $work: $said; $room"
   answer_ready "$commit"
   ;;
 take) # FLEET KEY ID; stdin: name of the agent, number of paths to leave out, those paths, a line each; the message
@@ -112,23 +156,23 @@ take) # FLEET KEY ID; stdin: name of the agent, number of paths to leave out, th
     count=$((count - 1))
   done
   base=$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}' 2>/dev/null) ||
-    refuse "the repository in the workspace $work is gone or damaged"
+    refuse "the repository in the workspace $work is gone or damaged; $damaged"
   result=refs/reconciler/done/${run##*/}
   if [ -f "${run}v/claim" ]; then # what lies there by now is of the validation
     cat >/dev/null
   else
     rm -f "$work/.git/index.lock" "$work/.git/HEAD.lock"
-    said=$(in_work add -A -- . "$@" 2>&1 </dev/null) || refuse "cannot take up what lies in $work: $said"
+    said=$(in_work add -A -- . "$@" 2>&1 </dev/null) || refuse "cannot take up what lies in $work: $said; $room"
     if in_work diff --cached --quiet; then
       cat >/dev/null
     else
       said=$(GIT_AUTHOR_NAME=$name GIT_AUTHOR_EMAIL=agent@reconciler.invalid \
         GIT_COMMITTER_NAME=$name GIT_COMMITTER_EMAIL=agent@reconciler.invalid \
-        in_work commit -q --no-verify --cleanup=verbatim -F - 2>&1) || refuse "cannot commit in $work: $said"
+        in_work commit -q --no-verify --cleanup=verbatim -F - 2>&1) || refuse "cannot commit in $work: $said; $room"
     fi
-    said=$(in_work update-ref "$result" HEAD 2>&1) || refuse "no commit in $work: $said"
+    said=$(in_work update-ref "$result" HEAD 2>&1) || refuse "no commit in $work: $said; $damaged"
   fi
-  head=$(in_work rev-parse -q --verify "$result^{commit}") || refuse "the repository in the workspace $work is damaged"
+  head=$(in_work rev-parse -q --verify "$result^{commit}") || refuse "the repository in the workspace $work is gone or damaged; $damaged"
   printf 'S taken %s %s\n' "$base" "$head"
   ;;
 bundle) # FLEET KEY ID BASE
@@ -136,18 +180,37 @@ bundle) # FLEET KEY ID BASE
   file=$work.out.$$
   said=$(in_work bundle create -q "$file" "refs/reconciler/done/$4" "^$5" 2>&1) || {
     rm -f "$file"
-    refuse "cannot bundle the work in $work: $said"
+    refuse "cannot bundle the work in $work: $said; $room"
   }
   printf 'S bundle %s\n' "$(($(wc -c <"$file")))"
   cat "$file"
   rm -f "$file"
   ;;
+push) # FLEET KEY ID COMMIT; stdin: repository, URL, ref, commit that it holds now ("" for none), a line each
+  enter "$2" "$3" "$4"
+  for field in mirror url ref expected; do IFS= read -r "$field" || refuse 'short'; done
+  case $mirror in /*) ;; *) mirror=$fleet/$mirror ;; esac
+  # From the repository whose settings no agent wrote; those of the user here count, for credentials.
+  unset GIT_CONFIG_GLOBAL GIT_CONFIG_NOSYSTEM
+  export GIT_ALTERNATE_OBJECT_DIRECTORIES="\"$work/.git/objects\"" GIT_ALLOW_PROTOCOL=file:https:http:ssh
+  said=$(run_git --git-dir="$mirror" -c push.gpgSign=false -c push.recurseSubmodules=no push -q --no-verify \
+    --no-follow-tags "--force-with-lease=$ref:$expected" -- "$url" "$5:$ref" 2>&1 </dev/null) || refuse "$said"
+  printf 'S pushed\n'
+  ;;
 ls) # FLEET
   enter "$2"
+  find spare -type d -path 'spare/*/*' -prune -mtime +7 -exec rm -rf {} + 2>/dev/null # nobody took them for a week
   printf 'S\n'
   for work in "$fleet"/work/*; do
     [ -e "$work" ] && printf '%s\n' "${work##*/}"
   done
+  exit 0
+  ;;
+sizes) # FLEET KEY...
+  enter "$2"
+  shift 2
+  printf 'S\n'
+  cd work && du -sk -- "$@" 2>/dev/null
   exit 0
   ;;
 rm) # FLEET KEY...
@@ -155,7 +218,8 @@ rm) # FLEET KEY...
   shift 2
   for key in "$@"; do
     work=$fleet/work/$key
-    rm -rf "$work" 2>/dev/null || { chmod -R u+rwx "$work" && rm -rf "$work"; } || refuse "cannot remove $work"
+    keep_spare >/dev/null 2>&1 && continue
+    rm -rf "$work" 2>/dev/null || { chmod -R u+rwx "$work" && rm -rf "$work"; } || refuse "cannot remove $work; see whose files are in it"
   done
   printf 'S removed\n'
   ;;

@@ -25,6 +25,7 @@ LC_ALL=C; export LC_ALL
 PROC=${RECONCILER_PROC:-/proc} # a name for what is not there shows how this does without
 
 refuse() { printf 'E %s\n' "$*"; exit 70; }
+room='see whether the disk is full there, and who may write to it'
 nap() { sleep "$1" 2>/dev/null || sleep 1; }
 
 # --- What is known of processes ---------------------------------------------
@@ -180,7 +181,7 @@ give_up() { # why; for jobs: the agent cannot be started
 enter() { # root id -> $root $run
   umask_was=$(umask)
   umask 077
-  mkdir -p -- "$1" && cd -P -- "$1" || refuse "cannot make the folder $1"
+  mkdir -p -- "$1" && cd -P -- "$1" || refuse "cannot make the folder $1; $room, or choose another workdir"
   root=$PWD run=$PWD/${2:-}
   case ${2:-} in *[!A-Za-z0-9._+-]* | .*) refuse "not a name of a run: $2" ;; esac
   find_boot
@@ -195,17 +196,22 @@ start) # ROOT ID TIMEOUT SIGNAL GRACE SHELL
     printf 'S exists %s\n' "$state"
     exit 0
   fi
-  mkdir -p "$run" || refuse "cannot make the folder $run"
+  mkdir -p "$run" || refuse "cannot make the folder $run; $room"
   mine=$run/by.$$ # .job .in .claim: of this launcher alone, until the claim is won
   IFS=' ' read -r magic lines bytes || refuse 'no header'
   [ "$magic" = run1 ] || refuse 'not a header'
+  full=
   {
-    printf 'rm -f -- "$mine.job"\n'
+    printf 'rm -f -- "$mine.job"\n' || full=yes
     while [ "$lines" -gt 0 ] && IFS= read -r line; do
-      printf '%s\n' "$line"
+      printf '%s\n' "$line" || full=yes
       lines=$((lines - 1))
     done
-  } >"$mine.job" && cat >"$mine.in"
+  } >"$mine.job" || full=yes
+  if [ -n "$full" ] || ! cat >"$mine.in"; then
+    rm -f "$mine".*
+    refuse "cannot write down the job; $room"
+  fi
   set -- "$@" $(wc -c <"$mine.in")
   if [ "$8" != "$bytes" ]; then # cut on its way: nothing stays that could be started
     rm -f "$mine".*
@@ -221,7 +227,10 @@ _supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL UMASK LC_SET LC_WAS
   umask 077
   find_boot
   find_process $$
-  printf '%s %s %s ok\n' $$ "$started" "$boot" >"$mine.claim"
+  printf '%s %s %s ok\n' $$ "$started" "$boot" >"$mine.claim" || {
+    rm -f "$mine".*
+    refuse "cannot write down the claim; $room"
+  }
   if ! ln "$mine.claim" "$run/claim" 2>/dev/null; then
     rm -f "$mine".*
     find_state "$run"
@@ -297,6 +306,7 @@ cancel) # ROOT ID SIGNAL GRACE WHY
   find_process $$
   printf '%s %s %s ok\n' $$ "$started" "$boot" >"$run/by.$$.claim"
   if ln "$run/by.$$.claim" "$run/claim" 2>/dev/null; then
+    end_all "$run" "$4" "$5" # its folder may have been removed under it
     put_exit "$run" 143 0 "$6"
   fi
   rm -f "$run/by.$$.claim"
@@ -329,6 +339,9 @@ rm) # ROOT ID...
     esac
   done
   rm -rf "$root"/.gone.*
+  : >>events
+  # Who follows runs looks at all of them after a removal, and needs no old events.
+  [ "$(($(wc -c <events)))" -le 65536 ] || : >events
   printf 'S removed\n'
   ;;
 ls) # ROOT

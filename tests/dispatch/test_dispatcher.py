@@ -14,7 +14,7 @@ from reconciler.core.errors import Unavailable
 from reconciler.core.events import RunEnded, RunSeen
 from reconciler.core.model import FailureClass, Host, HostAdapter, Repo
 from reconciler.dispatch.local import LocalTransport
-from tests.dispatch.world import LOCAL, NOW, RUN, World, ended, git, processes_with, seen, until
+from tests.dispatch.world import NOW, RUN, World, ended, git, processes_with, seen, until
 
 EDIT = "echo more >>README; echo new >new; rm src/main.py"
 
@@ -628,40 +628,6 @@ async def test_many_runs_that_start_at_once_do_not_get_into_each_others_way(worl
 
     assert [report.verdict.message for report in reports if report.verdict.outcome == "failed"] == []
     assert set(heads(world)) == {"main", *(order.branch for order in orders)}
-
-
-# --- Sweeping -----------------------------------------------------------------------
-
-
-async def test_sweeping_keeps_what_is_named_and_what_is_alive(world):
-    dispatcher, facts = world.dispatcher(), asyncio.Queue()
-    live = world.order("sleep 100", run="live.g12345678.a1", repo=None)
-    orders = [
-        world.order("true", run=f"{name}.g12345678.a1", validation=("true",)) for name in ("kept", "old")
-    ]
-    for order in (*orders, live):
-        dispatcher.follow(order, facts.put_nowait)
-    for _ in orders:
-        await ended(facts)
-    await dispatcher.close()
-
-    dispatcher = world.dispatcher()
-    await until((world.data / "host/f1/runs/live.g12345678.a1.r1/pid").exists)
-    await dispatcher.sweep(LOCAL, lambda: {"kept.g12345678.a1"})
-
-    folder = world.data / "host/f1"
-    assert sorted(path.name for path in (folder / "work").iterdir()) == [
-        "kept.g12345678.a1",
-        "live.g12345678.a1",
-    ]
-    assert sorted(path.name for path in (folder / "runs").iterdir() if path.is_dir()) == [
-        "kept.g12345678.a1.r1",
-        "kept.g12345678.a1.r1v",
-        "live.g12345678.a1.r1",
-    ]
-    dispatcher.stop(live, "the test is over", facts.put_nowait)
-    await ended(facts)
-    await dispatcher.close()
 
 
 # --- Logs ---------------------------------------------------------------------------

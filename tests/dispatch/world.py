@@ -11,7 +11,18 @@ from pathlib import Path
 
 from reconciler.core.adapter import Adapter, Limits, Stop
 from reconciler.core.events import RunEnded, RunSeen
-from reconciler.core.model import FailureClass, Host, Order, Repo, Report, Verdict
+from reconciler.core.model import (
+    FailureClass,
+    FleetSpec,
+    Host,
+    Order,
+    Phase,
+    Repo,
+    Report,
+    Status,
+    Verdict,
+)
+from reconciler.core.needs import Needs, needs
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.logs import Logs
@@ -36,9 +47,12 @@ def read_output(adapter, *, stdout, stderr, exit_code, order, now) -> Verdict:
 
 
 def git(folder: Path, *words: str) -> str:
-    """Run git as a person with an identity would; return what it printed."""
+    """Run git as a person with an identity and no other settings would; return what it printed."""
     identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
-    done = subprocess.run(["git", *identity, *words], cwd=folder, capture_output=True, text=True, check=False)
+    env = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    done = subprocess.run(
+        ["git", *identity, *words], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -109,7 +123,13 @@ class World:
 
     def dispatcher(self, **options) -> Dispatcher:
         """Return a new dispatcher over the same data, as after a restart."""
-        options = {"patience": 0.5, "read_output": read_output, "pace": lambda _: BRISK} | options
+        options = {
+            "patience": 0.5,
+            "read_output": read_output,
+            "pace": lambda _: BRISK,
+            "keep_logs": timedelta(days=30),
+            "keep_logs_mb": 100,
+        } | options
         return Dispatcher(
             lambda _: self.transport,
             data=self.data,
@@ -169,3 +189,27 @@ async def seen(facts: asyncio.Queue) -> RunSeen:
     fact = await facts.get()
     assert isinstance(fact, RunSeen)
     return fact
+
+
+def needs_of(*runs: str, phase: Phase = Phase.RUNNING, mb: int = 100) -> Needs:
+    """Return the needs of a fleet whose tasks have these last runs, the newest first, in one phase."""
+    statuses = {
+        key.rpartition(".g")[0]: Status(
+            phase=phase,
+            since=NOW - timedelta(seconds=age),
+            created_at=NOW,
+            generation="1" * 40,
+            work="w",
+            attempt=int(key.rpartition(".a")[2]),
+            run=key,
+        )
+        for age, key in enumerate(runs)
+    }
+    return needs(statuses, NOW, FleetSpec(keep_failed_mb=mb))
+
+
+async def sweep(world: World, found: Needs, **options) -> None:
+    """Sweep the local host with a dispatcher that was just started."""
+    dispatcher = world.dispatcher(**options)
+    await dispatcher.sweep(LOCAL, lambda: found)
+    await dispatcher.close()
