@@ -28,6 +28,8 @@ _TRIES = 100
 """Seconds between two looks at a lock, and how many looks it gets: a killed writer's git ends within that."""
 _STALE_AFTER = 20
 """Looks after which a lock file that did not change is a dead process's."""
+_KEEP = b"fast-import"
+"""What its `.keep` files say; those of a fetch or of a person say something else."""
 
 
 class Writer:
@@ -145,6 +147,7 @@ class Writer:
         return self._send_afresh(head, changes)
 
     def _send_afresh(self, head: str | None, changes: Sequence[Change]) -> Sequence[str]:
+        _remove_left_keeps(self._repository.git_dir)
         self._stream = FastImport(self._repository.git, self._ref, head, keep_open=[self._lock])
         try:
             return _send(self._stream, changes)
@@ -252,6 +255,19 @@ def _file_number(path: Path) -> int | None:
 
 def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
+
+
+def _remove_left_keeps(git_dir: Path) -> None:
+    """
+    Remove what a fast-import that died left beside its packs.
+
+    Of the same batch the next one makes a pack of the same name, and would
+    refuse to for as long as this is there.
+    """
+    for keep in (git_dir / "objects" / "pack").glob("pack-*.keep"):
+        with suppress(FileNotFoundError):
+            if keep.read_bytes() == _KEEP:
+                _remove(keep)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -184,6 +184,17 @@ async def test_a_writer_goes_on_when_the_git_behind_it_was_killed(open_state, ba
     assert line(bare)[1:] == ["task a: created", "task b: created"]
 
 
+async def test_a_batch_is_written_although_somebody_pruned_the_pack_it_went_to(open_state, bare):
+    state = await open_state(bare)
+    await state.commit([created("first")])
+
+    git(bare, "prune", "--expire=now")
+    await state.commit([created("second")])
+
+    assert git(bare, "log", "--format=%s", "-1", BRANCH) == "task second: created"
+    assert git(bare, "fsck", "--full", "--strict", "--no-dangling") == ""
+
+
 async def test_a_ref_that_cannot_be_moved_is_unavailable_in_gits_own_words(open_state, bare):
     state = await open_state(bare)
     lock = bare / "refs" / "heads" / f"{BRANCH}.lock"
