@@ -3,7 +3,9 @@ The ways to all hosts: each made once, shared, and closed together.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.model import Host
@@ -13,31 +15,43 @@ from reconciler.dispatch.ssh import SshTransport
 from reconciler.dispatch.transport import Answer, Transport
 
 
-class NoWay(Transport):
-    """A host whose spec names no way to it: every use says why."""
+class Way(Transport):
+    """
+    A host, reached in the way its spec names now.
 
-    def __init__(self, why: str) -> None:
-        self._why = why
+    Whoever follows a run holds on to this for hours. Meanwhile a person may
+    have trusted the host's new key, or sshd may have moved to another port.
+    """
 
-    async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> Answer:  # noqa: ARG002  Transport's
-        """Raise Unavailable."""
-        raise Unavailable(self._why)
+    def __init__(self, now: Callable[[], SshTransport]) -> None:
+        self._now = now
 
-    async def read(self, path: str, offset: int, limit: int) -> bytes:  # noqa: ARG002  Transport's
-        """Raise Unavailable."""
-        raise Unavailable(self._why)
+    async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> Answer:
+        """Run a short command, as Transport says; Unavailable too if the spec names no way."""
+        return await self._now().call(words, stdin, timeout=timeout)
+
+    async def read(self, path: str, offset: int, limit: int) -> bytes:
+        """Return a piece of a file, as Transport says; Unavailable too if the spec names no way."""
+        return await self._now().read(path, offset, limit)
 
     async def close(self) -> None:
-        """Do nothing: nothing is open."""
+        """Let go of the host; runs on it go on."""
+        with contextlib.suppress(Unavailable):
+            await self._now().close()
+
+
+Account = tuple[str, str | None, str | None]
+"""Name, address and user of a host: where its runs are. All else only says how to get there."""
 
 
 class Transports:
     """
-    Gives the transport of a host: the same one as long as the way to it is the same.
+    Gives the transport of a host: the same one as long as its runs are in the same place.
 
-    `hosts` tells the hosts as they are now, so that a jump is found by its name.
-    A host whose way has changed gets a new connection, the old one ends when
-    nobody uses it any more.
+    `hosts` tells the hosts as they are now. A host whose way has changed gets a
+    new connection, the old one ends when nobody uses it any more. One that has
+    moved to another address or user gets another transport, and runs that were
+    begun in the old place are followed there.
     """
 
     def __init__(
@@ -58,24 +72,18 @@ class Transports:
         self._locals: dict[str, Transport] = {}
         self._lines: dict[Route, Line] = {}
         self._remotes: dict[Route, SshTransport] = {}
-        self._no_ways: dict[str, NoWay] = {}
-        self._latest: dict[str, Route] = {}
+        self._ways: dict[Account, Way] = {}
+        self._asked: dict[Account, Host] = {}
+        """Each host as it was last asked for: what to go by once it is gone from the specs."""
+        self._latest: dict[Account, Route] = {}
 
     def __call__(self, host: Host) -> Transport:
         """Return the transport of the host; nothing is sent yet."""
         if host.is_local:
             return self._local_one(host)
-        try:
-            way = route(host, self._hosts())
-        except Unavailable as error:
-            return self._no_ways.setdefault(str(error), NoWay(str(error)))
-        before = self._latest.get(host.name, way)
-        if before != way:
-            self._remotes[before].retire()
-        self._latest[host.name] = way
-        if way not in self._remotes:
-            self._remotes[way] = SshTransport(self._line(way))
-        return self._remotes[way]
+        account = _account(host)
+        self._asked[account] = host
+        return self._ways.setdefault(account, Way(partial(self._remote, account)))
 
     def line(self, host: Host) -> Line:
         """Return the line to a host that is not this machine. Raises Unavailable for a jump to nowhere."""
@@ -87,6 +95,19 @@ class Transports:
             *(transport.close() for transport in [*self._locals.values(), *self._remotes.values()])
         )
         await asyncio.gather(*(line.close() for line in self._lines.values()))
+
+    def _remote(self, account: Account) -> SshTransport:
+        """Return the transport over the way there is now. Raises Unavailable for a jump to nowhere."""
+        hosts = self._hosts()
+        host = hosts.get(account[0])
+        way = route(host if host and _account(host) == account else self._asked[account], hosts)
+        before = self._latest.get(account, way)
+        if before != way:
+            self._remotes[before].retire()
+        self._latest[account] = way
+        if way not in self._remotes:
+            self._remotes[way] = SshTransport(self._line(way))
+        return self._remotes[way]
 
     def _line(self, way: Route) -> Line:
         """Return the line to the last hop of the way; hops that two ways begin with are shared."""
@@ -105,3 +126,7 @@ class Transports:
         if host.name not in self._locals:
             self._locals[host.name] = self._local(host)
         return self._locals[host.name]
+
+
+def _account(host: Host) -> Account:
+    return host.name, host.address, host.user

@@ -442,13 +442,38 @@ async def test_a_jump_whose_key_has_changed_is_not_gone_through(servers: Yard):
             await say(transports, target.host(jump="jump"), "there")
 
 
-async def test_the_same_way_is_the_same_transport_though_it_leads_nowhere(servers: Yard):
+async def test_the_same_account_is_the_same_transport_however_it_is_reached(servers: Yard):
     host = servers.sshd().host()
     async with opened() as transports:
         assert transports(host) is transports(host.model_copy(update={"slots": 7}))
-        assert transports(host) is not transports(host.model_copy(update={"port": 1}))
-        nowhere = host.model_copy(update={"jump": "nobody"})
-        assert transports(nowhere) is transports(nowhere)
+        assert transports(host) is transports(host.model_copy(update={"port": 1}))
+        assert transports(host) is transports(host.model_copy(update={"jump": "nobody"}))
+        assert transports(host) is not transports(host.model_copy(update={"user": "other"}))
+        assert transports(host) is not transports(host.model_copy(update={"address": "127.0.0.2"}))
+
+
+async def test_who_holds_a_transport_follows_every_change_of_the_way(servers: Yard):
+    server = servers.sshd()
+    hosts = {"h1": server.host(host_key=public(OTHER))}
+    async with opened(hosts) as transports:
+        held = transports(hosts["h1"])
+        with pytest.raises(Unavailable, match="key has changed"):
+            await held.call(("true",), timeout=30)
+
+        hosts["h1"] = server.host()
+
+        assert (await held.call(("echo", "trusted"), timeout=30)).stdout == b"trusted\n"
+
+
+async def test_what_was_begun_at_an_address_is_followed_there_though_the_host_has_moved(servers: Yard):
+    here, there = servers.sshd("h1"), servers.sshd("there", ListenAddress="127.0.0.2")
+    hosts = {"h1": here.host()}
+    async with opened(hosts) as transports:
+        held = transports(hosts["h1"])
+        hosts["h1"] = there.host(name="h1", address="127.0.0.2")
+
+        for transport, home in ((held, here.home), (transports(hosts["h1"]), there.home)):
+            assert (await transport.call(("echo", "$HOME"), timeout=30)).stdout == f"{home}\n".encode()
 
 
 async def test_this_machine_is_no_jump_host(servers: Yard):
