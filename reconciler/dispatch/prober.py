@@ -9,7 +9,7 @@ from pathlib import Path
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.model import Host, HostStatus
-from reconciler.dispatch.probe import offered, probe, reachable, unreachable
+from reconciler.dispatch.probe import HostFacts, offered, probe, reachable, unreachable
 from reconciler.dispatch.site import local_folder
 from reconciler.dispatch.transport import Transport
 
@@ -33,14 +33,26 @@ class Prober:
     ) -> tuple[HostStatus, float | None]:
         """Return what is known of the host now, and its load per core if it said."""
         asks = self._asks(host, adapters, before)
-        workdir = str(local_folder(host, self._data)) if host.is_local else None
         try:
-            facts = await probe(self._transports(host), host, adapters if asks else None, workdir=workdir)
+            facts = await self._facts(host, adapters if asks else None)
         except (Unavailable, Refused) as error:
             return unreachable(Unavailable(str(error)), before, self._clock()), None
         if asks:
             self._asked[host.name] = self._clock()
         return reachable(facts, before, self._clock()), facts.load_per_core
+
+    async def _facts(self, host: Host, adapters: Mapping[str, Adapter] | None) -> HostFacts:
+        """
+        Return what the host says; without an answer it is asked once more. Raises Unavailable, Refused.
+
+        That one connection has ended is no news of a host, but down and up again would be two.
+        """
+        transport = self._transports(host)
+        workdir = str(local_folder(host, self._data)) if host.is_local else None
+        try:
+            return await probe(transport, host, adapters, workdir=workdir)
+        except Unavailable:
+            return await probe(transport, host, adapters, workdir=workdir)
 
     def _asks(self, host: Host, adapters: Mapping[str, Adapter], before: HostStatus | None) -> bool:
         """Return whether it is time to ask the CLIs for their versions."""

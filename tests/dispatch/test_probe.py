@@ -19,6 +19,7 @@ from reconciler.core.hosts import news
 from reconciler.core.model import Host, HostAdapter, HostCli, HostStatus
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.probe import CliFacts, HostFacts, probe, reachable, troubles, unreachable
+from reconciler.dispatch.prober import Prober
 from tests.dispatch.sshd import needs_sshd, quick, yard
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -342,3 +343,32 @@ def test_clis_that_were_not_asked_stay_as_they_were():
 
 def test_a_status_reads_back_from_what_is_written():
     assert HostStatus.model_validate(KNOWN.model_dump(mode="json")) == KNOWN
+
+
+# --- One look ---------------------------------------------------------------
+
+
+class Cut(LocalTransport):
+    """This machine, at the end of a line that is cut off a few times."""
+
+    def __init__(self, folder: Path, cuts: int) -> None:
+        super().__init__(folder)
+        self.cuts = cuts
+
+    async def call(self, words, stdin=b"", *, timeout):
+        if self.cuts:
+            self.cuts -= 1
+            raise Unavailable("cut off")
+        return await super().call(words, stdin, timeout=timeout)
+
+
+@pytest.mark.parametrize(("cuts", "is_up"), [(0, True), (1, True), (2, False)])
+async def test_a_connection_that_ends_is_no_news_of_a_host_but_one_that_cannot_be_had_is(
+    tmp_path: Path, cuts: int, *, is_up: bool
+):
+    line = Cut(tmp_path, cuts)
+    prober = Prober(lambda _: line, data=tmp_path, clock=lambda: NOW)
+
+    status, _ = await prober.probe(Host(name="local"), {}, KNOWN)
+
+    assert status.reachable is is_up
