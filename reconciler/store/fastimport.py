@@ -50,6 +50,8 @@ class FastImport:
         """Start on top of `head`; `keep_open` are file descriptors that git holds until it ends."""
         self.commits = 0
         """How many went through this process; its memory grows with them."""
+        self.head = head
+        """Commit that the next one goes on top of, as of the last seal."""
         self._ref = ref
         self._from = head
         self._written = 0
@@ -82,6 +84,7 @@ class FastImport:
         if self._hear() != "progress sealed":
             raise OSError("unexpected answer")
         ids, self._ids, self._written = self._ids, [], 0
+        self.head = ids[-1] if ids else self.head
         return ids
 
     @property

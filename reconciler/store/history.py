@@ -56,6 +56,17 @@ async def history(
     return await _walk(repository, await _listed(repository, head, 1, "--", status_path(task)), limit)
 
 
+async def last_touched(repository: Repository, branch: str, path: str, pattern: str) -> datetime | None:
+    """
+    Return when a line that matches was last written into a file or taken out of it.
+
+    `pattern` is a regular expression as grep's. None if history tells of no such line.
+    """
+    words = ("log", "--max-count=1", "--format=%ct", f"-G{pattern}", repository.ref(branch), "--", path)
+    listed = await repository.git.run(*words)
+    return datetime.fromtimestamp(int(listed), UTC) if listed.strip() else None
+
+
 async def last_transitions(repository: Repository, head: str) -> Mapping[str, str]:
     """Return the commit of the last transition of every task up to a commit."""
     shape = "--format=%H %(trailers:key=Task,valueonly,separator=%x20)"

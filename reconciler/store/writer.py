@@ -136,6 +136,8 @@ class Writer:
 
     def _stream_through(self, head: str | None, changes: Sequence[Change]) -> Sequence[str]:
         self._expect(head)
+        if self._stream is not None and self._stream.head != head:
+            self._kill_stream()  # somebody else wrote on top of it
         if self._stream is not None and self._stream.commits > _COMMITS_PER_PROCESS:
             self._close_stream()
         if self._stream is not None:

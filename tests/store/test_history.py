@@ -1,4 +1,4 @@
-from reconciler.store.history import Entry, history, last_transitions
+from reconciler.store.history import Entry, history, last_touched, last_transitions
 from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, started
 
 
@@ -90,3 +90,14 @@ async def test_a_shallow_clone_tells_as_much_as_it_has(open_repository, open_sta
     told = await history(await open_repository(shallow), BRANCH, "a")
 
     assert [entry.after for entry in told] == ["running"]
+
+
+async def test_a_line_is_found_where_it_was_last_written_or_taken_out(open_repository, bare, checkout):
+    repository = await open_repository(checkout)
+    first = commit(checkout, "specs/hosts/h.yaml", "slots: 1\ncordon: true\n")
+    commit(checkout, "specs/hosts/h.yaml", "slots: 2\ncordon: true\n")
+
+    at = await last_touched(repository, "main", "specs/hosts/h.yaml", "^cordon:")
+
+    assert int(at.timestamp()) == int(git(checkout, "show", "-s", "--format=%ct", first))
+    assert await last_touched(repository, "main", "specs/hosts/h.yaml", "^drain:") is None

@@ -1,0 +1,133 @@
+"""
+What agents took, read back from the commits of the state branch.
+
+A status file counts what all runs of its task took so far, so that each commit
+that raises the count tells what one round took: a task that was removed since
+is still in the sum, and nothing is in it twice.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from reconciler.core.adapter import Usage
+from reconciler.store import statuses
+from reconciler.store.layout import TASKS, name_under
+from reconciler.store.repository import Repository
+
+_ACCOUNT = re.compile(rb"^(?:assigned_host|adapter|model|repo|usage):.*\n(?: .*\n)*", re.MULTILINE)
+"""The lines of a status that matter here: to parse them alone is ten times as quick."""
+_WALK = (
+    *("log", "--format=%ct", "--reverse", "--first-parent", "-m"),
+    *("--raw", "-z", "--no-abbrev", "--no-renames"),
+)
+"""Every file of every commit: to be told that only one folder matters, git would compare all trees twice."""
+_MARGIN = timedelta(days=1)
+"""Git stops its walk at the first commit that is too old; clocks may have gone back so far."""
+_NONE = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What one round of an agent took."""
+
+    at: datetime
+    """When it was put on record."""
+    task: str
+    repo: str | None
+    adapter: str | None
+    host: str | None
+    model: str | None
+    usage: Usage
+
+
+async def spending(
+    repository: Repository, branch: str, *, since: datetime | None = None
+) -> Sequence[Spending]:
+    """Return what was spent, from a time on if one is given, the oldest first. Raises Unavailable."""
+    head = repository.read_ref(repository.ref(branch))
+    if head is None:
+        return ()
+    most = () if since is None else (f"--since=@{int((since - _MARGIN).timestamp())}",)
+    listed = await repository.git.run(*_WALK, *most, head)
+    changes = [change for change in _changes(listed) if since is None or change.at >= since]
+    accounts: dict[str, bytes] = {}
+
+    def take(blob: str, content: bytes) -> None:
+        accounts[blob] = b"".join(_ACCOUNT.findall(content))
+
+    wanted = {blob: None for change in changes for blob in (change.before, change.after) if blob}
+    await repository.objects.read(list(wanted), take)
+    return list(_spent(changes, accounts))
+
+
+class _Change(NamedTuple):
+    """A status file that a commit changed or brought."""
+
+    at: datetime
+    task: str
+    before: str | None
+    """Blob it was; of a task that was renamed, under its old name."""
+    after: str
+
+
+def _changes(listed: bytes) -> Iterator[_Change]:
+    """Yield what `git log` tells; of files that went, only whether they came back by another name."""
+    fields = iter(listed.decode("utf-8", "surrogateescape").split("\0"))
+    at = datetime.fromtimestamp(0, UTC)
+    brought: list[tuple[str, str]] = []
+    left: str | None = None
+    for field in fields:
+        if not field.lstrip("\n").startswith(":"):
+            yield from (_Change(at, task, left, blob) for task, blob in brought)
+            brought, left = [], None
+            at = datetime.fromtimestamp(int(field or 0), UTC)
+            continue
+        _, _, before, after, _ = field.split(" ")
+        task = name_under(TASKS, next(fields))
+        if task is None:
+            continue
+        if not after.strip("0"):
+            left = before
+        elif not before.strip("0"):
+            brought.append((task, after))
+        else:
+            yield _Change(at, task, before, after)
+    yield from (_Change(at, task, left, blob) for task, blob in brought)
+
+
+def _spent(changes: Sequence[_Change], accounts: Mapping[str, bytes]) -> Iterator[Spending]:
+    for at, task, before, after in changes:
+        was, now = accounts.get(before or "", b""), accounts[after]
+        if was == now:
+            continue
+        fields = _parsed(now)
+        rise = _rise(_usage(_parsed(was)), _usage(fields))
+        if rise != _NONE:
+            yield Spending(
+                at,
+                task,
+                fields.get("repo"),
+                fields.get("adapter"),
+                fields.get("assigned_host"),
+                fields.get("model"),
+                rise,
+            )
+
+
+@lru_cache(maxsize=10_000)  # what a status was is what it had become before
+def _parsed(account: bytes) -> Mapping[str, Any]:
+    return statuses.parse(account.decode()) if account else {}
+
+
+def _usage(fields: Mapping[str, Any]) -> Usage:
+    return Usage.model_validate(fields.get("usage") or {})
+
+
+def _rise(was: Usage, now: Usage) -> Usage:
+    """Return how much was added; somebody who set a count back by hand gave nothing back."""
+    added = {name: max(0, getattr(now, name) - getattr(was, name)) for name in Usage.model_fields}
+    return Usage.model_validate({name: round(value, 6) for name, value in added.items()})
