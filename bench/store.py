@@ -74,7 +74,7 @@ def record(measured: dict[str, list[float]], name: str, rate: float) -> None:
 
 def show(measured: dict[str, list[float]], tasks: int) -> None:
     first = median(next(iter(measured.values())))
-    print(f"\nCommits per second, {tasks} tasks, one commit per transition (the store syncs all of it to disk)")
+    print(f"\nCommits per second, {tasks} tasks, one commit per transition (the store syncs all)")
     for name, rates in measured.items():
         print(f"  {name:30} {median(rates):9.0f}  {median(rates) / first:7.1f} x")
 

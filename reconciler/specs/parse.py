@@ -148,6 +148,8 @@ def locate(path: str) -> tuple[Kind, str] | Problem:
 
 def _printable(path: str) -> str:
     """Return a path that may have any bytes in it as text for a terminal and a commit."""
+    if path.isprintable():
+        return path
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in path)
 
 
