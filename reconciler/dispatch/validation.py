@@ -26,8 +26,9 @@ def read_checks(
     """
     Return the commands that were run, in order.
 
-    One that was begun and has no end was stopped: the rest of `seconds`, the
-    time all of them took, was its.
+    One that has no end, though all before it passed, was stopped, be it before
+    it was begun: what is not known to have passed has not. The rest of
+    `seconds`, the time all of them took, was its.
     """
     checks: list[Check] = []
     begun = -1
@@ -40,9 +41,10 @@ def read_checks(
                 _check(commands[len(checks)], int(line["code"]), int(line["hundredths"]) / 100, printed)
             )
             begun = -1
-    if begun >= 0 and len(checks) < len(commands):
+    if len(checks) < len(commands) and not any(check.exit_code for check in checks):
         rest = max(0.0, round(seconds - sum(check.seconds for check in checks), 2))
-        checks.append(_check(commands[len(checks)], STOPPED, rest, output[begun:]))
+        printed = output[begun:] if begun >= 0 else b""
+        checks.append(_check(commands[len(checks)], STOPPED, rest, printed))
     return tuple(checks)
 
 

@@ -108,6 +108,20 @@ def test_an_account_that_is_cut_never_makes_a_check_pass_that_did_not_end(cut):
     ]
     assert len(checks) <= 2
     assert all(check.exit_code == 124 or check == same for check, same in zip(checks, whole, strict=False))
+    assert any(check.exit_code for check in checks)
+
+
+def test_a_command_that_was_never_begun_has_not_passed():
+    one = b"begin 1 4\nend 1 0 150 8\n"
+
+    neither = read_checks(("a", "b"), b"", b"", seconds=0)
+    first = read_checks(("a", "b"), one, b"$ a\none\n", seconds=2)
+
+    assert [(check.command, check.exit_code) for check in neither] == [("a", 124)]
+    assert [(check.command, check.exit_code, check.seconds) for check in first] == [
+        ("a", 0, 1.5),
+        ("b", 124, 0.5),
+    ]
 
 
 @given(
