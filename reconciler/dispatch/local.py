@@ -9,7 +9,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from reconciler.core.errors import Unavailable
+from reconciler.core.errors import Refused, Unavailable
 from reconciler.dispatch.transport import SAFE_WORD, Answer, Transport
 
 _PASSED_ON = frozenset({"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"})
@@ -69,6 +69,12 @@ class LocalTransport(Transport):
                 raise ValueError(f"not safe on a command line: {word!r}")
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Refused(
+                f"this machine: cannot make the folder {self._folder}: {error.strerror}; "
+                "check `workdir` (a folder the reconciler's user may write to) and the disk"
+            ) from error
+        try:
             return await asyncio.create_subprocess_exec(
                 "sh",
                 "-c",

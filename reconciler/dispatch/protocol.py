@@ -123,14 +123,14 @@ def agent_job(
     that the agent could not be started.
     """
     lines = [*_setting(env, folder), *more]
-    program = shlex.quote(argv[0])
+    lines.append(f"program={shlex.quote(argv[0])}")
     if path:
         at = shlex.quote(path)
-        lines.append(f"program={program}; if [ -d {at} ]; then PATH={at}:$PATH; else program={at}; fi")
-        program = '"$program"'
+        lines.append(f"if [ -d {at} ]; then PATH={at}:$PATH; else program={at}; fi")
+    lines.append('command -v "$program" >/dev/null 2>&1 || give_up cli')
     if prompt_file:
         lines.append(f"(umask 077; cat >{shlex.quote(prompt_file)}) && exec </dev/null")
-    lines.append(f"exec {program} {shlex.join(argv[1:])}")
+    lines.append(f'exec "$program" {shlex.join(argv[1:])}')
     return "\n".join(lines)
 
 

@@ -48,6 +48,10 @@ _ENDED: Mapping[str, tuple[FailureClass, str]] = {
     CANCELLED: (FailureClass.CANCELLED, "the run was stopped"),
     GONE: (FailureClass.HOST, f"host {{host}}: the run's folder was removed under it; {_REMOVED}"),
     "workspace": (FailureClass.HOST, f"host {{host}}: the workspace was gone before the start; {_REMOVED}"),
+    "cli": (
+        FailureClass.CONFIG,
+        "host {host}: {program} is not there; install it, or name its `path` under the host's `adapters`",
+    ),
     "secret": (FailureClass.AUTH, "host {host}: a secret could not be had; the run's stderr has more"),
 }
 _UNKNOWN: Mapping[Stage, str] = {
@@ -258,6 +262,7 @@ class Round:
         kind, message = _ENDED.get(why, (FailureClass.HOST, "host {host}: the run was ended there: {why}"))
         words = message.format(
             host=self.order.host.name,
+            program=self.order.argv[0],
             why=why,
             timeout=format_duration(self.order.timeout),
             stall=format_duration(self.order.stall_timeout),

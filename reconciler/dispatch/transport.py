@@ -32,7 +32,8 @@ class Transport(Protocol):
         `words` must each match `SAFE_WORD` (ValueError otherwise); `$HOME` in
         them is expanded by the shell of the host. `timeout` is in seconds.
         Raises Unavailable if the host cannot be reached, or the command was
-        cut off or took too long: then it is not known whether it ran.
+        cut off or took too long: then it is not known whether it ran. Raises
+        Refused if it cannot run before a person has mended something.
         """
 
     async def read(self, path: str, offset: int, limit: int) -> bytes:
