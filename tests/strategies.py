@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
 
-from reconciler.core.adapter import Usage
+from reconciler.core.adapter import Adapter, Usage, Version
 from reconciler.core.errors import Problem
 from reconciler.core.events import (
     Assigned,
@@ -32,6 +32,7 @@ from reconciler.core.events import (
     Restored,
     Retried,
     RunEnded,
+    Scheduled,
     SpecChanged,
     SpecRemoved,
     Started,
@@ -49,16 +50,20 @@ from reconciler.core.model import (
     FleetSpec,
     Host,
     HostAdapter,
+    HostCli,
     HostStatus,
     Observed,
     Phase,
+    Purse,
     Reason,
+    Repo,
     Report,
     Status,
     Task,
     Verdict,
     Waiting,
     Wish,
+    read_run_key,
     run_key,
 )
 from reconciler.core.plan import Plan, Stop, plan
@@ -68,6 +73,7 @@ NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 NAMES = ("a", "b", "c", "d", "e", "f", "web/g", "web/h", "web/i", "web/j")
 HOSTS = ("alpha", "beta", "local")
 ADAPTERS = ("script", "codex")
+REPOS = ("shop", "docs")
 
 times = st.sampled_from([NOW - timedelta(hours=1), NOW, NOW + timedelta(minutes=7)])
 
@@ -91,6 +97,13 @@ TASK_FIELDS = st.fixed_dictionaries(
         "fix_attempts": st.integers(0, 1),
         "review": st.sampled_from(["none", "merge"]),
         "budget": st.sampled_from([None, None, Budget(tokens=100)]),
+        "over_budget": st.sampled_from(["finish", "stop"]),
+        "disconnect": st.sampled_from(["wait", "retry", "fail"]),
+        "repo": st.sampled_from([None, *REPOS]),
+        "slots": st.sampled_from([1, 1, 1, 2]),
+        "schedule": st.sampled_from([None, None, None, "5 9 * * *", "*/30 9 * * mon-fri"]),
+        "window": st.sampled_from([(), (), ("mon-fri 08:00-09:10",), ("22:00-06:00", "sat 00:00-24:00")]),
+        "timezone": st.sampled_from(["UTC", "Europe/Berlin"]),
         "on_change": st.sampled_from(["continue", "restart"]),
         "on_delete": st.sampled_from(["cancel", "finish", "orphan"]),
         "desired": st.sampled_from([*[Wish.ACTIVE] * 4, Wish.SUSPENDED, Wish.CANCELLED]),
@@ -120,6 +133,10 @@ HOST_FIELDS = st.fixed_dictionaries(
         "adapters": st.sampled_from([None, None, {}, {"codex": HostAdapter()}, {"script": HostAdapter()}]),
         "cordon": st.sampled_from([False, False, False, True]),
         "drain": st.sampled_from([False, False, False, True]),
+        "drain_until": st.none() | times,
+        "repos": st.sampled_from([None, None, ("shop",)]),
+        "address": st.sampled_from([None, None, "host.example.org"]),
+        "daily_budget": st.sampled_from([None, None, Budget(tokens=100)]),
     }
 )
 
@@ -132,7 +149,15 @@ def some(names: Sequence[str]) -> st.SearchStrategy[Sequence[str]]:
 
 
 SOME_NAMES, SOME_HOSTS = some(NAMES), some(HOSTS)
-FLEETS = st.builds(FleetSpec, max_running=st.sampled_from([None, None, 0, 2]))
+LIMITS = st.sampled_from([None, None, 0, 2])
+DAILY = st.sampled_from([None, None, Budget(tokens=100)])
+FLEETS = st.builds(
+    FleetSpec,
+    max_running=LIMITS,
+    limits=st.sampled_from([{}, {}, {"gpu": 1}]),
+    daily_budget=DAILY,
+)
+OFFERED = {"codex": Version(command=("codex", "--version")), "script": None}
 BROKEN = st.lists(st.sampled_from(NAMES), max_size=2)
 
 
@@ -144,6 +169,14 @@ def desireds(draw: st.DrawFn) -> Desired:
         fleet=draw(FLEETS),
         tasks={name: draw(tasks(name)) for name in draw(SOME_NAMES)},
         hosts={name: Host(name=name, **draw(HOST_FIELDS)) for name in draw(SOME_HOSTS)},
+        adapters={
+            name: Adapter(name=name, version=version, max_running=draw(LIMITS), daily_budget=draw(DAILY))
+            for name, version in OFFERED.items()
+        },
+        repos={
+            name: Repo(name=name, url="r.git", max_running=draw(LIMITS), daily_budget=draw(DAILY))
+            for name in REPOS
+        },
         broken={name: (Problem(f"specs/tasks/{name}.yaml", 3, 1, "unknown field"),) for name in draw(BROKEN)},
     )
 
@@ -163,6 +196,8 @@ STATUS_FIELDS = st.fixed_dictionaries(
         "assigned_host": st.sampled_from(HOSTS),
         "session_id": st.sampled_from([None, "s-1"]),
         "not_before": st.none() | times,
+        "due_at": st.none() | times,
+        "slots": st.sampled_from([1, 1, 2]),
         "failure": st.none() | FAILURES,
         "waiting": st.none() | WAITINGS,
         "usage": st.builds(Usage, input_tokens=st.integers(0, 60), output_tokens=st.integers(0, 60)),
@@ -183,7 +218,8 @@ def statuses(draw: st.DrawFn, spec: Task, phase: Phase | None = None) -> Status:
     generation = blob(spec.name, "older") if has_older_file else spec.generation
     attempt = max(fields["attempt"], 1 if phase in HAVE_RUN else 0)
     if attempt:
-        fields |= {"run": run_key(spec.name, generation, attempt), "round": 1, "adapter": spec.adapter}
+        run = {"run": run_key(spec.name, generation, attempt), "round": 1}
+        fields |= {**run, "adapter": spec.adapter, "repo": spec.repo}
     else:
         fields |= {"assigned_host": None, "session_id": None}
     if phase is not Phase.CREATED:
@@ -200,7 +236,15 @@ def statuses(draw: st.DrawFn, spec: Task, phase: Phase | None = None) -> Status:
     )
 
 
-PROBES = st.builds(HostStatus, reachable=st.sampled_from([True, True, False]), since=st.just(NOW))
+CLIS = st.builds(HostCli, ok=st.booleans(), message=st.just("1.0 is not in >=2"))
+PROBES = st.builds(
+    HostStatus,
+    reachable=st.sampled_from([True, True, False]),
+    since=st.sampled_from([NOW, NOW - timedelta(hours=1)]),
+    adapters=st.dictionaries(st.sampled_from(ADAPTERS), CLIS),
+)
+PURSES: Sequence[Purse] = (("fleet", "fleet"), ("repo", "shop"), ("adapter", "codex"), ("host", "alpha"))
+SPENT = st.dictionaries(st.sampled_from(PURSES), st.sampled_from([Usage(), Usage(output_tokens=100)]))
 LOADS = st.sampled_from([0.0, 0.5, 4.0])
 
 
@@ -213,6 +257,9 @@ def observeds(draw: st.DrawFn, desired: Desired) -> Observed:
         statuses=known,
         hosts={name: draw(PROBES) for name in draw(SOME_HOSTS)},
         load={name: draw(LOADS) for name in draw(SOME_HOSTS)},
+        asked=frozenset(draw(SOME_HOSTS)),
+        past=dict.fromkeys(draw(SOME_NAMES), draw(st.integers(0, 5))),
+        spent=draw(SPENT),
         followed=frozenset((known[name].run or "", known[name].round) for name in draw(some(live))),
     )
 
@@ -247,6 +294,8 @@ def reports() -> st.SearchStrategy[Report]:
 # --- A world that carries plans out ----------------------------------------
 
 STOPPED = failed(FailureClass.CANCELLED)
+PASSING = {Reason.NOT_BEFORE, Reason.BACKOFF, Reason.QUOTA, Reason.WINDOW, Reason.BUDGET}
+"""What a fleet that comes to rest does not wait for any more; only schedules come again for ever."""
 Ends = Callable[[str, Status], Report]
 
 
@@ -259,11 +308,19 @@ class World:
     statuses: Mapping[str, Status] = field(default_factory=dict)
     now: datetime = NOW
     followed: frozenset[tuple[str, int]] = frozenset()
+    hosts: Mapping[str, HostStatus] = field(default_factory=dict)
+    asked: frozenset[str] = frozenset()
     history: list[Transition] = field(default_factory=list)
 
     @property
     def observed(self) -> Observed:
-        return Observed(statuses=self.statuses, followed=self.followed)
+        return Observed(self.statuses, self.hosts, followed=self.followed, asked=self.asked, past=self.past)
+
+    @property
+    def past(self) -> Mapping[str, int]:
+        """Return the last attempt of every task that there ever was."""
+        keys = [read_run_key(step.event.run) for step in self.history if isinstance(step.event, Assigned)]
+        return {key[0]: key[1] for key in keys if key}
 
     def take(self, *events: Event) -> None:
         """Put events on record."""
@@ -301,7 +358,7 @@ class World:
             planned = self.look()
             self.work(planned)
             if len(self.history) == before:
-                if planned.due is None:
+                if planned.due is None or not any(w.reason in PASSING for w in planned.waiting.values()):
                     return planned
                 self.now = max(self.now, planned.due)
         message = f"no rest after {most} looks: {self.history[-4:]}"
@@ -326,6 +383,7 @@ def sample_events(task: str, status: Status | None) -> Mapping[type[Event], Even
     events = (
         Created(**head, spec=spec),
         WaitingChanged(**head, waiting=waiting),
+        Scheduled(**head, due_at=NOW),
         Assigned(**head, run=run_key(task, spec.generation, attempt), host="alpha", spec=spec),
         Started(**head, run=run),
         FixRequested(**head, run=run, report=RED),

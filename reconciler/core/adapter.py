@@ -122,6 +122,15 @@ class Output(Frozen):
     """What the CLI reports as a running total of the session and not of the run."""
 
 
+class Budget(Frozen):
+    """What may be spent; a missing limit is no limit."""
+
+    cost_usd: Annotated[float, Field(gt=0)] | None = None
+    """Most US dollars, as the agent's CLI reports them."""
+    tokens: Annotated[int, Field(gt=0)] | None = None
+    """Most input and output tokens together, cached ones not counted."""
+
+
 class AdapterSpec(Frozen):
     """An agent CLI. `specs/adapters/*.yaml`, laid over the built-in one of the same name."""
 
@@ -159,6 +168,10 @@ class AdapterSpec(Frozen):
     """How it is ended."""
     cleanup: Strings = ()
     """Paths in the workspace that the CLI leaves behind; they are not committed."""
+    max_running: Annotated[int, Field(ge=0)] | None = None
+    """Most live runs of this CLI in the whole fleet."""
+    daily_budget: Budget | None = None
+    """What its runs may spend on one day (UTC); after that, new ones wait for the next."""
 
 
 class Adapter(AdapterSpec):
@@ -191,4 +204,14 @@ class Usage(Frozen):
             cost_usd=round(self.cost_usd + other.cost_usd, 6),
             turns=self.turns + other.turns,
             seconds=round(self.seconds + other.seconds, 3),
+        )
+
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(
+            input_tokens=self.input_tokens - other.input_tokens,
+            output_tokens=self.output_tokens - other.output_tokens,
+            cached_tokens=self.cached_tokens - other.cached_tokens,
+            cost_usd=round(self.cost_usd - other.cost_usd, 6),
+            turns=self.turns - other.turns,
+            seconds=round(self.seconds - other.seconds, 3),
         )

@@ -74,6 +74,16 @@ class Created(Event):
 
     spec: Task
     waiting: Waiting | None = None
+    attempt: int = 0
+    """Last attempt of an earlier task of this name; its run keys must not come twice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduled(Event):
+    """The schedule has a next due time; it is waited for."""
+
+    due_at: datetime
+    waiting: Waiting | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +210,8 @@ class Renamed(Event):
     """The spec file moved and asks for the same; `task` is the new name."""
 
     old: str
+    attempt: int = 0
+    """Last attempt of an earlier task of the new name; its run keys must not come twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

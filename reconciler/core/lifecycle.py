@@ -29,6 +29,7 @@ from reconciler.core.events import (
     Restored,
     Retried,
     RunEvent,
+    Scheduled,
     SpecChanged,
     SpecRemoved,
     Started,
@@ -66,6 +67,7 @@ TRANSITIONS: Mapping[Phase | None, Row] = {
         Assigned: Phase.ASSIGNED,
         Cancelled: Phase.CANCELLED,
         Escalated: Phase.ESCALATED,
+        Scheduled: Phase.CREATED,
         SpecChanged: Phase.CREATED,
         **_anywhere(Phase.CREATED),
     },
@@ -89,10 +91,19 @@ TRANSITIONS: Mapping[Phase | None, Row] = {
         SpecChanged: Phase.REVIEW_PENDING,
         **_anywhere(Phase.REVIEW_PENDING),
     },
-    Phase.COMPLETED: {Renewed: Phase.CREATED, **_anywhere(Phase.COMPLETED)},
-    Phase.FAILED: {Renewed: Phase.CREATED, **_anywhere(Phase.FAILED)},
+    Phase.COMPLETED: {
+        Renewed: Phase.CREATED,
+        Scheduled: Phase.COMPLETED,
+        **_anywhere(Phase.COMPLETED),
+    },
+    Phase.FAILED: {
+        Renewed: Phase.CREATED,
+        Scheduled: Phase.FAILED,
+        **_anywhere(Phase.FAILED),
+    },
     Phase.CANCELLED: {
         Renewed: Phase.CREATED,
+        Scheduled: Phase.CANCELLED,
         SpecChanged: Phase.CANCELLED,
         **_anywhere(Phase.CANCELLED),
     },
@@ -197,7 +208,7 @@ def _refusal(status: Status, event: Event) -> str | None:
         return f"it is about run {event.run}, but the last run is {status.run}"
     if isinstance(event, Removed) and not status.removed:
         return "its spec was not recorded as removed"
-    if isinstance(event, Assigned | Renewed) and status.removed:
+    if isinstance(event, Assigned | Renewed | Scheduled) and status.removed:
         return "its spec is removed"
     return None
 
@@ -222,6 +233,7 @@ def _first(event: Created) -> Status:
         since=event.at,
         created_at=event.at,
         waiting=event.waiting,
+        attempt=event.attempt,
         **_identity(event.spec),
     )
 
@@ -282,6 +294,11 @@ def _waiting_changed(event: WaitingChanged, status: Status) -> Changes:
 
 
 @_changes.register
+def _scheduled(event: Scheduled, status: Status) -> Changes:
+    return {"due_at": event.due_at, "waiting": event.waiting or status.waiting}
+
+
+@_changes.register
 def _assigned(event: Assigned, status: Status) -> Changes:
     """Name the run. The failure before stays: the prompt of this attempt tells of it."""
     spec = event.spec
@@ -292,8 +309,11 @@ def _assigned(event: Assigned, status: Status) -> Changes:
         "attempt": status.attempt + 1,
         "round": 1,
         "run": event.run,
+        "slots": spec.slots,
         "assigned_host": event.host,
         "adapter": spec.adapter,
+        "model": spec.model,
+        "repo": spec.repo,
         "branch_name": spec.branch,
         "pr_title": spec.pr_title or spec.headline,
         "not_before": None,
@@ -373,8 +393,10 @@ def _changes_requested(event: ChangesRequested, status: Status) -> Changes:  # n
 
 
 @_changes.register
-def _renewed(event: Renewed, status: Status) -> Changes:  # noqa: ARG001 - as above
-    return {**_identity(event.spec), **_afresh()}
+def _renewed(event: Renewed, status: Status) -> Changes:
+    """Take up new work. Asked for by a person, it need not wait for the next due time."""
+    due_at = min(status.due_at, event.at) if status.due_at else None
+    return {**_identity(event.spec), **_afresh(), "due_at": due_at}
 
 
 @_changes.register
@@ -383,6 +405,11 @@ def _spec_changed(event: SpecChanged, status: Status) -> Changes:
         return {"on_delete": event.spec.on_delete}
     is_new_work = status.work != event.spec.work
     return {**_identity(event.spec), **(_afresh() if is_new_work else {})}
+
+
+@_changes.register
+def _renamed(event: Renamed, status: Status) -> Changes:
+    return {"attempt": max(status.attempt, event.attempt)}
 
 
 @_changes.register

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reconciler.core.adapter import Adapter, Usage
+from reconciler.core.adapter import Adapter, Budget, Usage
 from reconciler.core.errors import Problem
 from reconciler.core.fields import Branch, Count, Duration, Env, Frozen, Name, Names, Strings, Text, Time
 
@@ -37,15 +37,6 @@ class Wish(StrEnum):
     ACTIVE = "active"
     SUSPENDED = "suspended"
     CANCELLED = "cancelled"
-
-
-class Budget(Frozen):
-    """What may be spent; a missing limit is no limit."""
-
-    cost_usd: Annotated[float, Field(gt=0)] | None = None
-    """Most US dollars, as the agent's CLI reports them."""
-    tokens: Annotated[int, Field(gt=0)] | None = None
-    """Most input and output tokens together, cached ones not counted."""
 
 
 class TaskDefaults(Frozen):
@@ -88,7 +79,22 @@ class TaskDefaults(Frozen):
     review: Literal["none", "merge"] = "none"
     """`none`: completed when validation passes. `merge`: completed when the branch is merged."""
     budget: Budget | None = None
-    """What one task may spend."""
+    """What one task may spend, all of its runs together; a person must raise it then."""
+    over_budget: Literal["finish", "stop"] = "finish"
+    """
+    What a spent budget does to a live run: let it end, or stop it. A CLI that
+    tells its usage only at the end of a round can be stopped by what others spent.
+    """
+    window: Strings = ()
+    """Hours in which runs may start, such as `mon-fri 09:00-17:30` or `22:00-06:00`; any, if left out."""
+    timezone: Text = "UTC"
+    """Time zone of `schedule` and `window`, such as `Europe/Berlin`."""
+    disconnect: Literal["wait", "retry", "fail"] = "wait"
+    """
+    What becomes of a live run whose host has not answered for `lost_after`: wait
+    for it, try again elsewhere (the old run is stopped when it shows up again,
+    and its result refused), or fail.
+    """
     env: Env = Field(default_factory=dict)
     """Environment of the agent and of the validation commands; not for secrets."""
     template: Text | None = None
@@ -125,7 +131,12 @@ class TaskSpec(TaskDefaults):
     not_before: Time | None = None
     """Earliest time to start."""
     schedule: Text | None = None
-    """Cron expression for a task that comes again."""
+    """
+    Cron expression of a task that comes again, such as `0 3 * * mon-fri`. One that is
+    missed is caught up once; one that comes due while the task runs is skipped.
+    """
+    slots: Annotated[int, Field(ge=1, le=1000)] = 1
+    """How many slots of a host it takes."""
 
 
 class Task(TaskSpec):
@@ -205,6 +216,12 @@ class HostSpec(Frozen):
     """Take no new runs."""
     drain: bool = False
     """Take no new runs and let the live ones end."""
+    drain_until: Time | None = None
+    """With `drain`: what still runs at this time is stopped and goes on elsewhere."""
+    repos: Names | None = None
+    """Repos whose tasks may run here; any, if left out."""
+    daily_budget: Budget | None = None
+    """What runs here may spend on one day (UTC); after that, new ones wait for the next."""
 
 
 class Host(HostSpec):
@@ -250,6 +267,10 @@ class RepoSpec(TaskDefaults):
     """Branch the work starts from and goes back to."""
     paths: Strings = ()
     """Patterns of the files agents may touch (as in .gitignore); all, if left out."""
+    max_running: Annotated[int, Field(ge=0)] | None = None
+    """Most live runs for this repo."""
+    daily_budget: Budget | None = None
+    """What runs for this repo may spend on one day (UTC); after that, new ones wait for the next."""
     push: Literal["reconciler", "host"] = "reconciler"
     """Who pushes finished branches: the reconciler, or the run's host with the access its user has."""
 
@@ -269,6 +290,12 @@ class FleetSpec(TaskDefaults):
     """How often to look without being told. Hints make it quicker; this makes it certain."""
     max_running: Annotated[int, Field(ge=0)] | None = None
     """Most live runs in the whole fleet."""
+    limits: dict[Text, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    """Most live runs, in the whole fleet, of tasks that require a label: `{gpu: 2}`."""
+    daily_budget: Budget | None = None
+    """What the whole fleet may spend on one day (UTC); after that, new runs wait for the next."""
+    lost_after: Duration = timedelta(minutes=30)
+    """How long a host may be silent before its live runs follow their `disconnect`."""
     keep_failed: Duration = timedelta(days=7)
     """How long the workspace of a failed run is kept."""
     keep_failed_mb: Annotated[int, Field(ge=0)] = 10_240
@@ -356,6 +383,8 @@ class Reason(StrEnum):
     BACKOFF = "Backoff"
     QUOTA = "Quota"
     NOT_BEFORE = "NotBefore"
+    SCHEDULE = "Schedule"
+    WINDOW = "Window"
     BUDGET = "Budget"
     SPEC_ERROR = "SpecError"
     APPROVAL = "Approval"
@@ -447,8 +476,12 @@ class Status(Frozen):
     """Rounds of requested changes."""
     run: str | None = None
     """Key of the last run: `<task>.g<generation>.a<attempt>`."""
+    slots: int = 1
+    """Slots of its host that it takes."""
     assigned_host: str | None = None
     adapter: str | None = None
+    model: str | None = None
+    repo: str | None = None
     branch_name: str | None = None
     pr_title: str | None = None
     base_commit: str | None = None
@@ -456,6 +489,8 @@ class Status(Frozen):
     session_id: str | None = None
     not_before: Time | None = None
     """No new run before this time: backoff, or a quota."""
+    due_at: Time | None = None
+    """Due time of the schedule: the one that is waited for, or else the last that was served."""
     failure: Failure | None = None
     checks: tuple[Check, ...] = ()
     """Validation of the last round."""
@@ -504,6 +539,10 @@ class HostStatus(Frozen):
     """The agent CLIs it was asked for, by adapter."""
 
 
+Purse = tuple[Literal["fleet", "repo", "adapter", "host"], str]
+"""Whose money is spent: a kind and a name; the fleet's is ("fleet", "fleet")."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """What the state branch and the probes say."""
@@ -515,6 +554,12 @@ class Observed:
     """Load per core of the last probe, by host; never recorded."""
     followed: frozenset[tuple[str, int]] = frozenset()
     """(run key, round) of the runs this process follows."""
+    asked: frozenset[str] = frozenset()
+    """Hosts that this process has asked; what is on record of others may be out of date."""
+    past: Mapping[str, int] = field(default_factory=dict)
+    """Last attempt, by name, of new tasks that had a life before: their run keys must not come twice."""
+    spent: Mapping[Purse, Usage] = field(default_factory=dict)
+    """What was spent today (UTC)."""
 
 
 # --- What is carried out ---------------------------------------------------

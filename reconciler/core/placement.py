@@ -4,9 +4,12 @@ Where a task runs: feasible, then ranked, then chosen, and why not the others.
 The score is counted in free slots, so that a person can check it by hand.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
+from reconciler.core.limits import spent_today
 from reconciler.core.model import Desired, FailureClass, Host, Observed, Status, Task
 
 RESUMES = 100.0
@@ -39,41 +42,89 @@ class Placement:
     rejected: Mapping[str, str] = field(default_factory=dict)
     """Why not, by host."""
     full: tuple[str, ...] = ()
-    """Those of the rejected that only lack a free slot."""
+    """Those of the rejected that only lack free slots."""
+    spent: tuple[str, ...] = ()
+    """Those of the rejected that only lack money today."""
+
+
+def slots_in_use(statuses: Mapping[str, Status]) -> Counter[str]:
+    """Return how many slots of each host the live runs take."""
+    used = Counter[str]()
+    for status in statuses.values():
+        if status.phase.is_live:
+            used[status.assigned_host or ""] += status.slots
+    return used
 
 
 def place(
-    task: Task, status: Status | None, desired: Desired, observed: Observed, live: Mapping[str, int]
+    task: Task,
+    status: Status | None,
+    desired: Desired,
+    observed: Observed,
+    used: Mapping[str, int],
+    *,
+    kept: Mapping[str, str] = MappingProxyType({}),
 ) -> Placement:
-    """Return where the task should run, with `live` runs on each host."""
-    rejected, full, ranked = {}, [], []
+    """
+    Return where the task should run.
+
+    `used` slots of each host are taken; the free ones of hosts in `kept` are
+    for the task that is named there.
+    """
+    rejected, full, spent, ranked = dict[str, str](), list[str](), list[str](), list[Candidate]()
     for host in desired.hosts.values():
-        free = host.slots - live.get(host.name, 0)
-        if why := _why_not(task, host, observed):
+        free = host.slots - used.get(host.name, 0)
+        if why := _why_not(task, host, desired, observed):
             rejected[host.name] = why
-        elif free <= 0:
-            rejected[host.name] = "has no free slot"
+        elif spent_today(desired, observed.spent, ("host", host.name)):
+            rejected[host.name] = "has spent its daily budget"
+            spent.append(host.name)
+        elif why := _why_not_now(task, host, free, kept):
+            rejected[host.name] = why
             full.append(host.name)
         else:
             ranked.append(_candidate(task, status, host, free, observed.load.get(host.name)))
     ranked.sort(key=lambda candidate: (-candidate.score, candidate.host))
     chosen = ranked[0].host if ranked else None
-    return Placement(chosen, tuple(ranked), rejected, tuple(sorted(full)))
+    return Placement(chosen, tuple(ranked), rejected, tuple(sorted(full)), tuple(sorted(spent)))
 
 
-def _why_not(task: Task, host: Host, observed: Observed) -> str:
-    """Return every reason, busy slots apart, why the host cannot take the task; empty if it can."""
+def _why_not(task: Task, host: Host, desired: Desired, observed: Observed) -> str:
+    """Return every reason, busy slots and money apart, why the host cannot take the task; empty if it can."""
     probe = observed.hosts.get(host.name)
     lacking = [label for label in task.requires if label not in host.labels and label != host.name]
+    offers = host.adapters is None or task.adapter in host.adapters
     reasons = {
         f"lacks {', '.join(lacking)}": lacking,
-        f"does not offer {task.adapter}": host.adapters is not None and task.adapter not in host.adapters,
+        f"does not offer {task.adapter}": not offers,
+        f"may not work on {task.repo}": task.repo and host.repos is not None and task.repo not in host.repos,
         "is cordoned": host.cordon,
         "is draining": host.drain,
         "has no slots": host.slots == 0,
+        f"has {host.slots} slots of the {task.slots} it takes": 0 < host.slots < task.slots,
+        "has not answered a probe yet": probe is None and not host.is_local,
         "is not reachable": probe is not None and not probe.reachable,
+        _cli_trouble(task, host, desired, observed): offers,
     }
-    return ", ".join(words for words, applies in reasons.items() if applies)
+    return ", ".join(words for words, applies in reasons.items() if applies and words)
+
+
+def _cli_trouble(task: Task, host: Host, desired: Desired, observed: Observed) -> str:
+    """Return what the last probe has against the agent's CLI on the host; empty for nothing."""
+    adapter, probe = desired.adapters.get(task.adapter), observed.hosts.get(host.name)
+    if probe is None or not probe.reachable or adapter is None or adapter.version is None:
+        return ""
+    cli = probe.adapters.get(task.adapter)
+    if cli is None:
+        return "" if host.is_local else f"has not been asked for {task.adapter} yet"
+    return "" if cli.ok else f"has no {task.adapter} that will do: {cli.message}"
+
+
+def _why_not_now(task: Task, host: Host, free: int, kept: Mapping[str, str]) -> str:
+    """Return why the slots of the host are not to be had; empty if they are."""
+    if free < task.slots:
+        return f"has {free} free slots of the {task.slots} it takes" if free > 0 else "has no free slot"
+    return f"is kept free for {kept[host.name]}" if host.name in kept else ""
 
 
 def _candidate(task: Task, status: Status | None, host: Host, free: int, load: float | None) -> Candidate:

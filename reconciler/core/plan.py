@@ -9,7 +9,7 @@ record. So a plan is also its own preview: nothing is done by making one.
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -24,16 +24,17 @@ from reconciler.core.events import (
     Renamed,
     Renewed,
     Restored,
+    Scheduled,
     SpecChanged,
     SpecRemoved,
     WaitingChanged,
 )
 from reconciler.core.fields import format_time
-from reconciler.core.lifecycle import fold, transition
+from reconciler.core.lifecycle import Transition, fold, transition
+from reconciler.core.limits import overspent, purses, spent_today
+from reconciler.core.loss import loss, losses_due, silence
 from reconciler.core.model import (
     Desired,
-    ExecutionMode,
-    FailureClass,
     Observed,
     Phase,
     Reason,
@@ -43,8 +44,10 @@ from reconciler.core.model import (
     Wish,
     run_key,
 )
-from reconciler.core.placement import Placement, place
-from reconciler.core.rounds import overspent
+from reconciler.core.placement import Placement
+from reconciler.core.queue import due, line_up
+from reconciler.core.scene import Scene, Wait, waiting
+from reconciler.core.schedule import is_due_time, next_due
 
 # --- What comes out --------------------------------------------------------
 
@@ -139,26 +142,28 @@ def plan(desired: Desired, observed: Observed, now: datetime, among: Collection[
         return Plan()
     names = _every_name(desired, observed) if among is None else {*among, *desired.broken}
     statuses: Mapping[str, Status] = {n: observed.statuses[n] for n in names if n in observed.statuses}
-    renames = tuple(_renames(desired, statuses, names, now))
+    renames = tuple(_renames(desired, observed, statuses, names, now))
     statuses, _ = fold(statuses, renames)
-    held = _held(desired, statuses)
-    changes = tuple(_spec_changes(desired, statuses, names - held, now))
-    statuses, _ = fold(statuses, changes)
-    scene = _Scene(desired, observed, now, names, statuses, held)
-    queue = _queue(scene)
-    waiting = {**_standing(scene), **queue.waiting}
-    told = {*queue.starts, *(event.task for event in changes if isinstance(event, Created))}
+    scene = Scene(desired, observed, now, names, statuses, _held(desired, statuses))
+    changes = tuple(_spec_changes(scene))
+    statuses, steps = fold(statuses, changes)
+    scene = replace(scene, statuses=statuses)
+    queue = line_up(scene)
+    waits = {**_standing(scene), **queue.waits}
+    waitings = {name: waiting(scene, name, wait) for name, wait in waits.items()}
+    told = {*queue.starts, *(event.task for event in changes if isinstance(event, Created | Scheduled))}
     return Plan(
         actions=(
-            *(Record(_with_waiting(event, waiting)) for event in (*renames, *changes)),
-            *(Record(event) for event in _waiting_changes(scene, waiting, told)),
+            *(Record(_with_waiting(event, waitings)) for event in (*renames, *changes)),
+            *(Record(event) for event in _waiting_changes(scene, waitings, told)),
+            *_givings_up(steps),
             *_stops(scene),
             *_follows(scene),
-            *queue.starts.values(),
+            *(_start(scene, name, placement) for name, placement in queue.starts.items()),
         ),
-        waiting=waiting,
+        waiting=waitings,
         placements=queue.placements,
-        due=queue.due,
+        due=min(_times(scene, waits), default=None),
     )
 
 
@@ -176,7 +181,8 @@ def needs_attention(spec: Task | None, status: Status | None) -> bool:
     if spec is None or status is None:
         return not (spec is None and status is None)
     if status.phase.is_settled and not status.removed and status.waiting is None:
-        return _is_asked_again(spec, status) or _is_cancelled_anew(spec, status)
+        is_asked = _is_asked_again(spec, status) or _is_cancelled_anew(spec, status)
+        return is_asked or _keeps_schedule(spec, status)
     return True
 
 
@@ -190,15 +196,21 @@ def _every_name(desired: Desired, observed: Observed) -> AbstractSet[str]:
 
 
 def _with_waiting(event: Event, waiting: Mapping[str, Waiting]) -> Event:
-    """Let a new task say at once what it waits for."""
-    return replace(event, waiting=waiting.get(event.task)) if isinstance(event, Created) else event
+    """Let a task that is new, or waits anew, say at once what for."""
+    if isinstance(event, Created | Scheduled):
+        return replace(event, waiting=waiting.get(event.task))
+    return event
 
 
 # --- Removed and renamed specs ---------------------------------------------
 
 
 def _renames(
-    desired: Desired, statuses: Mapping[str, Status], names: AbstractSet[str], now: datetime
+    desired: Desired,
+    observed: Observed,
+    statuses: Mapping[str, Status],
+    names: AbstractSet[str],
+    now: datetime,
 ) -> Iterator[Renamed]:
     """
     Yield a rename for each status whose spec is gone and whose like has come.
@@ -215,7 +227,8 @@ def _renames(
             old, name = before[shared], after[shared]
             gone.remove(old)
             new.remove(name)
-            yield Renamed(task=name, old=old, at=now, reason=f"the spec moved from {old}")
+            past = observed.past.get(name, 0)
+            yield Renamed(task=name, old=old, at=now, attempt=past, reason=f"the spec moved from {old}")
 
 
 def _has_spec(desired: Desired, name: str) -> bool:
@@ -253,28 +266,29 @@ def _awaits_approval(status: Status) -> bool:
 # --- What the specs change on record ---------------------------------------
 
 
-def _spec_changes(
-    desired: Desired, statuses: Mapping[str, Status], names: AbstractSet[str], now: datetime
-) -> Iterator[Event]:
+def _spec_changes(scene: Scene) -> Iterator[Event]:
     """Yield, task by task, every event by which the record catches up with the specs; removals first."""
-    for name in sorted(names, key=lambda name: (name in desired.tasks, name)):
-        status, spec = statuses.get(name), desired.tasks.get(name)
+    desired = scene.desired
+    for name in sorted(scene.names - scene.held, key=lambda name: (name in desired.tasks, name)):
+        status, spec = scene.statuses.get(name), desired.tasks.get(name)
         if name in desired.broken and (status is not None or spec is None):
             continue  # its last good version stays in force as far as it got
-        while (event := _spec_change(name, spec, status, now)) is not None:
+        while (event := _spec_change(scene, name, status)) is not None:
             yield event
             status = transition(status, event)
 
 
-def _spec_change(name: str, spec: Task | None, status: Status | None, now: datetime) -> Event | None:
+def _spec_change(scene: Scene, name: str, status: Status | None) -> Event | None:
     """Return the next thing to record so that the status answers the spec; None if it does."""
+    spec, now = scene.desired.tasks.get(name), scene.now
     if spec is None:
         return None if status is None else _removal(name, status, now)
     if status is None:
-        return Created(task=name, at=now, spec=spec, reason="a new spec")
+        past = scene.observed.past.get(name, 0)
+        return Created(task=name, at=now, spec=spec, attempt=past, reason="a new spec")
     if status.removed:
         return Restored(task=name, at=now, reason="the spec came back")
-    return _answer(name, spec, status, now)
+    return loss(scene, spec, status) or _answer(name, spec, status, now) or _next_time(spec, status, now)
 
 
 def _answer(name: str, spec: Task, status: Status, now: datetime) -> Event | None:
@@ -336,49 +350,114 @@ def _is_cancelled_anew(spec: Task, status: Status) -> bool:
     )
 
 
+# --- Schedules -------------------------------------------------------------
+
+
+def _next_time(spec: Task, status: Status, now: datetime) -> Event | None:
+    """
+    Return what the schedule asks for: the next due time, or another life once it has come.
+
+    A due time that was missed is caught up once, however many there were. Those
+    that came while the task was at work are skipped.
+    """
+    if spec.schedule is None or not _keeps_schedule(spec, status):
+        return None
+    due_at = status.due_at
+    if due_at is not None and not _is_served(status):
+        if due_at <= now:
+            return _renewed_by_schedule(spec, status, now)
+        if is_due_time(spec.schedule, spec.timezone, due_at):
+            return None
+    upcoming = next_due(spec.schedule, spec.timezone, now)
+    if upcoming is None or upcoming == due_at:
+        return None
+    reason = f"due {format_time(upcoming)}{_skipped(spec.schedule, spec.timezone, status)}"
+    return Scheduled(task=spec.name, at=now, due_at=upcoming, reason=reason)
+
+
+def _renewed_by_schedule(spec: Task, status: Status, now: datetime) -> Event | None:
+    if status.phase is Phase.CREATED or status.due_at is None:
+        return None
+    reason = f"due {format_time(status.due_at)}"
+    return Renewed(task=spec.name, at=now, spec=spec, cause="clock", reason=reason)
+
+
+def _keeps_schedule(spec: Task, status: Status) -> bool:
+    """Return whether the task comes again by itself; what only a person can mend does not."""
+    if spec.schedule is None or spec.desired is not Wish.ACTIVE:
+        return False
+    return status.phase in {Phase.CREATED, Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED}
+
+
+def _is_served(status: Status) -> bool:
+    """Return whether the due time on record is one that the task has settled for."""
+    return status.phase.is_settled and status.due_at is not None and status.due_at <= status.since
+
+
+def _skipped(schedule: str, timezone: str, status: Status) -> str:
+    """Return, in words, that there were due times while the task was at work."""
+    if not _is_served(status) or status.due_at is None:
+        return ""
+    following = next_due(schedule, timezone, status.due_at)
+    is_skipped = following is not None and following <= status.since
+    return "; what came due while it was at work is skipped" if is_skipped else ""
+
+
 # --- Live runs -------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Scene:
-    """What is decided upon once the record has caught up with the specs."""
-
-    desired: Desired
-    observed: Observed
-    now: datetime
-    names: AbstractSet[str]
-    statuses: Mapping[str, Status]
-    held: frozenset[str]
+def _givings_up(steps: Iterable[Transition]) -> Iterator[Stop]:
+    """Yield a stop for every run that its task goes on without: it may be alive on a host that is silent."""
+    for step in steps:
+        if step.before and step.after and step.before.phase.is_live and not step.after.phase.is_live:
+            yield Stop(step.task, *_round(step.before), step.event.reason)
 
 
-def _stops(scene: _Scene) -> Iterator[Stop]:
+def _stops(scene: Scene) -> Iterator[Stop]:
     """Yield a stop for every live run that no spec asks for."""
     for name, status in _within_reach(scene):
         if why := _why_stop(scene, name, status):
             yield Stop(name, *_round(status), why)
 
 
-def _follows(scene: _Scene) -> Iterator[Follow]:
+def _follows(scene: Scene) -> Iterator[Follow]:
     """Yield a follow for every live round that nobody follows, but for those to be stopped."""
     for name, status in _within_reach(scene):
         if _round(status) not in scene.observed.followed and not _why_stop(scene, name, status):
             yield Follow(name, *_round(status), f"round {status.round} of {status.run} is on record")
 
 
-def _why_stop(scene: _Scene, name: str, status: Status) -> str | None:
-    spec = scene.desired.tasks.get(name)
+def _why_stop(scene: Scene, name: str, status: Status) -> str | None:
+    if why := _why_leave(scene, status):
+        return why
     if status.removed:
         return "the spec was removed" if status.on_delete == "cancel" else None
-    if spec is None or name in scene.desired.broken:
+    spec = scene.spec(name)
+    if spec is None:
         return None
     if spec.desired is not Wish.ACTIVE:
         return f"{spec.desired} in the spec"
     if spec.on_change == "restart" and spec.generation != status.generation:
         return "the spec changed (on_change: restart)"
-    return None
+    return _why_save(scene, spec, status) if spec.over_budget == "stop" else None
 
 
-def _within_reach(scene: _Scene) -> Iterator[tuple[str, Status]]:
+def _why_leave(scene: Scene, status: Status) -> str | None:
+    """Return why a run must leave its host, whatever the specs of tasks say."""
+    host = scene.desired.hosts[status.assigned_host or ""]
+    if not host.drain or host.drain_until is None or host.drain_until > scene.now:
+        return None
+    return f"host {host.name} is drained (drain_until: {format_time(host.drain_until)})"
+
+
+def _why_save(scene: Scene, spec: Task, status: Status) -> str | None:
+    """Return which budget is spent, the task's own or one of the day."""
+    paying = purses(status.adapter, status.repo, status.assigned_host)
+    spent = overspent(spec.budget, status.usage) or spent_today(scene.desired, scene.observed.spent, *paying)
+    return f"{spent} (over_budget: stop)" if spent else None
+
+
+def _within_reach(scene: Scene) -> Iterator[tuple[str, Status]]:
     """Yield the live tasks whose run somebody can be sent to."""
     for name in sorted(scene.statuses):
         status = scene.statuses[name]
@@ -392,45 +471,47 @@ def _round(status: Status) -> tuple[str, int]:
 
 # --- What tasks wait for ---------------------------------------------------
 
-Wait = tuple[Reason, str]
 
-
-def _standing(scene: _Scene) -> Mapping[str, Waiting]:
+def _standing(scene: Scene) -> Mapping[str, Wait]:
     """Return what those tasks wait for that no slot would help."""
-    waits = {name: wait for name in sorted(scene.names) if (wait := _standing_wait(scene, name))}
-    return {name: _waiting(scene, name, wait) for name, wait in waits.items()}
+    return {name: wait for name in sorted(scene.names) if (wait := _standing_wait(scene, name))}
 
 
-def _standing_wait(scene: _Scene, name: str) -> Wait | None:
+def _standing_wait(scene: Scene, name: str) -> Wait | None:
     status = scene.statuses.get(name)
     if name in scene.held:
         digest = prune_digest(scene.held)
-        return Reason.APPROVAL, (
+        return Wait(
+            Reason.APPROVAL,
             "the spec was removed together with many others; put it back, "
-            f"or allow the removal with `reconciler approve-prune` ({digest})"
+            f"or allow the removal with `reconciler approve-prune` ({digest})",
         )
     if name in scene.desired.broken and (status is None or status.phase is Phase.CREATED):
-        return Reason.SPEC_ERROR, str(scene.desired.broken[name][0])
-    if status is not None and status.phase.is_live and not _has_executor(scene, status):
-        return Reason.HOST, f"host {status.assigned_host} of the live run is gone from specs/hosts"
+        return Wait(Reason.SPEC_ERROR, str(scene.desired.broken[name][0]))
+    if status is None:
+        return None
+    if status.phase.is_live:
+        return _live_wait(scene, status)
+    spec = scene.spec(name)
+    if status.phase.is_settled and spec and _keeps_schedule(spec, status) and not status.removed:
+        return due(status, scene.now)
     return None
 
 
-def _has_executor(scene: _Scene, status: Status) -> bool:
+def _live_wait(scene: Scene, status: Status) -> Wait | None:
+    """Return why nothing is heard of a live run."""
+    if not _has_executor(scene, status):
+        return Wait(Reason.HOST, f"host {status.assigned_host} of the live run is gone from specs/hosts")
+    words = silence(scene, status)
+    return Wait(Reason.HOST, words) if words else None
+
+
+def _has_executor(scene: Scene, status: Status) -> bool:
     return status.assigned_host in scene.desired.hosts or status.assigned_host in scene.desired.agents
 
 
-def _waiting(scene: _Scene, name: str, wait: Wait) -> Waiting:
-    """Return the waiting with its time: of old if the reason is not new."""
-    reason, message = wait
-    status = scene.statuses.get(name)
-    before = status.waiting if status else None
-    since = before.since if before and before.reason is reason else scene.now
-    return Waiting(reason=reason, message=message, since=since)
-
-
 def _waiting_changes(
-    scene: _Scene, waiting: Mapping[str, Waiting], told: Collection[str]
+    scene: Scene, waiting: Mapping[str, Waiting], told: Collection[str]
 ) -> Iterator[WaitingChanged]:
     """Yield a change for every task that waits for another thing than its record says."""
     for name in sorted(scene.statuses.keys() - set(told)):
@@ -443,127 +524,25 @@ def _waiting_changes(
 # --- New runs --------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Queue:
-    """What became of the tasks that want to run."""
-
-    starts: dict[str, Start] = field(default_factory=dict)
-    waiting: dict[str, Waiting] = field(default_factory=dict)
-    placements: dict[str, Placement] = field(default_factory=dict)
-    due: datetime | None = None
-
-
-def _queue(scene: _Scene) -> _Queue:
-    """Give out the free slots: highest priority first, then oldest, then by name."""
-    queue, slots = _Queue(), _Slots(scene)
-    for spec, status in _wanting(scene):
-        wait = next(_hindrances(scene, spec, status), None) or slots.take(spec, status, queue)
-        if wait is not None:
-            queue.waiting[spec.name] = _waiting(scene, spec.name, wait)
-    queue.due = min(_times(scene, queue.waiting), default=None)
-    return queue
-
-
-def _wanting(scene: _Scene) -> Sequence[tuple[Task, Status]]:
-    """Return the tasks that want to run, in the order in which they may."""
-    wanting = [
-        (scene.desired.tasks[name], status)
-        for name, status in scene.statuses.items()
-        if status.phase is Phase.CREATED and name in scene.desired.tasks and name not in scene.desired.broken
-    ]
-    return sorted(wanting, key=lambda pair: (-pair[0].priority, pair[1].created_at, pair[0].name))
-
-
-def _hindrances(scene: _Scene, spec: Task, status: Status) -> Iterator[Wait]:
-    """Yield what keeps a task from running wherever there is a place; what a person decides first."""
-    if spec.desired is Wish.SUSPENDED:
-        yield Reason.SUSPENDED, "suspended in the spec"
-    if open_ends := [end for name in spec.depends_on if (end := _open_end(scene, name))]:
-        yield Reason.DEPENDENCY, f"waits for {', '.join(open_ends)}"
-    if spec.not_before and spec.not_before > scene.now:
-        yield Reason.NOT_BEFORE, f"not before {format_time(spec.not_before)}"
-    if status.not_before and status.not_before > scene.now:
-        is_quota = status.failure is not None and status.failure.kind is FailureClass.QUOTA
-        reason = Reason.QUOTA if is_quota else Reason.BACKOFF
-        yield reason, f"next attempt not before {format_time(status.not_before)}"
-    if spec.execution_mode is ExecutionMode.HTTP_PULL:
-        yield Reason.AGENT, "waits for an agent to take it over HTTP"
-
-
-def _open_end(scene: _Scene, name: str) -> str | None:
-    """Return the dependency in words if it is not completed; a settled one says how it ended."""
-    status = (scene.statuses if name in scene.names else scene.observed.statuses).get(name)
-    if status is None or not status.phase.is_settled:
-        return name
-    return None if status.phase is Phase.COMPLETED else f"{name} ({status.phase})"
-
-
-class _Slots:
-    """The free slots of the fleet while they are given out."""
-
-    def __init__(self, scene: _Scene) -> None:
-        self._scene = scene
-        live = (status for status in scene.statuses.values() if status.phase.is_live)
-        self._live = Counter(status.assigned_host or "" for status in live)
-        self._refused: dict[tuple[str, Sequence[str]], Placement] = {}
-
-    def take(self, spec: Task, status: Status, queue: _Queue) -> Wait | None:
-        """Give the task a slot and a start; or return what it waits for."""
-        most = self._scene.desired.fleet.max_running
-        if most is not None and self._live.total() >= most:
-            return Reason.SLOT, f"the fleet runs as many as it may (max_running: {most})"
-        placement = queue.placements[spec.name] = self._place(spec, status)
-        if placement.chosen is None:
-            return _no_place(placement)
-        self._live[placement.chosen] += 1
-        queue.starts[spec.name] = _start(self._scene, spec, status, placement)
-        return None
-
-    def _place(self, spec: Task, status: Status) -> Placement:
-        """Place the task; once its kind was refused, nothing behind it in the queue has a chance."""
-        kind = spec.adapter, spec.requires
-        placement = self._refused.get(kind)
-        if placement is None:
-            placement = place(spec, status, self._scene.desired, self._scene.observed, self._live)
-            if placement.chosen is None:
-                self._refused[kind] = placement
-        return placement
-
-
-def _start(scene: _Scene, spec: Task, status: Status, placement: Placement) -> Start:
-    best, attempt = placement.ranked[0], status.attempt + 1
+def _start(scene: Scene, name: str, placement: Placement) -> Start:
+    spec, best = scene.desired.tasks[name], placement.ranked[0]
+    attempt = scene.statuses[name].attempt + 1
     event = Assigned(
-        task=spec.name,
+        task=name,
         at=scene.now,
         reason=f"attempt {attempt} on {best.host}: {best.why}",
-        run=run_key(spec.name, spec.generation, attempt),
+        run=run_key(name, spec.generation, attempt),
         host=best.host,
         spec=spec,
     )
     return Start(event, placement)
 
 
-MOST_HOSTS = 5
-"""How many hosts a waiting message names."""
-
-
-def _no_place(placement: Placement) -> Wait:
-    """Return the wait for a slot or for a host, in words that change only with the hosts."""
-    if placement.full:
-        return Reason.SLOT, f"no free slot on {_listed(placement.full, ', ')}"
-    why_not = [f"{host} {why}" for host, why in sorted(placement.rejected.items())]
-    return Reason.HOST, f"no host fits: {_listed(why_not, '; ') or 'there is none'}"
-
-
-def _listed(items: Sequence[str], separator: str) -> str:
-    more = [f"{len(items) - MOST_HOSTS} more"] if len(items) > MOST_HOSTS else []
-    return separator.join([*items[:MOST_HOSTS], *more])
-
-
-def _times(scene: _Scene, waiting: Mapping[str, Waiting]) -> Iterator[datetime]:
-    """Yield when tasks that wait for a time may go on."""
-    for name, wait in waiting.items():
-        if wait.reason is Reason.NOT_BEFORE and (time := scene.desired.tasks[name].not_before):
-            yield time
-        if wait.reason in {Reason.BACKOFF, Reason.QUOTA} and (time := scene.statuses[name].not_before):
-            yield time
+def _times(scene: Scene, waits: Mapping[str, Wait]) -> Iterator[datetime]:
+    """Yield when something may change by itself."""
+    yield from (wait.until for wait in waits.values() if wait.until is not None)
+    yield from losses_due(scene)
+    for _, status in _within_reach(scene):
+        until = scene.desired.hosts[status.assigned_host or ""].drain_until
+        if until is not None and until > scene.now:
+            yield until

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from reconciler.core.adapter import Usage
 from reconciler.core.events import (
     Cancelled,
     Completed,
@@ -25,8 +24,8 @@ from reconciler.core.events import (
     Submitted,
 )
 from reconciler.core.fields import format_time
+from reconciler.core.limits import overspent
 from reconciler.core.model import (
-    Budget,
     Failure,
     FailureClass,
     FleetSpec,
@@ -45,7 +44,7 @@ QUOTA_LEAST = timedelta(minutes=1)
 """Shortest wait for a quota: a time that has passed already must not make a tight loop."""
 
 _FORGOTTEN = TaskDefaults(retries=0, fix_attempts=0)
-"""Terms of a run whose spec is gone: nothing is started for it any more."""
+"""Terms of a run whose spec is lost: nothing is started for it any more."""
 
 
 def judge(
@@ -54,7 +53,7 @@ def judge(
     """
     Return what the end of a round means; None if the round is not the task's current one.
 
-    `task` is what the spec wants now, None if it is gone.
+    `task` is what the spec wants now, or wanted last; None if that is lost.
     """
     if not status.phase.is_live or (ended.run, ended.round) != (status.run, status.round):
         return None
@@ -74,16 +73,21 @@ def is_unwanted(task: Task | None, status: Status) -> bool:
     return task is not None and task.desired is Wish.CANCELLED
 
 
-def overspent(budget: Budget | None, usage: Usage) -> str | None:
-    """Return which limit of the budget is reached, in words; None if none is."""
-    if budget is None:
-        return None
-    if budget.cost_usd is not None and usage.cost_usd >= budget.cost_usd:
-        return f"budget spent: {usage.cost_usd:g} of {budget.cost_usd:g} US dollars"
-    tokens = usage.input_tokens + usage.output_tokens
-    if budget.tokens is not None and tokens >= budget.tokens:
-        return f"budget spent: {tokens} of {budget.tokens} tokens"
-    return None
+def lose(task: Task, status: Status, words: str, now: datetime, fleet: FleetSpec) -> Event:
+    """
+    Return what it means that the host of a live run is given up.
+
+    Nothing is known of the run, so nothing of it is recorded. Should it bring
+    something after all, that is not the task's current run any more.
+    """
+    head: dict[str, Any] = {"task": task.name, "at": now, "cause": "clock", "reason": one_line(words)}
+    run, failure = status.run or "", Failure(kind=FailureClass.HOST, message=one_line(words))
+    if is_unwanted(task, status):
+        return Cancelled(**head)
+    if task.disconnect == "fail" or status.failures >= task.retries:
+        return Failed(**head, run=run, failure=failure)
+    until = now + _wait(status, run, fleet)
+    return Retried(**head, run=run, failure=failure, report=None, not_before=until)
 
 
 def backoff(attempt: int, *, base: timedelta, cap: timedelta, key: str) -> timedelta:
@@ -123,7 +127,9 @@ class _Case:
 
     @property
     def terms(self) -> TaskDefaults:
-        return self.task or _FORGOTTEN
+        if self.task is None or not self.status.removed:
+            return self.task or _FORGOTTEN
+        return self.task.model_copy(update={"retries": 0, "fix_attempts": 0})
 
     @property
     def run(self) -> str:
@@ -173,16 +179,17 @@ def _again(case: _Case, failure: Failure) -> Event:
     """Try again after a while as often as the task allows; placement goes elsewhere if it can."""
     if case.status.failures >= case.terms.retries:
         return _given_up(case, failure)
-    wait = backoff(
-        case.status.failures + 1, base=case.fleet.backoff, cap=case.fleet.backoff_cap, key=case.run
-    )
     return Retried(
         **case.head(failure.message),
         run=case.run,
         failure=failure,
         report=case.report,
-        not_before=case.now + wait,
+        not_before=case.now + _wait(case.status, case.run, case.fleet),
     )
+
+
+def _wait(status: Status, run: str, fleet: FleetSpec) -> timedelta:
+    return backoff(status.failures + 1, base=fleet.backoff, cap=fleet.backoff_cap, key=run)
 
 
 def _later(case: _Case, failure: Failure) -> Event:

@@ -7,7 +7,19 @@ from hypothesis import strategies as st
 
 from reconciler.core.events import Created, Renamed, SpecRemoved
 from reconciler.core.lifecycle import fold
-from reconciler.core.model import Desired, ExecutionMode, FleetSpec, Host, Observed, Phase, Reason, Wish
+from reconciler.core.limits import live_groups, purses, spent_today
+from reconciler.core.model import (
+    Desired,
+    ExecutionMode,
+    FleetSpec,
+    Host,
+    Observed,
+    Phase,
+    Reason,
+    Wish,
+    read_run_key,
+)
+from reconciler.core.placement import slots_in_use
 from reconciler.core.plan import (
     Follow,
     Record,
@@ -18,6 +30,7 @@ from reconciler.core.plan import (
     plan,
     prune_digest,
 )
+from reconciler.core.schedule import next_opening
 from tests.strategies import (
     NAMES,
     NOW,
@@ -37,11 +50,11 @@ from tests.strategies import (
 @given(fleets())
 def test_new_runs_fit_in_the_free_slots(fleet):
     desired, observed = fleet
-    live = Counter(s.assigned_host for s in observed.statuses.values() if s.phase.is_live)
 
-    new = Counter(start.event.host for start in starts(plan(desired, observed, NOW)))
+    new = starts(plan(desired, observed, NOW))
 
-    assert all(max(live[host], 0) + n <= desired.hosts[host].slots for host, n in new.items())
+    used = slots_in_use(after(desired, observed))
+    assert all(used[start.event.host] <= desired.hosts[start.event.host].slots for start in new)
 
 
 @given(fleets())
@@ -53,6 +66,36 @@ def test_the_fleet_never_runs_more_than_it_may(fleet):
     most = desired.fleet.max_running
     live = sum(status.phase.is_live for status in after(desired, observed).values())
     assert not new or most is None or live <= most
+
+
+@given(fleets())
+def test_no_repo_adapter_or_label_has_more_runs_than_it_may(fleet):
+    desired, observed = fleet
+    planned = plan(desired, observed, NOW)
+    running = Counter(
+        group
+        for name, status in after(desired, observed).items()
+        if status.phase.is_live
+        for group in live_groups(status, desired.tasks.get(name))
+    )
+
+    for start in starts(planned):
+        spec = desired.tasks[start.task]
+        repo, adapter = desired.repos.get(spec.repo), desired.adapters[spec.adapter]
+        for holder, group in ((repo, ("repo", spec.repo)), (adapter, ("adapter", spec.adapter))):
+            assert not holder or holder.max_running is None or running[group] <= holder.max_running
+        for label in spec.requires:
+            assert running["label", label] <= desired.fleet.limits.get(label, 100)
+
+
+@given(fleets())
+def test_nothing_starts_on_money_that_is_spent(fleet):
+    desired, observed = fleet
+
+    for start in starts(plan(desired, observed, NOW)):
+        spec = desired.tasks[start.task]
+        paying = purses(spec.adapter, spec.repo, start.event.host)
+        assert spent_today(desired, observed.spent, *paying) is None
 
 
 @given(fleets())
@@ -69,6 +112,8 @@ def test_what_starts_is_wanted_and_free_to_run(fleet):
         assert spec.desired is Wish.ACTIVE
         assert all(recorded[name].phase is Phase.COMPLETED for name in spec.depends_on)
         assert all(time is None or time <= NOW for time in (spec.not_before, status.not_before))
+        assert spec.schedule is None or status.due_at <= NOW
+        assert not spec.window or next_opening(spec.window, spec.timezone, NOW) is None
 
 
 @given(fleets())
@@ -81,7 +126,12 @@ def test_a_run_starts_only_on_a_host_that_fits(fleet):
         assert not host.drain
         assert set(spec.requires) <= {*host.labels, host.name}
         assert host.adapters is None or spec.adapter in host.adapters
-        assert host.name not in observed.hosts or observed.hosts[host.name].reachable
+        assert host.repos is None or spec.repo in {None, *host.repos}
+        probe = observed.hosts.get(host.name)
+        assert probe.reachable if probe else host.is_local
+        if probe and desired.adapters[spec.adapter].version:
+            assert host.is_local or spec.adapter in probe.adapters
+            assert spec.adapter not in probe.adapters or probe.adapters[spec.adapter].ok
 
 
 @given(fleets())
@@ -104,6 +154,8 @@ def test_a_run_key_never_comes_twice(fleet):
     for start in starts(plan(desired, observed, NOW)):
         before = observed.statuses.get(start.task)
         assert before is None or start.event.run != before.run
+        _, attempt = read_run_key(start.event.run)
+        assert before is not None or attempt > observed.past.get(start.task, 0)
 
 
 @given(fleets())
@@ -112,9 +164,14 @@ def test_a_broken_spec_stalls_its_own_task_and_stops_nothing(fleet):
 
     planned = plan(desired, observed, NOW)
 
-    broken = desired.broken.keys() & observed.statuses.keys()
+    leaving = {host.name for host in desired.hosts.values() if host.drain and host.drain_until}
+    broken = {
+        name
+        for name in desired.broken.keys() & observed.statuses.keys()
+        if not observed.statuses[name].removed and observed.statuses[name].assigned_host not in leaving
+    }
     ended = {a.task for a in planned.actions if isinstance(a, Stop | Record) and is_an_end(a)}
-    assert not {name for name in broken if not observed.statuses[name].removed} & ended
+    assert not broken & ended
 
 
 @given(fleets())
@@ -219,7 +276,7 @@ def test_attention_can_be_kept_name_by_name(fleet):
 
 @given(st.data())
 def test_what_is_settled_and_at_rest_costs_nothing(data):
-    spec = data.draw(tasks("a"))
+    spec = data.draw(tasks("a", schedule=None))
     phase = data.draw(st.sampled_from([phase for phase in Phase if phase.is_settled]))
     status = data.draw(statuses(spec, phase))
     at_rest = {"generation": spec.generation, "work": spec.work, "removed": False, "waiting": None}
@@ -230,7 +287,12 @@ def test_what_is_settled_and_at_rest_costs_nothing(data):
 # --- Eventually ------------------------------------------------------------
 
 WIDE_OPEN = {"local": Host(name="local", slots=2, labels=("gpu", "arm64", "beta"))}
-ACTIVE = {"desired": Wish.ACTIVE, "budget": None, "execution_mode": ExecutionMode.SSH_CLI}
+ACTIVE = {
+    "desired": Wish.ACTIVE,
+    "budget": None,
+    "execution_mode": ExecutionMode.SSH_CLI,
+    "schedule": None,
+}
 
 
 def runnable():
@@ -292,7 +354,7 @@ def test_a_fleet_comes_to_rest_after_any_pushes(first, pushes, data):
         is_explained = name in planned.waiting or status.phase.is_settled
         assert is_explained or status.phase.is_live, name
     runs = Counter(step.event.run for step in world.history if type(step.event).__name__ == "Assigned")
-    assert all(count == 1 for count in runs.values()) or any(step.after is None for step in world.history)
+    assert all(count == 1 for count in runs.values())
 
 
 @given(fleets())
@@ -347,7 +409,8 @@ def after(desired, observed):
 
 
 def is_an_end(action):
-    return isinstance(action, Stop) or type(action.event).__name__ in {"SpecRemoved", "Cancelled", "Removed"}
+    ends = {"SpecRemoved", "Cancelled", "Removed", "Retried", "Failed"}
+    return isinstance(action, Stop) or type(action.event).__name__ in ends
 
 
 def is_looked_after(name, status, planned, observed):

@@ -17,6 +17,7 @@ from reconciler.core.events import (
     Submitted,
 )
 from reconciler.core.lifecycle import transition
+from reconciler.core.limits import overspent
 from reconciler.core.model import (
     Budget,
     FailureClass,
@@ -28,7 +29,7 @@ from reconciler.core.model import (
     Verdict,
     Wish,
 )
-from reconciler.core.rounds import QUOTA_LEAST, QUOTA_WAIT, backoff, judge, overspent
+from reconciler.core.rounds import QUOTA_LEAST, QUOTA_WAIT, backoff, judge
 from tests.strategies import NOW, RED, SUCCESS, failed, reports, statuses, tasks
 
 FLEET = FleetSpec(backoff=timedelta(seconds=10), backoff_cap=timedelta(minutes=10))

@@ -1,0 +1,186 @@
+"""
+Who may run next and where, and what all the others wait for.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from reconciler.core.fields import format_time
+from reconciler.core.limits import Group, full_group, groups, live_groups, next_midnight, purses, spent_today
+from reconciler.core.model import ExecutionMode, FailureClass, Phase, Reason, Status, Task, Wish
+from reconciler.core.placement import Placement, place, slots_in_use
+from reconciler.core.scene import Scene, Wait
+from reconciler.core.schedule import next_opening
+
+MOST_HOSTS = 5
+"""How many hosts a waiting message names."""
+
+
+@dataclass(slots=True)
+class Queue:
+    """What became of the tasks that want to run."""
+
+    starts: dict[str, Placement] = field(default_factory=dict)
+    """Those that may, with their hosts, in order."""
+    waits: dict[str, Wait] = field(default_factory=dict)
+    placements: dict[str, Placement] = field(default_factory=dict)
+    """Of all that only a place was missing for."""
+
+
+def line_up(scene: Scene) -> Queue:
+    """Give out the free slots: highest priority first, then oldest, then by name."""
+    queue, slots = Queue(), _Slots(scene)
+    for spec, status in _wanting(scene):
+        wait = next(_hindrances(scene, spec, status), None) or slots.take(spec, status, queue)
+        if wait is not None:
+            queue.waits[spec.name] = wait
+    return queue
+
+
+def _wanting(scene: Scene) -> Sequence[tuple[Task, Status]]:
+    """Return the tasks that want to run, in the order in which they may."""
+    wanting = [
+        (spec, status)
+        for name, status in scene.statuses.items()
+        if status.phase is Phase.CREATED and (spec := scene.spec(name))
+    ]
+    return sorted(wanting, key=lambda pair: (-pair[0].priority, pair[1].created_at, pair[0].name))
+
+
+# --- Whatever hosts there are ----------------------------------------------
+
+
+def _hindrances(scene: Scene, spec: Task, status: Status) -> Iterator[Wait]:
+    """Yield what keeps a task from running wherever there is a place; what a person decides first."""
+    if spec.desired is Wish.SUSPENDED:
+        yield Wait(Reason.SUSPENDED, "suspended in the spec")
+    if open_ends := [end for name in spec.depends_on if (end := _open_end(scene, name))]:
+        yield Wait(Reason.DEPENDENCY, f"waits for {', '.join(open_ends)}")
+    yield from _times(scene, spec, status)
+    if spec.execution_mode is ExecutionMode.HTTP_PULL:
+        yield Wait(Reason.AGENT, "waits for an agent to take it over HTTP")
+    paying = purses(spec.adapter, spec.repo)
+    if words := spent_today(scene.desired, scene.observed.spent, *paying):
+        yield _tomorrow(scene, words)
+
+
+def _open_end(scene: Scene, name: str) -> str | None:
+    """Return the dependency in words if it is not completed; a settled one says how it ended."""
+    status = (scene.statuses if name in scene.names else scene.observed.statuses).get(name)
+    if status is None or not status.phase.is_settled:
+        return name
+    return None if status.phase is Phase.COMPLETED else f"{name} ({status.phase})"
+
+
+def _times(scene: Scene, spec: Task, status: Status) -> Iterator[Wait]:
+    """Yield the times that have to come first."""
+    now = scene.now
+    if spec.not_before and spec.not_before > now:
+        yield Wait(Reason.NOT_BEFORE, f"not before {format_time(spec.not_before)}", spec.not_before)
+    if spec.schedule is not None and (status.due_at is None or status.due_at > now):
+        yield due(status, now)
+    if status.not_before and status.not_before > now:
+        is_quota = status.failure is not None and status.failure.kind is FailureClass.QUOTA
+        words = f"next attempt not before {format_time(status.not_before)}"
+        yield Wait(Reason.QUOTA if is_quota else Reason.BACKOFF, words, status.not_before)
+
+
+def due(status: Status, now: datetime) -> Wait:
+    """Return the wait for the next due time of a schedule."""
+    if status.due_at is None or status.due_at <= now:
+        return Wait(Reason.SCHEDULE, "its schedule has no more due times")
+    return Wait(Reason.SCHEDULE, f"due {format_time(status.due_at)}", status.due_at)
+
+
+def _tomorrow(scene: Scene, words: str) -> Wait:
+    until = next_midnight(scene.now)
+    return Wait(Reason.BUDGET, f"{words}; new runs start {format_time(until)}", until)
+
+
+# --- Slots -----------------------------------------------------------------
+
+
+_Kind = tuple[str, str | None, tuple[str, ...], int]
+"""What feasible hosts depend on: adapter, repo, labels, slots."""
+
+
+class _Slots:
+    """The free slots of the fleet while they are given out."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._used = slots_in_use(scene.statuses)
+        self._running = Counter(_live_groups(scene))
+        self._kept: dict[str, str] = {}
+        """Hosts whose free slots are kept for a task that takes several."""
+        self._refused: dict[_Kind, Placement] = {}
+        self._keeping: set[_Kind] = set()
+
+    def take(self, spec: Task, status: Status, queue: Queue) -> Wait | None:
+        """Give the task its slots; or return what it waits for."""
+        if words := full_group(self._scene.desired, spec, self._running):
+            return Wait(Reason.SLOT, words)
+        opening = next_opening(spec.window, spec.timezone, self._scene.now) if spec.window else None
+        placement = self._place(spec, status, is_ready=opening is None)
+        # Asked of those that have a place: what has none says so by day and by night.
+        if placement.chosen and opening:
+            return Wait(Reason.WINDOW, f"its window opens {format_time(opening)}", opening)
+        queue.placements[spec.name] = placement
+        if placement.chosen is None:
+            return self._no_place(spec, placement)
+        self._used[placement.chosen] += spec.slots
+        self._running.update(groups(spec))
+        queue.starts[spec.name] = placement
+        return None
+
+    def _place(self, spec: Task, status: Status, *, is_ready: bool) -> Placement:
+        """Place the task; once its kind was refused, nothing behind it in the queue has a chance."""
+        kind = spec.adapter, spec.repo, spec.requires, spec.slots
+        placement = self._refused.get(kind)
+        if placement is None:
+            scene = self._scene
+            placement = place(spec, status, scene.desired, scene.observed, self._used, kept=self._kept)
+        if placement.chosen is None:
+            self._refused[kind] = placement
+            if is_ready and spec.slots > 1 and kind not in self._keeping:
+                self._keeping.add(kind)
+                self._keep(spec, placement)
+        return placement
+
+    def _keep(self, spec: Task, placement: Placement) -> None:
+        """
+        Keep the slots that are free on the best host for a task that takes several.
+
+        Otherwise smaller ones behind it took each slot as it comes free, and it
+        would never start. The best host is the one that lacks the fewest. One
+        is kept for each kind of task: to keep more would leave more idle.
+        """
+        hosts = self._scene.desired.hosts
+        able = [host for host in placement.full if host not in self._kept]
+        if able:
+            best = min(able, key=lambda host: (self._used[host] - hosts[host].slots, host))
+            self._kept[best] = spec.name
+
+    def _no_place(self, spec: Task, placement: Placement) -> Wait:
+        """Return the wait for a slot, for tomorrow or for a host, in words that only hosts change."""
+        if placement.full:
+            needed = "no free slot" if spec.slots == 1 else f"no {spec.slots} free slots"
+            return Wait(Reason.SLOT, f"{needed} on {_listed(placement.full, ', ')}")
+        if placement.spent:
+            words = f"the daily budget is spent of {_listed(placement.spent, ', ')}"
+            return _tomorrow(self._scene, words)
+        why_not = [f"{host} {why}" for host, why in sorted(placement.rejected.items())]
+        return Wait(Reason.HOST, f"no host fits: {_listed(why_not, '; ') or 'there is none'}")
+
+
+def _live_groups(scene: Scene) -> Iterator[Group]:
+    for name, status in scene.statuses.items():
+        if status.phase.is_live:
+            yield from live_groups(status, scene.desired.tasks.get(name))
+
+
+def _listed(items: Sequence[str], separator: str) -> str:
+    more = [f"{len(items) - MOST_HOSTS} more"] if len(items) > MOST_HOSTS else []
+    return separator.join([*items[:MOST_HOSTS], *more])

@@ -1,0 +1,47 @@
+"""
+What is decided upon: everything a plan looks at, and the words for what waits.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from reconciler.core.model import Desired, Observed, Reason, Status, Task, Waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A fleet at one moment, as far as a plan has got with it."""
+
+    desired: Desired
+    observed: Observed
+    now: datetime
+    names: AbstractSet[str]
+    """The tasks to look at."""
+    statuses: Mapping[str, Status]
+    """Theirs, with what the plan has put on record so far."""
+    held: AbstractSet[str]
+    """Tasks whose removal a person must allow."""
+
+    def spec(self, name: str) -> Task | None:
+        """Return what is asked of a task; None if its file is gone or broken: then nothing new is decided."""
+        return None if name in self.desired.broken else self.desired.tasks.get(name)
+
+
+class Wait(NamedTuple):
+    """What a task waits for."""
+
+    reason: Reason
+    message: str
+    until: datetime | None = None
+    """When it ends by itself."""
+
+
+def waiting(scene: Scene, name: str, wait: Wait) -> Waiting:
+    """Return the waiting with its time: of old if the reason is not new."""
+    status = scene.statuses.get(name)
+    before = status.waiting if status else None
+    since = before.since if before and before.reason is wait.reason else scene.now
+    return Waiting(reason=wait.reason, message=wait.message, since=since)
