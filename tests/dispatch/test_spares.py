@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.core.model import Phase
+from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.protocol import agent_id, folder_name
 from reconciler.dispatch.scripts import script
 from tests.dispatch.world import World, ended, git, needs_of, sweep
@@ -110,6 +112,32 @@ async def test_a_used_work_tree_starts_from_the_newest_commit(world):
 
     assert report.verdict.text == "hello again\nGo on\nBegin\n"
     assert work(world, SECOND).stat().st_ino == number
+
+
+@pytest.fixture
+def tools(tmp_path) -> Path:
+    """Return a folder with the tools of BusyBox, and git."""
+    busybox, folder = shutil.which("busybox"), tmp_path / "tools"
+    if busybox is None:
+        pytest.skip("busybox is not installed")
+    folder.mkdir()
+    subprocess.run([busybox, "--install", "-s", folder], check=True)
+    (folder / "git").symlink_to(shutil.which("git") or "")
+    return folder
+
+
+async def test_busybox_is_enough(world, tools):
+    world.transport = LocalTransport(world.data / "host", {"PATH": str(tools)})
+    number = await leave(world, MESS["modes"])
+    await world.carry_out(world.order("echo x >x; exit 1", run=FIRST.replace("a1", "a2")))
+    await sweep(world, needs_of(FIRST.replace("a1", "a2"), phase=Phase.FAILED, mb=0))
+
+    report = await world.carry_out(world.order("git status --porcelain", run=SECOND, branch="task/b"))
+
+    assert (report.verdict.outcome, report.verdict.text) == ("success", "")
+    assert work(world, SECOND).stat().st_ino == number
+    assert work(world, SECOND).stat().st_mode == tools.stat().st_mode
+    assert names_in(world.data / "host/f1/work") == [folder_name(SECOND)]
 
 
 async def test_no_more_than_two_wait_for_each_repo(world):
