@@ -106,6 +106,16 @@ keep_spare() { # $work; of what its agent left nothing stays but files as they w
   return $kept
 }
 
+find_nested() { # -> $nested: new repositories in the work tree that are no submodules
+  nested=$(
+    {
+      run_git config -f "$work/.gitmodules" --get-regexp '^submodule\..*\.path$' 2>/dev/null | sed 's/^.*\.path //'
+      in_work -c core.quotePath=false diff --cached --raw --no-renames --ignore-submodules=none refs/reconciler/base
+    } | awk -F '\t' 'NF == 1 { known[$1] } $1 ~ /^:[0-7]* 160000 / && !($2 in known) { print $2 }'
+  )
+  [ -n "$nested" ]
+}
+
 case ${1:-} in
 prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), branch, commit, a line each; a bundle
   enter "$2" "$3" "$4"
@@ -163,6 +173,9 @@ take) # FLEET KEY ID; stdin: name of the agent, number of paths to leave out, th
   else
     rm -f "$work/.git/index.lock" "$work/.git/HEAD.lock"
     said=$(in_work add -A -- . "$@" 2>&1 </dev/null) || refuse "cannot take up what lies in $work: $said; $room"
+    if find_nested; then # git takes up which commit they are at, and none of their files
+      refuse "a repository within the repository would be lost:" $nested "in $work; have its .git removed, or make it a submodule"
+    fi
     if in_work diff --cached --quiet; then
       cat >/dev/null
     else

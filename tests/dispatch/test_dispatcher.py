@@ -413,6 +413,30 @@ async def test_work_whose_history_is_gone_is_refused(world, script, words):
     assert "task/web/fix" not in heads(world)
 
 
+NESTED = "mkdir 'my part'; cd 'my part'; git init -q; echo x >x; git add x; git commit -q -m part; cd ..; "
+IDENTITY = {
+    f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+}
+
+
+@pytest.mark.parametrize("more", ["", "git add -A 2>/dev/null; git commit -q -m whole"])
+async def test_a_repository_within_the_work_is_told_of_before_it_is_lost(world, more):
+    report = await world.carry_out(world.order(NESTED + more, env=IDENTITY))
+
+    assert report.verdict.outcome == "failed"
+    assert "a repository within the repository would be lost: my part" in report.verdict.message
+    assert "task/web/fix" not in heads(world)
+
+
+async def test_a_submodule_is_work_as_any_other(world):
+    add = "git -c protocol.file.allow=always submodule -q add -- \"$PWD/my part\" 'a module'; rm -r 'my part'"
+
+    report = await world.carry_out(world.order(NESTED + add, env=IDENTITY))
+
+    assert (report.verdict.outcome, report.commits) == ("success", 1)
+    assert "160000 commit" in git(world.code, "ls-tree", "task/web/fix")
+
+
 async def test_work_is_never_pushed_onto_the_base_branch(world):
     before = heads(world)
 
