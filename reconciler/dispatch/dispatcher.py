@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 Key = tuple[str, int]
 _LOGS_EVERY = timedelta(hours=1)
 _MEBIBYTE = 2**20
+_FAREWELL = 10.0
+"""Seconds that a follower gets to tell of a run that was stopped, before it is told for it."""
 
 
 class Dispatcher:
@@ -52,6 +54,7 @@ class Dispatcher:
         keep_logs_mb: int,
         pace: Callable[[Host], Pace] = usual_pace,
         patience: float = 300,
+        farewell: float = _FAREWELL,
     ) -> None:
         self.logs = Logs(data / "logs")
         self._transports = transports
@@ -65,6 +68,7 @@ class Dispatcher:
         self._logs_due = clock()
         self._pace = pace
         self._patience = patience
+        self._farewell = farewell
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._stops: dict[Key, asyncio.Task[None]] = {}
         self._sites: dict[str, Site] = {}
@@ -166,7 +170,7 @@ class Dispatcher:
             report = await self._report(order, seen)
         finally:
             del self._tasks[order.key]  # before it is told: whoever hears of it may ask who is followed
-        emit(RunEnded(task=order.task, run=order.run, round=order.round, at=self._clock(), report=report))
+        self._tell(order, report, emit)
 
     async def _report(self, order: Order, seen: Callable[[], None]) -> Report:
         try:
@@ -179,15 +183,31 @@ class Dispatcher:
             return _failure(FailureClass.HOST, f"a mistake of the reconciler: {error!r}; its log has more")
 
     async def _cancel(self, order: Order, emit: Emit, *, is_followed: bool) -> None:
-        """End the run; who follows it tells how it ended."""
+        """End the run; who follows it tells how it ended, if not kept from it for too long."""
         try:
             await self._round(order).cancel()
+            if is_followed:
+                await self._end_following(order, emit)
         except StepFailed as error:
             log.warning("%s round %d cannot be stopped: %s", order.run, order.round, error)
         finally:
             del self._stops[order.key]
         if not is_followed:
             self.follow(order, emit)
+
+    async def _end_following(self, order: Order, emit: Emit) -> None:
+        """Let nobody wait for a repository that is away when the run it is for was stopped."""
+        follower = self._tasks.get(order.key)
+        if follower is None:
+            return
+        await asyncio.wait([follower], timeout=self._farewell)
+        if follower.cancel():
+            await asyncio.wait([follower])
+        if follower.cancelled():
+            self._tell(order, _failure(FailureClass.CANCELLED, "the run was stopped"), emit)
+
+    def _tell(self, order: Order, report: Report, emit: Emit) -> None:
+        emit(RunEnded(task=order.task, run=order.run, round=order.round, at=self._clock(), report=report))
 
     def _round(self, order: Order) -> Round:
         return Round(

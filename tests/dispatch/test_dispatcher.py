@@ -529,6 +529,38 @@ async def test_stopping_while_it_is_validated_ends_the_validation(world):
     assert "task/web/fix" not in heads(world)
 
 
+async def test_stopping_a_run_ends_its_round_even_if_its_repository_is_away(world):
+    away = Repo(name="away", url="http://127.0.0.1:9/code.git")  # the port of "discard", where nobody listens
+    order = world.order(world.note("started"), repo=away)
+    dispatcher, facts = world.dispatcher(patience=1000, farewell=0.1), asyncio.Queue()
+    dispatcher.follow(order, facts.put_nowait)
+    await until((world.data / "repos/away.git/HEAD").exists)
+
+    dispatcher.stop(order, "task cancelled", facts.put_nowait)
+    report = await ended(facts)
+    await dispatcher.close()
+
+    assert report.verdict.kind == FailureClass.CANCELLED
+    assert (facts.qsize(), dispatcher.followed, world.noted) == (0, frozenset(), [])
+
+
+async def test_stopping_a_run_ends_its_round_even_if_its_work_cannot_be_delivered(world):
+    hook = world.code / "hooks/reference-transaction"
+    hook.write_text(f"#!/bin/sh\n{world.note('tried')}\nexit 1\n")
+    hook.chmod(0o755)
+    order = world.order("echo x >x")
+    dispatcher, facts = world.dispatcher(farewell=0.1), asyncio.Queue()
+    dispatcher.follow(order, facts.put_nowait)
+    await until(lambda: world.noted)
+
+    dispatcher.stop(order, "task cancelled", facts.put_nowait)
+    report = await ended(facts)
+    await dispatcher.close()
+
+    assert report.verdict.kind == FailureClass.CANCELLED
+    assert (facts.qsize(), dispatcher.followed) == (0, frozenset())
+
+
 # --- Crashes -----------------------------------------------------------------------
 
 
