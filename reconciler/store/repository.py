@@ -152,6 +152,11 @@ class Repository:
         listed = await self.git.run("for-each-ref", f"--format=%(refname:lstrip={depth})", self.ref(""))
         return listed.decode().split()
 
+    def may_be_checked_out(self, ref: str) -> bool:
+        """Return False if no work tree can have a ref checked out, as a few files tell without a process."""
+        heads = (self.git_dir / "HEAD", *self.git_dir.glob("worktrees/*/HEAD"))
+        return any(_content(head) == _SYMBOLIC + ref.encode() for head in heads)
+
     async def checkout_of(self, branch: str) -> Path | None:
         """Return the work tree in which a branch is checked out, if it is anywhere."""
         listed = await self.git.run("worktree", "list", "--porcelain", "-z")
@@ -198,6 +203,13 @@ def _clone_name(url: str) -> str:
     """Return a folder name that a person recognises and that no other URL has."""
     words = re.sub(r"[^A-Za-z0-9]+", "-", speakable(url)).strip("-")[-60:]
     return f"{words}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.git"
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes().strip()
+    except FileNotFoundError:
+        return b""
 
 
 async def _top_level(place: Path) -> Path | None:

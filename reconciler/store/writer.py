@@ -57,12 +57,8 @@ class Writer:
 
         Raises UsageError if another process is, or a work tree has it checked out.
         """
-        folder = await repository.checkout_of(branch)
-        if folder is not None:
-            raise UsageError(
-                f"{branch} is checked out in {folder}; the reconciler never changes a checkout under "
-                "somebody's hands: switch that one to another branch, or use a bare repository"
-            )
+        if why_not := await _why_not(repository, branch):
+            raise UsageError(why_not)
         lock = await _acquire(repository.git_dir / f"reconciler-{branch.replace('/', '%')}.pid", branch)
         ref = f"refs/heads/{branch}"
         for left in (f"{ref}.lock", "HEAD.lock"):
@@ -79,9 +75,12 @@ class Writer:
         Put the changes on top of `head`, a commit each, and return their ids; durable when it returns.
 
         Nothing of them is on the line if it raises: Conflict if the branch is
-        not at `head` any more, Unavailable if git or the disk fails.
+        not at `head` any more, Unavailable if git or the disk fails, or while
+        somebody has it checked out.
         """
         async with self._turn:
+            if self._repository.may_be_checked_out(self._ref):
+                await self._respect_checkouts()
             ids = await asyncio.to_thread(self._write, head, changes)
             if self.head != ids[-1]:
                 await self._explain(head, ids)
@@ -126,6 +125,10 @@ class Writer:
         """End the stream: packs of its own that it relies on may be joined into others."""
         async with self._turn:
             await asyncio.to_thread(self._close_stream)
+
+    async def _respect_checkouts(self) -> None:
+        if why_not := await _why_not(self._repository, self._ref.removeprefix("refs/heads/")):
+            raise Unavailable(why_not)
 
     # --- In a thread, one at a time ----------------------------------------
 
@@ -202,6 +205,17 @@ class Writer:
     async def _is_ancestor(self, old: str, new: str) -> bool:
         result = await self._repository.git.attempt("merge-base", "--is-ancestor", old, new)
         return result.code == 0
+
+
+async def _why_not(repository: Repository, branch: str) -> str | None:
+    """Return why a branch must not be written to now; None if it may."""
+    folder = await repository.checkout_of(branch)
+    if folder is None:
+        return None
+    return (
+        f"{branch} is checked out in {folder}; the reconciler never changes a checkout under "
+        "somebody's hands: switch that one to another branch, or use a bare repository"
+    )
 
 
 def _send(stream: FastImport, changes: Sequence[Change]) -> Sequence[str]:

@@ -250,6 +250,21 @@ async def test_a_branch_that_somebody_works_on_is_refused(open_repository, check
         await start(repository)
 
 
+async def test_nothing_is_written_while_somebody_has_the_branch_checked_out(open_state, checkout, tmp_path):
+    state = await open_state(checkout)
+    elsewhere = tmp_path / "elsewhere"
+    git(checkout, "worktree", "add", "-q", str(elsewhere), BRANCH)
+
+    with pytest.raises(Unavailable, match=f"{BRANCH} is checked out in {elsewhere}"):
+        await state.commit([created("a")])
+    assert git(elsewhere, "status", "--porcelain") == ""
+    git(elsewhere, "checkout", "-q", "--detach")
+    await state.commit([created("a")])
+
+    assert git(checkout, "log", "-1", "--format=%s", BRANCH) == "task a: created"
+    assert git(elsewhere, "status", "--porcelain") == ""
+
+
 async def test_index_and_work_tree_of_a_checkout_are_the_same_byte_for_byte(open_state, checkout):
     (checkout / "draft").write_text("not added\n")
     (checkout / "specs/tasks/a.yaml").write_text("goal: edited\n")
