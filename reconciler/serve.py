@@ -7,16 +7,19 @@ repository and the clock hint at becomes a knock at the loop's door.
 
 import asyncio
 import logging
+import os
 import random
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from reconciler import clock
 from reconciler.controller.loop import Loop, Until
 from reconciler.controller.ports import Step
 from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.model import Host
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.output import read_output
@@ -30,9 +33,10 @@ from reconciler.store.repository import Repository
 from reconciler.store.state import StateBranch
 from reconciler.store.watch import ref_changes
 
-__all__ = ["Until", "serve"]
+__all__ = ["Until", "serve", "ways"]
 
 log = logging.getLogger(__name__)
+logging.getLogger("asyncssh").setLevel(logging.WARNING)  # it tells of every session of every connection
 
 LOCAL_LOOK = 2.0
 """Seconds between looks at refs of this machine: the net below the watch; a look costs microseconds."""
@@ -53,6 +57,25 @@ async def serve(settings: Settings, *, until: Until = "stopped", on_step: Callab
         work.add_done_callback(lambda _: [hint.cancel() for hint in hints])
         _end_on_signals(fleet.loop, work, settings)
     return fleet.loop
+
+
+@asynccontextmanager
+async def ways(hosts: Callable[[], Mapping[str, Host]], data: Path) -> AsyncIterator[Transports]:
+    """
+    Open the ways from this machine to hosts, and close them at the end.
+
+    `data` is the data folder: local hosts without a `workdir` work in it.
+    """
+    transports = Transports(
+        hosts,
+        local=lambda host: LocalTransport(local_folder(host, data)),
+        jitter=random.random,
+        agent_path=os.environ.get("SSH_AUTH_SOCK"),
+    )
+    try:
+        yield transports
+    finally:
+        await transports.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +105,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             revision=lambda: loop.desired.revision,
         )
         stack.push_async_callback(state.close)
-        transports = Transports(
-            lambda: loop.desired.hosts,
-            local=lambda host: LocalTransport(local_folder(host, settings.data_dir)),
-            jitter=random.random,
-        )
-        stack.push_async_callback(transports.close)
+        transports = await stack.enter_async_context(ways(lambda: loop.desired.hosts, settings.data_dir))
         dispatch = Dispatcher(
             transports,
             data=settings.data_dir,

@@ -3,27 +3,26 @@ What people ask for in words instead of an editor: the task's file is edited, co
 """
 
 import asyncio
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import click
 
 from reconciler import clock
+from reconciler.cli.change import (
+    Changes,
+    change,
+    is_confirmed,
+    message,
+    names_argument,
+    reason_option,
+)
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
-from reconciler.core.errors import SpecError, UsageError
+from reconciler.core.errors import UsageError
 from reconciler.core.model import Reason, Status, TaskSpec, Wish
 
-if TYPE_CHECKING:
-    from reconciler.specs.parse import File
-
-Changes = Mapping[str, object]
 Decide = Callable[[str, TaskSpec, Status | None], Changes | str]
 """Tell which fields of a task change, or why there is nothing to do."""
-
-names_argument = click.argument("names", metavar="NAME...", nargs=-1, required=True)
-reason_option = click.option("--reason", default="", help="Why; it stands in the commit.")
 
 
 @click.command()
@@ -113,37 +112,18 @@ def retrying(name: str, spec: TaskSpec, status: Status | None) -> Changes | str:
 
 
 async def _change(context: Context, verb: str, names: Sequence[str], reason: str, decide: Decide) -> None:
-    """Decide on every task first, so that a wrong name changes nothing; then commit, a task at a time."""
-    from reconciler.cli.fleet import opened, task_path
-    from reconciler.specs.edit import edit
+    from reconciler.cli.fleet import opened
 
     async with opened(context) as fleet:
         statuses = (await fleet.observed()).statuses
-        files = {name: await fleet.task_file(name) for name in dict.fromkeys(names)}
-        decided = {name: decide(name, _spec(name, files[name]), statuses.get(name)) for name in files}
-        for name, changes in decided.items():
-            if isinstance(changes, str):
-                click.echo(changes, err=True)
-                continue
-            path = task_path(name)
-            text = edit(files[name].data.decode(), changes, path=path)
-            await fleet.commit(path, text, _message(f"{verb} {name}", reason))
-            click.echo(f"{name}: {', '.join(f'{field} is {value} now' for field, value in changes.items())}")
-
-
-def _spec(name: str, file: "File") -> TaskSpec:
-    """Return the spec in a task's file. Raises SpecError if it is broken."""
-    from reconciler.cli.fleet import task_path
-    from reconciler.specs.parse import Parser
-
-    parsed = Parser().parse(task_path(name), file)
-    if parsed is None or not isinstance(parsed.spec, TaskSpec):
-        raise SpecError(parsed.problems if parsed else ())
-    return parsed.spec
-
-
-def _message(subject: str, reason: str) -> str:
-    return f"{subject}\n\n{reason}\n" if reason else f"{subject}\n"
+        await change(
+            fleet,
+            TaskSpec,
+            names,
+            lambda name, spec: decide(name, spec, statuses.get(name)),
+            verb=verb,
+            reason=reason,
+        )
 
 
 # --- Removals --------------------------------------------------------------
@@ -177,17 +157,13 @@ async def _approve(context: Context, reason: str, *, is_sure: bool) -> ExitCode:
             return ExitCode.OK
         digest = prune_digest(names)
         click.echo("\n".join(names))
-        if not (is_sure or _is_confirmed(len(names), digest)):
+        what = f"the removal of these {len(names)} tasks ({digest})"
+        refusal = f"{what} is allowed with --yes"
+        if not is_confirmed(f"Allow {what}?", is_sure=is_sure, refusal=refusal):
             click.echo("nothing was changed", err=True)
             return ExitCode.FAILURE
         text = edit(await fleet.settings_text(), {"prune_approved": digest}, path=FLEET)
-        message = _message(f"Allow the removal of {len(names)} tasks", reason)
-        await fleet.commit(FLEET, text, message)
+        words = message(f"Allow the removal of {len(names)} tasks", reason)
+        await fleet.commit(FLEET, text, words)
         click.echo(f"allowed: {digest}", err=True)
     return ExitCode.OK
-
-
-def _is_confirmed(count: int, digest: str) -> bool:
-    if not sys.stdin.isatty():
-        raise UsageError(f"the removal of these {count} tasks ({digest}) is allowed with --yes")
-    return click.confirm(f"Allow the removal of these {count} tasks ({digest})?", err=True)

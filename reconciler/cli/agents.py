@@ -1,23 +1,29 @@
 """
-What agents are told and what they say: `prompt`, `adapter parse`.
+What agents are told and what they say: `prompt`, `adapter test`, `adapter parse`.
 """
 
 import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
 
 from reconciler import clock
 from reconciler.cli.context import Context
-from reconciler.cli.output import print_json
+from reconciler.cli.exits import ExitCode
+from reconciler.cli.output import Document, print_json
 from reconciler.cli.text import block, did_you_mean
-from reconciler.core.errors import NotFound, UsageError
+from reconciler.core.errors import NotFound
+from reconciler.core.model import LOCAL
 
 if TYPE_CHECKING:
     from reconciler.core.adapter import Adapter
     from reconciler.core.model import Status, Task, Verdict
+    from reconciler.dispatch.trial import Trial
 
 
 @click.command()
@@ -73,7 +79,91 @@ def upcoming(task: "Task", status: "Status | None", now: datetime) -> "Status":
 
 @click.group()
 def adapter() -> None:
-    """Try adapters on what a CLI printed."""
+    """Try adapters: on a host, or on what a CLI printed."""
+
+
+# --- adapter test ----------------------------------------------------------
+
+
+@adapter.command()
+@click.argument("name")
+@click.option("--host", default=LOCAL, show_default=True, metavar="NAME", help="Where to try it.")
+@click.option("--no-prompt", is_flag=True, help="Do not call the model, which may cost something.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@click.pass_obj
+def test(context: Context, name: str, host: str, no_prompt: bool, output: str) -> int:
+    """
+    Try whether an agent's CLI works on a host.
+
+    Asks for its version, runs its health command, and gives it a prompt of one
+    line in an empty folder: all as a real run would, with the same secrets.
+    Exits 5 if any of it does not work.
+    """
+    show = _show_trial if output == "text" else lambda _: None
+    with TemporaryDirectory(prefix="reconciler-test-", ignore_cleanup_errors=True) as folder:
+        trials = _tried(context, name, host, data=Path(folder), with_prompt=not no_prompt, show=show)
+        tried = asyncio.run(trials)
+    works = all(trial.ok is not False for trial in tried)
+    if output == "json":
+        checks = [_trial_document(trial) for trial in tried]
+        print_json({"adapter": name, "host": host, "ok": works, "checks": checks})
+    return ExitCode.OK if works else ExitCode.ENDED_BADLY
+
+
+async def _tried(
+    context: Context,
+    name: str,
+    host: str,
+    *,
+    data: Path,
+    with_prompt: bool,
+    show: "Callable[[Trial], None]",
+) -> "Sequence[Trial]":
+    from reconciler.cli.fleet import pick, specs_here
+    from reconciler.dispatch.output import read_output
+    from reconciler.dispatch.trial import Trier
+    from reconciler.serve import ways
+
+    desired = await specs_here(context)
+    adapter, place = (
+        pick(desired, "adapter", desired.adapters, name),
+        pick(desired, "host", desired.hosts, host),
+    )
+    tried = []
+    async with ways(lambda: desired.hosts, data) as transports:
+        trier = Trier(
+            adapter=adapter,
+            host=place,
+            transport=transports(place),
+            data=data,
+            token=clock.token(),
+            clock=clock.now,
+            read_output=read_output,
+        )
+        async with aclosing(trier.trials(with_prompt=with_prompt)) as trials:
+            async for trial in trials:
+                show(trial)
+                tried.append(trial)
+    return tried
+
+
+def _show_trial(trial: "Trial") -> None:
+    result = {True: "ok", False: "failed", None: "-"}[trial.ok]
+    click.echo(f"{trial.name:<8} {result:<7} {trial.words}")
+
+
+def _trial_document(trial: "Trial") -> Document:
+    from reconciler.dispatch.output import verdict_as_json
+
+    found: Document = {"check": trial.name, "ok": trial.ok, "message": trial.words}
+    if trial.cli:
+        found |= {"version": trial.cli.version, "path": trial.cli.path}
+    if trial.verdict:
+        found |= {"verdict": verdict_as_json(trial.verdict)}
+    return found
+
+
+# --- adapter parse ---------------------------------------------------------
 
 
 @adapter.command()
@@ -91,26 +181,19 @@ def parse(context: Context, name: str, file: Path, exit_code: int, output: str) 
     """
     from reconciler.dispatch.output import parse_recording, verdict_as_json
 
-    found = parse_recording(_adapter(context, name), file, exit_code, clock.now())
+    found = parse_recording(asyncio.run(_adapter(context, name)), file, exit_code, clock.now())
     if output == "json":
         print_json(verdict_as_json(found))
     else:
         click.echo(_verdict_block(found))
 
 
-def _adapter(context: Context, name: str) -> "Adapter":
+async def _adapter(context: Context, name: str) -> "Adapter":
     """Return an adapter of the fleet around here, or a built-in one where there is no fleet."""
-    from reconciler.specs.fleet import build
-    from reconciler.specs.worktree import read_worktree
+    from reconciler.cli.fleet import pick, specs_here
 
-    try:
-        files = read_worktree(context.work_tree())
-    except UsageError:
-        files = {}
-    adapters = build(files).adapters
-    if name not in adapters:
-        raise NotFound(f"no adapter {name!r}{did_you_mean(name, adapters)}")
-    return adapters[name]
+    desired = await specs_here(context)
+    return pick(desired, "adapter", desired.adapters, name)
 
 
 def _verdict_block(found: "Verdict") -> str:

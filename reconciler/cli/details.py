@@ -12,7 +12,7 @@ from reconciler.cli.views import HostView, TaskView
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.conditions import Condition
 from reconciler.core.fields import format_duration, format_time
-from reconciler.core.model import Agent, Check, Repo, Status, Task
+from reconciler.core.model import Agent, Check, Host, HostCli, Repo, Status, Task
 
 
 def task_details(view: TaskView, now: datetime) -> str:
@@ -86,23 +86,50 @@ def _check_row(check: Check) -> Sequence[str]:
 
 def host_details(view: HostView, now: datetime) -> str:
     """Return what `describe` says of a host."""
+    parts = [block(_present(_host_fields(view, now)))]
+    if view.status and view.status.adapters:
+        rows = ((name, *_cli_row(cli)) for name, cli in view.status.adapters.items())
+        parts.append(table(("ADAPTER", "USABLE", "VERSION", "PATH", "WHY"), rows))
+    return "\n\n".join(parts)
+
+
+def _host_fields(view: HostView, now: datetime) -> Iterator[tuple[str, str]]:
     host, status = view.spec, view.status
+    yield "host", view.name
+    yield "state", view.stand + (f", for {ago(view.since, now)}" if view.since else "")
+    yield "reason", status.message if status else ""
+    yield "slots", f"{view.used} of {host.slots} in use"
+    yield "runs", "\n".join(view.runs)
+    if host.drain and host.drain_until:
+        yield "drain until", format_time(host.drain_until)
+    yield from _way_fields(host)
+    yield "labels", ", ".join(host.labels)
+    yield "adapters", adapters_of(view)
+    yield "weight", f"{host.weight:g}" if host.weight != 1 else ""
+    yield "workdir", host.workdir or ""
+    yield "shell", host.shell
+    yield "environment", "\n".join(f"{name}={value}" for name, value in host.env.items())
+    if status:
+        yield "system", f"{status.os or ''} {status.arch or ''}"
+        yield "boot id", status.boot_id or ""
+        yield "git", status.git or ("missing" if status.os else "")
+
+
+def _way_fields(host: Host) -> Iterator[tuple[str, str]]:
+    """Yield how a host is reached; nothing of this machine."""
+    if host.address is None:
+        return
     user = f"{host.user}@" if host.user else ""
-    fields = (
-        ("host", view.name),
-        ("state", view.stand + (f", for {ago(status.since, now)}" if status else "")),
-        ("reason", status.message if status else ""),
-        (
-            "address",
-            f"{user}{host.address}:{host.port}" if host.address else "",
-        ),
-        ("through", host.jump or ""),
-        ("labels", ", ".join(host.labels)),
-        ("adapters", adapters_of(view.spec)),
-        ("slots", f"{len(view.runs)} of {host.slots} in use"),
-        ("runs", "\n".join(view.runs)),
-    )
-    return block(_present(fields))
+    yield "address", f"{user}{host.address}:{host.port}"
+    yield "through", host.jump or ""
+    yield "host key", "\n".join(host.host_key) or f"not pinned: `reconciler host trust {host.name}`"
+    yield "identity", host.identity or "the SSH agent"
+    yield "forwarding", "of the SSH agent" if host.agent_forwarding else ""
+    yield "ssh config", "read" if host.ssh_config else ""
+
+
+def _cli_row(cli: HostCli) -> Sequence[str]:
+    return "yes" if cli.ok else "no", cli.version or "-", cli.path or "-", cli.message
 
 
 def spec_details(value: Agent | Adapter | Repo, _: datetime) -> str:

@@ -33,7 +33,7 @@ class ExitCode(IntEnum):
     CHANGES = 2, "changes are pending (plan --exit-code)"
     NOT_FOUND = 3, "nothing has that name"
     REFUSED = 4, "refused, or not authenticated"
-    ENDED_BADLY = 5, "a task that was waited for ended badly"
+    ENDED_BADLY = 5, "a task that was waited for ended badly, or what was checked does not work"
     CONFLICT = 6, "somebody else wrote first, and kept doing so"
     USAGE = 64, "called in a way that cannot work"
     UNAVAILABLE = 69, "cannot be reached now; try again later"

@@ -4,15 +4,18 @@ A fleet opened for a command: its specs, its record, and commits in the person's
 Reading takes no lock: a reconciler may be at work on the same fleet.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
 
 from reconciler.cli.context import Context
 from reconciler.cli.text import did_you_mean
 from reconciler.controller.ports import Entry
-from reconciler.core.errors import NotFound
-from reconciler.core.model import Desired, Observed
+from reconciler.core.errors import NotFound, SpecError, UsageError
+from reconciler.core.model import LOCAL, Desired, Kind, Observed
+from reconciler.specs.fleet import build
 from reconciler.specs.parse import FLEET, ROOT, File
 from reconciler.specs.source import SpecSource, read_revision
 from reconciler.specs.worktree import read_worktree
@@ -23,15 +26,16 @@ from reconciler.store.people import commit_file
 from reconciler.store.repository import Repository
 from reconciler.store.state import StateReader
 
-TASKS = f"{ROOT}/tasks/"
+T = TypeVar("T")
+
 ENDING = ".yaml"
 WORK_TREE = "work tree"
 """What stands where a revision would, for specs that are not committed yet."""
 
 
-def task_path(name: str) -> str:
-    """Return where the spec of a task is."""
-    return f"{TASKS}{name}{ENDING}"
+def spec_path(kind: Kind, name: str) -> str:
+    """Return where the spec of a thing is."""
+    return f"{ROOT}/{kind}s/{name}{ENDING}"
 
 
 @asynccontextmanager
@@ -40,6 +44,40 @@ async def opened(context: Context) -> AsyncIterator["Fleet"]:
     async with await Repository.open(context.place, context.clones) as repository:
         branch = await repository.specs_branch(context.branch)
         yield Fleet(context, repository, branch, GitTree(repository, branch))
+
+
+async def specs_here(context: Context) -> Desired:
+    """
+    Return what the specs of the work tree ask for, else those of the branch.
+
+    Where there is no fleet and none was named, that is what is built in.
+    """
+    try:
+        async with opened(context) as fleet:
+            revision, files = await fleet.files(None)
+    except UsageError:
+        revision, files = "", _uncommitted(context)
+    return build(files, revision=revision)
+
+
+def _uncommitted(context: Context) -> Mapping[str, File]:
+    """Return the specs of a folder that is no repository yet."""
+    try:
+        return read_worktree(context.work_tree())
+    except UsageError:
+        if context.repo is not None:
+            raise
+        return {}
+
+
+def pick(desired: Desired, kind: Kind, found: Mapping[str, T], name: str) -> T:
+    """Return the thing of that name. Raises SpecError if its file is broken, NotFound."""
+    if name in found:
+        return found[name]
+    problems = [problem for problem in desired.problems if problem.path == spec_path(kind, name)]
+    if problems:
+        raise SpecError(problems)
+    raise NotFound(f"no {kind} {name!r}{did_you_mean(name, found)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +124,32 @@ class Fleet:
         commit = await self._commit(rev) if rev else await self.tree.head()
         return commit, await read_revision(self.tree, commit)
 
-    async def task_file(self, name: str) -> File:
-        """Return the committed spec file of a task. Raises NotFound."""
-        entries = await self.tree.files(await self.tree.head(), TASKS)
-        if entry := entries.get(task_path(name)):
+    async def spec_file(self, kind: Kind, name: str) -> File:
+        """
+        Return the committed spec file of a thing; an empty one of the host that is there without.
+
+        Raises NotFound.
+        """
+        path, folder = spec_path(kind, name), spec_path(kind, "").removesuffix(ENDING)
+        entries = await self.tree.files(await self.tree.head(), folder)
+        if entry := entries.get(path):
             content = await self.tree.blobs([entry.blob], limit=MAX_BYTES)
             return File(entry.mode, entry.blob, content[entry.blob])
-        known = [path.removeprefix(TASKS).removesuffix(ENDING) for path in entries]
-        raise NotFound(f"no task {name!r} on {self.branch}{did_you_mean(name, known)}")
+        if (kind, name) == ("host", LOCAL):
+            return File("100644", "", b"")
+        if self.repository.folder and (self.repository.folder / path).exists():
+            raise NotFound(f"{path} is not on {self.branch} yet; commit it first")
+        known = [path.removeprefix(folder).removesuffix(ENDING) for path in entries]
+        raise NotFound(f"no {kind} {name!r} on {self.branch}{did_you_mean(name, known)}")
+
+    async def closed_since(self, hosts: Iterable[str]) -> Mapping[str, datetime]:
+        """Return when people last changed whether these hosts take runs, as far as history tells."""
+        found = {name: await self._closed(name) for name in hosts}
+        return {name: at for name, at in found.items() if at}
+
+    async def _closed(self, host: str) -> datetime | None:
+        path = spec_path("host", host)
+        return await history.last_touched(self.repository, self.branch, path, "^(cordon|drain) *:")
 
     async def settings_text(self) -> str:
         """Return the committed fleet.yaml; empty if there is none."""

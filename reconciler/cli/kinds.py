@@ -20,7 +20,7 @@ from reconciler.cli.render import (
     task_document,
 )
 from reconciler.cli.text import did_you_mean
-from reconciler.cli.views import hosts, tasks
+from reconciler.cli.views import NEVER, hosts, tasks
 from reconciler.core.errors import NotFound
 from reconciler.core.model import Desired, Observed
 
@@ -30,14 +30,21 @@ class Kind:
     """How the things of one kind are found and shown."""
 
     name: str
-    find: Callable[[Desired, Observed], Mapping[str, Any]]
+    find: Callable[[Desired, Observed, Mapping[str, datetime]], Mapping[str, Any]]
+    """The last are times at which people closed or opened hosts."""
     columns: Callable[[datetime], Sequence[Column]]
     document: Callable[[Any], Document]
     details: Callable[[Any, datetime], str]
 
-    def pick(self, desired: Desired, observed: Observed, names: Sequence[str] = ()) -> list[Any]:
+    def pick(
+        self,
+        desired: Desired,
+        observed: Observed,
+        names: Sequence[str] = (),
+        closed: Mapping[str, datetime] = NEVER,
+    ) -> list[Any]:
         """Return the things of those names, all of them if none is given. Raises NotFound."""
-        found = self.find(desired, observed)
+        found = self.find(desired, observed, closed)
         for name in names:
             if name not in found:
                 raise NotFound(f"no {self.name} {name!r}{did_you_mean(name, found)}")
@@ -47,11 +54,11 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("task", tasks, task_columns, task_document, task_details),
+        Kind("task", lambda it, seen, _: tasks(it, seen), task_columns, task_document, task_details),
         Kind("host", hosts, host_columns, host_document, host_details),
-        Kind("agent", lambda it, _: it.agents, lambda _: AGENT_COLUMNS, spec_document, spec_details),
-        Kind("adapter", lambda it, _: it.adapters, lambda _: ADAPTER_COLUMNS, spec_document, spec_details),
-        Kind("repo", lambda it, _: it.repos, lambda _: REPO_COLUMNS, spec_document, spec_details),
+        Kind("agent", lambda it, *_: it.agents, lambda _: AGENT_COLUMNS, spec_document, spec_details),
+        Kind("adapter", lambda it, *_: it.adapters, lambda _: ADAPTER_COLUMNS, spec_document, spec_details),
+        Kind("repo", lambda it, *_: it.repos, lambda _: REPO_COLUMNS, spec_document, spec_details),
     )
 }
 

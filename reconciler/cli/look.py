@@ -6,7 +6,8 @@ What `get` and `describe` show is what is committed and on record, not the work 
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -33,7 +34,8 @@ def get(context: Context, kind: str, names: tuple[str, ...], output: str) -> Non
     from reconciler.cli.kinds import KINDS
 
     shown = KINDS[PLURALS[kind]]
-    items = shown.pick(*asyncio.run(_recorded(context)), names)
+    desired, observed, closed = asyncio.run(_recorded(context, kind=shown.name))
+    items = shown.pick(desired, observed, names, closed)
     print_list(items, shown.columns(clock.now()), shown.document, output)
 
 
@@ -52,18 +54,23 @@ def describe(context: Context, name: str, output: str) -> None:
     from reconciler.cli.kinds import named
 
     kind, name = named(name)
-    (item,) = kind.pick(*asyncio.run(_recorded(context)), [name])
+    desired, observed, closed = asyncio.run(_recorded(context, kind=kind.name))
+    (item,) = kind.pick(desired, observed, [name], closed)
     if output == "text":
         click.echo(kind.details(item, clock.now()))
     else:
         {"json": print_json, "yaml": print_yaml}[output](kind.document(item))
 
 
-async def _recorded(context: Context) -> "tuple[Desired, Observed]":
+async def _recorded(context: Context, *, kind: str) -> "tuple[Desired, Observed, Mapping[str, datetime]]":
+    """Return what is asked for, what is on record, and, of hosts that people closed, since when."""
     from reconciler.cli.fleet import opened
 
     async with opened(context) as fleet:
-        return await fleet.recorded()
+        desired, observed = await fleet.recorded()
+        hosts = desired.hosts.values() if kind == "host" else ()
+        closed = [host.name for host in hosts if host.cordon or host.drain]
+        return desired, observed, await fleet.closed_since(closed)
 
 
 @click.command()

@@ -47,6 +47,7 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
         "history": Entry("reconciler.cli.record:history", "Show what happened, newest first."),
         "logs": Entry("reconciler.cli.record:logs", "Print what an agent printed."),
         "prompt": Entry("reconciler.cli.agents:prompt", "Print what an agent is told."),
+        "cost": Entry("reconciler.cli.cost:cost", "Show what agents took: tokens, time and money."),
     },
     "Act (edit the specs, commit, push)": {
         "suspend": Entry("reconciler.cli.act:suspend", "Let tasks rest."),
@@ -55,8 +56,13 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
         "retry": Entry("reconciler.cli.act:retry", "Run settled tasks once more."),
         "approve-prune": Entry("reconciler.cli.act:approve_prune", "Allow a large removal that waits."),
     },
+    "Hosts and adapters": {
+        "host": Entry("reconciler.cli.hosts:host", "Check hosts, trust their keys, close and open them."),
+        "adapter": Entry(
+            "reconciler.cli.agents:adapter", "Try adapters: on a host, or on what a CLI printed."
+        ),
+    },
     "Other": {
-        "adapter": Entry("reconciler.cli.agents:adapter", "Try adapters on what a CLI printed."),
         "version": Entry("reconciler.cli.version:version", "Print the version."),
     },
 }

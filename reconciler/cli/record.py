@@ -50,7 +50,7 @@ async def _history(context: Context, task: str | None, number: int) -> "Sequence
     async with opened(context) as fleet:
         entries = await fleet.history(task, number)
         if task is not None and not entries:
-            await fleet.task_file(task)  # nothing has happened to a task that is there; else it is unknown
+            await fleet.spec_file("task", task)  # it is there and nothing has happened; else it is unknown
         return entries
 
 
@@ -139,7 +139,7 @@ async def _status(fleet: "Fleet", record: "StateReader", task: str) -> "Status":
     statuses, _ = await record.load()
     status = statuses.get(task)
     if status is None:
-        await fleet.task_file(task)
+        await fleet.spec_file("task", task)
         raise NotFound(f"{task} has not run yet: the reconciler has not seen it")
     return status
 

@@ -11,7 +11,7 @@ from reconciler.cli.views import HostView, TaskView
 from reconciler.core.adapter import Adapter
 from reconciler.core.conditions import Condition
 from reconciler.core.fields import format_time
-from reconciler.core.model import Agent, Host, Repo
+from reconciler.core.model import Agent, HostCli, Repo
 
 DASH = "-"
 """What stands in a table where there is nothing to say."""
@@ -45,18 +45,27 @@ def host_columns(now: datetime) -> Sequence[Column]:
     return (
         Column("NAME", lambda view: view.name),
         Column("STATE", lambda view: view.stand),
-        Column("SINCE", lambda view: ago(view.status.since, now) if view.status else DASH),
-        Column("USED", lambda view: f"{len(view.runs)}/{view.spec.slots}"),
+        Column("SINCE", lambda view: ago(view.since, now) if view.since else DASH),
+        Column("USED", lambda view: f"{view.used}/{view.spec.slots}"),
         Column("LABELS", lambda view: ",".join(view.spec.labels) or DASH),
         Column("ADDRESS", lambda view: view.spec.address or "this machine", is_wide=True),
-        Column("ADAPTERS", lambda view: adapters_of(view.spec), is_wide=True),
+        Column("ADAPTERS", adapters_of, is_wide=True),
         Column("REASON", lambda view: view.status.message if view.status else ""),
     )
 
 
-def adapters_of(host: Host) -> str:
-    """Return which agent CLIs a host offers, in words."""
-    return "any" if host.adapters is None else ", ".join(host.adapters) or "none"
+def adapters_of(view: HostView) -> str:
+    """Return which agent CLIs a host offers, in words, with their versions as far as they were found."""
+    known = view.status.adapters if view.status else {}
+    if view.spec.adapters is None:
+        return ", ".join(["any", *(_cli(name, cli) for name, cli in known.items() if cli.ok)])
+    return ", ".join(_cli(name, known.get(name)) for name in view.spec.adapters) or "none"
+
+
+def _cli(name: str, cli: HostCli | None) -> str:
+    if cli is None:
+        return name
+    return f"{name} {cli.version or 'not found'}{'' if cli.ok or cli.version is None else ' (will not do)'}"
 
 
 AGENT_COLUMNS = (
@@ -118,6 +127,8 @@ def host_document(view: HostView) -> Document:
         "kind": "host",
         "name": view.name,
         "state": view.stand,
+        "since": format_time(view.since) if view.since else None,
+        "slots": {"used": view.used, "free": max(0, view.spec.slots - view.used)},
         "runs": list(view.runs),
         "spec": view.spec.model_dump(mode="json", exclude={"name"}),
         "status": view.status.model_dump(mode="json") if view.status else None,

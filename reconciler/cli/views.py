@@ -2,8 +2,9 @@
 The things that `get` and `describe` show: what is asked for beside what is.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from reconciler.core.conditions import Condition, conditions
 from reconciler.core.errors import Problem
@@ -46,6 +47,11 @@ class TaskView:
         return conditions(self.spec, self.status, waiting, self.problems)
 
 
+NEVER: Mapping[str, datetime] = {}
+CLOSED = frozenset({"cordoned", "draining", "drained"})
+"""How a host stands that people want no new runs on."""
+
+
 @dataclass(frozen=True, slots=True)
 class HostView:
     """One host: what the specs say, what is known, what is in use."""
@@ -55,6 +61,17 @@ class HostView:
     status: HostStatus | None
     runs: tuple[str, ...]
     """Keys of the live runs on it."""
+    used: int
+    """Slots they take."""
+    closed_at: datetime | None = None
+    """When people last changed whether it takes runs, if that is known."""
+
+    @property
+    def since(self) -> datetime | None:
+        """Since when it is what `stand` says: what people want as of its commit, else as of the probe."""
+        if self.stand in CLOSED:
+            return self.closed_at
+        return self.status.since if self.status else None
 
     @property
     def stand(self) -> str:
@@ -79,15 +96,19 @@ def tasks(desired: Desired, observed: Observed) -> Mapping[str, TaskView]:
     }
 
 
-def hosts(desired: Desired, observed: Observed) -> Mapping[str, HostView]:
-    """Return every host of the specs, by name."""
-    return {
-        name: HostView(name, host, observed.hosts.get(name), tuple(_runs_on(name, observed)))
-        for name, host in sorted(desired.hosts.items())
+def hosts(
+    desired: Desired, observed: Observed, closed: Mapping[str, datetime] = NEVER
+) -> Mapping[str, HostView]:
+    """Return every host of the specs, by name; `closed` tells when people last closed or opened some."""
+    return {name: _host(host, observed, closed.get(name)) for name, host in sorted(desired.hosts.items())}
+
+
+def _host(host: Host, observed: Observed, closed_at: datetime | None) -> HostView:
+    live = {
+        status.run: status.slots
+        for _, status in sorted(observed.statuses.items())
+        if status.phase.is_live and status.assigned_host == host.name and status.run
     }
-
-
-def _runs_on(host: str, observed: Observed) -> Iterator[str]:
-    for _, status in sorted(observed.statuses.items()):
-        if status.phase.is_live and status.assigned_host == host and status.run:
-            yield status.run
+    return HostView(
+        host.name, host, observed.hosts.get(host.name), tuple(live), sum(live.values()), closed_at
+    )

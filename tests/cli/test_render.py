@@ -19,6 +19,7 @@ from reconciler.core.model import (
     Failure,
     FailureClass,
     Host,
+    HostCli,
     HostStatus,
     Observed,
     Phase,
@@ -114,6 +115,83 @@ def test_the_table_of_hosts_counts_the_slots_in_use():
     observed = Observed({"a": status(Phase.ASSIGNED, run="a.g1.a1", assigned_host="h")})
 
     assert rows("host", desired, observed)[1].split() == ["h", "up", "-", "1/3", "gpu,linux"]
+
+
+PROBED = HostStatus(
+    reachable=True,
+    since=START,
+    os="Linux",
+    arch="x86_64",
+    boot_id="b00t",
+    git="2.39.5",
+    adapters={
+        "claude-code": HostCli(path="/opt/claude", version="2.1.330", ok=True, message="2.1.330 is in >=2"),
+        "codex": HostCli(path="/opt/codex", version="0.39.0", ok=False, message="0.39.0 is not in >=0.98"),
+        "gemini": HostCli(ok=False, message="gemini is not there"),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("offered", "words"),
+    [
+        (None, "any, claude-code 2.1.330"),
+        ({}, "none"),
+        ({"codex": {}, "gemini": {}, "qwen": {}}, "codex 0.39.0 (will not do), gemini not found, qwen"),
+    ],
+)
+def test_the_wide_table_of_hosts_tells_which_agents_are_there_in_which_version(offered, words):
+    desired = make_desired(hosts={"h": Host(name="h", adapters=offered)})
+
+    assert words in rows("host", desired, Observed({}, {"h": PROBED}), wide=True)[1]
+
+
+def test_large_tasks_take_as_many_slots_as_they_ask_for():
+    desired = make_desired(hosts={"h": Host(name="h", slots=2)})
+    observed = Observed({"a": status(Phase.RUNNING, run="a.g1.a1", assigned_host="h", slots=3)})
+
+    view = hosts(desired, observed)["h"]
+
+    assert KINDS["host"].document(view)["slots"] == {"used": 3, "free": 0}
+
+
+def test_a_closed_host_has_been_so_since_people_said_so():
+    closed = {"h": START + timedelta(minutes=60)}
+    desired = make_desired(hosts={"h": Host(name="h", cordon=True)})
+    down = PROBED.model_copy(update={"reachable": False})
+
+    assert hosts(desired, Observed({}, {"h": PROBED}), closed)["h"].since == closed["h"]
+    assert hosts(desired, Observed({}, {"h": PROBED}))["h"].since is None
+    assert hosts(desired, Observed({}, {"h": down}), closed)["h"].since == START
+
+
+def test_details_of_a_host_tell_how_it_is_reached_and_what_was_found_there():
+    host = Host(
+        name="h",
+        address="h.example",
+        user="agents",
+        jump="gate",
+        host_key=("ssh-ed25519 AAAA",),
+        drain=True,
+        drain_until=NOW,
+        env={"LANG": "C"},
+    )
+    observed = Observed({}, {"h": PROBED.model_copy(update={"message": "make room"})})
+
+    text = KINDS["host"].details(hosts(make_desired(hosts={"h": host}), observed)["h"], NOW)
+
+    for words in (
+        "drained", "make room", "agents@h.example:22", "gate", "ssh-ed25519 AAAA", "the SSH agent",
+        "2030-01-01T10:30:00Z", "LANG=C", "Linux x86_64", "b00t", "2.39.5", "/opt/codex",
+        "0.39.0 is not in >=0.98",
+    ):  # fmt: skip
+        assert words in text
+
+
+def test_details_of_a_host_without_a_key_say_how_it_is_trusted():
+    desired = make_desired(hosts={"h": Host(name="h", address="h.example")})
+
+    assert "reconciler host trust h" in KINDS["host"].details(hosts(desired, Observed())["h"], NOW)
 
 
 def test_every_kind_has_a_table_a_document_and_details():

@@ -1,0 +1,100 @@
+"""
+What a command changes on a person's behalf: a few fields of a spec file, committed and pushed.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from reconciler.core.errors import SpecError, UsageError
+from reconciler.core.fields import Frozen
+from reconciler.core.model import HostSpec, Kind, TaskSpec
+
+if TYPE_CHECKING:
+    from reconciler.cli.fleet import Fleet
+    from reconciler.specs.parse import File
+
+Changes = Mapping[str, object]
+"""New values of fields; None: the field goes."""
+
+Spec = TypeVar("Spec", bound=Frozen)
+
+KINDS: Mapping[type[Frozen], Kind] = {TaskSpec: "task", HostSpec: "host"}
+"""What can be changed in words."""
+
+names_argument = click.argument("names", metavar="NAME...", nargs=-1, required=True)
+reason_option = click.option("--reason", default="", help="Why; it stands in the commit.")
+
+
+async def change(
+    fleet: "Fleet",
+    model: type[Spec],
+    names: Sequence[str],
+    decide: Callable[[str, Spec], Changes | str],
+    *,
+    verb: str,
+    reason: str,
+) -> None:
+    """
+    Change the specs of these names, a commit each.
+
+    `decide` tells which fields change, or why there is nothing to do. It is
+    asked about every name first, so that a wrong one changes nothing.
+    """
+    from reconciler.cli.fleet import spec_path
+
+    kind = KINDS[model]
+    files = {name: await fleet.spec_file(kind, name) for name in dict.fromkeys(names)}
+    decided = {name: decide(name, spec_of(model, name, file)) for name, file in files.items()}
+    for name, changes in decided.items():
+        if isinstance(changes, str):
+            click.echo(changes, err=True)
+            continue
+        words = message(f"{verb} {named(kind, name)}", reason)
+        await set_fields(fleet, spec_path(kind, name), files[name], changes, words)
+        click.echo(f"{name}: {', '.join(_said(field, value) for field, value in changes.items())}")
+
+
+async def set_fields(fleet: "Fleet", path: str, file: "File", changes: Changes, words: str) -> None:
+    """Set fields in a spec file, comments kept; commit and push it."""
+    from reconciler.specs.edit import edit
+
+    await fleet.commit(path, edit(file.data.decode(), changes, path=path), words)
+
+
+def spec_of(model: type[Spec], name: str, file: "File") -> Spec:
+    """Return the spec in a file. Raises SpecError if it is broken."""
+    from reconciler.cli.fleet import spec_path
+    from reconciler.specs.parse import Parser
+
+    parsed = Parser().parse(spec_path(KINDS[model], name), file)
+    if parsed is None or not isinstance(parsed.spec, model):
+        raise SpecError(parsed.problems if parsed else ())
+    return parsed.spec
+
+
+def message(subject: str, reason: str) -> str:
+    """Return a commit message."""
+    return f"{subject}\n\n{reason}\n" if reason else f"{subject}\n"
+
+
+def named(kind: Kind, name: str) -> str:
+    """Return how a commit speaks of a thing: a task by its name alone."""
+    return name if kind == "task" else f"{kind} {name}"
+
+
+def is_confirmed(question: str, *, is_sure: bool, refusal: str) -> bool:
+    """Ask the person, unless they were sure from the start; refuse where there is nobody to ask."""
+    if is_sure:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError(refusal)
+    return click.confirm(question, err=True)
+
+
+def _said(field: str, value: object) -> str:
+    if value is None:
+        return f"{field} is gone now"
+    return f"{field} is {str(value).lower() if isinstance(value, bool) else value} now"

@@ -1,0 +1,112 @@
+"""
+What it all took: `cost`, from history alone.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from reconciler import clock
+from reconciler.cli.context import Context
+from reconciler.cli.output import Document, print_json, print_table
+from reconciler.cli.params import duration
+from reconciler.core.adapter import Usage
+from reconciler.core.fields import format_duration, format_time
+
+if TYPE_CHECKING:
+    from reconciler.store.spending import Spending
+
+NONE = "-"
+"""Stands for those without: a task without a repo, a run without a named model."""
+KEYS: "Mapping[str, Callable[[Spending], str | None]]" = {
+    "task": lambda spent: spent.task,
+    "repo": lambda spent: spent.repo,
+    "adapter": lambda spent: spent.adapter,
+    "host": lambda spent: spent.host,
+    "day": lambda spent: format_time(spent.at)[:10],
+    "model": lambda spent: spent.model,
+}
+"""What sums can be made by; days are those of UTC."""
+
+Sums = Mapping[str, Usage]
+
+
+@click.command()
+@click.option(
+    "--by", type=click.Choice(list(KEYS)), default="task", show_default=True, help="What to sum up by."
+)
+@click.option("--since", metavar="DURATION", callback=duration, help="Not what is older, such as 7d.")
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
+)
+@click.pass_obj
+def cost(context: Context, by: str, since: timedelta | None, output: str) -> None:
+    """
+    Show what agents took: tokens, time and money.
+
+    Read from the history of the record alone, so that removed tasks count too.
+    Money is what the agents' CLIs report; some report none.
+    """
+    begin = clock.now() - since if since is not None else None
+    sums = summed(asyncio.run(_spending(context, begin)), by)
+    if output == "json":
+        print_json(cost_document(sums, by, begin))
+    else:
+        rows = [_row(name, usage) for name, usage in sums.items()]
+        print_table(_head(by), [*rows, _row("total", total(sums))] if rows else [])
+
+
+async def _spending(context: Context, since: datetime | None) -> "Sequence[Spending]":
+    from reconciler.cli.fleet import opened
+    from reconciler.store.spending import spending
+
+    async with opened(context) as fleet:
+        return await spending(fleet.repository, await fleet.state_branch(), since=since)
+
+
+def summed(spent: "Iterable[Spending]", by: str) -> Sums:
+    """Return sums by name, the dearest first; days in their order."""
+    sums: dict[str, Usage] = {}
+    for each in spent:
+        name = KEYS[by](each) or NONE
+        sums[name] = sums.get(name, Usage()) + each.usage
+    order = sorted(sums) if by == "day" else sorted(sums, key=lambda name: (*_dearness(sums[name]), name))
+    return {name: sums[name] for name in order}
+
+
+def _dearness(usage: Usage) -> tuple[float, int]:
+    return -usage.cost_usd, -(usage.input_tokens + usage.output_tokens)
+
+
+def total(sums: Sums) -> Usage:
+    """Return the sum of the sums."""
+    return sum(sums.values(), start=Usage())
+
+
+def _head(by: str) -> Sequence[str]:
+    return by.upper(), "INPUT", "OUTPUT", "CACHED", "TURNS", "TIME", "USD"
+
+
+def _row(name: str, usage: Usage) -> Sequence[str]:
+    return (
+        name,
+        str(usage.input_tokens),
+        str(usage.output_tokens),
+        str(usage.cached_tokens),
+        str(usage.turns),
+        format_duration(timedelta(seconds=usage.seconds)),
+        f"{usage.cost_usd:.2f}",
+    )
+
+
+def cost_document(sums: Sums, by: str, since: datetime | None) -> Document:
+    """Return sums as `-o json` prints them."""
+    return {
+        "by": by,
+        "since": format_time(since) if since else None,
+        "sums": [{by: name if name != NONE else None, **usage.model_dump()} for name, usage in sums.items()],
+        "total": total(sums).model_dump(),
+    }

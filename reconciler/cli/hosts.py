@@ -1,0 +1,327 @@
+"""
+Hosts: `host check`, `host trust`, `host cordon`, `host uncordon`, `host drain`.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from reconciler import clock
+from reconciler.cli.change import (
+    Changes,
+    change,
+    is_confirmed,
+    message,
+    names_argument,
+    reason_option,
+    set_fields,
+)
+from reconciler.cli.context import Context
+from reconciler.cli.exits import ExitCode
+from reconciler.cli.output import Document, print_json, print_table
+from reconciler.cli.params import duration
+from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.fields import format_time
+from reconciler.core.model import HostSpec
+
+if TYPE_CHECKING:
+    from reconciler.core.adapter import Adapter
+    from reconciler.core.model import Host, HostCli
+    from reconciler.dispatch.probe import HostFacts
+    from reconciler.dispatch.transports import Transports
+    from reconciler.dispatch.trust import Trust
+
+DASH = "-"
+Decide = Callable[[str, HostSpec], Changes | str]
+"""Tell which fields of a host change, or why there is nothing to do."""
+
+
+@click.group()
+def host() -> None:
+    """Check hosts, trust their keys, close and open them."""
+
+
+# --- check -----------------------------------------------------------------
+
+
+@host.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
+)
+@click.pass_obj
+def check(context: Context, names: tuple[str, ...], output: str) -> int:
+    """
+    Ask hosts now what they are and have.
+
+    All hosts if none is named, at the same time. Exits 5 if one of them cannot
+    be used: it does not answer, lacks something that every run needs, or lacks
+    an adapter that its spec names.
+    """
+    found = asyncio.run(_check(context, names))
+    if output == "json":
+        print_json([check_document(each) for each in found])
+    else:
+        print_table(HOST_HEAD, [_host_row(each) for each in found])
+        rows = [row for each in found for row in _cli_rows(each)]
+        if rows:
+            click.echo()
+            print_table(CLI_HEAD, rows)
+    return ExitCode.OK if all(each.is_usable for each in found) else ExitCode.ENDED_BADLY
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One host, asked just now."""
+
+    host: "Host"
+    facts: "HostFacts | None"
+    """None: it did not answer."""
+    troubles: tuple[str, ...]
+    """What is wrong with the host itself, and what to do about it."""
+
+    @property
+    def clis(self) -> "Mapping[str, HostCli]":
+        """What was found of each adapter that was asked for."""
+        clis = (self.facts and self.facts.clis) or {}
+        return {name: facts.cli for name, facts in clis.items()}
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether all is there that its spec promises; an adapter it does not name may be missing."""
+        named = self.host.adapters or {}
+        return not self.troubles and all(cli.ok for name, cli in self.clis.items() if name in named)
+
+
+async def _check(context: Context, names: Sequence[str]) -> Sequence[Check]:
+    from reconciler.cli.fleet import pick, specs_here
+    from reconciler.serve import ways
+
+    desired = await specs_here(context)
+    wanted = [pick(desired, "host", desired.hosts, name) for name in names or sorted(desired.hosts)]
+    data = context.data_dir
+    async with ways(lambda: desired.hosts, data) as transports:
+        return await asyncio.gather(*(_asked(host, transports, desired.adapters, data) for host in wanted))
+
+
+async def _asked(
+    host: "Host", transports: "Transports", adapters: "Mapping[str, Adapter]", data: Path
+) -> Check:
+    from reconciler.dispatch.probe import probe, troubles
+    from reconciler.dispatch.site import local_folder
+
+    workdir = str(local_folder(host, data)) if host.is_local else None
+    try:
+        facts = await probe(transports(host), host, adapters, workdir=workdir)
+    except (Unavailable, Refused) as error:
+        return Check(host, None, (str(error),))
+    return Check(host, facts, tuple(troubles(facts, clock.now())))
+
+
+HOST_HEAD = (
+    "HOST",
+    "USABLE",
+    "LATENCY",
+    "SYSTEM",
+    "CORES",
+    "LOAD",
+    "MEMORY FREE",
+    "DISK FREE",
+    "GIT",
+    "BOOT",
+    "WHY",
+)
+CLI_HEAD = ("HOST", "ADAPTER", "USABLE", "VERSION", "PATH", "WHY")
+
+
+def _host_row(found: Check) -> Sequence[str]:
+    facts, usable = found.facts, "yes" if found.is_usable else "no"
+    why = "; ".join(found.troubles)
+    if facts is None:
+        return found.host.name, usable, *[DASH] * 8, why
+    return (
+        found.host.name,
+        usable,
+        f"{facts.latency * 1000:.0f} ms",
+        f"{facts.os or ''} {facts.arch or ''}".strip() or DASH,
+        _shown(facts.cores),
+        DASH if facts.load is None else f"{facts.load:.2f}",
+        f"{_gib(facts.memory_free_mb)} of {_gib(facts.memory_mb)}",
+        _gib(facts.disk_free_mb),
+        facts.git or DASH,
+        (facts.boot_id or DASH)[:8],
+        why,
+    )
+
+
+def _cli_rows(found: Check) -> Iterator[Sequence[str]]:
+    for name, cli in found.clis.items():
+        usable = "yes" if cli.ok else "no"
+        yield found.host.name, name, usable, cli.version or DASH, cli.path or DASH, cli.message
+
+
+def _shown(number: int | None) -> str:
+    return DASH if number is None else str(number)
+
+
+def _gib(mebibytes: int | None) -> str:
+    return DASH if mebibytes is None else f"{mebibytes / 1024:.1f} GiB"
+
+
+def check_document(found: Check) -> Document:
+    """Return a checked host as `-o json` prints it."""
+    facts = found.facts
+    known: Document = {}
+    if facts:
+        known = {
+            "latency_ms": round(facts.latency * 1000, 1),
+            "os": facts.os,
+            "arch": facts.arch,
+            "cores": facts.cores,
+            "load": facts.load,
+            "memory_mb": facts.memory_mb,
+            "memory_free_mb": facts.memory_free_mb,
+            "disk_free_mb": facts.disk_free_mb,
+            "boot_id": facts.boot_id,
+            "shell": facts.shell,
+            "git": facts.git,
+        }
+    return {
+        "host": found.host.name,
+        "usable": found.is_usable,
+        "reachable": facts is not None,
+        "troubles": list(found.troubles),
+        **known,
+        "adapters": {name: cli.model_dump(mode="json") for name, cli in found.clis.items()},
+    }
+
+
+# --- trust -----------------------------------------------------------------
+
+
+@host.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@reason_option
+@click.pass_obj
+def trust(context: Context, name: str, yes: bool, reason: str) -> int:
+    """
+    Pin the key that a host shows.
+
+    Shows its fingerprint, to be compared with what `ssh-keygen -lf
+    /etc/ssh/ssh_host_ed25519_key.pub` prints on the host, and after a yes
+    writes the key into the host's spec, commits and pushes.
+    """
+    return asyncio.run(_trust(context, name, reason, is_sure=yes))
+
+
+async def _trust(context: Context, name: str, reason: str, *, is_sure: bool) -> ExitCode:
+    from reconciler.cli.fleet import opened, pick, spec_path
+    from reconciler.dispatch.trust import look
+    from reconciler.serve import ways
+
+    async with opened(context) as fleet:
+        file = await fleet.spec_file("host", name)
+        desired, _ = await fleet.recorded()
+        host = pick(desired, "host", desired.hosts, name)
+        async with ways(lambda: desired.hosts, context.data_dir) as transports:
+            found = await look(host, transports)
+        click.echo(f"{name} shows {found.shown.fingerprint}")
+        if found.is_pinned:
+            click.echo(f"it is pinned in {spec_path('host', name)} already", err=True)
+            return ExitCode.OK
+        _warn(found)
+        refusal = f"without a terminal the key of {name} is trusted with --yes"
+        if not is_confirmed(f"Is this the key of {name}?", is_sure=is_sure, refusal=refusal):
+            click.echo("nothing was changed", err=True)
+            return ExitCode.FAILURE
+        words = message(f"Trust the key of host {name}", f"{found.shown.fingerprint}\n\n{reason}".strip())
+        await set_fields(fleet, spec_path("host", name), file, {"host_key": found.shown.text}, words)
+        click.echo(f"{name}: host_key is pinned now", err=True)
+    return ExitCode.OK
+
+
+def _warn(found: "Trust") -> None:
+    """Say it loudly if another key was trusted until now."""
+    if found.is_changed:
+        for fingerprint in found.pinned:
+            click.echo(f"pinned is {fingerprint}")
+        click.echo(
+            "THE KEY HAS CHANGED: the host was set up anew, or somebody is in between. "
+            "Find out which before you trust it.",
+            err=True,
+        )
+
+
+# --- cordon, uncordon, drain -----------------------------------------------
+
+
+@host.command()
+@names_argument
+@reason_option
+@click.pass_obj
+def cordon(context: Context, names: tuple[str, ...], reason: str) -> None:
+    """Let hosts take no new runs; live ones go on."""
+    asyncio.run(_change(context, "Cordon", names, reason, cordoning))
+
+
+@host.command()
+@names_argument
+@reason_option
+@click.pass_obj
+def uncordon(context: Context, names: tuple[str, ...], reason: str) -> None:
+    """Let hosts take runs again, whether they were cordoned or drained."""
+    asyncio.run(_change(context, "Uncordon", names, reason, uncordoning))
+
+
+@host.command()
+@names_argument
+@click.option(
+    "--deadline",
+    metavar="DURATION",
+    callback=duration,
+    help="Stop what still runs after this time, such as 1h, and go on with it elsewhere.",
+)
+@reason_option
+@click.pass_obj
+def drain(context: Context, names: tuple[str, ...], deadline: timedelta | None, reason: str) -> None:
+    """Let hosts take no new runs and finish the live ones."""
+    until = (clock.now() + deadline).replace(microsecond=0) if deadline is not None else None
+    asyncio.run(_change(context, "Drain", names, reason, lambda name, spec: draining(name, spec, until)))
+
+
+async def _change(context: Context, verb: str, names: Sequence[str], reason: str, decide: Decide) -> None:
+    from reconciler.cli.fleet import opened
+
+    async with opened(context) as fleet:
+        await change(fleet, HostSpec, names, decide, verb=verb, reason=reason)
+
+
+def cordoning(name: str, spec: HostSpec) -> Changes | str:
+    """Cordon a host that is not cordoned."""
+    return f"{name} is cordoned already" if spec.cordon else {"cordon": True}
+
+
+def uncordoning(name: str, spec: HostSpec) -> Changes | str:
+    """Open a host that is cordoned or draining."""
+    changes = {
+        **({"cordon": False} if spec.cordon else {}),
+        **({"drain": False} if spec.drain else {}),
+        **({"drain_until": None} if spec.drain_until else {}),
+    }
+    return changes or f"{name} takes runs already"
+
+
+def draining(name: str, spec: HostSpec, until: datetime | None) -> Changes | str:
+    """Drain a host; one that is draining may get a new deadline, or keeps the one it has."""
+    wanted = until or (spec.drain_until if spec.drain else None)
+    changes = {
+        **({} if spec.drain else {"drain": True}),
+        **({} if wanted == spec.drain_until else {"drain_until": format_time(wanted) if wanted else None}),
+    }
+    return changes or f"{name} is draining already"
