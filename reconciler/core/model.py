@@ -406,6 +406,10 @@ class Failure(Frozen):
     message: str
 
 
+STOPPED = 124
+"""Exit code of a command that was stopped, as timeout(1) has it."""
+
+
 class Check(Frozen):
     """One validation command that was run."""
 
@@ -415,6 +419,13 @@ class Check(Frozen):
     seconds: Annotated[float, Field(strict=False)]
     output: str = ""
     """The end of what it printed."""
+
+    @property
+    def ending(self) -> str:
+        """How it ended, in words that follow its name."""
+        if self.exit_code == STOPPED:
+            return f"was stopped after {self.seconds:g} s"
+        return f"failed with exit code {self.exit_code}"
 
 
 class Verdict(Frozen):

@@ -87,7 +87,7 @@ Make them; keep what was good.
 
 # What failed
 
-Your work is in this folder, but this command ended with exit code {{ failed_check.exit_code }}. \
+Your work is in this folder, but this command {{ failed_check.ending }}. \
 Find the cause and mend it; do not weaken the check.
 
 {{ failed_check.command | indented }}

@@ -146,7 +146,7 @@ class _Case:
             kind = verdict.kind or FailureClass.AGENT
             return Failure(kind=kind, message=one_line(verdict.message) or f"the run failed ({kind})")
         if check is not None:
-            message = one_line(f"validation failed with exit code {check.exit_code}: {check.command}")
+            message = one_line(f"validation {check.ending}: {check.command}")
             return Failure(kind=FailureClass.VALIDATION, message=message)
         if self.terms.review == "merge" and self.report.commits == 0:
             message = "the agent reported success, but the branch has no commits to review"

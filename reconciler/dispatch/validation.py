@@ -5,11 +5,9 @@ What came of the validation commands: from the account of their job to checks.
 import re
 from collections.abc import Sequence
 
-from reconciler.core.model import Check
+from reconciler.core.model import STOPPED, Check
 from reconciler.core.text import tail
 
-STOPPED = 124
-"""Exit code of a command that was stopped, as timeout(1) has it."""
 _LINE = re.compile(
     rb"^(?:begin \d+ (?P<begin>\d{1,18})|"
     rb"end \d+ (?P<code>\d{1,3}) (?P<hundredths>\d{1,12}) (?P<end>\d{1,18}))\n",

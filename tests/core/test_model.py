@@ -72,6 +72,14 @@ def test_an_order_is_known_by_its_run_and_round():
     assert order.key == ("a.g1.a1", 2)
 
 
+def test_a_check_that_was_stopped_says_so_and_when():
+    failed = Check(command="npm test", exit_code=3, seconds=2.5)
+    stopped = Check(command="npm test", exit_code=124, seconds=7200.0)
+
+    assert failed.ending == "failed with exit code 3"
+    assert stopped.ending == "was stopped after 7200 s"
+
+
 def test_the_first_failed_check_is_the_one_to_tell_of():
     checks = tuple(Check(command=c, exit_code=n, seconds=1) for c, n in (("a", 0), ("b", 2), ("c", 1)))
     report = Report(verdict=Verdict(outcome="success"), checks=checks)

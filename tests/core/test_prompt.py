@@ -78,7 +78,7 @@ def test_a_failed_validation_is_told_with_its_command_its_exit_code_and_the_end_
     prompt = render(TASK, status(round=2, checks=(RED,)), REPO, resumed=True)
 
     assert "You go on with the task" in prompt
-    assert "this command ended with exit code 2" in prompt
+    assert "this command failed with exit code 2" in prompt
     assert "line 499" in prompt
     assert "line 100\n" not in prompt
 
