@@ -1,6 +1,9 @@
+import contextlib
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +17,18 @@ IDENTITY = {
     "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_CONFIG_NOSYSTEM": "1",
 }
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A running reconciler."""
+
+    process: subprocess.Popen[str]
+
+    def tells(self, *words: str) -> bool:
+        """Read what it tells until one line has all of these words; False if it ends before."""
+        lines = iter(self.process.stdout.readline, "")
+        return any(all(word in line for word in words) for line in lines)
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,34 @@ class Playground:
         assert done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         return done.stdout
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator["Serving"]:
+        """Have a reconciler serve the fleet as long as the block lasts; it ends by SIGKILL."""
+        with (self.root / "talk").open("ab") as talk:
+            process = subprocess.Popen(
+                self.command("run"),
+                cwd=self.fleet,
+                env=self.env,
+                stdout=subprocess.PIPE,
+                stderr=talk,
+                text=True,
+            )
+        try:
+            yield Serving(process)
+        finally:
+            process.kill()
+            process.communicate()
+
+    @property
+    def talk(self) -> str:
+        """What those reconcilers said on stderr."""
+        return (self.root / "talk").read_text()
+
+    def phases(self) -> Mapping[str, str]:
+        """Return where each task stands."""
+        tasks = json.loads(self.reconciler("get", "tasks", "-o", "json"))
+        return {task["name"]: task["phase"] for task in tasks}
 
     def write(self, path: str, text: str) -> None:
         file = self.fleet / path

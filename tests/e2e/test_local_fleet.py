@@ -4,15 +4,6 @@ import subprocess
 import time
 
 
-def statuses(playground) -> dict[str, str]:
-    import json
-
-    return {
-        task["name"]: task["phase"]
-        for task in json.loads(playground.reconciler("get", "tasks", "-o", "json"))
-    }
-
-
 def test_a_task_becomes_a_branch_with_its_work_and_a_record(playground):
     playground.task(
         "greet",
@@ -52,7 +43,7 @@ def test_a_quiet_fleet_makes_no_further_commits(playground):
     playground.reconciler("run", "--until-idle")
 
     assert playground.sh("git rev-parse fleet-state") == head
-    assert statuses(playground) == {"a": "completed", "b": "created"}
+    assert playground.phases() == {"a": "completed", "b": "created"}
 
 
 def test_a_failed_task_says_so_with_the_exit_code(playground):
@@ -61,7 +52,7 @@ def test_a_failed_task_says_so_with_the_exit_code(playground):
 
     playground.reconciler("run", "--until-idle", code=5)
 
-    assert statuses(playground) == {"bad": "failed"}
+    assert playground.phases() == {"bad": "failed"}
     assert "no" in playground.reconciler("logs", "bad")
     assert "3" in playground.reconciler("describe", "bad")
 
@@ -73,7 +64,7 @@ def test_bad_files_stall_only_themselves(playground):
 
     playground.reconciler("run", "--until-idle")
 
-    assert statuses(playground)["good"] == "completed"
+    assert playground.phases()["good"] == "completed"
     assert "did you mean 'script'" in playground.reconciler("describe", "bad")
 
 
@@ -112,7 +103,7 @@ def test_sigterm_leaves_runs_running_and_the_next_start_takes_them_up(playground
     playground.reconciler("run", "--until-idle")
 
     assert process.returncode == 0
-    assert statuses(playground) == {"slow": "completed"}
+    assert playground.phases() == {"slow": "completed"}
     assert playground.reconciler("logs", "slow").count("went on") == 1
     assert playground.sh("git log --format=%s fleet-state").count("created → assigned") == 1
 
@@ -129,7 +120,7 @@ def test_cancel_stops_a_live_run_and_edits_the_spec(playground):
     playground.reconciler("cancel", "endless")
     process.communicate(timeout=60)
 
-    assert statuses(playground) == {"endless": "cancelled"}
+    assert playground.phases() == {"endless": "cancelled"}
     assert "# keep me" in (playground.fleet / "specs/tasks/endless.yaml").read_text()
     assert playground.sh("git status --porcelain") == ""
 
@@ -160,7 +151,7 @@ def test_killed_again_and_again_every_task_completes_and_nothing_runs_twice(play
         process.wait()
     playground.reconciler("run", "--until-idle")
 
-    assert set(statuses(playground).values()) == {"completed"}
+    assert set(playground.phases().values()) == {"completed"}
     lines = starts.read_text().split()
     assert len(lines) == len(set(lines)) == 20
     assert playground.sh("git fsck --full --strict 2>&1 | grep -v dangling || true") == ""
