@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from reconciler.core.model import Status
 from reconciler.specs.fleet import build
 from reconciler.specs.parse import MODELS
 from reconciler.specs.worktree import read_worktree
@@ -45,3 +46,13 @@ def test_every_command_is_in_the_documentation():
     page = (ROOT / "docs/commands.md").read_text()
 
     assert [name for part in COMMANDS.values() for name in part if f"`{name}`" not in page] == []
+
+
+def test_the_example_of_a_record_is_one():
+    from reconciler.store.statuses import dump, load
+
+    files = sorted((ROOT / "fleet-state/tasks").rglob("*.yaml"))
+
+    assert len(files) == 3
+    for file in files:
+        assert dump(load(Status, file.read_bytes(), str(file))) == file.read_bytes()
