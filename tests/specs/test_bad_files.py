@@ -84,6 +84,12 @@ BAD = [
     (TASK, b"goal: '  '\n", ["1:7: error: goal: must not be empty"]),
     (
         TASK,
+        b"goal: x\nscript: x\nvalidation:\n  - make\n  - ' '\n",
+        ["5:5: error: validation.1: must not be empty"],
+    ),
+    (TASK, b"goal: x\nscript: x\nvalidation: ''\n", ["3:13: error: validation: must not be empty"]),
+    (
+        TASK,
         b"gaol: x\n",
         ["1:1: error: goal: is missing", "1:1: error: gaol: unknown field (did you mean 'goal'?)"],
     ),
