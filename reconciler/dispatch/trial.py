@@ -29,7 +29,7 @@ from reconciler.core.model import (
     Verdict,
     run_key,
 )
-from reconciler.core.text import one_line
+from reconciler.core.text import one_line, tail
 from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.probe import HostFacts, probe, troubles
 from reconciler.dispatch.protocol import agent_id, folder_name, validation_id
@@ -206,7 +206,7 @@ def _believe_exit_code(
 ) -> Verdict:
     if exit_code == 0:
         return Verdict(outcome="success")
-    said = one_line((stderr or stdout).decode(errors="replace"), 200)
+    said = one_line(tail((stderr or stdout).decode(errors="replace"), lines=2, characters=300))
     message = f"`{shlex.join(order.argv)}` ended with {exit_code}: {said}"
     return Verdict(outcome="failed", kind=FailureClass.AGENT, message=message)
 

@@ -1,5 +1,7 @@
 """A whole fleet whose agent is a real one, on this machine and on a host behind SSH."""
 
+import json
+
 import pytest
 from ruamel.yaml import YAML
 
@@ -39,6 +41,23 @@ def assert_mended_in_one_session(fleet, agent):
     conversation = str(agent.model.asked[-1])
     assert "What failed" in conversation
     assert conversation.count("# Goal") == 2, "the second round goes on with the session of the first"
+
+
+def test_an_adapter_is_tried_with_all_it_has(agent, playground):  # noqa: F811
+    ask_for_a_greeting(playground, agent, host="")
+    agent.model.reply = Reply("ready")
+    name = agent.adapter.name
+    is_healthy = name != "codex"  # its health command does not see a key in the environment
+
+    printed = playground.reconciler(
+        "adapter", "test", name, "--host", "home", "-o", "json", code=0 if is_healthy else 5
+    )
+
+    checks = {check["check"]: check for check in json.loads(printed)["checks"]}
+    works = {"host": True, "version": True, "health": is_healthy, "prompt": True}
+    assert {check: found["ok"] for check, found in checks.items()} == works
+    assert checks["prompt"]["verdict"]["text"] == "ready"
+    assert agent.model.saw("Reply with the one word: ready.")
 
 
 def test_a_failed_validation_is_handed_back_to_the_session_and_mended_there(agent, playground):  # noqa: F811
