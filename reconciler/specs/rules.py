@@ -16,7 +16,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from reconciler.core.adapter import AdapterSpec, Output, Secret
 from reconciler.core.fields import Frozen
-from reconciler.core.model import AgentSpec, FleetSpec, HostSpec, RepoSpec, TaskSpec
+from reconciler.core.model import AgentSpec, FleetSpec, HostSpec, RepoSpec, TaskDefaults, TaskSpec
 from reconciler.core.prompt import check_template
 from reconciler.specs.yaml import Path, shown
 
@@ -47,7 +47,16 @@ def _task(spec: TaskSpec) -> Iterator[Mistake]:
         yield Mistake(("goal",), "must not be empty")
     if spec.schedule is not None:
         yield from _tried(("schedule",), _check_cron, spec.schedule)
-    yield from _template(spec.template)
+    yield from _defaults(spec)
+
+
+def _defaults(spec: TaskDefaults) -> Iterator[Mistake]:
+    """Yield what is wrong with fields that a task, its repo or the fleet may set."""
+    for index, command in enumerate(spec.validation):
+        if not command.strip():  # the shell would let it pass
+            yield Mistake(("validation", index), "must not be empty")
+    for problem in check_template(spec.template) if spec.template is not None else ():
+        yield Mistake(("template",), problem)
 
 
 @_mistakes.register
@@ -92,17 +101,12 @@ def _agent(spec: AgentSpec) -> Iterator[Mistake]:
 @_mistakes.register
 def _repo(spec: RepoSpec) -> Iterator[Mistake]:
     yield from _tried(("url",), _check_url, spec.url)
-    yield from _template(spec.template)
+    yield from _defaults(spec)
 
 
 @_mistakes.register
 def _fleet(spec: FleetSpec) -> Iterator[Mistake]:
-    yield from _template(spec.template)
-
-
-def _template(template: str | None) -> Iterator[Mistake]:
-    for problem in check_template(template) if template is not None else ():
-        yield Mistake(("template",), problem)
+    yield from _defaults(spec)
 
 
 _ADDRESS = re.compile(r"[A-Za-z0-9:_][A-Za-z0-9._:%-]*")
