@@ -33,9 +33,14 @@ WORK_TREE = "work tree"
 """What stands where a revision would, for specs that are not committed yet."""
 
 
+def spec_folder(kind: Kind) -> str:
+    """Return where the specs of a kind are."""
+    return f"{ROOT}/{kind}s/"
+
+
 def spec_path(kind: Kind, name: str) -> str:
     """Return where the spec of a thing is."""
-    return f"{ROOT}/{kind}s/{name}{ENDING}"
+    return f"{spec_folder(kind)}{name}{ENDING}"
 
 
 @asynccontextmanager
@@ -130,7 +135,7 @@ class Fleet:
 
         Raises NotFound.
         """
-        path, folder = spec_path(kind, name), spec_path(kind, "").removesuffix(ENDING)
+        path, folder = spec_path(kind, name), spec_folder(kind)
         entries = await self.tree.files(await self.tree.head(), folder)
         if entry := entries.get(path):
             content = await self.tree.blobs([entry.blob], limit=MAX_BYTES)

@@ -25,7 +25,7 @@ from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.output import Document, print_json, print_table
 from reconciler.cli.params import duration
-from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.errors import Problem, Refused, Unavailable
 from reconciler.core.fields import format_time
 from reconciler.core.model import HostSpec
 
@@ -63,7 +63,9 @@ def check(context: Context, names: tuple[str, ...], output: str) -> int:
     be used: it does not answer, lacks something that every run needs, or lacks
     an adapter that its spec names.
     """
-    found = asyncio.run(_check(context, names))
+    found, problems = asyncio.run(_check(context, names))
+    for problem in problems:
+        click.echo(str(problem), err=True)
     if output == "json":
         print_json([check_document(each) for each in found])
     else:
@@ -72,7 +74,8 @@ def check(context: Context, names: tuple[str, ...], output: str) -> int:
         if rows:
             click.echo()
             print_table(CLI_HEAD, rows)
-    return ExitCode.OK if all(each.is_usable for each in found) else ExitCode.ENDED_BADLY
+    is_well = not problems and all(each.is_usable for each in found)
+    return ExitCode.OK if is_well else ExitCode.ENDED_BADLY
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +101,18 @@ class Check:
         return not self.troubles and all(cli.ok for name, cli in self.clis.items() if name in named)
 
 
-async def _check(context: Context, names: Sequence[str]) -> Sequence[Check]:
-    from reconciler.cli.fleet import pick, specs_here
+async def _check(context: Context, names: Sequence[str]) -> tuple[Sequence[Check], Sequence[Problem]]:
+    """Ask hosts; if none is named, all that can be asked, and tell what is wrong with the files of others."""
+    from reconciler.cli.fleet import pick, spec_folder, specs_here
     from reconciler.serve import ways
 
     desired = await specs_here(context)
     wanted = [pick(desired, "host", desired.hosts, name) for name in names or sorted(desired.hosts)]
+    bad = [] if names else [each for each in desired.problems if each.path.startswith(spec_folder("host"))]
     data = context.data_dir
     async with ways(lambda: desired.hosts, data) as transports:
-        return await asyncio.gather(*(_asked(host, transports, desired.adapters, data) for host in wanted))
+        asked = (_asked(host, transports, desired.adapters, data) for host in wanted)
+        return await asyncio.gather(*asked), bad
 
 
 async def _asked(

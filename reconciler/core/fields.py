@@ -151,6 +151,8 @@ Branch = Annotated[str, AfterValidator(check_branch)]
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Env = dict[EnvName, str]
 Text = Annotated[str, Field(min_length=1)]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_./+=:,@%-]+$")]
+"""What stands for itself on the command line of any shell."""
 Count = Annotated[int, Field(ge=0, le=1000)]
 
 

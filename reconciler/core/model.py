@@ -19,7 +19,19 @@ from pydantic import Field
 
 from reconciler.core.adapter import Adapter, Budget, Usage
 from reconciler.core.errors import Problem
-from reconciler.core.fields import Branch, Count, Duration, Env, Frozen, Name, Names, Strings, Text, Time
+from reconciler.core.fields import (
+    Branch,
+    Count,
+    Duration,
+    Env,
+    Frozen,
+    Name,
+    Names,
+    Strings,
+    Text,
+    Time,
+    Word,
+)
 
 # --- Desired state: the kinds of specs -------------------------------------
 
@@ -206,7 +218,7 @@ class HostSpec(Frozen):
     """How much a free slot here counts against one elsewhere."""
     workdir: Text | None = None
     """Folder for runs and workspaces; `~/.local/state/reconciler` if left out."""
-    shell: Text = "sh"
+    shell: Word = "sh"
     """POSIX shell that runs the wrapper, the `script` adapter and the validation commands."""
     env: Env = Field(default_factory=dict)
     """Environment of every run on this host."""

@@ -273,6 +273,7 @@ _PATTERNS = {
     r"^[A-Za-z_][A-Za-z0-9_]*$": (
         "expected the name of an environment variable: letters, digits and '_', no digit first"
     ),
+    r"^[A-Za-z0-9_./+=:,@%-]+$": "expected one word of letters, digits and any of _ . / + = : , @ % -",
 }
 _BOUNDS = {
     "greater_than": ("more than", "gt"),

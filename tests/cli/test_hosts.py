@@ -235,6 +235,10 @@ def test_an_unknown_host_and_a_broken_one_are_told_apart(fleet):
     bad = fleet.run("host", "check", "bad")
     assert bad.exit_code == 1
     assert "specs/hosts/bad.yaml:1:8: error: slots:" in bad.stderr
+    everything = fleet.run("host", "check")
+    assert everything.exit_code == 5
+    assert "specs/hosts/bad.yaml:1:8: error: slots:" in everything.stderr
+    assert everything.stdout.splitlines()[1].split()[:2] == ["local", "yes"]
 
 
 @pytest.mark.sshd

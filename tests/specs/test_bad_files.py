@@ -211,6 +211,11 @@ BAD = [
         ["1:10: error: address: expected the name or the IP address of a host, got '-oProxyCommand=x'"],
     ),
     (
+        HOST,
+        b"shell: /opt/my shell\n",
+        ["1:8: error: shell: expected one word of letters, digits and any of _ . / + = : , @ % -"],
+    ),
+    (
         "specs/agents/bad.yaml",
         b"token_hash: abc\n",
         ["1:13: error: token_hash: expected a SHA-256 in hex: 64 digits, lower case"],
