@@ -6,16 +6,17 @@ the real ones (`tests/controller/test_contracts.py`).
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from reconciler.controller.ports import Emit, Step
-from reconciler.core.adapter import Adapter
+from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.errors import Conflict, Unavailable
-from reconciler.core.events import RunEnded, RunSeen
+from reconciler.core.events import Assigned, RunEnded, RunSeen
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
+from reconciler.core.limits import with_expenses
 from reconciler.core.model import (
     Check,
     Desired,
@@ -24,11 +25,14 @@ from reconciler.core.model import (
     HostCli,
     HostStatus,
     Order,
+    Purse,
+    Repo,
     Report,
     Status,
     Task,
     TaskSpec,
     Verdict,
+    read_run_key,
     work_id,
 )
 from reconciler.core.needs import Needs
@@ -130,6 +134,8 @@ class FakeState:
     host_log: list[HostChange] = field(default_factory=list)
     refuse: list[Exception] = field(default_factory=list)
     """What the next commits raise, first come first served."""
+    counted: int = 0
+    """How often the whole record was asked what was spent."""
 
     async def load(self) -> tuple[Mapping[str, Status], Mapping[str, HostStatus]]:
         return dict(self.statuses), dict(self.hosts)
@@ -150,6 +156,14 @@ class FakeState:
             if step.after is not None:
                 self.statuses[step.task] = step.after
             self.log.append(step)
+
+    async def past_attempts(self, names: Collection[str]) -> Mapping[str, int]:
+        keys = [read_run_key(step.event.run) for step in self.log if isinstance(step.event, Assigned)]
+        return {key[0]: key[1] for key in keys if key and key[0] in names}
+
+    async def spent(self, since: datetime) -> Mapping[Purse, Usage]:
+        self.counted += 1
+        return with_expenses({}, self.log, since)
 
     def phases(self, task: str) -> list[str]:
         """Return the phases a task went through, in order."""
@@ -172,6 +186,9 @@ class FakeDispatch:
     swept: list[Needs] = field(default_factory=list)
     ended: dict[tuple[str, int], Report] = field(default_factory=dict)
     followed: frozenset[tuple[str, int]] = frozenset()
+    on_base: set[str] = field(default_factory=set)
+    """Commits that were merged."""
+    looks: int = 0
     emits: dict[tuple[str, int], Emit] = field(default_factory=dict)
 
     def follow(self, order: Order, emit: Emit) -> None:
@@ -212,6 +229,10 @@ class FakeDispatch:
 
     async def sweep(self, host: Host, needs: Callable[[], Needs]) -> None:
         self.swept.append(needs())
+
+    async def merged(self, repo: Repo, heads: Collection[str]) -> frozenset[str]:
+        self.looks += 1
+        return frozenset(heads) & self.on_base
 
     async def close(self) -> None:
         self.followed = frozenset()

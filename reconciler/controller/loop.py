@@ -8,18 +8,20 @@ awaited here: whoever follows them sends facts.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 from reconciler.controller.errands import Errands
 from reconciler.controller.ports import Clock, Dispatch, Fact, Prober, Specs, State, Step
+from reconciler.core.adapter import Usage
 from reconciler.core.command import order
 from reconciler.core.errors import Conflict, SpecError, Unavailable
-from reconciler.core.events import Event, HostSeen, RunEnded, RunSeen, Started
+from reconciler.core.events import Completed, Event, HostSeen, MergeSeen, RunEnded, RunSeen, Started
 from reconciler.core.hosts import HostChange, gone, news
 from reconciler.core.lifecycle import Transition, fold, transition
+from reconciler.core.limits import has_daily_budget, midnight, with_expenses
 from reconciler.core.model import (
     Desired,
     FailureClass,
@@ -28,7 +30,9 @@ from reconciler.core.model import (
     Observed,
     Order,
     Phase,
+    Purse,
     Reason,
+    Repo,
     Report,
     Status,
     Task,
@@ -53,6 +57,8 @@ async def wait_for_news(news: asyncio.Event, longest: timedelta | None) -> None:
         async with asyncio.timeout(None if longest is None else max(longest.total_seconds(), 0)):
             await news.wait()
 
+
+TaskFact = RunSeen | RunEnded | MergeSeen
 
 RETRY = timedelta(seconds=1)
 RETRY_CAP = timedelta(minutes=1)
@@ -89,12 +95,17 @@ class Loop:
     _stopped: bool = field(default=False, init=False)
     _delay: timedelta = field(default=RETRY, init=False)
     _load: dict[str, float] = field(default_factory=dict, init=False)
-    _sweeps: Errands = field(init=False)
-    _probes: Errands = field(init=False)
+    _asked: set[str] = field(default_factory=set, init=False)
+    _spent: Mapping[Purse, Usage] = field(default_factory=dict, init=False)
+    _spent_since: datetime | None = field(default=None, init=False)
+    _sweeps: Errands[Host] = field(init=False)
+    _probes: Errands[Host] = field(init=False)
+    _merges: Errands[Repo] = field(init=False)
 
     def __post_init__(self) -> None:
         self._sweeps = Errands(self._sweep, self._news.set)
         self._probes = Errands(self._probe, self._news.set)
+        self._merges = Errands(self._look_for_merges, self._news.set)
 
     # --- What others may say -----------------------------------------------
 
@@ -126,8 +137,9 @@ class Loop:
                     return
                 await self.pause(self._news, wait)
         finally:
-            self._sweeps.cancel()
-            self._probes.cancel()
+            await self._sweeps.close()
+            await self._probes.close()
+            await self._merges.close()
             await self.dispatch.close()
 
     async def _look(self) -> timedelta | None:
@@ -144,22 +156,23 @@ class Loop:
         now = self.clock()
         self._sweeps.send(self.desired.hosts, now, self.sweep_interval)
         self._probes.send(self.desired.hosts, now, self.probe_interval)
+        self._merges.send(self._repos_in_review(), now, self.desired.fleet.poll_interval)
         return self._until_due(now)
 
     def _until_due(self, now: datetime) -> timedelta | None:
-        times = (self.last_plan.due, self._sweeps.next(), self._probes.next())
+        times = (self.last_plan.due, self._sweeps.next(), self._probes.next(), self._merges.next())
         return min((time - now for time in times if time is not None), default=None)
 
     def _is_over(self, until: Until) -> bool:
         if until == "stopped" or self._knocked or self._facts:
             return False
         phases = {self.statuses[name].phase for name in self.attention if name in self.statuses}
+        reasons = {waiting.reason for waiting in self.last_plan.waiting.values()}
+        hosts, probed = self.desired.hosts, self._probes.is_idle(self.desired.hosts)
         if until == "started":
-            return Phase.ASSIGNED not in phases
-        backoff = any(waiting.reason is Reason.BACKOFF for waiting in self.last_plan.waiting.values())
-        hosts = self.desired.hosts
-        is_done = self._sweeps.is_idle(hosts) and self._probes.is_idle(hosts)
-        return is_done and not backoff and not any(phase.is_live for phase in phases)
+            return Phase.ASSIGNED not in phases and (probed or Reason.HOST not in reasons)
+        is_done = probed and self._sweeps.is_idle(hosts)
+        return is_done and Reason.BACKOFF not in reasons and not any(phase.is_live for phase in phases)
 
     # --- Reading -----------------------------------------------------------
 
@@ -174,6 +187,7 @@ class Loop:
                 await self.pause(self._news, delay)
                 delay = min(delay * 2, RETRY_CAP)
             else:
+                self._spent_since = None
                 self.attention = self._attention(self.desired.tasks.keys() | self.statuses.keys())
                 return
 
@@ -226,8 +240,8 @@ class Loop:
         while not self._stopped:
             now, facts = self.clock(), list(self._facts)
             hosts, news = self._hosts_now(facts, now)
-            statuses, seen = self._fold(self.statuses, self._events(facts, now))
-            observed = Observed(statuses, hosts, self._load, self._followed())
+            statuses, seen = self._fold(self.statuses, await self._events(facts, now))
+            observed = await self._observed(statuses, hosts, seen, now)
             self.last_plan = plan(self.desired, observed, now, self.attention)
             statuses, intended = self._fold(statuses, self.last_plan.events)
             steps: list[Step] = [*news, *seen, *intended]
@@ -236,9 +250,37 @@ class Loop:
             self.statuses, self.hosts = statuses, hosts
             self._take_note(steps)
             del self._facts[: len(facts)]
-            await self._act(self.last_plan)
+            await self._act(self.last_plan, intended)
             if not steps:
                 return
+
+    async def _observed(
+        self,
+        statuses: Mapping[str, Status],
+        hosts: Mapping[str, HostStatus],
+        seen: Sequence[Transition],
+        now: datetime,
+    ) -> Observed:
+        """Return what is, with the steps that were seen and are not on record yet."""
+        new = [name for name in self.attention if name in self.desired.tasks and name not in statuses]
+        return Observed(
+            statuses=statuses,
+            hosts=hosts,
+            load=self._load,
+            followed=self._followed(),
+            asked=frozenset(self._asked),
+            past=await self.state.past_attempts(new) if new else {},
+            spent=await self._spent_today(seen, now),
+        )
+
+    async def _spent_today(self, seen: Sequence[Transition], now: datetime) -> Mapping[Purse, Usage]:
+        """Return what was spent today; the record is read once a day, and if somebody else wrote to it."""
+        if not has_daily_budget(self.desired):
+            return {}
+        today = midnight(now)
+        if self._spent_since != today:
+            self._spent, self._spent_since = await self.state.spent(today), today
+        return with_expenses(self._spent, seen, today)
 
     def _hosts_now(
         self, facts: Sequence[Fact], now: datetime
@@ -267,26 +309,37 @@ class Loop:
         ended = {(fact.run, fact.round) for fact in self._facts if isinstance(fact, RunEnded)}
         return self.dispatch.followed | ended
 
-    def _events(self, facts: Sequence[Fact], now: datetime) -> list[Event]:
+    async def _events(self, facts: Sequence[Fact], now: datetime) -> list[Event]:
         """Turn facts into what they mean; one about a run that is over by now means nothing."""
         touched, events = dict[str, Status | None](), list[Event]()
-        for fact in facts:
-            if isinstance(fact, HostSeen):
+        for told in facts:
+            if isinstance(told, HostSeen):
                 continue
-            status = touched.get(fact.task, self.statuses.get(fact.task))
-            event = self._meaning(fact, status, now)
+            task = told.task if isinstance(told, MergeSeen) else self._task_of(told)
+            status = touched.get(task, self.statuses.get(task))
+            event = await self._meaning(replace(told, task=task), status, now)
             if event is not None:
-                touched[fact.task] = transition(status, event)
+                touched[task] = transition(status, event)
                 events.append(event)
         return events
 
-    def _meaning(self, fact: RunSeen | RunEnded, status: Status | None, now: datetime) -> Event | None:
+    def _task_of(self, fact: RunSeen | RunEnded) -> str:
+        """Return the task whose run it is, by the name it has by now: its file may have moved."""
+        names = (fact.task, *self.attention)
+        runs = ((name, status.run) for name in names if (status := self.statuses.get(name)))
+        return next((name for name, run in runs if run == fact.run), fact.task)
+
+    async def _meaning(self, fact: TaskFact, status: Status | None, now: datetime) -> Event | None:
+        if isinstance(fact, MergeSeen):
+            return _merged(fact, status)
         if status is None or (status.run, status.round) != (fact.run, fact.round):
             return None
         if not status.phase.is_live:
             return None
         if isinstance(fact, RunEnded):
-            return judge(self.desired.tasks.get(fact.task), status, fact, now, self.desired.fleet)
+            task = self.desired.tasks.get(fact.task)
+            task = task or await self.specs.recall(fact.task, status.generation)
+            return judge(task, status, fact, now, self.desired.fleet)
         if status.phase is not Phase.ASSIGNED and status.prompt_sha256 == fact.prompt_sha256:
             return None
         return Started(
@@ -314,6 +367,8 @@ class Loop:
         """Tell of what is on record now, and let it have its consequences here."""
         taken = [step for step in steps if isinstance(step, Transition)]
         self._notice({name for step in taken for name in (step.task, step.old)})
+        if self._spent_since is not None:
+            self._spent = with_expenses(self._spent, taken, self._spent_since)
         for step in steps:
             name = step.task if isinstance(step, Transition) else f"host {step.host}"
             log.info("%s: %s", name, step.event.reason if isinstance(step, Transition) else step.reason)
@@ -322,11 +377,15 @@ class Loop:
         returned = [step.host for step in steps if isinstance(step, HostChange) and _is_back(step)]
         self._sweeps.hurry(self.desired.hosts if any(settled) else returned)
 
-    async def _act(self, planned: Plan) -> None:
+    async def _act(self, planned: Plan, intended: Sequence[Transition]) -> None:
+        """Send somebody to every run that needs it; to those, too, that their tasks went on without."""
+        left = {step.before.run: step.before for step in intended if step.before and step.before.run}
         for action in planned.actions:
             if not isinstance(action, Follow | Stop):
                 continue
             status = self.statuses.get(action.task)
+            if isinstance(action, Stop):
+                status = left.get(action.run, status)
             if status is None or (status.run, status.round) != (action.run, action.round):
                 continue
             try:
@@ -367,14 +426,46 @@ class Loop:
         except Unavailable as error:
             log.info("%s is not swept now: %s", host.name, error)
 
+    def _repos_in_review(self) -> Mapping[str, Repo]:
+        """Return the repos in which delivered work waits to be merged."""
+        names = {task.repo for task, _ in self._in_review()}
+        return {name: repo for name, repo in self.desired.repos.items() if name in names}
+
+    def _in_review(self) -> Iterator[tuple[Task, Status]]:
+        for name in self.attention:
+            task, status = self.desired.tasks.get(name), self.statuses.get(name)
+            if task and status and status.phase is Phase.REVIEW_PENDING:
+                yield task, status
+
+    async def _look_for_merges(self, repo: Repo) -> None:
+        """Ask once for all of a repo's tasks whether their work was merged."""
+        waiting = {
+            task.name: status.head_commit for task, status in self._in_review() if task.repo == repo.name
+        }
+        try:
+            merged = await self.dispatch.merged(repo, {head for head in waiting.values() if head})
+        except Unavailable as error:
+            log.info("repo %s is not looked at now: %s", repo.name, error)
+            return
+        for task, head in waiting.items():
+            if head in merged:
+                self.emit(MergeSeen(task=task, head=head, at=self.clock(), base=repo.base))
+
     async def _probe(self, host: Host) -> None:
         """Ask a host what it is, and for the CLIs that open tasks or its spec name."""
         names = self._adapters() | (host.adapters or {}).keys()
         adapters = {name: adapter for name, adapter in self.desired.adapters.items() if name in names}
         status, load = await self.prober.probe(host, adapters, self.hosts.get(host.name))
+        self._asked.add(host.name)
         if load is not None:
             self._load[host.name] = load
         self.emit(HostSeen(host=host.name, at=self.clock(), status=status))
+
+
+def _merged(fact: MergeSeen, status: Status | None) -> Event | None:
+    if status is None or status.phase is not Phase.REVIEW_PENDING or status.head_commit != fact.head:
+        return None
+    return Completed(task=fact.task, at=fact.at, cause="person", reason=f"merged into {fact.base}")
 
 
 def _is_back(change: HostChange) -> bool:

@@ -9,15 +9,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from reconciler.core.adapter import Adapter
-from reconciler.core.events import HostSeen, RunEnded, RunSeen
+from reconciler.core.adapter import Adapter, Usage
+from reconciler.core.events import HostSeen, MergeSeen, RunEnded, RunSeen
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model import Desired, Host, HostStatus, Order, Status, Task
+from reconciler.core.model import Desired, Host, HostStatus, Order, Purse, Repo, Status, Task
 from reconciler.core.needs import Needs
 
 Clock = Callable[[], datetime]
-Fact = RunSeen | RunEnded | HostSeen
+Fact = RunSeen | RunEnded | MergeSeen | HostSeen
 Step = Transition | HostChange
 Emit = Callable[[Fact], None]
 
@@ -93,6 +93,17 @@ class State(Protocol):
         wrote first (load again and think again), Unavailable.
         """
 
+    async def past_attempts(self, names: Collection[str]) -> Mapping[str, int]:
+        """
+        Return the last attempt on record by name, of those that ever had a run.
+
+        Asked for new tasks: one that had the same name before may have left run
+        folders behind, and results in them. Raises Unavailable.
+        """
+
+    async def spent(self, since: datetime) -> Mapping[Purse, Usage]:
+        """Return what was spent since a time, and from whose money. Raises Unavailable."""
+
 
 class Prober(Protocol):
     """Asks hosts what they are and have."""
@@ -141,6 +152,9 @@ class Dispatch(Protocol):
         failed runs. `needs` is asked after the host was: what is there by then
         was on record before. Raises Unavailable.
         """
+
+    async def merged(self, repo: Repo, heads: Collection[str]) -> frozenset[str]:
+        """Return those of the delivered commits that are on the base branch by now. Raises Unavailable."""
 
     async def close(self) -> None:
         """Stop following; runs go on."""

@@ -57,6 +57,16 @@ class RunEnded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MergeSeen:
+    """Delivered work was found on the base branch."""
+
+    task: str
+    head: str
+    at: datetime
+    base: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostSeen:
     """A host was probed, answer or no answer."""
 

@@ -2,7 +2,7 @@
 How much may run at once, and how much may be spent, beside the slots of hosts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, time, timedelta
 from typing import Final, Literal
 
@@ -95,7 +95,19 @@ def purses(adapter: str | None, repo: str | None, host: str | None = None) -> It
         yield "host", host
 
 
-def expense(step: Transition) -> tuple[Usage, tuple[Purse, ...]]:
+def with_expenses(
+    spent: Mapping[Purse, Usage], steps: Iterable[Transition], since: datetime
+) -> dict[Purse, Usage]:
+    """Return what was spent since a time, with what these steps say of it."""
+    total = dict(spent)
+    for step in steps:
+        usage, paying = _expense(step)
+        if step.event.at >= since and usage != Usage():
+            total |= {purse: total.get(purse, Usage()) + usage for purse in paying}
+    return total
+
+
+def _expense(step: Transition) -> tuple[Usage, tuple[Purse, ...]]:
     """Return what a step says was spent, and from whose money."""
     status = step.after
     if status is None or step.before is None:

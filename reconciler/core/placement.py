@@ -18,6 +18,9 @@ RESUMES = 100.0
 FAILED_HERE = -100.0
 """For the host of the failed attempt: another may do better."""
 
+UNASKED = "has not answered a probe yet"
+"""Why a host cannot be had before anything is known of it."""
+
 PREFERRED = 10.0
 """For each wish in `prefer` that the host meets."""
 
@@ -101,8 +104,8 @@ def _why_not(task: Task, host: Host, desired: Desired, observed: Observed) -> st
         "is cordoned": host.cordon,
         "is draining": host.drain,
         "has no slots": host.slots == 0,
-        f"has {host.slots} slots of the {task.slots} it takes": 0 < host.slots < task.slots,
-        "has not answered a probe yet": probe is None and not host.is_local,
+        f"has {host.slots} of the {task.slots} slots it takes": 0 < host.slots < task.slots,
+        UNASKED: probe is None and not host.is_local,
         "is not reachable": probe is not None and not probe.reachable,
         _cli_trouble(task, host, desired, observed): offers,
     }
@@ -123,7 +126,7 @@ def _cli_trouble(task: Task, host: Host, desired: Desired, observed: Observed) -
 def _why_not_now(task: Task, host: Host, free: int, kept: Mapping[str, str]) -> str:
     """Return why the slots of the host are not to be had; empty if they are."""
     if free < task.slots:
-        return f"has {free} free slots of the {task.slots} it takes" if free > 0 else "has no free slot"
+        return f"has {free} of the {task.slots} slots it takes free" if free > 0 else "has no free slot"
     return f"is kept free for {kept[host.name]}" if host.name in kept else ""
 
 

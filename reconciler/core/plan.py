@@ -360,25 +360,16 @@ def _next_time(spec: Task, status: Status, now: datetime) -> Event | None:
     A due time that was missed is caught up once, however many there were. Those
     that came while the task was at work are skipped.
     """
+    due_at = status.due_at
     if spec.schedule is None or not _keeps_schedule(spec, status):
         return None
-    due_at = status.due_at
-    if due_at is not None and not _is_served(status):
-        if due_at <= now:
-            return _renewed_by_schedule(spec, status, now)
-        if is_due_time(spec.schedule, spec.timezone, due_at):
-            return None
-    upcoming = next_due(spec.schedule, spec.timezone, now)
-    if upcoming is None or upcoming == due_at:
+    if _is_served(status):
+        return _scheduled(spec, spec.schedule, status, now)
+    if due_at is None or (due_at > now and not is_due_time(spec.schedule, spec.timezone, due_at)):
+        return _scheduled(spec, spec.schedule, status, now)
+    if due_at > now or status.phase is Phase.CREATED:
         return None
-    reason = f"due {format_time(upcoming)}{_skipped(spec.schedule, spec.timezone, status)}"
-    return Scheduled(task=spec.name, at=now, due_at=upcoming, reason=reason)
-
-
-def _renewed_by_schedule(spec: Task, status: Status, now: datetime) -> Event | None:
-    if status.phase is Phase.CREATED or status.due_at is None:
-        return None
-    reason = f"due {format_time(status.due_at)}"
+    reason = f"due {format_time(due_at)}"
     return Renewed(task=spec.name, at=now, spec=spec, cause="clock", reason=reason)
 
 
@@ -390,17 +381,27 @@ def _keeps_schedule(spec: Task, status: Status) -> bool:
 
 
 def _is_served(status: Status) -> bool:
-    """Return whether the due time on record is one that the task has settled for."""
-    return status.phase.is_settled and status.due_at is not None and status.due_at <= status.since
+    """
+    Return whether the due time on record is behind the task: it has settled and waits for none yet.
+
+    Comparing times would not tell: somebody may set the clock back.
+    """
+    is_waiting = status.waiting is not None and status.waiting.reason is Reason.SCHEDULE
+    return status.phase.is_settled and not is_waiting
 
 
-def _skipped(schedule: str, timezone: str, status: Status) -> str:
-    """Return, in words, that there were due times while the task was at work."""
-    if not _is_served(status) or status.due_at is None:
-        return ""
-    following = next_due(schedule, timezone, status.due_at)
+def _scheduled(spec: Task, schedule: str, status: Status, now: datetime) -> Event | None:
+    """Return the next due time; never one that was served."""
+    served = status.due_at if _is_served(status) else None
+    upcoming = next_due(schedule, spec.timezone, max(now, served or now))
+    if upcoming is None or upcoming == status.due_at:
+        return None
+    following = next_due(schedule, spec.timezone, served) if served else None
     is_skipped = following is not None and following <= status.since
-    return "; what came due while it was at work is skipped" if is_skipped else ""
+    words = f"due {format_time(upcoming)}"
+    wait = Waiting(reason=Reason.SCHEDULE, message=words, since=now) if status.phase.is_settled else None
+    reason = words + ("; what came due while it was at work is skipped" if is_skipped else "")
+    return Scheduled(task=spec.name, at=now, due_at=upcoming, waiting=wait, reason=reason)
 
 
 # --- Live runs -------------------------------------------------------------
@@ -493,7 +494,8 @@ def _standing_wait(scene: Scene, name: str) -> Wait | None:
     if status.phase.is_live:
         return _live_wait(scene, status)
     spec = scene.spec(name)
-    if status.phase.is_settled and spec and _keeps_schedule(spec, status) and not status.removed:
+    has_time = status.due_at is not None and status.due_at > scene.now
+    if status.phase.is_settled and has_time and spec and _keeps_schedule(spec, status) and not status.removed:
         return due(status, scene.now)
     return None
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from reconciler.core.fields import format_time
 from reconciler.core.limits import Group, full_group, groups, live_groups, next_midnight, purses, spent_today
 from reconciler.core.model import ExecutionMode, FailureClass, Phase, Reason, Status, Task, Wish
-from reconciler.core.placement import Placement, place, slots_in_use
+from reconciler.core.placement import UNASKED, Placement, place, slots_in_use
 from reconciler.core.scene import Scene, Wait
 from reconciler.core.schedule import next_opening
 
@@ -164,13 +164,20 @@ class _Slots:
             self._kept[best] = spec.name
 
     def _no_place(self, spec: Task, placement: Placement) -> Wait:
-        """Return the wait for a slot, for tomorrow or for a host, in words that only hosts change."""
+        """
+        Return the wait for a slot, for tomorrow or for a host.
+
+        Many tasks may wait the same wait, and other words are a commit for
+        each: hosts that come and go one by one must not change them.
+        """
         if placement.full:
             needed = "no free slot" if spec.slots == 1 else f"no {spec.slots} free slots"
-            return Wait(Reason.SLOT, f"{needed} on {_listed(placement.full, ', ')}")
+            return Wait(Reason.SLOT, f"{needed} on any host that fits")
         if placement.spent:
             words = f"the daily budget is spent of {_listed(placement.spent, ', ')}"
             return _tomorrow(self._scene, words)
+        if UNASKED in placement.rejected.values():
+            return Wait(Reason.HOST, "waits for the first answer of a host that may fit")
         why_not = [f"{host} {why}" for host, why in sorted(placement.rejected.items())]
         return Wait(Reason.HOST, f"no host fits: {_listed(why_not, '; ') or 'there is none'}")
 

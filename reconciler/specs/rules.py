@@ -10,7 +10,6 @@ from functools import singledispatch
 from urllib.parse import urlsplit
 
 import jmespath
-from cronsim import CronSim, CronSimError
 from jmespath.exceptions import JMESPathError
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
@@ -18,6 +17,7 @@ from reconciler.core.adapter import AdapterSpec, Output, Secret
 from reconciler.core.fields import Frozen
 from reconciler.core.model import AgentSpec, FleetSpec, HostSpec, RepoSpec, TaskDefaults, TaskSpec
 from reconciler.core.prompt import check_template
+from reconciler.core.schedule import next_due, read_window, zone
 from reconciler.specs.yaml import Path, shown
 
 
@@ -52,6 +52,9 @@ def _task(spec: TaskSpec) -> Iterator[Mistake]:
 
 def _defaults(spec: TaskDefaults) -> Iterator[Mistake]:
     """Yield what is wrong with fields that a task, its repo or the fleet may set."""
+    yield from _tried(("timezone",), zone, spec.timezone)
+    for index, window in enumerate(spec.window):
+        yield from _tried(("window", index), read_window, window)
     for index, command in enumerate(spec.validation):
         if not command.strip():  # the shell would let it pass
             yield Mistake(("validation", index), "must not be empty")
@@ -116,7 +119,7 @@ _NO_EXPRESSIONS = {"format", "reader", "schema_flag", "exit_codes", "cumulative"
 _EXPRESSIONS = tuple(field for field in Output.model_fields if field not in _NO_EXPRESSIONS)
 
 
-def _tried(path: Path, check: Callable[[str], None], text: str) -> Iterator[Mistake]:
+def _tried(path: Path, check: Callable[[str], object], text: str) -> Iterator[Mistake]:
     try:
         check(text)
     except ValueError as error:
@@ -125,10 +128,12 @@ def _tried(path: Path, check: Callable[[str], None], text: str) -> Iterator[Mist
 
 def _check_cron(expression: str) -> None:
     try:
-        CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC))
-    except CronSimError as error:
+        is_ever_due = next_due(expression, "UTC", datetime(2000, 1, 1, tzinfo=UTC)) is not None
+    except ValueError as error:
         message = f"expected a cron expression such as '0 9 * * 1-5', got {shown(expression)}: {error}"
         raise ValueError(message) from None
+    if not is_ever_due:
+        raise ValueError(f"{shown(expression)} is never due")
 
 
 def _check_range(text: str) -> None:

@@ -130,6 +130,9 @@ def _host_mistakes(shared: Shared, name: str, host: HostSpec) -> Iterator[Mistak
         if adapter not in shared.adapters:
             message, hint = shared.missing("adapter", adapter, shared.adapters)
             yield Mistake(("adapters", adapter), message, hint, at_key=True)
+    for at, repo in enumerate(host.repos or ()):
+        if repo not in shared.repos:
+            yield Mistake(("repos", at), *shared.missing("repo", repo, shared.repos))
     way = [name]
     while (jump := _jump(host)) is not None:
         if jump not in shared.hosts:

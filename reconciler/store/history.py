@@ -3,11 +3,12 @@ What happened, read back from the commits of the state branch.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from reconciler.core.errors import Unavailable
+from reconciler.core.model import read_run_key
 from reconciler.store import messages
 from reconciler.store.layout import status_path
 from reconciler.store.repository import Repository
@@ -67,12 +68,28 @@ async def last_touched(repository: Repository, branch: str, path: str, pattern: 
     return datetime.fromtimestamp(int(listed), UTC) if listed.strip() else None
 
 
-async def last_transitions(repository: Repository, head: str) -> Mapping[str, str]:
-    """Return the commit of the last transition of every task up to a commit."""
-    shape = "--format=%H %(trailers:key=Task,valueonly,separator=%x20)"
-    listed = await repository.git.run("log", "-z", shape, head)
-    pairs = (line.partition(" ") for line in reversed(listed.decode("utf-8", "replace").split("\0")))
-    return {task: commit for commit, _, task in pairs if task}
+@dataclass(frozen=True, slots=True)
+class Lives:
+    """What came last in the life of every task, of those too that are gone."""
+
+    transitions: dict[str, str]
+    """Commit of the last transition, by task."""
+    attempts: dict[str, int]
+    """Number of the last attempt, by the name the task had then."""
+
+
+async def lives(repository: Repository, head: str) -> Lives:
+    """Return what came last of every task up to a commit."""
+    task, run = (f"%(trailers:key={key},valueonly,separator=%x20)" for key in ("Task", "Run"))
+    listed = await repository.git.run("log", "-z", f"--format=%H%x00{task}%x00{run}", head)
+    found = Lives({}, {})
+    fields = listed.decode("utf-8", "replace").split("\0")
+    for commit, name, key in reversed(list(zip(fields[::3], fields[1::3], fields[2::3], strict=False))):
+        if name:
+            found.transitions[name] = commit
+        if attempt := read_run_key(key):
+            found.attempts[attempt[0]] = max(attempt[1], found.attempts.get(attempt[0], 0))
+    return found
 
 
 async def _listed(repository: Repository, head: str, limit: int | None, *paths: str) -> Sequence[str]:

@@ -3,24 +3,29 @@ The state branch: what is on record, and the one way to put more on it.
 """
 
 import asyncio
-from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections import ChainMap, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Self
 
 from reconciler.controller.ports import Step
+from reconciler.core.adapter import Usage
 from reconciler.core.errors import Conflict, Refused, Unavailable
+from reconciler.core.events import Assigned
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
+from reconciler.core.limits import purses
+from reconciler.core.model import Purse, read_run_key
 from reconciler.store import messages, statuses
 from reconciler.store.fastimport import Change
-from reconciler.store.history import last_transitions
+from reconciler.store.history import Lives, lives
 from reconciler.store.layout import FLEET, host_path, status_path
 from reconciler.store.records import Fleet, Records, Statuses
 from reconciler.store.remote import push
 from reconciler.store.repository import Repository
+from reconciler.store.spending import spending
 from reconciler.store.writer import Writer
 
 _FOUNDING = 3
@@ -76,7 +81,7 @@ class StateBranch:
         self._turn = asyncio.Lock()
         self._head: str | None = None
         self._blobs: dict[str, str | None] = {}
-        self._last: dict[str, str] | None = None
+        self._lives: Lives | None = None
         self._queue: list[tuple[Sequence[Step], asyncio.Future[None]]] = []
         self._flushing: asyncio.Task[None] | None = None
 
@@ -133,6 +138,20 @@ class StateBranch:
             self._flushing = asyncio.create_task(self._flush())
         await done
 
+    async def past_attempts(self, names: Collection[str]) -> Mapping[str, int]:
+        """Return the last attempt on record by name; see `controller.ports.State.past_attempts`."""
+        async with self._turn:
+            attempts = (await self._recall()).attempts
+        return {name: attempts[name] for name in names if name in attempts}
+
+    async def spent(self, since: datetime) -> Mapping[Purse, Usage]:
+        """Return what was spent since a time, and from whose money. Raises Unavailable."""
+        spent = defaultdict[Purse, Usage](Usage)
+        for each in await spending(self._repository, self._branch, since=since):
+            for purse in purses(each.adapter, each.repo, each.host):
+                spent[purse] += each.usage
+        return spent
+
     async def close(self) -> None:
         """Let what is being committed end, and let go of the branch."""
         if self._flushing is not None:
@@ -145,7 +164,7 @@ class StateBranch:
         await self._catch_up()
         loaded = await self._records.read(self._writer.head)
         if self._head != self._writer.head:
-            self._last = None
+            self._lives = None
         self._head = self._writer.head
         self._blobs = dict(self._records.blobs)
         return loaded
@@ -206,7 +225,8 @@ class StateBranch:
         return None
 
     async def _record(self, steps: Sequence[Step]) -> None:
-        await self._recall(steps)
+        if any(isinstance(step, Transition) for step in steps):
+            await self._recall()
         blobs: dict[str, str | None] = {}
         last: dict[str, int] = {}
         changes: list[Change] = []
@@ -220,8 +240,9 @@ class StateBranch:
         if changes:
             ids = await self._write(changes)
             self._blobs.update(blobs)
-            if self._last is not None:
-                self._last.update({task: ids[index] for task, index in last.items()})
+            if self._lives is not None:
+                self._lives.transitions.update({task: ids[index] for task, index in last.items()})
+                self._lives.attempts.update(_attempts(steps))
 
     def _change(self, step: Step, files: Mapping[str, bytes | None], last: Mapping[str, int]) -> Change:
         """Return the commit of a step; `last` are the places in this batch of what its tasks did before."""
@@ -229,13 +250,14 @@ class StateBranch:
         if isinstance(step, HostChange):
             message = messages.render_host(step, revision=revision)
             return Change(step.at, files, lambda _: message)
-        previous = last.get(step.old, self._last.get(step.old) if self._last else None)
+        previous = last.get(step.old, self._lives.transitions.get(step.old) if self._lives else None)
         return Change(step.event.at, files, partial(_message, step, revision, previous))
 
-    async def _recall(self, steps: Sequence[Step]) -> None:
-        """Find the last transition of every task, once after a start, when one is first asked for."""
-        if self._last is None and self._head and any(isinstance(step, Transition) for step in steps):
-            self._last = dict(await last_transitions(self._repository, self._head))
+    async def _recall(self) -> Lives:
+        """Return what came last of every task: found once after a start, when it is first asked for."""
+        if self._lives is None:
+            self._lives = await lives(self._repository, self._head) if self._head else Lives({}, {})
+        return self._lives
 
     def _differing(self, step: Step, blobs: Mapping[str, str | None]) -> Mapping[str, bytes | None]:
         """Return the files that a step changes."""
@@ -265,6 +287,13 @@ class StateBranch:
             await push(self._repository.network, "origin", commit, self._branch)
         except Refused as error:
             raise Unavailable(str(error)) from error
+
+
+def _attempts(steps: Iterable[Step]) -> Mapping[str, int]:
+    """Return the last attempt of each task that these steps assign a run."""
+    events = (step.event for step in steps if isinstance(step, Transition))
+    runs = (event.run for event in events if isinstance(event, Assigned))
+    return dict(key for run in runs if (key := read_run_key(run)))
 
 
 def _message(step: Transition, revision: str, previous: str | int | None, id_of: Callable[[int], str]) -> str:

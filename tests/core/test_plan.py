@@ -125,7 +125,7 @@ def test_a_plan_says_when_to_look_again():
     assert planned_for(specs[2]).due is None
 
 
-def test_full_hosts_are_named_and_long_lists_are_cut():
+def test_hosts_that_are_full_are_told_in_words_that_do_not_change_with_them():
     hosts = {f"h{n}": Host(name=f"h{n}", slots=1) for n in range(7)}
     statuses = {f"t{n}": live(f"t{n}", assigned_host=f"h{n}") for n in range(7)}
 
@@ -133,7 +133,7 @@ def test_full_hosts_are_named_and_long_lists_are_cut():
         make_task("a"), *(make_task(name) for name in statuses), statuses=statuses, hosts=hosts
     )
 
-    assert planned.waiting["a"].message == "no free slot on h0, h1, h2, h3, h4, 2 more"
+    assert planned.waiting["a"].message == "no free slot on any host that fits"
     assert planned.placements["a"].full == tuple(hosts)
 
 

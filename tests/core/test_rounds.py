@@ -17,7 +17,6 @@ from reconciler.core.events import (
     Submitted,
 )
 from reconciler.core.lifecycle import transition
-from reconciler.core.limits import overspent
 from reconciler.core.model import (
     Budget,
     FailureClass,
@@ -219,22 +218,6 @@ def test_tasks_that_failed_together_do_not_come_back_together():
 def test_there_is_no_wait_before_the_first_attempt():
     with pytest.raises(ValueError, match="at least 1"):
         backoff(0, base=timedelta(1), cap=timedelta(1), key="")
-
-
-@pytest.mark.parametrize(
-    ("budget", "words"),
-    [
-        (None, None),
-        (Budget(), None),
-        (Budget(cost_usd=2.0, tokens=31), None),
-        (Budget(cost_usd=1.5), "budget spent: 1.5 of 1.5 US dollars"),
-        (Budget(tokens=30), "budget spent: 30 of 30 tokens"),
-    ],
-)
-def test_a_budget_is_spent_when_a_limit_is_reached(budget, words):
-    usage = Usage(input_tokens=10, output_tokens=20, cached_tokens=500, cost_usd=1.5)
-
-    assert overspent(budget, usage) == words
 
 
 # --- Words -----------------------------------------------------------------

@@ -1,4 +1,4 @@
-from reconciler.store.history import Entry, history, last_touched, last_transitions
+from reconciler.store.history import Entry, history, last_touched, lives
 from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, started
 
 
@@ -76,9 +76,11 @@ async def test_the_last_transition_of_every_task_is_found_in_one_look(open_repos
     await state.commit([created("a"), created("b"), started("a")])
     repository = await open_repository(bare)
 
-    found = await last_transitions(repository, git(bare, "rev-parse", BRANCH))
+    found = await lives(repository, git(bare, "rev-parse", BRANCH))
 
-    assert found == {"a": git(bare, "rev-parse", BRANCH), "b": git(bare, "rev-parse", f"{BRANCH}^")}
+    last = {"a": git(bare, "rev-parse", BRANCH), "b": git(bare, "rev-parse", f"{BRANCH}^")}
+    assert found.transitions == last
+    assert found.attempts == {"a": 1}
 
 
 async def test_a_shallow_clone_tells_as_much_as_it_has(open_repository, open_state, bare, tmp_path):
