@@ -1,5 +1,9 @@
+import contextlib
 import json
+import signal
+import subprocess
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -163,6 +167,21 @@ def test_a_health_command_that_hangs_is_cut_off(echo):
 
     assert results(done) == {"host": "ok", "version": "-", "health": "failed"}
     assert "took longer than 1s and was stopped" in done.stdout
+
+
+def test_who_gives_up_waiting_leaves_no_agent_behind(echo, person):
+    begun = person / "pid"
+    script = f'echo $$ >"{begun}.new"; mv "{begun}.new" "{begun}"; exec sleep 600'
+    echo.write("specs/adapters/echo.yaml", f"command: [sh, -c, {json.dumps(script)}]\n")
+    trial = subprocess.Popen([*echo.command, "adapter", "test", "echo"], stdout=subprocess.DEVNULL)
+    while not begun.exists():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            pytest.fail(f"it ended with {trial.wait(timeout=0.02)}")
+
+    trial.send_signal(signal.SIGINT)
+
+    assert trial.wait() == 130
+    assert not Path(f"/proc/{begun.read_text().strip()}").exists()
 
 
 def test_a_host_that_does_not_offer_an_adapter_says_so(echo):
