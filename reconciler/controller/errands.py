@@ -1,38 +1,39 @@
 """
-Errands to hosts: sweeps, probes. They run beside the loop, which never waits for them.
+Errands to hosts and repos: sweeps, probes, looks. They run beside the loop, which never waits for them.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Generic, TypeVar
 
-from reconciler.core.model import Host
+Place = TypeVar("Place")
 
 
-class Errands:
+class Errands(Generic[Place]):
     """
-    One kind of errand, to each host again and again.
+    One kind of errand, to each of some places again and again.
 
-    Never two at once to the same host, and no host waits for another.
+    Never two at once to the same place, and no place waits for another.
     `done` is called whenever one has ended.
     """
 
-    def __init__(self, errand: Callable[[Host], Awaitable[None]], done: Callable[[], None]) -> None:
+    def __init__(self, errand: Callable[[Place], Awaitable[None]], done: Callable[[], None]) -> None:
         self._errand = errand
         self._done = done
         self._due: dict[str, datetime] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
 
-    def send(self, hosts: Mapping[str, Host], now: datetime, interval: timedelta) -> None:
-        """Start the errand to every host where it is due."""
-        self._due = {name: time for name, time in self._due.items() if name in hosts}
-        for name, host in hosts.items():
+    def send(self, places: Mapping[str, Place], now: datetime, interval: timedelta) -> None:
+        """Start the errand to every place where it is due."""
+        self._due = {name: time for name, time in self._due.items() if name in places}
+        for name, place in places.items():
             if name not in self._running and self._due.get(name, now) <= now:
                 self._due[name] = now + interval
-                self._running[name] = asyncio.create_task(self._run(host))
+                self._running[name] = asyncio.create_task(self._run(name, place))
 
     def hurry(self, names: Iterable[str]) -> None:
-        """Let the errand to these hosts be due now; where one is under way, once more after it."""
+        """Let the errand to these places be due now; where one is under way, once more after it."""
         for name in names:
             self._due.pop(name, None)
 
@@ -40,18 +41,20 @@ class Errands:
         """Return when the next one is due, those under way apart."""
         return min((time for name, time in self._due.items() if name not in self._running), default=None)
 
-    def is_idle(self, hosts: Iterable[str]) -> bool:
-        """Return whether none is under way and every one of the hosts had its turn."""
-        return not self._running and all(name in self._due for name in hosts)
+    def is_idle(self, places: Iterable[str]) -> bool:
+        """Return whether none is under way and every one of the places had its turn."""
+        return not self._running and all(name in self._due for name in places)
 
-    def cancel(self) -> None:
-        """Call back those under way."""
-        for task in self._running.values():
+    async def close(self) -> None:
+        """Call back those under way, and wait until they are back."""
+        tasks = list(self._running.values())
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, host: Host) -> None:
+    async def _run(self, name: str, place: Place) -> None:
         try:
-            await self._errand(host)
+            await self._errand(place)
         finally:
-            del self._running[host.name]
+            del self._running[name]
             self._done()

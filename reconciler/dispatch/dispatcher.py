@@ -11,7 +11,7 @@ from pathlib import Path
 from reconciler.controller.ports import Emit
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.events import RunEnded, RunSeen
-from reconciler.core.model import FailureClass, Host, Order, Report, Verdict
+from reconciler.core.model import FailureClass, Host, Order, Repo, Report, Verdict
 from reconciler.core.needs import Needs
 from reconciler.core.prompt import sha256
 from reconciler.dispatch.logs import Logs
@@ -103,6 +103,13 @@ class Dispatcher:
         try:
             await self._sweep(self._site(host), needs)
         except (Refused, StepFailed) as error:
+            raise Unavailable(str(error)) from error
+
+    async def merged(self, repo: Repo, heads: Collection[str]) -> frozenset[str]:
+        """Return those of the delivered commits that were merged; see controller.ports.Dispatch."""
+        try:
+            return await self._repository(repo).merged(heads)
+        except StepFailed as error:
             raise Unavailable(str(error)) from error
 
     async def close(self) -> None:
@@ -213,7 +220,7 @@ class Dispatcher:
         return Round(
             order=order,
             site=self._site(order.host),
-            repository=self._repository(order),
+            repository=self._repository(order.repo) if order.repo else None,
             logs=self.logs,
             read_output=self._read_output,
             clock=self._clock,
@@ -235,13 +242,11 @@ class Dispatcher:
             self._left_sites.append(known)
         return site
 
-    def _repository(self, order: Order) -> CodeRepository | None:
-        if order.repo is None:
-            return None
-        known = self._repositories.get(order.repo.name)
-        if known is None or known.repo != order.repo:
-            known = CodeRepository(order.repo, mirrors=self._data / "repos", fleet=self._base)
-            self._repositories[order.repo.name] = known
+    def _repository(self, repo: Repo) -> CodeRepository:
+        known = self._repositories.get(repo.name)
+        if known is None or known.repo != repo:
+            known = CodeRepository(repo, mirrors=self._data / "repos", fleet=self._base)
+            self._repositories[repo.name] = known
         return known
 
 

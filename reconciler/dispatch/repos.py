@@ -7,7 +7,7 @@ it is checked, and from here it is pushed. A host needs no credential for that.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
@@ -124,10 +124,11 @@ class CodeRepository:
 
     async def deliver(self, head: str, branch: str, expected: str | None, push: Push | None = None) -> None:
         """
-        Push the work to its branch, if that stands where we last left it (None: does not exist).
+        Push the work to its branch, if that stands where we last left it (None: it never was there).
 
-        `push` does it from elsewhere; what it did is looked at. Doing it again
-        changes nothing. Raises StepFailed, and Unavailable.
+        One that is gone was merged or tidied away, and is made anew. `push`
+        does it from elsewhere; what it did is looked at. Doing it again changes
+        nothing. Raises StepFailed, and Unavailable.
         """
         if branch == self.repo.base:
             raise self._failed(FailureClass.CONFIG, f"work is never pushed onto the base branch {branch!r}")
@@ -135,9 +136,9 @@ class CodeRepository:
         there = await self._look(ref)
         if there == head:
             return
-        if there != expected:
+        if there not in {None, expected}:
             raise self._failed(FailureClass.CONFIG, _taken(branch, there, expected))
-        trouble = await (push or self._push)(head, ref, expected)
+        trouble = await (push or self._push)(head, ref, there)
         if not trouble and push is None:
             return
         there = await self._look(ref)
@@ -151,6 +152,14 @@ class CodeRepository:
             f"the host says that it pushed {head} to branch {branch!r}, which holds {there}; "
             "see where it pushes to",
         )
+
+    async def merged(self, heads: Collection[str]) -> frozenset[str]:
+        """Return those of the commits that are on the base branch by now. Raises StepFailed, Unavailable."""
+        async with self._lock:
+            await self._create()
+            await self._fetch_base()
+        base = f"refs/heads/{self.repo.base}"
+        return frozenset([head for head in heads if await self._is_ancestor(head, base)])
 
     async def _push(self, head: str, ref: str, expected: str | None) -> str:
         lease = f"--force-with-lease={ref}:{expected or ''}"
@@ -235,8 +244,6 @@ class CodeRepository:
 
 
 def _taken(branch: str, there: str | None, expected: str | None) -> str:
-    if there is None:
-        return f"branch {branch!r}, last delivered as {expected}, is gone; somebody removed it, or merged it"
     if expected is None:
         return (
             f"branch {branch!r} is there already ({there}) and is not this task's; "

@@ -4,7 +4,7 @@ import pytest
 
 from reconciler.core.errors import Conflict, SpecError, Unavailable
 from reconciler.core.events import Assigned
-from reconciler.core.model import FailureClass, Phase, Reason
+from reconciler.core.model import FailureClass, Phase, Reason, Repo
 from tests.fakes import FAILURE, RED, SUCCESS, FakeDispatch, make_desired, make_task
 
 
@@ -264,6 +264,21 @@ async def test_workspaces_of_open_tasks_and_fresh_failures_are_kept(stage):
 
     needs = stage.dispatch.swept[-1]
     assert [run.split(".")[0] for run in (*needs.open, *needs.failed)] == ["bad"]
+
+
+async def test_delivered_work_is_completed_once_somebody_merged_it(stage):
+    task = make_task("a", repo="code", review="merge")
+    stage.specs.push(make_desired(task, repos={"code": Repo(name="code", url="../code")}))
+    await stage.run()
+    assert stage.state.phases("a")[-1] == "review_pending"
+
+    stage.dispatch.on_base.add(SUCCESS.head_commit)
+    loop = stage.loop()
+    loop.on_step = lambda _: loop.stop()
+    await loop.run()
+
+    assert stage.state.phases("a")[-1] == "completed"
+    assert stage.state.log[-1].event.reason == "merged into main"
 
 
 @pytest.mark.parametrize("crash_at", range(1, 25))

@@ -138,13 +138,24 @@ async def test_a_push_that_the_forge_declines_is_told_in_its_words(world, reposi
     assert failed.value.kind == FailureClass.CONFIG
 
 
-async def test_a_branch_that_was_removed_after_its_delivery_is_not_made_again(world, repository):
+async def test_a_branch_that_was_tidied_away_after_its_delivery_is_made_anew(world, repository):
     base = await repository.starting_point(None)
 
-    with pytest.raises(StepFailed, match="is gone"):
-        await repository.deliver(base, "task/a", NOBODY)
+    await repository.deliver(base, "task/a", NOBODY)
 
-    assert git(world.code, "for-each-ref", "--format=%(refname)") == "refs/heads/main"
+    assert git(world.code, "rev-parse", "task/a") == base
+
+
+async def test_work_is_merged_once_the_base_branch_has_it(world, repository):
+    base = await repository.starting_point(None)
+    head = commit_in(world.folder / "seed")
+    await repository.receive(bundle_of(world.folder / "seed", head, base), "a.r1")
+    before = await repository.merged([head])
+
+    git(world.folder / "seed", "push", "-q", str(world.code), f"{head}:main")
+
+    assert before == frozenset()
+    assert await repository.merged([head, NOBODY]) == {head}
 
 
 async def test_a_repository_that_cannot_be_reached_is_tried_again_by_the_caller(world):
