@@ -8,10 +8,14 @@ from typing import NamedTuple
 from reconciler.cli.output import Document
 from reconciler.core.events import (
     Cancelled,
+    Escalated,
     Event,
+    Failed,
     Removed,
     Renamed,
     Renewed,
+    Retried,
+    Scheduled,
     SpecChanged,
     SpecRemoved,
     WaitingChanged,
@@ -22,6 +26,9 @@ from reconciler.core.plan import Plan, Record, Start, Stop
 
 VERBS: Mapping[type[Event], str] = {
     Renewed: "renew",
+    Retried: "retry",
+    Failed: "fail",
+    Escalated: "escalate",
     SpecChanged: "update",
     Renamed: "rename",
     SpecRemoved: "remove",
@@ -44,7 +51,7 @@ def has_changes(plan: Plan) -> bool:
     """Return whether anything would happen; to wait for something else is no change."""
     return any(
         isinstance(action, Start | Stop)
-        or (isinstance(action, Record) and not isinstance(action.event, WaitingChanged))
+        or (isinstance(action, Record) and not isinstance(action.event, WaitingChanged | Scheduled))
         for action in plan.actions
     )
 

@@ -25,6 +25,7 @@ from reconciler.core.events import (
     Restored,
     Retried,
     RunEvent,
+    Scheduled,
     SpecChanged,
     SpecRemoved,
     Started,
@@ -280,6 +281,46 @@ def test_a_renewed_task_begins_afresh_but_never_repeats_a_run_key():
     assert (after.session_id, after.failure, after.checks) == (None, None, ())
 
 
+def test_a_task_goes_on_counting_where_an_earlier_one_of_its_name_ended():
+    born = transition(None, Created(**head(), spec=SPEC, attempt=4))
+    behind = transition(status_in(Phase.FAILED, attempt=1), Renamed(**head(), old="old", attempt=4))
+    ahead = transition(status_in(Phase.FAILED, attempt=7), Renamed(**head(), old="old", attempt=4))
+
+    assert (born.attempt, behind.attempt, ahead.attempt) == (4, 4, 7)
+
+
+def test_an_assignment_puts_on_record_what_it_takes():
+    spec = SPEC.model_copy(update={"slots": 3, "repo": "shop"})
+    event = Assigned(**head(), run=RUN, host="alpha", spec=spec)
+
+    after = transition(status_in(Phase.CREATED), event)
+
+    assert (after.slots, after.repo) == (3, "shop")
+
+
+@pytest.mark.parametrize("phase", [Phase.CREATED, Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED])
+def test_a_due_time_is_on_record_with_the_wait_for_it(phase):
+    wait = waiting(Reason.SCHEDULE, "due later", NOW)
+    before = status_in(phase, waiting=waiting(Reason.SLOT, "no free slot", NOW))
+
+    after = transition(before, Scheduled(**head(), due_at=LATER, waiting=wait))
+    silent = transition(before, Scheduled(**head(), due_at=LATER))
+
+    assert after == before.model_copy(update={"due_at": LATER, "waiting": wait})
+    assert silent.waiting == before.waiting
+
+
+@pytest.mark.parametrize(
+    ("due_at", "then"), [(None, None), (LATER + timedelta(days=1), LATER), (NOW, NOW)]
+)
+def test_a_task_that_is_asked_for_again_need_not_wait_for_its_due_time(due_at, then):
+    before = status_in(Phase.FAILED, due_at=due_at)
+
+    after = transition(before, Renewed(**head(), spec=SPEC))
+
+    assert after.due_at == then
+
+
 def test_a_new_generation_of_the_same_work_keeps_the_story():
     before = status_in(Phase.CREATED, failures=1, session_id="s", generation="0" * 40)
 
@@ -338,9 +379,9 @@ def test_a_removed_task_leaves_a_tombstone_that_a_revert_takes_away(phase):
     assert transition(tombstone, Removed(**head())) is None
 
 
-@pytest.mark.parametrize("kind", [Assigned, Renewed])
+@pytest.mark.parametrize("kind", [Assigned, Renewed, Scheduled])
 def test_nothing_new_begins_on_a_tombstone(kind):
-    phase = Phase.CREATED if kind is Assigned else Phase.FAILED
+    phase = Phase.FAILED if kind is Renewed else Phase.CREATED
     tombstone = status_in(phase, removed=True)
 
     with pytest.raises(IllegalTransition, match="removed"):

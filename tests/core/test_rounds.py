@@ -28,7 +28,7 @@ from reconciler.core.model import (
     Verdict,
     Wish,
 )
-from reconciler.core.rounds import QUOTA_LEAST, QUOTA_WAIT, backoff, judge
+from reconciler.core.rounds import QUOTA_LEAST, QUOTA_WAIT, backoff, judge, lose
 from tests.strategies import NOW, RED, SUCCESS, failed, reports, statuses, tasks
 
 FLEET = FleetSpec(backoff=timedelta(seconds=10), backoff_cap=timedelta(minutes=10))
@@ -176,6 +176,44 @@ def test_a_removed_task_may_finish_but_is_not_tried_again():
     assert isinstance(meaning(None, removed, RED), Failed)
     assert isinstance(meaning(None, removed, failed(FailureClass.AGENT)), Failed)
     assert isinstance(meaning(None, removed, failed(FailureClass.CANCELLED)), Cancelled)
+
+
+def test_a_run_whose_spec_is_gone_is_judged_by_the_last_one_it_had():
+    task = make_task(review="merge", retries=5, fix_attempts=5)
+    removed = running(removed=True, on_delete="finish")
+    delivered = SUCCESS.model_copy(update={"commits": 1})
+
+    assert isinstance(meaning(task, removed, delivered), Submitted)
+    assert isinstance(meaning(task, removed, RED), Failed)
+    assert isinstance(meaning(task, running(), RED), FixRequested)
+
+
+def test_a_run_that_was_lost_with_its_host_says_nothing_of_what_it_did():
+    task = make_task(disconnect="retry", retries=1)
+
+    event = lose(task, running(), "host alpha has not answered since noon", NOW, FLEET)
+
+    assert isinstance(event, Retried)
+    assert (event.task, event.run, event.report) == ("a", RUN, None)
+    assert (event.cause, event.failure.message) == ("clock", "host alpha has not answered since noon")
+    assert NOW + timedelta(seconds=5) <= event.not_before <= NOW + timedelta(seconds=10)
+    after = transition(running(checks=RED.checks, last_activity_at=NOW), event)
+    assert (after.checks, after.last_activity_at, after.failures) == (RED.checks, NOW, 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "status", "kind"),
+    [
+        ({"disconnect": "fail", "retries": 9}, {}, Failed),
+        ({"disconnect": "retry", "retries": 1}, {"failures": 1}, Failed),
+        ({"disconnect": "retry", "desired": Wish.CANCELLED}, {}, Cancelled),
+        ({"disconnect": "retry", "desired": Wish.SUSPENDED}, {}, Retried),
+    ],
+)
+def test_a_lost_run_ends_as_its_task_says(task, status, kind):
+    event = lose(make_task(**task), running(**status), "silent", NOW, FLEET)
+
+    assert type(event) is kind
 
 
 def test_a_reason_is_one_harmless_line():

@@ -160,3 +160,24 @@ def test_killed_again_and_again_every_task_completes_and_nothing_runs_twice(play
     for number in range(20):
         branch = f"task/group{number % 3}/task{number}"
         assert playground.sh(f"git show {branch}:file{number}", cwd=playground.code) == f"{number}\n"
+
+
+def test_a_task_that_is_removed_and_comes_back_is_done_again(playground):
+    text = f"goal: Count.\nscript: echo again >> {playground.root / 'counted'}\n"
+    playground.task("a", text)
+    playground.task("b", "goal: Stay.\nscript: echo hi\n")
+    playground.commit()
+    playground.reconciler("run", "--until-idle")
+
+    playground.sh("git rm -q specs/tasks/a.yaml && git commit -qm 'Remove a'")
+    playground.reconciler("run", "--until-idle")
+    gone = playground.phases()
+    playground.task("a", text)
+    playground.commit("Bring a back")
+    playground.reconciler("run", "--until-idle")
+
+    runs = playground.sh("git log --reverse --format='%(trailers:key=Run,valueonly,separator=)' fleet-state")
+    attempts = dict.fromkeys(run.rpartition(".")[2] for run in runs.splitlines() if run.startswith("a."))
+    assert gone == {"b": "completed"}
+    assert list(attempts) == ["a1", "a2"]
+    assert (playground.root / "counted").read_text() == "again\nagain\n"

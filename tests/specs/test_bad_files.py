@@ -282,6 +282,7 @@ BAD = [
         b"goal: x\nrepo: shop\nbranch_name: main/x\n",
         ["3:14: error: branch_name: git cannot have both 'main/x' and the base branch 'main'"],
     ),
+    (HOST, b"repos: [shop, web]\n", ["1:15: error: repos.1: no repo 'web'"]),
     (HOST, b"jump: bgi\n", ["1:7: error: jump: no host 'bgi' (did you mean 'big'?)"]),
     (HOST, b"jump: bad\n", ["1:7: error: jump: goes in a circle: bad \N{RIGHTWARDS ARROW} bad"]),
     (

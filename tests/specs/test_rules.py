@@ -84,6 +84,27 @@ def test_cron_expressions_are_understood(schedule):
     assert broken_rules(TaskSpec(goal="x", schedule=schedule)) == []
 
 
+def test_a_schedule_that_never_comes_due_is_told():
+    (mistake,) = broken_rules(TaskSpec(goal="x", schedule="0 0 */40 2 MON#5"))
+
+    assert (mistake.path, mistake.message) == (("schedule",), "'0 0 */40 2 MON#5' is never due")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [FleetSpec, lambda **words: RepoSpec(url="/r", **words), lambda **words: TaskSpec(goal="x", **words)],
+)
+def test_hours_and_time_zones_are_read_wherever_they_stand(spec):
+    good = {"window": ("mon-fri 09:00-17:30", "22:00-06:00"), "timezone": "Europe/Berlin"}
+    bad = {"window": ("22:00-06:00", "nine to five"), "timezone": "Berlin"}
+
+    assert broken_rules(spec(**good)) == []
+    assert {mistake.path: mistake.message.partition(",")[0] for mistake in broken_rules(spec(**bad))} == {
+        ("timezone",): "expected a time zone such as 'UTC' or 'Europe/Berlin'",
+        ("window", 1): "expected hours such as 'mon-fri 09:00-17:30' or '22:00-06:00'",
+    }
+
+
 @pytest.mark.parametrize(
     "spec",
     [FleetSpec, lambda **words: RepoSpec(url="/r", **words), lambda **words: TaskSpec(goal="x", **words)],

@@ -3,18 +3,20 @@ import hashlib
 import os
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from reconciler.core.adapter import Usage
 from reconciler.core.errors import Conflict, SpecError, Unavailable, UsageError
-from reconciler.core.events import Removed, Renamed
+from reconciler.core.events import Assigned, Completed, Removed, Renamed
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model import HostStatus, Phase
+from reconciler.core.model import HostStatus, Phase, run_key
 from reconciler.store import statuses
-from reconciler.store.history import history
+from reconciler.store.history import history, lives
 from reconciler.store.state import StateReader
-from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, start, started, status
+from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, spec, start, started, status
 
 
 def line(place: Path, branch: str = BRANCH) -> list[str]:
@@ -360,3 +362,80 @@ async def test_trailers_say_what_git_log_is_asked_for(open_state, bare):
         f"|Spec-Revision: {REVISION}"
     )
     assert started("a").after.phase is Phase.RUNNING
+
+
+# --- What was before -------------------------------------------------------
+
+
+def assigned(name, attempt):
+    """Return the step by which a task gets its run."""
+    run = run_key(name, "a1" * 20, attempt)
+    before = status(attempt=attempt - 1)
+    after = status(Phase.ASSIGNED, attempt=attempt, run=run, assigned_host="local")
+    event = Assigned(task=name, at=NOW, reason="placed", run=run, host="local", spec=spec(name))
+    return Transition(name, before, after, event)
+
+
+def removed(name, attempt):
+    """Return the step by which a task that had runs goes."""
+    before = assigned(name, attempt).after.model_copy(update={"removed": True})
+    return Transition(name, before, None, Removed(task=name, at=NOW, reason="gone"))
+
+
+async def test_the_attempts_of_a_task_are_known_after_it_is_gone_and_after_a_restart(open_repository, bare):
+    repository = await open_repository(bare)
+    state = await start(repository)
+    before = await state.past_attempts(["a", "b", "c"])
+    await state.commit([created("a"), assigned("a", 1), created("web/b")])
+    await state.commit([removed("a", 1), created("a"), assigned("a", 2), removed("a", 2)])
+    known = await state.past_attempts(["a", "web/b", "c"])
+    await state.close()
+
+    again = await start(repository)
+    await again.load()
+    recalled = await again.past_attempts(["a", "web/b", "c"])
+    await again.close()
+
+    assert before == {}
+    assert known == recalled == {"a": 2}
+
+
+async def test_attempts_are_those_of_the_name_that_the_runs_had(open_state, bare, open_repository):
+    state = await open_state(bare)
+    old, new = assigned("a", 3).after, assigned("b", 4)
+    moved = Transition("b", old, old, Renamed(task="b", old="a", at=NOW, reason="moved"))
+    await state.commit([created("a"), assigned("a", 3), moved, new, created("a"), assigned("a", 4)])
+    await state.commit([Transition("b", new.after, old, new.event)])
+
+    found = await lives(await open_repository(bare), git(bare, "rev-parse", BRANCH))
+
+    assert await state.past_attempts(["a", "b"]) == found.attempts == {"a": 4, "b": 4}
+
+
+async def test_a_status_that_somebody_deleted_by_hand_left_its_attempts(open_repository, bare, tmp_path):
+    repository = await open_repository(bare)
+    state = await start(repository)
+    await state.commit([created("a"), assigned("a", 5)])
+    git(tmp_path, "clone", "-q", "-b", BRANCH, str(bare), "clone")
+    commit(tmp_path / "clone", "fleet-state/tasks/a.yaml", None, "forget a")
+    git(tmp_path / "clone", "push", "-q")
+
+    await state.load()
+    known = await state.past_attempts(["a"])
+    await state.close()
+
+    assert known == {"a": 5}
+
+
+async def test_what_was_spent_is_told_by_whose_money_it_was(open_state, bare):
+    state = await open_state(bare)
+    usage = Usage(output_tokens=10, cost_usd=0.5)
+    place = {"assigned_host": "far", "adapter": "codex", "repo": "shop"}
+    before, after = status(Phase.RUNNING, **place), status(Phase.COMPLETED, usage=usage, **place)
+    done = Transition("a", before, after, Completed(task="a", at=NOW, reason="done"))
+
+    await state.commit([created("a"), done])
+
+    whose = (("fleet", "fleet"), ("repo", "shop"), ("adapter", "codex"), ("host", "far"))
+    assert await state.spent(NOW) == dict.fromkeys(whose, usage)
+    assert await state.spent(NOW + timedelta(seconds=1)) == {}
