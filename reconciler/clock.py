@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 
 def now() -> datetime:
-    """Return the time in UTC, to the millisecond: no finer than the record, which is to read back the same."""
+    """Return the time in UTC, to the millisecond: what is read back from the record is the same."""
     time = datetime.now(UTC)
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
 

@@ -11,7 +11,7 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,8 +117,28 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             keep_logs_mb=settings.keep_logs_mb,
         )
         prober = Prober(transports, data=settings.data_dir, clock=clock.now)
-        loop = Loop(specs, state, dispatch, prober, clock.now, sweep_interval=settings.sweep_interval)
+        loop = Loop(
+            specs,
+            state,
+            dispatch,
+            prober,
+            clock.now,
+            sweep_interval=settings.sweep_interval,
+            machine=_machine(settings.data_dir / "machine"),
+            takes_over=settings.take_over,
+        )
         yield _Fleet(repository, (repository.ref(branch), repository.ref(state_branch)), loop)
+
+
+def _machine(file: Path) -> str:
+    """Return the name under which local runs of this data folder are known, drawn once."""
+    if not file.exists():
+        fresh = file.with_suffix(f".{os.getpid()}")
+        fresh.write_text(clock.token(), encoding="utf-8")
+        with suppress(FileExistsError):  # another process was first
+            file.hardlink_to(fresh)
+        fresh.unlink()
+    return file.read_text(encoding="utf-8")
 
 
 def _end_on_signals(loop: Loop, work: asyncio.Task[None], settings: Settings) -> None:

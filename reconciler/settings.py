@@ -20,6 +20,9 @@ class Settings:
     data_dir: Path
     """Caches, logs, and the local host's runs and workspaces. Nothing in it is the only copy of state."""
 
+    take_over: bool = False
+    """Whether local runs of another machine are started here: that one is gone for good."""
+
     sweep_interval: timedelta = timedelta(hours=1)
     """How often each host is relieved of workspaces and run folders that nobody needs any more."""
 

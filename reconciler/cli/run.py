@@ -5,6 +5,7 @@ The command that reconciles.
 import asyncio
 import logging
 import sys
+from dataclasses import replace
 
 import click
 
@@ -15,9 +16,10 @@ from reconciler.cli.exits import ExitCode
 @click.command()
 @click.option("--once", is_flag=True, help="Start what can start now, then end; runs go on by themselves.")
 @click.option("--until-idle", is_flag=True, help="End when nothing more happens by itself.")
+@click.option("--take-over", is_flag=True, help="Local runs of a machine that is gone for good start here.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more of what it does.")
 @click.pass_obj
-def run(context: Context, *, once: bool, until_idle: bool, verbose: bool) -> int:
+def run(context: Context, *, once: bool, until_idle: bool, take_over: bool, verbose: bool) -> int:
     """
     Reconcile: bring about what the specs ask for, and record every step.
 
@@ -43,5 +45,5 @@ def run(context: Context, *, once: bool, until_idle: bool, verbose: bool) -> int
         ended_badly |= is_bad_end(step)
         click.echo(line(step))
 
-    asyncio.run(serve(context.settings, until=until, on_step=show))
+    asyncio.run(serve(replace(context.settings, take_over=take_over), until=until, on_step=show))
     return ExitCode.ENDED_BADLY if until_idle and ended_badly else ExitCode.OK

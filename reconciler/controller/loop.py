@@ -80,6 +80,8 @@ class Loop:
     clock: Clock
     sweep_interval: timedelta = timedelta(hours=1)
     probe_interval: timedelta = timedelta(minutes=1)
+    machine: str | None = None
+    takes_over: bool = False
     on_step: Callable[[Step], None] = lambda _: None
     pause: Pause = wait_for_news
 
@@ -271,6 +273,8 @@ class Loop:
             asked=frozenset(self._asked),
             past=await self.state.past_attempts(new) if new else {},
             spent=await self._spent_today(seen, now),
+            machine=self.machine,
+            takes_over=self.takes_over,
         )
 
     async def _spent_today(self, seen: Sequence[Transition], now: datetime) -> Mapping[Purse, Usage]:
@@ -289,13 +293,19 @@ class Loop:
         hosts, changes = dict(self.hosts), list[HostChange]()
         for fact in facts:
             if isinstance(fact, HostSeen) and fact.host in self.desired.hosts:
-                change = news(fact.host, hosts.get(fact.host), fact.status, fact.at)
+                before = hosts.get(fact.host)
+                change = news(fact.host, before, fact.status, fact.at)
                 if change is not None:
-                    changes.append(change)
                     hosts[fact.host] = fact.status
+                    changes += [change] if self._is_to_tell(before) else []
         if self.desired.revision:
             changes += [gone(name, hosts.pop(name), now) for name in self.hosts.keys() - self.desired.hosts]
         return hosts, changes
+
+    def _is_to_tell(self, before: HostStatus | None) -> bool:
+        """Return whether the record of a host is ours: a local host is another on each machine."""
+        machine = before.machine if before else None
+        return self.takes_over or machine is None or machine == self.machine
 
     @staticmethod
     def _fold(
@@ -459,6 +469,8 @@ class Loop:
         self._asked.add(host.name)
         if load is not None:
             self._load[host.name] = load
+        if host.is_local:
+            status = status.model_copy(update={"machine": self.machine})
         self.emit(HostSeen(host=host.name, at=self.clock(), status=status))
 
 

@@ -110,6 +110,8 @@ class Assigned(Event):
     run: str
     host: str
     spec: Task
+    machine: str | None = None
+    """Of a local host: this reconciler's machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

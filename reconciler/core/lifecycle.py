@@ -311,6 +311,7 @@ def _assigned(event: Assigned, status: Status) -> Changes:
         "run": event.run,
         "slots": spec.slots,
         "assigned_host": event.host,
+        "machine": event.machine,
         "adapter": spec.adapter,
         "model": spec.model,
         "repo": spec.repo,

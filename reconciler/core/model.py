@@ -502,6 +502,8 @@ class Status(Frozen):
     slots: int = 1
     """Slots of its host that it takes."""
     assigned_host: str | None = None
+    machine: str | None = None
+    """Of a run on a local host: which reconciler's machine that is; no other can reach it."""
     adapter: str | None = None
     model: str | None = None
     repo: str | None = None
@@ -560,6 +562,8 @@ class HostStatus(Frozen):
     """Version of its git; None if there is none."""
     adapters: dict[str, HostCli] = Field(default_factory=dict)
     """The agent CLIs it was asked for, by adapter."""
+    machine: str | None = None
+    """Of a local host: which reconciler's machine it is about."""
 
 
 Purse = tuple[Literal["fleet", "repo", "adapter", "host"], str]
@@ -583,6 +587,14 @@ class Observed:
     """Last attempt, by name, of new tasks that had a life before: their run keys must not come twice."""
     spent: Mapping[Purse, Usage] = field(default_factory=dict)
     """What was spent today (UTC)."""
+    machine: str | None = None
+    """This reconciler's machine; None for who only looks."""
+    takes_over: bool = False
+    """Whether the local runs of other machines are taken for this one's: those are gone for good."""
+
+    def can_reach(self, status: Status) -> bool:
+        """Return whether a run is not on the own machine of another reconciler."""
+        return self.takes_over or None in {self.machine, status.machine} or self.machine == status.machine
 
 
 # --- What is carried out ---------------------------------------------------

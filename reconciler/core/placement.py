@@ -50,11 +50,11 @@ class Placement:
     """Those of the rejected that only lack money today."""
 
 
-def slots_in_use(statuses: Mapping[str, Status]) -> Counter[str]:
-    """Return how many slots of each host the live runs take."""
+def slots_in_use(statuses: Mapping[str, Status], observed: Observed) -> Counter[str]:
+    """Return how many slots of each host the live runs take; a local host is another on each machine."""
     used = Counter[str]()
     for status in statuses.values():
-        if status.phase.is_live:
+        if status.phase.is_live and observed.can_reach(status):
             used[status.assigned_host or ""] += status.slots
     return used
 

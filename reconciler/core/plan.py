@@ -248,13 +248,16 @@ def _held(desired: Desired, statuses: Mapping[str, Status]) -> frozenset[str]:
 
     Once held is held, until the spec is back or the removal allowed: neither
     new tasks nor held ones that settle make it look small, and the digest does
-    not change under the eyes of the person who decides.
+    not change under the eyes of the person who decides. Specs without any task
+    remove nothing, settled tasks included, unless a person says so.
     """
     present = {n: status for n, status in statuses.items() if not status.removed}
     live = {n for n, status in present.items() if not status.phase.is_settled}
     waits = {n for n, status in present.items() if _awaits_approval(status)}
-    gone = frozenset(n for n in live | waits if not _has_spec(desired, n))
-    is_much = len(gone) > max(5, len(live | gone) / 5) or live <= gone
+    # No task at all is the wrong branch more often than the wish to forget what was done.
+    is_empty = not desired.tasks and not desired.broken
+    gone = frozenset(n for n in (present if is_empty else live | waits) if not _has_spec(desired, n))
+    is_much = is_empty or len(gone) > max(5, len(live | gone) / 5) or live <= gone
     held = gone if is_much else gone & waits
     return held if desired.fleet.prune_approved != prune_digest(held) else frozenset()
 
@@ -462,7 +465,8 @@ def _within_reach(scene: Scene) -> Iterator[tuple[str, Status]]:
     """Yield the live tasks whose run somebody can be sent to."""
     for name in sorted(scene.statuses):
         status = scene.statuses[name]
-        if status.phase.is_live and status.assigned_host in scene.desired.hosts:
+        is_here = status.assigned_host in scene.desired.hosts and scene.observed.can_reach(status)
+        if status.phase.is_live and is_here:
             yield name, status
 
 
@@ -536,6 +540,7 @@ def _start(scene: Scene, name: str, placement: Placement) -> Start:
         run=run_key(name, spec.generation, attempt),
         host=best.host,
         spec=spec,
+        machine=scene.observed.machine if scene.desired.hosts[best.host].is_local else None,
     )
     return Start(event, placement)
 

@@ -111,7 +111,7 @@ class _Slots:
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
-        self._used = slots_in_use(scene.statuses)
+        self._used = slots_in_use(scene.statuses, scene.observed)
         self._running = Counter(_live_groups(scene))
         self._kept: dict[str, str] = {}
         """Hosts whose free slots are kept for a task that takes several."""

@@ -314,3 +314,53 @@ async def test_killed_at_any_commit_it_finishes_everything_and_starts_nothing_tw
     )
     assigned = [step.event.run for step in stage.state.log if isinstance(step.event, Assigned)]
     assert len(assigned) == len(set(assigned)) == 4
+
+
+async def test_a_local_run_of_another_machine_is_left_to_its_own_reconciler(stage):
+    stage.dispatch.hold = True
+    stage.specs.push(make_desired(make_task("a")))
+    there = stage.loop()
+    there.machine = "there"
+    await there.run("started")
+
+    stage.dispatch.follows.clear()
+    stage.specs.push(make_desired(make_task("a", desired="cancelled"), make_task("b"), revision="2" * 40))
+    here = stage.loop()
+    here.machine = "here"
+    await here.run("started")
+
+    assert stage.state.statuses["a"].machine == "there"
+    assert [order.task for order in stage.dispatch.follows] == ["b"]
+    assert stage.dispatch.stopped == []
+    assert stage.state.hosts["local"].machine == "there"
+
+
+async def test_a_machine_that_is_gone_for_good_is_taken_over(stage):
+    stage.dispatch.hold = True
+    stage.specs.push(make_desired(make_task("a")))
+    there = stage.loop()
+    there.machine = "there"
+    await there.run("started")
+
+    stage.dispatch.hold = False
+    here = stage.loop()
+    here.machine, here.takes_over = "here", True
+    await here.run("idle")
+
+    assert stage.state.statuses["a"].phase is Phase.COMPLETED
+
+
+async def test_specs_without_any_task_do_not_make_it_forget_what_was_done(stage):
+    tasks = [make_task("a"), make_task("b")]
+    stage.specs.push(make_desired(*tasks))
+    await stage.run()
+
+    stage.specs.push(make_desired(revision="2" * 40))
+    await stage.run()
+    held = dict(stage.state.statuses)
+    stage.specs.push(make_desired(*tasks, revision="3" * 40))
+    await stage.run()
+
+    assert {status.waiting.reason for status in held.values()} == {Reason.APPROVAL}
+    assert len(stage.dispatch.started) == 2
+    assert all(status.waiting is None for status in stage.state.statuses.values())

@@ -2,20 +2,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reconciler.core.adapter import Adapter, Budget, Usage, Version
 from reconciler.core.model import (
     Desired,
     Failure,
     FailureClass,
     Host,
     HostAdapter,
+    HostCli,
     HostStatus,
     Observed,
     Phase,
     Status,
     Task,
 )
-from reconciler.core.placement import place
+from reconciler.core.placement import place, slots_in_use
 from tests.strategies import HOSTS, NOW, desireds, observeds, statuses, tasks
+
+CLI_TROUBLE = "has no codex that will do: 1.0 is not in >=2"
 
 
 @given(st.data())
@@ -45,12 +49,15 @@ def test_every_host_is_either_ranked_or_rejected_with_a_reason(data):
         ({"slots": 0}, "has no slots"),
         ({"slots": 1}, "has no free slot"),
         ({"cordon": True, "labels": ()}, "lacks gpu, is cordoned"),
+        ({"repos": ("docs",)}, "may not work on shop"),
+        ({"repos": ()}, "may not work on shop"),
+        ({"address": "alpha.example.org"}, "has not answered a probe yet"),
     ],
 )
 def test_a_host_that_does_not_fit_says_why(host, why):
     alpha = Host(**{"name": "alpha", "labels": ("gpu",), **host})
 
-    placement = placed(alpha, requires=("gpu",), live={"alpha": 1})
+    placement = placed(alpha, requires=("gpu",), repo="shop", live={"alpha": 1})
 
     assert placement.rejected == {"alpha": why}
     assert placement.full == (("alpha",) if why == "has no free slot" else ())
@@ -63,6 +70,68 @@ def test_a_host_that_cannot_be_reached_is_rejected():
 
     assert placement.chosen == "beta"
     assert placement.rejected == {"alpha": "is not reachable"}
+
+
+@pytest.mark.parametrize(
+    ("address", "clis", "why"),
+    [
+        ("far.example.org", {}, "has not been asked for codex yet"),
+        ("far.example.org", {"codex": HostCli(ok=True)}, None),
+        (None, {}, None),
+        (None, {"codex": HostCli(ok=False, message="1.0 is not in >=2")}, CLI_TROUBLE),
+    ],
+)
+def test_a_host_needs_a_cli_that_will_do(address, clis, why):
+    alpha = Host(name="alpha", address=address)
+    observed = Observed(hosts={"alpha": HostStatus(reachable=True, since=NOW, adapters=clis)})
+    asked = {"codex": Adapter(name="codex", version=Version(command=("codex", "--version")))}
+
+    placement = placed(alpha, observed=observed, adapter="codex", adapters=asked)
+    any_version = placed(alpha, observed=observed, adapter="codex", adapters={"codex": Adapter(name="codex")})
+
+    assert placement.rejected == ({"alpha": why} if why else {})
+    assert any_version.chosen == "alpha"
+
+
+def test_a_host_that_is_away_has_no_other_faults():
+    far = Host(name="alpha", address="far.example.org")
+    observed = Observed(hosts={"alpha": HostStatus(reachable=False, since=NOW)})
+    asked = {"codex": Adapter(name="codex", version=Version(command=("codex", "--version")))}
+
+    placement = placed(far, observed=observed, adapter="codex", adapters=asked)
+
+    assert placement.rejected == {"alpha": "is not reachable"}
+
+
+def test_a_task_without_a_repo_may_run_on_every_host():
+    assert placed(Host(name="alpha", repos=("docs",))).chosen == "alpha"
+
+
+def test_free_slots_may_be_kept_for_another_task():
+    placement = placed(Host(name="alpha"), kept={"alpha": "large"})
+
+    assert placement.rejected == {"alpha": "is kept free for large"}
+    assert placement.full == ("alpha",)
+
+
+def test_a_host_without_money_is_told_from_a_full_one():
+    alpha = Host(name="alpha", daily_budget=Budget(tokens=1))
+    observed = Observed(spent={("host", "alpha"): Usage(output_tokens=1)})
+
+    placement = placed(alpha, observed=observed, live={"alpha": 2})
+
+    assert placement.rejected == {"alpha": "has spent its daily budget"}
+    assert (placement.full, placement.spent) == ((), ("alpha",))
+
+
+def test_only_live_runs_take_slots():
+    statuses = {
+        "a": tried(on="alpha", phase=Phase.RUNNING, slots=3),
+        "b": tried(on="alpha", phase=Phase.ASSIGNED),
+        "c": tried(on="beta", phase=Phase.COMPLETED, slots=2),
+    }
+
+    assert slots_in_use(statuses, Observed()) == {"alpha": 4}
 
 
 def test_a_host_can_be_required_by_its_name():
@@ -132,10 +201,10 @@ def test_the_score_can_be_checked_by_hand():
 # --- Words -----------------------------------------------------------------
 
 
-def placed(*hosts, status=None, observed=None, live=None, **task):
+def placed(*hosts, status=None, observed=None, live=None, adapters=None, kept=None, **task):
     spec = Task(name="a", generation="1" * 40, work="w", goal="Do it.", **task)
-    desired = Desired(revision="r", hosts={host.name: host for host in hosts})
-    return place(spec, status, desired, observed or Observed(), live or {})
+    desired = Desired(revision="r", hosts={host.name: host for host in hosts}, adapters=adapters or {})
+    return place(spec, status, desired, observed or Observed(), live or {}, kept=kept or {})
 
 
 def tried(on, **fields):

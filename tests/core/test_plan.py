@@ -366,7 +366,10 @@ def test_a_removed_task_that_waits_is_removed():
 
 @pytest.mark.parametrize("phase", [Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED, Phase.ESCALATED])
 def test_a_settled_task_is_removed_without_anybodys_approval(phase):
-    planned = plan(make_desired(), Observed({"a": settled("a", phase)}), NOW)
+    other = make_task("other")
+    statuses = {"a": settled("a", phase), "other": settled("other", Phase.COMPLETED, work=other.work)}
+
+    planned = plan(make_desired(other), Observed(statuses), NOW)
 
     assert kinds(planned) == [SpecRemoved, Removed]
 

@@ -53,7 +53,7 @@ def test_new_runs_fit_in_the_free_slots(fleet):
 
     new = starts(plan(desired, observed, NOW))
 
-    used = slots_in_use(after(desired, observed))
+    used = slots_in_use(after(desired, observed), observed)
     assert all(used[start.event.host] <= desired.hosts[start.event.host].slots for start in new)
 
 
