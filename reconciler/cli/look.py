@@ -5,7 +5,6 @@ What `get` and `describe` show is what is committed and on record, not the work 
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -103,7 +102,7 @@ def explain(context: Context, kind: str, name: str, rev: str | None, output: str
 
 async def _explained(context: Context, name: str, rev: str | None) -> "tuple[Sequence[Explained], Placement]":
     from reconciler.cli.fleet import opened
-    from reconciler.core.placement import place
+    from reconciler.core.placement import place, slots_in_use
     from reconciler.specs.explain import explain as explained
     from reconciler.specs.fleet import build
 
@@ -112,9 +111,6 @@ async def _explained(context: Context, name: str, rev: str | None) -> "tuple[Seq
         observed = await fleet.observed()
     fields = explained(files, name)
     desired = build(files, revision=revision)
-    live = Counter(
-        status.assigned_host
-        for other, status in observed.statuses.items()
-        if status.phase.is_live and status.assigned_host and other != name
-    )
-    return fields, place(desired.tasks[name], observed.statuses.get(name), desired, observed, live)
+    others = {other: status for other, status in observed.statuses.items() if other != name}
+    used = slots_in_use(others, observed)
+    return fields, place(desired.tasks[name], observed.statuses.get(name), desired, observed, used)

@@ -281,8 +281,8 @@ def _reported(status: Status, event: Event, report: Report | None) -> Changes:
 
 
 @singledispatch
-def _changes(event: Event, status: Status) -> Changes:  # noqa: ARG001 - the others need both
-    return {}
+def _changes(event: Event, status: Status) -> Changes:
+    raise NotImplementedError(event, status)
 
 
 @_changes.register
@@ -389,7 +389,7 @@ def _escalated(event: Escalated, status: Status) -> Changes:
 
 
 @_changes.register
-def _changes_requested(event: ChangesRequested, status: Status) -> Changes:  # noqa: ARG001 - as above
+def _changes_requested(event: ChangesRequested, status: Status) -> Changes:  # noqa: ARG001 - the others need both
     return {"review_count": status.review_count + 1}
 
 

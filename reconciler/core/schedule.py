@@ -1,7 +1,8 @@
 """
 Times of the day and of the calendar: when a task is due, and when runs may start.
 
-Time zones come from the tz database, which zoneinfo reads from the machine.
+Time zones come from the tz database, which zoneinfo reads from the machine (or
+from the package tzdata, where a machine has none).
 That is the one look outside here: it gives the same answer for the same name,
 as a table in the program would, and no caller has to carry offsets about that
 hold until the next change of the clocks only.

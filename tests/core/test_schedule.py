@@ -53,7 +53,8 @@ def test_due_times_go_forward_and_are_known_again(after, place, schedule):
     [
         ("2030-03-30T12:00:00Z", "2030-03-31T01:00:00Z"),  # 02:30 is skipped: the clocks jump to 03:00
         ("2030-10-26T12:00:00Z", "2030-10-27T00:30:00Z"),  # 02:30 comes twice: the first one
-        ("2030-10-27T00:45:00Z", "2030-10-28T01:30:00Z"),  # before the second one
+        ("2030-10-27T00:45:00Z", "2030-10-28T01:30:00Z"),  # between the two
+        ("2030-10-27T01:10:00Z", "2030-10-28T01:30:00Z"),  # just before the second one
     ],
 )
 def test_when_the_clocks_change_it_is_due_once(after, due):
