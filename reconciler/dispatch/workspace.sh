@@ -38,6 +38,29 @@ need_git() { command -v git >/dev/null 2>&1 || refuse 'git is not installed, or 
 
 has() { run_git --git-dir="$mirror" cat-file -e "$1^{commit}" 2>/dev/null; }
 
+name_agent() { # folder
+  printf '[user]\n\tname = %s\n\temail = agent@reconciler.invalid\n' "$name" >>"$1/.git/config"
+}
+
+own_git() { # whether .git is a folder of the workspace's own: the settings behind a link or a file are somebody's
+  [ ! -h "$work" ] && [ -d "$work/.git" ] && [ ! -h "$work/.git" ]
+}
+
+restore_settings() { # git would run what the agent set there: filters, drivers, what is included
+  new=$work.new.$$
+  run_git init -q --template= "$new" && name_agent "$new" &&
+    rm -rf "$work/.git/config" "$work/.git/config.lock" "$work/.git/config.worktree" "$work/.git/commondir" &&
+    mv "$new/.git/config" "$work/.git/config"
+  restored=$?
+  rm -rf "$new"
+  return $restored
+}
+
+take_back() { # $work/.git, from whoever was there since
+  own_git || refuse "the repository in the workspace $work is gone or damaged; $damaged"
+  said=$(restore_settings 2>&1) || refuse "cannot write $work/.git/config: $said; $room"
+}
+
 answer_ready() { # base
   printf 'S ready\nbase %s\nwork %s\nrun %s\n' "$1" "$work" "$run"
   exit 0
@@ -76,7 +99,7 @@ take_spare() { # a rename has one winner
 fill() { # $new -> $work
   printf '%s/objects\n' "$mirror" >"$new/.git/objects/info/alternates" &&
     printf 'ref: refs/heads/%s\n' "$branch" >"$new/.git/HEAD" &&
-    printf '[user]\n\tname = %s\n\temail = agent@reconciler.invalid\n' "$name" >>"$new/.git/config" &&
+    name_agent "$new" &&
     printf 'create %s %s\n' refs/reconciler/base "$commit" "refs/heads/$branch" "$commit" |
     run_git -C "$new" update-ref --stdin &&
     run_git -C "$new" reset -q --hard &&
@@ -132,6 +155,7 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
   need_git
   if [ -e "$work/.git" ]; then
     cat >/dev/null
+    take_back
     said=$(clean 2>&1) || refuse "cannot clean $work: $said; $room"
     base=$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}') ||
       refuse "the repository in the workspace $work is gone or damaged; $damaged"
@@ -165,6 +189,7 @@ take) # FLEET KEY ID; stdin: name of the agent, number of paths to leave out, th
     set -- "$@" ":(top,exclude)$path"
     count=$((count - 1))
   done
+  [ -f "${run}v/claim" ] || take_back
   base=$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}' 2>/dev/null) ||
     refuse "the repository in the workspace $work is gone or damaged; $damaged"
   result=refs/reconciler/done/${run##*/}

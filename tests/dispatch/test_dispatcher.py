@@ -469,6 +469,61 @@ async def test_hooks_and_settings_that_the_agent_leaves_are_not_obeyed(world):
     assert world.noted == []
 
 
+CLEAN = "git config filter.f.clean \"{filter}\"; echo '* filter=f' >.gitattributes; echo x >x"
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        "true",
+        "mkdir .git/info; mv .gitattributes .git/info/attributes",
+        "mv .git/config more; git config -f .git/config include.path ../more",
+        "cp .git/config .git/config.worktree; git config --unset filter.f.clean; "
+        "git config extensions.worktreeConfig true",
+        "mkdir c; cp -R .git/refs .git/objects .git/config c; echo ../c >.git/commondir; rm .git/config",
+        "git sparse-checkout set nothing",
+        "chmod 400 .git/config",
+    ],
+)
+async def test_a_filter_that_the_agent_leaves_is_not_run_when_its_work_is_taken_up(world, hide):
+    script = CLEAN.format(filter=f"{world.note('filtered')}; cat")
+
+    report = await world.carry_out(world.order(f"{script}; {hide}; rm -f '{world.journal}'"))
+
+    assert (report.verdict.outcome, report.verdict.message, world.noted) == ("success", "", [])
+    assert git(world.code, "show", "task/web/fix:x") == "x"
+    assert (
+        git(world.code, "ls-tree", "--name-only", "task/web/fix", "README", "src/") == "README\nsrc/main.py"
+    )
+
+
+async def test_a_filter_that_hangs_stalls_neither_this_round_nor_the_next(world):
+    hang = CLEAN.format(filter="sleep 1000") + "; git config filter.f.smudge 'sleep 1000'"
+    first = await world.carry_out(world.order(hang))
+
+    second = await world.carry_out(
+        world.order("echo y >y; git config user.name", number=2, expected_head=first.head_commit)
+    )
+
+    assert (second.verdict.outcome, second.verdict.text) == ("success", "script\n")
+    assert git(world.code, "show", "task/web/fix:y") == "y"
+
+
+async def test_a_repository_that_is_only_linked_to_is_left_as_it_is(world):
+    precious = world.folder / "precious"
+    git(world.folder, "clone", "-q", str(world.code), str(precious))
+    git(precious, "update-ref", "refs/reconciler/base", "HEAD")
+    before = (precious / ".git/config").read_text()
+
+    for link in ("rm -rf .git; ln -s '{0}/.git' .git", "rm -rf .git; echo 'gitdir: {0}/.git' >.git"):
+        report = await world.carry_out(
+            world.order(link.format(precious), run=f"web/fix.g12345678.a{len(link)}")
+        )
+
+        assert "gone or damaged" in report.verdict.message
+    assert (precious / ".git/config").read_text() == before
+
+
 # --- Stopping ----------------------------------------------------------------------
 
 
