@@ -132,13 +132,18 @@ class FakeState:
     hosts: dict[str, HostStatus] = field(default_factory=dict)
     log: list[Transition] = field(default_factory=list)
     host_log: list[HostChange] = field(default_factory=list)
+    moved: bool = False
     refuse: list[Exception] = field(default_factory=list)
     """What the next commits raise, first come first served."""
     counted: int = 0
     """How often the whole record was asked what was spent."""
 
     async def load(self) -> tuple[Mapping[str, Status], Mapping[str, HostStatus]]:
+        self.moved = False
         return dict(self.statuses), dict(self.hosts)
+
+    def has_moved(self) -> bool:
+        return self.moved
 
     async def commit(self, steps: Sequence[Step]) -> None:
         if self.refuse:

@@ -51,10 +51,11 @@ class Errands(Generic[Place]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._running.clear()  # one that never began has not taken itself off
 
     async def _run(self, name: str, place: Place) -> None:
         try:
             await self._errand(place)
         finally:
-            del self._running[name]
+            self._running.pop(name, None)
             self._done()

@@ -148,6 +148,8 @@ class Loop:
         """Take one look at everything that may have changed; return how long to wait for news."""
         try:
             if self._knocked:
+                if self.state.has_moved():
+                    await self._reload()
                 await self._read_specs()
             await self._converge()
         except Unavailable as error:

@@ -85,6 +85,9 @@ class State(Protocol):
         Raises Unavailable, or SpecError for a state branch that is damaged.
         """
 
+    def has_moved(self) -> bool:
+        """Return whether somebody else wrote since, as far as can be told without asking a remote."""
+
     async def commit(self, steps: Sequence[Step]) -> None:
         """
         Put the steps on record, in order, a commit each; durable when it returns.

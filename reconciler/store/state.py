@@ -122,6 +122,10 @@ class StateBranch:
         async with self._turn:
             return await self._load()
 
+    def has_moved(self) -> bool:
+        """Return whether the branch is not where we left it, as far as the last fetch knows."""
+        return self._repository.read_ref(self._repository.ref(self._branch)) != self._head
+
     async def commit(self, steps: Sequence[Step]) -> None:
         """
         Put the steps on record, in order, a commit each; durable when it returns.

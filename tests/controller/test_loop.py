@@ -335,6 +335,23 @@ async def test_a_local_run_of_another_machine_is_left_to_its_own_reconciler(stag
     assert stage.state.hosts["local"].machine == "there"
 
 
+async def test_what_another_reconciler_recorded_is_seen_at_the_next_knock(stage):
+    stage.dispatch.hold = True
+    stage.specs.push(make_desired(make_task("a")))
+    loop = stage.loop()
+    await loop.run("started")
+    other = stage.loop()
+    stage.dispatch.hold = False
+    await other.run("idle")
+
+    stage.state.moved = True
+    loop.knock()
+    await loop.run("idle")
+
+    assert loop.statuses["a"].phase is Phase.COMPLETED
+    assert len(stage.dispatch.started) == 1
+
+
 async def test_a_machine_that_is_gone_for_good_is_taken_over(stage):
     stage.dispatch.hold = True
     stage.specs.push(make_desired(make_task("a")))
