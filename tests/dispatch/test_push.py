@@ -71,7 +71,6 @@ async def test_the_reconciler_pushes_unless_told_otherwise(world):
         ("echo x >x", {"repo": REPO.model_copy(update={"paths": ("src/",)})}),
         ("git checkout -q --orphan new; echo x >x", {}),
         ("echo x >x", {"branch": "main"}),
-        ("echo x >x", {"expected_head": "1" * 40}),
     ],
 )
 async def test_what_is_not_good_enough_is_not_pushed(world, script, fields):
