@@ -17,7 +17,7 @@ from reconciler.core.prompt import sha256
 from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.protocol import folder_name, run_of
 from reconciler.dispatch.repos import CodeRepository
-from reconciler.dispatch.round import CANCELLED, ReadOutput, Round
+from reconciler.dispatch.round import CANCELLED, DELIVERY_PATIENCE, ReadOutput, Round
 from reconciler.dispatch.runs import Ending, Pace
 from reconciler.dispatch.site import Site, open_site, usual_pace
 from reconciler.dispatch.steps import StepFailed
@@ -54,6 +54,7 @@ class Dispatcher:
         keep_logs_mb: int,
         pace: Callable[[Host], Pace] = usual_pace,
         patience: float = 300,
+        delivery_patience: float = DELIVERY_PATIENCE,
         farewell: float = _FAREWELL,
     ) -> None:
         self.logs = Logs(data / "logs")
@@ -68,6 +69,7 @@ class Dispatcher:
         self._logs_due = clock()
         self._pace = pace
         self._patience = patience
+        self._delivery_patience = delivery_patience
         self._farewell = farewell
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._stops: dict[Key, asyncio.Task[None]] = {}
@@ -225,6 +227,7 @@ class Dispatcher:
             read_output=self._read_output,
             clock=self._clock,
             patience=self._patience,
+            delivery_patience=self._delivery_patience,
         )
 
     def _site(self, host: Host) -> Site:

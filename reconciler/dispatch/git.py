@@ -36,6 +36,8 @@ _QUIET = {
     "LANGUAGE": "C",  # errors are told apart by git's words
 }
 _FOR_REMOTES = re.compile(r"GIT_(?:SSH|ASKPASS|SSL_|HTTP_|PROXY_|CONFIG_(?:GLOBAL|COUNT|KEY_|VALUE_))")
+_WORDS = 600
+"""Most characters of git's own words."""
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -90,8 +92,14 @@ async def git(
             with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-    said = one_line(without_credentials(stderr.decode(errors="replace")))
+    said = both_ends(without_credentials(stderr.decode(errors="replace")))
     return Done(process.returncode or 0, stdout, said)
+
+
+def both_ends(text: str) -> str:
+    """Return what git said as one line; if it is long, how it ends too: what a forge answers stands there."""
+    line = one_line(text, len(text))
+    return line if len(line) <= _WORDS else f"{line[: _WORDS // 2]} … {line[-_WORDS // 2 :]}"
 
 
 def without_credentials(text: str) -> str:

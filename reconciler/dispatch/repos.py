@@ -30,6 +30,7 @@ _NOT_THERE = re.compile(
     r"|not a git repository|transport .* not allowed",
     re.IGNORECASE,
 )
+_DECLINED = re.compile(r"rejected|declined|aborted by hook", re.IGNORECASE)
 _BUNDLE = re.compile(rb"# v2 git bundle\n(?:-[0-9a-f]{40}[^\n]*\n)*(?P<head>[0-9a-f]{40}) [^\n]+\n\n")
 _NAMED = 3
 _OURS = "the reconciler's user"
@@ -233,10 +234,10 @@ class CodeRepository:
         message = f"repo {self.repo.name}: {what} {self._place}: {words}"
         if _NOT_ALLOWED.search(words):
             return StepFailed(FailureClass.AUTH, f"{message}; give {who} access")
+        if _DECLINED.search(words):
+            return StepFailed(FailureClass.CONFIG, f"{message}; the rules of the branch are set there")
         if _NOT_THERE.search(words):
             return StepFailed(FailureClass.CONFIG, f"{message}; mend `url` or `base` in its spec")
-        if "rejected" in words:
-            return StepFailed(FailureClass.CONFIG, f"{message}; the rules of the branch are set there")
         return Unavailable(message)
 
     def _failed(self, kind: FailureClass, why: str) -> StepFailed:

@@ -6,7 +6,7 @@ was done is found on the host under its name, and is not done twice.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -27,6 +27,8 @@ from reconciler.dispatch.validation import read_checks
 from reconciler.dispatch.workspace import Prepared, Taken
 
 _MEBIBYTE = 2**20
+DELIVERY_PATIENCE = 1800.0
+"""Seconds for which the repository may be away when work is brought to it, before the round fails."""
 CANCELLED = "cancelled"
 """Why a run was ended, in the wrapper's records, when it was asked for."""
 GONE = "gone"
@@ -82,6 +84,7 @@ class Round:
     clock: Callable[[], datetime]
     patience: float
     """Seconds for which a host or repository may be away before the agent was started."""
+    delivery_patience: float = DELIVERY_PATIENCE
 
     async def carry_out(self, seen: Callable[[], None]) -> Report:
         """Return what came of the round; `seen` is called when the agent is seen alive."""
@@ -216,7 +219,8 @@ class Round:
         repository, base, order = self.repository, prepared.base, self.order
         if repository is None or base is None:
             return 0
-        await persist(lambda: repository.check_base(base, order.start_from))
+        there = f"{taken.head} in {prepared.folder}, on host {order.host.name}"
+        await self._reach(lambda: repository.check_base(base, order.start_from), there)
         bundle = await persist(lambda: self.site.workspaces.bundle(order, base))
         head = await persist(lambda: repository.receive(bundle, self._agent))
         if head != taken.head:
@@ -227,8 +231,16 @@ class Round:
         push = (
             partial(self.site.workspaces.push, order, repository) if repository.repo.push == "host" else None
         )
-        await persist(lambda: repository.deliver(head, order.branch, order.expected_head, push))
+        here = f"{head} in {repository.folder}, on the machine of the reconciler"
+        await self._reach(lambda: repository.deliver(head, order.branch, order.expected_head, push), here)
         return commits
+
+    async def _reach(self, step: Callable[[], Awaitable[None]], kept: str) -> None:
+        """Take a step that needs the forge; if it cannot be taken, say which commit is kept where."""
+        try:
+            await persist(step, patience=self.delivery_patience)
+        except StepFailed as error:
+            raise StepFailed(error.kind, f"{error}; the work is kept: commit {kept}") from error
 
     # --- Common to both -----------------------------------------------------
 

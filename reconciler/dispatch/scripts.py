@@ -10,6 +10,7 @@ from pathlib import Path
 
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.text import one_line
+from reconciler.dispatch.git import both_ends
 from reconciler.dispatch.transport import Transport
 
 _ANSWER = re.compile(rb"^(?P<kind>[SE])(?: |$)", re.MULTILINE)
@@ -87,5 +88,5 @@ class Scripts:
 
 
 def _refusal(where: str, words: str) -> Exception:
-    message = f"{where}: {one_line(words)}"
+    message = f"{where}: {both_ends(words)}"
     return Unavailable(message) if words.startswith("short") else Refused(message)

@@ -29,19 +29,21 @@ async def persist(step: Callable[[], Awaitable[T]], *, patience: float | None = 
     """
     Take a step, again and again while what it needs cannot be reached.
 
-    Without `patience` (seconds of waiting) it never gives up: a run that may have
-    started must not be forgotten. Raises StepFailed.
+    Without `patience` (seconds since it first failed) it never gives up: a run that
+    may have started must not be forgotten. Raises StepFailed.
     """
-    pause, waited = _PAUSE, 0.0
+    pause, failing_since = _PAUSE, None
+    clock = asyncio.get_running_loop().time
     while True:
         try:
             return await step()
         except Refused as error:
             raise StepFailed(FailureClass.HOST, str(error)) from error
         except Unavailable as error:
+            failing_since = clock() if failing_since is None else failing_since
+            waited = clock() - failing_since
             if patience is not None and waited >= patience:
                 raise StepFailed(FailureClass.HOST, f"{error} (tried for {waited:.0f} s)") from error
             log.warning("%s; trying again in %.1f s", error, pause)
         await asyncio.sleep(pause)
-        waited += pause
         pause = min(pause * 2, _PAUSE_CAP)

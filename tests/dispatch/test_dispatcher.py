@@ -4,8 +4,10 @@ Orders carried out on this machine: workspace, agent, validation, delivery.
 
 import asyncio
 import os
+import re
 import shutil
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -478,8 +480,10 @@ CLEAN = "git config filter.f.clean \"{filter}\"; echo '* filter=f' >.gitattribut
         "true",
         "mkdir .git/info; mv .gitattributes .git/info/attributes",
         "mv .git/config more; git config -f .git/config include.path ../more",
-        "cp .git/config .git/config.worktree; git config --unset filter.f.clean; "
-        "git config extensions.worktreeConfig true",
+        (
+            "cp .git/config .git/config.worktree; git config --unset filter.f.clean; "
+            "git config extensions.worktreeConfig true"
+        ),
         "mkdir c; cp -R .git/refs .git/objects .git/config c; echo ../c >.git/commondir; rm .git/config",
         "git sparse-checkout set nothing",
         "chmod 400 .git/config",
@@ -599,10 +603,15 @@ async def test_stopping_a_run_ends_its_round_even_if_its_repository_is_away(worl
     assert (facts.qsize(), dispatcher.followed, world.noted) == (0, frozenset(), [])
 
 
-async def test_stopping_a_run_ends_its_round_even_if_its_work_cannot_be_delivered(world):
-    hook = world.code / "hooks/reference-transaction"
-    hook.write_text(f"#!/bin/sh\n{world.note('tried')}\nexit 1\n")
+def away(world) -> None:
+    """Let the forge break off whatever is pushed to it."""
+    hook = world.code / "hooks/pre-receive"
+    hook.write_text(f"#!/bin/sh\n{world.note('tried')}\nkill -9 $PPID\n")
     hook.chmod(0o755)
+
+
+async def test_stopping_a_run_ends_its_round_even_if_its_work_cannot_be_delivered(world):
+    away(world)
     order = world.order("echo x >x")
     dispatcher, facts = world.dispatcher(farewell=0.1), asyncio.Queue()
     dispatcher.follow(order, facts.put_nowait)
@@ -614,6 +623,32 @@ async def test_stopping_a_run_ends_its_round_even_if_its_work_cannot_be_delivere
 
     assert report.verdict.kind == FailureClass.CANCELLED
     assert (facts.qsize(), dispatcher.followed) == (0, frozenset())
+
+
+async def test_work_that_cannot_be_delivered_for_long_fails_its_round_and_is_kept(world):
+    away(world)
+
+    report = await world.carry_out(world.order("echo x >x"), delivery_patience=0.5)
+
+    where = re.search(
+        r"the work is kept: commit ([0-9a-f]{40}) in (.+), on the machine", report.verdict.message
+    )
+    assert report.verdict.kind == FailureClass.HOST
+    assert "repo code: cannot push 'task/web/fix'" in report.verdict.message
+    assert git(Path(where[2]), "show", f"{where[1]}:x") == "x"
+    assert "task/web/fix" not in heads(world)
+    assert len(world.noted) > 1
+
+
+async def test_a_repository_that_is_gone_when_the_work_is_delivered_is_told_with_where_the_work_is(world):
+    gone = f"cd /; rm -rf '{world.data}/repos' '{world.code}'"
+    far = Host(name="far", address="127.0.0.1", workdir="far")
+
+    report = await world.carry_out(world.order(f"echo x >x; {gone}", host=far), delivery_patience=0.5)
+
+    where = re.search(r"the work is kept: commit ([0-9a-f]{40}) in (.+), on host far", report.verdict.message)
+    assert report.verdict.kind == FailureClass.CONFIG
+    assert git(Path(where[2]), "show", f"{where[1]}:x") == "x"
 
 
 # --- Crashes -----------------------------------------------------------------------

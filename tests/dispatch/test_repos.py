@@ -125,14 +125,29 @@ async def test_a_rewritten_base_branch_is_followed(world, repository):
     assert after == git(seed, "rev-parse", "HEAD") != before
 
 
-async def test_a_push_that_the_forge_declines_is_told_in_its_words(world, repository):
+@pytest.mark.parametrize(
+    ("hook", "script", "words"),
+    [
+        (
+            "pre-receive",
+            "echo the quota is used up >&2; exit 1",
+            "the quota is used up .*pre-receive hook declined",
+        ),
+        ("update", "exit 1", "hook declined"),
+        ("update", "echo ticket not found >&2; exit 1", "ticket not found .*the rules of the branch"),
+        ("update", "yes be patient and read on | head -n 100 >&2; exit 1", "read on .*hook declined"),
+        ("reference-transaction", "exit 1", "aborted by hook"),
+        ("update", "touch refs/heads/task/a.lock", "remote rejected"),
+    ],
+)
+async def test_a_push_that_the_forge_declines_is_told_in_its_words(world, repository, hook, script, words):
     base = await repository.starting_point(None)
-    hook = world.code / "hooks" / "pre-receive"
-    hook.parent.mkdir(exist_ok=True)
-    hook.write_text("#!/bin/sh\necho the quota is used up >&2; exit 1\n")
-    hook.chmod(0o755)
+    place = world.code / "hooks" / hook
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(f"#!/bin/sh\nmkdir -p refs/heads/task\n{script}\n")
+    place.chmod(0o755)
 
-    with pytest.raises(StepFailed, match="quota is used up") as failed:
+    with pytest.raises(StepFailed, match=words) as failed:
         await repository.deliver(base, "task/a", None)
 
     assert failed.value.kind == FailureClass.CONFIG
