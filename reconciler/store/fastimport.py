@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from subprocess import TimeoutExpired
 from tempfile import TemporaryFile
 
@@ -46,7 +47,9 @@ class FastImport:
     process is gone; `words` then says why.
     """
 
-    def __init__(self, git: Git, ref: str, head: str | None, *, keep_open: Sequence[int]) -> None:
+    def __init__(
+        self, git: Git, git_dir: Path, ref: str, head: str | None, *, keep_open: Sequence[int]
+    ) -> None:
         """Start on top of `head`; `keep_open` are file descriptors that git holds until it ends."""
         self.commits = 0
         """How many went through this process; its memory grows with them."""
@@ -60,6 +63,7 @@ class FastImport:
         words = (*_OPTIONS, "fast-import", "--quiet")
         self._process = git.keep_running(*words, stderr=self._words, keep_open=keep_open)
         self._talk, self._answers = pipes(self._process)
+        self._report = git_dir / f"fast_import_crash_{self._process.pid}"
 
     def commit(self, change: Change) -> None:
         """Write one commit on top of the last."""
@@ -105,6 +109,7 @@ class FastImport:
         with suppress(OSError):
             self._process.communicate()
         self._words.close()
+        self._report.unlink(missing_ok=True)  # of a failure that is told in `words`; nobody would tidy it up
 
     def id_of(self, index: int) -> str:
         """Return the id of a commit that is not sealed yet, counted from 0."""

@@ -152,8 +152,9 @@ class Writer:
         return self._send_afresh(head, changes)
 
     def _send_afresh(self, head: str | None, changes: Sequence[Change]) -> Sequence[str]:
-        _remove_left_keeps(self._repository.git_dir)
-        self._stream = FastImport(self._repository.git, self._ref, head, keep_open=[self._lock])
+        repository = self._repository
+        _remove_left_keeps(repository.git_dir)
+        self._stream = FastImport(repository.git, repository.git_dir, self._ref, head, keep_open=[self._lock])
         try:
             return _send(self._stream, changes)
         except OSError as error:

@@ -210,6 +210,23 @@ async def test_a_ref_that_cannot_be_moved_is_unavailable_in_gits_own_words(open_
     assert line(bare)[1:] == ["task a: created"]
 
 
+async def test_a_failed_batch_leaves_no_crash_report_of_git_behind(open_state, bare):
+    state = await open_state(bare)
+    await state.commit([created("a")])
+    packs = bare / "objects" / "pack"
+    moved = packs.rename(bare / "objects" / "moved")
+    packs.touch()
+
+    with pytest.raises(Unavailable, match="cannot be written: fatal: "):
+        await state.commit([created("b")])
+    packs.unlink()
+    moved.rename(packs)
+    await state.commit([created("b")])
+
+    assert line(bare)[1:] == ["task a: created", "task b: created"]
+    assert [path.name for path in bare.iterdir() if "crash" in path.name] == []
+
+
 async def test_a_second_writer_is_refused_with_the_pid_of_the_first(open_state, open_repository, bare):
     await open_state(bare)
     held = await open_repository(bare)
