@@ -111,13 +111,25 @@ TASK_FIELDS = st.fixed_dictionaries(
         "depends_on": st.lists(st.sampled_from(NAMES), max_size=2, unique=True),
     }
 )
+READY = {
+    "execution_mode": ExecutionMode.SSH_CLI,
+    "requires": (),
+    "budget": None,
+    "schedule": None,
+    "window": (),
+    "desired": Wish.ACTIVE,
+    "not_before": None,
+    "depends_on": (),
+}
+"""What lets a task run; without it almost none would, for so much may speak against it."""
+IS_EASY = st.sampled_from([True, True, False])
 CONTENTS = st.tuples(st.sampled_from(["own", "own", "own", "twin"]), st.integers(0, 1), st.integers(0, 1))
 
 
 @st.composite
 def tasks(draw: st.DrawFn, name: str, **fixed: object) -> Task:
     """Return a task that depends only on names before its own, so that there is no cycle."""
-    fields = {**draw(TASK_FIELDS), **fixed}
+    fields = {**draw(TASK_FIELDS), **(READY if draw(IS_EASY) else {}), **fixed}
     content, version, edit = draw(CONTENTS)
     fields["depends_on"] = tuple(needed for needed in fields["depends_on"] if needed < name)
     goal = f"Do {name if content == 'own' else content}."
@@ -141,6 +153,23 @@ HOST_FIELDS = st.fixed_dictionaries(
 )
 
 
+OPEN = {
+    "adapters": None,
+    "cordon": False,
+    "drain": False,
+    "repos": None,
+    "address": None,
+    "daily_budget": None,
+}
+"""What lets a host take runs."""
+
+
+@st.composite
+def hosts(draw: st.DrawFn, name: str) -> Host:
+    """Return any host; many are open to all."""
+    return Host(name=name, **{**draw(HOST_FIELDS), **(OPEN if draw(IS_EASY) else {})})
+
+
 def some(names: Sequence[str]) -> st.SearchStrategy[Sequence[str]]:
     """Return any of the names, in their order."""
     return st.integers(0, 2 ** len(names) - 1).map(
@@ -149,8 +178,8 @@ def some(names: Sequence[str]) -> st.SearchStrategy[Sequence[str]]:
 
 
 SOME_NAMES, SOME_HOSTS = some(NAMES), some(HOSTS)
-LIMITS = st.sampled_from([None, None, 0, 2])
-DAILY = st.sampled_from([None, None, Budget(tokens=100)])
+LIMITS = st.sampled_from([None, None, None, 0, 2, 2])
+DAILY = st.sampled_from([None, None, None, Budget(tokens=100)])
 FLEETS = st.builds(
     FleetSpec,
     max_running=LIMITS,
@@ -168,7 +197,7 @@ def desireds(draw: st.DrawFn) -> Desired:
         revision=blob("revision"),
         fleet=draw(FLEETS),
         tasks={name: draw(tasks(name)) for name in draw(SOME_NAMES)},
-        hosts={name: Host(name=name, **draw(HOST_FIELDS)) for name in draw(SOME_HOSTS)},
+        hosts={name: draw(hosts(name)) for name in draw(SOME_HOSTS)},
         adapters={
             name: Adapter(name=name, version=version, max_running=draw(LIMITS), daily_budget=draw(DAILY))
             for name, version in OFFERED.items()
@@ -204,6 +233,7 @@ STATUS_FIELDS = st.fixed_dictionaries(
         "removed": st.sampled_from([False] * 5 + [True]),
     }
 )
+FREE = {"not_before": None, "due_at": None, "removed": False, "usage": Usage()}
 IS_OLDER = st.tuples(st.sampled_from([False, False, True]), st.sampled_from([False, False, True]))
 PHASES = st.sampled_from(Phase)
 HAVE_RUN = {Phase.ASSIGNED, Phase.RUNNING, Phase.REVIEW_PENDING, Phase.COMPLETED, Phase.FAILED}
@@ -213,7 +243,7 @@ HAVE_RUN = {Phase.ASSIGNED, Phase.RUNNING, Phase.REVIEW_PENDING, Phase.COMPLETED
 def statuses(draw: st.DrawFn, spec: Task, phase: Phase | None = None) -> Status:
     """Return a status that the lifecycle may have led to; it answers the spec or an older one."""
     phase = phase or draw(PHASES)
-    fields = draw(STATUS_FIELDS)
+    fields = {**draw(STATUS_FIELDS), **(FREE if draw(IS_EASY) else {})}
     has_older_work, has_older_file = draw(IS_OLDER)
     generation = blob(spec.name, "older") if has_older_file else spec.generation
     attempt = max(fields["attempt"], 1 if phase in HAVE_RUN else 0)
@@ -236,7 +266,7 @@ def statuses(draw: st.DrawFn, spec: Task, phase: Phase | None = None) -> Status:
     )
 
 
-CLIS = st.builds(HostCli, ok=st.booleans(), message=st.just("1.0 is not in >=2"))
+CLIS = st.builds(HostCli, ok=st.sampled_from([True, True, False]), message=st.just("1.0 is not in >=2"))
 PROBES = st.builds(
     HostStatus,
     reachable=st.sampled_from([True, True, False]),
@@ -257,9 +287,9 @@ def observeds(draw: st.DrawFn, desired: Desired) -> Observed:
         statuses=known,
         hosts={name: draw(PROBES) for name in draw(SOME_HOSTS)},
         load={name: draw(LOADS) for name in draw(SOME_HOSTS)},
-        asked=frozenset(draw(SOME_HOSTS)),
+        asked=frozenset(HOSTS if draw(IS_EASY) else draw(SOME_HOSTS)),
         past=dict.fromkeys(draw(SOME_NAMES), draw(st.integers(0, 5))),
-        spent=draw(SPENT),
+        spent={} if draw(IS_EASY) else draw(SPENT),
         followed=frozenset((known[name].run or "", known[name].round) for name in draw(some(live))),
     )
 

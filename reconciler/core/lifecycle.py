@@ -308,6 +308,7 @@ def _assigned(event: Assigned, status: Status) -> Changes:
         **_identity(spec),
         "attempt": status.attempt + 1,
         "round": 1,
+        "waiting": None,
         "run": event.run,
         "slots": spec.slots,
         "assigned_host": event.host,

@@ -444,6 +444,15 @@ def test_a_held_removal_stays_held_when_it_looks_small_later():
     assert not world.statuses["a"].removed
 
 
+def test_a_held_task_that_starts_again_waits_for_nothing():
+    waiting = Waiting(reason=Reason.APPROVAL, message="allow it", since=NOW)
+    world = World(make_desired(make_task("a")), statuses={"a": created("a", waiting=waiting)})
+
+    world.look()
+
+    assert (world.statuses["a"].phase, world.statuses["a"].waiting) == (Phase.ASSIGNED, None)
+
+
 def test_held_tasks_whose_specs_come_back_go_on():
     specs = [make_task("a"), make_task("b")]
     world = World(make_desired(*specs))
