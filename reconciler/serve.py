@@ -14,11 +14,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from reconciler import clock
 from reconciler.controller.loop import Loop, Until
 from reconciler.controller.ports import Step
-from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.errors import Refused, Unavailable, UsageError
 from reconciler.core.model import Host
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.local import LocalTransport
@@ -91,7 +92,7 @@ class _Fleet:
 async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
     """Open the rooms and wire them to a loop."""
     async with AsyncExitStack() as stack:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_data_folder(settings.data_dir)
         repository = await Repository.open(settings.repo, settings.data_dir / "clones")
         await stack.enter_async_context(repository)
         branch = await repository.specs_branch(settings.branch)
@@ -139,6 +140,18 @@ def _machine(file: Path) -> str:
             file.hardlink_to(fresh)
         fresh.unlink()
     return file.read_text(encoding="utf-8")
+
+
+def _make_data_folder(folder: Path) -> None:
+    """Make the data folder unless it is there, and see that it can be written in. Raises UsageError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UsageError(
+            f"the data folder {folder} cannot be used: {error.strerror}; see who may write "
+            "there, or name another one with --data-dir or RECONCILER_DATA_DIR"
+        ) from error
 
 
 def _end_on_signals(loop: Loop, work: asyncio.Task[None], settings: Settings) -> None:

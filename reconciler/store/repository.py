@@ -68,7 +68,13 @@ class Repository:
     async def _open_url(cls, url: str, cache_dir: Path) -> Self:
         _check_url(url)
         git_dir = cache_dir / _clone_name(url)
-        git_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            git_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"{git_dir}, for the clone of {speakable(url)}, cannot be made: {error.strerror}; "
+                "see who may write there, or name another data folder (--data-dir)"
+            ) from error
         repository = cls(git_dir, folder=None, address=url, hash_name="sha1")
         try:
             await repository.git.run("init", "--quiet", "--bare", "--template=")

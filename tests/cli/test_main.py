@@ -158,6 +158,21 @@ def test_problems_of_files_are_printed_as_they_are():
     assert done.stderr.splitlines() == [str(problem)] * 2
 
 
+@pytest.mark.parametrize("folder", ["a file/data", "a file", "/proc/data", "/proc"])
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_a_data_folder_that_cannot_be_used_is_told_with_what_to_do(fleet, folder, is_remote):
+    (fleet.folder / "a file").touch()
+    fleet.data = fleet.folder / folder
+    command = ["--repo", f"file://{fleet.folder}", "plan"] if is_remote else ["run", "--once"]
+
+    done = fleet.run(*command)
+
+    assert done.exit_code == 64
+    assert str(fleet.data) in done.stderr
+    assert "--data-dir" in done.stderr
+    assert "Errno" not in done.stderr
+
+
 def test_the_version_is_data_on_stdout():
     assert run("version").stdout.startswith("reconciler ")
     assert '"version"' in run("version", "-o", "json").stdout
