@@ -310,9 +310,7 @@ def test_a_due_time_is_on_record_with_the_wait_for_it(phase):
     assert silent.waiting == before.waiting
 
 
-@pytest.mark.parametrize(
-    ("due_at", "then"), [(None, None), (LATER + timedelta(days=1), LATER), (NOW, NOW)]
-)
+@pytest.mark.parametrize(("due_at", "then"), [(None, None), (LATER + timedelta(days=1), LATER), (NOW, NOW)])
 def test_a_task_that_is_asked_for_again_need_not_wait_for_its_due_time(due_at, then):
     before = status_in(Phase.FAILED, due_at=due_at)
 
