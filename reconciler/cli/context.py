@@ -42,7 +42,7 @@ class Context:
             return self.repo
         start = Path(self.repo or ".").resolve()
         for folder in (start, *start.parents):
-            if _is_repository(folder):
+            if is_repository(folder):
                 return str(folder)
         raise UsageError(
             f"no git repository at or around {start}: "
@@ -80,7 +80,8 @@ class Context:
         return Settings(repo=self.place, branch=self.branch, data_dir=self.data_dir)
 
 
-def _is_repository(folder: Path) -> bool:
+def is_repository(folder: Path) -> bool:
+    """Return whether a folder is the root of a repository, or a bare one."""
     is_bare = (folder / "HEAD").is_file() and (folder / "objects").is_dir() and (folder / "refs").is_dir()
     return is_bare or (folder / ".git").exists()
 

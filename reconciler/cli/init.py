@@ -3,14 +3,17 @@
 """
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import click
 
+from reconciler.cli.context import is_repository
 from reconciler.core.errors import ReconcilerError, UsageError
 
 NEXT = """\
@@ -33,19 +36,20 @@ def init(folder: Path) -> None:
     """
     folder = folder.resolve()
     wanted = dict(scaffold())
+    _refuse_to_nest(folder)
     _refuse_to_overwrite(folder, wanted)
-    folder.mkdir(parents=True, exist_ok=True)
     is_new = not (folder / ".git").exists()
     if not is_new:
         git(folder, "rev-parse", "--git-dir")  # say in git's words what is wrong with it, if anything is
     _know_the_person(folder)
-    if is_new:
-        git(folder, "init", "--quiet", "--initial-branch=main")
-    for path, content in wanted.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(content, encoding="utf-8")
-    git(folder, "add", "--", *wanted)
-    git(folder, "commit", "--quiet", "--message=Begin a fleet of coding agents", "--", *wanted)
+    with ExitStack() as undo:
+        _make_folder(folder, undo)
+        if is_new:
+            undo.callback(shutil.rmtree, folder / ".git", ignore_errors=True)
+            git(folder, "init", "--quiet", "--initial-branch=main")
+        undo.callback(_take_out, folder, wanted)
+        _commit(folder, wanted)
+        undo.pop_all()
     enter = "" if folder == Path.cwd() else f"  cd {folder}\n"
     click.echo(NEXT.format(folder=folder, enter=enter), err=True)
 
@@ -81,6 +85,15 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+def _refuse_to_nest(folder: Path) -> None:
+    around = next((above for above in folder.parents if is_repository(above)), None)
+    if around and not is_repository(folder):
+        raise UsageError(
+            f"{folder} is inside of the repository {around}, and nothing was changed: run "
+            f"`reconciler init` in {around}, or choose a folder outside of it"
+        )
+
+
 def _refuse_to_overwrite(folder: Path, wanted: Mapping[str, str]) -> None:
     if (folder / "HEAD").is_file() and (folder / "objects").is_dir():
         raise UsageError(f"{folder} is a bare repository: clone it, and run `reconciler init` in the clone")
@@ -91,10 +104,37 @@ def _refuse_to_overwrite(folder: Path, wanted: Mapping[str, str]) -> None:
 
 def _know_the_person(folder: Path) -> None:
     """Ask git who commits, before anything is written."""
+    there = next(place for place in (folder, *folder.parents) if place.is_dir())
     try:
-        git(folder, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
+        git(there, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
     except ReconcilerError as error:
         raise UsageError(
             'git does not know who commits: run `git config --global user.name "Your Name"` '
             "and `git config --global user.email you@example.org`"
         ) from error
+
+
+def _make_folder(folder: Path, undo: ExitStack) -> None:
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    if new:
+        undo.callback(shutil.rmtree, new[-1], ignore_errors=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be made: {error.strerror}; see who may write there, or choose another folder"
+        ) from error
+
+
+def _commit(folder: Path, wanted: Mapping[str, str]) -> None:
+    for path, content in wanted.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(content, encoding="utf-8")
+    git(folder, "add", "--", *wanted)
+    git(folder, "commit", "--quiet", "--message=Begin a fleet of coding agents", "--", *wanted)
+
+
+def _take_out(folder: Path, wanted: Mapping[str, str]) -> None:
+    """Remove what was staged, and the folders that are empty then."""
+    with suppress(ReconcilerError):  # why it could not be committed is what matters
+        git(folder, "rm", "--quiet", "--force", "--ignore-unmatch", "--", *wanted)

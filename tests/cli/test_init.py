@@ -5,6 +5,7 @@
 import json
 import subprocess
 
+import pytest
 from click.testing import CliRunner
 
 from reconciler.cli.main import cli
@@ -90,8 +91,75 @@ def test_without_a_name_for_the_commit_nothing_is_written(tmp_path, person):
 
     assert done.exit_code == 64
     assert "git config --global user.name" in done.stderr
-    assert not (tmp_path / "fleet" / "specs").exists()
-    assert not (tmp_path / "fleet" / ".git").exists()
+    assert not (tmp_path / "fleet").exists()
+
+
+def refuse_commits(person):
+    """Let a hook of the person's refuse whatever is committed."""
+    (person / "hooks").mkdir()
+    hook = person / "hooks/pre-commit"
+    hook.write_text("#!/bin/sh\necho not on a Friday >&2; exit 1\n")
+    hook.chmod(0o755)
+    with (person / ".gitconfig").open("a") as settings:
+        settings.write(f"[core]\n\thooksPath = {person / 'hooks'}\n")
+
+
+def test_a_commit_that_is_refused_leaves_nothing_of_a_new_folder(tmp_path, person):
+    refuse_commits(person)
+
+    done = init(tmp_path / "new" / "fleet")
+
+    assert done.exit_code == 1
+    assert "not on a Friday" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("is_repository", [False, True])
+def test_a_commit_that_is_refused_leaves_a_folder_as_it_was(tmp_path, person, is_repository):
+    refuse_commits(person)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "README.md").write_text("mine\n")
+    if is_repository:
+        git(folder, "init", "-q")
+        git(folder, "add", "README.md")
+
+    done = init(folder)
+
+    assert done.exit_code == 1
+    assert sorted(path.name for path in folder.iterdir()) == [".git"] * is_repository + ["README.md"]
+    if is_repository:
+        assert git(folder, "status", "--porcelain") == "A  README.md\n"
+
+
+@pytest.mark.parametrize("inside", ["specs", "new/folder", ".git/refs"])
+def test_a_folder_inside_of_a_repository_is_refused(tmp_path, inside):
+    init(tmp_path / "fleet")
+    before = git(tmp_path / "fleet", "rev-parse", "HEAD")
+
+    done = init(tmp_path / "fleet" / inside)
+
+    assert done.exit_code == 64
+    assert f"inside of the repository {tmp_path / 'fleet'}" in done.stderr
+    assert git(tmp_path / "fleet", "status", "--porcelain") == ""
+    assert git(tmp_path / "fleet", "rev-parse", "HEAD") == before
+    assert not (tmp_path / "fleet/new").exists()
+
+
+def test_a_repository_within_another_may_become_a_fleet(tmp_path):
+    git(tmp_path, "init", "-q", "outer")
+    git(tmp_path, "init", "-q", "outer/fleet")
+
+    assert init(tmp_path / "outer/fleet").exit_code == 0
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_why(tmp_path):
+    (tmp_path / "file").touch()
+
+    done = init(tmp_path / "file" / "fleet")
+
+    assert done.exit_code == 64
+    assert f"{tmp_path / 'file/fleet'} cannot be made: Not a directory" in done.stderr
 
 
 def test_a_bare_repository_is_refused(tmp_path):
