@@ -55,14 +55,14 @@ async def _history(context: Context, task: str | None, number: int) -> "Sequence
 
 
 def change_of(entry: "Entry") -> str:
-    """Return from which phase to which, in words."""
+    """Return from what to what, in words."""
     before, after = entry.before or "new", entry.after or "removed"
     return after if before == after else f"{before} → {after}"
 
 
 COLUMNS = (
     Column("TIME", lambda entry: format_time(entry.at)),
-    Column("TASK", lambda entry: entry.task),
+    Column("NAME", lambda entry: entry.name),
     Column("CHANGE", change_of),
     Column("HOST", lambda entry: entry.host or "-"),
     Column("RUN", lambda entry: entry.run or "-", is_wide=True),
@@ -74,7 +74,7 @@ COLUMNS = (
 
 
 def entry_document(entry: "Entry") -> Document:
-    """Return a transition as `-o json` prints it."""
+    """Return a transition as `-o json` prints it; without a task it is news of the host."""
     return {
         "at": format_time(entry.at),
         "task": entry.task,

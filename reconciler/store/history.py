@@ -13,21 +13,23 @@ from reconciler.store import messages
 from reconciler.store.layout import status_path
 from reconciler.store.repository import Repository
 
-_TRANSITIONS = ("--extended-regexp", "--grep=^Task: ")
+_OF_TASKS, _OF_HOSTS = "--grep=^Task: ", "--grep=^Host: "
+"""Trailers of transitions and of news of hosts; either will do where both are given."""
 _COMMITTED = re.compile(r"^committer .*> (\d+) [+-]\d{4}$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One transition as it stands on record."""
+    """One transition, or news of a host, as it stands on record."""
 
     at: datetime
     """To the second."""
-    task: str
+    task: str | None
+    """None: news of a host."""
     before: str | None
-    """Phase; None for the first transition of a task."""
+    """Phase; None for the first transition of a task. Of a host, whether it was up or down."""
     after: str | None
-    """Phase; None when the status went."""
+    """Phase; None when the status went. Of a host, as above."""
     reason: str
     host: str | None
     run: str | None
@@ -39,12 +41,17 @@ class Entry:
     previous: str | None
     """Commit of the task's previous transition."""
 
+    @property
+    def name(self) -> str:
+        """What it is about, in words."""
+        return self.task or f"host {self.host}"
+
 
 async def history(
     repository: Repository, branch: str, task: str | None = None, *, limit: int | None = None
 ) -> Sequence[Entry]:
     """
-    Return transitions from the state branch, newest first: of one task, or of all.
+    Return what happened from the state branch, newest first: to one task, or to all of them and their hosts.
 
     Those of one task are found by walking from each to the one before, across
     renames. Empty if there are none. Raises Unavailable.
@@ -53,8 +60,9 @@ async def history(
     if head is None:
         return ()
     if task is None:
-        return await _entries(repository, await _listed(repository, head, limit))
-    return await _walk(repository, await _listed(repository, head, 1, "--", status_path(task)), limit)
+        return await _entries(repository, await _listed(repository, limit, _OF_TASKS, _OF_HOSTS, head))
+    last = await _listed(repository, 1, _OF_TASKS, head, "--", status_path(task))
+    return await _walk(repository, last, limit)
 
 
 async def last_touched(repository: Repository, branch: str, path: str, pattern: str) -> datetime | None:
@@ -92,9 +100,9 @@ async def lives(repository: Repository, head: str) -> Lives:
     return found
 
 
-async def _listed(repository: Repository, head: str, limit: int | None, *paths: str) -> Sequence[str]:
+async def _listed(repository: Repository, limit: int | None, *words: str) -> Sequence[str]:
     most = () if limit is None else (f"--max-count={limit}",)
-    listed = await repository.git.run("rev-list", *_TRANSITIONS, *most, head, *paths)
+    listed = await repository.git.run("rev-list", *most, *words)
     return listed.decode().split()
 
 
@@ -125,7 +133,7 @@ def _entry(commit: str, content: bytes) -> Entry:
     committed = _COMMITTED.search(headers)
     return Entry(
         at=datetime.fromtimestamp(int(committed[1]) if committed else 0, UTC),
-        task=trailers.get("Task", ""),
+        task=trailers.get("Task"),
         before=trailers.get("From"),
         after=trailers.get("To"),
         reason=messages.reason_of(message),

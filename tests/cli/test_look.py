@@ -5,6 +5,7 @@ Looking at a fleet: get, describe, explain, plan, history, logs; against real re
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 from contextlib import contextmanager
@@ -188,9 +189,21 @@ def test_a_plan_as_json_has_the_revision_and_the_actions(fleet):
 def test_history_tells_what_git_log_tells(ran):
     entries = json.loads(ran.run("history", "-o", "json").stdout)
 
-    logged = ran.git("log", "--format=%H", "--grep=^Task: ", "fleet-state").splitlines()
+    logged = ran.git("log", "--format=%H", "--grep=^Cause: ", "fleet-state").splitlines()
     assert [entry["commit"] for entry in entries] == logged
-    assert [entry["to"] for entry in entries] == ["completed", "running", "assigned", "created"]
+    assert {entry["to"] for entry in entries if entry["task"] is None} == {"up"}
+    assert [entry["to"] for entry in entries if entry["task"] == "hello"] == [
+        "completed",
+        "running",
+        "assigned",
+        "created",
+    ]
+
+
+def test_history_of_all_names_the_hosts(ran):
+    lines = ran.run("history").stdout.splitlines()
+
+    assert any(re.search(r"Z +host local +unknown → up +local ", line) for line in lines)
 
 
 def test_history_of_one_task_is_as_long_as_asked_for(ran):

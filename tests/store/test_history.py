@@ -1,3 +1,5 @@
+from reconciler.core.hosts import HostChange
+from reconciler.core.model import HostStatus
 from reconciler.store.history import Entry, history, last_touched, lives
 from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, started
 
@@ -69,6 +71,29 @@ async def test_commits_by_hand_are_no_transitions(open_repository, open_state, b
 
     assert [entry.after for entry in await history(repository, BRANCH)] == ["created"]
     assert [entry.after for entry in await history(repository, BRANCH, "a")] == ["created"]
+
+
+async def test_news_of_hosts_stand_among_those_of_all_tasks(open_repository, open_state, bare):
+    state = await open_state(bare)
+    up, down = HostStatus(reachable=True, since=NOW), HostStatus(reachable=False, since=NOW)
+    await state.commit(
+        [
+            HostChange("h1", None, up, NOW, "answers"),
+            created("a", "the spec is new\nhost h2: up → down"),
+            HostChange("h1", up, down, NOW, "does not answer"),
+        ]
+    )
+    repository = await open_repository(bare)
+
+    found = await history(repository, BRANCH)
+
+    assert [(entry.name, entry.before, entry.after) for entry in found] == [
+        ("host h1", "up", "down"),
+        ("a", None, "created"),
+        ("host h1", "unknown", "up"),
+    ]
+    assert (found[0].task, found[0].host, found[0].reason) == (None, "h1", "does not answer")
+    assert len(await history(repository, BRANCH, "a")) == 1
 
 
 async def test_the_last_transition_of_every_task_is_found_in_one_look(open_repository, open_state, bare):
