@@ -61,7 +61,7 @@ async def wait_for_news(news: asyncio.Event, longest: timedelta | None) -> None:
 TaskFact = RunSeen | RunEnded | MergeSeen
 
 RETRY = timedelta(seconds=1)
-RETRY_CAP = timedelta(minutes=1)
+RETRY_CAP = timedelta(seconds=30)
 
 
 @dataclass
@@ -96,6 +96,7 @@ class Loop:
     _knocked: bool = field(default=True, init=False)
     _stopped: bool = field(default=False, init=False)
     _delay: timedelta = field(default=RETRY, init=False)
+    _retry_at: datetime | None = field(default=None, init=False)
     _load: dict[str, float] = field(default_factory=dict, init=False)
     _asked: set[str] = field(default_factory=set, init=False)
     _spent: Mapping[Purse, Usage] = field(default_factory=dict, init=False)
@@ -145,7 +146,13 @@ class Loop:
             await self.dispatch.close()
 
     async def _look(self) -> timedelta | None:
-        """Take one look at everything that may have changed; return how long to wait for news."""
+        """
+        Take one look at everything that may have changed; return how long to wait for news.
+
+        What cannot be reached is left alone for a while: hints do not make it quicker.
+        """
+        if self._retry_at is not None and (wait := self._retry_at - self.clock()) > timedelta(0):
+            return wait
         try:
             if self._knocked:
                 if self.state.has_moved():
@@ -154,9 +161,10 @@ class Loop:
             await self._converge()
         except Unavailable as error:
             log.warning("%s; trying again in %s", error, self._delay)
+            self._retry_at = self.clock() + self._delay
             wait, self._delay = self._delay, min(self._delay * 2, RETRY_CAP)
             return wait
-        self._delay = RETRY
+        self._delay, self._retry_at = RETRY, None
         now = self.clock()
         self._sweeps.send(self.desired.hosts, now, self.sweep_interval)
         self._probes.send(self.desired.hosts, now, self.probe_interval)
@@ -168,7 +176,7 @@ class Loop:
         return min((time - now for time in times if time is not None), default=None)
 
     def _is_over(self, until: Until) -> bool:
-        if until == "stopped" or self._knocked or self._facts:
+        if until == "stopped" or self._knocked or self._facts or self._retry_at is not None:
             return False
         phases = {self.statuses[name].phase for name in self.attention if name in self.statuses}
         reasons = {waiting.reason for waiting in self.last_plan.waiting.values()}

@@ -1,4 +1,6 @@
 import asyncio
+from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -98,6 +100,37 @@ async def test_an_end_that_could_not_be_recorded_is_recorded_later(stage):
 
     assert stage.state.statuses["a"].phase is Phase.COMPLETED
     assert len(stage.dispatch.started) == 1
+
+
+async def test_a_record_that_cannot_be_written_is_not_taken_for_idleness(stage):
+    stage.state.refuse = [Unavailable("no remote")] * 4
+    stage.specs.push(make_desired(make_task("a")))
+
+    await stage.run()
+
+    assert stage.state.statuses["a"].phase is Phase.COMPLETED
+
+
+async def test_hints_do_not_hurry_what_cannot_be_reached(stage):
+    asked = []
+
+    async def read(statuses):
+        asked.append(stage.clock.time)
+        raise Unavailable("no repository")
+
+    async def pause(news, longest):
+        loop.knock()
+        stage.clock.time += timedelta(milliseconds=100)
+        if len(asked) == 4:
+            loop.stop()
+
+    stage.specs.read = read
+    loop = stage.loop()
+    loop.pause = pause
+    await loop.run()
+
+    waits = [(after - before).total_seconds() for before, after in pairwise(asked)]
+    assert [round(wait) for wait in waits] == [1, 2, 4]
 
 
 async def test_a_new_controller_takes_up_what_the_old_one_left_running(stage):
