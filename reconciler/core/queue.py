@@ -3,7 +3,7 @@ Who may run next and where, and what all the others wait for.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -30,12 +30,20 @@ class Queue:
 
 
 def line_up(scene: Scene) -> Queue:
-    """Give out the free slots: highest priority first, then oldest, then by name."""
-    queue, slots = Queue(), _Slots(scene)
+    """
+    Give out the free slots: highest priority first, then oldest, then by name.
+
+    Once more after something started, so that whoever waits does so for what is
+    in the way then: the next plan will find it there.
+    """
+    queue, slots, ready = Queue(), _Slots(scene), list[tuple[Task, Status]]()
     for spec, status in _wanting(scene):
-        wait = next(_hindrances(scene, spec, status), None) or slots.take(spec, status, queue)
-        if wait is not None:
+        if wait := next(_hindrances(scene, spec, status), None):
             queue.waits[spec.name] = wait
+        else:
+            ready.append((spec, status))
+    while slots.give_out(ready, queue):
+        ready = [(spec, status) for spec, status in ready if spec.name not in queue.starts]
     return queue
 
 
@@ -118,8 +126,19 @@ class _Slots:
         self._refused: dict[_Kind, Placement] = {}
         self._keeping: set[_Kind] = set()
 
-    def take(self, spec: Task, status: Status, queue: Queue) -> Wait | None:
+    def give_out(self, ready: Iterable[tuple[Task, Status]], queue: Queue) -> bool:
+        """Give slots to those that can have them, in order; return whether any could."""
+        before = len(queue.starts)
+        self._kept, self._refused, self._keeping = {}, {}, set()
+        for spec, status in ready:
+            if wait := self._take(spec, status, queue):
+                queue.waits[spec.name] = wait
+        return len(queue.starts) > before
+
+    def _take(self, spec: Task, status: Status, queue: Queue) -> Wait | None:
         """Give the task its slots; or return what it waits for."""
+        queue.waits.pop(spec.name, None)
+        queue.placements.pop(spec.name, None)
         if words := full_group(self._scene.desired, spec, self._running):
             return Wait(Reason.SLOT, words)
         opening = next_opening(spec.window, spec.timezone, self._scene.now) if spec.window else None

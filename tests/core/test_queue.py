@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from reconciler.core.adapter import Adapter, Budget, Usage
 from reconciler.core.conditions import conditions
+from reconciler.core.lifecycle import fold
 from reconciler.core.model import (
     Desired,
     FleetSpec,
@@ -136,6 +137,34 @@ def test_a_group_may_have_a_limit_of_its_own(limited, words):
 
     assert started(planned) == {"a": "local"}
     assert (planned.waiting["b"].reason, planned.waiting["b"].message) == (Reason.SLOT, words)
+
+
+def test_what_waits_does_so_for_what_is_in_the_way_once_others_have_started():
+    closed = {"shop": Repo(name="shop", url="r", max_running=0)}
+    specs = [make_task("a"), make_task("b", repo="shop"), make_task("c")]
+    desired = make_desired(*specs, repos=closed, fleet=FleetSpec(max_running=2))
+
+    planned = plan(desired, Observed(), NOW)
+    recorded, _ = fold({}, planned.events)
+
+    assert planned.waiting["b"].message == "the fleet runs as many as it may (max_running: 2)"
+    assert plan(desired, Observed(recorded), NOW).events == ()
+
+
+def test_slots_kept_for_a_task_that_may_not_run_now_are_given_to_others():
+    wide = {"shop": Repo(name="shop", url="r", max_running=1)}
+    statuses = {"old": live("old", assigned_host="alpha")}
+    specs = [
+        make_task("large", slots=2, repo="shop", requires=("alpha",)),
+        make_task("other", repo="shop", requires=("beta",)),
+        make_task("small"),
+        make_task("old"),
+    ]
+
+    planned = planned_for(*specs, statuses=statuses, hosts=hosts(alpha=2, beta=1), repos=wide)
+
+    assert started(planned) == {"other": "beta", "small": "alpha"}
+    assert planned.waiting.keys() == {"large"}
 
 
 def test_a_task_outside_of_a_full_group_is_not_held_up_by_it():
