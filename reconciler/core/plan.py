@@ -404,7 +404,7 @@ def _scheduled(spec: Task, schedule: str, status: Status, now: datetime) -> Even
     words = f"due {format_time(upcoming)}"
     wait = Waiting(reason=Reason.SCHEDULE, message=words, since=now) if status.phase.is_settled else None
     reason = words + ("; what came due while it was at work is skipped" if is_skipped else "")
-    return Scheduled(task=spec.name, at=now, due_at=upcoming, waiting=wait, reason=reason)
+    return Scheduled(task=spec.name, at=now, due_at=upcoming, waiting=wait, cause="clock", reason=reason)
 
 
 # --- Live runs -------------------------------------------------------------

@@ -9,7 +9,7 @@ hold until the next change of the clocks only.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from functools import lru_cache
@@ -86,7 +86,8 @@ def read_window(text: str) -> Window:
     return Window(frozenset(_days(match["days"] or "mon-sun")), start, end)
 
 
-def next_opening(windows: Iterable[str], timezone: str, now: datetime) -> datetime | None:
+@lru_cache(maxsize=1 << 6)  # of many tasks, at one moment, most have the same
+def next_opening(windows: tuple[str, ...], timezone: str, now: datetime) -> datetime | None:
     """
     Return when the first of the windows opens, in UTC; None if one is open now.
 
