@@ -13,7 +13,8 @@ from functools import lru_cache
 from itertools import count
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, nodes
+from jinja2 import StrictUndefined, Template, TemplateError, nodes, pass_context
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from reconciler.core.errors import Problem, SpecError
@@ -216,18 +217,25 @@ calculate, assign, define, call or import: what it costs is bound by its
 length and its values, so that no time limit is needed.
 """
 
-FILTERS = ("default", "first", "join", "last", "length", "trim")
-"""Filters of Jinja2 that stay; beside them there are `quoted` and `indented`."""
+FILTERS = ("default", "first", "last", "length", "trim")
+"""Filters of Jinja2 that stay; beside them there are `join`, `quoted` and `indented`."""
 
 ITEMS = 1000
-"""Most items a loop may walk through."""
+"""Most items a loop may walk through, or `join` put together."""
+
+JOINED_LIMIT = 100_000
+"""Longest text that `join` makes, in characters: joins in joins would multiply without bound."""
+
+NESTING = 32
+"""How deep a template may be nested; deeper ones take Python long to compile, or are refused by it."""
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, loader=None)
     environment.globals.clear()
     kept = {name: environment.filters[name] for name in FILTERS}
-    environment.filters = {**kept, "quoted": quoted, "indented": _indented, "items_of": _items_of}
+    own = {"quoted": quoted, "indented": _indented, "join": _join, "items_of": _items_of}
+    environment.filters = {**kept, **own}
     return environment
 
 
@@ -252,10 +260,12 @@ def _compile(source: str) -> Template:
         raise TemplateError("nested too deeply") from None
 
 
-def _nodes(node: nodes.Node) -> Iterator[nodes.Node]:
+def _nodes(node: nodes.Node, depth: int = 0) -> Iterator[nodes.Node]:
+    if depth > NESTING:
+        raise TemplateError(f"line {node.lineno}: nested too deeply")
     yield node
     for child in node.iter_child_nodes():
-        yield from _nodes(child)
+        yield from _nodes(child, depth + 1)
 
 
 def _check(node: nodes.Node) -> None:
@@ -266,9 +276,17 @@ def _check(node: nodes.Node) -> None:
         raise TemplateError(f"{line}a loop cannot stand in a loop")
 
 
-def _items_of(value: object) -> object:
+@pass_context  # so that Jinja2 does not join constants while it compiles
+def _join(_context: Context, value: object, separator: object = "") -> str:
+    items, between = [str(item) for item in _items_of(value)], str(separator)
+    if sum(map(len, items)) + len(between) * len(items) > JOINED_LIMIT:
+        raise TemplateError(f"`join` makes a text of at most {JOINED_LIMIT} characters")
+    return between.join(items)
+
+
+def _items_of(value: object) -> Sequence[object]:
     if not isinstance(value, list | tuple) or len(value) > ITEMS:
-        raise TemplateError(f"a loop walks through a list of at most {ITEMS} items")
+        raise TemplateError(f"a loop or `join` takes a list of at most {ITEMS} items")
     return value
 
 

@@ -194,6 +194,8 @@ def test_a_template_sees_the_task_and_where_it_stands():
         ("{% if %}", "Expected an expression"),
         ("x" * 70_000, "longer than"),
         ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "nested too deeply"),
+        ("{% if branch %}" * 120 + "{% endif %}" * 120, "nested too deeply"),
+        ("{{ branch" + " | trim" * 200 + " }}", "nested too deeply"),
     ],
 )
 def test_a_template_that_could_do_more_than_print_is_refused(template, problem):
@@ -225,6 +227,16 @@ def test_a_prompt_beyond_all_bounds_is_refused():
 
     with pytest.raises(SpecError, match="longer than 1000000 characters"):
         render(task, STATUS, REPO, template="{% for c in task.constraints %}{{ task.goal }}{% endfor %}")
+
+
+@pytest.mark.parametrize("innermost", ["'constant'", "branch"])
+def test_joins_in_joins_cannot_make_a_text_grow_without_bound(innermost):
+    text = innermost
+    for _ in range(12):
+        text = f"['', '', '', '', '', '', '', '', ''] | join({text})"
+
+    with pytest.raises(SpecError, match="`join` makes a text of at most 100000 characters"):
+        render(TASK, STATUS, REPO, template="{{ " + text + " }}")
 
 
 def test_a_good_template_has_no_problems():
