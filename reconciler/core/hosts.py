@@ -55,5 +55,7 @@ def _differences(before: HostStatus | None, after: HostStatus) -> Iterator[str]:
             yield f"{name} {cli.version or 'not found'}" + (f" ({cli.message})" if cli.message else "")
     if after.message:
         yield after.message
+    elif before and before.reachable and before.message:
+        yield "nothing is wrong with it any more"
     if before and before.reachable and before.git != after.git:
         yield f"git {after.git or 'missing'}"

@@ -101,13 +101,10 @@ def offered(host: Host, adapters: Mapping[str, Adapter]) -> list[Adapter]:
 
 
 def reachable(facts: HostFacts, before: HostStatus | None, now: datetime) -> HostStatus:
-    """Return what is known of a host that answered; what took too long to answer stays as it was."""
-    known = before.adapters if before else {}
-    clis = known
-    if facts.clis is not None:
-        clis = {
-            name: new.cli if new.answered else known.get(name, new.cli) for name, new in facts.clis.items()
-        }
+    """Return what is known of a host that answered; what was not asked, or took too long, stays as it was."""
+    clis = dict(before.adapters) if before else {}
+    for name, new in (facts.clis or {}).items():
+        clis[name] = new.cli if new.answered else clis.get(name, new.cli)
     return HostStatus(
         reachable=True,
         since=before.since if before and before.reachable else now,

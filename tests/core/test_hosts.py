@@ -1,0 +1,47 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from reconciler.core.hosts import gone, news
+from reconciler.core.model import HostCli, HostStatus
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+UP = HostStatus(reachable=True, since=NOW, os="Linux", arch="x86_64", git="2.39.5", boot_id="one")
+DOWN = UP.model_copy(update={"reachable": False, "message": "no route"})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (None, UP, "answers: Linux x86_64, git 2.39.5"),
+        (None, UP.model_copy(update={"git": None}), "answers: Linux x86_64, git missing"),
+        (UP, DOWN, "does not answer: no route"),
+        (DOWN, UP, "answers: Linux x86_64, git 2.39.5"),
+        (UP, UP.model_copy(update={"boot_id": "two"}), "was started anew"),
+        (UP, UP.model_copy(update={"git": "2.50.0"}), "git 2.50.0"),
+        (UP, UP.model_copy(update={"message": "little disk is left"}), "little disk is left"),
+        (UP.model_copy(update={"message": "little"}), UP, "nothing is wrong with it any more"),
+        (UP, UP.model_copy(update={"adapters": {"codex": HostCli(version="1.2.3", ok=True)}}), "codex 1.2.3"),
+        (
+            UP,
+            UP.model_copy(update={"adapters": {"codex": HostCli(ok=False, message="install it")}}),
+            "codex not found (install it)",
+        ),
+    ],
+)
+def test_news_of_a_host_say_what_changed(before, after, words):
+    change = news("h1", before, after, NOW)
+
+    assert change is not None
+    assert (change.host, change.before, change.after, change.reason) == ("h1", before, after, words)
+
+
+def test_what_has_not_changed_is_no_news():
+    assert news("h1", UP, UP.model_copy(), NOW) is None
+    assert news("h1", DOWN, DOWN.model_copy(update={"message": "refused"}), NOW) is None
+
+
+def test_a_host_whose_spec_is_gone_goes_from_the_record():
+    change = gone("h1", UP, NOW)
+
+    assert (change.before, change.after, change.reason) == (UP, None, "the spec was removed")
