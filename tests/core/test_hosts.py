@@ -36,6 +36,19 @@ def test_news_of_a_host_say_what_changed(before, after, words):
     assert (change.host, change.before, change.after, change.reason) == ("h1", before, after, words)
 
 
+def test_of_several_clis_only_the_one_that_changed_is_told():
+    codex, claude = HostCli(version="1.2.3", ok=True), HostCli(version="2.0.0", ok=True)
+    before = UP.model_copy(update={"adapters": {"codex": codex, "claude-code": claude}})
+    newer = claude.model_copy(update={"version": "2.1.0"})
+
+    change = news(
+        "h1", before, UP.model_copy(update={"adapters": {"codex": codex, "claude-code": newer}}), NOW
+    )
+
+    assert change is not None
+    assert change.reason == "claude-code 2.1.0"
+
+
 def test_what_has_not_changed_is_no_news():
     assert news("h1", UP, UP.model_copy(), NOW) is None
     assert news("h1", DOWN, DOWN.model_copy(update={"message": "refused"}), NOW) is None
