@@ -20,7 +20,7 @@ from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.protocol import RunState, Stage, agent_id, agent_job, validation_id, validation_job
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.runs import Bounds, Ending
-from reconciler.dispatch.secrets import find_secrets, host_secrets
+from reconciler.dispatch.secrets import find_secrets, hide, host_secrets, spellings
 from reconciler.dispatch.site import Site
 from reconciler.dispatch.steps import StepFailed, persist
 from reconciler.dispatch.validation import read_checks
@@ -95,9 +95,10 @@ class Round:
             state = await self._follow_agent(state)
         except StepFailed as error:
             return Report(verdict=_failed(Verdict(outcome="failed"), error))
-        verdict = await asyncio.to_thread(self._judge, state)  # hundreds of MiB, perhaps
+        secrets = await spellings(self.order.adapter)
+        verdict = await asyncio.to_thread(self._judge, state, secrets)  # hundreds of MiB, perhaps
         try:
-            return await self._report(prepared, verdict)
+            return await self._report(prepared, verdict, secrets)
         except StepFailed as error:
             return Report(verdict=_failed(verdict, error), base_commit=prepared.base)
 
@@ -144,14 +145,14 @@ class Round:
         bounds = Bounds(silence=self.order.stall_timeout.total_seconds(), output=self._most_output)
         return await self._follow(self._agent, state, bounds)
 
-    def _judge(self, state: RunState) -> Verdict:
+    def _judge(self, state: RunState, secrets: tuple[bytes, ...]) -> Verdict:
         """Return the agent's verdict; where the host knows better than the output, the host's."""
         if state.exit_code is None:
             return _failed(Verdict(outcome="failed"), self._unknown(state))
         verdict = self.read_output(
             self.order.adapter,
-            stdout=self.logs.read(self._agent, "out"),
-            stderr=self.logs.read(self._agent, "err"),
+            stdout=hide(self.logs.read(self._agent, "out"), secrets),
+            stderr=hide(self.logs.read(self._agent, "err"), secrets),
             exit_code=state.exit_code,
             order=self.order,
             now=self.clock(),
@@ -164,11 +165,11 @@ class Round:
 
     # --- What it leaves -----------------------------------------------------
 
-    async def _report(self, prepared: Prepared, verdict: Verdict) -> Report:
+    async def _report(self, prepared: Prepared, verdict: Verdict, secrets: tuple[bytes, ...]) -> Report:
         if verdict.outcome == "failed":
             return Report(verdict=await self._keep_work(prepared, verdict), base_commit=prepared.base)
         taken = await self._take_up(prepared)
-        checks = await self._validate(prepared)
+        checks = await self._validate(prepared, secrets)
         report = Report(verdict=verdict, checks=checks, base_commit=prepared.base)
         if report.failed_check or taken is None or taken.head == prepared.base:
             return report
@@ -193,7 +194,7 @@ class Round:
             )
         return await persist(lambda: self.site.workspaces.take_up(self.order))
 
-    async def _validate(self, prepared: Prepared) -> tuple[Check, ...]:
+    async def _validate(self, prepared: Prepared, secrets: tuple[bytes, ...]) -> tuple[Check, ...]:
         order = self.order
         if not order.validation:
             return ()
@@ -210,7 +211,7 @@ class Round:
         return read_checks(
             order.validation,
             self.logs.read(self._validation, "err"),
-            self.logs.read(self._validation, "out"),
+            hide(self.logs.read(self._validation, "out"), secrets),
             seconds=state.seconds,
         )
 

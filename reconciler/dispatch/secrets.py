@@ -2,13 +2,16 @@
 Secrets of an adapter, found as late as can be: when its agent is started.
 
 Values go over stdin into the environment of the agent and nowhere else: no
-log, no error and no command line has them.
+error and no command line has them. What the agent itself prints of them stands
+in its log, which stays on the machines it was on, but not in the record.
 """
 
 import asyncio
+import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from reconciler.core.adapter import Adapter, Secret
@@ -16,6 +19,8 @@ from reconciler.core.model import FailureClass
 from reconciler.dispatch.steps import StepFailed
 
 _COMMAND_TIMEOUT = 30.0
+_SHORTEST = 6
+"""Shorter values stand everywhere by chance; to hide them would tear words and ids apart."""
 
 
 async def find_secrets(adapter: Adapter) -> dict[str, str]:
@@ -24,10 +29,30 @@ async def find_secrets(adapter: Adapter) -> dict[str, str]:
 
     Raises StepFailed, of class `auth`, for one that cannot be had.
     """
-    here = {name: secret for name, secret in adapter.secrets.items() if secret.on == "reconciler"}
-    return {
-        name: await _find(f"adapter {adapter.name}: secret {name}", secret) for name, secret in here.items()
-    }
+    return {name: await _find(what, secret) for name, what, secret in _here(adapter)}
+
+
+async def spellings(adapter: Adapter) -> tuple[bytes, ...]:
+    """
+    Return what `hide` takes for the secrets of an adapter: each as it is, and as JSON spells it.
+
+    Those are not among them that only the host knows, and those that cannot be
+    had any more.
+    """
+    found = set[str]()
+    for _, what, secret in _here(adapter):
+        with suppress(StepFailed):
+            value = await _find(what, secret)
+            found |= {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+    known = [word.encode(errors="surrogateescape") for word in found if len(word) >= _SHORTEST]
+    return tuple(sorted(known, key=len, reverse=True))
+
+
+def hide(text: bytes, words: tuple[bytes, ...]) -> bytes:
+    """Return the text with asterisks for these words; what stands where stays as it is."""
+    for word in words:
+        text = text.replace(word, b"*" * len(word))
+    return text
 
 
 def host_secrets(secrets: Mapping[str, Secret]) -> Iterator[str]:
@@ -35,6 +60,13 @@ def host_secrets(secrets: Mapping[str, Secret]) -> Iterator[str]:
     for name, secret in secrets.items():
         if secret.on == "host":
             yield f"{name}={_shell_value(secret)} && export {name} || give_up secret"
+
+
+def _here(adapter: Adapter) -> Iterator[tuple[str, str, Secret]]:
+    """Yield name, description and source of the secrets that are looked up on this machine."""
+    for name, secret in adapter.secrets.items():
+        if secret.on == "reconciler":
+            yield name, f"adapter {adapter.name}: secret {name}", secret
 
 
 async def _find(what: str, secret: Secret) -> str:

@@ -2,12 +2,15 @@
 Secrets reach the agent and nothing else.
 """
 
+import json
+
 import pytest
 
 from reconciler.core.adapter import Secret
 from reconciler.core.model import FailureClass
 from reconciler.dispatch.local import LocalTransport
-from tests.dispatch.world import World
+from reconciler.dispatch.secrets import hide, spellings
+from tests.dispatch.world import SCRIPT, World
 
 VALUE = "hush: it's $(a) `secret`"
 SHOW = 'printf %s "$KEY" | sha256sum; printf %s "$KEY" >\'{at}\''
@@ -84,3 +87,31 @@ async def test_a_run_that_was_started_needs_its_secrets_no_more(world, monkeypat
     again = await world.carry_out(order)
 
     assert again == first
+
+
+async def test_what_an_agent_tells_of_its_secrets_stands_in_its_log_and_not_in_its_report(world):
+    order = world.order(
+        'printf "my key is %s" "$KEY"; printf %s "$KEY" >key',
+        adapter={"secrets": {"KEY": Secret(env="MY_KEY")}},
+        validation=("cat key; echo; echo begin 9 9", "echo second; exit 1"),
+    )
+
+    report = await world.carry_out(order)
+
+    assert report.verdict.text == "my key is " + "*" * len(VALUE)
+    assert [check.output for check in report.checks] == ["*" * len(VALUE) + "\nbegin 9 9", "second"]
+
+
+@pytest.mark.parametrize("spell", [str, json.dumps, lambda text: json.dumps(text, ensure_ascii=False)])
+async def test_a_secret_is_hidden_as_it_is_and_as_json_spells_it(monkeypatch, spell):
+    value = 'two "lines"\nwith an ä'
+    monkeypatch.setenv("MY_KEY", value)
+    monkeypatch.setenv("SHORT", "two")
+    sources = {"KEY": Secret(env="MY_KEY"), "GONE": Secret(env="NO_KEY"), "SHORT": Secret(env="SHORT")}
+    adapter = SCRIPT.model_copy(update={"secrets": sources})
+    text = f"two words: {spell(value)}".encode()
+
+    hidden = hide(text, await spellings(adapter))
+
+    assert hidden.replace(b"*", b"").strip(b'"') in {b"two words: ", b'two words: "'}
+    assert len(hidden) == len(text)
