@@ -8,6 +8,7 @@ code; whether the work is any good is for the validation to say.
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
@@ -300,13 +301,14 @@ def _from_span(words: str, now: datetime) -> datetime | None:
     return now + timedelta(seconds=min(seconds, 10 * FARTHEST.total_seconds()))
 
 
-def _from_iso(words: str, _now: datetime) -> datetime | None:
+def _from_iso(words: str, now: datetime) -> datetime | None:
+    """Return the first such time that is not over: those before are of log lines."""
     for text in _ISO.findall(words):
-        try:
+        with suppress(ValueError):
             time = datetime.fromisoformat(text)
-        except ValueError:
-            continue
-        return time if time.tzinfo else time.replace(tzinfo=UTC)
+            time = time if time.tzinfo else time.replace(tzinfo=UTC)
+            if time >= now:
+                return time
     return None
 
 
@@ -320,7 +322,9 @@ def _from_clock(words: str, now: datetime) -> datetime | None:
         time = local.replace(hour=_hour(int(hour), half), minute=int(minute or 0), second=0, microsecond=0)
         if month:
             number = _MONTHS.index(month[:3].lower()) + 1
-            return time.replace(year=int(year or local.year), month=number, day=int(day))
+            time = time.replace(year=int(year or local.year), month=number, day=int(day))
+            is_next_year = year is None and time < local and local.month > number
+            return time.replace(year=time.year + 1) if is_next_year else time
     except ValueError:
         return None
     return time if time >= local else time + timedelta(days=1)

@@ -244,12 +244,20 @@ def test_a_total_that_got_smaller_was_begun_anew():
         ("retry-after: 99999999", None),
         ("try again at 2030-99-99T11:00", None),
         ("2020-01-01T00:00:00Z ERROR limit reached", None),
+        ("2030-01-31T08:59:59Z ERROR again at 2030-01-31T11:00Z", datetime(2030, 1, 31, 11, 0, tzinfo=UTC)),
         ("try again in a moment, 3 times at most", None),
         ("reset at 5 places", None),
     ],
 )
 def test_a_time_named_in_words_is_read(words, time):
     assert retry_time(words, NOW) == time
+
+
+def test_a_day_without_a_year_may_be_one_of_the_next():
+    silvester = datetime(2030, 12, 31, 20, 0, tzinfo=UTC)
+
+    assert retry_time("resets Jan 2, 5pm (UTC)", silvester) == datetime(2031, 1, 2, 17, 0, tzinfo=UTC)
+    assert retry_time("resets Dec 31, 5pm (UTC)", silvester) is None
 
 
 @settings(max_examples=200)
