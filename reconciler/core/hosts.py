@@ -53,6 +53,8 @@ def _differences(before: HostStatus | None, after: HostStatus) -> Iterator[str]:
     for name, cli in after.adapters.items():
         if known.get(name) != cli:
             yield f"{name} {cli.version or 'not found'}" + (f" ({cli.message})" if cli.message else "")
+    if unasked := sorted(known.keys() - after.adapters.keys()):
+        yield f"not asked for {', '.join(unasked)} any more"
     if after.message:
         yield after.message
     elif before and before.reachable and before.message:

@@ -49,6 +49,15 @@ def test_of_several_clis_only_the_one_that_changed_is_told():
     assert change.reason == "claude-code 2.1.0"
 
 
+def test_a_cli_that_no_open_task_needs_any_more_is_named_when_it_goes_from_the_record():
+    asked = UP.model_copy(update={"adapters": {"codex": HostCli(version="1.2.3", ok=True)}})
+
+    change = news("h1", asked, UP, NOW)
+
+    assert change is not None
+    assert change.reason == "not asked for codex any more"
+
+
 def test_what_has_not_changed_is_no_news():
     assert news("h1", UP, UP.model_copy(), NOW) is None
     assert news("h1", DOWN, DOWN.model_copy(update={"message": "refused"}), NOW) is None
