@@ -358,8 +358,8 @@ def _retried(event: Retried, status: Status) -> Changes:
         "not_before": event.not_before,
     }
     if event.counts:
-        changes |= {"failures": status.failures + 1, **_no_session()}
-    return changes
+        return {**changes, "failures": status.failures + 1, **_no_session()}
+    return {**changes, "checks": status.checks}  # the session goes on where validation had left it
 
 
 @_changes.register

@@ -34,6 +34,7 @@ from reconciler.core.events import (
 )
 from reconciler.core.lifecycle import TRANSITIONS, diagram, fold, step, transition
 from reconciler.core.model import (
+    Check,
     Failure,
     FailureClass,
     Phase,
@@ -228,6 +229,15 @@ def test_a_quota_counts_as_no_failure_and_keeps_the_session():
     after = transition(before, replace(retried(), counts=False, report=report(SUCCESS)))
 
     assert (after.failures, after.session_id) == (0, "s-2")
+
+
+def test_after_a_quota_the_next_prompt_still_knows_what_validation_had_against_the_work():
+    red = (Check(command="make test", exit_code=2, seconds=1.0),)
+    before = status_in(Phase.RUNNING).model_copy(update={"checks": red})
+
+    after = transition(before, replace(retried(), counts=False, report=report(SUCCESS)))
+
+    assert after.checks == red
 
 
 def test_a_released_run_leaves_the_task_as_it_was_but_for_what_it_took():
