@@ -39,20 +39,23 @@ def get(context: Context, kind: str, names: tuple[str, ...], output: str) -> Non
 
 
 @click.command()
-@click.argument("name", metavar="[KIND/]NAME")
+@click.argument("words", metavar="[KIND[/]]NAME", nargs=-1, required=True)
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", help="How to print it."
 )
 @click.pass_obj
-def describe(context: Context, name: str, output: str) -> None:
+def describe(context: Context, words: tuple[str, ...], output: str) -> None:
     """
     Show all that is known of one thing.
 
-    `web/fix-login` is a task; other kinds are named, as in `host/local`.
+    `web/fix-login` is a task; other kinds are named, as in `host/local` or
+    `host local`.
     """
-    from reconciler.cli.kinds import named
+    from reconciler.cli.kinds import KINDS, named
 
-    kind, name = named(name)
+    if len(words) > 1 and (len(words) > 2 or words[0] not in KINDS):  # noqa: PLR2004 - a kind and a name
+        raise click.UsageError(f"one thing at a time: {' '.join(words)!r} is no kind and a name")
+    kind, name = named("/".join(words))
     desired, observed, closed = asyncio.run(_recorded(context, kind=kind.name))
     (item,) = kind.pick(desired, observed, [name], closed)
     if output == "text":

@@ -102,6 +102,8 @@ def test_describe_takes_a_bare_name_for_a_task(ran):
 
 def test_describe_names_other_kinds_and_prints_documents(fleet):
     assert fleet.run("describe", "host/local").stdout.startswith("host:")
+    assert fleet.run("describe", "host", "local").stdout.startswith("host:")
+    assert fleet.run("describe", "hello", "local").exit_code == 64
     assert json.loads(fleet.run("describe", "adapter/codex", "-o", "json").stdout)["kind"] == "adapter"
     assert fleet.run("describe", "repo/web").exit_code == 3
 
