@@ -1,0 +1,168 @@
+"""What the loop relies on, of the fakes and of the real ones alike."""
+
+import asyncio
+import subprocess
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import pytest
+
+from reconciler.core.events import Assigned, Created, Removed, Renamed, SpecRemoved, Started
+from reconciler.core.hosts import HostChange
+from reconciler.core.lifecycle import fold
+from reconciler.core.model import FailureClass, HostStatus, run_key
+from reconciler.store.repository import Repository
+from reconciler.store.state import StateBranch
+from tests.dispatch.world import World
+from tests.fakes import FakeDispatch, FakeState, make_task
+
+NOW = datetime(2030, 1, 31, 9, tzinfo=UTC)
+TASK = make_task("web/fix")
+RUN = run_key("web/fix", TASK.generation, 1)
+HEAD = {"task": "web/fix", "at": NOW, "reason": "it happened"}
+LIFE = (
+    Created(**HEAD, spec=TASK),
+    Assigned(**HEAD, spec=TASK, run=RUN, host="local"),
+    Started(**HEAD, run=RUN),
+)
+
+
+# --- State -----------------------------------------------------------------
+
+
+@pytest.fixture(params=["fake", "git"])
+def states(request, tmp_path):
+    """Return a way to become the writer of one record, again and again."""
+    if request.param == "fake":
+        fake = FakeState()
+
+        @asynccontextmanager
+        async def open_state():
+            yield fake
+    else:
+        place = tmp_path / "fleet.git"
+        subprocess.run(["git", "init", "-q", "--bare", place], check=True)
+
+        @asynccontextmanager
+        async def open_state():
+            async with await Repository.open(str(place), tmp_path) as repository:
+                state = await StateBranch.open(
+                    repository,
+                    "fleet-state",
+                    token=lambda: "0" * 12,
+                    clock=lambda: NOW,
+                    revision=lambda: "e" * 40,
+                )
+                await state.load()
+                yield state
+                await state.close()
+
+    return open_state
+
+
+async def test_what_was_committed_is_there_for_the_next_writer(states):
+    statuses, steps = fold({}, LIFE)
+    host = HostStatus(reachable=True, since=NOW, os="Linux", git="2.39.5")
+
+    async with states() as state:
+        await state.commit([*steps, HostChange("local", None, host, NOW, "answers")])
+        moved = state.has_moved()
+    async with states() as state:
+        loaded, hosts = await state.load()
+
+    assert moved is False
+    assert dict(loaded) == dict(statuses)
+    assert hosts == {"local": host}
+
+
+async def test_a_renamed_task_stands_under_its_new_name_only(states):
+    before, steps = fold({}, LIFE)
+    after, moves = fold(before, [Renamed(task="web/mend", old="web/fix", at=NOW, reason="the spec moved")])
+
+    async with states() as state:
+        await state.commit(steps)
+        await state.commit(moves)
+        loaded, _ = await state.load()
+
+    assert set(loaded) == {"web/mend"}
+    assert dict(loaded) == dict(after)
+
+
+async def test_a_removed_task_is_gone_but_its_attempts_are_remembered(states):
+    _, steps = fold({}, [*LIFE, SpecRemoved(**HEAD), Removed(**HEAD)])
+
+    async with states() as state:
+        await state.commit(steps)
+    async with states() as state:
+        loaded, _ = await state.load()
+        past = await state.past_attempts(["web/fix", "web/other"])
+
+    assert dict(loaded) == {}
+    assert dict(past) == {"web/fix": 1}
+
+
+# --- Dispatch --------------------------------------------------------------
+
+
+@pytest.fixture(params=["fake", "local"])
+def hosts(request, tmp_path):
+    """Return an order, and a way to a dispatcher over hosts that outlive it."""
+    world = World(tmp_path / "world")
+    order = world.order("echo hello", repo=None)
+    if request.param == "local":
+        return order, world.dispatcher
+    started: dict = {}
+    ended: dict = {}
+    return order, lambda: FakeDispatch(started=started, ended=ended)
+
+
+async def ended(dispatch, act) -> list:
+    """Return the facts up to the end of what was asked for."""
+    facts: list = []
+    done = asyncio.Event()
+
+    def emit(fact) -> None:
+        facts.append(fact)
+        if type(fact).__name__ == "RunEnded":
+            done.set()
+
+    act(emit)
+    await asyncio.wait_for(done.wait(), 60)
+    return facts
+
+
+async def test_an_order_is_seen_and_ends_and_is_followed_no_more(hosts):
+    order, opened = hosts
+    dispatch = opened()
+
+    facts = await ended(dispatch, lambda emit: dispatch.follow(order, emit))
+    followed = dispatch.followed
+    await dispatch.close()
+
+    assert facts[-1].report.verdict.outcome == "success"
+    assert {(fact.run, fact.round) for fact in facts} == {order.key}
+    assert followed == frozenset()
+
+
+async def test_an_order_that_is_given_again_after_a_restart_ends_as_it_did(hosts):
+    order, opened = hosts
+    first, second = opened(), opened()
+
+    before = await ended(first, lambda emit: first.follow(order, emit))
+    await first.close()
+    after = await ended(second, lambda emit: second.follow(order, emit))
+    await second.close()
+
+    assert after[-1].report == before[-1].report
+
+
+async def test_what_is_stopped_before_it_began_never_begins(hosts):
+    order, opened = hosts
+    dispatch = opened()
+
+    stopped = await ended(dispatch, lambda emit: dispatch.stop(order, "not wanted", emit))
+    again = await ended(dispatch, lambda emit: dispatch.follow(order, emit))
+    await dispatch.close()
+
+    kinds = {facts[-1].report.verdict.kind for facts in (stopped, again)}
+    assert kinds == {FailureClass.CANCELLED}
