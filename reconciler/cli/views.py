@@ -80,6 +80,8 @@ class HostView:
             return "down"
         if self.spec.drain:
             return "draining" if self.runs else "drained"
+        if self.spec.desired == "suspended":
+            return "suspended"
         if self.spec.cordon:
             return "cordoned"
         return "up" if self.status or self.spec.is_local else "unknown"

@@ -167,7 +167,7 @@ class Loop:
         self._delay, self._retry_at = RETRY, None
         now = self.clock()
         self._sweeps.send(self.desired.hosts, now, self.sweep_interval)
-        self._probes.send(self.desired.hosts, now, self.probe_interval)
+        self._probes.send(self._hosts_in_use(), now, self.probe_interval)
         self._merges.send(self._repos_in_review(), now, self.desired.fleet.poll_interval)
         return self._until_due(now)
 
@@ -180,7 +180,7 @@ class Loop:
             return False
         phases = {self.statuses[name].phase for name in self.attention if name in self.statuses}
         reasons = {waiting.reason for waiting in self.last_plan.waiting.values()}
-        hosts, probed = self.desired.hosts, self._probes.is_idle(self.desired.hosts)
+        hosts, probed = self.desired.hosts, self._probes.is_idle(self._hosts_in_use())
         if until == "started":
             return Phase.ASSIGNED not in phases and (probed or Reason.HOST not in reasons)
         is_done = probed and self._sweeps.is_idle(hosts)
@@ -470,6 +470,9 @@ class Loop:
         for task, head in waiting.items():
             if head in merged:
                 self.emit(MergeSeen(task=task, head=head, at=self.clock(), base=repo.base))
+
+    def _hosts_in_use(self) -> Mapping[str, Host]:
+        return {name: host for name, host in self.desired.hosts.items() if host.desired == "active"}
 
     async def _probe(self, host: Host) -> None:
         """Ask a host what it is, and for the CLIs that open tasks or its spec name."""

@@ -63,6 +63,8 @@ class Limits(Frozen):
 
     turns: Annotated[int, Field(gt=0)] | None = None
     """Most turns, for a CLI that can count them (see `turns` of the adapter)."""
+    time: Duration | None = None
+    """Longest time, where a task allows more."""
     output_mb: Annotated[int, Field(gt=0)] = 512
     """Most output kept, in MiB; a run that writes more is stopped."""
 

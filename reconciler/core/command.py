@@ -62,7 +62,7 @@ def order(task: Task, status: Status, desired: Desired, quotes: Sequence[Quote] 
         session_id=session,
         session_totals=status.session_totals if session else Usage(),
         validation=task.validation,
-        timeout=task.timeout,
+        timeout=min(task.timeout, adapter.limits.time or task.timeout),
         stall_timeout=task.stall_timeout,
         commit_message=_commit_message(task, status),
     )

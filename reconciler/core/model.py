@@ -224,6 +224,8 @@ class HostSpec(Frozen):
     """Environment of every run on this host."""
     adapters: dict[Name, HostAdapter] | None = None
     """Which agent CLIs are there; any, if left out."""
+    desired: Literal["active", "suspended"] = "active"
+    """`suspended`: takes no new runs and is not probed; live ones go on."""
     cordon: bool = False
     """Take no new runs."""
     drain: bool = False

@@ -101,6 +101,7 @@ def _why_not(task: Task, host: Host, desired: Desired, observed: Observed) -> st
         f"lacks {', '.join(lacking)}": lacking,
         f"does not offer {task.adapter}": not offers,
         f"may not work on {task.repo}": task.repo and host.repos is not None and task.repo not in host.repos,
+        "is suspended": host.desired == "suspended",
         "is cordoned": host.cordon,
         "is draining": host.drain,
         "has no slots": host.slots == 0,

@@ -6,7 +6,7 @@ import pytest
 
 from reconciler.core.errors import Conflict, SpecError, Unavailable
 from reconciler.core.events import Assigned
-from reconciler.core.model import FailureClass, Phase, Reason, Repo
+from reconciler.core.model import FailureClass, Host, Phase, Reason, Repo
 from tests.fakes import FAILURE, RED, SUCCESS, FakeDispatch, make_desired, make_task
 
 
@@ -366,6 +366,16 @@ async def test_a_local_run_of_another_machine_is_left_to_its_own_reconciler(stag
     assert [order.task for order in stage.dispatch.follows] == ["b"]
     assert stage.dispatch.stopped == []
     assert stage.state.hosts["local"].machine == "there"
+
+
+async def test_a_suspended_host_is_neither_probed_nor_given_work(stage):
+    hosts = {"here": Host(name="here"), "there": Host(name="there", desired="suspended", slots=9)}
+    stage.specs.push(make_desired(make_task("a"), hosts=hosts))
+
+    await stage.run()
+
+    assert stage.state.statuses["a"].assigned_host == "here"
+    assert {name for name, _ in stage.prober.asked} == {"here"}
 
 
 async def test_what_another_reconciler_recorded_is_seen_at_the_next_knock(stage):

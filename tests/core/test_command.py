@@ -173,6 +173,15 @@ def test_an_order_says_everything_that_the_host_needs():
     assert found.commit_message == "Mend the login\n\nTask: web/fix\nRun: web/fix.gaaaaaaaa.a1\n"
 
 
+def test_an_adapter_may_allow_less_time_than_the_task():
+    task = a_task(timeout=timedelta(hours=1))
+    quick = built_in("script", None).model_copy(update={"limits": Limits(time=timedelta(minutes=5))})
+    slow = quick.model_copy(update={"limits": Limits(time=timedelta(hours=9))})
+
+    assert ordered(quick, task).timeout == timedelta(minutes=5)
+    assert ordered(slow, task).timeout == timedelta(hours=1)
+
+
 def test_an_order_is_the_same_whenever_it_is_given():
     claude = built_in("claude-code", None)
     assigned, running = a_status(), a_status(phase=Phase.RUNNING, since=NOW + timedelta(hours=1))

@@ -45,6 +45,7 @@ def test_every_host_is_either_ranked_or_rejected_with_a_reason(data):
         ({"labels": ()}, "lacks gpu"),
         ({"adapters": {"codex": HostAdapter()}}, "does not offer script"),
         ({"cordon": True}, "is cordoned"),
+        ({"desired": "suspended"}, "is suspended"),
         ({"drain": True}, "is draining"),
         ({"slots": 0}, "has no slots"),
         ({"slots": 1}, "has no free slot"),
