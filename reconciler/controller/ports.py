@@ -6,18 +6,34 @@ that pass the same contract tests.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from reconciler.core.adapter import Adapter, Usage
-from reconciler.core.events import HostSeen, MergeSeen, RunEnded, RunSeen
+from reconciler.core.events import AgentSaid, HostSeen, MergeSeen, PullSeen, RunEnded, RunSeen
+from reconciler.core.forge import Comment, Issue, Light, Note, Pull, Want
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model import Desired, Host, HostStatus, Order, Purse, Repo, Status, Task
+from reconciler.core.model import (
+    Assignment,
+    Bid,
+    Claim,
+    Desired,
+    Forge,
+    Host,
+    HostStatus,
+    Order,
+    Purse,
+    Repo,
+    Report,
+    Status,
+    Task,
+)
 from reconciler.core.needs import Needs
+from reconciler.core.plan import Plan
 
 Clock = Callable[[], datetime]
-Fact = RunSeen | RunEnded | MergeSeen | HostSeen
+Fact = RunSeen | RunEnded | MergeSeen | HostSeen | PullSeen
 Step = Transition | HostChange
 Emit = Callable[[Fact], None]
 
@@ -159,5 +175,115 @@ class Dispatch(Protocol):
     async def merged(self, repo: Repo, heads: Collection[str]) -> frozenset[str]:
         """Return those of the delivered commits that are on the base branch by now. Raises Unavailable."""
 
+    async def verify(self, assignment: Assignment, claim: Claim) -> Report:
+        """
+        Return what the work that an outside agent says it finished is found to be.
+
+        Its branch is there and goes on from where it should; its validation is
+        run where there is a host for that. Asking again after a restart is
+        asking once. Raises Unavailable if it cannot be told now.
+        """
+
     async def close(self) -> None:
         """Stop following; runs go on."""
+
+
+class Forges(Protocol):
+    """
+    The forges of the fleet's repos.
+
+    Every method raises Unavailable for an outage, a limit of requests or a
+    token that is refused: whatever a forge does, no task fails of it.
+    """
+
+    async def pulls(
+        self, forge: Forge, branches: Collection[str], fresh: Collection[int]
+    ) -> Mapping[str, Pull]:
+        """
+        Return the newest pull request of each head branch that has one, an open one first.
+
+        One request tells whether anything moved since the last call; details
+        are read of those that did, and of the numbers in `fresh`.
+        """
+
+    async def show(self, forge: Forge, want: Want) -> Pull | None:
+        """
+        Let the forge show what is wanted of a task; return its pull request, if it has one.
+
+        Nothing is written that is there already. A merge that cannot be done
+        now is left for the next time.
+        """
+
+    async def issues(self, forge: Forge, label: str) -> Sequence[Issue]:
+        """Return the issues with a label that changed since the last call (at first: all), oldest first."""
+
+    async def comments(self, forge: Forge) -> Sequence[Comment]:
+        """Return the comments since the last call (at the first: of the last day), oldest first."""
+
+    async def say(self, forge: Forge, number: int, note: Note) -> bool:
+        """Let there be a comment of ours with that key and text; return whether it is new."""
+
+    async def open_pulls(self, forge: Forge, base: str) -> Sequence[Pull]:
+        """Return the open pull requests against a base branch, without reviews and checks."""
+
+    async def light(self, forge: Forge, light: Light) -> None:
+        """Set a commit status, unless it is so already."""
+
+
+class SpecWriter(Protocol):
+    """Commits to the branch with the specs in the bot's name."""
+
+    async def put(self, files: Mapping[str, str | None], message: str, *, branch: str | None = None) -> str:
+        """
+        Commit changed files (None: removed) and return the commit; the head if nothing differs.
+
+        `branch` is another than that of the specs, made from it if it is not
+        there. Raises Conflict if somebody else changed one of them meanwhile,
+        Unavailable.
+        """
+
+
+class Desk(Protocol):
+    """The loop, as outside agents and those who look see it."""
+
+    @property
+    def desired(self) -> Desired:
+        """What the specs ask for."""
+
+    @property
+    def statuses(self) -> Mapping[str, Status]:
+        """What is on record, by task."""
+
+    @property
+    def hosts(self) -> Mapping[str, HostStatus]:
+        """What is on record, by host."""
+
+    @property
+    def last_plan(self) -> Plan:
+        """What the last look came to."""
+
+    async def bid(self, bid: Bid, wait: timedelta) -> str | None:
+        """
+        Return the name of the task that the agent holds now; None if there was none in that time.
+
+        It is on record when this returns. Raises Refused if the agent may not
+        have one, Unavailable.
+        """
+
+    async def hear(self, said: AgentSaid) -> Status:
+        """
+        Return the task's status after what an agent said; it is on record then.
+
+        The lease is renewed. Raises NotFound, NotNow (another phase, another
+        mode), LeaseLost, Unavailable; nothing is recorded then.
+        """
+
+    def beat(self, task: str, agent: str, epoch: int) -> str | None:
+        """
+        Renew the lease; return why the agent should stop, None if it should go on.
+
+        Raises NotFound, NotNow, LeaseLost.
+        """
+
+    async def assignment(self, task: str) -> Assignment:
+        """Return what the holder of a task is to carry out; the same for the same run. Raises SpecError."""

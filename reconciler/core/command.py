@@ -8,7 +8,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.errors import Problem, SpecError
-from reconciler.core.model import Desired, Host, Order, Repo, Status, Task
+from reconciler.core.model import (
+    Assignment,
+    Desired,
+    ExecutionMode,
+    Host,
+    Order,
+    Repo,
+    ReviewNote,
+    Status,
+    Task,
+)
 from reconciler.core.prompt import Quote, check_template, render
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
@@ -35,17 +45,17 @@ _SESSIONS = uuid.UUID("5e3c1a9e-0c9b-5d0e-9a53-0e5f3f1f6f11")
 """Namespace of the ids made for new sessions."""
 
 
-def order(task: Task, status: Status, desired: Desired, quotes: Sequence[Quote] = ()) -> Order:
+def order(task: Task, status: Status, desired: Desired) -> Order:
     """
     Return what to carry out for the round of a task that its status names.
 
     The same arguments give the same order, so that it may be given again after
-    a restart. `quotes` are texts of others that belong in the prompt.
+    a restart.
     Raises SpecError if the host or the adapter is gone, or a template is wrong.
     """
     adapter, host = _adapter(task, status, desired), _host(status, desired)
     session = resumed_session(adapter, status)
-    prompt = told(task, status, desired, quotes)
+    prompt = told(task, status, desired)
     return Order(
         run=status.run or "",
         round=status.round,
@@ -57,7 +67,7 @@ def order(task: Task, status: Status, desired: Desired, quotes: Sequence[Quote] 
         prompt=prompt,
         env=task.env,
         branch=status.branch_name or task.branch,
-        start_from=status.head_commit if status.review_count else None,
+        start_from=_start_from(status),
         expected_head=status.head_commit,
         session_id=session,
         session_totals=status.session_totals if session else Usage(),
@@ -68,16 +78,57 @@ def order(task: Task, status: Status, desired: Desired, quotes: Sequence[Quote] 
     )
 
 
-def told(task: Task, status: Status, desired: Desired, quotes: Sequence[Quote] = ()) -> str:
+def assignment(task: Task, status: Status, desired: Desired) -> Assignment:
+    """
+    Return what the outside agent that holds a task is to carry out; the same arguments give the same.
+
+    Raises SpecError if a template is wrong.
+    """
+    return Assignment(
+        run=status.run or "",
+        epoch=status.attempt,
+        task=task.name,
+        title=status.pr_title or task.headline,
+        prompt=told(task, status, desired),
+        repo=_repo(task, desired),
+        branch=status.branch_name or task.branch,
+        start_from=_start_from(status),
+        validation=task.validation,
+        validate_on=desired.hosts.get(task.validate_on or ""),
+        review=task.review,
+        timeout=task.timeout,
+    )
+
+
+def told(task: Task, status: Status, desired: Desired) -> str:
     """
     Return the prompt of the round of a task that its status names.
 
     Raises SpecError if the adapter is gone or a template is wrong.
     """
+    if task.execution_mode is ExecutionMode.HTTP_PULL:
+        return render(task, status, _repo(task, desired), template=task.template, quotes=_quotes(status))
     adapter = _adapter(task, status, desired)
     is_resumed = resumed_session(adapter, status) is not None
     template = task.template or adapter.template
-    return render(task, status, _repo(task, desired), template=template, resumed=is_resumed, quotes=quotes)
+    repo = _repo(task, desired)
+    return render(task, status, repo, template=template, resumed=is_resumed, quotes=_quotes(status))
+
+
+def _quotes(status: Status) -> Sequence[Quote]:
+    """Return what reviewers wrote, as data."""
+    return [Quote(_source(note), note.text) for note in status.reviews] if status.review_count else []
+
+
+def _source(note: ReviewNote) -> str:
+    where = f" on {note.path}" if note.path else ""
+    line = f", line {note.line}" if note.path and note.line else ""
+    return f"Review by {note.author}{where}{line}"
+
+
+def _start_from(status: Status) -> str | None:
+    """Return the commit to go on from: that of a branch that was in review."""
+    return status.head_commit if status.review_count else None
 
 
 def localize(argv: Iterable[str], *, workdir: str, prompt_file: str) -> tuple[str, ...]:

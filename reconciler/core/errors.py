@@ -75,5 +75,13 @@ class Refused(ReconcilerError):
     """The other side said no (401, 403, 409, 410); nothing was recorded."""
 
 
+class NotNow(Refused):
+    """What an agent asks for cannot be had in this mode or phase (409)."""
+
+
+class LeaseLost(Refused):
+    """The task is not, or no longer, the agent's (410)."""
+
+
 class IllegalTransition(ReconcilerError):
     """An event arrived in a phase that does not know it: our own mistake, loud."""

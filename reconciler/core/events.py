@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from reconciler.core.model import Failure, HostStatus, Report, Task, Waiting
+from reconciler.core.forge import Pull
+from reconciler.core.model import (
+    Claim,
+    Failure,
+    HostStatus,
+    PullRequest,
+    Report,
+    ReviewNote,
+    Task,
+    Waiting,
+)
 
 Cause = Literal["spec", "host", "agent", "webhook", "person", "clock"]
 
@@ -75,6 +85,37 @@ class HostSeen:
     status: HostStatus
 
 
+# --- Facts from agents that pull, and from forges --------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSaid:
+    """
+    An outside agent reports on the run that it holds.
+
+    Without a claim it says that it is at work. Whoever says it learns what
+    became of it: see `core.pull.answer`.
+    """
+
+    task: str
+    agent: str
+    epoch: int
+    """Number of the attempt that it was given."""
+    at: datetime
+    claim: Claim | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullSeen:
+    """The pull request of a task was read from its forge."""
+
+    task: str
+    pull: Pull
+    at: datetime
+    delivery: str | None = None
+    """Id of the webhook delivery that hinted at it."""
+
+
 # --- Events of the lifecycle -----------------------------------------------
 
 
@@ -112,6 +153,10 @@ class Assigned(Event):
     spec: Task
     machine: str | None = None
     """Of a local host: this reconciler's machine."""
+    agent: str | None = None
+    """Who pulled it; `host` is empty then."""
+    request_key: str | None = None
+    """With which the agent asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +172,13 @@ class Started(RunEvent):
 
     prompt_sha256: str | None = None
     """Of the prompt it was given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported(RunEvent):
+    """An outside agent said what came of its work; it is to be checked."""
+
+    claim: Claim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,8 +230,36 @@ class Failed(RunEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PullOpened(Event):
+    """The pull request of the delivered branch is there: opened by us, or found."""
+
+    pull: PullRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Touched(Event):
+    """Somebody else pushed to the branch: the agent pauses until a review, or a person, asks it to go on."""
+
+    head: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reopened(Event):
+    """A pull request that had been closed, and its task cancelled with it, is open again."""
+
+    head: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChangesRequested(Event):
-    """Reviewers asked for changes; the next attempt resumes the session."""
+    """Reviewers, failing checks or a conflict ask for changes; the next attempt resumes the session."""
+
+    reviews: tuple[ReviewNote, ...] = ()
+    """What they wrote."""
+    reviewed: int | None = None
+    """Id of the last review that this answers; None if it answers none."""
+    head: str | None = None
+    """Head of the branch to go on from, if it is not the one that was delivered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,10 +22,13 @@ from reconciler.core.events import (
     Event,
     Failed,
     FixRequested,
+    PullOpened,
     Released,
     Removed,
     Renamed,
     Renewed,
+    Reopened,
+    Reported,
     Restored,
     Retried,
     RunEvent,
@@ -34,6 +37,7 @@ from reconciler.core.events import (
     SpecRemoved,
     Started,
     Submitted,
+    Touched,
     WaitingChanged,
 )
 from reconciler.core.model import Failure, FailureClass, Phase, Reason, Report, Status, Task, Waiting
@@ -73,17 +77,23 @@ TRANSITIONS: Mapping[Phase | None, Row] = {
     },
     Phase.ASSIGNED: {
         Started: Phase.RUNNING,
+        Reported: Phase.RUNNING,
+        Touched: Phase.REVIEW_PENDING,
         **_ENDS,
         SpecChanged: Phase.ASSIGNED,
         **_anywhere(Phase.ASSIGNED),
     },
     Phase.RUNNING: {
         Started: Phase.RUNNING,
+        Reported: Phase.RUNNING,
+        Touched: Phase.REVIEW_PENDING,
         **_ENDS,
         SpecChanged: Phase.RUNNING,
         **_anywhere(Phase.RUNNING),
     },
     Phase.REVIEW_PENDING: {
+        PullOpened: Phase.REVIEW_PENDING,
+        Touched: Phase.REVIEW_PENDING,
         Completed: Phase.COMPLETED,
         Cancelled: Phase.CANCELLED,
         ChangesRequested: Phase.CREATED,
@@ -102,6 +112,7 @@ TRANSITIONS: Mapping[Phase | None, Row] = {
         **_anywhere(Phase.FAILED),
     },
     Phase.CANCELLED: {
+        Reopened: Phase.REVIEW_PENDING,
         Renewed: Phase.CREATED,
         Scheduled: Phase.CANCELLED,
         SpecChanged: Phase.CANCELLED,
@@ -253,6 +264,8 @@ def _afresh() -> Changes:
         **_no_session(),
         "failures": 0,
         "review_count": 0,
+        "pull_request": None,
+        "reviews": (),
         "not_before": None,
         "failure": None,
         "checks": (),
@@ -302,7 +315,7 @@ def _scheduled(event: Scheduled, status: Status) -> Changes:
 def _assigned(event: Assigned, status: Status) -> Changes:
     """Name the run. The failure before stays: the prompt of this attempt tells of it."""
     spec = event.spec
-    is_at_home = (event.host, spec.adapter) == (status.assigned_host, status.adapter)
+    is_at_home = (event.host or None, spec.adapter) == (status.assigned_host, status.adapter)
     return {
         **({} if is_at_home else _no_session()),
         **_identity(spec),
@@ -311,8 +324,11 @@ def _assigned(event: Assigned, status: Status) -> Changes:
         "waiting": None,
         "run": event.run,
         "slots": spec.slots,
-        "assigned_host": event.host,
+        "assigned_host": event.host or None,
         "machine": event.machine,
+        "assigned_agent": event.agent,
+        "request_key": event.request_key,
+        "claim": None,
         "adapter": spec.adapter,
         "model": spec.model,
         "repo": spec.repo,
@@ -390,8 +406,35 @@ def _escalated(event: Escalated, status: Status) -> Changes:
 
 
 @_changes.register
-def _changes_requested(event: ChangesRequested, status: Status) -> Changes:  # noqa: ARG001 - the others need both
-    return {"review_count": status.review_count + 1}
+def _reported_by_agent(event: Reported, status: Status) -> Changes:  # noqa: ARG001 - the others need both
+    return {"claim": event.claim, "last_activity_at": event.at}
+
+
+@_changes.register
+def _pull_opened(event: PullOpened, status: Status) -> Changes:  # noqa: ARG001 - as above
+    return {"pull_request": event.pull}
+
+
+@_changes.register
+def _touched(event: Touched, status: Status) -> Changes:  # noqa: ARG001 - as above
+    waiting = Waiting(reason=Reason.PERSON, message=event.reason, since=event.at)
+    return {"head_commit": event.head, "last_activity_at": event.at, "waiting": waiting}
+
+
+@_changes.register
+def _reopened(event: Reopened, status: Status) -> Changes:  # noqa: ARG001 - as above
+    return {"head_commit": event.head, "last_activity_at": event.at}
+
+
+@_changes.register
+def _changes_requested(event: ChangesRequested, status: Status) -> Changes:
+    return {
+        "review_count": status.review_count + 1,
+        "reviews": event.reviews,
+        "reviewed": event.reviewed or status.reviewed,
+        "head_commit": event.head or status.head_commit,
+        "last_activity_at": event.at,
+    }
 
 
 @_changes.register

@@ -11,13 +11,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reconciler.core.adapter import Adapter, Budget, Usage
+from reconciler.core.adapter import Adapter, Budget, Secret, Usage
 from reconciler.core.errors import Problem
 from reconciler.core.fields import (
     Branch,
@@ -88,8 +88,14 @@ class TaskDefaults(Frozen):
     """How often a failed validation is handed back to the agent within one attempt."""
     max_reviews: Count = 3
     """How often changes may be requested before a person must act."""
-    review: Literal["none", "merge"] = "none"
-    """`none`: completed when validation passes. `merge`: completed when the branch is merged."""
+    review: Literal["none", "merge", "pull_request"] = "none"
+    """
+    `none`: completed when validation passes. `merge`: completed when the branch is
+    on the base branch. `pull_request`: the reconciler opens a pull request on the
+    repo's `forge` and follows it until it is merged.
+    """
+    validate_on: Name | None = None
+    """With `http_pull`: the host on which `validation` is run on what an agent says it finished."""
     budget: Budget | None = None
     """What one task may spend, all of its runs together; a person must raise it then."""
     over_budget: Literal["finish", "stop"] = "finish"
@@ -272,6 +278,30 @@ class Agent(AgentSpec):
     name: str
 
 
+class Forge(Frozen):
+    """A repository on a forge: where pull requests and issues are."""
+
+    kind: Literal["forgejo", "gitea", "github"] = "forgejo"
+    """Whose API it speaks."""
+    api: Text
+    """Base address of the API, such as `https://code.example.org/api/v1`."""
+    repo: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")]
+    """Owner and name there, such as `tools/calculator`."""
+    token: Secret
+    """Token of the bot account."""
+    webhook_secret: Secret | None = None
+    """What its webhooks are signed with; without it they are refused."""
+
+
+class IssueRules(Frozen):
+    """Which issues become tasks, and whose word counts. In `specs/fleet.yaml`."""
+
+    label: Text = "agent"
+    """Issues with this label, in repos with a `forge`, become tasks."""
+    authors: Strings = ()
+    """Whose issues become tasks and whose `/agent` comments are followed, by their names on the forge."""
+
+
 class RepoSpec(TaskDefaults):
     """A code repository the tasks work on, and defaults for them. `specs/repos/*.yaml`."""
 
@@ -279,6 +309,25 @@ class RepoSpec(TaskDefaults):
     """Where it is: `https://…`, `ssh://…`, `user@host:path`, or a path (relative to the fleet's)."""
     base: Branch = "main"
     """Branch the work starts from and goes back to."""
+    forge: Forge | None = None
+    """Where its pull requests and issues are."""
+    labels: Strings = ()
+    """Labels of its pull requests."""
+    reviewers: Strings = ()
+    """Who is asked to review its pull requests."""
+    draft: bool = False
+    """Whether its pull requests begin as drafts."""
+    merge: Literal["never", "when_approved", "when_green"] = "never"
+    """
+    When the reconciler merges. `when_approved`: approved, and no check fails or is
+    awaited. `when_green`: checks are there and all succeed, and nobody asks for changes.
+    """
+    merge_style: Literal["merge", "rebase", "squash"] = "merge"
+    """How it merges."""
+    failed_checks: Literal["wait", "fix"] = "wait"
+    """What failing checks (CI) of a pull request do: nothing, or a review round for the agent."""
+    base_moved: Literal["leave", "merge", "rebase"] = "leave"
+    """What is done with work whose base branch has moved meanwhile; a conflict is a round for the agent."""
     paths: Strings = ()
     """Patterns of the files agents may touch (as in .gitignore); all, if left out."""
     max_running: Annotated[int, Field(ge=0)] | None = None
@@ -318,6 +367,14 @@ class FleetSpec(TaskDefaults):
     """Wait before the first retry; doubles with each."""
     backoff_cap: Duration = timedelta(minutes=10)
     """Longest wait between retries."""
+    lease: Duration = timedelta(seconds=60)
+    """How long a pull agent may be silent before its task is given to others."""
+    forge: Forge | None = None
+    """Where the fleet's own repository is: pull requests against its specs get the plan as a comment."""
+    forge_interval: Duration = timedelta(minutes=1)
+    """How often forges are asked without a webhook's hint."""
+    issues: IssueRules | None = None
+    """Which issues become tasks; none, if left out."""
     prune_approved: Text | None = None
     """Written by `reconciler approve-prune`: the removal that a person allowed."""
 
@@ -401,6 +458,8 @@ class Reason(StrEnum):
     WINDOW = "Window"
     BUDGET = "Budget"
     SPEC_ERROR = "SpecError"
+    PERSON = "Person"
+    """Somebody works on the branch: the agent pauses."""
     APPROVAL = "Approval"
     """A removal that a person must allow: `reconciler approve-prune`."""
 
@@ -440,6 +499,37 @@ class Check(Frozen):
         if self.exit_code == STOPPED:
             return f"was stopped after {self.seconds:g} s"
         return f"failed with exit code {self.exit_code}"
+
+
+class Claim(Frozen):
+    """What a pull agent says came of its work: a claim until it is checked."""
+
+    outcome: Literal["review_pending", "completed", "failed", "released"]
+    result: str = ""
+    """Its last words: what was done, or why not."""
+    branch: str | None = None
+    """Branch it pushed, if not the one it was given."""
+    pull_request: int | None = None
+    """Number of the pull request it opened."""
+    usage: Usage = Usage()
+
+
+class PullRequest(Frozen):
+    """The pull request of a task."""
+
+    number: int
+    url: str
+
+
+class ReviewNote(Frozen):
+    """What somebody wrote in a review; it stands in the prompt of the round that answers it."""
+
+    author: str
+    text: str
+    path: str | None = None
+    """File that an inline comment is about."""
+    line: int | None = None
+    """Its line there, 1-based."""
 
 
 class Verdict(Frozen):
@@ -506,6 +596,12 @@ class Status(Frozen):
     assigned_host: str | None = None
     machine: str | None = None
     """Of a run on a local host: which reconciler's machine that is; no other can reach it."""
+    assigned_agent: str | None = None
+    """Of a run that an outside agent pulled: which one; there is no host then."""
+    request_key: str | None = None
+    """With which it asked: asking again with the same gets the same answer."""
+    claim: Claim | None = None
+    """What it said came of it; it is checked then."""
     adapter: str | None = None
     model: str | None = None
     repo: str | None = None
@@ -513,6 +609,11 @@ class Status(Frozen):
     pr_title: str | None = None
     base_commit: str | None = None
     head_commit: str | None = None
+    pull_request: PullRequest | None = None
+    reviews: tuple[ReviewNote, ...] = ()
+    """What the last round of requested changes asked for."""
+    reviewed: int = 0
+    """Id of the last review on the forge that was answered."""
     session_id: str | None = None
     not_before: Time | None = None
     """No new run before this time: backoff, or a quota."""
@@ -572,6 +673,17 @@ Purse = tuple[Literal["fleet", "repo", "adapter", "host"], str]
 """Whose money is spent: a kind and a name; the fleet's is ("fleet", "fleet")."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bid:
+    """An outside agent asks for a task."""
+
+    agent: str
+    request_key: str
+    """Chosen by the agent: asking again with the same gets the same answer."""
+    capabilities: tuple[str, ...] = ()
+    """Labels it has now, of those that its spec allows; all of them, if empty."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """What the state branch and the probes say."""
@@ -583,6 +695,10 @@ class Observed:
     """Load per core of the last probe, by host; never recorded."""
     followed: frozenset[tuple[str, int]] = frozenset()
     """(run key, round) of the runs this process follows."""
+    bids: tuple[Bid, ...] = ()
+    """Of the outside agents that wait for a task, in the order in which they came."""
+    leases: Mapping[str, datetime] = field(default_factory=dict)
+    """Until when the runs of outside agents count as alive, by run key; one that is not in it has no end."""
     asked: frozenset[str] = frozenset()
     """Hosts that this process has asked; what is on record of others may be out of date."""
     past: Mapping[str, int] = field(default_factory=dict)
@@ -634,6 +750,27 @@ class Order(Frozen):
     def key(self) -> tuple[str, int]:
         """(run key, round): the name under which it is started once."""
         return self.run, self.round
+
+
+class Assignment(Frozen):
+    """What an outside agent is to carry out, and what its work is held against."""
+
+    run: str
+    epoch: int
+    """Number of the attempt: every report names it, so that one from a lease that is lost is refused."""
+    task: str
+    title: str
+    prompt: str
+    repo: Repo | None
+    branch: str
+    """Branch to push the work to."""
+    start_from: str | None = None
+    """Commit to go on from (after a review); the base branch if None."""
+    validation: tuple[str, ...] = ()
+    validate_on: Host | None = None
+    """Where that is run on what the agent finished; None: nowhere, its word is taken."""
+    review: str
+    timeout: Duration
 
 
 def run_key(task: str, generation: str, attempt: int) -> str:

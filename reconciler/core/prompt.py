@@ -18,7 +18,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from reconciler.core.errors import Problem, SpecError
-from reconciler.core.model import Repo, Status, Task
+from reconciler.core.model import ExecutionMode, Repo, Status, Task
 from reconciler.core.text import harmless, one_line, tail
 
 TEMPLATE = """\
@@ -47,7 +47,15 @@ You go on with the task you have been working on; the end of this text says why.
 {%- endif %}
 
 # Workspace
-{% if repo %}
+{% if pulled and repo %}
+- Work on a clone of the repository `{{ repo.name }}` ({{ repo.url }}), on the branch `{{ branch }}`, \
+which goes back to `{{ repo.base }}`. Start it from `{{ start_from or repo.base }}`.
+- Commit what you have done, with messages that say what and why, and push that branch. \
+Do not change commits that were there before you.
+{%- if repo.paths %}
+- Touch only files that match: {{ repo.paths | join(", ") }}
+{%- endif %}
+{%- elif repo %}
 - You are in a work tree of the repository `{{ repo.name }}`, on the branch `{{ branch }}`, \
 which goes back to `{{ repo.base }}`. Stay on it.
 - Commit what you have done, with messages that say what and why. What you leave uncommitted is \
@@ -140,8 +148,10 @@ def render(
     """
     Return the prompt of the round that the status names.
 
-    A template sees `task`, `repo` (or none), `branch`, `attempt`, `round`,
-    `resumed`, `review_count`, `failed_check`, `failure` and `quotes`.
+    A template sees `task`, `repo` (or none), `branch`, `start_from` (a commit,
+    or none for the base branch), `pulled` (whether an outside agent is told),
+    `attempt`, `round`, `resumed`, `review_count`, `failed_check`, `failure` and
+    `quotes`.
     Raises SpecError if it is wrong or the prompt gets too long.
     """
     failed = next((check for check in status.checks if check.exit_code != 0), None)
@@ -149,6 +159,8 @@ def render(
         "task": task,
         "repo": repo,
         "branch": status.branch_name or task.branch,
+        "pulled": task.execution_mode is ExecutionMode.HTTP_PULL,
+        "start_from": status.head_commit if status.review_count else None,
         "attempt": status.attempt,
         "round": status.round,
         "resumed": resumed,

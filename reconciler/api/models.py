@@ -1,0 +1,196 @@
+"""
+The bodies of requests and answers. The OpenAPI document is made from them.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from reconciler.core.adapter import Usage
+from reconciler.core.fields import Frozen, Names, Text
+
+MOST_WAIT = 25.0
+"""Longest long poll, in seconds."""
+
+Epoch = Annotated[int, Field(ge=1)]
+Limited = Annotated[str, Field(max_length=100_000)]
+
+
+class DequeueRequest(Frozen):
+    """An agent asks for a task."""
+
+    capabilities: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=100)], ...], Field(strict=False, max_length=100)
+    ] = ()
+    """Labels it has now, of those in its spec; all of them if left out."""
+    wait: Annotated[float, Field(ge=0, le=MOST_WAIT, strict=False)] = 0.0
+    """Seconds to wait for a task if there is none now."""
+    request_key: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._:-]+$")]
+    """Drawn by the agent for this request. After a lost answer, asking again with it gets the same task."""
+
+
+class RepoView(Frozen):
+    """The code repository of a task."""
+
+    name: str
+    url: str
+    base: str
+    paths: tuple[str, ...] = ()
+    """Patterns of the files that may be touched; all if empty."""
+
+
+class Lease(Frozen):
+    """A task that the agent holds now."""
+
+    task: str
+    title: str
+    lease: str
+    """Name of this run; it stands in logs and in the history."""
+    epoch: int
+    """To be named in every report: a report with another one is refused."""
+    lease_seconds: float
+    """After this silence the task is given to others."""
+    heartbeat_seconds: float
+    """How often to send a heartbeat."""
+    timeout_seconds: float
+    """Longest time for the whole run."""
+    prompt: str
+    """What the agent is told."""
+    repo: RepoView | None
+    branch: str
+    """Branch to push the work to."""
+    start_from: str | None
+    """Commit to start from; the base branch if null."""
+    validation: tuple[str, ...]
+    """Commands that must exit 0 on the work."""
+    review: str
+    """`none`, `merge` or `pull_request`: what follows on the agent's work."""
+
+
+class StartRequest(Frozen):
+    """The agent begins."""
+
+    epoch: Epoch
+
+
+class HeartbeatRequest(Frozen):
+    """The agent is alive."""
+
+    epoch: Epoch
+
+
+class Heartbeat(Frozen):
+    """What the agent should do."""
+
+    desired: Literal["run", "cancel", "lost"]
+    """`run`: go on. `cancel`: stop and report `released`. `lost`: stop; the task is not yours any more."""
+    message: str = ""
+    """Why."""
+    lease_seconds: float
+    heartbeat_seconds: float
+
+
+class LogAck(Frozen):
+    """How much of the log is kept, on disk."""
+
+    offset: int
+    """Bytes; the next piece begins here."""
+
+
+class StatusRequest(Frozen):
+    """What came of the work; a claim that is checked."""
+
+    epoch: Epoch
+    status: Literal["running", "review_pending", "completed", "failed", "released"]
+    """`released`: given back undone, which counts as no failure."""
+    result: Limited = ""
+    """Last words: what was done and why, or why it could not be."""
+    branch: Annotated[str, Field(max_length=200)] | None = None
+    """Branch that was pushed, if not the one that was asked for."""
+    pull_request: Annotated[int, Field(ge=1)] | None = None
+    """Number of the pull request that was opened, if the agent opens its own."""
+    usage: Usage = Usage()
+
+
+class Progress(Frozen):
+    """Where the task stands after a report."""
+
+    task: str
+    phase: str
+    is_checking: bool
+    """Whether what the agent said is being checked now."""
+    message: str = ""
+
+
+class ProposalRequest(Frozen):
+    """An agent proposes a task; a person decides by merging the branch it is put on."""
+
+    name: Annotated[str, Field(max_length=200)]
+    """Name of the task, such as `web/fix-login`."""
+    goal: Annotated[str, Field(min_length=1, max_length=20_000)]
+    title: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    repo: Text | None = None
+    constraints: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    validation: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    depends_on: Names = ()
+
+
+class Proposal(Frozen):
+    """Where a proposed task waits for a person."""
+
+    task: str
+    branch: str
+    """Of the fleet's repository."""
+    commit: str
+
+
+class TaskView(Frozen):
+    """A task: what is asked for, and where it stands."""
+
+    name: str
+    title: str
+    goal: str
+    execution_mode: str
+    repo: str | None
+    priority: int
+    phase: str
+    """`created` too for a task that is not on record yet."""
+    since: str | None
+    created_at: str | None
+    waiting: str | None
+    """What it waits for, in words."""
+    waiting_reason: str | None
+    attempt: int
+    epoch: int
+    review_count: int
+    assigned_host: str | None
+    assigned_agent: str | None
+    run: str | None
+    branch_name: str | None
+    head_commit: str | None
+    pull_request: str | None
+    """Its address."""
+    failure: str | None
+    last_activity_at: str | None
+    usage: Usage
+
+
+class FieldProblem(Frozen):
+    """What is wrong with one field of a request."""
+
+    field: str
+    message: str
+
+
+class ProblemDetails(Frozen):
+    """An error, as RFC 9457 has it (`application/problem+json`)."""
+
+    type: str = "about:blank"
+    title: str
+    """What kind of error."""
+    status: int
+    detail: str
+    """What happened and what to do now."""
+    errors: tuple[FieldProblem, ...] = ()
+    acknowledged_offset: int | None = None
+    """Of a log with a gap (409): what is kept so far; send from there."""
