@@ -215,10 +215,18 @@ class Forges(Protocol):
         """
 
     async def issues(self, forge: Forge, label: str) -> Sequence[Issue]:
-        """Return the issues with a label that changed since the last call (at first: all), oldest first."""
+        """Return every open issue that has the label now, oldest first; nothing is kept between calls."""
 
-    async def comments(self, forge: Forge) -> Sequence[Comment]:
-        """Return the comments since the last call (at the first: of the last day), oldest first."""
+    async def issue(self, forge: Forge, number: int) -> Issue | None:
+        """Return an issue as it is now, open or closed; None if it was deleted."""
+
+    async def comments(self, forge: Forge, since: datetime) -> Sequence[Comment]:
+        """
+        Return the comments written or edited at or after a time, oldest first.
+
+        On issues and in the conversations of pull requests, our own among them.
+        Nothing is kept between calls: who could not work them asks again.
+        """
 
     async def say(self, forge: Forge, number: int, note: Note) -> bool:
         """Let there be a comment of ours with that key and text; return whether it is new."""
