@@ -74,7 +74,8 @@ def _sentence(task: Task | None, status: Status) -> str:
     if status.phase in {Phase.FAILED, Phase.ESCALATED} and status.failure:
         return status.failure.message
     if status.phase.is_live:
-        return f"round {status.round} of attempt {status.attempt} on {status.assigned_host}"
+        place = status.assigned_host or status.assigned_agent
+        return f"round {status.round} of attempt {status.attempt} on {place}"
     if status.phase is Phase.REVIEW_PENDING:
         return f"{status.branch_name} waits to be merged"
     if status.phase is Phase.COMPLETED and task is not None and task.work != status.work:

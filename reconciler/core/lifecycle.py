@@ -329,7 +329,7 @@ def _assigned(event: Assigned, status: Status) -> Changes:
         "assigned_agent": event.agent,
         "request_key": event.request_key,
         "claim": None,
-        "adapter": spec.adapter,
+        "adapter": None if event.agent else spec.adapter,
         "model": spec.model,
         "repo": spec.repo,
         "branch_name": spec.branch,

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from reconciler.core.adapter import Budget, Usage
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model import Desired, Purse, Status, Task
+from reconciler.core.model import Desired, ExecutionMode, Purse, Status, Task
 
 FLEET: Final = ("fleet", "fleet")
 Group = tuple[Literal["fleet", "repo", "adapter", "label"], str]
@@ -20,7 +20,8 @@ Group = tuple[Literal["fleet", "repo", "adapter", "label"], str]
 def groups(task: Task) -> Iterator[Group]:
     """Yield the groups in which a run of the task would count."""
     yield FLEET
-    yield "adapter", task.adapter
+    if task.execution_mode is ExecutionMode.SSH_CLI:
+        yield "adapter", task.adapter
     if task.repo is not None:
         yield "repo", task.repo
     yield from (("label", label) for label in dict.fromkeys(task.requires))

@@ -1,5 +1,5 @@
 """
-Hosts that fell silent, and what becomes of the runs on them.
+Hosts and agents that fell silent, and what becomes of the runs on them.
 """
 
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from datetime import datetime
 from reconciler.core.events import Event
 from reconciler.core.fields import format_time
 from reconciler.core.model import Status, Task
+from reconciler.core.pull import lease_end, lease_lost
 from reconciler.core.rounds import lose
 from reconciler.core.scene import Scene
 
@@ -21,14 +22,27 @@ def silence(scene: Scene, status: Status) -> str | None:
 
 
 def loss(scene: Scene, spec: Task, status: Status) -> Event | None:
-    """Return how a task goes on without its run on a silent host; None if it goes on with it, or waits."""
+    """Return how a task goes on without its run on a silent host, or with a silent agent; None if with it."""
+    if status.assigned_agent is not None:
+        return loss_of_agent(scene, spec.name, spec, status)
     words = silence(scene, status) if spec.disconnect != "wait" else None
     return lose(spec, status, words, scene.now, scene.desired.fleet) if words else None
 
 
+def loss_of_agent(scene: Scene, name: str, spec: Task | None, status: Status) -> Event | None:
+    """Return how a task goes on whose agent has lost its lease; None if it has not."""
+    ends = lease_end(status, spec, scene.observed.leases)
+    if ends is None or ends > scene.now:
+        return None
+    return lease_lost(name, spec, status, scene.now, scene.desired.fleet)
+
+
 def losses_due(scene: Scene) -> Iterator[datetime]:
-    """Yield when hosts will have been silent for too long."""
-    for status in scene.statuses.values():
+    """Yield when hosts and agents will have been silent for too long."""
+    for name, status in scene.statuses.items():
+        ends = lease_end(status, scene.desired.tasks.get(name), scene.observed.leases)
+        if ends is not None and ends > scene.now:
+            yield ends
         since = _silent_since(scene, status)
         if since is not None and (time := since + scene.desired.fleet.lost_after) > scene.now:
             yield time

@@ -54,8 +54,8 @@ def slots_in_use(statuses: Mapping[str, Status], observed: Observed) -> Counter[
     """Return how many slots of each host the live runs take; a local host is another on each machine."""
     used = Counter[str]()
     for status in statuses.values():
-        if status.phase.is_live and observed.can_reach(status):
-            used[status.assigned_host or ""] += status.slots
+        if status.phase.is_live and status.assigned_host and observed.can_reach(status):
+            used[status.assigned_host] += status.slots
     return used
 
 

@@ -32,8 +32,9 @@ from reconciler.core.events import (
 from reconciler.core.fields import format_time
 from reconciler.core.lifecycle import Transition, fold, transition
 from reconciler.core.limits import overspent, purses, spent_today
-from reconciler.core.loss import loss, losses_due, silence
+from reconciler.core.loss import loss, loss_of_agent, losses_due, silence
 from reconciler.core.model import (
+    Bid,
     Desired,
     Observed,
     Phase,
@@ -45,7 +46,7 @@ from reconciler.core.model import (
     run_key,
 )
 from reconciler.core.placement import Placement
-from reconciler.core.queue import due, line_up
+from reconciler.core.queue import Queue, due, line_up
 from reconciler.core.scene import Scene, Wait, waiting
 from reconciler.core.schedule import is_due_time, next_due
 
@@ -159,7 +160,7 @@ def plan(desired: Desired, observed: Observed, now: datetime, among: Collection[
             *_givings_up(steps),
             *_stops(scene),
             *_follows(scene),
-            *(_start(scene, name, placement) for name, placement in queue.starts.items()),
+            *(_start(scene, name, queue) for name in queue.starts),
         ),
         waiting=waitings,
         placements=queue.placements,
@@ -285,7 +286,7 @@ def _spec_change(scene: Scene, name: str, status: Status | None) -> Event | None
     """Return the next thing to record so that the status answers the spec; None if it does."""
     spec, now = scene.desired.tasks.get(name), scene.now
     if spec is None:
-        return None if status is None else _removal(name, status, now)
+        return None if status is None else _removal(scene, name, status)
     if status is None:
         past = scene.observed.past.get(name, 0)
         return Created(task=name, at=now, spec=spec, attempt=past, reason="a new spec")
@@ -306,14 +307,15 @@ def _answer(name: str, spec: Task, status: Status, now: datetime) -> Event | Non
     return None
 
 
-def _removal(name: str, status: Status, now: datetime) -> Event | None:
+def _removal(scene: Scene, name: str, status: Status) -> Event | None:
+    now = scene.now
     if not status.removed:
         return SpecRemoved(task=name, at=now, reason="the spec was removed")
     if status.on_delete == "orphan" and status.phase.is_live:
         return Removed(task=name, at=now, reason="removed; its run is let go of (on_delete: orphan)")
     if not status.phase.is_live:
         return Removed(task=name, at=now, reason="removed; nothing of it runs")
-    return None
+    return loss_of_agent(scene, name, None, status)
 
 
 def _is_behind(spec: Task, status: Status) -> bool:
@@ -432,18 +434,23 @@ def _follows(scene: Scene) -> Iterator[Follow]:
 
 
 def _why_stop(scene: Scene, name: str, status: Status) -> str | None:
-    if why := _why_leave(scene, status):
+    spec = scene.spec(name)
+    if why := _why_leave(scene, status) or why_end(spec, status):
         return why
+    return _why_save(scene, spec, status) if spec and spec.over_budget == "stop" else None
+
+
+def why_end(spec: Task | None, status: Status) -> str | None:
+    """Return why the spec of a live run does not ask for it any more; None if it does, or is broken."""
     if status.removed:
         return "the spec was removed" if status.on_delete == "cancel" else None
-    spec = scene.spec(name)
     if spec is None:
         return None
     if spec.desired is not Wish.ACTIVE:
         return f"{spec.desired} in the spec"
     if spec.on_change == "restart" and spec.generation != status.generation:
         return "the spec changed (on_change: restart)"
-    return _why_save(scene, spec, status) if spec.over_budget == "stop" else None
+    return None
 
 
 def _why_leave(scene: Scene, status: Status) -> str | None:
@@ -495,7 +502,7 @@ def _standing_wait(scene: Scene, name: str) -> Wait | None:
         return Wait(Reason.SPEC_ERROR, str(scene.desired.broken[name][0]))
     if status is None:
         return None
-    if status.phase.is_live:
+    if status.phase.is_live or status.phase is Phase.REVIEW_PENDING:
         return _live_wait(scene, status)
     spec = scene.spec(name)
     has_time = status.due_at is not None and status.due_at > scene.now
@@ -505,15 +512,16 @@ def _standing_wait(scene: Scene, name: str) -> Wait | None:
 
 
 def _live_wait(scene: Scene, status: Status) -> Wait | None:
-    """Return why nothing is heard of a live run."""
-    if not _has_executor(scene, status):
+    """Return why nothing is heard of a live run (leases end by themselves), or why work in review rests."""
+    if status.phase is Phase.REVIEW_PENDING:
+        is_paused = status.waiting is not None and status.waiting.reason is Reason.PERSON
+        return Wait(Reason.PERSON, status.waiting.message) if status.waiting and is_paused else None
+    if status.assigned_agent is not None:
+        return None
+    if status.assigned_host not in scene.desired.hosts:
         return Wait(Reason.HOST, f"host {status.assigned_host} of the live run is gone from specs/hosts")
     words = silence(scene, status)
     return Wait(Reason.HOST, words) if words else None
-
-
-def _has_executor(scene: Scene, status: Status) -> bool:
-    return status.assigned_host in scene.desired.hosts or status.assigned_host in scene.desired.agents
 
 
 def _waiting_changes(
@@ -530,7 +538,29 @@ def _waiting_changes(
 # --- New runs --------------------------------------------------------------
 
 
-def _start(scene: Scene, name: str, placement: Placement) -> Start:
+def _start(scene: Scene, name: str, queue: Queue) -> Start:
+    bid = queue.handouts.get(name)
+    return _handout(scene, name, bid) if bid else _start_on_host(scene, name, queue.starts[name])
+
+
+def _handout(scene: Scene, name: str, bid: Bid) -> Start:
+    spec, attempt = scene.desired.tasks[name], scene.statuses[name].attempt + 1
+    event = Assigned(
+        task=name,
+        at=scene.now,
+        cause="agent",
+        actor=bid.agent,
+        reason=f"attempt {attempt} is pulled by agent {bid.agent}",
+        run=run_key(name, spec.generation, attempt),
+        host="",
+        spec=spec,
+        agent=bid.agent,
+        request_key=bid.request_key,
+    )
+    return Start(event, Placement())
+
+
+def _start_on_host(scene: Scene, name: str, placement: Placement) -> Start:
     spec, best = scene.desired.tasks[name], placement.ranked[0]
     attempt = scene.statuses[name].attempt + 1
     event = Assigned(

@@ -9,8 +9,9 @@ from datetime import datetime
 
 from reconciler.core.fields import format_time
 from reconciler.core.limits import Group, full_group, groups, live_groups, next_midnight, purses, spent_today
-from reconciler.core.model import ExecutionMode, FailureClass, Phase, Reason, Status, Task, Wish
+from reconciler.core.model import Bid, ExecutionMode, FailureClass, Phase, Reason, Status, Task, Wish
 from reconciler.core.placement import UNASKED, Placement, place, slots_in_use
+from reconciler.core.pull import Bidders, why_nobody
 from reconciler.core.scene import Scene, Wait
 from reconciler.core.schedule import next_opening
 
@@ -24,6 +25,8 @@ class Queue:
 
     starts: dict[str, Placement] = field(default_factory=dict)
     """Those that may, with their hosts, in order."""
+    handouts: dict[str, Bid] = field(default_factory=dict)
+    """Those of `starts` that an outside agent gets."""
     waits: dict[str, Wait] = field(default_factory=dict)
     placements: dict[str, Placement] = field(default_factory=dict)
     """Of all that only a place was missing for."""
@@ -67,9 +70,8 @@ def _hindrances(scene: Scene, spec: Task, status: Status) -> Iterator[Wait]:
     if open_ends := [end for name in spec.depends_on if (end := _open_end(scene, name))]:
         yield Wait(Reason.DEPENDENCY, f"waits for {', '.join(open_ends)}")
     yield from _times(scene, spec, status)
-    if spec.execution_mode is ExecutionMode.HTTP_PULL:
-        yield Wait(Reason.AGENT, "waits for an agent to take it over HTTP")
-    paying = purses(spec.adapter, spec.repo)
+    is_pulled = spec.execution_mode is ExecutionMode.HTTP_PULL
+    paying = purses(None if is_pulled else spec.adapter, spec.repo)
     if words := spent_today(scene.desired, scene.observed.spent, *paying):
         yield _tomorrow(scene, words)
 
@@ -121,6 +123,7 @@ class _Slots:
         self._scene = scene
         self._used = slots_in_use(scene.statuses, scene.observed)
         self._running = Counter(_live_groups(scene))
+        self._bidders = Bidders(scene.desired, scene.observed.bids, scene.statuses)
         self._kept: dict[str, str] = {}
         """Hosts whose free slots are kept for a task that takes several."""
         self._refused: dict[_Kind, Placement] = {}
@@ -142,6 +145,8 @@ class _Slots:
         if words := full_group(self._scene.desired, spec, self._running):
             return Wait(Reason.SLOT, words)
         opening = next_opening(spec.window, spec.timezone, self._scene.now) if spec.window else None
+        if spec.execution_mode is ExecutionMode.HTTP_PULL:
+            return self._hand_out(spec, queue, opening)
         placement = self._place(spec, status, is_ready=opening is None)
         # Asked of those that have a place: what has none says so by day and by night.
         if placement.chosen and opening:
@@ -152,6 +157,18 @@ class _Slots:
         self._used[placement.chosen] += spec.slots
         self._running.update(groups(spec))
         queue.starts[spec.name] = placement
+        return None
+
+    def _hand_out(self, spec: Task, queue: Queue, opening: datetime | None) -> Wait | None:
+        """Give the task to an agent that waits for one; or return what it waits for."""
+        if opening:
+            return Wait(Reason.WINDOW, f"its window opens {format_time(opening)}", opening)
+        bid = self._bidders.take(spec)
+        if bid is None:
+            return Wait(Reason.AGENT, why_nobody(self._scene.desired, spec))
+        self._running.update(groups(spec))
+        queue.starts[spec.name] = Placement()
+        queue.handouts[spec.name] = bid
         return None
 
     def _place(self, spec: Task, status: Status, *, is_ready: bool) -> Placement:

@@ -105,6 +105,7 @@ def _trailers(transition: Transition, revision: str, previous: str | None) -> Ma
         "Renamed-From": getattr(event, "old", None),
         "Run": getattr(event, "run", None) or (status.run if status else None),
         "Host": status.assigned_host if status else None,
+        "Agent": status.assigned_agent if status else None,
         "Cause": event.cause,
         "Actor": event.actor,
         "Spec-Revision": revision,
