@@ -224,7 +224,8 @@ class Forges(Protocol):
         """
         Return the comments written or edited at or after a time, oldest first.
 
-        On issues and in the conversations of pull requests, our own among them.
+        On issues and in the conversations of pull requests, our own among them
+        (with their `key`, so that who answered before sees it).
         Nothing is kept between calls: who could not work them asks again.
         """
 
@@ -239,16 +240,34 @@ class Forges(Protocol):
 
 
 class SpecWriter(Protocol):
-    """Commits to the branch with the specs in the bot's name."""
+    """The branch with the specs, read and committed to in the bot's name."""
 
-    async def put(self, files: Mapping[str, str | None], message: str, *, branch: str | None = None) -> str:
+    async def files(self, under: str) -> tuple[str, Mapping[str, str]]:
+        """
+        Return the newest commit and the text of its files in a folder, by path.
+
+        What is no text, or too large to be a spec, is left out. Raises Unavailable.
+        """
+
+    async def put(
+        self,
+        files: Mapping[str, str | None],
+        message: str,
+        *,
+        made_from: str | None = None,
+        branch: str | None = None,
+    ) -> str:
         """
         Commit changed files (None: removed) and return the commit; the head if nothing differs.
 
-        `branch` is another than that of the specs, made from it if it is not
-        there. Raises Conflict if somebody else changed one of them meanwhile,
-        Unavailable.
+        `made_from` is the commit that the changes were made from: the newest, if
+        None. `branch` is another than that of the specs, made from it if it is
+        not there. Raises Conflict if somebody else changed one of the files
+        meanwhile, Unavailable, Refused.
         """
+
+    async def has_told(self, trailer: str, value: str, since: datetime) -> bool:
+        """Return whether a commit since then has a trailer with this value. Raises Unavailable."""
 
 
 class Desk(Protocol):

@@ -80,6 +80,8 @@ class Comment:
     """Of the issue or pull request."""
     author: str
     body: str
+    key: str = ""
+    """Of the note, if we wrote it: what its hidden mark says; nobody else's marks count."""
     created_at: datetime
 
 
