@@ -13,16 +13,29 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
+from reconciler.controller.agents import Agents, Word, held_tasks
 from reconciler.controller.errands import Errands
 from reconciler.controller.ports import Clock, Dispatch, Fact, Prober, Specs, State, Step
 from reconciler.core.adapter import Usage
-from reconciler.core.command import order
-from reconciler.core.errors import Conflict, SpecError, Unavailable
-from reconciler.core.events import Completed, Event, HostSeen, MergeSeen, RunEnded, RunSeen, Started
+from reconciler.core.command import assignment, order
+from reconciler.core.errors import Conflict, ReconcilerError, Refused, SpecError, Unavailable
+from reconciler.core.events import (
+    AgentSaid,
+    Completed,
+    Event,
+    HostSeen,
+    MergeSeen,
+    PullSeen,
+    RunEnded,
+    RunSeen,
+    Started,
+)
 from reconciler.core.hosts import HostChange, gone, news
 from reconciler.core.lifecycle import Transition, fold, transition
 from reconciler.core.limits import has_daily_budget, midnight, with_expenses
 from reconciler.core.model import (
+    Assignment,
+    Bid,
     Desired,
     FailureClass,
     Host,
@@ -39,7 +52,8 @@ from reconciler.core.model import (
     Verdict,
 )
 from reconciler.core.needs import Needs, needs
-from reconciler.core.plan import Follow, Plan, Stop, needs_attention, plan
+from reconciler.core.plan import Follow, Plan, Stop, needs_attention, plan, why_end
+from reconciler.core.pull import answer, holder, is_to_check, require_held
 from reconciler.core.rounds import judge
 
 log = logging.getLogger(__name__)
@@ -58,7 +72,7 @@ async def wait_for_news(news: asyncio.Event, longest: timedelta | None) -> None:
             await news.wait()
 
 
-TaskFact = RunSeen | RunEnded | MergeSeen
+TaskFact = RunSeen | RunEnded | MergeSeen | PullSeen
 
 RETRY = timedelta(seconds=1)
 RETRY_CAP = timedelta(seconds=30)
@@ -101,14 +115,18 @@ class Loop:
     _asked: set[str] = field(default_factory=set, init=False)
     _spent: Mapping[Purse, Usage] = field(default_factory=dict, init=False)
     _spent_since: datetime | None = field(default=None, init=False)
+    _agents: Agents = field(init=False)
     _sweeps: Errands[Host] = field(init=False)
     _probes: Errands[Host] = field(init=False)
     _merges: Errands[Repo] = field(init=False)
+    _inspections: Errands[str] = field(init=False)
 
     def __post_init__(self) -> None:
+        self._agents = Agents(self._news.set)
         self._sweeps = Errands(self._sweep, self._news.set)
         self._probes = Errands(self._probe, self._news.set)
         self._merges = Errands(self._look_for_merges, self._news.set)
+        self._inspections = Errands(self._inspect, self._news.set)
 
     # --- What others may say -----------------------------------------------
 
@@ -127,6 +145,44 @@ class Loop:
         self._facts.append(fact)
         self._news.set()
 
+    # --- What outside agents may say (controller.ports.Desk) ----------------
+
+    async def bid(self, bid: Bid, wait: timedelta) -> str | None:
+        """Return the name of the task that the agent holds now; see controller.ports.Desk."""
+        agent = self.desired.agents.get(bid.agent)
+        if agent is None or agent.desired == "suspended":
+            why = "suspended in its spec" if agent else "not in specs/agents"
+            raise Refused(f"agent {bid.agent} gets no task: it is {why}")
+        self._require_service()
+        return await self._agents.bid(bid, wait)
+
+    async def hear(self, said: AgentSaid) -> Status:
+        """Return the task's status after what an agent said; see controller.ports.Desk."""
+        self._require_service()
+        return await self._agents.hear(said)
+
+    def beat(self, task: str, agent: str, epoch: int) -> str | None:
+        """Renew the lease; return why the agent should stop; see controller.ports.Desk."""
+        name, status = holder(self.desired.tasks, self.statuses, task, agent, epoch)
+        require_held(name, status)
+        spec = None if name in self.desired.broken else self.desired.tasks.get(name)
+        why = why_end(spec, status)
+        if why is None:
+            self._renew(status)
+        return why
+
+    async def assignment(self, task: str) -> Assignment:
+        """Return what the holder of a task is to carry out; see controller.ports.Desk."""
+        status = self.statuses[task]
+        return assignment(await self._spec_of(task, status), status, self.desired)
+
+    def _require_service(self) -> None:
+        if self._stopped or self._retry_at is not None or not self.desired.revision:
+            raise Unavailable("the reconciler cannot record anything now; try again in a few seconds")
+
+    def _renew(self, status: Status) -> None:
+        self._agents.renew(status.run or "", self.clock() + self.desired.fleet.lease)
+
     # --- The loop ----------------------------------------------------------
 
     async def run(self, until: Until = "stopped") -> None:
@@ -140,6 +196,8 @@ class Loop:
                     return
                 await self.pause(self._news, wait)
         finally:
+            self._agents.refuse(Unavailable("the reconciler is being stopped; try again in a few seconds"))
+            await self._inspections.close()
             await self._sweeps.close()
             await self._probes.close()
             await self._merges.close()
@@ -161,6 +219,7 @@ class Loop:
             await self._converge()
         except Unavailable as error:
             log.warning("%s; trying again in %s", error, self._delay)
+            self._agents.refuse(error)
             self._retry_at = self.clock() + self._delay
             wait, self._delay = self._delay, min(self._delay * 2, RETRY_CAP)
             return wait
@@ -169,10 +228,12 @@ class Loop:
         self._sweeps.send(self.desired.hosts, now, self.sweep_interval)
         self._probes.send(self._hosts_in_use(), now, self.probe_interval)
         self._merges.send(self._repos_in_review(), now, self.desired.fleet.poll_interval)
+        self._inspections.send(self._to_inspect(), now, RETRY_CAP)
         return self._until_due(now)
 
     def _until_due(self, now: datetime) -> timedelta | None:
-        times = (self.last_plan.due, self._sweeps.next(), self._probes.next(), self._merges.next())
+        errands = (self._sweeps, self._probes, self._merges, self._inspections)
+        times = (self.last_plan.due, *(errand.next() for errand in errands))
         return min((time - now for time in times if time is not None), default=None)
 
     def _is_over(self, until: Until) -> bool:
@@ -251,9 +312,10 @@ class Loop:
         """Plan, put on record, act; again until the plan changes nothing any more."""
         while not self._stopped:
             now, facts = self.clock(), list(self._facts)
+            words, bids = self._agents.words(), self._agents.bids()
             hosts, news = self._hosts_now(facts, now)
-            statuses, seen = self._fold(self.statuses, await self._events(facts, now))
-            observed = await self._observed(statuses, hosts, seen, now)
+            statuses, seen = self._fold(self.statuses, await self._events(facts, words, now))
+            observed = await self._observed(statuses, hosts, seen, now, bids)
             self.last_plan = plan(self.desired, observed, now, self.attention)
             statuses, intended = self._fold(statuses, self.last_plan.events)
             steps: list[Step] = [*news, *seen, *intended]
@@ -263,6 +325,7 @@ class Loop:
             self._take_note(steps)
             del self._facts[: len(facts)]
             await self._act(self.last_plan, intended)
+            self._agents.settle(bids, words, self._open(words))
             if not steps:
                 return
 
@@ -272,14 +335,18 @@ class Loop:
         hosts: Mapping[str, HostStatus],
         seen: Sequence[Transition],
         now: datetime,
+        bids: Sequence[Bid],
     ) -> Observed:
         """Return what is, with the steps that were seen and are not on record yet."""
         new = [name for name in self.attention if name in self.desired.tasks and name not in statuses]
+        self._agents.watch(self._open(()).values(), now + self.desired.fleet.lease)
         return Observed(
             statuses=statuses,
             hosts=hosts,
             load=self._load,
             followed=self._followed(),
+            bids=self._without_held(bids),
+            leases=self._agents.leases,
             asked=frozenset(self._asked),
             past=await self.state.past_attempts(new) if new else {},
             spent=await self._spent_today(seen, now),
@@ -329,19 +396,49 @@ class Loop:
         ended = {(fact.run, fact.round) for fact in self._facts if isinstance(fact, RunEnded)}
         return self.dispatch.followed | ended
 
-    async def _events(self, facts: Sequence[Fact], now: datetime) -> list[Event]:
-        """Turn facts into what they mean; one about a run that is over by now means nothing."""
+    async def _events(self, facts: Sequence[Fact], words: Sequence[Word], now: datetime) -> list[Event]:
+        """Turn facts and words into what they mean; one about a run that is over by now means nothing."""
         touched, events = dict[str, Status | None](), list[Event]()
         for told in facts:
             if isinstance(told, HostSeen):
                 continue
-            task = told.task if isinstance(told, MergeSeen) else self._task_of(told)
+            task = told.task if isinstance(told, MergeSeen | PullSeen) else self._task_of(told)
             status = touched.get(task, self.statuses.get(task))
             event = await self._meaning(replace(told, task=task), status, now)
             if event is not None:
                 touched[task] = transition(status, event)
                 events.append(event)
+        known = {**self._open(words), **{name: status for name, status in touched.items() if status}}
+        for word in words:
+            events += self._answered(word, known, now)
         return events
+
+    def _answered(self, word: Word, statuses: dict[str, Status], now: datetime) -> Sequence[Event]:
+        """Return what the word of an agent means, and take note of it; if it is refused, it learns why."""
+        said, tasks = word.said, self.desired.tasks
+        try:
+            name, status = holder(tasks, statuses, said.task, said.agent, said.epoch)
+            spec, said = tasks.get(name), replace(said, task=name)
+            events = answer(spec, status, said, now, self.desired.fleet)
+        except ReconcilerError as error:
+            word.refuse(error)
+            return ()
+        word.task = name
+        self._renew(status)
+        for event in events:
+            status = transition(status, event) or status
+        statuses[name] = status
+        return events
+
+    def _open(self, words: Sequence[Word]) -> Mapping[str, Status]:
+        """Return the statuses of open tasks, and of those that agents have spoken of."""
+        names = self.attention | {name for word in words for name in (word.task, word.said.task)}
+        return {name: self.statuses[name] for name in names if name in self.statuses}
+
+    def _without_held(self, bids: Sequence[Bid]) -> tuple[Bid, ...]:
+        """Return the bids of agents that do not hold what they asked for already."""
+        held = held_tasks(self._open(())) if bids else {}
+        return tuple(bid for bid in bids if (bid.agent, bid.request_key) not in held)
 
     def _task_of(self, fact: RunSeen | RunEnded) -> str:
         """Return the task whose run it is, by the name it has by now: its file may have moved."""
@@ -352,9 +449,9 @@ class Loop:
     async def _meaning(self, fact: TaskFact, status: Status | None, now: datetime) -> Event | None:
         if isinstance(fact, MergeSeen):
             return _merged(fact, status)
-        if status is None or (status.run, status.round) != (fact.run, fact.round):
-            return None
-        if not status.phase.is_live:
+        if isinstance(fact, PullSeen):
+            return self._followed_up(fact, status, now)
+        if status is None or not _is_about(fact, status):
             return None
         if isinstance(fact, RunEnded):
             task = self.desired.tasks.get(fact.task)
@@ -420,12 +517,16 @@ class Loop:
 
     async def _order(self, name: str, status: Status) -> Order:
         """Return what to carry out: by the spec the run was assigned with, not by a newer one."""
+        return order(await self._spec_of(name, status), status, self.desired)
+
+    async def _spec_of(self, name: str, status: Status) -> Task:
+        """Return the spec that a live run was assigned with. Raises SpecError if it is lost."""
         task: Task | None = self.desired.tasks.get(name)
         if task is None or task.generation != status.generation:
             task = await self.specs.recall(name, status.generation) or task
         if task is None:
             raise SpecError(())
-        return order(task, status, self.desired)
+        return task
 
     def _give_up(self, name: str, status: Status, why: str) -> None:
         verdict = Verdict(outcome="failed", kind=FailureClass.CONFIG, message=why or "its spec is lost")
@@ -445,6 +546,31 @@ class Loop:
             await self.dispatch.sweep(host, needed)
         except Unavailable as error:
             log.info("%s is not swept now: %s", host.name, error)
+
+    def _to_inspect(self) -> Mapping[str, str]:
+        """Return the tasks of which an agent says that they are finished, by run."""
+        tasks = self.desired.tasks
+        return {
+            status.run or "": name
+            for name, status in self._open(()).items()
+            if status.claim is not None and is_to_check(tasks.get(name), status)
+        }
+
+    async def _inspect(self, name: str) -> None:
+        """Look at what an agent says it has finished; what cannot be told now is looked at again."""
+        status = self.statuses.get(name)
+        if status is None or status.claim is None:
+            return
+        try:
+            report = await self.dispatch.verify(await self.assignment(name), status.claim)
+        except Unavailable as error:
+            log.warning("task %s: what its agent finished cannot be checked now: %s", name, error)
+            return
+        except SpecError as error:
+            self._give_up(name, status, str(error))
+            return
+        run = status.run or ""
+        self.emit(RunEnded(task=name, run=run, round=status.round, at=self.clock(), report=report))
 
     def _repos_in_review(self) -> Mapping[str, Repo]:
         """Return the repos in which delivered work waits to be merged."""
@@ -485,6 +611,11 @@ class Loop:
         if host.is_local:
             status = status.model_copy(update={"machine": self.machine})
         self.emit(HostSeen(host=host.name, at=self.clock(), status=status))
+
+
+def _is_about(fact: RunSeen | RunEnded, status: Status) -> bool:
+    """Return whether a fact is about the round that is under way."""
+    return status.phase.is_live and (status.run, status.round) == (fact.run, fact.round)
 
 
 def _merged(fact: MergeSeen, status: Status | None) -> Event | None:

@@ -158,8 +158,7 @@ def answer(
     """
     if said.claim is not None and said.claim == status.claim:
         return ()
-    if not status.phase.is_live:
-        raise _too_late(said.task, status)
+    require_held(said.task, status)
     if status.claim is not None:
         raise NotNow(
             f"task {said.task}: you reported {status.claim.outcome} already, and that is being checked"
@@ -205,10 +204,13 @@ def _told(agent: str, claim: Claim) -> str:
     return f"agent {agent} reports {claim.outcome}{f': {words}' if words else ''}"
 
 
-def _too_late(name: str, status: Status) -> NotNow | LeaseLost:
+def require_held(name: str, status: Status) -> None:
+    """Raise NotNow or LeaseLost unless the task is still in the hands of who had it last."""
+    if status.phase.is_live:
+        return
     if status.claim is not None:
-        return NotNow(f"task {name} is {status.phase}: you reported {status.claim.outcome}, and that is done")
-    return LeaseLost(
+        raise NotNow(f"task {name} is {status.phase}: you reported {status.claim.outcome}, and that is done")
+    raise LeaseLost(
         f"task {name} is {status.phase} and not yours any more; stop working on it, and dequeue another"
     )
 

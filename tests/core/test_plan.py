@@ -103,7 +103,7 @@ def test_the_highest_priority_starts_first_then_the_oldest_then_by_name():
             {"execution_mode": ExecutionMode.HTTP_PULL},
             {},
             Reason.AGENT,
-            "waits for an agent to take it over HTTP",
+            "no agent fits: there is none in specs/agents",
         ),
         ({"requires": ("gpu",)}, {}, Reason.HOST, "no host fits: local lacks gpu"),
     ],
@@ -252,7 +252,7 @@ def test_a_live_run_whose_host_is_gone_from_the_specs_says_so():
 
 
 def test_a_run_in_the_hands_of_an_outside_agent_is_left_to_it():
-    statuses = {"a": live("a", assigned_host="jeeves")}
+    statuses = {"a": live("a", assigned_host=None, assigned_agent="jeeves")}
     desired = make_desired(make_task("a", execution_mode=ExecutionMode.HTTP_PULL))
 
     planned = plan(replace(desired, agents={"jeeves": Agent(name="jeeves")}), Observed(statuses), NOW)

@@ -1,0 +1,147 @@
+"""
+Outside agents, between their requests and the loop: who waits for a task, who has said what.
+
+The loop takes both up at its next look, puts what follows on record, and only
+then answers.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from reconciler.core.errors import ReconcilerError
+from reconciler.core.events import AgentSaid
+from reconciler.core.model import Bid, Status
+
+
+def _future() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()
+
+
+@dataclass(eq=False, slots=True)
+class _Bidding:
+    """A bid, and everybody who waits for its end: the same request may have been sent twice."""
+
+    bid: Bid
+    won: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    seen: asyncio.Future[None] = field(default_factory=_future)
+    """Done once a look was taken with it: only then there is no task for it."""
+    waiters: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Word:
+    """What an agent said, and the answer it waits for."""
+
+    said: AgentSaid
+    answer: asyncio.Future[Status] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    task: str = ""
+    """The task by the name it has by now."""
+
+    def refuse(self, error: Exception) -> None:
+        """Answer with an error; whoever asked may be gone."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+            self.answer.exception()  # nobody may be left to hear it
+
+
+class Agents:
+    """Who waits for a task, who has said what, and until when their leases last. `wake` lets the loop look."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._biddings: dict[tuple[str, str], _Bidding] = {}
+        self._words: list[Word] = []
+        self.leases: dict[str, datetime] = {}
+        """By run key; only in memory, where a restart renews them all."""
+
+    # --- What agents ask ---------------------------------------------------
+
+    async def bid(self, bid: Bid, wait: timedelta) -> str | None:
+        """Return the task that the agent gets; None if there was none for so long and one look."""
+        bidding = self._biddings.setdefault((bid.agent, bid.request_key), _Bidding(bid))
+        bidding.waiters += 1
+        until = asyncio.get_running_loop().time() + wait.total_seconds()
+        self._wake()
+        try:
+            await asyncio.wait((bidding.won, bidding.seen), return_when=asyncio.FIRST_COMPLETED)
+            left = until - asyncio.get_running_loop().time()
+            done, _ = await asyncio.wait((bidding.won,), timeout=max(left, 0))
+            return bidding.won.result() if done else None
+        finally:
+            bidding.waiters -= 1
+            if not bidding.waiters:
+                self._biddings.pop((bid.agent, bid.request_key), None)
+
+    async def hear(self, said: AgentSaid) -> Status:
+        """Return the status of the task once what was said is on record."""
+        word = Word(said)
+        self._words.append(word)
+        self._wake()
+        return await word.answer
+
+    # --- What the loop makes of it -----------------------------------------
+
+    def bids(self) -> tuple[Bid, ...]:
+        """Return the bids that wait, in the order in which they came."""
+        return tuple(bidding.bid for bidding in self._biddings.values() if not bidding.won.done())
+
+    def words(self) -> Sequence[Word]:
+        """Return what was said and is not answered yet."""
+        return [word for word in self._words if not word.answer.done()]
+
+    def is_idle(self) -> bool:
+        """Return whether nobody waits for an answer."""
+        return not self._biddings and not self.words()
+
+    def settle(self, seen: Iterable[Bid], heard: Iterable[Word], statuses: Mapping[str, Status]) -> None:
+        """Answer what a look has taken up; `statuses` are those on record of all open tasks and of these."""
+        for word in heard:
+            if not word.answer.done():
+                word.answer.set_result(statuses[word.task])
+        self._words = list(self.words())
+        held = held_tasks(statuses) if self._biddings else {}
+        for bid in seen:
+            bidding = self._biddings.get((bid.agent, bid.request_key))
+            if bidding is None or bidding.won.done():
+                continue
+            task = held.get((bid.agent, bid.request_key))
+            if task is not None:
+                bidding.won.set_result(task)
+            elif not bidding.seen.done():
+                bidding.seen.set_result(None)
+
+    def refuse(self, error: ReconcilerError) -> None:
+        """Answer everybody with an error; nothing of what they asked is on record."""
+        for word in self.words():
+            word.refuse(error)
+        self._words = []
+        for bidding in self._biddings.values():
+            if not bidding.won.done():
+                bidding.won.set_exception(error)
+                bidding.won.exception()  # nobody may be left to hear it
+
+    # --- Leases ------------------------------------------------------------
+
+    def renew(self, run: str, until: datetime) -> None:
+        """Let the lease of a run last until a time."""
+        self.leases[run] = until
+
+    def watch(self, statuses: Iterable[Status], until: datetime) -> None:
+        """
+        Give a lease to every run that agents hold and that has none: it is new, or we are.
+
+        Those of runs that are over go.
+        """
+        runs = [status.run for status in statuses if status.phase.is_live and status.assigned_agent]
+        self.leases = {run: self.leases.get(run, until) for run in runs if run}
+
+
+def held_tasks(statuses: Mapping[str, Status]) -> Mapping[tuple[str, str], str]:
+    """Return the tasks that agents hold, by the agent and the key with which it asked."""
+    return {
+        (status.assigned_agent, status.request_key): name
+        for name, status in statuses.items()
+        if status.phase.is_live and status.claim is None and status.assigned_agent and status.request_key
+    }
