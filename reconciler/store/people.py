@@ -3,19 +3,13 @@ What commands commit on a person's behalf: one file, in that person's name.
 """
 
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
+from pathlib import Path
 
-from reconciler.controller.ports import Entry
 from reconciler.core.errors import Conflict, Unavailable, UsageError
+from reconciler.store.commits import commit_files, require_inside
 from reconciler.store.git import Git
-from reconciler.store.objects import GitTree
 from reconciler.store.remote import push as push_to
 from reconciler.store.repository import Repository
-
-_REDO = 3
-"""Tries to put the commit on top of a branch that others push to."""
-_REGULAR = ("100644", "100755")
 
 
 async def commit_file(
@@ -34,7 +28,7 @@ async def commit_file(
     edited, Conflict if somebody else changed it or pushed first, Unavailable
     or Refused if the remote does not take it.
     """
-    _require_inside(path)
+    require_inside(path)
     folder = None if repository.address else await repository.checkout_of(branch)
     if folder is not None:
         commit = await _in_checkout(folder, path, text, message)
@@ -42,12 +36,6 @@ async def commit_file(
             await _push_upstream(Git.personal("-C", str(folder)), branch, commit)
         return commit
     return await _in_objects(repository, branch, path, text, message, push=push)
-
-
-def _require_inside(path: str) -> None:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or any(part in {"..", ".git"} for part in parts):
-        raise UsageError(f"{path}: not a file of the repository")
 
 
 # --- Where the branch is checked out ---------------------------------------
@@ -128,68 +116,15 @@ async def _upstream(git: Git, branch: str) -> tuple[str, str] | None:
 async def _in_objects(
     repository: Repository, branch: str, path: str, text: str | None, message: str, *, push: bool
 ) -> str:
-    """Commit on top of the branch's head; again, if it moved and the file did not."""
     person = Git.personal(f"--git-dir={repository.git_dir}")
     await _require_identity(person)
-    tree = GitTree(repository, branch)
-    head = await tree.head()
-    found = await tree.entry(head, path)
-    wanted = await _entry(repository, path, found, text)
-    if wanted == found:
-        return head
-    for _ in range(_REDO):
-        commit = await _commit_on(repository, person, head, path=path, entry=wanted, message=message)
-        try:
-            await _publish(repository, branch, head, commit)
-        except Conflict:
-            await repository.fetch()
-            head = await tree.head()
-            if await tree.entry(head, path) != found:
-                raise Conflict(
-                    f"{path} was changed by somebody else meanwhile; look at it and try again"
-                ) from None
-            continue
-        if push and not repository.address:
-            await _push_upstream(repository.network, branch, commit)
-        return commit
-    raise Conflict(f"{branch} moves too quickly to commit {path}; try again")
+    commit = await commit_files(repository, person, branch, {path: text}, message)
+    if push and not repository.address:
+        await _push_upstream(repository.network, branch, commit)
+    return commit
 
 
-async def _entry(repository: Repository, path: str, found: Entry | None, text: str | None) -> Entry | None:
-    """Store the new content and return its place in the tree; None if the file goes."""
-    if found and found.mode not in _REGULAR:
-        raise UsageError(f"{path}: not a regular file; change it by hand")
-    if text is None:
-        return None
-    blob = await repository.git.run("hash-object", "-w", "--stdin", stdin=text.encode())
-    return Entry(found.mode if found else "100644", blob.decode().strip())
-
-
-async def _commit_on(
-    repository: Repository, person: Git, head: str, *, path: str, entry: Entry | None, message: str
-) -> str:
-    """Make a commit that differs from `head` in one file; no ref and nobody's index is touched."""
-    line = f"{entry.mode} {entry.blob}\t{path}\0" if entry else f"0 {'0' * len(head)}\t{path}\0"
-    git = repository.git
-    with TemporaryDirectory() as folder:
-        index = {"GIT_INDEX_FILE": f"{folder}/index"}
-        await git.run("read-tree", head, env=index)
-        await git.run("update-index", "-z", "--index-info", stdin=line.encode(), env=index)
-        tree = (await git.run("write-tree", env=index)).decode().strip()
-    committed = await person.run("commit-tree", tree, "-p", head, "-F", "-", stdin=message.encode())
-    return committed.decode().strip()
-
-
-async def _publish(repository: Repository, branch: str, head: str, commit: str) -> None:
-    """Make the commit the head of the branch where its record is. Raises Conflict if it moved."""
-    if repository.address:
-        await push_to(repository.network, "origin", commit, branch)
-        return
-    ref = repository.ref(branch)
-    result = await repository.git.attempt("update-ref", "-m", "reconciler", ref, commit, head)
-    if result.code != 0:
-        error = Unavailable if repository.read_ref(ref) == head else Conflict
-        raise error(f"{branch} could not be moved: {result.words}")
+# ---------------------------------------------------------------------------
 
 
 async def _require_identity(git: Git) -> None:

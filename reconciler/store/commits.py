@@ -1,0 +1,133 @@
+"""
+Commits made in the object database, without anybody's index or work tree.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from pathlib import PurePosixPath
+from tempfile import TemporaryDirectory
+
+from reconciler.controller.ports import Entry
+from reconciler.core.errors import Conflict, Unavailable, UsageError
+from reconciler.store.git import Git
+from reconciler.store.objects import GitTree
+from reconciler.store.remote import push
+from reconciler.store.repository import Repository
+
+_REDO = 3
+"""Tries to put the commit on top of a branch that others push to."""
+_REGULAR = ("100644", "100755")
+
+Publish = Callable[[Repository, str, str | None, str], Awaitable[None]]
+"""Make a commit the head of a branch, which was at another (None: not there). Raises Conflict if it moved."""
+
+
+async def publish(repository: Repository, branch: str, was: str | None, commit: str) -> None:
+    """Make the commit the head of the branch where its record is; see `Publish`."""
+    ref = repository.ref(branch)
+    move = ("update-ref", "-m", "reconciler", ref, commit, was or "0" * len(commit))
+    if repository.address:
+        await push(repository.network, "origin", commit, branch)
+        await repository.git.attempt(*move)  # what is read here next; where a fetch was quicker, it is right
+        return
+    result = await _synced(repository.git).attempt(*move)
+    if result.code != 0:
+        error = Unavailable if repository.read_ref(ref) == was else Conflict
+        raise error(f"{branch} could not be moved: {result.words}")
+
+
+async def commit_files(
+    repository: Repository,
+    committer: Git,
+    branch: str,
+    files: Mapping[str, str | None],
+    message: str,
+    *,
+    made_from: str | None = None,
+    begin_at: str | None = None,
+    publish: Publish = publish,
+) -> str:
+    """
+    Commit changed files (None: removed) on top of a branch; return the commit, the head if nothing differs.
+
+    `committer` is git with the identity to commit in. `made_from` is the commit
+    that the changes were made from, the head if None. `begin_at` is where a
+    branch that is not there begins. If the branch moves and the files do not,
+    the commit is made again on top. Raises Conflict if one of them did,
+    UsageError for a file that cannot be written this way, Unavailable or
+    Refused if the branch cannot be moved.
+    """
+    for path in files:
+        require_inside(path)
+    tree = GitTree(repository, branch)
+    was = repository.read_ref(repository.ref(branch))
+    head = was or begin_at or await tree.head()
+    before = {path: await tree.entry(made_from or head, path) for path in files}
+    wanted = {path: await _entry(repository, path, before[path], text) for path, text in files.items()}
+    for _ in range(_REDO):
+        changes = await _changes(tree, head, before, wanted)
+        if not changes:
+            return head
+        commit = await _commit_on(repository, committer, head, changes, message)
+        try:
+            await publish(repository, branch, was, commit)
+        except Conflict:
+            await repository.fetch()
+            was = head = await tree.head()
+        else:
+            return commit
+    raise Conflict(f"{branch} moves too quickly to commit {', '.join(files)}; try again")
+
+
+def require_inside(path: str) -> None:
+    """Raise UsageError for a path that leads out of the repository."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or any(part in {"..", ".git"} for part in parts):
+        raise UsageError(f"{path}: not a file of the repository")
+
+
+async def _changes(
+    tree: GitTree, head: str, before: Mapping[str, Entry | None], wanted: Mapping[str, Entry | None]
+) -> Mapping[str, Entry | None]:
+    """Return what is not yet as wanted. Raises Conflict if it is not as it was before, either."""
+    now = {path: await tree.entry(head, path) for path in wanted}
+    changes = {path: entry for path, entry in wanted.items() if now[path] != entry}
+    for path in changes:
+        if now[path] != before[path]:
+            raise Conflict(f"{path} was changed by somebody else meanwhile; look at it and try again")
+    return changes
+
+
+async def _entry(repository: Repository, path: str, found: Entry | None, text: str | None) -> Entry | None:
+    """Store the new content and return its place in the tree; None if the file goes."""
+    if found and found.mode not in _REGULAR:
+        raise UsageError(f"{path}: not a regular file; change it by hand")
+    if text is None:
+        return None
+    blob = await _synced(repository.git).run("hash-object", "-w", "--stdin", stdin=text.encode())
+    return Entry(found.mode if found else "100644", blob.decode().strip())
+
+
+async def _commit_on(
+    repository: Repository, committer: Git, head: str, changes: Mapping[str, Entry | None], message: str
+) -> str:
+    """Make a commit that differs from `head` in some files; no ref and nobody's index is touched."""
+    gone = f"0 {'0' * len(head)}"
+    lines = "".join(
+        f"{f'{entry.mode} {entry.blob}' if entry else gone}\t{path}\0" for path, entry in changes.items()
+    )
+    git = _synced(repository.git)
+    with TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": f"{folder}/index"}
+        await git.run("read-tree", head, env=index)
+        await git.run("update-index", "-z", "--index-info", stdin=lines.encode(), env=index)
+        tree = (await git.run("write-tree", env=index)).decode().strip()
+    committed = await _synced(committer).run(
+        "commit-tree", tree, "-p", head, "-F", "-", stdin=message.encode()
+    )
+    return committed.decode().strip()
+
+
+def _synced(git: Git) -> Git:
+    """Return git that has its objects and refs on disk when it ends; its default syncs almost nothing."""
+    return replace(git, options=(*git.options, "-c", "core.fsync=all"))
