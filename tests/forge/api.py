@@ -1,0 +1,542 @@
+"""
+The API of the double, with the ways of Forgejo that surprise.
+
+- The list of pull requests knows no filter by head; a page is clamped in silence.
+- A second pull request of a branch is a 409 that names the number of the first.
+- Whether a pull request can be merged is computed for a few requests: `mergeable`
+  is false meanwhile, and merging is a 405.
+- If none of the labels that are asked for exists, every issue comes back.
+- Names of labels that do not exist are ignored.
+- The webhook `opened` is sent before the request that opened is answered.
+- A commit without statuses has the state `""`, and `null` for a list.
+- Comments come without pages.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from tests.forge.state import CodeRepo, Comment, Hook, Label, PullTicket, Refusal, Review, Ticket, user
+
+if TYPE_CHECKING:
+    from tests.forge.double import ForgejoDouble
+
+Answer = tuple[int, Any, dict[str, str]]
+
+
+class Request:
+    """One request: who asks, of which repository, and what."""
+
+    def __init__(self, forge: "ForgejoDouble", who: str, query: dict[str, str], body: Any) -> None:
+        self.forge, self.who, self.query, self.body = forge, who, query, body
+        self.repo_name = ""
+
+    @property
+    def repo(self) -> CodeRepo:
+        return self.forge.repos[self.repo_name]
+
+    def ticket(self, number: str) -> Ticket:
+        if int(number) not in self.repo.tickets:
+            raise Refusal(404, "The target couldn't be found.")
+        return self.repo.tickets[int(number)]
+
+    def pull(self, number: str) -> PullTicket:
+        ticket = self.ticket(number)
+        if not isinstance(ticket, PullTicket):
+            raise Refusal(404, "The target couldn't be found.")
+        return ticket
+
+    def page(self, items: Sequence[Any], show: Callable[[Any], Any]) -> Answer:
+        limit = min(int(self.query.get("limit", 30)), self.forge.largest_page)
+        page = int(self.query.get("page", 1))
+        part = items[(page - 1) * limit : page * limit]
+        headers = {"X-Total-Count": str(len(items))}
+        if page * limit < len(items):
+            headers["Link"] = f'<{self.forge.api}/?page={page + 1}>; rel="next"'
+        return 200, [show(item) for item in part], headers
+
+
+Handler = Callable[..., Answer]
+_ROUTES: list[tuple[str, re.Pattern[str], Handler]] = []
+
+
+def route(method: str, path: str) -> Callable[[Handler], Handler]:
+    pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path) + r"\Z")
+
+    def keep(handler: Handler) -> Handler:
+        _ROUTES.append((method, pattern, handler))
+        return handler
+
+    return keep
+
+
+def answer(
+    forge: "ForgejoDouble", method: str, target: str, headers: Mapping[str, str], raw: bytes
+) -> Answer:
+    """Answer a request."""
+    if forge.answers_502:
+        return 502, {"message": "bad gateway"}, {}
+    path, query = urlsplit(target).path.removeprefix("/api/v1"), dict(parse_qsl(urlsplit(target).query))
+    with forge.lock:
+        forge.requests.append((method, target.removeprefix("/api/v1")))
+        if (broken := forge.broken.pop(f"{method} {path}", None)) is not None:
+            return broken[0], {"message": "as the test wants it"}, broken[1]
+        try:
+            who = _who(forge, headers)
+            forge.notice()
+            done = _handle(Request(forge, who, query, json.loads(raw or b"{}")), method, path)
+        except Refusal as refusal:
+            body = {"message": refusal.message, "url": "http://127.0.0.1/api/swagger"}
+            return refusal.status, refusal.body or body, {}
+    if method == "POST" and path.endswith("/pulls") and forge.webhooks == "normal":
+        forge.wait_for_webhooks()
+    return done
+
+
+def _who(forge: "ForgejoDouble", headers: Mapping[str, str]) -> str:
+    token = headers.get("Authorization", "").partition(" ")[2]
+    if token not in forge.tokens:
+        raise Refusal(401, "token is required")
+    return forge.tokens[token]
+
+
+def _handle(request: Request, method: str, path: str) -> Answer:
+    for verb, pattern, handler in _ROUTES:
+        if verb == method and (match := pattern.match(path)):
+            names = {name: unquote(value) for name, value in match.groupdict().items()}
+            if "owner" in names:
+                request.repo_name = f"{names.pop('owner')}/{names.pop('name')}"
+                if request.repo_name not in request.forge.repos:
+                    raise Refusal(404, "The target couldn't be found.")
+            return handler(request, **names)
+    raise Refusal(404, "404 page not found")
+
+
+R = "/repos/{owner}/{name}"
+
+
+def _time(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# --- The forge -------------------------------------------------------------
+
+
+@route("GET", "/user")
+def _user(request: Request) -> Answer:
+    return 200, user(request.who), {}
+
+
+@route("GET", "/version")
+def _version(request: Request) -> Answer:
+    return 200, {"version": "15.0.3+gitea-1.22.0"}, {}
+
+
+@route("POST", "/user/repos")
+def _add_repo(request: Request) -> Answer:
+    name = f"{request.who}/{request.body['name']}"
+    request.forge.add_repo(name)
+    return 201, {"full_name": name}, {}
+
+
+@route("POST", R + r"/contents/(?P<path>.+)")
+def _add_file(request: Request, path: str) -> Answer:
+    body = request.body
+    branch = body.get("new_branch") or body["branch"]
+    text = base64.b64decode(body["content"]).decode()
+    parent = request.repo.branches()[body["branch"]]
+    commit = request.repo.commit(branch, {path: text}, body["message"], request.who, parent)
+    request.forge.notice(request.who)
+    return 201, {"commit": {"sha": commit}}, {}
+
+
+@route("GET", R + "/commits")
+def _commits(request: Request) -> Answer:
+    name = request.repo.git("log", "-1", "--format=%an", request.query["sha"])
+    known = user(name) if name in request.forge.tokens.values() else None
+    person = {"name": name, "email": f"{name}@example.org"}
+    commit = {"sha": request.query["sha"], "author": known, "committer": known}
+    return 200, [{**commit, "commit": {"author": person, "committer": person}}], {}
+
+
+@route("DELETE", R + r"/branches/(?P<branch>.+)")
+def _delete_branch(request: Request, branch: str) -> Answer:
+    request.forge.delete_branch(request.repo_name, branch, author=request.who)
+    return 204, None, {}
+
+
+# --- Pull requests ---------------------------------------------------------
+
+
+def pull_json(request: Request, pull: PullTicket) -> dict[str, Any]:
+    forge, repo = request.forge, request.repo
+    is_draft = re.match(r"(?i)wip:|\[wip\]", pull.title) is not None
+    computing = pull.computing > 0
+    pull.computing -= computing
+    can_merge = pull.state == "open" and not (computing or is_draft or forge.conflicts(repo.name, pull))
+    side = {"repo_id": 1, "repo": {"id": 1, "full_name": repo.name}}
+    ref = f"refs/pull/{pull.number}/head" if pull.branch_is_gone else pull.branch
+    return {
+        **_ticket_json(request, pull),
+        "draft": is_draft,
+        "mergeable": can_merge,
+        "merged": pull.merged,
+        "merged_by": user(pull.merged_by) if pull.merged_by else None,
+        "merge_commit_sha": pull.merge_commit,
+        "head": {"label": pull.branch, "ref": ref, "sha": pull.head, **side},
+        "base": {"label": pull.base, "ref": pull.base, "sha": pull.base_head, **side},
+        "requested_reviewers": [
+            user(review.author) for review in pull.reviews if review.state == "REQUEST_REVIEW"
+        ],
+    }
+
+
+def _ticket_json(request: Request, ticket: Ticket) -> dict[str, Any]:
+    kind = "pulls" if isinstance(ticket, PullTicket) else "issues"
+    return {
+        "id": 900 + ticket.number,
+        "number": ticket.number,
+        "html_url": f"http://127.0.0.1:{request.forge.port}/{request.repo_name}/{kind}/{ticket.number}",
+        "title": ticket.title,
+        "body": ticket.body,
+        "user": user(ticket.author),
+        "labels": [_label_json(label) for label in ticket.labels],
+        "state": ticket.state,
+        "comments": len(ticket.comments),
+        "created_at": _time(ticket.created),
+        "updated_at": _time(ticket.updated),
+    }
+
+
+@route("GET", R + "/pulls")
+def _pulls(request: Request) -> Answer:
+    state = request.query.get("state", "open")
+    pulls = [pull for pull in request.repo.pulls if state in {"all", pull.state}]
+    is_recent = request.query.get("sort") == "recentupdate"
+    pulls.sort(key=lambda pull: (pull.updated if is_recent else 0, pull.number), reverse=True)
+    return request.page(pulls, lambda pull: pull_json(request, pull))
+
+
+@route("GET", R + "/pulls/{number}")
+def _pull(request: Request, number: str) -> Answer:
+    return 200, pull_json(request, request.pull(number)), {}
+
+
+@route("POST", R + "/pulls")
+def _open_pull(request: Request) -> Answer:
+    body, heads = request.body, request.repo.branches()
+    if body["head"] == body["base"]:
+        raise Refusal(422, "Invalid PullRequest: There are no changes between the head and the base")
+    if not {body["head"], body["base"]} <= heads.keys():
+        raise Refusal(404, "The target couldn't be found.")
+    for pull in request.repo.pulls:
+        if (pull.branch, pull.base, pull.state) == (body["head"], body["base"], "open"):
+            ids = f"id: {900 + pull.number}, issue_id: {pull.number}, head_repo_id: 1, base_repo_id: 1"
+            raise Refusal(409, f"pull request already exists for these targets [{ids}]")
+    number = request.forge.open_pull(
+        request.repo_name,
+        body["head"],
+        body["title"],
+        body=body.get("body", ""),
+        base=body["base"],
+        author=request.who,
+    )
+    for label in body.get("labels", ()):
+        request.forge.put_label(request.pull(str(number)), request.repo.labels[label])
+    return 201, pull_json(request, request.pull(str(number))), {}
+
+
+@route("PATCH", R + "/pulls/{number}")
+def _edit_pull(request: Request, number: str) -> Answer:
+    pull = request.pull(number)
+    if pull.merged and "state" in request.body:
+        raise Refusal(412, "cannot change state of this pull request, it was already merged")
+    _edit(request, pull)
+    return 201, pull_json(request, pull), {}
+
+
+def _edit(request: Request, ticket: Ticket) -> None:
+    fields = {name: request.body[name] for name in ("title", "body") if name in request.body}
+    if fields:
+        request.forge.edit_issue(request.repo_name, ticket.number, author=request.who, **fields)
+    if "state" in request.body:
+        request.forge.set_state(request.repo_name, ticket, request.body["state"], request.who)
+
+
+@route("POST", R + "/pulls/{number}/merge")
+def _merge(request: Request, number: str) -> Answer:
+    pull = request.pull(number)
+    if pull.state == "closed":
+        raise Refusal(404, "The target couldn't be found.")
+    if request.body.get("head_commit_id") not in {None, pull.head}:
+        raise Refusal(409, "head out of date")
+    if pull.computing > 0:
+        pull.computing -= 1
+        raise Refusal(405, "Please try again later")
+    if re.match(r"(?i)wip:|\[wip\]", pull.title):
+        raise Refusal(405, "Work in progress PRs cannot be merged")
+    request.forge.merge(request.repo_name, pull, request.body["Do"], request.who)
+    return 200, None, {}
+
+
+@route("GET", R + "/pulls/{number}/reviews")
+def _reviews(request: Request, number: str) -> Answer:
+    pull = request.pull(number)
+    return request.page(pull.reviews, lambda review: _review_json(pull, review))
+
+
+def _review_json(pull: PullTicket, review: Review) -> dict[str, Any]:
+    return {
+        "id": review.id,
+        "user": user(review.author),
+        "state": review.state,
+        "body": review.body,
+        "commit_id": review.commit,
+        "stale": review.commit != pull.head,
+        "official": True,
+        "dismissed": review.dismissed,
+        "comments_count": len(review.comments),
+        "submitted_at": _time(review.submitted),
+    }
+
+
+@route("POST", R + "/pulls/{number}/reviews")
+def _review(request: Request, number: str) -> Answer:
+    pull, body = request.pull(number), request.body
+    verdicts = {"APPROVED": "approved", "REQUEST_CHANGES": "rejected", "COMMENT": "comment"}
+    verdict = verdicts[body["event"]]
+    if verdict != "comment" and pull.author == request.who:
+        raise Refusal(422, "approve your own pull is not allowed")
+    inline = tuple((note["path"], note["new_position"], note["body"]) for note in body.get("comments", ()))
+    request.forge.review(
+        request.repo_name, pull.number, verdict, body.get("body", ""), inline, author=request.who
+    )
+    return 200, _review_json(pull, pull.reviews[-1]), {}
+
+
+@route("GET", R + "/pulls/{number}/reviews/{id}/comments")
+def _review_comments(request: Request, number: str, id: str) -> Answer:  # noqa: A002 - as the path has it
+    review = next(review for review in request.pull(number).reviews if review.id == int(id))
+    shown = [{**note, "user": user(review.author), "original_position": 0} for note in review.comments]
+    return 200, shown, {}
+
+
+@route("POST", R + "/pulls/{number}/requested_reviewers")
+def _request_review(request: Request, number: str) -> Answer:
+    pull = request.pull(number)
+    for name in request.body["reviewers"]:
+        if name not in request.forge.tokens.values():
+            raise Refusal(404, f"user does not exist [uid: 0, name: {name}]")
+        if name == pull.author:
+            raise Refusal(422, "poster of pr can't be reviewer")
+        review = Review(request.forge.new_id(), name, "REQUEST_REVIEW", "", "", pull.updated)
+        pull.reviews.append(review)
+        request.forge.touch(pull)
+        request.forge.tell_issue(request.repo_name, pull, "review_requested", request.who)
+    return 201, [], {}
+
+
+# --- Commit statuses -------------------------------------------------------
+
+
+@route("POST", R + "/statuses/{sha}")
+def _set_status(request: Request, sha: str) -> Answer:
+    return 201, request.forge.add_status(request.repo_name, sha, request.body), {}
+
+
+@route("GET", R + "/commits/{sha}/status")
+def _status(request: Request, sha: str) -> Answer:
+    newest = {one["context"]: one for one in request.repo.statuses if one["sha"] == sha}
+    statuses = sorted(newest.values(), key=lambda status: -status["id"])
+    _, part, headers = request.page(statuses, lambda status: status)
+    states = {status["status"].replace("error", "failure") for status in part}
+    worst = next((state for state in ("failure", "warning", "pending", "success") if state in states), "")
+    return 200, {"state": worst, "sha": sha, "total_count": len(statuses), "statuses": part or None}, headers
+
+
+# --- Issues, comments, labels ----------------------------------------------
+
+
+def _issue_json(request: Request, ticket: Ticket) -> dict[str, Any]:
+    is_pull = isinstance(ticket, PullTicket)
+    return {**_ticket_json(request, ticket), "pull_request": {"merged": False} if is_pull else None}
+
+
+@route("GET", R + "/issues")
+def _issues(request: Request) -> Answer:
+    state = request.query.get("state", "open")
+    tickets = [each for each in request.repo.tickets.values() if state in {"all", each.state}]
+    if request.query.get("type") == "issues":
+        tickets = [each for each in tickets if not isinstance(each, PullTicket)]
+    known = {label.name for label in request.repo.labels.values()}
+    asked = {name for name in request.query.get("labels", "").split(",") if name in known}
+    tickets = [each for each in tickets if asked <= {label.name for label in each.labels}]
+    tickets.sort(key=lambda each: each.number, reverse=request.query.get("sort") != "oldest")
+    return request.page(tickets, lambda each: _issue_json(request, each))
+
+
+@route("GET", R + "/issues/comments")
+def _all_comments(request: Request) -> Answer:
+    since = datetime.fromisoformat(request.query.get("since", "1970-01-01T00:00:00Z"))
+    found = [
+        (ticket, comment)
+        for ticket in request.repo.tickets.values()
+        for comment in ticket.comments
+        if comment.updated >= since
+    ]
+    found.sort(key=lambda pair: pair[1].id)
+    return request.page(found, lambda pair: _comment_json(request, *pair))
+
+
+@route("POST", R + "/issues")
+def _open_issue(request: Request) -> Answer:
+    body = request.body
+    number = request.forge.open_issue(
+        request.repo_name, body["title"], body.get("body", ""), author=request.who
+    )
+    for label in body.get("labels", ()):
+        request.forge.put_label(request.ticket(str(number)), request.repo.labels[label])
+    return 201, _issue_json(request, request.ticket(str(number))), {}
+
+
+@route("GET", R + "/issues/{number}")
+def _issue(request: Request, number: str) -> Answer:
+    return 200, _issue_json(request, request.ticket(number)), {}
+
+
+@route("PATCH", R + "/issues/{number}")
+def _edit_issue(request: Request, number: str) -> Answer:
+    ticket = request.ticket(number)
+    _edit(request, ticket)
+    return 201, _issue_json(request, ticket), {}
+
+
+def _comment_json(request: Request, ticket: Ticket, comment: Comment) -> dict[str, Any]:
+    is_pull = isinstance(ticket, PullTicket)
+    url = _ticket_json(request, ticket)["html_url"]
+    return {
+        "id": comment.id,
+        "issue_url": "" if is_pull else url,
+        "pull_request_url": url if is_pull else "",
+        "user": user(comment.author),
+        "body": comment.body,
+        "created_at": _time(comment.created),
+        "updated_at": _time(comment.updated),
+    }
+
+
+@route("GET", R + "/issues/{number}/comments")
+def _comments(request: Request, number: str) -> Answer:
+    ticket = request.ticket(number)
+    shown = [_comment_json(request, ticket, comment) for comment in ticket.comments]
+    return 200, shown, {"X-Total-Count": str(len(shown))}
+
+
+@route("POST", R + "/issues/{number}/comments")
+def _comment(request: Request, number: str) -> Answer:
+    ticket = request.ticket(number)
+    request.forge.comment(request.repo_name, ticket.number, request.body["body"], author=request.who)
+    return 201, _comment_json(request, ticket, ticket.comments[-1]), {}
+
+
+@route("PATCH", R + "/issues/comments/{id}")
+def _edit_comment(request: Request, id: str) -> Answer:  # noqa: A002 - as the path has it
+    for ticket in request.repo.tickets.values():
+        for comment in (comment for comment in ticket.comments if comment.id == int(id)):
+            comment.body, comment.updated = request.body["body"], request.forge.now()
+            request.forge.touch(ticket)
+            request.forge.tell_comment(request.repo_name, ticket, comment, "edited", request.who)
+            return 200, _comment_json(request, ticket, comment), {}
+    raise Refusal(404, "The target couldn't be found.")
+
+
+@route("GET", R + "/issues/{number}/timeline")
+def _timeline(request: Request, number: str) -> Answer:
+    return request.page(request.ticket(number).timeline, lambda entry: entry)
+
+
+def _label_json(label: Label) -> dict[str, Any]:
+    color = label.color.removeprefix("#")
+    return {"id": label.id, "name": label.name, "color": color, "exclusive": label.exclusive}
+
+
+@route("GET", R + "/labels")
+def _labels(request: Request) -> Answer:
+    return request.page(list(request.repo.labels.values()), _label_json)
+
+
+@route("POST", R + "/labels")
+def _add_label(request: Request) -> Answer:
+    body = request.body
+    exclusive = body.get("exclusive", False)
+    label = request.forge.add_label(request.repo_name, body["name"], body["color"], exclusive=exclusive)
+    return 201, _label_json(label), {}
+
+
+@route("POST", R + "/issues/{number}/labels")
+def _put_labels(request: Request, number: str) -> Answer:
+    ticket = request.ticket(number)
+    for label in request.repo.labels.values():
+        if {label.name, label.id} & set(request.body["labels"]):
+            request.forge.put_label(ticket, label)
+    request.forge.tell_issue(request.repo_name, ticket, "label_updated", request.who)
+    return 200, [_label_json(label) for label in ticket.labels], {}
+
+
+@route("DELETE", R + "/issues/{number}/labels/{label}")
+def _take_label(request: Request, number: str, label: str) -> Answer:
+    ticket = request.ticket(number)
+    if int(label) not in request.repo.labels:
+        raise Refusal(422, "label does not exist")
+    ticket.labels = [each for each in ticket.labels if each.id != int(label)]
+    request.forge.touch(ticket)
+    return 204, None, {}
+
+
+# --- Hooks -----------------------------------------------------------------
+
+
+def _hook_json(hook: Hook) -> dict[str, Any]:
+    config = {"url": hook.url, "content_type": "json"}
+    return {"id": hook.id, "type": hook.kind, "active": hook.active, "events": hook.events, "config": config}
+
+
+@route("GET", R + "/hooks")
+def _hooks(request: Request) -> Answer:
+    return request.page(list(request.repo.hooks.values()), _hook_json)
+
+
+@route("POST", R + "/hooks")
+def _add_hook(request: Request) -> Answer:
+    body = request.body
+    config = body["config"]
+    number = request.forge.new_id()
+    request.repo.hooks[number] = Hook(
+        number,
+        config["url"],
+        config.get("secret", ""),
+        body.get("active", False),
+        body.get("events", ["push"]),
+        body["type"],
+    )
+    return 201, _hook_json(request.repo.hooks[number]), {}
+
+
+@route("PATCH", R + "/hooks/{id}")
+def _edit_hook(request: Request, id: str) -> Answer:  # noqa: A002 - as the path has it
+    hook, body = request.repo.hooks[int(id)], request.body
+    hook.url = body.get("config", {}).get("url", hook.url)
+    hook.secret = body.get("config", {}).get("secret", hook.secret)
+    hook.active = body.get("active", hook.active)
+    hook.events = body.get("events", hook.events)
+    return 200, _hook_json(hook), {}
+
+
+@route("DELETE", R + "/hooks/{id}")
+def _drop_hook(request: Request, id: str) -> Answer:  # noqa: A002 - as the path has it
+    del request.repo.hooks[int(id)]
+    return 204, None, {}

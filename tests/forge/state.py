@@ -1,0 +1,185 @@
+"""
+What the double keeps: people, tickets, hooks, and the git repositories.
+"""
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Label:
+    id: int
+    name: str
+    color: str
+    exclusive: bool
+
+    @property
+    def scope(self) -> str | None:
+        return self.name.rpartition("/")[0] if self.exclusive else None
+
+
+@dataclass
+class Comment:
+    id: int
+    author: str
+    body: str
+    created: datetime
+    updated: datetime
+
+
+@dataclass
+class Review:
+    id: int
+    author: str
+    state: str
+    body: str
+    commit: str
+    submitted: datetime
+    comments: list[dict[str, Any]] = field(default_factory=list)
+    dismissed: bool = False
+
+
+@dataclass
+class Ticket:
+    """An issue; or a pull request, which is one too."""
+
+    number: int
+    title: str
+    body: str
+    author: str
+    created: datetime
+    updated: datetime
+    state: str = "open"
+    labels: list[Label] = field(default_factory=list)
+    comments: list[Comment] = field(default_factory=list)
+    timeline: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class PullTicket(Ticket):
+    branch: str = ""
+    base: str = ""
+    head: str = ""
+    """Last that was seen of the branch; stays when the branch goes."""
+    base_head: str = ""
+    branch_is_gone: bool = False
+    computing: int = 0
+    """For how many requests more it is not known whether it can be merged."""
+    merged: bool = False
+    merged_by: str | None = None
+    merge_commit: str | None = None
+    reviews: list[Review] = field(default_factory=list)
+
+
+@dataclass
+class Hook:
+    id: int
+    url: str
+    secret: str
+    active: bool
+    events: list[str]
+    kind: str = "forgejo"
+
+
+@dataclass
+class CodeRepo:
+    """A repository of the forge: what it keeps, and the bare git repository."""
+
+    name: str
+    folder: Path
+    tickets: dict[int, Ticket] = field(default_factory=dict)
+    labels: dict[int, Label] = field(default_factory=dict)
+    hooks: dict[int, Hook] = field(default_factory=dict)
+    statuses: list[dict[str, Any]] = field(default_factory=list)
+    heads: dict[str, str] = field(default_factory=dict)
+    """Branches as last seen."""
+
+    @property
+    def pulls(self) -> list[PullTicket]:
+        return [ticket for ticket in self.tickets.values() if isinstance(ticket, PullTicket)]
+
+    def pull(self, number: int) -> PullTicket:
+        ticket = self.tickets[number]
+        assert isinstance(ticket, PullTicket)
+        return ticket
+
+    def git(self, *words: str, ok: tuple[int, ...] = (0,), stdin: bytes = b"", **env: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(self.folder), *words],
+            input=stdin,
+            capture_output=True,
+            check=False,
+            env={**_ENV, **env},
+        )
+        assert done.returncode in ok, f"{words}: {done.stderr!r}"
+        return done.stdout.decode().strip()
+
+    def branches(self) -> dict[str, str]:
+        """Return what every branch points at, read from the files: this is asked all the time."""
+        found = {}
+        with contextlib.suppress(OSError):
+            for line in (self.folder / "packed-refs").read_text().splitlines():
+                commit, _, name = line.partition(" ")
+                if name.startswith("refs/heads/"):
+                    found[name.removeprefix("refs/heads/")] = commit
+        heads = self.folder / "refs/heads"
+        for path in heads.rglob("*"):
+            if path.suffix != ".lock" and path.is_file():
+                with contextlib.suppress(OSError):
+                    found[path.relative_to(heads).as_posix()] = path.read_text().strip()
+        return found
+
+    def commit(
+        self, branch: str, files: Mapping[str, str], message: str, author: str, parent: str | None = None
+    ) -> str:
+        """Commit files to a branch in somebody's name; the branch is made if it is not there."""
+        parent = parent or self.branches().get(branch)
+        with tempfile.TemporaryDirectory() as folder:
+            env = {**_identity(author), "GIT_INDEX_FILE": f"{folder}/index"}
+            if parent:
+                self.git("read-tree", parent, **env)
+            for path, text in files.items():
+                blob = self.git("hash-object", "-w", "--stdin", stdin=text.encode())
+                self.git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", **env)
+            tree = self.git("write-tree", **env)
+        return self.put(branch, tree, [parent] if parent else [], message, author)
+
+    def put(self, branch: str, tree: str, parents: list[str], message: str, author: str) -> str:
+        words = [word for parent in parents for word in ("-p", parent)]
+        commit = self.git("commit-tree", tree, *words, stdin=message.encode(), **_identity(author))
+        self.git("update-ref", f"refs/heads/{branch}", commit)
+        return commit
+
+
+@dataclass
+class Refusal(Exception):
+    """An answer of the API that is not what was asked for."""
+
+    status: int
+    message: str
+    body: Mapping[str, Any] | None = None
+    """In place of the message."""
+
+
+def user(name: str) -> dict[str, Any]:
+    return {"id": int(hashlib.sha1(name.encode()).hexdigest()[:6], 16), "login": name, "username": name}
+
+
+_ENV = {
+    "PATH": os.environ["PATH"],
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_NOSYSTEM": "1",
+}
+
+
+def _identity(name: str) -> dict[str, str]:
+    who = {"NAME": name, "EMAIL": f"{name}@example.org"}
+    return {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in who.items()}
