@@ -96,6 +96,7 @@ class Issue:
     author: str
     labels: tuple[str, ...] = ()
     state: Literal["open", "closed"] = "open"
+    closed_at: datetime | None = None
     updated_at: datetime
 
 
