@@ -9,7 +9,6 @@ import click
 
 from reconciler import clock
 from reconciler.cli.change import (
-    Changes,
     change,
     is_confirmed,
     message,
@@ -18,8 +17,8 @@ from reconciler.cli.change import (
 )
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
-from reconciler.core.errors import UsageError
-from reconciler.core.model import Reason, Status, TaskSpec, Wish
+from reconciler.core.model import Reason, Status, TaskSpec
+from reconciler.core.wishes import Changes, cancelling, resuming, retrying, suspending
 
 Decide = Callable[[str, TaskSpec, Status | None], Changes | str]
 """Tell which fields of a task change, or why there is nothing to do."""
@@ -71,41 +70,6 @@ def retry(context: Context, names: tuple[str, ...], reason: str) -> None:
     Raises `rerun` in the task's file; a cancelled task becomes active again.
     """
     asyncio.run(_change(context, "Retry", names, reason, retrying))
-
-
-# --- Deciding --------------------------------------------------------------
-
-
-def suspending(name: str, spec: TaskSpec, _: Status | None) -> Changes | str:
-    """Suspend a task that is active."""
-    if spec.desired is Wish.ACTIVE:
-        return {"desired": "suspended"}
-    return f"{name} is {spec.desired} already"
-
-
-def resuming(name: str, spec: TaskSpec, _: Status | None) -> Changes | str:
-    """Resume a task that is suspended."""
-    if spec.desired is Wish.CANCELLED:
-        raise UsageError(f"{name} is cancelled: `reconciler retry {name}` asks for it again")
-    return {"desired": "active"} if spec.desired is Wish.SUSPENDED else f"{name} is active already"
-
-
-def cancelling(name: str, spec: TaskSpec, _: Status | None) -> Changes | str:
-    """Cancel a task that is not cancelled."""
-    if spec.desired is Wish.CANCELLED:
-        return f"{name} is cancelled already"
-    return {"desired": "cancelled"}
-
-
-def retrying(name: str, spec: TaskSpec, status: Status | None) -> Changes | str:
-    """Ask once more for a task that is settled, or cancelled."""
-    if spec.desired is Wish.CANCELLED:
-        return {"desired": "active", "rerun": spec.rerun + 1}
-    if status is None or not status.phase.is_settled:
-        return (
-            f"{name} is {status.phase if status else 'new'}: it is not settled, so there is nothing to retry"
-        )
-    return {"rerun": spec.rerun + 1}
 
 
 # --- Doing -----------------------------------------------------------------

@@ -11,13 +11,11 @@ import click
 from reconciler.core.errors import SpecError, UsageError
 from reconciler.core.fields import Frozen
 from reconciler.core.model import HostSpec, Kind, TaskSpec
+from reconciler.core.wishes import Changes
 
 if TYPE_CHECKING:
     from reconciler.cli.fleet import Fleet
     from reconciler.specs.parse import File
-
-Changes = Mapping[str, object]
-"""New values of fields; None: the field goes."""
 
 Spec = TypeVar("Spec", bound=Frozen)
 

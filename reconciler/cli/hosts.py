@@ -13,7 +13,6 @@ import click
 
 from reconciler import clock
 from reconciler.cli.change import (
-    Changes,
     change,
     is_confirmed,
     message,
@@ -28,6 +27,7 @@ from reconciler.cli.params import duration
 from reconciler.core.errors import Problem, Refused, Unavailable
 from reconciler.core.fields import format_time
 from reconciler.core.model import HostSpec
+from reconciler.core.wishes import Changes
 
 if TYPE_CHECKING:
     from reconciler.core.adapter import Adapter

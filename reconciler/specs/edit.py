@@ -3,7 +3,7 @@ Change a few fields of a spec file and leave every other byte of it alone.
 """
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -70,10 +70,15 @@ def _candidates(text: str, changes: Mapping[str, Any]) -> Iterator[str]:
     entries = yaml.entries(text)
     if entries is not None:
         # At the end is where a person would write it, unless a text there runs on to the end of the file.
-        yield _spliced(text, entries, changes, at_end=True)
-        yield _spliced(text, entries, changes, at_end=False)
+        for write in (yaml.block, _on_one_line):
+            yield _spliced(text, entries, changes, write, at_end=True)
+            yield _spliced(text, entries, changes, write, at_end=False)
     with suppress(YAMLError):
         yield _round_trip(text, changes)
+
+
+def _on_one_line(value: Any, *_: str) -> str:
+    return f" {yaml.flow(value)}"
 
 
 class _Splice(NamedTuple):
@@ -82,34 +87,42 @@ class _Splice(NamedTuple):
     text: str
 
 
-def _spliced(text: str, entries: Mapping[str, Entry], changes: Mapping[str, Any], *, at_end: bool) -> str:
+def _spliced(
+    text: str,
+    entries: Mapping[str, Entry],
+    changes: Mapping[str, Any],
+    write: Callable[[Any, str, str], str],
+    *,
+    at_end: bool,
+) -> str:
     eol = "\r\n" if "\r\n" in text else "\n"
     first = min((entry.start for entry in entries.values()), default=len(text))
     indent = " " * (first - _line_start(text, first))
     new = [key for key, value in changes.items() if key not in entries and value is not None]
-    lines = "".join(f"{indent}{yaml.flow(key)}: {yaml.flow(changes[key])}{eol}" for key in new)
+    written = {key: write(value, indent + "  ", eol) for key, value in changes.items() if value is not None}
+    lines = "".join(f"{indent}{yaml.flow(key)}:{written[key]}{eol}" for key in new)
     place = _line_start(text, first)
     if at_end:
         place = len(text)
         lines = lines if text.endswith("\n") or not text else eol + lines
     splices = [_Splice(place, place, lines)] if new else []
-    splices += [_replacement(text, entries[key], changes[key], eol) for key in changes if key in entries]
+    splices += [_replacement(text, entries[key], written.get(key), eol) for key in changes if key in entries]
     for splice in sorted(splices, reverse=True):
         text = text[: splice.start] + splice.text + text[splice.end :]
     return text
 
 
-def _replacement(text: str, entry: Entry, value: Any, eol: str) -> _Splice:
+def _replacement(text: str, entry: Entry, written: str | None, eol: str) -> _Splice:
     """Return how to put another value in place of an entry's, or how to remove its lines."""
     ends_line = text[entry.end - 1] == "\n"
-    if value is None:
+    if written is None:
         end = entry.end if ends_line else _line_end(text, entry.end)
         return _Splice(_line_start(text, entry.start), end, "")
     colon = text.index(":", entry.key_end) + 1
-    new = f"{yaml.flow(value)}{eol if ends_line else ''}"
+    new = f"{written}{eol if ends_line else ''}"
     if text[colon : entry.value].strip():  # a comment stands there
-        return _Splice(entry.value, entry.end, new)
-    return _Splice(colon, entry.end, f" {new}")
+        return _Splice(entry.value, entry.end, new.lstrip(" "))
+    return _Splice(colon, entry.end, new)
 
 
 def _line_start(text: str, index: int) -> int:

@@ -178,6 +178,24 @@ def flow(value: Any) -> str:
     return json.dumps(value)
 
 
+def block(value: Any, indent: str, eol: str) -> str:
+    """
+    Return what a person would write behind a key and its colon; its own lines begin with `indent`.
+
+    A text of several lines stands as it is, long items stand one below the
+    other, all else stands on the line of the key.
+    """
+    if isinstance(value, str) and "\n" in value:
+        lines = (f"{indent}{line}" if line else "" for line in value.split("\n"))
+        return f" |-{eol}{eol.join(lines)}"
+    if isinstance(value, list | tuple) and len(flow(value)) > _LONG:
+        return "".join(f"{eol}{indent}- {flow(item)}" for item in value)
+    return f" {flow(value)}"
+
+
+_LONG = 60
+"""Characters of a list that is easier to read with an item a line."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9/][A-Za-z0-9_./@+-]*(?: [A-Za-z0-9_./@+-]+)*")
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from reconciler.core.errors import Conflict, Unavailable
@@ -75,6 +75,12 @@ class Bot:
             await self._tree.head(),
         )
         return value in told.decode("utf-8", "replace").splitlines()
+
+    async def touched_at(self, path: str) -> datetime | None:
+        """Return when a file was last changed; see `SpecWriter.touched_at`."""
+        words = ("log", "--max-count=1", "--format=%ct", await self._tree.head(), "--", path)
+        listed = await self._repository.git.run(*words)
+        return datetime.fromtimestamp(int(listed), UTC) if listed.strip() else None
 
 
 def _text(content: bytes) -> str | None:

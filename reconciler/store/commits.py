@@ -14,7 +14,7 @@ from reconciler.store.objects import GitTree
 from reconciler.store.remote import push
 from reconciler.store.repository import Repository
 
-_REDO = 3
+_REDO = 5
 """Tries to put the commit on top of a branch that others push to."""
 _REGULAR = ("100644", "100755")
 

@@ -49,6 +49,34 @@ def test_a_list_takes_the_place_of_a_list():
     assert edited == 'labels: [x, "y: z"]\n# c\nslots: 1\n'
 
 
+def test_a_text_of_several_lines_and_a_long_list_stand_as_a_person_would_write_them():
+    goal, rules = (
+        "Log in.\n\n  - at once: #1\nand stay",
+        ["Touch nothing below vendor/.", "Say why, in a comment: # so"],
+    )
+
+    edited = edit("goal: old\n# tail\n", {"goal": goal, "constraints": rules})
+
+    assert edited == (
+        "goal: |-\n  Log in.\n\n    - at once: #1\n  and stay\n# tail\n"
+        'constraints:\n  - Touch nothing below vendor/.\n  - "Say why, in a comment: # so"\n'
+    )
+    assert edit(edited, {"goal": "new"}).startswith("goal: new\n# tail\nconstraints:")
+
+
+@pytest.mark.parametrize(
+    "text", [" a\nb", "\n a\nb", "a\n", "a\n\n", "\n", "a\r\nb", "a\n\tb\n ", "---\n...\na", "a\u2028\nb"]
+)
+@pytest.mark.parametrize(
+    "file", ["", "goal: |\n  x\n", "goal: x # c\na: 1\n", "a: |+\n  b\n\n", "{a: 1}", "a: 1\r\n"]
+)
+def test_a_text_of_several_lines_is_read_back_as_it_was(file, text):
+    value, problems = yaml.load(edit(file, {"goal": text}).encode(), "f")
+
+    assert not problems
+    assert value["goal"] == text
+
+
 def test_a_text_takes_the_place_of_a_block():
     assert edit(TASK, {"goal": "short"}).startswith(
         "# yaml-language-server: $schema=x\n# Fixed by hand, é\ngoal: short\ndesired:"

@@ -208,6 +208,15 @@ async def test_a_trailer_is_found_whole_and_only_since_a_time(open_repository, b
     assert not await bot.has_told("Forge-Comment", "calc/42", made_at + timedelta(hours=1))
 
 
+async def test_a_file_tells_when_it_was_last_changed(open_repository, bare):
+    bot = Bot(await open_repository(bare), "main")
+    await bot.put({MADE: GOAL}, MESSAGE)
+    made_at = datetime.fromisoformat(git(bare, "log", "-1", "--format=%cI", "main"))
+
+    assert await bot.touched_at(MADE) == made_at
+    assert await bot.touched_at("specs/tasks/never.yaml") is None
+
+
 @pytest.mark.parametrize("path", ["../out.yaml", "/etc/x", ".git/config", ""])
 async def test_a_path_out_of_the_repository_is_refused(open_repository, bare, path):
     with pytest.raises(UsageError, match="not a file of the repository"):

@@ -1,0 +1,29 @@
+"""Nothing that others wrote is obeyed in our comments."""
+
+import pytest
+
+from reconciler.core.markdown import code, code_block
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("make test", "`make test`"),
+        ("a `b` c", "``a `b` c``"),
+        ("`b`", "`` `b` ``"),
+        ("", "`  `"),
+        ("two\n@lines", "`two @lines`"),
+        ("\x1b[31mred", "`red`"),
+    ],
+)
+def test_code_in_a_line_cannot_be_left(text, shown):
+    assert code(text) == shown
+
+
+def test_code_in_a_line_is_cut():
+    assert code("x" * 1000, 5) == "`xxxx…`"
+
+
+def test_a_block_of_code_is_fenced_by_more_than_it_holds():
+    assert code_block("a\n````\n@all\n") == "`````text\na\n````\n@all\n`````"
+    assert code_block("a") == "```text\na\n```"
