@@ -1,0 +1,132 @@
+"""
+A command as a process group: begun once it is on record, and ended as a whole.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+GRACE = 15.0
+"""Seconds between TERM and KILL."""
+
+_GATE = 'read -r go && [ "$go" = go ] || exit 125; exec <"$RECONCILER_PROMPT_FILE"; exec sh -c "$0"'
+"""Waits for the word; if we die before we say it, the command never begins."""
+_TICK = 0.05
+_NOT_PASSED_ON = (
+    "RECONCILER_",
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_",
+    "GIT_COMMON_DIR",
+)
+_PROC = Path("/proc")
+
+
+@asynccontextmanager
+async def running(
+    command: str, *, folder: Path, env: Mapping[str, str], output: Path, record: Callable[[str], None]
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """
+    Run shell text with the prompt as its input, and end all that is left of it on the way out.
+
+    `env` names the prompt (`RECONCILER_PROMPT_FILE`). What is printed goes to
+    the end of the file `output`. `record` is told the identity of the process
+    before the command begins.
+    """
+    with output.open("ab") as out:
+        process = await asyncio.create_subprocess_exec(
+            "sh",
+            "-c",
+            _GATE,
+            command,
+            cwd=folder,
+            env=env,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        record(identity(process.pid))
+        if process.stdin is not None:
+            process.stdin.write(b"go\n")
+            process.stdin.close()
+        yield process
+    finally:
+        await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End the group: with a grace if its leader is still at work, what it left behind at once."""
+    if process.returncode is None:
+        _signal(process.pid, signal.SIGTERM)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), GRACE)
+    _signal(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+def environment() -> dict[str, str]:
+    """Return our environment for commands: without our own settings, the token first of all."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
+
+
+# --- Of an earlier life ----------------------------------------------------
+
+
+def identity(pid: int) -> str:
+    """Return a name for a process that no later one has: its number, its machine's start, its own."""
+    return f"{pid} {_boot()} {_born(pid)}"
+
+
+async def end_left_over(known: str) -> None:
+    """End the group of a process that an earlier life of this program began, if it is still there."""
+    number, boot, born = known.split(" ", 2)
+    pid = int(number)
+    if boot != _boot() or _born(pid) not in {born, ""}:
+        return  # its number is somebody else's now
+    _signal(pid, signal.SIGTERM)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(GRACE):
+            while _is_there(pid):  # noqa: ASYNC110 - nobody tells us of the end of what is not our child
+                await asyncio.sleep(_TICK)
+    _signal(pid, signal.SIGKILL)
+
+
+def _signal(group: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+def _is_there(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _boot() -> str:
+    """Return what changes when the machine is started anew, where that can be told."""
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "-"
+
+
+def _born(pid: int) -> str:
+    """Return when a process began, in whatever words the system has for it; empty if it is not there."""
+    try:
+        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        if (_PROC / "self/stat").exists():
+            return ""
+    done = subprocess.run(
+        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return "-".join(done.stdout.split())
