@@ -2,7 +2,7 @@
 
 import pytest
 
-from reconciler.core.markdown import code, code_block
+from reconciler.core.markdown import code, fenced
 
 
 @pytest.mark.parametrize(
@@ -11,9 +11,10 @@ from reconciler.core.markdown import code, code_block
         ("make test", "`make test`"),
         ("a `b` c", "``a `b` c``"),
         ("`b`", "`` `b` ``"),
-        ("", "`  `"),
+        ("", "`(nothing)`"),
         ("two\n@lines", "`two @lines`"),
         ("\x1b[31mred", "`red`"),
+        ("<!-- mark -->", "`<! -- mark -- >`"),
     ],
 )
 def test_code_in_a_line_cannot_be_left(text, shown):
@@ -25,5 +26,5 @@ def test_code_in_a_line_is_cut():
 
 
 def test_a_block_of_code_is_fenced_by_more_than_it_holds():
-    assert code_block("a\n````\n@all\n") == "`````text\na\n````\n@all\n`````"
-    assert code_block("a") == "```text\na\n```"
+    assert fenced("a\n````\n@all\n") == "`````text\na\n````\n@all\n`````"
+    assert fenced("a") == "```text\na\n```"
