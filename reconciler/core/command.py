@@ -20,6 +20,7 @@ from reconciler.core.model import (
     Task,
 )
 from reconciler.core.prompt import Quote, check_template, render
+from reconciler.core.review import NOTICES
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 GROUPS = frozenset({"model", "turns", "session"})
@@ -95,6 +96,7 @@ def assignment(task: Task, status: Status, desired: Desired) -> Assignment:
         start_from=_start_from(status),
         validation=task.validation,
         validate_on=desired.hosts.get(task.validate_on or ""),
+        env=task.env,
         review=task.review,
         timeout=task.timeout,
     )
@@ -121,6 +123,8 @@ def _quotes(status: Status) -> Sequence[Quote]:
 
 
 def _source(note: ReviewNote) -> str:
+    if note.author in NOTICES:
+        return NOTICES[note.author]
     where = f" on {note.path}" if note.path else ""
     line = f", line {note.line}" if note.path and note.line else ""
     return f"Review by {note.author}{where}{line}"

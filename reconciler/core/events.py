@@ -114,6 +114,8 @@ class PullSeen:
     at: datetime
     delivery: str | None = None
     """Id of the webhook delivery that hinted at it."""
+    bot: str = ""
+    """Our own account there: what it did is not answered."""
 
 
 # --- Events of the lifecycle -----------------------------------------------
@@ -241,6 +243,8 @@ class Touched(Event):
     """Somebody else pushed to the branch: the agent pauses until a review, or a person, asks it to go on."""
 
     head: str
+    report: Report | None = None
+    """Of the round that was under way, if that is how it was found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,8 +260,8 @@ class ChangesRequested(Event):
 
     reviews: tuple[ReviewNote, ...] = ()
     """What they wrote."""
-    reviewed: int | None = None
-    """Id of the last review that this answers; None if it answers none."""
+    reviewed: tuple[int, ...] = ()
+    """Ids of the reviews that are there by now; all of them are answered with this."""
     head: str | None = None
     """Head of the branch to go on from, if it is not the one that was delivered."""
 
@@ -269,13 +273,17 @@ class Escalated(Event):
     failure: Failure | None = None
     report: Report | None = None
     """Of the last round, if a round led here."""
+    reviewed: tuple[int, ...] = ()
+    """As in `ChangesRequested`: what led here must not lead here again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled(Event):
-    """The spec says so, or the branch was closed unmerged."""
+    """The spec says so, or the pull request was closed unmerged."""
 
     report: Report | None = None
+    spec: Task | None = None
+    """What the spec asks for now, if it was not the spec that said so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,7 @@ from reconciler.core.events import (
     WaitingChanged,
 )
 from reconciler.core.model import Failure, FailureClass, Phase, Reason, Report, Status, Task, Waiting
+from reconciler.core.text import head
 
 # --- The table -------------------------------------------------------------
 
@@ -69,6 +70,8 @@ TRANSITIONS: Mapping[Phase | None, Row] = {
     None: {Created: Phase.CREATED},
     Phase.CREATED: {
         Assigned: Phase.ASSIGNED,
+        Touched: Phase.REVIEW_PENDING,
+        Completed: Phase.COMPLETED,
         Cancelled: Phase.CANCELLED,
         Escalated: Phase.ESCALATED,
         Scheduled: Phase.CREATED,
@@ -107,18 +110,26 @@ TRANSITIONS: Mapping[Phase | None, Row] = {
         **_anywhere(Phase.COMPLETED),
     },
     Phase.FAILED: {
+        Completed: Phase.COMPLETED,
+        Cancelled: Phase.CANCELLED,
         Renewed: Phase.CREATED,
         Scheduled: Phase.FAILED,
         **_anywhere(Phase.FAILED),
     },
     Phase.CANCELLED: {
         Reopened: Phase.REVIEW_PENDING,
+        Completed: Phase.COMPLETED,
         Renewed: Phase.CREATED,
         Scheduled: Phase.CANCELLED,
         SpecChanged: Phase.CANCELLED,
         **_anywhere(Phase.CANCELLED),
     },
-    Phase.ESCALATED: {Renewed: Phase.CREATED, **_anywhere(Phase.ESCALATED)},
+    Phase.ESCALATED: {
+        Completed: Phase.COMPLETED,
+        Cancelled: Phase.CANCELLED,
+        Renewed: Phase.CREATED,
+        **_anywhere(Phase.ESCALATED),
+    },
 }
 """Phase → what may happen → next phase. None: no status (before the first, after the last)."""
 
@@ -221,7 +232,16 @@ def _refusal(status: Status, event: Event) -> str | None:
         return "its spec was not recorded as removed"
     if isinstance(event, Assigned | Renewed | Scheduled) and status.removed:
         return "its spec is removed"
+    if _needs_pull(status, event) and status.pull_request is None:
+        return "it has no pull request"
     return None
+
+
+def _needs_pull(status: Status, event: Event) -> bool:
+    """Return whether only its pull request can bring an event about, in the phase the task is in."""
+    if isinstance(event, Completed | Touched):
+        return status.phase is Phase.CREATED or status.phase.is_settled
+    return isinstance(event, Cancelled | Reopened) and status.phase.is_settled
 
 
 def _old_name(event: Event) -> str:
@@ -236,6 +256,9 @@ def _held(waiting: Waiting | None) -> Waiting | None:
 # --- What each event changes beside the phase ------------------------------
 
 Changes = dict[str, Any]
+
+SUMMARY_LENGTH = 4000
+"""Most that is kept of an agent's last words, in characters."""
 
 
 def _first(event: Created) -> Status:
@@ -269,6 +292,7 @@ def _afresh() -> Changes:
         "not_before": None,
         "failure": None,
         "checks": (),
+        "summary": "",
     }
 
 
@@ -357,12 +381,20 @@ def _fix_requested(event: FixRequested, status: Status) -> Changes:
 
 @_changes.register
 def _submitted(event: Submitted, status: Status) -> Changes:
-    return {**_reported(status, event, event.report), "failure": None}
+    return {**_done(status, event, event.report), "failure": None}
 
 
 @_changes.register
 def _completed(event: Completed, status: Status) -> Changes:
-    return {**_reported(status, event, event.report), "failure": None}
+    return {**_done(status, event, event.report), "failure": None}
+
+
+def _done(status: Status, event: Event, report: Report | None) -> Changes:
+    """Return what a round brought that reached its goal, with what the agent says of it."""
+    if report is None:
+        return {}
+    summary = head(report.verdict.text, characters=SUMMARY_LENGTH)
+    return {**_reported(status, event, report), "summary": summary}
 
 
 @_changes.register
@@ -394,7 +426,10 @@ def _failed(event: Failed, status: Status) -> Changes:
 
 @_changes.register
 def _cancelled(event: Cancelled, status: Status) -> Changes:
-    return _reported(status, event, event.report)
+    """Take up the spec as it is by now, so that only a later edit asks for the same work again."""
+    is_same = event.spec is not None and event.spec.work == status.work
+    identity = _identity(event.spec) if event.spec and is_same else {}
+    return {**_reported(status, event, event.report), **identity}
 
 
 @_changes.register
@@ -402,6 +437,7 @@ def _escalated(event: Escalated, status: Status) -> Changes:
     return {
         **_reported(status, event, event.report),
         "failure": event.failure or status.failure,
+        "reviewed": event.reviewed or status.reviewed,
     }
 
 
@@ -412,13 +448,18 @@ def _reported_by_agent(event: Reported, status: Status) -> Changes:  # noqa: ARG
 
 @_changes.register
 def _pull_opened(event: PullOpened, status: Status) -> Changes:  # noqa: ARG001 - as above
-    return {"pull_request": event.pull}
+    return {"pull_request": event.pull, "last_activity_at": event.at}
 
 
 @_changes.register
-def _touched(event: Touched, status: Status) -> Changes:  # noqa: ARG001 - as above
+def _touched(event: Touched, status: Status) -> Changes:
     waiting = Waiting(reason=Reason.PERSON, message=event.reason, since=event.at)
-    return {"head_commit": event.head, "last_activity_at": event.at, "waiting": waiting}
+    return {
+        **_reported(status, event, event.report),
+        "head_commit": event.head,
+        "last_activity_at": event.at,
+        "waiting": waiting,
+    }
 
 
 @_changes.register
@@ -428,8 +469,10 @@ def _reopened(event: Reopened, status: Status) -> Changes:  # noqa: ARG001 - as 
 
 @_changes.register
 def _changes_requested(event: ChangesRequested, status: Status) -> Changes:
+    """Begin a round: work that was asked for anew has its retries before it."""
     return {
         "review_count": status.review_count + 1,
+        "failures": 0,
         "reviews": event.reviews,
         "reviewed": event.reviewed or status.reviewed,
         "head_commit": event.head or status.head_commit,

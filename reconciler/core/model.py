@@ -559,9 +559,11 @@ class Report(Frozen):
     base_commit: str | None = None
     """Commit the work started from."""
     head_commit: str | None = None
-    """Head of the delivered branch; None if nothing was delivered."""
+    """Head of the delivered branch; None if there is none. What it was if a review round changed nothing."""
     commits: int = 0
     """Commits on the branch that the base does not have."""
+    touched: str | None = None
+    """Head that somebody else pushed to the branch meanwhile; nothing was delivered."""
 
     @property
     def failed_check(self) -> Check | None:
@@ -586,7 +588,7 @@ class Status(Frozen):
     round: int = 0
     """Round within the attempt: 1, then one more for each validation handed back."""
     failures: int = 0
-    """Attempts that failed since the work was asked for."""
+    """Attempts that failed since the work, or changes to it, were asked for."""
     review_count: int = 0
     """Rounds of requested changes."""
     run: str | None = None
@@ -612,8 +614,11 @@ class Status(Frozen):
     pull_request: PullRequest | None = None
     reviews: tuple[ReviewNote, ...] = ()
     """What the last round of requested changes asked for."""
-    reviewed: int = 0
-    """Id of the last review on the forge that was answered."""
+    reviewed: tuple[int, ...] = ()
+    """
+    Ids of the reviews that were answered. A last one would not do: forges give
+    a review its id when it is begun, and others may be submitted before it.
+    """
     session_id: str | None = None
     not_before: Time | None = None
     """No new run before this time: backoff, or a quota."""
@@ -622,6 +627,8 @@ class Status(Frozen):
     failure: Failure | None = None
     checks: tuple[Check, ...] = ()
     """Validation of the last round."""
+    summary: str = ""
+    """The agent's last words on work that was delivered or completed."""
     usage: Usage = Usage()
     """All runs together."""
     session_totals: Usage = Usage()
@@ -769,6 +776,8 @@ class Assignment(Frozen):
     validation: tuple[str, ...] = ()
     validate_on: Host | None = None
     """Where that is run on what the agent finished; None: nowhere, its word is taken."""
+    env: Env = Field(default_factory=dict)
+    """Environment of the validation commands."""
     review: str
     timeout: Duration
 

@@ -79,19 +79,23 @@ These commands will be run here, in this order, and each must exit 0. Run them y
 You are done when the goal is reached{% if task.validation %} and the commands pass{% endif %}. \
 End then, with a few sentences on what you changed and why. \
 If it cannot be done, change nothing more, and say why.
-{%- for quote in quotes %}
-
-# {{ quote.source | trim }}
-
-{{ quote.text | quoted }}
-{%- endfor %}
 {%- if review_count %}
 
 # Changes were requested
 
-A reviewer asked for changes to the work on this branch (round {{ review_count }}). \
-Make them; keep what was good.
+The work on this branch was reviewed, and changes are asked for (review round {{ review_count }}). \
+Make them, and keep what was good.
+{%- if not resumed %} The work is that of another session: look first at what it is.{% endif %}
+{%- if repo %} Where the branch conflicts with `{{ repo.base }}`, run `git merge origin/{{ repo.base }}`, \
+resolve the conflicts so that both sides keep what they want, and commit; do not rebase.{% endif %} \
+A round without a new commit has failed: if you leave a request undone, say why in your last words.
 {%- endif %}
+{%- for quote in quotes %}
+
+## {{ quote.source | trim }}
+
+{{ quote.text | quoted }}
+{%- endfor %}
 {%- if failed_check and round > 1 %}
 
 # What failed

@@ -22,6 +22,7 @@ from reconciler.core.events import (
     Retried,
     RunEnded,
     Submitted,
+    Touched,
 )
 from reconciler.core.fields import format_time
 from reconciler.core.limits import overspent
@@ -62,6 +63,8 @@ def judge(
         return Cancelled(
             **case.head("the run ended after its task was cancelled or removed"), report=case.report
         )
+    if status.pull_request and case.report.touched:
+        return _touched(case, case.report.touched)
     failure = case.failure()
     return _done(case) if failure is None else _DECISIONS[failure.kind](case, failure)
 
@@ -148,17 +151,34 @@ class _Case:
         if check is not None:
             message = one_line(f"validation {check.ending}: {check.command}")
             return Failure(kind=FailureClass.VALIDATION, message=message)
-        if self.terms.review == "merge" and self.report.commits == 0:
-            message = "the agent reported success, but the branch has no commits to review"
-            return Failure(kind=FailureClass.AGENT, message=message)
+        if self.terms.review != "none" and (why := self.nothing_new()):
+            return Failure(kind=FailureClass.AGENT, message=why)
+        return None
+
+    def nothing_new(self) -> str | None:
+        """Return, in words, that there is nothing to review; None if there is."""
+        head = self.status.head_commit or ""
+        if self.status.review_count and self.report.head_commit in {None, head}:
+            return f"changes were requested, but the agent made none: the branch is still at {head[:8]}"
+        if self.report.commits == 0:
+            return "the agent changed nothing: the branch has no commits to review"
         return None
 
 
 # --- Decisions -------------------------------------------------------------
 
 
+def _touched(case: _Case, head: str) -> Event:
+    """Leave the branch to whoever pushed to it meanwhile."""
+    words = (
+        f"somebody pushed {head[:8]} to {case.status.branch_name} while the agent worked; what it did is "
+        "not delivered, and it pauses until a review asks for changes"
+    )
+    return Touched(**case.head(words), head=head, report=case.report)
+
+
 def _done(case: _Case) -> Event:
-    if case.terms.review == "merge":
+    if case.terms.review != "none":
         return Submitted(
             **case.head("validated and delivered; waits for review"), run=case.run, report=case.report
         )
@@ -166,8 +186,8 @@ def _done(case: _Case) -> Event:
 
 
 def _mend_or_again(case: _Case, failure: Failure) -> Event:
-    """Hand a failed validation back to the same session as often as the task allows."""
-    if case.status.round > case.terms.fix_attempts:
+    """Hand a failed validation back to the same session as often as the task allows, if it is still there."""
+    if case.status.assigned_agent or case.status.round > case.terms.fix_attempts:
         return _again(case, failure)
     spent = overspent(case.terms.budget, case.status.usage + case.report.verdict.usage)
     if spent is not None:
@@ -218,7 +238,23 @@ def _stopped(case: _Case, failure: Failure) -> Event:
     """Let go of a run that was stopped; what the spec wants now decides how it goes on."""
     if case.status.removed:
         return Cancelled(**case.head(failure.message), report=case.report)
+    if case.status.claim:
+        return _given_back(case, failure)
     return Released(**case.head(failure.message), run=case.run, report=case.report)
+
+
+def _given_back(case: _Case, failure: Failure) -> Event:
+    """Offer a task again that its agent gave back; not at once, or that agent takes it for ever."""
+    fleet, attempt = case.fleet, case.status.attempt
+    wait = backoff(attempt, base=fleet.backoff, cap=fleet.backoff_cap, key=case.run)
+    return Retried(
+        **case.head(f"agent {case.status.assigned_agent} gave it back: {failure.message}"),
+        run=case.run,
+        failure=failure,
+        report=case.report,
+        not_before=case.now + wait,
+        counts=False,
+    )
 
 
 _DECISIONS: Mapping[FailureClass, Callable[[_Case, Failure], Event]] = {

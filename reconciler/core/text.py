@@ -34,3 +34,10 @@ def tail(text: str, *, lines: int, characters: int) -> str:
     whole = harmless(text).strip("\n")
     end = "\n".join(whole.split("\n")[-lines:])[-characters:]
     return end if end == whole else f"[… {len(whole) - len(end)} characters left out]\n{end}"
+
+
+def head(text: str, *, characters: int) -> str:
+    """Return the beginning of a text, harmless; the last line says so if something is left out."""
+    whole = harmless(text).strip()
+    beginning = whole[:characters]
+    return whole if beginning == whole else f"{beginning}\n[… {len(whole) - characters} characters left out]"

@@ -6,10 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core.adapter import Adapter, Limits, Usage
-from reconciler.core.command import check_adapter, localize, order
+from reconciler.core.command import assignment, check_adapter, localize, order
 from reconciler.core.errors import SpecError
-from reconciler.core.model import Desired, Host, Phase, Repo, Status, Task
-from reconciler.core.prompt import Quote
+from reconciler.core.model import Desired, ExecutionMode, Host, Phase, Repo, ReviewNote, Status, Task
 from reconciler.specs.layers import adapter as built_in
 from reconciler.specs.layers import builtin_adapters
 
@@ -28,11 +27,11 @@ def a_status(**fields):
     return Status(**{**start, **run, **fields})
 
 
-def ordered(adapter, task=None, status=None, quotes=()):
+def ordered(adapter, task=None, status=None):
     task = task or a_task(adapter=adapter.name)
     status = status or a_status(adapter=adapter.name)
     fleet = Desired(hosts={"local": HOST}, adapters={adapter.name: adapter}, repos={"web": REPO})
-    return order(task, status, fleet, quotes)
+    return order(task, status, fleet)
 
 
 def argv(adapter, task=None, status=None):
@@ -228,9 +227,54 @@ def test_the_prompt_of_a_task_goes_before_the_one_of_its_adapter():
     adapter = Adapter(name="own", command=("own",), template="adapter: {{ task.goal }}")
 
     assert ordered(adapter).prompt == "adapter: Fix it.\n"
-    assert ordered(
-        adapter, a_task(template="task: {{ quotes[0].text }}"), None, [Quote("Issue", "odd")]
-    ).prompt == ("task: odd\n")
+    assert ordered(adapter, a_task(template="task: {{ task.name }}")).prompt == "task: web/fix\n"
+
+
+def test_a_round_of_changes_quotes_who_asked_for_them_and_where():
+    notes = (
+        ReviewNote(author="alice", text="Rename it.", path="src/a.py", line=7),
+        ReviewNote(author="alice", text="Test it.", path="src/b.py"),
+        ReviewNote(author="bob", text="Shorter."),
+        ReviewNote(author="checks", text="Checks fail."),
+    )
+    template = "{% for quote in quotes %}{{ quote.source }}: {{ quote.text }}\n{% endfor %}"
+    adapter = Adapter(name="own", command=("own",), template=template)
+
+    asked = ordered(adapter, status=a_status(review_count=1, reviews=notes))
+    anew = ordered(adapter, status=a_status(reviews=notes))
+
+    assert asked.prompt.splitlines() == [
+        "Review by alice on src/a.py, line 7: Rename it.",
+        "Review by alice on src/b.py: Test it.",
+        "Review by bob: Shorter.",
+        "Failed checks: Checks fail.",
+    ]
+    assert anew.prompt == "\n"
+
+
+def test_an_outside_agent_is_told_what_its_work_is_held_against():
+    task = a_task(
+        execution_mode=ExecutionMode.HTTP_PULL,
+        adapter="jeeves",
+        repo="web",
+        review="pull_request",
+        validation=("make test",),
+        validate_on="local",
+        env={"LANG": "C"},
+    )
+    fleet = Desired(hosts={"local": HOST}, repos={"web": REPO})
+    status = a_status(attempt=2, assigned_agent="jeeves", pr_title="Mend it", head_commit="b" * 40)
+
+    first = assignment(task, status, fleet)
+    again = assignment(task, status.model_copy(update={"review_count": 1}), fleet)
+
+    assert (first.run, first.epoch, first.title, first.branch) == (status.run, 2, "Mend it", "task/web/fix")
+    assert (first.repo, first.validate_on, first.start_from) == (REPO, HOST, None)
+    assert (first.validation, first.env) == (("make test",), {"LANG": "C"})
+    assert (first.timeout, first.review) == (task.timeout, "pull_request")
+    assert "push that branch" in first.prompt
+    assert again.start_from == "b" * 40
+    assert f"Start it from `{'b' * 40}`" in again.prompt
 
 
 @pytest.mark.parametrize("gone", ["assigned_host", "adapter"])

@@ -18,10 +18,12 @@ from reconciler.core.events import (
     Event,
     Failed,
     FixRequested,
+    PullOpened,
     Released,
     Removed,
     Renamed,
     Renewed,
+    Reopened,
     Restored,
     Retried,
     RunEvent,
@@ -30,6 +32,7 @@ from reconciler.core.events import (
     SpecRemoved,
     Started,
     Submitted,
+    Touched,
     WaitingChanged,
 )
 from reconciler.core.lifecycle import TRANSITIONS, diagram, fold, step, transition
@@ -38,8 +41,10 @@ from reconciler.core.model import (
     Failure,
     FailureClass,
     Phase,
+    PullRequest,
     Reason,
     Report,
+    ReviewNote,
     Status,
     Task,
     Verdict,
@@ -51,6 +56,10 @@ LATER = NOW + timedelta(minutes=1)
 SPEC = Task(name="web/a", goal="Do it.\nWell.", generation="1" * 40, work="w1", on_delete="finish")
 RUN = "web/a.g11111111.a1"
 USAGE = Usage(input_tokens=10, cost_usd=0.5)
+PULL = PullRequest(number=12, url="https://code.example.org/12")
+PULL_SAYS = {Completed, Cancelled, Reopened}
+NOTE = ReviewNote(author="alice", text="Rename it.")
+FAILURE = Failure(kind=FailureClass.AGENT, message="no")
 KINDS = list(sample_events("x", None))
 EVERYWHERE = {WaitingChanged, Renamed, SpecRemoved, Restored, Removed}
 
@@ -75,7 +84,7 @@ def test_the_table_knows_every_event_and_every_phase():
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_event_happens_where_the_table_says_and_nowhere_else(phase, kind):
     removed = kind is Removed
-    status = None if phase is None else status_in(phase, removed=removed)
+    status = None if phase is None else status_in(phase, removed=removed, pull_request=PULL)
     event = sample_events("web/a", status)[kind]
 
     if kind in TRANSITIONS[phase]:
@@ -93,11 +102,23 @@ def test_every_phase_can_be_reached_and_left():
     assert all(set(TRANSITIONS[phase].values()) - {phase} for phase in TRANSITIONS)
 
 
-def test_what_is_settled_moves_only_when_it_is_asked_for_again():
+def test_what_is_settled_moves_only_when_it_is_asked_for_again_or_its_pull_request_says_so():
     for phase in Phase:
         if phase.is_settled:
             moves = {kind for kind, to in TRANSITIONS[phase].items() if to not in {phase, None}}
-            assert moves == {Renewed}
+            assert Renewed in moves
+            assert moves <= {Renewed, *PULL_SAYS}
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase.is_settled or phase is Phase.CREATED])
+@pytest.mark.parametrize("kind", [Completed, Cancelled, Reopened, Touched])
+def test_without_a_pull_request_there_is_nobody_to_say_so(phase, kind):
+    status = status_in(phase)
+    is_by_spec = phase is Phase.CREATED and kind is Cancelled
+
+    if kind in TRANSITIONS[phase] and not is_by_spec:
+        with pytest.raises(IllegalTransition, match="no pull request"):
+            transition(status, sample_events("web/a", status)[kind])
 
 
 def test_the_diagram_shows_every_edge_of_the_table():
@@ -263,6 +284,74 @@ def test_changes_requested_count_and_resume_the_session():
 
     assert (after.phase, after.review_count) == (Phase.CREATED, 1)
     assert (after.session_id, after.head_commit) == ("s-1", "h")
+
+
+def test_a_round_of_changes_has_retries_of_its_own_and_knows_what_it_answers():
+    before = status_in(Phase.REVIEW_PENDING, failures=1, reviewed=(1,), head_commit="h")
+
+    asked = transition(before, ChangesRequested(**head(), reviewed=(1, 2), head="i", reviews=(NOTE,)))
+    by_checks = transition(before, ChangesRequested(**head()))
+
+    assert (asked.failures, asked.reviewed, asked.head_commit, asked.reviews) == (0, (1, 2), "i", (NOTE,))
+    assert (by_checks.reviewed, by_checks.head_commit) == ((1,), "h")
+
+
+def test_what_led_to_a_person_does_not_lead_there_again():
+    before = status_in(Phase.REVIEW_PENDING, reviewed=(1,))
+
+    assert transition(before, Escalated(**head(), reviewed=(1, 2))).reviewed == (1, 2)
+    assert transition(before, Escalated(**head())).reviewed == (1,)
+
+
+def test_the_pull_request_is_on_record_until_other_work_is_asked_for():
+    opened = transition(status_in(Phase.REVIEW_PENDING), PullOpened(**head(), pull=PULL))
+
+    failed = opened.model_copy(update={"phase": Phase.FAILED, "summary": "done"})
+    renewed = transition(failed, Renewed(**head(), spec=SPEC))
+
+    assert (opened.pull_request, opened.last_activity_at) == (PULL, LATER)
+    assert (renewed.pull_request, renewed.summary) == (None, "")
+
+
+@pytest.mark.parametrize("phase", [Phase.CREATED, Phase.RUNNING, Phase.REVIEW_PENDING])
+def test_a_branch_that_somebody_else_pushed_to_waits_for_people(phase):
+    before = status_in(phase, pull_request=PULL, head_commit="h")
+
+    after = transition(before, Touched(**head(), head="i", report=report(RED)))
+
+    assert (after.phase, after.head_commit, after.usage) == (Phase.REVIEW_PENDING, "i", USAGE)
+    assert after.waiting == waiting(Reason.PERSON, "it happened", LATER)
+
+
+def test_a_pull_request_that_is_open_again_is_in_review_again():
+    before = status_in(Phase.CANCELLED, pull_request=PULL, head_commit="h")
+
+    after = transition(before, Reopened(**head(), head="i"))
+
+    assert (after.phase, after.head_commit) == (Phase.REVIEW_PENDING, "i")
+
+
+def test_a_closed_pull_request_answers_the_spec_as_it_is_now_but_no_other_work():
+    before = status_in(Phase.REVIEW_PENDING, generation="0" * 40)
+
+    same = transition(before, Cancelled(**head(), spec=SPEC))
+    other = transition(before, Cancelled(**head(), spec=SPEC.model_copy(update={"work": "w2"})))
+
+    assert (same.generation, same.on_delete) == (SPEC.generation, "finish")
+    assert (other.generation, other.work) == ("0" * 40, "w1")
+
+
+@pytest.mark.parametrize("kind", [Submitted, Completed])
+def test_what_the_agent_says_of_its_work_is_on_record_as_far_as_there_is_room(kind):
+    before = status_in(Phase.RUNNING, summary="before")
+    run = {"run": RUN} if kind is Submitted else {}
+    said = SUCCESS.model_copy(update={"verdict": Verdict(outcome="success", text="a\x1b[1m" + "b" * 5000)})
+
+    after = transition(before, kind(**head(), **run, report=said))
+
+    assert after.summary.startswith("abb")
+    assert after.summary.endswith("[… 1001 characters left out]")
+    assert transition(before, Failed(**head(), run=RUN, failure=FAILURE, report=said)).summary == "before"
 
 
 def test_an_escalation_may_say_why():

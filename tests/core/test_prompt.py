@@ -107,9 +107,23 @@ def test_what_reviewers_wrote_is_quoted():
         TASK, status(review_count=1), REPO, quotes=[Quote("Review of alice", "Rename it.\nAnd test it.")]
     )
 
-    assert "A reviewer asked for changes" in prompt
-    assert "# Review of alice" in prompt
+    assert "changes are asked for (review round 1)" in prompt
+    assert "## Review of alice" in prompt
     assert "---\nRename it.\nAnd test it.\n---" in prompt
+
+
+def test_a_round_of_changes_says_how_to_go_on():
+    fresh = render(TASK, status(review_count=2), REPO)
+    resumed = render(TASK, status(review_count=2), REPO, resumed=True)
+    bare = render(BARE, status(review_count=2), None)
+
+    assert "(review round 2)" in fresh
+    assert "`git merge origin/trunk`" in fresh
+    assert "look first at what it is" in fresh
+    assert "look first at what it is" not in resumed
+    assert "git merge" not in bare
+    assert all("A round without a new commit has failed" in prompt for prompt in (fresh, resumed, bare))
+    assert "\n\n\n" not in fresh + resumed + bare
 
 
 def test_the_digest_is_that_of_the_utf8_text():

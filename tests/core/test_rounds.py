@@ -15,13 +15,16 @@ from reconciler.core.events import (
     Retried,
     RunEnded,
     Submitted,
+    Touched,
 )
 from reconciler.core.lifecycle import transition
 from reconciler.core.model import (
     Budget,
+    Claim,
     FailureClass,
     FleetSpec,
     Phase,
+    PullRequest,
     Report,
     Status,
     Task,
@@ -32,6 +35,7 @@ from reconciler.core.rounds import QUOTA_LEAST, QUOTA_WAIT, backoff, judge, lose
 from tests.strategies import NOW, RED, SUCCESS, failed, reports, statuses, tasks
 
 FLEET = FleetSpec(backoff=timedelta(seconds=10), backoff_cap=timedelta(minutes=10))
+PULL = PullRequest(number=12, url="https://code.example.org/12")
 RUN = "a.g11111111.a1"
 AGAIN = [FailureClass.AGENT, FailureClass.TIMEOUT, FailureClass.STALL, FailureClass.HOST]
 
@@ -97,6 +101,64 @@ def test_a_spent_budget_ends_the_rounds():
     assert isinstance(event, Escalated)
     assert event.failure.kind is FailureClass.BUDGET
     assert event.report == RED
+
+
+def test_work_for_a_pull_request_is_submitted_if_there_is_any():
+    task = make_task(review="pull_request")
+
+    assert isinstance(meaning(task, running(), SUCCESS), Submitted)
+    nothing = meaning(task, running(), SUCCESS.model_copy(update={"commits": 0}))
+    assert isinstance(nothing, Retried)
+    assert "changed nothing" in nothing.failure.message
+
+
+@pytest.mark.parametrize("head", [SUCCESS.head_commit, None])
+def test_a_round_of_changes_that_changes_nothing_has_failed(head):
+    task, status = make_task(review="pull_request"), running(review_count=1, head_commit=SUCCESS.head_commit)
+
+    event = meaning(task, status, SUCCESS.model_copy(update={"head_commit": head}))
+
+    assert isinstance(event, Retried)
+    assert event.counts
+    assert "changes were requested, but the agent made none" in event.failure.message
+    assert isinstance(meaning(task, running(review_count=1, head_commit="0" * 40), SUCCESS), Submitted)
+
+
+def test_a_branch_that_somebody_else_pushed_to_meanwhile_is_left_to_them():
+    task = make_task(review="pull_request")
+    taken = failed(FailureClass.CONFIG).model_copy(update={"touched": "e" * 40})
+
+    event = meaning(task, running(review_count=1, pull_request=PULL, branch_name="task/a"), taken)
+
+    assert isinstance(event, Touched)
+    assert (event.head, event.report) == ("e" * 40, taken)
+    assert "somebody pushed eeeeeeee to task/a" in event.reason
+    assert isinstance(meaning(task, running(), taken), Failed)
+    assert isinstance(meaning(task, running(removed=True, pull_request=PULL), taken), Cancelled)
+
+
+def test_nothing_is_handed_back_to_an_outside_agent_that_has_left():
+    task = make_task(fix_attempts=2, retries=1)
+
+    event = meaning(task, running(assigned_agent="jeeves", assigned_host=None), RED)
+
+    assert isinstance(event, Retried)
+    assert event.failure.kind is FailureClass.VALIDATION
+
+
+def test_what_an_agent_gives_back_is_offered_again_later_and_counts_as_no_failure():
+    claim = Claim(outcome="released", result="too hard")
+    back = failed(FailureClass.CANCELLED)
+
+    held = running(assigned_agent="jeeves", claim=claim)
+    event = meaning(make_task(retries=0), held, back)
+
+    assert isinstance(event, Retried)
+    assert (event.counts, event.failure.kind) == (False, FailureClass.CANCELLED)
+    assert NOW < event.not_before <= NOW + FLEET.backoff
+    assert "agent jeeves gave it back" in event.reason
+    removed = held.model_copy(update={"removed": True, "on_delete": "finish"})
+    assert isinstance(meaning(make_task(), removed, back), Cancelled)
 
 
 @pytest.mark.parametrize("kind", [*AGAIN, None])
