@@ -8,6 +8,7 @@ it is checked, and from here it is pushed. A host needs no credential for that.
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
@@ -15,6 +16,7 @@ from pathspec import GitIgnoreSpec
 from reconciler.core.errors import Unavailable
 from reconciler.core.model import FailureClass, Repo
 from reconciler.dispatch.git import Done, git, without_credentials
+from reconciler.dispatch.merging import Clash, merge, rebase
 from reconciler.dispatch.steps import StepFailed
 
 _NETWORK_TIMEOUT = 1800.0
@@ -48,16 +50,22 @@ class CodeRepository:
         self.url = repo.url if _ADDRESS.match(repo.url) else str(fleet / repo.url)
         self._lock = asyncio.Lock()
 
+    async def newest(self) -> str:
+        """Return the newest commit of the base branch. Raises StepFailed, and Unavailable."""
+        async with self._lock:
+            await self._create()
+            return await self._fetch_base()
+
     async def starting_point(self, start_from: str | None) -> str:
         """
         Return the commit to start from: the one asked for, else the newest of the base branch.
 
         Raises StepFailed if it cannot be had, and Unavailable.
         """
+        if start_from is None:
+            return await self.newest()
         async with self._lock:
             await self._create()
-            if start_from is None:
-                return await self._fetch_base()
             if not await self._has(start_from):
                 await self._fetch_all()
             if not await self._has(start_from):
@@ -67,12 +75,36 @@ class CodeRepository:
                 )
             return start_from
 
-    async def bundle(self, commit: str, have: Sequence[str]) -> bytes:
-        """Return the commit with all that a host which has the commits `have` lacks."""
-        ref = f"refs/reconciler/base/{commit}"
-        await self._git("update-ref", ref, commit)
+    async def find(self, branch: str) -> str | None:
+        """
+        Return the commit that a branch holds there; None if there is no such branch.
+
+        It is brought here, and the base branch with it. Raises StepFailed, and Unavailable.
+        """
+        await self.newest()
+        ref = f"refs/heads/{branch}"
+        head = await self._look(ref)
+        if head is not None:
+            await self._bring(ref, head)
+        return head
+
+    async def bundle(self, commits: Sequence[str], have: Sequence[str]) -> bytes:
+        """Return the commits with all that a host which has the commits `have` lacks."""
+        refs = [f"refs/reconciler/base/{commit}" for commit in commits]
+        for ref, commit in zip(refs, commits, strict=True):
+            await self._git("update-ref", ref, commit)
         known = [f"^{other}" for other in have if await self._has(other)]
-        return (await self._git("bundle", "create", "-q", "-", ref, *known)).stdout
+        return (await self._git("bundle", "create", "-q", "-", *refs, *known)).stdout
+
+    async def fork(self, head: str) -> str:
+        """Return the commit at which work left the base branch. Raises StepFailed if it never was on it."""
+        fork = await self._fork(head)
+        if fork is None:
+            raise self._failed(
+                FailureClass.AGENT,
+                f"the work ({head}) has no commit in common with {self.repo.base!r}; start from that branch",
+            )
+        return fork
 
     async def check_base(self, base: str, start_from: str | None) -> None:
         """Raise StepFailed unless a workspace may have started from this commit; it is what its host says."""
@@ -80,7 +112,7 @@ class CodeRepository:
             await self.starting_point(start_from)
         if base == start_from:
             return
-        if not await self._is_ancestor(base, f"refs/heads/{self.repo.base}"):
+        if not await self._is_ancestor(base, self._base):
             raise self._failed(
                 FailureClass.HOST,
                 f"the workspace starts from {base}, which is not on {self.repo.base!r}; "
@@ -121,46 +153,82 @@ class CodeRepository:
             )
         if self.repo.paths:
             await self._check_paths(base, head)
-        return int((await self._git("rev-list", "--count", f"{base}..{head}")).text)
+        # Of commits that came in by a merge of the base branch, the merge counts.
+        return int((await self._git("rev-list", "--count", "--first-parent", f"{base}..{head}")).text)
 
-    async def deliver(self, head: str, branch: str, expected: str | None, push: Push | None = None) -> None:
+    async def deliver(self, head: str, branch: str, expected: str | None, push: Push | None = None) -> str:
         """
         Push the work to its branch, if that stands where we last left it (None: it never was there).
 
-        One that is gone was merged or tidied away, and is made anew. `push`
-        does it from elsewhere; what it did is looked at. Doing it again changes
-        nothing. Raises StepFailed, and Unavailable.
+        Return the commit that the branch holds then: where the base branch has
+        moved, another than `head` by the rule of the repo. A branch that is gone
+        was merged or tidied away, and is made anew. `push` does it from
+        elsewhere; what it did is looked at. Doing it again changes nothing.
+        Raises Clash, StepFailed, and Unavailable.
         """
         if branch == self.repo.base:
             raise self._failed(FailureClass.CONFIG, f"work is never pushed onto the base branch {branch!r}")
+        there = await self._look(f"refs/heads/{branch}")
+        if there is not None and there != expected:
+            if await self._is_ours(head, branch, there):
+                return there
+            raise self._taken(branch, there, expected)
+        ready = head
+        if self.repo.base_moved != "leave":
+            ready = await self._moved(head, branch, await self.newest())
+        if there != ready:
+            await self._bring_out(ready, branch, expected, there, push)
+        return ready
+
+    async def merged(self, heads: Collection[str]) -> frozenset[str]:
+        """Return those of the commits that are on the base branch by now. Raises StepFailed, Unavailable."""
+        await self.newest()
+        return frozenset([head for head in heads if await self._is_ancestor(head, self._base)])
+
+    async def _is_ours(self, head: str, branch: str, there: str) -> bool:
+        """
+        Return whether the branch holds what was made of the work.
+
+        It was delivered then, and we fell before we could say so: on the base
+        of that time the same work gives the same commit.
+        """
+        if there == head or self.repo.base_moved == "leave":
+            return there == head
+        await self.newest()
+        await self._bring(f"refs/heads/{branch}", there)
+        fork = await self._fork(there)
+        with suppress(Clash):
+            return fork is not None and there == await self._moved(head, branch, fork)
+        return False
+
+    async def _moved(self, head: str, branch: str, base: str) -> str:
+        if await self._is_ancestor(base, head):
+            return head
+        replayed = await rebase(self._git, head, base) if self.repo.base_moved == "rebase" else None
+        message = f"Merge branch {self.repo.base!r} into {branch}"
+        return replayed or await merge(self._git, head, base, message)
+
+    async def _bring_out(
+        self, commit: str, branch: str, expected: str | None, there: str | None, push: Push | None
+    ) -> None:
+        """Push a commit to a branch that was seen `there`, and see whether it came through."""
         ref = f"refs/heads/{branch}"
-        there = await self._look(ref)
-        if there == head:
-            return
-        if there not in {None, expected}:
-            raise self._failed(FailureClass.CONFIG, _taken(branch, there, expected))
-        trouble = await (push or self._push)(head, ref, there)
+        trouble = await (push or self._push)(commit, ref, there)
         if not trouble and push is None:
             return
-        there = await self._look(ref)
-        if there == head:
+        now = await self._look(ref)
+        if now == commit:
             return
+        if trouble and now is not None and now != there:
+            raise self._taken(branch, now, expected)
         if trouble:
             who = "the host's user" if push else _OURS
             raise self._trouble(f"cannot push {branch!r} to", trouble, who=who)
         raise self._failed(
             FailureClass.HOST,
-            f"the host says that it pushed {head} to branch {branch!r}, which holds {there}; "
+            f"the host says that it pushed {commit} to branch {branch!r}, which holds {now}; "
             "see where it pushes to",
         )
-
-    async def merged(self, heads: Collection[str]) -> frozenset[str]:
-        """Return those of the commits that are on the base branch by now. Raises StepFailed, Unavailable."""
-        async with self._lock:
-            await self._create()
-            await self._fetch_base()
-        base = f"refs/heads/{self.repo.base}"
-        return frozenset([head for head in heads if await self._is_ancestor(head, base)])
 
     async def _push(self, head: str, ref: str, expected: str | None) -> str:
         lease = f"--force-with-lease={ref}:{expected or ''}"
@@ -169,14 +237,23 @@ class CodeRepository:
         return done.words or f"git ended with {done.code}" if done.code else ""
 
     async def _check_paths(self, base: str, head: str) -> None:
-        listed = await self._git("diff", "--name-only", "--no-renames", "-z", base, head)
+        """Raise StepFailed for files that work must leave alone; what a merge brought in is not its own."""
+        touched, fork = await self._changed(base, head), await self.fork(head)
+        if not await self._is_ancestor(fork, base):
+            touched &= await self._changed(fork, head)
         allowed = GitIgnoreSpec.from_lines(self.repo.paths)
-        touched = [name.decode(errors="surrogateescape") for name in listed.stdout.split(b"\0") if name]
-        wrong = [name for name in touched if not allowed.match_file(name)]
+        wrong = sorted(name for name in touched if not allowed.match_file(name))
         if wrong:
             more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
             names = ", ".join(map(repr, wrong[:_NAMED])) + more
             raise self._failed(FailureClass.AGENT, f"the work touches {names}, outside of the repo's `paths`")
+
+    async def _fork(self, head: str) -> str | None:
+        return (await self._git("merge-base", self._base, head, expected=(0, 1))).text or None
+
+    async def _changed(self, old: str, new: str) -> set[str]:
+        listed = await self._git("diff", "--name-only", "--no-renames", "-z", old, new)
+        return {name.decode(errors="surrogateescape") for name in listed.stdout.split(b"\0") if name}
 
     async def _create(self) -> None:
         if not (self.folder / "HEAD").exists():
@@ -184,12 +261,19 @@ class CodeRepository:
             await self._git("init", "-q", "--bare", "--template=")
 
     async def _fetch_base(self) -> str:
-        ref = f"refs/heads/{self.repo.base}"
-        await self._fetch(f"+{ref}:{ref}")
-        return (await self._git("rev-parse", f"{ref}^{{commit}}")).text
+        await self._fetch(f"+{self._base}:{self._base}")
+        return (await self._git("rev-parse", f"{self._base}^{{commit}}")).text
 
     async def _fetch_all(self) -> None:
         await self._fetch("--prune", "+refs/heads/*:refs/heads/*")
+
+    async def _bring(self, ref: str, commit: str) -> None:
+        """Fetch the commit that a ref there was seen to hold."""
+        async with self._lock:
+            if not await self._has(commit):
+                await self._fetch(f"+{ref}:refs/reconciler/seen/{commit}")
+            if not await self._has(commit):
+                raise Unavailable(f"repo {self.repo.name}: {ref} moved from {commit} while it was fetched")
 
     async def _fetch(self, *words: str) -> None:
         *options, refspec = words
@@ -210,9 +294,9 @@ class CodeRepository:
     async def _talk(self, *words: str) -> Done:
         return await git(self.folder, *words, remote=True, timeout=_NETWORK_TIMEOUT)
 
-    async def _git(self, *words: str) -> Done:
-        done = await git(self.folder, *words)
-        if done.code:
+    async def _git(self, *words: str, stdin: bytes = b"", expected: Sequence[int] = (0,)) -> Done:
+        done = await git(self.folder, *words, stdin=stdin)
+        if done.code not in expected:
             raise self._failed(
                 FailureClass.HOST,
                 f"git {words[0]} failed in {self.folder}: {done.words}; see whether our disk is full; "
@@ -225,6 +309,10 @@ class CodeRepository:
 
     async def _is_ancestor(self, one: str, other: str) -> bool:
         return (await git(self.folder, "merge-base", "--is-ancestor", one, other)).code == 0
+
+    @property
+    def _base(self) -> str:
+        return f"refs/heads/{self.repo.base}"
 
     @property
     def _place(self) -> str:
@@ -240,14 +328,18 @@ class CodeRepository:
             return StepFailed(FailureClass.CONFIG, f"{message}; mend `url` or `base` in its spec")
         return Unavailable(message)
 
-    def _failed(self, kind: FailureClass, why: str) -> StepFailed:
-        return StepFailed(kind, f"repo {self.repo.name}: {why}")
-
-
-def _taken(branch: str, there: str | None, expected: str | None) -> str:
-    if expected is None:
-        return (
-            f"branch {branch!r} is there already ({there}) and is not this task's; "
-            "remove it, or choose another `branch_name`"
+    def _taken(self, branch: str, there: str, expected: str | None) -> StepFailed:
+        if expected is None:
+            return self._failed(
+                FailureClass.CONFIG,
+                f"branch {branch!r} is there already ({there}) and is not this task's; "
+                "remove it, or choose another `branch_name`",
+            )
+        return self._failed(
+            FailureClass.CONFIG,
+            f"somebody pushed {there} to branch {branch!r} after {expected} was delivered; it is left alone",
+            touched=there,
         )
-    return f"somebody pushed {there} to branch {branch!r} after {expected} was delivered; it is left alone"
+
+    def _failed(self, kind: FailureClass, why: str, *, touched: str | None = None) -> StepFailed:
+        return StepFailed(kind, f"repo {self.repo.name}: {why}", touched=touched)

@@ -7,16 +7,17 @@ was done is found on the host under its name, and is not done twice.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from reconciler.core.adapter import Adapter
 from reconciler.core.command import localize
 from reconciler.core.fields import format_duration
 from reconciler.core.model import Check, FailureClass, Order, Report, Verdict
 from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.merging import Clash
 from reconciler.dispatch.protocol import RunState, Stage, agent_id, agent_job, validation_id, validation_job
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.runs import Bounds, Ending
@@ -26,6 +27,7 @@ from reconciler.dispatch.steps import StepFailed, persist
 from reconciler.dispatch.validation import read_checks
 from reconciler.dispatch.workspace import Prepared, Taken
 
+T = TypeVar("T")
 _MEBIBYTE = 2**20
 DELIVERY_PATIENCE = 1800.0
 """Seconds for which the repository may be away when work is brought to it, before the round fails."""
@@ -94,13 +96,22 @@ class Round:
                 seen()
             state = await self._follow_agent(state)
         except StepFailed as error:
-            return Report(verdict=_failed(Verdict(outcome="failed"), error))
+            return Report(verdict=failed(Verdict(outcome="failed"), error))
         secrets = await spellings(self.order.adapter)
         verdict = await asyncio.to_thread(self._judge, state, secrets)  # hundreds of MiB, perhaps
         try:
             return await self._report(prepared, verdict, secrets)
         except StepFailed as error:
-            return Report(verdict=_failed(verdict, error), base_commit=prepared.base)
+            return Report(verdict=failed(verdict, error), base_commit=prepared.base, touched=error.touched)
+
+    async def validate(self) -> tuple[Check, ...]:
+        """
+        Run the validation alone, once, on the commit that the order starts from; return what came of it.
+
+        Raises StepFailed, Refused and Unavailable.
+        """
+        prepared = await self.site.workspaces.prepare(self.order, self.repository)
+        return await self._validate(prepared)
 
     async def cancel(self) -> None:
         """End what runs, and prevent what has not been started, of the agent and of the validation."""
@@ -148,7 +159,7 @@ class Round:
     def _judge(self, state: RunState, secrets: tuple[bytes, ...]) -> Verdict:
         """Return the agent's verdict; where the host knows better than the output, the host's."""
         if state.exit_code is None:
-            return _failed(Verdict(outcome="failed"), self._unknown(state))
+            return failed(Verdict(outcome="failed"), self._unknown(state))
         verdict = self.read_output(
             self.order.adapter,
             stdout=hide(self.logs.read(self._agent, "out"), secrets),
@@ -161,7 +172,7 @@ class Round:
             update={"usage": verdict.usage.model_copy(update={"seconds": state.seconds})}
         )
         was_done = verdict.outcome == "success" and state.why != CANCELLED
-        return verdict if was_done or state.why == "exit" else _failed(verdict, self._ended(state.why))
+        return verdict if was_done or state.why == "exit" else failed(verdict, self._ended(state.why))
 
     # --- What it leaves -----------------------------------------------------
 
@@ -171,10 +182,16 @@ class Round:
         taken = await self._take_up(prepared)
         checks = await self._validate(prepared, secrets)
         report = Report(verdict=verdict, checks=checks, base_commit=prepared.base)
-        if report.failed_check or taken is None or taken.head == prepared.base:
+        if report.failed_check or taken is None or self.repository is None:
             return report
-        commits = await self._deliver(taken, prepared)
-        return report.model_copy(update={"head_commit": taken.head, "commits": commits})
+        if taken.head == taken.base:  # nothing new: after a review, what was reviewed stands
+            return report.model_copy(update={"head_commit": self.order.start_from})
+        try:
+            head, commits = await self._deliver(taken, prepared, self.repository)
+        except Clash as clash:  # a round for the agent, as if a command of the validation had failed
+            check = clash.check(self.repository.repo.base)
+            return report.model_copy(update={"checks": (*checks, check)})
+        return report.model_copy(update={"head_commit": head, "commits": commits})
 
     async def _keep_work(self, prepared: Prepared, verdict: Verdict) -> Verdict:
         """Commit, on the host, what a failed agent left; that it cannot be done is no news but a note."""
@@ -192,9 +209,10 @@ class Round:
                 f"the repository in the workspace {prepared.folder} is gone or damaged; "
                 "tell the agent to leave `.git` alone"
             )
-        return await persist(lambda: self.site.workspaces.take_up(self.order))
+        taken = await persist(lambda: self.site.workspaces.take_up(self.order))
+        return replace(taken, base=prepared.base)
 
-    async def _validate(self, prepared: Prepared, secrets: tuple[bytes, ...]) -> tuple[Check, ...]:
+    async def _validate(self, prepared: Prepared, secrets: tuple[bytes, ...] = ()) -> tuple[Check, ...]:
         order = self.order
         if not order.validation:
             return ()
@@ -215,11 +233,9 @@ class Round:
             seconds=state.seconds,
         )
 
-    async def _deliver(self, taken: Taken, prepared: Prepared) -> int:
-        """Bring the work back, check it, push it; return how many commits it has."""
-        repository, base, order = self.repository, prepared.base, self.order
-        if repository is None or base is None:
-            return 0
+    async def _deliver(self, taken: Taken, prepared: Prepared, repository: CodeRepository) -> tuple[str, int]:
+        """Bring the work back, check it, push it; return what its branch holds then, and how many commits."""
+        base, order = taken.base, self.order
         there = f"{taken.head} in {prepared.folder}, on host {order.host.name}"
         await self._reach(lambda: repository.check_base(base, order.start_from), there)
         bundle = await persist(lambda: self.site.workspaces.bundle(order, base))
@@ -233,15 +249,18 @@ class Round:
             partial(self.site.workspaces.push, order, repository) if repository.repo.push == "host" else None
         )
         here = f"{head} in {repository.folder}, on the machine of the reconciler"
-        await self._reach(lambda: repository.deliver(head, order.branch, order.expected_head, push), here)
-        return commits
+        delivered = await self._reach(
+            lambda: repository.deliver(head, order.branch, order.expected_head, push), here
+        )
+        return delivered, commits
 
-    async def _reach(self, step: Callable[[], Awaitable[None]], kept: str) -> None:
+    async def _reach(self, step: Callable[[], Awaitable[T]], kept: str) -> T:
         """Take a step that needs the forge; if it cannot be taken, say which commit is kept where."""
         try:
-            await persist(step, patience=self.delivery_patience)
+            return await persist(step, patience=self.delivery_patience)
         except StepFailed as error:
-            raise StepFailed(error.kind, f"{error}; the work is kept: commit {kept}") from error
+            words = f"{error}; the work is kept: commit {kept}"
+            raise StepFailed(error.kind, words, touched=error.touched) from error
 
     # --- Common to both -----------------------------------------------------
 
@@ -308,5 +327,6 @@ class Round:
         return self.order.adapter.limits.output_mb * _MEBIBYTE
 
 
-def _failed(verdict: Verdict, error: StepFailed) -> Verdict:
+def failed(verdict: Verdict, error: StepFailed) -> Verdict:
+    """Return the verdict of a round in which a step failed."""
     return verdict.model_copy(update={"outcome": "failed", "kind": error.kind, "message": str(error)})

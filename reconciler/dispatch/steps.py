@@ -18,10 +18,15 @@ _PAUSE_CAP = 15.0
 
 
 class StepFailed(ReconcilerError):
-    """A step failed, and trying again would not help; `kind` decides what happens next."""
+    """
+    A step failed, and trying again would not help; `kind` decides what happens next.
 
-    def __init__(self, kind: FailureClass, message: str) -> None:
+    `touched` is the head that somebody else pushed to the branch, if that is why.
+    """
+
+    def __init__(self, kind: FailureClass, message: str, *, touched: str | None = None) -> None:
         self.kind = kind
+        self.touched = touched
         super().__init__(message)
 
 

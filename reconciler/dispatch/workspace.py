@@ -60,7 +60,8 @@ class Workspaces:
 
     async def find(self, order: Order) -> Prepared:
         """Return the workspace of a run that was started. Raises Refused and Unavailable."""
-        return self._prepared(await self._prepare(order, "", ""))
+        lines = _lines(order.adapter.name, "", "", "", "", "")
+        return self._prepared((await self._call("prepare", *_names(order), stdin=lines)).decode())
 
     async def prepare(self, order: Order, repository: CodeRepository | None) -> Prepared:
         """
@@ -71,22 +72,16 @@ class Workspaces:
         """
         if repository is None:
             return await self.find(order)
-        commit = await repository.starting_point(order.start_from)
-        mirror = self._mirror(repository)
-        answer = await self._prepare(order, mirror, commit)
-        if answer.startswith(_NEED):
-            async with self._feeding[repository.folder.name]:
-                answer = await self._feed(order, repository, commit)
-        return self._prepared(answer)
-
-    async def _feed(self, order: Order, repository: CodeRepository, commit: str) -> str:
-        """Send the commits that the host lacks, if meanwhile nobody else did."""
-        mirror = self._mirror(repository)
-        answer = await self._prepare(order, mirror, commit)
-        if not answer.startswith(_NEED):
-            return answer
-        have = [line.removeprefix("have ") for line in answer.splitlines()[1:]]
-        return await self._prepare(order, mirror, commit, await repository.bundle(commit, have))
+        newest = await repository.newest()
+        commit = newest if order.start_from is None else await repository.starting_point(order.start_from)
+        mirror, upstream = self._mirror(repository), repository.repo.base
+        lines = _lines(order.adapter.name, mirror, order.branch, commit, upstream, newest)
+        commits = (commit, newest)
+        return self._prepared(
+            await self._call_fed(
+                "prepare", *_names(order), stdin=lines, repository=repository, commits=commits
+            )
+        )
 
     async def take_up(self, order: Order) -> Taken:
         """
@@ -126,9 +121,11 @@ class Workspaces:
 
         Returns why that failed; empty if it did not. Raises Unavailable.
         """
-        lines = f"{self._mirror(repository)}\n{repository.url}\n{ref}\n{expected or ''}\n"
+        lines = _lines(self._mirror(repository), repository.url, ref, expected or "")
         try:
-            await self._call("push", *_names(order), commit, stdin=lines.encode())
+            await self._call_fed(
+                "push", *_names(order), commit, stdin=lines, repository=repository, commits=(commit,)
+            )
         except Refused as error:
             return without_credentials(str(error))
         return ""
@@ -156,12 +153,26 @@ class Workspaces:
         for some in batches(names):
             await self._call("rm", *some)
 
-    async def _prepare(self, order: Order, mirror: str, commit: str, bundle: bytes = b"") -> str:
-        lines = f"{order.adapter.name}\n{mirror}\n{order.branch}\n{commit}\n"
-        return (await self._call("prepare", *_names(order), stdin=lines.encode() + bundle)).decode()
-
     def _mirror(self, repository: CodeRepository) -> str:
         return str(repository.folder) if self._shares_mirrors else f"repos/{repository.folder.name}"
+
+    async def _call_fed(
+        self, verb: str, *words: str, stdin: bytes, repository: CodeRepository, commits: tuple[str, ...]
+    ) -> str:
+        """Make a call for which the host needs commits, and send those that it lacks in a bundle."""
+        answer = (await self._call(verb, *words, stdin=stdin)).decode()
+        if not answer.startswith(_NEED):
+            return answer
+        async with self._feeding[repository.folder.name]:
+            answer = (await self._call(verb, *words, stdin=stdin)).decode()
+            if not answer.startswith(_NEED):  # somebody else did it meanwhile
+                return answer
+            have = [line.removeprefix("have ") for line in answer.splitlines()[1:]]
+            bundle = await repository.bundle(commits, have)
+            answer = (await self._call(verb, *words, stdin=stdin + bundle)).decode()
+        if answer.startswith(_NEED):
+            raise self._misunderstood(answer, "an end of its needs")
+        return answer
 
     async def _call(self, verb: str, *words: str, stdin: bytes = b"") -> bytes:
         return await self._scripts.call("workspace", verb, self._fleet, *words, stdin=stdin, timeout=_LONG)
@@ -183,6 +194,10 @@ class Workspaces:
             f"host {self._scripts.host}: it answered {answer[:200]!r} where {expected} was expected; "
             "see whether its disk is full, and which git it has"
         )
+
+
+def _lines(*fields: str) -> bytes:
+    return "".join(f"{field}\n" for field in fields).encode()
 
 
 def _names(order: Order) -> tuple[str, str]:

@@ -36,7 +36,9 @@ enter() { # fleet key id -> $fleet $work $run
 
 need_git() { command -v git >/dev/null 2>&1 || refuse 'git is not installed, or not on the PATH of a login without terminal; install it'; }
 
-has() { run_git --git-dir="$mirror" cat-file -e "$1^{commit}" 2>/dev/null; }
+has_all() { # commits...
+  for wanted; do run_git --git-dir="$mirror" cat-file -e "$wanted^{commit}" 2>/dev/null || return 1; done
+}
 
 name_agent() { # folder
   printf '[user]\n\tname = %s\n\temail = agent@reconciler.invalid\n' "$name" >>"$1/.git/config"
@@ -76,6 +78,23 @@ create_mirror() { # in one move, as below
   run_git init -q --bare --template= "$mirror.$$" || return 1
   [ -d "$mirror" ] || mv "$mirror.$$" "$mirror"
   rm -rf "$mirror.$$"
+}
+
+take_in() { # commits... that $mirror shall have; stdin: a bundle of those it lacks, or nothing
+  cat >"$work.in.$$" || {
+    rm -f "$work.in.$$"
+    refuse "cannot take in commits; $room"
+  }
+  if ! has_all "$@" && [ -s "$work.in.$$" ]; then
+    said=$(run_git --git-dir="$mirror" fetch -q --no-tags --no-write-fetch-head "$work.in.$$" \
+      '+refs/reconciler/base/*:refs/reconciler/base/*' 2>&1) || said="cannot take in commits: $said; $room"
+  fi
+  rm -f "$work.in.$$"
+  has_all "$@" && return
+  case ${said:-} in *lacks*these*prerequisite* | '') ;; *) refuse "$said" ;; esac
+  printf 'S need\n'
+  run_git --git-dir="$mirror" for-each-ref --sort=-creatordate --count=64 --format='have %(objectname)' refs/reconciler
+  exit 0
 }
 
 create_work() { # in one move, so that a half made one is never seen
@@ -140,10 +159,10 @@ find_nested() { # -> $nested: new repositories in the work tree that are no subm
 }
 
 case ${1:-} in
-prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), branch, commit, a line each; a bundle
+prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), branch, commit, base branch, its newest commit, a line each; a bundle
   enter "$2" "$3" "$4"
-  for field in name mirror branch commit; do IFS= read -r "$field" || refuse 'short'; done
-  if [ -f "$run/claim" ]; then # nothing is touched any more
+  for field in name mirror branch commit upstream newest; do IFS= read -r "$field" || refuse 'short'; done
+  if [ -f "$run/claim" ] || [ -f "${run}v/claim" ]; then # nothing is touched any more
     cat >/dev/null
     answer_ready "$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}' 2>/dev/null || echo -)"
   fi
@@ -153,32 +172,19 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
     answer_ready -
   fi
   need_git
-  if [ -e "$work/.git" ]; then
-    cat >/dev/null
-    take_back
-    said=$(clean 2>&1) || refuse "cannot clean $work: $said; $room"
-    base=$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}') ||
-      refuse "the repository in the workspace $work is gone or damaged; $damaged"
-    answer_ready "$base"
-  fi
   case $mirror in /*) ;; *) mirror=$fleet/$mirror ;; esac
   said=$(create_mirror 2>&1) || refuse "cannot make $mirror: $said; $room"
-  cat >"$work.in.$$" || {
-    rm -f "$work.in.$$"
-    refuse "cannot take in commits; $room"
-  }
-  if ! has "$commit" && [ -s "$work.in.$$" ]; then
-    said=$(run_git --git-dir="$mirror" fetch -q --no-tags --no-write-fetch-head "$work.in.$$" \
-      "+refs/reconciler/base/$commit:refs/reconciler/base/$commit" 2>&1) || said="cannot take in commits: $said; $room"
+  take_in "$commit" "$newest"
+  if [ -e "$work/.git" ]; then
+    take_back
+    said=$(clean 2>&1) || refuse "cannot clean $work: $said; $room"
+    commit=$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}') ||
+      refuse "the repository in the workspace $work is gone or damaged; $damaged"
+  else
+    said=$(create_work 2>&1) || refuse "cannot make $work: $said; $room"
   fi
-  rm -f "$work.in.$$"
-  if ! has "$commit"; then
-    case ${said:-} in *lacks*these*prerequisite* | '') ;; *) refuse "$said" ;; esac
-    printf 'S need\n'
-    run_git --git-dir="$mirror" for-each-ref --sort=-creatordate --count=64 --format='have %(objectname)' refs/reconciler
-    exit 0
-  fi
-  said=$(create_work 2>&1) || refuse "cannot make $work: $said; $room"
+  said=$(in_work update-ref "refs/remotes/origin/$upstream" "$newest" 2>&1) ||
+    refuse "cannot write refs/remotes/origin/$upstream in $work: $said; $damaged"
   answer_ready "$commit"
   ;;
 take) # FLEET KEY ID; stdin: name of the agent, number of paths to leave out, those paths, a line each; the message
@@ -201,7 +207,7 @@ take) # FLEET KEY ID; stdin: name of the agent, number of paths to leave out, th
     if find_nested; then # git takes up which commit they are at, and none of their files
       refuse "a repository within the repository would be lost:" $nested "in $work; have its .git removed, or make it a submodule"
     fi
-    if in_work diff --cached --quiet; then
+    if in_work diff --cached --quiet && ! in_work rev-parse -q --verify MERGE_HEAD >/dev/null; then
       cat >/dev/null
     else
       said=$(GIT_AUTHOR_NAME=$name GIT_AUTHOR_EMAIL=agent@reconciler.invalid \
@@ -224,13 +230,16 @@ bundle) # FLEET KEY ID BASE
   cat "$file"
   rm -f "$file"
   ;;
-push) # FLEET KEY ID COMMIT; stdin: repository, URL, ref, commit that it holds now ("" for none), a line each
+push) # FLEET KEY ID COMMIT; stdin: repository, URL, ref, commit that it holds now ("" for none), a line each; a bundle
   enter "$2" "$3" "$4"
   for field in mirror url ref expected; do IFS= read -r "$field" || refuse 'short'; done
   case $mirror in /*) ;; *) mirror=$fleet/$mirror ;; esac
+  borrowed="\"$work/.git/objects\""
+  # Into the mirror goes nothing that counts on the workspace, which will be gone.
+  if (export GIT_ALTERNATE_OBJECT_DIRECTORIES="$borrowed" && has_all "$5"); then cat >/dev/null; else take_in "$5"; fi
   # From the repository whose settings no agent wrote; those of the user here count, for credentials.
   unset GIT_CONFIG_GLOBAL GIT_CONFIG_NOSYSTEM
-  export GIT_ALTERNATE_OBJECT_DIRECTORIES="\"$work/.git/objects\"" GIT_ALLOW_PROTOCOL=file:https:http:ssh
+  export GIT_ALTERNATE_OBJECT_DIRECTORIES="$borrowed" GIT_ALLOW_PROTOCOL=file:https:http:ssh
   said=$(run_git --git-dir="$mirror" -c push.gpgSign=false -c push.recurseSubmodules=no push -q --no-verify \
     --no-follow-tags "--force-with-lease=$ref:$expected" -- "$url" "$5:$ref" 2>&1 </dev/null) || refuse "$said"
   printf 'S pushed\n'
