@@ -7,13 +7,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from reconciler.core.adapter import Usage
-from reconciler.core.fields import Frozen, Names, Text
+from reconciler.core.fields import Branch, Frozen, Name, Names, Text
+from reconciler.core.model import ExecutionMode, Phase
 
 MOST_WAIT = 25.0
 """Longest long poll, in seconds."""
 
 Epoch = Annotated[int, Field(ge=1)]
-Limited = Annotated[str, Field(max_length=100_000)]
+MOST_WORDS = 100_000
+"""Characters of an agent's last words."""
+Limited = Annotated[str, Field(max_length=MOST_WORDS)]
 
 
 class DequeueRequest(Frozen):
@@ -105,7 +108,7 @@ class StatusRequest(Frozen):
     """`released`: given back undone, which counts as no failure."""
     result: Limited = ""
     """Last words: what was done and why, or why it could not be."""
-    branch: Annotated[str, Field(max_length=200)] | None = None
+    branch: Branch | None = None
     """Branch that was pushed, if not the one that was asked for."""
     pull_request: Annotated[int, Field(ge=1)] | None = None
     """Number of the pull request that was opened, if the agent opens its own."""
@@ -173,6 +176,169 @@ class TaskView(Frozen):
     failure: str | None
     last_activity_at: str | None
     usage: Usage
+
+
+class RunView(Frozen):
+    """A live run."""
+
+    run: str
+    task: str
+    phase: str
+    since: str
+    attempt: int
+    round: int
+    assigned_host: str | None
+    assigned_agent: str | None
+    branch_name: str | None
+    last_activity_at: str | None
+
+
+class HostView(Frozen):
+    """A host: what is asked for, what is known, what is in use."""
+
+    name: str
+    address: str | None
+    """None: the machine of the reconciler."""
+    labels: tuple[str, ...]
+    desired: str
+    cordon: bool
+    drain: bool
+    slots: int
+    used_slots: int
+    reachable: bool | None
+    """None: not asked yet."""
+    since: str | None
+    """When `reachable` last changed."""
+    message: str
+
+
+class AgentView(Frozen):
+    """An outside agent."""
+
+    name: str
+    capabilities: tuple[str, ...]
+    scopes: tuple[str, ...]
+    desired: str
+    slots: int
+    held: tuple[str, ...]
+    """Tasks it holds now."""
+    tokens: int
+    """How many are good; two during a rotation."""
+    expires: str | None
+    last_used_at: str | None
+    """When it last asked for anything, with any of its tokens."""
+
+
+class PlannedAction(Frozen):
+    """Something that is done, or is to be done, now."""
+
+    kind: Literal["record", "start", "follow", "stop"]
+    task: str
+    reason: str
+
+
+class PlannedWait(Frozen):
+    """What a task waits for."""
+
+    task: str
+    reason: str
+    message: str
+    since: str
+
+
+class PlanView(Frozen):
+    """What the last look at the fleet came to."""
+
+    revision: str
+    """Commit of the specs."""
+    due: str | None
+    """When something may change by itself."""
+    actions: tuple[PlannedAction, ...]
+    waiting: tuple[PlannedWait, ...]
+    """The first ones by name; `/tasks` pages through all."""
+    waiting_count: int
+    """How many wait in all."""
+
+
+class EntryView(Frozen):
+    """One transition of a task, or news of a host."""
+
+    at: str
+    task: str | None
+    """None: news of a host."""
+    before: str | None
+    after: str | None
+    reason: str
+    host: str | None
+    run: str | None
+    actor: str
+    cause: str
+    revision: str | None
+    """Commit of the specs that were in force."""
+    commit: str
+    """Of the state branch; the id of the event in the stream."""
+
+
+class Health(Frozen):
+    """How the reconciler is."""
+
+    status: Literal["ok"] = "ok"
+    revision: str | None = None
+    """Commit of the specs that are in force."""
+    state: str | None = None
+    """Commit of the state branch."""
+
+
+# --- Parameters ------------------------------------------------------------
+
+
+class PageQuery(Frozen):
+    """Which page of a list."""
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    """Most entries."""
+    cursor: Annotated[str, Field(min_length=1, max_length=300)] | None = None
+    """Where the page before ended; stands in the `Link` header of that one."""
+
+
+class TasksQuery(PageQuery):
+    """Which tasks."""
+
+    phase: Phase | None = None
+    execution_mode: ExecutionMode | None = None
+    repo: str | None = None
+    assigned_host: str | None = None
+    assigned_agent: str | None = None
+
+
+class PlanQuery(Frozen):
+    """How much of the plan."""
+
+    limit: Annotated[int, Field(ge=0, le=1000)] = 100
+    """Most of the tasks that wait."""
+
+
+class RunsQuery(PageQuery):
+    """Which live runs."""
+
+    assigned_host: str | None = None
+    assigned_agent: str | None = None
+
+
+class HistoryQuery(PageQuery):
+    """Which part of the history."""
+
+    cursor: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")] | None = None
+    """Commit of the state branch; older ones follow."""
+    task: Name | None = None
+
+
+class LogQuery(Frozen):
+    """Where a piece of log belongs."""
+
+    offset: Annotated[int, Field(ge=0)]
+    """Byte of the log at which the piece begins."""
+    epoch: Epoch
 
 
 class FieldProblem(Frozen):

@@ -1,0 +1,54 @@
+"""
+How often somebody may ask: a bucket of tokens each, refilled at a steady rate.
+"""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from reconciler.api.problems import TooMany
+
+
+class Rate(NamedTuple):
+    """How many requests are allowed."""
+
+    per_second: float
+    """In the long run."""
+    burst: int
+    """At once."""
+
+
+class Limits(NamedTuple):
+    """How much one caller may ask for."""
+
+    token: Rate = Rate(per_second=100, burst=400)
+    """Requests with one token: hundreds of tasks may be reported on with it."""
+    peer: Rate = Rate(per_second=20, burst=200)
+    """Requests without a good token, from one address."""
+    streams: int = 8
+    """Open streams of events with one token."""
+
+
+class Buckets:
+    """A bucket for everybody who asks; those that were used least recently are forgotten first."""
+
+    MOST = 10_000
+
+    def __init__(self, rate: Rate, now: Callable[[], float] = time.monotonic) -> None:
+        self._rate = rate
+        self._now = now
+        self._buckets: dict[str, tuple[float, float]] = {}
+        """How much is left, and as of when; in the order of the last use."""
+
+    def take(self, who: str) -> None:
+        """Take one request out of somebody's bucket. Raises TooMany if it is empty."""
+        now = self._now()
+        left, at = self._buckets.pop(who, (float(self._rate.burst), now))
+        left = min(left + (now - at) * self._rate.per_second, self._rate.burst)
+        is_allowed = left >= 1
+        self._buckets[who] = (left - is_allowed, now)
+        if len(self._buckets) > self.MOST:
+            del self._buckets[next(iter(self._buckets))]
+        if not is_allowed:
+            wait = (1 - left) / self._rate.per_second
+            raise TooMany(f"more than {self._rate.per_second:g} requests a second: ask less often", wait)

@@ -1,0 +1,208 @@
+"""
+The protocol of outside agents that pull: take a task, work, tell.
+
+Whatever an agent sends may be sent again: the same request key gets the same
+task, the same piece of log is kept once, the same report is recorded once.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from reconciler.api.models import (
+    DequeueRequest,
+    Heartbeat,
+    HeartbeatRequest,
+    Lease,
+    LogAck,
+    LogQuery,
+    Progress,
+    Proposal,
+    ProposalRequest,
+    StartRequest,
+    StatusRequest,
+)
+from reconciler.api.operation import Answer, Call, Operation, pieces
+from reconciler.api.server import Closing
+from reconciler.api.shelf import Shelf
+from reconciler.api.views import lease_view, progress_view
+from reconciler.controller.ports import Desk
+from reconciler.core.errors import LeaseLost, Unavailable
+from reconciler.core.events import AgentSaid
+from reconciler.core.model import Bid, Claim
+from reconciler.core.pull import heartbeat, holder
+from reconciler.core.text import harmless
+
+LOG_LIMIT = 8 * 1024 * 1024
+"""Most bytes of log in one request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """What outside agents ask for."""
+
+    desk: Desk
+    shelf: Shelf
+    clock: Callable[[], datetime]
+    closing: Closing
+
+    async def dequeue(self, call: Call) -> Lease | None:
+        """Give the agent a task, waiting for one if it is asked to."""
+        asked: DequeueRequest = call.body
+        bid = Bid(agent=call.caller.agent, request_key=asked.request_key, capabilities=asked.capabilities)
+        try:
+            async with self.closing.limit():
+                task = await self.desk.bid(bid, timedelta(seconds=asked.wait))
+        except TimeoutError:
+            raise Unavailable("the reconciler is stopping; ask again with the same request_key") from None
+        if task is None:
+            return None
+        assignment = await self.desk.assignment(task)
+        status = self.desk.statuses.get(task)
+        if status is None or (status.run, status.request_key) != (assignment.run, asked.request_key):
+            return None  # it was lost meanwhile
+        return lease_view(assignment, self.desk)
+
+    async def start(self, call: Call) -> Progress:
+        """Take note that the agent is at work."""
+        return await self._hear(call, call.body.epoch, None)
+
+    async def heartbeat(self, call: Call) -> Heartbeat:
+        """Renew the lease, and tell the agent whether to go on."""
+        fleet = self.desk.desired.fleet
+        desired: Literal["run", "cancel", "lost"]
+        try:
+            why = self.desk.beat(call.name, call.caller.agent, call.body.epoch)
+        except LeaseLost as lost:
+            why, desired = str(lost), "lost"
+        else:
+            desired = "cancel" if why else "run"
+        return Heartbeat(
+            desired=desired,
+            message=why or "",
+            lease_seconds=fleet.lease.total_seconds(),
+            heartbeat_seconds=heartbeat(fleet).total_seconds(),
+        )
+
+    async def log(self, call: Call) -> LogAck:
+        """Keep a piece of the agent's log; the lease is renewed."""
+        asked: LogQuery = call.query
+        run, offset = self._held(call, asked.epoch), asked.offset
+        kept = self.shelf.logs.size(run)
+        async for piece in pieces(call.request, LOG_LIMIT):
+            kept = await self.shelf.logs.append(run, offset, piece)
+            offset += len(piece)
+        return LogAck(offset=kept)
+
+    async def status(self, call: Call) -> Progress:
+        """Put on record what the agent says came of its work."""
+        told: StatusRequest = call.body
+        return await self._hear(call, told.epoch, _claim(told))
+
+    async def propose(self, call: Call) -> Proposal:
+        """Put a proposed task where a person decides on it."""
+        return await self.shelf.propose(call.body, call.caller.agent)
+
+    async def _hear(self, call: Call, epoch: int, claim: Claim | None) -> Progress:
+        said = AgentSaid(task=call.name, agent=call.caller.agent, epoch=epoch, at=self.clock(), claim=claim)
+        return progress_view(call.name, await self.desk.hear(said))
+
+    def _held(self, call: Call, epoch: int) -> str:
+        """Return the run that the agent holds, its lease renewed. Raises NotFound, NotNow, LeaseLost."""
+        agent = call.caller.agent
+        self.desk.beat(call.name, agent, epoch)
+        _, status = holder(self.desk.desired.tasks, self.desk.statuses, call.name, agent, epoch)
+        return status.run or ""
+
+    @property
+    def operations(self) -> Sequence[Operation]:
+        """Return all of it as operations."""
+        lost = {
+            409: "The task is not handed out to agents, or is in another phase",
+            410: "The lease is lost: stop working on it, and dequeue another",
+        }
+        return (
+            Operation(
+                method="POST",
+                path="/api/v1/dequeue",
+                name="dequeue",
+                summary="Take a task, waiting up to 25 s for one",
+                handler=self.dequeue,
+                scope="agent",
+                body=DequeueRequest,
+                answers={
+                    200: Answer("The task that the agent holds now", Lease),
+                    204: Answer("There is none now"),
+                },
+            ),
+            Operation(
+                method="POST",
+                path="/api/v1/tasks/{name}/start",
+                name="start",
+                summary="Say that the work begins",
+                handler=self.start,
+                scope="agent",
+                body=StartRequest,
+                answers={200: Answer("Where the task stands", Progress)},
+                problems=lost,
+            ),
+            Operation(
+                method="POST",
+                path="/api/v1/tasks/{name}/heartbeat",
+                name="heartbeat",
+                summary="Say that the agent is alive, and learn whether to go on",
+                handler=self.heartbeat,
+                scope="agent",
+                body=HeartbeatRequest,
+                answers={200: Answer("What the agent should do; a lost lease is an answer too", Heartbeat)},
+                problems={409: lost[409]},
+            ),
+            Operation(
+                method="PUT",
+                path="/api/v1/tasks/{name}/log",
+                name="log",
+                summary="Send a piece of the log, up to 8 MiB; what is kept already is passed over",
+                handler=self.log,
+                scope="agent",
+                query=LogQuery,
+                raw_body="application/octet-stream",
+                answers={200: Answer("How much is kept, on disk", LogAck)},
+                problems={**lost, 409: f"{lost[409]}, or a gap in the log: see `acknowledged_offset`"},
+            ),
+            Operation(
+                method="POST",
+                path="/api/v1/tasks/{name}/status",
+                name="status",
+                summary="Report what came of the work; it is checked",
+                handler=self.status,
+                scope="agent",
+                body=StatusRequest,
+                answers={200: Answer("Where the task stands", Progress)},
+                problems=lost,
+            ),
+            Operation(
+                method="POST",
+                path="/api/v1/proposals",
+                name="propose",
+                summary="Propose a task; a person decides",
+                handler=self.propose,
+                scope="agent",
+                body=ProposalRequest,
+                answers={201: Answer("Where the proposal waits for a person", Proposal)},
+                problems={409: "There is a task of that name"},
+            ),
+        )
+
+
+def _claim(told: StatusRequest) -> Claim | None:
+    """Return what an agent says came of its work; None if it is still at it."""
+    if told.status == "running":
+        return None
+    return Claim(
+        outcome=told.status,
+        result=harmless(told.result),
+        branch=told.branch,
+        pull_request=told.pull_request,
+        usage=told.usage,
+    )

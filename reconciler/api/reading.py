@@ -1,0 +1,181 @@
+"""
+What there is to read: tasks, runs, hosts, agents, the plan, the history.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from heapq import nsmallest
+from typing import TypeVar
+
+from reconciler.api.models import (
+    AgentView,
+    EntryView,
+    HistoryQuery,
+    HostView,
+    PageQuery,
+    PlanQuery,
+    PlanView,
+    RunsQuery,
+    RunView,
+    TasksQuery,
+    TaskView,
+)
+from reconciler.api.operation import Answer, Call, Operation, Page
+from reconciler.api.shelf import Record
+from reconciler.api.tokens import Scope
+from reconciler.api.views import (
+    agent_view,
+    entry_views,
+    execution_mode,
+    holds,
+    host_view,
+    live_runs,
+    plan_view,
+    repo_of,
+    task_names,
+    task_view,
+)
+from reconciler.controller.ports import Desk
+from reconciler.core.errors import NotFound, Refused
+from reconciler.core.fields import Frozen
+from reconciler.core.model import Phase
+
+Thing = TypeVar("Thing")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What those who look ask for."""
+
+    desk: Desk
+    record: Record
+    last_used: Callable[[str], datetime | None]
+
+    async def tasks(self, call: Call) -> Page:
+        """Return tasks by name; to a token of scope `agent`, those that it holds."""
+        asked: TasksQuery = call.query
+        names = (name for name in task_names(self.desk) if self._is_asked(name, asked))
+        if not call.caller.may("read"):
+            names = (name for name in names if holds(call.caller.agent, self.desk.statuses.get(name)))
+        page, cursor = _page(names, str, asked)
+        return Page([task_view(name, self.desk) for name in page], cursor)
+
+    async def task(self, call: Call) -> TaskView:
+        """Return a task; to a token of scope `agent`, one that it was given."""
+        status = self.desk.statuses.get(call.name)
+        is_own = status is not None and status.assigned_agent == call.caller.agent
+        if not is_own and not call.caller.may("read"):
+            raise Refused("a token of scope `agent` reads the tasks that it was given; `read` reads all")
+        if call.name not in task_names(self.desk):
+            raise NotFound(f"no task {call.name}; `GET /api/v1/tasks` lists them")
+        return task_view(call.name, self.desk)
+
+    async def runs(self, call: Call) -> Page:
+        """Return live runs by name."""
+        asked: RunsQuery = call.query
+        runs = (
+            run
+            for run in live_runs(self.desk)
+            if asked.assigned_host in {None, run.assigned_host}
+            and asked.assigned_agent in {None, run.assigned_agent}
+        )
+        return Page(*_page(runs, lambda run: run.run, asked))
+
+    async def hosts(self, call: Call) -> Page:
+        """Return hosts by name."""
+        page, cursor = _page(self.desk.desired.hosts.values(), lambda host: host.name, call.query)
+        return Page([host_view(host, self.desk) for host in page], cursor)
+
+    async def agents(self, call: Call) -> Page:
+        """Return outside agents by name."""
+        page, cursor = _page(self.desk.desired.agents.values(), lambda agent: agent.name, call.query)
+        return Page([agent_view(agent, self.desk, self.last_used(agent.name)) for agent in page], cursor)
+
+    async def plan(self, call: Call) -> PlanView:
+        """Return what the last look came to."""
+        return plan_view(self.desk, call.query.limit)
+
+    async def history(self, call: Call) -> Page:
+        """Return what happened, newest first."""
+        asked: HistoryQuery = call.query
+        entries = await self.record.before(asked.cursor, asked.task, asked.limit + 1)
+        page = entry_views(entries[: asked.limit])
+        return Page(page, page[-1].commit if len(entries) > len(page) else None)
+
+    def _is_asked(self, name: str, asked: TasksQuery) -> bool:
+        status = self.desk.statuses.get(name)
+        return (
+            asked.phase in {None, status.phase if status else Phase.CREATED}
+            and asked.execution_mode in {None, execution_mode(name, self.desk)}
+            and asked.repo in {None, repo_of(name, self.desk)}
+            and asked.assigned_host in {None, status.assigned_host if status else None}
+            and asked.assigned_agent in {None, status.assigned_agent if status else None}
+        )
+
+    @property
+    def operations(self) -> Sequence[Operation]:
+        """Return all of it as operations."""
+        task = Operation(
+            method="GET",
+            path="/api/v1/tasks/{name}",
+            name="task",
+            summary="Show a task; a token of scope `agent` sees those that it was given",
+            handler=self.task,
+            scope="agent",
+            answers={200: Answer("The task", TaskView)},
+            is_versioned=True,
+        )
+        plan = Operation(
+            method="GET",
+            path="/api/v1/plan",
+            name="plan",
+            summary="Show what the last look at the fleet came to",
+            handler=self.plan,
+            scope="read",
+            query=PlanQuery,
+            answers={200: Answer("The plan", PlanView)},
+        )
+        listed = "List tasks by name; a token of scope `agent` sees those that it holds"
+        return (
+            _list("tasks", listed, self.tasks, TasksQuery, TaskView, scope="agent"),
+            task,
+            _list("runs", "List live runs", self.runs, RunsQuery, RunView),
+            _list("hosts", "List hosts", self.hosts, PageQuery, HostView),
+            _list("agents", "List outside agents", self.agents, PageQuery, AgentView, is_versioned=False),
+            plan,
+            _list("history", "List what happened, newest first", self.history, HistoryQuery, EntryView),
+        )
+
+
+def _list(
+    name: str,
+    summary: str,
+    handler: Callable[[Call], Awaitable[Page]],
+    query: type[Frozen],
+    model: type[Frozen],
+    *,
+    scope: Scope = "read",
+    is_versioned: bool = True,
+) -> Operation:
+    return Operation(
+        method="GET",
+        path=f"/api/v1/{name}",
+        name=name,
+        summary=summary,
+        handler=handler,
+        scope=scope,
+        query=query,
+        answers={200: Answer("One page; the `Link` header tells where the next is", model, is_list=True)},
+        is_versioned=is_versioned,
+    )
+
+
+def _page(
+    things: Iterable[Thing], key: Callable[[Thing], str], asked: PageQuery
+) -> tuple[Sequence[Thing], str | None]:
+    """Return the things after the cursor, in order of their keys, and the cursor of the next page."""
+    after = asked.cursor or ""
+    found = nsmallest(asked.limit + 1, (thing for thing in things if key(thing) > after), key=key)
+    page = found[: asked.limit]
+    return page, key(page[-1]) if len(found) > len(page) else None

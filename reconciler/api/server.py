@@ -1,0 +1,224 @@
+"""
+A Sanic app inside an event loop that is ours.
+
+Sanic's own runner owns the loop and the signals, and since Python 3.12 waits
+for idle connections when it stops. So the server is started and stopped here,
+and its protocol is given the limits that it lacks: of time for the header and
+the body, and of connections.
+"""
+
+import asyncio
+import logging
+import re
+import socket
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from sanic import Sanic
+from sanic.exceptions import BadRequest, RequestTimeout, ServiceUnavailable
+from sanic.http import Http, Stage
+from sanic.server.protocols.http_protocol import HttpProtocol
+
+from reconciler.api.listen import Listen
+from reconciler.core.errors import UsageError
+
+logging.getLogger("sanic.root").setLevel(logging.WARNING)  # it tells of every client that goes away
+
+HEADER_SECONDS = 10.0
+"""Longest time for the header of a request; Sanic's own limit begins anew with every byte."""
+BODY_SECONDS = 60.0
+"""Longest time for its body after that."""
+SILENCE_SECONDS = 60.0
+"""Longest time without a byte of the answer: more than a long poll, and than the pings of a stream."""
+IDLE_SECONDS = 75
+"""How long a connection without a request is kept."""
+MOST_CONNECTIONS = 2000
+DROP_SECONDS, DROP_LIMIT = 5.0, 16 * 1024 * 1024
+"""
+How long, and how much, of a body is still read when its answer was sent before:
+who is cut off while sending does not hear the answer.
+"""
+BODY_LIMIT = 1024 * 1024
+"""Most bytes of a body, but for logs and webhooks."""
+STOP_SECONDS = 1.0
+"""How long requests may go on when the server stops."""
+_BACKLOG = 1024
+
+
+def bare_app() -> Sanic[Any, Any]:
+    """Return an app without routes that can live beside others of its kind."""
+    app: Sanic[Any, Any] = Sanic("reconciler", configure_logging=False, env_prefix="")
+    Sanic.unregister_app(app)  # names are global there, and only Sanic's own runner needs them
+    app.config.update(
+        ACCESS_LOG=False,
+        AUTO_EXTEND=False,
+        KEEP_ALIVE_TIMEOUT=IDLE_SECONDS,
+        REQUEST_MAX_SIZE=BODY_LIMIT,
+        REQUEST_TIMEOUT=HEADER_SECONDS,
+        RESPONSE_TIMEOUT=SILENCE_SECONDS,
+    )
+    return app
+
+
+@asynccontextmanager
+async def running(
+    app: Sanic[Any, Any], listen: Listen, *, most: int = MOST_CONNECTIONS
+) -> AsyncIterator[str]:
+    """
+    Serve the app; yield its address, such as `http://127.0.0.1:8420`.
+
+    At the end no connection is accepted any more, the app's listeners
+    `before_server_stop` end what would last long, and what still hangs after
+    STOP_SECONDS is cut off. Raises UsageError if the address cannot be had.
+    """
+    app.config.PROXIES_COUNT = 1 if listen.behind_proxy else None
+    # Sanic makes its classes quicker at the first start; it cannot do so twice.
+    app.config.TOUCHUP = not getattr(Http, "__touched__", False)
+    protocol = type("Capped", (Guarded,), {"MOST": most, "__slots__": ()})
+    with _bound(listen) as bound:
+        server: Any = await app.create_server(
+            sock=bound,
+            ssl=listen.tls,
+            protocol=protocol,
+            backlog=_BACKLOG,
+            access_log=False,
+            asyncio_server_kwargs={"start_serving": False},
+        )
+        await server.startup()
+        await server.before_start()
+        await server.start_serving()
+        await server.after_start()
+        try:
+            yield listen.url(bound.getsockname()[1])
+        finally:
+            server.server.close()  # and never wait_closed(): it waits for every connection
+            await server.before_stop()
+            await _drain(server.connections)
+            await server.after_stop()
+
+
+def _bound(listen: Listen) -> socket.socket:
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    try:
+        return socket.create_server((listen.host, listen.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen on {listen.host}:{listen.port}: {error.strerror or error}; "
+            "see what else listens there, or choose another address with --listen"
+        ) from error
+
+
+async def _drain(connections: Collection["Guarded"]) -> None:
+    """Let requests come to their end for a while, then cut them off."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + STOP_SECONDS
+    while connections and loop.time() < deadline:
+        for connection in tuple(connections):
+            connection.close_if_idle()
+        await asyncio.sleep(0.01)
+    rest = tuple(connections)
+    tasks = [task for connection in rest if (task := connection.give_up())]
+    if tasks:
+        await asyncio.wait(tasks, timeout=STOP_SECONDS / 4)
+    for connection in rest:
+        connection.abort()  # type: ignore[no-untyped-call] # Sanic's
+
+
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+class _Http(Http):
+    """Requests whose header and body arrive in time, and whose header is as strict as RFC 9112."""
+
+    __slots__ = ("_body_deadline",)
+
+    async def http1_request_header(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._body_deadline = loop.time() + HEADER_SECONDS + BODY_SECONDS
+        try:
+            async with asyncio.timeout(HEADER_SECONDS):
+                await super().http1_request_header()  # type: ignore[no-untyped-call] # Sanic's
+        except TimeoutError:
+            raise RequestTimeout("the header took too long") from None
+        if not all(_FIELD_NAME.fullmatch(name) for name in self.request.headers):
+            raise BadRequest("a field name of the header has blanks in it")  # `Name : x` is read in two ways
+
+    async def read(self) -> bytes | None:
+        is_answered = self.stage is Stage.IDLE
+        if is_answered:
+            self.request_max_size = DROP_LIMIT
+            soon = asyncio.get_running_loop().time() + DROP_SECONDS
+            self._body_deadline = min(self._body_deadline, soon)
+        try:
+            async with asyncio.timeout_at(self._body_deadline):
+                return await super().read()
+        except TimeoutError:
+            # After the answer, Sanic expects of all errors this one.
+            kind = BadRequest if is_answered else RequestTimeout
+            raise kind("the body took too long") from None
+
+
+class Guarded(HttpProtocol):
+    """A connection, if there are not too many."""
+
+    HTTP_CLASS = _Http
+    MOST = MOST_CONNECTIONS
+    __slots__ = ("is_refused",)
+
+    def connection_made(self, transport: Any) -> None:
+        """Take the connection, or turn it away with words."""
+        self.is_refused = len(self.connections) >= self.MOST
+        if self.is_refused:
+            transport.write(
+                b"HTTP/1.1 503 Service Unavailable\r\n"
+                b"Retry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            )
+            transport.close()
+        else:
+            super().connection_made(transport)  # type: ignore[no-untyped-call] # Sanic's
+
+    def data_received(self, data: bytes) -> None:
+        """Take what arrived."""
+        if not self.is_refused:
+            super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of it."""
+        if not self.is_refused:
+            super().connection_lost(exc)  # type: ignore[no-untyped-call] # Sanic's
+
+    def give_up(self) -> asyncio.Task[None] | None:
+        """End the request that is being answered; return the task that does it."""
+        task: asyncio.Task[None] | None = self._task
+        with suppress(AttributeError):  # it may be over by now
+            self._http.exception = ServiceUnavailable("the reconciler is stopping")
+        if task is not None:
+            task.cancel()
+        return task
+
+
+class Closing:
+    """Ends long waits when the server stops."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._waits: set[asyncio.Timeout] = set()
+
+    def set(self) -> None:
+        """End all waits, those that are to come too."""
+        self.is_set = True
+        now = asyncio.get_running_loop().time()
+        for wait in self._waits:
+            with suppress(RuntimeError):  # it ends this moment
+                wait.reschedule(now)
+
+    @asynccontextmanager
+    async def limit(self, seconds: float | None = None) -> AsyncIterator[None]:
+        """Raise TimeoutError in the body after that time, or when the server stops."""
+        async with asyncio.timeout(0 if self.is_set else seconds) as wait:
+            self._waits.add(wait)
+            try:
+                yield
+            finally:
+                self._waits.discard(wait)

@@ -1,0 +1,250 @@
+"""
+What is shown of things: what is asked for beside what is.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from reconciler.api.models import (
+    AgentView,
+    EntryView,
+    HostView,
+    Lease,
+    PlannedAction,
+    PlannedWait,
+    PlanView,
+    Progress,
+    RepoView,
+    RunView,
+    TaskView,
+)
+from reconciler.api.shelf import Entry
+from reconciler.controller.ports import Desk
+from reconciler.core.adapter import Usage
+from reconciler.core.fields import format_time
+from reconciler.core.model import Agent, Assignment, ExecutionMode, Host, Phase, Status
+from reconciler.core.plan import Action, Follow, Record, Start
+from reconciler.core.pull import heartbeat
+
+
+def lease_view(assignment: Assignment, desk: Desk) -> Lease:
+    """Return what an agent is told of the task it holds now."""
+    fleet, repo = desk.desired.fleet, assignment.repo
+    return Lease(
+        task=assignment.task,
+        title=assignment.title,
+        lease=assignment.run,
+        epoch=assignment.epoch,
+        lease_seconds=fleet.lease.total_seconds(),
+        heartbeat_seconds=heartbeat(fleet).total_seconds(),
+        timeout_seconds=assignment.timeout.total_seconds(),
+        prompt=assignment.prompt,
+        repo=RepoView(name=repo.name, url=repo.url, base=repo.base, paths=repo.paths) if repo else None,
+        branch=assignment.branch,
+        start_from=assignment.start_from,
+        validation=assignment.validation,
+        review=assignment.review,
+    )
+
+
+def progress_view(task: str, status: Status) -> Progress:
+    """Return where a task stands after a report."""
+    return Progress(
+        task=task,
+        phase=status.phase,
+        is_checking=status.claim is not None and status.phase.is_live,
+        message=_failure(status) or (status.waiting.message if status.waiting else ""),
+    )
+
+
+def task_names(desk: Desk) -> set[str]:
+    """Return every task that is asked for or on record."""
+    return {*desk.desired.tasks, *desk.desired.broken, *desk.statuses}
+
+
+def task_view(name: str, desk: Desk) -> TaskView:
+    """Return a task: what is asked for, and where it stands."""
+    spec, status = desk.desired.tasks.get(name), desk.statuses.get(name)
+    reason, words = _waiting(name, desk)
+    return TaskView(
+        name=name,
+        title=spec.headline if spec else name,
+        goal=spec.goal if spec else "",
+        execution_mode=execution_mode(name, desk),
+        repo=repo_of(name, desk),
+        priority=spec.priority if spec else 0,
+        waiting=words,
+        waiting_reason=reason,
+        **(_stand(status) if status else _NO_STAND),
+    )
+
+
+def _stand(status: Status) -> dict[str, Any]:
+    return {
+        "phase": status.phase,
+        "since": format_time(status.since),
+        "created_at": format_time(status.created_at),
+        "attempt": status.attempt,
+        "epoch": status.attempt,
+        "review_count": status.review_count,
+        "assigned_host": status.assigned_host,
+        "assigned_agent": status.assigned_agent,
+        "run": status.run,
+        "branch_name": status.branch_name,
+        "head_commit": status.head_commit,
+        "pull_request": status.pull_request.url if status.pull_request else None,
+        "failure": _failure(status),
+        "last_activity_at": _time(status.last_activity_at),
+        "usage": status.usage,
+    }
+
+
+_NO_STAND = {
+    **dict.fromkeys(("since", "created_at", "assigned_host", "assigned_agent", "run")),
+    **dict.fromkeys(("branch_name", "head_commit", "pull_request", "failure", "last_activity_at")),
+    **dict.fromkeys(("attempt", "epoch", "review_count"), 0),
+    "phase": Phase.CREATED,
+    "usage": Usage(),
+}
+"""Of a task that is not on record yet."""
+
+
+def repo_of(name: str, desk: Desk) -> str | None:
+    """Return the repo of a task; of one whose spec is gone, where it was worked on."""
+    spec, status = desk.desired.tasks.get(name), desk.statuses.get(name)
+    if spec is not None:
+        return spec.repo
+    return status.repo if status else None
+
+
+def execution_mode(name: str, desk: Desk) -> ExecutionMode:
+    """Return who runs a task; of one whose spec is gone, who did."""
+    spec, status = desk.desired.tasks.get(name), desk.statuses.get(name)
+    if spec is not None:
+        return spec.execution_mode
+    return ExecutionMode.HTTP_PULL if status and status.assigned_agent else ExecutionMode.SSH_CLI
+
+
+def live_runs(desk: Desk) -> Iterator[RunView]:
+    """Yield every live run."""
+    for task, status in desk.statuses.items():
+        if status.phase.is_live and status.run:
+            yield RunView(
+                run=status.run,
+                task=task,
+                phase=status.phase,
+                since=format_time(status.since),
+                attempt=status.attempt,
+                round=status.round,
+                assigned_host=status.assigned_host,
+                assigned_agent=status.assigned_agent,
+                branch_name=status.branch_name,
+                last_activity_at=_time(status.last_activity_at),
+            )
+
+
+def host_view(host: Host, desk: Desk) -> HostView:
+    """Return a host: what is asked for, what is known, what is in use."""
+    status = desk.hosts.get(host.name)
+    live = (one for one in desk.statuses.values() if one.phase.is_live and one.assigned_host == host.name)
+    return HostView(
+        name=host.name,
+        address=host.address,
+        labels=host.labels,
+        desired=host.desired,
+        cordon=host.cordon,
+        drain=host.drain,
+        slots=host.slots,
+        used_slots=sum(one.slots for one in live),
+        reachable=status.reachable if status else None,
+        since=format_time(status.since) if status else None,
+        message=status.message if status else "",
+    )
+
+
+def agent_view(agent: Agent, desk: Desk, last_used: datetime | None) -> AgentView:
+    """Return an outside agent, and what it holds."""
+    statuses = desk.statuses.items()
+    return AgentView(
+        name=agent.name,
+        capabilities=agent.capabilities,
+        scopes=agent.scopes,
+        desired=agent.desired,
+        slots=agent.slots,
+        held=tuple(sorted(name for name, status in statuses if holds(agent.name, status))),
+        tokens=len(agent.token_hash),
+        expires=_time(agent.expires),
+        last_used_at=_time(last_used),
+    )
+
+
+def holds(agent: str, status: Status | None) -> bool:
+    """Return whether an agent has a task in its hands."""
+    return status is not None and status.phase.is_live and status.assigned_agent == agent
+
+
+def plan_view(desk: Desk, most: int) -> PlanView:
+    """Return what the last look came to, with the first of the tasks that wait."""
+    plan = desk.last_plan
+    waiting = [(name, plan.waiting[name]) for name in sorted(plan.waiting)[:most]]
+    return PlanView(
+        revision=desk.desired.revision,
+        due=_time(plan.due),
+        actions=tuple(_planned(action) for action in plan.actions),
+        waiting=tuple(
+            PlannedWait(task=name, reason=wait.reason, message=wait.message, since=format_time(wait.since))
+            for name, wait in waiting
+        ),
+        waiting_count=len(plan.waiting),
+    )
+
+
+def entry_view(entry: Entry) -> EntryView:
+    """Return one step of the history."""
+    return EntryView(
+        at=format_time(entry.at),
+        task=entry.task,
+        before=entry.before,
+        after=entry.after,
+        reason=entry.reason,
+        host=entry.host,
+        run=entry.run,
+        actor=entry.actor,
+        cause=entry.cause,
+        revision=entry.revision,
+        commit=entry.commit,
+    )
+
+
+def entry_views(entries: Sequence[Entry]) -> Sequence[EntryView]:
+    """Return steps of the history."""
+    return [entry_view(entry) for entry in entries]
+
+
+def _planned(action: Action) -> PlannedAction:
+    match action:
+        case Record():
+            return PlannedAction(kind="record", task=action.task, reason=action.reason)
+        case Start():
+            return PlannedAction(kind="start", task=action.task, reason=action.reason)
+        case Follow():
+            return PlannedAction(kind="follow", task=action.task, reason=action.reason)
+    return PlannedAction(kind="stop", task=action.task, reason=action.reason)
+
+
+def _waiting(name: str, desk: Desk) -> tuple[str | None, str | None]:
+    """Return what a task waits for: a word for programs, and words for people."""
+    status, problems = desk.statuses.get(name), desk.desired.broken.get(name, ())
+    waiting = status.waiting if status else desk.last_plan.waiting.get(name)
+    if waiting is None:
+        return ("SpecError", str(problems[0])) if problems else (None, None)
+    return waiting.reason, waiting.message
+
+
+def _failure(status: Status) -> str | None:
+    return f"{status.failure.kind}: {status.failure.message}" if status.failure else None
+
+
+def _time(time: datetime | None) -> str | None:
+    return format_time(time) if time else None

@@ -1,0 +1,64 @@
+"""
+A real server on a free port of the loopback, in front of a fleet in memory.
+"""
+
+import httpx2
+import pytest
+
+from reconciler.api.app import make_app
+from reconciler.api.limits import Limits
+from reconciler.api.listen import read_listen
+from reconciler.api.server import running
+from tests.api.world import TOKENS, FakeWorld
+
+
+@pytest.fixture
+async def world():
+    world = FakeWorld()
+    yield world
+    await world.close()
+
+
+@pytest.fixture
+def limits():
+    return Limits()
+
+
+@pytest.fixture
+def app(world, limits, tmp_path):
+    return make_app(world.desk, world.shelf, clock=world.clock, last_use=tmp_path / "last_use", limits=limits)
+
+
+@pytest.fixture
+async def address(app):
+    async with running(app, read_listen("127.0.0.1:0")) as address:
+        yield address
+
+
+@pytest.fixture
+async def clients(address):
+    """Clients by the name of the agent whose token they have; `nobody` has none."""
+    made = {}
+    for name in (*TOKENS, "nobody"):
+        headers = {"Authorization": f"Bearer {TOKENS[name]}"} if name in TOKENS else {}
+        made[name] = httpx2.AsyncClient(
+            base_url=address, headers=headers, trust_env=False, timeout=httpx2.Timeout(20)
+        )
+    yield made
+    for client in made.values():
+        await client.aclose()
+
+
+@pytest.fixture
+def jeeves(clients):
+    return clients["jeeves"]
+
+
+@pytest.fixture
+def watcher(clients):
+    return clients["watcher"]
+
+
+@pytest.fixture
+def nobody(clients):
+    return clients["nobody"]

@@ -1,0 +1,232 @@
+"""
+A fleet behind the API, in memory: either a stand-in for the loop, or the loop itself with fakes around it.
+
+What tests say to both is the same: `ask` pushes specs, `lose` lets a lease run out.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from reconciler.api.models import Proposal, ProposalRequest
+from reconciler.api.shelf import Shelf
+from reconciler.api.tokens import new_token
+from reconciler.core.command import assignment
+from reconciler.core.errors import LogGap, NotFound, Refused, UsageError
+from reconciler.core.events import AgentSaid, Assigned, Created
+from reconciler.core.hosts import HostChange
+from reconciler.core.lifecycle import Transition, fold
+from reconciler.core.model import Agent, Assignment, Bid, Desired, HostStatus, Phase, Status, run_key
+from reconciler.core.plan import Plan, why_end
+from reconciler.core.pull import Bidders, answer, holder, lease_lost, require_held
+from tests.fakes import FakeClock, make_desired, make_task
+
+TOKENS, HASHES = {}, {}
+for _name in ("jeeves", "hermes", "watcher", "boss"):
+    TOKENS[_name], HASHES[_name] = new_token(_name, lambda size, name=_name: name[0] * size)
+
+AGENTS = {
+    "jeeves": Agent(name="jeeves", token_hash=(HASHES["jeeves"],), capabilities=("gpu",), slots=3),
+    "hermes": Agent(name="hermes", token_hash=(HASHES["hermes"],)),
+    "watcher": Agent(name="watcher", token_hash=(HASHES["watcher"],), scopes=("read",)),
+    "boss": Agent(name="boss", token_hash=(HASHES["boss"],), scopes=("admin",)),
+}
+
+
+def pulled(name, **fields):
+    """Return a task for outside agents."""
+    return make_task(name, execution_mode="http_pull", **fields)
+
+
+@dataclass(frozen=True)
+class Entry:
+    at: datetime
+    task: str | None
+    before: str | None
+    after: str | None
+    reason: str
+    host: str | None
+    run: str | None
+    actor: str
+    cause: str
+    revision: str | None
+    commit: str
+
+
+@dataclass
+class FakeRecord:
+    """A history whose commits are numbers."""
+
+    entries: list[Entry] = field(default_factory=list)
+    reads: int = 0
+
+    def add(self, step: Transition | HostChange) -> None:
+        commit = f"{len(self.entries) + 1:040x}"
+        if isinstance(step, HostChange):
+            entry = Entry(step.at, None, None, "up", step.reason, step.host, None, "", "host", None, commit)
+        else:
+            phases = [str(status.phase) if status else None for status in (step.before, step.after)]
+            event, run = step.event, step.after.run if step.after else None
+            words = (event.reason, None, run, event.actor, event.cause, None)
+            entry = Entry(event.at, step.task, *phases, *words, commit)
+        self.entries.append(entry)
+
+    def head(self) -> str:
+        return self.entries[-1].commit if self.entries else ""
+
+    async def since(self, commit: str, limit: int) -> Sequence[Entry]:
+        self.reads += 1
+        return self.entries[self._after(commit) :][:limit] if commit else self.entries[:limit]
+
+    async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[Entry]:
+        entries = self.entries[: self._after(commit) - 1] if commit else self.entries
+        return [entry for entry in reversed(entries) if task in {None, entry.task}][:limit]
+
+    def _after(self, commit: str) -> int:
+        commits = [entry.commit for entry in self.entries]
+        if commit not in commits:
+            raise NotFound(f"no commit {commit} in the history")
+        return commits.index(commit) + 1
+
+
+@dataclass
+class FakeLogs:
+    """Logs in memory."""
+
+    kept: dict[str, bytes] = field(default_factory=dict)
+
+    def size(self, run: str) -> int:
+        return len(self.kept.get(run, b""))
+
+    async def append(self, run: str, offset: int, data: bytes) -> int:
+        if offset > self.size(run):
+            raise LogGap(self.size(run), offset)
+        self.kept[run] = self.kept.get(run, b"") + data[self.size(run) - offset :]
+        return self.size(run)
+
+
+@dataclass
+class FakeHooks:
+    """Takes deliveries that are signed `good`."""
+
+    taken: list[tuple[Mapping[str, str], bytes]] = field(default_factory=list)
+
+    async def receive(self, headers: Mapping[str, str], body: bytes) -> None:
+        if headers.get("x-forgejo-signature") != "good":
+            raise Refused("the signature is missing or wrong")
+        if not body.startswith(b"{"):
+            raise UsageError("the body is no JSON object")
+        self.taken.append((headers, body))
+
+
+@dataclass
+class FakeDesk:
+    """The loop as far as the API sees it: tasks go to agents in the order of their names."""
+
+    clock: FakeClock
+    record: FakeRecord
+    desired: Desired = field(default_factory=Desired)
+    statuses: dict[str, Status] = field(default_factory=dict)
+    hosts: dict[str, HostStatus] = field(default_factory=dict)
+    last_plan: Plan = field(default_factory=Plan)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once an agent waits for a task."""
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def bid(self, bid: Bid, wait: timedelta) -> str | None:
+        if self.desired.agents[bid.agent].desired == "suspended":
+            raise Refused(f"agent {bid.agent} gets no task: it is suspended in its spec")
+        self.asked.set()
+        try:
+            async with asyncio.timeout(wait.total_seconds()):
+                while (task := self._give(bid)) is None:
+                    await self.news.wait()
+        except TimeoutError:
+            return None
+        return task
+
+    async def hear(self, said: AgentSaid) -> Status:
+        name, status = holder(self.desired.tasks, self.statuses, said.task, said.agent, said.epoch)
+        spec = self.desired.tasks.get(name)
+        self.put(*answer(spec, status, said, self.clock(), self.desired.fleet))
+        return self.statuses[name]
+
+    def beat(self, task: str, agent: str, epoch: int) -> str | None:
+        name, status = holder(self.desired.tasks, self.statuses, task, agent, epoch)
+        require_held(name, status)
+        return why_end(self.desired.tasks.get(name), status)
+
+    async def assignment(self, task: str) -> Assignment:
+        return assignment(self.desired.tasks[task], self.statuses[task], self.desired)
+
+    def put(self, *events) -> None:
+        self.statuses, steps = fold(self.statuses, events)
+        for step in steps:
+            self.record.add(step)
+
+    def _give(self, bid: Bid) -> str | None:
+        self.news.clear()
+        for name, status in self.statuses.items():
+            if status.phase.is_live and (status.assigned_agent, status.request_key) == (
+                bid.agent,
+                bid.request_key,
+            ):
+                return name
+        for name, task in sorted(self.desired.tasks.items()):
+            status = self.statuses.get(name)
+            is_free = status is not None and status.phase is Phase.CREATED
+            if is_free and Bidders(self.desired, [bid], self.statuses).take(task):
+                run = run_key(name, task.generation, status.attempt + 1)
+                given = {"agent": bid.agent, "request_key": bid.request_key, "run": run, "host": ""}
+                self.put(Assigned(task=name, at=self.clock(), reason="given out", spec=task, **given))
+                return name
+        return None
+
+
+class World:
+    """A fleet with four agents and no tasks, but those that a test asks for."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.record = FakeRecord()
+        self.logs = FakeLogs()
+        self.hooks = FakeHooks()
+        self.proposed = []
+        self.desired = make_desired(agents=AGENTS)
+
+    @property
+    def shelf(self) -> Shelf:
+        return Shelf(record=self.record, logs=self.logs, propose=self.propose, hooks=self.hooks)
+
+    async def propose(self, asked: ProposalRequest, agent: str) -> Proposal:
+        self.proposed.append((asked, agent))
+        return Proposal(task=asked.name, branch=f"propose/{asked.name}", commit="c" * 40)
+
+
+class FakeWorld(World):
+    """One with the stand-in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.desk = FakeDesk(self.clock, self.record)
+        self.desk.desired = self.desired
+
+    async def ask(self, *tasks, **fields) -> None:
+        self.desired = make_desired(*tasks, **{"agents": AGENTS, **fields})
+        self.desk.desired = self.desired
+        for task in tasks:
+            if task.name not in self.desk.statuses and task.execution_mode == "http_pull":
+                self.desk.put(Created(task=task.name, at=self.clock(), reason="new", spec=task))
+        self.desk.news.set()
+
+    async def lose(self, name: str) -> None:
+        task, status = self.desired.tasks[name], self.desk.statuses[name]
+        self.desk.put(lease_lost(name, task, status, self.clock(), self.desired.fleet))
+
+    async def waits(self) -> None:
+        """Wait until an agent waits for a task."""
+        await self.desk.asked.wait()
+
+    async def close(self) -> None:
+        """Nothing runs here."""
