@@ -7,13 +7,15 @@ the real ones (`tests/controller/test_contracts.py`).
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+from reconciler import clock
 from reconciler.controller.ports import Emit, Step
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.errors import Conflict, Unavailable
 from reconciler.core.events import Assigned, RunEnded, RunSeen
+from reconciler.core.forge import Comment, Issue, Light, Note, Pull, Review, Want
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.limits import with_expenses
@@ -23,6 +25,7 @@ from reconciler.core.model import (
     Claim,
     Desired,
     FailureClass,
+    Forge,
     Host,
     HostCli,
     HostStatus,
@@ -30,6 +33,7 @@ from reconciler.core.model import (
     Purse,
     Repo,
     Report,
+    ReviewNote,
     Status,
     Task,
     TaskSpec,
@@ -144,6 +148,10 @@ class FakeState:
         self.moved = False
         return dict(self.statuses), dict(self.hosts)
 
+    @property
+    def head(self) -> str:
+        return f"{len(self.log) + len(self.host_log):040x}"
+
     def has_moved(self) -> bool:
         return self.moved
 
@@ -252,3 +260,213 @@ class FakeDispatch:
 
     async def close(self) -> None:
         self.followed = frozenset()
+
+
+@dataclass
+class FakeSite:
+    """A repository on a forge, in memory; its methods are what people do there."""
+
+    heads: dict[str, str] = field(default_factory=lambda: {"main": "0" * 40})
+    pulls: dict[int, Pull] = field(default_factory=dict)
+    issues: dict[int, Issue] = field(default_factory=dict)
+    comments: list[Comment] = field(default_factory=list)
+    lights: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    """State and description by commit and context."""
+    titles: dict[int, str] = field(default_factory=dict)
+    """Titles that we gave."""
+    bodies: dict[int, str] = field(default_factory=dict)
+    count: int = 0
+
+    def next(self) -> int:
+        """Return the next number; of ids, commits and seconds too."""
+        self.count += 1
+        return self.count
+
+    @property
+    def now(self) -> datetime:
+        return clock.now().replace(microsecond=0)  # forges have clocks of their own
+
+    def push(self, branch: str, *, pusher: str = "ann") -> str:
+        """Push a commit to a branch."""
+        self.heads[branch] = f"{self.next():040x}"
+        for pull in [pull for pull in self.pulls.values() if pull.branch == branch and pull.state == "open"]:
+            reviews = tuple(replace(review, is_stale=True) for review in pull.reviews)
+            self.change(pull.number, head=self.heads[branch], pusher=pusher, reviews=reviews, mergeable=True)
+        return self.heads[branch]
+
+    def change(self, number: int, **fields: object) -> None:
+        """Change a pull request or an issue."""
+        tickets = self.pulls if number in self.pulls else self.issues
+        tickets[number] = replace(tickets[number], **fields, updated_at=self.now)
+
+    edit = change
+
+    def close(self, number: int, *, by: str = "ann") -> None:
+        self.change(number, state="closed", **({"by": by} if number in self.pulls else {}))
+
+    def reopen(self, number: int) -> None:
+        self.change(number, state="open")
+
+    def merge(self, number: int, *, by: str = "ann") -> None:
+        self.change(number, state="closed", is_merged=True, by=by)
+
+    def comment(self, number: int, body: str, *, author: str = "ann") -> None:
+        at = self.now
+        self.comments.append(Comment(id=self.next(), number=number, author=author, body=body, created_at=at))
+
+    def open_issue(self, title: str, body: str, *, author: str = "ann", labels: tuple[str, ...] = ()) -> int:
+        number = self.next()
+        self.issues[number] = Issue(
+            number=number,
+            url=f"http://127.0.0.1/issues/{number}",
+            title=title,
+            body=body,
+            author=author,
+            labels=labels,
+            updated_at=self.now,
+        )
+        return number
+
+    def set_status(self, commit: str, state: str, context: str = "ci/test", description: str = "") -> None:
+        self.lights[commit, context] = state, description
+
+    def review(self, number: int, verdict: str, text: str = "", *, author: str = "ann") -> int:
+        """Review a pull request: `approved`, `changes_requested` or `comment`; return the review's id."""
+        pull = self.pulls[number]
+        notes = (ReviewNote(author=author, text=text),) if text else ()
+        review = Review(id=self.next(), author=author, verdict=verdict, commit=pull.head, notes=notes)
+        self.change(number, reviews=(*pull.reviews, review))
+        return review.id
+
+    def newest(self, branch: str) -> Pull | None:
+        mine = [pull for pull in self.pulls.values() if pull.branch == branch]
+        return max(mine, key=lambda pull: (pull.state == "open", pull.number), default=None)
+
+    def seen(self, pull: Pull) -> Pull:
+        """Return a pull request with its checks."""
+        others = {
+            context: said
+            for (commit, context), said in self.lights.items()
+            if commit == pull.head and not context.startswith("reconciler/")
+        }
+        states = {state for state, _ in others.values()}
+        worst = next((state for state in ("failure", "pending", "success") if state in states), "none")
+        failed = tuple(f"{name}: {said}" for name, (state, said) in others.items() if state == "failure")
+        return replace(pull, checks=worst, failed_checks=failed)
+
+
+@dataclass
+class FakeForges:
+    """Forges in memory, one site for each repository."""
+
+    sites: dict[str, FakeSite] = field(default_factory=dict)
+    away: bool = False
+    """Whether they cannot be reached."""
+    looks: int = 0
+    shown: list[Want] = field(default_factory=list)
+    """Everything that was to be shown, in order."""
+
+    def at(self, forge: Forge) -> FakeSite:
+        """Return the site of a repository."""
+        if self.away:
+            raise Unavailable(f"forge {forge.repo}: no answer")
+        return self.sites.setdefault(forge.repo, FakeSite())
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    async def whoami(self, forge: Forge) -> str:
+        return "bot"
+
+    async def pulls(
+        self, forge: Forge, branches: Collection[str], fresh: Collection[int]
+    ) -> Mapping[str, Pull]:
+        self.looks += 1
+        site = self.at(forge)
+        found = {branch: site.newest(branch) for branch in branches}
+        return {branch: site.seen(pull) for branch, pull in found.items() if pull}
+
+    async def show(self, forge: Forge, want: Want) -> Pull | None:
+        site = self.at(forge)
+        self.shown.append(want)
+        pull = site.newest(want.branch)
+        if want.opens and (pull is None or pull.state == "closed"):
+            pull = self._open(site, want)
+        if pull is not None:
+            self._dress(site, pull, want)
+        if want.issue in site.issues:
+            issue = site.issues[want.issue]
+            state = "closed" if want.closes_issue else issue.state
+            site.change(issue.number, labels=_with_phase(issue.labels, want.phase), state=state)
+            for note in want.issue_notes:
+                await self.say(forge, issue.number, note)
+        for note in want.notes if pull else ():
+            await self.say(forge, pull.number, note)
+        return site.seen(site.pulls[pull.number]) if pull else None
+
+    def _open(self, site: FakeSite, want: Want) -> Pull:
+        if want.branch not in site.heads:
+            raise Unavailable(f"no pull request can be opened: is {want.branch} there?")
+        number = site.next()
+        site.titles[number] = want.title
+        site.pulls[number] = Pull(
+            number=number,
+            url=f"http://127.0.0.1/pulls/{number}",
+            title=want.title,
+            body="",
+            author="bot",
+            branch=want.branch,
+            base=want.base,
+            head=site.heads[want.branch],
+            pusher="bot",
+            is_draft=want.is_draft,
+            mergeable=True,
+            labels=want.labels,
+            updated_at=site.now,
+        )
+        return site.pulls[number]
+
+    def _dress(self, site: FakeSite, pull: Pull, want: Want) -> None:
+        fields: dict[str, object] = {"labels": _with_phase(pull.labels, want.phase)}
+        if pull.state == "open":
+            ours = site.bodies.get(pull.number, "")
+            body = pull.body.replace(ours, want.body) if ours else pull.body + want.body
+            site.bodies[pull.number] = want.body
+            fields["body"] = body
+            if pull.title == site.titles.get(pull.number):
+                fields["title"] = site.titles[pull.number] = want.title
+            if want.merges == pull.head and pull.mergeable:
+                fields |= {"state": "closed", "is_merged": True, "by": "bot"}
+        if want.light is not None:
+            site.set_status(want.light.commit, want.light.state, want.light.context, want.light.description)
+        site.change(pull.number, **fields)
+
+    async def issues(self, forge: Forge, label: str) -> Sequence[Issue]:
+        issues = self.at(forge).issues.values()
+        return [issue for issue in issues if issue.state == "open" and label in issue.labels]
+
+    async def issue(self, forge: Forge, number: int) -> Issue | None:
+        return self.at(forge).issues.get(number)
+
+    async def comments(self, forge: Forge, since: datetime) -> Sequence[Comment]:
+        return [comment for comment in self.at(forge).comments if comment.created_at >= since]
+
+    async def say(self, forge: Forge, number: int, note: Note) -> bool:
+        site, mark = self.at(forge), f"<!-- reconciler:{note.key} -->"
+        for at, comment in enumerate(site.comments):
+            if (comment.number, comment.author) == (number, "bot") and comment.body.startswith(mark):
+                site.comments[at] = replace(comment, body=f"{mark}\n{note.text}")
+                return False
+        site.comment(number, f"{mark}\n{note.text}", author="bot")
+        return True
+
+    async def open_pulls(self, forge: Forge, base: str) -> Sequence[Pull]:
+        pulls = self.at(forge).pulls.values()
+        return [pull for pull in pulls if pull.state == "open" and pull.base == base]
+
+    async def light(self, forge: Forge, light: Light) -> None:
+        self.at(forge).set_status(light.commit, light.state, light.context, light.description)
+
+
+def _with_phase(labels: tuple[str, ...], phase: str) -> tuple[str, ...]:
+    return (*(label for label in labels if not label.startswith("agent/")), f"agent/{phase}")

@@ -163,6 +163,12 @@ def _commits(request: Request) -> Answer:
     return 200, [{**commit, "commit": {"author": person, "committer": person}}], {}
 
 
+@route("GET", R + "/branches")
+def _branches(request: Request) -> Answer:
+    heads = sorted(request.repo.branches().items())
+    return request.page(heads, lambda head: {"name": head[0], "commit": {"id": head[1]}})
+
+
 @route("DELETE", R + r"/branches/(?P<branch>.+)")
 def _delete_branch(request: Request, branch: str) -> Answer:
     request.forge.delete_branch(request.repo_name, branch, author=request.who)

@@ -1,0 +1,250 @@
+"""
+What forges answer, as far as it is read.
+
+The shapes are those of Forgejo and Gitea; GitHub's are close enough to be read
+by the same fields.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
+
+from reconciler.core.forge import Comment, Issue
+from reconciler.core.text import harmless, one_line
+
+Said = Annotated[str, BeforeValidator(lambda value: harmless(value or "").replace("\r\n", "\n"))]
+"""Text of others, harmless; `null` is none."""
+Line = Annotated[str, BeforeValidator(lambda value: one_line(value or ""))]
+NOBODY = "ghost"
+"""Who a deleted account is, as forges show it."""
+
+
+class Answer(BaseModel):
+    """A thing the forge told; fields that are not asked for are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Anything(Answer):
+    """An answer of which nothing is read."""
+
+
+class Account(Answer):
+    """Somebody."""
+
+    login: Line
+
+
+def name_of(account: Account | None) -> str:
+    """Return the name of somebody who may be gone."""
+    return account.login if account else NOBODY
+
+
+class LabelAnswer(Answer):
+    """A label."""
+
+    id: int
+    name: str
+
+
+class Place(Answer):
+    """A repository."""
+
+    id: int
+
+
+class Side(Answer):
+    """Head or base of a pull request."""
+
+    label: str | None = None
+    ref: str
+    sha: Annotated[str, Field(pattern=r"^[0-9a-f]*$")]
+    repo: Place | None = None
+
+    @property
+    def branch(self) -> str:
+        """The branch, also when it was deleted since; empty if there never was one."""
+        return (self.label or "") if self.ref.startswith("refs/") else self.ref
+
+
+class PullAnswer(Answer):
+    """A pull request."""
+
+    number: int
+    html_url: Line
+    title: Line
+    body: Said = ""
+    user: Account | None = None
+    labels: tuple[LabelAnswer, ...] = ()
+    state: str
+    draft: bool = False
+    mergeable: bool | None = None
+    merged: bool | None = None
+    merged_at: datetime | None = None
+    merged_by: Account | None = None
+    head: Side
+    base: Side
+    updated_at: datetime
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is neither merged nor closed."""
+        return self.state == "open"
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether it is merged; GitHub's lists tell by the time alone."""
+        return self.merged_at is not None if self.merged is None else self.merged
+
+    @property
+    def is_from_here(self) -> bool:
+        """Whether its head is a branch of this repository: anybody's fork may have one of the same name."""
+        return self.head.repo is not None and self.head.repo == self.base.repo
+
+
+class ReviewAnswer(Answer):
+    """A review."""
+
+    id: int
+    user: Account | None = None
+    state: str
+    body: Said = ""
+    commit_id: str | None = None
+    stale: bool | None = None
+    official: bool = True
+    dismissed: bool = False
+    comments_count: int | None = None
+
+
+class InlineAnswer(Answer):
+    """A comment on a line of the new file or the old one; GitHub has other words for them."""
+
+    user: Account | None = None
+    body: Said = ""
+    path: Line
+    line: int | None = Field(None, validation_alias=AliasChoices("line", "position"))
+    old_line: int | None = Field(None, validation_alias=AliasChoices("original_line", "original_position"))
+
+
+class StatusAnswer(Answer):
+    """A commit status."""
+
+    context: Line
+    state: str = Field(validation_alias=AliasChoices("status", "state"))
+    description: Line = ""
+    target_url: str | None = None
+
+
+class StatusesAnswer(Answer):
+    """The newest status of each context of a commit; of a commit without any, the list is `null`."""
+
+    statuses: tuple[StatusAnswer, ...] | None = None
+    total_count: int = 0
+
+
+class _Person(Answer):
+    name: Line = ""
+
+
+class _CommitBody(Answer):
+    author: _Person | None = None
+
+
+class CommitAnswer(Answer):
+    """A commit, and the account of its author where the forge knows one."""
+
+    author: Account | None = None
+    commit: _CommitBody
+
+    @property
+    def by(self) -> str:
+        """Its author."""
+        if self.author:
+            return self.author.login
+        return self.commit.author.name if self.commit.author else ""
+
+
+class CommitsAnswer(RootModel[tuple[CommitAnswer, ...]]):
+    """Commits, newest first."""
+
+
+class EntryAnswer(Answer):
+    """An entry in the timeline of a pull request."""
+
+    kind: str = Field("", validation_alias=AliasChoices("type", "event"))
+    user: Account | None = Field(None, validation_alias=AliasChoices("user", "actor"))
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether it says who closed it."""
+        return self.kind in {"close", "closed"}
+
+
+class IssueAnswer(Answer):
+    """An issue; a pull request is one too."""
+
+    number: int
+    html_url: Line
+    title: Line
+    body: Said = ""
+    user: Account | None = None
+    labels: tuple[LabelAnswer, ...] = ()
+    state: str
+    updated_at: datetime
+    pull_request: dict[str, Any] | None = None
+
+    @property
+    def issue(self) -> Issue:
+        """The same, as the rest of the house knows it."""
+        return Issue(
+            number=self.number,
+            url=self.html_url,
+            title=self.title,
+            body=self.body,
+            author=name_of(self.user),
+            labels=tuple(label.name for label in self.labels),
+            state="open" if self.state == "open" else "closed",
+            updated_at=self.updated_at,
+        )
+
+
+class CommentAnswer(Answer):
+    """A comment on an issue or in the conversation of a pull request."""
+
+    id: int
+    user: Account | None = None
+    body: Said = ""
+    issue_url: str | None = None
+    pull_request_url: str | None = None
+    created_at: datetime
+
+    @property
+    def number(self) -> int:
+        """Of the issue or pull request: the end of whichever address is there; 0 if there is none."""
+        last = (self.issue_url or self.pull_request_url or "").rpartition("/")[2]
+        return int(last) if last.isdecimal() else 0
+
+    @property
+    def comment(self) -> Comment:
+        """The same, as the rest of the house knows it."""
+        return Comment(
+            id=self.id,
+            number=self.number,
+            author=name_of(self.user),
+            body=self.body,
+            created_at=self.created_at,
+        )
+
+
+class _HookConfig(Answer):
+    url: str = ""
+
+
+class HookAnswer(Answer):
+    """A webhook as it is set up."""
+
+    id: int
+    active: bool
+    events: tuple[str, ...] = ()
+    config: _HookConfig

@@ -1,0 +1,269 @@
+"""
+HTTP to a forge: one repository, one account, answers as values.
+
+What may be repeated is repeated a few times; a POST never is: whoever posts
+looks first whether it is there already. The token stands in a header and in
+nothing else: no error and no log has it.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import httpx2
+from pydantic import BaseModel, ValidationError
+
+from reconciler.core.errors import Unavailable
+from reconciler.core.model import Forge
+from reconciler.core.text import one_line
+
+T = TypeVar("T", bound=BaseModel)
+
+GONE = frozenset({404, 410})
+PAGE = 50
+"""Items in a page: what Forgejo gives at most."""
+_MOST_PAGES = 200
+_WAITS = (0.5, 2.0)
+"""Seconds before the second and the third try."""
+_LONGEST_WAIT = 10.0
+"""A forge that asks for more quiet than these seconds is left alone instead."""
+_LONGEST_REST = 3600.0
+_CONNECT_TIMEOUT = 5.0
+_READ_TIMEOUT = 20.0
+_TIMEOUT = 60.0
+"""Seconds for one exchange, however slowly it drips."""
+_MOST_BYTES = 16 * 2**20
+_PASSING = frozenset({429, 502, 503, 504})
+_SCOPES = "it needs the scopes write:repository, write:issue and read:user, and an account that may write"
+
+
+class Declined(Unavailable):
+    """
+    The forge understood and said no (404, 405, 409, 422 …).
+
+    Whoever asked may take that for a result; for anybody else it is one more
+    reason to try again later.
+    """
+
+    def __init__(self, where: str, status: int, message: str) -> None:
+        self.status = status
+        self.message = message
+        """What the forge says; empty if it says nothing."""
+        hint = "; is it there, and may the account of the token see it?" if status == 404 else ""  # noqa: PLR2004 - not found
+        super().__init__(f"{where}: {status} {message}".rstrip() + hint)
+
+
+class _Again(Unavailable):
+    """An outage that may be over soon."""
+
+    def __init__(self, message: str, after: float = 0.0) -> None:
+        self.after = after
+        """Seconds that the forge asks to wait."""
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    status: int
+    value: Any
+    """The JSON; None if there is none."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Client:
+    """A repository on a forge, over HTTP; paths are relative to it, but for those that begin with `/`."""
+
+    def __init__(
+        self,
+        forge: Forge,
+        token: Callable[[], Awaitable[str]],
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.writes = 0
+        """Requests so far that may have changed something."""
+        self._forge = forge
+        self._find_token = token
+        self._token = ""
+        self._pause = pause
+        self._rests_until = 0.0
+        # No proxies or certificates from the environment, and nobody sends it elsewhere.
+        self._http = httpx2.AsyncClient(
+            timeout=httpx2.Timeout(_READ_TIMEOUT, connect=_CONNECT_TIMEOUT),
+            trust_env=False,
+            follow_redirects=False,
+            headers={"Accept": "application/json", "User-Agent": "reconciler"},
+        )
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._http.aclose()
+
+    async def get(self, path: str, shape: type[T], params: Mapping[str, str] | None = None) -> T:
+        """Return one thing."""
+        return self._read(shape, path, (await self._ask("GET", path, params)).value)
+
+    async def pages(
+        self, path: str, shape: type[T], params: Mapping[str, str] | None = None, *, most: int = _MOST_PAGES
+    ) -> AsyncIterator[T]:
+        """Yield the items of a list, page after page, of `most` pages at most."""
+        seen = 0
+        for page in range(1, most + 1):
+            reply = await self._ask("GET", path, {**(params or {}), **page_of(page)})
+            items = reply.value or []
+            if not isinstance(items, list):
+                raise self._strange(path, "a list was expected")
+            for item in items:
+                yield self._read(shape, path, item)
+            seen += len(items)
+            if not items or not _has_more(reply.headers, seen):
+                return
+
+    async def post(self, path: str, shape: type[T], body: Mapping[str, Any]) -> T:
+        """Make something, once: look before, and look again if this raises."""
+        return self._read(shape, path, (await self._ask("POST", path, body=body)).value)
+
+    async def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Change something; return the answer as it is."""
+        return (await self._ask(method, path, body=body)).value
+
+    # --- One question ------------------------------------------------------
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> _Reply:
+        self.writes += method != "GET"
+        waits = iter(() if method == "POST" else _WAITS)
+        while True:
+            try:
+                return await self._once(method, path, params, body)
+            except _Again as again:
+                wait = next(waits, None)
+                if again.after > _LONGEST_WAIT:
+                    self._rests_until = time.monotonic() + min(again.after, _LONGEST_REST)
+                if wait is None or again.after > _LONGEST_WAIT:
+                    raise
+                await self._pause(max(wait, again.after))
+
+    async def _once(
+        self, method: str, path: str, params: Mapping[str, str] | None, body: Mapping[str, Any] | None
+    ) -> _Reply:
+        if (rest := self._rests_until - time.monotonic()) > 0:
+            raise Unavailable(f"{self._where}: it asks for quiet for {rest:.0f} s more")
+        headers = await self._authorization()
+        try:
+            async with (
+                asyncio.timeout(_TIMEOUT),
+                self._http.stream(
+                    method, self._url(path), params=params, json=body, headers=headers
+                ) as reply,
+            ):
+                raw = await self._body(reply)
+        except TimeoutError:
+            raise _Again(f"{self._where}: no whole answer within {_TIMEOUT:g} s") from None
+        except httpx2.TransportError as error:
+            raise _Again(f"{self._where}: {self._harmless(str(error)) or type(error).__name__}") from None
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise Unavailable(f"{self._where}: {self._harmless(str(error))}") from None
+        return self._judge(f"{method} {path}", reply.status_code, reply.headers, raw)
+
+    async def _authorization(self) -> dict[str, str]:
+        if not self._token:
+            token = await self._find_token()
+            if not token or not token.isascii() or not token.isprintable() or " " in token:
+                message = "empty or has characters that no token has; mend what `forge.token` points to"
+                raise Unavailable(f"{self._where}: the token is {message}")
+            self._token = token
+        return {"Authorization": f"token {self._token}"}
+
+    async def _body(self, reply: httpx2.Response) -> bytes:
+        raw = bytearray()
+        async for chunk in reply.aiter_bytes():
+            raw += chunk
+            if len(raw) > _MOST_BYTES:
+                raise Unavailable(f"{self._where}: its answer is larger than {_MOST_BYTES} bytes")
+        return bytes(raw)
+
+    def _judge(self, asked: str, status: int, headers: Mapping[str, str], raw: bytes) -> _Reply:
+        """Return an answer that is one; raise by what is to be done about any other."""
+        where, message = f"{self._where}: {asked}", self._harmless(_message(raw))
+        if 200 <= status < 300:  # noqa: PLR2004 - success
+            return _Reply(status, self._value(asked, raw), headers)
+        if status in _PASSING or (status == 403 and "retry-after" in headers):  # noqa: PLR2004 - GitHub's limit
+            raise _Again(f"{where}: {status} {message}", _seconds(headers.get("retry-after", "")))
+        if status == 401:  # noqa: PLR2004 - unauthorized
+            self._token = ""  # it may have been exchanged: the next time it is looked up again
+            raise Unavailable(
+                f"{where}: the token is refused ({message}); renew what `forge.token` points to"
+            )
+        if status == 403:  # noqa: PLR2004 - forbidden
+            raise Unavailable(f"{where}: the token may not do this ({message}); {_SCOPES}")
+        if 300 <= status < 400:  # noqa: PLR2004 - redirection
+            raise Unavailable(
+                f"{where}: it is elsewhere now ({status}); correct `forge.api` and `forge.repo`"
+            )
+        if status >= 500:  # noqa: PLR2004 - errors of the server
+            raise Unavailable(f"{where}: {status} {message}")
+        raise Declined(where, status, message)
+
+    def _value(self, asked: str, raw: bytes) -> Any:
+        try:
+            return json.loads(raw) if raw.strip() else None
+        except (ValueError, RecursionError):
+            raise self._strange(asked, "it is not JSON; is `forge.api` the address of the API?") from None
+
+    def _read(self, shape: type[T], path: str, value: Any) -> T:
+        try:
+            return shape.model_validate(value)
+        except ValidationError as error:
+            fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors()[:3])
+            raise self._strange(path, f"not as expected: {fields or 'the whole'}") from None
+
+    def _strange(self, asked: str, why: str) -> Unavailable:
+        return Unavailable(f"{self._where}: {asked}: strange answer, {why}")
+
+    @property
+    def _where(self) -> str:
+        return f"forge {self._forge.repo} at {self._forge.api}"
+
+    def _url(self, path: str) -> str:
+        root = self._forge.api.rstrip("/")
+        return f"{root}{path}" if path.startswith("/") else f"{root}/repos/{self._forge.repo}/{path}"
+
+    def _harmless(self, text: str) -> str:
+        hidden = text.replace(self._token, "***") if self._token else text
+        return one_line(hidden, 300)
+
+
+def page_of(number: int) -> Mapping[str, str]:
+    """Return the parameters that ask for a page; GitHub has a name of its own for the size."""
+    return {"page": str(number), "limit": str(PAGE), "per_page": str(PAGE)}
+
+
+def _has_more(headers: Mapping[str, str], seen: int) -> bool:
+    """Return whether another page follows; some lists tell it by a link, some by their length, some not."""
+    if "link" in headers:
+        return 'rel="next"' in headers["link"]
+    total = headers.get("x-total-count", "")
+    return total.isdecimal() and seen < int(total)
+
+
+def _message(raw: bytes) -> str:
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        return ""
+    return str(value.get("message", "")) if isinstance(value, dict) else ""
+
+
+def _seconds(text: str) -> float:
+    """Return what a Retry-After asks for; a date, which forges do not send, is taken for a minute."""
+    if not text:
+        return 0.0
+    return float(text) if text.isdecimal() and len(text) < 10 else 60.0  # noqa: PLR2004 - a number of seconds

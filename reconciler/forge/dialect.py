@@ -1,0 +1,57 @@
+"""
+Where the forges differ: the same calls, a few other words.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from reconciler.core.forge import Want
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """The words of one kind of forge; those of Forgejo where nothing is said."""
+
+    newest_first: Mapping[str, str] = field(default_factory=lambda: {"sort": "recentupdate"})
+    """Parameters that list pull requests by their last change."""
+    label_key: Literal["id", "name"] = "id"
+    """By what a label is taken off."""
+    has_drafts: bool = False
+    """Whether a draft is a flag; if not, it is a title that begins with `WIP:`."""
+    is_sure_of_conflicts: bool = False
+    """Whether `mergeable: false` means a conflict; if not, it may be computed just now."""
+    hook_type: Mapping[str, str] = field(default_factory=lambda: {"type": "forgejo"})
+    hook_events: tuple[str, ...]
+
+    def merge(self, want: Want) -> tuple[str, Mapping[str, Any]]:
+        """Return method and body of the request that merges."""
+        if self.has_drafts:
+            return "PUT", {"merge_method": want.merge_style, "sha": want.merges}
+        return "POST", {"Do": want.merge_style, "head_commit_id": want.merges}
+
+
+_COMMON = ("push", "create", "delete", "issues", "pull_request")
+
+FORGEJO = Dialect(hook_events=(*_COMMON, "action_run_failure", "action_run_success", "action_run_recover"))
+"""Written from the sources of Forgejo 15."""
+
+GITEA = Dialect(hook_type={"type": "gitea"}, hook_events=(*_COMMON, "status"))
+"""Written from the sources of Gitea 1.27; never tried against a running one."""
+
+GITHUB = Dialect(
+    newest_first={"sort": "updated", "direction": "desc"},
+    label_key="name",
+    has_drafts=True,
+    is_sure_of_conflicts=True,
+    hook_type={"name": "web"},
+    hook_events=(*_COMMON, "issue_comment", "pull_request_review", "pull_request_review_comment", "status"),
+)
+"""
+As far as the same calls carry, and never tried against GitHub itself.
+
+Its check runs (those of Actions among them) are not commit statuses and are
+not seen; labels there are not exclusive, so ours are exchanged one by one.
+"""
+
+DIALECTS: Mapping[str, Dialect] = {"forgejo": FORGEJO, "gitea": GITEA, "github": GITHUB}

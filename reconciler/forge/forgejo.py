@@ -1,0 +1,154 @@
+"""
+The forges of the fleet: Forgejo, and what speaks like it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from reconciler.controller.ports import Clock
+from reconciler.core.adapter import Secret
+from reconciler.core.forge import Comment, Issue, Light, Note, Pull, Want
+from reconciler.core.model import Forge
+from reconciler.forge.answers import CommentAnswer, HookAnswer, IssueAnswer
+from reconciler.forge.client import GONE, Client, Declined
+from reconciler.forge.dialect import DIALECTS, Dialect
+from reconciler.forge.pulls import Pulls
+from reconciler.forge.showing import Showing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hook:
+    """A webhook of a repository."""
+
+    id: int
+    url: str
+    is_active: bool
+    events: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """What belongs to one repository on a forge."""
+
+    client: Client
+    dialect: Dialect
+    pulls: Pulls
+    showing: Showing
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One thing at a time: look and write are one, and forges like it."""
+
+
+class Forges:
+    """
+    Implements `controller.ports.Forges`.
+
+    Each repository has connections and a memory of its own; the memory saves
+    requests and nothing else: without it everything is read again.
+    """
+
+    def __init__(self, secret: Callable[[Secret], Awaitable[str]], clock: Clock) -> None:
+        self._secret = secret
+        self._clock = clock
+        self._seats: dict[Forge, _Seat] = {}
+
+    async def close(self) -> None:
+        """Hang up."""
+        seats, self._seats = self._seats, {}
+        for seat in seats.values():
+            await seat.client.close()
+
+    async def pulls(
+        self, forge: Forge, branches: Collection[str], fresh: Collection[int]
+    ) -> Mapping[str, Pull]:
+        """Return the newest pull request of each head branch that has one, an open one first."""
+        async with self._at(forge) as seat:
+            return await seat.pulls.of(branches, fresh)
+
+    async def show(self, forge: Forge, want: Want) -> Pull | None:
+        """Let the forge show what is wanted of a task; return its pull request, if it has one."""
+        async with self._at(forge) as seat:
+            return await seat.showing.show(want)
+
+    async def issues(self, forge: Forge, label: str) -> Sequence[Issue]:
+        """Return every open issue that has the label now, oldest first."""
+        asked = {"type": "issues", "state": "open", "labels": label, "sort": "oldest"}
+        async with self._at(forge) as seat:
+            answers = [answer async for answer in seat.client.pages("issues", IssueAnswer, asked)]
+        issues = [answer.issue for answer in answers if answer.pull_request is None]
+        # A filter by a label that does not exist is none.
+        return sorted((issue for issue in issues if label in issue.labels), key=lambda issue: issue.number)
+
+    async def issue(self, forge: Forge, number: int) -> Issue | None:
+        """Return an issue as it is now, open or closed; None if it was deleted."""
+        async with self._at(forge) as seat:
+            try:
+                return (await seat.client.get(f"issues/{number}", IssueAnswer)).issue
+            except Declined as declined:
+                if declined.status in GONE:
+                    return None
+                raise
+
+    async def comments(self, forge: Forge, since: datetime) -> Sequence[Comment]:
+        """Return the comments written or edited at or after a time, oldest first."""
+        time = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # to the second, as forges count
+        async with self._at(forge) as seat:
+            answers = seat.client.pages("issues/comments", CommentAnswer, {"since": time})
+            found = [answer.comment async for answer in answers if answer.number]
+        return sorted(found, key=lambda comment: (comment.created_at, comment.id))
+
+    async def say(self, forge: Forge, number: int, note: Note) -> bool:
+        """Let there be a comment of ours with that key and text; return whether it is new."""
+        async with self._at(forge) as seat:
+            return await seat.showing.say(number, note)
+
+    async def open_pulls(self, forge: Forge, base: str) -> Sequence[Pull]:
+        """Return the open pull requests against a base branch, without reviews and checks."""
+        async with self._at(forge) as seat:
+            return await seat.pulls.open(base)
+
+    async def light(self, forge: Forge, light: Light) -> None:
+        """Set a commit status, unless it is so already."""
+        async with self._at(forge) as seat:
+            await seat.showing.light(light)
+
+    async def whoami(self, forge: Forge) -> str:
+        """Return the name of the account that the token is of."""
+        async with self._at(forge) as seat:
+            return await seat.showing.whoami()
+
+    async def hooks(self, forge: Forge) -> Sequence[Hook]:
+        """Return the webhooks of the repository; the token's account must administer it."""
+        async with self._at(forge) as seat:
+            return [_hook(answer) async for answer in seat.client.pages("hooks", HookAnswer)]
+
+    async def install_hook(self, forge: Forge, url: str, secret: str) -> Hook:
+        """Let there be a webhook to that address, signed with that secret: a new one, or the one there is."""
+        async with self._at(forge) as seat:
+            config = {"url": url, "content_type": "json", "secret": secret}
+            body = {"active": True, "events": list(seat.dialect.hook_events), "config": config}
+            async for answer in seat.client.pages("hooks", HookAnswer):
+                if answer.config.url == url:
+                    await seat.client.send("PATCH", f"hooks/{answer.id}", body)
+                    return _hook(await seat.client.get(f"hooks/{answer.id}", HookAnswer))
+            return _hook(await seat.client.post("hooks", HookAnswer, {**seat.dialect.hook_type, **body}))
+
+    @asynccontextmanager
+    async def _at(self, forge: Forge) -> AsyncIterator[_Seat]:
+        if forge not in self._seats:
+            self._seats[forge] = self._seat(forge)
+        seat = self._seats[forge]
+        async with seat.lock:
+            yield seat
+
+    def _seat(self, forge: Forge) -> _Seat:
+        client = Client(forge, lambda: self._secret(forge.token))
+        dialect = DIALECTS[forge.kind]
+        pulls = Pulls(client, dialect, self._clock)
+        return _Seat(client, dialect, pulls, Showing(client, dialect, pulls))
+
+
+def _hook(answer: HookAnswer) -> Hook:
+    return Hook(id=answer.id, url=answer.config.url, is_active=answer.active, events=answer.events)

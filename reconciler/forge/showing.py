@@ -1,0 +1,277 @@
+"""
+Let a forge show what is wanted: pull requests, labels, comments, statuses, merges.
+
+Every write follows a look, so that carrying out the same once more is nothing.
+What is ours is marked: a comment of ours begins with a hidden mark; in the body
+of a pull request a block between two marks is ours, and the text around it is
+people's. A title is ours until somebody edits it: the mark holds a digest of
+the last one we gave. Labels and reviewers are set when the pull request is
+opened or adopted; until that is done the mark says `new`.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+from reconciler.core.errors import Unavailable
+from reconciler.core.forge import Light, Note, Pull, Want
+from reconciler.core.text import harmless, one_line
+from reconciler.forge.answers import (
+    Account,
+    Anything,
+    CommentAnswer,
+    IssueAnswer,
+    LabelAnswer,
+    PullAnswer,
+    StatusAnswer,
+)
+from reconciler.forge.client import GONE, Client, Declined
+from reconciler.forge.dialect import Dialect
+from reconciler.forge.pulls import Detail, Pulls
+
+_PHASES = "agent/"
+"""Labels that begin so are states of a task: one at a time."""
+_PHASE_COLOR, _OTHER_COLOR = "1d76db", "ededed"
+_NEW = "new"
+_BLOCK = re.compile(r"<!-- reconciler:begin (\w+) -->\n.*?<!-- reconciler:end -->", re.DOTALL)
+_DRAFT = re.compile(r"(?i)(?:wip:|\[wip\])\s*")
+_MOST_TEXT = 60_000
+_MOST_TITLE = 250
+_MOST_DESCRIPTION = 140
+_NOT_NOW = frozenset({404, 405, 409, 412, 422})
+_CONFLICT = 409
+_NOT_ALLOWED = 405
+_COMPUTING = "try again later"
+
+
+class Showing:
+    """Writes to one repository on a forge."""
+
+    def __init__(self, client: Client, dialect: Dialect, pulls: Pulls) -> None:
+        self._client = client
+        self._dialect = dialect
+        self._pulls = pulls
+        self._me = ""
+        self._labels: dict[str, int] = {}
+        """Ids of the repository's labels, as far as they are known."""
+        self._shown: dict[str, tuple[Want, Detail | None]] = {}
+        """What was shown last, by task, and the pull request as it was then."""
+
+    async def show(self, want: Want) -> Pull | None:
+        """Carry it out, unless the same was shown before and nothing moved since."""
+        if (before := self._still_shown(want)) is not None:
+            return before.pull
+        await self._pulls.look()
+        detail = await self._find_or_open(want)
+        if detail is not None:
+            detail = await self._dress(detail, want)
+        if want.issue is not None:
+            await self._answer_issue(want, want.issue)
+        self._shown[want.task] = want, detail
+        return detail.pull if detail else None
+
+    async def say(self, number: int, note: Note) -> bool:
+        """Let there be a comment with that mark and text; return whether it is new."""
+        mark, me = f"<!-- reconciler:{note.key} -->", await self.whoami()
+        text = f"{mark}\n{_cut(note.text)}"
+        async for comment in self._client.pages(f"issues/{number}/comments", CommentAnswer):
+            # Anybody may write such a mark; only ours count.
+            if comment.user and comment.user.login == me and comment.body.startswith(mark):
+                if comment.body.strip() != text.strip():
+                    await self._client.send("PATCH", f"issues/comments/{comment.id}", {"body": text})
+                return False
+        await self._client.post(f"issues/{number}/comments", Anything, {"body": text})
+        return True
+
+    async def light(self, light: Light, known: Iterable[StatusAnswer] | None = None) -> None:
+        """Set a commit status; of the commit these are known, if they were read just now."""
+        description = one_line(light.description, _MOST_DESCRIPTION)
+        wanted = (light.state, description, light.url)
+        for status in await self._pulls.statuses(light.commit) if known is None else known:
+            shown = (status.state, status.description, status.target_url or "")
+            if status.context == light.context and shown == wanted:
+                return
+        body = {"state": light.state, "context": light.context, "description": description}
+        if light.url:
+            body["target_url"] = light.url
+        await self._client.post(f"statuses/{light.commit}", Anything, body)
+
+    async def whoami(self) -> str:
+        """Return the name of the account that the token is of."""
+        if not self._me:
+            self._me = (await self._client.get("/user", Account)).login
+        return self._me
+
+    # --- The pull request --------------------------------------------------
+
+    def _still_shown(self, want: Want) -> Detail | None:
+        """Return the pull request that shows this already; a merge that is due is tried again."""
+        shown, before = self._shown.get(want.task, (None, None))
+        if shown != want or before is None:
+            return None
+        number = before.pull.number
+        newest, detail = self._pulls.newest(want.branch), self._pulls.unmoved(number)
+        if newest is None or newest.number != number or detail is None:
+            return None
+        is_open = detail.answer.is_open
+        return None if (want.opens and not is_open) or (want.merges and is_open) else detail
+
+    async def _find_or_open(self, want: Want) -> Detail | None:
+        found = self._pulls.newest(want.branch)
+        if found is not None and (found.is_open or not want.opens):
+            return await self._pulls.read(found.number)
+        return await self._pulls.read(await self._open(want)) if want.opens else None
+
+    async def _open(self, want: Want) -> int:
+        """Open a pull request; return its number, or that of one that is there after all."""
+        draft = want.is_draft and not self._dialect.has_drafts
+        body: dict[str, object] = {
+            "head": want.branch,
+            "base": want.base,
+            "title": f"WIP: {_title(want)}" if draft else _title(want),
+            "body": _block(_NEW, want),
+        }
+        if want.is_draft and self._dialect.has_drafts:
+            body["draft"] = True
+        try:
+            return (await self._client.post("pulls", PullAnswer, body)).number
+        except Declined as declined:
+            number = await self._pulls.find_open(want.branch)
+            if number is None:
+                hint = f"are {want.branch} and {want.base} there, and do they differ?"
+                raise Unavailable(f"no pull request can be opened: {declined}; {hint}") from None
+            return number
+
+    async def _dress(self, detail: Detail, want: Want) -> Detail:
+        """Let a pull request look and be as wanted; return it as it is afterwards."""
+        writes, number = self._client.writes, detail.pull.number
+        if detail.answer.is_open:
+            await self._write_text(detail, want)
+        await self._set_phase(number, detail.pull.labels, want.phase)
+        if want.light is not None:
+            is_head = want.light.commit == detail.pull.head
+            await self.light(want.light, detail.statuses if is_head else None)
+        for note in want.notes:
+            await self.say(number, note)
+        if want.merges is not None and detail.answer.is_open:
+            await self._merge(detail, want)
+        return await self._pulls.read(number) if self._client.writes > writes else detail
+
+    async def _write_text(self, detail: Detail, want: Want) -> None:
+        """Write title and body; set first what is set once, so that a crash leaves the mark `new`."""
+        body, found = detail.answer.body, _BLOCK.search(detail.answer.body)
+        mark = found[1] if found else _NEW
+        if mark == _NEW:
+            await self._add_labels(detail.pull, want.labels)
+            await self._ask_reviewers(detail.pull, want.reviewers)
+        block = _block(_digest(_title(want)), want)
+        around = (body[: found.start()], body[found.end() :]) if found else (f"{body}\n\n".lstrip(), "")
+        changes = {"body": block.join(around)}
+        prefix, title = _without_draft(detail.answer.title)
+        if found and mark in {_NEW, _digest(title)}:
+            changes["title"] = prefix + _title(want)
+        now = {"body": body, "title": detail.answer.title}
+        if changed := {name: text for name, text in changes.items() if text != now[name]}:
+            await self._client.send("PATCH", f"pulls/{detail.pull.number}", changed)
+
+    async def _ask_reviewers(self, pull: Pull, reviewers: Iterable[str]) -> None:
+        for name in reviewers:
+            try:
+                body = {"reviewers": [name]}
+                await self._client.send("POST", f"pulls/{pull.number}/requested_reviewers", body)
+            except Declined as declined:
+                # It holds up nothing; whoever reads the pull request can ask somebody.
+                why = declined.message or declined.status
+                text = f"{name} cannot be asked for a review: {why}. Correct `reviewers` of the repo."
+                await self.say(pull.number, Note(key=f"reviewer/{name}", text=text))
+
+    async def _merge(self, detail: Detail, want: Want) -> None:
+        if detail.pull.head != want.merges:
+            return  # somebody pushed meanwhile: it is judged anew
+        method, body = self._dialect.merge(want)
+        try:
+            await self._client.send(method, f"pulls/{detail.pull.number}/merge", body)
+        except Declined as declined:
+            if declined.status not in _NOT_NOW:
+                raise
+            if declined.status == _CONFLICT and not declined.message:  # what git says comes without one
+                self._pulls.saw_conflict(detail.answer)
+            elif declined.status == _NOT_ALLOWED and _COMPUTING not in declined.message.lower():
+                text = f"This cannot be merged yet: {declined.message or 'it is not allowed'}"
+                await self.say(detail.pull.number, Note(key="merge", text=text))
+
+    # --- Labels ------------------------------------------------------------
+
+    async def _set_phase(self, number: int, there: Iterable[str], phase: str) -> None:
+        """Show the phase as a label, instead of any other phase."""
+        name = f"{_PHASES}{phase}"
+        if [label for label in there if label.startswith(_PHASES)] == [name]:
+            return
+        for label in await self._put_labels(number, [name]):
+            if label.name.startswith(_PHASES) and label.name != name:  # where scopes are not exclusive
+                key = label.id if self._dialect.label_key == "id" else label.name.replace("/", "%2F")
+                await self._client.send("DELETE", f"issues/{number}/labels/{key}")
+
+    async def _add_labels(self, pull: Pull, names: Iterable[str]) -> None:
+        if missing := [name for name in names if name not in pull.labels]:
+            await self._put_labels(pull.number, missing)
+
+    async def _put_labels(self, number: int, names: list[str]) -> list[LabelAnswer]:
+        """Put labels on an issue or pull request; return all that it has then."""
+        await self._ensure_labels(names)
+        answer = await self._client.send("POST", f"issues/{number}/labels", {"labels": names})
+        labels = [LabelAnswer.model_validate(each) for each in answer or ()]
+        if gone := set(names) - {label.name for label in labels}:
+            self._labels.clear()  # forges pass over names they do not know
+            raise Unavailable(f"labels {', '.join(sorted(gone))} were deleted just now; they are made anew")
+        return labels
+
+    async def _ensure_labels(self, names: Iterable[str]) -> None:
+        if set(names) <= self._labels.keys():
+            return
+        self._labels = {label.name: label.id async for label in self._client.pages("labels", LabelAnswer)}
+        for name in names:
+            if name not in self._labels:
+                is_phase = name.startswith(_PHASES)
+                color = _PHASE_COLOR if is_phase else _OTHER_COLOR
+                body = {"name": name, "color": color, "exclusive": is_phase}
+                self._labels[name] = (await self._client.post("labels", LabelAnswer, body)).id
+
+    # --- The issue ---------------------------------------------------------
+
+    async def _answer_issue(self, want: Want, number: int) -> None:
+        try:
+            issue = await self._client.get(f"issues/{number}", IssueAnswer)
+        except Declined as declined:
+            if declined.status in GONE:
+                return
+            raise
+        await self._set_phase(number, [label.name for label in issue.labels], want.phase)
+        for note in want.issue_notes:
+            await self.say(number, note)
+        if want.closes_issue and issue.state == "open":
+            await self._client.send("PATCH", f"issues/{number}", {"state": "closed"})
+
+
+def _title(want: Want) -> str:
+    return one_line(want.title, _MOST_TITLE)
+
+
+def _without_draft(title: str) -> tuple[str, str]:
+    """Return what makes a title that of a draft, and the rest."""
+    end = match.end() if (match := _DRAFT.match(title)) else 0
+    return title[:end], title[end:]
+
+
+def _digest(title: str) -> str:
+    return hashlib.sha256(title.encode()).hexdigest()[:12]
+
+
+def _block(mark: str, want: Want) -> str:
+    return f"<!-- reconciler:begin {mark} -->\n{_cut(want.body)}\n<!-- reconciler:end -->"
+
+
+def _cut(text: str) -> str:
+    """Return a text that fits, and hides nothing: no marks among the rest."""
+    shown = harmless(text).replace("<!--", "&lt;!--")
+    return shown if len(shown) <= _MOST_TEXT else f"{shown[:_MOST_TEXT]}\n[… cut]"

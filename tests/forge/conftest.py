@@ -1,0 +1,79 @@
+import os
+import uuid
+
+import pytest
+
+from reconciler import clock
+from reconciler.core.adapter import Secret
+from reconciler.core.model import Forge
+from reconciler.forge.forgejo import Forges
+from tests.fakes import FakeForges
+from tests.forge.double import ForgejoDouble
+from tests.forge.hands import ApiHand, FakeHand
+
+REPO = "acme/widgets"
+TOKEN = Secret(env="FORGE_TOKEN")
+
+
+@pytest.fixture
+def double(tmp_path):
+    with ForgejoDouble(tmp_path / "forge") as forge:
+        forge.add_repo(REPO)
+        yield forge
+
+
+@pytest.fixture
+def spec(double):
+    return double.spec(REPO, TOKEN)
+
+
+@pytest.fixture
+async def connect():
+    """Return a function that makes Forges with a token; closed at the end."""
+    made = []
+
+    def connected(token: str, now=clock.now) -> Forges:
+        async def secret(_: Secret) -> str:
+            return token
+
+        made.append(Forges(secret, now))
+        return made[-1]
+
+    yield connected
+    for forges in made:
+        await forges.close()
+
+
+@pytest.fixture
+async def forges(double, connect):
+    return connect(double.token)
+
+
+@pytest.fixture(params=["fake", "double", "real"])
+def hand(request, connect):
+    """Return what acts at a forge, and the forges that see it: in memory, the double, a real Forgejo."""
+    if request.param == "fake":
+        yield FakeHand(FakeForges(), Forge(api="http://127.0.0.1", repo=REPO, token=TOKEN))
+        return
+    if request.param == "double":
+        double = request.getfixturevalue("double")
+        at, token = double.spec(REPO, TOKEN), double.token
+    else:
+        at, token = _real()
+    hand = ApiHand(connect(token), at, token)
+    yield hand
+    hand.close_connection()
+
+
+def _real() -> tuple[Forge, str]:
+    """Make a repository of its own on a real Forgejo."""
+    import httpx2
+
+    root, token = os.environ.get("FORGEJO_URL"), os.environ.get("FORGEJO_TOKEN")
+    if not root or not token:
+        pytest.skip("set FORGEJO_URL and FORGEJO_TOKEN to hold a real Forgejo to the contract")
+    api = f"{root.rstrip('/')}/api/v1"
+    body = {"name": f"contract-{uuid.uuid1().hex}", "auto_init": True, "default_branch": "main"}
+    headers = {"Authorization": f"token {token}"}
+    reply = httpx2.post(f"{api}/user/repos", json=body, headers=headers, trust_env=False)
+    return Forge(api=api, repo=reply.raise_for_status().json()["full_name"], token=TOKEN), token

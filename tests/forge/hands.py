@@ -1,0 +1,96 @@
+"""
+What people do at a forge in the contract tests, by the API or in memory.
+"""
+
+import base64
+import itertools
+from typing import Any
+
+import httpx2
+
+from reconciler.controller.ports import Forges
+from reconciler.core.model import Forge
+
+
+class ApiHand:
+    """Acts by the API with a token: at the double, and at a real Forgejo."""
+
+    def __init__(self, forges: Forges, forge: Forge, token: str) -> None:
+        self.forges, self.forge = forges, forge
+        self._http = httpx2.Client(
+            base_url=forge.api, headers={"Authorization": f"token {token}"}, trust_env=False
+        )
+        self._count = itertools.count()
+
+    def close_connection(self) -> None:
+        self._http.close()
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        reply = self._http.request(method, f"/repos/{self.forge.repo}{path}", json=body)
+        assert reply.is_success, f"{method} {path}: {reply.status_code} {reply.text}"
+        return reply.json() if reply.content else None
+
+    def push(self, branch: str) -> str:
+        """Push a commit to a branch, a new one from `main`; return the commit."""
+        path = f"{branch.replace('/', '-')}-{next(self._count)}.txt"
+        names = {each["name"] for each in self.ask("GET", "/branches")}
+        to = {"branch": branch} if branch in names else {"branch": "main", "new_branch": branch}
+        body = {"content": base64.b64encode(b"text\n").decode(), "message": f"Add {path}", **to}
+        return self.ask("POST", f"/contents/{path}", body)["commit"]["sha"]
+
+    def comment(self, number: int, text: str) -> None:
+        self.ask("POST", f"/issues/{number}/comments", {"body": text})
+
+    def comments(self, number: int) -> list[str]:
+        return [comment["body"] for comment in self.ask("GET", f"/issues/{number}/comments")]
+
+    def open_issue(self, title: str, label: str | None = None) -> int:
+        ids = [self.ask("POST", "/labels", {"name": label, "color": "#00aabb"})["id"]] if label else []
+        return self.ask("POST", "/issues", {"title": title, "body": "Please.", "labels": ids})["number"]
+
+    def close(self, number: int) -> None:
+        self.ask("PATCH", f"/issues/{number}", {"state": "closed"})
+
+    def edit(self, number: int, **fields: str) -> None:
+        self.ask("PATCH", f"/pulls/{number}", fields)
+
+    def set_status(self, commit: str, state: str, context: str) -> None:
+        self.ask("POST", f"/statuses/{commit}", {"state": state, "context": context, "description": "said"})
+
+    def review(self, number: int, text: str) -> None:
+        self.ask("POST", f"/pulls/{number}/reviews", {"event": "COMMENT", "body": text})
+
+
+class FakeHand:
+    """Acts on forges in memory."""
+
+    def __init__(self, forges: Any, forge: Forge) -> None:
+        self.forges, self.forge = forges, forge
+        self._site = forges.at(forge)
+
+    def close_connection(self) -> None:
+        """Nothing to close."""
+
+    def push(self, branch: str) -> str:
+        return self._site.push(branch)
+
+    def comment(self, number: int, text: str) -> None:
+        self._site.comment(number, text)
+
+    def comments(self, number: int) -> list[str]:
+        return [comment.body for comment in self._site.comments if comment.number == number]
+
+    def open_issue(self, title: str, label: str | None = None) -> int:
+        return self._site.open_issue(title, "Please.", labels=(label,) if label else ())
+
+    def close(self, number: int) -> None:
+        self._site.close(number)
+
+    def edit(self, number: int, **fields: str) -> None:
+        self._site.edit(number, **fields)
+
+    def set_status(self, commit: str, state: str, context: str) -> None:
+        self._site.set_status(commit, state, context, "said")
+
+    def review(self, number: int, text: str) -> None:
+        self._site.review(number, "comment", text)
