@@ -10,6 +10,7 @@ import logging
 import random
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import copy
 from types import TracebackType
 from typing import NoReturn, Self, TypeVar
 from urllib.parse import quote
@@ -75,8 +76,9 @@ class Client:
     """
     What an agent asks of a reconciler.
 
-    `tries`: how often a request is sent before Unavailable is raised; None: for
-    as long as it takes. Every method raises Unavailable, Refused (the token is
+    `token`: None for one that only makes others (`speaking_for`). `tries`: how
+    often a request is sent before Unavailable is raised; None: for as long as
+    it takes. Every method raises Unavailable, Refused (the token is
     not good for it), UsageError (the request makes no sense to the server) and
     what its own docstring says.
     """
@@ -84,19 +86,18 @@ class Client:
     def __init__(
         self,
         url: str,
-        token: str,
+        token: str | None,
         *,
         tries: int | None = 5,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """Raise UsageError if address or token cannot be ones."""
-        if not _TOKEN.match(token):
-            raise UsageError("the token is empty or has blanks in it; it is the line `token new` printed")
+        self._headers = _authorization(token) if token is not None else {}
         self.url = url.rstrip("/")
         self._http = httpx2.AsyncClient(
             base_url=_base(self.url),
-            headers={"Authorization": f"Bearer {token}", "User-Agent": f"reconciler/{__version__}"},
+            headers={"User-Agent": f"reconciler/{__version__}"},
             timeout=_TIMEOUT,
             trust_env=False,  # no proxy of the environment sees the token
             limits=httpx2.Limits(max_connections=None),
@@ -112,6 +113,12 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._http.aclose()
+
+    def speaking_for(self, token: str) -> "Client":
+        """Return a client of the same connections with another token."""
+        other = copy(self)
+        other._headers = _authorization(token)  # noqa: SLF001 - one of our own kind, made here
+        return other
 
     async def dequeue(self, request: DequeueRequest) -> Lease | None:
         """Return the task that the agent holds now, None if there is none; the same for the same key."""
@@ -181,7 +188,8 @@ class Client:
         """Send a request once; return the answer, if there was one, and how it went in words."""
         is_json = isinstance(body, Frozen)
         content = body.model_dump_json().encode() if isinstance(body, Frozen) else body
-        headers = {"Content-Type": "application/json" if is_json else "application/octet-stream"}
+        kind = "application/json" if is_json else "application/octet-stream"
+        headers = {**self._headers, "Content-Type": kind}
         try:
             response = await self._http.request(method, place, content=content, headers=headers)
         except httpx2.TransportError as error:
@@ -224,6 +232,12 @@ def _problem(response: httpx2.Response) -> ProblemDetails:
 def _is_gap(response: httpx2.Response) -> bool:
     is_conflict = response.status_code == httpx2.codes.CONFLICT
     return is_conflict and _problem(response).acknowledged_offset is not None
+
+
+def _authorization(token: str) -> Mapping[str, str]:
+    if not _TOKEN.match(token):
+        raise UsageError("the token is empty or has blanks in it; it is the line that `token new` printed")
+    return {"Authorization": f"Bearer {token}"}
 
 
 def _base(url: str) -> httpx2.URL:

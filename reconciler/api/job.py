@@ -8,18 +8,18 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from reconciler.api.checkout import Checkout, check_out
 from reconciler.api.client import PIECE, Client
 from reconciler.api.held import Held, Slot
-from reconciler.api.models import Lease, Limited, StatusRequest
+from reconciler.api.models import MOST_WORDS, Lease, Limited, StatusRequest
 from reconciler.api.process import end_left_over, environment, running
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import LeaseLost, NotFound, NotNow, Unavailable, UsageError
-from reconciler.core.fields import Frozen
+from reconciler.core.fields import Branch, Frozen
 from reconciler.core.text import harmless, one_line, tail
 
 Outcome = Literal["completed", "failed", "released"]
@@ -44,9 +44,9 @@ class Result(Frozen):
     """What came of it; by the exit code if left out."""
     result: Limited = ""
     """Last words; the end of the output if left out."""
-    branch: str | None = None
+    branch: Branch | None = None
     """Branch that was pushed, if not the one that was asked for."""
-    pull_request: int | None = None
+    pull_request: Annotated[int, Field(ge=1)] | None = None
     usage: Usage = Usage()
 
 
@@ -225,7 +225,7 @@ class Job:
         return StatusRequest(
             epoch=self._lease.epoch,
             status="review_pending" if is_for_review else outcome,
-            result=harmless(words),
+            result=harmless(words)[:MOST_WORDS],
             branch=result.branch,
             pull_request=result.pull_request,
             usage=result.usage,

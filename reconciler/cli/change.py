@@ -10,7 +10,7 @@ import click
 
 from reconciler.core.errors import SpecError, UsageError
 from reconciler.core.fields import Frozen
-from reconciler.core.model import HostSpec, Kind, TaskSpec
+from reconciler.core.model import AgentSpec, HostSpec, Kind, TaskSpec
 from reconciler.core.wishes import Changes
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Spec = TypeVar("Spec", bound=Frozen)
 
-KINDS: Mapping[type[Frozen], Kind] = {TaskSpec: "task", HostSpec: "host"}
+KINDS: Mapping[type[Frozen], Kind] = {TaskSpec: "task", HostSpec: "host", AgentSpec: "agent"}
 """What can be changed in words."""
 
 names_argument = click.argument("names", metavar="NAME...", nargs=-1, required=True)

@@ -67,7 +67,7 @@ class Context:
     @property
     def data_dir(self) -> Path:
         """Where caches, logs and local runs of this fleet are, whichever way it is named."""
-        return self.data.resolve() if self.data else _default_data_dir(self.place)
+        return self.data.resolve() if self.data else default_data_dir(self.place)
 
     @property
     def clones(self) -> Path:
@@ -86,8 +86,8 @@ def is_repository(folder: Path) -> bool:
     return is_bare or (folder / ".git").exists()
 
 
-def _default_data_dir(place: str) -> Path:
-    """Name the folder after the place, readable and yet its own for each place."""
+def default_data_dir(place: str) -> Path:
+    """Return a folder named after a place, readable and yet its own for each place."""
     state_home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     name = (
         _UNSAFE.sub("-", re.split(r"[/:]", place.rstrip("/"))[-1].removesuffix(".git")).strip("-.") or "fleet"

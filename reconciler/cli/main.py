@@ -32,6 +32,9 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
         "run": Entry(
             "reconciler.cli.run:run", "Reconcile: bring about what the specs ask for, and record every step."
         ),
+        "serve": Entry(
+            "reconciler.cli.run:serve", "Reconcile, and serve the HTTP API for outside agents and webhooks."
+        ),
     },
     "Check before a push": {
         "validate": Entry("reconciler.cli.check:validate", "Report every mistake in the specs."),
@@ -61,6 +64,13 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
         "adapter": Entry(
             "reconciler.cli.agents:adapter", "Try adapters: on a host, or on what a CLI printed."
         ),
+    },
+    "Outside agents": {
+        "token": Entry("reconciler.cli.token:token", "Make, list and revoke the tokens of outside agents."),
+        "agent": Entry(
+            "reconciler.cli.agent:agent", "Be an agent that takes tasks from a reconciler over HTTP."
+        ),
+        "mcp": Entry("reconciler.cli.mcp:mcp", "Offer a reconciler's tasks to an agent as MCP tools."),
     },
     "Other": {
         "version": Entry("reconciler.cli.version:version", "Print the version."),

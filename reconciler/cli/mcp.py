@@ -1,0 +1,78 @@
+"""
+The tools for agents that speak the Model Context Protocol: `mcp`.
+"""
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from reconciler import clock
+from reconciler.cli.reach import find_token, need_token, token_option, url_option
+from reconciler.core.errors import UsageError
+
+
+@click.command()
+@url_option
+@token_option
+@click.option(
+    "--http",
+    metavar="127.0.0.1:PORT",
+    help="Listen there for streamable HTTP, at /mcp; stdin and stdout if left out.",
+)
+def mcp(url: str, token_file: Path | None, http: str | None) -> None:
+    """
+    Offer a reconciler's tasks to an agent as MCP tools.
+
+    Over stdin and stdout it speaks for the one agent whose token it is given,
+    and renews the leases of the tasks taken until the session ends. Over HTTP
+    every caller is known by its own `Authorization: Bearer` header; a token
+    given here speaks for who sends none. See docs/pull-agents.md.
+    """
+    try:
+        import reconciler.api.mcp  # noqa: F401 - looked for before anything is opened
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is not installed: pip install 'reconciler[mcp]'") from None
+    if http is None:
+        asyncio.run(_stdio(url, need_token(token_file)))
+    else:
+        asyncio.run(_http(url, find_token(token_file), *_address(http)))
+
+
+async def _stdio(url: str, token: str) -> None:
+    from reconciler.api.client import Client
+    from reconciler.api.keeper import Keeper
+    from reconciler.api.mcp import Tools, make_server
+
+    async with Client(url, token) as client, Keeper() as keeper:
+        await make_server(Tools(client, keeper, _draw)).run_stdio_async()
+
+
+async def _http(url: str, token: str | None, host: str, port: int) -> None:
+    from reconciler.api.client import Client
+    from reconciler.api.keeper import Keeper
+    from reconciler.api.mcp import QUIET, Tools, make_server, serve_http
+
+    async with Client(url, token) as client, Keeper(QUIET) as keeper:
+        server = make_server(Tools(client, keeper, _draw))
+        await serve_http(server, host, port, lambda address: click.echo(f"listening on {address}", err=True))
+
+
+def _address(text: str) -> tuple[str, int]:
+    """Return host and port; only those that this machine alone can reach."""
+    host, _, port = text.rpartition(":")
+    host = host.strip("[]")
+    if host not in _LOOPBACK or not port.isdecimal() or int(port) > _MOST_PORT:
+        raise UsageError(
+            f"--http {text} is no address of this machine alone, such as 127.0.0.1:8421: agents elsewhere "
+            "run `reconciler mcp` where they are, with --url"
+        )
+    return host, int(port)
+
+
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_MOST_PORT = 65535
+
+
+def _draw() -> str:
+    return clock.token(12)

@@ -1,0 +1,48 @@
+"""
+How the commands of outside agents reach a reconciler: its address, and a token.
+"""
+
+import os
+from pathlib import Path
+
+import click
+
+from reconciler.core.errors import UsageError
+
+TOKEN = "RECONCILER_TOKEN"  # noqa: S105 - the variable's name
+"""Environment variable with the token, where there is no file."""
+
+url_option = click.option(
+    "--url",
+    envvar="RECONCILER_URL",
+    show_envvar=True,
+    default="http://127.0.0.1:8420",
+    show_default=True,
+    help="Where the reconciler listens.",
+)
+token_option = click.option(
+    "--token-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help=f"File with the agent's token; the environment variable {TOKEN} if left out.",
+)
+
+
+def find_token(file: Path | None) -> str | None:
+    """
+    Return the token in a file, else that of the environment; None if there is none.
+
+    It is taken out of the environment, so that no command we start inherits it.
+    """
+    inherited = os.environ.pop(TOKEN, "").strip()
+    return file.read_text(encoding="utf-8").strip() if file else inherited or None
+
+
+def need_token(file: Path | None) -> str:
+    """Return the token. Raises UsageError if there is none."""
+    token = find_token(file)
+    if token is None:
+        raise UsageError(
+            f"no token: name its file with --token-file, or put it into {TOKEN}; "
+            "`reconciler token new` makes one"
+        )
+    return token
