@@ -101,6 +101,10 @@ class State(Protocol):
         Raises Unavailable, or SpecError for a state branch that is damaged.
         """
 
+    @property
+    def head(self) -> str:
+        """The commit that what was last loaded or committed is on record with; empty before the first."""
+
     def has_moved(self) -> bool:
         """Return whether somebody else wrote since, as far as can be told without asking a remote."""
 
@@ -196,6 +200,9 @@ class Forges(Protocol):
     token that is refused: whatever a forge does, no task fails of it.
     """
 
+    async def whoami(self, forge: Forge) -> str:
+        """Return the name of our own account there."""
+
     async def pulls(
         self, forge: Forge, branches: Collection[str], fresh: Collection[int]
     ) -> Mapping[str, Pull]:
@@ -244,7 +251,7 @@ class SpecWriter(Protocol):
 
     async def files(self, under: str) -> tuple[str, Mapping[str, str]]:
         """
-        Return the newest commit and the text of its files in a folder, by path.
+        Return the newest commit and the text of its files, by path: all in a folder (`a/`), or one.
 
         What is no text, or too large to be a spec, is left out. Raises Unavailable.
         """
@@ -268,6 +275,13 @@ class SpecWriter(Protocol):
 
     async def has_told(self, trailer: str, value: str, since: datetime) -> bool:
         """Return whether a commit since then has a trailer with this value. Raises Unavailable."""
+
+    async def touched_at(self, path: str, *, apart_from: str) -> datetime | None:
+        """
+        Return when a file was last changed; None if it never was.
+
+        Commits with a trailer of the name `apart_from` do not count. Raises Unavailable.
+        """
 
 
 class Desk(Protocol):
@@ -314,3 +328,15 @@ class Desk(Protocol):
 
     async def assignment(self, task: str) -> Assignment:
         """Return what the holder of a task is to carry out; the same for the same run. Raises SpecError."""
+
+
+class Hooks(Protocol):
+    """Where deliveries of webhooks are taken."""
+
+    async def receive(self, headers: Mapping[str, str], body: bytes) -> None:
+        """
+        Take a delivery; it is on disk when this returns. Names of headers are in lower case.
+
+        Raises Refused if its signature is missing or wrong, UsageError if it
+        is no webhook.
+        """

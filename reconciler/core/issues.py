@@ -1,5 +1,5 @@
 """
-Issues of a forge as tasks, and what people ask for in comments.
+Issues of a forge as tasks.
 
 An issue becomes a file that people may edit like any other. Its first line says
 which fields came from the issue and what they were then, so that only a change
@@ -337,40 +337,3 @@ _SORTS: Mapping[_Kind, Callable[[Sequence[_Item]], _Sorted]] = {
     "criteria": _criteria,
 }
 """How to tell rules and commands apart, by the kind of a section that has any."""
-
-
-# --- Commands in comments --------------------------------------------------
-
-
-class Command(NamedTuple):
-    """What somebody asks for in a line of a comment."""
-
-    verb: Literal["retry", "cancel", "status", "model", "host", "unknown"]
-    value: str = ""
-    """Model or host; of an unknown one, what was written."""
-
-
-USAGE = "I know `/agent retry`, `/agent cancel`, `/agent status`, `/agent model NAME` and `/agent host NAME`."
-
-_ASKS = re.compile(r"/agent(?:[ \t]+(.*))?")
-_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+\[\]-]{0,99}")
-
-
-def command(text: str) -> Command | None:
-    """
-    Return what the first line of a comment asks for; None if it asks for nothing.
-
-    What begins with `/agent` and is none of the commands is `unknown`: whoever
-    wrote it should be told.
-    """
-    lines = harmless(text).strip().split("\n")
-    found = _ASKS.fullmatch(lines[0].rstrip())
-    if found is None:
-        return None
-    match (found[1] or "").split():
-        case [("retry" | "cancel" | "status") as verb]:
-            return Command(verb)
-        case [("model" | "host") as verb, value] if _VALUE.fullmatch(value):
-            return Command(verb, value)
-        case _:
-            return Command("unknown", one_line(lines[0], 100))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from reconciler.controller.ports import Entry
 from reconciler.core.errors import Conflict, Unavailable
 from reconciler.core.fields import format_time
 from reconciler.store.commits import commit_files, publish
@@ -29,16 +30,28 @@ class Bot:
         self._branch = branch
         self._tree = GitTree(repository, branch)
         self._committer = _named(repository.git)
+        self._read: dict[str, tuple[str, Mapping[str, str]]] = {}
+        """What was read last, of each place: asked for again and again, and seldom another."""
         self._turn = asyncio.Lock()  # two commits at once would only be in each other's way
 
     async def files(self, under: str) -> tuple[str, Mapping[str, str]]:
-        """Return the newest commit and the text of its files in a folder; see `SpecWriter.files`."""
+        """Return the newest commit and the text of its files; see `SpecWriter.files`."""
         head = await self._tree.head()
-        entries = await self._tree.files(head, under)
+        if self._read.get(under, ("", {}))[0] != head:
+            self._read[under] = head, await self._texts(await self._entries(head, under))
+        return self._read[under]
+
+    async def _entries(self, head: str, under: str) -> Mapping[str, Entry]:
+        if under.endswith("/"):
+            return await self._tree.files(head, under)
+        entry = await self._tree.entry(head, under)
+        return {under: entry} if entry else {}
+
+    async def _texts(self, entries: Mapping[str, Entry]) -> Mapping[str, str]:
         ids = {path: entry.blob for path, entry in entries.items() if entry.mode.startswith("100")}
         contents = await self._tree.blobs(set(ids.values()), limit=_LARGEST)
         texts = {path: _text(contents[blob]) for path, blob in ids.items()}
-        return head, {path: text for path, text in texts.items() if text is not None}
+        return {path: text for path, text in texts.items() if text is not None}
 
     async def put(
         self,
@@ -76,9 +89,10 @@ class Bot:
         )
         return value in told.decode("utf-8", "replace").splitlines()
 
-    async def touched_at(self, path: str) -> datetime | None:
+    async def touched_at(self, path: str, *, apart_from: str) -> datetime | None:
         """Return when a file was last changed; see `SpecWriter.touched_at`."""
-        words = ("log", "--max-count=1", "--format=%ct", await self._tree.head(), "--", path)
+        others = ("--invert-grep", f"--grep=^{apart_from}: ")
+        words = ("log", "--max-count=1", "--format=%ct", *others, await self._tree.head(), "--", path)
         listed = await self._repository.git.run(*words)
         return datetime.fromtimestamp(int(listed), UTC) if listed.strip() else None
 

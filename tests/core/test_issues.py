@@ -1,6 +1,5 @@
-"""What becomes of the text of an issue, whatever it is, and which comments are commands."""
+"""What becomes of the text of an issue, whatever it is."""
 
-import re
 from datetime import UTC, datetime
 
 import pytest
@@ -10,8 +9,6 @@ from hypothesis import strategies as st
 from reconciler.core.fields import check_name
 from reconciler.core.forge import Issue
 from reconciler.core.issues import (
-    Command,
-    command,
     given_up,
     mark_in,
     number_in,
@@ -264,40 +261,3 @@ def test_names_of_two_repos_never_meet():
     assert number_in("calc", "issues/calc-07") is None
     assert number_in("calc", "web/calc-7") is None
     assert task_name("c" * 63, 7) != task_name("c" * 64, 7)
-
-
-# --- Commands --------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("/agent retry", Command("retry")),
-        ("\n  /agent  cancel \r\nbecause it is wrong", Command("cancel")),
-        ("/agent status", Command("status")),
-        ("/agent model claude-opus-4.5[1m]", Command("model", "claude-opus-4.5[1m]")),
-        ("/agent host gpu-1", Command("host", "gpu-1")),
-        ("/agent", Command("unknown", "/agent")),
-        ("/agent retry now", Command("unknown", "/agent retry now")),
-        ("/agent model", Command("unknown", "/agent model")),
-        ("/agent model --dangerously", Command("unknown", "/agent model --dangerously")),
-        ("/agent model $(id)", Command("unknown", "/agent model $(id)")),
-        ("/agent Retry", Command("unknown", "/agent Retry")),
-    ],
-)
-def test_the_first_line_of_a_comment_may_be_a_command(text, expected):
-    assert command(text) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["", "please /agent retry", "> /agent retry", "/agents", "ok\n/agent retry", "`/agent retry`"]
-)
-def test_any_other_comment_asks_for_nothing(text):
-    assert command(text) is None
-
-
-@given(st.text(max_size=200))
-def test_a_value_is_one_safe_word_whatever_stands_there(text):
-    found = command(f"/agent model {text}")
-
-    assert found.verb == "unknown" or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/@+\[\]-]*", found.value)

@@ -208,13 +208,29 @@ async def test_a_trailer_is_found_whole_and_only_since_a_time(open_repository, b
     assert not await bot.has_told("Forge-Comment", "calc/42", made_at + timedelta(hours=1))
 
 
-async def test_a_file_tells_when_it_was_last_changed(open_repository, bare):
-    bot = Bot(await open_repository(bare), "main")
-    await bot.put({MADE: GOAL}, MESSAGE)
-    made_at = datetime.fromisoformat(git(bare, "log", "-1", "--format=%cI", "main"))
+async def test_a_file_tells_when_it_was_last_changed_by_others(open_repository, checkout):
+    bot = Bot(await open_repository(checkout), "main")
+    await bot.put({MADE: GOAL}, "Take up issue 7\n\nIssue: 7\n")
+    git(checkout, "commit", "-q", "--allow-empty", "-m", "nothing of it")
 
-    assert await bot.touched_at(MADE) == made_at
-    assert await bot.touched_at("specs/tasks/never.yaml") is None
+    assert await bot.touched_at(MADE, apart_from="Issue") is None
+
+    commit(checkout, MADE, "goal: more\n")
+    changed_at = datetime.fromisoformat(git(checkout, "log", "-1", "--format=%cI", "main"))
+    await bot.put({MADE: GOAL}, "Update\n\nIssue: 7\n")
+
+    assert await bot.touched_at(MADE, apart_from="Issue") == changed_at
+
+
+async def test_one_file_is_read_alone_and_the_newest_of_it(open_repository, checkout):
+    bot = Bot(await open_repository(checkout), "main")
+
+    before = [await bot.files(TASK), await bot.files(TASK), await bot.files("specs/tasks/never.yaml")]
+    commit(checkout, TASK, "goal: b\n")
+    _, after = await bot.files(TASK)
+
+    assert [files for _, files in before] == [{TASK: "goal: a\n"}, {TASK: "goal: a\n"}, {}]
+    assert after == {TASK: "goal: b\n"}
 
 
 @pytest.mark.parametrize("path", ["../out.yaml", "/etc/x", ".git/config", ""])
