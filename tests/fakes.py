@@ -256,7 +256,9 @@ class FakeDispatch:
         scripted = self.reports.get(assignment.task, [])
         if key not in self.ended:
             self.ended[key] = scripted.pop(0) if scripted else SUCCESS
-        return self.ended[key]
+        said = {"text": claim.result, "usage": claim.usage}
+        found = self.ended[key]
+        return found.model_copy(update={"verdict": found.verdict.model_copy(update=said)})
 
     async def close(self) -> None:
         self.followed = frozenset()
@@ -302,17 +304,17 @@ class FakeSite:
     edit = change
 
     def close(self, number: int, *, by: str = "ann") -> None:
-        self.change(number, state="closed", **({"by": by} if number in self.pulls else {}))
+        self.change(number, state="closed", **({"by": by} if number in self.pulls else {"closed_at": self.now}))
 
     def reopen(self, number: int) -> None:
-        self.change(number, state="open")
+        self.change(number, state="open", **({} if number in self.pulls else {"closed_at": None}))
 
     def merge(self, number: int, *, by: str = "ann") -> None:
         self.change(number, state="closed", is_merged=True, by=by)
 
-    def comment(self, number: int, body: str, *, author: str = "ann") -> None:
+    def comment(self, number: int, body: str, *, author: str = "ann", key: str = "") -> None:
         at = self.now
-        self.comments.append(Comment(id=self.next(), number=number, author=author, body=body, created_at=at))
+        self.comments.append(Comment(id=self.next(), number=number, author=author, body=body, key=key, created_at=at))
 
     def open_issue(self, title: str, body: str, *, author: str = "ann", labels: tuple[str, ...] = ()) -> int:
         number = self.next()
@@ -396,8 +398,9 @@ class FakeForges:
             self._dress(site, pull, want)
         if want.issue in site.issues:
             issue = site.issues[want.issue]
-            state = "closed" if want.closes_issue else issue.state
-            site.change(issue.number, labels=_with_phase(issue.labels, want.phase), state=state)
+            site.change(issue.number, labels=_with_phase(issue.labels, want.phase))
+            if want.closes_issue and issue.state == "open":
+                site.close(issue.number, by="bot")
             for note in want.issue_notes:
                 await self.say(forge, issue.number, note)
         for note in want.notes if pull else ():
@@ -452,12 +455,12 @@ class FakeForges:
         return [comment for comment in self.at(forge).comments if comment.created_at >= since]
 
     async def say(self, forge: Forge, number: int, note: Note) -> bool:
-        site, mark = self.at(forge), f"<!-- reconciler:{note.key} -->"
+        site = self.at(forge)
         for at, comment in enumerate(site.comments):
-            if (comment.number, comment.author) == (number, "bot") and comment.body.startswith(mark):
-                site.comments[at] = replace(comment, body=f"{mark}\n{note.text}")
+            if (comment.number, comment.key) == (number, note.key):
+                site.comments[at] = replace(comment, body=note.text)
                 return False
-        site.comment(number, f"{mark}\n{note.text}", author="bot")
+        site.comment(number, note.text, author="bot", key=note.key)
         return True
 
     async def open_pulls(self, forge: Forge, base: str) -> Sequence[Pull]:

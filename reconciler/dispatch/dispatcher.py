@@ -11,7 +11,7 @@ from pathlib import Path
 from reconciler.controller.ports import Emit
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.events import RunEnded, RunSeen
-from reconciler.core.model import FailureClass, Host, Order, Repo, Report, Verdict
+from reconciler.core.model import Assignment, Claim, FailureClass, Host, Order, Repo, Report, Verdict
 from reconciler.core.needs import Needs
 from reconciler.core.prompt import sha256
 from reconciler.dispatch.logs import Logs
@@ -22,6 +22,7 @@ from reconciler.dispatch.runs import Ending, Pace
 from reconciler.dispatch.site import Site, open_site, usual_pace
 from reconciler.dispatch.steps import StepFailed
 from reconciler.dispatch.transport import Transport
+from reconciler.dispatch.verify import verify
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,11 @@ class Dispatcher:
             return await self._repository(repo).merged(heads)
         except StepFailed as error:
             raise Unavailable(str(error)) from error
+
+    async def verify(self, assignment: Assignment, claim: Claim) -> Report:
+        """Return what an agent's finished work is found to be; see controller.ports.Dispatch."""
+        repository = self._repository(assignment.repo) if assignment.repo else None
+        return await verify(assignment, claim, repository, lambda order: self._round(order).validate())
 
     async def close(self) -> None:
         """Stop following; runs go on. The transports are closed by whoever made them."""

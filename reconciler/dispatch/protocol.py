@@ -11,9 +11,13 @@ from itertools import islice
 
 from reconciler.core.errors import Unavailable
 
-RUN_ID = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9._+-]*)\.r(?P<round>[1-9][0-9]*)(?P<validation>v?)\Z")
+RUN_ID = re.compile(
+    r"(?P<run>[A-Za-z0-9][A-Za-z0-9._+-]*?)(?:\.c(?P<commit>[0-9a-f]{12}))?"
+    r"\.r(?P<round>[1-9][0-9]*)(?P<validation>v?)\Z"
+)
 _HALF_MADE = re.compile(r"\.(?:new|in|out|old)\.\d+\Z")
 """Ends of the names under which `workspace.sh` works on something."""
+_CHECK = re.compile(r"\.c[0-9a-f]{12}\Z")
 _BATCH = 100
 """A name has at most some 250 bytes, a command line holds 128 KiB."""
 
@@ -89,7 +93,12 @@ def validation_id(run: str, number: int) -> str:
 def run_of(name: str) -> str:
     """Return the key of the run that a run folder or a workspace belongs to, be it a half made one."""
     match = RUN_ID.match(name)
-    return (match["run"] if match else _HALF_MADE.sub("", name)).replace("+", "/")
+    return (match["run"] if match else _CHECK.sub("", _HALF_MADE.sub("", name))).replace("+", "/")
+
+
+def check_key(run: str, commit: str) -> str:
+    """Return the key under which what an outside agent finished is validated: once for each commit."""
+    return f"{run}.c{commit[:12]}"
 
 
 def batches(names: Iterable[str]) -> Iterator[tuple[str, ...]]:

@@ -3,17 +3,19 @@
 import asyncio
 import subprocess
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from reconciler.core.adapter import Usage
+from reconciler.core.errors import Unavailable
 from reconciler.core.events import Assigned, Created, Removed, Renamed, SpecRemoved, Started
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import fold
-from reconciler.core.model import FailureClass, HostStatus, run_key
+from reconciler.core.model import Assignment, Claim, FailureClass, Host, HostStatus, run_key
 from reconciler.store.repository import Repository
 from reconciler.store.state import StateBranch
-from tests.dispatch.world import World
+from tests.dispatch.world import World, git
 from tests.fakes import FakeDispatch, FakeState, make_task
 
 NOW = datetime(2030, 1, 31, 9, tzinfo=UTC)
@@ -166,3 +168,70 @@ async def test_what_is_stopped_before_it_began_never_begins(hosts):
 
     kinds = {facts[-1].report.verdict.kind for facts in (stopped, again)}
     assert kinds == {FailureClass.CANCELLED}
+
+
+# --- What outside agents finished -------------------------------------------
+
+
+@pytest.fixture(params=["fake", "local"])
+def finished(request, tmp_path):
+    """Return what an agent was asked for and did, a way to a dispatcher, and one to one that cannot tell."""
+    world = World(tmp_path / "world")
+    asked = Assignment(
+        run=RUN,
+        epoch=1,
+        task="web/fix",
+        title="Mend it",
+        prompt="Do it.",
+        repo=world.repo,
+        branch="task/web/fix",
+        validation=(world.note("ran"),),
+        validate_on=Host(name="local"),
+        review="none",
+        timeout=timedelta(minutes=1),
+    )
+    seed = world.folder / "seed"
+    git(seed, "commit", "-q", "--allow-empty", "-m", "Mend it")
+    git(seed, "push", "-q", str(world.code), "HEAD:refs/heads/task/web/fix")
+    if request.param == "local":
+        broken = {"repo": world.repo.model_copy(update={"url": "http://127.0.0.1:9/code.git"})}
+        return asked, world.dispatcher, lambda: (world.dispatcher(), asked.model_copy(update=broken))
+    ended: dict = {}
+    return asked, lambda: FakeDispatch(ended=ended), lambda: (FakeDispatch(hold=True), asked)
+
+
+CLAIM = Claim(outcome="completed", result="All done.", usage=Usage(input_tokens=7))
+
+
+async def test_a_report_on_finished_work_has_what_its_agent_said_and_spent(finished):
+    asked, opened, _ = finished
+    dispatch = opened()
+
+    report = await dispatch.verify(asked, CLAIM)
+    await dispatch.close()
+
+    assert report.verdict.outcome == "success"
+    assert (report.verdict.text, report.verdict.usage) == (CLAIM.result, CLAIM.usage)
+    assert report.commits == 1
+    assert report.head_commit
+
+
+async def test_finished_work_is_found_the_same_again_after_a_restart(finished):
+    asked, opened, _ = finished
+    first, second = opened(), opened()
+
+    before = await first.verify(asked, CLAIM)
+    await first.close()
+    after = await second.verify(asked, CLAIM)
+    await second.close()
+
+    assert after == before
+
+
+async def test_what_cannot_be_told_of_finished_work_now_is_no_report(finished):
+    _, _, lost = finished
+    dispatch, asked = lost()
+
+    with pytest.raises(Unavailable):
+        await dispatch.verify(asked, CLAIM)
+    await dispatch.close()

@@ -1,0 +1,126 @@
+"""
+What an outside agent says it finished, and what is found of it.
+
+Its word is a claim. The branch is looked at in the code repository, and its
+validation is run on a host of ours, in a workspace of its own.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from reconciler.core.adapter import Adapter
+from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.fields import check_branch
+from reconciler.core.model import Assignment, Check, Claim, FailureClass, Host, Order, Report, Verdict
+from reconciler.core.text import one_line, tail
+from reconciler.dispatch.protocol import check_key
+from reconciler.dispatch.repos import CodeRepository
+from reconciler.dispatch.round import failed
+from reconciler.dispatch.steps import StepFailed
+
+_NO_AGENT = Adapter(name="validation")
+
+Validate = Callable[[Order], Awaitable[Sequence[Check]]]
+"""Runs the validation of an order, and nothing else of it."""
+
+
+class _Work(NamedTuple):
+    """What is on the branch."""
+
+    base: str
+    head: str
+    commits: int
+
+
+async def verify(
+    assignment: Assignment, claim: Claim, repository: CodeRepository | None, validate: Validate
+) -> Report:
+    """
+    Return what the finished work is found to be.
+
+    The commit that is validated names the validation: asking again finds it
+    done, and work that was pushed since is validated anew. Raises Unavailable.
+    """
+    text = tail(claim.result, lines=200, characters=20_000)
+    verdict = Verdict(outcome="success", text=text, usage=claim.usage)
+    host = assignment.validate_on if assignment.validation else None
+    try:
+        if repository is None:
+            _refuse_nowhere(assignment, host)
+            return Report(verdict=verdict)
+        branch = claim.branch or assignment.branch
+        work = await _look(assignment, branch, repository)
+        checks = await _validated(assignment, host, branch, work.head, validate) if host else ()
+    except StepFailed as error:
+        return Report(verdict=failed(verdict, error))
+    return Report(
+        verdict=verdict,
+        checks=tuple(checks),
+        base_commit=work.base,
+        head_commit=work.head,
+        commits=work.commits,
+    )
+
+
+def _refuse_nowhere(assignment: Assignment, host: Host | None) -> None:
+    """Raise StepFailed where validation is asked for, and there is nothing that a host could run it on."""
+    if host is not None:
+        raise StepFailed(
+            FailureClass.CONFIG,
+            f"task {assignment.task} has no repo, so what its agent made cannot be validated on host "
+            f"{host.name}; name a `repo`, or leave out `validate_on`",
+        )
+
+
+async def _look(assignment: Assignment, branch: str, repository: CodeRepository) -> _Work:
+    """Return what is on the branch. Raises StepFailed if that cannot be the work, and Unavailable."""
+    asked = f"push your work to {assignment.branch!r} and report again"
+    if branch == repository.repo.base:
+        raise _refused(f"branch {branch!r} is the base branch, which work only comes to by review; {asked}")
+    try:
+        check_branch(branch)
+    except ValueError as error:
+        raise _refused(f"{one_line(str(error), 200)}; {asked}") from None
+    head = await repository.find(branch)
+    if head is None:
+        raise _refused(f"branch {branch!r} is not there; push it and report again")
+    if assignment.start_from is not None:
+        base = await repository.starting_point(assignment.start_from)
+    else:
+        base = await repository.fork(head)
+        if base == head:
+            raise _refused(
+                f"branch {branch!r} has no commits that {repository.repo.base!r} does not have; "
+                "commit your work, push it and report again"
+            )
+    return _Work(base, head, await repository.check(base, head))
+
+
+async def _validated(
+    assignment: Assignment, host: Host, branch: str, head: str, validate: Validate
+) -> Sequence[Check]:
+    order = Order(
+        run=check_key(assignment.run, head),
+        round=1,
+        task=assignment.task,
+        host=host,
+        adapter=_NO_AGENT,
+        repo=assignment.repo,
+        argv=(),
+        prompt="",
+        env=assignment.env,
+        branch=branch,
+        start_from=head,
+        validation=assignment.validation,
+        timeout=assignment.timeout,
+        stall_timeout=assignment.timeout,
+        commit_message="",
+    )
+    try:
+        return await validate(order)
+    except Refused as error:  # a person must mend the host; the work is none the worse for it
+        raise Unavailable(str(error)) from error
+
+
+def _refused(words: str) -> StepFailed:
+    return StepFailed(FailureClass.AGENT, words)
