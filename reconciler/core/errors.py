@@ -79,6 +79,17 @@ class NotNow(Refused):
     """What an agent asks for cannot be had in this mode or phase (409)."""
 
 
+class LogGap(NotNow):
+    """A piece of a log does not follow on what is kept of it (409)."""
+
+    def __init__(self, kept: int, offset: int) -> None:
+        super().__init__(
+            f"the log is kept up to byte {kept}, so a piece that begins at {offset} leaves a gap; "
+            f"send it from offset {kept}"
+        )
+        self.kept = kept
+
+
 class LeaseLost(Refused):
     """The task is not, or no longer, the agent's (410)."""
 

@@ -1,10 +1,13 @@
 """
 What agents printed, kept on this machine: `<logs>/<run>.r<round>/out` and `err`, and `…v` for its validation.
 
+What an outside agent finished is validated apart from it: `<logs>/<run>.c<commit>.r1v`.
+
 A file's size is how far it was copied, so that copying goes on after a restart
 where it stopped: nothing lost, nothing twice.
 """
 
+import os
 import shutil
 from collections.abc import Callable
 from datetime import datetime
@@ -36,6 +39,16 @@ class Logs:
         with path.open("ab") as file:
             file.write(data)
 
+    def sync(self, run_id: str, stream: Stream) -> None:
+        """Return once all of it, and that it is there, is safe on the disk."""
+        path = self._path(run_id, stream)
+        for place in (path, path.parent, self._folder):
+            descriptor = os.open(place, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
     def read(self, run_id: str, stream: Stream) -> bytes:
         """Return all of it; empty if there is none."""
         try:
@@ -46,13 +59,13 @@ class Logs:
     def paths(self, run: str) -> list[tuple[str, Path]]:
         """Return every log of a run that is there, with a label for people, in the order of the rounds."""
         found = []
-        for folder in self._folder.glob(f"{folder_name(run)}.r*"):
+        for folder in self._folder.glob(f"{folder_name(run)}.*"):
             match = RUN_ID.match(folder.name)
             if match and match["run"] == folder_name(run):
-                found.append((int(match["round"]), match["validation"], folder))
+                found.append((match["commit"] or "", int(match["round"]), match["validation"], folder))
         return [
-            (f"round {number} {'validation' if validation else 'agent'}{label}", folder / stream)
-            for number, validation, folder in sorted(found)
+            (f"{_label(commit, number, validation)}{label}", folder / stream)
+            for commit, number, validation, folder in sorted(found)
             for stream, label in (("out", ""), ("err", " (stderr)"))
             if (folder / stream).exists() and not (validation and stream == "err")
         ]
@@ -75,6 +88,12 @@ class Logs:
 
     def _path(self, run_id: str, stream: Stream) -> Path:
         return self._folder / run_id / stream
+
+
+def _label(commit: str, number: int, validation: str) -> str:
+    if commit:
+        return f"validation of {commit}"
+    return f"round {number} {'validation' if validation else 'agent'}"
 
 
 def _weigh(folder: Path) -> tuple[float, int, Path]:
