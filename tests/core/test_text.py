@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.text import harmless, one_line, tail
+from reconciler.core.text import harmless, head, one_line, tail
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,15 @@ def test_a_tail_is_the_end_and_says_if_something_is_left_out(text, lines, charac
     assert len(end) <= characters
     assert end.count("\n") < lines
     assert note in ("", f"[… {len(whole) - len(end)} characters left out]")
+
+
+@given(st.text(), st.integers(1, 20))
+def test_a_head_is_the_beginning_and_says_if_something_is_left_out(text, characters):
+    whole = harmless(text).strip()
+
+    shown = head(text, characters=characters)
+
+    if len(whole) <= characters:
+        assert shown == whole
+    else:
+        assert shown == f"{whole[:characters]}\n[… {len(whole) - characters} characters left out]"
