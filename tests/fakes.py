@@ -304,7 +304,9 @@ class FakeSite:
     edit = change
 
     def close(self, number: int, *, by: str = "ann") -> None:
-        self.change(number, state="closed", **({"by": by} if number in self.pulls else {"closed_at": self.now}))
+        self.change(
+            number, state="closed", **({"by": by} if number in self.pulls else {"closed_at": self.now})
+        )
 
     def reopen(self, number: int) -> None:
         self.change(number, state="open", **({} if number in self.pulls else {"closed_at": None}))
@@ -314,7 +316,9 @@ class FakeSite:
 
     def comment(self, number: int, body: str, *, author: str = "ann", key: str = "") -> None:
         at = self.now
-        self.comments.append(Comment(id=self.next(), number=number, author=author, body=body, key=key, created_at=at))
+        self.comments.append(
+            Comment(id=self.next(), number=number, author=author, body=body, key=key, created_at=at)
+        )
 
     def open_issue(self, title: str, body: str, *, author: str = "ann", labels: tuple[str, ...] = ()) -> int:
         number = self.next()

@@ -100,6 +100,30 @@ class Issue:
     updated_at: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """What a webhook says happened: where to look, and nothing to believe."""
+
+    delivery: str
+    """Id of the delivery; letters, digits and `-`."""
+    event: str
+    action: str = ""
+    place: str
+    """Repository on the forge, as `Forge.repo` names it."""
+    repos: tuple[str, ...] = ()
+    """Names under which the fleet knows it: of repos, and `fleet` for its own repository."""
+    pull: int | None = None
+    """Pull request that it is about."""
+    issue: int | None = None
+    """Issue that it is about."""
+    branch: str | None = None
+    """Branch that was pushed, made or deleted."""
+    commit: str | None = None
+    """Commit whose checks said something."""
+    sender: str = ""
+    """Who did it, as far as an unread forge can be believed: for logs only."""
+
+
 # --- What it should show ---------------------------------------------------
 
 

@@ -5,19 +5,30 @@ The shapes are those of Forgejo and Gitea; GitHub's are close enough to be read
 by the same fields.
 """
 
+import re
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
 from reconciler.core.forge import Comment, Issue
 from reconciler.core.text import harmless, one_line
 
-Said = Annotated[str, BeforeValidator(lambda value: harmless(value or "").replace("\r\n", "\n"))]
+_Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+Said = Annotated[_Text, AfterValidator(harmless)]
 """Text of others, harmless; `null` is none."""
-Line = Annotated[str, BeforeValidator(lambda value: one_line(value or ""))]
+Line = Annotated[_Text, AfterValidator(one_line)]
+"""The same, as one line."""
 NOBODY = "ghost"
 """Who a deleted account is, as forges show it."""
+
+
+_MARK = re.compile(r"<!-- reconciler:([\w./:-]+) -->")
+
+
+def mark_of(key: str) -> str:
+    """Return the hidden mark that a comment of ours with that key begins with."""
+    return f"<!-- reconciler:{key} -->"
 
 
 class Answer(BaseModel):
@@ -191,6 +202,7 @@ class IssueAnswer(Answer):
     user: Account | None = None
     labels: tuple[LabelAnswer, ...] = ()
     state: str
+    closed_at: datetime | None = None
     updated_at: datetime
     pull_request: dict[str, Any] | None = None
 
@@ -205,6 +217,7 @@ class IssueAnswer(Answer):
             author=name_of(self.user),
             labels=tuple(label.name for label in self.labels),
             state="open" if self.state == "open" else "closed",
+            closed_at=self.closed_at,
             updated_at=self.updated_at,
         )
 
@@ -225,14 +238,16 @@ class CommentAnswer(Answer):
         last = (self.issue_url or self.pull_request_url or "").rpartition("/")[2]
         return int(last) if last.isdecimal() else 0
 
-    @property
-    def comment(self) -> Comment:
-        """The same, as the rest of the house knows it."""
+    def comment(self, me: str) -> Comment:
+        """Return the same as the rest of the house knows it; marks count in what that account wrote."""
+        author = name_of(self.user)
+        mark = _MARK.match(self.body) if author == me else None
         return Comment(
             id=self.id,
             number=self.number,
-            author=name_of(self.user),
+            author=author,
             body=self.body,
+            key=mark[1] if mark else "",
             created_at=self.created_at,
         )
 

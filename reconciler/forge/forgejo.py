@@ -96,7 +96,8 @@ class Forges:
         time = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # to the second, as forges count
         async with self._at(forge) as seat:
             answers = seat.client.pages("issues/comments", CommentAnswer, {"since": time})
-            found = [answer.comment async for answer in answers if answer.number]
+            me = await seat.showing.whoami()
+            found = [answer.comment(me) async for answer in answers if answer.number]
         return sorted(found, key=lambda comment: (comment.created_at, comment.id))
 
     async def say(self, forge: Forge, number: int, note: Note) -> bool:

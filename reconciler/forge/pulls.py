@@ -105,11 +105,6 @@ class Pulls:
         """Return the newest pull request of a branch as the last look found it, an open one first."""
         return self._newest({branch}).get(branch)
 
-    def unmoved(self, number: int) -> Detail | None:
-        """Return what is known of a pull request, if it has not moved since it was read."""
-        detail = self._details.get(number)
-        return detail if detail and detail.listed == self._listed.get(number) else None
-
     async def find_open(self, branch: str) -> int | None:
         """Return the number of the open pull request of a branch, however long it lay still."""
         async for answer in self._client.pages("pulls", PullAnswer, {"state": "open"}):
@@ -156,9 +151,13 @@ class Pulls:
     def _due(self, wanted: Iterable[PullAnswer], fresh: set[int]) -> list[int]:
         """Return the numbers to read: those that moved, those asked for, and a few of the rest in turn."""
         rest = {answer.number: answer.is_open for answer in wanted}
-        moved = {number for number in rest if self.unmoved(number) is None} | fresh
+        moved = {number for number in rest if self._has_moved(number)} | fresh
         still = [number for number in self._details if rest.get(number) and number not in moved]
         return sorted(moved) + still[:REFRESHED]
+
+    def _has_moved(self, number: int) -> bool:
+        detail = self._details.get(number)
+        return detail is None or detail.listed != self._listed[number]
 
     async def _try_to_read(self, number: int) -> None:
         try:

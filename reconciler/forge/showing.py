@@ -24,6 +24,7 @@ from reconciler.forge.answers import (
     LabelAnswer,
     PullAnswer,
     StatusAnswer,
+    mark_of,
 )
 from reconciler.forge.client import GONE, Client, Declined
 from reconciler.forge.dialect import Dialect
@@ -54,31 +55,24 @@ class Showing:
         self._me = ""
         self._labels: dict[str, int] = {}
         """Ids of the repository's labels, as far as they are known."""
-        self._shown: dict[str, tuple[Want, Detail | None]] = {}
-        """What was shown last, by task, and the pull request as it was then."""
 
     async def show(self, want: Want) -> Pull | None:
-        """Carry it out, unless the same was shown before and nothing moved since."""
-        if (before := self._still_shown(want)) is not None:
-            return before.pull
+        """Carry it out; see `Forges.show`."""
         await self._pulls.look()
         detail = await self._find_or_open(want)
         if detail is not None:
             detail = await self._dress(detail, want)
         if want.issue is not None:
             await self._answer_issue(want, want.issue)
-        self._shown[want.task] = want, detail
         return detail.pull if detail else None
 
     async def say(self, number: int, note: Note) -> bool:
         """Let there be a comment with that mark and text; return whether it is new."""
-        mark, me = f"<!-- reconciler:{note.key} -->", await self.whoami()
-        text = f"{mark}\n{_cut(note.text)}"
-        async for comment in self._client.pages(f"issues/{number}/comments", CommentAnswer):
-            # Anybody may write such a mark; only ours count.
-            if comment.user and comment.user.login == me and comment.body.startswith(mark):
-                if comment.body.strip() != text.strip():
-                    await self._client.send("PATCH", f"issues/comments/{comment.id}", {"body": text})
+        text, me = f"{mark_of(note.key)}\n{_cut(note.text)}", await self.whoami()
+        async for answer in self._client.pages(f"issues/{number}/comments", CommentAnswer):
+            if answer.comment(me).key == note.key:
+                if answer.body.strip() != text.strip():
+                    await self._client.send("PATCH", f"issues/comments/{answer.id}", {"body": text})
                 return False
         await self._client.post(f"issues/{number}/comments", Anything, {"body": text})
         return True
@@ -103,18 +97,6 @@ class Showing:
         return self._me
 
     # --- The pull request --------------------------------------------------
-
-    def _still_shown(self, want: Want) -> Detail | None:
-        """Return the pull request that shows this already; a merge that is due is tried again."""
-        shown, before = self._shown.get(want.task, (None, None))
-        if shown != want or before is None:
-            return None
-        number = before.pull.number
-        newest, detail = self._pulls.newest(want.branch), self._pulls.unmoved(number)
-        if newest is None or newest.number != number or detail is None:
-            return None
-        is_open = detail.answer.is_open
-        return None if (want.opens and not is_open) or (want.merges and is_open) else detail
 
     async def _find_or_open(self, want: Want) -> Detail | None:
         found = self._pulls.newest(want.branch)

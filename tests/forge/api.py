@@ -369,7 +369,9 @@ def _status(request: Request, sha: str) -> Answer:
 
 def _issue_json(request: Request, ticket: Ticket) -> dict[str, Any]:
     is_pull = isinstance(ticket, PullTicket)
-    return {**_ticket_json(request, ticket), "pull_request": {"merged": False} if is_pull else None}
+    closed = _time(ticket.closed) if ticket.closed else None
+    shown = {**_ticket_json(request, ticket), "closed_at": closed}
+    return {**shown, "pull_request": {"merged": False} if is_pull else None}
 
 
 @route("GET", R + "/issues")

@@ -314,6 +314,7 @@ class ForgejoDouble:
     def set_state(self, repo: str, ticket: Ticket, state: str, author: str) -> None:
         if ticket.state != state:
             ticket.state = state
+            ticket.closed = self.now() if state == "closed" else None
             kind = "close" if state == "closed" else "reopen"
             ticket.timeline.append({"id": next(self._ids), "type": kind, "user": user(author), "body": ""})
             self.touch(ticket)

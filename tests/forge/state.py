@@ -58,6 +58,7 @@ class Ticket:
     created: datetime
     updated: datetime
     state: str = "open"
+    closed: datetime | None = None
     labels: list[Label] = field(default_factory=list)
     comments: list[Comment] = field(default_factory=list)
     timeline: list[dict[str, Any]] = field(default_factory=list)

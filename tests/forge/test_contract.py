@@ -135,7 +135,9 @@ async def test_our_comments_are_those_of_our_account(hand):
     me = await hand.forges.whoami(hand.forge)
     comments = await hand.forges.comments(hand.forge, clock.now() - timedelta(hours=1))
 
-    assert [(comment.author, "Begun." in comment.body) for comment in comments] == [(me, True)]
+    assert [(comment.author, comment.key, "Begun." in comment.body) for comment in comments] == [
+        (me, "run/1", True)
+    ]
 
 
 async def test_checks_are_those_of_others(hand):
@@ -209,6 +211,7 @@ async def test_an_issue_is_labelled_answered_and_closed(hand):
     issue = await hand.forges.issue(hand.forge, number)
 
     assert issue.state == "closed"
+    assert issue.closed_at is not None
     assert set(issue.labels) == {"agent", "agent/completed"}
     assert any("It is done." in text for text in hand.comments(number))
     assert await hand.forges.issue(hand.forge, 4711) is None

@@ -1,0 +1,112 @@
+"""
+Where webhooks are taken: checked, put on record, handed on as hints.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+
+from reconciler.core.adapter import Secret
+from reconciler.core.errors import Refused, Unavailable, UsageError
+from reconciler.core.forge import Hint
+from reconciler.core.model import Forge
+from reconciler.forge.journal import Journal
+from reconciler.forge.webhook import digest, event_of, read, verify
+
+_FRESH = 60.0
+"""Seconds for which a secret that was looked up is used: strangers may knock often."""
+
+
+class Hooks:
+    """
+    Implements `controller.ports.Hooks`.
+
+    `forges` are those of the fleet now, by name of the repo, and `fleet` for
+    its own repository. A secret may have several lines during a rotation: each
+    is good. `on_hint` is called once for each delivery that is new; it says
+    `done` when it was worked.
+    """
+
+    def __init__(
+        self,
+        forges: Callable[[], Mapping[str, Forge]],
+        secret: Callable[[Secret], Awaitable[str]],
+        journal: Journal,
+        on_hint: Callable[[Hint], None],
+    ) -> None:
+        self._forges = forges
+        self._secret = secret
+        self._journal = journal
+        self._on_hint = on_hint
+        self._found: dict[Secret, tuple[float, Sequence[str] | Unavailable]] = {}
+
+    async def receive(self, headers: Mapping[str, str], body: bytes) -> None:
+        """
+        Take a delivery; it is on disk when this returns. Names of headers are in lower case.
+
+        Raises Refused if its signature is missing or wrong, UsageError if it
+        is no webhook, Unavailable if it cannot be kept.
+        """
+        event = event_of(headers)
+        try:
+            forges = await self._signers(headers, body)
+            hint = read(headers, body)
+        except (Refused, UsageError):
+            self._journal.count(event, "refused")
+            raise
+        names = _names(hint, forges) if hint else ()
+        if hint is None or not names:
+            self._journal.count(event, "ignored")
+            return
+        hint = replace(hint, repos=names)
+        is_new = await asyncio.to_thread(self._journal.add, hint, digest(body))
+        self._journal.count(event, "taken" if is_new else "duplicate")
+        if is_new:
+            self._on_hint(hint)
+
+    def resume(self) -> None:
+        """Hand on what was on record and not worked when the last process ended."""
+        for hint in self._journal.pending():
+            self._on_hint(hint)
+
+    def done(self, delivery: str) -> None:
+        """Note that a delivery was worked."""
+        self._journal.done(delivery)
+
+    async def _signers(self, headers: Mapping[str, str], body: bytes) -> Mapping[str, Forge]:
+        """Return the forges whose secret the body is signed with."""
+        signers, problem = {}, None
+        for name, forge in self._forges().items():
+            try:
+                if forge.webhook_secret and verify(body, headers, await self._words(forge.webhook_secret)):
+                    signers[name] = forge
+            except Unavailable as error:
+                problem = error
+        if signers:
+            return signers
+        if problem is not None:
+            raise problem
+        raise Refused(
+            "no webhook secret of this fleet made its signature (HMAC-SHA256 of the body); "
+            "`reconciler webhook install` sets it up"
+        )
+
+    async def _words(self, secret: Secret) -> Sequence[str]:
+        now = time.monotonic()
+        until, found = self._found.get(secret, (now, ()))
+        if until <= now:
+            try:
+                found = (await self._secret(secret)).split()
+            except Unavailable as error:
+                found = error
+            self._found[secret] = now + _FRESH, found
+        if isinstance(found, Unavailable):
+            raise found
+        return found
+
+
+def _names(hint: Hint, forges: Mapping[str, Forge]) -> tuple[str, ...]:
+    """Return the names of the repository it is from, among those whose secret it knows."""
+    place = hint.place.lower()
+    return tuple(name for name, forge in forges.items() if forge.repo.lower() == place)

@@ -1,0 +1,164 @@
+"""
+The journal of deliveries: what webhooks hinted at, on disk before they are answered.
+
+A file of JSON lines: a line for each delivery, and one more when it was worked.
+Only the hint is kept: bodies have addresses of people in them, and nothing in
+them is believed anyway.
+"""
+
+import json
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from reconciler.controller.ports import Clock
+from reconciler.core.errors import Unavailable
+from reconciler.core.forge import Hint
+
+WINDOW = timedelta(minutes=10)
+"""
+A body that came within this time comes again in vain.
+
+A forge that replays a delivery gives it another id. If something did change in
+between, the next look without a hint finds it.
+"""
+_KEPT = 500
+"""Worked deliveries that are remembered when the file is written anew."""
+_LARGEST = 2**20
+
+Outcome = Literal["taken", "duplicate", "ignored", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A delivery on record."""
+
+    hint: Hint
+    at: datetime
+    digest: str
+    """Of its body."""
+    is_done: bool = False
+
+
+class Journal:
+    """Deliveries in a folder; to read it while another process writes does no harm."""
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self.counts: Counter[tuple[str, Outcome]] = Counter()
+        """Deliveries of this process, by event and what became of them."""
+        self._path = folder / "deliveries.jsonl"
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: dict[str, Delivery] = dict(_read(self._path))
+
+    def add(self, hint: Hint, digest: str) -> bool:
+        """
+        Put a delivery on disk; return False if it is there already.
+
+        Raises Unavailable if it cannot be written.
+        """
+        with self._lock:
+            now = self._clock()
+            if self._is_known(hint, digest, now):
+                return False
+            delivery = Delivery(hint, now, digest)
+            self._append(_line(delivery), is_durable=True)
+            self._known[hint.delivery] = delivery
+            return True
+
+    def done(self, delivery: str) -> None:
+        """Note that a delivery was worked; to forget that in a crash is to work it once more."""
+        with self._lock:
+            known = self._known.get(delivery)
+            if known is not None and not known.is_done:
+                self._known[delivery] = replace(known, is_done=True)
+                self._append({"done": delivery}, is_durable=False)
+
+    def pending(self) -> Sequence[Hint]:
+        """Return what is still to be worked, in the order in which it came."""
+        return [delivery.hint for delivery in self._deliveries() if not delivery.is_done]
+
+    def recent(self, most: int) -> Sequence[Delivery]:
+        """Return the last deliveries, newest first."""
+        return self._deliveries()[::-1][:most]
+
+    def count(self, event: str, outcome: Outcome) -> None:
+        """Count a delivery."""
+        self.counts[event, outcome] += 1
+
+    def _deliveries(self) -> Sequence[Delivery]:
+        with self._lock:
+            return tuple(self._known.values())
+
+    def _is_known(self, hint: Hint, digest: str, now: datetime) -> bool:
+        if hint.delivery in self._known:
+            return True
+        return any(
+            (known.hint.event, known.digest) == (hint.event, digest) and now - known.at < WINDOW
+            for known in self._known.values()
+        )
+
+    def _append(self, value: dict[str, Any], *, is_durable: bool) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            is_new = not self._path.exists()
+            if not is_new and self._path.stat().st_size > _LARGEST:
+                self._write_anew()
+            with self._path.open("ab") as file:
+                # A line that was torn off by a crash must not take this one with it.
+                file.write(b"\n" + json.dumps(value).encode())
+                file.flush()
+                if is_durable:
+                    os.fsync(file.fileno())
+            if is_new:
+                _sync_folder(self._path.parent)
+        except OSError as error:
+            raise Unavailable(f"{self._path}: {error.strerror}; the delivery is not kept") from error
+
+    def _write_anew(self) -> None:
+        """Let go of what was worked long ago."""
+        done = [name for name, delivery in self._known.items() if delivery.is_done]
+        for name in done[:-_KEPT]:
+            del self._known[name]
+        new = self._path.with_suffix(".new")
+        with new.open("wb") as file:
+            for delivery in self._known.values():
+                file.write(b"\n" + json.dumps(_line(delivery)).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._path)
+        _sync_folder(self._path.parent)
+
+
+def _line(delivery: Delivery) -> dict[str, Any]:
+    known = {"at": delivery.at.isoformat(), "digest": delivery.digest, "hint": asdict(delivery.hint)}
+    return known | ({"is_done": True} if delivery.is_done else {})
+
+
+def _read(path: Path) -> Iterable[tuple[str, Delivery]]:
+    known: dict[str, Delivery] = {}
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # torn by a crash: it was not answered either
+                value = json.loads(line)
+                if "done" in value:
+                    known[value["done"]] = replace(known[value["done"]], is_done=True)
+                else:
+                    hint = Hint(**{**value["hint"], "repos": tuple(value["hint"]["repos"])})
+                    at = datetime.fromisoformat(value["at"])
+                    known[hint.delivery] = Delivery(hint, at, value["digest"], value.get("is_done", False))
+    return known.items()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,212 @@
+"""
+Webhooks, read: whether one is from the forge, and where it says to look.
+
+The body is signed, the headers are not: an event that the body does not look
+like is refused.
+"""
+
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from reconciler.core.errors import UsageError
+from reconciler.core.forge import Hint
+from reconciler.core.text import one_line
+from reconciler.forge.answers import Account, Answer, Line, name_of
+
+_FAMILIES = ("forgejo", "gitea", "github")
+_SIGNATURES = ("x-hub-signature-256", "x-forgejo-signature", "x-gitea-signature")
+_HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+_HEADS = "refs/heads/"
+
+
+def verify(raw: bytes, headers: Mapping[str, str], secrets: Sequence[str]) -> bool:
+    """
+    Return whether the body is signed with one of these secrets (names of headers in lower case).
+
+    SHA-256 only; an empty signature, which forges send where no secret is set,
+    is none. Several secrets: during a rotation.
+    """
+    sent = next((headers[name] for name in _SIGNATURES if headers.get(name)), "")
+    signature = sent.removeprefix("sha256=").lower()
+    if not _HEX_SHA256.fullmatch(signature):
+        return False
+    wanted = (hmac.new(secret.encode(), raw, hashlib.sha256).hexdigest() for secret in secrets if secret)
+    return any(hmac.compare_digest(each, signature) for each in wanted)
+
+
+def read(headers: Mapping[str, str], raw: bytes) -> Hint | None:
+    """
+    Return where a webhook says to look; None if nobody here cares for it.
+
+    Raises UsageError if it is not what it says it is.
+    """
+    event = _header(headers, "event")
+    body = _body(event, raw)
+    if (find := _PLACES.get(event)) is None or (place := body.place) is None:
+        return None
+    found = find(body)
+    if found is None:
+        return None
+    return Hint(
+        delivery=delivery_of(headers, raw),
+        event=event,
+        action=body.action,
+        place=place,
+        sender=name_of(body.sender),
+        **found,
+    )
+
+
+def event_of(headers: Mapping[str, str]) -> str:
+    """Return the event for a count of events: `?` for one that nobody here cares for."""
+    event = _header(headers, "event")
+    return event if event in _PLACES else "?"
+
+
+def delivery_of(headers: Mapping[str, str], raw: bytes) -> str:
+    """Return the id of a delivery; one that is strange or not there is replaced by a digest of the body."""
+    named = _header(headers, "delivery")
+    return named if _ID.fullmatch(named) else digest(raw)[:32]
+
+
+def digest(raw: bytes) -> str:
+    """Return the identity of a body."""
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _header(headers: Mapping[str, str], name: str) -> str:
+    return next((sent for family in _FAMILIES if (sent := headers.get(f"x-{family}-{name}"))), "")
+
+
+class _Repository(Answer):
+    full_name: Line
+
+
+class _Numbered(Answer):
+    number: int
+    pull_request: dict[str, Any] | None = None
+
+
+class _Run(Answer):
+    commit_sha: str
+    repository: _Repository
+
+
+class _Commit(Answer):
+    id: str
+
+
+class _Body(Answer):
+    """Every body that is read; which fields must be there depends on the event."""
+
+    action: Line = ""
+    repository: _Repository | None = None
+    sender: Account | None = None
+    ref: str | None = None
+    ref_type: str | None = None
+    pull_request: _Numbered | None = None
+    review: dict[str, Any] | None = None
+    issue: _Numbered | None = None
+    comment: dict[str, Any] | None = None
+    is_pull: bool = False
+    run: _Run | None = None
+    commit: _Commit | None = None
+
+    @property
+    def place(self) -> str | None:
+        """The repository it is from."""
+        if self.repository:
+            return self.repository.full_name
+        return self.run.repository.full_name if self.run else None
+
+
+def _body(event: str, raw: bytes) -> _Body:
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise UsageError("the body is not JSON; set the webhook's content type to application/json") from None
+    name = one_line(event, 50) or "without an event"
+    try:
+        body = _Body.model_validate(value)
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors()[:3])
+        raise UsageError(f"this is no webhook {name}: {one_line(fields, 200) or 'not an object'}") from None
+    if missing := [field for field in _NEEDED.get(event, ()) if getattr(body, field) is None]:
+        raise UsageError(f"this is no webhook {name}: {', '.join(missing)} is missing")
+    return body
+
+
+_REVIEW = ("pull_request", "review")
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    "push": ("ref", "repository"),
+    "create": ("ref", "ref_type", "repository"),
+    "delete": ("ref", "ref_type", "repository"),
+    "pull_request": ("pull_request", "repository"),
+    "pull_request_approved": _REVIEW,
+    "pull_request_rejected": _REVIEW,
+    "pull_request_comment": _REVIEW,
+    "pull_request_review": _REVIEW,
+    "pull_request_review_comment": ("pull_request", "comment"),
+    "issues": ("issue", "repository"),
+    "issue_comment": ("issue", "comment", "repository"),
+    "status": ("commit", "repository"),
+    "action_run_failure": ("run",),
+    "action_run_success": ("run",),
+    "action_run_recover": ("run",),
+}
+
+_Found = dict[str, Any]
+
+
+def _pushed(body: _Body) -> _Found | None:
+    ref = body.ref or ""
+    return {"branch": ref.removeprefix(_HEADS)} if ref.startswith(_HEADS) else None
+
+
+def _made(body: _Body) -> _Found | None:
+    """Find the branch that came or went; its name is whole or short, by the kind of hook."""
+    return {"branch": (body.ref or "").removeprefix(_HEADS)} if body.ref_type == "branch" else None
+
+
+def _pull(body: _Body) -> _Found | None:
+    return {"pull": body.pull_request.number} if body.pull_request else None
+
+
+def _issue(body: _Body) -> _Found | None:
+    """Find the issue; a pull request is one too, and comments on either look alike."""
+    if body.issue is None:
+        return None
+    is_pull = body.is_pull or body.issue.pull_request is not None
+    return {"pull" if is_pull else "issue": body.issue.number}
+
+
+def _checked(body: _Body) -> _Found | None:
+    if body.run:
+        return {"commit": body.run.commit_sha}
+    return {"commit": body.commit.id} if body.commit else None
+
+
+_PLACES: Mapping[str, Callable[[_Body], _Found | None]] = {
+    "push": _pushed,
+    "create": _made,
+    "delete": _made,
+    "pull_request": _pull,
+    "pull_request_approved": _pull,
+    "pull_request_rejected": _pull,
+    "pull_request_comment": _pull,
+    "pull_request_review": _pull,  # GitHub's
+    "pull_request_review_comment": _pull,  # GitHub's
+    "issues": _issue,
+    "issue_comment": _issue,
+    "status": _checked,
+    "action_run_failure": _checked,
+    "action_run_success": _checked,
+    "action_run_recover": _checked,
+}
