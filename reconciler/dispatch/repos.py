@@ -202,7 +202,8 @@ class CodeRepository:
         return False
 
     async def _moved(self, head: str, branch: str, base: str) -> str:
-        if await self._is_ancestor(base, head):
+        """Return the work as it stands on a commit of the base branch, by the rule of the repo."""
+        if await self._is_ancestor(base, head) or await self._is_ancestor(head, base):
             return head
         replayed = await rebase(self._git, head, base) if self.repo.base_moved == "rebase" else None
         message = f"Merge branch {self.repo.base!r} into {branch}"

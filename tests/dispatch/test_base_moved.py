@@ -9,6 +9,7 @@ import pytest
 
 from reconciler.core.model import FailureClass, Host, Order
 from reconciler.dispatch.local import LocalTransport
+from reconciler.dispatch.merging import Clash
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.steps import StepFailed
 from tests.dispatch.sshd import needs_sshd, quick, yard
@@ -192,6 +193,21 @@ async def test_a_delivery_that_is_made_again_after_its_merge_is_left_alone(world
     assert await world.carry_out(order) == first
 
 
+async def test_merged_work_whose_branch_was_tidied_away_is_not_merged_again(world):
+    rule(world, "merge")
+    move(world)
+    order = older(world, "echo x >x")
+    first = await world.carry_out(order)
+    git(world.code, "update-ref", "refs/heads/main", first.head_commit or "")
+    git(world.code, "update-ref", "-d", f"refs/heads/{BRANCH}")
+
+    again = await world.carry_out(order)
+
+    repository = CodeRepository(world.repo, mirrors=world.data / "repos", fleet=world.folder)
+    assert again.verdict.outcome == "success"
+    assert await repository.merged([again.head_commit or ""]) == {again.head_commit}
+
+
 # --- Conflicts -------------------------------------------------------------------
 
 
@@ -230,6 +246,15 @@ async def test_a_conflict_that_is_not_mended_is_told_again(world):
     second = await world.carry_out(older(world, "true", number=2))
 
     assert second.checks == first.checks != ()
+
+
+def test_files_with_conflicts_are_named_on_a_line_each_and_harmlessly():
+    check = Clash(["a\nb\x1b[2J", *map(str, range(99))]).check("main")
+
+    lines = check.output.splitlines()
+    assert lines[1:3] == ["a b", "0"]
+    assert lines[-1] == "and 50 more"
+    assert len(lines) == 52
 
 
 @pytest.mark.parametrize("answer", ["git checkout -q --ours README; git add README", "echo both >README"])
