@@ -12,7 +12,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from types import TracebackType
-from typing import NoReturn, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -167,49 +167,46 @@ class Client:
     # --- Sending -----------------------------------------------------------
 
     async def _send(self, method: str, place: str, body: Frozen | bytes = b"") -> httpx2.Response:
-        """Send a request until it is answered; return the answer, if it is none that raises an error."""
-        tried = 0
-        while True:
-            tried += 1
-            response, trouble = await self._attempt(method, place, body)
-            if response is not None and response.status_code not in _AGAIN:
-                if response.is_success or _is_gap(response):
-                    return response
-                self._refuse(response)
+        """Send a request until there is an answer to it; return that, if it is none that raises an error."""
+        tried = 1
+        while isinstance(answer := await self._attempt(method, place, body), _Trouble):
             if tried == self._tries:
-                raise Unavailable(f"{self.url}: {trouble}; tried {tried} times, try again later")
+                raise Unavailable(f"{self.url} {answer.words}; tried {tried} times, try again later")
             if tried == 1:
-                log.warning("%s: %s; trying again", self.url, trouble)
-            await self._pause(self._wait(tried, response))
+                log.warning("%s %s; trying again", self.url, answer.words)
+            await self._pause(self._backoff(tried) if answer.wait is None else answer.wait)
+            tried += 1
+        return answer
 
-    async def _attempt(
-        self, method: str, place: str, body: Frozen | bytes
-    ) -> tuple[httpx2.Response | None, str]:
-        """Send a request once; return the answer, if there was one, and how it went in words."""
-        is_json = isinstance(body, Frozen)
-        content = body.model_dump_json().encode() if isinstance(body, Frozen) else body
-        kind = "application/json" if is_json else "application/octet-stream"
+    async def _attempt(self, method: str, place: str, body: Frozen | bytes) -> "httpx2.Response | _Trouble":
+        """Send a request once; return what hinders it if it is worth another try."""
+        content = body if isinstance(body, bytes) else body.model_dump_json().encode()
+        kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
         headers = {**self._headers, "Content-Type": kind}
         try:
             response = await self._http.request(method, place, content=content, headers=headers)
-        except httpx2.TransportError as error:
-            return None, one_line(f"cannot be reached: {error or type(error).__name__}", 200)
-        return response, one_line(f"answered {response.status_code}: {_problem(response).detail}", 200)
+        except httpx2.RequestError as error:
+            return _Trouble(one_line(f"cannot be reached: {error or type(error).__name__}", 200))
+        if response.is_success or _is_gap(response):
+            return response
+        if response.status_code in _AGAIN:
+            words = one_line(f"answered {response.status_code}: {_problem(response).detail}", 200)
+            return _Trouble(words, _asked_wait(response))
+        raise self._refusal(response)
 
-    def _wait(self, tried: int, response: httpx2.Response | None) -> float:
-        """Return how many seconds to wait: as long as the server asks, else longer with each try."""
-        asked = response.headers.get("Retry-After", "") if response is not None else ""
-        if asked.isdecimal():
-            return min(float(asked), LONGEST_PAUSE)
+    def _backoff(self, tried: int) -> float:
+        """Return how many seconds to wait after so many tries."""
         longest = min(BACKOFF * 2.0 ** min(tried - 1, 10), BACKOFF_CAP)
         return longest * (1 + self._jitter()) / 2
 
-    def _refuse(self, response: httpx2.Response) -> NoReturn:
-        code, problem = response.status_code, _problem(response)
+    def _refusal(self, response: httpx2.Response) -> ReconcilerError:
+        """Return the error of an answer that will be the same next time."""
+        problem = _problem(response)
+        kind = _ERRORS.get(response.status_code, UsageError)
         if not problem.detail:
-            raise _ERRORS.get(code, UsageError)(f"{self.url} answered {code}; is it a reconciler?")
+            return kind(f"{self.url} answered {response.status_code}; is it a reconciler?")
         wrong = "".join(f"; {found.field}: {found.message}" for found in problem.errors)
-        raise _ERRORS.get(code, UsageError)(one_line(f"{problem.detail}{wrong}", 1000))
+        return kind(one_line(f"{problem.detail}{wrong}", 1000))
 
     def _read(self, kind: TypeAdapter[Body], response: httpx2.Response) -> Body:
         """Read an answer; what a newer server adds to it is passed over."""
@@ -219,6 +216,19 @@ class Client:
             raise UsageError(
                 f"{self.url} gave an answer that cannot be read: is it a reconciler, and of this version?"
             ) from None
+
+
+class _Trouble(NamedTuple):
+    """Why a request was not answered, or not now."""
+
+    words: str
+    wait: float | None = None
+    """Seconds, if the server says how long."""
+
+
+def _asked_wait(response: httpx2.Response) -> float | None:
+    asked = response.headers.get("Retry-After", "")
+    return min(float(asked), LONGEST_PAUSE) if asked.isdecimal() else None
 
 
 def _problem(response: httpx2.Response) -> ProblemDetails:

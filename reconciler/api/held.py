@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from pydantic import ValidationError
 
@@ -74,9 +75,8 @@ def slots(state: Path, wanted: int) -> list[Slot]:
 
 @contextmanager
 def locked(state: Path) -> Iterator[None]:
-    """Have a state folder for this process alone. Raises UsageError if another one has it."""
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (state / "lock").open("a") as file:
+    """Have a state folder for this process alone. Raises UsageError if it cannot be had."""
+    with _lock_file(state) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -84,6 +84,16 @@ def locked(state: Path) -> Iterator[None]:
                 f"another agent works in {state}; give this one a folder of its own with --state-dir"
             ) from None
         yield
+
+
+def _lock_file(state: Path) -> TextIO:
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return (state / "lock").open("a")
+    except OSError as error:
+        raise UsageError(
+            f"{state} cannot be used ({error.strerror}); name another folder with --state-dir"
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -128,6 +128,7 @@ class Job:
 
     async def _work_on_it(self) -> StatusRequest:
         """Return what is to be reported: of the work, or why it was stopped. Raises what is in _NOT_OURS."""
+        await asyncio.to_thread(self._make_folder)
         tasks = [asyncio.create_task(each) for each in (self._work(), self._pulse(), self._stream())]
         seconds = self._lease.timeout_seconds
         try:
@@ -138,7 +139,6 @@ class Job:
             await _end(tasks)
 
     async def _work(self) -> StatusRequest:
-        self._make_folder()
         await self._client.start(self._lease.task, self._lease.epoch)
         try:
             checkout = await self._check_out()

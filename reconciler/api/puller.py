@@ -48,13 +48,14 @@ class Puller:
 
         When this is cancelled, commands are ended and their tasks given back.
         Raises Refused or UsageError if the reconciler will have nothing of us,
-        UsageError if another agent works in the state folder.
+        UsageError if another agent works in the state folder, OSError for a
+        disk that takes nothing.
         """
         with locked(self.state):
             try:
                 async with asyncio.TaskGroup() as group:
                     served = [group.create_task(self._serve(slot)) for slot in slots(self.state, self.slots)]
-            except* ReconcilerError as errors:
+            except* (ReconcilerError, OSError) as errors:
                 raise errors.exceptions[0] from None
         return all(task.result() for task in served)
 

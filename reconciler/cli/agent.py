@@ -16,7 +16,6 @@ from reconciler import clock
 from reconciler.cli.context import default_data_dir
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.reach import need_token, token_option, url_option
-from reconciler.core.errors import UsageError
 
 if TYPE_CHECKING:
     from reconciler.api.puller import Puller, Until
@@ -105,10 +104,7 @@ def pull(
             )
             return await _until_told(puller)
 
-    try:
-        return ExitCode.OK if asyncio.run(run()) else ExitCode.ENDED_BADLY
-    except PermissionError as error:
-        raise UsageError(f"{error.filename}: {error.strerror}; name another with --state-dir") from error
+    return ExitCode.OK if asyncio.run(run()) else ExitCode.ENDED_BADLY
 
 
 async def _until_told(puller: "Puller") -> bool:
