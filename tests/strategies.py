@@ -101,7 +101,7 @@ TASK_FIELDS = st.fixed_dictionaries(
         "priority": st.integers(-1, 1),
         "retries": st.integers(0, 2),
         "fix_attempts": st.integers(0, 1),
-        "review": st.sampled_from(["none", "merge"]),
+        "review": st.sampled_from(["none", "merge", "pull_request"]),
         "budget": st.sampled_from([None, None, Budget(tokens=100)]),
         "over_budget": st.sampled_from(["finish", "stop"]),
         "disconnect": st.sampled_from(["wait", "retry", "fail"]),
@@ -218,6 +218,7 @@ def desireds(draw: st.DrawFn) -> Desired:
 
 # --- Observed --------------------------------------------------------------
 
+PULL = PullRequest(number=12, url="https://code.example.org/12")
 WAITINGS = st.builds(
     Waiting, reason=st.sampled_from(Reason), message=st.sampled_from(["waits for a", "x"]), since=times
 )
@@ -229,6 +230,8 @@ STATUS_FIELDS = st.fixed_dictionaries(
         "failures": st.integers(0, 3),
         "review_count": st.integers(0, 2),
         "assigned_host": st.sampled_from(HOSTS),
+        "pull_request": st.sampled_from([None, PULL]),
+        "head_commit": st.sampled_from([None, "e" * 40, "f" * 40]),
         "session_id": st.sampled_from([None, "s-1"]),
         "not_before": st.none() | times,
         "due_at": st.none() | times,
@@ -316,6 +319,11 @@ RED = Report(
 )
 
 
+TAKEN = Report(
+    verdict=Verdict(outcome="failed", kind=FailureClass.CONFIG, message="not ours any more"), touched="d" * 40
+)
+
+
 def failed(kind: FailureClass | None) -> Report:
     """Return the report of a round that failed in this way."""
     return Report(verdict=Verdict(outcome="failed", kind=kind, message="did not work"))
@@ -324,7 +332,7 @@ def failed(kind: FailureClass | None) -> Report:
 def reports() -> st.SearchStrategy[Report]:
     """Return whatever a round may end in, but for a stop that nobody asked for."""
     kinds = [kind for kind in FailureClass if kind is not FailureClass.CANCELLED]
-    return st.sampled_from([SUCCESS, SUCCESS, RED, *map(failed, kinds)])
+    return st.sampled_from([SUCCESS, SUCCESS, RED, TAKEN, *map(failed, kinds)])
 
 
 # --- A world that carries plans out ----------------------------------------
@@ -429,7 +437,7 @@ def sample_events(task: str, status: Status | None) -> Mapping[type[Event], Even
         Retried(**head, run=run, failure=failure, report=failed(None), not_before=NOW),
         Released(**head, run=run),
         Failed(**head, run=run, failure=failure),
-        PullOpened(**head, pull=PullRequest(number=12, url="https://code.example.org/12")),
+        PullOpened(**head, pull=PULL),
         Touched(**head, head="e" * 40),
         Reopened(**head, head="e" * 40),
         ChangesRequested(**head),

@@ -9,7 +9,7 @@ it stands is none either. So webhooks may be lost, repeated and out of order.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from reconciler.core.events import (
@@ -49,6 +49,9 @@ MOST_NOTES = 20
 NOTE_LENGTH = 4_000
 NOTES_LENGTH = 20_000
 """How much of what reviewers wrote goes on record and into the prompt: notes, characters of one, of all."""
+
+NOTICED = timedelta(minutes=5)
+"""How long a forge may take to notice a push: it looks after its pull requests when it comes to it."""
 
 
 def follow(
@@ -152,6 +155,12 @@ class _Case:
         return not self.is_known and (self.pull.state == "open" or is_of_now)
 
     @property
+    def is_behind(self) -> bool:
+        """Whether the forge shows what our last delivery went on from: it has not noticed the push yet."""
+        is_old = self.pull.head == self.status.base_commit and self.is_moved
+        return is_old and self.at < self.status.since + NOTICED
+
+    @property
     def is_moved(self) -> bool:
         return self.pull.head != self.status.head_commit
 
@@ -188,7 +197,7 @@ def _in_review(case: _Case) -> Event | None:
         return _opened(case)
     if not case.is_known:
         return None
-    return _ended(case) or _asked(case) or _touched(case)
+    return _ended(case) or (None if case.is_behind else _asked(case) or _touched(case))
 
 
 def _opened(case: _Case) -> Event:
@@ -225,7 +234,7 @@ def _touched(case: _Case) -> Event | None:
     delivery to tell.
     """
     pull = case.pull
-    if not case.is_moved:
+    if not case.is_moved or case.is_behind:
         return None
     words = (
         f"{pull.pusher or 'somebody'} pushed {pull.head[:8]} to {pull.branch}; "

@@ -41,7 +41,6 @@ from reconciler.core.model import (
     Failure,
     FailureClass,
     Phase,
-    PullRequest,
     Reason,
     Report,
     ReviewNote,
@@ -50,13 +49,12 @@ from reconciler.core.model import (
     Verdict,
     Waiting,
 )
-from tests.strategies import NOW, RED, SUCCESS, sample_events
+from tests.strategies import NOW, PULL, RED, SUCCESS, sample_events
 
 LATER = NOW + timedelta(minutes=1)
 SPEC = Task(name="web/a", goal="Do it.\nWell.", generation="1" * 40, work="w1", on_delete="finish")
 RUN = "web/a.g11111111.a1"
 USAGE = Usage(input_tokens=10, cost_usd=0.5)
-PULL = PullRequest(number=12, url="https://code.example.org/12")
 PULL_SAYS = {Completed, Cancelled, Reopened}
 NOTE = ReviewNote(author="alice", text="Rename it.")
 FAILURE = Failure(kind=FailureClass.AGENT, message="no")

@@ -41,6 +41,7 @@ from reconciler.core.review import (
     MOST_NOTES,
     NOTE_LENGTH,
     NOTES_LENGTH,
+    NOTICED,
     follow,
     is_followed,
     may_merge,
@@ -175,6 +176,16 @@ def test_somebody_elses_push_pauses_the_agent_and_says_who(phase):
 @pytest.mark.parametrize("phase", [Phase.ASSIGNED, Phase.RUNNING, *STUCK])
 def test_while_an_agent_works_new_commits_may_be_its_own(phase):
     assert seen(a_pull(head=OTHER, pusher="alice"), a_status(phase)) is None
+
+
+@pytest.mark.parametrize("phase", [Phase.REVIEW_PENDING, Phase.CREATED])
+def test_a_forge_may_take_a_while_to_notice_our_own_push(phase):
+    status = a_status(phase, base_commit=OTHER)
+    behind = a_pull(head=OTHER, reviews=(a_review(),), checks="failure")
+
+    assert seen(behind, status) is None
+    assert seen(behind, status, at=NOW + NOTICED) is not None
+    assert isinstance(seen(a_pull(head=OTHER, is_merged=True), status), Completed)
 
 
 def test_a_paused_task_waits_whatever_the_forge_has_against_the_head():

@@ -24,7 +24,6 @@ from reconciler.core.model import (
     FailureClass,
     FleetSpec,
     Phase,
-    PullRequest,
     Report,
     Status,
     Task,
@@ -32,10 +31,9 @@ from reconciler.core.model import (
     Wish,
 )
 from reconciler.core.rounds import QUOTA_LEAST, QUOTA_WAIT, backoff, judge, lose
-from tests.strategies import NOW, RED, SUCCESS, failed, reports, statuses, tasks
+from tests.strategies import NOW, PULL, RED, SUCCESS, TAKEN, failed, reports, statuses, tasks
 
 FLEET = FleetSpec(backoff=timedelta(seconds=10), backoff_cap=timedelta(minutes=10))
-PULL = PullRequest(number=12, url="https://code.example.org/12")
 RUN = "a.g11111111.a1"
 AGAIN = [FailureClass.AGENT, FailureClass.TIMEOUT, FailureClass.STALL, FailureClass.HOST]
 
@@ -126,15 +124,14 @@ def test_a_round_of_changes_that_changes_nothing_has_failed(head):
 
 def test_a_branch_that_somebody_else_pushed_to_meanwhile_is_left_to_them():
     task = make_task(review="pull_request")
-    taken = failed(FailureClass.CONFIG).model_copy(update={"touched": "e" * 40})
 
-    event = meaning(task, running(review_count=1, pull_request=PULL, branch_name="task/a"), taken)
+    event = meaning(task, running(review_count=1, pull_request=PULL, branch_name="task/a"), TAKEN)
 
     assert isinstance(event, Touched)
-    assert (event.head, event.report) == ("e" * 40, taken)
-    assert "somebody pushed eeeeeeee to task/a" in event.reason
-    assert isinstance(meaning(task, running(), taken), Failed)
-    assert isinstance(meaning(task, running(removed=True, pull_request=PULL), taken), Cancelled)
+    assert (event.head, event.report) == ("d" * 40, TAKEN)
+    assert "somebody pushed dddddddd to task/a" in event.reason
+    assert isinstance(meaning(task, running(), TAKEN), Failed)
+    assert isinstance(meaning(task, running(removed=True, pull_request=PULL), TAKEN), Cancelled)
 
 
 def test_nothing_is_handed_back_to_an_outside_agent_that_has_left():
