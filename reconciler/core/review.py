@@ -135,8 +135,8 @@ class _Case:
     @property
     def is_stale(self) -> bool:
         """Whether the reading began before the task came to where it stands: it may not know of that."""
-        last = self.status.last_activity_at or self.status.since
-        return self.at < max(self.status.since, last)
+        since = self.status.since
+        return self.at < max(since, self.status.last_activity_at or since)
 
     @property
     def is_known(self) -> bool:
@@ -261,24 +261,18 @@ def _asked(case: _Case) -> Event | None:
     authors = list(dict.fromkeys(review.author for review in requests))
     words = [f"{' and '.join(authors)} requested changes"] if authors else []
     why = ", ".join([*words, *(words for words, _ in troubles)])
-    common, done = case.head(why, authors[-1] if authors else ""), case.status.review_count
-    reviewed = tuple(review.id for review in case.pull.reviews)
-    if done >= case.task.max_reviews:
-        return _too_many(case, common, reviewed)
-    notes = [*(note for _, note in troubles), *_written(case)]
+    who, reviewed = authors[-1] if authors else "", tuple(review.id for review in case.pull.reviews)
+    done, most = case.status.review_count, case.task.max_reviews
+    if done >= most:
+        why += f" after {done} review rounds (max_reviews: {most}); merge or close it, or `reconciler retry`"
+        failure = Failure(kind=FailureClass.AGENT, message=one_line(why))
+        return Escalated(**case.head(why, who), failure=failure, reviewed=reviewed)
     return ChangesRequested(
-        **{**common, "reason": one_line(f"{why} (review round {done + 1} of {case.task.max_reviews})")},
-        reviews=tuple(_capped(notes)),
+        **case.head(f"{why} (review round {done + 1} of {most})", who),
+        reviews=tuple(_capped([*(note for _, note in troubles), *_written(case)])),
         reviewed=reviewed,
         head=case.pull.head,
     )
-
-
-def _too_many(case: _Case, common: dict[str, Any], reviewed: tuple[int, ...]) -> Event:
-    rounds = f"{case.status.review_count} review rounds (max_reviews: {case.task.max_reviews})"
-    words = one_line(f"{common['reason']} after {rounds}; merge or close it, or `reconciler retry`")
-    failure = Failure(kind=FailureClass.AGENT, message=words)
-    return Escalated(**{**common, "reason": words}, failure=failure, reviewed=reviewed)
 
 
 def _verdicts(pull: Pull, bot: str) -> Sequence[Review]:

@@ -138,9 +138,9 @@ def _bullets(lines: Iterator[str]) -> str:
 # --- Lights and notes ------------------------------------------------------
 
 _LIGHTS: Mapping[Phase, tuple[Literal["pending", "success", "failure"], str]] = {
-    Phase.CREATED: ("pending", "changes were requested; the agent is about to go on"),
-    Phase.ASSIGNED: ("pending", "changes were requested; the agent is about to go on"),
-    Phase.RUNNING: ("pending", "changes were requested; the agent works on them"),
+    Phase.CREATED: ("pending", "the agent is about to make the changes"),
+    Phase.ASSIGNED: ("pending", "the agent is about to make the changes"),
+    Phase.RUNNING: ("pending", "the agent makes the changes"),
     Phase.REVIEW_PENDING: ("pending", "waits for review"),
     Phase.COMPLETED: ("success", "completed"),
     Phase.FAILED: ("failure", "failed"),
