@@ -18,7 +18,7 @@ from reconciler.api.held import Held, Slot
 from reconciler.api.models import MOST_WORDS, Lease, Limited, StatusRequest
 from reconciler.api.process import end_left_over, environment, running
 from reconciler.core.adapter import Usage
-from reconciler.core.errors import LeaseLost, NotFound, NotNow, Unavailable, UsageError
+from reconciler.core.errors import LeaseLost, NotFound, NotNow, Refused, Unavailable, UsageError
 from reconciler.core.fields import Branch, Frozen
 from reconciler.core.text import harmless, one_line, tail
 
@@ -74,6 +74,8 @@ class Job:
         self._every = held.lease.heartbeat_seconds
         self._sent = 0
         """Bytes of output that the reconciler keeps."""
+        self._is_log_full = False
+        """Whether it keeps no more of it."""
 
     async def run(self) -> bool:
         """
@@ -225,7 +227,7 @@ class Job:
         return StatusRequest(
             epoch=self._lease.epoch,
             status="review_pending" if is_for_review else outcome,
-            result=harmless(words)[:MOST_WORDS],
+            result=harmless(words).strip()[:MOST_WORDS],
             branch=result.branch,
             pull_request=result.pull_request,
             usage=result.usage,
@@ -257,8 +259,15 @@ class Job:
 
     async def _send_log(self) -> None:
         """Send what the reconciler does not keep yet, for as long as it takes more."""
-        while piece := self._piece():
-            kept = await self._client.log(self._lease.task, self._lease.epoch, self._sent, piece)
+        while not self._is_log_full and (piece := self._piece()):
+            try:
+                kept = await self._client.log(self._lease.task, self._lease.epoch, self._sent, piece)
+            except _NOT_OURS:
+                raise
+            except Refused as error:  # of a token that is not good any more other calls tell
+                self._say(f"the rest of the log stays in {self._output}: {error}")
+                self._is_log_full = True
+                return
             if kept == self._sent:
                 return
             self._sent = kept

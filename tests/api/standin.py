@@ -59,6 +59,8 @@ class StandIn:
     """Whether every lease is."""
     answers: list = field(default_factory=list)
     """(status, headers) that come before any other answer."""
+    log_limit: int = 1_000_000
+    """Bytes; of a longer log the rest is refused."""
     drops: int = 0
     """How many answers get lost on their way, the work done."""
     url: str = ""
@@ -150,6 +152,8 @@ class StandIn:
 
     def _log(self, name, offset, data):
         kept = self.logs.setdefault(name, b"")
+        if offset + len(data) > self.log_limit:
+            return problem(403, "the log is too long")
         if offset > len(kept):
             return problem(409, "there is a gap", acknowledged_offset=len(kept))
         self.logs[name] = kept[:offset] + data if offset + len(data) > len(kept) else kept

@@ -178,6 +178,17 @@ async def test_a_command_that_prints_too_much_is_stopped(server, agent, monkeypa
     assert "printed more than 1 MiB" in report(server)["result"]
 
 
+async def test_a_log_that_is_too_long_for_the_reconciler_costs_no_work(server, agent):
+    said = []
+    server.leases, server.log_limit = [lease()], 3
+
+    is_good = await agent("echo much too long", say=said.append).run()
+
+    assert is_good
+    assert report(server)["status"] == "completed"
+    assert any("the log is too long" in line for line in said)
+
+
 async def test_a_task_that_is_cancelled_is_given_back(server, agent):
     server.leases, server.desired = [lease(heartbeat_seconds=0.05)], "cancel"
 
