@@ -183,6 +183,9 @@ class Builder:
         repo = shared.repos.get(task.repo or "")
         if repo and task.desired is not Wish.CANCELLED:
             yield from self._branch_mistakes(task, repo)
+        if task.review == "pull_request" and (task.repo is None or (repo and repo.forge is None)):
+            lacks = f"a `forge` in repo {repo.name!r}" if repo else "a `repo`"
+            yield Mistake(("review",), f"pull_request needs {lacks}")
 
     def _dependency_mistakes(self, task: Task) -> Iterator[Mistake]:
         for at, name in enumerate(task.depends_on):

@@ -15,7 +15,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from reconciler.core.adapter import AdapterSpec, Output, Secret
 from reconciler.core.fields import Frozen
-from reconciler.core.model import AgentSpec, FleetSpec, HostSpec, RepoSpec, TaskDefaults, TaskSpec
+from reconciler.core.model import AgentSpec, FleetSpec, Forge, HostSpec, RepoSpec, TaskDefaults, TaskSpec
 from reconciler.core.prompt import check_template
 from reconciler.core.schedule import next_due, read_window, zone
 from reconciler.specs.yaml import Path, shown
@@ -80,18 +80,18 @@ def _adapter(spec: AdapterSpec) -> Iterator[Mistake]:
         if spec.version.range is not None:
             yield from _tried(("version", "range"), _check_range, spec.version.range)
     for name, secret in spec.secrets.items():
-        yield from _secret(name, secret)
+        yield from _secret(("secrets", name), secret)
     for field in _EXPRESSIONS:
         expression = getattr(spec.output, field)
         if expression is not None:
             yield from _tried(("output", field), _check_expression, expression)
 
 
-def _secret(name: str, secret: Secret) -> Iterator[Mistake]:
+def _secret(path: Path, secret: Secret) -> Iterator[Mistake]:
     sources = [source for source in _SOURCES if getattr(secret, source)]
     if len(sources) != 1:
         found = " and ".join(sources) or "none"
-        yield Mistake(("secrets", name), f"needs exactly one of {', '.join(_SOURCES)}; found {found}")
+        yield Mistake(path, f"needs exactly one of {', '.join(_SOURCES)}; found {found}")
 
 
 @_mistakes.register
@@ -104,12 +104,25 @@ def _agent(spec: AgentSpec) -> Iterator[Mistake]:
 @_mistakes.register
 def _repo(spec: RepoSpec) -> Iterator[Mistake]:
     yield from _tried(("url",), _check_url, spec.url)
+    yield from _forge(spec.forge)
     yield from _defaults(spec)
 
 
 @_mistakes.register
 def _fleet(spec: FleetSpec) -> Iterator[Mistake]:
+    yield from _forge(spec.forge)
     yield from _defaults(spec)
+
+
+def _forge(forge: Forge | None) -> Iterator[Mistake]:
+    if forge is None:
+        return
+    yield from _tried(("forge", "api"), _check_api, forge.api)
+    for name, secret in (("token", forge.token), ("webhook_secret", forge.webhook_secret)):
+        if secret is not None:
+            yield from _secret(("forge", name), secret)
+            if secret.on != "reconciler":
+                yield Mistake(("forge", name, "on"), "only the reconciler speaks to forges; leave `on` out")
 
 
 _ADDRESS = re.compile(r"[A-Za-z0-9:_][A-Za-z0-9._:%-]*")
@@ -208,3 +221,25 @@ def _check_remote(url: str) -> None:
 
 
 _SCHEMES = {"https", "ssh", "file", "http"}
+
+
+def _check_api(url: str) -> None:
+    """Let through what a token may be sent to: nobody else hears it, and the address has none in it."""
+    if url != url.strip() or not url.isprintable():
+        message = "has characters that no address has"
+        raise ValueError(message)
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        message = "not an address"
+        raise ValueError(message) from None
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        message = "holds more than an address; the token is found by `token`"
+    elif not host or parts.scheme not in {"https", "http"}:
+        message = f"expected an address such as 'https://code.example.org/api/v1', got {shown(url)}"
+    elif parts.scheme == "http" and host not in _LOOPBACK:
+        message = "plain http is allowed for this machine only; use https"
+    else:
+        return
+    raise ValueError(message)

@@ -116,7 +116,7 @@ BAD = [
         b"goal: x\ndesired: actve\nreview: always\n",
         [
             "2:10: error: desired: expected 'active', 'suspended' or 'cancelled' (did you mean 'active'?)",
-            "3:9: error: review: expected 'none' or 'merge'",
+            "3:9: error: review: expected 'none', 'merge' or 'pull_request'",
         ],
     ),
     (
@@ -435,4 +435,23 @@ def test_branches_that_git_cannot_have_beside_each_other_are_told_of():
         "specs/tasks/b.yaml:3:14: error: branch_name: git cannot have both 'task/web' and 'task/web/login' of task 'web/login'",
         "specs/tasks/good.yaml:1:1: error: task 'a' has the branch 'task/good' too",
         "specs/tasks/web/login.yaml:1:1: error: git cannot have both 'task/web/login' and 'task/web' of task 'b'",
+    ]
+
+
+def test_pull_requests_need_a_repo_with_a_forge():
+    forge = b"forge: {api: 'https://code.example.org/api/v1', repo: a/b, token: {env: T}}\n"
+    desired = build(
+        fleet(
+            **{
+                "specs/repos/open.yaml": b"url: https://example.org/open.git\nreview: pull_request\n" + forge,
+                "specs/tasks/a.yaml": b"goal: x\nrepo: open\n",
+                "specs/tasks/b.yaml": b"goal: x\nrepo: shop\nreview: pull_request\n",
+                "specs/tasks/c.yaml": b"goal: x\nreview: pull_request\n",
+            }
+        )
+    )
+
+    assert [str(problem) for problem in desired.problems] == [
+        "specs/tasks/b.yaml:3:9: error: review: pull_request needs a `forge` in repo 'shop'",
+        "specs/tasks/c.yaml:2:9: error: review: pull_request needs a `repo`",
     ]

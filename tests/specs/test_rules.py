@@ -149,3 +149,31 @@ def test_the_hash_of_a_token_is_a_hash():
     spec = AgentSpec(token_hash=("a" * 64, "A" * 64, "a" * 63))
 
     assert [mistake.path for mistake in broken_rules(spec)] == [("token_hash", 1), ("token_hash", 2)]
+
+
+FORGE = {"api": "https://code.example.org/api/v1", "repo": "tools/calc", "token": {"env": "FORGE_TOKEN"}}
+
+
+@pytest.mark.parametrize("spec", [FleetSpec, lambda **words: RepoSpec(url="/r", **words)])
+@pytest.mark.parametrize(
+    ("fields", "path", "word"),
+    [
+        ({}, None, ""),
+        ({"api": "http://127.0.0.1:3000/api/v1", "webhook_secret": {"credential": "hook"}}, None, ""),
+        ({"api": "http://code.example.org/api/v1"}, ("forge", "api"), "plain http"),
+        ({"api": "https://bot:t0ken@code.example.org"}, ("forge", "api"), "more than an address"),
+        ({"api": "https://code.example.org/?token=t0ken"}, ("forge", "api"), "more than an address"),
+        ({"api": "code.example.org"}, ("forge", "api"), "expected an address"),
+        ({"api": "https://code.example.org:port"}, ("forge", "api"), "not an address"),
+        ({"api": "https://code.example.org/\n"}, ("forge", "api"), "characters"),
+        ({"token": {}}, ("forge", "token"), "found none"),
+        ({"token": {"env": "A", "file": "b"}}, ("forge", "token"), "env and file"),
+        ({"token": {"env": "A", "on": "host"}}, ("forge", "token", "on"), "only the reconciler"),
+        ({"webhook_secret": {}}, ("forge", "webhook_secret"), "found none"),
+    ],
+)
+def test_a_forge_is_reached_safely_and_its_secrets_have_one_source_each(spec, fields, path, word):
+    mistakes = broken_rules(spec(forge={**FORGE, **fields}))
+
+    assert [mistake.path for mistake in mistakes] == ([path] if path else [])
+    assert all(word in mistake.message and "t0ken" not in mistake.message for mistake in mistakes)
