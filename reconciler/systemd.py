@@ -20,7 +20,7 @@ def notify(state: str) -> None:
 
 
 def watchdog_interval() -> float | None:
-    """Return how often systemd wants to hear `WATCHDOG=1`, in seconds, with room to spare; None: not at all."""
+    """Return how often to say `WATCHDOG=1`, in seconds, with room to spare; None: not at all."""
     usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
     if not usec.isdigit() or (pid and pid != str(os.getpid())):
         return None

@@ -47,7 +47,7 @@ class Word:
 
 
 class Agents:
-    """Who waits for a task, who has said what, and until when their leases last. `wake` lets the loop look."""
+    """Who waits for a task, who said what, and until when leases last. `wake` lets the loop look."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
@@ -59,7 +59,7 @@ class Agents:
     # --- What agents ask ---------------------------------------------------
 
     async def bid(self, bid: Bid, wait: timedelta) -> str | None:
-        """Return the task that the agent gets; None if there was none for so long and one look."""
+        """Return the task that the agent gets; None if there was none for so long."""
         bidding = self._biddings.setdefault((bid.agent, bid.request_key), _Bidding(bid))
         bidding.waiters += 1
         until = asyncio.get_running_loop().time() + wait.total_seconds()

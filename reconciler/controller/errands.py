@@ -37,6 +37,10 @@ class Errands(Generic[Place]):
         for name in names:
             self._due.pop(name, None)
 
+    def postpone(self, name: str, until: datetime) -> None:
+        """Let the errand to a place be due at another time."""
+        self._due[name] = until
+
     def next(self) -> datetime | None:
         """Return when the next one is due, those under way apart."""
         return min((time for name, time in self._due.items() if name not in self._running), default=None)

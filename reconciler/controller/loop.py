@@ -8,14 +8,15 @@ awaited here: whoever follows them sends facts.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 from reconciler.controller.agents import Agents, Word, held_tasks
 from reconciler.controller.errands import Errands
-from reconciler.controller.ports import Clock, Dispatch, Fact, Prober, Specs, State, Step
+from reconciler.controller.ports import Clock, Dispatch, Fact, Forges, Prober, Specs, State, Step
+from reconciler.controller.pulls import PullRequests
 from reconciler.core.adapter import Usage
 from reconciler.core.command import assignment, order
 from reconciler.core.errors import Conflict, ReconcilerError, Refused, SpecError, Unavailable
@@ -54,6 +55,7 @@ from reconciler.core.model import (
 from reconciler.core.needs import Needs, needs
 from reconciler.core.plan import Follow, Plan, Stop, needs_attention, plan, why_end
 from reconciler.core.pull import answer, holder, is_to_check, require_held
+from reconciler.core.review import follow
 from reconciler.core.rounds import judge
 
 log = logging.getLogger(__name__)
@@ -96,6 +98,9 @@ class Loop:
     probe_interval: timedelta = timedelta(minutes=1)
     machine: str | None = None
     takes_over: bool = False
+    forges: Forges | None = None
+    address: str = ""
+    """Where people find a task, with its name to be added; empty if nowhere."""
     on_step: Callable[[Step], None] = lambda _: None
     pause: Pause = wait_for_news
 
@@ -104,6 +109,8 @@ class Loop:
     hosts: Mapping[str, HostStatus] = field(default_factory=dict, init=False)
     attention: set[str] = field(default_factory=set, init=False)
     last_plan: Plan = field(default_factory=Plan, init=False)
+    head: str = field(default="", init=False)
+    """Commit that `statuses` and `hosts` are on record with."""
 
     _facts: list[Fact] = field(default_factory=list, init=False)
     _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -120,6 +127,8 @@ class Loop:
     _probes: Errands[Host] = field(init=False)
     _merges: Errands[Repo] = field(init=False)
     _inspections: Errands[str] = field(init=False)
+    _pulls: PullRequests | None = field(default=None, init=False)
+    _digesting: list[asyncio.Future[None]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self._agents = Agents(self._news.set)
@@ -127,6 +136,16 @@ class Loop:
         self._probes = Errands(self._probe, self._news.set)
         self._merges = Errands(self._look_for_merges, self._news.set)
         self._inspections = Errands(self._inspect, self._news.set)
+        if self.forges is not None:
+            self._pulls = PullRequests(
+                self.forges,
+                self,
+                self.emit,
+                self.digested,
+                clock=self.clock,
+                wake=self._news.set,
+                address=self.address,
+            )
 
     # --- What others may say -----------------------------------------------
 
@@ -144,6 +163,19 @@ class Loop:
         """Take a fact from whoever follows a run."""
         self._facts.append(fact)
         self._news.set()
+
+    def hint(self, repo: str, numbers: Collection[int], delivery: str) -> None:
+        """Say that pull requests of a repo may have changed: a hint to look."""
+        if self._pulls is not None:
+            self._pulls.hint(repo, numbers, delivery)
+            self._news.set()
+
+    async def digested(self) -> None:
+        """Wait until what follows from every fact so far is on record."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._digesting.append(done)
+        self._news.set()
+        await done
 
     # --- What outside agents may say (controller.ports.Desk) ----------------
 
@@ -197,6 +229,8 @@ class Loop:
                 await self.pause(self._news, wait)
         finally:
             self._agents.refuse(Unavailable("the reconciler is being stopped; try again in a few seconds"))
+            if self._pulls is not None:
+                await self._pulls.close()
             await self._inspections.close()
             await self._sweeps.close()
             await self._probes.close()
@@ -229,11 +263,13 @@ class Loop:
         self._probes.send(self._hosts_in_use(), now, self.probe_interval)
         self._merges.send(self._repos_in_review(), now, self.desired.fleet.poll_interval)
         self._inspections.send(self._to_inspect(), now, RETRY_CAP)
+        if self._pulls is not None:
+            self._pulls.send(now)
         return self._until_due(now)
 
     def _until_due(self, now: datetime) -> timedelta | None:
-        errands = (self._sweeps, self._probes, self._merges, self._inspections)
-        times = (self.last_plan.due, *(errand.next() for errand in errands))
+        errands = (self._sweeps, self._probes, self._merges, self._inspections, self._pulls)
+        times = (self.last_plan.due, *(errand.next() for errand in errands if errand is not None))
         return min((time - now for time in times if time is not None), default=None)
 
     def _is_over(self, until: Until) -> bool:
@@ -244,7 +280,8 @@ class Loop:
         hosts, probed = self.desired.hosts, self._probes.is_idle(self._hosts_in_use())
         if until == "started":
             return Phase.ASSIGNED not in phases and (probed or Reason.HOST not in reasons)
-        is_done = probed and self._sweeps.is_idle(hosts)
+        is_shown = self._pulls is None or self._pulls.is_idle()
+        is_done = probed and is_shown and self._sweeps.is_idle(hosts)
         return is_done and Reason.BACKOFF not in reasons and not any(phase.is_live for phase in phases)
 
     # --- Reading -----------------------------------------------------------
@@ -260,8 +297,10 @@ class Loop:
                 await self.pause(self._news, delay)
                 delay = min(delay * 2, RETRY_CAP)
             else:
-                self._spent_since = None
+                self._spent_since, self.head = None, self.state.head
                 self.attention = self._attention(self.desired.tasks.keys() | self.statuses.keys())
+                if self._pulls is not None:
+                    self._pulls.begin(self.statuses)
                 return
 
     async def _read_specs(self) -> None:
@@ -299,6 +338,8 @@ class Loop:
     def _notice(self, names: set[str]) -> None:
         self.attention -= names
         self.attention |= self._attention(names)
+        if self._pulls is not None:
+            self._pulls.notice(names)
 
     def _attention(self, names: set[str]) -> set[str]:
         tasks, statuses = self.desired.tasks, self.statuses
@@ -321,13 +362,21 @@ class Loop:
             steps: list[Step] = [*news, *seen, *intended]
             if not await self._commit(steps):
                 continue
-            self.statuses, self.hosts = statuses, hosts
+            self.statuses, self.hosts, self.head = statuses, hosts, self.state.head
             self._take_note(steps)
             del self._facts[: len(facts)]
             await self._act(self.last_plan, intended)
             self._agents.settle(bids, words, self._open(words))
             if not steps:
+                self._digest()
                 return
+
+    def _digest(self) -> None:
+        """Tell those who wait for it that everything that was said is on record."""
+        digesting, self._digesting = self._digesting, []
+        for done in digesting:
+            if not done.done():
+                done.set_result(None)
 
     async def _observed(
         self,
@@ -403,10 +452,9 @@ class Loop:
             if isinstance(told, HostSeen):
                 continue
             task = told.task if isinstance(told, MergeSeen | PullSeen) else self._task_of(told)
-            status = touched.get(task, self.statuses.get(task))
-            event = await self._meaning(replace(told, task=task), status, now)
-            if event is not None:
-                touched[task] = transition(status, event)
+            fact, status = replace(told, task=task), touched.get(task, self.statuses.get(task))
+            while (event := await self._meaning(fact, status, now)) is not None:
+                touched[task] = status = transition(status, event)
                 events.append(event)
         known = {**self._open(words), **{name: status for name, status in touched.items() if status}}
         for word in words:
@@ -450,7 +498,7 @@ class Loop:
         if isinstance(fact, MergeSeen):
             return _merged(fact, status)
         if isinstance(fact, PullSeen):
-            return self._followed_up(fact, status, now)
+            return self._followed_up(fact, status)
         if status is None or not _is_about(fact, status):
             return None
         if isinstance(fact, RunEnded):
@@ -483,6 +531,7 @@ class Loop:
     def _take_note(self, steps: Sequence[Step]) -> None:
         """Tell of what is on record now, and let it have its consequences here."""
         taken = [step for step in steps if isinstance(step, Transition)]
+        self._remember_to_tell(taken)
         self._notice({name for step in taken for name in (step.task, step.old)})
         if self._spent_since is not None:
             self._spent = with_expenses(self._spent, taken, self._spent_since)
@@ -493,6 +542,11 @@ class Loop:
         settled = [step.after is None or step.after.phase.is_settled for step in taken]
         returned = [step.host for step in steps if isinstance(step, HostChange) and _is_back(step)]
         self._sweeps.hurry(self.desired.hosts if any(settled) else returned)
+
+    def _remember_to_tell(self, steps: Iterable[Transition]) -> None:
+        """Let the forge hear of tasks that have settled: nobody looks at them any more."""
+        if self._pulls is not None:
+            self._pulls.settled(step.task for step in steps if step.after and step.after.phase.is_settled)
 
     async def _act(self, planned: Plan, intended: Sequence[Transition]) -> None:
         """Send somebody to every run that needs it; to those, too, that their tasks went on without."""
@@ -533,6 +587,14 @@ class Loop:
         run, number = status.run or "", status.round
         report = Report(verdict=verdict)
         self.emit(RunEnded(task=name, run=run, round=number, at=self.clock(), report=report))
+
+    def _followed_up(self, fact: PullSeen, status: Status | None) -> Event | None:
+        """Return the next thing that a pull request means for its task."""
+        task = self.desired.tasks.get(fact.task)
+        repo = self.desired.repos.get(task.repo or "") if task else None
+        if task is None or status is None or repo is None:
+            return None
+        return follow(task, status, fact.pull, repo, fact.at, bot=fact.bot, delivery=fact.delivery)
 
     # --- Errands -----------------------------------------------------------
 
@@ -580,7 +642,7 @@ class Loop:
     def _in_review(self) -> Iterator[tuple[Task, Status]]:
         for name in self.attention:
             task, status = self.desired.tasks.get(name), self.statuses.get(name)
-            if task and status and status.phase is Phase.REVIEW_PENDING:
+            if task and status and status.phase is Phase.REVIEW_PENDING and task.review != "pull_request":
                 yield task, status
 
     async def _look_for_merges(self, repo: Repo) -> None:

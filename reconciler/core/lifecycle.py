@@ -356,7 +356,7 @@ def _assigned(event: Assigned, status: Status) -> Changes:
         "adapter": None if event.agent else spec.adapter,
         "model": spec.model,
         "repo": spec.repo,
-        "branch_name": spec.branch,
+        "branch_name": (status.branch_name if status.review_count else None) or spec.branch,
         "pr_title": spec.pr_title or spec.headline,
         "not_before": None,
     }
@@ -442,8 +442,12 @@ def _escalated(event: Escalated, status: Status) -> Changes:
 
 
 @_changes.register
-def _reported_by_agent(event: Reported, status: Status) -> Changes:  # noqa: ARG001 - the others need both
-    return {"claim": event.claim, "last_activity_at": event.at}
+def _reported_by_agent(event: Reported, status: Status) -> Changes:
+    return {
+        "claim": event.claim,
+        "branch_name": event.claim.branch or status.branch_name,
+        "last_activity_at": event.at,
+    }
 
 
 @_changes.register

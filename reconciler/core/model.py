@@ -507,7 +507,7 @@ class Claim(Frozen):
     outcome: Literal["review_pending", "completed", "failed", "released"]
     result: str = ""
     """Its last words: what was done, or why not."""
-    branch: str | None = None
+    branch: Branch | None = None
     """Branch it pushed, if not the one it was given."""
     pull_request: int | None = None
     """Number of the pull request it opened."""

@@ -29,7 +29,7 @@ async def find_secrets(adapter: Adapter) -> dict[str, str]:
 
     Raises StepFailed, of class `auth`, for one that cannot be had.
     """
-    return {name: await _find(what, secret) for name, what, secret in _here(adapter)}
+    return {name: await find_secret(what, secret) for name, what, secret in _here(adapter)}
 
 
 async def spellings(adapter: Adapter) -> tuple[bytes, ...]:
@@ -42,7 +42,7 @@ async def spellings(adapter: Adapter) -> tuple[bytes, ...]:
     found = set[str]()
     for _, what, secret in _here(adapter):
         with suppress(StepFailed):
-            value = await _find(what, secret)
+            value = await find_secret(what, secret)
             found |= {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
     known = [word.encode(errors="surrogateescape") for word in found if len(word) >= _SHORTEST]
     return tuple(sorted(known, key=len, reverse=True))
@@ -69,7 +69,8 @@ def _here(adapter: Adapter) -> Iterator[tuple[str, str, Secret]]:
             yield name, f"adapter {adapter.name}: secret {name}", secret
 
 
-async def _find(what: str, secret: Secret) -> str:
+async def find_secret(what: str, secret: Secret) -> str:
+    """Return a secret that is looked up on this machine. Raises StepFailed, with what is missing."""
     try:
         if secret.env:
             return os.environ[secret.env]

@@ -60,9 +60,9 @@ async def history(
     if head is None:
         return ()
     if task is None:
-        return await _entries(repository, await _listed(repository, limit, _OF_TASKS, _OF_HOSTS, head))
+        return await entries(repository, await _listed(repository, limit, _OF_TASKS, _OF_HOSTS, head))
     last = await _listed(repository, 1, _OF_TASKS, head, "--", status_path(task))
-    return await _walk(repository, last, limit)
+    return await walk(repository, next(iter(last), None), limit)
 
 
 async def last_touched(repository: Repository, branch: str, path: str, pattern: str) -> datetime | None:
@@ -106,12 +106,13 @@ async def _listed(repository: Repository, limit: int | None, *words: str) -> Seq
     return listed.decode().split()
 
 
-async def _walk(repository: Repository, start: Sequence[str], limit: int | None) -> Sequence[Entry]:
+async def walk(repository: Repository, start: str | None, limit: int | None) -> Sequence[Entry]:
+    """Return a transition and those of the same task before it, newest first."""
     walked: list[Entry] = []
-    ahead = next(iter(start), None)
+    ahead = start
     while ahead and (limit is None or len(walked) < limit):
         try:
-            [entry] = await _entries(repository, [ahead])
+            [entry] = await entries(repository, [ahead])
         except Unavailable:
             if walked and (repository.git_dir / "shallow").exists():
                 break  # a shallow clone ends somewhere
@@ -121,10 +122,11 @@ async def _walk(repository: Repository, start: Sequence[str], limit: int | None)
     return walked
 
 
-async def _entries(repository: Repository, commits: Sequence[str]) -> Sequence[Entry]:
-    entries: list[Entry] = []
-    await repository.objects.read(commits, lambda commit, content: entries.append(_entry(commit, content)))
-    return entries
+async def entries(repository: Repository, commits: Sequence[str]) -> Sequence[Entry]:
+    """Return what stands in commits of the state branch, in their order."""
+    found: list[Entry] = []
+    await repository.objects.read(commits, lambda commit, content: found.append(_entry(commit, content)))
+    return found
 
 
 def _entry(commit: str, content: bytes) -> Entry:

@@ -73,6 +73,8 @@ class StateBranch:
     def __init__(
         self, repository: Repository, branch: str, writer: Writer, *, revision: Callable[[], str]
     ) -> None:
+        self.ref = repository.ref(branch)
+        """Of the branch, where it is read from."""
         self._repository = repository
         self._branch = branch
         self._writer = writer
@@ -121,6 +123,11 @@ class StateBranch:
         """
         async with self._turn:
             return await self._load()
+
+    @property
+    def head(self) -> str:
+        """The commit that what was last loaded or committed is on record with; empty before the first."""
+        return self._head or ""
 
     def has_moved(self) -> bool:
         """Return whether the branch is not where we left it, as far as the last fetch knows."""

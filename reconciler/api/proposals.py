@@ -1,0 +1,62 @@
+"""
+Tasks that outside agents propose: each on a branch of its own, for a person to merge.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from reconciler.api.models import Proposal, ProposalRequest
+from reconciler.controller.ports import Desk, SpecWriter
+from reconciler.core.errors import NotNow, Problem, SpecError, UsageError
+from reconciler.core.fields import check_name
+
+BRANCHES = "proposals/"
+"""Begins the names of their branches."""
+
+Edit = Callable[[str, Mapping[str, Any]], str]
+"""Return the text of a YAML file with some keys set."""
+
+Check = Callable[[str, str], Awaitable[Sequence[Problem]]]
+"""Return what would be wrong with a file, given its path and text, among the specs as they are."""
+
+
+class Proposals:
+    """Puts proposals on branches of the fleet's repository; nothing of them is in force there."""
+
+    def __init__(self, desk: Desk, writer: SpecWriter, edit: Edit, check: Check) -> None:
+        self._desk = desk
+        self._writer = writer
+        self._edit = edit
+        self._check = check
+
+    async def propose(self, asked: ProposalRequest, agent: str) -> Proposal:
+        """
+        Put the proposal of an agent on record; proposing the same again changes nothing.
+
+        Raises UsageError for a name that cannot be, NotNow if it is taken,
+        SpecError if the task would be wrong, Conflict, Unavailable.
+        """
+        self._require_free(asked.name)
+        fields = {
+            key: value for key, value in asked.model_dump(exclude={"name"}, mode="json").items() if value
+        }
+        path, text = f"specs/tasks/{asked.name}.yaml", self._edit("", fields)
+        if problems := await self._check(path, text):
+            raise SpecError(problems)
+        branch = f"{BRANCHES}{asked.name}"
+        message = (
+            f"Propose task {asked.name}\n\n"
+            f"Agent {agent} proposes it; it is in force once a person merges this branch.\n\n"
+            f"Proposed-By: {agent}\n"
+        )
+        commit = await self._writer.put({path: text}, message, branch=branch)
+        return Proposal(task=asked.name, branch=branch, commit=commit)
+
+    def _require_free(self, name: str) -> None:
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        desired = self._desk.desired
+        if name in desired.tasks or name in desired.broken:
+            raise NotNow(f"there is a task {name} already; choose another name")

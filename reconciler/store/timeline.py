@@ -1,0 +1,71 @@
+"""
+The state branch read as a line of events, forwards and backwards from any of its commits.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+from reconciler.core.errors import NotFound
+from reconciler.store.history import Entry, entries, walk
+from reconciler.store.layout import status_path
+from reconciler.store.repository import Repository
+
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+
+
+class Timeline:
+    """What happened; `head` tells up to which commit, empty if nothing has."""
+
+    def __init__(self, repository: Repository, head: Callable[[], str]) -> None:
+        self._repository = repository
+        self.head = head
+
+    async def since(self, commit: str, limit: int) -> Sequence[Entry]:
+        """
+        Return what happened after a commit (empty: ever), oldest first.
+
+        Raises NotFound if that commit is not in the history, Unavailable.
+        """
+        head = self.head()
+        if not head:
+            return ()
+        if commit:
+            await self._require(commit, head)
+        after = (f"^{commit}",) if commit else ()
+        listed = await self._repository.git.run("rev-list", "--reverse", head, *after)
+        return await entries(self._repository, listed.decode().split()[:limit])
+
+    async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[Entry]:
+        """
+        Return what happened up to now, or before a commit, newest first; to one task, or to all.
+
+        Raises NotFound if that commit is not in the history, Unavailable.
+        """
+        head = self.head()
+        if not head:
+            return ()
+        if commit is not None:
+            await self._require(commit, head)
+        if task is None:
+            start = (head,) if commit is None else (commit, "--skip=1")
+            listed = await self._repository.git.run("rev-list", f"--max-count={limit}", *start)
+            return await entries(self._repository, listed.decode().split())
+        return await walk(self._repository, await self._last(task, head, commit), limit)
+
+    async def _last(self, task: str, head: str, commit: str | None) -> str | None:
+        """Return the last transition of a task, up to now or before a commit that may be one of it."""
+        if commit is not None:
+            [entry] = await entries(self._repository, [commit])
+            if entry.task == task:
+                return entry.previous
+        words = ("rev-list", "--max-count=1", "--grep=^Task: ", commit or head, "--", status_path(task))
+        listed = await self._repository.git.run(*words)
+        return listed.decode().strip() or None
+
+    async def _require(self, commit: str, head: str) -> None:
+        """Raise NotFound unless a commit is in the history."""
+        if _COMMIT.fullmatch(commit):
+            words = ("merge-base", "--is-ancestor", commit, head)
+            if (await self._repository.git.attempt(*words)).code == 0:
+                return
+        raise NotFound(f"no commit {commit[:64]!r} in the history; ask without it to begin anew")
