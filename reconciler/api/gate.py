@@ -31,7 +31,7 @@ class Gate:
 
     def admit(self, request: Request, operation: Operation) -> Caller:
         """Return who asks. Raises Unauthenticated, Refused, TooMany, Unavailable."""
-        if operation.scope is None:
+        if not operation.scopes:
             self.peers.take(request.client_ip)
             return NOBODY
         if not self.desk.desired.revision:
@@ -44,7 +44,7 @@ class Gate:
             self.peers.take(request.client_ip)
             raise
         self.tokens.take(caller.agent)
-        caller.require(operation.scope)
+        caller.require(*operation.scopes)
         self.last_use.note(caller.agent)
         return caller
 

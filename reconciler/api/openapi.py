@@ -11,7 +11,6 @@ from reconciler import __version__
 from reconciler.api import problems
 from reconciler.api.models import ProblemDetails
 from reconciler.api.operation import JSON, Answer, Operation
-from reconciler.api.tokens import Scope
 from reconciler.core.fields import Frozen
 
 Mode = Literal["validation", "serialization"]
@@ -23,11 +22,6 @@ _ABOUT = (
     "to what changes something means that it is on record in git. Every request may be sent again. Errors "
     "are `application/problem+json`, and their `detail` says what to do."
 )
-_SCOPES: Mapping[Scope, str] = {
-    "agent": "Needs a token of an agent (scope `agent`).",
-    "read": "Needs a token with scope `read`.",
-    "admin": "Needs a token with scope `admin`.",
-}
 _NAME = {
     "name": "name",
     "in": "path",
@@ -80,8 +74,9 @@ def _described(operation: Operation, refs: Refs) -> dict[str, Any]:
         "summary": operation.summary,
         "responses": dict(_responses(operation, refs)),
     }
-    if operation.scope:
-        described["description"] = _SCOPES[operation.scope]
+    if operation.scopes:
+        scopes = " or ".join(f"`{scope}`" for scope in (*operation.scopes, "admin"))
+        described["description"] = f"Needs a token with scope {scopes}."
         described["security"] = [{"token": []}]
     if parameters := list(_parameters(operation)):
         described["parameters"] = parameters
@@ -150,7 +145,7 @@ def _answer(operation: Operation, answer: Answer, refs: Refs) -> Mapping[str, An
 
 def _problems(operation: Operation) -> Mapping[int, str]:
     found = dict(_EVERYWHERE)
-    if operation.scope:
+    if operation.scopes:
         found |= {401: "The token is missing or not good", 403: "The token is not good for this"}
     if operation.body or operation.query:
         found |= {422: "Fields with mistakes: see `errors`"}

@@ -79,8 +79,8 @@ class Operation:
     answers: Mapping[int, Answer]
     problems: Mapping[int, str] = field(default_factory=dict)
     """What can go wrong beside what every operation of its kind has in common."""
-    scope: Scope | None = None
-    """What the token must be good for; None: no token is asked for."""
+    scopes: tuple[Scope, ...] = ()
+    """What the token must be good for, one of it; none: no token is asked for."""
     query: type[Frozen] | None = None
     body: type[Frozen] | None = None
     raw_body: str | None = None

@@ -111,15 +111,16 @@ def _foreseen(error: Exception, status: int, title: str) -> ProblemDetails:
     return _details(status, title, str(error))
 
 
+_SEE = "see `errors` for what is wrong with which field; /api/v1/openapi.json says how they should be"
+
+
 def _invalid(error: ValidationError, title: str) -> ProblemDetails:
     """Tell of each field what is wrong, but never what it was: it may be a secret."""
     found = error.errors(include_url=False, include_context=False)
     if any(one["type"] == "json_invalid" for one in found):
         return _details(400, "Bad request", f"the body is not JSON: {found[0]['msg']}")
     fields = tuple(_field(".".join(map(str, one["loc"])), _message(one)) for one in found[:20])
-    return _details(
-        422, title, f"{len(found)} mistakes; see `errors`, and /api/v1/openapi.json", errors=fields
-    )
+    return _details(422, title, _SEE, errors=fields)
 
 
 def _message(found: ErrorDetails) -> str:

@@ -122,7 +122,7 @@ class Reading:
             name="task",
             summary="Show a task; a token of scope `agent` sees those that it was given",
             handler=self.task,
-            scope="agent",
+            scopes=("agent", "read"),
             answers={200: Answer("The task", TaskView)},
             is_versioned=True,
         )
@@ -132,13 +132,13 @@ class Reading:
             name="plan",
             summary="Show what the last look at the fleet came to",
             handler=self.plan,
-            scope="read",
+            scopes=("read",),
             query=PlanQuery,
             answers={200: Answer("The plan", PlanView)},
         )
         listed = "List tasks by name; a token of scope `agent` sees those that it holds"
         return (
-            _list("tasks", listed, self.tasks, TasksQuery, TaskView, scope="agent"),
+            _list("tasks", listed, self.tasks, TasksQuery, TaskView, scopes=("agent", "read")),
             task,
             _list("runs", "List live runs", self.runs, RunsQuery, RunView),
             _list("hosts", "List hosts", self.hosts, PageQuery, HostView),
@@ -155,7 +155,7 @@ def _list(
     query: type[Frozen],
     model: type[Frozen],
     *,
-    scope: Scope = "read",
+    scopes: tuple[Scope, ...] = ("read",),
     is_versioned: bool = True,
 ) -> Operation:
     return Operation(
@@ -164,7 +164,7 @@ def _list(
         name=name,
         summary=summary,
         handler=handler,
-        scope=scope,
+        scopes=scopes,
         query=query,
         answers={200: Answer("One page; the `Link` header tells where the next is", model, is_list=True)},
         is_versioned=is_versioned,

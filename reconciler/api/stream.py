@@ -153,7 +153,7 @@ class Stream:
             name="events",
             summary="Listen to what happens (server-sent events)",
             handler=self.events,
-            scope="read",
+            scopes=("read",),
             raw_body="",
             answers={
                 200: Answer(

@@ -29,7 +29,6 @@ Scope = Literal["agent", "read", "admin"]
 
 PREFIX = "rct_"
 SECRET_BYTES = 32
-_NO_HASHES = ("0" * 64,)
 
 
 def new_token(agent: str, draw: Callable[[int], str]) -> tuple[str, str]:
@@ -51,15 +50,15 @@ class Caller:
     scopes: frozenset[str]
     token_hash: str = field(repr=False)
 
-    def may(self, scope: Scope) -> bool:
-        """Return whether the token is good for that; `admin` is good for everything."""
-        return bool(self.scopes & {scope, "admin"})
+    def may(self, *scopes: Scope) -> bool:
+        """Return whether the token is good for one of these; `admin` is good for everything."""
+        return bool(self.scopes & {*scopes, "admin"})
 
-    def require(self, scope: Scope) -> None:
-        """Raise Refused unless the token is good for that."""
-        if not self.may(scope):
+    def require(self, *scopes: Scope) -> None:
+        """Raise Refused unless the token is good for one of these."""
+        if not self.may(*scopes):
             raise Refused(
-                f"this needs a token with scope `{scope}`, and that of agent {self.agent} has "
+                f"this needs a token with scope {' or '.join(scopes)}, and that of agent {self.agent} has "
                 f"{', '.join(sorted(self.scopes)) or 'none'}; scopes stand in specs/agents/{self.agent}.yaml"
             )
 
@@ -77,9 +76,7 @@ def authenticate(header: str | None, agents: Mapping[str, Agent], now: datetime)
         raise Unauthenticated("send the agent's token as `Authorization: Bearer …`")
     name = token.removeprefix(PREFIX).rpartition(".")[0]
     agent, digest = agents.get(name), hash_of(token)
-    hashes = (agent.token_hash if agent else ()) or _NO_HASHES
-    is_known = any(hmac.compare_digest(digest, known.lower()) for known in hashes)
-    if agent is None or not is_known:
+    if agent is None or not _has(agent, digest):
         raise Unauthenticated(
             "this token is not known here: it was revoked, or is another fleet's; "
             "`reconciler token new` makes one"
@@ -97,7 +94,11 @@ def is_still_good(caller: Caller, agents: Mapping[str, Agent], now: datetime) ->
     agent = agents.get(caller.agent)
     if agent is None or (agent.expires is not None and agent.expires <= now):
         return False
-    return caller.token_hash in agent.token_hash and frozenset(agent.scopes) == caller.scopes
+    return _has(agent, caller.token_hash) and frozenset(agent.scopes) == caller.scopes
+
+
+def _has(agent: Agent, digest: str) -> bool:
+    return any(hmac.compare_digest(digest, known.lower()) for known in agent.token_hash)
 
 
 # --- Last use --------------------------------------------------------------

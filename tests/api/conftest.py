@@ -2,6 +2,8 @@
 A real server on a free port of the loopback, in front of a fleet in memory.
 """
 
+import subprocess
+
 import httpx2
 import pytest
 
@@ -62,3 +64,15 @@ def watcher(clients):
 @pytest.fixture
 def nobody(clients):
     return clients["nobody"]
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A certificate for the loopback that nobody else trusts, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    command = ["openssl", *words.split(), *names, "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(command, check=True, capture_output=True)
+    return cert, key

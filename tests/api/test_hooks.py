@@ -1,0 +1,55 @@
+"""
+Webhooks: taken as they come, within bounds.
+"""
+
+import httpx2
+import pytest
+
+PLACE = "/hooks/forgejo"
+SIGNED = {"X-Forgejo-Signature": "good"}
+
+
+async def test_a_delivery_is_handed_on_as_it_came(world, nobody):
+    answer = await nobody.post(PLACE, content=b'{"a":  1}', headers=SIGNED)
+
+    assert (answer.status_code, answer.content) == (202, b"")
+    [(headers, body)] = world.hooks.taken
+    assert (headers["x-forgejo-signature"], body) == ("good", b'{"a":  1}')
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({}, b"{}", 401),
+        ({"X-Forgejo-Signature": "bad"}, b"{}", 401),
+        (SIGNED, b"[]", 400),
+        (SIGNED, b"", 400),
+    ],
+)
+async def test_a_wrong_one_is_refused(world, nobody, headers, body, status):
+    answer = await nobody.post(PLACE, content=body, headers=headers)
+
+    assert answer.status_code == status
+    assert world.hooks.taken == []
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+async def test_a_large_one_is_refused_without_being_read(world, address, framing):
+    async def chunks():
+        for _ in range(60):
+            yield b"x" * 100_000
+
+    async with httpx2.AsyncClient(base_url=address, trust_env=False) as client:
+        content = b"x" * 6_000_000 if framing == "length" else chunks()
+
+        answer = await client.post(PLACE, content=content, headers=SIGNED)
+
+    assert answer.status_code == 413
+    assert world.hooks.taken == []
+
+
+async def test_one_of_several_megabytes_is_taken(world, nobody):
+    body = b"{" + b" " * 3_000_000
+
+    assert (await nobody.post(PLACE, content=body, headers=SIGNED)).status_code == 202
+    assert [len(body) for _, body in world.hooks.taken] == [3_000_001]

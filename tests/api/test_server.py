@@ -1,0 +1,341 @@
+"""
+The server under people who are slow, many, or sloppy; and how it ends.
+"""
+
+import asyncio
+import ssl
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+
+from reconciler.api import server
+from reconciler.api.app import make_app
+from reconciler.api.limits import Limits, Rate
+from reconciler.api.listen import read_listen
+from reconciler.api.server import running
+from reconciler.core.errors import UsageError
+from tests.api.world import TOKENS, FakeWorld, pulled
+
+LISTEN = read_listen("127.0.0.1:0")
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+
+
+@asynccontextmanager
+async def dialled(address):
+    parts = urlsplit(address)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def status_of(reader):
+    return int((await reader.readline()).split()[1])
+
+
+@pytest.mark.parametrize(
+    "field",
+    [b"X : y", b"X\t: y", b" X: y", b": y", b"X\x00: y"],
+)
+async def test_a_sloppy_field_name_is_refused(address, field):
+    async with dialled(address) as (reader, writer):
+        writer.write(REQUEST + field + b"\r\n\r\n")
+
+        assert await status_of(reader) == 400
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Content-Length: 1\r\nContent-Length: 1",
+        b"Content-Length: 1\r\nTransfer-Encoding: chunked",
+        b"Content-Length: +1",
+        b"Content-Length: -1",
+    ],
+)
+async def test_a_length_that_can_be_read_in_two_ways_is_refused(address, field):
+    async with dialled(address) as (reader, writer):
+        writer.write(b"POST /api/v1/dequeue HTTP/1.1\r\nHost: x\r\n" + field + b"\r\n\r\n")
+
+        assert await status_of(reader) == 400
+
+
+async def test_a_header_that_is_too_long_is_refused(address):
+    async with dialled(address) as (reader, writer):
+        writer.write(REQUEST + b"X: " + b"y" * 10_000 + b"\r\n\r\n")
+
+        assert await status_of(reader) == 413
+
+
+async def test_a_header_that_drips_is_cut_off(address, monkeypatch):
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
+    async with dialled(address) as (reader, writer):
+        dripping = asyncio.create_task(drip(writer, b"X: y\r\n", start=REQUEST))
+
+        assert await status_of(reader) == 408
+        rest = await reader.read()
+        dripping.cancel()
+
+    assert b"application/problem+json" in rest
+
+
+async def test_a_body_that_drips_is_cut_off(address, monkeypatch):
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.2)
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.2)
+    token = TOKENS["jeeves"].encode()
+    head = (
+        b"POST /api/v1/dequeue HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\nContent-Length: 999\r\n\r\n"
+    )
+    async with dialled(address) as (reader, writer):
+        dripping = asyncio.create_task(drip(writer, b" ", start=head % token))
+
+        assert await status_of(reader) == 408
+        dripping.cancel()
+
+
+async def test_a_body_that_nobody_reads_is_not_waited_for(address, monkeypatch, caplog):
+    monkeypatch.setattr(server, "DROP_SECONDS", 0.2)
+    head = b"POST /api/v1/dequeue HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n"
+    async with dialled(address) as (reader, writer):
+        dripping = asyncio.create_task(drip(writer, b" ", start=head))
+
+        assert await status_of(reader) == 401
+        await reader.read()
+        dripping.cancel()
+
+    assert caplog.records == []
+
+
+async def drip(writer, piece, *, start):
+    writer.write(start)
+    while True:
+        writer.write(piece)
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+async def test_a_body_that_is_too_large_is_refused(address, framing):
+    async def chunks():
+        for _ in range(20):
+            yield b"x" * 100_000
+
+    content = b"x" * 2_000_000 if framing == "length" else chunks()
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        headers = {"Authorization": f"Bearer {TOKENS['jeeves']}"}
+
+        answer = await client.post(f"{address}/api/v1/dequeue", content=content, headers=headers)
+
+    assert answer.status_code == 413
+    assert answer.json()["detail"].startswith("The request is too large")
+
+
+async def test_a_body_is_not_read_before_it_is_known_who_asks(address):
+    head = b"POST /api/v1/dequeue HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+    async with dialled(address) as (reader, writer):
+        writer.write(head)
+        interim = await reader.readuntil(b"\r\n\r\n")
+        rest = await reader.readuntil(b"\r\n\r\n") if b" 100 " in interim else interim
+
+    assert b" 401 " in rest
+
+
+async def test_connections_beyond_the_cap_are_turned_away(app):
+    async with running(app, LISTEN, most=2) as address:
+        async with dialled(address) as (first, writer), dialled(address) as (_, _):
+            writer.write(REQUEST + b"\r\n")
+            assert await status_of(first) == 200
+
+            async with dialled(address) as (third, _):
+                assert await status_of(third) == 503
+                assert b"Retry-After: 5" in await third.read()
+
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            answers = [(await client.get(f"{address}/healthz")).status_code for _ in range(100)]
+
+    assert answers[-1] == 200
+
+
+# --- Errors of HTTP --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", "/api/v1/dequeue", 405),
+        ("DELETE", "/api/v1/tasks/a", 405),
+        ("GET", "/api/v1/tasks/", 404),
+        ("GET", "/api/v1/tasks/..%2F..%2Fetc", 404),
+        ("GET", "/api/v1/tasks/%00", 404),
+        ("GET", "/api/v1/tasks/%ff%fe", 404),
+    ],
+)
+async def test_http_errors_are_problems_too(clients, method, path, status):
+    answer = await clients["boss"].request(method, path)
+
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["status"] == status
+    assert ("allow" in answer.headers) == (status == 405)
+
+
+async def test_a_mistake_of_ours_is_logged_and_tells_nothing(world, jeeves, monkeypatch, caplog):
+    def broken(*_):
+        raise KeyError("hunter2")
+
+    monkeypatch.setattr(world.desk, "beat", broken)
+
+    answer = await jeeves.post("/api/v1/tasks/a/heartbeat", json={"epoch": 1})
+
+    assert answer.status_code == 500
+    assert "hunter2" not in answer.text
+    assert "hunter2" in caplog.text
+
+
+# --- Its end ---------------------------------------------------------------
+
+
+async def test_it_stops_with_open_streams_and_long_polls_and_idle_connections(world, app):
+    begun = asyncio.Event()
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
+        async with running(app, LISTEN) as address:
+            await client.get(f"{address}/healthz")
+            polling = asyncio.create_task(
+                client.post(
+                    f"{address}/api/v1/dequeue",
+                    json={"request_key": "k1", "wait": 25},
+                    headers={"Authorization": f"Bearer {TOKENS['jeeves']}"},
+                )
+            )
+            listening = asyncio.create_task(listen(client, address, begun))
+            await world.waits()
+            await begun.wait()
+
+        answer, heard = await polling, await listening
+
+    assert answer.status_code == 503
+    assert "same request_key" in answer.json()["detail"]
+    assert answer.headers["retry-after"] == "2"
+    assert heard.startswith("retry: 2000")  # and the stream came to a proper end
+
+
+async def listen(client, address, begun):
+    headers = {"Authorization": f"Bearer {TOKENS['watcher']}"}
+    heard = ""
+    async with client.stream("GET", f"{address}/api/v1/events", headers=headers) as stream:
+        async for piece in stream.aiter_text():
+            heard += piece
+            begun.set()
+    return heard
+
+
+async def test_a_request_that_hangs_is_cut_off_in_the_end(world, app, monkeypatch):
+    monkeypatch.setattr(server, "STOP_SECONDS", 0.1)
+    heard = asyncio.Event()
+
+    async def hang(_):
+        heard.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(world.desk, "hear", hang)
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        async with running(app, LISTEN) as address:
+            headers = {"Authorization": f"Bearer {TOKENS['jeeves']}"}
+            asking = asyncio.create_task(
+                client.post(f"{address}/api/v1/tasks/a/start", json={"epoch": 1}, headers=headers)
+            )
+            await heard.wait()
+
+        assert (await asking).status_code == 503
+
+
+async def test_many_can_live_in_one_process_and_be_started_again(tmp_path):
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        for _ in range(2):
+            worlds = FakeWorld(), FakeWorld()
+            apps = [
+                make_app(one.desk, one.shelf, clock=one.clock, last_use=tmp_path / "used") for one in worlds
+            ]
+            async with running(apps[0], LISTEN) as first, running(apps[1], LISTEN) as second:
+                answers = [await client.get(f"{address}/readyz") for address in (first, second)]
+
+                assert first != second
+                assert [answer.status_code for answer in answers] == [200, 200]
+
+
+async def test_an_address_that_is_taken_is_told_in_words(address, tmp_path):
+    world = FakeWorld()
+    other = make_app(world.desk, world.shelf, clock=world.clock, last_use=tmp_path / "used")
+
+    with pytest.raises(UsageError, match="choose another address with --listen"):
+        async with running(other, read_listen(urlsplit(address).netloc)):
+            pass
+
+
+# --- Who is there ----------------------------------------------------------
+
+
+FEW = Limits(peer=Rate(per_second=0.001, burst=3))
+
+
+@pytest.mark.parametrize("limits", [FEW])
+async def test_behind_a_proxy_the_peer_is_who_the_proxy_says(world, app):
+    async def ask(client, peer):
+        return (await client.get("/readyz", headers={"X-Forwarded-For": peer})).status_code
+
+    async with (
+        running(app, read_listen("127.0.0.1:0", behind_proxy=True)) as address,
+        httpx2.AsyncClient(base_url=address, trust_env=False) as client,
+    ):
+        crowd = [await ask(client, "203.0.113.1") for _ in range(5)]
+        other = await ask(client, "9.9.9.9, 203.0.113.2")
+        forged = await ask(client, "9.9.9.9, 203.0.113.1")
+
+    assert (crowd, other, forged) == ([200, 200, 200, 429, 429], 200, 429)
+
+
+@pytest.mark.parametrize("limits", [FEW])
+async def test_without_a_proxy_nobody_says_who_the_peer_is(nobody):
+    answers = [
+        (await nobody.get("/readyz", headers={"X-Forwarded-For": f"203.0.113.{number}"})).status_code
+        for number in range(4)
+    ]
+
+    assert answers == [200, 200, 200, 429]
+
+
+async def test_the_health_of_the_process_and_of_its_work(world, nobody):
+    assert (await nobody.get("/healthz")).json()["status"] == "ok"
+    assert (await nobody.get("/readyz")).json()["revision"] == world.desired.revision
+
+    world.desk.desired = type(world.desired)()
+
+    assert (await nobody.get("/healthz")).status_code == 200
+    assert (await nobody.get("/readyz")).status_code == 503
+
+
+async def test_it_speaks_tls_from_1_2_on(app, certificate):
+    cert, key = certificate
+    async with running(app, read_listen("127.0.0.1:0", cert, key)) as address:
+        trusting = ssl.create_default_context(cafile=str(cert))
+        async with httpx2.AsyncClient(verify=trusting, trust_env=False) as client:
+            assert (await client.get(f"{address}/healthz")).status_code == 200
+
+    assert address.startswith("https://127.0.0.1:")
+
+
+async def test_a_pulled_task_survives_a_stop(world, tmp_path):
+    await world.ask(pulled("a"))
+    keys = []
+    for _ in range(2):
+        app = make_app(world.desk, world.shelf, clock=world.clock, last_use=tmp_path / "used")
+        async with running(app, LISTEN) as address, httpx2.AsyncClient(trust_env=False) as client:
+            headers = {"Authorization": f"Bearer {TOKENS['jeeves']}"}
+            asked = {"request_key": "k1"}
+            lease = (await client.post(f"{address}/api/v1/dequeue", json=asked, headers=headers)).json()
+            keys.append(lease["lease"])
+
+    assert keys[0] == keys[1]
