@@ -115,8 +115,9 @@ def plan(context: Context, rev: str | None, exit_code: bool, output: str) -> int
     Compares the work tree, as if it were pushed, with what is on record.
     Nothing is done by it.
     """
-    from reconciler.cli.preview import has_changes, lines, placement_rows, plan_document
+    from reconciler.cli.preview import placement_rows, plan_document
     from reconciler.core.plan import plan as planned
+    from reconciler.core.preview import has_changes, lines
 
     desired, observed = asyncio.run(_previewed(context, rev))
     result = planned(desired, observed, clock.now())

@@ -176,6 +176,14 @@ def parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None,
     return None, tuple(sorted(problems)[:MAX_MISTAKES])
 
 
+def read_task(path: str, text: str) -> TaskSpec:
+    """Return what the text of a task's file says by itself. Raises SpecError."""
+    spec, problems = parse("task", path, text.encode(), path)
+    if not isinstance(spec, TaskSpec):
+        raise SpecError(problems)
+    return spec
+
+
 def _validate(model: type[Frozen], value: Any) -> tuple[Frozen | None, list[Mistake]]:
     if not isinstance(value, dict):
         return None, [Mistake((), "expected 'key: value' lines")]

@@ -29,7 +29,7 @@ class Bot:
         self._repository = repository
         self._branch = branch
         self._tree = GitTree(repository, branch)
-        self._committer = _named(repository.git)
+        self._committer = named(repository.git)
         self._read: dict[str, tuple[str, Mapping[str, str]]] = {}
         """What was read last, of each place: asked for again and again, and seldom another."""
         self._turn = asyncio.Lock()  # two commits at once would only be in each other's way
@@ -106,7 +106,7 @@ def _text(content: bytes) -> str | None:
         return None
 
 
-def _named(git: Git) -> Git:
+def named(git: Git) -> Git:
     """Return git that commits in the bot's name."""
     name, address = IDENTITY.removesuffix(">").split(" <")
     names = {

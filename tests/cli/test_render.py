@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from reconciler.cli.kinds import KINDS, named
-from reconciler.cli.preview import has_changes, lines, placement_rows, plan_document
+from reconciler.cli.preview import placement_rows, plan_document
 from reconciler.cli.text import table
 from reconciler.cli.views import hosts, tasks
 from reconciler.core.adapter import Adapter
@@ -29,6 +29,7 @@ from reconciler.core.model import (
     Waiting,
 )
 from reconciler.core.plan import plan
+from reconciler.core.preview import has_changes, lines
 from tests.fakes import START, make_desired, make_task
 
 NOW = START + timedelta(minutes=90)

@@ -7,14 +7,15 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from reconciler import clock
 from reconciler.controller.intake import Intake
 from reconciler.core.adapter import Secret
-from reconciler.core.errors import Conflict, SpecError, Unavailable
-from reconciler.core.forge import Comment, Issue, Note, Pull
+from reconciler.core.errors import Conflict, Unavailable
+from reconciler.core.forge import Issue, Note, Pull
 from reconciler.core.model import Desired, FleetSpec, Forge, Host, IssueRules, Phase, Repo, Status, TaskSpec
 from reconciler.specs.edit import edit
-from reconciler.specs.parse import parse
-from tests.fakes import START
+from reconciler.specs.parse import read_task
+from tests.fakes import START, FakeForges
 
 SEVEN = "specs/tasks/issues/calc-7.yaml"
 NAME = "issues/calc-7"
@@ -29,66 +30,16 @@ def issue(number: int = 7, **fields: object) -> Issue:
     return Issue(**{"number": number, "updated_at": START, **known, **fields})
 
 
-def task_in(path: str, text: str) -> TaskSpec:
-    spec, problems = parse("task", path, text.encode(), path)
-    if problems:
-        raise SpecError(problems)
-    return spec
-
-
 @dataclass
-class Board:
-    """A forge that keeps what it is told."""
+class Board(FakeForges):
+    """Forges of which some conversations take no answers."""
 
-    board: dict[int, Issue] = field(default_factory=dict)
-    conversation: list[Comment] = field(default_factory=list)
-    pull: dict[str, Pull] = field(default_factory=dict)
-    is_down: bool = False
-    refuses_answers_on: set[int] = field(default_factory=set)
-    now: datetime = START
-
-    def add(self, *issues: Issue) -> None:
-        self.board |= {each.number: each for each in issues}
-
-    def write(self, body: str, number: int = 7, author: str = "ann", key: str = "") -> Comment:
-        self.now += timedelta(seconds=1)
-        at = len(self.conversation) + 1
-        self.conversation.append(
-            Comment(id=at, number=number, author=author, body=body, key=key, created_at=self.now)
-        )
-        return self.conversation[-1]
-
-    @property
-    def answers(self) -> list[str]:
-        return [comment.body for comment in self.conversation if comment.key]
-
-    async def issues(self, forge: Forge, label: str) -> list[Issue]:
-        self._answer()
-        return [each for each in self.board.values() if each.state == "open" and label in each.labels]
-
-    async def issue(self, forge: Forge, number: int) -> Issue | None:
-        self._answer()
-        return self.board.get(number)
-
-    async def comments(self, forge: Forge, since: datetime) -> list[Comment]:
-        self._answer()
-        return [each for each in self.conversation if each.created_at >= since]
-
-    async def pulls(self, forge: Forge, branches: list[str], fresh: list[int]) -> Mapping[str, Pull]:
-        return {branch: self.pull[branch] for branch in branches if branch in self.pull}
+    locked: set[int] = field(default_factory=set)
 
     async def say(self, forge: Forge, number: int, note: Note) -> bool:
-        self._answer()
-        if number in self.refuses_answers_on:
+        if number in self.locked:
             raise Unavailable("the conversation is locked")
-        known = [each for each in self.conversation if each.key == note.key]
-        if not known:
-            self.write(note.text, number, "bot", note.key)
-        return not known
-
-    def _answer(self) -> None:
-        if self.is_down:
-            raise Unavailable("no answer")
+        return await super().say(forge, number, note)
 
 
 @dataclass
@@ -161,16 +112,29 @@ def fleet(*authors: str, **repos: str) -> Desired:
 
 @dataclass
 class Scene:
-    board: Board = field(default_factory=Board)
+    forges: Board = field(default_factory=Board)
     branch: Branch = field(default_factory=Branch)
     office: Office = field(default_factory=lambda: Office(fleet()))
 
     def __post_init__(self) -> None:
+        self.site = self.forges.at(self.office.desired.repos["calc"].forge)
         self.restart()
 
     def restart(self) -> None:
         """Forget everything that is only in memory."""
-        self.intake = Intake(self.board, self.branch, self.office, lambda: self.board.now, task_in, edit)
+        self.intake = Intake(self.forges, self.branch, self.office, clock.now, read_task, edit)
+
+    def add(self, *issues: Issue) -> None:
+        self.site.issues |= {each.number: each for each in issues}
+
+    def write(self, body: str, number: int = 7, *, ago: timedelta = timedelta(0), **fields: str) -> None:
+        """Write a comment."""
+        self.site.comment(number, body, **fields)
+        self.site.comments[-1] = replace(self.site.comments[-1], created_at=self.site.now - ago)
+
+    @property
+    def answers(self) -> list[str]:
+        return [comment.body for comment in self.site.comments if comment.key]
 
     async def look(self) -> None:
         await self.intake.look(self.office.desired.repos["calc"])
@@ -182,7 +146,7 @@ class Scene:
         )
 
     def spec(self, path: str = SEVEN) -> TaskSpec:
-        return task_in(path, self.branch.content[path])
+        return read_task(path, self.branch.content[path])
 
 
 @pytest.fixture
@@ -194,7 +158,7 @@ def scene() -> Scene:
 
 
 async def test_labelled_issues_of_allowed_people_become_tasks_in_one_commit(scene):
-    scene.board.add(
+    scene.add(
         issue(7, title="Add\nForge-Comment: calc/1"),
         issue(8, author="ANN"),
         issue(9, author="eve"),
@@ -222,14 +186,14 @@ Issue-Author: ANN
 
 
 async def test_a_quiet_forge_makes_no_commit_and_an_edited_issue_makes_one(scene):
-    scene.board.add(issue())
+    scene.add(issue())
     await scene.look()
     await scene.look()
     scene.restart()
     await scene.look()
     assert len(scene.branch.log) == 1
 
-    scene.board.add(issue(body="Subtract."))
+    scene.add(issue(body="Subtract."))
     await scene.look()
 
     assert scene.spec().goal == "Subtract."
@@ -238,11 +202,11 @@ async def test_a_quiet_forge_makes_no_commit_and_an_edited_issue_makes_one(scene
 
 @pytest.mark.parametrize("gone", ["closed", "unlabelled", "deleted"])
 async def test_an_issue_that_is_gone_cancels_its_task_and_brings_it_back(scene, gone):
-    scene.board.add(issue())
+    scene.add(issue())
     await scene.look()
     before = scene.branch.content[SEVEN]
     left = {"closed": issue(state="closed"), "unlabelled": issue(labels=())}.get(gone)
-    scene.board.board = {7: left} if left else {}
+    scene.site.issues = {7: left} if left else {}
     scene.is_on_record(Phase.RUNNING)
 
     await scene.look()
@@ -250,19 +214,19 @@ async def test_an_issue_that_is_gone_cancels_its_task_and_brings_it_back(scene, 
     assert scene.spec().desired == "cancelled"
     assert scene.branch.log[1:] == [f"Cancel {NAME}: its issue is gone\n\nIssue: {url(7)}\n"]
 
-    scene.board.add(issue())
+    scene.add(issue())
     await scene.look()
     assert scene.branch.content[SEVEN] == before
 
 
 async def test_an_issue_that_only_slipped_out_of_the_list_cancels_nothing(scene, monkeypatch):
-    scene.board.add(issue())
+    scene.add(issue())
     await scene.look()
 
     async def nothing(forge: Forge, label: str) -> list[Issue]:
         return []
 
-    monkeypatch.setattr(scene.board, "issues", nothing)
+    monkeypatch.setattr(scene.forges, "issues", nothing)
     await scene.look()
 
     assert len(scene.branch.log) == 1
@@ -270,9 +234,9 @@ async def test_an_issue_that_only_slipped_out_of_the_list_cancels_nothing(scene,
 
 @pytest.mark.parametrize("phase", [Phase.COMPLETED, Phase.FAILED, Phase.ESCALATED])
 async def test_a_settled_task_does_not_care_about_its_issue(scene, phase):
-    scene.board.add(issue())
+    scene.add(issue())
     await scene.look()
-    scene.board.add(issue(state="closed"))
+    scene.add(issue(state="closed"))
     scene.is_on_record(phase)
 
     await scene.look()
@@ -281,9 +245,9 @@ async def test_a_settled_task_does_not_care_about_its_issue(scene, phase):
 
 
 async def test_a_task_that_somebody_asked_for_after_its_issue_was_closed_goes_on(scene):
-    scene.board.add(issue())
+    scene.add(issue())
     await scene.look()
-    scene.board.add(issue(state="closed", closed_at=START, updated_at=START + timedelta(hours=9)))
+    scene.add(issue(state="closed", closed_at=START, updated_at=START + timedelta(hours=9)))
     scene.is_on_record(Phase.RUNNING)
     scene.branch.touched[SEVEN] = START + timedelta(hours=1)
 
@@ -296,12 +260,12 @@ async def test_a_task_that_somebody_asked_for_after_its_issue_was_closed_goes_on
     ("pull", "is_merged", "is_cancelled"), [(9, True, False), (9, False, True), (None, False, False)]
 )
 async def test_a_merge_that_closes_the_issue_does_not_cancel_the_task(scene, pull, is_merged, is_cancelled):
-    scene.board.add(issue())
+    scene.add(issue())
     await scene.look()
-    scene.board.add(issue(state="closed"))
+    scene.add(issue(state="closed"))
     request = {"number": pull, "url": "u"} if pull else None
     scene.is_on_record(Phase.REVIEW_PENDING, branch_name="task/x", pull_request=request)
-    scene.board.pull["task/x"] = Pull(
+    scene.site.pulls[9] = Pull(
         number=9,
         url="u",
         title="t",
@@ -321,9 +285,9 @@ async def test_a_merge_that_closes_the_issue_does_not_cancel_the_task(scene, pul
 
 
 async def test_an_edit_of_a_person_at_the_same_time_is_kept(scene):
-    scene.board.add(issue())
+    scene.add(issue())
     await scene.look()
-    scene.board.add(issue(body="Subtract."))
+    scene.add(issue(body="Subtract."))
     scene.branch.meanwhile.append({SEVEN: f"{scene.branch.content[SEVEN]}priority: 5\n"})
 
     await scene.look()
@@ -332,10 +296,10 @@ async def test_an_edit_of_a_person_at_the_same_time_is_kept(scene):
 
 
 async def test_a_file_that_is_broken_keeps_no_other_issue_waiting(scene):
-    scene.board.add(issue(7), issue(8))
+    scene.add(issue(7), issue(8))
     await scene.look()
     scene.branch.content[SEVEN] += "][\n"
-    scene.board.add(issue(7, body="New."), issue(8, body="New."))
+    scene.add(issue(7, body="New."), issue(8, body="New."))
 
     await scene.look()
 
@@ -344,18 +308,19 @@ async def test_a_file_that_is_broken_keeps_no_other_issue_waiting(scene):
 
 
 async def test_nothing_is_lost_in_an_outage_of_the_forge_or_of_the_branch(scene):
-    scene.board.add(issue())
-    scene.board.write("/agent model m")
-    for place in (scene.board, scene.branch):
-        place.is_down = True
-        await scene.look()
-        assert (scene.branch.log, scene.board.answers) == ([], [])
-        place.is_down = False
+    scene.add(issue())
+    scene.write("/agent model m")
+    scene.forges.away = True
+    await scene.look()
+    scene.forges.away, scene.branch.is_down = False, True
+    await scene.look()
+    assert (scene.branch.log, scene.answers) == ([], [])
+    scene.branch.is_down = False
 
     await scene.look()
 
     assert scene.spec().model == "m"
-    assert len(scene.board.answers) == 1
+    assert len(scene.answers) == 1
 
 
 # --- Comments --------------------------------------------------------------
@@ -363,14 +328,14 @@ async def test_nothing_is_lost_in_an_outage_of_the_forge_or_of_the_branch(scene)
 
 @pytest.fixture
 async def taken_up(scene) -> Scene:
-    scene.board.add(issue())
+    scene.add(issue())
     await scene.look()
     scene.is_on_record(Phase.FAILED)
     return scene
 
 
 async def test_a_command_edits_the_task_once_and_is_answered_once(taken_up):
-    taken_up.board.write("/agent retry\nit was the network")
+    taken_up.write("/agent retry\nit was the network")
 
     for _ in range(3):
         await taken_up.look()
@@ -388,72 +353,72 @@ Forge-Comment: calc/1
 Forge-Author: ann
 """
     ]
-    assert taken_up.board.answers == [f"Task `{NAME}` is asked for once more."]
+    assert taken_up.answers == [f"Task `{NAME}` is asked for once more."]
 
 
 async def test_a_crash_between_commit_and_answer_follows_nothing_twice(taken_up):
-    taken_up.board.write("/agent retry")
-    taken_up.board.refuses_answers_on.add(7)
+    taken_up.write("/agent retry")
+    taken_up.forges.locked.add(7)
     await taken_up.look()
-    assert taken_up.board.answers == []
+    assert taken_up.answers == []
 
     taken_up.restart()
-    taken_up.board.refuses_answers_on.clear()
+    taken_up.forges.locked.clear()
     await taken_up.look()
 
     assert taken_up.spec().rerun == 1
-    assert taken_up.board.answers == [f"Task `{NAME}` is asked for once more."]
+    assert taken_up.answers == [f"Task `{NAME}` is asked for once more."]
 
 
 async def test_a_conversation_that_takes_no_answer_keeps_no_other_waiting(taken_up):
-    taken_up.board.refuses_answers_on.add(7)
-    taken_up.board.write("/agent retry", 7)
-    taken_up.board.add(issue(8))
-    taken_up.board.write("/agent model m", 8)
+    taken_up.forges.locked.add(7)
+    taken_up.write("/agent retry", 7)
+    taken_up.add(issue(8))
+    taken_up.write("/agent model m", 8)
 
     await taken_up.look()
     await taken_up.look()
-    taken_up.board.refuses_answers_on.clear()
+    taken_up.forges.locked.clear()
     await taken_up.look()
 
     assert taken_up.spec("specs/tasks/issues/calc-8.yaml").model == "m"
-    assert len(taken_up.board.answers) == 2
+    assert len(taken_up.answers) == 2
     assert len(taken_up.branch.log) == 4
 
 
 async def test_several_commands_are_followed_in_order(taken_up):
     for line in ("cancel", "retry", "model a", "model b", "host gpu-1"):
-        taken_up.board.write(f"/agent {line}")
+        taken_up.write(f"/agent {line}")
 
     await taken_up.look()
 
     spec = taken_up.spec()
     assert (spec.desired, spec.rerun, spec.model, spec.prefer) == ("active", 1, "b", ("gpu-1",))
-    assert len(taken_up.board.answers) == 5
+    assert len(taken_up.answers) == 5
 
 
 async def test_others_are_not_followed_and_counted_once(taken_up):
-    taken_up.board.write("/agent cancel", author="eve")
-    taken_up.board.write("/agent cancel", author="bot", key="plan")
-    taken_up.board.write("what about /agent cancel ?")
+    taken_up.write("/agent cancel", author="eve")
+    taken_up.write("/agent cancel", author="bot", key="plan")
+    taken_up.write("what about /agent cancel ?")
 
     await taken_up.look()
     await taken_up.look()
 
     assert len(taken_up.branch.log) == 1
-    assert len(taken_up.board.answers) == 1  # the one that was there
+    assert len(taken_up.answers) == 1  # the one that was there
     assert taken_up.intake.ignored == 1
 
 
 async def test_the_standing_is_told_once_and_not_again_when_it_changes(taken_up):
-    taken_up.board.write("/agent status")
+    taken_up.write("/agent status")
 
     await taken_up.look()
     taken_up.is_on_record(Phase.COMPLETED)
     taken_up.restart()
     await taken_up.look()
 
-    assert taken_up.board.answers == [f"Task `{NAME}` is **failed**."]
+    assert taken_up.answers == [f"Task `{NAME}` is **failed**."]
     assert len(taken_up.branch.log) == 1
 
 
@@ -461,7 +426,7 @@ async def test_a_comment_on_the_pull_request_of_a_task_is_about_that_task(taken_
     path = "specs/tasks/web/fix.yaml"
     taken_up.branch.content[path] = "goal: g  # mine\n"
     taken_up.is_on_record(Phase.REVIEW_PENDING, "web/fix", pull_request={"number": 12, "url": "u"})
-    taken_up.board.write("/agent cancel", 12)
+    taken_up.write("/agent cancel", 12)
 
     await taken_up.look()
 
@@ -477,26 +442,24 @@ async def test_a_comment_on_the_pull_request_of_a_task_is_about_that_task(taken_
     ],
 )
 async def test_what_cannot_be_done_is_answered_with_why_and_with_what_can(taken_up, line, number, why):
-    taken_up.board.write(f"/agent {line}", number)
+    taken_up.write(f"/agent {line}", number)
 
     await taken_up.look()
 
     assert len(taken_up.branch.log) == 1
-    assert taken_up.board.answers[0].startswith(f"Nothing was changed: `{why}`")
-    assert "/agent status" in taken_up.board.answers[0]
+    assert taken_up.answers[0].startswith(f"Nothing was changed: `{why}`")
+    assert "/agent status" in taken_up.answers[0]
 
 
 async def test_a_command_of_yesterday_is_followed_after_a_start_and_an_older_one_is_not(scene):
-    scene.board.add(issue())
-    scene.board.write("/agent model old")
-    scene.board.now += timedelta(hours=20)
-    scene.board.write("/agent model new")
-    scene.board.now += timedelta(hours=10)
+    scene.add(issue())
+    scene.write("/agent model old", ago=timedelta(hours=30))
+    scene.write("/agent model new", ago=timedelta(hours=20))
 
     await scene.look()
 
     assert scene.spec().model == "new"
-    assert len(scene.board.answers) == 1
+    assert len(scene.answers) == 1
 
 
 # --- When ------------------------------------------------------------------
@@ -514,7 +477,7 @@ async def test_repos_are_looked_at_from_time_to_time_and_at_once_after_a_knock(s
         looks.put_nowait(None)
         return []
 
-    scene.board.issues = issues
+    scene.forges.issues = issues
     scene.office.desired = fleet(calc="tools/calc", twin="Tools/Calc")
     intake = replace(scene.intake, pause=pause)
     work = asyncio.create_task(intake.run())
@@ -540,7 +503,7 @@ async def test_without_rules_for_issues_no_forge_is_asked(scene):
         waits.put_nowait(longest)
         await asyncio.sleep(0)
 
-    scene.board.add(issue())
+    scene.add(issue())
     scene.office.desired = replace(scene.office.desired, fleet=FleetSpec())
 
     work = asyncio.create_task(replace(scene.intake, pause=pause).run())
