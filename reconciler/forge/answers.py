@@ -37,10 +37,6 @@ class Answer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Anything(Answer):
-    """An answer of which nothing is read."""
-
-
 class Account(Answer):
     """Somebody."""
 
@@ -57,6 +53,10 @@ class LabelAnswer(Answer):
 
     id: int
     name: str
+
+
+class LabelsAnswer(RootModel[tuple[LabelAnswer, ...]]):
+    """All labels of an issue or a pull request."""
 
 
 class Place(Answer):
@@ -96,6 +96,7 @@ class PullAnswer(Answer):
     merged_by: Account | None = None
     head: Side
     base: Side
+    requested_reviewers: tuple[Account, ...] | None = None
     updated_at: datetime
 
     @property

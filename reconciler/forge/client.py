@@ -121,13 +121,13 @@ class Client:
             if not items or not _has_more(reply.headers, seen):
                 return
 
-    async def post(self, path: str, shape: type[T], body: Mapping[str, Any]) -> T:
-        """Make something, once: look before, and look again if this raises."""
-        return self._read(shape, path, (await self._ask("POST", path, body=body)).value)
+    async def write(self, method: str, path: str, shape: type[T], body: Mapping[str, Any]) -> T:
+        """Make or change something; before a POST look whether it is there, and again if this raises."""
+        return self._read(shape, path, (await self._ask(method, path, body=body)).value)
 
-    async def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Change something; return the answer as it is."""
-        return (await self._ask(method, path, body=body)).value
+    async def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> None:
+        """Do the same where nothing of the answer is read."""
+        await self._ask(method, path, body=body)
 
     # --- One question ------------------------------------------------------
 

@@ -132,9 +132,9 @@ class Forges:
             body = {"active": True, "events": list(seat.dialect.hook_events), "config": config}
             async for answer in seat.client.pages("hooks", HookAnswer):
                 if answer.config.url == url:
-                    await seat.client.send("PATCH", f"hooks/{answer.id}", body)
-                    return _hook(await seat.client.get(f"hooks/{answer.id}", HookAnswer))
-            return _hook(await seat.client.post("hooks", HookAnswer, {**seat.dialect.hook_type, **body}))
+                    return _hook(await seat.client.write("PATCH", f"hooks/{answer.id}", HookAnswer, body))
+            whole = {**seat.dialect.hook_type, **body}
+            return _hook(await seat.client.write("POST", "hooks", HookAnswer, whole))
 
     @asynccontextmanager
     async def _at(self, forge: Forge) -> AsyncIterator[_Seat]:

@@ -18,10 +18,10 @@ from reconciler.core.forge import Light, Note, Pull, Want
 from reconciler.core.text import harmless, one_line
 from reconciler.forge.answers import (
     Account,
-    Anything,
     CommentAnswer,
     IssueAnswer,
     LabelAnswer,
+    LabelsAnswer,
     PullAnswer,
     StatusAnswer,
     mark_of,
@@ -74,7 +74,7 @@ class Showing:
                 if answer.body.strip() != text.strip():
                     await self._client.send("PATCH", f"issues/comments/{answer.id}", {"body": text})
                 return False
-        await self._client.post(f"issues/{number}/comments", Anything, {"body": text})
+        await self._client.send("POST", f"issues/{number}/comments", {"body": text})
         return True
 
     async def light(self, light: Light, known: Iterable[StatusAnswer] | None = None) -> None:
@@ -88,7 +88,7 @@ class Showing:
         body = {"state": light.state, "context": light.context, "description": description}
         if light.url:
             body["target_url"] = light.url
-        await self._client.post(f"statuses/{light.commit}", Anything, body)
+        await self._client.send("POST", f"statuses/{light.commit}", body)
 
     async def whoami(self) -> str:
         """Return the name of the account that the token is of."""
@@ -116,7 +116,7 @@ class Showing:
         if want.is_draft and self._dialect.has_drafts:
             body["draft"] = True
         try:
-            return (await self._client.post("pulls", PullAnswer, body)).number
+            return (await self._client.write("POST", "pulls", PullAnswer, body)).number
         except Declined as declined:
             number = await self._pulls.find_open(want.branch)
             if number is None:
@@ -145,7 +145,7 @@ class Showing:
         mark = found[1] if found else _NEW
         if mark == _NEW:
             await self._add_labels(detail.pull, want.labels)
-            await self._ask_reviewers(detail.pull, want.reviewers)
+            await self._ask_reviewers(detail.answer, want.reviewers)
         block = _block(_digest(_title(want)), want)
         around = (body[: found.start()], body[found.end() :]) if found else (f"{body}\n\n".lstrip(), "")
         changes = {"body": block.join(around)}
@@ -156,8 +156,9 @@ class Showing:
         if changed := {name: text for name, text in changes.items() if text != now[name]}:
             await self._client.send("PATCH", f"pulls/{detail.pull.number}", changed)
 
-    async def _ask_reviewers(self, pull: Pull, reviewers: Iterable[str]) -> None:
-        for name in reviewers:
+    async def _ask_reviewers(self, pull: PullAnswer, reviewers: Iterable[str]) -> None:
+        asked = {account.login for account in pull.requested_reviewers or ()}
+        for name in (name for name in reviewers if name not in asked):
             try:
                 body = {"reviewers": [name]}
                 await self._client.send("POST", f"pulls/{pull.number}/requested_reviewers", body)
@@ -198,11 +199,11 @@ class Showing:
         if missing := [name for name in names if name not in pull.labels]:
             await self._put_labels(pull.number, missing)
 
-    async def _put_labels(self, number: int, names: list[str]) -> list[LabelAnswer]:
+    async def _put_labels(self, number: int, names: list[str]) -> Iterable[LabelAnswer]:
         """Put labels on an issue or pull request; return all that it has then."""
         await self._ensure_labels(names)
-        answer = await self._client.send("POST", f"issues/{number}/labels", {"labels": names})
-        labels = [LabelAnswer.model_validate(each) for each in answer or ()]
+        path = f"issues/{number}/labels"
+        labels = (await self._client.write("POST", path, LabelsAnswer, {"labels": names})).root
         if gone := set(names) - {label.name for label in labels}:
             self._labels.clear()  # forges pass over names they do not know
             raise Unavailable(f"labels {', '.join(sorted(gone))} were deleted just now; they are made anew")
@@ -217,7 +218,7 @@ class Showing:
                 is_phase = name.startswith(_PHASES)
                 color = _PHASE_COLOR if is_phase else _OTHER_COLOR
                 body = {"name": name, "color": color, "exclusive": is_phase}
-                self._labels[name] = (await self._client.post("labels", LabelAnswer, body)).id
+                self._labels[name] = (await self._client.write("POST", "labels", LabelAnswer, body)).id
 
     # --- The issue ---------------------------------------------------------
 

@@ -185,6 +185,7 @@ def pull_json(request: Request, pull: PullTicket) -> dict[str, Any]:
     pull.computing -= computing
     can_merge = pull.state == "open" and not (computing or is_draft or forge.conflicts(repo.name, pull))
     side = {"repo_id": 1, "repo": {"id": 1, "full_name": repo.name}}
+    fork = {"repo_id": 2, "repo": {"id": 2, "full_name": "mallory/fork"}}
     ref = f"refs/pull/{pull.number}/head" if pull.branch_is_gone else pull.branch
     return {
         **_ticket_json(request, pull),
@@ -193,7 +194,7 @@ def pull_json(request: Request, pull: PullTicket) -> dict[str, Any]:
         "merged": pull.merged,
         "merged_by": user(pull.merged_by) if pull.merged_by else None,
         "merge_commit_sha": pull.merge_commit,
-        "head": {"label": pull.branch, "ref": ref, "sha": pull.head, **side},
+        "head": {"label": pull.branch, "ref": ref, "sha": pull.head, **(fork if pull.is_from_fork else side)},
         "base": {"label": pull.base, "ref": pull.base, "sha": pull.base_head, **side},
         "requested_reviewers": [
             user(review.author) for review in pull.reviews if review.state == "REQUEST_REVIEW"
@@ -222,6 +223,8 @@ def _ticket_json(request: Request, ticket: Ticket) -> dict[str, Any]:
 def _pulls(request: Request) -> Answer:
     state = request.query.get("state", "open")
     pulls = [pull for pull in request.repo.pulls if state in {"all", pull.state}]
+    if request.repo.hides_next:
+        request.repo.hides_next, pulls = False, []
     is_recent = request.query.get("sort") == "recentupdate"
     pulls.sort(key=lambda pull: (pull.updated if is_recent else 0, pull.number), reverse=True)
     return request.page(pulls, lambda pull: pull_json(request, pull))
@@ -339,6 +342,8 @@ def _request_review(request: Request, number: str) -> Answer:
             raise Refusal(404, f"user does not exist [uid: 0, name: {name}]")
         if name == pull.author:
             raise Refusal(422, "poster of pr can't be reviewer")
+        if any((review.author, review.state) == (name, "REQUEST_REVIEW") for review in pull.reviews):
+            continue
         review = Review(request.forge.new_id(), name, "REQUEST_REVIEW", "", "", pull.updated)
         pull.reviews.append(review)
         request.forge.touch(pull)

@@ -72,6 +72,7 @@ class PullTicket(Ticket):
     """Last that was seen of the branch; stays when the branch goes."""
     base_head: str = ""
     branch_is_gone: bool = False
+    is_from_fork: bool = False
     computing: int = 0
     """For how many requests more it is not known whether it can be merged."""
     merged: bool = False
@@ -102,6 +103,8 @@ class CodeRepo:
     statuses: list[dict[str, Any]] = field(default_factory=list)
     heads: dict[str, str] = field(default_factory=dict)
     """Branches as last seen."""
+    hides_next: bool = False
+    """Whether the next list of pull requests is empty, as if one were opened just after it."""
 
     @property
     def pulls(self) -> list[PullTicket]:

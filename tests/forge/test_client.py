@@ -1,0 +1,203 @@
+"""How a forge is spoken to: what is tried again, what is given up, and what nobody learns."""
+
+import asyncio
+import json
+
+import pytest
+
+from reconciler.core.errors import Unavailable
+from reconciler.core.model import Forge
+from reconciler.forge.answers import Account, LabelAnswer
+from reconciler.forge.client import Client, Declined
+from tests.forge.conftest import REPO, TOKEN
+from tests.forge.double import outage
+
+
+class Line:
+    """A client whose pauses are counted instead of waited for."""
+
+    def __init__(self, forge: Forge, token: str) -> None:
+        self.pauses: list[float] = []
+        self.asked = 0
+        self.token = token
+        self.client = Client(forge, self._token, self._pause)
+
+    async def _token(self) -> str:
+        self.asked += 1
+        return self.token
+
+    async def _pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+
+
+@pytest.fixture
+async def line(double):
+    line = Line(double.spec(REPO, TOKEN), double.token)
+    yield line
+    await line.client.close()
+
+
+@pytest.fixture
+async def raw_forge():
+    """Return a function that starts a server that answers everything with the same bytes."""
+    servers = []
+
+    async def serve(answer: bytes) -> Line:
+        async def handle(reader, writer) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        line = Line(Forge(api=f"http://127.0.0.1:{port}/api/v1", repo="a/b", token=TOKEN), "t0ken")
+        servers.append((server, line.client))
+        return line
+
+    yield serve
+    for server, client in servers:
+        await client.close()
+        server.close()
+        await server.wait_closed()
+
+
+def reply(body: bytes, head: str = "200 OK", *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {head}", f"Content-Length: {len(body)}", "Connection: close", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def requests(double, method: str) -> int:
+    return sum(verb == method for verb, _ in double.requests)
+
+
+async def test_an_outage_is_waited_out_a_few_times(double, line):
+    with outage(double, "502"), pytest.raises(Unavailable, match="502"):
+        await line.client.get("/user", Account)
+    with outage(double, "refused"), pytest.raises(Unavailable, match=r"127\.0\.0\.1"):
+        await line.client.get("/user", Account)
+
+    after = await line.client.get("/user", Account)
+
+    assert line.pauses == [0.5, 2.0] * 2
+    assert after.login == "bot"
+
+
+async def test_a_forge_that_comes_back_is_not_noticed_to_have_been_away(double, line):
+    double.broken["GET /user"] = (503, {})
+
+    assert (await line.client.get("/user", Account)).login == "bot"
+
+
+async def test_a_post_is_never_repeated(double, line):
+    double.broken[f"POST /repos/{REPO}/issues"] = (502, {})
+
+    with pytest.raises(Unavailable):
+        await line.client.send("POST", "issues", {"title": "x"})
+
+    assert (line.pauses, requests(double, "POST")) == ([], 1)
+    assert double.repos[REPO].tickets == {}
+
+
+async def test_a_short_quiet_that_is_asked_for_is_kept(double, line):
+    double.broken["GET /user"] = (429, {"Retry-After": "3"})
+
+    await line.client.get("/user", Account)
+
+    assert line.pauses == [3.0]
+
+
+async def test_a_long_quiet_that_is_asked_for_is_kept_without_another_request(double, line):
+    double.broken["GET /user"] = (429, {"Retry-After": "600"})
+
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await line.client.get("/user", Account)
+
+    assert (line.pauses, len(double.requests)) == ([], 1)
+
+
+async def test_a_token_that_is_refused_is_looked_up_again(double, line):
+    line.token = "0ld"
+    with pytest.raises(Unavailable, match=r"renew what `forge\.token` points to"):
+        await line.client.get("/user", Account)
+
+    line.token = double.token
+
+    assert (await line.client.get("/user", Account)).login == "bot"
+    assert line.asked == 2
+
+
+async def test_a_token_without_the_right_scopes_is_told_of(double, line):
+    double.broken["GET /user"] = (403, {})
+
+    with pytest.raises(Unavailable, match="write:repository"):
+        await line.client.get("/user", Account)
+
+
+@pytest.mark.parametrize("token", ["", "two words", "line\nend", "käse"])
+async def test_what_is_no_token_is_not_sent(double, line, token):
+    line.token = token
+
+    with pytest.raises(Unavailable) as caught:
+        await line.client.get("/user", Account)
+
+    assert double.requests == []
+    assert not token or token not in str(caught.value)
+
+
+async def test_what_the_forge_declines_is_a_result_for_who_asked(double, line):
+    with pytest.raises(Declined, match="couldn't be found") as caught:
+        await line.client.get("issues/4711", Account)
+
+    assert caught.value.status == 404
+    assert line.pauses == []
+
+
+async def test_a_list_is_read_to_its_end_however_small_the_pages_are(double, line):
+    double.largest_page = 3
+    for number in range(10):
+        double.add_label(REPO, f"label-{number}")
+
+    names = [label.name async for label in line.client.pages("labels", LabelAnswer)]
+
+    assert names == [f"label-{number}" for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (reply(b"<html>"), "not JSON"),
+        (reply(b"[" * 100_000), "not JSON"),
+        (reply(b"[]"), "not as expected"),
+        (reply(b'{"login": 3}'), "login"),
+        (reply(b"", "307 Temporary Redirect", "Location: http://127.0.0.1:1/"), "elsewhere"),
+        (reply(b"no", "500 Internal Server Error"), "500"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{", "127"),
+        (b"garbage\r\n\r\n", "127"),
+    ],
+)
+async def test_a_strange_answer_is_an_outage_that_says_where(raw_forge, answer, why):
+    line = await raw_forge(answer)
+
+    with pytest.raises(Unavailable, match=why):
+        await line.client.get("/user", Account)
+
+
+async def test_an_answer_without_end_is_cut_off(raw_forge):
+    line = await raw_forge(reply(b" " * (17 * 2**20)))
+
+    with pytest.raises(Unavailable, match="larger than"):
+        await line.client.get("/user", Account)
+
+
+async def test_a_forge_that_repeats_the_token_or_paints_the_terminal_is_not_repeated(raw_forge):
+    body = json.dumps({"message": "bad \x1b[31mtoken t0ken"}).encode()
+    line = await raw_forge(reply(body, "422 Unprocessable Entity"))
+
+    with pytest.raises(Declined) as caught:
+        await line.client.get("/user", Account)
+
+    assert "t0ken" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+    assert "bad token ***" in str(caught.value)

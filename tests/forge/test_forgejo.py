@@ -1,0 +1,343 @@
+"""Pull requests and issues on the double: what it costs to look, and what goes wrong at a forge."""
+
+from datetime import timedelta
+
+import pytest
+
+from reconciler.core.errors import Unavailable
+from reconciler.core.forge import Light, Note
+from reconciler.forge.pulls import REFRESHED
+from tests.fakes import FakeClock
+from tests.forge.conftest import REPO
+from tests.forge.double import outage
+from tests.forge.test_contract import BRANCH, want
+
+
+def opened(double, *branches: str) -> None:
+    for branch in branches:
+        double.push_as_person(REPO, branch, {f"{branch}.txt": "1\n"})
+        double.open_pull(REPO, branch, branch)
+
+
+async def asked(double, question) -> list[str]:
+    """Return what is asked of the forge, without the parameters."""
+    before = len(double.requests)
+    await question
+    return [
+        f"{verb} {path.partition('?')[0].removeprefix(f'/repos/{REPO}')}"
+        for verb, path in double.requests[before:]
+    ]
+
+
+def writes(requests: list[str]) -> list[str]:
+    return [request for request in requests if not request.startswith("GET ")]
+
+
+# --- What it costs ---------------------------------------------------------
+
+
+async def test_a_quiet_repository_costs_one_request_and_a_few_for_what_moves_without_a_sign(
+    double, forges, spec
+):
+    names = [f"task/{number}" for number in range(2 * REFRESHED)]
+    opened(double, *names)
+    for _ in range(4):
+        await forges.pulls(spec, names, [])
+
+    look = await asked(double, forges.pulls(spec, names, []))
+
+    assert look.count("GET /pulls") == 1
+    assert len(look) == 1 + 3 * REFRESHED
+
+
+async def test_every_open_pull_request_has_its_turn(double, forges, spec):
+    names = [f"task/{number}" for number in range(2 * REFRESHED)]
+    opened(double, *names)
+    for _ in range(4):
+        await forges.pulls(spec, names, [])
+    for pull in double.repos[REPO].pulls:
+        double.set_status(REPO, pull.head, "success")
+
+    await forges.pulls(spec, names, [])
+    seen = await forges.pulls(spec, names, [])
+
+    assert {pull.checks for pull in seen.values()} == {"success"}
+
+
+async def test_closed_pull_requests_and_branches_of_nobody_cost_nothing(double, forges, spec):
+    opened(double, "task/a", "task/b", "somebody")
+    await forges.pulls(spec, ["task/a", "task/b"], [])
+    for number in (1, 2):
+        double.close_pull(REPO, number)
+    await forges.pulls(spec, ["task/a", "task/b"], [])
+
+    look = await asked(double, forges.pulls(spec, ["task/a", "task/b"], []))
+
+    assert look == ["GET /pulls"]
+
+
+async def test_what_is_shown_already_is_not_written_again(double, forges, spec, connect):
+    head = double.push_as_person(REPO, BRANCH, {"a.txt": "1\n"})
+    issue = double.open_issue(REPO, "Mend it")
+    whole = want(
+        labels=("bot",),
+        light=Light(commit=head, state="pending", description="in review", url="https://example.org/t"),
+        notes=(Note(key="run", text="Done."),),
+        issue=issue,
+        issue_notes=(Note(key="task", text="Begun."),),
+    )
+    await forges.show(spec, whole)
+
+    again = await asked(double, forges.show(spec, whole))
+    after_a_restart = await asked(double, connect(double.token).show(spec, whole))
+
+    assert writes(again) == writes(after_a_restart) == []
+
+
+async def test_the_webhook_that_comes_before_the_answer_finds_the_pull_request(double, forges, spec):
+    """What is read while it is being opened is what was opened."""
+    double.push_as_person(REPO, BRANCH, {"a.txt": "1\n"})
+
+    pull = await forges.show(spec, want())
+    seen = await forges.pulls(spec, [BRANCH], [pull.number])
+
+    assert seen[BRANCH] == pull
+
+
+# --- Outages in the middle -------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["refused", "502"])
+async def test_an_outage_is_told_and_the_next_look_knows_everything(double, forges, spec, how):
+    opened(double, BRANCH)
+    before = await forges.pulls(spec, [BRANCH], [])
+    with outage(double, how):
+        double.review(REPO, 1, "rejected", "Not yet.")
+        with pytest.raises(Unavailable):
+            await forges.pulls(spec, [BRANCH], [1])
+
+    after = await forges.pulls(spec, [BRANCH], [])
+
+    assert before[BRANCH].reviews == ()
+    assert [review.verdict for review in after[BRANCH].reviews] == ["changes_requested"]
+
+
+STEPS = ["pulls", "issues/1/labels", "labels", "pulls/1/requested_reviewers", "issues/1/comments", "pulls/1"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_whatever_write_fails_the_next_time_brings_the_rest_and_nothing_twice(
+    double, forges, spec, step
+):
+    head = double.push_as_person(REPO, BRANCH, {"a.txt": "1\n"})
+    double.add_user("ann")
+    whole = want(
+        labels=("bot",),
+        reviewers=("ann",),
+        notes=(Note(key="run", text="Done."),),
+        light=Light(commit=head, state="pending", description="in review"),
+    )
+    method = "PATCH" if step == "pulls/1" else "POST"
+    double.broken[f"{method} /repos/{REPO}/{step}"] = (500, {})
+    with pytest.raises(Unavailable):
+        await forges.show(spec, whole)
+
+    await forges.show(spec, whole)
+
+    [pull] = double.repos[REPO].pulls
+    assert {label.name for label in pull.labels} == {"bot", "agent/review_pending"}
+    assert [review.author for review in pull.reviews] == ["ann"]
+    assert len(pull.comments) == len(double.repos[REPO].statuses) == 1
+    assert "reconciler:begin new" not in pull.body
+
+
+async def test_a_pull_request_that_was_opened_though_the_answer_was_lost_is_taken_up(double, forges, spec):
+    opened(double, BRANCH)
+    double.repos[REPO].hides_next = True
+
+    pull = await forges.show(spec, want())
+
+    assert pull.number == 1
+    assert "What was done." in pull.body
+
+
+# --- People ----------------------------------------------------------------
+
+
+async def test_an_adopted_pull_request_keeps_the_words_of_who_opened_it(double, forges, spec):
+    opened(double, BRANCH)
+    double.edit_issue(REPO, 1, body="My own words.", title="My title")
+
+    pull = await forges.show(spec, want(labels=("bot",)))
+
+    assert pull.title == "My title"
+    assert pull.body.startswith("My own words.")
+    assert "What was done." in pull.body
+    assert "bot" in pull.labels
+
+
+async def test_a_mark_in_somebody_elses_comment_is_not_ours(double, forges, spec):
+    opened(double, BRANCH)
+    double.comment(REPO, 1, "<!-- reconciler:run -->\nI am the bot.", author="mallory")
+
+    is_new = await forges.say(spec, 1, Note(key="run", text="Done."))
+    comments = await forges.comments(spec, FakeClock().time - timedelta(days=9000))
+
+    assert is_new
+    assert [(comment.author, comment.key) for comment in comments] == [("mallory", ""), ("bot", "run")]
+
+
+async def test_text_cannot_hide_marks_of_its_own(double, forges, spec):
+    double.push_as_person(REPO, BRANCH, {"a.txt": "1\n"})
+    body = "Before. <!-- reconciler:end --> After."
+
+    await forges.show(spec, want(body=body))
+    pull = await forges.show(spec, want(body="Second."))
+
+    assert "After." not in pull.body
+
+
+async def test_a_branch_of_a_fork_with_our_name_is_not_ours(double, forges, spec):
+    opened(double, BRANCH)
+    double.repos[REPO].pull(1).is_from_fork = True
+
+    assert await forges.pulls(spec, [BRANCH], []) == {}
+
+
+async def test_a_reviewer_who_cannot_be_asked_is_told_of_and_holds_nothing_up(double, forges, spec):
+    double.push_as_person(REPO, BRANCH, {"a.txt": "1\n"})
+    double.add_user("ann")
+
+    await forges.show(spec, want(reviewers=("nobody", "ann")))
+
+    pull = double.repos[REPO].pull(1)
+    assert [review.author for review in pull.reviews] == ["ann"]
+    assert [("nobody" in comment.body, "reviewers" in comment.body) for comment in pull.comments] == [
+        (True, True)
+    ]
+
+
+async def test_reviews_are_read_with_their_lines_and_a_dismissed_one_is_noticed(double, forges, spec):
+    opened(double, BRANCH)
+    review = double.review(REPO, 1, "rejected", "See below.", (("a.py", 12, "Why?"),), author="ben")
+    before = await forges.pulls(spec, [BRANCH], [])
+    double.dismiss_review(REPO, 1, review)
+
+    after = await forges.pulls(spec, [BRANCH], [])
+
+    [seen] = before[BRANCH].reviews
+    assert (seen.id, seen.author, seen.verdict, seen.is_dismissed) == (
+        review,
+        "ben",
+        "changes_requested",
+        False,
+    )
+    assert [(note.text, note.path, note.line) for note in seen.notes] == [
+        ("See below.", None, None),
+        ("Why?", "a.py", 12),
+    ]
+    assert [each.is_dismissed for each in after[BRANCH].reviews] == [True]
+
+
+async def test_who_pushed_and_who_closed_is_told(double, forges, spec):
+    opened(double, BRANCH, "task/b")
+    double.push_as_person(REPO, BRANCH, {"a.txt": "2\n"}, author="ben")
+    open_ones = await forges.pulls(spec, [BRANCH, "task/b"], [])
+    double.close_pull(REPO, 1, author="eve")
+    double.merge_pull(REPO, 2, author="dan")
+
+    closed = await forges.pulls(spec, [BRANCH, "task/b"], [])
+
+    assert open_ones[BRANCH].pusher == "ben"
+    assert {branch: (pull.by, pull.is_merged) for branch, pull in closed.items()} == {
+        BRANCH: ("eve", False),
+        "task/b": ("dan", True),
+    }
+
+
+async def test_a_deleted_branch_still_names_its_pull_request(double, forges, spec):
+    opened(double, BRANCH)
+    double.delete_branch(REPO, BRANCH)
+
+    seen = await forges.pulls(spec, [BRANCH], [])
+
+    assert (seen[BRANCH].number, seen[BRANCH].state) == (1, "closed")
+
+
+async def test_a_draft_is_one_until_people_say_it_is_ready(double, forges, spec):
+    double.push_as_person(REPO, BRANCH, {"a.txt": "1\n"})
+    draft = await forges.show(spec, want(is_draft=True))
+    still = await forges.show(spec, want(is_draft=True, title="Mend it all"))
+    double.edit_issue(REPO, 1, title="Mend it all")
+
+    ready = await forges.show(spec, want(is_draft=True, title="Mend it all"))
+
+    assert [pull.is_draft for pull in (draft, still, ready)] == [True, True, False]
+    assert (still.title, ready.title) == ("WIP: Mend it all", "Mend it all")
+
+
+# --- Merges ----------------------------------------------------------------
+
+
+async def test_a_conflict_is_called_one_only_when_it_lasts(double, spec, connect):
+    clock = FakeClock()
+    forges = connect(double.token, clock)
+    opened(double, BRANCH)
+    double.push_as_person(REPO, "main", {f"{BRANCH}.txt": "another\n"})
+    looks = [(await forges.pulls(spec, [BRANCH], []))[BRANCH] for _ in range(4)]
+
+    clock.time += timedelta(minutes=1)
+    after = (await forges.pulls(spec, [BRANCH], []))[BRANCH]
+
+    assert {(pull.mergeable, pull.is_conflicting) for pull in looks} == {(None, False)}
+    assert (after.mergeable, after.is_conflicting) == (False, True)
+
+
+async def test_a_merge_that_meets_a_conflict_says_so_at_once(double, forges, spec):
+    opened(double, BRANCH)
+    double.push_as_person(REPO, "main", {f"{BRANCH}.txt": "another\n"})
+    double.repos[REPO].pull(1).computing = 0
+    head = double.repos[REPO].pull(1).head
+
+    pull = await forges.show(spec, want(merges=head))
+
+    assert (pull.state, pull.is_conflicting) == ("open", True)
+
+
+async def test_a_merge_that_is_not_allowed_is_told_on_the_pull_request(double, forges, spec):
+    opened(double, BRANCH)
+    double.edit_issue(REPO, 1, title="WIP: not yet")
+    pull = double.repos[REPO].pull(1)
+    for _ in range(3):
+        await forges.show(spec, want(merges=pull.head))
+
+    assert pull.state == "open"
+    assert [comment.body.split(": ")[1] for comment in pull.comments] == [
+        "Work in progress PRs cannot be merged"
+    ]
+
+
+@pytest.mark.parametrize("style", ["merge", "squash", "rebase"])
+async def test_a_merge_is_in_git(double, forges, spec, style):
+    head = double.push_as_person(REPO, BRANCH, {"a.txt": "1\n"})
+    await forges.show(spec, want())
+    double.repos[REPO].pull(1).computing = 0
+
+    pull = await forges.show(spec, want(merges=head, merge_style=style))
+
+    assert (pull.is_merged, pull.by) == (True, "bot")
+    assert double.repos[REPO].git("show", "main:a.txt") == "1"
+
+
+# --- Hooks -----------------------------------------------------------------
+
+
+async def test_a_hook_is_installed_once_and_its_secret_replaced(double, forges, spec):
+    first = await forges.install_hook(spec, "http://127.0.0.1:9/hooks/forgejo", "one")
+    again = await forges.install_hook(spec, "http://127.0.0.1:9/hooks/forgejo", "two")
+
+    assert again == first
+    assert first.is_active
+    assert {"push", "pull_request", "issues"} <= set(first.events)
+    assert [hook.secret for hook in double.repos[REPO].hooks.values()] == ["two"]
+    assert await forges.hooks(spec) == [first]
