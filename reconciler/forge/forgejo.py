@@ -49,9 +49,15 @@ class Forges:
     requests and nothing else: without it everything is read again.
     """
 
-    def __init__(self, secret: Callable[[Secret], Awaitable[str]], clock: Clock) -> None:
+    def __init__(
+        self,
+        secret: Callable[[Secret], Awaitable[str]],
+        clock: Clock,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._secret = secret
         self._clock = clock
+        self._pause = pause
         self._seats: dict[Forge, _Seat] = {}
 
     async def close(self) -> None:
@@ -145,7 +151,7 @@ class Forges:
             yield seat
 
     def _seat(self, forge: Forge) -> _Seat:
-        client = Client(forge, lambda: self._secret(forge.token))
+        client = Client(forge, lambda: self._secret(forge.token), self._pause)
         dialect = DIALECTS[forge.kind]
         pulls = Pulls(client, dialect, self._clock)
         return _Seat(client, dialect, pulls, Showing(client, dialect, pulls))

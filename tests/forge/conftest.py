@@ -1,5 +1,7 @@
 import os
+import threading
 import uuid
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -23,6 +25,30 @@ def double(tmp_path):
 
 
 @pytest.fixture
+def receiver():
+    """Return the address of a server, and what it is sent: headers, their names in lower case, and body."""
+    kept: list[tuple[dict[str, str], bytes]] = []
+
+    class Keep(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            kept.append(({name.lower(): value for name, value in self.headers.items()}, body))
+            self.send_response(202)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Keep the output clean."""
+
+    server = HTTPServer(("127.0.0.1", 0), Keep)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/hook", kept
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
 def spec(double):
     return double.spec(REPO, TOKEN)
 
@@ -36,7 +62,10 @@ async def connect():
         async def secret(_: Secret) -> str:
             return token
 
-        made.append(Forges(secret, now))
+        async def pause(_: float) -> None:
+            """Lose no time."""
+
+        made.append(Forges(secret, now, pause))
         return made[-1]
 
     yield connected

@@ -85,6 +85,36 @@ async def test_the_secret_of_one_repository_vouches_for_no_other(door):
     assert (door.hints, door.journal.counts) == ([], {("push", "ignored"): 1})
 
 
+async def test_whatever_happens_at_the_forge_is_hinted_at(door, double, forges, receiver):
+    url, kept = receiver
+    door.forges = {"widgets": double.spec("acme/widgets", WIDGETS, WIDGETS)}
+    await forges.install_hook(door.forges["widgets"], url, SECRET)
+    issue = double.open_issue("acme/widgets", "Mend it")
+    double.comment("acme/widgets", issue, "/agent retry")
+    double.push_as_person("acme/widgets", "task/a", {"a.txt": "1\n"})
+    pull = double.open_pull("acme/widgets", "task/a", "Mend it")
+    double.review("acme/widgets", pull, "rejected", "Not yet.")
+    double.merge_pull("acme/widgets", pull)
+    double.delete_branch("acme/widgets", "task/a")
+    double.settle()
+
+    for headers, body in kept:
+        await door.hooks.receive(headers, body)
+
+    places = [(hint.event, hint.pull or hint.issue or hint.branch) for hint in door.hints]
+    assert places == [
+        ("issues", issue),
+        ("issue_comment", issue),
+        ("create", "task/a"),
+        ("push", "task/a"),
+        ("pull_request", pull),
+        ("pull_request_rejected", pull),
+        ("pull_request", pull),
+        ("push", "main"),
+        ("delete", "task/a"),
+    ]
+
+
 async def test_a_signed_body_that_is_no_webhook_is_refused_and_not_kept(door):
     raw = b"ref=refs/heads/x"
 
