@@ -10,54 +10,110 @@ import logging
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from reconciler import clock
+from reconciler.controller.intake import Intake
 from reconciler.controller.loop import Loop, Until
 from reconciler.controller.ports import Step
-from reconciler.core.errors import Refused, Unavailable, UsageError
-from reconciler.core.model import Host
+from reconciler.controller.preview import Preview, ReadPull
+from reconciler.core.adapter import Secret
+from reconciler.core.errors import Problem, Refused, Unavailable, UsageError
+from reconciler.core.forge import Hint, Pull
+from reconciler.core.model import Desired, Forge, Host
+from reconciler.dispatch.agentlogs import AgentLogs
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.output import read_output
 from reconciler.dispatch.prober import Prober
+from reconciler.dispatch.secrets import find_secret
 from reconciler.dispatch.site import local_folder
+from reconciler.dispatch.steps import StepFailed
 from reconciler.dispatch.transports import Transports
+from reconciler.forge.forgejo import Forges
+from reconciler.forge.hooks import Hooks
+from reconciler.forge.journal import Journal
 from reconciler.settings import Settings
-from reconciler.specs.source import SpecSource
+from reconciler.specs.edit import edit
+from reconciler.specs.fleet import build
+from reconciler.specs.parse import File, read_task
+from reconciler.specs.source import SpecSource, read_revision
+from reconciler.store.bot import Bot
 from reconciler.store.objects import GitTree
+from reconciler.store.pulls import PullTree
 from reconciler.store.repository import Repository
 from reconciler.store.state import StateBranch
+from reconciler.store.timeline import Timeline
 from reconciler.store.watch import ref_changes
+from reconciler.systemd import notify, watchdog_interval
 
 __all__ = ["Until", "serve", "ways"]
 
 log = logging.getLogger(__name__)
 logging.getLogger("asyncssh").setLevel(logging.WARNING)  # it tells of every session of every connection
 
+FLEET = "fleet"
+"""What the fleet's own repository is called among those with a forge."""
+
 LOCAL_LOOK = 2.0
 """Seconds between looks at refs of this machine: the net below the watch; a look costs microseconds."""
 
 
-async def serve(settings: Settings, *, until: Until = "stopped", on_step: Callable[[Step], None]) -> Loop:
+async def serve(
+    settings: Settings,
+    *,
+    until: Until = "stopped",
+    on_step: Callable[[Step], None],
+    on_listen: Callable[[str], None] = lambda _: None,
+) -> Loop:
     """
     Reconcile the fleet until the time to end has come; return the loop as it ended.
 
-    SIGTERM and SIGINT end it within `settings.stop_grace`; live runs go on.
-    Raises UsageError if the repository cannot be a fleet's or another process
-    serves it, Unavailable or Refused if it cannot be reached in the beginning.
+    `on_listen` is told the address of the HTTP API, if there is one. SIGTERM
+    and SIGINT end it within `settings.stop_grace`; live runs go on. Raises
+    UsageError if the repository cannot be a fleet's or another process serves
+    it, Unavailable or Refused if it cannot be reached in the beginning.
     """
-    async with _fleet(settings) as fleet, asyncio.TaskGroup() as group:
-        fleet.loop.on_step = on_step
-        hints = [group.create_task(hint) for hint in (_watch(fleet), _look(fleet))]
-        work = group.create_task(fleet.loop.run(until))
-        work.add_done_callback(lambda _: [hint.cancel() for hint in hints])
-        _end_on_signals(fleet.loop, work, settings)
+    async with _fleet(settings) as fleet, _api(fleet, settings, on_listen) as knock:
+        fleet.loop.on_step = _both(on_step, knock)
+        async with asyncio.TaskGroup() as group:
+            hints = [group.create_task(work) for work in _beside(fleet)]
+            work = group.create_task(fleet.loop.run(until))
+            work.add_done_callback(lambda _: [hint.cancel() for hint in hints])
+            _end_on_signals(fleet.loop, work, settings)
+            notify("READY=1")
+        notify("STOPPING=1")
     return fleet.loop
+
+
+def _both(on_step: Callable[[Step], None], knock: Callable[[], None]) -> Callable[[Step], None]:
+    def tell(step: Step) -> None:
+        on_step(step)
+        knock()
+
+    return tell
+
+
+def _beside(fleet: "_Fleet") -> Iterator[Coroutine[None, None, None]]:
+    """Yield what goes on beside the loop and gives it hints."""
+    yield _watch(fleet)
+    yield _look(fleet)
+    yield fleet.intake.run()
+    yield fleet.preview.run()
+    if interval := watchdog_interval():
+        yield _stay_alive(interval)
+
+
+async def _stay_alive(interval: float) -> None:
+    """Tell systemd that the event loop turns."""
+    while True:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval)
 
 
 @asynccontextmanager
@@ -79,13 +135,22 @@ async def ways(hosts: Callable[[], Mapping[str, Host]], data: Path) -> AsyncIter
         await transports.close()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Fleet:
-    """What the hints need to know."""
+    """A fleet whose rooms are open."""
 
     repository: Repository
-    refs: tuple[str, ...]
+    branch: str
+    """The one with the specs."""
+    state: StateBranch
     loop: Loop
+    dispatch: Dispatcher
+    writer: Bot
+    forges: Forges
+    intake: Intake
+    preview: Preview
+    look: asyncio.Event
+    """Set: look at the repository now."""
 
 
 @asynccontextmanager
@@ -117,18 +182,131 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             keep_logs=settings.keep_logs,
             keep_logs_mb=settings.keep_logs_mb,
         )
-        prober = Prober(transports, data=settings.data_dir, clock=clock.now)
+        forges = Forges(_secret, clock.now)
+        stack.push_async_callback(forges.close)
         loop = Loop(
             specs,
             state,
             dispatch,
-            prober,
+            Prober(transports, data=settings.data_dir, clock=clock.now),
             clock.now,
             sweep_interval=settings.sweep_interval,
             machine=_machine(settings.data_dir / "machine"),
             takes_over=settings.take_over,
+            forges=forges,
+            address=_task_address(settings),
         )
-        yield _Fleet(repository, (repository.ref(branch), repository.ref(state_branch)), loop)
+        writer = Bot(repository, branch)
+        yield _Fleet(
+            repository=repository,
+            branch=branch,
+            state=state,
+            loop=loop,
+            dispatch=dispatch,
+            writer=writer,
+            forges=forges,
+            intake=Intake(forges, writer, loop, clock.now, read_task, edit),
+            preview=Preview(forges, _reader_of_pulls(repository), loop, branch, clock.now),
+            look=asyncio.Event(),
+        )
+
+
+def _reader_of_pulls(repository: Repository) -> ReadPull:
+    """Return who reads the specs of pull requests, one after the other."""
+    tree = PullTree(repository)
+    source, turn = SpecSource(tree), asyncio.Lock()
+
+    async def read(pull: Pull, base: str) -> Desired:
+        async with turn:
+            await tree.turn_to(pull.number, pull.head, base)
+            return await source.read({})
+
+    return read
+
+
+def _task_address(settings: Settings) -> str:
+    """Return where people find a task, without its name; empty if nowhere."""
+    url = settings.web.public_url if settings.web else ""
+    return f"{url}/api/v1/tasks/" if url else ""
+
+
+async def _secret(secret: Secret) -> str:
+    try:
+        return await find_secret("a secret of a forge", secret)
+    except StepFailed as error:
+        raise Unavailable(str(error)) from error
+
+
+# --- The HTTP API ----------------------------------------------------------
+
+
+@asynccontextmanager
+async def _api(
+    fleet: _Fleet, settings: Settings, on_listen: Callable[[str], None]
+) -> AsyncIterator[Callable[[], None]]:
+    """Serve the HTTP API, if there is to be one; yield what is called when something went on record."""
+    if settings.web is None:
+        yield lambda: None
+        return
+    # Imported only here: Sanic takes longer to import than everything else together.
+    from reconciler.api.app import make_app  # noqa: PLC0415 - see above
+    from reconciler.api.listen import read_listen  # noqa: PLC0415 - see above
+    from reconciler.api.proposals import Proposals  # noqa: PLC0415 - see above
+    from reconciler.api.server import running  # noqa: PLC0415 - see above
+    from reconciler.api.shelf import Shelf  # noqa: PLC0415 - see above
+
+    web, loop = settings.web, fleet.loop
+    listen = read_listen(web.listen, web.tls_cert, web.tls_key, behind_proxy=web.behind_proxy)
+    hooks = Hooks(
+        lambda: _forges_of(loop.desired),
+        _secret,
+        Journal(settings.data_dir / "hooks", clock.now),
+        lambda hint: _take(fleet, hooks, hint),
+    )
+    shelf = Shelf(
+        record=Timeline(fleet.repository, lambda: loop.head),
+        logs=AgentLogs(fleet.dispatch.logs),
+        propose=Proposals(loop, fleet.writer, edit, partial(_check, fleet)).propose,
+        hooks=hooks,
+    )
+    app = make_app(loop, shelf, clock=clock.now, last_use=settings.data_dir / "agents.json")
+    async with running(app, listen) as url:
+        on_listen(url)
+        hooks.resume()
+        yield app.ctx.knock
+
+
+async def _check(fleet: _Fleet, path: str, text: str) -> Sequence[Problem]:
+    """Return what would be wrong with a file among the specs as they are."""
+    tree = GitTree(fleet.repository, fleet.branch)
+    files = await read_revision(tree, await tree.head())
+    data = text.encode()
+    desired = build(
+        {**files, path: File("100644", fleet.repository.blob_id(data), data)}, revision="proposed"
+    )
+    return [problem for problem in desired.problems if problem.path == path]
+
+
+# --- Webhooks --------------------------------------------------------------
+
+
+def _forges_of(desired: Desired) -> Mapping[str, Forge]:
+    """Return the forges of a fleet by the name of the repo; that of its own repository as `fleet`."""
+    named = {name: repo.forge for name, repo in desired.repos.items()} | {FLEET: desired.fleet.forge}
+    return {name: forge for name, forge in named.items() if forge is not None}
+
+
+def _take(fleet: _Fleet, hooks: Hooks, hint: Hint) -> None:
+    """Let everybody look whom a hint may concern; after a restart they look in any case."""
+    for name in hint.repos:
+        if name == FLEET:
+            fleet.preview.knock()
+            fleet.look.set()
+        else:
+            numbers = [hint.pull] if hint.pull is not None else []
+            fleet.loop.hint(name, numbers, hint.delivery)
+            fleet.intake.knock(name)
+    hooks.done(hint.delivery)
 
 
 def _machine(file: Path) -> str:
@@ -169,7 +347,8 @@ def _end_on_signals(loop: Loop, work: asyncio.Task[None], settings: Settings) ->
 async def _watch(fleet: _Fleet) -> None:
     """Knock whenever a ref of this machine may have moved."""
     if fleet.repository.address is None:
-        async with aclosing(ref_changes(fleet.repository, fleet.refs)) as changes:
+        refs = (fleet.repository.ref(fleet.branch), fleet.state.ref)
+        async with aclosing(ref_changes(fleet.repository, refs)) as changes:
             async for _ in changes:
                 fleet.loop.knock()
 
@@ -179,7 +358,10 @@ async def _look(fleet: _Fleet) -> None:
     while True:
         is_local = fleet.repository.address is None
         interval = fleet.loop.desired.fleet.poll_interval.total_seconds()
-        await asyncio.sleep(LOCAL_LOOK if is_local else interval)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOCAL_LOOK if is_local else interval):
+                await fleet.look.wait()
+        fleet.look.clear()
         try:
             await fleet.repository.fetch()
         except (Unavailable, Refused) as error:

@@ -8,6 +8,26 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Web:
+    """How the HTTP API is served."""
+
+    listen: str
+    """Address and port, such as `127.0.0.1:8420`."""
+
+    tls_cert: Path | None = None
+    """Certificate chain, PEM."""
+
+    tls_key: Path | None = None
+    """Its private key, PEM."""
+
+    behind_proxy: bool = False
+    """Whether a proxy with TLS is before it, and tells of the peers."""
+
+    public_url: str = ""
+    """Where others reach it, without a slash at the end; empty if nowhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Where the fleet is and how this process serves it."""
 
@@ -22,6 +42,9 @@ class Settings:
 
     take_over: bool = False
     """Whether local runs of another machine are started here: that one is gone for good."""
+
+    web: Web | None = None
+    """The HTTP API; None: there is none."""
 
     sweep_interval: timedelta = timedelta(hours=1)
     """How often each host is relieved of workspaces and run folders that nobody needs any more."""

@@ -1,43 +1,88 @@
 """
-The command that reconciles.
+The commands that reconcile.
 """
 
 import asyncio
 import logging
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import click
 
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.settings import Settings, Web
+
+LISTEN = "127.0.0.1:8420"
+
+_take_over = click.option(
+    "--take-over", is_flag=True, help="Local runs of a machine that is gone for good start here."
+)
+_verbose = click.option("-v", "--verbose", is_flag=True, help="Say more of what it does.")
 
 
 @click.command()
 @click.option("--once", is_flag=True, help="Start what can start now, then end; runs go on by themselves.")
 @click.option("--until-idle", is_flag=True, help="End when nothing more happens by itself.")
-@click.option("--take-over", is_flag=True, help="Local runs of a machine that is gone for good start here.")
-@click.option("-v", "--verbose", is_flag=True, help="Say more of what it does.")
+@_take_over
+@_verbose
 @click.pass_obj
 def run(context: Context, *, once: bool, until_idle: bool, take_over: bool, verbose: bool) -> int:
     """
     Reconcile: bring about what the specs ask for, and record every step.
 
     Serves until it is told to stop (SIGTERM, Ctrl-C); live runs go on without
-    it, and the next `run` takes them up.
+    it, and the next `run` takes them up. Outside agents and webhooks need
+    `reconciler serve`.
     """
-    from reconciler.cli.progress import is_bad_end, line
-    from reconciler.controller.ports import Step
-    from reconciler.serve import Until, serve
+    from reconciler.serve import Until
 
     if once and until_idle:
         raise click.UsageError("--once and --until-idle exclude each other")
+    until: Until = "started" if once else "idle" if until_idle else "stopped"
+    settings = replace(context.settings, take_over=take_over)
+    ended_badly = _serve(settings, verbose=verbose, until=until)
+    return ExitCode.ENDED_BADLY if until_idle and ended_badly else ExitCode.OK
+
+
+@click.command()
+@click.option(
+    "--listen", default=LISTEN, show_default=True, metavar="HOST:PORT", help="Where to listen for HTTP."
+)
+@click.option("--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate chain, PEM.")
+@click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="Its private key, PEM.")
+@click.option("--behind-proxy", is_flag=True, help="A proxy with TLS is before it, and tells of the peers.")
+@click.option(
+    "--public-url", default="", metavar="URL", help="Where others reach it; links on forges point there."
+)
+@_take_over
+@_verbose
+@click.pass_obj
+def serve(context: Context, /, *, take_over: bool, verbose: bool, public_url: str, **listen: Any) -> int:
+    """
+    Reconcile, and serve the HTTP API: outside agents that pull, webhooks, and who looks.
+
+    The API is described at /api/v1/openapi.json. A public address is refused
+    without TLS files, or --behind-proxy.
+    """
+    web = Web(public_url=public_url.rstrip("/"), **listen)
+    _serve(replace(context.settings, take_over=take_over, web=web), verbose=verbose, until="stopped")
+    return ExitCode.OK
+
+
+def _serve(settings: Settings, *, verbose: bool, **how: Any) -> bool:
+    """Reconcile and tell every step; return whether a task ended badly."""
+    from reconciler.cli.progress import is_bad_end, line
+    from reconciler.controller.ports import Step
+    from reconciler.serve import serve as serve_fleet
+
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.INFO if verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    until: Until = "started" if once else "idle" if until_idle else "stopped"
     ended_badly = False
 
     def show(step: Step) -> None:
@@ -45,5 +90,8 @@ def run(context: Context, *, once: bool, until_idle: bool, take_over: bool, verb
         ended_badly |= is_bad_end(step)
         click.echo(line(step))
 
-    asyncio.run(serve(replace(context.settings, take_over=take_over), until=until, on_step=show))
-    return ExitCode.ENDED_BADLY if until_idle and ended_badly else ExitCode.OK
+    def tell(url: str) -> None:
+        click.echo(f"listening on {url}")
+
+    asyncio.run(serve_fleet(settings, on_step=show, on_listen=tell, **how))
+    return ended_badly

@@ -17,8 +17,6 @@ _SOMEBODY_FIRST = re.compile(
     r"\[rejected\]|\[remote rejected\].*(?:cannot lock ref|failed to update ref|incorrect old value)"
 )
 _SAID_NO = re.compile(r"\[remote rejected\]")
-
-
 _FEW_OBJECTS = ("-c", "pack.window=0", "-c", "pack.threads=1")
 """Packing a handful of commits: search no deltas, start no threads."""
 
@@ -46,12 +44,7 @@ async def push(git: Git, remote: str, commit: str, branch: str) -> None:
     no, Unavailable if it does not answer (then it may or may not have it).
     """
     result = await git.attempt(
-        *(
-            "-c",
-            "pack.window=0",
-            "-c",
-            "pack.threads=1",
-        ),  # a few new objects: search nothing, start no threads
+        *_FEW_OBJECTS,
         *("push", "--quiet", "--porcelain", remote, f"{commit}:refs/heads/{branch}"),
         timeout=NETWORK_TIMEOUT,
     )
