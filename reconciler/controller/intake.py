@@ -145,7 +145,9 @@ class Intake:
             try:
                 after = taken_up(before, place.repo, issue, self.edit)
             except SpecError as error:
-                log.warning("task %s does not follow its issue: %s", name, error)
+                log.info(
+                    "task %s does not follow its issue: %s", name, error
+                )  # told where specs are read, too
                 continue
             if after is not None and after != before:
                 verb = "Take up" if before is None else "Update"
@@ -205,7 +207,7 @@ class Intake:
 
         One that fails is tried again at the next look, and keeps no other waiting.
         """
-        since = self._since.get(place.repo, self.clock() - _LOOK_BACK)
+        since = self._since.setdefault(place.repo, self.clock() - _LOOK_BACK)
         comments = await self.forges.comments(place.forge, since - _OVERLAP)
         self._worked |= {f"{place.repo} {comment.key}" for comment in comments if comment.key}
         failed = None
@@ -252,14 +254,11 @@ class Intake:
         if (await self.writer.files(task_path(made)))[1]:
             return made
         desired = self.desk.desired
-        return next(
-            (
-                name
-                for name, task in sorted(desired.tasks.items())
-                if task.repo == place.repo and issue_number(task, desired.repos[place.repo]) == number
-            ),
-            None,
-        )
+        repo, tasks = desired.repos.get(place.repo), sorted(desired.tasks.items())
+        if repo is None:
+            return None
+        mine = (name for name, task in tasks if task.repo == repo.name and issue_number(task, repo) == number)
+        return next(mine, None)
 
     async def _obey(self, place: "_Place", comment: Comment, told: Command, name: str) -> str:
         """

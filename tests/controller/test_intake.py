@@ -1,6 +1,7 @@
 """Issues and comments end up in the specs once, whatever fails in between."""
 
 import asyncio
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -15,7 +16,11 @@ from reconciler.core.forge import Issue, Note, Pull
 from reconciler.core.model import Desired, FleetSpec, Forge, Host, IssueRules, Phase, Repo, Status, TaskSpec
 from reconciler.specs.edit import edit
 from reconciler.specs.parse import read_task
-from tests.fakes import START, FakeForges
+from reconciler.specs.source import SpecSource
+from reconciler.store.bot import Bot
+from reconciler.store.objects import GitTree
+from reconciler.store.repository import Repository
+from tests.fakes import START, FakeForges, make_task
 
 SEVEN = "specs/tasks/issues/calc-7.yaml"
 NAME = "issues/calc-7"
@@ -460,6 +465,53 @@ async def test_a_command_of_yesterday_is_followed_after_a_start_and_an_older_one
 
     assert scene.spec().model == "new"
     assert len(scene.answers) == 1
+
+
+async def test_a_task_that_names_an_issue_is_commanded_there(taken_up):
+    path = "specs/tasks/fix.yaml"
+    taken_up.branch.content[path] = "goal: g\n"
+    task = make_task("fix", repo="calc", issue="12")
+    taken_up.office.desired = replace(taken_up.office.desired, tasks={"fix": task})
+    taken_up.write("/agent model m", 12)
+
+    await taken_up.look()
+
+    assert taken_up.spec(path).model == "m"
+
+
+# --- With a real branch ----------------------------------------------------
+
+
+def git(*words: object) -> list[str]:
+    who = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+    done = subprocess.run(["git", *who, *words], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+async def test_on_a_real_branch_issue_and_commands_become_commits_that_the_specs_are_read_from(
+    scene, tmp_path
+):
+    place = tmp_path / "fleet"
+    git("init", "-q", "-b", "main", place)
+    git("-C", place, "commit", "-q", "--allow-empty", "-m", "x")
+    scene.add(issue(body="Add.\n## Checks\n- `make test`\n"))
+    scene.write("/agent cancel")
+    scene.write("/agent retry")
+
+    async with await Repository.open(str(place), tmp_path) as repository:
+        for _ in range(2):
+            bot = Bot(repository, "main")
+            scene.intake = Intake(scene.forges, bot, scene.office, clock.now, read_task, edit)
+            await scene.look()
+            scene.site.comments = [
+                each for each in scene.site.comments if not each.key
+            ]  # as if never answered
+        desired = await SpecSource(GitTree(repository, "main")).read({})
+
+    log = git("-C", place, "log", "--reverse", "--format=%s")
+    assert log == ["x", f"Take up {NAME}: Add", f"Cancel {NAME}", f"Retry {NAME}"]
+    task = desired.tasks[NAME]
+    assert (task.goal, task.validation, task.desired, task.rerun) == ("Add.", ("make test",), "active", 1)
 
 
 # --- When ------------------------------------------------------------------
