@@ -229,10 +229,13 @@ class AgentView(Frozen):
     """When it last asked for anything, with any of its tokens."""
 
 
+ActionKind = Literal["record", "start", "follow", "stop"]
+
+
 class PlannedAction(Frozen):
     """Something that is done, or is to be done, now."""
 
-    kind: Literal["record", "start", "follow", "stop"]
+    kind: ActionKind
     task: str
     reason: str
 

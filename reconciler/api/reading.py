@@ -141,7 +141,7 @@ class Reading:
             _list("tasks", listed, self.tasks, TasksQuery, TaskView, scopes=("agent", "read")),
             task,
             _list("runs", "List live runs", self.runs, RunsQuery, RunView),
-            _list("hosts", "List hosts", self.hosts, PageQuery, HostView),
+            _list("hosts", "List hosts", self.hosts, PageQuery, HostView, is_versioned=False),
             _list("agents", "List outside agents", self.agents, PageQuery, AgentView, is_versioned=False),
             plan,
             _list("history", "List what happened, newest first", self.history, HistoryQuery, EntryView),

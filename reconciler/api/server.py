@@ -72,18 +72,19 @@ async def running(
     `before_server_stop` end what would last long, and what still hangs after
     STOP_SECONDS is cut off. Raises UsageError if the address cannot be had.
     """
+    app.config.MOST_CONNECTIONS = most
     app.config.PROXIES_COUNT = 1 if listen.behind_proxy else None
     # Sanic makes its classes quicker at the first start; it cannot do so twice.
     app.config.TOUCHUP = not getattr(Http, "__touched__", False)
-    protocol = type("Capped", (Guarded,), {"MOST": most, "__slots__": ()})
+    handshake = {"ssl_handshake_timeout": HEADER_SECONDS} if listen.tls else {}
     with _bound(listen) as bound:
         server: Any = await app.create_server(
             sock=bound,
             ssl=listen.tls,
-            protocol=protocol,
+            protocol=Guarded,
             backlog=_BACKLOG,
             access_log=False,
-            asyncio_server_kwargs={"start_serving": False},
+            asyncio_server_kwargs={"start_serving": False, **handshake},
         )
         await server.startup()
         await server.before_start()
@@ -163,12 +164,11 @@ class Guarded(HttpProtocol):
     """A connection, if there are not too many."""
 
     HTTP_CLASS = _Http
-    MOST = MOST_CONNECTIONS
     __slots__ = ("is_refused",)
 
     def connection_made(self, transport: Any) -> None:
         """Take the connection, or turn it away with words."""
-        self.is_refused = len(self.connections) >= self.MOST
+        self.is_refused = len(self.connections) >= self.app.config.MOST_CONNECTIONS
         if self.is_refused:
             transport.write(
                 b"HTTP/1.1 503 Service Unavailable\r\n"

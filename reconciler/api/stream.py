@@ -154,7 +154,6 @@ class Stream:
             summary="Listen to what happens (server-sent events)",
             handler=self.events,
             scopes=("read",),
-            raw_body="",
             answers={
                 200: Answer(
                     "`transition`: its data is an entry as in `/api/v1/history`, its id the commit; with it "

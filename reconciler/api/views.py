@@ -2,11 +2,12 @@
 What is shown of things: what is asked for beside what is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from reconciler.api.models import (
+    ActionKind,
     AgentView,
     EntryView,
     HostView,
@@ -24,7 +25,7 @@ from reconciler.controller.ports import Desk
 from reconciler.core.adapter import Usage
 from reconciler.core.fields import format_time
 from reconciler.core.model import Agent, Assignment, ExecutionMode, Host, Phase, Status
-from reconciler.core.plan import Action, Follow, Record, Start
+from reconciler.core.plan import Action, Follow, Record, Start, Stop
 from reconciler.core.pull import heartbeat
 
 
@@ -184,6 +185,14 @@ def holds(agent: str, status: Status | None) -> bool:
     return status is not None and status.phase.is_live and status.assigned_agent == agent
 
 
+_KINDS: Mapping[type[Action], ActionKind] = {
+    Record: "record",
+    Start: "start",
+    Follow: "follow",
+    Stop: "stop",
+}
+
+
 def plan_view(desk: Desk, most: int) -> PlanView:
     """Return what the last look came to, with the first of the tasks that wait."""
     plan = desk.last_plan
@@ -191,7 +200,10 @@ def plan_view(desk: Desk, most: int) -> PlanView:
     return PlanView(
         revision=desk.desired.revision,
         due=_time(plan.due),
-        actions=tuple(_planned(action) for action in plan.actions),
+        actions=tuple(
+            PlannedAction(kind=_KINDS[type(action)], task=action.task, reason=action.reason)
+            for action in plan.actions
+        ),
         waiting=tuple(
             PlannedWait(task=name, reason=wait.reason, message=wait.message, since=format_time(wait.since))
             for name, wait in waiting
@@ -220,17 +232,6 @@ def entry_view(entry: Entry) -> EntryView:
 def entry_views(entries: Sequence[Entry]) -> Sequence[EntryView]:
     """Return steps of the history."""
     return [entry_view(entry) for entry in entries]
-
-
-def _planned(action: Action) -> PlannedAction:
-    match action:
-        case Record():
-            return PlannedAction(kind="record", task=action.task, reason=action.reason)
-        case Start():
-            return PlannedAction(kind="start", task=action.task, reason=action.reason)
-        case Follow():
-            return PlannedAction(kind="follow", task=action.task, reason=action.reason)
-    return PlannedAction(kind="stop", task=action.task, reason=action.reason)
 
 
 def _waiting(name: str, desk: Desk) -> tuple[str | None, str | None]:

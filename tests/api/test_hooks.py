@@ -2,8 +2,12 @@
 Webhooks: taken as they come, within bounds.
 """
 
+import asyncio
+
 import httpx2
 import pytest
+
+from reconciler.api.hooks import AT_ONCE
 
 PLACE = "/hooks/forgejo"
 SIGNED = {"X-Forgejo-Signature": "good"}
@@ -46,6 +50,28 @@ async def test_a_large_one_is_refused_without_being_read(world, address, framing
 
     assert answer.status_code == 413
     assert world.hooks.taken == []
+
+
+async def test_there_is_room_for_so_many_at_once(world, nobody, monkeypatch):
+    begun, on = asyncio.Event(), asyncio.Event()
+
+    async def receive(headers, body):
+        world.hooks.taken.append((headers, body))
+        if len(world.hooks.taken) == AT_ONCE:
+            begun.set()
+        await on.wait()
+
+    monkeypatch.setattr(world.hooks, "receive", receive)
+    first = [asyncio.create_task(nobody.post(PLACE, content=b"{}", headers=SIGNED)) for _ in range(AT_ONCE)]
+    await begun.wait()
+
+    one_more = await nobody.post(PLACE, content=b"{}", headers=SIGNED)
+    on.set()
+    answers = await asyncio.gather(*first)
+
+    assert (one_more.status_code, one_more.headers["retry-after"]) == (503, "2")
+    assert {answer.status_code for answer in answers} == {202}
+    assert (await nobody.post(PLACE, content=b"{}", headers=SIGNED)).status_code == 202
 
 
 async def test_one_of_several_megabytes_is_taken(world, nobody):

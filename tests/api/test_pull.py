@@ -7,10 +7,19 @@ import asyncio
 import pytest
 
 from reconciler.core.model import Agent
-from tests.api.world import AGENTS, HASHES, pulled
+from tests.api.world import AGENTS, HASHES, FakeWorld, LoopWorld, pulled
 from tests.fakes import make_task
 
 API = "/api/v1"
+
+
+@pytest.fixture(params=[FakeWorld, LoopWorld], ids=["stand-in", "loop"])
+async def world(request):
+    """What is behind the API: both must behave alike."""
+    world = request.param()
+    await world.ask()
+    yield world
+    await world.close()
 
 
 async def take(client, key="k1", **asked):

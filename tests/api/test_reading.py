@@ -223,7 +223,7 @@ async def test_a_part_of_the_history_that_is_not_there(watcher, query, status):
 # --- Versions --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/tasks", "/tasks/a", "/runs", "/hosts", "/history"])
+@pytest.mark.parametrize("path", ["/tasks", "/tasks/a", "/runs", "/history"])
 async def test_what_did_not_change_is_not_sent_again(world, jeeves, watcher, path):
     await world.ask(pulled("a"))
     first = await watcher.get(f"{API}{path}")

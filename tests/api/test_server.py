@@ -14,7 +14,9 @@ from reconciler.api import server
 from reconciler.api.app import make_app
 from reconciler.api.limits import Limits, Rate
 from reconciler.api.listen import read_listen
+from reconciler.api.models import MOST_WAIT
 from reconciler.api.server import running
+from reconciler.api.stream import PING_SECONDS
 from reconciler.core.errors import UsageError
 from tests.api.world import TOKENS, FakeWorld, pulled
 
@@ -156,6 +158,10 @@ async def test_connections_beyond_the_cap_are_turned_away(app):
             answers = [(await client.get(f"{address}/healthz")).status_code for _ in range(100)]
 
     assert answers[-1] == 200
+
+
+def test_long_polls_and_streams_break_their_silence_in_time():
+    assert max(MOST_WAIT, PING_SECONDS) < server.SILENCE_SECONDS / 2
 
 
 # --- Errors of HTTP --------------------------------------------------------

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from reconciler.api.models import Proposal, ProposalRequest
 from reconciler.api.shelf import Shelf
 from reconciler.api.tokens import new_token
+from reconciler.controller.loop import Loop
 from reconciler.core.command import assignment
 from reconciler.core.errors import LogGap, NotFound, Refused, UsageError
 from reconciler.core.events import AgentSaid, Assigned, Created
@@ -20,7 +21,7 @@ from reconciler.core.lifecycle import Transition, fold
 from reconciler.core.model import Agent, Assignment, Bid, Desired, HostStatus, Phase, Status, run_key
 from reconciler.core.plan import Plan, why_end
 from reconciler.core.pull import Bidders, answer, holder, lease_lost, require_held
-from tests.fakes import FakeClock, make_desired, make_task
+from tests.fakes import FakeClock, FakeDispatch, FakeProber, FakeSpecs, FakeState, make_desired, make_task
 
 TOKENS, HASHES = {}, {}
 for _name in ("jeeves", "hermes", "watcher", "boss"):
@@ -199,6 +200,10 @@ class World:
     def shelf(self) -> Shelf:
         return Shelf(record=self.record, logs=self.logs, propose=self.propose, hooks=self.hooks)
 
+    async def waits(self) -> None:
+        """Wait until an agent asks for a task."""
+        await self.desk.asked.wait()
+
     async def propose(self, asked: ProposalRequest, agent: str) -> Proposal:
         self.proposed.append((asked, agent))
         return Proposal(task=asked.name, branch=f"propose/{asked.name}", commit="c" * 40)
@@ -224,9 +229,49 @@ class FakeWorld(World):
         task, status = self.desired.tasks[name], self.desk.statuses[name]
         self.desk.put(lease_lost(name, task, status, self.clock(), self.desired.fleet))
 
-    async def waits(self) -> None:
-        """Wait until an agent waits for a task."""
-        await self.desk.asked.wait()
-
     async def close(self) -> None:
         """Nothing runs here."""
+
+
+class ListeningLoop(Loop):
+    """The loop itself, which tells when somebody asks for a task."""
+
+    async def bid(self, bid: Bid, wait: timedelta) -> str | None:
+        self.asked.set()
+        return await super().bid(bid, wait)
+
+
+class LoopWorld(World):
+    """One with the loop itself; time stands still there until a test lets it pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._idle = asyncio.Event()
+        self._specs, around = FakeSpecs(self.desired), (FakeState(), FakeDispatch(), FakeProber())
+        words = {"on_step": self.record.add, "pause": self._pause}
+        self.desk = ListeningLoop(self._specs, *around, self.clock, **words)
+        self.desk.asked = asyncio.Event()
+        self._running = asyncio.create_task(self.desk.run())
+
+    async def _pause(self, news: asyncio.Event, longest: timedelta | None) -> None:
+        self._idle.set()
+        await news.wait()
+
+    async def ask(self, *tasks, **fields) -> None:
+        self.desired = make_desired(*tasks, **{"agents": AGENTS, **fields})
+        self._specs.push(self.desired)
+        await self._look()
+
+    async def lose(self, name: str) -> None:
+        self.clock.time += self.desired.fleet.lease * 2
+        await self._look()
+
+    async def _look(self) -> None:
+        """Let the loop look, and wait until it has nothing more to do."""
+        self._idle.clear()
+        self.desk.knock()
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        self.desk.stop()
+        await self._running
