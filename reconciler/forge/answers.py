@@ -59,7 +59,7 @@ class LabelsAnswer(RootModel[tuple[LabelAnswer, ...]]):
     """All labels of an issue or a pull request."""
 
 
-class Place(Answer):
+class RepositoryAnswer(Answer):
     """A repository."""
 
     id: int
@@ -71,7 +71,7 @@ class Side(Answer):
     label: str | None = None
     ref: str
     sha: Annotated[str, Field(pattern=r"^[0-9a-f]*$")]
-    repo: Place | None = None
+    repo: RepositoryAnswer | None = None
 
     @property
     def branch(self) -> str:

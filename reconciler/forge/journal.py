@@ -73,7 +73,11 @@ class Journal:
             return True
 
     def done(self, delivery: str) -> None:
-        """Note that a delivery was worked; to forget that in a crash is to work it once more."""
+        """
+        Note that a delivery was worked; to forget that in a crash is to work it once more.
+
+        Raises Unavailable if it cannot be written.
+        """
         with self._lock:
             known = self._known.get(delivery)
             if known is not None and not known.is_done:

@@ -166,7 +166,7 @@ class Showing:
                 # It holds up nothing; whoever reads the pull request can ask somebody.
                 why = declined.message or declined.status
                 text = f"{name} cannot be asked for a review: {why}. Correct `reviewers` of the repo."
-                await self.say(pull.number, Note(key=f"reviewer/{name}", text=text))
+                await self.say(pull.number, Note(key=f"reviewer/{_digest(name)}", text=text))
 
     async def _merge(self, detail: Detail, want: Want) -> None:
         if detail.pull.head != want.merges:
@@ -246,8 +246,8 @@ def _without_draft(title: str) -> tuple[str, str]:
     return title[:end], title[end:]
 
 
-def _digest(title: str) -> str:
-    return hashlib.sha256(title.encode()).hexdigest()[:12]
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _block(mark: str, want: Want) -> str:

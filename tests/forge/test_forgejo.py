@@ -276,6 +276,52 @@ async def test_a_draft_is_one_until_people_say_it_is_ready(double, forges, spec)
     assert (still.title, ready.title) == ("WIP: Mend it all", "Mend it all")
 
 
+async def test_where_labels_are_not_exclusive_ours_are_exchanged(double, forges, spec):
+    opened(double, BRANCH)
+    for phase in ("running", "review_pending"):
+        double.add_label(REPO, f"agent/{phase}")
+    double.label_issue(REPO, 1, "agent/running", "wanted-by-people")
+
+    pull = await forges.show(spec, want())
+
+    assert set(pull.labels) == {"wanted-by-people", "agent/review_pending"}
+
+
+async def test_a_label_that_was_deleted_is_made_anew_the_next_time(double, forges, spec):
+    opened(double, BRANCH)
+    await forges.show(spec, want())
+    double.repos[REPO].labels.clear()
+    double.unlabel_issue(REPO, 1, "agent/review_pending")
+    with pytest.raises(Unavailable, match="deleted just now"):
+        await forges.show(spec, want())
+
+    pull = await forges.show(spec, want())
+
+    assert pull.labels == ("agent/review_pending",)
+
+
+async def test_every_check_counts_however_many_there_are(double, forges, spec):
+    opened(double, BRANCH)
+    head = double.repos[REPO].pull(1).head
+    double.set_status(REPO, head, "error", context="first", description="broke")
+    for number in range(5):
+        double.set_status(REPO, head, "success", context=f"ci/{number}")
+    double.largest_page = 2
+
+    seen = await forges.pulls(spec, [BRANCH], [])
+
+    assert (seen[BRANCH].checks, seen[BRANCH].failed_checks) == ("failure", ("first: broke",))
+
+
+async def test_a_number_that_is_no_pull_request_is_passed_over(double, forges, spec):
+    opened(double, BRANCH)
+    issue = double.open_issue(REPO, "Mend it")
+
+    seen = await forges.pulls(spec, [BRANCH], [1, issue, 4711])
+
+    assert set(seen) == {BRANCH}
+
+
 # --- Merges ----------------------------------------------------------------
 
 
