@@ -57,6 +57,8 @@ def _spec_fields(task: Task) -> Iterator[tuple[str, str]]:
 def _status_fields(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     yield "run", f"{status.run} (attempt {status.attempt}, round {status.round})" if status.run else ""
     yield "host", status.assigned_host or ""
+    yield "agent", status.assigned_agent or ""
+    yield "pull request", status.pull_request.url if status.pull_request else ""
     yield "reviews", str(status.review_count or "")
     yield "delivered", status.head_commit or ""
     yield "session", status.session_id or ""

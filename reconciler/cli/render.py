@@ -26,7 +26,7 @@ def task_columns(now: datetime) -> Sequence[Column]:
         Column("PHASE", lambda view: view.stand),
         Column("SINCE", lambda view: ago(view.status.since, now) if view.status else DASH),
         Column("ATTEMPT", lambda view: str(view.status.attempt) if view.status else DASH),
-        Column("HOST", _of_status("assigned_host")),
+        Column("HOST", _place),
         Column("ADAPTER", lambda view: view.spec.adapter if view.spec else DASH, is_wide=True),
         Column("REPO", lambda view: (view.spec and view.spec.repo) or DASH, is_wide=True),
         Column("BRANCH", _of_status("branch_name"), is_wide=True),
@@ -34,6 +34,13 @@ def task_columns(now: datetime) -> Sequence[Column]:
         Column("TITLE", lambda view: view.spec.headline if view.spec else DASH, is_wide=True),
         Column("REASON", lambda view: view.reason),
     )
+
+
+def _place(view: TaskView) -> str:
+    """Return the host of the last run, or the agent that pulled it."""
+    status = view.status
+    agent = status.assigned_agent if status else None
+    return f"agent {agent}" if agent else (status and status.assigned_host) or DASH
 
 
 def _of_status(field: str) -> Callable[[TaskView], str]:

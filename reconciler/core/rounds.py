@@ -140,7 +140,9 @@ class _Case:
 
     def head(self, reason: str) -> dict[str, Any]:
         """Return what every event begins with."""
-        return {"task": self.ended.task, "at": self.ended.at, "cause": "host", "reason": one_line(reason)}
+        agent = self.status.assigned_agent
+        who = {"cause": "agent", "actor": agent} if agent else {"cause": "host"}
+        return {"task": self.ended.task, "at": self.ended.at, "reason": one_line(reason), **who}
 
     def failure(self) -> Failure | None:
         """Return why the round did not succeed; None if it did."""
