@@ -83,8 +83,10 @@ def assignment(task: Task, status: Status, desired: Desired) -> Assignment:
     """
     Return what the outside agent that holds a task is to carry out; the same arguments give the same.
 
-    Raises SpecError if a template is wrong.
+    Raises SpecError if a template is wrong, or the host that validates is gone.
     """
+    if task.validate_on and task.validate_on not in desired.hosts:
+        raise _missing("host", task.validate_on, status)
     return Assignment(
         run=status.run or "",
         epoch=status.attempt,
@@ -95,7 +97,7 @@ def assignment(task: Task, status: Status, desired: Desired) -> Assignment:
         branch=status.branch_name or task.branch,
         start_from=_start_from(status),
         validation=task.validation,
-        validate_on=desired.hosts.get(task.validate_on or ""),
+        validate_on=desired.hosts.get(task.validate_on or "") if task.repo else None,
         env=task.env,
         review=task.review,
         timeout=task.timeout,

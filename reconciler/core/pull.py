@@ -194,7 +194,7 @@ def _verdict(task: Task | None, claim: Claim) -> Verdict | None:
             text=claim.result,
             usage=claim.usage,
         )
-    if task is not None and (task.repo or (task.validation and task.validate_on)):
+    if task is not None and task.repo:
         return None
     return Verdict(outcome="success", text=claim.result, usage=claim.usage)
 

@@ -163,6 +163,8 @@ class _Slots:
         """Give the task to an agent that waits for one; or return what it waits for."""
         if opening:
             return Wait(Reason.WINDOW, f"its window opens {format_time(opening)}", opening)
+        if spec.validate_on and spec.validate_on not in self._scene.desired.hosts:
+            return Wait(Reason.HOST, f"`validate_on`: there is no host {spec.validate_on}")
         bid = self._bidders.take(spec)
         if bid is None:
             return Wait(Reason.AGENT, why_nobody(self._scene.desired, spec))

@@ -45,6 +45,8 @@ def _mistakes(spec: Frozen) -> Iterator[Mistake]:
 def _task(spec: TaskSpec) -> Iterator[Mistake]:
     if not spec.goal.strip():
         yield Mistake(("goal",), "must not be empty")
+    if spec.validate_on is not None and spec.repo is None:
+        yield Mistake(("validate_on",), "needs a `repo`: there is nothing to validate without one")
     if spec.schedule is not None:
         yield from _tried(("schedule",), _check_cron, spec.schedule)
     yield from _defaults(spec)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.errors import LeaseLost, NotNow
+from reconciler.core.command import assignment
+from reconciler.core.errors import LeaseLost, NotNow, SpecError
 from reconciler.core.events import AgentSaid, Assigned, Cancelled, Failed, Retried
 from reconciler.core.model import (
     Agent,
@@ -225,7 +226,7 @@ def test_usage_that_an_agent_tells_is_counted():
 
 def test_a_claim_is_looked_at_where_there_is_something_to_look_at():
     claim = Claim(outcome="review_pending", result="done")
-    checked = [{"repo": "web"}, {"validation": "make test", "validate_on": "local"}]
+    checked = [{"repo": "web"}, {"repo": "web", "validation": "make test", "validate_on": "local"}]
     taken = [{}, {"validation": "make test"}]
 
     assert [
@@ -259,3 +260,17 @@ def test_the_holder_is_found_by_the_name_that_its_task_had():
     assert holder({}, {"b": moved}, "a", "jeeves", 1) == ("b", moved)
     with pytest.raises(LeaseLost):
         holder({}, {"b": moved.model_copy(update={"run": "b.g.a1"})}, "b", "other", 1)
+
+
+def test_a_task_is_not_handed_out_as_long_as_nobody_could_validate_it():
+    task = make_task(
+        "a", execution_mode=ExecutionMode.HTTP_PULL, repo="web", validation="true", validate_on="gone"
+    )
+    known = {"jeeves": Agent(name="jeeves")}
+    desired = Desired(revision="1" * 40, tasks={"a": task}, agents=known)
+
+    planned = plan(desired, Observed(bids=(Bid(agent="jeeves", request_key="1"),)), NOW)
+
+    assert planned.waiting["a"].message == "`validate_on`: there is no host gone"
+    with pytest.raises(SpecError, match="needs host 'gone'"):
+        assignment(task, held_status(), desired)
