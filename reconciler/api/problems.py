@@ -124,7 +124,8 @@ def _invalid(error: ValidationError, title: str) -> ProblemDetails:
 
 
 def _message(found: ErrorDetails) -> str:
-    return found["msg"].removeprefix("Value error, ").replace(repr(found["input"]), "…")
+    message, given = found["msg"].removeprefix("Value error, "), found["input"]
+    return message.replace(repr(given), "…") if isinstance(given, str) else message
 
 
 def _field(name: str, message: str) -> FieldProblem:

@@ -26,7 +26,7 @@ from reconciler.api.models import (
 from reconciler.api.operation import Answer, Call, Operation, pieces
 from reconciler.api.server import Closing
 from reconciler.api.shelf import Shelf
-from reconciler.api.views import lease_view, progress_view
+from reconciler.api.views import holds, lease_view, progress_view
 from reconciler.controller.ports import Desk
 from reconciler.core.errors import LeaseLost, Unavailable
 from reconciler.core.events import AgentSaid
@@ -56,13 +56,15 @@ class Pull:
                 task = await self.desk.bid(bid, timedelta(seconds=asked.wait))
         except TimeoutError:
             raise Unavailable("the reconciler is stopping; ask again with the same request_key") from None
-        if task is None:
+        if task is None or not self._is_for(task, bid):
             return None
         assignment = await self.desk.assignment(task)
+        return lease_view(assignment, self.desk) if self._is_for(task, bid) else None
+
+    def _is_for(self, task: str, bid: Bid) -> bool:
+        """Return whether a task is still the one that was given for a bid: it may be lost by now."""
         status = self.desk.statuses.get(task)
-        if status is None or (status.run, status.request_key) != (assignment.run, asked.request_key):
-            return None  # it was lost meanwhile
-        return lease_view(assignment, self.desk)
+        return status is not None and holds(bid.agent, status) and status.request_key == bid.request_key
 
     async def start(self, call: Call) -> Progress:
         """Take note that the agent is at work."""

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import nsmallest
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from reconciler.api.models import (
     AgentView,
@@ -27,19 +27,17 @@ from reconciler.api.tokens import Scope
 from reconciler.api.views import (
     agent_view,
     entry_views,
-    execution_mode,
     holds,
     host_view,
     live_runs,
     plan_view,
-    repo_of,
     task_names,
     task_view,
+    traits,
 )
 from reconciler.controller.ports import Desk
 from reconciler.core.errors import NotFound, Refused
 from reconciler.core.fields import Frozen
-from reconciler.core.model import Phase
 
 Thing = TypeVar("Thing")
 
@@ -54,11 +52,12 @@ class Reading:
 
     async def tasks(self, call: Call) -> Page:
         """Return tasks by name; to a token of scope `agent`, those that it holds."""
-        asked: TasksQuery = call.query
-        names = (name for name in task_names(self.desk) if self._is_asked(name, asked))
+        names: Iterable[str] = task_names(self.desk)
         if not call.caller.may("read"):
             names = (name for name in names if holds(call.caller.agent, self.desk.statuses.get(name)))
-        page, cursor = _page(names, str, asked)
+        if wanted := _wanted(call.query):
+            names = (name for name in names if wanted.items() <= traits(name, self.desk).items())
+        page, cursor = _page(names, str, call.query)
         return Page([task_view(name, self.desk) for name in page], cursor)
 
     async def task(self, call: Call) -> TaskView:
@@ -73,14 +72,9 @@ class Reading:
 
     async def runs(self, call: Call) -> Page:
         """Return live runs by name."""
-        asked: RunsQuery = call.query
-        runs = (
-            run
-            for run in live_runs(self.desk)
-            if asked.assigned_host in {None, run.assigned_host}
-            and asked.assigned_agent in {None, run.assigned_agent}
-        )
-        return Page(*_page(runs, lambda run: run.run, asked))
+        wanted = _wanted(call.query)
+        runs = (run for run in live_runs(self.desk) if wanted.items() <= dict(run).items())
+        return Page(*_page(runs, lambda run: run.run, call.query))
 
     async def hosts(self, call: Call) -> Page:
         """Return hosts by name."""
@@ -102,16 +96,6 @@ class Reading:
         entries = await self.record.before(asked.cursor, asked.task, asked.limit + 1)
         page = entry_views(entries[: asked.limit])
         return Page(page, page[-1].commit if len(entries) > len(page) else None)
-
-    def _is_asked(self, name: str, asked: TasksQuery) -> bool:
-        status = self.desk.statuses.get(name)
-        return (
-            asked.phase in {None, status.phase if status else Phase.CREATED}
-            and asked.execution_mode in {None, execution_mode(name, self.desk)}
-            and asked.repo in {None, repo_of(name, self.desk)}
-            and asked.assigned_host in {None, status.assigned_host if status else None}
-            and asked.assigned_agent in {None, status.assigned_agent if status else None}
-        )
 
     @property
     def operations(self) -> Sequence[Operation]:
@@ -169,6 +153,11 @@ def _list(
         answers={200: Answer("One page; the `Link` header tells where the next is", model, is_list=True)},
         is_versioned=is_versioned,
     )
+
+
+def _wanted(asked: PageQuery) -> dict[str, Any]:
+    """Return the filters that were given."""
+    return asked.model_dump(exclude_none=True, exclude={"limit", "cursor"})
 
 
 def _page(

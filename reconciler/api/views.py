@@ -119,6 +119,18 @@ def repo_of(name: str, desk: Desk) -> str | None:
     return status.repo if status else None
 
 
+def traits(name: str, desk: Desk) -> dict[str, str | None]:
+    """Return what a task can be found by, as `TasksQuery` names it."""
+    status = desk.statuses.get(name)
+    return {
+        "phase": status.phase if status else Phase.CREATED,
+        "execution_mode": execution_mode(name, desk),
+        "repo": repo_of(name, desk),
+        "assigned_host": status.assigned_host if status else None,
+        "assigned_agent": status.assigned_agent if status else None,
+    }
+
+
 def execution_mode(name: str, desk: Desk) -> ExecutionMode:
     """Return who runs a task; of one whose spec is gone, who did."""
     spec, status = desk.desired.tasks.get(name), desk.statuses.get(name)

@@ -90,6 +90,17 @@ def test_mistakes_are_told_by_field_and_never_repeat_what_was_sent(model, body, 
     assert "hunter2" not in details.model_dump_json()
 
 
+def test_what_is_allowed_is_told_in_full():
+    with pytest.raises(ValidationError) as error:
+        TasksQuery.model_validate_strings({"limit": "0"}, strict=False)
+    with pytest.raises(ValidationError) as other:
+        StatusRequest.model_validate_json('{"epoch": 0, "status": "failed"}')
+
+    told = [describe(one.value).errors[0].message for one in (error, other)]
+
+    assert told == ["Input should be greater than or equal to 1"] * 2
+
+
 def test_what_is_no_json_is_another_mistake():
     with pytest.raises(ValidationError) as error:
         DequeueRequest.model_validate_json("{'hunter2")

@@ -72,6 +72,22 @@ async def test_the_same_key_gets_the_same_task_again(world, jeeves):
     assert (first["task"], other["task"]) == ("a", "b")
 
 
+async def test_a_task_that_is_lost_before_it_is_told_of_is_not_told_of(world, jeeves, monkeypatch):
+    await world.ask(pulled("a"))
+    assignment = world.desk.assignment
+
+    async def slow(task):
+        await world.lose(task)
+        return await assignment(task)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.desk, "assignment", slow)
+        answer = await jeeves.post(f"{API}/dequeue", json={"request_key": "k1"})
+
+    assert answer.status_code == 204
+    assert world.desk.statuses["a"].phase == "created"
+
+
 async def test_an_answer_that_a_client_did_not_wait_for_is_not_lost(world, jeeves):
     asking = asyncio.create_task(take(jeeves, "k1", wait=20))
     await world.waits()
