@@ -3,7 +3,7 @@ Pull requests, repo by repo: what the forge says becomes facts, and where tasks 
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 from reconciler.controller.errands import Errands
@@ -57,6 +57,7 @@ class PullRequests:
         """Settled tasks of which the forge was not told yet."""
         self._hints: dict[str, dict[int, str]] = {}
         """Numbers that webhooks spoke of, with the delivery, by repo."""
+        self._visited: set[str] = set()
         self._shown: dict[str, tuple[Want, Pull | None]] = {}
         self._bots: dict[str, str] = {}
 
@@ -139,7 +140,8 @@ class PullRequests:
         names = sorted(self._watched.get(repo.name, ()))
         branches = {name: branch for name in names if (branch := self._branch(name))}
         bot, at = await self._bot(repo.forge), self._clock()
-        pulls = await self._forges.pulls(repo.forge, set(branches.values()), hints.keys())
+        fresh = {*hints, *self._known(repo.name, names)}
+        pulls = await self._forges.pulls(repo.forge, set(branches.values()), fresh)
         for name, branch in branches.items():
             if branch in pulls:
                 self._see(name, pulls[branch], at, bot=bot, delivery=hints.get(pulls[branch].number))
@@ -149,6 +151,13 @@ class PullRequests:
                 await self._show(repo, repo.forge, name, pulls.get(branches.get(name, "")), bot)
             except Unavailable as error:
                 log.info("task %s is not shown on its forge now: %s", name, error)
+
+    def _known(self, repo: str, names: Iterable[str]) -> Iterator[int]:
+        """Yield the pull requests on record, at the first visit: a list of the newest may not reach them."""
+        if repo not in self._visited:
+            self._visited.add(repo)
+            statuses = (self._desk.statuses.get(name) for name in names)
+            yield from (status.pull_request.number for status in statuses if status and status.pull_request)
 
     async def _show(self, repo: Repo, forge: Forge, name: str, pull: Pull | None, bot: str) -> None:
         """Let the forge show where a task stands, unless it was shown already."""

@@ -18,7 +18,7 @@ class Review:
     """A review of a pull request, with its inline comments."""
 
     id: int
-    """Grows with each review of the forge."""
+    """Given when it was begun: one that is submitted late has an old one."""
     author: str
     verdict: Literal["approved", "changes_requested", "comment"]
     commit: str
