@@ -142,6 +142,7 @@ class PullRequests:
         bot, at = await self._bot(repo.forge), self._clock()
         fresh = {*hints, *self._known(repo.name, names)}
         pulls = await self._forges.pulls(repo.forge, set(branches.values()), fresh)
+        self._visited.add(repo.name)
         for name, branch in branches.items():
             if branch in pulls:
                 self._see(name, pulls[branch], at, bot=bot, delivery=hints.get(pulls[branch].number))
@@ -155,7 +156,6 @@ class PullRequests:
     def _known(self, repo: str, names: Iterable[str]) -> Iterator[int]:
         """Yield the pull requests on record, at the first visit: a list of the newest may not reach them."""
         if repo not in self._visited:
-            self._visited.add(repo)
             statuses = (self._desk.statuses.get(name) for name in names)
             yield from (status.pull_request.number for status in statuses if status and status.pull_request)
 
