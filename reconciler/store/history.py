@@ -13,7 +13,8 @@ from reconciler.store import messages
 from reconciler.store.layout import status_path
 from reconciler.store.repository import Repository
 
-_OF_TASKS, _OF_HOSTS = "--grep=^Task: ", "--grep=^Host: "
+_OF_TASKS = "--grep=^Task: "
+OF_FLEET = (_OF_TASKS, "--grep=^Host: ")
 """Trailers of transitions and of news of hosts; either will do where both are given."""
 _COMMITTED = re.compile(r"^committer .*> (\d+) [+-]\d{4}$", re.MULTILINE)
 
@@ -60,7 +61,7 @@ async def history(
     if head is None:
         return ()
     if task is None:
-        return await entries(repository, await _listed(repository, limit, _OF_TASKS, _OF_HOSTS, head))
+        return await entries(repository, await _listed(repository, limit, *OF_FLEET, head))
     last = await _listed(repository, 1, _OF_TASKS, head, "--", status_path(task))
     return await walk(repository, next(iter(last), None), limit)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from reconciler.core.errors import NotFound
-from reconciler.store.history import Entry, entries, walk
+from reconciler.store.history import OF_FLEET, Entry, entries, walk
 from reconciler.store.layout import status_path
 from reconciler.store.repository import Repository
 
@@ -32,7 +32,7 @@ class Timeline:
         if commit:
             await self._require(commit, head)
         after = (f"^{commit}",) if commit else ()
-        listed = await self._repository.git.run("rev-list", "--reverse", head, *after)
+        listed = await self._repository.git.run("rev-list", "--reverse", *OF_FLEET, head, *after)
         return await entries(self._repository, listed.decode().split()[:limit])
 
     async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[Entry]:
@@ -47,8 +47,8 @@ class Timeline:
         if commit is not None:
             await self._require(commit, head)
         if task is None:
-            start = (head,) if commit is None else (commit, "--skip=1")
-            listed = await self._repository.git.run("rev-list", f"--max-count={limit}", *start)
+            start = head if commit is None else f"{commit}^@"  # its parents, if it has any
+            listed = await self._repository.git.run("rev-list", f"--max-count={limit}", *OF_FLEET, start)
             return await entries(self._repository, listed.decode().split())
         return await walk(self._repository, await self._last(task, head, commit), limit)
 
