@@ -1,0 +1,34 @@
+"""
+An agent for tests: it does, word for word, what its prompt tells it.
+
+    apprentice.py DIARY [--resume] SESSION      the prompt on stdin
+
+A line `write PATH: TEXT` of the prompt is a file to write, `wait for PATH` is a
+file to wait for; a conflict with the base branch is resolved by keeping what
+the branch has. DIARY gets a JSON line for each call.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+diary, *way, session = sys.argv[1:]
+prompt = sys.stdin.read()
+with Path(diary).open("a", encoding="utf-8") as file:
+    run = os.environ.get("RECONCILER_RUN", "")
+    file.write(json.dumps({"run": run, "session": session, "resumed": bool(way), "prompt": prompt}) + "\n")
+
+for path in re.findall(r"^wait for (\S+)$", prompt, re.MULTILINE):
+    while not Path(path).exists():
+        time.sleep(0.05)
+if "## Conflict with the base branch" in prompt or "conflict" in prompt.partition("# What failed")[2]:
+    who = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+    subprocess.run(["git", *who, "merge", "-q", "-X", "ours", "origin/main"], check=True)
+for path, text in re.findall(r"^write (\S+): (.+)$", prompt, re.MULTILINE):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(f"{text}\n", encoding="utf-8")
+json.dump({"session": session, "words": "I wrote what I was told to write."}, sys.stdout)
