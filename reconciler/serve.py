@@ -81,6 +81,7 @@ async def serve(
     """
     async with _fleet(settings) as fleet, _api(fleet, settings, on_listen) as knock:
         fleet.loop.on_step = _both(on_step, knock)
+        fleet.loop.on_specs = partial(_turn, fleet)
         async with asyncio.TaskGroup() as group:
             hints = [group.create_task(work) for work in _beside(fleet)]
             work = group.create_task(fleet.loop.run(until))
@@ -97,6 +98,12 @@ def _both(on_step: Callable[[Step], None], knock: Callable[[], None]) -> Callabl
         knock()
 
     return tell
+
+
+def _turn(fleet: "_Fleet") -> None:
+    """Let those beside the loop work by specs that were just read."""
+    fleet.intake.turn()
+    fleet.preview.knock()
 
 
 def _beside(fleet: "_Fleet") -> Iterator[Coroutine[None, None, None]]:

@@ -96,6 +96,10 @@ class Intake:
         self._looks.hurry(self._repos() if repo is None else [repo])
         self._news.set()
 
+    def turn(self) -> None:
+        """Say that the specs are new: look now at repos that were never looked at."""
+        self._news.set()
+
     async def look(self, repo: Repo) -> None:
         """Take up the issues of a repo and follow its comments; what fails is done at the next look."""
         forge, rules = repo.forge, self.desk.desired.fleet.issues

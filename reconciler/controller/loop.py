@@ -102,6 +102,8 @@ class Loop:
     address: str = ""
     """Where people find a task, with its name to be added; empty if nowhere."""
     on_step: Callable[[Step], None] = lambda _: None
+    on_specs: Callable[[], None] = lambda: None
+    """Called when specs were read that are new."""
     pause: Pause = wait_for_news
 
     desired: Desired = field(default_factory=Desired, init=False)
@@ -329,6 +331,7 @@ class Loop:
         is_asked_more = not self._adapters() <= asked
         hosts = desired.hosts.items()
         self._probes.hurry(name for name, host in hosts if is_asked_more or before.hosts.get(name) != host)
+        self.on_specs()
 
     def _adapters(self) -> set[str]:
         """Return the adapters that open tasks are given to."""

@@ -548,6 +548,32 @@ async def test_repos_are_looked_at_from_time_to_time_and_at_once_after_a_knock(s
     assert looks.empty()
 
 
+async def test_repos_of_new_specs_are_looked_at_at_once(scene):
+    waits, looks = asyncio.Queue[None](), asyncio.Queue[str]()
+
+    async def pause(news: asyncio.Event, _: timedelta) -> None:
+        waits.put_nowait(None)
+        await news.wait()
+
+    async def issues(forge: Forge, label: str) -> list[Issue]:
+        looks.put_nowait(forge.repo)
+        return []
+
+    scene.forges.issues = issues
+    scene.office.desired = Desired()  # nothing was read so far
+    intake = replace(scene.intake, pause=pause)
+    work = asyncio.create_task(intake.run())
+    await waits.get()
+
+    scene.office.desired = fleet(calc="tools/calc")
+    intake.turn()
+
+    assert await looks.get() == "tools/calc"
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+
+
 async def test_without_rules_for_issues_no_forge_is_asked(scene):
     waits: asyncio.Queue[timedelta | None] = asyncio.Queue()
 

@@ -19,6 +19,17 @@ async def test_a_task_goes_its_whole_way(stage):
     assert stage.state.statuses["web/fix-login"].head_commit == SUCCESS.head_commit
 
 
+async def test_new_specs_are_told_once_they_count(stage):
+    seen = []
+    stage.specs.push(make_desired(make_task("a")))
+    loop = stage.loop()
+    loop.on_specs = lambda: seen.append(set(loop.desired.tasks))
+
+    await loop.run("idle")
+
+    assert seen == [{"a"}]
+
+
 async def test_nothing_starts_that_is_not_on_record(stage):
     seen = []
 
