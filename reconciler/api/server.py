@@ -16,8 +16,10 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from sanic import Sanic
+from sanic.application.state import ApplicationServerInfo
 from sanic.exceptions import BadRequest, RequestTimeout, ServiceUnavailable
 from sanic.http import Http, Stage
+from sanic.http.constants import HTTP
 from sanic.server.protocols.http_protocol import HttpProtocol
 
 from reconciler.api.listen import Listen
@@ -76,6 +78,8 @@ async def running(
     app.config.PROXIES_COUNT = 1 if listen.behind_proxy else None
     # Sanic makes its classes quicker at the first start; it cannot do so twice.
     app.config.TOUCHUP = not getattr(Http, "__touched__", False)
+    # Where it does not know what is spoken, it sends an empty Alt-Svc header with every answer.
+    app.state.server_info[:] = [ApplicationServerInfo({"version": HTTP.VERSION_1})]
     handshake = {"ssl_handshake_timeout": HEADER_SECONDS} if listen.tls else {}
     with _bound(listen) as bound:
         server: Any = await app.create_server(
@@ -127,6 +131,14 @@ async def _drain(connections: Collection["Guarded"]) -> None:
 
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_SLOPPY = re.compile(
+    rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n"  # a line feed alone ends a field for some proxies
+    rb"|^(?i:content-length|transfer-encoding):.*[\x80-\xff]",  # blanks and digits, for Python
+    re.MULTILINE,
+)
+"""What no header may have."""
+_DIGITS = {10: re.compile(r"[0-9]+"), 16: re.compile(r"[0-9A-Fa-f]+")}
+_LINE_END = b"\r\n"
 
 
 class _Http(Http):
@@ -144,6 +156,23 @@ class _Http(Http):
             raise RequestTimeout("the header took too long") from None
         if not all(_FIELD_NAME.fullmatch(name) for name in self.request.headers):
             raise BadRequest("a field name of the header has blanks in it")  # `Name : x` is read in two ways
+        if _SLOPPY.search(self.request.head):
+            raise BadRequest("the header has characters in it that have no place there")
+
+    def create_empty_request(self) -> None:
+        """Make a request for the answer to what could not be read, its address perhaps least of all."""
+        try:
+            super().create_empty_request()
+        except BadRequest:
+            self.url = "/"
+            super().create_empty_request()
+
+    @staticmethod
+    def _safe_int(value: str, base: int = 10) -> int:
+        """Return the length of a body or a chunk; `0x5`, ` 5` and digits of other scripts are none."""
+        if not _DIGITS[base].fullmatch(value.rstrip(" \t")):
+            raise ValueError
+        return int(value, base)
 
     async def read(self) -> bytes | None:
         is_answered = self.stage is Stage.IDLE
@@ -153,11 +182,23 @@ class _Http(Http):
             self._body_deadline = min(self._body_deadline, soon)
         try:
             async with asyncio.timeout_at(self._body_deadline):
+                await self._end_of_chunk()
                 return await super().read()
         except TimeoutError:
             # After the answer, Sanic expects of all errors this one.
             kind = BadRequest if is_answered else RequestTimeout
             raise kind("the body took too long") from None
+
+    async def _end_of_chunk(self) -> None:
+        """See that a chunk ends where it says; Sanic drops the next two bytes, whatever they are."""
+        framing: object = self.request_body  # Sanic's hint does not know all that it may be
+        if framing != "chunked" or self.request_bytes_left:
+            return
+        while len(self.recv_buffer) < len(_LINE_END):
+            await self._receive_more()
+        if not self.recv_buffer.startswith(_LINE_END):
+            self.keep_alive = False
+            raise BadRequest("a chunk is longer than it says")
 
 
 class Guarded(HttpProtocol):

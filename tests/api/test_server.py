@@ -56,6 +56,12 @@ async def test_a_sloppy_field_name_is_refused(address, field):
         b"Content-Length: 1\r\nTransfer-Encoding: chunked",
         b"Content-Length: +1",
         b"Content-Length: -1",
+        "Content-Length: ٢".encode(),
+        b"Transfer-Encoding: \x0bchunked",
+        "Transfer-Encoding: \u00a0chunked".encode(),
+        b"X: y\nContent-Length: 1",
+        b"X: y\rContent-Length: 1",
+        b"X: y\x00",
     ],
 )
 async def test_a_length_that_can_be_read_in_two_ways_is_refused(address, field):
@@ -63,6 +69,32 @@ async def test_a_length_that_can_be_read_in_two_ways_is_refused(address, field):
         writer.write(b"POST /api/v1/dequeue HTTP/1.1\r\nHost: x\r\n" + field + b"\r\n\r\n")
 
         assert await status_of(reader) == 400
+
+
+@pytest.mark.parametrize(
+    "chunks", [b"0x2\r\n{}\r\n", b" 2\r\n{}\r\n", "٢\r\n{}\r\n".encode(), b"2\r\n{}XX", b"2\r\n{}}\r\n"]
+)
+async def test_a_chunk_that_can_be_read_in_two_ways_is_refused(address, chunks):
+    head = b"POST /api/v1/dequeue HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nAuthorization: Bearer "
+    async with dialled(address) as (reader, writer):
+        writer.write(head + TOKENS["jeeves"].encode() + b"\r\n\r\n" + chunks + b"0\r\n\r\n")
+
+        assert await status_of(reader) == 400
+
+
+async def test_an_address_that_cannot_be_read_is_answered_and_not_logged(address, caplog):
+    async with dialled(address) as (reader, writer):
+        writer.write(b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        assert await status_of(reader) == 400
+
+    assert caplog.records == []
+
+
+async def test_no_other_address_is_recommended(nobody):
+    answer = await nobody.get("/healthz")
+
+    assert "alt-svc" not in answer.headers
 
 
 async def test_a_header_that_is_too_long_is_refused(address):
