@@ -31,6 +31,7 @@ from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.output import read_output
 from reconciler.dispatch.prober import Prober
+from reconciler.dispatch.repos import whole_url
 from reconciler.dispatch.secrets import find_secret
 from reconciler.dispatch.site import local_folder
 from reconciler.dispatch.steps import StepFailed
@@ -147,6 +148,8 @@ class _Fleet:
     """A fleet whose rooms are open."""
 
     repository: Repository
+    base: Path
+    """Folder that addresses of code repositories are relative to."""
     branch: str
     """The one with the specs."""
     state: StateBranch
@@ -167,6 +170,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
         _make_data_folder(settings.data_dir)
         repository = await Repository.open(settings.repo, settings.data_dir / "clones")
         await stack.enter_async_context(repository)
+        base = repository.folder or repository.git_dir
         branch = await repository.specs_branch(settings.branch)
         specs = SpecSource(GitTree(repository, branch))
         state_branch = (await specs.read({})).fleet.state_branch
@@ -182,7 +186,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
         dispatch = Dispatcher(
             transports,
             data=settings.data_dir,
-            base=repository.folder or repository.git_dir,
+            base=base,
             fleet=state.fleet_id,
             clock=clock.now,
             read_output=read_output,
@@ -206,6 +210,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
         writer = Bot(repository, branch)
         yield _Fleet(
             repository=repository,
+            base=base,
             branch=branch,
             state=state,
             loop=loop,
@@ -275,6 +280,7 @@ async def _api(
         logs=AgentLogs(fleet.dispatch.logs),
         propose=Proposals(loop, fleet.writer, edit, partial(_check, fleet)).propose,
         hooks=hooks,
+        whole_url=partial(whole_url, fleet=fleet.base),
     )
     app = make_app(loop, shelf, clock=clock.now, last_use=settings.data_dir / "agents.json")
     async with running(app, listen) as url:

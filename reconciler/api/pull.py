@@ -59,7 +59,9 @@ class Pull:
         if task is None or not self._is_for(task, bid):
             return None
         assignment = await self.desk.assignment(task)
-        return lease_view(assignment, self.desk) if self._is_for(task, bid) else None
+        if not self._is_for(task, bid):
+            return None
+        return lease_view(assignment, self.desk, self.shelf.whole_url)
 
     def _is_for(self, task: str, bid: Bid) -> bool:
         """Return whether a task is still the one that was given for a bid: it may be lost by now."""

@@ -111,3 +111,5 @@ class Shelf:
     logs: Logs
     propose: Propose
     hooks: Hooks
+    whole_url: Callable[[str], str]
+    """Return where a code repository is for somebody who does not know where the fleet's own is."""

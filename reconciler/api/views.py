@@ -2,7 +2,7 @@
 What is shown of things: what is asked for beside what is.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -29,9 +29,10 @@ from reconciler.core.plan import Action, Follow, Record, Start, Stop
 from reconciler.core.pull import heartbeat
 
 
-def lease_view(assignment: Assignment, desk: Desk) -> Lease:
+def lease_view(assignment: Assignment, desk: Desk, whole_url: Callable[[str], str]) -> Lease:
     """Return what an agent is told of the task it holds now."""
     fleet, repo = desk.desired.fleet, assignment.repo
+    url = whole_url(repo.url) if repo else ""
     return Lease(
         task=assignment.task,
         title=assignment.title,
@@ -41,7 +42,7 @@ def lease_view(assignment: Assignment, desk: Desk) -> Lease:
         heartbeat_seconds=heartbeat(fleet).total_seconds(),
         timeout_seconds=assignment.timeout.total_seconds(),
         prompt=assignment.prompt,
-        repo=RepoView(name=repo.name, url=repo.url, base=repo.base, paths=repo.paths) if repo else None,
+        repo=RepoView(name=repo.name, url=url, base=repo.base, paths=repo.paths) if repo else None,
         branch=assignment.branch,
         start_from=assignment.start_from,
         validation=assignment.validation,

@@ -41,13 +41,18 @@ Push = Callable[[str, str, str | None], Awaitable[str]]
 """Pushes a commit to a ref that holds the commit expected; returns why it could not, empty if it could."""
 
 
+def whole_url(url: str, fleet: Path) -> str:
+    """Return where a code repository is; a path is relative to the fleet's repository."""
+    return url if _ADDRESS.match(url) else str(fleet / url)
+
+
 class CodeRepository:
     """The mirror of one repo."""
 
     def __init__(self, repo: Repo, *, mirrors: Path, fleet: Path) -> None:
         self.repo = repo
         self.folder = mirrors / f"{repo.name.replace('/', '+')}.git"
-        self.url = repo.url if _ADDRESS.match(repo.url) else str(fleet / repo.url)
+        self.url = whole_url(repo.url, fleet)
         self._lock = asyncio.Lock()
 
     async def newest(self) -> str:

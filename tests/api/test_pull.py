@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from reconciler.core.model import Agent
+from reconciler.core.model import Agent, Repo
 from tests.api.world import AGENTS, HASHES, FakeWorld, LoopWorld, pulled
 from tests.fakes import make_task
 
@@ -46,6 +46,12 @@ async def test_a_task_goes_from_dequeue_to_completed(world, jeeves):
     assert (done.json()["phase"], done.json()["is_checking"]) == ("completed", False)
     assert world.logs.kept == {lease["lease"]: b"hi\n"}
     assert [entry.after for entry in world.record.entries if entry.task == "web/hello"][-1] == "completed"
+
+
+async def test_an_agent_is_told_where_the_code_is_wherever_it_runs(world, jeeves):
+    await world.ask(pulled("a", repo="code"), repos={"code": Repo(name="code", url="../code")})
+
+    assert (await take(jeeves))["repo"]["url"] == "/fleet/../code"
 
 
 async def test_without_a_task_there_is_nothing_to_say(jeeves):

@@ -198,7 +198,13 @@ class World:
 
     @property
     def shelf(self) -> Shelf:
-        return Shelf(record=self.record, logs=self.logs, propose=self.propose, hooks=self.hooks)
+        return Shelf(
+            record=self.record,
+            logs=self.logs,
+            propose=self.propose,
+            hooks=self.hooks,
+            whole_url=lambda url: f"/fleet/{url}",
+        )
 
     async def waits(self) -> None:
         """Wait until an agent asks for a task."""
