@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.served import Served
+
 IDENTITY = {
     "GIT_AUTHOR_NAME": "Test",
     "GIT_AUTHOR_EMAIL": "test@example.org",
@@ -96,6 +98,10 @@ class Playground:
             process.kill()
             process.communicate()
 
+    def served(self) -> Served:
+        """Return the API of this fleet; it is not served yet."""
+        return Served(self.command, self.fleet, self.env, self.root / "serving")
+
     @property
     def talk(self) -> str:
         """What those reconcilers said on stderr."""
@@ -110,6 +116,9 @@ class Playground:
         file = self.fleet / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
+
+    def read(self, path: str) -> str:
+        return (self.fleet / path).read_text()
 
     def task(self, name: str, text: str) -> None:
         self.write(f"specs/tasks/{name}.yaml", text)
