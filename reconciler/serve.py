@@ -80,16 +80,18 @@ async def serve(
     UsageError if the repository cannot be a fleet's or another process serves
     it, Unavailable or Refused if it cannot be reached in the beginning.
     """
-    async with _fleet(settings) as fleet, _api(fleet, settings, on_listen) as knock:
-        fleet.loop.on_step = _both(on_step, knock)
-        fleet.loop.on_specs = partial(_turn, fleet)
-        async with asyncio.TaskGroup() as group:
-            hints = [group.create_task(work) for work in _beside(fleet)]
-            work = group.create_task(fleet.loop.run(until))
-            work.add_done_callback(lambda _: [hint.cancel() for hint in hints])
-            _end_on_signals(fleet.loop, work, settings)
-            notify("READY=1")
-        notify("STOPPING=1")
+    async with _fleet(settings) as fleet:
+        _on_signals(fleet.loop.stop)  # before anybody is told that it listens
+        async with _api(fleet, settings, on_listen) as knock:
+            fleet.loop.on_step = _both(on_step, knock)
+            fleet.loop.on_specs = partial(_turn, fleet)
+            async with asyncio.TaskGroup() as group:
+                hints = [group.create_task(work) for work in _beside(fleet)]
+                work = group.create_task(fleet.loop.run(until))
+                work.add_done_callback(lambda _: [hint.cancel() for hint in hints])
+                _on_signals(partial(_end, fleet.loop, work, settings))
+                notify("READY=1")
+            notify("STOPPING=1")
     return fleet.loop
 
 
@@ -345,16 +347,16 @@ def _make_data_folder(folder: Path) -> None:
         ) from error
 
 
-def _end_on_signals(loop: Loop, work: asyncio.Task[None], settings: Settings) -> None:
-    """Let SIGTERM and SIGINT end the loop; what still hangs after the grace is cut off."""
-    running = asyncio.get_running_loop()
-
-    def end() -> None:
-        loop.stop()
-        running.call_later(settings.stop_grace.total_seconds() / 2, work.cancel)
-
+def _on_signals(end: Callable[[], None]) -> None:
+    """Let SIGTERM and SIGINT do this and nothing else."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        running.add_signal_handler(number, end)
+        asyncio.get_running_loop().add_signal_handler(number, end)
+
+
+def _end(loop: Loop, work: asyncio.Task[None], settings: Settings) -> None:
+    """End the loop; what still hangs after half of the grace is cut off."""
+    loop.stop()
+    asyncio.get_running_loop().call_later(settings.stop_grace.total_seconds() / 2, work.cancel)
 
 
 async def _watch(fleet: _Fleet) -> None:

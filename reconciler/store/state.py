@@ -28,6 +28,8 @@ from reconciler.store.repository import Repository
 from reconciler.store.spending import spending
 from reconciler.store.writer import Writer
 
+_LAST_PUSH = 0.25
+"""Seconds for a push under way when the branch is let go of; a remote that hangs is not waited for."""
 _FOUNDING = 3
 """Tries to put the fleet's id on record while others write to the same branch."""
 
@@ -86,6 +88,7 @@ class StateBranch:
         self._lives: Lives | None = None
         self._queue: list[tuple[Sequence[Step], asyncio.Future[None]]] = []
         self._flushing: asyncio.Task[None] | None = None
+        self._pushing: asyncio.Timeout | None = None
 
     @classmethod
     async def open(
@@ -164,7 +167,9 @@ class StateBranch:
         return spent
 
     async def close(self) -> None:
-        """Let what is being committed end, and let go of the branch."""
+        """Let what is being committed end, but no push that hangs, and let go of the branch."""
+        if self._pushing is not None:
+            self._pushing.reschedule(asyncio.get_running_loop().time() + _LAST_PUSH)
         if self._flushing is not None:
             await self._flushing
         await self._writer.close()
@@ -285,10 +290,13 @@ class StateBranch:
         ids = await self._writer.write(self._head, changes)
         if self._repository.address:
             try:
-                await self._push(ids[-1])
+                async with asyncio.timeout(None) as self._pushing:
+                    await self._push(ids[-1])
             except BaseException:
                 await self._writer.reset(self._head)
                 raise
+            finally:
+                self._pushing = None
         self._head = ids[-1]
         return ids
 

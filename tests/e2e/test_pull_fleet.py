@@ -470,6 +470,23 @@ async def test_it_stops_soon_whoever_listens_waits_or_dawdles(playground, served
     dawdler.close()
 
 
+async def test_it_ends_in_order_as_soon_as_it_says_that_it_listens(playground):
+    playground.commit()
+    process = await asyncio.create_subprocess_exec(
+        *playground.command("serve", "--listen", "127.0.0.1:0"),
+        cwd=playground.fleet,
+        env=playground.env,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said = await process.stdout.readline()
+
+    process.terminate()
+    await process.communicate()
+
+    assert said.startswith(b"listening on ")
+    assert process.returncode == 0
+
+
 async def to_the_end(client):
     """Return whether a stream was ended in order."""
     async with client.stream("GET", f"{API}/events") as answer:

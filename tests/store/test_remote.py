@@ -84,6 +84,25 @@ async def test_a_silent_remote_keeps_nothing_half_way_and_it_is_recorded_later(
     assert set((await state.load())[0]) == {"a", "c"}
 
 
+async def test_a_remote_that_hangs_is_not_waited_for_in_the_end(open_repository, bare, url, tmp_path):
+    state = await start(await open_repository(url))
+    hook = bare / "hooks" / "pre-receive"
+    hook.write_text(f"#!/bin/sh\ntouch {tmp_path}/pushing\nsleep 600\n")
+    hook.chmod(0o755)
+    committing = asyncio.create_task(state.commit([created("a")]))
+    while not (tmp_path / "pushing").exists():  # noqa: ASYNC110 - of another process
+        await asyncio.sleep(0.01)
+
+    await state.close()
+
+    with pytest.raises(TimeoutError):
+        await committing
+    hook.unlink()
+    again = await start(await open_repository(url))
+    assert (await again.load())[0] == {}
+    await again.close()
+
+
 async def test_a_remote_that_says_no_is_unavailable_to_the_loop_and_refused_to_a_person(
     open_state, open_repository, bare, url, tmp_path
 ):
