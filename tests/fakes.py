@@ -278,6 +278,8 @@ class FakeSite:
     """Titles that we gave."""
     bodies: dict[int, str] = field(default_factory=dict)
     count: int = 0
+    clock: Callable[[], datetime] = clock.now
+    """Forges have clocks of their own."""
 
     def next(self) -> int:
         """Return the next number; of ids, commits and seconds too."""
@@ -286,7 +288,7 @@ class FakeSite:
 
     @property
     def now(self) -> datetime:
-        return clock.now().replace(microsecond=0)  # forges have clocks of their own
+        return self.clock().replace(microsecond=0)
 
     def push(self, branch: str, *, pusher: str = "ann") -> str:
         """Push a commit to a branch."""
@@ -371,12 +373,13 @@ class FakeForges:
     looks: int = 0
     shown: list[Want] = field(default_factory=list)
     """Everything that was to be shown, in order."""
+    clock: Callable[[], datetime] = clock.now
 
     def at(self, forge: Forge) -> FakeSite:
         """Return the site of a repository."""
         if self.away:
             raise Unavailable(f"forge {forge.repo}: no answer")
-        return self.sites.setdefault(forge.repo, FakeSite())
+        return self.sites.setdefault(forge.repo, FakeSite(clock=self.clock))
 
     async def close(self) -> None:
         """Nothing to close."""

@@ -7,12 +7,14 @@ then answers.
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from reconciler.core.errors import ReconcilerError
-from reconciler.core.events import AgentSaid
-from reconciler.core.model import Bid, Status
+from reconciler.core.events import AgentSaid, Event
+from reconciler.core.lifecycle import transition
+from reconciler.core.model import Bid, Desired, Status
+from reconciler.core.pull import answer, holder
 
 
 def _future() -> asyncio.Future[None]:
@@ -36,8 +38,8 @@ class Word:
 
     said: AgentSaid
     answer: asyncio.Future[Status] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    task: str = ""
-    """The task by the name it has by now."""
+    after: Status | None = None
+    """Where it brings its task: the answer, once that is on record."""
 
     def refuse(self, error: Exception) -> None:
         """Answer with an error; whoever asked may be gone."""
@@ -95,13 +97,34 @@ class Agents:
         """Return whether nobody waits for an answer."""
         return not self._biddings and not self.words()
 
+    def meaning(
+        self, words: Iterable[Word], desired: Desired, statuses: Mapping[str, Status], now: datetime
+    ) -> Sequence[Event]:
+        """Return what was said means; who is refused learns why at once, the others once it is on record."""
+        events, known = list[Event](), dict(statuses)
+        for word in words:
+            said = word.said
+            try:
+                name, status = holder(desired.tasks, known, said.task, said.agent, said.epoch)
+                said = replace(said, task=name)
+                meant = answer(desired.tasks.get(name), status, said, now, desired.fleet)
+            except ReconcilerError as error:
+                word.refuse(error)
+                continue
+            self.renew(status, now + desired.fleet.lease)
+            for event in meant:
+                status = transition(status, event) or status
+            known[name] = word.after = status
+            events += meant
+        return events
+
     def settle(self, seen: Iterable[Bid], heard: Iterable[Word], statuses: Mapping[str, Status]) -> None:
-        """Answer what a look has taken up; `statuses` are those on record of all open tasks and of these."""
+        """Answer what a look has taken up and put on record; `statuses` are those of all open tasks."""
         for word in heard:
-            if not word.answer.done():
-                word.answer.set_result(statuses[word.task])
+            if word.after is not None and not word.answer.done():
+                word.answer.set_result(word.after)
         self._words = list(self.words())
-        held = held_tasks(statuses) if self._biddings else {}
+        held = _held_tasks(statuses) if self._biddings else {}
         for bid in seen:
             bidding = self._biddings.get((bid.agent, bid.request_key))
             if bidding is None or bidding.won.done():
@@ -124,9 +147,9 @@ class Agents:
 
     # --- Leases ------------------------------------------------------------
 
-    def renew(self, run: str, until: datetime) -> None:
+    def renew(self, status: Status, until: datetime) -> None:
         """Let the lease of a run last until a time."""
-        self.leases[run] = until
+        self.leases[status.run or ""] = until
 
     def watch(self, statuses: Iterable[Status], until: datetime) -> None:
         """
@@ -138,7 +161,13 @@ class Agents:
         self.leases = {run: self.leases.get(run, until) for run in runs if run}
 
 
-def held_tasks(statuses: Mapping[str, Status]) -> Mapping[tuple[str, str], str]:
+def unanswered(bids: Sequence[Bid], statuses: Mapping[str, Status]) -> tuple[Bid, ...]:
+    """Return the bids of agents that do not hold what they asked for already."""
+    held = _held_tasks(statuses) if bids else {}
+    return tuple(bid for bid in bids if (bid.agent, bid.request_key) not in held)
+
+
+def _held_tasks(statuses: Mapping[str, Status]) -> Mapping[tuple[str, str], str]:
     """Return the tasks that agents hold, by the agent and the key with which it asked."""
     return {
         (status.assigned_agent, status.request_key): name

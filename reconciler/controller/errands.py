@@ -3,9 +3,12 @@ Errands to hosts and repos: sweeps, probes, looks. They run beside the loop, whi
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
+
+log = logging.getLogger(__name__)
 
 Place = TypeVar("Place")
 
@@ -14,8 +17,9 @@ class Errands(Generic[Place]):
     """
     One kind of errand, to each of some places again and again.
 
-    Never two at once to the same place, and no place waits for another.
-    `done` is called whenever one has ended.
+    Never two at once to the same place, and no place waits for another. One
+    that fails by a mistake of ours is told in the log and sent again in its
+    turn. `done` is called whenever one has ended.
     """
 
     def __init__(self, errand: Callable[[Place], Awaitable[None]], done: Callable[[], None]) -> None:
@@ -26,10 +30,11 @@ class Errands(Generic[Place]):
 
     def send(self, places: Mapping[str, Place], now: datetime, interval: timedelta) -> None:
         """Start the errand to every place where it is due."""
-        self._due = {name: time for name, time in self._due.items() if name in places}
+        latest = now + interval  # nothing is due later, unless the clock was set back
+        self._due = {name: min(time, latest) for name, time in self._due.items() if name in places}
         for name, place in places.items():
             if name not in self._running and self._due.get(name, now) <= now:
-                self._due[name] = now + interval
+                self._due[name] = latest
                 self._running[name] = asyncio.create_task(self._run(name, place))
 
     def hurry(self, names: Iterable[str]) -> None:
@@ -37,9 +42,10 @@ class Errands(Generic[Place]):
         for name in names:
             self._due.pop(name, None)
 
-    def postpone(self, name: str, until: datetime) -> None:
-        """Let the errand to a place be due at another time."""
-        self._due[name] = until
+    def advance(self, name: str, time: datetime) -> None:
+        """Let the errand to a place be due at that time, unless it is earlier."""
+        if name in self._due:
+            self._due[name] = min(time, self._due[name])
 
     def next(self) -> datetime | None:
         """Return when the next one is due, those under way apart."""
@@ -60,6 +66,8 @@ class Errands(Generic[Place]):
     async def _run(self, name: str, place: Place) -> None:
         try:
             await self._errand(place)
+        except Exception:
+            log.exception("an errand to %s failed; the others go on", name)
         finally:
             self._running.pop(name, None)
             self._done()

@@ -8,18 +8,18 @@ awaited here: whoever follows them sends facts.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from reconciler.controller.agents import Agents, Word, held_tasks
+from reconciler.controller.agents import Agents, Word, unanswered
 from reconciler.controller.errands import Errands
 from reconciler.controller.ports import Clock, Dispatch, Fact, Forges, Prober, Specs, State, Step
 from reconciler.controller.pulls import PullRequests
 from reconciler.core.adapter import Usage
 from reconciler.core.command import assignment, order
-from reconciler.core.errors import Conflict, ReconcilerError, Refused, SpecError, Unavailable
+from reconciler.core.errors import Conflict, Refused, SpecError, Unavailable
 from reconciler.core.events import (
     AgentSaid,
     Completed,
@@ -54,7 +54,7 @@ from reconciler.core.model import (
 )
 from reconciler.core.needs import Needs, needs
 from reconciler.core.plan import Follow, Plan, Stop, needs_attention, plan, why_end
-from reconciler.core.pull import answer, holder, is_to_check, require_held
+from reconciler.core.pull import holder, is_to_check, require_held
 from reconciler.core.review import follow
 from reconciler.core.rounds import judge
 
@@ -118,6 +118,7 @@ class Loop:
     _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _knocked: bool = field(default=True, init=False)
     _stopped: bool = field(default=False, init=False)
+    _is_running: bool = field(default=False, init=False)
     _delay: timedelta = field(default=RETRY, init=False)
     _retry_at: datetime | None = field(default=None, init=False)
     _load: dict[str, float] = field(default_factory=dict, init=False)
@@ -202,7 +203,7 @@ class Loop:
         spec = None if name in self.desired.broken else self.desired.tasks.get(name)
         why = why_end(spec, status)
         if why is None:
-            self._renew(status)
+            self._agents.renew(status, self.clock() + self.desired.fleet.lease)
         return why
 
     async def assignment(self, task: str) -> Assignment:
@@ -211,16 +212,14 @@ class Loop:
         return assignment(await self._spec_of(task, status), status, self.desired)
 
     def _require_service(self) -> None:
-        if self._stopped or self._retry_at is not None or not self.desired.revision:
+        if not self._is_running or self._stopped or self._retry_at or not self.desired.revision:
             raise Unavailable("the reconciler cannot record anything now; try again in a few seconds")
-
-    def _renew(self, status: Status) -> None:
-        self._agents.renew(status.run or "", self.clock() + self.desired.fleet.lease)
 
     # --- The loop ----------------------------------------------------------
 
     async def run(self, until: Until = "stopped") -> None:
         """Converge, wait for news, and again, until the time to end has come."""
+        self._is_running = True
         try:
             await self._reload()
             while not self._stopped:
@@ -230,6 +229,7 @@ class Loop:
                     return
                 await self.pause(self._news, wait)
         finally:
+            self._is_running = False
             self._agents.refuse(Unavailable("the reconciler is being stopped; try again in a few seconds"))
             if self._pulls is not None:
                 await self._pulls.close()
@@ -245,7 +245,7 @@ class Loop:
 
         What cannot be reached is left alone for a while: hints do not make it quicker.
         """
-        if self._retry_at is not None and (wait := self._retry_at - self.clock()) > timedelta(0):
+        if (wait := self._rest()) > timedelta(0):
             return wait
         try:
             if self._knocked:
@@ -268,6 +268,11 @@ class Loop:
         if self._pulls is not None:
             self._pulls.send(now)
         return self._until_due(now)
+
+    def _rest(self) -> timedelta:
+        """Return how long to leave alone what could not be reached."""
+        rest = self._retry_at - self.clock() if self._retry_at is not None else timedelta(0)
+        return rest if rest <= RETRY_CAP else timedelta(0)  # the clock was set back
 
     def _until_due(self, now: datetime) -> timedelta | None:
         errands = (self._sweeps, self._probes, self._merges, self._inspections, self._pulls)
@@ -355,7 +360,7 @@ class Loop:
     async def _converge(self) -> None:
         """Plan, put on record, act; again until the plan changes nothing any more."""
         while not self._stopped:
-            now, facts = self.clock(), list(self._facts)
+            now, facts, digesting = self.clock(), list(self._facts), list(self._digesting)
             words, bids = self._agents.words(), self._agents.bids()
             hosts, news = self._hosts_now(facts, now)
             statuses, seen = self._fold(self.statuses, await self._events(facts, words, now))
@@ -369,17 +374,17 @@ class Loop:
             self._take_note(steps)
             del self._facts[: len(facts)]
             await self._act(self.last_plan, intended)
-            self._agents.settle(bids, words, self._open(words))
+            self._agents.settle(bids, words, self._open())
             if not steps:
-                self._digest()
+                self._digest(digesting)
                 return
 
-    def _digest(self) -> None:
-        """Tell those who wait for it that everything that was said is on record."""
-        digesting, self._digesting = self._digesting, []
+    def _digest(self, digesting: Sequence[asyncio.Future[None]]) -> None:
+        """Tell those who waited when this look began that everything that was said by then is on record."""
         for done in digesting:
             if not done.done():
                 done.set_result(None)
+        self._digesting = [done for done in self._digesting if not done.done()]
 
     async def _observed(
         self,
@@ -391,13 +396,14 @@ class Loop:
     ) -> Observed:
         """Return what is, with the steps that were seen and are not on record yet."""
         new = [name for name in self.attention if name in self.desired.tasks and name not in statuses]
-        self._agents.watch(self._open(()).values(), now + self.desired.fleet.lease)
+        open_ = self._open()
+        self._agents.watch(open_.values(), now + self.desired.fleet.lease)
         return Observed(
             statuses=statuses,
             hosts=hosts,
             load=self._load,
             followed=self._followed(),
-            bids=self._without_held(bids),
+            bids=unanswered(bids, open_),
             leases=self._agents.leases,
             asked=frozenset(self._asked),
             past=await self.state.past_attempts(new) if new else {},
@@ -457,39 +463,19 @@ class Loop:
             task = told.task if isinstance(told, MergeSeen | PullSeen) else self._task_of(told)
             fact, status = replace(told, task=task), touched.get(task, self.statuses.get(task))
             while (event := await self._meaning(fact, status, now)) is not None:
-                touched[task] = status = transition(status, event)
+                before, status = status, transition(status, event)
+                if status == before:
+                    break  # it would mean the same again, and again
+                touched[task] = status
                 events.append(event)
-        known = {**self._open(words), **{name: status for name, status in touched.items() if status}}
-        for word in words:
-            events += self._answered(word, known, now)
-        return events
+        spoken_of = {word.said.task for word in words}
+        known = {**self._open(spoken_of), **{name: status for name, status in touched.items() if status}}
+        return [*events, *self._agents.meaning(words, self.desired, known, now)]
 
-    def _answered(self, word: Word, statuses: dict[str, Status], now: datetime) -> Sequence[Event]:
-        """Return what the word of an agent means, and take note of it; if it is refused, it learns why."""
-        said, tasks = word.said, self.desired.tasks
-        try:
-            name, status = holder(tasks, statuses, said.task, said.agent, said.epoch)
-            spec, said = tasks.get(name), replace(said, task=name)
-            events = answer(spec, status, said, now, self.desired.fleet)
-        except ReconcilerError as error:
-            word.refuse(error)
-            return ()
-        word.task = name
-        self._renew(status)
-        for event in events:
-            status = transition(status, event) or status
-        statuses[name] = status
-        return events
-
-    def _open(self, words: Sequence[Word]) -> Mapping[str, Status]:
-        """Return the statuses of open tasks, and of those that agents have spoken of."""
-        names = self.attention | {name for word in words for name in (word.task, word.said.task)}
+    def _open(self, more: Collection[str] = ()) -> Mapping[str, Status]:
+        """Return the statuses of open tasks, and of some more."""
+        names = self.attention.union(more)
         return {name: self.statuses[name] for name in names if name in self.statuses}
-
-    def _without_held(self, bids: Sequence[Bid]) -> tuple[Bid, ...]:
-        """Return the bids of agents that do not hold what they asked for already."""
-        held = held_tasks(self._open(())) if bids else {}
-        return tuple(bid for bid in bids if (bid.agent, bid.request_key) not in held)
 
     def _task_of(self, fact: RunSeen | RunEnded) -> str:
         """Return the task whose run it is, by the name it has by now: its file may have moved."""
@@ -508,7 +494,7 @@ class Loop:
             task = self.desired.tasks.get(fact.task)
             task = task or await self.specs.recall(fact.task, status.generation)
             return judge(task, status, fact, now, self.desired.fleet)
-        if status.phase is not Phase.ASSIGNED and status.prompt_sha256 == fact.prompt_sha256:
+        if status.phase is not Phase.ASSIGNED and fact.prompt_sha256 in {None, status.prompt_sha256}:
             return None
         return Started(
             task=fact.task,
@@ -534,7 +520,6 @@ class Loop:
     def _take_note(self, steps: Sequence[Step]) -> None:
         """Tell of what is on record now, and let it have its consequences here."""
         taken = [step for step in steps if isinstance(step, Transition)]
-        self._remember_to_tell(taken)
         self._notice({name for step in taken for name in (step.task, step.old)})
         if self._spent_since is not None:
             self._spent = with_expenses(self._spent, taken, self._spent_since)
@@ -545,11 +530,6 @@ class Loop:
         settled = [step.after is None or step.after.phase.is_settled for step in taken]
         returned = [step.host for step in steps if isinstance(step, HostChange) and _is_back(step)]
         self._sweeps.hurry(self.desired.hosts if any(settled) else returned)
-
-    def _remember_to_tell(self, steps: Iterable[Transition]) -> None:
-        """Let the forge hear of tasks that have settled: nobody looks at them any more."""
-        if self._pulls is not None:
-            self._pulls.settled(step.task for step in steps if step.after and step.after.phase.is_settled)
 
     async def _act(self, planned: Plan, intended: Sequence[Transition]) -> None:
         """Send somebody to every run that needs it; to those, too, that their tasks went on without."""
@@ -614,12 +594,7 @@ class Loop:
 
     def _to_inspect(self) -> Mapping[str, str]:
         """Return the tasks of which an agent says that they are finished, by run."""
-        tasks = self.desired.tasks
-        return {
-            status.run or "": name
-            for name, status in self._open(()).items()
-            if status.claim is not None and is_to_check(tasks.get(name), status)
-        }
+        return {status.run or "": name for name, status in self._open().items() if is_to_check(status)}
 
     async def _inspect(self, name: str) -> None:
         """Look at what an agent says it has finished; what cannot be told now is looked at again."""

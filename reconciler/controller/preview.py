@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from reconciler.controller.errands import Errands
 from reconciler.controller.loop import Pause, wait_for_news
 from reconciler.controller.ports import Clock, Desk, Forges
 from reconciler.core.errors import Conflict, ReconcilerError
@@ -47,20 +48,30 @@ class Preview:
     pause: Pause = wait_for_news
 
     _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _looks: Errands[None] = field(init=False)
     _read: "dict[int, _Specs]" = field(default_factory=dict, init=False)
     """What was read last, by number."""
     _shown: dict[int, Hashable] = field(default_factory=dict, init=False)
     """What is shown, by number."""
 
+    def __post_init__(self) -> None:
+        self._looks = Errands(lambda _: self.look(), self._news.set)
+
     async def run(self) -> None:
         """Look at the open pull requests again and again, until cancelled."""
-        while True:
-            self._news.clear()
-            await self.look()
-            await self.pause(self._news, self.desk.desired.fleet.forge_interval)
+        try:
+            while True:
+                self._news.clear()
+                now, interval = self.clock(), self.desk.desired.fleet.forge_interval
+                self._looks.send({"fleet": None}, now, interval)
+                due = self._looks.next()
+                await self.pause(self._news, due - now if due else interval)
+        finally:
+            await self._looks.close()
 
     def knock(self) -> None:
         """Say that there may be news."""
+        self._looks.hurry(["fleet"])
         self._news.set()
 
     async def look(self) -> None:
@@ -81,6 +92,8 @@ class Preview:
                 await self._show(forge, pull)
             except ReconcilerError as error:
                 log.warning("the plan on pull request %d waits for the next look: %s", pull.number, error)
+            except Exception:
+                log.exception("there is no plan on pull request %d; the others have theirs", pull.number)
 
     async def _show(self, forge: Forge, pull: Pull) -> None:
         """Show the plan, if it is another than the one that is there."""

@@ -3,7 +3,7 @@ Pull requests, repo by repo: what the forge says becomes facts, and where tasks 
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 
 from reconciler.controller.errands import Errands
@@ -21,7 +21,10 @@ MEMORY = timedelta(days=1)
 """How long ago a task may have settled for the forge to be told once more after a restart."""
 
 SOON = timedelta(seconds=5)
-"""When a merge is tried again that the forge was not ready for."""
+"""When a merge is tried again that the forge was not ready for; then after twice the time, and so on."""
+
+MOST_HINTS = 100
+"""Numbers that are kept of what webhooks spoke of, by repo; a look finds what has changed without them."""
 
 
 class PullRequests:
@@ -53,36 +56,32 @@ class PullRequests:
         self._visits: Errands[Repo] = Errands(self._visit, wake)
         self._watched: dict[str, set[str]] = {}
         """Tasks with something to show or to follow, by repo."""
-        self._untold: set[str] = set()
-        """Settled tasks of which the forge was not told yet."""
+        self._told: dict[str, datetime] = {}
+        """Since when the tasks are settled whose end the forge was told."""
         self._hints: dict[str, dict[int, str]] = {}
         """Numbers that webhooks spoke of, with the delivery, by repo."""
         self._visited: set[str] = set()
         self._shown: dict[str, tuple[Want, Pull | None]] = {}
         self._bots: dict[str, str] = {}
+        self._patience: dict[str, timedelta] = {}
+        """How long to wait for the merge of a task when it is refused once more."""
 
     # --- What the loop tells ------------------------------------------------
 
     def begin(self, statuses: Mapping[str, Status]) -> None:
         """Take up a record that was read anew."""
-        since = self._clock() - MEMORY
-        self._untold |= {
-            n for n, status in statuses.items() if status.phase.is_settled and status.since > since
-        }
         self._watched = {}
+        self._told = {name: since for name, since in self._told.items() if name in statuses}
         self.notice(statuses)
 
     def notice(self, names: Iterable[str]) -> None:
         """Take note of tasks whose spec or status is new: their repos are visited soon."""
         self._visits.hurry([repo for name in names if (repo := self._watch(name))])
 
-    def settled(self, names: Iterable[str]) -> None:
-        """Remember to tell the forge of tasks that have just settled."""
-        self._untold.update(names)
-
     def hint(self, repo: str, numbers: Collection[int], delivery: str) -> None:
         """Look at these pull requests soon; at what has changed, if there are none."""
-        self._hints.setdefault(repo, {}).update(dict.fromkeys(numbers, delivery))
+        hints = {**self._hints.get(repo, {}), **dict.fromkeys(numbers, delivery)}
+        self._hints[repo] = dict(list(hints.items())[-MOST_HINTS:])
         self._visits.hurry([repo])
 
     def send(self, now: datetime) -> None:
@@ -110,6 +109,7 @@ class PullRequests:
         task, status = self._desk.desired.tasks.get(name), self._desk.statuses.get(name)
         if task is None or status is None or task.repo is None or not self._matters(task, status):
             self._shown.pop(name, None)
+            self._patience.pop(name, None)
             return None
         self._watched.setdefault(task.repo, set()).add(name)
         return task.repo
@@ -119,8 +119,12 @@ class PullRequests:
         repo = self._desk.desired.repos.get(task.repo or "")
         if repo is None or repo.forge is None:
             return False
-        is_told = status.phase.is_settled and task.name not in self._untold
-        return is_followed(task, status) or (is_shown(task, status) and not is_told)
+        return is_followed(task, status) or (is_shown(task, status) and not self._is_told(task.name, status))
+
+    def _is_told(self, name: str, status: Status) -> bool:
+        """Return whether the forge knows how a task has ended; after a restart it is told once more."""
+        is_old = status.since <= self._clock() - MEMORY
+        return status.phase.is_settled and (is_old or self._told.get(name) == status.since)
 
     def _repos(self) -> Mapping[str, Repo]:
         repos = self._desk.desired.repos
@@ -140,7 +144,7 @@ class PullRequests:
         names = sorted(self._watched.get(repo.name, ()))
         branches = {name: branch for name in names if (branch := self._branch(name))}
         bot, at = await self._bot(repo.forge), self._clock()
-        fresh = {*hints, *self._known(repo.name, names)}
+        fresh = self._fresh(repo.name, names, hints)
         pulls = await self._forges.pulls(repo.forge, set(branches.values()), fresh)
         self._visited.add(repo.name)
         for name, branch in branches.items():
@@ -152,12 +156,19 @@ class PullRequests:
                 await self._show(repo, repo.forge, name, pulls.get(branches.get(name, "")), bot)
             except Unavailable as error:
                 log.info("task %s is not shown on its forge now: %s", name, error)
+            except Exception:
+                log.exception("task %s cannot be shown on its forge; the others are", name)
 
-    def _known(self, repo: str, names: Iterable[str]) -> Iterator[int]:
-        """Yield the pull requests on record, at the first visit: a list of the newest may not reach them."""
-        if repo not in self._visited:
-            statuses = (self._desk.statuses.get(name) for name in names)
-            yield from (status.pull_request.number for status in statuses if status and status.pull_request)
+    def _fresh(self, repo: str, names: Iterable[str], hints: Collection[int]) -> Collection[int]:
+        """
+        Return the pull requests of ours to read by their numbers, whether they have moved or not.
+
+        Those that webhooks spoke of; at the first visit all on record, for a
+        list of the newest may not reach them.
+        """
+        statuses = (self._desk.statuses.get(name) for name in names)
+        ours = {status.pull_request.number for status in statuses if status and status.pull_request}
+        return ours.intersection(hints) if repo in self._visited else ours
 
     async def _show(self, repo: Repo, forge: Forge, name: str, pull: Pull | None, bot: str) -> None:
         """Let the forge show where a task stands, unless it was shown already."""
@@ -168,22 +179,29 @@ class PullRequests:
         address = f"{self._address}{name}" if self._address else ""
         wanted = want(task, status, repo, pull, bot=bot, host=host, address=address)
         if wanted is None or self._shown.get(name) == (wanted, pull):
-            self._told(name, status)
+            self._rest(name, status)
             return
         at = self._clock()
         after = await self._forges.show(forge, wanted)
         if wanted.merges and not (after and after.is_merged):
-            self._visits.postpone(repo.name, self._clock() + SOON)
+            self._wait_for_merge(repo, name)
         else:
             self._shown[name] = wanted, after
-            self._told(name, status)
+            self._patience.pop(name, None)
+            self._rest(name, status)
         if after is not None and after != pull:
             self._see(name, after, at, bot=bot)
 
-    def _told(self, name: str, status: Status) -> None:
+    def _wait_for_merge(self, repo: Repo, name: str) -> None:
+        """Let the repo be visited soon, and ever later: some merges are not allowed for ever."""
+        wait = self._patience.get(name, SOON)
+        self._patience[name] = min(wait * 2, self._desk.desired.fleet.forge_interval)
+        self._visits.advance(repo.name, self._clock() + wait)
+
+    def _rest(self, name: str, status: Status) -> None:
         """Let a settled task rest, now that its forge knows."""
         if status.phase.is_settled:
-            self._untold.discard(name)
+            self._told[name] = status.since
             self._watch(name)
 
     def _see(self, name: str, pull: Pull, at: datetime, *, bot: str, delivery: str | None = None) -> None:

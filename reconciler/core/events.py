@@ -181,6 +181,8 @@ class Reported(RunEvent):
     """An outside agent said what came of its work; it is to be checked."""
 
     claim: Claim
+    waiting: Waiting | None = None
+    """For that check, if there has to be one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

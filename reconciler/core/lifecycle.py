@@ -445,6 +445,7 @@ def _escalated(event: Escalated, status: Status) -> Changes:
 def _reported_by_agent(event: Reported, status: Status) -> Changes:
     return {
         "claim": event.claim,
+        "waiting": event.waiting,
         "branch_name": event.claim.branch or status.branch_name,
         "last_activity_at": event.at,
     }

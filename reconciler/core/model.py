@@ -458,6 +458,8 @@ class Reason(StrEnum):
     WINDOW = "Window"
     BUDGET = "Budget"
     SPEC_ERROR = "SpecError"
+    CHECK = "Check"
+    """What an agent says it has finished is looked at."""
     PERSON = "Person"
     """Somebody works on the branch: the agent pauses."""
     APPROVAL = "Approval"

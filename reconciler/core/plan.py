@@ -46,6 +46,7 @@ from reconciler.core.model import (
     run_key,
 )
 from reconciler.core.placement import Placement
+from reconciler.core.pull import CHECKING, is_to_check
 from reconciler.core.queue import Queue, due, line_up
 from reconciler.core.scene import Scene, Wait, waiting
 from reconciler.core.schedule import is_due_time, next_due
@@ -276,7 +277,10 @@ def _spec_changes(scene: Scene) -> Iterator[Event]:
     for name in sorted(scene.names - scene.held, key=lambda name: (name in desired.tasks, name)):
         status, spec = scene.statuses.get(name), desired.tasks.get(name)
         if name in desired.broken and (status is not None or spec is None):
-            continue  # its last good version stays in force as far as it got
+            # Its last good version stays in force as far as it got.
+            if status is not None and (lost := loss_of_agent(scene, name, spec, status)):
+                yield lost
+            continue
         while (event := _spec_change(scene, name, status)) is not None:
             yield event
             status = transition(status, event)
@@ -517,7 +521,7 @@ def _live_wait(scene: Scene, status: Status) -> Wait | None:
         is_paused = status.waiting is not None and status.waiting.reason is Reason.PERSON
         return Wait(Reason.PERSON, status.waiting.message) if status.waiting and is_paused else None
     if status.assigned_agent is not None:
-        return None
+        return Wait(Reason.CHECK, CHECKING) if is_to_check(status) else None
     if status.assigned_host not in scene.desired.hosts:
         return Wait(Reason.HOST, f"host {status.assigned_host} of the live run is gone from specs/hosts")
     words = silence(scene, status)

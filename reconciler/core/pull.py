@@ -34,10 +34,12 @@ from reconciler.core.model import (
     FailureClass,
     FleetSpec,
     Phase,
+    Reason,
     Report,
     Status,
     Task,
     Verdict,
+    Waiting,
     read_run_key,
 )
 from reconciler.core.rounds import backoff, is_unwanted, judge
@@ -45,6 +47,8 @@ from reconciler.core.text import one_line
 
 HEARTBEATS = 3
 """How often an agent is told to report in the time of a lease: one lost message must not cost the task."""
+
+CHECKING = "what the agent has finished is being checked"
 
 
 def heartbeat(fleet: FleetSpec) -> timedelta:
@@ -140,8 +144,9 @@ def holder(
 
 
 def _name_by_now(statuses: Mapping[str, Status], task: str, epoch: int) -> str:
-    """Return the name of a task whose file may have moved since it was handed out."""
-    if task in statuses:
+    """Return the name of a task whose file may have moved since, and another may have come where it was."""
+    status = statuses.get(task)
+    if status is not None and read_run_key(status.run or "") == (task, epoch):
         return task
     runs = ((name, read_run_key(status.run or "")) for name, status in statuses.items())
     return next((name for name, key in runs if key == (task, epoch)), task)
@@ -168,8 +173,11 @@ def answer(
     if said.claim is None:
         begins = status.phase is Phase.ASSIGNED
         return (Started(**head, run=run, reason=f"agent {said.agent} began"),) if begins else ()
-    reported = Reported(**head, run=run, claim=said.claim, reason=_told(said.agent, said.claim))
-    after, verdict = transition(status, reported), _verdict(task, said.claim)
+    verdict = _verdict(status, said.claim)
+    waiting = Waiting(reason=Reason.CHECK, message=CHECKING, since=said.at) if verdict is None else None
+    words = _told(said.agent, said.claim)
+    reported = Reported(**head, run=run, claim=said.claim, waiting=waiting, reason=words)
+    after = transition(status, reported)
     if after is None or verdict is None:
         return (reported,)
     ended = RunEnded(task=said.task, run=run, round=status.round, at=said.at, report=Report(verdict=verdict))
@@ -177,12 +185,12 @@ def answer(
     return (reported, judged) if judged else (reported,)
 
 
-def is_to_check(task: Task | None, status: Status) -> bool:
+def is_to_check(status: Status) -> bool:
     """Return whether an agent says that its work is finished, and nobody has looked yet."""
-    return status.phase.is_live and status.claim is not None and _verdict(task, status.claim) is None
+    return status.phase.is_live and status.claim is not None and _verdict(status, status.claim) is None
 
 
-def _verdict(task: Task | None, claim: Claim) -> Verdict | None:
+def _verdict(status: Status, claim: Claim) -> Verdict | None:
     """Return what a claim comes to; None if that has to be looked at first."""
     words = one_line(claim.result)
     if claim.outcome in {"released", "failed"}:
@@ -194,7 +202,7 @@ def _verdict(task: Task | None, claim: Claim) -> Verdict | None:
             text=claim.result,
             usage=claim.usage,
         )
-    if task is not None and task.repo:
+    if status.repo:
         return None
     return Verdict(outcome="success", text=claim.result, usage=claim.usage)
 

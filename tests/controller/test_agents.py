@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler.core.errors import LeaseLost, NotFound, NotNow, Refused, Unavailable
+from reconciler.core.errors import LeaseLost, NotFound, NotNow, Problem, Refused, Unavailable
 from reconciler.core.events import AgentSaid
 from reconciler.core.model import (
     Agent,
@@ -305,6 +305,72 @@ async def test_an_agent_may_go_on_by_the_name_that_its_task_had(office):
     assert "b/moved" in office.stage.state.statuses
 
 
+async def test_an_agent_may_report_at_the_moment_at_which_its_task_moves(office):
+    await office.push(pulled("a"))
+    await office.bid()
+    generation = office.stage.specs.desired.tasks["a"].generation
+    told = asyncio.create_task(office.say("a", DONE))
+    await asyncio.sleep(0)  # it is said, and nobody has heard it yet
+
+    await office.push(pulled("b/moved", goal="Do a.", generation=generation))
+
+    assert (await told).phase is Phase.COMPLETED
+    assert office.stage.state.statuses.keys() == {"b/moved"}
+
+
+async def test_an_agent_may_report_on_a_task_that_is_gone_with_its_report(office):
+    await office.push(pulled("a"), pulled("b"))
+    await office.bid()
+    await office.push(pulled("b"))
+
+    ended = await office.say("a", DONE)
+
+    assert ended.phase is Phase.CANCELLED
+    assert office.stage.state.statuses.keys() == {"b"}
+
+
+async def test_an_agent_goes_on_by_an_old_name_that_another_task_has_by_now(office):
+    task = pulled("a")
+    await office.push(task)
+    await office.bid()
+    moved = pulled("b", goal="Do a.", generation=task.generation)
+    await office.push(moved)
+    await office.push(pulled("a", goal="Do something else."), moved)
+
+    assert office.loop.beat("a", "jeeves", 1) is None
+    assert (await office.say("a", DONE)).phase is Phase.COMPLETED
+    assert office.phases("b")[-1] == "completed"
+
+
+async def test_what_waits_to_be_checked_says_so_and_is_silent_after_that(office):
+    office.stage.dispatch.hold = True
+    await office.push(pulled("a", repo="web"), repos={"web": REPO})
+    await office.bid()
+    said = await office.say("a", DONE)
+    commits = len(office.stage.state.log)
+
+    await office.pass_time(timedelta(hours=1))
+    await office.pass_time(timedelta(hours=1))
+
+    assert said.waiting.reason is Reason.CHECK
+    assert office.stage.state.statuses["a"].waiting == said.waiting
+    assert len(office.stage.state.log) == commits
+
+
+async def test_a_task_that_is_removed_while_it_waits_to_be_checked_goes_in_the_end(office):
+    office.stage.dispatch.hold = True
+    await office.push(pulled("a", repo="web"), pulled("b"), repos={"web": REPO})
+    await office.bid()
+    await office.say("a", DONE)
+    await office.push(pulled("b"), repos={"web": REPO})
+    assert office.stage.state.statuses["a"].removed
+
+    office.stage.dispatch.hold = False
+    await office.pass_time(timedelta(minutes=1))
+
+    assert "a" not in office.stage.state.statuses
+
+
 # --- Leases ----------------------------------------------------------------
 
 
@@ -407,6 +473,19 @@ async def test_an_agent_that_gives_back_a_cancelled_task_ends_it(office):
     assert ended.phase is Phase.CANCELLED
 
 
+async def test_a_silent_agent_loses_its_task_though_the_file_of_it_is_broken(office):
+    task = pulled("a")
+    await office.push(task)
+    await office.bid()
+    problem = Problem("specs/tasks/a.yaml", 3, 1, "unknown field")
+    await office.push(task, broken={"a": (problem,)})
+
+    await office.pass_time(timedelta(seconds=61))
+
+    status = office.stage.state.statuses["a"]
+    assert (status.phase, status.waiting.reason) == (Phase.CREATED, Reason.SPEC_ERROR)
+
+
 async def test_a_removed_task_goes_once_its_agent_is_silent(office):
     await office.push(pulled("a"), pulled("b"))
     await office.bid()
@@ -440,3 +519,13 @@ async def test_who_waits_when_the_reconciler_ends_is_told(stage):
 
     with pytest.raises(Unavailable, match="is being stopped"):
         await asked
+
+
+async def test_who_asks_after_the_end_is_told_at_once(stage):
+    stage.specs.push(make_desired(pulled("a"), agents={"jeeves": Agent(name="jeeves")}))
+    loop = await stage.run("idle")
+
+    with pytest.raises(Unavailable, match="cannot record anything now"):
+        await loop.bid(Bid(agent="jeeves", request_key="1"), LONG)
+    with pytest.raises(Unavailable, match="cannot record anything now"):
+        await loop.hear(AgentSaid(task="a", agent="jeeves", epoch=1, at=stage.clock()))

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from reconciler.core.errors import Conflict, SpecError, Unavailable
-from reconciler.core.events import Assigned
+from reconciler.core.events import Assigned, RunSeen
 from reconciler.core.model import FailureClass, Host, Phase, Reason, Repo
 from tests.fakes import FAILURE, RED, SUCCESS, FakeDispatch, make_desired, make_task
 
@@ -142,6 +142,56 @@ async def test_hints_do_not_hurry_what_cannot_be_reached(stage):
 
     waits = [(after - before).total_seconds() for before, after in pairwise(asked)]
     assert [round(wait) for wait in waits] == [1, 2, 4]
+
+
+async def test_a_clock_that_is_set_back_does_not_make_an_outage_longer(stage):
+    tried = []
+
+    async def read(statuses):
+        tried.append(stage.clock.time)
+        if len(tried) == 1:
+            stage.clock.time += timedelta(days=1)
+            raise Unavailable("no repository")
+        loop.stop()
+        return stage.specs.desired
+
+    async def pause(news, longest):
+        stage.clock.time -= timedelta(days=1)
+
+    stage.specs.read = read
+    loop = stage.loop()
+    loop.pause = pause
+    await asyncio.wait_for(loop.run(), 5)
+
+    assert len(tried) == 2
+
+
+async def test_what_a_host_says_twice_is_no_news(stage):
+    stage.dispatch.hold = True
+    stage.specs.push(make_desired(make_task("a")))
+    await stage.run("started")
+    commits, run = len(stage.state.log), stage.state.statuses["a"].run
+    loop = stage.loop()
+    loop.emit(RunSeen(task="a", run=run, round=1, at=stage.clock()))
+
+    await loop.run("started")
+
+    assert len(stage.state.log) == commits
+
+
+async def test_a_mistake_at_one_host_is_told_and_stalls_nothing(stage, caplog):
+    class Clumsy(FakeDispatch):
+        async def sweep(self, host, needs):
+            raise ZeroDivisionError(host.name)
+
+    stage.dispatch = Clumsy()
+    stage.specs.push(make_desired(make_task("a")))
+
+    await stage.run()
+
+    assert stage.state.statuses["a"].phase is Phase.COMPLETED
+    assert "an errand to local failed" in caplog.text
+    assert "ZeroDivisionError: local" in caplog.text
 
 
 async def test_a_new_controller_takes_up_what_the_old_one_left_running(stage):

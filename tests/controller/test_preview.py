@@ -218,3 +218,37 @@ async def test_it_looks_from_time_to_time_and_at_once_after_a_knock(scene):
     work.cancel()
 
     assert list(scene.shown) == [4]
+
+
+async def test_a_pull_request_that_nobody_can_read_keeps_no_other_waiting(scene, caplog):
+    scene.open(1, "a" * 40, RecursionError("too deep"))
+    scene.open(2, HEAD, make_desired(make_task("a"), make_task("b"), fleet=FLEET))
+
+    await scene.preview.look()
+
+    assert scene.shown.keys() == {2}
+    assert "there is no plan on pull request 1" in caplog.text
+
+
+async def test_a_mistake_at_one_look_is_told_and_the_next_look_is_taken(scene, caplog):
+    looks = []
+
+    async def open_pulls(*_):
+        looks.append(1)
+        raise ZeroDivisionError("oddly")
+
+    async def pause(news: asyncio.Event, _: timedelta) -> None:
+        await news.wait()
+
+    scene.forges.open_pulls = open_pulls
+    preview = replace(scene.preview, pause=pause)
+    work = asyncio.create_task(preview.run())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    preview.knock()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    work.cancel()
+
+    assert len(looks) == 2
+    assert "ZeroDivisionError: oddly" in caplog.text

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from reconciler.core.command import assignment
 from reconciler.core.errors import LeaseLost, NotNow, SpecError
-from reconciler.core.events import AgentSaid, Assigned, Cancelled, Failed, Retried
+from reconciler.core.events import AgentSaid, Assigned, Cancelled, Completed, Failed, Retried
 from reconciler.core.model import (
     Agent,
     Bid,
@@ -23,7 +23,7 @@ from reconciler.core.model import (
     Wish,
 )
 from reconciler.core.plan import plan
-from reconciler.core.pull import answer, heartbeat, holder, lease_end, lease_lost
+from reconciler.core.pull import answer, heartbeat, holder, is_to_check, lease_end, lease_lost
 from tests.fakes import make_task
 from tests.strategies import NOW
 
@@ -226,15 +226,22 @@ def test_usage_that_an_agent_tells_is_counted():
 
 def test_a_claim_is_looked_at_where_there_is_something_to_look_at():
     claim = Claim(outcome="review_pending", result="done")
-    checked = [{"repo": "web"}, {"repo": "web", "validation": "make test", "validate_on": "local"}]
-    taken = [{}, {"validation": "make test"}]
+    task = make_task("a")
 
-    assert [
-        len(answer(make_task("a", **f), held_status(), said(claim), NOW, FleetSpec())) for f in checked
-    ] == [1, 1]
-    assert [
-        len(answer(make_task("a", **f), held_status(), said(claim), NOW, FleetSpec())) for f in taken
-    ] == [2, 2]
+    (to_check,) = answer(task, held_status(repo="web"), said(claim), NOW, FleetSpec())
+    taken, judged = answer(task, held_status(), said(claim), NOW, FleetSpec())
+
+    assert (to_check.claim, to_check.waiting.reason) == (claim, Reason.CHECK)
+    assert (taken.claim, taken.waiting) == (claim, None)
+    assert isinstance(judged, Completed)
+
+
+def test_a_claim_that_is_being_checked_is_looked_at_though_its_spec_is_gone():
+    claim = Claim(outcome="completed")
+
+    assert is_to_check(held_status(repo="web", claim=claim))
+    assert not is_to_check(held_status(claim=claim))
+    assert not is_to_check(held_status(repo="web", claim=claim, phase=Phase.REVIEW_PENDING))
 
 
 def test_a_word_about_work_that_is_done_or_lost_comes_too_late():
@@ -260,6 +267,12 @@ def test_the_holder_is_found_by_the_name_that_its_task_had():
     assert holder({}, {"b": moved}, "a", "jeeves", 1) == ("b", moved)
     with pytest.raises(LeaseLost):
         holder({}, {"b": moved.model_copy(update={"run": "b.g.a1"})}, "b", "other", 1)
+
+
+def test_the_holder_is_found_though_another_task_has_the_old_name_by_now():
+    moved, new = held_status(run="a.g.a1"), held_status(phase=Phase.CREATED, run=None, assigned_agent=None)
+
+    assert holder({}, {"a": new, "b": moved}, "a", "jeeves", 1) == ("b", moved)
 
 
 def test_a_task_is_not_handed_out_as_long_as_nobody_could_validate_it():

@@ -1,0 +1,130 @@
+"""A fleet with a repo on a forge that counts what it is asked."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from reconciler.controller.loop import Loop
+from reconciler.core.adapter import Secret
+from reconciler.core.forge import Pull, Want
+from reconciler.core.model import Forge, Repo, Report, Verdict
+from tests.fakes import (
+    FakeClock,
+    FakeDispatch,
+    FakeForges,
+    FakeProber,
+    FakeSpecs,
+    FakeState,
+    make_desired,
+    make_task,
+)
+
+FORGE = Forge(api="https://forge.example.org/api/v1", repo="ops/web", token=Secret(env="TOKEN"))
+REPO = Repo(name="web", url="web.git", forge=FORGE)
+
+
+class Counting(FakeForges):
+    """Forges that count what they are asked, and keep what they were asked to read."""
+
+    def __init__(self, clock):
+        super().__init__(clock=clock)
+        self.asked = Counter()
+        self.fresh = []
+        self.refuses_merges = False
+        self.odd = ""
+        """A task that cannot be shown."""
+
+    async def whoami(self, forge):
+        self.asked["whoami"] += 1
+        return await super().whoami(forge)
+
+    async def pulls(self, forge, branches, fresh):
+        self.asked["pulls"] += 1
+        self.fresh.append(set(fresh))
+        return await super().pulls(forge, branches, fresh)
+
+    async def show(self, forge, want: Want) -> Pull | None:
+        self.asked["show"] += 1
+        if want.task == self.odd:
+            raise ZeroDivisionError(want.task)
+        if self.refuses_merges:
+            self.at(forge).heads.setdefault(want.branch, "0" * 40)
+            pull = self.at(forge).newest(want.branch)
+            return self.at(forge).seen(pull) if want.merges and pull else await super().show(forge, want)
+        return await super().show(forge, want)
+
+
+@dataclass
+class Pushing(FakeDispatch):
+    """Hosts whose finished work is on its branch on the forge."""
+
+    push: Callable[[str], str] = lambda _: ""
+
+    def finish(self, order, report=None):
+        if order.key not in self.ended and report is None and order.repo:
+            verdict = Verdict(outcome="success", text="done")
+            report = Report(verdict=verdict, head_commit=self.push(order.branch), commits=1)
+        super().finish(order, report)
+
+
+@dataclass
+class Scene:
+    """A fleet with a repo on a forge; time passes when a test says so."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    specs: FakeSpecs = field(default_factory=FakeSpecs)
+    state: FakeState = field(default_factory=FakeState)
+
+    def __post_init__(self):
+        self.forges = Counting(self.clock)
+        self.site = self.forges.at(FORGE)
+        self.dispatch = Pushing(push=lambda branch: self.site.push(branch, pusher="bot"))
+        self.serving = None
+
+    def push(self, *tasks, repo=REPO, **fields):
+        self.specs.push(make_desired(*tasks, repos={"web": repo}, **fields))
+
+    async def start(self):
+        forges = self.forges
+        self.loop = Loop(
+            self.specs, self.state, self.dispatch, FakeProber(), self.clock, forges=forges, pause=self.pause
+        )
+        self.serving = asyncio.create_task(self.loop.run())
+        await turns()
+
+    @staticmethod
+    async def pause(news, _):
+        await news.wait()
+
+    async def stop(self):
+        if self.serving is not None:
+            self.loop.stop()
+            await self.serving
+
+    async def restart(self):
+        await self.stop()
+        await self.start()
+
+    async def pass_time(self, duration, step=timedelta(seconds=1)):
+        """Let time pass in steps."""
+        until = self.clock.time + duration
+        while self.clock.time < until:
+            self.clock.time += step
+            self.loop.knock()
+            await turns(20)
+
+    def status(self, task):
+        return self.state.statuses[task]
+
+
+async def turns(count=100):
+    """Let everybody have some turns."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def reviewed(name, **fields):
+    """Return a task whose work is reviewed in a pull request."""
+    return make_task(name, review="pull_request", repo="web", **fields)
