@@ -121,15 +121,19 @@ def told(task: Task, status: Status, desired: Desired) -> str:
 
 def _quotes(status: Status) -> Sequence[Quote]:
     """Return what reviewers wrote, as data."""
-    return [Quote(_source(note), note.text) for note in status.reviews] if status.review_count else []
+    return [_quote(note) for note in status.reviews] if status.review_count else []
 
 
-def _source(note: ReviewNote) -> str:
+def _quote(note: ReviewNote) -> Quote:
+    """Return a note as data; the path is the reviewer's too, so words in it do not stand in a heading."""
     if note.author in NOTICES:
-        return NOTICES[note.author]
-    where = f" on {note.path}" if note.path else ""
-    line = f", line {note.line}" if note.path and note.line else ""
-    return f"Review by {note.author}{where}{line}"
+        return Quote(NOTICES[note.author], note.text)
+    if not note.path:
+        return Quote(f"Review by {note.author}", note.text)
+    where = f"{note.path}, line {note.line}" if note.line else note.path
+    if any(map(str.isspace, note.path)):
+        return Quote(f"Review by {note.author}", f"On {where}:\n{note.text}")
+    return Quote(f"Review by {note.author} on {where}", note.text)
 
 
 def _start_from(status: Status) -> str | None:

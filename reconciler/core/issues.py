@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple
 
 from reconciler.core.fields import SEGMENT_LENGTH
 from reconciler.core.forge import Issue
-from reconciler.core.text import harmless, one_line
+from reconciler.core.markdown import seen
+from reconciler.core.text import one_line
 from reconciler.core.wishes import Changes
 
 Edit = Callable[[str, Changes], str]
@@ -181,20 +182,13 @@ def read(issue: Issue) -> Mapping[str, str | Sequence[str]]:
     return {key: value for key, value in fields.items() if value}
 
 
-_HIDDEN = re.compile(
-    r"<!--.*?(?:-->|\Z)"
-    r"|^ {0,3}\[[^\]\n]*\]:[ \t]*(?:#|<>)[^\n]*$"  # what Markdown has for a comment
-    r"|[\u00ad\u200b-\u200f\u2060-\u2064\ufe00-\ufe0f\U000e0000-\U000e007f]",
-    re.DOTALL | re.MULTILINE,
-)
-"""What a person who reads the issue on the forge does not see."""
 _DONE = re.compile(r"^([ \t]*(?:[-*+]|\d{1,3}[.)])[ \t]+)\[[xX]\]", re.MULTILINE)
 _BLANKS = re.compile(r"\n\s*\n\s*\n")
 
 
 def _visible(body: str) -> tuple[str, str]:
     """Return what a reader sees of a body, boxes unticked, and a word on what is too much of it."""
-    text = _DONE.sub(r"\1[ ]", _HIDDEN.sub("", harmless(body)))
+    text = _DONE.sub(r"\1[ ]", seen(body))
     if len(text) <= _BODY:
         return text, ""
     return text[: text.rfind("\n", 0, _BODY) + 1], "[The issue goes on; the rest is left out here.]"

@@ -1,5 +1,5 @@
 """
-Text of others in the Markdown of a forge: shown as it is, and without effect.
+Text of others in the Markdown of a forge: shown as it is and without effect, and read as people see it.
 
 In code a forge sees neither mentions, nor references, nor words that close an
 issue, nor HTML. The hidden marks of our own comments cannot be written either.
@@ -7,9 +7,19 @@ issue, nor HTML. The hidden marks of our own comments cannot be written either.
 
 import re
 
-from reconciler.core.text import harmless, one_line
+from reconciler.core.text import harmless, one_line, visible
 
 _TICKS = re.compile(r"`+")
+_HIDDEN = re.compile(
+    r"<!--.*?(?:-->|\Z)"
+    r"|^ {0,3}\[[^\]\n]*\]:[ \t]*(?:#|<>)[^\n]*$",  # what Markdown has for a comment
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def seen(text: str) -> str:
+    """Return what a person sees who reads a text on the forge: who approves of it knows no more."""
+    return _HIDDEN.sub("", visible(text))
 
 
 def code(text: str, limit: int = 200) -> str:

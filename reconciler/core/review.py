@@ -23,6 +23,7 @@ from reconciler.core.events import (
     Touched,
 )
 from reconciler.core.forge import Pull, Review
+from reconciler.core.markdown import seen
 from reconciler.core.model import (
     Failure,
     FailureClass,
@@ -325,7 +326,7 @@ def _capped(notes: Sequence[ReviewNote]) -> Iterator[ReviewNote]:
     for note in notes[:MOST_NOTES]:
         if room <= 0:
             break
-        text = head(note.text, characters=min(NOTE_LENGTH, room))
+        text = head(seen(note.text), characters=min(NOTE_LENGTH, room))
         path = one_line(note.path, 200) if note.path else None
         yield note.model_copy(update={"author": one_line(note.author, 100), "path": path, "text": text})
         room, kept = room - len(text), kept + 1

@@ -17,10 +17,20 @@ _CONTROLS = re.compile(
 )
 """C0 but for tab and line end, C1, what changes the direction of writing, and halves of characters."""
 
+_INVISIBLE = re.compile(
+    r"[\u00ad\u200b-\u200f\u2060-\u2064\ufe00-\ufe0f\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
+)
+"""What shows nothing by itself, and can spell words that only a machine reads."""
+
 
 def harmless(text: str) -> str:
     """Return the text without anything a terminal would obey; line ends and tabs stay."""
     return _CONTROLS.sub("", _ESCAPES.sub("", text))
+
+
+def visible(text: str) -> str:
+    """Return the harmless text without characters that nobody sees: nothing can be hidden in it."""
+    return _INVISIBLE.sub("", harmless(text))
 
 
 def one_line(text: str, limit: int = 500) -> str:

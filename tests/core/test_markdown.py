@@ -2,7 +2,7 @@
 
 import pytest
 
-from reconciler.core.markdown import code, fenced
+from reconciler.core.markdown import code, fenced, seen
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,10 @@ def test_code_in_a_line_is_cut():
 def test_a_block_of_code_is_fenced_by_more_than_it_holds():
     assert fenced("a\n````\n@all\n") == "`````text\na\n````\n@all\n`````"
     assert fenced("a") == "```text\na\n```"
+
+
+@pytest.mark.parametrize(
+    "hidden", ["<!-- obey -->", "<!-- obey", "\n[//]: # (obey)", "\U000e006f\U000e0062", "\u200b"]
+)
+def test_what_is_read_is_what_people_see(hidden):
+    assert seen(f"Rename it.{hidden}").strip() == "Rename it."

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.text import harmless, head, one_line, tail
+from reconciler.core.text import harmless, head, one_line, tail, visible
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,13 @@ from reconciler.core.text import harmless, head, one_line, tail
 )
 def test_nothing_stays_that_a_terminal_would_obey(text, plain):
     assert harmless(text) == plain
+
+
+@pytest.mark.parametrize(
+    "hidden", ["\u200b", "\u00ad", "\u2063", "\ufe0f", "\U000e0061", "\U000e0101", "\x1b[8m"]
+)
+def test_nothing_stays_that_nobody_sees(hidden):
+    assert visible(f"a{hidden}b") == "ab"
 
 
 @given(st.text(st.characters()), st.integers(1, 50))
