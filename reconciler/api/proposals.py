@@ -7,8 +7,9 @@ from typing import Any
 
 from reconciler.api.models import Proposal, ProposalRequest
 from reconciler.controller.ports import Desk, SpecWriter
-from reconciler.core.errors import NotNow, Problem, SpecError, UsageError
+from reconciler.core.errors import Conflict, NotNow, Problem, SpecError, UsageError
 from reconciler.core.fields import check_name
+from reconciler.core.text import visible
 
 BRANCHES = "proposals/"
 """Begins the names of their branches."""
@@ -33,13 +34,13 @@ class Proposals:
         """
         Put the proposal of an agent on record; proposing the same again changes nothing.
 
-        Raises UsageError for a name that cannot be, NotNow if it is taken,
-        SpecError if the task would be wrong, Conflict, Unavailable.
+        Raises UsageError for a name that cannot be, NotNow if it is taken or
+        something else is proposed under it, SpecError if the task would be
+        wrong, Unavailable.
         """
         self._require_free(asked.name)
-        fields = {
-            key: value for key, value in asked.model_dump(exclude={"name"}, mode="json").items() if value
-        }
+        given = asked.model_dump(exclude={"name"}, mode="json")
+        fields = {key: _visible(value) for key, value in given.items() if value}
         path, text = f"specs/tasks/{asked.name}.yaml", self._edit("", fields)
         if problems := await self._check(path, text):
             raise SpecError(problems)
@@ -49,7 +50,11 @@ class Proposals:
             f"Agent {agent} proposes it; it is in force once a person merges this branch.\n\n"
             f"Proposed-By: {agent}\n"
         )
-        commit = await self._writer.put({path: text}, message, branch=branch)
+        head, _ = await self._writer.files(path)
+        try:
+            commit = await self._writer.put({path: text}, message, made_from=head, branch=branch)
+        except Conflict:  # whoever reads it now must not merge another one
+            raise NotNow(f"another task {asked.name} is proposed already; choose another name") from None
         return Proposal(task=asked.name, branch=branch, commit=commit)
 
     def _require_free(self, name: str) -> None:
@@ -60,3 +65,8 @@ class Proposals:
         desired = self._desk.desired
         if name in desired.tasks or name in desired.broken:
             raise NotNow(f"there is a task {name} already; choose another name")
+
+
+def _visible(value: str | Sequence[str]) -> str | Sequence[str]:
+    """Return the words of an agent as a person will read them."""
+    return visible(value) if isinstance(value, str) else [visible(each) for each in value]
