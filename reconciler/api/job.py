@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from reconciler.api.checkout import Checkout, check_out
 from reconciler.api.client import PIECE, Client
 from reconciler.api.held import Held, Slot
-from reconciler.api.models import MOST_WORDS, Lease, Limited, StatusRequest
+from reconciler.api.models import MOST_WORDS, Lease, Limited, Number, StatusRequest, Used
 from reconciler.api.process import end_left_over, environment, running
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import LeaseLost, NotFound, NotNow, Refused, Unavailable, UsageError
@@ -46,8 +46,8 @@ class Result(Frozen):
     """Last words; the end of the output if left out."""
     branch: Branch | None = None
     """Branch that was pushed, if not the one that was asked for."""
-    pull_request: Annotated[int, Field(ge=1)] | None = None
-    usage: Usage = Usage()
+    pull_request: Number | None = None
+    usage: Used = Usage()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ The bodies of requests and answers. The OpenAPI document is made from them.
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from reconciler.core.adapter import Usage
 from reconciler.core.fields import Branch, Frozen, Name, Names, Text
@@ -13,10 +13,28 @@ from reconciler.core.model import ExecutionMode, Phase
 MOST_WAIT = 25.0
 """Longest long poll, in seconds."""
 
-Epoch = Annotated[int, Field(ge=1)]
+MOST_USED = 1e15
+"""Of anything; sums of what is claimed stay numbers."""
+_LARGEST = 2**53
+"""Whole numbers that every JSON parser keeps."""
+
+Epoch = Annotated[int, Field(ge=1, le=_LARGEST)]
+Number = Annotated[int, Field(ge=1, le=_LARGEST)]
+"""Of a pull request."""
 MOST_WORDS = 100_000
 """Characters of an agent's last words."""
 Limited = Annotated[str, Field(max_length=MOST_WORDS)]
+
+
+def _check_used(usage: Usage) -> Usage:
+    """Return what was used. Raises ValueError if it would make budgets larger, or break their sums."""
+    if not all(0 <= value <= MOST_USED for _, value in usage):
+        raise ValueError(f"what was used is never less than 0, and never more than {MOST_USED:g}")
+    return usage
+
+
+Used = Annotated[Usage, AfterValidator(_check_used)]
+"""What an agent says that its work took."""
 
 
 class DequeueRequest(Frozen):
@@ -37,7 +55,7 @@ class RepoView(Frozen):
 
     name: str
     url: str
-    base: str
+    base: Branch
     paths: tuple[str, ...] = ()
     """Patterns of the files that may be touched; all if empty."""
 
@@ -60,9 +78,9 @@ class Lease(Frozen):
     prompt: str
     """What the agent is told."""
     repo: RepoView | None
-    branch: str
+    branch: Branch
     """Branch to push the work to."""
-    start_from: str | None
+    start_from: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")] | None
     """Commit to start from; the base branch if null."""
     validation: tuple[str, ...]
     """Commands that must exit 0 on the work."""
@@ -110,9 +128,9 @@ class StatusRequest(Frozen):
     """Last words: what was done and why, or why it could not be."""
     branch: Branch | None = None
     """Branch that was pushed, if not the one that was asked for."""
-    pull_request: Annotated[int, Field(ge=1)] | None = None
+    pull_request: Number | None = None
     """Number of the pull request that was opened, if the agent opens its own."""
-    usage: Usage = Usage()
+    usage: Used = Usage()
 
 
 class Progress(Frozen):
@@ -339,7 +357,7 @@ class HistoryQuery(PageQuery):
 class LogQuery(Frozen):
     """Where a piece of log belongs."""
 
-    offset: Annotated[int, Field(ge=0)]
+    offset: Annotated[int, Field(ge=0, le=_LARGEST)]
     """Byte of the log at which the piece begins."""
     epoch: Epoch
 

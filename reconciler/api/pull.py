@@ -8,6 +8,7 @@ task, the same piece of log is kept once, the same report is recorded once.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Literal
 
 from reconciler.api.models import (
@@ -28,7 +29,7 @@ from reconciler.api.server import Closing
 from reconciler.api.shelf import Shelf
 from reconciler.api.views import holds, lease_view, progress_view
 from reconciler.controller.ports import Desk
-from reconciler.core.errors import LeaseLost, Unavailable
+from reconciler.core.errors import LeaseLost, NotNow, Unavailable
 from reconciler.core.events import AgentSaid
 from reconciler.core.model import Bid, Claim
 from reconciler.core.pull import heartbeat, holder
@@ -102,6 +103,8 @@ class Pull:
     async def status(self, call: Call) -> Progress:
         """Put on record what the agent says came of its work."""
         told: StatusRequest = call.body
+        if told.branch is not None:
+            self._require_own(call, told.epoch, told.branch)
         return await self._hear(call, told.epoch, _claim(told))
 
     async def propose(self, call: Call) -> Proposal:
@@ -111,6 +114,25 @@ class Pull:
     async def _hear(self, call: Call, epoch: int, claim: Claim | None) -> Progress:
         said = AgentSaid(task=call.name, agent=call.caller.agent, epoch=epoch, at=self.clock(), claim=claim)
         return progress_view(call.name, await self.desk.hear(said))
+
+    def _require_own(self, call: Call, epoch: int, branch: str) -> None:
+        """
+        Refuse the work of another task for that of this one.
+
+        Raises NotNow, and what `holder` raises.
+        """
+        desired, statuses = self.desk.desired, self.desk.statuses
+        own, status = holder(desired.tasks, statuses, call.name, call.caller.agent, epoch)
+        if branch == status.branch_name:
+            return
+        wanted = ((name, task.repo, task.branch) for name, task in desired.tasks.items())
+        known = ((name, other.repo, other.branch_name) for name, other in statuses.items())
+        for name, repo, taken in chain(wanted, known):
+            if name != own and (repo, taken) == (status.repo, branch):
+                raise NotNow(
+                    f"branch {branch} is that of task {name}; push your work to {status.branch_name} "
+                    "and report again"
+                )
 
     def _held(self, call: Call, epoch: int) -> str:
         """Return the run that the agent holds, its lease renewed. Raises NotFound, NotNow, LeaseLost."""

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from reconciler.api.client import BACKOFF_CAP, LONGEST_PAUSE, Client
-from reconciler.api.models import DequeueRequest, ProposalRequest, StatusRequest
+from reconciler.api.models import DequeueRequest, ProposalRequest, RepoView, StatusRequest
 from reconciler.core.errors import LeaseLost, NotFound, NotNow, Refused, Unavailable, UsageError
 from tests.api.standin import TOKEN, StandIn, lease
 
@@ -46,6 +46,21 @@ async def test_a_task_is_taken_worked_on_and_reported(server, client):
     assert (held.task, started.phase, beat.desired, kept) == ("web/hello", "running", "run", 4)
     assert done.is_checking is False
     assert [name for name, _ in server.reports] == ["web/hello"]
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        {"branch": "--upload-pack=touch x"},
+        {"start_from": "--upload-pack=touch x"},
+        {"repo": RepoView.model_construct(name="a", url="https://code.example.org/a", base="-x")},
+    ],
+)
+async def test_no_option_of_git_comes_in_by_a_lease(server, client, evil):
+    server.leases = [lease("hello").model_copy(update=evil)]
+
+    with pytest.raises(UsageError, match="cannot be read"):
+        await client.dequeue(ASKED)
 
 
 async def test_no_task_is_no_error(client):

@@ -190,6 +190,32 @@ async def test_a_task_that_is_not_wanted_any_more_is_cancelled_by_the_next_heart
     assert "suspended" in beat.json()["message"]
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [{"cost_usd": -1000.0}, {"input_tokens": -1}, {"cost_usd": 1.7e308}, {"output_tokens": 10**400}],
+)
+async def test_nothing_is_claimed_that_would_loosen_a_budget(world, jeeves, usage):
+    await world.ask(pulled("a"))
+    told = {"epoch": (await take(jeeves))["epoch"], "status": "completed", "usage": usage}
+
+    answer = await jeeves.post(f"{API}/tasks/a/status", json=told)
+
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "usage")
+    assert world.desk.statuses["a"].phase == "assigned"
+
+
+async def test_the_work_of_another_task_is_not_claimed(world, jeeves):
+    await world.ask(pulled("a"), pulled("b"))
+    told = {"epoch": (await take(jeeves))["epoch"], "status": "completed"}
+
+    stolen = await jeeves.post(f"{API}/tasks/a/status", json={**told, "branch": "task/b"})
+    own = await jeeves.post(f"{API}/tasks/a/status", json={**told, "branch": "jeeves/a"})
+
+    assert (stolen.status_code, own.status_code) == (409, 200)
+    assert "push your work to task/a" in stolen.json()["detail"]
+    assert world.desk.statuses["a"].branch_name == "jeeves/a"
+
+
 async def test_a_suspended_agent_gets_nothing_new_but_may_report(world, jeeves):
     await world.ask(pulled("a"), pulled("b"))
     epoch = (await take(jeeves))["epoch"]
