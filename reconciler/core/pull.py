@@ -93,7 +93,7 @@ class Bidders:
 def why_nobody(desired: Desired, task: Task) -> str:
     """Return, in words that stay the same while agents come and go, what a task waits for."""
     if any(not _lacking(task, _labels(agent)) for agent in desired.agents.values()):
-        return "waits for an agent to take it over HTTP"
+        return f"waits for an agent to take it over HTTP{', in its window' if task.window else ''}"
     if not desired.agents:
         return "no agent fits: there is none in specs/agents"
     return f"no agent fits: none has {', '.join(task.requires)}"

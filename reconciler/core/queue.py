@@ -161,13 +161,12 @@ class _Slots:
 
     def _hand_out(self, spec: Task, queue: Queue, opening: datetime | None) -> Wait | None:
         """Give the task to an agent that waits for one; or return what it waits for."""
-        if opening:
-            return Wait(Reason.WINDOW, f"its window opens {format_time(opening)}", opening)
         if spec.validate_on and spec.validate_on not in self._scene.desired.hosts:
             return Wait(Reason.HOST, f"`validate_on`: there is no host {spec.validate_on}")
-        bid = self._bidders.take(spec)
+        bid = None if opening else self._bidders.take(spec)
         if bid is None:
-            return Wait(Reason.AGENT, why_nobody(self._scene.desired, spec))
+            # The same words by day and by night: agents that never come must not make commits.
+            return Wait(Reason.AGENT, why_nobody(self._scene.desired, spec), opening)
         self._running.update(groups(spec))
         queue.starts[spec.name] = Placement()
         queue.handouts[spec.name] = bid

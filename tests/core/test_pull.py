@@ -287,3 +287,19 @@ def test_a_task_is_not_handed_out_as_long_as_nobody_could_validate_it():
     assert planned.waiting["a"].message == "`validate_on`: there is no host gone"
     with pytest.raises(SpecError, match="needs host 'gone'"):
         assignment(task, held_status(), desired)
+
+
+def test_a_task_that_no_agent_asks_for_says_the_same_by_day_and_by_night():
+    task = make_task("a", execution_mode=ExecutionMode.HTTP_PULL, window="09:30-10:00")
+    desired = Desired(revision="1" * 40, tasks={"a": task}, agents={"jeeves": Agent(name="jeeves")})
+    asked = Observed(bids=(Bid(agent="jeeves", request_key="1"),))
+    opening = NOW + timedelta(minutes=30)
+
+    closed, opened = plan(desired, asked, NOW), plan(desired, Observed(), opening)
+
+    assert closed.waiting["a"].message == "waits for an agent to take it over HTTP, in its window"
+    assert closed.waiting["a"].message == opened.waiting["a"].message
+    assert closed.due == opening
+    assert [event.agent for event in plan(desired, asked, opening).events if isinstance(event, Assigned)] == [
+        "jeeves"
+    ]
