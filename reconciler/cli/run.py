@@ -62,7 +62,7 @@ def run(context: Context, *, once: bool, until_idle: bool, take_over: bool, verb
 @click.pass_obj
 def serve(context: Context, /, *, take_over: bool, verbose: bool, public_url: str, **listen: Any) -> int:
     """
-    Reconcile, and serve the HTTP API: outside agents that pull, webhooks, and who looks.
+    Reconcile, and serve the HTTP API for outside agents and webhooks.
 
     The API is described at /api/v1/openapi.json. A public address is refused
     without TLS files, or --behind-proxy.

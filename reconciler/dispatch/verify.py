@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Refused, Unavailable
-from reconciler.core.fields import check_branch
 from reconciler.core.model import Assignment, Check, Claim, FailureClass, Host, Order, Report, Verdict
-from reconciler.core.text import one_line, tail
+from reconciler.core.text import tail
 from reconciler.dispatch.protocol import check_key
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.round import failed
@@ -46,7 +45,6 @@ async def verify(
     host = assignment.validate_on if assignment.validation else None
     try:
         if repository is None:
-            _refuse_nowhere(assignment, host)
             return Report(verdict=verdict)
         branch = claim.branch or assignment.branch
         work = await _look(assignment, branch, repository)
@@ -62,25 +60,13 @@ async def verify(
     )
 
 
-def _refuse_nowhere(assignment: Assignment, host: Host | None) -> None:
-    """Raise StepFailed where validation is asked for, and there is nothing that a host could run it on."""
-    if host is not None:
-        raise StepFailed(
-            FailureClass.CONFIG,
-            f"task {assignment.task} has no repo, so what its agent made cannot be validated on host "
-            f"{host.name}; name a `repo`, or leave out `validate_on`",
-        )
-
-
 async def _look(assignment: Assignment, branch: str, repository: CodeRepository) -> _Work:
     """Return what is on the branch. Raises StepFailed if that cannot be the work, and Unavailable."""
-    asked = f"push your work to {assignment.branch!r} and report again"
     if branch == repository.repo.base:
-        raise _refused(f"branch {branch!r} is the base branch, which work only comes to by review; {asked}")
-    try:
-        check_branch(branch)
-    except ValueError as error:
-        raise _refused(f"{one_line(str(error), 200)}; {asked}") from None
+        raise _refused(
+            f"branch {branch!r} is the base branch, which work only comes to by review; "
+            f"push your work to {assignment.branch!r} and report again"
+        )
     head = await repository.find(branch)
     if head is None:
         raise _refused(f"branch {branch!r} is not there; push it and report again")

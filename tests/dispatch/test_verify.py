@@ -102,8 +102,6 @@ async def test_an_agent_may_name_another_branch(world):
         ("same", "branch 'same' has no commits that 'main' does not have; commit your work"),
         ("alien", "has no commit in common with 'main'; start from that branch"),
         ("outside", "touches 'other', outside of the repo's `paths`"),
-        ("--upload-pack=x", "unsafe branch name '--upload-pack=x'; push your work to"),
-        ("x:refs/heads/main", "unsafe branch name"),
     ],
 )
 async def test_work_that_is_not_what_was_asked_for_is_refused_with_words_for_the_agent(world, branch, words):
@@ -270,16 +268,6 @@ async def test_without_a_repo_an_agent_is_taken_at_its_word(world):
     report = await verify(world, assignment(world, repo=None))
 
     assert (report.verdict.outcome, report.head_commit, report.commits) == ("success", None, 0)
-
-
-async def test_without_a_repo_there_is_nothing_to_validate(world):
-    report = await verify(world, assignment(world, world.note("ran"), repo=None))
-
-    assert report.verdict.kind == FailureClass.CONFIG
-    assert "cannot be validated on host local; name a `repo`, or leave out `validate_on`" in (
-        report.verdict.message
-    )
-    assert world.noted == []
 
 
 # --- Trouble ---------------------------------------------------------------------
