@@ -5,7 +5,8 @@ An agent for tests: it does, word for word, what its prompt tells it.
 
 A line `write PATH: TEXT` of the prompt is a file to write, `wait for PATH` is a
 file to wait for; a conflict with the base branch is resolved by keeping what
-the branch has. DIARY gets a JSON line for each call.
+the branch has, and failed checks by a file. DIARY gets a JSON line for each
+call; a file `over` beside it ends all waiting.
 """
 
 import json
@@ -23,11 +24,14 @@ with Path(diary).open("a", encoding="utf-8") as file:
     file.write(json.dumps({"run": run, "session": session, "resumed": bool(way), "prompt": prompt}) + "\n")
 
 for path in re.findall(r"^wait for (\S+)$", prompt, re.MULTILINE):
-    while not Path(path).exists():
+    while not (Path(path).exists() or Path(diary).with_name("over").exists()):
         time.sleep(0.05)
-if "## Conflict with the base branch" in prompt or "conflict" in prompt.partition("# What failed")[2]:
+failed = prompt.partition("# What failed")[2]
+if "## Conflict with the base branch" in prompt or "git merge origin/main" in failed:
     who = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
     subprocess.run(["git", *who, "merge", "-q", "-X", "ours", "origin/main"], check=True)
+if "## Failed checks" in prompt:
+    Path("mended.txt").write_text("yes\n", encoding="utf-8")
 for path, text in re.findall(r"^write (\S+): (.+)$", prompt, re.MULTILINE):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(f"{text}\n", encoding="utf-8")

@@ -4,13 +4,14 @@ that does as it is told.
 """
 
 import contextlib
+import http.client
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,6 +44,9 @@ class World:
     """More options of `serve`."""
     extra: dict[str, str] = field(default_factory=dict)
     """More environment of it."""
+
+    _kills: list[float] = field(default_factory=list)
+    """When it is killed, and started again."""
 
     def __post_init__(self) -> None:
         self.forge.add_user("ann")
@@ -112,14 +116,17 @@ class World:
         return f"{self.url}/hooks/forgejo"
 
     def start(self) -> None:
+        """Start a reconciler and wait until it listens."""
+        self._launch()
+        self.eventually(lambda: "listening on" in self.told)
+        self.port = int(re.findall(r"listening on http://127\.0\.0\.1:(\d+)", self.told)[-1])
+
+    def _launch(self) -> None:
         """Start a reconciler, at the address that it had before."""
-        before = self.told.count("listening on")
         with (self.root / "told").open("ab") as told, (self.root / "talk").open("ab") as talk:
             words = ("serve", "-v", "--listen", f"127.0.0.1:{self.port}", *self.options)
             command = [sys.executable, "-m", "reconciler", *words]
             self.process = subprocess.Popen(command, env=self.env, stdout=told, stderr=talk)
-        self.eventually(lambda: self.told.count("listening on") > before)
-        self.port = int(re.findall(r"listening on http://127\.0\.0\.1:(\d+)", self.told)[-1])
 
     def kill(self) -> None:
         """End the reconciler by SIGKILL."""
@@ -127,6 +134,16 @@ class World:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+    def kill_at(self, seconds: Iterable[float]) -> None:
+        """Kill it at these times from now, and start it anew at once; it may be killed while it starts."""
+        self._kills = [time.monotonic() + second for second in seconds]
+
+    def _kill_in_time(self) -> None:
+        if self._kills and self._kills[0] <= time.monotonic():
+            self._kills.pop(0)
+            self.kill()
+            self._launch()
 
     @property
     def told(self) -> str:
@@ -147,12 +164,29 @@ class World:
         assert "Traceback" not in done.stderr
         return done.stdout + done.stderr
 
+    def deliver(self, body: bytes | Iterable[bytes], headers: Mapping[str, str]) -> int:
+        """Send a webhook, in pieces if it is not bytes; return the status of the answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused before all was sent
+                known = {"Content-Type": "application/json", **headers}
+                connection.request("POST", "/hooks/forgejo", body, known)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    def memory(self) -> int:
+        """Return how many bytes of memory it had at the most."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+
     # --- What happened -----------------------------------------------------
 
     def eventually(self, look: Callable[[], T]) -> T:
         """Look until there is something to see, and return it."""
         until = time.monotonic() + PATIENCE
         while not (seen := look()):
+            self._kill_in_time()
             is_up = self.process is None or self.process.poll() is None
             assert is_up, f"it ended; {self}"
             assert time.monotonic() < until, f"missed; {self}"

@@ -2,20 +2,29 @@
 From an issue to a merge: a fleet on a forge, end to end, with the program as a person starts it.
 """
 
+import hmac
+import itertools
+import json
+import os
+import random
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.forge_world import CODE, FLEET, World
-from tests.forge.double import ForgejoDouble
+from tests.e2e.forge_world import APPRENTICE, CODE, FLEET, SECRET, World
+from tests.forge.double import ForgejoDouble, outage
+from tests.forge.samples import signed
+
+KILLS = int(os.environ.get("RECONCILER_TEST_KILLS", "6"))
+"""How often the reconciler is killed; more by hand: RECONCILER_TEST_KILLS=50."""
 
 
 @pytest.fixture
 def world(tmp_path: Path):
     with ForgejoDouble(tmp_path / "forge") as forge:
-        made = World(tmp_path, forge)
-        yield made
-        made.kill()
+        yield World(tmp_path, forge)
+        (tmp_path / "over").touch()
 
 
 TASK = "issues/code-1"
@@ -98,3 +107,398 @@ def check_rounds(world: World) -> None:
     assert "A typo." not in third["prompt"]
     assert "Say whom." in third["prompt"]
     assert set(world.forge.repos[CODE].branches()) == {"main", f"task/{TASK}"}
+
+
+@pytest.mark.timeout(240)
+def test_killed_at_random_moments_it_says_and_does_everything_once(world):
+    world.settings(code="merge: when_approved\nretries: 3\n")
+    chance = random.Random(11)
+
+    with world.serving():
+        world.kill_at(itertools.accumulate(chance.uniform(0.3, 2.2) for _ in range(KILLS)))
+        number = go_full_circle(world)
+
+    assert world.story(TASK)[-1] == "review_pending → completed"
+    assert [pull.number for pull in world.forge.repos[CODE].pulls] == [number]
+    for ticket in world.forge.repos[CODE].tickets.values():
+        marks = [words.splitlines()[0] for words in world.said(ticket.number)]
+        assert len(marks) == len(set(marks)), f"{marks} {world}"
+    runs = [(note["run"], note["session"]) for note in world.diary()]
+    assert len(runs) == len(set(runs))
+    assert world.has("greeting.txt") == "hello, world"
+
+
+# --- What people do at a pull request ----------------------------------------
+
+
+def test_when_changes_are_requested_too_often_a_person_must_act(world):
+    world.settings(code="max_reviews: 1\n", tasks__greet="goal: 'write a.txt: one'\nrepo: code\n")
+
+    with world.serving():
+        number = world.pull_of("greet").number
+        world.forge.review(CODE, number, "rejected", "write a.txt: two")
+        world.pull_of("greet", times=2)
+        world.forge.review(CODE, number, "rejected", "write a.txt: three")
+        world.reaches("greet", "escalated")
+        [words] = world.eventually(lambda: world.said(number))
+        world.eventually(lambda: "agent/escalated" in world.labels(number))
+
+    assert "max_reviews: 1" in words
+    assert len(world.diary()) == 2
+
+
+def test_closing_cancels_and_reopening_revives(world):
+    world.settings(tasks__greet="goal: 'write a.txt: one'\nrepo: code\n")
+
+    with world.serving():
+        number = world.pull_of("greet").number
+        world.forge.close_pull(CODE, number)
+        world.reaches("greet", "cancelled")
+        world.eventually(lambda: "agent/cancelled" in world.labels(number))
+
+        world.forge.reopen_pull(CODE, number)
+        world.reaches("greet", "review_pending", times=2)
+        world.eventually(lambda: "agent/review_pending" in world.labels(number))
+        world.forge.merge_pull(CODE, number)
+        world.reaches("greet", "completed")
+
+    assert "by ann" in world.reconciler("history", "greet")
+    assert len(world.diary()) == 1
+
+
+def test_the_agent_leaves_the_branch_to_a_person_until_changes_are_requested(world):
+    world.settings(tasks__greet="goal: 'write a.txt: one'\nrepo: code\n")
+
+    with world.serving():
+        pull = world.pull_of("greet")
+        commit = world.forge.push_as_person(CODE, pull.branch, {"b.txt": "mine\n"})
+        world.eventually(lambda: (world.status("greet").get("waiting") or {}).get("reason") == "Person")
+        [words] = world.eventually(lambda: world.said(pull.number))
+        assert "ann pushed" in words
+
+        world.forge.review(CODE, pull.number, "rejected", "write a.txt: two")
+        world.pull_of("greet", times=2)
+
+    assert commit in world.git(CODE, "rev-list", pull.branch)
+    assert (world.has("a.txt", pull.branch), world.has("b.txt", pull.branch)) == ("two", "mine")
+
+
+def test_a_push_while_the_agent_works_is_not_overwritten(world):
+    gate = world.root / "gate"
+    world.settings(tasks__greet="goal: 'write a.txt: one'\nrepo: code\n")
+
+    with world.serving():
+        pull = world.pull_of("greet")
+        world.forge.review(CODE, pull.number, "rejected", f"wait for {gate}\nwrite a.txt: two")
+        world.reaches("greet", "running", times=2)
+        commit = world.forge.push_as_person(CODE, pull.branch, {"b.txt": "mine\n"})
+        gate.touch()
+        world.reaches("greet", "review_pending", times=2)
+        world.eventually(lambda: any("pauses" in words for words in world.said(pull.number)))
+
+    assert world.forge.repos[CODE].branches()[pull.branch] == commit
+
+
+# --- Forges that are down ------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["refused", "502"])
+def test_while_the_forge_is_down_nothing_fails_and_afterwards_all_goes_on(world, how):
+    world.settings(code="merge: when_approved\n", tasks__greet="goal: 'write a.txt: one'\nrepo: code\n")
+
+    with world.serving():
+        pull = world.pull_of("greet")
+        with outage(world.forge, how):
+            before = world.talk.count("is not asked now")
+            world.forge.review(CODE, pull.number, "rejected", "write a.txt: two")
+            world.push(
+                {"specs/tasks/other.yaml": "goal: Work.\nadapter: script\nscript: echo hi\nreview: none\n"}
+            )
+            world.reaches("other", "completed")
+            world.eventually(lambda: world.talk.count("is not asked now") > before)
+            assert world.phase("greet") == "review_pending"
+        world.pull_of("greet", times=2)
+        with outage(world.forge, how):
+            world.forge.review(CODE, pull.number, "approved")
+        world.reaches("greet", "completed")
+
+    assert "Traceback" not in world.talk
+
+
+def test_a_forge_that_goes_down_after_the_push_gets_its_pull_request_when_it_is_back(world):
+    gate = world.root / "gate"
+    world.settings(tasks__greet=f"goal: |\n  wait for {gate}\n  write a.txt: one\nrepo: code\n")
+
+    with world.serving():
+        world.reaches("greet", "running")
+        with outage(world.forge, "refused"):
+            before = world.talk.count("is not asked now")
+            gate.touch()
+            world.reaches("greet", "review_pending")
+            world.eventually(lambda: world.talk.count("is not asked now") >= before + 2)
+            assert world.forge.repos[CODE].pulls == []
+        world.pull_of("greet")
+
+    assert len(world.forge.repos[CODE].pulls) == 1
+    assert "failed" not in " ".join(world.story("greet"))
+
+
+def test_a_pull_request_that_a_person_opened_is_adopted(world):
+    gate = world.root / "gate"
+    world.settings(tasks__greet=f"goal: |\n  wait for {gate}\n  write a.txt: one\nrepo: code\n")
+
+    with world.serving():
+        world.reaches("greet", "running")
+        with outage(world.forge, "refused"):
+            gate.touch()
+            world.reaches("greet", "review_pending")
+            number = world.forge.open_pull(CODE, "task/greet", "My title", body="My words.")
+        assert world.pull_of("greet").number == number
+        world.eventually(lambda: "agent/review_pending" in world.labels(number))
+
+    pull = world.forge.repos[CODE].pull(number)
+    assert pull.title == "My title"
+    assert "My words." in pull.body
+    assert "write a.txt" in pull.body
+    assert world.phase("greet") == "review_pending"
+
+
+# --- What comes of the work ------------------------------------------------------
+
+
+def test_an_agent_that_changes_nothing_gets_a_verdict_and_no_pull_request(world):
+    world.settings(tasks__idle="goal: Look around.\nrepo: code\nretries: 0\n")
+
+    with world.serving():
+        world.reaches("idle", "failed")
+
+    assert world.forge.repos[CODE].pulls == []
+    assert world.status("idle")["failure"]["message"] == (
+        "the agent changed nothing: the branch has no commits to review"
+    )
+    assert "task/idle" not in world.forge.repos[CODE].branches()
+
+
+@pytest.mark.parametrize("way", ["merge", "rebase"])
+def test_work_is_brought_up_to_a_base_that_moved(world, way):
+    gate = world.root / "gate"
+    goal = f"goal: |\n  wait for {gate}\n  write a.txt: one\nrepo: code\n"
+    world.settings(code=f"base_moved: {way}\n", tasks__greet=goal)
+
+    with world.serving():
+        world.reaches("greet", "running")
+        base = world.forge.push_as_person(CODE, "main", {"b.txt": "moved\n"})
+        gate.touch()
+        pull = world.pull_of("greet")
+
+    assert base in world.git(CODE, "rev-list", pull.branch)
+    assert (world.has("a.txt", pull.branch), world.has("b.txt", pull.branch)) == ("one", "moved")
+    merges = world.git(CODE, "rev-list", "--merges", f"main..{pull.branch}").split()
+    assert len(merges) == (1 if way == "merge" else 0)
+
+
+def test_a_conflict_at_the_delivery_is_given_back_to_the_agent(world):
+    gate = world.root / "gate"
+    goal = f"goal: |\n  wait for {gate}\n  write a.txt: one\nrepo: code\n"
+    world.settings(code="base_moved: merge\n", tasks__greet=goal)
+
+    with world.serving():
+        world.reaches("greet", "running")
+        world.forge.push_as_person(CODE, "main", {"a.txt": "another\n"})
+        gate.touch()
+        pull = world.pull_of("greet")
+
+    assert world.has("a.txt", pull.branch) == "one"
+    first, second = world.diary()
+    assert (second["run"], second["resumed"]) == (first["run"], True)
+    assert "git merge origin/main" in second["prompt"].partition("# What failed")[2]
+
+
+@pytest.mark.slow
+def test_a_pull_request_that_comes_to_conflict_is_a_round_for_the_agent(world):
+    world.settings(
+        code="base_moved: merge\nmerge: when_approved\n",
+        tasks__greet="goal: 'write a.txt: one'\nrepo: code\n",
+    )
+
+    with world.serving():
+        number = world.pull_of("greet").number
+        world.forge.push_as_person(CODE, "main", {"a.txt": "another\n"})
+        world.pull_of("greet", times=2)
+        world.forge.review(CODE, number, "approved")
+        world.reaches("greet", "completed")
+
+    assert world.has("a.txt") == "one"
+    assert "conflicts with main" in world.reconciler("history", "greet")
+
+
+def test_failed_checks_are_mended_and_green_ones_merge(world):
+    world.settings(
+        code="failed_checks: fix\nmerge: when_green\n", tasks__greet="goal: 'write a.txt: one'\nrepo: code\n"
+    )
+
+    with world.serving():
+        pull = world.pull_of("greet")
+        world.forge.set_status(CODE, pull.head, "failure", description="2 tests fail")
+        world.pull_of("greet", times=2)
+        world.forge.set_status(CODE, pull.head, "pending")
+        world.forge.set_status(CODE, pull.head, "success")
+        world.reaches("greet", "completed")
+
+    assert "- ci/test: 2 tests fail" in world.diary()[-1]["prompt"]
+    assert world.has("mended.txt") == "yes"
+
+
+# --- Issues and commands ---------------------------------------------------------
+
+
+def test_an_issue_is_followed_wherever_it_goes(world):
+    def spec() -> str:
+        return world.git(FLEET, "show", f"main:specs/tasks/{TASK}.yaml")
+
+    with world.serving():
+        number = world.open_issue("Greet", f"wait for {world.root / 'never'}\n\n## Rules\n\n- Be kind.\n")
+        world.reaches(TASK, "running")
+        assert "constraints: [Be kind.]" in spec()
+
+        world.push({f"specs/tasks/{TASK}.yaml": f"{spec()}\npriority: 7\n"})
+        world.forge.edit_issue(CODE, number, body="write a.txt: one\n\n## Rules\n\n- Be brief.\n")
+        world.eventually(lambda: "constraints: [Be brief.]" in spec())
+        assert "Be kind." not in spec()
+        assert "priority: 7" in spec()
+
+        world.forge.unlabel_issue(CODE, number, "agent")
+        world.reaches(TASK, "cancelled")
+        world.forge.label_issue(CODE, number, "agent")
+        world.pull_of(TASK)
+
+        world.forge.close_issue(CODE, number)
+        world.reaches(TASK, "cancelled", times=2)
+        world.eventually(lambda: world.said(number))
+
+    assert "review_pending → cancelled" in world.story(TASK)
+
+
+def test_commands_of_allowed_people_are_followed_and_answered_once(world):
+    with world.serving():
+        number = world.open_issue("Greet", f"wait for {world.root / 'never'}\n")
+        world.reaches(TASK, "running")
+        world.forge.comment(CODE, number, "/agent cancel", author="mallory")
+        world.forge.comment(CODE, number, "/agent status")
+        [words] = world.eventually(lambda: answers(world, number))
+        assert "**running**" in words
+
+        world.forge.comment(CODE, number, "/agent cancel\nIt was a mistake.")
+        world.reaches(TASK, "cancelled")
+        world.forge.edit_issue(CODE, number, body="write a.txt: one\n")
+        world.forge.comment(CODE, number, "/agent model small")
+        world.forge.comment(CODE, number, "/agent retry")
+        pull = world.pull_of(TASK)
+        world.forge.comment(CODE, pull.number, "/agent host nowhere")
+        world.eventually(lambda: answers(world, pull.number))
+        world.eventually(lambda: len(answers(world, number)) == 4)
+
+    assert "there is no host 'nowhere'" in answers(world, pull.number)[0]
+    assert "mallory may not command agents" in world.talk
+    assert world.status(TASK)["model"] == "small"
+    who = "%(trailers:key=Forge-Author,valueonly,separator=)"
+    told = world.git(FLEET, "log", "--reverse", f"--format={who} %s", "main").splitlines()
+    assert [line.removeprefix("ann ") for line in told if line.startswith("ann ")] == [
+        f"Cancel {TASK}",
+        f"Model {TASK}: small",
+        f"Retry {TASK}",
+    ]
+
+
+def answers(world: World, number: int) -> list[str]:
+    """Return what was answered to commands."""
+    return [words for words in world.said(number) if "reconciler:command:" in words]
+
+
+# --- Plans on pull requests ------------------------------------------------------
+
+
+def test_a_pull_request_against_the_specs_gets_its_plan_and_keeps_it(world):
+    with world.serving():
+        head = world.forge.push_as_person(
+            FLEET, "more", {"specs/tasks/docs/greet.yaml": "goal: Greet.\nadapter: script\nscript: echo hi\n"}
+        )
+        number = world.forge.open_pull(FLEET, "more", "Greet in the docs")
+        [words] = world.eventually(lambda: world.said(number, FLEET))
+        world.eventually(lambda: world.light(head, "reconciler/plan", FLEET) == "success")
+        assert "docs/greet" in words
+
+        head = world.forge.push_as_person(FLEET, "more", {"specs/tasks/docs/bad.yaml": "goal: x\ngaol: y\n"})
+        world.eventually(lambda: world.light(head, "reconciler/plan", FLEET) == "failure")
+        [words] = world.said(number, FLEET)
+        assert "specs/tasks/docs/bad.yaml:2:1" in words
+        assert head[:10] in words
+        assert "docs/greet" not in world.reconciler("get", "tasks")
+
+        world.forge.push_as_person(FLEET, "more", {"specs/tasks/docs/bad.yaml": "goal: x\nrequires: gpu\n"})
+        world.forge.merge_pull(FLEET, number)
+        world.reaches("docs/greet", "completed")
+
+
+# --- Pull agents -----------------------------------------------------------------
+
+
+def test_the_work_of_an_outside_agent_gets_a_pull_request_too(world):
+    world.settings(
+        code="merge: when_approved\nvalidation: test -s a.txt\nvalidate_on: local\n",
+        tasks__greet="goal: 'write a.txt: one'\nrepo: code\nexecution_mode: http_pull\n",
+    )
+    world.extra["RECONCILER_TOKEN"] = world.reconciler("token", "new", "helper").splitlines()[0]
+    work = f"{sys.executable} {APPRENTICE} {world.root / 'diary'} session"
+    who = "-c user.name=Test -c user.email=test@example.org"
+    command = f"{work} && git add -A && git {who} commit -qm Work"
+
+    with world.serving():
+        ask = ("agent", "pull", "--url", world.url, "--once", "--command", command)
+        world.reconciler(*ask)
+        pull = world.pull_of("greet")
+        world.forge.review(CODE, pull.number, "rejected", "write a.txt: two")
+        world.reaches("greet", "created")
+        world.reconciler(*ask)
+        world.pull_of("greet", times=2)
+        world.forge.review(CODE, pull.number, "approved")
+        world.reaches("greet", "completed")
+        world.eventually(lambda: "agent/completed" in world.labels(pull.number))
+
+    assert "Agent: `helper`" in pull.body
+    assert "`test -s a.txt` passed" in pull.body
+    assert world.has("a.txt") == "two"
+    assert len(world.forge.repos[CODE].pulls) == 1
+
+
+# --- Strangers -------------------------------------------------------------------
+
+
+def test_what_is_not_from_the_forge_is_refused_and_leaves_nothing(world):
+    world.forge.webhooks = "dropped"
+
+    with world.serving():
+        world.eventually(lambda: world.commits() >= len(["first start", "host local: unknown → up"]))
+        body = json.dumps({"ref": "refs/heads/x", "repository": {"full_name": CODE}}).encode()
+        sha1 = hmac.new(SECRET.encode(), body, "sha1").hexdigest()
+        record = world.git(FLEET, "rev-parse", "fleet-state")
+
+        assert world.deliver(body, {}) == 401
+        assert world.deliver(body, {"X-Forgejo-Signature": ""}) == 401
+        assert world.deliver(body, {"X-Hub-Signature-256": "sha256="}) == 401
+        assert world.deliver(body, {"X-Hub-Signature": f"sha1={sha1}"}) == 401
+        assert world.deliver(body, signed("push", body, "another secret")) == 401
+        assert world.deliver(body + b" ", signed("push", body, SECRET)) == 401
+        for wrong in (b"not JSON", b"[]", b'"push"', b"{}", b"\xff\xfe", b"[" * 100_000):
+            assert world.deliver(wrong, signed("push", wrong, SECRET)) == 400
+        before = world.memory()
+        large = b"x" * 50 * 2**20
+        for _ in range(4):
+            assert world.deliver(large, signed("push", large[:9], SECRET)) == 413
+            assert world.deliver((large[: 2**20] for _ in range(50)), signed("push", b"x", SECRET)) == 413
+        assert world.memory() < before + 40 * 2**20
+
+        assert not (world.root / "data/hooks").exists()
+        assert world.git(FLEET, "rev-parse", "fleet-state") == record
+        assert world.deliver(body, signed("push", body, SECRET)) == 202
+        assert (world.root / "data/hooks/deliveries.jsonl").exists()

@@ -438,7 +438,9 @@ class ForgejoDouble:
         while (first := self._queue.get()) is not None:
             batch = [first]
             with contextlib.suppress(queue.Empty):
-                while self.webhooks == "shuffled" and (more := self._queue.get(timeout=0.1)) is not None:
+                while self.webhooks == "shuffled" and not self._stopped.is_set():
+                    if (more := self._queue.get(timeout=0.1)) is None:
+                        return
                     batch.append(more)
             for delivery in self._copies(batch):
                 self._post(delivery)
