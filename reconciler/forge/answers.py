@@ -6,7 +6,7 @@ by the same fields.
 """
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
@@ -19,10 +19,29 @@ Said = Annotated[_Text, AfterValidator(harmless)]
 """Text of others, harmless; `null` is none."""
 Line = Annotated[_Text, AfterValidator(one_line)]
 """The same, as one line."""
+
+
+def _as_it_is(name: str) -> str:
+    """Return a name; one that would look like another is spelled out, for it is compared with others."""
+    return name if one_line(name) == name and name.isprintable() else one_line(ascii(name))
+
+
+def _in_utc(time: datetime) -> datetime:
+    """Return a time that can be compared with any other. Raises ValueError if there is no such time."""
+    try:
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("out of range") from None
+
+
+_Login = Annotated[str, AfterValidator(_as_it_is)]
+_Time = Annotated[datetime, AfterValidator(_in_utc)]
+_Commit = Annotated[str, Field(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})?$")]
 NOBODY = "ghost"
 """Who a deleted account is, as forges show it."""
 
 
+_NUMBER = re.compile(r"/([0-9]{1,15})\Z")
 _MARK = re.compile(r"<!-- reconciler:([\w./:-]+) -->")
 
 
@@ -40,7 +59,7 @@ class Answer(BaseModel):
 class Account(Answer):
     """Somebody."""
 
-    login: Line
+    login: _Login
 
 
 def name_of(account: Account | None) -> str:
@@ -70,7 +89,7 @@ class Side(Answer):
 
     label: str | None = None
     ref: str
-    sha: Annotated[str, Field(pattern=r"^[0-9a-f]*$")]
+    sha: _Commit
     repo: RepositoryAnswer | None = None
 
     @property
@@ -92,12 +111,12 @@ class PullAnswer(Answer):
     draft: bool = False
     mergeable: bool | None = None
     merged: bool | None = None
-    merged_at: datetime | None = None
+    merged_at: _Time | None = None
     merged_by: Account | None = None
     head: Side
     base: Side
     requested_reviewers: tuple[Account, ...] | None = None
-    updated_at: datetime
+    updated_at: _Time
 
     @property
     def is_open(self) -> bool:
@@ -203,8 +222,8 @@ class IssueAnswer(Answer):
     user: Account | None = None
     labels: tuple[LabelAnswer, ...] = ()
     state: str
-    closed_at: datetime | None = None
-    updated_at: datetime
+    closed_at: _Time | None = None
+    updated_at: _Time
     pull_request: dict[str, Any] | None = None
 
     @property
@@ -231,13 +250,13 @@ class CommentAnswer(Answer):
     body: Said = ""
     issue_url: str | None = None
     pull_request_url: str | None = None
-    created_at: datetime
+    created_at: _Time
 
     @property
     def number(self) -> int:
         """Of the issue or pull request: the end of whichever address is there; 0 if there is none."""
-        last = (self.issue_url or self.pull_request_url or "").rpartition("/")[2]
-        return int(last) if last.isdecimal() else 0
+        found = _NUMBER.search(self.issue_url or self.pull_request_url or "")
+        return int(found[1]) if found else 0
 
     def comment(self, me: str) -> Comment:
         """Return the same as the rest of the house knows it; marks count in what that account wrote."""

@@ -8,6 +8,7 @@ nothing else: no error and no log has it.
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ _READ_TIMEOUT = 20.0
 _TIMEOUT = 60.0
 """Seconds for one exchange, however slowly it drips."""
 _MOST_BYTES = 16 * 2**20
+_COUNT = re.compile(r"[0-9]{1,15}")
 _PASSING = frozenset({429, 502, 503, 504})
 _SCOPES = "it needs the scopes write:repository, write:issue and read:user, and an account that may write"
 
@@ -251,7 +253,7 @@ def _has_more(headers: Mapping[str, str], seen: int) -> bool:
     if "link" in headers:
         return 'rel="next"' in headers["link"]
     total = headers.get("x-total-count", "")
-    return total.isdecimal() and seen < int(total)
+    return bool(_COUNT.fullmatch(total)) and seen < int(total)
 
 
 def _message(raw: bytes) -> str:

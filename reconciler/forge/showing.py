@@ -12,6 +12,7 @@ opened or adopted; until that is done the mark says `new`.
 import hashlib
 import re
 from collections.abc import Iterable
+from urllib.parse import quote
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.forge import Light, Note, Pull, Want
@@ -192,7 +193,7 @@ class Showing:
             return
         for label in await self._put_labels(number, [name]):
             if label.name.startswith(_PHASES) and label.name != name:  # where scopes are not exclusive
-                key = label.id if self._dialect.label_key == "id" else label.name.replace("/", "%2F")
+                key = label.id if self._dialect.label_key == "id" else quote(label.name, safe="")
                 await self._client.send("DELETE", f"issues/{number}/labels/{key}")
 
     async def _add_labels(self, pull: Pull, names: Iterable[str]) -> None:

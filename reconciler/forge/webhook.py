@@ -95,12 +95,12 @@ class _Numbered(Answer):
 
 
 class _Run(Answer):
-    commit_sha: str
+    commit_sha: Line
     repository: _Repository
 
 
 class _Commit(Answer):
-    id: str
+    id: Line
 
 
 class _Body(Answer):
@@ -109,7 +109,7 @@ class _Body(Answer):
     action: Line = ""
     repository: _Repository | None = None
     sender: Account | None = None
-    ref: str | None = None
+    ref: Line | None = None
     ref_type: str | None = None
     pull_request: _Numbered | None = None
     review: dict[str, Any] | None = None

@@ -71,6 +71,13 @@ def requests(double, method: str) -> int:
     return sum(verb == method for verb, _ in double.requests)
 
 
+@pytest.mark.parametrize("total", ["9" * 5000, "\u0663", "-1", "many"])
+async def test_a_total_that_is_no_number_ends_a_list(raw_forge, total):
+    line = await raw_forge(reply(b'[{"id": 1, "name": "a"}]', "200 OK", f"X-Total-Count: {total}"))
+
+    assert [label.name async for label in line.client.pages("labels", LabelAnswer)] == ["a"]
+
+
 async def test_an_outage_is_waited_out_a_few_times(double, line):
     with outage(double, "502"), pytest.raises(Unavailable, match="502"):
         await line.client.get("/user", Account)

@@ -146,6 +146,15 @@ def test_a_strange_id_of_a_delivery_is_not_taken_over():
     assert hint.delivery.isalnum()
 
 
+def test_a_hint_is_short_however_long_its_webhook_is():
+    headers, raw = sample("push.commits")
+    body = {**json.loads(raw), "ref": "refs/heads/" + "x" * 1_000_000}
+
+    hint = read(headers, json.dumps(body).encode())
+
+    assert len(hint.branch) < 1000
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
