@@ -53,10 +53,11 @@ from reconciler.store.timeline import Timeline
 from reconciler.store.watch import ref_changes
 from reconciler.systemd import notify, watchdog_interval
 
-__all__ = ["Until", "serve", "ways"]
+__all__ = ["Until", "forge_secret", "forges_of", "serve", "ways"]
 
 log = logging.getLogger(__name__)
-logging.getLogger("asyncssh").setLevel(logging.WARNING)  # it tells of every session of every connection
+for _chatty in ("asyncssh", "httpx2", "watchfiles"):  # each connection, request, change of a file
+    logging.getLogger(_chatty).setLevel(logging.WARNING)
 
 FLEET = "fleet"
 """What the fleet's own repository is called among those with a forge."""
@@ -195,7 +196,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             keep_logs=settings.keep_logs,
             keep_logs_mb=settings.keep_logs_mb,
         )
-        forges = Forges(_secret, clock.now)
+        forges = Forges(forge_secret, clock.now)
         stack.push_async_callback(forges.close)
         loop = Loop(
             specs,
@@ -244,7 +245,8 @@ def _task_address(settings: Settings) -> str:
     return f"{url}/api/v1/tasks/" if url else ""
 
 
-async def _secret(secret: Secret) -> str:
+async def forge_secret(secret: Secret) -> str:
+    """Return a token or the secret of a webhook. Raises Unavailable, with what is missing."""
     try:
         return await find_secret("a secret of a forge", secret)
     except StepFailed as error:
@@ -272,8 +274,8 @@ async def _api(
     web, loop = settings.web, fleet.loop
     listen = read_listen(web.listen, web.tls_cert, web.tls_key, behind_proxy=web.behind_proxy)
     hooks = Hooks(
-        lambda: _forges_of(loop.desired),
-        _secret,
+        lambda: forges_of(loop.desired),
+        forge_secret,
         Journal(settings.data_dir / "hooks", clock.now),
         lambda hint: _take(fleet, hooks, hint),
     )
@@ -305,7 +307,7 @@ async def _check(fleet: _Fleet, path: str, text: str) -> Sequence[Problem]:
 # --- Webhooks --------------------------------------------------------------
 
 
-def _forges_of(desired: Desired) -> Mapping[str, Forge]:
+def forges_of(desired: Desired) -> Mapping[str, Forge]:
     """Return the forges of a fleet by the name of the repo; that of its own repository as `fleet`."""
     named = {name: repo.forge for name, repo in desired.repos.items()} | {FLEET: desired.fleet.forge}
     return {name: forge for name, forge in named.items() if forge is not None}

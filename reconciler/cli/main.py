@@ -72,6 +72,11 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
         ),
         "mcp": Entry("reconciler.cli.mcp:mcp", "Offer a reconciler's tasks to an agent as MCP tools."),
     },
+    "Forges": {
+        "webhook": Entry(
+            "reconciler.cli.webhook:webhook", "Set up a repo's webhook on its forge, and see what arrives."
+        ),
+    },
     "Other": {
         "version": Entry("reconciler.cli.version:version", "Print the version."),
     },

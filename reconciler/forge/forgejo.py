@@ -142,6 +142,11 @@ class Forges:
             whole = {**seat.dialect.hook_type, **body}
             return _hook(await seat.client.write("POST", "hooks", HookAnswer, whole))
 
+    async def test_hook(self, forge: Forge, hook: Hook) -> None:
+        """Have the forge send a webhook: a push that moved nothing."""
+        async with self._at(forge) as seat:
+            await seat.client.send("POST", f"hooks/{hook.id}/tests")
+
     @asynccontextmanager
     async def _at(self, forge: Forge) -> AsyncIterator[_Seat]:
         if forge not in self._seats:

@@ -471,6 +471,25 @@ def test_the_work_of_an_outside_agent_gets_a_pull_request_too(world):
     assert len(world.forge.repos[CODE].pulls) == 1
 
 
+# --- Webhooks --------------------------------------------------------------------
+
+
+def test_a_webhook_is_set_up_and_tried_by_commands(world):
+    (world.root / "secret").unlink()
+    world.start()
+
+    told = world.reconciler("webhook", "install", "code", "--url", world.url)
+    shown = world.reconciler("webhook", "test", "code")
+
+    secret = (world.root / "secret").read_text().strip()
+    [hook] = world.forge.repos[CODE].hooks.values()
+    assert (hook.url, hook.secret) == (world.hook_url, secret)
+    assert secret not in told + shown
+    assert "push" in shown
+    assert "main" in shown
+    world.kill()
+
+
 # --- Strangers -------------------------------------------------------------------
 
 

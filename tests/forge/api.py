@@ -549,6 +549,12 @@ def _edit_hook(request: Request, id: str) -> Answer:  # noqa: A002 - as the path
     return 200, _hook_json(hook), {}
 
 
+@route("POST", R + "/hooks/{id}/tests")
+def _test_hook(request: Request, id: str) -> Answer:  # noqa: A002 - as the path has it
+    request.forge.try_hook(request.repo_name, request.repo.hooks[int(id)], request.who)
+    return 204, None, {}
+
+
 @route("DELETE", R + "/hooks/{id}")
 def _drop_hook(request: Request, id: str) -> Answer:  # noqa: A002 - as the path has it
     del request.repo.hooks[int(id)]

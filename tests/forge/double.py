@@ -430,8 +430,18 @@ class ForgejoDouble:
         text = json.dumps(whole, indent=2).encode()
         for hook in self.repos[repo].hooks.values():
             if hook.active and _is_subscribed(hook, event):
-                delivery = str(uuid.UUID(int=self._random.getrandbits(128)))
-                self._queue.put(Delivery(delivery, event, kind, hook, text))
+                self._enqueue(event, kind, hook, text)
+
+    def try_hook(self, repo: str, hook: Hook, author: str) -> None:
+        """Send the push that tries a hook: it moved nothing."""
+        head = self.repos[repo].branches()["main"]
+        body = {"ref": "refs/heads/main", "before": head, "after": head, "commits": []}
+        whole = {**body, "repository": {"full_name": repo}, "sender": user(author)}
+        self._enqueue("push", "push", hook, json.dumps(whole, indent=2).encode())
+
+    def _enqueue(self, event: str, kind: str, hook: Hook, text: bytes) -> None:
+        delivery = str(uuid.UUID(int=self._random.getrandbits(128)))
+        self._queue.put(Delivery(delivery, event, kind, hook, text))
 
     def _send(self) -> None:
         """Send what is to be sent, like the forge: at most once, or as a test wants it."""

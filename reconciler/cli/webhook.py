@@ -1,0 +1,246 @@
+"""
+Webhooks of forges: `webhook install`, `webhook test`.
+
+They make things quick; without them everything still happens, by looking.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from reconciler import clock
+from reconciler.cli.context import Context
+from reconciler.cli.exits import ExitCode
+from reconciler.cli.output import print_table
+from reconciler.core.errors import NotFound, UsageError
+
+if TYPE_CHECKING:
+    from reconciler.core.adapter import Secret
+    from reconciler.core.forge import Hint
+    from reconciler.core.model import Forge
+    from reconciler.forge.forgejo import Forges, Hook
+    from reconciler.forge.journal import Delivery
+
+PATH = "/hooks/forgejo"
+"""Where `serve` takes them."""
+
+PATIENCE = 10.0
+"""Seconds in which a delivery should come that was just asked for; forges give up after 5."""
+
+SHOWN = 10
+"""Deliveries that are shown."""
+
+
+@click.group()
+def webhook() -> None:
+    """Set up a repo's webhook on its forge, and see what arrives."""
+
+
+repo_argument = click.argument("repo", metavar="REPO")
+
+
+@webhook.command()
+@repo_argument
+@click.option("--url", required=True, help="Where the forge reaches `reconciler serve`, such as https://….")
+@click.pass_obj
+def install(context: Context, *, repo: str, url: str) -> None:
+    """
+    Let the forge of REPO tell what happens there, signed with a fresh secret.
+
+    REPO is a repo's name, or `fleet` for the fleet's own repository. The secret
+    goes where `forge.webhook_secret` of its spec points: into a file it is
+    written (call this on the machine of `serve`), anything else is told what to
+    do with it, once. The token's account must administer the repository.
+    """
+    asyncio.run(_install(context, repo, _address(url)))
+
+
+async def _install(context: Context, repo: str, url: str) -> None:
+    async with _place(context, repo) as place:
+        source = place.forge.webhook_secret
+        if source is None:
+            raise UsageError(
+                f"{place.spec}: `forge` says nowhere where its secret is; add such as "
+                f"`webhook_secret: {{file: ~/.config/reconciler/{repo}.hook}}`, and commit it"
+            )
+        secret, file = clock.token(32), _file(source)
+        before = _words(file)
+        if file:
+            _write(file, [secret, *before])  # those before count until the forge knows the new one
+        hook = await place.forges.install_hook(place.forge, url, secret)
+        if file is None:
+            _tell(source, secret)
+        else:
+            _write(file, [secret, *(before if place.is_shared else ())])
+            click.echo(f"its secret is in {file}; a reconciler that runs knows it within a minute", err=True)
+    words = f"webhook {hook.id} of {place.forge.repo} tells {hook.url} of {', '.join(hook.events)}"
+    click.echo(f"{repo}: {words}")
+
+
+def _address(url: str) -> str:
+    root = url.rstrip("/").removesuffix(PATH)
+    if not root.startswith(("http://", "https://")):
+        raise UsageError(f"--url {url!r} is no address such as https://reconciler.example.org")
+    return f"{root}{PATH}"
+
+
+# --- The secret --------------------------------------------------------------
+
+
+def _file(source: "Secret") -> Path | None:
+    return Path(source.file).expanduser() if source.file else None
+
+
+def _words(file: Path | None) -> list[str]:
+    """Return the secrets that are in a file; none if it is not there."""
+    return file.read_text(encoding="utf-8").split() if file and file.exists() else []
+
+
+def _write(file: Path, words: Sequence[str]) -> None:
+    """Write secrets, a line each, for nobody else to read; who reads meanwhile finds old ones or these."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = file.with_name(f".{file.name}.{os.getpid()}")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as text:
+        text.write("".join(f"{word}\n" for word in words))
+    fresh.replace(file)
+
+
+def _tell(source: "Secret", secret: str) -> None:
+    """Print the secret, and where it belongs."""
+    if source.env:
+        where = f"into the environment variable {source.env} of `reconciler serve`, and start that anew"
+    elif source.credential:
+        where = f"into the systemd credential {source.credential} of `reconciler serve`, and start that anew"
+    else:
+        where = f"where `{' '.join(source.command)}` prints it"
+    click.echo(f"put this {where}; it is shown only now:", err=True)
+    click.echo(secret)
+
+
+# --- What arrives --------------------------------------------------------------
+
+
+@webhook.command()
+@repo_argument
+@click.pass_obj
+def test(context: Context, *, repo: str) -> int:
+    """
+    Have the forge of REPO try its webhooks, and show what arrived here last.
+
+    Call this on the machine of `serve`, for the same fleet and data folder.
+    Exits 5 if nothing new arrives.
+    """
+    return asyncio.run(_test(context, repo))
+
+
+async def _test(context: Context, repo: str) -> int:
+    from reconciler.forge.journal import Journal
+
+    def look() -> "Sequence[Delivery]":
+        known = Journal(context.data_dir / "hooks", clock.now).recent(1000)
+        return [each for each in known if repo in each.hint.repos]
+
+    async with _place(context, repo) as place:
+        hooks = await place.forges.hooks(place.forge)
+        ours = [hook for hook in hooks if hook.url.endswith(PATH)]
+        for hook in ours:
+            state = "active" if hook.is_active else "not active"
+            click.echo(f"webhook {hook.id} to {hook.url} is {state}", err=True)
+        if not any(hook.is_active for hook in ours):
+            raise NotFound(f"{place.forge.repo} has no active webhook to {PATH}; see `webhook install`")
+        has_come = await _try(place.forges, place.forge, ours, look)
+    _print(look()[:SHOWN])
+    if not has_come:
+        click.echo(_WHY_NOT.format(data=context.data_dir), err=True)
+    return ExitCode.OK if has_come else ExitCode.ENDED_BADLY
+
+
+async def _try(
+    forges: "Forges", forge: "Forge", hooks: "Sequence[Hook]", look: "Callable[[], Sequence[Delivery]]"
+) -> bool:
+    """Have them tried; return whether a delivery came."""
+    before = {each.hint.delivery for each in look()}
+    for hook in hooks:
+        await forges.test_hook(forge, hook)
+    for _ in range(round(PATIENCE / 0.1)):
+        if any(each.hint.delivery not in before for each in look()):
+            return True
+        await asyncio.sleep(0.1)
+    return False
+
+
+_WHY_NOT = """\
+nothing new arrived. What to look at:
+- the forge's page of the webhook says what it was answered: 401 is another secret (one that is new
+  counts after a minute), no answer is an address that it does not reach, or may not (Forgejo:
+  ALLOWED_HOST_LIST)
+- `reconciler serve` keeps what it takes in {data}/hooks
+- the same push is taken once in ten minutes; try again later, or push something"""
+
+
+def _print(deliveries: "Sequence[Delivery]") -> None:
+    from reconciler.core.fields import format_time
+
+    head = ["RECEIVED", "EVENT", "ABOUT", "BY", "WORKED", "DELIVERY"]
+    rows = [
+        [
+            format_time(each.at),
+            " ".join(filter(None, (each.hint.event, each.hint.action))),
+            _about(each.hint),
+            each.hint.sender,
+            "yes" if each.is_done else "no",
+            each.hint.delivery,
+        ]
+        for each in deliveries
+    ]
+    print_table(head, rows, empty="no webhook of this repo was taken so far")
+
+
+def _about(hint: "Hint") -> str:
+    if hint.pull is not None:
+        return f"pull request #{hint.pull}"
+    if hint.issue is not None:
+        return f"issue #{hint.issue}"
+    return hint.branch or (hint.commit or "")[:10]
+
+
+# --- The place on the forge ----------------------------------------------------
+
+
+class _Place(NamedTuple):
+    forge: "Forge"
+    forges: "Forges"
+    spec: str
+    """File that says so."""
+    is_shared: bool
+    """Whether the secrets of other repos are in the same place."""
+
+
+@asynccontextmanager
+async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
+    """Find the repository on its forge, and hang up at the end. Raises NotFound."""
+    from reconciler.cli.fleet import opened, pick, spec_path
+    from reconciler.forge.forgejo import Forges
+    from reconciler.serve import FLEET, forge_secret, forges_of
+    from reconciler.specs.parse import FLEET as SETTINGS
+
+    async with opened(context) as fleet:
+        desired, _ = await fleet.recorded()
+    known = forges_of(desired)
+    spec = SETTINGS if repo == FLEET else spec_path("repo", repo)
+    if repo not in known:
+        if repo != FLEET:
+            pick(desired, "repo", desired.repos, repo)
+        raise NotFound(f"{spec} has no `forge`; see docs/forge.md")
+    forge = known[repo]
+    same = [each for each in known.values() if each.webhook_secret == forge.webhook_secret]
+    forges = Forges(forge_secret, clock.now)
+    try:
+        yield _Place(forge, forges, spec, len(same) > 1)
+    finally:
+        await forges.close()
