@@ -22,6 +22,8 @@ _ENV = {
     "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",  # no ext::, which runs commands
     "LC_ALL": "C.UTF-8",
 }
+_OPTIONS = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
+"""The command may have written hooks; wherever it was shut in, git would run them out here."""
 _TIMEOUT = 1800.0
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
@@ -76,6 +78,7 @@ async def _git(folder: Path, *words: str) -> str:
     try:
         process = await asyncio.create_subprocess_exec(
             "git",
+            *_OPTIONS,
             *words,
             cwd=folder,
             env=environment() | _ENV,

@@ -25,6 +25,8 @@ class Limits(NamedTuple):
     """Requests with one token: hundreds of tasks may be reported on with it."""
     peer: Rate = Rate(per_second=20, burst=200)
     """Requests without a good token, from one address."""
+    waits: int = 1000
+    """Requests for a task that wait with one token: each holds one of the connections."""
     streams: int = 8
     """Open streams of events with one token."""
 

@@ -23,6 +23,7 @@ from reconciler.api.models import (
     DequeueRequest,
     Heartbeat,
     Lease,
+    Number,
     Progress,
     Proposal,
     ProposalRequest,
@@ -109,7 +110,8 @@ class Tools:
         """Ask whether to go on with a task that you hold, and say that you are at work on it."""
         with _telling():
             answer = await self._client_of(ctx).heartbeat(task, epoch)
-        self._keeper.heard(task, epoch)
+        if answer.desired != "lost":  # else it may be another's, whose silence this must not break
+            self._keeper.heard(task, epoch)
         return answer
 
     async def update_task(
@@ -132,7 +134,7 @@ class Tools:
             Branch | None, Field(description="Branch that you pushed, if not the one of the lease.")
         ] = None,
         pull_request: Annotated[
-            int | None, Field(ge=1, description="Number of the pull request, if you opened one yourself.")
+            Number | None, Field(description="Number of the pull request, if you opened one yourself.")
         ] = None,
     ) -> Progress:
         """Report what came of a task that you hold; everything but `running` ends your hold."""

@@ -5,13 +5,16 @@ Whatever an agent sends may be sent again: the same request key gets the same
 task, the same piece of log is kept once, the same report is recorded once.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import chain
 from typing import Literal
 
 from reconciler.api.models import (
+    MOST_WAIT,
     DequeueRequest,
     Heartbeat,
     HeartbeatRequest,
@@ -25,6 +28,7 @@ from reconciler.api.models import (
     StatusRequest,
 )
 from reconciler.api.operation import Answer, Call, Operation, pieces
+from reconciler.api.problems import TooMany
 from reconciler.api.server import Closing
 from reconciler.api.shelf import Shelf
 from reconciler.api.views import holds, lease_view, progress_view
@@ -47,14 +51,18 @@ class Pull:
     shelf: Shelf
     clock: Callable[[], datetime]
     closing: Closing
+    most: int
+    """Requests that wait for a task with one token."""
+    _waiting: Counter[str] = field(default_factory=Counter)
 
     async def dequeue(self, call: Call) -> Lease | None:
         """Give the agent a task, waiting for one if it is asked to."""
         asked: DequeueRequest = call.body
         bid = Bid(agent=call.caller.agent, request_key=asked.request_key, capabilities=asked.capabilities)
         try:
-            async with self.closing.limit():
-                task = await self.desk.bid(bid, timedelta(seconds=asked.wait))
+            with self._counted(bid.agent):
+                async with self.closing.limit():
+                    task = await self.desk.bid(bid, timedelta(seconds=asked.wait))
         except TimeoutError:
             raise Unavailable("the reconciler is stopping; ask again with the same request_key") from None
         if task is None or not self._is_for(task, bid):
@@ -63,6 +71,16 @@ class Pull:
         if not self._is_for(task, bid):
             return None
         return lease_view(assignment, self.desk, self.shelf.whole_url)
+
+    @contextmanager
+    def _counted(self, agent: str) -> Iterator[None]:
+        if self._waiting[agent] >= self.most:
+            raise TooMany(f"agent {agent} waits for {self.most} tasks already; wait for an answer", MOST_WAIT)
+        self._waiting[agent] += 1
+        try:
+            yield
+        finally:
+            self._waiting[agent] -= 1
 
     def _is_for(self, task: str, bid: Bid) -> bool:
         """Return whether a task is still the one that was given for a bid: it may be lost by now."""

@@ -3,11 +3,12 @@ Webhooks: taken as they come, within bounds.
 """
 
 import asyncio
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
 
-from reconciler.api.hooks import AT_ONCE
+from reconciler.api import hooks
 
 PLACE = "/hooks/forgejo"
 SIGNED = {"X-Forgejo-Signature": "good"}
@@ -52,17 +53,21 @@ async def test_a_large_one_is_refused_without_being_read(world, address, framing
     assert world.hooks.taken == []
 
 
-async def test_there_is_room_for_so_many_at_once(world, nobody, monkeypatch):
+@pytest.mark.parametrize("limit", ["AT_ONCE", "FROM_ONE"])
+async def test_there_is_room_for_so_many_at_once(world, nobody, monkeypatch, limit):
+    monkeypatch.setattr(hooks, "AT_ONCE", 6)
+    monkeypatch.setattr(hooks, "FROM_ONE", 6)
+    monkeypatch.setattr(hooks, limit, 3)
     begun, on = asyncio.Event(), asyncio.Event()
 
     async def receive(headers, body):
         world.hooks.taken.append((headers, body))
-        if len(world.hooks.taken) == AT_ONCE:
+        if len(world.hooks.taken) == 3:
             begun.set()
         await on.wait()
 
     monkeypatch.setattr(world.hooks, "receive", receive)
-    first = [asyncio.create_task(nobody.post(PLACE, content=b"{}", headers=SIGNED)) for _ in range(AT_ONCE)]
+    first = [asyncio.create_task(nobody.post(PLACE, content=b"{}", headers=SIGNED)) for _ in range(3)]
     await begun.wait()
 
     one_more = await nobody.post(PLACE, content=b"{}", headers=SIGNED)
@@ -71,6 +76,20 @@ async def test_there_is_room_for_so_many_at_once(world, nobody, monkeypatch):
 
     assert (one_more.status_code, one_more.headers["retry-after"]) == (503, "2")
     assert {answer.status_code for answer in answers} == {202}
+    assert (await nobody.post(PLACE, content=b"{}", headers=SIGNED)).status_code == 202
+
+
+async def test_one_that_drips_gives_its_room_back(world, nobody, address, monkeypatch):
+    monkeypatch.setattr(hooks, "SECONDS", 0.1)
+    monkeypatch.setattr(hooks, "FROM_ONE", 1)
+    parts = urlsplit(address)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    writer.write(f"POST {PLACE} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode())
+
+    answer = await reader.readline()
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 408")
     assert (await nobody.post(PLACE, content=b"{}", headers=SIGNED)).status_code == 202
 
 

@@ -2,6 +2,8 @@
 How often somebody may ask.
 """
 
+import asyncio
+
 import httpx2
 import pytest
 
@@ -77,7 +79,7 @@ def test_no_more_than_so_many_are_remembered(monkeypatch):
 @pytest.fixture
 def limits():
     slow = Rate(per_second=0.001, burst=3)
-    return Limits(token=slow, peer=slow, streams=1)
+    return Limits(token=slow, peer=slow, waits=1, streams=1)
 
 
 async def statuses(client, path, times):
@@ -106,6 +108,20 @@ async def test_the_answer_says_when_to_come_back(clients):
 
     assert int(answer.headers["retry-after"]) == 1000
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_requests_that_wait_with_one_token_are_limited(world, clients):
+    first = asyncio.create_task(
+        clients["jeeves"].post("/api/v1/dequeue", json={"request_key": "k1", "wait": 20})
+    )
+    await world.waits()
+
+    second = await clients["jeeves"].post("/api/v1/dequeue", json={"request_key": "k2"})
+    other = await clients["hermes"].post("/api/v1/dequeue", json={"request_key": "k1"})
+    first.cancel()
+
+    assert (second.status_code, other.status_code) == (429, 204)
+    assert "wait for an answer" in second.json()["detail"]
 
 
 async def test_streams_with_one_token_are_limited(clients):

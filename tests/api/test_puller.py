@@ -261,6 +261,19 @@ async def test_the_branch_is_made_from_the_base_and_pushed(server, agent, origin
     assert git(origin, "log", "--format=%s", "task/hello") == "Say hi\nBegin"
 
 
+async def test_nothing_that_the_command_leaves_in_git_runs_outside_of_it(server, agent, origin, tmp_path):
+    server.leases = [with_repo(origin)]
+    trap = (
+        f"printf '#!/bin/sh\\ntouch {tmp_path}/sprung\\n' >.git/hooks/pre-push; chmod +x .git/hooks/pre-push"
+    )
+    watch = "cp .git/hooks/pre-push .git/watch; git config core.fsmonitor .git/watch"
+
+    await agent(f"git commit --quiet --allow-empty -m Mine; {trap}; {watch}").run()
+
+    assert report(server)["status"] == "completed"
+    assert not (tmp_path / "sprung").exists()
+
+
 async def test_it_goes_on_from_the_commit_that_the_lease_names(server, agent, origin, tmp_path):
     seed = tmp_path / "seed"
     git(seed, "switch", "--quiet", "--create", "task/hello")
