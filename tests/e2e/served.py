@@ -40,8 +40,12 @@ class Served:
                 stdout=talk,
                 stderr=subprocess.STDOUT,
             )
-        found = await eventually(lambda: re.search(rb"^listening on (\S+)$", self.talk[said:], re.MULTILINE))
-        self.url = found.group(1).decode()
+
+        def address() -> re.Match[bytes] | None:
+            assert self._process.poll() is None, self.talk[said:].decode()
+            return re.search(rb"^listening on (\S+)$", self.talk[said:], re.MULTILINE)
+
+        self.url = (await eventually(address)).group(1).decode()
         await self.catches_up()
 
     @property
