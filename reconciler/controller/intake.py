@@ -73,8 +73,8 @@ class Intake:
     _looks: Errands[Repo] = field(init=False)
     _since: dict[str, datetime] = field(default_factory=dict, init=False)
     """Up to when the comments of each repo were worked."""
-    _worked: set[str] = field(default_factory=set, init=False)
-    """Keys of the commands that were worked, or ignored."""
+    _worked: dict[str, set[str]] = field(default_factory=dict, init=False)
+    """Keys of the commands that were worked, or ignored, by repo: of those that may be listed again."""
 
     def __post_init__(self) -> None:
         self._looks = Errands(self.look, self._news.set)
@@ -213,7 +213,8 @@ class Intake:
         """
         since = self._since.setdefault(place.repo, self.clock() - _LOOK_BACK)
         comments = await self.forges.comments(place.forge, since - _OVERLAP)
-        self._worked |= {f"{place.repo} {comment.key}" for comment in comments if comment.key}
+        worked = self._worked.get(place.repo, set()) | {comment.key for comment in comments}
+        self._worked[place.repo] = worked & {_key(comment) for comment in comments}
         failed = None
         for comment in sorted(comments, key=lambda each: (each.created_at, each.id)):
             try:
@@ -227,10 +228,10 @@ class Intake:
 
     async def _work(self, place: "_Place", comment: Comment) -> None:
         """Follow a comment, if it is a command and was not followed yet."""
-        told, work = command(comment.body), f"{place.repo} {_key(comment)}"
-        if told and not comment.key and work not in self._worked:
+        told, worked = command(comment.body), self._worked[place.repo]
+        if told and not comment.key and _key(comment) not in worked:
             await self._follow(place, comment, told)
-            self._worked.add(work)
+            worked.add(_key(comment))
 
     async def _follow(self, place: "_Place", comment: Comment, told: Command) -> None:
         """Do what a comment asks for, then answer it: an answer says that it is done."""
