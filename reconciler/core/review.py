@@ -170,9 +170,10 @@ class _Case:
         return f"pull request #{self.pull.number}"
 
     def head(self, reason: str, actor: str = "") -> dict[str, Any]:
-        """Return what every event begins with."""
-        cause = "webhook" if self.delivery else "person" if actor else "clock"
-        who = {"actor": one_line(actor, 100)} if actor else {}
+        """Return what every event begins with; what our own account did, no person did."""
+        is_person = actor not in {"", self.bot}
+        cause = "webhook" if self.delivery else "person" if is_person else "clock"
+        who = {"actor": one_line(actor, 100)} if is_person else {}
         common = {"task": self.task.name, "at": self.at, "reason": one_line(reason)}
         return {**common, **who, "cause": cause, "delivery": self.delivery}
 

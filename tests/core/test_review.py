@@ -111,6 +111,13 @@ def test_a_merge_completes_the_task_wherever_it_stands(phase):
     assert transition(a_status(phase), event).phase is Phase.COMPLETED
 
 
+def test_what_we_did_ourselves_is_no_deed_of_a_person():
+    event = seen(a_pull(state="closed", is_merged=True, by=BOT), a_status())
+
+    assert event.reason == f"pull request #12 was merged by {BOT}"
+    assert (event.actor, event.cause) == ("reconciler", "clock")
+
+
 @pytest.mark.parametrize("phase", [Phase.REVIEW_PENDING, *IN_ROUND, *STUCK])
 def test_a_pull_request_that_is_closed_cancels_its_task(phase):
     event = seen(a_pull(state="closed"), a_status(phase))
