@@ -222,7 +222,7 @@ class Intake:
             except ReconcilerError as error:
                 failed = error
             if failed is None:
-                since = self._since[place.repo] = max(since, comment.created_at)
+                since = self._since[place.repo] = max(since, min(comment.created_at, self.clock()))
         if failed:
             raise failed
 
@@ -305,8 +305,16 @@ class _Place(NamedTuple):
         return issue.state == "open" and self.rules.label in issue.labels and self.allows(issue.author)
 
     def allows(self, person: str) -> bool:
-        """Return whether the word of a person counts; forges do not tell names apart by case."""
-        return person.casefold() in {author.casefold() for author in self.rules.authors}
+        """
+        Return whether the word of a person counts; forges do not tell names apart by case.
+
+        Letters of ASCII alone are folded: others become one of them, such as U+212A a `k`.
+        """
+        return _folded(person) in {_folded(author) for author in self.rules.authors}
+
+
+def _folded(name: str) -> str:
+    return name.lower() if name.isascii() else name
 
 
 class _News(NamedTuple):

@@ -415,6 +415,28 @@ async def test_others_are_not_followed_and_counted_once(taken_up):
     assert taken_up.intake.ignored == 1
 
 
+@pytest.mark.parametrize("author", ["\u212aate", "Kat\u0435", "kate "])
+async def test_a_name_that_looks_like_an_allowed_one_is_another(author):
+    scene = Scene(office=Office(fleet("Kate")))
+    scene.add(issue(7, author="kate"), issue(8, author=author))
+    scene.write("/agent cancel", author=author)
+
+    await scene.look()
+
+    assert list(scene.branch.content) == [SEVEN]
+    assert (scene.spec().desired, scene.intake.ignored) == ("active", 1)
+
+
+async def test_a_comment_of_the_future_keeps_no_later_one_from_being_followed(taken_up):
+    taken_up.write("hello", ago=timedelta(days=-3650))
+    await taken_up.look()
+    taken_up.write("/agent model a")
+
+    await taken_up.look()
+
+    assert taken_up.spec().model == "a"
+
+
 async def test_the_standing_is_told_once_and_not_again_when_it_changes(taken_up):
     taken_up.write("/agent status")
 
