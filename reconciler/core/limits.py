@@ -64,6 +64,8 @@ def _named(group: Group | Purse) -> str:
 
 # --- What is spent ---------------------------------------------------------
 
+_NOTHING = Usage()
+
 
 def overspent(budget: Budget | None, usage: Usage) -> str | None:
     """Return which limit of the budget is reached, in words; None if none is."""
@@ -79,7 +81,7 @@ def spent_today(desired: Desired, spent: Mapping[Purse, Usage], *purses: Purse) 
     while the last runs of the day end.
     """
     for purse in purses:
-        reached = _reached(_daily_budget(desired, purse), spent.get(purse, Usage()))
+        reached = _reached(_daily_budget(desired, purse), spent.get(purse, _NOTHING))
         if reached:
             return f"{_named(purse)} has spent its daily budget of {reached[1]}"
     return None

@@ -43,5 +43,8 @@ def waiting(scene: Scene, name: str, wait: Wait) -> Waiting:
     """Return the waiting with its time: of old if the reason is not new."""
     status = scene.statuses.get(name)
     before = status.waiting if status else None
-    since = before.since if before and before.reason is wait.reason else scene.now
-    return Waiting(reason=wait.reason, message=wait.message, since=since)
+    if before is None or before.reason is not wait.reason:
+        return Waiting(reason=wait.reason, message=wait.message, since=scene.now)
+    if before.message == wait.message:
+        return before  # thousands may wait: nothing is made anew for those that go on waiting
+    return Waiting(reason=wait.reason, message=wait.message, since=before.since)
