@@ -64,14 +64,17 @@ STUCK = [Phase.FAILED, Phase.ESCALATED]
 
 
 @pytest.mark.parametrize(
-    ("author", "words"),
-    [(BOT, "pull request #12 was opened"), ("alice", "pull request #12 of alice was found")],
+    ("author", "actor", "words"),
+    [
+        (BOT, "reconciler", "pull request #12 was opened"),
+        ("alice", "alice", "pull request #12 of alice was found"),
+    ],
 )
-def test_the_pull_request_of_delivered_work_goes_on_record(author, words):
+def test_the_pull_request_of_delivered_work_goes_on_record(author, actor, words):
     event = seen(a_pull(author=author), a_status(pull_request=None))
 
     assert isinstance(event, PullOpened)
-    assert (event.pull, event.reason, event.actor) == (KNOWN, words, author)
+    assert (event.pull, event.reason, event.actor) == (KNOWN, words, actor)
 
 
 def test_another_pull_request_of_the_branch_takes_the_place_of_the_first():
