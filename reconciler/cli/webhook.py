@@ -176,11 +176,11 @@ async def _try(
 
 _WHY_NOT = """\
 nothing new arrived. What to look at:
+- the same push is taken once in ten minutes: try again later, or push something
 - the forge's page of the webhook says what it was answered: 401 is another secret (one that is new
   counts after a minute), no answer is an address that it does not reach, or may not (Forgejo:
   ALLOWED_HOST_LIST)
-- `reconciler serve` keeps what it takes in {data}/hooks
-- the same push is taken once in ten minutes; try again later, or push something"""
+- `reconciler serve` keeps what it takes in {data}/hooks"""
 
 
 def _print(deliveries: "Sequence[Delivery]") -> None:
@@ -224,19 +224,20 @@ class _Place(NamedTuple):
 @asynccontextmanager
 async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
     """Find the repository on its forge, and hang up at the end. Raises NotFound."""
-    from reconciler.cli.fleet import opened, pick, spec_path
+    from reconciler.cli.fleet import opened, spec_path
     from reconciler.forge.forgejo import Forges
     from reconciler.serve import FLEET, forge_secret, forges_of
     from reconciler.specs.parse import FLEET as SETTINGS
 
     async with opened(context) as fleet:
-        desired, _ = await fleet.recorded()
-    known = forges_of(desired)
+        known = forges_of((await fleet.recorded())[0])
+        if repo not in known and repo != FLEET:
+            await fleet.spec_file("repo", repo)  # says if it is not there, or not committed
     spec = SETTINGS if repo == FLEET else spec_path("repo", repo)
     if repo not in known:
-        if repo != FLEET:
-            pick(desired, "repo", desired.repos, repo)
-        raise NotFound(f"{spec} has no `forge`; see docs/forge.md")
+        raise NotFound(
+            f"{spec} has no `forge` that can be used; see `reconciler validate`, and docs/forge.md"
+        )
     forge = known[repo]
     same = [each for each in known.values() if each.webhook_secret == forge.webhook_secret]
     forges = Forges(forge_secret, clock.now)

@@ -107,11 +107,13 @@ def test_a_secret_that_cannot_be_put_where_it_belongs_is_shown_once(fleet, forge
         ("code", URL, (64, "specs/repos/code.yaml: `forge` says nowhere")),
         ("code", "reconciler.example.org", (64, "such as https://")),
         ("cod", URL, (3, "did you mean 'code'")),
+        ("draft", URL, (3, "specs/repos/draft.yaml is not on main yet; commit it first")),
         ("fleet", URL, (3, "specs/fleet.yaml has no `forge`")),
     ],
 )
 def test_what_cannot_be_set_up_is_told_with_what_to_do(fleet, forge, name, url, told):
     know(fleet, forge, None)
+    fleet.write("specs/repos/draft.yaml", "url: ../draft\n")
 
     done = fleet.run("webhook", "install", name, "--url", url)
 
