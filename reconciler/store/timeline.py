@@ -58,9 +58,18 @@ class Timeline:
             [entry] = await entries(self._repository, [commit])
             if entry.task == task:
                 return entry.previous
-        words = ("rev-list", "--max-count=1", "--grep=^Task: ", commit or head, "--", status_path(task))
-        listed = await self._repository.git.run(*words)
-        return listed.decode().strip() or None
+        last = next(iter(await self._touching([status_path(task)], head, "--max-count=1")), None)
+        if commit is None or last is None:
+            return last
+        life = await walk(self._repository, last, None)  # it may have had other names by then
+        paths = {status_path(entry.task) for entry in life if entry.task}
+        earlier, mine = await self._touching(sorted(paths), f"{commit}^@"), {entry.commit for entry in life}
+        return next((found for found in earlier if found in mine), None)
+
+    async def _touching(self, paths: Sequence[str], *words: str) -> Sequence[str]:
+        """Return the transitions that touch one of the files, newest first."""
+        listed = await self._repository.git.run("rev-list", "--grep=^Task: ", *words, "--", *paths)
+        return listed.decode().split()
 
     async def _require(self, commit: str, head: str) -> None:
         """Raise NotFound unless a commit is in the history."""
