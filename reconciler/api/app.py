@@ -41,7 +41,7 @@ def make_app(
     gate = Gate(desk, clock, LastUse(last_use, clock), Buckets(limits.token), Buckets(limits.peer))
     operations = _with_document(
         (
-            *Pull(desk, shelf, clock, closing, limits.waits).operations,
+            *Pull(desk, shelf, clock, closing, Buckets(limits.proposals), limits.waits).operations,
             *Reading(desk, shelf.record, gate.last_use.get).operations,
             *Stream(tail, shelf.record, closing, gate.is_still_good, limits.streams).operations,
             *HookDoor(shelf.hooks).operations,

@@ -25,6 +25,8 @@ class Limits(NamedTuple):
     """Requests with one token: hundreds of tasks may be reported on with it."""
     peer: Rate = Rate(per_second=20, burst=200)
     """Requests without a good token, from one address."""
+    proposals: Rate = Rate(per_second=0.1, burst=20)
+    """Tasks proposed with one token: each is a branch, and a person's time."""
     waits: int = 1000
     """Requests for a task that wait with one token: each holds one of the connections."""
     streams: int = 8

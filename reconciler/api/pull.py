@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from itertools import chain
 from typing import Literal
 
+from reconciler.api.limits import Buckets
 from reconciler.api.models import (
     MOST_WAIT,
     DequeueRequest,
@@ -51,6 +52,7 @@ class Pull:
     shelf: Shelf
     clock: Callable[[], datetime]
     closing: Closing
+    proposals: Buckets
     most: int
     """Requests that wait for a task with one token."""
     _waiting: Counter[str] = field(default_factory=Counter)
@@ -127,6 +129,7 @@ class Pull:
 
     async def propose(self, call: Call) -> Proposal:
         """Put a proposed task where a person decides on it."""
+        self.proposals.take(call.caller.agent)
         return await self.shelf.propose(call.body, call.caller.agent)
 
     async def _hear(self, call: Call, epoch: int, claim: Claim | None) -> Progress:

@@ -124,6 +124,17 @@ async def test_requests_that_wait_with_one_token_are_limited(world, clients):
     assert "wait for an answer" in second.json()["detail"]
 
 
+@pytest.mark.parametrize("limits", [Limits(proposals=Rate(per_second=0.001, burst=2))])
+async def test_proposals_with_one_token_are_limited(world, clients):
+    async def propose(name, number):
+        asked = {"name": f"idea-{number}", "goal": "Do it."}
+        return (await clients[name].post("/api/v1/proposals", json=asked)).status_code
+
+    assert [await propose("jeeves", number) for number in range(4)] == [201, 201, 429, 429]
+    assert await propose("hermes", 9) == 201
+    assert len(world.proposed) == 3
+
+
 async def test_streams_with_one_token_are_limited(clients):
     watcher = clients["watcher"]
     async with watcher.stream("GET", "/api/v1/events") as stream:

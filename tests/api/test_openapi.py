@@ -21,7 +21,7 @@ PLENTY = Rate(per_second=1e6, burst=10**6)
 
 @pytest.fixture
 def limits():
-    return Limits(PLENTY, PLENTY)
+    return Limits(PLENTY, PLENTY, PLENTY)
 
 
 @pytest.fixture
