@@ -33,6 +33,7 @@ class Counting(FakeForges):
         self.asked = Counter()
         self.fresh = []
         self.refuses_merges = False
+        self.lag = 0
         self.odd = ""
         """A task that cannot be shown."""
 
@@ -43,7 +44,9 @@ class Counting(FakeForges):
     async def pulls(self, forge, branches, fresh):
         self.asked["pulls"] += 1
         self.fresh.append(set(fresh))
-        return await super().pulls(forge, branches, fresh)
+        found = await super().pulls(forge, branches, fresh)
+        await turns(self.lag)  # what was read is old when it arrives
+        return found
 
     async def show(self, forge, want: Want) -> Pull | None:
         self.asked["show"] += 1

@@ -127,6 +127,10 @@ class Review(RuleBasedStateMachine):
             dispatch.finish(order)
         self.do(turns())
 
+    @rule(lag=st.sampled_from([0, 3, 30]))
+    def answers_take_their_time(self, lag):
+        self.scene.forges.lag = lag
+
     @rule(refuses=st.booleans())
     def merges_are_refused(self, refuses):
         self.scene.forges.refuses_merges = refuses
@@ -181,7 +185,7 @@ class Review(RuleBasedStateMachine):
             self.events.close()
 
     def come_to_rest(self):
-        self.scene.state.refuse, self.scene.forges.away = [], False
+        self.scene.state.refuse, self.scene.forges.away, self.scene.forges.lag = [], False, 0
         self.scene.forges.refuses_merges = self.scene.dispatch.hold = False
         self.finish()
         self.do(self.scene.pass_time(timedelta(hours=1), step=timedelta(seconds=30)))
