@@ -205,6 +205,8 @@ class Job:
 
     def _read_result(self) -> Result:
         """Return what the command wrote of its work. Raises ValueError if that cannot be read."""
+        if not self._result.is_file():  # a pipe would keep us waiting
+            return Result()
         try:
             with self._result.open("rb") as file:
                 return Result.model_validate_json(file.read(_MOST_RESULT))

@@ -240,7 +240,11 @@ class Forges(Protocol):
         """Let there be a comment of ours with that key and text; return whether it is new."""
 
     async def open_pulls(self, forge: Forge, base: str) -> Sequence[Pull]:
-        """Return the open pull requests against a base branch, without reviews and checks."""
+        """
+        Return the open pull requests against a base branch, without reviews and checks.
+
+        Those from forks are left out: anybody may open one, and have us read what it brings.
+        """
 
     async def light(self, forge: Forge, light: Light) -> None:
         """Set a commit status, unless it is so already."""

@@ -112,7 +112,7 @@ class Forges:
             return await seat.showing.say(number, note)
 
     async def open_pulls(self, forge: Forge, base: str) -> Sequence[Pull]:
-        """Return the open pull requests against a base branch, without reviews and checks."""
+        """Return the open pull requests against a base branch, without details; none from forks."""
         async with self._at(forge) as seat:
             return await seat.pulls.open(base)
 

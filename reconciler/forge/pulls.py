@@ -113,9 +113,11 @@ class Pulls:
         return None
 
     async def open(self, base: str) -> list[Pull]:
-        """Return the open pull requests against a base branch, without reviews and checks."""
+        """Return the open pull requests of branches from here against a base branch, without details."""
         answers = self._client.pages("pulls", PullAnswer, {"state": "open"})
-        return [self._pull(answer) async for answer in answers if answer.base.ref == base]
+        return [
+            self._pull(answer) async for answer in answers if answer.base.ref == base and answer.is_from_here
+        ]
 
     async def read(self, number: int) -> Detail:
         """Return a pull request as it is now."""

@@ -387,3 +387,14 @@ async def test_a_hook_is_installed_once_and_its_secret_replaced(double, forges, 
     assert {"push", "pull_request", "issues"} <= set(first.events)
     assert [hook.secret for hook in double.repos[REPO].hooks.values()] == ["two"]
     assert await forges.hooks(spec) == [first]
+
+
+async def test_nothing_is_read_of_a_pull_request_against_the_specs_from_a_fork(double, forges, spec):
+    for branch in ("task/a", "task/b"):
+        double.push_as_person(REPO, branch, {f"{branch}.txt": "1\n"})
+        double.open_pull(REPO, branch, "Work")
+    double.repos[REPO].pull(1).is_from_fork = True
+
+    found = await forges.open_pulls(spec, "main")
+
+    assert [pull.branch for pull in found] == ["task/b"]
