@@ -236,7 +236,7 @@ async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
     spec = SETTINGS if repo == FLEET else spec_path("repo", repo)
     if repo not in known:
         raise NotFound(
-            f"{spec} has no `forge` that can be used; see `reconciler validate`, and docs/forge.md"
+            f"{spec} has no `forge` that can be used; see `reconciler validate`"
         )
     forge = known[repo]
     same = [each for each in known.values() if each.webhook_secret == forge.webhook_secret]

@@ -107,8 +107,11 @@ class Intake:
             return
         place = _Place(repo.name, forge, rules)
         try:
+            comments = await self._comments(
+                place
+            )  # read first: a command is about the issue as it is by then
             await self._take_up(place)
-            await self._follow_comments(place)  # after it: they are about tasks that may be new
+            await self._follow_comments(place, comments)
         except ReconcilerError as error:
             log.warning("issues of repo %s wait for the next look: %s", repo.name, error)
 
@@ -205,14 +208,18 @@ class Intake:
 
     # --- Comments ----------------------------------------------------------
 
-    async def _follow_comments(self, place: "_Place") -> None:
+    async def _comments(self, place: "_Place") -> Sequence[Comment]:
+        """Return the comments of a repo that may be new."""
+        since = self._since.setdefault(place.repo, self.clock() - _LOOK_BACK)
+        return await self.forges.comments(place.forge, since - _OVERLAP)
+
+    async def _follow_comments(self, place: "_Place", comments: Sequence[Comment]) -> None:
         """
         Follow the commands among the new comments of a repo, each once, in order.
 
         One that fails is tried again at the next look, and keeps no other waiting.
         """
-        since = self._since.setdefault(place.repo, self.clock() - _LOOK_BACK)
-        comments = await self.forges.comments(place.forge, since - _OVERLAP)
+        since = self._since[place.repo]
         worked = self._worked.get(place.repo, set()) | {comment.key for comment in comments}
         self._worked[place.repo] = worked & {_key(comment) for comment in comments}
         failed = None

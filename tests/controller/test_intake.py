@@ -2,7 +2,7 @@
 
 import asyncio
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -534,6 +534,27 @@ async def test_on_a_real_branch_issue_and_commands_become_commits_that_the_specs
     assert log == ["x", f"Take up {NAME}: Add", f"Cancel {NAME}", f"Retry {NAME}"]
     task = desired.tasks[NAME]
     assert (task.goal, task.validation, task.desired, task.rerun) == ("Add.", ("make test",), "active", 1)
+
+
+async def test_a_command_waits_for_an_edit_of_its_issue_that_came_before_it(scene):
+    scene.add(issue())
+    read = scene.forges.issues
+
+    async def issues(forge: Forge, label: str) -> Sequence[Issue]:
+        found = await read(forge, label)
+        if not scene.site.comments:  # both come while the issues are read
+            scene.add(issue(body="Multiply."))
+            scene.write("/agent model small")
+        return found
+
+    scene.forges.issues = issues
+    await scene.look()
+    first = scene.spec()
+    await scene.look()
+    second = scene.spec()
+
+    assert (first.goal, first.model) == ("Add.", None)
+    assert (second.goal, second.model) == ("Multiply.", "small")
 
 
 # --- When ------------------------------------------------------------------
