@@ -1,8 +1,20 @@
 """What a pull request changes of the plan, and how it is shown."""
 
 from reconciler.core.errors import Problem
+from reconciler.core.events import Assigned, Created, WaitingChanged
+from reconciler.core.lifecycle import fold
 from reconciler.core.model import Observed
-from reconciler.core.preview import Difference, Line, comment, difference, refusal, summary
+from reconciler.core.plan import plan
+from reconciler.core.preview import (
+    Difference,
+    Line,
+    actions,
+    comment,
+    difference,
+    has_changes,
+    refusal,
+    summary,
+)
 from tests.fakes import START, make_desired, make_task
 
 HEAD = "c" * 40
@@ -117,3 +129,41 @@ def test_two_that_differ_in_reasons_alone_come_to_the_same():
     assert one.gist == other.gist
     assert one.gist != Difference(new=(Line("start", "a", "gpu-1", "2 free"),)).gist
     assert one.gist != Difference(gone=one.new).gist
+
+
+def test_waiting_for_something_else_is_no_change_and_stopping_is_one():
+    task = make_task("a")
+    statuses, _ = fold({}, [Created(task="a", at=START, reason="new", spec=task)])
+    later = make_desired(make_task("a", generation=task.generation, not_before="2031-01-01"))
+
+    waits = plan(later, Observed(statuses), START)
+
+    assert [type(event) for event in waits.events] == [WaitingChanged]
+    assert not has_changes(waits)
+    assert has_changes(plan(make_desired(task), Observed(), START))
+
+
+def test_a_stop_and_what_goes_on_record_without_a_run_have_lines():
+    task = make_task("a")
+    events = [
+        Created(task="a", at=START, reason="new", spec=task),
+        Assigned(task="a", at=START, reason="there", spec=task, run="a.g.a1", host="local"),
+    ]
+    others = [make_task(name) for name in "bcd"]
+    events += [Created(task=each.name, at=START, reason="new", spec=each) for each in others]
+    statuses, _ = fold({}, events)
+
+    suspended = make_desired(make_task("a", desired="suspended"), *others)
+    base, head = make_desired(task, *others), make_desired(*others, revision="2" * 40)
+
+    stopped = plan(suspended, Observed(statuses), START)
+    removed = difference(base, head, Observed(statuses), START)
+
+    assert ("stop", "a") in [line[:2] for line in actions(stopped)]
+    assert ("remove", "a") in lines(removed)
+
+
+def test_problems_that_stay_are_counted_in_the_comment():
+    text = comment(Difference(old_problems=2), HEAD)
+
+    assert "2 problems of the specs in force would stay." in text

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.core.command import assignment
-from reconciler.core.errors import LeaseLost, NotNow, SpecError
-from reconciler.core.events import AgentSaid, Assigned, Cancelled, Completed, Failed, Retried
+from reconciler.core.errors import LeaseLost, NotFound, NotNow, Problem, SpecError
+from reconciler.core.events import AgentSaid, Assigned, Cancelled, Completed, Failed, Retried, Started
+from reconciler.core.lifecycle import transition
 from reconciler.core.model import (
     Agent,
     Bid,
@@ -259,6 +260,83 @@ def test_a_spec_that_is_lost_does_not_lose_the_word_of_its_agent():
     events = answer(None, held_status(), said(Claim(outcome="completed")), NOW, FleetSpec())
 
     assert len(events) == 2
+
+
+def test_who_asks_for_a_task_that_is_not_theirs_learns_why():
+    task, pulled_task = make_task("a"), make_task("b", execution_mode=ExecutionMode.HTTP_PULL)
+    tasks, statuses = {"a": task, "b": pulled_task}, {"b": held_status(run="b.g.a1")}
+
+    with pytest.raises(NotFound, match="no task 'nothing'"):
+        holder(tasks, statuses, "nothing", "jeeves", 1)
+    with pytest.raises(NotNow, match="task a is run by the reconciler"):
+        holder(tasks, statuses, "a", "jeeves", 1)
+    with pytest.raises(LeaseLost, match="task b is not yours"):
+        holder(tasks, statuses, "b", "other", 1)
+    with pytest.raises(LeaseLost, match="at epoch 1, and yours was 2"):
+        holder(tasks, statuses, "b", "jeeves", 2)
+
+
+def test_the_first_word_begins_the_work_and_the_next_ones_say_nothing_new():
+    task = make_task("a")
+
+    (began,) = answer(task, held_status(phase=Phase.ASSIGNED), said(), NOW, FleetSpec())
+
+    assert isinstance(began, Started)
+    assert answer(task, held_status(), said(), NOW, FleetSpec()) == ()
+
+
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [
+        (Claim(outcome="failed", result="no tests\nat all"), "no tests at all"),
+        (Claim(outcome="failed"), "the agent says that it failed"),
+        (Claim(outcome="released"), "the agent gave it back"),
+    ],
+)
+def test_a_claim_that_nothing_came_of_it_is_believed(claim, words):
+    reported, retried = answer(
+        make_task("a", retries=1), held_status(repo="web"), said(claim), NOW, FleetSpec()
+    )
+
+    assert (reported.claim, reported.waiting) == (claim, None)
+    assert isinstance(retried, Retried)
+    assert retried.counts is (claim.outcome == "failed")
+    assert retried.failure.message == words
+
+
+def test_the_same_claim_again_is_no_news():
+    claim = Claim(outcome="completed")
+
+    assert answer(make_task("a"), held_status(claim=claim), said(claim), NOW, FleetSpec()) == ()
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_a_plan_takes_a_task_from_an_agent_that_is_silent(is_broken):
+    task = make_task("a", execution_mode=ExecutionMode.HTTP_PULL)
+    broken = {"a": (Problem("specs/tasks/a.yaml", 3, 1, "unknown field"),)} if is_broken else {}
+    desired = Desired(revision="1" * 40, tasks={"a": task}, broken=broken)
+    status = held_status(generation=task.generation, work=task.work)
+    ends = NOW + timedelta(minutes=1)
+    observed = Observed({"a": status}, leases={status.run: ends})
+
+    before, after = plan(desired, observed, NOW), plan(desired, observed, ends)
+
+    assert (before.events, before.due) == ((), ends)
+    assert next(type(event) for event in after.events) is Retried
+
+
+def test_what_waits_to_be_checked_is_waited_for_without_another_commit():
+    task = make_task("a", execution_mode=ExecutionMode.HTTP_PULL, repo="web")
+    desired = Desired(revision="1" * 40, tasks={"a": task})
+    status = held_status(generation=task.generation, work=task.work, repo="web", phase=Phase.ASSIGNED)
+    (reported,) = answer(task, status, said(Claim(outcome="completed")), NOW, FleetSpec())
+    checked = transition(status, reported)
+
+    planned = plan(desired, Observed({"a": checked}), NOW + timedelta(days=1))
+
+    assert checked.waiting.reason is Reason.CHECK
+    assert planned.waiting == {"a": checked.waiting}
+    assert (planned.events, planned.due) == ((), None)
 
 
 def test_the_holder_is_found_by_the_name_that_its_task_had():

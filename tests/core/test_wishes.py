@@ -1,0 +1,52 @@
+import pytest
+
+from reconciler.core.errors import UsageError
+from reconciler.core.model import Phase, Status, TaskSpec, Wish
+from reconciler.core.wishes import cancelling, resuming, retrying, suspending
+from tests.strategies import NOW
+
+
+def spec(wish=Wish.ACTIVE, **fields):
+    return TaskSpec(goal="Do it.", desired=wish, **fields)
+
+
+def status(phase):
+    return Status(phase=phase, since=NOW, created_at=NOW, generation="a1" * 20, work="b2" * 6)
+
+
+@pytest.mark.parametrize(
+    ("ask", "wish", "answer"),
+    [
+        (suspending, Wish.ACTIVE, {"desired": "suspended"}),
+        (suspending, Wish.SUSPENDED, "a is suspended already"),
+        (suspending, Wish.CANCELLED, "a is cancelled already"),
+        (resuming, Wish.SUSPENDED, {"desired": "active"}),
+        (resuming, Wish.ACTIVE, "a is active already"),
+        (cancelling, Wish.ACTIVE, {"desired": "cancelled"}),
+        (cancelling, Wish.SUSPENDED, {"desired": "cancelled"}),
+        (cancelling, Wish.CANCELLED, "a is cancelled already"),
+    ],
+)
+def test_a_wish_changes_what_is_desired_unless_it_is_so_already(ask, wish, answer):
+    assert ask("a", spec(wish), None) == answer
+
+
+def test_a_cancelled_task_is_not_resumed_but_asked_for_again():
+    with pytest.raises(UsageError, match="reconciler retry a"):
+        resuming("a", spec(Wish.CANCELLED), None)
+
+    assert retrying("a", spec(Wish.CANCELLED, rerun=2), None) == {"desired": "active", "rerun": 3}
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_only_what_is_settled_is_tried_again(phase):
+    answer = retrying("a", spec(rerun=1), status(phase))
+
+    if phase.is_settled:
+        assert answer == {"rerun": 2}
+    else:
+        assert answer == f"a is {phase}: it is not settled, so there is nothing to retry"
+
+
+def test_a_task_that_is_not_on_record_is_new():
+    assert retrying("a", spec(), None) == "a is new: it is not settled, so there is nothing to retry"
