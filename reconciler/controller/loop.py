@@ -37,6 +37,7 @@ from reconciler.core.limits import has_daily_budget, midnight, with_expenses
 from reconciler.core.model import (
     Assignment,
     Bid,
+    Claim,
     Desired,
     FailureClass,
     Host,
@@ -54,7 +55,7 @@ from reconciler.core.model import (
 )
 from reconciler.core.needs import Needs, needs
 from reconciler.core.plan import Follow, Plan, Stop, needs_attention, plan, why_end
-from reconciler.core.pull import holder, is_to_check, require_held
+from reconciler.core.pull import holder, require_held, verdict_of
 from reconciler.core.review import follow
 from reconciler.core.rounds import judge
 
@@ -593,16 +594,24 @@ class Loop:
             log.info("%s is not swept now: %s", host.name, error)
 
     def _to_inspect(self) -> Mapping[str, str]:
-        """Return the tasks of which an agent says that they are finished, by run."""
-        return {status.run or "": name for name, status in self._open().items() if is_to_check(status)}
+        """
+        Return the tasks of which an agent has said what came of them, by run.
+
+        One that needs no look is here only if a crash cut off its verdict, which goes on record after it.
+        """
+        return {
+            status.run or "": name
+            for name, status in self._open().items()
+            if status.phase.is_live and status.claim is not None
+        }
 
     async def _inspect(self, name: str) -> None:
-        """Look at what an agent says it has finished; what cannot be told now is looked at again."""
+        """Judge what an agent says came of its work; what cannot be told now is looked at again."""
         status = self.statuses.get(name)
         if status is None or status.claim is None:
             return
         try:
-            report = await self.dispatch.verify(await self.assignment(name), status.claim)
+            report = await self._judged(name, status, status.claim)
         except Unavailable as error:
             log.warning("task %s: what its agent finished cannot be checked now: %s", name, error)
             return
@@ -611,6 +620,13 @@ class Loop:
             return
         run = status.run or ""
         self.emit(RunEnded(task=name, run=run, round=status.round, at=self.clock(), report=report))
+
+    async def _judged(self, name: str, status: Status, claim: Claim) -> Report:
+        """Return what the word of an agent comes to, looked at if it has to be."""
+        verdict = verdict_of(status, claim)
+        if verdict is not None:
+            return Report(verdict=verdict)
+        return await self.dispatch.verify(await self.assignment(name), claim)
 
     def _repos_in_review(self) -> Mapping[str, Repo]:
         """Return the repos in which delivered work waits to be merged."""

@@ -173,7 +173,7 @@ def answer(
     if said.claim is None:
         begins = status.phase is Phase.ASSIGNED
         return (Started(**head, run=run, reason=f"agent {said.agent} began"),) if begins else ()
-    verdict = _verdict(status, said.claim)
+    verdict = verdict_of(status, said.claim)
     waiting = Waiting(reason=Reason.CHECK, message=CHECKING, since=said.at) if verdict is None else None
     words = _told(said.agent, said.claim)
     reported = Reported(**head, run=run, claim=said.claim, waiting=waiting, reason=words)
@@ -187,10 +187,10 @@ def answer(
 
 def is_to_check(status: Status) -> bool:
     """Return whether an agent says that its work is finished, and nobody has looked yet."""
-    return status.phase.is_live and status.claim is not None and _verdict(status, status.claim) is None
+    return status.phase.is_live and status.claim is not None and verdict_of(status, status.claim) is None
 
 
-def _verdict(status: Status, claim: Claim) -> Verdict | None:
+def verdict_of(status: Status, claim: Claim) -> Verdict | None:
     """Return what a claim comes to; None if that has to be looked at first."""
     words = one_line(claim.result)
     if claim.outcome in {"released", "failed"}:

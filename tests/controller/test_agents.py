@@ -284,6 +284,25 @@ async def test_who_speaks_of_a_task_that_is_not_theirs_is_told_what_to_do(office
     assert office.phases("a") == ["created", "assigned"]
 
 
+@pytest.mark.parametrize(
+    ("claim", "phase"), [(DONE, Phase.COMPLETED), (Claim(outcome="failed"), Phase.CREATED)]
+)
+async def test_a_report_that_was_recorded_by_half_is_taken_up_after_a_restart(stage, claim, phase):
+    async with at_work(stage) as office:
+        await office.push(pulled("a", retries=1))
+        await office.bid()
+        await office.say("a")
+        held = stage.state.statuses["a"]
+        stage.state.statuses["a"] = held.model_copy(update={"claim": claim})
+
+    async with at_work(stage) as office:
+        await office.look()
+        again = await office.say("a", claim) if claim is DONE else None
+
+    assert stage.state.statuses["a"].phase is phase
+    assert again is None or again.phase is phase
+
+
 async def test_another_claim_after_the_first_is_refused(office):
     await office.push(pulled("a"))
     await office.bid()

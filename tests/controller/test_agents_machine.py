@@ -67,9 +67,16 @@ class Silent(FakeState):
     def __init__(self):
         super().__init__()
         self.silences = 0
+        self.cut = None
+        """After how many steps the next commit of more is cut off by the end of the process."""
+        self.is_cut = False
 
     async def commit(self, steps):
         await asyncio.sleep(0)  # others have a turn while a commit is under way
+        if self.cut is not None and len(steps) > self.cut:
+            await super().commit(steps[: self.cut])
+            self.cut, self.is_cut = None, True
+            await asyncio.Event().wait()
         await super().commit(steps)
         if self.silences:
             self.silences -= 1
@@ -128,6 +135,9 @@ class Office(RuleBasedStateMachine):
 
         self.loop.knock()
         self.events.run_until_complete(turns())
+        if self.state.is_cut:
+            self.state.is_cut = False
+            self.the_process_dies_and_comes_back()
         if asked is None:
             return None
         if not asked.done():
@@ -217,6 +227,10 @@ class Office(RuleBasedStateMachine):
     def a_commit_is_there_but_nobody_says_so(self):
         self.state.silences = 1
 
+    @rule(steps=st.integers(1, 2))
+    def the_process_dies_in_the_middle_of_a_commit(self, steps):
+        self.state.cut = steps
+
     @rule(hold=st.booleans(), report=st.sampled_from([SUCCESS, RED, FAILURE]), name=st.sampled_from(NAMES))
     def checks_change(self, hold, report, name):
         self.dispatch.hold = hold
@@ -287,7 +301,7 @@ class Office(RuleBasedStateMachine):
             self.events.close()
 
     def come_to_rest(self):
-        self.state.refuse, self.state.silences = [], 0
+        self.state.refuse, self.state.silences, self.state.cut = [], 0, None
         self.dispatch.hold, self.dispatch.reports = False, {}
         for order in [order for key, order in self.dispatch.started.items() if key in self.dispatch.followed]:
             self.dispatch.finish(order)
