@@ -602,7 +602,7 @@ class Loop:
         return {
             status.run or "": name
             for name, status in self._open().items()
-            if status.phase.is_live and status.claim is not None
+            if status.phase.is_live and status.claim is not None and name not in self.desired.broken
         }
 
     async def _inspect(self, name: str) -> None:

@@ -83,10 +83,12 @@ def assignment(task: Task, status: Status, desired: Desired) -> Assignment:
     """
     Return what the outside agent that holds a task is to carry out; the same arguments give the same.
 
-    Raises SpecError if a template is wrong, or the host that validates is gone.
+    Raises SpecError if a template is wrong, or the repo or the host that validates is gone.
     """
     if task.validate_on and task.validate_on not in desired.hosts:
         raise _missing("host", task.validate_on, status)
+    if task.repo and task.repo not in desired.repos:
+        raise _missing("repo", task.repo, status)
     return Assignment(
         run=status.run or "",
         epoch=status.attempt,

@@ -390,6 +390,24 @@ async def test_a_task_that_is_removed_while_it_waits_to_be_checked_goes_in_the_e
     assert "a" not in office.stage.state.statuses
 
 
+async def test_work_is_not_taken_for_checked_while_nobody_knows_its_repo(office):
+    task = pulled("a", repo="web")
+    await office.push(task, repos={"web": REPO})
+    await office.bid()
+    problem = Problem("specs/tasks/a.yaml", 2, 7, "there is no repo web", "repo")
+    await office.push(task, broken={"a": (problem,)})
+    said = await office.say("a", DONE)
+    await office.pass_time(timedelta(minutes=5))
+    meanwhile = office.stage.state.statuses["a"]
+
+    await office.push(task, repos={"web": REPO})
+    await office.pass_time(timedelta(minutes=1))
+
+    assert said.waiting.reason is Reason.CHECK
+    assert meanwhile == said
+    assert office.stage.state.statuses["a"].phase is Phase.COMPLETED
+
+
 # --- Leases ----------------------------------------------------------------
 
 

@@ -339,6 +339,13 @@ def test_what_waits_to_be_checked_is_waited_for_without_another_commit():
     assert (planned.events, planned.due) == ((), None)
 
 
+def test_nothing_is_handed_out_or_checked_without_its_repo():
+    desired = Desired(revision="1" * 40)
+
+    with pytest.raises(SpecError, match="needs repo 'web'"):
+        assignment(make_task("a", repo="web"), held_status(), desired)
+
+
 def test_the_holder_is_found_by_the_name_that_its_task_had():
     moved = held_status(run="a.g.a1")
 
