@@ -137,6 +137,7 @@ class Office(RuleBasedStateMachine):
         self.events.run_until_complete(turns())
         if self.state.is_cut:
             self.state.is_cut = False
+            self.nobody_loses_a_lease_that_has_not_ended()  # as long as it is known since when it lived
             self.the_process_dies_and_comes_back()
         if asked is None:
             return None
