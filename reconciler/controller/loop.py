@@ -463,6 +463,8 @@ class Loop:
                 continue
             task = told.task if isinstance(told, MergeSeen | PullSeen) else self._task_of(told)
             fact, status = replace(told, task=task), touched.get(task, self.statuses.get(task))
+            if isinstance(fact, RunEnded) and not (status and _is_about(fact, status)):
+                self._sweeps.hurry(self.desired.hosts)  # who swept before had to spare its folders
             while (event := await self._meaning(fact, status, now)) is not None:
                 before, status = status, transition(status, event)
                 if status == before:

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from reconciler.core.errors import Conflict, SpecError, Unavailable
-from reconciler.core.events import Assigned, RunSeen
+from reconciler.core.events import Assigned, RunEnded, RunSeen
 from reconciler.core.model import FailureClass, Host, Phase, Reason, Repo
 from tests.fakes import FAILURE, RED, SUCCESS, FakeDispatch, make_desired, make_task
 
@@ -177,6 +177,18 @@ async def test_what_a_host_says_twice_is_no_news(stage):
     await loop.run("started")
 
     assert len(stage.state.log) == commits
+
+
+async def test_a_run_that_ends_when_nobody_asks_for_it_any_more_is_swept_after(stage):
+    stage.specs.push(make_desired(make_task("a")))
+    loop = await stage.run()
+    await loop.run("idle")
+    before, run = len(stage.dispatch.swept), stage.state.statuses["a"].run
+    loop.emit(RunEnded(task="a", run=run, round=1, at=stage.clock(), report=SUCCESS))
+
+    await loop.run("idle")
+
+    assert len(stage.dispatch.swept) == before + 1
 
 
 async def test_a_mistake_at_one_host_is_told_and_stalls_nothing(stage, caplog):
