@@ -235,9 +235,7 @@ async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
             await fleet.spec_file("repo", repo)  # says if it is not there, or not committed
     spec = SETTINGS if repo == FLEET else spec_path("repo", repo)
     if repo not in known:
-        raise NotFound(
-            f"{spec} has no `forge` that can be used; see `reconciler validate`"
-        )
+        raise NotFound(f"{spec} has no `forge` that can be used; see `reconciler validate`")
     forge = known[repo]
     same = [each for each in known.values() if each.webhook_secret == forge.webhook_secret]
     forges = Forges(forge_secret, clock.now)

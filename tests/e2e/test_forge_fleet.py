@@ -29,6 +29,13 @@ def world(tmp_path: Path):
 
 TASK = "issues/code-1"
 """What the first issue becomes."""
+GREET = "goal: 'write a.txt: one'\nrepo: code\n"
+
+
+def waiting_for(gate: Path) -> str:
+    """Return a task that waits for a file in the middle of its work."""
+    return f"goal: |\n  wait for {gate}\n  write a.txt: one\nrepo: code\n"
+
 
 # --- The full circle ---------------------------------------------------------
 
@@ -132,7 +139,7 @@ def test_killed_at_random_moments_it_says_and_does_everything_once(world):
 
 
 def test_when_changes_are_requested_too_often_a_person_must_act(world):
-    world.settings(code="max_reviews: 1\n", tasks__greet="goal: 'write a.txt: one'\nrepo: code\n")
+    world.settings(code="max_reviews: 1\n", tasks__greet=GREET)
 
     with world.serving():
         number = world.pull_of("greet").number
@@ -148,7 +155,7 @@ def test_when_changes_are_requested_too_often_a_person_must_act(world):
 
 
 def test_closing_cancels_and_reopening_revives(world):
-    world.settings(tasks__greet="goal: 'write a.txt: one'\nrepo: code\n")
+    world.settings(tasks__greet=GREET)
 
     with world.serving():
         number = world.pull_of("greet").number
@@ -167,7 +174,7 @@ def test_closing_cancels_and_reopening_revives(world):
 
 
 def test_the_agent_leaves_the_branch_to_a_person_until_changes_are_requested(world):
-    world.settings(tasks__greet="goal: 'write a.txt: one'\nrepo: code\n")
+    world.settings(tasks__greet=GREET)
 
     with world.serving():
         pull = world.pull_of("greet")
@@ -185,7 +192,7 @@ def test_the_agent_leaves_the_branch_to_a_person_until_changes_are_requested(wor
 
 def test_a_push_while_the_agent_works_is_not_overwritten(world):
     gate = world.root / "gate"
-    world.settings(tasks__greet="goal: 'write a.txt: one'\nrepo: code\n")
+    world.settings(tasks__greet=GREET)
 
     with world.serving():
         pull = world.pull_of("greet")
@@ -199,12 +206,69 @@ def test_a_push_while_the_agent_works_is_not_overwritten(world):
     assert world.forge.repos[CODE].branches()[pull.branch] == commit
 
 
+def test_a_merge_ends_a_round_that_is_under_way(world):
+    world.settings(tasks__greet=GREET)
+
+    with world.serving():
+        number = world.pull_of("greet").number
+        world.forge.review(CODE, number, "rejected", f"wait for {world.root / 'never'}")
+        world.reaches("greet", "running", times=2)
+        world.forge.merge_pull(CODE, number)
+        world.reaches("greet", "completed")
+        world.eventually(world.is_swept)
+
+
+def test_work_that_is_asked_for_again_gets_another_pull_request(world):
+    world.settings(tasks__greet=GREET)
+
+    with world.serving():
+        first = world.pull_of("greet").number
+        world.forge.merge_pull(CODE, first)
+        world.reaches("greet", "completed")
+        world.forge.push_as_person(CODE, "main", {"a.txt": "another\n"})
+        world.reconciler("retry", "greet")
+        world.reaches("greet", "review_pending", times=2)
+        second = world.pull_of("greet", times=2).number
+        world.forge.merge_pull(CODE, second)
+        world.reaches("greet", "completed", times=2)
+
+    assert first != second
+    assert world.has("a.txt") == "one"
+
+
+def test_a_draft_is_merged_once_somebody_made_it_ready(world):
+    world.settings(code="draft: true\nmerge: when_approved\n", tasks__greet=GREET)
+
+    with world.serving():
+        pull = world.pull_of("greet")
+        assert pull.title == "WIP: write a.txt: one"
+        world.forge.review(CODE, pull.number, "approved")
+        world.forge.edit_issue(CODE, pull.number, title="write a.txt: one")
+        world.reaches("greet", "completed")
+
+
+def test_many_tasks_in_one_repo_are_followed_side_by_side(world):
+    world.forge.webhooks = "shuffled"
+    names = [f"t{number}" for number in range(8)]
+    tasks = {f"tasks__{name}": f"goal: 'write {name}.txt: one'\nrepo: code\n" for name in names}
+    world.settings(code="merge: when_approved\n", hosts__local="slots: 4\n", **tasks)
+
+    with world.serving():
+        pulls = [world.pull_of(name).number for name in names]
+        for number in pulls:
+            world.forge.review(CODE, number, "approved")
+        for name in names:
+            world.reaches(name, "completed")
+
+    assert len(set(pulls)) == len(world.forge.repos[CODE].pulls) == len(names)
+
+
 # --- Forges that are down ------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["refused", "502"])
 def test_while_the_forge_is_down_nothing_fails_and_afterwards_all_goes_on(world, how):
-    world.settings(code="merge: when_approved\n", tasks__greet="goal: 'write a.txt: one'\nrepo: code\n")
+    world.settings(code="merge: when_approved\n", tasks__greet=GREET)
 
     with world.serving():
         pull = world.pull_of("greet")
@@ -227,7 +291,7 @@ def test_while_the_forge_is_down_nothing_fails_and_afterwards_all_goes_on(world,
 
 def test_a_forge_that_goes_down_after_the_push_gets_its_pull_request_when_it_is_back(world):
     gate = world.root / "gate"
-    world.settings(tasks__greet=f"goal: |\n  wait for {gate}\n  write a.txt: one\nrepo: code\n")
+    world.settings(tasks__greet=waiting_for(gate))
 
     with world.serving():
         world.reaches("greet", "running")
@@ -243,9 +307,25 @@ def test_a_forge_that_goes_down_after_the_push_gets_its_pull_request_when_it_is_
     assert "failed" not in " ".join(world.story("greet"))
 
 
+def test_a_token_that_is_revoked_fails_nothing_and_its_successor_is_taken_up(world):
+    world.settings(tasks__greet=GREET)
+
+    with world.serving():
+        number = world.pull_of("greet").number
+        known = dict(world.forge.tokens)
+        world.forge.tokens.clear()
+        world.forge.review(CODE, number, "rejected", "write a.txt: two")
+        world.eventually(lambda: "the token is refused" in world.talk)
+        assert world.phase("greet") == "review_pending"
+        world.forge.tokens.update(known)
+        world.pull_of("greet", times=2)
+
+    assert world.forge.token not in world.talk
+
+
 def test_a_pull_request_that_a_person_opened_is_adopted(world):
     gate = world.root / "gate"
-    world.settings(tasks__greet=f"goal: |\n  wait for {gate}\n  write a.txt: one\nrepo: code\n")
+    world.settings(tasks__greet=waiting_for(gate))
 
     with world.serving():
         world.reaches("greet", "running")
@@ -282,8 +362,7 @@ def test_an_agent_that_changes_nothing_gets_a_verdict_and_no_pull_request(world)
 @pytest.mark.parametrize("way", ["merge", "rebase"])
 def test_work_is_brought_up_to_a_base_that_moved(world, way):
     gate = world.root / "gate"
-    goal = f"goal: |\n  wait for {gate}\n  write a.txt: one\nrepo: code\n"
-    world.settings(code=f"base_moved: {way}\n", tasks__greet=goal)
+    world.settings(code=f"base_moved: {way}\n", tasks__greet=waiting_for(gate))
 
     with world.serving():
         world.reaches("greet", "running")
@@ -299,8 +378,7 @@ def test_work_is_brought_up_to_a_base_that_moved(world, way):
 
 def test_a_conflict_at_the_delivery_is_given_back_to_the_agent(world):
     gate = world.root / "gate"
-    goal = f"goal: |\n  wait for {gate}\n  write a.txt: one\nrepo: code\n"
-    world.settings(code="base_moved: merge\n", tasks__greet=goal)
+    world.settings(code="base_moved: merge\n", tasks__greet=waiting_for(gate))
 
     with world.serving():
         world.reaches("greet", "running")
@@ -318,7 +396,7 @@ def test_a_conflict_at_the_delivery_is_given_back_to_the_agent(world):
 def test_a_pull_request_that_comes_to_conflict_is_a_round_for_the_agent(world):
     world.settings(
         code="base_moved: merge\nmerge: when_approved\n",
-        tasks__greet="goal: 'write a.txt: one'\nrepo: code\n",
+        tasks__greet=GREET,
     )
 
     with world.serving():
@@ -333,9 +411,7 @@ def test_a_pull_request_that_comes_to_conflict_is_a_round_for_the_agent(world):
 
 
 def test_failed_checks_are_mended_and_green_ones_merge(world):
-    world.settings(
-        code="failed_checks: fix\nmerge: when_green\n", tasks__greet="goal: 'write a.txt: one'\nrepo: code\n"
-    )
+    world.settings(code="failed_checks: fix\nmerge: when_green\n", tasks__greet=GREET)
 
     with world.serving():
         pull = world.pull_of("greet")
