@@ -43,8 +43,8 @@ who is cut off while sending does not hear the answer.
 """
 BODY_LIMIT = 1024 * 1024
 """Most bytes of a body, but for logs and webhooks."""
-STOP_SECONDS = 1.0
-"""How long requests may go on when the server stops."""
+STOP_SECONDS = 0.5
+"""How long requests may go on when the server stops: with the loop's own end, under two seconds in all."""
 _BACKLOG = 1024
 
 
