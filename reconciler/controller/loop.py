@@ -8,13 +8,13 @@ awaited here: whoever follows them sends facts.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 from reconciler.controller.agents import Agents, Word, unanswered
-from reconciler.controller.errands import Errands
+from reconciler.controller.outside import Outside, given_up
 from reconciler.controller.ports import Clock, Dispatch, Fact, Forges, Prober, Specs, State, Step
 from reconciler.controller.pulls import PullRequests
 from reconciler.core.adapter import Usage
@@ -37,25 +37,18 @@ from reconciler.core.limits import has_daily_budget, midnight, with_expenses
 from reconciler.core.model import (
     Assignment,
     Bid,
-    Claim,
     Desired,
-    FailureClass,
-    Host,
     HostStatus,
     Observed,
     Order,
     Phase,
     Purse,
     Reason,
-    Repo,
-    Report,
     Status,
     Task,
-    Verdict,
 )
-from reconciler.core.needs import Needs, needs
 from reconciler.core.plan import Follow, Plan, Stop, needs_attention, plan, why_end
-from reconciler.core.pull import holder, require_held, verdict_of
+from reconciler.core.pull import holder, require_held
 from reconciler.core.review import follow
 from reconciler.core.rounds import judge
 
@@ -122,24 +115,27 @@ class Loop:
     _is_running: bool = field(default=False, init=False)
     _delay: timedelta = field(default=RETRY, init=False)
     _retry_at: datetime | None = field(default=None, init=False)
-    _load: dict[str, float] = field(default_factory=dict, init=False)
-    _asked: set[str] = field(default_factory=set, init=False)
     _spent: Mapping[Purse, Usage] = field(default_factory=dict, init=False)
     _spent_since: datetime | None = field(default=None, init=False)
     _agents: Agents = field(init=False)
-    _sweeps: Errands[Host] = field(init=False)
-    _probes: Errands[Host] = field(init=False)
-    _merges: Errands[Repo] = field(init=False)
-    _inspections: Errands[str] = field(init=False)
+    _outside: Outside = field(init=False)
     _pulls: PullRequests | None = field(default=None, init=False)
     _digesting: list[asyncio.Future[None]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self._agents = Agents(self._news.set)
-        self._sweeps = Errands(self._sweep, self._news.set)
-        self._probes = Errands(self._probe, self._news.set)
-        self._merges = Errands(self._look_for_merges, self._news.set)
-        self._inspections = Errands(self._inspect, self._news.set)
+        self._outside = Outside(
+            self,
+            lambda: self.attention,
+            self.dispatch,
+            self.prober,
+            self.emit,
+            self.clock,
+            self._news.set,
+            sweep_interval=self.sweep_interval,
+            probe_interval=self.probe_interval,
+            machine=self.machine,
+        )
         if self.forges is not None:
             self._pulls = PullRequests(
                 self.forges,
@@ -234,10 +230,7 @@ class Loop:
             self._agents.refuse(Unavailable("the reconciler is being stopped; try again in a few seconds"))
             if self._pulls is not None:
                 await self._pulls.close()
-            await self._inspections.close()
-            await self._sweeps.close()
-            await self._probes.close()
-            await self._merges.close()
+            await self._outside.close()
             await self.dispatch.close()
 
     async def _look(self) -> timedelta | None:
@@ -262,10 +255,7 @@ class Loop:
             return wait
         self._delay, self._retry_at = RETRY, None
         now = self.clock()
-        self._sweeps.send(self.desired.hosts, now, self.sweep_interval)
-        self._probes.send(self._hosts_in_use(), now, self.probe_interval)
-        self._merges.send(self._repos_in_review(), now, self.desired.fleet.poll_interval)
-        self._inspections.send(self._to_inspect(), now, RETRY_CAP)
+        self._outside.send(now)
         if self._pulls is not None:
             self._pulls.send(now)
         return self._until_due(now)
@@ -276,8 +266,8 @@ class Loop:
         return rest if rest <= RETRY_CAP else timedelta(0)  # the clock was set back
 
     def _until_due(self, now: datetime) -> timedelta | None:
-        errands = (self._sweeps, self._probes, self._merges, self._inspections, self._pulls)
-        times = (self.last_plan.due, *(errand.next() for errand in errands if errand is not None))
+        pulls = self._pulls.next() if self._pulls is not None else None
+        times = (self.last_plan.due, self._outside.next(), pulls)
         return min((time - now for time in times if time is not None), default=None)
 
     def _is_over(self, until: Until) -> bool:
@@ -285,11 +275,11 @@ class Loop:
             return False
         phases = {self.statuses[name].phase for name in self.attention if name in self.statuses}
         reasons = {waiting.reason for waiting in self.last_plan.waiting.values()}
-        hosts, probed = self.desired.hosts, self._probes.is_idle(self._hosts_in_use())
+        probed = self._outside.has_probed()
         if until == "started":
             return Phase.ASSIGNED not in phases and (probed or Reason.HOST not in reasons)
         is_shown = self._pulls is None or self._pulls.is_idle()
-        is_done = probed and is_shown and self._sweeps.is_idle(hosts)
+        is_done = probed and is_shown and self._outside.has_swept()
         return is_done and Reason.BACKOFF not in reasons and not any(phase.is_live for phase in phases)
 
     # --- Reading -----------------------------------------------------------
@@ -332,17 +322,9 @@ class Loop:
         changed |= before.broken.keys() | desired.broken.keys()
         if not before.revision:
             changed |= self.statuses.keys()
-        asked = self._adapters()
         self._notice(changed)
-        is_asked_more = not self._adapters() <= asked
-        hosts = desired.hosts.items()
-        self._probes.hurry(name for name, host in hosts if is_asked_more or before.hosts.get(name) != host)
+        self._outside.probe_anew(before)
         self.on_specs()
-
-    def _adapters(self) -> set[str]:
-        """Return the adapters that open tasks are given to."""
-        tasks = (self.desired.tasks.get(name) for name in self.attention)
-        return {task.adapter for task in tasks if task}
 
     def _notice(self, names: set[str]) -> None:
         self.attention -= names
@@ -402,11 +384,11 @@ class Loop:
         return Observed(
             statuses=statuses,
             hosts=hosts,
-            load=self._load,
+            load=self._outside.load,
             followed=self._followed(),
             bids=unanswered(bids, open_),
             leases=self._agents.leases,
-            asked=frozenset(self._asked),
+            asked=frozenset(self._outside.asked),
             past=await self.state.past_attempts(new) if new else {},
             spent=await self._spent_today(seen, now),
             machine=self.machine,
@@ -464,7 +446,7 @@ class Loop:
             task = told.task if isinstance(told, MergeSeen | PullSeen) else self._task_of(told)
             fact, status = replace(told, task=task), touched.get(task, self.statuses.get(task))
             if isinstance(fact, RunEnded) and not (status and _is_about(fact, status)):
-                self._sweeps.hurry(self.desired.hosts)  # who swept before had to spare its folders
+                self._outside.sweep_soon(self.desired.hosts)  # who swept before had to spare its folders
             while (event := await self._meaning(fact, status, now)) is not None:
                 before, status = status, transition(status, event)
                 if status == before:
@@ -532,7 +514,7 @@ class Loop:
             self.on_step(step)
         settled = [step.after is None or step.after.phase.is_settled for step in taken]
         returned = [step.host for step in steps if isinstance(step, HostChange) and _is_back(step)]
-        self._sweeps.hurry(self.desired.hosts if any(settled) else returned)
+        self._outside.sweep_soon(self.desired.hosts if any(settled) else returned)
 
     async def _act(self, planned: Plan, intended: Sequence[Transition]) -> None:
         """Send somebody to every run that needs it; to those, too, that their tasks went on without."""
@@ -548,7 +530,7 @@ class Loop:
             try:
                 work = await self._order(action.task, status)
             except SpecError as error:
-                self._give_up(action.task, status, str(error))
+                self.emit(given_up(action.task, status, str(error), self.clock()))
                 continue
             if isinstance(action, Stop):
                 self.dispatch.stop(work, action.reason, self.emit)
@@ -568,12 +550,6 @@ class Loop:
             raise SpecError(())
         return task
 
-    def _give_up(self, name: str, status: Status, why: str) -> None:
-        verdict = Verdict(outcome="failed", kind=FailureClass.CONFIG, message=why or "its spec is lost")
-        run, number = status.run or "", status.round
-        report = Report(verdict=verdict)
-        self.emit(RunEnded(task=name, run=run, round=number, at=self.clock(), report=report))
-
     def _followed_up(self, fact: PullSeen, status: Status | None) -> Event | None:
         """Return the next thing that a pull request means for its task."""
         task = self.desired.tasks.get(fact.task)
@@ -581,94 +557,6 @@ class Loop:
         if task is None or status is None or repo is None:
             return None
         return follow(task, status, fact.pull, repo, fact.at, bot=fact.bot, delivery=fact.delivery)
-
-    # --- Errands -----------------------------------------------------------
-
-    async def _sweep(self, host: Host) -> None:
-        """Relieve a host of what nobody needs any more."""
-
-        def needed() -> Needs:
-            return needs(self.statuses, self.clock(), self.desired.fleet)
-
-        try:
-            await self.dispatch.sweep(host, needed)
-        except Unavailable as error:
-            log.info("%s is not swept now: %s", host.name, error)
-
-    def _to_inspect(self) -> Mapping[str, str]:
-        """
-        Return the tasks of which an agent has said what came of them, by run.
-
-        One that needs no look is here only if a crash cut off its verdict, which goes on record after it.
-        """
-        return {
-            status.run or "": name
-            for name, status in self._open().items()
-            if status.phase.is_live and status.claim is not None and name not in self.desired.broken
-        }
-
-    async def _inspect(self, name: str) -> None:
-        """Judge what an agent says came of its work; what cannot be told now is looked at again."""
-        status = self.statuses.get(name)
-        if status is None or status.claim is None:
-            return
-        try:
-            report = await self._judged(name, status, status.claim)
-        except Unavailable as error:
-            log.warning("task %s: what its agent finished cannot be checked now: %s", name, error)
-            return
-        except SpecError as error:
-            self._give_up(name, status, str(error))
-            return
-        run = status.run or ""
-        self.emit(RunEnded(task=name, run=run, round=status.round, at=self.clock(), report=report))
-
-    async def _judged(self, name: str, status: Status, claim: Claim) -> Report:
-        """Return what the word of an agent comes to, looked at if it has to be."""
-        verdict = verdict_of(status, claim)
-        if verdict is not None:
-            return Report(verdict=verdict)
-        return await self.dispatch.verify(await self.assignment(name), claim)
-
-    def _repos_in_review(self) -> Mapping[str, Repo]:
-        """Return the repos in which delivered work waits to be merged."""
-        names = {task.repo for task, _ in self._in_review()}
-        return {name: repo for name, repo in self.desired.repos.items() if name in names}
-
-    def _in_review(self) -> Iterator[tuple[Task, Status]]:
-        for name in self.attention:
-            task, status = self.desired.tasks.get(name), self.statuses.get(name)
-            if task and status and status.phase is Phase.REVIEW_PENDING and task.review != "pull_request":
-                yield task, status
-
-    async def _look_for_merges(self, repo: Repo) -> None:
-        """Ask once for all of a repo's tasks whether their work was merged."""
-        waiting = {
-            task.name: status.head_commit for task, status in self._in_review() if task.repo == repo.name
-        }
-        try:
-            merged = await self.dispatch.merged(repo, {head for head in waiting.values() if head})
-        except Unavailable as error:
-            log.info("repo %s is not looked at now: %s", repo.name, error)
-            return
-        for task, head in waiting.items():
-            if head in merged:
-                self.emit(MergeSeen(task=task, head=head, at=self.clock(), base=repo.base))
-
-    def _hosts_in_use(self) -> Mapping[str, Host]:
-        return {name: host for name, host in self.desired.hosts.items() if host.desired == "active"}
-
-    async def _probe(self, host: Host) -> None:
-        """Ask a host what it is, and for the CLIs that open tasks or its spec name."""
-        names = self._adapters() | (host.adapters or {}).keys()
-        adapters = {name: adapter for name, adapter in self.desired.adapters.items() if name in names}
-        status, load = await self.prober.probe(host, adapters, self.hosts.get(host.name))
-        self._asked.add(host.name)
-        if load is not None:
-            self._load[host.name] = load
-        if host.is_local:
-            status = status.model_copy(update={"machine": self.machine})
-        self.emit(HostSeen(host=host.name, at=self.clock(), status=status))
 
 
 def _is_about(fact: RunSeen | RunEnded, status: Status) -> bool:

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,9 @@ class Stage:
     prober: FakeProber = field(default_factory=FakeProber)
     clock: FakeClock = field(default_factory=FakeClock)
 
-    def loop(self) -> Loop:
-        return Loop(self.specs, self.state, self.dispatch, self.prober, self.clock, pause=self.clock.pause)
+    def loop(self, **settings: Any) -> Loop:
+        rooms = (self.specs, self.state, self.dispatch, self.prober, self.clock)
+        return Loop(*rooms, pause=self.clock.pause, **settings)
 
     async def run(self, until: Until = "idle") -> Loop:
         loop = self.loop()

@@ -425,14 +425,12 @@ async def test_killed_at_any_commit_it_finishes_everything_and_starts_nothing_tw
 async def test_a_local_run_of_another_machine_is_left_to_its_own_reconciler(stage):
     stage.dispatch.hold = True
     stage.specs.push(make_desired(make_task("a")))
-    there = stage.loop()
-    there.machine = "there"
+    there = stage.loop(machine="there")
     await there.run("started")
 
     stage.dispatch.follows.clear()
     stage.specs.push(make_desired(make_task("a", desired="cancelled"), make_task("b"), revision="2" * 40))
-    here = stage.loop()
-    here.machine = "here"
+    here = stage.loop(machine="here")
     await here.run("started")
 
     assert stage.state.statuses["a"].machine == "there"
@@ -471,13 +469,11 @@ async def test_what_another_reconciler_recorded_is_seen_at_the_next_knock(stage)
 async def test_a_machine_that_is_gone_for_good_is_taken_over(stage):
     stage.dispatch.hold = True
     stage.specs.push(make_desired(make_task("a")))
-    there = stage.loop()
-    there.machine = "there"
+    there = stage.loop(machine="there")
     await there.run("started")
 
     stage.dispatch.hold = False
-    here = stage.loop()
-    here.machine, here.takes_over = "here", True
+    here = stage.loop(machine="here", takes_over=True)
     await here.run("idle")
 
     assert stage.state.statuses["a"].phase is Phase.COMPLETED
