@@ -18,7 +18,7 @@ from reconciler.cli.exits import ExitCode
 from reconciler.cli.reach import need_token, token_option, url_option
 
 if TYPE_CHECKING:
-    from reconciler.api.puller import Puller, Until
+    from reconciler.client.puller import Puller, Until
 
 
 @click.group()
@@ -78,9 +78,9 @@ def pull(
     SIGTERM and Ctrl-C end the commands and give their tasks back. Exits 5 if a
     task failed (--once, --until-idle).
     """
-    from reconciler.api.client import Client
-    from reconciler.api.job import Means
-    from reconciler.api.puller import Puller
+    from reconciler.client.http import Client
+    from reconciler.client.job import Means
+    from reconciler.client.puller import Puller
 
     if once and until_idle:
         raise click.UsageError("--once and --until-idle exclude each other")

@@ -30,7 +30,7 @@ def mcp(url: str, token_file: Path | None, http: str | None) -> None:
     given here speaks for who sends none. See docs/pull-agents.md.
     """
     try:
-        import reconciler.api.mcp  # noqa: F401 - looked for before anything is opened
+        import reconciler.client.mcp  # noqa: F401 - looked for before anything is opened
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed: pip install 'reconciler[mcp]'") from None
     if http is None:
@@ -40,18 +40,18 @@ def mcp(url: str, token_file: Path | None, http: str | None) -> None:
 
 
 async def _stdio(url: str, token: str) -> None:
-    from reconciler.api.client import Client
-    from reconciler.api.keeper import Keeper
-    from reconciler.api.mcp import Tools, make_server
+    from reconciler.client.http import Client
+    from reconciler.client.keeper import Keeper
+    from reconciler.client.mcp import Tools, make_server
 
     async with Client(url, token) as client, Keeper() as keeper:
         await make_server(Tools(client, keeper, _draw)).run_stdio_async()
 
 
 async def _http(url: str, token: str | None, host: str, port: int) -> None:
-    from reconciler.api.client import Client
-    from reconciler.api.keeper import Keeper
-    from reconciler.api.mcp import QUIET, Tools, make_server, serve_http
+    from reconciler.client.http import Client
+    from reconciler.client.keeper import Keeper
+    from reconciler.client.mcp import QUIET, Tools, make_server, serve_http
 
     async with Client(url, token) as client, Keeper(QUIET) as keeper:
         server = make_server(Tools(client, keeper, _draw))

@@ -18,6 +18,7 @@ from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.output import print_table
 from reconciler.core.errors import NotFound, UsageError
+from reconciler.core.text import one_line
 
 if TYPE_CHECKING:
     from reconciler.core.adapter import Secret
@@ -78,7 +79,7 @@ async def _install(context: Context, repo: str, url: str) -> None:
         else:
             _write(file, [secret, *(before if place.is_shared else ())])
             click.echo(f"its secret is in {file}; a reconciler that runs knows it within a minute", err=True)
-    words = f"webhook {hook.id} of {place.forge.repo} tells {hook.url} of {', '.join(hook.events)}"
+    words = f"webhook {hook.id} of {place.forge.repo} tells {one_line(hook.url)} of {', '.join(hook.events)}"
     click.echo(f"{repo}: {words}")
 
 
@@ -150,7 +151,7 @@ async def _test(context: Context, repo: str) -> int:
         ours = [hook for hook in hooks if hook.url.endswith(PATH)]
         for hook in ours:
             state = "active" if hook.is_active else "not active"
-            click.echo(f"webhook {hook.id} to {hook.url} is {state}", err=True)
+            click.echo(f"webhook {hook.id} to {one_line(hook.url)} is {state}", err=True)
         if not any(hook.is_active for hook in ours):
             raise NotFound(f"{place.forge.repo} has no active webhook to {PATH}; see `webhook install`")
         has_come = await _try(place.forges, place.forge, ours, look)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.api import job
-from reconciler.api.client import Client
-from reconciler.api.job import Means
 from reconciler.api.models import DequeueRequest, ProposalRequest, StatusRequest
-from reconciler.api.puller import Puller
+from reconciler.client import job
+from reconciler.client.http import Client
+from reconciler.client.job import Means
+from reconciler.client.puller import Puller
 from reconciler.core.errors import LeaseLost, NotFound, NotNow, Refused
 from tests.api.world import TOKENS, pulled
 from tests.fakes import make_task
@@ -73,7 +73,7 @@ async def test_what_is_wrong_is_the_same_error_on_both_sides(world, client, addr
 
 async def test_a_command_works_off_every_task(world, client, tmp_path, monkeypatch):
     monkeypatch.setattr(job, "_TICK", 0.01)
-    monkeypatch.setattr("reconciler.api.puller.SHORT_WAIT", 0.2)
+    monkeypatch.setattr("reconciler.client.puller.SHORT_WAIT", 0.2)
     names = [f"t{number}" for number in range(6)]
     await world.ask(*(pulled(name, goal="Say hello.") for name in names))
     drawn = iter(range(1000))

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from reconciler.cli.main import cli
-from tests.api.standin import TOKEN, StandIn, lease
+from tests.client.standin import TOKEN, StandIn, lease
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_a_state_folder_that_cannot_be_written_is_told(tmp_path):
 
 
 def test_tools_without_the_extra_say_how_to_install_it(monkeypatch):
-    for name in [name for name in sys.modules if name == "reconciler.api.mcp" or name.startswith("mcp")]:
+    for name in [name for name in sys.modules if name == "reconciler.client.mcp" or name.startswith("mcp")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "mcp", None)
 

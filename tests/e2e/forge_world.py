@@ -40,8 +40,6 @@ class World:
     forge: ForgejoDouble
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
-    options: tuple[str, ...] = ()
-    """More options of `serve`."""
     extra: dict[str, str] = field(default_factory=dict)
     """More environment of it."""
 
@@ -57,15 +55,15 @@ class World:
 
     # --- Its specs ---------------------------------------------------------
 
-    def settings(self, *, code: str = "", fleet: str = "", **files: str) -> None:
-        """Push the specs: of the repo, with more lines; of the fleet, with more lines; and other files."""
+    def settings(self, *, code: str = "", **files: str) -> None:
+        """Push the specs: those of the repo with more lines, and more files (`tasks__greet`)."""
         secrets = f"token: {{env: FORGE_TOKEN}}, webhook_secret: {{file: {self.root / 'secret'}}}"
         self.push(
             {
                 "specs/fleet.yaml": (
                     "backoff: 1s\nforge_interval: 1s\npoll_interval: 1s\nadapter: apprentice\n"
                     "issues: {label: agent, authors: [ann]}\n"
-                    f"forge: {{api: '{self.forge.api}', repo: {FLEET}, {secrets}}}\n{fleet}"
+                    f"forge: {{api: '{self.forge.api}', repo: {FLEET}, {secrets}}}\n"
                 ),
                 "specs/repos/code.yaml": (
                     f"url: {self.folder(CODE)}\nreview: pull_request\n"
@@ -81,9 +79,9 @@ class World:
             }
         )
 
-    def push(self, files: Mapping[str, str], *, message: str = "Change the specs") -> str:
+    def push(self, files: Mapping[str, str]) -> str:
         """Push to the fleet's repository as a person does."""
-        return self.forge.push_as_person(FLEET, "main", files, message=message)
+        return self.forge.push_as_person(FLEET, "main", files, message="Change the specs")
 
     def folder(self, repo: str) -> Path:
         return self.forge.repos[repo].folder
@@ -124,7 +122,7 @@ class World:
     def _launch(self) -> None:
         """Start a reconciler, at the address that it had before."""
         with (self.root / "told").open("ab") as told, (self.root / "talk").open("ab") as talk:
-            words = ("serve", "-v", "--listen", f"127.0.0.1:{self.port}", *self.options)
+            words = ("serve", "-v", "--listen", f"127.0.0.1:{self.port}")
             command = [sys.executable, "-m", "reconciler", *words]
             self.process = subprocess.Popen(command, env=self.env, stdout=told, stderr=talk)
 
@@ -156,11 +154,11 @@ class World:
         """What they said on stderr."""
         return (self.root / "talk").read_text()
 
-    def reconciler(self, *args: str, code: int = 0) -> str:
+    def reconciler(self, *args: str) -> str:
         """Run a command; return what it says on stdout, and then on stderr."""
         command = [sys.executable, "-m", "reconciler", *args]
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         return done.stdout + done.stderr
 

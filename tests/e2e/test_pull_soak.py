@@ -14,10 +14,10 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from reconciler.api.client import Client
-from reconciler.api.job import Means
-from reconciler.api.puller import Puller
 from reconciler.api.tokens import new_token
+from reconciler.client.http import Client
+from reconciler.client.job import Means
+from reconciler.client.puller import Puller
 from reconciler.dispatch.agentlogs import AgentLogs
 from reconciler.dispatch.logs import Logs
 

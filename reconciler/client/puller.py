@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from reconciler.api.client import Client
-from reconciler.api.held import Held, Slot, locked, slots
-from reconciler.api.job import Job, Means
 from reconciler.api.models import MOST_WAIT, DequeueRequest
+from reconciler.client.held import Held, Slot, locked, slots
+from reconciler.client.http import Client
+from reconciler.client.job import Job, Means
 from reconciler.core.errors import ReconcilerError
 
 Until = Literal["stopped", "once", "idle"]

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from reconciler.api.checkout import Checkout, check_out
-from reconciler.api.client import PIECE, Client
-from reconciler.api.held import Held, Slot
 from reconciler.api.models import MOST_WORDS, Lease, Limited, Number, StatusRequest, Used
-from reconciler.api.process import end_left_over, environment, running
+from reconciler.client.checkout import Checkout, check_out
+from reconciler.client.held import Held, Slot
+from reconciler.client.http import PIECE, Client
+from reconciler.client.process import end_left_over, environment, running
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import LeaseLost, NotFound, NotNow, Refused, Unavailable, UsageError
 from reconciler.core.fields import Branch, Frozen

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.api.models import Lease, RepoView
-from reconciler.api.process import environment
+from reconciler.client.process import environment
 from reconciler.core.errors import Unavailable
 from reconciler.core.text import one_line
 

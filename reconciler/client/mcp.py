@@ -15,8 +15,6 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from reconciler import __version__
-from reconciler.api.client import Client
-from reconciler.api.keeper import Keeper
 from reconciler.api.models import (
     MOST_WAIT,
     MOST_WORDS,
@@ -30,6 +28,8 @@ from reconciler.api.models import (
     StatusRequest,
     TaskView,
 )
+from reconciler.client.http import Client
+from reconciler.client.keeper import Keeper
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.fields import Branch, Frozen, Name, Text
 from reconciler.core.model import Phase

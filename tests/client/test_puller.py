@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.api import job
-from reconciler.api.client import Client
-from reconciler.api.held import Held, Slot
-from reconciler.api.job import Means
 from reconciler.api.models import RepoView, StatusRequest
-from reconciler.api.process import identity
-from reconciler.api.puller import Puller
+from reconciler.client import job
+from reconciler.client.held import Held, Slot
+from reconciler.client.http import Client
+from reconciler.client.job import Means
+from reconciler.client.process import identity
+from reconciler.client.puller import Puller
 from reconciler.core.errors import Refused, UsageError
-from tests.api.standin import TOKEN, StandIn, lease
+from tests.client.standin import TOKEN, StandIn, lease
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ async def test_a_task_that_is_lost_is_not_reported(server, agent):
 
 
 async def test_a_command_that_heeds_no_signal_is_killed(server, agent, monkeypatch):
-    monkeypatch.setattr("reconciler.api.process.GRACE", 0.2)
+    monkeypatch.setattr("reconciler.client.process.GRACE", 0.2)
     server.leases, server.desired = [lease(heartbeat_seconds=0.05)], "cancel"
 
     await agent("trap '' TERM; while :; do sleep 1; done").run()
@@ -439,7 +439,7 @@ async def test_a_state_that_cannot_be_read_says_what_to_do(agent, tmp_path):
 def test_a_command_never_begins_if_its_agent_dies_before_it_is_on_record(tmp_path):
     program = (
         "import asyncio, os, pathlib\n"
-        "from reconciler.api.process import running\n"
+        "from reconciler.client.process import running\n"
         "def die(process):\n"
         "    print(process, flush=True)\n"
         "    os._exit(0)\n"

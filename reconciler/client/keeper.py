@@ -8,8 +8,8 @@ from time import monotonic
 from types import TracebackType
 from typing import Self
 
-from reconciler.api.client import Client
 from reconciler.api.models import Lease
+from reconciler.client.http import Client
 from reconciler.core.errors import ReconcilerError, Unavailable
 
 

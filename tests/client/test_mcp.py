@@ -16,10 +16,10 @@ from mcp import StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-from reconciler.api.client import Client
-from reconciler.api.keeper import Keeper
-from reconciler.api.mcp import Tools, make_server
-from tests.api.standin import TOKEN, StandIn, lease
+from reconciler.client.http import Client
+from reconciler.client.keeper import Keeper
+from reconciler.client.mcp import Tools, make_server
+from tests.client.standin import TOKEN, StandIn, lease
 
 TOOLS = {
     "append_log",

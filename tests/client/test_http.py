@@ -6,10 +6,10 @@ import logging
 
 import pytest
 
-from reconciler.api.client import BACKOFF_CAP, LONGEST_PAUSE, Client
 from reconciler.api.models import DequeueRequest, ProposalRequest, RepoView, StatusRequest
+from reconciler.client.http import BACKOFF_CAP, LONGEST_PAUSE, Client
 from reconciler.core.errors import LeaseLost, NotFound, NotNow, Refused, Unavailable, UsageError
-from tests.api.standin import TOKEN, StandIn, lease
+from tests.client.standin import TOKEN, StandIn, lease
 
 ASKED = DequeueRequest(request_key="k1")
 
