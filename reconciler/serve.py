@@ -59,8 +59,8 @@ log = logging.getLogger(__name__)
 for _chatty in ("asyncssh", "httpx2", "watchfiles"):  # each connection, request, change of a file
     logging.getLogger(_chatty).setLevel(logging.WARNING)
 
-FLEET = "fleet"
-"""What the fleet's own repository is called among those with a forge."""
+FLEET = ".fleet"
+"""What the fleet's own repository is called among those with a forge: no repo can have that name."""
 
 LOCAL_LOOK = 2.0
 """Seconds between looks at refs of this machine: the net below the watch; a look costs microseconds."""

@@ -222,6 +222,10 @@ class _Place(NamedTuple):
     """Whether the secrets of other repos are in the same place."""
 
 
+_OWN = "fleet"
+"""What people call the fleet's own repository, unless a repo has that name."""
+
+
 @asynccontextmanager
 async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
     """Find the repository on its forge, and hang up at the end. Raises NotFound."""
@@ -232,6 +236,8 @@ async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
 
     async with opened(context) as fleet:
         known = forges_of((await fleet.recorded())[0])
+        if repo == _OWN and repo not in known:
+            repo = FLEET
         if repo not in known and repo != FLEET:
             await fleet.spec_file("repo", repo)  # says if it is not there, or not committed
     spec = SETTINGS if repo == FLEET else spec_path("repo", repo)

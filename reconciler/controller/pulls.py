@@ -136,7 +136,7 @@ class PullRequests:
             await self._read_and_show(repo, hints)
         except Unavailable as error:
             self._hints[repo.name] = {**hints, **self._hints.get(repo.name, {})}
-            log.info("repo %s: its forge is not asked now: %s", repo.name, error)
+            log.warning("repo %s: its forge is not asked now: %s", repo.name, error)
 
     async def _read_and_show(self, repo: Repo, hints: Mapping[int, str]) -> None:
         if repo.forge is None:
@@ -155,7 +155,7 @@ class PullRequests:
             try:
                 await self._show(repo, repo.forge, name, pulls.get(branches.get(name, "")), bot)
             except Unavailable as error:
-                log.info("task %s is not shown on its forge now: %s", name, error)
+                log.warning("task %s is not shown on its forge now: %s", name, error)
             except Exception:
                 log.exception("task %s cannot be shown on its forge; the others are", name)
 

@@ -305,7 +305,7 @@ def _answer(name: str, spec: Task, status: Status, now: datetime) -> Event | Non
     if _is_behind(spec, status):
         return SpecChanged(task=name, at=now, spec=spec, reason=f"the spec is {spec.generation[:8]} now")
     if spec.desired is Wish.CANCELLED and status.phase in {Phase.CREATED, Phase.REVIEW_PENDING}:
-        return Cancelled(task=name, at=now, reason="cancelled in the spec")
+        return Cancelled(task=name, at=now, reason="cancelled in the spec", spec=spec)
     if status.phase is Phase.CREATED and (spent := overspent(spec.budget, status.usage)):
         return Escalated(task=name, at=now, reason=f"{spent}; raise the budget, then retry")
     return None

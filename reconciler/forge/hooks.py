@@ -22,7 +22,7 @@ class Hooks:
     """
     Implements `controller.ports.Hooks`.
 
-    `forges` are those of the fleet now, by name of the repo, and `fleet` for
+    `forges` are those of the fleet now, by name of the repo, and `.fleet` for
     its own repository. A secret may have several lines during a rotation: each
     is good. `on_hint` is called once for each delivery that is new; it says
     `done` when it was worked.
