@@ -67,6 +67,7 @@ class Bidders:
         self._held = Counter(_held_now(statuses))
         self._bids = [bid for bid in bids if self._has_room(bid)]
         self._refused: set[tuple[str, ...]] = set()
+        self._is_possible: dict[tuple[str, ...], bool] = {}
 
     def take(self, task: Task) -> Bid | None:
         """Return the bid that gets the task: of those that fit the one that is preferred, then the first."""
@@ -81,6 +82,21 @@ class Bidders:
         self._bids = [other for other in self._bids if other is not bid and self._has_room(other)]
         return bid
 
+    def why_none(self, task: Task) -> str:
+        """Return, in words that stay the same while agents come and go, what a task waits for."""
+        if self._is_for_anybody(task):
+            return f"waits for an agent to take it over HTTP{', in its window' if task.window else ''}"
+        if not self._desired.agents:
+            return "no agent fits: there is none in specs/agents"
+        return f"no agent fits: none has {', '.join(task.requires)}"
+
+    def _is_for_anybody(self, task: Task) -> bool:
+        """Return whether an agent has what a task requires; asked once for all that require the same."""
+        if task.requires not in self._is_possible:
+            agents = self._desired.agents.values()
+            self._is_possible[task.requires] = any(not _lacking(task, _labels(agent)) for agent in agents)
+        return self._is_possible[task.requires]
+
     def _has_room(self, bid: Bid) -> bool:
         agent = self._desired.agents.get(bid.agent)
         return agent is not None and agent.desired == "active" and self._held[bid.agent] < agent.slots
@@ -88,15 +104,6 @@ class Bidders:
     def _labels(self, bid: Bid) -> AbstractSet[str]:
         labels = _labels(self._desired.agents[bid.agent])
         return labels & {*bid.capabilities, bid.agent} if bid.capabilities else labels
-
-
-def why_nobody(desired: Desired, task: Task) -> str:
-    """Return, in words that stay the same while agents come and go, what a task waits for."""
-    if any(not _lacking(task, _labels(agent)) for agent in desired.agents.values()):
-        return f"waits for an agent to take it over HTTP{', in its window' if task.window else ''}"
-    if not desired.agents:
-        return "no agent fits: there is none in specs/agents"
-    return f"no agent fits: none has {', '.join(task.requires)}"
 
 
 def _held_now(statuses: Mapping[str, Status]) -> Iterator[str]:

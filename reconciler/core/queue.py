@@ -11,7 +11,7 @@ from reconciler.core.fields import format_time
 from reconciler.core.limits import Group, full_group, groups, live_groups, next_midnight, purses, spent_today
 from reconciler.core.model import Bid, ExecutionMode, FailureClass, Phase, Reason, Status, Task, Wish
 from reconciler.core.placement import UNASKED, Placement, place, slots_in_use
-from reconciler.core.pull import Bidders, why_nobody
+from reconciler.core.pull import Bidders
 from reconciler.core.scene import Scene, Wait
 from reconciler.core.schedule import next_opening
 
@@ -166,7 +166,7 @@ class _Slots:
         bid = None if opening else self._bidders.take(spec)
         if bid is None:
             # The same words by day and by night: agents that never come must not make commits.
-            return Wait(Reason.AGENT, why_nobody(self._scene.desired, spec), opening)
+            return Wait(Reason.AGENT, self._bidders.why_none(spec), opening)
         self._running.update(groups(spec))
         queue.starts[spec.name] = Placement()
         queue.handouts[spec.name] = bid
