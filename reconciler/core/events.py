@@ -275,6 +275,8 @@ class Escalated(Event):
     failure: Failure | None = None
     report: Report | None = None
     """Of the last round, if a round led here."""
+    reviews: tuple[ReviewNote, ...] = ()
+    """What reviewers wrote that no round answers; one that a person allows does."""
     reviewed: tuple[int, ...] = ()
     """As in `ChangesRequested`: what led here must not lead here again."""
 

@@ -40,7 +40,17 @@ from reconciler.core.events import (
     Touched,
     WaitingChanged,
 )
-from reconciler.core.model import Failure, FailureClass, Phase, Reason, Report, Status, Task, Waiting
+from reconciler.core.model import (
+    Failure,
+    FailureClass,
+    Phase,
+    Reason,
+    Report,
+    Status,
+    Task,
+    Waiting,
+    work_id,
+)
 from reconciler.core.text import head
 
 # --- The table -------------------------------------------------------------
@@ -437,6 +447,7 @@ def _escalated(event: Escalated, status: Status) -> Changes:
     return {
         **_reported(status, event, event.report),
         "failure": event.failure or status.failure,
+        "reviews": event.reviews or status.reviews,
         "reviewed": event.reviewed or status.reviewed,
     }
 
@@ -489,7 +500,21 @@ def _changes_requested(event: ChangesRequested, status: Status) -> Changes:
 def _renewed(event: Renewed, status: Status) -> Changes:
     """Take up new work. Asked for by a person, it need not wait for the next due time."""
     due_at = min(status.due_at, event.at) if status.due_at else None
-    return {**_identity(event.spec), **_afresh(), "due_at": due_at}
+    kept = _kept_in_review(status) if _may_go_on(event.spec, status) else {}
+    return {**_identity(event.spec), **_afresh(), **kept, "due_at": due_at}
+
+
+def _may_go_on(spec: Task, status: Status) -> bool:
+    """Return whether a person lets an agent go on that had too many review rounds: the same, once more."""
+    is_of_review = status.phase is Phase.ESCALATED and status.pull_request is not None and status.reviews
+    before = spec.model_copy(update={"rerun": max(0, spec.rerun - 1)})
+    return bool(is_of_review) and work_id(before) == status.work
+
+
+def _kept_in_review(status: Status) -> Changes:
+    """Return what such an agent goes on with, in the first of as many rounds again."""
+    kept = ("pull_request", "reviews", "session_id", "session_totals", "summary")
+    return {"review_count": 1, **{field: getattr(status, field) for field in kept}}
 
 
 @_changes.register

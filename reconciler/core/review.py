@@ -264,14 +264,15 @@ def _asked(case: _Case) -> Event | None:
     words = [f"{' and '.join(authors)} requested changes"] if authors else []
     why = ", ".join([*words, *(words for words, _ in troubles)])
     who, reviewed = authors[-1] if authors else "", tuple(review.id for review in case.pull.reviews)
+    notes = tuple(_capped([*(note for _, note in troubles), *_written(case)]))
     done, most = case.status.review_count, case.task.max_reviews
     if done >= most:
         why += f" after {done} review rounds (max_reviews: {most}); merge or close it, or `reconciler retry`"
         failure = Failure(kind=FailureClass.AGENT, message=one_line(why))
-        return Escalated(**case.head(why, who), failure=failure, reviewed=reviewed)
+        return Escalated(**case.head(why, who), failure=failure, reviews=notes, reviewed=reviewed)
     return ChangesRequested(
         **case.head(f"{why} (review round {done + 1} of {most})", who),
-        reviews=tuple(_capped([*(note for _, note in troubles), *_written(case)])),
+        reviews=notes,
         reviewed=reviewed,
         head=case.pull.head,
     )

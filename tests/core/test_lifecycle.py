@@ -41,6 +41,7 @@ from reconciler.core.model import (
     Failure,
     FailureClass,
     Phase,
+    PullRequest,
     Reason,
     Report,
     ReviewNote,
@@ -49,6 +50,7 @@ from reconciler.core.model import (
     Verdict,
     Waiting,
 )
+from tests.fakes import make_task
 from tests.strategies import NOW, PULL, RED, SUCCESS, sample_events
 
 LATER = NOW + timedelta(minutes=1)
@@ -596,3 +598,28 @@ def step_if_legal(status, event):
         return transition(status, event)
     except IllegalTransition:
         return status
+
+
+@pytest.mark.parametrize(
+    ("again", "status", "goes_on"),
+    [
+        ({"rerun": 1}, {}, True),
+        ({"rerun": 1, "goal": "Something else."}, {}, False),
+        ({"rerun": 1}, {"phase": Phase.FAILED}, False),
+        ({"rerun": 1}, {"pull_request": None}, False),
+        ({"rerun": 1}, {"reviews": ()}, False),
+    ],
+)
+def test_who_allows_more_review_rounds_lets_the_agent_go_on_with_what_was_asked_for(again, status, goes_on):
+    spec = make_task("a")
+    asked = (ReviewNote(author="reviewer", text="Mend it."),)
+    pull = PullRequest(number=1, url="https://example.org/1")
+    fields = {"phase": Phase.ESCALATED, "reviews": asked, "pull_request": pull, "review_count": 3, **status}
+    before = Status(
+        since=NOW, created_at=NOW, generation=spec.generation, work=spec.work, session_id="s", **fields
+    )
+
+    after = transition(before, Renewed(**head(), spec=make_task("a", **again)))
+
+    assert (after.review_count, after.session_id) == ((1, "s") if goes_on else (0, None))
+    assert (after.reviews, after.pull_request) == ((asked, pull) if goes_on else ((), None))

@@ -311,6 +311,7 @@ def test_more_rounds_than_the_task_allows_are_for_a_person_and_not_again(trouble
     assert isinstance(event, Escalated)
     assert "after 3 review rounds (max_reviews: 3)" in event.reason
     assert event.failure.message == event.reason
+    assert status.reviews == event.reviews != ()
     assert status.reviewed == tuple(review.id for review in reviews)
     retried = status.model_copy(update={"phase": Phase.REVIEW_PENDING, "review_count": 0})
     assert seen(asked, retried, repo=LAZY) is None
