@@ -144,7 +144,12 @@ class Progress(Frozen):
 
 
 class ProposalRequest(Frozen):
-    """An agent proposes a task; a person decides by merging the branch it is put on."""
+    """
+    An agent proposes a task; a person decides by merging the branch it is put on.
+
+    It is for the default adapter of its repo or the fleet; where that is none of an
+    agent, for agents that pull.
+    """
 
     name: Annotated[str, Field(max_length=200)]
     """Name of the task, such as `web/fix-login`."""

@@ -9,8 +9,11 @@ from reconciler.api.models import Proposal, ProposalRequest
 from reconciler.controller.ports import Desk, SpecWriter
 from reconciler.core.errors import Conflict, NotNow, Problem, SpecError, UsageError
 from reconciler.core.fields import check_name
+from reconciler.core.model import TaskDefaults
 from reconciler.core.text import visible
 
+SCRIPT = "script"
+"""The adapter that no task of an agent's can have: its task says what is run."""
 BRANCHES = "proposals/"
 """Begins the names of their branches."""
 
@@ -40,7 +43,8 @@ class Proposals:
         """
         self._require_free(asked.name)
         given = asked.model_dump(exclude={"name"}, mode="json")
-        fields = {key: _visible(value) for key, value in given.items() if value}
+        words = {key: _visible(value) for key, value in given.items() if value}
+        fields = {**words, **self._mode(asked.repo or "")}
         path, text = f"specs/tasks/{asked.name}.yaml", self._edit("", fields)
         if problems := await self._check(path, text):
             raise SpecError(problems)
@@ -56,6 +60,15 @@ class Proposals:
         except Conflict:  # whoever reads it now must not merge another one
             raise NotNow(f"another task {asked.name} is proposed already; choose another name") from None
         return Proposal(task=asked.name, branch=branch, commit=commit)
+
+    def _mode(self, repo: str) -> Mapping[str, str]:
+        """Return who is to do it: an agent that pulls, where no agent's CLI is the default."""
+        desired = self._desk.desired
+        defaults: list[TaskDefaults] = [desired.fleet]
+        if repo in desired.repos:
+            defaults.append(desired.repos[repo])
+        has_agent = any(spec.adapter != SCRIPT for spec in defaults)
+        return {} if has_agent else {"execution_mode": "http_pull"}
 
     def _require_free(self, name: str) -> None:
         try:

@@ -3,12 +3,14 @@ What agents propose waits on branches of a real repository.
 """
 
 import subprocess
+from dataclasses import replace
 
 import pytest
 
 from reconciler.api.models import ProposalRequest
 from reconciler.api.proposals import Proposals
 from reconciler.core.errors import NotNow, UsageError
+from reconciler.core.model import FleetSpec
 from reconciler.specs.edit import edit
 from reconciler.store.bot import Bot
 from reconciler.store.repository import Repository
@@ -58,7 +60,10 @@ async def test_a_proposal_is_a_file_on_a_branch_of_its_own(proposals, show):
     made = await proposals.propose(asked(validation=("make test",)), "jeeves")
 
     assert (made.task, made.branch) == ("web/idea", "proposals/web/idea")
-    assert show(f"proposals/web/idea:{PATH}") == "goal: More.\nvalidation: [make test]\n"
+    assert (
+        show(f"proposals/web/idea:{PATH}")
+        == "goal: More.\nvalidation: [make test]\nexecution_mode: http_pull\n"
+    )
     assert "Proposed-By: jeeves" in show(made.commit)
     assert show("main:") == "tree main:\n\n"
 
@@ -77,7 +82,7 @@ async def test_what_a_person_may_be_reading_is_not_replaced(proposals, show, age
     with pytest.raises(NotNow, match="proposed already"):
         await proposals.propose(asked("Open the lock."), agent)
 
-    assert show(f"{made.branch}:{PATH}") == "goal: Mend the lock.\n"
+    assert show(f"{made.branch}:{PATH}") == "goal: Mend the lock.\nexecution_mode: http_pull\n"
 
 
 async def test_nothing_is_hidden_from_whoever_reads_a_proposal(proposals, show):
@@ -85,7 +90,9 @@ async def test_nothing_is_hidden_from_whoever_reads_a_proposal(proposals, show):
         asked("Tidy\u200b \u202eup\U000e0041.", constraints=("a\u2063\x1b[8mb",)), "jeeves"
     )
 
-    assert show(f"proposals/web/idea:{PATH}") == "goal: Tidy up.\nconstraints: [ab]\n"
+    assert (
+        show(f"proposals/web/idea:{PATH}") == "goal: Tidy up.\nconstraints: [ab]\nexecution_mode: http_pull\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["../hosts/a", "/a", "a/../b", ".git/a", "a b", "-a", "a.lock", "", "a\n"])
@@ -99,3 +106,12 @@ async def test_a_task_that_is_there_is_not_proposed_anew(proposals):
 
     with pytest.raises(NotNow, match="there is a task"):
         await proposals.propose(asked(), "jeeves")
+
+
+async def test_a_proposal_is_for_the_agent_that_is_the_default_where_there_is_one(proposals, show):
+    desired = proposals._desk.desired
+    proposals._desk.desired = replace(desired, fleet=FleetSpec(adapter="claude-code"))
+
+    made = await proposals.propose(asked(), "jeeves")
+
+    assert show(f"{made.branch}:{PATH}") == "goal: More.\n"

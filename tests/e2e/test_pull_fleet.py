@@ -460,6 +460,8 @@ async def test_it_stops_soon_whoever_listens_waits_or_dawdles(playground, served
     _, dawdler = await asyncio.open_connection(host, port)
     dawdler.write(b"POST /api/v1/dequeue HTTP/1.1\r\nHost: he")
     await eventually(lambda: connections(served.pid, port) >= 24)
+    for _ in range(5):  # what was connected before has been heard by then
+        await ask("boss").get("/readyz")
 
     code, seconds = await served.stop()
 
