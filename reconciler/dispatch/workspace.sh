@@ -183,6 +183,8 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
   else
     said=$(create_work 2>&1) || refuse "cannot make $work: $said; $room"
   fi
+  # A kill in the middle of the next line leaves this behind; nobody else is at work here before the agent.
+  rm -f "$work/.git/refs/remotes/origin/$upstream.lock"
   said=$(in_work update-ref "refs/remotes/origin/$upstream" "$newest" 2>&1) ||
     refuse "cannot write refs/remotes/origin/$upstream in $work: $said; $damaged"
   answer_ready "$commit"

@@ -322,6 +322,18 @@ async def test_a_review_round_finds_the_newest_base_branch_in_its_workspace(worl
     assert (report.base_commit, report.commits) == (head, 1)
 
 
+async def test_a_lock_that_a_kill_left_in_the_workspace_is_in_nobodys_way(world):
+    lock = ".git/refs/remotes/origin/main.lock"
+    first = await world.carry_out(world.order(f"echo x >x; : >{lock}; test -e {lock} && echo locked"))
+    newest, head = move(world), first.head_commit
+
+    order = world.order("git rev-parse origin/main; echo y >y", number=2, expected_head=head)
+    report = await world.carry_out(order)
+
+    assert first.verdict.text.strip() == "locked"
+    assert (report.verdict.outcome, report.verdict.text.strip()) == ("success", newest)
+
+
 @pytest.mark.parametrize("base_moved", ["merge", "rebase"])
 async def test_the_work_of_a_review_round_is_brought_up_to_the_base_branch_too(world, base_moved):
     rule(world, base_moved)

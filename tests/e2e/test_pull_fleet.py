@@ -361,7 +361,11 @@ async def test_nothing_acknowledged_is_lost_when_it_is_killed_between_any_two_ca
 async def test_a_listener_hears_every_event_once_over_crashes(playground, served, ask):
     playground.commit()
     await served.start()
-    first = (await ask("watcher").get(f"{API}/history")).json()[-1]["commit"]
+
+    async def recorded():
+        return (await ask("watcher").get(f"{API}/history")).json()
+
+    first = (await eventually(recorded))[-1]["commit"]
     heard = [(first, "")]
 
     for life in range(3):
