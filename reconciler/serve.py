@@ -159,7 +159,6 @@ class _Fleet:
     loop: Loop
     dispatch: Dispatcher
     writer: Bot
-    forges: Forges
     intake: Intake
     preview: Preview
     look: asyncio.Event
@@ -219,7 +218,6 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             loop=loop,
             dispatch=dispatch,
             writer=writer,
-            forges=forges,
             intake=Intake(forges, writer, loop, clock.now, read_task, edit),
             preview=Preview(forges, _reader_of_pulls(repository), loop, branch, clock.now),
             look=asyncio.Event(),
@@ -308,7 +306,7 @@ async def _check(fleet: _Fleet, path: str, text: str) -> Sequence[Problem]:
 
 
 def forges_of(desired: Desired) -> Mapping[str, Forge]:
-    """Return the forges of a fleet by the name of the repo; that of its own repository as `fleet`."""
+    """Return the forges of a fleet by the name of the repo; that of its own repository as FLEET."""
     named = {name: repo.forge for name, repo in desired.repos.items()} | {FLEET: desired.fleet.forge}
     return {name: forge for name, forge in named.items() if forge is not None}
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 from reconciler.api.limits import Buckets
 from reconciler.api.models import (
@@ -28,7 +28,7 @@ from reconciler.api.models import (
     StartRequest,
     StatusRequest,
 )
-from reconciler.api.operation import Answer, Call, Operation, pieces
+from reconciler.api.operation import Answer, Call, Handler, Operation, pieces
 from reconciler.api.problems import TooMany
 from reconciler.api.server import Closing
 from reconciler.api.shelf import Shelf
@@ -165,10 +165,10 @@ class Pull:
     @property
     def operations(self) -> Sequence[Operation]:
         """Return all of it as operations."""
-        lost = {
-            409: "The task is not handed out to agents, or is in another phase",
-            410: "The lease is lost: stop working on it, and dequeue another",
-        }
+        stands = Answer("Where the task stands", Progress)
+        go_on = Answer("What the agent should do; a lost lease is an answer too", Heartbeat)
+        kept = Answer("How much is kept, on disk", LogAck)
+        gap = f"{_LOST[409]}, or a gap in the log: see `acknowledged_offset`"
         return (
             Operation(
                 method="POST",
@@ -183,50 +183,31 @@ class Pull:
                     204: Answer("There is none now"),
                 },
             ),
-            Operation(
-                method="POST",
-                path="/api/v1/tasks/{name}/start",
-                name="start",
-                summary="Say that the work begins",
-                handler=self.start,
-                scopes=("agent",),
-                body=StartRequest,
-                answers={200: Answer("Where the task stands", Progress)},
-                problems=lost,
-            ),
-            Operation(
-                method="POST",
-                path="/api/v1/tasks/{name}/heartbeat",
-                name="heartbeat",
-                summary="Say that the agent is alive, and learn whether to go on",
-                handler=self.heartbeat,
-                scopes=("agent",),
+            _on_task("start", "Say that the work begins", self.start, stands, body=StartRequest),
+            _on_task(
+                "heartbeat",
+                "Say that the agent is alive, and learn whether to go on",
+                self.heartbeat,
+                go_on,
                 body=HeartbeatRequest,
-                answers={200: Answer("What the agent should do; a lost lease is an answer too", Heartbeat)},
-                problems={409: lost[409]},
+                problems={409: _LOST[409]},
             ),
-            Operation(
+            _on_task(
+                "log",
+                "Send a piece of the log, up to 8 MiB; what is kept already is passed over",
+                self.log,
+                kept,
                 method="PUT",
-                path="/api/v1/tasks/{name}/log",
-                name="log",
-                summary="Send a piece of the log, up to 8 MiB; what is kept already is passed over",
-                handler=self.log,
-                scopes=("agent",),
                 query=LogQuery,
                 raw_body="application/octet-stream",
-                answers={200: Answer("How much is kept, on disk", LogAck)},
-                problems={**lost, 409: f"{lost[409]}, or a gap in the log: see `acknowledged_offset`"},
+                problems={**_LOST, 409: gap},
             ),
-            Operation(
-                method="POST",
-                path="/api/v1/tasks/{name}/status",
-                name="status",
-                summary="Report what came of the work; it is checked",
-                handler=self.status,
-                scopes=("agent",),
+            _on_task(
+                "status",
+                "Report what came of the work; it is checked",
+                self.status,
+                stands,
                 body=StatusRequest,
-                answers={200: Answer("Where the task stands", Progress)},
-                problems=lost,
             ),
             Operation(
                 method="POST",
@@ -240,6 +221,25 @@ class Pull:
                 problems={409: "There is a task of that name"},
             ),
         )
+
+
+_LOST = {
+    409: "The task is not handed out to agents, or is in another phase",
+    410: "The lease is lost: stop working on it, and dequeue another",
+}
+
+
+def _on_task(name: str, summary: str, handler: Handler, answer: Answer, **more: Any) -> Operation:
+    """Return an operation of the agent that holds a task."""
+    return Operation(
+        name=name,
+        summary=summary,
+        handler=handler,
+        path=f"/api/v1/tasks/{{name}}/{name}",
+        scopes=("agent",),
+        answers={200: answer},
+        **{"method": "POST", "problems": _LOST, **more},
+    )
 
 
 def _claim(told: StatusRequest) -> Claim | None:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.events import AgentSaid, Event
@@ -17,7 +18,7 @@ from reconciler.core.model import Bid, Desired, Status
 from reconciler.core.pull import answer, holder
 
 
-def _future() -> asyncio.Future[None]:
+def _future() -> asyncio.Future[Any]:
     return asyncio.get_running_loop().create_future()
 
 
@@ -26,7 +27,7 @@ class _Bidding:
     """A bid, and everybody who waits for its end: the same request may have been sent twice."""
 
     bid: Bid
-    won: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    won: asyncio.Future[str] = field(default_factory=_future)
     seen: asyncio.Future[None] = field(default_factory=_future)
     """Done once a look was taken with it: only then there is no task for it."""
     waiters: int = 0
@@ -37,7 +38,7 @@ class Word:
     """What an agent said, and the answer it waits for."""
 
     said: AgentSaid
-    answer: asyncio.Future[Status] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    answer: asyncio.Future[Status] = field(default_factory=_future)
     after: Status | None = None
     """Where it brings its task: the answer, once that is on record."""
 
@@ -93,14 +94,10 @@ class Agents:
         """Return what was said and is not answered yet."""
         return [word for word in self._words if not word.answer.done()]
 
-    def is_idle(self) -> bool:
-        """Return whether nobody waits for an answer."""
-        return not self._biddings and not self.words()
-
     def meaning(
         self, words: Iterable[Word], desired: Desired, statuses: Mapping[str, Status], now: datetime
     ) -> Sequence[Event]:
-        """Return what was said means; who is refused learns why at once, the others once it is on record."""
+        """Return what words mean; who is refused learns why at once, the others once it is on record."""
         events, known = list[Event](), dict(statuses)
         for word in words:
             said = word.said

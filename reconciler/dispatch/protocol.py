@@ -43,11 +43,6 @@ class Stage(StrEnum):
         """Whether the agent may still be at work."""
         return self in {Stage.RUNNING, Stage.ORPHAN}
 
-    @property
-    def is_over(self) -> bool:
-        """Whether it was started and is at work no more."""
-        return self in {Stage.DONE, Stage.LOST, Stage.REBOOTED}
-
 
 @dataclass(frozen=True, slots=True)
 class RunState:

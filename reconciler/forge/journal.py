@@ -7,6 +7,7 @@ them is believed anyway.
 """
 
 import json
+import logging
 import os
 import threading
 from collections import Counter
@@ -20,6 +21,8 @@ from typing import Any, Literal
 from reconciler.controller.ports import Clock
 from reconciler.core.errors import Unavailable
 from reconciler.core.forge import Hint
+
+log = logging.getLogger(__name__)
 
 WINDOW = timedelta(minutes=10)
 """
@@ -93,8 +96,9 @@ class Journal:
         return self._deliveries()[::-1][:most]
 
     def count(self, event: str, outcome: Outcome) -> None:
-        """Count a delivery."""
+        """Count a delivery, and say so in the log."""
         self.counts[event, outcome] += 1
+        log.info("webhook %s is %s (%d so far)", event, outcome, self.counts[event, outcome])
 
     def _deliveries(self) -> Sequence[Delivery]:
         with self._lock:

@@ -7,7 +7,7 @@ What tests say to both is the same: `ask` pushes specs, `lose` lets a lease run 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from reconciler.api.models import Proposal, ProposalRequest
 from reconciler.api.shelf import Shelf
@@ -21,6 +21,7 @@ from reconciler.core.lifecycle import Transition, fold
 from reconciler.core.model import Agent, Assignment, Bid, Desired, HostStatus, Phase, Status, run_key
 from reconciler.core.plan import Plan, why_end
 from reconciler.core.pull import Bidders, answer, holder, lease_lost, require_held
+from reconciler.store.history import Entry
 from tests.fakes import FakeClock, FakeDispatch, FakeProber, FakeSpecs, FakeState, make_desired, make_task
 
 TOKENS, HASHES = {}, {}
@@ -40,21 +41,6 @@ def pulled(name, **fields):
     return make_task(name, execution_mode="http_pull", **fields)
 
 
-@dataclass(frozen=True)
-class Entry:
-    at: datetime
-    task: str | None
-    before: str | None
-    after: str | None
-    reason: str
-    host: str | None
-    run: str | None
-    actor: str
-    cause: str
-    revision: str | None
-    commit: str
-
-
 @dataclass
 class FakeRecord:
     """A history whose commits are numbers."""
@@ -65,12 +51,14 @@ class FakeRecord:
     def add(self, step: Transition | HostChange) -> None:
         commit = f"{len(self.entries) + 1:040x}"
         if isinstance(step, HostChange):
-            entry = Entry(step.at, None, None, "up", step.reason, step.host, None, "", "host", None, commit)
+            entry = Entry(
+                step.at, None, None, "up", step.reason, step.host, None, "", "host", None, commit, None
+            )
         else:
             phases = [str(status.phase) if status else None for status in (step.before, step.after)]
             event, run = step.event, step.after.run if step.after else None
             words = (event.reason, None, run, event.actor, event.cause, None)
-            entry = Entry(event.at, step.task, *phases, *words, commit)
+            entry = Entry(event.at, step.task, *phases, *words, commit, None)
         self.entries.append(entry)
 
     def head(self) -> str:
