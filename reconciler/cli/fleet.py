@@ -13,6 +13,7 @@ from typing import TypeVar
 from reconciler.cli.context import Context
 from reconciler.cli.text import did_you_mean
 from reconciler.controller.ports import Entry
+from reconciler.controller.quarantine import without
 from reconciler.core.errors import NotFound, SpecError, UsageError
 from reconciler.core.model import LOCAL, Desired, Kind, Observed
 from reconciler.specs.fleet import build
@@ -97,8 +98,9 @@ class Fleet:
 
     async def recorded(self) -> tuple[Desired, Observed]:
         """Return what the newest specs ask for, as the reconciler reads them, and what is on record."""
-        observed = await self.observed()
-        return await SpecSource(self.tree).read(observed.statuses), observed
+        record = await self.record()
+        observed = Observed(*await record.load())
+        return without(record.damaged, await SpecSource(self.tree).read(observed.statuses), observed)
 
     async def observed(self) -> Observed:
         """Return what is on record."""
