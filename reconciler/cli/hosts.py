@@ -16,12 +16,12 @@ from reconciler.cli.change import (
     change,
     is_confirmed,
     message,
-    names_argument,
     reason_option,
     set_fields,
 )
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.names import Name
 from reconciler.cli.output import Document, print_json, print_table
 from reconciler.cli.params import duration
 from reconciler.core.errors import Problem, Refused, Unavailable
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from reconciler.dispatch.trust import Trust
 
 DASH = "-"
+hosts_argument = click.argument("names", metavar="NAME...", nargs=-1, required=True, type=Name("host"))
 Decide = Callable[[str, HostSpec], Changes | str]
 """Tell which fields of a host change, or why there is nothing to do."""
 
@@ -50,7 +51,7 @@ def host() -> None:
 
 
 @host.command()
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=Name("host"))
 @click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
 )
@@ -211,7 +212,7 @@ def check_document(found: Check) -> Document:
 
 
 @host.command()
-@click.argument("name")
+@click.argument("name", type=Name("host"))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @reason_option
 @click.pass_obj
@@ -268,7 +269,7 @@ def _warn(found: "Trust") -> None:
 
 
 @host.command()
-@names_argument
+@hosts_argument
 @reason_option
 @click.pass_obj
 def cordon(context: Context, names: tuple[str, ...], reason: str) -> None:
@@ -277,7 +278,7 @@ def cordon(context: Context, names: tuple[str, ...], reason: str) -> None:
 
 
 @host.command()
-@names_argument
+@hosts_argument
 @reason_option
 @click.pass_obj
 def uncordon(context: Context, names: tuple[str, ...], reason: str) -> None:
@@ -286,7 +287,7 @@ def uncordon(context: Context, names: tuple[str, ...], reason: str) -> None:
 
 
 @host.command()
-@names_argument
+@hosts_argument
 @click.option(
     "--deadline",
     metavar="DURATION",
