@@ -6,8 +6,9 @@ What `get` and `describe` show is what is committed and on record, not the work 
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,7 +20,9 @@ from reconciler.cli.output import list_output, print_json, print_list, print_tab
 if TYPE_CHECKING:
     from reconciler.cli.fleet import Fleet
     from reconciler.cli.kinds import Kind
-    from reconciler.core.model import Desired, Observed
+    from reconciler.cli.views import TaskView
+    from reconciler.core.cause import Cause
+    from reconciler.core.model import Desired
     from reconciler.core.placement import Placement
     from reconciler.specs.explain import Explained
 
@@ -35,30 +38,58 @@ def get(context: Context, words: tuple[str, ...], output: str) -> None:
     Tasks if no KIND is named. A kind may be written in the singular, the plural
     or short (t, h, ag, ad, r), and before a name: `get host/local`.
     """
-    shown, names, desired, observed, closed = asyncio.run(_listed(context, words))
-    items = shown.pick(desired, observed, names, closed)
+    shown, items = asyncio.run(_listed(context, words))
     print_list(items, shown.columns(clock.now()), shown.document, output)
+    if shown.name == "task" and output in {"table", "wide"}:
+        _say_what_failed(items, in_full=len(items) == 1 and len(words) > 0)
+
+
+def _say_what_failed(views: "Sequence[TaskView]", *, in_full: bool) -> None:
+    """Say on stderr what to do about tasks that failed: of one that was named all, else where to look."""
+    from reconciler.cli.causes import in_words
+
+    failed = [(view.name, view.cause) for view in views if view.is_bad_end and view.cause]
+    if not failed:
+        return
+    name, why = failed[0]
+    if in_full:
+        click.echo(in_words(why), err=True)
+    else:
+        more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        click.echo(f"{name}{more} failed: `reconciler describe {name}` shows why, and what to do", err=True)
 
 
 async def _listed(
-    context: Context, words: Sequence[str]
-) -> "tuple[Kind, Sequence[str], Desired, Observed, Mapping[str, datetime]]":
-    """Return the kind and names meant, what is asked for and on record, and which hosts are closed."""
+    context: Context, words: Sequence[str], *, is_one: bool = False
+) -> "tuple[Kind, list[Any]]":
+    """Return the kind that is meant, and what is to be shown of it; of a few tasks, why they failed."""
     from reconciler.cli.fleet import opened
     from reconciler.cli.kinds import KINDS
     from reconciler.core.references import kind_of
 
     async with opened(context) as fleet:
         desired, observed = await fleet.recorded()
-        kind = kind_of(words[0]) if len(words) == 1 else None
+        kind = kind_of(words[0]) if len(words) == 1 and not is_one else None
         if kind or not words:
             shown, names = KINDS[kind or "task"], []
         else:
             found = refer(words, lambda kind: KINDS[kind].find(desired, observed, {}))
             if len({each.kind for each in found}) > 1:
                 raise click.UsageError(f"one kind at a time: {' '.join(words)!r} names several")
+            if is_one and len(found) > 1:
+                raise click.UsageError(f"one thing at a time: {' '.join(words)!r} is no kind and a name")
             shown, names = KINDS[found[0].kind], [each.name for each in found]
-        return shown, names, desired, observed, await _closed(fleet, shown.name, desired)
+        items = shown.pick(desired, observed, names, await _closed(fleet, shown.name, desired))
+        return shown, _with_causes(items, desired, context) if names and shown.name == "task" else items
+
+
+def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Context) -> "list[TaskView]":
+    """Return tasks with all that is known here of why they failed."""
+    from reconciler.cli.causes import full_cause
+
+    return [
+        replace(view, cause=full_cause(view.name, view.status, desired, context.data_dir)) for view in views
+    ]
 
 
 @click.command()
@@ -74,10 +105,8 @@ def describe(context: Context, words: tuple[str, ...], output: str) -> None:
     `web/fix-login` is a task; other kinds are named, as in `host/local` or
     `host local`.
     """
-    kind, names, desired, observed, closed = asyncio.run(_listed(context, words))
-    if len(names) != 1:
-        raise click.UsageError(f"one thing at a time: {' '.join(words)!r} is no kind and a name")
-    (item,) = kind.pick(desired, observed, names, closed)
+    kind, items = asyncio.run(_listed(context, words, is_one=True))
+    (item,) = items
     if output == "text":
         click.echo(kind.details(item, clock.now()))
     else:
@@ -103,15 +132,19 @@ def explain(context: Context, words: tuple[str, ...], rev: str | None, output: s
 
     And where it would run now: every host, with the reason for or against it.
     """
+    from reconciler.cli.causes import in_words
     from reconciler.cli.preview import placement_document, placement_rows
+    from reconciler.cli.render import cause_document
 
-    name, fields, placement = asyncio.run(_explained(context, words, rev))
+    name, fields, placement, found = asyncio.run(_explained(context, words, rev))
     if output == "json":
         origins = [{"field": each.field, "value": each.value, "origin": each.origin} for each in fields]
-        print_json(
-            {"kind": "task", "name": name, "fields": origins, "placement": placement_document(placement)}
-        )
+        why = cause_document(found) if found else None
+        where = placement_document(placement)
+        print_json({"kind": "task", "name": name, "cause": why, "fields": origins, "placement": where})
     else:
+        if found:
+            click.echo(f"{in_words(found)}\n")
         print_table(("FIELD", "VALUE", "FROM"), [(each.field, each.value, each.origin) for each in fields])
         click.echo()
         print_table(("HOST", "CHOICE", "SCORE", "WHY"), list(placement_rows(placement)))
@@ -119,7 +152,8 @@ def explain(context: Context, words: tuple[str, ...], rev: str | None, output: s
 
 async def _explained(
     context: Context, words: Sequence[str], rev: str | None
-) -> "tuple[str, Sequence[Explained], Placement]":
+) -> "tuple[str, Sequence[Explained], Placement, Cause | None]":
+    from reconciler.cli.causes import full_cause
     from reconciler.cli.fleet import opened
     from reconciler.core.placement import place, slots_in_use
     from reconciler.specs.explain import explain as explained
@@ -133,4 +167,6 @@ async def _explained(
     fields = explained(files, name)
     others = {other: status for other, status in observed.statuses.items() if other != name}
     used = slots_in_use(others, observed)
-    return name, fields, place(desired.tasks[name], observed.statuses.get(name), desired, observed, used)
+    status = observed.statuses.get(name)
+    found = full_cause(name, status, desired, context.data_dir)
+    return name, fields, place(desired.tasks[name], status, desired, observed, used), found

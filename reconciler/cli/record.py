@@ -129,13 +129,27 @@ async def _logs(
             await asyncio.sleep(LOOK)
             await fleet.repository.fetch()
             status = await _status(fleet, record, task)
+        why = await _why(fleet, task, status) if status.run == run else ""
     if run is None:
         raise NotFound(f"{task} has not run yet: it is {status.phase}")
     if not printer.print_new(kept.paths(run), to_end=True):
         raise NotFound(
             f"no logs of {run} in {context.data_dir}: they are on the machine that ran it, until it is swept"
         )
+    if why:
+        click.echo(f"---\n{why}", err=True)
     return ExitCode.ENDED_BADLY if is_followed and status.phase in BAD_ENDS else ExitCode.OK
+
+
+async def _why(fleet: "Fleet", task: str, status: "Status") -> str:
+    """Return why the run failed and what to do, in words; empty if it did not."""
+    if status.failure is None:
+        return ""
+    from reconciler.cli.causes import full_cause, in_words
+
+    desired, _ = await fleet.recorded()
+    found = full_cause(task, status, desired, fleet.context.data_dir)
+    return in_words(found, with_output=False) if found else ""
 
 
 async def _status(fleet: "Fleet", record: "StateReader", task: str) -> "Status":
