@@ -60,7 +60,9 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
         "approve-prune": Entry("reconciler.cli.act:approve_prune", "Allow a large removal that waits."),
     },
     "Hosts and adapters": {
-        "host": Entry("reconciler.cli.hosts:host", "Check hosts, trust their keys, close and open them."),
+        "host": Entry(
+            "reconciler.cli.hosts:host", "Add and check hosts, trust their keys, close and open them."
+        ),
         "adapter": Entry(
             "reconciler.cli.agents:adapter", "Try adapters: on a host, or on what a CLI printed."
         ),
