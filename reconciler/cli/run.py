@@ -74,7 +74,8 @@ def serve(context: Context, /, *, take_over: bool, verbose: bool, public_url: st
 
 def _serve(settings: Settings, *, verbose: bool, **how: Any) -> bool:
     """Reconcile and tell every step; return whether a task ended badly."""
-    from reconciler.cli.progress import is_bad_end, line
+    from reconciler.cli.progress import is_bad_end, line, why_in_words
+    from reconciler.controller.loop import Loop
     from reconciler.controller.ports import Step
     from reconciler.serve import serve as serve_fleet
 
@@ -84,14 +85,17 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> bool:
         format="%(asctime)s %(levelname)s %(message)s",
     )
     ended_badly = False
+    loops: list[Loop] = []
 
     def show(step: Step) -> None:
         nonlocal ended_badly
         ended_badly |= is_bad_end(step)
         click.echo(line(step))
+        if loops and (why := why_in_words(step, loops[0].desired, settings.data_dir)):
+            click.echo(why)
 
     def tell(url: str) -> None:
         click.echo(f"listening on {url}")
 
-    asyncio.run(serve_fleet(settings, on_step=show, on_listen=tell, **how))
+    asyncio.run(serve_fleet(settings, on_step=show, on_listen=tell, on_loop=loops.append, **how))
     return ended_badly
