@@ -343,10 +343,12 @@ TOTALS = {"tokens": ("input_tokens", "output_tokens", "cached_tokens"), "cost": 
 _EPOCH = re.compile(r"(?:limit reached\||reset\w*[\"']?\s*[:=|]\s*)(\d{10})(\d{3})?\b", re.IGNORECASE)
 _ISO = re.compile(r"\b(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)")
 _SPAN = re.compile(
-    r"(?:retry.?after|retry.?delay|try again in|resets? (?:in|after)|reset after)[\"'\s:=]*"
+    r"(?:retry[- _]?after|retry[- _]?delay|(?:re)?try(?: again)? (?:in|after)|again in|\bwait(?: for)?"
+    r"|resets?[ _](?:in|after)(?:_seconds)?|reset-(?:requests|tokens))(?: about)?[\"'\s:=]*"
     r"((?:\d+(?:\.\d+)?\s*(?:days?|hours?|hrs?|minutes?|mins?|seconds?|secs?|ms|[dhms])?[\s,]*(?:and\s+)?)+)",
     re.IGNORECASE,
 )
+_HTTP_DATE = re.compile(r"\b[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[dhms]?)", re.IGNORECASE)
 _CLOCK = re.compile(
     r"(?:resets?|again|until)(?: at| on)?\s+"
@@ -367,7 +369,7 @@ def retry_time(words: str, now: datetime) -> datetime | None:
     in 1h30m`, `retry-after: 30`) and times of day (`resets at 3pm (Europe/Berlin)`,
     UTC if no zone is named, tomorrow if it is over today).
     """
-    readers = (_from_epoch, _from_span, _from_iso, _from_clock)
+    readers = (_from_epoch, _from_http_date, _from_span, _from_iso, _from_clock)
     times = (reader(words, now) for reader in readers)
     return next((time for time in times if time and now <= time <= now + FARTHEST), None)
 
@@ -375,6 +377,14 @@ def retry_time(words: str, now: datetime) -> datetime | None:
 def _from_epoch(words: str, _now: datetime) -> datetime | None:
     match = _EPOCH.search(words)
     return datetime.fromtimestamp(int(match[1]), UTC) if match else None
+
+
+def _from_http_date(words: str, _now: datetime) -> datetime | None:
+    """Return the first date such as that of a Retry-After header."""
+    match = _HTTP_DATE.search(words)
+    with suppress(ValueError):
+        return datetime.strptime(match[0], "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC) if match else None
+    return None
 
 
 def _from_span(words: str, now: datetime) -> datetime | None:
