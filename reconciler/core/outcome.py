@@ -151,7 +151,7 @@ EXIT_CODES = {
 _STATUS = re.compile(
     r"(?:\bAPI Error:? |\bHTTP(?:/[\d.]+)?(?: error)?:? |\bstatus(?:[ _]?code)?[\"':= ]{1,4}|\"code\": ?"
     r"|\berror code: |\brejected \()(?P<told>[45]\d\d)\b(?![.:]\d)"
-    r"|^\W*(?:[\w.]*Error: )?(?P<first>[45]\d\d) ?[{\"]"
+    r"|^[^\w\n]*(?:[\w.]*Error: )?(?P<first>[45]\d\d) ?[{\"]"
     r"|\b(?P<named>[45]\d\d) (?:unauthorized|forbidden|payment required|proxy authentication required|"
     r"not found\b|method not allowed|request timeout|too many requests|internal server error|bad gateway|"
     r"service unavailable|gateway time-?out|overloaded|rate limit|(?:incorrect|invalid) api key)",
@@ -253,9 +253,14 @@ def class_of(words: str, own: Mapping[Any, str]) -> FailureClass | None:
 
 
 def _refused_to_start(facts: Facts) -> bool:
-    """Tell whether the CLI did nothing but complain of how it was called."""
-    complaint = re.search(r"^\W*error\b", harmless(facts.stderr), re.IGNORECASE | re.MULTILINE)
-    return not facts.started and complaint is not None
+    """Tell whether the CLI did nothing but complain of how it was called; one that crashed shows where."""
+    words = harmless(facts.stderr)
+    complaint = re.search(r"^[^\w\n]*error\b", words, re.IGNORECASE | re.MULTILINE)
+    return not facts.started and complaint is not None and _CRASH.search(words) is None
+
+
+_CRASH = re.compile(r"^[ \t]*at .{0,300}:\d+(?::\d+)?\)?$|^Traceback \(most recent call last\)", re.MULTILINE)
+"""A line of a stack."""
 
 
 _GONE = re.compile(

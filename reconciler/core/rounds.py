@@ -199,7 +199,8 @@ class _Case:
         if self.status.repo and not self.report.checks:
             return (
                 "the agent changed nothing, and there is no validation to say that nothing was to be done; "
-                "give the task a `validation`, or `allow_empty: true` if it need not change anything"
+                "give the task a `validation`, or `allow_empty: true` if it need not change anything "
+                "and `reconciler retry` it"
             )
         return None
 
