@@ -171,7 +171,8 @@ def parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None,
         return None, tuple(error.problems)
     spec, found = _validate(MODELS[kind], {} if value is None else value)
     if isinstance(spec, AdapterSpec):
-        found += _adapter_mistakes(name, spec)
+        told = {mistake.path for mistake in found}
+        found += [mistake for mistake in _adapter_mistakes(name, spec) if mistake.path not in told]
     if not found and not problems:
         return spec, ()
     placed = place(found, path, data)
@@ -201,7 +202,7 @@ def _validate(model: type[Frozen], value: Any) -> tuple[Frozen | None, list[Mist
 def _adapter_mistakes(name: str, spec: AdapterSpec) -> list[Mistake]:
     """Return what is wrong with the adapter once it lies over the built-in one."""
     lines = (line.partition(": ") for line in check_adapter(layers.adapter(name, spec)))
-    return [Mistake((field,), message) for field, _, message in lines]
+    return [Mistake(tuple(field.split(".")), message) for field, _, message in lines]
 
 
 def place(found: Iterable[Mistake], path: str, data: bytes) -> list[Problem]:
