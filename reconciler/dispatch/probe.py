@@ -23,7 +23,7 @@ N = TypeVar("N", int, float)
 
 _SCRIPT = Path(__file__).with_name("probe.sh")
 _DEFAULT_WORKDIR = "~/.local/state/reconciler"
-_OVERHEAD = 30.0
+_OVERHEAD = 90.0
 """Seconds for all but the CLIs: the way there, a slow login shell."""
 _LATENCY_TIMEOUT = 15.0
 _CLI = re.compile(rb"^cli (\d+) (\d+) (yes|no) (\d+) (.*)\n", re.MULTILINE)

@@ -17,6 +17,7 @@ ask() { # number seconds path program arguments... ; in the background, all at o
   if [ -d "$path" ]; then
     PATH=$path:$PATH; export PATH
   elif [ -n "$path" ]; then
+    case $path in */*) PATH=${path%/*}:$PATH; export PATH ;; esac # of a script, its interpreter lies beside it
     shift
     set -- "$path" "$@"
   fi

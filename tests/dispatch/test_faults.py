@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.model import FailureClass
+from reconciler.core.model import FailureClass, HostAdapter
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.output import read_output
 from reconciler.dispatch.transport import Answer, Transport
@@ -135,6 +135,20 @@ async def test_a_cli_that_is_missing_is_told_so(place):
         f"host {place.name}: no-such-cli is not there; "
         "install it, or name its `path` under the host's `adapters`"
     )
+
+
+async def test_the_interpreter_of_a_clis_script_may_lie_beside_it_and_nowhere_else(place):
+    folder = place.folder / "node's folder"
+    folder.mkdir()
+    for name, script in {"my-node": "#!/bin/sh\necho found\n", "cli": "#!/usr/bin/env my-node\n"}.items():
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+    async with place.world() as world:
+        order = world.order("", argv=("cli",), repo=None)
+        host = order.host.model_copy(update={"adapters": {"script": HostAdapter(path=str(folder / "cli"))}})
+        report = await world.carry_out(order.model_copy(update={"host": host}))
+
+    assert (report.verdict.outcome, report.verdict.text) == ("success", "found\n"), report
 
 
 async def test_a_working_folder_that_cannot_be_written_to_is_told_so(place):

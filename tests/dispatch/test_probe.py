@@ -142,6 +142,16 @@ async def test_a_cli_is_found_where_the_host_says(tmp_path: Path, place: str):
     assert cli(facts).ok
 
 
+async def test_the_interpreter_of_a_script_may_lie_beside_it_and_nowhere_else(tmp_path: Path):
+    folder = tmp_path / "node's folder"
+    install(folder, "my-node", 'echo "agent 1.2.3"')
+    install(folder, "agent", "exec my-node").write_text("#!/usr/bin/env my-node\n")
+
+    facts = await look(tmp_path, agent(), adapters={"agent": HostAdapter(path=str(folder / "agent"))})
+
+    assert cli(facts).ok, cli(facts)
+
+
 async def test_a_host_is_asked_for_what_it_offers_only(tmp_path: Path):
     install(tmp_path / "bin", "one", "echo 1.0.0")
     install(tmp_path / "bin", "two", "echo 2.0.0")

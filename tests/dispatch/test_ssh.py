@@ -15,7 +15,8 @@ import pytest
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.model import Host
-from reconciler.dispatch.line import Gate, Shared, fingerprint
+from reconciler.dispatch.diagnosis import fingerprint
+from reconciler.dispatch.line import Gate, Shared
 from reconciler.dispatch.route import Hop
 from reconciler.dispatch.transports import Transports
 from tests.dispatch.sshd import Sshd, Yard, needs_sshd, public, quick, silent_server, yard
@@ -156,7 +157,7 @@ async def test_a_user_without_a_login_shell_is_told_so(servers: Yard):
 
 
 async def test_a_login_shell_that_hangs_is_told_so(servers: Yard):
-    told = await why(servers.sshd(ForceCommand="exec sleep 300").host(), connect=3.0)
+    told = await why(servers.sshd(ForceCommand="exec sleep 300").host(), login=3.0)
 
     assert "the login shell gave no answer within 3 s; see what its startup files" in told
 
@@ -368,6 +369,20 @@ async def test_few_connections_are_made_at_a_time():
     await asyncio.gather(*entering)
 
     assert most == 3
+
+
+async def test_hosts_that_hang_keep_no_others_from_being_connected_to():
+    gate, free = Gate(each=2, total=2, brief=0), asyncio.Event()
+    async with (
+        asyncio.timeout(60),
+        gate.entered(Hop(name="a", address="a")),
+        gate.entered(Hop(name="b", address="b")),
+        gate.entered(Hop(name="c", address="c")),
+    ):
+        free.set()
+
+    assert free.is_set()
+    assert not gate._turns
 
 
 # --- The way: jump hosts, changed specs --------------------------------------
