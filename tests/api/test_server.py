@@ -82,6 +82,156 @@ async def test_a_chunk_that_can_be_read_in_two_ways_is_refused(address, chunks):
         assert await status_of(reader) == 400
 
 
+POST = b"POST /api/v1/dequeue HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /healthz HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nHOST: y\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x y\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x/y@z\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\n folded: y\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: y\r\n\tz\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n",
+        b"GE\tT /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET  /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /healthz\r\n\r\n",
+        b"GET /healthz HTTP/1.2\r\nHost: x\r\n\r\n",
+        b"GET /healthz http/1.1\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n",
+        POST + b"Transfer-Encoding: identity\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+        POST + b"Content-Length: 3, 3\r\n\r\n",
+        POST + b"Content-Length: 1_0\r\n\r\n",
+        POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n",
+        POST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n",
+    ],
+)
+async def test_a_request_that_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_read(address, head):
+    async with dialled(address) as (reader, writer):
+        writer.write(head + REQUEST + b"\r\n")
+
+        answer = await reader.read()
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_request_of_http_1_0_needs_no_host(address):
+    async with dialled(address) as (reader, writer):
+        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+
+        assert await status_of(reader) == 200
+
+
+@pytest.mark.parametrize("host", [b"", b"x", b"x:80", b"[::1]:80", b"a.b-c_d", b"  x\t"])
+async def test_a_host_is_any_name_and_port(address, host):
+    async with dialled(address) as (reader, writer):
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost:" + host + b"\r\n\r\n")
+
+        assert await status_of(reader) == 200
+
+
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\nAuthorization: Bearer "
+BAD_CHUNKS = [
+    b"2;x\n\r\n{}\r\n0\r\n\r\n",
+    b"2;x\ny\r\n{}\r\n0\r\n\r\n",
+    b"2\n{}\r\n0\r\n\r\n",
+    b"2;x\ry\r\n{}\r\n0\r\n\r\n",
+    b"2;x\x00\r\n{}\r\n0\r\n\r\n",
+    b"2\x0b\r\n{}\r\n0\r\n\r\n",
+    b"2;" + b"x" * 5000 + b"\r\n{}\r\n0\r\n\r\n",
+    b"2\r\n{}\r\n0;\n\r\n\r\n",
+    b"2\r\n{}\r\n0\r\nX: y\r\n\r\n",
+    b"2\r\n{}\r\n0\r\n\n",
+    b"2\r\n{}\n0\r\n\r\n",
+    b"00000000000000002\r\n{}\r\n0\r\n\r\n",
+    b"-2\r\n{}\r\n0\r\n\r\n",
+    b";x\r\n{}\r\n0\r\n\r\n",
+    b"\r\n{}\r\n0\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+@pytest.mark.parametrize("chunks", BAD_CHUNKS)
+async def test_a_chunk_line_that_can_be_read_in_two_ways_is_refused_in_any_pieces(address, chunks, size):
+    async with dialled(address) as (reader, writer):
+        writer.write(CHUNKED + TOKENS["jeeves"].encode() + b"\r\n\r\n")
+        sending = asyncio.create_task(dribble(writer, chunks + REQUEST + b"\r\n", size))
+
+        answer = await reader.read()
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+    assert answer.startswith(b"HTTP/1.1 400 "), answer
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("size", [1, 3, 100_000])
+@pytest.mark.parametrize("chunks", [b"2\r\n{}\r\n0\r\n\r\n", b'1;a="b;c"\r\n{\r\n1 ;x\r\n}\r\n0;y\r\n\r\n'])
+async def test_chunks_as_they_should_be_are_read_in_any_pieces(address, chunks, size):
+    async with dialled(address) as (reader, writer):
+        writer.write(CHUNKED + TOKENS["jeeves"].encode() + b"\r\n\r\n")
+        await dribble(writer, chunks + REQUEST + b"Connection: close\r\n\r\n", size)
+
+        answer = await reader.read()
+
+    assert b" 400 " not in answer.splitlines()[0]
+    assert answer.count(b"HTTP/1.1 ") == 2
+
+
+async def dribble(writer, data, size):
+    for start in range(0, len(data), size):
+        writer.write(data[start : start + size])
+        await writer.drain()
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("kind", ["header", "body", "refused body", "large body", "too many"])
+async def test_an_answer_arrives_though_the_client_still_sends(app, monkeypatch, kind):
+    """A connection that is closed with bytes unread is reset, and takes the answer with it."""
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.1)
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(server, "DROP_SECONDS", 0.1)
+    token = b"Authorization: Bearer " + TOKENS["jeeves"].encode() + b"\r\n"
+    start, status = {
+        "header": (REQUEST, 408),
+        "body": (POST + token + b"Content-Length: 999999\r\n\r\n", 408),
+        "refused body": (POST + b"Content-Length: 999999\r\n\r\n", 401),
+        "large body": (POST + token + b"Content-Length: 99999999\r\n\r\n", 413),
+        "too many": (REQUEST, 503),
+    }[kind]
+    async with running(app, LISTEN, most=0 if kind == "too many" else 9) as address:
+        for _ in range(10):
+            async with dialled(address) as (reader, writer):
+                sending = asyncio.create_task(drip(writer, b"X: y\r\n" * 100, start=start))
+                await asyncio.sleep(0.15)  # what is unread piles up while nobody listens
+
+                answer = await reader.read()
+                sending.cancel()
+            assert int(answer.split()[1]) == status
+
+
+async def send_for_ever(writer):
+    while True:
+        writer.write(b"x" * 65536)
+        await writer.drain()
+
+
+async def test_who_goes_on_sending_after_the_answer_is_cut_off(address, monkeypatch):
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.1)
+    monkeypatch.setattr(server, "LINGER_LIMIT", 100_000)
+    async with dialled(address) as (reader, writer):
+        writer.write(REQUEST)
+        assert await status_of(reader) == 408
+        with pytest.raises(ConnectionError):
+            await send_for_ever(writer)
+
+
 async def test_an_address_that_cannot_be_read_is_answered_and_not_logged(address, caplog):
     async with dialled(address) as (reader, writer):
         writer.write(b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n")
