@@ -83,6 +83,11 @@ class Shared(Generic[T]):
                 raise Unavailable("the way to the host was closed meanwhile; ask again") from None
             raise
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is being done."""
+        return self._task is not None
+
     async def stop(self) -> None:
         """Stop it, if it is being done."""
         if self._task is not None:
@@ -227,6 +232,11 @@ class Line:
         self._not_before = 0.0
         self.trouble: Unavailable | None = None
         """Why the last try to connect failed; None after one that did not."""
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything goes over it now: what is still used is closed in the end."""
+        return bool(self._links) or self._connecting.is_busy
 
     async def link(self) -> Link:
         """

@@ -491,6 +491,25 @@ async def test_what_was_begun_at_an_address_is_followed_there_though_the_host_ha
             assert (await transport.call(("echo", "$HOME"), timeout=30)).stdout == f"{home}\n".encode()
 
 
+async def test_ways_that_are_not_taken_any_more_are_forgotten(servers: Yard):
+    front, back = servers.sshd("front"), servers.sshd("back")
+    hosts = {"front": front.host(), "back": back.host(jump="front")}
+    async with opened(hosts) as transports:
+        held = transports(hosts["back"])
+        for number in range(20):
+            hosts["back"] = back.host(jump="front", identity=f"{back.identity}", user=None, shell="sh")
+            hosts["gone"] = Host(name="gone", address=f"192.0.2.{number}", host_key=front.host_key)
+            transports(hosts["gone"])
+            link = back.folder / f"identity{number}"
+            link.symlink_to(back.identity)
+            hosts["back"] = back.host(jump="front", identity=str(link))
+            assert (await held.call(("echo", "hi"), timeout=60)).stdout == b"hi\n"
+
+        assert len(transports._remotes) == 1
+        assert len(transports._lines) <= 4
+        assert len(transports._asked) <= 3
+
+
 async def test_this_machine_is_no_jump_host(servers: Yard):
     told_by = servers.sshd().host(jump="here")
 
