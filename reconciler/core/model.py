@@ -291,6 +291,8 @@ class Forge(Frozen):
     """Token of the bot account."""
     webhook_secret: Secret | None = None
     """What its webhooks are signed with; without it they are refused."""
+    ca: Text | None = None
+    """File on the reconciler's machine with the certificate of a private authority that it is trusted by."""
 
 
 class IssueRules(Frozen):

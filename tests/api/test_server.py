@@ -3,8 +3,10 @@ The server under people who are slow, many, or sloppy; and how it ends.
 """
 
 import asyncio
+import shutil
 import ssl
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
@@ -17,7 +19,9 @@ from reconciler.api.listen import read_listen
 from reconciler.api.models import MOST_WAIT
 from reconciler.api.server import running
 from reconciler.api.stream import PING_SECONDS
-from reconciler.core.errors import UsageError
+from reconciler.client.http import Client
+from reconciler.core.errors import Unavailable, UsageError
+from reconciler.tls import VARIABLES, Authorities
 from tests.api.world import TOKENS, FakeWorld, pulled
 
 LISTEN = read_listen("127.0.0.1:0")
@@ -513,6 +517,79 @@ async def test_it_speaks_tls_from_1_2_on(app, certificate):
             assert (await client.get(f"{address}/healthz")).status_code == 200
 
     assert address.startswith("https://127.0.0.1:")
+
+
+@pytest.fixture
+def renewed(certificate, tmp_path):
+    """A copy of the certificate, and what exchanges it for another one, or for nonsense."""
+    files = [Path(shutil.copy(file, tmp_path)) for file in certificate]
+
+    def renew(*contents: bytes) -> None:
+        for file, content in zip(files, contents, strict=True):
+            fresh = file.with_suffix(".new")
+            fresh.write_bytes(content)
+            fresh.rename(file)
+
+    return files, renew
+
+
+async def shown_by(address):
+    """Return the certificate that is shown to a new connection."""
+    parts = urlsplit(address)
+    return await asyncio.to_thread(ssl.get_server_certificate, (parts.hostname, parts.port))
+
+
+async def test_a_certificate_that_is_renewed_is_shown_to_the_next_connection(app, renewed, other_certificate):
+    (cert, key), renew = renewed
+    before, after = cert.read_text(), other_certificate[0].read_text()
+    async with running(app, read_listen("127.0.0.1:0", cert, key)) as address:
+        first = await shown_by(address)
+        renew(b"not yet", key.read_bytes())
+        meanwhile = await shown_by(address)
+        renew(*(file.read_bytes() for file in other_certificate))
+        last = [await shown_by(address) for _ in range(2)]
+
+    assert first.split() == meanwhile.split() == before.split()
+    assert [shown.split() for shown in last] == [after.split()] * 2
+
+
+@pytest.mark.parametrize("named_by", ["ca", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+async def test_a_private_authority_is_trusted_where_it_is_named_and_exchanged_while_we_live(
+    app, renewed, other_certificate, monkeypatch, named_by
+):
+    certificate, renew = renewed
+    bundle = certificate[0].with_name("ca.pem")
+    bundle.write_bytes(other_certificate[0].read_bytes())
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if named_by != "ca":
+        monkeypatch.setenv(named_by, str(bundle))
+    trusted = Authorities(str(bundle) if named_by == "ca" else None)
+    async with (
+        running(app, read_listen("127.0.0.1:0", *certificate)) as address,
+        Client(address, TOKENS["jeeves"], authorities=trusted, tries=1) as client,
+    ):
+        with pytest.raises(Unavailable, match="certificate"):
+            await client.tasks()
+
+        bundle.write_bytes(certificate[0].read_bytes())
+        assert await client.tasks() is not None
+
+        bundle.write_bytes(other_certificate[0].read_bytes())
+        with pytest.raises(Unavailable, match="certificate"):
+            await client.tasks()
+
+        renew(*(file.read_bytes() for file in other_certificate))
+        assert await client.tasks() is not None
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_authorities_that_cannot_be_read_are_told(tmp_path, content):
+    if content is not None:
+        (tmp_path / "ca.pem").write_bytes(content)
+
+    with pytest.raises(UsageError, match=r"authorities in .*ca.pem cannot be used: .*SSL_CERT_FILE"):
+        Authorities(str(tmp_path / "ca.pem"))
 
 
 async def test_a_pulled_task_survives_a_stop(world, tmp_path):

@@ -126,6 +126,21 @@ async def test_a_reconciler_that_is_away_is_waited_for(server, pull):
     assert b"answered 503: not now; trying again" in trouble
 
 
+async def test_a_token_that_is_exchanged_in_its_file_is_good_from_the_next_request_on(server, pull, tmp_path):
+    server.leases = [lease()]
+    rotate = f"cd {tmp_path}; printf new-token >fresh && mv fresh token; touch rotated"
+    process = await pull(f"{rotate}; while [ ! -e known ]; do sleep 0.01; done", "--once")
+    while not (tmp_path / "rotated").exists():  # noqa: ASYNC110  other processes set no events
+        await asyncio.sleep(0.01)
+    server.token = "new-token"
+    (tmp_path / "known").touch()
+
+    await process.communicate()
+
+    assert process.returncode == 0
+    assert [told["status"] for _, told in server.reports] == ["completed"]
+
+
 async def test_a_token_that_is_refused_is_told_by_the_exit_code(server, pull, tmp_path):
     (tmp_path / "token").write_text("rct_jeeves.other")
 
