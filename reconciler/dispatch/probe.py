@@ -163,8 +163,7 @@ def faults(facts: HostFacts, *, was_broken: bool = False) -> Iterator[str]:
     if not facts.workdir_writable:
         why = f" ({facts.workdir_fault})" if facts.workdir_fault else ""
         yield (
-            f"no run can start: the working folder cannot be written to{why}; "
-            "make room, or change `workdir` or its permissions"
+            f"the working folder cannot be written to{why}; make room, or change `workdir` or its permissions"
         )
     elif facts.disk_free_mb is not None and facts.disk_free_mb < _LEAST_DISK_MB * often:
         yield f"less than {_LEAST_DISK_MB} MiB of disk are left for the working folder; make room"
