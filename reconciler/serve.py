@@ -111,6 +111,7 @@ def _turn(fleet: "_Fleet") -> None:
     """Let those beside the loop work by specs that were just read."""
     fleet.intake.turn()
     fleet.preview.knock()
+    fleet.turned.set()
 
 
 def _beside(fleet: "_Fleet") -> Iterator[Coroutine[None, None, None]]:
@@ -166,6 +167,8 @@ class _Fleet:
     preview: Preview
     look: asyncio.Event
     """Set: look at the repository now."""
+    turned: asyncio.Event
+    """Set: the specs are new, and with them perhaps how often to look."""
 
 
 @asynccontextmanager
@@ -224,6 +227,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             intake=Intake(forges, writer, loop, clock.now, read_task, edit),
             preview=Preview(forges, _reader_of_pulls(repository), loop, branch, clock.now),
             look=asyncio.Event(),
+            turned=asyncio.Event(),
         )
 
 
@@ -374,15 +378,33 @@ async def _watch(fleet: _Fleet) -> None:
 async def _look(fleet: _Fleet) -> None:
     """Knock from time to time, told or not; what a remote has is fetched before."""
     while True:
-        is_local = fleet.repository.address is None
-        interval = fleet.loop.desired.fleet.poll_interval.total_seconds()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LOCAL_LOOK if is_local else interval):
-                await fleet.look.wait()
-        fleet.look.clear()
+        await _time_to_look(fleet)
         try:
             await fleet.repository.fetch()
         except (Unavailable, Refused) as error:
-            log.warning("%s; looking again in %g s", error, interval)
+            log.warning("%s; looking again in %g s", error, _look_interval(fleet))
         else:
             fleet.loop.knock()
+
+
+async def _time_to_look(fleet: _Fleet) -> None:
+    """Wait until it is time, by an interval that may change meanwhile: at the start none is known."""
+    began = asyncio.get_running_loop().time()
+    while not fleet.look.is_set():
+        fleet.turned.clear()
+        left = began + _look_interval(fleet) - asyncio.get_running_loop().time()
+        if left <= 0:
+            break
+        waits = [asyncio.ensure_future(event.wait()) for event in (fleet.look, fleet.turned)]
+        try:
+            await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+    fleet.look.clear()
+
+
+def _look_interval(fleet: _Fleet) -> float:
+    """Return how many seconds there are between looks."""
+    is_local = fleet.repository.address is None
+    return LOCAL_LOOK if is_local else fleet.loop.desired.fleet.poll_interval.total_seconds()

@@ -47,6 +47,9 @@ from reconciler.core.prompt import sha256
 START = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 SUCCESS = Report(verdict=Verdict(outcome="success", text="done"), head_commit="f" * 40, commits=1)
 FAILURE = Report(verdict=Verdict(outcome="failed", kind=FailureClass.AGENT, message="gave up"))
+UNSTARTED = Report(
+    verdict=Verdict(outcome="failed", kind=FailureClass.HOST, message="nothing can be written"), started=False
+)
 RED = Report(
     verdict=Verdict(outcome="success"),
     checks=(Check(command="make test", exit_code=2, seconds=0.1, output="1 failed"),),
@@ -116,6 +119,8 @@ class FakeProber:
     """Hosts that answer, but for those that a test takes away."""
 
     away: set[str] = field(default_factory=set)
+    faults: dict[str, str] = field(default_factory=dict)
+    """Why no run can start on a host, as far as a probe can see it."""
     asked: list[tuple[str, frozenset[str]]] = field(default_factory=list)
 
     async def probe(
@@ -127,7 +132,9 @@ class FakeProber:
         if not reachable:
             return HostStatus(reachable=False, since=since, message="no answer"), None
         clis = {name: HostCli(path=f"/bin/{name}", ok=True) for name in adapters}
-        return HostStatus(reachable=True, since=since, os="Linux", git="2.39.5", adapters=clis), 0.5
+        fault = self.faults.get(host.name, "")
+        status = HostStatus(reachable=True, since=since, message=fault, fault=fault, os="Linux", git="2.39.5")
+        return status.model_copy(update={"adapters": clis}), 0.5
 
 
 @dataclass
@@ -196,6 +203,10 @@ class FakeDispatch:
 
     reports: dict[str, list[Report]] = field(default_factory=dict)
     """What comes of the rounds of a task, in order; after that, successes."""
+    broken: set[str] = field(default_factory=set)
+    """Hosts on which nothing can be started."""
+    refused: list[Order] = field(default_factory=list)
+    """What could not be started there."""
     hold: bool = False
     """Runs are seen but do not end until `finish`."""
     started: dict[tuple[str, int], Order] = field(default_factory=dict)
@@ -214,6 +225,11 @@ class FakeDispatch:
         self.follows.append(order)
         self.emits[order.key] = emit
         self.followed |= {order.key}
+        next_report = next(iter(self.reports.get(order.task, [])), SUCCESS)
+        if order.key not in self.started and (order.host.name in self.broken or not next_report.started):
+            self.refused.append(order)
+            self.finish(order, UNSTARTED if order.host.name in self.broken else None)
+            return
         if order.key not in self.started:
             self.started[order.key] = order
             emit(

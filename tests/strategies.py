@@ -280,6 +280,7 @@ PROBES = st.builds(
     HostStatus,
     reachable=st.sampled_from([True, True, False]),
     since=st.sampled_from([NOW, NOW - timedelta(hours=1)]),
+    fault=st.sampled_from(["", "", "git is missing"]),
     adapters=st.dictionaries(st.sampled_from(ADAPTERS), CLIS),
 )
 PURSES: Sequence[Purse] = (("fleet", "fleet"), ("repo", "shop"), ("adapter", "codex"), ("host", "alpha"))
@@ -297,6 +298,7 @@ def observeds(draw: st.DrawFn, desired: Desired) -> Observed:
         hosts={name: draw(PROBES) for name in draw(SOME_HOSTS)},
         load={name: draw(LOADS) for name in draw(SOME_HOSTS)},
         asked=frozenset(HOSTS if draw(IS_EASY) else draw(SOME_HOSTS)),
+        on_trial=frozenset() if draw(IS_EASY) else frozenset(draw(SOME_HOSTS)),
         past=dict.fromkeys(draw(SOME_NAMES), draw(st.integers(0, 5))),
         spent={} if draw(IS_EASY) else draw(SPENT),
         followed=frozenset((known[name].run or "", known[name].round) for name in draw(some(live))),

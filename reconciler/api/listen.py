@@ -2,14 +2,18 @@
 Where to listen; a public address only with TLS, or behind a proxy that has it.
 """
 
+import logging
 import re
 import ssl
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from reconciler.core.errors import UsageError
 
+log = logging.getLogger(__name__)
 _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]*)):(?P<port>\d{1,5})")
 
 
@@ -68,9 +72,45 @@ def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(cert, key, password=lambda: "")  # never ask on a terminal
+        context.sni_callback = _renewal(cert, key, _as_of(cert, key))
     except OSError as error:  # ssl.SSLError is one
         raise UsageError(
             f"the certificate {cert} with the key {key} cannot be used: {error.strerror or error}; "
             "both must be PEM files that belong together, readable, the key without a passphrase"
         ) from error
     return context
+
+
+def _renewal(
+    cert: Path, key: Path, as_of: Sequence[object]
+) -> Callable[[ssl.SSLObject, Any, ssl.SSLContext], None]:
+    """
+    Return what takes up a certificate that was renewed; called in each handshake.
+
+    A pair that cannot be used, or not yet, leaves the one before in force; it is
+    tried again at the next handshake.
+    """
+
+    def renew(connection: ssl.SSLObject, _name: Any, context: ssl.SSLContext) -> None:
+        nonlocal as_of
+        try:
+            now = _as_of(cert, key)
+            if now == as_of:
+                return
+            fresh = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            fresh.load_cert_chain(cert, key, password=lambda: "")  # apart: half of a pair must not get in
+            context.load_cert_chain(cert, key, password=lambda: "")
+        except OSError as error:
+            log.warning(
+                "the certificate %s was renewed and cannot be used: %s", cert, error.strerror or error
+            )
+            return
+        as_of = now
+        fresh.minimum_version = context.minimum_version
+        connection.context = fresh  # this handshake is past the choice of the old one
+
+    return renew
+
+
+def _as_of(*files: Path) -> Sequence[object]:
+    return [(found.st_mtime_ns, found.st_ino) for found in (file.stat() for file in files)]

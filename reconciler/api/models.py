@@ -231,8 +231,10 @@ class HostView(Frozen):
     reachable: bool | None
     """None: not asked yet."""
     since: str | None
-    """When `reachable` last changed."""
+    """When it last came or went, or runs could start there again or no longer."""
     message: str
+    fault: str
+    """Why no run can start there though it answers; empty if one can."""
 
 
 class AgentView(Frozen):

@@ -20,6 +20,7 @@ from sanic.application.state import ApplicationServerInfo
 from sanic.exceptions import BadRequest, RequestTimeout, ServiceUnavailable
 from sanic.http import Http, Stage
 from sanic.http.constants import HTTP
+from sanic.request import Request
 from sanic.server.protocols.http_protocol import HttpProtocol
 
 from reconciler.api.listen import Listen
@@ -40,6 +41,12 @@ DROP_SECONDS, DROP_LIMIT = 5.0, 16 * 1024 * 1024
 """
 How long, and how much, of a body is still read when its answer was sent before:
 who is cut off while sending does not hear the answer.
+"""
+LINGER_SECONDS, LINGER_LIMIT = 2.0, 4 * 1024 * 1024
+"""
+Lingering close: how long, and how many bytes, are still taken and dropped after
+the last answer. A connection closed with bytes unread is reset, and the answer
+that is on its way is lost with it.
 """
 BODY_LIMIT = 1024 * 1024
 """Most bytes of a body, but for logs and webhooks."""
@@ -137,6 +144,11 @@ _SLOPPY = re.compile(
     re.MULTILINE,
 )
 """What no header may have."""
+_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
+_CHUNK = re.compile(rb"\r\n[0-9A-Fa-f]{1,16}[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+"""The line between chunks, with the end of the one before it; an extension says nothing to us."""
+_MOST_OF_CHUNK_LINE = 256
 _DIGITS = {10: re.compile(r"[0-9]+"), 16: re.compile(r"[0-9A-Fa-f]+")}
 _LINE_END = b"\r\n"
 
@@ -154,10 +166,22 @@ class _Http(Http):
                 await super().http1_request_header()  # type: ignore[no-untyped-call] # Sanic's
         except TimeoutError:
             raise RequestTimeout("the header took too long") from None
-        if not all(_FIELD_NAME.fullmatch(name) for name in self.request.headers):
+        self._require_strict(self.request)
+
+    @staticmethod
+    def _require_strict(request: Request) -> None:
+        """Raise BadRequest for what others on the way might read in another way."""
+        if not all(_FIELD_NAME.fullmatch(name) for name in request.headers):
             raise BadRequest("a field name of the header has blanks in it")  # `Name : x` is read in two ways
-        if _SLOPPY.search(self.request.head):
+        if _SLOPPY.search(request.head) or not _METHOD.fullmatch(request.method):
             raise BadRequest("the header has characters in it that have no place there")
+        hosts = request.headers.getall("host", [])
+        if len(hosts) > 1 or (not hosts and request.version == "1.1"):
+            raise BadRequest("the header has to name one Host, once")
+        if not all(_HOST.fullmatch(host.strip(" \t")) for host in hosts):
+            raise BadRequest("the Host of the header is none")
+        if request.version == "1.0" and "transfer-encoding" in request.headers:
+            raise BadRequest("chunks came with HTTP/1.1")
 
     def create_empty_request(self) -> None:
         """Make a request for the answer to what could not be read, its address perhaps least of all."""
@@ -182,52 +206,86 @@ class _Http(Http):
             self._body_deadline = min(self._body_deadline, soon)
         try:
             async with asyncio.timeout_at(self._body_deadline):
-                await self._end_of_chunk()
+                await self._chunk_line()
                 return await super().read()
         except TimeoutError:
             # After the answer, Sanic expects of all errors this one.
             kind = BadRequest if is_answered else RequestTimeout
             raise kind("the body took too long") from None
 
-    async def _end_of_chunk(self) -> None:
-        """See that a chunk ends where it says; Sanic drops the next two bytes, whatever they are."""
+    async def _chunk_line(self) -> None:
+        """See that a chunk ends where it says, and that the line before the next can be read in one way."""
         framing: object = self.request_body  # Sanic's hint does not know all that it may be
         if framing != "chunked" or self.request_bytes_left:
             return
-        while len(self.recv_buffer) < len(_LINE_END):
+        buffer = self.recv_buffer
+        while (end := buffer.find(b"\n", len(_LINE_END))) < 0 and len(buffer) < _MOST_OF_CHUNK_LINE:
+            if not buffer.startswith(_LINE_END[: len(buffer)]):
+                break
             await self._receive_more()
-        if not self.recv_buffer.startswith(_LINE_END):
+        if not 0 <= end < _MOST_OF_CHUNK_LINE or not _CHUNK.fullmatch(buffer[: end + 1]):
             self.keep_alive = False
-            raise BadRequest("a chunk is longer than it says")
+            raise BadRequest("a chunk is longer than it says, or the line before it is none")
 
 
 class Guarded(HttpProtocol):
-    """A connection, if there are not too many."""
+    """A connection, if there are not too many; it is closed so that the last answer arrives."""
 
     HTTP_CLASS = _Http
-    __slots__ = ("is_refused",)
+    __slots__ = ("_dropped", "_lingering", "is_refused")
 
     def connection_made(self, transport: Any) -> None:
         """Take the connection, or turn it away with words."""
+        self._lingering: asyncio.TimerHandle | None = None
+        self._dropped = 0
         self.is_refused = len(self.connections) >= self.app.config.MOST_CONNECTIONS
         if self.is_refused:
+            self.transport = transport
             transport.write(
                 b"HTTP/1.1 503 Service Unavailable\r\n"
                 b"Retry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             )
-            transport.close()
+            self.close()
         else:
             super().connection_made(transport)  # type: ignore[no-untyped-call] # Sanic's
 
     def data_received(self, data: bytes) -> None:
-        """Take what arrived."""
-        if not self.is_refused:
+        """Take what arrived; what comes after the last answer is dropped."""
+        if self._lingering is None and not self.is_refused:
             super().data_received(data)
+            return
+        self._dropped += len(data)
+        if self._dropped > LINGER_LIMIT:
+            self._end()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Lingering close: say that nothing more comes, and hear the other side out for a while."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if self._lingering is not None or not transport.can_write_eof():  # TLS has a farewell of its own
+            self._end(timeout)
+            return
+        checks: Any = self._callback_check_timeouts
+        if checks:
+            checks.cancel()
+        self._lingering = self.loop.call_later(LINGER_SECONDS, self._end)
+        with suppress(RuntimeError, OSError):  # it ends this moment
+            transport.write_eof()
+            transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of it."""
+        if self._lingering is not None:
+            self._lingering.cancel()
         if not self.is_refused:
             super().connection_lost(exc)  # type: ignore[no-untyped-call] # Sanic's
+
+    def _end(self, timeout: float | None = None) -> None:
+        if not self.is_refused:
+            super().close(timeout)
+        elif self.transport is not None:
+            self.transport.close()
 
     def give_up(self) -> asyncio.Task[None] | None:
         """End the request that is being answered; return the task that does it."""

@@ -174,6 +174,7 @@ def host_view(host: Host, desk: Desk) -> HostView:
         reachable=status.reachable if status else None,
         since=format_time(status.since) if status else None,
         message=status.message if status else "",
+        fault=status.fault if status else "",
     )
 
 

@@ -15,7 +15,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import default_data_dir
 from reconciler.cli.exits import ExitCode
-from reconciler.cli.reach import need_token, token_option, url_option
+from reconciler.cli.reach import ca_option, need_token, token_option, url_option
 
 if TYPE_CHECKING:
     from reconciler.client.puller import Puller, Until
@@ -29,6 +29,7 @@ def agent() -> None:
 @agent.command()
 @url_option
 @token_option
+@ca_option
 @click.option("--command", required=True, metavar="SHELL-TEXT", help="What is run for each task.")
 @click.option(
     "--state-dir",
@@ -57,6 +58,7 @@ def pull(
     *,
     url: str,
     token_file: Path | None,
+    ca: Path | None,
     command: str,
     state_dir: Path | None,
     workdir: Path | None,
@@ -81,6 +83,7 @@ def pull(
     from reconciler.client.http import Client
     from reconciler.client.job import Means
     from reconciler.client.puller import Puller
+    from reconciler.tls import Authorities
 
     if once and until_idle:
         raise click.UsageError("--once and --until-idle exclude each other")
@@ -91,7 +94,8 @@ def pull(
     state = (state_dir or default_data_dir(url) / "agent").resolve()
 
     async def run() -> bool:
-        async with Client(url, need_token(token_file), tries=None) as client:
+        trusted = Authorities(str(ca) if ca else None)
+        async with Client(url, need_token(token_file), authorities=trusted, tries=None) as client:
             puller = Puller(
                 client=client,
                 means=Means(command=command, clones=not no_clone, say=click.echo),

@@ -9,19 +9,20 @@ import click
 
 from reconciler import clock
 from reconciler.cli.extras import MCP, install_command
-from reconciler.cli.reach import find_token, need_token, token_option, url_option
+from reconciler.cli.reach import TokenFile, ca_option, find_token, need_token, token_option, url_option
 from reconciler.core.errors import UsageError
 
 
 @click.command()
 @url_option
 @token_option
+@ca_option
 @click.option(
     "--http",
     metavar="127.0.0.1:PORT",
     help="Listen there for streamable HTTP, at /mcp; stdin and stdout if left out.",
 )
-def mcp(url: str, token_file: Path | None, http: str | None) -> None:
+def mcp(url: str, token_file: Path | None, ca: Path | None, http: str | None) -> None:
     """
     Offer a reconciler's tasks to an agent as MCP tools.
 
@@ -35,26 +36,30 @@ def mcp(url: str, token_file: Path | None, http: str | None) -> None:
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed: {install_command(MCP)}") from None
     if http is None:
-        asyncio.run(_stdio(url, need_token(token_file)))
+        asyncio.run(_stdio(url, need_token(token_file), ca))
     else:
-        asyncio.run(_http(url, find_token(token_file), *_address(http)))
+        asyncio.run(_http(url, find_token(token_file), ca, *_address(http)))
 
 
-async def _stdio(url: str, token: str) -> None:
+async def _stdio(url: str, token: str | TokenFile, ca: Path | None) -> None:
     from reconciler.client.http import Client
     from reconciler.client.keeper import Keeper
     from reconciler.client.mcp import Tools, make_server
+    from reconciler.tls import Authorities
 
-    async with Client(url, token) as client, Keeper() as keeper:
+    trusted = Authorities(str(ca) if ca else None)
+    async with Client(url, token, authorities=trusted) as client, Keeper() as keeper:
         await make_server(Tools(client, keeper, _draw)).run_stdio_async()
 
 
-async def _http(url: str, token: str | None, host: str, port: int) -> None:
+async def _http(url: str, token: str | TokenFile | None, ca: Path | None, host: str, port: int) -> None:
     from reconciler.client.http import Client
     from reconciler.client.keeper import Keeper
     from reconciler.client.mcp import QUIET, Tools, make_server, serve_http
+    from reconciler.tls import Authorities
 
-    async with Client(url, token) as client, Keeper(QUIET) as keeper:
+    trusted = Authorities(str(ca) if ca else None)
+    async with Client(url, token, authorities=trusted) as client, Keeper(QUIET) as keeper:
         server = make_server(Tools(client, keeper, _draw))
         await serve_http(server, host, port, lambda address: click.echo(f"listening on {address}", err=True))
 

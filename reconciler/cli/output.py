@@ -27,6 +27,7 @@ COLOURS = {
     "draining": "yellow",
     "drained": "yellow",
     "down": "red",
+    "unready": "red",
     "broken": "red",
     "cancelled": "bright_black",
     "start": "green",

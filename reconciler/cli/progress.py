@@ -23,7 +23,7 @@ def is_bad_end(step: Step) -> bool:
 def line(step: Step) -> str:
     """Return a step as one line: time, name, from → to, why."""
     if isinstance(step, HostChange):
-        stand = "gone" if step.after is None else "up" if step.after.reachable else "down"
+        stand = "gone" if step.after is None else step.after.state
         return _line(format_time(step.at), f"host {step.host}", stand, step.reason)
     before = step.before.phase if step.before else "·"
     after = step.after.phase if step.after else "·"

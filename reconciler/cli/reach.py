@@ -3,6 +3,7 @@ How the commands of outside agents reach a reconciler: its address, and a token.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -27,17 +28,38 @@ token_option = click.option(
 )
 
 
-def find_token(file: Path | None) -> str | None:
+ca_option = click.option(
+    "--ca",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with the certificate of a private authority, besides SSL_CERT_FILE and the system's.",
+)
+
+
+class TokenFile:
+    """A token in a file, read for each request: it may be exchanged while we live."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._last = file.read_text(encoding="utf-8").strip()
+
+    def __call__(self) -> str:
+        """Return the token there now; while the file is being exchanged, the last one."""
+        with suppress(OSError, UnicodeDecodeError):
+            self._last = self._file.read_text(encoding="utf-8").strip() or self._last
+        return self._last
+
+
+def find_token(file: Path | None) -> str | TokenFile | None:
     """
     Return the token in a file, else that of the environment; None if there is none.
 
     It is taken out of the environment, so that no command we start inherits it.
     """
     inherited = os.environ.pop(TOKEN, "").strip()
-    return file.read_text(encoding="utf-8").strip() if file else inherited or None
+    return TokenFile(file) if file else inherited or None
 
 
-def need_token(file: Path | None) -> str:
+def need_token(file: Path | None) -> str | TokenFile:
     """Return the token. Raises UsageError if there is none."""
     token = find_token(file)
     if token is None:

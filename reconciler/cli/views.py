@@ -88,7 +88,7 @@ class HostView:
     @property
     def stand(self) -> str:
         """Whether it takes runs, in a word."""
-        if self.status is not None and not self.status.reachable:
+        if self.status is not None and self.status.state == "down":
             return "down"
         if self.spec.drain:
             return "draining" if self.runs else "drained"
@@ -96,7 +96,9 @@ class HostView:
             return "suspended"
         if self.spec.cordon:
             return "cordoned"
-        return "up" if self.status or self.spec.is_local else "unknown"
+        if self.status is None:
+            return "up" if self.spec.is_local else "unknown"
+        return self.status.state
 
 
 def tasks(desired: Desired, observed: Observed) -> Mapping[str, TaskView]:

@@ -45,6 +45,7 @@ from reconciler.core.errors import (
 )
 from reconciler.core.fields import Frozen, check_name
 from reconciler.core.text import one_line
+from reconciler.tls import Authorities, RenewedClient
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ class Client:
     """
     What an agent asks of a reconciler.
 
-    `token`: None for one that only makes others (`speaking_for`). `tries`: how
+    `token`: None for one that only makes others (`speaking_for`); if it is called
+    for, it is for each request anew. `authorities`: whom TLS trusts. `tries`: how
     often a request is sent before Unavailable is raised; None: for as long as
     it takes. Every method raises Unavailable, Refused (the token is
     not good for it), UsageError (the request makes no sense to the server) and
@@ -86,21 +88,28 @@ class Client:
     def __init__(
         self,
         url: str,
-        token: str | None,
+        token: "str | Callable[[], str] | None",
         *,
+        authorities: Authorities | None = None,
         tries: int | None = 5,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """Raise UsageError if address or token cannot be ones."""
-        self._headers = _authorization(token) if token is not None else {}
+        self._token = token
+        self._authorization()
         self.url = url.rstrip("/")
-        self._http = httpx2.AsyncClient(
-            base_url=_base(self.url),
-            headers={"User-Agent": f"reconciler/{__version__}"},
-            timeout=_TIMEOUT,
-            trust_env=False,  # no proxy of the environment sees the token
-            limits=httpx2.Limits(max_connections=None),
+        base = _base(self.url)
+        self._http = RenewedClient(
+            authorities or Authorities(),
+            lambda trusted: httpx2.AsyncClient(
+                base_url=base,
+                headers={"User-Agent": f"reconciler/{__version__}"},
+                timeout=_TIMEOUT,
+                trust_env=False,  # no proxy of the environment sees the token
+                verify=trusted,
+                limits=httpx2.Limits(max_connections=None),
+            ),
         )
         self._tries = tries
         self._pause = pause
@@ -112,12 +121,13 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
     def speaking_for(self, token: str) -> "Client":
         """Return a client of the same connections with another token."""
         other = copy(self)
-        other._headers = _authorization(token)  # noqa: SLF001 - one of our own kind, made here
+        other._token = token  # noqa: SLF001 - one of our own kind, made here
+        other._authorization()  # noqa: SLF001 - as above
         return other
 
     async def dequeue(self, request: DequeueRequest) -> Lease | None:
@@ -166,6 +176,11 @@ class Client:
 
     # --- Sending -----------------------------------------------------------
 
+    def _authorization(self) -> Mapping[str, str]:
+        """Return the header with the token as it is now: where it is a file, it may have been exchanged."""
+        token = self._token() if callable(self._token) else self._token
+        return _authorization(token) if token is not None else {}
+
     async def _send(self, method: str, place: str, body: Frozen | bytes = b"") -> httpx2.Response:
         """Send a request until there is an answer to it; return that, if it is none that raises an error."""
         tried = 1
@@ -182,9 +197,10 @@ class Client:
         """Send a request once; return what hinders it if it is worth another try."""
         content = body if isinstance(body, bytes) else body.model_dump_json().encode()
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
-        headers = {**self._headers, "Content-Type": kind}
+        headers = {**self._authorization(), "Content-Type": kind}
         try:
-            response = await self._http.request(method, place, content=content, headers=headers)
+            async with self._http.open() as http:
+                response = await http.request(method, place, content=content, headers=headers)
         except httpx2.RequestError as error:
             return _Trouble(one_line(f"cannot be reached: {error or type(error).__name__}", 200))
         if response.is_success or _is_gap(response):

@@ -45,6 +45,9 @@ are doing, and stop when an answer says `cancel` or `lost`."""
 QUIET = 1800.0
 """Seconds over HTTP, where nothing tells that an agent is gone: after this silence its lease runs out."""
 
+MOST_SESSIONS = 200
+"""Sessions over HTTP at a time: agents that go away seldom say so."""
+
 Ctx = Context[Any, Any]
 TaskName = Annotated[Name, Field(description="Name of the task, such as `web/fix-login`.")]
 EpochGiven = Annotated[int, Field(ge=1, description="`epoch` of the lease that you were given.")]
@@ -244,17 +247,26 @@ def make_server(tools: Tools) -> MCPServer[Any]:
     return server
 
 
-async def serve_http(server: MCPServer[Any], host: str, port: int, on_address: Callable[[str], None]) -> None:
+async def serve_http(
+    server: MCPServer[Any],
+    host: str,
+    port: int,
+    on_address: Callable[[str], None],
+    *,
+    idle: float = QUIET,
+    most: int = MOST_SESSIONS,
+) -> None:
     """
     Serve over streamable HTTP until a signal ends it; `on_address` is told where (port 0: any that is free).
 
-    Requests whose Host header names another machine are refused (DNS rebinding).
+    A session without a request for `idle` seconds ends; while `most` are open,
+    another is told to come again later. Requests whose Host header names another
+    machine are refused (DNS rebinding).
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as listening:
         shown = f"[{host}]" if ":" in host else host
         on_address(f"http://{shown}:{listening.getsockname()[1]}/mcp")
-        config = uvicorn.Config(
-            server.streamable_http_app(host=host), log_level="warning", timeout_graceful_shutdown=1
-        )
+        app = server.streamable_http_app(host=host, session_idle_timeout=idle, max_sessions=most)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
         await uvicorn.Server(config).serve(sockets=[listening])

@@ -13,13 +13,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from reconciler.controller.quarantine import fault_message
-from reconciler.core.errors import NotNow, ReconcilerError
+from reconciler.core.errors import NotNow, ReconcilerError, Unavailable
 from reconciler.core.events import AgentSaid, Event
 from reconciler.core.lifecycle import transition
 from reconciler.core.model import Bid, Desired, Status
 from reconciler.core.pull import answer, holder
 
 log = logging.getLogger(__name__)
+LOOK = 5.0
+"""Seconds beyond its own wait that a bid may take until a look was taken with it: a push may last minutes."""
 
 
 def _future() -> asyncio.Future[Any]:
@@ -66,13 +68,27 @@ class Agents:
     # --- What agents ask ---------------------------------------------------
 
     async def bid(self, bid: Bid, wait: timedelta) -> str | None:
-        """Return the task that the agent gets; None if there was none for so long."""
+        """
+        Return the task that the agent gets; None if there was none for so long.
+
+        Raises Unavailable if no look was taken in time: it may have won all the
+        same, and asking again with the same request key brings that.
+        """
         bidding = self._biddings.setdefault((bid.agent, bid.request_key), _Bidding(bid))
         bidding.waiters += 1
         until = asyncio.get_running_loop().time() + wait.total_seconds()
         self._wake()
         try:
-            await asyncio.wait((bidding.won, bidding.seen), return_when=asyncio.FIRST_COMPLETED)
+            looked, _ = await asyncio.wait(
+                (bidding.won, bidding.seen),
+                timeout=wait.total_seconds() + LOOK,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if not looked:
+                raise Unavailable(
+                    "the reconciler is busy with its record (a slow remote, perhaps); "
+                    "send the same request again, with the same request_key"
+                )
             left = until - asyncio.get_running_loop().time()
             done, _ = await asyncio.wait((bidding.won,), timeout=max(left, 0))
             return bidding.won.result() if done else None

@@ -18,6 +18,7 @@ from reconciler.controller.outside import Outside, given_up
 from reconciler.controller.ports import Clock, Dispatch, Fact, Forges, Prober, Specs, State, Step
 from reconciler.controller.pulls import PullRequests
 from reconciler.controller.quarantine import Quarantine, fault_message
+from reconciler.controller.starts import Breakers
 from reconciler.core.adapter import Usage
 from reconciler.core.command import assignment, order
 from reconciler.core.errors import Conflict, Refused, SpecError, Unavailable
@@ -122,6 +123,7 @@ class Loop:
     _spent: Mapping[Purse, Usage] = field(default_factory=dict, init=False)
     _spent_since: datetime | None = field(default=None, init=False)
     _agents: Agents = field(init=False)
+    _breakers: Breakers = field(default_factory=Breakers, init=False)
     _outside: Outside = field(init=False)
     _pulls: PullRequests | None = field(default=None, init=False)
     _digesting: list[asyncio.Future[None]] = field(default_factory=list, init=False)
@@ -280,7 +282,7 @@ class Loop:
 
     def _until_due(self, now: datetime) -> timedelta | None:
         pulls = self._pulls.next() if self._pulls is not None else None
-        times = (self.last_plan.due, self._outside.next(), pulls)
+        times = (self.last_plan.due, self._outside.next(), self._breakers.next(now), pulls)
         return min((time - now for time in times if time is not None), default=None)
 
     def _is_over(self, until: Until) -> bool:
@@ -339,6 +341,7 @@ class Loop:
         self._quarantine.lift(changed)
         self._notice(changed)
         self._outside.probe_anew(before)
+        self._breakers.forget(desired.hosts)
         self.on_specs()
 
     def _notice(self, names: set[str]) -> None:
@@ -409,6 +412,7 @@ class Loop:
             bids=unanswered(bids, open_),
             leases=self._agents.leases,
             asked=frozenset(self._outside.asked),
+            on_trial=self._breakers.on_trial(hosts, now),
             past=await self.state.past_attempts(new) if new else {},
             spent=await self._spent_today(seen, now),
             machine=self.machine,
@@ -429,13 +433,18 @@ class Loop:
     ) -> tuple[Mapping[str, HostStatus], Sequence[HostChange]]:
         """Return what is known of the hosts after these facts, and what of it is news for the record."""
         hosts, changes = dict(self.hosts), list[HostChange]()
+        self._outside.probe_soon(self._breakers.note(facts, self.statuses, now))
         for fact in facts:
             if isinstance(fact, HostSeen) and fact.host in self.desired.hosts:
                 before = hosts.get(fact.host)
-                change = _host_news(fact, before)
+                status = self._breakers.seen(fact, before)
+                change = _host_news(fact, before, status)
                 if change is not None:
-                    hosts[fact.host] = fact.status
+                    hosts[fact.host] = status
                     changes += [change] if self._is_to_tell(before) else []
+        for change in self._breakers.changes(hosts, now):
+            hosts |= {change.host: change.after} if change.after else {}
+            changes += [change] if self._is_to_tell(change.before) else []
         if self.desired.revision:
             changes += [gone(name, hosts.pop(name), now) for name in self.hosts.keys() - self.desired.hosts]
         return hosts, changes
@@ -613,10 +622,10 @@ class Loop:
         return follow(task, status, fact.pull, repo, fact.at, bot=fact.bot, delivery=fact.delivery)
 
 
-def _host_news(fact: HostSeen, before: HostStatus | None) -> HostChange | None:
+def _host_news(fact: HostSeen, before: HostStatus | None, status: HostStatus) -> HostChange | None:
     """Return the news of a probe; what cannot be judged changes nothing."""
     try:
-        return news(fact.host, before, fact.status, fact.at)
+        return news(fact.host, before, status, fact.at)
     except Exception:
         log.exception("what host %s answered cannot be judged", fact.host)
         return None

@@ -93,6 +93,10 @@ class Outside:
         hosts = self.desk.desired.hosts.items()
         self._probes.hurry(name for name, host in hosts if is_asked_more or before.hosts.get(name) != host)
 
+    def probe_soon(self, hosts: Iterable[str]) -> None:
+        """Let these hosts be probed soon."""
+        self._probes.hurry(hosts)
+
     def sweep_soon(self, hosts: Iterable[str]) -> None:
         """Let these hosts be swept soon."""
         self._sweeps.hurry(hosts)

@@ -42,6 +42,9 @@ class Problem:
 class ReconcilerError(Exception):
     """Root of the errors this program raises on purpose."""
 
+    on_host = False
+    """Whether it was a host, or the way to it, that could not do its part; nothing else is to blame then."""
+
 
 class SpecError(ReconcilerError):
     """A person must edit a file: every problem found in it."""

@@ -3,8 +3,8 @@ What is known of hosts, and which news of one belongs on record.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from reconciler.core.model import HostStatus
 
@@ -20,6 +20,59 @@ class HostChange:
     """None: its spec is gone, and so its file goes."""
     at: datetime
     reason: str
+
+
+FAILED_STARTS = 3
+"""So many tasks in a row whose run could not start, and their host gets no more for a while."""
+_FIRST_REST, _LONGEST_REST = timedelta(minutes=1), timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """
+    Circuit breaker: how the last starts of runs on one host went.
+
+    After failures of several tasks in a row it is open until a time, twice as
+    long with each trial that fails; then one run is let through.
+    """
+
+    failed: frozenset[str] = frozenset()
+    """Tasks whose run could not start since one could."""
+    fault: str = ""
+    """Why no run starts there; the same words until one could. Empty while it is closed."""
+    rest: timedelta = _FIRST_REST
+    until: datetime | None = None
+    """When one run is tried; None while it is closed."""
+
+    def is_on_trial(self, now: datetime) -> bool:
+        """Return whether one run may be tried."""
+        return self.until is not None and self.until <= now
+
+
+def after_failed_start(starts: Starts, task: str, why: str, now: datetime) -> Starts:
+    """Return what is known of the starts on a host after one more that failed; a success forgets them."""
+    failed = starts.failed | {task}
+    if starts.until is not None:
+        if starts.until > now:  # it was under way when the others failed
+            return replace(starts, failed=failed)
+        rest = min(starts.rest * 2, _LONGEST_REST)
+        return replace(starts, failed=failed, rest=rest, until=now + rest)
+    if len(failed) < FAILED_STARTS:
+        return replace(starts, failed=failed)
+    words = f"the runs of {FAILED_STARTS} tasks in a row could not start: {why}"
+    return replace(starts, failed=failed, fault=words, until=now + starts.rest)
+
+
+def with_starts(
+    status: HostStatus, before: HostStatus | None, starts: Starts | None, at: datetime
+) -> HostStatus:
+    """Return what is known of a host that answered, with what came of the starts there."""
+    if status.fault or starts is None or not starts.fault or not status.reachable:
+        return status
+    is_news = before is None or not before.reachable or not before.fault
+    since = at if is_news or before is None else before.since
+    message = "; ".join(filter(None, (starts.fault, status.message)))
+    return status.model_copy(update={"fault": starts.fault, "message": message, "since": since})
 
 
 def news(host: str, before: HostStatus | None, after: HostStatus, at: datetime) -> HostChange | None:
@@ -55,9 +108,16 @@ def _differences(before: HostStatus | None, after: HostStatus) -> Iterator[str]:
             yield f"{name} {cli.version or 'not found'}" + (f" ({cli.message})" if cli.message else "")
     if unasked := sorted(known.keys() - after.adapters.keys()):
         yield f"not asked for {', '.join(unasked)} any more"
+    yield from _readiness(before, after)
     if after.message:
         yield after.message
     elif before and before.reachable and before.message:
         yield "nothing is wrong with it any more"
     if before and before.reachable and before.git != after.git:
         yield f"git {after.git or 'missing'}"
+
+
+def _readiness(before: HostStatus | None, after: HostStatus) -> Iterator[str]:
+    had_fault = bool(before and before.reachable and before.fault)
+    if bool(after.fault) != had_fault:
+        yield "no run can start there" if after.fault else "runs can start there again"

@@ -297,6 +297,7 @@ def _afresh() -> Changes:
         **_no_session(),
         "failures": 0,
         "uncounted": 0,
+        "failed_starts": 0,
         "review_count": 0,
         "pull_request": None,
         "reviews": (),
@@ -317,6 +318,7 @@ def _reported(status: Status, event: Event, report: Report | None) -> Changes:
         return {}
     verdict = report.verdict
     changes = {
+        "failed_starts": 0 if report.started else status.failed_starts + 1,
         "checks": report.checks,
         "usage": status.usage + verdict.usage,
         "base_commit": report.base_commit or status.base_commit,
@@ -376,6 +378,7 @@ def _assigned(event: Assigned, status: Status) -> Changes:
 @_changes.register
 def _started(event: Started, status: Status) -> Changes:
     return {
+        "failed_starts": 0,
         "last_activity_at": event.at,
         "prompt_sha256": event.prompt_sha256 or status.prompt_sha256,
     }

@@ -296,6 +296,8 @@ class Forge(Frozen):
     """Token of the bot account."""
     webhook_secret: Secret | None = None
     """What its webhooks are signed with; without it they are refused."""
+    ca: Text | None = None
+    """File on the reconciler's machine with the certificate of a private authority that it is trusted by."""
 
 
 class IssueRules(Frozen):
@@ -571,6 +573,8 @@ class Report(Frozen):
     """Commits on the branch that the base does not have."""
     touched: str | None = None
     """Head that somebody else pushed to the branch meanwhile; nothing was delivered."""
+    started: bool = True
+    """False if the agent was never started, by a fault of its host: nothing of the task was tried."""
 
     @property
     def failed_check(self) -> Check | None:
@@ -598,6 +602,8 @@ class Status(Frozen):
     """Attempts that failed since the work, or changes to it, were asked for."""
     uncounted: int = 0
     """Attempts in a row that ended and counted as no failure: a quota, a lost lease, an end from outside."""
+    failed_starts: int = 0
+    """Starts in a row that failed by a fault of a host; they do not count as failures."""
     review_count: int = 0
     """Rounds of requested changes."""
     run: str | None = None
@@ -668,9 +674,11 @@ class HostStatus(Frozen):
 
     reachable: bool
     since: Time
-    """When `reachable` last changed."""
+    """When it last came or went, or runs could start there again or no longer."""
     message: str = ""
     """Why it is not reachable, or what else is wrong with it."""
+    fault: str = ""
+    """Why no run can start there though it answers; empty if one can."""
     os: str | None = None
     """What `uname -s` says there; like all that follows, as of the last time it was reachable."""
     arch: str | None = None
@@ -683,6 +691,13 @@ class HostStatus(Frozen):
     """The agent CLIs it was asked for, by adapter."""
     machine: str | None = None
     """Of a local host: which reconciler's machine it is about."""
+
+    @property
+    def state(self) -> Literal["up", "unready", "down"]:
+        """Whether it answers, and whether runs can start there."""
+        if not self.reachable:
+            return "down"
+        return "unready" if self.fault else "up"
 
 
 Purse = tuple[Literal["fleet", "repo", "adapter", "host"], str]
@@ -717,6 +732,8 @@ class Observed:
     """Until when the runs of outside agents count as alive, by run key; one that is not in it has no end."""
     asked: frozenset[str] = frozenset()
     """Hosts that this process has asked; what is on record of others may be out of date."""
+    on_trial: frozenset[str] = frozenset()
+    """Hosts on which runs could not start, and that get one run to see whether they can again."""
     past: Mapping[str, int] = field(default_factory=dict)
     """Last attempt, by name, of new tasks that had a life before: their run keys must not come twice."""
     spent: Mapping[Purse, Usage] = field(default_factory=dict)

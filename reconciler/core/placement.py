@@ -108,9 +108,18 @@ def _why_not(task: Task, host: Host, desired: Desired, observed: Observed) -> st
         f"has {host.slots} of the {task.slots} slots it takes": 0 < host.slots < task.slots,
         UNASKED: probe is None and not host.is_local,
         "is not reachable": probe is not None and not probe.reachable,
+        _fault(host, observed): True,
         _cli_trouble(task, host, desired, observed): offers,
     }
     return ", ".join(words for words, applies in reasons.items() if applies and words)
+
+
+def _fault(host: Host, observed: Observed) -> str:
+    """Return why no run can start on a host that answers; empty if one can, or is to find out."""
+    probe = observed.hosts.get(host.name)
+    if probe is None or not probe.reachable or not probe.fault or host.name in observed.on_trial:
+        return ""
+    return f"cannot start runs: {probe.fault}"
 
 
 def _cli_trouble(task: Task, host: Host, desired: Desired, observed: Observed) -> str:

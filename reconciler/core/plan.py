@@ -524,8 +524,18 @@ def _live_wait(scene: Scene, status: Status) -> Wait | None:
         return Wait(Reason.CHECK, CHECKING) if is_to_check(status) else None
     if status.assigned_host not in scene.desired.hosts:
         return Wait(Reason.HOST, f"host {status.assigned_host} of the live run is gone from specs/hosts")
-    words = silence(scene, status)
+    words = silence(scene, status) or _no_answer(scene, status)
     return Wait(Reason.HOST, words) if words else None
+
+
+def _no_answer(scene: Scene, status: Status) -> str | None:
+    """Return why a run is not started that is on record; the words stay the same while its host is away."""
+    host = status.assigned_host or ""
+    probe = scene.observed.hosts.get(host)
+    is_away = host in scene.observed.asked and probe is not None and not probe.reachable
+    if status.phase is not Phase.ASSIGNED or not is_away or probe is None:
+        return None
+    return f"host {host} does not answer: {probe.message}"
 
 
 def _waiting_changes(

@@ -4,7 +4,8 @@ Who may run next and where, and what all the others wait for.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from reconciler.core.fields import format_time
@@ -121,6 +122,8 @@ class _Slots:
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
+        self._observed = scene.observed
+        self._end_trials({s.assigned_host for s in scene.statuses.values() if s.phase is Phase.ASSIGNED})
         self._used = slots_in_use(scene.statuses, scene.observed)
         self._running = Counter(_live_groups(scene))
         self._bidders = Bidders(scene.desired, scene.observed.bids, scene.statuses)
@@ -154,10 +157,16 @@ class _Slots:
         queue.placements[spec.name] = placement
         if placement.chosen is None:
             return self._no_place(spec, placement)
+        self._end_trials({placement.chosen})
         self._used[placement.chosen] += spec.slots
         self._running.update(groups(spec))
         queue.starts[spec.name] = placement
         return None
+
+    def _end_trials(self, hosts: AbstractSet[str | None]) -> None:
+        """Give no more to hosts that are tried with one run: others wait as if they were broken still."""
+        if not self._observed.on_trial.isdisjoint(hosts):
+            self._observed = replace(self._observed, on_trial=self._observed.on_trial - hosts)
 
     def _hand_out(self, spec: Task, queue: Queue, opening: datetime | None) -> Wait | None:
         """Give the task to an agent that waits for one; or return what it waits for."""
@@ -177,8 +186,8 @@ class _Slots:
         kind = spec.adapter, spec.repo, spec.requires, spec.slots
         placement = self._refused.get(kind)
         if placement is None:
-            scene = self._scene
-            placement = place(spec, status, scene.desired, scene.observed, self._used, kept=self._kept)
+            desired = self._scene.desired
+            placement = place(spec, status, desired, self._observed, self._used, kept=self._kept)
         if placement.chosen is None:
             self._refused[kind] = placement
             if is_ready and spec.slots > 1 and kind not in self._keeping:

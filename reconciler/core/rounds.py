@@ -44,6 +44,9 @@ QUOTA_WAIT = timedelta(minutes=15)
 QUOTA_MOST = timedelta(hours=6)
 """Longest such wait."""
 
+MOST_FAILED_STARTS = 10
+"""Starts in a row that may fail by a fault of hosts before the next one counts as a failed attempt."""
+
 QUOTA_LEAST = timedelta(minutes=1)
 """Shortest wait for a quota: a time that has passed already must not make a tight loop."""
 
@@ -249,6 +252,22 @@ def _again(case: _Case, failure: Failure) -> Event:
     )
 
 
+def _elsewhere(case: _Case, failure: Failure) -> Event:
+    """Try again where a run can start: that a host is broken is no failure of the task, but not for ever."""
+    starts = case.status.failed_starts
+    if case.report.started or starts >= MOST_FAILED_STARTS:
+        return _again(case, failure)
+    wait = backoff(starts + 1, base=case.fleet.backoff, cap=case.fleet.backoff_cap, key=case.run)
+    return Retried(
+        **case.head(f"the run could not start, which counts as no attempt: {failure.message}"),
+        run=case.run,
+        failure=failure,
+        report=case.report,
+        not_before=case.now + wait,
+        counts=False,
+    )
+
+
 def _wait(status: Status, run: str, fleet: FleetSpec) -> timedelta:
     return backoff(status.failures + 1, base=fleet.backoff, cap=fleet.backoff_cap, key=run)
 
@@ -314,7 +333,7 @@ _DECISIONS: Mapping[FailureClass, Callable[[_Case, Failure], Event]] = {
     FailureClass.AGENT: _again,
     FailureClass.TIMEOUT: _again,
     FailureClass.STALL: _again,
-    FailureClass.HOST: _again,
+    FailureClass.HOST: _elsewhere,
     FailureClass.QUOTA: _later,
     FailureClass.AUTH: _given_up,
     FailureClass.CONFIG: _given_up,

@@ -247,8 +247,9 @@ class Dispatcher:
             return known
         site = open_site(host, transport, fleet=self._fleet, logs=self.logs, pace=self._pace(host))
         self._sites[host.name] = site
-        if known:
-            self._left_sites.append(known)
+        self._left_sites = [
+            each for each in (*self._left_sites, *([known] if known else ())) if each.runs.is_busy
+        ]
         return site
 
     def _repository(self, repo: Repo) -> CodeRepository:

@@ -13,21 +13,23 @@ from pathlib import Path
 from typing import TypeVar
 
 from reconciler.core.adapter import Adapter, Version
-from reconciler.core.errors import Unavailable
+from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.model import Host, HostAdapter, HostCli, HostStatus
 from reconciler.core.text import one_line
 from reconciler.core.version import check_version
-from reconciler.dispatch.transport import Answer, Transport
+from reconciler.dispatch.transport import SAFE_WORD, Answer, Transport
 
 N = TypeVar("N", int, float)
 
 _SCRIPT = Path(__file__).with_name("probe.sh")
 _DEFAULT_WORKDIR = "~/.local/state/reconciler"
-_OVERHEAD = 30.0
+_OVERHEAD = 90.0
 """Seconds for all but the CLIs: the way there, a slow login shell."""
 _LATENCY_TIMEOUT = 15.0
 _CLI = re.compile(rb"^cli (\d+) (\d+) (yes|no) (\d+) (.*)\n", re.MULTILINE)
 _LITTLE_DISK_MB = 1024
+_LEAST_DISK_MB, _LEAST_FILES = 64, 1000
+"""Less than this, and no run starts, nor before there is twice as much again: it must not flap."""
 _SKEW = timedelta(minutes=5)
 """More than this, and tokens, certificates and makefiles begin to fail."""
 
@@ -58,6 +60,13 @@ class HostFacts:
     disk_free_mb: int | None = None
     """Where the working folder is, or would be."""
     workdir_writable: bool = False
+    """Whether all could be done there that a run begins with."""
+    workdir_fault: str = ""
+    """Why not, in the words of the host."""
+    files_free: int | None = None
+    """How many more files the disk of the working folder takes."""
+    temporary_fault: str = ""
+    """Folder for temporary files, if nothing can be written there."""
     clock: int | None = None
     """Seconds since 1970, as the host believes."""
     shell: str | None = None
@@ -83,8 +92,10 @@ async def probe(
     """
     Ask the host for everything; its CLIs only if adapters are given: all at once, each with its time limit.
 
-    `workdir` is that of a local host whose spec names none. Raises Unavailable.
+    `workdir` is that of a local host whose spec names none. Raises Unavailable,
+    and Refused if its spec cannot work.
     """
+    check_words(host)
     asked = [adapter for adapter in offered(host, adapters or {}) if adapter.version]
     slowest = max((_seconds(adapter) for adapter in asked), default=0)
     script = _script(host, asked, workdir or host.workdir or _DEFAULT_WORKDIR)
@@ -92,6 +103,16 @@ async def probe(
     latency = await _latency(transport)
     facts = _facts(host, answer, latency)
     return facts if adapters is None else replace(facts, clis=_clis(host, answer, asked))
+
+
+def check_words(host: Host) -> None:
+    """Raise Refused if the working folder of a host cannot stand on a command line."""
+    folder = "." if host.is_local else (host.workdir or _DEFAULT_WORKDIR).removeprefix("~")
+    if not SAFE_WORD.match(folder):
+        raise Refused(
+            f"host {host.name}: workdir {folder!r} cannot stand on a command line; "
+            "use a path of letters, digits and any of _ . / + = : , @ % -"
+        )
 
 
 def offered(host: Host, adapters: Mapping[str, Adapter]) -> list[Adapter]:
@@ -102,13 +123,16 @@ def offered(host: Host, adapters: Mapping[str, Adapter]) -> list[Adapter]:
 
 def reachable(facts: HostFacts, before: HostStatus | None, now: datetime) -> HostStatus:
     """Return what is known of a host that answered; what was not asked, or took too long, stays as it was."""
+    fault = "; ".join(faults(facts, was_broken=bool(before and before.fault)))
+    is_same = before is not None and before.reachable and bool(before.fault) == bool(fault)
     clis = dict(before.adapters) if before else {}
     for name, new in (facts.clis or {}).items():
         clis[name] = new.cli if new.answered else clis.get(name, new.cli)
     return HostStatus(
         reachable=True,
-        since=before.since if before and before.reachable else now,
-        message="; ".join(troubles(facts, now)),
+        since=before.since if before and is_same else now,
+        message=fault or "; ".join(warnings(facts, now)),
+        fault=fault,
         os=facts.os,
         arch=facts.arch,
         boot_id=facts.boot_id,
@@ -122,16 +146,36 @@ def unreachable(error: Unavailable, before: HostStatus | None, now: datetime) ->
     if before is None:
         return HostStatus(reachable=False, since=now, message=str(error))
     since = now if before.reachable else before.since
-    return before.model_copy(update={"reachable": False, "since": since, "message": str(error)})
+    return before.model_copy(update={"reachable": False, "since": since, "message": str(error), "fault": ""})
 
 
 def troubles(facts: HostFacts, now: datetime) -> Iterator[str]:
     """Yield what is wrong with a host that answers, and what to do about it; CLIs have words of their own."""
+    yield from faults(facts)
+    yield from warnings(facts, now)
+
+
+def faults(facts: HostFacts, *, was_broken: bool = False) -> Iterator[str]:
+    """Yield why no run can start on a host, and what to do; without figures: they are never alike."""
+    often = 2 if was_broken else 1
     if facts.git is None:
         yield "git is missing; install it, workspaces need it"
     if not facts.workdir_writable:
-        yield "the working folder cannot be written to; change `workdir` or its permissions"
-    if facts.disk_free_mb is not None and facts.disk_free_mb < _LITTLE_DISK_MB:
+        why = f" ({facts.workdir_fault})" if facts.workdir_fault else ""
+        yield (
+            f"the working folder cannot be written to{why}; make room, or change `workdir` or its permissions"
+        )
+    elif facts.disk_free_mb is not None and facts.disk_free_mb < _LEAST_DISK_MB * often:
+        yield f"less than {_LEAST_DISK_MB} MiB of disk are left for the working folder; make room"
+    elif facts.files_free is not None and facts.files_free < _LEAST_FILES * often:
+        yield f"the disk of the working folder takes less than {_LEAST_FILES} more files; remove some"
+    if facts.temporary_fault:
+        yield f"nothing can be written in {facts.temporary_fault} (TMPDIR); make room, or mend its modes"
+
+
+def warnings(facts: HostFacts, now: datetime) -> Iterator[str]:
+    """Yield what else is wrong with a host, on which runs can start all the same."""
+    if facts.disk_free_mb is not None and _LEAST_DISK_MB <= facts.disk_free_mb < _LITTLE_DISK_MB:
         yield f"less than {_LITTLE_DISK_MB} MiB of disk are left for the working folder; make room"
     if facts.clock is not None and abs(now.timestamp() - facts.clock) > _SKEW.total_seconds():
         yield f"its clock is off by more than {_SKEW.seconds // 60} minutes; set it (NTP)"
@@ -149,7 +193,15 @@ def _script(host: Host, asked: Sequence[Adapter], workdir: str) -> str:
     asks = [f"( {_ask(number, host, adapter)} ) &" for number, adapter in enumerate(asked)]
     tells = [f"tell {number}" for number in range(len(asked))]
     place = f'"$HOME"/{shlex.quote(workdir[2:])}' if workdir.startswith("~/") else shlex.quote(workdir)
-    lines = [f"workdir={place}", _SCRIPT.read_text(), *asks, "tell_host", "wait", *tells, "echo end"]
+    lines = [
+        f"workdir={place} shell={shlex.quote(host.shell)}",
+        _SCRIPT.read_text(),
+        *asks,
+        "tell_host",
+        "wait",
+        *tells,
+        "echo end",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -165,7 +217,7 @@ def _facts(host: Host, answer: Answer, latency: float) -> HostFacts:
         words = one_line(answer.stderr.decode(errors="replace"), 200)
         raise Unavailable(
             f"host {host.name}: probe: no whole answer (exit code {answer.exit_code}: {words!r}); "
-            "see whether its disk is full and TMPDIR (/tmp) can be written to"
+            "see whether it has memory left, and how many processes its user may have"
         )
     told: dict[str, str] = {}
     for line in answer.stdout.partition(b"\ncli ")[0].decode(errors="replace").splitlines():
@@ -182,6 +234,9 @@ def _facts(host: Host, answer: Answer, latency: float) -> HostFacts:
         memory_free_mb=_number(told, "memory_free", int),
         disk_free_mb=_number(told, "disk_free", int),
         workdir_writable="writable" in told,
+        workdir_fault=told.get("fault", ""),
+        files_free=_number(told, "files_free", int),
+        temporary_fault=told.get("temporary", ""),
         clock=_number(told, "clock", int),
         shell=told.get("shell"),
         git=told["git"].removeprefix("git version ") if "git" in told else None,

@@ -5,8 +5,6 @@
 
 LC_ALL=C; export LC_ALL
 umask 077
-folder=$(mktemp -d "${TMPDIR:-/tmp}/reconciler-probe.XXXXXX") || exit 71
-trap 'rm -rf "$folder"' EXIT
 leader=''; command -v setsid >/dev/null 2>&1 && leader=setsid
 
 fact() { [ -z "$2" ] || printf '%s %s\n' "$1" "$2"; }
@@ -19,6 +17,7 @@ ask() { # number seconds path program arguments... ; in the background, all at o
   if [ -d "$path" ]; then
     PATH=$path:$PATH; export PATH
   elif [ -n "$path" ]; then
+    case $path in */*) PATH=${path%/*}:$PATH; export PATH ;; esac # of a script, its interpreter lies beside it
     shift
     set -- "$path" "$@"
   fi
@@ -73,6 +72,27 @@ tell_host() {
 }
 
 tell_disk() {
-  mkdir -p "$workdir" && [ -w "$workdir" ] && fact writable yes
+  said=$(try_start 2>&1) && fact writable yes || fact fault "${said##*: }"
   fact disk_free "$(df -Pk "$workdir" | { read -r head; read -r device size used free rest; echo $((free / 1024)); })"
+  fact files_free "$(df -Pi "$workdir" | { # not in POSIX; some have no such count, or other columns
+    read -r head what rest
+    read -r device size used free rest
+    [ "$what" != Inodes ] || [ "$((size))" -eq 0 ] || echo "$((free))"
+  })"
 } 2>/dev/null
+
+try_start() ( # what every run begins with: a folder, a file, a hard link, a rename, a script
+  at=$workdir/.probe.$$
+  trap 'rm -rf "$at"' EXIT
+  mkdir -p "$at" && head -c 65536 /dev/zero >"$at/in" && [ "$(($(wc -c <"$at/in")))" -eq 65536 ] &&
+    ln "$at/in" "$at/claim" && mv -f "$at/in" "$at/exit" && echo 'exit 0' >"$at/script" && "$shell" "$at/script"
+)
+
+# What the CLIs print is kept in a file; what they have no room for, no run has either.
+folder=$(mktemp -d "${TMPDIR:-/tmp}/reconciler-probe.XXXXXX" 2>/dev/null) && : >"$folder/tried" || {
+  fact temporary "${TMPDIR:-/tmp}"
+  tell_host
+  echo end
+  exit 0
+}
+trap 'rm -rf "$folder"' EXIT

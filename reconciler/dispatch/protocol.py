@@ -131,6 +131,8 @@ def agent_job(
     if path:
         at = shlex.quote(path)
         lines.append(f"if [ -d {at} ]; then PATH={at}:$PATH; else program={at}; fi")
+        # The interpreter of a script, such as node, may lie beside it and nowhere else.
+        lines.append("case $program in */*) PATH=${program%/*}:$PATH; export PATH ;; esac")
     lines.append('command -v "$program" >/dev/null 2>&1 || give_up cli')
     if prompt_file:
         lines.append(f"(umask 077; cat >{shlex.quote(prompt_file)}) && exec </dev/null")

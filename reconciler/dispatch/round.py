@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 from reconciler.core.adapter import Adapter
 from reconciler.core.command import localize
+from reconciler.core.errors import Unavailable
 from reconciler.core.fields import format_duration
 from reconciler.core.model import Check, FailureClass, Order, Report, Verdict
 from reconciler.dispatch.logs import Logs
@@ -34,6 +35,8 @@ DELIVERY_PATIENCE = 1800.0
 """Seconds for which the repository may be away when work is brought to it, before the round fails."""
 CANCELLED = "cancelled"
 """Why a run was ended, in the wrapper's records, when it was asked for."""
+_UNSTARTED = "unstarted"
+"""The same, when nobody could tell whether it had started."""
 GONE = "gone"
 """The same, when its folder was removed while it went on."""
 _REMOVED = "see who removes files below `workdir`"
@@ -93,8 +96,13 @@ class Round:
         """Return what came of the round; `seen` is called when the agent is seen alive."""
         try:
             prepared, state = await self._begin()
-            if state.stage.is_alive:
-                seen()
+        except StepFailed as error:
+            # Of a later round the agent may have damaged its workspace; and the attempt began before it.
+            began = self.order.round > 1 or not error.on_host
+            return Report(verdict=failed(Verdict(outcome="failed"), error), started=began)
+        if state.stage.is_alive:
+            seen()
+        try:
             state = await self._follow_agent(state)
         except StepFailed as error:
             return Report(verdict=failed(Verdict(outcome="failed"), error))
@@ -138,7 +146,31 @@ class Round:
             lambda: workspaces.prepare(self.order, self.repository), patience=self.patience
         )
         stdin = b"" if self.order.adapter.prompt == "argument" else self.order.prompt.encode()
-        return prepared, await self._start(self._agent, await self._agent_job(prepared), stdin)
+        return prepared, await self._start_agent(await self._agent_job(prepared), stdin)
+
+    async def _start_agent(self, job: str, stdin: bytes) -> RunState:
+        """
+        Start the agent; a host that answers and for long starts nothing has to promise that it never will.
+
+        Without that promise it may have started, so nothing else may be begun in its place.
+        """
+        try:
+            return await self._start(self._agent, job, stdin, patience=self.patience)
+        except StepFailed as error:
+            if not isinstance(error.__cause__, Unavailable):
+                raise
+        runs = self.site.runs
+        # As long as the host is away altogether, nothing is known; and then it may well start the run.
+        standing = await persist(lambda: runs.stat([self._agent]))
+        if standing.states[self._agent].stage not in {Stage.ABSENT, Stage.UNSTARTED}:
+            return standing.states[self._agent]
+        try:
+            return await self._start(self._agent, job, stdin, patience=0)
+        except StepFailed:
+            state = await persist(lambda: runs.cancel(self._agent, _UNSTARTED, self._ending))
+            if state.stage in {Stage.ABSENT, Stage.UNSTARTED} or state.why == _UNSTARTED:
+                raise
+            return state  # it was started after all
 
     async def _agent_job(self, prepared: Prepared) -> str:
         order, adapter = self.order, self.order.adapter
@@ -278,10 +310,13 @@ class Round:
 
     # --- Common to both -----------------------------------------------------
 
-    async def _start(self, run_id: str, job: str, stdin: bytes = b"") -> RunState:
+    async def _start(
+        self, run_id: str, job: str, stdin: bytes = b"", *, patience: float | None = None
+    ) -> RunState:
         timeout = self.order.timeout.total_seconds()
         return await persist(
-            lambda: self.site.runs.start(run_id, job, stdin, timeout=timeout, ending=self._ending)
+            lambda: self.site.runs.start(run_id, job, stdin, timeout=timeout, ending=self._ending),
+            patience=patience,
         )
 
     async def _follow(self, run_id: str, state: RunState, bounds: Bounds) -> RunState:

@@ -137,6 +137,11 @@ class Runs:
         """
         return await self._follower.follow(run_id, state, bounds, ending)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether any run is followed, or being ended."""
+        return self._follower.is_busy
+
     async def close(self) -> None:
         """Stop following; the runs go on."""
         await self._follower.close()
@@ -233,6 +238,10 @@ class _Follower:
     def look_whole_soon(self) -> None:
         """Take nothing for granted any more that was read of the events: old ones may have been removed."""
         self._is_whole_look_due = True
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._watches or self._endings or (self._task and not self._task.done()))
 
     async def close(self) -> None:
         tasks = [task for task in (self._task, *self._endings) if task is not None]

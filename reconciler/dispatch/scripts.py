@@ -49,8 +49,16 @@ class Scripts:
         """
         Return the answer of a script, from its `S` on; it is brought to the host if it is not there.
 
-        Raises Refused with the script's words, and Unavailable when it is not known whether it ran.
+        Raises Refused with the script's words, and Unavailable when it is not known whether it ran;
+        both say that they are `on_host`.
         """
+        try:
+            return await self._call(name, *words, stdin=stdin, timeout=timeout)
+        except (Unavailable, Refused) as error:
+            error.on_host = True
+            raise
+
+    async def _call(self, name: str, *words: str, stdin: bytes, timeout: float) -> bytes:
         wanted = script(name)
         command = (self.shell, self._place(wanted), *words)
         answer = await self._transport.call(command, stdin, timeout=timeout)

@@ -21,12 +21,16 @@ class StepFailed(ReconcilerError):
     """
     A step failed, and trying again would not help; `kind` decides what happens next.
 
-    `touched` is the head that somebody else pushed to the branch, if that is why.
+    `touched` is the head that somebody else pushed to the branch, if that is
+    why; `on_host` says that it was the host that could not do its part.
     """
 
-    def __init__(self, kind: FailureClass, message: str, *, touched: str | None = None) -> None:
+    def __init__(
+        self, kind: FailureClass, message: str, *, touched: str | None = None, on_host: bool = False
+    ) -> None:
         self.kind = kind
         self.touched = touched
+        self.on_host = on_host
         super().__init__(message)
 
 
@@ -43,12 +47,13 @@ async def persist(step: Callable[[], Awaitable[T]], *, patience: float | None = 
         try:
             return await step()
         except Refused as error:
-            raise StepFailed(FailureClass.HOST, str(error)) from error
+            raise StepFailed(FailureClass.HOST, str(error), on_host=error.on_host) from error
         except Unavailable as error:
             failing_since = clock() if failing_since is None else failing_since
             waited = clock() - failing_since
             if patience is not None and waited >= patience:
-                raise StepFailed(FailureClass.HOST, f"{error} (tried for {waited:.0f} s)") from error
+                words = f"{error} (tried for {waited:.0f} s)"
+                raise StepFailed(FailureClass.HOST, words, on_host=error.on_host) from error
             log.warning("%s; trying again in %.1f s", error, pause)
         await asyncio.sleep(pause)
         pause = min(pause * 2, _PAUSE_CAP)

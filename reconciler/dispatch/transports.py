@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from weakref import WeakValueDictionary
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.model import Host
@@ -72,7 +73,8 @@ class Transports:
         self._locals: dict[str, Transport] = {}
         self._lines: dict[Route, Line] = {}
         self._remotes: dict[Route, SshTransport] = {}
-        self._ways: dict[Account, Way] = {}
+        self._ways: WeakValueDictionary[Account, Way] = WeakValueDictionary()
+        """Those that somebody holds: who follows a run does, the whole time."""
         self._asked: dict[Account, Host] = {}
         """Each host as it was last asked for: what to go by once it is gone from the specs."""
         self._latest: dict[Account, Route] = {}
@@ -82,8 +84,13 @@ class Transports:
         if host.is_local:
             return self._local_one(host)
         account = _account(host)
+        if account not in self._asked:
+            self._forget_moved()
         self._asked[account] = host
-        return self._ways.setdefault(account, Way(partial(self._remote, account)))
+        way = self._ways.get(account)
+        if way is None:
+            way = self._ways[account] = Way(partial(self._remote, account))
+        return way
 
     def line(self, host: Host) -> Line:
         """Return the line to a host that is not this machine. Raises Unavailable for a jump to nowhere."""
@@ -102,12 +109,30 @@ class Transports:
         host = hosts.get(account[0])
         way = route(host if host and _account(host) == account else self._asked[account], hosts)
         before = self._latest.get(account, way)
-        if before != way:
-            self._remotes[before].retire()
         self._latest[account] = way
+        if before != way:
+            self._forget(before)
         if way not in self._remotes:
             self._remotes[way] = SshTransport(self._line(way))
         return self._remotes[way]
+
+    def _forget_moved(self) -> None:
+        """Forget places where hosts were, once nobody follows anything there."""
+        current = {_account(host) for host in self._hosts().values()}
+        for account in self._asked.keys() - current - set(self._ways):
+            del self._asked[account]
+            if before := self._latest.pop(account, None):
+                self._forget(before)
+
+    def _forget(self, way: Route) -> None:
+        """Let go of a way that is not taken any more, and of the lines that no other way has."""
+        taken = set(self._latest.values())
+        if way in taken:
+            return
+        if remote := self._remotes.pop(way, None):
+            remote.retire()
+        needed = {whole[:length] for whole in taken for length in range(1, len(whole) + 1)}
+        self._lines = {route: line for route, line in self._lines.items() if route in needed or line.is_used}
 
     def _line(self, way: Route) -> Line:
         """Return the line to the last hop of the way; hops that two ways begin with are shared."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from reconciler.core.errors import UsageError
 from reconciler.core.model import Host
-from reconciler.dispatch.line import fingerprint, known_keys
+from reconciler.dispatch.diagnosis import fingerprint
+from reconciler.dispatch.line import known_keys
 from reconciler.dispatch.transports import Transports
 
 

@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from reconciler.core.errors import Unavailable
+from reconciler.core.errors import Unavailable, UsageError
 from reconciler.core.model import Forge
 from reconciler.core.text import one_line
+from reconciler.tls import Authorities, RenewedClient
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -91,17 +92,25 @@ class Client:
         self._token = ""
         self._pause = pause
         self._rests_until = 0.0
-        # No proxies or certificates from the environment, and nobody sends it elsewhere.
-        self._http = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(_READ_TIMEOUT, connect=_CONNECT_TIMEOUT),
-            trust_env=False,
-            follow_redirects=False,
-            headers={"Accept": "application/json", "User-Agent": "reconciler"},
+        try:
+            authorities = Authorities(forge.ca)
+        except UsageError as error:
+            raise Unavailable(f"{self._where}: {error}") from error
+        # No proxies from the environment, and nobody sends it elsewhere.
+        self._http = RenewedClient(
+            authorities,
+            lambda trusted: httpx2.AsyncClient(
+                timeout=httpx2.Timeout(_READ_TIMEOUT, connect=_CONNECT_TIMEOUT),
+                trust_env=False,
+                follow_redirects=False,
+                verify=trusted,
+                headers={"Accept": "application/json", "User-Agent": "reconciler"},
+            ),
         )
 
     async def close(self) -> None:
         """Hang up."""
-        await self._http.aclose()
+        await self._http.close()
 
     async def get(self, path: str, shape: type[T], params: Mapping[str, str] | None = None) -> T:
         """Return one thing."""
@@ -162,9 +171,8 @@ class Client:
         try:
             async with (
                 asyncio.timeout(_TIMEOUT),
-                self._http.stream(
-                    method, self._url(path), params=params, json=body, headers=headers
-                ) as reply,
+                self._http.open() as http,
+                http.stream(method, self._url(path), params=params, json=body, headers=headers) as reply,
             ):
                 raw = await self._body(reply)
         except TimeoutError:

@@ -4,7 +4,7 @@ Where webhooks are taken: checked, put on record, handed on as hints.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from reconciler.core.adapter import Secret
@@ -75,14 +75,22 @@ class Hooks:
         self._journal.done(delivery)
 
     async def _signers(self, headers: Mapping[str, str], body: bytes) -> Mapping[str, Forge]:
-        """Return the forges whose secret the body is signed with."""
-        signers, problem = {}, None
-        for name, forge in self._forges().items():
-            try:
-                if forge.webhook_secret and verify(body, headers, await self._words(forge.webhook_secret)):
-                    signers[name] = forge
-            except Unavailable as error:
-                problem = error
+        """
+        Return the forges whose secret the body is signed with.
+
+        Strangers may send many large bodies: each is digested once for each
+        secret, however many repos share it, and not on the event loop.
+        """
+        forges = {name: forge for name, forge in self._forges().items() if forge.webhook_secret}
+        known, problem = await self._all_words({forge.webhook_secret for forge in forges.values()})
+        good = await asyncio.to_thread(
+            verify, body, headers, {word for words in known.values() for word in words}
+        )
+        signers = {
+            name: forge
+            for name, forge in forges.items()
+            if not good.isdisjoint(known.get(forge.webhook_secret, ()))
+        }
         if signers:
             return signers
         if problem is not None:
@@ -91,6 +99,19 @@ class Hooks:
             "no webhook secret of this fleet made its signature (HMAC-SHA256 of the body); "
             "`reconciler webhook install` sets it up"
         )
+
+    async def _all_words(
+        self, secrets: Collection[Secret | None]
+    ) -> tuple[Mapping[Secret | None, Sequence[str]], Unavailable | None]:
+        """Return the lines of each secret that can be had, and why another cannot; others are forgotten."""
+        self._found = {secret: found for secret, found in self._found.items() if secret in secrets}
+        known, problem = dict[Secret | None, Sequence[str]](), None
+        for secret in filter(None, secrets):
+            try:
+                known[secret] = await self._words(secret)
+            except Unavailable as error:
+                problem = error
+        return known, problem
 
     async def _words(self, secret: Secret) -> Sequence[str]:
         now = time.monotonic()

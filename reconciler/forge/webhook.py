@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -26,19 +26,21 @@ _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _HEADS = "refs/heads/"
 
 
-def verify(raw: bytes, headers: Mapping[str, str], secrets: Sequence[str]) -> bool:
+def verify(raw: bytes, headers: Mapping[str, str], secrets: Collection[str]) -> frozenset[str]:
     """
-    Return whether the body is signed with one of these secrets (names of headers in lower case).
+    Return those of the secrets that the body is signed with (names of headers in lower case).
 
     SHA-256 only; an empty signature, which forges send where no secret is set,
-    is none. Several secrets: during a rotation.
+    is none. What is no signature at all costs nothing.
     """
     sent = next((headers[name] for name in _SIGNATURES if headers.get(name)), "")
     signature = sent.removeprefix("sha256=").lower()
     if not _HEX_SHA256.fullmatch(signature):
-        return False
-    wanted = (hmac.new(secret.encode(), raw, hashlib.sha256).hexdigest() for secret in secrets if secret)
-    return any(hmac.compare_digest(each, signature) for each in wanted)
+        return frozenset()
+    wanted = {
+        secret: hmac.new(secret.encode(), raw, hashlib.sha256).hexdigest() for secret in secrets if secret
+    }
+    return frozenset(secret for secret, each in wanted.items() if hmac.compare_digest(each, signature))
 
 
 def read(headers: Mapping[str, str], raw: bytes) -> Hint | None:

@@ -18,6 +18,8 @@ from reconciler.store.git import Git
 from reconciler.store.objects import GitTree
 from reconciler.store.repository import Repository
 
+_MOST_PLACES = 16
+"""Places whose files are remembered."""
 _LARGEST = 1024 * 1024
 """Bytes of a file that is still looked at; no spec is that large."""
 
@@ -31,15 +33,19 @@ class Bot:
         self._tree = GitTree(repository, branch)
         self._committer = named(repository.git)
         self._read: dict[str, tuple[str, Mapping[str, str]]] = {}
-        """What was read last, of each place: asked for again and again, and seldom another."""
+        """What was read last, of a few places, the latest last: agents choose names, and may choose many."""
         self._turn = asyncio.Lock()  # two commits at once would only be in each other's way
 
     async def files(self, under: str) -> tuple[str, Mapping[str, str]]:
         """Return the newest commit and the text of its files; see `SpecWriter.files`."""
         head = await self._tree.head()
-        if self._read.get(under, ("", {}))[0] != head:
-            self._read[under] = head, await self._texts(await self._entries(head, under))
-        return self._read[under]
+        read = self._read.pop(under, None)
+        if read is None or read[0] != head:
+            read = head, await self._texts(await self._entries(head, under))
+        self._read[under] = read
+        while len(self._read) > _MOST_PLACES:
+            del self._read[next(iter(self._read))]
+        return read
 
     async def _entries(self, head: str, under: str) -> Mapping[str, Entry]:
         if under.endswith("/"):

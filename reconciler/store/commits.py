@@ -2,9 +2,12 @@
 Commits made in the object database, without anybody's index or work tree.
 """
 
+import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from reconciler.controller.ports import Entry
@@ -30,10 +33,13 @@ async def publish(repository: Repository, branch: str, was: str | None, commit: 
         await push(repository.network, "origin", commit, branch)
         await repository.git.attempt(*move)  # what is read here next; where a fetch was quicker, it is right
         return
+    # Before the ref: it must never be on disk without what it names.
+    await asyncio.to_thread(_sync_objects, repository.git_dir)
     result = await _synced(repository.git).attempt(*move)
     if result.code != 0:
         error = Unavailable if repository.read_ref(ref) == was else Conflict
         raise error(f"{branch} could not be moved: {result.words}")
+    await asyncio.to_thread(_sync_ref, repository.git_dir, ref)
 
 
 async def commit_files(
@@ -128,6 +134,36 @@ async def _commit_on(
     return committed.decode().strip()
 
 
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on disk: who syncs a file syncs what is in it, and not that it is there."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_objects(git_dir: Path) -> None:
+    """Have the names of all loose objects on disk: a folder in which nothing is new costs next to nothing."""
+    objects = git_dir / "objects"
+    for folder in [*objects.glob("[0-9a-f][0-9a-f]"), objects]:
+        with suppress(FileNotFoundError):  # git removes those that it has emptied
+            sync_folder(folder)
+
+
+def _sync_ref(git_dir: Path, ref: str) -> None:
+    """Have the name of a ref on disk, in every folder that it may be the first in."""
+    for folder in (git_dir / ref).parents:
+        with suppress(FileNotFoundError):  # it was packed meanwhile
+            sync_folder(folder)
+        if folder == git_dir:
+            break
+
+
 def _synced(git: Git) -> Git:
-    """Return git that has its objects and refs on disk when it ends; its default syncs almost nothing."""
+    """
+    Return git that has objects and refs on disk when it ends; its default syncs almost nothing.
+
+    The folders that they are in it never syncs.
+    """
     return replace(git, options=(*git.options, "-c", "core.fsync=all"))

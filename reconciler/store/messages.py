@@ -59,7 +59,7 @@ def render_host(change: HostChange, *, revision: str = "") -> str:
 def _stand(status: HostStatus | None) -> str:
     if status is None:
         return "unknown"
-    return "up" if status.reachable else "down"
+    return status.state
 
 
 def trailers_of(message: str) -> Mapping[str, str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from reconciler.core.errors import Conflict, Unavailable, UsageError
+from reconciler.store.commits import sync_folder
 from reconciler.store.fastimport import Change, FastImport
 from reconciler.store.repository import Repository
 
@@ -177,7 +178,7 @@ class Writer:
         ]
         above = [folder for folder in inside if self._repository.git_dir in folder.parents]
         for folder in (self._repository.git_dir / "objects" / "pack", *(above if is_new else above[:1])):
-            _sync_folder(folder)
+            sync_folder(folder)
 
     def _close_stream(self) -> None:
         if self._stream is not None:
@@ -285,14 +286,6 @@ def _remove_left_keeps(git_dir: Path) -> None:
         with suppress(FileNotFoundError):
             if keep.read_bytes() == _KEEP:
                 _remove(keep)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _count_packs(git_dir: Path) -> int:

@@ -3,8 +3,10 @@ The server under people who are slow, many, or sloppy; and how it ends.
 """
 
 import asyncio
+import shutil
 import ssl
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
@@ -17,7 +19,9 @@ from reconciler.api.listen import read_listen
 from reconciler.api.models import MOST_WAIT
 from reconciler.api.server import running
 from reconciler.api.stream import PING_SECONDS
-from reconciler.core.errors import UsageError
+from reconciler.client.http import Client
+from reconciler.core.errors import Unavailable, UsageError
+from reconciler.tls import VARIABLES, Authorities
 from tests.api.world import TOKENS, FakeWorld, pulled
 
 LISTEN = read_listen("127.0.0.1:0")
@@ -80,6 +84,156 @@ async def test_a_chunk_that_can_be_read_in_two_ways_is_refused(address, chunks):
         writer.write(head + TOKENS["jeeves"].encode() + b"\r\n\r\n" + chunks + b"0\r\n\r\n")
 
         assert await status_of(reader) == 400
+
+
+POST = b"POST /api/v1/dequeue HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /healthz HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nHOST: y\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x y\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x/y@z\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\n folded: y\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: y\r\n\tz\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n",
+        b"GE\tT /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET  /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /healthz\r\n\r\n",
+        b"GET /healthz HTTP/1.2\r\nHost: x\r\n\r\n",
+        b"GET /healthz http/1.1\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n",
+        POST + b"Transfer-Encoding: identity\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+        POST + b"Content-Length: 3, 3\r\n\r\n",
+        POST + b"Content-Length: 1_0\r\n\r\n",
+        POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n",
+        POST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n",
+    ],
+)
+async def test_a_request_that_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_read(address, head):
+    async with dialled(address) as (reader, writer):
+        writer.write(head + REQUEST + b"\r\n")
+
+        answer = await reader.read()
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_request_of_http_1_0_needs_no_host(address):
+    async with dialled(address) as (reader, writer):
+        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+
+        assert await status_of(reader) == 200
+
+
+@pytest.mark.parametrize("host", [b"", b"x", b"x:80", b"[::1]:80", b"a.b-c_d", b"  x\t"])
+async def test_a_host_is_any_name_and_port(address, host):
+    async with dialled(address) as (reader, writer):
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost:" + host + b"\r\n\r\n")
+
+        assert await status_of(reader) == 200
+
+
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\nAuthorization: Bearer "
+BAD_CHUNKS = [
+    b"2;x\n\r\n{}\r\n0\r\n\r\n",
+    b"2;x\ny\r\n{}\r\n0\r\n\r\n",
+    b"2\n{}\r\n0\r\n\r\n",
+    b"2;x\ry\r\n{}\r\n0\r\n\r\n",
+    b"2;x\x00\r\n{}\r\n0\r\n\r\n",
+    b"2\x0b\r\n{}\r\n0\r\n\r\n",
+    b"2;" + b"x" * 5000 + b"\r\n{}\r\n0\r\n\r\n",
+    b"2\r\n{}\r\n0;\n\r\n\r\n",
+    b"2\r\n{}\r\n0\r\nX: y\r\n\r\n",
+    b"2\r\n{}\r\n0\r\n\n",
+    b"2\r\n{}\n0\r\n\r\n",
+    b"00000000000000002\r\n{}\r\n0\r\n\r\n",
+    b"-2\r\n{}\r\n0\r\n\r\n",
+    b";x\r\n{}\r\n0\r\n\r\n",
+    b"\r\n{}\r\n0\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+@pytest.mark.parametrize("chunks", BAD_CHUNKS)
+async def test_a_chunk_line_that_can_be_read_in_two_ways_is_refused_in_any_pieces(address, chunks, size):
+    async with dialled(address) as (reader, writer):
+        writer.write(CHUNKED + TOKENS["jeeves"].encode() + b"\r\n\r\n")
+        sending = asyncio.create_task(dribble(writer, chunks + REQUEST + b"\r\n", size))
+
+        answer = await reader.read()
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+    assert answer.startswith(b"HTTP/1.1 400 "), answer
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("size", [1, 3, 100_000])
+@pytest.mark.parametrize("chunks", [b"2\r\n{}\r\n0\r\n\r\n", b'1;a="b;c"\r\n{\r\n1 ;x\r\n}\r\n0;y\r\n\r\n'])
+async def test_chunks_as_they_should_be_are_read_in_any_pieces(address, chunks, size):
+    async with dialled(address) as (reader, writer):
+        writer.write(CHUNKED + TOKENS["jeeves"].encode() + b"\r\n\r\n")
+        await dribble(writer, chunks + REQUEST + b"Connection: close\r\n\r\n", size)
+
+        answer = await reader.read()
+
+    assert b" 400 " not in answer.splitlines()[0]
+    assert answer.count(b"HTTP/1.1 ") == 2
+
+
+async def dribble(writer, data, size):
+    for start in range(0, len(data), size):
+        writer.write(data[start : start + size])
+        await writer.drain()
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("kind", ["header", "body", "refused body", "large body", "too many"])
+async def test_an_answer_arrives_though_the_client_still_sends(app, monkeypatch, kind):
+    """A connection that is closed with bytes unread is reset, and takes the answer with it."""
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.1)
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(server, "DROP_SECONDS", 0.1)
+    token = b"Authorization: Bearer " + TOKENS["jeeves"].encode() + b"\r\n"
+    start, status = {
+        "header": (REQUEST, 408),
+        "body": (POST + token + b"Content-Length: 999999\r\n\r\n", 408),
+        "refused body": (POST + b"Content-Length: 999999\r\n\r\n", 401),
+        "large body": (POST + token + b"Content-Length: 99999999\r\n\r\n", 413),
+        "too many": (REQUEST, 503),
+    }[kind]
+    async with running(app, LISTEN, most=0 if kind == "too many" else 9) as address:
+        for _ in range(10):
+            async with dialled(address) as (reader, writer):
+                sending = asyncio.create_task(drip(writer, b"X: y\r\n" * 100, start=start))
+                await asyncio.sleep(0.15)  # what is unread piles up while nobody listens
+
+                answer = await reader.read()
+                sending.cancel()
+            assert int(answer.split()[1]) == status
+
+
+async def send_for_ever(writer):
+    while True:
+        writer.write(b"x" * 65536)
+        await writer.drain()
+
+
+async def test_who_goes_on_sending_after_the_answer_is_cut_off(address, monkeypatch):
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.1)
+    monkeypatch.setattr(server, "LINGER_LIMIT", 100_000)
+    async with dialled(address) as (reader, writer):
+        writer.write(REQUEST)
+        assert await status_of(reader) == 408
+        with pytest.raises(ConnectionError):
+            await send_for_ever(writer)
 
 
 async def test_an_address_that_cannot_be_read_is_answered_and_not_logged(address, caplog):
@@ -363,6 +517,79 @@ async def test_it_speaks_tls_from_1_2_on(app, certificate):
             assert (await client.get(f"{address}/healthz")).status_code == 200
 
     assert address.startswith("https://127.0.0.1:")
+
+
+@pytest.fixture
+def renewed(certificate, tmp_path):
+    """A copy of the certificate, and what exchanges it for another one, or for nonsense."""
+    files = [Path(shutil.copy(file, tmp_path)) for file in certificate]
+
+    def renew(*contents: bytes) -> None:
+        for file, content in zip(files, contents, strict=True):
+            fresh = file.with_suffix(".new")
+            fresh.write_bytes(content)
+            fresh.rename(file)
+
+    return files, renew
+
+
+async def shown_by(address):
+    """Return the certificate that is shown to a new connection."""
+    parts = urlsplit(address)
+    return await asyncio.to_thread(ssl.get_server_certificate, (parts.hostname, parts.port))
+
+
+async def test_a_certificate_that_is_renewed_is_shown_to_the_next_connection(app, renewed, other_certificate):
+    (cert, key), renew = renewed
+    before, after = cert.read_text(), other_certificate[0].read_text()
+    async with running(app, read_listen("127.0.0.1:0", cert, key)) as address:
+        first = await shown_by(address)
+        renew(b"not yet", key.read_bytes())
+        meanwhile = await shown_by(address)
+        renew(*(file.read_bytes() for file in other_certificate))
+        last = [await shown_by(address) for _ in range(2)]
+
+    assert first.split() == meanwhile.split() == before.split()
+    assert [shown.split() for shown in last] == [after.split()] * 2
+
+
+@pytest.mark.parametrize("named_by", ["ca", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+async def test_a_private_authority_is_trusted_where_it_is_named_and_exchanged_while_we_live(
+    app, renewed, other_certificate, monkeypatch, named_by
+):
+    certificate, renew = renewed
+    bundle = certificate[0].with_name("ca.pem")
+    bundle.write_bytes(other_certificate[0].read_bytes())
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if named_by != "ca":
+        monkeypatch.setenv(named_by, str(bundle))
+    trusted = Authorities(str(bundle) if named_by == "ca" else None)
+    async with (
+        running(app, read_listen("127.0.0.1:0", *certificate)) as address,
+        Client(address, TOKENS["jeeves"], authorities=trusted, tries=1) as client,
+    ):
+        with pytest.raises(Unavailable, match="certificate"):
+            await client.tasks()
+
+        bundle.write_bytes(certificate[0].read_bytes())
+        assert await client.tasks() is not None
+
+        bundle.write_bytes(other_certificate[0].read_bytes())
+        with pytest.raises(Unavailable, match="certificate"):
+            await client.tasks()
+
+        renew(*(file.read_bytes() for file in other_certificate))
+        assert await client.tasks() is not None
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_authorities_that_cannot_be_read_are_told(tmp_path, content):
+    if content is not None:
+        (tmp_path / "ca.pem").write_bytes(content)
+
+    with pytest.raises(UsageError, match=r"authorities in .*ca.pem cannot be used: .*SSL_CERT_FILE"):
+        Authorities(str(tmp_path / "ca.pem"))
 
 
 async def test_a_pulled_task_survives_a_stop(world, tmp_path):

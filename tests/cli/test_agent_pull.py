@@ -3,6 +3,7 @@
 """
 
 import asyncio
+import secrets
 import signal
 import sys
 from pathlib import Path
@@ -21,9 +22,16 @@ async def server():
 
 
 @pytest.fixture
-async def pull(server, tmp_path):
+def token(server):
+    """Draw a token of this test alone: other processes of this machine may have anything in theirs."""
+    server.token = secrets.token_hex(16)
+    return server.token
+
+
+@pytest.fixture
+async def pull(server, token, tmp_path):
     """Return how the command is begun; what is left of it at the end is killed."""
-    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    (tmp_path / "token").write_text(f"{token}\n")
     begun = []
 
     async def begin(command, *words):
@@ -66,14 +74,14 @@ async def test_a_failed_task_is_told_by_the_exit_code(server, pull):
     assert process.returncode == 5
 
 
-async def test_the_token_is_in_no_argument_and_no_environment(server, pull):
+async def test_the_token_is_in_no_argument_and_no_environment(server, pull, token):
     server.leases = [lease()]
 
     process = await pull("cat /proc/*/cmdline /proc/self/environ 2>/dev/null | tr '\\0' '\\n'", "--once")
     await process.communicate()
 
     assert b"agent\npull\n" in server.logs["hello"]
-    assert TOKEN.encode() not in server.logs["hello"]  # every process of the machine is in it
+    assert token.encode() not in server.logs["hello"]
 
 
 async def test_sigterm_ends_the_command_and_gives_its_task_back(server, pull):
@@ -116,6 +124,21 @@ async def test_a_reconciler_that_is_away_is_waited_for(server, pull):
 
     assert process.returncode == 0
     assert b"answered 503: not now; trying again" in trouble
+
+
+async def test_a_token_that_is_exchanged_in_its_file_is_good_from_the_next_request_on(server, pull, tmp_path):
+    server.leases = [lease()]
+    rotate = f"cd {tmp_path}; printf new-token >fresh && mv fresh token; touch rotated"
+    process = await pull(f"{rotate}; while [ ! -e known ]; do sleep 0.01; done", "--once")
+    while not (tmp_path / "rotated").exists():  # noqa: ASYNC110  other processes set no events
+        await asyncio.sleep(0.01)
+    server.token = "new-token"
+    (tmp_path / "known").touch()
+
+    await process.communicate()
+
+    assert process.returncode == 0
+    assert [told["status"] for _, told in server.reports] == ["completed"]
 
 
 async def test_a_token_that_is_refused_is_told_by_the_exit_code(server, pull, tmp_path):

@@ -98,6 +98,8 @@ def test_a_broken_spec_shows_its_problem():
         ({"address": "h.example"}, None, False, "unknown"),
         ({"address": "h.example"}, True, False, "up"),
         ({"address": "h.example"}, False, False, "down"),
+        ({"address": "h.example"}, "git is missing", False, "unready"),
+        ({}, "git is missing", False, "unready"),
         ({"cordon": True}, True, False, "cordoned"),
         ({"drain": True}, True, True, "draining"),
         ({"drain": True}, True, False, "drained"),
@@ -105,7 +107,9 @@ def test_a_broken_spec_shows_its_problem():
 )
 def test_a_host_says_in_a_word_whether_it_takes_runs(host, known, live, stand):
     statuses = {"a": status(Phase.RUNNING, run="a.g1.a1", assigned_host="h")} if live else {}
-    probes = {} if known is None else {"h": HostStatus(reachable=known, since=START)}
+    fault = known if isinstance(known, str) else ""
+    found = HostStatus(reachable=bool(known), since=START, fault=fault)
+    probes = {} if known is None else {"h": found}
     desired = make_desired(hosts={"h": Host(name="h", **host)})
 
     assert hosts(desired, Observed(statuses, probes))["h"].stand == stand

@@ -49,6 +49,8 @@ def view(name="hello", **changes):
 class StandIn:
     """What it hands out and what it was told."""
 
+    token: str = TOKEN
+    """The one that is good now."""
     leases: list = field(default_factory=list)
     """Handed out one after the other."""
     held: dict = field(default_factory=dict)
@@ -109,7 +111,7 @@ class StandIn:
         if self.answers:
             status, extra = self.answers.pop(0)
             return problem(status, "not now", **extra)
-        if headers.get("authorization") != f"Bearer {TOKEN}":
+        if headers.get("authorization") != f"Bearer {self.token}":
             return problem(401, "this token is not known here")
         if place == "dequeue":
             return self._dequeue(json.loads(body))

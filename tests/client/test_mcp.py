@@ -18,7 +18,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from reconciler.client.http import Client
 from reconciler.client.keeper import Keeper
-from reconciler.client.mcp import Tools, make_server
+from reconciler.client.mcp import Tools, make_server, serve_http
 from tests.client.standin import TOKEN, StandIn, lease
 
 TOOLS = {
@@ -235,3 +235,35 @@ async def test_tasks_are_read_and_proposed(server):
 
 def beats(server):
     return [place for _, place in server.requests if place.endswith("heartbeat")]
+
+
+async def test_sessions_over_http_are_bounded_in_number_and_end_when_nobody_uses_them(server):
+    listening = asyncio.get_running_loop().create_future()
+    async with Client(server.url, None, tries=1) as client, Keeper(1800) as keeper:
+        made = make_server(Tools(client, keeper, lambda: "key-1"))
+        serving = asyncio.create_task(
+            serve_http(made, "127.0.0.1", 0, listening.set_result, idle=1.0, most=3)
+        )
+        address = await listening
+        async with httpx2.AsyncClient(trust_env=False) as http:
+            opened = [(await http.post(address, json=HELLO, headers=ACCEPT)).status_code for _ in range(5)]
+            while (again := await http.post(address, json=HELLO, headers=ACCEPT)).status_code == 503:  # noqa: ASYNC110  the SDK tells nobody
+                await asyncio.sleep(0.05)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+    assert opened == [200] * 3 + [503] * 2
+    assert again.status_code == 200
+
+
+ACCEPT = {"Accept": "application/json, text/event-stream"}
+HELLO = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    },
+}

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from reconciler.controller import agents
 from reconciler.core.errors import LeaseLost, NotFound, NotNow, Problem, Refused, Unavailable
 from reconciler.core.events import AgentSaid
 from reconciler.core.model import (
@@ -101,6 +102,24 @@ async def test_a_task_that_waits_for_an_agent_says_so(office):
     assert waiting["a"].reason is Reason.AGENT
     assert waiting["a"].message == "waits for an agent to take it over HTTP"
     assert waiting["b"].message == "no agent fits: none has gpu"
+
+
+async def test_a_bid_is_answered_in_time_though_a_commit_takes_long_and_nothing_is_lost(office, monkeypatch):
+    monkeypatch.setattr(agents, "LOOK", 0.05)
+    await office.push(pulled("a"))
+    commit, done = office.stage.state.commit, asyncio.Event()
+
+    async def slow(steps):
+        await done.wait()
+        await commit(steps)
+
+    office.stage.state.commit = slow
+    with pytest.raises(Unavailable, match="send the same request again, with the same request_key"):
+        await office.bid()
+    done.set()
+
+    assert await office.bid() == "a"
+    assert office.stage.state.statuses["a"].attempt == 1
 
 
 async def test_a_task_of_hosts_is_not_handed_out(office):

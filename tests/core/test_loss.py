@@ -128,6 +128,17 @@ def test_a_host_that_answers_again_ends_the_waiting():
     assert planned.events[0].waiting is None
 
 
+@pytest.mark.parametrize(("phase", "says"), [(Phase.ASSIGNED, True), (Phase.RUNNING, False)])
+def test_a_run_that_cannot_be_started_says_why_at_once_and_in_the_same_words(phase, says):
+    away = HostStatus(reachable=False, since=NOW, message="nothing listens there")
+
+    planned = planned_for(make_task(), status=live(phase=phase), hosts={"alpha": away})
+
+    words = planned.waiting["a"].message if says else ""
+    assert words == ("host alpha does not answer: nothing listens there" if says else "")
+    assert (planned.waiting == {}) is not says
+
+
 def test_the_next_attempt_goes_elsewhere():
     rooms = {"alpha": Host(name="alpha", slots=9), "beta": Host(name="beta")}
     world = World(Desired(revision="r", tasks={"a": make_task(disconnect="retry")}, hosts=rooms))

@@ -104,6 +104,16 @@ def test_a_host_that_is_away_has_no_other_faults():
     assert placement.rejected == {"alpha": "is not reachable"}
 
 
+def test_a_host_that_answers_and_cannot_start_runs_gets_none_but_one_to_try():
+    known = {"alpha": HostStatus(reachable=True, since=NOW, fault="git is missing")}
+
+    assert placed(Host(name="alpha"), observed=Observed(hosts=known)).rejected == {
+        "alpha": "cannot start runs: git is missing"
+    }
+    trial = Observed(hosts=known, on_trial=frozenset({"alpha"}))
+    assert placed(Host(name="alpha"), observed=trial).chosen == "alpha"
+
+
 def test_a_task_without_a_repo_may_run_on_every_host():
     assert placed(Host(name="alpha", repos=("docs",))).chosen == "alpha"
 

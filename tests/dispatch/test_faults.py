@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.model import FailureClass
+from reconciler.core.model import FailureClass, HostAdapter
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.output import read_output
-from reconciler.dispatch.transport import Transport
+from reconciler.dispatch.transport import Answer, Transport
 from tests.dispatch.sshd import Yard, needs_sshd, quick, yard
 from tests.dispatch.world import LOCAL, RUN, World, ended, processes_with, seen, until
 
@@ -121,7 +121,7 @@ async def test_a_host_without_git_is_told_so(place):
     async with place.world(path=tools_without(place.folder / "tools", "git")) as world:
         report = await world.carry_out(world.order("true"))
 
-    assert report.verdict.kind == FailureClass.HOST
+    assert (report.verdict.kind, report.started) == (FailureClass.HOST, False)
     assert f"host {place.name}: workspace prepare: git is not installed" in report.verdict.message
     assert "install it" in report.verdict.message
 
@@ -130,11 +130,25 @@ async def test_a_cli_that_is_missing_is_told_so(place):
     async with place.world() as world:
         report = await world.carry_out(world.order("", argv=("no-such-cli", "-p"), repo=None))
 
-    assert report.verdict.kind == FailureClass.CONFIG
+    assert (report.verdict.kind, report.started) == (FailureClass.CONFIG, True)
     assert report.verdict.message == (
         f"host {place.name}: no-such-cli is not there; "
         "install it, or name its `path` under the host's `adapters`"
     )
+
+
+async def test_the_interpreter_of_a_clis_script_may_lie_beside_it_and_nowhere_else(place):
+    folder = place.folder / "node's folder"
+    folder.mkdir()
+    for name, script in {"my-node": "#!/bin/sh\necho found\n", "cli": "#!/usr/bin/env my-node\n"}.items():
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+    async with place.world() as world:
+        order = world.order("", argv=("cli",), repo=None)
+        host = order.host.model_copy(update={"adapters": {"script": HostAdapter(path=str(folder / "cli"))}})
+        report = await world.carry_out(order.model_copy(update={"host": host}))
+
+    assert (report.verdict.outcome, report.verdict.text) == ("success", "found\n"), report
 
 
 async def test_a_working_folder_that_cannot_be_written_to_is_told_so(place):
@@ -142,7 +156,7 @@ async def test_a_working_folder_that_cannot_be_written_to_is_told_so(place):
     async with place.world(workdir=place.folder / "file/work") as world:
         report = await world.carry_out(world.order("true", repo=None))
 
-    assert report.verdict.kind == FailureClass.HOST
+    assert (report.verdict.kind, report.started) == (FailureClass.HOST, False)
     assert str(place.folder / "file/work") in report.verdict.message
     assert "check `workdir`" in report.verdict.message
 
@@ -155,7 +169,7 @@ async def test_a_disk_that_is_full_before_anything_is_there_is_told(place, small
     async with place.world(workdir=small_disk / "work") as world:
         report = await world.carry_out(world.order("true", repo=None))
 
-    assert report.verdict.kind == FailureClass.HOST
+    assert (report.verdict.kind, report.started) == (FailureClass.HOST, False)
     assert "the disk" in report.verdict.message
 
 
@@ -168,7 +182,7 @@ async def test_a_disk_that_is_full_before_the_start_is_told(place, small_disk, r
         order = world.order(world.note("started"), **({} if repo else {"repo": None}))
         report = await world.carry_out(order)
 
-    assert report.verdict.kind == FailureClass.HOST
+    assert (report.verdict.kind, report.started) == (FailureClass.HOST, False)
     assert f"host {place.name}: " in report.verdict.message
     assert "see whether the disk is full there" in report.verdict.message
     assert world.noted == []
@@ -180,7 +194,7 @@ async def test_a_disk_that_an_agent_fills_fails_its_run_and_no_other(place, smal
         (small_disk / f"work/f1/work/{RUN.replace('/', '+')}/big").unlink()
         next_one = await world.carry_out(world.order("true", run="next.g1.a1"))
 
-    assert full.verdict.outcome == "failed"
+    assert (full.verdict.outcome, full.started) == ("failed", True)
     assert full.verdict.message
     assert next_one.verdict.outcome == "success"
 
@@ -189,9 +203,42 @@ async def test_a_disk_that_is_full_at_the_end_is_told_and_the_work_is_kept(place
     async with place.world(workdir=small_disk / "work") as world:
         report = await world.carry_out(world.order("head -c 3000000 /dev/urandom >big; true"))
 
-    assert report.verdict.kind == FailureClass.HOST
+    assert (report.verdict.kind, report.started) == (FailureClass.HOST, True)
     assert "see" in report.verdict.message
     assert f"host {place.name}: " in report.verdict.message
+
+
+class Mute(LocalTransport):
+    """A machine that looks and cancels, and on which every start goes unanswered."""
+
+    def __init__(self, folder: Path, *, starts: bool) -> None:
+        super().__init__(folder)
+        self.starts = starts
+
+    async def call(self, words, stdin=b"", *, timeout):
+        if "start" not in words:
+            return await super().call(words, stdin, timeout=timeout)
+        if self.starts:
+            await super().call(words, stdin, timeout=timeout)
+        return Answer(2, b"", b"sh: 0: Cannot fork")
+
+
+@pytest.mark.parametrize("starts", [True, False])
+async def test_a_start_that_is_never_acknowledged_is_given_up_once_it_is_sure_that_it_never_will_be(
+    tmp_path: Path, *, starts: bool
+):
+    world = World(tmp_path / "world")
+    world.transport = Mute(tmp_path / "host", starts=starts)
+
+    report = await world.carry_out(world.order(world.note("started"), repo=None), patience=0)
+
+    assert report.started is starts
+    assert world.noted == ["started"] * starts
+    if not starts:
+        assert "Cannot fork" in report.verdict.message
+        world.transport = LocalTransport(tmp_path / "host")
+        again = await world.carry_out(world.order(world.note("again"), repo=None))
+        assert (again.verdict.outcome, world.noted) == ("failed", [])
 
 
 # --- What happens to a run ---------------------------------------------------------

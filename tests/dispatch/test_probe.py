@@ -2,6 +2,7 @@
 What a host says of itself, and which of it goes on record.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -141,6 +142,16 @@ async def test_a_cli_is_found_where_the_host_says(tmp_path: Path, place: str):
     assert cli(facts).ok
 
 
+async def test_the_interpreter_of_a_script_may_lie_beside_it_and_nowhere_else(tmp_path: Path):
+    folder = tmp_path / "node's folder"
+    install(folder, "my-node", 'echo "agent 1.2.3"')
+    install(folder, "agent", "exec my-node").write_text("#!/usr/bin/env my-node\n")
+
+    facts = await look(tmp_path, agent(), adapters={"agent": HostAdapter(path=str(folder / "agent"))})
+
+    assert cli(facts).ok, cli(facts)
+
+
 async def test_a_host_is_asked_for_what_it_offers_only(tmp_path: Path):
     install(tmp_path / "bin", "one", "echo 1.0.0")
     install(tmp_path / "bin", "two", "echo 2.0.0")
@@ -231,8 +242,13 @@ async def test_the_environment_of_host_and_adapter_reaches_the_cli(tmp_path: Pat
 async def test_a_host_that_cannot_write_its_temporary_files_says_so(tmp_path: Path):
     transport = LocalTransport(tmp_path, {"PATH": os.environ["PATH"], "TMPDIR": "/dev/null/none"})
 
-    with pytest.raises(Unavailable, match=r"host h1: probe: no whole answer .* disk is full"):
-        await probe(transport, Host(name="h1"), workdir=str(tmp_path))
+    facts = await probe(transport, Host(name="h1"), {"agent": agent()}, workdir=str(tmp_path))
+
+    assert list(troubles(facts, datetime.now(UTC))) == [  # noqa: TID251  the clock of this host
+        "nothing can be written in /dev/null/none (TMPDIR); make room, or mend its modes"
+    ]
+    assert reachable(facts, KNOWN, NOW).fault
+    assert reachable(facts, KNOWN, NOW).adapters == KNOWN.adapters
 
 
 async def test_a_working_folder_that_cannot_be_written_to_is_a_trouble(tmp_path: Path):
@@ -254,7 +270,10 @@ async def test_a_working_folder_that_cannot_be_written_to_is_a_trouble(tmp_path:
     [
         ({"git": None}, "git is missing"),
         ({"workdir_writable": False}, "working folder cannot be written to"),
-        ({"disk_free_mb": 12}, "less than 1024 MiB of disk"),
+        ({"disk_free_mb": 12}, "less than 64 MiB of disk"),
+        ({"disk_free_mb": 999}, "less than 1024 MiB of disk"),
+        ({"files_free": 12}, "takes less than 1000 more files"),
+        ({"temporary_fault": "/tmp"}, "nothing can be written in /tmp"),
         ({"clock": HEALTHY.clock + 86_400}, "its clock is off by more than 5 minutes"),
         ({"clock": HEALTHY.clock - 86_400}, "its clock is off by more than 5 minutes"),
     ],
@@ -267,6 +286,112 @@ def test_what_is_wrong_with_a_host_stands_in_its_status(changes: dict[str, objec
     assert status.reachable
     assert message in status.message
     assert news("host", reachable(HEALTHY, None, NOW), status, NOW) is not None
+
+
+FAULTS = [
+    {"git": None},
+    {"workdir_writable": False},
+    {"disk_free_mb": 12},
+    {"files_free": 12},
+    {"temporary_fault": "/tmp"},
+]
+
+
+@pytest.mark.parametrize("changes", FAULTS)
+def test_a_host_on_which_no_run_can_start_is_not_up_until_one_can(changes: dict[str, object]):
+    broken = reachable(replace(HEALTHY, **changes), KNOWN, LATER)
+    still = reachable(replace(HEALTHY, **changes), broken, LATER + timedelta(hours=1))
+    mended = reachable(replace(HEALTHY, clock=None), still, LATER + timedelta(hours=2))
+
+    assert broken.reachable
+    assert broken.fault in broken.message
+    assert (broken.since, still.since, mended.since) == (LATER, LATER, LATER + timedelta(hours=2))
+    assert "no run can start there" in getattr(news("host", KNOWN, broken, NOW), "reason", "")
+    assert news("host", broken, still, NOW) is None
+    assert mended.fault == ""
+    assert "runs can start there again" in getattr(news("host", still, mended, NOW), "reason", "")
+
+
+@pytest.mark.parametrize("changes", [{"clock": 0}, {"disk_free_mb": 999}, {"load": 900.0}])
+def test_what_keeps_no_run_from_starting_is_no_fault(changes: dict[str, object]):
+    assert reachable(replace(HEALTHY, **changes), None, NOW).fault == ""
+
+
+@pytest.mark.parametrize(("figure", "least"), [("disk_free_mb", 64), ("files_free", 1000)])
+def test_a_figure_about_the_least_does_not_make_a_host_come_and_go(figure: str, least: int):
+    broken = reachable(replace(HEALTHY, **{figure: least - 1}), KNOWN, NOW)
+
+    assert news("host", broken, reachable(replace(HEALTHY, **{figure: least + 1}), broken, NOW), NOW) is None
+    assert reachable(replace(HEALTHY, **{figure: least * 2}), broken, NOW).fault == ""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """Yield a folder on a file system of its own, and what fills it."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    options = "size=70m,nr_inodes=2000"
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path, what: str) -> None:
+    """Leave no room on a small disk, or none for another file."""
+    if what == "bytes":
+        with contextlib.suppress(OSError), (disk / "ballast").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(65536))
+    elif what == "inodes":
+        with contextlib.suppress(OSError):
+            for number in range(10_000):
+                (disk / f"ballast{number}").touch()
+    else:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("bytes", "No space left on device"),
+        ("inodes", "No space left on device"),
+        ("ro", "Read-only file system"),
+    ],
+)
+async def test_a_disk_on_which_nothing_can_be_written_is_a_fault_while_it_lasts(
+    tmp_path: Path, small_disk: Path, what: str, words: str
+):
+    work = small_disk / "work"
+    before = reachable(await probe(LocalTransport(tmp_path), Host(name="h1"), workdir=str(work)), None, NOW)
+    fill(small_disk, what)
+
+    facts = await probe(LocalTransport(tmp_path), Host(name="h1"), workdir=str(work))
+
+    assert before.fault == ""
+    assert words in reachable(facts, before, NOW).fault
+    assert not list(work.glob(".probe*"))
+
+
+async def test_a_disk_with_hardly_any_files_left_is_a_fault(tmp_path: Path, small_disk: Path):
+    for number in range(1500):
+        (small_disk / str(number)).touch()
+
+    facts = await probe(LocalTransport(tmp_path), Host(name="h1"), workdir=str(small_disk))
+
+    assert facts.workdir_writable
+    assert "takes less than 1000 more files" in reachable(facts, None, NOW).fault
+
+
+async def test_a_spec_that_cannot_stand_on_a_command_line_is_no_mistake_of_ours(tmp_path: Path):
+    host = Host(name="h1", address="127.0.0.1").model_copy(update={"workdir": "/a b"})
+    prober = Prober(lambda _: LocalTransport(tmp_path), data=tmp_path, clock=lambda: NOW)
+
+    status, _ = await prober.probe(host, {}, None)
+
+    assert not status.reachable
+    assert "workdir '/a b' cannot stand on a command line" in status.message
 
 
 figures = st.fixed_dictionaries(

@@ -15,7 +15,8 @@ import pytest
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.model import Host
-from reconciler.dispatch.line import Gate, Shared, fingerprint
+from reconciler.dispatch.diagnosis import fingerprint
+from reconciler.dispatch.line import Gate, Shared
 from reconciler.dispatch.route import Hop
 from reconciler.dispatch.transports import Transports
 from tests.dispatch.sshd import Sshd, Yard, needs_sshd, public, quick, silent_server, yard
@@ -156,7 +157,7 @@ async def test_a_user_without_a_login_shell_is_told_so(servers: Yard):
 
 
 async def test_a_login_shell_that_hangs_is_told_so(servers: Yard):
-    told = await why(servers.sshd(ForceCommand="exec sleep 300").host(), connect=3.0)
+    told = await why(servers.sshd(ForceCommand="exec sleep 300").host(), login=3.0)
 
     assert "the login shell gave no answer within 3 s; see what its startup files" in told
 
@@ -370,6 +371,20 @@ async def test_few_connections_are_made_at_a_time():
     assert most == 3
 
 
+async def test_hosts_that_hang_keep_no_others_from_being_connected_to():
+    gate, free = Gate(each=2, total=2, brief=0), asyncio.Event()
+    async with (
+        asyncio.timeout(60),
+        gate.entered(Hop(name="a", address="a")),
+        gate.entered(Hop(name="b", address="b")),
+        gate.entered(Hop(name="c", address="c")),
+    ):
+        free.set()
+
+    assert free.is_set()
+    assert not gate._turns
+
+
 # --- The way: jump hosts, changed specs --------------------------------------
 
 
@@ -474,6 +489,25 @@ async def test_what_was_begun_at_an_address_is_followed_there_though_the_host_ha
 
         for transport, home in ((held, here.home), (transports(hosts["h1"]), there.home)):
             assert (await transport.call(("echo", "$HOME"), timeout=30)).stdout == f"{home}\n".encode()
+
+
+async def test_ways_that_are_not_taken_any_more_are_forgotten(servers: Yard):
+    front, back = servers.sshd("front"), servers.sshd("back")
+    hosts = {"front": front.host(), "back": back.host(jump="front")}
+    async with opened(hosts) as transports:
+        held = transports(hosts["back"])
+        for number in range(20):
+            hosts["back"] = back.host(jump="front", identity=f"{back.identity}", user=None, shell="sh")
+            hosts["gone"] = Host(name="gone", address=f"192.0.2.{number}", host_key=front.host_key)
+            transports(hosts["gone"])
+            link = back.folder / f"identity{number}"
+            link.symlink_to(back.identity)
+            hosts["back"] = back.host(jump="front", identity=str(link))
+            assert (await held.call(("echo", "hi"), timeout=60)).stdout == b"hi\n"
+
+        assert len(transports._remotes) == 1
+        assert len(transports._lines) <= 4
+        assert len(transports._asked) <= 3
 
 
 async def test_this_machine_is_no_jump_host(servers: Yard):

@@ -208,3 +208,10 @@ async def test_a_forge_that_repeats_the_token_or_paints_the_terminal_is_not_repe
     assert "t0ken" not in str(caught.value)
     assert "\x1b" not in str(caught.value)
     assert "bad token ***" in str(caught.value)
+
+
+async def test_an_authority_that_cannot_be_read_is_told_with_the_forge(tmp_path):
+    spec = Forge(api="https://127.0.0.1:1/api/v1", repo="a/b", token=TOKEN, ca=str(tmp_path / "none.pem"))
+
+    with pytest.raises(Unavailable, match=r"forge a/b at .*none.pem cannot be used: No such file"):
+        Line(spec, "t0ken")

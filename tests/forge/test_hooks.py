@@ -1,6 +1,8 @@
 """Where webhooks are taken: who signed, for which repository, and once."""
 
+import hmac
 import json
+import threading
 
 import pytest
 
@@ -155,3 +157,38 @@ async def test_without_a_secret_no_webhook_is_accepted(door):
 
     with pytest.raises(Refused, match="webhook install"):
         await door.hooks.receive(*sample("push.commits"))
+
+
+async def test_a_body_is_digested_once_for_each_secret_however_many_repos_share_it(door, monkeypatch):
+    door.forges = {f"repo{number}": forge(f"acme/repo{number}", WIDGETS) for number in range(50)}
+    door.forges["widgets"] = forge("Acme/Widgets", WIDGETS)
+    digested, threads = [], set()
+    made = hmac.new
+
+    def count(key, *rest):
+        digested.append(key)
+        threads.add(threading.get_ident())
+        return made(key, *rest)
+
+    monkeypatch.setattr(hmac, "new", count)
+    with pytest.raises(Refused):
+        await door.hooks.receive(*signed_by_a_stranger())
+    await door.hooks.receive(*sample("pull_request.opened"))
+
+    assert digested == [SECRET.encode()] * 2
+    assert threading.get_ident() not in threads
+    assert door.hints[0].repos == ("widgets",)
+
+
+def signed_by_a_stranger():
+    headers, raw = sample("pull_request.opened")
+    return headers, raw + b" "
+
+
+async def test_secrets_that_no_forge_has_any_more_are_forgotten(door):
+    for number in range(20):
+        door.forges = {"widgets": forge("Acme/Widgets", Secret(env=f"W{number}"))}
+        door.words = {Secret(env=f"W{number}"): SECRET}
+        await door.hooks.receive(*sample("pull_request.opened"))
+
+    assert len(door.hooks._found) == 1

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from reconciler.core.errors import Conflict, Unavailable, UsageError
+from reconciler.store import commits
 from reconciler.store.bot import Bot
 from tests.store.world import commit, git
 
@@ -237,3 +238,31 @@ async def test_one_file_is_read_alone_and_the_newest_of_it(open_repository, chec
 async def test_a_path_out_of_the_repository_is_refused(open_repository, bare, path):
     with pytest.raises(UsageError, match="not a file of the repository"):
         await Bot(await open_repository(bare), "main").put({path: GOAL}, MESSAGE)
+
+
+async def test_of_many_places_that_are_asked_for_few_are_remembered(open_repository, bare):
+    bot = Bot(await open_repository(bare), "main")
+
+    for number in range(40):
+        assert (await bot.files(f"specs/tasks/{number}.yaml"))[1] == {}
+        await bot.files(TASK)
+
+    assert len(bot._read) == 16
+    assert TASK in bot._read
+
+
+@pytest.mark.parametrize("branch", [None, "proposals/deep/below/it"])
+async def test_what_was_committed_has_its_names_on_disk_too(open_repository, bare, monkeypatch, branch):
+    """Power may go the moment after the answer: git syncs files, and no folder that they are in."""
+    bot, synced = Bot(await open_repository(bare), "main"), []
+    monkeypatch.setattr(commits, "sync_folder", lambda folder: synced.append(folder.resolve()))
+
+    made = await bot.put({"specs/tasks/new/deep.yaml": GOAL}, MESSAGE, branch=branch)
+
+    ids = git(bare, "rev-list", "--objects", made, "^main~0" if branch else f"{made}~1").split("\n")
+    loose = {bare.resolve() / "objects" / line[:2] for line in ids if line}
+    ref = (bare / "refs/heads" / (branch or "main")).resolve()
+    folders = [folder for folder in ref.parents if folder.is_relative_to(bare.resolve())]
+    assert loose <= set(synced)
+    assert set(folders) <= set(synced)
+    assert max(synced.index(folder) for folder in loose) < synced.index(ref.parent)

@@ -1,0 +1,98 @@
+"""
+Whom TLS trusts: the public authorities, and those that the environment or a setting names.
+
+Proxies and netrc of the environment are not for us; these are files that a
+person put there for this purpose.
+"""
+
+import os
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from reconciler.core.errors import UsageError
+
+VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""Variables that each name a file with authorities; SSL_CERT_DIR names a folder."""
+
+
+class Authorities:
+    """Those whom clients trust; `ca` is a file with more of them, in PEM."""
+
+    def __init__(self, ca: str | None = None) -> None:
+        """Raise UsageError if a file that is named cannot be used."""
+        named = [os.environ.get(name) for name in VARIABLES]
+        self._folder = os.environ.get("SSL_CERT_DIR")
+        self._files = [Path(file).expanduser() for file in (*named, ca) if file]
+        self._as_of: list[object] = []
+        self.context = self._read()
+
+    def renewed(self) -> bool:
+        """Take up files that were exchanged; return whether there were any. One that cannot be read waits."""
+        with suppress(UsageError, OSError):
+            if self._as_of != self._times():
+                self.context = self._read()
+                return True
+        return False
+
+    def _read(self) -> ssl.SSLContext:
+        """Return a context made of what is there now: an authority that is gone is not trusted any more."""
+        context = httpx2.create_ssl_context(trust_env=False)
+        if self._folder:
+            context.load_verify_locations(capath=self._folder)
+        for file in self._files:
+            try:
+                context.load_verify_locations(cafile=file)
+            except OSError as error:  # ssl.SSLError is one
+                raise UsageError(
+                    f"the certificates of authorities in {file} cannot be used: {error.strerror or error}; "
+                    f"it must be a readable PEM file (see {', '.join(VARIABLES)}, or the setting `ca`)"
+                ) from error
+        self._as_of = self._times()
+        return context
+
+    def _times(self) -> list[object]:
+        return [(found.st_mtime_ns, found.st_ino) for found in (file.stat() for file in self._files)]
+
+
+@dataclass(slots=True)
+class _Used:
+    client: httpx2.AsyncClient
+    users: int = 0
+
+
+class RenewedClient:
+    """An HTTP client that is made anew, by `make`, when those whom it trusts were exchanged."""
+
+    def __init__(
+        self, authorities: Authorities, make: Callable[[ssl.SSLContext], httpx2.AsyncClient]
+    ) -> None:
+        self._authorities = authorities
+        self._make = make
+        self._now = _Used(make(authorities.context))
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[httpx2.AsyncClient]:
+        """Yield the client; one that is replaced meanwhile ends with its last user."""
+        if self._authorities.renewed():
+            before, self._now = self._now, _Used(self._make(self._authorities.context))
+            await self._end_if_unused(before)
+        used = self._now
+        used.users += 1
+        try:
+            yield used.client
+        finally:
+            used.users -= 1
+            await self._end_if_unused(used)
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._now.client.aclose()
+
+    async def _end_if_unused(self, used: _Used) -> None:
+        if used is not self._now and not used.users:
+            await used.client.aclose()

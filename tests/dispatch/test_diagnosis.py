@@ -1,0 +1,114 @@
+"""
+What was seen of a login, and what one is told: the table, row by row.
+"""
+
+import socket
+
+import asyncssh
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.dispatch.diagnosis import Class, Seen, Try, diagnose
+from reconciler.dispatch.route import Hop
+
+KEY = asyncssh.generate_private_key("ssh-ed25519").convert_to_public()
+OTHER = asyncssh.generate_private_key("ecdsa-sha2-nistp256").convert_to_public()
+HELLO = b"SSH-2.0-OpenSSH_9.2\r\n"
+LOST = asyncssh.ConnectionLost("Connection lost")
+DENIED = asyncssh.PermissionDenied("Permission denied")
+
+
+def kexinit(*lists: str) -> bytes:
+    """Return the packet in which a server names its algorithms."""
+    names = [*lists, *[""] * (10 - len(lists))]
+    body = bytes([20]) + bytes(16) + b"".join(len(n).to_bytes(4) + n.encode() for n in names) + bytes(5)
+    return (len(body) + 5).to_bytes(4) + bytes([4]) + body + bytes(4)
+
+
+def told(error: Exception, *, pinned=(KEY,), user: str | None = "agents", **seen: object):
+    hop = Hop(name="h1", address="h1.example", user=user)
+    return diagnose(Try(hop, error, Seen(**seen), pinned, ["ssh-ed25519", "rsa-sha2-512"], 15.0))
+
+
+@pytest.mark.parametrize(
+    ("error", "seen", "kind", "remedy"),
+    [
+        (socket.gaierror(-2, "unknown"), {}, Class.NAME, "check `address`"),
+        (ConnectionRefusedError(), {}, Class.CLOSED, "check `port`"),
+        (OSError(113, "No route to host"), {}, Class.NETWORK, "the network"),
+        (TimeoutError(), {}, Class.SILENT, "firewalls"),
+        (TimeoutError(), {"connected": True}, Class.SILENT, "says nothing"),
+        (TimeoutError(), {"connected": True, "said": HELLO}, Class.SLOW, "UseDNS"),
+        (LOST, {"connected": True}, Class.BUSY, "MaxStartups"),
+        (ConnectionResetError(), {"connected": True}, Class.BUSY, "MaxStartups"),
+        (LOST, {"connected": True, "said": HELLO}, Class.BUSY, "see its log"),
+        (LOST, {"said": b"Not allowed at this time\r\n"}, Class.BARRED, "PerSourcePenaltyExemptList"),
+        (LOST, {"said": b"Exceeded MaxStartups\r\n"}, Class.BUSY, "tried again"),
+        (LOST, {"said": b"HTTP/1.1 400\r\n"}, Class.STRANGER, "`port` is sshd's"),
+        (TimeoutError(), {"connected": True, "said": b"* OK IMAP4 ready\r\n"}, Class.STRANGER, "IMAP4"),
+        (asyncssh.ChannelOpenError(2, "refused"), {}, Class.JUMP, "AllowTcpForwarding"),
+        (LOST, {"said": HELLO + kexinit("curve25519-sha256", "ssh-rsa")}, Class.ALGORITHMS, "ssh-keygen -A"),
+        (LOST, {"said": HELLO + kexinit("curve25519-sha256", "ssh-dss")}, Class.ALGORITHMS, "only ssh-dss"),
+        (LOST, {"said": HELLO + kexinit("a", "ssh-ed25519")}, Class.BUSY, "see its log"),
+        (DENIED, {"offered": 1, "is_exhausted": True}, Class.LOGIN, "authorized_keys"),
+        (DENIED, {"offered": 1, "asked": {"password"}, "is_exhausted": True}, Class.LOGIN, "authorized_keys"),
+        (DENIED, {"offered": 1, "asked": {"password"}}, Class.SECOND_FACTOR, "password besides"),
+        (DENIED, {"asked": {"password"}}, Class.NO_KEYS, "PubkeyAuthentication"),
+        (LOST, {"said": HELLO, "offered": 1}, Class.ACCOUNT, "expired"),
+        (asyncssh.ProtocolError("Too many authentication failures"), {}, Class.TOO_MANY_KEYS, "`identity`"),
+        (asyncssh.HostKeyNotVerifiable("no"), {"presented": OTHER}, Class.HOST_KEY, "another type"),
+        (asyncssh.HostKeyNotVerifiable("no"), {"presented": KEY}, Class.HOST_KEY, "has changed"),
+        (asyncssh.ProtocolError("oops"), {"said": HELLO}, Class.PROTOCOL, "oops"),
+        (ValueError("odd"), {}, Class.NETWORK, "odd"),
+    ],
+)
+def test_what_was_seen_decides_what_one_is_told(error, seen, kind, remedy):
+    finding = told(error, **seen)
+
+    assert finding.kind is kind, finding
+    assert remedy in finding.words
+
+
+errors = st.sampled_from(
+    [
+        LOST,
+        DENIED,
+        TimeoutError(),
+        ConnectionResetError(),
+        OSError(5, "no"),
+        asyncssh.ProtocolError("no"),
+        asyncssh.KeyExchangeFailed("No matching MAC algorithm found, sent a and received b"),
+        asyncssh.HostKeyNotVerifiable("no"),
+        ValueError("no"),
+    ]
+)
+
+
+tries = st.builds(
+    Seen,
+    said=st.builds(
+        bytes.__add__, st.sampled_from([b"", HELLO, b"SSH-2.0-", b"SSH-1"]), st.binary(max_size=80)
+    ),
+    connected=st.booleans(),
+    offered=st.integers(0, 3),
+    asked=st.sets(st.sampled_from(["password", "keyboard-interactive"])),
+    presented=st.sampled_from([None, KEY, OTHER]),
+    banner=st.text(max_size=20),
+)
+
+
+@given(errors, tries)
+def test_whatever_was_seen_is_told_in_one_harmless_line(error: Exception, seen: Seen):
+    hop = Hop(name="h1", address="h1.example")
+
+    words = diagnose(Try(hop, error, seen, (KEY,), ["ssh-ed25519"], 15.0)).words
+
+    assert words
+    assert words.isprintable()
+
+
+def test_names_of_algorithms_are_made_harmless_too():
+    said = HELLO + kexinit("curve25519-sha256", "\x1b[31mred")
+
+    assert told(LOST, said=said).words.isprintable()
