@@ -13,6 +13,7 @@ import click
 
 from reconciler import clock
 from reconciler.cli.context import Context
+from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import list_output, print_json, print_list, print_table, print_yaml
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ async def _recorded(context: Context, *, kind: str) -> "tuple[Desired, Observed,
 
     async with opened(context) as fleet:
         desired, observed = await fleet.recorded()
+        await say_if_nobody_serves(fleet, desired.fleet.state_branch, observed.statuses, clock.now())
         hosts = desired.hosts.values() if kind == "host" else ()
         closed = [host.name for host in hosts if host.cordon or host.drain]
         return desired, observed, await fleet.closed_since(closed)

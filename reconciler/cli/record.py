@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import Column, Document, print_list
 from reconciler.core.errors import NotFound
 from reconciler.core.fields import format_time
@@ -121,8 +123,10 @@ async def _logs(
         record = await fleet.record()
         status = await _status(fleet, record, task)
         run = status.run if attempt is None else await _run_of(fleet, task, attempt)
+        branch, is_said = await fleet.state_branch(), False
         while is_followed and run is not None and status.run == run and status.phase.is_live:
             printer.print_new(kept.paths(run))
+            is_said = is_said or await say_if_nobody_serves(fleet, branch, {task: status}, clock.now())
             await asyncio.sleep(LOOK)
             await fleet.repository.fetch()
             status = await _status(fleet, record, task)
