@@ -80,11 +80,13 @@ async def serve(
     until: Until = "stopped",
     on_step: Callable[[Step], None],
     on_listen: Callable[[str], None] = lambda _: None,
+    on_loop: Callable[[Loop], None] = lambda _: None,
 ) -> Loop:
     """
     Reconcile the fleet until the time to end has come; return the loop as it ended.
 
-    `on_listen` is told the address of the HTTP API, if there is one. SIGTERM
+    `on_listen` is told the address of the HTTP API, if there is one, and
+    `on_loop` the loop, before anything happens. SIGTERM
     and SIGINT end it within `settings.stop_grace`; live runs go on. Raises
     UsageError if the repository cannot be a fleet's or another process serves
     it, Unavailable or Refused if it cannot be reached in the beginning.
@@ -94,6 +96,7 @@ async def serve(
         async with _api(fleet, settings, partial(_listening, fleet, on_listen)) as knock:
             fleet.loop.on_step = _both(on_step, knock)
             fleet.loop.on_specs = partial(_turn, fleet)
+            on_loop(fleet.loop)
             async with asyncio.TaskGroup() as group:
                 hints = [group.create_task(work) for work in _beside(fleet, settings)]
                 work = group.create_task(fleet.loop.run(until))

@@ -73,9 +73,20 @@ def print_list(
         print_table([c.title for c in shown], [[c.cell(item) for c in shown] for item in items])
 
 
+FORMAT = 1
+"""Version of what `-o json` prints; it grows when a field goes, or means something else."""
+
+
 def print_json(value: object) -> None:
-    """Print JSON for programs and people."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print JSON for programs and people; every object says which version of the format it is in."""
+    click.echo(json.dumps(versioned(value), indent=2, ensure_ascii=False))
+
+
+def versioned(value: object) -> object:
+    """Return an object, or each of a list, with the version of the format before its own fields."""
+    if isinstance(value, list):
+        return [versioned(each) for each in value]
+    return {"format": FORMAT, **value} if isinstance(value, dict) else value
 
 
 def print_yaml(value: object) -> None:
@@ -86,7 +97,7 @@ def print_yaml(value: object) -> None:
     yaml.default_flow_style = False
     yaml.representer.sort_base_mapping_type_on_output = False
     yaml.allow_unicode = True
-    yaml.dump(value, sys.stdout)
+    yaml.dump(versioned(value), sys.stdout)
 
 
 def print_table(

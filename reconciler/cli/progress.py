@@ -2,11 +2,14 @@
 What happens, as it happens, a line each.
 """
 
+from pathlib import Path
+
+from reconciler.cli.causes import full_cause, in_words
 from reconciler.controller.ports import Step
 from reconciler.core.fields import format_time
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model import Phase
+from reconciler.core.model import Desired, Phase
 
 BAD_ENDS = frozenset({Phase.FAILED, Phase.ESCALATED})
 """Phases in which a person should look."""
@@ -30,3 +33,15 @@ def line(step: Step) -> str:
 
 def _line(time: str, name: str, change: str, reason: str) -> str:
     return f"{time[11:19]}  {name:<28}  {change:<24}  {reason}"
+
+
+def why_in_words(step: Step, desired: Desired, data: Path) -> str:
+    """Return, of a step by which a task ended badly, why and what to do, below its line; else nothing."""
+    if not (isinstance(step, Transition) and is_bad_end(step) and step.after):
+        return ""
+    found = full_cause(step.task, step.after, desired, data)
+    lines = in_words(found).splitlines()[1:] if found else []  # the line itself says the first
+    return "\n".join(f"{MARGIN}{line}" for line in lines)
+
+
+MARGIN = " " * 10

@@ -99,7 +99,8 @@ class _Ended(NamedTuple):
 
 def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
     """Reconcile and tell every step; return how it ended."""
-    from reconciler.cli.progress import is_bad_end, line
+    from reconciler.cli.progress import is_bad_end, line, why_in_words
+    from reconciler.controller.loop import Loop
     from reconciler.controller.ports import Step
     from reconciler.serve import serve as serve_fleet
 
@@ -109,15 +110,18 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
         format="%(asctime)s %(levelname)s %(message)s",
     )
     steps, bad_ends = 0, 0
+    loops: list[Loop] = []
 
     def show(step: Step) -> None:
         nonlocal steps, bad_ends
         steps += 1
         bad_ends += is_bad_end(step)
         click.echo(line(step))
+        if loops and (why := why_in_words(step, loops[0].desired, settings.data_dir)):
+            click.echo(why)
 
     def tell(url: str) -> None:
         click.echo(f"listening on {url}")
 
-    loop = asyncio.run(serve_fleet(settings, on_step=show, on_listen=tell, **how))
+    loop = asyncio.run(serve_fleet(settings, on_step=show, on_listen=tell, on_loop=loops.append, **how))
     return _Ended(steps, bool(bad_ends), len(loop.desired.problems), len(loop.last_plan.waiting))

@@ -12,7 +12,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,9 @@ from jmespath.parser import ParsedResult
 
 from reconciler.core.adapter import Adapter, Output, Usage
 from reconciler.core.model import FailureClass, Order, Verdict
-from reconciler.core.outcome import EXIT_CODES, SIGNALS, Facts, spent, verdict
-from reconciler.core.text import harmless
+from reconciler.core.outcome import EXIT_CODES, SIGNALS, Facts, class_of, retry_time, spent, verdict
+from reconciler.core.patterns import chosen, lines_of, matches
+from reconciler.core.text import harmless, one_line
 
 Event = dict[str, Any]
 
@@ -98,49 +101,101 @@ class Asked:
 def judge_output(adapter: Adapter, remains: Remains, asked: Asked, now: datetime) -> Verdict:
     """Return the verdict for what is left of a run, given what it was to do."""
     if adapter.output.format == "text":
-        return verdict(_text_facts(remains), now)
+        return verdict(_text_facts(adapter.output, remains, asked), now)
     return verdict(_event_facts(adapter.output, remains, asked), now)
 
 
-def _text_facts(remains: Remains) -> Facts:
-    """Raw text: there is nothing but the exit code to go by; the words may be about anything."""
+def _text_facts(rules: Output, remains: Remains, asked: Asked) -> Facts:
+    """
+    Return what the lines of a text tell.
+
+    Without rules there is nothing but the exit code to go by: the words may be
+    about anything. Of an error and a success, the later one counts.
+    """
     code = remains.exit_code
+    printed, complained = _end(remains.stdout), _end(remains.stderr)
+    lines = (*lines_of(printed), *lines_of(complained))
+    failed_at, error = _find(rules.error, lines)
+    succeeded_at, _ = _find(rules.success, lines)
+    has_failed = failed_at > succeeded_at or (rules.success is not None and succeeded_at < 0)
+    own_class = _meaning(rules.exit_codes.get(str(code)))
+    totals = _usage(rules, partial(_value, lines=lines))
+    session = _session(_value(rules.session_id, lines))
     return Facts(
         exit_code=code,
-        complete=code not in SIGNALS,
-        succeeded=code == 0,
-        error_class=EXIT_CODES.get(code, FailureClass.AGENT),
-        text=_end(remains.stdout),
-        needs_text=False,
-        stderr=_end(remains.stderr) or _end(remains.stdout),
+        complete=_find(rules.terminal, lines)[0] >= 0 if rules.terminal else code not in SIGNALS,
+        succeeded=code == 0 and not has_failed,
+        error=" ".join((error, *_rest(lines, failed_at))) if failed_at > succeeded_at else "",
+        error_class=own_class or (None if failed_at >= 0 else EXIT_CODES.get(code, FailureClass.AGENT)),
+        error_status=_status(_value(rules.error_status, lines)),
+        text=_value(rules.text, lines) or "" if rules.text else printed,
+        needs_text=rules.text is not None,
+        stderr=complained or printed,
+        words=rules.words,
+        session_id=session,
+        wanted_session=asked.session,
+        totals=totals,
+        usage=spent(asked.totals if session == asked.session else Usage(), totals, rules.cumulative),
     )
+
+
+def _find(pattern: str | None, lines: Sequence[str]) -> tuple[int, str]:
+    """Return the number of the last line that fits, and what it says; -1 if none does."""
+    return max(matches(pattern, lines), default=(-1, ""), key=itemgetter(0)) if pattern else (-1, "")
+
+
+def _value(pattern: str | None, lines: Sequence[str]) -> str | None:
+    at, value = _find(pattern, lines)
+    return value if at >= 0 else None
+
+
+def _rest(lines: Sequence[str], at: int) -> Iterator[str]:
+    """Yield what goes on of an error on the lines below it, up to an empty one."""
+    return takewhile(bool, lines[at + 1 : at + 4])
+
+
+def refusal(rules: Output, stdout: bytes, stderr: bytes, now: datetime) -> dict[str, Any]:
+    """Return, as fields of a verdict, why a run was ended that waited to call its model again (`give_up`)."""
+    lines = (*lines_of(_end(stdout)), *lines_of(_end(stderr)))
+    words = _value(rules.give_up, lines) or "its model refuses"
+    kind = class_of(words, rules.words) or FailureClass.QUOTA
+    return {
+        "outcome": "failed",
+        "kind": kind,
+        "message": one_line(f"stopped, as it only waited to call its model again: {words}"),
+        "retry_at": retry_time(words, now) if kind is FailureClass.QUOTA else None,
+    }
 
 
 def _event_facts(rules: Output, remains: Remains, asked: Asked) -> Facts:
     transcript = read_events(remains.stdout, remains.stderr)
     events = READERS[rules.reader](transcript) if rules.reader else list(transcript.events)
-    session = _session(_ask(rules.session_id, events))
+    ask = partial(_ask, events=events)
+    session = _session(ask(rules.session_id))
     before = asked.totals if session == asked.session else Usage()
-    totals = _usage(rules, events)
+    totals = _usage(rules, ask)
+    stderr = _end(remains.stderr) or ("" if events else _end(remains.stdout))
     is_structure_asked = rules.schema_flag in asked.argv
     return Facts(
         exit_code=remains.exit_code,
-        complete=bool(_ask(rules.terminal, events)) if rules.terminal else _is_whole(transcript),
-        succeeded=bool(_ask(rules.success, events)) if rules.success else remains.exit_code == 0,
-        text=_text(_ask(rules.text, events)) or "",
-        error=_text(_ask(rules.error, events)) or "",
-        error_class=_class(rules, events, remains.exit_code),
-        error_status=_status(_ask(rules.error_status, events)),
-        stderr=_end(remains.stderr) or ("" if events else _end(remains.stdout)),
+        complete=bool(ask(rules.terminal)) if rules.terminal else _is_whole(transcript),
+        succeeded=bool(ask(rules.success)) if rules.success else remains.exit_code == 0,
+        text=_text(ask(rules.text)) or "",
+        error=_text(ask(rules.error)) or "",
+        error_class=_meaning(_text(ask(rules.error_class)) or rules.exit_codes.get(str(remains.exit_code))),
+        error_status=_status(ask(rules.error_status)),
+        stderr=stderr,
+        complaints=tuple(chosen(rules.error_lines, lines_of(stderr))) if rules.error_lines else None,
+        words=rules.words,
         session_id=session,
         wanted_session=asked.session,
-        denials=_texts(_ask(rules.denials, events)),
-        lacks_structure=is_structure_asked and not _ask(rules.structured, events),
+        denials=_texts(ask(rules.denials)),
+        lacks_structure=is_structure_asked and not ask(rules.structured),
         started=bool(events),
         was_cut=transcript.was_cut,
         totals=totals if totals != Usage() else before,
         usage=spent(before, totals, rules.cumulative),
-        notes=(*_texts(_ask(rules.notes, events)), *transcript.notes),
+        notes=(*_texts(ask(rules.notes)), *transcript.notes),
     )
 
 
@@ -148,18 +203,17 @@ def _is_whole(transcript: "Transcript") -> bool:
     return bool(transcript.events) and not transcript.was_cut
 
 
-def _class(rules: Output, events: list[Event], exit_code: int) -> FailureClass | None:
-    told = _text(_ask(rules.error_class, events)) or rules.exit_codes.get(str(exit_code))
+def _meaning(told: str | None) -> FailureClass | None:
     return FailureClass(told) if told in set(FailureClass) else None
 
 
-def _usage(rules: Output, events: list[Event]) -> Usage:
+def _usage(rules: Output, ask: Callable[[str | None], Any]) -> Usage:
     return Usage(
-        input_tokens=int(_number(_ask(rules.input_tokens, events))),
-        output_tokens=int(_number(_ask(rules.output_tokens, events))),
-        cached_tokens=int(_number(_ask(rules.cached_tokens, events))),
-        cost_usd=round(_number(_ask(rules.cost_usd, events)), 6),
-        turns=int(_number(_ask(rules.turns, events))),
+        input_tokens=int(_number(ask(rules.input_tokens))),
+        output_tokens=int(_number(ask(rules.output_tokens))),
+        cached_tokens=int(_number(ask(rules.cached_tokens))),
+        cost_usd=round(_number(ask(rules.cost_usd)), 6),
+        turns=int(_number(ask(rules.turns))),
     )
 
 
@@ -198,14 +252,24 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def _status(value: object) -> int | None:
+    """Return an HTTP status, be it a number or the digits of one."""
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"[1-5][0-9][0-9]", value) else None
     return value if isinstance(value, int) else None
 
 
 LARGEST = 1e15
 """A number above this is nonsense."""
 
+_WRITTEN = re.compile(r"(\d[\d,]{0,20}(?:\.\d{1,20})?)\s?([kKmM]?)", re.ASCII)
+_UNITS = {"": 1, "k": 1e3, "m": 1e6}
+
 
 def _number(value: object) -> float:
+    """Return a number, or what a text such as `1.0k` or `12,345` writes; 0 for anything else."""
+    written = _WRITTEN.fullmatch(value) if isinstance(value, str) else None
+    if written:
+        value = float(written[1].replace(",", "")) * _UNITS[written[2].lower()]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0.0
     return float(value) if math.isfinite(value) and 0 <= value <= LARGEST else 0.0
@@ -399,6 +463,46 @@ def _stderr_json(transcript: Transcript) -> list[Event]:
     return [*transcript.events, *_last_object(transcript.stderr)]
 
 
+def _qwen(transcript: Transcript) -> list[Event]:
+    """Read a stream like Claude's, and the error that may stand on stderr instead of its end."""
+    return [*_claude(transcript), *_last_object(transcript.stderr)]
+
+
+def _gemini(transcript: Transcript) -> list[Event]:
+    """
+    Put words that came piece by piece together, name the tools of results, and count thoughts as output.
+
+    A message is over when something else happens; the last one is the answer.
+    """
+    events, tools = list[Event](), dict[object, object]()
+    for event in _stderr_json(transcript):
+        before = events[-1] if events else {}
+        if _is_piece(before) and _is_piece(event):
+            events[-1] = {**before, "content": before["content"] + event["content"]}
+            continue
+        if event.get("type") == "tool_use" and isinstance(event.get("tool_id"), str):
+            tools[event["tool_id"]] = event.get("tool_name")
+        if event.get("type") == "tool_result" and isinstance(event.get("tool_id"), str):
+            event = {**event, "tool_name": tools.get(event["tool_id"])}  # noqa: PLW2901 - the same, with its name
+        events.append(_with_thoughts(event))
+    return events
+
+
+def _is_piece(event: Event) -> bool:
+    """Tell whether an event is a piece of what the agent says."""
+    is_said = (event.get("type"), event.get("role")) == ("message", "assistant")
+    return is_said and isinstance(event.get("content"), str)
+
+
+def _with_thoughts(event: Event) -> Event:
+    """Count what the model generated: all that was not its input."""
+    stats = event.get("stats")
+    if not isinstance(stats, dict) or "output_tokens" not in stats:
+        return event
+    generated = _number(stats.get("total_tokens")) - _number(stats.get("input_tokens"))
+    return {**event, "stats": {**stats, "generated_tokens": max(generated, _number(stats["output_tokens"]))}}
+
+
 def _list(value: object) -> Sequence[Any]:
     return value if isinstance(value, list) else []
 
@@ -406,5 +510,7 @@ def _list(value: object) -> Sequence[Any]:
 READERS: dict[str, Callable[[Transcript], list[Event]]] = {
     "claude": _claude,
     "codex": _codex,
+    "gemini": _gemini,
+    "qwen": _qwen,
     "stderr_json": _stderr_json,
 }

@@ -18,9 +18,10 @@ from reconciler.core.fields import format_duration
 from reconciler.core.model import Check, FailureClass, Order, Report, Verdict
 from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.merging import Clash
+from reconciler.dispatch.output import refusal
 from reconciler.dispatch.protocol import RunState, Stage, agent_id, agent_job, validation_id, validation_job
 from reconciler.dispatch.repos import CodeRepository
-from reconciler.dispatch.runs import Bounds, Ending
+from reconciler.dispatch.runs import GAVE_UP, Bounds, Ending
 from reconciler.dispatch.secrets import find_secrets, hide, host_secrets, spellings
 from reconciler.dispatch.site import Site
 from reconciler.dispatch.steps import StepFailed, persist
@@ -153,17 +154,22 @@ class Round:
         )
 
     async def _follow_agent(self, state: RunState) -> RunState:
-        bounds = Bounds(silence=self.order.stall_timeout.total_seconds(), output=self._most_output)
+        bounds = Bounds(
+            silence=self.order.stall_timeout.total_seconds(),
+            output=self._most_output,
+            give_up=self.order.adapter.output.give_up,
+        )
         return await self._follow(self._agent, state, bounds)
 
     def _judge(self, state: RunState, secrets: tuple[bytes, ...]) -> Verdict:
         """Return the agent's verdict; where the host knows better than the output, the host's."""
         if state.exit_code is None:
             return failed(Verdict(outcome="failed"), self._unknown(state))
+        stdout, stderr = (hide(self.logs.read(self._agent, stream), secrets) for stream in ("out", "err"))
         verdict = self.read_output(
             self.order.adapter,
-            stdout=hide(self.logs.read(self._agent, "out"), secrets),
-            stderr=hide(self.logs.read(self._agent, "err"), secrets),
+            stdout=stdout,
+            stderr=stderr,
             exit_code=state.exit_code,
             order=self.order,
             now=self.clock(),
@@ -172,7 +178,15 @@ class Round:
             update={"usage": verdict.usage.model_copy(update={"seconds": state.seconds})}
         )
         was_done = verdict.outcome == "success" and state.why != CANCELLED
-        return verdict if was_done or state.why == "exit" else failed(verdict, self._ended(state.why))
+        if was_done or state.why == "exit":
+            return self._interrupted(verdict) if verdict.kind is FailureClass.CANCELLED else verdict
+        if state.why == GAVE_UP:
+            return verdict.model_copy(update=refusal(self.order.adapter.output, stdout, stderr, self.clock()))
+        return failed(verdict, self._ended(state.why))
+
+    def _interrupted(self, verdict: Verdict) -> Verdict:
+        """Return what it means that a CLI says it was cancelled, and not by us."""
+        return failed(verdict, self._at_fault(f"the run was ended there by somebody else: {verdict.message}"))
 
     # --- What it leaves -----------------------------------------------------
 
