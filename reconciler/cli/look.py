@@ -15,6 +15,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.names import one_task, refer, task_name, words_argument
+from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import list_output, print_json, print_list, print_table, print_yaml
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
 """
-Leader lease: who reconciles a fleet behind a URL, as a ref of the remote that is compared and swapped.
+Leader lease: who reconciles a fleet, as a ref beside its record that is compared and swapped.
 
 `refs/fleet/leader/<state branch>` names the holder in a blob. While it lives it
 swaps the blob to and fro between two values: another sees that by looking, with
@@ -108,7 +108,7 @@ class Lease:
     ) -> None:
         self._repository = repository
         self._ref = f"refs/fleet/leader/{branch}"
-        self._theirs = f"refs/remote-fleet/leader/{branch}"
+        self._theirs = f"refs/remote-fleet/leader/{branch}" if repository.address else self._ref
         self._me = me
         self._pause = pause
         self._value: str | None = None
@@ -129,8 +129,6 @@ class Lease:
         another reconciler is at work, Unavailable. A remote that keeps no such
         refs is served without.
         """
-        if not self._repository.address:
-            return  # the writer's lock tells
         while not self.is_held:
             await self._repository.fetch()
             value, other = await self._look()
@@ -151,7 +149,7 @@ class Lease:
 
     async def keep(self) -> None:
         """Give signs of life for as long as it is not cancelled. Raises UsageError once another leads."""
-        while self._repository.address:
+        while True:
             await self._pause(BEAT)
             with suppress(Unavailable):  # what cannot be reached takes no commits from us either
                 await (self._beat() if self.is_held else self._watch())
@@ -162,7 +160,7 @@ class Lease:
             return
         with suppress(Unavailable, Conflict, Refused, TimeoutError):
             async with asyncio.timeout(_LETTING_GO):
-                await push_ref(self._repository.network, "", self._ref, expected=self._value)
+                await self._move("", self._value)
         self._value = None
 
     # -----------------------------------------------------------------------
@@ -211,8 +209,19 @@ class Lease:
         blob = (
             (await self._repository.git.run("hash-object", "-w", "--stdin", stdin=content)).decode().strip()
         )
-        await push_ref(self._repository.network, blob, self._ref, expected=value)
+        await self._move(blob, value)
         self._value = blob
+
+    async def _move(self, value: str, expected: str | None) -> None:
+        """Compare and swap: on the remote, or here where there is none. Raises Conflict, Refused, Unavailable."""
+        if self._repository.address:
+            await push_ref(self._repository.network, value, self._ref, expected=expected)
+            return
+        before = expected or "0" * len(value)
+        words = ("update-ref", self._ref, value, before) if value else ("update-ref", "-d", self._ref, before)
+        moved = await self._repository.git.attempt(*words)
+        if moved.code != 0:
+            raise Conflict(f"{self._ref} of {self._repository} is another's: {moved.words}")
 
     async def _look(self) -> tuple[str | None, Holder | None]:
         return await holder_of(self._repository, self._theirs)
