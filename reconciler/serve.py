@@ -10,9 +10,10 @@ import logging
 import os
 import random
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -24,6 +25,7 @@ from reconciler.controller.ports import Step
 from reconciler.controller.preview import Preview, ReadPull
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Problem, Refused, Unavailable, UsageError
+from reconciler.core.fields import format_time
 from reconciler.core.forge import Hint, Pull
 from reconciler.core.model import Desired, Forge, Host
 from reconciler.dispatch.agentlogs import AgentLogs
@@ -42,10 +44,16 @@ from reconciler.forge.journal import Journal
 from reconciler.settings import Settings
 from reconciler.specs.edit import edit
 from reconciler.specs.fleet import build
-from reconciler.specs.parse import File, read_task
+from reconciler.specs.parse import ROOT, File, read_task
 from reconciler.specs.source import SpecSource, read_revision
 from reconciler.store.bot import Bot
+from reconciler.store.elsewhere import require_own_record
+from reconciler.store.guarded import GuardedTree
+from reconciler.store.leader import Lease, Mode, this_process
+from reconciler.store.marks import Marks
 from reconciler.store.objects import GitTree
+from reconciler.store.presence import BEAT as TELL
+from reconciler.store.presence import Presence, PresenceFile
 from reconciler.store.pulls import PullTree
 from reconciler.store.repository import Repository
 from reconciler.store.state import StateBranch
@@ -85,18 +93,25 @@ async def serve(
     """
     async with _fleet(settings) as fleet:
         _on_signals(fleet.loop.stop)  # before anybody is told that it listens
-        async with _api(fleet, settings, on_listen) as knock:
+        async with _api(fleet, settings, partial(_listening, fleet, on_listen)) as knock:
             fleet.loop.on_step = _both(on_step, knock)
             fleet.loop.on_specs = partial(_turn, fleet)
             on_loop(fleet.loop)
             async with asyncio.TaskGroup() as group:
-                hints = [group.create_task(work) for work in _beside(fleet)]
+                hints = [group.create_task(work) for work in _beside(fleet, settings)]
                 work = group.create_task(fleet.loop.run(until))
                 work.add_done_callback(lambda _: [hint.cancel() for hint in hints])
                 _on_signals(partial(_end, fleet.loop, work, settings))
                 notify("READY=1")
             notify("STOPPING=1")
+    if fleet.superseded is not None:
+        raise fleet.superseded
     return fleet.loop
+
+
+def _listening(fleet: "_Fleet", on_listen: Callable[[str], None], url: str) -> None:
+    fleet.listens_at = url
+    on_listen(url)
 
 
 def _both(on_step: Callable[[Step], None], knock: Callable[[], None]) -> Callable[[Step], None]:
@@ -114,14 +129,41 @@ def _turn(fleet: "_Fleet") -> None:
     fleet.turned.set()
 
 
-def _beside(fleet: "_Fleet") -> Iterator[Coroutine[None, None, None]]:
+def _beside(fleet: "_Fleet", settings: Settings) -> Iterator[Coroutine[None, None, None]]:
     """Yield what goes on beside the loop and gives it hints."""
     yield _watch(fleet)
     yield _look(fleet)
     yield fleet.intake.run()
     yield fleet.preview.run()
+    yield _lead(fleet)
+    yield _tell(fleet, settings)
     if interval := watchdog_interval():
         yield _stay_alive(interval)
+
+
+async def _lead(fleet: "_Fleet") -> None:
+    """Keep the lease, and end the loop once another reconciler leads."""
+    try:
+        await fleet.lease.keep()
+    except UsageError as error:
+        fleet.superseded = error
+        fleet.loop.stop()
+
+
+async def _tell(fleet: "_Fleet", settings: Settings) -> None:
+    """Let commands on this machine know how it stands, and that we are at work."""
+    while True:
+        loop, address = fleet.loop, settings.web.public_url if settings.web else ""
+        fleet.presence.tell(
+            replace(
+                fleet.me,
+                address=address or fleet.listens_at,
+                specs=loop.desired.revision,
+                state=loop.head,
+                trouble=loop.trouble,
+            )
+        )
+        await asyncio.sleep(TELL)
 
 
 async def _stay_alive(interval: float) -> None:
@@ -150,7 +192,7 @@ async def ways(hosts: Callable[[], Mapping[str, Host]], data: Path) -> AsyncIter
         await transports.close()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Fleet:
     """A fleet whose rooms are open."""
 
@@ -160,6 +202,7 @@ class _Fleet:
     branch: str
     """The one with the specs."""
     state: StateBranch
+    lease: Lease
     loop: Loop
     dispatch: Dispatcher
     writer: Bot
@@ -169,6 +212,12 @@ class _Fleet:
     """Set: look at the repository now."""
     turned: asyncio.Event
     """Set: the specs are new, and with them perhaps how often to look."""
+    presence: PresenceFile
+    me: Presence
+    listens_at: str = ""
+    """URL of the HTTP API."""
+    superseded: UsageError | None = None
+    """Why it ended: another reconciler leads."""
 
 
 @asynccontextmanager
@@ -180,15 +229,29 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
         await stack.enter_async_context(repository)
         base = repository.folder or repository.git_dir
         branch = await repository.specs_branch(settings.branch)
-        specs = SpecSource(GitTree(repository, branch))
+        marks = Marks(repository, settings.data_dir)
+        stack.push_async_callback(marks.close)
+        tree = GuardedTree(repository, branch, marks)
+        specs = SpecSource(tree, partial(_objection, tree))
         state_branch = (await specs.read({})).fleet.state_branch
+        await require_own_record(repository, state_branch)
+        mode: Mode = "serve" if settings.web else "run"
         state = await StateBranch.open(
             repository,
             state_branch,
             token=clock.token,
             clock=clock.now,
             revision=lambda: loop.desired.revision,
+            marks=marks,
         )
+        lease = Lease(repository, state_branch, this_process(clock.token(), mode, format_time(clock.now())))
+        stack.push_async_callback(lease.release)
+        await lease.take(by_force=settings.take_over)
+        presence = PresenceFile(repository, state_branch, settings.data_dir)
+        me = Presence(mode=mode, pid=os.getpid(), host=socket.gethostname(), since=format_time(clock.now()))
+        presence.tell(me)
+        stack.callback(lambda: presence.end(clock.now()))
+        tree.is_acted_on = branch != state_branch  # there the record's own mark moves with each commit
         stack.push_async_callback(state.close)
         transports = await stack.enter_async_context(ways(lambda: loop.desired.hosts, settings.data_dir))
         dispatch = Dispatcher(
@@ -221,6 +284,9 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             base=base,
             branch=branch,
             state=state,
+            lease=lease,
+            presence=presence,
+            me=me,
             loop=loop,
             dispatch=dispatch,
             writer=writer,
@@ -229,6 +295,10 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             look=asyncio.Event(),
             turned=asyncio.Event(),
         )
+
+
+def _objection(tree: GuardedTree) -> Problem | None:
+    return Problem(ROOT, 1, 1, str(tree.rewind)) if tree.rewind else None
 
 
 def _reader_of_pulls(repository: Repository) -> ReadPull:

@@ -13,6 +13,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import print_json, print_table
 from reconciler.core.errors import Problem
 from reconciler.core.references import kind_of
@@ -143,7 +144,9 @@ async def _previewed(context: Context, rev: str | None) -> "tuple[Desired, Obser
 
     async with opened(context) as fleet:
         revision, files = await fleet.files(rev)
-        return build(files, revision=revision), await fleet.observed()
+        observed = await fleet.observed()
+        await say_if_nobody_serves(fleet, await fleet.state_branch(), observed.statuses, clock.now())
+        return build(files, revision=revision), observed
 
 
 def _print_problems(problems: Iterable[Problem]) -> None:

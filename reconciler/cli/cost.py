@@ -64,7 +64,7 @@ async def _spending(context: Context, since: datetime | None) -> "Sequence[Spend
     from reconciler.store.spending import spending
 
     async with opened(context) as fleet:
-        return await spending(fleet.repository, await fleet.state_branch(), since=since)
+        return await spending(fleet.repository, await fleet.record_branch(), since=since)
 
 
 def summed(spent: "Iterable[Spending]", by: str) -> Sums:

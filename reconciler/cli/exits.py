@@ -11,6 +11,7 @@ from reconciler.core.errors import (
     NotFound,
     ReconcilerError,
     Refused,
+    Rewound,
     Unavailable,
     UsageError,
 )
@@ -35,6 +36,8 @@ class ExitCode(IntEnum):
     REFUSED = 4, "refused, or not authenticated"
     ENDED_BADLY = 5, "a task that was waited for ended badly, or what was checked does not work"
     CONFLICT = 6, "somebody else wrote first, and kept doing so"
+    ATTENTION = 7, "something waits for a person (`status`), or went back and must be approved"
+    NOT_RUNNING = 8, "no reconciler runs (`status`)"
     USAGE = 64, "called in a way that cannot work"
     UNAVAILABLE = 69, "cannot be reached now; try again later"
     INTERRUPTED = 130, "interrupted"
@@ -45,6 +48,7 @@ ERRORS: Mapping[type[ReconcilerError], ExitCode] = {
     NotFound: ExitCode.NOT_FOUND,
     Refused: ExitCode.REFUSED,
     Conflict: ExitCode.CONFLICT,
+    Rewound: ExitCode.ATTENTION,
     Unavailable: ExitCode.UNAVAILABLE,
     ReconcilerError: ExitCode.FAILURE,
 }

@@ -6,11 +6,13 @@ Reading takes no lock: a reconciler may be at work on the same fleet.
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
+from reconciler import clock
 from reconciler.cli.context import Context
+from reconciler.cli.notices import fetched_words, say
 from reconciler.controller.ports import Entry
 from reconciler.controller.quarantine import without
 from reconciler.core.errors import NotFound, SpecError, UsageError
@@ -22,9 +24,14 @@ from reconciler.specs.source import SpecSource, read_revision
 from reconciler.specs.worktree import read_worktree
 from reconciler.specs.yaml import MAX_BYTES
 from reconciler.store import history
+from reconciler.store.elsewhere import fetched_record
+from reconciler.store.guarded import GuardedTree
+from reconciler.store.marks import Kind as MarkKind
+from reconciler.store.marks import Marks
 from reconciler.store.objects import GitTree
 from reconciler.store.people import commit_file
 from reconciler.store.repository import Repository
+from reconciler.store.rewinds import Line
 from reconciler.store.state import StateReader
 
 T = TypeVar("T")
@@ -49,7 +56,8 @@ async def opened(context: Context) -> AsyncIterator["Fleet"]:
     """Open the fleet that the command is about, and let go of it at the end."""
     async with await Repository.open(context.place, context.clones) as repository:
         branch = await repository.specs_branch(context.branch)
-        yield Fleet(context, repository, branch, GitTree(repository, branch))
+        marks = Marks(repository, context.data_dir)
+        yield Fleet(context, repository, branch, GitTree(repository, branch), marks)
 
 
 async def specs_here(context: Context) -> Desired:
@@ -95,12 +103,17 @@ class Fleet:
     branch: str
     """The one with the specs."""
     tree: GitTree
+    marks: Marks
+    """What was acted on, and may not go back."""
+    said: set[str] = field(default_factory=set)
+    """What was said of it on stderr."""
 
     async def recorded(self) -> tuple[Desired, Observed]:
         """Return what the newest specs ask for, as the reconciler reads them, and what is on record."""
         record = await self.record()
         observed = Observed(*await record.load())
-        return without(record.damaged, await SpecSource(self.tree).read(observed.statuses), observed)
+        tree = GuardedTree(self.repository, self.branch, self.marks, only_looks=True)
+        return without(record.damaged, await SpecSource(tree).read(observed.statuses), observed)
 
     async def observed(self) -> Observed:
         """Return what is on record."""
@@ -108,7 +121,36 @@ class Fleet:
 
     async def record(self) -> StateReader:
         """Return the record itself, for who looks at it again and again."""
-        return StateReader(self.repository, await self.state_branch())
+        return StateReader(self.repository, await self.record_branch())
+
+    async def record_branch(self) -> str:
+        """
+        Return the branch with the record, which in a clone is read as it was fetched.
+
+        What people must know of what they look at is said on stderr.
+        """
+        branch = await self.state_branch()
+        if fetched := await fetched_record(self.repository, branch) if branch != self.branch else None:
+            self.repository.look_at(branch, fetched.ref)
+            self._say_once(fetched_words(fetched, clock.now()))
+        for line in self.lines(branch):
+            if rewind := await self.marks.rewind(line.kind, line.branch, line.head):
+                self._say_once(str(rewind))
+        return branch
+
+    def _say_once(self, words: str) -> None:
+        if words not in self.said:
+            self.said.add(words)
+            say(words)
+
+    def lines(self, state_branch: str) -> Sequence[Line]:
+        """Return the branches that may not go back."""
+        specs = () if self.branch == state_branch else (self.line("specs", self.branch),)
+        return (self.line("record", state_branch), *specs)
+
+    def line(self, kind: MarkKind, branch: str) -> Line:
+        """Return a branch, and what it must descend from."""
+        return Line(self.repository, self.marks, kind, branch)
 
     async def state_branch(self) -> str:
         """Return the branch with the record: what the last good fleet.yaml says."""
@@ -117,7 +159,7 @@ class Fleet:
 
     async def history(self, task: str | None, most: int | None) -> Sequence[history.Entry]:
         """Return what happened to a task, or to all, newest first."""
-        return await history.history(self.repository, await self.state_branch(), task, limit=most)
+        return await history.history(self.repository, await self.record_branch(), task, limit=most)
 
     async def files(self, rev: str | None) -> tuple[str, Mapping[str, File]]:
         """

@@ -15,6 +15,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.names import one_task, refer, task_name, words_argument
+from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import list_output, print_json, print_list, print_table, print_yaml
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ async def _listed(
 
     async with opened(context) as fleet:
         desired, observed = await fleet.recorded()
+        await say_if_nobody_serves(fleet, desired.fleet.state_branch, observed.statuses, clock.now())
         kind = kind_of(words[0]) if len(words) == 1 and not is_one else None
         if kind or not words:
             shown, names = KINDS[kind or "task"], []

@@ -48,6 +48,7 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
         "describe": Entry("reconciler.cli.look:describe", "Show all that is known of one thing."),
         "explain": Entry("reconciler.cli.look:explain", "Show where each value of a task comes from."),
         "history": Entry("reconciler.cli.record:history", "Show what happened, newest first."),
+        "status": Entry("reconciler.cli.status:status", "Show who reconciles, and what needs a person."),
         "logs": Entry("reconciler.cli.record:logs", "Print what an agent printed."),
         "prompt": Entry("reconciler.cli.agents:prompt", "Print what an agent is told."),
         "cost": Entry("reconciler.cli.cost:cost", "Show what agents took: tokens, time and money."),
@@ -58,6 +59,17 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
         "cancel": Entry("reconciler.cli.act:cancel", "Give tasks up."),
         "retry": Entry("reconciler.cli.act:retry", "Run settled tasks once more."),
         "approve-prune": Entry("reconciler.cli.act:approve_prune", "Allow a large removal that waits."),
+    },
+    "The record": {
+        "adopt-record": Entry(
+            "reconciler.cli.rewind:adopt_record", "Go on here, in a clone, with the record of a remote."
+        ),
+        "restore-record": Entry(
+            "reconciler.cli.rewind:restore_record", "Put back a record that was lost or went back."
+        ),
+        "approve-rewind": Entry(
+            "reconciler.cli.rewind:approve_rewind", "Let a record or specs that went back go on from there."
+        ),
     },
     "Hosts and adapters": {
         "host": Entry(

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.names import one_task, task_name, words_argument
+from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import Column, Document, print_list
 from reconciler.core.errors import NotFound
 from reconciler.core.fields import format_time
@@ -124,8 +126,10 @@ async def _logs(
         task = task_name(words, (await record.load())[0])
         status = await _status(fleet, record, task)
         run = status.run if attempt is None else await _run_of(fleet, task, attempt)
+        branch, is_said = await fleet.state_branch(), False
         while is_followed and run is not None and status.run == run and status.phase.is_live:
             printer.print_new(kept.paths(run))
+            is_said = is_said or await say_if_nobody_serves(fleet, branch, {task: status}, clock.now())
             await asyncio.sleep(LOOK)
             await fleet.repository.fetch()
             status = await _status(fleet, record, task)

@@ -7,7 +7,7 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -35,7 +35,8 @@ def run(context: Context, *, once: bool, until_idle: bool, take_over: bool, verb
 
     Serves until it is told to stop (SIGTERM, Ctrl-C); live runs go on without
     it, and the next `run` takes them up. Outside agents and webhooks need
-    `reconciler serve`.
+    `reconciler serve`. With --once or --until-idle it exits 1 if the specs have
+    mistakes, and with --until-idle 5 if a task ended badly.
     """
     from reconciler.serve import Until
 
@@ -43,8 +44,19 @@ def run(context: Context, *, once: bool, until_idle: bool, take_over: bool, verb
         raise click.UsageError("--once and --until-idle exclude each other")
     until: Until = "started" if once else "idle" if until_idle else "stopped"
     settings = replace(context.settings, take_over=take_over)
-    ended_badly = _serve(settings, verbose=verbose, until=until)
-    return ExitCode.ENDED_BADLY if until_idle and ended_badly else ExitCode.OK
+    ended = _serve(settings, verbose=verbose, until=until)
+    if ended.steps == 0 and until != "stopped":
+        click.echo(_nothing(ended), err=True)
+    if until_idle and ended.is_bad:
+        return ExitCode.ENDED_BADLY
+    return ExitCode.FAILURE if until != "stopped" and ended.mistakes else ExitCode.OK
+
+
+def _nothing(ended: "_Ended") -> str:
+    """Say why nothing happened."""
+    waiting = f"; {ended.waiting} waiting (`reconciler get tasks` says for what)" if ended.waiting else ""
+    broken = f"; {ended.mistakes} mistakes in the specs (`reconciler validate`)" if ended.mistakes else ""
+    return f"nothing to do{waiting}{broken}"
 
 
 @click.command()
@@ -72,8 +84,21 @@ def serve(context: Context, /, *, take_over: bool, verbose: bool, public_url: st
     return ExitCode.OK
 
 
-def _serve(settings: Settings, *, verbose: bool, **how: Any) -> bool:
-    """Reconcile and tell every step; return whether a task ended badly."""
+class _Ended(NamedTuple):
+    """How a reconciler ended."""
+
+    steps: int
+    """How many things happened."""
+    is_bad: bool
+    """Whether a task ended badly."""
+    mistakes: int
+    """In the specs, as of the end."""
+    waiting: int
+    """Tasks that wait for something."""
+
+
+def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
+    """Reconcile and tell every step; return how it ended."""
     from reconciler.cli.progress import is_bad_end, line, why_in_words
     from reconciler.controller.loop import Loop
     from reconciler.controller.ports import Step
@@ -84,12 +109,13 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> bool:
         level=logging.INFO if verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    ended_badly = False
+    steps, bad_ends = 0, 0
     loops: list[Loop] = []
 
     def show(step: Step) -> None:
-        nonlocal ended_badly
-        ended_badly |= is_bad_end(step)
+        nonlocal steps, bad_ends
+        steps += 1
+        bad_ends += is_bad_end(step)
         click.echo(line(step))
         if loops and (why := why_in_words(step, loops[0].desired, settings.data_dir)):
             click.echo(why)
@@ -97,5 +123,5 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> bool:
     def tell(url: str) -> None:
         click.echo(f"listening on {url}")
 
-    asyncio.run(serve_fleet(settings, on_step=show, on_listen=tell, on_loop=loops.append, **how))
-    return ended_badly
+    loop = asyncio.run(serve_fleet(settings, on_step=show, on_listen=tell, on_loop=loops.append, **how))
+    return _Ended(steps, bool(bad_ends), len(loop.desired.problems), len(loop.last_plan.waiting))

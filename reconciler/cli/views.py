@@ -36,7 +36,7 @@ class TaskView:
         if self.problems:
             return str(self.problems[0])
         if self.status is None:
-            return "not yet seen by the reconciler"
+            return "not yet seen by the reconciler (does one run? see `reconciler status`)"
         if self.status.waiting:
             return f"{self.status.waiting.reason}: {self.status.waiting.message}"
         return self.cause.summary if self.cause else ""

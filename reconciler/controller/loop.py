@@ -21,7 +21,7 @@ from reconciler.controller.quarantine import Quarantine, fault_message
 from reconciler.controller.starts import Breakers
 from reconciler.core.adapter import Usage
 from reconciler.core.command import assignment, order
-from reconciler.core.errors import Conflict, Refused, SpecError, Unavailable
+from reconciler.core.errors import Conflict, Refused, Rewound, SpecError, Unavailable
 from reconciler.core.events import (
     AgentSaid,
     Completed,
@@ -112,12 +112,15 @@ class Loop:
     last_plan: Plan = field(default_factory=Plan, init=False)
     head: str = field(default="", init=False)
     """Commit that `statuses` and `hosts` are on record with."""
+    trouble: str = field(default="", init=False)
+    """Why it cannot go on now; empty if it can."""
 
     _facts: list[Fact] = field(default_factory=list, init=False)
     _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _knocked: bool = field(default=True, init=False)
     _stopped: bool = field(default=False, init=False)
     _is_running: bool = field(default=False, init=False)
+    _until: Until = field(default="stopped", init=False)
     _delay: timedelta = field(default=RETRY, init=False)
     _retry_at: datetime | None = field(default=None, init=False)
     _spent: Mapping[Purse, Usage] = field(default_factory=dict, init=False)
@@ -223,7 +226,7 @@ class Loop:
 
     async def run(self, until: Until = "stopped") -> None:
         """Converge, wait for news, and again, until the time to end has come."""
-        self._is_running = True
+        self._is_running, self._until = True, until
         try:
             await self._reload()
             while not self._stopped:
@@ -260,7 +263,7 @@ class Loop:
             # Who reads a traceback has time: live runs go on, and what is on record stays as it is.
             log.exception("a look failed by a fault of the reconciler")
             return self._pause(Unavailable(fault_message(error)))
-        self._delay, self._retry_at = RETRY, None
+        self._delay, self._retry_at, self.trouble = RETRY, None, ""
         now = self.clock()
         self._outside.send(now)
         if self._pulls is not None:
@@ -271,7 +274,7 @@ class Loop:
         """Leave alone for a while what could not be done; return for how long."""
         log.warning("%s; trying again in %s", error, self._delay)
         self._agents.refuse(error)
-        self._retry_at = self.clock() + self._delay
+        self._retry_at, self.trouble = self.clock() + self._delay, str(error)
         wait, self._delay = self._delay, min(self._delay * 2, RETRY_CAP)
         return wait
 
@@ -306,10 +309,16 @@ class Loop:
             try:
                 self.statuses, self.hosts = await self.state.load()
             except Unavailable as error:
+                if isinstance(error, Rewound) and self._until != "stopped":
+                    raise  # it goes on when a person wants it to, not by itself
                 log.warning("%s; trying again in %s", error, delay)
+                self._agents.refuse(error)
+                self._retry_at, self.trouble = self.clock() + delay, str(error)
                 await self.pause(self._news, delay)
+                self._news.clear()
                 delay = min(delay * 2, RETRY_CAP)
             else:
+                self._retry_at, self.trouble = None, ""
                 self._spent_since, self.head = None, self.state.head
                 self._quarantine.hold_damaged(self.state.damaged)
                 self.attention = self._attention(self.desired.tasks.keys() | self.statuses.keys())

@@ -70,6 +70,10 @@ class Gone(Unavailable):
     """An object of git that was asked for by its id is not there, and waiting does not bring it back."""
 
 
+class Rewound(Unavailable):
+    """A record or specs went back; nothing goes on until a person says how."""
+
+
 class Conflict(ReconcilerError):
     """Somebody wrote first: fetch, think again, at once."""
 

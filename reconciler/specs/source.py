@@ -2,14 +2,14 @@
 Desired state from a branch: reads what changed since the last look, and only that.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
 from reconciler.controller.ports import Entry, Tree
-from reconciler.core.errors import Gone, Unavailable
+from reconciler.core.errors import Gone, Problem, Unavailable
 from reconciler.core.model import Desired, Status, Task, TaskSpec
 from reconciler.specs.fleet import Builder, stand_in, too_many, uncollected
 from reconciler.specs.layers import blank_task, resolve
@@ -28,8 +28,10 @@ BATCH = 200
 class SpecSource:
     """The specs of a branch, for the loop: `controller.ports.Specs`."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, objection: Callable[[], Problem | None] = lambda: None) -> None:
+        """Read a branch; `objection` tells what is wrong with the branch itself, after each look at it."""
         self._tree = tree
+        self._objection = objection
         self._parser = Parser()
         self._builder = Builder()
         self._built = ""
@@ -37,12 +39,24 @@ class SpecSource:
         self._desired = Desired()
         self._seen = ""
         """Commit that `_desired` answers."""
+        self._said: Problem | None = None
+        """Objection that `_desired` tells of."""
 
     async def read(self, statuses: Mapping[str, Status]) -> Desired:
         """Return what the newest revision asks for; see `controller.ports.Specs.read`."""
         head = await self._tree.head()
-        if head == self._seen:
-            return self._desired
+        objection = self._objection()
+        if head != self._seen:
+            await self._take_up(head, statuses)
+            self._said = None
+        if objection != self._said:
+            problems = [problem for problem in self._desired.problems if problem != self._said]
+            self._desired = replace(self._desired, problems=(*problems, *([objection] if objection else ())))
+            self._said = objection
+        return self._desired
+
+    async def _take_up(self, head: str, statuses: Mapping[str, Status]) -> None:
+        """Let what is desired be what the files of a commit say."""
         entries = await self._changes(head)
         if problem := too_many(self._paths(entries)):
             self._desired = replace(self._desired, problems=(problem,))
@@ -54,7 +68,6 @@ class SpecSource:
             self._built = head
             self._parser.forget(self._builder.files.values())
         self._seen = head
-        return self._desired
 
     async def recall(self, name: str, generation: str) -> Task | None:
         """Return a task as an earlier generation had it; see `controller.ports.Specs.recall`."""

@@ -4,7 +4,7 @@ Commits made in the object database, without anybody's index or work tree.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -128,9 +128,16 @@ async def _commit_on(
         await git.run("read-tree", head, env=index)
         await git.run("update-index", "-z", "--index-info", stdin=lines.encode(), env=index)
         tree = (await git.run("write-tree", env=index)).decode().strip()
-    committed = await _synced(committer).run(
-        "commit-tree", tree, "-p", head, "-F", "-", stdin=message.encode()
-    )
+    return await commit_tree(repository, committer, tree, [head], message)
+
+
+async def commit_tree(
+    repository: Repository, committer: Git, tree: str | None, parents: Sequence[str], message: str
+) -> str:
+    """Make a commit of a tree (None: an empty one) and return it; no ref is touched."""
+    tree = tree or (await repository.git.run("mktree")).decode().strip()
+    words = [word for parent in parents for word in ("-p", parent)]
+    committed = await _synced(committer).run("commit-tree", tree, *words, "-F", "-", stdin=message.encode())
     return committed.decode().strip()
 
 

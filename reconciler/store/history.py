@@ -96,8 +96,8 @@ async def lives(repository: Repository, head: str) -> Lives:
     for commit, name, key in reversed(list(zip(fields[::3], fields[1::3], fields[2::3], strict=False))):
         if name:
             found.transitions[name] = commit
-        if attempt := read_run_key(key):
-            found.attempts[attempt[0]] = max(attempt[1], found.attempts.get(attempt[0], 0))
+        for past, number in filter(None, map(read_run_key, key.split())):  # many, where a rewind was approved
+            found.attempts[past] = max(number, found.attempts.get(past, 0))
     return found
 
 

@@ -43,7 +43,7 @@ async def commit_file(
 
 async def _in_checkout(folder: Path, path: str, text: str | None, message: str) -> str:
     git = Git.personal("-C", str(folder))
-    await _require_identity(git)
+    await require_identity(git)
     await _require_untouched(git, folder, path)
     before, after = _read(folder / path), None if text is None else text.encode()
     if before == after:
@@ -117,7 +117,7 @@ async def _in_objects(
     repository: Repository, branch: str, path: str, text: str | None, message: str, *, push: bool
 ) -> str:
     person = Git.personal(f"--git-dir={repository.git_dir}")
-    await _require_identity(person)
+    await require_identity(person)
     commit = await commit_files(repository, person, branch, {path: text}, message)
     if push and not repository.address:
         await _push_upstream(repository.network, branch, commit)
@@ -127,7 +127,8 @@ async def _in_objects(
 # ---------------------------------------------------------------------------
 
 
-async def _require_identity(git: Git) -> None:
+async def require_identity(git: Git) -> None:
+    """Raise UsageError if git does not know in whose name it commits."""
     for who in ("GIT_AUTHOR_IDENT", "GIT_COMMITTER_IDENT"):
         result = await git.attempt("-c", "user.useConfigOnly=true", "var", who)
         if result.code != 0:

@@ -28,10 +28,12 @@ async def fetch(git: Git) -> None:
     """
     Bring the branches of the remote into `refs/remotes/origin/`; those gone there go here too.
 
+    What the fleet keeps beside them (`refs/fleet/`) comes into `refs/remote-fleet/`.
     Raises Refused if the remote does not let us in, Unavailable if it does not answer.
     """
     words = ("fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "origin")
-    result = await git.attempt(*words, "+refs/heads/*:refs/remotes/origin/*", timeout=NETWORK_TIMEOUT)
+    refs = ("+refs/heads/*:refs/remotes/origin/*", "+refs/fleet/*:refs/remote-fleet/*")
+    result = await git.attempt(*words, *refs, timeout=NETWORK_TIMEOUT)
     if result.code != 0:
         _explain("fetch failed", result.words)
 
@@ -50,6 +52,19 @@ async def push(git: Git, remote: str, commit: str, branch: str) -> None:
     )
     if result.code != 0:
         _explain(f"push of {branch} failed", _all_words(result))
+
+
+async def push_ref(git: Git, value: str, ref: str, *, expected: str | None) -> None:
+    """
+    Compare and swap: let a ref of the remote, by its full name, have a value if it has the expected one.
+
+    An empty value deletes it. Raises as `push` does; Conflict if the ref has another value.
+    """
+    lease = f"--force-with-lease={ref}:{expected or ''}"
+    words = ("push", "--quiet", "--porcelain", lease, "origin", f"{value}:{ref}")
+    result = await git.attempt(*_FEW_OBJECTS, *words, timeout=NETWORK_TIMEOUT)
+    if result.code != 0:
+        _explain(f"push of {ref} failed", _all_words(result))
 
 
 def _all_words(result: Result) -> str:

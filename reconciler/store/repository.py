@@ -40,6 +40,7 @@ class Repository:
         self.network = Git.networked(git_dir)
         self.objects = CatFile(self.git)
         self._hash_name = hash_name
+        self._elsewhere: dict[str, str] = {}
 
     @classmethod
     async def open(cls, place: str, cache_dir: Path) -> Self:
@@ -96,7 +97,17 @@ class Repository:
 
     def ref(self, branch: str) -> str:
         """Return the full name of the ref under which the record of a branch is read."""
+        if branch in self._elsewhere:
+            return self._elsewhere[branch]
         return f"refs/remotes/origin/{branch}" if self.address else f"refs/heads/{branch}"
+
+    def look_at(self, branch: str, ref: str) -> None:
+        """Let a branch be read under another ref from here on: in a clone, what was fetched of it."""
+        self._elsewhere[branch] = ref
+
+    def is_looked_at_elsewhere(self, branch: str) -> bool:
+        """Return whether a branch is read as it was fetched."""
+        return branch in self._elsewhere
 
     def read_ref(self, ref: str) -> str | None:
         """Return the commit a ref points at, read from its file; None if there is no such ref."""

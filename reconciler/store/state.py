@@ -3,6 +3,7 @@ The state branch: what is on record, and the one way to put more on it.
 """
 
 import asyncio
+import logging
 from collections import ChainMap, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -22,11 +23,14 @@ from reconciler.store import messages, statuses
 from reconciler.store.fastimport import Change
 from reconciler.store.history import Lives, lives
 from reconciler.store.layout import FLEET, host_path, status_path
+from reconciler.store.marks import Marks
 from reconciler.store.records import Fleet, Records, Statuses
 from reconciler.store.remote import push
 from reconciler.store.repository import Repository
 from reconciler.store.spending import spending
 from reconciler.store.writer import Writer
+
+log = logging.getLogger(__name__)
 
 _LAST_PUSH = 0.25
 """Seconds for a push under way when the branch is let go of; a remote that hangs is not waited for."""
@@ -78,7 +82,13 @@ class StateBranch:
     """Identity of the fleet, drawn once at its first start; 12 hex digits."""
 
     def __init__(
-        self, repository: Repository, branch: str, writer: Writer, *, revision: Callable[[], str]
+        self,
+        repository: Repository,
+        branch: str,
+        writer: Writer,
+        *,
+        revision: Callable[[], str],
+        marks: Marks | None = None,
     ) -> None:
         self.ref = repository.ref(branch)
         """Of the branch, where it is read from."""
@@ -86,6 +96,7 @@ class StateBranch:
         self._branch = branch
         self._writer = writer
         self._revision = revision
+        self._marks = marks
         self._records = Records(repository, branch)
         self._turn = asyncio.Lock()
         self._head: str | None = None
@@ -104,17 +115,19 @@ class StateBranch:
         token: Callable[[], str],
         clock: Callable[[], datetime],
         revision: Callable[[], str],
+        marks: Marks | None = None,
     ) -> Self:
         """
         Become the writer of the state branch, and make it at the first start.
 
         `token` draws the fleet's id, `clock` dates the commit that records it,
         `revision` names the commit of the specs in force when something is
-        committed. Raises UsageError if the branch cannot be ours (another
-        writer, checked out), Unavailable if the remote does not answer.
+        committed, `marks` remember what was acknowledged. Raises UsageError if
+        the branch cannot be ours (another writer, checked out), Rewound if it
+        went back, Unavailable if the remote does not answer.
         """
         writer = await Writer.open(repository, branch)
-        state = cls(repository, branch, writer, revision=revision)
+        state = cls(repository, branch, writer, revision=revision, marks=marks)
         try:
             state.fleet_id = await state._found(Fleet(id=token()), clock())
         except BaseException:
@@ -188,6 +201,7 @@ class StateBranch:
 
     async def _load(self) -> Statuses:
         await self._catch_up()
+        await self._require(self._writer.head)
         loaded = await self._records.read(self._writer.head)
         if self._head != self._writer.head:
             self._lives = None
@@ -211,9 +225,18 @@ class StateBranch:
         theirs = self._repository.read_ref(self._repository.ref(self._branch))
         ours = self._writer.head
         if theirs is None and ours is not None:
+            log.warning("%s lost branch %s: it is put back", self._repository, self._branch)
             await self._push(ours)
         elif theirs != ours:
+            await self._require(theirs)
             await self._writer.reset(theirs)
+
+    async def _require(self, head: str | None) -> None:
+        """Take a line for the record's unless it went back; from here on it may not go back behind it."""
+        if self._marks is not None:
+            await self._marks.require("record", self._branch, head)
+            if head is not None:
+                await self._marks.advance("record", self._branch, head)
 
     async def _found(self, fleet: Fleet, at: datetime) -> str:
         """Return the id on record; put this one there if there is none."""
@@ -307,6 +330,8 @@ class StateBranch:
                 raise
             finally:
                 self._pushing = None
+        if self._marks is not None:
+            await self._marks.advance("record", self._branch, ids[-1])
         self._head = ids[-1]
         return ids
 

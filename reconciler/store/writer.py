@@ -60,7 +60,7 @@ class Writer:
         """
         if why_not := await _why_not(repository, branch):
             raise UsageError(why_not)
-        lock = await _acquire(repository.git_dir / f"reconciler-{branch.replace('/', '%')}.pid", branch)
+        lock = await _acquire(lock_file(repository.git_dir, branch), branch)
         ref = f"refs/heads/{branch}"
         for left in (f"{ref}.lock", "HEAD.lock"):
             await _remove_if_stale(repository.git_dir / left)
@@ -240,6 +240,26 @@ async def _acquire(path: Path, branch: str) -> int:
     holder = _holder(lock)
     os.close(lock)
     raise UsageError(f"another reconciler (pid {holder}) writes to {branch} of this repository: end it first")
+
+
+def lock_file(git_dir: Path, branch: str) -> Path:
+    """Return the file that the writer of a branch holds locked."""
+    return git_dir / f"reconciler-{branch.replace('/', '%')}.pid"
+
+
+def lock_holder(path: Path) -> int | None:
+    """Return the process that holds a writer's lock (0: not known which); None if nobody does."""
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(lock)
+    finally:
+        os.close(lock)
+    return None
 
 
 def _holder(lock: int) -> int:

@@ -1,0 +1,61 @@
+"""
+What people must know of what they look at, a line each on stderr.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from reconciler.cli.text import ago
+from reconciler.core.model import Desired, Observed, Phase, Status
+
+if TYPE_CHECKING:
+    from reconciler.cli.fleet import Fleet
+    from reconciler.store.elsewhere import Fetched
+
+_SETTLED = frozenset({Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED, Phase.ESCALATED})
+
+
+def say(words: str) -> None:
+    """Say a line on stderr."""
+    click.echo(words, err=True)
+
+
+def fetched_words(fetched: "Fetched", now: datetime) -> str:
+    """Say of a clone how old what it knows is."""
+    when = f"{ago(fetched.at, now)} ago" if fetched.at else "some time ago"
+    return (
+        f"The record is {fetched.remote}'s, as of the fetch {when}: `git fetch {fetched.remote}` brings "
+        "it up to date."
+    )
+
+
+async def say_if_nobody_serves(
+    fleet: "Fleet", branch: str, statuses: Mapping[str, Status], now: datetime
+) -> bool:
+    """Say that no reconciler runs, where there was one and tasks wait for it; return whether it was said."""
+    from reconciler.cli.serving import serving
+
+    if fleet.repository.is_looked_at_elsewhere(branch) or all(map(_is_settled, statuses.values())):
+        return False
+    found = await serving(fleet, branch)
+    if found.is_running is not False:
+        return False
+    ended = f" (the last one ended {ago(found.last_sign, now)} ago)" if found.last_sign else ""
+    say(
+        f"No reconciler runs for this fleet{ended}: states are as it left them; "
+        "start one with `reconciler run`."
+    )
+    return True
+
+
+def _is_settled(status: Status) -> bool:
+    return status.phase in _SETTLED and not status.removed
+
+
+def unsettled(desired: Desired, observed: Observed) -> Mapping[str, Status | None]:
+    """Return every task that a reconciler has something to do with still."""
+    new = {name: None for name in desired.tasks if name not in observed.statuses}
+    return {**new, **{name: each for name, each in observed.statuses.items() if not _is_settled(each)}}

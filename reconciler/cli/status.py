@@ -1,0 +1,238 @@
+"""
+How a fleet stands as a whole: `status`.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from reconciler import clock
+from reconciler.cli.context import Context
+from reconciler.cli.exits import ExitCode
+from reconciler.cli.output import Document, print_json
+from reconciler.cli.text import ago, block, table
+from reconciler.core.fields import format_time
+
+if TYPE_CHECKING:
+    from reconciler.cli.fleet import Fleet
+    from reconciler.cli.serving import Serving
+    from reconciler.core.model import Desired, Observed
+    from reconciler.store.elsewhere import Fetched
+
+
+class Need(NamedTuple):
+    """Something that a person must look at."""
+
+    what: str
+    """`task NAME`, `host NAME`, a file, `record`, `specs`, `reconciler`."""
+    why: str
+    """A word: Escalated, Failed, Stalled, Approval, Broken, Down, Rewound, Trouble."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a fleet stands."""
+
+    serving: "Serving"
+    specs_branch: str
+    specs: str | None
+    """Newest commit."""
+    state_branch: str
+    state: str | None
+    """Newest commit; None: it was never run."""
+    state_at: datetime | None
+    fetched: "Fetched | None"
+    """Where the record was fetched from, in a clone."""
+    phases: Mapping[str, int]
+    hosts: Mapping[str, int]
+    needs: Sequence[Need]
+    advice: Sequence[str]
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@click.pass_obj
+def status(context: Context, output: str) -> int:
+    """
+    Show who reconciles, and what needs a person.
+
+    Exits 0 if a reconciler runs and nobody needs to act, 7 if something waits
+    for a person, 8 if no reconciler runs.
+    """
+    standing = asyncio.run(_standing(context))
+    if output == "json":
+        print_json(document(standing))
+    else:
+        click.echo(text(standing, clock.now()))
+    return exit_code(standing)
+
+
+def exit_code(standing: Standing) -> ExitCode:
+    """Return how `status` ends: who is to act is asked after whether anybody is there to go on."""
+    if standing.serving.is_running is False:
+        return ExitCode.NOT_RUNNING
+    return ExitCode.ATTENTION if standing.needs else ExitCode.OK
+
+
+# --- Looking ---------------------------------------------------------------
+
+
+async def _standing(context: Context) -> Standing:
+    from reconciler.cli.fleet import opened
+    from reconciler.cli.serving import serving
+    from reconciler.cli.views import hosts, tasks
+    from reconciler.store.elsewhere import fetched_record
+    from reconciler.store.power import advice
+
+    async with opened(context) as fleet:
+        branch = await fleet.state_branch()
+        fetched = await fetched_record(fleet.repository, branch)
+        desired, observed = await fleet.recorded()
+        state = fleet.line("record", branch).head
+        phases = Counter(view.stand for view in tasks(desired, observed).values())
+        stands = Counter(view.stand for view in hosts(desired, observed).values())
+        who = await serving(fleet, branch)
+        return Standing(
+            serving=who,
+            specs_branch=fleet.branch,
+            specs=fleet.line("specs", fleet.branch).head,
+            state_branch=branch,
+            state=state,
+            state_at=await _committed_at(fleet, state) if state else None,
+            fetched=fetched,
+            phases=dict(sorted(phases.items())),
+            hosts=dict(sorted(stands.items())),
+            needs=[*await _lines(fleet, branch), *_of_serving(who), *needs(desired, observed)],
+            advice=await advice(fleet.repository),
+        )
+
+
+async def _committed_at(fleet: "Fleet", commit: str) -> datetime | None:
+    told = await fleet.repository.git.attempt("log", "-1", "--format=%cI", commit)
+    return datetime.fromisoformat(told.stdout.decode().strip()) if told.code == 0 else None
+
+
+async def _lines(fleet: "Fleet", branch: str) -> Sequence[Need]:
+    found = [await fleet.marks.rewind(line.kind, line.branch, line.head) for line in fleet.lines(branch)]
+    return [Need(rewind.kind, "Rewound", str(rewind)) for rewind in found if rewind]
+
+
+def _of_serving(who: "Serving") -> Iterator[Need]:
+    if who.presence and who.is_running and who.presence.trouble:
+        yield Need("reconciler", "Trouble", who.presence.trouble)
+
+
+def needs(desired: "Desired", observed: "Observed") -> Iterator[Need]:
+    """Yield what a person must look at, the specs first."""
+    from reconciler.cli.views import hosts, tasks
+    from reconciler.core.model import Phase, Reason
+
+    for problem in desired.problems:
+        yield Need(f"{problem.path}:{problem.line}", "Broken", str(problem).partition(": error: ")[2])
+    for name, view in tasks(desired, observed).items():
+        status, waiting = view.status, view.status.waiting if view.status else None
+        if view.problems:
+            continue  # told above
+        if status and status.phase in {Phase.ESCALATED, Phase.FAILED}:
+            yield Need(f"task {name}", status.phase.value.capitalize(), view.reason)
+        elif waiting and waiting.reason is Reason.APPROVAL:
+            yield Need(f"task {name}", "Approval", f"{waiting.message}: `reconciler approve-prune`")
+        elif any(each.type == "Stalled" and each.status for each in view.conditions):
+            yield Need(f"task {name}", "Stalled", view.reason)
+    for name, host in hosts(desired, observed).items():
+        if host.stand == "down" and host.status:
+            yield Need(f"host {name}", "Down", host.status.message)
+
+
+# --- Showing ---------------------------------------------------------------
+
+
+def document(standing: Standing) -> Document:
+    """Return how a fleet stands as `-o json` prints it."""
+    who, presence = standing.serving, standing.serving.presence
+    running = {
+        "mode": who.mode or None,
+        "pid": who.pid or None,
+        "machine": who.host or None,
+        "since": who.since or None,
+        "address": (presence and presence.address) or None,
+        "specs": (presence and presence.specs) or None,
+        "state": (presence and presence.state) or None,
+        "trouble": (presence and presence.trouble) or None,
+    }
+    return {
+        "running": who.is_running,
+        "reconciler": running if who.is_running is not False else None,
+        "ended_at": format_time(who.last_sign) if who.last_sign else None,
+        "specs": {"branch": standing.specs_branch, "commit": standing.specs},
+        "state": {
+            "branch": standing.state_branch,
+            "commit": standing.state,
+            "at": format_time(standing.state_at) if standing.state_at else None,
+            "remote": standing.fetched.remote if standing.fetched else None,
+            "fetched_at": format_time(standing.fetched.at)
+            if standing.fetched and standing.fetched.at
+            else None,
+        },
+        "tasks": standing.phases,
+        "hosts": standing.hosts,
+        "needs": [need._asdict() for need in standing.needs],
+        "advice": list(standing.advice),
+    }
+
+
+def text(standing: Standing, now: datetime) -> str:
+    """Return how a fleet stands, for people."""
+    fields = [
+        ("reconciler", _who(standing, now)),
+        ("specs", _at(standing.specs_branch, standing.specs, None, now) + _acted_on(standing)),
+        ("record", _record(standing, now)),
+        ("tasks", _counts(standing.phases) or "none"),
+        ("hosts", _counts(standing.hosts) or "none"),
+    ]
+    parts = [block(fields)]
+    if standing.needs:
+        parts.append(table(("NEEDS A PERSON", "WHY", "MESSAGE"), standing.needs))
+    return "\n\n".join([*parts, *standing.advice])
+
+
+def _who(standing: Standing, now: datetime) -> str:
+    who = standing.serving
+    if who.is_running is False:
+        ended = f"; the last one ended {ago(who.last_sign, now)} ago" if who.last_sign else ""
+        return f"none runs{ended}; start one with `reconciler run`"
+    since = f", since {who.since}" if who.since else ""
+    machine = f" on {who.host}" if who.host else ""
+    address = f", {who.presence.address}" if who.presence and who.presence.address else ""
+    doubt = "" if who.is_running else " holds the lease (whether it lives cannot be told from here)"
+    return f"`reconciler {who.mode or 'run'}` (pid {who.pid or '?'}){machine}{since}{address}{doubt}"
+
+
+def _record(standing: Standing, now: datetime) -> str:
+    where = _at(standing.state_branch, standing.state, standing.state_at, now)
+    if standing.fetched is None:
+        return where
+    when = f"{ago(standing.fetched.at, now)} ago" if standing.fetched.at else "some time ago"
+    return f"{where}, as fetched from {standing.fetched.remote} {when}"
+
+
+def _at(branch: str, commit: str | None, at: datetime | None, now: datetime) -> str:
+    if commit is None:
+        return f"{branch}, nothing on it yet"
+    return f"{branch} at {commit[:10]}" + (f", {ago(at, now)} ago" if at else "")
+
+
+def _acted_on(standing: Standing) -> str:
+    presence = standing.serving.presence if standing.serving.is_running else None
+    acted_on = presence.specs if presence else ""
+    return f" (acted on: {acted_on[:10]})" if acted_on and acted_on != standing.specs else ""
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

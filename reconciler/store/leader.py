@@ -1,0 +1,280 @@
+"""
+Leader lease: who reconciles a fleet, as a ref beside its record that is compared and swapped.
+
+`refs/fleet/leader/<state branch>` names the holder in a blob. While it lives it
+swaps the blob to and fro between two values: another sees that by looking, with
+no clock in common, and the repository does not grow. A holder that stood still
+for `LOOKS` looks is gone, and so is at once one of this machine whose process
+is; `term` grows with each holder, for who must tell an old one from a new one.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from reconciler.core.errors import Conflict, Refused, Unavailable, UsageError
+from reconciler.core.text import one_line
+from reconciler.store.remote import push_ref
+from reconciler.store.repository import Repository
+
+log = logging.getLogger(__name__)
+
+BEAT = 15.0
+"""Seconds between two signs of life, and between two looks for those of another."""
+LOOKS = 4
+"""Looks without a sign of life after which a holder is taken for gone: a minute."""
+_LETTING_GO = 5.0
+"""Longest time in seconds to give the lease back in the end; who follows would only wait longer."""
+
+Mode = Literal["run", "serve"]
+Pause = Callable[[float], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A reconciler that holds, or wants, the lease."""
+
+    id: str
+    """Drawn once by each process."""
+    mode: Mode
+    since: str
+    """When it began."""
+    host: str = ""
+    pid: int = 0
+    started: str = ""
+    """When the process began, in the kernel's count."""
+    where: str = ""
+    """The machine's boot and the namespace in which the pid means something."""
+    term: int = 0
+    beat: int = 0
+
+    def __str__(self) -> str:
+        return f"`reconciler {self.mode}` on {self.host or '?'} (pid {self.pid}, since {self.since})"
+
+    def is_here(self) -> bool:
+        """Return whether it can be told from here if its process lives."""
+        return bool(self.where) and self.where == _where()
+
+    def is_alive(self) -> bool:
+        """Return whether its process lives, given that it is here."""
+        return bool(self.started) and self.started == _started(self.pid)
+
+
+def this_process(token: str, mode: Mode, since: str) -> Holder:
+    """Return this process as a holder."""
+    pid = os.getpid()
+    return Holder(
+        id=token,
+        mode=mode,
+        since=since,
+        host=socket.gethostname(),
+        pid=pid,
+        started=_started(pid) or "",
+        where=_where(),
+    )
+
+
+def _where() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str | None:
+    """Return when a process began; None if there is none of that number, or it is dead and not buried yet."""
+    try:
+        fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
+    except OSError:
+        return None
+    return fields[19] if fields[0] not in {"Z", "X"} else None
+
+
+class Lease:
+    """The lease of one fleet. Take it, keep it, and let go of it."""
+
+    def __init__(
+        self, repository: Repository, branch: str, me: Holder, *, pause: Pause = asyncio.sleep
+    ) -> None:
+        self._repository = repository
+        self._ref = f"refs/fleet/leader/{branch}"
+        self._theirs = f"refs/remote-fleet/leader/{branch}" if repository.address else self._ref
+        self._me = me
+        self._pause = pause
+        self._value: str | None = None
+        """Blob of ours that the ref has; None while we do not hold it."""
+        self._seen: tuple[str | None, int] = None, 0
+        """Value of another's, and how often in a row it was seen."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is ours."""
+        return self._value is not None
+
+    async def take(self, *, by_force: bool = False) -> None:
+        """
+        Take the lease, or be content that another `run` has it; wait until it is told whether a holder lives.
+
+        With `by_force` it is taken from whoever has it. Raises UsageError if
+        another reconciler is at work, Unavailable. A remote that keeps no such
+        refs is served without.
+        """
+        while not self.is_held:
+            await self._repository.fetch()
+            value, other = await self._look()
+            if value is None or by_force or self._is_gone(value, other):
+                await self._try(value, other)
+            elif other is not None and self._me.mode == other.mode == "run":
+                log.warning("%s reconciles this fleet too: whoever is first starts a task", other)
+                return
+            elif other is not None and self._is_alive(value, other):
+                raise UsageError(_refusal(other))
+            else:
+                self._count(value)
+                if self._seen[1] == 1:
+                    log.warning(
+                        "%s has the lease of this fleet; looking whether it lives", other or "another"
+                    )
+                await self._pause(BEAT)
+
+    async def keep(self) -> None:
+        """Give signs of life for as long as it is not cancelled. Raises UsageError once another leads."""
+        while True:
+            await self._pause(BEAT)
+            with suppress(Unavailable):  # what cannot be reached takes no commits from us either
+                await (self._beat() if self.is_held else self._watch())
+
+    async def release(self) -> None:
+        """Let go of it, for the next to begin at once."""
+        if not self._value:
+            return
+        with suppress(Unavailable, Conflict, Refused, TimeoutError):
+            async with asyncio.timeout(_LETTING_GO):
+                await self._move("", self._value)
+        self._value = None
+
+    # -----------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        self._me = replace(self._me, beat=1 - self._me.beat)
+        try:
+            await self._swap(self._value)
+        except Refused as error:
+            log.warning("%s", error)
+        except Conflict:
+            await self._repository.fetch()
+            value, other = await self._look()
+            if value is not None and (other is None or other.id != self._me.id):
+                self._value = None
+                raise UsageError(f"another reconciler took over: {other}; this one ends") from None
+            self._value = value  # a push of ours whose answer was lost, or a ref that the remote lost
+            if value is None:
+                await self._try(None, None)
+
+    async def _watch(self) -> None:
+        """Look after a lease that another `run` has: take it when that one is gone; give way to a `serve`."""
+        await self._repository.fetch()
+        value, other = await self._look()
+        if value is None or self._is_gone(value, other):
+            await self._try(value, other)
+        elif other is not None and other.mode == "serve":
+            raise UsageError(_refusal(other))
+        else:
+            self._count(value)
+
+    async def _try(self, value: str | None, other: Holder | None) -> None:
+        self._me = replace(self._me, term=(other.term if other else 0) + 1)
+        try:
+            await self._swap(value)
+        except Conflict:
+            return
+        except Refused as error:
+            log.warning("a second reconciler cannot be told of this one: %s", error)
+            self._value = ""
+
+    async def _swap(self, value: str | None) -> None:
+        if value == "":
+            return  # the remote keeps no such refs
+        content = json.dumps(_document(self._me), sort_keys=True).encode()
+        blob = (
+            (await self._repository.git.run("hash-object", "-w", "--stdin", stdin=content)).decode().strip()
+        )
+        await self._move(blob, value)
+        self._value = blob
+
+    async def _move(self, value: str, expected: str | None) -> None:
+        """Compare and swap: on the remote, or here where there is none. Raises Conflict, Refused, Unavailable."""
+        if self._repository.address:
+            await push_ref(self._repository.network, value, self._ref, expected=expected)
+            return
+        before = expected or "0" * len(value)
+        words = ("update-ref", self._ref, value, before) if value else ("update-ref", "-d", self._ref, before)
+        moved = await self._repository.git.attempt(*words)
+        if moved.code != 0:
+            raise Conflict(f"{self._ref} of {self._repository} is another's: {moved.words}")
+
+    async def _look(self) -> tuple[str | None, Holder | None]:
+        return await holder_of(self._repository, self._theirs)
+
+    def _is_gone(self, value: str, other: Holder | None) -> bool:
+        if other is not None and other.is_here():
+            return not other.is_alive()
+        return self._seen[0] == value and self._seen[1] >= LOOKS
+
+    def _is_alive(self, value: str, other: Holder) -> bool:
+        if other.is_here():
+            return other.is_alive()
+        return self._seen[0] is not None and self._seen[0] != value
+
+    def _count(self, value: str) -> None:
+        self._seen = value, self._seen[1] + 1 if self._seen[0] == value else 1
+
+
+def _refusal(other: Holder) -> str:
+    return (
+        f"another reconciler serves this fleet: {other}; end it first, or take over from it with "
+        "--take-over if its machine is gone for good"
+    )
+
+
+async def holder_of(repository: Repository, ref: str) -> tuple[str | None, Holder | None]:
+    """Return the value of a lease's ref, and the holder it names, if it can be read."""
+    value = repository.read_ref(ref)
+    if value is None:
+        return None, None
+    told = await repository.git.attempt("cat-file", "blob", value)
+    with suppress(ValueError, TypeError):
+        return value, _holder(json.loads(told.stdout))
+    return value, None
+
+
+def _document(holder: Holder) -> Mapping[str, Any]:
+    return {name: getattr(holder, name) for name in Holder.__slots__}
+
+
+def _holder(document: Mapping[str, Any]) -> Holder:
+    """Return the holder that a blob names, each word of it harmless. Raises TypeError or ValueError."""
+    fields = dict(document)
+    word: Callable[[str], str] = lambda name: one_line(str(fields.get(name, "")))  # noqa: E731 - said once
+    number: Callable[[str], int] = lambda name: int(fields.get(name, 0))  # noqa: E731 - as above
+    return Holder(
+        id=word("id"),
+        mode="run" if fields.get("mode") == "run" else "serve",
+        since=word("since"),
+        host=word("host"),
+        pid=number("pid"),
+        started=word("started"),
+        where=word("where"),
+        term=number("term"),
+        beat=number("beat"),
+    )

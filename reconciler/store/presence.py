@@ -1,0 +1,98 @@
+"""
+Presence: who reconciles a fleet from this data folder, told to commands by a small file.
+
+Nothing depends on it but what is shown: it is written without waiting for the
+disk, and who cannot read it says less.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from reconciler.core.fields import format_time
+from reconciler.core.text import one_line
+from reconciler.store.repository import Repository
+from reconciler.store.writer import lock_file, lock_holder
+
+BEAT = 2.0
+"""Seconds between two looks whether there is something to tell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """A reconciler that is at work, or was the last."""
+
+    mode: str
+    """`run` or `serve`."""
+    pid: int
+    host: str
+    since: str
+    """When it began."""
+    address: str = ""
+    """Of its HTTP API; empty if it has none."""
+    specs: str = ""
+    """Commit of the specs that it acts on."""
+    state: str = ""
+    """Commit of the state branch that it put on record last."""
+    trouble: str = ""
+    """Why it cannot go on now."""
+    ended: str = ""
+    """When it ended; empty if it has not, or was killed."""
+
+
+class PresenceFile:
+    """The file in the data folder, for who writes it and who reads it."""
+
+    def __init__(self, repository: Repository, branch: str, data: Path) -> None:
+        place = repository.address or str(repository.git_dir)
+        digest = repository.blob_id(f"{place} {branch}".encode())[:16]
+        self._path = data / "reconcilers" / f"{digest}.json"
+        self._lock = lock_file(repository.git_dir, branch)
+        self._told: Presence | None = None
+
+    def tell(self, presence: Presence) -> None:
+        """Write what is new; a disk that is full only makes commands say less."""
+        with suppress(OSError):
+            if presence == self._told:
+                os.utime(self._path)  # a sign of life
+                return
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fresh = self._path.with_suffix(f".{os.getpid()}")
+            fresh.write_text(json.dumps(asdict(presence)), encoding="utf-8")
+            fresh.replace(self._path)
+            self._told = presence
+
+    def end(self, now: datetime) -> None:
+        """Say that it ended."""
+        if self._told is not None:
+            self.tell(replace(self._told, ended=format_time(now)))
+
+    def read(self) -> Presence | None:
+        """Return who is at work or was the last; None if nothing is known."""
+        try:
+            return _presence(json.loads(self._path.read_bytes()))
+        except (OSError, ValueError, TypeError, AttributeError):
+            return None
+
+    def holder(self) -> int | None:
+        """Return the process that has the record open for writing now; None if nobody has."""
+        return lock_holder(self._lock)
+
+    def last_sign(self) -> datetime | None:
+        """Return when the last one ended, or was last heard of if it was killed."""
+        presence = self.read()
+        with suppress(OSError, ValueError):
+            if presence is not None and presence.ended:
+                return datetime.fromisoformat(presence.ended)
+            return datetime.fromtimestamp(self._path.stat().st_mtime, UTC)
+        return None
+
+
+def _presence(document: Mapping[str, Any]) -> Presence:
+    words = {name: one_line(str(document.get(name, ""))) for name in Presence.__slots__ if name != "pid"}
+    return Presence(pid=int(document.get("pid", 0)), **words)
