@@ -32,6 +32,7 @@ from reconciler.core.model import (
 from reconciler.core.text import one_line, tail
 from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.probe import HostFacts, probe, troubles
+from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import agent_id, folder_name, validation_id
 from reconciler.dispatch.round import ReadOutput, Round
 from reconciler.dispatch.site import local_folder, open_site, usual_pace
@@ -175,7 +176,9 @@ class Trier:
 
     def _round(self, order: Order, read_output: ReadOutput) -> Round:
         logs = Logs(self.data / "logs")
-        site = open_site(self.host, self.transport, fleet=FOLDER, logs=logs, pace=usual_pace(self.host))
+        proofs = Proofs(self.data / FOLDER / "proofs")
+        pace = usual_pace(self.host)
+        site = open_site(self.host, self.transport, fleet=FOLDER, logs=logs, pace=pace, proofs=proofs)
         return Round(
             order=order,
             site=site,
