@@ -128,17 +128,21 @@ async def _stay_alive(interval: float) -> None:
 
 
 @asynccontextmanager
-async def ways(hosts: Callable[[], Mapping[str, Host]], data: Path) -> AsyncIterator[Transports]:
+async def ways(
+    hosts: Callable[[], Mapping[str, Host]], data: Path, *, is_lasting: bool = True
+) -> AsyncIterator[Transports]:
     """
     Open the ways from this machine to hosts, and close them at the end.
 
     `data` is the data folder: local hosts without a `workdir` work in it.
+    `is_lasting`: runs go on when the ways are closed, as those of `serve` do.
     """
     transports = Transports(
         hosts,
         local=lambda host: LocalTransport(local_folder(host, data)),
         jitter=random.random,
         agent_path=os.environ.get("SSH_AUTH_SOCK"),
+        is_lasting=is_lasting,
     )
     try:
         yield transports

@@ -35,15 +35,15 @@ _READY = b"reconciler-ready\n"
 class SshTransport(Transport):
     """One host, over a line that only the hosts behind it share."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, *, is_lasting: bool = True) -> None:
         self._line = line
         self._sessions = asyncio.Semaphore(_SESSIONS)
         self._visit: _Visit | None = None
         hop = line.hop
         # A run may outlive the connection, and with it the agent's socket; the link is made anew each time.
-        self._prefix = (
-            ("env", f"SSH_AUTH_SOCK=$HOME/{agent_socket(hop.name)}") if hop.agent_forwarding else ()
-        )
+        # There is one for each host: who comes only for a moment would take it from the runs of who stays.
+        self._links_agent = hop.agent_forwarding and is_lasting
+        self._prefix = ("env", f"SSH_AUTH_SOCK=$HOME/{agent_socket(hop.name)}") if self._links_agent else ()
 
     async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> Answer:
         """Run a short command and return all that it printed, as Transport says."""
@@ -100,7 +100,7 @@ class SshTransport(Transport):
         """Return the visit of the live connection, greeted."""
         link = await self._line.link()
         if self._visit is None or self._visit.link is not link:
-            self._visit = _Visit(link, self._line)
+            self._visit = _Visit(link, self._line, links_agent=self._links_agent)
         visit = self._visit
         await visit.greeted()
         return visit
@@ -108,7 +108,7 @@ class SshTransport(Transport):
     async def _read_by_command(self, path: str, offset: int, limit: int) -> bytes:
         """Read without SFTP, which a host may lack: a process for each piece, but the same bytes."""
         file = shlex.quote(path)
-        script = f"if [ -e {file} ]; then tail -c +{offset + 1} {file} | head -c {limit}; fi\n"
+        script = f"if [ -f {file} ]; then tail -c +{offset + 1} {file} | head -c {limit}; fi\n"
         answer = await self.call(
             (self._line.hop.shell, "-s"), script.encode(), timeout=self._line.patience.read
         )
@@ -138,8 +138,9 @@ class SshTransport(Transport):
 class _Visit:
     """What is done once over each connection: a greeting, and a client for files."""
 
-    def __init__(self, link: Link, line: Line) -> None:
+    def __init__(self, link: Link, line: Line, *, links_agent: bool) -> None:
         self.link = link
+        self._links_agent = links_agent
         self._line = line
         self._greeting = Once(self._greet)
         self._files = Once(self._start_files)
@@ -166,7 +167,7 @@ class _Visit:
         try:
             async with asyncio.timeout(self._line.patience.connect):
                 answer = await finish(
-                    await self.open(f"{hop.shell} -s"), _greeting(hop.name, hop.agent_forwarding)
+                    await self.open(f"{hop.shell} -s"), _greeting(hop.name, self._links_agent)
                 )
         except TimeoutError as error:
             self._line.retire(self.link)
