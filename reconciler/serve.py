@@ -26,13 +26,14 @@ from reconciler.core.adapter import Secret
 from reconciler.core.errors import Problem, Refused, Unavailable, UsageError
 from reconciler.core.forge import Hint, Pull
 from reconciler.core.model import Desired, Forge, Host
+from reconciler.dispatch import environ
 from reconciler.dispatch.agentlogs import AgentLogs
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.output import read_output
 from reconciler.dispatch.prober import Prober
 from reconciler.dispatch.repos import whole_url
-from reconciler.dispatch.secrets import find_secret
+from reconciler.dispatch.secrets import find_secret, secret_variables
 from reconciler.dispatch.site import local_folder
 from reconciler.dispatch.steps import StepFailed
 from reconciler.dispatch.transports import Transports
@@ -106,6 +107,7 @@ def _both(on_step: Callable[[Step], None], knock: Callable[[], None]) -> Callabl
 
 def _turn(fleet: "_Fleet") -> None:
     """Let those beside the loop work by specs that were just read."""
+    environ.take(secret_variables(fleet.loop.desired))
     fleet.intake.turn()
     fleet.preview.knock()
 
@@ -179,7 +181,9 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
         base = repository.folder or repository.git_dir
         branch = await repository.specs_branch(settings.branch)
         specs = SpecSource(GitTree(repository, branch))
-        state_branch = (await specs.read({})).fleet.state_branch
+        desired = await specs.read({})
+        environ.take(secret_variables(desired))  # before anything is started that could read it
+        state_branch = desired.fleet.state_branch
         state = await StateBranch.open(
             repository,
             state_branch,

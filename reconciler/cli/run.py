@@ -76,7 +76,10 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> bool:
     """Reconcile and tell every step; return whether a task ended badly."""
     from reconciler.cli.progress import is_bad_end, line
     from reconciler.controller.ports import Step
+    from reconciler.dispatch.environ import close_memory
     from reconciler.serve import serve as serve_fleet
+
+    close_memory()
 
     logging.basicConfig(
         stream=sys.stderr,
