@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from pathlib import Path
 
 from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import agent_job
 from reconciler.dispatch.runs import REMOTE_PACE, Bounds, Ending, Runs
 from reconciler.dispatch.scripts import Scripts
@@ -80,7 +81,8 @@ async def connected(hosts: Sequence[Sshd]) -> AsyncIterator[list[Transport]]:
 def on_host(folder: Path, transport: Transport, number: int) -> Runs:
     scripts = Scripts(transport, host=f"h{number}", shell="sh", workdir=WORKDIR)
     logs = Logs(folder / "logs" / str(number))
-    return Runs(scripts, transport, root=f"{WORKDIR}/bench/runs", logs=logs, pace=REMOTE_PACE)
+    proofs = Proofs(folder / "proofs" / str(number))
+    return Runs(scripts, transport, root=f"{WORKDIR}/bench/runs", logs=logs, pace=REMOTE_PACE, proofs=proofs)
 
 
 # --- Short commands: one open connection per host, against OpenSSH's ----------

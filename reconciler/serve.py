@@ -28,13 +28,14 @@ from reconciler.core.errors import Problem, Refused, Unavailable, UsageError
 from reconciler.core.fields import format_time
 from reconciler.core.forge import Hint, Pull
 from reconciler.core.model import Desired, Forge, Host
+from reconciler.dispatch import environ
 from reconciler.dispatch.agentlogs import AgentLogs
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.output import read_output
 from reconciler.dispatch.prober import Prober
 from reconciler.dispatch.repos import whole_url
-from reconciler.dispatch.secrets import find_secret
+from reconciler.dispatch.secrets import find_secret, secret_variables
 from reconciler.dispatch.site import local_folder
 from reconciler.dispatch.steps import StepFailed
 from reconciler.dispatch.transports import Transports
@@ -124,6 +125,7 @@ def _both(on_step: Callable[[Step], None], knock: Callable[[], None]) -> Callabl
 
 def _turn(fleet: "_Fleet") -> None:
     """Let those beside the loop work by specs that were just read."""
+    environ.take(secret_variables(fleet.loop.desired))
     fleet.intake.turn()
     fleet.preview.knock()
     fleet.turned.set()
@@ -174,17 +176,21 @@ async def _stay_alive(interval: float) -> None:
 
 
 @asynccontextmanager
-async def ways(hosts: Callable[[], Mapping[str, Host]], data: Path) -> AsyncIterator[Transports]:
+async def ways(
+    hosts: Callable[[], Mapping[str, Host]], data: Path, *, is_lasting: bool = True
+) -> AsyncIterator[Transports]:
     """
     Open the ways from this machine to hosts, and close them at the end.
 
     `data` is the data folder: local hosts without a `workdir` work in it.
+    `is_lasting`: runs go on when the ways are closed, as those of `serve` do.
     """
     transports = Transports(
         hosts,
         local=lambda host: LocalTransport(local_folder(host, data)),
         jitter=random.random,
         agent_path=os.environ.get("SSH_AUTH_SOCK"),
+        is_lasting=is_lasting,
     )
     try:
         yield transports
@@ -233,7 +239,9 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
         stack.push_async_callback(marks.close)
         tree = GuardedTree(repository, branch, marks)
         specs = SpecSource(tree, partial(_objection, tree))
-        state_branch = (await specs.read({})).fleet.state_branch
+        desired = await specs.read({})
+        environ.take(secret_variables(desired))  # before anything is started that could read it
+        state_branch = desired.fleet.state_branch
         await require_own_record(repository, state_branch)
         mode: Mode = "serve" if settings.web else "run"
         state = await StateBranch.open(

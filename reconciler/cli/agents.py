@@ -131,7 +131,7 @@ async def _tried(
         pick(desired, "host", desired.hosts, host),
     )
     tried = []
-    async with ways(lambda: desired.hosts, data) as transports:
+    async with ways(lambda: desired.hosts, data, is_lasting=False) as transports:
         trier = Trier(
             adapter=adapter,
             host=place,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from reconciler.core.adapter import Adapter
     from reconciler.core.model import Host, HostCli
     from reconciler.dispatch.probe import HostFacts
+    from reconciler.dispatch.rehearsal import Rehearsal
     from reconciler.dispatch.transports import Transports
     from reconciler.dispatch.trust import Trust
 
@@ -60,15 +61,19 @@ def host() -> None:
 @click.pass_obj
 def check(context: Context, names: tuple[str, ...], output: str) -> int:
     """
-    Ask hosts now what they are and have.
+    Ask hosts now what they are and have, and carry out a run there that does nothing.
 
     All hosts if none is named, at the same time. Exits 5 if one of them cannot
-    be used: it does not answer, lacks something that every run needs, or lacks
-    an adapter that its spec names.
+    be used: it does not answer, lacks something that every run needs, cannot
+    start a run, or lacks an adapter that its spec names. Warns of what is not
+    kept from agents there.
     """
     found, problems = asyncio.run(_check(context, names))
     for problem in problems:
         click.echo(str(problem), err=True)
+    for each in found:
+        for warning in each.rehearsal.warnings if each.rehearsal else ():
+            click.echo(f"warning: host {each.host.name}: {warning}", err=True)
     if output == "json":
         print_json([check_document(each) for each in found])
     else:
@@ -90,6 +95,8 @@ class Check:
     """None: it did not answer."""
     troubles: tuple[str, ...]
     """What is wrong with the host itself, and what to do about it."""
+    rehearsal: "Rehearsal | None" = None
+    """What came of a run that does nothing; None if it was not tried."""
 
     @property
     def clis(self) -> "Mapping[str, HostCli]":
@@ -113,7 +120,7 @@ async def _check(context: Context, names: Sequence[str]) -> tuple[Sequence[Check
     wanted = [pick(desired, "host", desired.hosts, name) for name in names or sorted(desired.hosts)]
     bad = [] if names else [each for each in desired.problems if each.path.startswith(spec_folder("host"))]
     data = context.data_dir
-    async with ways(lambda: desired.hosts, data) as transports:
+    async with ways(lambda: desired.hosts, data, is_lasting=False) as transports:
         asked = (_asked(host, transports, desired.adapters, data) for host in wanted)
         return await asyncio.gather(*asked), bad
 
@@ -122,6 +129,7 @@ async def _asked(
     host: "Host", transports: "Transports", adapters: "Mapping[str, Adapter]", data: Path
 ) -> Check:
     from reconciler.dispatch.probe import probe, troubles
+    from reconciler.dispatch.rehearsal import rehearse
     from reconciler.dispatch.site import local_folder
 
     workdir = str(local_folder(host, data)) if host.is_local else None
@@ -129,7 +137,8 @@ async def _asked(
         facts = await probe(transports(host), host, adapters, workdir=workdir)
     except (Unavailable, Refused) as error:
         return Check(host, None, (str(error),))
-    return Check(host, facts, tuple(troubles(facts, clock.now())))
+    tried = await rehearse(host, transports(host), token=clock.token())
+    return Check(host, facts, (*troubles(facts, clock.now()), *tried.troubles), tried)
 
 
 HOST_HEAD = (
@@ -143,6 +152,7 @@ HOST_HEAD = (
     "DISK FREE",
     "GIT",
     "BOOT",
+    "ENDS RUNS BY",
     "WHY",
 )
 CLI_HEAD = ("HOST", "ADAPTER", "USABLE", "VERSION", "PATH", "WHY")
@@ -152,7 +162,7 @@ def _host_row(found: Check) -> Sequence[str]:
     facts, usable = found.facts, "yes" if found.is_usable else "no"
     why = "; ".join(found.troubles)
     if facts is None:
-        return found.host.name, usable, *[DASH] * 8, why
+        return found.host.name, usable, *[DASH] * (len(HOST_HEAD) - 3), why
     return (
         found.host.name,
         usable,
@@ -164,6 +174,7 @@ def _host_row(found: Check) -> Sequence[str]:
         _gib(facts.disk_free_mb),
         facts.git or DASH,
         (facts.boot_id or DASH)[:8],
+        ", ".join(found.rehearsal.held_by if found.rehearsal else ()) or DASH,
         why,
     )
 
@@ -199,6 +210,11 @@ def check_document(found: Check) -> Document:
             "boot_id": facts.boot_id,
             "shell": facts.shell,
             "git": facts.git,
+        }
+    if found.rehearsal:
+        known |= {
+            "ends_runs_by": list(found.rehearsal.held_by),
+            "warnings": list(found.rehearsal.warnings),
         }
     return {
         "host": found.host.name,

@@ -2,7 +2,6 @@
 How the commands of outside agents reach a reconciler: its address, and a token.
 """
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,9 +52,13 @@ def find_token(file: Path | None) -> str | TokenFile | None:
     """
     Return the token in a file, else that of the environment; None if there is none.
 
-    It is taken out of the environment, so that no command we start inherits it.
+    It is taken out of the environment, so that no command we start inherits it
+    or finds it in what the system shows of us.
     """
-    inherited = os.environ.pop(TOKEN, "").strip()
+    from reconciler.dispatch import environ
+
+    environ.close_memory()
+    inherited = environ.take([TOKEN]).get(TOKEN, "").strip()
     return TokenFile(file) if file else inherited or None
 
 

@@ -102,7 +102,10 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
     from reconciler.cli.progress import is_bad_end, line, why_in_words
     from reconciler.controller.loop import Loop
     from reconciler.controller.ports import Step
+    from reconciler.dispatch.environ import close_memory
     from reconciler.serve import serve as serve_fleet
+
+    close_memory()
 
     logging.basicConfig(
         stream=sys.stderr,

@@ -16,7 +16,7 @@ from reconciler.api.models import MOST_WORDS, Lease, Limited, Number, StatusRequ
 from reconciler.client.checkout import Checkout, check_out
 from reconciler.client.held import Held, Slot
 from reconciler.client.http import PIECE, Client
-from reconciler.client.process import end_left_over, environment, running
+from reconciler.client.process import end_left_over, environment, records_beside, running
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import LeaseLost, NotFound, NotNow, Refused, Unavailable, UsageError
 from reconciler.core.fields import Branch, Frozen
@@ -104,7 +104,7 @@ class Job:
         """Bring to an end what an earlier life of this agent left: end the command, send the report."""
         if self._held.report is None:
             if self._held.process:
-                await end_left_over(self._held.process)
+                await end_left_over(self._held.process, records_beside(self._output))
             self._keep(report=self._report("released", "the agent was started anew"))
         await self.report()
 

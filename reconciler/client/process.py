@@ -10,11 +10,14 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from reconciler.dispatch.scripts import script_file
+
 GRACE = 15.0
 """Seconds between TERM and KILL."""
 
 _GATE = 'read -r go && [ "$go" = go ] || exit 125; exec <"$RECONCILER_PROMPT_FILE"; exec sh -c "$0"'
 """Waits for the word; if we die before we say it, the command never begins."""
+_WRAPPER = ("sh", str(script_file("wrapper")))
 _TICK = 0.05
 _NOT_PASSED_ON = (
     "RECONCILER_",
@@ -32,14 +35,20 @@ async def running(
     command: str, *, folder: Path, env: Mapping[str, str], output: Path, record: Callable[[str], None]
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """
-    Run shell text with the prompt as its input, and end all that is left of it on the way out.
+    Run shell text with the prompt as its input, and end all that it started on the way out.
 
     `env` names the prompt (`RECONCILER_PROMPT_FILE`). What is printed goes to
     the end of the file `output`. `record` is told the identity of the process
-    before the command begins.
+    before the command begins. It is held together in the way of runs on hosts,
+    by the same script, which keeps its records in a folder beside `output`.
     """
+    records = records_beside(output)
+    records.mkdir(exist_ok=True)
     with output.open("ab") as out:
         process = await asyncio.create_subprocess_exec(
+            *_WRAPPER,
+            "hold",
+            str(records),
             "sh",
             "-c",
             _GATE,
@@ -58,17 +67,36 @@ async def running(
             process.stdin.close()
         yield process
     finally:
-        await _end(process)
+        await _end(process, records)
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """End the group: with a grace if its leader is still at work, what it left behind at once."""
+def records_beside(output: Path) -> Path:
+    """Return the folder of what is known of the processes that print to a file."""
+    return output.with_name("run")
+
+
+async def _end(process: asyncio.subprocess.Process, records: Path) -> None:
+    """End the command, with a grace, and all it started; who holds it ends then."""
     if process.returncode is None:
-        _signal(process.pid, signal.SIGTERM)
+        await _end_held(records)
         with suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), GRACE)
     _signal(process.pid, signal.SIGKILL)
     await process.wait()
+
+
+async def _end_held(records: Path) -> None:
+    ending = await asyncio.create_subprocess_exec(
+        *_WRAPPER,
+        "end",
+        str(records),
+        "TERM",
+        str(int(GRACE)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    await ending.wait()
 
 
 def environment() -> dict[str, str]:
@@ -84,31 +112,25 @@ def identity(pid: int) -> str:
     return f"{pid} {_boot()} {_born(pid)}"
 
 
-async def end_left_over(known: str) -> None:
-    """End the group of a process that an earlier life of this program began, if it is still there."""
+async def end_left_over(known: str, records: Path) -> None:
+    """End what an earlier life of this program began, and all that it started, if it is still there."""
+    grace = GRACE if await asyncio.to_thread(records.is_dir) else 0  # else nobody holds it
     number, boot, born = known.split(" ", 2)
     pid = int(number)
-    if boot != _boot() or _born(pid) not in {born, ""}:
-        return  # its number is somebody else's now
-    _signal(pid, signal.SIGTERM)
+    if boot != _boot():
+        return
+    await _end_held(records)
     with suppress(TimeoutError):
-        async with asyncio.timeout(GRACE):
-            while _is_there(pid):  # noqa: ASYNC110 - nobody tells us of the end of what is not our child
+        async with asyncio.timeout(grace):
+            while _born(pid) == born:  # noqa: ASYNC110 - nobody tells us of the end of what is not our child
                 await asyncio.sleep(_TICK)
-    _signal(pid, signal.SIGKILL)
+    if _born(pid) in {born, ""}:  # else its number is somebody else's now
+        _signal(pid, signal.SIGKILL)
 
 
 def _signal(group: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.killpg(group, number)
-
-
-def _is_there(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _boot() -> str:

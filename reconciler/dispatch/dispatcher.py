@@ -15,6 +15,7 @@ from reconciler.core.model import Assignment, Claim, FailureClass, Host, Order, 
 from reconciler.core.needs import Needs
 from reconciler.core.prompt import sha256
 from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import folder_name, run_of
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.round import CANCELLED, DELIVERY_PATIENCE, ReadOutput, Round
@@ -68,6 +69,7 @@ class Dispatcher:
         self._keep_logs = keep_logs
         self._keep_logs_mb = keep_logs_mb
         self._logs_due = clock()
+        self._proofs = Proofs(data / "proofs")
         self._pace = pace
         self._patience = patience
         self._delivery_patience = delivery_patience
@@ -88,7 +90,9 @@ class Dispatcher:
         """Carry out the order, or take it up where it stands; see controller.ports.Dispatch."""
         if order.key in self._tasks:
             return
-        task = asyncio.create_task(self._carry_out(order, emit), name=f"{order.run} round {order.round}")
+        # Only now may runs be there of which nothing is known: not once something was started from here.
+        following = self._carry_out(order, emit, may_adopt=self._proofs.is_blank)
+        task = asyncio.create_task(following, name=f"{order.run} round {order.round}")
         self._tasks[order.key] = task
 
     def stop(self, order: Order, why: str, emit: Emit) -> None:
@@ -118,7 +122,10 @@ class Dispatcher:
     async def verify(self, assignment: Assignment, claim: Claim) -> Report:
         """Return what an agent's finished work is found to be; see controller.ports.Dispatch."""
         repository = self._repository(assignment.repo) if assignment.repo else None
-        return await verify(assignment, claim, repository, lambda order: self._round(order).validate())
+        may_adopt = self._proofs.is_blank
+        return await verify(
+            assignment, claim, repository, lambda order: self._round(order, may_adopt=may_adopt).validate()
+        )
 
     async def close(self) -> None:
         """Stop following; runs go on. The transports are closed by whoever made them."""
@@ -167,12 +174,13 @@ class Dispatcher:
             before=now - self._keep_logs,
             most=self._keep_logs_mb * _MEBIBYTE,
         )
+        await asyncio.to_thread(self._proofs.prune, lambda run: run in followed or needs.is_of_open_task(run))
 
     @property
     def _followed_runs(self) -> frozenset[str]:
         return frozenset(run for run, _ in self._tasks)
 
-    async def _carry_out(self, order: Order, emit: Emit) -> None:
+    async def _carry_out(self, order: Order, emit: Emit, *, may_adopt: bool) -> None:
         def seen() -> None:
             prompt = sha256(order.prompt)
             emit(
@@ -182,14 +190,14 @@ class Dispatcher:
             )
 
         try:
-            report = await self._report(order, seen)
+            report = await self._report(order, seen, may_adopt=may_adopt)
         finally:
             del self._tasks[order.key]  # before it is told: whoever hears of it may ask who is followed
         self._tell(order, report, emit)
 
-    async def _report(self, order: Order, seen: Callable[[], None]) -> Report:
+    async def _report(self, order: Order, seen: Callable[[], None], *, may_adopt: bool) -> Report:
         try:
-            return await self._round(order).carry_out(seen)
+            return await self._round(order, may_adopt=may_adopt).carry_out(seen)
         except StepFailed as error:
             return _failure(error.kind, str(error))
         except Exception as error:
@@ -224,7 +232,7 @@ class Dispatcher:
     def _tell(self, order: Order, report: Report, emit: Emit) -> None:
         emit(RunEnded(task=order.task, run=order.run, round=order.round, at=self._clock(), report=report))
 
-    def _round(self, order: Order) -> Round:
+    def _round(self, order: Order, *, may_adopt: bool = False) -> Round:
         return Round(
             order=order,
             site=self._site(order.host),
@@ -234,6 +242,7 @@ class Dispatcher:
             clock=self._clock,
             patience=self._patience,
             delivery_patience=self._delivery_patience,
+            may_adopt=may_adopt,
         )
 
     def _site(self, host: Host) -> Site:
@@ -245,7 +254,14 @@ class Dispatcher:
             and (known.shell, known.workdir) == (host.shell, host.workdir)
         ):
             return known
-        site = open_site(host, transport, fleet=self._fleet, logs=self.logs, pace=self._pace(host))
+        site = open_site(
+            host,
+            transport,
+            fleet=self._fleet,
+            logs=self.logs,
+            pace=self._pace(host),
+            proofs=self._proofs,
+        )
         self._sites[host.name] = site
         self._left_sites = [
             each for each in (*self._left_sites, *([known] if known else ())) if each.runs.is_busy

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -50,9 +51,11 @@ class LocalTransport(Transport):
     async def read(self, path: str, offset: int, limit: int) -> bytes:
         """Return bytes of a file; see Transport."""
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # An agent may have put a pipe there, which would keep us waiting, or a device without end.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
-                return os.pread(descriptor, limit, offset)
+                is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+                return os.pread(descriptor, limit, offset) if is_file else b""
             finally:
                 os.close(descriptor)
         except FileNotFoundError:

@@ -2,6 +2,7 @@
 The words spoken with `wrapper.sh`: what is sent to it, what its answers mean. Nothing here does I/O.
 """
 
+import hashlib
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ RUN_ID = re.compile(
 _HALF_MADE = re.compile(r"\.(?:new|in|out|old)\.\d+\Z")
 """Ends of the names under which `workspace.sh` works on something."""
 _CHECK = re.compile(r"\.c[0-9a-f]{12}\Z")
+_MOST_TOLD = 120
+"""Of more commands it is not told apart which failed: the codes above mean something else."""
 _BATCH = 100
 """A name has at most some 250 bytes, a command line holds 128 KiB."""
 
@@ -37,6 +40,8 @@ class Stage(StrEnum):
     """It is over, and nobody wrote down how."""
     REBOOTED = "rebooted"
     """The host was started anew since."""
+    STRANGE = "strange"
+    """What lies there is nothing that the wrapper makes."""
 
     @property
     def is_alive(self) -> bool:
@@ -46,7 +51,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """What a host says of one run; all but the stage is known of those that are done."""
+    """What a host says of one run; figures are known of those that are done."""
 
     stage: Stage
     exit_code: int | None = None
@@ -57,6 +62,8 @@ class RunState:
     """Wall clock."""
     why: str = ""
     """`exit` when it ended by itself; else why it was ended."""
+    lock: str = ""
+    """Of the start that made it alive: what its record names, or what its seal opens. See `proofs`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +110,16 @@ def batches(names: Iterable[str]) -> Iterator[tuple[str, ...]]:
         yield batch
 
 
-def payload(job: str, stdin: bytes = b"") -> bytes:
-    """Return what `start` reads: a header with the sizes, the job script, the agent's stdin."""
+def payload(job: str, stdin: bytes = b"", *, seal: str = "") -> bytes:
+    """Return what `start` reads: a header with the sizes and the seal, the job script, the agent's stdin."""
     job = job if job.endswith("\n") else job + "\n"
-    return f"run1 {job.count(chr(10))} {len(stdin)}\n".encode() + job.encode() + stdin
+    head = f"run1 {job.count(chr(10))} {len(stdin)} {seal}".rstrip()
+    return f"{head}\n".encode() + job.encode() + stdin
+
+
+def lock_of(seal: str) -> str:
+    """Return what only this seal opens, and what tells nothing of it."""
+    return hashlib.sha256(seal.encode()).hexdigest()
 
 
 def agent_job(
@@ -146,21 +159,32 @@ def validation_job(commands: Sequence[str], *, env: Mapping[str, str], folder: s
 
     What they print goes to `out`; the job's own account, which it does not get
     mixed up with, to `err`: `begin <n> <offset in out>`, and
-    `end <n> <exit code> <hundredths of a second> <offset in out>`.
+    `end <n> <exit code> <hundredths of a second> <offset in out>`. What a
+    command starts can write there too, so it is the exit code of the job that
+    counts: the number of the command that failed (see `failed_command`).
+
+    The programs of the job itself are looked up before `env` may name folders
+    of the workspace on the PATH.
     """
     lines = [
+        f"shell=$(command -v {shlex.quote(shell)}) && wc=$(command -v wc) || give_up workspace",
         *_setting(env, folder),
-        'size() { size=$(($(wc -c <"$RECONCILER_RUN_DIR/out"))); }',
+        'size() { size=$(($("$wc" -c <"$RECONCILER_RUN_DIR/out"))); }',
         "check() {",
         """  printf '$ %s\\n' "$2"; size; printf 'begin %s %s\\n' "$1" "$size" >&2""",
         "  read_clock; since=$clock",
-        f'  {shlex.quote(shell)} -c "$2" </dev/null 2>&1; code=$?',
+        '  "$shell" -c "$2" </dev/null 2>&1; code=$?',
         """  read_clock; size; printf 'end %s %s %s %s\\n' "$1" "$code" $((clock - since)) "$size" >&2""",
-        '  [ "$code" = 0 ] || exit 1',
+        f'  [ "$code" = 0 ] || exit $(($1 < {_MOST_TOLD} ? $1 : {_MOST_TOLD}))',
         "}",
     ]
     lines += [f"check {number} {shlex.quote(command)}" for number, command in enumerate(commands, 1)]
     return "\n".join(lines)
+
+
+def failed_command(exit_code: int, commands: int) -> int | None:
+    """Return the number of the command that failed, by the exit code of their job; None if it was ended."""
+    return exit_code if 0 < exit_code <= min(_MOST_TOLD, commands) else None
 
 
 def _setting(env: Mapping[str, str], folder: str) -> list[str]:
@@ -173,9 +197,10 @@ def parse_state(words: Sequence[str]) -> RunState:
     try:
         stage = Stage(words[0])
         if stage is not Stage.DONE:
-            return RunState(stage)
+            return RunState(stage, lock=words[1] if len(words) > 1 else "")
         code, out, err, hundredths = map(int, words[1:5])
-        return RunState(stage, code, out, err, hundredths / 100, words[5])
+        seal = "".join(words[6:7])
+        return RunState(stage, code, out, err, hundredths / 100, words[5], lock=lock_of(seal) if seal else "")
     except (ValueError, IndexError) as error:
         raise Unavailable(
             f"the wrapper answered {' '.join(words)[:200]!r}, which is no state; see whether its disk is full"

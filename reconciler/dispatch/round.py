@@ -6,6 +6,7 @@ was done is found on the host under its name, and is not done twice.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,7 +17,7 @@ from reconciler.core.adapter import Adapter
 from reconciler.core.command import localize
 from reconciler.core.errors import Unavailable
 from reconciler.core.fields import format_duration
-from reconciler.core.model import Check, FailureClass, Order, Report, Verdict
+from reconciler.core.model import STOPPED, Check, FailureClass, Order, Report, Verdict
 from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.merging import Clash
 from reconciler.dispatch.output import refusal
@@ -29,6 +30,8 @@ from reconciler.dispatch.steps import StepFailed, persist
 from reconciler.dispatch.validation import read_checks
 from reconciler.dispatch.workspace import Prepared, Taken
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 _MEBIBYTE = 2**20
 DELIVERY_PATIENCE = 1800.0
@@ -37,6 +40,8 @@ CANCELLED = "cancelled"
 """Why a run was ended, in the wrapper's records, when it was asked for."""
 _UNSTARTED = "unstarted"
 """The same, when nobody could tell whether it had started."""
+TAMPERED = "tampered"
+"""The same, when somebody else wrote its records."""
 GONE = "gone"
 """The same, when its folder was removed while it went on."""
 _REMOVED = "see who removes files below `workdir`"
@@ -91,6 +96,8 @@ class Round:
     patience: float
     """Seconds for which a host or repository may be away before the agent was started."""
     delivery_patience: float = DELIVERY_PATIENCE
+    may_adopt: bool = False
+    """Whether a run without a proof may be one of ours all the same: the data folder was lost."""
 
     async def carry_out(self, seen: Callable[[], None]) -> Report:
         """Return what came of the round; `seen` is called when the agent is seen alive."""
@@ -103,11 +110,13 @@ class Round:
         if state.stage.is_alive:
             seen()
         try:
-            state = await self._follow_agent(state)
+            state = await self._settled(self._agent, await self._follow_agent(state))
+            notes = await self._take_over_scripts("while the agent was at work")
         except StepFailed as error:
             return Report(verdict=failed(Verdict(outcome="failed"), error))
         secrets = await spellings(self.order.adapter)
         verdict = await asyncio.to_thread(self._judge, state, secrets)  # hundreds of MiB, perhaps
+        verdict = verdict.model_copy(update={"notes": (*verdict.notes, *notes)})
         try:
             return await self._report(prepared, verdict, secrets)
         except StepFailed as error:
@@ -119,7 +128,11 @@ class Round:
 
         Raises StepFailed, Refused and Unavailable.
         """
+        await self.site.runs.bring_scripts()
         prepared = await self.site.workspaces.prepare(self.order, self.repository)
+        standing = await self.site.runs.stat([self._validation])
+        if await self._clear_validation(standing.states[self._validation]):
+            prepared = await self.site.workspaces.prepare(self.order, self.repository)
         return await self._validate(prepared)
 
     async def cancel(self) -> None:
@@ -137,10 +150,11 @@ class Round:
         The host is asked that first, as long as it takes: only of an agent that
         was not started may we say after a while that it cannot be.
         """
-        runs, workspaces = self.site.runs, self.site.workspaces
-        standing = await persist(lambda: runs.stat([self._agent]))
-        state = standing.states[self._agent]
+        workspaces = self.site.workspaces
+        await self._take_over_scripts("before the start")
+        state = await self._stat(self._agent)
         if state.stage not in {Stage.ABSENT, Stage.UNSTARTED}:
+            await self._see_that_ours(self._agent, state)
             return await persist(lambda: workspaces.find(self.order)), state
         prepared = await persist(
             lambda: workspaces.prepare(self.order, self.repository), patience=self.patience
@@ -220,9 +234,73 @@ class Round:
         """Return what it means that a CLI says it was cancelled, and not by us."""
         return failed(verdict, self._at_fault(f"the run was ended there by somebody else: {verdict.message}"))
 
+    # --- What can be believed -----------------------------------------------
+
+    async def _stat(self, run_id: str) -> RunState:
+        return (await persist(lambda: self.site.runs.stat([run_id]))).states[run_id]
+
+    async def _settled(self, run_id: str, state: RunState) -> RunState:
+        """
+        Return the end of a run, once all that it started is gone and the end is known to be its own.
+
+        The seal on it says both. Raises StepFailed for an end that somebody else wrote.
+        """
+        if state.stage in {Stage.LOST, Stage.ORPHAN}:  # nobody was there to end what is left
+            await persist(lambda: self.site.runs.cancel(run_id, CANCELLED, self._ending))
+        await self._see_that_ours(run_id, state)
+        return state
+
+    async def _see_that_ours(self, run_id: str, state: RunState) -> None:
+        """Raise StepFailed for a record that no start of ours made; say it loud, and end what it is of."""
+        runs = self.site.runs
+        if await asyncio.to_thread(runs.proofs.is_ours, run_id, state):
+            return
+        if self._may_adopt and state.stage is not Stage.STRANGE:
+            log.warning("%s: taken up without a proof that it is ours: the data folder was lost", run_id)
+            await asyncio.to_thread(runs.proofs.adopt, run_id, state)
+            return
+        root = (await persist(lambda: runs.stat([]))).root
+        await persist(lambda: runs.cancel(run_id, TAMPERED, self._ending))
+        error = StepFailed(
+            FailureClass.AGENT,
+            f"host {self.order.host.name}: tampered: the record in {root}/{run_id} ({state.stage}) was "
+            "not made by a start from here, so nothing of it is believed; see who can write there "
+            "(docs/security.md)",
+        )
+        log.error("%s round %d: %s", self.order.run, self.order.round, error)
+        raise error
+
+    async def _clear_validation(self, state: RunState) -> bool:
+        """
+        See that no validation of this round is there but one that was started from here.
+
+        One that has no proof since the data folder was lost is removed, to be
+        run anew; return whether there was one.
+        """
+        runs, run_id = self.site.runs, self._validation
+        if self._may_adopt and not await asyncio.to_thread(runs.proofs.is_ours, run_id, state):
+            await persist(lambda: runs.cancel(run_id, CANCELLED, self._ending))
+            await persist(lambda: runs.remove([run_id]))
+            await asyncio.to_thread(runs.proofs.forget, run_id)
+            return True
+        await self._see_that_ours(run_id, state)
+        return False
+
+    async def _take_over_scripts(self, when: str) -> tuple[str, ...]:
+        """Bring our scripts to the host anew; return what is to be noted if others lay in their place."""
+        if not await persist(self.site.runs.bring_scripts):
+            return ()
+        words = (
+            f"host {self.order.host.name}: tampered: a script of the reconciler was changed there {when}; "
+            "it was put right, see who can write below `workdir` (docs/security.md)"
+        )
+        log.error("%s round %d: %s", self.order.run, self.order.round, words)
+        return (words,)
+
     # --- What it leaves -----------------------------------------------------
 
     async def _report(self, prepared: Prepared, verdict: Verdict, secrets: tuple[bytes, ...]) -> Report:
+        await self._clear_validation(await self._stat(self._validation))
         if verdict.outcome == "failed":
             return Report(verdict=await self._keep_work(prepared, verdict), base_commit=prepared.base)
         taken = await self._take_up(prepared)
@@ -267,16 +345,17 @@ class Round:
         )
         state = await self._start(self._validation, job)
         bounds = Bounds(output=self._most_output)
-        state = await self._follow(self._validation, state, bounds)
+        state = await self._settled(self._validation, await self._follow(self._validation, state, bounds))
         if state.exit_code is None:
             raise self._unknown(state)
-        if state.why in {CANCELLED, GONE}:
+        if state.why not in {"exit", "timeout", "output"}:
             raise self._ended(state.why)
         return read_checks(
             order.validation,
             self.logs.read(self._validation, "err"),
             hide(self.logs.read(self._validation, "out"), secrets),
             seconds=state.seconds,
+            exit_code=state.exit_code if state.why == "exit" else STOPPED,
         )
 
     async def _deliver(self, taken: Taken, prepared: Prepared, repository: CodeRepository) -> tuple[str, int]:
@@ -357,6 +436,10 @@ class Round:
 
     def _at_fault(self, words: str) -> StepFailed:
         return StepFailed(FailureClass.HOST, f"host {self.order.host.name}: {words}")
+
+    @property
+    def _may_adopt(self) -> bool:
+        return self.may_adopt and not self.site.runs.proofs.has_drawn(self._agent)
 
     @property
     def _agent(self) -> str:

@@ -15,10 +15,13 @@ from typing import Literal
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.patterns import lines_of, matches
 from reconciler.dispatch.logs import Logs, Stream
+from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import (
+    RUN_ID,
     RunState,
     Standing,
     batches,
+    lock_of,
     parse_standing,
     parse_state,
     parse_states,
@@ -39,6 +42,8 @@ _LONGEST_START = 2000
 """Most bytes that are kept of a line that is not whole: its beginning tells what it is."""
 GAVE_UP = "gave-up"
 """Why a run was ended, in the wrapper's records, that only waited to call its model again."""
+_MOST_ENDED = 10_000
+"""Ends that are remembered until somebody asks for them."""
 
 Signal = Literal["TERM", "INT", "HUP"]
 
@@ -84,8 +89,11 @@ class Bounds:
 class Runs:
     """The runs of one fleet on one host."""
 
-    def __init__(self, scripts: Scripts, transport: Transport, *, root: str, logs: Logs, pace: Pace) -> None:
+    def __init__(
+        self, scripts: Scripts, transport: Transport, *, root: str, logs: Logs, pace: Pace, proofs: Proofs
+    ) -> None:
         self.host = scripts.host
+        self.proofs = proofs
         self._scripts = scripts
         self._transport = transport
         self._root = root
@@ -99,8 +107,10 @@ class Runs:
 
         `timeout` in seconds is kept by the host itself, whether we are there or not.
         """
-        words = (run_id, str(int(timeout)), ending.signal, str(int(ending.grace)), self._scripts.shell)
-        answer = await self._call("start", *words, stdin=payload(job, stdin))
+        seal = await asyncio.to_thread(self.proofs.draw, run_id)
+        limits = (str(int(timeout)), ending.signal, str(int(ending.grace)))
+        words = (run_id, *limits, self._scripts.shell, lock_of(seal))
+        answer = await self._call("start", *words, stdin=payload(job, stdin, seal=seal))
         with self._naming_the_host():
             return parse_state(answer.decode().split()[2:])
 
@@ -112,8 +122,10 @@ class Runs:
 
     async def cancel(self, run_id: str, why: str, ending: Ending) -> RunState:
         """End all processes of the run and return where it stands; if it never started, it never will."""
+        seal = await asyncio.to_thread(self.proofs.draw, run_id)
         words = (run_id, ending.signal, str(int(ending.grace)), why)
-        answer = await self._call("cancel", *words, timeout=ending.grace + CALL_TIMEOUT)
+        stdin, timeout = f"{seal}\n".encode(), ending.grace + CALL_TIMEOUT
+        answer = await self._call("cancel", *words, stdin=stdin, timeout=timeout)
         with self._naming_the_host():
             return parse_state(answer.decode().split()[1:])
 
@@ -122,6 +134,14 @@ class Runs:
         for some in batches(run_ids):
             await self._call("rm", *some)
             self._follower.look_whole_soon()
+
+    async def bring_scripts(self) -> bool:
+        """Bring our scripts to the host anew; return whether others lay in their place."""
+        return await self._scripts.bring_all()
+
+    async def means(self) -> tuple[str, ...]:
+        """Return what finds the processes of a run there when it ends: `cgroup`, `reaper`, `mark`."""
+        return tuple((await self._call("means")).decode().split()[1:])
 
     async def list(self) -> dict[str, RunState]:
         """Return every run on the host."""
@@ -282,7 +302,7 @@ class _Follower:
         while self._watches:
             events = await self._read_events(root, events)
             for run_id in self._ended & self._watches.keys():
-                await self._finish(root, self._watches[run_id], await self._exit(root, run_id))
+                await self._finish_by_hint(root, self._watches[run_id])
             if clock() >= next_copy:
                 next_copy = clock() + self._pace.copy
                 await self._copy_all(root, with_err=copies % _ERR_EVERY == 0)
@@ -303,15 +323,32 @@ class _Follower:
         return standing
 
     async def _read_events(self, root: str, offset: int) -> int:
-        """Take note of the runs that ended; return how far the events are read, to the end of a line."""
+        """
+        Take note of the runs that ended; return how far the events are read, to the end of a line.
+
+        Whoever works there can write what they like into them: they are a hint
+        to look, and what cannot be a line of ours is passed over.
+        """
         data = await self._transport.read(f"{root}/events", offset, _CHUNK)
-        whole = data[: data.rfind(b"\n") + 1]
-        self._ended.update(line.split()[0].decode() for line in whole.splitlines())
+        whole = data if len(data) == _CHUNK else data[: data.rfind(b"\n") + 1]
+        names = (line.partition(b" ")[0].decode(errors="replace") for line in whole.splitlines())
+        self._ended.update(name for name in names if RUN_ID.match(name))
+        if len(self._ended) > _MOST_ENDED:  # nobody has so many runs
+            self._ended.clear()
+            self._is_whole_look_due = True
         return offset + len(whole)
 
-    async def _exit(self, root: str, run_id: str) -> RunState:
-        record = (await self._transport.read(f"{root}/{run_id}/exit", 0, _CHUNK)).decode().split()
-        return parse_state(["done", *record])
+    async def _finish_by_hint(self, root: str, watch: _Watch) -> None:
+        """Finish a run that an event says is over, if its record says so too."""
+        self._ended.discard(watch.run_id)
+        record = await self._transport.read(f"{root}/{watch.run_id}/exit", 0, _CHUNK)
+        words = record.decode(errors="replace").split()
+        try:
+            state = parse_state(["done", *words[:-1]] if words[-1:] == ["ok"] else [])
+        except Unavailable:  # it is not there, or not what it should be: the host itself says which
+            self._is_whole_look_due = True
+            return
+        await self._finish(root, watch, state)
 
     async def _finish(self, root: str, watch: _Watch, state: RunState) -> None:
         """Copy what is left, then say that it is over."""

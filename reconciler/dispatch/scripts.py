@@ -15,6 +15,7 @@ from reconciler.dispatch.transport import Transport
 
 _ANSWER = re.compile(rb"^(?P<kind>[SE])(?: |$)", re.MULTILINE)
 """What a login shell prints before it (a banner) is passed over."""
+SCRIPTS = ("wrapper", "workspace")
 _END = "END_OF_THE_SCRIPT"
 CALL_TIMEOUT = 60.0
 """Seconds; for all that needs no grace and moves no repository."""
@@ -29,10 +30,15 @@ class Script:
     digest: str
 
 
+def script_file(name: str) -> Path:
+    """Return where a script lies on this machine."""
+    return Path(__file__).with_name(f"{name}.sh")
+
+
 @cache
 def script(name: str) -> Script:
     """Return a script by its name."""
-    source = Path(__file__).with_name(f"{name}.sh").read_bytes()
+    source = script_file(name).read_bytes()
     return Script(name, source, hashlib.sha256(source).hexdigest()[:12])
 
 
@@ -77,22 +83,44 @@ class Scripts:
             raise _refusal(f"host {self.host}: {name} {words[0]}", text.decode(errors="replace")[2:])
         return text
 
+    async def bring_all(self) -> bool:
+        """
+        Bring every script anew; return whether something else lay in the place of one.
+
+        Whoever worked there could have changed them, and they decide. Raises
+        Refused and Unavailable.
+        """
+        return await self._bring(*map(script, SCRIPTS))
+
     def _place(self, wanted: Script) -> str:
         return f"{self.workdir}/bin/{wanted.name}-{wanted.digest}"
 
-    async def _bring(self, wanted: Script) -> None:
-        place = self._place(wanted)
-        text = (
-            f'umask 077; at="{place}"; mkdir -p "${{at%/*}}" && cat >"$at.$$" <<\'{_END}\' && '
-            f'mv -f "$at.$$" "$at" && echo "S brought"\n{wanted.source.decode()}{_END}\n'
-        )
+    async def _bring(self, *wanted: Script) -> bool:
+        """Write scripts where they belong; return whether something else lay there."""
+        text = "".join(["umask 077; was=same\n", *map(self._bringing, wanted), 'echo "S brought $was"\n'])
         answer = await self._transport.call((self.shell,), text.encode(), timeout=CALL_TIMEOUT)
         if b"S brought" not in answer.stdout:
             said = one_line((answer.stderr or answer.stdout).decode(errors="replace"), 300)
             raise Refused(
-                f"host {self.host}: cannot write {place} there: {said}; "
-                "check `workdir` (a folder its user may write to), `shell`, and the disk"
+                f"host {self.host}: cannot write {self._place(wanted[0])} there: {said}; "
+                "check `workdir` (a folder its user may write to) and `shell`, "
+                "and see whether the disk is full there"
             )
+        return b"S brought other" in answer.stdout
+
+    def _bringing(self, wanted: Script) -> str:
+        """Return shell text that writes a script, and notes whether another lay there."""
+        return (
+            f"ours() {{ cat <<'{_END}'\n{wanted.source.decode()}{_END}\n}}\n"
+            f'at="{self._place(wanted)}"\n'
+            # What is right is left alone: it can be read on a disk that is full.
+            'if [ ! -f "$at" ] || [ -h "$at" ] || [ "$(cat "$at")" != "$(ours)" ]; then\n'
+            '  [ ! -e "$at" ] && [ ! -h "$at" ] || was=other\n'
+            '  mkdir -p "${at%/*}" && ours >"$at.$$" || { rm -f "$at.$$"; exit 1; }\n'
+            '  [ ! -d "$at" ] || rm -rf "$at"\n'
+            '  mv -f "$at.$$" "$at" || exit 1\n'
+            "fi\n"
+        )
 
 
 def _refusal(where: str, words: str) -> Exception:

@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from reconciler.core.adapter import Adapter, Secret
-from reconciler.core.model import FailureClass
+from reconciler.core.model import Desired, FailureClass
+from reconciler.dispatch import environ
 from reconciler.dispatch.steps import StepFailed
 
 _COMMAND_TIMEOUT = 30.0
@@ -73,7 +74,7 @@ async def find_secret(what: str, secret: Secret) -> str:
     """Return a secret that is looked up on this machine. Raises StepFailed, with what is missing."""
     try:
         if secret.env:
-            return os.environ[secret.env]
+            return _from_environment(secret.env)
         if secret.command:
             return _without_line_end(await _output(secret.command))
         return _without_line_end(await asyncio.to_thread(_file(secret).read_text))
@@ -83,6 +84,22 @@ async def find_secret(what: str, secret: Secret) -> str:
         raise _missing(what, f"{error.filename}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise _missing(what, "it is not text in UTF-8") from None
+
+
+def _from_environment(name: str) -> str:
+    found = environ.value(name)
+    if found is None:
+        raise KeyError(name)
+    return found
+
+
+def secret_variables(desired: Desired) -> frozenset[str]:
+    """Return the variables of our environment that the specs call secrets."""
+    of_adapters = [each for adapter in desired.adapters.values() for each in adapter.secrets.values()]
+    forges = [desired.fleet.forge, *(repo.forge for repo in desired.repos.values())]
+    of_forges = [each for forge in forges if forge for each in (forge.token, forge.webhook_secret) if each]
+    wanted = (secret.env for secret in (*of_adapters, *of_forges) if secret.on == "reconciler")
+    return frozenset(name for name in wanted if name)
 
 
 def _file(secret: Secret) -> Path:

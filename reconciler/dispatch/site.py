@@ -7,6 +7,7 @@ from pathlib import Path
 
 from reconciler.core.model import FailureClass, Host
 from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.runs import LOCAL_PACE, REMOTE_PACE, Pace, Runs
 from reconciler.dispatch.scripts import Scripts
 from reconciler.dispatch.steps import StepFailed
@@ -27,7 +28,9 @@ class Site:
     workspaces: Workspaces
 
 
-def open_site(host: Host, transport: Transport, *, fleet: str, logs: Logs, pace: Pace) -> Site:
+def open_site(
+    host: Host, transport: Transport, *, fleet: str, logs: Logs, pace: Pace, proofs: Proofs
+) -> Site:
     """Return the site of a host; nothing is sent yet. Raises StepFailed if its spec cannot work."""
     folder = f"{workdir(host)}/{fleet}"
     scripts = Scripts(
@@ -37,7 +40,7 @@ def open_site(host: Host, transport: Transport, *, fleet: str, logs: Logs, pace:
         transport=transport,
         shell=host.shell,
         workdir=host.workdir,
-        runs=Runs(scripts, transport, root=f"{folder}/runs", logs=logs, pace=pace),
+        runs=Runs(scripts, transport, root=f"{folder}/runs", logs=logs, pace=pace, proofs=proofs),
         workspaces=Workspaces(scripts, fleet=folder, shares_mirrors=host.is_local),
     )
 

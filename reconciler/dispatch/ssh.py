@@ -45,7 +45,7 @@ _HEARD, _READY = b"reconciler-heard\n", b"reconciler-ready\n"
 class SshTransport(Transport):
     """One host, over a line that only the hosts behind it share."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, *, is_lasting: bool = True) -> None:
         self._line = line
         self._sessions = asyncio.Semaphore(_SESSIONS)
         self._long = asyncio.Semaphore(_LONG_SESSIONS)
@@ -54,9 +54,9 @@ class SshTransport(Transport):
         self._visit: _Visit | None = None
         hop = line.hop
         # A run may outlive the connection, and with it the agent's socket; the link is made anew each time.
-        self._prefix = (
-            ("env", f"SSH_AUTH_SOCK=$HOME/{agent_socket(hop.name)}") if hop.agent_forwarding else ()
-        )
+        # There is one for each host: who comes only for a moment would take it from the runs of who stays.
+        self._links_agent = hop.agent_forwarding and is_lasting
+        self._prefix = ("env", f"SSH_AUTH_SOCK=$HOME/{agent_socket(hop.name)}") if self._links_agent else ()
 
     async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> Answer:
         """Run a short command and return all that it printed, as Transport says."""
@@ -115,7 +115,7 @@ class SshTransport(Transport):
         """Return the visit of the live connection, greeted."""
         link = await self._line.link()
         if self._visit is None or self._visit.link is not link:
-            self._visit = _Visit(link, self._line)
+            self._visit = _Visit(link, self._line, links_agent=self._links_agent)
         visit = self._visit
         await visit.greeted()
         return visit
@@ -150,7 +150,7 @@ class SshTransport(Transport):
         """Read without SFTP, which a host may lack: a process for each piece, but the same bytes."""
         file = shlex.quote(path)
         script = (
-            f"[ -e {file} ] || exit 0\n[ -r {file} ] && [ ! -d {file} ] || exit 1\n"
+            f"[ -e {file} ] || exit 0\n[ -r {file} ] && [ -f {file} ] || exit 1\n"
             f"tail -c +{offset + 1} {file} | head -c {limit}\n"
         )
         answer = await self.call(
@@ -186,8 +186,9 @@ class SshTransport(Transport):
 class _Visit:
     """What is done once over each connection: a greeting, and a client for files."""
 
-    def __init__(self, link: Link, line: Line) -> None:
+    def __init__(self, link: Link, line: Line, *, links_agent: bool) -> None:
         self.link = link
+        self._links_agent = links_agent
         self._line = line
         self._greeting = Once(self._greet)
         self._files = Once(self._start_files)
@@ -221,7 +222,8 @@ class _Visit:
         try:
             async with asyncio.timeout(seconds):
                 process = await self.open(f"{hop.shell} -s")
-                heard = await _greeted(process, _greeting(hop), self._line.patience.connect)
+                greeting = _greeting(hop, links_agent=self._links_agent)
+                heard = await _greeted(process, greeting, self._line.patience.connect)
         except TimeoutError as error:
             self._line.retire(self.link)
             raise Unavailable(f"host {hop}: {self.why_silent(seconds)}") from error
@@ -343,13 +345,13 @@ async def _greeted(process: "asyncssh.SSHClientProcess[Any]", script: bytes, pat
         process.close()
 
 
-def _greeting(hop: Hop) -> bytes:
+def _greeting(hop: Hop, *, links_agent: bool) -> bytes:
     """Return the script that is the first over each connection; it points the link at the forwarded agent."""
     link = f'"$HOME"/{shlex.quote(agent_socket(hop.name))}'
     refresh = '[ -z "$SSH_AUTH_SOCK" ] || { mkdir -p "${link%/*}" && ln -sfn "$SSH_AUTH_SOCK" "$link"; }\n'
     return (
         "printf 'reconciler-%s\\n' heard\n"
-        + (f"link={link}\n{refresh}" if hop.agent_forwarding else "")
+        + (f"link={link}\n{refresh}" if links_agent else "")
         + "printf 'reconciler-%s\\n' ready\nexit 0\n"
     ).encode()
 

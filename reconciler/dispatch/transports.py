@@ -52,7 +52,8 @@ class Transports:
     `hosts` tells the hosts as they are now. A host whose way has changed gets a
     new connection, the old one ends when nobody uses it any more. One that has
     moved to another address or user gets another transport, and runs that were
-    begun in the old place are followed there.
+    begun in the old place are followed there. What is not `is_lasting`, such as
+    a check, leaves to those who stay what they keep on a host.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class Transports:
         jitter: Callable[[], float],
         agent_path: str | None = None,
         patience: Patience | None = None,
+        is_lasting: bool = True,
     ) -> None:
+        self._is_lasting = is_lasting
         self._hosts = hosts
         self._local = local
         self._jitter = jitter
@@ -113,7 +116,7 @@ class Transports:
         if before != way:
             self._forget(before)
         if way not in self._remotes:
-            self._remotes[way] = SshTransport(self._line(way))
+            self._remotes[way] = SshTransport(self._line(way), is_lasting=self._is_lasting)
         return self._remotes[way]
 
     def _forget_moved(self) -> None:

@@ -32,7 +32,9 @@ from reconciler.core.model import (
 from reconciler.core.text import one_line, tail
 from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.probe import HostFacts, probe, troubles
+from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import agent_id, folder_name, validation_id
+from reconciler.dispatch.rehearsal import Rehearsal, rehearse
 from reconciler.dispatch.round import ReadOutput, Round
 from reconciler.dispatch.site import local_folder, open_site, usual_pace
 from reconciler.dispatch.steps import StepFailed
@@ -83,14 +85,15 @@ class Trier:
         except (Unavailable, Refused) as error:
             yield Trial("host", ok=False, words=str(error))
             return
-        yield self._host(facts)
+        tried = await rehearse(self.host, self.transport, token=self.token)
+        yield self._host(facts, tried)
         yield self._version(facts)
         yield await self._health()
         if with_prompt:
             yield await self._prompt()
 
-    def _host(self, facts: HostFacts) -> Trial:
-        wrong = "; ".join(troubles(facts, self.clock()))
+    def _host(self, facts: HostFacts, tried: Rehearsal) -> Trial:
+        wrong = "; ".join((*troubles(facts, self.clock()), *tried.troubles))
         words = f"{facts.os} {facts.arch}, answers within {facts.latency * 1000:.0f} ms"
         return Trial("host", ok=not wrong, words=wrong or words)
 
@@ -175,7 +178,9 @@ class Trier:
 
     def _round(self, order: Order, read_output: ReadOutput) -> Round:
         logs = Logs(self.data / "logs")
-        site = open_site(self.host, self.transport, fleet=FOLDER, logs=logs, pace=usual_pace(self.host))
+        proofs = Proofs(self.data / FOLDER / "proofs")
+        pace = usual_pace(self.host)
+        site = open_site(self.host, self.transport, fleet=FOLDER, logs=logs, pace=pace, proofs=proofs)
         return Round(
             order=order,
             site=site,

@@ -19,7 +19,7 @@ refuse() { printf 'E %s\n' "$*"; exit 70; }
 room='see whether the disk is full there, and who may write to it'
 damaged='the agent must leave its .git alone'
 
-export LC_ALL=C GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_TERMINAL_PROMPT=0
+export LC_ALL=C GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_TERMINAL_PROMPT=0 GIT_NO_REPLACE_OBJECTS=1
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY GIT_ALTERNATE_OBJECT_DIRECTORIES
 run_git() { # without hooks and helpers: the agent may have put some there
   git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c commit.gpgSign=false \
@@ -51,7 +51,8 @@ own_git() { # whether .git is a folder of the workspace's own: the settings behi
 restore_settings() { # git would run what the agent set there: filters, drivers, what is included
   new=$work.new.$$
   run_git init -q --template= "$new" && name_agent "$new" &&
-    rm -rf "$work/.git/config" "$work/.git/config.lock" "$work/.git/config.worktree" "$work/.git/commondir" &&
+    rm -rf "$work/.git/config" "$work/.git/config.lock" "$work/.git/config.worktree" "$work/.git/commondir" \
+      "$work/.git/hooks" "$work/.git/info" "$work/.git/refs/replace" &&
     mv "$new/.git/config" "$work/.git/config"
   restored=$?
   rm -rf "$new"
@@ -121,7 +122,10 @@ fill() { # $new -> $work
     name_agent "$new" &&
     printf 'create %s %s\n' refs/reconciler/base "$commit" "refs/heads/$branch" "$commit" |
     run_git -C "$new" update-ref --stdin &&
-    run_git -C "$new" reset -q --hard &&
+    # Read anew, not believed: an agent may have had the index by which a spare counts as unchanged.
+    rm -f "$new/.git/index" && run_git -C "$new" read-tree HEAD &&
+    { run_git -C "$new" update-index -q --refresh >/dev/null || :; } &&
+    run_git -C "$new" reset -q --hard && run_git -C "$new" clean -q -ff -d -x &&
     cp -p "$new/.git/index" "$new/.git/index.made" && # which files are as we made them, whoever was there since
     mv "$new" "$work"
 }
@@ -148,6 +152,17 @@ keep_spare() { # $work; of what its agent left nothing stays but files as they w
   return $kept
 }
 
+renew_index() { # from what is committed: the agent's may say of files that they are to be taken for unchanged
+  sparse=$(in_work ls-files -t 2>/dev/null | sed -n 's/^S //p')
+  rm -rf "$work/.git/index"
+  in_work rev-parse -q --verify HEAD >/dev/null || return 0
+  in_work read-tree HEAD || return 1
+  printf '%s\n' "$sparse" | while IFS= read -r path; do
+    case $path in '' | \"*) continue ;; esac
+    [ -e "$work/$path" ] || [ -h "$work/$path" ] || printf '%s\n' "$path"
+  done | in_work update-index --skip-worktree --stdin
+}
+
 find_nested() { # -> $nested: new repositories in the work tree that are no submodules
   nested=$(
     {
@@ -168,10 +183,12 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
   fi
   if [ -z "$mirror" ]; then
     cat >/dev/null
+    case $4 in *.r1) rm -rf "$work" ;; esac
     mkdir -p "$work" || refuse "cannot make the folder $work; $room"
     answer_ready -
   fi
   need_git
+  case $4 in *.r1) rm -rf "$work" ;; esac # before the first round nothing of it is ours but what is cut off
   case $mirror in /*) ;; *) mirror=$fleet/$mirror ;; esac
   said=$(create_mirror 2>&1) || refuse "cannot make $mirror: $said; $room"
   take_in "$commit" "$newest"
@@ -205,7 +222,7 @@ take) # FLEET KEY ID; stdin: name of the agent, number of paths to leave out, th
     cat >/dev/null
   else
     rm -f "$work/.git/index.lock" "$work/.git/HEAD.lock"
-    said=$(in_work add -A -- . "$@" 2>&1 </dev/null) || refuse "cannot take up what lies in $work: $said; $room"
+    said=$(renew_index 2>&1 </dev/null && in_work add -A -- . "$@" 2>&1 </dev/null) || refuse "cannot take up what lies in $work: $said; $room"
     if find_nested; then # git takes up which commit they are at, and none of their files
       refuse "a repository within the repository would be lost:" $nested "in $work; have its .git removed, or make it a submodule"
     fi
@@ -216,6 +233,9 @@ take) # FLEET KEY ID; stdin: name of the agent, number of paths to leave out, th
         GIT_COMMITTER_NAME=$name GIT_COMMITTER_EMAIL=agent@reconciler.invalid \
         in_work commit -q --no-verify --cleanup=verbatim -F - 2>&1) || refuse "cannot commit in $work: $said; $room"
     fi
+    # What the agent kept out of its work tree (sparse) is in the commit, and so in what is validated.
+    said=$(rm -f "$work/.git/index" && in_work read-tree HEAD 2>&1 && in_work ls-files -z --deleted | in_work checkout-index -q -z --stdin 2>&1) ||
+      refuse "cannot complete $work: $said; $room"
     said=$(in_work update-ref "$result" HEAD 2>&1) || refuse "no commit in $work: $said; $damaged"
   fi
   head=$(in_work rev-parse -q --verify "$result^{commit}") || refuse "the repository in the workspace $work is gone or damaged; $damaged"

@@ -1,23 +1,31 @@
 #!/bin/sh
 # Detached runs that can be found again. POSIX sh; no daemon, nothing to install but this file.
 #
-#   start  ROOT ID TIMEOUT SIGNAL GRACE SHELL   start the run once, however often it is asked for
+#   start  ROOT ID TIMEOUT SIGNAL GRACE SHELL LOCK   start the run once, however often it is asked for
 #   stat   ROOT ID...                           one line for the host, then one per run
 #   cancel ROOT ID SIGNAL GRACE WHY             end the run; if it never started, it never will
 #   rm     ROOT ID...                           forget runs that are over
 #   ls     ROOT                                 one line per run
+#   means  ROOT                                 what finds the processes of a run when it ends
+#   hold   FOLDER COMMAND...                    run a command here, and end all it started when it ends
+#   end    FOLDER SIGNAL GRACE                  end what `hold` runs, or left when it was killed
 #
 # Every answer begins with "S " (done as asked) or "E " (why not).
-# `start` reads from stdin: "run1 <lines of the job> <bytes of the agent's stdin>", the job, the bytes.
+# `start` reads from stdin: "run1 <lines of the job> <bytes of the agent's stdin> <seal>", the job, the bytes;
+# `cancel` reads a seal.
 #
 # A run is the folder ROOT/ID:
-#   claim   pid, start time and boot id of the supervisor; made by hard link, so it is there once and whole
+#   claim   pid, start time and boot id of the supervisor, lock, cgroup; made by hard link: there once and whole
 #   pid     pid, start time and group of the agent
 #   out err what the agent printed
 #   cancel  why it is to end
-#   exit    exit code, bytes of out, bytes of err, hundredths of a second, why it ended
+#   exit    exit code, bytes of out, bytes of err, hundredths of a second, why it ended, seal
 # Every record ends in the word "ok": a torn one counts as not there.
-# ROOT/events gets one short line per ended run, so that one reader can follow them all.
+# ROOT/events gets one short line per ended run, so that one reader can follow them all: a hint, no more.
+#
+# All this lies where the agent can write. What proves a record is the seal: drawn for this start, known to
+# the supervisor alone, and written down only when all that the run started is gone. The lock is its
+# hash, which whoever asked for the start keeps.
 
 case $0 in /*) SELF=$0 ;; *) SELF=$PWD/$0 ;; esac
 LC_WAS=${LC_ALL-} LC_SET=${LC_ALL+x}
@@ -37,6 +45,7 @@ find_boot() { # -> $boot
     boot=$(sysctl -n kern.bootsessionuuid 2>/dev/null || sysctl -n kern.boottime 2>/dev/null || who -b)
     boot=$(printf %s "$boot" | tr -c 'A-Za-z0-9-' _)
   fi
+  boot=${boot:--}
 }
 
 read_clock() { # -> $clock, in hundredths of a second
@@ -68,6 +77,25 @@ find_process() { # pid -> $started $group; false for the dead, zombies among the
 
 is_alive() { find_process "$1" && [ "$started" = "$2" ]; } # pid start-time
 
+is_record() { [ -f "$1" ] && [ ! -h "$1" ]; } # what else has that name may block whoever reads it
+
+find_below() { # pid -> $below: all that descend from it; nothing is started to find out
+  below='' next=$1
+  while :; do
+    case $next in *[0-9]*) set -- $next ;; *) return ;; esac
+    next=
+    for parent; do
+      for list in "$PROC/$parent"/task/*/children; do
+        kids=
+        { IFS= read -r kids <"$list"; } 2>/dev/null
+        for kid in $kids; do
+          find_process "$kid" && next="$next $kid" below="$below $kid"
+        done
+      done
+    done
+  done
+}
+
 members() { # folder group -> pids of the run: all that carry its mark in their environment
   if [ -r "$PROC/self/environ" ]; then
     head -c 1000000 "$PROC"/[0-9]*/environ 2>/dev/null | tr '\0' '\n' | MARK="RECONCILER_RUN_DIR=$1" awk '
@@ -84,12 +112,14 @@ members() { # folder group -> pids of the run: all that carry its mark in their 
 
 get() { # folder name -> $record, when it is whole
   record=
+  is_record "$1/$2" || return 1
   { IFS= read -r record <"$1/$2"; } 2>/dev/null
   case $record in *' ok') record=${record% ok} ;; *) record=''; return 1 ;; esac
 }
 
 put() { # folder name words...
   put_to=$1/$2 put_by=$1/$2.$$
+  [ ! -d "$put_to" ] && [ -w "$1" ] || { chmod u+rwx "$1" && rm -rf "$put_to"; } 2>/dev/null
   shift 2
   printf '%s ok\n' "$*" >"$put_by" && mv -f "$put_by" "$put_to"
 }
@@ -98,35 +128,51 @@ find_state() { # folder -> $state
   if [ ! -d "$1" ]; then state=absent; return; fi
   for turn in 1 2; do # twice: the exit may have been written while we looked
     if get "$1" exit; then state="done $record"; return; fi
-    if ! get "$1" claim; then state=unstarted; return; fi
+    if ! get "$1" claim; then
+      state=unstarted
+      for name in claim exit; do # each is there whole, or not at all
+        [ ! -e "$1/$name" ] && [ ! -h "$1/$name" ] || state=strange
+      done
+      return
+    fi
     set -- "$1" $record
+    lock=${5:--}
     if [ "$4" != "$boot" ]; then state=rebooted; return; fi
-    if is_alive "$2" "$3"; then state=running; return; fi
+    if is_alive "$2" "$3"; then state="running $lock"; return; fi
     if get "$1" pid; then
       set -- "$1" $record
-      if is_alive "$2" "$3"; then state=orphan; return; fi
+      if is_alive "$2" "$3"; then state="orphan $lock"; return; fi
     fi
   done
   state=lost
 }
 
-put_exit() { # folder code hundredths why
-  set -- "$@" $(cd "$1" && wc -c out err 2>/dev/null)
-  put "$1" exit "$2" "${5:-0}" "${7:-0}" "$3" "$4"
+count() { # file -> its bytes
+  if is_record "$1"; then echo "$(($(wc -c <"$1")))"; else echo 0; fi
+}
+
+put_exit() { # folder code hundredths why seal
+  set -- "$@" "$(count "$1/out")" "$(count "$1/err")"
+  put "$1" exit "$2" "$6" "$7" "$3" "$4" "${5:--}"
   printf '%s %s\n' "${1##*/}" "$2" >>"${1%/*}/events"
 }
 
 # --- Ending a run -----------------------------------------------------------
 
+reaper= # its own pid, in the supervisor of a run that has ended: whatever it started is a child of ours by now
+
 find_left() { # folder -> $left: what is still there of the run; false if nothing
-  agent='' agents_group=''
+  agent='' agents_group='' below=''
   if get "$1" pid; then
     set -- "$1" $record
-    agents_group=$4
-    is_alive "$2" "$3" && agent=$2
+    agents_group=${4:-}
+    is_alive "$2" "${3:-}" && agent=$2
   fi
-  left="$agent $(members "$1" "$agents_group")"
-  case $left in *[0-9]*) ;; *) return 1 ;; esac
+  find_cell "$1"
+  left="$agent $(members "$1" "$agents_group") $(awk '$1 > 0 { printf "%s ", $1 }' "${cell:-/nowhere}/cgroup.procs" 2>/dev/null)"
+  if [ -n "$reaper$agent" ]; then find_below "${reaper:-$agent}"; fi
+  left="$left $below"
+  case $left in *[1-9]*) ;; *) return 1 ;; esac
 }
 
 end_all() { # folder signal grace
@@ -140,10 +186,13 @@ end_all() { # folder signal grace
     find_left "$1" || return 0
     tenths=$((tenths - 1))
   done
-  for turn in 1 2 3 4 5 6 7 8; do # they may be forking while we kill
+  turn=0
+  while [ "$turn" -lt 60 ]; do # they may be forking while we kill
     find_left "$1" || return 0
+    [ -z "$cell" ] || { echo 1 >"$cell/cgroup.kill"; } 2>/dev/null
     kill -KILL $left 2>/dev/null
-    nap 0.05
+    [ "$turn" -lt 8 ] || nap 0.05
+    turn=$((turn + 1))
   done
 }
 
@@ -152,22 +201,115 @@ end_run() { # folder signal grace why
   end_all "$1" "$2" "$3"
 }
 
+# --- What holds a run together -------------------------------------------------
+
+# A mark in the environment finds what has not cleared it. Where there is perl or python3, the supervisor
+# becomes the parent of all that loses its own (a "child subreaper"), so that nobody gets away by
+# forking twice; and where a cgroup can be made, the run is in one of its own. Besides, the helper
+# gives back their defaults to signals that whoever started us ignored (nohup) or blocked: sh cannot.
+PERL='
+use Config;
+my ($arch) = $Config{archname} =~ /^(\w+)-linux/;
+my %prctl = (x86_64 => 157, aarch64 => 167, riscv64 => 167, loongarch64 => 167, powerpc64le => 171,
+  ppc64le => 171, powerpc64 => 171, powerpc => 171, s390x => 172, i386 => 172, i486 => 172, i586 => 172,
+  i686 => 172, arm => 172, armv7l => 172);
+$ENV{RECONCILER_REAPS} = "yes" if $arch && $prctl{$arch} && syscall($prctl{$arch}, 36, 1, 0, 0, 0) == 0;
+for (keys %SIG) { $SIG{$_} = "DEFAULT" unless /^(KILL|STOP|__\w+__)$/ }
+eval { require POSIX; POSIX::sigprocmask(POSIX::SIG_SETMASK(), POSIX::SigSet->new) };
+exec @ARGV;'
+PYTHON='
+import contextlib, os, signal, sys
+with contextlib.suppress(Exception):
+    import ctypes
+    if ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0:
+        os.environ["RECONCILER_REAPS"] = "yes"
+for number in signal.valid_signals():
+    with contextlib.suppress(OSError, ValueError):
+        signal.signal(number, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, [])
+os.execvp(sys.argv[1], sys.argv[1:])'
+
+find_helper() { # -> $helper; one that is there and does not work is none
+  helper=
+  if perl -e 1 >/dev/null 2>&1; then helper=perl
+  elif python3 -c 'import signal; signal.valid_signals' >/dev/null 2>&1; then helper=python3; fi </dev/null
+}
+
+become() { # command...
+  case $helper in
+  perl) exec perl -e "$PERL" "$@" ;;
+  python3) exec python3 -c "$PYTHON" "$@" ;;
+  *) exec "$@" ;;
+  esac
+}
+
+note_means() { # of this process -> $reaps
+  reaps=${RECONCILER_REAPS-}
+  unset RECONCILER_REAPS
+}
+
+make_cell() { # -> $cell: a cgroup for the run, where its user may make one
+  cell=
+  [ -r "$PROC/self/cgroup" ] && [ -r "$PROC/self/mountinfo" ] || return 0
+  while read -r id parent device from at rest; do
+    case $rest in *' - cgroup2 '*) [ "$from" = / ] && cell=$at ;; esac
+  done <"$PROC/self/mountinfo"
+  [ -n "$cell" ] || return 0
+  while IFS= read -r line; do
+    case $line in 0::*) cell=$cell${line#0::} ;; esac
+  done <"$PROC/self/cgroup"
+  cell=${cell%/}/reconciler.$$.$started
+  case $cell in *[!A-Za-z0-9._/:@-]*) cell= ;; esac
+  mkdir "$cell" 2>/dev/null && [ -w "$cell/cgroup.procs" ] && return
+  rmdir "$cell" 2>/dev/null
+  cell=
+}
+
+find_cell() { # folder -> $cell, if its run has one; in its supervisor it is known
+  [ -z "$reaper" ] || return 0
+  cell=
+  get "$1" claim || return 0
+  set -- $record
+  case ${5:-} in */reconciler.*) [ -f "$5/cgroup.procs" ] && cell=$5 ;; esac
+  return 0
+}
+
+end_rest() { # folder; by the supervisor, when the agent has ended: what is left of it
+  reaper=${reaps:+$$}
+  end_all "$1" TERM 1
+  turn=0
+  while [ -n "$cell" ] && ! rmdir "$cell" 2>/dev/null && [ -d "$cell" ] && [ "$turn" -lt 20 ]; do
+    nap 0.05
+    turn=$((turn + 1))
+  done
+}
+
 # --- Sessions ---------------------------------------------------------------
 
 leave() { # command... in a session of its own, not waited for; this process ends
   # A transport starts us as leader of a group, so setsid forks by itself. With `&` the
   # agent would ignore INT and QUIT.
-  if command -v setsid >/dev/null 2>&1; then exec setsid "$@"; fi
-  if command -v perl >/dev/null 2>&1; then
-    exec perl -MPOSIX -e 'exit 0 if fork; POSIX::setsid(); exec @ARGV' "$@"
+  find_helper
+  if command -v setsid >/dev/null 2>&1; then
+    case $helper in
+    perl) exec setsid perl -e "$PERL" "$@" ;;
+    python3) exec setsid python3 -c "$PYTHON" "$@" ;;
+    *) exec setsid "$@" ;;
+    esac
   fi
-  "$@" &
+  case $helper in
+  perl) exec perl -MPOSIX -e 'exit 0 if fork; POSIX::setsid(); exec @ARGV' perl -e "$PERL" "$@" ;;
+  python3) exec python3 -c 'import os, sys; os.fork() and os._exit(0); os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])' \
+    python3 -c "$PYTHON" "$@" ;;
+  esac
+  exec 3<&0
+  "$@" <&3 3<&- &
   exit 0
 }
 
 lead() { # command... in a session of its own, waited for
   if command -v setsid >/dev/null 2>&1; then setsid "$@"
-  elif command -v perl >/dev/null 2>&1; then perl -MPOSIX -e 'POSIX::setsid(); exec @ARGV' "$@"
+  elif perl -MPOSIX -e 1 >/dev/null 2>&1; then perl -MPOSIX -e 'POSIX::setsid(); exec @ARGV' "$@"
   else "$@"; fi
 }
 
@@ -188,9 +330,10 @@ enter() { # root id -> $root $run
 }
 
 case ${1:-} in
-start) # ROOT ID TIMEOUT SIGNAL GRACE SHELL
+start) # ROOT ID TIMEOUT SIGNAL GRACE SHELL LOCK
   enter "$2" "$3"
-  if [ -f "$run/claim" ]; then
+  [ ! -h "$run" ] || refuse "$run is a link, and no run of ours; see who made it"
+  if [ -e "$run/claim" ] || [ -h "$run/claim" ] || [ -e "$run/exit" ]; then
     cat >/dev/null
     find_state "$run"
     printf 'S exists %s\n' "$state"
@@ -198,7 +341,7 @@ start) # ROOT ID TIMEOUT SIGNAL GRACE SHELL
   fi
   mkdir -p "$run" || refuse "cannot make the folder $run; $room"
   mine=$run/by.$$ # .job .in .claim: of this launcher alone, until the claim is won
-  IFS=' ' read -r magic lines bytes || refuse 'no header'
+  IFS=' ' read -r magic lines bytes seal || refuse 'no header'
   [ "$magic" = run1 ] || refuse 'not a header'
   full=
   {
@@ -212,34 +355,45 @@ start) # ROOT ID TIMEOUT SIGNAL GRACE SHELL
     rm -f "$mine".*
     refuse "cannot write down the job; $room"
   fi
-  set -- "$@" $(wc -c <"$mine.in")
-  if [ "$8" != "$bytes" ]; then # cut on its way: nothing stays that could be started
+  arrived=$(count "$mine.in")
+  if [ "$arrived" != "$bytes" ]; then # cut on its way: nothing stays that could be started
     rm -f "$mine".*
-    refuse "short: $8 of $bytes bytes"
+    refuse "short: $arrived of $bytes bytes"
   fi
-  exec </dev/null 2>>"$run/supervisor.log"
-  # The supervisor claims for itself: a claim names a process that lives, or once lived.
-  leave "$7" "$SELF" _supervise "$run" "$mine" "$4" "$5" "$6" "$7" "$umask_was" "$LC_SET" "$LC_WAS"
+  [ ! -h "$run/supervisor.log" ] || rm -f "$run/supervisor.log"
+  exec 2>>"$run/supervisor.log"
+  # The supervisor claims for itself: a claim names a process that lives, or once lived. The seal goes to it
+  # by its stdin: no file, no command line and no environment ever has it.
+  leave "$7" "$SELF" _supervise "$run" "$mine" "$4" "$5" "$6" "$7" "${8:--}" "$umask_was" "$LC_SET" "$LC_WAS" <<END
+$seal
+END
   ;;
-_supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL UMASK LC_SET LC_WAS
-  run=$2 mine=$3 timeout=$4 signal=$5 grace=$6 shell=$7
+_supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL LOCK UMASK LC_SET LC_WAS
+  run=$2 mine=$3 timeout=$4 signal=$5 grace=$6 shell=$7 lock=$8
   trap : TERM HUP PIPE # caught, not ignored: the agent gets the defaults
+  IFS= read -r seal
+  exec </dev/null
+  note_means
   umask 077
   find_boot
   find_process $$
-  printf '%s %s %s ok\n' $$ "$started" "$boot" >"$mine.claim" || {
+  make_cell
+  printf '%s %s %s %s %s ok\n' $$ "$started" "$boot" "$lock" "${cell:--}" >"$mine.claim" || {
     rm -f "$mine".*
+    [ -z "$cell" ] || rmdir "$cell"
     refuse "cannot write down the claim; $room"
   }
-  if ! ln "$mine.claim" "$run/claim" 2>/dev/null; then
+  if [ -e "$run/claim" ] || ! ln "$mine.claim" "$run/claim" 2>/dev/null; then
     rm -f "$mine".*
+    [ -z "$cell" ] || rmdir "$cell"
     find_state "$run"
     printf 'S exists %s\n' "$state"
     exit 0
   fi
+  rm -rf "$run/out" "$run/err" "$run/pid" "$run/prompt" # of whoever was here before there was a run
   : >>"$run/out"
   : >>"$run/err"
-  printf 'S started running\n'
+  printf 'S started running %s\n' "$lock"
   exec >/dev/null
   watchdog=
   if [ "$timeout" -gt 0 ]; then
@@ -256,24 +410,28 @@ _supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL UMASK LC_SET LC_WAS
   fi
   read_clock
   began=$clock
-  shift 7
-  lead "$shell" "$SELF" _become "$run" "$mine" "$@"
+  shift 8
+  lead "$shell" "$SELF" _become "$run" "$mine" "$cell" "$@"
   code=$?
   read_clock
-  [ -n "$watchdog" ] && kill -TERM "$watchdog" 2>/dev/null
+  if [ -n "$watchdog" ]; then
+    kill -TERM "$watchdog" 2>/dev/null
+    [ -f "$run/cancel" ] || wait "$watchdog" 2>/dev/null
+  fi
   rm -f "$mine".* "$run/prompt"
-  end_all "$run" TERM 1 # what a run that ended by itself left behind
+  end_rest "$run"
   why=exit
   get "$run" cancel && why=$record
-  put_exit "$run" "$code" $((clock - began)) "$why"
+  put_exit "$run" "$code" $((clock - began)) "$why" "$seal"
   ;;
-_become) # RUN MINE UMASK LC_SET LC_WAS
+_become) # RUN MINE CELL UMASK LC_SET LC_WAS
   run=$2 mine=$3
+  [ -z "$4" ] || { echo $$ >"$4/cgroup.procs"; } 2>/dev/null
   find_process $$
   put "$run" pid $$ "$started" "$group"
   [ -f "$run/cancel" ] && exit 143
-  umask "$4"
-  if [ -n "$5" ]; then LC_ALL=$6; else unset LC_ALL; fi
+  umask "$5"
+  if [ -n "$6" ]; then LC_ALL=$7; else unset LC_ALL; fi
   RECONCILER_RUN_DIR=$run
   export RECONCILER_RUN_DIR
   exec <"$mine.in" >>"$run/out" 2>>"$run/err"
@@ -283,48 +441,52 @@ _become) # RUN MINE UMASK LC_SET LC_WAS
   ;;
 stat) # ROOT ID...
   enter "$2"
+  is_record events || rm -rf events
   : >>events
   # The size first: what ends after this is in the events after it.
-  printf 'S %s %s\n' "$(($(wc -c <events)))" "$root"
+  printf 'S %s %s\n' "$(count events)" "$root"
   shift 2
   for id in "$@"; do
     find_state "$root/$id"
     printf '%s %s\n' "$id" "$state"
   done
   ;;
-cancel) # ROOT ID SIGNAL GRACE WHY
+cancel) # ROOT ID SIGNAL GRACE WHY; stdin: a seal
+  IFS= read -r seal
   enter "$2" "$3"
   trap '' HUP PIPE
+  mkdir -p "$run"
   find_state "$run"
-  case $state in done*)
-    printf 'S %s\n' "$state"
-    exit 0
+  case $state in
+  done*) ;;
+  *)
+    get "$run" cancel || put "$run" cancel "$6"
+    find_process $$
+    printf '%s %s %s - - ok\n' $$ "$started" "$boot" >"$run/by.$$.claim"
+    if [ ! -e "$run/claim" ] && ln "$run/by.$$.claim" "$run/claim" 2>/dev/null; then
+      end_all "$run" "$4" "$5" # its folder may have been removed under it
+      put_exit "$run" 143 0 "$6" "$seal"
+    fi
+    rm -f "$run/by.$$.claim"
     ;;
   esac
-  mkdir -p "$run"
-  get "$run" cancel || put "$run" cancel "$6"
-  find_process $$
-  printf '%s %s %s ok\n' $$ "$started" "$boot" >"$run/by.$$.claim"
-  if ln "$run/by.$$.claim" "$run/claim" 2>/dev/null; then
-    end_all "$run" "$4" "$5" # its folder may have been removed under it
-    put_exit "$run" 143 0 "$6"
-  fi
-  rm -f "$run/by.$$.claim"
-  find_state "$run"
-  case $state in running | orphan) end_run "$run" "$4" "$5" "$6" ;; esac
+  # Also of a run that is said to be over: somebody else may have written that.
+  end_all "$run" "$4" "$5"
   turn=0
-  find_state "$run"
-  while [ "$state" = running ] && [ "$turn" -lt 60 ]; do # its supervisor writes the exit
-    nap 0.05
+  while get "$run" claim && set -- $record && is_alive "$1" "${2:-}" && [ "$1" != $$ ] && [ "$turn" -lt 200 ]; do
+    nap 0.05 # its supervisor writes the exit
     turn=$((turn + 1))
-    find_state "$run"
   done
+  find_state "$run"
   case $state in
   lost | rebooted) # nobody is left to write it
-    put_exit "$run" 143 0 "$6"
+    why=cancelled
+    get "$run" cancel && why=$record
+    put_exit "$run" 143 0 "$why" "$seal"
     find_state "$run"
     ;;
   esac
+  [ -z "$cell" ] || rmdir "$cell" 2>/dev/null
   printf 'S %s\n' "$state"
   ;;
 rm) # ROOT ID...
@@ -333,15 +495,16 @@ rm) # ROOT ID...
   for id in "$@"; do
     find_state "$root/$id"
     case $state in
-    running | orphan) refuse "$id is alive" ;;
+    running* | orphan*) refuse "$id is alive" ;;
     absent) ;;
     *) mv "$root/$id" "$root/.gone.$$" && rm -rf "$root/.gone.$$" ;; # never half a run
     esac
   done
   rm -rf "$root"/.gone.*
+  is_record events || rm -rf events
   : >>events
   # Who follows runs looks at all of them after a removal, and needs no old events.
-  [ "$(($(wc -c <events)))" -le 65536 ] || : >events
+  [ "$(count events)" -le 65536 ] || : >events
   printf 'S removed\n'
   ;;
 ls) # ROOT
@@ -353,6 +516,56 @@ ls) # ROOT
     find_state "$run"
     printf '%s %s\n' "${run##*/}" "$state"
   done
+  ;;
+means) # ROOT
+  enter "$2"
+  find_helper
+  become sh "$SELF" _means
+  ;;
+_means)
+  note_means
+  find_process $$
+  make_cell
+  [ -z "$cell" ] || rmdir "$cell"
+  printf 'S %s%smark\n' "${cell:+cgroup }" "${reaps:+reaper }"
+  ;;
+hold) # FOLDER COMMAND...; its stdin, stdout and stderr are the command's
+  find_helper
+  shift
+  become sh "$SELF" _hold "$@"
+  ;;
+_hold) # FOLDER COMMAND...
+  run=$2
+  trap : TERM HUP INT PIPE
+  note_means
+  umask_was=$(umask)
+  umask 077
+  find_boot
+  find_process $$
+  make_cell
+  put "$run" claim $$ "$started" "$boot" - "${cell:--}"
+  shift 2
+  lead sh "$SELF" _held "$run" "$cell" "$umask_was" "$LC_SET" "$LC_WAS" "$@"
+  code=$?
+  end_rest "$run"
+  rm -f "$run/claim" "$run/pid"
+  exit "$code"
+  ;;
+_held) # FOLDER CELL UMASK LC_SET LC_WAS COMMAND...
+  RECONCILER_RUN_DIR=$2
+  export RECONCILER_RUN_DIR
+  [ -z "$3" ] || { echo $$ >"$3/cgroup.procs"; } 2>/dev/null
+  find_process $$
+  put "$2" pid $$ "$started" "$group"
+  umask "$4"
+  if [ -n "$5" ]; then LC_ALL=$6; else unset LC_ALL; fi
+  shift 6
+  exec "$@"
+  ;;
+end) # FOLDER SIGNAL GRACE
+  trap '' HUP PIPE
+  end_all "$2" "$3" "$4"
+  printf 'S ended\n'
   ;;
 *) refuse "no such verb: ${1:-}" ;;
 esac

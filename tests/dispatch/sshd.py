@@ -191,6 +191,7 @@ def quick(
     *,
     local: Path = Path("nowhere"),
     agent_path: str | None = None,
+    is_lasting: bool = True,
     **patience: float,
 ) -> Transports:
     """Return transports that do not wait long between tries, but for an answer as long as it takes."""
@@ -200,6 +201,7 @@ def quick(
         jitter=lambda: 0.5,
         agent_path=agent_path,
         patience=Patience(**{"connect": 30.0, "backoff": 0.01, "backoff_cap": 0.1} | patience),
+        is_lasting=is_lasting,
     )
 
 

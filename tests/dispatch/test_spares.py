@@ -31,6 +31,12 @@ MESS = {
     "ignored files": "echo '*.o' >.gitignore; echo x >x.o; echo x >.git/info/exclude; mkdir -p node/x",
     "a hidden change": "git update-index --assume-unchanged README; sed -i s/hello/jello/ README",
     "a change in no time": "touch -r README t; sed -i s/hello/jello/ README; touch -r t README; rm t",
+    "an index of its own that hides a change": "old=$(git rev-parse HEAD:README); echo poison >README; "
+    "touch -d '1 hour ago' README; git add README; new=$(git rev-parse :README); python3 -c '"
+    "import hashlib, sys; old, new = map(bytes.fromhex, sys.argv[1:]); "
+    'data = open(".git/index", "rb").read()[:-20].replace(new, old); '
+    'open(".git/index.made", "wb").write(data + hashlib.sha1(data).digest())\' $old $new; '
+    "cp .git/index.made .git/index",
     "settings": "git config core.hooksPath .husky; git config core.autocrlf true; git config x.y z",
     "a filter": "echo '* filter=f' >.git/info/attributes; git config filter.f.smudge 'tr a-z A-Z'",
     "a sparse checkout": "git sparse-checkout set src",

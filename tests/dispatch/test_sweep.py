@@ -39,6 +39,7 @@ async def live(world: World, key: str, word: str):
     dispatcher, facts = world.dispatcher(), asyncio.Queue()
     dispatcher.follow(order, facts.put_nowait)
     await seen(facts)
+    await until(lambda: processes_with(word))
     await dispatcher.close()
     yield order
     dispatcher = world.dispatcher()

@@ -26,6 +26,7 @@ from reconciler.core.needs import Needs, needs
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import RunState, agent_job
 from reconciler.dispatch.runs import Bounds, Ending, Pace, Runs
 from reconciler.dispatch.scripts import Scripts
@@ -63,7 +64,14 @@ def make_runs(
     """Return runs on this machine, everything of them below one folder."""
     transport = transport or LocalTransport(folder / "host")
     scripts = Scripts(transport, host="local", shell=shell, workdir=".")
-    return Runs(scripts, transport, root="./fleet/runs", logs=logs or Logs(folder / "logs"), pace=BRISK)
+    return Runs(
+        scripts,
+        transport,
+        root="./fleet/runs",
+        logs=logs or Logs(folder / "logs"),
+        pace=BRISK,
+        proofs=Proofs(folder / "proofs"),
+    )
 
 
 async def start(runs: Runs, run_id: str, script: str, stdin: bytes = b"", *, timeout: float = 60, **env: str):

@@ -1,0 +1,67 @@
+"""
+Secrets of the environment: gone from what the system shows of a process to others of its user.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SECRET = "tok-0123456789-secret"
+READ = """
+import os, subprocess, sys
+from reconciler.dispatch import environ
+before = open('/proc/self/environ', 'rb').read()
+environ.take(['MY_TOKEN', 'NOT_THERE', 'PATH'])
+after = open('/proc/self/environ', 'rb').read()
+child = subprocess.run(['cat', '/proc/self/environ'], capture_output=True).stdout
+print('SECRET' in os.environ, environ.value('MY_TOKEN'), environ.value('NOT_THERE'), bool(os.environ['PATH']))
+print(*(value.encode() in text for value in (os.environ['KEPT'], environ.value('MY_TOKEN'))
+        for text in (before, after, child)))
+"""
+HOLD = """
+import sys
+from reconciler.dispatch import environ
+environ.close_memory()
+print('ready', flush=True)
+sys.stdin.read()
+"""
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+
+
+def test_a_variable_that_was_taken_is_neither_shown_nor_inherited():
+    env = os.environ | {"MY_TOKEN": SECRET, "KEPT": "no-secret-at-all", "AFTER": "x"}
+
+    done = subprocess.run([sys.executable, "-c", READ], env=env, capture_output=True, text=True, check=True)
+
+    known, shown = done.stdout.splitlines()
+    assert known == f"False {SECRET} None True"
+    assert shown == "True True True True False False"
+
+
+@pytest.mark.parametrize("file", ["environ", "mem", "maps"])
+def test_a_user_without_rights_reads_nothing_of_a_process_of_the_same_user(tmp_path: Path, file):
+    if os.getuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("needs root, to become somebody else")
+    somebody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    readable = subprocess.run([*somebody, sys.executable, "-c", "import reconciler"], check=False)
+    if readable.returncode:
+        pytest.skip("somebody else cannot run this Python")
+    env = {"PATH": os.environ["PATH"], "MY_TOKEN": SECRET}
+    with subprocess.Popen(
+        [*somebody, sys.executable, "-c", HOLD], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        assert process.stdin
+        process.stdout.readline()
+
+        read = subprocess.run(
+            [*somebody, "cat", f"/proc/{process.pid}/{file}"], capture_output=True, check=False
+        )
+        process.stdin.close()
+
+    assert (read.returncode, read.stdout) == (1, b"")
