@@ -4,6 +4,8 @@ Our scripts on a host: brought there once per content, then called by name.
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -58,11 +60,8 @@ class Scripts:
         Raises Refused with the script's words, and Unavailable when it is not known whether it ran;
         both say that they are `on_host`.
         """
-        try:
+        with _on_host():
             return await self._call(name, *words, stdin=stdin, timeout=timeout)
-        except (Unavailable, Refused) as error:
-            error.on_host = True
-            raise
 
     async def _call(self, name: str, *words: str, stdin: bytes, timeout: float) -> bytes:
         wanted = script(name)
@@ -88,9 +87,10 @@ class Scripts:
         Bring every script anew; return whether something else lay in the place of one.
 
         Whoever worked there could have changed them, and they decide. Raises
-        Refused and Unavailable.
+        Refused and Unavailable, both `on_host`.
         """
-        return await self._bring(*map(script, SCRIPTS))
+        with _on_host():
+            return await self._bring(*map(script, SCRIPTS))
 
     def _place(self, wanted: Script) -> str:
         return f"{self.workdir}/bin/{wanted.name}-{wanted.digest}"
@@ -121,6 +121,16 @@ class Scripts:
             '  mv -f "$at.$$" "$at" || exit 1\n'
             "fi\n"
         )
+
+
+@contextmanager
+def _on_host() -> Iterator[None]:
+    """Let errors say that it was the host that could not do its part."""
+    try:
+        yield
+    except (Unavailable, Refused) as error:
+        error.on_host = True
+        raise
 
 
 def _refusal(where: str, words: str) -> Exception:
