@@ -136,6 +136,9 @@ class Round:
         prepared = await persist(
             lambda: workspaces.prepare(self.order, self.repository), patience=self.patience
         )
+        if self.repository is not None and self.order.round == 1:  # before an agent is paid
+            way_back = partial(self.repository.see_way_back, self.order.branch, self.order.expected_head)
+            await persist(way_back, patience=self.patience)
         stdin = b"" if self.order.adapter.prompt == "argument" else self.order.prompt.encode()
         return prepared, await self._start(self._agent, await self._agent_job(prepared), stdin)
 
