@@ -501,6 +501,8 @@ class Check(Frozen):
     seconds: Annotated[float, Field(strict=False)]
     output: str = ""
     """The end of what it printed."""
+    summary: str = ""
+    """What it found, in one line, where its name does not say it."""
 
     @property
     def ending(self) -> str:

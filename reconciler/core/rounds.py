@@ -184,7 +184,7 @@ class _Case:
             kind = verdict.kind or FailureClass.AGENT
             return Failure(kind=kind, message=one_line(verdict.message) or f"the run failed ({kind})")
         if check is not None:
-            message = one_line(f"validation {check.ending}: {check.command}")
+            message = one_line(check.summary or f"validation {check.ending}: {check.command}")
             return Failure(kind=FailureClass.VALIDATION, message=message)
         if why := self.nothing_new():
             return Failure(kind=FailureClass.AGENT, message=why)

@@ -39,6 +39,11 @@ _FOR_REMOTES = re.compile(r"GIT_(?:SSH|ASKPASS|SSL_|HTTP_|PROXY_|CONFIG_(?:GLOBA
 _WORDS = 600
 """Most characters of git's own words."""
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_PROGRESS = re.compile(
+    r"(?:remote: +)?(?:Enumerating|Counting|Compressing|Receiving|Unpacking|Writing) objects\b"
+    r"|(?:remote: +)?(?:Resolving deltas|Checking connectivity|Checking objects|Delta compression|Total \d)"
+)
+_PIECE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +62,27 @@ class Done:
 
 
 async def git(
-    folder: Path, *words: str, stdin: bytes = b"", remote: bool = False, timeout: float = 600
+    folder: Path | None,
+    *words: str,
+    stdin: bytes = b"",
+    remote: bool = False,
+    timeout: float = 600,
+    silence: float | None = None,
 ) -> Done:
     """
-    Run a git command on the bare repository in `folder` and return how it ended.
+    Run a git command on the bare repository in `folder` (None: on none) and return how it ended.
 
-    `remote`: it talks to another repository. `timeout` in seconds. Raises
-    Unavailable if git cannot be started or took too long.
+    `remote`: it talks to another repository. `timeout` in seconds; `silence` is
+    how many it may print nothing, which whoever waits for an answer that never
+    comes does (ask for `--progress`). Raises Unavailable if git cannot be
+    started or took too long.
     """
     options = [word for setting in _OVERRIDES for word in ("-c", setting)]
+    place = [f"--git-dir={folder}"] if folder else ["-C", "/"]
     try:
         process = await asyncio.create_subprocess_exec(
             "git",
-            f"--git-dir={folder}",
+            *place,
             *options,
             *words,
             stdin=asyncio.subprocess.PIPE,
@@ -84,7 +97,9 @@ async def git(
         ) from error
     try:
         async with asyncio.timeout(timeout):
-            stdout, stderr = await process.communicate(stdin)
+            stdout, stderr = await _communicate(process, stdin, silence)
+    except _Silent:
+        raise Unavailable(f"nothing came for {silence:g} s, so git {words[0]} was stopped") from None
     except TimeoutError:
         raise Unavailable(f"git {words[0]} took longer than {timeout:g} s; it was stopped") from None
     finally:
@@ -92,8 +107,45 @@ async def git(
             with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-    said = both_ends(without_credentials(stderr.decode(errors="replace")))
+    said = both_ends(without_credentials(_without_progress(stderr.decode(errors="replace"))))
     return Done(process.returncode or 0, stdout, said)
+
+
+class _Silent(Exception):
+    """Nothing was printed for too long."""
+
+
+async def _communicate(
+    process: asyncio.subprocess.Process, stdin: bytes, silence: float | None
+) -> tuple[bytes, bytes]:
+    """Return what a process prints. Raises _Silent if it prints nothing for so long."""
+    if silence is None or process.stdout is None or process.stderr is None:
+        return await process.communicate(stdin)
+    clock = asyncio.get_running_loop().time
+    try:
+        async with asyncio.timeout(silence) as limit:
+
+            async def read(stream: asyncio.StreamReader) -> bytes:
+                pieces = []
+                while piece := await stream.read(_PIECE):
+                    limit.reschedule(clock() + silence)
+                    pieces.append(piece)
+                return b"".join(pieces)
+
+            if process.stdin is not None:
+                process.stdin.close()  # whoever talks to a remote is told nothing
+            found = await asyncio.gather(read(process.stdout), read(process.stderr))
+            await process.wait()
+    except TimeoutError:
+        if limit.expired():
+            raise _Silent from None
+        raise
+    return found[0], found[1]
+
+
+def _without_progress(text: str) -> str:
+    """Return what git said apart from how far it has come."""
+    return "\n".join(line for line in re.split(r"[\r\n]+", text) if not _PROGRESS.match(line))
 
 
 def both_ends(text: str) -> str:

@@ -6,10 +6,14 @@ it is checked, and from here it is pushed. A host needs no credential for that.
 """
 
 import asyncio
+import logging
+import os
 import re
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from functools import wraps
 from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pathspec import GitIgnoreSpec
 
@@ -17,16 +21,45 @@ from reconciler.core.errors import Unavailable
 from reconciler.core.model import FailureClass, Repo
 from reconciler.dispatch.git import Done, git, without_credentials
 from reconciler.dispatch.merging import Clash, merge, rebase
+from reconciler.dispatch.mirrors import remake
 from reconciler.dispatch.steps import StepFailed
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _NETWORK_TIMEOUT = 1800.0
 """Seconds; the first fetch of a large repository takes long."""
+SILENCE = 60.0
+"""Seconds for which a repository may say nothing before it counts as away; it tells how far it has come."""
+_PUSH_SILENCE = 300.0
+"""The same after the work was sent: what a forge does with it then, it does without a word."""
+_REST = 600.0
+"""Seconds in which a mirror is made again at most once: what is damaged by then has another cause."""
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/:\s]+:")
 _NOT_ALLOWED = re.compile(
     r"authentication failed|could not read (?:username|password)|permission denied|host key verification"
     r"|returned error: 40[13]|access denied",
     re.IGNORECASE,
 )
+_AWAY = re.compile(
+    r"unable to access '\w+://|could not resolve|connection (?:refused|reset|timed out|closed)"
+    r"|network is unreachable|no route to host"
+    r"|early eof|hung up|unexpected disconnect|rpc failed|timed out|returned error: (?:429|5\d\d)",
+    re.IGNORECASE,
+)
+"""It is the way to the repository that failed."""
+_NO_ROOM = re.compile(r"no space left|quota exceeded|read-only file system|input/output error", re.IGNORECASE)
+_UNFIT = {
+    "dubious ownership": "it belongs to another user than the reconciler's; let that user own it, or trust "
+    "it with `git config --global --add safe.directory '{place}'` as the reconciler's user",
+    "mismatched algorithms": "its objects are named by SHA-256, which a code repository here cannot have; "
+    "name one in the SHA-1 format",
+    "shallow roots": "it is shallow: a part of its history is missing; run `git fetch --unshallow` there, "
+    "or name the repository that it was made from",
+}
+"""What no further try changes, by git's words, and what to do about it."""
 _NOT_THERE = re.compile(
     r"not found|does not appear to be a git repository|does not exist|no such file|couldn't find remote ref"
     r"|not a git repository|transport .* not allowed",
@@ -46,21 +79,58 @@ def whole_url(url: str, fleet: Path) -> str:
     return url if _ADDRESS.match(url) else str(fleet / url)
 
 
-class CodeRepository:
-    """The mirror of one repo."""
+class _Damaged(Exception):
+    """Git cannot work in the mirror."""
 
-    def __init__(self, repo: Repo, *, mirrors: Path, fleet: Path) -> None:
+
+_Step = Callable[Concatenate["CodeRepository", P], Coroutine[Any, Any, T]]
+
+
+def _mending(step: _Step[P, T]) -> _Step[P, T]:
+    """Let a step be taken once more with a mirror that was made again, if it is the mirror that fails it."""
+
+    @wraps(step)
+    async def mended(self: "CodeRepository", /, *args: P.args, **options: P.kwargs) -> T:
+        before = self._remade
+        try:
+            return await step(self, *args, **options)
+        except _Damaged as damage:
+            await self._mend(damage, before)
+        try:
+            return await step(self, *args, **options)
+        except _Damaged as damage:
+            raise self._beyond_mending(damage) from damage
+
+    return mended
+
+
+class CodeRepository:
+    """
+    The mirror of one repo.
+
+    Whatever is damaged in it is made again: all of it can be fetched once more.
+    """
+
+    def __init__(self, repo: Repo, *, mirrors: Path, fleet: Path, silence: float = SILENCE) -> None:
         self.repo = repo
         self.folder = mirrors / f"{repo.name.replace('/', '+')}.git"
         self.url = whole_url(repo.url, fleet)
+        self._silence = silence
         self._lock = asyncio.Lock()
+        self._remade = 0
+        """How often the mirror was made again."""
+        self._rests_until = 0.0
+        self._may_push = False
+        """Whether a push was once seen to be allowed."""
 
+    @_mending
     async def newest(self) -> str:
         """Return the newest commit of the base branch. Raises StepFailed, and Unavailable."""
         async with self._lock:
             await self._create()
             return await self._fetch_base()
 
+    @_mending
     async def starting_point(self, start_from: str | None) -> str:
         """
         Return the commit to start from: the one asked for, else the newest of the base branch.
@@ -80,6 +150,7 @@ class CodeRepository:
                 )
             return start_from
 
+    @_mending
     async def find(self, branch: str) -> str | None:
         """
         Return the commit that a branch holds there; None if there is no such branch.
@@ -93,6 +164,7 @@ class CodeRepository:
             await self._bring(ref, head)
         return head
 
+    @_mending
     async def bundle(self, commits: Sequence[str], have: Sequence[str]) -> bytes:
         """Return the commits with all that a host which has the commits `have` lacks."""
         refs = [f"refs/reconciler/base/{commit}" for commit in commits]
@@ -101,6 +173,7 @@ class CodeRepository:
         known = [f"^{other}" for other in have if await self._has(other)]
         return (await self._git("bundle", "create", "-q", "-", *refs, *known)).stdout
 
+    @_mending
     async def fork(self, head: str) -> str:
         """Return the commit at which work left the base branch. Raises StepFailed if it never was on it."""
         fork = await self._fork(head)
@@ -111,6 +184,7 @@ class CodeRepository:
             )
         return fork
 
+    @_mending
     async def check_base(self, base: str, start_from: str | None) -> None:
         """Raise StepFailed unless a workspace may have started from this commit; it is what its host says."""
         if not await self._has(base):
@@ -124,6 +198,7 @@ class CodeRepository:
                 "the branch was rewritten, or the host is not to be trusted",
             )
 
+    @_mending
     async def receive(self, bundle: bytes, name: str) -> str:
         """
         Take in the commits of a bundle and return their head. Raises StepFailed if they are damaged.
@@ -133,6 +208,7 @@ class CodeRepository:
         head, pack = self._opened(bundle)
         done = await git(self.folder, "index-pack", "--stdin", "--fix-thin", "--strict", stdin=pack)
         if done.code or not await self._has(head):
+            await self._git("for-each-ref", "--count=1")  # fails where it is the mirror that is damaged
             raise self._failed(
                 FailureClass.AGENT, f"the work is refused: {done.words or 'its head is missing'}"
             )
@@ -145,6 +221,7 @@ class CodeRepository:
             raise self._failed(FailureClass.AGENT, "the work is refused: it is no git bundle of one branch")
         return match["head"].decode(), bundle[match.end() :]
 
+    @_mending
     async def check(self, base: str, head: str) -> int:
         """
         Return how many commits the work has.
@@ -161,6 +238,23 @@ class CodeRepository:
         # Of commits that came in by a merge of the base branch, the merge counts.
         return int((await self._git("rev-list", "--count", "--first-parent", f"{base}..{head}")).text)
 
+    @_mending
+    async def see_way_back(self, branch: str, expected: str | None) -> None:
+        """
+        Raise StepFailed if work could not be pushed to its branch, as far as that can be told before.
+
+        Asked before an agent is paid for it: see `deliver`.
+        """
+        if branch == self.repo.base:
+            raise self._onto_base(branch)
+        there = await self._look_for(branch)
+        if expected is None and there is not None:
+            raise self._taken(branch, there, expected)
+        if self.repo.push == "reconciler" and not self._may_push:
+            await self._see_access(branch, there)
+            self._may_push = True
+
+    @_mending
     async def deliver(self, head: str, branch: str, expected: str | None, push: Push | None = None) -> str:
         """
         Push the work to its branch, if that stands where we last left it (None: it never was there).
@@ -172,8 +266,8 @@ class CodeRepository:
         Raises Clash, StepFailed, and Unavailable.
         """
         if branch == self.repo.base:
-            raise self._failed(FailureClass.CONFIG, f"work is never pushed onto the base branch {branch!r}")
-        there = await self._look(f"refs/heads/{branch}")
+            raise self._onto_base(branch)
+        there = await self._look_for(branch)
         if there is not None and there != expected:
             if await self._is_ours(head, branch, there):
                 return there
@@ -185,6 +279,7 @@ class CodeRepository:
             await self._bring_out(ready, branch, expected, there, push)
         return ready
 
+    @_mending
     async def merged(self, heads: Collection[str]) -> frozenset[str]:
         """Return those of the commits that are on the base branch by now. Raises StepFailed, Unavailable."""
         await self.newest()
@@ -228,6 +323,7 @@ class CodeRepository:
         if trouble and now is not None and now != there:
             raise self._taken(branch, now, expected)
         if trouble:
+            await self._look_for(branch)  # a branch that cannot be beside it may have come meanwhile
             who = "the host's user" if push else _OURS
             raise self._trouble(f"cannot push {branch!r} to", trouble, who=who)
         raise self._failed(
@@ -236,11 +332,56 @@ class CodeRepository:
             "see where it pushes to",
         )
 
-    async def _push(self, head: str, ref: str, expected: str | None) -> str:
+    async def _push(self, head: str, ref: str, expected: str | None, *options: str) -> str:
         lease = f"--force-with-lease={ref}:{expected or ''}"
-        words = ("-q", "--no-verify", "--no-follow-tags", lease, "--", self.url, f"{head}:{ref}")
-        done = await self._talk("push", *words)
+        words = (
+            "--progress",
+            "--no-verify",
+            "--no-follow-tags",
+            *options,
+            lease,
+            "--",
+            self.url,
+            f"{head}:{ref}",
+        )
+        done = await self._talk("push", *words, silence=max(self._silence, _PUSH_SILENCE))
         return done.words or f"git ended with {done.code}" if done.code else ""
+
+    async def _look_for(self, branch: str) -> str | None:
+        """
+        Return the commit of a branch there; None if it is not there.
+
+        Raises StepFailed if git cannot have it beside what is there: a branch is a file, and no folder.
+        """
+        parents = [branch[:at] for at, letter in enumerate(branch) if letter == "/"]
+        heads = await self._list(*(f"refs/heads/{name}" for name in (branch, *parents, f"{branch}/*")))
+        below = f"refs/heads/{branch}/"
+        rivals = [name for name in parents if f"refs/heads/{name}" in heads]
+        rivals += sorted(ref.removeprefix("refs/heads/") for ref in heads if ref.startswith(below))
+        if rivals:
+            raise self._failed(
+                FailureClass.CONFIG,
+                f"branch {rivals[0]!r} is there, and git cannot have {branch!r} beside it; "
+                "rename or remove that branch, or choose another `branch_name`",
+            )
+        return heads.get(f"refs/heads/{branch}")
+
+    async def _see_access(self, branch: str, there: str | None) -> None:
+        """Raise StepFailed if we may not push; the remote is asked, and nothing is changed there."""
+        place = Path(self.url)
+        for folder in (place, place / ".git"):
+            if (folder / "objects").is_dir() and not os.access(folder / "objects", os.W_OK):
+                raise self._failed(
+                    FailureClass.AUTH, f"{_OURS} may not write to {folder}; give {_OURS} access"
+                )
+        words = await self._push(await self._known_base(), f"refs/heads/{branch}", there, "--dry-run")
+        if words:
+            raise self._trouble(f"cannot push {branch!r} to", words)
+
+    async def _known_base(self) -> str:
+        """Return the base branch as the mirror has it, or has it now."""
+        done = await self._git("rev-parse", "-q", "--verify", f"{self._base}^{{commit}}", expected=(0, 1))
+        return done.text or await self.newest()
 
     async def _check_paths(self, base: str, head: str) -> None:
         """Raise StepFailed for files that work must leave alone; what a merge brought in is not its own."""
@@ -262,9 +403,40 @@ class CodeRepository:
         return {name.decode(errors="surrogateescape") for name in listed.stdout.split(b"\0") if name}
 
     async def _create(self) -> None:
-        if not (self.folder / "HEAD").exists():
+        if (self.folder / "HEAD").exists():
+            return
+        if self.folder.exists() or self.folder.is_symlink():
+            raise _Damaged("it has no HEAD")
+        try:
             self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            await self._git("init", "-q", "--bare", "--template=")
+        except OSError as error:
+            raise self._beyond_mending(error) from error
+        await self._git("init", "-q", "--bare", "--template=")
+
+    async def _mend(self, damage: _Damaged, remade: int) -> None:
+        """Make the mirror again, unless somebody else did since it was the `remade`th."""
+        async with self._lock:
+            if self._remade != remade:
+                return
+            clock = asyncio.get_running_loop().time
+            if clock() < self._rests_until:
+                raise self._beyond_mending(damage)
+            log.warning(
+                "repo %s: the mirror %s is damaged and made again: %s", self.repo.name, self.folder, damage
+            )
+            self._rests_until = clock() + _REST
+            self._remade += 1
+            try:
+                await remake(self.folder, self._base)
+            except OSError as error:
+                raise self._beyond_mending(error) from error
+
+    def _beyond_mending(self, why: Exception) -> StepFailed:
+        return self._failed(
+            FailureClass.HOST,
+            f"the mirror {self.folder} cannot be worked in: {why}; see whether our disk is full, "
+            "and who may write there",
+        )
 
     async def _fetch_base(self) -> str:
         await self._fetch(f"+{self._base}:{self._base}")
@@ -283,38 +455,59 @@ class CodeRepository:
 
     async def _fetch(self, *words: str) -> None:
         *options, refspec = words
-        done = await self._talk(
-            "fetch", "-q", "--no-tags", "--no-write-fetch-head", *options, "--", self.url, refspec
-        )
-        if done.code:
-            raise self._trouble("cannot fetch from", done.words)
+        flags = ("--progress", "--no-tags", "--no-write-fetch-head", *options)
+        done = await self._talk("fetch", *flags, "--", self.url, refspec)
+        if not done.code and "shallow roots" not in done.words:  # those are left out with a mere warning
+            return
+        trouble = self._trouble("cannot fetch from", done.words)
+        if (
+            any(words in done.words for words in _UNFIT)
+            or _AWAY.search(done.words)
+            or _NO_ROOM.search(done.words)
+        ):
+            raise trouble
+        # The repository is asked past the mirror: if it is well, it must be the mirror that is not.
+        source = refspec.lstrip("+").partition(":")[0]
+        if source not in await self._list(source) and "*" not in source:
+            raise trouble
+        raise _Damaged(done.words)
 
-    async def _look(self, ref: str) -> str | None:
-        """Return the commit of a ref there; None if there is no such ref."""
-        done = await self._talk("ls-remote", "--", self.url, ref)
+    async def _list(self, *refs: str) -> Mapping[str, str]:
+        """Return the commits of those of the refs that are there, by full name."""
+        done = await self._talk("ls-remote", "--", self.url, *refs, mirror=False)
         if done.code:
             raise self._trouble("cannot look at", done.words)
         pairs = (line.split("\t") for line in done.text.splitlines())
-        return {name: commit for commit, name in pairs}.get(ref)
+        return {name: commit for commit, name in pairs}
 
-    async def _talk(self, *words: str) -> Done:
-        return await git(self.folder, *words, remote=True, timeout=_NETWORK_TIMEOUT)
+    async def _look(self, ref: str) -> str | None:
+        """Return the commit of a ref there; None if there is no such ref."""
+        return (await self._list(ref)).get(ref)
+
+    async def _talk(self, *words: str, silence: float | None = None, mirror: bool = True) -> Done:
+        """Run git, from the mirror or from nowhere, and bound how long the other side may be silent."""
+        folder = self.folder if mirror else None
+        silence = silence or self._silence
+        try:
+            return await git(folder, *words, remote=True, timeout=_NETWORK_TIMEOUT, silence=silence)
+        except Unavailable as error:
+            raise Unavailable(f"repo {self.repo.name}: {self._place} does not answer: {error}") from error
 
     async def _git(self, *words: str, stdin: bytes = b"", expected: Sequence[int] = (0,)) -> Done:
+        """Run git in the mirror. Raises _Damaged if it does not end as expected."""
         done = await git(self.folder, *words, stdin=stdin)
         if done.code not in expected:
-            raise self._failed(
-                FailureClass.HOST,
-                f"git {words[0]} failed in {self.folder}: {done.words}; see whether our disk is full; "
-                "the mirror may be removed, it is made again",
-            )
+            raise _Damaged(f"git {words[0]} failed ({done.code}): {done.words}")
         return done
 
     async def _has(self, commit: str) -> bool:
         return (await git(self.folder, "cat-file", "-e", f"{commit}^{{commit}}")).code == 0
 
     async def _is_ancestor(self, one: str, other: str) -> bool:
-        return (await git(self.folder, "merge-base", "--is-ancestor", one, other)).code == 0
+        done = await git(self.folder, "merge-base", "--is-ancestor", one, other)
+        if done.code > 1 and await self._has(one):
+            raise _Damaged(f"git merge-base failed ({done.code}): {done.words}")
+        return done.code == 0
 
     @property
     def _base(self) -> str:
@@ -326,6 +519,8 @@ class CodeRepository:
 
     def _trouble(self, what: str, words: str, *, who: str = _OURS) -> Exception:
         message = f"repo {self.repo.name}: {what} {self._place}: {words}"
+        if remedy := next((remedy for sign, remedy in _UNFIT.items() if sign in words), None):
+            return StepFailed(FailureClass.CONFIG, f"{message}; {remedy.format(place=self._place)}")
         if _NOT_ALLOWED.search(words):
             return StepFailed(FailureClass.AUTH, f"{message}; give {who} access")
         if _DECLINED.search(words):
@@ -333,6 +528,9 @@ class CodeRepository:
         if _NOT_THERE.search(words):
             return StepFailed(FailureClass.CONFIG, f"{message}; mend `url` or `base` in its spec")
         return Unavailable(message)
+
+    def _onto_base(self, branch: str) -> StepFailed:
+        return self._failed(FailureClass.CONFIG, f"work is never pushed onto the base branch {branch!r}")
 
     def _taken(self, branch: str, there: str, expected: str | None) -> StepFailed:
         if expected is None:

@@ -28,7 +28,7 @@ from reconciler.dispatch.secrets import find_secrets, hide, host_secrets, spelli
 from reconciler.dispatch.site import Site
 from reconciler.dispatch.steps import StepFailed, persist
 from reconciler.dispatch.validation import read_checks
-from reconciler.dispatch.workspace import Prepared, Taken
+from reconciler.dispatch.workspace import Prepared, Taken, Unfinished
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +159,9 @@ class Round:
         prepared = await persist(
             lambda: workspaces.prepare(self.order, self.repository), patience=self.patience
         )
+        if self.repository is not None and self.order.round == 1:  # before an agent is paid
+            way_back = partial(self.repository.see_way_back, self.order.branch, self.order.expected_head)
+            await persist(way_back, patience=self.patience)
         stdin = b"" if self.order.adapter.prompt == "argument" else self.order.prompt.encode()
         return prepared, await self._start_agent(await self._agent_job(prepared), stdin)
 
@@ -304,6 +307,8 @@ class Round:
         if verdict.outcome == "failed":
             return Report(verdict=await self._keep_work(prepared, verdict), base_commit=prepared.base)
         taken = await self._take_up(prepared)
+        if isinstance(taken, Unfinished):  # a round for the agent, as below; nothing of it is validated
+            return Report(verdict=verdict, checks=(taken.check(),), base_commit=prepared.base)
         checks = await self._validate(prepared, secrets)
         report = Report(verdict=verdict, checks=checks, base_commit=prepared.base)
         if report.failed_check or taken is None or self.repository is None:
@@ -320,21 +325,23 @@ class Round:
     async def _keep_work(self, prepared: Prepared, verdict: Verdict) -> Verdict:
         """Commit, on the host, what a failed agent left; that it cannot be done is no news but a note."""
         try:
-            await self._take_up(prepared)
+            taken = await self._take_up(prepared)
         except StepFailed as error:
             return verdict.model_copy(update={"notes": (*verdict.notes, str(error))})
-        return verdict
+        left = taken.lines if isinstance(taken, Unfinished) else ()
+        return verdict.model_copy(update={"notes": (*verdict.notes, *left)})
 
-    async def _take_up(self, prepared: Prepared) -> Taken | None:
+    async def _take_up(self, prepared: Prepared) -> Taken | Unfinished | None:
         if self.order.repo is None:
             return None
         if prepared.base is None:
-            raise self._at_fault(
-                f"the repository in the workspace {prepared.folder} is gone or damaged; "
-                "tell the agent to leave `.git` alone"
+            raise StepFailed(
+                FailureClass.AGENT,
+                f"host {self.order.host.name}: the repository in the workspace {prepared.folder} is gone or "
+                "damaged; tell the agent to leave `.git` alone",
             )
         taken = await persist(lambda: self.site.workspaces.take_up(self.order))
-        return replace(taken, base=prepared.base)
+        return taken if isinstance(taken, Unfinished) else replace(taken, base=prepared.base)
 
     async def _validate(self, prepared: Prepared, secrets: tuple[bytes, ...] = ()) -> tuple[Check, ...]:
         order = self.order

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reconciler.core.errors import Refused, Unavailable
-from reconciler.core.model import FailureClass, Order
-from reconciler.dispatch.git import without_credentials
+from reconciler.core.model import Check, FailureClass, Order
+from reconciler.core.text import one_line
+from reconciler.dispatch.git import both_ends, without_credentials
 from reconciler.dispatch.protocol import agent_id, batches, folder_name
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.scripts import Scripts
@@ -20,6 +21,8 @@ _LONG = 1800.0
 """Seconds; for a step that writes or reads a whole repository."""
 _BUNDLE_LIMIT = 512 * 1024 * 1024
 _NEED = "S need"
+_FAULT = b"S fault "
+_UNFINISHED = b"S unfinished\n"
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
 
 
@@ -40,6 +43,23 @@ class Taken:
 
     base: str
     head: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """What the agent of a round left in a state in which it cannot be delivered; nothing was committed."""
+
+    lines: tuple[str, ...]
+
+    def check(self) -> Check:
+        """Return it as a command that failed: the agent gets it back like a failed validation."""
+        return Check(
+            command="git status",
+            exit_code=1,
+            seconds=0.0,
+            output="\n".join(("The work was left unfinished:", *self.lines)),
+            summary=f"the work was left unfinished: {self.lines[0]}",
+        )
 
 
 class Workspaces:
@@ -83,15 +103,19 @@ class Workspaces:
             )
         )
 
-    async def take_up(self, order: Order) -> Taken:
+    async def take_up(self, order: Order) -> Taken | Unfinished:
         """
-        Commit what the agent left uncommitted and return the work as a whole.
+        Commit what the agent left uncommitted and return the work as a whole; or what keeps it from that.
 
-        Raises Refused if there is no repository to commit in, and Unavailable.
+        What git was in the middle of is looked at before anything is committed.
+        Raises StepFailed if there is no repository to commit in, Refused and Unavailable.
         """
         left_out = [path for path in order.adapter.cleanup if "\n" not in path]
         lines = [order.adapter.name, str(len(left_out)), *left_out, order.commit_message]
         answer = await self._call("take", *_names(order), stdin="\n".join(lines).encode())
+        if answer.startswith(_UNFINISHED):
+            found = answer.removeprefix(_UNFINISHED).decode(errors="replace").splitlines()
+            return Unfinished(tuple(one_line(line) for line in found))
         words = answer.decode().split()
         return Taken(self._commit(words[2]), self._commit(words[3]))
 
@@ -175,7 +199,12 @@ class Workspaces:
         return answer
 
     async def _call(self, verb: str, *words: str, stdin: bytes = b"") -> bytes:
-        return await self._scripts.call("workspace", verb, self._fleet, *words, stdin=stdin, timeout=_LONG)
+        """Make a call. Raises StepFailed for what an agent did to its workspace: no other host would help."""
+        answer = await self._scripts.call("workspace", verb, self._fleet, *words, stdin=stdin, timeout=_LONG)
+        if answer.startswith(_FAULT):
+            why = both_ends(answer.removeprefix(_FAULT).decode(errors="replace"))
+            raise StepFailed(FailureClass.AGENT, f"host {self._scripts.host}: {why}")
+        return answer
 
     def _prepared(self, answer: str) -> Prepared:
         fields = dict(line.split(" ", 1) for line in answer.splitlines())

@@ -2,20 +2,23 @@
 # Workspaces of runs on a host: one verb per step. POSIX sh and git.
 #
 #   prepare FLEET KEY ID          make the workspace of a run, or clean it for its next round
-#   take    FLEET KEY ID          commit what the agent of a round left uncommitted
+#   take    FLEET KEY ID          commit what the agent of a round left uncommitted, or say what it left unfinished
 #   bundle  FLEET KEY ID BASE     the commits of a round that the base does not have, as a git bundle
 #   push    FLEET KEY ID COMMIT   push the commit of a round to its branch from here
 #   ls      FLEET                 one line per workspace
 #   sizes   FLEET KEY...          KiB on disk and name of each workspace that is there
 #   rm      FLEET KEY...          remove workspaces; a few are cleaned and kept as spares
 #
-# Every answer begins with "S " (done as asked) or "E " (why not).
+# Every answer begins with "S " (done as asked) or "E " (why not: a matter of the host).
+# "S fault WHY" is the agent's matter: it left its workspace in a state that nobody can take up.
 #   FLEET/repos/NAME.git   objects that the workspaces of a repo share; never pruned
 #   FLEET/work/KEY         the workspace: a repository of its own, so that no agent can touch another's
 #   FLEET/spare/NAME.git/KEY  a work tree of that repo which nobody has: to fill it anew is quicker than an empty folder
 #   FLEET/runs/ID/claim    there once the agent of that round was started
+#   FLEET/runs/ID/unfinished   there if it left something unfinished, which the next round goes on with
 
 refuse() { printf 'E %s\n' "$*"; exit 70; }
+fault() { printf 'S fault %s\n' "$*"; exit 0; }
 room='see whether the disk is full there, and who may write to it'
 damaged='the agent must leave its .git alone'
 
@@ -28,10 +31,20 @@ run_git() { # without hooks and helpers: the agent may have put some there
 # Named, never searched for: with its .git gone, a search would end in somebody else's repository.
 in_work() { run_git -C "$work" --git-dir="$work/.git" --work-tree="$work" "$@"; }
 
+blame() { # what was being done, what git said of it: the host's matter is what no agent can bring about
+  case $2 in
+  *'No space left'* | *'quota exceeded'* | *'Read-only file system'* | *'Input/output error'* | *'Cannot allocate memory'*)
+    refuse "$1: $2; $room"
+    ;;
+  esac
+  fault "$1: $2; $damaged"
+}
+
 enter() { # fleet key id -> $fleet $work $run
   mkdir -p -m 700 -- "$1" 2>/dev/null && mkdir -p -m 700 -- "$1/work" "$1/repos" "$1/runs" && cd -P -- "$1" ||
     refuse "cannot make the folder $1; $room, or choose another workdir"
   fleet=$PWD work=$PWD/work/${2:-} run=$PWD/runs/${3:-}
+  gone="the repository in the workspace $work is gone or damaged; $damaged"
 }
 
 need_git() { command -v git >/dev/null 2>&1 || refuse 'git is not installed, or not on the PATH of a login without terminal; install it'; }
@@ -60,8 +73,19 @@ restore_settings() { # git would run what the agent set there: filters, drivers,
 }
 
 take_back() { # $work/.git, from whoever was there since
-  own_git || refuse "the repository in the workspace $work is gone or damaged; $damaged"
-  said=$(restore_settings 2>&1) || refuse "cannot write $work/.git/config: $said; $room"
+  own_git || fault "$gone"
+  said=$(restore_settings 2>&1) || blame "cannot write $work/.git/config" "$said"
+  # What was at work there is over; what it was killed at must not stop us.
+  find "$work/.git" -path "$work/.git/objects" -prune -o -name '*.lock' -exec rm -rf {} + 2>/dev/null
+  in_work ls-files >/dev/null 2>&1 || { # no index at all is better than one that cannot be read
+    rm -rf "$work/.git/index"
+    in_work read-tree HEAD 2>/dev/null
+  }
+}
+
+open_up() { # what the agent closed against itself
+  find "$work" -path "$work/.git" -prune -o \( -type d ! -perm -700 -o -type f ! -perm -400 \) \
+    -exec chmod u+rwX {} \; 2>/dev/null
 }
 
 answer_ready() { # base
@@ -70,8 +94,21 @@ answer_ready() { # base
 }
 
 clean() { # what the agent did is committed; what lies around is of the validation
-  rm -f "$work/.git/index.lock"
-  in_work reset -q --hard && in_work clean -q -f -d
+  in_work reset -q --hard && in_work clean -q -ff -d
+}
+
+is_unfinished() { # whether the round before this one left something that this one is to finish
+  round=${run##*.r}
+  case $round in *[!0-9]* | '' | 1) return 1 ;; esac
+  [ -f "${run%.r*}.r$((round - 1))/unfinished" ]
+}
+
+set_upstream() { # branch commit
+  in_work update-ref "refs/remotes/origin/$1" "$2" && return
+  # Something else has a name that this one cannot be beside; all of them are ours to give.
+  in_work for-each-ref --format='delete %(refname)' refs/remotes | in_work update-ref --stdin
+  rm -rf "$work/.git/refs/remotes"
+  in_work update-ref "refs/remotes/origin/$1" "$2"
 }
 
 create_mirror() { # in one move, as below
@@ -163,14 +200,99 @@ renew_index() { # from what is committed: the agent's may say of files that they
   done | in_work update-index --skip-worktree --stdin
 }
 
-find_nested() { # -> $nested: new repositories in the work tree that are no submodules
-  nested=$(
+find_nested() { # paths to leave out... -> the repositories in the work tree that are no submodules
+  {
+    in_work -c core.quotePath=false ls-files --others --exclude-standard -- . "$@" | sed -n 's|/$||p; s|/"$|"|p'
     {
       run_git config -f "$work/.gitmodules" --get-regexp '^submodule\..*\.path$' 2>/dev/null | sed 's/^.*\.path //'
-      in_work -c core.quotePath=false diff --cached --raw --no-renames --ignore-submodules=none refs/reconciler/base
+      in_work -c core.quotePath=false diff --cached --raw --no-renames --ignore-submodules=none refs/reconciler/base --
     } | awk -F '\t' 'NF == 1 { known[$1] } $1 ~ /^:[0-7]* 160000 / && !($2 in known) { print $2 }'
-  )
-  [ -n "$nested" ]
+  } 2>/dev/null | sort -u
+}
+
+find_operation() { # -> what git is in the middle of
+  at=$work/.git
+  if [ -e "$at/rebase-merge" ] || { [ -e "$at/rebase-apply" ] && [ ! -e "$at/rebase-apply/applying" ]; }; then
+    operation=rebase
+  elif [ -e "$at/rebase-apply" ]; then operation=am
+  elif [ -e "$at/MERGE_HEAD" ]; then operation=merge
+  elif [ -e "$at/CHERRY_PICK_HEAD" ]; then operation=cherry-pick
+  elif [ -e "$at/REVERT_HEAD" ]; then operation=revert
+  elif [ -e "$at/sequencer" ]; then operation='cherry-pick or revert'
+  fi
+  [ -n "${operation:-}" ] &&
+    printf 'A %s is under way. Finish it (git %s --continue), or give it up (--abort).\n' "$operation" "${operation%% *}"
+  if [ -e "$at/BISECT_LOG" ] || [ -e "$at/BISECT_START" ]; then
+    printf 'A bisect is under way. End it (git bisect reset).\n'
+  fi
+  in_work -c core.quotePath=false ls-files --unmerged | cut -f 2- | sort -u |
+    sed 's/^/Not merged: /; 20q'
+}
+
+count_left() { # commit not-in...: how many commits no line of work that is delivered has, nor one that does the same
+  commit=$1
+  shift
+  in_work rev-list --count --no-merges --cherry-pick --right-only "HEAD...$commit" \
+    --not refs/reconciler/base --remotes "$@" -- 2>/dev/null || echo 0
+}
+
+find_strays() { # -> commits that the delivered branch would not have
+  in_work for-each-ref --count=50 --format='%(refname)' refs/heads refs/tags | while IFS= read -r ref; do
+    left=$(count_left "$ref^{commit}")
+    [ "$left" = 0 ] || printf '%s has %s commits that HEAD does not have. Merge them, or delete it.\n' "$ref" "$left"
+  done
+  # A head that was on no branch when it was left; a rebase writes other words.
+  awk -F '\t' '$2 ~ /^checkout: moving from [0-9a-f]+ to / { split($1, id, " "); split($2, words, " ")
+    if (words[4] == id[1] && length(id[1]) >= 40) print id[1] }' "$work/.git/logs/HEAD" 2>/dev/null |
+    sort -u | sed 50q | while IFS= read -r commit; do
+    left=$(count_left "$commit" --branches --tags)
+    [ "$left" = 0 ] || printf 'Commit %s was made on no branch and left behind. Cherry-pick it, or forget it (git reflog expire --expire=now --all).\n' "$commit"
+  done
+  in_work rev-parse -q --verify refs/stash >/dev/null &&
+    printf 'Changes are stashed. Apply them (git stash pop), or drop them (git stash drop).\n'
+  for tree in "$work"/.git/worktrees/*/; do
+    IFS= read -r place 2>/dev/null <"$tree/gitdir" || continue
+    place=${place%/.git}
+    if [ -d "$place" ] && [ -n "$(run_git --git-dir="${tree%/}" --work-tree="$place" status --porcelain 2>/dev/null | sed 1q)" ]; then
+      printf 'The work tree %s has changes that are not committed. Commit them, or remove it (git worktree remove --force).\n' "$place"
+    fi
+  done
+}
+
+find_submodules() { # -> submodules with work that nobody else could get
+  in_work -c core.quotePath=false ls-files --stage | sed -n 's/^160000 \([0-9a-f]*\) 0\t/\1 /p' |
+    while read -r commit path; do
+      there=$work/$path
+      if [ -f "$there/.git" ]; then
+        IFS= read -r inner <"$there/.git" && inner=${inner#gitdir: }
+        case $inner in /*) ;; *) inner=$there/$inner ;; esac
+      else inner=$there/.git; fi
+      [ -d "$inner" ] || continue
+      # Its settings are the agent's; none of them is heeded by what looks at refs alone.
+      head=$(GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" rev-parse -q --verify 'HEAD^{commit}') || continue
+      [ -n "$(GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" for-each-ref --count=1 --contains "$head" refs/remotes)" ] ||
+        printf 'Submodule %s is at commit %s, which only this folder has. Push it to where the submodule is from, or go back.\n' "$path" "$head"
+      new=$work.new.$$
+      run_git init -q --template= "$new" && printf '%s/objects\n' "$inner" >"$new/.git/objects/info/alternates" &&
+        printf '%s\n' "$head" >"$new/.git/HEAD" && cp -p "$inner/index" "$new/.git/index" &&
+        [ -n "$(run_git --git-dir="$new/.git" --work-tree="$there" status --porcelain --ignore-submodules=all | sed 1q)" ] &&
+        printf 'Submodule %s has changes that are not committed. Commit and push them there, or undo them.\n' "$path"
+      rm -rf "$new"
+    done 2>/dev/null
+}
+
+find_unfinished() { # paths to leave out... -> what would be lost, or be taken for done, a line each
+  find_operation
+  find_nested "$@" | sed -n 's|^|A repository within the repository would be lost: |; s|$|. Remove its .git, or make it a submodule.|p; 20q'
+  find_submodules
+  find_strays
+}
+
+add_all() { # paths to leave out... -> $said; a folder that cannot be entered is only a warning of git's
+  said=$(in_work add -A -- . "$@" 2>&1 </dev/null)
+  code=$?
+  case $said in *'Permission denied'*) return 1 ;; esac
+  return $code
 }
 
 case ${1:-} in
@@ -194,16 +316,12 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
   take_in "$commit" "$newest"
   if [ -e "$work/.git" ]; then
     take_back
-    said=$(clean 2>&1) || refuse "cannot clean $work: $said; $room"
-    commit=$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}') ||
-      refuse "the repository in the workspace $work is gone or damaged; $damaged"
+    is_unfinished || said=$(clean 2>&1) || { open_up && said=$(clean 2>&1); } || blame "cannot clean $work" "$said"
+    commit=$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}') || fault "$gone"
   else
     said=$(create_work 2>&1) || refuse "cannot make $work: $said; $room"
   fi
-  # A kill in the middle of the next line leaves this behind; nobody else is at work here before the agent.
-  rm -f "$work/.git/refs/remotes/origin/$upstream.lock"
-  said=$(in_work update-ref "refs/remotes/origin/$upstream" "$newest" 2>&1) ||
-    refuse "cannot write refs/remotes/origin/$upstream in $work: $said; $damaged"
+  said=$(set_upstream "$upstream" "$newest" 2>&1) || blame "cannot write refs/remotes/origin/$upstream in $work" "$said"
   answer_ready "$commit"
   ;;
 take) # FLEET KEY ID; stdin: name of the agent, number of paths to leave out, those paths, a line each; the message
@@ -215,30 +333,35 @@ take) # FLEET KEY ID; stdin: name of the agent, number of paths to leave out, th
     count=$((count - 1))
   done
   [ -f "${run}v/claim" ] || take_back
-  base=$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}' 2>/dev/null) ||
-    refuse "the repository in the workspace $work is gone or damaged; $damaged"
+  base=$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}' 2>/dev/null) || fault "$gone"
   result=refs/reconciler/done/${run##*/}
   if [ -f "${run}v/claim" ]; then # what lies there by now is of the validation
     cat >/dev/null
   else
-    rm -f "$work/.git/index.lock" "$work/.git/HEAD.lock"
-    said=$(renew_index 2>&1 </dev/null && in_work add -A -- . "$@" 2>&1 </dev/null) || refuse "cannot take up what lies in $work: $said; $room"
-    if find_nested; then # git takes up which commit they are at, and none of their files
-      refuse "a repository within the repository would be lost:" $nested "in $work; have its .git removed, or make it a submodule"
+    # Looked for first: what follows makes one commit of whatever lies there.
+    unfinished=$(find_unfinished "$@")
+    if [ -n "$unfinished" ]; then
+      cat >/dev/null
+      mkdir -p "$run" && : >"$run/unfinished" || refuse "cannot write to $run; $room"
+      printf 'S unfinished\n%s\n' "$unfinished"
+      exit 0
     fi
-    if in_work diff --cached --quiet && ! in_work rev-parse -q --verify MERGE_HEAD >/dev/null; then
+    rm -f "$run/unfinished"
+    said=$(renew_index 2>&1 </dev/null) || blame "cannot read what is committed in $work" "$said"
+    add_all "$@" || { open_up; add_all "$@"; } || blame "cannot take up what lies in $work" "$said"
+    if in_work diff --cached --quiet; then
       cat >/dev/null
     else
       said=$(GIT_AUTHOR_NAME=$name GIT_AUTHOR_EMAIL=agent@reconciler.invalid \
         GIT_COMMITTER_NAME=$name GIT_COMMITTER_EMAIL=agent@reconciler.invalid \
-        in_work commit -q --no-verify --cleanup=verbatim -F - 2>&1) || refuse "cannot commit in $work: $said; $room"
+        in_work commit -q --no-verify --cleanup=verbatim -F - 2>&1) || blame "cannot commit in $work" "$said"
     fi
     # What the agent kept out of its work tree (sparse) is in the commit, and so in what is validated.
     said=$(rm -f "$work/.git/index" && in_work read-tree HEAD 2>&1 && in_work ls-files -z --deleted | in_work checkout-index -q -z --stdin 2>&1) ||
-      refuse "cannot complete $work: $said; $room"
-    said=$(in_work update-ref "$result" HEAD 2>&1) || refuse "no commit in $work: $said; $damaged"
+      blame "cannot complete $work" "$said"
+    said=$(in_work update-ref "$result" HEAD 2>&1) || blame "no commit in $work" "$said"
   fi
-  head=$(in_work rev-parse -q --verify "$result^{commit}") || refuse "the repository in the workspace $work is gone or damaged; $damaged"
+  head=$(in_work rev-parse -q --verify "$result^{commit}") || fault "$gone"
   printf 'S taken %s %s\n' "$base" "$head"
   ;;
 bundle) # FLEET KEY ID BASE
@@ -246,7 +369,7 @@ bundle) # FLEET KEY ID BASE
   file=$work.out.$$
   said=$(in_work bundle create -q "$file" "refs/reconciler/done/$4" "^$5" 2>&1) || {
     rm -f "$file"
-    refuse "cannot bundle the work in $work: $said; $room"
+    blame "cannot bundle the work in $work" "$said"
   }
   printf 'S bundle %s\n' "$(($(wc -c <"$file")))"
   cat "$file"

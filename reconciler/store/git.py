@@ -33,7 +33,6 @@ _SAFE: Sequence[str] = (
     "maintenance.auto=false",
     "fetch.recurseSubmodules=false",
     "push.recurseSubmodules=no",
-    "transfer.fsckObjects=true",
 )
 """Overrides whatever a repository's own configuration says."""
 
@@ -73,6 +72,11 @@ class Git:
     def networked(cls, git_dir: Path) -> Self:
         """Return git for fetch and push: credential helpers and rewritten addresses of the user work."""
         return cls((f"--git-dir={git_dir}", *_overrides()), _networked_environment())
+
+    @classmethod
+    def nowhere(cls) -> Self:
+        """Return git that stands in no repository and talks to remotes: none of ours can be in its way."""
+        return cls(("-C", "/", *_overrides()), _networked_environment())
 
     @classmethod
     def discovering(cls, place: Path) -> Self:

@@ -5,11 +5,12 @@ A fleet's repository: where it is, and what can be asked of it without a process
 import hashlib
 import os
 import re
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from reconciler.core.errors import UsageError
+from reconciler.core.errors import Unavailable, UsageError
 from reconciler.store.catfile import CatFile
 from reconciler.store.git import Git, speakable
 from reconciler.store.remote import NETWORK_TIMEOUT, fetch
@@ -76,10 +77,28 @@ class Repository:
                 f"{git_dir}, for the clone of {speakable(url)}, cannot be made: {error.strerror}; "
                 "see who may write there, or name another data folder (--data-dir)"
             ) from error
-        repository = cls(git_dir, folder=None, address=url, hash_name="sha1")
+        was_there = any(git_dir.iterdir())
         try:
-            await repository.git.run("init", "--quiet", "--bare", "--template=")
-            await repository.git.run("config", "remote.origin.url", url)
+            return await cls._open_clone(git_dir, url)
+        except Unavailable:
+            if not was_there or await _hash_name(url) is None:
+                raise
+        # The remote is well, and all that a clone has is had from there once more.
+        git_dir.rename(_free_name(git_dir))
+        git_dir.mkdir(mode=0o700)
+        return await cls._open_clone(git_dir, url)
+
+    @classmethod
+    async def _open_clone(cls, git_dir: Path, url: str) -> Self:
+        """Open the bare clone of a remote, and make it first if it is not there."""
+        if not (git_dir / "HEAD").exists():
+            hash_name = await _hash_name(url) or "sha1"
+            init = ("init", "--quiet", "--bare", "--template=", f"--object-format={hash_name}")
+            await Git.local(git_dir).run(*init)
+        listed = await Git.local(git_dir).run("rev-parse", "--show-object-format")
+        repository = cls(git_dir, folder=None, address=url, hash_name=listed.decode().strip())
+        try:
+            await repository.git.run("config", "--replace-all", "remote.origin.url", url)
             await repository.fetch()
         except BaseException:
             await repository.close()
@@ -154,7 +173,9 @@ class Repository:
             match = re.match(rb"ref: refs/heads/(.+)\tHEAD\n", listed)
             head = match[1] if match else b""
         else:
-            head = await self._here.run("symbolic-ref", "--quiet", "--short", "HEAD", codes=(0, 1))
+            # In full: git shortens a name by what else there is, a tag of the same name for one.
+            name = await self._here.run("symbolic-ref", "--quiet", "HEAD", codes=(0, 1))
+            head = name.removeprefix(b"refs/heads/")
         if not head:
             raise UsageError(f"{self}: HEAD names no branch; say which one has the specs (--branch)")
         return head.decode().strip()
@@ -220,6 +241,24 @@ def _clone_name(url: str) -> str:
     """Return a folder name that a person recognises and that no other URL has."""
     words = re.sub(r"[^A-Za-z0-9]+", "-", speakable(url)).strip("-")[-60:]
     return f"{words}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.git"
+
+
+async def _hash_name(url: str) -> str | None:
+    """Return by what function a remote names its objects; None if it has none, or does not answer."""
+    result = await Git.nowhere().attempt("ls-remote", "--quiet", "--", url, timeout=NETWORK_TIMEOUT)
+    name, _, _ = result.stdout.partition(b"\t")
+    if result.code != 0 or not name:
+        return None
+    return "sha256" if len(name) == _SHA256_LENGTH else "sha1"
+
+
+_SHA256_LENGTH = 64
+
+
+def _free_name(git_dir: Path) -> Path:
+    """Return where a damaged clone is put aside, for whoever wants to see what happened to it."""
+    names = (git_dir.with_name(f"{git_dir.name}.damaged-{number}") for number in count(1))
+    return next(name for name in names if not name.exists())
 
 
 def _content(path: Path) -> bytes:

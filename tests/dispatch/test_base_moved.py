@@ -258,13 +258,16 @@ def test_files_with_conflicts_are_named_on_a_line_each_and_harmlessly():
 
 
 @pytest.mark.parametrize("answer", ["git checkout -q --ours README; git add README", "echo both >README"])
-async def test_a_merge_that_the_agent_left_uncommitted_is_committed(world, answer):
+async def test_a_merge_that_the_agent_left_uncommitted_goes_back_to_it(world, answer):
     rule(world, "merge")
     newest = move(world, "README", "theirs\n")
     await world.carry_out(older(world, "echo mine >README"))
 
-    report = await world.carry_out(older(world, f"{MERGE}; {answer}", number=2))
+    left = await world.carry_out(older(world, f"{MERGE}; {answer}", number=2))
+    report = await world.carry_out(older(world, "git commit -q -a -m Both", number=3))
 
+    assert left.failed_check is not None
+    assert "A merge is under way" in left.failed_check.output
     assert report.failed_check is None
     assert on_branch(world, "%s|%P").split("|")[1].split()[1] == newest
 

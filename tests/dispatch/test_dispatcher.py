@@ -425,8 +425,8 @@ IDENTITY = {
 async def test_a_repository_within_the_work_is_told_of_before_it_is_lost(world, more):
     report = await world.carry_out(world.order(NESTED + more, env=IDENTITY))
 
-    assert report.verdict.outcome == "failed"
-    assert "a repository within the repository would be lost: my part" in report.verdict.message
+    assert report.failed_check is not None
+    assert "A repository within the repository would be lost: my part." in report.failed_check.output
     assert "task/web/fix" not in heads(world)
 
 

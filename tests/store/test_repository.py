@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from reconciler.core.errors import Refused, Unavailable, UsageError
@@ -27,6 +29,89 @@ async def test_a_linked_work_tree_has_a_head_of_its_own(open_repository, checkou
 
     assert await repository.specs_branch(None) == "side"
     assert await repository.checkout_of("main") == checkout
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "refs/tags/main",
+        "refs/heads/refs/heads/main",
+        "refs/heads/HEAD",
+        "refs/remotes/origin/main",
+        "refs/heads/heads/main",
+    ],
+)
+async def test_a_ref_of_a_like_name_changes_nothing(open_repository, bare, checkout, name):
+    head = git(bare, "rev-parse", "refs/heads/main")
+    other = commit(checkout, "specs/tasks/b.yaml", "goal: b\n")
+    git(checkout, "push", "-q", str(bare), f"{other}:{name}")
+    git(checkout, "reset", "-q", "--hard", head)
+    git(checkout, "update-ref", name, other)
+
+    for place in (bare, checkout, f"file://{bare}"):
+        repository = await open_repository(place)
+        branch = await repository.specs_branch(None)
+
+        assert (branch, await GitTree(repository, branch).head()) == ("main", head)
+
+
+async def test_a_fleet_of_sha256_is_read_by_its_url_as_by_its_path(open_repository, tmp_path):
+    place = tmp_path / "sha256"
+    git(tmp_path, "init", "-q", "--object-format=sha256", str(place))
+    head = commit(place, "specs/tasks/a.yaml", "goal: a\n")
+
+    for address in (place, f"file://{place}"):
+        repository = await open_repository(address)
+        tree = GitTree(repository, await repository.specs_branch(None))
+        (entry,) = (await tree.files(head, "specs")).values()
+
+        assert (await tree.head(), repository.blob_id(b"goal: a\n")) == (head, entry.blob)
+
+
+async def test_old_commits_that_git_would_not_make_any_more_are_read_by_url_too(open_repository, bare):
+    blob = git(bare, "rev-parse", "main:specs/tasks/a.yaml")
+    tree = bytes.fromhex(blob)
+    folder = bare.parent / "tree"
+    folder.write_bytes(b"0100644 odd\0" + tree)
+    odd = git(bare, "hash-object", "-t", "tree", "-w", "--literally", str(folder))
+    old = git(bare, "commit-tree", odd, "-m", "Old")
+    newest = git(bare, "commit-tree", "main^{tree}", "-p", old, "-m", "New")
+    git(bare, "update-ref", "refs/heads/main", newest)
+
+    repository = await open_repository(f"file://{bare}")
+
+    assert await GitTree(repository, "main").head() == newest
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ("HEAD", ""),
+        ("config", "[oops\n"),
+        ("packed-refs", "oops\n"),
+        ("shallow.lock", ""),
+        ("refs/remotes/origin/main", ""),
+        ("refs/remotes/origin/main.lock", ""),
+        ("refs", None),
+        ("objects", None),
+    ],
+)
+async def test_a_clone_that_is_damaged_is_made_again(open_repository, bare, checkout, cache, damage):
+    path, content = damage
+    await (await open_repository(f"file://{bare}")).close()
+    (clone,) = cache.iterdir()
+    if content is None:
+        shutil.rmtree(clone / path)
+    else:
+        (clone / path).write_text(content)
+    newest = commit(checkout, "specs/tasks/b.yaml", "goal: b\n")
+    git(checkout, "push", "-q", str(bare), "main")
+
+    repository = await open_repository(f"file://{bare}")
+    tree = GitTree(repository, await repository.specs_branch(None))
+
+    assert await tree.head() == newest
+    assert len(await tree.files(newest, "specs")) == 2
 
 
 @pytest.mark.parametrize(

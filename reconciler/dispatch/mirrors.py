@@ -1,0 +1,121 @@
+"""
+A mirror that is damaged, made again.
+
+All of it can be had once more, so all of it is thrown away: refs, settings,
+locks, whatever lies there. Only sound objects stay, and stay where they are:
+workspaces of this machine borrow them, and what was delivered by agents and is
+not pushed yet is nowhere else.
+"""
+
+import asyncio
+import hashlib
+import re
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from reconciler.dispatch.git import git
+
+_LOOSE = re.compile(r"[0-9a-f]{38}(?:[0-9a-f]{24})?")
+_PACKED = re.compile(rb"^([0-9a-f]{40,64}) (refs/[^\n]+)$", re.MULTILINE)
+_COMMIT = re.compile(rb"[0-9a-f]{40,64}\n?")
+_LONG = 1800.0
+_CHUNK = 1 << 20
+
+
+async def remake(folder: Path, ref: str) -> None:
+    """
+    Make a bare repository anew around its sound objects.
+
+    The ref stays if everything behind it is sound: then only what is new is
+    fetched again. Raises OSError, and Unavailable if git cannot be started.
+    """
+    commit = await asyncio.to_thread(_read_ref, folder, ref)
+    fresh = folder.with_name(f"{folder.name}.new")
+    await asyncio.to_thread(_remove, fresh)
+    fresh.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    await git(fresh, "init", "-q", "--bare", "--template=")
+    await asyncio.to_thread(_put_around_objects, fresh, folder)
+    await _keep_sound_packs(folder)
+    if commit and (await git(folder, "rev-list", "--objects", "--quiet", commit, timeout=_LONG)).code == 0:
+        await git(folder, "update-ref", ref, commit)
+
+
+def _read_ref(folder: Path, ref: str) -> str | None:
+    with suppress(OSError):
+        content = (folder / ref).read_bytes()
+        return content.decode().strip() if _COMMIT.fullmatch(content) else None
+    with suppress(OSError):
+        pairs = _PACKED.findall((folder / "packed-refs").read_bytes())
+        return next((commit.decode() for commit, name in pairs if name == ref.encode()), None)
+    return None
+
+
+def _put_around_objects(fresh: Path, folder: Path) -> None:
+    """Let everything beside the objects be as in a new repository, and drop objects that are not sound."""
+    if folder.is_symlink() or not folder.is_dir():
+        _remove(folder)
+    objects = folder / "objects"
+    if objects.is_symlink() or not objects.is_dir():
+        _remove(objects)
+    objects.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for left in folder.iterdir():
+        if left != objects:
+            _remove(left)
+    for damaged in list(_unsound(objects)):
+        _remove(damaged)
+    for name in ("info", "pack"):
+        (objects / name).mkdir(exist_ok=True)
+    for made in fresh.iterdir():
+        if made.name != "objects":
+            made.rename(folder / made.name)
+    _remove(fresh)
+
+
+def _unsound(objects: Path) -> Iterator[Path]:
+    """Yield what is no sound object, nor a pack: what is derived from those, and what somebody left."""
+    for place in objects.iterdir():
+        if place.name == "pack" and place.is_dir():
+            yield from (each for each in place.iterdir() if each.suffix not in {".pack", ".idx"})
+        elif re.fullmatch(r"[0-9a-f]{2}", place.name) and place.is_dir():
+            yield from (each for each in place.iterdir() if not _is_sound(each))
+        else:
+            yield place
+
+
+def _is_sound(file: Path) -> bool:
+    """Return whether a loose object is what its name says."""
+    name = file.parent.name + file.name
+    if not _LOOSE.fullmatch(file.name) or not file.is_file():
+        return False
+    digest, reader = hashlib.new("sha1" if len(name) == 40 else "sha256"), zlib.decompressobj()  # noqa: PLR2004 - git's names
+    try:
+        with file.open("rb") as stream:
+            while piece := stream.read(_CHUNK):
+                digest.update(reader.decompress(piece))
+    except (OSError, zlib.error):
+        return False
+    return reader.eof and digest.hexdigest() == name
+
+
+async def _keep_sound_packs(folder: Path) -> None:
+    """Drop packs that are not sound; one whose index alone is not gets it anew."""
+    packs = folder / "objects" / "pack"
+    for index in packs.glob("*.idx"):
+        if not index.with_suffix(".pack").is_file():
+            _remove(index)
+    for pack in sorted(packs.glob("*.pack")):
+        if (await git(folder, "verify-pack", "--", str(pack), timeout=_LONG)).code == 0:
+            continue
+        _remove(pack.with_suffix(".idx"))
+        if (await git(folder, "index-pack", str(pack), timeout=_LONG)).code:
+            _remove(pack)
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)

@@ -1,0 +1,323 @@
+"""
+Mirrors that are damaged, repositories that are unfit or silent, and branches that cannot be pushed to.
+"""
+
+import asyncio
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.errors import Unavailable
+from reconciler.core.model import FailureClass
+from reconciler.dispatch.repos import CodeRepository
+from reconciler.dispatch.steps import StepFailed
+from tests.dispatch.world import World, git
+
+
+@pytest.fixture
+def world(tmp_path) -> World:
+    return World(tmp_path / "a world")
+
+
+def repository_of(world: World, **fields) -> CodeRepository:
+    silence = fields.pop("silence", 60)
+    repo = world.repo.model_copy(update=fields)
+    return CodeRepository(repo, mirrors=world.data / "repos", fleet=world.folder, silence=silence)
+
+
+def move(world: World, text: str = "more\n") -> str:
+    """Let somebody push to the base branch; return the commit."""
+    seed = world.folder / "seed"
+    (seed / "README").write_text(text)
+    git(seed, "commit", "-q", "-a", "-m", "More")
+    git(seed, "push", "-q", str(world.code), "HEAD:main")
+    return git(seed, "rev-parse", "HEAD")
+
+
+def every(folder: Path, pattern: str) -> list[Path]:
+    return [path for path in folder.rglob(pattern) if path.is_file()]
+
+
+def empty_all(paths: list[Path]) -> None:
+    for path in paths:
+        path.chmod(0o600)
+        path.write_bytes(b"")
+
+
+def cut_all(paths: list[Path]) -> None:
+    for path in paths:
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes()[:-8] + b"oops")
+
+
+def make_file(path: Path, text: str = "oops\n") -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def make_folder(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir(parents=True)
+    (path / "x").write_text("1" * 40 + "\n")
+
+
+DAMAGE = {
+    "a lock of the branch": lambda at: make_file(at / "refs/heads/main.lock", ""),
+    "a lock of packed refs": lambda at: (
+        make_file(at / "packed-refs.lock"),
+        make_file(at / "refs/heads/main", ""),
+    ),
+    "a lock of a base": lambda at: [
+        make_file(at / f"refs/reconciler/base/{c}.lock", "") for c in commits(at)
+    ],
+    "a lock of shallow": lambda at: (make_file(at / "shallow.lock"), make_file(at / "shallow")),
+    "an empty ref": lambda at: make_file(at / "refs/heads/main", ""),
+    "a ref of garbage": lambda at: make_file(at / "refs/heads/main"),
+    "a ref that became a folder": lambda at: make_folder(at / "refs/heads/main"),
+    "a file in place of the branches": lambda at: make_file(at / "refs/heads"),
+    "an empty HEAD": lambda at: make_file(at / "HEAD", ""),
+    "a HEAD that is gone": lambda at: (at / "HEAD").unlink(),
+    "an empty configuration": lambda at: make_file(at / "config", "[core\n"),
+    "packed refs of garbage": lambda at: make_file(at / "packed-refs"),
+    "no refs": lambda at: shutil.rmtree(at / "refs"),
+    "no objects": lambda at: shutil.rmtree(at / "objects"),
+    "objects that are empty": lambda at: empty_all(every(at / "objects", "*")),
+    "objects that are damaged": lambda at: cut_all(every(at / "objects", "*")),
+    "one pack without its index": lambda at: [path.unlink() for path in every(at / "objects", "*.idx")],
+    "an index without its pack": lambda at: [path.unlink() for path in every(at / "objects", "*.pack")],
+    "an alternate that is not there": lambda at: make_file(at / "objects/info/alternates", "/nowhere\n"),
+    "a file in its place": make_file,
+    "a link in its place": lambda at: (shutil.rmtree(at), at.symlink_to("/nowhere")),
+    "an empty folder in its place": lambda at: (shutil.rmtree(at), at.mkdir()),
+}
+
+
+def commits(mirror: Path) -> list[str]:
+    return git(mirror, "rev-list", "--all").split()
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_a_mirror_that_is_damaged_is_made_again(world, damage, is_packed):
+    repository = repository_of(world)
+    first = await repository.newest()
+    if is_packed:
+        git(repository.folder, "repack", "-a", "-d", "-q")
+    DAMAGE[damage](repository.folder)
+    newest = move(world)
+
+    assert await repository.newest() == newest
+    assert await repository.bundle([newest], [])
+    assert await repository.starting_point(first) == first
+    assert git(repository.folder, "rev-list", "--objects", "--quiet", "refs/heads/main") == ""
+    assert not repository.folder.with_name("code.git.new").exists()
+
+
+async def test_what_workspaces_borrow_stays_where_it_is_when_a_mirror_is_made_again(world):
+    await world.carry_out(world.order("true", validation=("false",)))  # its workspace is kept
+    (work,) = (world.data / "host/f1/work").iterdir()
+    mirror = world.data / "repos/code.git"
+    base = git(work, "rev-parse", "refs/reconciler/base")
+    git(world.folder / "seed", "checkout", "-q", "--orphan", "anew")
+    git(world.folder / "seed", "commit", "-q", "-m", "Anew")
+    git(world.folder / "seed", "push", "-q", "-f", str(world.code), "HEAD:main")  # nobody else has it now
+    git(world.code, "gc", "--quiet", "--prune=now")
+    (mirror / "refs/heads/main.lock").touch()
+
+    await repository_of(world).newest()
+
+    assert git(work, "cat-file", "-t", base) == "commit"
+    assert git(work, "status", "--porcelain") == ""
+
+
+async def test_many_who_find_a_mirror_damaged_make_it_again_once(world, caplog):
+    repository = repository_of(world)
+    await repository.newest()
+    (repository.folder / "refs/heads/main.lock").touch()
+    newest = move(world)
+
+    found = await asyncio.gather(*(repository.newest() for _ in range(5)))
+
+    assert set(found) == {newest}
+    assert sum("made again" in record.message for record in caplog.records) == 1
+
+
+async def test_a_branch_that_became_a_folder_of_branches_is_followed(world):
+    git(world.code, "branch", "old", "main")
+    await repository_of(world, base="old").newest()
+    git(world.code, "branch", "-m", "old", "old/er")
+
+    assert await repository_of(world, base="old/er").newest() == git(world.code, "rev-parse", "main")
+
+
+async def test_a_mirror_that_is_damaged_in_the_middle_of_a_run_costs_it_nothing(world):
+    lock = f"touch '{world.data}/repos/code.git/refs/heads/main.lock'; : >'{world.data}/repos/code.git/HEAD'"
+
+    report = await world.carry_out(world.order(f"echo x >x; {lock}"))
+
+    assert (report.verdict.outcome, report.verdict.message, report.commits) == ("success", "", 1)
+
+
+# --- Names that mean something else too ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "refs/tags/main",
+        "refs/heads/refs/heads/main",
+        "refs/heads/HEAD",
+        "refs/heads/origin/main",
+        "refs/remotes/origin/main",
+        "refs/tags/task/web/fix",
+        "refs/notes/commits",
+    ],
+)
+async def test_a_ref_of_a_like_name_changes_nothing(world, name):
+    seed = world.folder / "seed"
+    git(seed, "commit", "-q", "--allow-empty", "-m", "Another")
+    git(seed, "push", "-q", str(world.code), f"HEAD:{name}")
+
+    report = await world.carry_out(world.order("echo x >x"))
+
+    assert (report.verdict.message, report.commits) == ("", 1)
+    assert git(world.code, "rev-parse", "refs/heads/task/web/fix~1") == git(
+        world.code, "rev-parse", "refs/heads/main"
+    )
+
+
+# --- What no further try changes ------------------------------------------------------
+
+
+async def refusal(repository: CodeRepository) -> StepFailed:
+    with pytest.raises(StepFailed) as caught:
+        await repository.newest()
+    return caught.value
+
+
+@pytest.mark.parametrize("url", ["{}", "file://{}"])
+async def test_a_shallow_repository_is_a_matter_of_its_spec(world, url):
+    move(world)
+    shallow = world.folder / "shallow.git"
+    git(world.folder, "clone", "-q", "--bare", "--depth=1", f"file://{world.code}", str(shallow))
+
+    error = await refusal(repository_of(world, url=url.format(shallow)))
+
+    assert error.kind == FailureClass.CONFIG
+    assert "git fetch --unshallow" in str(error)
+
+
+async def test_a_repository_of_sha256_is_a_matter_of_its_spec(world):
+    other = world.folder / "other"
+    git(world.folder, "init", "-q", "-b", "main", "--object-format=sha256", str(other))
+    git(other, "commit", "-q", "--allow-empty", "-m", "Begin")
+
+    error = await refusal(repository_of(world, url=str(other)))
+
+    assert error.kind == FailureClass.CONFIG
+    assert "SHA-256" in str(error)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+async def test_a_repository_of_another_owner_is_a_matter_of_its_spec(world):
+    for path in (world.code, *world.code.rglob("*")):
+        os.chown(path, 12345, -1)
+
+    error = await refusal(repository_of(world))
+
+    assert error.kind == FailureClass.CONFIG
+    assert f"safe.directory '{world.code}'" in str(error)
+
+
+# --- Before an agent is paid ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("there", ["task", "task/web", "task/web/fix/it"])
+async def test_a_branch_that_cannot_be_beside_another_is_told_before_the_agent_starts(world, there):
+    git(world.code, "branch", there, "main")
+
+    report = await world.carry_out(world.order(world.note("ran")))
+
+    assert report.verdict.kind == FailureClass.CONFIG
+    assert (
+        f"branch '{there}' is there, and git cannot have 'task/web/fix' beside it" in report.verdict.message
+    )
+    assert "branch_name" in report.verdict.message
+    assert world.noted == []
+
+
+async def test_a_branch_of_somebody_else_is_told_before_the_agent_starts(world):
+    git(world.code, "branch", "task/web/fix", "main")
+
+    report = await world.carry_out(world.order(world.note("ran")))
+
+    assert report.verdict.kind == FailureClass.CONFIG
+    assert "is there already" in report.verdict.message
+    assert world.noted == []
+
+
+async def test_a_branch_that_comes_in_the_way_meanwhile_is_told_by_its_name(world):
+    report = await world.carry_out(world.order(f"echo x >x; git --git-dir='{world.code}' branch task main"))
+
+    assert report.verdict.kind == FailureClass.CONFIG
+    assert "branch 'task' is there" in report.verdict.message
+
+
+@pytest.mark.parametrize("near", ["task-web", "task/webs", "task/web/fixes", "web/fix", "tas"])
+async def test_branches_of_like_names_are_in_nobodys_way(world, near):
+    git(world.code, "branch", near, "main")
+
+    report = await world.carry_out(world.order("echo x >x"))
+
+    assert (report.verdict.message, report.commits) == ("", 1)
+
+
+async def test_a_repository_that_nobody_may_push_to_is_told_before_the_agent_starts(world, monkeypatch):
+    (program := world.folder / "ssh").write_text(READ_ONLY)
+    program.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH", str(program))
+    repo = world.repo.model_copy(update={"url": f"ssh://there{world.code}".replace(" ", "%20")})
+
+    report = await world.carry_out(world.order(world.note("ran"), repo=repo))
+
+    assert report.verdict.kind == FailureClass.AUTH
+    assert "cannot push 'task/web/fix' to" in report.verdict.message
+    assert world.noted == []
+
+
+READ_ONLY = """#!/bin/sh
+for command; do :; done
+case $command in
+git-receive-pack*) echo 'ERROR: Permission denied: this key may read only' >&2; exit 1 ;;
+esac
+exec sh -c "$command"
+"""
+"""In place of ssh: the server that it reaches lets everybody read and nobody write."""
+
+
+# --- Silence --------------------------------------------------------------------------
+
+
+async def test_a_repository_that_accepts_and_stays_silent_is_given_up(world):
+    with socket.create_server(("127.0.0.1", 0)) as server:  # the kernel accepts, and nobody answers
+        place = f"http://127.0.0.1:{server.getsockname()[1]}/code.git"
+
+        with pytest.raises(Unavailable) as caught:
+            await repository_of(world, url=place, silence=0.3).newest()
+
+    assert f"repo code: {place} does not answer: nothing came for 0.3 s" in str(caught.value)
+
+
+async def test_progress_is_no_part_of_what_git_said(world):
+    git(world.code, "update-ref", "-d", "refs/heads/main")
+
+    error = await refusal(repository_of(world))
+
+    assert "couldn't find remote ref refs/heads/main" in str(error)
+    assert "objects" not in str(error)
