@@ -54,9 +54,8 @@ class LocalTransport(Transport):
             # An agent may have put a pipe there, which would keep us waiting, or a device without end.
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
-                mode = os.fstat(descriptor).st_mode
-                is_readable = stat.S_ISREG(mode) or stat.S_ISDIR(mode)  # a folder is an error
-                return os.pread(descriptor, limit, offset) if is_readable else b""
+                is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+                return os.pread(descriptor, limit, offset) if is_file else b""
             finally:
                 os.close(descriptor)
         except FileNotFoundError:

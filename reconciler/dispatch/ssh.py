@@ -150,7 +150,7 @@ class SshTransport(Transport):
         """Read without SFTP, which a host may lack: a process for each piece, but the same bytes."""
         file = shlex.quote(path)
         script = (
-            f"[ -e {file} ] || exit 0\n[ -r {file} ] && [ ! -d {file} ] || exit 1\n[ -f {file} ] || exit 0\n"
+            f"[ -f {file} ] || exit 0\n[ -r {file} ] || exit 1\n"
             f"tail -c +{offset + 1} {file} | head -c {limit}\n"
         )
         answer = await self.call(

@@ -4,6 +4,7 @@ What every transport owes its callers; collected by the tests that bring a `tran
 
 import asyncio
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -90,9 +91,20 @@ async def test_a_missing_file_reads_as_empty(transport: Transport, tmp_path: Pat
     assert await transport.read(str(tmp_path / "nothing"), 0, 100) == b""
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 async def test_a_file_that_cannot_be_read_is_no_empty_file(transport: Transport, tmp_path: Path):
+    (tmp_path / "locked").write_bytes(b"here")
+    (tmp_path / "locked").chmod(0)
+
     with pytest.raises(Unavailable):
-        await transport.read(str(tmp_path), 0, 100)
+        await transport.read(str(tmp_path / "locked"), 0, 100)
+
+
+async def test_a_folder_in_the_place_of_a_file_blocks_nobody_and_has_no_content(
+    transport: Transport, tmp_path: Path
+):
+    with suppress(Unavailable):
+        assert await transport.read(str(tmp_path), 0, 100) == b""
 
 
 async def test_a_file_is_read_from_any_offset_up_to_a_limit(transport: Transport, tmp_path: Path):
