@@ -14,7 +14,6 @@ from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.notices import fetched_words, say
 from reconciler.controller.ports import Entry
-from reconciler.controller.quarantine import without
 from reconciler.core.errors import NotFound, SpecError, UsageError
 from reconciler.core.model import LOCAL, Desired, Kind, Observed
 from reconciler.core.references import no_such
@@ -110,10 +109,9 @@ class Fleet:
 
     async def recorded(self) -> tuple[Desired, Observed]:
         """Return what the newest specs ask for, as the reconciler reads them, and what is on record."""
-        record = await self.record()
-        observed = Observed(*await record.load())
+        observed = await self.observed()
         tree = GuardedTree(self.repository, self.branch, self.marks, only_looks=True)
-        return without(record.damaged, await SpecSource(tree).read(observed.statuses), observed)
+        return await SpecSource(tree).read(observed.statuses), observed
 
     async def observed(self) -> Observed:
         """Return what is on record."""

@@ -6,20 +6,17 @@ then answers.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from reconciler.controller.quarantine import fault_message
-from reconciler.core.errors import NotNow, ReconcilerError, Unavailable
+from reconciler.core.errors import ReconcilerError, Unavailable
 from reconciler.core.events import AgentSaid, Event
 from reconciler.core.lifecycle import transition
 from reconciler.core.model import Bid, Desired, Status
 from reconciler.core.pull import answer, holder
 
-log = logging.getLogger(__name__)
 LOOK = 5.0
 """Seconds beyond its own wait that a bid may take until a look was taken with it: a push may last minutes."""
 
@@ -125,18 +122,12 @@ class Agents:
                 name, status = holder(desired.tasks, known, said.task, said.agent, said.epoch)
                 said = replace(said, task=name)
                 meant = answer(desired.tasks.get(name), status, said, now, desired.fleet)
-                after = status
-                for event in meant:
-                    after = transition(after, event) or after
             except ReconcilerError as error:
                 word.refuse(error)
                 continue
-            except Exception as error:
-                log.exception("what agent %s said of task %s cannot be judged", said.agent, said.task)
-                word.refuse(NotNow(fault_message(error)))
-                continue
             self.renew(status, now + desired.fleet.lease)
-            status = after
+            for event in meant:
+                status = transition(status, event) or status
             known[name] = word.after = status
             events += meant
         return events

@@ -13,7 +13,7 @@ from typing import Self
 
 from reconciler.controller.ports import Step
 from reconciler.core.adapter import Usage
-from reconciler.core.errors import Conflict, Problem, Refused, Unavailable
+from reconciler.core.errors import Conflict, Refused, Unavailable
 from reconciler.core.events import Assigned
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
@@ -50,14 +50,9 @@ class StateReader:
         """
         Return every status on record, of tasks and of hosts; empty if there is no record yet.
 
-        Damaged files are left out. Raises Unavailable.
+        Raises Unavailable, or SpecError for a state branch that is damaged.
         """
         return await self._records.read(self._repository.read_ref(self._ref))
-
-    @property
-    def damaged(self) -> Mapping[str, Problem]:
-        """What is wrong with the statuses of tasks that could not be read at the last load."""
-        return self._records.damaged
 
     async def fleet_id(self) -> str | None:
         """Return the id of the fleet; None if it was never run."""
@@ -139,16 +134,11 @@ class StateBranch:
         """
         Return every status on record, of tasks and of hosts, at the newest commit.
 
-        Later commits go on top of that one. Damaged files are left out. Raises
-        Unavailable.
+        Later commits go on top of that one. Raises Unavailable, or SpecError
+        for a state branch that is damaged.
         """
         async with self._turn:
             return await self._load()
-
-    @property
-    def damaged(self) -> Mapping[str, Problem]:
-        """What is wrong with the statuses of tasks that could not be read at the last load."""
-        return self._records.damaged
 
     @property
     def head(self) -> str:
