@@ -7,7 +7,6 @@ bytes give a verdict.
 """
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -172,7 +171,7 @@ def _ask(expression: str | None, events: list[Event]) -> Any:
         return None
     try:
         return _compiled(expression).search(events)
-    except (JMESPathError, TypeError, ValueError, RecursionError):
+    except (JMESPathError, TypeError, ValueError, ArithmeticError, RecursionError):
         return None
 
 
@@ -208,7 +207,7 @@ LARGEST = 1e15
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0.0
-    return float(value) if math.isfinite(value) and 0 <= value <= LARGEST else 0.0
+    return float(value) if 0 <= value <= LARGEST else 0.0  # NaN is not; infinity is more
 
 
 # --- Bytes to events -------------------------------------------------------

@@ -282,6 +282,43 @@ BAD = [
         b"goal: x\nrepo: shop\nbranch_name: main/x\n",
         ["3:14: error: branch_name: git cannot have both 'main/x' and the base branch 'main'"],
     ),
+    (
+        TASK,
+        b"goal: x\nnot_before: 9999-12-31T23:59:59-12:00\n",
+        ["2:13: error: not_before: must be a time from 1970 to 8999, not 9999-12-31T23:59:59-12:00"],
+    ),
+    (
+        TASK,
+        b"goal: x\nnot_before: 0001-01-01\n",
+        ["2:13: error: not_before: must be a time from 1970 to 8999, not 0001-01-01"],
+    ),
+    (TASK, b"goal: x\ntimeout: 0s\n", ["2:10: error: timeout: must be longer than 0s"]),
+    (
+        TASK,
+        b"goal: x\ntimeout: 36501d\n",
+        ["2:10: error: timeout: '36501d' is longer than any run: at most 36500d"],
+    ),
+    (
+        HOST,
+        b"drain_until: 9999-12-31T23:59:59-01:00\n",
+        ["1:14: error: drain_until: must be a time from 1970 to 8999, not 9999-12-31T23:59:59-01:00"],
+    ),
+    (
+        "specs/agents/bad.yaml",
+        b"expires: 9999-12-31T23:59:59-01:00\n",
+        ["1:10: error: expires: must be a time from 1970 to 8999, not 9999-12-31T23:59:59-01:00"],
+    ),
+    (HOST, b"weight: 1e-320\n", ["1:9: error: weight: must be at least 0.001, not 1e-320"]),
+    (
+        ADAPTER,
+        b"command: [a]\nlimits: {output_mb: 99999999999999999999}\n",
+        ["2:21: error: limits.output_mb: must be at most 1048576, not 99999999999999999999"],
+    ),
+    (
+        REPO,
+        b"url: /x\nmax_running: 9999999999\n",
+        ["2:14: error: max_running: must be at most 1000000000, not 9999999999"],
+    ),
     (HOST, b"repos: [shop, web]\n", ["1:15: error: repos.1: no repo 'web'"]),
     (HOST, b"jump: bgi\n", ["1:7: error: jump: no host 'bgi' (did you mean 'big'?)"]),
     (HOST, b"jump: bad\n", ["1:7: error: jump: goes in a circle: bad \N{RIGHTWARDS ARROW} bad"]),
