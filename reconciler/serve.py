@@ -112,12 +112,20 @@ def _turn(fleet: "_Fleet") -> None:
 
 def _beside(fleet: "_Fleet") -> Iterator[Coroutine[None, None, None]]:
     """Yield what goes on beside the loop and gives it hints."""
-    yield _watch(fleet)
-    yield _look(fleet)
-    yield fleet.intake.run()
-    yield fleet.preview.run()
+    for work in (partial(_watch, fleet), partial(_look, fleet), fleet.intake.run, fleet.preview.run):
+        yield _kept_up(work)
     if interval := watchdog_interval():
         yield _stay_alive(interval)
+
+
+async def _kept_up(work: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Begin again what ends by a mistake of ours, or of the machine's: a hint less must not end the fleet."""
+    while True:
+        try:
+            return await work()
+        except Exception:
+            log.exception("what goes on beside the loop has failed; it begins again in %g s", LOCAL_LOOK)
+            await asyncio.sleep(LOCAL_LOOK)
 
 
 async def _stay_alive(interval: float) -> None:

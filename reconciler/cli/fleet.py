@@ -102,7 +102,9 @@ class Fleet:
 
     async def observed(self) -> Observed:
         """Return what is on record."""
-        return Observed(*await (await self.record()).load())
+        record = await self.record()
+        statuses, hosts = await record.load()
+        return Observed(statuses, hosts, damaged=record.damaged)
 
     async def record(self) -> StateReader:
         """Return the record itself, for who looks at it again and again."""

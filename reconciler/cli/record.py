@@ -13,7 +13,7 @@ import click
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.output import Column, Document, print_list
-from reconciler.core.errors import NotFound
+from reconciler.core.errors import NotFound, SpecError
 from reconciler.core.fields import format_time
 from reconciler.core.text import harmless
 
@@ -138,6 +138,8 @@ async def _logs(
 async def _status(fleet: "Fleet", record: "StateReader", task: str) -> "Status":
     statuses, _ = await record.load()
     status = statuses.get(task)
+    if task in record.damaged:
+        raise SpecError([record.damaged[task]])
     if status is None:
         await fleet.spec_file("task", task)
         raise NotFound(f"{task} has not run yet: the reconciler has not seen it")

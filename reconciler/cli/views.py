@@ -89,13 +89,14 @@ class HostView:
 
 def tasks(desired: Desired, observed: Observed) -> Mapping[str, TaskView]:
     """Return every task that is asked for or on record, by name."""
-    names = sorted({*desired.tasks, *desired.broken, *observed.statuses})
-    return {
-        name: TaskView(
-            name, desired.tasks.get(name), observed.statuses.get(name), desired.broken.get(name, ())
-        )
-        for name in names
-    }
+    names = sorted({*desired.tasks, *desired.broken, *observed.statuses, *observed.damaged})
+    return {name: _task(name, desired, observed) for name in names}
+
+
+def _task(name: str, desired: Desired, observed: Observed) -> TaskView:
+    damaged = [observed.damaged[name]] if name in observed.damaged else []
+    problems = (*damaged, *desired.broken.get(name, ()))
+    return TaskView(name, desired.tasks.get(name), observed.statuses.get(name), problems)
 
 
 def hosts(

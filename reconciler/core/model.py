@@ -467,6 +467,8 @@ class Reason(StrEnum):
     """Somebody works on the branch: the agent pauses."""
     APPROVAL = "Approval"
     """A removal that a person must allow: `reconciler approve-prune`."""
+    FAULT = "Fault"
+    """Thinking about it failed by a mistake of the reconciler; nothing is decided about it."""
 
 
 class Waiting(Frozen):
@@ -717,6 +719,10 @@ class Observed:
     """Last attempt, by name, of new tasks that had a life before: their run keys must not come twice."""
     spent: Mapping[Purse, Usage] = field(default_factory=dict)
     """What was spent today (UTC)."""
+    damaged: Mapping[str, Problem] = field(default_factory=dict)
+    """Tasks with a status that cannot be read: whatever it says, they are not new."""
+    faults: Mapping[str, str] = field(default_factory=dict)
+    """Tasks about which something could not be thought, by a mistake of ours, and that in words."""
     machine: str | None = None
     """This reconciler's machine; None for who only looks."""
     takes_over: bool = False

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Problem
+from reconciler.core.faults import fault_words
 from reconciler.core.model import Desired, ExecutionMode, Repo, Task, TaskSpec, Wish
 from reconciler.specs.graph import Index, cycles
 from reconciler.specs.layers import resolve
@@ -152,6 +153,12 @@ class Builder:
         parsed = self._specs.get(name)
         if parsed is None:
             return
+        try:
+            self._resolve(name, parsed)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told of the task it is about
+            self._broken[name] = (Problem(parsed.path, 1, 1, fault_words(error, "reading it")),)
+
+    def _resolve(self, name: str, parsed: Parsed) -> None:
         good = parsed.in_force
         if good and isinstance(good.spec, TaskSpec):
             blank = self._shared.blanks.get(good.spec.repo, self._shared.blanks[None])

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from reconciler.core.adapter import AdapterSpec
 from reconciler.core.command import check_adapter
 from reconciler.core.errors import Problem, SpecError
+from reconciler.core.faults import fault_words
 from reconciler.core.fields import Frozen, check_name
 from reconciler.core.model import AgentSpec, FleetSpec, HostSpec, Kind, RepoSpec, TaskSpec
 from reconciler.core.text import one_line
@@ -161,6 +162,13 @@ def _not_a_file(path: str, mode: str) -> Problem | None:
 
 def parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None, tuple[Problem, ...]]:
     """Return the model that a file's content makes, or None and every mistake in it."""
+    try:
+        return _parse(kind, name, data, path)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told of the file it is about
+        return None, (Problem(path, 1, 1, fault_words(error, "reading it")),)
+
+
+def _parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None, tuple[Problem, ...]]:
     try:
         value, problems = yaml.load(data, path)
     except SpecError as error:

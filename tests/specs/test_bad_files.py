@@ -5,6 +5,7 @@ import hashlib
 
 import pytest
 
+from reconciler.specs import yaml
 from reconciler.specs.fleet import build
 from reconciler.specs.parse import File
 
@@ -492,3 +493,19 @@ def test_pull_requests_need_a_repo_with_a_forge():
         "specs/tasks/b.yaml:3:9: error: review: pull_request needs a `forge` in repo 'shop'",
         "specs/tasks/c.yaml:2:9: error: review: pull_request needs a `repo`",
     ]
+
+
+def test_a_file_that_meets_a_mistake_of_ours_breaks_nothing_else(monkeypatch):
+    load = yaml.load
+
+    def fail(data, path):
+        if path == TASK:
+            raise RuntimeError("a mistake")
+        return load(data, path)
+
+    monkeypatch.setattr(yaml, "load", fail)
+    desired = build(fleet(**{TASK: b"goal: x\n"}))
+
+    assert [problem.path for problem in desired.problems] == [TASK]
+    assert "a mistake of the reconciler (RuntimeError" in desired.problems[0].message
+    assert set(desired.broken) == {"bad"}
