@@ -15,15 +15,14 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 
-from reconciler import clock
+from reconciler import clock, datafolder
 from reconciler.controller.intake import Intake
 from reconciler.controller.loop import Loop, Until
 from reconciler.controller.ports import Step
 from reconciler.controller.preview import Preview, ReadPull
 from reconciler.core.adapter import Secret
-from reconciler.core.errors import Problem, Refused, Unavailable, UsageError
+from reconciler.core.errors import Problem, Refused, Unavailable
 from reconciler.core.forge import Hint, Pull
 from reconciler.core.model import Desired, Forge, Host
 from reconciler.dispatch.agentlogs import AgentLogs
@@ -177,7 +176,7 @@ class _Fleet:
 async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
     """Open the rooms and wire them to a loop."""
     async with AsyncExitStack() as stack:
-        _make_data_folder(settings.data_dir)
+        datafolder.prepare(settings.data_dir)
         repository = await Repository.open(settings.repo, settings.data_dir / "clones")
         await stack.enter_async_context(repository)
         base = repository.folder or repository.git_dir
@@ -212,7 +211,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             Prober(transports, data=settings.data_dir, clock=clock.now),
             clock.now,
             sweep_interval=settings.sweep_interval,
-            machine=_machine(settings.data_dir / "machine"),
+            machine=await _machine(settings, state),
             takes_over=settings.take_over,
             forges=forges,
             address=_task_address(settings),
@@ -332,27 +331,11 @@ def _take(fleet: _Fleet, hooks: Hooks, hint: Hint) -> None:
     hooks.done(hint.delivery)
 
 
-def _machine(file: Path) -> str:
-    """Return the name under which local runs of this data folder are known, drawn once."""
-    if not file.exists():
-        fresh = file.with_suffix(f".{os.getpid()}")
-        fresh.write_text(clock.token(), encoding="utf-8")
-        with suppress(FileExistsError):  # another process was first
-            file.hardlink_to(fresh)
-        fresh.unlink()
-    return file.read_text(encoding="utf-8")
-
-
-def _make_data_folder(folder: Path) -> None:
-    """Make the data folder unless it is there, and see that it can be written in. Raises UsageError."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UsageError(
-            f"the data folder {folder} cannot be used: {error.strerror}; see who may write "
-            "there, or name another one with --data-dir or RECONCILER_DATA_DIR"
-        ) from error
+async def _machine(settings: Settings, state: StateBranch) -> str:
+    """Return the name under which local runs of this data folder are known."""
+    statuses, hosts = await state.load()
+    found = {status.machine for status in statuses.values()} | {host.machine for host in hosts.values()}
+    return datafolder.machine(settings.data_dir, {name for name in found if name}, clock.token)
 
 
 def _on_signals(end: Callable[[], None]) -> None:

@@ -127,7 +127,7 @@ class Fleet:
         Raises NotFound for a revision that is not there.
         """
         if rev is None and self.repository.folder and self.context.branch is None:
-            return WORK_TREE, read_worktree(self.context.work_tree())
+            return WORK_TREE, read_worktree(self.context.work_tree(), self.repository.hash_name)
         commit = await self._commit(rev) if rev else await self.tree.head()
         return commit, await read_revision(self.tree, commit)
 

@@ -76,7 +76,8 @@ class Scripts:
         place = self._place(wanted)
         text = (
             f'umask 077; at="{place}"; mkdir -p "${{at%/*}}" && cat >"$at.$$" <<\'{_END}\' && '
-            f'mv -f "$at.$$" "$at" && echo "S brought"\n{wanted.source.decode()}{_END}\n'
+            '{ [ ! -d "$at" ] || rm -rf "$at"; } && mv -f "$at.$$" "$at" && echo "S brought"\n'
+            f"{wanted.source.decode()}{_END}\n"
         )
         answer = await self._transport.call((self.shell,), text.encode(), timeout=CALL_TIMEOUT)
         if b"S brought" not in answer.stdout:

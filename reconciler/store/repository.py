@@ -2,6 +2,7 @@
 A fleet's repository: where it is, and what can be asked of it without a process.
 """
 
+import asyncio
 import hashlib
 import os
 import re
@@ -9,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from reconciler.core.errors import UsageError
+from reconciler.core.errors import Unavailable, UsageError
+from reconciler.store import clone
 from reconciler.store.catfile import CatFile
 from reconciler.store.git import Git, speakable
 from reconciler.store.remote import NETWORK_TIMEOUT, fetch
@@ -39,7 +41,8 @@ class Repository:
         self.git = Git.local(git_dir)
         self.network = Git.networked(git_dir)
         self.objects = CatFile(self.git)
-        self._hash_name = hash_name
+        self.hash_name = hash_name
+        """Of the hash that the ids of objects are made with."""
 
     @classmethod
     async def open(cls, place: str, cache_dir: Path) -> Self:
@@ -75,15 +78,24 @@ class Repository:
                 f"{git_dir}, for the clone of {speakable(url)}, cannot be made: {error.strerror}; "
                 "see who may write there, or name another data folder (--data-dir)"
             ) from error
-        repository = cls(git_dir, folder=None, address=url, hash_name="sha1")
+        repository = cls(git_dir, folder=None, address=url, hash_name=await clone.prepare(git_dir, url))
         try:
-            await repository.git.run("init", "--quiet", "--bare", "--template=")
-            await repository.git.run("config", "remote.origin.url", url)
-            await repository.fetch()
+            await repository._fetch_first(url)
         except BaseException:
             await repository.close()
             raise
         return repository
+
+    async def _fetch_first(self, url: str) -> None:
+        """Fetch; a clone whose ids are not of the remote's kind is made again."""
+        try:
+            await self.fetch()
+        except Unavailable as error:
+            theirs = clone.hash_of_remote(error)
+            if theirs is None:
+                raise
+            self.hash_name = await clone.make_anew(self.git_dir, url, theirs)
+            await self.fetch()
 
     async def fetch(self) -> None:
         """
@@ -91,7 +103,13 @@ class Repository:
 
         Raises Refused if it does not let us in, Unavailable if it does not answer.
         """
-        if self.address:
+        if not self.address:
+            return
+        try:
+            await fetch(self.network)
+        except Unavailable:
+            if not await asyncio.to_thread(clone.mend, self.git_dir):
+                raise
             await fetch(self.network)
 
     def ref(self, branch: str) -> str:
@@ -119,7 +137,7 @@ class Repository:
     def blob_id(self, content: bytes) -> str:
         """Return the id git gives to a file with this content."""
         return hashlib.new(
-            self._hash_name, b"blob %d\0" % len(content) + content, usedforsecurity=False
+            self.hash_name, b"blob %d\0" % len(content) + content, usedforsecurity=False
         ).hexdigest()
 
     async def specs_branch(self, wanted: str | None) -> str:
