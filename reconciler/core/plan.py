@@ -52,6 +52,9 @@ from reconciler.core.queue import Queue, due, line_up
 from reconciler.core.scene import Scene, Wait, waiting
 from reconciler.core.schedule import is_due_time, next_due
 
+FEW = 2
+"""So many tasks are removed as asked, even if they are all there are."""
+
 # --- What comes out --------------------------------------------------------
 
 
@@ -269,8 +272,8 @@ def _held(desired: Desired, statuses: Mapping[str, Status]) -> frozenset[str]:
 
     Once held is held, until the spec is back or the removal allowed: neither
     new tasks nor held ones that settle make it look small, and the digest does
-    not change under the eyes of the person who decides. Specs without any task
-    remove nothing, settled tasks included, unless a person says so.
+    not change under the eyes of the person who decides. Where specs are left
+    without any task, the settled ones count too. One or two go as asked.
     """
     present = {n: status for n, status in statuses.items() if not status.removed}
     live = {n for n, status in present.items() if not status.phase.is_settled}
@@ -278,7 +281,8 @@ def _held(desired: Desired, statuses: Mapping[str, Status]) -> frozenset[str]:
     # No task at all is the wrong branch more often than the wish to forget what was done.
     is_empty = not desired.tasks and not desired.broken
     gone = frozenset(n for n in (present if is_empty else live | waits) if not _has_spec(desired, n))
-    is_much = is_empty or len(gone) > max(5, len(live | gone) / 5) or live <= gone
+    is_all = len(gone) > FEW and (is_empty or live <= gone)
+    is_much = is_all or len(gone) > max(5, len(live | gone) / 5)
     held = gone if is_much else gone & waits
     return held if desired.fleet.prune_approved != prune_digest(held) else frozenset()
 
@@ -519,7 +523,7 @@ def _standing_wait(scene: Scene, name: str) -> Wait | None:
         digest = prune_digest(scene.held)
         return Wait(
             Reason.APPROVAL,
-            "the spec was removed together with many others; put it back, "
+            f"the spec was removed{_with_others(len(scene.held) - 1)}; put it back, "
             f"or allow the removal with `reconciler approve-prune` ({digest})",
         )
     if wait := _mistake_wait(scene, name, status):
@@ -533,6 +537,10 @@ def _standing_wait(scene: Scene, name: str) -> Wait | None:
     if status.phase.is_settled and has_time and spec and _keeps_schedule(spec, status) and not status.removed:
         return due(status, scene.now)
     return None
+
+
+def _with_others(count: int) -> str:
+    return f" together with {count} other{'s' * (count > 1)}" if count else ""
 
 
 def _mistake_wait(scene: Scene, name: str, status: Status | None) -> Wait | None:
