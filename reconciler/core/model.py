@@ -403,6 +403,8 @@ class Desired:
     """Tasks that a person must mend before they may start, by name; they may be absent in `tasks`."""
     problems: tuple[Problem, ...] = ()
     """Every problem of the revision, of all kinds, in order of path, line and column."""
+    warnings: tuple[Problem, ...] = ()
+    """What works, but hardly as it was meant; in the same order."""
 
 
 # --- Observed state --------------------------------------------------------

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from reconciler.core.adapter import AdapterSpec
-from reconciler.core.command import check_adapter
+from reconciler.core.command import check_adapter, unreached
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.faults import fault_words
 from reconciler.core.fields import Frozen, check_name
@@ -204,8 +204,20 @@ def _validate(model: type[Frozen], value: Any) -> tuple[Frozen | None, list[Mist
 
 def _adapter_mistakes(name: str, spec: AdapterSpec) -> list[Mistake]:
     """Return what is wrong with the adapter once it lies over the built-in one."""
-    lines = (line.partition(": ") for line in check_adapter(layers.adapter(name, spec)))
-    return [Mistake((field,), message) for field, _, message in lines]
+    whole = layers.adapter(name, spec)
+    lines = (line.partition(": ") for line in check_adapter(whole))
+    wrong = [Mistake((field,), message) for field, _, message in lines]
+    idle = ((tuple(field.split(".")), message) for field, message in unreached(whole))
+    return [*wrong, *(Mistake(path, message, at_key=True) for path, message in idle if _sets(spec, path))]
+
+
+def _sets(spec: Frozen, path: Path) -> bool:
+    """Return whether a file itself sets a field; what it inherits is not its mistake."""
+    for field in path:
+        if not isinstance(spec, Frozen) or field not in spec.model_fields_set:
+            return False
+        spec = getattr(spec, str(field))
+    return True
 
 
 def place(found: Iterable[Mistake], path: str, data: bytes) -> list[Problem]:
@@ -230,6 +242,7 @@ def place(found: Iterable[Mistake], path: str, data: bytes) -> list[Problem]:
                 one_line(mistake.message, _MESSAGE),
                 one_line(field, _MESSAGE),
                 mistake.hint,
+                "warning" if mistake.is_doubt else "error",
             )
         )
     return problems
