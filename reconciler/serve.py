@@ -12,13 +12,12 @@ import random
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 
-from reconciler import clock
+from reconciler import clock, datafolder
 from reconciler.controller.intake import Intake
 from reconciler.controller.loop import Loop, Until
 from reconciler.controller.ports import Step
@@ -133,12 +132,15 @@ def _turn(fleet: "_Fleet") -> None:
 
 def _beside(fleet: "_Fleet", settings: Settings) -> Iterator[Coroutine[None, None, None]]:
     """Yield what goes on beside the loop and gives it hints."""
-    yield _watch(fleet)
-    yield _look(fleet)
-    yield fleet.intake.run()
-    yield fleet.preview.run()
+    kept_up = (
+        partial(_watch, fleet),
+        partial(_look, fleet),
+        fleet.intake.run,
+        fleet.preview.run,
+        partial(_tell, fleet, settings),
+    )
+    yield from (_kept_up(work) for work in kept_up)
     yield _lead(fleet)
-    yield _tell(fleet, settings)
     if interval := watchdog_interval():
         yield _stay_alive(interval)
 
@@ -166,6 +168,16 @@ async def _tell(fleet: "_Fleet", settings: Settings) -> None:
             )
         )
         await asyncio.sleep(TELL)
+
+
+async def _kept_up(work: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Begin again what ends by a mistake of ours, or of the machine's: a hint less must not end the fleet."""
+    while True:
+        try:
+            return await work()
+        except Exception:
+            log.exception("what goes on beside the loop has failed; it begins again in %g s", LOCAL_LOOK)
+            await asyncio.sleep(LOCAL_LOOK)
 
 
 async def _stay_alive(interval: float) -> None:
@@ -230,7 +242,7 @@ class _Fleet:
 async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
     """Open the rooms and wire them to a loop."""
     async with AsyncExitStack() as stack:
-        _make_data_folder(settings.data_dir)
+        datafolder.prepare(settings.data_dir)
         repository = await Repository.open(settings.repo, settings.data_dir / "clones")
         await stack.enter_async_context(repository)
         base = repository.folder or repository.git_dir
@@ -281,7 +293,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             Prober(transports, data=settings.data_dir, clock=clock.now),
             clock.now,
             sweep_interval=settings.sweep_interval,
-            machine=_machine(settings.data_dir / "machine"),
+            machine=await _machine(settings, state),
             takes_over=settings.take_over,
             forges=forges,
             address=_task_address(settings),
@@ -409,27 +421,11 @@ def _take(fleet: _Fleet, hooks: Hooks, hint: Hint) -> None:
     hooks.done(hint.delivery)
 
 
-def _machine(file: Path) -> str:
-    """Return the name under which local runs of this data folder are known, drawn once."""
-    if not file.exists():
-        fresh = file.with_suffix(f".{os.getpid()}")
-        fresh.write_text(clock.token(), encoding="utf-8")
-        with suppress(FileExistsError):  # another process was first
-            file.hardlink_to(fresh)
-        fresh.unlink()
-    return file.read_text(encoding="utf-8")
-
-
-def _make_data_folder(folder: Path) -> None:
-    """Make the data folder unless it is there, and see that it can be written in. Raises UsageError."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UsageError(
-            f"the data folder {folder} cannot be used: {error.strerror}; see who may write "
-            "there, or name another one with --data-dir or RECONCILER_DATA_DIR"
-        ) from error
+async def _machine(settings: Settings, state: StateBranch) -> str:
+    """Return the name under which local runs of this data folder are known."""
+    statuses, hosts = await state.load()
+    found = {status.machine for status in statuses.values()} | {host.machine for host in hosts.values()}
+    return datafolder.machine(settings.data_dir, {name for name in found if name}, clock.token)
 
 
 def _on_signals(end: Callable[[], None]) -> None:

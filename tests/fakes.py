@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from reconciler import clock
 from reconciler.controller.ports import Emit, Step
 from reconciler.core.adapter import Adapter, Usage
-from reconciler.core.errors import Conflict, Unavailable
+from reconciler.core.errors import Conflict, Problem, Unavailable
 from reconciler.core.events import Assigned, RunEnded, RunSeen
 from reconciler.core.forge import Comment, Issue, Light, Note, Pull, Review, Want
 from reconciler.core.hosts import HostChange
@@ -148,6 +148,7 @@ class FakeState:
     moved: bool = False
     refuse: list[Exception] = field(default_factory=list)
     """What the next commits raise, first come first served."""
+    damaged: dict[str, Problem] = field(default_factory=dict)
     counted: int = 0
     """How often the whole record was asked what was spent."""
 

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from reconciler.api.problems import Unauthenticated
 from reconciler.core.errors import Refused
-from reconciler.core.fields import format_time
+from reconciler.core.fields import Time, format_time
 from reconciler.core.model import Agent
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def _has(agent: Agent, digest: str) -> bool:
 
 # --- Last use --------------------------------------------------------------
 
-_TIMES = TypeAdapter(dict[str, datetime])
+_TIMES = TypeAdapter(dict[str, Time])
 
 
 class LastUse:
@@ -133,7 +133,7 @@ class LastUse:
     def _load(self) -> dict[str, datetime]:
         try:
             return _TIMES.validate_json(self._file.read_bytes())
-        except (FileNotFoundError, ValidationError):
+        except (OSError, ValidationError):
             return {}
 
     def _save(self) -> None:

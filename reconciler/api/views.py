@@ -62,7 +62,7 @@ def progress_view(task: str, status: Status) -> Progress:
 
 def task_names(desk: Desk) -> set[str]:
     """Return every task that is asked for or on record."""
-    return {*desk.desired.tasks, *desk.desired.broken, *desk.statuses}
+    return {*desk.desired.tasks, *desk.desired.broken, *desk.statuses, *desk.damaged}
 
 
 def task_view(name: str, desk: Desk) -> TaskView:

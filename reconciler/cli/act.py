@@ -121,13 +121,14 @@ async def _approve(context: Context, reason: str, *, is_sure: bool) -> ExitCode:
             return ExitCode.OK
         digest = prune_digest(names)
         click.echo("\n".join(names))
-        what = f"the removal of these {len(names)} tasks ({digest})"
+        these = f"these {len(names)} tasks" if len(names) > 1 else "this task"
+        what = f"the removal of {these} ({digest})"
         refusal = f"{what} is allowed with --yes"
         if not is_confirmed(f"Allow {what}?", is_sure=is_sure, refusal=refusal):
             click.echo("nothing was changed", err=True)
             return ExitCode.FAILURE
         text = edit(await fleet.settings_text(), {"prune_approved": digest}, path=FLEET)
-        words = message(f"Allow the removal of {len(names)} tasks", reason)
+        words = message(f"Allow the removal of {len(names)} task{'s' * (len(names) > 1)}", reason)
         await fleet.commit(FLEET, text, words)
         click.echo(f"allowed: {digest}", err=True)
     return ExitCode.OK

@@ -38,22 +38,26 @@ def validate(context: Context, paths: tuple[Path, ...], output: str) -> int:
     """
     Report every mistake in the specs.
 
-    Reads the files as they are now, committed or not, and needs no
-    repository: a folder with specs/ will do. With PATHs, only mistakes in
-    these files and folders are shown. Exits 1 if there are any.
+    Warnings tell of what works, but hardly as it was meant. Reads the files
+    as they are now, committed or not, and needs no repository: a folder with
+    specs/ will do. With PATHs, only mistakes in these files and folders are
+    shown. Exits 1 if there are any.
     """
     from reconciler.specs.fleet import build
     from reconciler.specs.worktree import read_worktree
 
     root = context.work_tree(paths)
     files = read_worktree(root)
-    problems = [each for each in build(files).problems if _is_below(root / each.path, paths)]
+    desired = build(files)
+    found = sorted((*desired.problems, *desired.warnings))
+    shown = [each for each in found if _is_below(root / each.path, paths)]
+    problems = [each for each in shown if each.severity == "error"]
     if output == "json":
-        print_json([problem_document(problem) for problem in problems])
+        print_json([problem_document(problem) for problem in shown])
     else:
-        for problem in problems:
+        for problem in shown:
             click.echo(annotation(problem) if output == "github" else _where_it_is(problem, root))
-    click.echo(_summary(len(files), problems), err=True)
+    click.echo(_summary(len(files), problems) + _warned(len(shown) - len(problems)), err=True)
     return ExitCode.FAILURE if problems else ExitCode.OK
 
 
@@ -76,6 +80,10 @@ def _summary(count: int, problems: Sequence[Problem]) -> str:
     return f"{len(problems)} mistake{'s' * (len(problems) != 1)} in {bad} of {files}"
 
 
+def _warned(count: int) -> str:
+    return f"; {count} warning{'s' * (count != 1)}" if count else ""
+
+
 def problem_document(problem: Problem) -> dict[str, str | int]:
     """Return a mistake as `-o json` prints it."""
     return {
@@ -85,14 +93,15 @@ def problem_document(problem: Problem) -> dict[str, str | int]:
         "field": problem.field,
         "message": problem.message,
         "hint": problem.hint,
+        "severity": problem.severity,
     }
 
 
 def annotation(problem: Problem) -> str:
     """Return a mistake as a workflow command of GitHub and Forgejo Actions."""
-    message = str(problem).partition(": error: ")[2]
+    message = str(problem).partition(f": {problem.severity}: ")[2]
     path = _escaped(problem.path).replace(":", "%3A").replace(",", "%2C")
-    return f"::error file={path},line={problem.line},col={problem.column}::{_escaped(message)}"
+    return f"::{problem.severity} file={path},line={problem.line},col={problem.column}::{_escaped(message)}"
 
 
 def _escaped(text: str) -> str:
@@ -126,7 +135,7 @@ def plan(context: Context, rev: str | None, exit_code: bool, output: str) -> int
     if output == "json":
         print_json(plan_document(result, desired))
     else:
-        _print_problems(desired.problems)
+        _print_problems((*desired.problems, *desired.warnings))
         print_table(("ACTION", "TASK", "HOST", "REASON"), lines(result), empty="nothing to do")
         for name, placement in sorted(result.placements.items()) if output == "wide" else ():
             click.echo(f"\n{name}")

@@ -115,7 +115,9 @@ class Fleet:
 
     async def observed(self) -> Observed:
         """Return what is on record."""
-        return Observed(*await (await self.record()).load())
+        record = await self.record()
+        statuses, hosts = await record.load()
+        return Observed(statuses, hosts, damaged=record.damaged)
 
     async def record(self) -> StateReader:
         """Return the record itself, for who looks at it again and again."""
@@ -167,7 +169,7 @@ class Fleet:
         Raises NotFound for a revision that is not there.
         """
         if rev is None and self.repository.folder and self.context.branch is None:
-            return WORK_TREE, read_worktree(self.context.work_tree())
+            return WORK_TREE, read_worktree(self.context.work_tree(), self.repository.hash_name)
         commit = await self._commit(rev) if rev else await self.tree.head()
         return commit, await read_revision(self.tree, commit)
 

@@ -16,7 +16,7 @@ from reconciler.cli.exits import ExitCode
 from reconciler.cli.names import one_task, task_name, words_argument
 from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import Column, Document, print_list
-from reconciler.core.errors import NotFound
+from reconciler.core.errors import NotFound, SpecError
 from reconciler.core.fields import format_time
 from reconciler.core.text import harmless
 
@@ -159,6 +159,8 @@ async def _why(fleet: "Fleet", task: str, status: "Status") -> str:
 async def _status(fleet: "Fleet", record: "StateReader", task: str) -> "Status":
     statuses, _ = await record.load()
     status = statuses.get(task)
+    if task in record.damaged:
+        raise SpecError([record.damaged[task]])
     if status is None:
         await fleet.spec_file("task", task)
         raise NotFound(f"{task} has not run yet: the reconciler has not seen it")

@@ -103,17 +103,14 @@ class HostView:
 
 def tasks(desired: Desired, observed: Observed) -> Mapping[str, TaskView]:
     """Return every task that is asked for or on record, by name."""
-    names = sorted({*desired.tasks, *desired.broken, *observed.statuses})
-    return {
-        name: TaskView(
-            name,
-            desired.tasks.get(name),
-            (status := observed.statuses.get(name)),
-            desired.broken.get(name, ()),
-            cause(name, status),
-        )
-        for name in names
-    }
+    names = sorted({*desired.tasks, *desired.broken, *observed.statuses, *observed.damaged})
+    return {name: _task(name, desired, observed) for name in names}
+
+
+def _task(name: str, desired: Desired, observed: Observed) -> TaskView:
+    damaged = [observed.damaged[name]] if name in observed.damaged else []
+    problems, status = (*damaged, *desired.broken.get(name, ())), observed.statuses.get(name)
+    return TaskView(name, desired.tasks.get(name), status, problems, cause(name, status))
 
 
 def hosts(

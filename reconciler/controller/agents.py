@@ -6,7 +6,8 @@ then answers.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from reconciler.core.lifecycle import transition
 from reconciler.core.model import Bid, Desired, Status
 from reconciler.core.pull import answer, holder
 
+log = logging.getLogger(__name__)
 LOOK = 5.0
 """Seconds beyond its own wait that a bid may take until a look was taken with it: a push may last minutes."""
 
@@ -107,8 +109,11 @@ class Agents:
         """Return the bids that wait, in the order in which they came."""
         return tuple(bidding.bid for bidding in self._biddings.values() if not bidding.won.done())
 
-    def words(self) -> Sequence[Word]:
-        """Return what was said and is not answered yet."""
+    def words(self, unwritable: Collection[str] = ()) -> Sequence[Word]:
+        """Return what was said and is not answered yet; what is about a task without a record is refused."""
+        for word in self._words:
+            if word.said.task in unwritable:
+                word.refuse(Unavailable(f"nothing can be recorded of task {word.said.task} now"))
         return [word for word in self._words if not word.answer.done()]
 
     def meaning(
@@ -122,12 +127,18 @@ class Agents:
                 name, status = holder(desired.tasks, known, said.task, said.agent, said.epoch)
                 said = replace(said, task=name)
                 meant = answer(desired.tasks.get(name), status, said, now, desired.fleet)
+                after = status
+                for event in meant:
+                    after = transition(after, event) or after
             except ReconcilerError as error:
                 word.refuse(error)
                 continue
+            except Exception as error:
+                log.exception("task %s: the word of agent %s cannot be thought about", said.task, said.agent)
+                word.refuse(error)
+                continue
             self.renew(status, now + desired.fleet.lease)
-            for event in meant:
-                status = transition(status, event) or status
+            status = after
             known[name] = word.after = status
             events += meant
         return events

@@ -20,7 +20,7 @@ from reconciler.controller.pulls import PullRequests
 from reconciler.controller.starts import Breakers
 from reconciler.core.adapter import Usage
 from reconciler.core.command import assignment, order
-from reconciler.core.errors import Conflict, Refused, Rewound, SpecError, Unavailable
+from reconciler.core.errors import Conflict, Problem, Refused, Rewound, SpecError, Unavailable
 from reconciler.core.events import (
     AgentSaid,
     Completed,
@@ -32,6 +32,7 @@ from reconciler.core.events import (
     RunSeen,
     Started,
 )
+from reconciler.core.faults import OUTCOME, fault_words
 from reconciler.core.hosts import HostChange, gone, news
 from reconciler.core.lifecycle import Transition, fold, transition
 from reconciler.core.limits import has_daily_budget, midnight, with_expenses
@@ -126,6 +127,12 @@ class Loop:
     _outside: Outside = field(init=False)
     _pulls: PullRequests | None = field(default=None, init=False)
     _digesting: list[asyncio.Future[None]] = field(default_factory=list, init=False)
+    _faults: dict[str, str] = field(default_factory=dict, init=False)
+    """Tasks of which something came that could not be thought about, or recorded, and that in words."""
+    _hopeless: set[tuple[str, int]] = field(default_factory=set, init=False)
+    """Rounds whose end could not be thought about: to follow them again would bring the same."""
+    _unwritable: set[str] = field(default_factory=set, init=False)
+    """Tasks whose steps cannot be put on record."""
 
     def __post_init__(self) -> None:
         self._agents = Agents(self._news.set)
@@ -252,18 +259,29 @@ class Loop:
                     await self._reload()
                 await self._read_specs()
             await self._converge()
+            due = self._send_out(self.clock())
         except Unavailable as error:
             log.warning("%s; trying again in %s", error, self._delay)
-            self._agents.refuse(error)
-            self._retry_at, self.trouble = self.clock() + self._delay, str(error)
-            wait, self._delay = self._delay, min(self._delay * 2, RETRY_CAP)
-            return wait
+            return self._try_later(error)
+        except Exception:
+            log.exception("a look failed by a mistake of ours; trying again in %s", self._delay)
+            return self._try_later(Unavailable("the reconciler made a mistake; its log has more"))
         self._delay, self._retry_at, self.trouble = RETRY, None, ""
-        now = self.clock()
+        return due
+
+    def _send_out(self, now: datetime) -> timedelta | None:
+        """Send somebody wherever it is time; return in what time there is something to do again."""
         self._outside.send(now)
         if self._pulls is not None:
             self._pulls.send(now)
         return self._until_due(now)
+
+    def _try_later(self, error: Unavailable) -> timedelta:
+        """Leave everything alone for a while, each time for longer; return for how long."""
+        self._agents.refuse(error)
+        self._retry_at, self.trouble = self.clock() + self._delay, str(error)
+        wait, self._delay = self._delay, min(self._delay * 2, RETRY_CAP)
+        return wait
 
     def _rest(self) -> timedelta:
         """Return how long to leave alone what could not be reached."""
@@ -278,7 +296,8 @@ class Loop:
     def _is_over(self, until: Until) -> bool:
         if until == "stopped" or self._knocked or self._facts or self._retry_at is not None:
             return False
-        phases = {self.statuses[name].phase for name in self.attention if name in self.statuses}
+        open_ = self._open()
+        phases = {status.phase for name, status in open_.items() if name not in self._faults}
         reasons = {waiting.reason for waiting in self.last_plan.waiting.values()}
         probed = self._outside.has_probed()
         if until == "started":
@@ -295,11 +314,12 @@ class Loop:
         while not self._stopped:
             try:
                 self.statuses, self.hosts = await self.state.load()
-            except Unavailable as error:
+            except Exception as error:
                 if isinstance(error, Rewound) and self._until != "stopped":
                     raise  # it goes on when a person wants it to, not by itself
-                log.warning("%s; trying again in %s", error, delay)
-                self._agents.refuse(error)
+                is_ours = not isinstance(error, Unavailable)
+                log.warning("%s; trying again in %s", error, delay, exc_info=error if is_ours else None)
+                self._agents.refuse(error if isinstance(error, Unavailable) else Unavailable(str(error)))
                 self._retry_at, self.trouble = self.clock() + delay, str(error)
                 await self.pause(self._news, delay)
                 self._news.clear()
@@ -316,7 +336,7 @@ class Loop:
         self._knocked = False
         try:
             desired = await self.specs.read(self.statuses)
-        except Unavailable:
+        except Exception:
             self._knocked = True
             raise
         if desired is self.desired:
@@ -333,6 +353,7 @@ class Loop:
         changed |= before.broken.keys() | desired.broken.keys()
         if not before.revision:
             changed |= self.statuses.keys()
+        self._forgive(changed)
         self._notice(changed)
         self._outside.probe_anew(before)
         self._breakers.forget(desired.hosts)
@@ -350,19 +371,52 @@ class Loop:
             names & self.desired.broken.keys()
         )
 
+    # --- Mistakes of ours --------------------------------------------------
+
+    def _give_up_on(self, task: str, error: Exception, fact: TaskFact | None = None) -> None:
+        """Leave a task as it is, and say why, until its spec changes or something else comes of it."""
+        self._faults[task] = fault_words(error, OUTCOME)
+        if fact is not None:
+            self._abandon(fact)
+
+    def _abandon(self, fact: TaskFact) -> None:
+        """Pass over a fact without asking for it again at once."""
+        if isinstance(fact, RunEnded):
+            self._hopeless.add((fact.run, fact.round))
+
+    @property
+    def damaged(self) -> Mapping[str, Problem]:
+        """What is wrong with status files that cannot be read, by task."""
+        return self.state.damaged
+
+    def _forgive(self, names: Collection[str]) -> None:
+        """Try again what failed of these tasks."""
+        runs = {status.run for name in names if (status := self.statuses.get(name))}
+        self._hopeless = {(run, number) for run, number in self._hopeless if run not in runs}
+        self._unwritable.difference_update(names)
+        for name in names:
+            self._faults.pop(name, None)
+
+    def _tell_faults(self, before: Plan) -> None:
+        """Tell of mistakes in planning, once for as long as they last."""
+        for name, error in self.last_plan.faults.items():
+            if name not in before.faults:
+                log.error("task %s cannot be planned; others go on", name, exc_info=error)
+
     # --- Converging --------------------------------------------------------
 
     async def _converge(self) -> None:
         """Plan, put on record, act; again until the plan changes nothing any more."""
         while not self._stopped:
             now, facts, digesting = self.clock(), list(self._facts), list(self._digesting)
-            words, bids = self._agents.words(), self._agents.bids()
+            words, bids = self._agents.words(self._unwritable), self._agents.bids()
             hosts, news = self._hosts_now(facts, now)
             statuses, seen = self._fold(self.statuses, await self._events(facts, words, now))
             observed = await self._observed(statuses, hosts, seen, now, bids)
-            self.last_plan = plan(self.desired, observed, now, self.attention)
+            before, self.last_plan = self.last_plan, plan(self.desired, observed, now, self.attention)
+            self._tell_faults(before)
             statuses, intended = self._fold(statuses, self.last_plan.events)
-            steps: list[Step] = [*news, *seen, *intended]
+            steps = self._writable([*news, *seen, *intended])
             if not await self._commit(steps):
                 continue
             self.statuses, self.hosts, self.head = statuses, hosts, self.state.head
@@ -390,7 +444,8 @@ class Loop:
         bids: Sequence[Bid],
     ) -> Observed:
         """Return what is, with the steps that were seen and are not on record yet."""
-        new = [name for name in self.attention if name in self.desired.tasks and name not in statuses]
+        known = statuses.keys() | self.damaged.keys()
+        new = [name for name in self.attention if name in self.desired.tasks and name not in known]
         open_ = self._open()
         self._agents.watch(open_.values(), now + self.desired.fleet.lease)
         return Observed(
@@ -404,6 +459,8 @@ class Loop:
             on_trial=self._breakers.on_trial(hosts, now),
             past=await self.state.past_attempts(new) if new else {},
             spent=await self._spent_today(seen, now),
+            damaged=self.damaged,
+            faults=self._faults,
             machine=self.machine,
             takes_over=self.takes_over,
         )
@@ -426,8 +483,12 @@ class Loop:
         for fact in facts:
             if isinstance(fact, HostSeen) and fact.host in self.desired.hosts:
                 before = hosts.get(fact.host)
-                status = self._breakers.seen(fact, before)
-                change = _host_news(fact, before, status)
+                try:
+                    status = self._breakers.seen(fact, before)
+                    change = news(fact.host, before, status, fact.at)
+                except Exception:
+                    log.exception("host %s: what its probe found is passed over", fact.host)
+                    continue
                 if change is not None:
                     hosts[fact.host] = status
                     changes += [change] if self._is_to_tell(before) else []
@@ -453,7 +514,7 @@ class Loop:
     def _followed(self) -> frozenset[tuple[str, int]]:
         """Return the rounds that need no follower: they have one, or their end waits to be recorded."""
         ended = {(fact.run, fact.round) for fact in self._facts if isinstance(fact, RunEnded)}
-        return self.dispatch.followed | ended
+        return self.dispatch.followed | ended | self._hopeless
 
     async def _events(self, facts: Sequence[Fact], words: Sequence[Word], now: datetime) -> list[Event]:
         """Turn facts and words into what they mean; one about a run that is over by now means nothing."""
@@ -463,17 +524,37 @@ class Loop:
                 continue
             task = told.task if isinstance(told, MergeSeen | PullSeen) else self._task_of(told)
             fact, status = replace(told, task=task), touched.get(task, self.statuses.get(task))
+            if task in self._unwritable:
+                self._abandon(fact)
+                continue
             if isinstance(fact, RunEnded) and not (status and _is_about(fact, status)):
                 self._outside.sweep_soon(self.desired.hosts)  # who swept before had to spare its folders
-            while (event := await self._meaning(fact, status, now)) is not None:
-                before, status = status, transition(status, event)
-                if status == before:
-                    break  # it would mean the same again, and again
-                touched[task] = status
-                events.append(event)
+            try:
+                meant, touched[task] = await self._meant(fact, status, now)
+            except Unavailable:
+                raise
+            except Exception as error:
+                log.exception("task %s: what came of it cannot be thought about; others go on", task)
+                self._give_up_on(task, error, fact)
+            else:
+                events += meant
+                if not isinstance(fact, RunSeen):
+                    self._faults.pop(task, None)
         spoken_of = {word.said.task for word in words}
         known = {**self._open(spoken_of), **{name: status for name, status in touched.items() if status}}
         return [*events, *self._agents.meaning(words, self.desired, known, now)]
+
+    async def _meant(
+        self, fact: TaskFact, status: Status | None, now: datetime
+    ) -> tuple[Sequence[Event], Status | None]:
+        """Return everything that a fact means for its task, and where that brings it."""
+        events = list[Event]()
+        while (event := await self._meaning(fact, status, now)) is not None:
+            before, status = status, transition(status, event)
+            if status == before:
+                break  # it would mean the same again, and again
+            events.append(event)
+        return events, status
 
     def _open(self, more: Collection[str] = ()) -> Mapping[str, Status]:
         """Return the statuses of open tasks, and of some more."""
@@ -518,7 +599,36 @@ class Loop:
             log.info("%s; thinking again", conflict)
             await self._reload()
             return False
+        except Unavailable:
+            raise
+        except Exception:
+            log.exception("not everything can be put on record; what can be is")
+            await self._commit_apart(steps)
+            await self._reload()
+            return False
         return True
+
+    async def _commit_apart(self, steps: Sequence[Step]) -> None:
+        """Put on record what can be, task by task, and remember what cannot."""
+        found = dict[str, Exception]()
+        for name in dict.fromkeys(_subject(step) for step in steps):
+            try:
+                await self.state.commit([step for step in steps if _subject(step) == name])
+            except Conflict:
+                return  # what else is wrong is found when it was thought about anew
+            except Unavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told of what it is about
+                found[name] = error
+        if not found:
+            return
+        self._unwritable |= found.keys()
+        for name, why in found.items():
+            log.error("%s: it cannot be put on record; others go on", name, exc_info=why)
+            self._give_up_on(name, why)
+
+    def _writable(self, steps: Sequence[Step]) -> Sequence[Step]:
+        return [step for step in steps if _subject(step) not in self._unwritable]
 
     def _take_note(self, steps: Sequence[Step]) -> None:
         """Tell of what is on record now, and let it have its consequences here."""
@@ -527,8 +637,9 @@ class Loop:
         if self._spent_since is not None:
             self._spent = with_expenses(self._spent, taken, self._spent_since)
         for step in steps:
-            name = step.task if isinstance(step, Transition) else f"host {step.host}"
-            log.info("%s: %s", name, step.event.reason if isinstance(step, Transition) else step.reason)
+            log.info(
+                "%s: %s", _subject(step), step.event.reason if isinstance(step, Transition) else step.reason
+            )
             self.on_step(step)
         settled = [step.after is None or step.after.phase.is_settled for step in taken]
         returned = [step.host for step in steps if isinstance(step, HostChange) and _is_back(step)]
@@ -547,13 +658,19 @@ class Loop:
                 continue
             try:
                 work = await self._order(action.task, status)
+                if isinstance(action, Stop):
+                    self.dispatch.stop(work, action.reason, self.emit)
+                else:
+                    self.dispatch.follow(work, self.emit)
             except SpecError as error:
                 self.emit(given_up(action.task, status, str(error), self.clock()))
-                continue
-            if isinstance(action, Stop):
-                self.dispatch.stop(work, action.reason, self.emit)
-            else:
-                self.dispatch.follow(work, self.emit)
+            except Unavailable:
+                raise
+            except Exception as error:
+                log.exception("task %s: nobody can be sent to its run; others go on", action.task)
+                self._give_up_on(action.task, error)
+                self._hopeless.add((action.run, action.round))
+                self._news.set()
 
     async def _order(self, name: str, status: Status) -> Order:
         """Return what to carry out: by the spec the run was assigned with, not by a newer one."""
@@ -577,18 +694,14 @@ class Loop:
         return follow(task, status, fact.pull, repo, fact.at, bot=fact.bot, delivery=fact.delivery)
 
 
-def _host_news(fact: HostSeen, before: HostStatus | None, status: HostStatus) -> HostChange | None:
-    """Return the news of a probe; what cannot be judged changes nothing."""
-    try:
-        return news(fact.host, before, status, fact.at)
-    except Exception:
-        log.exception("what host %s answered cannot be judged", fact.host)
-        return None
-
-
 def _is_about(fact: RunSeen | RunEnded, status: Status) -> bool:
     """Return whether a fact is about the round that is under way."""
     return status.phase.is_live and (status.run, status.round) == (fact.run, fact.round)
+
+
+def _subject(step: Step) -> str:
+    """Return what a step is about."""
+    return step.task if isinstance(step, Transition) else f"host {step.host}"
 
 
 def _merged(fact: MergeSeen, status: Status | None) -> Event | None:

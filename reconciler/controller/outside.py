@@ -111,7 +111,7 @@ class Outside:
         """Relieve a host of what nobody needs any more."""
 
         def needed() -> Needs:
-            return needs(self.desk.statuses, self.clock(), self.desk.desired.fleet)
+            return needs(self.desk.statuses, self.clock(), self.desk.desired.fleet, self.desk.damaged)
 
         try:
             await self.dispatch.sweep(host, needed)

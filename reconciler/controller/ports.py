@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from reconciler.core.adapter import Adapter, Usage
+from reconciler.core.errors import Problem
 from reconciler.core.events import AgentSaid, HostSeen, MergeSeen, PullSeen, RunEnded, RunSeen
 from reconciler.core.forge import Comment, Issue, Light, Note, Pull, Want
 from reconciler.core.hosts import HostChange
@@ -98,8 +99,12 @@ class State(Protocol):
         """
         Return every status on record, of tasks and of hosts, at the newest commit.
 
-        Raises Unavailable, or SpecError for a state branch that is damaged.
+        Those that cannot be read are not in it. Raises Unavailable.
         """
+
+    @property
+    def damaged(self) -> Mapping[str, Problem]:
+        """What is wrong with the status files of tasks that could not be read, by task."""
 
     @property
     def head(self) -> str:
@@ -302,6 +307,10 @@ class Desk(Protocol):
     @property
     def hosts(self) -> Mapping[str, HostStatus]:
         """What is on record, by host."""
+
+    @property
+    def damaged(self) -> Mapping[str, Problem]:
+        """What is wrong with status files that cannot be read, by task; those are not in `statuses`."""
 
     @property
     def last_plan(self) -> Plan:

@@ -106,7 +106,7 @@ class Preview:
             )
             await self._say(forge, pull, light, refusal(str(conflict), pull.head), str(conflict))
             return
-        observed = Observed(self.desk.statuses, self.desk.hosts)
+        observed = Observed(self.desk.statuses, self.desk.hosts, damaged=self.desk.damaged)
         found = difference(base, head, observed, self.clock())
         state, words = summary(found)
         light = Light(commit=pull.head, state=state, description=words, context=CONTEXT)

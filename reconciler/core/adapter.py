@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from reconciler.core.fields import Duration, Env, EnvName, Frozen, Strings, Text
+from reconciler.core.fields import MOST, Duration, Env, EnvName, Frozen, Period, Strings, Text, Total
 from reconciler.core.patterns import check_pattern
 
 
@@ -22,7 +22,7 @@ class Version(Frozen):
     """Regular expression whose first group is the version."""
     range: Text | None = None
     """Required range, such as `>=2.1,<3`."""
-    timeout: Duration = timedelta(seconds=20)
+    timeout: Period = timedelta(seconds=20)
     """Longest time to wait for the answer."""
 
 
@@ -31,7 +31,7 @@ class Health(Frozen):
 
     command: Strings
     """Arguments, the program first."""
-    timeout: Duration = timedelta(seconds=60)
+    timeout: Period = timedelta(seconds=60)
     """Longest time to wait for the answer."""
 
 
@@ -62,11 +62,11 @@ class Stop(Frozen):
 class Limits(Frozen):
     """What one round may take."""
 
-    turns: Annotated[int, Field(gt=0)] | None = None
+    turns: Annotated[int, Field(gt=0, le=10**9)] | None = None
     """Most turns, for a CLI that can count them (see `turns` of the adapter)."""
-    time: Duration | None = None
+    time: Period | None = None
     """Longest time, where a task allows more."""
-    output_mb: Annotated[int, Field(gt=0)] = 512
+    output_mb: Annotated[int, Field(gt=0, le=2**20)] = 512
     """Most output kept, in MiB; a run that writes more is stopped."""
 
 
@@ -156,9 +156,9 @@ OF_EVENTS = frozenset({"error_class", "denials", "structured", "notes"})
 class Budget(Frozen):
     """What may be spent; a missing limit is no limit."""
 
-    cost_usd: Annotated[float, Field(gt=0)] | None = None
+    cost_usd: Annotated[float, Field(gt=0, le=10**9)] | None = None
     """Most US dollars, as the agent's CLI reports them."""
-    tokens: Annotated[int, Field(gt=0)] | None = None
+    tokens: Annotated[int, Field(gt=0, le=10**15)] | None = None
     """Most input and output tokens together, cached ones not counted."""
 
 
@@ -199,7 +199,7 @@ class AdapterSpec(Frozen):
     """How it is ended."""
     cleanup: Strings = ()
     """Paths in the workspace that the CLI leaves behind; they are not committed."""
-    max_running: Annotated[int, Field(ge=0)] | None = None
+    max_running: Total | None = None
     """Most live runs of this CLI in the whole fleet."""
     daily_budget: Budget | None = None
     """What its runs may spend on one day (UTC); after that, new ones wait for the next."""
@@ -211,20 +211,34 @@ class Adapter(AdapterSpec):
     name: str
 
 
+def _bounded(value: object) -> object:
+    """Return a number that sums can go on with: none is beyond `MOST`, as nothing that is real is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if value != value:  # noqa: PLR0124 - NaN is for the type to refuse; math.isnan cannot bear a huge int
+        return value
+    return max(-MOST, min(MOST, value))
+
+
 def _number(value: object) -> object:
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    bounded = _bounded(value)
+    return float(bounded) if isinstance(bounded, int) and not isinstance(bounded, bool) else bounded
+
+
+Whole = Annotated[int, BeforeValidator(_bounded)]
+Fraction = Annotated[float, BeforeValidator(_number)]
 
 
 class Usage(Frozen):
     """What a run, or a task, took."""
 
-    input_tokens: int = 0
+    input_tokens: Whole = 0
     """Cached ones not counted."""
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    cost_usd: Annotated[float, BeforeValidator(_number)] = 0.0
-    turns: int = 0
-    seconds: Annotated[float, BeforeValidator(_number)] = 0.0
+    output_tokens: Whole = 0
+    cached_tokens: Whole = 0
+    cost_usd: Fraction = 0.0
+    turns: Whole = 0
+    seconds: Fraction = 0.0
     """Wall clock of the agent's process."""
 
     def __add__(self, other: "Usage") -> "Usage":

@@ -12,7 +12,7 @@ from reconciler.core.model import Phase, Reason, Status, Task, Waiting
 
 ConditionType = Literal["Ready", "Progressing", "Stalled"]
 
-_NEEDS_A_PERSON = frozenset({Reason.SPEC_ERROR, Reason.APPROVAL, Reason.HOST})
+_NEEDS_A_PERSON = frozenset({Reason.SPEC_ERROR, Reason.APPROVAL, Reason.HOST, Reason.FAULT})
 """What does not end by itself. A suspended task is as a person wants it: not stalled."""
 
 

@@ -9,6 +9,7 @@ backoff. `Conflict`: somebody wrote first; fetch and think again, at once.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -33,10 +34,13 @@ class Problem:
     hint: str = ""
     """A name the writer may have meant."""
 
+    severity: Literal["error", "warning"] = "error"
+    """A warning keeps nothing back: it works, but hardly as it was meant."""
+
     def __str__(self) -> str:
         field = f"{self.field}: " if self.field else ""
         hint = f" (did you mean {self.hint!r}?)" if self.hint else ""
-        return f"{self.path}:{self.line}:{self.column}: error: {field}{self.message}{hint}"
+        return f"{self.path}:{self.line}:{self.column}: {self.severity}: {field}{self.message}{hint}"
 
 
 class ReconcilerError(Exception):

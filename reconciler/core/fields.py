@@ -16,30 +16,57 @@ from pydantic import (
     WithJsonSchema,
 )
 
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?\Z")
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?\Z", re.ASCII)
 _SEGMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z")
 NAME_LENGTH = 200
 SEGMENT_LENGTH = 64
+
+# What the types below let in, sums, differences and time zones can bear: no conversion
+# further in has to think of the edges of what Python can represent.
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+LONGEST = timedelta(days=36500)
+MOST = 10**18
+"""Of anything that is counted; sums end there."""
+LARGEST_ID = 2**63 - 1
+"""Of numbers that others give to things."""
+LONGEST_TEXT = 2**24
+"""Characters. Wherever there is a limit, halves of characters are refused too, which nothing could write."""
 
 
 def parse_duration(value: object) -> timedelta:
     """
     Return the duration that a text such as `90s`, `30m`, `1h30m` or `7d` means.
 
-    Raises ValueError for anything else, numbers without a unit among them.
+    Raises ValueError for anything else: numbers without a unit, more than `LONGEST`.
     """
-    if isinstance(value, timedelta):
-        return value
+    duration = value if isinstance(value, timedelta) else _read_duration(value)
+    if duration is None or not timedelta() <= duration <= LONGEST:
+        message = f"{value!r} is longer than any run: at most {LONGEST.days}d"
+        raise ValueError(message)
+    return duration
+
+
+def _read_duration(value: object) -> timedelta | None:
+    """Return what a text means; None if that is more than can be represented. Raises ValueError."""
     match = _DURATION.match(value) if isinstance(value, str) and value else None
     if match is None:
         message = f'expected a duration such as "90s", "30m" or "1h30m", got {value!r}'
         raise ValueError(message)
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    parts = match.groups("0")
+    if max(map(len, parts)) > len(str(MOST)):
+        return None
+    days, hours, minutes, seconds = map(int, parts)
     try:
         return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-    except OverflowError as error:
-        message = f"{value!r} is longer than any run"
-        raise ValueError(message) from error
+    except OverflowError:
+        return None
+
+
+def _longer_than_none(value: timedelta) -> timedelta:
+    if not value:
+        raise ValueError("must be longer than 0s")
+    return value
 
 
 def format_duration(value: timedelta) -> str:
@@ -53,15 +80,26 @@ def format_duration(value: timedelta) -> str:
     return "".join(parts) or "0s"
 
 
-def _parse_time(value: object) -> datetime:
-    if isinstance(value, datetime):
-        return value
+def parse_time(value: object) -> datetime:
+    """
+    Return the time that a text such as `2030-01-31T09:00:00+01:00` means, in UTC (also without an offset).
+
+    Raises ValueError for anything else, and for a time that is not between `EARLIEST` and `LATEST`.
+    """
     try:
-        time = datetime.fromisoformat(value if isinstance(value, str) else "")
+        time = value if isinstance(value, datetime) else datetime.fromisoformat(_text(value))
     except ValueError:
         message = f'expected a time such as "2030-01-31T09:00:00+01:00", got {value!r}'
         raise ValueError(message) from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    time = time if time.tzinfo else time.replace(tzinfo=UTC)
+    if not EARLIEST <= time <= LATEST:
+        message = f"must be a time from {EARLIEST.year} to {LATEST.year - 1}, not {value!s}"
+        raise ValueError(message)
+    return time.astimezone(UTC)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def format_time(value: datetime) -> str:
@@ -130,9 +168,11 @@ Duration = Annotated[
     PlainSerializer(format_duration, return_type=str),
     WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN, "examples": ["90s", "1h30m"]}),
 ]
+Period = Annotated[Duration, AfterValidator(_longer_than_none)]
+"""A duration that cannot be 0: what ends at once, or comes again without a pause, does not work."""
 Time = Annotated[
     datetime,
-    BeforeValidator(_parse_time),
+    BeforeValidator(parse_time),
     PlainSerializer(format_time, return_type=str),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
@@ -154,6 +194,10 @@ Text = Annotated[str, Field(min_length=1)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_./+=:,@%-]+$")]
 """What stands for itself on the command line of any shell."""
 Count = Annotated[int, Field(ge=0, le=1000)]
+Total = Annotated[int, Field(ge=0, le=10**9)]
+"""How often something happened, or how much of something there may be."""
+Id = Annotated[int, Field(ge=0, le=LARGEST_ID)]
+"""Number that somebody else gave to a thing."""
 
 
 class Frozen(BaseModel):
@@ -164,6 +208,7 @@ class Frozen(BaseModel):
         extra="forbid",
         strict=True,
         allow_inf_nan=False,
+        str_max_length=LONGEST_TEXT,
         use_attribute_docstrings=True,
         hide_input_in_errors=True,
     )

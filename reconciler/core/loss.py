@@ -40,6 +40,8 @@ def loss_of_agent(scene: Scene, name: str, spec: Task | None, status: Status) ->
 def losses_due(scene: Scene) -> Iterator[datetime]:
     """Yield when hosts and agents will have been silent for too long."""
     for name, status in scene.statuses.items():
+        if name not in scene.names:
+            continue
         ends = lease_end(status, scene.desired.tasks.get(name), scene.observed.leases)
         if ends is not None and ends > scene.now:
             yield ends

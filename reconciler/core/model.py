@@ -25,11 +25,14 @@ from reconciler.core.fields import (
     Duration,
     Env,
     Frozen,
+    Id,
     Name,
     Names,
+    Period,
     Strings,
     Text,
     Time,
+    Total,
     Word,
 )
 
@@ -78,9 +81,9 @@ class TaskDefaults(Frozen):
     """Hosts or labels to prefer among those that fit."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     """Higher starts first; equal ones in the order in which they came."""
-    timeout: Duration = timedelta(hours=2)
+    timeout: Period = timedelta(hours=2)
     """Longest time the agent may take for one round; it is stopped after that."""
-    stall_timeout: Duration = timedelta(minutes=15)
+    stall_timeout: Period = timedelta(minutes=15)
     """Longest silence: without any output for so long the agent is stopped."""
     retries: Count = 1
     """New attempts after a failed one, with backoff in between."""
@@ -225,7 +228,7 @@ class HostSpec(Frozen):
     """What the host has: `linux`, `gpu`, `arm64`, …"""
     slots: Annotated[int, Field(ge=0, le=1000)] = 2
     """How many runs at once."""
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
     """How much a free slot here counts against one elsewhere."""
     workdir: Text | None = None
     """Folder for runs and workspaces; `~/.local/state/reconciler` if left out."""
@@ -337,7 +340,7 @@ class RepoSpec(TaskDefaults):
     """What is done with work whose base branch has moved meanwhile; a conflict is a round for the agent."""
     paths: Strings = ()
     """Patterns of the files agents may touch (as in .gitignore); all, if left out."""
-    max_running: Annotated[int, Field(ge=0)] | None = None
+    max_running: Total | None = None
     """Most live runs for this repo."""
     daily_budget: Budget | None = None
     """What runs for this repo may spend on one day (UTC); after that, new ones wait for the next."""
@@ -356,29 +359,29 @@ class FleetSpec(TaskDefaults):
 
     state_branch: Branch = "fleet-state"
     """Branch on which the reconciler records what happened."""
-    poll_interval: Duration = timedelta(seconds=30)
+    poll_interval: Period = timedelta(seconds=30)
     """How often to look without being told. Hints make it quicker; this makes it certain."""
-    max_running: Annotated[int, Field(ge=0)] | None = None
+    max_running: Total | None = None
     """Most live runs in the whole fleet."""
-    limits: dict[Text, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    limits: dict[Text, Total] = Field(default_factory=dict)
     """Most live runs, in the whole fleet, of tasks that require a label: `{gpu: 2}`."""
     daily_budget: Budget | None = None
     """What the whole fleet may spend on one day (UTC); after that, new runs wait for the next."""
-    lost_after: Duration = timedelta(minutes=30)
+    lost_after: Period = timedelta(minutes=30)
     """How long a host may be silent before its live runs follow their `disconnect`."""
     keep_failed: Duration = timedelta(days=7)
     """How long the workspace of a failed run is kept."""
-    keep_failed_mb: Annotated[int, Field(ge=0)] = 10_240
+    keep_failed_mb: Total = 10_240
     """Most disk for such workspaces on one host, in MiB; the oldest go first."""
-    backoff: Duration = timedelta(seconds=10)
+    backoff: Period = timedelta(seconds=10)
     """Wait before the first retry; doubles with each."""
-    backoff_cap: Duration = timedelta(minutes=10)
+    backoff_cap: Period = timedelta(minutes=10)
     """Longest wait between retries."""
-    lease: Duration = timedelta(seconds=60)
+    lease: Period = timedelta(seconds=60)
     """How long a pull agent may be silent before its task is given to others."""
     forge: Forge | None = None
     """Where the fleet's own repository is: pull requests against its specs get the plan as a comment."""
-    forge_interval: Duration = timedelta(minutes=1)
+    forge_interval: Period = timedelta(minutes=1)
     """How often forges are asked without a webhook's hint."""
     issues: IssueRules | None = None
     """Which issues become tasks; none, if left out."""
@@ -407,6 +410,8 @@ class Desired:
     """Tasks that a person must mend before they may start, by name; they may be absent in `tasks`."""
     problems: tuple[Problem, ...] = ()
     """Every problem of the revision, of all kinds, in order of path, line and column."""
+    warnings: tuple[Problem, ...] = ()
+    """What works, but hardly as it was meant; in the same order."""
 
 
 # --- Observed state --------------------------------------------------------
@@ -471,6 +476,8 @@ class Reason(StrEnum):
     """Somebody works on the branch: the agent pauses."""
     APPROVAL = "Approval"
     """A removal that a person must allow: `reconciler approve-prune`."""
+    FAULT = "Fault"
+    """Thinking about it failed by a mistake of the reconciler; nothing is decided about it."""
 
 
 class Waiting(Frozen):
@@ -496,7 +503,7 @@ class Check(Frozen):
     """One validation command that was run."""
 
     command: str
-    exit_code: int
+    exit_code: Annotated[int, Field(ge=-(2**31), lt=2**31)]
     """As the shell reports it; 124 if it was stopped for taking too long."""
     seconds: Annotated[float, Field(strict=False)]
     output: str = ""
@@ -520,7 +527,7 @@ class Claim(Frozen):
     """Its last words: what was done, or why not."""
     branch: Branch | None = None
     """Branch it pushed, if not the one it was given."""
-    pull_request: int | None = None
+    pull_request: Id | None = None
     """Number of the pull request it opened."""
     usage: Usage = Usage()
 
@@ -528,7 +535,7 @@ class Claim(Frozen):
 class PullRequest(Frozen):
     """The pull request of a task."""
 
-    number: int
+    number: Id
     url: str
 
 
@@ -539,7 +546,7 @@ class ReviewNote(Frozen):
     text: str
     path: str | None = None
     """File that an inline comment is about."""
-    line: int | None = None
+    line: Id | None = None
     """Its line there, 1-based."""
 
 
@@ -571,7 +578,7 @@ class Report(Frozen):
     """Commit the work started from."""
     head_commit: str | None = None
     """Head of the delivered branch; None if there is none. What it was if a review round changed nothing."""
-    commits: int = 0
+    commits: Total = 0
     """Commits on the branch that the base does not have."""
     touched: str | None = None
     """Head that somebody else pushed to the branch meanwhile; nothing was delivered."""
@@ -596,21 +603,21 @@ class Status(Frozen):
     work: str
     """Identity of what was asked for (see `work_id`)."""
     waiting: Waiting | None = None
-    attempt: int = 0
+    attempt: Total = 0
     """Number of the last attempt; never goes back."""
-    round: int = 0
+    round: Total = 0
     """Round within the attempt: 1, then one more for each validation handed back."""
-    failures: int = 0
+    failures: Total = 0
     """Attempts that failed since the work, or changes to it, were asked for."""
-    uncounted: int = 0
+    uncounted: Total = 0
     """Attempts in a row that ended and counted as no failure: a quota, a lost lease, an end from outside."""
-    failed_starts: int = 0
+    failed_starts: Total = 0
     """Starts in a row that failed by a fault of a host; they do not count as failures."""
-    review_count: int = 0
+    review_count: Total = 0
     """Rounds of requested changes."""
     run: str | None = None
     """Key of the last run: `<task>.g<generation>.a<attempt>`."""
-    slots: int = 1
+    slots: Total = 1
     """Slots of its host that it takes."""
     assigned_host: str | None = None
     machine: str | None = None
@@ -631,7 +638,7 @@ class Status(Frozen):
     pull_request: PullRequest | None = None
     reviews: tuple[ReviewNote, ...] = ()
     """What the last round of requested changes asked for."""
-    reviewed: tuple[int, ...] = ()
+    reviewed: tuple[Id, ...] = ()
     """
     Ids of the reviews that were answered. A last one would not do: forges give
     a review its id when it is begun, and others may be submitted before it.
@@ -740,6 +747,10 @@ class Observed:
     """Last attempt, by name, of new tasks that had a life before: their run keys must not come twice."""
     spent: Mapping[Purse, Usage] = field(default_factory=dict)
     """What was spent today (UTC)."""
+    damaged: Mapping[str, Problem] = field(default_factory=dict)
+    """Tasks with a status that cannot be read: whatever it says, they are not new."""
+    faults: Mapping[str, str] = field(default_factory=dict)
+    """Tasks about which something could not be thought, by a mistake of ours, and that in words."""
     machine: str | None = None
     """This reconciler's machine; None for who only looks."""
     takes_over: bool = False

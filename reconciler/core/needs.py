@@ -2,7 +2,7 @@
 What runs left on their hosts: which of it is still needed, and which runs nobody asks for any more.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate
@@ -23,6 +23,8 @@ class Needs:
     """Of tasks that are not settled; all that belongs to them stays."""
     failed: tuple[str, ...]
     """Of tasks that failed not long ago, the newest first; they stay as far as there is room."""
+    damaged: frozenset[str]
+    """Tasks with a status that cannot be read: nobody knows what of theirs is needed, so all is."""
     failed_mb: int
     """Room for their workspaces on one host, in MiB."""
 
@@ -46,14 +48,22 @@ class Needs:
             return False
         return run == status.run or attempt < status.attempt
 
+    def is_of_damaged(self, run: str) -> bool:
+        """Return whether a run belongs to a task of which nobody knows where it stands."""
+        return (read_run_key(run) or ("", 0))[0] in self.damaged
+
     def is_of_open_task(self, run: str) -> bool:
         """Return whether a run, be it of an earlier attempt, belongs to a task that is not settled."""
         task, _ = read_run_key(run) or ("", 0)
         status = self.statuses.get(task)
-        return run in self.open or (status is not None and not status.phase.is_settled)
+        return (
+            task in self.damaged or run in self.open or (status is not None and not status.phase.is_settled)
+        )
 
 
-def needs(statuses: Mapping[str, Status], now: datetime, fleet: FleetSpec) -> Needs:
+def needs(
+    statuses: Mapping[str, Status], now: datetime, fleet: FleetSpec, damaged: Iterable[str] = ()
+) -> Needs:
     """Return what is needed of all that runs left: by tasks that are open, and by people after a failure."""
     runs = [(status.run, status) for status in statuses.values() if status.run]
     failed = sorted(
@@ -64,6 +74,7 @@ def needs(statuses: Mapping[str, Status], now: datetime, fleet: FleetSpec) -> Ne
         live=frozenset(run for run, status in runs if status.phase.is_live),
         open=frozenset(run for run, status in runs if not status.phase.is_settled),
         failed=tuple(run for _, run in failed),
+        damaged=frozenset(damaged),
         failed_mb=fleet.keep_failed_mb,
     )
 

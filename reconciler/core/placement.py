@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from reconciler.core.faults import fault_words
 from reconciler.core.limits import spent_today
 from reconciler.core.model import Desired, FailureClass, Host, Observed, Status, Task
 
@@ -77,7 +78,7 @@ def place(
     rejected, full, spent, ranked = dict[str, str](), list[str](), list[str](), list[Candidate]()
     for host in desired.hosts.values():
         free = host.slots - used.get(host.name, 0)
-        if why := _why_not(task, host, desired, observed):
+        if why := _why_not_or_fault(task, host, desired, observed):
             rejected[host.name] = why
         elif spent_today(desired, observed.spent, ("host", host.name)):
             rejected[host.name] = "has spent its daily budget"
@@ -90,6 +91,14 @@ def place(
     ranked.sort(key=lambda candidate: (-candidate.score, candidate.host))
     chosen = ranked[0].host if ranked else None
     return Placement(chosen, tuple(ranked), rejected, tuple(sorted(full)), tuple(sorted(spent)))
+
+
+def _why_not_or_fault(task: Task, host: Host, desired: Desired, observed: Observed) -> str:
+    """Return the same, and for a host that cannot be thought about what happened: others are there."""
+    try:
+        return _why_not(task, host, desired, observed)
+    except Exception as error:  # noqa: BLE001 - whatever it is, other hosts are there
+        return fault_words(error, "asking for it")
 
 
 def _why_not(task: Task, host: Host, desired: Desired, observed: Observed) -> str:

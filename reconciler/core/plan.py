@@ -29,6 +29,7 @@ from reconciler.core.events import (
     SpecRemoved,
     WaitingChanged,
 )
+from reconciler.core.faults import OUTCOME, culprits, fault_words
 from reconciler.core.fields import format_time
 from reconciler.core.lifecycle import Transition, fold, transition
 from reconciler.core.limits import overspent, purses, spent_today
@@ -50,6 +51,9 @@ from reconciler.core.pull import CHECKING, is_to_check
 from reconciler.core.queue import Queue, due, line_up
 from reconciler.core.scene import Scene, Wait, waiting
 from reconciler.core.schedule import is_due_time, next_due
+
+FEW = 2
+"""So many tasks are removed as asked, even if they are all there are."""
 
 # --- What comes out --------------------------------------------------------
 
@@ -123,6 +127,8 @@ class Plan:
     """Of the tasks that only a place was missing for, by name."""
     due: datetime | None = None
     """When something may change by itself."""
+    faults: Mapping[str, Exception] = field(default_factory=dict)
+    """What was raised in thinking about a task, by name: a mistake of ours that keeps no other task back."""
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -139,14 +145,30 @@ def plan(desired: Desired, observed: Observed, now: datetime, among: Collection[
 
     `among` are the names to look at: all that need attention, or more; every
     name if None. Before the specs were read for the first time nothing is done.
+    A task about which thinking fails is left as it is, and says so; the others
+    are planned without it.
     """
     if not desired.revision:
         return Plan()
-    names = _every_name(desired, observed) if among is None else {*among, *desired.broken}
-    statuses: Mapping[str, Status] = {n: observed.statuses[n] for n in names if n in observed.statuses}
+    names = _every_name(desired, observed) if among is None else {*among, *desired.broken, *observed.damaged}
+    try:
+        return _plan(desired, observed, now, names)
+    except Exception:  # noqa: BLE001 - whatever it is, it is told of the tasks it is about
+        found = culprits(lambda some: _plan(desired, observed, now, {*some}), sorted(names))
+    words = {name: fault_words(error) for name, error in found.items()}
+    rest = replace(observed, faults={**observed.faults, **words})
+    return replace(_plan(desired, rest, now, names), faults=found)
+
+
+def _plan(desired: Desired, observed: Observed, now: datetime, every: AbstractSet[str]) -> Plan:
+    """Return the plan for these names. Raises whatever thinking about one of them raises."""
+    set_aside = {name: str(problem) for name, problem in observed.damaged.items()} | {**observed.faults}
+    faults = {name: words for name, words in set_aside.items() if name in every}
+    names = every - faults.keys()
+    statuses: Mapping[str, Status] = {n: observed.statuses[n] for n in every if n in observed.statuses}
     renames = tuple(_renames(desired, observed, statuses, names, now))
     statuses, _ = fold(statuses, renames)
-    scene = Scene(desired, observed, now, names, statuses, _held(desired, statuses))
+    scene = Scene(desired, observed, now, names, statuses, _held(desired, statuses), faults)
     changes = tuple(_spec_changes(scene))
     statuses, steps = fold(statuses, changes)
     scene = replace(scene, statuses=statuses)
@@ -194,7 +216,7 @@ def prune_digest(names: Iterable[str]) -> str:
 
 
 def _every_name(desired: Desired, observed: Observed) -> AbstractSet[str]:
-    return {*desired.tasks, *desired.broken, *observed.statuses}
+    return {*desired.tasks, *desired.broken, *observed.statuses, *observed.damaged}
 
 
 def _with_waiting(event: Event, waiting: Mapping[str, Waiting]) -> Event:
@@ -220,7 +242,7 @@ def _renames(
     First the same file elsewhere, then one that asks for the same. Whatever
     fits more than one is no rename: guessing would mix up two tasks.
     """
-    gone = {n for n, status in statuses.items() if not status.removed and not _has_spec(desired, n)}
+    gone = {n for n in names & statuses.keys() if not statuses[n].removed and not _has_spec(desired, n)}
     new = {n for n in names if n in desired.tasks and n not in statuses}
     for identity in ("generation", "work"):
         before = _unambiguous({n: getattr(statuses[n], identity) for n in gone})
@@ -250,8 +272,8 @@ def _held(desired: Desired, statuses: Mapping[str, Status]) -> frozenset[str]:
 
     Once held is held, until the spec is back or the removal allowed: neither
     new tasks nor held ones that settle make it look small, and the digest does
-    not change under the eyes of the person who decides. Specs without any task
-    remove nothing, settled tasks included, unless a person says so.
+    not change under the eyes of the person who decides. Where specs are left
+    without any task, the settled ones count too. One or two go as asked.
     """
     present = {n: status for n, status in statuses.items() if not status.removed}
     live = {n for n, status in present.items() if not status.phase.is_settled}
@@ -259,7 +281,8 @@ def _held(desired: Desired, statuses: Mapping[str, Status]) -> frozenset[str]:
     # No task at all is the wrong branch more often than the wish to forget what was done.
     is_empty = not desired.tasks and not desired.broken
     gone = frozenset(n for n in (present if is_empty else live | waits) if not _has_spec(desired, n))
-    is_much = is_empty or len(gone) > max(5, len(live | gone) / 5) or live <= gone
+    is_all = len(gone) > FEW and (is_empty or live <= gone)
+    is_much = is_all or len(gone) > max(5, len(live | gone) / 5)
     held = gone if is_much else gone & waits
     return held if desired.fleet.prune_approved != prune_digest(held) else frozenset()
 
@@ -474,7 +497,7 @@ def _why_save(scene: Scene, spec: Task, status: Status) -> str | None:
 
 def _within_reach(scene: Scene) -> Iterator[tuple[str, Status]]:
     """Yield the live tasks whose run somebody can be sent to."""
-    for name in sorted(scene.statuses):
+    for name in sorted(scene.names & scene.statuses.keys()):
         status = scene.statuses[name]
         is_here = status.assigned_host in scene.desired.hosts and scene.observed.can_reach(status)
         if status.phase.is_live and is_here:
@@ -490,7 +513,8 @@ def _round(status: Status) -> tuple[str, int]:
 
 def _standing(scene: Scene) -> Mapping[str, Wait]:
     """Return what those tasks wait for that no slot would help."""
-    return {name: wait for name in sorted(scene.names) if (wait := _standing_wait(scene, name))}
+    names = sorted({*scene.names, *scene.faults})
+    return {name: wait for name in names if (wait := _standing_wait(scene, name))}
 
 
 def _standing_wait(scene: Scene, name: str) -> Wait | None:
@@ -499,11 +523,11 @@ def _standing_wait(scene: Scene, name: str) -> Wait | None:
         digest = prune_digest(scene.held)
         return Wait(
             Reason.APPROVAL,
-            "the spec was removed together with many others; put it back, "
+            f"the spec was removed{_with_others(len(scene.held) - 1)}; put it back, "
             f"or allow the removal with `reconciler approve-prune` ({digest})",
         )
-    if name in scene.desired.broken and (status is None or status.phase is Phase.CREATED):
-        return Wait(Reason.SPEC_ERROR, str(scene.desired.broken[name][0]))
+    if wait := _mistake_wait(scene, name, status):
+        return wait
     if status is None:
         return None
     if status.phase.is_live or status.phase is Phase.REVIEW_PENDING:
@@ -515,11 +539,25 @@ def _standing_wait(scene: Scene, name: str) -> Wait | None:
     return None
 
 
+def _with_others(count: int) -> str:
+    return f" together with {count} other{'s' * (count > 1)}" if count else ""
+
+
+def _mistake_wait(scene: Scene, name: str, status: Status | None) -> Wait | None:
+    """Return the mistake that a task waits to see mended: one of ours, or one in its file."""
+    if name in scene.faults and not (status and _is_paused(status)):
+        return Wait(Reason.FAULT, scene.faults[name])
+    if name in scene.desired.broken and (status is None or status.phase is Phase.CREATED):
+        return Wait(Reason.SPEC_ERROR, str(scene.desired.broken[name][0]))
+    return None
+
+
 def _live_wait(scene: Scene, status: Status) -> Wait | None:
     """Return why nothing is heard of a live run (leases end by themselves), or why work in review rests."""
+    if status.waiting and _is_still_faulty(status):
+        return Wait(Reason.FAULT, status.waiting.message)
     if status.phase is Phase.REVIEW_PENDING:
-        is_paused = status.waiting is not None and status.waiting.reason is Reason.PERSON
-        return Wait(Reason.PERSON, status.waiting.message) if status.waiting and is_paused else None
+        return Wait(Reason.PERSON, status.waiting.message) if status.waiting and _is_paused(status) else None
     if status.assigned_agent is not None:
         return Wait(Reason.CHECK, CHECKING) if is_to_check(status) else None
     if status.assigned_host not in scene.desired.hosts:
@@ -536,6 +574,23 @@ def _no_answer(scene: Scene, status: Status) -> str | None:
     if status.phase is not Phase.ASSIGNED or not is_away or probe is None:
         return None
     return f"host {host} does not answer: {probe.message}"
+
+
+def _is_paused(status: Status) -> bool:
+    """Return whether somebody else works on the branch; that stays on record, whatever else is to be said."""
+    return status.waiting is not None and status.waiting.reason is Reason.PERSON
+
+
+def _is_still_faulty(status: Status) -> bool:
+    """
+    Return whether nothing has come since something came that could not be thought about.
+
+    A restart takes that up again, and must not say meanwhile that all is well.
+    """
+    waiting = status.waiting
+    if waiting is None or waiting.reason is not Reason.FAULT or not waiting.message.startswith(OUTCOME):
+        return False
+    return waiting.since >= (status.last_activity_at or status.since)
 
 
 def _waiting_changes(

@@ -7,18 +7,21 @@ data, between marks that the text itself cannot contain.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from itertools import count
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError, nodes, pass_context
+from jinja2.meta import find_undeclared_variables
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from reconciler.core.errors import Problem, SpecError
-from reconciler.core.model import ExecutionMode, Repo, Status, Task
+from reconciler.core.model import Check, ExecutionMode, Failure, FailureClass, Repo, Status, Task
 from reconciler.core.text import harmless, one_line, tail
 
 TEMPLATE = """\
@@ -209,6 +212,81 @@ def check_template(source: str) -> list[str]:
     except TemplateError as error:
         return [one_line(str(error))]
     return []
+
+
+@lru_cache(maxsize=64)
+def try_template(source: str, *, has_repo: bool = True) -> Sequence[str]:
+    """
+    Return what is wrong with a template, one line each: also what shows only when it is printed.
+
+    It is tried with a first round and with one that has everything behind it;
+    a name that is nowhere is found wherever it stands.
+    """
+    if wrong := check_template(source):
+        return wrong
+    unknown = sorted(find_undeclared_variables(_environment().parse(source)) - VARIABLES.keys())
+    if unknown:
+        known = ", ".join(VARIABLES)
+        return [f"unknown variable {one_line(name)!r}{_meant(name)}; known here: {known}" for name in unknown]
+    wrong = []
+    for values in _samples(has_repo=has_repo):
+        try:
+            _print(_compile(source), values)
+        except (TemplateError, TypeError, ValueError) as error:
+            wrong.append(_NO_FIELD.sub(_no_field, one_line(str(error))))
+    return wrong[:1]
+
+
+_NO_FIELD = re.compile(r"'reconciler\.core\.\w+\.(\w+) object' has no attribute '(\w+)'")
+
+
+def _no_field(match: re.Match[str]) -> str:
+    return f"{match[1]} has no field {match[2]!r}"
+
+
+def _meant(name: str) -> str:
+    close = get_close_matches(name, VARIABLES, 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _samples(*, has_repo: bool) -> Iterator[dict[str, Any]]:
+    """Yield the values of a first round, and of one after a failed check, a failure and a review."""
+    lists = dict.fromkeys(("constraints", "context", "validation", "requires", "depends_on"), ("sample",))
+    texts = dict.fromkeys(("goal", "title", "repo", "model", "script", "issue", "name"), "sample")
+    task = Task.model_validate({**texts, **lists, "generation": "0" * 40, "work": "0" * 12})
+    repo = Repo(name="sample", url="sample") if has_repo else None
+    first = {**VARIABLES, "task": task, "repo": repo, "branch": task.branch, "attempt": 1, "round": 1}
+    failed = Check(command="make", exit_code=1, seconds=1.0, output="failed")
+    failure = Failure(kind=FailureClass.VALIDATION, message="failed")
+    yield first
+    yield {
+        **first,
+        "attempt": 2,
+        "round": 2,
+        "resumed": True,
+        "review_count": 1,
+        "start_from": "0" * 40,
+        "failed_check": failed,
+        "failure": failure,
+        "quotes": (Quote("Review by somebody", "Mend it."),),
+    }
+
+
+VARIABLES: Mapping[str, Any] = {
+    "task": None,
+    "repo": None,
+    "branch": "",
+    "pulled": False,
+    "start_from": None,
+    "attempt": 0,
+    "round": 0,
+    "resumed": False,
+    "review_count": 0,
+    "failed_check": None,
+    "failure": None,
+    "quotes": (),
+}
+"""What a template sees, with what stands there in a first round."""
 
 
 def _mark(body: str) -> str:

@@ -56,7 +56,7 @@ def _wanting(scene: Scene) -> Sequence[tuple[Task, Status]]:
     wanting = [
         (spec, status)
         for name, status in scene.statuses.items()
-        if status.phase is Phase.CREATED and (spec := scene.spec(name))
+        if name in scene.names and status.phase is Phase.CREATED and (spec := scene.spec(name))
     ]
     return sorted(wanting, key=lambda pair: (-pair[0].priority, pair[1].created_at, pair[0].name))
 

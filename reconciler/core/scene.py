@@ -4,7 +4,7 @@ What is decided upon: everything a plan looks at, and the words for what waits.
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
@@ -21,9 +21,11 @@ class Scene:
     names: AbstractSet[str]
     """The tasks to look at."""
     statuses: Mapping[str, Status]
-    """Theirs, with what the plan has put on record so far."""
+    """Theirs and those of `faults`, with what the plan has put on record so far."""
     held: AbstractSet[str]
     """Tasks whose removal a person must allow."""
+    faults: Mapping[str, str] = field(default_factory=dict)
+    """Tasks that are not among `names`, because thinking about them fails: they only keep their slots."""
 
     def spec(self, name: str) -> Task | None:
         """Return what is asked of a task; None if its file is gone or broken: then nothing new is decided."""

@@ -5,6 +5,7 @@ Hosts that carry out orders, as the loop sees them.
 import asyncio
 import logging
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -145,6 +146,7 @@ class Dispatcher:
         lingering = await asyncio.gather(*(self._end_stale(site, run_id) for run_id in stale))
         kept = {run_of(run_id) for run_id in alive if run_id not in stale}
         kept.update(needs.open, self._followed_runs, *lingering)
+        kept |= {run for run in map(run_of, (*states, *names)) if needs.is_of_damaged(run)}
         kept |= await self._failed_with_room(site, names, needs)
         await site.runs.remove(run_id for run_id in states if run_of(run_id) not in kept)
         await site.workspaces.remove(name for name in names if run_of(name) not in kept)
@@ -202,7 +204,8 @@ class Dispatcher:
             return _failure(error.kind, str(error))
         except Exception as error:
             log.exception("%s round %d: a mistake of ours", order.run, order.round)
-            await self._round(order).cancel()
+            with suppress(Exception):  # what it was may keep it from being ended, too; a sweep does that then
+                await self._round(order).cancel()
             return _failure(FailureClass.HOST, f"a mistake of the reconciler: {error!r}; its log has more")
 
     async def _cancel(self, order: Order, emit: Emit, *, is_followed: bool) -> None:
@@ -213,6 +216,8 @@ class Dispatcher:
                 await self._end_following(order, emit)
         except StepFailed as error:
             log.warning("%s round %d cannot be stopped: %s", order.run, order.round, error)
+        except Exception:
+            log.exception("%s round %d cannot be stopped: a mistake of ours", order.run, order.round)
         finally:
             del self._stops[order.key]
         if not is_followed:

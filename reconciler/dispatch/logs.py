@@ -77,7 +77,7 @@ class Logs:
         Those go that nothing was written to since `before`, and more until no
         more than `most` bytes are left.
         """
-        found = sorted(map(_weigh, self._folder.glob("*")))
+        found = sorted(filter(None, map(_weigh, self._folder.glob("*"))))
         total = sum(size for _, size, _ in found)
         for written, size, folder in found:
             if written >= before.timestamp() and total <= most:
@@ -96,7 +96,10 @@ def _label(commit: str, number: int, validation: str) -> str:
     return f"round {number} {'validation' if validation else 'agent'}"
 
 
-def _weigh(folder: Path) -> tuple[float, int, Path]:
-    """Return when a log was last written to, and its size."""
-    stats = [file.stat() for file in (folder, *folder.glob("*"))]
+def _weigh(folder: Path) -> tuple[float, int, Path] | None:
+    """Return when a log was last written to, and its size; None for what cannot be looked at."""
+    try:
+        stats = [file.stat() for file in (folder, *folder.glob("*"))]
+    except OSError:
+        return None
     return max(stat.st_mtime for stat in stats), sum(stat.st_size for stat in stats), folder

@@ -7,7 +7,6 @@ bytes give a verdict.
 """
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -226,7 +225,7 @@ def _ask(expression: str | None, events: list[Event]) -> Any:
         return None
     try:
         return _compiled(expression).search(events)
-    except (JMESPathError, TypeError, ValueError, RecursionError):
+    except (JMESPathError, TypeError, ValueError, ArithmeticError, RecursionError):
         return None
 
 
@@ -272,7 +271,7 @@ def _number(value: object) -> float:
         value = float(written[1].replace(",", "")) * _UNITS[written[2].lower()]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0.0
-    return float(value) if math.isfinite(value) and 0 <= value <= LARGEST else 0.0
+    return float(value) if 0 <= value <= LARGEST else 0.0  # NaN is not; infinity is more
 
 
 # --- Bytes to events -------------------------------------------------------

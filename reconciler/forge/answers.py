@@ -11,13 +11,19 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
+from reconciler.core.fields import EARLIEST, LATEST, LONGEST_TEXT, Id
 from reconciler.core.forge import Comment, Issue
 from reconciler.core.text import harmless, one_line
 
-_Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
-Said = Annotated[_Text, AfterValidator(harmless)]
+
+def _said(value: object) -> object:
+    """Return what somebody said, without what a text cannot hold; `null` is nothing."""
+    return harmless(value) if isinstance(value, str) else "" if value is None else value
+
+
+Said = Annotated[str, BeforeValidator(_said)]
 """Text of others, harmless; `null` is none."""
-Line = Annotated[_Text, AfterValidator(one_line)]
+Line = Annotated[Said, AfterValidator(one_line)]
 """The same, as one line."""
 
 
@@ -27,11 +33,16 @@ def _as_it_is(name: str) -> str:
 
 
 def _in_utc(time: datetime) -> datetime:
-    """Return a time that can be compared with any other. Raises ValueError if there is no such time."""
+    """
+    Return a time that can be compared and reckoned with: year 1 is how some forges write that there is none.
+
+    Raises ValueError if there is no such time.
+    """
     try:
-        return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
+        there = (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
     except OverflowError:
         raise ValueError("out of range") from None
+    return min(max(there, EARLIEST), LATEST)
 
 
 _Login = Annotated[str, AfterValidator(_as_it_is)]
@@ -53,7 +64,7 @@ def mark_of(key: str) -> str:
 class Answer(BaseModel):
     """A thing the forge told; fields that are not asked for are passed over."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", str_max_length=LONGEST_TEXT)
 
 
 class Account(Answer):
@@ -70,7 +81,7 @@ def name_of(account: Account | None) -> str:
 class LabelAnswer(Answer):
     """A label."""
 
-    id: int
+    id: Id
     name: str
 
 
@@ -81,7 +92,7 @@ class LabelsAnswer(RootModel[tuple[LabelAnswer, ...]]):
 class RepositoryAnswer(Answer):
     """A repository."""
 
-    id: int
+    id: Id
 
 
 class Side(Answer):
@@ -101,7 +112,7 @@ class Side(Answer):
 class PullAnswer(Answer):
     """A pull request."""
 
-    number: int
+    number: Id
     html_url: Line
     title: Line
     body: Said = ""
@@ -137,7 +148,7 @@ class PullAnswer(Answer):
 class ReviewAnswer(Answer):
     """A review."""
 
-    id: int
+    id: Id
     user: Account | None = None
     state: str
     body: Said = ""
@@ -145,7 +156,7 @@ class ReviewAnswer(Answer):
     stale: bool | None = None
     official: bool = True
     dismissed: bool = False
-    comments_count: int | None = None
+    comments_count: Id | None = None
 
 
 class InlineAnswer(Answer):
@@ -154,8 +165,8 @@ class InlineAnswer(Answer):
     user: Account | None = None
     body: Said = ""
     path: Line
-    line: int | None = Field(None, validation_alias=AliasChoices("line", "position"))
-    old_line: int | None = Field(None, validation_alias=AliasChoices("original_line", "original_position"))
+    line: Id | None = Field(None, validation_alias=AliasChoices("line", "position"))
+    old_line: Id | None = Field(None, validation_alias=AliasChoices("original_line", "original_position"))
 
 
 class StatusAnswer(Answer):
@@ -171,7 +182,7 @@ class StatusesAnswer(Answer):
     """The newest status of each context of a commit; of a commit without any, the list is `null`."""
 
     statuses: tuple[StatusAnswer, ...] | None = None
-    total_count: int = 0
+    total_count: Id = 0
 
 
 class _Person(Answer):
@@ -215,7 +226,7 @@ class EntryAnswer(Answer):
 class IssueAnswer(Answer):
     """An issue; a pull request is one too."""
 
-    number: int
+    number: Id
     html_url: Line
     title: Line
     body: Said = ""
@@ -245,7 +256,7 @@ class IssueAnswer(Answer):
 class CommentAnswer(Answer):
     """A comment on an issue or in the conversation of a pull request."""
 
-    id: int
+    id: Id
     user: Account | None = None
     body: Said = ""
     issue_url: str | None = None
@@ -279,7 +290,7 @@ class _HookConfig(Answer):
 class HookAnswer(Answer):
     """A webhook as it is set up."""
 
-    id: int
+    id: Id
     active: bool
     events: tuple[str, ...] = ()
     config: _HookConfig

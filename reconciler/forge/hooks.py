@@ -3,6 +3,7 @@ Where webhooks are taken: checked, put on record, handed on as hints.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +14,8 @@ from reconciler.core.forge import Hint
 from reconciler.core.model import Forge
 from reconciler.forge.journal import Journal
 from reconciler.forge.webhook import digest, event_of, read, verify
+
+log = logging.getLogger(__name__)
 
 _FRESH = 60.0
 """Seconds for which a secret that was looked up is used: strangers may knock often."""
@@ -68,7 +71,12 @@ class Hooks:
     def resume(self) -> None:
         """Hand on what was on record and not worked when the last process ended."""
         for hint in self._journal.pending():
-            self._on_hint(hint)
+            try:
+                self._on_hint(hint)
+            except Exception:
+                log.exception(
+                    "delivery %s cannot be worked; the next look finds what it was about", hint.delivery
+                )
 
     def done(self, delivery: str) -> None:
         """Note that a delivery was worked."""

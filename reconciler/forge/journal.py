@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from reconciler.controller.ports import Clock
 from reconciler.core.errors import Unavailable
+from reconciler.core.fields import parse_time
 from reconciler.core.forge import Hint
 
 log = logging.getLogger(__name__)
@@ -151,15 +152,17 @@ def _line(delivery: Delivery) -> dict[str, Any]:
 
 def _read(path: Path) -> Iterable[tuple[str, Delivery]]:
     known: dict[str, Delivery] = {}
-    with suppress(FileNotFoundError, NotADirectoryError):
+    with suppress(OSError):
         for line in path.read_bytes().splitlines():
-            with suppress(ValueError, KeyError, TypeError):  # torn by a crash: it was not answered either
+            with suppress(
+                ValueError, KeyError, TypeError, AttributeError, RecursionError
+            ):  # torn by a crash: it was not answered either
                 value = json.loads(line)
                 if "done" in value:
                     known[value["done"]] = replace(known[value["done"]], is_done=True)
                 else:
                     hint = Hint(**{**value["hint"], "repos": tuple(value["hint"]["repos"])})
-                    at = datetime.fromisoformat(value["at"])
+                    at = parse_time(value["at"])
                     known[hint.delivery] = Delivery(hint, at, value["digest"], value.get("is_done", False))
     return known.items()
 

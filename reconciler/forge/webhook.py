@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from reconciler.core.errors import UsageError
+from reconciler.core.fields import Id
 from reconciler.core.forge import Hint
 from reconciler.core.text import one_line
 from reconciler.forge.answers import Account, Answer, Line, name_of
@@ -92,7 +93,7 @@ class _Repository(Answer):
 
 
 class _Numbered(Answer):
-    number: int
+    number: Id
     pull_request: dict[str, Any] | None = None
 
 

@@ -13,11 +13,13 @@ from dataclasses import replace
 
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Problem
+from reconciler.core.faults import fault_words
 from reconciler.core.model import Desired, ExecutionMode, Repo, Task, TaskSpec, Wish
 from reconciler.core.references import remedy
+from reconciler.specs.doubts import doubts, doubts_of_fleet, doubts_of_task
 from reconciler.specs.graph import Index, cycles
 from reconciler.specs.layers import resolve
-from reconciler.specs.parse import ROOT, File, Parsed, Parser, nearest, place
+from reconciler.specs.parse import FLEET, ROOT, File, Parsed, Parser, nearest, place
 from reconciler.specs.rules import Mistake
 from reconciler.specs.shared import share
 from reconciler.specs.yaml import Path
@@ -91,6 +93,10 @@ class Builder:
         self._tasks: dict[str, Task] = {}
         self._broken: dict[str, tuple[Problem, ...]] = {}
         self._bad_files: dict[str, tuple[Problem, ...]] = {}
+        self._doubts: dict[str, tuple[Problem, ...]] = {}
+        """What is doubtful in a file, whatever the others say, by path."""
+        self._task_doubts: dict[str, tuple[Problem, ...]] = {}
+        """What is doubtful in a task as the others stand, by name."""
 
     @property
     def files(self) -> Mapping[str, Parsed]:
@@ -111,11 +117,31 @@ class Builder:
             names = changed.union(cyclic, self._dangling, *map(self._index.names, keys))
         for name in names:
             self._check(name)
+        for name in names.union(*(self._index.names(("needs", name)) for name in names)):
+            self._doubt(name)
         return self._desired(revision)
+
+    def _doubt(self, name: str) -> None:
+        """Find what is doubtful in a task that is not broken."""
+        self._task_doubts.pop(name, None)
+        task, parsed = self._tasks.get(name), self._specs.get(name)
+        if task is None or parsed is None or name in self._broken:
+            return
+        if found := [
+            replace(each, is_doubt=True) for each in doubts_of_task(task, self._tasks, self._shared)
+        ]:
+            self._task_doubts[name] = tuple(place(found, parsed.path, parsed.file.data))
+
+    def _fleet_doubts(self) -> Iterator[Problem]:
+        parsed = self._others.get(FLEET)
+        if parsed and parsed.spec:
+            found = [replace(each, is_doubt=True) for each in doubts_of_fleet(self._shared)]
+            yield from place(found, parsed.path, parsed.file.data)
 
     def _file(self, path: str, parsed: Parsed | None) -> Iterator[Parsed]:
         """Take a file up in place of what was there; yield both."""
         self._bad_files.pop(path, None)
+        self._doubts.pop(path, None)
         self._others.pop(path, None)
         if before := self._files.pop(path, None):
             if before.kind == "task":
@@ -126,6 +152,8 @@ class Builder:
             self._files[path] = parsed
             if parsed.problems:
                 self._bad_files[path] = parsed.problems
+            elif parsed.spec and (found := doubts(parsed.spec)):
+                self._doubts[path] = tuple(place(found, path, parsed.file.data))
             if parsed.kind == "task":
                 self._index.add(parsed.name, _keys(parsed))
                 self._specs[parsed.name] = parsed
@@ -153,6 +181,12 @@ class Builder:
         parsed = self._specs.get(name)
         if parsed is None:
             return
+        try:
+            self._resolve(name, parsed)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told of the task it is about
+            self._broken[name] = (Problem(parsed.path, 1, 1, fault_words(error, "reading it")),)
+
+    def _resolve(self, name: str, parsed: Parsed) -> None:
         good = parsed.in_force
         if good and isinstance(good.spec, TaskSpec):
             blank = self._shared.blanks.get(good.spec.repo, self._shared.blanks[None])
@@ -223,6 +257,7 @@ class Builder:
     def _desired(self, revision: str) -> Desired:
         shared = self._shared
         found = {*shared.problems}.union(*self._bad_files.values(), *self._broken.values())
+        doubtful = {*self._fleet_doubts()}.union(*self._doubts.values(), *self._task_doubts.values())
         return Desired(
             revision=revision,
             fleet=shared.fleet,
@@ -233,6 +268,7 @@ class Builder:
             repos=shared.repos,
             broken=dict(self._broken),
             problems=tuple(sorted(found)),
+            warnings=tuple(sorted(doubtful)),
         )
 
 

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from reconciler.core.adapter import AdapterSpec
-from reconciler.core.command import check_adapter
+from reconciler.core.command import check_adapter, unreached
 from reconciler.core.errors import Problem, SpecError
+from reconciler.core.faults import fault_words
 from reconciler.core.fields import Frozen, check_name
 from reconciler.core.model import AgentSpec, FleetSpec, HostSpec, Kind, RepoSpec, TaskSpec
 from reconciler.core.text import one_line
@@ -166,6 +167,13 @@ def _not_a_file(path: str, mode: str) -> Problem | None:
 def parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None, tuple[Problem, ...]]:
     """Return the model that a file's content makes, or None and every mistake in it."""
     try:
+        return _parse(kind, name, data, path)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told of the file it is about
+        return None, (Problem(path, 1, 1, fault_words(error, "reading it")),)
+
+
+def _parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None, tuple[Problem, ...]]:
+    try:
         value, problems = yaml.load(data, path)
     except SpecError as error:
         return None, tuple(error.problems)
@@ -201,8 +209,20 @@ def _validate(model: type[Frozen], value: Any) -> tuple[Frozen | None, list[Mist
 
 def _adapter_mistakes(name: str, spec: AdapterSpec) -> list[Mistake]:
     """Return what is wrong with the adapter once it lies over the built-in one."""
-    lines = (line.partition(": ") for line in check_adapter(layers.adapter(name, spec)))
-    return [Mistake(tuple(field.split(".")), message) for field, _, message in lines]
+    whole = layers.adapter(name, spec)
+    lines = (line.partition(": ") for line in check_adapter(whole))
+    wrong = [Mistake(tuple(field.split(".")), message) for field, _, message in lines]
+    idle = ((tuple(field.split(".")), message) for field, message in unreached(whole))
+    return [*wrong, *(Mistake(path, message, at_key=True) for path, message in idle if _sets(spec, path))]
+
+
+def _sets(spec: Frozen, path: Path) -> bool:
+    """Return whether a file itself sets a field; what it inherits is not its mistake."""
+    for field in path:
+        if not isinstance(spec, Frozen) or field not in spec.model_fields_set:
+            return False
+        spec = getattr(spec, str(field))
+    return True
 
 
 def place(found: Iterable[Mistake], path: str, data: bytes) -> list[Problem]:
@@ -227,6 +247,7 @@ def place(found: Iterable[Mistake], path: str, data: bytes) -> list[Problem]:
                 one_line(mistake.message, _MESSAGE),
                 one_line(field, _MESSAGE),
                 mistake.hint,
+                "warning" if mistake.is_doubt else "error",
             )
         )
     return problems

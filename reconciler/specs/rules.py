@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from functools import singledispatch
 from urllib.parse import urlsplit
 
-import jmespath
-from jmespath.exceptions import JMESPathError
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from reconciler.core.adapter import RULES, AdapterSpec, Secret
 from reconciler.core.fields import Frozen
 from reconciler.core.model import AgentSpec, FleetSpec, Forge, HostSpec, RepoSpec, TaskDefaults, TaskSpec
-from reconciler.core.prompt import check_template
+from reconciler.core.prompt import try_template
 from reconciler.core.schedule import next_due, read_window, zone
+from reconciler.specs.expressions import check_expression
+from reconciler.specs.sshkeys import check_host_key
 from reconciler.specs.yaml import Path, shown
 
 
@@ -29,6 +29,8 @@ class Mistake:
     message: str
     hint: str = ""
     at_key: bool = False
+    is_doubt: bool = False
+    """It works, but not as whoever wrote it will have meant: a warning."""
 
 
 def broken_rules(spec: Frozen) -> list[Mistake]:
@@ -49,10 +51,12 @@ def _task(spec: TaskSpec) -> Iterator[Mistake]:
         yield Mistake(("validate_on",), "needs a `repo`: there is nothing to validate without one")
     if spec.schedule is not None:
         yield from _tried(("schedule",), _check_cron, spec.schedule)
-    yield from _defaults(spec)
+    if spec.review == "merge" and spec.repo is None:
+        yield Mistake(("review",), "merge needs a `repo`: there is nothing to merge without one")
+    yield from _defaults(spec, has_repo=spec.repo is not None)
 
 
-def _defaults(spec: TaskDefaults) -> Iterator[Mistake]:
+def _defaults(spec: TaskDefaults, *, has_repo: bool = True) -> Iterator[Mistake]:
     """Yield what is wrong with fields that a task, its repo or the fleet may set."""
     yield from _tried(("timezone",), zone, spec.timezone)
     for index, window in enumerate(spec.window):
@@ -60,8 +64,8 @@ def _defaults(spec: TaskDefaults) -> Iterator[Mistake]:
     for index, command in enumerate(spec.validation):
         if not command.strip():  # the shell would let it pass
             yield Mistake(("validation", index), "must not be empty")
-    for problem in check_template(spec.template) if spec.template is not None else ():
-        yield Mistake(("template",), problem)
+    if spec.template is not None:
+        yield from (Mistake(("template",), each) for each in try_template(spec.template, has_repo=has_repo))
 
 
 @_mistakes.register
@@ -70,6 +74,13 @@ def _host(spec: HostSpec) -> Iterator[Mistake]:
         yield Mistake(
             ("address",), f"expected the name or the IP address of a host, got {shown(spec.address)}"
         )
+    for index, key in enumerate(spec.host_key):
+        yield from _tried(("host_key", index), check_host_key, key)
+    for field in ("workdir", "identity"):
+        if (place := getattr(spec, field)) is not None:
+            yield from _tried((field,), _check_place, place)
+    if spec.workdir is not None and spec.address is not None and not _ON_COMMAND_LINE.fullmatch(spec.workdir):
+        yield Mistake(("workdir",), "may have letters, digits and any of _ . / + = : , @ % - only")
     for name, adapter in (spec.adapters or {}).items():
         if adapter.version is not None:
             yield from _tried(("adapters", name, "version"), _check_range, adapter.version)
@@ -83,11 +94,24 @@ def _adapter(spec: AdapterSpec) -> Iterator[Mistake]:
             yield from _tried(("version", "range"), _check_range, spec.version.range)
     for name, secret in spec.secrets.items():
         yield from _secret(("secrets", name), secret)
+    for field, probe in (("version", spec.version), ("health", spec.health)):
+        if probe is not None and not probe.command:
+            yield Mistake((field, "command"), "must name a program")
     is_text = "format" in spec.output.model_fields_set and spec.output.format == "text"
     for field in RULES if not is_text else ():  # of text, they are patterns: see `core.command.check_adapter`
         expression = getattr(spec.output, field)
         if expression is not None:
-            yield from _tried(("output", field), _check_expression, expression)
+            yield from _tried(("output", field), check_expression, expression)
+    yield from _places_and_codes(spec)
+
+
+def _places_and_codes(spec: AdapterSpec) -> Iterator[Mistake]:
+    for code in spec.output.exit_codes:
+        if int(code) > _LAST_EXIT_CODE:
+            yield Mistake(("output", "exit_codes", code), "no process ends with it: at most 255", at_key=True)
+    for index, path in enumerate(spec.cleanup):
+        if path.startswith(("/", "~")) or ".." in path.split("/") or not path.strip():
+            yield Mistake(("cleanup", index), "expected a path inside the workspace")
 
 
 def _secret(path: Path, secret: Secret) -> Iterator[Mistake]:
@@ -95,6 +119,10 @@ def _secret(path: Path, secret: Secret) -> Iterator[Mistake]:
     if len(sources) != 1:
         found = " and ".join(sources) or "none"
         yield Mistake(path, f"needs exactly one of {', '.join(_SOURCES)}; found {found}")
+    elif secret.file is not None:
+        yield from _tried((*path, "file"), _check_place, secret.file)
+    elif secret.credential is not None and "/" in secret.credential:
+        yield Mistake((*path, "credential"), "expected the name of a credential, not a path")
 
 
 @_mistakes.register
@@ -108,6 +136,9 @@ def _agent(spec: AgentSpec) -> Iterator[Mistake]:
 def _repo(spec: RepoSpec) -> Iterator[Mistake]:
     yield from _tried(("url",), _check_url, spec.url)
     yield from _forge(spec.forge)
+    for index, pattern in enumerate(spec.paths):
+        if not pattern.strip():
+            yield Mistake(("paths", index), "must not be empty")
     yield from _defaults(spec)
 
 
@@ -140,6 +171,16 @@ def _tried(path: Path, check: Callable[[str], object], text: str) -> Iterator[Mi
         yield Mistake(path, str(error))
 
 
+def _check_place(path: str) -> None:
+    """Let through what names the same place wherever a program was started."""
+    if not path.startswith(("/", "~/")):
+        raise ValueError(f"expected a path that begins with / or ~/, got {shown(path)}: relative to what?")
+
+
+_ON_COMMAND_LINE = re.compile(r"(?:~/)?[A-Za-z0-9_./+=:,@%-]+")
+_LAST_EXIT_CODE = 255
+
+
 def _check_cron(expression: str) -> None:
     try:
         is_ever_due = next_due(expression, "UTC", datetime(2000, 1, 1, tzinfo=UTC)) is not None
@@ -167,18 +208,6 @@ def _check_pattern(text: str) -> None:
     if not groups:
         message = "needs a group (…) around the version"
         raise ValueError(message)
-
-
-def _check_expression(text: str) -> None:
-    try:
-        jmespath.compile(text)
-    except JMESPathError as error:
-        message = f"not a JMESPath expression: {error}"
-    except RecursionError:
-        message = "not a JMESPath expression: nested too deeply"
-    else:
-        return
-    raise ValueError(message)
 
 
 def _check_url(url: str) -> None:

@@ -12,13 +12,14 @@ from reconciler.specs.parse import ROOT, File
 from reconciler.specs.yaml import MAX_BYTES
 
 
-def read_worktree(root: Path) -> Mapping[str, File]:
+def read_worktree(root: Path, hash_name: str = "sha1") -> Mapping[str, File]:
     """
     Return the files below `specs/` in a folder, by path, with the blob ids git would give them.
 
-    Symbolic links are returned as such and not followed. Raises OSError.
+    `hash_name` is of the hash that the repository's ids are made with. Symbolic
+    links are returned as such and not followed. Raises OSError.
     """
-    return {path.relative_to(root).as_posix(): _read(path) for path in _walk(root / ROOT)}
+    return {path.relative_to(root).as_posix(): _read(path, hash_name) for path in _walk(root / ROOT)}
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -30,18 +31,18 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in sorted(names + links))
 
 
-def _read(path: Path) -> File:
+def _read(path: Path, hash_name: str) -> File:
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
         data = os.fsencode(path.readlink())
-        return File("120000", _blob_id(data), data)
+        return File("120000", _blob_id(data, hash_name), data)
     if not stat.S_ISREG(status.st_mode):
         return File("000000", "", b"")
     mode = "100755" if status.st_mode & stat.S_IXUSR else "100644"
     data = path.read_bytes()
-    return File(mode, _blob_id(data), data[: MAX_BYTES + 1])
+    return File(mode, _blob_id(data, hash_name), data[: MAX_BYTES + 1])
 
 
-def _blob_id(data: bytes) -> str:
+def _blob_id(data: bytes, hash_name: str) -> str:
     """Return git's name of the content."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    return hashlib.new(hash_name, b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

@@ -2,11 +2,12 @@
 What is on record at one commit: every status, parsed once per change.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from reconciler.controller.ports import Entry
-from reconciler.core.errors import Problem, SpecError
+from reconciler.core.errors import Gone, Problem, SpecError, Unavailable
 from reconciler.core.fields import Frozen
 from reconciler.core.model import HostStatus, Status
 from reconciler.store import statuses
@@ -14,9 +15,13 @@ from reconciler.store.layout import FLEET, HOSTS, ROOT, TASKS, name_under
 from reconciler.store.objects import GitTree
 from reconciler.store.repository import Repository
 
+log = logging.getLogger(__name__)
+
 Statuses = tuple[Mapping[str, Status], Mapping[str, HostStatus]]
 
 _KINDS: Mapping[str, type[Frozen]] = {TASKS: Status, HOSTS: HostStatus}
+_VERSIONS = 50
+"""How far back to look for a good version of a file that is damaged."""
 _LARGEST = 1 << 20
 """Bytes of a status file; a larger one was not written here."""
 
@@ -37,22 +42,49 @@ class Records:
         self._commit: str | None = None
         self._blobs: dict[str, str] = {}
         self._parsed: dict[str, Frozen] = {}
+        self._damaged: dict[str, Problem] = {}
 
     async def read(self, commit: str | None) -> Statuses:
-        """Return every status at a commit (None: no commit yet). Raises Unavailable or SpecError."""
+        """
+        Return every status at a commit (None: no commit yet). Raises Unavailable.
+
+        A file that cannot be read is left out: `damaged` tells of it.
+        """
         if commit is None:
-            self._commit, self._blobs, self._parsed = None, {}, {}
+            self._commit, self._blobs, self._parsed, self._damaged = None, {}, {}, {}
         elif commit != self._commit:
             await self._follow(commit)
         return self._of(TASKS), self._of(HOSTS)
 
     async def fleet(self) -> Fleet | None:
-        """Return who the fleet is, as of the commit that was read last."""
-        if FLEET not in self._blobs:
+        """
+        Return who the fleet is, as of the commit that was read last; None if it was never put on record.
+
+        A damaged file is passed over for the last good one: another id would
+        make strangers of all its runs. Raises SpecError if there is none.
+        """
+        if self._commit is None:
             return None
-        blob = self._blobs[FLEET]
-        contents = await self._tree.blobs([blob], limit=_LARGEST)
-        return statuses.load(Fleet, contents[blob], FLEET)
+        present = [self._blobs[FLEET]] if FLEET in self._blobs else []
+        blobs = [*present, *await self._tree.versions(self._commit, FLEET, _VERSIONS)]
+        problem = None
+        for blob in blobs:
+            try:
+                contents = await self._tree.blobs([blob], limit=_LARGEST)
+                return statuses.load(Fleet, contents[blob], FLEET)
+            except SpecError as error:
+                problem = problem or error
+            except Gone as error:
+                problem = problem or SpecError([_missing(FLEET, str(error))])
+        if problem is not None:
+            raise problem
+        return None
+
+    @property
+    def damaged(self) -> Mapping[str, Problem]:
+        """What is wrong with the status files of tasks that cannot be read, by task."""
+        named = ((name_under(TASKS, path), problem) for path, problem in self._damaged.items())
+        return {name: problem for name, problem in named if name}
 
     @property
     def blobs(self) -> Mapping[str, str]:
@@ -64,35 +96,67 @@ class Records:
         return {name: status for name, status in named if name}
 
     async def _follow(self, commit: str) -> None:
-        """Take up what differs; nothing is taken up if any of it cannot be read."""
+        """Take up what differs, and what was damaged."""
         changed = await self._changed(commit)
         present = {path: entry for path, entry in changed.items() if entry is not None}
-        parsed = await self._parse(present)
+        parsed, damaged = await self._parse(commit, present)
         for path in changed:
             self._blobs.pop(path, None)
             self._parsed.pop(path, None)
+            self._damaged.pop(path, None)
         self._blobs |= {path: entry.blob for path, entry in present.items()}
         self._parsed |= parsed
+        self._damaged |= damaged
         self._commit = commit
+        for problem in damaged.values():
+            log.error("%s", problem)
 
     async def _changed(self, commit: str) -> Mapping[str, Entry | None]:
         if self._commit is None:
             return await self._tree.files(commit, ROOT)
         return await self._tree.changed(self._commit, commit, ROOT)
 
-    async def _parse(self, present: Mapping[str, Entry]) -> Mapping[str, Frozen]:
-        """Parse status files in the thread that reads them."""
-        paths = [path for path in present if _kind(path)]
-        parsed: dict[str, Frozen] = {}
+    async def _parse(
+        self, commit: str, present: Mapping[str, Entry]
+    ) -> tuple[dict[str, Frozen], dict[str, Problem]]:
+        """Parse status files in the thread that reads them; return what they hold, and what is wrong."""
+        ours = [path for path in present if _kind(path)]
+        odd = {path: problem for path in ours if (problem := _not_a_file(path, present[path]))}
+        blobs = {path: present[path].blob for path in ours if path not in odd}
+        try:
+            parsed, damaged = await self._load(blobs)
+        except Unavailable:
+            parsed, damaged = await self._load_apart(commit, blobs)
+        return parsed, {**odd, **damaged}
+
+    async def _load_apart(
+        self, commit: str, blobs: Mapping[str, str]
+    ) -> tuple[dict[str, Frozen], dict[str, Problem]]:
+        """Do the same file by file where one of them is not to be had; raise Unavailable if nothing is."""
+        parsed, damaged, away = dict[str, Frozen](), dict[str, Problem](), dict[str, Unavailable]()
+        for path, blob in blobs.items():
+            try:
+                good, bad = await self._load({path: blob})
+            except Unavailable as error:
+                away[path] = error
+            else:
+                parsed |= good
+                damaged |= bad
+        await self._repository.objects.read([commit], lambda _, __: None)  # it is them, and not all of git
+        return parsed, damaged | {path: _missing(path, str(error)) for path, error in away.items()}
+
+    async def _load(self, blobs: Mapping[str, str]) -> tuple[dict[str, Frozen], dict[str, Problem]]:
+        paths, parsed, damaged = iter(blobs), dict[str, Frozen](), dict[str, Problem]()
 
         def take(_: str, content: bytes) -> None:
-            path = paths[len(parsed)]
-            parsed[path] = statuses.load(_KINDS[_kind(path)], content, path)
+            path = next(paths)
+            try:
+                parsed[path] = statuses.load(_KINDS[_kind(path)], content, path)
+            except SpecError as error:
+                damaged[path] = error.problems[0]
 
-        for path in paths:
-            _require_file(path, present[path])
-        await self._repository.objects.read([present[path].blob for path in paths], take, limit=_LARGEST)
-        return parsed
+        await self._repository.objects.read([*blobs.values()], take, limit=_LARGEST)
+        return parsed, damaged
 
 
 def _kind(path: str) -> str:
@@ -100,6 +164,11 @@ def _kind(path: str) -> str:
     return next((folder for folder in _KINDS if name_under(folder, path)), "")
 
 
-def _require_file(path: str, entry: Entry) -> None:
-    if not entry.mode.startswith("100"):
-        raise SpecError([Problem(path, 1, 1, "not a regular file; the reconciler never wrote it: remove it")])
+def _not_a_file(path: str, entry: Entry) -> Problem | None:
+    if entry.mode.startswith("100"):
+        return None
+    return Problem(path, 1, 1, "not a regular file; the reconciler never wrote it: remove it")
+
+
+def _missing(path: str, words: str) -> Problem:
+    return Problem(path, 1, 1, f"cannot be read: {words}")

@@ -2,6 +2,7 @@
 A fleet's repository: where it is, and what can be asked of it without a process.
 """
 
+import asyncio
 import hashlib
 import os
 import re
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from reconciler.core.errors import Unavailable, UsageError
+from reconciler.store import clone
 from reconciler.store.catfile import CatFile
 from reconciler.store.git import Git, speakable
 from reconciler.store.remote import NETWORK_TIMEOUT, fetch
@@ -40,7 +42,8 @@ class Repository:
         self.git = Git.local(git_dir)
         self.network = Git.networked(git_dir)
         self.objects = CatFile(self.git)
-        self._hash_name = hash_name
+        self.hash_name = hash_name
+        """Of the hash that the ids of objects are made with."""
         self._elsewhere: dict[str, str] = {}
 
     @classmethod
@@ -91,19 +94,24 @@ class Repository:
     @classmethod
     async def _open_clone(cls, git_dir: Path, url: str) -> Self:
         """Open the bare clone of a remote, and make it first if it is not there."""
-        if not (git_dir / "HEAD").exists():
-            hash_name = await _hash_name(url) or "sha1"
-            init = ("init", "--quiet", "--bare", "--template=", f"--object-format={hash_name}")
-            await Git.local(git_dir).run(*init)
-        listed = await Git.local(git_dir).run("rev-parse", "--show-object-format")
-        repository = cls(git_dir, folder=None, address=url, hash_name=listed.decode().strip())
+        repository = cls(git_dir, folder=None, address=url, hash_name=await clone.prepare(git_dir, url))
         try:
-            await repository.git.run("config", "--replace-all", "remote.origin.url", url)
-            await repository.fetch()
+            await repository._fetch_first(url)
         except BaseException:
             await repository.close()
             raise
         return repository
+
+    async def _fetch_first(self, url: str) -> None:
+        """Fetch; a clone whose ids are not of the remote's kind is made again."""
+        try:
+            await self.fetch()
+        except Unavailable as error:
+            theirs = clone.hash_of_remote(error)
+            if theirs is None:
+                raise
+            self.hash_name = await clone.make_anew(self.git_dir, url, theirs)
+            await self.fetch()
 
     async def fetch(self) -> None:
         """
@@ -111,7 +119,13 @@ class Repository:
 
         Raises Refused if it does not let us in, Unavailable if it does not answer.
         """
-        if self.address:
+        if not self.address:
+            return
+        try:
+            await fetch(self.network)
+        except Unavailable:
+            if not await asyncio.to_thread(clone.mend, self.git_dir):
+                raise
             await fetch(self.network)
 
     def ref(self, branch: str) -> str:
@@ -149,7 +163,7 @@ class Repository:
     def blob_id(self, content: bytes) -> str:
         """Return the id git gives to a file with this content."""
         return hashlib.new(
-            self._hash_name, b"blob %d\0" % len(content) + content, usedforsecurity=False
+            self.hash_name, b"blob %d\0" % len(content) + content, usedforsecurity=False
         ).hexdigest()
 
     async def specs_branch(self, wanted: str | None) -> str:

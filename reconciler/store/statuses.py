@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.fields import Frozen
@@ -48,7 +47,7 @@ def load(kind: type[Model], content: bytes, path: str) -> Model:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise _damaged(path, 1, ".".join(map(str, first["loc"])), first["msg"]) from None
-    except (YAMLError, RecursionError) as error:
+    except Exception as error:  # noqa: BLE001 - a YAML parser has many ways to give up, and this file is all it is about
         mark = getattr(error, "problem_mark", None)
         message = getattr(error, "problem", None) or "not readable as YAML"
         raise _damaged(path, mark.line + 1 if mark else 1, "", message) from None

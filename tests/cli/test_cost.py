@@ -97,8 +97,6 @@ def test_a_task_that_was_removed_still_costs_what_it_cost(paid):
     paid.git("rm", "-q", "specs/tasks/hello.yaml")
     paid.write("specs/tasks/other.yaml", "goal: Rest.\nscript: 'true'\ndesired: suspended\n")
     paid.commit("Forget it")
-    paid.reconcile("--once")
-    paid.run("approve-prune", "--yes")
     paid.reconcile()
 
     after = paid.run("cost").stdout

@@ -72,6 +72,7 @@ def test_json_has_a_fixed_shape(folder):
         "field": "retry",
         "message": "unknown field",
         "hint": "retries",
+        "severity": "error",
     }
 
 
@@ -113,3 +114,18 @@ def test_schemas_are_printed_for_editors():
     assert json.loads(one.stdout)["properties"]["goal"]["description"]
     assert json.loads(every.stdout)["task"] == json.loads(one.stdout)
     assert CliRunner().invoke(cli, ["schema", "tsak"]).exit_code == 64
+
+
+def test_warnings_are_shown_and_are_no_mistakes(folder):
+    for name in ("typo", "wish"):
+        (folder / f"specs/tasks/web/{name}.yaml").unlink()
+    (folder / "specs/tasks/good.yaml").write_text("goal: x\nscript: 'true'\nrequires: gpu\n")
+
+    done = validate()
+
+    assert done.exit_code == 0
+    assert done.stdout.startswith(
+        "specs/tasks/good.yaml:3:11: warning: requires: no host has the label 'gpu'"
+    )
+    assert done.stderr == "1 file, no mistakes; 1 warning\n"
+    assert validate("-o", "github").stdout.startswith("::warning file=specs/tasks/good.yaml,line=3,col=11::")

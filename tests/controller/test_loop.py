@@ -313,7 +313,7 @@ async def test_one_of_several_removed_tasks_is_stopped_and_forgotten(stage):
 
 async def test_emptied_specs_wait_for_a_person(stage):
     stage.dispatch.hold = True
-    stage.specs.push(make_desired(make_task("a"), make_task("b")))
+    stage.specs.push(make_desired(*map(make_task, "abc")))
     await stage.run("started")
 
     stage.specs.push(make_desired(revision="2" * 40))
@@ -480,7 +480,7 @@ async def test_a_machine_that_is_gone_for_good_is_taken_over(stage):
 
 
 async def test_specs_without_any_task_do_not_make_it_forget_what_was_done(stage):
-    tasks = [make_task("a"), make_task("b")]
+    tasks = [*map(make_task, "abc")]
     stage.specs.push(make_desired(*tasks))
     await stage.run()
 
@@ -491,5 +491,5 @@ async def test_specs_without_any_task_do_not_make_it_forget_what_was_done(stage)
     await stage.run()
 
     assert {status.waiting.reason for status in held.values()} == {Reason.APPROVAL}
-    assert len(stage.dispatch.started) == 2
+    assert len(stage.dispatch.started) == 3
     assert all(status.waiting is None for status in stage.state.statuses.values())

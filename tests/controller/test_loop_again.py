@@ -56,7 +56,9 @@ async def test_a_run_whose_file_moved_meanwhile_is_recorded_under_the_new_name(s
 
 async def test_a_success_of_a_task_whose_removal_is_held_is_judged_by_its_last_spec(stage):
     stage.dispatch.hold = True
-    stage.specs.push(make_desired(make_task("a", review="merge"), make_task("b", fix_attempts=1)))
+    stage.specs.push(
+        make_desired(make_task("a", review="merge"), make_task("b", fix_attempts=1), make_task("c"))
+    )
     await stage.run("started")
 
     stage.dispatch.reports = {"a": [SUCCESS], "b": [RED, SUCCESS]}

@@ -17,6 +17,7 @@ from reconciler.core.model import (
     Task,
 )
 from reconciler.core.placement import place, slots_in_use
+from tests.fakes import make_desired, make_task
 from tests.strategies import HOSTS, NOW, desireds, observeds, statuses, tasks
 
 CLI_TROUBLE = "has no codex that will do: 1.0 is not in >=2"
@@ -223,3 +224,14 @@ def tried(on, **fields):
     head = {"phase": Phase.CREATED, "since": NOW, "created_at": NOW, "generation": "1" * 40, "work": "w"}
     run = {"attempt": 1, "round": 1, "run": "a.g1.a1", "assigned_host": on, "adapter": "script"}
     return Status(**{**head, **run, **fields})
+
+
+def test_a_host_that_cannot_be_thought_about_keeps_no_task_from_the_others():
+    odd = Host(name="odd", address="odd").model_copy(update={"labels": None})
+    task = make_task("a", requires="near")
+    desired = make_desired(task, hosts={"odd": odd, "near": Host(name="near")})
+
+    found = place(task, None, desired, Observed(), {})
+
+    assert found.chosen == "near"
+    assert "a mistake of the reconciler" in found.rejected["odd"]

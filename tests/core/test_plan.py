@@ -412,23 +412,46 @@ def test_a_spec_that_comes_back_takes_its_tombstone_away():
 
 
 def test_removing_all_live_tasks_waits_for_a_person_and_touches_nothing():
-    planned = plan(make_desired(), Observed({"a": live("a")}), NOW)
+    planned = plan(make_desired(), Observed({name: live(name) for name in "abc"}), NOW)
 
-    assert kinds(planned) == [WaitingChanged, Follow]
+    assert kinds(planned) == [*[WaitingChanged] * 3, *[Follow] * 3]
     assert planned.waiting["a"].reason is Reason.APPROVAL
-    assert f"`reconciler approve-prune` ({prune_digest(['a'])})" in planned.waiting["a"].message
+    assert "together with 2 others" in planned.waiting["a"].message
+    assert f"`reconciler approve-prune` ({prune_digest('abc')})" in planned.waiting["a"].message
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+@pytest.mark.parametrize("kept", [(), ("z",)])
+def test_one_task_or_two_are_removed_as_asked_even_if_they_are_all(names, kept):
+    desired = make_desired(*map(make_task, kept))
+    statuses = {name: live(name) for name in names}
+
+    planned = plan(desired, Observed(statuses), NOW)
+
+    assert {event.task for event in planned.events if isinstance(event, SpecRemoved)} == set(names)
+    assert Reason.APPROVAL not in {wait.reason for wait in planned.waiting.values()}
+
+
+def test_the_only_open_task_goes_as_asked_but_not_with_everything_that_was_done():
+    done = {f"done{n}": live(f"done{n}", phase=Phase.COMPLETED) for n in range(9)}
+
+    beside = plan(make_desired(make_task("other")), Observed({"a": live("a")}), NOW)
+    emptied = plan(make_desired(), Observed({"a": live("a"), **done}), NOW)
+
+    assert [event.task for event in beside.events if isinstance(event, SpecRemoved)] == ["a"]
+    assert not [event for event in emptied.events if isinstance(event, SpecRemoved)]
 
 
 def test_a_removal_a_person_allowed_goes_on():
-    fleet = FleetSpec(prune_approved=prune_digest(["a"]))
+    fleet = FleetSpec(prune_approved=prune_digest("abc"))
 
-    planned = plan(make_desired(fleet=fleet), Observed({"a": live("a")}), NOW)
+    planned = plan(make_desired(fleet=fleet), Observed({name: live(name) for name in "abc"}), NOW)
 
-    assert kinds(planned) == [SpecRemoved, Stop]
+    assert kinds(planned) == [*[SpecRemoved] * 3, *[Stop] * 3]
 
 
 def test_a_held_removal_stays_held_when_it_looks_small_later():
-    world = World(make_desired(make_task("a"), make_task("b")))
+    world = World(make_desired(*map(make_task, "abc")))
     world.look()
 
     world.push(make_desired())
@@ -439,7 +462,7 @@ def test_a_held_removal_stays_held_when_it_looks_small_later():
     world.run()
 
     held = {name for name, waiting in planned.waiting.items() if waiting.reason is Reason.APPROVAL}
-    assert held == {"a", "b"}
+    assert held == {"a", "b", "c"}
     assert world.statuses["a"].phase is Phase.COMPLETED
     assert not world.statuses["a"].removed
 

@@ -204,7 +204,7 @@ def test_more_than_the_guard_allows_is_never_removed_at_once(fleet):
     live = {n for n, s in observed.statuses.items() if not s.phase.is_settled and not s.removed}
     removed = {e.task for e in planned.events if isinstance(e, SpecRemoved)} & live
     assert len(removed) <= max(5, len(live) / 5)
-    assert not removed or removed < live
+    assert len(removed) <= 2 or removed < live
 
 
 @given(fleets(), st.permutations(NAMES))

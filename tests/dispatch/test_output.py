@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -7,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.core.adapter import Usage
+from reconciler.core.adapter import Adapter, Output, Usage
 from reconciler.core.command import order
-from reconciler.core.model import Desired, FailureClass, Host, Phase, Status, Task
+from reconciler.core.model import Desired, FailureClass, Host, Phase, Status, Task, Verdict
 from reconciler.dispatch.output import (
     Asked,
     Remains,
@@ -19,6 +20,7 @@ from reconciler.dispatch.output import (
     verdict_as_json,
 )
 from reconciler.specs.layers import adapter as built_in
+from reconciler.store import statuses
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -285,6 +287,30 @@ def test_a_quota_with_a_time_says_until_when_to_wait():
 
     assert found.kind is FailureClass.QUOTA
     assert found.retry_at == datetime(2030, 1, 1, 15, 0, tzinfo=UTC)
+
+
+ODD = [10**400, -(10**400), 1e308, -1, math.inf, -math.inf, math.nan, True, None, "7", "\ud800", {}, []]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=[f"{odd!r:.12}" for odd in ODD])
+@pytest.mark.parametrize("exit_code", [0, 1, 2**31 - 1])
+def test_whatever_an_agent_writes_for_a_number_or_a_text_becomes_a_verdict_that_can_be_kept(odd, exit_code):
+    usage = dict.fromkeys(("input_tokens", "output_tokens", "cache_read_input_tokens"), odd)
+    told = dict.fromkeys(("total_cost_usd", "num_turns", "result", "api_error_status", "session_id"), odd)
+
+    found = judge_claude(claude_events(usage=usage, **told), exit_code=exit_code)
+
+    assert statuses.load(Verdict, statuses.dump(found), "x") == found
+    assert found.usage + found.usage
+
+
+def test_a_rule_that_cannot_reckon_with_what_it_finds_finds_nothing():
+    adapter = Adapter(name="a", output=Output(format="json", cost_usd="sum([*].cost)", text="[0].text"))
+    stdout = json.dumps({"cost": 10**400, "text": "Done."}).encode()
+
+    found = judge_output(adapter, Remains(stdout, b"", 0), Asked(), NOW)
+
+    assert (found.outcome, found.usage.cost_usd) == ("success", 0.0)
 
 
 # --- The ways in -----------------------------------------------------------

@@ -6,6 +6,7 @@ import hashlib
 import pytest
 
 from reconciler.core.references import remedy
+from reconciler.specs import yaml
 from reconciler.specs.fleet import build
 from reconciler.specs.parse import File
 
@@ -183,6 +184,7 @@ BAD = [
         [
             "2:32: error: version.pattern: not a regular expression: missing ), unterminated subpattern at position 0",
             "2:44: error: version.range: expected a version range such as '>=2.1,<3', got 'about 2'",
+            "3:10: error: output.text: has no effect: with `format: text` no rule is asked",
             '3:16: error: output.text: not a JMESPath expression: Invalid jmespath expression: Incomplete expression: "a[" ^',
         ],
     ),
@@ -291,6 +293,43 @@ BAD = [
         HOST,
         b"repos: [shop, web]\n",
         [f"1:15: error: repos.1: no repo 'web'{remedy('repo', 'web')}"],
+    ),
+    (
+        TASK,
+        b"goal: x\nnot_before: 9999-12-31T23:59:59-12:00\n",
+        ["2:13: error: not_before: must be a time from 1970 to 8999, not 9999-12-31T23:59:59-12:00"],
+    ),
+    (
+        TASK,
+        b"goal: x\nnot_before: 0001-01-01\n",
+        ["2:13: error: not_before: must be a time from 1970 to 8999, not 0001-01-01"],
+    ),
+    (TASK, b"goal: x\ntimeout: 0s\n", ["2:10: error: timeout: must be longer than 0s"]),
+    (
+        TASK,
+        b"goal: x\ntimeout: 36501d\n",
+        ["2:10: error: timeout: '36501d' is longer than any run: at most 36500d"],
+    ),
+    (
+        HOST,
+        b"drain_until: 9999-12-31T23:59:59-01:00\n",
+        ["1:14: error: drain_until: must be a time from 1970 to 8999, not 9999-12-31T23:59:59-01:00"],
+    ),
+    (
+        "specs/agents/bad.yaml",
+        b"expires: 9999-12-31T23:59:59-01:00\n",
+        ["1:10: error: expires: must be a time from 1970 to 8999, not 9999-12-31T23:59:59-01:00"],
+    ),
+    (HOST, b"weight: 1e-320\n", ["1:9: error: weight: must be at least 0.001, not 1e-320"]),
+    (
+        ADAPTER,
+        b"command: [a]\nlimits: {output_mb: 99999999999999999999}\n",
+        ["2:21: error: limits.output_mb: must be at most 1048576, not 99999999999999999999"],
+    ),
+    (
+        REPO,
+        b"url: /x\nmax_running: 9999999999\n",
+        ["2:14: error: max_running: must be at most 1000000000, not 9999999999"],
     ),
     (HOST, b"jump: bgi\n", ["1:7: error: jump: no host 'bgi' (did you mean 'big'?)"]),
     (HOST, b"jump: bad\n", ["1:7: error: jump: goes in a circle: bad \N{RIGHTWARDS ARROW} bad"]),
@@ -465,3 +504,19 @@ def test_pull_requests_need_a_repo_with_a_forge():
         "specs/tasks/b.yaml:3:9: error: review: pull_request needs a `forge` in repo 'shop'",
         "specs/tasks/c.yaml:2:9: error: review: pull_request needs a `repo`",
     ]
+
+
+def test_a_file_that_meets_a_mistake_of_ours_breaks_nothing_else(monkeypatch):
+    load = yaml.load
+
+    def fail(data, path):
+        if path == TASK:
+            raise RuntimeError("a mistake")
+        return load(data, path)
+
+    monkeypatch.setattr(yaml, "load", fail)
+    desired = build(fleet(**{TASK: b"goal: x\n"}))
+
+    assert [problem.path for problem in desired.problems] == [TASK]
+    assert "a mistake of the reconciler (RuntimeError" in desired.problems[0].message
+    assert set(desired.broken) == {"bad"}

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.adapter import Usage
-from reconciler.core.errors import Conflict, SpecError, Unavailable, UsageError
+from reconciler.core.errors import Conflict, Unavailable, UsageError
 from reconciler.core.events import Assigned, Completed, Removed, Renamed
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model import HostStatus, Phase, run_key
+from reconciler.core.model import HostStatus, Phase, Reason, Waiting, run_key
 from reconciler.store import statuses
 from reconciler.store.history import history, lives
 from reconciler.store.state import StateReader
@@ -325,11 +325,75 @@ async def test_a_damaged_status_names_its_file_and_what_was_good_is_read_once_it
     await reader.load()
     commit(checkout, "fleet-state/tasks/b.yaml", "phase: nowhere\n")
 
-    with pytest.raises(SpecError, match=r"fleet-state/tasks/b\.yaml"):
-        await reader.load()
+    while_damaged = set((await reader.load())[0])
+    problem = reader.damaged["b"]
     commit(checkout, "fleet-state/tasks/b.yaml", good)
 
+    assert while_damaged == {"a"}
+    assert str(problem).startswith("fleet-state/tasks/b.yaml:1:1: error: phase: ")
     assert set((await reader.load())[0]) == {"a", "b"}
+    assert reader.damaged == {}
+
+
+DAMAGE = [
+    b"",
+    b"\0\xff\xfe",
+    b"[]\n",
+    b"- a\n",
+    b"phase: created\n",
+    b"since: 9999-12-31T23:59:59-12:00\n",
+    b"attempt: 1" + b"0" * 5000 + b"\n",
+    b"a: &a [*a]\n",
+    b"[" * 5000,
+    b"!!python/object/apply:os.system [id]\n",
+    b"2030-99-99: 1\n",
+    b"x" * (1 << 20) + b"\n",
+]
+
+
+@pytest.mark.parametrize("content", DAMAGE, ids=[repr(each[:12]) for each in DAMAGE])
+@pytest.mark.parametrize("name", ["tasks/b", "hosts/gpu"])
+async def test_whatever_stands_in_a_status_file_the_others_are_read(open_repository, checkout, content, name):
+    commit(checkout, "fleet-state/tasks/a.yaml", statuses.dump(status()).decode())
+    path = checkout / f"fleet-state/{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-q", "-m", "damage")
+    reader = StateReader(await open_repository(checkout), "main")
+
+    tasks, hosts = await reader.load()
+
+    assert (set(tasks), hosts) == ({"a"}, {})
+    assert set(reader.damaged) == ({"b"} if name == "tasks/b" else set())
+
+
+async def test_an_object_that_is_gone_or_corrupt_is_a_damaged_file_and_no_more(open_repository, checkout):
+    for name in ("a", "b", "c"):
+        waits = Waiting(reason=Reason.SLOT, message=name, since=NOW)
+        text = statuses.dump(status().model_copy(update={"waiting": waits})).decode()
+        commit(checkout, f"fleet-state/tasks/{name}.yaml", text)
+    for name, content in (("b", None), ("c", b"rubbish")):
+        blob = git(checkout, "rev-parse", f"main:fleet-state/tasks/{name}.yaml").strip()
+        loose = checkout / ".git/objects" / blob[:2] / blob[2:]
+        loose.unlink()
+        if content:
+            loose.write_bytes(content)
+    reader = StateReader(await open_repository(checkout), "main")
+
+    tasks, _ = await reader.load()
+
+    assert set(tasks) == {"a"}
+    assert set(reader.damaged) == {"b", "c"}
+
+
+async def test_a_fleet_whose_id_is_damaged_is_the_one_it_was(open_repository, open_state, checkout):
+    first = (await open_state(checkout)).fleet_id
+    git(checkout, "checkout", "-q", BRANCH)
+    commit(checkout, "fleet-state/fleet.yaml", "id: [\n")
+    commit(checkout, "fleet-state/fleet.yaml", "")
+
+    assert await StateReader(await open_repository(checkout), BRANCH).fleet_id() == first
 
 
 async def test_a_symbolic_link_in_the_state_is_not_followed(open_repository, checkout):
@@ -338,8 +402,11 @@ async def test_a_symbolic_link_in_the_state_is_not_followed(open_repository, che
     git(checkout, "add", ".")
     git(checkout, "commit", "-q", "-m", "link")
 
-    with pytest.raises(SpecError, match="not a regular file"):
-        await StateReader(await open_repository(checkout), "main").load()
+    reader = StateReader(await open_repository(checkout), "main")
+    tasks, _ = await reader.load()
+
+    assert tasks == {}
+    assert "not a regular file" in reader.damaged["a"].message
 
 
 async def test_a_name_that_leads_out_of_the_folder_is_never_written(open_state, bare):

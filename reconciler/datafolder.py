@@ -1,0 +1,93 @@
+"""
+The data folder of a reconciler: what lies in it can be made again, so nothing in it may end a start.
+"""
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Collection
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from reconciler.core.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+_MACHINE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_FOLDERS = ("clones", "repos", "logs", "hosts", "hooks")
+_FILES = ("machine", "agents.json", "hooks/deliveries.jsonl")
+
+
+def prepare(folder: Path) -> None:
+    """
+    Make the data folder unless it is there, and see that it can be written in. Raises UsageError.
+
+    What stands where something of another kind belongs is set aside.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+        for path in (folder / name for name in _FOLDERS):
+            if path.exists() and not path.is_dir():
+                _set_aside(path)
+        for path in (folder / name for name in _FILES):
+            if path.exists() and not path.is_file():
+                _set_aside(path)
+    except OSError as error:
+        raise UsageError(
+            f"the data folder {folder} cannot be used: {error.strerror}; see who may write "
+            "there, or name another one with --data-dir or RECONCILER_DATA_DIR"
+        ) from error
+
+
+def machine(folder: Path, on_record: Collection[str], draw: Callable[[], str]) -> str:
+    """
+    Return the name under which local runs of this data folder are known, drawn once.
+
+    Where the file with it is damaged it is the one `on_record`, if there is
+    one only: a fleet is mostly served from one machine, and under another name
+    none of its local runs could be reached.
+    """
+    file = folder / "machine"
+    try:
+        known = file.read_bytes().decode("ascii", "replace").strip()
+    except FileNotFoundError:
+        return _keep(file, draw())
+    if _MACHINE.fullmatch(known):
+        return known
+    name = next(iter(on_record)) if len(on_record) == 1 else draw()
+    how = "taken from the record" if name in on_record else "new: see --take-over for the runs of the old one"
+    log.warning("%s is damaged; the name of this machine is %s, %s", file, name, how)
+    file.unlink()
+    return _keep(file, name)
+
+
+def _keep(file: Path, name: str) -> str:
+    """Put a name on disk, whole or not at all, unless another process is first; return whose is there."""
+    fresh = file.with_suffix(f".{os.getpid()}")
+    with fresh.open("w", encoding="ascii") as writing:
+        writing.write(name)
+        writing.flush()
+        os.fsync(writing.fileno())
+    try:
+        file.hardlink_to(fresh)
+    except FileExistsError:
+        name = file.read_text(encoding="ascii")
+    finally:
+        fresh.unlink()
+    descriptor = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return name
+
+
+def _set_aside(path: Path) -> None:
+    """Rename what is in the way; of several, the last is kept."""
+    aside = path.with_name(f"{path.name}.damaged")
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    log.warning("%s is not what belongs there: it is %s now", path, aside.name)
+    path.replace(aside)

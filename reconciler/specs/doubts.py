@@ -1,0 +1,226 @@
+"""
+What works, but not as whoever wrote it will have meant it: warnings.
+
+A field that nothing reads, a task that nobody can ever take. Files may be on
+their way that make it right, so nothing is kept back for it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import singledispatch
+
+from reconciler.core.adapter import AdapterSpec, Budget
+from reconciler.core.fields import Frozen
+from reconciler.core.model import (
+    AgentSpec,
+    ExecutionMode,
+    FleetSpec,
+    Host,
+    HostSpec,
+    RepoSpec,
+    Task,
+    TaskDefaults,
+    TaskSpec,
+    Wish,
+)
+from reconciler.specs.parse import nearest
+from reconciler.specs.rules import Mistake
+from reconciler.specs.shared import Shared
+from reconciler.specs.yaml import Path
+
+# --- In one file -----------------------------------------------------------
+
+
+def doubts(spec: Frozen) -> list[Mistake]:
+    """Return what has no effect in a spec, whatever the other files say."""
+    return [replace(each, is_doubt=True) for each in _doubts(spec)]
+
+
+@singledispatch
+def _doubts(_: Frozen) -> Iterator[Mistake]:
+    yield from ()
+
+
+@_doubts.register
+def _host(spec: HostSpec) -> Iterator[Mistake]:
+    if spec.address is None:
+        for field in ("port", "user", "host_key", "identity", "jump", "agent_forwarding", "ssh_config"):
+            yield from _idle(spec, field, "without `address` runs are local subprocesses")
+    if not spec.drain:
+        yield from _idle(spec, "drain_until", "it needs `drain: true`")
+    yield from _budgets(spec)
+
+
+@_doubts.register
+def _adapter(spec: AdapterSpec) -> Iterator[Mistake]:
+    yield from _budgets(spec)
+
+
+@_doubts.register
+def _agent(spec: AgentSpec) -> Iterator[Mistake]:
+    if not spec.token_hash:
+        yield Mistake((), "has no `token_hash`, so nobody can join as this agent: see `reconciler token`")
+    if not spec.scopes:
+        yield Mistake(("scopes",), "is empty: the token may do nothing")
+
+
+@_doubts.register
+def _repo(spec: RepoSpec) -> Iterator[Mistake]:
+    if spec.forge is None:
+        for field in ("labels", "reviewers", "draft", "merge", "merge_style", "failed_checks"):
+            yield from _idle(spec, field, "it needs a `forge`")
+    yield from _settings(spec)
+
+
+@_doubts.register
+def _fleet(spec: FleetSpec) -> Iterator[Mistake]:
+    if spec.backoff_cap < spec.backoff:
+        yield Mistake(("backoff_cap",), "is shorter than `backoff`, which has no effect then")
+    if spec.issues is not None and not spec.issues.authors:
+        yield _no_effect(("issues",), "without `authors` nobody's issues become tasks")
+    yield from _settings(spec)
+
+
+@_doubts.register
+def _task(spec: TaskSpec) -> Iterator[Mistake]:
+    if spec.repo is None:
+        yield from _idle(spec, "branch_name", "it needs a `repo`")
+    if spec.schedule is None and not spec.window:
+        yield from _idle(spec, "timezone", "it needs a `schedule` or a `window`")
+    yield from _settings(spec)
+
+
+def _settings(spec: TaskDefaults) -> Iterator[Mistake]:
+    if {"timeout", "stall_timeout"} <= spec.model_fields_set and spec.stall_timeout > spec.timeout:
+        yield _no_effect(("stall_timeout",), "`timeout` ends the agent before")
+    yield from _budgets(spec)
+
+
+def _budgets(spec: Frozen) -> Iterator[Mistake]:
+    for field in ("budget", "daily_budget"):
+        if getattr(spec, field, None) == Budget():
+            yield Mistake((field,), "limits nothing: give it `cost_usd` or `tokens`")
+
+
+def _idle(spec: Frozen, field: str, why: str) -> Iterator[Mistake]:
+    default = type(spec).model_fields[field].default
+    if field in spec.model_fields_set and getattr(spec, field) != default:
+        yield _no_effect((field,), why)
+
+
+def _no_effect(path: Path, why: str) -> Mistake:
+    return Mistake(path, f"has no effect: {why}", at_key=True)
+
+
+# --- Between files ---------------------------------------------------------
+
+
+def doubts_of_fleet(shared: Shared) -> Iterator[Mistake]:
+    """Yield what has no effect in fleet.yaml beside the other files."""
+    for label in shared.fleet.limits:
+        if not _somebody_has(shared, label):
+            yield _no_effect(("limits", label), f"no host and no agent has the label {label!r}")
+    if shared.fleet.issues is not None and not any(repo.forge for repo in shared.repos.values()):
+        yield _no_effect(("issues",), "no repo has a `forge`")
+
+
+def doubts_of_task(task: Task, tasks: Mapping[str, Task], shared: Shared) -> Iterator[Mistake]:
+    """Yield what a task can hardly mean, as everything else stands."""
+    if task.desired is Wish.CANCELLED:
+        return
+    is_pulled = task.execution_mode is ExecutionMode.HTTP_PULL
+    if task.validate_on is not None and task.validate_on not in shared.hosts:
+        yield Mistake(("validate_on",), *shared.missing("host", task.validate_on, shared.hosts))
+    elif task.validate_on is not None and not is_pulled:
+        yield _no_effect(("validate_on",), "it is for `execution_mode: http_pull`")
+    elif task.validate_on is not None and not task.validation:
+        yield _no_effect(("validate_on",), "there is no `validation`")
+    if is_pulled:
+        yield from _nobody(task, shared)
+    else:
+        yield from _no_host(task, shared)
+        yield from _no_model(task, shared)
+    for wish in task.prefer:
+        if not _somebody_has(shared, wish):
+            yield Mistake(("prefer",), f"no host and no agent has the label or name {wish!r}")
+    yield from _dependencies(task, tasks)
+
+
+def _dependencies(task: Task, tasks: Mapping[str, Task]) -> Iterator[Mistake]:
+    for at, name in enumerate(task.depends_on):
+        other = tasks.get(name)
+        if other is None or getattr(task, "start_from", None) == name:
+            continue
+        if other.desired is Wish.CANCELLED:
+            yield Mistake(("depends_on", at), f"{name!r} is cancelled, so that it will never be completed")
+        elif task.repo is not None and task.repo == other.repo and other.review == "none":
+            yield Mistake(
+                ("depends_on", at),
+                f"brings order, not work: {name!r} is completed without being merged (`review: none`), and "
+                f"this one starts from the base branch, without its commits; to go on from its branch say "
+                f"`start_from: {name}`",
+            )
+
+
+def _nobody(task: Task, shared: Shared) -> Iterator[Mistake]:
+    for at, label in enumerate(task.requires):
+        if shared.agents and not any(
+            label in _labels(a.capabilities, a.name) for a in shared.agents.values()
+        ):
+            yield Mistake(("requires", at), f"no agent has the label {label!r}")
+
+
+def _no_host(task: Task, shared: Shared) -> Iterator[Mistake]:
+    """Yield why no host can ever take a task: the first thing that none has, or that none has all."""
+    hosts = list(shared.hosts.values())
+    wanted = {*task.requires}
+    if any(wanted <= _labels(host.labels, host.name) and _fits(host, task) for host in hosts):
+        return
+    for at, label in enumerate(task.requires):
+        if not any(label in _labels(host.labels, host.name) for host in hosts):
+            yield Mistake(("requires", at), f"no host has the label {label!r}", _near_label(shared, label))
+            return
+    fitting = [host for host in hosts if wanted <= _labels(host.labels, host.name)]
+    for field, words, fits in (
+        ("requires", "no host has all of these labels", lambda _: True),
+        ("adapter", f"no host that fits offers the adapter {task.adapter!r}", lambda h: _offers(h, task)),
+        ("repo", f"no host that fits may work on the repo {task.repo!r}", lambda h: _may_work_on(h, task)),
+        ("slots", f"no host that fits has {task.slots} slots", lambda host: host.slots >= task.slots),
+    ):
+        fitting = [host for host in fitting if fits(host)]
+        if not fitting:
+            yield Mistake((field,), words)
+            return
+
+
+def _no_model(task: Task, shared: Shared) -> Iterator[Mistake]:
+    adapter = shared.adapters.get(task.adapter)
+    if task.model is not None and adapter is not None and adapter.command and not adapter.model:
+        yield _no_effect(("model",), f"adapter {task.adapter!r} has no arguments that choose a model")
+
+
+def _fits(host: Host, task: Task) -> bool:
+    return _offers(host, task) and _may_work_on(host, task) and host.slots >= task.slots
+
+
+def _offers(host: Host, task: Task) -> bool:
+    return host.adapters is None or task.adapter in host.adapters
+
+
+def _may_work_on(host: Host, task: Task) -> bool:
+    return task.repo is None or host.repos is None or task.repo in host.repos
+
+
+def _labels(labels: tuple[str, ...], name: str) -> set[str]:
+    return {*labels, name}
+
+
+def _somebody_has(shared: Shared, label: str) -> bool:
+    hosts = (_labels(host.labels, host.name) for host in shared.hosts.values())
+    agents = (_labels(agent.capabilities, agent.name) for agent in shared.agents.values())
+    return any(label in labels for labels in (*hosts, *agents))
+
+
+def _near_label(shared: Shared, label: str) -> str:
+    known = {each for host in shared.hosts.values() for each in _labels(host.labels, host.name)}
+    return nearest(label, known)

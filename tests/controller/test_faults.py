@@ -1,0 +1,205 @@
+"""What a mistake of ours in thinking about one thing does to all others: nothing."""
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+
+from reconciler.core.errors import Problem
+from reconciler.core.events import HostSeen
+from reconciler.core.lifecycle import Transition
+from reconciler.core.model import Host, Phase, Reason, Report, Verdict
+from tests.fakes import FakeDispatch, FakeState, make_desired, make_task
+
+ODD = Report(verdict=Verdict(outcome="success").model_copy(update={"outcome": "failed", "kind": "odd"}))
+"""No reader makes such a verdict: judging it raises."""
+UNPLANNABLE = {"schedule": "no cron expression"}
+"""No file is let in with it: planning it raises."""
+
+
+@dataclass
+class Clumsy(FakeDispatch):
+    """Fails, by a mistake of ours, to send anybody to a run of one task."""
+
+    task: str = "a"
+
+    def follow(self, order, emit):
+        if order.task == self.task:
+            raise KeyError(order.task)
+        super().follow(order, emit)
+
+
+@dataclass
+class Choosy(FakeState):
+    """Cannot write down what is about one task or host."""
+
+    subject: str = "a"
+    attempts: int = 0
+
+    async def commit(self, steps):
+        if any(_subject(step) == self.subject for step in steps):
+            self.attempts += 1
+            raise ValueError("this cannot be written")
+        await super().commit(steps)
+
+
+def _subject(step):
+    return step.task if isinstance(step, Transition) else step.host
+
+
+def broken_judging(stage):
+    stage.dispatch.reports["a"] = [ODD, ODD, ODD]
+    return {}
+
+
+def broken_planning(_stage):
+    return UNPLANNABLE
+
+
+def broken_sending(stage):
+    stage.dispatch = Clumsy()
+    return {}
+
+
+def broken_writing(stage):
+    stage.state = Choosy()
+    return {}
+
+
+WAYS = [broken_judging, broken_planning, broken_sending, broken_writing]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_mistake_about_one_task_keeps_no_other_from_its_end(stage, way, caplog):
+    fields = way(stage)
+    stage.specs.push(make_desired(make_task("a", **fields), *map(make_task, "bcd")))
+
+    await stage.run()
+
+    assert {stage.state.statuses[name].phase for name in "bcd"} == {Phase.COMPLETED}
+    assert any(record.exc_info for record in caplog.records if record.levelno >= logging.ERROR)
+
+
+@pytest.mark.parametrize("way", [broken_judging, broken_sending])
+async def test_it_says_so_on_record_once_however_often_the_controller_is_started(stage, way):
+    way(stage)
+    stage.specs.push(make_desired(make_task("a")))
+    await stage.run()
+    waiting, before = stage.state.statuses["a"].waiting, len(stage.state.log)
+
+    for _ in range(3):
+        await stage.run()
+
+    assert waiting.reason is Reason.FAULT
+    assert "a mistake of the reconciler" in waiting.message
+    assert len(stage.state.log) == before
+
+
+async def test_a_task_that_cannot_be_planned_says_so_once_and_goes_on_when_its_spec_is_mended(stage):
+    stage.specs.push(make_desired(make_task("a", not_before="2031-01-01")))
+    await stage.run()
+    stage.specs.push(make_desired(make_task("a", **UNPLANNABLE), revision="2" * 40))
+    await stage.run()
+    before = len(stage.state.log)
+    await stage.run()
+    waiting = stage.state.statuses["a"].waiting
+
+    stage.specs.push(make_desired(make_task("a"), revision="3" * 40))
+    await stage.run()
+
+    assert waiting.reason is Reason.FAULT
+    assert len(stage.state.log) > before
+    assert stage.state.statuses["a"].phase is Phase.COMPLETED
+    assert stage.state.statuses["a"].waiting is None
+
+
+async def test_what_came_of_a_run_is_judged_again_when_the_spec_changes(stage):
+    stage.dispatch.reports["a"] = [ODD]
+    stage.specs.push(make_desired(make_task("a")))
+    await stage.run()
+    (key,) = stage.dispatch.ended
+    stage.dispatch.ended[key] = Report(verdict=Verdict(outcome="success"))
+
+    stage.specs.push(make_desired(make_task("a", title="Mended"), revision="2" * 40))
+    await stage.run()
+
+    assert stage.state.statuses["a"].phase is Phase.COMPLETED
+    assert stage.state.statuses["a"].waiting is None
+
+
+async def test_a_run_that_cannot_be_thought_about_keeps_its_slots(stage):
+    stage.dispatch.reports["a"] = [ODD]
+    hosts = {"local": Host(name="local", slots=1)}
+    stage.specs.push(make_desired(make_task("a"), make_task("b"), hosts=hosts))
+
+    await stage.run("started")
+
+    assert stage.state.statuses["a"].phase.is_live
+    assert stage.state.statuses["b"].waiting.reason is Reason.SLOT
+
+
+async def test_what_cannot_be_recorded_is_not_acted_on(stage):
+    stage.state = Choosy()
+    stage.specs.push(make_desired(make_task("a"), make_task("b", depends_on=["a"])))
+
+    loop = await stage.run()
+
+    assert stage.dispatch.started == {}
+    assert loop.statuses["b"].waiting.reason is Reason.DEPENDENCY
+    assert stage.state.attempts < 5
+
+
+async def test_a_task_whose_status_is_damaged_is_left_alone_and_everything_of_its_runs_is_kept(stage):
+    problem = Problem("fleet-state/tasks/a.yaml", 3, 1, "not readable as YAML")
+    stage.state.damaged["a"] = problem
+    stage.specs.push(make_desired(make_task("a"), make_task("b"), make_task("c", depends_on=["a"])))
+
+    loop = await stage.run()
+
+    assert {order.task for order in stage.dispatch.follows} == {"b"}
+    assert stage.state.statuses.keys() == {"b", "c"}
+    assert loop.last_plan.waiting["a"].message == str(problem)
+    assert stage.state.statuses["c"].waiting.reason is Reason.DEPENDENCY
+    assert all(needs.is_of_damaged("a.g12345678.a1") for needs in stage.dispatch.swept)
+
+
+async def test_a_damaged_status_is_no_spec_that_was_removed(stage):
+    stage.state.damaged["a"] = Problem("fleet-state/tasks/a.yaml", 1, 1, "not UTF-8")
+    stage.specs.push(make_desired(make_task("b")))
+
+    await stage.run()
+
+    assert stage.state.statuses.keys() == {"b"}
+
+
+async def test_what_a_probe_finds_of_one_host_keeps_no_other_waiting(stage, caplog):
+    odd = HostSeen(host="far", at=stage.clock(), status="odd")
+    hosts = {name: Host(name=name, address=name) for name in ("far", "near")}
+    stage.specs.push(make_desired(make_task("a", requires="near"), hosts=hosts))
+    loop = stage.loop()
+    loop.emit(odd)
+
+    await loop.run("idle")
+
+    assert stage.state.statuses["a"].phase is Phase.COMPLETED
+    assert "host far" in caplog.text
+
+
+async def test_a_look_that_fails_altogether_is_taken_again_later(stage, caplog):
+    stage.specs.push(make_desired(make_task("a")))
+    loop, read = stage.loop(), stage.specs.read
+    failures = [RuntimeError("a mistake")] * 3
+
+    async def fail(statuses):
+        if failures:
+            raise failures.pop()
+        return await read(statuses)
+
+    stage.specs.read = fail
+    started = stage.clock.time
+    await loop.run("idle")
+
+    assert stage.state.statuses["a"].phase is Phase.COMPLETED
+    assert stage.clock.time - started >= timedelta(seconds=7)
+    assert "a look failed by a mistake of ours" in caplog.text

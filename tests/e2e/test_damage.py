@@ -1,0 +1,74 @@
+"""What power losses, crashes and people leave behind stalls itself and nothing else."""
+
+import shutil
+
+import pytest
+
+
+def _empty(path):
+    path.write_bytes(b"")
+
+
+def _rubbish(path):
+    path.write_bytes(b"\0\xff\x1b[2J\n" * 9)
+
+
+def _folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("wreck", [_empty, _rubbish, _folder], ids=lambda wreck: wreck.__name__)
+def test_whatever_happens_to_the_files_of_the_data_folder_the_next_start_goes_on(playground, wreck):
+    playground.task("a", "goal: Work.\nscript: echo hi\n")
+    playground.commit()
+    playground.reconciler("run", "--until-idle")
+    data = playground.root / "data"
+    for path in [path for path in data.rglob("*") if path.is_file()]:
+        wreck(path)
+    playground.task("b", "goal: Work.\nscript: echo hi\n")
+    playground.commit()
+
+    playground.reconciler("run", "--until-idle")
+
+    assert playground.phases() == {"a": "completed", "b": "completed"}
+    assert playground.sh("git log --format=%s fleet-state").count("task a: running → completed") == 1
+
+
+def test_without_its_data_folder_a_fleet_goes_on_as_well(playground):
+    playground.task("a", "goal: Work.\nscript: echo hi\n")
+    playground.commit()
+    playground.reconciler("run", "--until-idle")
+    shutil.rmtree(playground.root / "data")
+    head = playground.sh("git rev-parse fleet-state")
+
+    playground.reconciler("run", "--until-idle")
+
+    assert playground.sh("git rev-parse fleet-state") == head
+
+
+def test_a_damaged_status_stalls_its_task_says_where_and_is_mended_by_a_revert(playground):
+    for name in ("a", "b"):
+        playground.task(name, "goal: Work.\nscript: echo hi\n")
+    playground.commit()
+    playground.reconciler("run", "--until-idle")
+    playground.sh("git worktree add -q ../state fleet-state")
+    state = playground.root / "state"
+    (state / "fleet-state/tasks/a.yaml").write_text("phase: [\n")
+    playground.sh("git commit -qam damage; git checkout -q --detach", cwd=state)
+    playground.task("c", "goal: Work.\nscript: echo hi\n")
+    playground.commit()
+
+    playground.reconciler("run", "--until-idle")
+    shown = playground.reconciler("get", "tasks")
+    playground.reconciler("plan")
+    playground.sh(
+        "git checkout -q fleet-state; git revert --no-edit $(git log -1 --format=%h --grep=^damage)"
+        "; git checkout -q --detach",
+        cwd=state,
+    )
+    playground.reconciler("run", "--until-idle")
+
+    assert "fleet-state/tasks/a.yaml:" in shown
+    assert playground.phases() == {"a": "completed", "b": "completed", "c": "completed"}
+    assert playground.sh("git log --format=%s fleet-state").count("task a: running → completed") == 1

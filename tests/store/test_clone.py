@@ -1,0 +1,96 @@
+"""A clone is a copy: whatever is wrong with it, the fleet's next start finds it whole."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from reconciler.store.objects import GitTree
+from reconciler.store.state import StateReader
+from tests.store.world import BRANCH, commit, git, start
+
+WRECKS = {
+    "an empty HEAD": lambda clone: (clone / "HEAD").write_bytes(b""),
+    "no HEAD": lambda clone: (clone / "HEAD").unlink(),
+    "a HEAD of zeros": lambda clone: (clone / "HEAD").write_bytes(b"\0" * 40),
+    "a folder for HEAD": lambda clone: ((clone / "HEAD").unlink(), (clone / "HEAD").mkdir()),
+    "an empty ref": lambda clone: (clone / "refs/remotes/origin/main").write_bytes(b""),
+    "a ref of zeros": lambda clone: (clone / f"refs/remotes/origin/{BRANCH}").write_bytes(b"\0" * 41),
+    "an empty line of ours": lambda clone: (clone / f"refs/heads/{BRANCH}").write_bytes(b""),
+    "a ref to nothing": lambda clone: (clone / "refs/remotes/origin/main").write_text("d" * 40 + "\n"),
+    "a file for a folder of refs": lambda clone: (
+        shutil.rmtree(clone / "refs/remotes"),
+        (clone / "refs/remotes").write_bytes(b""),
+    ),
+    "an empty config": lambda clone: (clone / "config").write_bytes(b""),
+    "a config that is none": lambda clone: (clone / "config").write_bytes(b"[[[\n"),
+    "packed refs that are none": lambda clone: (clone / "packed-refs").write_bytes(b"rubbish\n"),
+    "empty objects": lambda clone: [
+        (path.chmod(0o600), path.write_bytes(b""))
+        for path in (clone / "objects").rglob("*")
+        if path.is_file()
+    ],
+    "no objects": lambda clone: shutil.rmtree(clone / "objects"),
+    "a lock that was left behind": lambda clone: _old(clone / "refs/remotes/origin/main.lock"),
+    "a lock of the config": lambda clone: _old(clone / "config.lock"),
+    "nothing at all": lambda clone: (shutil.rmtree(clone), clone.mkdir()),
+}
+
+
+def _old(path):
+    path.write_bytes(b"")
+    os.utime(path, (1, 1))
+
+
+@pytest.mark.parametrize("wreck", WRECKS.values(), ids=WRECKS)
+async def test_whatever_a_power_loss_leaves_of_it_the_clone_is_whole_at_the_next_start(
+    open_repository, bare, checkout, cache, wreck
+):
+    state = await start(await open_repository(f"file://{bare}"))
+    await state.close()
+    (clone,) = cache.iterdir()
+    wreck(clone)
+    git(checkout, "push", "-q", str(bare), f"{commit(checkout, 'specs/tasks/b.yaml', 'goal: b')}:main")
+
+    repository = await open_repository(f"file://{bare}")
+    again = await start(repository)
+    tree = GitTree(repository, "main")
+    files = await tree.files(await tree.head(), "specs")
+    await again.close()
+
+    assert again.fleet_id == state.fleet_id
+    assert set(files) == {"specs/tasks/a.yaml", "specs/tasks/b.yaml"}
+
+
+async def test_a_ref_that_breaks_while_we_serve_is_mended_by_the_next_fetch(open_repository, bare, cache):
+    repository = await open_repository(f"file://{bare}")
+    (clone,) = cache.iterdir()
+    (clone / "refs/remotes/origin/main").write_bytes(b"")
+
+    await repository.fetch()
+
+    assert repository.read_ref("refs/remotes/origin/main") == git(bare, "rev-parse", "main")
+
+
+@pytest.fixture
+def sha256(tmp_path):
+    place = tmp_path / "sha256"
+    made = subprocess.run(["git", "init", "-q", "--object-format=sha256", str(place)], check=False)
+    if made.returncode:
+        pytest.skip("this git knows no SHA-256")
+    commit(place, "specs/tasks/a.yaml", "goal: a\n", "specs")
+    return place
+
+
+async def test_a_fleet_with_sha256_is_cloned_as_it_is(open_repository, sha256, cache):
+    repository = await open_repository(f"file://{sha256}")
+    state = await start(repository)
+    await state.close()
+    again = await open_repository(f"file://{sha256}")
+
+    entries = await GitTree(again, "main").files(await GitTree(again, "main").head(), "specs")
+
+    assert again.hash_name == "sha256"
+    assert entries["specs/tasks/a.yaml"].blob == again.blob_id(b"goal: a\n")
+    assert await StateReader(again, BRANCH).fleet_id() == state.fleet_id
