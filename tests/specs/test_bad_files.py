@@ -184,7 +184,6 @@ BAD = [
         [
             "2:32: error: version.pattern: not a regular expression: missing ), unterminated subpattern at position 0",
             "2:44: error: version.range: expected a version range such as '>=2.1,<3', got 'about 2'",
-            "3:10: error: output.text: has no effect: with `format: text` no rule is asked",
             '3:16: error: output.text: not a JMESPath expression: Invalid jmespath expression: Incomplete expression: "a[" ^',
         ],
     ),

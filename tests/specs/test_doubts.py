@@ -83,11 +83,6 @@ CANNOT_WORK = [
     (ADAPTER, "command: [x]\nlimits: {turns: 3}\n", "2:10: error: limits.turns: has no effect"),
     (
         ADAPTER,
-        "command: [x]\noutput: {cost_usd: a}\n",
-        "2:10: error: output.cost_usd: has no effect: with `format: text`",
-    ),
-    (
-        ADAPTER,
         "command: [x]\noutput: {format: json, text: 'lenght(@)'}\n",
         "2:30: error: output.text: there is no function lenght(); did you mean length()?",
     ),
