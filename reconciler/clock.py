@@ -5,6 +5,7 @@ Everything else gets the time as an argument, so a test can bring its own.
 """
 
 import secrets
+import time
 from datetime import UTC, datetime
 
 
@@ -12,6 +13,11 @@ def now() -> datetime:
     """Return the time in UTC, to the millisecond: what is read back from the record is the same."""
     time = datetime.now(UTC)
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
+
+
+def steady() -> float:
+    """Return seconds that nobody sets: how long something took, whatever the clock says."""
+    return time.monotonic()
 
 
 def token(size: int = 6) -> str:

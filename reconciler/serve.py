@@ -295,6 +295,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             sweep_interval=settings.sweep_interval,
             machine=await _machine(settings, state),
             takes_over=settings.take_over,
+            steady=clock.steady,
             forges=forges,
             address=_task_address(settings),
         )

@@ -8,7 +8,7 @@ awaited here: whoever follows them sends facts.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
@@ -53,6 +53,7 @@ from reconciler.core.plan import Follow, Plan, Stop, needs_attention, plan, why_
 from reconciler.core.pull import holder, require_held
 from reconciler.core.review import follow
 from reconciler.core.rounds import judge
+from reconciler.core.schedule import JUMP
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,8 @@ class Loop:
     probe_interval: timedelta = timedelta(minutes=1)
     machine: str | None = None
     takes_over: bool = False
+    steady: Callable[[], float] | None = None
+    """Seconds of a clock that nobody sets; by it is seen that somebody has set the other one."""
     forges: Forges | None = None
     address: str = ""
     """Where people find a task, with its name to be added; empty if nowhere."""
@@ -107,6 +110,8 @@ class Loop:
     hosts: Mapping[str, HostStatus] = field(default_factory=dict, init=False)
     attention: set[str] = field(default_factory=set, init=False)
     last_plan: Plan = field(default_factory=Plan, init=False)
+    drift: Mapping[tuple[str, datetime], timedelta] = field(default_factory=dict, init=False)
+    """How far the clock was set since what is on record; see `Observed.drift`."""
     head: str = field(default="", init=False)
     """Commit that `statuses` and `hosts` are on record with."""
     trouble: str = field(default="", init=False)
@@ -127,6 +132,8 @@ class Loop:
     _outside: Outside = field(init=False)
     _pulls: PullRequests | None = field(default=None, init=False)
     _digesting: list[asyncio.Future[None]] = field(default_factory=list, init=False)
+    _times: tuple[datetime, float] | None = field(default=None, init=False)
+    """What both clocks said when they were last compared."""
     _faults: dict[str, str] = field(default_factory=dict, init=False)
     """Tasks of which something came that could not be thought about, or recorded, and that in words."""
     _hopeless: set[tuple[str, int]] = field(default_factory=set, init=False)
@@ -207,6 +214,7 @@ class Loop:
 
     def beat(self, task: str, agent: str, epoch: int) -> str | None:
         """Renew the lease; return why the agent should stop; see controller.ports.Desk."""
+        self._compare_clocks()
         name, status = holder(self.desired.tasks, self.statuses, task, agent, epoch)
         require_held(name, status)
         spec = None if name in self.desired.broken else self.desired.tasks.get(name)
@@ -251,6 +259,7 @@ class Loop:
 
         What cannot be reached is left alone for a while: hints do not make it quicker.
         """
+        self._compare_clocks()
         if (wait := self._rest()) > timedelta(0):
             return wait
         try:
@@ -268,6 +277,30 @@ class Loop:
             return self._try_later(Unavailable("the reconciler made a mistake; its log has more"))
         self._delay, self._retry_at, self.trouble = RETRY, None, ""
         return due
+
+    def _compare_clocks(self) -> None:
+        """Find out whether somebody has set the clock; what has a term lasts as long as it would have."""
+        if self.steady is None:
+            return
+        before, self._times = self._times, (self.clock(), self.steady())
+        if before is None:
+            return
+        by = self._times[0] - before[0] - timedelta(seconds=self._times[1] - before[1])
+        if abs(by) > JUMP:
+            log.warning(
+                "the clock was set by %+.0f s; leases and time limits go on as before", by.total_seconds()
+            )
+            self._agents.shift(by)
+            self.drift = {key: self.drift.get(key, timedelta()) + by for key in self._terms()}
+
+    def _terms(self) -> Iterator[tuple[str, datetime]]:
+        """Yield what has a term that counts from a time on record."""
+        for status in self.statuses.values():
+            if status.run and (status.phase.is_live or status.phase is Phase.FAILED):
+                yield status.run, status.since
+        for name, host in self.hosts.items():
+            if not host.reachable:
+                yield name, host.since
 
     def _send_out(self, now: datetime) -> timedelta | None:
         """Send somebody wherever it is time; return in what time there is something to do again."""
@@ -460,6 +493,7 @@ class Loop:
             past=await self.state.past_attempts(new) if new else {},
             spent=await self._spent_today(seen, now),
             damaged=self.damaged,
+            drift=self.drift,
             faults=self._faults,
             machine=self.machine,
             takes_over=self.takes_over,

@@ -111,7 +111,13 @@ class Outside:
         """Relieve a host of what nobody needs any more."""
 
         def needed() -> Needs:
-            return needs(self.desk.statuses, self.clock(), self.desk.desired.fleet, self.desk.damaged)
+            return needs(
+                self.desk.statuses,
+                self.clock(),
+                self.desk.desired.fleet,
+                damaged=self.desk.damaged,
+                drift=self.desk.drift,
+            )
 
         try:
             await self.dispatch.sweep(host, needed)

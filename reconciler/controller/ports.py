@@ -313,6 +313,10 @@ class Desk(Protocol):
         """What is wrong with status files that cannot be read, by task; those are not in `statuses`."""
 
     @property
+    def drift(self) -> Mapping[tuple[str, datetime], timedelta]:
+        """How far the clock was set since what is on record; see `Observed.drift`."""
+
+    @property
     def last_plan(self) -> Plan:
         """What the last look came to."""
 

@@ -31,10 +31,11 @@ def loss(scene: Scene, spec: Task, status: Status) -> Event | None:
 
 def loss_of_agent(scene: Scene, name: str, spec: Task | None, status: Status) -> Event | None:
     """Return how a task goes on whose agent has lost its lease; None if it has not."""
-    ends = lease_end(status, spec, scene.observed.leases)
+    began = scene.observed.began(status.run or "", status.since)
+    ends = lease_end(status, spec, scene.observed.leases, began)
     if ends is None or ends > scene.now:
         return None
-    return lease_lost(name, spec, status, scene.now, scene.desired.fleet)
+    return lease_lost(name, spec, status, scene.now, scene.desired.fleet, began=began)
 
 
 def losses_due(scene: Scene) -> Iterator[datetime]:
@@ -42,7 +43,8 @@ def losses_due(scene: Scene) -> Iterator[datetime]:
     for name, status in scene.statuses.items():
         if name not in scene.names:
             continue
-        ends = lease_end(status, scene.desired.tasks.get(name), scene.observed.leases)
+        began = scene.observed.began(status.run or "", status.since)
+        ends = lease_end(status, scene.desired.tasks.get(name), scene.observed.leases, began)
         if ends is not None and ends > scene.now:
             yield ends
         since = _silent_since(scene, status)
@@ -60,4 +62,6 @@ def _silent_since(scene: Scene, status: Status) -> datetime | None:
     host = status.assigned_host or ""
     probe = scene.observed.hosts.get(host)
     is_silent = host in scene.desired.hosts and host in scene.observed.asked and probe and not probe.reachable
-    return probe.since if status.phase.is_live and is_silent and probe else None
+    if not (status.phase.is_live and is_silent and probe):
+        return None
+    return scene.observed.began(host, probe.since)

@@ -751,10 +751,16 @@ class Observed:
     """Tasks with a status that cannot be read: whatever it says, they are not new."""
     faults: Mapping[str, str] = field(default_factory=dict)
     """Tasks about which something could not be thought, by a mistake of ours, and that in words."""
+    drift: Mapping[tuple[str, datetime], timedelta] = field(default_factory=dict)
+    """How far the clock was set since, by run key or host, and the time that is on record of it."""
     machine: str | None = None
     """This reconciler's machine; None for who only looks."""
     takes_over: bool = False
     """Whether the local runs of other machines are taken for this one's: those are gone for good."""
+
+    def began(self, name: str, at: datetime) -> datetime:
+        """Return when a run or a silence began, by the clock as it is set now."""
+        return at + self.drift.get((name, at), timedelta())
 
     def can_reach(self, status: Status) -> bool:
         """Return whether a run is not on the own machine of another reconciler."""

@@ -4,12 +4,13 @@ What runs left on their hosts: which of it is still needed, and which runs nobod
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import accumulate
 
 from reconciler.core.model import FleetSpec, Phase, Status, read_run_key
 
 _KIBIBYTES = 1024
+NO_DRIFT: Mapping[tuple[str, datetime], timedelta] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,26 @@ class Needs:
 
 
 def needs(
-    statuses: Mapping[str, Status], now: datetime, fleet: FleetSpec, damaged: Iterable[str] = ()
+    statuses: Mapping[str, Status],
+    now: datetime,
+    fleet: FleetSpec,
+    *,
+    damaged: Iterable[str] = (),
+    drift: Mapping[tuple[str, datetime], timedelta] = NO_DRIFT,
 ) -> Needs:
-    """Return what is needed of all that runs left: by tasks that are open, and by people after a failure."""
+    """
+    Return what is needed of all that runs left: by tasks that are open, and by people after a failure.
+
+    `drift` is how far the clock was set since (see `Observed.drift`).
+    """
     runs = [(status.run, status) for status in statuses.values() if status.run]
     failed = sorted(
-        ((status.since, run) for run, status in runs if _is_fresh_failure(status, now, fleet)), reverse=True
+        (
+            (status.since, run)
+            for run, status in runs
+            if _is_fresh_failure(status, now - drift.get((run, status.since), timedelta()), fleet)
+        ),
+        reverse=True,
     )
     return Needs(
         statuses=statuses,

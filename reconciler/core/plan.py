@@ -50,7 +50,7 @@ from reconciler.core.placement import Placement
 from reconciler.core.pull import CHECKING, is_to_check
 from reconciler.core.queue import Queue, due, line_up
 from reconciler.core.scene import Scene, Wait, waiting
-from reconciler.core.schedule import is_due_time, next_due
+from reconciler.core.schedule import JUMP, is_due_time, next_due
 
 FEW = 2
 """So many tasks are removed as asked, even if they are all there are."""
@@ -399,6 +399,8 @@ def _next_time(spec: Task, status: Status, now: datetime) -> Event | None:
         return _scheduled(spec, spec.schedule, status, now)
     if due_at is None or (due_at > now and not is_due_time(spec.schedule, spec.timezone, due_at)):
         return _scheduled(spec, spec.schedule, status, now)
+    if due_at > now and _skips_days(spec, spec.schedule, status, now):
+        return _scheduled(spec, spec.schedule, status, now)
     if due_at > now or status.phase is Phase.CREATED:
         return None
     reason = f"due {format_time(due_at)}"
@@ -423,9 +425,11 @@ def _is_served(status: Status) -> bool:
 
 
 def _scheduled(spec: Task, schedule: str, status: Status, now: datetime) -> Event | None:
-    """Return the next due time; never one that was served."""
+    """Return the next due time; never one that was served, though the clock may be behind it again."""
     served = status.due_at if _is_served(status) else None
-    upcoming = next_due(schedule, spec.timezone, max(now, served or now))
+    upcoming = next_due(schedule, spec.timezone, now)
+    if upcoming is not None and upcoming == served:
+        upcoming = next_due(schedule, spec.timezone, upcoming)
     if upcoming is None or upcoming == status.due_at:
         return None
     following = next_due(schedule, spec.timezone, served) if served else None
@@ -434,6 +438,19 @@ def _scheduled(spec: Task, schedule: str, status: Status, now: datetime) -> Even
     wait = Waiting(reason=Reason.SCHEDULE, message=words, since=now) if status.phase.is_settled else None
     reason = words + ("; what came due while it was at work is skipped" if is_skipped else "")
     return Scheduled(task=spec.name, at=now, due_at=upcoming, waiting=wait, cause="clock", reason=reason)
+
+
+def _skips_days(spec: Task, schedule: str, status: Status, now: datetime) -> bool:
+    """
+    Return whether due times are passed over because the one on record is of a clock that was ahead.
+
+    One before it may have been served by that clock; of more, some were not.
+    """
+    if status.due_at is None or status.since - now <= JUMP:
+        return False
+    first = next_due(schedule, spec.timezone, now)
+    second = next_due(schedule, spec.timezone, first) if first else None
+    return second is not None and second < status.due_at
 
 
 # --- Live runs -------------------------------------------------------------

@@ -233,15 +233,29 @@ def require_held(name: str, status: Status) -> None:
 # --- When it is lost -------------------------------------------------------
 
 
-def lease_end(status: Status, spec: Task | None, leases: Mapping[str, datetime]) -> datetime | None:
-    """Return when the task is taken from the agent that holds it, unless something is heard; None: never."""
+def lease_end(
+    status: Status, spec: Task | None, leases: Mapping[str, datetime], began: datetime | None = None
+) -> datetime | None:
+    """
+    Return when the task is taken from the agent that holds it, unless something is heard; None: never.
+
+    `began` is when it was given to it by the clock as it is set now, if not as on record.
+    """
     if not status.phase.is_live or status.assigned_agent is None or status.claim is not None:
         return None
-    ends = leases.get(status.run or ""), status.since + spec.timeout if spec else None
+    ends = leases.get(status.run or ""), (began or status.since) + spec.timeout if spec else None
     return min((end for end in ends if end is not None), default=None)
 
 
-def lease_lost(name: str, spec: Task | None, status: Status, now: datetime, fleet: FleetSpec) -> Event:
+def lease_lost(
+    name: str,
+    spec: Task | None,
+    status: Status,
+    now: datetime,
+    fleet: FleetSpec,
+    *,
+    began: datetime | None = None,
+) -> Event:
     """
     Return how a task goes on without the agent that held it.
 
@@ -249,7 +263,7 @@ def lease_lost(name: str, spec: Task | None, status: Status, now: datetime, flee
     as no failure, `retry` counts, `fail` ends it. What took too long counts.
     """
     run, agent = status.run or "", status.assigned_agent
-    is_late = spec is not None and status.since + spec.timeout <= now
+    is_late = spec is not None and (began or status.since) + spec.timeout <= now
     words = (
         f"agent {agent} took longer than {format_duration(spec.timeout)}"
         if spec and is_late

@@ -14,7 +14,7 @@ from reconciler.core.model import Bid, ExecutionMode, FailureClass, Phase, Reaso
 from reconciler.core.placement import UNASKED, Placement, place, slots_in_use
 from reconciler.core.pull import Bidders
 from reconciler.core.scene import Scene, Wait
-from reconciler.core.schedule import next_opening
+from reconciler.core.schedule import JUMP, next_opening
 
 MOST_HOSTS = 5
 """How many hosts a waiting message names."""
@@ -92,7 +92,8 @@ def _times(scene: Scene, spec: Task, status: Status) -> Iterator[Wait]:
         yield Wait(Reason.NOT_BEFORE, f"not before {format_time(spec.not_before)}", spec.not_before)
     if spec.schedule is not None and (status.due_at is None or status.due_at > now):
         yield due(status, now)
-    if status.not_before and status.not_before > now:
+    # What was put on record by a clock that was ahead is not waited for until that comes true.
+    if status.not_before and status.not_before > now and status.since - now <= JUMP:
         is_quota = status.failure is not None and status.failure.kind is FailureClass.QUOTA
         words = f"next attempt not before {format_time(status.not_before)}"
         yield Wait(Reason.QUOTA if is_quota else Reason.BACKOFF, words, status.not_before)

@@ -17,6 +17,9 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+JUMP = timedelta(minutes=1)
+"""A clock that is further off than this was set, and did not only drift."""
+
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY = timedelta(days=1)
 _MINUTE = timedelta(minutes=1)

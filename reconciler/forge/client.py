@@ -8,6 +8,7 @@ nothing else: no error and no log has it.
 
 import asyncio
 import json
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -57,6 +58,13 @@ class Declined(Unavailable):
         """What the forge says; empty if it says nothing."""
         hint = "; is it there, and may the account of the token see it?" if status == 404 else ""  # noqa: PLR2004 - not found
         super().__init__(f"{where}: {status} {message}".rstrip() + hint)
+
+
+log = logging.getLogger(__name__)
+
+
+class Strange(Unavailable):
+    """An answer that is not as expected: asking again will hardly change it."""
 
 
 class _Again(Unavailable):
@@ -117,9 +125,19 @@ class Client:
         return self._read(shape, path, (await self._ask("GET", path, params)).value)
 
     async def pages(
-        self, path: str, shape: type[T], params: Mapping[str, str] | None = None, *, most: int = _MOST_PAGES
+        self,
+        path: str,
+        shape: type[T],
+        params: Mapping[str, str] | None = None,
+        *,
+        most: int = _MOST_PAGES,
+        passes_over: bool = False,
     ) -> AsyncIterator[T]:
-        """Yield the items of a list, page after page, of `most` pages at most."""
+        """
+        Yield the items of a list, page after page, of `most` pages at most.
+
+        With `passes_over`, an item that is not as expected is left out.
+        """
         seen = 0
         for page in range(1, most + 1):
             reply = await self._ask("GET", path, {**(params or {}), **page_of(page)})
@@ -127,7 +145,14 @@ class Client:
             if not isinstance(items, list):
                 raise self._strange(path, "a list was expected")
             for item in items:
-                yield self._read(shape, path, item)
+                try:
+                    found = self._read(shape, path, item)
+                except Strange as error:
+                    if not passes_over:
+                        raise
+                    log.warning("%s; it is passed over", error)
+                else:
+                    yield found
             seen += len(items)
             if not items or not _has_more(reply.headers, seen):
                 return
@@ -235,8 +260,8 @@ class Client:
             fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors()[:3])
             raise self._strange(path, f"not as expected: {fields or 'the whole'}") from None
 
-    def _strange(self, asked: str, why: str) -> Unavailable:
-        return Unavailable(f"{self._where}: {asked}: strange answer, {why}")
+    def _strange(self, asked: str, why: str) -> Strange:
+        return Strange(f"{self._where}: {asked}: strange answer, {why}")
 
     @property
     def _where(self) -> str:

@@ -82,7 +82,9 @@ class Forges:
         """Return every open issue that has the label now, oldest first."""
         asked = {"type": "issues", "state": "open", "labels": label, "sort": "oldest"}
         async with self._at(forge) as seat:
-            answers = [answer async for answer in seat.client.pages("issues", IssueAnswer, asked)]
+            answers = [
+                answer async for answer in seat.client.pages("issues", IssueAnswer, asked, passes_over=True)
+            ]
         issues = [answer.issue for answer in answers if answer.pull_request is None]
         # A filter by a label that does not exist is none.
         return sorted((issue for issue in issues if label in issue.labels), key=lambda issue: issue.number)
@@ -101,7 +103,7 @@ class Forges:
         """Return the comments written or edited at or after a time, oldest first."""
         time = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # to the second, as forges count
         async with self._at(forge) as seat:
-            answers = seat.client.pages("issues/comments", CommentAnswer, {"since": time})
+            answers = seat.client.pages("issues/comments", CommentAnswer, {"since": time}, passes_over=True)
             me = await seat.showing.whoami()
             found = [answer.comment(me) async for answer in answers if answer.number]
         return sorted(found, key=lambda comment: (comment.created_at, comment.id))

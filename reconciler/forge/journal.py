@@ -109,7 +109,7 @@ class Journal:
         if hint.delivery in self._known:
             return True
         return any(
-            (known.hint.event, known.digest) == (hint.event, digest) and now - known.at < WINDOW
+            (known.hint.event, known.digest) == (hint.event, digest) and abs(now - known.at) < WINDOW
             for known in self._known.values()
         )
 

@@ -9,6 +9,7 @@ first that were not read for longest: a look costs one request and at most
 three for each of `REFRESHED` pull requests, however many there are.
 """
 
+import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,8 +29,10 @@ from reconciler.forge.answers import (
     StatusesAnswer,
     name_of,
 )
-from reconciler.forge.client import GONE, Client, Declined, page_of
+from reconciler.forge.client import GONE, Client, Declined, Strange, page_of
 from reconciler.forge.dialect import Dialect
+
+log = logging.getLogger(__name__)
 
 REFRESHED = 8
 """Open pull requests that are read anew at each look though they did not move."""
@@ -82,10 +85,10 @@ class Pulls:
         await self.look()
         unknown = set(fresh) - self._listed.keys()
         for number in sorted(unknown):
-            await self._try_to_read(number)
+            await self._read_or_pass_over(number)
         newest = self._newest(set(branches))
         for number in self._due(newest.values(), set(fresh) - unknown):
-            await self._try_to_read(number)
+            await self._read_or_pass_over(number)
         known = {branch: self._details.get(answer.number) for branch, answer in newest.items()}
         return {branch: detail.pull for branch, detail in known.items() if detail}
 
@@ -93,7 +96,11 @@ class Pulls:
         """Learn which pull requests there are and which moved."""
         newest = self._looked_until
         async for answer in self._client.pages(
-            "pulls", PullAnswer, {"state": "all", **self._dialect.newest_first}, most=_LOOK_PAGES
+            "pulls",
+            PullAnswer,
+            {"state": "all", **self._dialect.newest_first},
+            most=_LOOK_PAGES,
+            passes_over=True,
         ):
             if answer.updated_at < self._looked_until:
                 break
@@ -160,6 +167,14 @@ class Pulls:
     def _has_moved(self, number: int) -> bool:
         detail = self._details.get(number)
         return detail is None or detail.listed != self._listed[number]
+
+    async def _read_or_pass_over(self, number: int) -> None:
+        """Read a pull request; one of which the forge tells what cannot be read is not known then."""
+        try:
+            await self._try_to_read(number)
+        except Strange as error:
+            log.warning("pull request %d is passed over: %s", number, error)
+            self._details.pop(number, None)
 
     async def _try_to_read(self, number: int) -> None:
         try:

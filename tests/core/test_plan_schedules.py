@@ -71,6 +71,59 @@ def test_a_scheduled_task_that_is_settled_says_when_it_comes_again():
     assert world.look().actions == ()
 
 
+def test_a_clock_that_was_ahead_for_a_while_skips_no_day():
+    world = World(make_desired(make_task(schedule=DAILY)))
+    world.look()
+    world.now = DUE
+    world.run()
+    done = len([step for step in world.history if isinstance(step.event, Assigned)])
+
+    world.now = DUE + 2 * DAY + timedelta(hours=1)
+    world.run()
+    world.look()
+    world.now = DUE + timedelta(hours=1)
+    world.look()
+
+    assert world.statuses["a"].due_at == DUE + DAY
+    starts = [step.event.at for step in world.history if isinstance(step.event, Assigned)]
+    assert len(starts) == done + 1
+    for day in (1, 2, 3):
+        world.now = DUE + day * DAY
+        world.run()
+        assert world.statuses["a"].since == world.now
+
+
+@pytest.mark.parametrize("back", [timedelta(seconds=30), timedelta(minutes=20), timedelta(hours=23)])
+def test_a_clock_that_is_set_back_does_nothing_twice(back):
+    world = World(make_desired(make_task(schedule=DAILY)))
+    world.look()
+    world.now = DUE
+    world.run()
+    world.look()
+    starts = len([step for step in world.history if isinstance(step.event, Assigned)])
+
+    world.now = DUE - back
+    world.look()
+    world.now = DUE
+    world.run()
+    world.look()
+
+    assert len([step for step in world.history if isinstance(step.event, Assigned)]) == starts
+    assert world.statuses["a"].due_at == DUE + DAY
+
+
+def test_a_retry_does_not_wait_for_a_clock_that_was_ahead_to_come_true():
+    world = World(make_desired(make_task(retries=3)))
+    world.now = NOW + 2 * DAY
+    world.look()
+    world.end("a", failed(FailureClass.AGENT))
+
+    world.now = NOW
+    world.look()
+
+    assert world.statuses["a"].phase is Phase.ASSIGNED
+
+
 def test_due_times_that_were_missed_are_caught_up_once():
     world = World(make_desired(make_task(schedule=DAILY)))
     world.look()

@@ -398,3 +398,19 @@ async def test_nothing_is_read_of_a_pull_request_against_the_specs_from_a_fork(d
     found = await forges.open_pulls(spec, "main")
 
     assert [pull.branch for pull in found] == ["task/b"]
+
+
+async def test_a_pull_request_that_cannot_be_read_keeps_no_other_from_being_seen(
+    double, forges, spec, caplog
+):
+    opened(double, "a", "b")
+    pulls = {pull.branch: pull for pull in double.repos[REPO].tickets.values()}
+
+    pulls["a"].body = {"no": "text"}
+    first = await forges.pulls(spec, ["a", "b"], [pulls["a"].number])
+    pulls["a"].body = "text"
+    second = await forges.pulls(spec, ["a", "b"], [pulls["a"].number])
+
+    assert set(first) == {"b"}
+    assert set(second) == {"a", "b"}
+    assert "passed over" in caplog.text
