@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from reconciler.core.adapter import AdapterSpec
-from reconciler.core.command import check_adapter
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.fields import Frozen, check_name
 from reconciler.core.model import AgentSpec, FleetSpec, HostSpec, Kind, RepoSpec, TaskSpec
@@ -200,6 +199,8 @@ def _validate(model: type[Frozen], value: Any) -> tuple[Frozen | None, list[Mist
 
 def _adapter_mistakes(name: str, spec: AdapterSpec) -> list[Mistake]:
     """Return what is wrong with the adapter once it lies over the built-in one."""
+    from reconciler.core.command import check_adapter
+
     lines = (line.partition(": ") for line in check_adapter(layers.adapter(name, spec)))
     return [Mistake((field,), message) for field, _, message in lines]
 

@@ -9,14 +9,9 @@ from datetime import UTC, datetime
 from functools import singledispatch
 from urllib.parse import urlsplit
 
-import jmespath
-from jmespath.exceptions import JMESPathError
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
 from reconciler.core.adapter import AdapterSpec, Output, Secret
 from reconciler.core.fields import Frozen
 from reconciler.core.model import AgentSpec, FleetSpec, Forge, HostSpec, RepoSpec, TaskDefaults, TaskSpec
-from reconciler.core.prompt import check_template
 from reconciler.core.schedule import next_due, read_window, zone
 from reconciler.specs.yaml import Path, shown
 
@@ -60,8 +55,11 @@ def _defaults(spec: TaskDefaults) -> Iterator[Mistake]:
     for index, command in enumerate(spec.validation):
         if not command.strip():  # the shell would let it pass
             yield Mistake(("validation", index), "must not be empty")
-    for problem in check_template(spec.template) if spec.template is not None else ():
-        yield Mistake(("template",), problem)
+    if spec.template is not None:
+        from reconciler.core.prompt import check_template
+
+        for problem in check_template(spec.template):
+            yield Mistake(("template",), problem)
 
 
 @_mistakes.register
@@ -152,6 +150,8 @@ def _check_cron(expression: str) -> None:
 
 
 def _check_range(text: str) -> None:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
     try:
         SpecifierSet(text)
     except InvalidSpecifier:
@@ -171,6 +171,9 @@ def _check_pattern(text: str) -> None:
 
 
 def _check_expression(text: str) -> None:
+    import jmespath
+    from jmespath.exceptions import JMESPathError
+
     try:
         jmespath.compile(text)
     except JMESPathError as error:

@@ -5,7 +5,7 @@ What is on record at one commit: every status, parsed once per change.
 from collections.abc import Mapping
 from typing import Any
 
-from reconciler.controller.ports import Entry
+from reconciler.controller.tree import Entry
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.fields import Frozen
 from reconciler.core.model import HostStatus, Status
