@@ -22,8 +22,9 @@ from reconciler.core.lifecycle import Transition
 from reconciler.core.model import Phase, Status
 from reconciler.store import statuses
 from reconciler.store.messages import render
+from reconciler.store.reader import StateReader
 from reconciler.store.repository import Repository
-from reconciler.store.state import StateBranch, StateReader
+from reconciler.store.state import StateBranch
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 BRANCH = "fleet-state"

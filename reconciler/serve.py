@@ -32,10 +32,10 @@ from reconciler.dispatch.agentlogs import AgentLogs
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.output import read_output
+from reconciler.dispatch.places import local_folder
 from reconciler.dispatch.prober import Prober
 from reconciler.dispatch.repos import whole_url
 from reconciler.dispatch.secrets import find_secret, secret_variables
-from reconciler.dispatch.site import local_folder
 from reconciler.dispatch.steps import StepFailed
 from reconciler.dispatch.transports import Transports
 from reconciler.forge.forgejo import Forges

@@ -10,8 +10,8 @@ from reconciler.cli.text import block as aligned
 from reconciler.core.cause import LINES, Cause, block, cause
 from reconciler.core.model import Desired, FailureClass, Host, Phase, Status
 from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.places import DEFAULT_WORKDIR, local_folder
 from reconciler.dispatch.protocol import folder_name
-from reconciler.dispatch.site import DEFAULT_WORKDIR, local_folder
 
 END = 16_384
 """Bytes that are read of the end of a log."""
@@ -31,6 +31,14 @@ def full_cause(task: str, status: Status | None, desired: Desired, data: Path) -
     if not (found and place):
         return found
     return replace(found, workspace=place, kept_until=status.since + desired.fleet.keep_failed)
+
+
+def cause_here(task: str, status: Status, data: Path) -> Cause | None:
+    """Return why a run failed whose workspace is where local hosts keep theirs by default; else None."""
+    if status.assigned_host is None or not (place := _found(data / "hosts" / status.assigned_host, status)):
+        return None
+    why = cause(task, status)
+    return replace(why, workspace=place) if why else None
 
 
 def _printed(data: Path, status: Status) -> str:
@@ -59,15 +67,19 @@ def _workspace(status: Status, host: Host | None, data: Path) -> str:
     """Return where the workspace of a failed run is, as `host:path`; the fleet's own id is in the middle."""
     if status.phase is not Phase.FAILED or status.run is None or host is None:
         return ""
-    name = folder_name(status.run)
     if not host.is_local:
-        return f"{host.name}:{host.workdir or DEFAULT_WORKDIR}/*/work/{name}"
-    found = sorted(local_folder(host, data).glob(f"*/work/{glob.escape(name)}"))
-    return f"{host.name}:{found[0]}" if found else ""
+        return f"{host.name}:{host.workdir or DEFAULT_WORKDIR}/*/work/{folder_name(status.run)}"
+    return _found(local_folder(host, data), status)
 
 
-def in_words(found: Cause, *, with_output: bool = True) -> str:
+def _found(folder: Path, status: Status) -> str:
+    """Return the workspace of a failed run below the working folder of a local host; empty if it is gone."""
+    if status.phase is not Phase.FAILED or status.run is None:
+        return ""
+    found = sorted(folder.glob(f"*/work/{glob.escape(folder_name(status.run))}"))
+    return f"{status.assigned_host}:{found[0]}" if found else ""
+
+
+def in_words(found: Cause) -> str:
     """Return a failure as lines for people, its cause first."""
-    return aligned(
-        (name, value) for name, value in block(found) if value and (with_output or name != "last lines")
-    )
+    return aligned((name, value) for name, value in block(found) if value)

@@ -8,44 +8,47 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from reconciler import clock
-from reconciler.cli.context import Context
+from reconciler.cli.context import SPECS, Context
 from reconciler.cli.notices import fetched_words, say
-from reconciler.controller.ports import Entry
+from reconciler.controller.tree import Entry
 from reconciler.core.errors import NotFound, SpecError, UsageError
-from reconciler.core.model import LOCAL, Desired, Kind, Observed
 from reconciler.core.references import no_such
-from reconciler.specs.fleet import build
-from reconciler.specs.parse import FLEET, ROOT, File
-from reconciler.specs.source import SpecSource, read_revision
-from reconciler.specs.worktree import read_worktree
-from reconciler.specs.yaml import MAX_BYTES
 from reconciler.store import history
 from reconciler.store.elsewhere import fetched_record
 from reconciler.store.guarded import GuardedTree
 from reconciler.store.marks import Kind as MarkKind
 from reconciler.store.marks import Marks
 from reconciler.store.objects import GitTree
-from reconciler.store.people import commit_file
 from reconciler.store.repository import Repository
 from reconciler.store.rewinds import Line
-from reconciler.store.state import StateReader
+
+if TYPE_CHECKING:
+    from reconciler.core.model import Desired, Kind, Observed
+    from reconciler.specs.parse import File
+    from reconciler.store.reader import StateReader
 
 T = TypeVar("T")
+
+FLEET = f"{SPECS}/fleet.yaml"
+STATE_BRANCH = "fleet-state"
+"""Where the record is, unless fleet.yaml says otherwise: the default of its `state_branch`."""
+_LARGEST = 1 << 16
+"""Bytes of a fleet.yaml that is looked through without being read."""
 
 ENDING = ".yaml"
 WORK_TREE = "work tree"
 """What stands where a revision would, for specs that are not committed yet."""
 
 
-def spec_folder(kind: Kind) -> str:
+def spec_folder(kind: "Kind") -> str:
     """Return where the specs of a kind are."""
-    return f"{ROOT}/{kind}s/"
+    return f"{SPECS}/{kind}s/"
 
 
-def spec_path(kind: Kind, name: str) -> str:
+def spec_path(kind: "Kind", name: str) -> str:
     """Return where the spec of a thing is."""
     return f"{spec_folder(kind)}{name}{ENDING}"
 
@@ -59,12 +62,14 @@ async def opened(context: Context) -> AsyncIterator["Fleet"]:
         yield Fleet(context, repository, branch, GitTree(repository, branch), marks)
 
 
-async def specs_here(context: Context) -> Desired:
+async def specs_here(context: Context) -> "Desired":
     """
     Return what the specs of the work tree ask for, else those of the branch.
 
     Where there is no fleet and none was named, that is what is built in.
     """
+    from reconciler.specs.fleet import build
+
     try:
         async with opened(context) as fleet:
             revision, files = await fleet.files(None)
@@ -73,8 +78,10 @@ async def specs_here(context: Context) -> Desired:
     return build(files, revision=revision)
 
 
-def _uncommitted(context: Context) -> Mapping[str, File]:
+def _uncommitted(context: Context) -> "Mapping[str, File]":
     """Return the specs of a folder that is no repository yet."""
+    from reconciler.specs.worktree import read_worktree
+
     try:
         return read_worktree(context.work_tree())
     except UsageError:
@@ -83,7 +90,7 @@ def _uncommitted(context: Context) -> Mapping[str, File]:
         return {}
 
 
-def pick(desired: Desired, kind: Kind, found: Mapping[str, T], name: str) -> T:
+def pick(desired: "Desired", kind: "Kind", found: Mapping[str, T], name: str) -> T:
     """Return the thing of that name. Raises SpecError if its file is broken, NotFound."""
     if name in found:
         return found[name]
@@ -107,20 +114,26 @@ class Fleet:
     said: set[str] = field(default_factory=set)
     """What was said of it on stderr."""
 
-    async def recorded(self) -> tuple[Desired, Observed]:
+    async def recorded(self) -> "tuple[Desired, Observed]":
         """Return what the newest specs ask for, as the reconciler reads them, and what is on record."""
+        from reconciler.specs.source import SpecSource
+
         observed = await self.observed()
         tree = GuardedTree(self.repository, self.branch, self.marks, only_looks=True)
         return await SpecSource(tree).read(observed.statuses), observed
 
-    async def observed(self) -> Observed:
+    async def observed(self) -> "Observed":
         """Return what is on record."""
+        from reconciler.core.model import Observed
+
         record = await self.record()
         statuses, hosts = await record.load()
         return Observed(statuses, hosts, damaged=record.damaged)
 
-    async def record(self) -> StateReader:
+    async def record(self) -> "StateReader":
         """Return the record itself, for who looks at it again and again."""
+        from reconciler.store.reader import StateReader
+
         return StateReader(self.repository, await self.record_branch())
 
     async def record_branch(self) -> str:
@@ -154,31 +167,55 @@ class Fleet:
 
     async def state_branch(self) -> str:
         """Return the branch with the record: what the last good fleet.yaml says."""
+        if self.repository.read_ref(self.repository.ref(STATE_BRANCH)) and not await self._may_name_another():
+            return STATE_BRANCH
+        from reconciler.specs.source import SpecSource
+
         specs = SpecSource(_FleetFile(self.repository, self.branch))
         return (await specs.read({})).fleet.state_branch
+
+    async def _may_name_another(self) -> bool:
+        """
+        Return whether fleet.yaml may say that the record is on another branch than is usual.
+
+        To read it as what it is takes a parser and the models, which is most of
+        what `history` and `logs` would import.
+        """
+        entry = await self.tree.entry(await self.tree.head(), FLEET)
+        if entry is None or not entry.mode.startswith("100"):
+            return entry is not None
+        text = (await self.tree.blobs([entry.blob], limit=_LARGEST))[entry.blob]
+        return len(text) > _LARGEST or any(sign in text for sign in (b"state_branch", b"\\", b"<<"))
 
     async def history(self, task: str | None, most: int | None) -> Sequence[history.Entry]:
         """Return what happened to a task, or to all, newest first."""
         return await history.history(self.repository, await self.record_branch(), task, limit=most)
 
-    async def files(self, rev: str | None) -> tuple[str, Mapping[str, File]]:
+    async def files(self, rev: str | None) -> "tuple[str, Mapping[str, File]]":
         """
         Return the spec files of a revision, and its commit; without one, of the work tree.
 
         A fleet that has no work tree, or whose branch was named, is read at that branch.
         Raises NotFound for a revision that is not there.
         """
+        from reconciler.specs.source import read_revision
+        from reconciler.specs.worktree import read_worktree
+
         if rev is None and self.repository.folder and self.context.branch is None:
             return WORK_TREE, read_worktree(self.context.work_tree(), self.repository.hash_name)
         commit = await self._commit(rev) if rev else await self.tree.head()
         return commit, await read_revision(self.tree, commit)
 
-    async def spec_file(self, kind: Kind, name: str) -> File:
+    async def spec_file(self, kind: "Kind", name: str) -> "File":
         """
         Return the committed spec file of a thing; an empty one of the host that is there without.
 
         Raises NotFound.
         """
+        from reconciler.core.model import LOCAL
+        from reconciler.specs.parse import File
+        from reconciler.specs.yaml import MAX_BYTES
+
         path, folder = spec_path(kind, name), spec_folder(kind)
         entries = await self.tree.files(await self.tree.head(), folder)
         if entry := entries.get(path):
@@ -191,7 +228,7 @@ class Fleet:
         known = [path.removeprefix(folder).removesuffix(ENDING) for path in entries]
         raise NotFound(no_such(kind, name, known, where=f" on {self.branch}"))
 
-    async def names(self, kind: Kind) -> frozenset[str]:
+    async def names(self, kind: "Kind") -> frozenset[str]:
         """Return the names of the things of a kind that have a committed spec file."""
         folder = spec_folder(kind)
         entries = await self.tree.files(await self.tree.head(), folder)
@@ -208,11 +245,15 @@ class Fleet:
 
     async def settings_text(self) -> str:
         """Return the committed fleet.yaml; empty if there is none."""
+        from reconciler.specs.source import read_revision
+
         files = await read_revision(_FleetFile(self.repository, self.branch), await self.tree.head())
         return files[FLEET].data.decode() if FLEET in files else ""
 
     async def commit(self, path: str, text: str, message: str) -> None:
         """Commit a changed file in the person's name, and push where there is a remote."""
+        from reconciler.store.people import commit_file
+
         await commit_file(self.repository, self.branch, path, text, message, push=True)
 
     async def _commit(self, rev: str) -> str:

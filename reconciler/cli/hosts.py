@@ -128,9 +128,9 @@ async def _check(context: Context, names: Sequence[str]) -> tuple[Sequence[Check
 async def _asked(
     host: "Host", transports: "Transports", adapters: "Mapping[str, Adapter]", data: Path
 ) -> Check:
+    from reconciler.dispatch.places import local_folder
     from reconciler.dispatch.probe import probe, troubles
     from reconciler.dispatch.rehearsal import rehearse
-    from reconciler.dispatch.site import local_folder
 
     workdir = str(local_folder(host, data)) if host.is_local else None
     try:

@@ -47,13 +47,13 @@ def get(context: Context, words: tuple[str, ...], output: str) -> None:
 
 def _say_what_failed(views: "Sequence[TaskView]", *, in_full: bool) -> None:
     """Say on stderr what to do about tasks that failed: of one that was named all, else where to look."""
-    from reconciler.cli.causes import in_words
-
     failed = [(view.name, view.cause) for view in views if view.is_bad_end and view.cause]
     if not failed:
         return
     name, why = failed[0]
     if in_full:
+        from reconciler.cli.causes import in_words
+
         click.echo(in_words(why), err=True)
     else:
         more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""

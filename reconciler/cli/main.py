@@ -2,11 +2,14 @@
 The root command: what there is to call, and what becomes of errors.
 """
 
+import gc
+import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import click
 
@@ -191,8 +194,25 @@ def cli(ctx: click.Context, repo: str | None, branch: str | None, data_dir: Path
 
 
 def main() -> None:
-    """Run the command line."""
-    cli.main(prog_name="reconciler")
+    """
+    Run the command line, and end as soon as that has.
+
+    To take all modules apart again takes a fifth of what most commands do, as
+    does looking for garbage while they are imported. What must last is on the
+    disk by then: it would survive `kill -9` too.
+    """
+    gc.set_threshold(50_000, 20, 20)
+    try:
+        cli.main(prog_name="reconciler")
+    except SystemExit as end:
+        _leave(end.code)
+
+
+def _leave(code: object) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads any more, or it is closed
+            stream.flush()
+    os._exit(code if isinstance(code, int) else ExitCode.FAILURE if code else ExitCode.OK)
 
 
 def _alone(error: Exception) -> Exception:

@@ -5,14 +5,12 @@ What happens, as it happens, a line each.
 from pathlib import Path
 
 from reconciler.cli.causes import full_cause, in_words
+from reconciler.cli.views import BAD_ENDS
 from reconciler.controller.ports import Step
 from reconciler.core.fields import format_time
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model import Desired, Phase
-
-BAD_ENDS = frozenset({Phase.FAILED, Phase.ESCALATED})
-"""Phases in which a person should look."""
+from reconciler.core.model import Desired
 
 
 def is_bad_end(step: Step) -> bool:

@@ -5,6 +5,7 @@ Looking back: `history` and `logs`.
 import asyncio
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from reconciler.cli.fleet import Fleet
     from reconciler.core.model import Status
     from reconciler.store.history import Entry
-    from reconciler.store.state import StateReader
+    from reconciler.store.reader import StateReader
 
 LOOK = 0.2
 """Seconds between looks at logs that are being followed."""
@@ -117,7 +118,7 @@ async def _logs(
     context: Context, words: Sequence[str], attempt: int | None, printer: "_Printer", *, is_followed: bool
 ) -> ExitCode:
     from reconciler.cli.fleet import opened
-    from reconciler.cli.progress import BAD_ENDS
+    from reconciler.cli.views import BAD_ENDS
     from reconciler.dispatch.logs import Logs
 
     kept = Logs(context.data_dir / "logs")
@@ -149,11 +150,14 @@ async def _why(fleet: "Fleet", task: str, status: "Status") -> str:
     """Return why the run failed and what to do, in words; empty if it did not."""
     if status.failure is None:
         return ""
-    from reconciler.cli.causes import full_cause, in_words
+    from reconciler.cli.causes import cause_here, full_cause, in_words
 
-    desired, _ = await fleet.recorded()
-    found = full_cause(task, status, desired, fleet.context.data_dir)
-    return in_words(found, with_output=False) if found else ""
+    found = cause_here(task, status, fleet.context.data_dir)
+    if found is None:  # the specs tell where the host keeps its workspaces; they take longer to read
+        desired, _ = await fleet.recorded()
+        found = full_cause(task, status, desired, fleet.context.data_dir)
+    # The log itself was printed just now.
+    return in_words(replace(found, output=(), next=found.next[1:])) if found else ""
 
 
 async def _status(fleet: "Fleet", record: "StateReader", task: str) -> "Status":

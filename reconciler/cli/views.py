@@ -44,7 +44,7 @@ class TaskView:
     @property
     def is_bad_end(self) -> bool:
         """Whether a failure is the last that happened, and a person must act."""
-        return self.cause is not None and self.stand in {Phase.FAILED, Phase.ESCALATED}
+        return self.cause is not None and self.stand in BAD_ENDS
 
     @property
     def line(self) -> str:
@@ -59,6 +59,8 @@ class TaskView:
         return conditions(self.spec, self.status, waiting, self.problems)
 
 
+BAD_ENDS = frozenset({Phase.FAILED, Phase.ESCALATED})
+"""Phases in which a person should look."""
 NEVER: Mapping[str, datetime] = {}
 CLOSED = frozenset({"cordoned", "draining", "drained"})
 """How a host stands that people want no new runs on."""

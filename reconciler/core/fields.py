@@ -2,9 +2,15 @@
 Field types of the models: durations, times, names, branches, lists a person likes to write.
 """
 
+import ast
+import inspect
 import re
+import textwrap
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from functools import cache
+from itertools import pairwise
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -12,9 +18,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     PlainSerializer,
     WithJsonSchema,
 )
+from pydantic_core import CoreSchema
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?\Z", re.ASCII)
 _SEGMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z")
@@ -209,6 +217,42 @@ class Frozen(BaseModel):
         strict=True,
         allow_inf_nan=False,
         str_max_length=LONGEST_TEXT,
-        use_attribute_docstrings=True,
         hide_input_in_errors=True,
+        defer_build=True,  # every command imports all models, and needs a few of them
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """
+        Let the docstring under a field describe it in the schema.
+
+        pydantic would do so by itself (`use_attribute_docstrings`), but for every
+        model as it is imported, by reading its source: a quarter of what that takes.
+        """
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, words in _docstrings(cls).items():
+            if name in properties:
+                properties[name].setdefault("description", words)
+        return schema
+
+
+@cache
+def _docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """Return the docstring under each field of a model, its own and those it inherits."""
+    found: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        if issubclass(base, Frozen) and base is not Frozen:
+            [definition] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+            found |= dict(_described(definition.body)) if isinstance(definition, ast.ClassDef) else {}
+    return found
+
+
+def _described(body: Sequence[ast.stmt]) -> Iterator[tuple[str, str]]:
+    for field, words in pairwise(body):
+        if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+            continue
+        if isinstance(words, ast.Expr) and isinstance(words.value, ast.Constant):
+            yield field.target.id, inspect.cleandoc(str(words.value.value))

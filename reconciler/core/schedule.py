@@ -15,8 +15,6 @@ from datetime import UTC, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
-
 JUMP = timedelta(minutes=1)
 """A clock that is further off than this was set, and did not only drift."""
 
@@ -49,6 +47,8 @@ def next_due(schedule: str, timezone: str, after: datetime) -> datetime | None:
     An hour that the clocks skip is due when they jump; one that comes twice is
     due once, the first time. Raises ValueError for what is no cron expression.
     """
+    from cronsim import CronSim, CronSimError
+
     try:
         for due in CronSim(schedule, after.astimezone(zone(timezone))):
             if due > after:  # the hour that comes twice is counted from its first time

@@ -9,8 +9,8 @@ from pathlib import Path
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.model import Host, HostStatus
+from reconciler.dispatch.places import local_folder
 from reconciler.dispatch.probe import HostFacts, offered, probe, reachable, unreachable
-from reconciler.dispatch.site import local_folder
 from reconciler.dispatch.transport import Transport
 
 ASK_VERSIONS = timedelta(minutes=10)

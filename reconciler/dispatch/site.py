@@ -3,18 +3,16 @@ One host with all that is needed to work there.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from reconciler.core.model import FailureClass, Host
 from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.places import DEFAULT_WORKDIR
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.runs import LOCAL_PACE, REMOTE_PACE, Pace, Runs
 from reconciler.dispatch.scripts import Scripts
 from reconciler.dispatch.steps import StepFailed
 from reconciler.dispatch.transport import SAFE_WORD, Transport
 from reconciler.dispatch.workspace import Workspaces
-
-DEFAULT_WORKDIR = "~/.local/state/reconciler"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +58,6 @@ def workdir(host: Host) -> str:
         return "."
     folder = host.workdir or DEFAULT_WORKDIR
     return _safe(host, "workdir", f"$HOME{folder[1:]}" if folder.startswith("~/") else folder)
-
-
-def local_folder(host: Host, data: Path) -> Path:
-    """Return the working folder of a local host, for its LocalTransport; below `data` by default."""
-    return Path(host.workdir).expanduser() if host.workdir else data / "hosts" / host.name
 
 
 def _safe(host: Host, field: str, word: str) -> str:

@@ -31,12 +31,13 @@ from reconciler.core.model import (
 )
 from reconciler.core.text import one_line, tail
 from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.places import local_folder
 from reconciler.dispatch.probe import HostFacts, probe, troubles
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import agent_id, folder_name, validation_id
 from reconciler.dispatch.rehearsal import Rehearsal, rehearse
 from reconciler.dispatch.round import ReadOutput, Round
-from reconciler.dispatch.site import local_folder, open_site, usual_pace
+from reconciler.dispatch.site import open_site, usual_pace
 from reconciler.dispatch.steps import StepFailed
 from reconciler.dispatch.transport import Transport
 

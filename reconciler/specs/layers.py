@@ -8,7 +8,7 @@ and only what a file sets counts.
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from reconciler.core.adapter import Adapter, AdapterSpec
@@ -28,7 +28,7 @@ def resolve(name: str, spec: TaskSpec, *, generation: str, blank: Task) -> Task:
 
 def blank_task(fleet: FleetSpec, repo: RepoSpec | None) -> Task:
     """Return a task of which only that is filled in what the repo and the fleet say of all of theirs."""
-    blank = Task(name="blank", goal="blank", generation="", work="")
+    blank = Task.model_construct(name="blank", goal="blank", generation="", work="")
     for spec in (fleet, repo) if repo else (fleet,):
         fields = spec.model_fields_set & TaskDefaults.model_fields.keys()
         blank = blank.model_copy(update=_set_over(blank, spec, fields))
@@ -45,7 +45,7 @@ def adapter(name: str, spec: AdapterSpec | None) -> Adapter:
 def builtin_adapters() -> Mapping[str, AdapterSpec]:
     """Return the adapters that are there without a file."""
     found = {}
-    for file in files("reconciler.specs").joinpath("builtin").iterdir():
+    for file in Path(__file__).with_name("builtin").iterdir():
         value, _ = yaml.load(file.read_bytes(), file.name)
         found[file.name.removesuffix(".yaml")] = AdapterSpec.model_validate(value)
     return found

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from reconciler.core.adapter import AdapterSpec
-from reconciler.core.command import check_adapter, unreached
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.faults import fault_words
 from reconciler.core.fields import Frozen, check_name
@@ -209,6 +208,8 @@ def _validate(model: type[Frozen], value: Any) -> tuple[Frozen | None, list[Mist
 
 def _adapter_mistakes(name: str, spec: AdapterSpec) -> list[Mistake]:
     """Return what is wrong with the adapter once it lies over the built-in one."""
+    from reconciler.core.command import check_adapter, unreached
+
     whole = layers.adapter(name, spec)
     lines = (line.partition(": ") for line in check_adapter(whole))
     wrong = [Mistake(tuple(field.split(".")), message) for field, _, message in lines]

@@ -9,12 +9,9 @@ from datetime import UTC, datetime
 from functools import singledispatch
 from urllib.parse import urlsplit
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
 from reconciler.core.adapter import RULES, AdapterSpec, Secret
 from reconciler.core.fields import Frozen
 from reconciler.core.model import AgentSpec, FleetSpec, Forge, HostSpec, RepoSpec, TaskDefaults, TaskSpec
-from reconciler.core.prompt import try_template
 from reconciler.core.schedule import next_due, read_window, zone
 from reconciler.specs.expressions import check_expression
 from reconciler.specs.sshkeys import check_host_key
@@ -65,6 +62,8 @@ def _defaults(spec: TaskDefaults, *, has_repo: bool = True) -> Iterator[Mistake]
         if not command.strip():  # the shell would let it pass
             yield Mistake(("validation", index), "must not be empty")
     if spec.template is not None:
+        from reconciler.core.prompt import try_template
+
         yield from (Mistake(("template",), each) for each in try_template(spec.template, has_repo=has_repo))
 
 
@@ -192,6 +191,8 @@ def _check_cron(expression: str) -> None:
 
 
 def _check_range(text: str) -> None:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
     try:
         SpecifierSet(text)
     except InvalidSpecifier:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
-from reconciler.controller.ports import Entry, Tree
+from reconciler.controller.tree import Entry, Tree
 from reconciler.core.errors import Gone, Problem, Unavailable
 from reconciler.core.model import Desired, Status, Task, TaskSpec
 from reconciler.specs.fleet import Builder, stand_in, too_many, uncollected

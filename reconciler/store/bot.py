@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from reconciler.controller.ports import Entry
+from reconciler.controller.tree import Entry
 from reconciler.core.errors import Conflict, Unavailable
 from reconciler.core.fields import format_time
 from reconciler.store.commits import commit_files, publish

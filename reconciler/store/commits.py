@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from reconciler.controller.ports import Entry
+from reconciler.controller.tree import Entry
 from reconciler.core.errors import Conflict, Unavailable, UsageError
 from reconciler.store.git import Git
 from reconciler.store.objects import GitTree

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.model import read_run_key
 from reconciler.store import messages
 from reconciler.store.layout import status_path
 from reconciler.store.repository import Repository
@@ -89,6 +88,8 @@ class Lives:
 
 async def lives(repository: Repository, head: str) -> Lives:
     """Return what came last of every task up to a commit."""
+    from reconciler.core.model import read_run_key
+
     task, run = (f"%(trailers:key={key},valueonly,separator=%x20)" for key in ("Task", "Run"))
     listed = await repository.git.run("log", "-z", f"--format=%H%x00{task}%x00{run}", head)
     found = Lives({}, {})

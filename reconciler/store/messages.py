@@ -13,10 +13,12 @@ The words of a commit on the state branch: written from a transition, read back 
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from reconciler.core.hosts import HostChange
-from reconciler.core.lifecycle import Transition
-from reconciler.core.model import HostStatus
+if TYPE_CHECKING:  # who reads a message back needs none of these
+    from reconciler.core.hosts import HostChange
+    from reconciler.core.lifecycle import Transition
+    from reconciler.core.model import HostStatus
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\xa0\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+")
 _TRAILER = re.compile(r"([A-Z][A-Za-z0-9-]*): (.*)\Z")
@@ -26,7 +28,7 @@ _VALUE = 400
 """Most characters of a body, and of a trailer's value."""
 
 
-def render(transition: Transition, *, revision: str = "", previous: str | None = None) -> str:
+def render(transition: "Transition", *, revision: str = "", previous: str | None = None) -> str:
     """
     Return the commit message of a transition.
 
@@ -40,7 +42,7 @@ def render(transition: Transition, *, revision: str = "", previous: str | None =
     return f"{_subject(transition)}\n\n{_body(transition.event.reason)}{trailers}\n"
 
 
-def render_host(change: HostChange, *, revision: str = "") -> str:
+def render_host(change: "HostChange", *, revision: str = "") -> str:
     """Return the commit message of news of a host; see `render`."""
     before, after = _stand(change.before), _stand(change.after)
     step = after if before == after else f"{before} → {after}"
@@ -56,7 +58,7 @@ def render_host(change: HostChange, *, revision: str = "") -> str:
     return f"host {change.host}: {step}\n\n{_body(change.reason)}{trailers}\n"
 
 
-def _stand(status: HostStatus | None) -> str:
+def _stand(status: "HostStatus | None") -> str:
     if status is None:
         return "unknown"
     return status.state
@@ -75,7 +77,7 @@ def reason_of(message: str) -> str:
     return paragraphs[1] if len(paragraphs) > 2 else ""  # noqa: PLR2004 - subject, body, trailers
 
 
-def _subject(transition: Transition) -> str:
+def _subject(transition: "Transition") -> str:
     before, after = transition.before, transition.after
     if after is None:
         step = f"{before.phase} → removed" if before else "removed"
@@ -94,7 +96,7 @@ def _body(reason: str) -> str:
     return f"{line}\n\n" if line else ""
 
 
-def _trailers(transition: Transition, revision: str, previous: str | None) -> Mapping[str, str]:
+def _trailers(transition: "Transition", revision: str, previous: str | None) -> Mapping[str, str]:
     before, after, event = transition.before, transition.after, transition.event
     status = after or before
     prompt = status.prompt_sha256 if status else None

@@ -4,7 +4,7 @@ The files of a branch, read by commit from the object database; never from a wor
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from reconciler.controller.ports import Entry
+from reconciler.controller.tree import Entry
 from reconciler.core.errors import Unavailable
 from reconciler.store.repository import Repository
 

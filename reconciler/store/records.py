@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from reconciler.controller.ports import Entry
+from reconciler.controller.tree import Entry
 from reconciler.core.errors import Gone, Problem, SpecError, Unavailable
 from reconciler.core.fields import Frozen
 from reconciler.core.model import HostStatus, Status

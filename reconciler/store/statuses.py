@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.fields import Frozen
+from reconciler.core.text import one_line
 
 Model = TypeVar("Model", bound=Frozen)
 
@@ -47,10 +47,10 @@ def load(kind: type[Model], content: bytes, path: str) -> Model:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise _damaged(path, 1, ".".join(map(str, first["loc"])), first["msg"]) from None
+    except UnreadableError as error:
+        raise _damaged(path, error.line, "", str(error)) from None
     except Exception as error:  # noqa: BLE001 - a YAML parser has many ways to give up, and this file is all it is about
-        mark = getattr(error, "problem_mark", None)
-        message = getattr(error, "problem", None) or "not readable as YAML"
-        raise _damaged(path, mark.line + 1 if mark else 1, "", message) from None
+        raise _damaged(path, 1, "", one_line(f"not readable as YAML: {error}", 200)) from None
 
 
 def _damaged(path: str, line: int, field: str, message: str) -> SpecError:
@@ -100,11 +100,36 @@ def _is_word(text: str) -> bool:
 
 
 def parse(text: str) -> Any:
-    """Return what a document holds: read line by line if it is canonical, else by a real parser."""
+    """
+    Return what a document holds: read line by line if it is canonical, else by a real parser.
+
+    Raises UnreadableError for what is no YAML.
+    """
     try:
         return _canonical(text)
     except ValueError:
+        return _any_yaml(text)
+
+
+class UnreadableError(Exception):
+    """A document is no YAML: why, and in which line."""
+
+    def __init__(self, message: str, line: int) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+def _any_yaml(text: str) -> Any:
+    """Return what a document holds that somebody edited; its parser is heavy, and seldom needed."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
         return YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        message = getattr(error, "problem", None) or "not readable as YAML"
+        raise UnreadableError(message, mark.line + 1 if mark else 1) from None
 
 
 def _canonical(text: str) -> dict[str, Any]:

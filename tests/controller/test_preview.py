@@ -24,6 +24,7 @@ class Scene:
     desired: Desired = field(default_factory=lambda: make_desired(make_task("a"), fleet=FLEET, revision=BASE))
     statuses: dict[str, Status] = field(default_factory=dict)
     hosts: dict[str, object] = field(default_factory=dict)
+    damaged: dict[str, object] = field(default_factory=dict)
     heads: dict[str, Desired | Exception] = field(default_factory=dict)
     reads: list[tuple[str, str]] = field(default_factory=list)
 

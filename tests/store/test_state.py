@@ -15,7 +15,7 @@ from reconciler.core.lifecycle import Transition
 from reconciler.core.model import HostStatus, Phase, Reason, Waiting, run_key
 from reconciler.store import statuses
 from reconciler.store.history import history, lives
-from reconciler.store.state import StateReader
+from reconciler.store.reader import StateReader
 from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, spec, start, started, status
 
 
