@@ -216,6 +216,10 @@ class FakeDispatch:
     on_base: set[str] = field(default_factory=set)
     """Commits that were merged."""
     looks: int = 0
+    away: set[str] = field(default_factory=set)
+    """Repos that do not answer."""
+    reached: list[str] = field(default_factory=list)
+    troubles: dict[str, str] = field(default_factory=dict)
     emits: dict[tuple[str, int], Emit] = field(default_factory=dict)
 
     def follow(self, order: Order, emit: Emit) -> None:
@@ -261,6 +265,11 @@ class FakeDispatch:
 
     async def sweep(self, host: Host, needs: Callable[[], Needs]) -> None:
         self.swept.append(needs())
+
+    async def reach(self, repo: Repo) -> None:
+        self.reached.append(repo.name)
+        if repo.name in self.away:
+            raise Unavailable(f"repo {repo.name}: no answer")
 
     async def merged(self, repo: Repo, heads: Collection[str]) -> frozenset[str]:
         self.looks += 1

@@ -334,9 +334,10 @@ class Loop:
         reasons = {waiting.reason for waiting in self.last_plan.waiting.values()}
         probed = self._outside.has_probed()
         if until == "started":
-            return Phase.ASSIGNED not in phases and (probed or Reason.HOST not in reasons)
+            is_asked = self._outside.has_asked() or Reason.REPO not in reasons
+            return Phase.ASSIGNED not in phases and is_asked and (probed or Reason.HOST not in reasons)
         is_shown = self._pulls is None or self._pulls.is_idle()
-        is_done = probed and is_shown and self._outside.has_swept()
+        is_done = probed and is_shown and self._outside.has_swept() and self._outside.has_asked()
         return is_done and Reason.BACKOFF not in reasons and not any(phase.is_live for phase in phases)
 
     # --- Reading -----------------------------------------------------------
@@ -490,6 +491,8 @@ class Loop:
             leases=self._agents.leases,
             asked=frozenset(self._outside.asked),
             on_trial=self._breakers.on_trial(hosts, now),
+            unready=self._outside.unready(),
+            troubles=self._troubles(now),
             past=await self.state.past_attempts(new) if new else {},
             spent=await self._spent_today(seen, now),
             damaged=self.damaged,
@@ -498,6 +501,11 @@ class Loop:
             machine=self.machine,
             takes_over=self.takes_over,
         )
+
+    def _troubles(self, now: datetime) -> Mapping[str, str]:
+        """Return what is tried again and again, by run key."""
+        shown = self._pulls.troubles(now) if self._pulls is not None else {}
+        return {**shown, **self._outside.troubles.lasting(now), **self.dispatch.troubles}
 
     async def _spent_today(self, seen: Sequence[Transition], now: datetime) -> Mapping[Purse, Usage]:
         """Return what was spent today; the record is read once a day, and if somebody else wrote to it."""

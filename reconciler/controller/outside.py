@@ -9,27 +9,34 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from reconciler.controller.contacts import Contacts
 from reconciler.controller.errands import Errands
 from reconciler.controller.ports import Clock, Desk, Dispatch, Emit, Prober
+from reconciler.controller.troubles import Troubles
 from reconciler.core.errors import SpecError, Unavailable
 from reconciler.core.events import HostSeen, MergeSeen, RunEnded
 from reconciler.core.model import (
     Claim,
     Desired,
+    ExecutionMode,
     FailureClass,
     Host,
     Phase,
+    Reason,
     Repo,
     Report,
     Status,
     Task,
     Verdict,
+    Wish,
 )
 from reconciler.core.needs import Needs, needs
 from reconciler.core.pull import verdict_of
 
 log = logging.getLogger(__name__)
 
+_READY = frozenset({Reason.REPO, Reason.SLOT, Reason.HOST})
+"""Waits that end without a time or a person: whoever waits so may start at any moment."""
 INSPECTION = timedelta(seconds=30)
 """How soon work is looked at again that could not be checked."""
 
@@ -53,6 +60,9 @@ class Outside:
     """Load per core of the last probe, by host."""
     asked: set[str] = field(default_factory=set, init=False)
     """Hosts that were probed, answer or no answer."""
+    troubles: Troubles = field(default_factory=Troubles, init=False)
+    """Looks that failed and are taken again, by run key."""
+    _contacts: Contacts = field(default_factory=Contacts, init=False)
     _adapters: set[str] = field(default_factory=set, init=False)
     """Those that open tasks were given to when the specs were last read."""
 
@@ -61,6 +71,7 @@ class Outside:
         self._probes = Errands(self._probe, self.wake)
         self._merges = Errands(self._look_for_merges, self.wake)
         self._inspections = Errands(self._inspect, self.wake)
+        self._asks = Errands(self._ask, self.wake)
 
     # --- What the loop says -------------------------------------------------
 
@@ -71,11 +82,25 @@ class Outside:
         self._probes.send(self._hosts_in_use(), now, self.probe_interval)
         self._merges.send(self._repos_in_review(), now, desired.fleet.poll_interval)
         self._inspections.send(self._to_inspect(), now, INSPECTION)
+        repos = self._repos_to_start_on()
+        self._contacts.keep(repos)
+        self._asks.send(self._contacts.to_ask(repos, now), now, desired.fleet.poll_interval)
+        self.troubles.keep({status.run for _, status in self._open_statuses() if status.run})
 
     def next(self) -> datetime | None:
         """Return when somebody is to be sent next."""
-        errands = (self._sweeps, self._probes, self._merges, self._inspections)
-        return min((time for errand in errands if (time := errand.next())), default=None)
+        errands = (self._sweeps, self._probes, self._merges, self._inspections, self._asks)
+        anew = self._contacts.next(self._repos_to_start_on().values(), self.clock())
+        times = (*(errand.next() for errand in errands), anew)
+        return min((time for time in times if time), default=None)
+
+    def unready(self) -> Mapping[str, str]:
+        """Return why no run may start on a code repository now, by name."""
+        return self._contacts.unready(self.desk.desired.repos)
+
+    def has_asked(self) -> bool:
+        """Return whether every repo that tasks wait to start on was asked, and nobody is under way to one."""
+        return self._asks.is_idle(self._contacts.to_ask(self._repos_to_start_on(), self.clock()))
 
     def has_probed(self) -> bool:
         """Return whether every host in use was asked, and nobody is under way to one."""
@@ -102,7 +127,7 @@ class Outside:
 
     async def close(self) -> None:
         """Call back who is under way."""
-        for errand in (self._inspections, self._sweeps, self._probes, self._merges):
+        for errand in (self._inspections, self._sweeps, self._probes, self._merges, self._asks):
             await errand.close()
 
     # --- Errands -----------------------------------------------------------
@@ -123,6 +148,31 @@ class Outside:
             await self.dispatch.sweep(host, needed)
         except Unavailable as error:
             log.info("%s is not swept now: %s", host.name, error)
+
+    def _repos_to_start_on(self) -> Mapping[str, Repo]:
+        """Return the repos of tasks that want to start here, and wait for no time or person."""
+        desired = self.desk.desired
+        tasks = (
+            desired.tasks[name] for name, status in self._open_statuses() if self._may_start(name, status)
+        )
+        names = {task.repo for task in tasks}
+        return {name: repo for name, repo in desired.repos.items() if name in names}
+
+    def _may_start(self, name: str, status: Status) -> bool:
+        task, wait = self.desk.desired.tasks.get(name), self.desk.last_plan.waiting.get(name)
+        if task is None or task.desired is not Wish.ACTIVE or status.phase is not Phase.CREATED:
+            return False
+        return task.execution_mode is ExecutionMode.SSH_CLI and (wait is None or wait.reason in _READY)
+
+    async def _ask(self, repo: Repo) -> None:
+        """See whether a code repository answers."""
+        try:
+            await self.dispatch.reach(repo)
+        except Unavailable as error:
+            log.info("repo %s does not answer: %s", repo.name, error)
+            self._contacts.failed(repo, str(error), self.clock())
+        else:
+            self._contacts.answered(repo, self.clock())
 
     def _to_inspect(self) -> Mapping[str, str]:
         """
@@ -145,6 +195,8 @@ class Outside:
             report = await self._judged(name, status, status.claim)
         except Unavailable as error:
             log.warning("task %s: what its agent finished cannot be checked now: %s", name, error)
+            why = f"what its agent finished cannot be checked: {error}"
+            self.troubles.failed(status.run or "", why, self.clock())
             return
         except SpecError as error:
             self.emit(given_up(name, status, str(error), self.clock()))
@@ -179,10 +231,18 @@ class Outside:
             merged = await self.dispatch.merged(repo, {head for head in waiting.values() if head})
         except Unavailable as error:
             log.info("repo %s is not looked at now: %s", repo.name, error)
+            for run in self._runs_of(waiting):
+                self.troubles.failed(run, f"whether it was merged cannot be told: {error}", self.clock())
             return
+        for run in self._runs_of(waiting):
+            self.troubles.worked(run)
         for task, head in waiting.items():
             if head in merged:
                 self.emit(MergeSeen(task=task, head=head, at=self.clock(), base=repo.base))
+
+    def _runs_of(self, tasks: Iterable[str]) -> list[str]:
+        found = (self.desk.statuses.get(name) for name in tasks)
+        return [status.run for status in found if status and status.run]
 
     def _hosts_in_use(self) -> Mapping[str, Host]:
         return {name: host for name, host in self.desk.desired.hosts.items() if host.desired == "active"}

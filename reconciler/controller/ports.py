@@ -152,6 +152,17 @@ class Dispatch(Protocol):
         was on record before. Raises Unavailable.
         """
 
+    @property
+    def troubles(self) -> Mapping[str, str]:
+        """Steps of live runs that are tried again for a while now, and why they fail, by run key."""
+
+    async def reach(self, repo: Repo) -> None:
+        """
+        Have what is newest of a code repository.
+
+        Raises Unavailable if it does not answer; what else is wrong with it, its runs tell.
+        """
+
     async def merged(self, repo: Repo, heads: Collection[str]) -> frozenset[str]:
         """Return those of the delivered commits that are on the base branch by now. Raises Unavailable."""
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from reconciler.controller.errands import Errands
 from reconciler.controller.ports import Clock, Desk, Emit, Forges
+from reconciler.controller.troubles import Troubles
 from reconciler.core.errors import Unavailable
 from reconciler.core.events import PullSeen
 from reconciler.core.forge import Pull, Want
@@ -63,6 +64,8 @@ class PullRequests:
         self._visited: set[str] = set()
         self._shown: dict[str, tuple[Want, Pull | None]] = {}
         self._bots: dict[str, str] = {}
+        self._failing = Troubles()
+        """Visits that failed, by repo."""
         self._patience: dict[str, timedelta] = {}
         """How long to wait for the merge of a task when it is refused once more."""
 
@@ -95,6 +98,13 @@ class PullRequests:
     def is_idle(self) -> bool:
         """Return whether every repo had its visit since something was new."""
         return self._visits.is_idle(self._repos())
+
+    def troubles(self, now: datetime) -> Mapping[str, str]:
+        """Return why nothing is heard of work in review, by run key."""
+        lasting = self._failing.lasting(now).items()
+        failing = [(name, why) for repo, why in lasting for name in self._watched.get(repo, ())]
+        found = ((self._desk.statuses.get(name), why) for name, why in failing)
+        return {status.run: why for status, why in found if status and status.run}
 
     async def close(self) -> None:
         """Call back who is under way."""
@@ -137,6 +147,9 @@ class PullRequests:
         except Unavailable as error:
             self._hints[repo.name] = {**hints, **self._hints.get(repo.name, {})}
             log.warning("repo %s: its forge is not asked now: %s", repo.name, error)
+            self._failing.failed(repo.name, f"its forge does not answer: {error}", self._clock())
+        else:
+            self._failing.worked(repo.name)
 
     async def _read_and_show(self, repo: Repo, hints: Mapping[int, str]) -> None:
         if repo.forge is None:

@@ -461,6 +461,10 @@ class Reason(StrEnum):
     DEPENDENCY = "Dependency"
     SLOT = "Slot"
     HOST = "Host"
+    REPO = "Repo"
+    """Its code repository does not answer, or was not asked yet."""
+    RETRYING = "Retrying"
+    """A step of its live run is tried again and again."""
     AGENT = "Agent"
     SUSPENDED = "Suspended"
     BACKOFF = "Backoff"
@@ -743,6 +747,10 @@ class Observed:
     """Hosts that this process has asked; what is on record of others may be out of date."""
     on_trial: frozenset[str] = frozenset()
     """Hosts on which runs could not start, and that get one run to see whether they can again."""
+    unready: Mapping[str, str] = field(default_factory=dict)
+    """Why no run may start on a code repository now, by name; empty if it was not asked yet."""
+    troubles: Mapping[str, str] = field(default_factory=dict)
+    """What is tried again and again for a task, and why it does not work, by run key."""
     past: Mapping[str, int] = field(default_factory=dict)
     """Last attempt, by name, of new tasks that had a life before: their run keys must not come twice."""
     spent: Mapping[Purse, Usage] = field(default_factory=dict)

@@ -570,17 +570,25 @@ def _mistake_wait(scene: Scene, name: str, status: Status | None) -> Wait | None
 
 
 def _live_wait(scene: Scene, status: Status) -> Wait | None:
-    """Return why nothing is heard of a live run (leases end by themselves), or why work in review rests."""
+    """
+    Return why nothing is heard of a live run (leases end by themselves), or why work in review rests.
+
+    What is only tried again is said where nothing else is.
+    """
     if status.waiting and _is_still_faulty(status):
         return Wait(Reason.FAULT, status.waiting.message)
+    trouble = scene.observed.troubles.get(status.run or "")
     if status.phase is Phase.REVIEW_PENDING:
-        return Wait(Reason.PERSON, status.waiting.message) if status.waiting and _is_paused(status) else None
+        if status.waiting and _is_paused(status):
+            return Wait(Reason.PERSON, status.waiting.message)
+        return Wait(Reason.RETRYING, trouble) if trouble else None
     if status.assigned_agent is not None:
-        return Wait(Reason.CHECK, CHECKING) if is_to_check(status) else None
+        return Wait(Reason.CHECK, trouble or CHECKING) if is_to_check(status) else None
     if status.assigned_host not in scene.desired.hosts:
         return Wait(Reason.HOST, f"host {status.assigned_host} of the live run is gone from specs/hosts")
-    words = silence(scene, status) or _no_answer(scene, status)
-    return Wait(Reason.HOST, words) if words else None
+    if words := silence(scene, status) or _no_answer(scene, status):
+        return Wait(Reason.HOST, words)
+    return Wait(Reason.RETRYING, trouble) if trouble else None
 
 
 def _no_answer(scene: Scene, status: Status) -> str | None:

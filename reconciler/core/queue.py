@@ -75,6 +75,16 @@ def _hindrances(scene: Scene, spec: Task, status: Status) -> Iterator[Wait]:
     paying = purses(None if is_pulled else spec.adapter, spec.repo)
     if words := spent_today(scene.desired, scene.observed.spent, *paying):
         yield _tomorrow(scene, words)
+    # Last, and before any slot: one that does not answer must not hold what others could use.
+    if not is_pulled and spec.repo and spec.repo in scene.observed.unready:
+        yield Wait(Reason.REPO, scene.observed.unready[spec.repo] or _unasked(spec.repo, status))
+
+
+def _unasked(repo: str, status: Status) -> str:
+    """Return what is said of a repo that was not asked yet: what was, if a restart forgot its answer."""
+    if status.waiting is not None and status.waiting.reason is Reason.REPO:
+        return status.waiting.message
+    return f"waits for the first answer of repo {repo}"
 
 
 def _open_end(scene: Scene, name: str) -> str | None:

@@ -4,9 +4,10 @@ Hosts that carry out orders, as the loop sees them.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from reconciler.controller.ports import Emit
@@ -22,7 +23,7 @@ from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.round import CANCELLED, DELIVERY_PATIENCE, ReadOutput, Round
 from reconciler.dispatch.runs import Ending, Pace
 from reconciler.dispatch.site import Site, open_site, usual_pace
-from reconciler.dispatch.steps import StepFailed
+from reconciler.dispatch.steps import TELL, StepFailed
 from reconciler.dispatch.transport import Transport
 from reconciler.dispatch.verify import verify
 
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 Key = tuple[str, int]
 _LOGS_EVERY = timedelta(hours=1)
 _MEBIBYTE = 2**20
+_LASTING = 10.0
+"""Seconds for which a step is tried again before that is told: what passes sooner is no news."""
 _FAREWELL = 10.0
 """Seconds that a follower gets to tell of a run that was stopped, before it is told for it."""
 
@@ -59,6 +62,7 @@ class Dispatcher:
         patience: float = 300,
         delivery_patience: float = DELIVERY_PATIENCE,
         farewell: float = _FAREWELL,
+        lasting: float = _LASTING,
     ) -> None:
         self.logs = Logs(data / "logs")
         self._transports = transports
@@ -75,6 +79,9 @@ class Dispatcher:
         self._patience = patience
         self._delivery_patience = delivery_patience
         self._farewell = farewell
+        self._lasting = lasting
+        self._troubles: dict[Key, tuple[float, str]] = {}
+        """Since when steps of orders are tried again, and why, in the words of the first try that failed."""
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._stops: dict[Key, asyncio.Task[None]] = {}
         self._sites: dict[str, Site] = {}
@@ -86,6 +93,12 @@ class Dispatcher:
     def followed(self) -> frozenset[Key]:
         """(run key, round) of every order that is being followed."""
         return frozenset(self._tasks)
+
+    @property
+    def troubles(self) -> Mapping[str, str]:
+        """Steps of live runs that are tried again for a while now; see controller.ports.Dispatch."""
+        latest = asyncio.get_running_loop().time() - self._lasting
+        return {run: why for (run, _), (since, why) in self._troubles.items() if since <= latest}
 
     def follow(self, order: Order, emit: Emit) -> None:
         """Carry out the order, or take it up where it stands; see controller.ports.Dispatch."""
@@ -112,6 +125,11 @@ class Dispatcher:
             await self._sweep(self._site(host), needs)
         except (Refused, StepFailed) as error:
             raise Unavailable(str(error)) from error
+
+    async def reach(self, repo: Repo) -> None:
+        """Have what is newest of a code repository; see controller.ports.Dispatch."""
+        with suppress(StepFailed):
+            await self._repository(repo).newest()
 
     async def merged(self, repo: Repo, heads: Collection[str]) -> frozenset[str]:
         """Return those of the delivered commits that were merged; see controller.ports.Dispatch."""
@@ -191,11 +209,20 @@ class Dispatcher:
                 )
             )
 
+        TELL.set(partial(self._hear, order.key))
         try:
             report = await self._report(order, seen, may_adopt=may_adopt)
         finally:
+            self._troubles.pop(order.key, None)
             del self._tasks[order.key]  # before it is told: whoever hears of it may ask who is followed
         self._tell(order, report, emit)
+
+    def _hear(self, key: Key, why: str | None) -> None:
+        """Keep why a step is tried again, in the words of the first time; forget it once it has succeeded."""
+        if why is None:
+            self._troubles.pop(key, None)
+        else:
+            self._troubles.setdefault(key, (asyncio.get_running_loop().time(), why))
 
     async def _report(self, order: Order, seen: Callable[[], None], *, may_adopt: bool) -> Report:
         try:

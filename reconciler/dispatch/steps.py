@@ -5,6 +5,7 @@ What the steps of a round have in common: how they fail, and how often they are 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import TypeVar
 
 from reconciler.core.errors import ReconcilerError, Refused, Unavailable
@@ -13,6 +14,10 @@ from reconciler.core.model import FailureClass
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Tell = Callable[[str | None], None]
+"""Told why a step is tried again; None once it has succeeded."""
+TELL: ContextVar[Tell] = ContextVar("TELL")
+"""Who is to hear of steps that are tried again: whoever began what they are a part of sets it."""
 _PAUSE = 0.2
 _PAUSE_CAP = 15.0
 
@@ -42,10 +47,11 @@ async def persist(step: Callable[[], Awaitable[T]], *, patience: float | None = 
     may have started must not be forgotten. Raises StepFailed.
     """
     pause, failing_since = _PAUSE, None
+    tell = TELL.get(_nobody)
     clock = asyncio.get_running_loop().time
     while True:
         try:
-            return await step()
+            done = await step()
         except Refused as error:
             raise StepFailed(FailureClass.HOST, str(error), on_host=error.on_host) from error
         except Unavailable as error:
@@ -55,5 +61,14 @@ async def persist(step: Callable[[], Awaitable[T]], *, patience: float | None = 
                 words = f"{error} (tried for {waited:.0f} s)"
                 raise StepFailed(FailureClass.HOST, words, on_host=error.on_host) from error
             log.warning("%s; trying again in %.1f s", error, pause)
+            tell(str(error))
+        else:
+            if failing_since is not None:
+                tell(None)
+            return done
         await asyncio.sleep(pause)
         pause = min(pause * 2, _PAUSE_CAP)
+
+
+def _nobody(_: str | None) -> None:
+    """Hear nothing."""

@@ -380,7 +380,7 @@ async def test_an_agent_goes_on_by_an_old_name_that_another_task_has_by_now(offi
     assert office.phases("b")[-1] == "completed"
 
 
-async def test_what_waits_to_be_checked_says_so_and_is_silent_after_that(office):
+async def test_what_waits_to_be_checked_says_so_then_why_it_takes_long_and_is_silent_after_that(office):
     office.stage.dispatch.hold = True
     await office.push(pulled("a", repo="web"), repos={"web": REPO})
     await office.bid()
@@ -390,9 +390,10 @@ async def test_what_waits_to_be_checked_says_so_and_is_silent_after_that(office)
     await office.pass_time(timedelta(hours=1))
     await office.pass_time(timedelta(hours=1))
 
-    assert said.waiting.reason is Reason.CHECK
-    assert office.stage.state.statuses["a"].waiting == said.waiting
-    assert len(office.stage.state.log) == commits
+    waiting = office.stage.state.statuses["a"].waiting
+    assert said.waiting.reason is waiting.reason is Reason.CHECK
+    assert waiting.message == "what its agent finished cannot be checked: nothing can be checked now"
+    assert len(office.stage.state.log) == commits + 1
 
 
 async def test_a_task_that_is_removed_while_it_waits_to_be_checked_goes_in_the_end(office):

@@ -283,6 +283,21 @@ async def test_a_repo_that_is_away_for_long_is_given_up_before_the_agent_starts(
     assert world.noted == []
 
 
+async def test_a_step_that_is_tried_again_is_told_in_the_words_of_its_first_try_until_the_round_ends(world):
+    repo = Repo(name="code", url="http://127.0.0.1:9/code.git")
+    dispatcher, facts = world.dispatcher(lasting=0.0), asyncio.Queue()
+    dispatcher.follow(world.order("true", repo=repo), facts.put_nowait)
+
+    await until(lambda: dispatcher.troubles)
+    (found,) = dispatcher.troubles.items()
+    await ended(facts)
+
+    assert found[0] == RUN
+    assert "cannot fetch from http://127.0.0.1:9/code.git" in found[1]
+    assert dispatcher.troubles == {}
+    await dispatcher.close()
+
+
 async def test_a_host_without_git_says_so(world):
     tools = world.folder / "tools"
     tools.mkdir()
