@@ -26,7 +26,7 @@ Outcome = Literal["completed", "failed", "released"]
 
 LAST_WORDS = 10.0
 """Seconds to give a task back when we are told to stop; else the next life does."""
-MOST_OUTPUT = 512 * 1024 * 1024
+MOST_OUTPUT = 64 * 1024 * 1024
 """Bytes; a command that prints more is stopped."""
 _TICK = 0.5
 """Seconds between looks at what the command printed."""

@@ -65,7 +65,7 @@ class Limits(Frozen):
     """Most turns, for a CLI that can count them (see `turns` of the adapter)."""
     time: Duration | None = None
     """Longest time, where a task allows more."""
-    output_mb: Annotated[int, Field(gt=0)] = 512
+    output_mb: Annotated[int, Field(gt=0)] = 64
     """Most output kept, in MiB; a run that writes more is stopped."""
 
 

@@ -11,14 +11,17 @@ from pathlib import Path
 from reconciler.controller.ports import Emit
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.events import RunEnded, RunSeen
+from reconciler.core.masking import Mask
 from reconciler.core.model import Assignment, Claim, FailureClass, Host, Order, Repo, Report, Verdict
 from reconciler.core.needs import Needs
 from reconciler.core.prompt import sha256
+from reconciler.core.text import one_line
 from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.protocol import folder_name, run_of
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.round import CANCELLED, DELIVERY_PATIENCE, ReadOutput, Round
 from reconciler.dispatch.runs import Ending, Pace
+from reconciler.dispatch.secrets import InjectedSecrets
 from reconciler.dispatch.site import Site, open_site, usual_pace
 from reconciler.dispatch.steps import StepFailed
 from reconciler.dispatch.transport import Transport
@@ -29,6 +32,8 @@ log = logging.getLogger(__name__)
 Key = tuple[str, int]
 _LOGS_EVERY = timedelta(hours=1)
 _MEBIBYTE = 2**20
+_MOST_REMEMBERED = 4096
+"""Tasks whose secrets are kept for masks; a round of one that was forgotten is masked as after a restart."""
 _FAREWELL = 10.0
 """Seconds that a follower gets to tell of a run that was stopped, before it is told for it."""
 
@@ -78,11 +83,18 @@ class Dispatcher:
         self._left_sites: list[Site] = []
         """Of hosts whose spec has changed since; runs may still be followed there."""
         self._repositories: dict[str, CodeRepository] = {}
+        self._secrets: dict[str, InjectedSecrets] = {}
+        """By task."""
 
     @property
     def followed(self) -> frozenset[Key]:
         """(run key, round) of every order that is being followed."""
         return frozenset(self._tasks)
+
+    @property
+    def mask(self) -> Mask:
+        """The mask of all secrets that runs were given and that are remembered."""
+        return Mask(frozenset().union(*(known.values for known in self._secrets.values())))
 
     def follow(self, order: Order, emit: Emit) -> None:
         """Carry out the order, or take it up where it stands; see controller.ports.Dispatch."""
@@ -195,7 +207,8 @@ class Dispatcher:
         except Exception as error:
             log.exception("%s round %d: a mistake of ours", order.run, order.round)
             await self._round(order).cancel()
-            return _failure(FailureClass.HOST, f"a mistake of the reconciler: {error!r}; its log has more")
+            words = self._secrets_of(order.task).mask.hide(one_line(repr(error), 5000))
+            return _failure(FailureClass.HOST, f"a mistake of the reconciler: {words}; its log has more")
 
     async def _cancel(self, order: Order, emit: Emit, *, is_followed: bool) -> None:
         """End the run; who follows it tells how it ended, if not kept from it for too long."""
@@ -234,7 +247,16 @@ class Dispatcher:
             clock=self._clock,
             patience=self._patience,
             delivery_patience=self._delivery_patience,
+            secrets=self._secrets_of(order.task),
         )
+
+    def _secrets_of(self, task: str) -> InjectedSecrets:
+        """Return what the rounds of a task were given; what nobody asked for longest is forgotten."""
+        found = self._secrets.pop(task, None) or InjectedSecrets()
+        self._secrets[task] = found
+        while len(self._secrets) > _MOST_REMEMBERED:
+            del self._secrets[next(iter(self._secrets))]
+        return found
 
     def _site(self, host: Host) -> Site:
         transport = self._transports(host)

@@ -1,16 +1,16 @@
 """
 What agents print: bytes in, a verdict out.
 
-The bytes become events, the rules of the adapter are asked of the events, and
-`core.outcome` judges what they answered. Nothing here trusts its input: any
-bytes give a verdict.
+The bytes become events (`framing`), the rules of the adapter are asked of
+those that matter to them, and `core.outcome` judges what they answered. Nothing
+here trusts its input: any bytes give a verdict, and hundreds of MiB of them
+take no more memory than a few.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -21,23 +21,34 @@ from jmespath.exceptions import JMESPathError
 from jmespath.parser import ParsedResult
 
 from reconciler.core.adapter import Adapter, Output, Usage
+from reconciler.core.masking import Mask
 from reconciler.core.model import FailureClass, Order, Verdict
 from reconciler.core.outcome import EXIT_CODES, SIGNALS, Facts, spent, verdict
-from reconciler.core.text import harmless
+from reconciler.dispatch.framing import Event, Framer, Printed, end_of, last_object, stream_of
+from reconciler.dispatch.logs import end_of_text, read_end
+from reconciler.dispatch.retention import Condition, Retention, conditions
 
-Event = dict[str, Any]
+_NOTHING_HIDDEN = Mask()
 
 
 def read_output(
-    adapter: Adapter, *, stdout: bytes, stderr: bytes, exit_code: int, order: Order, now: datetime
+    adapter: Adapter,
+    *,
+    stdout: Printed,
+    stderr: Printed,
+    exit_code: int,
+    order: Order,
+    now: datetime,
+    mask: Mask = _NOTHING_HIDDEN,
 ) -> Verdict:
     """
     Return what to make of what a CLI printed and how it ended.
 
-    `exit_code` is the shell's: 128 + n after signal n.
+    `exit_code` is the shell's: 128 + n after signal n. No secret of `mask` is
+    in what is returned.
     """
     asked = Asked(order.argv, order.session_id, order.session_totals)
-    return judge_output(adapter, Remains(stdout, stderr, exit_code), asked, now)
+    return judge_output(adapter, Remains(stdout, stderr, exit_code), asked, now, mask)
 
 
 def parse_recording(
@@ -72,6 +83,87 @@ def verdict_as_json(found: Verdict) -> dict[str, Any]:
     }
 
 
+# --- Events ------------------------------------------------------------------
+
+MOST_TEXT = 256 * 1024
+"""Characters of the last words, and of an error, that are looked at; less of them is kept."""
+TAIL = 64 * 1024
+"""How much of a text's end is looked at, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What a CLI printed, taken apart."""
+
+    events: tuple[Event, ...]
+    stderr: bytes
+    """Its end."""
+    was_cut: bool
+    """The last line begins like JSON but is none."""
+    has_begun: bool = False
+    """There was an event, be it one that does not matter."""
+    notes: tuple[str, ...] = ()
+    spliced: frozenset[int] = frozenset()
+    """Which events something else stands before on their lines."""
+
+    def only(self, is_spliced_wanted: Callable[[Event], bool]) -> "Transcript":
+        """Return the transcript with those of its spliced events that are wanted."""
+        wanted = [
+            (event, number in self.spliced)
+            for number, event in enumerate(self.events)
+            if number not in self.spliced or is_spliced_wanted(event)
+        ]
+        spliced = frozenset(number for number, (_, is_spliced) in enumerate(wanted) if is_spliced)
+        return replace(self, events=tuple(event for event, _ in wanted), spliced=spliced)
+
+
+_ALL = (Condition(lambda _: True, "all"),)
+
+
+def _as_it_is(event: Event) -> Event:
+    return event
+
+
+def _none(_: Event) -> bool:
+    return False
+
+
+def read_events(
+    stdout: Printed,
+    stderr: bytes = b"",
+    asked: Sequence[Condition] = _ALL,
+    slim: Callable[[Event], Event] = _as_it_is,
+) -> Transcript:
+    r"""
+    Return the JSON objects in an output that meet a condition, in order.
+
+    They may stand on a line each, in an array, or be one value over many lines.
+    Lines end with `\n` only (U+2028 may stand in a string). Everything else is
+    noise, which is counted and left out. `slim` takes out of an event what
+    nobody asks for.
+    """
+    retention = Retention(asked)
+    framer = Framer(lambda event, is_spliced: retention.add(slim(event), is_spliced))
+    framer.read(stdout)
+    kept = retention.kept()
+    spliced = frozenset(number for number, each in enumerate(kept) if each.is_spliced)
+    notes = tuple(_oddities(framer, retention))
+    events = tuple(each.event for each in kept)
+    return Transcript(events, stderr, framer.was_cut, framer.events > 0, notes, spliced)
+
+
+def _oddities(framer: Framer, retention: Retention) -> Iterator[str]:
+    stray = framer.noise - framer.was_cut
+    if framer.events and stray > 0:
+        yield f"lines of output that are no events: {stray}"
+    if retention.left_out:
+        yield f"events in the middle of the output that were not looked at: {retention.left_out}"
+
+
+def _end(printed: Printed) -> str:
+    return read_end(stream_of(printed), TAIL)
+
+
 # --- Facts -----------------------------------------------------------------
 
 
@@ -79,8 +171,8 @@ def verdict_as_json(found: Verdict) -> dict[str, Any]:
 class Remains:
     """What is left of a run."""
 
-    stdout: bytes
-    stderr: bytes
+    stdout: Printed
+    stderr: Printed
     exit_code: int
 
 
@@ -95,48 +187,65 @@ class Asked:
     """The CLI's totals of that session before the run."""
 
 
-def judge_output(adapter: Adapter, remains: Remains, asked: Asked, now: datetime) -> Verdict:
+def judge_output(
+    adapter: Adapter, remains: Remains, asked: Asked, now: datetime, mask: Mask = _NOTHING_HIDDEN
+) -> Verdict:
     """Return the verdict for what is left of a run, given what it was to do."""
     if adapter.output.format == "text":
-        return verdict(_text_facts(remains), now)
-    return verdict(_event_facts(adapter.output, remains, asked), now)
+        return verdict(_masked(_text_facts(remains), mask), now)
+    return verdict(_masked(_event_facts(adapter.output, remains, asked), mask), now)
+
+
+def _masked(facts: Facts, mask: Mask) -> Facts:
+    """Return the facts without secrets, before anything is cut: half a secret is not found."""
+    hide, session = mask.hide, facts.session_id
+    return replace(
+        facts,
+        text=hide(end_of_text(facts.text, MOST_TEXT)),
+        error=hide(facts.error[:MOST_TEXT]),
+        stderr=hide(facts.stderr),
+        session_id=session if session and hide(session) == session else None,
+        denials=tuple(map(hide, facts.denials)),
+        notes=tuple(map(hide, facts.notes)),
+    )
 
 
 def _text_facts(remains: Remains) -> Facts:
     """Raw text: there is nothing but the exit code to go by; the words may be about anything."""
-    code = remains.exit_code
+    code, said = remains.exit_code, _end(remains.stdout)
     return Facts(
         exit_code=code,
         complete=code not in SIGNALS,
         succeeded=code == 0,
         error_class=EXIT_CODES.get(code, FailureClass.AGENT),
-        text=_end(remains.stdout),
+        text=said,
         needs_text=False,
-        stderr=_end(remains.stderr) or _end(remains.stdout),
+        stderr=_end(remains.stderr) or said,
     )
 
 
 def _event_facts(rules: Output, remains: Remains, asked: Asked) -> Facts:
-    transcript = read_events(remains.stdout, remains.stderr)
-    events = READERS[rules.reader](transcript) if rules.reader else list(transcript.events)
+    transcript = _transcript(rules, remains)
+    events = _prepared(rules, transcript)
+    has_begun = transcript.has_begun or bool(events)
     session = _session(_ask(rules.session_id, events))
     before = asked.totals if session == asked.session else Usage()
     totals = _usage(rules, events)
     is_structure_asked = rules.schema_flag in asked.argv
     return Facts(
         exit_code=remains.exit_code,
-        complete=bool(_ask(rules.terminal, events)) if rules.terminal else _is_whole(transcript),
+        complete=_is_complete(rules, transcript),
         succeeded=bool(_ask(rules.success, events)) if rules.success else remains.exit_code == 0,
         text=_text(_ask(rules.text, events)) or "",
         error=_text(_ask(rules.error, events)) or "",
         error_class=_class(rules, events, remains.exit_code),
         error_status=_status(_ask(rules.error_status, events)),
-        stderr=_end(remains.stderr) or ("" if events else _end(remains.stdout)),
+        stderr=_end(remains.stderr) or ("" if has_begun else _end(remains.stdout)),
         session_id=session,
         wanted_session=asked.session,
         denials=_texts(_ask(rules.denials, events)),
         lacks_structure=is_structure_asked and not _ask(rules.structured, events),
-        started=bool(events),
+        started=has_begun,
         was_cut=transcript.was_cut,
         totals=totals if totals != Usage() else before,
         usage=spent(before, totals, rules.cumulative),
@@ -144,8 +253,48 @@ def _event_facts(rules: Output, remains: Remains, asked: Asked) -> Facts:
     )
 
 
-def _is_whole(transcript: "Transcript") -> bool:
-    return bool(transcript.events) and not transcript.was_cut
+def _transcript(rules: Output, remains: Remains) -> Transcript:
+    """
+    Return the events of a run, from the places where a CLI writes them.
+
+    Only where these do not add up to a whole output are those taken that
+    something else was printed before, of the same session, and then those on
+    stderr.
+    """
+    found = _read(rules, remains.stdout, remains.stderr)
+    strict = found.only(_none)
+    if _is_complete(rules, strict):
+        return strict
+    session = _ask(rules.session_id, list(strict.events))
+    more = found.only(lambda event: not session or _ask(rules.session_id, [event]) in {None, session})
+    if len(more.events) > len(strict.events) and _is_complete(rules, more):
+        return more
+    if not found.has_begun:
+        beside = _read(rules, remains.stderr, b"").only(_none)
+        if _is_complete(rules, beside):
+            return beside
+    return strict
+
+
+def _read(rules: Output, stdout: Printed, stderr: Printed) -> Transcript:
+    asked = (*conditions(_expressions(rules)), *READ.get(rules.reader or "", ()))
+    return read_events(stdout, end_of(stderr, TAIL), asked, SLIM.get(rules.reader or "", _as_it_is))
+
+
+def _is_complete(rules: Output, transcript: Transcript) -> bool:
+    if rules.terminal:
+        return bool(_ask(rules.terminal, _prepared(rules, transcript)))
+    return transcript.has_begun and not transcript.was_cut
+
+
+def _prepared(rules: Output, transcript: Transcript) -> list[Event]:
+    return READERS[rules.reader](transcript) if rules.reader else list(transcript.events)
+
+
+def _expressions(rules: Output) -> Iterator[str]:
+    """Yield the rules that are expressions."""
+    names = set(Output.model_fields) - {"format", "reader", "schema_flag", "exit_codes", "cumulative"}
+    yield from (rule for name in sorted(names) if (rule := getattr(rules, name)) is not None)
 
 
 def _class(rules: Output, events: list[Event], exit_code: int) -> FailureClass | None:
@@ -209,96 +358,6 @@ def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0.0
     return float(value) if math.isfinite(value) and 0 <= value <= LARGEST else 0.0
-
-
-# --- Bytes to events -------------------------------------------------------
-
-TAIL = 64 * 1024
-"""How much of a text's end is looked at, in bytes."""
-
-ATTEMPTS = 8
-"""How many places are tried as the beginning of the object at a text's end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Transcript:
-    """What a CLI printed, taken apart."""
-
-    events: tuple[Event, ...]
-    stderr: bytes
-    was_cut: bool
-    """The last line begins like JSON but is none."""
-    notes: tuple[str, ...] = ()
-
-
-def read_events(stdout: bytes, stderr: bytes = b"") -> Transcript:
-    r"""
-    Return the JSON objects in an output, in order.
-
-    They may stand on a line each, in an array, or be one value over many lines.
-    Lines end with `\n` only (U+2028 may stand in a string). Everything else is
-    noise, which is counted and left out.
-    """
-    events, noise = list[Event](), 0
-    for line in stdout.split(b"\n"):
-        found = _objects(_loads(line))
-        events += found
-        noise += not found and not line.isspace() and line != b""
-    if not events:
-        whole = _objects(_loads(stdout)) or _last_object(stdout)
-        return Transcript(tuple(whole), stderr, was_cut=not whole and _begins_json(_last_line(stdout)))
-    last = _last_line(stdout)
-    was_cut = _begins_json(last) and _loads(last) is None
-    stray = noise - was_cut
-    notes = (f"lines of output that are no events: {stray}",) if stray else ()
-    return Transcript(tuple(events), stderr, was_cut, notes)
-
-
-def _last_object(text: bytes) -> list[Event]:
-    """Return the JSON object that a text ends with, of one line or many; none if there is none."""
-    end = b"\n" + text[-TAIL:].rstrip()
-    start = len(end)
-    for _ in range(ATTEMPTS):
-        start = end.rfind(b"\n{", 0, start)
-        found = _objects(_loads(end[start:])) if start >= 0 else []
-        if found:
-            return found
-    return []
-
-
-def _last_line(text: bytes) -> bytes:
-    return text.rstrip().rpartition(b"\n")[2]
-
-
-def _begins_json(text: bytes) -> bool:
-    """Tell whether a text begins like an object or an array, behind what a terminal would swallow."""
-    return harmless(text[:1024].decode("utf-8", "replace")).lstrip().startswith(("{", "["))
-
-
-def _loads(text: bytes) -> Any:
-    """Return the JSON object or array of a text, terminal codes taken out if need be; None if it is none."""
-    if not _begins_json(text):
-        return None
-    for attempt in (bytes.strip, _plain):
-        try:
-            return json.loads(attempt(text))
-        except (ValueError, RecursionError):
-            continue
-    return None
-
-
-def _plain(text: bytes) -> str:
-    return harmless(text.decode("utf-8", "replace"))
-
-
-def _objects(value: Any) -> list[Event]:
-    """Return the objects of a value: itself, or those in an array."""
-    values = value if isinstance(value, list) else [value]
-    return [item for item in values if isinstance(item, dict)]
-
-
-def _end(text: bytes) -> str:
-    return text[-TAIL:].decode("utf-8", "replace")
 
 
 # --- Readers: what expressions cannot carry --------------------------------
@@ -396,7 +455,7 @@ def _modern(events: list[Event]) -> Iterator[Event]:
 
 def _stderr_json(transcript: Transcript) -> list[Event]:
     """Take the JSON object at the end of stderr, where some CLIs put their error, as the last event."""
-    return [*transcript.events, *_last_object(transcript.stderr)]
+    return [*transcript.events, *last_object(transcript.stderr)]
 
 
 def _list(value: object) -> Sequence[Any]:
@@ -408,3 +467,38 @@ READERS: dict[str, Callable[[Transcript], list[Event]]] = {
     "codex": _codex,
     "stderr_json": _stderr_json,
 }
+
+
+def _slim_claude(event: Event) -> Event:
+    """Leave of what tools gave the agent only whose it was."""
+    used = _tool_results([event])
+    if event.get("type") != "user" or not used:
+        return event
+    parts = [{"type": "tool_result", "tool_use_id": used[-1]}]
+    return {"type": "user", "session_id": event.get("session_id"), "message": {"content": parts}}
+
+
+def _slim_codex(event: Event) -> Event:
+    """Leave of the old format what is put into words of the new one."""
+    message = event.get("msg")
+    if not isinstance(message, dict):
+        return _renamed(event)
+    return {"msg": {name: message[name] for name in ("type", "message", "info") if name in message}}
+
+
+def _is_of(*types: str) -> Callable[[Event], bool]:
+    return lambda event: event.get("type") in types
+
+
+SLIM: dict[str, Callable[[Event], Event]] = {"claude": _slim_claude, "codex": _slim_codex}
+READ: dict[str, Sequence[Condition]] = {
+    "claude": (
+        Condition(_is_of("result"), "all"),
+        Condition(lambda event: event.get("type") == "user" and bool(_tool_results([event])), "last"),
+    ),
+    "codex": (
+        Condition(_is_of("turn.started"), "last"),
+        Condition(lambda event: "msg" in event, "all"),
+    ),
+}
+"""Which events the readers look at, besides those of the rules."""
