@@ -4,11 +4,15 @@ A command as a process group: begun once it is on record, and ended as a whole.
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+
+from reconciler.core.masking import Mask
+from reconciler.subprocesses import end, start
 
 GRACE = 15.0
 """Seconds between TERM and KILL."""
@@ -23,6 +27,9 @@ _NOT_PASSED_ON = (
     "GIT_INDEX_FILE",
     "GIT_OBJECT_",
     "GIT_COMMON_DIR",
+)
+_SECRET = re.compile(
+    r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE_?KEY|_KEY$|_DSN$|DATABASE_URL", re.IGNORECASE
 )
 _PROC = Path("/proc")
 
@@ -39,7 +46,7 @@ async def running(
     before the command begins.
     """
     with output.open("ab") as out:
-        process = await asyncio.create_subprocess_exec(
+        process = await start(
             "sh",
             "-c",
             _GATE,
@@ -49,7 +56,6 @@ async def running(
             stdin=asyncio.subprocess.PIPE,
             stdout=out,
             stderr=out,
-            start_new_session=True,
         )
     try:
         record(identity(process.pid))
@@ -67,13 +73,17 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         _signal(process.pid, signal.SIGTERM)
         with suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), GRACE)
-    _signal(process.pid, signal.SIGKILL)
-    await process.wait()
+    await end(process)
 
 
 def environment() -> dict[str, str]:
     """Return our environment for commands: without our own settings, the token first of all."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
+
+
+def mask() -> Mask:
+    """Return the mask of the secrets in our environment, by the names of their variables."""
+    return Mask(frozenset(value for name, value in os.environ.items() if _SECRET.search(name)))
 
 
 # --- Of an earlier life ----------------------------------------------------

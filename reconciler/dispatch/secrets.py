@@ -27,6 +27,7 @@ from reconciler.core.model import FailureClass, Host
 from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.steps import StepFailed
 from reconciler.dispatch.transport import Transport
+from reconciler.subprocesses import end, start
 
 log = logging.getLogger(__name__)
 
@@ -195,22 +196,20 @@ def _file(secret: Secret) -> Path:
 
 
 async def _output(command: tuple[str, ...]) -> str:
-    process = await asyncio.create_subprocess_exec(
+    process = await start(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-        start_new_session=True,  # what it starts is ended with it
     )
     try:
         async with asyncio.timeout(_COMMAND_TIMEOUT):
             stdout, _ = await process.communicate()
-    except BaseException as error:  # also when nobody waits for it any more
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-        if isinstance(error, TimeoutError):
-            raise OSError(0, f"did not answer within {_COMMAND_TIMEOUT:g} s", command[0]) from None
+    except TimeoutError:
+        await end(process)
+        raise OSError(0, f"did not answer within {_COMMAND_TIMEOUT:g} s", command[0]) from None
+    except asyncio.CancelledError:
+        await end(process)
         raise
     if process.returncode:
         raise OSError(0, f"ended with exit code {process.returncode}", command[0])
