@@ -49,7 +49,7 @@ from reconciler.core.placement import Placement
 from reconciler.core.pull import CHECKING, is_to_check
 from reconciler.core.queue import Queue, due, line_up
 from reconciler.core.scene import Scene, Wait, waiting
-from reconciler.core.schedule import is_due_time, next_due
+from reconciler.core.schedule import format_in, is_due_time, next_due
 
 # --- What comes out --------------------------------------------------------
 
@@ -378,7 +378,7 @@ def _next_time(spec: Task, status: Status, now: datetime) -> Event | None:
         return _scheduled(spec, spec.schedule, status, now)
     if due_at > now or status.phase is Phase.CREATED:
         return None
-    reason = f"due {format_time(due_at)}"
+    reason = f"due {format_in(due_at, spec.timezone)}"
     return Renewed(task=spec.name, at=now, spec=spec, cause="clock", reason=reason)
 
 
@@ -407,7 +407,7 @@ def _scheduled(spec: Task, schedule: str, status: Status, now: datetime) -> Even
         return None
     following = next_due(schedule, spec.timezone, served) if served else None
     is_skipped = following is not None and following <= status.since
-    words = f"due {format_time(upcoming)}"
+    words = f"due {format_in(upcoming, spec.timezone)}"
     wait = Waiting(reason=Reason.SCHEDULE, message=words, since=now) if status.phase.is_settled else None
     reason = words + ("; what came due while it was at work is skipped" if is_skipped else "")
     return Scheduled(task=spec.name, at=now, due_at=upcoming, waiting=wait, cause="clock", reason=reason)
@@ -511,7 +511,7 @@ def _standing_wait(scene: Scene, name: str) -> Wait | None:
     spec = scene.spec(name)
     has_time = status.due_at is not None and status.due_at > scene.now
     if status.phase.is_settled and has_time and spec and _keeps_schedule(spec, status) and not status.removed:
-        return due(status, scene.now)
+        return due(spec, status, scene.now)
     return None
 
 

@@ -17,6 +17,8 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+from reconciler.core.fields import format_time
+
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY = timedelta(days=1)
 _MINUTE = timedelta(minutes=1)
@@ -39,6 +41,14 @@ def zone(name: str) -> tzinfo:
 
 
 @lru_cache(maxsize=1 << 14)
+def format_in(moment: datetime, timezone: str) -> str:
+    """Return a time as people of a time zone read it, with its offset and the zone's name."""
+    place = zone(timezone)
+    if place is UTC:
+        return format_time(moment)
+    return f"{moment.astimezone(place).isoformat(timespec='seconds')} ({timezone})"
+
+
 def next_due(schedule: str, timezone: str, after: datetime) -> datetime | None:
     """
     Return the first due time after a time, in UTC; None if there is none in 50 years.
