@@ -13,6 +13,7 @@ import click
 from reconciler import __version__
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode, exit_code
+from reconciler.cli.streams import OutputLost, guard, silence
 from reconciler.cli.text import did_you_mean
 from reconciler.core.errors import ReconcilerError, SpecError
 
@@ -93,6 +94,13 @@ class Root(click.Group):
         """Run, say in a line what went wrong, and exit with the documented code."""
         try:
             result = super().main(*args, **{**extra, "standalone_mode": False})
+            sys.stdout.flush()
+        except OutputLost as lost:
+            silence()
+            if lost.is_unread:
+                sys.exit(ExitCode.UNREAD)
+            click.echo(f"error: {lost}", err=True)
+            sys.exit(ExitCode.FAILURE)
         except (click.Abort, click.ClickException, ReconcilerError, OSError) as error:
             code, message = told(error)
             click.echo(message, err=True)
@@ -174,6 +182,7 @@ def cli(ctx: click.Context, repo: str | None, branch: str | None, data_dir: Path
 
 def main() -> None:
     """Run the command line."""
+    guard()
     cli.main(prog_name="reconciler")
 
 

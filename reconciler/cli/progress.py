@@ -2,11 +2,14 @@
 What happens, as it happens, a line each.
 """
 
+from datetime import datetime
+
 from reconciler.controller.ports import Step
 from reconciler.core.fields import format_time
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model import Phase
+from reconciler.core.text import one_line
 
 BAD_ENDS = frozenset({Phase.FAILED, Phase.ESCALATED})
 """Phases in which a person should look."""
@@ -21,12 +24,13 @@ def line(step: Step) -> str:
     """Return a step as one line: time, name, from → to, why."""
     if isinstance(step, HostChange):
         stand = "gone" if step.after is None else "up" if step.after.reachable else "down"
-        return _line(format_time(step.at), f"host {step.host}", stand, step.reason)
+        return _line(step.at, f"host {step.host}", stand, step.reason)
     before = step.before.phase if step.before else "·"
     after = step.after.phase if step.after else "·"
     change = f"{before} → {after}" if before != after else str(after)
-    return _line(format_time(step.event.at), step.task, change, step.event.reason)
+    return _line(step.event.at, step.task, change, step.event.reason)
 
 
-def _line(time: str, name: str, change: str, reason: str) -> str:
-    return f"{time[11:19]}  {name:<28}  {change:<24}  {reason}"
+def _line(time: datetime, name: str, change: str, reason: str) -> str:
+    moment = format_time(time.replace(microsecond=0))
+    return f"{moment}  {name:<28}  {change:<24}  {one_line(reason)}"
