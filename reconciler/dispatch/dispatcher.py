@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 Key = tuple[str, int]
 _LOGS_EVERY = timedelta(hours=1)
 _MEBIBYTE = 2**20
-_MOST_REMEMBERED = 4096
+_MOST_REMEMBERED = 512
 """Tasks whose secrets are kept for masks; a round of one that was forgotten is masked as after a restart."""
 _FAREWELL = 10.0
 """Seconds that a follower gets to tell of a run that was stopped, before it is told for it."""
@@ -85,6 +85,7 @@ class Dispatcher:
         self._repositories: dict[str, CodeRepository] = {}
         self._secrets: dict[str, InjectedSecrets] = {}
         """By task."""
+        self._mask = Mask()
 
     @property
     def followed(self) -> frozenset[Key]:
@@ -94,7 +95,10 @@ class Dispatcher:
     @property
     def mask(self) -> Mask:
         """The mask of all secrets that runs were given and that are remembered."""
-        return Mask(frozenset().union(*(known.values for known in self._secrets.values())))
+        values = frozenset[str]().union(*(known.values for known in self._secrets.values()))
+        if values != self._mask.values:
+            self._mask = Mask(values)  # what it works out for each value is kept with it
+        return self._mask
 
     def follow(self, order: Order, emit: Emit) -> None:
         """Carry out the order, or take it up where it stands; see controller.ports.Dispatch."""

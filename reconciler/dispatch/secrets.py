@@ -50,11 +50,14 @@ class InjectedSecrets:
     values: set[str] = field(default_factory=set)
     rounds: set[str] = field(default_factory=set)
     """Ids of the agents that this process gave theirs."""
+    _mask: Mask = field(default_factory=Mask, init=False)
 
     @property
     def mask(self) -> Mask:
         """The mask of what is known."""
-        return Mask(frozenset(self.values))
+        if self.values != self._mask.values:
+            self._mask = Mask(frozenset(self.values))
+        return self._mask
 
     def keep(self, agent: str, values: Iterable[str], logs: Logs) -> None:
         """
