@@ -77,11 +77,13 @@ async def serve(
     on_step: Callable[[Step], None],
     on_listen: Callable[[str], None] = lambda _: None,
     on_signal: Callable[[int], None] = lambda _: None,
+    on_loop: Callable[[Loop], None] = lambda _: None,
 ) -> Loop:
     """
     Reconcile the fleet until the time to end has come; return the loop as it ended.
 
-    `on_listen` is told the address of the HTTP API, if there is one. SIGTERM
+    `on_listen` is told the address of the HTTP API, if there is one, and
+    `on_loop` the loop, before anything happens. SIGTERM
     and SIGINT, told to `on_signal`, end it within `settings.stop_grace`; live
     runs go on. Whatever hangs, the process ends; a second signal ends it at
     once. Raises
@@ -93,6 +95,7 @@ async def serve(
             async with _api(fleet, settings, on_listen) as knock:
                 fleet.loop.on_step = _both(on_step, knock)
                 fleet.loop.on_specs = partial(_turn, fleet)
+                on_loop(fleet.loop)
                 async with asyncio.TaskGroup() as group:
                     hints = [group.create_task(work) for work in _beside(fleet)]
                     work = group.create_task(fleet.loop.run(until))

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from reconciler import clock
 from reconciler.controller.ports import Emit, Step
 from reconciler.core.adapter import Adapter, Usage
-from reconciler.core.errors import Conflict, Unavailable
+from reconciler.core.errors import Conflict, Problem, Unavailable
 from reconciler.core.events import Assigned, RunEnded, RunSeen
 from reconciler.core.forge import Comment, Issue, Light, Note, Pull, Review, Want
 from reconciler.core.hosts import HostChange
@@ -143,6 +143,10 @@ class FakeState:
     """What the next commits raise, first come first served."""
     counted: int = 0
     """How often the whole record was asked what was spent."""
+
+    @property
+    def damaged(self) -> Mapping[str, Problem]:
+        return {}
 
     async def load(self) -> tuple[Mapping[str, Status], Mapping[str, HostStatus]]:
         self.moved = False

@@ -12,11 +12,11 @@ from reconciler.cli.change import (
     change,
     is_confirmed,
     message,
-    names_argument,
     reason_option,
 )
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.names import task_names, tasks_argument
 from reconciler.core.model import Reason, Status, TaskSpec
 from reconciler.core.wishes import Changes, cancelling, resuming, retrying, suspending
 
@@ -25,57 +25,57 @@ Decide = Callable[[str, TaskSpec, Status | None], Changes | str]
 
 
 @click.command()
-@names_argument
+@tasks_argument
 @reason_option
 @click.pass_obj
-def suspend(context: Context, names: tuple[str, ...], reason: str) -> None:
+def suspend(context: Context, words: tuple[str, ...], reason: str) -> None:
     """
     Let tasks rest.
 
     A live run is stopped; `reconciler resume` lets the task go on.
     """
-    asyncio.run(_change(context, "Suspend", names, reason, suspending))
+    asyncio.run(_change(context, "Suspend", words, reason, suspending))
 
 
 @click.command()
-@names_argument
+@tasks_argument
 @reason_option
 @click.pass_obj
-def resume(context: Context, names: tuple[str, ...], reason: str) -> None:
+def resume(context: Context, words: tuple[str, ...], reason: str) -> None:
     """Let suspended tasks go on."""
-    asyncio.run(_change(context, "Resume", names, reason, resuming))
+    asyncio.run(_change(context, "Resume", words, reason, resuming))
 
 
 @click.command()
-@names_argument
+@tasks_argument
 @reason_option
 @click.pass_obj
-def cancel(context: Context, names: tuple[str, ...], reason: str) -> None:
+def cancel(context: Context, words: tuple[str, ...], reason: str) -> None:
     """
     Give tasks up.
 
     A live run is stopped; `reconciler retry` asks for the task again.
     """
-    asyncio.run(_change(context, "Cancel", names, reason, cancelling))
+    asyncio.run(_change(context, "Cancel", words, reason, cancelling))
 
 
 @click.command()
-@names_argument
+@tasks_argument
 @reason_option
 @click.pass_obj
-def retry(context: Context, names: tuple[str, ...], reason: str) -> None:
+def retry(context: Context, words: tuple[str, ...], reason: str) -> None:
     """
     Run settled tasks once more.
 
     Raises `rerun` in the task's file; a cancelled task becomes active again.
     """
-    asyncio.run(_change(context, "Retry", names, reason, retrying))
+    asyncio.run(_change(context, "Retry", words, reason, retrying))
 
 
 # --- Doing -----------------------------------------------------------------
 
 
-async def _change(context: Context, verb: str, names: Sequence[str], reason: str, decide: Decide) -> None:
+async def _change(context: Context, verb: str, words: Sequence[str], reason: str, decide: Decide) -> None:
     from reconciler.cli.fleet import opened
 
     async with opened(context) as fleet:
@@ -83,7 +83,7 @@ async def _change(context: Context, verb: str, names: Sequence[str], reason: str
         await change(
             fleet,
             TaskSpec,
-            names,
+            task_names(words, statuses.keys() | await fleet.names("task")),
             lambda name, spec: decide(name, spec, statuses.get(name)),
             verb=verb,
             reason=reason,

@@ -15,9 +15,9 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.names import Name, one_task, task_name
 from reconciler.cli.output import Document, print_json
-from reconciler.cli.text import block, did_you_mean
-from reconciler.core.errors import NotFound
+from reconciler.cli.text import block
 from reconciler.core.model import LOCAL
 
 if TYPE_CHECKING:
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("task")
+@one_task
 @click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
 @click.pass_obj
-def prompt(context: Context, task: str, rev: str | None) -> None:
+def prompt(context: Context, words: tuple[str, ...], rev: str | None) -> None:
     """
     Print what an agent is told.
 
-    Of a live TASK it is the prompt of its current round, otherwise the one
+    Of a live task it is the prompt of its current round, otherwise the one
     its next run would begin with.
     """
-    click.echo(asyncio.run(_prompt(context, task, rev)), nl=False)
+    click.echo(asyncio.run(_prompt(context, words, rev)), nl=False)
 
 
-async def _prompt(context: Context, name: str, rev: str | None) -> str:
-    from reconciler.cli.fleet import opened
+async def _prompt(context: Context, words: Sequence[str], rev: str | None) -> str:
+    from reconciler.cli.fleet import opened, pick
     from reconciler.core.command import told
     from reconciler.specs.fleet import build
 
@@ -49,9 +49,8 @@ async def _prompt(context: Context, name: str, rev: str | None) -> str:
         revision, files = await fleet.files(rev)
         observed = await fleet.observed()
     desired = build(files, revision=revision)
-    task = desired.tasks.get(name)
-    if task is None:
-        raise NotFound(f"no task {name!r}{did_you_mean(name, desired.tasks)}")
+    name = task_name(words, desired.tasks)
+    task = pick(desired, "task", desired.tasks, name)
     return told(task, upcoming(task, observed.statuses.get(name), clock.now()), desired)
 
 
@@ -86,8 +85,10 @@ def adapter() -> None:
 
 
 @adapter.command()
-@click.argument("name")
-@click.option("--host", default=LOCAL, show_default=True, metavar="NAME", help="Where to try it.")
+@click.argument("name", type=Name("adapter"))
+@click.option(
+    "--host", type=Name("host"), default=LOCAL, show_default=True, metavar="NAME", help="Where to try it."
+)
 @click.option("--no-prompt", is_flag=True, help="Do not call the model, which may cost something.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
 @click.pass_obj
@@ -167,7 +168,7 @@ def _trial_document(trial: "Trial") -> Document:
 
 
 @adapter.command()
-@click.argument("name")
+@click.argument("name", type=Name("adapter"))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--rc", "exit_code", type=click.IntRange(-64, 255), required=True, help="How the CLI exited.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")

@@ -22,7 +22,6 @@ Spec = TypeVar("Spec", bound=Frozen)
 KINDS: Mapping[type[Frozen], Kind] = {TaskSpec: "task", HostSpec: "host", AgentSpec: "agent"}
 """What can be changed in words."""
 
-names_argument = click.argument("names", metavar="NAME...", nargs=-1, required=True)
 reason_option = click.option("--reason", default="", help="Why; it stands in the commit.")
 
 

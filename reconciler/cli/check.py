@@ -15,6 +15,7 @@ from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.output import print_json, print_table
 from reconciler.core.errors import Problem
+from reconciler.core.references import kind_of
 
 if TYPE_CHECKING:
     from reconciler.core.model import Desired, Kind, Observed
@@ -150,8 +151,19 @@ def _print_problems(problems: Iterable[Problem]) -> None:
         click.echo(str(problem), err=True)
 
 
+class KindChoice(click.Choice[str]):
+    """A kind of spec; in the plural or short, too."""
+
+    def __init__(self) -> None:
+        super().__init__(KINDS)
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the kind in the singular."""
+        return super().convert(kind_of(value) or value, param, ctx)
+
+
 @click.command()
-@click.argument("kind", type=click.Choice(KINDS), required=False)
+@click.argument("kind", type=KindChoice(), required=False)
 def schema(kind: "Kind | None") -> None:
     """Print the JSON Schema of a kind of spec, or of all kinds."""
     from reconciler.specs.schema import schema as schema_of

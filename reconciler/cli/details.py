@@ -10,7 +10,7 @@ from reconciler.cli.render import adapters_of, spec_document
 from reconciler.cli.text import ago, block, table
 from reconciler.cli.views import HostView, TaskView
 from reconciler.core.adapter import Adapter, Usage
-from reconciler.core.conditions import Condition
+from reconciler.core.cause import block as cause_fields
 from reconciler.core.fields import format_duration, format_time
 from reconciler.core.model import Agent, Check, Host, HostCli, Repo, Status, Task
 
@@ -18,9 +18,9 @@ from reconciler.core.model import Agent, Check, Host, HostCli, Repo, Status, Tas
 def task_details(view: TaskView, now: datetime) -> str:
     """Return what `describe` says of a task."""
     parts = [block(_present(_task_fields(view, now)))]
-    if view.conditions:
-        rows = map(_condition_row, view.conditions)
-        parts.append(table(("CONDITION", "STATUS", "REASON", "MESSAGE"), rows))
+    if view.conditions:  # their message is one for all, and stands above
+        rows = ((each.type, str(each.status)) for each in view.conditions)
+        parts.append(table(("CONDITION", "STATUS"), rows))
     if view.status and view.status.checks:
         parts.append(table(("VALIDATION", "EXIT", "SECONDS"), map(_check_row, view.status.checks)))
     parts.extend(str(problem) for problem in view.problems)
@@ -30,7 +30,11 @@ def task_details(view: TaskView, now: datetime) -> str:
 def _task_fields(view: TaskView, now: datetime) -> Iterator[tuple[str, str]]:
     yield "task", view.name
     yield "phase", view.stand + (f", for {ago(view.status.since, now)}" if view.status else "")
-    yield "reason", view.reason
+    if view.is_bad_end and view.cause:
+        yield from cause_fields(view.cause)
+    else:
+        yield "reason", view.reason or next((each.message for each in view.conditions), "")
+        yield from cause_fields(view.cause) if view.cause else ()
     yield from _spec_fields(view.spec) if view.spec else ()
     yield from _status_fields(view.status, now) if view.status else ()
 
@@ -76,10 +80,6 @@ def _usage(usage: Usage) -> str:
 
 def _present(fields: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     return ((name, value) for name, value in fields if value.strip())
-
-
-def _condition_row(condition: Condition) -> Sequence[str]:
-    return condition.type, str(condition.status), condition.reason, condition.message
 
 
 def _check_row(check: Check) -> Sequence[str]:

@@ -11,10 +11,11 @@ from datetime import datetime
 from typing import TypeVar
 
 from reconciler.cli.context import Context
-from reconciler.cli.text import did_you_mean
 from reconciler.controller.ports import Entry
+from reconciler.controller.quarantine import without
 from reconciler.core.errors import NotFound, SpecError, UsageError
 from reconciler.core.model import LOCAL, Desired, Kind, Observed
+from reconciler.core.references import no_such
 from reconciler.specs.fleet import build
 from reconciler.specs.parse import FLEET, ROOT, File
 from reconciler.specs.source import SpecSource, read_revision
@@ -82,7 +83,7 @@ def pick(desired: Desired, kind: Kind, found: Mapping[str, T], name: str) -> T:
     problems = [problem for problem in desired.problems if problem.path == spec_path(kind, name)]
     if problems:
         raise SpecError(problems)
-    raise NotFound(f"no {kind} {name!r}{did_you_mean(name, found)}")
+    raise NotFound(no_such(kind, name, found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,9 @@ class Fleet:
 
     async def recorded(self) -> tuple[Desired, Observed]:
         """Return what the newest specs ask for, as the reconciler reads them, and what is on record."""
-        observed = await self.observed()
-        return await SpecSource(self.tree).read(observed.statuses), observed
+        record = await self.record()
+        observed = Observed(*await record.load())
+        return without(record.damaged, await SpecSource(self.tree).read(observed.statuses), observed)
 
     async def observed(self) -> Observed:
         """Return what is on record."""
@@ -145,7 +147,13 @@ class Fleet:
         if self.repository.folder and (self.repository.folder / path).exists():
             raise NotFound(f"{path} is not on {self.branch} yet; commit it first")
         known = [path.removeprefix(folder).removesuffix(ENDING) for path in entries]
-        raise NotFound(f"no {kind} {name!r} on {self.branch}{did_you_mean(name, known)}")
+        raise NotFound(no_such(kind, name, known, where=f" on {self.branch}"))
+
+    async def names(self, kind: Kind) -> frozenset[str]:
+        """Return the names of the things of a kind that have a committed spec file."""
+        folder = spec_folder(kind)
+        entries = await self.tree.files(await self.tree.head(), folder)
+        return frozenset(path.removeprefix(folder).removesuffix(ENDING) for path in entries)
 
     async def closed_since(self, hosts: Iterable[str]) -> Mapping[str, datetime]:
         """Return when people last changed whether these hosts take runs, as far as history tells."""

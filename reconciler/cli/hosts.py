@@ -1,13 +1,14 @@
 """
-Hosts: `host check`, `host trust`, `host cordon`, `host uncordon`, `host drain`.
+Hosts: `host add`, `host check`, `host trust`, `host cordon`, `host uncordon`, `host drain`.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,15 +17,16 @@ from reconciler.cli.change import (
     change,
     is_confirmed,
     message,
-    names_argument,
     reason_option,
     set_fields,
+    spec_of,
 )
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.names import Name
 from reconciler.cli.output import Document, print_json, print_table
 from reconciler.cli.params import duration
-from reconciler.core.errors import Problem, Refused, Unavailable
+from reconciler.core.errors import Problem, Refused, Unavailable, UsageError
 from reconciler.core.fields import format_time
 from reconciler.core.model import HostSpec
 from reconciler.core.wishes import Changes
@@ -37,20 +39,21 @@ if TYPE_CHECKING:
     from reconciler.dispatch.trust import Trust
 
 DASH = "-"
+hosts_argument = click.argument("names", metavar="NAME...", nargs=-1, required=True, type=Name("host"))
 Decide = Callable[[str, HostSpec], Changes | str]
 """Tell which fields of a host change, or why there is nothing to do."""
 
 
 @click.group()
 def host() -> None:
-    """Check hosts, trust their keys, close and open them."""
+    """Add and check hosts, trust their keys, close and open them."""
 
 
 # --- check -----------------------------------------------------------------
 
 
 @host.command()
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=Name("host"))
 @click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
 )
@@ -211,7 +214,7 @@ def check_document(found: Check) -> Document:
 
 
 @host.command()
-@click.argument("name")
+@click.argument("name", type=Name("host"))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @reason_option
 @click.pass_obj
@@ -226,30 +229,113 @@ def trust(context: Context, name: str, yes: bool, reason: str) -> int:
     return asyncio.run(_trust(context, name, reason, is_sure=yes))
 
 
+@host.command()
+@click.argument("name", type=Name("host"))
+@click.argument("address", metavar="[USER@]ADDRESS[:PORT]")
+@click.option("--identity", metavar="FILE", help="Private key to log in with; the SSH agent if left out.")
+@click.option("--jump", metavar="HOST", type=Name("host"), help="Another host of the fleet to go through.")
+@click.option("--slots", type=click.IntRange(0, 1000), help="How many runs at once; 2 if left out.")
+@click.option("--label", "labels", multiple=True, help="What the host has, such as gpu; may be repeated.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@reason_option
+@click.pass_obj
+def add(
+    context: Context,
+    /,
+    *,
+    name: str,
+    address: str,
+    yes: bool,
+    reason: str,
+    labels: Sequence[str],
+    **more: Any,
+) -> int:
+    """
+    Add a host to the fleet, its key pinned.
+
+    Shows the fingerprint of the key that it shows, as `host trust` does, and
+    after a yes makes specs/hosts/NAME.yaml, commits and pushes.
+    """
+    fields = {**_address(address), **{key: value for key, value in more.items() if value is not None}}
+    if labels:
+        fields["labels"] = list(labels)
+    return asyncio.run(_add(context, name, fields, reason, is_sure=yes))
+
+
+def _address(text: str) -> dict[str, Any]:
+    """Return the fields that `user@address:port` stands for; an IPv6 address with a port is in brackets."""
+    user, _, place = text.rpartition("@")
+    match = re.fullmatch(
+        r"\[(?P<v6>[^]]+)\](?::(?P<p6>\d+))?|(?P<name>[^:]+):(?P<port>\d+)|(?P<all>.+)", place
+    )
+    if match is None:
+        raise click.UsageError(f"{text!r} is no address such as agents@gpu1.example.org or 10.0.0.7:2222")
+    port = match["p6"] or match["port"]
+    found: dict[str, Any] = {"address": match["v6"] or match["name"] or match["all"]}
+    return found | ({"user": user} if user else {}) | ({"port": int(port)} if port else {})
+
+
+async def _add(context: Context, name: str, fields: Changes, reason: str, *, is_sure: bool) -> ExitCode:
+    from reconciler.cli.fleet import opened, spec_path
+    from reconciler.core.model import Host
+    from reconciler.specs.edit import edit
+    from reconciler.specs.parse import File
+
+    path = spec_path("host", name)
+    async with opened(context) as fleet:
+        if name in await fleet.names("host"):
+            raise UsageError(
+                f"host {name} is there already: edit {path}, or call `reconciler host trust {name}`"
+            )
+        text = edit("", fields, path=path)
+        spec = spec_of(HostSpec, name, File("100644", "", text.encode()))
+        new = Host(name=name, **{field: getattr(spec, field) for field in spec.model_fields_set})
+        desired, _ = await fleet.recorded()
+        found = await _confirmed(context, new, {**desired.hosts, name: new}, is_sure=is_sure)
+        if found is None:
+            return ExitCode.FAILURE
+        words = message(f"Add host {name}", f"{found.shown.fingerprint}\n\n{reason}".strip())
+        await fleet.commit(path, edit(text, {"host_key": found.shown.text}, path=path), words)
+    click.echo(f"{name}: added in {path}, its key pinned; `reconciler host check {name}` tries it", err=True)
+    return ExitCode.OK
+
+
 async def _trust(context: Context, name: str, reason: str, *, is_sure: bool) -> ExitCode:
     from reconciler.cli.fleet import opened, pick, spec_path
-    from reconciler.dispatch.trust import look
-    from reconciler.serve import ways
 
     async with opened(context) as fleet:
         file = await fleet.spec_file("host", name)
         desired, _ = await fleet.recorded()
         host = pick(desired, "host", desired.hosts, name)
-        async with ways(lambda: desired.hosts, context.data_dir) as transports:
-            found = await look(host, transports)
-        click.echo(f"{name} shows {found.shown.fingerprint}")
-        if found.is_pinned:
-            click.echo(f"it is pinned in {spec_path('host', name)} already", err=True)
-            return ExitCode.OK
-        _warn(found)
-        refusal = f"without a terminal the key of {name} is trusted with --yes"
-        if not is_confirmed(f"Is this the key of {name}?", is_sure=is_sure, refusal=refusal):
-            click.echo("nothing was changed", err=True)
-            return ExitCode.FAILURE
+        found = await _confirmed(context, host, desired.hosts, is_sure=is_sure)
+        if found is None or found.is_pinned:
+            return ExitCode.OK if found else ExitCode.FAILURE
         words = message(f"Trust the key of host {name}", f"{found.shown.fingerprint}\n\n{reason}".strip())
         await set_fields(fleet, spec_path("host", name), file, {"host_key": found.shown.text}, words)
         click.echo(f"{name}: host_key is pinned now", err=True)
     return ExitCode.OK
+
+
+async def _confirmed(
+    context: Context, host: "Host", hosts: "Mapping[str, Host]", *, is_sure: bool
+) -> "Trust | None":
+    """Show the key that a host shows, and return it if the person says that it is the right one."""
+    from reconciler.cli.fleet import spec_path
+    from reconciler.dispatch.trust import look
+    from reconciler.serve import ways
+
+    async with ways(lambda: hosts, context.data_dir) as transports:
+        found = await look(host, transports)
+    click.echo(f"{host.name} shows {found.shown.fingerprint}")
+    if found.is_pinned:
+        click.echo(f"it is pinned in {spec_path('host', host.name)} already", err=True)
+        return found
+    _warn(found)
+    refusal = f"without a terminal the key of {host.name} is trusted with --yes"
+    if is_confirmed(f"Is this the key of {host.name}?", is_sure=is_sure, refusal=refusal):
+        return found
+    click.echo("nothing was changed", err=True)
+    return None
 
 
 def _warn(found: "Trust") -> None:
@@ -268,7 +354,7 @@ def _warn(found: "Trust") -> None:
 
 
 @host.command()
-@names_argument
+@hosts_argument
 @reason_option
 @click.pass_obj
 def cordon(context: Context, names: tuple[str, ...], reason: str) -> None:
@@ -277,7 +363,7 @@ def cordon(context: Context, names: tuple[str, ...], reason: str) -> None:
 
 
 @host.command()
-@names_argument
+@hosts_argument
 @reason_option
 @click.pass_obj
 def uncordon(context: Context, names: tuple[str, ...], reason: str) -> None:
@@ -286,7 +372,7 @@ def uncordon(context: Context, names: tuple[str, ...], reason: str) -> None:
 
 
 @host.command()
-@names_argument
+@hosts_argument
 @click.option(
     "--deadline",
     metavar="DURATION",

@@ -14,28 +14,41 @@ from pathlib import Path
 import click
 
 from reconciler.cli.context import is_repository
+from reconciler.cli.names import Name
 from reconciler.core.errors import ReconcilerError, UsageError
 
 NEXT = """\
-Made a fleet in {folder}. Next:
+Made a fleet in {folder}. {agents}
+Next:
 {enter}  reconciler plan            what would happen now
   reconciler resume example  let the example start
   reconciler run             make it so; Ctrl-C stops looking, never a run
   reconciler history         what happened, and why
-Then write your own tasks in specs/tasks/ and commit them."""
+Then write your own tasks in specs/tasks/ and commit them; repos and other hosts are made
+from specs/repos/web.yaml.example and specs/hosts/gpu1.yaml.example."""
 
 
 @click.command()
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(file_okay=False, path_type=Path))
-def init(folder: Path) -> None:
+@click.option(
+    "--adapter",
+    type=Name("adapter"),
+    help="Agent CLI that does the tasks which name none; the first that is found, of those built in.",
+)
+def init(folder: Path, adapter: str | None) -> None:
     """
     Make a fleet's repository, with an example to change.
 
     DIR may be new, empty, or the root of a repository that has no fleet yet;
-    it is the current folder if left out.
+    it is the current folder if left out. Which agent CLIs are on the PATH is
+    looked up as runs look; the first of claude-code, codex, gemini, opencode
+    and qwen becomes the `adapter` in specs/fleet.yaml.
     """
+    from reconciler.cli.offers import choose
+
     folder = folder.resolve()
-    wanted = dict(scaffold())
+    choice = choose(adapter)
+    wanted = {path: choice.written(text) for path, text in scaffold()}
     _refuse_to_nest(folder)
     _refuse_to_overwrite(folder, wanted)
     is_new = not (folder / ".git").exists()
@@ -51,7 +64,7 @@ def init(folder: Path) -> None:
         _commit(folder, wanted)
         undo.pop_all()
     enter = "" if folder == Path.cwd() else f"  cd {folder}\n"
-    click.echo(NEXT.format(folder=folder, enter=enter), err=True)
+    click.echo(NEXT.format(folder=folder, agents=choice.words, enter=enter), err=True)
 
 
 def scaffold() -> Iterator[tuple[str, str]]:

@@ -19,10 +19,10 @@ from reconciler.cli.render import (
     task_columns,
     task_document,
 )
-from reconciler.cli.text import did_you_mean
 from reconciler.cli.views import NEVER, hosts, tasks
 from reconciler.core.errors import NotFound
 from reconciler.core.model import Desired, Observed
+from reconciler.core.references import no_such
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Kind:
         found = self.find(desired, observed, closed)
         for name in names:
             if name not in found:
-                raise NotFound(f"no {self.name} {name!r}{did_you_mean(name, found)}")
+                raise NotFound(no_such(self.name, name, found))
         return [found[name] for name in names or sorted(found)]
 
 
@@ -61,13 +61,3 @@ KINDS: Mapping[str, Kind] = {
         Kind("repo", lambda it, *_: it.repos, lambda _: REPO_COLUMNS, spec_document, spec_details),
     )
 }
-
-
-def named(name: str) -> tuple[Kind, str]:
-    """
-    Return kind and name of `KIND/NAME`; without a kind it is a task.
-
-    A task of a folder called `host`, say, is named in full: `task/host/x`.
-    """
-    kind, _, rest = name.partition("/")
-    return (KINDS[kind], rest) if kind in KINDS and rest else (KINDS["task"], name)

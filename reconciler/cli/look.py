@@ -6,40 +6,94 @@ What `get` and `describe` show is what is committed and on record, not the work 
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from reconciler import clock
 from reconciler.cli.context import Context
+from reconciler.cli.names import one_task, refer, task_name, words_argument
 from reconciler.cli.output import list_output, print_json, print_list, print_table, print_yaml
 
 if TYPE_CHECKING:
-    from reconciler.core.model import Desired, Observed
+    from reconciler.cli.fleet import Fleet
+    from reconciler.cli.kinds import Kind
+    from reconciler.cli.views import TaskView
+    from reconciler.core.cause import Cause
+    from reconciler.core.model import Desired
     from reconciler.core.placement import Placement
     from reconciler.specs.explain import Explained
 
-PLURALS = {f"{kind}s": kind for kind in ("task", "host", "agent", "adapter", "repo")}
-
 
 @click.command()
-@click.argument("kind", type=click.Choice(list(PLURALS)))
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@words_argument("[KIND] [NAME]...", required=False)
 @list_output
 @click.pass_obj
-def get(context: Context, kind: str, names: tuple[str, ...], output: str) -> None:
-    """List tasks, hosts, agents, adapters or repos."""
-    from reconciler.cli.kinds import KINDS
+def get(context: Context, words: tuple[str, ...], output: str) -> None:
+    """
+    List tasks, hosts, agents, adapters or repos.
 
-    shown = KINDS[PLURALS[kind]]
-    desired, observed, closed = asyncio.run(_recorded(context, kind=shown.name))
-    items = shown.pick(desired, observed, names, closed)
+    Tasks if no KIND is named. A kind may be written in the singular, the plural
+    or short (t, h, ag, ad, r), and before a name: `get host/local`.
+    """
+    shown, items = asyncio.run(_listed(context, words))
     print_list(items, shown.columns(clock.now()), shown.document, output)
+    if shown.name == "task" and output in {"table", "wide"}:
+        _say_what_failed(items, in_full=len(items) == 1 and len(words) > 0)
+
+
+def _say_what_failed(views: "Sequence[TaskView]", *, in_full: bool) -> None:
+    """Say on stderr what to do about tasks that failed: of one that was named all, else where to look."""
+    from reconciler.cli.causes import in_words
+
+    failed = [(view.name, view.cause) for view in views if view.is_bad_end and view.cause]
+    if not failed:
+        return
+    name, why = failed[0]
+    if in_full:
+        click.echo(in_words(why), err=True)
+    else:
+        more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        click.echo(f"{name}{more} failed: `reconciler describe {name}` shows why, and what to do", err=True)
+
+
+async def _listed(
+    context: Context, words: Sequence[str], *, is_one: bool = False
+) -> "tuple[Kind, list[Any]]":
+    """Return the kind that is meant, and what is to be shown of it; of a few tasks, why they failed."""
+    from reconciler.cli.fleet import opened
+    from reconciler.cli.kinds import KINDS
+    from reconciler.core.references import kind_of
+
+    async with opened(context) as fleet:
+        desired, observed = await fleet.recorded()
+        kind = kind_of(words[0]) if len(words) == 1 and not is_one else None
+        if kind or not words:
+            shown, names = KINDS[kind or "task"], []
+        else:
+            found = refer(words, lambda kind: KINDS[kind].find(desired, observed, {}))
+            if len({each.kind for each in found}) > 1:
+                raise click.UsageError(f"one kind at a time: {' '.join(words)!r} names several")
+            if is_one and len(found) > 1:
+                raise click.UsageError(f"one thing at a time: {' '.join(words)!r} is no kind and a name")
+            shown, names = KINDS[found[0].kind], [each.name for each in found]
+        items = shown.pick(desired, observed, names, await _closed(fleet, shown.name, desired))
+        return shown, _with_causes(items, desired, context) if names and shown.name == "task" else items
+
+
+def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Context) -> "list[TaskView]":
+    """Return tasks with all that is known here of why they failed."""
+    from reconciler.cli.causes import full_cause
+
+    return [
+        replace(view, cause=full_cause(view.name, view.status, desired, context.data_dir)) for view in views
+    ]
 
 
 @click.command()
-@click.argument("words", metavar="[KIND[/]]NAME", nargs=-1, required=True)
+@words_argument("[KIND[/]]NAME")
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", help="How to print it."
 )
@@ -51,59 +105,55 @@ def describe(context: Context, words: tuple[str, ...], output: str) -> None:
     `web/fix-login` is a task; other kinds are named, as in `host/local` or
     `host local`.
     """
-    from reconciler.cli.kinds import KINDS, named
-
-    if len(words) > 1 and (len(words) > 2 or words[0] not in KINDS):  # noqa: PLR2004 - a kind and a name
-        raise click.UsageError(f"one thing at a time: {' '.join(words)!r} is no kind and a name")
-    kind, name = named("/".join(words))
-    desired, observed, closed = asyncio.run(_recorded(context, kind=kind.name))
-    (item,) = kind.pick(desired, observed, [name], closed)
+    kind, items = asyncio.run(_listed(context, words, is_one=True))
+    (item,) = items
     if output == "text":
         click.echo(kind.details(item, clock.now()))
     else:
         {"json": print_json, "yaml": print_yaml}[output](kind.document(item))
 
 
-async def _recorded(context: Context, *, kind: str) -> "tuple[Desired, Observed, Mapping[str, datetime]]":
-    """Return what is asked for, what is on record, and, of hosts that people closed, since when."""
-    from reconciler.cli.fleet import opened
-
-    async with opened(context) as fleet:
-        desired, observed = await fleet.recorded()
-        hosts = desired.hosts.values() if kind == "host" else ()
-        closed = [host.name for host in hosts if host.cordon or host.drain]
-        return desired, observed, await fleet.closed_since(closed)
+async def _closed(fleet: "Fleet", kind: str, desired: "Desired") -> "Mapping[str, datetime]":
+    """Return, of hosts that people closed, since when."""
+    hosts = desired.hosts.values() if kind == "host" else ()
+    return await fleet.closed_since([host.name for host in hosts if host.cordon or host.drain])
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["task"]))
-@click.argument("name")
+@one_task
 @click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
 @click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
 )
 @click.pass_obj
-def explain(context: Context, kind: str, name: str, rev: str | None, output: str) -> None:
+def explain(context: Context, words: tuple[str, ...], rev: str | None, output: str) -> None:
     """
     Show where each value of a task comes from.
 
     And where it would run now: every host, with the reason for or against it.
     """
+    from reconciler.cli.causes import in_words
     from reconciler.cli.preview import placement_document, placement_rows
+    from reconciler.cli.render import cause_document
 
-    fields, placement = asyncio.run(_explained(context, name, rev))
+    name, fields, placement, found = asyncio.run(_explained(context, words, rev))
     if output == "json":
         origins = [{"field": each.field, "value": each.value, "origin": each.origin} for each in fields]
-        print_json(
-            {"kind": kind, "name": name, "fields": origins, "placement": placement_document(placement)}
-        )
+        why = cause_document(found) if found else None
+        where = placement_document(placement)
+        print_json({"kind": "task", "name": name, "cause": why, "fields": origins, "placement": where})
     else:
+        if found:
+            click.echo(f"{in_words(found)}\n")
         print_table(("FIELD", "VALUE", "FROM"), [(each.field, each.value, each.origin) for each in fields])
         click.echo()
         print_table(("HOST", "CHOICE", "SCORE", "WHY"), list(placement_rows(placement)))
 
 
-async def _explained(context: Context, name: str, rev: str | None) -> "tuple[Sequence[Explained], Placement]":
+async def _explained(
+    context: Context, words: Sequence[str], rev: str | None
+) -> "tuple[str, Sequence[Explained], Placement, Cause | None]":
+    from reconciler.cli.causes import full_cause
     from reconciler.cli.fleet import opened
     from reconciler.core.placement import place, slots_in_use
     from reconciler.specs.explain import explain as explained
@@ -112,8 +162,11 @@ async def _explained(context: Context, name: str, rev: str | None) -> "tuple[Seq
     async with opened(context) as fleet:
         revision, files = await fleet.files(rev)
         observed = await fleet.observed()
-    fields = explained(files, name)
     desired = build(files, revision=revision)
+    name = task_name(words, desired.tasks.keys() | desired.broken.keys())
+    fields = explained(files, name)
     others = {other: status for other, status in observed.statuses.items() if other != name}
     used = slots_in_use(others, observed)
-    return fields, place(desired.tasks[name], observed.statuses.get(name), desired, observed, used)
+    status = observed.statuses.get(name)
+    found = full_cause(name, status, desired, context.data_dir)
+    return name, fields, place(desired.tasks[name], status, desired, observed, used), found

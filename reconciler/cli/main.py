@@ -61,7 +61,9 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
         "approve-prune": Entry("reconciler.cli.act:approve_prune", "Allow a large removal that waits."),
     },
     "Hosts and adapters": {
-        "host": Entry("reconciler.cli.hosts:host", "Check hosts, trust their keys, close and open them."),
+        "host": Entry(
+            "reconciler.cli.hosts:host", "Add and check hosts, trust their keys, close and open them."
+        ),
         "adapter": Entry(
             "reconciler.cli.agents:adapter", "Try adapters: on a host, or on what a CLI printed."
         ),
@@ -85,6 +87,10 @@ COMMANDS: Mapping[str, Mapping[str, Entry]] = {
 """Every command, by section of the help."""
 
 
+KNOWN = (click.Abort, click.ClickException, ReconcilerError, OSError)
+"""Errors that end a command with a line; any other is a mistake of ours, and told in full."""
+
+
 class Root(click.Group):
     """Commands that are imported when they are called, and the one edge where errors become exit codes."""
 
@@ -101,8 +107,8 @@ class Root(click.Group):
                 sys.exit(ExitCode.UNREAD)
             click.echo(f"error: {lost}", err=True)
             sys.exit(ExitCode.FAILURE)
-        except (click.Abort, click.ClickException, ReconcilerError, OSError) as error:
-            code, message = told(error)
+        except (*KNOWN, ExceptionGroup) as error:
+            code, message = told(_alone(error))
             click.echo(message, err=True)
             sys.exit(code)
         sys.exit(result if isinstance(result, int) else ExitCode.OK)
@@ -184,6 +190,15 @@ def main() -> None:
     """Run the command line."""
     guard()
     cli.main(prog_name="reconciler")
+
+
+def _alone(error: Exception) -> Exception:
+    """Return the first error of a group of known ones, as tasks that ran together raise it."""
+    while isinstance(error, ExceptionGroup):
+        if error.split(KNOWN)[1] is not None:
+            raise error
+        error = error.exceptions[0]
+    return error
 
 
 def told(error: Exception) -> tuple[int, str]:

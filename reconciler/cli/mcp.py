@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from reconciler import clock
+from reconciler.cli.extras import MCP, install_command
 from reconciler.cli.reach import find_token, need_token, token_option, url_option
 from reconciler.core.errors import UsageError
 
@@ -32,7 +33,7 @@ def mcp(url: str, token_file: Path | None, http: str | None) -> None:
     try:
         import reconciler.client.mcp  # noqa: F401 - looked for before anything is opened
     except ModuleNotFoundError as error:
-        raise UsageError(f"{error.name} is not installed: pip install 'reconciler[mcp]'") from None
+        raise UsageError(f"{error.name} is not installed: {install_command(MCP)}") from None
     if http is None:
         asyncio.run(_stdio(url, need_token(token_file)))
     else:

@@ -74,10 +74,26 @@ def print_list(
         print_table([c.title for c in shown], [[c.cell(item) for c in shown] for item in items])
 
 
+FORMAT = 1
+"""Version of what `-o json` prints; it grows when a field goes, or means something else."""
+
+
 def print_json(value: object) -> None:
-    """Print JSON for programs and people; what a terminal would obey is escaped."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    click.echo(text if _is_plain(text) else json.dumps(value, indent=2))
+    """
+    Print JSON for programs and people; every object says which version of the format it is in.
+
+    What a terminal would obey is escaped.
+    """
+    document = versioned(value)
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    click.echo(text if _is_plain(text) else json.dumps(document, indent=2))
+
+
+def versioned(value: object) -> object:
+    """Return an object, or each of a list, with the version of the format before its own fields."""
+    if isinstance(value, list):
+        return [versioned(each) for each in value]
+    return {"format": FORMAT, **value} if isinstance(value, dict) else value
 
 
 def print_yaml(value: object) -> None:
@@ -88,7 +104,7 @@ def print_yaml(value: object) -> None:
     yaml.default_flow_style = False
     yaml.representer.sort_base_mapping_type_on_output = False
     yaml.allow_unicode = _is_plain(json.dumps(value, ensure_ascii=False, default=str))
-    yaml.dump(value, sys.stdout)
+    yaml.dump(versioned(value), sys.stdout)
 
 
 def _is_plain(text: str) -> bool:

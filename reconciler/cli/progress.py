@@ -3,12 +3,14 @@ What happens, as it happens, a line each.
 """
 
 from datetime import datetime
+from pathlib import Path
 
+from reconciler.cli.causes import full_cause, in_words
 from reconciler.controller.ports import Step
 from reconciler.core.fields import format_time
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model import Phase
+from reconciler.core.model import Desired, Phase
 from reconciler.core.text import one_line
 
 BAD_ENDS = frozenset({Phase.FAILED, Phase.ESCALATED})
@@ -34,3 +36,16 @@ def line(step: Step) -> str:
 def _line(time: datetime, name: str, change: str, reason: str) -> str:
     moment = format_time(time.replace(microsecond=0))
     return f"{moment}  {name:<28}  {change:<24}  {one_line(reason)}"
+
+
+def why_in_words(step: Step, desired: Desired, data: Path) -> str:
+    """Return, of a step by which a task ended badly, why and what to do, below its line; else nothing."""
+    if not (isinstance(step, Transition) and is_bad_end(step) and step.after):
+        return ""
+    found = full_cause(step.task, step.after, desired, data)
+    lines = in_words(found).splitlines()[1:] if found else []  # the line itself says the first
+    return "\n".join(f"{MARGIN}{line}" for line in lines)
+
+
+MARGIN = " " * 22
+"""As wide as the time of a line."""

@@ -12,6 +12,7 @@ import click
 
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.names import one_task, task_name, words_argument
 from reconciler.cli.output import Column, Document, print_list
 from reconciler.core.errors import NotFound
 from reconciler.core.fields import format_time
@@ -30,7 +31,7 @@ LOOK = 0.2
 
 
 @click.command()
-@click.argument("task", required=False)
+@words_argument("[[task/]NAME]", required=False)
 @click.option(
     "-n", "--number", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many."
 )
@@ -38,16 +39,17 @@ LOOK = 0.2
     "-o", "--output", type=click.Choice(["table", "wide", "json"]), default="table", help="How to print it."
 )
 @click.pass_obj
-def history(context: Context, task: str | None, number: int, output: str) -> None:
+def history(context: Context, words: tuple[str, ...], number: int, output: str) -> None:
     """Show what happened, newest first."""
-    entries = asyncio.run(_history(context, task, number))
+    entries = asyncio.run(_history(context, words, number))
     print_list(entries, COLUMNS, entry_document, output)
 
 
-async def _history(context: Context, task: str | None, number: int) -> "Sequence[Entry]":
+async def _history(context: Context, words: Sequence[str], number: int) -> "Sequence[Entry]":
     from reconciler.cli.fleet import opened
 
     async with opened(context) as fleet:
+        task = task_name(words, await fleet.names("task")) if words else None
         entries = await fleet.history(task, number)
         if task is not None and not entries:
             await fleet.spec_file("task", task)  # it is there and nothing has happened; else it is unknown
@@ -94,23 +96,23 @@ def entry_document(entry: "Entry") -> Document:
 
 
 @click.command()
-@click.argument("task")
+@one_task
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
 @click.option("--attempt", type=click.IntRange(min=1), help="Which one; the last if left out.")
 @click.option("--raw", is_flag=True, help="Every byte as it came, even what a terminal would obey.")
 @click.pass_obj
-def logs(context: Context, task: str, follow: bool, attempt: int | None, raw: bool) -> int:
+def logs(context: Context, words: tuple[str, ...], follow: bool, attempt: int | None, raw: bool) -> int:
     """
     Print what an agent printed.
 
     Logs are kept on the machine that ran `reconciler run`. With -f it exits 5
     if the task ended badly.
     """
-    return asyncio.run(_logs(context, task, attempt, _Printer(is_raw=raw), is_followed=follow))
+    return asyncio.run(_logs(context, words, attempt, _Printer(is_raw=raw), is_followed=follow))
 
 
 async def _logs(
-    context: Context, task: str, attempt: int | None, printer: "_Printer", *, is_followed: bool
+    context: Context, words: Sequence[str], attempt: int | None, printer: "_Printer", *, is_followed: bool
 ) -> ExitCode:
     from reconciler.cli.fleet import opened
     from reconciler.cli.progress import BAD_ENDS
@@ -119,6 +121,7 @@ async def _logs(
     kept = Logs(context.data_dir / "logs")
     async with opened(context) as fleet:
         record = await fleet.record()
+        task = task_name(words, (await record.load())[0])
         status = await _status(fleet, record, task)
         run = status.run if attempt is None else await _run_of(fleet, task, attempt)
         while is_followed and run is not None and status.run == run and status.phase.is_live:
@@ -126,13 +129,27 @@ async def _logs(
             await asyncio.sleep(LOOK)
             await fleet.repository.fetch()
             status = await _status(fleet, record, task)
+        why = await _why(fleet, task, status) if status.run == run else ""
     if run is None:
         raise NotFound(f"{task} has not run yet: it is {status.phase}")
     if not printer.print_new(kept.paths(run), to_end=True):
         raise NotFound(
             f"no logs of {run} in {context.data_dir}: they are on the machine that ran it, until it is swept"
         )
+    if why:
+        click.echo(f"---\n{why}", err=True)
     return ExitCode.ENDED_BADLY if is_followed and status.phase in BAD_ENDS else ExitCode.OK
+
+
+async def _why(fleet: "Fleet", task: str, status: "Status") -> str:
+    """Return why the run failed and what to do, in words; empty if it did not."""
+    if status.failure is None:
+        return ""
+    from reconciler.cli.causes import full_cause, in_words
+
+    desired, _ = await fleet.recorded()
+    found = full_cause(task, status, desired, fleet.context.data_dir)
+    return in_words(found, with_output=False) if found else ""
 
 
 async def _status(fleet: "Fleet", record: "StateReader", task: str) -> "Status":

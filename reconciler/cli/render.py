@@ -9,6 +9,7 @@ from reconciler.cli.output import Column, Document
 from reconciler.cli.text import ago
 from reconciler.cli.views import HostView, TaskView
 from reconciler.core.adapter import Adapter
+from reconciler.core.cause import Cause
 from reconciler.core.conditions import Condition
 from reconciler.core.fields import format_time
 from reconciler.core.model import Agent, HostCli, Repo
@@ -32,7 +33,7 @@ def task_columns(now: datetime) -> Sequence[Column]:
         Column("BRANCH", _of_status("branch_name"), is_wide=True),
         Column("RUN", _of_status("run"), is_wide=True),
         Column("TITLE", lambda view: view.spec.headline if view.spec else DASH, is_wide=True),
-        Column("REASON", lambda view: view.reason),
+        Column("REASON", lambda view: view.line),
     )
 
 
@@ -110,10 +111,22 @@ def task_document(view: TaskView) -> Document:
         "name": view.name,
         "phase": view.status.phase.value if view.status else None,
         "reason": view.reason,
+        "cause": cause_document(view.cause) if view.cause else None,
         "conditions": [condition_document(condition) for condition in view.conditions],
         "problems": [str(problem) for problem in view.problems],
         "spec": view.spec.model_dump(mode="json", exclude={"name"}) if view.spec else None,
         "status": view.status.model_dump(mode="json") if view.status else None,
+    }
+
+
+def cause_document(found: Cause) -> Document:
+    """Return why a task failed as `-o json` prints it."""
+    return {
+        "summary": found.summary,
+        "output": list(found.output),
+        "workspace": found.workspace or None,
+        "kept_until": format_time(found.kept_until) if found.kept_until else None,
+        "next": list(found.next),
     }
 
 

@@ -81,18 +81,22 @@ def serve(context: Context, /, *, take_over: bool, verbose: bool, public_url: st
 
 def _serve(settings: Settings, *, verbose: bool, **how: Any) -> bool:
     """Reconcile and tell every step; return whether a task ended badly."""
-    from reconciler.cli.progress import is_bad_end, line
+    from reconciler.cli.progress import is_bad_end, line, why_in_words
+    from reconciler.controller.loop import Loop
     from reconciler.controller.ports import Step
     from reconciler.serve import serve as serve_fleet
 
     teller = Teller()
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[LogHandler(teller)])
     ended_badly = False
+    loops: list[Loop] = []
 
     def show(step: Step) -> None:
         nonlocal ended_badly
         ended_badly |= is_bad_end(step)
         teller.tell(line(step))
+        if loops and (why := why_in_words(step, loops[0].desired, settings.data_dir)):
+            teller.tell(why)
 
     def listen(url: str) -> None:
         teller.tell(f"listening on {url}")
@@ -101,8 +105,9 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> bool:
         if number == signal.SIGINT:
             teller.tell("ending; once more ends at once", err=True)
 
+    tells: dict[str, Any] = {"on_step": show, "on_listen": listen, "on_signal": stopping}
     try:
-        ended = asyncio.run(serve_fleet(settings, on_step=show, on_listen=listen, on_signal=stopping, **how))
+        ended = asyncio.run(serve_fleet(settings, on_loop=loops.append, **tells, **how))
         if words := _what_goes_on(ended.statuses):
             teller.tell(words, err=True)
     finally:

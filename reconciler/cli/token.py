@@ -15,6 +15,7 @@ import click
 from reconciler import clock
 from reconciler.cli.change import message, reason_option, set_fields, spec_of
 from reconciler.cli.context import Context
+from reconciler.cli.names import Name
 from reconciler.cli.output import Column, Document, list_output, print_list
 from reconciler.cli.params import duration
 from reconciler.core.errors import NotFound, UsageError
@@ -35,7 +36,7 @@ def token() -> None:
 
 
 @token.command()
-@click.argument("agent")
+@click.argument("agent", type=Name("agent"))
 @click.option(
     "--scope",
     "scopes",
@@ -116,7 +117,7 @@ def _kept(name: str, spec: "AgentSpec", *, rotates: bool) -> Sequence[str]:
 
 
 @token.command()
-@click.argument("agent")
+@click.argument("agent", type=Name("agent"))
 @click.option("--old", is_flag=True, help="Only those before the newest one: the end of a rotation.")
 @reason_option
 @click.pass_obj

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from reconciler.core.cause import Cause, cause
 from reconciler.core.conditions import Condition, conditions
 from reconciler.core.errors import Problem
-from reconciler.core.model import Desired, Host, HostStatus, Observed, Status, Task
+from reconciler.core.model import Desired, Host, HostStatus, Observed, Phase, Status, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class TaskView:
     spec: Task | None
     status: Status | None
     problems: tuple[Problem, ...] = ()
+    cause: Cause | None = None
+    """Why its last run failed, if it did."""
 
     @property
     def stand(self) -> str:
@@ -36,9 +39,18 @@ class TaskView:
             return "not yet seen by the reconciler"
         if self.status.waiting:
             return f"{self.status.waiting.reason}: {self.status.waiting.message}"
-        if self.status.failure:
-            return f"{self.status.failure.kind}: {self.status.failure.message}"
-        return ""
+        return self.cause.summary if self.cause else ""
+
+    @property
+    def is_bad_end(self) -> bool:
+        """Whether a failure is the last that happened, and a person must act."""
+        return self.cause is not None and self.stand in {Phase.FAILED, Phase.ESCALATED}
+
+    @property
+    def line(self) -> str:
+        """The reason, and the last line of what failed."""
+        last = self.cause.output[-1:] if self.cause and self.reason == self.cause.summary else ()
+        return ": ".join([self.reason, *(line for line in last if line not in self.reason)])
 
     @property
     def conditions(self) -> Sequence[Condition]:
@@ -92,7 +104,11 @@ def tasks(desired: Desired, observed: Observed) -> Mapping[str, TaskView]:
     names = sorted({*desired.tasks, *desired.broken, *observed.statuses})
     return {
         name: TaskView(
-            name, desired.tasks.get(name), observed.statuses.get(name), desired.broken.get(name, ())
+            name,
+            desired.tasks.get(name),
+            (status := observed.statuses.get(name)),
+            desired.broken.get(name, ()),
+            cause(name, status),
         )
         for name in names
     }

@@ -16,6 +16,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.names import Name
 from reconciler.cli.output import print_table
 from reconciler.core.errors import NotFound, UsageError
 from reconciler.core.text import one_line
@@ -42,7 +43,7 @@ def webhook() -> None:
     """Set up a repo's webhook on its forge, and see what arrives."""
 
 
-repo_argument = click.argument("repo", metavar="REPO")
+repo_argument = click.argument("repo", metavar="REPO", type=Name("repo"))
 
 
 @webhook.command()

@@ -51,12 +51,15 @@ class Puller:
         UsageError if another agent works in the state folder, OSError for a
         disk that takes nothing.
         """
+        ends: list[Exception] = []
         with locked(self.state):
             try:
                 async with asyncio.TaskGroup() as group:
                     served = [group.create_task(self._serve(slot)) for slot in slots(self.state, self.slots)]
             except* (ReconcilerError, OSError) as errors:
-                raise errors.exceptions[0] from None
+                ends.extend(errors.exceptions)
+        if ends:
+            raise ends[0]  # out here: CPython 3.11.2 wraps what is raised within `except*` in a group
         return all(task.result() for task in served)
 
     async def _serve(self, slot: Slot) -> bool:

@@ -6,16 +6,20 @@ then answers.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from reconciler.core.errors import ReconcilerError
+from reconciler.controller.quarantine import fault_message
+from reconciler.core.errors import NotNow, ReconcilerError
 from reconciler.core.events import AgentSaid, Event
 from reconciler.core.lifecycle import transition
 from reconciler.core.model import Bid, Desired, Status
 from reconciler.core.pull import answer, holder
+
+log = logging.getLogger(__name__)
 
 
 def _future() -> asyncio.Future[Any]:
@@ -105,12 +109,18 @@ class Agents:
                 name, status = holder(desired.tasks, known, said.task, said.agent, said.epoch)
                 said = replace(said, task=name)
                 meant = answer(desired.tasks.get(name), status, said, now, desired.fleet)
+                after = status
+                for event in meant:
+                    after = transition(after, event) or after
             except ReconcilerError as error:
                 word.refuse(error)
                 continue
+            except Exception as error:
+                log.exception("what agent %s said of task %s cannot be judged", said.agent, said.task)
+                word.refuse(NotNow(fault_message(error)))
+                continue
             self.renew(status, now + desired.fleet.lease)
-            for event in meant:
-                status = transition(status, event) or status
+            status = after
             known[name] = word.after = status
             events += meant
         return events

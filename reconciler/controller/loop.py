@@ -17,6 +17,7 @@ from reconciler.controller.agents import Agents, Word, unanswered
 from reconciler.controller.outside import Outside, given_up
 from reconciler.controller.ports import Clock, Dispatch, Fact, Forges, Prober, Specs, State, Step
 from reconciler.controller.pulls import PullRequests
+from reconciler.controller.quarantine import Quarantine, fault_message
 from reconciler.core.adapter import Usage
 from reconciler.core.command import assignment, order
 from reconciler.core.errors import Conflict, Refused, SpecError, Unavailable
@@ -24,6 +25,7 @@ from reconciler.core.events import (
     AgentSaid,
     Completed,
     Event,
+    Failed,
     HostSeen,
     MergeSeen,
     PullSeen,
@@ -38,6 +40,8 @@ from reconciler.core.model import (
     Assignment,
     Bid,
     Desired,
+    Failure,
+    FailureClass,
     HostStatus,
     Observed,
     Order,
@@ -47,7 +51,7 @@ from reconciler.core.model import (
     Status,
     Task,
 )
-from reconciler.core.plan import Follow, Plan, Stop, needs_attention, plan, why_end
+from reconciler.core.plan import Follow, Plan, Stop, needs_attention, why_end
 from reconciler.core.pull import holder, require_held
 from reconciler.core.review import follow
 from reconciler.core.rounds import judge
@@ -121,6 +125,7 @@ class Loop:
     _outside: Outside = field(init=False)
     _pulls: PullRequests | None = field(default=None, init=False)
     _digesting: list[asyncio.Future[None]] = field(default_factory=list, init=False)
+    _quarantine: Quarantine = field(default_factory=Quarantine, init=False)
 
     def __post_init__(self) -> None:
         self._agents = Agents(self._news.set)
@@ -248,17 +253,25 @@ class Loop:
                 await self._read_specs()
             await self._converge()
         except Unavailable as error:
-            log.warning("%s; trying again in %s", error, self._delay)
-            self._agents.refuse(error)
-            self._retry_at = self.clock() + self._delay
-            wait, self._delay = self._delay, min(self._delay * 2, RETRY_CAP)
-            return wait
+            return self._pause(error)
+        except Exception as error:
+            # Who reads a traceback has time: live runs go on, and what is on record stays as it is.
+            log.exception("a look failed by a fault of the reconciler")
+            return self._pause(Unavailable(fault_message(error)))
         self._delay, self._retry_at = RETRY, None
         now = self.clock()
         self._outside.send(now)
         if self._pulls is not None:
             self._pulls.send(now)
         return self._until_due(now)
+
+    def _pause(self, error: Unavailable) -> timedelta:
+        """Leave alone for a while what could not be done; return for how long."""
+        log.warning("%s; trying again in %s", error, self._delay)
+        self._agents.refuse(error)
+        self._retry_at = self.clock() + self._delay
+        wait, self._delay = self._delay, min(self._delay * 2, RETRY_CAP)
+        return wait
 
     def _rest(self) -> timedelta:
         """Return how long to leave alone what could not be reached."""
@@ -296,6 +309,7 @@ class Loop:
                 delay = min(delay * 2, RETRY_CAP)
             else:
                 self._spent_since, self.head = None, self.state.head
+                self._quarantine.hold_damaged(self.state.damaged)
                 self.attention = self._attention(self.desired.tasks.keys() | self.statuses.keys())
                 if self._pulls is not None:
                     self._pulls.begin(self.statuses)
@@ -322,6 +336,7 @@ class Loop:
         changed |= before.broken.keys() | desired.broken.keys()
         if not before.revision:
             changed |= self.statuses.keys()
+        self._quarantine.lift(changed)
         self._notice(changed)
         self._outside.probe_anew(before)
         self.on_specs()
@@ -333,10 +348,14 @@ class Loop:
             self._pulls.notice(names)
 
     def _attention(self, names: set[str]) -> set[str]:
-        tasks, statuses = self.desired.tasks, self.statuses
-        return {name for name in names if needs_attention(tasks.get(name), statuses.get(name))} | (
-            names & self.desired.broken.keys()
-        )
+        return {name for name in names if self._needs_attention(name)} | (names & self.desired.broken.keys())
+
+    def _needs_attention(self, name: str) -> bool:
+        try:
+            return needs_attention(self.desired.tasks.get(name), self.statuses.get(name))
+        except Exception as error:  # noqa: BLE001 - a task that cannot be thought about is held, not the fleet
+            self._quarantine.add(name, error)
+            return True
 
     # --- Converging --------------------------------------------------------
 
@@ -348,8 +367,9 @@ class Loop:
             hosts, news = self._hosts_now(facts, now)
             statuses, seen = self._fold(self.statuses, await self._events(facts, words, now))
             observed = await self._observed(statuses, hosts, seen, now, bids)
-            self.last_plan = plan(self.desired, observed, now, self.attention)
-            statuses, intended = self._fold(statuses, self.last_plan.events)
+            self.last_plan = self._quarantine.plan(self.desired, observed, now, self.attention)
+            held = self._quarantine.events(statuses, now)
+            statuses, intended = self._fold(statuses, [*held, *self.last_plan.events])
             steps: list[Step] = [*news, *seen, *intended]
             if not await self._commit(steps):
                 continue
@@ -412,7 +432,7 @@ class Loop:
         for fact in facts:
             if isinstance(fact, HostSeen) and fact.host in self.desired.hosts:
                 before = hosts.get(fact.host)
-                change = news(fact.host, before, fact.status, fact.at)
+                change = _host_news(fact, before)
                 if change is not None:
                     hosts[fact.host] = fact.status
                     changes += [change] if self._is_to_tell(before) else []
@@ -447,15 +467,43 @@ class Loop:
             fact, status = replace(told, task=task), touched.get(task, self.statuses.get(task))
             if isinstance(fact, RunEnded) and not (status and _is_about(fact, status)):
                 self._outside.sweep_soon(self.desired.hosts)  # who swept before had to spare its folders
-            while (event := await self._meaning(fact, status, now)) is not None:
-                before, status = status, transition(status, event)
-                if status == before:
-                    break  # it would mean the same again, and again
+            try:
+                meant, status = await self._consequences(fact, status, now)
+            except Unavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is about this task alone
+                meant, status = self._unjudged(fact, status, error)
+            if meant:
                 touched[task] = status
-                events.append(event)
+                events += meant
         spoken_of = {word.said.task for word in words}
         known = {**self._open(spoken_of), **{name: status for name, status in touched.items() if status}}
         return [*events, *self._agents.meaning(words, self.desired, known, now)]
+
+    async def _consequences(
+        self, fact: TaskFact, status: Status | None, now: datetime
+    ) -> tuple[Sequence[Event], Status | None]:
+        """Return all that a fact means, and the status after it."""
+        events = list[Event]()
+        while (event := await self._meaning(fact, status, now)) is not None:
+            before, status = status, transition(status, event)
+            if status == before:
+                break  # it would mean the same again, and again
+            events.append(event)
+        return events, status
+
+    def _unjudged(
+        self, fact: TaskFact, status: Status | None, error: Exception
+    ) -> tuple[Sequence[Event], Status | None]:
+        """Hold the task of a fact that could not be judged; a round that ended is on record as such."""
+        self._quarantine.add(fact.task, error)
+        if not isinstance(fact, RunEnded) or status is None:
+            return (), status
+        failure = Failure(kind=FailureClass.CONFIG, message=fault_message(error))
+        event = Failed(
+            task=fact.task, at=fact.at, cause="host", reason=failure.message, run=fact.run, failure=failure
+        )
+        return (event,), transition(status, event)
 
     def _open(self, more: Collection[str] = ()) -> Mapping[str, Status]:
         """Return the statuses of open tasks, and of some more."""
@@ -532,6 +580,12 @@ class Loop:
             except SpecError as error:
                 self.emit(given_up(action.task, status, str(error), self.clock()))
                 continue
+            except Unavailable:
+                raise
+            except Exception as error:
+                log.exception("task %s cannot be carried out", action.task)
+                self.emit(given_up(action.task, status, fault_message(error), self.clock()))
+                continue
             if isinstance(action, Stop):
                 self.dispatch.stop(work, action.reason, self.emit)
             else:
@@ -557,6 +611,15 @@ class Loop:
         if task is None or status is None or repo is None:
             return None
         return follow(task, status, fact.pull, repo, fact.at, bot=fact.bot, delivery=fact.delivery)
+
+
+def _host_news(fact: HostSeen, before: HostStatus | None) -> HostChange | None:
+    """Return the news of a probe; what cannot be judged changes nothing."""
+    try:
+        return news(fact.host, before, fact.status, fact.at)
+    except Exception:
+        log.exception("what host %s answered cannot be judged", fact.host)
+        return None
 
 
 def _is_about(fact: RunSeen | RunEnded, status: Status) -> bool:

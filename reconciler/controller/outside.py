@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from reconciler.controller.errands import Errands
 from reconciler.controller.ports import Clock, Desk, Dispatch, Emit, Prober
+from reconciler.controller.quarantine import fault_message
 from reconciler.core.errors import SpecError, Unavailable
 from reconciler.core.events import HostSeen, MergeSeen, RunEnded
 from reconciler.core.model import (
@@ -138,6 +139,10 @@ class Outside:
             return
         except SpecError as error:
             self.emit(given_up(name, status, str(error), self.clock()))
+            return
+        except Exception as error:
+            log.exception("what the agent of task %s finished cannot be checked", name)
+            self.emit(given_up(name, status, fault_message(error), self.clock()))
             return
         run = status.run or ""
         self.emit(RunEnded(task=name, run=run, round=status.round, at=self.clock(), report=report))

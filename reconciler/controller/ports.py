@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from reconciler.core.adapter import Adapter, Usage
+from reconciler.core.errors import Problem
 from reconciler.core.events import AgentSaid, HostSeen, MergeSeen, PullSeen, RunEnded, RunSeen
 from reconciler.core.forge import Comment, Issue, Light, Note, Pull, Want
 from reconciler.core.hosts import HostChange
@@ -98,8 +99,12 @@ class State(Protocol):
         """
         Return every status on record, of tasks and of hosts, at the newest commit.
 
-        Raises Unavailable, or SpecError for a state branch that is damaged.
+        Damaged files are left out. Raises Unavailable.
         """
+
+    @property
+    def damaged(self) -> Mapping[str, Problem]:
+        """What is wrong with the statuses of tasks that could not be read when the record was loaded."""
 
     @property
     def head(self) -> str:

@@ -7,9 +7,10 @@ A new kind of agent needs a YAML file of this shape and no code.
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from reconciler.core.fields import Duration, Env, EnvName, Frozen, Strings, Text
+from reconciler.core.patterns import check_pattern
 
 
 class Version(Frozen):
@@ -73,18 +74,24 @@ Meaning = Literal["agent", "timeout", "host", "quota", "auth", "budget", "config
 """Failure classes that a CLI can tell; `core.model.FailureClass` has them all."""
 
 
+Pattern = Annotated[Text, AfterValidator(check_pattern)]
+"""A regular expression that takes no longer than others on any line."""
+
+
 class Output(Frozen):
     """
     How to read what the CLI printed.
 
-    The rules are JMESPath expressions. With `json_lines` and `json` they are
-    asked of the list of all events; with `text` none is asked, and exit code 0
-    is a success.
+    The rules are JMESPath expressions, asked of the list of all events
+    (`[-1].result`). With `format: text` they are regular expressions, matched at
+    the beginning of each line of stdout and then of stderr: the last line that
+    fits counts, and of it the first group, or all that fits. Without any rule a
+    text is judged by its exit code.
     """
 
     format: Literal["text", "json", "json_lines"] = "text"
     """`json_lines`: one JSON value a line. `json`: one JSON value. `text`: anything."""
-    reader: Literal["claude", "codex", "stderr_json"] | None = None
+    reader: Literal["claude", "codex", "gemini", "qwen", "stderr_json"] | None = None
     """Built-in function that prepares the events where expressions do not carry (`dispatch/output.py`)."""
     session_id: Text | None = None
     """Session to resume."""
@@ -120,8 +127,30 @@ class Output(Frozen):
     """Turns the agent took."""
     notes: Text | None = None
     """Remarks for people, a list of texts."""
+    error_lines: tuple[Pattern, ...] = ()
+    """
+    Where the CLI writes its errors on stderr, for those that `error` does not find: regular expressions
+    of how such a line begins. If left out, lines that begin with `Error:` and the like.
+    """
+    words: dict[Meaning, Pattern] = Field(default_factory=dict)
+    """What phrases of its errors mean: a regular expression for a failure class, before the built-in ones."""
+    give_up: Pattern | None = None
+    """
+    How a line of its output begins, on stdout or stderr, that says that it waits to call a model once more
+    that refused it often enough: the run is ended, and fails with that line (its first group) as its error.
+    """
     cumulative: tuple[Literal["tokens", "cost"], ...] = ()
     """What the CLI reports as a running total of the session and not of the run."""
+
+
+RULES = (
+    *("session_id", "text", "terminal", "success", "error", "error_class", "error_status", "denials"),
+    *("structured", "input_tokens", "output_tokens", "cached_tokens", "cost_usd", "turns", "notes"),
+)
+"""Fields of `Output` that are asked of what was printed: JMESPath of events, patterns of a text."""
+
+OF_EVENTS = frozenset({"error_class", "denials", "structured", "notes"})
+"""Rules that have no meaning for a text."""
 
 
 class Budget(Frozen):

@@ -6,7 +6,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from reconciler.core.adapter import Adapter, Usage
+from reconciler.core.adapter import OF_EVENTS, RULES, Adapter, Output, Usage
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.model import (
     Assignment,
@@ -19,6 +19,7 @@ from reconciler.core.model import (
     Status,
     Task,
 )
+from reconciler.core.patterns import check_pattern
 from reconciler.core.prompt import Quote, check_template, render
 from reconciler.core.review import NOTICES
 
@@ -160,7 +161,24 @@ def check_adapter(adapter: Adapter) -> list[str]:
         problems += [f"{field}: {problem}" for problem in _wrong_elements(adapter, field)]
     if adapter.template is not None:
         problems += [f"template: {problem}" for problem in check_template(adapter.template)]
-    return problems
+    return [*problems, *_wrong_text_rules(adapter.output)]
+
+
+def _wrong_text_rules(output: Output) -> Iterator[str]:
+    """Yield what is wrong with rules for text: they are patterns, and not all rules have one."""
+    if output.format != "text":
+        return
+    if output.reader is not None:
+        yield "output.reader: reads events, not `format: text`"
+    for field in RULES:
+        rule = getattr(output, field)
+        if rule is not None and field in OF_EVENTS:
+            yield f"output.{field}: can be asked of events only, not of `format: text`"
+        elif rule is not None:
+            try:
+                check_pattern(rule)
+            except ValueError as error:
+                yield f"output.{field}: {error}"
 
 
 def _wrong_elements(adapter: Adapter, field: str) -> Iterator[str]:

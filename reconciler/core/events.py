@@ -223,6 +223,8 @@ class Released(RunEvent):
     """The run was stopped for a reason outside of it (suspended, restarted); no failure."""
 
     report: Report | None = None
+    is_wanted: bool = False
+    """Whether the task's spec asked for the stop; any other is one of those that must not go on for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

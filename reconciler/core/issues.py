@@ -11,13 +11,17 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from reconciler.core.fields import SEGMENT_LENGTH
 from reconciler.core.forge import Issue
-from reconciler.core.markdown import seen
+from reconciler.core.markdown import blocks, seen
 from reconciler.core.text import one_line
 from reconciler.core.wishes import Changes
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
 
 Edit = Callable[[str, Changes], str]
 """Return the text of a YAML file with some fields set, all else left alone. Raises SpecError."""
@@ -168,10 +172,11 @@ def read(issue: Issue) -> Mapping[str, str | Sequence[str]]:
     goal = _BLANKS.sub(
         "\n\n", "\n".join(line for each in sections if each.kind == "goal" for line in each.lines)
     )
-    if not any(each.kind in _SORTS for each in sections):
-        sections.append(_checklist(body))
-    rules, commands = _demands(sections)
-    context = [item.text for each in sections if each.kind == "context" for item in _items(each.lines)]
+    is_sorted = any(each.kind in _SORTS for each in sections)
+    boxes = [] if is_sorted else [item for item in _items(body) if item.has_box]
+    rules, commands = _demands(sections, boxes)
+    places = [each.lines for each in sections if each.kind == "context"]
+    context = [item.text for lines in places for item in _items("\n".join(lines))]
     fields = {
         "title": title,
         "goal": "\n\n".join(filter(None, (goal.strip() or title, rest))),
@@ -182,16 +187,27 @@ def read(issue: Issue) -> Mapping[str, str | Sequence[str]]:
     return {key: value for key, value in fields.items() if value}
 
 
-_DONE = re.compile(r"^([ \t]*(?:[-*+]|\d{1,3}[.)])[ \t]+)\[[xX]\]", re.MULTILINE)
 _BLANKS = re.compile(r"\n\s*\n\s*\n")
+_DONE = re.compile(r"\[[xX]\]")
+_BOX = "[ ]"
 
 
 def _visible(body: str) -> tuple[str, str]:
     """Return what a reader sees of a body, boxes unticked, and a word on what is too much of it."""
-    text = _DONE.sub(r"\1[ ]", seen(body))
+    text = _unticked(seen(body))
     if len(text) <= _BODY:
         return text, ""
     return text[: text.rfind("\n", 0, _BODY) + 1], "[The issue goes on; the rest is left out here.]"
+
+
+def _unticked(text: str) -> str:
+    if not _DONE.search(text):
+        return text
+    lines = text.split("\n")
+    for inline, place in _texts(text):
+        if place.is_item and inline.map and _DONE.match(inline.content):
+            lines[inline.map[0]] = _DONE.sub(_BOX, lines[inline.map[0]], count=1)
+    return "\n".join(lines)
 
 
 # --- Its sections ----------------------------------------------------------
@@ -216,54 +232,41 @@ _KINDS: Mapping[str, _Kind] = {
     "acceptance criteria": "criteria",
     "context": "context",
 }
-_HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*")
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 
 
 def _sections(body: str) -> Iterator[_Section]:
     """Yield the parts of a body in order; a deeper heading belongs to the part that it is in."""
     kind: _Kind = "goal"
-    depth, lines = 0, list[str]()
-    for line, is_code in _lines(body.split("\n")):
-        heading = None if is_code else _HEADING.fullmatch(line)
-        known = _KINDS.get(heading[2].strip(" :*_").casefold()) if heading else None
-        if heading is None or (known is None and (kind == "goal" or len(heading[1]) > depth)):
-            lines.append(line)
+    lines, begin, depth = body.split("\n"), 0, 0
+    for level, words, first, last in _headings(body):
+        known = _KINDS.get(words.strip(" :*_").casefold())
+        if known is None and (kind == "goal" or level > depth):
             continue
-        yield _Section(kind, lines)
-        kind, depth, lines = known or "goal", len(heading[1]), [] if known else [line]
-    yield _Section(kind, lines)
+        yield _Section(kind, lines[begin:first])
+        kind, depth, begin = known or "goal", level, last if known else first
+    yield _Section(kind, lines[begin:])
 
 
-def _lines(lines: Iterable[str]) -> Iterator[tuple[str, bool]]:
-    """Yield each line, and whether it belongs to a block of code."""
-    fence = ""
-    for line in lines:
-        found = _FENCE.match(line)
-        if fence:
-            yield line, True
-            is_end = found and found[1].startswith(fence) and not line.strip().strip(fence[0])
-            fence = "" if is_end else fence
-        else:
-            yield line, found is not None
-            fence = found[1] if found else ""
+def _headings(body: str) -> Iterator[tuple[int, str, int, int]]:
+    """Yield level, words and lines (first, one past the last) of each heading that stands in nothing else."""
+    tokens = blocks(body)
+    for token, inline in pairwise(tokens):
+        if token.type == "heading_open" and token.level == 0 and token.map:
+            first, last = token.map
+            yield int(token.tag[1:]), inline.content, first, last
 
 
-def _demands(sections: Iterable[_Section]) -> tuple[Sequence[str], Sequence[str]]:
-    """Return the rules and the commands of all sections."""
+def _demands(sections: Iterable[_Section], boxes: Sequence["_Item"]) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the rules and the commands of all sections, and of boxes that stand anywhere."""
+    sorts = [
+        (_SORTS[each.kind], list(_items("\n".join(each.lines)))) for each in sections if each.kind in _SORTS
+    ]
     rules, commands = list[str](), list[str]()
-    for kind, lines in sections:
-        if sort := _SORTS.get(kind):
-            found = sort(list(_items(lines)))
-            rules += found[0]
-            commands += found[1]
+    for sort, items in (*sorts, (_criteria, boxes)):
+        found = sort(items)
+        rules += found[0]
+        commands += found[1]
     return rules, commands
-
-
-def _checklist(body: str) -> _Section:
-    """Return the lines of a body that have a box, wherever they are."""
-    items = ((line, _LIST_ITEM.fullmatch(line)) for line, is_code in _lines(body.split("\n")) if not is_code)
-    return _Section("criteria", [line for line, item in items if item and item[1]])
 
 
 # --- Their items -----------------------------------------------------------
@@ -271,38 +274,58 @@ def _checklist(body: str) -> _Section:
 
 class _Item(NamedTuple):
     text: str
-    kind: Literal["words", "code", "block"] = "words"
-    """What it is made of: words, nothing but a code span, or a line of a block."""
+    kind: Literal["words", "code", "block", "quote"] = "words"
+    """What it is made of: words, nothing but a code span, a line of a block, or words of somebody else."""
+    has_box: bool = False
 
 
-_LIST_ITEM = re.compile(r"[ \t]*(?:[-*+]|\d{1,3}[.)])[ \t]+(\[ \][ \t]+)?(.+)")
+class _Place(NamedTuple):
+    """Where a text stands."""
+
+    is_item: bool
+    """At the beginning of an item of a list."""
+    is_quote: bool
+    is_heading: bool
+
+
 _GOES_ON = re.compile(r"[ \t]*\\\n[ \t]*")
-_SPAN = re.compile(r"(`+) ?(.+?) ?\1")
 
 
-def _items(lines: Sequence[str]) -> Iterator[_Item]:
+def _texts(body: str) -> Iterator[tuple["Token", _Place]]:
+    """Yield paragraphs, headings and blocks of code in order, and where each stands."""
+    quotes, before = 0, ""
+    for token in blocks(body):
+        if token.type in {"inline", "fence", "code_block"}:
+            yield (
+                token,
+                _Place(before.startswith("list_item_open paragraph"), quotes > 0, "heading" in before),
+            )
+        if token.type in {"blockquote_open", "blockquote_close"}:
+            quotes += token.nesting
+        before = f"{before.rpartition(' ')[2]} {token.type}"
+
+
+def _items(body: str) -> Iterator[_Item]:
     """Yield items of lists and paragraphs, each on one line, and the lines of blocks of code."""
-    words = list[str]()
-    for line, is_code in _lines(_GOES_ON.sub(" ", "\n".join(lines)).split("\n")):
-        item = _LIST_ITEM.fullmatch(line)
-        if words and (is_code or item or not line.strip()):
-            yield from _item(words)
-            words = []
-        if is_code and line.strip() and not _FENCE.match(line):
-            yield _Item(line.strip().removeprefix("$ "), "block")
-        elif not is_code and line.strip():
-            words.append(item[2] if item else line)
-    yield from _item(words)
+    for token, place in _texts(body):
+        if token.type == "inline" and not place.is_heading:
+            yield from _item(token, place)
+        elif token.type != "inline":
+            lines = _GOES_ON.sub(" ", token.content).split("\n")
+            kind: Literal["block", "quote"] = "quote" if place.is_quote else "block"
+            yield from (_Item(line.strip().removeprefix("$ "), kind) for line in lines if line.strip())
 
 
-def _item(words: Sequence[str]) -> Iterator[_Item]:
+def _item(inline: "Token", place: _Place) -> Iterator[_Item]:
     """Yield what the lines of an item make together; nothing, if they only introduce others."""
-    text = " ".join(word.strip() for word in words)
-    span = _SPAN.fullmatch(text)
-    if span and "`" not in span[2]:
-        yield _Item(span[2], "code")
+    text = " ".join(_GOES_ON.sub(" ", inline.content).split("\n"))
+    has_box = place.is_item and text.startswith(f"{_BOX} ")
+    parts = [part for part in inline.children or () if part.content.strip() not in {"", _BOX}]
+    text = text.removeprefix(_BOX).strip() if has_box else text.strip()
+    if len(parts) == 1 and parts[0].type == "code_inline" and not place.is_quote:
+        yield _Item(parts[0].content.strip(), "code", has_box)
     elif text and not text.endswith(":"):
-        yield _Item(text)
+        yield _Item(text, "quote" if place.is_quote else "words", has_box)
 
 
 _Sorted = tuple[Sequence[str], Sequence[str]]
@@ -314,9 +337,9 @@ def _constraints(items: Sequence[_Item]) -> _Sorted:
 
 
 def _validation(items: Sequence[_Item]) -> _Sorted:
-    commands = [item for item in items if item.kind != "words" and not item.text.startswith("#")]
-    commands = commands or [item for item in items if "`" not in item.text]
-    rules = [item.text for item in items if item.kind == "words" and item not in commands]
+    commands = [item for item in items if item.kind in {"code", "block"} and not item.text.startswith("#")]
+    commands = commands or [item for item in items if item.kind == "words" and "`" not in item.text]
+    rules = [item.text for item in items if item.kind in {"words", "quote"} and item not in commands]
     return rules, [item.text for item in commands]
 
 

@@ -296,6 +296,7 @@ def _afresh() -> Changes:
     return {
         **_no_session(),
         "failures": 0,
+        "uncounted": 0,
         "review_count": 0,
         "pull_request": None,
         "reviews": (),
@@ -404,7 +405,7 @@ def _done(status: Status, event: Event, report: Report | None) -> Changes:
     if report is None:
         return {}
     summary = head(report.verdict.text, characters=SUMMARY_LENGTH)
-    return {**_reported(status, event, report), "summary": summary}
+    return {**_reported(status, event, report), "uncounted": 0, "summary": summary}
 
 
 @_changes.register
@@ -416,13 +417,15 @@ def _retried(event: Retried, status: Status) -> Changes:
         "not_before": event.not_before,
     }
     if event.counts:
-        return {**changes, "failures": status.failures + 1, **_no_session()}
-    return {**changes, "checks": status.checks}  # the session goes on where validation had left it
+        return {**changes, "failures": status.failures + 1, "uncounted": 0, **_no_session()}
+    # The session goes on where validation had left it.
+    return {**changes, "uncounted": status.uncounted + 1, "checks": status.checks}
 
 
 @_changes.register
 def _released(event: Released, status: Status) -> Changes:
-    return _reported(status, event, event.report)
+    uncounted = 0 if event.is_wanted else status.uncounted + 1
+    return {**_reported(status, event, event.report), "uncounted": uncounted}
 
 
 @_changes.register
@@ -489,6 +492,7 @@ def _changes_requested(event: ChangesRequested, status: Status) -> Changes:
     return {
         "review_count": status.review_count + 1,
         "failures": 0,
+        "uncounted": 0,
         "reviews": event.reviews,
         "reviewed": event.reviewed or status.reviewed,
         "head_commit": event.head or status.head_commit,

@@ -94,6 +94,11 @@ class TaskDefaults(Frozen):
     on the base branch. `pull_request`: the reconciler opens a pull request on the
     repo's `forge` and follows it until it is merged.
     """
+    allow_empty: bool = False
+    """
+    Whether a task with a `repo` may be completed by a run that changed nothing. Without it such a run is
+    completed only by a `validation` that passes (and with `review`, not at all): else it has failed.
+    """
     validate_on: Name | None = None
     """With `http_pull`: the host on which `validation` is run on what an agent says it finished."""
     budget: Budget | None = None
@@ -591,6 +596,8 @@ class Status(Frozen):
     """Round within the attempt: 1, then one more for each validation handed back."""
     failures: int = 0
     """Attempts that failed since the work, or changes to it, were asked for."""
+    uncounted: int = 0
+    """Attempts in a row that ended and counted as no failure: a quota, a lost lease, an end from outside."""
     review_count: int = 0
     """Rounds of requested changes."""
     run: str | None = None

@@ -7,15 +7,16 @@ code; whether the work is any good is for the validation to say.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from reconciler.core.adapter import Usage
 from reconciler.core.model import FailureClass, Verdict
+from reconciler.core.patterns import lines_of
 from reconciler.core.text import harmless, one_line, tail
 
 SIGNALS = {
@@ -55,6 +56,10 @@ class Facts:
     """HTTP status of the model's server."""
     stderr: str = ""
     """Its end; of stdout, if there is nothing but words on that."""
+    complaints: tuple[str, ...] | None = None
+    """Lines of stderr in which this CLI tells its errors; None: it is not known which."""
+    words: Mapping[Any, str] = field(default_factory=dict)
+    """What phrases of this CLI's errors mean: regular expressions by failure class."""
     session_id: str | None = None
     wanted_session: str | None = None
     """Session that was to be resumed."""
@@ -118,7 +123,7 @@ def _incomplete(facts: Facts) -> tuple[FailureClass, str]:
 
 
 def _because(facts: Facts) -> str:
-    said = facts.error or _last_words(facts.stderr)
+    said = facts.error or _last_words("\n".join(facts.complaints or ()) or facts.stderr)
     return f": {said}" if said else ""
 
 
@@ -127,11 +132,14 @@ def _because(facts: Facts) -> str:
 STATUSES = {
     **dict.fromkeys((401, 403, 407), FailureClass.AUTH),
     402: FailureClass.BUDGET,
-    **dict.fromkeys((429, 503, 529), FailureClass.QUOTA),
+    **dict.fromkeys((429, 500, 503, *range(520, 530)), FailureClass.QUOTA),
     **dict.fromkeys((404, 405), FailureClass.CONFIG),
     **dict.fromkeys((408, 502, 504), FailureClass.HOST),
 }
-"""What an HTTP status of the model's server means."""
+"""
+What an HTTP status of the model's server means. A server that fails (500) is
+waited for as one that is overloaded: some CLIs tell both in the same words.
+"""
 
 EXIT_CODES = {
     124: FailureClass.TIMEOUT,
@@ -140,55 +148,119 @@ EXIT_CODES = {
 }
 """What `timeout` and the shell mean by theirs."""
 
+_STATUS = re.compile(
+    r"(?:\bAPI Error:? |\bHTTP(?:/[\d.]+)?(?: error)?:? |\bstatus(?:[ _]?code)?[\"':= ]{1,4}|\"code\": ?"
+    r"|\berror code: |\brejected \()(?P<told>[45]\d\d)\b(?![.:]\d)"
+    r"|^[^\w\n]*(?:[\w.]*Error: )?(?P<first>[45]\d\d) ?[{\"]"
+    r"|\b(?P<named>[45]\d\d) (?:unauthorized|forbidden|payment required|proxy authentication required|"
+    r"not found\b|method not allowed|request timeout|too many requests|internal server error|bad gateway|"
+    r"service unavailable|gateway time-?out|overloaded|rate limit|(?:incorrect|invalid) api key)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""An HTTP status where its place says that it is one: any other number may be of a line or a port."""
+
 WORDS = {
     FailureClass.BUDGET: (
         r"max(imum)? (budget|number of turns|session turns)",
-        r"credit balance",
+        r"credit balance|insufficient (credits?|funds|balance)\b|payment required|billing (hard )?limit",
     ),
     FailureClass.QUOTA: (
-        r"\b(429|503|529)\b|too many requests|rate.?limit|usage limit|limit reached|quota",
-        r"overloaded|high demand|resource.?exhausted",
+        r"too many requests|rate[ -]limited\b|rate[ -]limit (was |has been )?(reached|exceeded|hit)",
+        r"(hit|exceed(ed)?) (a |the |your )?rate limit",
+        r"\brate_limit_(error|exceeded)|\bRateLimitError:|\bQuotaError:|insufficient_quota|QUOTA_EXCEEDED",
+        r"\b(usage|session|weekly|monthly|daily|hourly|\d+-hour|concurrency|spending|opus|sonnet) limit\b",
+        r"(hit|reached|exceeded) your\b(?!.{0,40}context).{0,40}\blimit\b",
+        r"quota (has been |was |is )?(exceeded|exhausted|reached|used up)",
+        r"(exceeded|exhausted|reached|used) (your|the)\b.{0,40}\b(quota|capacity)",
+        r"\boverloaded(_error)?\b(?! (function|method|operator|constructor))|high demand",
+        r"resource[ _](has been )?exhausted",
+        r"at capacity|capacity (constraints?|exceeded|exhausted)|out of capacity",
+        r"service (is )?(temporarily )?unavailable|internal server error",
+        r"(?<!resource )temporarily unavailable",
     ),
     FailureClass.AUTH: (
-        r"\b(401|403)\b|unauthori[sz]ed|unauthenticated|forbidden|authenticat",
-        r"not logged in|run /login|auth method|missing environment variable",
-        r"(incorrect|invalid) (x-)?api.?key|api key not valid",
+        r"unauthori[sz]ed|unauthenticated|failed to authenticate|not authenticated|permission_denied",
+        r"authentication[ _](error|failed|fails|failure|required)",
+        r"\b\w*authentication_?error\b|\bauth_error\b",
+        r"not logged in|logged out|log out and|(log|sign) ?in again|signed in to another",
+        r"please (log|sign) ?in\b",
+        r"run [`'\"]?(/login|\w+ (auth )?login\b)|no auth(entication)? (type|method)|invalid auth method",
+        r"missing environment variable|\b(missing|no) (\w+ )?api.?key",
+        r"(incorrect|invalid|expired|revoked|disabled) (x-)?api.?key",
+        r"api.?key (is |was |has been |has )?(not valid|invalid|expired|revoked|disabled|missing)",
+        r"(access|refresh|oauth|auth|bearer|api) ?token\b.{0,60}\b(expired|revoked|already used|refreshed)",
+        r"(invalid|expired) (access|refresh|oauth|auth|bearer|api) ?token",
+        r"\b(token|login|credentials?) (has |have |is |are |was )?(been )?(expired|revoked)",
+        r"\binvalid_grant\b",
+        r"(organi[sz]ation|account|subscription)\b.{0,40}\b(disabled|suspended|deactivated|expired)",
     ),
     FailureClass.HOST: (
-        r"connection (refused|failed|reset)|econn|enotfound|lookup address|waiting for network",
-        r"stream (closed|disconnected)|request timed out|broken pipe",
-        r"no space left|database is locked|active writer|already in use",
+        r"connection (refused|failed|reset|error|closed|timed out)",
+        r"\b(econn\w+|eai_\w+|ehost\w+|enet\w+|enotfound|etimedout)\b",
+        r"lookup address|waiting for network|fetch failed|socket hang up|network (error|is unreachable)",
+        r"stream (closed|disconnected|ended without)|request timed out|broken pipe",
+        r"self.signed certificate|certificate (has expired|verif\w+ failed)",
+        r"unable to (get|verify)\b.{0,40}\bcertificate",
+        r"no space left|\benospc\b|read-only file system|out of memory|\benomem\b|cannot allocate memory",
+        r"resource temporarily unavailable|database is locked|active writer|already in use",
     ),
     FailureClass.CONFIG: (
         r"unknown (option|argument)|unexpected argument|is invalid\b|root/sudo|trusted director",
-        r"no such file|(file|provider|model)\b.{0,60}\bnot found|404 not found|does not exist|selected model",
+        r"no such file|(file|provider|model)\b.{0,60}\b(not found|not supported|unsupported)|404 not found",
+        r"does not exist|selected model|(unsupported|unknown|invalid) model",
         r"no prompt|must be provided|no input|input exceeds|can't check actions|auto-rejecting",
     ),
 }
-"""What the words of an error mean; the first that fits."""
+"""
+What the words of an error mean; the first that fits. They are phrases, and
+asked of what a CLI tells as its error, never of all it printed: "quota" alone
+may be the name of a file.
+"""
+
+_KNOWN = {kind: re.compile("|".join(phrases), re.IGNORECASE) for kind, phrases in WORDS.items()}
 
 
 def classify(facts: Facts) -> FailureClass:
-    """Return the failure class that the status, the words or the exit code of a failure tell."""
+    """
+    Return the failure class that a status, words or the exit code of a failure tell.
+
+    What has a field of its own counts first, then what stands where the CLI
+    writes its errors.
+    """
     if _session_is_gone(facts):
         return FailureClass.AGENT
     return (
         facts.error_class
         or STATUSES.get(facts.error_status or 0)
         or EXIT_CODES.get(facts.exit_code)
-        or _by_words(_words(facts))
+        or class_of(_words(facts), facts.words)
         or (FailureClass.CONFIG if _refused_to_start(facts) else FailureClass.AGENT)
     )
 
 
-def _by_words(words: str) -> FailureClass | None:
-    return next((kind for kind in WORDS if re.search("|".join(WORDS[kind]), words, re.IGNORECASE)), None)
+def class_of(words: str, own: Mapping[Any, str]) -> FailureClass | None:
+    """
+    Return what an error in words means; None if nothing in it is known.
+
+    `own` are the CLI's own phrases, expressions by class; they count first.
+    """
+    for kind, pattern in own.items():
+        if any(re.search(pattern, line) for line in lines_of(words)):
+            return FailureClass(kind)
+    told = [int(next(filter(None, match.groups()))) for match in _STATUS.finditer(words)]
+    by_status = next((STATUSES[status] for status in told if status in STATUSES), None)
+    return by_status or next((kind for kind, known in _KNOWN.items() if known.search(words)), None)
 
 
 def _refused_to_start(facts: Facts) -> bool:
-    """Tell whether the CLI did nothing but complain of how it was called."""
-    complaint = re.search(r"^\W*error\b", facts.stderr, re.IGNORECASE | re.MULTILINE)
-    return not facts.started and complaint is not None
+    """Tell whether the CLI did nothing but complain of how it was called; one that crashed shows where."""
+    words = harmless(facts.stderr)
+    complaint = re.search(r"^[^\w\n]*error\b", words, re.IGNORECASE | re.MULTILINE)
+    return not facts.started and complaint is not None and _CRASH.search(words) is None
+
+
+_CRASH = re.compile(r"^[ \t]*at .{0,300}:\d+(?::\d+)?\)?$|^Traceback \(most recent call last\)", re.MULTILINE)
+"""A line of a stack."""
 
 
 _GONE = re.compile(
@@ -203,10 +275,28 @@ def _session_is_gone(facts: Facts) -> bool:
     return not is_good and _GONE.search(_words(facts)) is not None
 
 
+_COMPLAINT = re.compile(
+    r"[^\w\n]*(?:\d{4}-\d\d-\d\d\S*\s+)?"  # brackets, bullets, the time
+    r"(?:(?:api |fatal )?(?:[\w.]*error|fatal|panic)\b|"
+    r"(?:connect|exceeded|failed|reached|unexpected|you(?:'ve| have)|the model|cannot|could not|unable)\b|"
+    + "|".join(f"(?:{phrase})" for phrase in (*(p for ps in WORDS.values() for p in ps), _GONE.pattern))
+    + ")",
+    re.IGNORECASE,
+)
+"""How a line of stderr begins that is an error, where nothing better is known of a CLI."""
+
+
 def _words(facts: Facts) -> str:
-    """Return the error in words: the CLI's own, or both ends of stderr; never the agent's."""
-    lines = harmless(facts.stderr).strip().split("\n")
-    return harmless(facts.error) or "\n".join((*lines[:5], *lines[5:][-20:]))[:8000]
+    """Return the error in words: the CLI's own, or else the lines of stderr that are one."""
+    if facts.error:
+        return harmless(facts.error)[:_MOST_WORDS]
+    if facts.complaints is not None:
+        return "\n".join(facts.complaints)[-_MOST_WORDS:]
+    complaints = [line for line in lines_of(facts.stderr) if _COMPLAINT.match(line)]
+    return "\n".join(complaints)[-_MOST_WORDS:]
+
+
+_MOST_WORDS = 8000
 
 
 # --- Notes -----------------------------------------------------------------
@@ -258,10 +348,12 @@ TOTALS = {"tokens": ("input_tokens", "output_tokens", "cached_tokens"), "cost": 
 _EPOCH = re.compile(r"(?:limit reached\||reset\w*[\"']?\s*[:=|]\s*)(\d{10})(\d{3})?\b", re.IGNORECASE)
 _ISO = re.compile(r"\b(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)")
 _SPAN = re.compile(
-    r"(?:retry.?after|retry.?delay|try again in|resets? (?:in|after)|reset after)[\"'\s:=]*"
+    r"(?:retry[- _]?after|retry[- _]?delay|(?:re)?try(?: again)? (?:in|after)|again in|\bwait(?: for)?"
+    r"|resets?[ _](?:in|after)(?:_seconds)?|reset-(?:requests|tokens))(?: about)?[\"'\s:=]*"
     r"((?:\d+(?:\.\d+)?\s*(?:days?|hours?|hrs?|minutes?|mins?|seconds?|secs?|ms|[dhms])?[\s,]*(?:and\s+)?)+)",
     re.IGNORECASE,
 )
+_HTTP_DATE = re.compile(r"\b[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[dhms]?)", re.IGNORECASE)
 _CLOCK = re.compile(
     r"(?:resets?|again|until)(?: at| on)?\s+"
@@ -282,7 +374,7 @@ def retry_time(words: str, now: datetime) -> datetime | None:
     in 1h30m`, `retry-after: 30`) and times of day (`resets at 3pm (Europe/Berlin)`,
     UTC if no zone is named, tomorrow if it is over today).
     """
-    readers = (_from_epoch, _from_span, _from_iso, _from_clock)
+    readers = (_from_epoch, _from_http_date, _from_span, _from_iso, _from_clock)
     times = (reader(words, now) for reader in readers)
     return next((time for time in times if time and now <= time <= now + FARTHEST), None)
 
@@ -290,6 +382,14 @@ def retry_time(words: str, now: datetime) -> datetime | None:
 def _from_epoch(words: str, _now: datetime) -> datetime | None:
     match = _EPOCH.search(words)
     return datetime.fromtimestamp(int(match[1]), UTC) if match else None
+
+
+def _from_http_date(words: str, _now: datetime) -> datetime | None:
+    """Return the first date such as that of a Retry-After header."""
+    match = _HTTP_DATE.search(words)
+    with suppress(ValueError):
+        return datetime.strptime(match[0], "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC) if match else None
+    return None
 
 
 def _from_span(words: str, now: datetime) -> datetime | None:

@@ -42,7 +42,7 @@ from reconciler.core.model import (
     Waiting,
     read_run_key,
 )
-from reconciler.core.rounds import backoff, is_unwanted, judge
+from reconciler.core.rounds import backoff, bounded, is_unwanted, judge
 from reconciler.core.text import one_line
 
 HEARTBEATS = 3
@@ -264,4 +264,5 @@ def lease_lost(name: str, spec: Task | None, status: Status, now: datetime, flee
     if counts and is_last:
         return Failed(**head, run=run, failure=failure)
     wait = backoff(status.attempt, base=fleet.backoff, cap=fleet.backoff_cap, key=run)
-    return Retried(**head, run=run, failure=failure, report=None, not_before=now + wait, counts=counts)
+    again = Retried(**head, run=run, failure=failure, report=None, not_before=now + wait, counts=counts)
+    return again if counts else bounded(again, status)

@@ -39,10 +39,19 @@ from reconciler.core.model import (
 from reconciler.core.text import one_line
 
 QUOTA_WAIT = timedelta(minutes=15)
-"""Wait when the output does not say when the quota is full again."""
+"""Wait when the output does not say when the quota is full again; doubles while it happens again."""
+
+QUOTA_MOST = timedelta(hours=6)
+"""Longest such wait."""
 
 QUOTA_LEAST = timedelta(minutes=1)
 """Shortest wait for a quota: a time that has passed already must not make a tight loop."""
+
+UNCOUNTED = 20
+"""
+Most attempts in a row that may end without counting as a failure. With waits
+that nobody named that is four days of a quota that is never full again.
+"""
 
 _FORGOTTEN = TaskDefaults(retries=0, fix_attempts=0)
 """Terms of a run whose spec is lost: nothing is started for it any more."""
@@ -91,6 +100,27 @@ def lose(task: Task, status: Status, words: str, now: datetime, fleet: FleetSpec
         return Failed(**head, run=run, failure=failure)
     until = now + _wait(status, run, fleet)
     return Retried(**head, run=run, failure=failure, report=None, not_before=until)
+
+
+def bounded(event: Retried | Released, status: Status) -> Event:
+    """Return an end that counts as no failure, or a failure if there were too many in a row."""
+    if status.uncounted < UNCOUNTED:
+        return event
+    words = (
+        f"{event.reason}; {UNCOUNTED + 1} attempts in a row ended in ways that count as no failure, and "
+        f"there are no more: see what keeps it, then `reconciler retry {event.task}`"
+    )
+    kind = event.failure.kind if isinstance(event, Retried) else FailureClass.CANCELLED
+    return Failed(
+        task=event.task,
+        at=event.at,
+        reason=one_line(words),
+        cause=event.cause,
+        actor=event.actor,
+        run=event.run,
+        failure=Failure(kind=kind, message=one_line(words)),
+        report=event.report,
+    )
 
 
 def backoff(attempt: int, *, base: timedelta, cap: timedelta, key: str) -> timedelta:
@@ -153,17 +183,25 @@ class _Case:
         if check is not None:
             message = one_line(f"validation {check.ending}: {check.command}")
             return Failure(kind=FailureClass.VALIDATION, message=message)
-        if self.terms.review != "none" and (why := self.nothing_new()):
+        if why := self.nothing_new():
             return Failure(kind=FailureClass.AGENT, message=why)
         return None
 
     def nothing_new(self) -> str | None:
-        """Return, in words, that there is nothing to review; None if there is."""
-        head = self.status.head_commit or ""
-        if self.status.review_count and self.report.head_commit in {None, head}:
+        """Return, in words, that there is nothing to show for the round; None if there is, or need not be."""
+        head, has_review = self.status.head_commit or "", self.terms.review != "none"
+        if has_review and self.status.review_count and self.report.head_commit in {None, head}:
             return f"changes were requested, but the agent made none: the branch is still at {head[:8]}"
-        if self.report.commits == 0:
+        if self.report.commits or self.terms.allow_empty:
+            return None
+        if has_review:
             return "the agent changed nothing: the branch has no commits to review"
+        if self.status.repo and not self.report.checks:
+            return (
+                "the agent changed nothing, and there is no validation to say that nothing was to be done; "
+                "give the task a `validation`, or `allow_empty: true` if it need not change anything "
+                "and `reconciler retry` it"
+            )
         return None
 
 
@@ -180,11 +218,12 @@ def _touched(case: _Case, head: str) -> Event:
 
 
 def _done(case: _Case) -> Event:
-    if case.terms.review != "none":
-        return Submitted(
-            **case.head("validated and delivered; waits for review"), run=case.run, report=case.report
-        )
-    return Completed(**case.head("validated, no review asked for"), report=case.report)
+    report = case.report
+    checked = "validated" if report.checks else "no validation asked for"
+    if case.terms.review != "none" and (report.commits or case.status.review_count):
+        return Submitted(**case.head(f"delivered, {checked}; waits for review"), run=case.run, report=report)
+    changed = ", nothing changed" if case.status.repo and not report.commits else ""
+    return Completed(**case.head(f"done{changed}: {checked}, no review asked for"), report=report)
 
 
 def _mend_or_again(case: _Case, failure: Failure) -> Event:
@@ -217,8 +256,9 @@ def _wait(status: Status, run: str, fleet: FleetSpec) -> timedelta:
 def _later(case: _Case, failure: Failure) -> Event:
     """Wait for a quota; that is nobody's failure and counts as none."""
     told = case.report.verdict.retry_at
-    until = max(told, case.now + QUOTA_LEAST) if told else case.now + QUOTA_WAIT
-    return Retried(
+    wait = min(QUOTA_WAIT * 2 ** min(case.status.uncounted, 16), QUOTA_MOST)
+    until = max(told, case.now + QUOTA_LEAST) if told else case.now + wait
+    again = Retried(
         **case.head(f"{failure.message}; waits until {format_time(until)}"),
         run=case.run,
         failure=failure,
@@ -226,6 +266,7 @@ def _later(case: _Case, failure: Failure) -> Event:
         not_before=until,
         counts=False,
     )
+    return bounded(again, case.status)
 
 
 def _given_up(case: _Case, failure: Failure) -> Event:
@@ -242,14 +283,22 @@ def _stopped(case: _Case, failure: Failure) -> Event:
         return Cancelled(**case.head(failure.message), report=case.report)
     if case.status.claim:
         return _given_back(case, failure)
-    return Released(**case.head(failure.message), run=case.run, report=case.report)
+    is_wanted = (
+        case.task is None or case.task.desired is not Wish.ACTIVE or _is_changed(case.task, case.status)
+    )
+    released = Released(**case.head(failure.message), run=case.run, report=case.report, is_wanted=is_wanted)
+    return released if is_wanted else bounded(released, case.status)
+
+
+def _is_changed(task: Task, status: Status) -> bool:
+    return task.on_change == "restart" and task.generation != status.generation
 
 
 def _given_back(case: _Case, failure: Failure) -> Event:
     """Offer a task again that its agent gave back; not at once, or that agent takes it for ever."""
     fleet, attempt = case.fleet, case.status.attempt
     wait = backoff(attempt, base=fleet.backoff, cap=fleet.backoff_cap, key=case.run)
-    return Retried(
+    again = Retried(
         **case.head(f"agent {case.status.assigned_agent} gave it back: {failure.message}"),
         run=case.run,
         failure=failure,
@@ -257,6 +306,7 @@ def _given_back(case: _Case, failure: Failure) -> Event:
         not_before=case.now + wait,
         counts=False,
     )
+    return bounded(again, case.status)
 
 
 _DECISIONS: Mapping[FailureClass, Callable[[_Case, Failure], Event]] = {

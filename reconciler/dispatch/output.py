@@ -12,18 +12,22 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import takewhile
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jmespath
 from jmespath.exceptions import JMESPathError
 from jmespath.parser import ParsedResult
 
-from reconciler.core.adapter import Adapter, Output, Usage
+from reconciler.core.adapter import RULES, Adapter, Output, Usage
 from reconciler.core.masking import Mask
 from reconciler.core.model import FailureClass, Order, Verdict
-from reconciler.core.outcome import EXIT_CODES, SIGNALS, Facts, spent, verdict
+from reconciler.core.outcome import EXIT_CODES, SIGNALS, Facts, class_of, retry_time, spent, verdict
+from reconciler.core.patterns import chosen, lines_of, matches
+from reconciler.core.text import one_line
 from reconciler.dispatch.framing import Event, Framer, Printed, end_of, last_object, stream_of
 from reconciler.dispatch.logs import end_of_text, read_end
 from reconciler.dispatch.retention import Condition, Retention, conditions
@@ -128,11 +132,26 @@ def _none(_: Event) -> bool:
     return False
 
 
+Give = Callable[[Event, bool], None]
+"""Takes an event, and whether something else stands before it."""
+
+
+class Joining(Protocol):
+    """Makes events of what comes in pieces, as it comes."""
+
+    def add(self, event: Event, is_spliced: bool) -> None:
+        """Take an event, and give away those that are whole."""
+
+    def end(self) -> None:
+        """Give away the rest."""
+
+
 def read_events(
     stdout: Printed,
     stderr: bytes = b"",
     asked: Sequence[Condition] = _ALL,
     slim: Callable[[Event], Event] = _as_it_is,
+    join: Callable[[Give], Joining] | None = None,
 ) -> Transcript:
     r"""
     Return the JSON objects in an output that meet a condition, in order.
@@ -140,11 +159,18 @@ def read_events(
     They may stand on a line each, in an array, or be one value over many lines.
     Lines end with `\n` only (U+2028 may stand in a string). Everything else is
     noise, which is counted and left out. `slim` takes out of an event what
-    nobody asks for.
+    nobody asks for; `join` makes one of many before it.
     """
     retention = Retention(asked)
-    framer = Framer(lambda event, is_spliced: retention.add(slim(event), is_spliced))
+
+    def keep(event: Event, is_spliced: bool) -> None:
+        retention.add(slim(event), is_spliced)
+
+    joining = join(keep) if join else None
+    framer = Framer(joining.add if joining else keep)
     framer.read(stdout)
+    if joining:
+        joining.end()
     kept = retention.kept()
     spliced = frozenset(number for number, each in enumerate(kept) if each.is_spliced)
     notes = tuple(_oddities(framer, retention))
@@ -191,9 +217,8 @@ def judge_output(
     adapter: Adapter, remains: Remains, asked: Asked, now: datetime, mask: Mask = _NOTHING_HIDDEN
 ) -> Verdict:
     """Return the verdict for what is left of a run, given what it was to do."""
-    if adapter.output.format == "text":
-        return verdict(_masked(_text_facts(remains), mask), now)
-    return verdict(_masked(_event_facts(adapter.output, remains, asked), mask), now)
+    facts = _text_facts if adapter.output.format == "text" else _event_facts
+    return verdict(_masked(facts(adapter.output, remains, asked, mask), mask), now)
 
 
 def _masked(facts: Facts, mask: Mask) -> Facts:
@@ -203,53 +228,107 @@ def _masked(facts: Facts, mask: Mask) -> Facts:
         facts,
         text=hide(end_of_text(facts.text, MOST_TEXT)),
         error=hide(facts.error[:MOST_TEXT]),
-        stderr=hide(facts.stderr),
         session_id=session if session and hide(session) == session else None,
         denials=tuple(map(hide, facts.denials)),
         notes=tuple(map(hide, facts.notes)),
     )
 
 
-def _text_facts(remains: Remains) -> Facts:
-    """Raw text: there is nothing but the exit code to go by; the words may be about anything."""
-    code, said = remains.exit_code, _end(remains.stdout)
+def _text_facts(rules: Output, remains: Remains, asked: Asked, mask: Mask) -> Facts:
+    """
+    Return what the lines of a text tell.
+
+    Without rules there is nothing but the exit code to go by: the words may be
+    about anything. Of an error and a success, the later one counts. Secrets are
+    masked before lines are cut.
+    """
+    code = remains.exit_code
+    printed, complained = (mask.hide(_end(stream)) for stream in (remains.stdout, remains.stderr))
+    lines = (*lines_of(printed), *lines_of(complained))
+    failed_at, error = _find(rules.error, lines)
+    succeeded_at, _ = _find(rules.success, lines)
+    has_failed = failed_at > succeeded_at or (rules.success is not None and succeeded_at < 0)
+    own_class = _meaning(rules.exit_codes.get(str(code)))
+    totals = _usage(rules, partial(_value, lines=lines))
+    session = _session(_value(rules.session_id, lines))
     return Facts(
         exit_code=code,
-        complete=code not in SIGNALS,
-        succeeded=code == 0,
-        error_class=EXIT_CODES.get(code, FailureClass.AGENT),
-        text=said,
-        needs_text=False,
-        stderr=_end(remains.stderr) or said,
+        complete=_find(rules.terminal, lines)[0] >= 0 if rules.terminal else code not in SIGNALS,
+        succeeded=code == 0 and not has_failed,
+        error=" ".join((error, *_rest(lines, failed_at))) if failed_at > succeeded_at else "",
+        error_class=own_class or (None if failed_at >= 0 else EXIT_CODES.get(code, FailureClass.AGENT)),
+        error_status=_status(_value(rules.error_status, lines)),
+        text=_value(rules.text, lines) or "" if rules.text else printed,
+        needs_text=rules.text is not None,
+        stderr=complained or printed,
+        words=rules.words,
+        session_id=session,
+        wanted_session=asked.session,
+        totals=totals,
+        usage=spent(asked.totals if session == asked.session else Usage(), totals, rules.cumulative),
     )
 
 
-def _event_facts(rules: Output, remains: Remains, asked: Asked) -> Facts:
+def _find(pattern: str | None, lines: Sequence[str]) -> tuple[int, str]:
+    """Return the number of the last line that fits, and what it says; -1 if none does."""
+    return max(matches(pattern, lines), default=(-1, ""), key=itemgetter(0)) if pattern else (-1, "")
+
+
+def _value(pattern: str | None, lines: Sequence[str]) -> str | None:
+    at, value = _find(pattern, lines)
+    return value if at >= 0 else None
+
+
+def _rest(lines: Sequence[str], at: int) -> Iterator[str]:
+    """Yield what goes on of an error on the lines below it, up to an empty one."""
+    return takewhile(bool, lines[at + 1 : at + 4])
+
+
+def refusal(
+    rules: Output, stdout: Printed, stderr: Printed, now: datetime, mask: Mask = _NOTHING_HIDDEN
+) -> dict[str, Any]:
+    """Return, as fields of a verdict, why a run was ended that waited to call its model again (`give_up`)."""
+    lines = [line for stream in (stdout, stderr) for line in lines_of(mask.hide(_end(stream)))]
+    words = _value(rules.give_up, lines) or "its model refuses"
+    kind = class_of(words, rules.words) or FailureClass.QUOTA
+    return {
+        "outcome": "failed",
+        "kind": kind,
+        "message": one_line(f"stopped, as it only waited to call its model again: {words}"),
+        "retry_at": retry_time(words, now) if kind is FailureClass.QUOTA else None,
+    }
+
+
+def _event_facts(rules: Output, remains: Remains, asked: Asked, mask: Mask) -> Facts:
     transcript = _transcript(rules, remains)
     events = _prepared(rules, transcript)
+    ask = partial(_ask, events=events)
     has_begun = transcript.has_begun or bool(events)
-    session = _session(_ask(rules.session_id, events))
+    session = _session(ask(rules.session_id))
     before = asked.totals if session == asked.session else Usage()
-    totals = _usage(rules, events)
+    totals = _usage(rules, ask)
+    stderr = mask.hide(_end(remains.stderr) or ("" if has_begun else _end(remains.stdout)))
     is_structure_asked = rules.schema_flag in asked.argv
     return Facts(
         exit_code=remains.exit_code,
         complete=_is_complete(rules, transcript),
-        succeeded=bool(_ask(rules.success, events)) if rules.success else remains.exit_code == 0,
-        text=_text(_ask(rules.text, events)) or "",
-        error=_text(_ask(rules.error, events)) or "",
-        error_class=_class(rules, events, remains.exit_code),
-        error_status=_status(_ask(rules.error_status, events)),
-        stderr=_end(remains.stderr) or ("" if has_begun else _end(remains.stdout)),
+        succeeded=bool(ask(rules.success)) if rules.success else remains.exit_code == 0,
+        text=_text(ask(rules.text)) or "",
+        error=_text(ask(rules.error)) or "",
+        error_class=_meaning(_text(ask(rules.error_class)) or rules.exit_codes.get(str(remains.exit_code))),
+        error_status=_status(ask(rules.error_status)),
+        stderr=stderr,
+        complaints=tuple(chosen(rules.error_lines, lines_of(stderr))) if rules.error_lines else None,
+        words=rules.words,
         session_id=session,
         wanted_session=asked.session,
-        denials=_texts(_ask(rules.denials, events)),
-        lacks_structure=is_structure_asked and not _ask(rules.structured, events),
+        denials=_texts(ask(rules.denials)),
+        lacks_structure=is_structure_asked and not ask(rules.structured),
         started=has_begun,
         was_cut=transcript.was_cut,
         totals=totals if totals != Usage() else before,
         usage=spent(before, totals, rules.cumulative),
-        notes=(*_texts(_ask(rules.notes, events)), *transcript.notes),
+        notes=(*_texts(ask(rules.notes)), *transcript.notes),
     )
 
 
@@ -277,8 +356,10 @@ def _transcript(rules: Output, remains: Remains) -> Transcript:
 
 
 def _read(rules: Output, stdout: Printed, stderr: Printed) -> Transcript:
-    asked = (*conditions(_expressions(rules)), *READ.get(rules.reader or "", ()))
-    return read_events(stdout, end_of(stderr, TAIL), asked, SLIM.get(rules.reader or "", _as_it_is))
+    reader = rules.reader or ""
+    asked = (*conditions(_expressions(rules)), *READ.get(reader, ()))
+    slim = SLIM.get(reader, _as_it_is)
+    return read_events(stdout, end_of(stderr, TAIL), asked, slim, JOIN.get(reader))
 
 
 def _is_complete(rules: Output, transcript: Transcript) -> bool:
@@ -293,22 +374,20 @@ def _prepared(rules: Output, transcript: Transcript) -> list[Event]:
 
 def _expressions(rules: Output) -> Iterator[str]:
     """Yield the rules that are expressions."""
-    names = set(Output.model_fields) - {"format", "reader", "schema_flag", "exit_codes", "cumulative"}
-    yield from (rule for name in sorted(names) if (rule := getattr(rules, name)) is not None)
+    yield from (rule for name in RULES if (rule := getattr(rules, name)) is not None)
 
 
-def _class(rules: Output, events: list[Event], exit_code: int) -> FailureClass | None:
-    told = _text(_ask(rules.error_class, events)) or rules.exit_codes.get(str(exit_code))
+def _meaning(told: str | None) -> FailureClass | None:
     return FailureClass(told) if told in set(FailureClass) else None
 
 
-def _usage(rules: Output, events: list[Event]) -> Usage:
+def _usage(rules: Output, ask: Callable[[str | None], Any]) -> Usage:
     return Usage(
-        input_tokens=int(_number(_ask(rules.input_tokens, events))),
-        output_tokens=int(_number(_ask(rules.output_tokens, events))),
-        cached_tokens=int(_number(_ask(rules.cached_tokens, events))),
-        cost_usd=round(_number(_ask(rules.cost_usd, events)), 6),
-        turns=int(_number(_ask(rules.turns, events))),
+        input_tokens=int(_number(ask(rules.input_tokens))),
+        output_tokens=int(_number(ask(rules.output_tokens))),
+        cached_tokens=int(_number(ask(rules.cached_tokens))),
+        cost_usd=round(_number(ask(rules.cost_usd)), 6),
+        turns=int(_number(ask(rules.turns))),
     )
 
 
@@ -347,14 +426,24 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def _status(value: object) -> int | None:
+    """Return an HTTP status, be it a number or the digits of one."""
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"[1-5][0-9][0-9]", value) else None
     return value if isinstance(value, int) else None
 
 
 LARGEST = 1e15
 """A number above this is nonsense."""
 
+_WRITTEN = re.compile(r"(\d[\d,]{0,20}(?:\.\d{1,20})?)\s?([kKmM]?)", re.ASCII)
+_UNITS = {"": 1, "k": 1e3, "m": 1e6}
+
 
 def _number(value: object) -> float:
+    """Return a number, or what a text such as `1.0k` or `12,345` writes; 0 for anything else."""
+    written = _WRITTEN.fullmatch(value) if isinstance(value, str) else None
+    if written:
+        value = float(written[1].replace(",", "")) * _UNITS[written[2].lower()]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0.0
     return float(value) if math.isfinite(value) and 0 <= value <= LARGEST else 0.0
@@ -458,6 +547,25 @@ def _stderr_json(transcript: Transcript) -> list[Event]:
     return [*transcript.events, *last_object(transcript.stderr)]
 
 
+def _qwen(transcript: Transcript) -> list[Event]:
+    """Read a stream like Claude's, and the error that may stand on stderr instead of its end."""
+    return [*_claude(transcript), *last_object(transcript.stderr)]
+
+
+def _gemini(transcript: Transcript) -> list[Event]:
+    """Count thoughts as output, and take the error from stderr."""
+    return [_with_thoughts(event) for event in _stderr_json(transcript)]
+
+
+def _with_thoughts(event: Event) -> Event:
+    """Count what the model generated: all that was not its input."""
+    stats = event.get("stats")
+    if not isinstance(stats, dict) or "output_tokens" not in stats:
+        return event
+    generated = _number(stats.get("total_tokens")) - _number(stats.get("input_tokens"))
+    return {**event, "stats": {**stats, "generated_tokens": max(generated, _number(stats["output_tokens"]))}}
+
+
 def _list(value: object) -> Sequence[Any]:
     return value if isinstance(value, list) else []
 
@@ -465,6 +573,8 @@ def _list(value: object) -> Sequence[Any]:
 READERS: dict[str, Callable[[Transcript], list[Event]]] = {
     "claude": _claude,
     "codex": _codex,
+    "gemini": _gemini,
+    "qwen": _qwen,
     "stderr_json": _stderr_json,
 }
 
@@ -490,15 +600,101 @@ def _is_of(*types: str) -> Callable[[Event], bool]:
     return lambda event: event.get("type") in types
 
 
-SLIM: dict[str, Callable[[Event], Event]] = {"claude": _slim_claude, "codex": _slim_codex}
+_CLAUDE = (
+    Condition(_is_of("result"), "all"),
+    Condition(lambda event: event.get("type") == "user" and bool(_tool_results([event])), "last"),
+)
+
+SLIM: dict[str, Callable[[Event], Event]] = {
+    "claude": _slim_claude,
+    "codex": _slim_codex,
+    "qwen": _slim_claude,
+}
 READ: dict[str, Sequence[Condition]] = {
-    "claude": (
-        Condition(_is_of("result"), "all"),
-        Condition(lambda event: event.get("type") == "user" and bool(_tool_results([event])), "last"),
-    ),
+    "claude": _CLAUDE,
+    "qwen": _CLAUDE,
     "codex": (
         Condition(_is_of("turn.started"), "last"),
         Condition(lambda event: "msg" in event, "all"),
     ),
 }
 """Which events the readers look at, besides those of the rules."""
+
+
+class _JoiningGemini:
+    """
+    Puts words that come piece by piece together, and names the tools of results.
+
+    A message is over when something else happens; the last one is the answer.
+    """
+
+    def __init__(self, give: Give) -> None:
+        self._give = give
+        self._messages: dict[bool, _Message] = {}
+        """Those that go on: of the events by themselves, and of those that something stands before."""
+        self._tools: dict[str, object] = {}
+        """Names of those that gave no result yet."""
+
+    def add(self, event: Event, is_spliced: bool) -> None:
+        if _is_piece(event):
+            self._messages.setdefault(is_spliced, _Message(event)).add(event["content"])
+            return
+        self._end(is_spliced)
+        self._give(self._with_tool(event), is_spliced)
+
+    def end(self) -> None:
+        for is_spliced in tuple(self._messages):
+            self._end(is_spliced)
+
+    def _end(self, is_spliced: bool) -> None:
+        if message := self._messages.pop(is_spliced, None):
+            self._give(message.whole(), is_spliced)
+
+    def _with_tool(self, event: Event) -> Event:
+        tool = event.get("tool_id")
+        if not isinstance(tool, str):
+            return event
+        if event.get("type") == "tool_use":
+            self._tools[tool] = event.get("tool_name")
+            if len(self._tools) > _MOST_TOOLS:
+                del self._tools[next(iter(self._tools))]
+        if event.get("type") == "tool_result":
+            return {**event, "tool_name": self._tools.pop(tool, None)}
+        return event
+
+
+_MOST_TOOLS = 1000
+"""Tools that may be at work at a time."""
+
+
+class _Message:
+    """What the agent says, as far as it is kept: its end."""
+
+    def __init__(self, first: Event) -> None:
+        self._first = first
+        self._pieces: list[str] = []
+        self._size = 0
+
+    def add(self, piece: str) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece) + _PIECE
+        if self._size > 2 * MOST_TEXT:
+            self._pieces = [end_of_text("".join(self._pieces), MOST_TEXT)]
+            self._size = len(self._pieces[0])
+
+    def whole(self) -> Event:
+        return {**self._first, "content": "".join(self._pieces)}
+
+
+_PIECE = 8
+"""What a piece takes besides its characters, in characters."""
+
+
+def _is_piece(event: Event) -> bool:
+    """Tell whether an event is a piece of what the agent says."""
+    is_said = (event.get("type"), event.get("role")) == ("message", "assistant")
+    return is_said and isinstance(event.get("content"), str)
+
+
+JOIN: dict[str, Callable[[Give], Joining]] = {"gemini": _JoiningGemini}
+"""How what comes in pieces is made whole, before it is decided what is kept."""

@@ -19,9 +19,10 @@ from reconciler.core.masking import Mask
 from reconciler.core.model import Check, FailureClass, Order, Report, Verdict
 from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.merging import Clash
+from reconciler.dispatch.output import refusal
 from reconciler.dispatch.protocol import RunState, Stage, agent_id, agent_job, validation_id, validation_job
 from reconciler.dispatch.repos import CodeRepository
-from reconciler.dispatch.runs import Bounds, Ending
+from reconciler.dispatch.runs import GAVE_UP, Bounds, Ending
 from reconciler.dispatch.secrets import WITHHELD, InjectedSecrets, find_known, find_secrets
 from reconciler.dispatch.site import Site
 from reconciler.dispatch.steps import StepFailed, persist
@@ -191,7 +192,11 @@ class Round:
         return self.secrets.mask
 
     async def _follow_agent(self, state: RunState) -> RunState:
-        bounds = Bounds(silence=self.order.stall_timeout.total_seconds(), output=self._most_output)
+        bounds = Bounds(
+            silence=self.order.stall_timeout.total_seconds(),
+            output=self._most_output,
+            give_up=self.order.adapter.output.give_up,
+        )
         return await self._follow(self._agent, state, bounds)
 
     def _judge(self, state: RunState, mask: Mask) -> Verdict:
@@ -208,12 +213,23 @@ class Round:
                 now=self.clock(),
                 mask=mask,
             )
+            was_done = verdict.outcome == "success" and state.why != CANCELLED
+            if state.why == GAVE_UP and not was_done:
+                why = refusal(self.order.adapter.output, stdout, stderr, self.clock(), mask)
+                verdict = verdict.model_copy(update=why)
         verdict = withheld(verdict, mask)
         verdict = verdict.model_copy(
             update={"usage": verdict.usage.model_copy(update={"seconds": state.seconds})}
         )
-        was_done = verdict.outcome == "success" and state.why != CANCELLED
-        return verdict if was_done or state.why == "exit" else failed(verdict, self._ended(state.why))
+        if state.why == GAVE_UP:
+            return verdict
+        if was_done or state.why == "exit":
+            return self._interrupted(verdict) if verdict.kind is FailureClass.CANCELLED else verdict
+        return failed(verdict, self._ended(state.why))
+
+    def _interrupted(self, verdict: Verdict) -> Verdict:
+        """Return what it means that a CLI says it was cancelled, and not by us."""
+        return failed(verdict, self._at_fault(f"the run was ended there by somebody else: {verdict.message}"))
 
     # --- What it leaves -----------------------------------------------------
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.patterns import lines_of, matches
 from reconciler.dispatch.logs import Logs, Stream
 from reconciler.dispatch.protocol import (
     RunState,
@@ -34,6 +35,10 @@ _CHUNK = 255 * 1024
 _ERR_EVERY = 5
 """stderr is copied every so many times: it seldom says anything before the end."""
 _BACKOFF_CAP = 10.0
+_LONGEST_START = 2000
+"""Most bytes that are kept of a line that is not whole: its beginning tells what it is."""
+GAVE_UP = "gave-up"
+"""Why a run was ended, in the wrapper's records, that only waited to call its model again."""
 
 Signal = Literal["TERM", "INT", "HUP"]
 
@@ -72,6 +77,8 @@ class Bounds:
     """Seconds without a new byte; None: it may be silent."""
     output: int
     """Bytes."""
+    give_up: str | None = None
+    """How a line begins with which it is ended (`give_up` of an adapter's output); None: with none."""
 
 
 class Runs:
@@ -156,6 +163,9 @@ class _Watch:
         self.at: dict[Stream, int] = {}
         """How far its output was copied."""
         self.measure()
+        self._rest: dict[Stream, bytes] = {}
+        """The beginning of a line whose end was not printed yet."""
+        self._has_given_up = False
         self.moved = now
         """When it last printed something."""
         self.is_being_ended = False
@@ -164,6 +174,18 @@ class _Watch:
     def measure(self) -> None:
         """Take the logs at their word about how far they go: a full disk may have cut the last piece."""
         self.at = {stream: self._logs.size(self.run_id, stream) for stream in _STREAMS}
+
+    def take(self, stream: Stream, data: bytes, now: float) -> None:
+        """Take note of what it printed."""
+        self._logs.append(self.run_id, stream, data)
+        self.at[stream] += len(data)
+        self.moved = now
+        if self.bounds.give_up is None or self._has_given_up:
+            return
+        whole, _, rest = (self._rest.get(stream, b"") + data).rpartition(b"\n")
+        self._rest[stream] = rest[:_LONGEST_START]
+        lines = lines_of(whole.decode("utf-8", "replace"))
+        self._has_given_up = any(True for _ in matches(self.bounds.give_up, lines))
 
     @property
     def room(self) -> int:
@@ -174,6 +196,8 @@ class _Watch:
         """Return why it must end, if it must."""
         if self.room <= 0:
             return "output"
+        if self._has_given_up:
+            return GAVE_UP
         silence = self.bounds.silence
         return "stall" if silence is not None and now - self.moved >= silence else None
 
@@ -301,9 +325,7 @@ class _Follower:
             wanted = min(_CHUNK, watch.room)
             data = await self._transport.read(path, watch.at[stream], wanted)
             if data:
-                self._logs.append(watch.run_id, stream, data)
-                watch.at[stream] += len(data)
-                watch.moved = asyncio.get_running_loop().time()
+                watch.take(stream, data, asyncio.get_running_loop().time())
             if len(data) < wanted:
                 return
             await asyncio.sleep(0)  # a local read does not let others have their turn

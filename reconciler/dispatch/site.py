@@ -13,7 +13,7 @@ from reconciler.dispatch.steps import StepFailed
 from reconciler.dispatch.transport import SAFE_WORD, Transport
 from reconciler.dispatch.workspace import Workspaces
 
-_DEFAULT_WORKDIR = "~/.local/state/reconciler"
+DEFAULT_WORKDIR = "~/.local/state/reconciler"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def workdir(host: Host) -> str:
     """
     if host.is_local:
         return "."
-    folder = host.workdir or _DEFAULT_WORKDIR
+    folder = host.workdir or DEFAULT_WORKDIR
     return _safe(host, "workdir", f"$HOME{folder[1:]}" if folder.startswith("~/") else folder)
 
 

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 from reconciler.core.errors import NotFound, SpecError
 from reconciler.core.fields import Frozen
 from reconciler.core.model import FleetSpec, RepoSpec, Task, TaskDefaults, TaskSpec
+from reconciler.core.references import no_such
 from reconciler.specs import layers, yaml
-from reconciler.specs.parse import FLEET, ROOT, File, Parsed, Parser, nearest
+from reconciler.specs.parse import FLEET, ROOT, File, Parsed, Parser
 
 Model = TypeVar("Model", bound=Frozen)
 
@@ -48,8 +49,7 @@ def _resolved(files: Mapping[str, File], name: str) -> tuple[Task, list[Parsed]]
     path = f"{ROOT}/tasks/{name}.yaml"
     if path not in files:
         tasks = [path.removeprefix(f"{ROOT}/tasks/").removesuffix(".yaml") for path in files]
-        hint = nearest(name, tasks)
-        raise NotFound(f"no task {name!r}" + (f" (did you mean {hint!r}?)" if hint else ""))
+        raise NotFound(no_such("task", name, tasks))
     own = _read(files, path)
     spec = _as(TaskSpec, own)
     repo = _read(files, f"{ROOT}/repos/{spec.repo}.yaml")

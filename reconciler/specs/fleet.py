@@ -14,6 +14,7 @@ from dataclasses import replace
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Problem
 from reconciler.core.model import Desired, ExecutionMode, Repo, Task, TaskSpec, Wish
+from reconciler.core.references import remedy
 from reconciler.specs.graph import Index, cycles
 from reconciler.specs.layers import resolve
 from reconciler.specs.parse import ROOT, File, Parsed, Parser, nearest, place
@@ -191,7 +192,10 @@ class Builder:
         for at, name in enumerate(task.depends_on):
             if name not in self._specs:
                 self._dangling.add(task.name)
-                yield Mistake(("depends_on", at), f"no task {name!r}", self._meant(task.name, name))
+                hint = self._meant(task.name, name)
+                yield Mistake(
+                    ("depends_on", at), f"no task {name!r}{'' if hint else remedy('task', name)}", hint
+                )
         if cycle := self._cycles.get(task.name):
             yield Mistake(("depends_on",), f"goes in a circle: {cycle}", at_key=True)
 
@@ -315,4 +319,8 @@ def _script_mistakes(task: Task, adapter: Adapter) -> Iterator[Mistake]:
         message = f"adapter {task.adapter!r} takes no script; say in `goal` what is to be done"
         yield Mistake(("script",), message, at_key=True)
     elif task.script is None and takes_script and task.execution_mode is ExecutionMode.SSH_CLI:
-        yield Mistake(("script",), f"is missing: adapter {task.adapter!r} runs it; or name another adapter")
+        message = (
+            f"is missing: adapter {task.adapter!r} runs it; or name an agent's adapter, such as "
+            "`adapter: claude-code`, here or for all tasks in specs/fleet.yaml"
+        )
+        yield Mistake(("script",), message)

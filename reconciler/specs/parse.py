@@ -120,7 +120,11 @@ def _key(kind: Kind | None, name: str, file: File) -> _Key:
 def is_ignored(path: str) -> bool:
     """Tell whether a file below `specs/` is for people or tools only."""
     parts = path.split("/")
-    return parts[-1] == "README.md" or any(part.startswith(".") for part in parts)
+    return (
+        parts[-1] == "README.md"
+        or parts[-1].endswith(".example")
+        or any(part.startswith(".") for part in parts)
+    )
 
 
 def locate(path: str) -> tuple[Kind, str] | Problem:
@@ -167,7 +171,8 @@ def parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None,
         return None, tuple(error.problems)
     spec, found = _validate(MODELS[kind], {} if value is None else value)
     if isinstance(spec, AdapterSpec):
-        found += _adapter_mistakes(name, spec)
+        told = {mistake.path for mistake in found}
+        found += [mistake for mistake in _adapter_mistakes(name, spec) if mistake.path not in told]
     if not found and not problems:
         return spec, ()
     placed = place(found, path, data)
@@ -197,7 +202,7 @@ def _validate(model: type[Frozen], value: Any) -> tuple[Frozen | None, list[Mist
 def _adapter_mistakes(name: str, spec: AdapterSpec) -> list[Mistake]:
     """Return what is wrong with the adapter once it lies over the built-in one."""
     lines = (line.partition(": ") for line in check_adapter(layers.adapter(name, spec)))
-    return [Mistake((field,), message) for field, _, message in lines]
+    return [Mistake(tuple(field.split(".")), message) for field, _, message in lines]
 
 
 def place(found: Iterable[Mistake], path: str, data: bytes) -> list[Problem]:

@@ -13,7 +13,7 @@ import jmespath
 from jmespath.exceptions import JMESPathError
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from reconciler.core.adapter import AdapterSpec, Output, Secret
+from reconciler.core.adapter import RULES, AdapterSpec, Secret
 from reconciler.core.fields import Frozen
 from reconciler.core.model import AgentSpec, FleetSpec, Forge, HostSpec, RepoSpec, TaskDefaults, TaskSpec
 from reconciler.core.prompt import check_template
@@ -83,7 +83,8 @@ def _adapter(spec: AdapterSpec) -> Iterator[Mistake]:
             yield from _tried(("version", "range"), _check_range, spec.version.range)
     for name, secret in spec.secrets.items():
         yield from _secret(("secrets", name), secret)
-    for field in _EXPRESSIONS:
+    is_text = "format" in spec.output.model_fields_set and spec.output.format == "text"
+    for field in RULES if not is_text else ():  # of text, they are patterns: see `core.command.check_adapter`
         expression = getattr(spec.output, field)
         if expression is not None:
             yield from _tried(("output", field), _check_expression, expression)
@@ -130,8 +131,6 @@ def _forge(forge: Forge | None) -> Iterator[Mistake]:
 _ADDRESS = re.compile(r"[A-Za-z0-9:_][A-Za-z0-9._:%-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SOURCES = ("env", "file", "command", "credential")
-_NO_EXPRESSIONS = {"format", "reader", "schema_flag", "exit_codes", "cumulative"}
-_EXPRESSIONS = tuple(field for field in Output.model_fields if field not in _NO_EXPRESSIONS)
 
 
 def _tried(path: Path, check: Callable[[str], object], text: str) -> Iterator[Mistake]:

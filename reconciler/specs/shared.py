@@ -11,6 +11,7 @@ from reconciler.core.adapter import Adapter, AdapterSpec
 from reconciler.core.errors import Problem
 from reconciler.core.fields import Frozen
 from reconciler.core.model import LOCAL, Agent, FleetSpec, Host, HostSpec, Kind, Repo, Task
+from reconciler.core.references import remedy
 from reconciler.specs import layers
 from reconciler.specs.layers import blank_task, named
 from reconciler.specs.parse import Parsed, nearest, place
@@ -40,7 +41,9 @@ class Shared:
         """Return what to say of a reference that leads nowhere: a message and a hint."""
         if problem := self.broken.get((kind, name)):
             return f"{kind} {name!r} is broken, see {problem.path}:{problem.line}:{problem.column}", ""
-        return f"no {kind} {name!r}", nearest(name, among)
+        names = sorted(among)
+        hint = nearest(name, names)
+        return f"no {kind} {name!r}{'' if hint else remedy(kind, name, names)}", hint
 
 
 def share(files: Iterable[Parsed]) -> Shared:

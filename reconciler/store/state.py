@@ -12,7 +12,7 @@ from typing import Self
 
 from reconciler.controller.ports import Step
 from reconciler.core.adapter import Usage
-from reconciler.core.errors import Conflict, Refused, Unavailable
+from reconciler.core.errors import Conflict, Problem, Refused, Unavailable
 from reconciler.core.events import Assigned
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
@@ -46,9 +46,14 @@ class StateReader:
         """
         Return every status on record, of tasks and of hosts; empty if there is no record yet.
 
-        Raises Unavailable, or SpecError for a state branch that is damaged.
+        Damaged files are left out. Raises Unavailable.
         """
         return await self._records.read(self._repository.read_ref(self._ref))
+
+    @property
+    def damaged(self) -> Mapping[str, Problem]:
+        """What is wrong with the statuses of tasks that could not be read at the last load."""
+        return self._records.damaged
 
     async def fleet_id(self) -> str | None:
         """Return the id of the fleet; None if it was never run."""
@@ -121,11 +126,16 @@ class StateBranch:
         """
         Return every status on record, of tasks and of hosts, at the newest commit.
 
-        Later commits go on top of that one. Raises Unavailable, or SpecError
-        for a state branch that is damaged.
+        Later commits go on top of that one. Damaged files are left out. Raises
+        Unavailable.
         """
         async with self._turn:
             return await self._load()
+
+    @property
+    def damaged(self) -> Mapping[str, Problem]:
+        """What is wrong with the statuses of tasks that could not be read at the last load."""
+        return self._records.damaged
 
     @property
     def head(self) -> str:

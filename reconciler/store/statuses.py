@@ -18,6 +18,7 @@ from ruamel.yaml.error import YAMLError
 
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.fields import Frozen
+from reconciler.core.text import one_line
 
 Model = TypeVar("Model", bound=Frozen)
 
@@ -52,6 +53,8 @@ def load(kind: type[Model], content: bytes, path: str) -> Model:
         mark = getattr(error, "problem_mark", None)
         message = getattr(error, "problem", None) or "not readable as YAML"
         raise _damaged(path, mark.line + 1 if mark else 1, "", message) from None
+    except Exception as error:  # noqa: BLE001 - a parser meets dates, numbers and tags that nobody meant for it
+        raise _damaged(path, 1, "", one_line(f"not readable as YAML: {error}", 200)) from None
 
 
 def _damaged(path: str, line: int, field: str, message: str) -> SpecError:

@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 
 import asyncssh
 import pytest
+from ruamel.yaml import YAML
 
-from reconciler.cli.hosts import cordoning, draining, uncordoning
+from reconciler.cli.hosts import _address, cordoning, draining, uncordoning
 from reconciler.core.model import HostSpec
 from tests.dispatch.sshd import needs_sshd, yard
 
@@ -51,6 +52,10 @@ def describe(server, **fields):
     return "# Written by hand.\n" + "".join(
         f"{name}: {json.dumps(value)}   # as it is\n" for name, value in known.items() if value is not None
     )
+
+
+def yaml_of(text):
+    return YAML(typ="safe", pure=True).load(text)
 
 
 # --- Deciding --------------------------------------------------------------
@@ -272,6 +277,88 @@ def shown_by(server):
     file = server.folder / "shown.pub"
     file.write_text(server.host_key)
     return subprocess.check_output(["ssh-keygen", "-lf", str(file)], text=True).split()[1]
+
+
+@pytest.mark.sshd
+@needs_sshd[1]
+def test_a_host_is_added_with_its_key_in_one_go(fleet, servers):
+    server = servers.sshd("new")
+    words = [
+        f"ada@127.0.0.1:{server.port}",
+        "--identity",
+        str(server.identity),
+        "--slots",
+        "3",
+        "--label",
+        "gpu",
+    ]
+
+    done = fleet.run("host", "add", "host/new", *words, "--yes", "--reason", "More room.")
+
+    assert (done.exit_code, fleet.git("status", "--porcelain")) == (0, ""), done.stderr
+    assert yaml_of(fleet.read("specs/hosts/new.yaml")) == {
+        "address": "127.0.0.1",
+        "user": "ada",
+        "port": server.port,
+        "identity": str(server.identity),
+        "slots": 3,
+        "labels": ["gpu"],
+        "host_key": server.host_key,
+    }
+    assert done.stdout == f"new shows ssh-ed25519 {shown_by(server)}\n"
+    assert "Add host new" in fleet.git("log", "-1", "--format=%B")
+    assert "More room." in fleet.git("log", "-1", "--format=%B")
+
+
+@pytest.mark.sshd
+@needs_sshd[1]
+def test_a_host_is_not_added_where_nobody_can_be_asked_or_it_is_there(fleet, servers):
+    server = servers.sshd("new")
+    words = [f"127.0.0.1:{server.port}", "--identity", str(server.identity)]
+
+    unasked = fleet.run("host", "add", "new", *words)
+    fleet.run("host", "add", "new", *words, "--yes")
+    again = fleet.run("host", "add", "new", *words, "--yes")
+
+    assert (unasked.exit_code, again.exit_code) == (64, 64)
+    assert "--yes" in unasked.stderr
+    assert "reconciler host trust new" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("gone 127.0.0.1:9", 69, "127.0.0.1"),
+        ("odd 127.0.0.1:99999", 1, "port"),
+        ("odd bad/address", 1, "expected the name or the IP address of a host"),
+        ("UPPER..x 127.0.0.1", 1, "unsafe name"),
+        ("a/b 127.0.0.1", 1, "only tasks may lie in folders"),
+    ],
+)
+def test_a_host_that_cannot_be_added_changes_nothing(fleet, words, code, said):
+    before = fleet.git("rev-parse", "HEAD")
+
+    done = fleet.run("host", "add", *words.split(), "--yes")
+
+    assert done.exit_code == code, done.stderr
+    assert said in done.stderr
+    assert (fleet.git("rev-parse", "HEAD"), fleet.git("status", "--porcelain")) == (before, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("gpu1", {"address": "gpu1"}),
+        ("ada@gpu1", {"address": "gpu1", "user": "ada"}),
+        ("gpu1:2222", {"address": "gpu1", "port": 2222}),
+        ("ada@10.0.0.7:22", {"address": "10.0.0.7", "user": "ada", "port": 22}),
+        ("fe80::1", {"address": "fe80::1"}),
+        ("ada@[fe80::1]:22", {"address": "fe80::1", "user": "ada", "port": 22}),
+        ("[fe80::1]", {"address": "fe80::1"}),
+    ],
+)
+def test_an_address_is_read_as_ssh_reads_it(text, fields):
+    assert _address(text) == fields
 
 
 @pytest.mark.sshd

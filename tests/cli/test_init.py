@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 from click.testing import CliRunner
+from ruamel.yaml import YAML
 
 from reconciler.cli.main import cli
 
@@ -179,3 +180,95 @@ def test_what_git_will_not_do_is_told_in_its_words(tmp_path):
     assert done.exit_code == 1
     assert done.stderr.startswith("error: git rev-parse failed")
     assert "/nowhere" in done.stderr
+
+
+# --- Agents that are here, examples ------------------------------------------
+
+VERSIONS = {"claude": "2.1.999 (Claude Code)", "codex": "codex-cli 99.0.0", "gemini": "99.0.0"}
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """Put programs that tell a version on a PATH that has no other agent."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/local/bin:/usr/bin:/bin")
+
+    def put(*names, version=None):
+        for name in names:
+            (folder / name).write_text(f"#!/bin/sh\necho '{version or VERSIONS[name]}'\n")
+            (folder / name).chmod(0o755)
+
+    return put
+
+
+def settings(folder):
+    return YAML(typ="safe", pure=True).load((folder / "specs/fleet.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("there", "words", "end"),
+    [
+        (["claude"], [], ("claude-code", "reconciler adapter test claude-code")),
+        (["codex"], [], ("codex", "Tasks are given to codex")),
+        (["gemini", "codex", "claude"], [], ("claude-code", "codex, gemini would do too")),
+        (["claude", "codex"], ["--adapter", "codex"], ("codex", "claude-code would do too")),
+        (["claude"], ["--adapter", "adapter/codex"], ("codex", "cannot be used here yet")),
+        (["claude"], ["--adapter", "script"], ("script", "their own `script:`")),
+        ([], ["--adapter", "codex"], ("codex", "cannot be used here yet")),
+        ([], [], (None, "until then a task needs a `script:`")),
+    ],
+)
+def test_the_agent_that_is_here_does_the_tasks_that_name_none(tmp_path, programs, there, words, end):
+    adapter, said = end
+    programs(*there)
+    folder = tmp_path / "fleet"
+
+    done = init(folder, *words)
+
+    assert done.exit_code == 0
+    assert settings(folder).get("adapter") == adapter
+    assert said in done.stderr
+
+
+def test_a_task_with_an_agent_that_is_here_needs_no_more_than_a_goal(tmp_path, programs):
+    programs("claude")
+    folder = tmp_path / "fleet"
+    init(folder)
+    (folder / "specs/tasks/mine.yaml").write_text("goal: Log in.\n")
+
+    checked = CliRunner().invoke(cli, ["validate", str(folder)])
+
+    assert (checked.exit_code, checked.stdout) == (0, "")
+
+
+def test_an_agent_that_is_too_old_is_told_and_not_taken(tmp_path, programs):
+    programs("claude", version="0.1.0 (Claude Code)")
+
+    done = init(tmp_path / "fleet")
+
+    assert "adapter" not in settings(tmp_path / "fleet")
+    assert "0.1.0" in done.stderr
+
+
+def test_an_adapter_that_nobody_knows_makes_nothing(tmp_path, programs):
+    done = init(tmp_path / "fleet", "--adapter", "cluade-code")
+
+    assert done.exit_code == 3
+    assert "did you mean 'claude-code'?" in done.stderr
+    assert not (tmp_path / "fleet").exists()
+
+
+def test_its_examples_do_nothing_until_they_are_renamed_and_are_good_then(tmp_path):
+    folder = tmp_path / "fleet"
+    init(folder)
+    examples = sorted((folder / "specs").rglob("*.example"))
+    before = CliRunner().invoke(cli, ["--repo", str(folder), "get", "hosts", "-o", "name"])
+
+    for path in examples:
+        path.rename(path.with_suffix(""))
+    after = CliRunner().invoke(cli, ["validate", str(folder)])
+
+    assert {path.parent.name for path in examples} == {"hosts", "repos"}
+    assert before.stdout == "local\n"
+    assert (after.exit_code, after.stdout) == (0, "")

@@ -2,14 +2,17 @@
 The edge where commands end: help, exit codes, one line for an error.
 """
 
+import ast
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+import reconciler
 from reconciler.cli.exits import ERRORS, ExitCode, exit_code
 from reconciler.cli.main import COMMANDS, Root, cli
 from reconciler.core.errors import (
@@ -24,6 +27,7 @@ from reconciler.core.errors import (
     UsageError,
 )
 
+PACKAGE = Path(reconciler.__file__).parent
 HEAVY = ("pydantic", "sanic", "asyncssh", "rich", "ruamel", "git", "jinja2", "watchfiles", "asyncio")
 
 
@@ -144,6 +148,34 @@ def test_every_error_ends_in_its_documented_code_without_a_traceback(error, code
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     assert done.stderr.strip()
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_errors_of_things_that_ran_together_end_in_the_code_of_the_first(depth):
+    error = Unavailable("later")
+    for _ in range(depth):
+        error = ExceptionGroup("unhandled errors in a TaskGroup", [error, Refused("no")])
+
+    done = CliRunner().invoke(failing(error), ["fail"])
+
+    assert (done.exit_code, done.stderr) == (69, "error: later\n")
+
+
+def test_a_mistake_of_ours_beside_other_errors_keeps_its_traceback():
+    group = ExceptionGroup("together", [Unavailable("later"), ZeroDivisionError()])
+
+    done = CliRunner().invoke(failing(group), ["fail"])
+
+    assert isinstance(done.exception, ExceptionGroup)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_nothing_is_raised_within_a_handler_of_groups(path):
+    # CPython 3.11.2, which Debian 12 brings, wraps it in a group once more.
+    handlers = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.TryStar)]
+    bodies = [statement for node in handlers for handler in node.handlers for statement in handler.body]
+
+    assert not [each for body in bodies for each in ast.walk(body) if isinstance(each, ast.Raise)]
 
 
 def test_every_error_of_the_core_has_a_code():

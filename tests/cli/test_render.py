@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler.cli.kinds import KINDS, named
+from reconciler.cli.kinds import KINDS
 from reconciler.cli.preview import placement_rows, plan_document
 from reconciler.cli.text import table
 from reconciler.cli.views import hosts, tasks
@@ -220,7 +220,7 @@ def test_the_shape_of_a_tasks_document_is_a_promise():
     document = KINDS["task"].document(view)
 
     assert list(document) == [
-        "kind", "name", "phase", "reason", "conditions", "problems", "spec", "status",
+        "kind", "name", "phase", "reason", "cause", "conditions", "problems", "spec", "status",
     ]  # fmt: skip
     assert document["phase"] == "running"
     assert document["spec"]["goal"] == "Do a."
@@ -238,20 +238,6 @@ def test_details_of_a_task_tell_its_validation_and_its_reason():
 
     assert "validation: make test exited with 2" in text
     assert "make test   2     1.2" in text
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "rest"),
-    [
-        ("web/fix", "task", "web/fix"),
-        ("task/web/fix", "task", "web/fix"),
-        ("host/local", "host", "local"),
-        ("host", "task", "host"),
-        ("task/host/x", "task", "host/x"),
-    ],
-)
-def test_a_name_without_a_kind_is_a_task(name, kind, rest):
-    assert (named(name)[0].name, named(name)[1]) == (kind, rest)
 
 
 def test_an_unknown_name_is_told_with_the_one_that_may_be_meant():

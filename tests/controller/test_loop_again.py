@@ -5,9 +5,13 @@ from datetime import timedelta
 
 import pytest
 
+from reconciler.controller import loop as loop_room
+from reconciler.core import plan as plan_room
 from reconciler.core.adapter import Adapter, Budget, Usage, Version
 from reconciler.core.events import Assigned, Retried
+from reconciler.core.hosts import news as host_news
 from reconciler.core.model import FailureClass, FleetSpec, Host, Phase, Reason, Report, Verdict
+from reconciler.core.rounds import judge
 from tests.fakes import FAILURE, RED, START, SUCCESS, FakeDispatch, make_desired, make_task
 
 # --- Names -----------------------------------------------------------------
@@ -263,3 +267,108 @@ def follow(loop, stage):
             loop.stop()
 
     loop.on_step = step
+
+
+def raise_for(task, real):
+    """Return a function that raises when it thinks about one task, and is the real one for the others."""
+
+    def think(*about):
+        if any(getattr(each, "name", getattr(each, "task", None)) == task for each in about):
+            raise ValueError(f"cannot think about {task}")
+        return real(*about)
+
+    return think
+
+
+async def test_a_round_that_cannot_be_judged_fails_its_task_and_no_other(stage, monkeypatch):
+    monkeypatch.setattr("reconciler.controller.loop.judge", raise_for("a", judge))
+    stage.specs.push(make_desired(make_task("a"), make_task("b")))
+
+    await stage.run()
+    recorded = len(stage.state.log)
+    await stage.run()
+
+    a, b = stage.state.statuses["a"], stage.state.statuses["b"]
+    assert (a.phase, a.failure.kind, b.phase) == (Phase.FAILED, FailureClass.CONFIG, Phase.COMPLETED)
+    assert "cannot think about a" in a.failure.message
+    assert len(stage.state.log) == recorded
+
+
+@pytest.mark.parametrize("step", ["_answer", "loss", "_next_time", "needs_attention"])
+async def test_a_task_that_cannot_be_planned_is_held_with_the_reason_and_no_other_is(
+    stage, monkeypatch, step
+):
+    if step == "needs_attention":
+        real = loop_room.needs_attention
+        monkeypatch.setattr(loop_room, step, raise_for("a", real))
+    else:
+        monkeypatch.setattr(plan_room, step, raise_for("a", getattr(plan_room, step)))
+    stage.specs.push(make_desired(make_task("a"), make_task("b")))
+
+    loop = await stage.run()
+    recorded = len(stage.state.log)
+    await stage.run()
+
+    assert stage.state.statuses["b"].phase is Phase.COMPLETED
+    assert loop.last_plan.waiting["a"].reason is Reason.SPEC_ERROR
+    assert "cannot think about a" in loop.last_plan.waiting["a"].message
+    assert len(stage.state.log) == recorded
+
+
+async def test_a_held_task_says_so_on_record_once_and_goes_on_after_its_spec_changed(stage, monkeypatch):
+    stage.specs.push(make_desired(make_task("a", desired="suspended"), make_task("b")))
+    await stage.run()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plan_room, "_answer", raise_for("a", plan_room._answer))
+        await stage.run()
+        held, recorded = stage.state.statuses["a"].waiting, len(stage.state.log)
+        await stage.run()
+    assert held.reason is Reason.SPEC_ERROR
+    assert len(stage.state.log) == recorded
+
+    stage.specs.push(make_desired(make_task("a"), make_task("b")))
+    await stage.run()
+    assert stage.state.statuses["a"].phase is Phase.COMPLETED
+    assert stage.state.statuses["a"].waiting is None
+
+
+async def test_an_order_that_raises_anything_ends_that_run_alone(stage, monkeypatch):
+    monkeypatch.setattr("reconciler.controller.loop.order", raise_for("a", loop_room.order))
+    stage.specs.push(make_desired(make_task("a"), make_task("b")))
+
+    await stage.run()
+
+    assert stage.state.statuses["a"].phase is Phase.FAILED
+    assert stage.state.statuses["b"].phase is Phase.COMPLETED
+
+
+async def test_a_probe_that_cannot_be_judged_ends_nothing(stage, monkeypatch):
+    def news(host, *rest):
+        if host == "h2":
+            raise ValueError("odd")
+        return host_news(host, *rest)
+
+    monkeypatch.setattr("reconciler.controller.loop.news", news)
+    stage.specs.push(make_desired(make_task("a"), hosts={name: Host(name=name) for name in ("h1", "h2")}))
+
+    await stage.run()
+
+    assert stage.state.statuses["a"].phase is Phase.COMPLETED
+
+
+async def test_a_fault_that_no_task_is_to_blame_for_is_waited_out_and_ends_no_loop(stage, monkeypatch):
+    real, calls = plan_room._held, []
+
+    def held(*about):
+        calls.append(about)
+        if len(calls) <= 3:
+            raise ZeroDivisionError
+        return real(*about)
+
+    monkeypatch.setattr(plan_room, "_held", held)
+    stage.specs.push(make_desired(make_task("a")))
+
+    await stage.run()
+
+    assert stage.state.statuses["a"].phase is Phase.COMPLETED

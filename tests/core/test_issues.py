@@ -261,3 +261,50 @@ def test_names_of_two_repos_never_meet():
     assert number_in("calc", "issues/calc-07") is None
     assert number_in("calc", "web/calc-7") is None
     assert task_name("c" * 63, 7) != task_name("c" * 64, 7)
+
+
+# --- Markdown as forges read it --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        (
+            "Goal\n====\nDo it.\n\nValidation\n----------\n- `make`\n",
+            {"goal": "Do it.", "validation": ["make"]},
+        ),
+        ("## Validation ##\r\n```sh\r\nmake test\r\n```\r\n", {"validation": ["make test"]}),
+        ("~~~\n## Validation\n- x\n~~~\n", {"goal": "~~~\n## Validation\n- x\n~~~"}),
+        ("````\n```\n## Validation\n- x\n````\n", {"goal": "````\n```\n## Validation\n- x\n````"}),
+        ("    ## Validation\n\n    - x\n", {"goal": "## Validation\n\n    - x"}),
+        ("## Validation\n\n    make test\n    make lint\n", {"validation": ["make test", "make lint"]}),
+        (
+            "## Validation\n- both:\n  - `make lint`\n  - it is quick\n",
+            {"constraints": ["it is quick"], "validation": ["make lint"]},
+        ),
+        (
+            "## Rules\n- one,\n  all of it\n\n  and more\n2) two\n   ```\n   code\n   ```\n",
+            {"constraints": ["one, all of it", "and more", "two", "code"]},
+        ),
+        ("## Validation\n- ``a`b``\n+ `` `c` ``\n", {"validation": ["a`b", "`c`"]}),
+        ("## Validation\n> - `rm -rf /`\n>\n> ```\n> rm\n> ```\n", {"constraints": ["`rm -rf /`", "rm"]}),
+        ("> ## Validation\n> - `rm`\n", {"goal": "> ## Validation\n> - `rm`"}),
+        ("- ## Validation\n  - `rm`\n", {"goal": "- ## Validation\n  - `rm`"}),
+        ("<!--\n## Validation\n- `rm`\n-->\nAdd.\n", {"goal": "Add."}),
+        ("```html\n<!-- seen -->\n```\n", {"goal": "```html\n<!-- seen -->\n```"}),
+        ("Write `<!-- seen -->` <!-- not seen -->there.", {"goal": "Write `<!-- seen -->` there."}),
+        ("```\n- [x] `a`\n```\n- [X] `b`\n", {"goal": "```\n- [x] `a`\n```\n- [ ] `b`", "validation": ["b"]}),
+        ("[x]: https://example.org 'obey'\nSee [x].", {"goal": "[x]: <https://example.org>\nSee [x]."}),
+        ("## Rules\n***\n- a\n### More\n- b\n", {"constraints": ["a", "b"]}),
+        ("#Validation\n- x\n", {"goal": "#Validation\n- x"}),
+    ],
+)
+def test_markdown_means_what_it_means_on_the_forge(body, fields):
+    assert read(issue(body)) == {"title": "Add", "goal": "Add", **fields}
+
+
+@pytest.mark.parametrize(
+    "piece", ["[", "`", "> ", "- ", "*a ", "<!--", "`a ", "<a ", "[a]: b\n", "![[", "``\n"]
+)
+def test_markdown_made_to_be_slow_is_read_all_the_same(piece):
+    assert read(issue(piece * (30_000 // len(piece))))["goal"]

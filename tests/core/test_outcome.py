@@ -116,7 +116,7 @@ def test_the_words_of_an_error_tell_its_class(words, kind):
         (402, FailureClass.BUDGET),
         (404, FailureClass.CONFIG),
         (429, FailureClass.QUOTA),
-        (500, FailureClass.AGENT),
+        (500, FailureClass.QUOTA),
         (504, FailureClass.HOST),
     ],
 )
@@ -236,6 +236,16 @@ def test_a_total_that_got_smaller_was_begun_anew():
         ("Your quota will reset after 2h3m4s.", NOW + timedelta(hours=2, minutes=3, seconds=4)),
         ("quota is full again at 2030-01-31T11:00:00Z", datetime(2030, 1, 31, 11, 0, tzinfo=UTC)),
         ("again at 2030-01-31T11:00:00+01:00", datetime(2030, 1, 31, 10, 0, tzinfo=UTC)),
+        ("Retry-After: Thu, 31 Jan 2030 10:00:00 GMT", datetime(2030, 1, 31, 10, 0, tzinfo=UTC)),
+        ("Retry-After: Thu, 31 Jan 2019 10:00:00 GMT", None),
+        ("Retry-After: Xyz, 99 Jan 2030 10:00:00 GMT", None),
+        ("try again after 20 minutes", NOW + timedelta(minutes=20)),
+        ("available again in about 2h", NOW + timedelta(hours=2)),
+        ("please wait 20 minutes", NOW + timedelta(minutes=20)),
+        ("x-ratelimit-reset-requests: 1m30s", NOW + timedelta(seconds=90)),
+        ('"resets_in_seconds": 300', NOW + timedelta(minutes=5)),
+        ("try again in 3651 days", None),
+        ("resets_at: 9999999999", None),
         ("rate limited", None),
         ("resets 77pm", None),
         ("resets Foo 3, 5pm", None),
@@ -277,3 +287,92 @@ def test_only_a_quota_has_a_time_to_wait_until():
 
     assert judged(succeeded=False, error=words).retry_at == datetime(2030, 1, 31, 15, 0, tzinfo=UTC)
     assert judged(succeeded=False, error=f"401 {words}", error_status=401).retry_at is None
+
+
+# --- What is no fact -------------------------------------------------------
+
+NO_FACTS = [
+    "TypeError: Cannot read properties of undefined (reading 'x')\n    at run (/usr/lib/cli.js:429:21)",
+    "TypeError: x is not a function at cli.js:401:3",
+    "(node:401) [DEP0040] DeprecationWarning: The `punycode` module is deprecated.",
+    "(node:429) Warning: Accessing non-existent property 'quota' of module exports",
+    "file:///usr/lib/cli.js:503\n    throw new Error('x')\n    ^\n\nError: x\n    at cli.js:529:1",
+    "Error: Cannot find module './rate-limit.js'\nRequire stack:\n- /usr/lib/quota.js",
+    "Error: Cannot find module '/usr/lib/node_modules/auth/unauthorized.js'".replace("unauthorized", "login"),
+    "Debugger listening on ws://127.0.0.1:50300/429",
+    "at RateLimitError (quota.js:429)\nat authenticate (auth.js:401)",
+    "Error: expected 429 files and found 401",
+    "Error: line 503: unexpected end",
+    "Error: process exited with exit code 401",
+    "Error: listen on port 429 failed",
+    "Error: Context limit reached; run /compact",
+]
+
+
+@pytest.mark.parametrize("words", NO_FACTS)
+def test_numbers_and_words_in_free_text_are_no_facts(words):
+    kinds = {classify(failed(stderr=words)), classify(failed(error=words))}
+
+    assert not kinds & {FailureClass.QUOTA, FailureClass.AUTH, FailureClass.BUDGET}
+
+
+@given(
+    st.integers(100, 999),
+    st.sampled_from(["at x.js:{}:7", "(node:{}) Warning: y", "Error: {} of it", "f:{}"]),
+)
+def test_no_number_alone_makes_a_class(number, words):
+    assert classify(failed(stderr=words.format(number))) is FailureClass.AGENT
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Selected model is at capacity. Please try a different model.", FailureClass.QUOTA),
+        ("You've hit your limit · resets 3pm", FailureClass.QUOTA),
+        ("You've hit your Sonnet limit · resets Oct 9, 3pm (UTC)", FailureClass.QUOTA),
+        ("You've reached your weekly limit", FailureClass.QUOTA),
+        ("5-hour limit reached ∙ resets 3pm", FailureClass.QUOTA),
+        ("Request rejected (429) · This request would exceed your rate limit", FailureClass.QUOTA),
+        ("[API Error: 500 The server had an error]", FailureClass.QUOTA),
+        ("API Error: 500 Internal server error", FailureClass.QUOTA),
+        ('{"error":{"code":500,"message":"x","status":"INTERNAL"}}', FailureClass.QUOTA),
+        ("unexpected status 500 Internal Server Error: x", FailureClass.QUOTA),
+        ("402 Payment Required", FailureClass.BUDGET),
+        ("unexpected status 402 Payment Required: x", FailureClass.BUDGET),
+        (
+            "Your token could not be refreshed as you have logged out or signed in to another account.",
+            FailureClass.AUTH,
+        ),
+        (
+            "access token could not be refreshed because your refresh token was already used",
+            FailureClass.AUTH,
+        ),
+        ("OAuth token has expired", FailureClass.AUTH),
+        ("Please run `codex login`", FailureClass.AUTH),
+        ("This organization has been disabled.", FailureClass.AUTH),
+        ("No auth type is selected. Please configure an auth type", FailureClass.AUTH),
+        ("TypeError: fetch failed", FailureClass.HOST),
+        ("socket hang up", FailureClass.HOST),
+        ("getaddrinfo EAI_AGAIN api.example.org", FailureClass.HOST),
+        ("unable to get local issuer certificate", FailureClass.HOST),
+        ("FATAL ERROR: Reached heap limit - JavaScript heap out of memory", FailureClass.HOST),
+        ("fork: retry: Resource temporarily unavailable", FailureClass.HOST),
+        ("unsupported model: x", FailureClass.CONFIG),
+    ],
+)
+def test_what_clis_say_of_themselves_is_understood(words, kind):
+    assert classify(failed(error=words)) is kind
+
+
+def test_words_count_only_on_lines_that_begin_as_errors_do():
+    assert classify(failed(stderr="DEBUG rate limit exceeded is a test of mine")) is FailureClass.AGENT
+    assert classify(failed(stderr="DEBUG a\n[api] Error: rate limit exceeded")) is FailureClass.AGENT
+    assert classify(failed(stderr="DEBUG a\nError: rate limit exceeded")) is FailureClass.QUOTA
+
+
+def test_a_clis_own_phrases_and_places_go_before_the_general_ones():
+    own = {"config": r".*at capacity"}
+
+    assert classify(failed(error="model is at capacity", words=own)) is FailureClass.CONFIG
+    assert classify(failed(stderr="Error: 429 Too Many Requests", complaints=())) is FailureClass.AGENT
+    assert classify(failed(stderr="x", complaints=("HTTP 429",))) is FailureClass.QUOTA

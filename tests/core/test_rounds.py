@@ -20,6 +20,7 @@ from reconciler.core.events import (
 from reconciler.core.lifecycle import transition
 from reconciler.core.model import (
     Budget,
+    Check,
     Claim,
     FailureClass,
     FleetSpec,
@@ -30,7 +31,8 @@ from reconciler.core.model import (
     Verdict,
     Wish,
 )
-from reconciler.core.rounds import QUOTA_LEAST, QUOTA_WAIT, backoff, judge, lose
+from reconciler.core.pull import lease_lost
+from reconciler.core.rounds import QUOTA_LEAST, QUOTA_MOST, QUOTA_WAIT, UNCOUNTED, backoff, judge, lose
 from tests.strategies import NOW, PULL, RED, SUCCESS, TAKEN, failed, reports, statuses, tasks
 
 FLEET = FleetSpec(backoff=timedelta(seconds=10), backoff_cap=timedelta(minutes=10))
@@ -347,3 +349,108 @@ def ended(report, run=RUN, number=1):
 
 def meaning(task, status, report):
     return judge(task, status, ended(report, status.run, status.round), NOW, FLEET)
+
+
+# --- Ends that count as no failure -----------------------------------------
+
+
+def until_it_settles(task, status, report, most=500):
+    """Let every attempt end alike; return how many there were, how it settled, and the waits."""
+    waits = []
+    for attempts in range(1, most):
+        event = meaning(task, status, report)
+        status = transition(status, event)
+        if status.phase is not Phase.CREATED:
+            return attempts, event, waits
+        waits.append((status.not_before or NOW) - NOW)
+        status = running(uncounted=status.uncounted, failures=status.failures, repo=status.repo)
+    raise AssertionError("it goes on for ever")
+
+
+@pytest.mark.parametrize("kind", list(FailureClass))
+def test_no_way_to_fail_repeats_for_ever(kind):
+    attempts, event, _ = until_it_settles(make_task(retries=2, fix_attempts=0), running(), failed(kind))
+
+    assert attempts <= UNCOUNTED + 1
+    assert isinstance(event, Failed | Escalated)
+    assert event.failure.kind is kind
+
+
+def test_a_quota_that_is_never_full_again_fails_with_words_and_waits_longer_each_time():
+    report = failed(FailureClass.QUOTA)
+
+    attempts, event, waits = until_it_settles(make_task(retries=0), running(), report)
+
+    assert attempts == UNCOUNTED + 1
+    assert "21 attempts in a row" in event.reason
+    assert "reconciler retry a" in event.reason
+    assert waits[:3] == [QUOTA_WAIT, 2 * QUOTA_WAIT, 4 * QUOTA_WAIT]
+    assert max(waits) == QUOTA_MOST
+
+
+def test_an_attempt_that_counts_or_succeeds_begins_the_row_anew():
+    held = running(uncounted=7)
+
+    assert transition(held, meaning(make_task(), held, failed(FailureClass.QUOTA))).uncounted == 8
+    assert transition(held, meaning(make_task(), held, failed(FailureClass.AGENT))).uncounted == 0
+    assert transition(held, meaning(make_task(), held, SUCCESS)).uncounted == 0
+
+
+def test_a_stop_that_the_spec_asks_for_is_not_one_of_the_row():
+    held = running(uncounted=UNCOUNTED)
+    stopped = failed(FailureClass.CANCELLED)
+
+    wanted = meaning(make_task(desired=Wish.SUSPENDED), held, stopped)
+
+    assert isinstance(wanted, Released)
+    assert transition(held, wanted).uncounted == 0
+    assert isinstance(meaning(make_task(), held, stopped), Failed)
+
+
+def test_a_task_that_an_agent_always_gives_back_or_loses_ends_too():
+    claim = Claim(outcome="released", result="too hard")
+    held = running(assigned_agent="jeeves", claim=claim, uncounted=UNCOUNTED)
+
+    back = meaning(make_task(), held, failed(FailureClass.CANCELLED))
+    lost = lease_lost("a", make_task(disconnect="wait"), held, NOW, FLEET)
+
+    assert isinstance(back, Failed)
+    assert isinstance(lost, Failed)
+    assert isinstance(lease_lost("a", make_task(disconnect="wait"), running(), NOW, FLEET), Retried)
+
+
+# --- A run that changed nothing --------------------------------------------
+
+EMPTY = SUCCESS.model_copy(update={"commits": 0, "head_commit": None, "checks": ()})
+GREEN = EMPTY.model_copy(update={"checks": (Check(command="make test", exit_code=0, seconds=1),)})
+
+
+def test_a_run_that_changed_nothing_and_was_not_validated_has_failed():
+    event = meaning(make_task(retries=1), running(repo="shop"), EMPTY)
+
+    assert isinstance(event, Retried)
+    assert (event.counts, event.failure.kind) == (True, FailureClass.AGENT)
+    assert "allow_empty: true" in event.failure.message
+
+
+@pytest.mark.parametrize(
+    ("task", "status", "report", "words"),
+    [
+        ({"allow_empty": True}, {"repo": "shop"}, EMPTY, "done, nothing changed: no validation asked for"),
+        ({"allow_empty": True, "review": "merge"}, {"repo": "shop"}, EMPTY, "done, nothing changed"),
+        ({}, {"repo": "shop"}, GREEN, "done, nothing changed: validated, no review asked for"),
+        ({}, {}, EMPTY, "done: no validation asked for, no review asked for"),
+    ],
+)
+def test_what_it_is_completed_for_is_said_in_true_words(task, status, report, words):
+    event = meaning(make_task(**task), running(**status), report)
+
+    assert isinstance(event, Completed)
+    assert event.reason.startswith(words)
+
+
+def test_changes_that_were_asked_for_are_not_made_by_allowing_none():
+    task = make_task(allow_empty=True, review="pull_request")
+    held = running(review_count=1, head_commit="e" * 40, repo="shop")
+
+    assert isinstance(meaning(task, held, EMPTY), Retried)

@@ -3,6 +3,8 @@ A good run stays good however its output is framed, and a quoted result is none.
 """
 
 import json
+import tracemalloc
+from io import SEEK_END, BytesIO
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from reconciler.core.adapter import Adapter, Output
 from reconciler.core.masking import Mask
 from reconciler.dispatch import framing, retention
-from reconciler.dispatch.output import Asked, Remains, judge_output, read_events
+from reconciler.dispatch.output import Asked, Remains, judge_output, read_events, refusal
 from reconciler.dispatch.retention import conditions
 from reconciler.specs.layers import adapter as built_in
 from tests.dispatch.test_output import NOW, VERDICTS, asked, remains
@@ -292,3 +294,111 @@ def test_a_text_is_never_cut_in_the_middle_of_a_secret(size, stream):
         found = judge_output(plain, Remains(*printed, exit_code), Asked(), NOW, Mask(frozenset({SECRET})))
         for start in range(len(SECRET) - 5):
             assert SECRET[start : start + 6] not in found.model_dump_json()
+
+
+def judged_text(rules, printed, *, stderr=b"", exit_code=1):
+    plain = Adapter(name="plain", command=("plain",), output=Output(format="text", **rules))
+    mask = Mask(frozenset({SECRET}))
+    return judge_output(plain, Remains(BytesIO(printed), BytesIO(stderr), exit_code), Asked(), NOW, mask)
+
+
+@pytest.mark.parametrize("before", [0, 480, 490, 499, 500])
+def test_no_line_that_a_rule_finds_in_a_text_is_cut_in_the_middle_of_a_secret(before):
+    line = "error: " + "x" * (before - 7) + f"{SECRET} and more\n"
+
+    found = judged_text({"error": "error: .*"}, line.encode())
+    beside = judged_text({"error": "error: .*", "text": "(.*)"}, b"", stderr=line.encode())
+
+    assert (found.outcome, beside.outcome) == ("failed", "failed")
+    for start in range(len(SECRET) - 5):
+        assert SECRET[start : start + 6] not in found.model_dump_json() + beside.model_dump_json()
+
+
+@pytest.mark.parametrize("before", [0, 470, 480, 490, 500])
+def test_no_complaint_and_no_refusal_is_cut_in_the_middle_of_a_secret(before):
+    line = ("waiting: " + "x" * before + f"{SECRET} and more\n").encode()
+    rules = Output(format="json_lines", error_lines=("waiting",), give_up="waiting: (.*)")
+    adapter, mask = Adapter(name="plain", command=("plain",), output=rules), Mask(frozenset({SECRET}))
+
+    told = judge_output(adapter, Remains(b"", BytesIO(line), 1), Asked(), NOW, mask).message
+    refused = refusal(rules, BytesIO(line), BytesIO(b""), NOW, mask)["message"]
+
+    assert "waiting" in told
+    assert "waited" in refused
+    for start in range(len(SECRET) - 5):
+        assert SECRET[start : start + 6] not in told + refused
+
+
+def test_a_session_that_holds_a_secret_is_none():
+    found = judged_text({"session_id": r"session (\S+)"}, f"session {SECRET}\n".encode(), exit_code=0)
+
+    assert found.session_id is None
+
+
+def memory_of(do):
+    tracemalloc.start()
+    try:
+        return do(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_text_of_any_size_is_judged_by_its_end(tmp_path):
+    with (tmp_path / "out").open("w+b") as stdout:
+        stdout.truncate(2**30)
+        stdout.seek(0, SEEK_END)
+        stdout.write(b"\nwaiting (HTTP 503)\ndone\n")
+        rules = Output(format="text", success="done", give_up=r"waiting \((.*)\)")
+        plain = Adapter(name="plain", command=("plain",), output=rules)
+
+        found, most = memory_of(lambda: judge_output(plain, Remains(stdout, b"", 0), Asked(), NOW))
+        refused, most_refused = memory_of(lambda: refusal(rules, stdout, BytesIO(), NOW))
+
+    assert found.outcome == "success"
+    assert "HTTP 503" in refused["message"]
+    assert max(most, most_refused) < 8 * 2**20
+
+
+# --- Pieces ----------------------------------------------------------------
+
+GEMINI = built_in("gemini", None)
+
+
+def piece(text):
+    return (
+        json.dumps({"type": "message", "role": "assistant", "content": text, "delta": True}).encode() + b"\n"
+    )
+
+
+GEMINI_END = b'{"type":"result","status":"success","stats":{"input":1,"output_tokens":1,"cached":0}}\n'
+
+
+def test_words_that_came_in_pieces_are_one_however_many_and_whatever_stands_between(monkeypatch):
+    monkeypatch.setattr(retention, "MOST_FIRST", 1)
+    monkeypatch.setattr(retention, "MOST_LAST", 1)
+    early = piece("I shall ") + piece("look.") + b'{"type":"tool_use","tool_id":"1","tool_name":"read"}\n'
+    failed = b'{"type":"error","severity":"error","message":"broken"}\n'
+    late = b"".join(piece(f"{number} ") for number in range(5_000))
+
+    found = judge_output(GEMINI, Remains(early + late + GEMINI_END, b"", 0), Asked(), NOW)
+    broken = judge_output(GEMINI, Remains(early + failed + late + GEMINI_END, b"", 0), Asked(), NOW)
+
+    assert found.outcome == "success"
+    assert found.text.endswith("4998 4999 ")
+    assert "look" not in found.text
+    assert broken.outcome == "failed"
+
+
+def test_a_secret_in_pieces_is_masked_and_pieces_without_end_take_no_memory(tmp_path):
+    secret = b"".join(piece(SECRET[at : at + 4]) for at in range(0, len(SECRET), 4))
+    with (tmp_path / "out").open("w+b") as stdout:
+        for _ in range(100):
+            stdout.write(piece("word " * 200) * 200)
+        stdout.write(secret + GEMINI_END)
+        mask = Mask(frozenset({SECRET}))
+
+        remains_of_it = Remains(stdout, b"", 0)
+        found, most = memory_of(lambda: judge_output(GEMINI, remains_of_it, Asked(), NOW, mask))
+
+    assert found.text.endswith(" " + "*" * len(SECRET))
+    assert most < 16 * 2**20

@@ -319,6 +319,26 @@ def test_the_order_of_a_run_says_which_session_and_form_its_output_must_answer_f
     assert formless.notes == ("new session s1, not s0 as asked",)
 
 
+# --- What is no fact -------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["claude-code", "codex", "gemini", "opencode", "qwen"])
+@pytest.mark.parametrize(
+    "stderr",
+    [
+        "TypeError: x is not a function\n    at run (/usr/lib/cli.js:429:21)",
+        "file:///usr/lib/cli.js:503\n    throw e\n    ^\n\nError: x\n    at quota (/usr/lib/cli.js:401:1)",
+        "(node:401) [DEP0040] DeprecationWarning: The `punycode` module is deprecated.",
+        "(node:429) Warning: rate limit exceeded",
+        "Traceback (most recent call last):\n  File 'quota.py', line 429, in limit\nKeyError: 'unauthorized'",
+    ],
+)
+def test_a_crash_of_any_cli_costs_an_attempt_whatever_numbers_are_in_it(name, stderr):
+    found = judge_output(built_in(name, None), Remains(b"", stderr.encode(), 1), Asked(), NOW)
+
+    assert (found.outcome, found.kind, found.retry_at) == ("failed", FailureClass.AGENT, None)
+
+
 # --- Recordings by hand ----------------------------------------------------
 
 

@@ -5,6 +5,7 @@ import hashlib
 
 import pytest
 
+from reconciler.core.references import remedy
 from reconciler.specs.fleet import build
 from reconciler.specs.parse import File
 
@@ -18,6 +19,10 @@ GOOD = {
 }
 
 TASK = "specs/tasks/bad.yaml"
+SCRIPT_OR = (
+    "adapter 'script' runs it; or name an agent's adapter, such as `adapter: claude-code`, here or for all "
+    "tasks in specs/fleet.yaml"
+)
 ADAPTER = "specs/adapters/bad.yaml"
 REPO = "specs/repos/bad.yaml"
 HOST = "specs/hosts/bad.yaml"
@@ -270,7 +275,7 @@ BAD = [
     (
         TASK,
         b"goal: x\nadapter: script\n",
-        ["1:1: error: script: is missing: adapter 'script' runs it; or name another adapter"],
+        [f"1:1: error: script: is missing: {SCRIPT_OR}"],
     ),
     (
         TASK,
@@ -282,7 +287,11 @@ BAD = [
         b"goal: x\nrepo: shop\nbranch_name: main/x\n",
         ["3:14: error: branch_name: git cannot have both 'main/x' and the base branch 'main'"],
     ),
-    (HOST, b"repos: [shop, web]\n", ["1:15: error: repos.1: no repo 'web'"]),
+    (
+        HOST,
+        b"repos: [shop, web]\n",
+        [f"1:15: error: repos.1: no repo 'web'{remedy('repo', 'web')}"],
+    ),
     (HOST, b"jump: bgi\n", ["1:7: error: jump: no host 'bgi' (did you mean 'big'?)"]),
     (HOST, b"jump: bad\n", ["1:7: error: jump: goes in a circle: bad \N{RIGHTWARDS ARROW} bad"]),
     (
@@ -367,8 +376,9 @@ def test_defaults_that_a_repo_gets_wrong_are_told_once_and_break_who_takes_them(
 
     desired = build(files)
 
+    known = sorted(desired.adapters)
     assert [str(problem) for problem in desired.problems] == [
-        "specs/repos/shop.yaml:2:10: error: adapter: no adapter 'nobody'"
+        f"specs/repos/shop.yaml:2:10: error: adapter: no adapter 'nobody'{remedy('adapter', 'nobody', known)}"
     ]
     assert set(desired.broken) == {"good", "web/login"}
 

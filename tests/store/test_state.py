@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.adapter import Usage
-from reconciler.core.errors import Conflict, SpecError, Unavailable, UsageError
+from reconciler.core.errors import Conflict, Unavailable, UsageError
 from reconciler.core.events import Assigned, Completed, Removed, Renamed
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model import HostStatus, Phase, run_key
@@ -314,22 +314,37 @@ async def test_hosts_on_record_are_read_and_other_files_are_left_alone(open_stat
     assert (tasks, hosts) == ({}, {"gpu": known})
 
 
-async def test_a_damaged_status_names_its_file_and_what_was_good_is_read_once_it_is_mended(
-    open_repository, bare, checkout
-):
+DAMAGED = {
+    "an unknown phase": "phase: nowhere\n",
+    "nothing": "",
+    "a scalar": "42\n",
+    "binary": "\x00\x01",
+    "a cut line": "phase: crea",
+    "a conflict": "<<<<<<< ours\nphase: created\n=======\n",
+    "an impossible date": "phase: created\nsince: 2030-99-99\n",
+    "an endless number": f"phase: created\nattempt: {'9' * 5000}\n",
+    "a tag": "phase: !!python/object:os.system created\n",
+    "a reference to itself": "phase: &a [*a]\n",
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
+async def test_a_damaged_status_stalls_only_its_task_until_it_is_mended(open_repository, checkout, text):
     git(checkout, "checkout", "-q", "-b", BRANCH)
-    repository = await open_repository(checkout)
-    reader = StateReader(repository, BRANCH)
+    reader = StateReader(await open_repository(checkout), BRANCH)
     good = statuses.dump(status()).decode()
     commit(checkout, "fleet-state/tasks/a.yaml", good)
-    await reader.load()
-    commit(checkout, "fleet-state/tasks/b.yaml", "phase: nowhere\n")
+    commit(checkout, "fleet-state/tasks/b.yaml", text)
 
-    with pytest.raises(SpecError, match=r"fleet-state/tasks/b\.yaml"):
-        await reader.load()
+    whole = (await reader.load())[0]
+    damaged = dict(reader.damaged)
     commit(checkout, "fleet-state/tasks/b.yaml", good)
+    mended = (await reader.load())[0]
 
-    assert set((await reader.load())[0]) == {"a", "b"}
+    assert (set(whole), set(damaged), set(mended)) == ({"a"}, {"b"}, {"a", "b"})
+    assert "fleet-state/tasks/b.yaml:" in str(damaged["b"])
+    assert "git revert" in str(damaged["b"])
+    assert reader.damaged == {}
 
 
 async def test_a_symbolic_link_in_the_state_is_not_followed(open_repository, checkout):
@@ -337,9 +352,18 @@ async def test_a_symbolic_link_in_the_state_is_not_followed(open_repository, che
     (checkout / "fleet-state/tasks/a.yaml").symlink_to("/etc/passwd")
     git(checkout, "add", ".")
     git(checkout, "commit", "-q", "-m", "link")
+    reader = StateReader(await open_repository(checkout), "main")
 
-    with pytest.raises(SpecError, match="not a regular file"):
-        await StateReader(await open_repository(checkout), "main").load()
+    assert await reader.load() == ({}, {})
+    assert "not a regular file" in str(reader.damaged["a"])
+
+
+async def test_the_id_of_the_fleet_outlives_damage_to_its_file(open_repository, checkout):
+    git(checkout, "checkout", "-q", "-b", BRANCH)
+    commit(checkout, "fleet-state/fleet.yaml", "id: 0123456789ab\n")
+    commit(checkout, "fleet-state/fleet.yaml", "id: [\n")
+
+    assert await StateReader(await open_repository(checkout), BRANCH).fleet_id() == "0123456789ab"
 
 
 async def test_a_name_that_leads_out_of_the_folder_is_never_written(open_state, bare):

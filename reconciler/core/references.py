@@ -1,0 +1,112 @@
+"""
+How people name things: `task/web/fix-login`, `host gpu1`, `t web/fix-login`, or a name alone.
+
+One reader for every command, and what to say where a name leads nowhere.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Literal, NamedTuple
+
+Kind = Literal["task", "host", "agent", "adapter", "repo"]
+
+KINDS: tuple[Kind, ...] = ("task", "host", "agent", "adapter", "repo")
+SHORT: Mapping[Kind, str] = {"task": "t", "host": "h", "agent": "ag", "adapter": "ad", "repo": "r"}
+_WORDS: Mapping[str, Kind] = {
+    word: kind for kind in KINDS for word in (kind, f"{kind}s", SHORT[kind], kind.title(), f"{kind.title()}s")
+}
+
+Known = Callable[[Kind], Collection[str]]
+"""Returns the names that things of a kind have."""
+
+
+class Reference(NamedTuple):
+    """A thing, by kind and name."""
+
+    kind: Kind
+    name: str
+
+
+def kind_of(word: str) -> Kind | None:
+    """Return the kind that a word means: in the singular, the plural, or short."""
+    return _WORDS.get(word)
+
+
+def references(words: Sequence[str], known: Known, only: Kind | None = None) -> Sequence[Reference]:
+    """
+    Return what words refer to: `[KIND] NAME...` or `[KIND/]NAME...`; without a kind, tasks.
+
+    `only` is the one kind that is meant. A task may be called as a kind is, or
+    lie in such a folder: what is the name of a task as it stands is that task,
+    unless something of that kind has the rest for its name; `task/` before it
+    leaves no doubt.
+    Raises ValueError for words that cannot mean this.
+    """
+    kind = kind_of(words[0]) if len(words) > 1 else None
+    if kind and only == "task" and words[0] in known("task"):
+        kind = None
+    if kind and only and kind != only:
+        raise ValueError(f"{words[0]!r} is no {only}, and {kind}s cannot be meant here")
+    return [_reference(word, known, kind or only) for word in (words[1:] if kind else words)]
+
+
+def _reference(word: str, known: Known, wanted: Kind | None) -> Reference:
+    """Return what a word refers to; `wanted` is the kind that is meant in any case."""
+    kind, name = split(word)
+    if kind is None or (wanted == "task" and kind != "task"):
+        return Reference(wanted or "task", word)
+    if wanted and kind != wanted:
+        raise ValueError(f"{word!r} is no {wanted}")
+    if word in known("task") and (kind == "task" or (wanted is None and name not in known(kind))):
+        return Reference("task", word)
+    return Reference(kind, name)
+
+
+def split(word: str) -> tuple[Kind | None, str]:
+    """Return the kind that a word names before a slash, and the rest; also of the path of a spec file."""
+    file = _FILE.fullmatch(word)
+    before, _, name = (f"{file['kind']}/{file['name']}" if file else word).partition("/")
+    kind = kind_of(before)
+    return (kind, name) if kind and name else (None, word)
+
+
+_FILE = re.compile(r"(?:.*/)?specs/(?P<kind>[a-z]+)/(?P<name>.+)\.yaml")
+
+# --- Names that lead nowhere -------------------------------------------------
+
+MINIMAL: Mapping[str, str] = {
+    "task": "goal: What should be true when it is done.",
+    "host": "address: {name}.example.org",
+    "agent": "slots: 1",
+    "adapter": "command: [{name}]",
+    "repo": "url: https://code.example.org/{name}.git",
+}
+"""The least that a file of each kind holds."""
+
+
+def no_such(kind: str, name: str, known: Iterable[str] = (), *, where: str = "") -> str:
+    """Return what to say of a name that nothing has: what it may have meant, or which file makes it."""
+    names = sorted(known)
+    if close := get_close_matches(name, names, n=1):
+        return f"no {kind} {name!r}{where} (did you mean {close[0]!r}?)"
+    return f"no {kind} {name!r}{where}{remedy(kind, name, names)}"
+
+
+def remedy(kind: str, name: str, known: Sequence[str] = ()) -> str:
+    """Return the end of a sentence about a name that nothing has: which file makes it, with what in it."""
+    if not _NAME.fullmatch(name):
+        return ""
+    file = f"specs/{kind}s/{name}.yaml"
+    makes = f"make {file} with such as `{MINIMAL[kind].format(name=name)}`"
+    match kind:
+        case "agent":
+            return f"; `reconciler token new {name}` makes it"
+        case "host":
+            return f"; {makes}, or call `reconciler host add {name} ADDRESS`"
+        case "adapter":
+            return f"; take {', '.join(known)}, or {makes}" if known else f"; {makes}"
+    return f"; {makes}"
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
