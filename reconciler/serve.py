@@ -11,8 +11,9 @@ import os
 import random
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -70,6 +71,9 @@ for _chatty in ("asyncssh", "httpx2", "watchfiles"):  # each connection, request
 FLEET = ".fleet"
 """What the fleet's own repository is called among those with a forge: no repo can have that name."""
 
+_LIMIT = 4
+"""How many times `stop_grace` it may take to end, before the process ends as if it had been killed."""
+
 LOCAL_LOOK = 2.0
 """Seconds between looks at refs of this machine: the net below the watch; a look costs microseconds."""
 
@@ -80,6 +84,7 @@ async def serve(
     until: Until = "stopped",
     on_step: Callable[[Step], None],
     on_listen: Callable[[str], None] = lambda _: None,
+    on_signal: Callable[[int], None] = lambda _: None,
     on_loop: Callable[[Loop], None] = lambda _: None,
 ) -> Loop:
     """
@@ -87,23 +92,25 @@ async def serve(
 
     `on_listen` is told the address of the HTTP API, if there is one, and
     `on_loop` the loop, before anything happens. SIGTERM
-    and SIGINT end it within `settings.stop_grace`; live runs go on. Raises
+    and SIGINT, told to `on_signal`, end it within `settings.stop_grace`; live
+    runs go on. Whatever hangs, the process ends; a second signal ends it at
+    once. Raises
     UsageError if the repository cannot be a fleet's or another process serves
     it, Unavailable or Refused if it cannot be reached in the beginning.
     """
     async with _fleet(settings) as fleet:
-        _on_signals(fleet.loop.stop)  # before anybody is told that it listens
-        async with _api(fleet, settings, partial(_listening, fleet, on_listen)) as knock:
-            fleet.loop.on_step = _both(on_step, knock)
-            fleet.loop.on_specs = partial(_turn, fleet)
-            on_loop(fleet.loop)
-            async with asyncio.TaskGroup() as group:
-                hints = [group.create_task(work) for work in _beside(fleet, settings)]
-                work = group.create_task(fleet.loop.run(until))
-                work.add_done_callback(lambda _: [hint.cancel() for hint in hints])
-                _on_signals(partial(_end, fleet.loop, work, settings))
-                notify("READY=1")
-            notify("STOPPING=1")
+        with ending(fleet.loop.stop, settings, on_signal) as end:  # before anybody is told that it listens
+            async with _api(fleet, settings, partial(_listening, fleet, on_listen)) as knock:
+                fleet.loop.on_step = _both(on_step, knock)
+                fleet.loop.on_specs = partial(_turn, fleet)
+                on_loop(fleet.loop)
+                async with asyncio.TaskGroup() as group:
+                    hints = [group.create_task(work) for work in _beside(fleet, settings)]
+                    work = group.create_task(fleet.loop.run(until))
+                    work.add_done_callback(lambda _: [hint.cancel() for hint in hints])
+                    end.do = partial(_end, fleet.loop, work, settings)
+                    notify("READY=1")
+                notify("STOPPING=1")
     if fleet.superseded is not None:
         raise fleet.superseded
     return fleet.loop
@@ -284,6 +291,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             keep_logs=settings.keep_logs,
             keep_logs_mb=settings.keep_logs_mb,
         )
+        stack.enter_context(_masked_logs(dispatch))
         forges = Forges(forge_secret, clock.now)
         stack.push_async_callback(forges.close)
         loop = Loop(
@@ -320,6 +328,27 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
 
 def _objection(tree: GuardedTree) -> Problem | None:
     return Problem(ROOT, 1, 1, str(tree.rewind)) if tree.rewind else None
+
+
+@contextmanager
+def _masked_logs(dispatch: Dispatcher) -> Iterator[None]:
+    """Let no log line of this process tell a secret that a run was given."""
+
+    def mask(record: logging.LogRecord) -> bool:
+        hide = dispatch.mask.hide
+        record.msg, record.args = hide(record.getMessage()), None
+        if record.exc_info:
+            record.exc_text = hide(logging.Formatter().formatException(record.exc_info))
+        return True
+
+    handlers = logging.getLogger().handlers
+    for handler in handlers:
+        handler.addFilter(mask)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(mask)
 
 
 def _reader_of_pulls(repository: Repository) -> ReadPull:
@@ -429,10 +458,42 @@ async def _machine(settings: Settings, state: StateBranch) -> str:
     return datafolder.machine(settings.data_dir, {name for name in found if name}, clock.token)
 
 
-def _on_signals(end: Callable[[], None]) -> None:
-    """Let SIGTERM and SIGINT do this and nothing else."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, end)
+class Ending:
+    """What SIGTERM and SIGINT do: end in good order; after a while, in any case; the second time, at once."""
+
+    def __init__(self, do: Callable[[], None], limit: float, tell: Callable[[int], None]) -> None:
+        """`limit` is in seconds; `tell` is told the first signal."""
+        self.do = do
+        self._limit = limit
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self.is_asked = False
+
+    def __call__(self, number: int, _: object) -> None:
+        """Take a signal."""
+        if self.is_asked:
+            os._exit(128 + number)
+        self.is_asked = True
+        # A thread, as the loop itself may be what hangs, and so may the threads that Python waits for.
+        timer = threading.Timer(self._limit, os._exit, (os.EX_OK,))
+        timer.daemon = True
+        timer.start()
+        self._tell(number)
+        with suppress(RuntimeError):  # the loop is closed: it has ended by itself
+            self._loop.call_soon_threadsafe(self.do)
+
+
+@contextmanager
+def ending(do: Callable[[], None], settings: Settings, tell: Callable[[int], None]) -> Iterator[Ending]:
+    """Let SIGTERM and SIGINT do this; afterwards what they did before, if none came."""
+    made = Ending(do, settings.stop_grace.total_seconds() * _LIMIT, tell)
+    before = {number: signal.signal(number, made) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield made
+    finally:
+        if not made.is_asked:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _end(loop: Loop, work: asyncio.Task[None], settings: Settings) -> None:

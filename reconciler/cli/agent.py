@@ -5,7 +5,6 @@ A pull agent on this machine: `agent pull`.
 import asyncio
 import logging
 import signal
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from reconciler import clock
 from reconciler.cli.context import default_data_dir
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.reach import ca_option, need_token, token_option, url_option
+from reconciler.cli.streams import LogHandler, Teller
 
 if TYPE_CHECKING:
     from reconciler.client.puller import Puller, Until
@@ -89,7 +89,8 @@ def pull(
         raise click.UsageError("--once and --until-idle exclude each other")
     if once and slots > 1:
         raise click.UsageError("--once takes one task; --slots says otherwise")
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s")
+    teller = Teller()
+    logging.basicConfig(level=logging.WARNING, handlers=[LogHandler(teller)])
     until: Until = "once" if once else "idle" if until_idle else "stopped"
     state = (state_dir or default_data_dir(url) / "agent").resolve()
 
@@ -98,7 +99,7 @@ def pull(
         async with Client(url, need_token(token_file), authorities=trusted, tries=None) as client:
             puller = Puller(
                 client=client,
-                means=Means(command=command, clones=not no_clone, say=click.echo),
+                means=Means(command=command, clones=not no_clone, say=teller.tell),
                 state=state,
                 workdir=(workdir or state / "runs").resolve(),
                 capabilities=capabilities,
@@ -108,7 +109,10 @@ def pull(
             )
             return await _until_told(puller)
 
-    return ExitCode.OK if asyncio.run(run()) else ExitCode.ENDED_BADLY
+    try:
+        return ExitCode.OK if asyncio.run(run()) else ExitCode.ENDED_BADLY
+    finally:
+        teller.close()
 
 
 async def _until_told(puller: "Puller") -> bool:

@@ -25,8 +25,8 @@ def full_cause(task: str, status: Status | None, desired: Desired, data: Path) -
     """
     if status is None or status.failure is None:
         return None
-    is_agents = status.failure.kind is not FailureClass.VALIDATION
-    found = cause(task, status, _printed(data, status) if is_agents else "")
+    is_shown = status.failure.kind is not FailureClass.VALIDATION and not _has_secrets(status, desired)
+    found = cause(task, status, _printed(data, status) if is_shown else "")
     place = _workspace(status, desired.hosts.get(status.assigned_host or ""), data)
     if not (found and place):
         return found
@@ -39,6 +39,12 @@ def cause_here(task: str, status: Status, data: Path) -> Cause | None:
         return None
     why = cause(task, status)
     return replace(why, workspace=place) if why else None
+
+
+def _has_secrets(status: Status, desired: Desired) -> bool:
+    """Tell whether a log may hold what was injected, which nobody but the process that did it can mask."""
+    adapter = desired.adapters.get(status.adapter or "")
+    return adapter is None or bool(adapter.secrets)
 
 
 def _printed(data: Path, status: Status) -> str:

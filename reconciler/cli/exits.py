@@ -41,6 +41,7 @@ class ExitCode(IntEnum):
     USAGE = 64, "called in a way that cannot work"
     UNAVAILABLE = 69, "cannot be reached now; try again later"
     INTERRUPTED = 130, "interrupted"
+    UNREAD = 141, "whoever read its output went away"
 
 
 ERRORS: Mapping[type[ReconcilerError], ExitCode] = {

@@ -16,6 +16,7 @@ import click
 from reconciler import __version__
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode, exit_code
+from reconciler.cli.streams import OutputLost, guard, silence
 from reconciler.cli.text import did_you_mean
 from reconciler.core.errors import ReconcilerError, SpecError
 
@@ -114,6 +115,13 @@ class Root(click.Group):
         """Run, say in a line what went wrong, and exit with the documented code."""
         try:
             result = super().main(*args, **{**extra, "standalone_mode": False})
+            sys.stdout.flush()
+        except OutputLost as lost:
+            silence()
+            if lost.is_unread:
+                sys.exit(ExitCode.UNREAD)
+            click.echo(f"error: {lost}", err=True)
+            sys.exit(ExitCode.FAILURE)
         except (*KNOWN, ExceptionGroup) as error:
             code, message = told(_alone(error))
             click.echo(message, err=True)
@@ -201,6 +209,7 @@ def main() -> None:
     does looking for garbage while they are imported. What must last is on the
     disk by then: it would survive `kill -9` too.
     """
+    guard()
     gc.set_threshold(50_000, 20, 20)
     try:
         cli.main(prog_name="reconciler")
@@ -210,7 +219,9 @@ def main() -> None:
 
 def _leave(code: object) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):  # nobody reads any more, or it is closed
+        with suppress(
+            OSError, ValueError, AttributeError, OutputLost
+        ):  # nobody reads any more, or it is closed
             stream.flush()
     os._exit(code if isinstance(code, int) else ExitCode.FAILURE if code else ExitCode.OK)
 

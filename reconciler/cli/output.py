@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import click
 
+from reconciler.cli.streams import can_write
 from reconciler.cli.text import table
-from reconciler.core.text import one_line
+from reconciler.core.text import harmless, one_line
 
 Document = dict[str, Any]
 """What `-o json` prints of one thing; its shape is a promise."""
@@ -79,8 +80,14 @@ FORMAT = 1
 
 
 def print_json(value: object) -> None:
-    """Print JSON for programs and people; every object says which version of the format it is in."""
-    click.echo(json.dumps(versioned(value), indent=2, ensure_ascii=False))
+    """
+    Print JSON for programs and people; every object says which version of the format it is in.
+
+    What a terminal would obey is escaped.
+    """
+    document = versioned(value)
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    click.echo(text if _is_plain(text) else json.dumps(document, indent=2))
 
 
 def versioned(value: object) -> object:
@@ -97,8 +104,13 @@ def print_yaml(value: object) -> None:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.representer.sort_base_mapping_type_on_output = False
-    yaml.allow_unicode = True
+    yaml.allow_unicode = _is_plain(json.dumps(value, ensure_ascii=False, default=str))
     yaml.dump(versioned(value), sys.stdout)
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether a text reaches stdout as it is."""
+    return harmless(text) == text and can_write(text, sys.stdout)
 
 
 def print_table(

@@ -2,6 +2,7 @@
 What happens, as it happens, a line each.
 """
 
+from datetime import datetime
 from pathlib import Path
 
 from reconciler.cli.causes import full_cause, in_words
@@ -11,6 +12,7 @@ from reconciler.core.fields import format_time
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model import Desired
+from reconciler.core.text import one_line
 
 
 def is_bad_end(step: Step) -> bool:
@@ -22,15 +24,16 @@ def line(step: Step) -> str:
     """Return a step as one line: time, name, from → to, why."""
     if isinstance(step, HostChange):
         stand = "gone" if step.after is None else step.after.state
-        return _line(format_time(step.at), f"host {step.host}", stand, step.reason)
+        return _line(step.at, f"host {step.host}", stand, step.reason)
     before = step.before.phase if step.before else "·"
     after = step.after.phase if step.after else "·"
     change = f"{before} → {after}" if before != after else str(after)
-    return _line(format_time(step.event.at), step.task, change, step.event.reason)
+    return _line(step.event.at, step.task, change, step.event.reason)
 
 
-def _line(time: str, name: str, change: str, reason: str) -> str:
-    return f"{time[11:19]}  {name:<28}  {change:<24}  {reason}"
+def _line(time: datetime, name: str, change: str, reason: str) -> str:
+    moment = format_time(time.replace(microsecond=0))
+    return f"{moment}  {name:<28}  {change:<24}  {one_line(reason)}"
 
 
 def why_in_words(step: Step, desired: Desired, data: Path) -> str:
@@ -42,4 +45,5 @@ def why_in_words(step: Step, desired: Desired, data: Path) -> str:
     return "\n".join(f"{MARGIN}{line}" for line in lines)
 
 
-MARGIN = " " * 10
+MARGIN = " " * 22
+"""As wide as the time of a line."""

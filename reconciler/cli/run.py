@@ -4,17 +4,24 @@ The commands that reconcile.
 
 import asyncio
 import logging
-import sys
+import signal
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.streams import LogHandler, Teller
 from reconciler.settings import Settings, Web
 
+if TYPE_CHECKING:
+    from reconciler.core.model import Status
+
+_SHOWN = 5
+"""Runs that are named at the end."""
 LISTEN = "127.0.0.1:8420"
 
 _take_over = click.option(
@@ -106,12 +113,8 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
     from reconciler.serve import serve as serve_fleet
 
     close_memory()
-
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
+    teller = Teller()
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[LogHandler(teller)])
     steps, bad_ends = 0, 0
     loops: list[Loop] = []
 
@@ -119,12 +122,38 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
         nonlocal steps, bad_ends
         steps += 1
         bad_ends += is_bad_end(step)
-        click.echo(line(step))
+        teller.tell(line(step))
         if loops and (why := why_in_words(step, loops[0].desired, settings.data_dir)):
-            click.echo(why)
+            teller.tell(why)
 
-    def tell(url: str) -> None:
-        click.echo(f"listening on {url}")
+    def listen(url: str) -> None:
+        teller.tell(f"listening on {url}")
 
-    loop = asyncio.run(serve_fleet(settings, on_step=show, on_listen=tell, on_loop=loops.append, **how))
-    return _Ended(steps, bool(bad_ends), len(loop.desired.problems), len(loop.last_plan.waiting))
+    def stopping(number: int) -> None:
+        if number == signal.SIGINT:
+            teller.tell("ending; once more ends at once", err=True)
+
+    tells: dict[str, Any] = {"on_step": show, "on_listen": listen, "on_signal": stopping}
+    try:
+        ended = asyncio.run(serve_fleet(settings, on_loop=loops.append, **tells, **how))
+        if words := _what_goes_on(ended.statuses):
+            teller.tell(words, err=True)
+    finally:
+        teller.close()
+    return _Ended(steps, bool(bad_ends), len(ended.desired.problems), len(ended.last_plan.waiting))
+
+
+def _what_goes_on(statuses: "Mapping[str, Status]") -> str:
+    """Return in words which runs go on without us, and how to see them again; empty if none do."""
+    live = [
+        f"{name} on {status.assigned_host}"
+        for name, status in sorted(statuses.items())
+        if status.phase.is_live and status.assigned_host
+    ]
+    if not live:
+        return ""
+    some = ", ".join(live[:_SHOWN]) + (f" and {len(live) - _SHOWN} more" if len(live) > _SHOWN else "")
+    return (
+        f"{len(live)} {'run goes' if len(live) == 1 else 'runs go'} on without the reconciler: {some}; "
+        "the next `reconciler run` takes up what came of them, `reconciler cancel TASK` stops one then"
+    )

@@ -5,10 +5,7 @@ Git talks to the repository with the access that the agent's user has.
 """
 
 import asyncio
-import os
 import re
-import signal
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from reconciler.api.models import Lease, RepoView
 from reconciler.client.process import environment
 from reconciler.core.errors import Unavailable
 from reconciler.core.text import one_line
+from reconciler.subprocesses import end, start
 
 _ENV = {
     "GIT_TERMINAL_PROMPT": "0",
@@ -76,7 +74,7 @@ async def _has(folder: Path, commit: str) -> bool:
 async def _git(folder: Path, *words: str) -> str:
     """Run git in a folder and return what it printed. Raises Unavailable with what it said otherwise."""
     try:
-        process = await asyncio.create_subprocess_exec(
+        process = await start(
             "git",
             *_OPTIONS,
             *words,
@@ -85,7 +83,6 @@ async def _git(folder: Path, *words: str) -> str:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
         )
     except OSError as error:
         raise Unavailable(f"git cannot be started: {error.strerror}; is it installed?") from error
@@ -96,9 +93,7 @@ async def _git(folder: Path, *words: str) -> str:
         raise Unavailable(f"git {words[0]} took longer than {_TIMEOUT:g} s") from None
     finally:
         if process.returncode is None:
-            with suppress(ProcessLookupError):  # it ended by itself meanwhile
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            await end(process)
     if process.returncode:
         said = _CREDENTIALS.sub("", stderr.decode(errors="replace"))
         raise Unavailable(f"git {words[0]} failed: {one_line(said)}")

@@ -16,7 +16,7 @@ from reconciler.api.models import MOST_WORDS, Lease, Limited, Number, StatusRequ
 from reconciler.client.checkout import Checkout, check_out
 from reconciler.client.held import Held, Slot
 from reconciler.client.http import PIECE, Client
-from reconciler.client.process import end_left_over, environment, records_beside, running
+from reconciler.client.process import end_left_over, environment, mask, records_beside, running
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import LeaseLost, NotFound, NotNow, Refused, Unavailable, UsageError
 from reconciler.core.fields import Branch, Frozen
@@ -26,11 +26,13 @@ Outcome = Literal["completed", "failed", "released"]
 
 LAST_WORDS = 10.0
 """Seconds to give a task back when we are told to stop; else the next life does."""
-MOST_OUTPUT = 512 * 1024 * 1024
+MOST_OUTPUT = 64 * 1024 * 1024
 """Bytes; a command that prints more is stopped."""
 _TICK = 0.5
 """Seconds between looks at what the command printed."""
 _LINES, _CHARACTERS = 80, 8000
+_WINDOW = 64 * 1024
+"""Bytes of the end that are looked at: what is masked may be longer than what is kept."""
 _MOST_RESULT = 1024 * 1024
 
 _NOT_OURS = (LeaseLost, NotNow, NotFound)
@@ -218,8 +220,10 @@ class Job:
 
     def _last_words(self, code: int) -> str:
         with self._output.open("rb") as file:
-            file.seek(max(0, self._output.stat().st_size - 4 * _CHARACTERS))
-            end = tail(file.read().decode(errors="replace"), lines=_LINES, characters=_CHARACTERS)
+            file.seek(max(0, self._output.stat().st_size - _WINDOW))
+            end = tail(
+                mask().hide(file.read().decode(errors="replace")), lines=_LINES, characters=_CHARACTERS
+            )
         how = f"exit code {code}" if code >= 0 else f"ended by signal {-code}"
         return f"{how}\n{end}".rstrip() if code else end
 
@@ -229,7 +233,7 @@ class Job:
         return StatusRequest(
             epoch=self._lease.epoch,
             status="review_pending" if is_for_review else outcome,
-            result=harmless(words).strip()[:MOST_WORDS],
+            result=harmless(mask().hide(words)).strip()[:MOST_WORDS],
             branch=result.branch,
             pull_request=result.pull_request,
             usage=result.usage,
@@ -290,7 +294,7 @@ class Job:
         self._slot.write(self._held)
 
     def _say(self, words: str) -> None:
-        self._means.say(one_line(f"{self._lease.task}: {words}"))
+        self._means.say(one_line(mask().hide(f"{self._lease.task}: {words}")))
 
     @property
     def _prompt(self) -> Path:

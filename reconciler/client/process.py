@@ -4,13 +4,16 @@ A command as a process group: begun once it is on record, and ended as a whole.
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from reconciler.core.masking import Mask
 from reconciler.dispatch.scripts import script_file
+from reconciler.subprocesses import end, start
 
 GRACE = 15.0
 """Seconds between TERM and KILL."""
@@ -26,6 +29,9 @@ _NOT_PASSED_ON = (
     "GIT_INDEX_FILE",
     "GIT_OBJECT_",
     "GIT_COMMON_DIR",
+)
+_SECRET = re.compile(
+    r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE_?KEY|_KEY$|_DSN$|DATABASE_URL", re.IGNORECASE
 )
 _PROC = Path("/proc")
 
@@ -45,7 +51,7 @@ async def running(
     records = records_beside(output)
     records.mkdir(exist_ok=True)
     with output.open("ab") as out:
-        process = await asyncio.create_subprocess_exec(
+        process = await start(
             *_WRAPPER,
             "hold",
             str(records),
@@ -58,7 +64,6 @@ async def running(
             stdin=asyncio.subprocess.PIPE,
             stdout=out,
             stderr=out,
-            start_new_session=True,
         )
     try:
         record(identity(process.pid))
@@ -81,8 +86,7 @@ async def _end(process: asyncio.subprocess.Process, records: Path) -> None:
         await _end_held(records)
         with suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), GRACE)
-    _signal(process.pid, signal.SIGKILL)
-    await process.wait()
+    await end(process)
 
 
 async def _end_held(records: Path) -> None:
@@ -102,6 +106,11 @@ async def _end_held(records: Path) -> None:
 def environment() -> dict[str, str]:
     """Return our environment for commands: without our own settings, the token first of all."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
+
+
+def mask() -> Mask:
+    """Return the mask of the secrets in our environment, by the names of their variables."""
+    return Mask(frozenset(value for name, value in os.environ.items() if _SECRET.search(name)))
 
 
 # --- Of an earlier life ----------------------------------------------------

@@ -66,7 +66,7 @@ class Limits(Frozen):
     """Most turns, for a CLI that can count them (see `turns` of the adapter)."""
     time: Period | None = None
     """Longest time, where a task allows more."""
-    output_mb: Annotated[int, Field(gt=0, le=2**20)] = 512
+    output_mb: Annotated[int, Field(gt=0, le=2**20)] = 64
     """Most output kept, in MiB; a run that writes more is stopped."""
 
 

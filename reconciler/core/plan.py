@@ -50,7 +50,7 @@ from reconciler.core.placement import Placement
 from reconciler.core.pull import CHECKING, is_to_check
 from reconciler.core.queue import Queue, due, line_up
 from reconciler.core.scene import Scene, Wait, waiting
-from reconciler.core.schedule import JUMP, is_due_time, next_due
+from reconciler.core.schedule import JUMP, format_in, is_due_time, next_due
 
 FEW = 2
 """So many tasks are removed as asked, even if they are all there are."""
@@ -403,7 +403,7 @@ def _next_time(spec: Task, status: Status, now: datetime) -> Event | None:
         return _scheduled(spec, spec.schedule, status, now)
     if due_at > now or status.phase is Phase.CREATED:
         return None
-    reason = f"due {format_time(due_at)}"
+    reason = f"due {format_in(due_at, spec.timezone)}"
     return Renewed(task=spec.name, at=now, spec=spec, cause="clock", reason=reason)
 
 
@@ -434,7 +434,7 @@ def _scheduled(spec: Task, schedule: str, status: Status, now: datetime) -> Even
         return None
     following = next_due(schedule, spec.timezone, served) if served else None
     is_skipped = following is not None and following <= status.since
-    words = f"due {format_time(upcoming)}"
+    words = f"due {format_in(upcoming, spec.timezone)}"
     wait = Waiting(reason=Reason.SCHEDULE, message=words, since=now) if status.phase.is_settled else None
     reason = words + ("; what came due while it was at work is skipped" if is_skipped else "")
     return Scheduled(task=spec.name, at=now, due_at=upcoming, waiting=wait, cause="clock", reason=reason)
@@ -552,7 +552,7 @@ def _standing_wait(scene: Scene, name: str) -> Wait | None:
     spec = scene.spec(name)
     has_time = status.due_at is not None and status.due_at > scene.now
     if status.phase.is_settled and has_time and spec and _keeps_schedule(spec, status) and not status.removed:
-        return due(status, scene.now)
+        return due(spec, status, scene.now)
     return None
 
 
@@ -577,18 +577,20 @@ def _live_wait(scene: Scene, status: Status) -> Wait | None:
     """
     if status.waiting and _is_still_faulty(status):
         return Wait(Reason.FAULT, status.waiting.message)
+    if status.phase is Phase.REVIEW_PENDING and status.waiting and _is_paused(status):
+        return Wait(Reason.PERSON, status.waiting.message)
     trouble = scene.observed.troubles.get(status.run or "")
-    if status.phase is Phase.REVIEW_PENDING:
-        if status.waiting and _is_paused(status):
-            return Wait(Reason.PERSON, status.waiting.message)
-        return Wait(Reason.RETRYING, trouble) if trouble else None
-    if status.assigned_agent is not None:
+    if status.phase.is_live and status.assigned_agent is not None:
         return Wait(Reason.CHECK, trouble or CHECKING) if is_to_check(status) else None
-    if status.assigned_host not in scene.desired.hosts:
-        return Wait(Reason.HOST, f"host {status.assigned_host} of the live run is gone from specs/hosts")
-    if words := silence(scene, status) or _no_answer(scene, status):
+    if status.phase.is_live and (words := _host_silence(scene, status)):
         return Wait(Reason.HOST, words)
     return Wait(Reason.RETRYING, trouble) if trouble else None
+
+
+def _host_silence(scene: Scene, status: Status) -> str | None:
+    if status.assigned_host not in scene.desired.hosts:
+        return f"host {status.assigned_host} of the live run is gone from specs/hosts"
+    return silence(scene, status) or _no_answer(scene, status)
 
 
 def _no_answer(scene: Scene, status: Status) -> str | None:

@@ -14,7 +14,7 @@ from reconciler.core.model import Bid, ExecutionMode, FailureClass, Phase, Reaso
 from reconciler.core.placement import UNASKED, Placement, place, slots_in_use
 from reconciler.core.pull import Bidders
 from reconciler.core.scene import Scene, Wait
-from reconciler.core.schedule import JUMP, next_opening
+from reconciler.core.schedule import JUMP, format_in, next_opening
 
 MOST_HOSTS = 5
 """How many hosts a waiting message names."""
@@ -99,9 +99,10 @@ def _times(scene: Scene, spec: Task, status: Status) -> Iterator[Wait]:
     """Yield the times that have to come first."""
     now = scene.now
     if spec.not_before and spec.not_before > now:
-        yield Wait(Reason.NOT_BEFORE, f"not before {format_time(spec.not_before)}", spec.not_before)
+        words = f"not before {format_in(spec.not_before, spec.timezone)}"
+        yield Wait(Reason.NOT_BEFORE, words, spec.not_before)
     if spec.schedule is not None and (status.due_at is None or status.due_at > now):
-        yield due(status, now)
+        yield due(spec, status, now)
     # What was put on record by a clock that was ahead is not waited for until that comes true.
     if status.not_before and status.not_before > now and status.since - now <= JUMP:
         is_quota = status.failure is not None and status.failure.kind is FailureClass.QUOTA
@@ -109,11 +110,11 @@ def _times(scene: Scene, spec: Task, status: Status) -> Iterator[Wait]:
         yield Wait(Reason.QUOTA if is_quota else Reason.BACKOFF, words, status.not_before)
 
 
-def due(status: Status, now: datetime) -> Wait:
+def due(spec: Task, status: Status, now: datetime) -> Wait:
     """Return the wait for the next due time of a schedule."""
     if status.due_at is None or status.due_at <= now:
         return Wait(Reason.SCHEDULE, "its schedule has no more due times")
-    return Wait(Reason.SCHEDULE, f"due {format_time(status.due_at)}", status.due_at)
+    return Wait(Reason.SCHEDULE, f"due {format_in(status.due_at, spec.timezone)}", status.due_at)
 
 
 def _tomorrow(scene: Scene, words: str) -> Wait:
@@ -164,7 +165,7 @@ class _Slots:
         placement = self._place(spec, status, is_ready=opening is None)
         # Asked of those that have a place: what has none says so by day and by night.
         if placement.chosen and opening:
-            return Wait(Reason.WINDOW, f"its window opens {format_time(opening)}", opening)
+            return Wait(Reason.WINDOW, f"its window opens {format_in(opening, spec.timezone)}", opening)
         queue.placements[spec.name] = placement
         if placement.chosen is None:
             return self._no_place(spec, placement)

@@ -15,6 +15,8 @@ from datetime import UTC, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+from reconciler.core.fields import format_time
+
 JUMP = timedelta(minutes=1)
 """A clock that is further off than this was set, and did not only drift."""
 
@@ -40,6 +42,14 @@ def zone(name: str) -> tzinfo:
 
 
 @lru_cache(maxsize=1 << 14)
+def format_in(moment: datetime, timezone: str) -> str:
+    """Return a time as people of a time zone read it, with its offset and the zone's name."""
+    place = zone(timezone)
+    if place is UTC:
+        return format_time(moment)
+    return f"{moment.astimezone(place).isoformat(timespec='seconds')} ({timezone})"
+
+
 def next_due(schedule: str, timezone: str, after: datetime) -> datetime | None:
     """
     Return the first due time after a time, in UTC; None if there is none in 50 years.

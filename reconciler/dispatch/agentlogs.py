@@ -12,7 +12,7 @@ from reconciler.core.errors import LogGap, Unavailable
 from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.protocol import agent_id
 
-_MOST = 512 * 2**20
+_MOST = 64 * 2**20
 """Bytes kept of one run: as many as of a run on a host."""
 
 

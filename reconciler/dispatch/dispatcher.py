@@ -13,15 +13,18 @@ from pathlib import Path
 from reconciler.controller.ports import Emit
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.events import RunEnded, RunSeen
+from reconciler.core.masking import Mask
 from reconciler.core.model import Assignment, Claim, FailureClass, Host, Order, Repo, Report, Verdict
 from reconciler.core.needs import Needs
 from reconciler.core.prompt import sha256
+from reconciler.core.text import one_line
 from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import folder_name, run_of
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.round import CANCELLED, DELIVERY_PATIENCE, ReadOutput, Round
 from reconciler.dispatch.runs import Ending, Pace
+from reconciler.dispatch.secrets import InjectedSecrets
 from reconciler.dispatch.site import Site, open_site, usual_pace
 from reconciler.dispatch.steps import TELL, StepFailed
 from reconciler.dispatch.transport import Transport
@@ -34,6 +37,8 @@ _LOGS_EVERY = timedelta(hours=1)
 _MEBIBYTE = 2**20
 _LASTING = 10.0
 """Seconds for which a step is tried again before that is told: what passes sooner is no news."""
+_MOST_REMEMBERED = 512
+"""Tasks whose secrets are kept for masks; a round of one that was forgotten is masked as after a restart."""
 _FAREWELL = 10.0
 """Seconds that a follower gets to tell of a run that was stopped, before it is told for it."""
 
@@ -88,6 +93,9 @@ class Dispatcher:
         self._left_sites: list[Site] = []
         """Of hosts whose spec has changed since; runs may still be followed there."""
         self._repositories: dict[str, CodeRepository] = {}
+        self._secrets: dict[str, InjectedSecrets] = {}
+        """By task."""
+        self._mask = Mask()
 
     @property
     def followed(self) -> frozenset[Key]:
@@ -99,6 +107,14 @@ class Dispatcher:
         """Steps of live runs that are tried again for a while now; see controller.ports.Dispatch."""
         latest = asyncio.get_running_loop().time() - self._lasting
         return {run: why for (run, _), (since, why) in self._troubles.items() if since <= latest}
+
+    @property
+    def mask(self) -> Mask:
+        """The mask of all secrets that runs were given and that are remembered."""
+        values = frozenset[str]().union(*(known.values for known in self._secrets.values()))
+        if values != self._mask.values:
+            self._mask = Mask(values)  # what it works out for each value is kept with it
+        return self._mask
 
     def follow(self, order: Order, emit: Emit) -> None:
         """Carry out the order, or take it up where it stands; see controller.ports.Dispatch."""
@@ -233,7 +249,8 @@ class Dispatcher:
             log.exception("%s round %d: a mistake of ours", order.run, order.round)
             with suppress(Exception):  # what it was may keep it from being ended, too; a sweep does that then
                 await self._round(order).cancel()
-            return _failure(FailureClass.HOST, f"a mistake of the reconciler: {error!r}; its log has more")
+            words = self._secrets_of(order.task).mask.hide(one_line(repr(error), 5000))
+            return _failure(FailureClass.HOST, f"a mistake of the reconciler: {words}; its log has more")
 
     async def _cancel(self, order: Order, emit: Emit, *, is_followed: bool) -> None:
         """End the run; who follows it tells how it ended, if not kept from it for too long."""
@@ -275,7 +292,16 @@ class Dispatcher:
             patience=self._patience,
             delivery_patience=self._delivery_patience,
             may_adopt=may_adopt,
+            secrets=self._secrets_of(order.task),
         )
+
+    def _secrets_of(self, task: str) -> InjectedSecrets:
+        """Return what the rounds of a task were given; what nobody asked for longest is forgotten."""
+        found = self._secrets.pop(task, None) or InjectedSecrets()
+        self._secrets[task] = found
+        while len(self._secrets) > _MOST_REMEMBERED:
+            del self._secrets[next(iter(self._secrets))]
+        return found
 
     def _site(self, host: Host) -> Site:
         transport = self._transports(host)

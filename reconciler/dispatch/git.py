@@ -7,15 +7,14 @@ credentials.
 """
 
 import asyncio
-import contextlib
 import os
 import re
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.text import one_line
+from reconciler.subprocesses import end, start
 
 _OVERRIDES = (
     "core.hooksPath=/dev/null",
@@ -80,7 +79,7 @@ async def git(
     options = [word for setting in _OVERRIDES for word in ("-c", setting)]
     place = [f"--git-dir={folder}"] if folder else ["-C", "/"]
     try:
-        process = await asyncio.create_subprocess_exec(
+        process = await start(
             "git",
             *place,
             *options,
@@ -89,8 +88,7 @@ async def git(
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=_environment(remote=remote),
-            start_new_session=True,  # no terminal to ask on, and Ctrl-C is ours to answer
-        )
+        )  # no terminal to ask on, and Ctrl-C is ours to answer
     except OSError as error:
         raise Unavailable(
             f"git cannot be started: {error.strerror}; is it installed and on the PATH?"
@@ -104,9 +102,7 @@ async def git(
         raise Unavailable(f"git {words[0]} took longer than {timeout:g} s; it was stopped") from None
     finally:
         if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            await end(process)
     said = both_ends(without_credentials(_without_progress(stderr.decode(errors="replace"))))
     return Done(process.returncode or 0, stdout, said)
 

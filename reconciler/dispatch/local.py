@@ -3,15 +3,14 @@ This machine as a host: its runs are subprocesses.
 """
 
 import asyncio
-import contextlib
 import os
-import signal
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.dispatch.transport import SAFE_WORD, Answer, Transport
+from reconciler.subprocesses import end, start
 
 _PASSED_ON = frozenset({"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"})
 _PASSED_ON_PREFIXES = ("LC_", "XDG_")
@@ -42,9 +41,7 @@ class LocalTransport(Transport):
             ) from None
         finally:
             if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+                await end(process)
         code = process.returncode or 0
         return Answer(code if code >= 0 else 128 - code, stdout, stderr)  # as a shell tells of a signal
 
@@ -78,7 +75,7 @@ class LocalTransport(Transport):
                 "check `workdir` (a folder the reconciler's user may write to) and the disk"
             ) from error
         try:
-            return await asyncio.create_subprocess_exec(
+            return await start(
                 "sh",
                 "-c",
                 "exec " + " ".join(f'"{word}"' for word in words),
@@ -87,8 +84,7 @@ class LocalTransport(Transport):
                 stderr=asyncio.subprocess.PIPE,
                 cwd=self._folder,
                 env=self._env,
-                start_new_session=True,  # the wrapper relies on being a leader
-            )
+            )  # a leader of its group, as the wrapper relies on
         except OSError as error:
             raise Unavailable(
                 f"cannot start a process in {self._folder}: {error.strerror}; "

@@ -11,12 +11,16 @@ import os
 import shutil
 from collections.abc import Callable
 from datetime import datetime
+from io import SEEK_END, BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from reconciler.dispatch.protocol import RUN_ID, folder_name, run_of
 
 Stream = Literal["out", "err"]
+_PROOF = "secrets"
+_LONGEST_SECRET = 8 * 1024
+"""Bytes; of one line."""
 
 
 class Logs:
@@ -56,6 +60,27 @@ class Logs:
         except FileNotFoundError:
             return b""
 
+    def open(self, run_id: str, stream: Stream) -> BinaryIO:
+        """Open it to be read; empty if there is none."""
+        try:
+            return self._path(run_id, stream).open("rb")
+        except FileNotFoundError:
+            return BytesIO()
+
+    def append_proof(self, run_id: str, line: str) -> None:
+        """Add a line to what proves which secrets a run was given."""
+        path = self._folder / run_id / _PROOF
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with path.open("a", encoding="ascii") as file:
+            file.write(f"{line}\n")
+
+    def proofs(self, run_id: str) -> list[str]:
+        """Return the lines of what proves which secrets a run was given."""
+        try:
+            return (self._folder / run_id / _PROOF).read_text("utf-8", "replace").splitlines()
+        except FileNotFoundError:
+            return []
+
     def paths(self, run: str) -> list[tuple[str, Path]]:
         """Return every log of a run that is there, with a label for people, in the order of the rounds."""
         found = []
@@ -88,6 +113,29 @@ class Logs:
 
     def _path(self, run_id: str, stream: Stream) -> Path:
         return self._folder / run_id / stream
+
+
+def read_end(file: BinaryIO, limit: int, *, begin: int = 0, end: int | None = None) -> str:
+    """Return the last `limit` bytes between two places of a file as text; see `end_of_text`."""
+    last = file.seek(0, SEEK_END) if end is None else end
+    first = max(begin, last - limit)
+    file.seek(first)
+    text = file.read(max(0, last - first)).decode(errors="replace")
+    return text if first == begin else _from_next_line(text)
+
+
+def end_of_text(text: str, limit: int) -> str:
+    """
+    Return the end of a text, of at most `limit` characters.
+
+    Where that would begin in the middle of something, it begins with the next
+    line: a mask does not find half a secret.
+    """
+    return text if len(text) <= limit else _from_next_line(text[-limit:])
+
+
+def _from_next_line(text: str) -> str:
+    return text.partition("\n")[2] or text[_LONGEST_SECRET:]
 
 
 def _label(commit: str, number: int, validation: str) -> str:

@@ -1,45 +1,57 @@
 """
 What agents print: bytes in, a verdict out.
 
-The bytes become events, the rules of the adapter are asked of the events, and
-`core.outcome` judges what they answered. Nothing here trusts its input: any
-bytes give a verdict.
+The bytes become events (`framing`), the rules of the adapter are asked of
+those that matter to them, and `core.outcome` judges what they answered. Nothing
+here trusts its input: any bytes give a verdict, and hundreds of MiB of them
+take no more memory than a few.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache, partial
 from itertools import takewhile
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jmespath
 from jmespath.exceptions import JMESPathError
 from jmespath.parser import ParsedResult
 
-from reconciler.core.adapter import Adapter, Output, Usage
+from reconciler.core.adapter import RULES, Adapter, Output, Usage
+from reconciler.core.masking import Mask
 from reconciler.core.model import FailureClass, Order, Verdict
 from reconciler.core.outcome import EXIT_CODES, SIGNALS, Facts, class_of, retry_time, spent, verdict
 from reconciler.core.patterns import chosen, lines_of, matches
-from reconciler.core.text import harmless, one_line
+from reconciler.core.text import one_line
+from reconciler.dispatch.framing import Event, Framer, Printed, end_of, last_object, stream_of
+from reconciler.dispatch.logs import end_of_text, read_end
+from reconciler.dispatch.retention import Condition, Retention, conditions
 
-Event = dict[str, Any]
+_NOTHING_HIDDEN = Mask()
 
 
 def read_output(
-    adapter: Adapter, *, stdout: bytes, stderr: bytes, exit_code: int, order: Order, now: datetime
+    adapter: Adapter,
+    *,
+    stdout: Printed,
+    stderr: Printed,
+    exit_code: int,
+    order: Order,
+    now: datetime,
+    mask: Mask = _NOTHING_HIDDEN,
 ) -> Verdict:
     """
     Return what to make of what a CLI printed and how it ended.
 
-    `exit_code` is the shell's: 128 + n after signal n.
+    `exit_code` is the shell's: 128 + n after signal n. No secret of `mask` is
+    in what is returned.
     """
     asked = Asked(order.argv, order.session_id, order.session_totals)
-    return judge_output(adapter, Remains(stdout, stderr, exit_code), asked, now)
+    return judge_output(adapter, Remains(stdout, stderr, exit_code), asked, now, mask)
 
 
 def parse_recording(
@@ -74,6 +86,109 @@ def verdict_as_json(found: Verdict) -> dict[str, Any]:
     }
 
 
+# --- Events ------------------------------------------------------------------
+
+MOST_TEXT = 256 * 1024
+"""Characters of the last words, and of an error, that are looked at; less of them is kept."""
+TAIL = 64 * 1024
+"""How much of a text's end is looked at, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What a CLI printed, taken apart."""
+
+    events: tuple[Event, ...]
+    stderr: bytes
+    """Its end."""
+    was_cut: bool
+    """The last line begins like JSON but is none."""
+    has_begun: bool = False
+    """There was an event, be it one that does not matter."""
+    notes: tuple[str, ...] = ()
+    spliced: frozenset[int] = frozenset()
+    """Which events something else stands before on their lines."""
+
+    def only(self, is_spliced_wanted: Callable[[Event], bool]) -> "Transcript":
+        """Return the transcript with those of its spliced events that are wanted."""
+        wanted = [
+            (event, number in self.spliced)
+            for number, event in enumerate(self.events)
+            if number not in self.spliced or is_spliced_wanted(event)
+        ]
+        spliced = frozenset(number for number, (_, is_spliced) in enumerate(wanted) if is_spliced)
+        return replace(self, events=tuple(event for event, _ in wanted), spliced=spliced)
+
+
+_ALL = (Condition(lambda _: True, "all"),)
+
+
+def _as_it_is(event: Event) -> Event:
+    return event
+
+
+def _none(_: Event) -> bool:
+    return False
+
+
+Give = Callable[[Event, bool], None]
+"""Takes an event, and whether something else stands before it."""
+
+
+class Joining(Protocol):
+    """Makes events of what comes in pieces, as it comes."""
+
+    def add(self, event: Event, is_spliced: bool) -> None:
+        """Take an event, and give away those that are whole."""
+
+    def end(self) -> None:
+        """Give away the rest."""
+
+
+def read_events(
+    stdout: Printed,
+    stderr: bytes = b"",
+    asked: Sequence[Condition] = _ALL,
+    slim: Callable[[Event], Event] = _as_it_is,
+    join: Callable[[Give], Joining] | None = None,
+) -> Transcript:
+    r"""
+    Return the JSON objects in an output that meet a condition, in order.
+
+    They may stand on a line each, in an array, or be one value over many lines.
+    Lines end with `\n` only (U+2028 may stand in a string). Everything else is
+    noise, which is counted and left out. `slim` takes out of an event what
+    nobody asks for; `join` makes one of many before it.
+    """
+    retention = Retention(asked)
+
+    def keep(event: Event, is_spliced: bool) -> None:
+        retention.add(slim(event), is_spliced)
+
+    joining = join(keep) if join else None
+    framer = Framer(joining.add if joining else keep)
+    framer.read(stdout)
+    if joining:
+        joining.end()
+    kept = retention.kept()
+    spliced = frozenset(number for number, each in enumerate(kept) if each.is_spliced)
+    notes = tuple(_oddities(framer, retention))
+    events = tuple(each.event for each in kept)
+    return Transcript(events, stderr, framer.was_cut, framer.events > 0, notes, spliced)
+
+
+def _oddities(framer: Framer, retention: Retention) -> Iterator[str]:
+    stray = framer.noise - framer.was_cut
+    if framer.events and stray > 0:
+        yield f"lines of output that are no events: {stray}"
+    if retention.left_out:
+        yield f"events in the middle of the output that were not looked at: {retention.left_out}"
+
+
+def _end(printed: Printed) -> str:
+    return read_end(stream_of(printed), TAIL)
+
+
 # --- Facts -----------------------------------------------------------------
 
 
@@ -81,8 +196,8 @@ def verdict_as_json(found: Verdict) -> dict[str, Any]:
 class Remains:
     """What is left of a run."""
 
-    stdout: bytes
-    stderr: bytes
+    stdout: Printed
+    stderr: Printed
     exit_code: int
 
 
@@ -97,22 +212,37 @@ class Asked:
     """The CLI's totals of that session before the run."""
 
 
-def judge_output(adapter: Adapter, remains: Remains, asked: Asked, now: datetime) -> Verdict:
+def judge_output(
+    adapter: Adapter, remains: Remains, asked: Asked, now: datetime, mask: Mask = _NOTHING_HIDDEN
+) -> Verdict:
     """Return the verdict for what is left of a run, given what it was to do."""
-    if adapter.output.format == "text":
-        return verdict(_text_facts(adapter.output, remains, asked), now)
-    return verdict(_event_facts(adapter.output, remains, asked), now)
+    facts = _text_facts if adapter.output.format == "text" else _event_facts
+    return verdict(_masked(facts(adapter.output, remains, asked, mask), mask), now)
 
 
-def _text_facts(rules: Output, remains: Remains, asked: Asked) -> Facts:
+def _masked(facts: Facts, mask: Mask) -> Facts:
+    """Return the facts without secrets, before anything is cut: half a secret is not found."""
+    hide, session = mask.hide, facts.session_id
+    return replace(
+        facts,
+        text=hide(end_of_text(facts.text, MOST_TEXT)),
+        error=hide(facts.error[:MOST_TEXT]),
+        session_id=session if session and hide(session) == session else None,
+        denials=tuple(map(hide, facts.denials)),
+        notes=tuple(map(hide, facts.notes)),
+    )
+
+
+def _text_facts(rules: Output, remains: Remains, asked: Asked, mask: Mask) -> Facts:
     """
     Return what the lines of a text tell.
 
     Without rules there is nothing but the exit code to go by: the words may be
-    about anything. Of an error and a success, the later one counts.
+    about anything. Of an error and a success, the later one counts. Secrets are
+    masked before lines are cut.
     """
     code = remains.exit_code
-    printed, complained = _end(remains.stdout), _end(remains.stderr)
+    printed, complained = (mask.hide(_end(stream)) for stream in (remains.stdout, remains.stderr))
     lines = (*lines_of(printed), *lines_of(complained))
     failed_at, error = _find(rules.error, lines)
     succeeded_at, _ = _find(rules.success, lines)
@@ -153,9 +283,11 @@ def _rest(lines: Sequence[str], at: int) -> Iterator[str]:
     return takewhile(bool, lines[at + 1 : at + 4])
 
 
-def refusal(rules: Output, stdout: bytes, stderr: bytes, now: datetime) -> dict[str, Any]:
+def refusal(
+    rules: Output, stdout: Printed, stderr: Printed, now: datetime, mask: Mask = _NOTHING_HIDDEN
+) -> dict[str, Any]:
     """Return, as fields of a verdict, why a run was ended that waited to call its model again (`give_up`)."""
-    lines = (*lines_of(_end(stdout)), *lines_of(_end(stderr)))
+    lines = [line for stream in (stdout, stderr) for line in lines_of(mask.hide(_end(stream)))]
     words = _value(rules.give_up, lines) or "its model refuses"
     kind = class_of(words, rules.words) or FailureClass.QUOTA
     return {
@@ -166,18 +298,19 @@ def refusal(rules: Output, stdout: bytes, stderr: bytes, now: datetime) -> dict[
     }
 
 
-def _event_facts(rules: Output, remains: Remains, asked: Asked) -> Facts:
-    transcript = read_events(remains.stdout, remains.stderr)
-    events = READERS[rules.reader](transcript) if rules.reader else list(transcript.events)
+def _event_facts(rules: Output, remains: Remains, asked: Asked, mask: Mask) -> Facts:
+    transcript = _transcript(rules, remains)
+    events = _prepared(rules, transcript)
     ask = partial(_ask, events=events)
+    has_begun = transcript.has_begun or bool(events)
     session = _session(ask(rules.session_id))
     before = asked.totals if session == asked.session else Usage()
     totals = _usage(rules, ask)
-    stderr = _end(remains.stderr) or ("" if events else _end(remains.stdout))
+    stderr = mask.hide(_end(remains.stderr) or ("" if has_begun else _end(remains.stdout)))
     is_structure_asked = rules.schema_flag in asked.argv
     return Facts(
         exit_code=remains.exit_code,
-        complete=bool(ask(rules.terminal)) if rules.terminal else _is_whole(transcript),
+        complete=_is_complete(rules, transcript),
         succeeded=bool(ask(rules.success)) if rules.success else remains.exit_code == 0,
         text=_text(ask(rules.text)) or "",
         error=_text(ask(rules.error)) or "",
@@ -190,7 +323,7 @@ def _event_facts(rules: Output, remains: Remains, asked: Asked) -> Facts:
         wanted_session=asked.session,
         denials=_texts(ask(rules.denials)),
         lacks_structure=is_structure_asked and not ask(rules.structured),
-        started=bool(events),
+        started=has_begun,
         was_cut=transcript.was_cut,
         totals=totals if totals != Usage() else before,
         usage=spent(before, totals, rules.cumulative),
@@ -198,8 +331,49 @@ def _event_facts(rules: Output, remains: Remains, asked: Asked) -> Facts:
     )
 
 
-def _is_whole(transcript: "Transcript") -> bool:
-    return bool(transcript.events) and not transcript.was_cut
+def _transcript(rules: Output, remains: Remains) -> Transcript:
+    """
+    Return the events of a run, from the places where a CLI writes them.
+
+    Only where these do not add up to a whole output are those taken that
+    something else was printed before, of the same session, and then those on
+    stderr.
+    """
+    found = _read(rules, remains.stdout, remains.stderr)
+    strict = found.only(_none)
+    if _is_complete(rules, strict):
+        return strict
+    session = _ask(rules.session_id, list(strict.events))
+    more = found.only(lambda event: not session or _ask(rules.session_id, [event]) in {None, session})
+    if len(more.events) > len(strict.events) and _is_complete(rules, more):
+        return more
+    if not found.has_begun:
+        beside = _read(rules, remains.stderr, b"").only(_none)
+        if _is_complete(rules, beside):
+            return beside
+    return strict
+
+
+def _read(rules: Output, stdout: Printed, stderr: Printed) -> Transcript:
+    reader = rules.reader or ""
+    asked = (*conditions(_expressions(rules)), *READ.get(reader, ()))
+    slim = SLIM.get(reader, _as_it_is)
+    return read_events(stdout, end_of(stderr, TAIL), asked, slim, JOIN.get(reader))
+
+
+def _is_complete(rules: Output, transcript: Transcript) -> bool:
+    if rules.terminal:
+        return bool(_ask(rules.terminal, _prepared(rules, transcript)))
+    return transcript.has_begun and not transcript.was_cut
+
+
+def _prepared(rules: Output, transcript: Transcript) -> list[Event]:
+    return READERS[rules.reader](transcript) if rules.reader else list(transcript.events)
+
+
+def _expressions(rules: Output) -> Iterator[str]:
+    """Yield the rules that are expressions."""
+    yield from (rule for name in RULES if (rule := getattr(rules, name)) is not None)
 
 
 def _meaning(told: str | None) -> FailureClass | None:
@@ -272,96 +446,6 @@ def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0.0
     return float(value) if 0 <= value <= LARGEST else 0.0  # NaN is not; infinity is more
-
-
-# --- Bytes to events -------------------------------------------------------
-
-TAIL = 64 * 1024
-"""How much of a text's end is looked at, in bytes."""
-
-ATTEMPTS = 8
-"""How many places are tried as the beginning of the object at a text's end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Transcript:
-    """What a CLI printed, taken apart."""
-
-    events: tuple[Event, ...]
-    stderr: bytes
-    was_cut: bool
-    """The last line begins like JSON but is none."""
-    notes: tuple[str, ...] = ()
-
-
-def read_events(stdout: bytes, stderr: bytes = b"") -> Transcript:
-    r"""
-    Return the JSON objects in an output, in order.
-
-    They may stand on a line each, in an array, or be one value over many lines.
-    Lines end with `\n` only (U+2028 may stand in a string). Everything else is
-    noise, which is counted and left out.
-    """
-    events, noise = list[Event](), 0
-    for line in stdout.split(b"\n"):
-        found = _objects(_loads(line))
-        events += found
-        noise += not found and not line.isspace() and line != b""
-    if not events:
-        whole = _objects(_loads(stdout)) or _last_object(stdout)
-        return Transcript(tuple(whole), stderr, was_cut=not whole and _begins_json(_last_line(stdout)))
-    last = _last_line(stdout)
-    was_cut = _begins_json(last) and _loads(last) is None
-    stray = noise - was_cut
-    notes = (f"lines of output that are no events: {stray}",) if stray else ()
-    return Transcript(tuple(events), stderr, was_cut, notes)
-
-
-def _last_object(text: bytes) -> list[Event]:
-    """Return the JSON object that a text ends with, of one line or many; none if there is none."""
-    end = b"\n" + text[-TAIL:].rstrip()
-    start = len(end)
-    for _ in range(ATTEMPTS):
-        start = end.rfind(b"\n{", 0, start)
-        found = _objects(_loads(end[start:])) if start >= 0 else []
-        if found:
-            return found
-    return []
-
-
-def _last_line(text: bytes) -> bytes:
-    return text.rstrip().rpartition(b"\n")[2]
-
-
-def _begins_json(text: bytes) -> bool:
-    """Tell whether a text begins like an object or an array, behind what a terminal would swallow."""
-    return harmless(text[:1024].decode("utf-8", "replace")).lstrip().startswith(("{", "["))
-
-
-def _loads(text: bytes) -> Any:
-    """Return the JSON object or array of a text, terminal codes taken out if need be; None if it is none."""
-    if not _begins_json(text):
-        return None
-    for attempt in (bytes.strip, _plain):
-        try:
-            return json.loads(attempt(text))
-        except (ValueError, RecursionError):
-            continue
-    return None
-
-
-def _plain(text: bytes) -> str:
-    return harmless(text.decode("utf-8", "replace"))
-
-
-def _objects(value: Any) -> list[Event]:
-    """Return the objects of a value: itself, or those in an array."""
-    values = value if isinstance(value, list) else [value]
-    return [item for item in values if isinstance(item, dict)]
-
-
-def _end(text: bytes) -> str:
-    return text[-TAIL:].decode("utf-8", "replace")
 
 
 # --- Readers: what expressions cannot carry --------------------------------
@@ -459,38 +543,17 @@ def _modern(events: list[Event]) -> Iterator[Event]:
 
 def _stderr_json(transcript: Transcript) -> list[Event]:
     """Take the JSON object at the end of stderr, where some CLIs put their error, as the last event."""
-    return [*transcript.events, *_last_object(transcript.stderr)]
+    return [*transcript.events, *last_object(transcript.stderr)]
 
 
 def _qwen(transcript: Transcript) -> list[Event]:
     """Read a stream like Claude's, and the error that may stand on stderr instead of its end."""
-    return [*_claude(transcript), *_last_object(transcript.stderr)]
+    return [*_claude(transcript), *last_object(transcript.stderr)]
 
 
 def _gemini(transcript: Transcript) -> list[Event]:
-    """
-    Put words that came piece by piece together, name the tools of results, and count thoughts as output.
-
-    A message is over when something else happens; the last one is the answer.
-    """
-    events, tools = list[Event](), dict[object, object]()
-    for event in _stderr_json(transcript):
-        before = events[-1] if events else {}
-        if _is_piece(before) and _is_piece(event):
-            events[-1] = {**before, "content": before["content"] + event["content"]}
-            continue
-        if event.get("type") == "tool_use" and isinstance(event.get("tool_id"), str):
-            tools[event["tool_id"]] = event.get("tool_name")
-        if event.get("type") == "tool_result" and isinstance(event.get("tool_id"), str):
-            event = {**event, "tool_name": tools.get(event["tool_id"])}  # noqa: PLW2901 - the same, with its name
-        events.append(_with_thoughts(event))
-    return events
-
-
-def _is_piece(event: Event) -> bool:
-    """Tell whether an event is a piece of what the agent says."""
-    is_said = (event.get("type"), event.get("role")) == ("message", "assistant")
-    return is_said and isinstance(event.get("content"), str)
+    """Count thoughts as output, and take the error from stderr."""
+    return [_with_thoughts(event) for event in _stderr_json(transcript)]
 
 
 def _with_thoughts(event: Event) -> Event:
@@ -513,3 +576,124 @@ READERS: dict[str, Callable[[Transcript], list[Event]]] = {
     "qwen": _qwen,
     "stderr_json": _stderr_json,
 }
+
+
+def _slim_claude(event: Event) -> Event:
+    """Leave of what tools gave the agent only whose it was."""
+    used = _tool_results([event])
+    if event.get("type") != "user" or not used:
+        return event
+    parts = [{"type": "tool_result", "tool_use_id": used[-1]}]
+    return {"type": "user", "session_id": event.get("session_id"), "message": {"content": parts}}
+
+
+def _slim_codex(event: Event) -> Event:
+    """Leave of the old format what is put into words of the new one."""
+    message = event.get("msg")
+    if not isinstance(message, dict):
+        return _renamed(event)
+    return {"msg": {name: message[name] for name in ("type", "message", "info") if name in message}}
+
+
+def _is_of(*types: str) -> Callable[[Event], bool]:
+    return lambda event: event.get("type") in types
+
+
+_CLAUDE = (
+    Condition(_is_of("result"), "all"),
+    Condition(lambda event: event.get("type") == "user" and bool(_tool_results([event])), "last"),
+)
+
+SLIM: dict[str, Callable[[Event], Event]] = {
+    "claude": _slim_claude,
+    "codex": _slim_codex,
+    "qwen": _slim_claude,
+}
+READ: dict[str, Sequence[Condition]] = {
+    "claude": _CLAUDE,
+    "qwen": _CLAUDE,
+    "codex": (
+        Condition(_is_of("turn.started"), "last"),
+        Condition(lambda event: "msg" in event, "all"),
+    ),
+}
+"""Which events the readers look at, besides those of the rules."""
+
+
+class _JoiningGemini:
+    """
+    Puts words that come piece by piece together, and names the tools of results.
+
+    A message is over when something else happens; the last one is the answer.
+    """
+
+    def __init__(self, give: Give) -> None:
+        self._give = give
+        self._messages: dict[bool, _Message] = {}
+        """Those that go on: of the events by themselves, and of those that something stands before."""
+        self._tools: dict[str, object] = {}
+        """Names of those that gave no result yet."""
+
+    def add(self, event: Event, is_spliced: bool) -> None:
+        if _is_piece(event):
+            self._messages.setdefault(is_spliced, _Message(event)).add(event["content"])
+            return
+        self._end(is_spliced)
+        self._give(self._with_tool(event), is_spliced)
+
+    def end(self) -> None:
+        for is_spliced in tuple(self._messages):
+            self._end(is_spliced)
+
+    def _end(self, is_spliced: bool) -> None:
+        if message := self._messages.pop(is_spliced, None):
+            self._give(message.whole(), is_spliced)
+
+    def _with_tool(self, event: Event) -> Event:
+        tool = event.get("tool_id")
+        if not isinstance(tool, str):
+            return event
+        if event.get("type") == "tool_use":
+            self._tools[tool] = event.get("tool_name")
+            if len(self._tools) > _MOST_TOOLS:
+                del self._tools[next(iter(self._tools))]
+        if event.get("type") == "tool_result":
+            return {**event, "tool_name": self._tools.pop(tool, None)}
+        return event
+
+
+_MOST_TOOLS = 1000
+"""Tools that may be at work at a time."""
+
+
+class _Message:
+    """What the agent says, as far as it is kept: its end."""
+
+    def __init__(self, first: Event) -> None:
+        self._first = first
+        self._pieces: list[str] = []
+        self._size = 0
+
+    def add(self, piece: str) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece) + _PIECE
+        if self._size > 2 * MOST_TEXT:
+            self._pieces = [end_of_text("".join(self._pieces), MOST_TEXT)]
+            self._size = len(self._pieces[0])
+
+    def whole(self) -> Event:
+        return {**self._first, "content": "".join(self._pieces)}
+
+
+_PIECE = 8
+"""What a piece takes besides its characters, in characters."""
+
+
+def _is_piece(event: Event) -> bool:
+    """Tell whether an event is a piece of what the agent says."""
+    is_said = (event.get("type"), event.get("role")) == ("message", "assistant")
+    return is_said and isinstance(event.get("content"), str)
+
+
+JOIN: dict[str, Callable[[Give], Joining]] = {"gemini": _JoiningGemini}
+"""How what comes in pieces is made whole, before it is decided what is kept."""

@@ -129,17 +129,15 @@ def agent_job(
     folder: str,
     path: str | None = None,
     prompt_file: str | None = None,
-    more: Iterable[str] = (),
 ) -> str:
     """
     Return the script that becomes the agent.
 
     `path` is the folder or the file of its CLI. With `prompt_file` the agent's
-    stdin is kept there, and the agent itself gets an empty one. `more` are
-    lines to run before it. The wrapper's `give_up WHY` ends the job, and tells
-    that the agent could not be started.
+    stdin is kept there, and the agent itself gets an empty one. The wrapper's
+    `give_up WHY` ends the job, and tells that the agent could not be started.
     """
-    lines = [*_setting(env, folder), *more]
+    lines = _setting(env, folder)
     lines.append(f"program={shlex.quote(argv[0])}")
     if path:
         at = shlex.quote(path)

@@ -8,15 +8,16 @@ was done is found on the host under its name, and is not done twice.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 
 from reconciler.core.adapter import Adapter
 from reconciler.core.command import localize
 from reconciler.core.errors import Unavailable
 from reconciler.core.fields import format_duration
+from reconciler.core.masking import Mask
 from reconciler.core.model import STOPPED, Check, FailureClass, Order, Report, Verdict
 from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.merging import Clash
@@ -24,7 +25,7 @@ from reconciler.dispatch.output import refusal
 from reconciler.dispatch.protocol import RunState, Stage, agent_id, agent_job, validation_id, validation_job
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.runs import GAVE_UP, Bounds, Ending
-from reconciler.dispatch.secrets import find_secrets, hide, host_secrets, spellings
+from reconciler.dispatch.secrets import WITHHELD, InjectedSecrets, find_known, find_secrets
 from reconciler.dispatch.site import Site
 from reconciler.dispatch.steps import StepFailed, persist
 from reconciler.dispatch.validation import read_checks
@@ -65,7 +66,6 @@ _ENDED: Mapping[str, tuple[FailureClass, str]] = {
         FailureClass.CONFIG,
         "host {host}: {program} is not there; install it, or name its `path` under the host's `adapters`",
     ),
-    "secret": (FailureClass.AUTH, "host {host}: a secret could not be had; the run's stderr has more"),
 }
 _UNKNOWN: Mapping[Stage, str] = {
     Stage.LOST: "the run is over and nobody could write down how: its processes were killed from outside, "
@@ -78,7 +78,15 @@ class ReadOutput(Protocol):
     """Makes a verdict of what an agent's CLI printed."""
 
     def __call__(
-        self, adapter: Adapter, *, stdout: bytes, stderr: bytes, exit_code: int, order: Order, now: datetime
+        self,
+        adapter: Adapter,
+        *,
+        stdout: BinaryIO,
+        stderr: BinaryIO,
+        exit_code: int,
+        order: Order,
+        now: datetime,
+        mask: Mask,
     ) -> Verdict:
         """Return the verdict."""
 
@@ -98,6 +106,8 @@ class Round:
     delivery_patience: float = DELIVERY_PATIENCE
     may_adopt: bool = False
     """Whether a run without a proof may be one of ours all the same: the data folder was lost."""
+    secrets: InjectedSecrets = field(default_factory=InjectedSecrets)
+    """What the rounds of the task were given."""
 
     async def carry_out(self, seen: Callable[[], None]) -> Report:
         """Return what came of the round; `seen` is called when the agent is seen alive."""
@@ -113,14 +123,15 @@ class Round:
             state = await self._settled(self._agent, await self._follow_agent(state))
             notes = await self._take_over_scripts("while the agent was at work")
         except StepFailed as error:
-            return Report(verdict=failed(Verdict(outcome="failed"), error))
-        secrets = await spellings(self.order.adapter)
-        verdict = await asyncio.to_thread(self._judge, state, secrets)  # hundreds of MiB, perhaps
+            return masked(Report(verdict=failed(Verdict(outcome="failed"), error)), self.secrets.mask)
+        mask = await self._mask()
+        verdict = await asyncio.to_thread(self._judge, state, mask)  # much to read, perhaps
         verdict = verdict.model_copy(update={"notes": (*verdict.notes, *notes)})
         try:
-            return await self._report(prepared, verdict, secrets)
+            report = await self._report(prepared, verdict, mask)
         except StepFailed as error:
-            return Report(verdict=failed(verdict, error), base_commit=prepared.base, touched=error.touched)
+            report = Report(verdict=failed(verdict, error), base_commit=prepared.base, touched=error.touched)
+        return masked(report, mask)
 
     async def validate(self) -> tuple[Check, ...]:
         """
@@ -133,7 +144,7 @@ class Round:
         standing = await self.site.runs.stat([self._validation])
         if await self._clear_validation(standing.states[self._validation]):
             prepared = await self.site.workspaces.prepare(self.order, self.repository)
-        return await self._validate(prepared)
+        return await self._validate(prepared, Mask())
 
     async def cancel(self) -> None:
         """End what runs, and prevent what has not been started, of the agent and of the validation."""
@@ -195,12 +206,39 @@ class Round:
         offered = (order.host.adapters or {}).get(adapter.name)
         return agent_job(
             localize(order.argv, workdir=prepared.folder, prompt_file=prompt_file),
-            env=self._environment() | await find_secrets(adapter),
+            env=self._environment() | await self._find_secrets(),
             folder=prepared.folder,
             path=offered.path if offered else None,
             prompt_file=prompt_file if adapter.prompt == "file" else None,
-            more=host_secrets(adapter.secrets),
         )
+
+    async def _find_secrets(self) -> dict[str, str]:
+        """Look up what the agent is to be given, and keep it."""
+        adapter, host, transport = self.order.adapter, self.order.host, self.site.transport
+        found = await persist(
+            lambda: find_secrets(adapter, host, transport, self._environment()), patience=self.patience
+        )
+        await asyncio.to_thread(self.secrets.keep, self._agent, found.values(), self.logs)
+        return found
+
+    async def _mask(self) -> Mask:
+        """
+        Return the mask of what this and earlier rounds were given.
+
+        What a process before this one gave is looked up again; if that is
+        something else by now, texts are withheld.
+        """
+        order, adapter = self.order, self.order.adapter
+        agents = [agent_id(order.run, number) for number in range(1, order.round + 1)]
+        must = self._agent if adapter.secrets else ""
+        unproven = partial(self.secrets.unproven, agents, self.logs, must=must)
+        if await asyncio.to_thread(unproven):
+            self.secrets.values |= await find_known(
+                adapter, order.host, self.site.transport, self._environment()
+            )
+            if await asyncio.to_thread(unproven):
+                return replace(self.secrets.mask, withheld=WITHHELD)
+        return self.secrets.mask
 
     async def _follow_agent(self, state: RunState) -> RunState:
         bounds = Bounds(
@@ -210,27 +248,32 @@ class Round:
         )
         return await self._follow(self._agent, state, bounds)
 
-    def _judge(self, state: RunState, secrets: tuple[bytes, ...]) -> Verdict:
+    def _judge(self, state: RunState, mask: Mask) -> Verdict:
         """Return the agent's verdict; where the host knows better than the output, the host's."""
         if state.exit_code is None:
             return failed(Verdict(outcome="failed"), self._unknown(state))
-        stdout, stderr = (hide(self.logs.read(self._agent, stream), secrets) for stream in ("out", "err"))
-        verdict = self.read_output(
-            self.order.adapter,
-            stdout=stdout,
-            stderr=stderr,
-            exit_code=state.exit_code,
-            order=self.order,
-            now=self.clock(),
-        )
+        with self.logs.open(self._agent, "out") as stdout, self.logs.open(self._agent, "err") as stderr:
+            verdict = self.read_output(
+                self.order.adapter,
+                stdout=stdout,
+                stderr=stderr,
+                exit_code=state.exit_code,
+                order=self.order,
+                now=self.clock(),
+                mask=mask,
+            )
+            was_done = verdict.outcome == "success" and state.why != CANCELLED
+            if state.why == GAVE_UP and not was_done:
+                why = refusal(self.order.adapter.output, stdout, stderr, self.clock(), mask)
+                verdict = verdict.model_copy(update=why)
+        verdict = withheld(verdict, mask)
         verdict = verdict.model_copy(
             update={"usage": verdict.usage.model_copy(update={"seconds": state.seconds})}
         )
-        was_done = verdict.outcome == "success" and state.why != CANCELLED
+        if state.why == GAVE_UP:
+            return verdict
         if was_done or state.why == "exit":
             return self._interrupted(verdict) if verdict.kind is FailureClass.CANCELLED else verdict
-        if state.why == GAVE_UP:
-            return verdict.model_copy(update=refusal(self.order.adapter.output, stdout, stderr, self.clock()))
         return failed(verdict, self._ended(state.why))
 
     def _interrupted(self, verdict: Verdict) -> Verdict:
@@ -302,14 +345,14 @@ class Round:
 
     # --- What it leaves -----------------------------------------------------
 
-    async def _report(self, prepared: Prepared, verdict: Verdict, secrets: tuple[bytes, ...]) -> Report:
+    async def _report(self, prepared: Prepared, verdict: Verdict, mask: Mask) -> Report:
         await self._clear_validation(await self._stat(self._validation))
         if verdict.outcome == "failed":
             return Report(verdict=await self._keep_work(prepared, verdict), base_commit=prepared.base)
         taken = await self._take_up(prepared)
         if isinstance(taken, Unfinished):  # a round for the agent, as below; nothing of it is validated
             return Report(verdict=verdict, checks=(taken.check(),), base_commit=prepared.base)
-        checks = await self._validate(prepared, secrets)
+        checks = await self._validate(prepared, mask)
         report = Report(verdict=verdict, checks=checks, base_commit=prepared.base)
         if report.failed_check or taken is None or self.repository is None:
             return report
@@ -343,7 +386,7 @@ class Round:
         taken = await persist(lambda: self.site.workspaces.take_up(self.order))
         return taken if isinstance(taken, Unfinished) else replace(taken, base=prepared.base)
 
-    async def _validate(self, prepared: Prepared, secrets: tuple[bytes, ...] = ()) -> tuple[Check, ...]:
+    async def _validate(self, prepared: Prepared, mask: Mask) -> tuple[Check, ...]:
         order = self.order
         if not order.validation:
             return ()
@@ -357,13 +400,15 @@ class Round:
             raise self._unknown(state)
         if state.why not in {"exit", "timeout", "output"}:
             raise self._ended(state.why)
-        return read_checks(
-            order.validation,
-            self.logs.read(self._validation, "err"),
-            hide(self.logs.read(self._validation, "out"), secrets),
-            seconds=state.seconds,
-            exit_code=state.exit_code if state.why == "exit" else STOPPED,
-        )
+        return await asyncio.to_thread(self._checks, state, mask)
+
+    def _checks(self, state: RunState, mask: Mask) -> tuple[Check, ...]:
+        run_id, code = self._validation, state.exit_code
+        exit_code = code if code is not None and state.why == "exit" else STOPPED
+        with self.logs.open(run_id, "err") as account, self.logs.open(run_id, "out") as output:
+            return read_checks(
+                self.order.validation, account, output, seconds=state.seconds, mask=mask, exit_code=exit_code
+            )
 
     async def _deliver(self, taken: Taken, prepared: Prepared, repository: CodeRepository) -> tuple[str, int]:
         """Bring the work back, check it, push it; return what its branch holds then, and how many commits."""
@@ -469,3 +514,25 @@ class Round:
 def failed(verdict: Verdict, error: StepFailed) -> Verdict:
     """Return the verdict of a round in which a step failed."""
     return verdict.model_copy(update={"outcome": "failed", "kind": error.kind, "message": str(error)})
+
+
+def masked(report: Report, mask: Mask) -> Report:
+    """Return a report whose words, whoever wrote them, hold no secret."""
+    verdict, hide = report.verdict, mask.hide
+    words = {"message": hide(verdict.message), "text": hide(verdict.text)}
+    notes = tuple(map(hide, verdict.notes))
+    checks = tuple(
+        check.model_copy(update={"command": hide(check.command), "output": hide(check.output)})
+        for check in report.checks
+    )
+    clean = verdict.model_copy(update={**words, "notes": notes})
+    return report.model_copy(update={"verdict": clean, "checks": checks})
+
+
+def withheld(verdict: Verdict, mask: Mask) -> Verdict:
+    """Return what was made of an output, without its words if they cannot be masked."""
+    if not mask.withheld:
+        return verdict
+    words = {"message": mask.withhold(verdict.message), "text": mask.withhold(verdict.text)}
+    notes = (mask.withheld,) if verdict.notes else ()
+    return verdict.model_copy(update={**words, "notes": notes})

@@ -2,72 +2,145 @@
 Secrets of an adapter, found as late as can be: when its agent is started.
 
 Values go over stdin into the environment of the agent and nowhere else: no
-error and no command line has them. What the agent itself prints of them stands
-in its log, which stays on the machines it was on, but not in the record.
+error and no command line has them. They stay in memory until the task is over,
+so that what the agent prints of them can be masked; what it prints stands
+unmasked in its log alone, which stays on the machines it was on.
 """
 
 import asyncio
+import hashlib
 import json
+import logging
 import os
+import secrets as random
 import shlex
-from collections.abc import Iterator, Mapping
+import signal
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler.core.adapter import Adapter, Secret
-from reconciler.core.model import Desired, FailureClass
+from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.masking import Mask
+from reconciler.core.model import Desired, FailureClass, Host
 from reconciler.dispatch import environ
+from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.steps import StepFailed
+from reconciler.dispatch.transport import Transport
+from reconciler.subprocesses import end, start
+
+log = logging.getLogger(__name__)
 
 _COMMAND_TIMEOUT = 30.0
-_SHORTEST = 6
-"""Shorter values stand everywhere by chance; to hide them would tear words and ids apart."""
+_CALL_TIMEOUT = 15.0
+"""Seconds for the way to a host and back."""
+_ROUNDS_OF_HASH = 100_000
+_BEGIN, _END = "--- the secret begins ---", "--- the secret ends ---"
+
+WITHHELD = (
+    "[withheld: the reconciler was started anew while this ran, and the secrets it was given cannot be "
+    "looked up any more; its log has all of it]"
+)
 
 
-async def find_secrets(adapter: Adapter) -> dict[str, str]:
+@dataclass
+class InjectedSecrets:
+    """The values that the rounds of one task were given, as far as this process gave them."""
+
+    values: set[str] = field(default_factory=set)
+    rounds: set[str] = field(default_factory=set)
+    """Ids of the agents that this process gave theirs."""
+    _mask: Mask = field(default_factory=Mask, init=False)
+
+    @property
+    def mask(self) -> Mask:
+        """The mask of what is known."""
+        if self.values != self._mask.values:
+            self._mask = Mask(frozenset(self.values))
+        return self._mask
+
+    def keep(self, agent: str, values: Iterable[str], logs: Logs) -> None:
+        """
+        Remember what an agent is about to be given.
+
+        What proves later that a value was given, and does not tell it, goes to the disk.
+        """
+        given = set(values)
+        self.values |= given
+        self.rounds.add(agent)
+        if given:
+            try:
+                logs.append_proof(agent, _prove(given))
+            except OSError as error:  # after a restart its texts are withheld then
+                log.warning("%s: what proves its secrets cannot be written: %s", agent, error.strerror)
+
+    def unproven(self, agents: Iterable[str], logs: Logs, *, must: str) -> bool:
+        """
+        Tell whether agents were given secrets that are not among the values.
+
+        `must` is the one that was given some, whether that can be proved or not.
+        """
+        for agent in agents:
+            if agent in self.rounds:
+                continue
+            proofs = logs.proofs(agent)
+            if not proofs and agent == must:
+                return True
+            if not all(_is_proved(proof, self.values) for proof in proofs):
+                return True
+        return False
+
+
+def _prove(values: Iterable[str]) -> str:
+    salt = random.token_hex(16)
+    return json.dumps({"salt": salt, "digests": [_digest(salt, value) for value in sorted(values)]})
+
+
+def _is_proved(proof: str, values: Iterable[str]) -> bool:
+    try:
+        told = json.loads(proof)
+        return set(told["digests"]) <= {_digest(told["salt"], value) for value in values}
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _digest(salt: str, value: str) -> str:
+    data = value.encode("utf-8", "surrogateescape")
+    return hashlib.pbkdf2_hmac("sha256", data, salt.encode(), _ROUNDS_OF_HASH).hex()
+
+
+# --- Looking them up -------------------------------------------------------
+
+
+async def find_secrets(
+    adapter: Adapter, host: Host, transport: Transport, env: Mapping[str, str]
+) -> dict[str, str]:
     """
-    Return the values of the secrets that are looked up on this machine.
+    Return the values of all secrets of an adapter, be they looked up here or on the host.
 
-    Raises StepFailed, of class `auth`, for one that cannot be had.
+    `env` is what commands on the host find in their environment besides its
+    own. Raises StepFailed, of class `auth`, for one that cannot be had, and
+    Unavailable and Refused of the host.
     """
-    return {name: await find_secret(what, secret) for name, what, secret in _here(adapter)}
-
-
-async def spellings(adapter: Adapter) -> tuple[bytes, ...]:
-    """
-    Return what `hide` takes for the secrets of an adapter: each as it is, and as JSON spells it.
-
-    Those are not among them that only the host knows, and those that cannot be
-    had any more.
-    """
-    found = set[str]()
-    for _, what, secret in _here(adapter):
-        with suppress(StepFailed):
-            value = await find_secret(what, secret)
-            found |= {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
-    known = [word.encode(errors="surrogateescape") for word in found if len(word) >= _SHORTEST]
-    return tuple(sorted(known, key=len, reverse=True))
-
-
-def hide(text: bytes, words: tuple[bytes, ...]) -> bytes:
-    """Return the text with asterisks for these words; what stands where stays as it is."""
-    for word in words:
-        text = text.replace(word, b"*" * len(word))
-    return text
-
-
-def host_secrets(secrets: Mapping[str, Secret]) -> Iterator[str]:
-    """Yield the lines of a job that look up the others, on the host."""
-    for name, secret in secrets.items():
-        if secret.on == "host":
-            yield f"{name}={_shell_value(secret)} && export {name} || give_up secret"
-
-
-def _here(adapter: Adapter) -> Iterator[tuple[str, str, Secret]]:
-    """Yield name, description and source of the secrets that are looked up on this machine."""
+    found = {}
     for name, secret in adapter.secrets.items():
-        if secret.on == "reconciler":
-            yield name, f"adapter {adapter.name}: secret {name}", secret
+        if secret.on == "host":
+            what = f"host {host.name}: secret {name} of adapter {adapter.name}"
+            found[name] = await _find_there(what, secret, host, transport, env)
+        else:
+            found[name] = await find_secret(f"adapter {adapter.name}: secret {name}", secret)
+    return found
+
+
+async def find_known(adapter: Adapter, host: Host, transport: Transport, env: Mapping[str, str]) -> set[str]:
+    """Return the values that can be had, for a mask; those that cannot are passed over."""
+    found = set[str]()
+    for name, secret in adapter.secrets.items():
+        one = adapter.model_copy(update={"secrets": {name: secret}})
+        with suppress(StepFailed, Unavailable, Refused):
+            found.update((await find_secrets(one, host, transport, env)).values())
+    return found
 
 
 async def find_secret(what: str, secret: Secret) -> str:
@@ -102,6 +175,40 @@ def secret_variables(desired: Desired) -> frozenset[str]:
     return frozenset(name for name in wanted if name)
 
 
+async def _find_there(
+    what: str, secret: Secret, host: Host, transport: Transport, env: Mapping[str, str]
+) -> str:
+    """Return a secret that is looked up on a host. What a helper there says is not repeated."""
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in env.items())
+    script = (
+        f"{exports}(trap 'kill $at; exit' TERM; sleep {_COMMAND_TIMEOUT:g} & at=$!; wait $at; kill -KILL 0)"
+        " >/dev/null 2>&1 </dev/null &\n"
+        f"value={_shell_value(secret)}; code=$?; kill $! 2>/dev/null\n"
+        f"[ $code = 0 ] || exit $code\n"
+        f"printf '%s\\n%s\\n%s\\n' '{_BEGIN}' \"$value\" '{_END}'\n"
+    )
+    answer = await transport.call(
+        (host.shell, "-s"), script.encode(), timeout=_COMMAND_TIMEOUT + _CALL_TIMEOUT
+    )
+    value, end, _ = answer.stdout.partition(f"{_BEGIN}\n".encode())[2].rpartition(f"\n{_END}".encode())
+    if not end:
+        raise _missing(what, _why_not(secret, answer.exit_code))
+    try:
+        return _without_line_end(value.decode())
+    except UnicodeDecodeError:
+        raise _missing(what, "it is not text in UTF-8") from None
+
+
+def _why_not(secret: Secret, code: int) -> str:
+    if code == 128 + signal.SIGKILL:
+        return f"there was no answer within {_COMMAND_TIMEOUT:g} s"
+    if secret.env:
+        return f"the environment there has no {secret.env}"
+    if secret.command:
+        return f"{secret.command[0]} there ended with exit code {code}"
+    return f"{secret.file or secret.credential} there cannot be read"
+
+
 def _file(secret: Secret) -> Path:
     if secret.credential:
         return Path(os.environ["CREDENTIALS_DIRECTORY"]) / secret.credential
@@ -109,7 +216,7 @@ def _file(secret: Secret) -> Path:
 
 
 async def _output(command: tuple[str, ...]) -> str:
-    process = await asyncio.create_subprocess_exec(
+    process = await start(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -119,11 +226,11 @@ async def _output(command: tuple[str, ...]) -> str:
         async with asyncio.timeout(_COMMAND_TIMEOUT):
             stdout, _ = await process.communicate()
     except TimeoutError:
+        await end(process)
         raise OSError(0, f"did not answer within {_COMMAND_TIMEOUT:g} s", command[0]) from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    except asyncio.CancelledError:
+        await end(process)
+        raise
     if process.returncode:
         raise OSError(0, f"ended with exit code {process.returncode}", command[0])
     return stdout.decode()

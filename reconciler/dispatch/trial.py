@@ -12,11 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from reconciler.core.adapter import Adapter, Health
 from reconciler.core.command import order as make_order
 from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.masking import Mask
 from reconciler.core.model import (
     Desired,
     FailureClass,
@@ -30,7 +31,7 @@ from reconciler.core.model import (
     run_key,
 )
 from reconciler.core.text import one_line, tail
-from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.logs import Logs, read_end
 from reconciler.dispatch.places import local_folder
 from reconciler.dispatch.probe import HostFacts, probe, troubles
 from reconciler.dispatch.proofs import Proofs
@@ -46,6 +47,8 @@ FOLDER = "adapter-test"
 """Where trials work on a host; the folders of fleets beside it are named by their ids."""
 LIMIT = timedelta(minutes=5)
 """For the prompt: an agent that takes longer to say one word is no use."""
+_MOST_WORDS = 64 * 1024
+"""Bytes of what the health command printed that are looked at."""
 _PATIENCE = 60.0
 """Seconds for all that is not the CLI's own time: the way there, the way back, cleaning up."""
 
@@ -204,15 +207,17 @@ async def _clean(trial_round: Round) -> None:
 def _believe_exit_code(
     adapter: Adapter,  # noqa: ARG001  ReadOutput's, as those below
     *,
-    stdout: bytes,
-    stderr: bytes,
+    stdout: BinaryIO,
+    stderr: BinaryIO,
     exit_code: int,
     order: Order,
     now: datetime,  # noqa: ARG001
+    mask: Mask,
 ) -> Verdict:
     if exit_code == 0:
         return Verdict(outcome="success")
-    said = one_line(tail((stderr or stdout).decode(errors="replace"), lines=2, characters=300))
+    printed = read_end(stderr, _MOST_WORDS) or read_end(stdout, _MOST_WORDS)
+    said = one_line(tail(mask.hide(printed), lines=2, characters=300))
     message = f"`{shlex.join(order.argv)}` ended with {exit_code}: {said}"
     return Verdict(outcome="failed", kind=FailureClass.AGENT, message=message)
 

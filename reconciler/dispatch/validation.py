@@ -3,24 +3,35 @@ What came of the validation commands: from the account of their job to checks.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
+from reconciler.core.masking import Mask
 from reconciler.core.model import STOPPED, Check
 from reconciler.core.text import tail
+from reconciler.dispatch.logs import read_end
 from reconciler.dispatch.protocol import failed_command
 
 _LINE = re.compile(
-    rb"^(?:begin \d+ (?P<begin>\d{1,18})|"
-    rb"end \d+ (?P<code>\d{1,3}) (?P<hundredths>\d{1,12}) (?P<end>\d{1,18}))\n",
-    re.MULTILINE,
+    rb"(?:begin \d+ (?P<begin>\d{1,18})|"
+    rb"end \d+ (?P<code>\d{1,3}) (?P<hundredths>\d{1,12}) (?P<end>\d{1,18}))\n"
 )
 """A whole line of the account; one that is cut counts as not there."""
+_LONGEST_LINE = 1024
 _LINES = 60
 _CHARACTERS = 4000
+_WINDOW = 256 * 1024
+"""Bytes of a command's output that are looked at; only the end of them is shown."""
 
 
 def read_checks(
-    commands: Sequence[str], account: bytes, output: bytes, *, seconds: float, exit_code: int = STOPPED
+    commands: Sequence[str],
+    account: BinaryIO,
+    output: BinaryIO,
+    *,
+    seconds: float,
+    mask: Mask,
+    exit_code: int = STOPPED,
 ) -> tuple[Check, ...]:
     """
     Return the commands that were run, in order.
@@ -32,13 +43,16 @@ def read_checks(
     known to have passed has not. The rest of `seconds`, the time all of them
     took, was its.
     """
-    told = _told(commands, account, output, seconds)
+    told = _told(commands, account, output, seconds, mask)
     last = failed_command(exit_code, len(commands))
     if exit_code == 0:
         last = len(commands)
     if last is not None:
         passed = last if exit_code == 0 else last - 1
-        known = [*told, *(_check(command, 0, 0.0, b"") for command in commands[len(told) :])][:last]
+        known = [
+            *told,
+            *(Check(command=command, exit_code=0, seconds=0.0) for command in commands[len(told) :]),
+        ][:last]
         return tuple(
             check.model_copy(update={"exit_code": 0 if number < passed else check.exit_code or 1})
             for number, check in enumerate(known)
@@ -48,26 +62,37 @@ def read_checks(
     return tuple(told)
 
 
-def _told(commands: Sequence[str], account: bytes, output: bytes, seconds: float) -> list[Check]:
+def _told(
+    commands: Sequence[str], account: BinaryIO, output: BinaryIO, seconds: float, mask: Mask
+) -> list[Check]:
     """Return what the account says; the first that it has no end of as stopped."""
     checks: list[Check] = []
     begun = -1
-    for line in _LINE.finditer(account):
+    for line in _account(account):
         if line["begin"]:
             begun = int(line["begin"])
         elif begun >= 0 and len(checks) < len(commands):
-            printed = output[begun : int(line["end"])]
-            checks.append(
-                _check(commands[len(checks)], int(line["code"]), int(line["hundredths"]) / 100, printed)
-            )
+            code, took = int(line["code"]), int(line["hundredths"]) / 100
+            printed = _printed(output, begun, int(line["end"]), mask)
+            checks.append(Check(command=commands[len(checks)], exit_code=code, seconds=took, output=printed))
             begun = -1
     if len(checks) < len(commands) and not any(check.exit_code for check in checks):
         rest = max(0.0, round(seconds - sum(check.seconds for check in checks), 2))
-        printed = output[begun:] if begun >= 0 else b""
-        checks.append(_check(commands[len(checks)], STOPPED, rest, printed))
+        printed = _printed(output, begun, None, mask) if begun >= 0 else ""
+        checks.append(Check(command=commands[len(checks)], exit_code=STOPPED, seconds=rest, output=printed))
     return checks
 
 
-def _check(command: str, code: int, seconds: float, output: bytes) -> Check:
-    text = tail(output.decode(errors="replace"), lines=_LINES, characters=_CHARACTERS)
-    return Check(command=command, exit_code=code, seconds=seconds, output=text)
+def _account(lines: BinaryIO) -> Iterator[re.Match[bytes]]:
+    is_whole = True
+    while line := lines.readline(_LONGEST_LINE):
+        match = _LINE.fullmatch(line) if is_whole else None
+        is_whole = line.endswith(b"\n")
+        if match:
+            yield match
+
+
+def _printed(output: BinaryIO, begin: int, end: int | None, mask: Mask) -> str:
+    """Return the end of what stands between two places, masked."""
+    text = read_end(output, _WINDOW, begin=begin, end=end)
+    return tail(mask.withhold(text), lines=_LINES, characters=_CHARACTERS)

@@ -10,15 +10,14 @@ credentials, so there (and only there) their own configuration is read too.
 import asyncio
 import os
 import re
-import signal
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
 from reconciler.core.errors import Unavailable
+from reconciler.subprocesses import end, start
 
 _SAFE: Sequence[str] = (
     "core.hooksPath=/dev/null",
@@ -130,12 +129,12 @@ class Git:
             raise Unavailable(f"git {words[0]} did not end within {timeout:g} s; it was stopped") from None
         finally:
             if process.returncode is None:
-                await _kill(process)
+                await end(process)
         return Result(process.returncode or 0, stdout, speakable(stderr))
 
     async def _start(self, words: Sequence[str], env: Mapping[str, str]) -> asyncio.subprocess.Process:
         try:
-            return await asyncio.create_subprocess_exec(
+            return await start(
                 "git",
                 *self.options,
                 *words,
@@ -143,8 +142,7 @@ class Git:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env={**self.env, **env},
-                start_new_session=True,  # no terminal to ask on, and Ctrl-C is ours to answer
-            )
+            )  # no terminal to ask on, and Ctrl-C is ours to answer
         except OSError as error:
             raise _cannot_start(error) from error
 
@@ -215,13 +213,6 @@ def _networked_environment() -> dict[str, str]:
     del clean["GIT_CONFIG_GLOBAL"]
     for_remotes = {name: value for name, value in os.environ.items() if _OF_REMOTES.match(name)}
     return others | clean | for_remotes
-
-
-async def _kill(process: asyncio.subprocess.Process) -> None:
-    """End git and what it started: it leads a session, and so a process group, of its own."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
 
 
 def _cannot_start(error: OSError) -> Unavailable:

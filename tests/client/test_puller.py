@@ -122,6 +122,25 @@ async def test_an_exit_code_other_than_0_is_a_failure_with_the_end_of_the_output
     assert report(server)["result"] == "exit code 3\nno such file"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        'echo "I used $MODEL_API_KEY"',
+        'echo "I used $MODEL_API_KEY" | fold -w 11; exit 3',
+        'printf \'{"result": "I used %s"}\' "$MODEL_API_KEY" >"$RECONCILER_RESULT_FILE"',
+        'echo "I used $(printf %s "$MODEL_API_KEY" | base64)"',
+    ],
+)
+async def test_what_is_reported_tells_no_secret_of_the_environment(server, agent, monkeypatch, command):
+    monkeypatch.setenv("MODEL_API_KEY", "sk-aB3xYz9Q7wE5rT1uJ4")
+    server.leases = [lease()]
+
+    await agent(command).run()
+
+    letters = "".join(filter(str.isalnum, report(server)["result"]))
+    assert letters.removeprefix("exitcode3") in {"Iused", "IusedQ"}
+
+
 async def test_work_to_be_reviewed_is_reported_as_such(server, agent):
     server.leases = [lease(review="pull_request")]
 

@@ -31,6 +31,14 @@ DAY = timedelta(days=1)
 # --- Schedules -------------------------------------------------------------
 
 
+def test_a_due_time_is_told_in_the_tasks_own_time_zone():
+    world = World(make_desired(make_task(schedule=DAILY, timezone="Europe/Berlin")))
+
+    world.look()
+
+    assert world.statuses["a"].waiting.message == "due 2030-01-02T09:30:00+01:00 (Europe/Berlin)"
+
+
 def test_a_scheduled_task_starts_when_it_is_due():
     world = World(make_desired(make_task(schedule=DAILY)))
 

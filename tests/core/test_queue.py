@@ -271,6 +271,20 @@ def test_a_run_that_was_stopped_for_its_budget_is_for_a_person():
 # --- Hours -----------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"window": ("22:00-06:00",)}, "its window opens 2030-01-01T22:00:00+01:00 (Europe/Berlin)"),
+        ({"not_before": NOW + timedelta(days=200)}, "not before "),
+    ],
+)
+def test_times_are_told_in_the_tasks_own_time_zone(fields, words):
+    told = planned_for(make_task("a", timezone="Europe/Berlin", **fields)).waiting["a"].message
+
+    assert told.startswith(words)
+    assert told.endswith(" (Europe/Berlin)")
+
+
 def test_outside_of_its_window_a_task_waits_and_says_until_when():
     planned = planned_for(make_task("a", window=("22:00-06:00",)))
 

@@ -12,7 +12,7 @@ from jmespath.visitor import TreeInterpreter
 
 from reconciler.core.adapter import RULES
 from reconciler.core.patterns import chosen, lines_of, matches
-from reconciler.dispatch.output import READERS, read_events
+from reconciler.dispatch.output import JOIN, READERS, read_events
 from reconciler.specs.layers import adapter as built_in
 from tests.dispatch.test_output import VERDICTS, remains
 
@@ -73,7 +73,7 @@ def recordings(name: str) -> list[Recorded]:
 
 def recorded(row: dict[str, str]) -> Recorded:
     rules, left = built_in(row["adapter"], None).output, remains(row)
-    transcript = read_events(left.stdout, left.stderr)
+    transcript = read_events(left.stdout, left.stderr, join=JOIN.get(rules.reader))
     events = READERS[rules.reader](transcript) if rules.reader else list(transcript.events)
     complained = lines_of(left.stderr.decode("utf-8", "replace"))
     lines = [*lines_of(left.stdout.decode("utf-8", "replace")), *complained]

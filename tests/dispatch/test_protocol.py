@@ -3,12 +3,14 @@ What is sent to the wrapper, and what its answers mean.
 """
 
 import subprocess
+from io import BytesIO
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core.errors import Unavailable
+from reconciler.core.masking import Mask
 from reconciler.dispatch.protocol import (
     RUN_ID,
     RunState,
@@ -93,14 +95,18 @@ def test_what_is_no_standing_is_doubt(text):
         parse_standing(text)
 
 
+def checks_of(commands, account, output, *, seconds):
+    return read_checks(commands, BytesIO(account), BytesIO(output), seconds=seconds, mask=Mask())
+
+
 ACCOUNT = b"begin 1 4\nend 1 0 150 8\nbegin 2 12\nend 2 3 25 17\n"
 OUTPUT = b"$ a\none\n$ b\nsix7\n"
 
 
 @given(cut=st.integers(0, len(ACCOUNT)))
 def test_an_account_that_is_cut_never_makes_a_check_pass_that_did_not_end(cut):
-    whole = read_checks(("a", "b", "c"), ACCOUNT, OUTPUT, seconds=2)
-    checks = read_checks(("a", "b", "c"), ACCOUNT[:cut], OUTPUT, seconds=2)
+    whole = checks_of(("a", "b", "c"), ACCOUNT, OUTPUT, seconds=2)
+    checks = checks_of(("a", "b", "c"), ACCOUNT[:cut], OUTPUT, seconds=2)
 
     assert [(check.exit_code, check.seconds, check.output) for check in whole] == [
         (0, 1.5, "one"),
@@ -114,8 +120,8 @@ def test_an_account_that_is_cut_never_makes_a_check_pass_that_did_not_end(cut):
 def test_a_command_that_was_never_begun_has_not_passed():
     one = b"begin 1 4\nend 1 0 150 8\n"
 
-    neither = read_checks(("a", "b"), b"", b"", seconds=0)
-    first = read_checks(("a", "b"), one, b"$ a\none\n", seconds=2)
+    neither = checks_of(("a", "b"), b"", b"", seconds=0)
+    first = checks_of(("a", "b"), one, b"$ a\none\n", seconds=2)
 
     assert [(check.command, check.exit_code) for check in neither] == [("a", 124)]
     assert [(check.command, check.exit_code, check.seconds) for check in first] == [
@@ -129,4 +135,4 @@ def test_a_command_that_was_never_begun_has_not_passed():
     | st.from_regex(rb"(begin [0-9]+ [0-9]+\n|end [0-9 ]+\n)*", fullmatch=True)
 )
 def test_no_account_makes_more_checks_than_there_are_commands(account):
-    assert len(read_checks(("a", "b"), account, OUTPUT, seconds=1)) <= 2
+    assert len(checks_of(("a", "b"), account, OUTPUT, seconds=1)) <= 2

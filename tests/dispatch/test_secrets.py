@@ -2,15 +2,17 @@
 Secrets reach the agent and nothing else.
 """
 
-import json
+import asyncio
+from base64 import b64encode
 
 import pytest
 
 from reconciler.core.adapter import Secret
 from reconciler.core.model import FailureClass
+from reconciler.dispatch import secrets
 from reconciler.dispatch.local import LocalTransport
-from reconciler.dispatch.secrets import hide, spellings
-from tests.dispatch.world import SCRIPT, World
+from reconciler.dispatch.steps import StepFailed
+from tests.dispatch.world import World, ended, processes_with
 
 VALUE = "hush: it's $(a) `secret`"
 SHOW = 'printf %s "$KEY" | sha256sum; printf %s "$KEY" >\'{at}\''
@@ -63,8 +65,9 @@ async def test_a_secret_reaches_the_agent_and_is_written_nowhere(world, secret):
         (Secret(file="/nowhere/key"), "/nowhere/key"),
         (Secret(command=("sh", "-c", "echo hush; exit 3")), "exit code 3"),
         (Secret(command=("no-such-program",)), "no-such-program"),
-        (Secret(env="NO_KEY", on="host"), "stderr"),
-        (Secret(file="/nowhere/key", on="host"), "stderr"),
+        (Secret(env="NO_KEY", on="host"), "no NO_KEY"),
+        (Secret(file="/nowhere/key", on="host"), "/nowhere/key"),
+        (Secret(command=("sh", "-c", "echo hush; exit 3"), on="host"), "exit code 3"),
     ],
     ids=repr,
 )
@@ -102,16 +105,113 @@ async def test_what_an_agent_tells_of_its_secrets_stands_in_its_log_and_not_in_i
     assert [check.output for check in report.checks] == ["*" * len(VALUE) + "\nbegin 9 9", "second"]
 
 
-@pytest.mark.parametrize("spell", [str, json.dumps, lambda text: json.dumps(text, ensure_ascii=False)])
-async def test_a_secret_is_hidden_as_it_is_and_as_json_spells_it(monkeypatch, spell):
-    value = 'two "lines"\nwith an ä'
-    monkeypatch.setenv("MY_KEY", value)
-    monkeypatch.setenv("SHORT", "two")
-    sources = {"KEY": Secret(env="MY_KEY"), "GONE": Secret(env="NO_KEY"), "SHORT": Secret(env="SHORT")}
-    adapter = SCRIPT.model_copy(update={"secrets": sources})
-    text = f"two words: {spell(value)}".encode()
+# --- Masks --------------------------------------------------------------------
 
-    hidden = hide(text, await spellings(adapter))
+MINT = 'n=$(cat "{at}" 2>/dev/null || echo 0); n=$((n + 1)); echo $n >"{at}"; echo "tok-$n-a1B2c3D4e5F6g7"'
+TOLD = (
+    'echo "I was given $KEY"; printf %s "$KEY" >key',
+    ("cat key; echo; base64 <key; od -An -tx1 key; fold -w 7 key; exit 1",),
+)
 
-    assert hidden.replace(b"*", b"").strip(b'"') in {b"two words: ", b'two words: "'}
-    assert len(hidden) == len(text)
+
+def minted(world, on):
+    """Return a secret that is another one each time it is looked up."""
+    return {"secrets": {"KEY": Secret(command=("sh", "-c", MINT.format(at=world.folder / "minted")), on=on)}}
+
+
+def words_of(report):
+    return report.model_dump_json()
+
+
+@pytest.mark.parametrize("on", ["reconciler", "host"])
+async def test_a_token_that_is_minted_at_each_look_up_is_masked_as_it_was_injected(world, on):
+    script, validation = TOLD
+    order = world.order(script, adapter=minted(world, on), validation=validation)
+
+    report = await world.carry_out(order)
+
+    assert report.verdict.text == "I was given " + "*" * len("tok-1-a1B2c3D4e5F6g7") + "\n"
+    letters = "".join(filter(str.isalnum, words_of(report)))
+    assert "a1B2c3D4" not in letters
+    assert b64encode(b"tok-1-a1B2c3D4e5F6g7").decode().rstrip("=")[:-1] not in letters
+    assert b"a1B2c3D4".hex() not in letters
+    assert (world.folder / "minted").read_text() == "1\n"
+
+
+@pytest.mark.parametrize("on", ["reconciler", "host"])
+@pytest.mark.parametrize("ending", ["exit 0", "exit 1"])
+async def test_after_a_restart_words_are_withheld_if_what_was_injected_cannot_be_had_any_more(
+    world, on, ending
+):
+    script, validation = TOLD
+    order = world.order(
+        f'{script}; echo "failed: $KEY" >&2; {ending}', adapter=minted(world, on), validation=validation
+    )
+    await world.carry_out(order)
+
+    again = await world.carry_out(order)
+
+    assert "a1B2c3D4" not in words_of(again)
+    told = [again.verdict.message or again.verdict.text, *(check.output for check in again.checks)]
+    assert all("withheld" in words for words in told)
+
+
+async def test_after_a_restart_words_are_masked_if_what_was_injected_is_what_is_looked_up(world):
+    order = world.order(
+        'echo "I was given $KEY"', adapter={"secrets": {"KEY": Secret(env="MY_KEY")}}, repo=None
+    )
+    first = await world.carry_out(order)
+
+    again = await world.carry_out(order)
+
+    assert again == first
+    assert "*" * len(VALUE) in again.verdict.text
+
+
+async def test_a_later_round_does_not_tell_of_the_secrets_of_an_earlier_one(world):
+    script = 'echo "I have $(cat key 2>/dev/null) and $KEY"; [ -e key ] || printf %s "$KEY" >key'
+    dispatcher, facts = world.dispatcher(), asyncio.Queue()
+
+    for number in (1, 2):
+        order = world.order(script, number=number, adapter=minted(world, "reconciler"))
+        dispatcher.follow(order, facts.put_nowait)
+        report = await ended(facts)
+        assert "a1B2c3D4" not in words_of(report)
+    await dispatcher.close()
+    assert report.verdict.text.count("*") == 2 * len("tok-1-a1B2c3D4e5F6g7")
+
+
+async def test_a_mistake_of_ours_does_not_tell_secrets(world):
+    def stumbling(*_, stdout, **__):
+        raise ValueError(stdout.read())
+
+    order = world.order('echo "$KEY"', adapter={"secrets": {"KEY": Secret(env="MY_KEY")}}, repo=None)
+
+    report = await world.carry_out(order, read_output=stumbling)
+
+    assert "ValueError" in report.verdict.message
+    assert "secret" not in report.verdict.message
+
+
+async def test_a_helper_that_hangs_is_ended_with_all_that_it_started(monkeypatch, tmp_path):
+    monkeypatch.setattr(secrets, "_COMMAND_TIMEOUT", 0.3)
+    word = f"hanging-{tmp_path.name}"
+    hang = f"sh -c 'sleep 60; : {word}' & sleep 60; : {word}"
+
+    with pytest.raises(StepFailed, match="did not answer"):
+        await secrets.find_secret("it", Secret(command=("sh", "-c", hang)))
+
+    assert processes_with(word) == []
+
+
+async def test_a_helper_that_hangs_on_a_host_is_ended_with_all_that_it_started(monkeypatch, world, tmp_path):
+    monkeypatch.setattr(secrets, "_COMMAND_TIMEOUT", 0.3)
+    word = f"hanging-{tmp_path.name}"
+    hang = f"sh -c 'sleep 60; : {word}' & sleep 60; : {word}"
+    secret = Secret(command=("sh", "-c", hang), on="host")
+
+    report = await world.carry_out(world.order("true", adapter={"secrets": {"KEY": secret}}, repo=None))
+
+    assert report.verdict.kind == FailureClass.AUTH
+    assert "no answer" in report.verdict.message
+    assert processes_with(word) == []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.core.adapter import Secret
 from reconciler.core.model import FailureClass, Host
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.transports import Transports
@@ -179,6 +180,27 @@ async def test_stopping_a_run_ends_its_whole_tree_on_the_host(world: Remote):
 
     assert report.verdict.kind is FailureClass.CANCELLED
     assert not processes_with(mark)
+
+
+async def test_a_secret_that_is_looked_up_on_the_host_is_injected_and_masked(world: Remote, tmp_path: Path):
+    (tmp_path / "key").write_text("tok-a1B2c3D4e5F6\n")
+    secret = Secret(file=str(tmp_path / "key"), on="host")
+
+    report = await world.carry_out(
+        world.order('echo "I was given $KEY"', adapter={"secrets": {"KEY": secret}}, repo=None)
+    )
+
+    assert report.verdict.text == f"I was given {'*' * 16}\n"
+
+
+async def test_a_helper_that_hangs_on_the_host_is_ended_there(world: Remote, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("reconciler.dispatch.secrets._COMMAND_TIMEOUT", 0.5)
+    secret = Secret(command=("sh", "-c", f"sleep 60; : {tmp_path.name}-hanging"), on="host")
+
+    report = await world.carry_out(world.order("true", adapter={"secrets": {"KEY": secret}}, repo=None))
+
+    assert report.verdict.kind is FailureClass.AUTH
+    assert processes_with(f"{tmp_path.name}-hanging") == []
 
 
 async def test_a_working_folder_that_cannot_be_made_fails_with_the_remedy(servers: Yard, tmp_path: Path):

@@ -40,10 +40,10 @@ LOCAL = Host(name="local")
 SCRIPT = Adapter(name="script", stop=Stop(grace=timedelta(seconds=1)))
 
 
-def read_output(adapter, *, stdout, stderr, exit_code, order, now) -> Verdict:
+def read_output(adapter, *, stdout, stderr, exit_code, order, now, mask) -> Verdict:
     """Believe the exit code."""
     if exit_code == 0:
-        return Verdict(outcome="success", text=stdout.decode(errors="replace"))
+        return Verdict(outcome="success", text=mask.hide(stdout.read().decode(errors="replace")))
     return Verdict(outcome="failed", kind=FailureClass.AGENT, message=f"exit {exit_code}")
 
 

@@ -1,0 +1,210 @@
+"""
+The one place where output leaves the process.
+
+Nothing that a terminal would obey gets through but our own colours; what an
+encoding does not have is escaped; and whether anybody reads it is no matter of
+life for what reconciles.
+"""
+
+import codecs
+import errno
+import io
+import logging
+import os
+import queue
+import re
+import select
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import TextIO
+
+from reconciler.core.text import harmless
+
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+_ESCAPED = "escaped"
+"""Our way of encoding what an encoding does not have."""
+_MOST_LINES = 10_000
+"""Lines that wait for a slow reader; of more, the newest are lost."""
+_LAST_WORDS = 1.0
+"""Seconds for what still waits at the end."""
+
+
+class OutputLost(Exception):
+    """Output cannot be written any more: whoever read it went away, or the disk is full."""
+
+    def __init__(self, error: OSError) -> None:
+        """Keep why."""
+        self.is_unread = error.errno == errno.EPIPE
+        super().__init__(f"the output cannot be written: {error.strerror}")
+
+
+def guard() -> None:
+    """Let stdout and stderr of the process be as this module promises."""
+    for number in (0, 1, 2):
+        _reopen(number)
+    codecs.register_error(_ESCAPED, _escape)
+    sys.stdout = SafeText.over(sys.stdout, 1, is_needed=True)
+    sys.stderr = SafeText.over(sys.stderr, 2, is_needed=False)
+
+
+def silence() -> None:
+    """Let the rest of stdout go nowhere: what is in its buffer could not be written either."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+
+
+def can_write(text: str, stream: TextIO) -> bool:
+    """Return whether a stream's encoding has all characters of a text."""
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+class SafeText(io.TextIOWrapper):
+    """Text that goes to a terminal, a file or a pipe."""
+
+    is_needed = True
+    """Whether a command that cannot write here has failed."""
+
+    @classmethod
+    def over(cls, stream: TextIO | None, number: int, *, is_needed: bool) -> "SafeText":
+        """Return such a stream in the place of another one, or of one that was closed."""
+        encoding = (stream.encoding if stream else None) or "utf-8"
+        binary = stream.detach() if isinstance(stream, io.TextIOWrapper) else open(number, "wb")  # noqa: SIM115
+        if codecs.lookup(encoding).name == "ascii":  # of a machine without a locale, seldom of a terminal
+            encoding = "utf-8"
+        is_by_line = binary.isatty() or not is_needed
+        made = cls(binary, encoding=encoding, errors=_ESCAPED, line_buffering=is_by_line)
+        made.is_needed = is_needed
+        return made
+
+    def write(self, text: str) -> int:
+        """Write the harmless text. Raises OutputLost."""
+        try:
+            super().write(_clean(text, keeps_colours=self.isatty()))
+        except OSError as error:
+            self._fail(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what waits. Raises OutputLost."""
+        try:
+            super().flush()
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        if self.is_needed:
+            raise OutputLost(error) from None
+
+
+class Teller:
+    """
+    Tells what happens, and never waits for whoever reads it.
+
+    Lines are written by a thread of their own, past all buffers. Those that
+    cannot be written are lost, and nothing else is.
+    """
+
+    def __init__(self) -> None:
+        """Begin."""
+        self._lines: queue.Queue[tuple[int, bytes] | None] = queue.Queue(_MOST_LINES)
+        self._lost = 0
+        self._gone: set[int] = set()
+        self._thread = threading.Thread(target=self._write_on, name="output", daemon=True)
+        self._thread.start()
+
+    def tell(self, text: str, *, err: bool = False) -> None:
+        """Write a line, soon."""
+        stream = sys.stderr if err else sys.stdout
+        try:
+            number = stream.fileno()
+        except (AttributeError, OSError, ValueError):  # in a test, or closed
+            with suppress(OSError, ValueError, AttributeError):
+                stream.write(f"{harmless(text)}\n")
+            return
+        with suppress(queue.Full):
+            if self._lost:
+                words = f"[{self._lost} lines were lost: nobody read them]\n"
+                self._lines.put_nowait((number, words.encode()))
+                self._lost = 0
+            self._lines.put_nowait((number, _encoded(f"{harmless(text)}\n", stream)))
+            return
+        self._lost += 1
+
+    def close(self) -> None:
+        """Write what waits, as far as that is quick."""
+        with suppress(queue.Full):
+            self._lines.put_nowait(None)
+        self._thread.join(_LAST_WORDS)
+
+    def _write_on(self) -> None:
+        while (line := self._lines.get()) is not None:
+            number, data = line
+            if number not in self._gone:
+                self._write(number, data)
+
+    def _write(self, number: int, data: bytes) -> None:
+        while data:
+            try:
+                data = data[os.write(number, data) :]
+            except BlockingIOError:
+                select.select([], [number], [])
+            except OSError as error:
+                if error.errno != errno.ENOSPC:  # a disk may have room again
+                    self._gone.add(number)
+                return
+
+
+class LogHandler(logging.Handler):
+    """Log lines, told like everything else: with date and zone."""
+
+    def __init__(self, teller: Teller) -> None:
+        """Tell them to that one."""
+        super().__init__()
+        self._teller = teller
+        formatter = logging.Formatter("%(asctime)s  %(levelname)s  %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        formatter.converter = time.gmtime
+        self.setFormatter(formatter)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell one."""
+        self._teller.tell(self.format(record), err=True)
+
+
+def _reopen(number: int) -> None:
+    """Open a standard stream that was closed, so that no file of ours gets its number."""
+    try:
+        os.fstat(number)
+    except OSError:
+        opened = os.open(os.devnull, os.O_RDWR)
+        if opened != number:
+            os.dup2(opened, number)
+            os.close(opened)
+
+
+def _clean(text: str, *, keeps_colours: bool) -> str:
+    if not keeps_colours:
+        return harmless(text)
+    return "".join(part if number % 2 else harmless(part) for number, part in enumerate(_COLOUR.split(text)))
+
+
+def _encoded(text: str, stream: TextIO) -> bytes:
+    try:
+        return text.encode(stream.encoding or "utf-8", stream.errors or "backslashreplace")
+    except (UnicodeEncodeError, LookupError):
+        return text.encode("utf-8", "backslashreplace")
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    r"""Write what an encoding does not have as JSON does, `\u2192`: in JSON it means the same still."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    words = (f"\\u{units[at] << 8 | units[at + 1]:04x}" for at in range(0, len(units), 2))
+    return "".join(words), error.end

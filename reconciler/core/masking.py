@@ -1,0 +1,197 @@
+"""
+Masking: asterisks in the place of known secrets, whatever dress they come in.
+
+An exact search finds a secret as it is and in the encodings that add letters
+(base64, hex, escapes). Everything else that happens to text on its way is
+punctuation: quoting, escaping, breaking of lines, prefixes of quotes and
+diffs. So the second search compares letters and digits alone.
+"""
+
+import base64
+import html
+import json
+import re
+from array import array
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from urllib.parse import quote, quote_plus, urlsplit
+
+from reconciler.core.text import harmless
+
+SHORTEST = 6
+"""Shorter values stand everywhere by chance; to mask them would tear words and ids apart."""
+_SHORTEST_PART = 8
+"""The same, of a part of a value, and of its letters and digits alone."""
+_LONG_WORD = 16
+"""Letters of a word within a value that is taken for a secret by itself, as in `Bearer …`."""
+_DEEPEST = 3
+
+_FRAME = re.compile(r"-+ ?(BEGIN|END) [A-Z0-9 ]+-+")
+"""Lines that every key has."""
+_ASSIGNMENT = re.compile(r"(?:export\s+)?[A-Za-z_][A-Za-z0-9_.-]*\s*[=:]\s*(.+)")
+_PUNCTUATION = re.compile(r"[\W_]+")
+_PAUSES = re.compile(r"\\+[nrt]|(?m:^[ \t]*\d+[ \t]*[:\t|→])|[\W_]+")
+"""Punctuation, line breaks as escapes, numbers of lines: what stands between the pieces of a broken value."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """
+    The secrets that a text may hold.
+
+    `withheld` are the words in place of a text that may hold secrets which are
+    not known any more; empty if all are known.
+    """
+
+    values: frozenset[str] = frozenset()
+    withheld: str = ""
+
+    def hide(self, text: str) -> str:
+        """Return the text with asterisks for the secrets in it; where there are any, it is harmless too."""
+        if not self._spellings:
+            return text
+        text = harmless(text)  # a colour in the middle of a secret hides it from the search, not from people
+        for word in self._spellings:
+            if word in text:
+                text = text.replace(word, _stars(word))
+        for start, end in [*self._broken(text, _PUNCTUATION), *self._broken(text, _PAUSES)]:
+            text = text[:start] + _stars(text[start:end]) + text[end:]
+        return text
+
+    def withhold(self, text: str) -> str:
+        """Return a text that others wrote, masked; if that cannot be sure, that it is withheld."""
+        return self.withheld if self.withheld and text.strip() else self.hide(text)
+
+    @cached_property
+    def _spellings(self) -> tuple[str, ...]:
+        """Every value, part and encoding, the longest first: a short one may stand within a long one."""
+        whole = {value for value in self.values if len(value) >= SHORTEST}
+        found = {word for value in whole for part in _parts(value) for word in _encodings(part)}
+        return tuple(sorted(found | whole, key=lambda word: (-len(word), word)))
+
+    def _broken(self, text: str, between: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+        """Yield where values stand that are written with other punctuation, or broken over lines."""
+        letters = between.sub("", text)
+        found = [(at, len(word)) for word in self._letters[between] for at in _all(word, letters)]
+        if found:
+            places = array("I", (at for start, end in _left(between, text) for at in range(start, end)))
+            for at, size in found:
+                yield places[at], places[at + size - 1] + 1
+
+    @cached_property
+    def _letters(self) -> Mapping[re.Pattern[str], Collection[str]]:
+        """The letters and digits of every spelling, by what is left out between them."""
+        return {
+            between: {
+                letters for word in self._spellings if len(letters := between.sub("", word)) >= _SHORTEST_PART
+            }
+            for between in (_PUNCTUATION, _PAUSES)
+        }
+
+
+def _all(word: str, text: str) -> Iterator[int]:
+    at = text.find(word)
+    while at >= 0:
+        yield at
+        at = text.find(word, at + len(word))
+
+
+def _left(between: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of a text that the pattern leaves."""
+    start = 0
+    for match in between.finditer(text):
+        yield start, match.start()
+        start = match.end()
+    yield start, len(text)
+
+
+def _stars(text: str) -> str:
+    """Return as many asterisks; lines stay lines."""
+    return "\n".join("*" * len(line) for line in text.split("\n"))
+
+
+# --- Parts -----------------------------------------------------------------
+
+
+def _parts(value: str, depth: int = 0) -> Iterator[str]:
+    """Yield a value and what may be printed of it alone: lines, fields, a password, a long word."""
+    yield value
+    inner = [*_lines(value), *_fields(value), *_password(value), *_words(value)]
+    for part in inner:
+        if len(part) >= _SHORTEST_PART and part != value and not _FRAME.fullmatch(part):
+            yield from _parts(part, depth + 1) if depth < _DEEPEST else (part,)
+
+
+def _lines(value: str) -> Iterator[str]:
+    if "\n" in value.strip():
+        yield from (line.strip() for line in value.splitlines())
+    elif match := _ASSIGNMENT.fullmatch(value.strip()):
+        yield match[1].strip("\"',; ")
+
+
+def _fields(value: str) -> Iterator[str]:
+    """Yield the texts in a value that is JSON, such as a key of a service account."""
+    if value.lstrip()[:1] not in {"{", "["}:
+        return
+    try:
+        left = [json.loads(value)]
+    except (ValueError, RecursionError):
+        return
+    while left:
+        item = left.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict | list):
+            left += item.values() if isinstance(item, dict) else item
+
+
+def _password(value: str) -> Iterator[str]:
+    """Yield the password of an address, such as that of a database."""
+    try:
+        password = urlsplit(value).password if "://" in value else None
+    except ValueError:
+        return
+    if password:
+        yield password
+
+
+def _words(value: str) -> Iterator[str]:
+    yield from (word for word in value.split() if len(word) >= _LONG_WORD)
+
+
+# --- Encodings -------------------------------------------------------------
+
+
+def _encodings(text: str) -> Iterator[str]:
+    """Yield a text as it is and in every encoding that changes more than its punctuation."""
+    raw = text.encode("utf-8", "surrogateescape")
+    yield text
+    yield text.strip()
+    for ascii_only in (True, False):
+        once = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
+        yield from (once, json.dumps(once, ensure_ascii=ascii_only)[1:-1])
+    yield from (repr(raw)[2:-1], ascii(text)[1:-1], html.escape(text))
+    yield from _of_urls(raw)
+    yield from (raw.hex(), raw.hex().upper())
+    yield from ("".join(f"{mark}{byte:02x}" for byte in raw) for mark in ("\\x", "%"))
+    yield "".join(f"%{byte:02X}" for byte in raw)
+    yield from _base64(raw)
+    yield base64.b32encode(raw).decode().rstrip("=")
+
+
+def _of_urls(raw: bytes) -> Iterator[str]:
+    for safe in ("", "/", "/:@!$&'()*+,;=?"):
+        once = quote(raw, safe=safe)
+        yield from (once, quote_plus(raw, safe=safe), quote(once, safe=safe))
+        yield re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), once)
+
+
+def _base64(raw: bytes) -> Iterator[str]:
+    """Yield what stands in base64, both alphabets, wherever in its input the bytes begin."""
+    for before in range(3):
+        words = base64.b64encode(bytes(before) + raw).decode()
+        certain = words.rstrip("=")[: -1 if words.endswith("=") else None][(before * 8 + 5) // 6 :]
+        for word in (certain, certain.translate(str.maketrans("+/", "-_"))):
+            if len(word) >= _SHORTEST_PART:
+                yield word

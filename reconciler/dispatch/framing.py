@@ -1,0 +1,211 @@
+"""
+Where the events of a CLI begin and end in what was printed.
+
+A CLI writes each event at the beginning of a line, or one value over many
+lines. Others print on the same terminal: progress that ends without a line
+end, colours, warnings. What stands behind such is *spliced*; whoever reads it
+decides whether to believe it. What stands within an event, or within one that
+is broken, is never an event.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from io import SEEK_END, BytesIO
+from typing import Any, BinaryIO
+
+from reconciler.core.text import harmless
+
+Event = dict[str, Any]
+Printed = bytes | BinaryIO
+"""What was printed, or where it is."""
+
+MOST_EVENT = 8 * 2**20
+"""Bytes of an event; a longer one is passed over."""
+MOST_BLOCKS = 8
+"""How many places are tried as the beginning of a value over many lines that turn out not to be."""
+
+_START = re.compile(r"\{(?=\s*(?:[\"}]|$))|\[(?=\s*(?:\{|\]|$))")
+"""Where JSON may begin in a line."""
+_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|["{}\[\]]')
+_DEPTHS = {"{": 1, "[": 1, "}": -1, "]": -1}
+_DECODER = json.JSONDecoder()
+
+
+def stream_of(printed: Printed) -> BinaryIO:
+    """Return what was printed from its beginning."""
+    if isinstance(printed, bytes):
+        return BytesIO(printed)
+    printed.seek(0)
+    return printed
+
+
+def end_of(printed: Printed, limit: int) -> bytes:
+    """Return the last bytes of what was printed."""
+    stream = stream_of(printed)
+    stream.seek(max(0, stream.seek(0, SEEK_END) - limit))
+    return stream.read(limit)
+
+
+class Framer:
+    """Takes an output line by line and gives its events away; what is not whole yet is kept."""
+
+    def __init__(self, give: Callable[[Event, bool], None]) -> None:
+        """Begin. `give` is called with each event, and whether something else stands before it."""
+        self._give = give
+        self._block: list[str] = []
+        """Lines of a value that goes on."""
+        self._depth = self._size = self._blocks = 0
+        self._is_spliced = False
+        """Whether something stands before the value that goes on."""
+        self.events = 0
+        self.noise = 0
+        """Lines without an event."""
+        self.was_cut = False
+        """The last line begins like an event, and there is none; or a value has no end."""
+
+    def read(self, printed: Printed) -> None:
+        """Take all of an output."""
+        stream = stream_of(printed)
+        while line := stream.readline(MOST_EVENT):
+            if len(line) == MOST_EVENT and not line.endswith(b"\n"):
+                self._pass_over(stream)
+            else:
+                self._take(line)
+        self._end()
+
+    def _pass_over(self, stream: BinaryIO) -> None:
+        while (rest := stream.readline(MOST_EVENT)) and not rest.endswith(b"\n"):
+            pass
+        self.noise += 1
+        self.was_cut = False
+
+    def _take(self, line: bytes, *, indented: bool = True) -> None:
+        if self._block and self._goes_on(_plain(line)):
+            return
+        parts = [part for part in line.rstrip().split(b"\r") if part and not part.isspace()]
+        if not parts:
+            return
+        found = sum(self._take_part(part, indented=indented) for part in parts) > 0
+        self.was_cut = not found and not self._block and _begins_json(parts[-1])
+        self.noise += not found and not self._block
+
+    def _take_part(self, part: bytes, *, indented: bool) -> bool:
+        """Give away the events of a line, or of what stands between two carriage returns."""
+        if b"{" not in part or (not indented and part[:1] in b" \t"):
+            return False
+        if part.lstrip()[:1] in (b"{", b"["):
+            try:
+                return self._give_all(json.loads(part), is_spliced=False)
+            except (ValueError, RecursionError):
+                pass
+        return self._scan(_plain(part).strip())
+
+    def _scan(self, text: str) -> bool:
+        """Give away the values of a line, one behind the other, up to one that is broken."""
+        at, spliced, found = 0, list[Any](), False
+        is_spliced = False
+        while match := _START.search(text, at):
+            is_spliced |= bool(text[at : match.start()].strip())
+            try:
+                value, at = _DECODER.raw_decode(text, match.start())
+            except json.JSONDecodeError as error:
+                if error.pos >= len(text) - 1:
+                    self._begin(text[match.start() :], is_spliced=is_spliced)
+                break
+            except (ValueError, RecursionError):  # a number of thousands of digits
+                break
+            if is_spliced:
+                spliced.append(value)
+            else:
+                found |= self._give_all(value, is_spliced=False)
+        if not text[at:].strip():  # behind a spliced one stands nothing: it would be a quotation
+            found |= sum(self._give_all(value, is_spliced=True) for value in spliced) > 0
+        return found
+
+    def _give_all(self, value: Any, *, is_spliced: bool) -> bool:
+        """Give away a value, or those in an array; return whether there are any."""
+        events = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict)]
+        self.events += len(events)
+        for event in events:
+            self._give(event, is_spliced)
+        return bool(events)
+
+    # --- Values over many lines ---------------------------------------------
+
+    def _begin(self, text: str, *, is_spliced: bool) -> None:
+        depth = _depth(text)
+        if depth is not None and not self._block and self._blocks < MOST_BLOCKS:
+            self._block, self._depth, self._size = [text], depth, len(text)
+            self._is_spliced = is_spliced
+
+    def _goes_on(self, text: str) -> bool:
+        """Take a line as part of the value that goes on; return whether it is."""
+        depth = _depth(text)
+        self._size += len(text)
+        is_other = text.startswith("{") and self._block[0].startswith("{")
+        if depth is None or is_other or self._size > MOST_EVENT:
+            self._give_up()
+            return False
+        self._block.append(text)
+        self._depth += depth
+        if self._depth <= 0:
+            self._close()
+        return True
+
+    def _close(self) -> None:
+        try:
+            value = _DECODER.decode("\n".join(self._block))
+        except (ValueError, RecursionError):
+            self._give_up()
+            return
+        self._block, self.was_cut = [], False
+        self._give_all(value, is_spliced=self._is_spliced)
+
+    def _give_up(self) -> None:
+        """Take the first line of what turned out to be no value as noise, and look at the others anew."""
+        self._blocks += 1
+        self.noise += 1
+        lines, self._block = self._block[1:], []
+        self.was_cut = True
+        for line in lines:
+            self._take(line.encode(), indented=False)
+
+    def _end(self) -> None:
+        while self._block:
+            self._give_up()
+
+
+def _depth(text: str) -> int | None:
+    """Return how many values a line opens and does not close; None if a text in it has no end."""
+    depth = 0
+    for match in _TOKENS.finditer(text):
+        if match[0] == '"':
+            return None
+        depth += _DEPTHS.get(match[0], 0)
+    return depth
+
+
+def last_object(text: bytes) -> list[Event]:
+    """Return the JSON object that a text ends with, of one line or many; none if there is none."""
+    end = f"\n{_plain(text).rstrip()}"
+    start = len(end)
+    for _ in range(MOST_BLOCKS):
+        start = end.rfind("\n{", 0, start)
+        if start < 0:
+            return []
+        try:
+            value = json.loads(end[start:])
+        except (ValueError, RecursionError):
+            continue
+        return [value]
+    return []
+
+
+def _begins_json(text: bytes) -> bool:
+    """Tell whether a text begins like an object or an array, behind what a terminal would swallow."""
+    return _plain(text[:1024]).lstrip().startswith(("{", "["))
+
+
+def _plain(text: bytes) -> str:
+    return harmless(text.decode("utf-8", "replace")).rstrip("\n")

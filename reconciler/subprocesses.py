@@ -1,0 +1,51 @@
+"""
+Subprocesses that can be given up at any moment.
+
+asyncio's own wait for ever in two cases: if everything is cancelled while one
+is being started (CPython 3.11 never wakes who waits for its end), and if
+something else holds the pipes of one that is over.
+"""
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from typing import Any
+
+_PATIENCE = 0.5
+"""Seconds for a start that nobody wants any more to come to its end by itself."""
+
+
+async def start(*words: str, **options: Any) -> asyncio.subprocess.Process:
+    """
+    Start a process that leads a session, and so a process group, of its own.
+
+    If this is cancelled there is no process afterwards. Raises OSError.
+    """
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(*words, start_new_session=True, **options)
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await _end_start(starting)
+        raise
+
+
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End a process and its group; return once it is gone, whoever else holds its pipes."""
+    with suppress(ProcessLookupError):  # all of it ended by itself meanwhile
+        os.killpg(process.pid, signal.SIGKILL)
+    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001  there is no other way to let go of pipes
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE):
+            await process.wait()
+
+
+async def _end_start(starting: "asyncio.Future[asyncio.subprocess.Process]") -> None:
+    """End what is being started; a second cancellation wakes what waits for ever after the first."""
+    while not starting.done():
+        await asyncio.wait([starting], timeout=_PATIENCE)
+        starting.cancel()
+    if not starting.cancelled() and starting.exception() is None:
+        await end(starting.result())
