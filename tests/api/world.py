@@ -7,14 +7,14 @@ What tests say to both is the same: `ask` pushes specs, `lose` lets a lease run 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from reconciler.api.models import Proposal, ProposalRequest
 from reconciler.api.shelf import Shelf
 from reconciler.api.tokens import new_token
 from reconciler.controller.loop import Loop
 from reconciler.core.command import assignment
-from reconciler.core.errors import LogGap, NotFound, Refused, UsageError
+from reconciler.core.errors import LogGap, NotFound, Problem, Refused, UsageError
 from reconciler.core.events import AgentSaid, Assigned, Created
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition, fold
@@ -118,6 +118,8 @@ class FakeDesk:
     desired: Desired = field(default_factory=Desired)
     statuses: dict[str, Status] = field(default_factory=dict)
     hosts: dict[str, HostStatus] = field(default_factory=dict)
+    damaged: dict[str, Problem] = field(default_factory=dict)
+    drift: dict[tuple[str, datetime], timedelta] = field(default_factory=dict)
     last_plan: Plan = field(default_factory=Plan)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once an agent waits for a task."""

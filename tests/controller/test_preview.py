@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.controller.preview import Preview
 from reconciler.core.adapter import Secret
-from reconciler.core.errors import Conflict, Unavailable
+from reconciler.core.errors import Conflict, Problem, Unavailable
 from reconciler.core.forge import Pull
 from reconciler.core.model import Desired, FleetSpec, Forge, Phase, Status
 from tests.fakes import START, FakeForges, make_desired, make_task
@@ -24,7 +24,7 @@ class Scene:
     desired: Desired = field(default_factory=lambda: make_desired(make_task("a"), fleet=FLEET, revision=BASE))
     statuses: dict[str, Status] = field(default_factory=dict)
     hosts: dict[str, object] = field(default_factory=dict)
-    damaged: dict[str, object] = field(default_factory=dict)
+    damaged: dict[str, Problem] = field(default_factory=dict)
     heads: dict[str, Desired | Exception] = field(default_factory=dict)
     reads: list[tuple[str, str]] = field(default_factory=list)
 
