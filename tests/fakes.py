@@ -469,6 +469,7 @@ class FakeForges:
             body = pull.body.replace(ours, want.body) if ours else pull.body + want.body
             site.bodies[pull.number] = want.body
             fields["body"] = body
+            fields["base"] = want.base if pull.base == want.leaves else pull.base
             if pull.title == site.titles.get(pull.number):
                 fields["title"] = site.titles[pull.number] = want.title
             if want.merges == pull.head and pull.mergeable:

@@ -49,6 +49,7 @@ def _spec_fields(task: Task) -> Iterator[tuple[str, str]]:
     yield "adapter", f"{task.adapter} {task.model or ''}"
     yield "needs", ", ".join(task.requires)
     yield "depends on", ", ".join(task.depends_on)
+    yield "starts from", task.start_from or ""
     yield (
         "limits",
         (

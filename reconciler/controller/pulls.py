@@ -15,6 +15,7 @@ from reconciler.core.forge import Pull, Want
 from reconciler.core.model import Forge, Repo, Status, Task
 from reconciler.core.review import is_followed
 from reconciler.core.show import is_shown, want
+from reconciler.core.stack import pull_bases
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +191,8 @@ class PullRequests:
             return
         host = self._desk.hosts.get(status.assigned_host or "")
         address = f"{self._address}{name}" if self._address else ""
-        wanted = want(task, status, repo, pull, bot=bot, host=host, address=address)
+        bases = pull_bases(task, repo, self._desk.desired, self._desk.statuses)
+        wanted = want(task, status, repo, pull, bot=bot, host=host, address=address, bases=bases)
         if wanted is None or self._shown.get(name) == (wanted, pull):
             self._rest(name, status)
             return

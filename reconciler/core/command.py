@@ -70,6 +70,7 @@ def order(task: Task, status: Status, desired: Desired) -> Order:
         env=task.env,
         branch=status.branch_name or task.branch,
         start_from=_start_from(status),
+        stack=status.start_from,
         expected_head=status.head_commit,
         session_id=session,
         session_totals=status.session_totals if session else Usage(),
@@ -140,8 +141,8 @@ def _quote(note: ReviewNote) -> Quote:
 
 
 def _start_from(status: Status) -> str | None:
-    """Return the commit to go on from: that of a branch that was in review."""
-    return status.head_commit if status.review_count else None
+    """Return the commit to go on from: that of a branch that was in review, or of another task's."""
+    return status.head_commit if status.review_count else status.start_from
 
 
 def localize(argv: Iterable[str], *, workdir: str, prompt_file: str) -> tuple[str, ...]:

@@ -159,6 +159,8 @@ class Assigned(Event):
     """Who pulled it; `host` is empty then."""
     request_key: str | None = None
     """With which the agent asked."""
+    start_from: str | None = None
+    """Commit of another task's branch that it begins on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

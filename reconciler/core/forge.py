@@ -155,6 +155,8 @@ class Want:
     task: str
     branch: str
     base: str
+    leaves: str | None = None
+    """Branch that a pull request is moved away from, to `base`: what it was stacked on was merged."""
     opens: bool
     """Whether a pull request is opened if none is open."""
     title: str

@@ -365,6 +365,7 @@ def _assigned(event: Assigned, status: Status) -> Changes:
         "machine": event.machine,
         "assigned_agent": event.agent,
         "request_key": event.request_key,
+        "start_from": event.start_from,
         "claim": None,
         "adapter": None if event.agent else spec.adapter,
         "model": spec.model,

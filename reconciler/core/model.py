@@ -145,7 +145,15 @@ class TaskSpec(TaskDefaults):
     issue: Text | None = None
     """Issue of the forge that this task answers, by number or address."""
     depends_on: Names = ()
-    """Tasks that must be completed first."""
+    """
+    Tasks that must be completed first. That is an order in time: the task still
+    starts from the base branch; see `start_from`.
+    """
+    start_from: Name | None = None
+    """
+    Task of the same repo whose branch this one begins on, once that is delivered.
+    Its pull request is against that branch until that one is merged.
+    """
     branch_name: Branch | None = None
     """Branch the work goes to; `task/<name>` if left out."""
     pr_title: Text | None = None
@@ -637,6 +645,8 @@ class Status(Frozen):
     repo: str | None = None
     branch_name: str | None = None
     pr_title: str | None = None
+    start_from: str | None = None
+    """Commit of another task's branch that the attempt begins on; the base branch if None."""
     base_commit: str | None = None
     head_commit: str | None = None
     pull_request: PullRequest | None = None
@@ -793,7 +803,9 @@ class Order(Frozen):
     env: dict[str, str]
     branch: str
     start_from: str | None = None
-    """Commit to go on from (a later round or attempt); the base branch if None."""
+    """Commit to go on from (a later round or attempt, or another task's work); the base branch if None."""
+    stack: str | None = None
+    """Commit of another task's work that this one is on top of, if it is."""
     expected_head: str | None = None
     """What the branch in the code repository was when it was last delivered; None: never."""
     session_id: str | None = None

@@ -51,6 +51,7 @@ from reconciler.core.pull import CHECKING, is_to_check
 from reconciler.core.queue import Queue, due, line_up
 from reconciler.core.scene import Scene, Wait, waiting
 from reconciler.core.schedule import JUMP, format_in, is_due_time, next_due
+from reconciler.core.stack import origin
 
 FEW = 2
 """So many tasks are removed as asked, even if they are all there are."""
@@ -652,23 +653,32 @@ def _handout(scene: Scene, name: str, bid: Bid) -> Start:
         spec=spec,
         agent=bid.agent,
         request_key=bid.request_key,
+        start_from=_origin(scene, spec),
     )
     return Start(event, Placement())
 
 
 def _start_on_host(scene: Scene, name: str, placement: Placement) -> Start:
     spec, best = scene.desired.tasks[name], placement.ranked[0]
-    attempt = scene.statuses[name].attempt + 1
+    attempt, start_from = scene.statuses[name].attempt + 1, _origin(scene, spec)
+    where = f"; it begins on {spec.start_from} ({start_from[:8]})" if start_from else ""
     event = Assigned(
         task=name,
         at=scene.now,
-        reason=f"attempt {attempt} on {best.host}: {best.why}",
+        reason=f"attempt {attempt} on {best.host}: {best.why}{where}",
+        start_from=start_from,
         run=run_key(name, spec.generation, attempt),
         host=best.host,
         spec=spec,
         machine=scene.observed.machine if scene.desired.hosts[best.host].is_local else None,
     )
     return Start(event, placement)
+
+
+def _origin(scene: Scene, spec: Task) -> str | None:
+    """Return the commit of another task's branch that a run begins on."""
+    statuses = scene.statuses if spec.start_from in scene.names else scene.observed.statuses
+    return origin(spec, scene.desired, statuses)
 
 
 def _times(scene: Scene, waits: Mapping[str, Wait]) -> Iterator[datetime]:

@@ -15,6 +15,7 @@ from reconciler.core.placement import UNASKED, Placement, place, slots_in_use
 from reconciler.core.pull import Bidders
 from reconciler.core.scene import Scene, Wait
 from reconciler.core.schedule import JUMP, format_in, next_opening
+from reconciler.core.stack import is_delivered
 
 MOST_HOSTS = 5
 """How many hosts a waiting message names."""
@@ -68,7 +69,10 @@ def _hindrances(scene: Scene, spec: Task, status: Status) -> Iterator[Wait]:
     """Yield what keeps a task from running wherever there is a place; what a person decides first."""
     if spec.desired is Wish.SUSPENDED:
         yield Wait(Reason.SUSPENDED, "suspended in the spec")
-    if open_ends := [end for name in spec.depends_on if (end := _open_end(scene, name))]:
+    open_ends = [end for name in spec.depends_on if (end := _open_end(scene, name))]
+    if spec.start_from and spec.start_from not in spec.depends_on:
+        open_ends += [end for end in [_undelivered(scene, spec.start_from)] if end]
+    if open_ends:
         yield Wait(Reason.DEPENDENCY, f"waits for {', '.join(open_ends)}")
     yield from _times(scene, spec, status)
     is_pulled = spec.execution_mode is ExecutionMode.HTTP_PULL
@@ -93,6 +97,12 @@ def _open_end(scene: Scene, name: str) -> str | None:
     if status is None or not status.phase.is_settled:
         return name
     return None if status.phase is Phase.COMPLETED else f"{name} ({status.phase})"
+
+
+def _undelivered(scene: Scene, name: str) -> str | None:
+    """Return the task whose branch is to be begun on in words, if that is not there yet."""
+    status = (scene.statuses if name in scene.names else scene.observed.statuses).get(name)
+    return None if is_delivered(status) else _open_end(scene, name)
 
 
 def _times(scene: Scene, spec: Task, status: Status) -> Iterator[Wait]:

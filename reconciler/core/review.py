@@ -105,7 +105,8 @@ def may_merge(task: Task, status: Status, pull: Pull, repo: Repo, *, bot: str) -
     stands until the same person takes it back.
     """
     is_open = pull.state == "open" and not pull.is_draft and pull.mergeable and not pull.is_conflicting
-    is_ours = _is_of(status, pull) and pull.head == status.head_commit
+    # What is stacked on another task's branch would be merged into that.
+    is_ours = _is_of(status, pull) and pull.head == status.head_commit and pull.base == repo.base
     is_waiting = (
         status.phase is Phase.REVIEW_PENDING and not _is_paused(status) and task.desired is Wish.ACTIVE
     )

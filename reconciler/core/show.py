@@ -29,22 +29,26 @@ def want(
     bot: str,
     host: HostStatus | None = None,
     address: str = "",
+    bases: tuple[str, str | None] | None = None,
 ) -> Want | None:
     """
     Return what the repo's forge should show of a task now; None if it has nothing to show there.
 
     `pull` is its pull request as it was read last, `host` what is known of the
-    host of the last run, `address` the page of the task, if there is one.
+    host of the last run, `address` the page of the task, if there is one;
+    `bases` are what `stack.pull_bases` says of its pull request.
     """
     issue = issue_number(task, repo)
     has_pull = _has_pull(task, status)
     if repo.forge is None or not (has_pull or issue):
         return None
+    base, leaves = bases or (repo.base, None)
     merges = has_pull and pull is not None and may_merge(task, status, pull, repo, bot=bot)
     return Want(
         task=task.name,
         branch=status.branch_name or task.branch,
-        base=repo.base,
+        base=base,
+        leaves=leaves,
         opens=has_pull and status.phase is Phase.REVIEW_PENDING and status.pull_request is None,
         title=one_line(status.pr_title or task.pr_title or task.headline, TITLE_LENGTH),
         body="\n\n".join(_body(task, status, issue, host, address)),

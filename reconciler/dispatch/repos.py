@@ -255,12 +255,21 @@ class CodeRepository:
             self._may_push = True
 
     @_mending
-    async def deliver(self, head: str, branch: str, expected: str | None, push: Push | None = None) -> str:
+    async def deliver(
+        self,
+        head: str,
+        branch: str,
+        expected: str | None,
+        push: Push | None = None,
+        *,
+        stack: str | None = None,
+    ) -> str:
         """
         Push the work to its branch, if that stands where we last left it (None: it never was there).
 
         Return the commit that the branch holds then: where the base branch has
-        moved, another than `head` by the rule of the repo. A branch that is gone
+        moved, another than `head` by the rule of the repo, unless it is on top of
+        work (`stack`) that is not merged yet. A branch that is gone
         was merged or tidied away, and is made anew. `push` does it from
         elsewhere; what it did is looked at. Doing it again changes nothing.
         Raises Clash, StepFailed, and Unavailable.
@@ -274,7 +283,9 @@ class CodeRepository:
             raise self._taken(branch, there, expected)
         ready = head
         if self.repo.base_moved != "leave":
-            ready = await self._moved(head, branch, await self.newest())
+            newest = await self.newest()
+            if stack is None or await self._is_ancestor(stack, newest):
+                ready = await self._moved(head, branch, newest)
         if there != ready:
             await self._bring_out(ready, branch, expected, there, push)
         return ready

@@ -427,7 +427,7 @@ class Round:
         )
         here = f"{head} in {repository.folder}, on the machine of the reconciler"
         delivered = await self._reach(
-            lambda: repository.deliver(head, order.branch, order.expected_head, push), here
+            lambda: repository.deliver(head, order.branch, order.expected_head, push, stack=order.stack), here
         )
         return delivered, commits
 

@@ -112,10 +112,41 @@ set_upstream() { # branch commit
 }
 
 create_mirror() { # in one move, as below
-  [ -d "$mirror" ] && return
+  run_git --git-dir="$mirror" for-each-ref --count=1 >/dev/null 2>&1 && return
+  if [ -e "$mirror" ] || [ -h "$mirror" ]; then
+    remake_mirror
+    return
+  fi
   run_git init -q --bare --template= "$mirror.$$" || return 1
   [ -d "$mirror" ] || mv "$mirror.$$" "$mirror"
   rm -rf "$mirror.$$"
+}
+
+remake_mirror() { # all of it can be sent again; sound objects stay, and stay in their place: workspaces borrow them
+  case $mirror in "$fleet"/repos/*) ;; *) return 0 ;; esac # that of the reconciler it makes again itself
+  rm -rf "$mirror.$$"
+  run_git init -q --bare --template= "$mirror.$$" || return 1
+  if [ -h "$mirror" ] || [ -h "$mirror/objects" ] || [ ! -d "$mirror/objects" ]; then rm -rf "$mirror"; fi
+  mkdir -p "$mirror/objects/pack" || return 1
+  for left in "$mirror"/* "$mirror/objects/info"; do
+    [ "$left" = "$mirror/objects" ] || rm -rf "$left"
+  done
+  mkdir -p "$mirror/objects/info"
+  find "$mirror/objects" -type f \( -size 0 -o -name '*.lock' -o -name 'tmp_*' -o -name 'multi-pack-index*' \) -exec rm -f {} +
+  for made in HEAD config refs; do mv "$mirror.$$/$made" "$mirror/$made" || return 1; done
+  rm -rf "$mirror.$$"
+  for index in "$mirror/objects/pack"/*.idx; do [ -f "${index%.idx}.pack" ] || rm -f "$index"; done
+  for pack in "$mirror/objects/pack"/*.pack; do
+    if [ -f "$pack" ] && ! run_git --git-dir="$mirror" verify-pack "$pack" >/dev/null 2>&1; then
+      rm -f "${pack%.pack}.idx"
+      run_git --git-dir="$mirror" index-pack "$pack" >/dev/null 2>&1 || rm -f "${pack%.pack}".*
+    fi
+  done
+  run_git --git-dir="$mirror" fsck --full --no-dangling 2>&1 |
+    sed -n 's|.*objects/\([0-9a-f][0-9a-f]/[0-9a-f]\{38,\}\).*|\1|p' | while IFS= read -r object; do
+    rm -f "$mirror/objects/$object"
+  done
+  : >"$mirror/remade"
 }
 
 take_in() { # commits... that $mirror shall have; stdin: a bundle of those it lacks, or nothing
@@ -129,7 +160,13 @@ take_in() { # commits... that $mirror shall have; stdin: a bundle of those it la
   fi
   rm -f "$work.in.$$"
   has_all "$@" && return
-  case ${said:-} in *lacks*these*prerequisite* | '') ;; *) refuse "$said" ;; esac
+  case ${said:-} in
+  *lacks*these*prerequisite* | '') ;;
+  *)
+    [ -z "$(find "$mirror/remade" -mmin -10 2>/dev/null)" ] || refuse "$said" # it is not the mirror
+    remake_mirror >/dev/null 2>&1 || refuse "$said"
+    ;;
+  esac
   printf 'S need\n'
   run_git --git-dir="$mirror" for-each-ref --sort=-creatordate --count=64 --format='have %(objectname)' refs/reconciler
   exit 0

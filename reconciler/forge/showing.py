@@ -153,7 +153,9 @@ class Showing:
         prefix, title = _without_draft(detail.answer.title)
         if found and mark in {_NEW, _digest(title)}:
             changes["title"] = prefix + _title(want)
-        now = {"body": body, "title": detail.answer.title}
+        if detail.answer.base.ref == want.leaves:  # a person may have chosen any other
+            changes["base"] = want.base
+        now = {"body": body, "title": detail.answer.title, "base": detail.answer.base.ref}
         if changed := {name: text for name, text in changes.items() if text != now[name]}:
             await self._client.send("PATCH", f"pulls/{detail.pull.number}", changed)
 

@@ -171,7 +171,7 @@ class Builder:
 
     def _needs(self, name: str) -> Iterable[str]:
         spec = _spec(self._specs[name])
-        return [other for other in spec.depends_on if other in self._specs] if spec else ()
+        return [other for other in _needed(spec) if other in self._specs] if spec else ()
 
     def _check(self, name: str) -> None:
         """Resolve a task and find what is wrong with it, or forget it if it is gone."""
@@ -230,8 +230,24 @@ class Builder:
                 yield Mistake(
                     ("depends_on", at), f"no task {name!r}{'' if hint else remedy('task', name)}", hint
                 )
+        if task.start_from is not None:
+            yield from self._stack_mistakes(task, task.start_from)
         if cycle := self._cycles.get(task.name):
-            yield Mistake(("depends_on",), f"goes in a circle: {cycle}", at_key=True)
+            field = "depends_on" if task.depends_on else "start_from"
+            yield Mistake((field,), f"goes in a circle: {cycle}", at_key=True)
+
+    def _stack_mistakes(self, task: Task, name: str) -> Iterator[Mistake]:
+        """Yield why a task cannot begin on the branch of another."""
+        if name not in self._specs:
+            self._dangling.add(task.name)
+            yield Mistake(("start_from",), f"no task {name!r}", self._meant(task.name, name))
+            return
+        before = _spec(self._specs[name])
+        if task.repo is None:
+            yield Mistake(("start_from",), "needs a `repo`: there is no branch without one")
+        elif before is not None and before.repo != task.repo:
+            theirs = f"repo {before.repo!r}" if before.repo else "no repo"
+            yield Mistake(("start_from",), f"task {name!r} works in {theirs}, not in {task.repo!r}")
 
     def _meant(self, task: str, name: str) -> str:
         """Return the task that somebody meant who left out its folder or mistyped it."""
@@ -282,6 +298,10 @@ def _spec(parsed: Parsed) -> TaskSpec | None:
     return good.spec if good and isinstance(good.spec, TaskSpec) else None
 
 
+def _needed(spec: TaskSpec) -> Iterable[str]:
+    return (*spec.depends_on, spec.start_from) if spec.start_from else spec.depends_on
+
+
 def _names_adapter(parsed: Parsed) -> bool:
     """Tell whether the task itself names one; what its repo or the fleet names is a mistake of theirs."""
     return parsed.spec is not None and "adapter" in parsed.spec.model_fields_set
@@ -300,7 +320,7 @@ def _keys(parsed: Parsed) -> Iterator[Hashable]:
     spec = _spec(parsed)
     if spec is None:
         return
-    for name in spec.depends_on:
+    for name in _needed(spec):
         yield "needs", name
     if spec.repo and spec.desired is not Wish.CANCELLED:
         branch = _branch(parsed)

@@ -417,6 +417,14 @@ def test_an_approval_counts_for_what_was_approved_and_against_no_request(said):
     assert not may_merge(a_task(), a_status(), a_pull(reviews=reviews, **APPROVED), repo, bot=BOT)
 
 
+def test_what_is_stacked_on_another_branch_is_not_merged_into_that():
+    repo = LAZY.model_copy(update={"merge": "when_approved"})
+    approved = {"reviews": (a_review(1, "alice", "approved"),), **APPROVED}
+
+    assert may_merge(a_task(), a_status(), a_pull(**approved), repo, bot=BOT)
+    assert not may_merge(a_task(), a_status(), a_pull(base="task/other", **approved), repo, bot=BOT)
+
+
 @pytest.mark.parametrize(
     ("status", "task"),
     [

@@ -161,6 +161,20 @@ async def test_no_merge_driver_runs_on_our_machine(world, base_moved, monkeypatc
     assert text(world, "README") == "theirs\nhello\nmore"
 
 
+@pytest.mark.parametrize("base_moved", ["leave", "merge", "rebase"])
+async def test_work_on_top_of_other_work_is_left_there_until_that_is_on_the_base_branch(world, base_moved):
+    rule(world, base_moved)
+    first = await world.carry_out(world.order("echo x >x", branch="task/first"))
+    move(world)
+    stacked = {"start_from": first.head_commit, "stack": first.head_commit}
+
+    then = await world.carry_out(world.order("cat x; echo y >y", run="web/then.g12345678.a1", **stacked))
+
+    assert (then.verdict.message, then.commits) == ("", 1)
+    assert git(world.code, "rev-parse", f"{BRANCH}~1") == first.head_commit
+    assert (text(world, "x"), text(world, "y")) == ("x", "y")
+
+
 # --- Again, after a crash --------------------------------------------------------
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.model import FailureClass
+from reconciler.core.model import FailureClass, Host
+from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.steps import StepFailed
 from tests.dispatch.world import World, git
@@ -146,6 +147,23 @@ async def test_many_who_find_a_mirror_damaged_make_it_again_once(world, caplog):
 
     assert set(found) == {newest}
     assert sum("made again" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_a_mirror_on_a_host_that_is_damaged_is_made_again(world, damage):
+    far = Host(name="far", address="127.0.0.1", workdir="far")
+    world.transport = LocalTransport(world.folder, {"PATH": os.environ["PATH"], "HOME": str(world.folder)})
+    first = await world.carry_out(world.order("echo x >x", host=far))
+    (mirror,) = (world.folder / "far/f1/repos").iterdir()
+    DAMAGE[damage](mirror)
+    move(world)
+
+    then = await world.carry_out(
+        world.order("echo y >y", host=far, run="web/then.g12345678.a1", branch="task/then"), patience=20
+    )
+
+    assert first.verdict.message == then.verdict.message == ""
+    assert git(world.code, "show", "task/then:README") == "more"
 
 
 async def test_a_branch_that_became_a_folder_of_branches_is_followed(world):

@@ -264,6 +264,9 @@ def _edit_pull(request: Request, number: str) -> Answer:
     pull = request.pull(number)
     if pull.merged and "state" in request.body:
         raise Refusal(412, "cannot change state of this pull request, it was already merged")
+    if "base" in request.body:
+        base = request.body["base"]
+        pull.base, pull.base_head = base, request.repo.branches()[base]
     _edit(request, pull)
     return 201, pull_json(request, pull), {}
 

@@ -20,6 +20,21 @@ def want(**fields: object) -> Want:
     return Want(**{**known, "title": "Mend it", "body": "What was done.", **fields})
 
 
+async def test_a_stacked_pull_request_moves_to_the_base_branch_unless_a_person_moved_it(hand):
+    first, newer = "task/first", "task/newer"
+    hand.push(first)
+    hand.push(newer)
+    hand.push(BRANCH)
+    opened = await hand.forges.show(hand.forge, want(base=first))
+
+    stays = await hand.forges.show(hand.forge, want(base="main", leaves=newer))
+    moved = await hand.forges.show(hand.forge, want(base="main", leaves=first))
+    again = await hand.forges.show(hand.forge, want(base="main", leaves=first))
+
+    assert [pull.base for pull in (opened, stays, moved, again)] == [first, first, "main", "main"]
+    assert moved.number == opened.number
+
+
 async def test_a_pull_request_is_opened_once(hand):
     head = hand.push(BRANCH)
 

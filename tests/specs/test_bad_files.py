@@ -265,6 +265,21 @@ BAD = [
     ),
     (
         TASK,
+        b"goal: x\nrepo: shop\nstart_from: nobody\n",
+        ["3:13: error: start_from: no task 'nobody' (did you mean 'good'?)"],
+    ),
+    (
+        TASK,
+        b"goal: x\nstart_from: good\n",
+        ["2:13: error: start_from: needs a `repo`: there is no branch without one"],
+    ),
+    (
+        TASK,
+        b"goal: x\nrepo: shop\nstart_from: bad\n",
+        ["3:1: error: start_from: goes in a circle: bad \N{RIGHTWARDS ARROW} bad"],
+    ),
+    (
+        TASK,
         b"goal: x\ndepends_on: bad\n",
         ["2:1: error: depends_on: goes in a circle: bad \N{RIGHTWARDS ARROW} bad"],
     ),

@@ -218,6 +218,7 @@ TEXTS = {
     "tasks/a.yaml": [
         "goal: x\nscript: y\n",
         "goal: x\nrepo: r\nreview: pull_request\n",
+        "goal: x\nrepo: r\nstart_from: b\n",
         "goal: x\ndepends_on: b\n",
         "goal: [",
         "goal: x\nadapter: mine\n",
@@ -226,6 +227,7 @@ TEXTS = {
     "tasks/b.yaml": [
         "goal: x\ndepends_on: [a, c]\nadapter: mine\n",
         "goal: x\nrepo: r\nbranch_name: task/a/b\n",
+        "goal: x\nrepo: r\nstart_from: a\n",
     ],
     "tasks/f/c.yaml": [
         "goal: x\ndepends_on: b\n",
