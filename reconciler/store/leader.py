@@ -217,7 +217,7 @@ class Lease:
         self._value = blob
 
     async def _move(self, value: str, expected: str | None) -> None:
-        """Compare and swap: on the remote, or here where there is none. Raises Conflict, Refused, Unavailable."""
+        """Compare and swap, on the remote or here. Raises Conflict, Refused, Unavailable."""
         if self._repository.address:
             await push_ref(self._repository.network, value, self._ref, expected=expected)
             return

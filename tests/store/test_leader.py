@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -161,7 +162,7 @@ async def test_one_of_this_machine_that_was_killed_is_gone_at_once(lease, bare, 
     if is_buried:
         process.wait()
     else:
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - it is dead
 
     two = await lease(elsewhere("two"))
     await two.take()
@@ -322,7 +323,7 @@ async def test_in_a_folder_a_holder_that_cannot_be_told_of_is_gone_at_once(lease
 async def test_the_copy_of_a_folder_that_is_served_is_refused(lease, bare, process, mode):
     await (await lease(held_by(process, mode=mode), place=bare)).take()
     copy = bare.with_name("copy.git")
-    subprocess.run(["cp", "-r", str(bare), str(copy)], check=True)
+    shutil.copytree(bare, copy)
 
     two = await lease(this_process("two", mode, SINCE), place=copy)
     with pytest.raises(UsageError, match="is a copy of a fleet that is served"):
