@@ -2,10 +2,11 @@
 Leader lease: who reconciles a fleet, as a ref beside its record that is compared and swapped.
 
 `refs/fleet/leader/<state branch>` names the holder in a blob. While it lives it
-swaps the blob to and fro between two values: another sees that by looking, with
+swaps the blob in a circle of a few values: another sees that by looking, with
 no clock in common, and the repository does not grow. A holder that stood still
 for `LOOKS` looks is gone, and so is at once one of this machine whose process
-is; `term` grows with each holder, for who must tell an old one from a new one.
+is. A repository on this machine has a lock as well: who has it need not wait,
+and a holder that lives there nevertheless has another copy of the fleet.
 """
 
 import asyncio
@@ -30,6 +31,8 @@ BEAT = 15.0
 """Seconds between two signs of life, and between two looks for those of another."""
 LOOKS = 4
 """Looks without a sign of life after which a holder is taken for gone: a minute."""
+_CIRCLE = 7
+"""Values that a sign of life has: more than two, as who looks half as often would see the same each time."""
 _LETTING_GO = 5.0
 """Longest time in seconds to give the lease back in the end; who follows would only wait longer."""
 
@@ -52,7 +55,6 @@ class Holder:
     """When the process began, in the kernel's count."""
     where: str = ""
     """The machine's boot and the namespace in which the pid means something."""
-    term: int = 0
     beat: int = 0
 
     def __str__(self) -> str:
@@ -133,12 +135,12 @@ class Lease:
             await self._repository.fetch()
             value, other = await self._look()
             if value is None or by_force or self._is_gone(value, other):
-                await self._try(value, other)
-            elif other is not None and self._me.mode == other.mode == "run":
+                await self._try(value)
+            elif other is not None and self._is_shared_with(other):
                 log.warning("%s reconciles this fleet too: whoever is first starts a task", other)
                 return
             elif other is not None and self._is_alive(value, other):
-                raise UsageError(_refusal(other))
+                raise UsageError(self._refusal(other))
             else:
                 self._count(value)
                 if self._seen[1] == 1:
@@ -166,7 +168,7 @@ class Lease:
     # -----------------------------------------------------------------------
 
     async def _beat(self) -> None:
-        self._me = replace(self._me, beat=1 - self._me.beat)
+        self._me = replace(self._me, beat=(self._me.beat + 1) % _CIRCLE)
         try:
             await self._swap(self._value)
         except Refused as error:
@@ -179,25 +181,27 @@ class Lease:
                 raise UsageError(f"another reconciler took over: {other}; this one ends") from None
             self._value = value  # a push of ours whose answer was lost, or a ref that the remote lost
             if value is None:
-                await self._try(None, None)
+                await self._try(None)
 
     async def _watch(self) -> None:
         """Look after a lease that another `run` has: take it when that one is gone; give way to a `serve`."""
         await self._repository.fetch()
         value, other = await self._look()
         if value is None or self._is_gone(value, other):
-            await self._try(value, other)
+            await self._try(value)
         elif other is not None and other.mode == "serve":
-            raise UsageError(_refusal(other))
+            raise UsageError(self._refusal(other))
         else:
             self._count(value)
 
-    async def _try(self, value: str | None, other: Holder | None) -> None:
-        self._me = replace(self._me, term=(other.term if other else 0) + 1)
+    async def _try(self, value: str | None) -> None:
+        """Take the lease, unless another is first. Raises Unavailable if nobody was and it cannot be had."""
         try:
             await self._swap(value)
-        except Conflict:
-            return
+        except Conflict as error:
+            await self._repository.fetch()
+            if self._repository.read_ref(self._theirs) == value:
+                raise Unavailable(str(error)) from error
         except Refused as error:
             log.warning("a second reconciler cannot be told of this one: %s", error)
             self._value = ""
@@ -221,14 +225,21 @@ class Lease:
         words = ("update-ref", self._ref, value, before) if value else ("update-ref", "-d", self._ref, before)
         moved = await self._repository.git.attempt(*words)
         if moved.code != 0:
-            raise Conflict(f"{self._ref} of {self._repository} is another's: {moved.words}")
+            is_anothers = self._repository.read_ref(self._ref) != expected
+            raise (Conflict if is_anothers else Unavailable)(f"{self._ref} cannot be moved: {moved.words}")
 
     async def _look(self) -> tuple[str | None, Holder | None]:
         return await holder_of(self._repository, self._theirs)
 
+    def _is_shared_with(self, other: Holder) -> bool:
+        """Return whether both may be at work; never in a folder, where one of them has a copy of it."""
+        return bool(self._repository.address) and self._me.mode == other.mode == "run"
+
     def _is_gone(self, value: str, other: Holder | None) -> bool:
         if other is not None and other.is_here():
             return not other.is_alive()
+        if not self._repository.address:
+            return True  # nobody else has the lock
         return self._seen[0] == value and self._seen[1] >= LOOKS
 
     def _is_alive(self, value: str, other: Holder) -> bool:
@@ -239,12 +250,16 @@ class Lease:
     def _count(self, value: str) -> None:
         self._seen = value, self._seen[1] + 1 if self._seen[0] == value else 1
 
-
-def _refusal(other: Holder) -> str:
-    return (
-        f"another reconciler serves this fleet: {other}; end it first, or take over from it with "
-        "--take-over if its machine is gone for good"
-    )
+    def _refusal(self, other: Holder) -> str:
+        if self._repository.address:
+            return (
+                f"another reconciler serves this fleet: {other}; end it first, or take over from it with "
+                "--take-over if its machine is gone for good"
+            )
+        return (
+            f"{self._repository} is a copy of a fleet that is served: {other}; end that one first, or, if "
+            "this is to be a fleet of its own, go on with --take-over"
+        )
 
 
 async def holder_of(repository: Repository, ref: str) -> tuple[str | None, Holder | None]:
@@ -275,6 +290,5 @@ def _holder(document: Mapping[str, Any]) -> Holder:
         pid=number("pid"),
         started=word("started"),
         where=word("where"),
-        term=number("term"),
         beat=number("beat"),
     )

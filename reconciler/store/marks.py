@@ -11,6 +11,7 @@ marks is not believed before a person said so in a commit of it.
 
 import asyncio
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ from reconciler.core.errors import Conflict, Refused, Rewound, Unavailable
 from reconciler.store.git import speakable
 from reconciler.store.remote import push_ref
 from reconciler.store.repository import Repository
+
+log = logging.getLogger(__name__)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
@@ -210,7 +213,7 @@ class Marks:
             if self._read_ref(ref) != commit:
                 with suppress(Unavailable):  # the data folder has it, and the next commit tries again
                     await self._repository.git.run("update-ref", ref, commit)
-            if self._repository.address and not self.trouble:
+            if self._repository.address:
                 await self._push(kind, branch, commit)
 
     async def _push(self, kind: Kind, branch: str, commit: str) -> None:
@@ -222,26 +225,30 @@ class Marks:
             # By force, as an approved line need not descend from the mark; but over nothing unknown.
             await push_ref(self._repository.network, commit, ref, expected=known)
         except Refused as error:
+            if not self.trouble:
+                log.warning("only the data folder remembers what is on record: %s", error)
             self.trouble = str(error)
         except (Conflict, Unavailable):
             return  # of another reconciler's, or of a remote that is away: the next one tries again
         else:
+            self.trouble = ""
             with suppress(Unavailable):
                 await self._repository.git.run("update-ref", theirs, commit)
 
 
 def _replace(path: Path, content: bytes) -> None:
     """Write a file as a whole or not at all; on the disk when it returns."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_suffix(f".{os.getpid()}")
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with fresh.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
+        with suppress(OSError):
+            fresh.unlink()
         raise Unavailable(f"{path} cannot be written: {error.strerror}") from error
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -1,0 +1,327 @@
+import json
+import shutil
+
+import pytest
+
+from reconciler.core.errors import Rewound, Unavailable
+from reconciler.store.marks import Marks
+from tests.store.world import BRANCH, commit, git
+
+MARK = f"refs/fleet/record/{BRANCH}"
+
+
+def line(place, number, begin="anew"):
+    """Make commits of a line of its own, in the object database alone; return them, oldest first."""
+    tree, made = git(place, "mktree", stdin=""), []
+    for count in range(number):
+        parents = ["-p", made[-1]] if made else []
+        made.append(git(place, "commit-tree", tree, *parents, "-m", f"{begin} {count}"))
+    return made
+
+
+def approving(place, head, *marks):
+    """Make a commit that lets a line go on without others."""
+    words = "\n".join(f"Rewind-Approved: {mark}" for mark in marks)
+    return git(place, "commit-tree", f"{head}^{{tree}}", "-p", head, "-m", f"go on\n\n{words}\n")
+
+
+def put(place, to, branch=BRANCH):
+    """Let the branch be elsewhere, as who has the repository can."""
+    if to is None:
+        git(place, "update-ref", "-d", f"refs/heads/{branch}")
+    else:
+        git(place, "update-ref", f"refs/heads/{branch}", to)
+
+
+@pytest.fixture
+def data(tmp_path):
+    return tmp_path / "data"
+
+
+@pytest.fixture
+async def remember(open_repository, data):
+    """Return a function that remembers a commit of a place as a reconciler does that ends then."""
+
+    async def do(place, commit_id, kind="record", branch=BRANCH):
+        marks = Marks(await open_repository(place), data)
+        await marks.advance(kind, branch, commit_id)
+        await marks.close()
+        return marks
+
+    return do
+
+
+@pytest.fixture
+def look(open_repository, data):
+    """Return a function that says how a line went back, as who comes later sees it."""
+
+    async def do(place, kind="record", branch=BRANCH, data_dir=None):
+        repository = await open_repository(place)
+        await repository.fetch()
+        head = repository.read_ref(repository.ref(branch))
+        return await Marks(repository, data_dir or data).rewind(kind, branch, head)
+
+    return do
+
+
+@pytest.fixture(params=["folder", "bare", "remote"])
+def place(request, checkout, bare):
+    """Return the fleet as it may be named, and the folder to do harm in."""
+    return {
+        "folder": (checkout, checkout),
+        "bare": (bare, bare),
+        "remote": (f"file://{bare}", bare),
+    }[request.param]
+
+
+def harm(there, made, how):
+    """Let the branch go back."""
+    tip = git(there, "commit-tree", f"{made[-2]}^{{tree}}", "-p", made[-2], "-m", "another")
+    to = {"one back": made[-2], "six back": made[-7], "gone": None, "one back and another on top": tip}
+    put(there, line(there, 3, how)[-1] if how == "unrelated" else to[how])
+
+
+HARMS = ("one back", "six back", "gone", "unrelated", "one back and another on top")
+
+
+@pytest.mark.parametrize("lost", ["nothing", "data folder", "ref"])
+@pytest.mark.parametrize("how", HARMS)
+async def test_a_line_that_went_back_is_found_out_whatever_else_is_lost(
+    place, remember, look, *, data, how, lost
+):
+    name, there = place
+    made = line(there, 8)
+    put(there, made[-1])
+    await remember(name, made[-1])
+    assert await look(name) is None
+
+    harm(there, made, how)
+    if lost == "data folder":
+        shutil.rmtree(data)
+        shutil.rmtree(data.parent / "cache", ignore_errors=True)
+    if lost == "ref":
+        git(there, "update-ref", "-d", MARK)
+
+    rewind = await look(name)
+    assert rewind is not None
+    assert rewind.was == made[-1]
+    assert f"approve-rewind {rewind.kind}" in str(rewind)
+    assert "restore-record" in str(rewind)
+
+
+async def test_with_every_mark_lost_a_line_is_believed(place, remember, look, data):
+    name, there = place
+    made = line(there, 4)
+    put(there, made[-1])
+    await remember(name, made[-1])
+    shutil.rmtree(data)
+    shutil.rmtree(data.parent / "cache", ignore_errors=True)
+    git(there, "update-ref", "-d", MARK)
+    put(there, made[0])
+
+    assert await look(name) is None
+
+
+async def test_a_line_that_goes_on_is_believed_by_whom_it_is_gone_on_with(place, remember, look):
+    name, there = place
+    made = line(there, 6)
+    put(there, made[2])
+    await remember(name, made[2])
+
+    for head in made[2:]:
+        put(there, head)
+        assert await look(name) is None
+
+
+async def test_marks_keep_what_they_name_from_being_collected(place, remember, look, data):
+    name, there = place
+    made = line(there, 5)
+    put(there, made[-1])
+    await remember(name, made[-1])
+    put(there, made[0])
+
+    git(there, "-c", "gc.pruneExpire=now", "-c", "gc.reflogExpire=now", "gc", "-q", "--prune=now")
+
+    rewind = await look(name)
+    assert rewind is not None
+    assert not rewind.is_lost
+
+
+async def test_what_is_lost_altogether_is_told_as_lost(bare, remember, look, data):
+    made = line(bare, 5)
+    put(bare, made[-1])
+    await remember(bare, made[-1])
+    await remember(bare, git(bare, "rev-parse", "main"), "specs", "main")
+    put(bare, made[0])
+    git(bare, "update-ref", "-d", MARK)
+    git(bare, "-c", "gc.pruneExpire=now", "-c", "gc.reflogExpire=now", "gc", "-q", "--prune=now")
+
+    rewind = await look(bare)
+
+    assert rewind.is_lost
+    assert "restore it from a backup" in str(rewind)
+    assert "restore-record" not in str(rewind)
+
+
+@pytest.mark.parametrize("kind", ["record", "specs"])
+async def test_an_approval_counts_for_the_commit_that_it_names_and_for_no_other(place, remember, look, kind):
+    name, there = place
+    made = line(there, 6)
+    put(there, made[-1])
+    await remember(name, made[-1], kind)
+    put(there, approving(there, made[1], made[-2]))
+    assert await look(name, kind) is not None
+
+    put(there, approving(there, made[1], made[-2], made[-1]))
+    assert await look(name, kind) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["  Rewind-Approved: {}", "> Rewind-Approved: {}", "Rewind-Approved: {} or so", "Rewind-Approved:{}"],
+)
+async def test_what_only_looks_like_an_approval_is_none(bare, remember, look, words):
+    made = line(bare, 3)
+    put(bare, made[-1])
+    await remember(bare, made[-1])
+    message = "go on\n\n" + words.format(made[-1])
+    put(bare, git(bare, "commit-tree", f"{made[0]}^{{tree}}", "-p", made[0], "-m", message))
+
+    assert await look(bare) is not None
+
+
+async def test_an_approved_line_that_goes_back_behind_its_approval_is_found_out(place, remember, look):
+    name, there = place
+    made = line(there, 6)
+    put(there, made[-1])
+    await remember(name, made[-1])
+    approved = approving(there, made[1], made[-1])
+    put(there, approved)
+    await remember(name, approved)
+
+    for head in (made[1], made[-1], None):
+        put(there, head)
+        assert (await look(name)).was == approved
+
+
+async def test_another_fleet_in_the_place_of_one_that_is_gone_is_believed(tmp_path, checkout, remember, look):
+    made = line(checkout, 3)
+    put(checkout, made[-1])
+    await remember(checkout, made[-1])
+    shutil.rmtree(checkout)
+    checkout.mkdir()
+    git(checkout, "init", "-q")
+    commit(checkout, "specs/tasks/b.yaml", "goal: b\n", "specs")
+    put(checkout, line(checkout, 2, "other")[-1])
+
+    assert await look(checkout) is None
+
+
+@pytest.mark.parametrize("mark", ["commit", "ref"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"record/fleet-state": 3}', '{"record/fleet-state": "x"}', "\0", "\xff"]
+)
+async def test_a_damaged_mark_is_as_if_it_were_lost(bare, remember, look, *, data, mark, content):
+    made = line(bare, 3)
+    put(bare, made[-1])
+    await remember(bare, made[-1])
+    put(bare, made[0])
+    (file,) = (data / "marks").glob("*.json")
+    if mark == "commit":
+        file.write_text(content, encoding="latin-1")
+    else:
+        (bare / MARK).write_text(content, encoding="latin-1")
+
+    assert await look(bare) is not None  # the other one still tells
+
+
+async def test_a_mark_that_cannot_be_written_is_an_error(bare, remember, data):
+    data.mkdir()
+    (data / "marks").write_text("in the way")
+
+    with pytest.raises(Unavailable, match="cannot be written"):
+        await remember(bare, line(bare, 1)[-1])
+
+
+async def test_a_remote_that_keeps_no_such_refs_is_served_with_the_data_folders_marks(
+    bare, remember, look, data
+):
+    (bare / "hooks").mkdir(exist_ok=True)
+    (bare / "hooks/pre-receive").write_text("#!/bin/sh\nexit 1\n")
+    (bare / "hooks/pre-receive").chmod(0o755)
+    url, made = f"file://{bare}", line(bare, 3)
+    put(bare, made[-1])
+
+    marks = await remember(url, made[-1])
+    put(bare, made[0])
+
+    assert marks.trouble
+    assert (await look(url)).was == made[-1]
+
+
+async def test_a_remote_that_is_away_gets_the_mark_with_the_next_commit(bare, open_repository, data):
+    url, made = f"file://{bare}", line(bare, 3)
+    put(bare, made[-1])
+    repository = await open_repository(url)
+    marks = Marks(repository, data)
+    away = bare.rename(bare.with_name("away.git"))
+    await marks.advance("record", BRANCH, made[1])
+    await marks.close()
+    away.rename(bare)
+
+    await marks.advance("record", BRANCH, made[2])
+    await marks.close()
+
+    assert git(bare, "rev-parse", MARK) == made[2]
+
+
+async def test_the_marks_of_two_fleets_with_one_data_folder_are_apart(checkout, bare, remember, look, data):
+    mine, other = line(checkout, 3), line(bare, 3, "other")
+    put(checkout, mine[-1])
+    put(bare, other[-1])
+    await remember(checkout, mine[-1])
+    await remember(bare, other[-1])
+    put(bare, other[0])
+
+    assert await look(checkout) is None
+    assert (await look(bare)).was == other[-1]
+
+
+async def test_marks_are_for_nobody_else_and_hold_no_more_than_commits(bare, remember, data):
+    made = line(bare, 1)
+    await remember(bare, made[-1])
+
+    (file,) = (data / "marks").iterdir()
+    assert file.parent.stat().st_mode & 0o77 == 0
+    assert json.loads(file.read_text()) == {f"record/{BRANCH}": made[-1]}
+
+
+async def test_a_shallow_clone_is_told_how_to_become_whole(tmp_path, checkout, open_repository, data):
+    first = git(checkout, "rev-parse", "HEAD")
+    commit(checkout, "specs/tasks/a.yaml", "goal: b\n")
+    shallow = tmp_path / "shallow"
+    git(tmp_path, "clone", "-q", "--depth=1", f"file://{checkout}", str(shallow))
+    repository = await open_repository(shallow)
+    marks = Marks(repository, data)
+    head = repository.read_ref("refs/heads/main")
+    await marks.advance("specs", "main", head)
+    await marks.close()
+    assert await Marks(repository, data).rewind("specs", "main", head) is None
+
+    (file,) = (data / "marks").iterdir()
+    file.write_text(json.dumps({"specs/main": first}))
+    rewind = await Marks(repository, data).rewind("specs", "main", head)
+
+    assert "git fetch --unshallow" in str(rewind)
+
+
+async def test_what_went_back_is_raised_with_who_did_it(bare, open_repository, data, remember):
+    made = line(bare, 3)
+    put(bare, made[-1])
+    await remember(bare, made[-1])
+    other = line(bare, 1, "Begin \x1b[2J")[0]
+
+    with pytest.raises(Rewound, match=f"{other[:10]} .Test, .*: Begin") as raised:
+        await Marks(await open_repository(bare), data).require("record", BRANCH, other)
+
+    assert "\x1b" not in str(raised.value)
