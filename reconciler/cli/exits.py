@@ -36,7 +36,7 @@ class ExitCode(IntEnum):
     REFUSED = 4, "refused, or not authenticated"
     ENDED_BADLY = 5, "a task that was waited for ended badly, or what was checked does not work"
     CONFLICT = 6, "somebody else wrote first, and kept doing so"
-    ATTENTION = 7, "something waits for a person (`status`), or went back and must be approved"
+    ATTENTION = 7, "something waits for a person, or went back and must be approved"
     NOT_RUNNING = 8, "no reconciler runs (`status`)"
     USAGE = 64, "called in a way that cannot work"
     UNAVAILABLE = 69, "cannot be reached now; try again later"

@@ -20,10 +20,9 @@ from reconciler.store import history
 from reconciler.store.elsewhere import fetched_record
 from reconciler.store.guarded import GuardedTree
 from reconciler.store.marks import Kind as MarkKind
-from reconciler.store.marks import Marks
+from reconciler.store.marks import Line, Marks
 from reconciler.store.objects import GitTree
 from reconciler.store.repository import Repository
-from reconciler.store.rewinds import Line
 
 if TYPE_CHECKING:
     from reconciler.core.model import Desired, Kind, Observed

@@ -14,7 +14,7 @@ from reconciler.cli.exits import ExitCode
 
 if TYPE_CHECKING:
     from reconciler.cli.fleet import Fleet
-    from reconciler.store.rewinds import Line
+    from reconciler.store.marks import Line
 
 _sure = click.option("--yes", is_flag=True, help="Do not ask.")
 

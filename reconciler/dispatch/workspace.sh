@@ -228,9 +228,11 @@ keep_spare() { # $work; of what its agent left nothing stays but files as they w
 
 renew_index() { # from what is committed: the agent's may say of files that they are to be taken for unchanged
   sparse=$(in_work ls-files -t 2>/dev/null | sed -n 's/^S //p')
+  forced=$(in_work ls-files --cached --ignored --exclude-standard 2>/dev/null)
   rm -rf "$work/.git/index"
   in_work rev-parse -q --verify HEAD >/dev/null || return 0
   in_work read-tree HEAD || return 1
+  [ -z "$forced" ] || printf '%s\n' "$forced" | in_work update-index --add --remove --stdin || return 1
   printf '%s\n' "$sparse" | while IFS= read -r path; do
     case $path in '' | \"*) continue ;; esac
     [ -e "$work/$path" ] || [ -h "$work/$path" ] || printf '%s\n' "$path"

@@ -13,7 +13,6 @@ from reconciler.core.adapter import RULES, AdapterSpec, Secret
 from reconciler.core.fields import Frozen
 from reconciler.core.model import AgentSpec, FleetSpec, Forge, HostSpec, RepoSpec, TaskDefaults, TaskSpec
 from reconciler.core.schedule import next_due, read_window, zone
-from reconciler.specs.expressions import check_expression
 from reconciler.specs.sshkeys import check_host_key
 from reconciler.specs.yaml import Path, shown
 
@@ -100,7 +99,7 @@ def _adapter(spec: AdapterSpec) -> Iterator[Mistake]:
     for field in RULES if not is_text else ():  # of text, they are patterns: see `core.command.check_adapter`
         expression = getattr(spec.output, field)
         if expression is not None:
-            yield from _tried(("output", field), check_expression, expression)
+            yield from _tried(("output", field), _check_expression, expression)
     yield from _places_and_codes(spec)
 
 
@@ -198,6 +197,12 @@ def _check_range(text: str) -> None:
     except InvalidSpecifier:
         message = f"expected a version range such as '>=2.1,<3', got {shown(text)}"
         raise ValueError(message) from None
+
+
+def _check_expression(text: str) -> None:
+    from reconciler.specs.expressions import check_expression
+
+    check_expression(text)
 
 
 def _check_pattern(text: str) -> None:

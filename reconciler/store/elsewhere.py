@@ -16,9 +16,9 @@ from pathlib import Path
 from reconciler.core.errors import Unavailable, UsageError
 from reconciler.store.commits import commit_tree, publish
 from reconciler.store.git import Git, speakable
+from reconciler.store.locks import lock_file, lock_holder
 from reconciler.store.people import require_identity
 from reconciler.store.repository import Repository
-from reconciler.store.writer import lock_file, lock_holder
 
 ASKING = 15.0
 """Seconds a remote has to say whether it has a record."""

@@ -236,11 +236,36 @@ class Marks:
                 await self._repository.git.run("update-ref", theirs, commit)
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A branch of a fleet and what it must descend from."""
+
+    repository: Repository
+    marks: Marks
+    kind: Kind
+    branch: str
+
+    @property
+    def head(self) -> str | None:
+        """Commit the branch points at."""
+        return self.repository.read_ref(self.repository.ref(self.branch))
+
+    async def left(self) -> Sequence[str]:
+        """Return the commits that were acted on and that the branch does not go on from."""
+        return await self.marks.left(self.kind, self.branch, self.head)
+
+    async def there(self) -> Sequence[str]:
+        """Return those of them that are in the repository still."""
+        return [commit for commit in await self.left() if await self.marks.has(commit)]
+
+
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file as a whole or not at all; on the disk when it returns."""
+    """Write a file as a whole or not at all; durably. A folder in its place goes aside."""
     fresh = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.is_dir():
+            path.rename(path.with_suffix(f".damaged-{os.getpid()}"))
         with fresh.open("wb") as file:
             file.write(content)
             file.flush()

@@ -7,7 +7,6 @@ must not come twice: the numbers of attempts that only the lost commits tell of.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from reconciler.core.errors import Conflict, UsageError
 from reconciler.core.model import Status, run_key
@@ -16,34 +15,11 @@ from reconciler.store.commits import commit_files, commit_tree, publish
 from reconciler.store.git import Git
 from reconciler.store.history import lives
 from reconciler.store.layout import HOSTS, TASKS, status_path
-from reconciler.store.marks import APPROVAL, Kind, Marks
+from reconciler.store.marks import APPROVAL, Line
 from reconciler.store.objects import GitTree
 from reconciler.store.people import require_identity
 from reconciler.store.records import Records
 from reconciler.store.repository import Repository
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A branch of a fleet and what it must descend from."""
-
-    repository: Repository
-    marks: Marks
-    kind: Kind
-    branch: str
-
-    @property
-    def head(self) -> str | None:
-        """Commit the branch points at."""
-        return self.repository.read_ref(self.repository.ref(self.branch))
-
-    async def left(self) -> Sequence[str]:
-        """Return the commits that were acted on and that the branch does not go on from."""
-        return await self.marks.left(self.kind, self.branch, self.head)
-
-    async def there(self) -> Sequence[str]:
-        """Return those of them that are in the repository still."""
-        return [commit for commit in await self.left() if await self.marks.has(commit)]
 
 
 async def restore(line: Line) -> str:

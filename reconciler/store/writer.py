@@ -8,7 +8,6 @@ which git 2.39 forgets.
 """
 
 import asyncio
-import fcntl
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Self
 from reconciler.core.errors import Conflict, Unavailable, UsageError
 from reconciler.store.commits import sync_folder
 from reconciler.store.fastimport import Change, FastImport
+from reconciler.store.locks import acquire, lock_file
 from reconciler.store.repository import Repository
 
 _COMMITS_PER_PROCESS = 5000
@@ -25,8 +25,7 @@ _COMMITS_PER_PROCESS = 5000
 _PACKS = 200
 """Packs that call for upkeep. Each batch makes one; a thousand of them slow every git process down."""
 _PATIENCE = 0.05
-_TRIES = 100
-"""Seconds between two looks at a lock, and how many looks it gets: a killed writer's git ends within that."""
+"""Seconds between two looks at a lock."""
 _STALE_AFTER = 20
 """Looks after which a lock file that did not change is a dead process's."""
 _KEEP = b"fast-import"
@@ -60,7 +59,7 @@ class Writer:
         """
         if why_not := await _why_not(repository, branch):
             raise UsageError(why_not)
-        lock = await _acquire(lock_file(repository.git_dir, branch), branch)
+        lock = await acquire(lock_file(repository.git_dir, branch), branch)
         ref = f"refs/heads/{branch}"
         for left in (f"{ref}.lock", "HEAD.lock"):
             await _remove_if_stale(repository.git_dir / left)
@@ -224,57 +223,6 @@ def _send(stream: FastImport, changes: Sequence[Change]) -> Sequence[str]:
     for change in changes:
         stream.commit(change)
     return stream.seal()
-
-
-async def _acquire(path: Path, branch: str) -> int:
-    """Return a descriptor that holds the lock file, once no other process does."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    for _ in range(_TRIES):
-        with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.pwrite(lock, b"%-20d\n" % os.getpid(), 0)
-            return lock
-        if _is_alive(_holder(lock)):
-            break
-        await asyncio.sleep(_PATIENCE)
-    holder = _holder(lock)
-    os.close(lock)
-    raise UsageError(f"another reconciler (pid {holder}) writes to {branch} of this repository: end it first")
-
-
-def lock_file(git_dir: Path, branch: str) -> Path:
-    """Return the file that the writer of a branch holds locked."""
-    return git_dir / f"reconciler-{branch.replace('/', '%')}.pid"
-
-
-def lock_holder(path: Path) -> int | None:
-    """Return the process that holds a writer's lock (0: not known which); None if nobody does."""
-    try:
-        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _holder(lock)
-    finally:
-        os.close(lock)
-    return None
-
-
-def _holder(lock: int) -> int:
-    written = os.pread(lock, 20, 0).strip()
-    return int(written) if written.isdigit() else 0
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return pid != 0
 
 
 async def _remove_if_stale(lock: Path) -> None:

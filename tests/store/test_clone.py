@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from reconciler.store.objects import GitTree
-from reconciler.store.state import StateReader
+from reconciler.store.reader import StateReader
 from tests.store.world import BRANCH, commit, git, start
 
 WRECKS = {
