@@ -177,7 +177,8 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
         await stack.enter_async_context(repository)
         base = repository.folder or repository.git_dir
         branch = await repository.specs_branch(settings.branch)
-        specs = SpecSource(GitTree(repository, branch))
+        tree = GitTree(repository, branch)
+        specs = SpecSource(tree, tree.touched)
         state_branch = (await specs.read({})).fleet.state_branch
         state = await StateBranch.open(
             repository,

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from reconciler.core.adapter import Adapter, Budget, Secret, Usage
+from reconciler.core.askers import Asker
 from reconciler.core.errors import Problem
 from reconciler.core.fields import (
     Branch,
@@ -400,6 +401,8 @@ class Desired:
     """Tasks that a person must mend before they may start, by name; they may be absent in `tasks`."""
     problems: tuple[Problem, ...] = ()
     """Every problem of the revision, of all kinds, in order of path, line and column."""
+    askers: Mapping[str, Asker] = field(default_factory=dict, compare=False)
+    """Who asks for what the record does not answer yet, by task, as far as that is known."""
 
 
 # --- Observed state --------------------------------------------------------

@@ -14,6 +14,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from reconciler.core.credit import credited
 from reconciler.core.events import (
     Assigned,
     Cancelled,
@@ -144,10 +145,10 @@ def plan(desired: Desired, observed: Observed, now: datetime, among: Collection[
         return Plan()
     names = _every_name(desired, observed) if among is None else {*among, *desired.broken}
     statuses: Mapping[str, Status] = {n: observed.statuses[n] for n in names if n in observed.statuses}
-    renames = tuple(_renames(desired, observed, statuses, names, now))
+    renames = tuple(credited(desired, event) for event in _renames(desired, observed, statuses, names, now))
     statuses, _ = fold(statuses, renames)
     scene = Scene(desired, observed, now, names, statuses, _held(desired, statuses))
-    changes = tuple(_spec_changes(scene))
+    changes = tuple(credited(desired, event) for event in _spec_changes(scene))
     statuses, steps = fold(statuses, changes)
     scene = replace(scene, statuses=statuses)
     queue = line_up(scene)
@@ -157,7 +158,7 @@ def plan(desired: Desired, observed: Observed, now: datetime, among: Collection[
     return Plan(
         actions=(
             *(Record(_with_waiting(event, waitings)) for event in (*renames, *changes)),
-            *(Record(event) for event in _waiting_changes(scene, waitings, told)),
+            *(Record(credited(desired, event)) for event in _waiting_changes(scene, waitings, told)),
             *_givings_up(steps),
             *_stops(scene),
             *_follows(scene),
