@@ -257,7 +257,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
         marks = Marks(repository, settings.data_dir)
         stack.push_async_callback(marks.close)
         tree = GuardedTree(repository, branch, marks)
-        specs = SpecSource(tree, partial(_objection, tree))
+        specs = SpecSource(tree, tree.touched, objection=partial(_objection, tree))
         desired = await specs.read({})
         environ.take(secret_variables(desired))  # before anything is started that could read it
         state_branch = desired.fleet.state_branch

@@ -3,15 +3,17 @@ Data on stdout, in the form that was asked for.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
+from shutil import get_terminal_size
 from typing import Any, NamedTuple
 
 import click
 
 from reconciler.cli.streams import can_write
-from reconciler.cli.text import table
-from reconciler.core.text import harmless, one_line
+from reconciler.cli.text import fitted, table
+from reconciler.core.text import harmless
 
 Document = dict[str, Any]
 """What `-o json` prints of one thing; its shape is a promise."""
@@ -126,13 +128,15 @@ def print_table(
 
 
 def _print_with_colours(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    """Print a table as wide as the terminal."""
+    first, *lines = fitted(head, rows, get_terminal_size().columns)
+    has_colours = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    titles = [click.style(title, bold=True) for title in first]
+    for line in (titles, *(list(map(_coloured, line)) for line in lines)):
+        text = "  ".join(line).rstrip()
+        click.echo(text if has_colours else click.unstyle(text))
 
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for number, title in enumerate(head):
-        shown.add_column(title, no_wrap=number == 0)
-    for row in rows:
-        shown.add_row(*(Text(one_line(cell), style=COLOURS.get(cell, "")) for cell in row))
-    Console().print(shown)
+
+def _coloured(cell: str) -> str:
+    colour = COLOURS.get(cell.strip())
+    return click.style(cell, fg=colour) if colour else cell

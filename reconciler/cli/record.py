@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from reconciler.cli.exits import ExitCode
 from reconciler.cli.names import one_task, task_name, words_argument
 from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import Column, Document, print_list
+from reconciler.cli.text import ago
 from reconciler.core.errors import NotFound, SpecError
 from reconciler.core.fields import format_time
 from reconciler.core.text import harmless
@@ -43,9 +45,16 @@ LOOK = 0.2
 )
 @click.pass_obj
 def history(context: Context, words: tuple[str, ...], number: int, output: str) -> None:
-    """Show what happened, newest first."""
+    """
+    Show what happened, newest first: what led to it, who asked for it, and why.
+
+    BY is who wrote the commit of the specs that asked for a change, or the
+    agent that did; their words stand in the reason.
+    """
     entries = asyncio.run(_history(context, words, number))
-    print_list(entries, COLUMNS, entry_document, output)
+    is_terminal = sys.stdout.isatty() and output != "wide"
+    shown = columns(clock.now(), is_terminal=is_terminal, is_one=bool(words))
+    print_list(entries, shown, entry_document, output)
 
 
 async def _history(context: Context, words: Sequence[str], number: int) -> "Sequence[Entry]":
@@ -65,17 +74,24 @@ def change_of(entry: "Entry") -> str:
     return after if before == after else f"{before} → {after}"
 
 
-COLUMNS = (
-    Column("TIME", lambda entry: format_time(entry.at)),
-    Column("NAME", lambda entry: entry.name),
-    Column("CHANGE", change_of),
-    Column("HOST", lambda entry: entry.host or "-"),
-    Column("RUN", lambda entry: entry.run or "-", is_wide=True),
-    Column("BY", lambda entry: entry.actor),
-    Column("CAUSE", lambda entry: entry.cause, is_wide=True),
-    Column("COMMIT", lambda entry: entry.commit[:10], is_wide=True),
-    Column("REASON", lambda entry: entry.reason),
-)
+def columns(now: datetime, *, is_terminal: bool, is_one: bool) -> Sequence[Column]:
+    """Return the columns of `history`: on a terminal few and narrow ones, so that the reason has room."""
+    at = (
+        Column("WHEN", lambda entry: ago(entry.at, now))
+        if is_terminal
+        else Column("TIME", lambda entry: format_time(entry.at))
+    )
+    return (
+        at,
+        *(() if is_terminal and is_one else (Column("NAME", lambda entry: entry.name),)),
+        Column("CHANGE", change_of),
+        Column("HOST", lambda entry: entry.host or "-", is_wide=is_terminal),
+        Column("RUN", lambda entry: entry.run or "-", is_wide=True),
+        Column("BY", lambda entry: entry.actor),
+        Column("CAUSE", lambda entry: entry.cause, is_wide=True),
+        Column("COMMIT", lambda entry: entry.commit[:10], is_wide=True),
+        Column("REASON", lambda entry: entry.reason),
+    )
 
 
 def entry_document(entry: "Entry") -> Document:

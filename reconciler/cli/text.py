@@ -5,6 +5,7 @@ Words on a terminal: tables, ages, suggestions.
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from difflib import get_close_matches
+from unicodedata import combining, east_asian_width
 
 from reconciler.core.text import harmless, one_line
 
@@ -24,6 +25,60 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ("  ".join(map(str.ljust, line, widths)) for line in lines)
     return "\n".join(line.rstrip() for line in padded)
+
+
+LEAST = 40
+"""Characters of the last column, for sentences: with less room they go on lines of their own."""
+
+
+def fitted(head: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> list[list[str]]:
+    """
+    Return a table as lines of cells, padded, no longer than a terminal is wide as far as can be.
+
+    The last column is wrapped where it stands; where too little room is left
+    for it, below the others.
+    """
+    lines = [list(map(one_line, row)) for row in rows]
+    *others, last = zip(head, *lines, strict=True)
+    widths = [max(map(columns_of, column)) for column in others]
+    room, longest = width - sum(widths) - 2 * len(widths), max(map(columns_of, last))
+    is_folded = room < min(longest, LEAST)
+    indent = 4 if is_folded else width - room
+    fitted_lines = [[*map(pad, head, widths), *([] if is_folded else [head[-1]])]]
+    for *cells, sentence in lines:
+        parts = wrap(sentence, max(width - indent, LEAST // 2))
+        first = [] if is_folded else parts[:1]
+        fitted_lines.append([*map(pad, cells, widths), *first])
+        fitted_lines += [[" " * (indent - 2), part] for part in parts[len(first) :]]
+    return fitted_lines
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Return a text as lines of at most so many columns, broken between words where they are not too long."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".lstrip()
+        if columns_of(joined) <= width:
+            lines[-1] = joined
+            continue
+        lines.append("")
+        for character in word:
+            if columns_of(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
+    return [line for line in lines if line]
+
+
+def pad(text: str, width: int) -> str:
+    """Return a text with spaces up to a width."""
+    return text + " " * (width - columns_of(text))
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes: wide characters two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(each) else 2 if east_asian_width(each) in "WF" else 1 for each in text)
 
 
 def block(fields: Iterable[tuple[str, str]]) -> str:

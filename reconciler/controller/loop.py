@@ -20,6 +20,7 @@ from reconciler.controller.pulls import PullRequests
 from reconciler.controller.starts import Breakers
 from reconciler.core.adapter import Usage
 from reconciler.core.command import assignment, order
+from reconciler.core.credit import credited
 from reconciler.core.errors import Conflict, Problem, Refused, Rewound, SpecError, Unavailable
 from reconciler.core.events import (
     AgentSaid,
@@ -619,7 +620,8 @@ class Loop:
         if isinstance(fact, RunEnded):
             task = self.desired.tasks.get(fact.task)
             task = task or await self.specs.recall(fact.task, status.generation)
-            return judge(task, status, fact, now, self.desired.fleet)
+            meaning = judge(task, status, fact, now, self.desired.fleet)
+            return credited(self.desired, meaning) if meaning else None
         if status.phase is not Phase.ASSIGNED and fact.prompt_sha256 in {None, status.prompt_sha256}:
             return None
         return Started(

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from reconciler.core.adapter import Adapter, Budget, Secret, Usage
+from reconciler.core.askers import Asker
 from reconciler.core.errors import Problem
 from reconciler.core.fields import (
     Branch,
@@ -420,6 +421,8 @@ class Desired:
     """Every problem of the revision, of all kinds, in order of path, line and column."""
     warnings: tuple[Problem, ...] = ()
     """What works, but hardly as it was meant; in the same order."""
+    askers: Mapping[str, Asker] = field(default_factory=dict, compare=False)
+    """Who asks for what the record does not answer yet, by task, as far as that is known."""
 
 
 # --- Observed state --------------------------------------------------------

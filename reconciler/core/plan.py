@@ -14,6 +14,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from reconciler.core.credit import credited
 from reconciler.core.events import (
     Assigned,
     Cancelled,
@@ -167,10 +168,10 @@ def _plan(desired: Desired, observed: Observed, now: datetime, every: AbstractSe
     faults = {name: words for name, words in set_aside.items() if name in every}
     names = every - faults.keys()
     statuses: Mapping[str, Status] = {n: observed.statuses[n] for n in every if n in observed.statuses}
-    renames = tuple(_renames(desired, observed, statuses, names, now))
+    renames = tuple(credited(desired, event) for event in _renames(desired, observed, statuses, names, now))
     statuses, _ = fold(statuses, renames)
     scene = Scene(desired, observed, now, names, statuses, _held(desired, statuses), faults)
-    changes = tuple(_spec_changes(scene))
+    changes = tuple(credited(desired, event) for event in _spec_changes(scene))
     statuses, steps = fold(statuses, changes)
     scene = replace(scene, statuses=statuses)
     queue = line_up(scene)
@@ -180,7 +181,7 @@ def _plan(desired: Desired, observed: Observed, now: datetime, every: AbstractSe
     return Plan(
         actions=(
             *(Record(_with_waiting(event, waitings)) for event in (*renames, *changes)),
-            *(Record(event) for event in _waiting_changes(scene, waitings, told)),
+            *(Record(credited(desired, event)) for event in _waiting_changes(scene, waitings, told)),
             *_givings_up(steps),
             *_stops(scene),
             *_follows(scene),

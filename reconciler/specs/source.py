@@ -2,13 +2,14 @@
 Desired state from a branch: reads what changed since the last look, and only that.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
 from reconciler.controller.tree import Entry, Tree
+from reconciler.core.askers import Asker
 from reconciler.core.errors import Gone, Problem, Unavailable
 from reconciler.core.model import Desired, Status, Task, TaskSpec
 from reconciler.specs.fleet import Builder, stand_in, too_many, uncollected
@@ -17,6 +18,8 @@ from reconciler.specs.parse import ROOT, File, Parsed, Parser, is_ignored
 from reconciler.specs.yaml import MAX_BYTES
 
 _E = TypeVar("_E")
+Touched = Callable[[str, Collection[str], str], Awaitable[Mapping[str, Asker]]]
+"""Returns who changed files last, of a commit, by path, all of them below a folder."""
 
 VERSIONS = 50
 """How far back to look for a good version of a file that is broken now."""
@@ -28,15 +31,29 @@ BATCH = 200
 class SpecSource:
     """The specs of a branch, for the loop: `controller.ports.Specs`."""
 
-    def __init__(self, tree: Tree, objection: Callable[[], Problem | None] = lambda: None) -> None:
-        """Read a branch; `objection` tells what is wrong with the branch itself, after each look at it."""
+    def __init__(
+        self,
+        tree: Tree,
+        touched: Touched | None = None,
+        *,
+        objection: Callable[[], Problem | None] = lambda: None,
+    ) -> None:
+        """
+        Read a branch.
+
+        `touched` tells who asks for a change; without it nobody is named.
+        `objection` tells what is wrong with the branch itself, after each look at it.
+        """
         self._tree = tree
+        self._touched = touched
         self._objection = objection
         self._parser = Parser()
         self._builder = Builder()
         self._built = ""
         """Commit that the builder stands at."""
         self._desired = Desired()
+        self._is_credited = False
+        """Whether it is known who asks for what the record does not answer."""
         self._seen = ""
         """Commit that `_desired` answers."""
         self._said: Problem | None = None
@@ -49,6 +66,8 @@ class SpecSource:
         if head != self._seen:
             await self._take_up(head, statuses)
             self._said = None
+        elif statuses and not self._is_credited:
+            self._take(self._desired, await self._askers(head, {}, statuses), statuses)
         if objection != self._said:
             problems = [problem for problem in self._desired.problems if problem != self._said]
             self._desired = replace(self._desired, problems=(*problems, *([objection] if objection else ())))
@@ -62,12 +81,40 @@ class SpecSource:
             self._desired = replace(self._desired, problems=(problem,))
         else:
             changes = await self._parsed(head, entries, statuses)
+            askers = await self._askers(head, entries, statuses)
             # Nothing is awaited from here on: the revision is taken up as a whole or not at all.
             with uncollected():
-                self._desired = self._builder.update(changes, revision=head)
+                self._take(self._builder.update(changes, revision=head), askers, statuses)
             self._built = head
             self._parser.forget(self._builder.files.values())
         self._seen = head
+
+    def _take(self, desired: Desired, askers: Mapping[str, Asker], statuses: Mapping[str, Status]) -> None:
+        """Take a revision up, with who asks for what of it the record does not answer yet."""
+        known = {**self._desired.askers, **askers}
+        self._desired = replace(desired, askers=_unanswered(known, desired, statuses))
+        self._is_credited = bool(statuses)
+
+    async def _askers(
+        self, head: str, entries: Mapping[str, Entry | None], statuses: Mapping[str, Status]
+    ) -> Mapping[str, Asker]:
+        """Return who asks for what the record does not answer yet, of the tasks that changed."""
+        names = {
+            name: entry.blob if entry else None for path, entry in entries.items() if (name := _task_at(path))
+        }
+        there = names.keys() | self._desired.tasks.keys() | self._desired.broken.keys()
+        names |= dict.fromkeys(statuses.keys() - there)  # removed while nobody looked
+        asked = {
+            _path_of(name): name
+            for name, blob in names.items()
+            if blob != (statuses[name].generation if name in statuses else None)
+        }
+        try:
+            may_ask = self._touched if asked else None
+            touched = await may_ask(head, asked.keys(), f"{ROOT}/tasks") if may_ask else {}
+        except Unavailable:  # a shallow clone ends somewhere; the specs are whole without it
+            touched = {}
+        return {asked[path]: asker for path, asker in touched.items()}
 
     async def recall(self, name: str, generation: str) -> Task | None:
         """Return a task as an earlier generation had it; see `controller.ports.Specs.recall`."""
@@ -121,6 +168,25 @@ class SpecSource:
                 if parsed and parsed.spec:
                     return parsed
         return None
+
+
+def _task_at(path: str) -> str | None:
+    """Return the name of the task whose file this is."""
+    is_task = path.startswith(f"{ROOT}/tasks/") and path.endswith(".yaml")
+    return path.removeprefix(f"{ROOT}/tasks/").removesuffix(".yaml") if is_task else None
+
+
+def _path_of(task: str) -> str:
+    return f"{ROOT}/tasks/{task}.yaml"
+
+
+def _unanswered(
+    askers: Mapping[str, Asker], desired: Desired, statuses: Mapping[str, Status]
+) -> Mapping[str, Asker]:
+    """Return those whose wish the record does not answer yet."""
+    wanted = {name: task.generation for name, task in desired.tasks.items()}
+    known = {name: statuses[name].generation for name in askers if name in statuses}
+    return {name: asker for name, asker in askers.items() if wanted.get(name) != known.get(name)}
 
 
 _FILE = "100644"

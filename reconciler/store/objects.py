@@ -2,9 +2,11 @@
 The files of a branch, read by commit from the object database; never from a work tree.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from reconciler.controller.tree import Entry
+from reconciler.core.askers import Asker
 from reconciler.core.errors import Unavailable
 from reconciler.store.repository import Repository
 
@@ -59,6 +61,42 @@ class GitTree:
         fields = listed.decode("utf-8", "replace").split("\0")
         before = [field.split(" ")[2] for field in fields if field.startswith(":")]
         return [blob for blob in dict.fromkeys(before) if blob.strip("0")][:most]
+
+    async def touched(self, commit: str, paths: Collection[str], under: str) -> Mapping[str, Asker]:
+        """
+        Return who changed each of these files below a folder last, and in which words.
+
+        Follows the line of the branch itself, so that a merge is owed to who merged.
+        What was not touched in the last few hundred commits is left out.
+        """
+        words = ("log", "--first-parent", "-m", "--format=%H", "--name-only", "-z", "--no-renames")
+        listed = await self._repository.git.run(*words, f"--max-count={_FAR}", commit, *_only(under))
+        found: dict[str, str] = {}
+        last = ""
+        for field in listed.decode("utf-8", "surrogateescape").split("\0"):
+            name = field.strip("\n")
+            if _COMMIT.fullmatch(name):
+                last = name
+            elif name in paths:
+                found.setdefault(name, last)
+        askers: dict[str, Asker] = {}
+        commits = list(dict.fromkeys(found.values()))
+        await self._repository.objects.read(commits, lambda name, data: askers.update({name: _asker(data)}))
+        return {path: askers[commit] for path, commit in found.items()}
+
+
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_FAR = 300
+"""Commits to look through for who changed a file."""
+_AUTHOR = re.compile(r"^author (.*) <[^<>\n]*> \d+ [+-]\d{4}$", re.MULTILINE)
+
+
+def _asker(content: bytes) -> Asker:
+    """Return the author of a commit, and its subject with the first paragraph below."""
+    headers, _, message = content.decode("utf-8", "replace").partition("\n\n")
+    author = _AUTHOR.search(headers)
+    paragraphs = [" ".join(part.split()) for part in message.strip().split("\n\n")]
+    return Asker(author[1] if author else "", ": ".join(part for part in paragraphs[:2] if part))
 
 
 def _only(under: str) -> Sequence[str]:

@@ -215,6 +215,62 @@ def test_history_of_one_task_is_as_long_as_asked_for(ran):
     assert "running → completed" in table[1]
 
 
+def as_person(fleet, name, *words):
+    """Call a command as somebody else than whoever runs the tests."""
+    env = {"GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": "x@example.org"}
+    subprocess.run([*fleet.command, *words], check=True, capture_output=True, env={**os.environ, **env})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("suspend", "hello", "--reason", "The budget is gone."), "Suspend hello: The budget is gone."),
+        (("cancel", "hello", "--reason", "Nobody wants it."), "Cancel hello: Nobody wants it."),
+        (("cancel", "hello"), "Cancel hello"),
+    ],
+)
+def test_history_names_the_person_who_asked_and_their_reason(fleet, words, said):
+    as_person(fleet, "Ada Lovelace", *words)
+    fleet.reconcile()
+
+    entries = json.loads(fleet.run("history", "hello", "-o", "json").stdout)
+
+    assert {entry["actor"] for entry in entries} == {"Ada Lovelace"}
+    assert all(said in entry["reason"] for entry in entries)
+    log = ("log", "-1", "--grep=^task hello", "--format=%(trailers:key=Actor,valueonly)", "fleet-state")
+    assert fleet.git(*log) == "Ada Lovelace"
+    assert "Ada Lovelace" in fleet.run("history").stdout
+
+
+def test_history_names_who_asked_again_and_who_took_a_task_away(fleet):
+    for name in "abcdef":  # so that to remove one task is nothing that a person must allow
+        fleet.write(f"specs/tasks/{name}.yaml", f"goal: {name}\nscript: echo\ndesired: suspended\n")
+    fleet.commit()
+    fleet.reconcile()
+    as_person(fleet, "Grace Hopper", "retry", "hello", "--reason", "Once more.")
+    fleet.reconcile()
+    fleet.git("rm", "-q", "specs/tasks/hello.yaml")
+    fleet.git("commit", "-q", "--author=Alan <x@example.org>", "-m", "Say nothing")
+    fleet.reconcile()
+
+    entries = json.loads(fleet.run("history", "-o", "json").stdout)
+
+    mine = [entry for entry in entries if entry["task"] == "hello"]
+    assert any(
+        entry["actor"] == "Grace Hopper" and "Retry hello: Once more." in entry["reason"] for entry in mine
+    )
+    assert [entry["actor"] for entry in mine if "removed" in entry["reason"]][:1] == ["Alan"]
+    assert {entry["actor"] for entry in mine if entry["to"] == "running"} == {"reconciler"}
+
+
+def test_history_fits_a_terminal_of_80_columns(ran):
+    printed = on_a_terminal(ran, "history", "hello", COLUMNS="80", NO_COLOR="1").splitlines()
+
+    assert max(map(len, printed)) <= 80
+    assert printed[0].split()[0] == "WHEN"
+    assert "REASON" in printed[0] or any(line.startswith("    ") for line in printed)
+
+
 def test_history_of_a_task_that_nothing_happened_to_is_empty_and_of_none_not_found(fleet):
     assert fleet.run("history", "hello").exit_code == 0
     assert fleet.run("history", "helo").exit_code == 3

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.cli.text import ago, block, did_you_mean, table
+from reconciler.cli.text import ago, block, columns_of, did_you_mean, fitted, table
 from reconciler.core.text import harmless, one_line
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -78,3 +78,41 @@ def test_a_block_indents_what_has_several_lines():
 def test_a_name_that_is_close_is_suggested_and_no_other():
     assert did_you_mean("web/fix-logn", ["web/fix-login", "docs"]) == " (did you mean 'web/fix-login'?)"
     assert did_you_mean("xyz", ["web/fix-login", "docs"]) == ""
+
+
+# --- Tables on a terminal ------------------------------------------------------
+
+CELLS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "M", "Z"]), max_size=12)
+SENTENCES = st.lists(CELLS.filter(bool), max_size=30).map(" ".join)
+
+
+@given(st.lists(st.tuples(CELLS, CELLS, SENTENCES), min_size=1, max_size=5), st.integers(60, 200))
+def test_a_table_is_no_wider_than_the_terminal_and_loses_no_word(rows, width):
+    lines = fitted(("ONE", "TWO", "WHY"), rows, width)
+
+    printed = ["  ".join(line).rstrip() for line in lines]
+    shown = "".join("".join(printed[1:]).split())
+    assert all(columns_of(line) <= width for line in printed)
+    assert all(cell in shown for row in rows for cell in row[:2])
+    assert len(rows) > 1 or "".join(one_line(rows[0][2]).split()) in shown
+
+
+def test_a_reason_with_too_little_room_goes_on_lines_of_its_own():
+    row = ("4h", "a" * 30, "running → completed", "Ada Lovelace", "the budget is spent; " * 6)
+
+    lines = fitted(("WHEN", "NAME", "CHANGE", "BY", "REASON"), [row], 80)
+
+    printed = ["  ".join(line).rstrip() for line in lines]
+    assert all(len(line) <= 80 for line in printed)
+    assert len(lines[1]) == 4
+    assert [line[:4] for line in printed[2:]] == ["    "] * len(printed[2:])
+    assert len(printed[2]) > 60
+
+
+def test_a_reason_with_room_is_wrapped_where_it_stands():
+    lines = fitted(("NAME", "WHY"), [("a", "word " * 30), ("b", "short")], 60)
+
+    printed = ["  ".join(line).rstrip() for line in lines]
+    assert printed[0] == "NAME  WHY"
+    assert printed[2].startswith("      word")
+    assert printed[-1] == "b     short"

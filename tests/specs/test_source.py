@@ -278,3 +278,41 @@ async def test_a_task_is_recalled_as_it_was(fleet, tree):
 
     assert recalled == before.model_copy(update={"priority": 9})
     assert await source.recall("a", "0" * 40) is None
+
+
+# --- Who asks ------------------------------------------------------------------
+
+
+async def test_who_changed_a_task_is_known_until_the_record_answers(fleet, tree):
+    source = SpecSource(tree, tree.tree.touched)
+
+    first = await source.read({})
+    known = {name: status(task.generation) for name, task in first.tasks.items()}
+    fleet.push({"specs/tasks/a.yaml": "goal: other\nscript: echo\n"})
+    second = await source.read(known)
+    fleet.push({"specs/tasks/c.yaml": "goal: new\nscript: echo\n"})
+    third = await source.read({**known, "a": status(second.tasks["a"].generation)})
+
+    assert set(first.askers) == {"a", "b"}
+    assert set(second.askers) == {"a"}
+    assert set(third.askers) == {"c"}
+
+
+async def test_who_took_a_task_away_while_nobody_looked_is_known(fleet, tree):
+    fleet.push({"specs/tasks/a.yaml": None})
+    source = SpecSource(tree, tree.tree.touched)
+
+    await source.read({})
+    desired = await source.read({"a": status("0" * 40), "b": status("1" * 40)})
+
+    assert set(desired.askers) == {"a", "b"}
+
+
+async def test_a_history_that_cannot_be_read_hides_no_specs(fleet, tree):
+    async def unavailable(*_):
+        raise Unavailable("shallow")
+
+    desired = await SpecSource(tree, unavailable).read({})
+
+    assert set(desired.tasks) == {"a", "b"}
+    assert desired.askers == {}

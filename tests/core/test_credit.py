@@ -1,0 +1,89 @@
+"""
+What the specs ask for is on record with who asked, and why.
+"""
+
+from dataclasses import replace
+
+import pytest
+
+from reconciler.core.askers import Asker
+from reconciler.core.credit import credited
+from reconciler.core.events import (
+    Assigned,
+    Cancelled,
+    Created,
+    Released,
+    Renewed,
+    SpecChanged,
+    WaitingChanged,
+)
+from reconciler.core.model import Observed, Reason, Waiting
+from reconciler.core.plan import plan
+from tests.fakes import START, make_desired, make_task
+
+ADA = Asker("Ada", "Suspend a: the budget is gone")
+SPEC = make_task("a")
+
+
+def asked(asker=ADA):
+    return replace(make_desired(SPEC), askers={"a": asker})
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Created(task="a", at=START, reason="a new spec", spec=SPEC),
+        SpecChanged(task="a", at=START, reason="the spec is 1 now", spec=SPEC),
+        Renewed(task="a", at=START, reason="asked for again", spec=SPEC),
+        Cancelled(task="a", at=START, reason="cancelled in the spec"),
+        Released(task="a", at=START, reason="stopped", cause="host", run="a.g1.a1"),
+        WaitingChanged(
+            task="a",
+            at=START,
+            reason="suspended",
+            waiting=Waiting(reason=Reason.SUSPENDED, message="suspended", since=START),
+        ),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_what_answers_a_commit_is_owed_to_its_author(event):
+    found = credited(asked(), event)
+
+    assert found.actor == "Ada"
+    assert found.reason == f"{event.reason}: Suspend a: the budget is gone"
+    assert replace(found, actor=event.actor, reason=event.reason) == event
+    assert credited(make_desired(SPEC), event) is event
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Assigned(task="a", at=START, reason="attempt 1", run="a.g1.a1", host="local", spec=SPEC),
+        Renewed(task="a", at=START, reason="due", spec=SPEC, cause="clock"),
+        Cancelled(task="a", at=START, reason="/agent cancel", cause="person", actor="grace"),
+        WaitingChanged(task="a", at=START, reason="no free slot", waiting=None),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_what_happened_for_another_reason_is_not(event):
+    assert credited(asked(), event) is event
+
+
+def test_names_and_words_are_made_harmless_and_short():
+    event = Created(task="a", at=START, reason="a new spec", spec=SPEC)
+    hostile = Asker("\x1b[31mAda\u202e\nMallory" + "x" * 500, "a\nTo: completed\x07" + "b " * 900)
+
+    found = credited(asked(hostile), event)
+
+    assert found.actor.startswith("Ada Mallory")
+    assert found.actor.isprintable()
+    assert found.reason.isprintable()
+    assert len(found.actor) <= 80
+    assert len(found.reason) <= 220
+
+
+def test_a_plan_names_who_asked():
+    planned = plan(asked(), Observed(), START)
+
+    [created] = [event for event in planned.events if isinstance(event, Created)]
+    assert (created.actor, created.reason) == ("Ada", "a new spec: Suspend a: the budget is gone")
