@@ -410,6 +410,7 @@ async def _api(
         propose=Proposals(loop, fleet.writer, edit, partial(_check, fleet)).propose,
         hooks=hooks,
         whole_url=partial(whole_url, fleet=fleet.base),
+        last_output=fleet.dispatch.logs.last_output,
     )
     app = make_app(loop, shelf, clock=clock.now, last_use=settings.data_dir / "agents.json")
     async with running(app, listen) as url:

@@ -42,7 +42,7 @@ def make_app(
     operations = _with_document(
         (
             *Pull(desk, shelf, clock, closing, Buckets(limits.proposals), limits.waits).operations,
-            *Reading(desk, shelf.record, gate.last_use.get).operations,
+            *Reading(desk, shelf.record, gate.last_use.get, shelf.last_output).operations,
             *Stream(tail, shelf.record, closing, gate.is_still_good, limits.streams).operations,
             *HookDoor(shelf.hooks).operations,
             *Pulse(desk, shelf.record).operations,

@@ -25,6 +25,7 @@ from reconciler.api.operation import Answer, Call, Operation, Page
 from reconciler.api.shelf import Record
 from reconciler.api.tokens import Scope
 from reconciler.api.views import (
+    LastOutput,
     agent_view,
     entry_views,
     holds,
@@ -49,6 +50,7 @@ class Reading:
     desk: Desk
     record: Record
     last_used: Callable[[str], datetime | None]
+    last_output: LastOutput = lambda *_: None
 
     async def tasks(self, call: Call) -> Page:
         """Return tasks by name; to a token of scope `agent`, those that it holds."""
@@ -58,7 +60,7 @@ class Reading:
         if wanted := _wanted(call.query):
             names = (name for name in names if wanted.items() <= traits(name, self.desk).items())
         page, cursor = _page(names, str, call.query)
-        return Page([task_view(name, self.desk) for name in page], cursor)
+        return Page([task_view(name, self.desk, self.last_output) for name in page], cursor)
 
     async def task(self, call: Call) -> TaskView:
         """Return a task; to a token of scope `agent`, one that it was given."""
@@ -68,12 +70,12 @@ class Reading:
             raise Refused("a token of scope `agent` reads the tasks that it was given; `read` reads all")
         if call.name not in task_names(self.desk):
             raise NotFound(f"no task {call.name}; `GET /api/v1/tasks` lists them")
-        return task_view(call.name, self.desk)
+        return task_view(call.name, self.desk, self.last_output)
 
     async def runs(self, call: Call) -> Page:
         """Return live runs by name."""
         wanted = _wanted(call.query)
-        runs = (run for run in live_runs(self.desk) if wanted.items() <= dict(run).items())
+        runs = (run for run in live_runs(self.desk, self.last_output) if wanted.items() <= dict(run).items())
         return Page(*_page(runs, lambda run: run.run, call.query))
 
     async def hosts(self, call: Call) -> Page:

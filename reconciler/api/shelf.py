@@ -113,3 +113,5 @@ class Shelf:
     hooks: Hooks
     whole_url: Callable[[str], str]
     """Return where a code repository is for somebody who does not know where the fleet's own is."""
+    last_output: Callable[[str, int], datetime | None] = lambda *_: None
+    """Return when a round of a run that is followed here printed last."""

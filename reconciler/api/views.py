@@ -65,7 +65,11 @@ def task_names(desk: Desk) -> set[str]:
     return {*desk.desired.tasks, *desk.desired.broken, *desk.statuses, *desk.damaged}
 
 
-def task_view(name: str, desk: Desk) -> TaskView:
+LastOutput = Callable[[str, int], datetime | None]
+"""Return when a round of a run printed last, where it is followed."""
+
+
+def task_view(name: str, desk: Desk, last_output: LastOutput = lambda *_: None) -> TaskView:
     """Return a task: what is asked for, and where it stands."""
     spec, status = desk.desired.tasks.get(name), desk.statuses.get(name)
     reason, words = _waiting(name, desk)
@@ -78,11 +82,17 @@ def task_view(name: str, desk: Desk) -> TaskView:
         priority=spec.priority if spec else 0,
         waiting=words,
         waiting_reason=reason,
-        **(_stand(status) if status else _NO_STAND),
+        **(_stand(status, last_output) if status else _NO_STAND),
     )
 
 
-def _stand(status: Status) -> dict[str, Any]:
+def _last_activity(status: Status, last_output: LastOutput) -> str | None:
+    """Return the last sign of life: on record, or where a live run is followed."""
+    printed = last_output(status.run, status.round) if status.run and status.phase.is_live else None
+    return _time(max(filter(None, (status.last_activity_at, printed)), default=None))
+
+
+def _stand(status: Status, last_output: LastOutput) -> dict[str, Any]:
     return {
         "phase": status.phase,
         "since": format_time(status.since),
@@ -97,7 +107,7 @@ def _stand(status: Status) -> dict[str, Any]:
         "head_commit": status.head_commit,
         "pull_request": status.pull_request.url if status.pull_request else None,
         "failure": _failure(status),
-        "last_activity_at": _time(status.last_activity_at),
+        "last_activity_at": _last_activity(status, last_output),
         "usage": status.usage,
     }
 
@@ -140,7 +150,7 @@ def execution_mode(name: str, desk: Desk) -> ExecutionMode:
     return ExecutionMode.HTTP_PULL if status and status.assigned_agent else ExecutionMode.SSH_CLI
 
 
-def live_runs(desk: Desk) -> Iterator[RunView]:
+def live_runs(desk: Desk, last_output: LastOutput = lambda *_: None) -> Iterator[RunView]:
     """Yield every live run."""
     for task, status in desk.statuses.items():
         if status.phase.is_live and status.run:
@@ -154,7 +164,7 @@ def live_runs(desk: Desk) -> Iterator[RunView]:
                 assigned_host=status.assigned_host,
                 assigned_agent=status.assigned_agent,
                 branch_name=status.branch_name,
-                last_activity_at=_time(status.last_activity_at),
+                last_activity_at=_last_activity(status, last_output),
             )
 
 

@@ -37,6 +37,7 @@ def _task_fields(view: TaskView, now: datetime) -> Iterator[tuple[str, str]]:
         yield from cause_fields(view.cause) if view.cause else ()
     yield from _spec_fields(view.spec) if view.spec else ()
     yield from _status_fields(view.status, now) if view.status else ()
+    yield from _live_fields(view, now)
 
 
 def _spec_fields(task: Task) -> Iterator[tuple[str, str]]:
@@ -69,7 +70,18 @@ def _status_fields(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     yield "session", status.session_id or ""
     yield "not before", format_time(status.not_before) if status.not_before else ""
     yield "used", _usage(status.usage) if status.usage != Usage() else ""
-    yield "last sign", f"{ago(status.last_activity_at, now)} ago" if status.last_activity_at else ""
+    if not status.phase.is_live:
+        yield "last sign", f"{ago(status.last_activity_at, now)} ago" if status.last_activity_at else ""
+
+
+def _live_fields(view: TaskView, now: datetime) -> Iterator[tuple[str, str]]:
+    """Yield the figures of a run that goes on: from where it is followed, or why there are none."""
+    if view.status is None or not view.status.phase.is_live:
+        return
+    if view.heard is None:
+        yield "last output", "none so far, as far as is known here"
+        return
+    yield "last output", f"{ago(view.heard.at, now)} ago"
 
 
 def _usage(usage: Usage) -> str:

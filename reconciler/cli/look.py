@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from reconciler.cli.kinds import Kind
     from reconciler.cli.views import TaskView
     from reconciler.core.cause import Cause
-    from reconciler.core.model import Desired
+    from reconciler.core.model import Desired, Heard, Observed
     from reconciler.core.placement import Placement
     from reconciler.specs.explain import Explained
 
@@ -71,6 +72,7 @@ async def _listed(
     async with opened(context) as fleet:
         desired, observed = await fleet.recorded()
         await say_if_nobody_serves(fleet, desired.fleet.state_branch, observed.statuses, clock.now())
+        observed = replace(observed, heard=_heard(context.data_dir, observed))
         kind = kind_of(words[0]) if len(words) == 1 and not is_one else None
         if kind or not words:
             shown, names = KINDS[kind or "task"], []
@@ -119,6 +121,19 @@ async def _closed(fleet: "Fleet", kind: str, desired: "Desired") -> "Mapping[str
     """Return, of hosts that people closed, since when."""
     hosts = desired.hosts.values() if kind == "host" else ()
     return await fleet.closed_since([host.name for host in hosts if host.cordon or host.drain])
+
+
+def _heard(data: Path, observed: "Observed") -> "Mapping[str, Heard]":
+    """Return when live runs that are followed from this data folder printed last."""
+    from reconciler.core.model import Heard
+    from reconciler.dispatch.logs import Logs
+
+    logs, found = Logs(data / "logs"), dict[str, Heard]()
+    for status in observed.statuses.values():
+        if status.run is not None and status.phase.is_live:
+            at = logs.last_output(status.run, status.round)
+            found |= {status.run: Heard(at)} if at else {}
+    return found
 
 
 @click.command()

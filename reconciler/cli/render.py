@@ -12,7 +12,7 @@ from reconciler.core.adapter import Adapter
 from reconciler.core.cause import Cause
 from reconciler.core.conditions import Condition
 from reconciler.core.fields import format_time
-from reconciler.core.model import Agent, HostCli, Repo
+from reconciler.core.model import Agent, Heard, HostCli, Repo
 
 DASH = "-"
 """What stands in a table where there is nothing to say."""
@@ -33,8 +33,12 @@ def task_columns(now: datetime) -> Sequence[Column]:
         Column("BRANCH", _of_status("branch_name"), is_wide=True),
         Column("RUN", _of_status("run"), is_wide=True),
         Column("TITLE", lambda view: view.spec.headline if view.spec else DASH, is_wide=True),
-        Column("REASON", lambda view: view.line),
+        Column("REASON", lambda view: view.line or _last_output(view, now)),
     )
+
+
+def _last_output(view: TaskView, now: datetime) -> str:
+    return f"last output {ago(view.heard.at, now)} ago" if view.heard else ""
 
 
 def _place(view: TaskView) -> str:
@@ -116,6 +120,7 @@ def task_document(view: TaskView) -> Document:
         "problems": [str(problem) for problem in view.problems],
         "spec": view.spec.model_dump(mode="json", exclude={"name"}) if view.spec else None,
         "status": view.status.model_dump(mode="json") if view.status else None,
+        **({"live": heard_document(view.heard)} if view.heard else {}),
     }
 
 
@@ -128,6 +133,11 @@ def cause_document(found: Cause) -> Document:
         "kept_until": format_time(found.kept_until) if found.kept_until else None,
         "next": list(found.next),
     }
+
+
+def heard_document(heard: Heard) -> Document:
+    """Return the live figures of a run as `-o json` prints them."""
+    return {"last_output_at": format_time(heard.at)}
 
 
 def condition_document(condition: Condition) -> Document:

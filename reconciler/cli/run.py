@@ -62,7 +62,8 @@ def run(context: Context, *, once: bool, until_idle: bool, take_over: bool, verb
 def _nothing(ended: "_Ended") -> str:
     """Say why nothing happened."""
     waiting = f"; {ended.waiting} waiting (`reconciler get tasks` says for what)" if ended.waiting else ""
-    broken = f"; {ended.mistakes} mistakes in the specs (`reconciler validate`)" if ended.mistakes else ""
+    count = f"{ended.mistakes} mistake{'s' * (ended.mistakes != 1)}"
+    broken = f"; {count} in the specs (`reconciler validate`)" if ended.mistakes else ""
     return f"nothing to do{waiting}{broken}"
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from reconciler.core.cause import Cause, cause
 from reconciler.core.conditions import Condition, conditions
 from reconciler.core.errors import Problem
-from reconciler.core.model import Desired, Host, HostStatus, Observed, Phase, Status, Task
+from reconciler.core.model import Desired, Heard, Host, HostStatus, Observed, Phase, Status, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,8 @@ class TaskView:
     problems: tuple[Problem, ...] = ()
     cause: Cause | None = None
     """Why its last run failed, if it did."""
+    heard: Heard | None = None
+    """Of its live run, where that is followed from this data folder."""
 
     @property
     def stand(self) -> str:
@@ -112,7 +114,13 @@ def tasks(desired: Desired, observed: Observed) -> Mapping[str, TaskView]:
 def _task(name: str, desired: Desired, observed: Observed) -> TaskView:
     damaged = [observed.damaged[name]] if name in observed.damaged else []
     problems, status = (*damaged, *desired.broken.get(name, ())), observed.statuses.get(name)
-    return TaskView(name, desired.tasks.get(name), status, problems, cause(name, status))
+    return TaskView(
+        name, desired.tasks.get(name), status, problems, cause(name, status), _heard(status, observed)
+    )
+
+
+def _heard(status: Status | None, observed: Observed) -> Heard | None:
+    return observed.heard.get(status.run) if status and status.run and status.phase.is_live else None
 
 
 def hosts(

@@ -742,6 +742,14 @@ class Bid:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """What is known of a live run where it is followed; never recorded."""
+
+    at: datetime
+    """When it printed last."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """What the state branch and the probes say."""
 
@@ -774,6 +782,8 @@ class Observed:
     """Tasks about which something could not be thought, by a mistake of ours, and that in words."""
     drift: Mapping[tuple[str, datetime], timedelta] = field(default_factory=dict)
     """How far the clock was set since, by run key or host, and the time that is on record of it."""
+    heard: Mapping[str, Heard] = field(default_factory=dict)
+    """What live runs were last heard to say, by run key, for who looks where they are followed."""
     machine: str | None = None
     """This reconciler's machine; None for who only looks."""
     takes_over: bool = False

@@ -10,12 +10,12 @@ where it stopped: nothing lost, nothing twice.
 import os
 import shutil
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from reconciler.dispatch.protocol import RUN_ID, folder_name, run_of
+from reconciler.dispatch.protocol import RUN_ID, agent_id, folder_name, run_of
 
 Stream = Literal["out", "err"]
 _PROOF = "secrets"
@@ -52,6 +52,12 @@ class Logs:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+    def last_output(self, run: str, number: int) -> datetime | None:
+        """Return when the last output of a round came, of the agent or its validation; None if none did."""
+        ids = (agent_id(run, number), f"{agent_id(run, number)}v")
+        written = [_written_at(self._path(run_id, stream)) for run_id in ids for stream in ("out", "err")]
+        return max(filter(None, written), default=None)
 
     def read(self, run_id: str, stream: Stream) -> bytes:
         """Return all of it; empty if there is none."""
@@ -142,6 +148,15 @@ def _label(commit: str, number: int, validation: str) -> str:
     if commit:
         return f"validation of {commit}"
     return f"round {number} {'validation' if validation else 'agent'}"
+
+
+def _written_at(path: Path) -> datetime | None:
+    """Return when a log that holds anything was written to last."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return datetime.fromtimestamp(stat.st_mtime, UTC) if stat.st_size else None
 
 
 def _weigh(folder: Path) -> tuple[float, int, Path] | None:

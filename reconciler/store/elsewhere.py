@@ -153,7 +153,7 @@ def _stand(local: str | None, remote: Remote, branch: str, *, is_behind: bool) -
     elif is_behind:
         how = "and the one here is behind it: what happened since would be done again"
     else:
-        how = "and the one here is another: they went different ways"
+        how = "and the one here has not all of it: what happened there since would be done again"
     return f"the record of this fleet is at {where}, branch {branch}, {how}"
 
 

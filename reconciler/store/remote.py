@@ -17,6 +17,8 @@ _SOMEBODY_FIRST = re.compile(
     r"\[rejected\]|\[remote rejected\].*(?:cannot lock ref|failed to update ref|incorrect old value)"
 )
 _SAID_NO = re.compile(r"\[remote rejected\]")
+_EMPTY = "not our ref 0000000000"
+"""What git says of a ref whose file is empty, as a loss of power leaves it."""
 _FEW_OBJECTS = ("-c", "pack.window=0", "-c", "pack.threads=1")
 """Packing a handful of commits: search no deltas, start no threads."""
 
@@ -35,7 +37,10 @@ async def fetch(git: Git) -> None:
     refs = ("+refs/heads/*:refs/remotes/origin/*", "+refs/fleet/*:refs/remote-fleet/*")
     result = await git.attempt(*words, *refs, timeout=NETWORK_TIMEOUT)
     if result.code != 0:
-        _explain("fetch failed", result.words)
+        damaged = (
+            "; a ref of the remote is damaged: see to its empty files there" if _EMPTY in result.words else ""
+        )
+        _explain("fetch failed", f"{result.words}{damaged}")
 
 
 async def push(git: Git, remote: str, commit: str, branch: str) -> None:

@@ -150,7 +150,7 @@ class Repository:
             return self._packed(ref)
         if content.startswith(_SYMBOLIC):
             return self.read_ref(content.removeprefix(_SYMBOLIC).decode().strip())
-        return content.decode().strip() or None
+        return content.decode().strip("\0 \n") or None  # a loss of power may leave nothing but zeros
 
     def _packed(self, ref: str) -> str | None:
         try:

@@ -7,9 +7,10 @@ must not come twice: the numbers of attempts that only the lost commits tell of.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from reconciler.core.errors import Conflict, UsageError
-from reconciler.core.model import Status, run_key
+from reconciler.core.model import Phase, Status, run_key
 from reconciler.store import statuses
 from reconciler.store.commits import commit_files, commit_tree, publish
 from reconciler.store.git import Git
@@ -33,12 +34,21 @@ async def restore(line: Line) -> str:
         raise UsageError(f"what {line.branch} was at is not in {line.repository} any more: restore a backup")
     for commit in there:
         if head is None or await _is_ancestor(line.repository, head, commit):
+            _remove_if_empty(line)
             await publish(line.repository, line.branch, head, commit)
             return commit
     raise UsageError(
         f"{line.branch} has commits of its own since it went back, and they would be lost: "
         f"`reconciler approve-rewind {line.kind}` goes on from them"
     )
+
+
+def _remove_if_empty(line: Line) -> None:
+    """Remove the file of a ref that a loss of power left empty: git would move it no more."""
+    file = line.repository.git_dir / line.repository.ref(line.branch)
+    with suppress(OSError):
+        if not file.read_bytes().strip(b"\0 \n"):
+            file.unlink()
 
 
 async def approve(line: Line, reason: str) -> str:
@@ -50,8 +60,9 @@ async def approve(line: Line, reason: str) -> str:
     attempts = await _attempts(line.repository, there) if is_record else {}
     message = _message(line, left, attempts, reason)
     if head is None:
+        _remove_if_empty(line)
         return await _begin_anew(line, person, there[0] if there else None, message)
-    files = await _with_attempts(line.repository, line.branch, head, attempts) if is_record else {}
+    files = await _of_statuses(line, head, there, attempts) if is_record else {}
     if not files:
         commit = await commit_tree(line.repository, person, f"{head}^{{tree}}", [head], message)
         await publish(line.repository, line.branch, head, commit)
@@ -79,17 +90,30 @@ async def _attempts(repository: Repository, heads: Sequence[str]) -> Mapping[str
     return found
 
 
-async def _with_attempts(
-    repository: Repository, branch: str, head: str, attempts: Mapping[str, int]
+async def _of_statuses(
+    line: Line, head: str, there: Sequence[str], attempts: Mapping[str, int]
 ) -> Mapping[str, str | None]:
-    """Return the status files of tasks whose next attempt would have a number that was given before."""
-    tasks, _ = await Records(repository, branch).read(head)
-    behind = {name: status for name, status in tasks.items() if status.attempt < attempts.get(name, 0)}
-    return {status_path(name): _raised(status, attempts[name]) for name, status in behind.items()}
+    """Return the status files of tasks that would otherwise begin a run, or follow one, that is over."""
+    tasks, _ = await Records(line.repository, line.branch).read(head)
+    lost = [(await Records(line.repository, line.branch).read(commit))[0] for commit in there]
+    mended = {
+        name: _mended(status, attempts.get(name, 0), is_over=_is_over(name, status, lost))
+        for name, status in tasks.items()
+    }
+    changed = {name: status for name, status in mended.items() if status != tasks[name]}
+    return {status_path(name): statuses.dump(status).decode() for name, status in changed.items()}
 
 
-def _raised(status: Status, attempt: int) -> str:
-    return statuses.dump(status.model_copy(update={"attempt": attempt})).decode()
+def _is_over(name: str, status: Status, lost: Sequence[Mapping[str, Status]]) -> bool:
+    """Return whether a run that is on record as live may be over: by the lost commits, or nobody knows."""
+    later = [each[name] for each in lost if name in each]
+    return not any(known.phase.is_live and known.run == status.run for known in later)
+
+
+def _mended(status: Status, attempt: int, *, is_over: bool) -> Status:
+    """Return a status from which no run key comes twice: a run that may be over is not taken up again."""
+    phase = Phase.CREATED if status.phase.is_live and is_over else status.phase
+    return status.model_copy(update={"phase": phase, "attempt": max(status.attempt, attempt)})
 
 
 async def _begin_anew(line: Line, person: Git, lost: str | None, message: str) -> str:

@@ -2,12 +2,16 @@
 What there is to read: filters, pages, versions.
 """
 
+from datetime import timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.api.models import PageQuery
 from reconciler.api.reading import _page
+from reconciler.api.views import live_runs, task_view
+from reconciler.core.fields import format_time
 from reconciler.core.model import Host, HostStatus, Reason, Waiting
 from reconciler.core.plan import Plan, Stop
 from tests.api.world import pulled
@@ -35,6 +39,19 @@ async def test_a_task_shows_what_is_asked_for_and_where_it_stands(world, jeeves,
     assert (held["phase"], held["assigned_agent"], held["run"]) == ("assigned", "jeeves", lease["lease"])
     assert (held["epoch"], held["branch_name"]) == (lease["epoch"], lease["branch"])
     assert (new["phase"], new["since"], new["execution_mode"]) == ("created", None, "ssh_cli")
+
+
+async def test_the_last_sign_of_a_live_run_is_its_last_output_where_it_is_followed(world, jeeves):
+    await world.ask(pulled("a"), pulled("b"))
+    run = (await take(jeeves))["lease"]
+    printed = world.desk.statuses["a"].since + timedelta(hours=1)
+    heard = {(run, world.desk.statuses["a"].round): printed}
+
+    shown = task_view("a", world.desk, lambda *key: heard.get(key))
+    (live,) = live_runs(world.desk, lambda *key: heard.get(key))
+
+    assert shown.last_activity_at == live.last_activity_at == format_time(printed)
+    assert task_view("b", world.desk, lambda *_: printed).last_activity_at is None
 
 
 async def test_a_task_says_what_it_waits_for_before_it_is_on_record(world, watcher):

@@ -62,7 +62,7 @@ def test_bad_files_stall_only_themselves(playground):
     playground.task("bad", "goal: Work.\nscrpt: echo hi\n")
     playground.commit()
 
-    playground.reconciler("run", "--until-idle")
+    playground.reconciler("run", "--until-idle", code=1)
 
     assert playground.phases()["good"] == "completed"
     assert "did you mean 'script'" in playground.reconciler("describe", "bad")

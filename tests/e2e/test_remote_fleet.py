@@ -69,3 +69,38 @@ def test_a_person_suspends_a_task_of_a_remote_fleet(playground):
     spec = (playground.fleet / "specs/tasks/later.yaml").read_text()
     assert spec.startswith("# mind the gap\n")
     assert "desired: suspended" in spec
+
+
+def test_a_second_serve_on_one_remote_is_refused_and_follows_once_the_first_was_killed(playground):
+    url = remote_of(playground)
+    playground.task("greet", "goal: Greet.\nscript: echo hi\n")
+    playground.commit()
+    playground.sh("git push -q origin main")
+
+    def words(data, *command):
+        return playground.command("--repo", url, "--data-dir", str(playground.root / data), *command)
+
+    listen = ("serve", "--listen", "127.0.0.1:0")
+    with subprocess.Popen(
+        words("one", *listen), env=playground.env, stdout=subprocess.PIPE, text=True
+    ) as first:
+        try:
+            next(line for line in first.stdout if "completed" in line)
+            refused = [
+                subprocess.run(
+                    words("two", *command), env=playground.env, capture_output=True, text=True, check=False
+                )
+                for command in (listen, ("run", "--once"))
+            ]
+        finally:
+            first.kill()
+    after = subprocess.run(
+        words("two", "run", "--until-idle"), env=playground.env, capture_output=True, text=True, check=False
+    )
+
+    assert [done.returncode for done in refused] == [64, 64]
+    assert all(
+        "another reconciler serves this fleet: `reconciler serve` on " in each.stderr for each in refused
+    )
+    assert all(f"(pid {first.pid}, since " in each.stderr for each in refused)
+    assert (after.returncode, after.stdout) == (0, "")

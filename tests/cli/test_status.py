@@ -1,0 +1,196 @@
+"""`status`, and what other commands say where nobody reconciles."""
+
+import json
+import os
+import signal
+import subprocess
+from contextlib import contextmanager
+
+import pytest
+
+from reconciler.cli.exits import ExitCode
+from reconciler.dispatch.output import usage_so_far
+from reconciler.specs.fleet import build
+
+
+@contextmanager
+def running(fleet, until="running", how=signal.SIGTERM):
+    """Let a reconciler run until it tells of something; it ends with the block."""
+    words = [*fleet.command, "run"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            next(line for line in process.stdout if until in line)
+            yield process
+        finally:
+            process.send_signal(how)
+            process.stdout.read()
+
+
+@pytest.fixture
+def slow(fleet):
+    """Return a fleet with a task that takes its time."""
+    fleet.write("specs/tasks/hello.yaml", "goal: Wait.\nscript: echo begun; sleep 600\n")
+    fleet.commit("Wait")
+    yield fleet
+    fleet.run("cancel", "hello")
+    fleet.reconcile()
+
+
+def document(fleet):
+    done = fleet.run("status", "-o", "json")
+    return done.exit_code, json.loads(done.stdout)
+
+
+def test_a_fleet_that_was_never_run_says_so(fleet):
+    code, told = document(fleet)
+
+    assert code == ExitCode.NOT_RUNNING
+    assert (told["running"], told["reconciler"], told["ended_at"]) == (False, None, None)
+    assert (told["tasks"], told["state"]["commit"]) == ({"new": 1}, None)
+    assert "start one with `reconciler run`" in fleet.run("status").stdout
+
+
+def test_who_reconciles_is_told_with_the_commits_it_is_at(slow):
+    with running(slow) as process:
+        code, told = document(slow)
+        shown = slow.run("status").stdout
+        quiet = slow.run("get", "tasks").stderr
+
+    assert code == ExitCode.OK
+    assert told["running"] is True
+    assert told["reconciler"]["pid"] == process.pid
+    assert told["reconciler"]["machine"] == os.uname().nodename
+    assert told["specs"]["commit"] == slow.git("rev-parse", "main")
+    assert told["tasks"] == {"running": 1}
+    assert f"pid {process.pid}" in shown
+    assert quiet == ""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_after_it_ended_every_look_says_so_while_there_is_something_to_do(slow, how):
+    with running(slow, how=how):
+        pass
+
+    looks = [
+        slow.run(*words) for words in (["get", "tasks"], ["describe", "hello"], ["plan"], ["logs", "hello"])
+    ]
+    code, told = document(slow)
+
+    words = "No reconciler runs for this fleet (the last one ended "
+    assert [words in look.stderr for look in looks] == [True] * 4
+    assert code == ExitCode.NOT_RUNNING
+    assert told["ended_at"] is not None
+
+
+def test_nothing_is_said_where_nothing_is_left_to_do(fleet):
+    fleet.reconcile()
+
+    assert fleet.run("get", "tasks").stderr == ""
+    assert fleet.run("plan").stderr == "nothing to do\n"
+
+
+def test_following_a_log_that_nobody_continues_is_not_silent(slow):
+    with running(slow, how=signal.SIGKILL):
+        pass
+
+    with subprocess.Popen(
+        [*slow.command, "logs", "-f", "hello"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        said = next(line for line in process.stderr if "No reconciler" in line)
+        process.kill()
+
+    assert "`reconciler run`" in said
+
+
+def test_what_needs_a_person_is_listed(fleet):
+    fleet.write("specs/tasks/bad.yaml", "gaol: x\n")
+    fleet.write("specs/tasks/fails.yaml", "goal: Fail.\nscript: exit 1\nretries: 0\n")
+    fleet.commit("Break")
+    subprocess.run([*fleet.command, "run", "--until-idle"], check=False, capture_output=True)
+
+    _, told = document(fleet)
+
+    whys = {need["why"]: need["what"] for need in told["needs"]}
+    assert whys["Broken"].startswith("specs/tasks/bad.yaml:")
+    assert whys["Failed"] == "task fails"
+    fleet.git("update-ref", "refs/heads/fleet-state", "fleet-state~1")
+    assert "Rewound" in {need["why"] for need in document(fleet)[1]["needs"]}
+
+
+@pytest.mark.parametrize(
+    ("files", "code"),
+    [
+        ({}, ExitCode.OK),
+        ({"bad.yaml": "gaol: x\n"}, ExitCode.FAILURE),
+        ({"fails.yaml": "goal: Fail.\nscript: exit 1\nretries: 0\n"}, ExitCode.ENDED_BADLY),
+        (
+            {"bad.yaml": "gaol: x\n", "fails.yaml": "goal: Fail.\nscript: exit 1\nretries: 0\n"},
+            ExitCode.ENDED_BADLY,
+        ),
+    ],
+)
+def test_run_until_idle_tells_of_broken_specs_by_its_exit_code(fleet, files, code):
+    for name, text in files.items():
+        fleet.write(f"specs/tasks/{name}", text)
+        fleet.commit(name)
+
+    done = subprocess.run([*fleet.command, "run", "--until-idle"], check=False, capture_output=True)
+
+    assert done.returncode == code
+
+
+def test_run_with_nothing_to_do_says_so(fleet):
+    fleet.reconcile()
+
+    for how in ("--once", "--until-idle"):
+        done = subprocess.run([*fleet.command, "run", how], check=True, capture_output=True, text=True)
+        assert (done.stdout, done.stderr) == ("", "nothing to do\n")
+
+
+def test_the_remote_of_a_fleet_is_asked_to_sync(fleet, tmp_path):
+    bare = tmp_path / "fleet.git"
+    subprocess.run(["git", "clone", "-q", "--bare", str(fleet.folder), str(bare)], check=True)
+    fleet.folder = f"file://{bare}"
+
+    before = document(fleet)[1]["advice"]
+    subprocess.run(["git", "-C", str(bare), "config", "core.fsync", "committed,reference"], check=True)
+
+    assert "core.fsync committed,reference" in before[0]
+    assert document(fleet)[1]["advice"] == []
+
+
+# --- Live figures ----------------------------------------------------------
+
+
+def test_a_live_run_shows_when_it_printed_last(slow):
+    with (
+        running(slow),
+        subprocess.Popen(
+            [*slow.command, "logs", "-f", "hello"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as followed,
+    ):
+        next(line for line in followed.stdout if "begun" in line)
+        followed.kill()
+        before = slow.git("rev-parse", "fleet-state")
+        shown, (listed,) = (
+            slow.run("describe", "hello").stdout,
+            json.loads(slow.run("get", "tasks", "-o", "json").stdout),
+        )
+        table = slow.run("get", "tasks").stdout
+
+    assert "last output:" in shown
+    assert "last sign:" not in shown
+    assert listed["live"]["last_output_at"] is not None
+    assert "last output" in table
+    assert slow.git("rev-parse", "fleet-state") == before
+
+
+def test_what_a_run_took_so_far_is_told_as_far_as_its_cli_says_it():
+    turn = {"type": "turn.completed", "usage": {"input_tokens": 5, "output_tokens": 7}}
+
+    found = usage_so_far(build({}).adapters["codex"], f"{json.dumps(turn)}\n{{".encode())
+
+    assert (found.input_tokens, found.output_tokens) == (5, 7)
