@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from reconciler.cli.text import ago
-from reconciler.core.model import Desired, Observed, Phase, Status
 
 if TYPE_CHECKING:
     from reconciler.cli.fleet import Fleet
+    from reconciler.core.model import Desired, Observed, Status
     from reconciler.store.elsewhere import Fetched
-
-_SETTLED = frozenset({Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED, Phase.ESCALATED})
 
 
 def say(words: str) -> None:
@@ -33,7 +31,7 @@ def fetched_words(fetched: "Fetched", now: datetime) -> str:
 
 
 async def say_if_nobody_serves(
-    fleet: "Fleet", branch: str, statuses: Mapping[str, Status], now: datetime
+    fleet: "Fleet", branch: str, statuses: "Mapping[str, Status]", now: datetime
 ) -> bool:
     """Say that no reconciler runs, where there was one and tasks wait for it; return whether it was said."""
     from reconciler.cli.serving import serving
@@ -51,11 +49,11 @@ async def say_if_nobody_serves(
     return True
 
 
-def _is_settled(status: Status) -> bool:
-    return status.phase in _SETTLED and not status.removed
+def _is_settled(status: "Status") -> bool:
+    return status.phase.is_settled and not status.removed
 
 
-def unsettled(desired: Desired, observed: Observed) -> Mapping[str, Status | None]:
+def unsettled(desired: "Desired", observed: "Observed") -> "Mapping[str, Status | None]":
     """Return every task that a reconciler has something to do with still."""
-    new = {name: None for name in desired.tasks if name not in observed.statuses}
+    new: dict[str, Status | None] = {name: None for name in desired.tasks if name not in observed.statuses}
     return {**new, **{name: each for name, each in observed.statuses.items() if not _is_settled(each)}}

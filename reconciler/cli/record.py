@@ -46,9 +46,9 @@ LOOK = 0.2
 @click.pass_obj
 def history(context: Context, words: tuple[str, ...], number: int, output: str) -> None:
     """
-    Show what happened, newest first: what led to it, who asked for it, and why.
+    Show what happened, newest first.
 
-    BY is who wrote the commit of the specs that asked for a change, or the
+    What led to it, who asked for it, and why: BY is who wrote the commit of the specs that asked for a change, or the
     agent that did; their words stand in the reason.
     """
     entries = asyncio.run(_history(context, words, number))

@@ -6,7 +6,7 @@ import pytest
 
 from reconciler.core.errors import UsageError
 from reconciler.store.elsewhere import adopt, begin, fetched_record, require_own_record
-from reconciler.store.state import StateReader
+from reconciler.store.reader import StateReader
 from tests.store.world import BRANCH, commit, created, git, start
 
 
