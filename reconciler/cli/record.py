@@ -48,8 +48,9 @@ def history(context: Context, words: tuple[str, ...], number: int, output: str) 
     """
     Show what happened, newest first.
 
-    What led to it, who asked for it, and why: BY is who wrote the commit of the specs that asked for a change, or the
-    agent that did; their words stand in the reason.
+    With what led to it, who asked for it, and why. BY is who wrote the commit
+    of the specs that asked for a change, or the agent that did; their words
+    stand in the reason.
     """
     entries = asyncio.run(_history(context, words, number))
     is_terminal = sys.stdout.isatty() and output != "wide"
