@@ -144,7 +144,10 @@ async def _logs(
         task = task_name(words, (await record.load())[0])
         status = await _status(fleet, record, task)
         run = status.run if attempt is None else await _run_of(fleet, task, attempt)
-        branch, is_said = await fleet.state_branch(), False
+        branch = await fleet.state_branch()
+        is_said = status.phase.is_live and await say_if_nobody_serves(
+            fleet, branch, {task: status}, clock.now()
+        )
         while is_followed and run is not None and status.run == run and status.phase.is_live:
             printer.print_new(kept.paths(run))
             is_said = is_said or await say_if_nobody_serves(fleet, branch, {task: status}, clock.now())

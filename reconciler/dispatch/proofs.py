@@ -10,6 +10,7 @@ again after a restart, and of no use to whoever reads it.
 
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,12 +66,16 @@ class Proofs:
     def forget(self, run_id: str) -> None:
         """Forget a run whose name is free again."""
         self._drawn.pop(run_id, None)
-        self._file(run_id).unlink(missing_ok=True)
+        file = self._file(run_id)
+        if file.is_dir() and not file.is_symlink():  # nothing of ours: it stands in the way
+            shutil.rmtree(file)
+        else:
+            file.unlink(missing_ok=True)
 
     def _locks(self, run_id: str) -> list[str]:
         try:
             return self._file(run_id).read_text(encoding="ascii", errors="replace").split()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return []
 
     def _add(self, run_id: str, lock: str) -> None:
@@ -84,6 +89,8 @@ class Proofs:
 
     def _append(self, run_id: str, lock: str) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._file(run_id).is_dir():
+            self.forget(run_id)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(self._file(run_id), flags, mode=0o600)
         try:
