@@ -13,6 +13,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 import asyncssh
+from asyncssh.encryption import get_default_encryption_algs
+from asyncssh.kex import get_default_kex_algs
+from asyncssh.mac import get_default_mac_algs
 
 from reconciler.core.text import one_line
 from reconciler.dispatch.route import Hop
@@ -158,12 +161,47 @@ def _old_host_key(case: Try) -> str:
 
 
 def _no_algorithms(case: Try) -> str:
-    use = next((use for use in ("MAC", "encryption", "host key") if use in case.text), "key exchange")
-    theirs = case.seen.algorithms.get({"encryption": "cipher"}.get(use, use), ())
+    use = _in_dispute(case)
+    theirs = case.seen.algorithms.get(use, ())
     return (
-        f"no {'cipher' if use == 'encryption' else use} algorithm in common; all that it has is "
+        f"no {use} algorithm in common; all that it has is "
         f"{_some(theirs)}, not safe any more; update its sshd, or see its sshd_config"
     )
+
+
+def _in_dispute(case: Try) -> str:
+    """Return what no algorithm in common is for; empty if there is one for all, or nothing is known."""
+    if isinstance(case.error, asyncssh.KeyExchangeFailed) and "No matching" in case.text:
+        named = {"MAC": "MAC", "encryption": "cipher", "host key": "host key"}
+        return next((use for word, use in named.items() if word in case.text), "key exchange")
+    # Both sides find out at once, and a server may be the quicker one to hang up.
+    return next((use for use in _OURS if case.is_cut_off and _has_none_of_ours(case, use)), "")
+
+
+def _has_none_of_ours(case: Try, use: str) -> bool:
+    theirs, ours = case.seen.algorithms.get(use), _OURS[use]
+    if not theirs:
+        return False
+    if use == "MAC" and any(map(_needs_no_mac, _in_common(case, "cipher"))):
+        return False
+    return ours.isdisjoint(theirs)
+
+
+def _in_common(case: Try, use: str) -> frozenset[str]:
+    """Return the algorithms for a use that both sides have."""
+    return _OURS[use].intersection(case.seen.algorithms.get(use, ()))
+
+
+def _needs_no_mac(cipher: str) -> bool:
+    return "gcm" in cipher or "poly1305" in cipher
+
+
+_OURS: Mapping[str, frozenset[str]] = {
+    "key exchange": frozenset(name.decode() for name in get_default_kex_algs()),
+    "cipher": frozenset(name.decode() for name in get_default_encryption_algs()),
+    "MAC": frozenset(name.decode() for name in get_default_mac_algs()),
+}
+"""What we offer, by the use."""
 
 
 def _changed_key(case: Try) -> str:
@@ -321,11 +359,7 @@ _TABLE: Sequence[_Row] = (
         _changed_key,
     ),
     (Class.ALGORITHMS, lambda case: not case.has_hostkey_in_common, _old_host_key),
-    (
-        Class.ALGORITHMS,
-        lambda case: isinstance(case.error, asyncssh.KeyExchangeFailed) and "No matching" in case.text,
-        _no_algorithms,
-    ),
+    (Class.ALGORITHMS, lambda case: bool(_in_dispute(case)), _no_algorithms),
     (
         Class.TOO_MANY_KEYS,
         lambda case: "Too many authentication failures" in case.text,

@@ -50,7 +50,30 @@ def told(error: Exception, *, pinned=(KEY,), user: str | None = "agents", **seen
         (asyncssh.ChannelOpenError(2, "refused"), {}, Class.JUMP, "AllowTcpForwarding"),
         (LOST, {"said": HELLO + kexinit("curve25519-sha256", "ssh-rsa")}, Class.ALGORITHMS, "ssh-keygen -A"),
         (LOST, {"said": HELLO + kexinit("curve25519-sha256", "ssh-dss")}, Class.ALGORITHMS, "only ssh-dss"),
-        (LOST, {"said": HELLO + kexinit("a", "ssh-ed25519")}, Class.BUSY, "see its log"),
+        (LOST, {"said": HELLO + kexinit("curve25519-sha256", "ssh-ed25519")}, Class.BUSY, "see its log"),
+        # Who finds out first that nothing is in common hangs up: it may be the server.
+        (LOST, {"said": HELLO + kexinit("old-kex", "ssh-ed25519")}, Class.ALGORITHMS, "it has is old-kex"),
+        (
+            ConnectionResetError(),
+            {"connected": True, "said": HELLO + kexinit("curve25519-sha256", "ssh-ed25519", "3des-cbc")},
+            Class.ALGORITHMS,
+            "no cipher algorithm in common; all that it has is 3des-cbc",
+        ),
+        (
+            LOST,
+            {"said": HELLO + kexinit("curve25519-sha256", "ssh-ed25519", "aes128-ctr", "", "hmac-md5")},
+            Class.ALGORITHMS,
+            "no MAC algorithm in common; all that it has is hmac-md5",
+        ),
+        (
+            LOST,
+            {
+                "said": HELLO
+                + kexinit("curve25519-sha256", "ssh-ed25519", "aes128-gcm@openssh.com", "", "hmac-md5")
+            },
+            Class.BUSY,
+            "see its log",
+        ),
         (DENIED, {"offered": 1, "is_exhausted": True}, Class.LOGIN, "authorized_keys"),
         (DENIED, {"offered": 1, "asked": {"password"}, "is_exhausted": True}, Class.LOGIN, "authorized_keys"),
         (DENIED, {"offered": 1, "asked": {"password"}}, Class.SECOND_FACTOR, "password besides"),

@@ -315,7 +315,6 @@ async def test_an_agent_that_hangs_is_given_up(servers: Yard, tmp_path_factory: 
 # --- What one is told -------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=False, reason="a server may close before its offer was read")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
