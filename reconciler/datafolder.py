@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from reconciler.core.errors import UsageError
+from reconciler.files import sync_folder, write_synced
 
 log = logging.getLogger(__name__)
 
@@ -66,21 +67,14 @@ def machine(folder: Path, on_record: Collection[str], draw: Callable[[], str]) -
 def _keep(file: Path, name: str) -> str:
     """Put a name on disk, whole or not at all, unless another process is first; return whose is there."""
     fresh = file.with_suffix(f".{os.getpid()}")
-    with fresh.open("w", encoding="ascii") as writing:
-        writing.write(name)
-        writing.flush()
-        os.fsync(writing.fileno())
+    write_synced(fresh, name.encode("ascii"))
     try:
         file.hardlink_to(fresh)
     except FileExistsError:
         name = file.read_text(encoding="ascii")
     finally:
         fresh.unlink()
-    descriptor = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(file.parent)
     return name
 
 

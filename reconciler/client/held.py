@@ -7,7 +7,6 @@ is on disk before it is taken.
 """
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 from reconciler.api.models import Lease, StatusRequest
 from reconciler.core.errors import UsageError
 from reconciler.core.fields import Frozen
+from reconciler.files import replace_durably
 
 
 class Held(Frozen):
@@ -54,13 +54,7 @@ class Slot:
 
     def write(self, held: Held) -> None:
         """Put on disk what the slot is about; it survives a loss of power when this returns."""
-        new = self._path.with_suffix(".new")
-        with new.open("w", encoding="utf-8") as file:
-            file.write(held.model_dump_json())
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._path)
-        _sync_folder(self._path.parent)
+        replace_durably(self._path, held.model_dump_json().encode())
 
     def clear(self) -> None:
         """Let the slot be about nothing."""
@@ -94,11 +88,3 @@ def _lock_file(state: Path) -> TextIO:
         raise UsageError(
             f"{state} cannot be used ({error.strerror}); name another folder with --state-dir"
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from reconciler.core.errors import Unavailable
 from reconciler.dispatch.protocol import RunState, Stage, lock_of, run_of
+from reconciler.files import sync_folder
 
 
 class Proofs:
@@ -98,11 +99,7 @@ class Proofs:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        folder = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._folder)
 
     def _file(self, run_id: str) -> Path:
         return self._folder / run_id

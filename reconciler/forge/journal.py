@@ -22,6 +22,7 @@ from reconciler.controller.ports import Clock
 from reconciler.core.errors import Unavailable
 from reconciler.core.fields import parse_time
 from reconciler.core.forge import Hint
+from reconciler.files import replace_durably, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class Journal:
                 if is_durable:
                     os.fsync(file.fileno())
             if is_new:
-                _sync_folder(self._path.parent)
+                sync_folder(self._path.parent)
         except OSError as error:
             raise Unavailable(f"{self._path}: {error.strerror}; the delivery is not kept") from error
 
@@ -135,14 +136,8 @@ class Journal:
         done = [name for name, delivery in self._known.items() if delivery.is_done]
         for name in done[:-_KEPT]:
             del self._known[name]
-        new = self._path.with_suffix(".new")
-        with new.open("wb") as file:
-            for delivery in self._known.values():
-                file.write(b"\n" + json.dumps(_line(delivery)).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._path)
-        _sync_folder(self._path.parent)
+        lines = (b"\n" + json.dumps(_line(delivery)).encode() for delivery in self._known.values())
+        replace_durably(self._path, b"".join(lines))
 
 
 def _line(delivery: Delivery) -> dict[str, Any]:
@@ -165,11 +160,3 @@ def _read(path: Path) -> Iterable[tuple[str, Delivery]]:
                     at = parse_time(value["at"])
                     known[hint.delivery] = Delivery(hint, at, value["digest"], value.get("is_done", False))
     return known.items()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

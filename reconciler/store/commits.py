@@ -3,7 +3,6 @@ Commits made in the object database, without anybody's index or work tree.
 """
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -12,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from reconciler.controller.tree import Entry
 from reconciler.core.errors import Conflict, Unavailable, UsageError
+from reconciler.files import sync_folder
 from reconciler.store.git import Git
 from reconciler.store.objects import GitTree
 from reconciler.store.remote import push
@@ -139,15 +139,6 @@ async def commit_tree(
     words = [word for parent in parents for word in ("-p", parent)]
     committed = await _synced(committer).run("commit-tree", tree, *words, "-F", "-", stdin=message.encode())
     return committed.decode().strip()
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on disk: who syncs a file syncs what is in it, and not that it is there."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sync_objects(git_dir: Path) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from reconciler.core.errors import Conflict, Refused, Rewound, Unavailable
+from reconciler.files import replace_durably
 from reconciler.store.git import speakable
 from reconciler.store.remote import push_ref
 from reconciler.store.repository import Repository
@@ -260,23 +261,11 @@ class Line:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file as a whole or not at all; durably. A folder in its place goes aside."""
-    fresh = path.with_suffix(f".{os.getpid()}")
+    """Replace a file durably; a folder in its place goes aside. Raises Unavailable."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.is_dir():
             path.rename(path.with_suffix(f".damaged-{os.getpid()}"))
-        with fresh.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        replace_durably(path, content)
     except OSError as error:
-        with suppress(OSError):
-            fresh.unlink()
         raise Unavailable(f"{path} cannot be written: {error.strerror}") from error
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

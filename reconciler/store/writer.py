@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from reconciler.core.errors import Conflict, Unavailable, UsageError
-from reconciler.store.commits import sync_folder
+from reconciler.files import sync_folder
 from reconciler.store.fastimport import Change, FastImport
 from reconciler.store.locks import acquire, lock_file
 from reconciler.store.repository import Repository
