@@ -16,7 +16,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a file; its content is on disk when this returns, its name needs `sync_folder`. Raises OSError."""
+    """Write a file and sync its content; its name is on disk after `sync_folder`. Raises OSError."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()

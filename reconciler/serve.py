@@ -262,7 +262,6 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
         environ.take(secret_variables(desired))  # before anything is started that could read it
         state_branch = desired.fleet.state_branch
         await require_own_record(repository, state_branch)
-        mode: Mode = "serve" if settings.web else "run"
         state = await StateBranch.open(
             repository,
             state_branch,
@@ -271,15 +270,8 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             revision=lambda: loop.desired.revision,
             marks=marks,
         )
-        lease = Lease(repository, state_branch, this_process(clock.token(), mode, format_time(clock.now())))
-        stack.push_async_callback(lease.release)
-        await lease.take(by_force=settings.take_over)
-        presence = PresenceFile(repository, state_branch, settings.data_dir)
-        me = Presence(mode=mode, pid=os.getpid(), host=socket.gethostname(), since=format_time(clock.now()))
-        presence.tell(me)
-        stack.callback(lambda: presence.end(clock.now()))
+        lease, presence, me = await _take_lead(stack, settings, repository, state, state_branch)
         tree.is_acted_on = branch != state_branch  # there the record's own mark moves with each commit
-        stack.push_async_callback(state.close)
         transports = await stack.enter_async_context(ways(lambda: loop.desired.hosts, settings.data_dir))
         dispatch = Dispatcher(
             transports,
@@ -324,6 +316,27 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             look=asyncio.Event(),
             turned=asyncio.Event(),
         )
+
+
+async def _take_lead(
+    stack: AsyncExitStack, settings: Settings, repository: Repository, state: StateBranch, branch: str
+) -> tuple[Lease, PresenceFile, Presence]:
+    """
+    Take the lease of a fleet and say who has it; `stack` lets go of it, once nothing is written any more.
+
+    Raises UsageError if another reconciler leads.
+    """
+    mode: Mode = "serve" if settings.web else "run"
+    since = format_time(clock.now())
+    lease = Lease(repository, branch, this_process(clock.token(), mode, since))
+    stack.push_async_callback(lease.release)
+    stack.push_async_callback(state.close)
+    await lease.take(by_force=settings.take_over)
+    presence = PresenceFile(repository, branch, settings.data_dir)
+    me = Presence(mode=mode, pid=os.getpid(), host=socket.gethostname(), since=since)
+    presence.tell(me)
+    stack.callback(lambda: presence.end(clock.now()))
+    return lease, presence, me
 
 
 def _objection(tree: GuardedTree) -> Problem | None:
