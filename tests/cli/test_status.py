@@ -158,3 +158,29 @@ def test_the_remote_of_a_fleet_is_asked_to_sync(fleet, tmp_path):
 
 
 # --- Live figures ----------------------------------------------------------
+
+
+def test_a_live_run_shows_when_it_printed_last(slow):
+    with (
+        running(slow),
+        subprocess.Popen(
+            [*slow.command, "logs", "-f", "hello"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as followed,
+    ):
+        next(line for line in followed.stdout if "begun" in line)
+        followed.kill()
+        before = slow.git("rev-parse", "fleet-state")
+        shown, (listed,) = (
+            slow.run("describe", "hello").stdout,
+            json.loads(slow.run("get", "tasks", "-o", "json").stdout),
+        )
+        table = slow.run("get", "tasks").stdout
+
+    assert "last output:" in shown
+    assert "last sign:" not in shown
+    assert listed["live"]["last_output_at"] is not None
+    assert "last output" in table
+    assert slow.git("rev-parse", "fleet-state") == before
