@@ -36,7 +36,10 @@ async def end(process: asyncio.subprocess.Process) -> None:
     """End a process and its group; return once it is gone, whoever else holds its pipes."""
     with suppress(ProcessLookupError):  # all of it ended by itself meanwhile
         os.killpg(process.pid, signal.SIGKILL)
-    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001  there is no other way to let go of pipes
+    transport = process._transport  # type: ignore[attr-defined]  # noqa: SLF001  there is no other way to let go of pipes
+    # Not the whole of it: that asks after the process itself, and whoever waits for its end finds none.
+    for pipe in filter(None, map(transport.get_pipe_transport, (0, 1, 2))):
+        pipe.close()
     with suppress(TimeoutError):
         async with asyncio.timeout(_PATIENCE):
             await process.wait()
