@@ -12,7 +12,7 @@ from asyncio.subprocess import PIPE
 import pytest
 
 from reconciler.subprocesses import end, start
-from tests.dispatch.world import processes_with
+from tests import processes
 
 LEFT = """
 import asyncio, sys
@@ -35,7 +35,7 @@ def test_a_program_ends_that_ends_while_a_process_is_being_started(steps):
     done = subprocess.run([sys.executable, "-c", LEFT, str(steps), number], timeout=60, check=False)
 
     assert done.returncode == 0
-    assert processes_with(number) == []
+    assert processes.with_word(number) == []
 
 
 @pytest.mark.parametrize("steps", range(10))
@@ -50,7 +50,7 @@ async def test_a_start_that_is_cancelled_leaves_no_process(steps):
 
     if not starting.cancelled():
         await end(starting.result())
-    assert processes_with(number) == []
+    assert processes.with_word(number) == []
 
 
 async def test_the_end_of_a_process_is_not_waited_for_where_another_one_holds_its_pipes():
@@ -59,7 +59,17 @@ async def test_the_end_of_a_process_is_not_waited_for_where_another_one_holds_it
 
     await end(process)
 
-    assert processes_with("60.0473") == []
+    assert processes.with_word("60.0473") == []
     assert process.returncode is not None
-    for pid in processes_with("20.0473"):
+    for pid in processes.with_word("20.0473"):
         os.kill(pid, signal.SIGKILL)
+
+
+async def test_ending_a_process_takes_its_end_from_nobody_who_waits_for_it(caplog):
+    for _ in range(100):
+        process = await start("sleep", "100", stdout=PIPE)
+
+        await end(process)
+
+        assert process.returncode == -signal.SIGKILL
+    assert caplog.text == ""

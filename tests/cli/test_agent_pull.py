@@ -6,13 +6,13 @@ import asyncio
 import secrets
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from reconciler.cli.main import cli
 from tests.client.standin import TOKEN, StandIn, lease
+from tests.processes import is_alive
 
 
 @pytest.fixture
@@ -199,10 +199,3 @@ def test_tools_without_the_extra_say_how_to_install_it(monkeypatch):
 
     assert done.exit_code == 64
     assert "install 'mcp>=2.0'" in done.stderr
-
-
-def is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from reconciler.client.process import end_left_over, environment, identity, records_beside, running
-from tests.dispatch.world import processes_with, until
+from tests import processes
+from tests.dispatch.world import until
 
 LOOP = "trap '' TERM; : {word}; while :; do sleep 0.2; done"
 WAYS = {
@@ -43,28 +44,28 @@ async def test_what_a_command_started_does_not_outlive_it(tmp_path, word, way):
         code = await process.wait()
 
     assert code == 3
-    assert processes_with(word) == []
+    assert processes.with_word(word) == []
 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_what_a_command_started_does_not_outlive_its_cancel(tmp_path, word, way):
     async with work(tmp_path, f"{WAYS[way]} exec sleep 600", word, []):
-        await until(lambda: processes_with(word))
+        await until(lambda: processes.with_word(word))
 
-    assert processes_with(word) == []
+    assert processes.with_word(word) == []
 
 
 @pytest.mark.parametrize("is_held", [True, False])
 async def test_what_an_earlier_life_began_is_ended_with_all_it_started(tmp_path, word, is_held):
     records: list[str] = []
     async with work(tmp_path, f"{WAYS['a session of its own']} exec sleep 600", word, records) as process:
-        await until(lambda: processes_with(word))
+        await until(lambda: processes.with_word(word))
         if not is_held:
             os.kill(process.pid, signal.SIGKILL)
 
         await end_left_over(records[0], records_beside(tmp_path / "output"))
 
-        assert processes_with(word) == []
+        assert processes.with_word(word) == []
 
 
 async def test_a_command_ignores_no_signal_and_has_the_prompt_as_its_input(tmp_path, word):

@@ -21,6 +21,7 @@ from reconciler.client.process import identity
 from reconciler.client.puller import Puller
 from reconciler.core.errors import Refused, UsageError
 from tests.client.standin import TOKEN, StandIn, lease
+from tests.processes import is_alive
 
 
 @pytest.fixture
@@ -174,7 +175,7 @@ async def test_what_the_command_leaves_running_is_ended_with_it(server, agent, t
 
     await agent(f"sleep 600 >/dev/null 2>&1 & echo $! >{tmp_path}/pid").run()
 
-    assert is_gone(int((tmp_path / "pid").read_text()))
+    assert not is_alive(int((tmp_path / "pid").read_text()))
 
 
 async def test_a_command_that_takes_too_long_is_stopped(server, agent, tmp_path):
@@ -184,7 +185,7 @@ async def test_a_command_that_takes_too_long_is_stopped(server, agent, tmp_path)
 
     assert report(server)["status"] == "failed"
     assert "longer than 0.2 s" in report(server)["result"]
-    assert is_gone(int((tmp_path / "pid").read_text()))
+    assert not is_alive(int((tmp_path / "pid").read_text()))
 
 
 async def test_a_command_that_prints_too_much_is_stopped(server, agent, monkeypatch):
@@ -379,7 +380,7 @@ async def test_when_it_is_told_to_stop_it_gives_its_task_back(server, agent, tmp
         await work
 
     assert report(server)["status"] == "released"
-    assert is_gone(int((tmp_path / "pid").read_text()))
+    assert not is_alive(int((tmp_path / "pid").read_text()))
     assert list((tmp_path / "state").glob("slot-*")) == []
 
 
@@ -495,12 +496,3 @@ def remember(tmp_path, held, number=0):
 def fifo(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     return tmp_path / "fifo"
-
-
-def is_gone(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    with Path(f"/proc/{pid}/stat").open() as file:
-        return file.read().rpartition(")")[2].split()[0] == "Z"

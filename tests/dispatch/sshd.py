@@ -19,6 +19,7 @@ from reconciler.core.model import Host
 from reconciler.dispatch.line import Patience
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.transports import Transports
+from tests import processes
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 needs_sshd = [
@@ -122,8 +123,7 @@ class Sshd:
     def connections(self) -> list[int]:
         """Return the processes that serve connections now."""
         assert self._process
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        return [int(pid) for pid in children.read_text().split()] if children.exists() else []
+        return processes.children(self._process.pid)
 
     def kill_connections(self) -> int:
         """End every connection the hard way; what runs on the host goes on."""
@@ -135,7 +135,7 @@ class Sshd:
 
     def stall_connections(self) -> list[int]:
         """Have every connection fall silent; return whom to SIGKILL in the end."""
-        stalled = [pid for parent in self.connections() for pid in (parent, *_children(parent))]
+        stalled = [pid for parent in self.connections() for pid in (parent, *processes.children(parent))]
         for pid in stalled:
             os.kill(pid, signal.SIGSTOP)
         return stalled
@@ -154,11 +154,9 @@ class Sshd:
 
     def clear(self) -> None:
         """End what still runs on this host: what outlived its connection."""
-        mark = f"HOME={self.home}\0".encode()
-        for environ in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):
-                if mark in environ.read_bytes():
-                    os.kill(int(environ.parent.name), signal.SIGKILL)
+        for pid in processes.with_variable("HOME", str(self.home)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def restart(self) -> None:
         self.stop()
@@ -242,9 +240,3 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
-
-
-def _children(pid: int) -> list[int]:
-    with contextlib.suppress(FileNotFoundError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []

@@ -16,7 +16,8 @@ from reconciler.core.errors import Unavailable
 from reconciler.core.events import RunEnded, RunSeen
 from reconciler.core.model import FailureClass, Host, HostAdapter, Repo
 from reconciler.dispatch.local import LocalTransport
-from tests.dispatch.world import NOW, RUN, World, ended, git, processes_with, seen, until
+from tests import processes
+from tests.dispatch.world import NOW, RUN, World, ended, git, seen, until
 
 EDIT = "echo more >>README; echo new >new; rm src/main.py"
 
@@ -558,7 +559,7 @@ async def test_stopping_a_live_run_ends_its_processes_and_its_round(world):
     await dispatcher.close()
 
     assert report.verdict.kind == FailureClass.CANCELLED
-    assert (processes_with(word), facts.qsize(), dispatcher.followed) == ([], 0, frozenset())
+    assert (processes.with_word(word), facts.qsize(), dispatcher.followed) == ([], 0, frozenset())
 
 
 async def test_a_run_that_is_stopped_before_its_start_never_starts(world):

@@ -18,8 +18,9 @@ from reconciler.core.model import FailureClass, HostAdapter
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.output import read_output
 from reconciler.dispatch.transport import Answer, Transport
+from tests import processes
 from tests.dispatch.sshd import Yard, needs_sshd, quick, yard
-from tests.dispatch.world import LOCAL, RUN, World, ended, processes_with, seen, until
+from tests.dispatch.world import LOCAL, RUN, World, ended, seen, until
 
 TOOLS = (
     *(
@@ -252,7 +253,7 @@ async def test_a_run_whose_folder_is_removed_is_ended_and_told(place, what):
         dispatcher, facts = world.dispatcher(), asyncio.Queue()
         dispatcher.follow(order, facts.put_nowait)
         await seen(facts)
-        await until(lambda: processes_with(word))
+        await until(lambda: processes.with_word(word))
         run = next((place.folder / "host").glob("f1/runs/*.r1"))
 
         removed = {"the run's folder": run, "its claim": run / "claim"}.get(what, place.folder / "host")
@@ -264,7 +265,7 @@ async def test_a_run_whose_folder_is_removed_is_ended_and_told(place, what):
     assert report.verdict.message == (
         f"host {place.name}: the run's folder was removed under it; see who removes files below `workdir`"
     )
-    assert processes_with(word) == []
+    assert processes.with_word(word) == []
 
 
 async def test_a_clock_that_is_off_by_a_day_changes_nothing(place):

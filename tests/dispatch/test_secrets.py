@@ -12,7 +12,8 @@ from reconciler.core.model import FailureClass
 from reconciler.dispatch import secrets
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.steps import StepFailed
-from tests.dispatch.world import World, ended, processes_with
+from tests import processes
+from tests.dispatch.world import World, ended
 
 VALUE = "hush: it's $(a) `secret`"
 SHOW = 'printf %s "$KEY" | sha256sum; printf %s "$KEY" >\'{at}\''
@@ -201,7 +202,7 @@ async def test_a_helper_that_hangs_is_ended_with_all_that_it_started(monkeypatch
     with pytest.raises(StepFailed, match="did not answer"):
         await secrets.find_secret("it", Secret(command=("sh", "-c", hang)))
 
-    assert processes_with(word) == []
+    assert processes.with_word(word) == []
 
 
 async def test_a_helper_that_hangs_on_a_host_is_ended_with_all_that_it_started(monkeypatch, world, tmp_path):
@@ -214,4 +215,4 @@ async def test_a_helper_that_hangs_on_a_host_is_ended_with_all_that_it_started(m
 
     assert report.verdict.kind == FailureClass.AUTH
     assert "no answer" in report.verdict.message
-    assert processes_with(word) == []
+    assert processes.with_word(word) == []

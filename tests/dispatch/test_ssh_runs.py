@@ -14,8 +14,9 @@ from reconciler.core.adapter import Secret
 from reconciler.core.model import FailureClass, Host
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.transports import Transports
+from tests import processes
 from tests.dispatch.sshd import Sshd, Yard, needs_sshd, quick, yard
-from tests.dispatch.world import World, ended, git, processes_with, seen, until
+from tests.dispatch.world import World, ended, git, seen, until
 
 pytestmark = needs_sshd
 EDIT = "echo more >>README; echo new >new; rm src/main.py"
@@ -172,14 +173,14 @@ async def test_stopping_a_run_ends_its_whole_tree_on_the_host(world: Remote):
     dispatcher, facts = world.dispatcher(), asyncio.Queue()
     dispatcher.follow(order, facts.put_nowait)
     await seen(facts)
-    await until(lambda: processes_with(mark))
+    await until(lambda: processes.with_word(mark))
 
     dispatcher.stop(order, "task removed", facts.put_nowait)
     report = await ended(facts)
     await dispatcher.close()
 
     assert report.verdict.kind is FailureClass.CANCELLED
-    assert not processes_with(mark)
+    assert not processes.with_word(mark)
 
 
 async def test_a_secret_that_is_looked_up_on_the_host_is_injected_and_masked(world: Remote, tmp_path: Path):
@@ -200,7 +201,7 @@ async def test_a_helper_that_hangs_on_the_host_is_ended_there(world: Remote, tmp
     report = await world.carry_out(world.order("true", adapter={"secrets": {"KEY": secret}}, repo=None))
 
     assert report.verdict.kind is FailureClass.AUTH
-    assert processes_with(f"{tmp_path.name}-hanging") == []
+    assert processes.with_word(f"{tmp_path.name}-hanging") == []
 
 
 async def test_a_working_folder_that_cannot_be_made_fails_with_the_remedy(servers: Yard, tmp_path: Path):

@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 
 from reconciler.core.model import FailureClass, Phase
+from tests import processes
 from tests.dispatch.world import (
     LOCAL,
     NOW,
@@ -17,7 +18,6 @@ from tests.dispatch.world import (
     ended,
     make_runs,
     needs_of,
-    processes_with,
     run,
     seen,
     start,
@@ -39,7 +39,7 @@ async def live(world: World, key: str, word: str):
     dispatcher, facts = world.dispatcher(), asyncio.Queue()
     dispatcher.follow(order, facts.put_nowait)
     await seen(facts)
-    await until(lambda: processes_with(word))
+    await until(lambda: processes.with_word(word))
     await dispatcher.close()
     yield order
     dispatcher = world.dispatcher()
@@ -76,7 +76,7 @@ async def test_a_live_run_whose_task_has_moved_on_is_stopped_and_swept(world):
     async with live(world, "web/a.g1.a1", word):
         await sweep(world, needs_of("web/a.g1.a2"))
 
-        assert processes_with(word) == []
+        assert processes.with_word(word) == []
         assert (workspaces(world), run_folders(world)) == ([], [])
 
 
@@ -87,7 +87,7 @@ async def test_a_live_run_that_is_asked_for_or_was_let_go_of_goes_on(world, on_r
     async with live(world, "web/a.g1.a1", word):
         await sweep(world, needs_of(*on_record))
 
-        assert len(processes_with(word)) == 1
+        assert len(processes.with_word(word)) == 1
         assert workspaces(world) == ["web+a.g1.a1"]
 
 

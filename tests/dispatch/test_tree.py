@@ -15,8 +15,9 @@ from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.protocol import Stage
 from reconciler.dispatch.rehearsal import rehearse
+from tests import processes
 from tests.dispatch.sshd import needs_sshd, quick, yard
-from tests.dispatch.world import QUICK, make_runs, processes_with, run, start, until
+from tests.dispatch.world import QUICK, make_runs, run, start, until
 
 LOOP = "trap '' TERM HUP INT; : {word}; while :; do sleep 0.2; done"
 WAYS = {
@@ -73,7 +74,7 @@ async def test_nothing_that_a_run_started_outlives_it(make, word, way, helper):
     end = await run(runs, "a.r1", f"{WAYS[way]} exit 4", loop=LOOP.format(word=word), word=word)
 
     assert (end.stage, end.exit_code) == (Stage.DONE, 4)
-    assert processes_with(word) == []
+    assert processes.with_word(word) == []
     await runs.close()
 
 
@@ -81,12 +82,12 @@ async def test_nothing_that_a_run_started_outlives_it(make, word, way, helper):
 async def test_nothing_that_a_run_started_outlives_its_cancel(make, word, way):
     runs = make("perl")
     await start(runs, "a.r1", f"{WAYS[way]} {LOOP.format(word=word)}", loop=LOOP.format(word=word))
-    await until(lambda: len(processes_with(word)) > 1)
+    await until(lambda: len(processes.with_word(word)) > 1)
 
     state = await runs.cancel("a.r1", "cancelled", QUICK)
 
     assert (state.stage, state.why) == (Stage.DONE, "cancelled")
-    assert processes_with(word) == []
+    assert processes.with_word(word) == []
     await runs.close()
 
 
@@ -97,7 +98,7 @@ async def test_what_keeps_its_environment_is_found_without_anything_but_a_shell(
     await run(runs, "a.r1", f"{WAYS['a session']} exit 0", loop=LOOP.format(word=word))
 
     assert "mark" in await runs.means()
-    assert processes_with(word) == []
+    assert processes.with_word(word) == []
     await runs.close()
 
 
@@ -111,7 +112,7 @@ async def test_a_run_in_a_cgroup_leaves_nothing_even_if_its_agent_kills_who_watc
     await runs.cancel("a.r1", "cancelled", QUICK)
 
     assert end.stage is Stage.LOST
-    assert processes_with(word) == []
+    assert processes.with_word(word) == []
     await runs.close()
 
 

@@ -19,7 +19,8 @@ from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.logs import Logs
 from reconciler.dispatch.protocol import RunState, Stage, agent_job, payload
 from reconciler.dispatch.runs import Ending
-from tests.dispatch.world import QUICK, finish, make_runs, processes_with, run, start, until
+from tests import processes
+from tests.dispatch.world import QUICK, finish, make_runs, run, start, until
 
 CODES = [0, 1, 7, 125, 126, 127, 143, 255]
 HOSTILE = b"""it's "quoted" $(touch gone) `touch gone` $HOME \\ \\n %s ! # ; & | > < * ? ~ {a,b}
@@ -93,12 +94,12 @@ async def test_cancel_ends_the_whole_tree_in_every_shell(tmp_path, runs_in_shell
     stubborn = f"trap '' TERM; : {word}; while :; do sleep 0.2; done"
     script = f'setsid sh -c "{stubborn}" & (setsid sh -c "{stubborn}" &) ; {stubborn}'
     await start(runs, "tree.r1", script)
-    await until(lambda: len(processes_with(word)) >= 3)
+    await until(lambda: len(processes.with_word(word)) >= 3)
 
     state = await runs.cancel("tree.r1", "cancelled", QUICK)
 
     assert (state.stage, state.why, state.exit_code) == (Stage.DONE, "cancelled", 137)
-    assert processes_with(word) == []
+    assert processes.with_word(word) == []
 
 
 async def test_twenty_racing_launches_start_once_in_every_shell(tmp_path, runs_in_shell):
@@ -245,7 +246,7 @@ async def test_a_child_left_behind_does_not_outlive_the_run(runs):
     end = await run(runs, "a.r1", f"setsid sh -c ': {word}; while :; do sleep 0.2; done' & exit 4")
 
     assert end.exit_code == 4
-    assert processes_with(word) == []
+    assert processes.with_word(word) == []
 
 
 async def test_nothing_of_a_run_is_left_when_it_is_over(runs, tmp_path):
@@ -253,7 +254,7 @@ async def test_nothing_of_a_run_is_left_when_it_is_over(runs, tmp_path):
         state = await start(runs, f"a{number}.r1", "true", timeout=3600)
         await finish(runs, f"a{number}.r1", state)
 
-    await until(lambda: processes_with(str(tmp_path)) == [])
+    await until(lambda: processes.with_word(str(tmp_path)) == [])
 
     assert not list(tmp_path.glob("host/fleet/runs/*/by.*"))
     assert not list(tmp_path.glob("host/fleet/runs/*/cancel"))
@@ -283,7 +284,7 @@ async def test_cancelling_what_is_over_changes_nothing(runs):
 async def test_an_agent_may_end_politely_when_it_is_cancelled(runs):
     word = f"polite{os.getpid()}"
     await start(runs, "a.r1", f"trap 'exit 3' INT; : {word}; while :; do sleep 0.05; done")
-    await until(lambda: processes_with(word))
+    await until(lambda: processes.with_word(word))
 
     state = await runs.cancel("a.r1", "cancelled", Ending(signal="INT", grace=20))
 
@@ -434,14 +435,14 @@ async def test_without_proc_the_processes_are_found_by_ps(tmp_path):
     wrapped.chmod(0o755)
     runs = make_runs(tmp_path, shell=str(wrapped))
     await start(runs, "a.r1", f"sh -c ': {word}; while :; do sleep 0.2; done' & wait")
-    await until(lambda: processes_with(word))
+    await until(lambda: processes.with_word(word))
 
     alive = (await runs.stat(["a.r1"])).states["a.r1"]
     state = await runs.cancel("a.r1", "cancelled", QUICK)
 
     assert alive.stage is Stage.RUNNING
     assert (state.stage, state.why) == (Stage.DONE, "cancelled")
-    assert processes_with(word) == []
+    assert processes.with_word(word) == []
     await runs.close()
 
 
@@ -455,7 +456,7 @@ async def test_no_kill_at_any_moment_starts_a_run_twice(tmp_path):
         run_id = f"fuzz.a{number}.r1"
         launch = asyncio.create_task(start(runs, run_id, f"echo {number} >>'{tmp_path}/journal'; sleep 0.02"))
         await asyncio.sleep(draw.random() * 0.03)
-        victims = processes_with(run_id)
+        victims = processes.with_word(run_id)
         if victims:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(draw.choice(victims), signal.SIGKILL)

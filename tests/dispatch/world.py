@@ -3,7 +3,6 @@ A small world for runs: a code repository, a local host, a dispatcher that can b
 """
 
 import asyncio
-import contextlib
 import os
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -90,17 +89,6 @@ async def finish(
 async def run(runs: Runs, run_id: str, script: str, stdin: bytes = b"", **env: str) -> RunState:
     """Start a run and follow it to its end."""
     return await finish(runs, run_id, await start(runs, run_id, script, stdin, **env))
-
-
-def processes_with(word: str) -> list[int]:
-    """Return the processes whose command line holds a word."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            state = (folder / "stat").read_text().rpartition(") ")[2][0]
-            if word.encode() in (folder / "cmdline").read_bytes() and state != "Z":
-                found.append(int(folder.name))
-    return [pid for pid in found if pid != os.getpid()]
 
 
 async def until(is_true, *, every: float = 0.02) -> None:

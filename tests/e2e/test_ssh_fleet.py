@@ -20,6 +20,7 @@ import asyncssh
 import pytest
 
 from reconciler.dispatch.line import fingerprint
+from tests import processes
 from tests.dispatch.sshd import Sshd, Yard, needs_sshd, public, yard
 
 pytestmark = needs_sshd
@@ -318,9 +319,4 @@ def host_state(playground, name: str) -> str:
 
 def is_alive(run: str) -> bool:
     """Tell whether a process of the run is there, wherever it runs."""
-    mark = f"RECONCILER_RUN={run}\0".encode()
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if mark in environ.read_bytes():
-                return True
-    return False
+    return bool(processes.with_variable("RECONCILER_RUN", run))

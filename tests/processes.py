@@ -1,0 +1,44 @@
+"""What runs on this machine, read from `/proc`.
+
+Any process may be gone between two steps of reading it, and every step then
+fails in a way of its own: `FileNotFoundError` from opening a file,
+`ProcessLookupError` from reading or only from looking for one. Who is gone is
+nobody here.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+def with_word(word: str) -> list[int]:
+    """Return the processes, other than this one, whose command line holds a word."""
+    found = [pid for pid in _pids() if word.encode() in _read(pid, "cmdline") and is_alive(pid)]
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def with_variable(name: str, value: str) -> list[int]:
+    """Return the processes that were begun with a variable of that value."""
+    return [pid for pid in _pids() if f"{name}={value}".encode() in _read(pid, "environ").split(b"\0")]
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process has not ended, waited for or not."""
+    return _read(pid, "stat").rpartition(b") ")[2][:1] not in (b"", b"Z")
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that the first thread of a process began."""
+    return [int(child) for child in _read(pid, f"task/{pid}/children").split()]
+
+
+def _pids() -> list[int]:
+    return [int(folder.name) for folder in _PROC.iterdir() if folder.name.isdigit()]
+
+
+def _read(pid: int, file: str) -> bytes:
+    with contextlib.suppress(OSError):
+        return (_PROC / str(pid) / file).read_bytes()
+    return b""
