@@ -17,12 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from reconciler.controller.loop import Loop
-from reconciler.core.model import Host, HostStatus, Order, Phase, Status
+from reconciler.core.model.runs import RunRequest
+from reconciler.core.model.specs import Host
+from reconciler.core.model.status import HostStatus, Phase, Status
+from reconciler.git.objects import GitTree
+from reconciler.git.repository import Repository
 from reconciler.specs.source import SpecSource
-from reconciler.store.objects import GitTree
-from reconciler.store.repository import Repository
 from reconciler.store.state import StateBranch
-from reconciler.store.statuses import dump
+from reconciler.store.statuses import dump_status
 
 SIZES = tuple(int(size) for size in sys.argv[1:]) or (1_000, 100_000)
 LOOKS = 200
@@ -34,7 +36,7 @@ class Nowhere:
 
     followed: frozenset[tuple[str, int]] = frozenset()
 
-    def follow(self, order: Order, emit: object) -> None:
+    def follow(self, order: RunRequest, emit: object) -> None:
         raise AssertionError(f"{order.run} was started, but there is nothing to do")
 
     stop = follow
@@ -57,7 +59,7 @@ async def main() -> None:
         times: dict[int, list[float]] = {size: [] for size in SIZES}
         for _ in range(LOOKS):
             for size, loop in loops.items():
-                loop.knock()
+                loop.notify()
                 begin = time.process_time()
                 await loop._look()
                 times[size].append(time.process_time() - begin)
@@ -111,7 +113,7 @@ def import_statuses(folder: Path, statuses: Mapping[str, Status]) -> None:
     fast_import(
         folder,
         "fleet-state",
-        {f"fleet-state/tasks/{name}.yaml": dump(status) for name, status in statuses.items()},
+        {f"fleet-state/tasks/{name}.yaml": dump_status(status) for name, status in statuses.items()},
     )
 
 

@@ -17,8 +17,8 @@ from typing import BinaryIO
 
 from reconciler import clock
 from reconciler.core.masking import Mask
-from reconciler.dispatch.output import Asked, Remains, judge_output
-from reconciler.specs.layers import adapter as built_in
+from reconciler.dispatch.output import OutputRequest, RoundOutput, judge_output
+from reconciler.specs.layers import resolve_adapter as built_in
 
 SIZES = tuple(int(size) for size in sys.argv[1:] if size.isdigit()) or (64, 512)
 """MiB."""
@@ -78,7 +78,7 @@ def measure(file: Path, kind: str) -> None:
     before = peak_kib()
     begun = time.process_time()
     with file.open("rb") as stdout:
-        found = judge_output(adapter, Remains(stdout, b"", 0), Asked(), clock.now(), MASK)
+        found = judge_output(adapter, RoundOutput(stdout, b"", 0), OutputRequest(), clock.now(), MASK)
     seconds = time.process_time() - begun
     mib = file.stat().st_size / 2**20
     more = (peak_kib() - before) / 1024

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from reconciler.core.model import Observed
-from reconciler.core.plan import plan
-from reconciler.specs.fleet import Builder, build
+from reconciler.core.model.status import Observed
+from reconciler.core.planning.plan import plan
+from reconciler.specs.build import Builder, build
 from reconciler.specs.parse import File, Parser
 
 COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000

@@ -20,17 +20,17 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
-from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import agent_job
-from reconciler.dispatch.runs import REMOTE_PACE, Bounds, Ending, Runs
+from reconciler.dispatch.runs import REMOTE_PACE, Bounds, RunEnding, Runs
 from reconciler.dispatch.scripts import Scripts
 from reconciler.dispatch.transport import Transport
 from tests.dispatch.sshd import Sshd, quick, yard
 
 WORKDIR = "$HOME/.local/state/reconciler"
 PROMPT = b"x" * 10_000
-ENDING = Ending(grace=1)
+ENDING = RunEnding(grace=1)
 WRITER = """
 import sys, time
 paths, line = sys.stdin.read().split("\\n"), b"x" * 399 + b"\\n"
@@ -80,7 +80,7 @@ async def connected(hosts: Sequence[Sshd]) -> AsyncIterator[list[Transport]]:
 
 def on_host(folder: Path, transport: Transport, number: int) -> Runs:
     scripts = Scripts(transport, host=f"h{number}", shell="sh", workdir=WORKDIR)
-    logs = Logs(folder / "logs" / str(number))
+    logs = LogFolder(folder / "logs" / str(number))
     proofs = Proofs(folder / "proofs" / str(number))
     return Runs(scripts, transport, root=f"{WORKDIR}/bench/runs", logs=logs, pace=REMOTE_PACE, proofs=proofs)
 

@@ -19,11 +19,11 @@ from statistics import median
 from reconciler.core.adapter import Usage
 from reconciler.core.events import Started
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model import Phase, Status
+from reconciler.core.model.status import Phase, Status
+from reconciler.git.repository import Repository
 from reconciler.store import statuses
-from reconciler.store.messages import render
+from reconciler.store.messages import render_message
 from reconciler.store.reader import StateReader
-from reconciler.store.repository import Repository
 from reconciler.store.state import StateBranch
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -100,7 +100,7 @@ class CommandLine:
         work = [step(next(STEPS), self.tasks) for _ in range(commits)]
         began = time.perf_counter()
         for each in work:
-            (self.place / path(each.task)).write_bytes(statuses.dump(each.after))
+            (self.place / path(each.task)).write_bytes(statuses.dump_status(each.after))
             git(self.place, *options, "add", path(each.task))
             git(self.place, *options, "commit", "-q", "-m", f"task {each.task}: running")
         return commits / (time.perf_counter() - began)
@@ -109,7 +109,9 @@ class CommandLine:
 def raw(place: Path, tasks: int, commits: int) -> float:
     work = [step(next(STEPS), tasks) for _ in range(commits)]
     began = time.perf_counter()
-    stream(place, [({path(each.task): statuses.dump(each.after)}, render(each)) for each in work])
+    stream(
+        place, [({path(each.task): statuses.dump_status(each.after)}, render_message(each)) for each in work]
+    )
     return commits / (time.perf_counter() - began)
 
 
@@ -124,7 +126,7 @@ async def load(folder: Path, size: int) -> None:
         async with await Repository.open(str(place), folder) as repository:
             reader = StateReader(repository, BRANCH)
             cold.append(await seconds(reader))
-            stream(place, [({path(task(0)): statuses.dump(status(next(STEPS)))}, "edit")])
+            stream(place, [({path(task(0)): statuses.dump_status(status(next(STEPS)))}, "edit")])
             warm.append(await seconds(reader))
     print(
         f"Load of {size} statuses: {median(cold):.2f} s; again after one commit: {median(warm) * 1000:.1f} ms"
@@ -177,7 +179,7 @@ def base(place: Path, tasks: int) -> None:
     subprocess.run(["git", "init", "-q", *kind, str(place)], check=True)
     git(place, "config", "user.name", "Bench")
     git(place, "config", "user.email", "bench@example.org")
-    files = {path(task(number)): statuses.dump(status(number)) for number in range(tasks)}
+    files = {path(task(number)): statuses.dump_status(status(number)) for number in range(tasks)}
     stream(place, [(files, "all of them")], start=False)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.main import COMMANDS
 from reconciler.core.lifecycle import diagram
-from reconciler.core.model import Kind, TaskDefaults
-from reconciler.specs.schema import schema
+from reconciler.core.model.specs import Kind, TaskDefaults
+from reconciler.specs.schema import json_schema
 
 DOCS = Path(__file__).parent
 KINDS: tuple[Kind, ...] = ("task", "host", "adapter", "agent", "repo", "fleet")
@@ -46,7 +46,7 @@ def pages() -> Iterator[tuple[str, str]]:
 
 def fields(kind: Kind) -> Iterator[str]:
     """Yield the table of a kind's own fields; inherited ones are named together."""
-    document = schema(kind)
+    document = json_schema(kind)
     own = document["properties"]
     inherited = [] if kind == "task" else [name for name in own if name in TaskDefaults.model_fields]
     required = document.get("required", [])

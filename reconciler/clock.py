@@ -20,6 +20,6 @@ def steady() -> float:
     return time.monotonic()
 
 
-def token(size: int = 6) -> str:
+def random_hex(size: int = 6) -> str:
     """Return `size` random bytes in hex, for names that have to be drawn."""
     return secrets.token_hex(size)

@@ -20,7 +20,7 @@ _FOLDERS = ("clones", "repos", "logs", "hosts", "hooks")
 _FILES = ("machine", "agents.json", "hooks/deliveries.jsonl")
 
 
-def prepare(folder: Path) -> None:
+def prepare_data_folder(folder: Path) -> None:
     """
     Make the data folder unless it is there, and see that it can be written in. Raises UsageError.
 

@@ -19,56 +19,56 @@ from functools import partial
 from pathlib import Path
 
 from reconciler import clock, datafolder
-from reconciler.controller.intake import Intake
-from reconciler.controller.loop import Loop, Until
+from reconciler.controller.issues import IssueController
+from reconciler.controller.loop import Loop, StopWhen
+from reconciler.controller.plan_preview import PlanPreview, ReadPull
 from reconciler.controller.ports import Step
-from reconciler.controller.preview import Preview, ReadPull
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Problem, Refused, Unavailable, UsageError
 from reconciler.core.fields import format_time
-from reconciler.core.forge import Hint, Pull
-from reconciler.core.model import Desired, Forge, Host
+from reconciler.core.forge.model import Hint, PullRequestSnapshot
+from reconciler.core.model.specs import Desired, Forge, Host
 from reconciler.dispatch import environ
-from reconciler.dispatch.agentlogs import AgentLogs
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.output import read_output
-from reconciler.dispatch.places import local_folder
-from reconciler.dispatch.prober import Prober
+from reconciler.dispatch.paths import local_folder
+from reconciler.dispatch.pool import TransportPool
+from reconciler.dispatch.prober import HostProber
 from reconciler.dispatch.repos import whole_url
+from reconciler.dispatch.retrying import StepFailed
 from reconciler.dispatch.secrets import find_secret, secret_variables
-from reconciler.dispatch.steps import StepFailed
-from reconciler.dispatch.transports import Transports
-from reconciler.forge.forgejo import Forges
-from reconciler.forge.hooks import Hooks
+from reconciler.dispatch.worker_logs import AgentLogs
+from reconciler.forge.forgejo import ForgeRegistry
 from reconciler.forge.journal import Journal
+from reconciler.forge.webhook_receiver import WebhookReceiver
+from reconciler.git.objects import GitTree
+from reconciler.git.repository import Repository
 from reconciler.settings import Settings
+from reconciler.specs.build import build
 from reconciler.specs.edit import edit
-from reconciler.specs.fleet import build
 from reconciler.specs.parse import ROOT, File, read_task
 from reconciler.specs.source import SpecSource, read_revision
-from reconciler.store.bot import Bot
-from reconciler.store.elsewhere import require_own_record
-from reconciler.store.guarded import GuardedTree
-from reconciler.store.leader import Lease, Mode, this_process
-from reconciler.store.marks import Marks
-from reconciler.store.objects import GitTree
+from reconciler.store.bot_commits import BotCommitter
+from reconciler.store.guarded_tree import GuardedTree
+from reconciler.store.high_water import HighWaterMarks
+from reconciler.store.leader import LeaderLease, LeaderMode, this_process
+from reconciler.store.merge_preview import PullTree
 from reconciler.store.presence import BEAT as TELL
 from reconciler.store.presence import Presence, PresenceFile
-from reconciler.store.pulls import PullTree
-from reconciler.store.repository import Repository
+from reconciler.store.remote_record import require_own_record
 from reconciler.store.state import StateBranch
-from reconciler.store.timeline import Timeline
+from reconciler.store.timeline import HistoryReader
 from reconciler.store.watch import ref_changes
-from reconciler.systemd import notify, watchdog_interval
+from reconciler.systemd import sd_notify, watchdog_interval
 
-__all__ = ["Until", "forge_secret", "forges_of", "serve", "ways"]
+__all__ = ["StopWhen", "forge_secret", "forges_of", "reconcile", "ways"]
 
 log = logging.getLogger(__name__)
 for _chatty in ("asyncssh", "httpx2", "watchfiles"):  # each connection, request, change of a file
     logging.getLogger(_chatty).setLevel(logging.WARNING)
 
-FLEET = ".fleet"
+FLEET_FORGE = ".fleet"
 """What the fleet's own repository is called among those with a forge: no repo can have that name."""
 
 _LIMIT = 4
@@ -78,10 +78,10 @@ LOCAL_LOOK = 2.0
 """Seconds between looks at refs of this machine: the net below the watch; a look costs microseconds."""
 
 
-async def serve(
+async def reconcile(
     settings: Settings,
     *,
-    until: Until = "stopped",
+    until: StopWhen = "stopped",
     on_step: Callable[[Step], None],
     on_listen: Callable[[str], None] = lambda _: None,
     on_signal: Callable[[int], None] = lambda _: None,
@@ -109,8 +109,8 @@ async def serve(
                     work = group.create_task(fleet.loop.run(until))
                     work.add_done_callback(lambda _: [hint.cancel() for hint in hints])
                     end.do = partial(_end, fleet.loop, work, settings)
-                    notify("READY=1")
-                notify("STOPPING=1")
+                    sd_notify("READY=1")
+                sd_notify("STOPPING=1")
     if fleet.superseded is not None:
         raise fleet.superseded
     return fleet.loop
@@ -133,7 +133,7 @@ def _turn(fleet: "_Fleet") -> None:
     """Let those beside the loop work by specs that were just read."""
     environ.take(secret_variables(fleet.loop.desired))
     fleet.intake.turn()
-    fleet.preview.knock()
+    fleet.preview.notify()
     fleet.turned.set()
 
 
@@ -190,21 +190,21 @@ async def _kept_up(work: Callable[[], Coroutine[None, None, None]]) -> None:
 async def _stay_alive(interval: float) -> None:
     """Tell systemd that the event loop turns."""
     while True:
-        notify("WATCHDOG=1")
+        sd_notify("WATCHDOG=1")
         await asyncio.sleep(interval)
 
 
 @asynccontextmanager
 async def ways(
     hosts: Callable[[], Mapping[str, Host]], data: Path, *, is_lasting: bool = True
-) -> AsyncIterator[Transports]:
+) -> AsyncIterator[TransportPool]:
     """
     Open the ways from this machine to hosts, and close them at the end.
 
     `data` is the data folder: local hosts without a `workdir` work in it.
     `is_lasting`: runs go on when the ways are closed, as those of `serve` do.
     """
-    transports = Transports(
+    transports = TransportPool(
         hosts,
         local=lambda host: LocalTransport(local_folder(host, data)),
         jitter=random.random,
@@ -227,12 +227,12 @@ class _Fleet:
     branch: str
     """The one with the specs."""
     state: StateBranch
-    lease: Lease
+    lease: LeaderLease
     loop: Loop
     dispatch: Dispatcher
-    writer: Bot
-    intake: Intake
-    preview: Preview
+    writer: BotCommitter
+    intake: IssueController
+    preview: PlanPreview
     look: asyncio.Event
     """Set: look at the repository now."""
     turned: asyncio.Event
@@ -249,12 +249,12 @@ class _Fleet:
 async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
     """Open the rooms and wire them to a loop."""
     async with AsyncExitStack() as stack:
-        datafolder.prepare(settings.data_dir)
+        datafolder.prepare_data_folder(settings.data_dir)
         repository = await Repository.open(settings.repo, settings.data_dir / "clones")
         await stack.enter_async_context(repository)
         base = repository.folder or repository.git_dir
         branch = await repository.specs_branch(settings.branch)
-        marks = Marks(repository, settings.data_dir)
+        marks = HighWaterMarks(repository, settings.data_dir)
         stack.push_async_callback(marks.close)
         tree = GuardedTree(repository, branch, marks)
         specs = SpecSource(tree, tree.touched, objection=partial(_objection, tree))
@@ -265,7 +265,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
         state = await StateBranch.open(
             repository,
             state_branch,
-            token=clock.token,
+            token=clock.random_hex,
             clock=clock.now,
             revision=lambda: loop.desired.revision,
             marks=marks,
@@ -284,13 +284,13 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             keep_logs_mb=settings.keep_logs_mb,
         )
         stack.enter_context(_masked_logs(dispatch))
-        forges = Forges(forge_secret, clock.now)
+        forges = ForgeRegistry(forge_secret, clock.now)
         stack.push_async_callback(forges.close)
         loop = Loop(
             specs,
             state,
             dispatch,
-            Prober(transports, data=settings.data_dir, clock=clock.now),
+            HostProber(transports, data=settings.data_dir, clock=clock.now),
             clock.now,
             sweep_interval=settings.sweep_interval,
             machine=await _machine(settings, state),
@@ -299,7 +299,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             forges=forges,
             address=_task_address(settings),
         )
-        writer = Bot(repository, branch)
+        writer = BotCommitter(repository, branch)
         yield _Fleet(
             repository=repository,
             base=base,
@@ -311,8 +311,8 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             loop=loop,
             dispatch=dispatch,
             writer=writer,
-            intake=Intake(forges, writer, loop, clock.now, read_task, edit),
-            preview=Preview(forges, _reader_of_pulls(repository), loop, branch, clock.now),
+            intake=IssueController(forges, writer, loop, clock.now, read_task, edit),
+            preview=PlanPreview(forges, _reader_of_pulls(repository), loop, branch, clock.now),
             look=asyncio.Event(),
             turned=asyncio.Event(),
         )
@@ -320,15 +320,15 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
 
 async def _take_lead(
     stack: AsyncExitStack, settings: Settings, repository: Repository, state: StateBranch, branch: str
-) -> tuple[Lease, PresenceFile, Presence]:
+) -> tuple[LeaderLease, PresenceFile, Presence]:
     """
     Take the lease of a fleet and say who has it; `stack` lets go of it, once nothing is written any more.
 
     Raises UsageError if another reconciler leads.
     """
-    mode: Mode = "serve" if settings.web else "run"
+    mode: LeaderMode = "serve" if settings.web else "run"
     since = format_time(clock.now())
-    lease = Lease(repository, branch, this_process(clock.token(), mode, since))
+    lease = LeaderLease(repository, branch, this_process(clock.random_hex(), mode, since))
     stack.push_async_callback(lease.release)
     stack.push_async_callback(state.close)
     await lease.take(by_force=settings.take_over)
@@ -369,7 +369,7 @@ def _reader_of_pulls(repository: Repository) -> ReadPull:
     tree = PullTree(repository)
     source, turn = SpecSource(tree), asyncio.Lock()
 
-    async def read(pull: Pull, base: str) -> Desired:
+    async def read(pull: PullRequestSnapshot, base: str) -> Desired:
         async with turn:
             await tree.turn_to(pull.number, pull.head, base)
             return await source.read({})
@@ -406,19 +406,19 @@ async def _api(
     from reconciler.api.app import make_app  # noqa: PLC0415 - see above
     from reconciler.api.listen import read_listen  # noqa: PLC0415 - see above
     from reconciler.api.proposals import Proposals  # noqa: PLC0415 - see above
-    from reconciler.api.server import running  # noqa: PLC0415 - see above
-    from reconciler.api.shelf import Shelf  # noqa: PLC0415 - see above
+    from reconciler.api.server import serve_app  # noqa: PLC0415 - see above
+    from reconciler.api.services import Services  # noqa: PLC0415 - see above
 
     web, loop = settings.web, fleet.loop
     listen = read_listen(web.listen, web.tls_cert, web.tls_key, behind_proxy=web.behind_proxy)
-    hooks = Hooks(
+    hooks = WebhookReceiver(
         lambda: forges_of(loop.desired),
         forge_secret,
         Journal(settings.data_dir / "hooks", clock.now),
         lambda hint: _take(fleet, hooks, hint),
     )
-    shelf = Shelf(
-        record=Timeline(fleet.repository, lambda: loop.head),
+    shelf = Services(
+        record=HistoryReader(fleet.repository, lambda: loop.head),
         logs=AgentLogs(fleet.dispatch.logs),
         propose=Proposals(loop, fleet.writer, edit, partial(_check, fleet)).propose,
         hooks=hooks,
@@ -426,10 +426,10 @@ async def _api(
         last_output=fleet.dispatch.logs.last_output,
     )
     app = make_app(loop, shelf, clock=clock.now, last_use=settings.data_dir / "agents.json")
-    async with running(app, listen) as url:
+    async with serve_app(app, listen) as url:
         on_listen(url)
         hooks.resume()
-        yield app.ctx.knock
+        yield app.ctx.notify
 
 
 async def _check(fleet: _Fleet, path: str, text: str) -> Sequence[Problem]:
@@ -448,20 +448,20 @@ async def _check(fleet: _Fleet, path: str, text: str) -> Sequence[Problem]:
 
 def forges_of(desired: Desired) -> Mapping[str, Forge]:
     """Return the forges of a fleet by the name of the repo; that of its own repository as FLEET."""
-    named = {name: repo.forge for name, repo in desired.repos.items()} | {FLEET: desired.fleet.forge}
+    named = {name: repo.forge for name, repo in desired.repos.items()} | {FLEET_FORGE: desired.fleet.forge}
     return {name: forge for name, forge in named.items() if forge is not None}
 
 
-def _take(fleet: _Fleet, hooks: Hooks, hint: Hint) -> None:
+def _take(fleet: _Fleet, hooks: WebhookReceiver, hint: Hint) -> None:
     """Let everybody look whom a hint may concern; after a restart they look in any case."""
     for name in hint.repos:
-        if name == FLEET:
-            fleet.preview.knock()
+        if name == FLEET_FORGE:
+            fleet.preview.notify()
             fleet.look.set()
         else:
             numbers = [hint.pull] if hint.pull is not None else []
             fleet.loop.hint(name, numbers, hint.delivery)
-            fleet.intake.knock(name)
+            fleet.intake.notify(name)
     hooks.done(hint.delivery)
 
 
@@ -469,10 +469,10 @@ async def _machine(settings: Settings, state: StateBranch) -> str:
     """Return the name under which local runs of this data folder are known."""
     statuses, hosts = await state.load()
     found = {status.machine for status in statuses.values()} | {host.machine for host in hosts.values()}
-    return datafolder.machine(settings.data_dir, {name for name in found if name}, clock.token)
+    return datafolder.machine(settings.data_dir, {name for name in found if name}, clock.random_hex)
 
 
-class Ending:
+class Shutdown:
     """What SIGTERM and SIGINT do: end in good order; after a while, in any case; the second time, at once."""
 
     def __init__(self, do: Callable[[], None], limit: float, tell: Callable[[int], None]) -> None:
@@ -498,9 +498,9 @@ class Ending:
 
 
 @contextmanager
-def ending(do: Callable[[], None], settings: Settings, tell: Callable[[int], None]) -> Iterator[Ending]:
+def ending(do: Callable[[], None], settings: Settings, tell: Callable[[int], None]) -> Iterator[Shutdown]:
     """Let SIGTERM and SIGINT do this; afterwards what they did before, if none came."""
-    made = Ending(do, settings.stop_grace.total_seconds() * _LIMIT, tell)
+    made = Shutdown(do, settings.stop_grace.total_seconds() * _LIMIT, tell)
     before = {number: signal.signal(number, made) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield made
@@ -522,7 +522,7 @@ async def _watch(fleet: _Fleet) -> None:
         refs = (fleet.repository.ref(fleet.branch), fleet.state.ref)
         async with aclosing(ref_changes(fleet.repository, refs)) as changes:
             async for _ in changes:
-                fleet.loop.knock()
+                fleet.loop.notify()
 
 
 async def _look(fleet: _Fleet) -> None:
@@ -534,7 +534,7 @@ async def _look(fleet: _Fleet) -> None:
         except (Unavailable, Refused) as error:
             log.warning("%s; looking again in %g s", error, _look_interval(fleet))
         else:
-            fleet.loop.knock()
+            fleet.loop.notify()
 
 
 async def _time_to_look(fleet: _Fleet) -> None:

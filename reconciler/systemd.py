@@ -9,7 +9,7 @@ import socket
 from contextlib import suppress
 
 
-def notify(state: str) -> None:
+def sd_notify(state: str) -> None:
     """Tell systemd a state such as `READY=1`; whether it hears us is not for us to know."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):

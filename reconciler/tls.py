@@ -16,7 +16,7 @@ import httpx2
 
 from reconciler.core.errors import UsageError
 
-VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 """Variables that each name a file with authorities; SSL_CERT_DIR names a folder."""
 
 
@@ -25,7 +25,7 @@ class Authorities:
 
     def __init__(self, ca: str | None = None) -> None:
         """Raise UsageError if a file that is named cannot be used."""
-        named = [os.environ.get(name) for name in VARIABLES]
+        named = [os.environ.get(name) for name in CA_VARIABLES]
         self._folder = os.environ.get("SSL_CERT_DIR")
         self._files = [Path(file).expanduser() for file in (*named, ca) if file]
         self._as_of: list[object] = []
@@ -50,7 +50,7 @@ class Authorities:
             except OSError as error:  # ssl.SSLError is one
                 raise UsageError(
                     f"the certificates of authorities in {file} cannot be used: {error.strerror or error}; "
-                    f"it must be a readable PEM file (see {', '.join(VARIABLES)}, or the setting `ca`)"
+                    f"it must be a readable PEM file (see {', '.join(CA_VARIABLES)}, or the setting `ca`)"
                 ) from error
         self._as_of = self._times()
         return context

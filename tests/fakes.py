@@ -15,34 +15,33 @@ from reconciler.controller.ports import Emit, Step
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.errors import Conflict, Problem, Unavailable
 from reconciler.core.events import Assigned, RunEnded, RunSeen
-from reconciler.core.forge import Comment, Issue, Light, Note, Pull, Review, Want
+from reconciler.core.forge.model import (
+    Comment,
+    CommitStatus,
+    ForgeView,
+    Issue,
+    ManagedComment,
+    PullRequestSnapshot,
+    Review,
+)
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
-from reconciler.core.limits import with_expenses
-from reconciler.core.model import (
+from reconciler.core.model.runs import (
     Assignment,
     Check,
     Claim,
-    Desired,
     FailureClass,
-    Forge,
-    Host,
-    HostCli,
-    HostStatus,
-    Order,
-    Purse,
-    Repo,
     Report,
     ReviewNote,
-    Status,
-    Task,
-    TaskSpec,
+    RunRequest,
     Verdict,
     read_run_key,
-    work_id,
 )
-from reconciler.core.needs import Needs
-from reconciler.core.prompt import sha256
+from reconciler.core.model.specs import Desired, Forge, Host, Repo, Task, TaskSpec, work_id
+from reconciler.core.model.status import BudgetScope, HostCli, HostStatus, Status
+from reconciler.core.planning.limits import with_expenses
+from reconciler.core.runs.prompt import sha256
+from reconciler.core.runs.retention import Retention
 
 START = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 SUCCESS = Report(verdict=Verdict(outcome="success", text="done"), head_commit="f" * 40, commits=1)
@@ -184,7 +183,7 @@ class FakeState:
         keys = [read_run_key(step.event.run) for step in self.log if isinstance(step.event, Assigned)]
         return {key[0]: key[1] for key in keys if key and key[0] in names}
 
-    async def spent(self, since: datetime) -> Mapping[Purse, Usage]:
+    async def spent(self, since: datetime) -> Mapping[BudgetScope, Usage]:
         self.counted += 1
         return with_expenses({}, self.log, since)
 
@@ -202,15 +201,15 @@ class FakeDispatch:
     """What comes of the rounds of a task, in order; after that, successes."""
     broken: set[str] = field(default_factory=set)
     """Hosts on which nothing can be started."""
-    refused: list[Order] = field(default_factory=list)
+    refused: list[RunRequest] = field(default_factory=list)
     """What could not be started there."""
     hold: bool = False
     """Runs are seen but do not end until `finish`."""
-    started: dict[tuple[str, int], Order] = field(default_factory=dict)
+    started: dict[tuple[str, int], RunRequest] = field(default_factory=dict)
     """Every round that was ever started on a host."""
-    follows: list[Order] = field(default_factory=list)
+    follows: list[RunRequest] = field(default_factory=list)
     stopped: list[tuple[str, str]] = field(default_factory=list)
-    swept: list[Needs] = field(default_factory=list)
+    swept: list[Retention] = field(default_factory=list)
     ended: dict[tuple[str, int], Report] = field(default_factory=dict)
     followed: frozenset[tuple[str, int]] = frozenset()
     on_base: set[str] = field(default_factory=set)
@@ -222,7 +221,7 @@ class FakeDispatch:
     troubles: dict[str, str] = field(default_factory=dict)
     emits: dict[tuple[str, int], Emit] = field(default_factory=dict)
 
-    def follow(self, order: Order, emit: Emit) -> None:
+    def follow(self, order: RunRequest, emit: Emit) -> None:
         self.follows.append(order)
         self.emits[order.key] = emit
         self.followed |= {order.key}
@@ -245,7 +244,7 @@ class FakeDispatch:
         if not self.hold or order.key in self.ended:
             self.finish(order)
 
-    def finish(self, order: Order, report: Report | None = None) -> None:
+    def finish(self, order: RunRequest, report: Report | None = None) -> None:
         """Let a run end."""
         scripted = self.reports.get(order.task, [])
         if order.key not in self.ended:
@@ -257,13 +256,13 @@ class FakeDispatch:
             )
         )
 
-    def stop(self, order: Order, why: str, emit: Emit) -> None:
+    def stop(self, order: RunRequest, why: str, emit: Emit) -> None:
         self.stopped.append((order.run, why))
         self.emits[order.key] = emit
         cancelled = Verdict(outcome="failed", kind=FailureClass.CANCELLED, message=why)
         self.finish(order, Report(verdict=cancelled))
 
-    async def sweep(self, host: Host, needs: Callable[[], Needs]) -> None:
+    async def sweep(self, host: Host, needs: Callable[[], Retention]) -> None:
         self.swept.append(needs())
 
     async def reach(self, repo: Repo) -> None:
@@ -295,7 +294,7 @@ class FakeSite:
     """A repository on a forge, in memory; its methods are what people do there."""
 
     heads: dict[str, str] = field(default_factory=lambda: {"main": "0" * 40})
-    pulls: dict[int, Pull] = field(default_factory=dict)
+    pulls: dict[int, PullRequestSnapshot] = field(default_factory=dict)
     issues: dict[int, Issue] = field(default_factory=dict)
     comments: list[Comment] = field(default_factory=list)
     lights: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
@@ -372,11 +371,11 @@ class FakeSite:
         self.change(number, reviews=(*pull.reviews, review))
         return review.id
 
-    def newest(self, branch: str) -> Pull | None:
+    def newest(self, branch: str) -> PullRequestSnapshot | None:
         mine = [pull for pull in self.pulls.values() if pull.branch == branch]
         return max(mine, key=lambda pull: (pull.state == "open", pull.number), default=None)
 
-    def seen(self, pull: Pull) -> Pull:
+    def seen(self, pull: PullRequestSnapshot) -> PullRequestSnapshot:
         """Return a pull request with its checks."""
         others = {
             context: said
@@ -397,7 +396,7 @@ class FakeForges:
     away: bool = False
     """Whether they cannot be reached."""
     looks: int = 0
-    shown: list[Want] = field(default_factory=list)
+    shown: list[ForgeView] = field(default_factory=list)
     """Everything that was to be shown, in order."""
     clock: Callable[[], datetime] = clock.now
 
@@ -415,13 +414,13 @@ class FakeForges:
 
     async def pulls(
         self, forge: Forge, branches: Collection[str], fresh: Collection[int]
-    ) -> Mapping[str, Pull]:
+    ) -> Mapping[str, PullRequestSnapshot]:
         self.looks += 1
         site = self.at(forge)
         found = {branch: site.newest(branch) for branch in branches}
         return {branch: site.seen(pull) for branch, pull in found.items() if pull}
 
-    async def show(self, forge: Forge, want: Want) -> Pull | None:
+    async def show(self, forge: Forge, want: ForgeView) -> PullRequestSnapshot | None:
         site = self.at(forge)
         self.shown.append(want)
         pull = site.newest(want.branch)
@@ -440,12 +439,12 @@ class FakeForges:
             await self.say(forge, pull.number, note)
         return site.seen(site.pulls[pull.number]) if pull else None
 
-    def _open(self, site: FakeSite, want: Want) -> Pull:
+    def _open(self, site: FakeSite, want: ForgeView) -> PullRequestSnapshot:
         if want.branch not in site.heads:
             raise Unavailable(f"no pull request can be opened: is {want.branch} there?")
         number = site.next()
         site.titles[number] = want.title
-        site.pulls[number] = Pull(
+        site.pulls[number] = PullRequestSnapshot(
             number=number,
             url=f"http://127.0.0.1/pulls/{number}",
             title=want.title,
@@ -462,7 +461,7 @@ class FakeForges:
         )
         return site.pulls[number]
 
-    def _dress(self, site: FakeSite, pull: Pull, want: Want) -> None:
+    def _dress(self, site: FakeSite, pull: PullRequestSnapshot, want: ForgeView) -> None:
         fields: dict[str, object] = {"labels": _with_phase(pull.labels, want.phase)}
         if pull.state == "open":
             ours = site.bodies.get(pull.number, "")
@@ -488,7 +487,7 @@ class FakeForges:
     async def comments(self, forge: Forge, since: datetime) -> Sequence[Comment]:
         return [comment for comment in self.at(forge).comments if comment.created_at >= since]
 
-    async def say(self, forge: Forge, number: int, note: Note) -> bool:
+    async def say(self, forge: Forge, number: int, note: ManagedComment) -> bool:
         site = self.at(forge)
         for at, comment in enumerate(site.comments):
             if (comment.number, comment.key) == (number, note.key):
@@ -497,11 +496,11 @@ class FakeForges:
         site.comment(number, note.text, author="bot", key=note.key)
         return True
 
-    async def open_pulls(self, forge: Forge, base: str) -> Sequence[Pull]:
+    async def open_pulls(self, forge: Forge, base: str) -> Sequence[PullRequestSnapshot]:
         pulls = self.at(forge).pulls.values()
         return [pull for pull in pulls if pull.state == "open" and pull.base == base]
 
-    async def light(self, forge: Forge, light: Light) -> None:
+    async def light(self, forge: Forge, light: CommitStatus) -> None:
         self.at(forge).set_status(light.commit, light.state, light.context, light.description)
 
 

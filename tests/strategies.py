@@ -13,10 +13,11 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
 
-from reconciler.core.adapter import Adapter, Usage, Version
+from reconciler.core.adapter import Adapter, Budget, Usage, Version
 from reconciler.core.errors import Problem
 from reconciler.core.events import (
     Assigned,
+    BranchTouched,
     Cancelled,
     ChangesRequested,
     Completed,
@@ -25,7 +26,7 @@ from reconciler.core.events import (
     Event,
     Failed,
     FixRequested,
-    PullOpened,
+    PullRequestOpened,
     Released,
     Removed,
     Renamed,
@@ -40,40 +41,34 @@ from reconciler.core.events import (
     SpecRemoved,
     Started,
     Submitted,
-    Touched,
     WaitingChanged,
 )
 from reconciler.core.lifecycle import Transition, fold
-from reconciler.core.model import (
-    Budget,
-    Check,
-    Claim,
+from reconciler.core.model.runs import Check, Claim, FailureClass, Report, Verdict, read_run_key, run_key
+from reconciler.core.model.specs import (
     Desired,
+    DesiredState,
     ExecutionMode,
-    Failure,
-    FailureClass,
     FleetSpec,
     Host,
     HostAdapter,
+    Repo,
+    Task,
+)
+from reconciler.core.model.status import (
+    BudgetScope,
+    Failure,
     HostCli,
     HostStatus,
     Observed,
     Phase,
     PullRequest,
-    Purse,
     Reason,
-    Repo,
-    Report,
     Status,
-    Task,
-    Verdict,
     Waiting,
-    Wish,
-    read_run_key,
-    run_key,
 )
-from reconciler.core.plan import Plan, Stop, plan
-from reconciler.core.rounds import judge
+from reconciler.core.planning.plan import Plan, StopRun, plan
+from reconciler.core.runs.decide import next_event
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 NAMES = ("a", "b", "c", "d", "e", "f", "web/g", "web/h", "web/i", "web/j")
@@ -112,7 +107,9 @@ TASK_FIELDS = st.fixed_dictionaries(
         "timezone": st.sampled_from(["UTC", "Europe/Berlin"]),
         "on_change": st.sampled_from(["continue", "restart"]),
         "on_delete": st.sampled_from(["cancel", "finish", "orphan"]),
-        "desired": st.sampled_from([*[Wish.ACTIVE] * 4, Wish.SUSPENDED, Wish.CANCELLED]),
+        "desired": st.sampled_from(
+            [*[DesiredState.ACTIVE] * 4, DesiredState.SUSPENDED, DesiredState.CANCELLED]
+        ),
         "not_before": st.none() | times,
         "depends_on": st.lists(st.sampled_from(NAMES), max_size=2, unique=True),
     }
@@ -123,7 +120,7 @@ READY = {
     "budget": None,
     "schedule": None,
     "window": (),
-    "desired": Wish.ACTIVE,
+    "desired": DesiredState.ACTIVE,
     "not_before": None,
     "depends_on": (),
 }
@@ -283,7 +280,12 @@ PROBES = st.builds(
     fault=st.sampled_from(["", "", "git is missing"]),
     adapters=st.dictionaries(st.sampled_from(ADAPTERS), CLIS),
 )
-PURSES: Sequence[Purse] = (("fleet", "fleet"), ("repo", "shop"), ("adapter", "codex"), ("host", "alpha"))
+PURSES: Sequence[BudgetScope] = (
+    ("fleet", "fleet"),
+    ("repo", "shop"),
+    ("adapter", "codex"),
+    ("host", "alpha"),
+)
 SPENT = st.dictionaries(st.sampled_from(PURSES), st.sampled_from([Usage(), Usage(output_tokens=100)]))
 LOADS = st.sampled_from([0.0, 0.5, 4.0])
 
@@ -382,7 +384,7 @@ class World:
 
     def work(self, planned: Plan) -> None:
         """Let every live round end, and every branch in review be merged."""
-        stopped = {action.task for action in planned.actions if isinstance(action, Stop)}
+        stopped = {action.task for action in planned.actions if isinstance(action, StopRun)}
         for name, status in dict(self.statuses).items():
             if status.phase.is_live:
                 self.end(name, STOPPED if name in stopped else self.ends(name, status))
@@ -393,7 +395,7 @@ class World:
         """Let the live round of a task end."""
         status = self.statuses[name]
         ended = RunEnded(task=name, run=status.run or "", round=status.round, at=self.now, report=report)
-        event = judge(self.desired.tasks.get(name), status, ended, self.now, self.desired.fleet)
+        event = next_event(self.desired.tasks.get(name), status, ended, self.now, self.desired.fleet)
         if event is not None:
             self.take(event)
 
@@ -439,8 +441,8 @@ def sample_events(task: str, status: Status | None) -> Mapping[type[Event], Even
         Retried(**head, run=run, failure=failure, report=failed(None), not_before=NOW),
         Released(**head, run=run),
         Failed(**head, run=run, failure=failure),
-        PullOpened(**head, pull=PULL),
-        Touched(**head, head="e" * 40),
+        PullRequestOpened(**head, pull=PULL),
+        BranchTouched(**head, head="e" * 40),
         Reopened(**head, head="e" * 40),
         ChangesRequested(**head),
         Escalated(**head, failure=failure),

@@ -42,7 +42,7 @@ def test_what_stands_in_the_way_is_set_aside_again_and_again(tmp_path):
         (tmp_path / "agents.json").mkdir()
         (tmp_path / "hooks" / "deliveries.jsonl").mkdir(parents=True)
 
-        datafolder.prepare(tmp_path)
+        datafolder.prepare_data_folder(tmp_path)
         assert datafolder.machine(tmp_path, set(), draw) == "fresh"
         (tmp_path / "machine").unlink()
 
@@ -55,4 +55,4 @@ def test_a_folder_that_cannot_be_written_in_is_refused_with_words(tmp_path):
     tmp_path.chmod(0o500)
 
     with pytest.raises(UsageError, match="--data-dir"):
-        datafolder.prepare(tmp_path)
+        datafolder.prepare_data_folder(tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.systemd import notify, watchdog_interval
+from reconciler.systemd import sd_notify, watchdog_interval
 
 UNIT = Path(__file__).parents[1] / "deploy/reconciler.service"
 
@@ -26,8 +26,8 @@ def manager(request, tmp_path, monkeypatch):
 
 
 def test_systemd_hears_what_it_is_told(manager):
-    notify("READY=1")
-    notify("STOPPING=1")
+    sd_notify("READY=1")
+    sd_notify("STOPPING=1")
 
     assert [manager.recv(100), manager.recv(100)] == [b"READY=1", b"STOPPING=1"]
 
@@ -38,7 +38,7 @@ def test_where_nobody_listens_nothing_happens(address, monkeypatch):
     if address is not None:
         monkeypatch.setenv("NOTIFY_SOCKET", address)
 
-    assert notify("READY=1") is None
+    assert sd_notify("READY=1") is None
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_the_unit_starts_serve_with_options_that_it_has():
     program, *words = unit["Service"]["ExecStart"].split()
 
     from reconciler.cli.main import COMMANDS
-    from reconciler.cli.run import serve
+    from reconciler.cli.run import serve_command
 
-    known = {word for option in serve.params for word in option.opts}
+    known = {word for option in serve_command.params for word in option.opts}
     options = {word for word in words[words.index("serve") + 1 :] if word.startswith("--")}
     assert Path(program).name == "reconciler"
     assert "serve" in {name for part in COMMANDS.values() for name in part}

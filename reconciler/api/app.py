@@ -10,26 +10,26 @@ from typing import Any
 from sanic import Sanic
 from sanic.response import HTTPResponse
 
-from reconciler.api.gate import Gate
+from reconciler.api.auth import Authenticator
 from reconciler.api.health import Pulse
-from reconciler.api.hooks import HookDoor
-from reconciler.api.limits import Buckets, Limits
-from reconciler.api.openapi import document
-from reconciler.api.operation import JSON, Answer, Call, Door, Operation, add_routes
+from reconciler.api.limits import Buckets, RateLimits
+from reconciler.api.openapi import openapi_document
+from reconciler.api.operation import JSON, Admission, Call, Operation, Reply, add_routes
 from reconciler.api.problems import answer_error
-from reconciler.api.pull import Pull
-from reconciler.api.reading import Reading
+from reconciler.api.reading import ReadOperations
 from reconciler.api.server import Closing, bare_app
-from reconciler.api.shelf import Shelf
-from reconciler.api.stream import Stream, Tail
+from reconciler.api.services import Services
+from reconciler.api.stream import EventStream, Tail
 from reconciler.api.tokens import LastUse
-from reconciler.controller.ports import Clock, Desk
+from reconciler.api.webhooks import WebhookRoute
+from reconciler.api.worker_protocol import WorkerProtocol
+from reconciler.controller.ports import Clock, Controller
 
-LIMITS = Limits()
+LIMITS = RateLimits()
 
 
 def make_app(
-    desk: Desk, shelf: Shelf, *, clock: Clock, last_use: Path, limits: Limits = LIMITS
+    desk: Controller, shelf: Services, *, clock: Clock, last_use: Path, limits: RateLimits = LIMITS
 ) -> Sanic[Any, Any]:
     """
     Return the app; `server.running` serves it.
@@ -38,13 +38,13 @@ def make_app(
     something went on record, so that those who listen hear of it at once.
     """
     app, closing, tail = bare_app(), Closing(), Tail(shelf.record)
-    gate = Gate(desk, clock, LastUse(last_use, clock), Buckets(limits.token), Buckets(limits.peer))
+    gate = Authenticator(desk, clock, LastUse(last_use, clock), Buckets(limits.token), Buckets(limits.peer))
     operations = _with_document(
         (
-            *Pull(desk, shelf, clock, closing, Buckets(limits.proposals), limits.waits).operations,
-            *Reading(desk, shelf.record, gate.last_use.get, shelf.last_output).operations,
-            *Stream(tail, shelf.record, closing, gate.is_still_good, limits.streams).operations,
-            *HookDoor(shelf.hooks).operations,
+            *WorkerProtocol(desk, shelf, clock, closing, Buckets(limits.proposals), limits.waits).operations,
+            *ReadOperations(desk, shelf.record, gate.last_use.get, shelf.last_output).operations,
+            *EventStream(tail, shelf.record, closing, gate.is_still_good, limits.streams).operations,
+            *WebhookRoute(shelf.hooks).operations,
             *Pulse(desk, shelf.record).operations,
         )
     )
@@ -52,11 +52,11 @@ def make_app(
     def version() -> str:
         return f"{shelf.record.head()}-{desk.desired.revision}"
 
-    add_routes(app, operations, Door(gate.admit, version))
+    add_routes(app, operations, Admission(gate.admit, version))
     app.error_handler.add(Exception, answer_error)
     app.before_server_stop(lambda *_: closing.set())
     app.ctx.operations = operations
-    app.ctx.knock = tail.knock
+    app.ctx.notify = tail.notify
     return app
 
 
@@ -72,8 +72,8 @@ def _with_document(operations: Sequence[Operation]) -> Sequence[Operation]:
         name="openapi",
         summary="Describe all of this",
         handler=describe,
-        answers={200: Answer("The OpenAPI document", media_type=JSON)},
+        answers={200: Reply("The OpenAPI document", media_type=JSON)},
     )
     everything = (*operations, described)
-    text = json.dumps(document(everything))
+    text = json.dumps(openapi_document(everything))
     return everything

@@ -5,29 +5,29 @@ Whether the reconciler lives, and whether it can serve.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reconciler.api.models import Health
-from reconciler.api.operation import Answer, Call, Operation
-from reconciler.api.shelf import Record
-from reconciler.controller.ports import Desk
+from reconciler.api.operation import Call, Operation, Reply
+from reconciler.api.services import HistorySource
+from reconciler.controller.ports import Controller
 from reconciler.core.errors import Unavailable
+from reconciler.wire import HealthBody
 
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
     """What load balancers and service managers ask for."""
 
-    desk: Desk
-    record: Record
+    desk: Controller
+    record: HistorySource
 
-    async def lives(self, call: Call) -> Health:  # noqa: ARG002 - every handler is called so
+    async def lives(self, call: Call) -> HealthBody:  # noqa: ARG002 - every handler is called so
         """Answer: the event loop turns."""
-        return Health()
+        return HealthBody()
 
-    async def is_ready(self, call: Call) -> Health:  # noqa: ARG002 - as above
+    async def is_ready(self, call: Call) -> HealthBody:  # noqa: ARG002 - as above
         """Answer if specs and state were read. Raises Unavailable."""
         if not self.desk.desired.revision:
             raise Unavailable("the specs were not read yet; the log says what is in the way")
-        return Health(revision=self.desk.desired.revision, state=self.record.head() or None)
+        return HealthBody(revision=self.desk.desired.revision, state=self.record.head() or None)
 
     @property
     def operations(self) -> Sequence[Operation]:
@@ -38,7 +38,7 @@ class Pulse:
             name="healthz",
             summary="Tell whether the process lives",
             handler=self.lives,
-            answers={200: Answer("It lives", Health)},
+            answers={200: Reply("It lives", HealthBody)},
         )
         ready = Operation(
             method="GET",
@@ -46,6 +46,6 @@ class Pulse:
             name="readyz",
             summary="Tell whether tasks are being looked after",
             handler=self.is_ready,
-            answers={200: Answer("They are", Health)},
+            answers={200: Reply("They are", HealthBody)},
         )
         return lives, ready

@@ -18,7 +18,7 @@ class Rate(NamedTuple):
     """At once."""
 
 
-class Limits(NamedTuple):
+class RateLimits(NamedTuple):
     """How much one caller may ask for."""
 
     token: Rate = Rate(per_second=100, burst=400)

@@ -9,11 +9,11 @@ from pydantic.json_schema import models_json_schema
 
 from reconciler import __version__
 from reconciler.api import problems
-from reconciler.api.models import ProblemDetails
-from reconciler.api.operation import JSON, Answer, Operation
+from reconciler.api.operation import JSON, Operation, Reply
 from reconciler.core.fields import Frozen
+from reconciler.wire import ProblemDetails
 
-Mode = Literal["validation", "serialization"]
+SchemaMode = Literal["validation", "serialization"]
 Refs = Mapping[Any, Mapping[str, Any]]
 """What stands for a model, by model and mode."""
 
@@ -42,7 +42,7 @@ _EVERYWHERE = {
 }
 
 
-def document(operations: Sequence[Operation]) -> dict[str, Any]:
+def openapi_document(operations: Sequence[Operation]) -> dict[str, Any]:
     """Return the document that describes the operations."""
     refs, schemas = _schemas(operations)
     paths: dict[str, dict[str, Any]] = {}
@@ -60,7 +60,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
 
 
 def _schemas(operations: Sequence[Operation]) -> tuple[Refs, dict[str, Any]]:
-    wanted: list[tuple[type[Frozen], Mode]] = [(ProblemDetails, "serialization")]
+    wanted: list[tuple[type[Frozen], SchemaMode]] = [(ProblemDetails, "serialization")]
     wanted += [(one.body, "validation") for one in operations if one.body]
     answers = [answer for one in operations for answer in one.answers.values()]
     wanted += [(answer.model, "serialization") for answer in answers if answer.model]
@@ -121,12 +121,12 @@ def _responses(operation: Operation, refs: Refs) -> Iterator[tuple[str, Mapping[
         yield str(status), _answer(operation, answer, refs)
     if operation.is_versioned:
         yield "304", {"description": "Nothing changed since the version named in `If-None-Match`"}
-    problem = {problems.MEDIA_TYPE: {"schema": refs[ProblemDetails, "serialization"]}}
+    problem = {problems.PROBLEM_TYPE: {"schema": refs[ProblemDetails, "serialization"]}}
     for status, description in sorted(_problems(operation).items()):
         yield str(status), {"description": description, "content": problem}
 
 
-def _answer(operation: Operation, answer: Answer, refs: Refs) -> Mapping[str, Any]:
+def _answer(operation: Operation, answer: Reply, refs: Refs) -> Mapping[str, Any]:
     described: dict[str, Any] = {"description": answer.description}
     if answer.model is not None:
         schema = refs[answer.model, "serialization"]

@@ -23,7 +23,7 @@ from reconciler.core.errors import NotFound, UsageError
 from reconciler.core.fields import Frozen, check_name
 
 JSON = "application/json"
-PIECE = 1024 * 1024
+BODY_CHUNK = 1024 * 1024
 """Bytes of a long body that are handed on at a time."""
 
 
@@ -56,7 +56,7 @@ Handler = Callable[[Call], Awaitable[Result]]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """What an operation answers if all goes well."""
 
     description: str
@@ -76,7 +76,7 @@ class Operation:
     name: str
     summary: str
     handler: Handler
-    answers: Mapping[int, Answer]
+    answers: Mapping[int, Reply]
     problems: Mapping[int, str] = field(default_factory=dict)
     """What can go wrong beside what every operation of its kind has in common."""
     scopes: tuple[Scope, ...] = ()
@@ -95,7 +95,7 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class Admission:
     """How requests come in."""
 
     admit: Callable[[Request, Operation], Caller]
@@ -104,7 +104,7 @@ class Door:
     """Return what changes with the state branch and the specs."""
 
 
-def add_routes(app: Sanic[Any, Any], operations: Sequence[Operation], door: Door) -> None:
+def add_routes(app: Sanic[Any, Any], operations: Sequence[Operation], door: Admission) -> None:
     """Let the app serve the operations."""
     for operation in operations:
         app.add_route(
@@ -116,7 +116,7 @@ def add_routes(app: Sanic[Any, Any], operations: Sequence[Operation], door: Door
         )
 
 
-def _served(operation: Operation, door: Door) -> Callable[..., Coroutine[Any, Any, HTTPResponse | None]]:
+def _served(operation: Operation, door: Admission) -> Callable[..., Coroutine[Any, Any, HTTPResponse | None]]:
     async def serve(request: Request, name: str = "") -> HTTPResponse | None:
         caller = door.admit(request, operation)
         version = f'"{door.version()}"' if operation.is_versioned else None
@@ -181,7 +181,7 @@ async def pieces(request: Request, most: int) -> AsyncIterator[bytes]:
         if size > most:
             raise PayloadTooLarge
         piece += data
-        if len(piece) >= PIECE:
+        if len(piece) >= BODY_CHUNK:
             yield bytes(piece)
             piece.clear()
     if piece:

@@ -13,7 +13,6 @@ from sanic.exceptions import MethodNotAllowed, SanicException
 from sanic.request import Request
 from sanic.response import HTTPResponse
 
-from reconciler.api.models import FieldProblem, ProblemDetails
 from reconciler.core.errors import (
     Conflict,
     LeaseLost,
@@ -26,11 +25,12 @@ from reconciler.core.errors import (
     UsageError,
 )
 from reconciler.core.text import harmless, one_line
+from reconciler.wire import FieldProblem, ProblemDetails
 
 log = logging.getLogger(__name__)
 
-MEDIA_TYPE = "application/problem+json"
-LONGEST = 4000
+PROBLEM_TYPE = "application/problem+json"
+LONGEST_PATH = 4000
 """Most characters of a detail."""
 PAUSE = 2.0
 """Seconds after which to ask again, where nothing better is known."""
@@ -49,7 +49,7 @@ class TooMany(Unavailable):
         """Seconds."""
 
 
-KINDS: Mapping[type[Exception], tuple[int, str]] = {
+STATUS_BY_ERROR: Mapping[type[Exception], tuple[int, str]] = {
     Unauthenticated: (401, "A good token is needed"),
     LeaseLost: (410, "The lease is lost"),
     NotNow: (409, "Not now"),
@@ -78,22 +78,22 @@ HTTP: Mapping[int, str] = {
 
 def answer_error(request: Request, error: Exception) -> HTTPResponse:  # noqa: ARG001 - Sanic calls it so
     """Return the answer to a request that ended in an error; what nobody foresaw is logged."""
-    details = describe(error)
+    details = problem_body(error)
     if details.status == 500:  # noqa: PLR2004 - the one that is our own mistake
         log.error("a request ended in an error that nobody foresaw", exc_info=error)
     body = details.model_dump_json(exclude_defaults=True)
-    return HTTPResponse(body, details.status, dict(_headers(error, details.status)), MEDIA_TYPE)
+    return HTTPResponse(body, details.status, dict(_headers(error, details.status)), PROBLEM_TYPE)
 
 
-def describe(error: Exception) -> ProblemDetails:
+def problem_body(error: Exception) -> ProblemDetails:
     """Return the error as a body: what happened, and what to do now."""
     if isinstance(error, SanicException):
         status = error.status_code
         title = "Request not served"
         return _details(status, title, HTTP.get(status, "The server cannot serve this request."))
     for kind in type(error).__mro__:
-        if kind in KINDS:
-            return _foreseen(error, *KINDS[kind])
+        if kind in STATUS_BY_ERROR:
+            return _foreseen(error, *STATUS_BY_ERROR[kind])
     return _details(500, "A mistake of the reconciler's", "Its log tells more; tell whoever runs it.")
 
 
@@ -133,7 +133,7 @@ def _field(name: str, message: str) -> FieldProblem:
 
 
 def _details(status: int, title: str, detail: str, **more: Any) -> ProblemDetails:
-    return ProblemDetails(title=title, status=status, detail=harmless(detail)[:LONGEST], **more)
+    return ProblemDetails(title=title, status=status, detail=harmless(detail)[:LONGEST_PATH], **more)
 
 
 def _headers(error: Exception, status: int) -> Iterator[tuple[str, str]]:

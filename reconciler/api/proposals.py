@@ -5,29 +5,29 @@ Tasks that outside agents propose: each on a branch of its own, for a person to 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from reconciler.api.models import Proposal, ProposalRequest
-from reconciler.controller.ports import Desk, SpecWriter
+from reconciler.controller.ports import Controller, SpecWriter
 from reconciler.core.errors import Conflict, NotNow, Problem, SpecError, UsageError
 from reconciler.core.fields import check_name
-from reconciler.core.model import TaskDefaults
+from reconciler.core.model.specs import TaskDefaults
 from reconciler.core.text import visible
+from reconciler.wire import Proposal, ProposalRequest
 
-SCRIPT = "script"
+PROPOSAL_ADAPTER = "script"
 """The adapter that no task of an agent's can have: its task says what is run."""
 BRANCHES = "proposals/"
 """Begins the names of their branches."""
 
-Edit = Callable[[str, Mapping[str, Any]], str]
+SetKeys = Callable[[str, Mapping[str, Any]], str]
 """Return the text of a YAML file with some keys set."""
 
-Check = Callable[[str, str], Awaitable[Sequence[Problem]]]
+CheckFile = Callable[[str, str], Awaitable[Sequence[Problem]]]
 """Return what would be wrong with a file, given its path and text, among the specs as they are."""
 
 
 class Proposals:
     """Puts proposals on branches of the fleet's repository; nothing of them is in force there."""
 
-    def __init__(self, desk: Desk, writer: SpecWriter, edit: Edit, check: Check) -> None:
+    def __init__(self, desk: Controller, writer: SpecWriter, edit: SetKeys, check: CheckFile) -> None:
         self._desk = desk
         self._writer = writer
         self._edit = edit
@@ -67,7 +67,7 @@ class Proposals:
         defaults: list[TaskDefaults] = [desired.fleet]
         if repo in desired.repos:
             defaults.append(desired.repos[repo])
-        has_agent = any(spec.adapter != SCRIPT for spec in defaults)
+        has_agent = any(spec.adapter != PROPOSAL_ADAPTER for spec in defaults)
         return {} if has_agent else {"execution_mode": "http_pull"}
 
     def _require_free(self, name: str) -> None:

@@ -8,67 +8,67 @@ from datetime import datetime
 from heapq import nsmallest
 from typing import Any, TypeVar
 
-from reconciler.api.models import (
-    AgentView,
-    EntryView,
-    HistoryQuery,
-    HostView,
-    PageQuery,
-    PlanQuery,
-    PlanView,
-    RunsQuery,
-    RunView,
-    TasksQuery,
-    TaskView,
-)
-from reconciler.api.operation import Answer, Call, Operation, Page
-from reconciler.api.shelf import Record
+from reconciler.api.operation import Call, Operation, Page, Reply
+from reconciler.api.services import HistorySource
 from reconciler.api.tokens import Scope
 from reconciler.api.views import (
     LastOutput,
     agent_view,
+    all_task_names,
     entry_views,
-    holds,
+    filter_fields,
     host_view,
+    is_holder,
     live_runs,
     plan_view,
-    task_names,
     task_view,
-    traits,
 )
-from reconciler.controller.ports import Desk
+from reconciler.controller.ports import Controller
 from reconciler.core.errors import NotFound, Refused
 from reconciler.core.fields import Frozen
+from reconciler.wire import (
+    AgentBody,
+    HistoryEntryBody,
+    HistoryQuery,
+    HostBody,
+    PageQuery,
+    PlanBody,
+    PlanQuery,
+    RunBody,
+    RunsQuery,
+    TaskBody,
+    TasksQuery,
+)
 
 Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadOperations:
     """What those who look ask for."""
 
-    desk: Desk
-    record: Record
+    desk: Controller
+    record: HistorySource
     last_used: Callable[[str], datetime | None]
     last_output: LastOutput = lambda *_: None
 
     async def tasks(self, call: Call) -> Page:
         """Return tasks by name; to a token of scope `agent`, those that it holds."""
-        names: Iterable[str] = task_names(self.desk)
+        names: Iterable[str] = all_task_names(self.desk)
         if not call.caller.may("read"):
-            names = (name for name in names if holds(call.caller.agent, self.desk.statuses.get(name)))
+            names = (name for name in names if is_holder(call.caller.agent, self.desk.statuses.get(name)))
         if wanted := _wanted(call.query):
-            names = (name for name in names if wanted.items() <= traits(name, self.desk).items())
+            names = (name for name in names if wanted.items() <= filter_fields(name, self.desk).items())
         page, cursor = _page(names, str, call.query)
         return Page([task_view(name, self.desk, self.last_output) for name in page], cursor)
 
-    async def task(self, call: Call) -> TaskView:
+    async def task(self, call: Call) -> TaskBody:
         """Return a task; to a token of scope `agent`, one that it was given."""
         status = self.desk.statuses.get(call.name)
         is_own = status is not None and status.assigned_agent == call.caller.agent
         if not is_own and not call.caller.may("read"):
             raise Refused("a token of scope `agent` reads the tasks that it was given; `read` reads all")
-        if call.name not in task_names(self.desk):
+        if call.name not in all_task_names(self.desk):
             raise NotFound(f"no task {call.name}; `GET /api/v1/tasks` lists them")
         return task_view(call.name, self.desk, self.last_output)
 
@@ -88,7 +88,7 @@ class Reading:
         page, cursor = _page(self.desk.desired.agents.values(), lambda agent: agent.name, call.query)
         return Page([agent_view(agent, self.desk, self.last_used(agent.name)) for agent in page], cursor)
 
-    async def plan(self, call: Call) -> PlanView:
+    async def plan(self, call: Call) -> PlanBody:
         """Return what the last look came to."""
         return plan_view(self.desk, call.query.limit)
 
@@ -109,7 +109,7 @@ class Reading:
             summary="Show a task; a token of scope `agent` sees those that it was given",
             handler=self.task,
             scopes=("agent", "read"),
-            answers={200: Answer("The task", TaskView)},
+            answers={200: Reply("The task", TaskBody)},
             is_versioned=True,
         )
         plan = Operation(
@@ -120,17 +120,19 @@ class Reading:
             handler=self.plan,
             scopes=("read",),
             query=PlanQuery,
-            answers={200: Answer("The plan", PlanView)},
+            answers={200: Reply("The plan", PlanBody)},
         )
         listed = "List tasks by name; a token of scope `agent` sees those that it holds"
         return (
-            _list("tasks", listed, self.tasks, TasksQuery, TaskView, scopes=("agent", "read")),
+            _list("tasks", listed, self.tasks, TasksQuery, TaskBody, scopes=("agent", "read")),
             task,
-            _list("runs", "List live runs", self.runs, RunsQuery, RunView),
-            _list("hosts", "List hosts", self.hosts, PageQuery, HostView, is_versioned=False),
-            _list("agents", "List outside agents", self.agents, PageQuery, AgentView, is_versioned=False),
+            _list("runs", "List live runs", self.runs, RunsQuery, RunBody),
+            _list("hosts", "List hosts", self.hosts, PageQuery, HostBody, is_versioned=False),
+            _list("agents", "List outside agents", self.agents, PageQuery, AgentBody, is_versioned=False),
             plan,
-            _list("history", "List what happened, newest first", self.history, HistoryQuery, EntryView),
+            _list(
+                "history", "List what happened, newest first", self.history, HistoryQuery, HistoryEntryBody
+            ),
         )
 
 
@@ -152,7 +154,7 @@ def _list(
         handler=handler,
         scopes=scopes,
         query=query,
-        answers={200: Answer("One page; the `Link` header tells where the next is", model, is_list=True)},
+        answers={200: Reply("One page; the `Link` header tells where the next is", model, is_list=True)},
         is_versioned=is_versioned,
     )
 

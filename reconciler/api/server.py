@@ -71,7 +71,7 @@ def bare_app() -> Sanic[Any, Any]:
 
 
 @asynccontextmanager
-async def running(
+async def serve_app(
     app: Sanic[Any, Any], listen: Listen, *, most: int = MOST_CONNECTIONS
 ) -> AsyncIterator[str]:
     """

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 
 from sanic.response import BaseHTTPResponse
 
-from reconciler.api.operation import Answer, Call, Operation
+from reconciler.api.operation import Call, Operation, Reply
 from reconciler.api.problems import TooMany
 from reconciler.api.server import Closing
-from reconciler.api.shelf import Entry, Record
+from reconciler.api.services import HistorySource, TransitionEntry
 from reconciler.api.tokens import Caller
 from reconciler.api.views import entry_view
 from reconciler.core.errors import NotFound, Unavailable, UsageError
 
-MEDIA_TYPE = "text/event-stream"
+EVENT_STREAM_TYPE = "text/event-stream"
 PING_SECONDS = 15.0
 """After this silence a comment is sent, so that proxies keep the connection."""
 RETRY_MILLISECONDS = 2000
@@ -36,9 +36,9 @@ class Tail:
     KEPT = 1000
     """Entries in memory, and most that are read at once."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: HistorySource) -> None:
         self._record = record
-        self._entries: deque[Entry] = deque()
+        self._entries: deque[TransitionEntry] = deque()
         self._start: str | None = None
         """Commit after which the entries begin; None: nothing was read yet."""
         self._seen: str | None = None
@@ -47,12 +47,12 @@ class Tail:
         self.news = asyncio.Event()
         """Set at the next knock; the one after that is another."""
 
-    def knock(self) -> None:
+    def notify(self) -> None:
         """Say that the history may have grown."""
         self.news.set()
         self.news = asyncio.Event()
 
-    async def after(self, commit: str) -> Sequence[Entry]:
+    async def after(self, commit: str) -> Sequence[TransitionEntry]:
         """Return what happened after a commit, oldest first. Raises NotFound, Unavailable."""
         if commit == self._record.head():
             return ()
@@ -81,9 +81,9 @@ class Tail:
         if len(entries) < self.KEPT:
             self._seen = head
 
-    def _kept_after(self, commit: str) -> Sequence[Entry] | None:
+    def _kept_after(self, commit: str) -> Sequence[TransitionEntry] | None:
         """Return what is kept after a commit; None if it is not known here."""
-        found: list[Entry] = []
+        found: list[TransitionEntry] = []
         for entry in reversed(self._entries):
             if entry.commit == commit:
                 return found[::-1]
@@ -92,11 +92,11 @@ class Tail:
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class EventStream:
     """The events, to whoever listens."""
 
     tail: Tail
-    record: Record
+    record: HistorySource
     closing: Closing
     is_still_good: Callable[[Caller], bool]
     most: int
@@ -110,7 +110,7 @@ class Stream:
             raise UsageError("Last-Event-ID is no commit of the state branch; leave it out to begin now")
         with self._counted(call.caller.agent):
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-            response = await call.request.respond(content_type=MEDIA_TYPE, headers=headers)
+            response = await call.request.respond(content_type=EVENT_STREAM_TYPE, headers=headers)
             await response.send(f"retry: {RETRY_MILLISECONDS}\nid: {last}\n\n")
             while not self.closing.is_set and self.is_still_good(call.caller):
                 news = self.tail.news
@@ -155,16 +155,16 @@ class Stream:
             handler=self.events,
             scopes=("read",),
             answers={
-                200: Answer(
+                200: Reply(
                     "`transition`: its data is an entry as in `/api/v1/history`, its id the commit; with it "
                     "as `Last-Event-ID` the stream goes on from there. `reset`: there is no such commit in "
                     "the history; read everything anew",
-                    media_type=MEDIA_TYPE,
+                    media_type=EVENT_STREAM_TYPE,
                 )
             },
         )
         return (events,)
 
 
-def _event(entry: Entry) -> str:
+def _event(entry: TransitionEntry) -> str:
     return f"event: transition\nid: {entry.commit}\ndata: {entry_view(entry).model_dump_json()}\n\n"

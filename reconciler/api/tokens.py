@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from reconciler.api.problems import Unauthenticated
 from reconciler.core.errors import Refused
 from reconciler.core.fields import Time, format_time
-from reconciler.core.model import Agent
+from reconciler.core.model.specs import Agent
 
 log = logging.getLogger(__name__)
 

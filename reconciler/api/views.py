@@ -6,30 +6,32 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from reconciler.api.models import (
-    ActionKind,
-    AgentView,
-    EntryView,
-    HostView,
-    Lease,
-    PlannedAction,
-    PlannedWait,
-    PlanView,
-    Progress,
-    RepoView,
-    RunView,
-    TaskView,
-)
-from reconciler.api.shelf import Entry
-from reconciler.controller.ports import Desk
+from reconciler.api.services import TransitionEntry
+from reconciler.controller.ports import Controller
 from reconciler.core.adapter import Usage
 from reconciler.core.fields import format_time
-from reconciler.core.model import Agent, Assignment, ExecutionMode, Host, Phase, Status
-from reconciler.core.plan import Action, Follow, Record, Start, Stop
-from reconciler.core.pull import heartbeat
+from reconciler.core.model.runs import Assignment
+from reconciler.core.model.specs import Agent, ExecutionMode, Host
+from reconciler.core.model.status import Phase, Status
+from reconciler.core.planning.plan import Action, FollowRun, RecordEvent, StartRun, StopRun
+from reconciler.core.runs.leases import heartbeat
+from reconciler.wire import (
+    ActionKind,
+    AgentBody,
+    HistoryEntryBody,
+    HostBody,
+    Lease,
+    PlanBody,
+    PlannedAction,
+    PlannedWait,
+    Progress,
+    RepoBody,
+    RunBody,
+    TaskBody,
+)
 
 
-def lease_view(assignment: Assignment, desk: Desk, whole_url: Callable[[str], str]) -> Lease:
+def lease_view(assignment: Assignment, desk: Controller, whole_url: Callable[[str], str]) -> Lease:
     """Return what an agent is told of the task it holds now."""
     fleet, repo = desk.desired.fleet, assignment.repo
     url = whole_url(repo.url) if repo else ""
@@ -42,7 +44,7 @@ def lease_view(assignment: Assignment, desk: Desk, whole_url: Callable[[str], st
         heartbeat_seconds=heartbeat(fleet).total_seconds(),
         timeout_seconds=assignment.timeout.total_seconds(),
         prompt=assignment.prompt,
-        repo=RepoView(name=repo.name, url=url, base=repo.base, paths=repo.paths) if repo else None,
+        repo=RepoBody(name=repo.name, url=url, base=repo.base, paths=repo.paths) if repo else None,
         branch=assignment.branch,
         start_from=assignment.start_from,
         validation=assignment.validation,
@@ -60,7 +62,7 @@ def progress_view(task: str, status: Status) -> Progress:
     )
 
 
-def task_names(desk: Desk) -> set[str]:
+def all_task_names(desk: Controller) -> set[str]:
     """Return every task that is asked for or on record."""
     return {*desk.desired.tasks, *desk.desired.broken, *desk.statuses, *desk.damaged}
 
@@ -69,11 +71,11 @@ LastOutput = Callable[[str, int], datetime | None]
 """Return when a round of a run printed last, where it is followed."""
 
 
-def task_view(name: str, desk: Desk, last_output: LastOutput = lambda *_: None) -> TaskView:
+def task_view(name: str, desk: Controller, last_output: LastOutput = lambda *_: None) -> TaskBody:
     """Return a task: what is asked for, and where it stands."""
     spec, status = desk.desired.tasks.get(name), desk.statuses.get(name)
     reason, words = _waiting(name, desk)
-    return TaskView(
+    return TaskBody(
         name=name,
         title=spec.headline if spec else name,
         goal=spec.goal if spec else "",
@@ -122,7 +124,7 @@ _NO_STAND = {
 """Of a task that is not on record yet."""
 
 
-def repo_of(name: str, desk: Desk) -> str | None:
+def repo_of(name: str, desk: Controller) -> str | None:
     """Return the repo of a task; of one whose spec is gone, where it was worked on."""
     spec, status = desk.desired.tasks.get(name), desk.statuses.get(name)
     if spec is not None:
@@ -130,7 +132,7 @@ def repo_of(name: str, desk: Desk) -> str | None:
     return status.repo if status else None
 
 
-def traits(name: str, desk: Desk) -> dict[str, str | None]:
+def filter_fields(name: str, desk: Controller) -> dict[str, str | None]:
     """Return what a task can be found by, as `TasksQuery` names it."""
     status = desk.statuses.get(name)
     return {
@@ -142,7 +144,7 @@ def traits(name: str, desk: Desk) -> dict[str, str | None]:
     }
 
 
-def execution_mode(name: str, desk: Desk) -> ExecutionMode:
+def execution_mode(name: str, desk: Controller) -> ExecutionMode:
     """Return who runs a task; of one whose spec is gone, who did."""
     spec, status = desk.desired.tasks.get(name), desk.statuses.get(name)
     if spec is not None:
@@ -150,11 +152,11 @@ def execution_mode(name: str, desk: Desk) -> ExecutionMode:
     return ExecutionMode.HTTP_PULL if status and status.assigned_agent else ExecutionMode.SSH_CLI
 
 
-def live_runs(desk: Desk, last_output: LastOutput = lambda *_: None) -> Iterator[RunView]:
+def live_runs(desk: Controller, last_output: LastOutput = lambda *_: None) -> Iterator[RunBody]:
     """Yield every live run."""
     for task, status in desk.statuses.items():
         if status.phase.is_live and status.run:
-            yield RunView(
+            yield RunBody(
                 run=status.run,
                 task=task,
                 phase=status.phase,
@@ -168,11 +170,11 @@ def live_runs(desk: Desk, last_output: LastOutput = lambda *_: None) -> Iterator
             )
 
 
-def host_view(host: Host, desk: Desk) -> HostView:
+def host_view(host: Host, desk: Controller) -> HostBody:
     """Return a host: what is asked for, what is known, what is in use."""
     status = desk.hosts.get(host.name)
     live = (one for one in desk.statuses.values() if one.phase.is_live and one.assigned_host == host.name)
-    return HostView(
+    return HostBody(
         name=host.name,
         address=host.address,
         labels=host.labels,
@@ -188,40 +190,40 @@ def host_view(host: Host, desk: Desk) -> HostView:
     )
 
 
-def agent_view(agent: Agent, desk: Desk, last_used: datetime | None) -> AgentView:
+def agent_view(agent: Agent, desk: Controller, last_used: datetime | None) -> AgentBody:
     """Return an outside agent, and what it holds."""
     statuses = desk.statuses.items()
-    return AgentView(
+    return AgentBody(
         name=agent.name,
         capabilities=agent.capabilities,
         scopes=agent.scopes,
         desired=agent.desired,
         slots=agent.slots,
-        held=tuple(sorted(name for name, status in statuses if holds(agent.name, status))),
+        held=tuple(sorted(name for name, status in statuses if is_holder(agent.name, status))),
         tokens=len(agent.token_hash),
         expires=_time(agent.expires),
         last_used_at=_time(last_used),
     )
 
 
-def holds(agent: str, status: Status | None) -> bool:
+def is_holder(agent: str, status: Status | None) -> bool:
     """Return whether an agent has a task in its hands."""
     return status is not None and status.phase.is_live and status.assigned_agent == agent
 
 
 _KINDS: Mapping[type[Action], ActionKind] = {
-    Record: "record",
-    Start: "start",
-    Follow: "follow",
-    Stop: "stop",
+    RecordEvent: "record",
+    StartRun: "start",
+    FollowRun: "follow",
+    StopRun: "stop",
 }
 
 
-def plan_view(desk: Desk, most: int) -> PlanView:
+def plan_view(desk: Controller, most: int) -> PlanBody:
     """Return what the last look came to, with the first of the tasks that wait."""
     plan = desk.last_plan
     waiting = [(name, plan.waiting[name]) for name in sorted(plan.waiting)[:most]]
-    return PlanView(
+    return PlanBody(
         revision=desk.desired.revision,
         due=_time(plan.due),
         actions=tuple(
@@ -236,9 +238,9 @@ def plan_view(desk: Desk, most: int) -> PlanView:
     )
 
 
-def entry_view(entry: Entry) -> EntryView:
+def entry_view(entry: TransitionEntry) -> HistoryEntryBody:
     """Return one step of the history."""
-    return EntryView(
+    return HistoryEntryBody(
         at=format_time(entry.at),
         task=entry.task,
         before=entry.before,
@@ -253,12 +255,12 @@ def entry_view(entry: Entry) -> EntryView:
     )
 
 
-def entry_views(entries: Sequence[Entry]) -> Sequence[EntryView]:
+def entry_views(entries: Sequence[TransitionEntry]) -> Sequence[HistoryEntryBody]:
     """Return steps of the history."""
     return [entry_view(entry) for entry in entries]
 
 
-def _waiting(name: str, desk: Desk) -> tuple[str | None, str | None]:
+def _waiting(name: str, desk: Controller) -> tuple[str | None, str | None]:
     """Return what a task waits for: a word for programs, and words for people."""
     status, problems = desk.statuses.get(name), desk.desired.broken.get(name, ())
     waiting = status.waiting if status else desk.last_plan.waiting.get(name)

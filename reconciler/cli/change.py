@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from reconciler.core.edits import FieldChanges
 from reconciler.core.errors import SpecError, UsageError
 from reconciler.core.fields import Frozen
-from reconciler.core.model import AgentSpec, HostSpec, Kind, TaskSpec
-from reconciler.core.wishes import Changes
+from reconciler.core.model.specs import AgentSpec, HostSpec, Kind, TaskSpec
 
 if TYPE_CHECKING:
-    from reconciler.cli.fleet import Fleet
+    from reconciler.cli.session import FleetSession
     from reconciler.specs.parse import File
 
 Spec = TypeVar("Spec", bound=Frozen)
 
-KINDS: Mapping[type[Frozen], Kind] = {TaskSpec: "task", HostSpec: "host", AgentSpec: "agent"}
+CHANGEABLE: Mapping[type[Frozen], Kind] = {TaskSpec: "task", HostSpec: "host", AgentSpec: "agent"}
 """What can be changed in words."""
 
 reason_option = click.option("--reason", default="", help="Why; it stands in the commit.")
 
 
 async def change(
-    fleet: "Fleet",
+    fleet: "FleetSession",
     model: type[Spec],
     names: Sequence[str],
-    decide: Callable[[str, Spec], Changes | str],
+    decide: Callable[[str, Spec], FieldChanges | str],
     *,
     verb: str,
     reason: str,
@@ -40,21 +40,23 @@ async def change(
     `decide` tells which fields change, or why there is nothing to do. It is
     asked about every name first, so that a wrong one changes nothing.
     """
-    from reconciler.cli.fleet import spec_path
+    from reconciler.cli.session import spec_path
 
-    kind = KINDS[model]
+    kind = CHANGEABLE[model]
     files = {name: await fleet.spec_file(kind, name) for name in dict.fromkeys(names)}
     decided = {name: decide(name, spec_of(model, name, file)) for name, file in files.items()}
     for name, changes in decided.items():
         if isinstance(changes, str):
             click.echo(changes, err=True)
             continue
-        words = message(f"{verb} {named(kind, name)}", reason)
+        words = message(f"{verb} {commit_label(kind, name)}", reason)
         await set_fields(fleet, spec_path(kind, name), files[name], changes, words)
         click.echo(f"{name}: {', '.join(_said(field, value) for field, value in changes.items())}")
 
 
-async def set_fields(fleet: "Fleet", path: str, file: "File", changes: Changes, words: str) -> None:
+async def set_fields(
+    fleet: "FleetSession", path: str, file: "File", changes: FieldChanges, words: str
+) -> None:
     """Set fields in a spec file, comments kept; commit and push it."""
     from reconciler.specs.edit import edit
 
@@ -63,10 +65,10 @@ async def set_fields(fleet: "Fleet", path: str, file: "File", changes: Changes, 
 
 def spec_of(model: type[Spec], name: str, file: "File") -> Spec:
     """Return the spec in a file. Raises SpecError if it is broken."""
-    from reconciler.cli.fleet import spec_path
+    from reconciler.cli.session import spec_path
     from reconciler.specs.parse import Parser
 
-    parsed = Parser().parse(spec_path(KINDS[model], name), file)
+    parsed = Parser().parse(spec_path(CHANGEABLE[model], name), file)
     if parsed is None or not isinstance(parsed.spec, model):
         raise SpecError(parsed.problems if parsed else ())
     return parsed.spec
@@ -77,7 +79,7 @@ def message(subject: str, reason: str) -> str:
     return f"{subject}\n\n{reason}\n" if reason else f"{subject}\n"
 
 
-def named(kind: Kind, name: str) -> str:
+def commit_label(kind: Kind, name: str) -> str:
     """Return how a commit speaks of a thing: a task by its name alone."""
     return name if kind == "task" else f"{kind} {name}"
 

@@ -19,9 +19,10 @@ from reconciler.core.errors import Problem
 from reconciler.core.references import kind_of
 
 if TYPE_CHECKING:
-    from reconciler.core.model import Desired, Kind, Observed
+    from reconciler.core.model.specs import Desired, Kind
+    from reconciler.core.model.status import Observed
 
-KINDS: "tuple[Kind, ...]" = ("task", "host", "repo", "adapter", "agent", "fleet")
+SCHEMA_KINDS: "tuple[Kind, ...]" = ("task", "host", "repo", "adapter", "agent", "fleet")
 
 
 @click.command()
@@ -43,7 +44,7 @@ def validate(context: Context, paths: tuple[Path, ...], output: str) -> int:
     specs/ will do. With PATHs, only mistakes in these files and folders are
     shown. Exits 1 if there are any.
     """
-    from reconciler.specs.fleet import build
+    from reconciler.specs.build import build
     from reconciler.specs.worktree import read_worktree
 
     root = context.work_tree(paths)
@@ -119,7 +120,7 @@ def _escaped(text: str) -> str:
     help="How to print it; wide: with every host, and why it was not chosen.",
 )
 @click.pass_obj
-def plan(context: Context, rev: str | None, exit_code: bool, output: str) -> int:
+def plan_command(context: Context, rev: str | None, exit_code: bool, output: str) -> int:
     """
     Show what would start, wait and stop, and why.
 
@@ -127,8 +128,8 @@ def plan(context: Context, rev: str | None, exit_code: bool, output: str) -> int
     Nothing is done by it.
     """
     from reconciler.cli.preview import placement_rows, plan_document
-    from reconciler.core.plan import plan as planned
-    from reconciler.core.preview import has_changes, lines
+    from reconciler.core.planning.plan import plan as planned
+    from reconciler.core.planning.preview import has_changes, plan_lines
 
     desired, observed = asyncio.run(_previewed(context, rev))
     result = planned(desired, observed, clock.now())
@@ -136,7 +137,7 @@ def plan(context: Context, rev: str | None, exit_code: bool, output: str) -> int
         print_json(plan_document(result, desired))
     else:
         _print_problems((*desired.problems, *desired.warnings))
-        print_table(("ACTION", "TASK", "HOST", "REASON"), lines(result), empty="nothing to do")
+        print_table(("ACTION", "TASK", "HOST", "REASON"), plan_lines(result), empty="nothing to do")
         for name, placement in sorted(result.placements.items()) if output == "wide" else ():
             click.echo(f"\n{name}")
             print_table(("HOST", "CHOICE", "SCORE", "WHY"), list(placement_rows(placement)))
@@ -148,10 +149,10 @@ def plan(context: Context, rev: str | None, exit_code: bool, output: str) -> int
 
 
 async def _previewed(context: Context, rev: str | None) -> "tuple[Desired, Observed]":
-    from reconciler.cli.fleet import opened
-    from reconciler.specs.fleet import build
+    from reconciler.cli.session import open_fleet
+    from reconciler.specs.build import build
 
-    async with opened(context) as fleet:
+    async with open_fleet(context) as fleet:
         revision, files = await fleet.files(rev)
         observed = await fleet.observed()
         await say_if_nobody_serves(fleet, await fleet.state_branch(), observed.statuses, clock.now())
@@ -167,7 +168,7 @@ class KindChoice(click.Choice[str]):
     """A kind of spec; in the plural or short, too."""
 
     def __init__(self) -> None:
-        super().__init__(KINDS)
+        super().__init__(SCHEMA_KINDS)
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the kind in the singular."""
@@ -176,9 +177,9 @@ class KindChoice(click.Choice[str]):
 
 @click.command()
 @click.argument("kind", type=KindChoice(), required=False)
-def schema(kind: "Kind | None") -> None:
+def schema_command(kind: "Kind | None") -> None:
     """Print the JSON Schema of a kind of spec, or of all kinds."""
-    from reconciler.specs.schema import schema as schema_of
+    from reconciler.specs.schema import json_schema as schema_of
 
-    shown = schema_of(kind) if kind else {each: schema_of(each) for each in KINDS}
+    shown = schema_of(kind) if kind else {each: schema_of(each) for each in SCHEMA_KINDS}
     click.echo(json.dumps(shown, indent=2))

@@ -36,7 +36,7 @@ class Context:
 
         Raises UsageError if there is none.
         """
-        from reconciler.store.repository import is_url
+        from reconciler.git.repository import is_url
 
         if self.repo is not None and is_url(self.repo) and not Path(self.repo).exists():
             return self.repo

@@ -51,7 +51,7 @@ def cost(context: Context, by: str, since: timedelta | None, output: str) -> Non
     Money is what the agents' CLIs report; some report none.
     """
     begin = clock.now() - since if since is not None else None
-    sums = summed(asyncio.run(_spending(context, begin)), by)
+    sums = sums_by_name(asyncio.run(_spending(context, begin)), by)
     if output == "json":
         print_json(cost_document(sums, by, begin))
     else:
@@ -60,14 +60,14 @@ def cost(context: Context, by: str, since: timedelta | None, output: str) -> Non
 
 
 async def _spending(context: Context, since: datetime | None) -> "Sequence[Spending]":
-    from reconciler.cli.fleet import opened
+    from reconciler.cli.session import open_fleet
     from reconciler.store.spending import spending
 
-    async with opened(context) as fleet:
+    async with open_fleet(context) as fleet:
         return await spending(fleet.repository, await fleet.record_branch(), since=since)
 
 
-def summed(spent: "Iterable[Spending]", by: str) -> Sums:
+def sums_by_name(spent: "Iterable[Spending]", by: str) -> Sums:
     """Return sums by name, the dearest first; days in their order."""
     sums: dict[str, Usage] = {}
     for each in spent:

@@ -131,14 +131,14 @@ def _commit_all(folder: Path, message: str) -> None:
 async def _run(place: Path) -> set[str]:
     from reconciler.cli.progress import line
     from reconciler.cli.streams import Teller
-    from reconciler.serve import serve
+    from reconciler.serve import reconcile
     from reconciler.settings import Settings
 
     settings = Settings(repo=str(place / "fleet"), data_dir=place / "state")
     sys.stdout.flush()
     teller = Teller()
     try:
-        loop = await serve(settings, until="idle", on_step=lambda step: teller.tell(line(step)))
+        loop = await reconcile(settings, until="idle", on_step=lambda step: teller.tell(line(step)))
     finally:
         teller.close()
     return {str(status.phase) for status in loop.statuses.values()}

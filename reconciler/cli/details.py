@@ -7,17 +7,19 @@ from datetime import datetime
 from typing import Any
 
 from reconciler.cli.render import adapters_of, spec_document
-from reconciler.cli.text import ago, block, table
+from reconciler.cli.terminal import ago, table, value_block
 from reconciler.cli.views import HostView, TaskView
 from reconciler.core.adapter import Adapter, Usage
-from reconciler.core.cause import block as cause_fields
 from reconciler.core.fields import format_duration, format_time
-from reconciler.core.model import Agent, Check, Host, HostCli, Repo, Status, Task
+from reconciler.core.model.runs import Check
+from reconciler.core.model.specs import Agent, Host, Repo, Task
+from reconciler.core.model.status import HostCli, Status
+from reconciler.core.runs.failure import summary_rows as cause_fields
 
 
 def task_details(view: TaskView, now: datetime) -> str:
     """Return what `describe` says of a task."""
-    parts = [block(_present(_task_fields(view, now)))]
+    parts = [value_block(_present(_task_fields(view, now)))]
     if view.conditions:  # their message is one for all, and stands above
         rows = ((each.type, str(each.status)) for each in view.conditions)
         parts.append(table(("CONDITION", "STATUS"), rows))
@@ -101,7 +103,7 @@ def _check_row(check: Check) -> Sequence[str]:
 
 def host_details(view: HostView, now: datetime) -> str:
     """Return what `describe` says of a host."""
-    parts = [block(_present(_host_fields(view, now)))]
+    parts = [value_block(_present(_host_fields(view, now)))]
     if view.status and view.status.adapters:
         rows = ((name, *_cli_row(cli)) for name, cli in view.status.adapters.items())
         parts.append(table(("ADAPTER", "USABLE", "VERSION", "PATH", "WHY"), rows))
@@ -151,7 +153,7 @@ def spec_details(value: Agent | Adapter | Repo, _: datetime) -> str:
     """Return what `describe` says of a thing that has a spec and no status: every field that is set."""
     document = spec_document(value)
     fields = ((name, _as_text(field)) for name, field in document["spec"].items())
-    return block(_present([(document["kind"], value.name), *fields]))
+    return value_block(_present([(document["kind"], value.name), *fields]))
 
 
 def _as_text(value: Any) -> str:

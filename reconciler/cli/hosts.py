@@ -23,25 +23,26 @@ from reconciler.cli.change import (
 )
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
-from reconciler.cli.names import Name
 from reconciler.cli.output import Document, print_json, print_table
 from reconciler.cli.params import duration
+from reconciler.cli.references import NameParam
+from reconciler.core.edits import FieldChanges
 from reconciler.core.errors import Problem, Refused, Unavailable, UsageError
 from reconciler.core.fields import format_time
-from reconciler.core.model import HostSpec
-from reconciler.core.wishes import Changes
+from reconciler.core.model.specs import HostSpec
 
 if TYPE_CHECKING:
     from reconciler.core.adapter import Adapter
-    from reconciler.core.model import Host, HostCli
+    from reconciler.core.model.specs import Host
+    from reconciler.core.model.status import HostCli
+    from reconciler.dispatch.dry_run import DryRun
+    from reconciler.dispatch.pool import TransportPool
     from reconciler.dispatch.probe import HostFacts
-    from reconciler.dispatch.rehearsal import Rehearsal
-    from reconciler.dispatch.transports import Transports
-    from reconciler.dispatch.trust import Trust
+    from reconciler.dispatch.ssh.trust import HostKeyScan
 
-DASH = "-"
-hosts_argument = click.argument("names", metavar="NAME...", nargs=-1, required=True, type=Name("host"))
-Decide = Callable[[str, HostSpec], Changes | str]
+NO_VALUE = "-"
+hosts_argument = click.argument("names", metavar="NAME...", nargs=-1, required=True, type=NameParam("host"))
+DecideHost = Callable[[str, HostSpec], FieldChanges | str]
 """Tell which fields of a host change, or why there is nothing to do."""
 
 
@@ -54,7 +55,7 @@ def host() -> None:
 
 
 @host.command()
-@click.argument("names", metavar="[NAME]...", nargs=-1, type=Name("host"))
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=NameParam("host"))
 @click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
 )
@@ -87,7 +88,7 @@ def check(context: Context, names: tuple[str, ...], output: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class HostCheck:
     """One host, asked just now."""
 
     host: "Host"
@@ -95,7 +96,7 @@ class Check:
     """None: it did not answer."""
     troubles: tuple[str, ...]
     """What is wrong with the host itself, and what to do about it."""
-    rehearsal: "Rehearsal | None" = None
+    rehearsal: "DryRun | None" = None
     """What came of a run that does nothing; None if it was not tried."""
 
     @property
@@ -111,9 +112,9 @@ class Check:
         return not self.troubles and all(cli.ok for name, cli in self.clis.items() if name in named)
 
 
-async def _check(context: Context, names: Sequence[str]) -> tuple[Sequence[Check], Sequence[Problem]]:
+async def _check(context: Context, names: Sequence[str]) -> tuple[Sequence[HostCheck], Sequence[Problem]]:
     """Ask hosts; if none is named, all that can be asked, and tell what is wrong with the files of others."""
-    from reconciler.cli.fleet import pick, spec_folder, specs_here
+    from reconciler.cli.session import pick, spec_folder, specs_here
     from reconciler.serve import ways
 
     desired = await specs_here(context)
@@ -126,19 +127,19 @@ async def _check(context: Context, names: Sequence[str]) -> tuple[Sequence[Check
 
 
 async def _asked(
-    host: "Host", transports: "Transports", adapters: "Mapping[str, Adapter]", data: Path
-) -> Check:
-    from reconciler.dispatch.places import local_folder
-    from reconciler.dispatch.probe import probe, troubles
-    from reconciler.dispatch.rehearsal import rehearse
+    host: "Host", transports: "TransportPool", adapters: "Mapping[str, Adapter]", data: Path
+) -> HostCheck:
+    from reconciler.dispatch.dry_run import dry_run
+    from reconciler.dispatch.paths import local_folder
+    from reconciler.dispatch.probe import host_problems, probe
 
     workdir = str(local_folder(host, data)) if host.is_local else None
     try:
         facts = await probe(transports(host), host, adapters, workdir=workdir)
     except (Unavailable, Refused) as error:
-        return Check(host, None, (str(error),))
-    tried = await rehearse(host, transports(host), token=clock.token())
-    return Check(host, facts, (*troubles(facts, clock.now()), *tried.troubles), tried)
+        return HostCheck(host, None, (str(error),))
+    tried = await dry_run(host, transports(host), token=clock.random_hex())
+    return HostCheck(host, facts, (*host_problems(facts, clock.now()), *tried.troubles), tried)
 
 
 HOST_HEAD = (
@@ -158,42 +159,42 @@ HOST_HEAD = (
 CLI_HEAD = ("HOST", "ADAPTER", "USABLE", "VERSION", "PATH", "WHY")
 
 
-def _host_row(found: Check) -> Sequence[str]:
+def _host_row(found: HostCheck) -> Sequence[str]:
     facts, usable = found.facts, "yes" if found.is_usable else "no"
     why = "; ".join(found.troubles)
     if facts is None:
-        return found.host.name, usable, *[DASH] * (len(HOST_HEAD) - 3), why
+        return found.host.name, usable, *[NO_VALUE] * (len(HOST_HEAD) - 3), why
     return (
         found.host.name,
         usable,
         f"{facts.latency * 1000:.0f} ms",
-        f"{facts.os or ''} {facts.arch or ''}".strip() or DASH,
+        f"{facts.os or ''} {facts.arch or ''}".strip() or NO_VALUE,
         _shown(facts.cores),
-        DASH if facts.load is None else f"{facts.load:.2f}",
+        NO_VALUE if facts.load is None else f"{facts.load:.2f}",
         f"{_gib(facts.memory_free_mb)} of {_gib(facts.memory_mb)}",
         _gib(facts.disk_free_mb),
-        facts.git or DASH,
-        (facts.boot_id or DASH)[:8],
-        ", ".join(found.rehearsal.held_by if found.rehearsal else ()) or DASH,
+        facts.git or NO_VALUE,
+        (facts.boot_id or NO_VALUE)[:8],
+        ", ".join(found.rehearsal.held_by if found.rehearsal else ()) or NO_VALUE,
         why,
     )
 
 
-def _cli_rows(found: Check) -> Iterator[Sequence[str]]:
+def _cli_rows(found: HostCheck) -> Iterator[Sequence[str]]:
     for name, cli in found.clis.items():
         usable = "yes" if cli.ok else "no"
-        yield found.host.name, name, usable, cli.version or DASH, cli.path or DASH, cli.message
+        yield found.host.name, name, usable, cli.version or NO_VALUE, cli.path or NO_VALUE, cli.message
 
 
 def _shown(number: int | None) -> str:
-    return DASH if number is None else str(number)
+    return NO_VALUE if number is None else str(number)
 
 
 def _gib(mebibytes: int | None) -> str:
-    return DASH if mebibytes is None else f"{mebibytes / 1024:.1f} GiB"
+    return NO_VALUE if mebibytes is None else f"{mebibytes / 1024:.1f} GiB"
 
 
-def check_document(found: Check) -> Document:
+def check_document(found: HostCheck) -> Document:
     """Return a checked host as `-o json` prints it."""
     facts = found.facts
     known: Document = {}
@@ -230,7 +231,7 @@ def check_document(found: Check) -> Document:
 
 
 @host.command()
-@click.argument("name", type=Name("host"))
+@click.argument("name", type=NameParam("host"))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @reason_option
 @click.pass_obj
@@ -246,10 +247,12 @@ def trust(context: Context, name: str, yes: bool, reason: str) -> int:
 
 
 @host.command()
-@click.argument("name", type=Name("host"))
+@click.argument("name", type=NameParam("host"))
 @click.argument("address", metavar="[USER@]ADDRESS[:PORT]")
 @click.option("--identity", metavar="FILE", help="Private key to log in with; the SSH agent if left out.")
-@click.option("--jump", metavar="HOST", type=Name("host"), help="Another host of the fleet to go through.")
+@click.option(
+    "--jump", metavar="HOST", type=NameParam("host"), help="Another host of the fleet to go through."
+)
 @click.option("--slots", type=click.IntRange(0, 1000), help="How many runs at once; 2 if left out.")
 @click.option("--label", "labels", multiple=True, help="What the host has, such as gpu; may be repeated.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -291,14 +294,14 @@ def _address(text: str) -> dict[str, Any]:
     return found | ({"user": user} if user else {}) | ({"port": int(port)} if port else {})
 
 
-async def _add(context: Context, name: str, fields: Changes, reason: str, *, is_sure: bool) -> ExitCode:
-    from reconciler.cli.fleet import opened, spec_path
-    from reconciler.core.model import Host
+async def _add(context: Context, name: str, fields: FieldChanges, reason: str, *, is_sure: bool) -> ExitCode:
+    from reconciler.cli.session import open_fleet, spec_path
+    from reconciler.core.model.specs import Host
     from reconciler.specs.edit import edit
     from reconciler.specs.parse import File
 
     path = spec_path("host", name)
-    async with opened(context) as fleet:
+    async with open_fleet(context) as fleet:
         if name in await fleet.names("host"):
             raise UsageError(
                 f"host {name} is there already: edit {path}, or call `reconciler host trust {name}`"
@@ -317,9 +320,9 @@ async def _add(context: Context, name: str, fields: Changes, reason: str, *, is_
 
 
 async def _trust(context: Context, name: str, reason: str, *, is_sure: bool) -> ExitCode:
-    from reconciler.cli.fleet import opened, pick, spec_path
+    from reconciler.cli.session import open_fleet, pick, spec_path
 
-    async with opened(context) as fleet:
+    async with open_fleet(context) as fleet:
         file = await fleet.spec_file("host", name)
         desired, _ = await fleet.recorded()
         host = pick(desired, "host", desired.hosts, name)
@@ -334,14 +337,14 @@ async def _trust(context: Context, name: str, reason: str, *, is_sure: bool) -> 
 
 async def _confirmed(
     context: Context, host: "Host", hosts: "Mapping[str, Host]", *, is_sure: bool
-) -> "Trust | None":
+) -> "HostKeyScan | None":
     """Show the key that a host shows, and return it if the person says that it is the right one."""
-    from reconciler.cli.fleet import spec_path
-    from reconciler.dispatch.trust import look
+    from reconciler.cli.session import spec_path
+    from reconciler.dispatch.ssh.trust import scan_host_key
     from reconciler.serve import ways
 
     async with ways(lambda: hosts, context.data_dir) as transports:
-        found = await look(host, transports)
+        found = await scan_host_key(host, transports)
     click.echo(f"{host.name} shows {found.shown.fingerprint}")
     if found.is_pinned:
         click.echo(f"it is pinned in {spec_path('host', host.name)} already", err=True)
@@ -354,7 +357,7 @@ async def _confirmed(
     return None
 
 
-def _warn(found: "Trust") -> None:
+def _warn(found: "HostKeyScan") -> None:
     """Say it loudly if another key was trusted until now."""
     if found.is_changed:
         for fingerprint in found.pinned:
@@ -403,19 +406,19 @@ def drain(context: Context, names: tuple[str, ...], deadline: timedelta | None, 
     asyncio.run(_change(context, "Drain", names, reason, lambda name, spec: draining(name, spec, until)))
 
 
-async def _change(context: Context, verb: str, names: Sequence[str], reason: str, decide: Decide) -> None:
-    from reconciler.cli.fleet import opened
+async def _change(context: Context, verb: str, names: Sequence[str], reason: str, decide: DecideHost) -> None:
+    from reconciler.cli.session import open_fleet
 
-    async with opened(context) as fleet:
+    async with open_fleet(context) as fleet:
         await change(fleet, HostSpec, names, decide, verb=verb, reason=reason)
 
 
-def cordoning(name: str, spec: HostSpec) -> Changes | str:
+def cordoning(name: str, spec: HostSpec) -> FieldChanges | str:
     """Cordon a host that is not cordoned."""
     return f"{name} is cordoned already" if spec.cordon else {"cordon": True}
 
 
-def uncordoning(name: str, spec: HostSpec) -> Changes | str:
+def uncordoning(name: str, spec: HostSpec) -> FieldChanges | str:
     """Open a host that is cordoned or draining."""
     changes = {
         **({"cordon": False} if spec.cordon else {}),
@@ -425,7 +428,7 @@ def uncordoning(name: str, spec: HostSpec) -> Changes | str:
     return changes or f"{name} takes runs already"
 
 
-def draining(name: str, spec: HostSpec, until: datetime | None) -> Changes | str:
+def draining(name: str, spec: HostSpec, until: datetime | None) -> FieldChanges | str:
     """Drain a host; one that is draining may get a new deadline, or keeps the one it has."""
     wanted = until or (spec.drain_until if spec.drain else None)
     changes = {

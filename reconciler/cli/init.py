@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from reconciler.cli.context import is_repository
-from reconciler.cli.names import Name
+from reconciler.cli.references import NameParam
 from reconciler.core.errors import ReconcilerError, UsageError
 
 NEXT = """\
@@ -32,7 +32,7 @@ from specs/repos/web.yaml.example and specs/hosts/gpu1.yaml.example."""
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--adapter",
-    type=Name("adapter"),
+    type=NameParam("adapter"),
     help="Agent CLI that does the tasks which name none; the first that is found, of those built in.",
 )
 def init(folder: Path, adapter: str | None) -> None:
@@ -44,7 +44,7 @@ def init(folder: Path, adapter: str | None) -> None:
     looked up as runs look; the first of claude-code, codex, gemini, opencode
     and qwen becomes the `adapter` in specs/fleet.yaml.
     """
-    from reconciler.cli.offers import choose
+    from reconciler.cli.agent_clis import choose
 
     folder = folder.resolve()
     choice = choose(adapter)
@@ -53,13 +53,13 @@ def init(folder: Path, adapter: str | None) -> None:
     _refuse_to_overwrite(folder, wanted)
     is_new = not (folder / ".git").exists()
     if not is_new:
-        git(folder, "rev-parse", "--git-dir")  # say in git's words what is wrong with it, if anything is
+        user_git(folder, "rev-parse", "--git-dir")  # say in git's words what is wrong with it, if anything is
     _know_the_person(folder)
     with ExitStack() as undo:
         _make_folder(folder, undo)
         if is_new:
             undo.callback(shutil.rmtree, folder / ".git", ignore_errors=True)
-            git(folder, "init", "--quiet", "--initial-branch=main")
+            user_git(folder, "init", "--quiet", "--initial-branch=main")
         undo.callback(_take_out, folder, wanted)
         _commit(folder, wanted)
         undo.pop_all()
@@ -76,10 +76,10 @@ def scaffold() -> Iterator[tuple[str, str]]:
 def schema_files() -> Iterator[tuple[str, str]]:
     """Yield path and content of the schemas that the first lines of spec files name."""
     from reconciler.specs.parse import MODELS
-    from reconciler.specs.schema import FOLDER, schema
+    from reconciler.specs.schema import SCHEMA_FOLDER, json_schema
 
     for kind in MODELS:
-        yield f"{FOLDER}/{kind}.json", json.dumps(schema(kind), indent=2) + "\n"
+        yield f"{SCHEMA_FOLDER}/{kind}.json", json.dumps(json_schema(kind), indent=2) + "\n"
 
 
 def _texts(folder: Traversable, above: str = "") -> Iterator[tuple[str, str]]:
@@ -90,7 +90,7 @@ def _texts(folder: Traversable, above: str = "") -> Iterator[tuple[str, str]]:
             yield above + child.name, child.read_text(encoding="utf-8")
 
 
-def git(folder: Path, *arguments: str) -> str:
+def user_git(folder: Path, *arguments: str) -> str:
     """Run git as the person would, with their identity and hooks. Raises ReconcilerError."""
     done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -119,7 +119,7 @@ def _know_the_person(folder: Path) -> None:
     """Ask git who commits, before anything is written."""
     there = next(place for place in (folder, *folder.parents) if place.is_dir())
     try:
-        git(there, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
+        user_git(there, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
     except ReconcilerError as error:
         raise UsageError(
             'git does not know who commits: run `git config --global user.name "Your Name"` '
@@ -143,11 +143,11 @@ def _commit(folder: Path, wanted: Mapping[str, str]) -> None:
     for path, content in wanted.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(content, encoding="utf-8")
-    git(folder, "add", "--", *wanted)
-    git(folder, "commit", "--quiet", "--message=Begin a fleet of coding agents", "--", *wanted)
+    user_git(folder, "add", "--", *wanted)
+    user_git(folder, "commit", "--quiet", "--message=Begin a fleet of coding agents", "--", *wanted)
 
 
 def _take_out(folder: Path, wanted: Mapping[str, str]) -> None:
     """Remove what was staged, and the folders that are empty then."""
     with suppress(ReconcilerError):  # why it could not be committed is what matters
-        git(folder, "rm", "--quiet", "--force", "--ignore-unmatch", "--", *wanted)
+        user_git(folder, "rm", "--quiet", "--force", "--ignore-unmatch", "--", *wanted)

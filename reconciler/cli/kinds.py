@@ -21,12 +21,13 @@ from reconciler.cli.render import (
 )
 from reconciler.cli.views import NEVER, hosts, tasks
 from reconciler.core.errors import NotFound
-from reconciler.core.model import Desired, Observed
+from reconciler.core.model.specs import Desired
+from reconciler.core.model.status import Observed
 from reconciler.core.references import no_such
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ShownKind:
     """How the things of one kind are found and shown."""
 
     name: str
@@ -51,13 +52,15 @@ class Kind:
         return [found[name] for name in names or sorted(found)]
 
 
-KINDS: Mapping[str, Kind] = {
+SHOWN_KINDS: Mapping[str, ShownKind] = {
     kind.name: kind
     for kind in (
-        Kind("task", lambda it, seen, _: tasks(it, seen), task_columns, task_document, task_details),
-        Kind("host", hosts, host_columns, host_document, host_details),
-        Kind("agent", lambda it, *_: it.agents, lambda _: AGENT_COLUMNS, spec_document, spec_details),
-        Kind("adapter", lambda it, *_: it.adapters, lambda _: ADAPTER_COLUMNS, spec_document, spec_details),
-        Kind("repo", lambda it, *_: it.repos, lambda _: REPO_COLUMNS, spec_document, spec_details),
+        ShownKind("task", lambda it, seen, _: tasks(it, seen), task_columns, task_document, task_details),
+        ShownKind("host", hosts, host_columns, host_document, host_details),
+        ShownKind("agent", lambda it, *_: it.agents, lambda _: AGENT_COLUMNS, spec_document, spec_details),
+        ShownKind(
+            "adapter", lambda it, *_: it.adapters, lambda _: ADAPTER_COLUMNS, spec_document, spec_details
+        ),
+        ShownKind("repo", lambda it, *_: it.repos, lambda _: REPO_COLUMNS, spec_document, spec_details),
     )
 }

@@ -16,12 +16,12 @@ import click
 from reconciler import __version__
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode, exit_code
-from reconciler.cli.streams import OutputLost, guard, silence
-from reconciler.cli.text import did_you_mean
+from reconciler.cli.streams import OutputLost, guard, mute
+from reconciler.cli.terminal import did_you_mean
 from reconciler.core.errors import ReconcilerError, SpecError
 
 
-class Entry(NamedTuple):
+class CommandEntry(NamedTuple):
     """A command that is imported when it is called, and its line in the help."""
 
     place: str
@@ -29,74 +29,82 @@ class Entry(NamedTuple):
     summary: str
 
 
-COMMANDS: Mapping[str, Mapping[str, Entry]] = {
+COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
     "Begin": {
-        "init": Entry("reconciler.cli.init:init", "Make a fleet's repository, with an example to change."),
-        "demo": Entry("reconciler.cli.demo:demo", "Show a whole fleet at work on this machine."),
-        "run": Entry(
+        "init": CommandEntry(
+            "reconciler.cli.init:init", "Make a fleet's repository, with an example to change."
+        ),
+        "demo": CommandEntry("reconciler.cli.demo:demo", "Show a whole fleet at work on this machine."),
+        "run": CommandEntry(
             "reconciler.cli.run:run", "Reconcile: bring about what the specs ask for, and record every step."
         ),
-        "serve": Entry(
+        "serve": CommandEntry(
             "reconciler.cli.run:serve", "Reconcile, and serve the HTTP API for outside agents and webhooks."
         ),
     },
     "Check before a push": {
-        "validate": Entry("reconciler.cli.check:validate", "Report every mistake in the specs."),
-        "plan": Entry("reconciler.cli.check:plan", "Show what would start, wait and stop, and why."),
-        "schema": Entry(
+        "validate": CommandEntry("reconciler.cli.check:validate", "Report every mistake in the specs."),
+        "plan": CommandEntry("reconciler.cli.check:plan", "Show what would start, wait and stop, and why."),
+        "schema": CommandEntry(
             "reconciler.cli.check:schema", "Print the JSON Schema of a kind of spec, or of all kinds."
         ),
     },
     "Look": {
-        "get": Entry("reconciler.cli.look:get", "List tasks, hosts, agents, adapters or repos."),
-        "describe": Entry("reconciler.cli.look:describe", "Show all that is known of one thing."),
-        "explain": Entry("reconciler.cli.look:explain", "Show where each value of a task comes from."),
-        "history": Entry("reconciler.cli.record:history", "Show what happened, newest first."),
-        "status": Entry("reconciler.cli.status:status", "Show who reconciles, and what needs a person."),
-        "logs": Entry("reconciler.cli.record:logs", "Print what an agent printed."),
-        "prompt": Entry("reconciler.cli.agents:prompt", "Print what an agent is told."),
-        "cost": Entry("reconciler.cli.cost:cost", "Show what agents took: tokens, time and money."),
+        "get": CommandEntry("reconciler.cli.get:get", "List tasks, hosts, agents, adapters or repos."),
+        "describe": CommandEntry("reconciler.cli.get:describe", "Show all that is known of one thing."),
+        "explain": CommandEntry("reconciler.cli.get:explain", "Show where each value of a task comes from."),
+        "history": CommandEntry("reconciler.cli.history:history", "Show what happened, newest first."),
+        "status": CommandEntry(
+            "reconciler.cli.status:status", "Show who reconciles, and what needs a person."
+        ),
+        "logs": CommandEntry("reconciler.cli.history:logs", "Print what an agent printed."),
+        "prompt": CommandEntry("reconciler.cli.adapter:prompt", "Print what an agent is told."),
+        "cost": CommandEntry("reconciler.cli.cost:cost", "Show what agents took: tokens, time and money."),
     },
     "Act (edit the specs, commit, push)": {
-        "suspend": Entry("reconciler.cli.act:suspend", "Let tasks rest."),
-        "resume": Entry("reconciler.cli.act:resume", "Let suspended tasks go on."),
-        "cancel": Entry("reconciler.cli.act:cancel", "Give tasks up."),
-        "retry": Entry("reconciler.cli.act:retry", "Run settled tasks once more."),
-        "approve-prune": Entry("reconciler.cli.act:approve_prune", "Allow a large removal that waits."),
+        "suspend": CommandEntry("reconciler.cli.task_commands:suspend", "Let tasks rest."),
+        "resume": CommandEntry("reconciler.cli.task_commands:resume", "Let suspended tasks go on."),
+        "cancel": CommandEntry("reconciler.cli.task_commands:cancel", "Give tasks up."),
+        "retry": CommandEntry("reconciler.cli.task_commands:retry", "Run settled tasks once more."),
+        "approve-prune": CommandEntry(
+            "reconciler.cli.task_commands:approve_prune", "Allow a large removal that waits."
+        ),
     },
     "The record": {
-        "adopt-record": Entry(
+        "adopt-record": CommandEntry(
             "reconciler.cli.rewind:adopt_record", "Go on here, in a clone, with the record of a remote."
         ),
-        "restore-record": Entry(
+        "restore-record": CommandEntry(
             "reconciler.cli.rewind:restore_record", "Put back a record that was lost or went back."
         ),
-        "approve-rewind": Entry(
+        "approve-rewind": CommandEntry(
             "reconciler.cli.rewind:approve_rewind", "Let a record or specs that went back go on from there."
         ),
     },
     "Hosts and adapters": {
-        "host": Entry(
+        "host": CommandEntry(
             "reconciler.cli.hosts:host", "Add and check hosts, trust their keys, close and open them."
         ),
-        "adapter": Entry(
-            "reconciler.cli.agents:adapter", "Try adapters: on a host, or on what a CLI printed."
+        "adapter": CommandEntry(
+            "reconciler.cli.adapter:adapter", "Try adapters: on a host, or on what a CLI printed."
         ),
     },
     "Outside agents": {
-        "token": Entry("reconciler.cli.token:token", "Make, list and revoke the tokens of outside agents."),
-        "agent": Entry(
-            "reconciler.cli.agent:agent", "Be an agent that takes tasks from a reconciler over HTTP."
+        "token": CommandEntry(
+            "reconciler.cli.token:token", "Make, list and revoke the tokens of outside agents."
         ),
-        "mcp": Entry("reconciler.cli.mcp:mcp", "Offer a reconciler's tasks to an agent as MCP tools."),
+        "agent": CommandEntry(
+            "reconciler.cli.worker:agent", "Be an agent that takes tasks from a reconciler over HTTP."
+        ),
+        "mcp": CommandEntry("reconciler.cli.mcp:mcp", "Offer a reconciler's tasks to an agent as MCP tools."),
     },
     "Forges": {
-        "webhook": Entry(
+        "webhook": CommandEntry(
             "reconciler.cli.webhook:webhook", "Set up a repo's webhook on its forge, and see what arrives."
         ),
     },
     "Other": {
-        "version": Entry("reconciler.cli.version:version", "Print the version."),
+        "version": CommandEntry("reconciler.cli.version:version", "Print the version."),
     },
 }
 """Every command, by section of the help."""
@@ -109,7 +117,9 @@ KNOWN = (click.Abort, click.ClickException, ReconcilerError, OSError)
 class Root(click.Group):
     """Commands that are imported when they are called, and the one edge where errors become exit codes."""
 
-    entries: Mapping[str, Entry] = {name: entry for part in COMMANDS.values() for name, entry in part.items()}
+    entries: Mapping[str, CommandEntry] = {
+        name: entry for part in COMMANDS.values() for name, entry in part.items()
+    }
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run, say in a line what went wrong, and exit with the documented code."""
@@ -117,13 +127,13 @@ class Root(click.Group):
             result = super().main(*args, **{**extra, "standalone_mode": False})
             sys.stdout.flush()
         except OutputLost as lost:
-            silence()
+            mute()
             if lost.is_unread:
                 sys.exit(ExitCode.UNREAD)
             click.echo(f"error: {lost}", err=True)
             sys.exit(ExitCode.FAILURE)
         except (*KNOWN, ExceptionGroup) as error:
-            code, message = told(_alone(error))
+            code, message = report_error(_alone(error))
             click.echo(message, err=True)
             sys.exit(code)
         sys.exit(result if isinstance(result, int) else ExitCode.OK)
@@ -235,7 +245,7 @@ def _alone(error: Exception) -> Exception:
     return error
 
 
-def told(error: Exception) -> tuple[int, str]:
+def report_error(error: Exception) -> tuple[int, str]:
     """Return the exit code of an error and what is said about it."""
     match error:
         case click.UsageError():

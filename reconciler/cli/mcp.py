@@ -9,7 +9,14 @@ import click
 
 from reconciler import clock
 from reconciler.cli.extras import MCP, install_command
-from reconciler.cli.reach import TokenFile, ca_option, find_token, need_token, token_option, url_option
+from reconciler.cli.worker_options import (
+    TokenFile,
+    ca_option,
+    find_token,
+    need_token,
+    token_option,
+    url_option,
+)
 from reconciler.core.errors import UsageError
 
 
@@ -32,7 +39,7 @@ def mcp(url: str, token_file: Path | None, ca: Path | None, http: str | None) ->
     given here speaks for who sends none. See docs/pull-agents.md.
     """
     try:
-        import reconciler.client.mcp  # noqa: F401 - looked for before anything is opened
+        import reconciler.worker.mcp  # noqa: F401 - looked for before anything is opened
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed: {install_command(MCP)}") from None
     if http is None:
@@ -42,24 +49,24 @@ def mcp(url: str, token_file: Path | None, ca: Path | None, http: str | None) ->
 
 
 async def _stdio(url: str, token: str | TokenFile, ca: Path | None) -> None:
-    from reconciler.client.http import Client
-    from reconciler.client.keeper import Keeper
-    from reconciler.client.mcp import Tools, make_server
     from reconciler.tls import Authorities
+    from reconciler.worker.client import ApiClient
+    from reconciler.worker.lease_renewer import LeaseRenewer
+    from reconciler.worker.mcp import Tools, make_server
 
     trusted = Authorities(str(ca) if ca else None)
-    async with Client(url, token, authorities=trusted) as client, Keeper() as keeper:
+    async with ApiClient(url, token, authorities=trusted) as client, LeaseRenewer() as keeper:
         await make_server(Tools(client, keeper, _draw)).run_stdio_async()
 
 
 async def _http(url: str, token: str | TokenFile | None, ca: Path | None, host: str, port: int) -> None:
-    from reconciler.client.http import Client
-    from reconciler.client.keeper import Keeper
-    from reconciler.client.mcp import QUIET, Tools, make_server, serve_http
     from reconciler.tls import Authorities
+    from reconciler.worker.client import ApiClient
+    from reconciler.worker.lease_renewer import LeaseRenewer
+    from reconciler.worker.mcp import QUIET, Tools, make_server, serve_http
 
     trusted = Authorities(str(ca) if ca else None)
-    async with Client(url, token, authorities=trusted) as client, Keeper(QUIET) as keeper:
+    async with ApiClient(url, token, authorities=trusted) as client, LeaseRenewer(QUIET) as keeper:
         server = make_server(Tools(client, keeper, _draw))
         await serve_http(server, host, port, lambda address: click.echo(f"listening on {address}", err=True))
 
@@ -81,4 +88,4 @@ _MOST_PORT = 65535
 
 
 def _draw() -> str:
-    return clock.token(12)
+    return clock.random_hex(12)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.cli.text import ago
+from reconciler.cli.terminal import ago
 
 if TYPE_CHECKING:
-    from reconciler.cli.fleet import Fleet
-    from reconciler.core.model import Desired, Observed, Status
-    from reconciler.store.elsewhere import Fetched
+    from reconciler.cli.session import FleetSession
+    from reconciler.core.model.specs import Desired
+    from reconciler.core.model.status import Observed, Status
+    from reconciler.store.remote_record import Fetched
 
 
 def say(words: str) -> None:
@@ -31,7 +32,7 @@ def fetched_words(fetched: "Fetched", now: datetime) -> str:
 
 
 async def say_if_nobody_serves(
-    fleet: "Fleet", branch: str, statuses: "Mapping[str, Status]", now: datetime
+    fleet: "FleetSession", branch: str, statuses: "Mapping[str, Status]", now: datetime
 ) -> bool:
     """Say that no reconciler runs, where there was one and tasks wait for it; return whether it was said."""
     from reconciler.cli.serving import serving

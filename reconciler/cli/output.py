@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import click
 
 from reconciler.cli.streams import can_write
-from reconciler.cli.text import fitted, table
+from reconciler.cli.terminal import fitted, table
 from reconciler.core.text import harmless
 
 Document = dict[str, Any]

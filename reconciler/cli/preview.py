@@ -5,10 +5,10 @@ A plan for people and for programs: what would happen, what waits, and why.
 from collections.abc import Iterator, Sequence
 
 from reconciler.cli.output import Document
-from reconciler.core.model import Desired
-from reconciler.core.placement import Placement
-from reconciler.core.plan import Plan
-from reconciler.core.preview import Line, actions, has_changes
+from reconciler.core.model.specs import Desired
+from reconciler.core.planning.placement import Placement
+from reconciler.core.planning.plan import Plan
+from reconciler.core.planning.preview import PlanLine, actions, has_changes
 
 
 def placement_rows(placement: Placement) -> Iterator[Sequence[str]]:
@@ -35,7 +35,7 @@ def plan_document(plan: Plan, desired: Desired) -> Document:
     }
 
 
-def line_document(line: Line) -> Document:
+def line_document(line: PlanLine) -> Document:
     """Return a line of a plan as `-o json` prints it."""
     return {"action": line.verb, "task": line.task, "host": line.host or None, "reason": line.reason}
 

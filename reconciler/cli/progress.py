@@ -5,13 +5,13 @@ What happens, as it happens, a line each.
 from datetime import datetime
 from pathlib import Path
 
-from reconciler.cli.causes import full_cause, in_words
+from reconciler.cli.failures import describe_failure, failure_text
 from reconciler.cli.views import BAD_ENDS
 from reconciler.controller.ports import Step
 from reconciler.core.fields import format_time
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model import Desired
+from reconciler.core.model.specs import Desired
 from reconciler.core.text import one_line
 
 
@@ -40,8 +40,8 @@ def why_in_words(step: Step, desired: Desired, data: Path) -> str:
     """Return, of a step by which a task ended badly, why and what to do, below its line; else nothing."""
     if not (isinstance(step, Transition) and is_bad_end(step) and step.after):
         return ""
-    found = full_cause(step.task, step.after, desired, data)
-    lines = in_words(found).splitlines()[1:] if found else []  # the line itself says the first
+    found = describe_failure(step.task, step.after, desired, data)
+    lines = failure_text(found).splitlines()[1:] if found else []  # the line itself says the first
     return "\n".join(f"{MARGIN}{line}" for line in lines)
 
 

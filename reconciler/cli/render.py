@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from reconciler.cli.output import Column, Document
-from reconciler.cli.text import ago
+from reconciler.cli.terminal import ago
 from reconciler.cli.views import HostView, TaskView
 from reconciler.core.adapter import Adapter
-from reconciler.core.cause import Cause
 from reconciler.core.conditions import Condition
 from reconciler.core.fields import format_time
-from reconciler.core.model import Agent, Heard, HostCli, Repo
+from reconciler.core.model.specs import Agent, LiveOutput, Repo
+from reconciler.core.model.status import HostCli
+from reconciler.core.runs.failure import FailureSummary
 
 DASH = "-"
 """What stands in a table where there is nothing to say."""
@@ -124,7 +125,7 @@ def task_document(view: TaskView) -> Document:
     }
 
 
-def cause_document(found: Cause) -> Document:
+def cause_document(found: FailureSummary) -> Document:
     """Return why a task failed as `-o json` prints it."""
     return {
         "summary": found.summary,
@@ -135,7 +136,7 @@ def cause_document(found: Cause) -> Document:
     }
 
 
-def heard_document(heard: Heard) -> Document:
+def heard_document(heard: LiveOutput) -> Document:
     """Return the live figures of a run as `-o json` prints them."""
     return {"last_output_at": format_time(heard.at)}
 

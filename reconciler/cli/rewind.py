@@ -13,8 +13,8 @@ from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 
 if TYPE_CHECKING:
-    from reconciler.cli.fleet import Fleet
-    from reconciler.store.marks import Line
+    from reconciler.cli.session import FleetSession
+    from reconciler.store.high_water import BranchLine
 
 _sure = click.option("--yes", is_flag=True, help="Do not ask.")
 
@@ -37,10 +37,10 @@ def approve_rewind(context: Context, kinds: tuple[str, ...], yes: bool, reason: 
 
 
 async def _approve(context: Context, kinds: Sequence[str], reason: str, *, is_sure: bool) -> ExitCode:
-    from reconciler.cli.fleet import opened
+    from reconciler.cli.session import open_fleet
     from reconciler.store.rewinds import approve
 
-    async with opened(context) as fleet:
+    async with open_fleet(context) as fleet:
         waiting = [line for line in await _gone_back(fleet) if not kinds or line.kind in kinds]
         if not waiting:
             click.echo("nothing went back", err=True)
@@ -56,7 +56,7 @@ async def _approve(context: Context, kinds: Sequence[str], reason: str, *, is_su
     return ExitCode.OK
 
 
-async def _gone_back(fleet: "Fleet") -> "Sequence[Line]":
+async def _gone_back(fleet: "FleetSession") -> "Sequence[BranchLine]":
     """Say what went back, and return it."""
     branch = await fleet.record_branch()
     return [line for line in fleet.lines(branch) if await line.left()]
@@ -76,10 +76,10 @@ def restore_record(context: Context, yes: bool) -> int:
 
 
 async def _restore(context: Context, *, is_sure: bool) -> ExitCode:
-    from reconciler.cli.fleet import opened
+    from reconciler.cli.session import open_fleet
     from reconciler.store.rewinds import restore
 
-    async with opened(context) as fleet:
+    async with open_fleet(context) as fleet:
         line = next((line for line in await _gone_back(fleet) if line.kind == "record"), None)
         if line is None:
             click.echo("the record did not go back", err=True)
@@ -113,11 +113,11 @@ def adopt_record(context: Context, remote: str | None, anew: bool, yes: bool) ->
 
 
 async def _adopt(context: Context, remote: str | None, *, is_anew: bool, is_sure: bool) -> ExitCode:
-    from reconciler.cli.fleet import opened
+    from reconciler.cli.session import open_fleet
     from reconciler.core.errors import UsageError
-    from reconciler.store.elsewhere import adopt, begin
+    from reconciler.store.remote_record import adopt, begin
 
-    async with opened(context) as fleet:
+    async with open_fleet(context) as fleet:
         if fleet.repository.address:
             raise UsageError("a fleet that is named by its URL has its record there: serve it as it is")
         branch = await fleet.state_branch()

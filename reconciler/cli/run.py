@@ -18,7 +18,7 @@ from reconciler.cli.streams import LogHandler, Teller
 from reconciler.settings import Settings, Web
 
 if TYPE_CHECKING:
-    from reconciler.core.model import Status
+    from reconciler.core.model.status import Status
 
 _SHOWN = 5
 """Runs that are named at the end."""
@@ -45,11 +45,11 @@ def run(context: Context, *, once: bool, until_idle: bool, take_over: bool, verb
     `reconciler serve`. With --once or --until-idle it exits 1 if the specs have
     mistakes, and with --until-idle 5 if a task ended badly.
     """
-    from reconciler.serve import Until
+    from reconciler.serve import StopWhen
 
     if once and until_idle:
         raise click.UsageError("--once and --until-idle exclude each other")
-    until: Until = "started" if once else "idle" if until_idle else "stopped"
+    until: StopWhen = "started" if once else "idle" if until_idle else "stopped"
     settings = replace(context.settings, take_over=take_over)
     ended = _serve(settings, verbose=verbose, until=until)
     if ended.steps == 0 and until != "stopped":
@@ -80,7 +80,9 @@ def _nothing(ended: "_Ended") -> str:
 @_take_over
 @_verbose
 @click.pass_obj
-def serve(context: Context, /, *, take_over: bool, verbose: bool, public_url: str, **listen: Any) -> int:
+def serve_command(
+    context: Context, /, *, take_over: bool, verbose: bool, public_url: str, **listen: Any
+) -> int:
     """
     Reconcile, and serve the HTTP API for outside agents and webhooks.
 
@@ -111,7 +113,7 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
     from reconciler.controller.loop import Loop
     from reconciler.controller.ports import Step
     from reconciler.dispatch.environ import close_memory
-    from reconciler.serve import serve as serve_fleet
+    from reconciler.serve import reconcile as serve_fleet
 
     close_memory()
     teller = Teller()

@@ -10,7 +10,7 @@ from reconciler.store.leader import holder_of
 from reconciler.store.presence import Presence, PresenceFile
 
 if TYPE_CHECKING:
-    from reconciler.cli.fleet import Fleet
+    from reconciler.cli.session import FleetSession
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Serving:
     """When the last one ended, or was last heard of."""
 
 
-async def serving(fleet: "Fleet", branch: str) -> Serving:
+async def serving(fleet: "FleetSession", branch: str) -> Serving:
     """Return who reconciles a fleet: from the lock of this machine, else from the lease on the remote."""
     file = PresenceFile(fleet.repository, branch, fleet.context.data_dir)
     presence, pid = file.read(), file.holder()

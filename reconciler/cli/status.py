@@ -15,14 +15,15 @@ from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.output import Document, print_json
-from reconciler.cli.text import ago, block, table
+from reconciler.cli.terminal import ago, table, value_block
 from reconciler.core.fields import format_time
 
 if TYPE_CHECKING:
-    from reconciler.cli.fleet import Fleet
     from reconciler.cli.serving import Serving
-    from reconciler.core.model import Desired, Observed
-    from reconciler.store.elsewhere import Fetched
+    from reconciler.cli.session import FleetSession
+    from reconciler.core.model.specs import Desired
+    from reconciler.core.model.status import Observed
+    from reconciler.store.remote_record import Fetched
 
 
 class Need(NamedTuple):
@@ -36,7 +37,7 @@ class Need(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class FleetStanding:
     """How a fleet stands."""
 
     serving: "Serving"
@@ -67,13 +68,13 @@ def status(context: Context, output: str) -> int:
     """
     standing = asyncio.run(_standing(context))
     if output == "json":
-        print_json(document(standing))
+        print_json(status_document(standing))
     else:
         click.echo(text(standing, clock.now()))
-    return exit_code(standing)
+    return status_exit_code(standing)
 
 
-def exit_code(standing: Standing) -> ExitCode:
+def status_exit_code(standing: FleetStanding) -> ExitCode:
     """Return how `status` ends: who is to act is asked after whether anybody is there to go on."""
     if standing.serving.is_running is False:
         return ExitCode.NOT_RUNNING
@@ -83,14 +84,14 @@ def exit_code(standing: Standing) -> ExitCode:
 # --- Looking ---------------------------------------------------------------
 
 
-async def _standing(context: Context) -> Standing:
-    from reconciler.cli.fleet import opened
+async def _standing(context: Context) -> FleetStanding:
     from reconciler.cli.serving import serving
+    from reconciler.cli.session import open_fleet
     from reconciler.cli.views import hosts, tasks
-    from reconciler.store.elsewhere import fetched_record
-    from reconciler.store.power import advice
+    from reconciler.git.durability import advice
+    from reconciler.store.remote_record import fetched_record
 
-    async with opened(context) as fleet:
+    async with open_fleet(context) as fleet:
         branch = await fleet.state_branch()
         fetched = await fetched_record(fleet.repository, branch)
         desired, observed = await fleet.recorded()
@@ -98,7 +99,7 @@ async def _standing(context: Context) -> Standing:
         phases = Counter(view.stand for view in tasks(desired, observed).values())
         stands = Counter(view.stand for view in hosts(desired, observed).values())
         who = await serving(fleet, branch)
-        return Standing(
+        return FleetStanding(
             serving=who,
             specs_branch=fleet.branch,
             specs=fleet.line("specs", fleet.branch).head,
@@ -108,17 +109,17 @@ async def _standing(context: Context) -> Standing:
             fetched=fetched,
             phases=dict(sorted(phases.items())),
             hosts=dict(sorted(stands.items())),
-            needs=[*await _lines(fleet, branch), *_of_serving(who), *needs(desired, observed)],
+            needs=[*await _lines(fleet, branch), *_of_serving(who), *needs_person(desired, observed)],
             advice=await advice(fleet.repository),
         )
 
 
-async def _committed_at(fleet: "Fleet", commit: str) -> datetime | None:
+async def _committed_at(fleet: "FleetSession", commit: str) -> datetime | None:
     told = await fleet.repository.git.attempt("log", "-1", "--format=%cI", commit)
     return datetime.fromisoformat(told.stdout.decode().strip()) if told.code == 0 else None
 
 
-async def _lines(fleet: "Fleet", branch: str) -> Sequence[Need]:
+async def _lines(fleet: "FleetSession", branch: str) -> Sequence[Need]:
     found = [await fleet.marks.rewind(line.kind, line.branch, line.head) for line in fleet.lines(branch)]
     return [Need(rewind.kind, "Rewound", str(rewind)) for rewind in found if rewind]
 
@@ -128,10 +129,10 @@ def _of_serving(who: "Serving") -> Iterator[Need]:
         yield Need("reconciler", "Trouble", who.presence.trouble)
 
 
-def needs(desired: "Desired", observed: "Observed") -> Iterator[Need]:
+def needs_person(desired: "Desired", observed: "Observed") -> Iterator[Need]:
     """Yield what a person must look at, the specs first."""
     from reconciler.cli.views import hosts, tasks
-    from reconciler.core.model import Phase, Reason
+    from reconciler.core.model.status import Phase, Reason
 
     for problem in desired.problems:
         yield Need(f"{problem.path}:{problem.line}", "Broken", str(problem).partition(": error: ")[2])
@@ -153,7 +154,7 @@ def needs(desired: "Desired", observed: "Observed") -> Iterator[Need]:
 # --- Showing ---------------------------------------------------------------
 
 
-def document(standing: Standing) -> Document:
+def status_document(standing: FleetStanding) -> Document:
     """Return how a fleet stands as `-o json` prints it."""
     who, presence = standing.serving, standing.serving.presence
     running = {
@@ -187,7 +188,7 @@ def document(standing: Standing) -> Document:
     }
 
 
-def text(standing: Standing, now: datetime) -> str:
+def text(standing: FleetStanding, now: datetime) -> str:
     """Return how a fleet stands, for people."""
     fields = [
         ("reconciler", _who(standing, now)),
@@ -196,13 +197,13 @@ def text(standing: Standing, now: datetime) -> str:
         ("tasks", _counts(standing.phases) or "none"),
         ("hosts", _counts(standing.hosts) or "none"),
     ]
-    parts = [block(fields)]
+    parts = [value_block(fields)]
     if standing.needs:
         parts.append(table(("NEEDS A PERSON", "WHY", "MESSAGE"), standing.needs))
     return "\n\n".join([*parts, *standing.advice])
 
 
-def _who(standing: Standing, now: datetime) -> str:
+def _who(standing: FleetStanding, now: datetime) -> str:
     who = standing.serving
     if who.is_running is False:
         ended = f"; the last one ended {ago(who.last_sign, now)} ago" if who.last_sign else ""
@@ -214,7 +215,7 @@ def _who(standing: Standing, now: datetime) -> str:
     return f"`reconciler {who.mode or 'run'}` (pid {who.pid or '?'}){machine}{since}{address}{doubt}"
 
 
-def _record(standing: Standing, now: datetime) -> str:
+def _record(standing: FleetStanding, now: datetime) -> str:
     where = _at(standing.state_branch, standing.state, standing.state_at, now)
     if standing.fetched is None:
         return where
@@ -228,7 +229,7 @@ def _at(branch: str, commit: str | None, at: datetime | None, now: datetime) -> 
     return f"{branch} at {commit[:10]}" + (f", {ago(at, now)} ago" if at else "")
 
 
-def _acted_on(standing: Standing) -> str:
+def _acted_on(standing: FleetStanding) -> str:
     presence = standing.serving.presence if standing.serving.is_running else None
     acted_on = presence.specs if presence else ""
     return f" (acted on: {acted_on[:10]})" if acted_on and acted_on != standing.specs else ""

@@ -49,7 +49,7 @@ def guard() -> None:
     sys.stderr = SafeText.over(sys.stderr, 2, is_needed=False)
 
 
-def silence() -> None:
+def mute() -> None:
     """Let the rest of stdout go nowhere: what is in its buffer could not be written either."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

@@ -15,28 +15,28 @@ import click
 from reconciler import clock
 from reconciler.cli.change import message, reason_option, set_fields, spec_of
 from reconciler.cli.context import Context
-from reconciler.cli.names import Name
 from reconciler.cli.output import Column, Document, list_output, print_list
 from reconciler.cli.params import duration
+from reconciler.cli.references import NameParam
+from reconciler.core.edits import FieldChanges
 from reconciler.core.errors import NotFound, UsageError
-from reconciler.core.wishes import Changes
 
 if TYPE_CHECKING:
-    from reconciler.cli.fleet import Fleet
-    from reconciler.core.model import Agent, AgentSpec
+    from reconciler.cli.session import FleetSession
+    from reconciler.core.model.specs import Agent, AgentSpec
     from reconciler.specs.parse import File
 
-MOST = 2
+MOST_TOKENS = 2
 """Tokens of one agent: the one it has, and during a rotation the one it will have."""
 
 
 @click.group()
-def token() -> None:
+def token_group() -> None:
     """Make, list and revoke the tokens of outside agents."""
 
 
-@token.command()
-@click.argument("agent", type=Name("agent"))
+@token_group.command()
+@click.argument("agent", type=NameParam("agent"))
 @click.option(
     "--scope",
     "scopes",
@@ -82,14 +82,14 @@ async def _new(
     reason: str,
 ) -> str:
     from reconciler.api.tokens import new_token
-    from reconciler.cli.fleet import opened
+    from reconciler.cli.session import open_fleet
     from reconciler.core.fields import format_time
 
     _check(name)
-    async with opened(context) as fleet:
+    async with open_fleet(context) as fleet:
         file, spec = await _agent(fleet, name)
-        secret, digest = new_token(name, clock.token)
-        changes: Changes = {"token_hash": [*_kept(name, spec, rotates=rotates), digest]}
+        secret, digest = new_token(name, clock.random_hex)
+        changes: FieldChanges = {"token_hash": [*_kept(name, spec, rotates=rotates), digest]}
         if scopes:
             changes = {**changes, "scopes": list(scopes)}
         if expires:
@@ -108,7 +108,7 @@ def _kept(name: str, spec: "AgentSpec", *, rotates: bool) -> Sequence[str]:
             f"agent {name} has a token: --rotate makes a second one, `reconciler token revoke {name}` "
             "takes it away"
         )
-    if len(spec.token_hash) >= MOST:
+    if len(spec.token_hash) >= MOST_TOKENS:
         raise UsageError(
             f"agent {name} has {len(spec.token_hash)} tokens: "
             f"end the last rotation with `reconciler token revoke {name} --old`"
@@ -116,8 +116,8 @@ def _kept(name: str, spec: "AgentSpec", *, rotates: bool) -> Sequence[str]:
     return spec.token_hash
 
 
-@token.command()
-@click.argument("agent", type=Name("agent"))
+@token_group.command()
+@click.argument("agent", type=NameParam("agent"))
 @click.option("--old", is_flag=True, help="Only those before the newest one: the end of a rotation.")
 @reason_option
 @click.pass_obj
@@ -131,10 +131,10 @@ def revoke(context: Context, agent: str, *, old: bool, reason: str) -> None:
 
 
 async def _revoke(context: Context, name: str, *, only_old: bool, reason: str) -> None:
-    from reconciler.cli.fleet import opened
+    from reconciler.cli.session import open_fleet
 
     _check(name)
-    async with opened(context) as fleet:
+    async with open_fleet(context) as fleet:
         file = await fleet.spec_file("agent", name)
         hashes = _spec(name, file).token_hash
         kept = hashes[-1:] if only_old else ()
@@ -147,7 +147,7 @@ async def _revoke(context: Context, name: str, *, only_old: bool, reason: str) -
         click.echo(f"{name}: {len(hashes) - len(kept)} revoked, {len(kept)} left")
 
 
-@token.command("list")
+@token_group.command("list")
 @list_output
 @click.pass_obj
 def list_(context: Context, output: str) -> None:
@@ -175,9 +175,9 @@ def list_(context: Context, output: str) -> None:
 
 
 async def _agents(context: Context) -> "Sequence[Agent]":
-    from reconciler.cli.fleet import opened
+    from reconciler.cli.session import open_fleet
 
-    async with opened(context) as fleet:
+    async with open_fleet(context) as fleet:
         desired, _ = await fleet.recorded()
     return [desired.agents[name] for name in sorted(desired.agents)]
 
@@ -194,9 +194,9 @@ def _check(name: str) -> None:
         raise UsageError(str(error)) from None
 
 
-async def _agent(fleet: "Fleet", name: str) -> "tuple[File, AgentSpec]":
+async def _agent(fleet: "FleetSession", name: str) -> "tuple[File, AgentSpec]":
     """Return the spec file of an agent and what it says; empty ones if there is none."""
-    from reconciler.core.model import AgentSpec
+    from reconciler.core.model.specs import AgentSpec
     from reconciler.specs.parse import NO_FILE
 
     try:
@@ -207,12 +207,12 @@ async def _agent(fleet: "Fleet", name: str) -> "tuple[File, AgentSpec]":
 
 
 def _spec(name: str, file: "File") -> "AgentSpec":
-    from reconciler.core.model import AgentSpec
+    from reconciler.core.model.specs import AgentSpec
 
     return spec_of(AgentSpec, name, file)
 
 
-async def _commit(fleet: "Fleet", name: str, file: "File", changes: Changes, words: str) -> None:
-    from reconciler.cli.fleet import spec_path
+async def _commit(fleet: "FleetSession", name: str, file: "File", changes: FieldChanges, words: str) -> None:
+    from reconciler.cli.session import spec_path
 
     await set_fields(fleet, spec_path("agent", name), file, changes, words)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from reconciler.core.cause import Cause, cause
 from reconciler.core.conditions import Condition, conditions
 from reconciler.core.errors import Problem
-from reconciler.core.model import Desired, Heard, Host, HostStatus, Observed, Phase, Status, Task
+from reconciler.core.model.specs import Desired, Host, LiveOutput, Task
+from reconciler.core.model.status import HostStatus, Observed, Phase, Status
+from reconciler.core.runs.failure import FailureSummary, summarize_failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +21,9 @@ class TaskView:
     spec: Task | None
     status: Status | None
     problems: tuple[Problem, ...] = ()
-    cause: Cause | None = None
+    cause: FailureSummary | None = None
     """Why its last run failed, if it did."""
-    heard: Heard | None = None
+    heard: LiveOutput | None = None
     """Of its live run, where that is followed from this data folder."""
 
     @property
@@ -115,11 +116,16 @@ def _task(name: str, desired: Desired, observed: Observed) -> TaskView:
     damaged = [observed.damaged[name]] if name in observed.damaged else []
     problems, status = (*damaged, *desired.broken.get(name, ())), observed.statuses.get(name)
     return TaskView(
-        name, desired.tasks.get(name), status, problems, cause(name, status), _heard(status, observed)
+        name,
+        desired.tasks.get(name),
+        status,
+        problems,
+        summarize_failure(name, status),
+        _heard(status, observed),
     )
 
 
-def _heard(status: Status | None, observed: Observed) -> Heard | None:
+def _heard(status: Status | None, observed: Observed) -> LiveOutput | None:
     return observed.heard.get(status.run) if status and status.run and status.phase.is_live else None
 
 

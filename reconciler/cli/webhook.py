@@ -16,16 +16,16 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
-from reconciler.cli.names import Name
 from reconciler.cli.output import print_table
+from reconciler.cli.references import NameParam
 from reconciler.core.errors import NotFound, UsageError
 from reconciler.core.text import one_line
 
 if TYPE_CHECKING:
     from reconciler.core.adapter import Secret
-    from reconciler.core.forge import Hint
-    from reconciler.core.model import Forge
-    from reconciler.forge.forgejo import Forges, Hook
+    from reconciler.core.forge.model import Hint
+    from reconciler.core.model.specs import Forge
+    from reconciler.forge.forgejo import ForgeRegistry, InstalledWebhook
     from reconciler.forge.journal import Delivery
 
 PATH = "/hooks/forgejo"
@@ -43,7 +43,7 @@ def webhook() -> None:
     """Set up a repo's webhook on its forge, and see what arrives."""
 
 
-repo_argument = click.argument("repo", metavar="REPO", type=Name("repo"))
+repo_argument = click.argument("repo", metavar="REPO", type=NameParam("repo"))
 
 
 @webhook.command()
@@ -70,7 +70,7 @@ async def _install(context: Context, repo: str, url: str) -> None:
                 f"{place.spec}: `forge` says nowhere where its secret is; add such as "
                 f"`webhook_secret: {{file: ~/.config/reconciler/{repo}.hook}}`, and commit it"
             )
-        secret, file = clock.token(32), _file(source)
+        secret, file = clock.random_hex(32), _file(source)
         before = _words(file)
         if file:
             _write(file, [secret, *before])  # those before count until the forge knows the new one
@@ -130,7 +130,7 @@ def _tell(source: "Secret", secret: str) -> None:
 @webhook.command()
 @repo_argument
 @click.pass_obj
-def test(context: Context, *, repo: str) -> int:
+def test_command(context: Context, *, repo: str) -> int:
     """
     Have the forge of REPO try its webhooks, and show what arrived here last.
 
@@ -163,7 +163,10 @@ async def _test(context: Context, repo: str) -> int:
 
 
 async def _try(
-    forges: "Forges", forge: "Forge", hooks: "Sequence[Hook]", look: "Callable[[], Sequence[Delivery]]"
+    forges: "ForgeRegistry",
+    forge: "Forge",
+    hooks: "Sequence[InstalledWebhook]",
+    look: "Callable[[], Sequence[Delivery]]",
 ) -> bool:
     """Have them tried; return whether a delivery came."""
     before = {each.hint.delivery for each in look()}
@@ -216,7 +219,7 @@ def _about(hint: "Hint") -> str:
 
 class _Place(NamedTuple):
     forge: "Forge"
-    forges: "Forges"
+    forges: "ForgeRegistry"
     spec: str
     """File that says so."""
     is_shared: bool
@@ -230,23 +233,23 @@ _OWN = "fleet"
 @asynccontextmanager
 async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
     """Find the repository on its forge, and hang up at the end. Raises NotFound."""
-    from reconciler.cli.fleet import opened, spec_path
-    from reconciler.forge.forgejo import Forges
-    from reconciler.serve import FLEET, forge_secret, forges_of
-    from reconciler.specs.parse import FLEET as SETTINGS
+    from reconciler.cli.session import open_fleet, spec_path
+    from reconciler.forge.forgejo import ForgeRegistry
+    from reconciler.serve import FLEET_FORGE, forge_secret, forges_of
+    from reconciler.specs.parse import FLEET_FILE as SETTINGS
 
-    async with opened(context) as fleet:
+    async with open_fleet(context) as fleet:
         known = forges_of((await fleet.recorded())[0])
         if repo == _OWN and repo not in known:
-            repo = FLEET
-        if repo not in known and repo != FLEET:
+            repo = FLEET_FORGE
+        if repo not in known and repo != FLEET_FORGE:
             await fleet.spec_file("repo", repo)  # says if it is not there, or not committed
-    spec = SETTINGS if repo == FLEET else spec_path("repo", repo)
+    spec = SETTINGS if repo == FLEET_FORGE else spec_path("repo", repo)
     if repo not in known:
         raise NotFound(f"{spec} has no `forge` that can be used; see `reconciler validate`")
     forge = known[repo]
     same = [each for each in known.values() if each.webhook_secret == forge.webhook_secret]
-    forges = Forges(forge_secret, clock.now)
+    forges = ForgeRegistry(forge_secret, clock.now)
     try:
         yield _Place(forge, forges, spec, len(same) > 1)
     finally:

@@ -13,55 +13,53 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from reconciler.controller.agents import Agents, Word, unanswered
-from reconciler.controller.outside import Outside, given_up
+from reconciler.controller.breakers import Breakers
+from reconciler.controller.hosts import HostMaintenance, unrunnable
+from reconciler.controller.leases import PendingReport, WorkerLeases, open_requests
 from reconciler.controller.ports import Clock, Dispatch, Fact, Forges, Prober, Specs, State, Step
-from reconciler.controller.pulls import PullRequests
-from reconciler.controller.starts import Breakers
+from reconciler.controller.pull_requests import PullRequestController
 from reconciler.core.adapter import Usage
-from reconciler.core.command import assignment, order
-from reconciler.core.credit import credited
+from reconciler.core.attribution import attribute
 from reconciler.core.errors import Conflict, Problem, Refused, Rewound, SpecError, Unavailable
 from reconciler.core.events import (
-    AgentSaid,
     Completed,
     Event,
     HostSeen,
     MergeSeen,
-    PullSeen,
+    PullRequestSeen,
     RunEnded,
     RunSeen,
     Started,
+    WorkerReport,
 )
 from reconciler.core.faults import OUTCOME, fault_words
-from reconciler.core.hosts import HostChange, gone, news
+from reconciler.core.forge.pull_request import follow
+from reconciler.core.hosts import HostChange, host_change, host_removal
 from reconciler.core.lifecycle import Transition, fold, transition
-from reconciler.core.limits import has_daily_budget, midnight, with_expenses
-from reconciler.core.model import (
-    Assignment,
-    Bid,
-    Desired,
+from reconciler.core.model.runs import Assignment, RunRequest
+from reconciler.core.model.specs import Desired, Task
+from reconciler.core.model.status import (
+    BudgetScope,
     HostStatus,
+    LeaseRequest,
     Observed,
-    Order,
     Phase,
-    Purse,
     Reason,
     Status,
-    Task,
 )
-from reconciler.core.plan import Follow, Plan, Stop, needs_attention, plan, why_end
-from reconciler.core.pull import holder, require_held
-from reconciler.core.review import follow
-from reconciler.core.rounds import judge
-from reconciler.core.schedule import JUMP
+from reconciler.core.planning.limits import has_daily_budget, midnight, with_expenses
+from reconciler.core.planning.plan import FollowRun, Plan, StopRun, needs_attention, plan, why_end
+from reconciler.core.planning.schedule import JUMP
+from reconciler.core.runs.command import assignment, build_run_request
+from reconciler.core.runs.decide import next_event
+from reconciler.core.runs.leases import holder, require_held
 
 log = logging.getLogger(__name__)
 
-Until = Literal["stopped", "idle", "started"]
+StopWhen = Literal["stopped", "idle", "started"]
 """When to end: when told to; when nothing more happens by itself; when all that can start has started."""
 
-Pause = Callable[[asyncio.Event, timedelta | None], Awaitable[None]]
+WaitForNews = Callable[[asyncio.Event, timedelta | None], Awaitable[None]]
 """Wait until there is news, but no longer than the time given."""
 
 
@@ -72,7 +70,7 @@ async def wait_for_news(news: asyncio.Event, longest: timedelta | None) -> None:
             await news.wait()
 
 
-TaskFact = RunSeen | RunEnded | MergeSeen | PullSeen
+TaskFact = RunSeen | RunEnded | MergeSeen | PullRequestSeen
 
 RETRY = timedelta(seconds=1)
 RETRY_CAP = timedelta(seconds=30)
@@ -104,7 +102,7 @@ class Loop:
     on_step: Callable[[Step], None] = lambda _: None
     on_specs: Callable[[], None] = lambda: None
     """Called when specs were read that are new."""
-    pause: Pause = wait_for_news
+    pause: WaitForNews = wait_for_news
 
     desired: Desired = field(default_factory=Desired, init=False)
     statuses: Mapping[str, Status] = field(default_factory=dict, init=False)
@@ -123,15 +121,15 @@ class Loop:
     _knocked: bool = field(default=True, init=False)
     _stopped: bool = field(default=False, init=False)
     _is_running: bool = field(default=False, init=False)
-    _until: Until = field(default="stopped", init=False)
+    _until: StopWhen = field(default="stopped", init=False)
     _delay: timedelta = field(default=RETRY, init=False)
     _retry_at: datetime | None = field(default=None, init=False)
-    _spent: Mapping[Purse, Usage] = field(default_factory=dict, init=False)
+    _spent: Mapping[BudgetScope, Usage] = field(default_factory=dict, init=False)
     _spent_since: datetime | None = field(default=None, init=False)
-    _agents: Agents = field(init=False)
+    _agents: WorkerLeases = field(init=False)
     _breakers: Breakers = field(default_factory=Breakers, init=False)
-    _outside: Outside = field(init=False)
-    _pulls: PullRequests | None = field(default=None, init=False)
+    _outside: HostMaintenance = field(init=False)
+    _pulls: PullRequestController | None = field(default=None, init=False)
     _digesting: list[asyncio.Future[None]] = field(default_factory=list, init=False)
     _times: tuple[datetime, float] | None = field(default=None, init=False)
     """What both clocks said when they were last compared."""
@@ -143,8 +141,8 @@ class Loop:
     """Tasks whose steps cannot be put on record."""
 
     def __post_init__(self) -> None:
-        self._agents = Agents(self._news.set)
-        self._outside = Outside(
+        self._agents = WorkerLeases(self._news.set)
+        self._outside = HostMaintenance(
             self,
             lambda: self.attention,
             self.dispatch,
@@ -157,11 +155,11 @@ class Loop:
             machine=self.machine,
         )
         if self.forges is not None:
-            self._pulls = PullRequests(
+            self._pulls = PullRequestController(
                 self.forges,
                 self,
                 self.emit,
-                self.digested,
+                self.wait_recorded,
                 clock=self.clock,
                 wake=self._news.set,
                 address=self.address,
@@ -169,7 +167,7 @@ class Loop:
 
     # --- What others may say -----------------------------------------------
 
-    def knock(self) -> None:
+    def notify(self) -> None:
         """Say that specs or state may have moved: a hint to look."""
         self._knocked = True
         self._news.set()
@@ -190,7 +188,7 @@ class Loop:
             self._pulls.hint(repo, numbers, delivery)
             self._news.set()
 
-    async def digested(self) -> None:
+    async def wait_recorded(self) -> None:
         """Wait until what follows from every fact so far is on record."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._digesting.append(done)
@@ -199,7 +197,7 @@ class Loop:
 
     # --- What outside agents may say (controller.ports.Desk) ----------------
 
-    async def bid(self, bid: Bid, wait: timedelta) -> str | None:
+    async def bid(self, bid: LeaseRequest, wait: timedelta) -> str | None:
         """Return the name of the task that the agent holds now; see controller.ports.Desk."""
         agent = self.desired.agents.get(bid.agent)
         if agent is None or agent.desired == "suspended":
@@ -208,7 +206,7 @@ class Loop:
         self._require_service()
         return await self._agents.bid(bid, wait)
 
-    async def hear(self, said: AgentSaid) -> Status:
+    async def hear(self, said: WorkerReport) -> Status:
         """Return the task's status after what an agent said; see controller.ports.Desk."""
         self._require_service()
         return await self._agents.hear(said)
@@ -235,7 +233,7 @@ class Loop:
 
     # --- The loop ----------------------------------------------------------
 
-    async def run(self, until: Until = "stopped") -> None:
+    async def run(self, until: StopWhen = "stopped") -> None:
         """Converge, wait for news, and again, until the time to end has come."""
         self._is_running, self._until = True, until
         try:
@@ -327,7 +325,7 @@ class Loop:
         times = (self.last_plan.due, self._outside.next(), self._breakers.next(now), pulls)
         return min((time - now for time in times if time is not None), default=None)
 
-    def _is_over(self, until: Until) -> bool:
+    def _is_over(self, until: StopWhen) -> bool:
         if until == "stopped" or self._knocked or self._facts or self._retry_at is not None:
             return False
         open_ = self._open()
@@ -476,7 +474,7 @@ class Loop:
         hosts: Mapping[str, HostStatus],
         seen: Sequence[Transition],
         now: datetime,
-        bids: Sequence[Bid],
+        bids: Sequence[LeaseRequest],
     ) -> Observed:
         """Return what is, with the steps that were seen and are not on record yet."""
         known = statuses.keys() | self.damaged.keys()
@@ -488,7 +486,7 @@ class Loop:
             hosts=hosts,
             load=self._outside.load,
             followed=self._followed(),
-            bids=unanswered(bids, open_),
+            bids=open_requests(bids, open_),
             leases=self._agents.leases,
             asked=frozenset(self._outside.asked),
             on_trial=self._breakers.on_trial(hosts, now),
@@ -508,7 +506,7 @@ class Loop:
         shown = self._pulls.troubles(now) if self._pulls is not None else {}
         return {**shown, **self._outside.troubles.lasting(now), **self.dispatch.troubles}
 
-    async def _spent_today(self, seen: Sequence[Transition], now: datetime) -> Mapping[Purse, Usage]:
+    async def _spent_today(self, seen: Sequence[Transition], now: datetime) -> Mapping[BudgetScope, Usage]:
         """Return what was spent today; the record is read once a day, and if somebody else wrote to it."""
         if not has_daily_budget(self.desired):
             return {}
@@ -528,7 +526,7 @@ class Loop:
                 before = hosts.get(fact.host)
                 try:
                     status = self._breakers.seen(fact, before)
-                    change = news(fact.host, before, status, fact.at)
+                    change = host_change(fact.host, before, status, fact.at)
                 except Exception:
                     log.exception("host %s: what its probe found is passed over", fact.host)
                     continue
@@ -539,7 +537,9 @@ class Loop:
             hosts |= {change.host: change.after} if change.after else {}
             changes += [change] if self._is_to_tell(change.before) else []
         if self.desired.revision:
-            changes += [gone(name, hosts.pop(name), now) for name in self.hosts.keys() - self.desired.hosts]
+            changes += [
+                host_removal(name, hosts.pop(name), now) for name in self.hosts.keys() - self.desired.hosts
+            ]
         return hosts, changes
 
     def _is_to_tell(self, before: HostStatus | None) -> bool:
@@ -559,13 +559,15 @@ class Loop:
         ended = {(fact.run, fact.round) for fact in self._facts if isinstance(fact, RunEnded)}
         return self.dispatch.followed | ended | self._hopeless
 
-    async def _events(self, facts: Sequence[Fact], words: Sequence[Word], now: datetime) -> list[Event]:
+    async def _events(
+        self, facts: Sequence[Fact], words: Sequence[PendingReport], now: datetime
+    ) -> list[Event]:
         """Turn facts and words into what they mean; one about a run that is over by now means nothing."""
         touched, events = dict[str, Status | None](), list[Event]()
         for told in facts:
             if isinstance(told, HostSeen):
                 continue
-            task = told.task if isinstance(told, MergeSeen | PullSeen) else self._task_of(told)
+            task = told.task if isinstance(told, MergeSeen | PullRequestSeen) else self._task_of(told)
             fact, status = replace(told, task=task), touched.get(task, self.statuses.get(task))
             if task in self._unwritable:
                 self._abandon(fact)
@@ -613,15 +615,15 @@ class Loop:
     async def _meaning(self, fact: TaskFact, status: Status | None, now: datetime) -> Event | None:
         if isinstance(fact, MergeSeen):
             return _merged(fact, status)
-        if isinstance(fact, PullSeen):
+        if isinstance(fact, PullRequestSeen):
             return self._followed_up(fact, status)
         if status is None or not _is_about(fact, status):
             return None
         if isinstance(fact, RunEnded):
             task = self.desired.tasks.get(fact.task)
             task = task or await self.specs.recall(fact.task, status.generation)
-            meaning = judge(task, status, fact, now, self.desired.fleet)
-            return credited(self.desired, meaning) if meaning else None
+            meaning = next_event(task, status, fact, now, self.desired.fleet)
+            return attribute(self.desired, meaning) if meaning else None
         if status.phase is not Phase.ASSIGNED and fact.prompt_sha256 in {None, status.prompt_sha256}:
             return None
         return Started(
@@ -693,21 +695,21 @@ class Loop:
         """Send somebody to every run that needs it; to those, too, that their tasks went on without."""
         left = {step.before.run: step.before for step in intended if step.before and step.before.run}
         for action in planned.actions:
-            if not isinstance(action, Follow | Stop):
+            if not isinstance(action, FollowRun | StopRun):
                 continue
             status = self.statuses.get(action.task)
-            if isinstance(action, Stop):
+            if isinstance(action, StopRun):
                 status = left.get(action.run, status)
             if status is None or (status.run, status.round) != (action.run, action.round):
                 continue
             try:
                 work = await self._order(action.task, status)
-                if isinstance(action, Stop):
+                if isinstance(action, StopRun):
                     self.dispatch.stop(work, action.reason, self.emit)
                 else:
                     self.dispatch.follow(work, self.emit)
             except SpecError as error:
-                self.emit(given_up(action.task, status, str(error), self.clock()))
+                self.emit(unrunnable(action.task, status, str(error), self.clock()))
             except Unavailable:
                 raise
             except Exception as error:
@@ -716,9 +718,9 @@ class Loop:
                 self._hopeless.add((action.run, action.round))
                 self._news.set()
 
-    async def _order(self, name: str, status: Status) -> Order:
+    async def _order(self, name: str, status: Status) -> RunRequest:
         """Return what to carry out: by the spec the run was assigned with, not by a newer one."""
-        return order(await self._spec_of(name, status), status, self.desired)
+        return build_run_request(await self._spec_of(name, status), status, self.desired)
 
     async def _spec_of(self, name: str, status: Status) -> Task:
         """Return the spec that a live run was assigned with. Raises SpecError if it is lost."""
@@ -729,7 +731,7 @@ class Loop:
             raise SpecError(())
         return task
 
-    def _followed_up(self, fact: PullSeen, status: Status | None) -> Event | None:
+    def _followed_up(self, fact: PullRequestSeen, status: Status | None) -> Event | None:
         """Return the next thing that a pull request means for its task."""
         task = self.desired.tasks.get(fact.task)
         repo = self.desired.repos.get(task.repo or "") if task else None

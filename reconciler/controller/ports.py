@@ -12,32 +12,27 @@ from typing import Protocol
 from reconciler.controller import tree
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.errors import Problem
-from reconciler.core.events import AgentSaid, HostSeen, MergeSeen, PullSeen, RunEnded, RunSeen
-from reconciler.core.forge import Comment, Issue, Light, Note, Pull, Want
+from reconciler.core.events import HostSeen, MergeSeen, PullRequestSeen, RunEnded, RunSeen, WorkerReport
+from reconciler.core.forge.model import (
+    Comment,
+    CommitStatus,
+    ForgeView,
+    Issue,
+    ManagedComment,
+    PullRequestSnapshot,
+)
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model import (
-    Assignment,
-    Bid,
-    Claim,
-    Desired,
-    Forge,
-    Host,
-    HostStatus,
-    Order,
-    Purse,
-    Repo,
-    Report,
-    Status,
-    Task,
-)
-from reconciler.core.needs import Needs
-from reconciler.core.plan import Plan
+from reconciler.core.model.runs import Assignment, Claim, Report, RunRequest
+from reconciler.core.model.specs import Desired, Forge, Host, Repo, Task
+from reconciler.core.model.status import BudgetScope, HostStatus, LeaseRequest, Status
+from reconciler.core.planning.plan import Plan
+from reconciler.core.runs.retention import Retention
 
-Entry = tree.Entry
+Entry = tree.TreeEntry
 Tree = tree.Tree
 Clock = Callable[[], datetime]
-Fact = RunSeen | RunEnded | MergeSeen | HostSeen | PullSeen
+Fact = RunSeen | RunEnded | MergeSeen | HostSeen | PullRequestSeen
 Step = Transition | HostChange
 Emit = Callable[[Fact], None]
 
@@ -100,7 +95,7 @@ class State(Protocol):
         folders behind, and results in them. Raises Unavailable.
         """
 
-    async def spent(self, since: datetime) -> Mapping[Purse, Usage]:
+    async def spent(self, since: datetime) -> Mapping[BudgetScope, Usage]:
         """Return what was spent since a time, and from whose money. Raises Unavailable."""
 
 
@@ -125,7 +120,7 @@ class Dispatch(Protocol):
     def followed(self) -> frozenset[tuple[str, int]]:
         """(run key, round) of every order that is being followed."""
 
-    def follow(self, order: Order, emit: Emit) -> None:
+    def follow(self, order: RunRequest, emit: Emit) -> None:
         """
         Carry out the order, or take it up where it stands; return at once.
 
@@ -134,7 +129,7 @@ class Dispatch(Protocol):
         `RunSeen`. Failures arrive as events too.
         """
 
-    def stop(self, order: Order, why: str, emit: Emit) -> None:
+    def stop(self, order: RunRequest, why: str, emit: Emit) -> None:
         """
         End the run of the order, started or not, followed or not; return at once.
 
@@ -142,7 +137,7 @@ class Dispatch(Protocol):
         class `cancelled` (or the true one, if the run was quicker).
         """
 
-    async def sweep(self, host: Host, needs: Callable[[], Needs]) -> None:
+    async def sweep(self, host: Host, needs: Callable[[], Retention]) -> None:
         """
         Relieve the host of what this fleet has there and does not need.
 
@@ -192,7 +187,7 @@ class Forges(Protocol):
 
     async def pulls(
         self, forge: Forge, branches: Collection[str], fresh: Collection[int]
-    ) -> Mapping[str, Pull]:
+    ) -> Mapping[str, PullRequestSnapshot]:
         """
         Return the newest pull request of each head branch that has one, an open one first.
 
@@ -200,7 +195,7 @@ class Forges(Protocol):
         are read of those that did, and of the numbers in `fresh`.
         """
 
-    async def show(self, forge: Forge, want: Want) -> Pull | None:
+    async def show(self, forge: Forge, want: ForgeView) -> PullRequestSnapshot | None:
         """
         Let the forge show what is wanted of a task; return its pull request, if it has one.
 
@@ -223,17 +218,17 @@ class Forges(Protocol):
         Nothing is kept between calls: who could not work them asks again.
         """
 
-    async def say(self, forge: Forge, number: int, note: Note) -> bool:
+    async def say(self, forge: Forge, number: int, note: ManagedComment) -> bool:
         """Let there be a comment of ours with that key and text; return whether it is new."""
 
-    async def open_pulls(self, forge: Forge, base: str) -> Sequence[Pull]:
+    async def open_pulls(self, forge: Forge, base: str) -> Sequence[PullRequestSnapshot]:
         """
         Return the open pull requests against a base branch, without reviews and checks.
 
         Those from forks are left out: anybody may open one, and have us read what it brings.
         """
 
-    async def light(self, forge: Forge, light: Light) -> None:
+    async def light(self, forge: Forge, light: CommitStatus) -> None:
         """Set a commit status, unless it is so already."""
 
 
@@ -275,7 +270,7 @@ class SpecWriter(Protocol):
         """
 
 
-class Desk(Protocol):
+class Controller(Protocol):
     """The loop, as outside agents and those who look see it."""
 
     @property
@@ -302,7 +297,7 @@ class Desk(Protocol):
     def last_plan(self) -> Plan:
         """What the last look came to."""
 
-    async def bid(self, bid: Bid, wait: timedelta) -> str | None:
+    async def bid(self, bid: LeaseRequest, wait: timedelta) -> str | None:
         """
         Return the name of the task that the agent holds now; None if there was none in that time.
 
@@ -310,7 +305,7 @@ class Desk(Protocol):
         have one, Unavailable.
         """
 
-    async def hear(self, said: AgentSaid) -> Status:
+    async def hear(self, said: WorkerReport) -> Status:
         """
         Return the task's status after what an agent said; it is on record then.
 

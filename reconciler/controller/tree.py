@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 
-class Entry(NamedTuple):
+class TreeEntry(NamedTuple):
     """A file in a commit, as `git ls-tree` prints it."""
 
     mode: str
@@ -21,10 +21,10 @@ class Tree(Protocol):
     async def head(self) -> str:
         """Return the commit that the branch points at now."""
 
-    async def files(self, commit: str, under: str) -> Mapping[str, Entry]:
+    async def files(self, commit: str, under: str) -> Mapping[str, TreeEntry]:
         """Return every file below a folder such as `specs`, by path."""
 
-    async def changed(self, old: str, new: str, under: str) -> Mapping[str, Entry | None]:
+    async def changed(self, old: str, new: str, under: str) -> Mapping[str, TreeEntry | None]:
         """Return the files below a folder that differ between commits; None: gone."""
 
     async def blobs(self, ids: Collection[str], *, limit: int) -> Mapping[str, bytes]:

@@ -26,7 +26,7 @@ class Version(Frozen):
     """Longest time to wait for the answer."""
 
 
-class Health(Frozen):
+class HealthCheck(Frozen):
     """A command that exits 0 when the CLI is ready to work (logged in, say)."""
 
     command: Strings
@@ -50,7 +50,7 @@ class Secret(Frozen):
     """Where the source is looked up."""
 
 
-class Stop(Frozen):
+class StopSignal(Frozen):
     """How to end the CLI."""
 
     signal: Literal["TERM", "INT", "HUP"] = "TERM"
@@ -59,7 +59,7 @@ class Stop(Frozen):
     """Time between the first signal and KILL."""
 
 
-class Limits(Frozen):
+class RoundLimits(Frozen):
     """What one round may take."""
 
     turns: Annotated[int, Field(gt=0, le=10**9)] | None = None
@@ -189,13 +189,13 @@ class AdapterSpec(Frozen):
     """Environment variables whose values are found elsewhere, late."""
     version: Version | None = None
     """Version probe."""
-    health: Health | None = None
+    health: HealthCheck | None = None
     """Health probe."""
     output: Output = Output()
     """How to read what it prints."""
-    limits: Limits = Limits()
+    limits: RoundLimits = RoundLimits()
     """What one round may take."""
-    stop: Stop = Stop()
+    stop: StopSignal = StopSignal()
     """How it is ended."""
     cleanup: Strings = ()
     """Paths in the workspace that the CLI leaves behind; they are not committed."""

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Literal
 
 from reconciler.core.errors import Problem
-from reconciler.core.model import Phase, Reason, Status, Task, Waiting
+from reconciler.core.model.specs import Task
+from reconciler.core.model.status import Phase, Reason, Status, Waiting
 
 ConditionType = Literal["Ready", "Progressing", "Stalled"]
 

@@ -10,17 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from reconciler.core.forge import Pull
-from reconciler.core.model import (
-    Claim,
-    Failure,
-    HostStatus,
-    PullRequest,
-    Report,
-    ReviewNote,
-    Task,
-    Waiting,
-)
+from reconciler.core.forge.model import PullRequestSnapshot
+from reconciler.core.model.runs import Claim, Report, ReviewNote
+from reconciler.core.model.specs import Task
+from reconciler.core.model.status import Failure, HostStatus, PullRequest, Waiting
 
 Cause = Literal["spec", "host", "agent", "webhook", "person", "clock"]
 
@@ -89,12 +82,12 @@ class HostSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AgentSaid:
+class WorkerReport:
     """
     An outside agent reports on the run that it holds.
 
     Without a claim it says that it is at work. Whoever says it learns what
-    became of it: see `core.pull.answer`.
+    became of it: see `core.runs.leases.answer`.
     """
 
     task: str
@@ -106,11 +99,11 @@ class AgentSaid:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PullSeen:
+class PullRequestSeen:
     """The pull request of a task was read from its forge."""
 
     task: str
-    pull: Pull
+    pull: PullRequestSnapshot
     at: datetime
     delivery: str | None = None
     """Id of the webhook delivery that hinted at it."""
@@ -238,14 +231,14 @@ class Failed(RunEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PullOpened(Event):
+class PullRequestOpened(Event):
     """The pull request of the delivered branch is there: opened by us, or found."""
 
     pull: PullRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Touched(Event):
+class BranchTouched(Event):
     """Somebody else pushed to the branch: the agent pauses until a review, or a person, asks it to go on."""
 
     head: str

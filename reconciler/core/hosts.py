@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from reconciler.core.model import HostStatus
+from reconciler.core.model.status import HostStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def with_starts(
     return status.model_copy(update={"fault": starts.fault, "message": message, "since": since})
 
 
-def news(host: str, before: HostStatus | None, after: HostStatus, at: datetime) -> HostChange | None:
+def host_change(host: str, before: HostStatus | None, after: HostStatus, at: datetime) -> HostChange | None:
     """
     Return the change if it belongs on record: up or down, versions, capabilities.
 
@@ -89,7 +89,7 @@ def news(host: str, before: HostStatus | None, after: HostStatus, at: datetime) 
     return HostChange(host, before, after, at, "; ".join(_differences(before, after)))
 
 
-def gone(host: str, before: HostStatus, at: datetime) -> HostChange:
+def host_removal(host: str, before: HostStatus, at: datetime) -> HostChange:
     """Return the change for a host whose spec was removed."""
     return HostChange(host, before, None, at, "the spec was removed")
 

@@ -14,6 +14,7 @@ from reconciler.core.adapter import Usage
 from reconciler.core.errors import IllegalTransition
 from reconciler.core.events import (
     Assigned,
+    BranchTouched,
     Cancelled,
     ChangesRequested,
     Completed,
@@ -22,7 +23,7 @@ from reconciler.core.events import (
     Event,
     Failed,
     FixRequested,
-    PullOpened,
+    PullRequestOpened,
     Released,
     Removed,
     Renamed,
@@ -37,20 +38,11 @@ from reconciler.core.events import (
     SpecRemoved,
     Started,
     Submitted,
-    Touched,
     WaitingChanged,
 )
-from reconciler.core.model import (
-    Failure,
-    FailureClass,
-    Phase,
-    Reason,
-    Report,
-    Status,
-    Task,
-    Waiting,
-    work_id,
-)
+from reconciler.core.model.runs import FailureClass, Report
+from reconciler.core.model.specs import Task, work_id
+from reconciler.core.model.status import Failure, Phase, Reason, Status, Waiting
 from reconciler.core.text import head
 
 # --- The table -------------------------------------------------------------
@@ -80,7 +72,7 @@ TRANSITIONS: Mapping[Phase | None, Row] = {
     None: {Created: Phase.CREATED},
     Phase.CREATED: {
         Assigned: Phase.ASSIGNED,
-        Touched: Phase.REVIEW_PENDING,
+        BranchTouched: Phase.REVIEW_PENDING,
         Completed: Phase.COMPLETED,
         Cancelled: Phase.CANCELLED,
         Escalated: Phase.ESCALATED,
@@ -91,7 +83,7 @@ TRANSITIONS: Mapping[Phase | None, Row] = {
     Phase.ASSIGNED: {
         Started: Phase.RUNNING,
         Reported: Phase.RUNNING,
-        Touched: Phase.REVIEW_PENDING,
+        BranchTouched: Phase.REVIEW_PENDING,
         **_ENDS,
         SpecChanged: Phase.ASSIGNED,
         **_anywhere(Phase.ASSIGNED),
@@ -99,14 +91,14 @@ TRANSITIONS: Mapping[Phase | None, Row] = {
     Phase.RUNNING: {
         Started: Phase.RUNNING,
         Reported: Phase.RUNNING,
-        Touched: Phase.REVIEW_PENDING,
+        BranchTouched: Phase.REVIEW_PENDING,
         **_ENDS,
         SpecChanged: Phase.RUNNING,
         **_anywhere(Phase.RUNNING),
     },
     Phase.REVIEW_PENDING: {
-        PullOpened: Phase.REVIEW_PENDING,
-        Touched: Phase.REVIEW_PENDING,
+        PullRequestOpened: Phase.REVIEW_PENDING,
+        BranchTouched: Phase.REVIEW_PENDING,
         Completed: Phase.COMPLETED,
         Cancelled: Phase.CANCELLED,
         ChangesRequested: Phase.CREATED,
@@ -249,7 +241,7 @@ def _refusal(status: Status, event: Event) -> str | None:
 
 def _needs_pull(status: Status, event: Event) -> bool:
     """Return whether only its pull request can bring an event about, in the phase the task is in."""
-    if isinstance(event, Completed | Touched):
+    if isinstance(event, Completed | BranchTouched):
         return status.phase is Phase.CREATED or status.phase.is_settled
     return isinstance(event, Cancelled | Reopened) and status.phase.is_settled
 
@@ -265,7 +257,7 @@ def _held(waiting: Waiting | None) -> Waiting | None:
 
 # --- What each event changes beside the phase ------------------------------
 
-Changes = dict[str, Any]
+StatusChanges = dict[str, Any]
 
 SUMMARY_LENGTH = 4000
 """Most that is kept of an agent's last words, in characters."""
@@ -282,11 +274,11 @@ def _first(event: Created) -> Status:
     )
 
 
-def _identity(spec: Task) -> Changes:
+def _identity(spec: Task) -> StatusChanges:
     return {"generation": spec.generation, "work": spec.work, "on_delete": spec.on_delete}
 
 
-def _afresh() -> Changes:
+def _afresh() -> StatusChanges:
     """
     Return the fields that speak of work no longer asked for, emptied.
 
@@ -308,11 +300,11 @@ def _afresh() -> Changes:
     }
 
 
-def _no_session() -> Changes:
+def _no_session() -> StatusChanges:
     return {"session_id": None, "session_totals": Usage()}
 
 
-def _reported(status: Status, event: Event, report: Report | None) -> Changes:
+def _reported(status: Status, event: Event, report: Report | None) -> StatusChanges:
     """Return what a round brought; what it did not bring stays as it was."""
     if report is None:
         return {}
@@ -331,12 +323,12 @@ def _reported(status: Status, event: Event, report: Report | None) -> Changes:
 
 
 @singledispatch
-def _changes(event: Event, status: Status) -> Changes:
+def _changes(event: Event, status: Status) -> StatusChanges:
     raise NotImplementedError(event, status)
 
 
 @_changes.register
-def _waiting_changed(event: WaitingChanged, status: Status) -> Changes:
+def _waiting_changed(event: WaitingChanged, status: Status) -> StatusChanges:
     before, now = status.waiting, event.waiting
     if before and now and before.reason is now.reason:
         now = now.model_copy(update={"since": before.since})
@@ -344,12 +336,12 @@ def _waiting_changed(event: WaitingChanged, status: Status) -> Changes:
 
 
 @_changes.register
-def _scheduled(event: Scheduled, status: Status) -> Changes:
+def _scheduled(event: Scheduled, status: Status) -> StatusChanges:
     return {"due_at": event.due_at, "waiting": event.waiting or status.waiting}
 
 
 @_changes.register
-def _assigned(event: Assigned, status: Status) -> Changes:
+def _assigned(event: Assigned, status: Status) -> StatusChanges:
     """Name the run. The failure before stays: the prompt of this attempt tells of it."""
     spec = event.spec
     is_at_home = (event.host or None, spec.adapter) == (status.assigned_host, status.adapter)
@@ -377,7 +369,7 @@ def _assigned(event: Assigned, status: Status) -> Changes:
 
 
 @_changes.register
-def _started(event: Started, status: Status) -> Changes:
+def _started(event: Started, status: Status) -> StatusChanges:
     return {
         "failed_starts": 0,
         "last_activity_at": event.at,
@@ -386,7 +378,7 @@ def _started(event: Started, status: Status) -> Changes:
 
 
 @_changes.register
-def _fix_requested(event: FixRequested, status: Status) -> Changes:
+def _fix_requested(event: FixRequested, status: Status) -> StatusChanges:
     return {
         **_reported(status, event, event.report),
         "round": status.round + 1,
@@ -395,16 +387,16 @@ def _fix_requested(event: FixRequested, status: Status) -> Changes:
 
 
 @_changes.register
-def _submitted(event: Submitted, status: Status) -> Changes:
+def _submitted(event: Submitted, status: Status) -> StatusChanges:
     return {**_done(status, event, event.report), "failure": None}
 
 
 @_changes.register
-def _completed(event: Completed, status: Status) -> Changes:
+def _completed(event: Completed, status: Status) -> StatusChanges:
     return {**_done(status, event, event.report), "failure": None}
 
 
-def _done(status: Status, event: Event, report: Report | None) -> Changes:
+def _done(status: Status, event: Event, report: Report | None) -> StatusChanges:
     """Return what a round brought that reached its goal, with what the agent says of it."""
     if report is None:
         return {}
@@ -413,7 +405,7 @@ def _done(status: Status, event: Event, report: Report | None) -> Changes:
 
 
 @_changes.register
-def _retried(event: Retried, status: Status) -> Changes:
+def _retried(event: Retried, status: Status) -> StatusChanges:
     """Count the failure; what a failed attempt said to its agent is not gone on with."""
     changes = {
         **_reported(status, event, event.report),
@@ -427,13 +419,13 @@ def _retried(event: Retried, status: Status) -> Changes:
 
 
 @_changes.register
-def _released(event: Released, status: Status) -> Changes:
+def _released(event: Released, status: Status) -> StatusChanges:
     uncounted = 0 if event.is_wanted else status.uncounted + 1
     return {**_reported(status, event, event.report), "uncounted": uncounted}
 
 
 @_changes.register
-def _failed(event: Failed, status: Status) -> Changes:
+def _failed(event: Failed, status: Status) -> StatusChanges:
     return {
         **_reported(status, event, event.report),
         "failure": event.failure,
@@ -442,7 +434,7 @@ def _failed(event: Failed, status: Status) -> Changes:
 
 
 @_changes.register
-def _cancelled(event: Cancelled, status: Status) -> Changes:
+def _cancelled(event: Cancelled, status: Status) -> StatusChanges:
     """Take up the spec as it is by now, so that only a later edit asks for the same work again."""
     is_same = event.spec is not None and event.spec.work == status.work
     identity = _identity(event.spec) if event.spec and is_same else {}
@@ -450,7 +442,7 @@ def _cancelled(event: Cancelled, status: Status) -> Changes:
 
 
 @_changes.register
-def _escalated(event: Escalated, status: Status) -> Changes:
+def _escalated(event: Escalated, status: Status) -> StatusChanges:
     return {
         **_reported(status, event, event.report),
         "failure": event.failure or status.failure,
@@ -460,7 +452,7 @@ def _escalated(event: Escalated, status: Status) -> Changes:
 
 
 @_changes.register
-def _reported_by_agent(event: Reported, status: Status) -> Changes:
+def _reported_by_agent(event: Reported, status: Status) -> StatusChanges:
     return {
         "claim": event.claim,
         "waiting": event.waiting,
@@ -470,12 +462,12 @@ def _reported_by_agent(event: Reported, status: Status) -> Changes:
 
 
 @_changes.register
-def _pull_opened(event: PullOpened, status: Status) -> Changes:  # noqa: ARG001 - as above
+def _pull_opened(event: PullRequestOpened, status: Status) -> StatusChanges:  # noqa: ARG001 - as above
     return {"pull_request": event.pull, "last_activity_at": event.at}
 
 
 @_changes.register
-def _touched(event: Touched, status: Status) -> Changes:
+def _touched(event: BranchTouched, status: Status) -> StatusChanges:
     waiting = Waiting(reason=Reason.PERSON, message=event.reason, since=event.at)
     return {
         **_reported(status, event, event.report),
@@ -486,12 +478,12 @@ def _touched(event: Touched, status: Status) -> Changes:
 
 
 @_changes.register
-def _reopened(event: Reopened, status: Status) -> Changes:  # noqa: ARG001 - as above
+def _reopened(event: Reopened, status: Status) -> StatusChanges:  # noqa: ARG001 - as above
     return {"head_commit": event.head, "last_activity_at": event.at}
 
 
 @_changes.register
-def _changes_requested(event: ChangesRequested, status: Status) -> Changes:
+def _changes_requested(event: ChangesRequested, status: Status) -> StatusChanges:
     """Begin a round: work that was asked for anew has its retries before it."""
     return {
         "review_count": status.review_count + 1,
@@ -505,7 +497,7 @@ def _changes_requested(event: ChangesRequested, status: Status) -> Changes:
 
 
 @_changes.register
-def _renewed(event: Renewed, status: Status) -> Changes:
+def _renewed(event: Renewed, status: Status) -> StatusChanges:
     """Take up new work. Asked for by a person, it need not wait for the next due time."""
     due_at = min(status.due_at, event.at) if status.due_at else None
     kept = _kept_in_review(status) if _may_go_on(event.spec, status) else {}
@@ -519,14 +511,14 @@ def _may_go_on(spec: Task, status: Status) -> bool:
     return bool(is_of_review) and work_id(before) == status.work
 
 
-def _kept_in_review(status: Status) -> Changes:
+def _kept_in_review(status: Status) -> StatusChanges:
     """Return what such an agent goes on with, in the first of as many rounds again."""
     kept = ("pull_request", "reviews", "session_id", "session_totals", "summary")
     return {"review_count": 1, **{field: getattr(status, field) for field in kept}}
 
 
 @_changes.register
-def _spec_changed(event: SpecChanged, status: Status) -> Changes:
+def _spec_changed(event: SpecChanged, status: Status) -> StatusChanges:
     if status.phase not in {Phase.CREATED, Phase.CANCELLED}:
         return {"on_delete": event.spec.on_delete}
     is_new_work = status.work != event.spec.work
@@ -534,17 +526,17 @@ def _spec_changed(event: SpecChanged, status: Status) -> Changes:
 
 
 @_changes.register
-def _renamed(event: Renamed, status: Status) -> Changes:
+def _renamed(event: Renamed, status: Status) -> StatusChanges:
     return {"attempt": max(status.attempt, event.attempt)}
 
 
 @_changes.register
-def _spec_removed(event: SpecRemoved, status: Status) -> Changes:  # noqa: ARG001 - as above
+def _spec_removed(event: SpecRemoved, status: Status) -> StatusChanges:  # noqa: ARG001 - as above
     return {"removed": True, "waiting": None}
 
 
 @_changes.register
-def _restored(event: Restored, status: Status) -> Changes:  # noqa: ARG001 - as above
+def _restored(event: Restored, status: Status) -> StatusChanges:  # noqa: ARG001 - as above
     return {"removed": False}
 
 

@@ -9,31 +9,33 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Literal, NamedTuple
 
-Kind = Literal["task", "host", "agent", "adapter", "repo"]
+ReferenceKind = Literal["task", "host", "agent", "adapter", "repo"]
 
-KINDS: tuple[Kind, ...] = ("task", "host", "agent", "adapter", "repo")
-SHORT: Mapping[Kind, str] = {"task": "t", "host": "h", "agent": "ag", "adapter": "ad", "repo": "r"}
-_WORDS: Mapping[str, Kind] = {
-    word: kind for kind in KINDS for word in (kind, f"{kind}s", SHORT[kind], kind.title(), f"{kind.title()}s")
+REFERABLE: tuple[ReferenceKind, ...] = ("task", "host", "agent", "adapter", "repo")
+SHORT: Mapping[ReferenceKind, str] = {"task": "t", "host": "h", "agent": "ag", "adapter": "ad", "repo": "r"}
+_WORDS: Mapping[str, ReferenceKind] = {
+    word: kind
+    for kind in REFERABLE
+    for word in (kind, f"{kind}s", SHORT[kind], kind.title(), f"{kind.title()}s")
 }
 
-Known = Callable[[Kind], Collection[str]]
+Known = Callable[[ReferenceKind], Collection[str]]
 """Returns the names that things of a kind have."""
 
 
 class Reference(NamedTuple):
     """A thing, by kind and name."""
 
-    kind: Kind
+    kind: ReferenceKind
     name: str
 
 
-def kind_of(word: str) -> Kind | None:
+def kind_of(word: str) -> ReferenceKind | None:
     """Return the kind that a word means: in the singular, the plural, or short."""
     return _WORDS.get(word)
 
 
-def references(words: Sequence[str], known: Known, only: Kind | None = None) -> Sequence[Reference]:
+def references(words: Sequence[str], known: Known, only: ReferenceKind | None = None) -> Sequence[Reference]:
     """
     Return what words refer to: `[KIND] NAME...` or `[KIND/]NAME...`; without a kind, tasks.
 
@@ -51,7 +53,7 @@ def references(words: Sequence[str], known: Known, only: Kind | None = None) -> 
     return [_reference(word, known, kind or only) for word in (words[1:] if kind else words)]
 
 
-def _reference(word: str, known: Known, wanted: Kind | None) -> Reference:
+def _reference(word: str, known: Known, wanted: ReferenceKind | None) -> Reference:
     """Return what a word refers to; `wanted` is the kind that is meant in any case."""
     kind, name = split(word)
     if kind is None or (wanted == "task" and kind != "task"):
@@ -63,7 +65,7 @@ def _reference(word: str, known: Known, wanted: Kind | None) -> Reference:
     return Reference(kind, name)
 
 
-def split(word: str) -> tuple[Kind | None, str]:
+def split(word: str) -> tuple[ReferenceKind | None, str]:
     """Return the kind that a word names before a slash, and the rest; also of the path of a spec file."""
     file = _FILE.fullmatch(word)
     before, _, name = (f"{file['kind']}/{file['name']}" if file else word).partition("/")

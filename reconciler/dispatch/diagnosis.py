@@ -18,7 +18,7 @@ from asyncssh.kex import get_default_kex_algs
 from asyncssh.mac import get_default_mac_algs
 
 from reconciler.core.text import one_line
-from reconciler.dispatch.route import Hop
+from reconciler.dispatch.ssh.route import Hop
 
 _HELLO = re.compile(rb"^SSH-[^\r\n]*", re.MULTILINE)
 _KEXINIT = 20

@@ -14,19 +14,20 @@ from reconciler.controller.ports import Emit
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.events import RunEnded, RunSeen
 from reconciler.core.masking import Mask
-from reconciler.core.model import Assignment, Claim, FailureClass, Host, Order, Repo, Report, Verdict
-from reconciler.core.needs import Needs
-from reconciler.core.prompt import sha256
+from reconciler.core.model.runs import Assignment, Claim, FailureClass, Report, RunRequest, Verdict
+from reconciler.core.model.specs import Host, Repo
+from reconciler.core.runs.prompt import sha256
+from reconciler.core.runs.retention import Retention
 from reconciler.core.text import one_line
-from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import folder_name, run_of
 from reconciler.dispatch.repos import CodeRepository
+from reconciler.dispatch.retrying import TELL, StepFailed
 from reconciler.dispatch.round import CANCELLED, DELIVERY_PATIENCE, ReadOutput, Round
-from reconciler.dispatch.runs import Ending, Pace
+from reconciler.dispatch.runs import Pace, RunEnding
 from reconciler.dispatch.secrets import InjectedSecrets
-from reconciler.dispatch.site import Site, open_site, usual_pace
-from reconciler.dispatch.steps import TELL, StepFailed
+from reconciler.dispatch.session import HostSession, open_session, usual_pace
 from reconciler.dispatch.transport import Transport
 from reconciler.dispatch.verify import verify
 
@@ -69,7 +70,7 @@ class Dispatcher:
         farewell: float = _FAREWELL,
         lasting: float = _LASTING,
     ) -> None:
-        self.logs = Logs(data / "logs")
+        self.logs = LogFolder(data / "logs")
         self._transports = transports
         self._data = data
         self._base = base
@@ -89,8 +90,8 @@ class Dispatcher:
         """Since when steps of orders are tried again, and why, in the words of the first try that failed."""
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._stops: dict[Key, asyncio.Task[None]] = {}
-        self._sites: dict[str, Site] = {}
-        self._left_sites: list[Site] = []
+        self._sites: dict[str, HostSession] = {}
+        self._left_sites: list[HostSession] = []
         """Of hosts whose spec has changed since; runs may still be followed there."""
         self._repositories: dict[str, CodeRepository] = {}
         self._secrets: dict[str, InjectedSecrets] = {}
@@ -116,7 +117,7 @@ class Dispatcher:
             self._mask = Mask(values)  # what it works out for each value is kept with it
         return self._mask
 
-    def follow(self, order: Order, emit: Emit) -> None:
+    def follow(self, order: RunRequest, emit: Emit) -> None:
         """Carry out the order, or take it up where it stands; see controller.ports.Dispatch."""
         if order.key in self._tasks:
             return
@@ -125,7 +126,7 @@ class Dispatcher:
         task = asyncio.create_task(following, name=f"{order.run} round {order.round}")
         self._tasks[order.key] = task
 
-    def stop(self, order: Order, why: str, emit: Emit) -> None:
+    def stop(self, order: RunRequest, why: str, emit: Emit) -> None:
         """End the run of the order; see controller.ports.Dispatch."""
         if order.key in self._stops:
             return
@@ -134,7 +135,7 @@ class Dispatcher:
         task = asyncio.create_task(cancelling, name=f"stop {order.run} round {order.round}")
         self._stops[order.key] = task
 
-    async def sweep(self, host: Host, needs: Callable[[], Needs]) -> None:
+    async def sweep(self, host: Host, needs: Callable[[], Retention]) -> None:
         """Relieve the host of what is not needed; see controller.ports.Dispatch. Logs are looked at too."""
         await self._prune_logs(needs())
         try:
@@ -170,7 +171,7 @@ class Dispatcher:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(site.runs.close() for site in [*self._sites.values(), *self._left_sites]))
 
-    async def _sweep(self, site: Site, needed: Callable[[], Needs]) -> None:
+    async def _sweep(self, site: HostSession, needed: Callable[[], Retention]) -> None:
         names = await site.workspaces.list()
         states = await site.runs.list()
         # Asked only now: what was listed belongs to runs that were on record before.
@@ -185,19 +186,21 @@ class Dispatcher:
         await site.runs.remove(run_id for run_id in states if run_of(run_id) not in kept)
         await site.workspaces.remove(name for name in names if run_of(name) not in kept)
 
-    async def _end_stale(self, site: Site, run_id: str) -> set[str]:
+    async def _end_stale(self, site: HostSession, run_id: str) -> set[str]:
         """End a run that nobody asks for any more; return its key if it is still there."""
         log.info("stopping %s: its task has moved on", run_id)
-        state = await site.runs.cancel(run_id, CANCELLED, Ending())
+        state = await site.runs.cancel(run_id, CANCELLED, RunEnding())
         return {run_of(run_id)} if state.stage.is_alive else set()
 
     @staticmethod
-    async def _failed_with_room(site: Site, names: Collection[str], needs: Needs) -> frozenset[str]:
+    async def _failed_with_room(
+        site: HostSession, names: Collection[str], needs: Retention
+    ) -> frozenset[str]:
         failed = {folder_name(run): run for run in needs.failed}
         sizes = await site.workspaces.sizes(name for name in names if name in failed)
         return needs.failed_with_room({failed[name]: size for name, size in sizes.items()})
 
-    async def _prune_logs(self, needs: Needs) -> None:
+    async def _prune_logs(self, needs: Retention) -> None:
         """Remove old logs, from time to time."""
         now = self._clock()
         if now < self._logs_due:
@@ -216,7 +219,7 @@ class Dispatcher:
     def _followed_runs(self) -> frozenset[str]:
         return frozenset(run for run, _ in self._tasks)
 
-    async def _carry_out(self, order: Order, emit: Emit, *, may_adopt: bool) -> None:
+    async def _carry_out(self, order: RunRequest, emit: Emit, *, may_adopt: bool) -> None:
         def seen() -> None:
             prompt = sha256(order.prompt)
             emit(
@@ -240,7 +243,7 @@ class Dispatcher:
         else:
             self._troubles.setdefault(key, (asyncio.get_running_loop().time(), why))
 
-    async def _report(self, order: Order, seen: Callable[[], None], *, may_adopt: bool) -> Report:
+    async def _report(self, order: RunRequest, seen: Callable[[], None], *, may_adopt: bool) -> Report:
         try:
             return await self._round(order, may_adopt=may_adopt).carry_out(seen)
         except StepFailed as error:
@@ -252,7 +255,7 @@ class Dispatcher:
             words = self._secrets_of(order.task).mask.hide(one_line(repr(error), 5000))
             return _failure(FailureClass.HOST, f"a mistake of the reconciler: {words}; its log has more")
 
-    async def _cancel(self, order: Order, emit: Emit, *, is_followed: bool) -> None:
+    async def _cancel(self, order: RunRequest, emit: Emit, *, is_followed: bool) -> None:
         """End the run; who follows it tells how it ended, if not kept from it for too long."""
         try:
             await self._round(order).cancel()
@@ -267,7 +270,7 @@ class Dispatcher:
         if not is_followed:
             self.follow(order, emit)
 
-    async def _end_following(self, order: Order, emit: Emit) -> None:
+    async def _end_following(self, order: RunRequest, emit: Emit) -> None:
         """Let nobody wait for a repository that is away when the run it is for was stopped."""
         follower = self._tasks.get(order.key)
         if follower is None:
@@ -278,10 +281,10 @@ class Dispatcher:
         if follower.cancelled():
             self._tell(order, _failure(FailureClass.CANCELLED, "the run was stopped"), emit)
 
-    def _tell(self, order: Order, report: Report, emit: Emit) -> None:
+    def _tell(self, order: RunRequest, report: Report, emit: Emit) -> None:
         emit(RunEnded(task=order.task, run=order.run, round=order.round, at=self._clock(), report=report))
 
-    def _round(self, order: Order, *, may_adopt: bool = False) -> Round:
+    def _round(self, order: RunRequest, *, may_adopt: bool = False) -> Round:
         return Round(
             order=order,
             site=self._site(order.host),
@@ -303,7 +306,7 @@ class Dispatcher:
             del self._secrets[next(iter(self._secrets))]
         return found
 
-    def _site(self, host: Host) -> Site:
+    def _site(self, host: Host) -> HostSession:
         transport = self._transports(host)
         known = self._sites.get(host.name)
         if (
@@ -312,7 +315,7 @@ class Dispatcher:
             and (known.shell, known.workdir) == (host.shell, host.workdir)
         ):
             return known
-        site = open_site(
+        site = open_session(
             host,
             transport,
             fleet=self._fleet,

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from reconciler.core.text import harmless
 
-Event = dict[str, Any]
+OutputEvent = dict[str, Any]
 Printed = bytes | BinaryIO
 """What was printed, or where it is."""
 
@@ -50,7 +50,7 @@ def end_of(printed: Printed, limit: int) -> bytes:
 class Framer:
     """Takes an output line by line and gives its events away; what is not whole yet is kept."""
 
-    def __init__(self, give: Callable[[Event, bool], None]) -> None:
+    def __init__(self, give: Callable[[OutputEvent, bool], None]) -> None:
         """Begin. `give` is called with each event, and whether something else stands before it."""
         self._give = give
         self._block: list[str] = []
@@ -186,7 +186,7 @@ def _depth(text: str) -> int | None:
     return depth
 
 
-def last_object(text: bytes) -> list[Event]:
+def last_object(text: bytes) -> list[OutputEvent]:
     """Return the JSON object that a text ends with, of one line or many; none if there is none."""
     end = f"\n{_plain(text).rstrip()}"
     start = len(end)

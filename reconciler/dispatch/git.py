@@ -46,7 +46,7 @@ _PIECE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class MirrorGitResult:
     """How a git command ended."""
 
     code: int
@@ -60,14 +60,14 @@ class Done:
         return self.stdout.decode(errors="replace").strip()
 
 
-async def git(
+async def mirror_git(
     folder: Path | None,
     *words: str,
     stdin: bytes = b"",
     remote: bool = False,
     timeout: float = 600,
     silence: float | None = None,
-) -> Done:
+) -> MirrorGitResult:
     """
     Run a git command on the bare repository in `folder` (None: on none) and return how it ended.
 
@@ -104,7 +104,7 @@ async def git(
         if process.returncode is None:
             await end(process)
     said = both_ends(without_credentials(_without_progress(stderr.decode(errors="replace"))))
-    return Done(process.returncode or 0, stdout, said)
+    return MirrorGitResult(process.returncode or 0, stdout, said)
 
 
 class _Silent(Exception):

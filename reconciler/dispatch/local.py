@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reconciler.core.errors import Refused, Unavailable
-from reconciler.dispatch.transport import SAFE_WORD, Answer, Transport
+from reconciler.dispatch.transport import SAFE_WORD, CommandResult, Transport
 from reconciler.subprocesses import end, start
 
 _PASSED_ON = frozenset({"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"})
@@ -28,7 +28,7 @@ class LocalTransport(Transport):
             if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
         }
 
-    async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> Answer:
+    async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
         """Run a short command and return all that it printed; see Transport."""
         process = await self._start(words)
         try:
@@ -43,7 +43,9 @@ class LocalTransport(Transport):
             if process.returncode is None:
                 await end(process)
         code = process.returncode or 0
-        return Answer(code if code >= 0 else 128 - code, stdout, stderr)  # as a shell tells of a signal
+        return CommandResult(
+            code if code >= 0 else 128 - code, stdout, stderr
+        )  # as a shell tells of a signal
 
     async def read(self, path: str, offset: int, limit: int) -> bytes:
         """Return bytes of a file; see Transport."""

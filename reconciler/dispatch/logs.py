@@ -17,33 +17,33 @@ from typing import BinaryIO, Literal
 
 from reconciler.dispatch.protocol import RUN_ID, agent_id, folder_name, run_of
 
-Stream = Literal["out", "err"]
+StreamName = Literal["out", "err"]
 _PROOF = "secrets"
 _LONGEST_SECRET = 8 * 1024
 """Bytes; of one line."""
 
 
-class Logs:
+class LogFolder:
     """The folder of logs."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def size(self, run_id: str, stream: Stream) -> int:
+    def size(self, run_id: str, stream: StreamName) -> int:
         """Return how much is there."""
         try:
             return self._path(run_id, stream).stat().st_size
         except FileNotFoundError:
             return 0
 
-    def append(self, run_id: str, stream: Stream, data: bytes) -> None:
+    def append(self, run_id: str, stream: StreamName, data: bytes) -> None:
         """Add bytes at the end."""
         path = self._path(run_id, stream)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.open("ab") as file:
             file.write(data)
 
-    def sync(self, run_id: str, stream: Stream) -> None:
+    def sync(self, run_id: str, stream: StreamName) -> None:
         """Return once all of it, and that it is there, is safe on the disk."""
         path = self._path(run_id, stream)
         for place in (path, path.parent, self._folder):
@@ -59,14 +59,14 @@ class Logs:
         written = [_written_at(self._path(run_id, stream)) for run_id in ids for stream in ("out", "err")]
         return max(filter(None, written), default=None)
 
-    def read(self, run_id: str, stream: Stream) -> bytes:
+    def read(self, run_id: str, stream: StreamName) -> bytes:
         """Return all of it; empty if there is none."""
         try:
             return self._path(run_id, stream).read_bytes()
         except FileNotFoundError:
             return b""
 
-    def open(self, run_id: str, stream: Stream) -> BinaryIO:
+    def open(self, run_id: str, stream: StreamName) -> BinaryIO:
         """Open it to be read; empty if there is none."""
         try:
             return self._path(run_id, stream).open("rb")
@@ -117,7 +117,7 @@ class Logs:
                 shutil.rmtree(folder, ignore_errors=True)
                 total -= size
 
-    def _path(self, run_id: str, stream: Stream) -> Path:
+    def _path(self, run_id: str, stream: StreamName) -> Path:
         return self._folder / run_id / stream
 
 

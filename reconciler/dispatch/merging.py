@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Iterable, Sequence
 from typing import Protocol
 
 from reconciler.core.errors import ReconcilerError
-from reconciler.core.model import Check
+from reconciler.core.model.runs import Check
 from reconciler.core.text import one_line
-from reconciler.dispatch.git import Done
+from reconciler.dispatch.git import MirrorGitResult
 
 _CLEAN, _CONFLICTS = 0, 1
 """Exit codes of `git merge-tree`; any other is a failure."""
@@ -26,14 +26,16 @@ _LISTED = 50
 """Most files that are named."""
 
 
-class Git(Protocol):
+class MirrorGit(Protocol):
     """Runs a git command on the mirror; raises if its exit code is none that is expected."""
 
-    def __call__(self, *words: str, stdin: bytes = b"", expected: Sequence[int] = (0,)) -> Awaitable[Done]:
+    def __call__(
+        self, *words: str, stdin: bytes = b"", expected: Sequence[int] = (0,)
+    ) -> Awaitable[MirrorGitResult]:
         """Return how it ended."""
 
 
-class Clash(ReconcilerError):
+class MergeConflict(ReconcilerError):
     """The work and the base branch change the same: whoever did the work must merge the two."""
 
     def __init__(self, files: Sequence[str]) -> None:
@@ -50,7 +52,7 @@ class Clash(ReconcilerError):
         return Check(command=f"git merge origin/{base}", exit_code=_CONFLICTS, seconds=0.0, output=text)
 
 
-async def merge(git: Git, head: str, base: str, message: str) -> str:
+async def merge(git: MirrorGit, head: str, base: str, message: str) -> str:
     """Return the merge of a base branch into the work, dated as the last commit of that. Raises Clash."""
     tree = await _merged_tree(git, head, base)
     (header, _) = await _read(git, head)
@@ -59,7 +61,7 @@ async def merge(git: Git, head: str, base: str, message: str) -> str:
     return await _write(git, tree, (head, base), people, f"{message}\n".encode())
 
 
-async def rebase(git: Git, head: str, base: str) -> str | None:
+async def rebase(git: MirrorGit, head: str, base: str) -> str | None:
     """
     Return the work replayed onto a base commit; None if it has merges of its own, which nobody can replay.
 
@@ -75,7 +77,7 @@ async def rebase(git: Git, head: str, base: str) -> str | None:
     return base
 
 
-async def _replay(git: Git, commit: str, parent: str, base: str) -> str:
+async def _replay(git: MirrorGit, commit: str, parent: str, base: str) -> str:
     """Return one commit as it stands on another parent."""
     if parent == base:
         return commit
@@ -89,20 +91,20 @@ async def _replay(git: Git, commit: str, parent: str, base: str) -> str:
     return await _write(git, tree, (base,), kept, message)
 
 
-async def _merged_tree(git: Git, one: str, other: str) -> str:
+async def _merged_tree(git: MirrorGit, one: str, other: str) -> str:
     words = ("merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", one, other)
     done = await git(*words, expected=(_CLEAN, _CONFLICTS))
     tree, *files = done.stdout.decode(errors="surrogateescape").rstrip("\0").split("\0")
     if done.code == _CONFLICTS:
-        raise Clash(files)
+        raise MergeConflict(files)
     return tree
 
 
-async def _tree(git: Git, commit: str) -> str:
+async def _tree(git: MirrorGit, commit: str) -> str:
     return (await git("rev-parse", f"{commit}^{{tree}}")).text
 
 
-async def _read(git: Git, commit: str) -> tuple[bytes, bytes]:
+async def _read(git: MirrorGit, commit: str) -> tuple[bytes, bytes]:
     """Return header and message of a commit."""
     header, _, message = (await git("cat-file", "commit", commit)).stdout.partition(b"\n\n")
     return header, message
@@ -112,7 +114,9 @@ def _field(header: bytes, name: bytes) -> bytes:
     return next(field for field in _FIELD.split(header) if field.startswith(name))
 
 
-async def _write(git: Git, tree: str, parents: Iterable[str], fields: Iterable[bytes], message: bytes) -> str:
+async def _write(
+    git: MirrorGit, tree: str, parents: Iterable[str], fields: Iterable[bytes], message: bytes
+) -> str:
     lines = [b"tree " + tree.encode(), *(b"parent " + parent.encode() for parent in parents), *fields]
     content = b"\n".join(lines) + b"\n\n" + message
     return (await git("hash-object", "-t", "commit", "-w", "--stdin", stdin=content)).text

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from reconciler.dispatch.git import git
+from reconciler.dispatch.git import mirror_git
 
 _LOOSE = re.compile(r"[0-9a-f]{38}(?:[0-9a-f]{24})?")
 _PACKED = re.compile(rb"^([0-9a-f]{40,64}) (refs/[^\n]+)$", re.MULTILINE)
@@ -36,11 +36,14 @@ async def remake(folder: Path, ref: str) -> None:
     fresh = folder.with_name(f"{folder.name}.new")
     await asyncio.to_thread(_remove, fresh)
     fresh.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    await git(fresh, "init", "-q", "--bare", "--template=")
+    await mirror_git(fresh, "init", "-q", "--bare", "--template=")
     await asyncio.to_thread(_put_around_objects, fresh, folder)
     await _keep_sound_packs(folder)
-    if commit and (await git(folder, "rev-list", "--objects", "--quiet", commit, timeout=_LONG)).code == 0:
-        await git(folder, "update-ref", ref, commit)
+    if (
+        commit
+        and (await mirror_git(folder, "rev-list", "--objects", "--quiet", commit, timeout=_LONG)).code == 0
+    ):
+        await mirror_git(folder, "update-ref", ref, commit)
 
 
 def _read_ref(folder: Path, ref: str) -> str | None:
@@ -107,10 +110,10 @@ async def _keep_sound_packs(folder: Path) -> None:
         if not index.with_suffix(".pack").is_file():
             _remove(index)
     for pack in sorted(packs.glob("*.pack")):
-        if (await git(folder, "verify-pack", "--", str(pack), timeout=_LONG)).code == 0:
+        if (await mirror_git(folder, "verify-pack", "--", str(pack), timeout=_LONG)).code == 0:
             continue
         _remove(pack.with_suffix(".idx"))
-        if (await git(folder, "index-pack", str(pack), timeout=_LONG)).code:
+        if (await mirror_git(folder, "index-pack", str(pack), timeout=_LONG)).code:
             _remove(pack)
 
 

@@ -23,13 +23,21 @@ from jmespath.parser import ParsedResult
 
 from reconciler.core.adapter import RULES, Adapter, Output, Usage
 from reconciler.core.masking import Mask
-from reconciler.core.model import FailureClass, Order, Verdict
-from reconciler.core.outcome import EXIT_CODES, SIGNALS, Facts, class_of, retry_time, spent, verdict
+from reconciler.core.model.runs import FailureClass, RunRequest, Verdict
 from reconciler.core.patterns import chosen, lines_of, matches
+from reconciler.core.runs.outcome import (
+    EXIT_CODES,
+    SIGNALS,
+    OutputFacts,
+    class_of,
+    retry_time,
+    run_usage,
+    verdict,
+)
 from reconciler.core.text import one_line
-from reconciler.dispatch.framing import Event, Framer, Printed, end_of, last_object, stream_of
+from reconciler.dispatch.event_buffer import EventBuffer, EventFilter, event_filters
+from reconciler.dispatch.framing import Framer, OutputEvent, Printed, end_of, last_object, stream_of
 from reconciler.dispatch.logs import end_of_text, read_end
-from reconciler.dispatch.retention import Condition, Retention, conditions
 
 _NOTHING_HIDDEN = Mask()
 
@@ -40,7 +48,7 @@ def read_output(
     stdout: Printed,
     stderr: Printed,
     exit_code: int,
-    order: Order,
+    order: RunRequest,
     now: datetime,
     mask: Mask = _NOTHING_HIDDEN,
 ) -> Verdict:
@@ -50,8 +58,8 @@ def read_output(
     `exit_code` is the shell's: 128 + n after signal n. No secret of `mask` is
     in what is returned.
     """
-    asked = Asked(order.argv, order.session_id, order.session_totals)
-    return judge_output(adapter, Remains(stdout, stderr, exit_code), asked, now, mask)
+    asked = OutputRequest(order.argv, order.session_id, order.session_totals)
+    return judge_output(adapter, RoundOutput(stdout, stderr, exit_code), asked, now, mask)
 
 
 def parse_recording(
@@ -66,7 +74,9 @@ def parse_recording(
     beside = stdout.with_suffix(".stderr")
     stderr = beside.read_bytes() if beside != stdout and beside.is_file() else b""
     shell_code = exit_code if exit_code >= 0 else 128 - exit_code
-    return judge_output(adapter, Remains(stdout.read_bytes(), stderr, shell_code), Asked(tuple(argv)), now)
+    return judge_output(
+        adapter, RoundOutput(stdout.read_bytes(), stderr, shell_code), OutputRequest(tuple(argv)), now
+    )
 
 
 def verdict_as_json(found: Verdict) -> dict[str, Any]:
@@ -98,7 +108,7 @@ TAIL = 64 * 1024
 class Transcript:
     """What a CLI printed, taken apart."""
 
-    events: tuple[Event, ...]
+    events: tuple[OutputEvent, ...]
     stderr: bytes
     """Its end."""
     was_cut: bool
@@ -109,7 +119,7 @@ class Transcript:
     spliced: frozenset[int] = frozenset()
     """Which events something else stands before on their lines."""
 
-    def only(self, is_spliced_wanted: Callable[[Event], bool]) -> "Transcript":
+    def only(self, is_spliced_wanted: Callable[[OutputEvent], bool]) -> "Transcript":
         """Return the transcript with those of its spliced events that are wanted."""
         wanted = [
             (event, number in self.spliced)
@@ -120,25 +130,25 @@ class Transcript:
         return replace(self, events=tuple(event for event, _ in wanted), spliced=spliced)
 
 
-_ALL = (Condition(lambda _: True, "all"),)
+_ALL = (EventFilter(lambda _: True, "all"),)
 
 
-def _as_it_is(event: Event) -> Event:
+def _as_it_is(event: OutputEvent) -> OutputEvent:
     return event
 
 
-def _none(_: Event) -> bool:
+def _none(_: OutputEvent) -> bool:
     return False
 
 
-Give = Callable[[Event, bool], None]
+Give = Callable[[OutputEvent, bool], None]
 """Takes an event, and whether something else stands before it."""
 
 
 class Joining(Protocol):
     """Makes events of what comes in pieces, as it comes."""
 
-    def add(self, event: Event, is_spliced: bool) -> None:
+    def add(self, event: OutputEvent, is_spliced: bool) -> None:
         """Take an event, and give away those that are whole."""
 
     def end(self) -> None:
@@ -148,8 +158,8 @@ class Joining(Protocol):
 def read_events(
     stdout: Printed,
     stderr: bytes = b"",
-    asked: Sequence[Condition] = _ALL,
-    slim: Callable[[Event], Event] = _as_it_is,
+    asked: Sequence[EventFilter] = _ALL,
+    slim: Callable[[OutputEvent], OutputEvent] = _as_it_is,
     join: Callable[[Give], Joining] | None = None,
 ) -> Transcript:
     r"""
@@ -160,9 +170,9 @@ def read_events(
     noise, which is counted and left out. `slim` takes out of an event what
     nobody asks for; `join` makes one of many before it.
     """
-    retention = Retention(asked)
+    retention = EventBuffer(asked)
 
-    def keep(event: Event, is_spliced: bool) -> None:
+    def keep(event: OutputEvent, is_spliced: bool) -> None:
         retention.add(slim(event), is_spliced)
 
     joining = join(keep) if join else None
@@ -177,7 +187,7 @@ def read_events(
     return Transcript(events, stderr, framer.was_cut, framer.events > 0, notes, spliced)
 
 
-def _oddities(framer: Framer, retention: Retention) -> Iterator[str]:
+def _oddities(framer: Framer, retention: EventBuffer) -> Iterator[str]:
     stray = framer.noise - framer.was_cut
     if framer.events and stray > 0:
         yield f"lines of output that are no events: {stray}"
@@ -193,7 +203,7 @@ def _end(printed: Printed) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Remains:
+class RoundOutput:
     """What is left of a run."""
 
     stdout: Printed
@@ -202,7 +212,7 @@ class Remains:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class OutputRequest:
     """What the run was to do, as far as its output must answer for it."""
 
     argv: tuple[str, ...] = ()
@@ -213,14 +223,14 @@ class Asked:
 
 
 def judge_output(
-    adapter: Adapter, remains: Remains, asked: Asked, now: datetime, mask: Mask = _NOTHING_HIDDEN
+    adapter: Adapter, remains: RoundOutput, asked: OutputRequest, now: datetime, mask: Mask = _NOTHING_HIDDEN
 ) -> Verdict:
     """Return the verdict for what is left of a run, given what it was to do."""
     facts = _text_facts if adapter.output.format == "text" else _event_facts
     return verdict(_masked(facts(adapter.output, remains, asked, mask), mask), now)
 
 
-def _masked(facts: Facts, mask: Mask) -> Facts:
+def _masked(facts: OutputFacts, mask: Mask) -> OutputFacts:
     """Return the facts without secrets, before anything is cut: half a secret is not found."""
     hide, session = mask.hide, facts.session_id
     return replace(
@@ -233,7 +243,7 @@ def _masked(facts: Facts, mask: Mask) -> Facts:
     )
 
 
-def _text_facts(rules: Output, remains: Remains, asked: Asked, mask: Mask) -> Facts:
+def _text_facts(rules: Output, remains: RoundOutput, asked: OutputRequest, mask: Mask) -> OutputFacts:
     """
     Return what the lines of a text tell.
 
@@ -250,7 +260,7 @@ def _text_facts(rules: Output, remains: Remains, asked: Asked, mask: Mask) -> Fa
     own_class = _meaning(rules.exit_codes.get(str(code)))
     totals = _usage(rules, partial(_value, lines=lines))
     session = _session(_value(rules.session_id, lines))
-    return Facts(
+    return OutputFacts(
         exit_code=code,
         complete=_find(rules.terminal, lines)[0] >= 0 if rules.terminal else code not in SIGNALS,
         succeeded=code == 0 and not has_failed,
@@ -264,7 +274,7 @@ def _text_facts(rules: Output, remains: Remains, asked: Asked, mask: Mask) -> Fa
         session_id=session,
         wanted_session=asked.session,
         totals=totals,
-        usage=spent(asked.totals if session == asked.session else Usage(), totals, rules.cumulative),
+        usage=run_usage(asked.totals if session == asked.session else Usage(), totals, rules.cumulative),
     )
 
 
@@ -283,7 +293,7 @@ def _rest(lines: Sequence[str], at: int) -> Iterator[str]:
     return takewhile(bool, lines[at + 1 : at + 4])
 
 
-def refusal(
+def give_up_verdict(
     rules: Output, stdout: Printed, stderr: Printed, now: datetime, mask: Mask = _NOTHING_HIDDEN
 ) -> dict[str, Any]:
     """Return, as fields of a verdict, why a run was ended that waited to call its model again (`give_up`)."""
@@ -298,7 +308,7 @@ def refusal(
     }
 
 
-def _event_facts(rules: Output, remains: Remains, asked: Asked, mask: Mask) -> Facts:
+def _event_facts(rules: Output, remains: RoundOutput, asked: OutputRequest, mask: Mask) -> OutputFacts:
     transcript = _transcript(rules, remains)
     events = _prepared(rules, transcript)
     ask = partial(_ask, events=events)
@@ -308,7 +318,7 @@ def _event_facts(rules: Output, remains: Remains, asked: Asked, mask: Mask) -> F
     totals = _usage(rules, ask)
     stderr = mask.hide(_end(remains.stderr) or ("" if has_begun else _end(remains.stdout)))
     is_structure_asked = rules.schema_flag in asked.argv
-    return Facts(
+    return OutputFacts(
         exit_code=remains.exit_code,
         complete=_is_complete(rules, transcript),
         succeeded=bool(ask(rules.success)) if rules.success else remains.exit_code == 0,
@@ -326,12 +336,12 @@ def _event_facts(rules: Output, remains: Remains, asked: Asked, mask: Mask) -> F
         started=has_begun,
         was_cut=transcript.was_cut,
         totals=totals if totals != Usage() else before,
-        usage=spent(before, totals, rules.cumulative),
+        usage=run_usage(before, totals, rules.cumulative),
         notes=(*_texts(ask(rules.notes)), *transcript.notes),
     )
 
 
-def _transcript(rules: Output, remains: Remains) -> Transcript:
+def _transcript(rules: Output, remains: RoundOutput) -> Transcript:
     """
     Return the events of a run, from the places where a CLI writes them.
 
@@ -356,7 +366,7 @@ def _transcript(rules: Output, remains: Remains) -> Transcript:
 
 def _read(rules: Output, stdout: Printed, stderr: Printed) -> Transcript:
     reader = rules.reader or ""
-    asked = (*conditions(_expressions(rules)), *READ.get(reader, ()))
+    asked = (*event_filters(_expressions(rules)), *READ.get(reader, ()))
     slim = SLIM.get(reader, _as_it_is)
     return read_events(stdout, end_of(stderr, TAIL), asked, slim, JOIN.get(reader))
 
@@ -367,7 +377,7 @@ def _is_complete(rules: Output, transcript: Transcript) -> bool:
     return transcript.has_begun and not transcript.was_cut
 
 
-def _prepared(rules: Output, transcript: Transcript) -> list[Event]:
+def _prepared(rules: Output, transcript: Transcript) -> list[OutputEvent]:
     return READERS[rules.reader](transcript) if rules.reader else list(transcript.events)
 
 
@@ -393,7 +403,7 @@ def _usage(rules: Output, ask: Callable[[str | None], Any]) -> Usage:
 # --- Rules -----------------------------------------------------------------
 
 
-def _ask(expression: str | None, events: list[Event]) -> Any:
+def _ask(expression: str | None, events: list[OutputEvent]) -> Any:
     """Return what a JMESPath expression finds; None also if the events are not of the kind it expects."""
     if expression is None:
         return None
@@ -451,7 +461,7 @@ def _number(value: object) -> float:
 # --- Readers: what expressions cannot carry --------------------------------
 
 
-def _claude(transcript: Transcript) -> list[Event]:
+def _claude(transcript: Transcript) -> list[OutputEvent]:
     """
     Tell denials that stopped the agent from those it found a way around.
 
@@ -473,7 +483,7 @@ def _claude(transcript: Transcript) -> list[Event]:
     return [*events, {**last, "permission_denials": denials, "notes": notes}]
 
 
-def _tool_results(events: list[Event]) -> list[object]:
+def _tool_results(events: list[OutputEvent]) -> list[object]:
     """Return the ids of the tools whose results the agent was given, in order."""
     messages = [event.get("message") for event in events if event.get("type") == "user"]
     contents = [_list(message.get("content")) for message in messages if isinstance(message, dict)]
@@ -485,7 +495,7 @@ def _tool_results(events: list[Event]) -> list[object]:
     ]
 
 
-def _codex(transcript: Transcript) -> list[Event]:
+def _codex(transcript: Transcript) -> list[OutputEvent]:
     """
     Keep the last turn, count cached tokens apart, and put the old format into words of the new one.
 
@@ -500,7 +510,7 @@ def _codex(transcript: Transcript) -> list[Event]:
     return [*threads, *map(_uncached, turn)]
 
 
-def _renamed(event: Event) -> Event:
+def _renamed(event: OutputEvent) -> OutputEvent:
     """Call an item by today's name; for a while its type stood under `item_type`."""
     item = event.get("item")
     if not isinstance(item, dict) or "item_type" not in item:
@@ -509,7 +519,7 @@ def _renamed(event: Event) -> Event:
     return {**event, "item": {**item, "type": kind}}
 
 
-def _uncached(event: Event) -> Event:
+def _uncached(event: OutputEvent) -> OutputEvent:
     usage = event.get("usage")
     if not isinstance(usage, dict):
         return event
@@ -517,7 +527,7 @@ def _uncached(event: Event) -> Event:
     return {**event, "usage": {**usage, "uncached_input_tokens": max(fresh, 0)}}
 
 
-def _modern(events: list[Event]) -> Iterator[Event]:
+def _modern(events: list[OutputEvent]) -> Iterator[OutputEvent]:
     """
     Yield the events of Codex up to 0.43, `{"id", "msg"}`, as those of today.
 
@@ -525,7 +535,7 @@ def _modern(events: list[Event]) -> Iterator[Event]:
     by the count of its tokens and nothing else.
     """
     messages = [event["msg"] for event in events if isinstance(event.get("msg"), dict)]
-    usage = Event()
+    usage = OutputEvent()
     for message in messages:
         match message:
             case {"type": "task_started"}:
@@ -541,22 +551,22 @@ def _modern(events: list[Event]) -> Iterator[Event]:
         yield {"type": "turn.completed", "usage": usage, "notes": ["old format: its end is a guess"]}
 
 
-def _stderr_json(transcript: Transcript) -> list[Event]:
+def _stderr_json(transcript: Transcript) -> list[OutputEvent]:
     """Take the JSON object at the end of stderr, where some CLIs put their error, as the last event."""
     return [*transcript.events, *last_object(transcript.stderr)]
 
 
-def _qwen(transcript: Transcript) -> list[Event]:
+def _qwen(transcript: Transcript) -> list[OutputEvent]:
     """Read a stream like Claude's, and the error that may stand on stderr instead of its end."""
     return [*_claude(transcript), *last_object(transcript.stderr)]
 
 
-def _gemini(transcript: Transcript) -> list[Event]:
+def _gemini(transcript: Transcript) -> list[OutputEvent]:
     """Count thoughts as output, and take the error from stderr."""
     return [_with_thoughts(event) for event in _stderr_json(transcript)]
 
 
-def _with_thoughts(event: Event) -> Event:
+def _with_thoughts(event: OutputEvent) -> OutputEvent:
     """Count what the model generated: all that was not its input."""
     stats = event.get("stats")
     if not isinstance(stats, dict) or "output_tokens" not in stats:
@@ -569,7 +579,7 @@ def _list(value: object) -> Sequence[Any]:
     return value if isinstance(value, list) else []
 
 
-READERS: dict[str, Callable[[Transcript], list[Event]]] = {
+READERS: dict[str, Callable[[Transcript], list[OutputEvent]]] = {
     "claude": _claude,
     "codex": _codex,
     "gemini": _gemini,
@@ -578,7 +588,7 @@ READERS: dict[str, Callable[[Transcript], list[Event]]] = {
 }
 
 
-def _slim_claude(event: Event) -> Event:
+def _slim_claude(event: OutputEvent) -> OutputEvent:
     """Leave of what tools gave the agent only whose it was."""
     used = _tool_results([event])
     if event.get("type") != "user" or not used:
@@ -587,7 +597,7 @@ def _slim_claude(event: Event) -> Event:
     return {"type": "user", "session_id": event.get("session_id"), "message": {"content": parts}}
 
 
-def _slim_codex(event: Event) -> Event:
+def _slim_codex(event: OutputEvent) -> OutputEvent:
     """Leave of the old format what is put into words of the new one."""
     message = event.get("msg")
     if not isinstance(message, dict):
@@ -595,26 +605,26 @@ def _slim_codex(event: Event) -> Event:
     return {"msg": {name: message[name] for name in ("type", "message", "info") if name in message}}
 
 
-def _is_of(*types: str) -> Callable[[Event], bool]:
+def _is_of(*types: str) -> Callable[[OutputEvent], bool]:
     return lambda event: event.get("type") in types
 
 
 _CLAUDE = (
-    Condition(_is_of("result"), "all"),
-    Condition(lambda event: event.get("type") == "user" and bool(_tool_results([event])), "last"),
+    EventFilter(_is_of("result"), "all"),
+    EventFilter(lambda event: event.get("type") == "user" and bool(_tool_results([event])), "last"),
 )
 
-SLIM: dict[str, Callable[[Event], Event]] = {
+SLIM: dict[str, Callable[[OutputEvent], OutputEvent]] = {
     "claude": _slim_claude,
     "codex": _slim_codex,
     "qwen": _slim_claude,
 }
-READ: dict[str, Sequence[Condition]] = {
+READ: dict[str, Sequence[EventFilter]] = {
     "claude": _CLAUDE,
     "qwen": _CLAUDE,
     "codex": (
-        Condition(_is_of("turn.started"), "last"),
-        Condition(lambda event: "msg" in event, "all"),
+        EventFilter(_is_of("turn.started"), "last"),
+        EventFilter(lambda event: "msg" in event, "all"),
     ),
 }
 """Which events the readers look at, besides those of the rules."""
@@ -634,7 +644,7 @@ class _JoiningGemini:
         self._tools: dict[str, object] = {}
         """Names of those that gave no result yet."""
 
-    def add(self, event: Event, is_spliced: bool) -> None:
+    def add(self, event: OutputEvent, is_spliced: bool) -> None:
         if _is_piece(event):
             self._messages.setdefault(is_spliced, _Message(event)).add(event["content"])
             return
@@ -649,7 +659,7 @@ class _JoiningGemini:
         if message := self._messages.pop(is_spliced, None):
             self._give(message.whole(), is_spliced)
 
-    def _with_tool(self, event: Event) -> Event:
+    def _with_tool(self, event: OutputEvent) -> OutputEvent:
         tool = event.get("tool_id")
         if not isinstance(tool, str):
             return event
@@ -669,7 +679,7 @@ _MOST_TOOLS = 1000
 class _Message:
     """What the agent says, as far as it is kept: its end."""
 
-    def __init__(self, first: Event) -> None:
+    def __init__(self, first: OutputEvent) -> None:
         self._first = first
         self._pieces: list[str] = []
         self._size = 0
@@ -681,7 +691,7 @@ class _Message:
             self._pieces = [end_of_text("".join(self._pieces), MOST_TEXT)]
             self._size = len(self._pieces[0])
 
-    def whole(self) -> Event:
+    def whole(self) -> OutputEvent:
         return {**self._first, "content": "".join(self._pieces)}
 
 
@@ -689,7 +699,7 @@ _PIECE = 8
 """What a piece takes besides its characters, in characters."""
 
 
-def _is_piece(event: Event) -> bool:
+def _is_piece(event: OutputEvent) -> bool:
     """Tell whether an event is a piece of what the agent says."""
     is_said = (event.get("type"), event.get("role")) == ("message", "assistant")
     return is_said and isinstance(event.get("content"), str)

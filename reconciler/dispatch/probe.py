@@ -14,10 +14,11 @@ from typing import TypeVar
 
 from reconciler.core.adapter import Adapter, Version
 from reconciler.core.errors import Refused, Unavailable
-from reconciler.core.model import Host, HostAdapter, HostCli, HostStatus
+from reconciler.core.model.specs import Host, HostAdapter
+from reconciler.core.model.status import HostCli, HostStatus
 from reconciler.core.text import one_line
 from reconciler.core.version import check_version
-from reconciler.dispatch.transport import SAFE_WORD, Answer, Transport
+from reconciler.dispatch.transport import SAFE_WORD, CommandResult, Transport
 
 N = TypeVar("N", int, float)
 
@@ -96,7 +97,7 @@ async def probe(
     and Refused if its spec cannot work.
     """
     check_words(host)
-    asked = [adapter for adapter in offered(host, adapters or {}) if adapter.version]
+    asked = [adapter for adapter in offered_adapters(host, adapters or {}) if adapter.version]
     slowest = max((_seconds(adapter) for adapter in asked), default=0)
     script = _script(host, asked, workdir or host.workdir or _DEFAULT_WORKDIR)
     answer = await transport.call((host.shell, "-s"), script.encode(), timeout=slowest + _OVERHEAD)
@@ -115,7 +116,7 @@ def check_words(host: Host) -> None:
         )
 
 
-def offered(host: Host, adapters: Mapping[str, Adapter]) -> list[Adapter]:
+def offered_adapters(host: Host, adapters: Mapping[str, Adapter]) -> list[Adapter]:
     """Return the adapters the host offers: those it names, or all."""
     names = adapters if host.adapters is None else host.adapters
     return [adapters[name] for name in names if name in adapters]
@@ -149,7 +150,7 @@ def unreachable(error: Unavailable, before: HostStatus | None, now: datetime) ->
     return before.model_copy(update={"reachable": False, "since": since, "message": str(error), "fault": ""})
 
 
-def troubles(facts: HostFacts, now: datetime) -> Iterator[str]:
+def host_problems(facts: HostFacts, now: datetime) -> Iterator[str]:
     """Yield what is wrong with a host that answers, and what to do about it; CLIs have words of their own."""
     yield from faults(facts)
     yield from warnings(facts, now)
@@ -212,7 +213,7 @@ def _ask(number: int, host: Host, adapter: Adapter) -> str:
     return f"{exports}ask {number} {_seconds(adapter)} {path} {shlex.join(_version(adapter).command)}"
 
 
-def _facts(host: Host, answer: Answer, latency: float) -> HostFacts:
+def _facts(host: Host, answer: CommandResult, latency: float) -> HostFacts:
     if answer.exit_code != 0 or not answer.stdout.endswith(b"\nend\n"):
         words = one_line(answer.stderr.decode(errors="replace"), 200)
         raise Unavailable(
@@ -251,7 +252,7 @@ def _number(told: Mapping[str, str], name: str, kind: Callable[[str], N]) -> N |
         return None
 
 
-def _clis(host: Host, answer: Answer, asked: Sequence[Adapter]) -> dict[str, CliFacts]:
+def _clis(host: Host, answer: CommandResult, asked: Sequence[Adapter]) -> dict[str, CliFacts]:
     clis = {}
     position = 0
     while match := _CLI.search(answer.stdout, position):

@@ -8,16 +8,17 @@ from pathlib import Path
 
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Refused, Unavailable
-from reconciler.core.model import Host, HostStatus
-from reconciler.dispatch.places import local_folder
-from reconciler.dispatch.probe import HostFacts, offered, probe, reachable, unreachable
+from reconciler.core.model.specs import Host
+from reconciler.core.model.status import HostStatus
+from reconciler.dispatch.paths import local_folder
+from reconciler.dispatch.probe import HostFacts, offered_adapters, probe, reachable, unreachable
 from reconciler.dispatch.transport import Transport
 
 ASK_VERSIONS = timedelta(minutes=10)
 """How often CLIs are asked for their versions; they start slowly and change rarely."""
 
 
-class Prober:
+class HostProber:
     """Asks hosts what they are and have; see `controller.ports.Prober`."""
 
     def __init__(
@@ -57,6 +58,6 @@ class Prober:
     def _asks(self, host: Host, adapters: Mapping[str, Adapter], before: HostStatus | None) -> bool:
         """Return whether it is time to ask the CLIs for their versions."""
         asked = self._asked.get(host.name)
-        wanted = {adapter.name for adapter in offered(host, adapters) if adapter.version}
+        wanted = {adapter.name for adapter in offered_adapters(host, adapters) if adapter.version}
         known = before.adapters.keys() if before else set[str]()
         return asked is None or self._clock() - asked >= ASK_VERSIONS or not wanted <= known

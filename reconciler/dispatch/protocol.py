@@ -67,7 +67,7 @@ class RunState:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class HostRuns:
     """What `stat` answers: the host's folder of runs, and where each run stands."""
 
     root: str
@@ -211,12 +211,12 @@ def parse_states(lines: Sequence[str]) -> dict[str, RunState]:
     return {words[0]: parse_state(words[1:]) for words in pairs if words}
 
 
-def parse_standing(text: str) -> Standing:
+def parse_standing(text: str) -> HostRuns:
     """Return what `stat` answered. Raises Unavailable if it is cut."""
     head, *lines = text.splitlines() or [""]
     try:
         size, root = head.removeprefix("S ").split(" ", 1)
-        return Standing(root, int(size), parse_states(lines))
+        return HostRuns(root, int(size), parse_states(lines))
     except ValueError as error:
         raise Unavailable(
             f"the wrapper answered {text[:200]!r}, which is no standing; see whether its disk is full"

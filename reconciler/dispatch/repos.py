@@ -18,11 +18,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from pathspec import GitIgnoreSpec
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.model import FailureClass, Repo
-from reconciler.dispatch.git import Done, git, without_credentials
-from reconciler.dispatch.merging import Clash, merge, rebase
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.specs import Repo
+from reconciler.dispatch.git import MirrorGitResult, mirror_git, without_credentials
+from reconciler.dispatch.merging import MergeConflict, merge, rebase
 from reconciler.dispatch.mirrors import remake
-from reconciler.dispatch.steps import StepFailed
+from reconciler.dispatch.retrying import StepFailed
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +207,7 @@ class CodeRepository:
         Not by `git fetch`, which (up to 2.45 at least) does not check what a bundle brings.
         """
         head, pack = self._opened(bundle)
-        done = await git(self.folder, "index-pack", "--stdin", "--fix-thin", "--strict", stdin=pack)
+        done = await mirror_git(self.folder, "index-pack", "--stdin", "--fix-thin", "--strict", stdin=pack)
         if done.code or not await self._has(head):
             await self._git("for-each-ref", "--count=1")  # fails where it is the mirror that is damaged
             raise self._failed(
@@ -308,7 +309,7 @@ class CodeRepository:
         await self.newest()
         await self._bring(f"refs/heads/{branch}", there)
         fork = await self._fork(there)
-        with suppress(Clash):
+        with suppress(MergeConflict):
             return fork is not None and there == await self._moved(head, branch, fork)
         return False
 
@@ -495,27 +496,27 @@ class CodeRepository:
         """Return the commit of a ref there; None if there is no such ref."""
         return (await self._list(ref)).get(ref)
 
-    async def _talk(self, *words: str, silence: float | None = None, mirror: bool = True) -> Done:
+    async def _talk(self, *words: str, silence: float | None = None, mirror: bool = True) -> MirrorGitResult:
         """Run git, from the mirror or from nowhere, and bound how long the other side may be silent."""
         folder = self.folder if mirror else None
         silence = silence or self._silence
         try:
-            return await git(folder, *words, remote=True, timeout=_NETWORK_TIMEOUT, silence=silence)
+            return await mirror_git(folder, *words, remote=True, timeout=_NETWORK_TIMEOUT, silence=silence)
         except Unavailable as error:
             raise Unavailable(f"repo {self.repo.name}: {self._place} does not answer: {error}") from error
 
-    async def _git(self, *words: str, stdin: bytes = b"", expected: Sequence[int] = (0,)) -> Done:
+    async def _git(self, *words: str, stdin: bytes = b"", expected: Sequence[int] = (0,)) -> MirrorGitResult:
         """Run git in the mirror. Raises _Damaged if it does not end as expected."""
-        done = await git(self.folder, *words, stdin=stdin)
+        done = await mirror_git(self.folder, *words, stdin=stdin)
         if done.code not in expected:
             raise _Damaged(f"git {words[0]} failed ({done.code}): {done.words}")
         return done
 
     async def _has(self, commit: str) -> bool:
-        return (await git(self.folder, "cat-file", "-e", f"{commit}^{{commit}}")).code == 0
+        return (await mirror_git(self.folder, "cat-file", "-e", f"{commit}^{{commit}}")).code == 0
 
     async def _is_ancestor(self, one: str, other: str) -> bool:
-        done = await git(self.folder, "merge-base", "--is-ancestor", one, other)
+        done = await mirror_git(self.folder, "merge-base", "--is-ancestor", one, other)
         if done.code > 1 and await self._has(one):
             raise _Damaged(f"git merge-base failed ({done.code}): {done.words}")
         return done.code == 0

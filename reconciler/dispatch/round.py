@@ -14,22 +14,22 @@ from functools import partial
 from typing import BinaryIO, Protocol, TypeVar
 
 from reconciler.core.adapter import Adapter
-from reconciler.core.command import localize
 from reconciler.core.errors import Unavailable
 from reconciler.core.fields import format_duration
 from reconciler.core.masking import Mask
-from reconciler.core.model import STOPPED, Check, FailureClass, Order, Report, Verdict
-from reconciler.dispatch.logs import Logs
-from reconciler.dispatch.merging import Clash
-from reconciler.dispatch.output import refusal
+from reconciler.core.model.runs import STOPPED, Check, FailureClass, Report, RunRequest, Verdict
+from reconciler.core.runs.command import localize
+from reconciler.dispatch.logs import LogFolder
+from reconciler.dispatch.merging import MergeConflict
+from reconciler.dispatch.output import give_up_verdict
 from reconciler.dispatch.protocol import RunState, Stage, agent_id, agent_job, validation_id, validation_job
 from reconciler.dispatch.repos import CodeRepository
-from reconciler.dispatch.runs import GAVE_UP, Bounds, Ending
+from reconciler.dispatch.retrying import StepFailed, retry_until_reachable
+from reconciler.dispatch.runs import GAVE_UP, Bounds, RunEnding
 from reconciler.dispatch.secrets import WITHHELD, InjectedSecrets, find_known, find_secrets
-from reconciler.dispatch.site import Site
-from reconciler.dispatch.steps import StepFailed, persist
+from reconciler.dispatch.session import HostSession
 from reconciler.dispatch.validation import read_checks
-from reconciler.dispatch.workspace import Prepared, Taken, Unfinished
+from reconciler.dispatch.workspace import Collected, Prepared, Unfinished
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ _UNSTARTED = "unstarted"
 """The same, when nobody could tell whether it had started."""
 TAMPERED = "tampered"
 """The same, when somebody else wrote its records."""
-GONE = "gone"
+FOLDER_GONE = "gone"
 """The same, when its folder was removed while it went on."""
 _REMOVED = "see who removes files below `workdir`"
 _ENDED: Mapping[str, tuple[FailureClass, str]] = {
@@ -60,7 +60,7 @@ _ENDED: Mapping[str, tuple[FailureClass, str]] = {
         "the agent printed more than {output} MiB and was stopped; see its log, or raise `limits.output_mb`",
     ),
     CANCELLED: (FailureClass.CANCELLED, "the run was stopped"),
-    GONE: (FailureClass.HOST, f"host {{host}}: the run's folder was removed under it; {_REMOVED}"),
+    FOLDER_GONE: (FailureClass.HOST, f"host {{host}}: the run's folder was removed under it; {_REMOVED}"),
     "workspace": (FailureClass.HOST, f"host {{host}}: the workspace was gone before the start; {_REMOVED}"),
     "cli": (
         FailureClass.CONFIG,
@@ -84,7 +84,7 @@ class ReadOutput(Protocol):
         stdout: BinaryIO,
         stderr: BinaryIO,
         exit_code: int,
-        order: Order,
+        order: RunRequest,
         now: datetime,
         mask: Mask,
     ) -> Verdict:
@@ -95,10 +95,10 @@ class ReadOutput(Protocol):
 class Round:
     """An order, and what it takes to carry it out."""
 
-    order: Order
-    site: Site
+    order: RunRequest
+    site: HostSession
     repository: CodeRepository | None
-    logs: Logs
+    logs: LogFolder
     read_output: ReadOutput
     clock: Callable[[], datetime]
     patience: float
@@ -149,8 +149,8 @@ class Round:
     async def cancel(self) -> None:
         """End what runs, and prevent what has not been started, of the agent and of the validation."""
         runs = self.site.runs
-        await persist(lambda: runs.cancel(self._agent, CANCELLED, self._ending))
-        await persist(lambda: runs.cancel(self._validation, CANCELLED, self._ending))
+        await retry_until_reachable(lambda: runs.cancel(self._agent, CANCELLED, self._ending))
+        await retry_until_reachable(lambda: runs.cancel(self._validation, CANCELLED, self._ending))
 
     # --- The agent ----------------------------------------------------------
 
@@ -166,13 +166,13 @@ class Round:
         state = await self._stat(self._agent)
         if state.stage not in {Stage.ABSENT, Stage.UNSTARTED}:
             await self._see_that_ours(self._agent, state)
-            return await persist(lambda: workspaces.find(self.order)), state
-        prepared = await persist(
+            return await retry_until_reachable(lambda: workspaces.find(self.order)), state
+        prepared = await retry_until_reachable(
             lambda: workspaces.prepare(self.order, self.repository), patience=self.patience
         )
         if self.repository is not None and self.order.round == 1:  # before an agent is paid
             way_back = partial(self.repository.see_way_back, self.order.branch, self.order.expected_head)
-            await persist(way_back, patience=self.patience)
+            await retry_until_reachable(way_back, patience=self.patience)
         stdin = b"" if self.order.adapter.prompt == "argument" else self.order.prompt.encode()
         return prepared, await self._start_agent(await self._agent_job(prepared), stdin)
 
@@ -189,13 +189,13 @@ class Round:
                 raise
         runs = self.site.runs
         # As long as the host is away altogether, nothing is known; and then it may well start the run.
-        standing = await persist(lambda: runs.stat([self._agent]))
+        standing = await retry_until_reachable(lambda: runs.stat([self._agent]))
         if standing.states[self._agent].stage not in {Stage.ABSENT, Stage.UNSTARTED}:
             return standing.states[self._agent]
         try:
             return await self._start(self._agent, job, stdin, patience=0)
         except StepFailed:
-            state = await persist(lambda: runs.cancel(self._agent, _UNSTARTED, self._ending))
+            state = await retry_until_reachable(lambda: runs.cancel(self._agent, _UNSTARTED, self._ending))
             if state.stage in {Stage.ABSENT, Stage.UNSTARTED} or state.why == _UNSTARTED:
                 raise
             return state  # it was started after all
@@ -215,7 +215,7 @@ class Round:
     async def _find_secrets(self) -> dict[str, str]:
         """Look up what the agent is to be given, and keep it."""
         adapter, host, transport = self.order.adapter, self.order.host, self.site.transport
-        found = await persist(
+        found = await retry_until_reachable(
             lambda: find_secrets(adapter, host, transport, self._environment()), patience=self.patience
         )
         await asyncio.to_thread(self.secrets.keep, self._agent, found.values(), self.logs)
@@ -264,7 +264,7 @@ class Round:
             )
             was_done = verdict.outcome == "success" and state.why != CANCELLED
             if state.why == GAVE_UP and not was_done:
-                why = refusal(self.order.adapter.output, stdout, stderr, self.clock(), mask)
+                why = give_up_verdict(self.order.adapter.output, stdout, stderr, self.clock(), mask)
                 verdict = verdict.model_copy(update=why)
         verdict = withheld(verdict, mask)
         verdict = verdict.model_copy(
@@ -283,7 +283,7 @@ class Round:
     # --- What can be believed -----------------------------------------------
 
     async def _stat(self, run_id: str) -> RunState:
-        return (await persist(lambda: self.site.runs.stat([run_id]))).states[run_id]
+        return (await retry_until_reachable(lambda: self.site.runs.stat([run_id]))).states[run_id]
 
     async def _settled(self, run_id: str, state: RunState) -> RunState:
         """
@@ -292,7 +292,7 @@ class Round:
         The seal on it says both. Raises StepFailed for an end that somebody else wrote.
         """
         if state.stage in {Stage.LOST, Stage.ORPHAN}:  # nobody was there to end what is left
-            await persist(lambda: self.site.runs.cancel(run_id, CANCELLED, self._ending))
+            await retry_until_reachable(lambda: self.site.runs.cancel(run_id, CANCELLED, self._ending))
         await self._see_that_ours(run_id, state)
         return state
 
@@ -305,8 +305,8 @@ class Round:
             log.warning("%s: taken up without a proof that it is ours: the data folder was lost", run_id)
             await asyncio.to_thread(runs.proofs.adopt, run_id, state)
             return
-        root = (await persist(lambda: runs.stat([]))).root
-        await persist(lambda: runs.cancel(run_id, TAMPERED, self._ending))
+        root = (await retry_until_reachable(lambda: runs.stat([]))).root
+        await retry_until_reachable(lambda: runs.cancel(run_id, TAMPERED, self._ending))
         error = StepFailed(
             FailureClass.AGENT,
             f"host {self.order.host.name}: tampered: the record in {root}/{run_id} ({state.stage}) was "
@@ -325,8 +325,8 @@ class Round:
         """
         runs, run_id = self.site.runs, self._validation
         if self._may_adopt and not await asyncio.to_thread(runs.proofs.is_ours, run_id, state):
-            await persist(lambda: runs.cancel(run_id, CANCELLED, self._ending))
-            await persist(lambda: runs.remove([run_id]))
+            await retry_until_reachable(lambda: runs.cancel(run_id, CANCELLED, self._ending))
+            await retry_until_reachable(lambda: runs.remove([run_id]))
             await asyncio.to_thread(runs.proofs.forget, run_id)
             return True
         await self._see_that_ours(run_id, state)
@@ -334,7 +334,7 @@ class Round:
 
     async def _take_over_scripts(self, when: str) -> tuple[str, ...]:
         """Bring our scripts to the host anew; return what is to be noted if others lay in their place."""
-        if not await persist(self.site.runs.bring_scripts):
+        if not await retry_until_reachable(self.site.runs.bring_scripts):
             return ()
         words = (
             f"host {self.order.host.name}: tampered: a script of the reconciler was changed there {when}; "
@@ -360,7 +360,7 @@ class Round:
             return report.model_copy(update={"head_commit": self.order.start_from})
         try:
             head, commits = await self._deliver(taken, prepared, self.repository)
-        except Clash as clash:  # a round for the agent, as if a command of the validation had failed
+        except MergeConflict as clash:  # a round for the agent, as if a command of the validation had failed
             check = clash.check(self.repository.repo.base)
             return report.model_copy(update={"checks": (*checks, check)})
         return report.model_copy(update={"head_commit": head, "commits": commits})
@@ -374,7 +374,7 @@ class Round:
         left = taken.lines if isinstance(taken, Unfinished) else ()
         return verdict.model_copy(update={"notes": (*verdict.notes, *left)})
 
-    async def _take_up(self, prepared: Prepared) -> Taken | Unfinished | None:
+    async def _take_up(self, prepared: Prepared) -> Collected | Unfinished | None:
         if self.order.repo is None:
             return None
         if prepared.base is None:
@@ -383,7 +383,7 @@ class Round:
                 f"host {self.order.host.name}: the repository in the workspace {prepared.folder} is gone or "
                 "damaged; tell the agent to leave `.git` alone",
             )
-        taken = await persist(lambda: self.site.workspaces.take_up(self.order))
+        taken = await retry_until_reachable(lambda: self.site.workspaces.take_up(self.order))
         return taken if isinstance(taken, Unfinished) else replace(taken, base=prepared.base)
 
     async def _validate(self, prepared: Prepared, mask: Mask) -> tuple[Check, ...]:
@@ -410,18 +410,20 @@ class Round:
                 self.order.validation, account, output, seconds=state.seconds, mask=mask, exit_code=exit_code
             )
 
-    async def _deliver(self, taken: Taken, prepared: Prepared, repository: CodeRepository) -> tuple[str, int]:
+    async def _deliver(
+        self, taken: Collected, prepared: Prepared, repository: CodeRepository
+    ) -> tuple[str, int]:
         """Bring the work back, check it, push it; return what its branch holds then, and how many commits."""
         base, order = taken.base, self.order
         there = f"{taken.head} in {prepared.folder}, on host {order.host.name}"
         await self._reach(lambda: repository.check_base(base, order.start_from), there)
-        bundle = await persist(lambda: self.site.workspaces.bundle(order, base))
-        head = await persist(lambda: repository.receive(bundle, self._agent))
+        bundle = await retry_until_reachable(lambda: self.site.workspaces.bundle(order, base))
+        head = await retry_until_reachable(lambda: repository.receive(bundle, self._agent))
         if head != taken.head:
             raise self._at_fault(
                 f"it spoke of {taken.head} and sent {head}; see what changes the workspace after the agent"
             )
-        commits = await persist(lambda: repository.check(base, head))
+        commits = await retry_until_reachable(lambda: repository.check(base, head))
         push = (
             partial(self.site.workspaces.push, order, repository) if repository.repo.push == "host" else None
         )
@@ -434,7 +436,7 @@ class Round:
     async def _reach(self, step: Callable[[], Awaitable[T]], kept: str) -> T:
         """Take a step that needs the forge; if it cannot be taken, say which commit is kept where."""
         try:
-            return await persist(step, patience=self.delivery_patience)
+            return await retry_until_reachable(step, patience=self.delivery_patience)
         except StepFailed as error:
             words = f"{error}; the work is kept: commit {kept}"
             raise StepFailed(error.kind, words, touched=error.touched) from error
@@ -445,7 +447,7 @@ class Round:
         self, run_id: str, job: str, stdin: bytes = b"", *, patience: float | None = None
     ) -> RunState:
         timeout = self.order.timeout.total_seconds()
-        return await persist(
+        return await retry_until_reachable(
             lambda: self.site.runs.start(run_id, job, stdin, timeout=timeout, ending=self._ending),
             patience=patience,
         )
@@ -455,7 +457,7 @@ class Round:
         runs = self.site.runs
         state = await runs.follow(run_id, state, bounds, self._ending)
         if state.stage in {Stage.ABSENT, Stage.UNSTARTED}:
-            state = await persist(lambda: runs.cancel(run_id, GONE, self._ending))
+            state = await retry_until_reachable(lambda: runs.cancel(run_id, FOLDER_GONE, self._ending))
         return state
 
     def _environment(self) -> dict[str, str]:
@@ -502,9 +504,9 @@ class Round:
         return validation_id(self.order.run, self.order.round)
 
     @property
-    def _ending(self) -> Ending:
+    def _ending(self) -> RunEnding:
         stop = self.order.adapter.stop
-        return Ending(signal=stop.signal, grace=stop.grace.total_seconds())
+        return RunEnding(signal=stop.signal, grace=stop.grace.total_seconds())
 
     @property
     def _most_output(self) -> int:

@@ -14,12 +14,12 @@ from typing import Literal
 
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.patterns import lines_of, matches
-from reconciler.dispatch.logs import Logs, Stream
+from reconciler.dispatch.logs import LogFolder, StreamName
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import (
     RUN_ID,
+    HostRuns,
     RunState,
-    Standing,
     batches,
     lock_of,
     parse_standing,
@@ -32,7 +32,7 @@ from reconciler.dispatch.transport import Transport
 
 log = logging.getLogger(__name__)
 
-_STREAMS: Sequence[Stream] = ("out", "err")
+_STREAMS: Sequence[StreamName] = ("out", "err")
 _CHUNK = 255 * 1024
 """Most bytes per read: what one SFTP packet carries."""
 _ERR_EVERY = 5
@@ -66,7 +66,7 @@ REMOTE_PACE = Pace(events=0.5, copy=1, liveness=30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class RunEnding:
     """How a run is ended."""
 
     signal: Signal = "TERM"
@@ -90,7 +90,14 @@ class Runs:
     """The runs of one fleet on one host."""
 
     def __init__(
-        self, scripts: Scripts, transport: Transport, *, root: str, logs: Logs, pace: Pace, proofs: Proofs
+        self,
+        scripts: Scripts,
+        transport: Transport,
+        *,
+        root: str,
+        logs: LogFolder,
+        pace: Pace,
+        proofs: Proofs,
     ) -> None:
         self.host = scripts.host
         self.proofs = proofs
@@ -100,7 +107,7 @@ class Runs:
         self._follower = _Follower(self, transport, logs, pace)
 
     async def start(
-        self, run_id: str, job: str, stdin: bytes = b"", *, timeout: float, ending: Ending
+        self, run_id: str, job: str, stdin: bytes = b"", *, timeout: float, ending: RunEnding
     ) -> RunState:
         """
         Start the run, unless it was started before; return where it stands.
@@ -114,13 +121,13 @@ class Runs:
         with self._naming_the_host():
             return parse_state(answer.decode().split()[2:])
 
-    async def stat(self, run_ids: Iterable[str]) -> Standing:
+    async def stat(self, run_ids: Iterable[str]) -> HostRuns:
         """Return where the runs stand."""
         answer = await self._call("stat", *run_ids)
         with self._naming_the_host():
             return parse_standing(answer.decode())
 
-    async def cancel(self, run_id: str, why: str, ending: Ending) -> RunState:
+    async def cancel(self, run_id: str, why: str, ending: RunEnding) -> RunState:
         """End all processes of the run and return where it stands; if it never started, it never will."""
         seal = await asyncio.to_thread(self.proofs.draw, run_id)
         words = (run_id, ending.signal, str(int(ending.grace)), why)
@@ -149,7 +156,7 @@ class Runs:
         with self._naming_the_host():
             return parse_states(answer.decode().splitlines()[1:])
 
-    async def follow(self, run_id: str, state: RunState, bounds: Bounds, ending: Ending) -> RunState:
+    async def follow(self, run_id: str, state: RunState, bounds: Bounds, ending: RunEnding) -> RunState:
         """
         Wait until a run is over and all it printed is in the logs; end it if it leaves its bounds.
 
@@ -180,15 +187,15 @@ class Runs:
 class _Watch:
     """One followed run."""
 
-    def __init__(self, run_id: str, bounds: Bounds, ending: Ending, logs: Logs, now: float) -> None:
+    def __init__(self, run_id: str, bounds: Bounds, ending: RunEnding, logs: LogFolder, now: float) -> None:
         self.run_id = run_id
         self.bounds = bounds
         self.ending = ending
         self._logs = logs
-        self.at: dict[Stream, int] = {}
+        self.at: dict[StreamName, int] = {}
         """How far its output was copied."""
         self.measure()
-        self._rest: dict[Stream, bytes] = {}
+        self._rest: dict[StreamName, bytes] = {}
         """The beginning of a line whose end was not printed yet."""
         self._has_given_up = False
         self.moved = now
@@ -200,7 +207,7 @@ class _Watch:
         """Take the logs at their word about how far they go: a full disk may have cut the last piece."""
         self.at = {stream: self._logs.size(self.run_id, stream) for stream in _STREAMS}
 
-    def take(self, stream: Stream, data: bytes, now: float) -> None:
+    def take(self, stream: StreamName, data: bytes, now: float) -> None:
         """Take note of what it printed."""
         self._logs.append(self.run_id, stream, data)
         self.at[stream] += len(data)
@@ -230,7 +237,7 @@ class _Watch:
 class _Follower:
     """One task that looks after all followed runs of a host, as long as there are any."""
 
-    def __init__(self, runs: Runs, transport: Transport, logs: Logs, pace: Pace) -> None:
+    def __init__(self, runs: Runs, transport: Transport, logs: LogFolder, pace: Pace) -> None:
         self._runs = runs
         self._transport = transport
         self._logs = logs
@@ -244,7 +251,7 @@ class _Follower:
         self._task: asyncio.Task[None] | None = None
         self._endings: set[asyncio.Task[None]] = set()
 
-    async def follow(self, run_id: str, state: RunState, bounds: Bounds, ending: Ending) -> RunState:
+    async def follow(self, run_id: str, state: RunState, bounds: Bounds, ending: RunEnding) -> RunState:
         self._is_whole_look_due |= not state.stage.is_alive
         watch = _Watch(run_id, bounds, ending, self._logs, asyncio.get_running_loop().time())
         self._watches[run_id] = watch
@@ -312,7 +319,7 @@ class _Follower:
                 events = min(events, (await self._look_whole()).events_bytes)
             await asyncio.sleep(self._pace.events)
 
-    async def _look_whole(self) -> Standing:
+    async def _look_whole(self) -> HostRuns:
         self._is_whole_look_due = False
         standing = await self._runs.stat(tuple(self._watches))
         self._failures = 0
@@ -365,7 +372,7 @@ class _Follower:
         for watch in watches:
             self._keep_in_bounds(watch)
 
-    async def _copy(self, root: str, watch: _Watch, stream: Stream) -> None:
+    async def _copy(self, root: str, watch: _Watch, stream: StreamName) -> None:
         path = f"{root}/{watch.run_id}/{stream}"
         while watch.room > 0:
             wanted = min(_CHUNK, watch.room)

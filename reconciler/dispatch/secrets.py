@@ -23,10 +23,11 @@ from pathlib import Path
 from reconciler.core.adapter import Adapter, Secret
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.masking import Mask
-from reconciler.core.model import Desired, FailureClass, Host
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.specs import Desired, Host
 from reconciler.dispatch import environ
-from reconciler.dispatch.logs import Logs
-from reconciler.dispatch.steps import StepFailed
+from reconciler.dispatch.logs import LogFolder
+from reconciler.dispatch.retrying import StepFailed
 from reconciler.dispatch.transport import Transport
 from reconciler.subprocesses import end, start
 
@@ -60,7 +61,7 @@ class InjectedSecrets:
             self._mask = Mask(frozenset(self.values))
         return self._mask
 
-    def keep(self, agent: str, values: Iterable[str], logs: Logs) -> None:
+    def keep(self, agent: str, values: Iterable[str], logs: LogFolder) -> None:
         """
         Remember what an agent is about to be given.
 
@@ -75,7 +76,7 @@ class InjectedSecrets:
             except OSError as error:  # after a restart its texts are withheld then
                 log.warning("%s: what proves its secrets cannot be written: %s", agent, error.strerror)
 
-    def unproven(self, agents: Iterable[str], logs: Logs, *, must: str) -> bool:
+    def unproven(self, agents: Iterable[str], logs: LogFolder, *, must: str) -> bool:
         """
         Tell whether agents were given secrets that are not among the values.
 

@@ -14,7 +14,7 @@ SAFE_WORD = re.compile(r"[A-Za-z0-9_./$+=:,@%-]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CommandResult:
     """What a short command on a host gave back."""
 
     exit_code: int
@@ -25,7 +25,7 @@ class Answer:
 class Transport(Protocol):
     """One host, reached in one way."""
 
-    async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> Answer:
+    async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
         """
         Run a short command and return all that it printed.
 

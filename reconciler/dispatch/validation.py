@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from reconciler.core.masking import Mask
-from reconciler.core.model import STOPPED, Check
+from reconciler.core.model.runs import STOPPED, Check
 from reconciler.core.text import tail
 from reconciler.dispatch.logs import read_end
 from reconciler.dispatch.protocol import failed_command

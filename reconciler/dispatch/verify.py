@@ -10,16 +10,17 @@ from typing import NamedTuple
 
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Refused, Unavailable
-from reconciler.core.model import Assignment, Check, Claim, FailureClass, Host, Order, Report, Verdict
+from reconciler.core.model.runs import Assignment, Check, Claim, FailureClass, Report, RunRequest, Verdict
+from reconciler.core.model.specs import Host
 from reconciler.core.text import tail
 from reconciler.dispatch.protocol import check_key
 from reconciler.dispatch.repos import CodeRepository
+from reconciler.dispatch.retrying import StepFailed
 from reconciler.dispatch.round import failed
-from reconciler.dispatch.steps import StepFailed
 
 _NO_AGENT = Adapter(name="validation")
 
-Validate = Callable[[Order], Awaitable[Sequence[Check]]]
+Validate = Callable[[RunRequest], Awaitable[Sequence[Check]]]
 """Runs the validation of an order, and nothing else of it."""
 
 
@@ -85,7 +86,7 @@ async def _look(assignment: Assignment, branch: str, repository: CodeRepository)
 async def _validated(
     assignment: Assignment, host: Host, branch: str, head: str, validate: Validate
 ) -> Sequence[Check]:
-    order = Order(
+    order = RunRequest(
         run=check_key(assignment.run, head),
         round=1,
         task=assignment.task,

@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reconciler.core.errors import Refused, Unavailable
-from reconciler.core.model import Check, FailureClass, Order
+from reconciler.core.model.runs import Check, FailureClass, RunRequest
 from reconciler.core.text import one_line
 from reconciler.dispatch.git import both_ends, without_credentials
 from reconciler.dispatch.protocol import agent_id, batches, folder_name
 from reconciler.dispatch.repos import CodeRepository
+from reconciler.dispatch.retrying import StepFailed
 from reconciler.dispatch.scripts import Scripts
-from reconciler.dispatch.steps import StepFailed
 
 _LONG = 1800.0
 """Seconds; for a step that writes or reads a whole repository."""
@@ -38,7 +38,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Collected:
     """The work of a round, all of it committed."""
 
     base: str
@@ -78,12 +78,12 @@ class Workspaces:
         self._sizes: dict[str, int] = {}
         """What was measured, so that it is measured once."""
 
-    async def find(self, order: Order) -> Prepared:
+    async def find(self, order: RunRequest) -> Prepared:
         """Return the workspace of a run that was started. Raises Refused and Unavailable."""
         lines = _lines(order.adapter.name, "", "", "", "", "")
         return self._prepared((await self._call("prepare", *_names(order), stdin=lines)).decode())
 
-    async def prepare(self, order: Order, repository: CodeRepository | None) -> Prepared:
+    async def prepare(self, order: RunRequest, repository: CodeRepository | None) -> Prepared:
         """
         Make the workspace of a run, or clean it for its next round.
 
@@ -103,7 +103,7 @@ class Workspaces:
             )
         )
 
-    async def take_up(self, order: Order) -> Taken | Unfinished:
+    async def take_up(self, order: RunRequest) -> Collected | Unfinished:
         """
         Commit what the agent left uncommitted and return the work as a whole; or what keeps it from that.
 
@@ -117,9 +117,9 @@ class Workspaces:
             found = answer.removeprefix(_UNFINISHED).decode(errors="replace").splitlines()
             return Unfinished(tuple(one_line(line) for line in found))
         words = answer.decode().split()
-        return Taken(self._commit(words[2]), self._commit(words[3]))
+        return Collected(self._commit(words[2]), self._commit(words[3]))
 
-    async def bundle(self, order: Order, base: str) -> bytes:
+    async def bundle(self, order: RunRequest, base: str) -> bytes:
         """Return the commits of the round as a git bundle. Raises StepFailed, Refused and Unavailable."""
         answer = await self._call("bundle", *_names(order), base)
         head, _, bundle = answer.partition(b"\n")
@@ -138,7 +138,7 @@ class Workspaces:
         return bundle
 
     async def push(
-        self, order: Order, repository: CodeRepository, commit: str, ref: str, expected: str | None
+        self, order: RunRequest, repository: CodeRepository, commit: str, ref: str, expected: str | None
     ) -> str:
         """
         Push a commit of the round from the host, if the ref holds what is expected (None: does not exist).
@@ -229,5 +229,5 @@ def _lines(*fields: str) -> bytes:
     return "".join(f"{field}\n" for field in fields).encode()
 
 
-def _names(order: Order) -> tuple[str, str]:
+def _names(order: RunRequest) -> tuple[str, str]:
     return folder_name(order.run), agent_id(order.run, order.round)

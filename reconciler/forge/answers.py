@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
 from reconciler.core.fields import EARLIEST, LATEST, LONGEST_TEXT, Id
-from reconciler.core.forge import Comment, Issue
+from reconciler.core.forge.model import Comment, Issue
 from reconciler.core.text import harmless, one_line
 
 
@@ -21,9 +21,9 @@ def _said(value: object) -> object:
     return harmless(value) if isinstance(value, str) else "" if value is None else value
 
 
-Said = Annotated[str, BeforeValidator(_said)]
+JsonText = Annotated[str, BeforeValidator(_said)]
 """Text of others, harmless; `null` is none."""
-Line = Annotated[Said, AfterValidator(one_line)]
+JsonLine = Annotated[JsonText, AfterValidator(one_line)]
 """The same, as one line."""
 
 
@@ -48,7 +48,7 @@ def _in_utc(time: datetime) -> datetime:
 _Login = Annotated[str, AfterValidator(_as_it_is)]
 _Time = Annotated[datetime, AfterValidator(_in_utc)]
 _Commit = Annotated[str, Field(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})?$")]
-NOBODY = "ghost"
+GHOST = "ghost"
 """Who a deleted account is, as forges show it."""
 
 
@@ -61,24 +61,24 @@ def mark_of(key: str) -> str:
     return f"<!-- reconciler:{key} -->"
 
 
-class Answer(BaseModel):
+class ForgeAnswer(BaseModel):
     """A thing the forge told; fields that are not asked for are passed over."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", str_max_length=LONGEST_TEXT)
 
 
-class Account(Answer):
+class ForgeUser(ForgeAnswer):
     """Somebody."""
 
     login: _Login
 
 
-def name_of(account: Account | None) -> str:
+def name_of(account: ForgeUser | None) -> str:
     """Return the name of somebody who may be gone."""
-    return account.login if account else NOBODY
+    return account.login if account else GHOST
 
 
-class LabelAnswer(Answer):
+class LabelAnswer(ForgeAnswer):
     """A label."""
 
     id: Id
@@ -89,13 +89,13 @@ class LabelsAnswer(RootModel[tuple[LabelAnswer, ...]]):
     """All labels of an issue or a pull request."""
 
 
-class RepositoryAnswer(Answer):
+class RepositoryAnswer(ForgeAnswer):
     """A repository."""
 
     id: Id
 
 
-class Side(Answer):
+class Side(ForgeAnswer):
     """Head or base of a pull request."""
 
     label: str | None = None
@@ -109,24 +109,24 @@ class Side(Answer):
         return (self.label or "") if self.ref.startswith("refs/") else self.ref
 
 
-class PullAnswer(Answer):
+class PullAnswer(ForgeAnswer):
     """A pull request."""
 
     number: Id
-    html_url: Line
-    title: Line
-    body: Said = ""
-    user: Account | None = None
+    html_url: JsonLine
+    title: JsonLine
+    body: JsonText = ""
+    user: ForgeUser | None = None
     labels: tuple[LabelAnswer, ...] = ()
     state: str
     draft: bool = False
     mergeable: bool | None = None
     merged: bool | None = None
     merged_at: _Time | None = None
-    merged_by: Account | None = None
+    merged_by: ForgeUser | None = None
     head: Side
     base: Side
-    requested_reviewers: tuple[Account, ...] | None = None
+    requested_reviewers: tuple[ForgeUser, ...] | None = None
     updated_at: _Time
 
     @property
@@ -145,13 +145,13 @@ class PullAnswer(Answer):
         return self.head.repo is not None and self.head.repo == self.base.repo
 
 
-class ReviewAnswer(Answer):
+class ReviewAnswer(ForgeAnswer):
     """A review."""
 
     id: Id
-    user: Account | None = None
+    user: ForgeUser | None = None
     state: str
-    body: Said = ""
+    body: JsonText = ""
     commit_id: str | None = None
     stale: bool | None = None
     official: bool = True
@@ -159,44 +159,44 @@ class ReviewAnswer(Answer):
     comments_count: Id | None = None
 
 
-class InlineAnswer(Answer):
+class InlineAnswer(ForgeAnswer):
     """A comment on a line of the new file or the old one; GitHub has other words for them."""
 
-    user: Account | None = None
-    body: Said = ""
-    path: Line
+    user: ForgeUser | None = None
+    body: JsonText = ""
+    path: JsonLine
     line: Id | None = Field(None, validation_alias=AliasChoices("line", "position"))
     old_line: Id | None = Field(None, validation_alias=AliasChoices("original_line", "original_position"))
 
 
-class StatusAnswer(Answer):
+class StatusAnswer(ForgeAnswer):
     """A commit status."""
 
-    context: Line
+    context: JsonLine
     state: str = Field(validation_alias=AliasChoices("status", "state"))
-    description: Line = ""
+    description: JsonLine = ""
     target_url: str | None = None
 
 
-class StatusesAnswer(Answer):
+class StatusesAnswer(ForgeAnswer):
     """The newest status of each context of a commit; of a commit without any, the list is `null`."""
 
     statuses: tuple[StatusAnswer, ...] | None = None
     total_count: Id = 0
 
 
-class _Person(Answer):
-    name: Line = ""
+class _Person(ForgeAnswer):
+    name: JsonLine = ""
 
 
-class _CommitBody(Answer):
+class _CommitBody(ForgeAnswer):
     author: _Person | None = None
 
 
-class CommitAnswer(Answer):
+class CommitAnswer(ForgeAnswer):
     """A commit, and the account of its author where the forge knows one."""
 
-    author: Account | None = None
+    author: ForgeUser | None = None
     commit: _CommitBody
 
     @property
@@ -211,11 +211,11 @@ class CommitsAnswer(RootModel[tuple[CommitAnswer, ...]]):
     """Commits, newest first."""
 
 
-class EntryAnswer(Answer):
+class EntryAnswer(ForgeAnswer):
     """An entry in the timeline of a pull request."""
 
     kind: str = Field("", validation_alias=AliasChoices("type", "event"))
-    user: Account | None = Field(None, validation_alias=AliasChoices("user", "actor"))
+    user: ForgeUser | None = Field(None, validation_alias=AliasChoices("user", "actor"))
 
     @property
     def is_closing(self) -> bool:
@@ -223,14 +223,14 @@ class EntryAnswer(Answer):
         return self.kind in {"close", "closed"}
 
 
-class IssueAnswer(Answer):
+class IssueAnswer(ForgeAnswer):
     """An issue; a pull request is one too."""
 
     number: Id
-    html_url: Line
-    title: Line
-    body: Said = ""
-    user: Account | None = None
+    html_url: JsonLine
+    title: JsonLine
+    body: JsonText = ""
+    user: ForgeUser | None = None
     labels: tuple[LabelAnswer, ...] = ()
     state: str
     closed_at: _Time | None = None
@@ -253,12 +253,12 @@ class IssueAnswer(Answer):
         )
 
 
-class CommentAnswer(Answer):
+class CommentAnswer(ForgeAnswer):
     """A comment on an issue or in the conversation of a pull request."""
 
     id: Id
-    user: Account | None = None
-    body: Said = ""
+    user: ForgeUser | None = None
+    body: JsonText = ""
     issue_url: str | None = None
     pull_request_url: str | None = None
     created_at: _Time
@@ -283,11 +283,11 @@ class CommentAnswer(Answer):
         )
 
 
-class _HookConfig(Answer):
+class _HookConfig(ForgeAnswer):
     url: str = ""
 
 
-class HookAnswer(Answer):
+class HookAnswer(ForgeAnswer):
     """A webhook as it is set up."""
 
     id: Id

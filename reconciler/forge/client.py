@@ -19,13 +19,13 @@ import httpx2
 from pydantic import BaseModel, ValidationError
 
 from reconciler.core.errors import Unavailable, UsageError
-from reconciler.core.model import Forge
+from reconciler.core.model.specs import Forge
 from reconciler.core.text import one_line
 from reconciler.tls import Authorities, RenewedClient
 
 T = TypeVar("T", bound=BaseModel)
 
-GONE = frozenset({404, 410})
+GONE_CODES = frozenset({404, 410})
 PAGE = 50
 """Items in a page: what Forgejo gives at most."""
 _MOST_PAGES = 200
@@ -84,7 +84,7 @@ class _Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class Client:
+class ForgeClient:
     """A repository on a forge, over HTTP; paths are relative to it, but for those that begin with `/`."""
 
     def __init__(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from reconciler.core.forge import Want
+from reconciler.core.forge.model import ForgeView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class Dialect:
     hook_type: Mapping[str, str] = field(default_factory=lambda: {"type": "forgejo"})
     hook_events: tuple[str, ...]
 
-    def merge(self, want: Want) -> tuple[str, Mapping[str, Any]]:
+    def merge(self, want: ForgeView) -> tuple[str, Mapping[str, Any]]:
         """Return method and body of the request that merges."""
         if self.has_drafts:
             return "PUT", {"merge_method": want.merge_style, "sha": want.merges}

@@ -10,17 +10,24 @@ from datetime import UTC, datetime
 
 from reconciler.controller.ports import Clock
 from reconciler.core.adapter import Secret
-from reconciler.core.forge import Comment, Issue, Light, Note, Pull, Want
-from reconciler.core.model import Forge
+from reconciler.core.forge.model import (
+    Comment,
+    CommitStatus,
+    ForgeView,
+    Issue,
+    ManagedComment,
+    PullRequestSnapshot,
+)
+from reconciler.core.model.specs import Forge
 from reconciler.forge.answers import CommentAnswer, HookAnswer, IssueAnswer
-from reconciler.forge.client import GONE, Client, Declined
+from reconciler.forge.client import GONE_CODES, Declined, ForgeClient
 from reconciler.forge.dialect import DIALECTS, Dialect
-from reconciler.forge.pulls import Pulls
-from reconciler.forge.showing import Showing
+from reconciler.forge.pull_requests import PullRequestReader
+from reconciler.forge.writer import ForgeWriter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hook:
+class InstalledWebhook:
     """A webhook of a repository."""
 
     id: int
@@ -33,15 +40,15 @@ class Hook:
 class _Seat:
     """What belongs to one repository on a forge."""
 
-    client: Client
+    client: ForgeClient
     dialect: Dialect
-    pulls: Pulls
-    showing: Showing
+    pulls: PullRequestReader
+    showing: ForgeWriter
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One thing at a time: look and write are one, and forges like it."""
 
 
-class Forges:
+class ForgeRegistry:
     """
     Implements `controller.ports.Forges`.
 
@@ -68,12 +75,12 @@ class Forges:
 
     async def pulls(
         self, forge: Forge, branches: Collection[str], fresh: Collection[int]
-    ) -> Mapping[str, Pull]:
+    ) -> Mapping[str, PullRequestSnapshot]:
         """Return the newest pull request of each head branch that has one, an open one first."""
         async with self._at(forge) as seat:
             return await seat.pulls.of(branches, fresh)
 
-    async def show(self, forge: Forge, want: Want) -> Pull | None:
+    async def show(self, forge: Forge, want: ForgeView) -> PullRequestSnapshot | None:
         """Let the forge show what is wanted of a task; return its pull request, if it has one."""
         async with self._at(forge) as seat:
             return await seat.showing.show(want)
@@ -95,7 +102,7 @@ class Forges:
             try:
                 return (await seat.client.get(f"issues/{number}", IssueAnswer)).issue
             except Declined as declined:
-                if declined.status in GONE:
+                if declined.status in GONE_CODES:
                     return None
                 raise
 
@@ -108,17 +115,17 @@ class Forges:
             found = [answer.comment(me) async for answer in answers if answer.number]
         return sorted(found, key=lambda comment: (comment.created_at, comment.id))
 
-    async def say(self, forge: Forge, number: int, note: Note) -> bool:
+    async def say(self, forge: Forge, number: int, note: ManagedComment) -> bool:
         """Let there be a comment of ours with that key and text; return whether it is new."""
         async with self._at(forge) as seat:
             return await seat.showing.say(number, note)
 
-    async def open_pulls(self, forge: Forge, base: str) -> Sequence[Pull]:
+    async def open_pulls(self, forge: Forge, base: str) -> Sequence[PullRequestSnapshot]:
         """Return the open pull requests against a base branch, without details; none from forks."""
         async with self._at(forge) as seat:
             return await seat.pulls.open(base)
 
-    async def light(self, forge: Forge, light: Light) -> None:
+    async def light(self, forge: Forge, light: CommitStatus) -> None:
         """Set a commit status, unless it is so already."""
         async with self._at(forge) as seat:
             await seat.showing.light(light)
@@ -128,12 +135,12 @@ class Forges:
         async with self._at(forge) as seat:
             return await seat.showing.whoami()
 
-    async def hooks(self, forge: Forge) -> Sequence[Hook]:
+    async def hooks(self, forge: Forge) -> Sequence[InstalledWebhook]:
         """Return the webhooks of the repository; the token's account must administer it."""
         async with self._at(forge) as seat:
             return [_hook(answer) async for answer in seat.client.pages("hooks", HookAnswer)]
 
-    async def install_hook(self, forge: Forge, url: str, secret: str) -> Hook:
+    async def install_hook(self, forge: Forge, url: str, secret: str) -> InstalledWebhook:
         """Let there be a webhook to that address, signed with that secret: a new one, or the one there is."""
         async with self._at(forge) as seat:
             config = {"url": url, "content_type": "json", "secret": secret}
@@ -144,7 +151,7 @@ class Forges:
             whole = {**seat.dialect.hook_type, **body}
             return _hook(await seat.client.write("POST", "hooks", HookAnswer, whole))
 
-    async def test_hook(self, forge: Forge, hook: Hook) -> None:
+    async def test_hook(self, forge: Forge, hook: InstalledWebhook) -> None:
         """Have the forge send a webhook: a push that moved nothing."""
         async with self._at(forge) as seat:
             await seat.client.send("POST", f"hooks/{hook.id}/tests")
@@ -158,11 +165,13 @@ class Forges:
             yield seat
 
     def _seat(self, forge: Forge) -> _Seat:
-        client = Client(forge, lambda: self._secret(forge.token), self._pause)
+        client = ForgeClient(forge, lambda: self._secret(forge.token), self._pause)
         dialect = DIALECTS[forge.kind]
-        pulls = Pulls(client, dialect, self._clock)
-        return _Seat(client, dialect, pulls, Showing(client, dialect, pulls))
+        pulls = PullRequestReader(client, dialect, self._clock)
+        return _Seat(client, dialect, pulls, ForgeWriter(client, dialect, pulls))
 
 
-def _hook(answer: HookAnswer) -> Hook:
-    return Hook(id=answer.id, url=answer.config.url, is_active=answer.active, events=answer.events)
+def _hook(answer: HookAnswer) -> InstalledWebhook:
+    return InstalledWebhook(
+        id=answer.id, url=answer.config.url, is_active=answer.active, events=answer.events
+    )

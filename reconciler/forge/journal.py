@@ -21,7 +21,7 @@ from typing import Any, Literal
 from reconciler.controller.ports import Clock
 from reconciler.core.errors import Unavailable
 from reconciler.core.fields import parse_time
-from reconciler.core.forge import Hint
+from reconciler.core.forge.model import Hint
 from reconciler.files import replace_durably, sync_folder
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ _KEPT = 500
 """Worked deliveries that are remembered when the file is written anew."""
 _LARGEST = 2**20
 
-Outcome = Literal["taken", "duplicate", "ignored", "refused"]
+DeliveryOutcome = Literal["taken", "duplicate", "ignored", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Journal:
     """Deliveries in a folder; to read it while another process writes does no harm."""
 
     def __init__(self, folder: Path, clock: Clock) -> None:
-        self.counts: Counter[tuple[str, Outcome]] = Counter()
+        self.counts: Counter[tuple[str, DeliveryOutcome]] = Counter()
         """Deliveries of this process, by event and what became of them."""
         self._path = folder / "deliveries.jsonl"
         self._clock = clock
@@ -97,7 +97,7 @@ class Journal:
         """Return the last deliveries, newest first."""
         return self._deliveries()[::-1][:most]
 
-    def count(self, event: str, outcome: Outcome) -> None:
+    def count(self, event: str, outcome: DeliveryOutcome) -> None:
         """Count a delivery, and say so in the log."""
         self.counts[event, outcome] += 1
         log.info("webhook %s is %s (%d so far)", event, outcome, self.counts[event, outcome])

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 from reconciler.core.errors import UsageError
 from reconciler.core.fields import Id
-from reconciler.core.forge import Hint
+from reconciler.core.forge.model import Hint
 from reconciler.core.text import one_line
-from reconciler.forge.answers import Account, Answer, Line, name_of
+from reconciler.forge.answers import ForgeAnswer, ForgeUser, JsonLine, name_of
 
 _FAMILIES = ("forgejo", "gitea", "github")
 _SIGNATURES = ("x-hub-signature-256", "x-forgejo-signature", "x-gitea-signature")
@@ -27,7 +27,7 @@ _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _HEADS = "refs/heads/"
 
 
-def verify(raw: bytes, headers: Mapping[str, str], secrets: Collection[str]) -> frozenset[str]:
+def has_valid_signature(raw: bytes, headers: Mapping[str, str], secrets: Collection[str]) -> frozenset[str]:
     """
     Return those of the secrets that the body is signed with (names of headers in lower case).
 
@@ -44,7 +44,7 @@ def verify(raw: bytes, headers: Mapping[str, str], secrets: Collection[str]) -> 
     return frozenset(secret for secret, each in wanted.items() if hmac.compare_digest(each, signature))
 
 
-def read(headers: Mapping[str, str], raw: bytes) -> Hint | None:
+def read_hint(headers: Mapping[str, str], raw: bytes) -> Hint | None:
     """
     Return where a webhook says to look; None if nobody here cares for it.
 
@@ -88,31 +88,31 @@ def _header(headers: Mapping[str, str], name: str) -> str:
     return next((sent for family in _FAMILIES if (sent := headers.get(f"x-{family}-{name}"))), "")
 
 
-class _Repository(Answer):
-    full_name: Line
+class _Repository(ForgeAnswer):
+    full_name: JsonLine
 
 
-class _Numbered(Answer):
+class _Numbered(ForgeAnswer):
     number: Id
     pull_request: dict[str, Any] | None = None
 
 
-class _Run(Answer):
-    commit_sha: Line
+class _Run(ForgeAnswer):
+    commit_sha: JsonLine
     repository: _Repository
 
 
-class _Commit(Answer):
-    id: Line
+class _Commit(ForgeAnswer):
+    id: JsonLine
 
 
-class _Body(Answer):
+class _Body(ForgeAnswer):
     """Every body that is read; which fields must be there depends on the event."""
 
-    action: Line = ""
+    action: JsonLine = ""
     repository: _Repository | None = None
-    sender: Account | None = None
-    ref: Line | None = None
+    sender: ForgeUser | None = None
+    ref: JsonLine | None = None
     ref_type: str | None = None
     pull_request: _Numbered | None = None
     review: dict[str, Any] | None = None

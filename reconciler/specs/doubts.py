@@ -11,8 +11,9 @@ from functools import singledispatch
 
 from reconciler.core.adapter import AdapterSpec, Budget
 from reconciler.core.fields import Frozen
-from reconciler.core.model import (
+from reconciler.core.model.specs import (
     AgentSpec,
+    DesiredState,
     ExecutionMode,
     FleetSpec,
     Host,
@@ -21,11 +22,10 @@ from reconciler.core.model import (
     Task,
     TaskDefaults,
     TaskSpec,
-    Wish,
 )
 from reconciler.specs.parse import nearest
 from reconciler.specs.rules import Mistake
-from reconciler.specs.shared import Shared
+from reconciler.specs.shared import SharedSpecs
 from reconciler.specs.yaml import Path
 
 # --- In one file -----------------------------------------------------------
@@ -115,7 +115,7 @@ def _no_effect(path: Path, why: str) -> Mistake:
 # --- Between files ---------------------------------------------------------
 
 
-def doubts_of_fleet(shared: Shared) -> Iterator[Mistake]:
+def doubts_of_fleet(shared: SharedSpecs) -> Iterator[Mistake]:
     """Yield what has no effect in fleet.yaml beside the other files."""
     for label in shared.fleet.limits:
         if not _somebody_has(shared, label):
@@ -124,9 +124,9 @@ def doubts_of_fleet(shared: Shared) -> Iterator[Mistake]:
         yield _no_effect(("issues",), "no repo has a `forge`")
 
 
-def doubts_of_task(task: Task, tasks: Mapping[str, Task], shared: Shared) -> Iterator[Mistake]:
+def doubts_of_task(task: Task, tasks: Mapping[str, Task], shared: SharedSpecs) -> Iterator[Mistake]:
     """Yield what a task can hardly mean, as everything else stands."""
-    if task.desired is Wish.CANCELLED:
+    if task.desired is DesiredState.CANCELLED:
         return
     is_pulled = task.execution_mode is ExecutionMode.HTTP_PULL
     if task.validate_on is not None and task.validate_on not in shared.hosts:
@@ -151,7 +151,7 @@ def _dependencies(task: Task, tasks: Mapping[str, Task]) -> Iterator[Mistake]:
         other = tasks.get(name)
         if other is None or getattr(task, "start_from", None) == name:
             continue
-        if other.desired is Wish.CANCELLED:
+        if other.desired is DesiredState.CANCELLED:
             yield Mistake(("depends_on", at), f"{name!r} is cancelled, so that it will never be completed")
         elif task.repo is not None and task.repo == other.repo and other.review == "none":
             yield Mistake(
@@ -162,7 +162,7 @@ def _dependencies(task: Task, tasks: Mapping[str, Task]) -> Iterator[Mistake]:
             )
 
 
-def _nobody(task: Task, shared: Shared) -> Iterator[Mistake]:
+def _nobody(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
     for at, label in enumerate(task.requires):
         if shared.agents and not any(
             label in _labels(a.capabilities, a.name) for a in shared.agents.values()
@@ -170,7 +170,7 @@ def _nobody(task: Task, shared: Shared) -> Iterator[Mistake]:
             yield Mistake(("requires", at), f"no agent has the label {label!r}")
 
 
-def _no_host(task: Task, shared: Shared) -> Iterator[Mistake]:
+def _no_host(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
     """Yield why no host can ever take a task: the first thing that none has, or that none has all."""
     hosts = list(shared.hosts.values())
     wanted = {*task.requires}
@@ -193,7 +193,7 @@ def _no_host(task: Task, shared: Shared) -> Iterator[Mistake]:
             return
 
 
-def _no_model(task: Task, shared: Shared) -> Iterator[Mistake]:
+def _no_model(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
     adapter = shared.adapters.get(task.adapter)
     if task.model is not None and adapter is not None and adapter.command and not adapter.model:
         yield _no_effect(("model",), f"adapter {task.adapter!r} has no arguments that choose a model")
@@ -215,12 +215,12 @@ def _labels(labels: tuple[str, ...], name: str) -> set[str]:
     return {*labels, name}
 
 
-def _somebody_has(shared: Shared, label: str) -> bool:
+def _somebody_has(shared: SharedSpecs, label: str) -> bool:
     hosts = (_labels(host.labels, host.name) for host in shared.hosts.values())
     agents = (_labels(agent.capabilities, agent.name) for agent in shared.agents.values())
     return any(label in labels for labels in (*hosts, *agents))
 
 
-def _near_label(shared: Shared, label: str) -> str:
+def _near_label(shared: SharedSpecs, label: str) -> str:
     known = {each for host in shared.hosts.values() for each in _labels(host.labels, host.name)}
     return nearest(label, known)

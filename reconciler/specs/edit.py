@@ -12,7 +12,7 @@ from ruamel.yaml.error import YAMLError
 
 from reconciler.core.errors import Problem, SpecError
 from reconciler.specs import yaml
-from reconciler.specs.yaml import Entry
+from reconciler.specs.yaml import KeySpan
 
 
 def edit(text: str, changes: Mapping[str, Any], *, path: str = "") -> str:
@@ -45,7 +45,7 @@ _MARK = "\ufeff"
 
 
 def _load(text: str, path: str) -> dict[str, Any]:
-    value, problems = yaml.load(text.encode(), path)
+    value, problems = yaml.load_yaml(text.encode(), path)
     if problems:
         raise SpecError(problems)
     if not isinstance(value, dict | None):
@@ -56,21 +56,21 @@ def _load(text: str, path: str) -> dict[str, Any]:
 def _is_set(values: Mapping[str, Any], key: str, value: Any) -> bool:
     if value is None:
         return key not in values
-    return key in values and yaml.flow(values[key]) == yaml.flow(value)
+    return key in values and yaml.flow_scalar(values[key]) == yaml.flow_scalar(value)
 
 
 def _is_same(values: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return values.keys() == wanted.keys() and all(
-        yaml.flow(values[key]) == yaml.flow(wanted[key]) for key in wanted
+        yaml.flow_scalar(values[key]) == yaml.flow_scalar(wanted[key]) for key in wanted
     )
 
 
 def _candidates(text: str, changes: Mapping[str, Any]) -> Iterator[str]:
     """Yield edits, the gentlest first; whether one of them says what is wanted is checked by reading it."""
-    entries = yaml.entries(text)
+    entries = yaml.key_spans(text)
     if entries is not None:
         # At the end is where a person would write it, unless a text there runs on to the end of the file.
-        for write in (yaml.block, _on_one_line):
+        for write in (yaml.block_scalar, _on_one_line):
             yield _spliced(text, entries, changes, write, at_end=True)
             yield _spliced(text, entries, changes, write, at_end=False)
     with suppress(YAMLError):
@@ -78,7 +78,7 @@ def _candidates(text: str, changes: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _on_one_line(value: Any, *_: str) -> str:
-    return f" {yaml.flow(value)}"
+    return f" {yaml.flow_scalar(value)}"
 
 
 class _Splice(NamedTuple):
@@ -89,7 +89,7 @@ class _Splice(NamedTuple):
 
 def _spliced(
     text: str,
-    entries: Mapping[str, Entry],
+    entries: Mapping[str, KeySpan],
     changes: Mapping[str, Any],
     write: Callable[[Any, str, str], str],
     *,
@@ -100,7 +100,7 @@ def _spliced(
     indent = " " * (first - _line_start(text, first))
     new = [key for key, value in changes.items() if key not in entries and value is not None]
     written = {key: write(value, indent + "  ", eol) for key, value in changes.items() if value is not None}
-    lines = "".join(f"{indent}{yaml.flow(key)}:{written[key]}{eol}" for key in new)
+    lines = "".join(f"{indent}{yaml.flow_scalar(key)}:{written[key]}{eol}" for key in new)
     place = _line_start(text, first)
     if at_end:
         place = len(text)
@@ -112,7 +112,7 @@ def _spliced(
     return text
 
 
-def _replacement(text: str, entry: Entry, written: str | None, eol: str) -> _Splice:
+def _replacement(text: str, entry: KeySpan, written: str | None, eol: str) -> _Splice:
     """Return how to put another value in place of an entry's, or how to remove its lines."""
     ends_line = text[entry.end - 1] == "\n"
     if written is None:

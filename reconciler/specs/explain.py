@@ -8,15 +8,15 @@ from typing import Any, TypeVar
 
 from reconciler.core.errors import NotFound, SpecError
 from reconciler.core.fields import Frozen
-from reconciler.core.model import FleetSpec, RepoSpec, Task, TaskDefaults, TaskSpec
+from reconciler.core.model.specs import FleetSpec, RepoSpec, Task, TaskDefaults, TaskSpec
 from reconciler.core.references import no_such
 from reconciler.specs import layers, yaml
-from reconciler.specs.parse import FLEET, ROOT, File, Parsed, Parser
+from reconciler.specs.parse import FLEET_FILE, ROOT, File, Parsed, Parser
 
 Model = TypeVar("Model", bound=Frozen)
 
 DEFAULT = "default"
-FIELDS = (
+TASK_FIELDS = (
     *(field for field in TaskSpec.model_fields if field not in TaskDefaults.model_fields),
     *TaskDefaults.model_fields,
 )
@@ -35,7 +35,7 @@ class Explained:
     """`specs/repos/shop.yaml:7`, or `default` for what the program says."""
 
 
-def explain(files: Mapping[str, File], task: str) -> tuple[Explained, ...]:
+def explain_fields(files: Mapping[str, File], task: str) -> tuple[Explained, ...]:
     """
     Return every field of a task with its value and its origin, in the order of the documentation.
 
@@ -53,8 +53,8 @@ def _resolved(files: Mapping[str, File], name: str) -> tuple[Task, list[Parsed]]
     own = _read(files, path)
     spec = _as(TaskSpec, own)
     repo = _read(files, f"{ROOT}/repos/{spec.repo}.yaml")
-    fleet = _read(files, FLEET)
-    blank = layers.blank_task(_as(FleetSpec, fleet), _as(RepoSpec, repo) if repo.spec else None)
+    fleet = _read(files, FLEET_FILE)
+    blank = layers.default_task(_as(FleetSpec, fleet), _as(RepoSpec, repo) if repo.spec else None)
     task = layers.resolve(name, spec, generation=own.file.blob, blank=blank)
     return task, [own, repo, fleet]
 
@@ -75,16 +75,16 @@ def _as(model: type[Model], parsed: Parsed) -> Model:
 def _explained(task: Task, files: list[Parsed]) -> Iterator[Explained]:
     lines = [(parsed.path, _lines(parsed)) for parsed in files]
     values = {**task.model_dump(mode="json"), **_effective(task)}
-    for field in FIELDS:
+    for field in TASK_FIELDS:
         for path, value in _leaves(field, values[field]):
             # Only a task's own file may set what is no default.
             heard = lines if field in TaskDefaults.model_fields else lines[:1]
             origins = (f"{file}:{found[path]}" for file, found in heard if path in found)
-            yield Explained(".".join(path), yaml.flow(value), next(origins, DEFAULT))
+            yield Explained(".".join(path), yaml.flow_scalar(value), next(origins, DEFAULT))
 
 
 def _lines(parsed: Parsed) -> Mapping[yaml.Path, int]:
-    places = yaml.places(yaml.decode(parsed.file.data, parsed.path))
+    places = yaml.key_positions(yaml.decode(parsed.file.data, parsed.path))
     return {path: key[0] for path, (key, _) in places.items()}
 
 

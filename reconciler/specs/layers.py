@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 from reconciler.core.adapter import Adapter, AdapterSpec
 from reconciler.core.fields import Frozen
-from reconciler.core.model import FleetSpec, RepoSpec, Task, TaskDefaults, TaskSpec, work_id
+from reconciler.core.model.specs import FleetSpec, RepoSpec, Task, TaskDefaults, TaskSpec, work_id
 from reconciler.specs import yaml
 
 Model = TypeVar("Model", bound=Frozen)
@@ -26,7 +26,7 @@ def resolve(name: str, spec: TaskSpec, *, generation: str, blank: Task) -> Task:
     return blank.model_copy(update={**own, "name": name, "generation": generation, "work": work_id(spec)})
 
 
-def blank_task(fleet: FleetSpec, repo: RepoSpec | None) -> Task:
+def default_task(fleet: FleetSpec, repo: RepoSpec | None) -> Task:
     """Return a task of which only that is filled in what the repo and the fleet say of all of theirs."""
     blank = Task.model_construct(name="blank", goal="blank", generation="", work="")
     for spec in (fleet, repo) if repo else (fleet,):
@@ -35,10 +35,10 @@ def blank_task(fleet: FleetSpec, repo: RepoSpec | None) -> Task:
     return blank
 
 
-def adapter(name: str, spec: AdapterSpec | None) -> Adapter:
+def resolve_adapter(name: str, spec: AdapterSpec | None) -> Adapter:
     """Return the adapter of that name: what the fleet says of it over the built-in one."""
     base = builtin_adapters().get(name, AdapterSpec())
-    return named(Adapter, overlay(base, spec) if spec else base, name)
+    return with_name(Adapter, overlay(base, spec) if spec else base, name)
 
 
 @cache
@@ -46,7 +46,7 @@ def builtin_adapters() -> Mapping[str, AdapterSpec]:
     """Return the adapters that are there without a file."""
     found = {}
     for file in Path(__file__).with_name("builtin").iterdir():
-        value, _ = yaml.load(file.read_bytes(), file.name)
+        value, _ = yaml.load_yaml(file.read_bytes(), file.name)
         found[file.name.removesuffix(".yaml")] = AdapterSpec.model_validate(value)
     return found
 
@@ -58,10 +58,10 @@ def overlay(below: Model, above: Model) -> Model:
 
 def _set_over(below: Frozen, above: Frozen, fields: Iterable[str]) -> dict[str, Any]:
     under, over = vars(below), vars(above)
-    return {field: merged(under[field], over[field]) for field in fields}
+    return {field: merge_layers(under[field], over[field]) for field in fields}
 
 
-def merged(below: Any, above: Any) -> Any:
+def merge_layers(below: Any, above: Any) -> Any:
     """Return what counts where both layers set a value."""
     if type(above) in _LEAVES:  # nearly always; to ask whether it is a model takes ten times as long
         return above
@@ -69,14 +69,14 @@ def merged(below: Any, above: Any) -> Any:
         return overlay(below, above)
     if isinstance(below, dict) and isinstance(above, dict):
         keys = {**below, **above}
-        return {key: merged(below.get(key), above[key]) if key in above else below[key] for key in keys}
+        return {key: merge_layers(below.get(key), above[key]) if key in above else below[key] for key in keys}
     return above
 
 
 _LEAVES = frozenset({str, int, float, bool, tuple, timedelta, type(None)})
 
 
-def named(model: type[Model], spec: Frozen, name: str) -> Model:
+def with_name(model: type[Model], spec: Frozen, name: str) -> Model:
     """Return the model that is this spec with its name."""
     values = {**vars(spec), "name": name}
     # pydantic's plugin for mypy takes the variable's bound for what is built.

@@ -17,7 +17,7 @@ from reconciler.core.adapter import AdapterSpec
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.faults import fault_words
 from reconciler.core.fields import Frozen, check_name
-from reconciler.core.model import AgentSpec, FleetSpec, HostSpec, Kind, RepoSpec, TaskSpec
+from reconciler.core.model.specs import AgentSpec, FleetSpec, HostSpec, Kind, RepoSpec, TaskSpec
 from reconciler.core.text import one_line
 from reconciler.specs import layers, yaml
 from reconciler.specs.rules import Mistake, broken_rules
@@ -39,7 +39,7 @@ FOLDERS: Mapping[str, Kind] = {
     "repos": "repo",
 }
 ROOT = "specs"
-FLEET = f"{ROOT}/fleet.yaml"
+FLEET_FILE = f"{ROOT}/fleet.yaml"
 
 
 class File(NamedTuple):
@@ -96,7 +96,9 @@ class Parser:
         key = _key(kind, name, file)
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = Parsed(path, kind, name, file, *parse(kind, name, file.data, path))
+            known = self._known[key] = Parsed(
+                path, kind, name, file, *parse_file(kind, name, file.data, path)
+            )
         if known.path == path:
             return known
         problems = tuple(replace(problem, path=path) for problem in known.problems)
@@ -129,7 +131,7 @@ def is_ignored(path: str) -> bool:
 
 def locate(path: str) -> tuple[Kind, str] | Problem:
     """Return the kind and the name that the path of a file gives it, or why it gives none."""
-    if path == FLEET:
+    if path == FLEET_FILE:
         return "fleet", "fleet"
     said = _printable(path)
     folder, _, rest = path.removeprefix(f"{ROOT}/").partition("/")
@@ -163,7 +165,7 @@ def _not_a_file(path: str, mode: str) -> Problem | None:
     return None if mode.startswith("100") else Problem(path, 1, 1, "not a file")
 
 
-def parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None, tuple[Problem, ...]]:
+def parse_file(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None, tuple[Problem, ...]]:
     """Return the model that a file's content makes, or None and every mistake in it."""
     try:
         return _parse(kind, name, data, path)
@@ -173,7 +175,7 @@ def parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None,
 
 def _parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None, tuple[Problem, ...]]:
     try:
-        value, problems = yaml.load(data, path)
+        value, problems = yaml.load_yaml(data, path)
     except SpecError as error:
         return None, tuple(error.problems)
     spec, found = _validate(MODELS[kind], {} if value is None else value)
@@ -182,7 +184,7 @@ def _parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None
         found += [mistake for mistake in _adapter_mistakes(name, spec) if mistake.path not in told]
     if not found and not problems:
         return spec, ()
-    placed = place(found, path, data)
+    placed = locate_mistakes(found, path, data)
     taken = {(problem.line, problem.column) for problem in problems}
     problems += [problem for problem in placed if (problem.line, problem.column) not in taken]
     return None, tuple(sorted(problems)[:MAX_MISTAKES])
@@ -190,7 +192,7 @@ def _parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None
 
 def read_task(path: str, text: str) -> TaskSpec:
     """Return what the text of a task's file says by itself. Raises SpecError."""
-    spec, problems = parse("task", path, text.encode(), path)
+    spec, problems = parse_file("task", path, text.encode(), path)
     if not isinstance(spec, TaskSpec):
         raise SpecError(problems)
     return spec
@@ -208,9 +210,9 @@ def _validate(model: type[Frozen], value: Any) -> tuple[Frozen | None, list[Mist
 
 def _adapter_mistakes(name: str, spec: AdapterSpec) -> list[Mistake]:
     """Return what is wrong with the adapter once it lies over the built-in one."""
-    from reconciler.core.command import check_adapter, unreached
+    from reconciler.core.runs.command import check_adapter, unreached
 
-    whole = layers.adapter(name, spec)
+    whole = layers.resolve_adapter(name, spec)
     lines = (line.partition(": ") for line in check_adapter(whole))
     wrong = [Mistake(tuple(field.split(".")), message) for field, _, message in lines]
     idle = ((tuple(field.split(".")), message) for field, message in unreached(whole))
@@ -226,12 +228,12 @@ def _sets(spec: Frozen, path: Path) -> bool:
     return True
 
 
-def place(found: Iterable[Mistake], path: str, data: bytes) -> list[Problem]:
+def locate_mistakes(found: Iterable[Mistake], path: str, data: bytes) -> list[Problem]:
     """Give each mistake its position: of the value, of the key, or of the key that lacks something."""
     mistakes = list(found)
     if not mistakes:
         return []
-    places = yaml.places(yaml.decode(data, path))
+    places = yaml.key_positions(yaml.decode(data, path))
     problems = []
     for mistake in mistakes:
         where: Path = mistake.path

@@ -11,10 +11,18 @@ from urllib.parse import urlsplit
 
 from reconciler.core.adapter import RULES, AdapterSpec, Secret
 from reconciler.core.fields import Frozen
-from reconciler.core.model import AgentSpec, FleetSpec, Forge, HostSpec, RepoSpec, TaskDefaults, TaskSpec
-from reconciler.core.schedule import next_due, read_window, zone
+from reconciler.core.model.specs import (
+    AgentSpec,
+    FleetSpec,
+    Forge,
+    HostSpec,
+    RepoSpec,
+    TaskDefaults,
+    TaskSpec,
+)
+from reconciler.core.planning.schedule import next_due, read_window, zone
 from reconciler.specs.sshkeys import check_host_key
-from reconciler.specs.yaml import Path, shown
+from reconciler.specs.yaml import Path, quoted_excerpt
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +69,7 @@ def _defaults(spec: TaskDefaults, *, has_repo: bool = True) -> Iterator[Mistake]
         if not command.strip():  # the shell would let it pass
             yield Mistake(("validation", index), "must not be empty")
     if spec.template is not None:
-        from reconciler.core.prompt import try_template
+        from reconciler.core.runs.prompt import try_template
 
         yield from (Mistake(("template",), each) for each in try_template(spec.template, has_repo=has_repo))
 
@@ -70,7 +78,7 @@ def _defaults(spec: TaskDefaults, *, has_repo: bool = True) -> Iterator[Mistake]
 def _host(spec: HostSpec) -> Iterator[Mistake]:
     if spec.address is not None and not _ADDRESS.fullmatch(spec.address):
         yield Mistake(
-            ("address",), f"expected the name or the IP address of a host, got {shown(spec.address)}"
+            ("address",), f"expected the name or the IP address of a host, got {quoted_excerpt(spec.address)}"
         )
     for index, key in enumerate(spec.host_key):
         yield from _tried(("host_key", index), check_host_key, key)
@@ -96,7 +104,9 @@ def _adapter(spec: AdapterSpec) -> Iterator[Mistake]:
         if probe is not None and not probe.command:
             yield Mistake((field, "command"), "must name a program")
     is_text = "format" in spec.output.model_fields_set and spec.output.format == "text"
-    for field in RULES if not is_text else ():  # of text, they are patterns: see `core.command.check_adapter`
+    for field in (
+        RULES if not is_text else ()
+    ):  # of text, they are patterns: see `core.runs.command.check_adapter`
         expression = getattr(spec.output, field)
         if expression is not None:
             yield from _tried(("output", field), _check_expression, expression)
@@ -172,7 +182,9 @@ def _tried(path: Path, check: Callable[[str], object], text: str) -> Iterator[Mi
 def _check_place(path: str) -> None:
     """Let through what names the same place wherever a program was started."""
     if not path.startswith(("/", "~/")):
-        raise ValueError(f"expected a path that begins with / or ~/, got {shown(path)}: relative to what?")
+        raise ValueError(
+            f"expected a path that begins with / or ~/, got {quoted_excerpt(path)}: relative to what?"
+        )
 
 
 _ON_COMMAND_LINE = re.compile(r"(?:~/)?[A-Za-z0-9_./+=:,@%-]+")
@@ -183,10 +195,12 @@ def _check_cron(expression: str) -> None:
     try:
         is_ever_due = next_due(expression, "UTC", datetime(2000, 1, 1, tzinfo=UTC)) is not None
     except ValueError as error:
-        message = f"expected a cron expression such as '0 9 * * 1-5', got {shown(expression)}: {error}"
+        message = (
+            f"expected a cron expression such as '0 9 * * 1-5', got {quoted_excerpt(expression)}: {error}"
+        )
         raise ValueError(message) from None
     if not is_ever_due:
-        raise ValueError(f"{shown(expression)} is never due")
+        raise ValueError(f"{quoted_excerpt(expression)} is never due")
 
 
 def _check_range(text: str) -> None:
@@ -195,7 +209,7 @@ def _check_range(text: str) -> None:
     try:
         SpecifierSet(text)
     except InvalidSpecifier:
-        message = f"expected a version range such as '>=2.1,<3', got {shown(text)}"
+        message = f"expected a version range such as '>=2.1,<3', got {quoted_excerpt(text)}"
         raise ValueError(message) from None
 
 
@@ -248,7 +262,7 @@ def _check_remote(url: str) -> None:
     elif parts.scheme == "http" and host not in _LOOPBACK:
         message = "plain http is allowed for this machine only; use https"
     elif parts.scheme not in _SCHEMES:
-        message = f"scheme {shown(parts.scheme)} is not allowed; use https, ssh, file or a path"
+        message = f"scheme {quoted_excerpt(parts.scheme)} is not allowed; use https, ssh, file or a path"
     elif host is None and parts.scheme != "file":
         message = "names no host"
     else:
@@ -273,7 +287,7 @@ def _check_api(url: str) -> None:
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         message = "holds more than an address; the token is found by `token`"
     elif not host or parts.scheme not in {"https", "http"}:
-        message = f"expected an address such as 'https://code.example.org/api/v1', got {shown(url)}"
+        message = f"expected an address such as 'https://code.example.org/api/v1', got {quoted_excerpt(url)}"
     elif parts.scheme == "http" and host not in _LOOPBACK:
         message = "plain http is allowed for this machine only; use https"
     else:

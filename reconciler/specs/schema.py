@@ -5,17 +5,17 @@ JSON Schema of each kind, for editors.
 from typing import Any
 
 from reconciler.core.errors import Problem, SpecError
-from reconciler.core.model import Kind
+from reconciler.core.model.specs import Kind
 from reconciler.specs.parse import MODELS, locate
 
-FOLDER = ".schemas"
+SCHEMA_FOLDER = ".schemas"
 """Where `init` puts them, below the root of the fleet's repository."""
 
 DIALECT = "http://json-schema.org/draft-07/schema#"
 """What yaml-language-server knows best."""
 
 
-def schema(kind: Kind) -> dict[str, Any]:
+def json_schema(kind: Kind) -> dict[str, Any]:
     """Return the JSON Schema of a kind, without references: editors show the text of every field."""
     document = MODELS[kind].model_json_schema(mode="serialization")
     definitions = document.pop("$defs", {})
@@ -33,7 +33,7 @@ def modeline(path: str) -> str:
     if isinstance(place, Problem):
         raise SpecError([place])
     up = "../" * path.count("/")
-    return f"# yaml-language-server: $schema={up}{FOLDER}/{place[0]}.json"
+    return f"# yaml-language-server: $schema={up}{SCHEMA_FOLDER}/{place[0]}.json"
 
 
 def _inline(node: Any, definitions: dict[str, Any]) -> Any:

@@ -10,18 +10,18 @@ from typing import TypeVar
 from reconciler.core.adapter import Adapter, AdapterSpec
 from reconciler.core.errors import Problem
 from reconciler.core.fields import Frozen
-from reconciler.core.model import LOCAL, Agent, FleetSpec, Host, HostSpec, Kind, Repo, Task
+from reconciler.core.model.specs import LOCAL, Agent, FleetSpec, Host, HostSpec, Kind, Repo, Task
 from reconciler.core.references import remedy
 from reconciler.specs import layers
-from reconciler.specs.layers import blank_task, named
-from reconciler.specs.parse import Parsed, nearest, place
+from reconciler.specs.layers import default_task, with_name
+from reconciler.specs.parse import Parsed, locate_mistakes, nearest
 from reconciler.specs.rules import Mistake
 
 Model = TypeVar("Model", bound=Frozen)
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class SharedSpecs:
     """Everything but the tasks, of one revision."""
 
     fleet: FleetSpec = field(default_factory=FleetSpec)
@@ -46,20 +46,20 @@ class Shared:
         return f"no {kind} {name!r}{'' if hint else remedy(kind, name, names)}", hint
 
 
-def share(files: Iterable[Parsed]) -> Shared:
+def shared_specs(files: Iterable[Parsed]) -> SharedSpecs:
     """Return what the files other than tasks make together."""
     by_kind = _by_kind(files)
     fleet = next(iter(_good(by_kind, "fleet").values()), None)
     settings = fleet.spec if fleet and isinstance(fleet.spec, FleetSpec) else FleetSpec()
     repos = _named(Repo, _good(by_kind, "repo"))
-    shared = Shared(
+    shared = SharedSpecs(
         fleet=settings,
         hosts=_hosts(by_kind),
         adapters=_adapters(by_kind),
         agents=_named(Agent, _good(by_kind, "agent")),
         repos=repos,
-        blanks={None: blank_task(settings, None)}
-        | {name: blank_task(settings, repo) for name, repo in repos.items()},
+        blanks={None: default_task(settings, None)}
+        | {name: default_task(settings, repo) for name, repo in repos.items()},
         broken=_broken(by_kind),
     )
     return _checked(shared, by_kind)
@@ -81,7 +81,7 @@ def _good(by_kind: _ByKind, kind: Kind) -> Mapping[str, Parsed]:
 
 
 def _named(model: type[Model], good: Mapping[str, Parsed]) -> Mapping[str, Model]:
-    return {name: named(model, parsed.spec, name) for name, parsed in good.items() if parsed.spec}
+    return {name: with_name(model, parsed.spec, name) for name, parsed in good.items() if parsed.spec}
 
 
 def _hosts(by_kind: _ByKind) -> Mapping[str, Host]:
@@ -92,10 +92,12 @@ def _hosts(by_kind: _ByKind) -> Mapping[str, Host]:
 def _adapters(by_kind: _ByKind) -> Mapping[str, Adapter]:
     """Return the built-in adapters and the fleet's; a broken one is not replaced by the built-in one."""
     written = by_kind.get("adapter", {})
-    found = {name: layers.adapter(name, None) for name in layers.builtin_adapters() if name not in written}
+    found = {
+        name: layers.resolve_adapter(name, None) for name in layers.builtin_adapters() if name not in written
+    }
     for name, parsed in _good(by_kind, "adapter").items():
         if isinstance(parsed.spec, AdapterSpec):
-            found[name] = layers.adapter(name, parsed.spec)
+            found[name] = layers.resolve_adapter(name, parsed.spec)
     return found
 
 
@@ -108,12 +110,14 @@ def _broken(by_kind: _ByKind) -> Mapping[tuple[Kind, str], Problem]:
     }
 
 
-def _checked(shared: Shared, by_kind: _ByKind) -> Shared:
+def _checked(shared: SharedSpecs, by_kind: _ByKind) -> SharedSpecs:
     """Return the same with the mistakes between files."""
     problems = [*_case_clashes(by_kind)]
     for parsed in by_kind.get("host", {}).values():
         if isinstance(parsed.spec, HostSpec):
-            problems += place(_host_mistakes(shared, parsed.name, parsed.spec), parsed.path, parsed.file.data)
+            problems += locate_mistakes(
+                _host_mistakes(shared, parsed.name, parsed.spec), parsed.path, parsed.file.data
+            )
     faults = {name: tuple(_faults(shared, name, by_kind)) for name in shared.blanks}
     problems += [problem for found in faults.values() for problem in found]
     return replace(shared, faults=faults, problems=tuple(problems))
@@ -128,7 +132,7 @@ def _case_clashes(by_kind: _ByKind) -> Iterator[Problem]:
                     yield Problem(files[name].path, 1, 1, f"differs only in case from {kind} {other!r}")
 
 
-def _host_mistakes(shared: Shared, name: str, host: HostSpec) -> Iterator[Mistake]:
+def _host_mistakes(shared: SharedSpecs, name: str, host: HostSpec) -> Iterator[Mistake]:
     for adapter in host.adapters or {}:
         if adapter not in shared.adapters:
             message, hint = shared.missing("adapter", adapter, shared.adapters)
@@ -154,7 +158,7 @@ def _jump(host: HostSpec) -> str | None:
     return host.jump if host.jump and not set("@:") & set(host.jump) else None
 
 
-def _faults(shared: Shared, repo: str | None, by_kind: _ByKind) -> Iterator[Problem]:
+def _faults(shared: SharedSpecs, repo: str | None, by_kind: _ByKind) -> Iterator[Problem]:
     """Yield what is wrong with the adapter of every task that takes it from this repo or the fleet."""
     adapter = shared.blanks[repo].adapter
     if adapter in shared.adapters:
@@ -164,5 +168,5 @@ def _faults(shared: Shared, repo: str | None, by_kind: _ByKind) -> Iterator[Prob
         good = parsed.in_force
         if good and good.spec and "adapter" in good.spec.model_fields_set:
             mistake = Mistake(("adapter",), *shared.missing("adapter", adapter, shared.adapters))
-            yield from place([mistake], parsed.path, good.file.data)
+            yield from locate_mistakes([mistake], parsed.path, good.file.data)
             return

@@ -8,17 +8,18 @@ from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
-from reconciler.controller.tree import Entry, Tree
-from reconciler.core.askers import Asker
+from reconciler.controller.tree import Tree, TreeEntry
 from reconciler.core.errors import Gone, Problem, Unavailable
-from reconciler.core.model import Desired, Status, Task, TaskSpec
-from reconciler.specs.fleet import Builder, stand_in, too_many, uncollected
-from reconciler.specs.layers import blank_task, resolve
+from reconciler.core.model.specs import Desired, Task, TaskSpec
+from reconciler.core.model.status import Status
+from reconciler.core.requesters import Requester
+from reconciler.specs.build import Builder, gc_paused, last_good_version, too_many
+from reconciler.specs.layers import default_task, resolve
 from reconciler.specs.parse import ROOT, File, Parsed, Parser, is_ignored
 from reconciler.specs.yaml import MAX_BYTES
 
 _E = TypeVar("_E")
-Touched = Callable[[str, Collection[str], str], Awaitable[Mapping[str, Asker]]]
+LastRequesters = Callable[[str, Collection[str], str], Awaitable[Mapping[str, Requester]]]
 """Returns who changed files last, of a commit, by path, all of them below a folder."""
 
 VERSIONS = 50
@@ -34,7 +35,7 @@ class SpecSource:
     def __init__(
         self,
         tree: Tree,
-        touched: Touched | None = None,
+        touched: LastRequesters | None = None,
         *,
         objection: Callable[[], Problem | None] = lambda: None,
     ) -> None:
@@ -83,21 +84,23 @@ class SpecSource:
             changes = await self._parsed(head, entries, statuses)
             askers = await self._askers(head, entries, statuses)
             # Nothing is awaited from here on: the revision is taken up as a whole or not at all.
-            with uncollected():
+            with gc_paused():
                 self._take(self._builder.update(changes, revision=head), askers, statuses)
             self._built = head
             self._parser.forget(self._builder.files.values())
         self._seen = head
 
-    def _take(self, desired: Desired, askers: Mapping[str, Asker], statuses: Mapping[str, Status]) -> None:
+    def _take(
+        self, desired: Desired, askers: Mapping[str, Requester], statuses: Mapping[str, Status]
+    ) -> None:
         """Take a revision up, with who asks for what of it the record does not answer yet."""
         known = {**self._desired.askers, **askers}
         self._desired = replace(desired, askers=_unanswered(known, desired, statuses))
         self._is_credited = bool(statuses)
 
     async def _askers(
-        self, head: str, entries: Mapping[str, Entry | None], statuses: Mapping[str, Status]
-    ) -> Mapping[str, Asker]:
+        self, head: str, entries: Mapping[str, TreeEntry | None], statuses: Mapping[str, Status]
+    ) -> Mapping[str, Requester]:
         """Return who asks for what the record does not answer yet, of the tasks that changed."""
         names = {
             name: entry.blob if entry else None for path, entry in entries.items() if (name := _task_at(path))
@@ -122,31 +125,31 @@ class SpecSource:
         if parsed is None or not isinstance(parsed.spec, TaskSpec):
             return None
         repo = self._desired.repos.get(parsed.spec.repo) if parsed.spec.repo else None
-        blank = blank_task(self._desired.fleet, repo)
+        blank = default_task(self._desired.fleet, repo)
         return resolve(name, parsed.spec, generation=generation, blank=blank)
 
-    async def _changes(self, head: str) -> Mapping[str, Entry | None]:
+    async def _changes(self, head: str) -> Mapping[str, TreeEntry | None]:
         """Return the files that differ from what the builder has."""
         if self._built:
             # The old commit may be gone after somebody rewrote the branch.
             with suppress(Unavailable):
                 return _ours(await self._tree.changed(self._built, head, ROOT))
-        gone: Mapping[str, Entry | None] = dict.fromkeys(self._builder.files)
+        gone: Mapping[str, TreeEntry | None] = dict.fromkeys(self._builder.files)
         return {**gone, **_ours(await self._tree.files(head, ROOT))}
 
-    def _paths(self, entries: Mapping[str, Entry | None]) -> Collection[str]:
+    def _paths(self, entries: Mapping[str, TreeEntry | None]) -> Collection[str]:
         """Return the paths of all files there would be after these changes."""
         gone = {path for path, entry in entries.items() if entry is None}
         return (self._builder.files.keys() | entries.keys()) - gone
 
     async def _parsed(
-        self, head: str, entries: Mapping[str, Entry | None], statuses: Mapping[str, Status]
+        self, head: str, entries: Mapping[str, TreeEntry | None], statuses: Mapping[str, Status]
     ) -> Mapping[str, Parsed | None]:
         parsed: dict[str, Parsed | None] = {path: None for path, entry in entries.items() if entry is None}
         async for path, file in read_files(self._tree, entries):
             found = self._parser.parse(path, file)
             if found and found.kind and found.spec is None:
-                found = stand_in(found, await self._last_good(head, found, statuses))
+                found = last_good_version(found, await self._last_good(head, found, statuses))
             parsed[path] = found
         return parsed
 
@@ -181,8 +184,8 @@ def _path_of(task: str) -> str:
 
 
 def _unanswered(
-    askers: Mapping[str, Asker], desired: Desired, statuses: Mapping[str, Status]
-) -> Mapping[str, Asker]:
+    askers: Mapping[str, Requester], desired: Desired, statuses: Mapping[str, Status]
+) -> Mapping[str, Requester]:
     """Return those whose wish the record does not answer yet."""
     wanted = {name: task.generation for name, task in desired.tasks.items()}
     known = {name: statuses[name].generation for name in askers if name in statuses}
@@ -192,7 +195,7 @@ def _unanswered(
 _FILE = "100644"
 
 
-async def read_files(tree: Tree, entries: Mapping[str, Entry | None]) -> AsyncIterator[tuple[str, File]]:
+async def read_files(tree: Tree, entries: Mapping[str, TreeEntry | None]) -> AsyncIterator[tuple[str, File]]:
     """Yield the path and the content of each entry that is there; raise Unavailable if one cannot be read."""
     present = ((path, entry) for path, entry in entries.items() if entry)
     while batch := list(islice(present, BATCH)):
@@ -211,6 +214,6 @@ def _ours(entries: Mapping[str, _E]) -> Mapping[str, _E]:
     return {path: entry for path, entry in entries.items() if not is_ignored(path)}
 
 
-def _has_content(entry: Entry) -> bool:
+def _has_content(entry: TreeEntry) -> bool:
     """Tell a file from a symbolic link or a submodule, whose content is of no use here."""
     return entry.mode.startswith("100")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 _LENGTHS = {b"ssh-ed25519": (32,), b"ssh-ed448": (57,)}
 _PARTS = {b"ssh-rsa": 2, b"ecdsa-sha2-nistp256": 2, b"ecdsa-sha2-nistp384": 2, b"ecdsa-sha2-nistp521": 2}
-KINDS = (*map(bytes.decode, _LENGTHS), *map(bytes.decode, _PARTS))
+KEY_TYPES = (*map(bytes.decode, _LENGTHS), *map(bytes.decode, _PARTS))
 
 
 def check_host_key(line: str) -> None:
@@ -16,11 +16,11 @@ def check_host_key(line: str) -> None:
     words = line.split()
     if "PRIVATE KEY" in line:
         raise ValueError("this is a private key; the host's public one belongs here")
-    if len(words) > 1 and words[0] not in KINDS and words[1] in KINDS:
+    if len(words) > 1 and words[0] not in KEY_TYPES and words[1] in KEY_TYPES:
         raise ValueError(f"leave out {words[0]!r}: the line begins with the kind of the key")
-    if len(words) < 2 or words[0] not in KINDS:  # noqa: PLR2004 - kind and key
+    if len(words) < 2 or words[0] not in KEY_TYPES:  # noqa: PLR2004 - kind and key
         raise ValueError(
-            f"expected a public key such as 'ssh-ed25519 AAAA…' ({', '.join(KINDS)}); "
+            f"expected a public key such as 'ssh-ed25519 AAAA…' ({', '.join(KEY_TYPES)}); "
             "`reconciler host trust` writes it"
         )
     if not _is_whole(words[0].encode(), words[1]):

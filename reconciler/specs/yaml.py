@@ -61,7 +61,7 @@ def pure_events(text: str) -> NextEvent:
 open_events: Callable[[str], NextEvent] = c_events if CParser is not None else pure_events
 
 
-def load(data: bytes, path: str) -> tuple[Any, list[Problem]]:
+def load_yaml(data: bytes, path: str) -> tuple[Any, list[Problem]]:
     """
     Return the value of the one document in a file, and the mistakes that reading could go on after.
 
@@ -104,7 +104,7 @@ def position(text: str, index: int) -> Position:
     return before.count("\n") + 1, len(before) - before.rfind("\n")
 
 
-def places(text: str) -> Mapping[Path, tuple[Position, Position]]:
+def key_positions(text: str) -> Mapping[Path, tuple[Position, Position]]:
     """
     Return where each key and its value stand, by the path of keys and indexes to them.
 
@@ -120,7 +120,7 @@ def places(text: str) -> Mapping[Path, tuple[Position, Position]]:
     return found
 
 
-class Entry(NamedTuple):
+class KeySpan(NamedTuple):
     """Where one key of the root and its value stand, as indexes into the text."""
 
     start: int
@@ -130,7 +130,7 @@ class Entry(NamedTuple):
     """Behind the last character of the value."""
 
 
-def entries(text: str) -> Mapping[str, Entry] | None:
+def key_spans(text: str) -> Mapping[str, KeySpan] | None:
     """
     Return where the root's keys stand, for a text that `load` took without a problem.
 
@@ -147,7 +147,7 @@ def entries(text: str) -> Mapping[str, Entry] | None:
     while not isinstance(key := next_event(), MappingEndEvent):
         value = next_event()
         end = _value_end(value, next_event)
-        found[str(key.value)] = Entry(
+        found[str(key.value)] = KeySpan(
             key.start_mark.index, key.end_mark.index, value.start_mark.index, max(end, key.end_mark.index + 1)
         )
     return found
@@ -167,18 +167,20 @@ def _value_end(event: Any, next_event: NextEvent) -> int:
         event = next_event()
 
 
-def flow(value: Any) -> str:
+def flow_scalar(value: Any) -> str:
     """Return a value as YAML on one line: a plain word where that is safe, JSON for all else."""
     if isinstance(value, str):
         return value if _is_plain(value) else _quoted(value)
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{flow(key)}: {flow(inner)}" for key, inner in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"{flow_scalar(key)}: {flow_scalar(inner)}" for key, inner in value.items()) + "}"
+        )
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(flow, value))}]"
+        return f"[{', '.join(map(flow_scalar, value))}]"
     return json.dumps(value)
 
 
-def block(value: Any, indent: str, eol: str) -> str:
+def block_scalar(value: Any, indent: str, eol: str) -> str:
     """
     Return what a person would write behind a key and its colon; its own lines begin with `indent`.
 
@@ -188,9 +190,9 @@ def block(value: Any, indent: str, eol: str) -> str:
     if isinstance(value, str) and "\n" in value:
         lines = (f"{indent}{line}" if line else "" for line in value.split("\n"))
         return f" |-{eol}{eol.join(lines)}"
-    if isinstance(value, list | tuple) and len(flow(value)) > _LONG:
-        return "".join(f"{eol}{indent}- {flow(item)}" for item in value)
-    return f" {flow(value)}"
+    if isinstance(value, list | tuple) and len(flow_scalar(value)) > _LONG:
+        return "".join(f"{eol}{indent}- {flow_scalar(item)}" for item in value)
+    return f" {flow_scalar(value)}"
 
 
 _LONG = 60
@@ -298,7 +300,7 @@ class _Reader:
             if type(key) is not str:
                 self.problem(event, "a key must be a text; put it in quotes")
             elif key in values:
-                self.problem(event, f"duplicate key {shown(key)}")
+                self.problem(event, f"duplicate key {quoted_excerpt(key)}")
             else:
                 values[key] = value
         self.count(event, 2 * len(values))
@@ -352,16 +354,16 @@ class _Reader:
             return self.quoted(event)
         value = _WORDS[event.value] if event.value in _WORDS else self.number(event)
         if tag not in _TYPES:
-            self.problem(event, f"tag {shown(tag)} is not allowed")
+            self.problem(event, f"tag {quoted_excerpt(tag)} is not allowed")
         elif not isinstance(value, _TYPES[tag]):
-            self.problem(event, f"not a value of {shown(tag)}")
+            self.problem(event, f"not a value of {quoted_excerpt(tag)}")
         return value
 
     def enter(self, event: Any, depth: int, tag: str = "") -> None:
         if depth > MAX_DEPTH:
             raise self.stop(event, f"nested deeper than {MAX_DEPTH} levels")
         if tag and event.ctag is not None and str(event.tag) not in {"!", _TAG + tag}:
-            self.problem(event, f"tag {shown(str(event.tag))} is not allowed")
+            self.problem(event, f"tag {quoted_excerpt(str(event.tag))} is not allowed")
 
     def count(self, event: Any, nodes: int) -> None:
         self.nodes += nodes
@@ -376,7 +378,7 @@ class _Reader:
         return SpecError([*self.problems, Problem(self.path, *_start(event), message)])
 
 
-def shown(text: str) -> str:
+def quoted_excerpt(text: str) -> str:
     """Return a text in quotes, cut short: a message is no place for a page."""
     return repr(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…")
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from reconciler.controller.tree import Entry
+from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import Conflict, Unavailable, UsageError
 from reconciler.files import sync_folder
-from reconciler.store.git import Git
-from reconciler.store.objects import GitTree
-from reconciler.store.remote import push
-from reconciler.store.repository import Repository
+from reconciler.git.objects import GitTree
+from reconciler.git.process import Git
+from reconciler.git.remote import push
+from reconciler.git.repository import Repository
 
 _REDO = 5
 """Tries to put the commit on top of a branch that others push to."""
@@ -93,8 +93,8 @@ def require_inside(path: str) -> None:
 
 
 async def _changes(
-    tree: GitTree, head: str, before: Mapping[str, Entry | None], wanted: Mapping[str, Entry | None]
-) -> Mapping[str, Entry | None]:
+    tree: GitTree, head: str, before: Mapping[str, TreeEntry | None], wanted: Mapping[str, TreeEntry | None]
+) -> Mapping[str, TreeEntry | None]:
     """Return what is not yet as wanted. Raises Conflict if it is not as it was before, either."""
     now = {path: await tree.entry(head, path) for path in wanted}
     changes = {path: entry for path, entry in wanted.items() if now[path] != entry}
@@ -104,18 +104,20 @@ async def _changes(
     return changes
 
 
-async def _entry(repository: Repository, path: str, found: Entry | None, text: str | None) -> Entry | None:
+async def _entry(
+    repository: Repository, path: str, found: TreeEntry | None, text: str | None
+) -> TreeEntry | None:
     """Store the new content and return its place in the tree; None if the file goes."""
     if found and found.mode not in _REGULAR:
         raise UsageError(f"{path}: not a regular file; change it by hand")
     if text is None:
         return None
     blob = await _synced(repository.git).run("hash-object", "-w", "--stdin", stdin=text.encode())
-    return Entry(found.mode if found else "100644", blob.decode().strip())
+    return TreeEntry(found.mode if found else "100644", blob.decode().strip())
 
 
 async def _commit_on(
-    repository: Repository, committer: Git, head: str, changes: Mapping[str, Entry | None], message: str
+    repository: Repository, committer: Git, head: str, changes: Mapping[str, TreeEntry | None], message: str
 ) -> str:
     """Make a commit that differs from `head` in some files; no ref and nobody's index is touched."""
     gone = f"0 {'0' * len(head)}"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from reconciler.core.errors import Unavailable
+from reconciler.git.repository import Repository
 from reconciler.store import messages
 from reconciler.store.layout import status_path
-from reconciler.store.repository import Repository
 
 _OF_TASKS = "--grep=^Task: "
 OF_FLEET = (_OF_TASKS, "--grep=^Host: ")
@@ -19,7 +19,7 @@ _COMMITTED = re.compile(r"^committer .*> (\d+) [+-]\d{4}$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class HistoryEntry:
     """One transition, or news of a host, as it stands on record."""
 
     at: datetime
@@ -47,9 +47,9 @@ class Entry:
         return self.task or f"host {self.host}"
 
 
-async def history(
+async def read_history(
     repository: Repository, branch: str, task: str | None = None, *, limit: int | None = None
-) -> Sequence[Entry]:
+) -> Sequence[HistoryEntry]:
     """
     Return what happened from the state branch, newest first: to one task, or to all of them and their hosts.
 
@@ -60,7 +60,7 @@ async def history(
     if head is None:
         return ()
     if task is None:
-        return await entries(repository, await _listed(repository, limit, *OF_FLEET, head))
+        return await read_entries(repository, await _listed(repository, limit, *OF_FLEET, head))
     last = await _listed(repository, 1, _OF_TASKS, head, "--", status_path(task))
     return await walk(repository, next(iter(last), None), limit)
 
@@ -77,7 +77,7 @@ async def last_touched(repository: Repository, branch: str, path: str, pattern: 
 
 
 @dataclass(frozen=True, slots=True)
-class Lives:
+class LastTransitions:
     """What came last in the life of every task, of those too that are gone."""
 
     transitions: dict[str, str]
@@ -86,13 +86,13 @@ class Lives:
     """Number of the last attempt, by the name the task had then."""
 
 
-async def lives(repository: Repository, head: str) -> Lives:
+async def last_transitions(repository: Repository, head: str) -> LastTransitions:
     """Return what came last of every task up to a commit."""
-    from reconciler.core.model import read_run_key
+    from reconciler.core.model.runs import read_run_key
 
     task, run = (f"%(trailers:key={key},valueonly,separator=%x20)" for key in ("Task", "Run"))
     listed = await repository.git.run("log", "-z", f"--format=%H%x00{task}%x00{run}", head)
-    found = Lives({}, {})
+    found = LastTransitions({}, {})
     fields = listed.decode("utf-8", "replace").split("\0")
     for commit, name, key in reversed(list(zip(fields[::3], fields[1::3], fields[2::3], strict=False))):
         if name:
@@ -108,13 +108,13 @@ async def _listed(repository: Repository, limit: int | None, *words: str) -> Seq
     return listed.decode().split()
 
 
-async def walk(repository: Repository, start: str | None, limit: int | None) -> Sequence[Entry]:
+async def walk(repository: Repository, start: str | None, limit: int | None) -> Sequence[HistoryEntry]:
     """Return a transition and those of the same task before it, newest first."""
-    walked: list[Entry] = []
+    walked: list[HistoryEntry] = []
     ahead = start
     while ahead and (limit is None or len(walked) < limit):
         try:
-            [entry] = await entries(repository, [ahead])
+            [entry] = await read_entries(repository, [ahead])
         except Unavailable:
             if walked and (repository.git_dir / "shallow").exists():
                 break  # a shallow clone ends somewhere
@@ -124,18 +124,18 @@ async def walk(repository: Repository, start: str | None, limit: int | None) -> 
     return walked
 
 
-async def entries(repository: Repository, commits: Sequence[str]) -> Sequence[Entry]:
+async def read_entries(repository: Repository, commits: Sequence[str]) -> Sequence[HistoryEntry]:
     """Return what stands in commits of the state branch, in their order."""
-    found: list[Entry] = []
+    found: list[HistoryEntry] = []
     await repository.objects.read(commits, lambda commit, content: found.append(_entry(commit, content)))
     return found
 
 
-def _entry(commit: str, content: bytes) -> Entry:
+def _entry(commit: str, content: bytes) -> HistoryEntry:
     headers, _, message = content.decode("utf-8", "replace").partition("\n\n")
     trailers = messages.trailers_of(message)
     committed = _COMMITTED.search(headers)
-    return Entry(
+    return HistoryEntry(
         at=datetime.fromtimestamp(int(committed[1]) if committed else 0, UTC),
         task=trailers.get("Task"),
         before=trailers.get("From"),

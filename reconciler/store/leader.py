@@ -22,12 +22,12 @@ from typing import Any, Literal
 
 from reconciler.core.errors import Conflict, Refused, Unavailable, UsageError
 from reconciler.core.text import one_line
-from reconciler.store.remote import push_ref
-from reconciler.store.repository import Repository
+from reconciler.git.remote import push_ref
+from reconciler.git.repository import Repository
 
 log = logging.getLogger(__name__)
 
-BEAT = 15.0
+LEASE_BEAT = 15.0
 """Seconds between two signs of life, and between two looks for those of another."""
 LOOKS = 4
 """Looks without a sign of life after which a holder is taken for gone: a minute."""
@@ -36,8 +36,8 @@ _CIRCLE = 7
 _LETTING_GO = 5.0
 """Longest time in seconds to give the lease back in the end; who follows would only wait longer."""
 
-Mode = Literal["run", "serve"]
-Pause = Callable[[float], Awaitable[object]]
+LeaderMode = Literal["run", "serve"]
+Sleep = Callable[[float], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Holder:
 
     id: str
     """Drawn once by each process."""
-    mode: Mode
+    mode: LeaderMode
     since: str
     """When it began."""
     host: str = ""
@@ -69,7 +69,7 @@ class Holder:
         return bool(self.started) and self.started == _started(self.pid)
 
 
-def this_process(token: str, mode: Mode, since: str) -> Holder:
+def this_process(token: str, mode: LeaderMode, since: str) -> Holder:
     """Return this process as a holder."""
     pid = os.getpid()
     return Holder(
@@ -102,11 +102,11 @@ def _started(pid: int) -> str | None:
     return fields[19] if fields[0] not in {"Z", "X"} else None
 
 
-class Lease:
+class LeaderLease:
     """The lease of one fleet. Take it, keep it, and let go of it."""
 
     def __init__(
-        self, repository: Repository, branch: str, me: Holder, *, pause: Pause = asyncio.sleep
+        self, repository: Repository, branch: str, me: Holder, *, pause: Sleep = asyncio.sleep
     ) -> None:
         self._repository = repository
         self._ref = f"refs/fleet/leader/{branch}"
@@ -147,12 +147,12 @@ class Lease:
                     log.warning(
                         "%s has the lease of this fleet; looking whether it lives", other or "another"
                     )
-                await self._pause(BEAT)
+                await self._pause(LEASE_BEAT)
 
     async def keep(self) -> None:
         """Give signs of life for as long as it is not cancelled. Raises UsageError once another leads."""
         while True:
-            await self._pause(BEAT)
+            await self._pause(LEASE_BEAT)
             with suppress(Unavailable):  # what cannot be reached takes no commits from us either
                 await (self._beat() if self.is_held else self._watch())
 

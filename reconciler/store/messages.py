@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # who reads a message back needs none of these
     from reconciler.core.hosts import HostChange
     from reconciler.core.lifecycle import Transition
-    from reconciler.core.model import HostStatus
+    from reconciler.core.model.status import HostStatus
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\xa0\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+")
 _TRAILER = re.compile(r"([A-Z][A-Za-z0-9-]*): (.*)\Z")
@@ -28,7 +28,7 @@ _VALUE = 400
 """Most characters of a body, and of a trailer's value."""
 
 
-def render(transition: "Transition", *, revision: str = "", previous: str | None = None) -> str:
+def render_message(transition: "Transition", *, revision: str = "", previous: str | None = None) -> str:
     """
     Return the commit message of a transition.
 

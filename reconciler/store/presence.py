@@ -16,8 +16,8 @@ from typing import Any
 
 from reconciler.core.fields import format_time
 from reconciler.core.text import one_line
+from reconciler.git.repository import Repository
 from reconciler.store.locks import lock_file, lock_holder
-from reconciler.store.repository import Repository
 
 BEAT = 2.0
 """Seconds between two looks whether there is something to tell."""

@@ -5,8 +5,8 @@ The state branch for who only reads it: every command that looks.
 from collections.abc import Mapping
 
 from reconciler.core.errors import Problem
+from reconciler.git.repository import Repository
 from reconciler.store.records import Records, Statuses
-from reconciler.store.repository import Repository
 
 
 class StateReader:

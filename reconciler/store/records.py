@@ -6,14 +6,14 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from reconciler.controller.tree import Entry
+from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import Gone, Problem, SpecError, Unavailable
 from reconciler.core.fields import Frozen
-from reconciler.core.model import HostStatus, Status
+from reconciler.core.model.status import HostStatus, Status
+from reconciler.git.objects import GitTree
+from reconciler.git.repository import Repository
 from reconciler.store import statuses
-from reconciler.store.layout import FLEET, HOSTS, ROOT, TASKS, name_under
-from reconciler.store.objects import GitTree
-from reconciler.store.repository import Repository
+from reconciler.store.layout import HOSTS, IDENTITY_FILE, STATE_ROOT, TASKS, name_under
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _LARGEST = 1 << 20
 """Bytes of a status file; a larger one was not written here."""
 
 
-class Fleet(Frozen):
+class FleetIdentity(Frozen):
     """Who this fleet is. `fleet-state/fleet.yaml`."""
 
     id: str
@@ -56,7 +56,7 @@ class Records:
             await self._follow(commit)
         return self._of(TASKS), self._of(HOSTS)
 
-    async def fleet(self) -> Fleet | None:
+    async def fleet(self) -> FleetIdentity | None:
         """
         Return who the fleet is, as of the commit that was read last; None if it was never put on record.
 
@@ -65,17 +65,17 @@ class Records:
         """
         if self._commit is None:
             return None
-        present = [self._blobs[FLEET]] if FLEET in self._blobs else []
-        blobs = [*present, *await self._tree.versions(self._commit, FLEET, _VERSIONS)]
+        present = [self._blobs[IDENTITY_FILE]] if IDENTITY_FILE in self._blobs else []
+        blobs = [*present, *await self._tree.versions(self._commit, IDENTITY_FILE, _VERSIONS)]
         problem = None
         for blob in blobs:
             try:
                 contents = await self._tree.blobs([blob], limit=_LARGEST)
-                return statuses.load(Fleet, contents[blob], FLEET)
+                return statuses.load_status(FleetIdentity, contents[blob], IDENTITY_FILE)
             except SpecError as error:
                 problem = problem or error
             except Gone as error:
-                problem = problem or SpecError([_missing(FLEET, str(error))])
+                problem = problem or SpecError([_missing(IDENTITY_FILE, str(error))])
         if problem is not None:
             raise problem
         return None
@@ -111,13 +111,13 @@ class Records:
         for problem in damaged.values():
             log.error("%s", problem)
 
-    async def _changed(self, commit: str) -> Mapping[str, Entry | None]:
+    async def _changed(self, commit: str) -> Mapping[str, TreeEntry | None]:
         if self._commit is None:
-            return await self._tree.files(commit, ROOT)
-        return await self._tree.changed(self._commit, commit, ROOT)
+            return await self._tree.files(commit, STATE_ROOT)
+        return await self._tree.changed(self._commit, commit, STATE_ROOT)
 
     async def _parse(
-        self, commit: str, present: Mapping[str, Entry]
+        self, commit: str, present: Mapping[str, TreeEntry]
     ) -> tuple[dict[str, Frozen], dict[str, Problem]]:
         """Parse status files in the thread that reads them; return what they hold, and what is wrong."""
         ours = [path for path in present if _kind(path)]
@@ -151,7 +151,7 @@ class Records:
         def take(_: str, content: bytes) -> None:
             path = next(paths)
             try:
-                parsed[path] = statuses.load(_KINDS[_kind(path)], content, path)
+                parsed[path] = statuses.load_status(_KINDS[_kind(path)], content, path)
             except SpecError as error:
                 damaged[path] = error.problems[0]
 
@@ -164,7 +164,7 @@ def _kind(path: str) -> str:
     return next((folder for folder in _KINDS if name_under(folder, path)), "")
 
 
-def _not_a_file(path: str, entry: Entry) -> Problem | None:
+def _not_a_file(path: str, entry: TreeEntry) -> Problem | None:
     if entry.mode.startswith("100"):
         return None
     return Problem(path, 1, 1, "not a regular file; the reconciler never wrote it: remove it")

@@ -10,20 +10,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from reconciler.core.errors import Conflict, UsageError
-from reconciler.core.model import Phase, Status, run_key
+from reconciler.core.model.runs import run_key
+from reconciler.core.model.status import Phase, Status
+from reconciler.git.objects import GitTree
+from reconciler.git.process import Git
+from reconciler.git.repository import Repository
 from reconciler.store import statuses
 from reconciler.store.commits import commit_files, commit_tree, publish
-from reconciler.store.git import Git
-from reconciler.store.history import lives
+from reconciler.store.high_water import APPROVAL, BranchLine
+from reconciler.store.history import last_transitions
 from reconciler.store.layout import HOSTS, TASKS, status_path
-from reconciler.store.marks import APPROVAL, Line
-from reconciler.store.objects import GitTree
-from reconciler.store.people import require_identity
 from reconciler.store.records import Records
-from reconciler.store.repository import Repository
+from reconciler.store.user_commits import require_identity
 
 
-async def restore(line: Line) -> str:
+async def restore(line: BranchLine) -> str:
     """
     Put a branch back to the newest commit that was acknowledged; return it.
 
@@ -43,7 +44,7 @@ async def restore(line: Line) -> str:
     )
 
 
-def _remove_if_empty(line: Line) -> None:
+def _remove_if_empty(line: BranchLine) -> None:
     """Remove the file of a ref that a loss of power left empty: git would move it no more."""
     file = line.repository.git_dir / line.repository.ref(line.branch)
     with suppress(OSError):
@@ -51,7 +52,7 @@ def _remove_if_empty(line: Line) -> None:
             file.unlink()
 
 
-async def approve(line: Line, reason: str) -> str:
+async def approve(line: BranchLine, reason: str) -> str:
     """Let a branch go on from where it is, in the person's name; return the commit that says so."""
     left, head, there = await line.left(), line.head, await line.there()
     person = Git.personal(f"--git-dir={line.repository.git_dir}")
@@ -70,7 +71,7 @@ async def approve(line: Line, reason: str) -> str:
     return await commit_files(line.repository, person, line.branch, files, message)
 
 
-def _message(line: Line, left: Sequence[str], attempts: Mapping[str, int], reason: str) -> str:
+def _message(line: BranchLine, left: Sequence[str], attempts: Mapping[str, int], reason: str) -> str:
     """Render the commit message; each lost commit and each last run in a trailer of its own."""
     what = "record" if line.kind == "record" else "specs"
     trailers = [f"{APPROVAL}: {commit}" for commit in left]
@@ -85,13 +86,13 @@ async def _attempts(repository: Repository, heads: Sequence[str]) -> Mapping[str
     """Return the last attempt of every task that the lost commits tell of."""
     found: dict[str, int] = {}
     for head in heads:
-        for task, attempt in (await lives(repository, head)).attempts.items():
+        for task, attempt in (await last_transitions(repository, head)).attempts.items():
             found[task] = max(attempt, found.get(task, 0))
     return found
 
 
 async def _of_statuses(
-    line: Line, head: str, there: Sequence[str], attempts: Mapping[str, int]
+    line: BranchLine, head: str, there: Sequence[str], attempts: Mapping[str, int]
 ) -> Mapping[str, str | None]:
     """Return the status files of tasks that would otherwise begin a run, or follow one, that is over."""
     tasks, _ = await Records(line.repository, line.branch).read(head)
@@ -101,7 +102,7 @@ async def _of_statuses(
         for name, status in tasks.items()
     }
     changed = {name: status for name, status in mended.items() if status != tasks[name]}
-    return {status_path(name): statuses.dump(status).decode() for name, status in changed.items()}
+    return {status_path(name): statuses.dump_status(status).decode() for name, status in changed.items()}
 
 
 def _is_over(name: str, status: Status, lost: Sequence[Mapping[str, Status]]) -> bool:
@@ -116,7 +117,7 @@ def _mended(status: Status, attempt: int, *, is_over: bool) -> Status:
     return status.model_copy(update={"phase": phase, "attempt": max(status.attempt, attempt)})
 
 
-async def _begin_anew(line: Line, person: Git, lost: str | None, message: str) -> str:
+async def _begin_anew(line: BranchLine, person: Git, lost: str | None, message: str) -> str:
     """Begin a branch that is gone: after the lost commit, if it is there, with nothing on record."""
     files: Mapping[str, str | None] = {}
     if lost is not None and line.kind == "record":

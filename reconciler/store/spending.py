@@ -14,9 +14,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from reconciler.core.adapter import Usage
+from reconciler.git.repository import Repository
 from reconciler.store import statuses
 from reconciler.store.layout import TASKS, name_under
-from reconciler.store.repository import Repository
 
 _ACCOUNT = re.compile(rb"^(?:assigned_host|adapter|model|repo|usage):.*\n(?: .*\n)*", re.MULTILINE)
 """The lines of a status that matter here: to parse them alone is ten times as quick."""
@@ -120,7 +120,7 @@ def _spent(changes: Sequence[_Change], accounts: Mapping[str, bytes]) -> Iterato
 
 @lru_cache(maxsize=10_000)  # what a status was is what it had become before
 def _parsed(account: bytes) -> Mapping[str, Any]:
-    return statuses.parse(account.decode()) if account else {}
+    return statuses.parse_status(account.decode()) if account else {}
 
 
 def _usage(fields: Mapping[str, Any]) -> Usage:

@@ -17,16 +17,17 @@ from reconciler.core.errors import Conflict, Problem, Refused, Unavailable
 from reconciler.core.events import Assigned
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
-from reconciler.core.limits import purses
-from reconciler.core.model import Purse, read_run_key
+from reconciler.core.model.runs import read_run_key
+from reconciler.core.model.status import BudgetScope
+from reconciler.core.planning.limits import budget_scopes
+from reconciler.git.fastimport import Change
+from reconciler.git.remote import push
+from reconciler.git.repository import Repository
 from reconciler.store import messages, statuses
-from reconciler.store.fastimport import Change
-from reconciler.store.history import Lives, lives
-from reconciler.store.layout import FLEET, host_path, status_path
-from reconciler.store.marks import Marks
-from reconciler.store.records import Fleet, Records, Statuses
-from reconciler.store.remote import push
-from reconciler.store.repository import Repository
+from reconciler.store.high_water import HighWaterMarks
+from reconciler.store.history import LastTransitions, last_transitions
+from reconciler.store.layout import IDENTITY_FILE, host_path, status_path
+from reconciler.store.records import FleetIdentity, Records, Statuses
 from reconciler.store.spending import spending
 from reconciler.store.writer import Writer
 
@@ -60,7 +61,7 @@ class StateBranch:
         writer: Writer,
         *,
         revision: Callable[[], str],
-        marks: Marks | None = None,
+        marks: HighWaterMarks | None = None,
     ) -> None:
         self.ref = repository.ref(branch)
         """Of the branch, where it is read from."""
@@ -73,7 +74,7 @@ class StateBranch:
         self._turn = asyncio.Lock()
         self._head: str | None = None
         self._blobs: dict[str, str | None] = {}
-        self._lives: Lives | None = None
+        self._lives: LastTransitions | None = None
         self._queue: list[tuple[Sequence[Step], asyncio.Future[None]]] = []
         self._flushing: asyncio.Task[None] | None = None
         self._pushing: asyncio.Timeout | None = None
@@ -87,7 +88,7 @@ class StateBranch:
         token: Callable[[], str],
         clock: Callable[[], datetime],
         revision: Callable[[], str],
-        marks: Marks | None = None,
+        marks: HighWaterMarks | None = None,
     ) -> Self:
         """
         Become the writer of the state branch, and make it at the first start.
@@ -101,7 +102,7 @@ class StateBranch:
         writer = await Writer.open(repository, branch)
         state = cls(repository, branch, writer, revision=revision, marks=marks)
         try:
-            state.fleet_id = await state._found(Fleet(id=token()), clock())
+            state.fleet_id = await state._found(FleetIdentity(id=token()), clock())
         except BaseException:
             await writer.close()
             raise
@@ -153,11 +154,11 @@ class StateBranch:
             attempts = (await self._recall()).attempts
         return {name: attempts[name] for name in names if name in attempts}
 
-    async def spent(self, since: datetime) -> Mapping[Purse, Usage]:
+    async def spent(self, since: datetime) -> Mapping[BudgetScope, Usage]:
         """Return what was spent since a time, and from whose money. Raises Unavailable."""
-        spent = defaultdict[Purse, Usage](Usage)
+        spent = defaultdict[BudgetScope, Usage](Usage)
         for each in await spending(self._repository, self._branch, since=since):
-            for purse in purses(each.adapter, each.repo, each.host):
+            for purse in budget_scopes(each.adapter, each.repo, each.host):
                 spent[purse] += each.usage
         return spent
 
@@ -210,14 +211,16 @@ class StateBranch:
             if head is not None:
                 await self._marks.advance("record", self._branch, head)
 
-    async def _found(self, fleet: Fleet, at: datetime) -> str:
+    async def _found(self, fleet: FleetIdentity, at: datetime) -> str:
         """Return the id on record; put this one there if there is none."""
         for _ in range(_FOUNDING):
             await self._load()
             on_record = await self._records.fleet()
             if on_record is not None:
                 return on_record.id
-            change = Change(at, {FLEET: statuses.dump(fleet)}, lambda _: "fleet: first start\n")
+            change = Change(
+                at, {IDENTITY_FILE: statuses.dump_status(fleet)}, lambda _: "fleet: first start\n"
+            )
             with suppress(Conflict):  # another reconciler founds the same fleet
                 await self._write([change])
         raise Conflict(f"{self._repository}: {self._branch} moves too quickly to put the fleet's id on it")
@@ -274,16 +277,20 @@ class StateBranch:
         previous = last.get(step.old, self._lives.transitions.get(step.old) if self._lives else None)
         return Change(step.event.at, files, partial(_message, step, revision, previous))
 
-    async def _recall(self) -> Lives:
+    async def _recall(self) -> LastTransitions:
         """Return what came last of every task: found once after a start, when it is first asked for."""
         if self._lives is None:
-            self._lives = await lives(self._repository, self._head) if self._head else Lives({}, {})
+            self._lives = (
+                await last_transitions(self._repository, self._head)
+                if self._head
+                else LastTransitions({}, {})
+            )
         return self._lives
 
     def _differing(self, step: Step, blobs: Mapping[str, str | None]) -> Mapping[str, bytes | None]:
         """Return the files that a step changes."""
         path = host_path(step.host) if isinstance(step, HostChange) else status_path(step.task)
-        files = {path: statuses.dump(step.after) if step.after else None}
+        files = {path: statuses.dump_status(step.after) if step.after else None}
         if isinstance(step, Transition) and step.old != step.task:
             files |= {status_path(step.old): None}
         return {path: content for path, content in files.items() if self._blob(content) != blobs.get(path)}
@@ -325,4 +332,4 @@ def _attempts(steps: Iterable[Step]) -> Mapping[str, int]:
 def _message(step: Transition, revision: str, previous: str | int | None, id_of: Callable[[int], str]) -> str:
     """Render a commit message; a number stands for the commit at that place in the same batch."""
     commit = id_of(previous) if isinstance(previous, int) else previous
-    return messages.render(step, revision=revision, previous=commit)
+    return messages.render_message(step, revision=revision, previous=commit)

@@ -29,19 +29,19 @@ _CONSTANTS = frozenset({"true", "false", "null"})
 _LINE = re.compile(r"( *)(- )?([a-z][a-z0-9_]*):(?: (.+))?\Z")
 
 
-def dump(model: Frozen) -> bytes:
+def dump_status(model: Frozen) -> bytes:
     """Return the canonical YAML of a status."""
     return "".join(_mapping(model.model_dump(mode="json", exclude_defaults=True), "")).encode()
 
 
-def load(kind: type[Model], content: bytes, path: str) -> Model:
+def load_status(kind: type[Model], content: bytes, path: str) -> Model:
     """
     Return the status that a file holds; `path` is named in errors.
 
     Raises SpecError if it holds anything else.
     """
     try:
-        return kind.model_validate(parse(content.decode()), strict=False)  # YAML has no tuples
+        return kind.model_validate(parse_status(content.decode()), strict=False)  # YAML has no tuples
     except UnicodeDecodeError:
         raise _damaged(path, 1, "", "not UTF-8") from None
     except ValidationError as error:
@@ -99,7 +99,7 @@ def _is_word(text: str) -> bool:
 # --- Reading ---------------------------------------------------------------
 
 
-def parse(text: str) -> Any:
+def parse_status(text: str) -> Any:
     """
     Return what a document holds: read line by line if it is canonical, else by a real parser.
 

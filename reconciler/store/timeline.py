@@ -6,21 +6,21 @@ import re
 from collections.abc import Callable, Sequence
 
 from reconciler.core.errors import NotFound
-from reconciler.store.history import OF_FLEET, Entry, entries, walk
+from reconciler.git.repository import Repository
+from reconciler.store.history import OF_FLEET, HistoryEntry, read_entries, walk
 from reconciler.store.layout import status_path
-from reconciler.store.repository import Repository
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
-class Timeline:
+class HistoryReader:
     """What happened; `head` tells up to which commit, empty if nothing has."""
 
     def __init__(self, repository: Repository, head: Callable[[], str]) -> None:
         self._repository = repository
         self.head = head
 
-    async def since(self, commit: str, limit: int) -> Sequence[Entry]:
+    async def since(self, commit: str, limit: int) -> Sequence[HistoryEntry]:
         """
         Return what happened after a commit (empty: ever), oldest first.
 
@@ -33,9 +33,9 @@ class Timeline:
             await self._require(commit, head)
         after = (f"^{commit}",) if commit else ()
         listed = await self._repository.git.run("rev-list", "--reverse", *OF_FLEET, head, *after)
-        return await entries(self._repository, listed.decode().split()[:limit])
+        return await read_entries(self._repository, listed.decode().split()[:limit])
 
-    async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[Entry]:
+    async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[HistoryEntry]:
         """
         Return what happened up to now, or before a commit, newest first; to one task, or to all.
 
@@ -49,13 +49,13 @@ class Timeline:
         if task is None:
             start = head if commit is None else f"{commit}^@"  # its parents, if it has any
             listed = await self._repository.git.run("rev-list", f"--max-count={limit}", *OF_FLEET, start)
-            return await entries(self._repository, listed.decode().split())
+            return await read_entries(self._repository, listed.decode().split())
         return await walk(self._repository, await self._last(task, head, commit), limit)
 
     async def _last(self, task: str, head: str, commit: str | None) -> str | None:
         """Return the last transition of a task, up to now or before a commit that may be one of it."""
         if commit is not None:
-            [entry] = await entries(self._repository, [commit])
+            [entry] = await read_entries(self._repository, [commit])
             if entry.task == task:
                 return entry.previous
         last = next(iter(await self._touching([status_path(task)], head, "--max-count=1")), None)

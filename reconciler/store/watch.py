@@ -8,7 +8,7 @@ from pathlib import Path
 
 from watchfiles import Change, awatch
 
-from reconciler.store.repository import Repository
+from reconciler.git.repository import Repository
 
 _STEP = 10
 _DEBOUNCE = 50

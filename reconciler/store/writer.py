@@ -16,9 +16,9 @@ from typing import Self
 
 from reconciler.core.errors import Conflict, Unavailable, UsageError
 from reconciler.files import sync_folder
-from reconciler.store.fastimport import Change, FastImport
+from reconciler.git.fastimport import Change, FastImport
+from reconciler.git.repository import Repository
 from reconciler.store.locks import acquire, lock_file
-from reconciler.store.repository import Repository
 
 _COMMITS_PER_PROCESS = 5000
 """fast-import never forgets a commit: about 4 KB each."""

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.adapter import Adapter
-from reconciler.core.command import localize, order
-from reconciler.core.model import Desired, Host, Order, Phase, Status, Task, Verdict
+from reconciler.core.model.runs import RunRequest, Verdict
+from reconciler.core.model.specs import Desired, Host, Task
+from reconciler.core.model.status import Phase, Status
+from reconciler.core.runs.command import build_run_request, localize
 from reconciler.dispatch.output import read_output
-from reconciler.specs.layers import adapter as built_in
+from reconciler.specs.layers import resolve_adapter as built_in
 from tests.agents.models import Model, serving
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
@@ -35,7 +37,7 @@ class Agent:
         work = self.order(**status)
         return self.finish(work, self.start(work))
 
-    def order(self, **status) -> Order:
+    def order(self, **status) -> RunRequest:
         name = self.adapter.name
         task = Task(
             name="fix",
@@ -48,9 +50,9 @@ class Agent:
         start = {"phase": Phase.RUNNING, "since": NOW, "created_at": NOW, "generation": "a" * 40, "work": "w"}
         run = {"run": "fix.gaaaaaaaa.a1", "round": 1, "assigned_host": "local"}
         fleet = Desired(hosts={"local": Host(name="local")}, adapters={name: self.adapter})
-        return order(task, Status(**{**start, **run, **status}), fleet)
+        return build_run_request(task, Status(**{**start, **run, **status}), fleet)
 
-    def start(self, work: Order) -> subprocess.Popen[bytes]:
+    def start(self, work: RunRequest) -> subprocess.Popen[bytes]:
         prompt = self.home / "prompt"
         prompt.write_text(work.prompt)
         with (
@@ -68,7 +70,7 @@ class Agent:
                 start_new_session=True,
             )
 
-    def finish(self, work: Order, process: subprocess.Popen[bytes]) -> Verdict:
+    def finish(self, work: RunRequest, process: subprocess.Popen[bytes]) -> Verdict:
         code = process.wait(timeout=100)
         return read_output(
             self.adapter,

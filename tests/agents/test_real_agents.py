@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from reconciler.core.adapter import Limits
-from reconciler.core.model import FailureClass
+from reconciler.core.adapter import RoundLimits
+from reconciler.core.model.runs import FailureClass
 from tests.agents.models import Reply
 
 pytestmark = [pytest.mark.real_agent, pytest.mark.timeout(180)]
@@ -102,7 +102,7 @@ def test_an_agent_that_may_not_use_its_tools_is_no_success(agent):
 @pytest.mark.parametrize("agent", ["claude-code"], indirect=True)
 def test_an_agent_that_goes_round_in_circles_is_stopped_by_its_limit(agent):
     agent.model.reply = agent.model.then = Reply(command="echo again")
-    agent.adapter = agent.adapter.model_copy(update={"limits": Limits(turns=3)})
+    agent.adapter = agent.adapter.model_copy(update={"limits": RoundLimits(turns=3)})
 
     found = agent.run()
 

@@ -8,9 +8,9 @@ import httpx2
 import pytest
 
 from reconciler.api.app import make_app
-from reconciler.api.limits import Limits
+from reconciler.api.limits import RateLimits
 from reconciler.api.listen import read_listen
-from reconciler.api.server import running
+from reconciler.api.server import serve_app
 from tests.api.world import TOKENS, FakeWorld
 
 
@@ -23,7 +23,7 @@ async def world():
 
 @pytest.fixture
 def limits():
-    return Limits()
+    return RateLimits()
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def app(world, limits, tmp_path):
 
 @pytest.fixture
 async def address(app):
-    async with running(app, read_listen("127.0.0.1:0")) as address:
+    async with serve_app(app, read_listen("127.0.0.1:0")) as address:
         yield address
 
 

@@ -7,7 +7,7 @@ import asyncio
 import httpx2
 import pytest
 
-from reconciler.api.limits import Buckets, Limits, Rate
+from reconciler.api.limits import Buckets, Rate, RateLimits
 from reconciler.api.problems import TooMany
 from tests.api.world import TOKENS
 
@@ -79,7 +79,7 @@ def test_no_more_than_so_many_are_remembered(monkeypatch):
 @pytest.fixture
 def limits():
     slow = Rate(per_second=0.001, burst=3)
-    return Limits(token=slow, peer=slow, waits=1, streams=1)
+    return RateLimits(token=slow, peer=slow, waits=1, streams=1)
 
 
 async def statuses(client, path, times):
@@ -124,7 +124,7 @@ async def test_requests_that_wait_with_one_token_are_limited(world, clients):
     assert "wait for an answer" in second.json()["detail"]
 
 
-@pytest.mark.parametrize("limits", [Limits(proposals=Rate(per_second=0.001, burst=2))])
+@pytest.mark.parametrize("limits", [RateLimits(proposals=Rate(per_second=0.001, burst=2))])
 async def test_proposals_with_one_token_are_limited(world, clients):
     async def propose(name, number):
         asked = {"name": f"idea-{number}", "goal": "Do it."}

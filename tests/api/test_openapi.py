@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler.api.limits import Limits, Rate
+from reconciler.api.limits import Rate, RateLimits
 from tests.api.world import TOKENS, pulled
 from tests.fakes import make_task
 
@@ -21,7 +21,7 @@ PLENTY = Rate(per_second=1e6, burst=10**6)
 
 @pytest.fixture
 def limits():
-    return Limits(PLENTY, PLENTY, PLENTY)
+    return RateLimits(PLENTY, PLENTY, PLENTY)
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ import pytest
 from pydantic import ValidationError
 from sanic.exceptions import SanicException
 
-from reconciler.api.models import DequeueRequest, ProposalRequest, StatusRequest, TasksQuery
-from reconciler.api.problems import KINDS, TooMany, Unauthenticated, describe
+from reconciler.api.problems import STATUS_BY_ERROR, TooMany, Unauthenticated, problem_body
 from reconciler.core.errors import (
     Conflict,
     Gone,
@@ -23,6 +22,7 @@ from reconciler.core.errors import (
     Unavailable,
     UsageError,
 )
+from reconciler.wire import DequeueRequest, ProposalRequest, StatusRequest, TasksQuery
 from tests.api.world import TOKENS
 
 
@@ -47,7 +47,7 @@ from tests.api.world import TOKENS
     ],
 )
 def test_every_kind_of_error_has_its_status(error, status):
-    details = describe(error)
+    details = problem_body(error)
 
     assert details.status == status
     assert details.title
@@ -60,14 +60,14 @@ def test_every_error_that_is_raised_on_purpose_is_in_the_table():
     raised = {kind for kind in ReconcilerError.__subclasses__() if ".core." in f".{kind.__module__}."}
     kinds = raised - ours
 
-    assert kinds <= set(KINDS)
+    assert kinds <= set(STATUS_BY_ERROR)
 
 
 def test_the_nearest_kind_decides():
     class Narrow(LeaseLost):
         pass
 
-    assert describe(Narrow("x")).status == 410
+    assert problem_body(Narrow("x")).status == 410
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_mistakes_are_told_by_field_and_never_repeat_what_was_sent(model, body, 
     with pytest.raises(ValidationError) as error:
         model.model_validate_json(body)
 
-    details = describe(error.value)
+    details = problem_body(error.value)
 
     assert (details.status, [one.field for one in details.errors]) == (422, [field])
     assert all(one.message for one in details.errors)
@@ -97,7 +97,7 @@ def test_what_is_allowed_is_told_in_full():
     with pytest.raises(ValidationError) as other:
         StatusRequest.model_validate_json('{"epoch": 0, "status": "failed"}')
 
-    told = [describe(one.value).errors[0].message for one in (error, other)]
+    told = [problem_body(one.value).errors[0].message for one in (error, other)]
 
     assert told == ["Input should be greater than or equal to 1"] * 2
 
@@ -106,7 +106,7 @@ def test_what_is_no_json_is_another_mistake():
     with pytest.raises(ValidationError) as error:
         DequeueRequest.model_validate_json("{'hunter2")
 
-    details = describe(error.value)
+    details = problem_body(error.value)
 
     assert (details.status, details.errors) == (400, ())
     assert "not JSON" in details.detail
@@ -117,19 +117,19 @@ def test_parameters_are_told_of_too():
     with pytest.raises(ValidationError) as error:
         TasksQuery.model_validate_strings({"phase": "done", "phse": "x"}, strict=False)
 
-    assert {one.field for one in describe(error.value).errors} == {"phase", "phse"}
+    assert {one.field for one in problem_body(error.value).errors} == {"phase", "phse"}
 
 
 def test_mistakes_in_specs_are_told_by_field():
-    details = describe(SpecError([Problem("specs/tasks/a.yaml", 3, 7, "is empty", "goal")]))
+    details = problem_body(SpecError([Problem("specs/tasks/a.yaml", 3, 7, "is empty", "goal")]))
 
     assert [(one.field, one.message) for one in details.errors] == [("goal", "is empty")]
     assert "specs/tasks/a.yaml:3:7" in details.detail
 
 
 def test_what_others_wrote_is_harmless_in_an_answer():
-    assert describe(NotFound("\x1b[31mred\x1b[0m" + "x" * 10_000)).detail.startswith("redxxx")
-    assert len(describe(NotFound("x" * 10_000)).detail) == 4000
+    assert problem_body(NotFound("\x1b[31mred\x1b[0m" + "x" * 10_000)).detail.startswith("redxxx")
+    assert len(problem_body(NotFound("x" * 10_000)).detail) == 4000
 
 
 async def test_without_a_token_one_is_asked_for(nobody):

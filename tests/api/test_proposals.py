@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.api.models import ProposalRequest
 from reconciler.api.proposals import Proposals
 from reconciler.core.errors import NotNow, UsageError
-from reconciler.core.model import FleetSpec
+from reconciler.core.model.specs import FleetSpec
+from reconciler.git.repository import Repository
 from reconciler.specs.edit import edit
-from reconciler.store.bot import Bot
-from reconciler.store.repository import Repository
+from reconciler.store.bot_commits import BotCommitter
+from reconciler.wire import ProposalRequest
 from tests.api.world import FakeWorld
 from tests.fakes import make_desired, make_task
 
@@ -40,7 +40,7 @@ async def proposals(folder, tmp_path):
         return ()
 
     async with await Repository.open(str(folder), tmp_path / "clones") as repository:
-        yield Proposals(FakeWorld().desk, Bot(repository, "main"), edit, approve)
+        yield Proposals(FakeWorld().desk, BotCommitter(repository, "main"), edit, approve)
 
 
 @pytest.fixture

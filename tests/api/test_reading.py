@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.api.models import PageQuery
 from reconciler.api.reading import _page
 from reconciler.api.views import live_runs, task_view
 from reconciler.core.fields import format_time
-from reconciler.core.model import Host, HostStatus, Reason, Waiting
-from reconciler.core.plan import Plan, Stop
+from reconciler.core.model.specs import Host
+from reconciler.core.model.status import HostStatus, Reason, Waiting
+from reconciler.core.planning.plan import Plan, StopRun
+from reconciler.wire import PageQuery
 from tests.api.world import pulled
 from tests.fakes import START, make_task
 
@@ -202,7 +203,7 @@ async def test_agents_are_shown_with_what_they_hold_and_when_they_came(world, je
 
 
 async def test_the_plan_is_shown_with_its_reasons(world, watcher):
-    stop = Stop("a", "a.g1.a1", 1, "task removed from specs")
+    stop = StopRun("a", "a.g1.a1", 1, "task removed from specs")
     waiting = {
         name: Waiting(reason=Reason.SLOT, message="every slot is taken", since=START) for name in "bcd"
     }

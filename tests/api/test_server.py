@@ -14,14 +14,14 @@ import pytest
 
 from reconciler.api import server
 from reconciler.api.app import make_app
-from reconciler.api.limits import Limits, Rate
+from reconciler.api.limits import Rate, RateLimits
 from reconciler.api.listen import read_listen
-from reconciler.api.models import MOST_WAIT
-from reconciler.api.server import running
+from reconciler.api.server import serve_app
 from reconciler.api.stream import PING_SECONDS
-from reconciler.client.http import Client
 from reconciler.core.errors import Unavailable, UsageError
-from reconciler.tls import VARIABLES, Authorities
+from reconciler.tls import CA_VARIABLES, Authorities
+from reconciler.wire import MOST_WAIT
+from reconciler.worker.client import ApiClient
 from tests.api.world import TOKENS, FakeWorld, pulled
 
 LISTEN = read_listen("127.0.0.1:0")
@@ -209,7 +209,7 @@ async def test_an_answer_arrives_though_the_client_still_sends(app, monkeypatch,
         "large body": (POST + token + b"Content-Length: 99999999\r\n\r\n", 413),
         "too many": (REQUEST, 503),
     }[kind]
-    async with running(app, LISTEN, most=0 if kind == "too many" else 9) as address:
+    async with serve_app(app, LISTEN, most=0 if kind == "too many" else 9) as address:
         for _ in range(10):
             async with dialled(address) as (reader, writer):
                 sending = asyncio.create_task(drip(writer, b"X: y\r\n" * 100, start=start))
@@ -331,7 +331,7 @@ async def test_a_body_is_not_read_before_it_is_known_who_asks(address):
 
 
 async def test_connections_beyond_the_cap_are_turned_away(app):
-    async with running(app, LISTEN, most=2) as address:
+    async with serve_app(app, LISTEN, most=2) as address:
         async with dialled(address) as (first, writer), dialled(address) as (_, _):
             writer.write(REQUEST + b"\r\n")
             assert await status_of(first) == 200
@@ -393,7 +393,7 @@ async def test_a_mistake_of_ours_is_logged_and_tells_nothing(world, jeeves, monk
 async def test_it_stops_with_open_streams_and_long_polls_and_idle_connections(world, app):
     begun = asyncio.Event()
     async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
-        async with running(app, LISTEN) as address:
+        async with serve_app(app, LISTEN) as address:
             await client.get(f"{address}/healthz")
             polling = asyncio.create_task(
                 client.post(
@@ -434,7 +434,7 @@ async def test_a_request_that_hangs_is_cut_off_in_the_end(world, app, monkeypatc
 
     monkeypatch.setattr(world.desk, "hear", hang)
     async with httpx2.AsyncClient(trust_env=False) as client:
-        async with running(app, LISTEN) as address:
+        async with serve_app(app, LISTEN) as address:
             headers = {"Authorization": f"Bearer {TOKENS['jeeves']}"}
             asking = asyncio.create_task(
                 client.post(f"{address}/api/v1/tasks/a/start", json={"epoch": 1}, headers=headers)
@@ -451,7 +451,7 @@ async def test_many_can_live_in_one_process_and_be_started_again(tmp_path):
             apps = [
                 make_app(one.desk, one.shelf, clock=one.clock, last_use=tmp_path / "used") for one in worlds
             ]
-            async with running(apps[0], LISTEN) as first, running(apps[1], LISTEN) as second:
+            async with serve_app(apps[0], LISTEN) as first, serve_app(apps[1], LISTEN) as second:
                 answers = [await client.get(f"{address}/readyz") for address in (first, second)]
 
                 assert first != second
@@ -463,14 +463,14 @@ async def test_an_address_that_is_taken_is_told_in_words(address, tmp_path):
     other = make_app(world.desk, world.shelf, clock=world.clock, last_use=tmp_path / "used")
 
     with pytest.raises(UsageError, match="choose another address with --listen"):
-        async with running(other, read_listen(urlsplit(address).netloc)):
+        async with serve_app(other, read_listen(urlsplit(address).netloc)):
             pass
 
 
 # --- Who is there ----------------------------------------------------------
 
 
-FEW = Limits(peer=Rate(per_second=0.001, burst=3))
+FEW = RateLimits(peer=Rate(per_second=0.001, burst=3))
 
 
 @pytest.mark.parametrize("limits", [FEW])
@@ -479,7 +479,7 @@ async def test_behind_a_proxy_the_peer_is_who_the_proxy_says(world, app):
         return (await client.get("/readyz", headers={"X-Forwarded-For": peer})).status_code
 
     async with (
-        running(app, read_listen("127.0.0.1:0", behind_proxy=True)) as address,
+        serve_app(app, read_listen("127.0.0.1:0", behind_proxy=True)) as address,
         httpx2.AsyncClient(base_url=address, trust_env=False) as client,
     ):
         crowd = [await ask(client, "203.0.113.1") for _ in range(5)]
@@ -511,7 +511,7 @@ async def test_the_health_of_the_process_and_of_its_work(world, nobody):
 
 async def test_it_speaks_tls_from_1_2_on(app, certificate):
     cert, key = certificate
-    async with running(app, read_listen("127.0.0.1:0", cert, key)) as address:
+    async with serve_app(app, read_listen("127.0.0.1:0", cert, key)) as address:
         trusting = ssl.create_default_context(cafile=str(cert))
         async with httpx2.AsyncClient(verify=trusting, trust_env=False) as client:
             assert (await client.get(f"{address}/healthz")).status_code == 200
@@ -542,7 +542,7 @@ async def shown_by(address):
 async def test_a_certificate_that_is_renewed_is_shown_to_the_next_connection(app, renewed, other_certificate):
     (cert, key), renew = renewed
     before, after = cert.read_text(), other_certificate[0].read_text()
-    async with running(app, read_listen("127.0.0.1:0", cert, key)) as address:
+    async with serve_app(app, read_listen("127.0.0.1:0", cert, key)) as address:
         first = await shown_by(address)
         renew(b"not yet", key.read_bytes())
         meanwhile = await shown_by(address)
@@ -560,14 +560,14 @@ async def test_a_private_authority_is_trusted_where_it_is_named_and_exchanged_wh
     certificate, renew = renewed
     bundle = certificate[0].with_name("ca.pem")
     bundle.write_bytes(other_certificate[0].read_bytes())
-    for name in VARIABLES:
+    for name in CA_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     if named_by != "ca":
         monkeypatch.setenv(named_by, str(bundle))
     trusted = Authorities(str(bundle) if named_by == "ca" else None)
     async with (
-        running(app, read_listen("127.0.0.1:0", *certificate)) as address,
-        Client(address, TOKENS["jeeves"], authorities=trusted, tries=1) as client,
+        serve_app(app, read_listen("127.0.0.1:0", *certificate)) as address,
+        ApiClient(address, TOKENS["jeeves"], authorities=trusted, tries=1) as client,
     ):
         with pytest.raises(Unavailable, match="certificate"):
             await client.tasks()
@@ -597,7 +597,7 @@ async def test_a_pulled_task_survives_a_stop(world, tmp_path):
     keys = []
     for _ in range(2):
         app = make_app(world.desk, world.shelf, clock=world.clock, last_use=tmp_path / "used")
-        async with running(app, LISTEN) as address, httpx2.AsyncClient(trust_env=False) as client:
+        async with serve_app(app, LISTEN) as address, httpx2.AsyncClient(trust_env=False) as client:
             headers = {"Authorization": f"Bearer {TOKENS['jeeves']}"}
             asked = {"request_key": "k1"}
             lease = (await client.post(f"{address}/api/v1/dequeue", json=asked, headers=headers)).json()

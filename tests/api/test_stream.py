@@ -45,7 +45,7 @@ async def test_a_listener_hears_what_happens_from_now_on(world, app, watcher):
     await world.ask(pulled("old"))
     async with listening(watcher) as (events, hello):
         await world.ask(pulled("old"), pulled("new"))
-        app.ctx.knock()
+        app.ctx.notify()
 
         event = await events.next()
 
@@ -67,7 +67,7 @@ async def test_a_listener_from_another_history_is_told_to_read_anew(world, app, 
     async with listening(watcher, after="e" * 40) as (events, _):
         reset = await events.next()
         await world.ask(pulled("a"), pulled("b"))
-        app.ctx.knock()
+        app.ctx.notify()
         event = await events.next()
 
     assert (reset["event"], reset["id"]) == ("reset", f"{1:040x}")
@@ -119,7 +119,7 @@ async def test_a_history_that_cannot_be_read_now_is_read_later(world, watcher, m
 async def test_a_token_that_is_revoked_hears_no_more(world, app, watcher):
     async with listening(watcher) as (events, _):
         await world.ask(pulled("a"), agents={})
-        app.ctx.knock()
+        app.ctx.notify()
 
         heard = [event async for event in _rest(events)]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.api.models import DequeueRequest, ProposalRequest, StatusRequest
-from reconciler.client import job
-from reconciler.client.http import Client
-from reconciler.client.job import Means
-from reconciler.client.puller import Puller
 from reconciler.core.errors import LeaseLost, NotFound, NotNow, Refused
+from reconciler.wire import DequeueRequest, ProposalRequest, StatusRequest
+from reconciler.worker import job
+from reconciler.worker.client import ApiClient
+from reconciler.worker.job import JobConfig
+from reconciler.worker.worker import Worker
 from tests.api.world import TOKENS, pulled
 from tests.fakes import make_task
 
@@ -24,7 +24,7 @@ PAGE = Path(__file__).parents[2] / "docs/pull-agents.md"
 
 @pytest.fixture
 async def client(address):
-    async with Client(address, TOKENS["jeeves"], tries=2) as client:
+    async with ApiClient(address, TOKENS["jeeves"], tries=2) as client:
         yield client
 
 
@@ -73,14 +73,14 @@ async def test_what_is_wrong_is_the_same_error_on_both_sides(world, client, addr
 
 async def test_a_command_works_off_every_task(world, client, tmp_path, monkeypatch):
     monkeypatch.setattr(job, "_TICK", 0.01)
-    monkeypatch.setattr("reconciler.client.puller.SHORT_WAIT", 0.2)
+    monkeypatch.setattr("reconciler.worker.worker.SHORT_WAIT", 0.2)
     names = [f"t{number}" for number in range(6)]
     await world.ask(*(pulled(name, goal="Say hello.") for name in names))
     drawn = iter(range(1000))
 
-    is_good = await Puller(
+    is_good = await Worker(
         client=client,
-        means=Means(command='cat; [ "$RECONCILER_TASK" != t3 ]', clones=True, say=lambda _: None),
+        means=JobConfig(command='cat; [ "$RECONCILER_TASK" != t3 ]', clones=True, say=lambda _: None),
         state=tmp_path / "state",
         workdir=tmp_path / "runs",
         slots=3,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reconciler.api.problems import Unauthenticated
 from reconciler.api.tokens import LastUse, authenticate, hash_of, is_still_good, new_token
 from reconciler.core.errors import Refused
-from reconciler.core.model import Agent
+from reconciler.core.model.specs import Agent
 from tests.api.world import AGENTS, HASHES, TOKENS
 from tests.fakes import START, FakeClock
 

@@ -9,19 +9,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from reconciler.api.models import Proposal, ProposalRequest
-from reconciler.api.shelf import Shelf
+from reconciler.api.services import Services
 from reconciler.api.tokens import new_token
 from reconciler.controller.loop import Loop
-from reconciler.core.command import assignment
 from reconciler.core.errors import LogGap, NotFound, Problem, Refused, UsageError
-from reconciler.core.events import AgentSaid, Assigned, Created
+from reconciler.core.events import Assigned, Created, WorkerReport
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition, fold
-from reconciler.core.model import Agent, Assignment, Bid, Desired, HostStatus, Phase, Status, run_key
-from reconciler.core.plan import Plan, why_end
-from reconciler.core.pull import Bidders, answer, holder, lease_lost, require_held
-from reconciler.store.history import Entry
+from reconciler.core.model.runs import Assignment, run_key
+from reconciler.core.model.specs import Agent, Desired
+from reconciler.core.model.status import HostStatus, LeaseRequest, Phase, Status
+from reconciler.core.planning.plan import Plan, why_end
+from reconciler.core.runs.command import assignment
+from reconciler.core.runs.leases import LeaseQueue, holder, lease_lost, report_event, require_held
+from reconciler.store.history import HistoryEntry
+from reconciler.wire import Proposal, ProposalRequest
 from tests.fakes import FakeClock, FakeDispatch, FakeProber, FakeSpecs, FakeState, make_desired, make_task
 
 TOKENS, HASHES = {}, {}
@@ -45,30 +47,30 @@ def pulled(name, **fields):
 class FakeRecord:
     """A history whose commits are numbers."""
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[HistoryEntry] = field(default_factory=list)
     reads: int = 0
 
     def add(self, step: Transition | HostChange) -> None:
         commit = f"{len(self.entries) + 1:040x}"
         if isinstance(step, HostChange):
-            entry = Entry(
+            entry = HistoryEntry(
                 step.at, None, None, "up", step.reason, step.host, None, "", "host", None, commit, None
             )
         else:
             phases = [str(status.phase) if status else None for status in (step.before, step.after)]
             event, run = step.event, step.after.run if step.after else None
             words = (event.reason, None, run, event.actor, event.cause, None)
-            entry = Entry(event.at, step.task, *phases, *words, commit, None)
+            entry = HistoryEntry(event.at, step.task, *phases, *words, commit, None)
         self.entries.append(entry)
 
     def head(self) -> str:
         return self.entries[-1].commit if self.entries else ""
 
-    async def since(self, commit: str, limit: int) -> Sequence[Entry]:
+    async def since(self, commit: str, limit: int) -> Sequence[HistoryEntry]:
         self.reads += 1
         return self.entries[self._after(commit) :][:limit] if commit else self.entries[:limit]
 
-    async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[Entry]:
+    async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[HistoryEntry]:
         entries = self.entries[: self._after(commit) - 1] if commit else self.entries
         return [entry for entry in reversed(entries) if task in {None, entry.task}][:limit]
 
@@ -125,7 +127,7 @@ class FakeDesk:
     """Set once an agent waits for a task."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def bid(self, bid: Bid, wait: timedelta) -> str | None:
+    async def bid(self, bid: LeaseRequest, wait: timedelta) -> str | None:
         if self.desired.agents[bid.agent].desired == "suspended":
             raise Refused(f"agent {bid.agent} gets no task: it is suspended in its spec")
         self.asked.set()
@@ -137,10 +139,10 @@ class FakeDesk:
             return None
         return task
 
-    async def hear(self, said: AgentSaid) -> Status:
+    async def hear(self, said: WorkerReport) -> Status:
         name, status = holder(self.desired.tasks, self.statuses, said.task, said.agent, said.epoch)
         spec = self.desired.tasks.get(name)
-        self.put(*answer(spec, status, said, self.clock(), self.desired.fleet))
+        self.put(*report_event(spec, status, said, self.clock(), self.desired.fleet))
         return self.statuses[name]
 
     def beat(self, task: str, agent: str, epoch: int) -> str | None:
@@ -156,7 +158,7 @@ class FakeDesk:
         for step in steps:
             self.record.add(step)
 
-    def _give(self, bid: Bid) -> str | None:
+    def _give(self, bid: LeaseRequest) -> str | None:
         self.news.clear()
         for name, status in self.statuses.items():
             if status.phase.is_live and (status.assigned_agent, status.request_key) == (
@@ -167,7 +169,7 @@ class FakeDesk:
         for name, task in sorted(self.desired.tasks.items()):
             status = self.statuses.get(name)
             is_free = status is not None and status.phase is Phase.CREATED
-            if is_free and Bidders(self.desired, [bid], self.statuses).take(task):
+            if is_free and LeaseQueue(self.desired, [bid], self.statuses).take(task):
                 run = run_key(name, task.generation, status.attempt + 1)
                 given = {"agent": bid.agent, "request_key": bid.request_key, "run": run, "host": ""}
                 self.put(Assigned(task=name, at=self.clock(), reason="given out", spec=task, **given))
@@ -187,8 +189,8 @@ class World:
         self.desired = make_desired(agents=AGENTS)
 
     @property
-    def shelf(self) -> Shelf:
-        return Shelf(
+    def shelf(self) -> Services:
+        return Services(
             record=self.record,
             logs=self.logs,
             propose=self.propose,
@@ -232,7 +234,7 @@ class FakeWorld(World):
 class ListeningLoop(Loop):
     """The loop itself, which tells when somebody asks for a task."""
 
-    async def bid(self, bid: Bid, wait: timedelta) -> str | None:
+    async def bid(self, bid: LeaseRequest, wait: timedelta) -> str | None:
         self.asked.set()
         return await super().bid(bid, wait)
 
@@ -265,7 +267,7 @@ class LoopWorld(World):
     async def _look(self) -> None:
         """Let the loop look, and wait until it has nothing more to do."""
         self._idle.clear()
-        self.desk.knock()
+        self.desk.notify()
         await self._idle.wait()
 
     async def close(self) -> None:

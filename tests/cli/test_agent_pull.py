@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from reconciler.cli.main import cli
-from tests.client.standin import TOKEN, StandIn, lease
 from tests.processes import is_alive
+from tests.worker.standin import TOKEN, StandIn, lease
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_a_state_folder_that_cannot_be_written_is_told(tmp_path):
 
 
 def test_tools_without_the_extra_say_how_to_install_it(monkeypatch):
-    for name in [name for name in sys.modules if name == "reconciler.client.mcp" or name.startswith("mcp")]:
+    for name in [name for name in sys.modules if name == "reconciler.worker.mcp" or name.startswith("mcp")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "mcp", None)
 

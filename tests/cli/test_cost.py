@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from reconciler.cli.cost import cost_document, summed, total
+from reconciler.cli.cost import cost_document, sums_by_name, total
 from reconciler.core.adapter import Usage
 from reconciler.store.spending import Spending
 
@@ -51,7 +51,7 @@ def test_sums_are_made_by_whatever_is_asked_for(by, sums):
         spent("a", 0.25),
     ]
 
-    found = summed(rounds, by)
+    found = sums_by_name(rounds, by)
 
     assert list(found) == list(sums)
     assert {name: usage.cost_usd for name, usage in found.items()} == sums
@@ -64,11 +64,11 @@ def test_what_costs_no_money_is_ordered_by_its_tokens():
         for task, tokens in (("small", 1), ("large", 100), ("also-small", 1))
     ]
 
-    assert list(summed(rounds, "task")) == ["large", "also-small", "small"]
+    assert list(sums_by_name(rounds, "task")) == ["large", "also-small", "small"]
 
 
 def test_the_shape_of_the_document_is_a_promise():
-    document = cost_document(summed([spent("a", 0.5)], "repo"), "repo", NOW)
+    document = cost_document(sums_by_name([spent("a", 0.5)], "repo"), "repo", NOW)
 
     assert json.loads(json.dumps(document)) == document
     assert list(document) == ["by", "since", "sums", "total"]

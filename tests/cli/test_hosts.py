@@ -13,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from reconciler.cli.hosts import _address, cordoning, draining, uncordoning
-from reconciler.core.model import HostSpec
+from reconciler.core.model.specs import HostSpec
 from tests.dispatch.sshd import needs_sshd, yard
 
 HOST = """\

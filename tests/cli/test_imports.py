@@ -16,19 +16,19 @@ NEVER = (
         "reconciler.serve",
         "reconciler.api",
         "reconciler.forge",
-        "reconciler.client",
+        "reconciler.worker",
         "reconciler.controller.loop",
     ),
     *(
         "reconciler.controller.ports",
         "reconciler.core.events",
         "reconciler.core.lifecycle",
-        "reconciler.core.plan",
+        "reconciler.core.planning.plan",
     ),
-    *("reconciler.core.prompt", "reconciler.store.writer", "reconciler.store.fastimport"),
-    *("reconciler.dispatch.ssh", "reconciler.dispatch.runs", "reconciler.dispatch.workspace"),
+    *("reconciler.core.runs.prompt", "reconciler.store.writer", "reconciler.git.fastimport"),
+    *("reconciler.dispatch.ssh.transport", "reconciler.dispatch.runs", "reconciler.dispatch.workspace"),
 )
-PARSER = ("ruamel.yaml", "reconciler.specs.fleet")
+PARSER = ("ruamel.yaml", "reconciler.specs.build")
 MODELS = ("reconciler.core.model",)
 
 WORDS = {

@@ -7,29 +7,26 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler.cli.kinds import KINDS
+from reconciler.cli.kinds import SHOWN_KINDS
 from reconciler.cli.preview import placement_rows, plan_document
-from reconciler.cli.text import table
+from reconciler.cli.terminal import table
 from reconciler.cli.views import hosts, tasks
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import NotFound, Problem
-from reconciler.core.model import (
-    Agent,
-    Check,
+from reconciler.core.model.runs import Check, FailureClass
+from reconciler.core.model.specs import Agent, Host, Repo
+from reconciler.core.model.status import (
     Failure,
-    FailureClass,
-    Host,
     HostCli,
     HostStatus,
     Observed,
     Phase,
     Reason,
-    Repo,
     Status,
     Waiting,
 )
-from reconciler.core.plan import plan
-from reconciler.core.preview import has_changes, lines
+from reconciler.core.planning.plan import plan
+from reconciler.core.planning.preview import has_changes, plan_lines
 from tests.fakes import START, make_desired, make_task
 
 NOW = START + timedelta(minutes=90)
@@ -42,8 +39,8 @@ def status(phase, **fields):
 
 def rows(kind, desired, observed=None, *, wide=False):
     observed = observed or Observed()
-    shown = [column for column in KINDS[kind].columns(NOW) if wide or not column.is_wide]
-    items = KINDS[kind].pick(desired, observed)
+    shown = [column for column in SHOWN_KINDS[kind].columns(NOW) if wide or not column.is_wide]
+    items = SHOWN_KINDS[kind].pick(desired, observed)
     return table([c.title for c in shown], [[c.cell(item) for c in shown] for item in items]).splitlines()
 
 
@@ -157,7 +154,7 @@ def test_large_tasks_take_as_many_slots_as_they_ask_for():
 
     view = hosts(desired, observed)["h"]
 
-    assert KINDS["host"].document(view)["slots"] == {"used": 3, "free": 0}
+    assert SHOWN_KINDS["host"].document(view)["slots"] == {"used": 3, "free": 0}
 
 
 def test_a_closed_host_has_been_so_since_people_said_so():
@@ -183,7 +180,7 @@ def test_details_of_a_host_tell_how_it_is_reached_and_what_was_found_there():
     )
     observed = Observed({}, {"h": PROBED.model_copy(update={"message": "make room"})})
 
-    text = KINDS["host"].details(hosts(make_desired(hosts={"h": host}), observed)["h"], NOW)
+    text = SHOWN_KINDS["host"].details(hosts(make_desired(hosts={"h": host}), observed)["h"], NOW)
 
     for words in (
         "drained", "make room", "agents@h.example:22", "gate", "ssh-ed25519 AAAA", "the SSH agent",
@@ -196,7 +193,7 @@ def test_details_of_a_host_tell_how_it_is_reached_and_what_was_found_there():
 def test_details_of_a_host_without_a_key_say_how_it_is_trusted():
     desired = make_desired(hosts={"h": Host(name="h", address="h.example")})
 
-    assert "reconciler host trust h" in KINDS["host"].details(hosts(desired, Observed())["h"], NOW)
+    assert "reconciler host trust h" in SHOWN_KINDS["host"].details(hosts(desired, Observed())["h"], NOW)
 
 
 def test_every_kind_has_a_table_a_document_and_details():
@@ -209,7 +206,7 @@ def test_every_kind_has_a_table_a_document_and_details():
     checks = (Check(command="make test", exit_code=2, seconds=1.25, output="1 failed"),)
     observed = Observed({"a": status(Phase.FAILED, attempt=1, run="a.g1.a1", checks=checks)})
 
-    for kind in KINDS.values():
+    for kind in SHOWN_KINDS.values():
         (item, *_) = kind.pick(desired, observed)
         document = kind.document(item)
         assert json.loads(json.dumps(document)) == document
@@ -221,7 +218,7 @@ def test_every_kind_has_a_table_a_document_and_details():
 def test_the_shape_of_a_tasks_document_is_a_promise():
     view = tasks(make_desired(make_task("a")), Observed({"a": status(Phase.RUNNING)}))["a"]
 
-    document = KINDS["task"].document(view)
+    document = SHOWN_KINDS["task"].document(view)
 
     assert list(document) == [
         "kind", "name", "phase", "reason", "cause", "conditions", "problems", "spec", "status",
@@ -238,7 +235,7 @@ def test_details_of_a_task_tell_its_validation_and_its_reason():
     observed = Observed({"a": status(Phase.FAILED, attempt=1, checks=checks, failure=failure)})
     view = tasks(make_desired(make_task("a")), observed)["a"]
 
-    text = KINDS["task"].details(view, NOW)
+    text = SHOWN_KINDS["task"].details(view, NOW)
 
     assert "validation: make test exited with 2" in text
     assert "make test   2     1.2" in text
@@ -248,7 +245,7 @@ def test_an_unknown_name_is_told_with_the_one_that_may_be_meant():
     desired = make_desired(make_task("web/fix-login"))
 
     with pytest.raises(NotFound, match=r"no task 'web/fix-logn' \(did you mean 'web/fix-login'\?\)"):
-        KINDS["task"].pick(desired, Observed(), ["web/fix-logn"])
+        SHOWN_KINDS["task"].pick(desired, Observed(), ["web/fix-logn"])
 
 
 # --- Plans -----------------------------------------------------------------
@@ -260,7 +257,7 @@ def test_a_plan_says_what_starts_where_and_what_waits_for_what():
     planned = plan(desired, Observed(), NOW)
 
     assert has_changes(planned)
-    start, wait = lines(planned)
+    start, wait = plan_lines(planned)
     assert (start.verb, start.task, start.host) == ("start", "a", "local")
     assert (wait.verb, wait.task) == ("wait", "b")
     assert wait.reason.startswith("Dependency: ")
@@ -285,7 +282,7 @@ def test_a_settled_fleet_has_no_changes():
     planned = plan(make_desired(task), Observed({"a": done}), NOW)
 
     assert not has_changes(planned)
-    assert lines(planned) == []
+    assert plan_lines(planned) == []
 
 
 def test_a_removed_task_that_runs_is_stopped_and_removed():
@@ -295,7 +292,7 @@ def test_a_removed_task_that_runs_is_stopped_and_removed():
 
     planned = plan(make_desired(*map(make_task, "bcdefg")), Observed({"a": live, **keep}), NOW)
 
-    assert {line.verb for line in lines(planned) if line.task == "a"} == {"remove", "stop"}
+    assert {line.verb for line in plan_lines(planned) if line.task == "a"} == {"remove", "stop"}
 
 
 def test_the_shape_of_a_plans_document_is_a_promise():

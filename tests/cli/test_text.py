@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.cli.text import ago, block, columns_of, did_you_mean, fitted, table
+from reconciler.cli.terminal import ago, columns_of, did_you_mean, fitted, table, value_block
 from reconciler.core.text import harmless, one_line
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -70,7 +70,7 @@ def test_a_table_is_aligned_and_has_no_blanks_at_its_ends():
 
 
 def test_a_block_indents_what_has_several_lines():
-    shown = block([("name", "a"), ("goal", "one\ntwo\n"), ("empty", "")])
+    shown = value_block([("name", "a"), ("goal", "one\ntwo\n"), ("empty", "")])
 
     assert shown.splitlines() == ["name:  a", "goal:  one", "       two", "empty:"]
 

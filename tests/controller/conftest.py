@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.controller.loop import Loop, Until
+from reconciler.controller.loop import Loop, StopWhen
 from tests.fakes import FakeClock, FakeDispatch, FakeProber, FakeSpecs, FakeState
 
 
@@ -22,7 +22,7 @@ class Stage:
         rooms = (self.specs, self.state, self.dispatch, self.prober, self.clock)
         return Loop(*rooms, pause=self.clock.pause, **settings)
 
-    async def run(self, until: Until = "idle") -> Loop:
+    async def run(self, until: StopWhen = "idle") -> Loop:
         loop = self.loop()
         await loop.run(until)
         return loop

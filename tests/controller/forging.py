@@ -8,8 +8,9 @@ from datetime import timedelta
 
 from reconciler.controller.loop import Loop
 from reconciler.core.adapter import Secret
-from reconciler.core.forge import Pull, Want
-from reconciler.core.model import Forge, Repo, Report, Verdict
+from reconciler.core.forge.model import ForgeView, PullRequestSnapshot
+from reconciler.core.model.runs import Report, Verdict
+from reconciler.core.model.specs import Forge, Repo
 from tests.fakes import (
     FakeClock,
     FakeDispatch,
@@ -48,7 +49,7 @@ class Counting(FakeForges):
         await turns(self.lag)  # what was read is old when it arrives
         return found
 
-    async def show(self, forge, want: Want) -> Pull | None:
+    async def show(self, forge, want: ForgeView) -> PullRequestSnapshot | None:
         self.asked["show"] += 1
         if want.task == self.odd:
             raise ZeroDivisionError(want.task)
@@ -115,7 +116,7 @@ class Scene:
         until = self.clock.time + duration
         while self.clock.time < until:
             self.clock.time += step
-            self.loop.knock()
+            self.loop.notify()
             await turns(20)
 
     def status(self, task):

@@ -8,8 +8,10 @@ import pytest
 
 from reconciler.controller.loop import Loop
 from reconciler.core.hosts import FAILED_STARTS
-from reconciler.core.model import FailureClass, Host, Phase, Report, Verdict
-from reconciler.core.rounds import MOST_FAILED_STARTS
+from reconciler.core.model.runs import FailureClass, Report, Verdict
+from reconciler.core.model.specs import Host
+from reconciler.core.model.status import Phase
+from reconciler.core.runs.decide import MOST_FAILED_STARTS
 from tests.fakes import SUCCESS, UNSTARTED, make_desired, make_task
 
 MANY = [make_task(f"t{number:02}", retries=0) for number in range(40)]

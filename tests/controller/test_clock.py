@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler.core.model import Agent, Bid, ExecutionMode, Host, Phase
+from reconciler.core.model.specs import Agent, ExecutionMode, Host
+from reconciler.core.model.status import LeaseRequest, Phase
 from tests.fakes import make_desired, make_task
 
 DAYS = timedelta(days=2)
@@ -22,7 +23,7 @@ class Both:
     seconds: float = 0.0
 
     async def look(self):
-        self.loop.knock()
+        self.loop.notify()
         for _ in range(50):
             await asyncio.sleep(0)
 
@@ -60,7 +61,7 @@ async def test_a_pulled_task_is_neither_lost_nor_late_when_the_clock_is_set(stag
     stage.specs.push(make_desired(task, agents={"jeeves": Agent(name="jeeves")}))
     async with served(stage) as both:
         await both.look()
-        await both.loop.bid(Bid(agent="jeeves", request_key="1"), timedelta())
+        await both.loop.bid(LeaseRequest(agent="jeeves", request_key="1"), timedelta())
         for _ in range(3):
             await both.set_clock(jump)
             assert both.phase is Phase.ASSIGNED
@@ -80,7 +81,7 @@ async def test_a_time_limit_counts_the_time_that_went_by(stage, jump):
     stage.specs.push(make_desired(task, agents={"jeeves": Agent(name="jeeves")}))
     async with served(stage) as both:
         await both.look()
-        await both.loop.bid(Bid(agent="jeeves", request_key="1"), timedelta())
+        await both.loop.bid(LeaseRequest(agent="jeeves", request_key="1"), timedelta())
         await both.set_clock(jump)
         phases = []
         for _ in range(70):

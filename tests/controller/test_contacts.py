@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler.core.model import Host, Phase, Reason, Repo
+from reconciler.core.model.specs import Host, Repo
+from reconciler.core.model.status import Phase, Reason
 from tests.fakes import make_desired, make_task
 
 FAR = "https://code.example.org/{}"
@@ -40,7 +41,7 @@ async def test_what_waits_for_a_repo_starts_once_it_answers_and_costs_one_commit
 
     loop = stage.loop()
     for _ in range(40):
-        loop.knock()
+        loop.notify()
         await loop.run("idle")
         stage.clock.time += timedelta(minutes=1)
     assert len(stage.state.log) <= commits + 1

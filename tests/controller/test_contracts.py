@@ -12,8 +12,10 @@ from reconciler.core.errors import Unavailable
 from reconciler.core.events import Assigned, Created, Removed, Renamed, SpecRemoved, Started
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import fold
-from reconciler.core.model import Assignment, Claim, FailureClass, Host, HostStatus, run_key
-from reconciler.store.repository import Repository
+from reconciler.core.model.runs import Assignment, Claim, FailureClass, run_key
+from reconciler.core.model.specs import Host
+from reconciler.core.model.status import HostStatus
+from reconciler.git.repository import Repository
 from reconciler.store.state import StateBranch
 from tests.dispatch.world import World, git
 from tests.fakes import FakeDispatch, FakeState, make_task

@@ -9,7 +9,9 @@ import pytest
 from reconciler.core.errors import Problem
 from reconciler.core.events import HostSeen
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model import Host, Phase, Reason, Report, Verdict
+from reconciler.core.model.runs import Report, Verdict
+from reconciler.core.model.specs import Host
+from reconciler.core.model.status import Phase, Reason
 from tests.fakes import FakeDispatch, FakeState, make_desired, make_task
 
 ODD = Report(verdict=Verdict(outcome="success").model_copy(update={"outcome": "failed", "kind": "odd"}))

@@ -6,7 +6,9 @@ import pytest
 
 from reconciler.core.errors import Conflict, SpecError, Unavailable
 from reconciler.core.events import Assigned, RunEnded, RunSeen
-from reconciler.core.model import FailureClass, Host, Phase, Reason, Repo
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.specs import Host, Repo
+from reconciler.core.model.status import Phase, Reason
 from tests.fakes import FAILURE, RED, SUCCESS, FakeDispatch, make_desired, make_task
 
 
@@ -130,7 +132,7 @@ async def test_hints_do_not_hurry_what_cannot_be_reached(stage):
         raise Unavailable("no repository")
 
     async def pause(news, longest):
-        loop.knock()
+        loop.notify()
         stage.clock.time += timedelta(milliseconds=100)
         if len(asked) == 4:
             loop.stop()
@@ -243,7 +245,7 @@ async def test_a_quiet_fleet_writes_nothing(stage):
     commits = len(stage.state.log)
 
     for _ in range(3):
-        loop.knock()
+        loop.notify()
         await loop.run("idle")
     await stage.run()
 
@@ -459,7 +461,7 @@ async def test_what_another_reconciler_recorded_is_seen_at_the_next_knock(stage)
     await other.run("idle")
 
     stage.state.moved = True
-    loop.knock()
+    loop.notify()
     await loop.run("idle")
 
     assert loop.statuses["a"].phase is Phase.COMPLETED

@@ -7,7 +7,9 @@ import pytest
 
 from reconciler.core.adapter import Adapter, Budget, Usage, Version
 from reconciler.core.events import Assigned, Retried
-from reconciler.core.model import FailureClass, FleetSpec, Host, Phase, Reason, Report, Verdict
+from reconciler.core.model.runs import FailureClass, Report, Verdict
+from reconciler.core.model.specs import FleetSpec, Host
+from reconciler.core.model.status import Phase, Reason
 from tests.fakes import FAILURE, RED, START, SUCCESS, FakeDispatch, make_desired, make_task
 
 # --- Names -----------------------------------------------------------------
@@ -41,7 +43,7 @@ async def test_a_run_whose_file_moved_meanwhile_is_recorded_under_the_new_name(s
     await turns()
 
     stage.specs.push(make_desired(task.model_copy(update={"name": "moved/a"}), revision="2" * 40))
-    loop.knock()
+    loop.notify()
     await turns()
     (order,) = stage.dispatch.follows
     stage.dispatch.finish(order)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.cause import LINES, WIDTH, cause, last_lines
-from reconciler.core.model import Check, Failure, FailureClass, Phase, Status
+from reconciler.core.model.runs import Check, FailureClass
+from reconciler.core.model.status import Failure, Phase, Status
+from reconciler.core.runs.failure import LINES, WIDTH, last_lines, summarize_failure
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -28,7 +29,7 @@ def status(kind, message="it broke", phase=Phase.FAILED, **fields):
 @pytest.mark.parametrize("kind", FailureClass)
 @pytest.mark.parametrize("phase", [Phase.FAILED, Phase.ESCALATED])
 def test_every_class_of_failure_says_what_to_type_next(kind, phase):
-    found = cause("web/x", status(kind, phase=phase, adapter="codex", assigned_host="gpu1"))
+    found = summarize_failure("web/x", status(kind, phase=phase, adapter="codex", assigned_host="gpu1"))
 
     assert found.summary == f"{kind}: it broke"
     assert found.next[0] == "reconciler logs web/x"
@@ -37,12 +38,14 @@ def test_every_class_of_failure_says_what_to_type_next(kind, phase):
 
 
 def test_a_task_that_goes_on_by_itself_needs_nobody_to_retry_it():
-    assert cause("x", status(FailureClass.AGENT, phase=Phase.CREATED)).next == ("reconciler logs x",)
+    assert summarize_failure("x", status(FailureClass.AGENT, phase=Phase.CREATED)).next == (
+        "reconciler logs x",
+    )
 
 
 def test_what_did_not_fail_has_no_cause():
-    assert cause("x", None) is None
-    assert cause("x", status(FailureClass.AGENT).model_copy(update={"failure": None})) is None
+    assert summarize_failure("x", None) is None
+    assert summarize_failure("x", status(FailureClass.AGENT).model_copy(update={"failure": None})) is None
 
 
 def test_a_failed_validation_shows_what_the_command_that_failed_printed():
@@ -51,13 +54,18 @@ def test_a_failed_validation_shows_what_the_command_that_failed_printed():
         Check(command="make test", exit_code=2, seconds=1.0, output="1 failed\n\n3 != 4\n"),
     )
 
-    found = cause("x", status(FailureClass.VALIDATION, checks=checks), printed="the agent's words")
+    found = summarize_failure(
+        "x", status(FailureClass.VALIDATION, checks=checks), printed="the agent's words"
+    )
 
     assert found.output == ("1 failed", "3 != 4")
 
 
 def test_a_message_that_says_its_class_itself_is_not_told_twice():
-    assert cause("x", status(FailureClass.VALIDATION, "validation failed")).summary == "validation failed"
+    assert (
+        summarize_failure("x", status(FailureClass.VALIDATION, "validation failed")).summary
+        == "validation failed"
+    )
 
 
 @given(st.text(max_size=3000), st.integers(0, 50))

@@ -5,12 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.core.adapter import Adapter, Limits, Usage
-from reconciler.core.command import assignment, check_adapter, localize, order
+from reconciler.core.adapter import Adapter, RoundLimits, Usage
 from reconciler.core.errors import SpecError
-from reconciler.core.model import Desired, ExecutionMode, Host, Phase, Repo, ReviewNote, Status, Task
-from reconciler.specs.layers import adapter as built_in
+from reconciler.core.model.runs import ReviewNote
+from reconciler.core.model.specs import Desired, ExecutionMode, Host, Repo, Task
+from reconciler.core.model.status import Phase, Status
+from reconciler.core.runs.command import assignment, build_run_request, check_adapter, localize
 from reconciler.specs.layers import builtin_adapters
+from reconciler.specs.layers import resolve_adapter as built_in
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 HOST = Host(name="local", shell="dash")
@@ -31,7 +33,7 @@ def ordered(adapter, task=None, status=None):
     task = task or a_task(adapter=adapter.name)
     status = status or a_status(adapter=adapter.name)
     fleet = Desired(hosts={"local": HOST}, adapters={adapter.name: adapter}, repos={"web": REPO})
-    return order(task, status, fleet)
+    return build_run_request(task, status, fleet)
 
 
 def argv(adapter, task=None, status=None):
@@ -99,11 +101,11 @@ def test_groups_stand_for_any_number_of_arguments():
         command=("own", "{model}", "{turns}", "--in", "{prompt_file}", "--at={workdir}/x", '{"a": {}}'),
         model=("-m", "family/{model}"),
         turns=("--turns={turns}",),
-        limits=Limits(turns=7),
+        limits=RoundLimits(turns=7),
     )
 
     with_model = argv(adapter, a_task(adapter="own", model="big"))
-    without = argv(adapter.model_copy(update={"limits": Limits()}))
+    without = argv(adapter.model_copy(update={"limits": RoundLimits()}))
 
     assert with_model[1:4] == ("-m", "family/big", "--turns=7")
     assert without == ("own", "--in", "/r/prompt", "--at=/w/x", '{"a": {}}')
@@ -174,8 +176,8 @@ def test_an_order_says_everything_that_the_host_needs():
 
 def test_an_adapter_may_allow_less_time_than_the_task():
     task = a_task(timeout=timedelta(hours=1))
-    quick = built_in("script", None).model_copy(update={"limits": Limits(time=timedelta(minutes=5))})
-    slow = quick.model_copy(update={"limits": Limits(time=timedelta(hours=9))})
+    quick = built_in("script", None).model_copy(update={"limits": RoundLimits(time=timedelta(minutes=5))})
+    slow = quick.model_copy(update={"limits": RoundLimits(time=timedelta(hours=9))})
 
     assert ordered(quick, task).timeout == timedelta(minutes=5)
     assert ordered(slow, task).timeout == timedelta(hours=1)

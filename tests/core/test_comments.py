@@ -6,8 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.comments import Command, asked, command, done, not_done, standing
-from reconciler.core.model import Failure, FailureClass, Phase, PullRequest, Reason, Status, TaskSpec, Waiting
+from reconciler.core.forge.comments import (
+    Command,
+    apply_command,
+    parse_command,
+    refusal_reply,
+    status_reply,
+    success_reply,
+)
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.specs import TaskSpec
+from reconciler.core.model.status import Failure, Phase, PullRequest, Reason, Status, Waiting
 from tests.fakes import START
 
 
@@ -28,19 +37,19 @@ from tests.fakes import START
     ],
 )
 def test_the_first_line_of_a_comment_may_be_a_command(text, expected):
-    assert command(text) == expected
+    assert parse_command(text) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["", "please /agent retry", "> /agent retry", "/agents", "ok\n/agent retry", "`/agent retry`"]
 )
 def test_any_other_comment_asks_for_nothing(text):
-    assert command(text) is None
+    assert parse_command(text) is None
 
 
 @given(st.text(max_size=200))
 def test_a_value_is_one_safe_word_whatever_stands_there(text):
-    found = command(f"/agent model {text}")
+    found = parse_command(f"/agent model {text}")
 
     assert found.verb == "unknown" or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/@+\[\]-]*", found.value)
 
@@ -68,13 +77,13 @@ def status(phase: Phase, **fields: object) -> Status:
 def test_a_command_changes_the_file_of_its_task(command, phase, expected):
     spec = TaskSpec(goal="g", rerun=2)
 
-    assert asked(command, "a", spec, status(phase), {"local", "gpu-1"}) == expected
+    assert apply_command(command, "a", spec, status(phase), {"local", "gpu-1"}) == expected
 
 
 def test_a_cancelled_task_is_brought_back_by_retry():
     spec = TaskSpec(goal="g", desired="cancelled")
 
-    assert asked(Command("retry"), "a", spec, None, ()) == {"desired": "active", "rerun": 1}
+    assert apply_command(Command("retry"), "a", spec, None, ()) == {"desired": "active", "rerun": 1}
 
 
 # --- Answers ---------------------------------------------------------------
@@ -86,7 +95,7 @@ def test_the_standing_says_phase_attempts_and_what_is_waited_for_and_nothing_in_
     pull = PullRequest(number=9, url="https://forge.example.org/calc/pulls/9")
     facts = {"attempt": 2, "failures": 1, "review_count": 1, "assigned_host": "gpu-1"}
 
-    text = standing(
+    text = status_reply(
         "web/a", status(Phase.CREATED, waiting=waiting, failure=failure, pull_request=pull, **facts)
     )
 
@@ -102,11 +111,11 @@ def test_the_standing_says_phase_attempts_and_what_is_waited_for_and_nothing_in_
 
 
 def test_a_task_without_a_record_is_new():
-    assert standing("a", None) == "Task `a` is new; nothing is on record yet."
-    assert standing("a", status(Phase.CREATED)) == "Task `a` is **created**."
+    assert status_reply("a", None) == "Task `a` is new; nothing is on record yet."
+    assert status_reply("a", status(Phase.CREATED)) == "Task `a` is **created**."
 
 
 @pytest.mark.parametrize("verb", ["retry", "cancel", "model", "host"])
 def test_an_answer_is_no_command_itself(verb):
-    assert command(done(Command(verb, "x"), "a")) is None
-    assert command(not_done("/agent retry")) is None
+    assert parse_command(success_reply(Command(verb, "x"), "a")) is None
+    assert parse_command(refusal_reply("/agent retry")) is None

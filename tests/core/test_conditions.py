@@ -4,7 +4,9 @@ from hypothesis import strategies as st
 
 from reconciler.core.conditions import conditions
 from reconciler.core.errors import Problem
-from reconciler.core.model import Failure, FailureClass, Phase, Reason, Status, Task, Waiting
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.specs import Task
+from reconciler.core.model.status import Failure, Phase, Reason, Status, Waiting
 from tests.strategies import NOW, WAITINGS, statuses, tasks
 
 TASK = Task(name="a", generation="1" * 40, work="w", goal="Do it.")

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.core.askers import Asker
-from reconciler.core.credit import credited
+from reconciler.core.attribution import attribute
 from reconciler.core.events import (
     Assigned,
     Cancelled,
@@ -17,11 +16,12 @@ from reconciler.core.events import (
     SpecChanged,
     WaitingChanged,
 )
-from reconciler.core.model import Observed, Reason, Waiting
-from reconciler.core.plan import plan
+from reconciler.core.model.status import Observed, Reason, Waiting
+from reconciler.core.planning.plan import plan
+from reconciler.core.requesters import Requester
 from tests.fakes import START, make_desired, make_task
 
-ADA = Asker("Ada", "Suspend a: the budget is gone")
+ADA = Requester("Ada", "Suspend a: the budget is gone")
 SPEC = make_task("a")
 
 
@@ -47,12 +47,12 @@ def asked(asker=ADA):
     ids=lambda event: type(event).__name__,
 )
 def test_what_answers_a_commit_is_owed_to_its_author(event):
-    found = credited(asked(), event)
+    found = attribute(asked(), event)
 
     assert found.actor == "Ada"
     assert found.reason == f"{event.reason}: Suspend a: the budget is gone"
     assert replace(found, actor=event.actor, reason=event.reason) == event
-    assert credited(make_desired(SPEC), event) is event
+    assert attribute(make_desired(SPEC), event) is event
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,14 @@ def test_what_answers_a_commit_is_owed_to_its_author(event):
     ids=lambda event: type(event).__name__,
 )
 def test_what_happened_for_another_reason_is_not(event):
-    assert credited(asked(), event) is event
+    assert attribute(asked(), event) is event
 
 
 def test_names_and_words_are_made_harmless_and_short():
     event = Created(task="a", at=START, reason="a new spec", spec=SPEC)
-    hostile = Asker("\x1b[31mAda\u202e\nMallory" + "x" * 500, "a\nTo: completed\x07" + "b " * 900)
+    hostile = Requester("\x1b[31mAda\u202e\nMallory" + "x" * 500, "a\nTo: completed\x07" + "b " * 900)
 
-    found = credited(asked(hostile), event)
+    found = attribute(asked(hostile), event)
 
     assert found.actor.startswith("Ada Mallory")
     assert found.actor.isprintable()

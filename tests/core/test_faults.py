@@ -5,8 +5,9 @@ from reconciler.core.events import Assigned, Created
 from reconciler.core.faults import OUTCOME, culprits, fault_words
 from reconciler.core.fields import parse_duration
 from reconciler.core.lifecycle import transition
-from reconciler.core.model import Observed, Reason, run_key
-from reconciler.core.plan import Follow, Start, plan
+from reconciler.core.model.runs import run_key
+from reconciler.core.model.status import Observed, Reason
+from reconciler.core.planning.plan import FollowRun, StartRun, plan
 from tests.fakes import START, make_desired, make_task
 
 names = st.lists(st.text("abc", min_size=1, max_size=3), unique=True, max_size=20)
@@ -56,8 +57,8 @@ def test_a_task_that_cannot_be_planned_says_so_and_all_others_are_planned_as_wit
     mixed = plan(make_desired(*fine, *odd), Observed(), START)
 
     assert mixed.faults.keys() == {task.name for task in odd}
-    assert [action for action in mixed.actions if isinstance(action, Start)] == [
-        action for action in alone.actions if isinstance(action, Start)
+    assert [action for action in mixed.actions if isinstance(action, StartRun)] == [
+        action for action in alone.actions if isinstance(action, StartRun)
     ]
     assert {
         name for name, wait in mixed.waiting.items() if wait.reason is Reason.FAULT
@@ -74,5 +75,5 @@ def test_a_task_that_is_set_aside_is_neither_followed_nor_started():
 
     found = plan(desired, Observed(statuses, faults={"a": "why", "b": "why"}), START)
 
-    assert not [action for action in found.actions if isinstance(action, Follow | Start)]
+    assert not [action for action in found.actions if isinstance(action, FollowRun | StartRun)]
     assert {wait.message for wait in found.waiting.values()} == {"why"}

@@ -10,6 +10,7 @@ from reconciler.core.adapter import Usage
 from reconciler.core.errors import IllegalTransition
 from reconciler.core.events import (
     Assigned,
+    BranchTouched,
     Cancelled,
     ChangesRequested,
     Completed,
@@ -18,7 +19,7 @@ from reconciler.core.events import (
     Event,
     Failed,
     FixRequested,
-    PullOpened,
+    PullRequestOpened,
     Released,
     Removed,
     Renamed,
@@ -32,24 +33,12 @@ from reconciler.core.events import (
     SpecRemoved,
     Started,
     Submitted,
-    Touched,
     WaitingChanged,
 )
 from reconciler.core.lifecycle import TRANSITIONS, diagram, fold, step, transition
-from reconciler.core.model import (
-    Check,
-    Failure,
-    FailureClass,
-    Phase,
-    PullRequest,
-    Reason,
-    Report,
-    ReviewNote,
-    Status,
-    Task,
-    Verdict,
-    Waiting,
-)
+from reconciler.core.model.runs import Check, FailureClass, Report, ReviewNote, Verdict
+from reconciler.core.model.specs import Task
+from reconciler.core.model.status import Failure, Phase, PullRequest, Reason, Status, Waiting
 from tests.fakes import make_task
 from tests.strategies import NOW, PULL, RED, SUCCESS, sample_events
 
@@ -111,7 +100,7 @@ def test_what_is_settled_moves_only_when_it_is_asked_for_again_or_its_pull_reque
 
 
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase.is_settled or phase is Phase.CREATED])
-@pytest.mark.parametrize("kind", [Completed, Cancelled, Reopened, Touched])
+@pytest.mark.parametrize("kind", [Completed, Cancelled, Reopened, BranchTouched])
 def test_without_a_pull_request_there_is_nobody_to_say_so(phase, kind):
     status = status_in(phase)
     is_by_spec = phase is Phase.CREATED and kind is Cancelled
@@ -304,7 +293,7 @@ def test_what_led_to_a_person_does_not_lead_there_again():
 
 
 def test_the_pull_request_is_on_record_until_other_work_is_asked_for():
-    opened = transition(status_in(Phase.REVIEW_PENDING), PullOpened(**head(), pull=PULL))
+    opened = transition(status_in(Phase.REVIEW_PENDING), PullRequestOpened(**head(), pull=PULL))
 
     failed = opened.model_copy(update={"phase": Phase.FAILED, "summary": "done"})
     renewed = transition(failed, Renewed(**head(), spec=SPEC))
@@ -317,7 +306,7 @@ def test_the_pull_request_is_on_record_until_other_work_is_asked_for():
 def test_a_branch_that_somebody_else_pushed_to_waits_for_people(phase):
     before = status_in(phase, pull_request=PULL, head_commit="h")
 
-    after = transition(before, Touched(**head(), head="i", report=report(RED)))
+    after = transition(before, BranchTouched(**head(), head="i", report=report(RED)))
 
     assert (after.phase, after.head_commit, after.usage) == (Phase.REVIEW_PENDING, "i", USAGE)
     assert after.waiting == waiting(Reason.PERSON, "it happened", LATER)

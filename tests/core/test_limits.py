@@ -5,8 +5,11 @@ import pytest
 from reconciler.core.adapter import Adapter, Budget, Usage
 from reconciler.core.events import Completed
 from reconciler.core.lifecycle import Transition
-from reconciler.core.limits import (
-    FLEET,
+from reconciler.core.model.specs import Desired, FleetSpec, Host, Repo, Task
+from reconciler.core.model.status import Phase, Status
+from reconciler.core.planning.limits import (
+    FLEET_GROUP,
+    budget_scopes,
     full_group,
     groups,
     has_daily_budget,
@@ -14,11 +17,9 @@ from reconciler.core.limits import (
     midnight,
     next_midnight,
     overspent,
-    purses,
     spent_today,
     with_expenses,
 )
-from reconciler.core.model import Desired, FleetSpec, Host, Phase, Repo, Status, Task
 from tests.strategies import NOW
 
 TEN = Budget(tokens=10)
@@ -36,8 +37,8 @@ DESIRED = Desired(
     ("running", "words"),
     [
         ({}, None),
-        ({FLEET: 3, ("adapter", "codex"): 0, ("repo", "shop"): 2, ("label", "gpu"): 1}, None),
-        ({FLEET: 4}, "the fleet runs as many as it may (max_running: 4)"),
+        ({FLEET_GROUP: 3, ("adapter", "codex"): 0, ("repo", "shop"): 2, ("label", "gpu"): 1}, None),
+        ({FLEET_GROUP: 4}, "the fleet runs as many as it may (max_running: 4)"),
         ({("adapter", "codex"): 1}, "adapter codex runs as many as it may (max_running: 1)"),
         ({("repo", "shop"): 3}, "repo shop runs as many as it may (max_running: 3)"),
         ({("label", "gpu"): 2}, "label gpu runs as many as it may (limits.gpu: 2)"),
@@ -60,14 +61,14 @@ def test_a_live_run_counts_where_it_was_started_as_far_as_that_is_known():
     task = make_task(requires=("gpu",), repo="docs", adapter="script")
     status = make_status(adapter="codex", repo="shop")
 
-    assert list(groups(task)) == [FLEET, ("adapter", "script"), ("repo", "docs"), ("label", "gpu")]
+    assert list(groups(task)) == [FLEET_GROUP, ("adapter", "script"), ("repo", "docs"), ("label", "gpu")]
     assert list(live_groups(status, task)) == [
-        FLEET,
+        FLEET_GROUP,
         ("adapter", "codex"),
         ("repo", "shop"),
         ("label", "gpu"),
     ]
-    assert list(live_groups(make_status(), None)) == [FLEET]
+    assert list(live_groups(make_status(), None)) == [FLEET_GROUP]
 
 
 # --- What is spent ---------------------------------------------------------
@@ -92,16 +93,16 @@ def test_a_budget_is_spent_when_a_limit_is_reached(budget, words):
 @pytest.mark.parametrize(
     ("purse", "words"),
     [
-        (FLEET, "the fleet has spent its daily budget of 5 US dollars"),
+        (FLEET_GROUP, "the fleet has spent its daily budget of 5 US dollars"),
         (("repo", "shop"), "repo shop has spent its daily budget of 10 tokens"),
         (("adapter", "codex"), "adapter codex has spent its daily budget of 10 tokens"),
         (("host", "alpha"), "host alpha has spent its daily budget of 10 tokens"),
     ],
 )
 def test_a_daily_budget_that_is_spent_is_named_without_how_much_was(purse, words):
-    paying = list(purses("codex", "shop", "alpha"))
+    paying = list(budget_scopes("codex", "shop", "alpha"))
 
-    assert paying == [FLEET, ("repo", "shop"), ("adapter", "codex"), ("host", "alpha")]
+    assert paying == [FLEET_GROUP, ("repo", "shop"), ("adapter", "codex"), ("host", "alpha")]
     assert spent_today(DESIRED, {purse: Usage(output_tokens=11, cost_usd=5.25)}, *paying) == words
     assert spent_today(DESIRED, {purse: Usage(output_tokens=9, cost_usd=4.75)}, *paying) is None
 
@@ -119,13 +120,13 @@ def test_who_is_not_there_has_no_budget():
 def test_what_a_step_spent_is_the_difference_it_makes():
     before = make_status(usage=Usage(input_tokens=5, cost_usd=0.1), adapter="codex", assigned_host="alpha")
     after = before.model_copy(update={"usage": Usage(input_tokens=7, cost_usd=0.3)})
-    known = {FLEET: Usage(turns=1)}
+    known = {FLEET_GROUP: Usage(turns=1)}
 
     spent = with_expenses(known, [step(before, after), step(None, after), step(after, None)], NOW)
 
     rise = Usage(input_tokens=2, cost_usd=0.2)
-    assert spent == {FLEET: Usage(turns=1) + rise, ("adapter", "codex"): rise, ("host", "alpha"): rise}
-    assert known == {FLEET: Usage(turns=1)}
+    assert spent == {FLEET_GROUP: Usage(turns=1) + rise, ("adapter", "codex"): rise, ("host", "alpha"): rise}
+    assert known == {FLEET_GROUP: Usage(turns=1)}
 
 
 def test_what_was_spent_before_does_not_count():

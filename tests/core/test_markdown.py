@@ -2,7 +2,7 @@
 
 import pytest
 
-from reconciler.core.markdown import code, fenced, seen
+from reconciler.core.forge.markdown import code, fenced, visible_text
 
 
 @pytest.mark.parametrize(
@@ -34,4 +34,4 @@ def test_a_block_of_code_is_fenced_by_more_than_it_holds():
     "hidden", ["<!-- obey -->", "<!-- obey", "\n[//]: # (obey)", "\U000e006f\U000e0062", "\u200b"]
 )
 def test_what_is_read_is_what_people_see(hidden):
-    assert seen(f"Rename it.{hidden}").strip() == "Rename it."
+    assert visible_text(f"Rename it.{hidden}").strip() == "Rename it."

@@ -2,21 +2,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.adapter import Usage
+from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.errors import Problem, SpecError
-from reconciler.core.model import (
-    Adapter,
-    Check,
-    Host,
-    Order,
-    Report,
-    Status,
-    Task,
-    TaskSpec,
-    Verdict,
-    run_key,
-    work_id,
-)
+from reconciler.core.model.runs import Check, Report, RunRequest, Verdict, run_key
+from reconciler.core.model.specs import Host, Task, TaskSpec, work_id
+from reconciler.core.model.status import Status
 from tests.strategies import statuses, tasks
 
 
@@ -53,7 +43,7 @@ def test_a_host_without_an_address_is_this_machine():
 
 
 def test_an_order_is_known_by_its_run_and_round():
-    order = Order(
+    order = RunRequest(
         run="a.g1.a1",
         round=2,
         task="a",

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core.adapter import Usage
-from reconciler.core.model import FailureClass
-from reconciler.core.outcome import Facts, classify, retry_time, spent, verdict
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.runs.outcome import OutputFacts, classify, retry_time, run_usage, verdict
 
 NOW = datetime(2030, 1, 31, 9, 30, tzinfo=UTC)
-GOOD = Facts(exit_code=0, complete=True, succeeded=True, text="Done.", session_id="s1")
+GOOD = OutputFacts(exit_code=0, complete=True, succeeded=True, text="Done.", session_id="s1")
 
 
 def judged(**changes):
@@ -135,7 +135,9 @@ def test_the_agents_own_words_do_not_tell_a_class():
 
 
 def test_a_cli_that_refuses_to_start_needs_another_configuration():
-    refusal = Facts(exit_code=1, complete=False, succeeded=False, started=False, stderr="error: odd flag")
+    refusal = OutputFacts(
+        exit_code=1, complete=False, succeeded=False, started=False, stderr="error: odd flag"
+    )
 
     assert classify(refusal) is FailureClass.CONFIG
     assert classify(replace(refusal, started=True)) is FailureClass.AGENT
@@ -186,7 +188,7 @@ def test_the_differences_of_running_totals_add_up_to_the_last_total(runs):
         totals.append(totals[-1] + run)
 
     for before, now in pairwise(totals):
-        taken += spent(before, now, ("tokens", "cost"))
+        taken += run_usage(before, now, ("tokens", "cost"))
 
     assert taken.input_tokens == totals[-1].input_tokens
     assert taken.cached_tokens == totals[-1].cached_tokens
@@ -196,19 +198,19 @@ def test_the_differences_of_running_totals_add_up_to_the_last_total(runs):
 @settings(max_examples=50)
 @given(usages, usages)
 def test_what_was_taken_is_never_less_than_nothing_nor_more_than_the_total(before, now):
-    taken = spent(before, now, ("tokens", "cost"))
+    taken = run_usage(before, now, ("tokens", "cost"))
 
     assert 0 <= taken.input_tokens <= now.input_tokens
     assert 0 <= taken.cost_usd <= now.cost_usd
     assert taken.turns == now.turns
-    assert spent(before, now, ()) == now
+    assert run_usage(before, now, ()) == now
 
 
 def test_a_total_that_got_smaller_was_begun_anew():
     before = Usage(input_tokens=100, output_tokens=10, cost_usd=1.0)
     now = Usage(input_tokens=40, output_tokens=20, cost_usd=1.5)
 
-    taken = spent(before, now, ("tokens", "cost"))
+    taken = run_usage(before, now, ("tokens", "cost"))
 
     assert (taken.input_tokens, taken.output_tokens, taken.cost_usd) == (40, 20, 0.5)
 

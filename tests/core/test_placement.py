@@ -3,20 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.core.adapter import Adapter, Budget, Usage, Version
-from reconciler.core.model import (
-    Desired,
-    Failure,
-    FailureClass,
-    Host,
-    HostAdapter,
-    HostCli,
-    HostStatus,
-    Observed,
-    Phase,
-    Status,
-    Task,
-)
-from reconciler.core.placement import place, slots_in_use
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.specs import Desired, Host, HostAdapter, Task
+from reconciler.core.model.status import Failure, HostCli, HostStatus, Observed, Phase, Status
+from reconciler.core.planning.placement import place, slots_in_use
 from tests.fakes import make_desired, make_task
 from tests.strategies import HOSTS, NOW, desireds, observeds, statuses, tasks
 

@@ -3,7 +3,7 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler.core.adapter import Usage
+from reconciler.core.adapter import Budget, Usage
 from reconciler.core.errors import Problem
 from reconciler.core.events import (
     Cancelled,
@@ -17,25 +17,10 @@ from reconciler.core.events import (
     SpecRemoved,
     WaitingChanged,
 )
-from reconciler.core.model import (
-    Agent,
-    Budget,
-    Desired,
-    ExecutionMode,
-    Failure,
-    FailureClass,
-    FleetSpec,
-    Host,
-    Observed,
-    Phase,
-    Reason,
-    Status,
-    Task,
-    Waiting,
-    Wish,
-    run_key,
-)
-from reconciler.core.plan import Follow, Record, Start, Stop, plan, prune_digest
+from reconciler.core.model.runs import FailureClass, run_key
+from reconciler.core.model.specs import Agent, Desired, DesiredState, ExecutionMode, FleetSpec, Host, Task
+from reconciler.core.model.status import Failure, Observed, Phase, Reason, Status, Waiting
+from reconciler.core.planning.plan import FollowRun, RecordEvent, StartRun, StopRun, plan, prune_digest
 from tests.strategies import NOW, SUCCESS, World, blob, failed
 
 SOON = NOW + timedelta(minutes=7)
@@ -56,7 +41,7 @@ def test_a_new_task_is_created_and_started_in_one_plan():
 
 
 def test_a_new_task_that_waits_is_created_with_what_it_waits_for():
-    planned = planned_for(make_task("a", desired=Wish.SUSPENDED))
+    planned = planned_for(make_task("a", desired=DesiredState.SUSPENDED))
 
     (created,) = planned.actions
     assert created.event.waiting == Waiting(
@@ -66,7 +51,7 @@ def test_a_new_task_that_waits_is_created_with_what_it_waits_for():
 
 
 def test_a_task_cancelled_from_the_start_never_runs():
-    assert kinds(planned_for(make_task("a", desired=Wish.CANCELLED))) == [Created, Cancelled]
+    assert kinds(planned_for(make_task("a", desired=DesiredState.CANCELLED))) == [Created, Cancelled]
 
 
 def test_the_highest_priority_starts_first_then_the_oldest_then_by_name():
@@ -75,7 +60,7 @@ def test_the_highest_priority_starts_first_then_the_oldest_then_by_name():
 
     planned = planned_for(*specs, statuses=statuses, hosts={"local": Host(name="local", slots=4)})
 
-    assert [a.task for a in planned.actions if isinstance(a, Start)] == ["z", "d", "a", "b"]
+    assert [a.task for a in planned.actions if isinstance(a, StartRun)] == ["z", "d", "a", "b"]
     assert planned.waiting["c"].reason is Reason.SLOT
 
 
@@ -118,7 +103,7 @@ def test_a_task_says_what_it_waits_for(task, status, reason, message):
 
 
 def test_a_plan_says_when_to_look_again():
-    specs = [make_task("a", not_before=SOON), make_task("b"), make_task("c", desired=Wish.SUSPENDED)]
+    specs = [make_task("a", not_before=SOON), make_task("b"), make_task("c", desired=DesiredState.SUSPENDED)]
     statuses = {"b": created("b", not_before=SOON - timedelta(minutes=1)), "c": created("c", not_before=NOW)}
 
     assert planned_for(*specs, statuses=statuses).due == SOON - timedelta(minutes=1)
@@ -146,7 +131,7 @@ def test_a_fleet_without_hosts_says_so():
 def test_the_fleet_may_have_a_limit_of_its_own():
     planned = planned_for(make_task("a"), make_task("b"), fleet=FleetSpec(max_running=1))
 
-    assert [a.task for a in planned.actions if isinstance(a, Start)] == ["a"]
+    assert [a.task for a in planned.actions if isinstance(a, StartRun)] == ["a"]
     assert planned.waiting["b"].message == "the fleet runs as many as it may (max_running: 1)"
 
 
@@ -155,7 +140,7 @@ def test_tasks_of_another_kind_are_placed_though_one_kind_finds_no_host():
 
     planned = planned_for(*specs)
 
-    assert [a.task for a in planned.actions if isinstance(a, Start)] == ["c"]
+    assert [a.task for a in planned.actions if isinstance(a, StartRun)] == ["c"]
     assert planned.placements["a"] is planned.placements["b"]
 
 
@@ -201,11 +186,11 @@ def test_a_broken_spec_with_a_good_version_is_created_and_waits():
 
 def test_a_live_run_goes_on_while_its_spec_is_broken():
     broken = {"a": (Problem("specs/tasks/a.yaml", 3, 1, "unknown field"),)}
-    spec = make_task("a", desired=Wish.CANCELLED)
+    spec = make_task("a", desired=DesiredState.CANCELLED)
 
     planned = plan(make_desired(spec, broken=broken), Observed({"a": live("a")}), NOW)
 
-    assert [type(action) for action in planned.actions] == [Follow]
+    assert [type(action) for action in planned.actions] == [FollowRun]
     assert planned.waiting == {}
 
 
@@ -220,28 +205,28 @@ def test_a_live_run_that_nobody_follows_is_taken_up():
         make_desired(make_task("a")), Observed({"a": status}, followed=frozenset({(status.run, 2)})), NOW
     )
 
-    assert planned.actions == (Follow("a", status.run, 2, f"round 2 of {status.run} is on record"),)
+    assert planned.actions == (FollowRun("a", status.run, 2, f"round 2 of {status.run} is on record"),)
     assert followed.actions == ()
 
 
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ({"desired": Wish.SUSPENDED}, "suspended in the spec"),
-        ({"desired": Wish.CANCELLED}, "cancelled in the spec"),
+        ({"desired": DesiredState.SUSPENDED}, "suspended in the spec"),
+        ({"desired": DesiredState.CANCELLED}, "cancelled in the spec"),
         ({"on_change": "restart", "generation": blob("new")}, "the spec changed (on_change: restart)"),
     ],
 )
 def test_a_live_run_that_no_spec_asks_for_is_stopped(spec, reason):
     planned = planned_for(make_task("a", **spec), statuses={"a": live("a")})
 
-    assert planned.actions == (Stop("a", live("a").run, 1, reason),)
+    assert planned.actions == (StopRun("a", live("a").run, 1, reason),)
 
 
 def test_a_live_run_goes_on_though_its_spec_changed():
     planned = planned_for(make_task("a", generation=blob("new")), statuses={"a": live("a")})
 
-    assert [type(action) for action in planned.actions] == [Follow]
+    assert [type(action) for action in planned.actions] == [FollowRun]
 
 
 def test_a_live_run_whose_host_is_gone_from_the_specs_says_so():
@@ -274,12 +259,12 @@ def test_a_task_that_waits_takes_up_its_new_spec():
 def test_a_live_run_takes_up_what_its_removal_would_mean():
     planned = planned_for(make_task("a", on_delete="orphan"), statuses={"a": live("a")})
 
-    assert kinds(planned) == [SpecChanged, Follow]
+    assert kinds(planned) == [SpecChanged, FollowRun]
 
 
 @pytest.mark.parametrize("phase", [Phase.CREATED, Phase.REVIEW_PENDING])
 def test_a_task_without_a_live_run_is_cancelled_at_once(phase):
-    spec = make_task("a", desired=Wish.CANCELLED)
+    spec = make_task("a", desired=DesiredState.CANCELLED)
 
     assert kinds(planned_for(spec, statuses={"a": created("a", phase=phase)})) == [Cancelled]
 
@@ -304,7 +289,7 @@ def test_a_task_whose_budget_is_spent_is_for_a_person():
         (Phase.COMPLETED, {"generation": "new", "work": "new"}, True),
         (Phase.ESCALATED, {"generation": "new"}, False),
         (Phase.ESCALATED, {"generation": "new", "work": "new"}, True),
-        (Phase.COMPLETED, {"generation": "new", "work": "new", "desired": Wish.SUSPENDED}, False),
+        (Phase.COMPLETED, {"generation": "new", "work": "new", "desired": DesiredState.SUSPENDED}, False),
     ],
 )
 def test_a_settled_task_runs_again_only_when_asked(phase, change, is_renewed):
@@ -319,7 +304,7 @@ def test_a_cancelled_task_runs_again_when_its_cancellation_is_reverted():
     world = World(make_desired(before))
     world.look()
 
-    world.push(make_desired(make_task("a", desired=Wish.CANCELLED, generation=blob("cancelled"))))
+    world.push(make_desired(make_task("a", desired=DesiredState.CANCELLED, generation=blob("cancelled"))))
     world.run()
     stopped = world.statuses["a"].phase
     world.push(make_desired(before))
@@ -334,7 +319,7 @@ def test_a_suspended_task_goes_on_with_its_session_when_resumed():
     world = World(make_desired(make_task("a")))
     world.look()
 
-    world.push(make_desired(make_task("a", desired=Wish.SUSPENDED, generation=blob("suspended"))))
+    world.push(make_desired(make_task("a", desired=DesiredState.SUSPENDED, generation=blob("suspended"))))
     world.run()
     waiting = world.statuses["a"].waiting.reason
     world.push(make_desired(make_task("a")))
@@ -375,7 +360,7 @@ def test_a_settled_task_is_removed_without_anybodys_approval(phase):
 
 
 @pytest.mark.parametrize(
-    ("on_delete", "actions"), [("cancel", [SpecRemoved, Stop]), ("finish", [SpecRemoved, Follow])]
+    ("on_delete", "actions"), [("cancel", [SpecRemoved, StopRun]), ("finish", [SpecRemoved, FollowRun])]
 )
 def test_a_live_run_of_a_removed_task_is_stopped_or_may_end(on_delete, actions):
     planned = removal_of(live("a", on_delete=on_delete))
@@ -408,13 +393,13 @@ def test_a_spec_that_comes_back_takes_its_tombstone_away():
 
     planned = planned_for(make_task("a"), statuses=statuses)
 
-    assert kinds(planned) == [Restored, Follow]
+    assert kinds(planned) == [Restored, FollowRun]
 
 
 def test_removing_all_live_tasks_waits_for_a_person_and_touches_nothing():
     planned = plan(make_desired(), Observed({name: live(name) for name in "abc"}), NOW)
 
-    assert kinds(planned) == [*[WaitingChanged] * 3, *[Follow] * 3]
+    assert kinds(planned) == [*[WaitingChanged] * 3, *[FollowRun] * 3]
     assert planned.waiting["a"].reason is Reason.APPROVAL
     assert "together with 2 others" in planned.waiting["a"].message
     assert f"`reconciler approve-prune` ({prune_digest('abc')})" in planned.waiting["a"].message
@@ -447,7 +432,7 @@ def test_a_removal_a_person_allowed_goes_on():
 
     planned = plan(make_desired(fleet=fleet), Observed({name: live(name) for name in "abc"}), NOW)
 
-    assert kinds(planned) == [*[SpecRemoved] * 3, *[Stop] * 3]
+    assert kinds(planned) == [*[SpecRemoved] * 3, *[StopRun] * 3]
 
 
 def test_a_held_removal_stays_held_when_it_looks_small_later():
@@ -456,7 +441,7 @@ def test_a_held_removal_stays_held_when_it_looks_small_later():
 
     world.push(make_desired())
     world.look()
-    many = [make_task(f"new{n}", desired=Wish.SUSPENDED) for n in range(50)]
+    many = [make_task(f"new{n}", desired=DesiredState.SUSPENDED) for n in range(50)]
     world.push(make_desired(*many))
     planned = world.look()
     world.run()
@@ -495,7 +480,7 @@ def test_a_file_that_moved_takes_its_live_run_along():
 
     planned = planned_for(moved, statuses={"a": live("a")})
 
-    assert kinds(planned) == [Renamed, Follow]
+    assert kinds(planned) == [Renamed, FollowRun]
     assert planned.events[0].reason == "the spec moved from a"
 
 
@@ -551,12 +536,12 @@ def test_what_depends_on_a_failed_task_waits_and_says_for_what():
 
 
 def test_every_action_names_its_task_and_its_reason():
-    specs = [make_task("a"), make_task("b", desired=Wish.SUSPENDED), make_task("c")]
+    specs = [make_task("a"), make_task("b", desired=DesiredState.SUSPENDED), make_task("c")]
     wide = {"local": Host(name="local", slots=3)}
 
     planned = planned_for(*specs, statuses={"b": live("b"), "c": live("c")}, hosts=wide)
 
-    assert {type(action) for action in planned.actions} == {Record, Start, Follow, Stop}
+    assert {type(action) for action in planned.actions} == {RecordEvent, StartRun, FollowRun, StopRun}
     assert all(action.task and action.reason for action in planned.actions)
 
 
@@ -616,4 +601,4 @@ def settled(name, phase, **fields):
 
 def kinds(planned):
     """Return what a plan does, a type each: of the event where something goes on record."""
-    return [type(a.event) if isinstance(a, Record) else type(a) for a in planned.actions]
+    return [type(a.event) if isinstance(a, RecordEvent) else type(a) for a in planned.actions]

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from reconciler.core.events import Assigned, ChangesRequested
-from reconciler.core.model import FleetSpec, Phase, Reason, Wish
-from reconciler.core.plan import attention, needs_attention, plan, prune_digest
+from reconciler.core.model.specs import DesiredState, FleetSpec
+from reconciler.core.model.status import Phase, Reason
+from reconciler.core.planning.plan import attention, needs_attention, plan, prune_digest
 from tests.strategies import NAMES, STOPPED, SUCCESS, World, desireds, reports, tasks
 
 
@@ -32,7 +33,7 @@ class Fleet(RuleBasedStateMachine):
     def push_a_task(self, name, data):
         self.push({**self.tasks, name: data.draw(tasks(name))})
 
-    @rule(name=st.sampled_from(NAMES), wish=st.sampled_from(Wish))
+    @rule(name=st.sampled_from(NAMES), wish=st.sampled_from(DesiredState))
     def ask_for(self, name, wish):
         if name in self.tasks:
             spec = self.tasks[name]

@@ -7,30 +7,22 @@ from hypothesis import strategies as st
 
 from reconciler.core.events import Created, Renamed, SpecRemoved
 from reconciler.core.lifecycle import fold
-from reconciler.core.limits import live_groups, purses, spent_today
-from reconciler.core.model import (
-    Desired,
-    ExecutionMode,
-    FleetSpec,
-    Host,
-    Observed,
-    Phase,
-    Reason,
-    Wish,
-    read_run_key,
-)
-from reconciler.core.placement import slots_in_use
-from reconciler.core.plan import (
-    Follow,
-    Record,
-    Start,
-    Stop,
+from reconciler.core.model.runs import read_run_key
+from reconciler.core.model.specs import Desired, DesiredState, ExecutionMode, FleetSpec, Host
+from reconciler.core.model.status import Observed, Phase, Reason
+from reconciler.core.planning.limits import budget_scopes, live_groups, spent_today
+from reconciler.core.planning.placement import slots_in_use
+from reconciler.core.planning.plan import (
+    FollowRun,
+    RecordEvent,
+    StartRun,
+    StopRun,
     attention,
     needs_attention,
     plan,
     prune_digest,
 )
-from reconciler.core.schedule import next_opening
+from reconciler.core.planning.schedule import next_opening
 from tests.strategies import (
     NAMES,
     NOW,
@@ -105,7 +97,7 @@ def test_nothing_starts_on_money_that_is_spent(fleet):
 
     for start in starts(plan(desired, observed, NOW)):
         spec = desired.tasks[start.task]
-        paying = purses(spec.adapter, spec.repo, start.event.host)
+        paying = budget_scopes(spec.adapter, spec.repo, start.event.host)
         assert spent_today(desired, observed.spent, *paying) is None
 
 
@@ -113,14 +105,14 @@ def test_nothing_starts_on_money_that_is_spent(fleet):
 def test_what_starts_is_wanted_and_free_to_run(fleet):
     desired, observed = fleet
     planned = plan(desired, observed, NOW)
-    recorded, _ = fold(observed.statuses, [a.event for a in planned.actions if isinstance(a, Record)])
+    recorded, _ = fold(observed.statuses, [a.event for a in planned.actions if isinstance(a, RecordEvent)])
 
     for start in starts(planned):
         spec, status = desired.tasks[start.task], recorded[start.task]
         assert status.phase is Phase.CREATED
         assert start.task not in desired.broken
         assert start.task not in planned.waiting
-        assert spec.desired is Wish.ACTIVE
+        assert spec.desired is DesiredState.ACTIVE
         assert all(recorded[name].phase is Phase.COMPLETED for name in spec.depends_on)
         assert all(time is None or time <= NOW for time in (spec.not_before, status.not_before))
         assert spec.schedule is None or status.due_at <= NOW
@@ -153,7 +145,7 @@ def test_a_task_has_at_most_one_live_run(fleet):
     planned = plan(desired, observed, NOW)
 
     started = [start.task for start in starts(planned)]
-    touched = [action.task for action in planned.actions if isinstance(action, Follow | Stop)]
+    touched = [action.task for action in planned.actions if isinstance(action, FollowRun | StopRun)]
     assert len(set(started)) == len(started)
     assert not {*started} & {*touched}
     assert len(set(touched)) == len(touched)
@@ -182,7 +174,7 @@ def test_a_broken_spec_stalls_its_own_task_and_stops_nothing(fleet):
         for name in desired.broken.keys() & observed.statuses.keys()
         if not observed.statuses[name].removed and observed.statuses[name].assigned_host not in leaving
     }
-    ended = {a.task for a in planned.actions if isinstance(a, Stop | Record) and is_an_end(a)}
+    ended = {a.task for a in planned.actions if isinstance(a, StopRun | RecordEvent) and is_an_end(a)}
     assert not broken & ended
 
 
@@ -300,7 +292,7 @@ def test_what_is_settled_and_at_rest_costs_nothing(data):
 
 WIDE_OPEN = {"local": Host(name="local", slots=2, labels=("gpu", "arm64", "beta"))}
 ACTIVE = {
-    "desired": Wish.ACTIVE,
+    "desired": DesiredState.ACTIVE,
     "budget": None,
     "execution_mode": ExecutionMode.SSH_CLI,
     "schedule": None,
@@ -412,7 +404,7 @@ def test_too_many_removals_wait_for_a_person_and_go_once_allowed(gone, kept, dat
 
 
 def starts(planned):
-    return [action for action in planned.actions if isinstance(action, Start)]
+    return [action for action in planned.actions if isinstance(action, StartRun)]
 
 
 def after(desired, observed):
@@ -422,10 +414,10 @@ def after(desired, observed):
 
 def is_an_end(action):
     ends = {"SpecRemoved", "Cancelled", "Removed", "Retried", "Failed"}
-    return isinstance(action, Stop) or type(action.event).__name__ in ends
+    return isinstance(action, StopRun) or type(action.event).__name__ in ends
 
 
 def is_looked_after(name, status, planned, observed):
     key = (status.run, status.round)
-    sent = {(a.run, a.round) for a in planned.actions if isinstance(a, Follow | Stop)}
+    sent = {(a.run, a.round) for a in planned.actions if isinstance(a, FollowRun | StopRun)}
     return key in observed.followed | sent or any(start.task == name for start in starts(planned))

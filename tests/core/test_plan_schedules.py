@@ -9,19 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.core.events import Assigned, Completed, Created, Renamed, Renewed, Scheduled
-from reconciler.core.model import (
-    Desired,
-    FailureClass,
-    Host,
-    Observed,
-    Phase,
-    Reason,
-    Status,
-    Task,
-    Wish,
-    run_key,
-)
-from reconciler.core.plan import attention, plan
+from reconciler.core.model.runs import FailureClass, run_key
+from reconciler.core.model.specs import Desired, DesiredState, Host, Task
+from reconciler.core.model.status import Observed, Phase, Reason, Status
+from reconciler.core.planning.plan import attention, plan
 from tests.strategies import NOW, SUCCESS, World, blob, failed
 
 DAILY = "30 9 * * *"
@@ -213,7 +204,7 @@ def test_what_is_for_a_person_does_not_come_again_by_itself():
     assert (planned.due, planned.waiting) == (None, {})
 
 
-@pytest.mark.parametrize("wish", [Wish.SUSPENDED, Wish.CANCELLED])
+@pytest.mark.parametrize("wish", [DesiredState.SUSPENDED, DesiredState.CANCELLED])
 def test_a_task_that_is_not_wanted_does_not_come_again(wish):
     world = settled_world()
 

@@ -3,16 +3,16 @@
 from reconciler.core.errors import Problem
 from reconciler.core.events import Assigned, Created, WaitingChanged
 from reconciler.core.lifecycle import fold
-from reconciler.core.model import Observed
-from reconciler.core.plan import plan
-from reconciler.core.preview import (
+from reconciler.core.model.status import Observed
+from reconciler.core.planning.plan import plan
+from reconciler.core.planning.preview import (
     Difference,
-    Line,
+    PlanLine,
     actions,
     comment,
     difference,
     has_changes,
-    refusal,
+    no_plan_comment,
     summary,
 )
 from tests.fakes import START, make_desired, make_task
@@ -69,10 +69,10 @@ def test_only_new_problems_fail_it():
 def test_the_comment_says_it_all_and_nothing_in_it_is_obeyed():
     found = Difference(
         new=(
-            Line("start", "web/fix", "gpu-1", "attempt 1 on gpu-1: 2 slots free"),
-            Line("wait", "b", "", "Dependency: waits for @all\n``` <b>"),
+            PlanLine("start", "web/fix", "gpu-1", "attempt 1 on gpu-1: 2 slots free"),
+            PlanLine("wait", "b", "", "Dependency: waits for @all\n``` <b>"),
         ),
-        gone=(Line("start", "c", "local", "because"),),
+        gone=(PlanLine("start", "c", "local", "because"),),
         problems=(Problem("specs/tasks/a.yaml", 3, 1, "unknown field", "gaol", "goal"),),
         old_problems=2,
     )
@@ -109,7 +109,7 @@ start  c  local  because
 
 
 def test_of_a_long_plan_the_beginning_is_shown():
-    found = Difference(new=tuple(Line("start", f"t{n}", "local", "x" * 999) for n in range(250)))
+    found = Difference(new=tuple(PlanLine("start", f"t{n}", "local", "x" * 999) for n in range(250)))
 
     text = comment(found, HEAD)
 
@@ -119,15 +119,16 @@ def test_of_a_long_plan_the_beginning_is_shown():
 
 def test_where_there_is_no_plan_it_says_why():
     assert (
-        refusal("conflicts in `a`", HEAD) == "### Plan of cccccccccc\n\nThere is none: `` conflicts in `a` ``"
+        no_plan_comment("conflicts in `a`", HEAD)
+        == "### Plan of cccccccccc\n\nThere is none: `` conflicts in `a` ``"
     )
 
 
 def test_two_that_differ_in_reasons_alone_come_to_the_same():
-    one, other = (Difference(new=(Line("start", "a", "local", why),)) for why in ("2 free", "1 free"))
+    one, other = (Difference(new=(PlanLine("start", "a", "local", why),)) for why in ("2 free", "1 free"))
 
     assert one.gist == other.gist
-    assert one.gist != Difference(new=(Line("start", "a", "gpu-1", "2 free"),)).gist
+    assert one.gist != Difference(new=(PlanLine("start", "a", "gpu-1", "2 free"),)).gist
     assert one.gist != Difference(gone=one.new).gist
 
 

@@ -5,8 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core.errors import SpecError
-from reconciler.core.model import Check, Failure, FailureClass, Phase, Repo, Status, Task
-from reconciler.core.prompt import PROMPT_LIMIT, Quote, check_template, quoted, render, sha256
+from reconciler.core.model.runs import Check, FailureClass
+from reconciler.core.model.specs import Repo, Task
+from reconciler.core.model.status import Failure, Phase, Status
+from reconciler.core.runs.prompt import PROMPT_LIMIT, Quote, check_template, quoted, render, sha256
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 REPO = Repo(name="web", url="../web", base="trunk", paths=("src/**", "docs/**"))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.references import KINDS, MINIMAL, SHORT, Reference, no_such, references
-from reconciler.specs.fleet import build
+from reconciler.core.references import MINIMAL, REFERABLE, SHORT, Reference, no_such, references
+from reconciler.specs.build import build
 from reconciler.specs.parse import File
 
 THERE = {"task": {"web/fix", "host/lost", "task/odd", "t", "x"}, "host": {"local"}}
@@ -66,7 +66,7 @@ def test_another_kind_than_can_be_meant_is_refused(words, only):
         read(*words.split(), only=only)
 
 
-@given(st.sampled_from(KINDS), st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True))
+@given(st.sampled_from(REFERABLE), st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True))
 def test_each_way_to_write_a_kind_means_the_same(kind, name):
     ways = [[f"{word}/{name}"] for word in (kind, f"{kind}s", SHORT[kind])]
     ways += [[word, name] for word in (kind, f"{kind}s", SHORT[kind])]
@@ -81,7 +81,7 @@ def test_the_name_of_a_task_that_is_there_always_means_that_task(names):
         assert references([name], lambda _: names, "task") == [("task", name)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", REFERABLE)
 def test_the_file_that_is_to_be_made_is_a_good_one(kind):
     text = MINIMAL[kind].format(name="web")
     extra = "\nscript: echo" if kind == "task" else ""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.schedule import is_due_time, next_due, next_opening, read_window, zone
+from reconciler.core.planning.schedule import is_due_time, next_due, next_opening, read_window, zone
 
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu")
 WINDOWS = (

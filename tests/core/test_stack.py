@@ -7,11 +7,12 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler.core.command import assignment, order
-from reconciler.core.model import Agent, Bid, Observed, Phase, Reason, Repo, Status
-from reconciler.core.plan import Start, plan
-from reconciler.core.show import want
-from reconciler.core.stack import pull_bases
+from reconciler.core.forge.presentation import desired_view
+from reconciler.core.model.specs import Agent, Repo
+from reconciler.core.model.status import LeaseRequest, Observed, Phase, Reason, Status
+from reconciler.core.planning.plan import StartRun, plan
+from reconciler.core.runs.command import assignment, build_run_request
+from reconciler.core.runs.start_point import pull_bases
 from tests.fakes import START, make_desired, make_task
 
 HEAD = "a" * 40
@@ -40,7 +41,7 @@ def status(desired, name: str, phase: Phase, **fields: object) -> Status:
 
 
 def start_of(planned):
-    starts = {action.task: action.event for action in planned.actions if isinstance(action, Start)}
+    starts = {action.task: action.event for action in planned.actions if isinstance(action, StartRun)}
     return starts["then"]
 
 
@@ -94,7 +95,7 @@ def test_the_order_names_the_commit_until_reviewers_ask_for_more():
     live = status(desired, "then", Phase.RUNNING, **fields)
     later = live.model_copy(update={"review_count": 1, "head_commit": "b" * 40})
 
-    first, second = (order(desired.tasks["then"], each, desired) for each in (live, later))
+    first, second = (build_run_request(desired.tasks["then"], each, desired) for each in (live, later))
 
     assert (first.start_from, first.stack) == (HEAD, HEAD)
     assert (second.start_from, second.stack) == ("b" * 40, HEAD)
@@ -104,7 +105,9 @@ def test_the_order_names_the_commit_until_reviewers_ask_for_more():
 def test_an_outside_agent_is_told_where_to_begin():
     desired = fleet(execution_mode="http_pull")
     desired.agents["jeeves"] = Agent(name="jeeves")
-    observed = replace(observe(desired, Phase.COMPLETED), bids=(Bid(agent="jeeves", request_key="k"),))
+    observed = replace(
+        observe(desired, Phase.COMPLETED), bids=(LeaseRequest(agent="jeeves", request_key="k"),)
+    )
 
     assert start_of(plan(desired, observed, START)).start_from == HEAD
 
@@ -124,7 +127,7 @@ def test_its_pull_request_is_against_the_branch_it_began_on_until_that_is_merged
     mine = status(desired, "then", Phase.REVIEW_PENDING, head_commit="b" * 40, branch_name="task/then")
 
     found = pull_bases(desired.tasks["then"], REPO, desired, statuses)
-    wanted = want(desired.tasks["then"], mine, REPO, bot="bot", bases=found)
+    wanted = desired_view(desired.tasks["then"], mine, REPO, bot="bot", bases=found)
 
     assert found == bases
     assert (wanted.base, wanted.leaves, wanted.opens) == (*bases, True)

@@ -13,13 +13,14 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, ConfigDict, RootModel, TypeAdapter, ValidationError
 
-from reconciler.api import models as api
+from reconciler import wire as api
 from reconciler.core.adapter import Usage
 from reconciler.core.fields import EARLIEST, LARGEST_ID, LATEST, LONGEST, MOST, format_time, parse_time
-from reconciler.core.model import Claim, HostStatus, Status
+from reconciler.core.model.runs import Claim
+from reconciler.core.model.status import HostStatus, Status
 from reconciler.forge import answers, webhook
 from reconciler.specs.parse import MODELS
-from reconciler.store.records import Fleet
+from reconciler.store.records import FleetIdentity
 
 EDGES = [
     *(10**400, -(10**400), 2**63, 2**64, -(2**63) - 1, 1e308, -1e308, math.inf, -math.inf, math.nan),
@@ -47,7 +48,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _incoming() -> Iterator[type[BaseModel]]:
-    yield from (*MODELS.values(), Status, HostStatus, Fleet, Claim)
+    yield from (*MODELS.values(), Status, HostStatus, FleetIdentity, Claim)
     for room in (api, answers, webhook):
         yield from (
             each

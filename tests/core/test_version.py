@@ -2,7 +2,7 @@ import pytest
 
 from reconciler.core.adapter import Version
 from reconciler.core.version import check_version
-from reconciler.specs.layers import adapter as built_in
+from reconciler.specs.layers import resolve_adapter as built_in
 
 
 @pytest.mark.parametrize(

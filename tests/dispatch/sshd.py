@@ -15,10 +15,10 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from reconciler.core.model import Host
-from reconciler.dispatch.line import Patience
+from reconciler.core.model.specs import Host
 from reconciler.dispatch.local import LocalTransport
-from reconciler.dispatch.transports import Transports
+from reconciler.dispatch.pool import TransportPool
+from reconciler.dispatch.ssh.connection import ConnectTimeouts
 from tests import processes
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -191,14 +191,14 @@ def quick(
     agent_path: str | None = None,
     is_lasting: bool = True,
     **patience: float,
-) -> Transports:
+) -> TransportPool:
     """Return transports that do not wait long between tries, but for an answer as long as it takes."""
-    return Transports(
+    return TransportPool(
         lambda: hosts or {},
         local=lambda host: LocalTransport(local / host.name),
         jitter=lambda: 0.5,
         agent_path=agent_path,
-        patience=Patience(**{"connect": 30.0, "backoff": 0.01, "backoff_cap": 0.1} | patience),
+        patience=ConnectTimeouts(**{"connect": 30.0, "backoff": 0.01, "backoff_cap": 0.1} | patience),
         is_lasting=is_lasting,
     )
 

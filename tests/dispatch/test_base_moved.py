@@ -7,11 +7,12 @@ import shutil
 
 import pytest
 
-from reconciler.core.model import FailureClass, Host, Order
+from reconciler.core.model.runs import FailureClass, RunRequest
+from reconciler.core.model.specs import Host
 from reconciler.dispatch.local import LocalTransport
-from reconciler.dispatch.merging import Clash
+from reconciler.dispatch.merging import MergeConflict
 from reconciler.dispatch.repos import CodeRepository
-from reconciler.dispatch.steps import StepFailed
+from reconciler.dispatch.retrying import StepFailed
 from tests.dispatch.sshd import needs_sshd, quick, yard
 from tests.dispatch.world import LOCAL, World, git
 
@@ -46,7 +47,7 @@ def move(world: World, path: str = "theirs", text: str = "theirs\n") -> str:
     return git(seed, "rev-parse", "HEAD")
 
 
-def older(world: World, script: str, **fields) -> Order:
+def older(world: World, script: str, **fields) -> RunRequest:
     """Return an order that starts from the base branch as it was at first."""
     first = git(world.code, "rev-list", "--max-parents=0", "main")
     return world.order(script, start_from=first, **fields)
@@ -263,7 +264,7 @@ async def test_a_conflict_that_is_not_mended_is_told_again(world):
 
 
 def test_files_with_conflicts_are_named_on_a_line_each_and_harmlessly():
-    check = Clash(["a\nb\x1b[2J", *map(str, range(99))]).check("main")
+    check = MergeConflict(["a\nb\x1b[2J", *map(str, range(99))]).check("main")
 
     lines = check.output.splitlines()
     assert lines[1:3] == ["a b", "0"]

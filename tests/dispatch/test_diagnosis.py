@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.dispatch.diagnosis import Class, Seen, Try, diagnose
-from reconciler.dispatch.route import Hop
+from reconciler.dispatch.ssh.route import Hop
 
 KEY = asyncssh.generate_private_key("ssh-ed25519").convert_to_public()
 OTHER = asyncssh.generate_private_key("ecdsa-sha2-nistp256").convert_to_public()

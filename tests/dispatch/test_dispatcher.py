@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.command import PROMPT_FILE, WORKDIR
 from reconciler.core.errors import Unavailable
 from reconciler.core.events import RunEnded, RunSeen
-from reconciler.core.model import FailureClass, Host, HostAdapter, Repo
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.specs import Host, HostAdapter, Repo
+from reconciler.core.runs.command import PROMPT_FILE, WORKDIR
 from reconciler.dispatch.local import LocalTransport
 from tests import processes
 from tests.dispatch.world import NOW, RUN, World, ended, git, seen, until

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.model import FailureClass, HostAdapter
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.specs import HostAdapter
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.output import read_output
-from reconciler.dispatch.transport import Answer, Transport
+from reconciler.dispatch.transport import CommandResult, Transport
 from tests import processes
 from tests.dispatch.sshd import Yard, needs_sshd, quick, yard
 from tests.dispatch.world import LOCAL, RUN, World, ended, seen, until
@@ -221,7 +222,7 @@ class Mute(LocalTransport):
             return await super().call(words, stdin, timeout=timeout)
         if self.starts:
             await super().call(words, stdin, timeout=timeout)
-        return Answer(2, b"", b"sh: 0: Cannot fork")
+        return CommandResult(2, b"", b"sh: 0: Cannot fork")
 
 
 @pytest.mark.parametrize("starts", [True, False])

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from reconciler.core.model import FailureClass
+from reconciler.core.model.runs import FailureClass
 from reconciler.dispatch.protocol import Stage
 from tests.dispatch.world import RUN, World, ended, finish, git, make_runs, run, seen, start, until
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from reconciler.core.adapter import Adapter, Output
 from reconciler.core.masking import Mask
-from reconciler.dispatch import framing, retention
-from reconciler.dispatch.output import Asked, Remains, judge_output, read_events, refusal
-from reconciler.dispatch.retention import conditions
-from reconciler.specs.layers import adapter as built_in
+from reconciler.dispatch import event_buffer as retention
+from reconciler.dispatch import framing
+from reconciler.dispatch.event_buffer import event_filters
+from reconciler.dispatch.output import OutputRequest, RoundOutput, give_up_verdict, judge_output, read_events
+from reconciler.specs.layers import resolve_adapter as built_in
 from tests.dispatch.test_output import NOW, VERDICTS, asked, remains
 
 SESSION = "8a1b2c3d-0000-4000-8000-000000000000"
@@ -35,7 +36,7 @@ CLAUDE = built_in("claude-code", None)
 
 
 def judge(stdout, stderr=b"", adapter=CLAUDE, exit_code=0):
-    return judge_output(adapter, Remains(stdout, stderr, exit_code), Asked(), NOW)
+    return judge_output(adapter, RoundOutput(stdout, stderr, exit_code), OutputRequest(), NOW)
 
 
 def pretty(value, **how):
@@ -155,7 +156,7 @@ def test_every_recording_means_the_same_with_progress_on_each_line(row):
     adapter, plain = built_in(row["adapter"], None), remains(row)
     lines = b"\n".join(b"50%%\r%s\r" % line for line in plain.stdout.split(b"\n"))
 
-    framed = judge_output(adapter, Remains(lines, plain.stderr, plain.exit_code), asked(row), NOW)
+    framed = judge_output(adapter, RoundOutput(lines, plain.stderr, plain.exit_code), asked(row), NOW)
 
     found = judge_output(adapter, plain, asked(row), NOW)
     assert framed.model_copy(update={"notes": ()}) == found.model_copy(update={"notes": ()})
@@ -211,11 +212,11 @@ def test_what_the_rules_do_not_look_at_changes_nothing(row, monkeypatch):
 
 
 def retention_of_all():
-    return (retention.Condition(lambda _: True, "all"),)
+    return (retention.EventFilter(lambda _: True, "all"),)
 
 
 def kept(rule, events):
-    chosen = retention.Retention(conditions([rule]))
+    chosen = retention.EventBuffer(event_filters([rule]))
     for event in events:
         chosen.add(event, is_spliced=False)
     return [each.event["n"] for each in chosen.kept()]
@@ -265,7 +266,7 @@ def test_a_secret_in_an_event_is_masked_wherever_it_comes_to_light():
     }
     mask = Mask(frozenset({SECRET}))
 
-    found = judge_output(CLAUDE, Remains(json.dumps(result).encode(), b"", 0), Asked(), NOW, mask)
+    found = judge_output(CLAUDE, RoundOutput(json.dumps(result).encode(), b"", 0), OutputRequest(), NOW, mask)
 
     letters = "".join(filter(str.isalnum, found.model_dump_json()))
     assert "xYz9Q7" not in letters
@@ -278,7 +279,7 @@ def test_a_secret_over_several_events_is_masked_where_they_are_joined():
     pieces = ({"d": SECRET[:8]}, {"d": SECRET[8:15]}, {"d": SECRET[15:]}, {"end": True})
     stdout = b"".join(json.dumps(piece).encode() + b"\n" for piece in pieces)
 
-    found = judge_output(parrot, Remains(stdout, b"", 0), Asked(), NOW, Mask(frozenset({SECRET})))
+    found = judge_output(parrot, RoundOutput(stdout, b"", 0), OutputRequest(), NOW, Mask(frozenset({SECRET})))
 
     assert (found.outcome, found.text) == ("success", "*" * len(SECRET))
 
@@ -291,7 +292,9 @@ def test_a_text_is_never_cut_in_the_middle_of_a_secret(size, stream):
     printed = (text, b"") if stream == "out" else (b"", text)
 
     for exit_code in (0, 1):
-        found = judge_output(plain, Remains(*printed, exit_code), Asked(), NOW, Mask(frozenset({SECRET})))
+        found = judge_output(
+            plain, RoundOutput(*printed, exit_code), OutputRequest(), NOW, Mask(frozenset({SECRET}))
+        )
         for start in range(len(SECRET) - 5):
             assert SECRET[start : start + 6] not in found.model_dump_json()
 
@@ -299,7 +302,9 @@ def test_a_text_is_never_cut_in_the_middle_of_a_secret(size, stream):
 def judged_text(rules, printed, *, stderr=b"", exit_code=1):
     plain = Adapter(name="plain", command=("plain",), output=Output(format="text", **rules))
     mask = Mask(frozenset({SECRET}))
-    return judge_output(plain, Remains(BytesIO(printed), BytesIO(stderr), exit_code), Asked(), NOW, mask)
+    return judge_output(
+        plain, RoundOutput(BytesIO(printed), BytesIO(stderr), exit_code), OutputRequest(), NOW, mask
+    )
 
 
 @pytest.mark.parametrize("before", [0, 480, 490, 499, 500])
@@ -320,8 +325,8 @@ def test_no_complaint_and_no_refusal_is_cut_in_the_middle_of_a_secret(before):
     rules = Output(format="json_lines", error_lines=("waiting",), give_up="waiting: (.*)")
     adapter, mask = Adapter(name="plain", command=("plain",), output=rules), Mask(frozenset({SECRET}))
 
-    told = judge_output(adapter, Remains(b"", BytesIO(line), 1), Asked(), NOW, mask).message
-    refused = refusal(rules, BytesIO(line), BytesIO(b""), NOW, mask)["message"]
+    told = judge_output(adapter, RoundOutput(b"", BytesIO(line), 1), OutputRequest(), NOW, mask).message
+    refused = give_up_verdict(rules, BytesIO(line), BytesIO(b""), NOW, mask)["message"]
 
     assert "waiting" in told
     assert "waited" in refused
@@ -351,8 +356,10 @@ def test_a_text_of_any_size_is_judged_by_its_end(tmp_path):
         rules = Output(format="text", success="done", give_up=r"waiting \((.*)\)")
         plain = Adapter(name="plain", command=("plain",), output=rules)
 
-        found, most = memory_of(lambda: judge_output(plain, Remains(stdout, b"", 0), Asked(), NOW))
-        refused, most_refused = memory_of(lambda: refusal(rules, stdout, BytesIO(), NOW))
+        found, most = memory_of(
+            lambda: judge_output(plain, RoundOutput(stdout, b"", 0), OutputRequest(), NOW)
+        )
+        refused, most_refused = memory_of(lambda: give_up_verdict(rules, stdout, BytesIO(), NOW))
 
     assert found.outcome == "success"
     assert "HTTP 503" in refused["message"]
@@ -380,8 +387,10 @@ def test_words_that_came_in_pieces_are_one_however_many_and_whatever_stands_betw
     failed = b'{"type":"error","severity":"error","message":"broken"}\n'
     late = b"".join(piece(f"{number} ") for number in range(5_000))
 
-    found = judge_output(GEMINI, Remains(early + late + GEMINI_END, b"", 0), Asked(), NOW)
-    broken = judge_output(GEMINI, Remains(early + failed + late + GEMINI_END, b"", 0), Asked(), NOW)
+    found = judge_output(GEMINI, RoundOutput(early + late + GEMINI_END, b"", 0), OutputRequest(), NOW)
+    broken = judge_output(
+        GEMINI, RoundOutput(early + failed + late + GEMINI_END, b"", 0), OutputRequest(), NOW
+    )
 
     assert found.outcome == "success"
     assert found.text.endswith("4998 4999 ")
@@ -397,8 +406,8 @@ def test_a_secret_in_pieces_is_masked_and_pieces_without_end_take_no_memory(tmp_
         stdout.write(secret + GEMINI_END)
         mask = Mask(frozenset({SECRET}))
 
-        remains_of_it = Remains(stdout, b"", 0)
-        found, most = memory_of(lambda: judge_output(GEMINI, remains_of_it, Asked(), NOW, mask))
+        remains_of_it = RoundOutput(stdout, b"", 0)
+        found, most = memory_of(lambda: judge_output(GEMINI, remains_of_it, OutputRequest(), NOW, mask))
 
     assert found.text.endswith(" " + "*" * len(SECRET))
     assert most < 16 * 2**20

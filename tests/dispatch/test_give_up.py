@@ -3,9 +3,9 @@
 import pytest
 
 from reconciler.core.adapter import Output
-from reconciler.core.model import FailureClass
+from reconciler.core.model.runs import FailureClass
 from reconciler.dispatch.output import read_output
-from reconciler.specs.layers import adapter as built_in
+from reconciler.specs.layers import resolve_adapter as built_in
 from tests.dispatch.test_output import recording, remains
 from tests.dispatch.world import NOW, World
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.model import FailureClass, Host
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.specs import Host
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.repos import CodeRepository
-from reconciler.dispatch.steps import StepFailed
+from reconciler.dispatch.retrying import StepFailed
 from tests.dispatch.world import World, git
 
 

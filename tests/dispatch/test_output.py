@@ -9,17 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core.adapter import Adapter, Output, Usage
-from reconciler.core.command import order
-from reconciler.core.model import Desired, FailureClass, Host, Phase, Status, Task, Verdict
+from reconciler.core.model.runs import FailureClass, Verdict
+from reconciler.core.model.specs import Desired, Host, Task
+from reconciler.core.model.status import Phase, Status
+from reconciler.core.runs.command import build_run_request
 from reconciler.dispatch.output import (
-    Asked,
-    Remains,
+    OutputRequest,
+    RoundOutput,
     judge_output,
     parse_recording,
     read_output,
     verdict_as_json,
 )
-from reconciler.specs.layers import adapter as built_in
+from reconciler.specs.layers import resolve_adapter as built_in
 from reconciler.store import statuses
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
@@ -40,7 +42,7 @@ by_name = pytest.mark.parametrize("row", VERDICTS, ids=[row["recording"] for row
 
 def remains(row):
     code, stderr = int(row["exit_code"]), RECORDINGS / f"{row['recording']}.stderr"
-    return Remains(
+    return RoundOutput(
         stdout=(RECORDINGS / f"{row['recording']}.stdout").read_bytes(),
         stderr=stderr.read_bytes() if stderr.exists() else b"",
         exit_code=code if code >= 0 else 128 - code,
@@ -50,7 +52,7 @@ def remains(row):
 def asked(row):
     words = row["asked"].split()
     sessions = [word.removeprefix("session=") for word in words if word.startswith("session=")]
-    return Asked(tuple(word for word in words if word.startswith("--")), *sessions)
+    return OutputRequest(tuple(word for word in words if word.startswith("--")), *sessions)
 
 
 def recording(name):
@@ -74,7 +76,7 @@ def test_every_recording_gets_the_verdict_of_the_table(row):
 def test_every_recording_that_names_its_session_can_be_resumed(row):
     adapter = built_in(row["adapter"], None)
 
-    found = judge_output(adapter, remains(row), Asked(), NOW)
+    found = judge_output(adapter, remains(row), OutputRequest(), NOW)
 
     assert bool(found.session_id) is bool(row["session"])
 
@@ -117,8 +119,8 @@ def test_a_cut_output_is_no_success_unless_its_last_event_is_whole(data):
     exit_code = data.draw(st.sampled_from([0, 143]))
     adapter = built_in(row["adapter"], None)
 
-    before = judge_output(adapter, Remains(stdout[:cut], b"", exit_code), Asked(), NOW)
-    after = judge_output(adapter, Remains(stdout[:end], b"", exit_code), Asked(), NOW)
+    before = judge_output(adapter, RoundOutput(stdout[:cut], b"", exit_code), OutputRequest(), NOW)
+    after = judge_output(adapter, RoundOutput(stdout[:end], b"", exit_code), OutputRequest(), NOW)
 
     assert before.outcome == "failed"
     assert after.outcome == "success"
@@ -128,8 +130,10 @@ def test_an_output_cut_in_its_last_line_is_told_from_one_that_just_ends():
     whole = remains(recording("claude/streamjson_text")).stdout
     adapter = built_in("claude-code", None)
 
-    in_a_line = judge_output(adapter, Remains(whole[:-100], b"", 0), Asked(), NOW)
-    between_lines = judge_output(adapter, Remains(whole[: whole.rindex(b"\n", 0, -1)], b"", 0), Asked(), NOW)
+    in_a_line = judge_output(adapter, RoundOutput(whole[:-100], b"", 0), OutputRequest(), NOW)
+    between_lines = judge_output(
+        adapter, RoundOutput(whole[: whole.rindex(b"\n", 0, -1)], b"", 0), OutputRequest(), NOW
+    )
 
     assert "cut off" in in_a_line.message
     assert "without its last event" in between_lines.message
@@ -139,8 +143,10 @@ def test_the_old_codex_format_says_that_its_end_is_a_guess():
     stdout = remains(recording("codex-0.39/json_tool_bypass")).stdout
     adapter = built_in("codex", None)
 
-    whole = judge_output(adapter, Remains(stdout, b"", 0), Asked(), NOW)
-    cut = judge_output(adapter, Remains(stdout[: stdout.index(b"exec_command_end")], b"", 0), Asked(), NOW)
+    whole = judge_output(adapter, RoundOutput(stdout, b"", 0), OutputRequest(), NOW)
+    cut = judge_output(
+        adapter, RoundOutput(stdout[: stdout.index(b"exec_command_end")], b"", 0), OutputRequest(), NOW
+    )
 
     assert "guess" in " ".join(whole.notes)
     assert cut.outcome == "failed"
@@ -154,7 +160,7 @@ def test_the_names_codex_had_for_a_while_are_understood():
     )
     stdout = b"".join(json.dumps(event).encode() + b"\n" for event in events)
 
-    found = judge_output(built_in("codex", None), Remains(stdout, b"", 0), Asked(), NOW)
+    found = judge_output(built_in("codex", None), RoundOutput(stdout, b"", 0), OutputRequest(), NOW)
 
     assert (found.outcome, found.text) == ("success", "Done.")
     assert (found.usage.input_tokens, found.usage.cached_tokens) == (3, 2)
@@ -168,7 +174,7 @@ def test_a_session_that_was_begun_anew_is_noted_and_its_totals_are_its_own():
     before = Usage(input_tokens=100, output_tokens=10, cached_tokens=1)
 
     found = judge_output(
-        built_in("codex", None), remains(row), Asked(session="01a20000-fc7b", totals=before), NOW
+        built_in("codex", None), remains(row), OutputRequest(session="01a20000-fc7b", totals=before), NOW
     )
 
     assert found.session_id != "01a20000-fc7b"
@@ -179,10 +185,10 @@ def test_a_session_that_was_begun_anew_is_noted_and_its_totals_are_its_own():
 def test_the_tokens_of_a_resumed_codex_session_are_counted_from_where_it_was_left():
     first, second = recording("codex/resume_1_first"), recording("codex/resume_6_nostdinprompt")
     adapter = built_in("codex", None)
-    before = judge_output(adapter, remains(first), Asked(), NOW)
+    before = judge_output(adapter, remains(first), OutputRequest(), NOW)
 
     after = judge_output(
-        adapter, remains(second), Asked(session=before.session_id, totals=before.session_totals), NOW
+        adapter, remains(second), OutputRequest(session=before.session_id, totals=before.session_totals), NOW
     )
 
     assert after.session_id == before.session_id
@@ -197,7 +203,7 @@ def test_the_cost_of_a_resumed_claude_session_is_a_difference_and_its_tokens_are
     found = judge_output(
         built_in("claude-code", None),
         remains(row),
-        Asked(session="a478c207-35fd-41d9-b120-288ec3eb4cb6", totals=before),
+        OutputRequest(session="a478c207-35fd-41d9-b120-288ec3eb4cb6", totals=before),
         NOW,
     )
 
@@ -211,7 +217,9 @@ def test_totals_of_a_session_survive_a_run_that_told_none():
     session = json.loads(remains(row).stdout.split(b"\n")[0])["thread_id"]
     before = Usage(input_tokens=100, output_tokens=10)
 
-    found = judge_output(built_in("codex", None), remains(row), Asked(session=session, totals=before), NOW)
+    found = judge_output(
+        built_in("codex", None), remains(row), OutputRequest(session=session, totals=before), NOW
+    )
 
     assert found.session_totals == before
     assert found.usage == Usage()
@@ -233,7 +241,9 @@ def claude_events(*, denied=(), used=(), **result):
 
 
 def judge_claude(stdout, exit_code=0, **about):
-    return judge_output(built_in("claude-code", None), Remains(stdout, b"", exit_code), Asked(**about), NOW)
+    return judge_output(
+        built_in("claude-code", None), RoundOutput(stdout, b"", exit_code), OutputRequest(**about), NOW
+    )
 
 
 def test_an_agent_that_found_a_way_around_a_denial_has_succeeded():
@@ -300,7 +310,7 @@ def test_whatever_an_agent_writes_for_a_number_or_a_text_becomes_a_verdict_that_
 
     found = judge_claude(claude_events(usage=usage, **told), exit_code=exit_code)
 
-    assert statuses.load(Verdict, statuses.dump(found), "x") == found
+    assert statuses.load_status(Verdict, statuses.dump_status(found), "x") == found
     assert found.usage + found.usage
 
 
@@ -308,7 +318,7 @@ def test_a_rule_that_cannot_reckon_with_what_it_finds_finds_nothing():
     adapter = Adapter(name="a", output=Output(format="json", cost_usd="sum([*].cost)", text="[0].text"))
     stdout = json.dumps({"cost": 10**400, "text": "Done."}).encode()
 
-    found = judge_output(adapter, Remains(stdout, b"", 0), Asked(), NOW)
+    found = judge_output(adapter, RoundOutput(stdout, b"", 0), OutputRequest(), NOW)
 
     assert (found.outcome, found.usage.cost_usd) == ("success", 0.0)
 
@@ -332,7 +342,7 @@ def test_the_order_of_a_run_says_which_session_and_form_its_output_must_answer_f
     )
     task = Task(name="t", generation="a" * 40, work="w", goal="Do it.", adapter="claude-code")
     fleet = Desired(hosts={"local": Host(name="local")}, adapters={"claude-code": strict})
-    work = order(task, status, fleet)
+    work = build_run_request(task, status, fleet)
 
     def read(stdout):
         return read_output(strict, stdout=stdout, stderr=b"", exit_code=0, order=work, now=NOW)
@@ -360,7 +370,7 @@ def test_the_order_of_a_run_says_which_session_and_form_its_output_must_answer_f
     ],
 )
 def test_a_crash_of_any_cli_costs_an_attempt_whatever_numbers_are_in_it(name, stderr):
-    found = judge_output(built_in(name, None), Remains(b"", stderr.encode(), 1), Asked(), NOW)
+    found = judge_output(built_in(name, None), RoundOutput(b"", stderr.encode(), 1), OutputRequest(), NOW)
 
     assert (found.outcome, found.kind, found.retry_at) == ("failed", FailureClass.AGENT, None)
 

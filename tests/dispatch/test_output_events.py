@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core.adapter import Adapter, Output, Usage
-from reconciler.core.model import FailureClass
-from reconciler.dispatch.output import Asked, Remains, judge_output, read_events
-from reconciler.specs.layers import adapter as built_in
+from reconciler.core.model.runs import FailureClass
+from reconciler.dispatch.output import OutputRequest, RoundOutput, judge_output, read_events
+from reconciler.specs.layers import resolve_adapter as built_in
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 ADAPTERS = ("claude-code", "codex", "gemini", "opencode", "qwen", "script")
@@ -96,7 +96,7 @@ def test_text_made_to_be_slow_is_not():
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(ADAPTERS), st.binary(), st.binary(), st.integers(0, 255))
 def test_any_bytes_give_a_verdict(name, stdout, stderr, exit_code):
-    found = judge_output(built_in(name, None), Remains(stdout, stderr, exit_code), Asked(), NOW)
+    found = judge_output(built_in(name, None), RoundOutput(stdout, stderr, exit_code), OutputRequest(), NOW)
 
     assert found.outcome == "failed" or (name == "script" and exit_code == 0)
     assert found.model_dump_json()
@@ -107,7 +107,7 @@ def test_any_bytes_give_a_verdict(name, stdout, stderr, exit_code):
 def test_events_of_any_shape_give_a_verdict(name, events, exit_code):
     stdout = b"".join(json.dumps(event).encode() + b"\n" for event in events)
 
-    found = judge_output(built_in(name, None), Remains(stdout, stdout, exit_code), Asked(), NOW)
+    found = judge_output(built_in(name, None), RoundOutput(stdout, stdout, exit_code), OutputRequest(), NOW)
 
     assert found.outcome == "failed" or found.kind is None
     assert found.model_dump_json()
@@ -130,7 +130,9 @@ def test_events_of_any_shape_give_a_verdict(name, events, exit_code):
     ],
 )
 def test_a_script_is_judged_by_its_exit_code(exit_code, outcome, kind):
-    found = judge_output(built_in("script", None), Remains(b"working\ndone\n", b"", exit_code), Asked(), NOW)
+    found = judge_output(
+        built_in("script", None), RoundOutput(b"working\ndone\n", b"", exit_code), OutputRequest(), NOW
+    )
 
     assert (found.outcome, found.kind, found.text) == (outcome, kind, "working\ndone")
 
@@ -138,7 +140,7 @@ def test_a_script_is_judged_by_its_exit_code(exit_code, outcome, kind):
 def test_what_a_script_says_of_logins_and_limits_is_not_taken_for_the_clis_own_error():
     said = b"GET /login 401 Unauthorized\nrate limit\n"
 
-    found = judge_output(built_in("script", None), Remains(said, b"", 1), Asked(), NOW)
+    found = judge_output(built_in("script", None), RoundOutput(said, b"", 1), OutputRequest(), NOW)
 
     assert found.kind is FailureClass.AGENT
 
@@ -166,7 +168,7 @@ PARROT = Adapter(
 
 def parrot(*events, exit_code=0, stderr=b"", **asked):
     stdout = b"".join(json.dumps(event).encode() + b"\n" for event in events)
-    return judge_output(PARROT, Remains(stdout, stderr, exit_code), Asked(**asked), NOW)
+    return judge_output(PARROT, RoundOutput(stdout, stderr, exit_code), OutputRequest(**asked), NOW)
 
 
 HELLO = {"k": "hello", "nest": "n1"}
@@ -213,7 +215,7 @@ def test_a_cli_without_rules_is_judged_by_whole_events_and_the_exit_code():
     plain = PARROT.model_copy(update={"output": Output(format="json", text="[-1].said")})
 
     def judge(stdout, exit_code=0):
-        return judge_output(plain, Remains(stdout, b"", exit_code), Asked(), NOW).outcome
+        return judge_output(plain, RoundOutput(stdout, b"", exit_code), OutputRequest(), NOW).outcome
 
     assert judge(b'{"said": "done"}') == "success"
     assert judge(b'{"said": "done"}', exit_code=1) == "failed"

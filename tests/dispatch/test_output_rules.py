@@ -13,7 +13,7 @@ from jmespath.visitor import TreeInterpreter
 from reconciler.core.adapter import RULES
 from reconciler.core.patterns import chosen, lines_of, matches
 from reconciler.dispatch.output import JOIN, READERS, read_events
-from reconciler.specs.layers import adapter as built_in
+from reconciler.specs.layers import resolve_adapter as built_in
 from tests.dispatch.test_output import VERDICTS, remains
 
 ADAPTERS = ("claude-code", "codex", "gemini", "opencode", "qwen")

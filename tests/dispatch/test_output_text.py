@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.core.adapter import Adapter, Output, Usage
-from reconciler.core.model import FailureClass
-from reconciler.dispatch.output import Asked, Remains, judge_output
+from reconciler.core.model.runs import FailureClass
+from reconciler.dispatch.output import OutputRequest, RoundOutput, judge_output
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 SAMPLES = Path(__file__).parent.parent / "samples" / "aider"
@@ -30,7 +30,7 @@ AIDER = Adapter(name="aider", command=("aider",), output=RULES)
 
 def judge(stdout, *, stderr=b"", exit_code=0, rules=RULES):
     adapter = AIDER.model_copy(update={"output": rules})
-    return judge_output(adapter, Remains(stdout, stderr, exit_code), Asked(), NOW)
+    return judge_output(adapter, RoundOutput(stdout, stderr, exit_code), OutputRequest(), NOW)
 
 
 def recorded(name):

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from reconciler.core.adapter import Adapter, Version
 from reconciler.core.errors import Unavailable
-from reconciler.core.hosts import news
-from reconciler.core.model import Host, HostAdapter, HostCli, HostStatus
+from reconciler.core.hosts import host_change
+from reconciler.core.model.specs import Host, HostAdapter
+from reconciler.core.model.status import HostCli, HostStatus
 from reconciler.dispatch.local import LocalTransport
-from reconciler.dispatch.probe import CliFacts, HostFacts, probe, reachable, troubles, unreachable
-from reconciler.dispatch.prober import Prober
+from reconciler.dispatch.probe import CliFacts, HostFacts, host_problems, probe, reachable, unreachable
+from reconciler.dispatch.prober import HostProber
 from tests.dispatch.sshd import needs_sshd, quick, yard
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -244,7 +245,7 @@ async def test_a_host_that_cannot_write_its_temporary_files_says_so(tmp_path: Pa
 
     facts = await probe(transport, Host(name="h1"), {"agent": agent()}, workdir=str(tmp_path))
 
-    assert list(troubles(facts, datetime.now(UTC))) == [  # noqa: TID251  the clock of this host
+    assert list(host_problems(facts, datetime.now(UTC))) == [  # noqa: TID251  the clock of this host
         "nothing can be written in /dev/null/none (TMPDIR); make room, or mend its modes"
     ]
     assert reachable(facts, KNOWN, NOW).fault
@@ -253,13 +254,13 @@ async def test_a_host_that_cannot_write_its_temporary_files_says_so(tmp_path: Pa
 
 async def test_a_working_folder_that_cannot_be_written_to_is_a_trouble(tmp_path: Path):
     facts = await look(tmp_path)
-    assert not list(troubles(facts, datetime.now(UTC)))  # noqa: TID251  the clock of this host
+    assert not list(host_problems(facts, datetime.now(UTC)))  # noqa: TID251  the clock of this host
 
     host = Host(name="h1", workdir="/dev/null/work")
     facts = await probe(LocalTransport(tmp_path), host)
 
     assert not facts.workdir_writable
-    assert any("change `workdir`" in words for words in troubles(facts, NOW))
+    assert any("change `workdir`" in words for words in host_problems(facts, NOW))
 
 
 # --- What goes on record -----------------------------------------------------
@@ -285,7 +286,7 @@ def test_what_is_wrong_with_a_host_stands_in_its_status(changes: dict[str, objec
 
     assert status.reachable
     assert message in status.message
-    assert news("host", reachable(HEALTHY, None, NOW), status, NOW) is not None
+    assert host_change("host", reachable(HEALTHY, None, NOW), status, NOW) is not None
 
 
 FAULTS = [
@@ -306,10 +307,10 @@ def test_a_host_on_which_no_run_can_start_is_not_up_until_one_can(changes: dict[
     assert broken.reachable
     assert broken.fault in broken.message
     assert (broken.since, still.since, mended.since) == (LATER, LATER, LATER + timedelta(hours=2))
-    assert "no run can start there" in getattr(news("host", KNOWN, broken, NOW), "reason", "")
-    assert news("host", broken, still, NOW) is None
+    assert "no run can start there" in getattr(host_change("host", KNOWN, broken, NOW), "reason", "")
+    assert host_change("host", broken, still, NOW) is None
     assert mended.fault == ""
-    assert "runs can start there again" in getattr(news("host", still, mended, NOW), "reason", "")
+    assert "runs can start there again" in getattr(host_change("host", still, mended, NOW), "reason", "")
 
 
 @pytest.mark.parametrize("changes", [{"clock": 0}, {"disk_free_mb": 999}, {"load": 900.0}])
@@ -321,7 +322,10 @@ def test_what_keeps_no_run_from_starting_is_no_fault(changes: dict[str, object])
 def test_a_figure_about_the_least_does_not_make_a_host_come_and_go(figure: str, least: int):
     broken = reachable(replace(HEALTHY, **{figure: least - 1}), KNOWN, NOW)
 
-    assert news("host", broken, reachable(replace(HEALTHY, **{figure: least + 1}), broken, NOW), NOW) is None
+    assert (
+        host_change("host", broken, reachable(replace(HEALTHY, **{figure: least + 1}), broken, NOW), NOW)
+        is None
+    )
     assert reachable(replace(HEALTHY, **{figure: least * 2}), broken, NOW).fault == ""
 
 
@@ -386,7 +390,7 @@ async def test_a_disk_with_hardly_any_files_left_is_a_fault(tmp_path: Path, smal
 
 async def test_a_spec_that_cannot_stand_on_a_command_line_is_no_mistake_of_ours(tmp_path: Path):
     host = Host(name="h1", address="127.0.0.1").model_copy(update={"workdir": "/a b"})
-    prober = Prober(lambda _: LocalTransport(tmp_path), data=tmp_path, clock=lambda: NOW)
+    prober = HostProber(lambda _: LocalTransport(tmp_path), data=tmp_path, clock=lambda: NOW)
 
     status, _ = await prober.probe(host, {}, None)
 
@@ -410,7 +414,7 @@ def test_a_figure_is_never_put_on_record(figures, drift, after):
     now = NOW + after
     facts = replace(HEALTHY, clock=int(now.timestamp()) + drift, **figures)
 
-    assert news("host", before, reachable(facts, before, now), NOW) is None
+    assert host_change("host", before, reachable(facts, before, now), NOW) is None
 
 
 CLI = HostCli(path="/bin/agent", version="1.0.0", ok=True)
@@ -431,26 +435,26 @@ KNOWN = reachable(WITH_CLI, None, NOW)
     ],
 )
 def test_a_change_of_what_the_host_is_goes_on_record(changes: dict[str, object]):
-    assert news("host", KNOWN, reachable(replace(WITH_CLI, **changes), KNOWN, LATER), NOW) is not None
+    assert host_change("host", KNOWN, reachable(replace(WITH_CLI, **changes), KNOWN, LATER), NOW) is not None
 
 
 def test_the_first_word_of_a_host_goes_on_record():
-    assert news("host", None, KNOWN, NOW) is not None
-    assert news("host", None, unreachable(AWAY, None, NOW), NOW) is not None
+    assert host_change("host", None, KNOWN, NOW) is not None
+    assert host_change("host", None, unreachable(AWAY, None, NOW), NOW) is not None
 
 
 def test_up_and_down_move_the_time_and_nothing_else_does():
     down = unreachable(AWAY, KNOWN, LATER)
-    assert news("host", KNOWN, down, NOW) is not None
+    assert host_change("host", KNOWN, down, NOW) is not None
     assert (down.reachable, down.since, down.message) == (False, LATER, str(AWAY))
     assert down.adapters == KNOWN.adapters
 
     still = unreachable(Unavailable("another reason"), down, LATER + timedelta(hours=1))
-    assert news("host", down, still, NOW) is None
+    assert host_change("host", down, still, NOW) is None
     assert still.since == LATER
 
     up = reachable(replace(WITH_CLI, clock=None), down, LATER)
-    assert news("host", down, up, NOW) is not None
+    assert host_change("host", down, up, NOW) is not None
     assert (up.reachable, up.since, up.message) == (True, LATER, "")
 
 
@@ -492,7 +496,7 @@ async def test_a_connection_that_ends_is_no_news_of_a_host_but_one_that_cannot_b
     tmp_path: Path, cuts: int, *, is_up: bool
 ):
     line = Cut(tmp_path, cuts)
-    prober = Prober(lambda _: line, data=tmp_path, clock=lambda: NOW)
+    prober = HostProber(lambda _: line, data=tmp_path, clock=lambda: NOW)
 
     status, _ = await prober.probe(Host(name="local"), {}, KNOWN)
 

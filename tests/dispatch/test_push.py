@@ -11,7 +11,8 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from reconciler.core.model import FailureClass, Host, Repo
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.specs import Host, Repo
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.repos import CodeRepository
 from tests.dispatch.sshd import needs_sshd, quick, yard

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.model import FailureClass, Repo
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.specs import Repo
 from reconciler.dispatch.repos import CodeRepository
-from reconciler.dispatch.steps import StepFailed
+from reconciler.dispatch.retrying import StepFailed
 from tests.dispatch.world import World, git
 
 NOBODY = "1" * 40

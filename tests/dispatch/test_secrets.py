@@ -8,10 +8,10 @@ from base64 import b64encode
 import pytest
 
 from reconciler.core.adapter import Secret
-from reconciler.core.model import FailureClass
+from reconciler.core.model.runs import FailureClass
 from reconciler.dispatch import secrets
 from reconciler.dispatch.local import LocalTransport
-from reconciler.dispatch.steps import StepFailed
+from reconciler.dispatch.retrying import StepFailed
 from tests import processes
 from tests.dispatch.world import World, ended
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.model import Phase
+from reconciler.core.model.status import Phase
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.protocol import agent_id, folder_name
 from reconciler.dispatch.scripts import script

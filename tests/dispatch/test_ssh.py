@@ -14,11 +14,11 @@ import asyncssh
 import pytest
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.model import Host
+from reconciler.core.model.specs import Host
 from reconciler.dispatch.diagnosis import fingerprint
-from reconciler.dispatch.line import Gate, Shared
-from reconciler.dispatch.route import Hop
-from reconciler.dispatch.transports import Transports
+from reconciler.dispatch.pool import TransportPool
+from reconciler.dispatch.ssh.connection import ConnectLimiter, SingleFlight
+from reconciler.dispatch.ssh.route import Hop
 from tests.dispatch.sshd import Sshd, Yard, needs_sshd, public, quick, silent_server, yard
 
 pytestmark = needs_sshd
@@ -47,7 +47,7 @@ async def why(host: Host, **options) -> str:
     return str(told.value)
 
 
-async def say(transports: Transports, host: Host, text: str) -> bytes:
+async def say(transports: TransportPool, host: Host, text: str) -> bytes:
     return (await transports(host).call(("echo", text), timeout=30)).stdout
 
 
@@ -296,7 +296,7 @@ async def test_closing_ends_the_connections_and_what_waits_for_them(servers: Yar
 
 async def test_what_waits_for_a_connection_is_told_when_it_is_given_up():
     never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    shared = Shared(lambda: never)
+    shared = SingleFlight(lambda: never)
     waiter = asyncio.create_task(shared.get())
     await asyncio.sleep(0)
 
@@ -349,7 +349,7 @@ async def test_commands_that_hang_do_not_use_up_the_sessions_of_the_host(servers
 
 
 async def test_few_connections_are_made_at_a_time():
-    gate, inside, most = Gate(each=2, total=3), set(), 0
+    gate, inside, most = ConnectLimiter(each=2, total=3), set(), 0
     turn = asyncio.Event()
 
     async def enter(hop: Hop, number: int) -> None:
@@ -372,7 +372,7 @@ async def test_few_connections_are_made_at_a_time():
 
 
 async def test_hosts_that_hang_keep_no_others_from_being_connected_to():
-    gate, free = Gate(each=2, total=2, brief=0), asyncio.Event()
+    gate, free = ConnectLimiter(each=2, total=2, brief=0), asyncio.Event()
     async with (
         asyncio.timeout(60),
         gate.entered(Hop(name="a", address="a")),
@@ -676,7 +676,7 @@ async def test_nothing_of_a_growing_file_is_lost_or_doubled_across_killed_connec
 async def test_more_files_are_read_than_handles_are_kept(
     servers: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("reconciler.dispatch.sftp._KEPT", 5)
+    monkeypatch.setattr("reconciler.dispatch.ssh.sftp._KEPT", 5)
     for number in range(30):
         (tmp_path / str(number)).write_text(f"text {number}")
     async with opened() as transports:
@@ -689,7 +689,7 @@ async def test_more_files_are_read_than_handles_are_kept(
 async def test_a_file_made_anew_under_the_same_path_is_read_once_the_old_handle_is_old(
     servers: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("reconciler.dispatch.sftp._KEPT_SECONDS", -1.0)
+    monkeypatch.setattr("reconciler.dispatch.ssh.sftp._KEPT_SECONDS", -1.0)
     file = tmp_path / "out"
     file.write_text("old")
     async with opened() as transports:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.model import Host
+from reconciler.core.model.specs import Host
 from tests.dispatch.contract_transport import *  # noqa: F403  the contract is collected here
 from tests.dispatch.sshd import Yard, needs_sshd, quick, yard
 

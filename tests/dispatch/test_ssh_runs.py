@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.adapter import Secret
-from reconciler.core.model import FailureClass, Host
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.specs import Host
 from reconciler.dispatch.dispatcher import Dispatcher
-from reconciler.dispatch.transports import Transports
+from reconciler.dispatch.pool import TransportPool
 from tests import processes
 from tests.dispatch.sshd import Sshd, Yard, needs_sshd, quick, yard
 from tests.dispatch.world import World, ended, git, seen, until
@@ -31,7 +32,7 @@ def servers(tmp_path: Path):
 class Remote(World):
     """The small world, its host reached over SSH."""
 
-    def __init__(self, folder: Path, host: Host, transports: Transports) -> None:
+    def __init__(self, folder: Path, host: Host, transports: TransportPool) -> None:
         super().__init__(folder)
         self.host = host
         self.transport = transports(host)

@@ -19,8 +19,8 @@ import asyncssh
 import pytest
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.model import Host
-from reconciler.dispatch.transports import Transports
+from reconciler.core.model.specs import Host
+from reconciler.dispatch.pool import TransportPool
 from tests.dispatch.sshd import Sshd, Yard, needs_sshd, public, quick, silent_server, yard
 
 pytestmark = needs_sshd
@@ -34,7 +34,7 @@ def servers(tmp_path: Path) -> Iterator[Yard]:
 
 
 @contextlib.asynccontextmanager
-async def opened(hosts: dict[str, Host] | None = None, **options) -> AsyncIterator[Transports]:
+async def opened(hosts: dict[str, Host] | None = None, **options) -> AsyncIterator[TransportPool]:
     transports = quick(hosts, **options)
     try:
         yield transports

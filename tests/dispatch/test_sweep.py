@@ -9,7 +9,8 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler.core.model import FailureClass, Phase
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.status import Phase
 from tests import processes
 from tests.dispatch.world import (
     LOCAL,

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.model import Host
+from reconciler.core.model.specs import Host
+from reconciler.dispatch.dry_run import dry_run
 from reconciler.dispatch.local import LocalTransport
-from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.protocol import Stage
-from reconciler.dispatch.rehearsal import rehearse
 from tests import processes
 from tests.dispatch.sshd import needs_sshd, quick, yard
 from tests.dispatch.world import QUICK, make_runs, run, start, until
@@ -130,7 +130,7 @@ async def test_signals_that_were_ignored_at_the_start_have_their_defaults_in_the
         for number, handler in kept.items():
             signal.signal(number, handler)
 
-    lines = Logs(tmp_path / "logs").read("a.r1", "out").splitlines()
+    lines = LogFolder(tmp_path / "logs").read("a.r1", "out").splitlines()
     assert [int(line.split()[1], 16) for line in lines] == [0, 0]
     await runs.close()
 
@@ -143,7 +143,7 @@ async def test_a_check_says_what_ends_runs_and_what_does_not(tmp_path, helper):
     environ = os.environ | {"PATH": tools(tmp_path / "tools", helper)}
     transport = LocalTransport(tmp_path / "host", environ)
 
-    found = await rehearse(Host(name="local"), transport, token="0123456789")
+    found = await dry_run(Host(name="local"), transport, token="0123456789")
 
     escapes = [words for words in found.warnings if "outlives its run" in words]
     assert found.troubles == ()
@@ -157,7 +157,7 @@ async def test_a_check_finds_a_host_that_answers_and_cannot_start_a_run(tmp_path
     (tmp_path / "tools/ln").unlink()
     transport = LocalTransport(tmp_path / "host", os.environ | {"PATH": path})
 
-    found = await rehearse(Host(name="local"), transport, token="0123456789")
+    found = await dry_run(Host(name="local"), transport, token="0123456789")
 
     assert found.troubles
 
@@ -184,7 +184,7 @@ async def test_a_check_leaves_the_forwarded_agent_to_live_runs(tmp_path_factory)
         await staying(host).call(("true",), timeout=30)
         before = await asyncio.to_thread(links, link)
 
-        found = await rehearse(host, passing(host), token="0123456789")
+        found = await dry_run(host, passing(host), token="0123456789")
         await passing.close()
 
         after = await asyncio.to_thread(links, link)

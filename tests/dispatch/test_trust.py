@@ -10,8 +10,8 @@ import asyncssh
 import pytest
 
 from reconciler.core.errors import Unavailable, UsageError
-from reconciler.core.model import Host
-from reconciler.dispatch.trust import Trust, look
+from reconciler.core.model.specs import Host
+from reconciler.dispatch.ssh.trust import HostKeyScan, scan_host_key
 from tests.dispatch.sshd import Yard, needs_sshd, public, quick, silent_server, yard
 
 pytestmark = needs_sshd
@@ -24,10 +24,10 @@ def servers(tmp_path: Path):
         yield made
 
 
-async def seen(host: Host, hosts: dict[str, Host] | None = None, **patience: float) -> Trust:
+async def seen(host: Host, hosts: dict[str, Host] | None = None, **patience: float) -> HostKeyScan:
     transports = quick(hosts, **patience)
     try:
-        return await look(host, transports)
+        return await scan_host_key(host, transports)
     finally:
         await transports.close()
 

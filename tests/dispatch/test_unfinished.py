@@ -5,7 +5,7 @@ What agents leave in a workspace: what is unfinished goes back to them; no fault
 
 import pytest
 
-from reconciler.core.model import FailureClass
+from reconciler.core.model.runs import FailureClass
 from tests.dispatch.world import World, git
 
 COMMIT = "git commit -q -a -m"

@@ -12,7 +12,8 @@ import pytest
 
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import Unavailable
-from reconciler.core.model import Assignment, Claim, FailureClass, Host, Report
+from reconciler.core.model.runs import Assignment, Claim, FailureClass, Report
+from reconciler.core.model.specs import Host
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.protocol import check_key, run_of
 from tests.dispatch.sshd import needs_sshd, quick, yard

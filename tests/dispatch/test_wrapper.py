@@ -16,9 +16,9 @@ import pytest
 
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.dispatch.local import LocalTransport
-from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.protocol import RunState, Stage, agent_job, payload
-from reconciler.dispatch.runs import Ending
+from reconciler.dispatch.runs import RunEnding
 from tests import processes
 from tests.dispatch.world import QUICK, finish, make_runs, run, start, until
 
@@ -59,7 +59,7 @@ async def runs(tmp_path: Path):
 
 
 def read(folder: Path, run_id: str, stream: str = "out") -> bytes:
-    return Logs(folder / "logs").read(run_id, stream)
+    return LogFolder(folder / "logs").read(run_id, stream)
 
 
 # --- Starting and ending, in every shell -------------------------------------
@@ -193,7 +193,7 @@ async def test_a_follower_that_was_cut_off_goes_on_where_it_stopped(tmp_path):
     first = make_runs(tmp_path)
     state = await start(first, "a.r1", script)
     following = asyncio.create_task(finish(first, "a.r1", state))
-    await until(lambda: Logs(tmp_path / "logs").size("a.r1", "out") > 0)
+    await until(lambda: LogFolder(tmp_path / "logs").size("a.r1", "out") > 0)
     following.cancel()
     await first.close()
     gate.touch()
@@ -207,7 +207,7 @@ async def test_a_follower_that_was_cut_off_goes_on_where_it_stopped(tmp_path):
 
 
 async def test_output_is_whole_when_our_own_disk_was_full_for_a_while(tmp_path):
-    class Full(Logs):
+    class Full(LogFolder):
         """Takes half of a piece, twice, before there is room again."""
 
         refusals = 2
@@ -229,7 +229,7 @@ async def test_output_is_whole_when_our_own_disk_was_full_for_a_while(tmp_path):
 
 
 async def test_a_mistake_in_following_is_heard_by_whoever_waits(tmp_path):
-    class Broken(Logs):
+    class Broken(LogFolder):
         def append(self, run_id, stream, data):
             raise ZeroDivisionError
 
@@ -286,7 +286,7 @@ async def test_an_agent_may_end_politely_when_it_is_cancelled(runs):
     await start(runs, "a.r1", f"trap 'exit 3' INT; : {word}; while :; do sleep 0.05; done")
     await until(lambda: processes.with_word(word))
 
-    state = await runs.cancel("a.r1", "cancelled", Ending(signal="INT", grace=20))
+    state = await runs.cancel("a.r1", "cancelled", RunEnding(signal="INT", grace=20))
 
     assert (state.exit_code, state.why) == (3, "cancelled")
 

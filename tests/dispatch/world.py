@@ -8,35 +8,27 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from reconciler.core.adapter import Adapter, Limits, Stop
+from reconciler.core.adapter import Adapter, RoundLimits, StopSignal
 from reconciler.core.events import RunEnded, RunSeen
-from reconciler.core.model import (
-    FailureClass,
-    FleetSpec,
-    Host,
-    Order,
-    Phase,
-    Repo,
-    Report,
-    Status,
-    Verdict,
-)
-from reconciler.core.needs import Needs, needs
+from reconciler.core.model.runs import FailureClass, Report, RunRequest, Verdict
+from reconciler.core.model.specs import FleetSpec, Host, Repo
+from reconciler.core.model.status import Phase, Status
+from reconciler.core.runs.retention import Retention, retention
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.local import LocalTransport
-from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import RunState, agent_job
-from reconciler.dispatch.runs import Bounds, Ending, Pace, Runs
+from reconciler.dispatch.runs import Bounds, Pace, RunEnding, Runs
 from reconciler.dispatch.scripts import Scripts
 from reconciler.dispatch.transport import Transport
 
 NOW = datetime(2030, 1, 31, 9, tzinfo=UTC)
 RUN = "web/fix.g12345678.a1"
-QUICK = Ending(grace=1)
+QUICK = RunEnding(grace=1)
 BRISK = Pace(events=0.02, copy=0.1, liveness=0.5)
 LOCAL = Host(name="local")
-SCRIPT = Adapter(name="script", stop=Stop(grace=timedelta(seconds=1)))
+SCRIPT = Adapter(name="script", stop=StopSignal(grace=timedelta(seconds=1)))
 
 
 def read_output(adapter, *, stdout, stderr, exit_code, order, now, mask) -> Verdict:
@@ -58,7 +50,7 @@ def git(folder: Path, *words: str) -> str:
 
 
 def make_runs(
-    folder: Path, transport: Transport | None = None, *, shell: str = "sh", logs: Logs | None = None
+    folder: Path, transport: Transport | None = None, *, shell: str = "sh", logs: LogFolder | None = None
 ) -> Runs:
     """Return runs on this machine, everything of them below one folder."""
     transport = transport or LocalTransport(folder / "host")
@@ -67,7 +59,7 @@ def make_runs(
         scripts,
         transport,
         root="./fleet/runs",
-        logs=logs or Logs(folder / "logs"),
+        logs=logs or LogFolder(folder / "logs"),
         pace=BRISK,
         proofs=Proofs(folder / "proofs"),
     )
@@ -135,11 +127,11 @@ class World:
             **options,
         )
 
-    def order(self, script: str, *, run: str = RUN, number: int = 1, **fields) -> Order:
+    def order(self, script: str, *, run: str = RUN, number: int = 1, **fields) -> RunRequest:
         """Return an order for a script in the code repository."""
         output_mb = fields.pop("output_mb", 64)
         adapter = SCRIPT.model_copy(
-            update={"limits": Limits(output_mb=output_mb), **fields.pop("adapter", {})}
+            update={"limits": RoundLimits(output_mb=output_mb), **fields.pop("adapter", {})}
         )
         values = {
             "repo": self.repo,
@@ -152,9 +144,9 @@ class World:
             "commit_message": "Mend it\n\nTask: web/fix\n",
             "argv": ("sh", "-c", script),
         } | fields
-        return Order(run=run, round=number, task="web/fix", adapter=adapter, **values)
+        return RunRequest(run=run, round=number, task="web/fix", adapter=adapter, **values)
 
-    async def carry_out(self, order: Order, **options) -> Report:
+    async def carry_out(self, order: RunRequest, **options) -> Report:
         """Carry out one order with a dispatcher of its own."""
         dispatcher, facts = self.dispatcher(**options), asyncio.Queue()
         dispatcher.follow(order, facts.put_nowait)
@@ -187,7 +179,7 @@ async def seen(facts: asyncio.Queue) -> RunSeen:
     return fact
 
 
-def needs_of(*runs: str, phase: Phase = Phase.RUNNING, mb: int = 100) -> Needs:
+def needs_of(*runs: str, phase: Phase = Phase.RUNNING, mb: int = 100) -> Retention:
     """Return the needs of a fleet whose tasks have these last runs, the newest first, in one phase."""
     statuses = {
         key.rpartition(".g")[0]: Status(
@@ -201,10 +193,10 @@ def needs_of(*runs: str, phase: Phase = Phase.RUNNING, mb: int = 100) -> Needs:
         )
         for age, key in enumerate(runs)
     }
-    return needs(statuses, NOW, FleetSpec(keep_failed_mb=mb))
+    return retention(statuses, NOW, FleetSpec(keep_failed_mb=mb))
 
 
-async def sweep(world: World, found: Needs, **options) -> None:
+async def sweep(world: World, found: Retention, **options) -> None:
     """Sweep the local host with a dispatcher that was just started."""
     dispatcher = world.dispatcher(**options)
     await dispatcher.sweep(LOCAL, lambda: found)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from reconciler.core.model import Status
-from reconciler.specs.fleet import build
+from reconciler.core.model.status import Status
+from reconciler.specs.build import build
 from reconciler.specs.parse import MODELS
 from reconciler.specs.worktree import read_worktree
 
@@ -49,10 +49,10 @@ def test_every_command_is_in_the_documentation():
 
 
 def test_the_example_of_a_record_is_one():
-    from reconciler.store.statuses import dump, load
+    from reconciler.store.statuses import dump_status, load_status
 
     files = sorted((ROOT / "fleet-state/tasks").rglob("*.yaml"))
 
     assert len(files) == 3
     for file in files:
-        assert dump(load(Status, file.read_bytes(), str(file))) == file.read_bytes()
+        assert dump_status(load_status(Status, file.read_bytes(), str(file))) == file.read_bytes()

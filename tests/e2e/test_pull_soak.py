@@ -15,11 +15,11 @@ from contextlib import AsyncExitStack
 import pytest
 
 from reconciler.api.tokens import new_token
-from reconciler.client.http import Client
-from reconciler.client.job import Means
-from reconciler.client.puller import Puller
-from reconciler.dispatch.agentlogs import AgentLogs
-from reconciler.dispatch.logs import Logs
+from reconciler.dispatch.logs import LogFolder
+from reconciler.dispatch.worker_logs import AgentLogs
+from reconciler.worker.client import ApiClient
+from reconciler.worker.job import JobConfig
+from reconciler.worker.worker import Worker
 
 AGENTS = int(os.environ.get("RECONCILER_TEST_AGENTS", "20"))
 TASKS = int(os.environ.get("RECONCILER_TEST_TASKS", "60"))
@@ -114,7 +114,7 @@ class Books:
             await self._news.wait()
 
 
-class BookKeeper(Client):
+class BookKeeper(ApiClient):
     """A client that books what is acknowledged to it."""
 
     def __init__(self, url, token, books) -> None:
@@ -174,9 +174,9 @@ async def test_everything_is_done_once_and_what_was_acknowledged_is_on_record(pl
             await served.crash()
 
     def puller(number, client):
-        return Puller(
+        return Worker(
             client=client,
-            means=Means(command=command, clones=False, say=lambda _: None),
+            means=JobConfig(command=command, clones=False, say=lambda _: None),
             state=tmp_path / f"agents/{number}",
             workdir=tmp_path / f"runs/{number}",
             draw=lambda: os.urandom(12).hex(),
@@ -210,7 +210,7 @@ async def test_everything_is_done_once_and_what_was_acknowledged_is_on_record(pl
     tasks = {f"t{number}" for number in range(TASKS)}
     runs = {task: run for (task, _), run in books.runs.items()}
     effects = {file.name: file.read_text().split() for file in (tmp_path / "effects").iterdir()}
-    logs = AgentLogs(Logs(playground.root / "data/logs"))
+    logs = AgentLogs(LogFolder(playground.root / "data/logs"))
 
     # Each is done once, and to its end.
     assert effects == {task: [runs[task]] for task in tasks}

@@ -19,7 +19,7 @@ from typing import TypeVar
 import asyncssh
 import pytest
 
-from reconciler.dispatch.line import fingerprint
+from reconciler.dispatch.ssh.connection import fingerprint
 from tests import processes
 from tests.dispatch.sshd import Sshd, Yard, needs_sshd, public, yard
 

@@ -7,8 +7,8 @@ import pytest
 
 from reconciler import clock
 from reconciler.core.adapter import Secret
-from reconciler.core.model import Forge
-from reconciler.forge.forgejo import Forges
+from reconciler.core.model.specs import Forge
+from reconciler.forge.forgejo import ForgeRegistry
 from tests.fakes import FakeForges
 from tests.forge.double import ForgejoDouble
 from tests.forge.hands import ApiHand, FakeHand
@@ -58,14 +58,14 @@ async def connect():
     """Return a function that makes Forges with a token; closed at the end."""
     made = []
 
-    def connected(token: str, now=clock.now) -> Forges:
+    def connected(token: str, now=clock.now) -> ForgeRegistry:
         async def secret(_: Secret) -> str:
             return token
 
         async def pause(_: float) -> None:
             """Lose no time."""
 
-        made.append(Forges(secret, now, pause))
+        made.append(ForgeRegistry(secret, now, pause))
         return made[-1]
 
     yield connected

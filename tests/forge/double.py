@@ -36,7 +36,7 @@ from urllib.parse import urlsplit
 
 from reconciler import clock
 from reconciler.core.adapter import Secret
-from reconciler.core.model import Forge
+from reconciler.core.model.specs import Forge
 from tests.forge.api import answer
 from tests.forge.state import CodeRepo, Comment, Hook, Label, PullTicket, Refusal, Review, Ticket, user
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 
 from reconciler.controller.ports import Forges
-from reconciler.core.model import Forge
+from reconciler.core.model.specs import Forge
 
 
 class ApiHand:

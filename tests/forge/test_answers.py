@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import ValidationError
 
-from reconciler.forge.answers import Account, CommentAnswer, Side
+from reconciler.forge.answers import CommentAnswer, ForgeUser, Side
 
 
 @pytest.mark.parametrize("login", ["al\u200eice", "alice\x07", "alice ", "al\u202ei\u202cce", "alice\n"])
 def test_a_name_that_looks_like_another_is_not_taken_for_it(login):
-    assert "alice" not in Account(login=login).login.split("'")
-    assert "alice" in Account(login="alice").login
+    assert "alice" not in ForgeUser(login=login).login.split("'")
+    assert "alice" in ForgeUser(login="alice").login
 
 
 def comment(**fields):

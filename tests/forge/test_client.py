@@ -6,9 +6,9 @@ import json
 import pytest
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.model import Forge
-from reconciler.forge.answers import Account, LabelAnswer
-from reconciler.forge.client import Client, Declined
+from reconciler.core.model.specs import Forge
+from reconciler.forge.answers import ForgeUser, LabelAnswer
+from reconciler.forge.client import Declined, ForgeClient
 from tests.forge.conftest import REPO, TOKEN
 from tests.forge.double import outage
 
@@ -20,7 +20,7 @@ class Line:
         self.pauses: list[float] = []
         self.asked = 0
         self.token = token
-        self.client = Client(forge, self._token, self._pause)
+        self.client = ForgeClient(forge, self._token, self._pause)
 
     async def _token(self) -> str:
         self.asked += 1
@@ -80,11 +80,11 @@ async def test_a_total_that_is_no_number_ends_a_list(raw_forge, total):
 
 async def test_an_outage_is_waited_out_a_few_times(double, line):
     with outage(double, "502"), pytest.raises(Unavailable, match="502"):
-        await line.client.get("/user", Account)
+        await line.client.get("/user", ForgeUser)
     with outage(double, "refused"), pytest.raises(Unavailable, match=r"127\.0\.0\.1"):
-        await line.client.get("/user", Account)
+        await line.client.get("/user", ForgeUser)
 
-    after = await line.client.get("/user", Account)
+    after = await line.client.get("/user", ForgeUser)
 
     assert line.pauses == [0.5, 2.0] * 2
     assert after.login == "bot"
@@ -93,7 +93,7 @@ async def test_an_outage_is_waited_out_a_few_times(double, line):
 async def test_a_forge_that_comes_back_is_not_noticed_to_have_been_away(double, line):
     double.broken["GET /user"] = (503, {})
 
-    assert (await line.client.get("/user", Account)).login == "bot"
+    assert (await line.client.get("/user", ForgeUser)).login == "bot"
 
 
 async def test_a_post_is_never_repeated(double, line):
@@ -109,7 +109,7 @@ async def test_a_post_is_never_repeated(double, line):
 async def test_a_short_quiet_that_is_asked_for_is_kept(double, line):
     double.broken["GET /user"] = (429, {"Retry-After": "3"})
 
-    await line.client.get("/user", Account)
+    await line.client.get("/user", ForgeUser)
 
     assert line.pauses == [3.0]
 
@@ -119,7 +119,7 @@ async def test_a_long_quiet_that_is_asked_for_is_kept_without_another_request(do
 
     for _ in range(2):
         with pytest.raises(Unavailable):
-            await line.client.get("/user", Account)
+            await line.client.get("/user", ForgeUser)
 
     assert (line.pauses, len(double.requests)) == ([], 1)
 
@@ -127,11 +127,11 @@ async def test_a_long_quiet_that_is_asked_for_is_kept_without_another_request(do
 async def test_a_token_that_is_refused_is_looked_up_again(double, line):
     line.token = "0ld"
     with pytest.raises(Unavailable, match=r"renew what `forge\.token` points to"):
-        await line.client.get("/user", Account)
+        await line.client.get("/user", ForgeUser)
 
     line.token = double.token
 
-    assert (await line.client.get("/user", Account)).login == "bot"
+    assert (await line.client.get("/user", ForgeUser)).login == "bot"
     assert line.asked == 2
 
 
@@ -139,7 +139,7 @@ async def test_a_token_without_the_right_scopes_is_told_of(double, line):
     double.broken["GET /user"] = (403, {})
 
     with pytest.raises(Unavailable, match="write:repository"):
-        await line.client.get("/user", Account)
+        await line.client.get("/user", ForgeUser)
 
 
 @pytest.mark.parametrize("token", ["", "two words", "line\nend", "käse"])
@@ -147,7 +147,7 @@ async def test_what_is_no_token_is_not_sent(double, line, token):
     line.token = token
 
     with pytest.raises(Unavailable) as caught:
-        await line.client.get("/user", Account)
+        await line.client.get("/user", ForgeUser)
 
     assert double.requests == []
     assert not token or token not in str(caught.value)
@@ -155,7 +155,7 @@ async def test_what_is_no_token_is_not_sent(double, line, token):
 
 async def test_what_the_forge_declines_is_a_result_for_who_asked(double, line):
     with pytest.raises(Declined, match="couldn't be found") as caught:
-        await line.client.get("issues/4711", Account)
+        await line.client.get("issues/4711", ForgeUser)
 
     assert caught.value.status == 404
     assert line.pauses == []
@@ -188,14 +188,14 @@ async def test_a_strange_answer_is_an_outage_that_says_where(raw_forge, answer, 
     line = await raw_forge(answer)
 
     with pytest.raises(Unavailable, match=why):
-        await line.client.get("/user", Account)
+        await line.client.get("/user", ForgeUser)
 
 
 async def test_an_answer_without_end_is_cut_off(raw_forge):
     line = await raw_forge(reply(b" " * (17 * 2**20)))
 
     with pytest.raises(Unavailable, match="larger than"):
-        await line.client.get("/user", Account)
+        await line.client.get("/user", ForgeUser)
 
 
 async def test_a_forge_that_repeats_the_token_or_paints_the_terminal_is_not_repeated(raw_forge):
@@ -203,7 +203,7 @@ async def test_a_forge_that_repeats_the_token_or_paints_the_terminal_is_not_repe
     line = await raw_forge(reply(body, "422 Unprocessable Entity"))
 
     with pytest.raises(Declined) as caught:
-        await line.client.get("/user", Account)
+        await line.client.get("/user", ForgeUser)
 
     assert "t0ken" not in str(caught.value)
     assert "\x1b" not in str(caught.value)

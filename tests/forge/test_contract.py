@@ -10,14 +10,14 @@ import pytest
 
 from reconciler import clock
 from reconciler.core.errors import Unavailable
-from reconciler.core.forge import Light, Note, Want
+from reconciler.core.forge.model import CommitStatus, ForgeView, ManagedComment
 
 BRANCH = "task/mend"
 
 
-def want(**fields: object) -> Want:
+def want(**fields: object) -> ForgeView:
     known = {"task": "mend", "branch": BRANCH, "base": "main", "phase": "review_pending", "opens": True}
-    return Want(**{**known, "title": "Mend it", "body": "What was done.", **fields})
+    return ForgeView(**{**known, "title": "Mend it", "body": "What was done.", **fields})
 
 
 async def test_a_stacked_pull_request_moves_to_the_base_branch_unless_a_person_moved_it(hand):
@@ -118,10 +118,10 @@ async def test_a_push_is_seen(hand):
 
 async def test_a_note_is_one_comment_whose_text_follows(hand):
     hand.push(BRANCH)
-    pull = await hand.forges.show(hand.forge, want(notes=(Note(key="run/1", text="Begun."),)))
+    pull = await hand.forges.show(hand.forge, want(notes=(ManagedComment(key="run/1", text="Begun."),)))
 
-    again = await hand.forges.say(hand.forge, pull.number, Note(key="run/1", text="Done."))
-    other = await hand.forges.say(hand.forge, pull.number, Note(key="run/2", text="Begun again."))
+    again = await hand.forges.say(hand.forge, pull.number, ManagedComment(key="run/1", text="Done."))
+    other = await hand.forges.say(hand.forge, pull.number, ManagedComment(key="run/2", text="Begun again."))
 
     assert (again, other) == (False, True)
     texts = hand.comments(pull.number)
@@ -145,7 +145,7 @@ async def test_comments_are_told_since_a_time(hand):
 
 async def test_our_comments_are_those_of_our_account(hand):
     hand.push(BRANCH)
-    await hand.forges.show(hand.forge, want(notes=(Note(key="run/1", text="Begun."),)))
+    await hand.forges.show(hand.forge, want(notes=(ManagedComment(key="run/1", text="Begun."),)))
 
     me = await hand.forges.whoami(hand.forge)
     comments = await hand.forges.comments(hand.forge, clock.now() - timedelta(hours=1))
@@ -157,7 +157,7 @@ async def test_our_comments_are_those_of_our_account(hand):
 
 async def test_checks_are_those_of_others(hand):
     head = hand.push(BRANCH)
-    light = Light(commit=head, state="success", description="in review")
+    light = CommitStatus(commit=head, state="success", description="in review")
     opened = await hand.forges.show(hand.forge, want(light=light))
     before = opened.checks
 
@@ -220,7 +220,9 @@ async def test_issues_are_those_that_have_the_label(hand):
 async def test_an_issue_is_labelled_answered_and_closed(hand):
     number = hand.open_issue("Mend it", "agent")
     hand.push(BRANCH)
-    done = want(issue=number, phase="completed", issue_notes=(Note(key="done", text="It is done."),))
+    done = want(
+        issue=number, phase="completed", issue_notes=(ManagedComment(key="done", text="It is done."),)
+    )
 
     await hand.forges.show(hand.forge, replace(done, closes_issue=True))
     issue = await hand.forges.issue(hand.forge, number)

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.forge import Light, Note
-from reconciler.forge.pulls import REFRESHED
+from reconciler.core.forge.model import CommitStatus, ManagedComment
+from reconciler.forge.pull_requests import REFRESHED
 from tests.fakes import FakeClock
 from tests.forge.conftest import REPO
 from tests.forge.double import outage
@@ -81,10 +81,12 @@ async def test_what_is_shown_already_is_not_written_again(double, forges, spec, 
     issue = double.open_issue(REPO, "Mend it")
     whole = want(
         labels=("bot",),
-        light=Light(commit=head, state="pending", description="in review", url="https://example.org/t"),
-        notes=(Note(key="run", text="Done."),),
+        light=CommitStatus(
+            commit=head, state="pending", description="in review", url="https://example.org/t"
+        ),
+        notes=(ManagedComment(key="run", text="Done."),),
         issue=issue,
-        issue_notes=(Note(key="task", text="Begun."),),
+        issue_notes=(ManagedComment(key="task", text="Begun."),),
     )
     await forges.show(spec, whole)
 
@@ -134,8 +136,8 @@ async def test_whatever_write_fails_the_next_time_brings_the_rest_and_nothing_tw
     whole = want(
         labels=("bot",),
         reviewers=("ann",),
-        notes=(Note(key="run", text="Done."),),
-        light=Light(commit=head, state="pending", description="in review"),
+        notes=(ManagedComment(key="run", text="Done."),),
+        light=CommitStatus(commit=head, state="pending", description="in review"),
     )
     method = "PATCH" if step == "pulls/1" else "POST"
     double.broken[f"{method} /repos/{REPO}/{step}"] = (500, {})
@@ -180,7 +182,7 @@ async def test_a_mark_in_somebody_elses_comment_is_not_ours(double, forges, spec
     opened(double, BRANCH)
     double.comment(REPO, 1, "<!-- reconciler:run -->\nI am the bot.", author="mallory")
 
-    is_new = await forges.say(spec, 1, Note(key="run", text="Done."))
+    is_new = await forges.say(spec, 1, ManagedComment(key="run", text="Done."))
     comments = await forges.comments(spec, FakeClock().time - timedelta(days=9000))
 
     assert is_new

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.core.errors import UsageError
-from reconciler.core.forge import Hint
-from reconciler.forge.webhook import event_of, read, verify
+from reconciler.core.forge.model import Hint
+from reconciler.forge.webhook import event_of, has_valid_signature, read_hint
 from tests.forge.samples import FOLDER, SECRET, sample, signed
 
 SAMPLES = sorted(path.name.removesuffix(".headers.json") for path in FOLDER.glob("*.headers.json"))
@@ -22,22 +22,22 @@ STRANGE = {"push.commits.unsigned", "push.commits.form"}
 def test_what_a_forge_signs_is_accepted_and_not_under_another_secret(name):
     headers, raw = sample(name)
 
-    assert verify(raw, headers, [SECRET])
-    assert not verify(raw, headers, ["another"])
-    assert not verify(raw + b" ", headers, [SECRET])
+    assert has_valid_signature(raw, headers, [SECRET])
+    assert not has_valid_signature(raw, headers, ["another"])
+    assert not has_valid_signature(raw + b" ", headers, [SECRET])
 
 
 @pytest.mark.parametrize("header", ["x-hub-signature-256", "x-forgejo-signature", "x-gitea-signature"])
 def test_each_header_of_a_signature_will_do_alone(header):
     headers, raw = sample("push.commits")
 
-    assert verify(raw, {header: headers[header]}, [SECRET])
+    assert has_valid_signature(raw, {header: headers[header]}, [SECRET])
 
 
 def test_either_secret_will_do_during_a_rotation():
     headers, raw = sample("push.commits")
 
-    assert verify(raw, headers, ["new", SECRET])
+    assert has_valid_signature(raw, headers, ["new", SECRET])
 
 
 def test_without_a_signature_nothing_is_accepted():
@@ -45,16 +45,16 @@ def test_without_a_signature_nothing_is_accepted():
     unsigned, same = sample("push.commits.unsigned")
     sha1_alone = {"x-hub-signature": headers["x-hub-signature"]}
 
-    assert not verify(same, unsigned, [SECRET, ""])
-    assert not verify(raw, {}, [SECRET])
-    assert not verify(raw, sha1_alone, [SECRET])
-    assert not verify(raw, headers, [])
+    assert not has_valid_signature(same, unsigned, [SECRET, ""])
+    assert not has_valid_signature(raw, {}, [SECRET])
+    assert not has_valid_signature(raw, sha1_alone, [SECRET])
+    assert not has_valid_signature(raw, headers, [])
 
 
 def test_an_empty_secret_signs_nothing():
     raw = b"{}"
 
-    assert not verify(raw, signed("push", raw, secret=""), [""])
+    assert not has_valid_signature(raw, signed("push", raw, secret=""), [""])
 
 
 # --- Where to look ---------------------------------------------------------
@@ -82,7 +82,7 @@ PLACES = {
 def test_a_webhook_says_where_to_look(name, place):
     headers, raw = sample(name)
 
-    hint = read(headers, raw)
+    hint = read_hint(headers, raw)
 
     assert {key: getattr(hint, key) for key in ("pull", "issue", "branch", "commit")} == {
         **dict.fromkeys(("pull", "issue", "branch", "commit")),
@@ -96,7 +96,7 @@ def test_a_webhook_says_where_to_look(name, place):
 def test_checks_say_which_commit(name):
     headers, raw = sample(name)
 
-    hint = read(headers, raw)
+    hint = read_hint(headers, raw)
 
     assert hint.place == "acme/widgets"
     assert len(hint.commit) == 40
@@ -106,7 +106,7 @@ def test_checks_say_which_commit(name):
 def test_what_nobody_here_cares_for_is_no_hint(name):
     headers, raw = sample(name)
 
-    assert read(headers, raw) is None
+    assert read_hint(headers, raw) is None
 
 
 def test_an_unknown_event_has_no_name_in_a_count():
@@ -128,20 +128,20 @@ def test_an_unknown_event_has_no_name_in_a_count():
 )
 def test_a_body_that_is_not_what_its_header_says_is_refused(event, body, what):
     with pytest.raises(UsageError, match=what):
-        read(signed(event, body), body)
+        read_hint(signed(event, body), body)
 
 
 def test_a_form_is_refused_with_what_to_do():
     headers, raw = sample("push.commits.form")
 
     with pytest.raises(UsageError, match="application/json"):
-        read(headers, raw)
+        read_hint(headers, raw)
 
 
 def test_a_strange_id_of_a_delivery_is_not_taken_over():
     headers, raw = sample("push.commits")
 
-    hint = read({**headers, "x-forgejo-delivery": "../../x\nEvil: yes"}, raw)
+    hint = read_hint({**headers, "x-forgejo-delivery": "../../x\nEvil: yes"}, raw)
 
     assert hint.delivery.isalnum()
 
@@ -150,7 +150,7 @@ def test_a_hint_is_short_however_long_its_webhook_is():
     headers, raw = sample("push.commits")
     body = {**json.loads(raw), "ref": "refs/heads/" + "x" * 1_000_000}
 
-    hint = read(headers, json.dumps(body).encode())
+    hint = read_hint(headers, json.dumps(body).encode())
 
     assert len(hint.branch) < 1000
 
@@ -169,7 +169,7 @@ def test_whatever_comes_is_a_hint_or_nothing_or_refused(event, body):
     raw = json.dumps(body).encode()
 
     try:
-        hint = read(signed(event, raw), raw)
+        hint = read_hint(signed(event, raw), raw)
     except UsageError:
         return
 

@@ -7,7 +7,7 @@ import pytest
 
 from reconciler.core.references import remedy
 from reconciler.specs import yaml
-from reconciler.specs.fleet import build
+from reconciler.specs.build import build
 from reconciler.specs.parse import File
 
 GOOD = {
@@ -521,7 +521,7 @@ def test_pull_requests_need_a_repo_with_a_forge():
 
 
 def test_a_file_that_meets_a_mistake_of_ours_breaks_nothing_else(monkeypatch):
-    load = yaml.load
+    load = yaml.load_yaml
 
     def fail(data, path):
         if path == TASK:

@@ -5,8 +5,8 @@ import base64
 
 import pytest
 
+from reconciler.specs.build import build
 from reconciler.specs.expressions import check_expression
-from reconciler.specs.fleet import build
 from reconciler.specs.layers import builtin_adapters
 from reconciler.specs.parse import File
 from reconciler.specs.sshkeys import check_host_key

@@ -71,7 +71,7 @@ def test_a_text_of_several_lines_and_a_long_list_stand_as_a_person_would_write_t
     "file", ["", "goal: |\n  x\n", "goal: x # c\na: 1\n", "a: |+\n  b\n\n", "{a: 1}", "a: 1\r\n"]
 )
 def test_a_text_of_several_lines_is_read_back_as_it_was(file, text):
-    value, problems = yaml.load(edit(file, {"goal": text}).encode(), "f")
+    value, problems = yaml.load_yaml(edit(file, {"goal": text}).encode(), "f")
 
     assert not problems
     assert value["goal"] == text
@@ -111,7 +111,7 @@ def test_an_edit_that_changes_nothing_changes_no_byte(changes):
 
 
 def test_a_value_that_others_refer_to_stays_with_them():
-    assert yaml.load(edit("goal: &g x\ntitle: *g\n", {"goal": "y"}).encode(), "")[0] == {
+    assert yaml.load_yaml(edit("goal: &g x\ntitle: *g\n", {"goal": "y"}).encode(), "")[0] == {
         "goal": "y",
         "title": "x",
     }
@@ -167,18 +167,18 @@ def documents(draw):
 
 @given(text=documents(), changes=st.dictionaries(st.sampled_from(["goal", "rerun", "title", "new"]), NEW))
 def test_only_what_was_named_changes_and_every_other_comment_stays(text, changes):
-    before, problems = yaml.load(text.encode(), "")
+    before, problems = yaml.load_yaml(text.encode(), "")
     assume(not problems)
 
     edited = edit(text, changes)
 
-    after, problems = yaml.load(edited.encode(), "")
+    after, problems = yaml.load_yaml(edited.encode(), "")
     assert problems == []
     wanted = {
         key: value for key, value in {**(before or {}), **changes}.items() if changes.get(key, 0) is not None
     }
-    assert {key: yaml.flow(value) for key, value in (after or {}).items()} == {
-        key: yaml.flow(value) for key, value in wanted.items()
+    assert {key: yaml.flow_scalar(value) for key, value in (after or {}).items()} == {
+        key: yaml.flow_scalar(value) for key, value in wanted.items()
     }
     kept = [line for line in text.splitlines() if line.startswith("#")]
     assert [line for line in edited.splitlines() if line.startswith("#")] == kept

@@ -3,8 +3,8 @@
 import pytest
 
 from reconciler.core.errors import NotFound, SpecError
-from reconciler.core.model import TaskSpec
-from reconciler.specs.explain import explain
+from reconciler.core.model.specs import TaskSpec
+from reconciler.specs.explain import explain_fields
 from reconciler.specs.parse import File
 
 FILES = {
@@ -39,7 +39,7 @@ def files():
 
 
 def test_each_field_names_the_line_it_comes_from():
-    found = {row.field: (row.value, row.origin) for row in explain(files(), "web/login")}
+    found = {row.field: (row.value, row.origin) for row in explain_fields(files(), "web/login")}
 
     assert found["goal"] == ('"Log: in.\\nNow.\\n"', "specs/tasks/web/login.yaml:2")
     assert found["priority"] == ("5", "specs/tasks/web/login.yaml:7")
@@ -51,7 +51,7 @@ def test_each_field_names_the_line_it_comes_from():
 
 
 def test_keys_of_mappings_have_origins_of_their_own():
-    found = {row.field: (row.value, row.origin) for row in explain(files(), "web/login")}
+    found = {row.field: (row.value, row.origin) for row in explain_fields(files(), "web/login")}
 
     assert found["env.PAGE"] == ('"1"', "specs/tasks/web/login.yaml:6")
     assert found["env.LANG"] == ("C", "specs/repos/shop.yaml:5")
@@ -60,7 +60,7 @@ def test_keys_of_mappings_have_origins_of_their_own():
 
 
 def test_no_field_is_left_out():
-    found = [row.field.partition(".")[0] for row in explain(files(), "lone")]
+    found = [row.field.partition(".")[0] for row in explain_fields(files(), "lone")]
 
     assert sorted(set(found)) == sorted(TaskSpec.model_fields)
     assert found[0] == "goal"
@@ -68,9 +68,9 @@ def test_no_field_is_left_out():
 
 def test_a_task_that_is_not_there_is_not_found():
     with pytest.raises(NotFound, match=r"no task 'web/logn' \(did you mean 'web/login'\?\)"):
-        explain(files(), "web/logn")
+        explain_fields(files(), "web/logn")
 
 
 def test_a_broken_task_is_told_of():
     with pytest.raises(SpecError, match=r"specs/tasks/bad\.yaml:1:1: error: gaol: unknown field"):
-        explain(files(), "bad")
+        explain_fields(files(), "bad")

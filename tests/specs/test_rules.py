@@ -3,7 +3,7 @@
 import pytest
 
 from reconciler.core.adapter import AdapterSpec
-from reconciler.core.model import AgentSpec, FleetSpec, HostSpec, RepoSpec, TaskSpec
+from reconciler.core.model.specs import AgentSpec, FleetSpec, HostSpec, RepoSpec, TaskSpec
 from reconciler.specs.rules import broken_rules
 
 

@@ -5,9 +5,9 @@ from typing import get_args
 import pytest
 
 from reconciler.core.errors import SpecError
-from reconciler.core.model import Kind
+from reconciler.core.model.specs import Kind
 from reconciler.specs.parse import MODELS
-from reconciler.specs.schema import modeline, schema
+from reconciler.specs.schema import json_schema, modeline
 
 KINDS = pytest.mark.parametrize("kind", get_args(Kind))
 
@@ -26,7 +26,7 @@ def objects(node):
 
 @KINDS
 def test_every_field_has_a_description(kind):
-    found = list(objects(schema(kind)))
+    found = list(objects(json_schema(kind)))
 
     assert found
     for each in found:
@@ -35,7 +35,7 @@ def test_every_field_has_a_description(kind):
 
 @KINDS
 def test_every_field_of_the_model_is_there_and_no_other_is_allowed(kind):
-    document = schema(kind)
+    document = json_schema(kind)
 
     assert set(document["properties"]) == set(MODELS[kind].model_fields)
     assert all(each["additionalProperties"] is False for each in objects(document))
@@ -43,7 +43,7 @@ def test_every_field_of_the_model_is_there_and_no_other_is_allowed(kind):
 
 @KINDS
 def test_a_schema_stands_for_itself(kind):
-    text = str(schema(kind))
+    text = str(json_schema(kind))
 
     assert "$ref" not in text
     assert "$defs" not in text
@@ -51,11 +51,11 @@ def test_a_schema_stands_for_itself(kind):
 
 
 def test_only_the_goal_of_a_task_is_required():
-    assert schema("task")["required"] == ["goal"]
+    assert json_schema("task")["required"] == ["goal"]
 
 
 def test_defaults_are_written_as_people_write_them():
-    fields = schema("task")["properties"]
+    fields = json_schema("task")["properties"]
 
     assert fields["timeout"]["default"] == "2h"
     assert fields["desired"]["enum"] == ["active", "suspended", "cancelled"]

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 import pytest
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.model import Phase, Status
-from reconciler.specs import fleet as fleet_room
+from reconciler.core.model.status import Phase, Status
+from reconciler.git.objects import GitTree
+from reconciler.git.repository import Repository
+from reconciler.specs import build as fleet_room
 from reconciler.specs import source as source_room
-from reconciler.specs.fleet import build
+from reconciler.specs.build import build
 from reconciler.specs.source import SpecSource, read_revision
-from reconciler.store.objects import GitTree
-from reconciler.store.repository import Repository
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 GOOD = {

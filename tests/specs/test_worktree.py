@@ -3,7 +3,7 @@
 import os
 import subprocess
 
-from reconciler.specs.fleet import build
+from reconciler.specs.build import build
 from reconciler.specs.worktree import read_worktree
 from reconciler.specs.yaml import MAX_BYTES
 

@@ -57,7 +57,7 @@ SCALARS = {
 def value_of(text, events):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(yaml, "open_events", events)
-        return yaml.load(text.encode(), "x.yaml")
+        return yaml.load_yaml(text.encode(), "x.yaml")
 
 
 def outcome(text, events):
@@ -187,7 +187,7 @@ def test_any_text_has_a_value_or_problems_that_point_into_it(text, events):
 @given(data=st.binary())
 def test_any_bytes_have_a_value_or_problems(data):
     try:
-        _, problems = yaml.load(data, "x.yaml")
+        _, problems = yaml.load_yaml(data, "x.yaml")
     except SpecError as error:
         problems = error.problems
         assert problems
@@ -209,12 +209,12 @@ VALUES = st.recursive(
 @PARSERS
 @given(value=st.dictionaries(PLAIN, VALUES, max_size=4))
 def test_what_is_written_in_flow_style_is_read_back(value, events):
-    text = "".join(f"{yaml.flow(key)}: {yaml.flow(inner)}\n" for key, inner in value.items())
+    text = "".join(f"{yaml.flow_scalar(key)}: {yaml.flow_scalar(inner)}\n" for key, inner in value.items())
 
     read, problems = value_of(text, events)
 
     assert problems == []
-    assert yaml.flow(read or {}) == yaml.flow(value)
+    assert yaml.flow_scalar(read or {}) == yaml.flow_scalar(value)
 
 
 LINES = st.lists(
@@ -255,9 +255,9 @@ def test_places_know_every_value_and_only_those(lines):
     text = "\n".join(lines) + "\n"
     if outcome(text, yaml.c_events) is None:
         return
-    value, _ = yaml.load(text.encode(), "x")
+    value, _ = yaml.load_yaml(text.encode(), "x")
 
-    places = yaml.places(text)
+    places = yaml.key_positions(text)
 
     assert set(places) - {()} <= set(paths(value)) | {()}
     assert set(paths(value)) - set(places) <= {path for path in paths(value) if "*p" in text}

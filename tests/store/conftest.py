@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.store.repository import Repository
+from reconciler.git.repository import Repository
 from reconciler.store.state import StateBranch
 from tests.store.world import BRANCH, commit, git, start
 

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from reconciler.store.objects import GitTree
+from reconciler.git.objects import GitTree
 from reconciler.store.reader import StateReader
 from tests.store.world import BRANCH, commit, git, start
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from reconciler.store.history import history
+from reconciler.store.history import read_history
 from tests.store.world import BRANCH, git
 
 WRITING = Path(__file__).with_name("writing.py")
@@ -28,7 +28,7 @@ async def test_what_was_acknowledged_survives_kill_9_at_any_moment(bare, open_st
     assert tasks.keys() >= {f"t{number}/{part}" for number in acknowledged for part in range(1 + number % 7)}
     assert git(bare, "rev-list", "--min-parents=2", BRANCH) == ""
     assert git(bare, "log", "--format=%s", BRANCH).splitlines()[-1] == "fleet: first start"
-    assert len(await history(await open_repository(bare), BRANCH)) == len(tasks)
+    assert len(await read_history(await open_repository(bare), BRANCH)) == len(tasks)
     assert git(bare, "fsck", "--full", "--strict", "--no-dangling") == ""
 
 

@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from reconciler.core.errors import UsageError
-from reconciler.store.elsewhere import adopt, begin, fetched_record, require_own_record
 from reconciler.store.reader import StateReader
+from reconciler.store.remote_record import adopt, begin, fetched_record, require_own_record
 from tests.store.world import BRANCH, commit, created, git, start
 
 

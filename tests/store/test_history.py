@@ -1,20 +1,20 @@
 from reconciler.core.hosts import HostChange
-from reconciler.core.model import HostStatus
-from reconciler.store.history import Entry, history, last_touched, lives
+from reconciler.core.model.status import HostStatus
+from reconciler.store.history import HistoryEntry, last_touched, last_transitions, read_history
 from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, started
 
 
 async def test_without_a_record_there_is_no_history(open_repository, bare):
-    assert await history(await open_repository(bare), BRANCH) == ()
+    assert await read_history(await open_repository(bare), BRANCH) == ()
 
 
 async def test_an_entry_tells_everything_about_a_transition(open_repository, open_state, bare):
     state = await open_state(bare)
     await state.commit([created("web/a", "the spec is new"), started("web/a")])
 
-    newest, oldest = await history(await open_repository(bare), BRANCH)
+    newest, oldest = await read_history(await open_repository(bare), BRANCH)
 
-    assert newest == Entry(
+    assert newest == HistoryEntry(
         at=NOW,
         task="web/a",
         before="assigned",
@@ -45,7 +45,7 @@ async def test_the_walk_of_one_task_is_what_git_log_finds_for_it(open_repository
     repository = await open_repository(bare)
 
     for name in ("a", "b", "c"):
-        walked = [entry.commit for entry in await history(repository, BRANCH, name)]
+        walked = [entry.commit for entry in await read_history(repository, BRANCH, name)]
 
         assert walked == git(bare, "log", "--format=%H", f"--grep=^Task: {name}$", BRANCH).splitlines()
         assert len(walked) == 8
@@ -56,9 +56,9 @@ async def test_no_more_than_was_asked_for_is_returned_newest_first(open_reposito
     await state.commit([created("a"), created("b"), started("a"), created("c")])
     repository = await open_repository(bare)
 
-    assert [entry.task for entry in await history(repository, BRANCH, limit=2)] == ["c", "a"]
-    assert [entry.after for entry in await history(repository, BRANCH, "a", limit=1)] == ["running"]
-    assert await history(repository, BRANCH, "unknown") == []
+    assert [entry.task for entry in await read_history(repository, BRANCH, limit=2)] == ["c", "a"]
+    assert [entry.after for entry in await read_history(repository, BRANCH, "a", limit=1)] == ["running"]
+    assert await read_history(repository, BRANCH, "unknown") == []
 
 
 async def test_commits_by_hand_are_no_transitions(open_repository, open_state, bare, tmp_path):
@@ -69,8 +69,8 @@ async def test_commits_by_hand_are_no_transitions(open_repository, open_state, b
     git(tmp_path / "clone", "push", "-q")
     repository = await open_repository(bare)
 
-    assert [entry.after for entry in await history(repository, BRANCH)] == ["created"]
-    assert [entry.after for entry in await history(repository, BRANCH, "a")] == ["created"]
+    assert [entry.after for entry in await read_history(repository, BRANCH)] == ["created"]
+    assert [entry.after for entry in await read_history(repository, BRANCH, "a")] == ["created"]
 
 
 async def test_news_of_hosts_stand_among_those_of_all_tasks(open_repository, open_state, bare):
@@ -85,7 +85,7 @@ async def test_news_of_hosts_stand_among_those_of_all_tasks(open_repository, ope
     )
     repository = await open_repository(bare)
 
-    found = await history(repository, BRANCH)
+    found = await read_history(repository, BRANCH)
 
     assert [(entry.name, entry.before, entry.after) for entry in found] == [
         ("host h1", "up", "down"),
@@ -93,7 +93,7 @@ async def test_news_of_hosts_stand_among_those_of_all_tasks(open_repository, ope
         ("host h1", "unknown", "up"),
     ]
     assert (found[0].task, found[0].host, found[0].reason) == (None, "h1", "does not answer")
-    assert len(await history(repository, BRANCH, "a")) == 1
+    assert len(await read_history(repository, BRANCH, "a")) == 1
 
 
 async def test_the_last_transition_of_every_task_is_found_in_one_look(open_repository, open_state, bare):
@@ -101,7 +101,7 @@ async def test_the_last_transition_of_every_task_is_found_in_one_look(open_repos
     await state.commit([created("a"), created("b"), started("a")])
     repository = await open_repository(bare)
 
-    found = await lives(repository, git(bare, "rev-parse", BRANCH))
+    found = await last_transitions(repository, git(bare, "rev-parse", BRANCH))
 
     last = {"a": git(bare, "rev-parse", BRANCH), "b": git(bare, "rev-parse", f"{BRANCH}^")}
     assert found.transitions == last
@@ -114,7 +114,7 @@ async def test_a_shallow_clone_tells_as_much_as_it_has(open_repository, open_sta
     shallow = tmp_path / "shallow.git"
     git(tmp_path, "clone", "-q", "--bare", "--depth=1", "-b", BRANCH, f"file://{bare}", str(shallow))
 
-    told = await history(await open_repository(shallow), BRANCH, "a")
+    told = await read_history(await open_repository(shallow), BRANCH, "a")
 
     assert [entry.after for entry in told] == ["running"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.errors import Unavailable, UsageError
-from reconciler.store.leader import LOOKS, Holder, Lease, holder_of, this_process
+from reconciler.store.leader import LOOKS, Holder, LeaderLease, holder_of, this_process
 from tests.store.world import BRANCH, git
 
 REF = f"refs/fleet/leader/{BRANCH}"
@@ -47,7 +47,7 @@ def lease(open_repository, url, tmp_path):
 
     async def make(holder, *happens, place=url):
         repository = await open_repository(place, tmp_path / holder.id)
-        return Lease(repository, BRANCH, holder, pause=Clock(*happens))
+        return LeaderLease(repository, BRANCH, holder, pause=Clock(*happens))
 
     return make
 

@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from reconciler.core.errors import Rewound, Unavailable
-from reconciler.store.marks import Marks
+from reconciler.store.high_water import HighWaterMarks
 from tests.store.world import BRANCH, commit, git
 
 MARK = f"refs/fleet/record/{BRANCH}"
@@ -43,7 +43,7 @@ async def remember(open_repository, data):
     """Return a function that remembers a commit of a place as a reconciler does that ends then."""
 
     async def do(place, commit_id, kind="record", branch=BRANCH):
-        marks = Marks(await open_repository(place), data)
+        marks = HighWaterMarks(await open_repository(place), data)
         await marks.advance(kind, branch, commit_id)
         await marks.close()
         return marks
@@ -59,7 +59,7 @@ def look(open_repository, data):
         repository = await open_repository(place)
         await repository.fetch()
         head = repository.read_ref(repository.ref(branch))
-        return await Marks(repository, data_dir or data).rewind(kind, branch, head)
+        return await HighWaterMarks(repository, data_dir or data).rewind(kind, branch, head)
 
     return do
 
@@ -263,7 +263,7 @@ async def test_a_remote_that_is_away_gets_the_mark_with_the_next_commit(bare, op
     url, made = f"file://{bare}", line(bare, 3)
     put(bare, made[-1])
     repository = await open_repository(url)
-    marks = Marks(repository, data)
+    marks = HighWaterMarks(repository, data)
     away = bare.rename(bare.with_name("away.git"))
     await marks.advance("record", BRANCH, made[1])
     await marks.close()
@@ -302,15 +302,15 @@ async def test_a_shallow_clone_is_told_how_to_become_whole(tmp_path, checkout, o
     shallow = tmp_path / "shallow"
     git(tmp_path, "clone", "-q", "--depth=1", f"file://{checkout}", str(shallow))
     repository = await open_repository(shallow)
-    marks = Marks(repository, data)
+    marks = HighWaterMarks(repository, data)
     head = repository.read_ref("refs/heads/main")
     await marks.advance("specs", "main", head)
     await marks.close()
-    assert await Marks(repository, data).rewind("specs", "main", head) is None
+    assert await HighWaterMarks(repository, data).rewind("specs", "main", head) is None
 
     (file,) = (data / "marks").iterdir()
     file.write_text(json.dumps({"specs/main": first}))
-    rewind = await Marks(repository, data).rewind("specs", "main", head)
+    rewind = await HighWaterMarks(repository, data).rewind("specs", "main", head)
 
     assert "git fetch --unshallow" in str(rewind)
 
@@ -322,6 +322,6 @@ async def test_what_went_back_is_raised_with_who_did_it(bare, open_repository, d
     other = line(bare, 1, "Begin \x1b[2J")[0]
 
     with pytest.raises(Rewound, match=f"{other[:10]} .Test, .*: Begin") as raised:
-        await Marks(await open_repository(bare), data).require("record", BRANCH, other)
+        await HighWaterMarks(await open_repository(bare), data).require("record", BRANCH, other)
 
     assert "\x1b" not in str(raised.value)

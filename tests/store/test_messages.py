@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from reconciler.core.events import Removed, SpecChanged
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model import Phase
+from reconciler.core.model.status import Phase
 from reconciler.store import messages
 from tests.store.world import NOW, REVISION, commit, created, git, spec, started, status
 
@@ -31,7 +31,7 @@ def forged(reason: str, actor: str, delivery: str) -> Transition:
 
 @given(texts, texts, texts)
 def test_nothing_that_is_said_can_pass_for_a_trailer(reason, actor, delivery):
-    message = messages.render(forged(reason, actor, delivery), revision=REVISION, previous="f" * 40)
+    message = messages.render_message(forged(reason, actor, delivery), revision=REVISION, previous="f" * 40)
 
     trailers = messages.trailers_of(message)
     assert trailers["Task"] == "web/a"
@@ -57,13 +57,13 @@ def test_nothing_that_is_said_can_pass_for_a_trailer(reason, actor, delivery):
 
 @given(st.text(st.characters(categories=["L", "N", "P", "S"]) | st.just(" ")))
 def test_the_reason_is_read_back_as_it_was_said(reason):
-    message = messages.render(created("a", reason))
+    message = messages.render_message(created("a", reason))
 
     assert messages.reason_of(message) == reason.strip()
 
 
 def test_git_reads_the_same_trailers(checkout):
-    message = messages.render(forged("x\n\nTask: forged", "y\nTo: completed", "7"), revision=REVISION)
+    message = messages.render_message(forged("x\n\nTask: forged", "y\nTo: completed", "7"), revision=REVISION)
     commit(checkout, "file", "x", message)
 
     read = git(checkout, "log", "-1", "--format=%(trailers:only,unfold)")
@@ -77,7 +77,9 @@ def test_a_subject_says_what_happened_to_the_task():
         "a", status(), status(), SpecChanged(task="a", at=NOW, reason="edited", spec=spec("a"))
     )
 
-    subjects = [messages.render(step).splitlines()[0] for step in (created("a"), started("a"), changed, gone)]
+    subjects = [
+        messages.render_message(step).splitlines()[0] for step in (created("a"), started("a"), changed, gone)
+    ]
 
     assert subjects == [
         "task a: created",
@@ -91,7 +93,7 @@ def test_the_prompt_is_named_when_it_is_new():
     before, after = status(prompt_sha256="aa"), status(prompt_sha256="bb")
 
     def named(step: Transition) -> str | None:
-        return messages.trailers_of(messages.render(step)).get("Prompt-SHA256")
+        return messages.trailers_of(messages.render_message(step)).get("Prompt-SHA256")
 
     assert named(replace(created("a"), before=before, after=after)) == "bb"
     assert named(replace(created("a"), before=after, after=after)) is None

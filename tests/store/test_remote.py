@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from reconciler.core.errors import Conflict, Refused, Unavailable
-from reconciler.store.remote import push
+from reconciler.git.remote import push
 from tests.store.world import BRANCH, commit, created, git, start, started
 
 

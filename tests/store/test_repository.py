@@ -3,9 +3,9 @@ import shutil
 import pytest
 
 from reconciler.core.errors import Refused, Unavailable, UsageError
-from reconciler.store.git import speakable
-from reconciler.store.objects import Entry, GitTree
-from reconciler.store.repository import Repository
+from reconciler.git.objects import Entry, GitTree
+from reconciler.git.process import printable_error
+from reconciler.git.repository import Repository
 from tests.store.world import commit, git
 
 
@@ -268,5 +268,5 @@ async def test_nothing_that_a_repository_configures_is_executed(
 def test_what_git_says_is_repeated_without_credentials_and_control_characters():
     said = b"fatal: unable to access 'https://me:hunter2@example.org/x'\r\n\x1b[31mremote: no\x07"
 
-    assert speakable(said) == "fatal: unable to access 'https://example.org/x' [31mremote: no"
-    assert len(speakable("x" * 5000)) < 700
+    assert printable_error(said) == "fatal: unable to access 'https://example.org/x' [31mremote: no"
+    assert len(printable_error("x" * 5000)) < 700

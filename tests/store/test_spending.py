@@ -7,7 +7,7 @@ from datetime import timedelta
 from reconciler.core.adapter import Usage
 from reconciler.core.events import Completed, Removed, Renamed, Renewed, SpecRemoved
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model import Phase
+from reconciler.core.model.status import Phase
 from reconciler.store.spending import spending
 from tests.store.world import BRANCH, NOW, commit, created, git, spec, started, status
 

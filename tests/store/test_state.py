@@ -12,9 +12,10 @@ from reconciler.core.adapter import Usage
 from reconciler.core.errors import Conflict, Unavailable, UsageError
 from reconciler.core.events import Assigned, Completed, Removed, Renamed
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model import HostStatus, Phase, Reason, Waiting, run_key
+from reconciler.core.model.runs import run_key
+from reconciler.core.model.status import HostStatus, Phase, Reason, Waiting
 from reconciler.store import statuses
-from reconciler.store.history import history, lives
+from reconciler.store.history import last_transitions, read_history
 from reconciler.store.reader import StateReader
 from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, spec, start, started, status
 
@@ -125,7 +126,7 @@ async def test_a_renamed_task_takes_its_file_and_its_history_along(open_state, o
     )
 
     assert (await state.load())[0] == {}
-    told = await history(await open_repository(bare), BRANCH, "new/name")
+    told = await read_history(await open_repository(bare), BRANCH, "new/name")
     assert [(entry.task, entry.before, entry.after) for entry in told] == [
         ("new/name", "running", None),
         ("new/name", "running", "running"),
@@ -162,7 +163,7 @@ async def test_somebody_elses_commit_is_a_conflict_and_nothing_of_the_batch_is_r
     await state.commit([created("a")])
     other = tmp_path / "other"
     git(tmp_path, "clone", "-q", "-b", BRANCH, str(bare), str(other))
-    commit(other, "fleet-state/tasks/b.yaml", statuses.dump(status()).decode(), "by hand")
+    commit(other, "fleet-state/tasks/b.yaml", statuses.dump_status(status()).decode(), "by hand")
     git(other, "push", "-q")
 
     for _ in range(2):
@@ -233,7 +234,7 @@ async def test_a_second_writer_is_refused_with_the_pid_of_the_first(open_state, 
 
     script = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from reconciler.store.repository import Repository\n"
+        "from reconciler.git.repository import Repository\n"
         "from reconciler.store.writer import Writer\n"
         "async def main():\n"
         "    async with await Repository.open(sys.argv[1], Path('/')) as repository:\n"
@@ -305,7 +306,7 @@ def fingerprint(checkout: Path) -> dict[str, str]:
 async def test_hosts_on_record_are_read_and_other_files_are_left_alone(open_state, checkout):
     git(checkout, "checkout", "-q", "-b", BRANCH)
     known = HostStatus(reachable=False, since=NOW, message="no route")
-    commit(checkout, "fleet-state/hosts/gpu.yaml", statuses.dump(known).decode())
+    commit(checkout, "fleet-state/hosts/gpu.yaml", statuses.dump_status(known).decode())
     commit(checkout, "fleet-state/README.md", "for people\n")
     git(checkout, "checkout", "-q", "main")
 
@@ -320,7 +321,7 @@ async def test_a_damaged_status_names_its_file_and_what_was_good_is_read_once_it
     git(checkout, "checkout", "-q", "-b", BRANCH)
     repository = await open_repository(checkout)
     reader = StateReader(repository, BRANCH)
-    good = statuses.dump(status()).decode()
+    good = statuses.dump_status(status()).decode()
     commit(checkout, "fleet-state/tasks/a.yaml", good)
     await reader.load()
     commit(checkout, "fleet-state/tasks/b.yaml", "phase: nowhere\n")
@@ -354,7 +355,7 @@ DAMAGE = [
 @pytest.mark.parametrize("content", DAMAGE, ids=[repr(each[:12]) for each in DAMAGE])
 @pytest.mark.parametrize("name", ["tasks/b", "hosts/gpu"])
 async def test_whatever_stands_in_a_status_file_the_others_are_read(open_repository, checkout, content, name):
-    commit(checkout, "fleet-state/tasks/a.yaml", statuses.dump(status()).decode())
+    commit(checkout, "fleet-state/tasks/a.yaml", statuses.dump_status(status()).decode())
     path = checkout / f"fleet-state/{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -371,7 +372,7 @@ async def test_whatever_stands_in_a_status_file_the_others_are_read(open_reposit
 async def test_an_object_that_is_gone_or_corrupt_is_a_damaged_file_and_no_more(open_repository, checkout):
     for name in ("a", "b", "c"):
         waits = Waiting(reason=Reason.SLOT, message=name, since=NOW)
-        text = statuses.dump(status().model_copy(update={"waiting": waits})).decode()
+        text = statuses.dump_status(status().model_copy(update={"waiting": waits})).decode()
         commit(checkout, f"fleet-state/tasks/{name}.yaml", text)
     for name, content in (("b", None), ("c", b"rubbish")):
         blob = git(checkout, "rev-parse", f"main:fleet-state/tasks/{name}.yaml").strip()
@@ -491,7 +492,7 @@ async def test_attempts_are_those_of_the_name_that_the_runs_had(open_state, bare
     await state.commit([created("a"), assigned("a", 3), moved, new, created("a"), assigned("a", 4)])
     await state.commit([Transition("b", new.after, old, new.event)])
 
-    found = await lives(await open_repository(bare), git(bare, "rev-parse", BRANCH))
+    found = await last_transitions(await open_repository(bare), git(bare, "rev-parse", BRANCH))
 
     assert await state.past_attempts(["a", "b"]) == found.attempts == {"a": 4, "b": 4}
 

@@ -7,7 +7,8 @@ from ruamel.yaml import YAML
 
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import SpecError
-from reconciler.core.model import Check, Failure, FailureClass, HostStatus, Phase, Reason, Status, Waiting
+from reconciler.core.model.runs import Check, FailureClass
+from reconciler.core.model.status import Failure, HostStatus, Phase, Reason, Status, Waiting
 from reconciler.store import statuses
 from tests.store.world import status
 
@@ -67,15 +68,15 @@ host_statuses = st.builds(HostStatus, reachable=st.booleans(), since=times, mess
 
 @given(task_statuses | host_statuses)
 def test_a_status_is_read_back_as_it_was_written(value):
-    written = statuses.dump(value)
+    written = statuses.dump_status(value)
 
-    assert statuses.load(type(value), written, PATH) == value
-    assert statuses.dump(statuses.load(type(value), written, PATH)) == written
+    assert statuses.load_status(type(value), written, PATH) == value
+    assert statuses.dump_status(statuses.load_status(type(value), written, PATH)) == written
 
 
 @given(task_statuses)
 def test_the_quick_reader_and_a_real_parser_agree_on_what_is_written(value):
-    written = statuses.dump(value).decode()
+    written = statuses.dump_status(value).decode()
 
     assert statuses._canonical(written) == YAML(typ="safe", pure=True).load(written)
 
@@ -104,7 +105,7 @@ def test_a_status_that_a_person_edited_is_read_too():
         b"# mended by hand\nphase: 'running'\nsince: 2026-01-02T03:04:05Z\ncreated_at: 2026-01-02T03:04:05Z\n"
     )
 
-    value = statuses.load(Status, edited + b"generation: a1\nwork: b2\nchecks: []\n", PATH)
+    value = statuses.load_status(Status, edited + b"generation: a1\nwork: b2\nchecks: []\n", PATH)
 
     assert value == status(Phase.RUNNING, generation="a1", work="b2")
 
@@ -122,7 +123,7 @@ def test_a_status_that_a_person_edited_is_read_too():
 )
 def test_a_damaged_status_names_its_file_and_the_way_out(content, said):
     with pytest.raises(SpecError) as damaged:
-        statuses.load(Status, content, PATH)
+        statuses.load_status(Status, content, PATH)
 
     assert said in str(damaged.value)
     assert PATH in str(damaged.value)

@@ -5,7 +5,7 @@ import pytest
 from reconciler.core.errors import NotFound
 from reconciler.core.events import Renamed
 from reconciler.core.lifecycle import Transition
-from reconciler.store.timeline import Timeline
+from reconciler.store.timeline import HistoryReader
 from tests.store.world import BRANCH, NOW, created, git, started, status
 
 
@@ -14,7 +14,7 @@ async def record(open_repository, open_state, bare):
     """Return a state branch to write to, and the line of what is on it."""
     state = await open_state(bare)
     await state.load()
-    return state, Timeline(await open_repository(bare), lambda: state.head)
+    return state, HistoryReader(await open_repository(bare), lambda: state.head)
 
 
 def moved(old, name):
@@ -28,7 +28,7 @@ def told(entries):
 
 
 async def test_without_a_record_nothing_has_happened(open_repository, bare):
-    timeline = Timeline(await open_repository(bare), lambda: "")
+    timeline = HistoryReader(await open_repository(bare), lambda: "")
 
     assert await timeline.since("", 10) == ()
     assert await timeline.before(None, None, 10) == ()
@@ -125,7 +125,7 @@ async def test_it_ends_where_the_desk_ends_though_the_branch_has_more(open_repos
     await state.commit([created("a")])
     seen = git(bare, "rev-parse", BRANCH)
     await state.commit([created("b")])
-    timeline = Timeline(await open_repository(bare), lambda: seen)
+    timeline = HistoryReader(await open_repository(bare), lambda: seen)
 
     assert told(await timeline.since("", 10)) == [("a", "created")]
     assert told(await timeline.before(None, None, 10)) == [("a", "created")]

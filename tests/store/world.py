@@ -8,8 +8,9 @@ from pathlib import Path
 
 from reconciler.core.events import Created, Started
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model import Phase, Status, Task
-from reconciler.store.repository import Repository
+from reconciler.core.model.specs import Task
+from reconciler.core.model.status import Phase, Status
+from reconciler.git.repository import Repository
 from reconciler.store.state import StateBranch
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

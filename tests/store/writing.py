@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from reconciler.store.repository import Repository
+from reconciler.git.repository import Repository
 from tests.store.world import created, start
 
 

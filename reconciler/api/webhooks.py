@@ -1,0 +1,76 @@
+"""
+Webhooks of forges: taken, kept and answered at once; what they hint at is looked at later.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from sanic.exceptions import RequestTimeout
+from sanic.response import HTTPResponse
+
+from reconciler.api.operation import JSON, Call, Operation, Reply, read_body
+from reconciler.api.problems import Unauthenticated
+from reconciler.controller.ports import Hooks
+from reconciler.core.errors import Refused, Unavailable
+
+HOOK_LIMIT = 5 * 1024 * 1024
+"""Most bytes of a webhook's body."""
+AT_ONCE = 16
+"""Most deliveries that are read at once: whether one is signed is known only when it is in memory."""
+FROM_ONE = 4
+"""Most of them from one address: strangers who send slowly must not keep the forge out."""
+SECONDS = 10.0
+"""Longest time for a body; forges wait for half of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookRoute:
+    """Where forges knock."""
+
+    hooks: Hooks
+    _peers: Counter[str] = field(default_factory=Counter)
+    """How many deliveries are read now, by address."""
+
+    async def forgejo(self, call: Call) -> HTTPResponse:
+        """Take a delivery; it is on disk when this answers."""
+        with self._room(call.request.client_ip):
+            try:
+                async with asyncio.timeout(SECONDS):
+                    body = await read_body(call.request, HOOK_LIMIT)
+            except TimeoutError:
+                raise RequestTimeout from None
+            try:
+                await self.hooks.receive(dict(call.request.headers), body)
+            except Refused as error:
+                raise Unauthenticated(str(error)) from error
+        return HTTPResponse(status=202)
+
+    @contextmanager
+    def _room(self, peer: str) -> Iterator[None]:
+        if self._peers.total() >= AT_ONCE or self._peers[peer] >= FROM_ONE:
+            raise Unavailable("too many deliveries at once; what this one tells of is found by looking, too")
+        self._peers[peer] += 1
+        try:
+            yield
+        finally:
+            self._peers[peer] -= 1
+            if not self._peers[peer]:
+                del self._peers[peer]
+
+    @property
+    def operations(self) -> Sequence[Operation]:
+        """Return it as an operation."""
+        forgejo = Operation(
+            method="POST",
+            path="/hooks/forgejo",
+            name="forgejo_hook",
+            summary="Take a signed webhook of Forgejo, Gitea or GitHub",
+            handler=self.forgejo,
+            raw_body=JSON,
+            answers={202: Reply("It is kept; what it hints at is looked at soon")},
+            problems={400: "It is no webhook", 401: "Its signature is missing or wrong"},
+        )
+        return (forgejo,)

@@ -1,0 +1,260 @@
+"""
+The protocol of outside agents that pull: take a task, work, tell.
+
+Whatever an agent sends may be sent again: the same request key gets the same
+task, the same piece of log is kept once, the same report is recorded once.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import chain
+from typing import Any, Literal
+
+from reconciler.api.limits import Buckets
+from reconciler.api.operation import Call, Handler, Operation, Reply, pieces
+from reconciler.api.problems import TooMany
+from reconciler.api.server import Closing
+from reconciler.api.services import Services
+from reconciler.api.views import is_holder, lease_view, progress_view
+from reconciler.controller.ports import Controller
+from reconciler.core.errors import LeaseLost, NotNow, Unavailable
+from reconciler.core.events import WorkerReport
+from reconciler.core.model.runs import Claim
+from reconciler.core.model.status import LeaseRequest
+from reconciler.core.runs.leases import heartbeat, holder
+from reconciler.core.text import harmless
+from reconciler.wire import (
+    MOST_WAIT,
+    DequeueRequest,
+    Heartbeat,
+    HeartbeatRequest,
+    Lease,
+    LogAck,
+    LogQuery,
+    Progress,
+    Proposal,
+    ProposalRequest,
+    StartRequest,
+    StatusRequest,
+)
+
+LOG_LIMIT = 8 * 1024 * 1024
+"""Most bytes of log in one request."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProtocol:
+    """What outside agents ask for."""
+
+    desk: Controller
+    shelf: Services
+    clock: Callable[[], datetime]
+    closing: Closing
+    proposals: Buckets
+    most: int
+    """Requests that wait for a task with one token."""
+    _waiting: Counter[str] = field(default_factory=Counter)
+
+    async def dequeue(self, call: Call) -> Lease | None:
+        """Give the agent a task, waiting for one if it is asked to."""
+        asked: DequeueRequest = call.body
+        bid = LeaseRequest(
+            agent=call.caller.agent, request_key=asked.request_key, capabilities=asked.capabilities
+        )
+        try:
+            with self._counted(bid.agent):
+                async with self.closing.limit():
+                    task = await self.desk.bid(bid, timedelta(seconds=asked.wait))
+        except TimeoutError:
+            raise Unavailable("the reconciler is stopping; ask again with the same request_key") from None
+        if task is None or not self._is_for(task, bid):
+            return None
+        assignment = await self.desk.assignment(task)
+        if not self._is_for(task, bid):
+            return None
+        return lease_view(assignment, self.desk, self.shelf.whole_url)
+
+    @contextmanager
+    def _counted(self, agent: str) -> Iterator[None]:
+        if self._waiting[agent] >= self.most:
+            raise TooMany(f"agent {agent} waits for {self.most} tasks already; wait for an answer", MOST_WAIT)
+        self._waiting[agent] += 1
+        try:
+            yield
+        finally:
+            self._waiting[agent] -= 1
+
+    def _is_for(self, task: str, bid: LeaseRequest) -> bool:
+        """Return whether a task is still the one that was given for a bid: it may be lost by now."""
+        status = self.desk.statuses.get(task)
+        return status is not None and is_holder(bid.agent, status) and status.request_key == bid.request_key
+
+    async def start(self, call: Call) -> Progress:
+        """Take note that the agent is at work."""
+        return await self._hear(call, call.body.epoch, None)
+
+    async def heartbeat(self, call: Call) -> Heartbeat:
+        """Renew the lease, and tell the agent whether to go on."""
+        fleet = self.desk.desired.fleet
+        desired: Literal["run", "cancel", "lost"]
+        try:
+            why = self.desk.beat(call.name, call.caller.agent, call.body.epoch)
+        except LeaseLost as lost:
+            why, desired = str(lost), "lost"
+        else:
+            desired = "cancel" if why else "run"
+        return Heartbeat(
+            desired=desired,
+            message=why or "",
+            lease_seconds=fleet.lease.total_seconds(),
+            heartbeat_seconds=heartbeat(fleet).total_seconds(),
+        )
+
+    async def log(self, call: Call) -> LogAck:
+        """Keep a piece of the agent's log; the lease is renewed."""
+        asked: LogQuery = call.query
+        run, offset = self._held(call, asked.epoch), asked.offset
+        kept = self.shelf.logs.size(run)
+        async for piece in pieces(call.request, LOG_LIMIT):
+            kept = await self.shelf.logs.append(run, offset, piece)
+            offset += len(piece)
+        return LogAck(offset=kept)
+
+    async def status(self, call: Call) -> Progress:
+        """Put on record what the agent says came of its work."""
+        told: StatusRequest = call.body
+        if told.branch is not None:
+            self._require_own(call, told.epoch, told.branch)
+        return await self._hear(call, told.epoch, _claim(told))
+
+    async def propose(self, call: Call) -> Proposal:
+        """Put a proposed task where a person decides on it."""
+        self.proposals.take(call.caller.agent)
+        return await self.shelf.propose(call.body, call.caller.agent)
+
+    async def _hear(self, call: Call, epoch: int, claim: Claim | None) -> Progress:
+        said = WorkerReport(
+            task=call.name, agent=call.caller.agent, epoch=epoch, at=self.clock(), claim=claim
+        )
+        return progress_view(call.name, await self.desk.hear(said))
+
+    def _require_own(self, call: Call, epoch: int, branch: str) -> None:
+        """
+        Refuse the work of another task for that of this one.
+
+        Raises NotNow, and what `holder` raises.
+        """
+        desired, statuses = self.desk.desired, self.desk.statuses
+        own, status = holder(desired.tasks, statuses, call.name, call.caller.agent, epoch)
+        if branch == status.branch_name:
+            return
+        wanted = ((name, task.repo, task.branch) for name, task in desired.tasks.items())
+        known = ((name, other.repo, other.branch_name) for name, other in statuses.items())
+        for name, repo, taken in chain(wanted, known):
+            if name != own and (repo, taken) == (status.repo, branch):
+                raise NotNow(
+                    f"branch {branch} is that of task {name}; push your work to {status.branch_name} "
+                    "and report again"
+                )
+
+    def _held(self, call: Call, epoch: int) -> str:
+        """Return the run that the agent holds, its lease renewed. Raises NotFound, NotNow, LeaseLost."""
+        agent = call.caller.agent
+        self.desk.beat(call.name, agent, epoch)
+        _, status = holder(self.desk.desired.tasks, self.desk.statuses, call.name, agent, epoch)
+        return status.run or ""
+
+    @property
+    def operations(self) -> Sequence[Operation]:
+        """Return all of it as operations."""
+        stands = Reply("Where the task stands", Progress)
+        go_on = Reply("What the agent should do; a lost lease is an answer too", Heartbeat)
+        kept = Reply("How much is kept, on disk", LogAck)
+        gap = f"{_LOST[409]}, or a gap in the log: see `acknowledged_offset`"
+        return (
+            Operation(
+                method="POST",
+                path="/api/v1/dequeue",
+                name="dequeue",
+                summary="Take a task, waiting up to 25 s for one",
+                handler=self.dequeue,
+                scopes=("agent",),
+                body=DequeueRequest,
+                answers={
+                    200: Reply("The task that the agent holds now", Lease),
+                    204: Reply("There is none now"),
+                },
+            ),
+            _on_task("start", "Say that the work begins", self.start, stands, body=StartRequest),
+            _on_task(
+                "heartbeat",
+                "Say that the agent is alive, and learn whether to go on",
+                self.heartbeat,
+                go_on,
+                body=HeartbeatRequest,
+                problems={409: _LOST[409]},
+            ),
+            _on_task(
+                "log",
+                "Send a piece of the log, up to 8 MiB; what is kept already is passed over",
+                self.log,
+                kept,
+                method="PUT",
+                query=LogQuery,
+                raw_body="application/octet-stream",
+                problems={**_LOST, 409: gap},
+            ),
+            _on_task(
+                "status",
+                "Report what came of the work; it is checked",
+                self.status,
+                stands,
+                body=StatusRequest,
+            ),
+            Operation(
+                method="POST",
+                path="/api/v1/proposals",
+                name="propose",
+                summary="Propose a task; a person decides",
+                handler=self.propose,
+                scopes=("agent",),
+                body=ProposalRequest,
+                answers={201: Reply("Where the proposal waits for a person", Proposal)},
+                problems={409: "There is a task of that name"},
+            ),
+        )
+
+
+_LOST = {
+    409: "The task is not handed out to agents, or is in another phase",
+    410: "The lease is lost: stop working on it, and dequeue another",
+}
+
+
+def _on_task(name: str, summary: str, handler: Handler, answer: Reply, **more: Any) -> Operation:
+    """Return an operation of the agent that holds a task."""
+    return Operation(
+        name=name,
+        summary=summary,
+        handler=handler,
+        path=f"/api/v1/tasks/{{name}}/{name}",
+        scopes=("agent",),
+        answers={200: answer},
+        **{"method": "POST", "problems": _LOST, **more},
+    )
+
+
+def _claim(told: StatusRequest) -> Claim | None:
+    """Return what an agent says came of its work; None if it is still at it."""
+    if told.status == "running":
+        return None
+    return Claim(
+        outcome=told.status,
+        result=harmless(told.result),
+        branch=told.branch,
+        pull_request=told.pull_request,
+        usage=told.usage,
+    )

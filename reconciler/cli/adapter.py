@@ -1,0 +1,223 @@
+"""
+What agents are told and what they say: `prompt`, `adapter test`, `adapter parse`.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import click
+
+from reconciler import clock
+from reconciler.cli.context import Context
+from reconciler.cli.exits import ExitCode
+from reconciler.cli.output import Document, print_json
+from reconciler.cli.references import NameParam, one_task, task_name
+from reconciler.cli.terminal import value_block
+from reconciler.core.model.specs import LOCAL
+
+if TYPE_CHECKING:
+    from reconciler.core.adapter import Adapter
+    from reconciler.core.model.runs import Verdict
+    from reconciler.core.model.specs import Task
+    from reconciler.core.model.status import Status
+    from reconciler.dispatch.adapter_check import CheckResult
+
+
+@click.command()
+@one_task
+@click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
+@click.pass_obj
+def prompt(context: Context, words: tuple[str, ...], rev: str | None) -> None:
+    """
+    Print what an agent is told.
+
+    Of a live task it is the prompt of its current round, otherwise the one
+    its next run would begin with.
+    """
+    click.echo(asyncio.run(_prompt(context, words, rev)), nl=False)
+
+
+async def _prompt(context: Context, words: Sequence[str], rev: str | None) -> str:
+    from reconciler.cli.session import open_fleet, pick
+    from reconciler.core.runs.command import build_prompt
+    from reconciler.specs.build import build
+
+    async with open_fleet(context) as fleet:
+        revision, files = await fleet.files(rev)
+        observed = await fleet.observed()
+    desired = build(files, revision=revision)
+    name = task_name(words, desired.tasks)
+    task = pick(desired, "task", desired.tasks, name)
+    return build_prompt(task, next_round(task, observed.statuses.get(name), clock.now()), desired)
+
+
+def next_round(task: "Task", status: "Status | None", now: datetime) -> "Status":
+    """Return the status of the live round, or the one that the next run of the task begins with."""
+    from reconciler.core.model.runs import run_key
+    from reconciler.core.model.status import Phase, Status
+
+    if status is not None and status.phase.is_live:
+        return status
+    if status is None or status.phase.is_settled:
+        attempt = status.attempt if status else 0
+        status = Status(
+            phase=Phase.CREATED,
+            since=now,
+            created_at=now,
+            generation=task.generation,
+            work=task.work,
+            attempt=attempt,
+        )
+    run = {"attempt": status.attempt + 1, "round": 1, "branch_name": task.branch, "adapter": task.adapter}
+    key = run_key(task.name, task.generation, status.attempt + 1)
+    reviews = status.review_count + (status.phase is Phase.REVIEW_PENDING)
+    return status.model_copy(update={**run, "run": key, "review_count": reviews, "phase": Phase.ASSIGNED})
+
+
+@click.group()
+def adapter() -> None:
+    """Try adapters: on a host, or on what a CLI printed."""
+
+
+# --- adapter test ----------------------------------------------------------
+
+
+@adapter.command()
+@click.argument("name", type=NameParam("adapter"))
+@click.option(
+    "--host",
+    type=NameParam("host"),
+    default=LOCAL,
+    show_default=True,
+    metavar="NAME",
+    help="Where to try it.",
+)
+@click.option("--no-prompt", is_flag=True, help="Do not call the model, which may cost something.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@click.pass_obj
+def test_command(context: Context, name: str, host: str, no_prompt: bool, output: str) -> int:
+    """
+    Try whether an agent's CLI works on a host.
+
+    Asks for its version, runs its health command, and gives it a prompt of one
+    line in an empty folder: all as a real run would, with the same secrets.
+    Exits 5 if any of it does not work.
+    """
+    show = _show_trial if output == "text" else lambda _: None
+    with TemporaryDirectory(prefix="reconciler-test-", ignore_cleanup_errors=True) as folder:
+        trials = _tried(context, name, host, data=Path(folder), with_prompt=not no_prompt, show=show)
+        tried = asyncio.run(trials)
+    works = all(trial.ok is not False for trial in tried)
+    if output == "json":
+        checks = [_trial_document(trial) for trial in tried]
+        print_json({"adapter": name, "host": host, "ok": works, "checks": checks})
+    return ExitCode.OK if works else ExitCode.ENDED_BADLY
+
+
+async def _tried(
+    context: Context,
+    name: str,
+    host: str,
+    *,
+    data: Path,
+    with_prompt: bool,
+    show: "Callable[[CheckResult], None]",
+) -> "Sequence[CheckResult]":
+    from reconciler.cli.session import pick, specs_here
+    from reconciler.dispatch.adapter_check import AdapterCheck
+    from reconciler.dispatch.output import read_output
+    from reconciler.serve import ways
+
+    desired = await specs_here(context)
+    adapter, place = (
+        pick(desired, "adapter", desired.adapters, name),
+        pick(desired, "host", desired.hosts, host),
+    )
+    tried = []
+    async with ways(lambda: desired.hosts, data, is_lasting=False) as transports:
+        trier = AdapterCheck(
+            adapter=adapter,
+            host=place,
+            transport=transports(place),
+            data=data,
+            token=clock.random_hex(),
+            clock=clock.now,
+            read_output=read_output,
+        )
+        async with aclosing(trier.trials(with_prompt=with_prompt)) as trials:
+            async for trial in trials:
+                show(trial)
+                tried.append(trial)
+    return tried
+
+
+def _show_trial(trial: "CheckResult") -> None:
+    result = {True: "ok", False: "failed", None: "-"}[trial.ok]
+    click.echo(f"{trial.name:<8} {result:<7} {trial.words}")
+
+
+def _trial_document(trial: "CheckResult") -> Document:
+    from reconciler.dispatch.output import verdict_as_json
+
+    found: Document = {"check": trial.name, "ok": trial.ok, "message": trial.words}
+    if trial.cli:
+        found |= {"version": trial.cli.version, "path": trial.cli.path}
+    if trial.verdict:
+        found |= {"verdict": verdict_as_json(trial.verdict)}
+    return found
+
+
+# --- adapter parse ---------------------------------------------------------
+
+
+@adapter.command()
+@click.argument("name", type=NameParam("adapter"))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--rc", "exit_code", type=click.IntRange(-64, 255), required=True, help="How the CLI exited.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@click.pass_obj
+def parse_output(context: Context, name: str, file: Path, exit_code: int, output: str) -> None:
+    """
+    Show the verdict for a recorded output.
+
+    FILE is what the CLI printed. What it printed on stderr is read from a
+    file of the same name with the ending .stderr, if there is one.
+    """
+    from reconciler.dispatch.output import parse_recording, verdict_as_json
+
+    found = parse_recording(asyncio.run(_adapter(context, name)), file, exit_code, clock.now())
+    if output == "json":
+        print_json(verdict_as_json(found))
+    else:
+        click.echo(_verdict_block(found))
+
+
+async def _adapter(context: Context, name: str) -> "Adapter":
+    """Return an adapter of the fleet around here, or a built-in one where there is no fleet."""
+    from reconciler.cli.session import pick, specs_here
+
+    desired = await specs_here(context)
+    return pick(desired, "adapter", desired.adapters, name)
+
+
+def _verdict_block(found: "Verdict") -> str:
+    usage = found.usage
+    tokens = f"{usage.input_tokens} in, {usage.output_tokens} out, {usage.cached_tokens} cached"
+    rows = [
+        ("outcome", found.outcome),
+        ("class", found.kind or ""),
+        ("message", found.message),
+        ("session", found.session_id or ""),
+        ("tokens", tokens),
+        ("cost", f"{usage.cost_usd:g} USD"),
+        ("turns", str(usage.turns)),
+        ("retry at", found.retry_at.isoformat() if found.retry_at else ""),
+        ("notes", "\n".join(found.notes)),
+        ("text", found.text),
+    ]
+    return value_block((name, value) for name, value in rows if value)

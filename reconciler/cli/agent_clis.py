@@ -1,0 +1,82 @@
+"""
+Which agent CLIs this machine offers, and which of them a new fleet takes.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.core.errors import NotFound, Refused, Unavailable
+from reconciler.core.model.specs import LOCAL, Host
+from reconciler.core.model.status import HostCli
+from reconciler.core.references import no_such
+from reconciler.dispatch.local import LocalTransport
+from reconciler.dispatch.probe import probe
+from reconciler.specs.build import build
+
+ORDER = ("claude-code", "codex", "gemini", "opencode", "qwen")
+"""Which is taken where several are there; then others by name."""
+SCRIPT_ADAPTER = "script"
+PLACE = "# adapter: claude-code\n"
+"""The line of a new fleet.yaml that an adapter is written in place of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a new fleet says of its adapter."""
+
+    adapter: str | None
+    words: str
+    """For people: what was found, or what to install."""
+
+    def written(self, text: str) -> str:
+        """Return a file of a new fleet with the adapter in it, if it is the file for that."""
+        return text.replace(PLACE, f"adapter: {self.adapter}\n") if self.adapter else text
+
+
+def choose(wanted: str | None) -> Choice:
+    """Return the adapter of a new fleet: the one that is wanted, else one that is here. Raises NotFound."""
+    adapters = {name: adapter for name, adapter in build({}).adapters.items() if name != SCRIPT_ADAPTER}
+    if wanted == SCRIPT_ADAPTER:
+        return Choice(SCRIPT_ADAPTER, "Tasks run their own `script:` unless they name an `adapter`.")
+    if wanted is not None and wanted not in adapters:
+        raise NotFound(no_such("adapter", wanted, [*adapters, SCRIPT_ADAPTER]))
+    found = asyncio.run(_look())
+    usable = [name for name in _ordered(found) if found[name].ok]
+    if chosen := wanted or next(iter(usable), None):
+        return Choice(chosen, _told(chosen, found, usable))
+    programs = ", ".join(adapters[name].command[0] for name in _ordered(adapters))
+    bad = "".join(f" {name}: {cli.message}." for name, cli in found.items() if cli.path)
+    return Choice(
+        None,
+        f"No agent CLI was found on the PATH ({programs}).{bad} Install one and write its adapter into "
+        "specs/fleet.yaml, such as `adapter: claude-code`; until then a task needs a `script:`.",
+    )
+
+
+def _ordered(names: Mapping[str, object]) -> list[str]:
+    return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+
+
+def _told(chosen: str, found: Mapping[str, HostCli], usable: list[str]) -> str:
+    cli = found.get(chosen)
+    if cli is None or not cli.ok:
+        why = cli.message if cli else "nothing was found of it"
+        return f"Tasks are given to {chosen}, which cannot be used here yet: {why}."
+    words = f"Tasks are given to {chosen} ({cli.path} {cli.version or ''}".rstrip() + ")"
+    others = [name for name in usable if name != chosen]
+    also = f"; {', '.join(others)} would do too (`adapter` in specs/fleet.yaml)" if others else ""
+    return f"{words}{also}. Try it: `reconciler adapter test {chosen}`."
+
+
+async def _look() -> Mapping[str, HostCli]:
+    """Return the CLIs of the built-in adapters, as runs on this machine find them."""
+    adapters = {name: adapter for name, adapter in build({}).adapters.items() if name != SCRIPT_ADAPTER}
+    with tempfile.TemporaryDirectory(prefix="reconciler-init-") as folder:
+        try:
+            facts = await probe(LocalTransport(Path(folder)), Host(name=LOCAL), adapters, workdir=folder)
+        except (Unavailable, Refused):
+            return {}
+    return {name: each.cli for name, each in (facts.clis or {}).items()}

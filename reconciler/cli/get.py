@@ -1,0 +1,191 @@
+"""
+Looking at a fleet: `get`, `describe`, `explain`.
+
+What `get` and `describe` show is what is committed and on record, not the work tree.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from reconciler import clock
+from reconciler.cli.context import Context
+from reconciler.cli.notices import say_if_nobody_serves
+from reconciler.cli.output import list_output, print_json, print_list, print_table, print_yaml
+from reconciler.cli.references import one_task, resolve_references, task_name, words_argument
+
+if TYPE_CHECKING:
+    from reconciler.cli.kinds import ShownKind
+    from reconciler.cli.session import FleetSession
+    from reconciler.cli.views import TaskView
+    from reconciler.core.model.specs import Desired, LiveOutput
+    from reconciler.core.model.status import Observed
+    from reconciler.core.planning.placement import Placement
+    from reconciler.core.runs.failure import FailureSummary
+    from reconciler.specs.explain import Explained
+
+
+@click.command()
+@words_argument("[KIND] [NAME]...", required=False)
+@list_output
+@click.pass_obj
+def get(context: Context, words: tuple[str, ...], output: str) -> None:
+    """
+    List tasks, hosts, agents, adapters or repos.
+
+    Tasks if no KIND is named. A kind may be written in the singular, the plural
+    or short (t, h, ag, ad, r), and before a name: `get host/local`.
+    """
+    shown, items = asyncio.run(_listed(context, words))
+    print_list(items, shown.columns(clock.now()), shown.document, output)
+    if shown.name == "task" and output in {"table", "wide"}:
+        _say_what_failed(items, in_full=len(items) == 1 and len(words) > 0)
+
+
+def _say_what_failed(views: "Sequence[TaskView]", *, in_full: bool) -> None:
+    """Say on stderr what to do about tasks that failed: of one that was named all, else where to look."""
+    failed = [(view.name, view.cause) for view in views if view.is_bad_end and view.cause]
+    if not failed:
+        return
+    name, why = failed[0]
+    if in_full:
+        from reconciler.cli.failures import failure_text
+
+        click.echo(failure_text(why), err=True)
+    else:
+        more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        click.echo(f"{name}{more} failed: `reconciler describe {name}` shows why, and what to do", err=True)
+
+
+async def _listed(
+    context: Context, words: Sequence[str], *, is_one: bool = False
+) -> "tuple[ShownKind, list[Any]]":
+    """Return the kind that is meant, and what is to be shown of it; of a few tasks, why they failed."""
+    from reconciler.cli.kinds import SHOWN_KINDS
+    from reconciler.cli.session import open_fleet
+    from reconciler.core.references import kind_of
+
+    async with open_fleet(context) as fleet:
+        desired, observed = await fleet.recorded()
+        await say_if_nobody_serves(fleet, desired.fleet.state_branch, observed.statuses, clock.now())
+        observed = replace(observed, heard=_heard(context.data_dir, observed))
+        kind = kind_of(words[0]) if len(words) == 1 and not is_one else None
+        if kind or not words:
+            shown, names = SHOWN_KINDS[kind or "task"], []
+        else:
+            found = resolve_references(words, lambda kind: SHOWN_KINDS[kind].find(desired, observed, {}))
+            if len({each.kind for each in found}) > 1:
+                raise click.UsageError(f"one kind at a time: {' '.join(words)!r} names several")
+            if is_one and len(found) > 1:
+                raise click.UsageError(f"one thing at a time: {' '.join(words)!r} is no kind and a name")
+            shown, names = SHOWN_KINDS[found[0].kind], [each.name for each in found]
+        items = shown.pick(desired, observed, names, await _closed(fleet, shown.name, desired))
+        return shown, _with_causes(items, desired, context) if names and shown.name == "task" else items
+
+
+def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Context) -> "list[TaskView]":
+    """Return tasks with all that is known here of why they failed."""
+    from reconciler.cli.failures import describe_failure
+
+    return [
+        replace(view, cause=describe_failure(view.name, view.status, desired, context.data_dir))
+        for view in views
+    ]
+
+
+@click.command()
+@words_argument("[KIND[/]]NAME")
+@click.option(
+    "-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", help="How to print it."
+)
+@click.pass_obj
+def describe_command(context: Context, words: tuple[str, ...], output: str) -> None:
+    """
+    Show all that is known of one thing.
+
+    `web/fix-login` is a task; other kinds are named, as in `host/local` or
+    `host local`.
+    """
+    kind, items = asyncio.run(_listed(context, words, is_one=True))
+    (item,) = items
+    if output == "text":
+        click.echo(kind.details(item, clock.now()))
+    else:
+        {"json": print_json, "yaml": print_yaml}[output](kind.document(item))
+
+
+async def _closed(fleet: "FleetSession", kind: str, desired: "Desired") -> "Mapping[str, datetime]":
+    """Return, of hosts that people closed, since when."""
+    hosts = desired.hosts.values() if kind == "host" else ()
+    return await fleet.closed_since([host.name for host in hosts if host.cordon or host.drain])
+
+
+def _heard(data: Path, observed: "Observed") -> "Mapping[str, LiveOutput]":
+    """Return when live runs that are followed from this data folder printed last."""
+    from reconciler.core.model.specs import LiveOutput
+    from reconciler.dispatch.logs import LogFolder
+
+    logs, found = LogFolder(data / "logs"), dict[str, LiveOutput]()
+    for status in observed.statuses.values():
+        if status.run is not None and status.phase.is_live:
+            at = logs.last_output(status.run, status.round)
+            found |= {status.run: LiveOutput(at)} if at else {}
+    return found
+
+
+@click.command()
+@one_task
+@click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
+)
+@click.pass_obj
+def explain_command(context: Context, words: tuple[str, ...], rev: str | None, output: str) -> None:
+    """
+    Show where each value of a task comes from.
+
+    And where it would run now: every host, with the reason for or against it.
+    """
+    from reconciler.cli.failures import failure_text
+    from reconciler.cli.preview import placement_document, placement_rows
+    from reconciler.cli.render import cause_document
+
+    name, fields, placement, found = asyncio.run(_explained(context, words, rev))
+    if output == "json":
+        origins = [{"field": each.field, "value": each.value, "origin": each.origin} for each in fields]
+        why = cause_document(found) if found else None
+        where = placement_document(placement)
+        print_json({"kind": "task", "name": name, "cause": why, "fields": origins, "placement": where})
+    else:
+        if found:
+            click.echo(f"{failure_text(found)}\n")
+        print_table(("FIELD", "VALUE", "FROM"), [(each.field, each.value, each.origin) for each in fields])
+        click.echo()
+        print_table(("HOST", "CHOICE", "SCORE", "WHY"), list(placement_rows(placement)))
+
+
+async def _explained(
+    context: Context, words: Sequence[str], rev: str | None
+) -> "tuple[str, Sequence[Explained], Placement, FailureSummary | None]":
+    from reconciler.cli.failures import describe_failure
+    from reconciler.cli.session import open_fleet
+    from reconciler.core.planning.placement import place, slots_in_use
+    from reconciler.specs.build import build
+    from reconciler.specs.explain import explain_fields as explained
+
+    async with open_fleet(context) as fleet:
+        revision, files = await fleet.files(rev)
+        observed = await fleet.observed()
+    desired = build(files, revision=revision)
+    name = task_name(words, desired.tasks.keys() | desired.broken.keys())
+    fields = explained(files, name)
+    others = {other: status for other, status in observed.statuses.items() if other != name}
+    used = slots_in_use(others, observed)
+    status = observed.statuses.get(name)
+    found = describe_failure(name, status, desired, context.data_dir)
+    return name, fields, place(desired.tasks[name], status, desired, observed, used), found

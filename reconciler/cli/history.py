@@ -1,0 +1,228 @@
+"""
+Looking back: `history` and `logs`.
+"""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from reconciler import clock
+from reconciler.cli.context import Context
+from reconciler.cli.exits import ExitCode
+from reconciler.cli.notices import say_if_nobody_serves
+from reconciler.cli.output import Column, Document, print_list
+from reconciler.cli.references import one_task, task_name, words_argument
+from reconciler.cli.terminal import ago
+from reconciler.core.errors import NotFound, SpecError
+from reconciler.core.fields import format_time
+from reconciler.core.text import harmless
+
+if TYPE_CHECKING:
+    from reconciler.cli.session import FleetSession
+    from reconciler.core.model.status import Status
+    from reconciler.store.history import HistoryEntry
+    from reconciler.store.reader import StateReader
+
+FOLLOW_INTERVAL = 0.2
+"""Seconds between looks at logs that are being followed."""
+
+# --- History ---------------------------------------------------------------
+
+
+@click.command()
+@words_argument("[[task/]NAME]", required=False)
+@click.option(
+    "-n", "--number", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many."
+)
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "wide", "json"]), default="table", help="How to print it."
+)
+@click.pass_obj
+def history_command(context: Context, words: tuple[str, ...], number: int, output: str) -> None:
+    """
+    Show what happened, newest first.
+
+    With what led to it, who asked for it, and why. BY is who wrote the commit
+    of the specs that asked for a change, or the agent that did; their words
+    stand in the reason.
+    """
+    entries = asyncio.run(_history(context, words, number))
+    is_terminal = sys.stdout.isatty() and output != "wide"
+    shown = columns(clock.now(), is_terminal=is_terminal, is_one=bool(words))
+    print_list(entries, shown, entry_document, output)
+
+
+async def _history(context: Context, words: Sequence[str], number: int) -> "Sequence[HistoryEntry]":
+    from reconciler.cli.session import open_fleet
+
+    async with open_fleet(context) as fleet:
+        task = task_name(words, await fleet.names("task")) if words else None
+        entries = await fleet.history(task, number)
+        if task is not None and not entries:
+            await fleet.spec_file("task", task)  # it is there and nothing has happened; else it is unknown
+        return entries
+
+
+def change_of(entry: "HistoryEntry") -> str:
+    """Return from what to what, in words."""
+    before, after = entry.before or "new", entry.after or "removed"
+    return after if before == after else f"{before} → {after}"
+
+
+def columns(now: datetime, *, is_terminal: bool, is_one: bool) -> Sequence[Column]:
+    """Return the columns of `history`: on a terminal few and narrow ones, so that the reason has room."""
+    at = (
+        Column("WHEN", lambda entry: ago(entry.at, now))
+        if is_terminal
+        else Column("TIME", lambda entry: format_time(entry.at))
+    )
+    return (
+        at,
+        *(() if is_terminal and is_one else (Column("NAME", lambda entry: entry.name),)),
+        Column("CHANGE", change_of),
+        Column("HOST", lambda entry: entry.host or "-", is_wide=is_terminal),
+        Column("RUN", lambda entry: entry.run or "-", is_wide=True),
+        Column("BY", lambda entry: entry.actor),
+        Column("CAUSE", lambda entry: entry.cause, is_wide=True),
+        Column("COMMIT", lambda entry: entry.commit[:10], is_wide=True),
+        Column("REASON", lambda entry: entry.reason),
+    )
+
+
+def entry_document(entry: "HistoryEntry") -> Document:
+    """Return a transition as `-o json` prints it; without a task it is news of the host."""
+    return {
+        "at": format_time(entry.at),
+        "task": entry.task,
+        "from": entry.before,
+        "to": entry.after,
+        "reason": entry.reason,
+        "host": entry.host,
+        "run": entry.run,
+        "actor": entry.actor,
+        "cause": entry.cause,
+        "revision": entry.revision,
+        "commit": entry.commit,
+    }
+
+
+# --- Logs ------------------------------------------------------------------
+
+
+@click.command()
+@one_task
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
+@click.option("--attempt", type=click.IntRange(min=1), help="Which one; the last if left out.")
+@click.option("--raw", is_flag=True, help="Every byte as it came, even what a terminal would obey.")
+@click.pass_obj
+def logs(context: Context, words: tuple[str, ...], follow: bool, attempt: int | None, raw: bool) -> int:
+    """
+    Print what an agent printed.
+
+    Logs are kept on the machine that ran `reconciler run`. With -f it exits 5
+    if the task ended badly.
+    """
+    return asyncio.run(_logs(context, words, attempt, _Printer(is_raw=raw), is_followed=follow))
+
+
+async def _logs(
+    context: Context, words: Sequence[str], attempt: int | None, printer: "_Printer", *, is_followed: bool
+) -> ExitCode:
+    from reconciler.cli.session import open_fleet
+    from reconciler.cli.views import BAD_ENDS
+    from reconciler.dispatch.logs import LogFolder
+
+    kept = LogFolder(context.data_dir / "logs")
+    async with open_fleet(context) as fleet:
+        record = await fleet.record()
+        task = task_name(words, (await record.load())[0])
+        status = await _status(fleet, record, task)
+        run = status.run if attempt is None else await _run_of(fleet, task, attempt)
+        branch = await fleet.state_branch()
+        is_said = status.phase.is_live and await say_if_nobody_serves(
+            fleet, branch, {task: status}, clock.now()
+        )
+        while is_followed and run is not None and status.run == run and status.phase.is_live:
+            printer.print_new(kept.paths(run))
+            is_said = is_said or await say_if_nobody_serves(fleet, branch, {task: status}, clock.now())
+            await asyncio.sleep(FOLLOW_INTERVAL)
+            await fleet.repository.fetch()
+            status = await _status(fleet, record, task)
+        why = await _why(fleet, task, status) if status.run == run else ""
+    if run is None:
+        raise NotFound(f"{task} has not run yet: it is {status.phase}")
+    if not printer.print_new(kept.paths(run), to_end=True):
+        raise NotFound(
+            f"no logs of {run} in {context.data_dir}: they are on the machine that ran it, until it is swept"
+        )
+    if why:
+        click.echo(f"---\n{why}", err=True)
+    return ExitCode.ENDED_BADLY if is_followed and status.phase in BAD_ENDS else ExitCode.OK
+
+
+async def _why(fleet: "FleetSession", task: str, status: "Status") -> str:
+    """Return why the run failed and what to do, in words; empty if it did not."""
+    if status.failure is None:
+        return ""
+    from reconciler.cli.failures import describe_failure, failure_text, local_failure
+
+    found = local_failure(task, status, fleet.context.data_dir)
+    if found is None:  # the specs tell where the host keeps its workspaces; they take longer to read
+        desired, _ = await fleet.recorded()
+        found = describe_failure(task, status, desired, fleet.context.data_dir)
+    # The log itself was printed just now.
+    return failure_text(replace(found, output=(), next=found.next[1:])) if found else ""
+
+
+async def _status(fleet: "FleetSession", record: "StateReader", task: str) -> "Status":
+    statuses, _ = await record.load()
+    status = statuses.get(task)
+    if task in record.damaged:
+        raise SpecError([record.damaged[task]])
+    if status is None:
+        await fleet.spec_file("task", task)
+        raise NotFound(f"{task} has not run yet: the reconciler has not seen it")
+    return status
+
+
+async def _run_of(fleet: "FleetSession", task: str, attempt: int) -> str:
+    """Return the run of an earlier attempt, as history names it."""
+    for entry in await fleet.history(task, None):
+        if entry.run and entry.run.endswith(f".a{attempt}"):
+            return entry.run
+    raise NotFound(f"{task} has no attempt {attempt}")
+
+
+class _Printer:
+    """Prints logs from where it stopped: whole lines, until the end is asked for."""
+
+    def __init__(self, *, is_raw: bool) -> None:
+        self._is_raw = is_raw
+        self._offsets: dict[Path, int] = {}
+
+    def print_new(self, paths: "Sequence[tuple[str, Path]]", *, to_end: bool = False) -> bool:
+        """Print what is new in the files, each under its label; return whether there were any so far."""
+        for label, path in paths:
+            if path not in self._offsets:
+                click.echo(f"--- {label} ---", err=True)
+            offset = self._offsets.setdefault(path, 0)
+            with path.open("rb") as file:
+                file.seek(offset)
+                data = file.read()
+            data = data if to_end else data[: data.rfind(b"\n") + 1]
+            self._offsets[path] = offset + len(data)
+            self._print(data)
+        return bool(self._offsets)
+
+    def _print(self, data: bytes) -> None:
+        if self._is_raw:
+            sys.stdout.buffer.write(data)
+        else:
+            click.echo(harmless(data.decode("utf-8", "replace")), nl=False)
+        sys.stdout.flush()

@@ -1,0 +1,65 @@
+"""
+Names of tasks, hosts and all else on the command line: `web/fix-login`, `task/web/fix-login`, `host gpu1`.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import click
+
+from reconciler.core.references import REFERABLE, Known, Reference, ReferenceKind, references, split
+
+
+class NameParam(click.ParamType[str]):
+    """The name of a thing of one kind, with its kind before it or without; of a kind that has no folders."""
+
+    name = "name"
+
+    def __init__(self, kind: ReferenceKind) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name alone."""
+        kind, name = split(str(value))
+        if kind and kind != self.kind:
+            self.fail(f"{value!r} is no {self.kind}", param, ctx)
+        return name if kind else str(value)
+
+
+def _kinds(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """Complete a kind; click hands over its context and the parameter."""
+    return [f"{kind}s" for kind in REFERABLE if kind.startswith(incomplete)]
+
+
+def words_argument(metavar: str, *, required: bool = True) -> Callable[[Any], Any]:
+    """Return the argument of a command that takes things by kind and name."""
+    return click.argument("words", metavar=metavar, nargs=-1, required=required, shell_complete=_kinds)
+
+
+one_task = words_argument("[task/]NAME")
+"""The argument of a command about one task."""
+tasks_argument = words_argument("[task/]NAME...")
+"""The argument of a command about tasks."""
+
+
+def resolve_references(
+    words: Sequence[str], known: Known, only: ReferenceKind | None = None
+) -> Sequence[Reference]:
+    """Return what words on the command line refer to; see `core.references`."""
+    try:
+        return references(words, known, only)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def task_names(words: Sequence[str], known: Collection[str]) -> Sequence[str]:
+    """Return the names of tasks that words refer to."""
+    return [each.name for each in resolve_references(words, lambda _: known, "task")]
+
+
+def task_name(words: Sequence[str], known: Collection[str]) -> str:
+    """Return the name of the one task that words refer to."""
+    names = task_names(words, known)
+    if len(names) != 1:
+        raise click.UsageError(f"one task at a time, not {len(names)}: {' '.join(names)}")
+    return names[0]

@@ -1,0 +1,274 @@
+"""
+A fleet opened for a command: its specs, its record, and commits in the person's name.
+
+Reading takes no lock: a reconciler may be at work on the same fleet.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, TypeVar
+
+from reconciler import clock
+from reconciler.cli.context import SPECS, Context
+from reconciler.cli.notices import fetched_words, say
+from reconciler.controller.tree import TreeEntry
+from reconciler.core.errors import NotFound, SpecError, UsageError
+from reconciler.core.references import no_such
+from reconciler.git.objects import GitTree
+from reconciler.git.repository import Repository
+from reconciler.store import history
+from reconciler.store.guarded_tree import GuardedTree
+from reconciler.store.high_water import BranchLine, HighWaterMarks
+from reconciler.store.high_water import LineKind as MarkKind
+from reconciler.store.remote_record import fetched_record
+
+if TYPE_CHECKING:
+    from reconciler.core.model.specs import Desired, Kind
+    from reconciler.core.model.status import Observed
+    from reconciler.specs.parse import File
+    from reconciler.store.reader import StateReader
+
+T = TypeVar("T")
+
+FLEET_YAML = f"{SPECS}/fleet.yaml"
+STATE_BRANCH = "fleet-state"
+"""Where the record is, unless fleet.yaml says otherwise: the default of its `state_branch`."""
+_LARGEST = 1 << 16
+"""Bytes of a fleet.yaml that is looked through without being read."""
+
+SPEC_ENDING = ".yaml"
+WORK_TREE = "work tree"
+"""What stands where a revision would, for specs that are not committed yet."""
+
+
+def spec_folder(kind: "Kind") -> str:
+    """Return where the specs of a kind are."""
+    return f"{SPECS}/{kind}s/"
+
+
+def spec_path(kind: "Kind", name: str) -> str:
+    """Return where the spec of a thing is."""
+    return f"{spec_folder(kind)}{name}{SPEC_ENDING}"
+
+
+@asynccontextmanager
+async def open_fleet(context: Context) -> AsyncIterator["FleetSession"]:
+    """Open the fleet that the command is about, and let go of it at the end."""
+    async with await Repository.open(context.place, context.clones) as repository:
+        branch = await repository.specs_branch(context.branch)
+        marks = HighWaterMarks(repository, context.data_dir)
+        yield FleetSession(context, repository, branch, GitTree(repository, branch), marks)
+
+
+async def specs_here(context: Context) -> "Desired":
+    """
+    Return what the specs of the work tree ask for, else those of the branch.
+
+    Where there is no fleet and none was named, that is what is built in.
+    """
+    from reconciler.specs.build import build
+
+    try:
+        async with open_fleet(context) as fleet:
+            revision, files = await fleet.files(None)
+    except UsageError:
+        revision, files = "", _uncommitted(context)
+    return build(files, revision=revision)
+
+
+def _uncommitted(context: Context) -> "Mapping[str, File]":
+    """Return the specs of a folder that is no repository yet."""
+    from reconciler.specs.worktree import read_worktree
+
+    try:
+        return read_worktree(context.work_tree())
+    except UsageError:
+        if context.repo is not None:
+            raise
+        return {}
+
+
+def pick(desired: "Desired", kind: "Kind", found: Mapping[str, T], name: str) -> T:
+    """Return the thing of that name. Raises SpecError if its file is broken, NotFound."""
+    if name in found:
+        return found[name]
+    problems = [problem for problem in desired.problems if problem.path == spec_path(kind, name)]
+    if problems:
+        raise SpecError(problems)
+    raise NotFound(no_such(kind, name, found))
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSession:
+    """A fleet's repository, opened."""
+
+    context: Context
+    repository: Repository
+    branch: str
+    """The one with the specs."""
+    tree: GitTree
+    marks: HighWaterMarks
+    """What was acted on, and may not go back."""
+    said: set[str] = field(default_factory=set)
+    """What was said of it on stderr."""
+
+    async def recorded(self) -> "tuple[Desired, Observed]":
+        """Return what the newest specs ask for, as the reconciler reads them, and what is on record."""
+        from reconciler.specs.source import SpecSource
+
+        observed = await self.observed()
+        tree = GuardedTree(self.repository, self.branch, self.marks, only_looks=True)
+        return await SpecSource(tree).read(observed.statuses), observed
+
+    async def observed(self) -> "Observed":
+        """Return what is on record."""
+        from reconciler.core.model.status import Observed
+
+        record = await self.record()
+        statuses, hosts = await record.load()
+        return Observed(statuses, hosts, damaged=record.damaged)
+
+    async def record(self) -> "StateReader":
+        """Return the record itself, for who looks at it again and again."""
+        from reconciler.store.reader import StateReader
+
+        return StateReader(self.repository, await self.record_branch())
+
+    async def record_branch(self) -> str:
+        """
+        Return the branch with the record, which in a clone is read as it was fetched.
+
+        What people must know of what they look at is said on stderr.
+        """
+        branch = await self.state_branch()
+        if fetched := await fetched_record(self.repository, branch) if branch != self.branch else None:
+            self.repository.look_at(branch, fetched.ref)
+            self._say_once(fetched_words(fetched, clock.now()))
+        for line in self.lines(branch):
+            if rewind := await self.marks.rewind(line.kind, line.branch, line.head):
+                self._say_once(str(rewind))
+        return branch
+
+    def _say_once(self, words: str) -> None:
+        if words not in self.said:
+            self.said.add(words)
+            say(words)
+
+    def lines(self, state_branch: str) -> Sequence[BranchLine]:
+        """Return the branches that may not go back."""
+        specs = () if self.branch == state_branch else (self.line("specs", self.branch),)
+        return (self.line("record", state_branch), *specs)
+
+    def line(self, kind: MarkKind, branch: str) -> BranchLine:
+        """Return a branch, and what it must descend from."""
+        return BranchLine(self.repository, self.marks, kind, branch)
+
+    async def state_branch(self) -> str:
+        """Return the branch with the record: what the last good fleet.yaml says."""
+        if self.repository.read_ref(self.repository.ref(STATE_BRANCH)) and not await self._may_name_another():
+            return STATE_BRANCH
+        from reconciler.specs.source import SpecSource
+
+        specs = SpecSource(_FleetFile(self.repository, self.branch))
+        return (await specs.read({})).fleet.state_branch
+
+    async def _may_name_another(self) -> bool:
+        """
+        Return whether fleet.yaml may say that the record is on another branch than is usual.
+
+        To read it as what it is takes a parser and the models, which is most of
+        what `history` and `logs` would import.
+        """
+        entry = await self.tree.entry(await self.tree.head(), FLEET_YAML)
+        if entry is None or not entry.mode.startswith("100"):
+            return entry is not None
+        text = (await self.tree.blobs([entry.blob], limit=_LARGEST))[entry.blob]
+        return len(text) > _LARGEST or any(sign in text for sign in (b"state_branch", b"\\", b"<<"))
+
+    async def history(self, task: str | None, most: int | None) -> Sequence[history.HistoryEntry]:
+        """Return what happened to a task, or to all, newest first."""
+        return await history.read_history(self.repository, await self.record_branch(), task, limit=most)
+
+    async def files(self, rev: str | None) -> "tuple[str, Mapping[str, File]]":
+        """
+        Return the spec files of a revision, and its commit; without one, of the work tree.
+
+        A fleet that has no work tree, or whose branch was named, is read at that branch.
+        Raises NotFound for a revision that is not there.
+        """
+        from reconciler.specs.source import read_revision
+        from reconciler.specs.worktree import read_worktree
+
+        if rev is None and self.repository.folder and self.context.branch is None:
+            return WORK_TREE, read_worktree(self.context.work_tree(), self.repository.hash_name)
+        commit = await self._commit(rev) if rev else await self.tree.head()
+        return commit, await read_revision(self.tree, commit)
+
+    async def spec_file(self, kind: "Kind", name: str) -> "File":
+        """
+        Return the committed spec file of a thing; an empty one of the host that is there without.
+
+        Raises NotFound.
+        """
+        from reconciler.core.model.specs import LOCAL
+        from reconciler.specs.parse import File
+        from reconciler.specs.yaml import MAX_BYTES
+
+        path, folder = spec_path(kind, name), spec_folder(kind)
+        entries = await self.tree.files(await self.tree.head(), folder)
+        if entry := entries.get(path):
+            content = await self.tree.blobs([entry.blob], limit=MAX_BYTES)
+            return File(entry.mode, entry.blob, content[entry.blob])
+        if (kind, name) == ("host", LOCAL):
+            return File("100644", "", b"")
+        if self.repository.folder and (self.repository.folder / path).exists():
+            raise NotFound(f"{path} is not on {self.branch} yet; commit it first")
+        known = [path.removeprefix(folder).removesuffix(SPEC_ENDING) for path in entries]
+        raise NotFound(no_such(kind, name, known, where=f" on {self.branch}"))
+
+    async def names(self, kind: "Kind") -> frozenset[str]:
+        """Return the names of the things of a kind that have a committed spec file."""
+        folder = spec_folder(kind)
+        entries = await self.tree.files(await self.tree.head(), folder)
+        return frozenset(path.removeprefix(folder).removesuffix(SPEC_ENDING) for path in entries)
+
+    async def closed_since(self, hosts: Iterable[str]) -> Mapping[str, datetime]:
+        """Return when people last changed whether these hosts take runs, as far as history tells."""
+        found = {name: await self._closed(name) for name in hosts}
+        return {name: at for name, at in found.items() if at}
+
+    async def _closed(self, host: str) -> datetime | None:
+        path = spec_path("host", host)
+        return await history.last_touched(self.repository, self.branch, path, "^(cordon|drain) *:")
+
+    async def settings_text(self) -> str:
+        """Return the committed fleet.yaml; empty if there is none."""
+        from reconciler.specs.source import read_revision
+
+        files = await read_revision(_FleetFile(self.repository, self.branch), await self.tree.head())
+        return files[FLEET_YAML].data.decode() if FLEET_YAML in files else ""
+
+    async def commit(self, path: str, text: str, message: str) -> None:
+        """Commit a changed file in the person's name, and push where there is a remote."""
+        from reconciler.store.user_commits import commit_file
+
+        await commit_file(self.repository, self.branch, path, text, message, push=True)
+
+    async def _commit(self, rev: str) -> str:
+        for name in (rev, self.repository.ref(rev)):
+            asked = ("rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}")
+            found = await self.repository.git.attempt(*asked)
+            if found.code == 0:
+                return found.stdout.decode().strip()
+        raise NotFound(f"{self.repository}: no revision {rev!r}")
+
+
+class _FleetFile(GitTree):
+    """The branch as if it held fleet.yaml alone: quick to read, however many tasks there are."""
+
+    async def files(self, commit: str, under: str) -> Mapping[str, TreeEntry]:
+        """Return the one file, if it is there."""
+        found = await super().files(commit, under)
+        return {FLEET_YAML: found[FLEET_YAML]} if FLEET_YAML in found else {}

@@ -1,0 +1,135 @@
+"""
+What people ask for in words instead of an editor: the task's file is edited, committed and pushed.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import click
+
+from reconciler import clock
+from reconciler.cli.change import (
+    change,
+    is_confirmed,
+    message,
+    reason_option,
+)
+from reconciler.cli.context import Context
+from reconciler.cli.exits import ExitCode
+from reconciler.cli.references import task_names, tasks_argument
+from reconciler.core.edits import FieldChanges, cancelling, resuming, retrying, suspending
+from reconciler.core.model.specs import TaskSpec
+from reconciler.core.model.status import Reason, Status
+
+DecideTask = Callable[[str, TaskSpec, Status | None], FieldChanges | str]
+"""Tell which fields of a task change, or why there is nothing to do."""
+
+
+@click.command()
+@tasks_argument
+@reason_option
+@click.pass_obj
+def suspend(context: Context, words: tuple[str, ...], reason: str) -> None:
+    """
+    Let tasks rest.
+
+    A live run is stopped; `reconciler resume` lets the task go on.
+    """
+    asyncio.run(_change(context, "Suspend", words, reason, suspending))
+
+
+@click.command()
+@tasks_argument
+@reason_option
+@click.pass_obj
+def resume(context: Context, words: tuple[str, ...], reason: str) -> None:
+    """Let suspended tasks go on."""
+    asyncio.run(_change(context, "Resume", words, reason, resuming))
+
+
+@click.command()
+@tasks_argument
+@reason_option
+@click.pass_obj
+def cancel(context: Context, words: tuple[str, ...], reason: str) -> None:
+    """
+    Give tasks up.
+
+    A live run is stopped; `reconciler retry` asks for the task again.
+    """
+    asyncio.run(_change(context, "Cancel", words, reason, cancelling))
+
+
+@click.command()
+@tasks_argument
+@reason_option
+@click.pass_obj
+def retry(context: Context, words: tuple[str, ...], reason: str) -> None:
+    """
+    Run settled tasks once more.
+
+    Raises `rerun` in the task's file; a cancelled task becomes active again.
+    """
+    asyncio.run(_change(context, "Retry", words, reason, retrying))
+
+
+# --- Doing -----------------------------------------------------------------
+
+
+async def _change(context: Context, verb: str, words: Sequence[str], reason: str, decide: DecideTask) -> None:
+    from reconciler.cli.session import open_fleet
+
+    async with open_fleet(context) as fleet:
+        statuses = (await fleet.observed()).statuses
+        await change(
+            fleet,
+            TaskSpec,
+            task_names(words, statuses.keys() | await fleet.names("task")),
+            lambda name, spec: decide(name, spec, statuses.get(name)),
+            verb=verb,
+            reason=reason,
+        )
+
+
+# --- Removals --------------------------------------------------------------
+
+
+@click.command("approve-prune")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@reason_option
+@click.pass_obj
+def approve_prune(context: Context, yes: bool, reason: str) -> int:
+    """
+    Allow a large removal that waits.
+
+    Shows the tasks whose specs are gone. Exactly these may then be removed;
+    if the set changes before it is done, it waits again.
+    """
+    return asyncio.run(_approve(context, reason, is_sure=yes))
+
+
+async def _approve(context: Context, reason: str, *, is_sure: bool) -> ExitCode:
+    from reconciler.cli.session import open_fleet
+    from reconciler.core.planning.plan import plan, prune_digest
+    from reconciler.specs.edit import edit
+    from reconciler.specs.parse import FLEET_FILE
+
+    async with open_fleet(context) as fleet:
+        waiting = plan(*await fleet.recorded(), clock.now()).waiting
+        names = sorted(name for name, wait in waiting.items() if wait.reason is Reason.APPROVAL)
+        if not names:
+            click.echo("no removal waits", err=True)
+            return ExitCode.OK
+        digest = prune_digest(names)
+        click.echo("\n".join(names))
+        these = f"these {len(names)} tasks" if len(names) > 1 else "this task"
+        what = f"the removal of {these} ({digest})"
+        refusal = f"{what} is allowed with --yes"
+        if not is_confirmed(f"Allow {what}?", is_sure=is_sure, refusal=refusal):
+            click.echo("nothing was changed", err=True)
+            return ExitCode.FAILURE
+        text = edit(await fleet.settings_text(), {"prune_approved": digest}, path=FLEET_FILE)
+        words = message(f"Allow the removal of {len(names)} task{'s' * (len(names) > 1)}", reason)
+        await fleet.commit(FLEET_FILE, text, words)
+        click.echo(f"allowed: {digest}", err=True)
+    return ExitCode.OK

@@ -1,0 +1,97 @@
+"""
+Words on a terminal: tables, ages, suggestions.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+from unicodedata import combining, east_asian_width
+
+from reconciler.core.text import harmless, one_line
+
+
+def ago(since: datetime, now: datetime) -> str:
+    """Return how long ago that was, in its largest unit: `40s`, `12m`, `3h`, `5d`."""
+    seconds = max(now - since, timedelta()).total_seconds()
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds)}s"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return aligned columns, two spaces apart, the last one as long as it is."""
+    lines = [tuple(head), *(tuple(map(one_line, row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ("  ".join(map(str.ljust, line, widths)) for line in lines)
+    return "\n".join(line.rstrip() for line in padded)
+
+
+LEAST = 40
+"""Characters of the last column, for sentences: with less room they go on lines of their own."""
+
+
+def fitted(head: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> list[list[str]]:
+    """
+    Return a table as lines of cells, padded, no longer than a terminal is wide as far as can be.
+
+    The last column is wrapped where it stands; where too little room is left
+    for it, below the others.
+    """
+    lines = [list(map(one_line, row)) for row in rows]
+    *others, last = zip(head, *lines, strict=True)
+    widths = [max(map(columns_of, column)) for column in others]
+    room, longest = width - sum(widths) - 2 * len(widths), max(map(columns_of, last))
+    is_folded = room < min(longest, LEAST)
+    indent = 4 if is_folded else width - room
+    fitted_lines = [[*map(pad, head, widths), *([] if is_folded else [head[-1]])]]
+    for *cells, sentence in lines:
+        parts = wrap(sentence, max(width - indent, LEAST // 2))
+        first = [] if is_folded else parts[:1]
+        fitted_lines.append([*map(pad, cells, widths), *first])
+        fitted_lines += [[" " * (indent - 2), part] for part in parts[len(first) :]]
+    return fitted_lines
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Return a text as lines of at most so many columns, broken between words where they are not too long."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".lstrip()
+        if columns_of(joined) <= width:
+            lines[-1] = joined
+            continue
+        lines.append("")
+        for character in word:
+            if columns_of(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
+    return [line for line in lines if line]
+
+
+def pad(text: str, width: int) -> str:
+    """Return a text with spaces up to a width."""
+    return text + " " * (width - columns_of(text))
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes: wide characters two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(each) else 2 if east_asian_width(each) in "WF" else 1 for each in text)
+
+
+def value_block(fields: Iterable[tuple[str, str]]) -> str:
+    """Return `name: value` lines, the values aligned; a value of several lines is indented below."""
+    pairs = [(name, harmless(value).rstrip()) for name, value in fields]
+    width = max((len(name) for name, _ in pairs), default=0) + 2
+    indent = "\n" + " " * width
+    return "\n".join(
+        f"{name + ':':<{width}}{indent.join(value.splitlines())}".rstrip() for name, value in pairs
+    )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence about an unknown name: what it may have meant, if anything is close."""
+    close = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

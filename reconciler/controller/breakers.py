@@ -1,0 +1,77 @@
+"""
+How starts went on each host: a circuit breaker for each, in memory.
+
+A restart forgets them. What it costs is a few starts that fail again, and
+those count as no attempts.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+
+from reconciler.controller.ports import Fact
+from reconciler.core.events import HostSeen, RunEnded, RunSeen
+from reconciler.core.hosts import HostChange, Starts, after_failed_start, host_change, with_starts
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.status import HostStatus, Status
+
+
+class Breakers:
+    """What came of the starts on each host since one succeeded."""
+
+    def __init__(self) -> None:
+        self._starts: dict[str, Starts] = {}
+
+    def note(self, facts: Sequence[Fact], statuses: Mapping[str, Status], now: datetime) -> Collection[str]:
+        """
+        Take note of runs that started, or could not; to hear of the same one twice changes nothing.
+
+        Returns the hosts that start runs again: what is on record of them is out of date.
+        """
+        mended = []
+        for fact in facts:
+            if not isinstance(fact, RunSeen | RunEnded):
+                continue
+            status = statuses.get(fact.task)
+            if status is None or status.run != fact.run or status.assigned_host is None:
+                continue
+            host = status.assigned_host
+            if isinstance(fact, RunEnded) and not fact.report.started:
+                words = fact.report.verdict.message
+                self._starts[host] = after_failed_start(
+                    self._starts.get(host, Starts()), fact.task, words, now
+                )
+            elif not isinstance(fact, RunEnded) or fact.report.verdict.kind is not FailureClass.HOST:
+                starts = self._starts.pop(host, None)
+                mended += [host] if starts and starts.fault else []
+        return mended
+
+    def seen(self, fact: HostSeen, before: HostStatus | None) -> HostStatus:
+        """Return what a probe found, with what came of the starts there: it may find nothing wrong."""
+        return with_starts(fact.status, before, self._starts.get(fact.host), fact.at)
+
+    def changes(self, hosts: Mapping[str, HostStatus], now: datetime) -> Sequence[HostChange]:
+        """Return the news of hosts that start nothing since just now."""
+        known = [(name, hosts[name]) for name in self._starts if name in hosts]
+        return [change for name, status in known if (change := self._change(name, status, now))]
+
+    def forget(self, hosts: Collection[str]) -> None:
+        """Forget all hosts but these: the specs have no others any more."""
+        self._starts = {name: starts for name, starts in self._starts.items() if name in hosts}
+
+    def on_trial(self, hosts: Mapping[str, HostStatus], now: datetime) -> frozenset[str]:
+        """Return the hosts that may be tried with one run: their last probe has nothing against it."""
+        return frozenset(
+            name
+            for name, starts in self._starts.items()
+            if starts.is_on_trial(now) and name in hosts and hosts[name].fault == starts.fault
+        )
+
+    def next(self, now: datetime) -> datetime | None:
+        """Return when a host is to be tried next."""
+        times = (starts.until for starts in self._starts.values())
+        return min((time for time in times if time is not None and time > now), default=None)
+
+    def _change(self, name: str, before: HostStatus, now: datetime) -> HostChange | None:
+        starts = self._starts.get(name)
+        after = with_starts(before, before, starts, now)
+        return host_change(name, before, after, now)

@@ -1,0 +1,372 @@
+"""
+Issues become tasks, and comments of allowed people are followed.
+
+Both end in commits to the specs: from there on, an issue's task is like any other.
+What could not be done stays to be done. Issues are compared with the files
+anew at each look; of comments it is remembered up to where they were worked.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import NamedTuple, TypeVar
+
+from reconciler.controller.loop import WaitForNews, wait_for_news
+from reconciler.controller.periodic import PeriodicTasks
+from reconciler.controller.ports import Clock, Controller, Forges, SpecWriter
+from reconciler.core.errors import Conflict, ReconcilerError, SpecError
+from reconciler.core.forge.comments import (
+    Command,
+    apply_command,
+    parse_command,
+    refusal_reply,
+    status_reply,
+    success_reply,
+)
+from reconciler.core.forge.issues import (
+    ISSUE_TASKS,
+    FieldEdit,
+    closed_task_file,
+    issue_task_name,
+    number_in,
+    open_task_file,
+    read_mark,
+    task_at,
+    task_path,
+)
+from reconciler.core.forge.model import Comment, Issue, ManagedComment
+from reconciler.core.forge.presentation import issue_number
+from reconciler.core.model.specs import Forge, IssueRules, Repo, TaskSpec
+from reconciler.core.model.status import Phase, Status
+from reconciler.core.text import one_line
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Parse = Callable[[str, str], TaskSpec]
+"""Return what the text of a task's file says, given its path too. Raises SpecError."""
+
+_REDO = 3
+"""Tries to edit a file that others edit at the same time."""
+_LOOK_BACK = timedelta(days=1)
+"""How old a comment may be that is followed after a start."""
+_OVERLAP = timedelta(minutes=1)
+"""By how much comments are asked for again: one may show late on its forge."""
+
+
+@dataclass
+class IssueController:
+    """
+    Brings what people say on the forges of the fleet's repos to its specs.
+
+    `run` looks at each repo from time to time, `knock` makes it look now.
+    """
+
+    forges: Forges
+    writer: SpecWriter
+    desk: Controller
+    clock: Clock
+    parse: Parse
+    edit: FieldEdit
+    pause: WaitForNews = wait_for_news
+
+    ignored: int = field(default=0, init=False)
+    """Commands of people who are not on the allow-list."""
+
+    _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _looks: PeriodicTasks[Repo] = field(init=False)
+    _since: dict[str, datetime] = field(default_factory=dict, init=False)
+    """Up to when the comments of each repo were worked."""
+    _worked: dict[str, set[str]] = field(default_factory=dict, init=False)
+    """Keys of the commands that were worked, or ignored, by repo: of those that may be listed again."""
+
+    def __post_init__(self) -> None:
+        self._looks = PeriodicTasks(self.look, self._news.set)
+
+    async def run(self) -> None:
+        """Look at every repo that has issues, again and again, until cancelled."""
+        try:
+            while True:
+                self._news.clear()
+                now, interval = self.clock(), self.desk.desired.fleet.forge_interval
+                self._looks.send(self._repos(), now, interval)
+                due = self._looks.next()
+                await self.pause(self._news, due - now if due else interval)
+        finally:
+            await self._looks.close()
+
+    def notify(self, repo: str | None = None) -> None:
+        """Say that there may be news in a repo, or in any."""
+        self._looks.notify(self._repos() if repo is None else [repo])
+        self._news.set()
+
+    def turn(self) -> None:
+        """Say that the specs are new: look now at repos that were never looked at."""
+        self._news.set()
+
+    async def look(self, repo: Repo) -> None:
+        """Take up the issues of a repo and follow its comments; what fails is done at the next look."""
+        forge, rules = repo.forge, self.desk.desired.fleet.issues
+        if forge is None or rules is None:
+            return
+        place = _Place(repo.name, forge, rules)
+        try:
+            comments = await self._comments(
+                place
+            )  # read first: a command is about the issue as it is by then
+            await self._take_up(place)
+            await self._follow_comments(place, comments)
+        except ReconcilerError as error:
+            log.warning("issues of repo %s wait for the next look: %s", repo.name, error)
+
+    def _repos(self) -> Mapping[str, Repo]:
+        """Return the repos whose issues are looked at; of several at the same place, the first."""
+        if self.desk.desired.fleet.issues is None:
+            return {}
+        places: dict[tuple[str, str], Repo] = {}
+        for _, repo in sorted(self.desk.desired.repos.items()):
+            if repo.forge:
+                places.setdefault((repo.forge.api, repo.forge.repo.casefold()), repo)
+        return {repo.name: repo for repo in places.values()}
+
+    # --- Issues ------------------------------------------------------------
+
+    async def _take_up(self, place: "_Place") -> None:
+        """Bring the files of a repo's issues up to date, in one commit."""
+        listed = await self.forges.issues(place.forge, place.rules.label)
+        issues = {issue.number: issue for issue in listed if place.takes(issue)}
+
+        async def bring() -> None:
+            head, files = await self.writer.files(ISSUE_TASKS)
+            news = [*self._new(place, issues, files), *await self._gone(place, issues, files)]
+            if news:
+                await self.writer.put(
+                    {task_path(each.task): each.text for each in news}, _message(place, news), made_from=head
+                )
+
+        await _insist(bring)
+
+    def _new(
+        self, place: "_Place", issues: Mapping[int, Issue], files: Mapping[str, str]
+    ) -> "Iterator[_News]":
+        """Yield the files that an issue makes or changes."""
+        for number, issue in sorted(issues.items()):
+            name = issue_task_name(place.repo, number)
+            before = files.get(task_path(name))
+            try:
+                after = open_task_file(before, place.repo, issue, self.edit)
+            except SpecError as error:
+                log.info(
+                    "task %s does not follow its issue: %s", name, error
+                )  # told where specs are read, too
+                continue
+            if after is not None and after != before:
+                verb = "Take up" if before is None else "Update"
+                yield _News(verb, name, after, issue.title, issue.url, issue.author)
+
+    async def _gone(
+        self, place: "_Place", issues: Collection[int], files: Mapping[str, str]
+    ) -> "Sequence[_News]":
+        """Return the files of tasks whose issue is closed, deleted, or without its label."""
+        found = []
+        for path, text in sorted(files.items()):
+            name, mark = task_at(path), read_mark(text)
+            number = number_in(place.repo, name)
+            if number is None or number in issues or mark is None or not mark.is_open:
+                continue
+            if await self._is_over(place, number, name):
+                with suppress(SpecError):  # broken by hand: it is told where specs are read
+                    after = closed_task_file(text, self.edit)
+                    found.append(_News("Cancel", name, after, "its issue is gone", mark.url, ""))
+        return found
+
+    async def _is_over(self, place: "_Place", number: int, name: str) -> bool:
+        """
+        Return whether a task ends because its issue is gone, as the forge says of this very issue.
+
+        One that is settled stays as it is, one that was asked for again since
+        goes on. Merging closes issues too: who waits for that is not cancelled by it.
+        """
+        status = self.desk.statuses.get(name)
+        if status and status.phase.is_settled:
+            return False
+        issue = await self.forges.issue(place.forge, number)
+        if issue is None:
+            return True
+        if issue.state == "open" and place.rules.label in issue.labels:
+            return False
+        touched_at = await self.writer.touched_at(task_path(name), apart_from=_ISSUE)
+        if touched_at and touched_at > (issue.closed_at or issue.updated_at):
+            return False
+        return not (
+            status and status.phase is Phase.REVIEW_PENDING and await self._may_be_merged(place, status)
+        )
+
+    async def _may_be_merged(self, place: "_Place", status: Status) -> bool:
+        """Return whether a delivered task may be about to be completed."""
+        if status.pull_request is None or status.branch_name is None:
+            return True
+        branch, number = status.branch_name, status.pull_request.number
+        pull = (await self.forges.pulls(place.forge, [branch], [number])).get(branch)
+        return pull is None or pull.is_merged
+
+    # --- Comments ----------------------------------------------------------
+
+    async def _comments(self, place: "_Place") -> Sequence[Comment]:
+        """Return the comments of a repo that may be new."""
+        since = self._since.setdefault(place.repo, self.clock() - _LOOK_BACK)
+        return await self.forges.comments(place.forge, since - _OVERLAP)
+
+    async def _follow_comments(self, place: "_Place", comments: Sequence[Comment]) -> None:
+        """
+        Follow the commands among the new comments of a repo, each once, in order.
+
+        One that fails is tried again at the next look, and keeps no other waiting.
+        """
+        since = self._since[place.repo]
+        worked = self._worked.get(place.repo, set()) | {comment.key for comment in comments}
+        self._worked[place.repo] = worked & {_key(comment) for comment in comments}
+        failed = None
+        for comment in sorted(comments, key=lambda each: (each.created_at, each.id)):
+            try:
+                await self._work(place, comment)
+            except ReconcilerError as error:
+                failed = error
+            if failed is None:
+                since = self._since[place.repo] = max(since, min(comment.created_at, self.clock()))
+        if failed:
+            raise failed
+
+    async def _work(self, place: "_Place", comment: Comment) -> None:
+        """Follow a comment, if it is a command and was not followed yet."""
+        told, worked = parse_command(comment.body), self._worked[place.repo]
+        if told and not comment.key and _key(comment) not in worked:
+            await self._follow(place, comment, told)
+            worked.add(_key(comment))
+
+    async def _follow(self, place: "_Place", comment: Comment, told: Command) -> None:
+        """Do what a comment asks for, then answer it: an answer says that it is done."""
+        if not place.allows(comment.author):
+            self.ignored += 1
+            author = one_line(comment.author, 100)
+            log.warning("%s may not command agents: comment on %s#%d", author, place.repo, comment.number)
+            return
+        name = await self._task_of(place, comment.number)
+        if name is None:
+            text = refusal_reply("no task belongs to this")
+        elif told.verb == "status":
+            text = status_reply(name, self.desk.statuses.get(name))
+        else:
+            text = await _insist(lambda: self._obey(place, comment, told, name))
+        await self.forges.say(place.forge, comment.number, ManagedComment(key=_key(comment), text=text))
+
+    async def _task_of(self, place: "_Place", number: int) -> str | None:
+        """Return the task whose pull request or issue has that number."""
+        for name, status in self.desk.statuses.items():
+            pull = status.pull_request
+            if status.repo == place.repo and pull and pull.number == number and not status.removed:
+                return name
+        made = issue_task_name(place.repo, number)
+        if (await self.writer.files(task_path(made)))[1]:
+            return made
+        desired = self.desk.desired
+        repo, tasks = desired.repos.get(place.repo), sorted(desired.tasks.items())
+        if repo is None:
+            return None
+        mine = (name for name, task in tasks if task.repo == repo.name and issue_number(task, repo) == number)
+        return next(mine, None)
+
+    async def _obey(self, place: "_Place", comment: Comment, told: Command, name: str) -> str:
+        """
+        Change the file of a task as it is asked for; return the answer.
+
+        The commit names the comment, so that one that was followed before a
+        crash kept the answer back is not followed twice.
+        """
+        path, mark = task_path(name), f"{place.repo}/{comment.id}"
+        if await self.writer.has_told(_COMMENT, mark, comment.created_at - _LOOK_BACK):
+            return success_reply(told, name)
+        head, files = await self.writer.files(path)
+        if path not in files:
+            return refusal_reply(f"{path} is not there")
+        try:
+            spec = self.parse(path, files[path])
+            changes = apply_command(told, name, spec, self.desk.statuses.get(name), self.desk.desired.hosts)
+            if isinstance(changes, str):
+                return refusal_reply(changes)
+            text = self.edit(files[path], changes)
+        except SpecError as error:
+            return refusal_reply(str(error))
+        subject = f"{told.verb.capitalize()} {name}{f': {told.value}' if told.value else ''}"
+        why = f"{one_line(comment.author, 100)} asks for it in a comment on {place.repo}#{comment.number}."
+        trailers = _trailers((_COMMENT, mark), (_AUTHOR, comment.author))
+        await self.writer.put({path: text}, f"{subject}\n\n{why}\n\n{trailers}", made_from=head)
+        return success_reply(told, name)
+
+
+class _Place(NamedTuple):
+    """Where issues are, and which of them count."""
+
+    repo: str
+    forge: Forge
+    rules: IssueRules
+
+    def takes(self, issue: Issue) -> bool:
+        """Return whether an issue becomes a task; a forge that does not know the label lists them all."""
+        return issue.state == "open" and self.rules.label in issue.labels and self.allows(issue.author)
+
+    def allows(self, person: str) -> bool:
+        """
+        Return whether the word of a person counts; forges do not tell names apart by case.
+
+        Letters of ASCII alone are folded: others become one of them, such as U+212A a `k`.
+        """
+        return _folded(person) in {_folded(author) for author in self.rules.authors}
+
+
+def _folded(name: str) -> str:
+    return name.lower() if name.isascii() else name
+
+
+class _News(NamedTuple):
+    verb: str
+    task: str
+    text: str
+    """Of its file."""
+    words: str
+    url: str
+    author: str
+
+
+def _key(comment: Comment) -> str:
+    return f"command:{comment.id}"
+
+
+async def _insist(work: Callable[[], Awaitable[T]]) -> T:
+    """Do what reads, thinks and writes; again if somebody wrote first."""
+    for _ in range(_REDO - 1):
+        with suppress(Conflict):
+            return await work()
+    return await work()
+
+
+# --- Words of commits ------------------------------------------------------
+
+_ISSUE, _ISSUE_AUTHOR = "Issue", "Issue-Author"
+_COMMENT, _AUTHOR = "Forge-Comment", "Forge-Author"
+
+
+def _message(place: _Place, news: Sequence[_News]) -> str:
+    lines = [f"{each.verb} {each.task}: {one_line(each.words, 100)}" for each in news]
+    trailers = "".join(_trailers((_ISSUE, each.url), (_ISSUE_AUTHOR, each.author)) for each in news)
+    if len(lines) == 1:
+        return f"{lines[0]}\n\n{trailers}"
+    return "\n\n".join([f"Follow {len(lines)} issues of {place.repo}", "\n".join(lines), trailers])
+
+
+def _trailers(*values: tuple[str, str]) -> str:
+    return "".join(f"{key}: {one_line(value, 300)}\n" for key, value in values if value)

@@ -1,0 +1,239 @@
+"""
+Pull requests, repo by repo: what the forge says becomes facts, and where tasks stand is shown there.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from datetime import datetime, timedelta
+
+from reconciler.controller.failing import FailingTries
+from reconciler.controller.periodic import PeriodicTasks
+from reconciler.controller.ports import Clock, Controller, Emit, Forges
+from reconciler.core.errors import Unavailable
+from reconciler.core.events import PullRequestSeen
+from reconciler.core.forge.model import ForgeView, PullRequestSnapshot
+from reconciler.core.forge.presentation import desired_view, is_shown
+from reconciler.core.forge.pull_request import is_followed
+from reconciler.core.model.specs import Forge, Repo, Task
+from reconciler.core.model.status import Status
+from reconciler.core.runs.start_point import pull_bases
+
+log = logging.getLogger(__name__)
+
+MEMORY = timedelta(days=1)
+"""How long ago a task may have settled for the forge to be told once more after a restart."""
+
+SOON = timedelta(seconds=5)
+"""When a merge is tried again that the forge was not ready for; then after twice the time, and so on."""
+
+MOST_HINTS = 100
+"""Numbers that are kept of what webhooks spoke of, by repo; a look finds what has changed without them."""
+
+
+class PullRequestController:
+    """
+    Follows the pull requests of tasks and shows on the forge where the tasks stand.
+
+    `digested` waits until the loop has put on record what follows from the
+    facts so far: what is shown is never older than what was read. `address`
+    is where people find a task, with its name to be added; empty if nowhere.
+    """
+
+    def __init__(
+        self,
+        forges: Forges,
+        desk: Controller,
+        emit: Emit,
+        digested: Callable[[], Awaitable[None]],
+        *,
+        clock: Clock,
+        wake: Callable[[], None],
+        address: str,
+    ) -> None:
+        self._forges = forges
+        self._desk = desk
+        self._emit = emit
+        self._digested = digested
+        self._clock = clock
+        self._address = address
+        self._visits: PeriodicTasks[Repo] = PeriodicTasks(self._visit, wake)
+        self._watched: dict[str, set[str]] = {}
+        """Tasks with something to show or to follow, by repo."""
+        self._told: dict[str, datetime] = {}
+        """Since when the tasks are settled whose end the forge was told."""
+        self._hints: dict[str, dict[int, str]] = {}
+        """Numbers that webhooks spoke of, with the delivery, by repo."""
+        self._visited: set[str] = set()
+        self._shown: dict[str, tuple[ForgeView, PullRequestSnapshot | None]] = {}
+        self._bots: dict[str, str] = {}
+        self._failing = FailingTries()
+        """Visits that failed, by repo."""
+        self._patience: dict[str, timedelta] = {}
+        """How long to wait for the merge of a task when it is refused once more."""
+
+    # --- What the loop tells ------------------------------------------------
+
+    def begin(self, statuses: Mapping[str, Status]) -> None:
+        """Take up a record that was read anew."""
+        self._watched = {}
+        self._told = {name: since for name, since in self._told.items() if name in statuses}
+        self.notice(statuses)
+
+    def notice(self, names: Iterable[str]) -> None:
+        """Take note of tasks whose spec or status is new: their repos are visited soon."""
+        self._visits.notify([repo for name in names if (repo := self._watch(name))])
+
+    def hint(self, repo: str, numbers: Collection[int], delivery: str) -> None:
+        """Look at these pull requests soon; at what has changed, if there are none."""
+        hints = {**self._hints.get(repo, {}), **dict.fromkeys(numbers, delivery)}
+        self._hints[repo] = dict(list(hints.items())[-MOST_HINTS:])
+        self._visits.notify([repo])
+
+    def send(self, now: datetime) -> None:
+        """Visit the repos whose turn it is."""
+        self._visits.send(self._repos(), now, self._desk.desired.fleet.forge_interval)
+
+    def next(self) -> datetime | None:
+        """Return when the next visit is due."""
+        return self._visits.next()
+
+    def is_idle(self) -> bool:
+        """Return whether every repo had its visit since something was new."""
+        return self._visits.is_idle(self._repos())
+
+    def troubles(self, now: datetime) -> Mapping[str, str]:
+        """Return why nothing is heard of work in review, by run key."""
+        lasting = self._failing.lasting(now).items()
+        failing = [(name, why) for repo, why in lasting for name in self._watched.get(repo, ())]
+        found = ((self._desk.statuses.get(name), why) for name, why in failing)
+        return {status.run: why for status, why in found if status and status.run}
+
+    async def close(self) -> None:
+        """Call back who is under way."""
+        await self._visits.close()
+
+    # --- A visit -----------------------------------------------------------
+
+    def _watch(self, name: str) -> str | None:
+        """Watch a task, or let go of it; return its repo if it is watched."""
+        for watched in self._watched.values():
+            watched.discard(name)
+        task, status = self._desk.desired.tasks.get(name), self._desk.statuses.get(name)
+        if task is None or status is None or task.repo is None or not self._matters(task, status):
+            self._shown.pop(name, None)
+            self._patience.pop(name, None)
+            return None
+        self._watched.setdefault(task.repo, set()).add(name)
+        return task.repo
+
+    def _matters(self, task: Task, status: Status) -> bool:
+        """Return whether a task has something to follow or to show."""
+        repo = self._desk.desired.repos.get(task.repo or "")
+        if repo is None or repo.forge is None:
+            return False
+        return is_followed(task, status) or (is_shown(task, status) and not self._is_told(task.name, status))
+
+    def _is_told(self, name: str, status: Status) -> bool:
+        """Return whether the forge knows how a task has ended; after a restart it is told once more."""
+        is_old = status.since <= self._clock() - MEMORY
+        return status.phase.is_settled and (is_old or self._told.get(name) == status.since)
+
+    def _repos(self) -> Mapping[str, Repo]:
+        repos = self._desk.desired.repos
+        return {name: repos[name] for name, tasks in self._watched.items() if tasks and name in repos}
+
+    async def _visit(self, repo: Repo) -> None:
+        hints = self._hints.pop(repo.name, {})
+        try:
+            await self._read_and_show(repo, hints)
+        except Unavailable as error:
+            self._hints[repo.name] = {**hints, **self._hints.get(repo.name, {})}
+            log.warning("repo %s: its forge is not asked now: %s", repo.name, error)
+            self._failing.failed(repo.name, f"its forge does not answer: {error}", self._clock())
+        else:
+            self._failing.worked(repo.name)
+
+    async def _read_and_show(self, repo: Repo, hints: Mapping[int, str]) -> None:
+        if repo.forge is None:
+            return
+        names = sorted(self._watched.get(repo.name, ()))
+        branches = {name: branch for name in names if (branch := self._branch(name))}
+        bot, at = await self._bot(repo.forge), self._clock()
+        fresh = self._fresh(repo.name, names, hints)
+        pulls = await self._forges.pulls(repo.forge, set(branches.values()), fresh)
+        self._visited.add(repo.name)
+        for name, branch in branches.items():
+            if branch in pulls:
+                self._see(name, pulls[branch], at, bot=bot, delivery=hints.get(pulls[branch].number))
+        await self._digested()
+        for name in names:
+            try:
+                await self._show(repo, repo.forge, name, pulls.get(branches.get(name, "")), bot)
+            except Unavailable as error:
+                log.warning("task %s is not shown on its forge now: %s", name, error)
+            except Exception:
+                log.exception("task %s cannot be shown on its forge; the others are", name)
+
+    def _fresh(self, repo: str, names: Iterable[str], hints: Collection[int]) -> Collection[int]:
+        """
+        Return the pull requests of ours to read by their numbers, whether they have moved or not.
+
+        Those that webhooks spoke of; at the first visit all on record, for a
+        list of the newest may not reach them.
+        """
+        statuses = (self._desk.statuses.get(name) for name in names)
+        ours = {status.pull_request.number for status in statuses if status and status.pull_request}
+        return ours.intersection(hints) if repo in self._visited else ours
+
+    async def _show(
+        self, repo: Repo, forge: Forge, name: str, pull: PullRequestSnapshot | None, bot: str
+    ) -> None:
+        """Let the forge show where a task stands, unless it was shown already."""
+        task, status = self._desk.desired.tasks.get(name), self._desk.statuses.get(name)
+        if task is None or status is None:
+            return
+        host = self._desk.hosts.get(status.assigned_host or "")
+        address = f"{self._address}{name}" if self._address else ""
+        bases = pull_bases(task, repo, self._desk.desired, self._desk.statuses)
+        wanted = desired_view(task, status, repo, pull, bot=bot, host=host, address=address, bases=bases)
+        if wanted is None or self._shown.get(name) == (wanted, pull):
+            self._rest(name, status)
+            return
+        at = self._clock()
+        after = await self._forges.show(forge, wanted)
+        if wanted.merges and not (after and after.is_merged):
+            self._wait_for_merge(repo, name)
+        else:
+            self._shown[name] = wanted, after
+            self._patience.pop(name, None)
+            self._rest(name, status)
+        if after is not None and after != pull:
+            self._see(name, after, at, bot=bot)
+
+    def _wait_for_merge(self, repo: Repo, name: str) -> None:
+        """Let the repo be visited soon, and ever later: some merges are not allowed for ever."""
+        wait = self._patience.get(name, SOON)
+        self._patience[name] = min(wait * 2, self._desk.desired.fleet.forge_interval)
+        self._visits.advance(repo.name, self._clock() + wait)
+
+    def _rest(self, name: str, status: Status) -> None:
+        """Let a settled task rest, now that its forge knows."""
+        if status.phase.is_settled:
+            self._told[name] = status.since
+            self._watch(name)
+
+    def _see(
+        self, name: str, pull: PullRequestSnapshot, at: datetime, *, bot: str, delivery: str | None = None
+    ) -> None:
+        self._emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
+
+    def _branch(self, name: str) -> str | None:
+        task, status = self._desk.desired.tasks.get(name), self._desk.statuses.get(name)
+        return (status.branch_name if status else None) or (task.branch if task else None)
+
+    async def _bot(self, forge: Forge) -> str:
+        """Return the name of our own account there; what it does is not answered."""
+        key = f"{forge.api} {forge.repo}"
+        if key not in self._bots:
+            self._bots[key] = await self._forges.whoami(forge)
+        return self._bots[key]

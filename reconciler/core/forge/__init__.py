@@ -1,0 +1,3 @@
+"""
+Pull requests, issues and comments: what they mean, and what a forge should show.
+"""

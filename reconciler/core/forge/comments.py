@@ -1,0 +1,115 @@
+"""
+What people ask of a task in comments on a forge, and what they are answered.
+"""
+
+import re
+from collections.abc import Collection, Iterator
+from typing import Literal, NamedTuple
+
+from reconciler.core.edits import FieldChanges, cancelling, retrying
+from reconciler.core.forge.markdown import code
+from reconciler.core.model.specs import TaskSpec
+from reconciler.core.model.status import Status
+from reconciler.core.text import harmless, one_line
+
+
+class Command(NamedTuple):
+    """What somebody asks for in the first line of a comment."""
+
+    verb: Literal["retry", "cancel", "status", "model", "host", "unknown"]
+    value: str = ""
+    """Model or host; of an unknown one, what was written."""
+
+
+_ASKS = re.compile(r"/agent(?:[ \t]+(.*))?")
+_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+\[\]-]{0,99}")
+
+
+def parse_command(text: str) -> Command | None:
+    """
+    Return what the first line of a comment asks for; None if it asks for nothing.
+
+    What begins with `/agent` and is none of the commands is `unknown`: whoever
+    wrote it should be told.
+    """
+    line = harmless(text).strip().split("\n")[0].rstrip()
+    found = _ASKS.fullmatch(line)
+    if found is None:
+        return None
+    match (found[1] or "").split():
+        case [("retry" | "cancel" | "status") as verb]:
+            return Command(verb)
+        case [("model" | "host") as verb, value] if _VALUE.fullmatch(value):
+            return Command(verb, value)
+        case _:
+            return Command("unknown", one_line(line, 100))
+
+
+def apply_command(
+    command: Command, name: str, spec: TaskSpec, status: Status | None, hosts: Collection[str]
+) -> FieldChanges | str:
+    """
+    Return which fields of a task's file a command changes, or why there is nothing to do.
+
+    A host is preferred, not required: a task must not wait for ever for one
+    that is full or away.
+    """
+    match command.verb:
+        case "retry":
+            return retrying(name, spec, status)
+        case "cancel":
+            return cancelling(name, spec, status)
+        case "model":
+            return {"model": command.value}
+        case "host" if command.value in hosts:
+            return {"prefer": [command.value]}
+        case "host":
+            return f"there is no host {command.value!r}; there are: {', '.join(sorted(hosts))}"
+        case _:
+            return f"{command.value!r} is no command"
+
+
+# --- What they are answered ------------------------------------------------
+
+
+def success_reply(command: Command, name: str) -> str:
+    """Return the answer to a command that was carried out; the same whenever it is asked for."""
+    match command.verb:
+        case "retry":
+            return f"Task {code(name)} is asked for once more."
+        case "cancel":
+            return f"Task {code(name)} is cancelled; a live run is stopped. `/agent retry` asks for it again."
+        case "model":
+            return f"Task {code(name)} uses model {code(command.value)} from its next run on."
+        case _:
+            return f"Task {code(name)} prefers host {code(command.value)} from its next run on."
+
+
+USAGE = "I know `/agent retry`, `/agent cancel`, `/agent status`, `/agent model NAME` and `/agent host NAME`."
+
+
+def refusal_reply(why: str) -> str:
+    """Return the answer to a command that changed nothing."""
+    return f"Nothing was changed: {code(why)}\n\n{USAGE}"
+
+
+def status_reply(name: str, status: Status | None) -> str:
+    """Return where a task stands, for people."""
+    if status is None:
+        return f"Task {code(name)} is new; nothing is on record yet."
+    return "\n".join([f"Task {code(name)} is **{status.phase}**.", "", *_facts(status)]).rstrip()
+
+
+def _facts(status: Status) -> Iterator[str]:
+    if status.waiting:
+        yield f"- waits for {status.waiting.reason}: {code(status.waiting.message)}"
+    if status.failure:
+        yield f"- last failure ({status.failure.kind}): {code(status.failure.message)}"
+    if status.attempt:
+        yield f"- attempts: {status.attempt}, of which {status.failures} failed"
+    if where := status.assigned_host or status.assigned_agent:
+        yield f"- last run on {code(where)}"
+    if status.review_count:
+        yield f"- rounds of requested changes: {status.review_count}"
+    if status.pull_request:
+        yield f"- pull request: #{status.pull_request.number}"

@@ -1,0 +1,193 @@
+"""
+What a forge should show of a task: its pull request, its issue.
+
+It follows from the record alone, so that showing it again changes nothing.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+from reconciler.core.forge.markdown import code, fenced
+from reconciler.core.forge.model import CommitStatus, ForgeView, ManagedComment, PullRequestSnapshot
+from reconciler.core.forge.pull_request import may_merge
+from reconciler.core.model.runs import Check
+from reconciler.core.model.specs import Repo, Task
+from reconciler.core.model.status import HostStatus, Phase, Reason, Status
+from reconciler.core.text import head, one_line, tail
+
+TITLE_LENGTH = 200
+GOAL_LENGTH = 10_000
+MOST_CHECKS = 50
+_NUMBER = re.compile(r"#?([1-9][0-9]{0,17})\Z")
+
+
+def desired_view(
+    task: Task,
+    status: Status,
+    repo: Repo,
+    pull: PullRequestSnapshot | None = None,
+    *,
+    bot: str,
+    host: HostStatus | None = None,
+    address: str = "",
+    bases: tuple[str, str | None] | None = None,
+) -> ForgeView | None:
+    """
+    Return what the repo's forge should show of a task now; None if it has nothing to show there.
+
+    `pull` is its pull request as it was read last, `host` what is known of the
+    host of the last run, `address` the page of the task, if there is one;
+    `bases` are what `stack.pull_bases` says of its pull request.
+    """
+    issue = issue_number(task, repo)
+    has_pull = _has_pull(task, status)
+    if repo.forge is None or not (has_pull or issue):
+        return None
+    base, leaves = bases or (repo.base, None)
+    merges = has_pull and pull is not None and may_merge(task, status, pull, repo, bot=bot)
+    return ForgeView(
+        task=task.name,
+        branch=status.branch_name or task.branch,
+        base=base,
+        leaves=leaves,
+        opens=has_pull and status.phase is Phase.REVIEW_PENDING and status.pull_request is None,
+        title=one_line(status.pr_title or task.pr_title or task.headline, TITLE_LENGTH),
+        body="\n\n".join(_body(task, status, issue, host, address)),
+        is_draft=repo.draft,
+        labels=repo.labels,
+        reviewers=repo.reviewers,
+        phase=status.phase,
+        light=_light(status, address) if has_pull else None,
+        notes=tuple(_notes(task, status)) if has_pull else (),
+        merges=status.head_commit if merges else None,
+        merge_style=repo.merge_style,
+        issue=issue,
+        issue_notes=tuple(_issue_notes(task, status)) if issue else (),
+        closes_issue=issue is not None and status.phase is Phase.COMPLETED,
+    )
+
+
+def is_shown(task: Task, status: Status) -> bool:
+    """Return whether there may be something to show of a task."""
+    return not status.removed and (task.issue is not None or _has_pull(task, status))
+
+
+def _has_pull(task: Task, status: Status) -> bool:
+    """Return whether the task has a pull request, or should have one."""
+    is_known = status.phase is Phase.REVIEW_PENDING or status.pull_request is not None
+    return task.review == "pull_request" and status.head_commit is not None and is_known
+
+
+def issue_number(task: Task, repo: Repo) -> int | None:
+    """Return the number of the issue that a task answers, if it is one of its repo's own."""
+    if task.issue is None or repo.forge is None:
+        return None
+    before, slash, number = task.issue.strip().rstrip("/").rpartition("/")
+    is_own = not slash or before.endswith(f"/{repo.forge.repo}/issues")
+    match = _NUMBER.match(number)
+    return int(match[1]) if match and is_own else None
+
+
+# --- The pull request ------------------------------------------------------
+
+
+def _body(
+    task: Task, status: Status, issue: int | None, host: HostStatus | None, address: str
+) -> Iterator[str]:
+    yield f"## Goal\n\n{fenced(head(task.goal, characters=GOAL_LENGTH))}"
+    if issue:
+        yield f"It answers issue #{issue}."
+    if status.summary:
+        yield f"## What was done\n\nThe agent says:\n\n{fenced(status.summary)}"
+    if status.checks:
+        yield f"## Validation\n\n{_validation(status.checks)}"
+    yield f"## Run\n\n{_bullets(_facts(task, status, host))}"
+    if address:
+        yield f"[Task {task.name}]({address})"
+
+
+def _validation(checks: Sequence[Check]) -> str:
+    lines = [
+        f"- {code(check.command)} {'passed' if check.exit_code == 0 else check.ending}"
+        for check in checks[:MOST_CHECKS]
+    ]
+    if left := len(checks) - len(lines):
+        lines.append(f"- and {left} more")
+    failed = next((check for check in checks if check.exit_code != 0), None)
+    end = [fenced(tail(failed.output, lines=40, characters=4_000))] if failed else []
+    return "\n\n".join(["\n".join(lines), *end])
+
+
+def _facts(task: Task, status: Status, host: HostStatus | None) -> Iterator[str]:
+    cli = host.adapters.get(status.adapter or "") if host else None
+    if status.assigned_agent:
+        yield f"Agent: {code(status.assigned_agent)}"
+    elif status.adapter:
+        yield f"Adapter: {code(' '.join([status.adapter, *([cli.version] if cli and cli.version else [])]))}"
+    if status.model:
+        yield f"Model: {code(status.model)}"
+    if status.assigned_host:
+        yield f"Host: {code(status.assigned_host)}"
+    yield f"Attempt: {status.attempt}; review rounds: {status.review_count} of {task.max_reviews}"
+    usage = status.usage
+    yield (
+        f"Tokens: {usage.input_tokens:,} in, {usage.cached_tokens:,} cached, {usage.output_tokens:,} out"
+        f"; cost: {usage.cost_usd:.2f} USD"
+    )
+
+
+def _bullets(lines: Iterator[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+# --- Lights and notes ------------------------------------------------------
+
+_LIGHTS: Mapping[Phase, tuple[Literal["pending", "success", "failure"], str]] = {
+    Phase.CREATED: ("pending", "the agent is about to make the changes"),
+    Phase.ASSIGNED: ("pending", "the agent is about to make the changes"),
+    Phase.RUNNING: ("pending", "the agent makes the changes"),
+    Phase.REVIEW_PENDING: ("pending", "waits for review"),
+    Phase.COMPLETED: ("success", "completed"),
+    Phase.FAILED: ("failure", "failed"),
+    Phase.CANCELLED: ("failure", "cancelled"),
+    Phase.ESCALATED: ("failure", "a person must act"),
+}
+"""The commit status of the work's head."""
+
+
+def _light(status: Status, address: str) -> CommitStatus:
+    state, words = _LIGHTS[status.phase]
+    return CommitStatus(commit=status.head_commit or "", state=state, description=words, url=address)
+
+
+def _notes(task: Task, status: Status) -> Iterator[ManagedComment]:
+    """Yield what people at the pull request must know; each is said once, whatever follows."""
+    when = f"{status.attempt}.{status.review_count}"
+    why = fenced(status.failure.message if status.failure else "it does not say why")
+    if status.phase is Phase.ESCALATED:
+        words = "The agent does not go on by itself; a person must act."
+        yield ManagedComment(key=f"escalated:{when}", text=f"{words}\n\n{why}")
+    elif status.phase is Phase.FAILED:
+        words = f"The agent failed. `reconciler retry {task.name}` lets it try again."
+        yield ManagedComment(key=f"failed:{when}", text=f"{words}\n\n{why}")
+    elif status.waiting and status.waiting.reason is Reason.PERSON:
+        key = f"paused:{(status.head_commit or '')[:12]}"
+        yield ManagedComment(key=key, text=f"The agent pauses.\n\n{fenced(status.waiting.message)}")
+
+
+def _issue_notes(task: Task, status: Status) -> Iterator[ManagedComment]:
+    """Yield how the task ended, each end once."""
+    where = f" in pull request #{status.pull_request.number}" if status.pull_request else ""
+    ends = {
+        Phase.COMPLETED: f"Task {code(task.name)} is completed{where}.",
+        Phase.CANCELLED: f"Task {code(task.name)} is cancelled.",
+        Phase.FAILED: f"Task {code(task.name)} failed; a person must act.",
+        Phase.ESCALATED: f"Task {code(task.name)} waits for a person to act.",
+    }
+    if status.phase not in ends:
+        return
+    said = status.summary if status.phase is Phase.COMPLETED else status.failure and status.failure.message
+    details = [fenced(said)] if said else []
+    key = f"{status.phase}:{status.attempt}.{status.review_count}"
+    yield ManagedComment(key=key, text="\n\n".join([ends[status.phase], *details]))

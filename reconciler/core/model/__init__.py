@@ -1,0 +1,3 @@
+"""
+The values that everything else talks about: specs, runs, statuses.
+"""

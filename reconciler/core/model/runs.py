@@ -1,0 +1,198 @@
+"""
+Runs: what a host or a worker is asked to carry out, and what came of it.
+"""
+
+import re
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from reconciler.core.adapter import Adapter, Usage
+from reconciler.core.fields import (
+    Branch,
+    Duration,
+    Env,
+    Frozen,
+    Id,
+    Time,
+    Total,
+)
+from reconciler.core.model.specs import Host, Repo
+
+
+class FailureClass(StrEnum):
+    """Why a run failed; it decides what happens next."""
+
+    AGENT = "agent"
+    VALIDATION = "validation"
+    TIMEOUT = "timeout"
+    STALL = "stall"
+    HOST = "host"
+    QUOTA = "quota"
+    AUTH = "auth"
+    BUDGET = "budget"
+    CONFIG = "config"
+    CANCELLED = "cancelled"
+
+
+STOPPED = 124
+"""Exit code of a command that was stopped, as timeout(1) has it."""
+
+
+class Check(Frozen):
+    """One validation command that was run."""
+
+    command: str
+    exit_code: Annotated[int, Field(ge=-(2**31), lt=2**31)]
+    """As the shell reports it; 124 if it was stopped for taking too long."""
+    seconds: Annotated[float, Field(strict=False)]
+    output: str = ""
+    """The end of what it printed."""
+    summary: str = ""
+    """What it found, in one line, where its name does not say it."""
+
+    @property
+    def ending(self) -> str:
+        """How it ended, in words that follow its name."""
+        if self.exit_code == STOPPED:
+            return f"was stopped after {self.seconds:g} s"
+        return f"failed with exit code {self.exit_code}"
+
+
+class Claim(Frozen):
+    """What a pull agent says came of its work: a claim until it is checked."""
+
+    outcome: Literal["review_pending", "completed", "failed", "released"]
+    result: str = ""
+    """Its last words: what was done, or why not."""
+    branch: Branch | None = None
+    """Branch it pushed, if not the one it was given."""
+    pull_request: Id | None = None
+    """Number of the pull request it opened."""
+    usage: Usage = Usage()
+
+
+class ReviewNote(Frozen):
+    """What somebody wrote in a review; it stands in the prompt of the round that answers it."""
+
+    author: str
+    text: str
+    path: str | None = None
+    """File that an inline comment is about."""
+    line: Id | None = None
+    """Its line there, 1-based."""
+
+
+class Verdict(Frozen):
+    """What the agent's CLI made of one round, as far as its output and exit code can be believed."""
+
+    outcome: Literal["success", "failed"]
+    kind: Annotated[FailureClass, Field(strict=False)] | None = None
+    """Failure class; None for a success."""
+    message: str = ""
+    """Why it failed, in one line."""
+    session_id: str | None = None
+    text: str = ""
+    """The agent's last words."""
+    usage: Usage = Usage()
+    session_totals: Usage = Usage()
+    """The CLI's running totals of the session; what `usage` of its next run is counted from."""
+    retry_at: Time | None = None
+    """When a quota is full again, if the output says so."""
+    notes: tuple[str, ...] = ()
+
+
+class Report(Frozen):
+    """What came of one round: the agent's verdict, the validation, the branch."""
+
+    verdict: Verdict
+    checks: tuple[Check, ...] = ()
+    base_commit: str | None = None
+    """Commit the work started from."""
+    head_commit: str | None = None
+    """Head of the delivered branch; None if there is none. What it was if a review round changed nothing."""
+    commits: Total = 0
+    """Commits on the branch that the base does not have."""
+    touched: str | None = None
+    """Head that somebody else pushed to the branch meanwhile; nothing was delivered."""
+    started: bool = True
+    """False if the agent was never started, by a fault of its host: nothing of the task was tried."""
+
+    @property
+    def failed_check(self) -> Check | None:
+        """The first validation command that failed."""
+        return next((check for check in self.checks if check.exit_code != 0), None)
+
+
+class RunRequest(Frozen):
+    """Everything a host needs to carry out one round of a run; carrying it out twice is once."""
+
+    run: str
+    round: int
+    task: str
+    host: Host
+    adapter: Adapter
+    repo: Repo | None
+    argv: tuple[str, ...]
+    """The agent's command; the host's own paths are still to be filled in (`command.localize`)."""
+    prompt: str
+    env: dict[str, str]
+    branch: str
+    start_from: str | None = None
+    """Commit to go on from (a later round or attempt, or another task's work); the base branch if None."""
+    stack: str | None = None
+    """Commit of another task's work that this one is on top of, if it is."""
+    expected_head: str | None = None
+    """What the branch in the code repository was when it was last delivered; None: never."""
+    session_id: str | None = None
+    """Session that is resumed."""
+    session_totals: Usage = Usage()
+    """The CLI's running totals of that session before this round."""
+    validation: tuple[str, ...] = ()
+    timeout: Duration
+    stall_timeout: Duration
+    commit_message: str
+    """Of the commit that takes up what the agent left uncommitted."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """(run key, round): the name under which it is started once."""
+        return self.run, self.round
+
+
+class Assignment(Frozen):
+    """What an outside agent is to carry out, and what its work is held against."""
+
+    run: str
+    epoch: int
+    """Number of the attempt: every report names it, so that one from a lease that is lost is refused."""
+    task: str
+    title: str
+    prompt: str
+    repo: Repo | None
+    branch: str
+    """Branch to push the work to."""
+    start_from: str | None = None
+    """Commit to go on from (after a review); the base branch if None."""
+    validation: tuple[str, ...] = ()
+    validate_on: Host | None = None
+    """Where that is run on what the agent finished; None: nowhere, its word is taken."""
+    env: Env = Field(default_factory=dict)
+    """Environment of the validation commands."""
+    review: str
+    timeout: Duration
+
+
+def run_key(task: str, generation: str, attempt: int) -> str:
+    """Return the name of a run: it names the folder on the host, the log, the commit trailer."""
+    return f"{task}.g{generation[:8]}.a{attempt}"
+
+
+_RUN_KEY = re.compile(r"(?P<task>.+)\.g[^.]*\.a(?P<attempt>\d{1,18})\Z")
+
+
+def read_run_key(key: str) -> tuple[str, int] | None:
+    """Return the task and the attempt that a run key names; None if it is no run key."""
+    match = _RUN_KEY.match(key)
+    return (match["task"], int(match["attempt"])) if match else None

@@ -1,0 +1,425 @@
+"""
+Desired state: what people write, resolved.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from reconciler.core.adapter import Adapter, Budget, Secret
+from reconciler.core.errors import Problem
+from reconciler.core.fields import (
+    Branch,
+    Count,
+    Duration,
+    Env,
+    Frozen,
+    Name,
+    Names,
+    Period,
+    Strings,
+    Text,
+    Time,
+    Total,
+    Word,
+)
+from reconciler.core.requesters import Requester
+
+
+class ExecutionMode(StrEnum):
+    """Who starts the agent."""
+
+    SSH_CLI = "ssh_cli"
+    HTTP_PULL = "http_pull"
+
+
+class DesiredState(StrEnum):
+    """What should be true of a task."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    CANCELLED = "cancelled"
+
+
+class TaskDefaults(Frozen):
+    """
+    Fields a task may leave out.
+
+    They may stand in a repo and in fleet.yaml too, where they are the defaults
+    of that repo's tasks and of all tasks: first the task, then its repo, then
+    the fleet, then what stands here.
+    """
+
+    adapter: Name = "script"
+    """Which agent CLI does the work: a built-in adapter or one of `specs/adapters/`."""
+    model: Text | None = None
+    """Model the agent's CLI is asked to use; its own default if left out."""
+    execution_mode: Annotated[ExecutionMode, Field(strict=False)] = ExecutionMode.SSH_CLI
+    """`ssh_cli`: run on a host. `http_pull`: handed out to an outside agent over HTTP."""
+    constraints: Strings = ()
+    """Rules the agent must keep, one sentence each; they stand in the prompt."""
+    validation: Strings = ()
+    """Shell commands that must exit 0 in the workspace, run in order after the agent ends."""
+    context: Strings = ()
+    """Files of the repository (or addresses) the agent should read first."""
+    requires: Strings = ()
+    """Labels a host must have, such as `gpu` or `arm64`."""
+    prefer: Strings = ()
+    """Hosts or labels to prefer among those that fit."""
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    """Higher starts first; equal ones in the order in which they came."""
+    timeout: Period = timedelta(hours=2)
+    """Longest time the agent may take for one round; it is stopped after that."""
+    stall_timeout: Period = timedelta(minutes=15)
+    """Longest silence: without any output for so long the agent is stopped."""
+    retries: Count = 1
+    """New attempts after a failed one, with backoff in between."""
+    fix_attempts: Count = 2
+    """How often a failed validation is handed back to the agent within one attempt."""
+    max_reviews: Count = 3
+    """How often changes may be requested before a person must act."""
+    review: Literal["none", "merge", "pull_request"] = "none"
+    """
+    `none`: completed when validation passes. `merge`: completed when the branch is
+    on the base branch. `pull_request`: the reconciler opens a pull request on the
+    repo's `forge` and follows it until it is merged.
+    """
+    allow_empty: bool = False
+    """
+    Whether a task with a `repo` may be completed by a run that changed nothing. Without it such a run is
+    completed only by a `validation` that passes (and with `review`, not at all): else it has failed.
+    """
+    validate_on: Name | None = None
+    """With `http_pull`: the host on which `validation` is run on what an agent says it finished."""
+    budget: Budget | None = None
+    """What one task may spend, all of its runs together; a person must raise it then."""
+    over_budget: Literal["finish", "stop"] = "finish"
+    """
+    What a spent budget does to a live run: let it end, or stop it. A CLI that
+    tells its usage only at the end of a round can be stopped by what others spent.
+    """
+    window: Strings = ()
+    """Hours in which runs may start, such as `mon-fri 09:00-17:30` or `22:00-06:00`; any, if left out."""
+    timezone: Text = "UTC"
+    """Time zone of `schedule` and `window`, such as `Europe/Berlin`."""
+    disconnect: Literal["wait", "retry", "fail"] = "wait"
+    """
+    What becomes of a live run whose host has not answered for `lost_after`: wait
+    for it, try again elsewhere (the old run is stopped when it shows up again,
+    and its result refused), or fail.
+    """
+    env: Env = Field(default_factory=dict)
+    """Environment of the agent and of the validation commands; not for secrets."""
+    template: Text | None = None
+    """Prompt template (Jinja2) in place of the adapter's and the built-in one."""
+    on_change: Literal["continue", "restart"] = "continue"
+    """What a changed spec does to a live run."""
+    on_delete: Literal["cancel", "finish", "orphan"] = "cancel"
+    """What a removed spec does to a live run: stop it, let it end, or let go of it."""
+
+
+class TaskSpec(TaskDefaults):
+    """One piece of work for an agent. `specs/tasks/**.yaml`; its name is its path."""
+
+    goal: Text
+    """What should be true when the work is done; the heart of the prompt."""
+    title: Text | None = None
+    """One line for people; the first line of the goal if left out."""
+    repo: Name | None = None
+    """Code repository to work in (`specs/repos/`); an empty folder if left out."""
+    script: Text | None = None
+    """The agent itself, for adapter `script`: shell text run in the workspace, prompt on stdin."""
+    issue: Text | None = None
+    """Issue of the forge that this task answers, by number or address."""
+    depends_on: Names = ()
+    """
+    Tasks that must be completed first. That is an order in time: the task still
+    starts from the base branch; see `start_from`.
+    """
+    start_from: Name | None = None
+    """
+    Task of the same repo whose branch this one begins on, once that is delivered.
+    Its pull request is against that branch until that one is merged.
+    """
+    branch_name: Branch | None = None
+    """Branch the work goes to; `task/<name>` if left out."""
+    pr_title: Text | None = None
+    """Title of the pull request and of commits made in the agent's name; the title if left out."""
+    desired: Annotated[DesiredState, Field(strict=False)] = DesiredState.ACTIVE
+    """`active`: do it. `suspended`: not now. `cancelled`: never."""
+    rerun: Count = 0
+    """Raise it to run a settled task once more; `reconciler retry` does."""
+    not_before: Time | None = None
+    """Earliest time to start."""
+    schedule: Text | None = None
+    """
+    Cron expression of a task that comes again, such as `0 3 * * mon-fri`. One that is
+    missed is caught up once; one that comes due while the task runs is skipped.
+    """
+    slots: Annotated[int, Field(ge=1, le=1000)] = 1
+    """How many slots of a host it takes."""
+
+
+class Task(TaskSpec):
+    """A task as the planner sees it: defaults filled in, with its name and identity."""
+
+    name: str
+    generation: str
+    """Git blob id of the spec file."""
+    work: str
+    """See `work_id`: what is asked for, whoever wrote the defaults."""
+
+    @property
+    def headline(self) -> str:
+        """The title, or the first line of the goal."""
+        return self.title or self.goal.strip().splitlines()[0]
+
+    @property
+    def branch(self) -> str:
+        """Where the work goes: the branch that was named, or `task/<name>`."""
+        return self.branch_name or f"task/{self.name}"
+
+
+def work_id(spec: TaskSpec) -> str:
+    """
+    Return the identity of what a task's own file asks for, 12 hex digits.
+
+    A settled task runs again when this changes. A new priority, a mended
+    comment or another default of the fleet leaves it alone.
+    """
+    asked = (spec.goal, spec.script, spec.repo, spec.issue, spec.constraints, spec.validation, spec.rerun)
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+
+
+class HostAdapter(Frozen):
+    """An agent CLI that a host offers."""
+
+    path: Text | None = None
+    """Folder or file of the CLI on that host, if it is not on the PATH."""
+    version: Text | None = None
+    """Required range on this host, in place of the adapter's."""
+
+
+class HostSpec(Frozen):
+    """A machine that runs agents. `specs/hosts/*.yaml`; without `address` it is this machine."""
+
+    address: Text | None = None
+    """Name or IP address; left out, runs are local subprocesses."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    """Port of sshd."""
+    user: Text | None = None
+    """User to log in as."""
+    host_key: Strings = ()
+    """Pinned public key or keys of the host, as in known_hosts: `ssh-ed25519 AAAA…`."""
+    identity: Text | None = None
+    """File of the private key; the SSH agent if left out."""
+    jump: Text | None = None
+    """Another host by name, or `user@address:port`, to go through."""
+    agent_forwarding: bool = False
+    """Whether the runs may use the reconciler's SSH agent."""
+    ssh_config: bool = False
+    """Whether the service user's own `~/.ssh/config` is read for this host."""
+    labels: Strings = ()
+    """What the host has: `linux`, `gpu`, `arm64`, …"""
+    slots: Annotated[int, Field(ge=0, le=1000)] = 2
+    """How many runs at once."""
+    weight: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
+    """How much a free slot here counts against one elsewhere."""
+    workdir: Text | None = None
+    """Folder for runs and workspaces; `~/.local/state/reconciler` if left out."""
+    shell: Word = "sh"
+    """POSIX shell that runs the wrapper, the `script` adapter and the validation commands."""
+    env: Env = Field(default_factory=dict)
+    """Environment of every run on this host."""
+    adapters: dict[Name, HostAdapter] | None = None
+    """Which agent CLIs are there; any, if left out."""
+    desired: Literal["active", "suspended"] = "active"
+    """`suspended`: takes no new runs and is not probed; live ones go on."""
+    cordon: bool = False
+    """Take no new runs."""
+    drain: bool = False
+    """Take no new runs and let the live ones end."""
+    drain_until: Time | None = None
+    """With `drain`: what still runs at this time is stopped and goes on elsewhere."""
+    repos: Names | None = None
+    """Repos whose tasks may run here; any, if left out."""
+    daily_budget: Budget | None = None
+    """What runs here may spend on one day (UTC); after that, new ones wait for the next."""
+
+
+class Host(HostSpec):
+    """A host with its name."""
+
+    name: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether runs there are subprocesses of this machine."""
+        return self.address is None
+
+
+class AgentSpec(Frozen):
+    """An outside agent that pulls over HTTP. `specs/agents/*.yaml`."""
+
+    capabilities: Strings = ()
+    """Labels it has, as those of a host."""
+    token_hash: Strings = ()
+    """SHA-256 of its token, in hex; two during a rotation."""
+    slots: Annotated[int, Field(ge=1, le=1000)] = 1
+    """How many tasks it may hold at once."""
+    expires: Time | None = None
+    """When its token stops being good."""
+    scopes: Annotated[tuple[Literal["agent", "read", "admin"], ...], Field(strict=False)] = ("agent",)
+    """What the token may do."""
+    desired: Literal["active", "suspended"] = "active"
+    """`suspended`: gets no new task."""
+
+
+class Agent(AgentSpec):
+    """An agent with its name."""
+
+    name: str
+
+
+class Forge(Frozen):
+    """A repository on a forge: where pull requests and issues are."""
+
+    kind: Literal["forgejo", "gitea", "github"] = "forgejo"
+    """Whose API it speaks."""
+    api: Text
+    """Base address of the API, such as `https://code.example.org/api/v1`."""
+    repo: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")]
+    """Owner and name there, such as `tools/calculator`."""
+    token: Secret
+    """Token of the bot account."""
+    webhook_secret: Secret | None = None
+    """What its webhooks are signed with; without it they are refused."""
+    ca: Text | None = None
+    """File on the reconciler's machine with the certificate of a private authority that it is trusted by."""
+
+
+class IssueRules(Frozen):
+    """Which issues become tasks, and whose word counts. In `specs/fleet.yaml`."""
+
+    label: Text = "agent"
+    """Issues with this label, in repos with a `forge`, become tasks."""
+    authors: Strings = ()
+    """Whose issues become tasks and whose `/agent` comments are followed, by their names on the forge."""
+
+
+class RepoSpec(TaskDefaults):
+    """A code repository the tasks work on, and defaults for them. `specs/repos/*.yaml`."""
+
+    url: Text
+    """Where it is: `https://…`, `ssh://…`, `user@host:path`, or a path (relative to the fleet's)."""
+    base: Branch = "main"
+    """Branch the work starts from and goes back to."""
+    forge: Forge | None = None
+    """Where its pull requests and issues are."""
+    labels: Strings = ()
+    """Labels of its pull requests."""
+    reviewers: Strings = ()
+    """Who is asked to review its pull requests."""
+    draft: bool = False
+    """Whether its pull requests begin as drafts."""
+    merge: Literal["never", "when_approved", "when_green"] = "never"
+    """
+    When the reconciler merges. `when_approved`: approved, and no check fails or is
+    awaited. `when_green`: checks are there and all succeed, and nobody asks for changes.
+    """
+    merge_style: Literal["merge", "rebase", "squash"] = "merge"
+    """How it merges."""
+    failed_checks: Literal["wait", "fix"] = "wait"
+    """What failing checks (CI) of a pull request do: nothing, or a review round for the agent."""
+    base_moved: Literal["leave", "merge", "rebase"] = "leave"
+    """What is done with work whose base branch has moved meanwhile; a conflict is a round for the agent."""
+    paths: Strings = ()
+    """Patterns of the files agents may touch (as in .gitignore); all, if left out."""
+    max_running: Total | None = None
+    """Most live runs for this repo."""
+    daily_budget: Budget | None = None
+    """What runs for this repo may spend on one day (UTC); after that, new ones wait for the next."""
+    push: Literal["reconciler", "host"] = "reconciler"
+    """Who pushes finished branches: the reconciler, or the run's host with the access its user has."""
+
+
+class Repo(RepoSpec):
+    """A repo with its name."""
+
+    name: str
+
+
+class FleetSpec(TaskDefaults):
+    """Settings of this fleet, and defaults for all of its tasks. `specs/fleet.yaml`."""
+
+    state_branch: Branch = "fleet-state"
+    """Branch on which the reconciler records what happened."""
+    poll_interval: Period = timedelta(seconds=30)
+    """How often to look without being told. Hints make it quicker; this makes it certain."""
+    max_running: Total | None = None
+    """Most live runs in the whole fleet."""
+    limits: dict[Text, Total] = Field(default_factory=dict)
+    """Most live runs, in the whole fleet, of tasks that require a label: `{gpu: 2}`."""
+    daily_budget: Budget | None = None
+    """What the whole fleet may spend on one day (UTC); after that, new runs wait for the next."""
+    lost_after: Period = timedelta(minutes=30)
+    """How long a host may be silent before its live runs follow their `disconnect`."""
+    keep_failed: Duration = timedelta(days=7)
+    """How long the workspace of a failed run is kept."""
+    keep_failed_mb: Total = 10_240
+    """Most disk for such workspaces on one host, in MiB; the oldest go first."""
+    backoff: Period = timedelta(seconds=10)
+    """Wait before the first retry; doubles with each."""
+    backoff_cap: Period = timedelta(minutes=10)
+    """Longest wait between retries."""
+    lease: Period = timedelta(seconds=60)
+    """How long a pull agent may be silent before its task is given to others."""
+    forge: Forge | None = None
+    """Where the fleet's own repository is: pull requests against its specs get the plan as a comment."""
+    forge_interval: Period = timedelta(minutes=1)
+    """How often forges are asked without a webhook's hint."""
+    issues: IssueRules | None = None
+    """Which issues become tasks; none, if left out."""
+    prune_approved: Text | None = None
+    """Written by `reconciler approve-prune`: the removal that a person allowed."""
+
+
+Kind = Literal["fleet", "task", "host", "adapter", "agent", "repo"]
+LOCAL = "local"
+"""The host that is there without a file: the machine of the reconciler, two slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What the specs of one revision ask for. A broken file keeps its last good version here."""
+
+    revision: str = ""
+    """Commit the specs were read from; empty before the first read."""
+    fleet: FleetSpec = field(default_factory=FleetSpec)
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    hosts: Mapping[str, Host] = field(default_factory=dict)
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    agents: Mapping[str, Agent] = field(default_factory=dict)
+    repos: Mapping[str, Repo] = field(default_factory=dict)
+    broken: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
+    """Tasks that a person must mend before they may start, by name; they may be absent in `tasks`."""
+    problems: tuple[Problem, ...] = ()
+    """Every problem of the revision, of all kinds, in order of path, line and column."""
+    warnings: tuple[Problem, ...] = ()
+    """What works, but hardly as it was meant; in the same order."""
+    askers: Mapping[str, Requester] = field(default_factory=dict, compare=False)
+    """Who asks for what the record does not answer yet, by task, as far as that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveOutput:
+    """What is known of a live run where it is followed; never recorded."""
+
+    at: datetime
+    """When it printed last."""

@@ -1,0 +1,280 @@
+"""
+Observed state: where each task stands, what is known of each host.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from reconciler.core.adapter import Usage
+from reconciler.core.errors import Problem
+from reconciler.core.fields import (
+    Frozen,
+    Id,
+    Time,
+    Total,
+)
+from reconciler.core.model.runs import Check, Claim, FailureClass, ReviewNote
+from reconciler.core.model.specs import LiveOutput
+
+
+class Phase(StrEnum):
+    """Where a task stands."""
+
+    CREATED = "created"
+    ASSIGNED = "assigned"
+    RUNNING = "running"
+    REVIEW_PENDING = "review_pending"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    ESCALATED = "escalated"
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a run holds a slot."""
+        return self in {Phase.ASSIGNED, Phase.RUNNING}
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self in {Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED, Phase.ESCALATED}
+
+
+class Reason(StrEnum):
+    """What a task waits for, or why it needs a person."""
+
+    DEPENDENCY = "Dependency"
+    SLOT = "Slot"
+    HOST = "Host"
+    REPO = "Repo"
+    """Its code repository does not answer, or was not asked yet."""
+    RETRYING = "Retrying"
+    """A step of its live run is tried again and again."""
+    AGENT = "Agent"
+    SUSPENDED = "Suspended"
+    BACKOFF = "Backoff"
+    QUOTA = "Quota"
+    NOT_BEFORE = "NotBefore"
+    SCHEDULE = "Schedule"
+    WINDOW = "Window"
+    BUDGET = "Budget"
+    SPEC_ERROR = "SpecError"
+    CHECK = "Check"
+    """What an agent says it has finished is looked at."""
+    PERSON = "Person"
+    """Somebody works on the branch: the agent pauses."""
+    APPROVAL = "Approval"
+    """A removal that a person must allow: `reconciler approve-prune`."""
+    FAULT = "Fault"
+    """Thinking about it failed by a mistake of the reconciler; nothing is decided about it."""
+
+
+class Waiting(Frozen):
+    """What a task waits for; `since` moves only when the reason changes."""
+
+    reason: Annotated[Reason, Field(strict=False)]
+    message: str
+    since: Time
+
+
+class Failure(Frozen):
+    """Why the last run did not succeed."""
+
+    kind: Annotated[FailureClass, Field(strict=False)]
+    message: str
+
+
+class PullRequest(Frozen):
+    """The pull request of a task."""
+
+    number: Id
+    url: str
+
+
+class Status(Frozen):
+    """Where a task stands: one file under `fleet-state/tasks/`, at the path of its spec."""
+
+    phase: Annotated[Phase, Field(strict=False)]
+    since: Time
+    """When the phase was entered."""
+    created_at: Time
+    generation: str
+    """Git blob id of the spec this status answers."""
+    work: str
+    """Identity of what was asked for (see `work_id`)."""
+    waiting: Waiting | None = None
+    attempt: Total = 0
+    """Number of the last attempt; never goes back."""
+    round: Total = 0
+    """Round within the attempt: 1, then one more for each validation handed back."""
+    failures: Total = 0
+    """Attempts that failed since the work, or changes to it, were asked for."""
+    uncounted: Total = 0
+    """Attempts in a row that ended and counted as no failure: a quota, a lost lease, an end from outside."""
+    failed_starts: Total = 0
+    """Starts in a row that failed by a fault of a host; they do not count as failures."""
+    review_count: Total = 0
+    """Rounds of requested changes."""
+    run: str | None = None
+    """Key of the last run: `<task>.g<generation>.a<attempt>`."""
+    slots: Total = 1
+    """Slots of its host that it takes."""
+    assigned_host: str | None = None
+    machine: str | None = None
+    """Of a run on a local host: which reconciler's machine that is; no other can reach it."""
+    assigned_agent: str | None = None
+    """Of a run that an outside agent pulled: which one; there is no host then."""
+    request_key: str | None = None
+    """With which it asked: asking again with the same gets the same answer."""
+    claim: Claim | None = None
+    """What it said came of it; it is checked then."""
+    adapter: str | None = None
+    model: str | None = None
+    repo: str | None = None
+    branch_name: str | None = None
+    pr_title: str | None = None
+    start_from: str | None = None
+    """Commit of another task's branch that the attempt begins on; the base branch if None."""
+    base_commit: str | None = None
+    head_commit: str | None = None
+    pull_request: PullRequest | None = None
+    reviews: tuple[ReviewNote, ...] = ()
+    """What the last round of requested changes asked for."""
+    reviewed: tuple[Id, ...] = ()
+    """
+    Ids of the reviews that were answered. A last one would not do: forges give
+    a review its id when it is begun, and others may be submitted before it.
+    """
+    session_id: str | None = None
+    not_before: Time | None = None
+    """No new run before this time: backoff, or a quota."""
+    due_at: Time | None = None
+    """Due time of the schedule: the one that is waited for, or else the last that was served."""
+    failure: Failure | None = None
+    checks: tuple[Check, ...] = ()
+    """Validation of the last round."""
+    summary: str = ""
+    """The agent's last words on work that was delivered or completed."""
+    usage: Usage = Usage()
+    """All runs together."""
+    session_totals: Usage = Usage()
+    """The CLI's running totals of the session, as it last told them."""
+    prompt_sha256: str | None = None
+    """Of the last round's prompt."""
+    last_activity_at: Time | None = None
+    on_delete: Literal["cancel", "finish", "orphan"] = "cancel"
+    """Copied from the spec, which may be gone when it is needed."""
+    removed: bool = False
+    """Tombstone: the spec is gone; this file goes when everything is cleaned up."""
+
+
+class HostCli(Frozen):
+    """An agent CLI on a host, as the last probe found it."""
+
+    path: str | None = None
+    """None if it is not there."""
+    version: str | None = None
+    ok: bool
+    """Whether it is there, in the required range."""
+    message: str = ""
+    """What was found and what was asked for."""
+
+
+class HostStatus(Frozen):
+    """What is known of a host: one file under `fleet-state/hosts/`."""
+
+    reachable: bool
+    since: Time
+    """When it last came or went, or runs could start there again or no longer."""
+    message: str = ""
+    """Why it is not reachable, or what else is wrong with it."""
+    fault: str = ""
+    """Why no run can start there though it answers; empty if one can."""
+    os: str | None = None
+    """What `uname -s` says there; like all that follows, as of the last time it was reachable."""
+    arch: str | None = None
+    """What `uname -m` says there."""
+    boot_id: str | None = None
+    """Changes when it is started anew."""
+    git: str | None = None
+    """Version of its git; None if there is none."""
+    adapters: dict[str, HostCli] = Field(default_factory=dict)
+    """The agent CLIs it was asked for, by adapter."""
+    machine: str | None = None
+    """Of a local host: which reconciler's machine it is about."""
+
+    @property
+    def state(self) -> Literal["up", "unready", "down"]:
+        """Whether it answers, and whether runs can start there."""
+        if not self.reachable:
+            return "down"
+        return "unready" if self.fault else "up"
+
+
+BudgetScope = tuple[Literal["fleet", "repo", "adapter", "host"], str]
+"""Whose money is spent: a kind and a name; the fleet's is ("fleet", "fleet")."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRequest:
+    """An outside agent asks for a task."""
+
+    agent: str
+    request_key: str
+    """Chosen by the agent: asking again with the same gets the same answer."""
+    capabilities: tuple[str, ...] = ()
+    """Labels it has now, of those that its spec allows; all of them, if empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the state branch and the probes say."""
+
+    statuses: Mapping[str, Status] = field(default_factory=dict)
+    hosts: Mapping[str, HostStatus] = field(default_factory=dict)
+    """Hosts without a probe so far are not in it."""
+    load: Mapping[str, float] = field(default_factory=dict)
+    """Load per core of the last probe, by host; never recorded."""
+    followed: frozenset[tuple[str, int]] = frozenset()
+    """(run key, round) of the runs this process follows."""
+    bids: tuple[LeaseRequest, ...] = ()
+    """Of the outside agents that wait for a task, in the order in which they came."""
+    leases: Mapping[str, datetime] = field(default_factory=dict)
+    """Until when the runs of outside agents count as alive, by run key; one that is not in it has no end."""
+    asked: frozenset[str] = frozenset()
+    """Hosts that this process has asked; what is on record of others may be out of date."""
+    on_trial: frozenset[str] = frozenset()
+    """Hosts on which runs could not start, and that get one run to see whether they can again."""
+    unready: Mapping[str, str] = field(default_factory=dict)
+    """Why no run may start on a code repository now, by name; empty if it was not asked yet."""
+    troubles: Mapping[str, str] = field(default_factory=dict)
+    """What is tried again and again for a task, and why it does not work, by run key."""
+    past: Mapping[str, int] = field(default_factory=dict)
+    """Last attempt, by name, of new tasks that had a life before: their run keys must not come twice."""
+    spent: Mapping[BudgetScope, Usage] = field(default_factory=dict)
+    """What was spent today (UTC)."""
+    damaged: Mapping[str, Problem] = field(default_factory=dict)
+    """Tasks with a status that cannot be read: whatever it says, they are not new."""
+    faults: Mapping[str, str] = field(default_factory=dict)
+    """Tasks about which something could not be thought, by a mistake of ours, and that in words."""
+    drift: Mapping[tuple[str, datetime], timedelta] = field(default_factory=dict)
+    """How far the clock was set since, by run key or host, and the time that is on record of it."""
+    heard: Mapping[str, LiveOutput] = field(default_factory=dict)
+    """What live runs were last heard to say, by run key, for who looks where they are followed."""
+    machine: str | None = None
+    """This reconciler's machine; None for who only looks."""
+    takes_over: bool = False
+    """Whether the local runs of other machines are taken for this one's: those are gone for good."""
+
+    def began(self, name: str, at: datetime) -> datetime:
+        """Return when a run or a silence began, by the clock as it is set now."""
+        return at + self.drift.get((name, at), timedelta())
+
+    def can_reach(self, status: Status) -> bool:
+        """Return whether a run is not on the own machine of another reconciler."""
+        return self.takes_over or None in {self.machine, status.machine} or self.machine == status.machine

@@ -1,0 +1,3 @@
+"""
+What should be done now, and on which host: plan, scheduler, placement, limits, schedules.
+"""

@@ -1,0 +1,166 @@
+"""
+How much may run at once, and how much may be spent, beside the slots of hosts.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime, time, timedelta
+from typing import Final, Literal
+
+from reconciler.core.adapter import Budget, Usage
+from reconciler.core.lifecycle import Transition
+from reconciler.core.model.specs import Desired, ExecutionMode, Task
+from reconciler.core.model.status import BudgetScope, Status
+
+FLEET_GROUP: Final = ("fleet", "fleet")
+LimitGroup = tuple[Literal["fleet", "repo", "adapter", "label"], str]
+"""What a limit is about: a kind and a name."""
+
+# --- What runs at once -----------------------------------------------------
+
+
+def groups(task: Task) -> Iterator[LimitGroup]:
+    """Yield the groups in which a run of the task would count."""
+    yield FLEET_GROUP
+    if task.execution_mode is ExecutionMode.SSH_CLI:
+        yield "adapter", task.adapter
+    if task.repo is not None:
+        yield "repo", task.repo
+    yield from (("label", label) for label in dict.fromkeys(task.requires))
+
+
+def live_groups(status: Status, task: Task | None) -> Iterator[LimitGroup]:
+    """Yield the groups in which a live run counts; its labels are those of its spec, if that is there."""
+    yield FLEET_GROUP
+    if status.adapter is not None:
+        yield "adapter", status.adapter
+    if status.repo is not None:
+        yield "repo", status.repo
+    if task is not None:
+        yield from (("label", label) for label in dict.fromkeys(task.requires))
+
+
+def full_group(desired: Desired, task: Task, running: Mapping[LimitGroup, int]) -> str | None:
+    """Return which group of the task runs as many as it may, in words; None if none does."""
+    for group in groups(task):
+        most, setting = _most_running(desired, group)
+        if most is not None and running.get(group, 0) >= most:
+            return f"{_named(group)} runs as many as it may ({setting}: {most})"
+    return None
+
+
+def _most_running(desired: Desired, group: LimitGroup) -> tuple[int | None, str]:
+    """Return a limit and the setting that it stands in."""
+    kind, name = group
+    if kind == "label":
+        return desired.fleet.limits.get(name), f"limits.{name}"
+    if kind == "fleet":
+        return desired.fleet.max_running, "max_running"
+    spec = desired.adapters.get(name) if kind == "adapter" else desired.repos.get(name)
+    return spec.max_running if spec else None, "max_running"
+
+
+def _named(group: LimitGroup | BudgetScope) -> str:
+    return "the fleet" if group == FLEET_GROUP else " ".join(group)
+
+
+# --- What is spent ---------------------------------------------------------
+
+_NOTHING = Usage()
+
+
+def overspent(budget: Budget | None, usage: Usage) -> str | None:
+    """Return which limit of the budget is reached, in words; None if none is."""
+    reached = _reached(budget, usage)
+    return f"budget spent: {reached[0]} of {reached[1]}" if reached else None
+
+
+def spent_today(desired: Desired, spent: Mapping[BudgetScope, Usage], *purses: BudgetScope) -> str | None:
+    """
+    Return which daily budget is spent, in words; None if none is.
+
+    The words do not say how much was spent, so that they stay as they are
+    while the last runs of the day end.
+    """
+    for purse in purses:
+        reached = _reached(_daily_budget(desired, purse), spent.get(purse, _NOTHING))
+        if reached:
+            return f"{_named(purse)} has spent its daily budget of {reached[1]}"
+    return None
+
+
+def budget_scopes(adapter: str | None, repo: str | None, host: str | None = None) -> Iterator[BudgetScope]:
+    """Yield from whose money a run is paid, as far as it is known."""
+    yield FLEET_GROUP
+    if repo is not None:
+        yield "repo", repo
+    if adapter is not None:
+        yield "adapter", adapter
+    if host is not None:
+        yield "host", host
+
+
+def with_expenses(
+    spent: Mapping[BudgetScope, Usage], steps: Iterable[Transition], since: datetime
+) -> dict[BudgetScope, Usage]:
+    """Return what was spent since a time, with what these steps say of it."""
+    total = dict(spent)
+    for step in steps:
+        usage, paying = _expense(step)
+        if step.event.at >= since and usage != Usage():
+            total |= {purse: total.get(purse, Usage()) + usage for purse in paying}
+    return total
+
+
+def _expense(step: Transition) -> tuple[Usage, tuple[BudgetScope, ...]]:
+    """Return what a step says was spent, and from whose money."""
+    status = step.after
+    if status is None or step.before is None:
+        return Usage(), ()
+    return status.usage - step.before.usage, (
+        *budget_scopes(status.adapter, status.repo, status.assigned_host),
+    )
+
+
+def has_daily_budget(desired: Desired) -> bool:
+    """Return whether anything has one."""
+    budgets = (
+        desired.fleet.daily_budget,
+        *(repo.daily_budget for repo in desired.repos.values()),
+        *(adapter.daily_budget for adapter in desired.adapters.values()),
+        *(host.daily_budget for host in desired.hosts.values()),
+    )
+    return any(budget is not None for budget in budgets)
+
+
+def midnight(now: datetime) -> datetime:
+    """Return when the day began, in UTC: daily budgets are counted from then."""
+    return datetime.combine(now.astimezone(UTC).date(), time(), UTC)
+
+
+def next_midnight(now: datetime) -> datetime:
+    """Return when daily budgets are full again."""
+    return midnight(now) + timedelta(days=1)
+
+
+def _daily_budget(desired: Desired, purse: BudgetScope) -> Budget | None:
+    kind, name = purse
+    repo, adapter, host = desired.repos.get(name), desired.adapters.get(name), desired.hosts.get(name)
+    budgets = {
+        "fleet": desired.fleet.daily_budget,
+        "repo": repo.daily_budget if repo else None,
+        "adapter": adapter.daily_budget if adapter else None,
+        "host": host.daily_budget if host else None,
+    }
+    return budgets[kind]
+
+
+def _reached(budget: Budget | None, usage: Usage) -> tuple[str, str] | None:
+    """Return what was spent and the first limit that is reached, in words."""
+    if budget is None:
+        return None
+    if budget.cost_usd is not None and usage.cost_usd >= budget.cost_usd:
+        return f"{usage.cost_usd:g}", f"{budget.cost_usd:g} US dollars"
+    tokens = usage.input_tokens + usage.output_tokens
+    if budget.tokens is not None and tokens >= budget.tokens:
+        return f"{tokens}", f"{budget.tokens} tokens"
+    return None

@@ -1,0 +1,183 @@
+"""
+Where a task runs: feasible, then ranked, then chosen, and why not the others.
+
+The score is counted in free slots, so that a person can check it by hand.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from reconciler.core.faults import fault_words
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.specs import Desired, Host, Task
+from reconciler.core.model.status import Observed, Status
+from reconciler.core.planning.limits import spent_today
+
+RESUMES = 100.0
+"""For the host that holds the agent's session: going on there saves the story being told anew."""
+
+FAILED_HERE = -100.0
+"""For the host of the failed attempt: another may do better."""
+
+UNASKED = "has not answered a probe yet"
+"""Why a host cannot be had before anything is known of it."""
+
+PREFERRED = 10.0
+"""For each wish in `prefer` that the host meets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A host that could take the task now."""
+
+    host: str
+    score: float
+    why: str
+    """What the score is made of, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Which host, and why not the others."""
+
+    chosen: str | None = None
+    ranked: tuple[Candidate, ...] = ()
+    """The hosts that could take it, the best first."""
+    rejected: Mapping[str, str] = field(default_factory=dict)
+    """Why not, by host."""
+    full: tuple[str, ...] = ()
+    """Those of the rejected that only lack free slots."""
+    spent: tuple[str, ...] = ()
+    """Those of the rejected that only lack money today."""
+
+
+def slots_in_use(statuses: Mapping[str, Status], observed: Observed) -> Counter[str]:
+    """Return how many slots of each host the live runs take; a local host is another on each machine."""
+    used = Counter[str]()
+    for status in statuses.values():
+        if status.phase.is_live and status.assigned_host and observed.can_reach(status):
+            used[status.assigned_host] += status.slots
+    return used
+
+
+def place(
+    task: Task,
+    status: Status | None,
+    desired: Desired,
+    observed: Observed,
+    used: Mapping[str, int],
+    *,
+    kept: Mapping[str, str] = MappingProxyType({}),
+) -> Placement:
+    """
+    Return where the task should run.
+
+    `used` slots of each host are taken; the free ones of hosts in `kept` are
+    for the task that is named there.
+    """
+    rejected, full, spent, ranked = dict[str, str](), list[str](), list[str](), list[Candidate]()
+    for host in desired.hosts.values():
+        free = host.slots - used.get(host.name, 0)
+        if why := _why_not_or_fault(task, host, desired, observed):
+            rejected[host.name] = why
+        elif spent_today(desired, observed.spent, ("host", host.name)):
+            rejected[host.name] = "has spent its daily budget"
+            spent.append(host.name)
+        elif why := _why_not_now(task, host, free, kept):
+            rejected[host.name] = why
+            full.append(host.name)
+        else:
+            ranked.append(_candidate(task, status, host, free, observed.load.get(host.name)))
+    ranked.sort(key=lambda candidate: (-candidate.score, candidate.host))
+    chosen = ranked[0].host if ranked else None
+    return Placement(chosen, tuple(ranked), rejected, tuple(sorted(full)), tuple(sorted(spent)))
+
+
+def _why_not_or_fault(task: Task, host: Host, desired: Desired, observed: Observed) -> str:
+    """Return the same, and for a host that cannot be thought about what happened: others are there."""
+    try:
+        return _why_not(task, host, desired, observed)
+    except Exception as error:  # noqa: BLE001 - whatever it is, other hosts are there
+        return fault_words(error, "asking for it")
+
+
+def _why_not(task: Task, host: Host, desired: Desired, observed: Observed) -> str:
+    """Return every reason, busy slots and money apart, why the host cannot take the task; empty if it can."""
+    probe = observed.hosts.get(host.name)
+    lacking = [label for label in task.requires if label not in host.labels and label != host.name]
+    offers = host.adapters is None or task.adapter in host.adapters
+    reasons = {
+        f"lacks {', '.join(lacking)}": lacking,
+        f"does not offer {task.adapter}": not offers,
+        f"may not work on {task.repo}": task.repo and host.repos is not None and task.repo not in host.repos,
+        "is suspended": host.desired == "suspended",
+        "is cordoned": host.cordon,
+        "is draining": host.drain,
+        "has no slots": host.slots == 0,
+        f"has {host.slots} of the {task.slots} slots it takes": 0 < host.slots < task.slots,
+        UNASKED: probe is None and not host.is_local,
+        "is not reachable": probe is not None and not probe.reachable,
+        _fault(host, observed): True,
+        _cli_trouble(task, host, desired, observed): offers,
+    }
+    return ", ".join(words for words, applies in reasons.items() if applies and words)
+
+
+def _fault(host: Host, observed: Observed) -> str:
+    """Return why no run can start on a host that answers; empty if one can, or is to find out."""
+    probe = observed.hosts.get(host.name)
+    if probe is None or not probe.reachable or not probe.fault or host.name in observed.on_trial:
+        return ""
+    return f"cannot start runs: {probe.fault}"
+
+
+def _cli_trouble(task: Task, host: Host, desired: Desired, observed: Observed) -> str:
+    """Return what the last probe has against the agent's CLI on the host; empty for nothing."""
+    adapter, probe = desired.adapters.get(task.adapter), observed.hosts.get(host.name)
+    if probe is None or not probe.reachable or adapter is None or adapter.version is None:
+        return ""
+    cli = probe.adapters.get(task.adapter)
+    if cli is None:
+        return "" if host.is_local else f"has not been asked for {task.adapter} yet"
+    return "" if cli.ok else f"has no {task.adapter} that will do: {cli.message}"
+
+
+def _why_not_now(task: Task, host: Host, free: int, kept: Mapping[str, str]) -> str:
+    """Return why the slots of the host are not to be had; empty if they are."""
+    if free < task.slots:
+        return f"has {free} of the {task.slots} slots it takes free" if free > 0 else "has no free slot"
+    return f"is kept free for {kept[host.name]}" if host.name in kept else ""
+
+
+def _candidate(task: Task, status: Status | None, host: Host, free: int, load: float | None) -> Candidate:
+    wishes = [wish for wish in task.prefer if wish in host.labels or wish == host.name]
+    terms = {
+        f"{free} free, weight {host.weight:g}": free * host.weight,
+        f"load {load or 0:.2f}": -(load or 0.0),
+        f"preferred: {', '.join(wishes)}": PREFERRED * len(wishes),
+        "holds the session": RESUMES if _resumes(task, status, host) else 0.0,
+        "the last attempt failed here": FAILED_HERE if _failed(status, host) else 0.0,
+    }
+    why = ", ".join(words for words, value in terms.items() if value)
+    return Candidate(host.name, round(sum(terms.values()), 3), why)
+
+
+def _resumes(task: Task, status: Status | None, host: Host) -> bool:
+    return (
+        status is not None
+        and status.session_id is not None
+        and (status.assigned_host, status.adapter) == (host.name, task.adapter)
+    )
+
+
+def _failed(status: Status | None, host: Host) -> bool:
+    """Return whether an attempt that is not gone on with failed on this host."""
+    return (
+        status is not None
+        and status.assigned_host == host.name
+        and status.session_id is None
+        and status.failure is not None
+        and status.failure.kind is not FailureClass.QUOTA
+    )

@@ -1,0 +1,683 @@
+"""
+What should be done now, and what everything else waits for.
+
+`plan` compares what the specs ask for with what is observed and returns
+actions, each with its reason in words. What goes on record (`Plan.events`) is
+complete in one pass: folded into what is observed, it leaves nothing more to
+record. So a plan is also its own preview: nothing is done by making one.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from reconciler.core.attribution import attribute
+from reconciler.core.events import (
+    Assigned,
+    Cancelled,
+    Created,
+    Escalated,
+    Event,
+    Removed,
+    Renamed,
+    Renewed,
+    Restored,
+    Scheduled,
+    SpecChanged,
+    SpecRemoved,
+    WaitingChanged,
+)
+from reconciler.core.faults import OUTCOME, culprits, fault_words
+from reconciler.core.fields import format_time
+from reconciler.core.lifecycle import Transition, fold, transition
+from reconciler.core.model.runs import run_key
+from reconciler.core.model.specs import Desired, DesiredState, Task
+from reconciler.core.model.status import LeaseRequest, Observed, Phase, Reason, Status, Waiting
+from reconciler.core.planning.context import PlanContext, Wait, waiting
+from reconciler.core.planning.limits import budget_scopes, overspent, spent_today
+from reconciler.core.planning.liveness import host_loss, host_silence, silence_deadlines, worker_loss
+from reconciler.core.planning.placement import Placement
+from reconciler.core.planning.schedule import JUMP, format_in, is_due_time, next_due
+from reconciler.core.planning.scheduler import Schedule, due, schedule
+from reconciler.core.runs.leases import CHECKING, is_to_check
+from reconciler.core.runs.start_point import origin
+
+FEW = 2
+"""So many tasks are removed as asked, even if they are all there are."""
+
+# --- What comes out --------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEvent:
+    """Put an event on record; nothing is set in motion by it."""
+
+    event: Event
+
+    @property
+    def task(self) -> str:
+        """The task it is about."""
+        return self.event.task
+
+    @property
+    def reason(self) -> str:
+        """Why, in words."""
+        return self.event.reason
+
+
+@dataclass(frozen=True, slots=True)
+class StartRun:
+    """Put a new run on record; once it is there, the next plan says `Follow`."""
+
+    event: Assigned
+    placement: Placement
+
+    @property
+    def task(self) -> str:
+        """The task it is about."""
+        return self.event.task
+
+    @property
+    def reason(self) -> str:
+        """Why there, in words."""
+        return self.event.reason
+
+
+@dataclass(frozen=True, slots=True)
+class FollowRun:
+    """Carry out a round that is on record, or take it up where it stands."""
+
+    task: str
+    run: str
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopRun:
+    """End a live run that no spec asks for; said again until its end is on record."""
+
+    task: str
+    run: str
+    round: int
+    reason: str
+
+
+Action = RecordEvent | StartRun | FollowRun | StopRun
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do, in order, and what everything else waits for."""
+
+    actions: tuple[Action, ...] = ()
+    waiting: Mapping[str, Waiting] = field(default_factory=dict)
+    """What each task waits for, by name."""
+    placements: Mapping[str, Placement] = field(default_factory=dict)
+    """Of the tasks that only a place was missing for, by name."""
+    due: datetime | None = None
+    """When something may change by itself."""
+    faults: Mapping[str, Exception] = field(default_factory=dict)
+    """What was raised in thinking about a task, by name: a mistake of ours that keeps no other task back."""
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """Return what goes on record before anything is set in motion."""
+        return tuple(action.event for action in self.actions if isinstance(action, RecordEvent | StartRun))
+
+
+# --- The plan --------------------------------------------------------------
+
+
+def plan(desired: Desired, observed: Observed, now: datetime, among: Collection[str] | None = None) -> Plan:
+    """
+    Return what should be done now.
+
+    `among` are the names to look at: all that need attention, or more; every
+    name if None. Before the specs were read for the first time nothing is done.
+    A task about which thinking fails is left as it is, and says so; the others
+    are planned without it.
+    """
+    if not desired.revision:
+        return Plan()
+    names = _every_name(desired, observed) if among is None else {*among, *desired.broken, *observed.damaged}
+    try:
+        return _plan(desired, observed, now, names)
+    except Exception:  # noqa: BLE001 - whatever it is, it is told of the tasks it is about
+        found = culprits(lambda some: _plan(desired, observed, now, {*some}), sorted(names))
+    words = {name: fault_words(error) for name, error in found.items()}
+    rest = replace(observed, faults={**observed.faults, **words})
+    return replace(_plan(desired, rest, now, names), faults=found)
+
+
+def _plan(desired: Desired, observed: Observed, now: datetime, every: AbstractSet[str]) -> Plan:
+    """Return the plan for these names. Raises whatever thinking about one of them raises."""
+    set_aside = {name: str(problem) for name, problem in observed.damaged.items()} | {**observed.faults}
+    faults = {name: words for name, words in set_aside.items() if name in every}
+    names = every - faults.keys()
+    statuses: Mapping[str, Status] = {n: observed.statuses[n] for n in every if n in observed.statuses}
+    renames = tuple(attribute(desired, event) for event in _renames(desired, observed, statuses, names, now))
+    statuses, _ = fold(statuses, renames)
+    scene = PlanContext(desired, observed, now, names, statuses, _held(desired, statuses), faults)
+    changes = tuple(attribute(desired, event) for event in _spec_changes(scene))
+    statuses, steps = fold(statuses, changes)
+    scene = replace(scene, statuses=statuses)
+    queue = schedule(scene)
+    waits = {**_standing(scene), **queue.waits}
+    waitings = {name: waiting(scene, name, wait) for name, wait in waits.items()}
+    told = {*queue.starts, *(event.task for event in changes if isinstance(event, Created | Scheduled))}
+    return Plan(
+        actions=(
+            *(RecordEvent(_with_waiting(event, waitings)) for event in (*renames, *changes)),
+            *(RecordEvent(attribute(desired, event)) for event in _waiting_changes(scene, waitings, told)),
+            *_givings_up(steps),
+            *_stops(scene),
+            *_follows(scene),
+            *(_start(scene, name, queue) for name in queue.starts),
+        ),
+        waiting=waitings,
+        placements=queue.placements,
+        due=min(_times(scene, waits), default=None),
+    )
+
+
+def attention(desired: Desired, observed: Observed) -> frozenset[str]:
+    """Return the names that `plan` has to look at; it finds nothing to do for the others."""
+    return frozenset(
+        name
+        for name in _every_name(desired, observed)
+        if name in desired.broken or needs_attention(desired.tasks.get(name), observed.statuses.get(name))
+    )
+
+
+def needs_attention(spec: Task | None, status: Status | None) -> bool:
+    """Return whether a plan may find something to do for a task: all but what is settled and at rest."""
+    if spec is None or status is None:
+        return not (spec is None and status is None)
+    if status.phase.is_settled and not status.removed and status.waiting is None:
+        is_asked = _is_asked_again(spec, status) or _is_cancelled_anew(spec, status)
+        return is_asked or _keeps_schedule(spec, status)
+    return True
+
+
+def prune_digest(names: Iterable[str]) -> str:
+    """Return the 8 hex digits by which a person allows the removal of exactly these tasks."""
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:8]
+
+
+def _every_name(desired: Desired, observed: Observed) -> AbstractSet[str]:
+    return {*desired.tasks, *desired.broken, *observed.statuses, *observed.damaged}
+
+
+def _with_waiting(event: Event, waiting: Mapping[str, Waiting]) -> Event:
+    """Let a task that is new, or waits anew, say at once what for."""
+    if isinstance(event, Created | Scheduled):
+        return replace(event, waiting=waiting.get(event.task))
+    return event
+
+
+# --- Removed and renamed specs ---------------------------------------------
+
+
+def _renames(
+    desired: Desired,
+    observed: Observed,
+    statuses: Mapping[str, Status],
+    names: AbstractSet[str],
+    now: datetime,
+) -> Iterator[Renamed]:
+    """
+    Yield a rename for each status whose spec is gone and whose like has come.
+
+    First the same file elsewhere, then one that asks for the same. Whatever
+    fits more than one is no rename: guessing would mix up two tasks.
+    """
+    gone = {n for n in names & statuses.keys() if not statuses[n].removed and not _has_spec(desired, n)}
+    new = {n for n in names if n in desired.tasks and n not in statuses}
+    for identity in ("generation", "work"):
+        before = _unambiguous({n: getattr(statuses[n], identity) for n in gone})
+        after = _unambiguous({n: getattr(desired.tasks[n], identity) for n in new})
+        for shared in sorted(before.keys() & after.keys()):
+            old, name = before[shared], after[shared]
+            gone.remove(old)
+            new.remove(name)
+            past = observed.past.get(name, 0)
+            yield Renamed(task=name, old=old, at=now, attempt=past, reason=f"the spec moved from {old}")
+
+
+def _has_spec(desired: Desired, name: str) -> bool:
+    """Return whether the file is there, be it broken."""
+    return name in desired.tasks or name in desired.broken
+
+
+def _unambiguous(identities: Mapping[str, str]) -> Mapping[str, str]:
+    """Return name by identity, for the identities that only one has."""
+    counts = Counter(identities.values())
+    return {identity: name for name, identity in identities.items() if counts[identity] == 1}
+
+
+def _held(desired: Desired, statuses: Mapping[str, Status]) -> frozenset[str]:
+    """
+    Return the tasks whose spec is gone but that a person must allow to remove.
+
+    Once held is held, until the spec is back or the removal allowed: neither
+    new tasks nor held ones that settle make it look small, and the digest does
+    not change under the eyes of the person who decides. Where specs are left
+    without any task, the settled ones count too. One or two go as asked.
+    """
+    present = {n: status for n, status in statuses.items() if not status.removed}
+    live = {n for n, status in present.items() if not status.phase.is_settled}
+    waits = {n for n, status in present.items() if _awaits_approval(status)}
+    # No task at all is the wrong branch more often than the wish to forget what was done.
+    is_empty = not desired.tasks and not desired.broken
+    gone = frozenset(n for n in (present if is_empty else live | waits) if not _has_spec(desired, n))
+    is_all = len(gone) > FEW and (is_empty or live <= gone)
+    is_much = is_all or len(gone) > max(5, len(live | gone) / 5)
+    held = gone if is_much else gone & waits
+    return held if desired.fleet.prune_approved != prune_digest(held) else frozenset()
+
+
+def _awaits_approval(status: Status) -> bool:
+    return status.waiting is not None and status.waiting.reason is Reason.APPROVAL
+
+
+# --- What the specs change on record ---------------------------------------
+
+
+def _spec_changes(scene: PlanContext) -> Iterator[Event]:
+    """Yield, task by task, every event by which the record catches up with the specs; removals first."""
+    desired = scene.desired
+    for name in sorted(scene.names - scene.held, key=lambda name: (name in desired.tasks, name)):
+        status, spec = scene.statuses.get(name), desired.tasks.get(name)
+        if name in desired.broken and (status is not None or spec is None):
+            # Its last good version stays in force as far as it got.
+            if status is not None and (lost := worker_loss(scene, name, spec, status)):
+                yield lost
+            continue
+        while (event := _spec_change(scene, name, status)) is not None:
+            yield event
+            status = transition(status, event)
+
+
+def _spec_change(scene: PlanContext, name: str, status: Status | None) -> Event | None:
+    """Return the next thing to record so that the status answers the spec; None if it does."""
+    spec, now = scene.desired.tasks.get(name), scene.now
+    if spec is None:
+        return None if status is None else _removal(scene, name, status)
+    if status is None:
+        past = scene.observed.past.get(name, 0)
+        return Created(task=name, at=now, spec=spec, attempt=past, reason="a new spec")
+    if status.removed:
+        return Restored(task=name, at=now, reason="the spec came back")
+    return host_loss(scene, spec, status) or _answer(name, spec, status, now) or _next_time(spec, status, now)
+
+
+def _answer(name: str, spec: Task, status: Status, now: datetime) -> Event | None:
+    if _is_asked_again(spec, status):
+        return Renewed(task=name, at=now, spec=spec, reason="asked for again by a new spec")
+    if _is_behind(spec, status):
+        return SpecChanged(task=name, at=now, spec=spec, reason=f"the spec is {spec.generation[:8]} now")
+    if spec.desired is DesiredState.CANCELLED and status.phase in {Phase.CREATED, Phase.REVIEW_PENDING}:
+        return Cancelled(task=name, at=now, reason="cancelled in the spec", spec=spec)
+    if status.phase is Phase.CREATED and (spent := overspent(spec.budget, status.usage)):
+        return Escalated(task=name, at=now, reason=f"{spent}; raise the budget, then retry")
+    return None
+
+
+def _removal(scene: PlanContext, name: str, status: Status) -> Event | None:
+    now = scene.now
+    if not status.removed:
+        return SpecRemoved(task=name, at=now, reason="the spec was removed")
+    if status.on_delete == "orphan" and status.phase.is_live:
+        return Removed(task=name, at=now, reason="removed; its run is let go of (on_delete: orphan)")
+    if not status.phase.is_live:
+        return Removed(task=name, at=now, reason="removed; nothing of it runs")
+    return worker_loss(scene, name, None, status)
+
+
+def _is_behind(spec: Task, status: Status) -> bool:
+    """Return whether the spec has news for the status, in the phase it is in."""
+    if status.phase is Phase.CREATED:
+        return (status.generation, status.work) != (spec.generation, spec.work)
+    if status.phase.is_settled:
+        return _is_cancelled_anew(spec, status)
+    return status.on_delete != spec.on_delete
+
+
+def _is_asked_again(spec: Task, status: Status) -> bool:
+    """
+    Return whether a settled task should run once more.
+
+    Any edit renews a task that failed or was cancelled: a person has acted.
+    What was completed or escalated runs again only for new work.
+    """
+    if spec.desired is not DesiredState.ACTIVE or not status.phase.is_settled:
+        return False
+    if status.phase in {Phase.FAILED, Phase.CANCELLED}:
+        return status.generation != spec.generation
+    return status.work != spec.work
+
+
+def _is_cancelled_anew(spec: Task, status: Status) -> bool:
+    """
+    Return whether a cancelled task should answer a newer spec that cancels it.
+
+    Otherwise reverting that spec would bring back the generation on record, and
+    the task would not run again.
+    """
+    return (
+        status.phase is Phase.CANCELLED
+        and spec.desired is DesiredState.CANCELLED
+        and status.generation != spec.generation
+    )
+
+
+# --- Schedules -------------------------------------------------------------
+
+
+def _next_time(spec: Task, status: Status, now: datetime) -> Event | None:
+    """
+    Return what the schedule asks for: the next due time, or another life once it has come.
+
+    A due time that was missed is caught up once, however many there were. Those
+    that came while the task was at work are skipped.
+    """
+    due_at = status.due_at
+    if spec.schedule is None or not _keeps_schedule(spec, status):
+        return None
+    if _is_served(status):
+        return _scheduled(spec, spec.schedule, status, now)
+    if due_at is None or (due_at > now and not is_due_time(spec.schedule, spec.timezone, due_at)):
+        return _scheduled(spec, spec.schedule, status, now)
+    if due_at > now and _skips_days(spec, spec.schedule, status, now):
+        return _scheduled(spec, spec.schedule, status, now)
+    if due_at > now or status.phase is Phase.CREATED:
+        return None
+    reason = f"due {format_in(due_at, spec.timezone)}"
+    return Renewed(task=spec.name, at=now, spec=spec, cause="clock", reason=reason)
+
+
+def _keeps_schedule(spec: Task, status: Status) -> bool:
+    """Return whether the task comes again by itself; what only a person can mend does not."""
+    if spec.schedule is None or spec.desired is not DesiredState.ACTIVE:
+        return False
+    return status.phase in {Phase.CREATED, Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED}
+
+
+def _is_served(status: Status) -> bool:
+    """
+    Return whether the due time on record is behind the task: it has settled and waits for none yet.
+
+    Comparing times would not tell: somebody may set the clock back.
+    """
+    is_waiting = status.waiting is not None and status.waiting.reason is Reason.SCHEDULE
+    return status.phase.is_settled and not is_waiting
+
+
+def _scheduled(spec: Task, schedule: str, status: Status, now: datetime) -> Event | None:
+    """Return the next due time; never one that was served, though the clock may be behind it again."""
+    served = status.due_at if _is_served(status) else None
+    upcoming = next_due(schedule, spec.timezone, now)
+    if upcoming is not None and upcoming == served:
+        upcoming = next_due(schedule, spec.timezone, upcoming)
+    if upcoming is None or upcoming == status.due_at:
+        return None
+    following = next_due(schedule, spec.timezone, served) if served else None
+    is_skipped = following is not None and following <= status.since
+    words = f"due {format_in(upcoming, spec.timezone)}"
+    wait = Waiting(reason=Reason.SCHEDULE, message=words, since=now) if status.phase.is_settled else None
+    reason = words + ("; what came due while it was at work is skipped" if is_skipped else "")
+    return Scheduled(task=spec.name, at=now, due_at=upcoming, waiting=wait, cause="clock", reason=reason)
+
+
+def _skips_days(spec: Task, schedule: str, status: Status, now: datetime) -> bool:
+    """
+    Return whether due times are passed over because the one on record is of a clock that was ahead.
+
+    One before it may have been served by that clock; of more, some were not.
+    """
+    if status.due_at is None or status.since - now <= JUMP:
+        return False
+    first = next_due(schedule, spec.timezone, now)
+    second = next_due(schedule, spec.timezone, first) if first else None
+    return second is not None and second < status.due_at
+
+
+# --- Live runs -------------------------------------------------------------
+
+
+def _givings_up(steps: Iterable[Transition]) -> Iterator[StopRun]:
+    """Yield a stop for every run that its task goes on without: it may be alive on a host that is silent."""
+    for step in steps:
+        if step.before and step.after and step.before.phase.is_live and not step.after.phase.is_live:
+            yield StopRun(step.task, *_round(step.before), step.event.reason)
+
+
+def _stops(scene: PlanContext) -> Iterator[StopRun]:
+    """Yield a stop for every live run that no spec asks for."""
+    for name, status in _within_reach(scene):
+        if why := _why_stop(scene, name, status):
+            yield StopRun(name, *_round(status), why)
+
+
+def _follows(scene: PlanContext) -> Iterator[FollowRun]:
+    """Yield a follow for every live round that nobody follows, but for those to be stopped."""
+    for name, status in _within_reach(scene):
+        if _round(status) not in scene.observed.followed and not _why_stop(scene, name, status):
+            yield FollowRun(name, *_round(status), f"round {status.round} of {status.run} is on record")
+
+
+def _why_stop(scene: PlanContext, name: str, status: Status) -> str | None:
+    spec = scene.spec(name)
+    if why := _why_leave(scene, status) or why_end(spec, status):
+        return why
+    return _why_save(scene, spec, status) if spec and spec.over_budget == "stop" else None
+
+
+def why_end(spec: Task | None, status: Status) -> str | None:
+    """Return why the spec of a live run does not ask for it any more; None if it does, or is broken."""
+    if status.removed:
+        return "the spec was removed" if status.on_delete == "cancel" else None
+    if spec is None:
+        return None
+    if spec.desired is not DesiredState.ACTIVE:
+        return f"{spec.desired} in the spec"
+    if spec.on_change == "restart" and spec.generation != status.generation:
+        return "the spec changed (on_change: restart)"
+    return None
+
+
+def _why_leave(scene: PlanContext, status: Status) -> str | None:
+    """Return why a run must leave its host, whatever the specs of tasks say."""
+    host = scene.desired.hosts[status.assigned_host or ""]
+    if not host.drain or host.drain_until is None or host.drain_until > scene.now:
+        return None
+    return f"host {host.name} is drained (drain_until: {format_time(host.drain_until)})"
+
+
+def _why_save(scene: PlanContext, spec: Task, status: Status) -> str | None:
+    """Return which budget is spent, the task's own or one of the day."""
+    paying = budget_scopes(status.adapter, status.repo, status.assigned_host)
+    spent = overspent(spec.budget, status.usage) or spent_today(scene.desired, scene.observed.spent, *paying)
+    return f"{spent} (over_budget: stop)" if spent else None
+
+
+def _within_reach(scene: PlanContext) -> Iterator[tuple[str, Status]]:
+    """Yield the live tasks whose run somebody can be sent to."""
+    for name in sorted(scene.names & scene.statuses.keys()):
+        status = scene.statuses[name]
+        is_here = status.assigned_host in scene.desired.hosts and scene.observed.can_reach(status)
+        if status.phase.is_live and is_here:
+            yield name, status
+
+
+def _round(status: Status) -> tuple[str, int]:
+    return status.run or "", status.round  # a live task has a run
+
+
+# --- What tasks wait for ---------------------------------------------------
+
+
+def _standing(scene: PlanContext) -> Mapping[str, Wait]:
+    """Return what those tasks wait for that no slot would help."""
+    names = sorted({*scene.names, *scene.faults})
+    return {name: wait for name in names if (wait := _standing_wait(scene, name))}
+
+
+def _standing_wait(scene: PlanContext, name: str) -> Wait | None:
+    status = scene.statuses.get(name)
+    if name in scene.held:
+        digest = prune_digest(scene.held)
+        return Wait(
+            Reason.APPROVAL,
+            f"the spec was removed{_with_others(len(scene.held) - 1)}; put it back, "
+            f"or allow the removal with `reconciler approve-prune` ({digest})",
+        )
+    if wait := _mistake_wait(scene, name, status):
+        return wait
+    if status is None:
+        return None
+    if status.phase.is_live or status.phase is Phase.REVIEW_PENDING:
+        return _live_wait(scene, status)
+    spec = scene.spec(name)
+    has_time = status.due_at is not None and status.due_at > scene.now
+    if status.phase.is_settled and has_time and spec and _keeps_schedule(spec, status) and not status.removed:
+        return due(spec, status, scene.now)
+    return None
+
+
+def _with_others(count: int) -> str:
+    return f" together with {count} other{'s' * (count > 1)}" if count else ""
+
+
+def _mistake_wait(scene: PlanContext, name: str, status: Status | None) -> Wait | None:
+    """Return the mistake that a task waits to see mended: one of ours, or one in its file."""
+    if name in scene.faults and not (status and _is_paused(status)):
+        return Wait(Reason.FAULT, scene.faults[name])
+    if name in scene.desired.broken and (status is None or status.phase is Phase.CREATED):
+        return Wait(Reason.SPEC_ERROR, str(scene.desired.broken[name][0]))
+    return None
+
+
+def _live_wait(scene: PlanContext, status: Status) -> Wait | None:
+    """
+    Return why nothing is heard of a live run (leases end by themselves), or why work in review rests.
+
+    What is only tried again is said where nothing else is.
+    """
+    if status.waiting and _is_still_faulty(status):
+        return Wait(Reason.FAULT, status.waiting.message)
+    if status.phase is Phase.REVIEW_PENDING and status.waiting and _is_paused(status):
+        return Wait(Reason.PERSON, status.waiting.message)
+    trouble = scene.observed.troubles.get(status.run or "")
+    if status.phase.is_live and status.assigned_agent is not None:
+        return Wait(Reason.CHECK, trouble or CHECKING) if is_to_check(status) else None
+    if status.phase.is_live and (words := _host_silence(scene, status)):
+        return Wait(Reason.HOST, words)
+    return Wait(Reason.RETRYING, trouble) if trouble else None
+
+
+def _host_silence(scene: PlanContext, status: Status) -> str | None:
+    if status.assigned_host not in scene.desired.hosts:
+        return f"host {status.assigned_host} of the live run is gone from specs/hosts"
+    return host_silence(scene, status) or _no_answer(scene, status)
+
+
+def _no_answer(scene: PlanContext, status: Status) -> str | None:
+    """Return why a run is not started that is on record; the words stay the same while its host is away."""
+    host = status.assigned_host or ""
+    probe = scene.observed.hosts.get(host)
+    is_away = host in scene.observed.asked and probe is not None and not probe.reachable
+    if status.phase is not Phase.ASSIGNED or not is_away or probe is None:
+        return None
+    return f"host {host} does not answer: {probe.message}"
+
+
+def _is_paused(status: Status) -> bool:
+    """Return whether somebody else works on the branch; that stays on record, whatever else is to be said."""
+    return status.waiting is not None and status.waiting.reason is Reason.PERSON
+
+
+def _is_still_faulty(status: Status) -> bool:
+    """
+    Return whether nothing has come since something came that could not be thought about.
+
+    A restart takes that up again, and must not say meanwhile that all is well.
+    """
+    waiting = status.waiting
+    if waiting is None or waiting.reason is not Reason.FAULT or not waiting.message.startswith(OUTCOME):
+        return False
+    return waiting.since >= (status.last_activity_at or status.since)
+
+
+def _waiting_changes(
+    scene: PlanContext, waiting: Mapping[str, Waiting], told: Collection[str]
+) -> Iterator[WaitingChanged]:
+    """Yield a change for every task that waits for another thing than its record says."""
+    for name in sorted(scene.statuses.keys() - set(told)):
+        before, after = scene.statuses[name].waiting, waiting.get(name)
+        if before != after:
+            reason = after.message if after else "waits for nothing any more"
+            yield WaitingChanged(task=name, at=scene.now, waiting=after, reason=reason)
+
+
+# --- New runs --------------------------------------------------------------
+
+
+def _start(scene: PlanContext, name: str, queue: Schedule) -> StartRun:
+    bid = queue.handouts.get(name)
+    return _handout(scene, name, bid) if bid else _start_on_host(scene, name, queue.starts[name])
+
+
+def _handout(scene: PlanContext, name: str, bid: LeaseRequest) -> StartRun:
+    spec, attempt = scene.desired.tasks[name], scene.statuses[name].attempt + 1
+    event = Assigned(
+        task=name,
+        at=scene.now,
+        cause="agent",
+        actor=bid.agent,
+        reason=f"attempt {attempt} is pulled by agent {bid.agent}",
+        run=run_key(name, spec.generation, attempt),
+        host="",
+        spec=spec,
+        agent=bid.agent,
+        request_key=bid.request_key,
+        start_from=_origin(scene, spec),
+    )
+    return StartRun(event, Placement())
+
+
+def _start_on_host(scene: PlanContext, name: str, placement: Placement) -> StartRun:
+    spec, best = scene.desired.tasks[name], placement.ranked[0]
+    attempt, start_from = scene.statuses[name].attempt + 1, _origin(scene, spec)
+    where = f"; it begins on {spec.start_from} ({start_from[:8]})" if start_from else ""
+    event = Assigned(
+        task=name,
+        at=scene.now,
+        reason=f"attempt {attempt} on {best.host}: {best.why}{where}",
+        start_from=start_from,
+        run=run_key(name, spec.generation, attempt),
+        host=best.host,
+        spec=spec,
+        machine=scene.observed.machine if scene.desired.hosts[best.host].is_local else None,
+    )
+    return StartRun(event, placement)
+
+
+def _origin(scene: PlanContext, spec: Task) -> str | None:
+    """Return the commit of another task's branch that a run begins on."""
+    statuses = scene.statuses if spec.start_from in scene.names else scene.observed.statuses
+    return origin(spec, scene.desired, statuses)
+
+
+def _times(scene: PlanContext, waits: Mapping[str, Wait]) -> Iterator[datetime]:
+    """Yield when something may change by itself."""
+    yield from (wait.until for wait in waits.values() if wait.until is not None)
+    yield from silence_deadlines(scene)
+    for _, status in _within_reach(scene):
+        until = scene.desired.hosts[status.assigned_host or ""].drain_until
+        if until is not None and until > scene.now:
+            yield until

@@ -1,0 +1,198 @@
+"""
+A plan for people: what would happen, what waits, and why; and what a pull request would change of it.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from reconciler.core.errors import Problem
+from reconciler.core.events import (
+    Cancelled,
+    Escalated,
+    Event,
+    Failed,
+    Removed,
+    Renamed,
+    Renewed,
+    Retried,
+    Scheduled,
+    SpecChanged,
+    SpecRemoved,
+    WaitingChanged,
+)
+from reconciler.core.forge.markdown import code, fenced
+from reconciler.core.model.specs import Desired
+from reconciler.core.model.status import Observed
+from reconciler.core.planning.plan import Plan, RecordEvent, StartRun, StopRun, plan
+from reconciler.core.text import one_line
+
+VERBS: Mapping[type[Event], str] = {
+    Renewed: "renew",
+    Retried: "retry",
+    Failed: "fail",
+    Escalated: "escalate",
+    SpecChanged: "update",
+    Renamed: "rename",
+    SpecRemoved: "remove",
+    Removed: "forget",
+    Cancelled: "cancel",
+}
+"""What goes on record without a run. A new task is not among them: its line says `start` or `wait`."""
+
+
+class PlanLine(NamedTuple):
+    """One line of a plan."""
+
+    verb: str
+    task: str
+    host: str
+    reason: str
+
+
+def has_changes(plan: Plan) -> bool:
+    """Return whether anything would happen; to wait for something else is no change."""
+    return any(
+        isinstance(action, StartRun | StopRun)
+        or (isinstance(action, RecordEvent) and not isinstance(action.event, WaitingChanged | Scheduled))
+        for action in plan.actions
+    )
+
+
+def plan_lines(plan: Plan) -> Sequence[PlanLine]:
+    """Return what would happen, in order, then what waits."""
+    return [*actions(plan), *_waits(plan)]
+
+
+def actions(plan: Plan) -> Iterator[PlanLine]:
+    """Yield what would happen, in order."""
+    for action in plan.actions:
+        match action:
+            case StartRun():
+                yield PlanLine("start", action.task, action.event.host, action.reason)
+            case StopRun():
+                yield PlanLine("stop", action.task, "", action.reason)
+            case RecordEvent() if type(action.event) in VERBS:
+                yield PlanLine(VERBS[type(action.event)], action.task, "", action.reason)
+
+
+def _waits(plan: Plan) -> Iterator[PlanLine]:
+    for name, waiting in sorted(plan.waiting.items()):
+        yield PlanLine("wait", name, "", f"{waiting.reason}: {waiting.message}")
+
+
+# --- Of a pull request -----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What specs would change of the plan, compared with those that are in force."""
+
+    new: tuple[PlanLine, ...] = ()
+    """What would happen, or wait, because of them."""
+    gone: tuple[PlanLine, ...] = ()
+    """What would happen without them."""
+    problems: tuple[Problem, ...] = ()
+    """What is wrong with them and was not before."""
+    old_problems: int = 0
+    """How many problems were there before and stay."""
+
+    @property
+    def gist(self) -> Hashable:
+        """What it comes to: the same for two that differ in reasons alone, which time changes."""
+        new, gone = ([line[:3] for line in lines] for lines in (self.new, self.gone))
+        return (*new, None, *gone, None, *self.problems, self.old_problems)
+
+
+def difference(base: Desired, head: Desired, observed: Observed, now: datetime) -> Difference:
+    """Return what specs would change, if they came into force now."""
+    before, after = _known(base, plan(base, observed, now)), _known(head, plan(head, observed, now))
+    return Difference(
+        new=tuple(line for key, line in after.items() if key not in before),
+        gone=tuple(line for key, line in before.items() if key not in after and line.verb != "wait"),
+        problems=tuple(problem for problem in head.problems if problem not in base.problems),
+        old_problems=sum(problem in base.problems for problem in head.problems),
+    )
+
+
+def _known(desired: Desired, plan: Plan) -> Mapping[Hashable, PlanLine]:
+    """Return the lines of a plan by what makes them another: reasons change with the numbers in them."""
+    return {
+        (line.verb, line.task, line.host, *_state(desired, plan, line)): line for line in plan_lines(plan)
+    }
+
+
+def _state(desired: Desired, plan: Plan, line: PlanLine) -> Iterator[Hashable]:
+    if line.verb == "wait":
+        yield plan.waiting[line.task].reason
+    elif line.task in desired.tasks:
+        yield desired.tasks[line.task].generation
+
+
+# --- What is shown there ---------------------------------------------------
+
+_MOST = 100
+"""Lines of one kind that are shown."""
+_WIDE = 200
+"""Characters of a line."""
+
+
+def summary(found: Difference) -> tuple[Literal["success", "failure"], str]:
+    """Return the state and the words of the commit status."""
+    if found.problems:
+        return "failure", f"{_count(len(found.problems), 'problem')} in the specs; {_gist(found)}"
+    return "success", _gist(found)
+
+
+def comment(found: Difference, commit: str) -> str:
+    """Return the comment on a pull request whose head is that commit, in Markdown."""
+    parts = [f"### Plan of {commit[:10]}", f"{_gist(found).capitalize()}."]
+    if found.problems:
+        parts += ["**Wrong in the specs:**", fenced(_some(str(problem) for problem in found.problems))]
+    if found.old_problems:
+        parts.append(f"{_count(found.old_problems, 'problem')} of the specs in force would stay.")
+    if found.new:
+        parts += ["**With this merged now:**", fenced(_table(found.new))]
+    if found.gone:
+        parts += ["**Not any more:**", fenced(_table(found.gone))]
+    return "\n\n".join(parts)
+
+
+def no_plan_comment(why: str, commit: str) -> str:
+    """Return the comment on a pull request that there is no plan for."""
+    return f"### Plan of {commit[:10]}\n\nThere is none: {code(why)}"
+
+
+def _gist(found: Difference) -> str:
+    """Return how many tasks something would happen to, by what."""
+    counts = Counter(line.verb for line in found.new)
+    words = [f"{verb} {count}" for verb, count in sorted(counts.items(), key=lambda each: _rank(each[0]))]
+    words += [f"not any more: {len(found.gone)}"] if found.gone else []
+    return ", ".join(words) or "no task is touched"
+
+
+def _rank(verb: str) -> tuple[int, str]:
+    order = ("start", "stop", "wait")
+    return (order.index(verb), "") if verb in order else (len(order), verb)
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _table(found: Sequence[PlanLine]) -> str:
+    widths = [max(len(line[at]) for line in found[:_MOST]) for at in range(3)]
+    return _some(
+        "  ".join(
+            (*(word.ljust(width) for word, width in zip(line, widths, strict=False)), one_line(line.reason))
+        )
+        for line in found
+    )
+
+
+def _some(lines: Iterable[str]) -> str:
+    shown = [line if len(line) <= _WIDE else f"{line[: _WIDE - 1]}…" for line in lines]
+    more = [f"… and {len(shown) - _MOST} more"] if len(shown) > _MOST else []
+    return "\n".join([*shown[:_MOST], *more])

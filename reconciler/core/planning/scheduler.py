@@ -1,0 +1,271 @@
+"""
+Who may run next and where, and what all the others wait for.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from reconciler.core.fields import format_time
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.specs import DesiredState, ExecutionMode, Task
+from reconciler.core.model.status import LeaseRequest, Phase, Reason, Status
+from reconciler.core.planning.context import PlanContext, Wait
+from reconciler.core.planning.limits import (
+    LimitGroup,
+    budget_scopes,
+    full_group,
+    groups,
+    live_groups,
+    next_midnight,
+    spent_today,
+)
+from reconciler.core.planning.placement import UNASKED, Placement, place, slots_in_use
+from reconciler.core.planning.schedule import JUMP, format_in, next_opening
+from reconciler.core.runs.leases import LeaseQueue
+from reconciler.core.runs.start_point import is_delivered
+
+MOST_HOSTS = 5
+"""How many hosts a waiting message names."""
+
+
+@dataclass(slots=True)
+class Schedule:
+    """What became of the tasks that want to run."""
+
+    starts: dict[str, Placement] = field(default_factory=dict)
+    """Those that may, with their hosts, in order."""
+    handouts: dict[str, LeaseRequest] = field(default_factory=dict)
+    """Those of `starts` that an outside agent gets."""
+    waits: dict[str, Wait] = field(default_factory=dict)
+    placements: dict[str, Placement] = field(default_factory=dict)
+    """Of all that only a place was missing for."""
+
+
+def schedule(scene: PlanContext) -> Schedule:
+    """
+    Give out the free slots: highest priority first, then oldest, then by name.
+
+    Once more after something started, so that whoever waits does so for what is
+    in the way then: the next plan will find it there.
+    """
+    queue, slots, ready = Schedule(), _SlotPool(scene), list[tuple[Task, Status]]()
+    for spec, status in _wanting(scene):
+        if wait := next(_hindrances(scene, spec, status), None):
+            queue.waits[spec.name] = wait
+        else:
+            ready.append((spec, status))
+    while slots.give_out(ready, queue):
+        ready = [(spec, status) for spec, status in ready if spec.name not in queue.starts]
+    return queue
+
+
+def _wanting(scene: PlanContext) -> Sequence[tuple[Task, Status]]:
+    """Return the tasks that want to run, in the order in which they may."""
+    wanting = [
+        (spec, status)
+        for name, status in scene.statuses.items()
+        if name in scene.names and status.phase is Phase.CREATED and (spec := scene.spec(name))
+    ]
+    return sorted(wanting, key=lambda pair: (-pair[0].priority, pair[1].created_at, pair[0].name))
+
+
+# --- Whatever hosts there are ----------------------------------------------
+
+
+def _hindrances(scene: PlanContext, spec: Task, status: Status) -> Iterator[Wait]:
+    """Yield what keeps a task from running wherever there is a place; what a person decides first."""
+    if spec.desired is DesiredState.SUSPENDED:
+        yield Wait(Reason.SUSPENDED, "suspended in the spec")
+    open_ends = [end for name in spec.depends_on if (end := _open_end(scene, name))]
+    if spec.start_from and spec.start_from not in spec.depends_on:
+        open_ends += [end for end in [_undelivered(scene, spec.start_from)] if end]
+    if open_ends:
+        yield Wait(Reason.DEPENDENCY, f"waits for {', '.join(open_ends)}")
+    yield from _times(scene, spec, status)
+    is_pulled = spec.execution_mode is ExecutionMode.HTTP_PULL
+    paying = budget_scopes(None if is_pulled else spec.adapter, spec.repo)
+    if words := spent_today(scene.desired, scene.observed.spent, *paying):
+        yield _tomorrow(scene, words)
+    # Last, and before any slot: one that does not answer must not hold what others could use.
+    if not is_pulled and spec.repo and spec.repo in scene.observed.unready:
+        yield Wait(Reason.REPO, scene.observed.unready[spec.repo] or _unasked(spec.repo, status))
+
+
+def _unasked(repo: str, status: Status) -> str:
+    """Return what is said of a repo that was not asked yet: what was, if a restart forgot its answer."""
+    if status.waiting is not None and status.waiting.reason is Reason.REPO:
+        return status.waiting.message
+    return f"waits for the first answer of repo {repo}"
+
+
+def _open_end(scene: PlanContext, name: str) -> str | None:
+    """Return the dependency in words if it is not completed; a settled one says how it ended."""
+    status = (scene.statuses if name in scene.names else scene.observed.statuses).get(name)
+    if status is None or not status.phase.is_settled:
+        return name
+    return None if status.phase is Phase.COMPLETED else f"{name} ({status.phase})"
+
+
+def _undelivered(scene: PlanContext, name: str) -> str | None:
+    """Return the task whose branch is to be begun on in words, if that is not there yet."""
+    status = (scene.statuses if name in scene.names else scene.observed.statuses).get(name)
+    return None if is_delivered(status) else _open_end(scene, name)
+
+
+def _times(scene: PlanContext, spec: Task, status: Status) -> Iterator[Wait]:
+    """Yield the times that have to come first."""
+    now = scene.now
+    if spec.not_before and spec.not_before > now:
+        words = f"not before {format_in(spec.not_before, spec.timezone)}"
+        yield Wait(Reason.NOT_BEFORE, words, spec.not_before)
+    if spec.schedule is not None and (status.due_at is None or status.due_at > now):
+        yield due(spec, status, now)
+    # What was put on record by a clock that was ahead is not waited for until that comes true.
+    if status.not_before and status.not_before > now and status.since - now <= JUMP:
+        is_quota = status.failure is not None and status.failure.kind is FailureClass.QUOTA
+        words = f"next attempt not before {format_time(status.not_before)}"
+        yield Wait(Reason.QUOTA if is_quota else Reason.BACKOFF, words, status.not_before)
+
+
+def due(spec: Task, status: Status, now: datetime) -> Wait:
+    """Return the wait for the next due time of a schedule."""
+    if status.due_at is None or status.due_at <= now:
+        return Wait(Reason.SCHEDULE, "its schedule has no more due times")
+    return Wait(Reason.SCHEDULE, f"due {format_in(status.due_at, spec.timezone)}", status.due_at)
+
+
+def _tomorrow(scene: PlanContext, words: str) -> Wait:
+    until = next_midnight(scene.now)
+    return Wait(Reason.BUDGET, f"{words}; new runs start {format_time(until)}", until)
+
+
+# --- Slots -----------------------------------------------------------------
+
+
+_Kind = tuple[str, str | None, tuple[str, ...], int]
+"""What feasible hosts depend on: adapter, repo, labels, slots."""
+
+
+class _SlotPool:
+    """The free slots of the fleet while they are given out."""
+
+    def __init__(self, scene: PlanContext) -> None:
+        self._scene = scene
+        self._observed = scene.observed
+        self._end_trials({s.assigned_host for s in scene.statuses.values() if s.phase is Phase.ASSIGNED})
+        self._used = slots_in_use(scene.statuses, scene.observed)
+        self._running = Counter(_live_groups(scene))
+        self._bidders = LeaseQueue(scene.desired, scene.observed.bids, scene.statuses)
+        self._kept: dict[str, str] = {}
+        """Hosts whose free slots are kept for a task that takes several."""
+        self._refused: dict[_Kind, Placement] = {}
+        self._keeping: set[_Kind] = set()
+
+    def give_out(self, ready: Iterable[tuple[Task, Status]], queue: Schedule) -> bool:
+        """Give slots to those that can have them, in order; return whether any could."""
+        before = len(queue.starts)
+        self._kept, self._refused, self._keeping = {}, {}, set()
+        for spec, status in ready:
+            if wait := self._take(spec, status, queue):
+                queue.waits[spec.name] = wait
+        return len(queue.starts) > before
+
+    def _take(self, spec: Task, status: Status, queue: Schedule) -> Wait | None:
+        """Give the task its slots; or return what it waits for."""
+        queue.waits.pop(spec.name, None)
+        queue.placements.pop(spec.name, None)
+        if words := full_group(self._scene.desired, spec, self._running):
+            return Wait(Reason.SLOT, words)
+        opening = next_opening(spec.window, spec.timezone, self._scene.now) if spec.window else None
+        if spec.execution_mode is ExecutionMode.HTTP_PULL:
+            return self._hand_out(spec, queue, opening)
+        placement = self._place(spec, status, is_ready=opening is None)
+        # Asked of those that have a place: what has none says so by day and by night.
+        if placement.chosen and opening:
+            return Wait(Reason.WINDOW, f"its window opens {format_in(opening, spec.timezone)}", opening)
+        queue.placements[spec.name] = placement
+        if placement.chosen is None:
+            return self._no_place(spec, placement)
+        self._end_trials({placement.chosen})
+        self._used[placement.chosen] += spec.slots
+        self._running.update(groups(spec))
+        queue.starts[spec.name] = placement
+        return None
+
+    def _end_trials(self, hosts: AbstractSet[str | None]) -> None:
+        """Give no more to hosts that are tried with one run: others wait as if they were broken still."""
+        if not self._observed.on_trial.isdisjoint(hosts):
+            self._observed = replace(self._observed, on_trial=self._observed.on_trial - hosts)
+
+    def _hand_out(self, spec: Task, queue: Schedule, opening: datetime | None) -> Wait | None:
+        """Give the task to an agent that waits for one; or return what it waits for."""
+        if spec.validate_on and spec.validate_on not in self._scene.desired.hosts:
+            return Wait(Reason.HOST, f"`validate_on`: there is no host {spec.validate_on}")
+        bid = None if opening else self._bidders.take(spec)
+        if bid is None:
+            # The same words by day and by night: agents that never come must not make commits.
+            return Wait(Reason.AGENT, self._bidders.why_none(spec), opening)
+        self._running.update(groups(spec))
+        queue.starts[spec.name] = Placement()
+        queue.handouts[spec.name] = bid
+        return None
+
+    def _place(self, spec: Task, status: Status, *, is_ready: bool) -> Placement:
+        """Place the task; once its kind was refused, nothing behind it in the queue has a chance."""
+        kind = spec.adapter, spec.repo, spec.requires, spec.slots
+        placement = self._refused.get(kind)
+        if placement is None:
+            desired = self._scene.desired
+            placement = place(spec, status, desired, self._observed, self._used, kept=self._kept)
+        if placement.chosen is None:
+            self._refused[kind] = placement
+            if is_ready and spec.slots > 1 and kind not in self._keeping:
+                self._keeping.add(kind)
+                self._keep(spec, placement)
+        return placement
+
+    def _keep(self, spec: Task, placement: Placement) -> None:
+        """
+        Keep the slots that are free on the best host for a task that takes several.
+
+        Otherwise smaller ones behind it took each slot as it comes free, and it
+        would never start. The best host is the one that lacks the fewest. One
+        is kept for each kind of task: to keep more would leave more idle.
+        """
+        hosts = self._scene.desired.hosts
+        able = [host for host in placement.full if host not in self._kept]
+        if able:
+            best = min(able, key=lambda host: (self._used[host] - hosts[host].slots, host))
+            self._kept[best] = spec.name
+
+    def _no_place(self, spec: Task, placement: Placement) -> Wait:
+        """
+        Return the wait for a slot, for tomorrow or for a host.
+
+        Many tasks may wait the same wait, and other words are a commit for
+        each: hosts that come and go one by one must not change them.
+        """
+        if placement.full:
+            needed = "no free slot" if spec.slots == 1 else f"no {spec.slots} free slots"
+            return Wait(Reason.SLOT, f"{needed} on any host that fits")
+        if placement.spent:
+            words = f"the daily budget is spent of {_listed(placement.spent, ', ')}"
+            return _tomorrow(self._scene, words)
+        if UNASKED in placement.rejected.values():
+            return Wait(Reason.HOST, "waits for the first answer of a host that may fit")
+        why_not = [f"{host} {why}" for host, why in sorted(placement.rejected.items())]
+        return Wait(Reason.HOST, f"no host fits: {_listed(why_not, '; ') or 'there is none'}")
+
+
+def _live_groups(scene: PlanContext) -> Iterator[LimitGroup]:
+    for name, status in scene.statuses.items():
+        if status.phase.is_live:
+            yield from live_groups(status, scene.desired.tasks.get(name))
+
+
+def _listed(items: Sequence[str], separator: str) -> str:
+    more = [f"{len(items) - MOST_HOSTS} more"] if len(items) > MOST_HOSTS else []
+    return separator.join([*items[:MOST_HOSTS], *more])

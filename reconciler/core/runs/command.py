@@ -1,0 +1,291 @@
+"""
+From a task and where it stands to everything a host needs for one round.
+"""
+
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from reconciler.core.adapter import OF_EVENTS, RULES, Adapter, Output, Usage
+from reconciler.core.errors import Problem, SpecError
+from reconciler.core.forge.pull_request import NOTICES
+from reconciler.core.model.runs import Assignment, ReviewNote, RunRequest
+from reconciler.core.model.specs import Desired, ExecutionMode, Host, Repo, Task
+from reconciler.core.model.status import Status
+from reconciler.core.patterns import check_pattern
+from reconciler.core.runs.prompt import Quote, check_template, render
+
+PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+GROUPS = frozenset({"model", "turns", "session"})
+"""Alone in an element of `command`, they stand for any number of arguments."""
+
+VALUES: Mapping[str, frozenset[str]] = {
+    "command": frozenset({"workdir", "prompt_file", "prompt", "shell", "script"}),
+    "model": frozenset({"model"}),
+    "turns": frozenset({"turns"}),
+    "fresh": frozenset({"session_id"}),
+    "resume": frozenset({"session_id"}),
+}
+"""What may stand in the elements of each field."""
+
+WORKDIR = "\0workdir\0"
+PROMPT_FILE = "\0prompt_file\0"
+"""
+Places in an argv that only the host knows. No argument can hold a NUL, so that
+nothing a person wrote is ever taken for one of them.
+"""
+
+_SESSIONS = uuid.UUID("5e3c1a9e-0c9b-5d0e-9a53-0e5f3f1f6f11")
+"""Namespace of the ids made for new sessions."""
+
+
+def build_run_request(task: Task, status: Status, desired: Desired) -> RunRequest:
+    """
+    Return what to carry out for the round of a task that its status names.
+
+    The same arguments give the same order, so that it may be given again after
+    a restart.
+    Raises SpecError if the host or the adapter is gone, or a template is wrong.
+    """
+    adapter, host = _adapter(task, status, desired), _host(status, desired)
+    session = resumed_session(adapter, status)
+    prompt = build_prompt(task, status, desired)
+    return RunRequest(
+        run=status.run or "",
+        round=status.round,
+        task=task.name,
+        host=host,
+        adapter=adapter,
+        repo=_repo(task, desired),
+        argv=_argv(adapter, task, status, host, prompt),
+        prompt=prompt,
+        env=task.env,
+        branch=status.branch_name or task.branch,
+        start_from=_start_from(status),
+        stack=status.start_from,
+        expected_head=status.head_commit,
+        session_id=session,
+        session_totals=status.session_totals if session else Usage(),
+        validation=task.validation,
+        timeout=min(task.timeout, adapter.limits.time or task.timeout),
+        stall_timeout=task.stall_timeout,
+        commit_message=_commit_message(task, status),
+    )
+
+
+def assignment(task: Task, status: Status, desired: Desired) -> Assignment:
+    """
+    Return what the outside agent that holds a task is to carry out; the same arguments give the same.
+
+    Raises SpecError if a template is wrong, or the repo or the host that validates is gone.
+    """
+    if task.validate_on and task.validate_on not in desired.hosts:
+        raise _missing("host", task.validate_on, status)
+    if task.repo and task.repo not in desired.repos:
+        raise _missing("repo", task.repo, status)
+    return Assignment(
+        run=status.run or "",
+        epoch=status.attempt,
+        task=task.name,
+        title=status.pr_title or task.headline,
+        prompt=build_prompt(task, status, desired),
+        repo=_repo(task, desired),
+        branch=status.branch_name or task.branch,
+        start_from=_start_from(status),
+        validation=task.validation,
+        validate_on=desired.hosts.get(task.validate_on or "") if task.repo else None,
+        env=task.env,
+        review=task.review,
+        timeout=task.timeout,
+    )
+
+
+def build_prompt(task: Task, status: Status, desired: Desired) -> str:
+    """
+    Return the prompt of the round of a task that its status names.
+
+    Raises SpecError if the adapter is gone or a template is wrong.
+    """
+    if task.execution_mode is ExecutionMode.HTTP_PULL:
+        return render(task, status, _repo(task, desired), template=task.template, quotes=_quotes(status))
+    adapter = _adapter(task, status, desired)
+    is_resumed = resumed_session(adapter, status) is not None
+    template = task.template or adapter.template
+    repo = _repo(task, desired)
+    return render(task, status, repo, template=template, resumed=is_resumed, quotes=_quotes(status))
+
+
+def _quotes(status: Status) -> Sequence[Quote]:
+    """Return what reviewers wrote, as data."""
+    return [_quote(note) for note in status.reviews] if status.review_count else []
+
+
+def _quote(note: ReviewNote) -> Quote:
+    """Return a note as data; the path is the reviewer's too, so words in it do not stand in a heading."""
+    if note.author in NOTICES:
+        return Quote(NOTICES[note.author], note.text)
+    if not note.path:
+        return Quote(f"Review by {note.author}", note.text)
+    where = f"{note.path}, line {note.line}" if note.line else note.path
+    if any(map(str.isspace, note.path)):
+        return Quote(f"Review by {note.author}", f"On {where}:\n{note.text}")
+    return Quote(f"Review by {note.author} on {where}", note.text)
+
+
+def _start_from(status: Status) -> str | None:
+    """Return the commit to go on from: that of a branch that was in review, or of another task's."""
+    return status.head_commit if status.review_count else status.start_from
+
+
+def localize(argv: Iterable[str], *, workdir: str, prompt_file: str) -> tuple[str, ...]:
+    """Return the arguments of an order with the paths of its host filled in."""
+    return tuple(arg.replace(WORKDIR, workdir).replace(PROMPT_FILE, prompt_file) for arg in argv)
+
+
+def resumed_session(adapter: Adapter, status: Status) -> str | None:
+    """Return the session that the round goes on with; None for a new one."""
+    return status.session_id if adapter.resume else None
+
+
+def check_adapter(adapter: Adapter) -> list[str]:
+    """Return what is wrong with the command and the template of an adapter, a line each."""
+    problems = [] if adapter.command else ["command: missing: the program and its arguments"]
+    for field in VALUES:
+        problems += [f"{field}: {problem}" for problem in _wrong_elements(adapter, field)]
+    if adapter.template is not None:
+        problems += [f"template: {problem}" for problem in check_template(adapter.template)]
+    return [*problems, *_wrong_text_rules(adapter.output)]
+
+
+def _wrong_text_rules(output: Output) -> Iterator[str]:
+    """Yield what is wrong with rules for text: they are patterns, and not all rules have one."""
+    if output.format != "text":
+        return
+    if output.reader is not None:
+        yield "output.reader: reads events, not `format: text`"
+    for field in RULES:
+        rule = getattr(output, field)
+        if rule is not None and field in OF_EVENTS:
+            yield f"output.{field}: can be asked of events only, not of `format: text`"
+        elif rule is not None:
+            try:
+                check_pattern(rule)
+            except ValueError as error:
+                yield f"output.{field}: {error}"
+
+
+def unreached(adapter: Adapter) -> Iterator[tuple[str, str]]:
+    """Yield the fields of an adapter that would reach no CLI or that nothing reads, and why."""
+    if adapter.limits.turns and not adapter.turns:
+        yield "limits.turns", "has no effect: `turns` says no arguments that limit them"
+    if adapter.output.schema_flag and not adapter.output.structured:
+        yield "output.schema_flag", "needs `structured`, or every run that it is given to fails"
+    if adapter.output.structured and not adapter.output.schema_flag:
+        yield "output.structured", "has no effect: it needs `schema_flag`"
+    yield from _unreached_arguments(adapter)
+
+
+def _unreached_arguments(adapter: Adapter) -> Iterator[tuple[str, str]]:
+    named = {name for element in adapter.command for name in PLACEHOLDER.findall(element)}
+    way = {"argument": "prompt", "file": "prompt_file"}.get(adapter.prompt)
+    if way is not None and adapter.command and way not in named:
+        yield "prompt", f"{adapter.prompt} needs {{{way}}} in `command`, or the CLI never sees the prompt"
+    groups = {"model": adapter.model, "turns": adapter.turns}
+    for field, words in {**groups, "fresh": adapter.fresh, "resume": adapter.resume}.items():
+        group = field if field in groups else "session"
+        if words and adapter.command and group not in named:
+            yield field, f"has no effect: `command` has no {{{group}}}"
+        if words and field in groups and not any(f"{{{field}}}" in word for word in words):
+            yield field, f"has no {{{field}}}, so that all tasks get the same"
+
+
+def _wrong_elements(adapter: Adapter, field: str) -> Iterator[str]:
+    groups = GROUPS if field == "command" else frozenset[str]()
+    for element in getattr(adapter, field):
+        for name in PLACEHOLDER.findall(element):
+            if name in groups:
+                if element != f"{{{name}}}":
+                    yield f"{{{name}}} must stand alone in an element, not in {element!r}"
+            elif name not in VALUES[field]:
+                known = ", ".join(f"{{{known}}}" for known in sorted(VALUES[field] | groups))
+                yield f"unknown placeholder {{{name}}}; known here: {known}"
+
+
+def _repo(task: Task, desired: Desired) -> Repo | None:
+    return desired.repos.get(task.repo) if task.repo else None
+
+
+def _adapter(task: Task, status: Status, desired: Desired) -> Adapter:
+    name = status.adapter or task.adapter
+    adapter = desired.adapters.get(name)
+    if adapter is None:
+        raise _missing("adapter", name, status)
+    problems = check_adapter(adapter)
+    if problems:
+        raise SpecError(Problem(f"specs/adapters/{name}.yaml", 1, 1, problem) for problem in problems)
+    return adapter
+
+
+def _host(status: Status, desired: Desired) -> Host:
+    host = desired.hosts.get(status.assigned_host or "")
+    if host is None:
+        raise _missing("host", status.assigned_host or "", status)
+    return host
+
+
+def _missing(kind: str, name: str, status: Status) -> SpecError:
+    message = f"run {status.run} needs {kind} {name!r}, which is not there any more; restore the file"
+    return SpecError([Problem(f"specs/{kind}s/{name}.yaml", 1, 1, message)])
+
+
+def _argv(adapter: Adapter, task: Task, status: Status, host: Host, prompt: str) -> tuple[str, ...]:
+    groups = {
+        "model": tuple(_fill(adapter.model, {"model": task.model})) if task.model else (),
+        "turns": tuple(_fill(adapter.turns, {"turns": str(adapter.limits.turns)}))
+        if adapter.limits.turns
+        else (),
+        "session": tuple(_session(adapter, status)),
+    }
+    values = {
+        "workdir": WORKDIR,
+        "prompt_file": PROMPT_FILE,
+        "prompt": prompt,
+        "shell": host.shell,
+        "script": task.script or "",
+    }
+    return tuple(_fill(adapter.command, values, groups))
+
+
+def _session(adapter: Adapter, status: Status) -> Iterator[str]:
+    session = resumed_session(adapter, status)
+    if session:
+        return _fill(adapter.resume, {"session_id": session})
+    return _fill(adapter.fresh, {"session_id": fresh_session(status)})
+
+
+def fresh_session(status: Status) -> str:
+    """
+    Return the id of a new session, for a CLI that takes one.
+
+    It is derived from the run, so that starting the round twice names the same
+    session, and from the task's birth, so that another fleet's run of the same
+    name on the same host does not.
+    """
+    return str(uuid.uuid5(_SESSIONS, f"{status.run} {status.round} {status.created_at.isoformat()}"))
+
+
+def _fill(
+    template: Iterable[str], values: Mapping[str, str], groups: Mapping[str, Iterable[str]] | None = None
+) -> Iterator[str]:
+    """Yield the elements with their placeholders filled in, each once: a value is never looked into."""
+    for element in template:
+        name = element[1:-1]
+        if groups and name in groups and element == f"{{{name}}}":
+            yield from groups[name]
+        else:
+            yield PLACEHOLDER.sub(lambda match: values[match[1]], element)
+
+
+def _commit_message(task: Task, status: Status) -> str:
+    subject = " ".join((status.pr_title or task.pr_title or task.headline).split())
+    return f"{subject}\n\nTask: {task.name}\nRun: {status.run}\n"

@@ -1,0 +1,338 @@
+"""
+What a finished round means for its task.
+
+The agent's verdict, the validation and what the spec wants now decide; the
+answer is an event of the lifecycle.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from reconciler.core.events import (
+    BranchTouched,
+    Cancelled,
+    Completed,
+    Escalated,
+    Event,
+    Failed,
+    FixRequested,
+    Released,
+    Retried,
+    RunEnded,
+    Submitted,
+)
+from reconciler.core.fields import format_time
+from reconciler.core.model.runs import FailureClass, Report
+from reconciler.core.model.specs import DesiredState, FleetSpec, Task, TaskDefaults
+from reconciler.core.model.status import Failure, Status
+from reconciler.core.planning.limits import overspent
+from reconciler.core.text import one_line
+
+QUOTA_WAIT = timedelta(minutes=15)
+"""Wait when the output does not say when the quota is full again; doubles while it happens again."""
+
+QUOTA_MOST = timedelta(hours=6)
+"""Longest such wait."""
+
+MOST_FAILED_STARTS = 10
+"""Starts in a row that may fail by a fault of hosts before the next one counts as a failed attempt."""
+
+QUOTA_LEAST = timedelta(minutes=1)
+"""Shortest wait for a quota: a time that has passed already must not make a tight loop."""
+
+UNCOUNTED = 20
+"""
+Most attempts in a row that may end without counting as a failure. With waits
+that nobody named that is four days of a quota that is never full again.
+"""
+
+_FORGOTTEN = TaskDefaults(retries=0, fix_attempts=0)
+"""Terms of a run whose spec is lost: nothing is started for it any more."""
+
+
+def next_event(
+    task: Task | None, status: Status, ended: RunEnded, now: datetime, fleet: FleetSpec
+) -> Event | None:
+    """
+    Return what the end of a round means; None if the round is not the task's current one.
+
+    `task` is what the spec wants now, or wanted last; None if that is lost.
+    """
+    if not status.phase.is_live or (ended.run, ended.round) != (status.run, status.round):
+        return None
+    case = _Case(task, status, ended, now, fleet)
+    if is_unwanted(task, status):
+        return Cancelled(
+            **case.head("the run ended after its task was cancelled or removed"), report=case.report
+        )
+    if status.pull_request and case.report.touched:
+        return _touched(case, case.report.touched)
+    failure = case.failure()
+    return _done(case) if failure is None else _DECISIONS[failure.kind](case, failure)
+
+
+def is_unwanted(task: Task | None, status: Status) -> bool:
+    """Return whether whatever the run brings comes too late."""
+    if status.removed:
+        return status.on_delete == "cancel"
+    return task is not None and task.desired is DesiredState.CANCELLED
+
+
+def host_lost(task: Task, status: Status, words: str, now: datetime, fleet: FleetSpec) -> Event:
+    """
+    Return what it means that the host of a live run is given up.
+
+    Nothing is known of the run, so nothing of it is recorded. Should it bring
+    something after all, that is not the task's current run any more.
+    """
+    head: dict[str, Any] = {"task": task.name, "at": now, "cause": "clock", "reason": one_line(words)}
+    run, failure = status.run or "", Failure(kind=FailureClass.HOST, message=one_line(words))
+    if is_unwanted(task, status):
+        return Cancelled(**head)
+    if task.disconnect == "fail" or status.failures >= task.retries:
+        return Failed(**head, run=run, failure=failure)
+    until = now + _wait(status, run, fleet)
+    return Retried(**head, run=run, failure=failure, report=None, not_before=until)
+
+
+def bounded(event: Retried | Released, status: Status) -> Event:
+    """Return an end that counts as no failure, or a failure if there were too many in a row."""
+    if status.uncounted < UNCOUNTED:
+        return event
+    words = (
+        f"{event.reason}; {UNCOUNTED + 1} attempts in a row ended in ways that count as no failure, and "
+        f"there are no more: see what keeps it, then `reconciler retry {event.task}`"
+    )
+    kind = event.failure.kind if isinstance(event, Retried) else FailureClass.CANCELLED
+    return Failed(
+        task=event.task,
+        at=event.at,
+        reason=one_line(words),
+        cause=event.cause,
+        actor=event.actor,
+        run=event.run,
+        failure=Failure(kind=kind, message=one_line(words)),
+        report=event.report,
+    )
+
+
+def backoff(attempt: int, *, base: timedelta, cap: timedelta, key: str) -> timedelta:
+    """
+    Return how long to wait before the given attempt (1 is the first retry).
+
+    Doubles from `base` and never exceeds `cap`. Up to half of it is taken away
+    again, by a hash of `key`, so that tasks that failed together do not come
+    back together; the same key gives the same wait, in whole milliseconds.
+    Raises ValueError if `attempt` < 1.
+    Source: AWS Architecture Blog, "Exponential Backoff And Jitter" (2015), equal jitter.
+    """
+    if attempt < 1:
+        raise ValueError(f"attempt must be at least 1, not {attempt}")
+    doublings = min(attempt - 1, 64)  # far beyond any cap
+    longest = min(base.total_seconds() * 2**doublings, cap.total_seconds())
+    share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) / 2**32
+    return timedelta(milliseconds=round(longest * (500 + 500 * share)))
+
+
+# --- The case --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """Everything a decision looks at."""
+
+    task: Task | None
+    status: Status
+    ended: RunEnded
+    now: datetime
+    fleet: FleetSpec
+
+    @property
+    def report(self) -> Report:
+        return self.ended.report
+
+    @property
+    def terms(self) -> TaskDefaults:
+        if self.task is None or not self.status.removed:
+            return self.task or _FORGOTTEN
+        return self.task.model_copy(update={"retries": 0, "fix_attempts": 0})
+
+    @property
+    def run(self) -> str:
+        return self.ended.run
+
+    def head(self, reason: str) -> dict[str, Any]:
+        """Return what every event begins with."""
+        agent = self.status.assigned_agent
+        who = {"cause": "agent", "actor": agent} if agent else {"cause": "host"}
+        return {"task": self.ended.task, "at": self.ended.at, "reason": one_line(reason), **who}
+
+    def failure(self) -> Failure | None:
+        """Return why the round did not succeed; None if it did."""
+        verdict, check = self.report.verdict, self.report.failed_check
+        if verdict.outcome == "failed":
+            kind = verdict.kind or FailureClass.AGENT
+            return Failure(kind=kind, message=one_line(verdict.message) or f"the run failed ({kind})")
+        if check is not None:
+            message = one_line(check.summary or f"validation {check.ending}: {check.command}")
+            return Failure(kind=FailureClass.VALIDATION, message=message)
+        if why := self.nothing_new():
+            return Failure(kind=FailureClass.AGENT, message=why)
+        return None
+
+    def nothing_new(self) -> str | None:
+        """Return, in words, that there is nothing to show for the round; None if there is, or need not be."""
+        head, has_review = self.status.head_commit or "", self.terms.review != "none"
+        if has_review and self.status.review_count and self.report.head_commit in {None, head}:
+            return f"changes were requested, but the agent made none: the branch is still at {head[:8]}"
+        if self.report.commits or self.terms.allow_empty:
+            return None
+        if has_review:
+            return "the agent changed nothing: the branch has no commits to review"
+        if self.status.repo and not self.report.checks:
+            return (
+                "the agent changed nothing, and there is no validation to say that nothing was to be done; "
+                "give the task a `validation`, or `allow_empty: true` if it need not change anything "
+                "and `reconciler retry` it"
+            )
+        return None
+
+
+# --- Decisions -------------------------------------------------------------
+
+
+def _touched(case: _Case, head: str) -> Event:
+    """Leave the branch to whoever pushed to it meanwhile."""
+    words = (
+        f"somebody pushed {head[:8]} to {case.status.branch_name} while the agent worked; what it did is "
+        "not delivered, and it pauses until a review asks for changes"
+    )
+    return BranchTouched(**case.head(words), head=head, report=case.report)
+
+
+def _done(case: _Case) -> Event:
+    report = case.report
+    checked = "validated" if report.checks else "no validation asked for"
+    if case.terms.review != "none" and (report.commits or case.status.review_count):
+        return Submitted(**case.head(f"delivered, {checked}; waits for review"), run=case.run, report=report)
+    changed = ", nothing changed" if case.status.repo and not report.commits else ""
+    return Completed(**case.head(f"done{changed}: {checked}, no review asked for"), report=report)
+
+
+def _mend_or_again(case: _Case, failure: Failure) -> Event:
+    """Hand a failed validation back to the same session as often as the task allows, if it is still there."""
+    if case.status.assigned_agent or case.status.round > case.terms.fix_attempts:
+        return _again(case, failure)
+    spent = overspent(case.terms.budget, case.status.usage + case.report.verdict.usage)
+    if spent is not None:
+        return _a_person(case, Failure(kind=FailureClass.BUDGET, message=f"{spent}; {failure.message}"))
+    return FixRequested(**case.head(failure.message), run=case.run, report=case.report)
+
+
+def _again(case: _Case, failure: Failure) -> Event:
+    """Try again after a while as often as the task allows; placement goes elsewhere if it can."""
+    if case.status.failures >= case.terms.retries:
+        return _given_up(case, failure)
+    return Retried(
+        **case.head(failure.message),
+        run=case.run,
+        failure=failure,
+        report=case.report,
+        not_before=case.now + _wait(case.status, case.run, case.fleet),
+    )
+
+
+def _elsewhere(case: _Case, failure: Failure) -> Event:
+    """Try again where a run can start: that a host is broken is no failure of the task, but not for ever."""
+    starts = case.status.failed_starts
+    if case.report.started or starts >= MOST_FAILED_STARTS:
+        return _again(case, failure)
+    wait = backoff(starts + 1, base=case.fleet.backoff, cap=case.fleet.backoff_cap, key=case.run)
+    return Retried(
+        **case.head(f"the run could not start, which counts as no attempt: {failure.message}"),
+        run=case.run,
+        failure=failure,
+        report=case.report,
+        not_before=case.now + wait,
+        counts=False,
+    )
+
+
+def _wait(status: Status, run: str, fleet: FleetSpec) -> timedelta:
+    return backoff(status.failures + 1, base=fleet.backoff, cap=fleet.backoff_cap, key=run)
+
+
+def _later(case: _Case, failure: Failure) -> Event:
+    """Wait for a quota; that is nobody's failure and counts as none."""
+    told = case.report.verdict.retry_at
+    wait = min(QUOTA_WAIT * 2 ** min(case.status.uncounted, 16), QUOTA_MOST)
+    until = max(told, case.now + QUOTA_LEAST) if told else case.now + wait
+    again = Retried(
+        **case.head(f"{failure.message}; waits until {format_time(until)}"),
+        run=case.run,
+        failure=failure,
+        report=case.report,
+        not_before=until,
+        counts=False,
+    )
+    return bounded(again, case.status)
+
+
+def _given_up(case: _Case, failure: Failure) -> Event:
+    return Failed(**case.head(failure.message), run=case.run, failure=failure, report=case.report)
+
+
+def _a_person(case: _Case, failure: Failure) -> Event:
+    return Escalated(**case.head(failure.message), failure=failure, report=case.report)
+
+
+def _stopped(case: _Case, failure: Failure) -> Event:
+    """Let go of a run that was stopped; what the spec wants now decides how it goes on."""
+    if case.status.removed:
+        return Cancelled(**case.head(failure.message), report=case.report)
+    if case.status.claim:
+        return _given_back(case, failure)
+    is_wanted = (
+        case.task is None
+        or case.task.desired is not DesiredState.ACTIVE
+        or _is_changed(case.task, case.status)
+    )
+    released = Released(**case.head(failure.message), run=case.run, report=case.report, is_wanted=is_wanted)
+    return released if is_wanted else bounded(released, case.status)
+
+
+def _is_changed(task: Task, status: Status) -> bool:
+    return task.on_change == "restart" and task.generation != status.generation
+
+
+def _given_back(case: _Case, failure: Failure) -> Event:
+    """Offer a task again that its agent gave back; not at once, or that agent takes it for ever."""
+    fleet, attempt = case.fleet, case.status.attempt
+    wait = backoff(attempt, base=fleet.backoff, cap=fleet.backoff_cap, key=case.run)
+    again = Retried(
+        **case.head(f"agent {case.status.assigned_agent} gave it back: {failure.message}"),
+        run=case.run,
+        failure=failure,
+        report=case.report,
+        not_before=case.now + wait,
+        counts=False,
+    )
+    return bounded(again, case.status)
+
+
+_DECISIONS: Mapping[FailureClass, Callable[[_Case, Failure], Event]] = {
+    FailureClass.VALIDATION: _mend_or_again,
+    FailureClass.AGENT: _again,
+    FailureClass.TIMEOUT: _again,
+    FailureClass.STALL: _again,
+    FailureClass.HOST: _elsewhere,
+    FailureClass.QUOTA: _later,
+    FailureClass.AUTH: _given_up,
+    FailureClass.CONFIG: _given_up,
+    FailureClass.BUDGET: _a_person,
+    FailureClass.CANCELLED: _stopped,
+}
+"""Failure class → what to do next."""

@@ -1,0 +1,90 @@
+"""
+Why a task failed, as a person wants to hear it: the cause, the last lines of what failed, what to do next.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from reconciler.core.fields import format_time
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.status import Phase, Status
+from reconciler.core.text import one_line, visible
+
+LINES = 10
+WIDTH = 200
+"""Most lines that are shown of what failed, and most characters of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureSummary:
+    """A failure, its cause first."""
+
+    summary: str
+    """In one line."""
+    output: tuple[str, ...]
+    """The last lines of what failed, harmless; none if nothing was printed, or known of it here."""
+    next: tuple[str, ...]
+    """Commands to type, and what else to do, in order."""
+    workspace: str = ""
+    """Where the files are that it left, as `host:path`; empty if they are not kept."""
+    kept_until: datetime | None = None
+
+
+def summarize_failure(task: str, status: Status | None, printed: str = "") -> FailureSummary | None:
+    """
+    Return why a task's last run failed; None if it did not.
+
+    `printed` is the end of what the agent printed, where that is known; what a
+    validation command printed is on record.
+    """
+    failure = status.failure if status else None
+    if status is None or failure is None:
+        return None
+    if failure.kind is FailureClass.VALIDATION:
+        failed = next((check for check in status.checks if check.exit_code != 0), None)
+        printed = failed.output if failed else ""
+    needs_a_person = status.phase in {Phase.FAILED, Phase.ESCALATED}
+    steps = _steps(task, status, failure.kind) if needs_a_person else [f"reconciler logs {task}"]
+    summary = (
+        failure.message if failure.message.startswith(failure.kind) else f"{failure.kind}: {failure.message}"
+    )
+    return FailureSummary(summary, last_lines(printed), tuple(steps))
+
+
+def last_lines(text: str) -> tuple[str, ...]:
+    """Return the last lines of a text that hold anything, harmless and of bounded length."""
+    lines = (one_line(visible(line), WIDTH) for line in text[-LINES * 1000 :].splitlines())
+    return tuple([line for line in lines if line][-LINES:])
+
+
+def _steps(task: str, status: Status, kind: FailureClass) -> Iterator[str]:
+    """Yield what to type next."""
+    host = status.assigned_host
+    if status.run:
+        yield f"reconciler logs {task}"
+    if words := _REPAIRS.get(kind):
+        yield words.format(task=task, host=host or "HOST", adapter=status.adapter or "ADAPTER")
+    yield f"reconciler retry {task}"
+
+
+_REPAIRS: Mapping[FailureClass, str] = {
+    FailureClass.AUTH: "reconciler adapter test {adapter} --host {host}   (after logging in there)",
+    FailureClass.CONFIG: "reconciler adapter test {adapter} --host {host}",
+    FailureClass.HOST: "reconciler host check {host}",
+    FailureClass.BUDGET: "raise `budget` in specs/tasks/{task}.yaml, and commit it",
+    FailureClass.TIMEOUT: "raise `timeout` in specs/tasks/{task}.yaml, or ask for less",
+    FailureClass.STALL: "raise `stall_timeout` in specs/tasks/{task}.yaml, if it works in silence",
+}
+"""What helps against a failure, beside trying again."""
+
+
+def summary_rows(found: FailureSummary) -> Sequence[tuple[str, str]]:
+    """Return a cause as names and values for people, the cause first."""
+    until = f" (kept until {format_time(found.kept_until)})" if found.kept_until else ""
+    return [
+        ("cause", found.summary),
+        ("last lines", "\n".join(found.output)),
+        ("workspace", found.workspace + until),
+        ("next", "\n".join(found.next)),
+    ]

@@ -1,0 +1,269 @@
+"""
+Outside agents that pull: which task one gets, what its word means, when it has lost its task.
+
+The epoch that an agent names in every report is the number of the attempt it
+was given: it grows with each lease, so that a stale agent is refused.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import datetime, timedelta
+from typing import Any
+
+from reconciler.core.errors import LeaseLost, NotFound, NotNow
+from reconciler.core.events import (
+    Cancelled,
+    Event,
+    Failed,
+    Reported,
+    Retried,
+    RunEnded,
+    Started,
+    WorkerReport,
+)
+from reconciler.core.fields import format_duration
+from reconciler.core.lifecycle import transition
+from reconciler.core.model.runs import Claim, FailureClass, Report, Verdict, read_run_key
+from reconciler.core.model.specs import Agent, Desired, ExecutionMode, FleetSpec, Task
+from reconciler.core.model.status import Failure, LeaseRequest, Phase, Reason, Status, Waiting
+from reconciler.core.runs.decide import backoff, bounded, is_unwanted, next_event
+from reconciler.core.text import one_line
+
+HEARTBEATS = 3
+"""How often an agent is told to report in the time of a lease: one lost message must not cost the task."""
+
+CHECKING = "what the agent has finished is being checked"
+
+
+def heartbeat(fleet: FleetSpec) -> timedelta:
+    """Return how often agents are told to say that they are alive."""
+    return fleet.lease / HEARTBEATS
+
+
+# --- Who gets what ---------------------------------------------------------
+
+
+class LeaseQueue:
+    """The agents that wait for a task, while tasks are handed out."""
+
+    def __init__(
+        self, desired: Desired, bids: Iterable[LeaseRequest], statuses: Mapping[str, Status]
+    ) -> None:
+        self._desired = desired
+        self._held = Counter(_held_now(statuses))
+        self._bids = [bid for bid in bids if self._has_room(bid)]
+        self._refused: set[tuple[str, ...]] = set()
+        self._is_possible: dict[tuple[str, ...], bool] = {}
+
+    def take(self, task: Task) -> LeaseRequest | None:
+        """Return the bid that gets the task: of those that fit the one that is preferred, then the first."""
+        if not self._bids or task.requires in self._refused:
+            return None
+        fitting = [bid for bid in self._bids if not _lacking(task, self._labels(bid))]
+        if not fitting:
+            self._refused.add(task.requires)
+            return None
+        bid = max(fitting, key=lambda bid: len(self._labels(bid) & {*task.prefer}))
+        self._held[bid.agent] += 1
+        self._bids = [other for other in self._bids if other is not bid and self._has_room(other)]
+        return bid
+
+    def why_none(self, task: Task) -> str:
+        """Return, in words that stay the same while agents come and go, what a task waits for."""
+        if self._is_for_anybody(task):
+            return f"waits for an agent to take it over HTTP{', in its window' if task.window else ''}"
+        if not self._desired.agents:
+            return "no agent fits: there is none in specs/agents"
+        return f"no agent fits: none has {', '.join(task.requires)}"
+
+    def _is_for_anybody(self, task: Task) -> bool:
+        """Return whether an agent has what a task requires; asked once for all that require the same."""
+        if task.requires not in self._is_possible:
+            agents = self._desired.agents.values()
+            self._is_possible[task.requires] = any(not _lacking(task, _labels(agent)) for agent in agents)
+        return self._is_possible[task.requires]
+
+    def _has_room(self, bid: LeaseRequest) -> bool:
+        agent = self._desired.agents.get(bid.agent)
+        return agent is not None and agent.desired == "active" and self._held[bid.agent] < agent.slots
+
+    def _labels(self, bid: LeaseRequest) -> AbstractSet[str]:
+        labels = _labels(self._desired.agents[bid.agent])
+        return labels & {*bid.capabilities, bid.agent} if bid.capabilities else labels
+
+
+def _held_now(statuses: Mapping[str, Status]) -> Iterator[str]:
+    """Yield the agent of every task that is held; what is being checked is not held any more."""
+    for status in statuses.values():
+        if status.phase.is_live and status.assigned_agent and status.claim is None:
+            yield status.assigned_agent
+
+
+def _labels(agent: Agent) -> AbstractSet[str]:
+    return {*agent.capabilities, agent.name}
+
+
+def _lacking(task: Task, labels: Collection[str]) -> list[str]:
+    return [label for label in task.requires if label not in labels]
+
+
+# --- What they say ---------------------------------------------------------
+
+
+def holder(
+    tasks: Mapping[str, Task], statuses: Mapping[str, Status], task: str, agent: str, epoch: int
+) -> tuple[str, Status]:
+    """
+    Return the task by the name it has by now, and its status, if its last run is this agent's.
+
+    Raises NotFound, NotNow for a task that is not handed out to agents, LeaseLost.
+    """
+    name = _name_by_now(statuses, task, epoch)
+    spec, status = tasks.get(name), statuses.get(name)
+    if spec is None and status is None:
+        raise NotFound(f"no task {task!r}; `GET /api/v1/tasks` lists them")
+    if status is None or status.assigned_agent != agent:
+        if spec is not None and spec.execution_mode is not ExecutionMode.HTTP_PULL:
+            raise NotNow(
+                f"task {name} is run by the reconciler (ssh_cli); only http_pull tasks are handed out"
+            )
+        raise LeaseLost(f"task {name} is not yours; stop working on it, and dequeue another")
+    if status.attempt != epoch:
+        raise LeaseLost(
+            f"task {name} is at epoch {status.attempt}, and yours was {epoch}: the lease is lost; "
+            "stop working on it, and dequeue another"
+        )
+    return name, status
+
+
+def _name_by_now(statuses: Mapping[str, Status], task: str, epoch: int) -> str:
+    """Return the name of a task whose file may have moved since, and another may have come where it was."""
+    status = statuses.get(task)
+    if status is not None and read_run_key(status.run or "") == (task, epoch):
+        return task
+    runs = ((name, read_run_key(status.run or "")) for name, status in statuses.items())
+    return next((name for name, key in runs if key == (task, epoch)), task)
+
+
+def report_event(
+    task: Task | None, status: Status, said: WorkerReport, now: datetime, fleet: FleetSpec
+) -> Sequence[Event]:
+    """
+    Return what the word of a task's last holder means; nothing for what was said already.
+
+    A claim that has to be checked stands on record until it is; any other is
+    judged at once. Raises NotNow or LeaseLost if it comes too late.
+    """
+    if said.claim is not None and said.claim == status.claim:
+        return ()
+    require_held(said.task, status)
+    if status.claim is not None:
+        raise NotNow(
+            f"task {said.task}: you reported {status.claim.outcome} already, and that is being checked"
+        )
+    head: dict[str, Any] = {"task": said.task, "at": said.at, "cause": "agent", "actor": said.agent}
+    run = status.run or ""
+    if said.claim is None:
+        begins = status.phase is Phase.ASSIGNED
+        return (Started(**head, run=run, reason=f"agent {said.agent} began"),) if begins else ()
+    verdict = verdict_of(status, said.claim)
+    waiting = Waiting(reason=Reason.CHECK, message=CHECKING, since=said.at) if verdict is None else None
+    words = _told(said.agent, said.claim)
+    reported = Reported(**head, run=run, claim=said.claim, waiting=waiting, reason=words)
+    after = transition(status, reported)
+    if after is None or verdict is None:
+        return (reported,)
+    ended = RunEnded(task=said.task, run=run, round=status.round, at=said.at, report=Report(verdict=verdict))
+    judged = next_event(task, after, ended, now, fleet)
+    return (reported, judged) if judged else (reported,)
+
+
+def is_to_check(status: Status) -> bool:
+    """Return whether an agent says that its work is finished, and nobody has looked yet."""
+    return status.phase.is_live and status.claim is not None and verdict_of(status, status.claim) is None
+
+
+def verdict_of(status: Status, claim: Claim) -> Verdict | None:
+    """Return what a claim comes to; None if that has to be looked at first."""
+    words = one_line(claim.result)
+    if claim.outcome in {"released", "failed"}:
+        is_back = claim.outcome == "released"
+        return Verdict(
+            outcome="failed",
+            kind=FailureClass.CANCELLED if is_back else FailureClass.AGENT,
+            message=words or ("the agent gave it back" if is_back else "the agent says that it failed"),
+            text=claim.result,
+            usage=claim.usage,
+        )
+    if status.repo:
+        return None
+    return Verdict(outcome="success", text=claim.result, usage=claim.usage)
+
+
+def _told(agent: str, claim: Claim) -> str:
+    words = one_line(claim.result)
+    return f"agent {agent} reports {claim.outcome}{f': {words}' if words else ''}"
+
+
+def require_held(name: str, status: Status) -> None:
+    """Raise NotNow or LeaseLost unless the task is still in the hands of who had it last."""
+    if status.phase.is_live:
+        return
+    if status.claim is not None:
+        raise NotNow(f"task {name} is {status.phase}: you reported {status.claim.outcome}, and that is done")
+    raise LeaseLost(
+        f"task {name} is {status.phase} and not yours any more; stop working on it, and dequeue another"
+    )
+
+
+# --- When it is lost -------------------------------------------------------
+
+
+def lease_end(
+    status: Status, spec: Task | None, leases: Mapping[str, datetime], began: datetime | None = None
+) -> datetime | None:
+    """
+    Return when the task is taken from the agent that holds it, unless something is heard; None: never.
+
+    `began` is when it was given to it by the clock as it is set now, if not as on record.
+    """
+    if not status.phase.is_live or status.assigned_agent is None or status.claim is not None:
+        return None
+    ends = leases.get(status.run or ""), (began or status.since) + spec.timeout if spec else None
+    return min((end for end in ends if end is not None), default=None)
+
+
+def lease_lost(
+    name: str,
+    spec: Task | None,
+    status: Status,
+    now: datetime,
+    fleet: FleetSpec,
+    *,
+    began: datetime | None = None,
+) -> Event:
+    """
+    Return how a task goes on without the agent that held it.
+
+    Silence follows the task's `disconnect`: `wait` frees the task and counts
+    as no failure, `retry` counts, `fail` ends it. What took too long counts.
+    """
+    run, agent = status.run or "", status.assigned_agent
+    is_late = spec is not None and (began or status.since) + spec.timeout <= now
+    words = (
+        f"agent {agent} took longer than {format_duration(spec.timeout)}"
+        if spec and is_late
+        else f"agent {agent} was not heard of for {format_duration(fleet.lease)}"
+    )
+    head: dict[str, Any] = {"task": name, "at": now, "cause": "clock", "reason": words}
+    if is_unwanted(spec, status):
+        return Cancelled(**head)
+    failure = Failure(kind=FailureClass.TIMEOUT if is_late else FailureClass.HOST, message=words)
+    counts = spec is not None and (is_late or spec.disconnect != "wait")
+    is_last = spec is None or status.failures >= spec.retries or (not is_late and spec.disconnect == "fail")
+    if counts and is_last:
+        return Failed(**head, run=run, failure=failure)
+    wait = backoff(status.attempt, base=fleet.backoff, cap=fleet.backoff_cap, key=run)
+    again = Retried(**head, run=run, failure=failure, report=None, not_before=now + wait, counts=counts)
+    return again if counts else bounded(again, status)

@@ -1,0 +1,443 @@
+"""
+How much of what an agent's CLI said may be believed.
+
+No single sign is enough: a CLI may exit 0 with nothing done, or print success
+and be killed. A success needs the last event, what stands in it, and the exit
+code; whether the work is any good is for the validation to say.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from reconciler.core.adapter import Usage
+from reconciler.core.model.runs import FailureClass, Verdict
+from reconciler.core.patterns import lines_of
+from reconciler.core.text import harmless, one_line, tail
+
+SIGNALS = {
+    129: "HUP",
+    130: "INT",
+    131: "QUIT",
+    134: "ABRT",
+    137: "KILL",
+    139: "SEGV",
+    141: "PIPE",
+    143: "TERM",
+}
+"""Exit codes of a shell that mean the end by a signal; others above 128 are the CLI's own."""
+
+NOTHING = Usage()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFacts:
+    """What one run of a CLI left behind: read, but not judged."""
+
+    exit_code: int
+    """As the shell reports it: 128 + n after signal n."""
+    complete: bool
+    """The last event is there."""
+    succeeded: bool
+    """The CLI says that it succeeded."""
+    text: str = ""
+    """The agent's last words."""
+    needs_text: bool = True
+    """Whether an agent that says nothing has failed."""
+    error: str = ""
+    """The CLI's own error message."""
+    error_class: FailureClass | None = None
+    """Failure class, where the output or the exit code names it."""
+    error_status: int | None = None
+    """HTTP status of the model's server."""
+    stderr: str = ""
+    """Its end; of stdout, if there is nothing but words on that."""
+    complaints: tuple[str, ...] | None = None
+    """Lines of stderr in which this CLI tells its errors; None: it is not known which."""
+    words: Mapping[Any, str] = field(default_factory=dict)
+    """What phrases of this CLI's errors mean: regular expressions by failure class."""
+    session_id: str | None = None
+    wanted_session: str | None = None
+    """Session that was to be resumed."""
+    denials: tuple[str, ...] = ()
+    """Tools that were denied, if the agent had to give up for that."""
+    lacks_structure: bool = False
+    """A structured answer was asked for and is not there."""
+    started: bool = True
+    """Whether the CLI got as far as its first event."""
+    was_cut: bool = False
+    """The last line stops in the middle."""
+    totals: Usage = NOTHING
+    """As the CLI reports it."""
+    usage: Usage = NOTHING
+    """What this run alone took."""
+    notes: tuple[str, ...] = ()
+
+
+def verdict(facts: OutputFacts, now: datetime) -> Verdict:
+    """Return what to make of a run; `now` is what times such as "in 5 minutes" count from."""
+    failure = next(_failures(facts), None)
+    kind, message = failure or (None, "")
+    return Verdict(
+        outcome="failed" if failure else "success",
+        kind=kind,
+        message=one_line(message),
+        session_id=None if failure and _session_is_gone(facts) else facts.session_id or facts.wanted_session,
+        text=tail(facts.text, lines=200, characters=20_000),
+        usage=facts.usage,
+        session_totals=facts.totals,
+        retry_at=retry_time(_words(facts), now) if kind is FailureClass.QUOTA else None,
+        notes=tuple(one_line(note) for note in (*facts.notes, *_notes(facts, failed=failure is not None))),
+    )
+
+
+def _failures(facts: OutputFacts) -> Iterator[tuple[FailureClass, str]]:
+    """Yield why the run is not a success, the plainest reason first; nothing if it is one."""
+    if not facts.complete:
+        yield _incomplete(facts)
+    elif not facts.succeeded:
+        yield classify(facts), facts.error or f"exited with {facts.exit_code}{_because(facts)}"
+    if facts.denials:
+        yield FailureClass.CONFIG, f"denied and given up: {_listed(facts.denials)}; allow it in the adapter"
+    if facts.exit_code != 0 and facts.exit_code not in SIGNALS:
+        yield classify(facts), f"says success but exited with {facts.exit_code}{_because(facts)}"
+    if facts.lacks_structure:
+        yield FailureClass.AGENT, "the answer is not in the form that was asked for"
+    if facts.needs_text and not facts.text.strip():
+        yield FailureClass.AGENT, "ended without a word: an empty answer or a refusal"
+
+
+def _incomplete(facts: OutputFacts) -> tuple[FailureClass, str]:
+    because = _because(facts)
+    if facts.exit_code in SIGNALS:
+        return FailureClass.HOST, f"ended by SIG{SIGNALS[facts.exit_code]} before it was done{because}"
+    if facts.was_cut:
+        return classify(facts), f"output is cut off in its last line (exit code {facts.exit_code}){because}"
+    if not facts.started:
+        return classify(facts), f"exited with {facts.exit_code} and printed no event{because}"
+    return classify(facts), f"exited with {facts.exit_code} without its last event{because}"
+
+
+def _because(facts: OutputFacts) -> str:
+    said = facts.error or _last_words("\n".join(facts.complaints or ()) or facts.stderr)
+    return f": {said}" if said else ""
+
+
+# --- Failure classes -------------------------------------------------------
+
+STATUSES = {
+    **dict.fromkeys((401, 403, 407), FailureClass.AUTH),
+    402: FailureClass.BUDGET,
+    **dict.fromkeys((429, 500, 503, *range(520, 530)), FailureClass.QUOTA),
+    **dict.fromkeys((404, 405), FailureClass.CONFIG),
+    **dict.fromkeys((408, 502, 504), FailureClass.HOST),
+}
+"""
+What an HTTP status of the model's server means. A server that fails (500) is
+waited for as one that is overloaded: some CLIs tell both in the same words.
+"""
+
+EXIT_CODES = {
+    124: FailureClass.TIMEOUT,
+    126: FailureClass.CONFIG,
+    127: FailureClass.CONFIG,
+}
+"""What `timeout` and the shell mean by theirs."""
+
+_STATUS = re.compile(
+    r"(?:\bAPI Error:? |\bHTTP(?:/[\d.]+)?(?: error)?:? |\bstatus(?:[ _]?code)?[\"':= ]{1,4}|\"code\": ?"
+    r"|\berror code: |\brejected \()(?P<told>[45]\d\d)\b(?![.:]\d)"
+    r"|^[^\w\n]*(?:[\w.]*Error: )?(?P<first>[45]\d\d) ?[{\"]"
+    r"|\b(?P<named>[45]\d\d) (?:unauthorized|forbidden|payment required|proxy authentication required|"
+    r"not found\b|method not allowed|request timeout|too many requests|internal server error|bad gateway|"
+    r"service unavailable|gateway time-?out|overloaded|rate limit|(?:incorrect|invalid) api key)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""An HTTP status where its place says that it is one: any other number may be of a line or a port."""
+
+WORDS = {
+    FailureClass.BUDGET: (
+        r"max(imum)? (budget|number of turns|session turns)",
+        r"credit balance|insufficient (credits?|funds|balance)\b|payment required|billing (hard )?limit",
+    ),
+    FailureClass.QUOTA: (
+        r"too many requests|rate[ -]limited\b|rate[ -]limit (was |has been )?(reached|exceeded|hit)",
+        r"(hit|exceed(ed)?) (a |the |your )?rate limit",
+        r"\brate_limit_(error|exceeded)|\bRateLimitError:|\bQuotaError:|insufficient_quota|QUOTA_EXCEEDED",
+        r"\b(usage|session|weekly|monthly|daily|hourly|\d+-hour|concurrency|spending|opus|sonnet) limit\b",
+        r"(hit|reached|exceeded) your\b(?!.{0,40}context).{0,40}\blimit\b",
+        r"quota (has been |was |is )?(exceeded|exhausted|reached|used up)",
+        r"(exceeded|exhausted|reached|used) (your|the)\b.{0,40}\b(quota|capacity)",
+        r"\boverloaded(_error)?\b(?! (function|method|operator|constructor))|high demand",
+        r"resource[ _](has been )?exhausted",
+        r"at capacity|capacity (constraints?|exceeded|exhausted)|out of capacity",
+        r"service (is )?(temporarily )?unavailable|internal server error",
+        r"(?<!resource )temporarily unavailable",
+    ),
+    FailureClass.AUTH: (
+        r"unauthori[sz]ed|unauthenticated|failed to authenticate|not authenticated|permission_denied",
+        r"authentication[ _](error|failed|fails|failure|required)",
+        r"\b\w*authentication_?error\b|\bauth_error\b",
+        r"not logged in|logged out|log out and|(log|sign) ?in again|signed in to another",
+        r"please (log|sign) ?in\b",
+        r"run [`'\"]?(/login|\w+ (auth )?login\b)|no auth(entication)? (type|method)|invalid auth method",
+        r"missing environment variable|\b(missing|no) (\w+ )?api.?key",
+        r"(incorrect|invalid|expired|revoked|disabled) (x-)?api.?key",
+        r"api.?key (is |was |has been |has )?(not valid|invalid|expired|revoked|disabled|missing)",
+        r"(access|refresh|oauth|auth|bearer|api) ?token\b.{0,60}\b(expired|revoked|already used|refreshed)",
+        r"(invalid|expired) (access|refresh|oauth|auth|bearer|api) ?token",
+        r"\b(token|login|credentials?) (has |have |is |are |was )?(been )?(expired|revoked)",
+        r"\binvalid_grant\b",
+        r"(organi[sz]ation|account|subscription)\b.{0,40}\b(disabled|suspended|deactivated|expired)",
+    ),
+    FailureClass.HOST: (
+        r"connection (refused|failed|reset|error|closed|timed out)",
+        r"\b(econn\w+|eai_\w+|ehost\w+|enet\w+|enotfound|etimedout)\b",
+        r"lookup address|waiting for network|fetch failed|socket hang up|network (error|is unreachable)",
+        r"stream (closed|disconnected|ended without)|request timed out|broken pipe",
+        r"self.signed certificate|certificate (has expired|verif\w+ failed)",
+        r"unable to (get|verify)\b.{0,40}\bcertificate",
+        r"no space left|\benospc\b|read-only file system|out of memory|\benomem\b|cannot allocate memory",
+        r"resource temporarily unavailable|database is locked|active writer|already in use",
+    ),
+    FailureClass.CONFIG: (
+        r"unknown (option|argument)|unexpected argument|is invalid\b|root/sudo|trusted director",
+        r"no such file|(file|provider|model)\b.{0,60}\b(not found|not supported|unsupported)|404 not found",
+        r"does not exist|selected model|(unsupported|unknown|invalid) model",
+        r"no prompt|must be provided|no input|input exceeds|can't check actions|auto-rejecting",
+    ),
+}
+"""
+What the words of an error mean; the first that fits. They are phrases, and
+asked of what a CLI tells as its error, never of all it printed: "quota" alone
+may be the name of a file.
+"""
+
+_KNOWN = {kind: re.compile("|".join(phrases), re.IGNORECASE) for kind, phrases in WORDS.items()}
+
+
+def classify(facts: OutputFacts) -> FailureClass:
+    """
+    Return the failure class that a status, words or the exit code of a failure tell.
+
+    What has a field of its own counts first, then what stands where the CLI
+    writes its errors.
+    """
+    if _session_is_gone(facts):
+        return FailureClass.AGENT
+    return (
+        facts.error_class
+        or STATUSES.get(facts.error_status or 0)
+        or EXIT_CODES.get(facts.exit_code)
+        or class_of(_words(facts), facts.words)
+        or (FailureClass.CONFIG if _refused_to_start(facts) else FailureClass.AGENT)
+    )
+
+
+def class_of(words: str, own: Mapping[Any, str]) -> FailureClass | None:
+    """
+    Return what an error in words means; None if nothing in it is known.
+
+    `own` are the CLI's own phrases, expressions by class; they count first.
+    """
+    for kind, pattern in own.items():
+        if any(re.search(pattern, line) for line in lines_of(words)):
+            return FailureClass(kind)
+    told = [int(next(filter(None, match.groups()))) for match in _STATUS.finditer(words)]
+    by_status = next((STATUSES[status] for status in told if status in STATUSES), None)
+    return by_status or next((kind for kind, known in _KNOWN.items() if known.search(words)), None)
+
+
+def _refused_to_start(facts: OutputFacts) -> bool:
+    """Tell whether the CLI did nothing but complain of how it was called; one that crashed shows where."""
+    words = harmless(facts.stderr)
+    complaint = re.search(r"^[^\w\n]*error\b", words, re.IGNORECASE | re.MULTILINE)
+    return not facts.started and complaint is not None and _CRASH.search(words) is None
+
+
+_CRASH = re.compile(r"^[ \t]*at .{0,300}:\d+(?::\d+)?\)?$|^Traceback \(most recent call last\)", re.MULTILINE)
+"""A line of a stack."""
+
+
+_GONE = re.compile(
+    r"no conversation found|session not found|no (saved|previous) sessions? found|no rollout found",
+    re.IGNORECASE,
+)
+
+
+def _session_is_gone(facts: OutputFacts) -> bool:
+    """Tell whether the session to resume is not there: the next run must begin a new one."""
+    is_good = facts.complete and facts.succeeded
+    return not is_good and _GONE.search(_words(facts)) is not None
+
+
+_COMPLAINT = re.compile(
+    r"[^\w\n]*(?:\d{4}-\d\d-\d\d\S*\s+)?"  # brackets, bullets, the time
+    r"(?:(?:api |fatal )?(?:[\w.]*error|fatal|panic)\b|"
+    r"(?:connect|exceeded|failed|reached|unexpected|you(?:'ve| have)|the model|cannot|could not|unable)\b|"
+    + "|".join(f"(?:{phrase})" for phrase in (*(p for ps in WORDS.values() for p in ps), _GONE.pattern))
+    + ")",
+    re.IGNORECASE,
+)
+"""How a line of stderr begins that is an error, where nothing better is known of a CLI."""
+
+
+def _words(facts: OutputFacts) -> str:
+    """Return the error in words: the CLI's own, or else the lines of stderr that are one."""
+    if facts.error:
+        return harmless(facts.error)[:_MOST_WORDS]
+    if facts.complaints is not None:
+        return "\n".join(facts.complaints)[-_MOST_WORDS:]
+    complaints = [line for line in lines_of(facts.stderr) if _COMPLAINT.match(line)]
+    return "\n".join(complaints)[-_MOST_WORDS:]
+
+
+_MOST_WORDS = 8000
+
+
+# --- Notes -----------------------------------------------------------------
+
+
+def _notes(facts: OutputFacts, *, failed: bool) -> Iterator[str]:
+    if facts.exit_code in SIGNALS and not failed:
+        yield f"ended by SIG{SIGNALS[facts.exit_code]} after its result"
+    if facts.was_cut and facts.complete:
+        yield "output after the result is cut off"
+    if facts.wanted_session and facts.session_id not in {None, facts.wanted_session}:
+        yield f"new session {facts.session_id}, not {facts.wanted_session} as asked"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
+
+
+def _last_words(text: str) -> str:
+    """Return the last line that names an error and the one below it, or else the last line."""
+    lines = [line.strip() for line in harmless(text).split("\n") if line.strip(" \t{}[]")]
+    errors = [at for at, line in enumerate(lines) if re.search(r"\berror\b|failed", line, re.IGNORECASE)]
+    return " ".join(lines[errors[-1] :][:2] if errors else lines[-1:])
+
+
+# --- Usage -----------------------------------------------------------------
+
+
+def run_usage(before: Usage, now: Usage, cumulative: Iterable[str]) -> Usage:
+    """
+    Return what one run took, where the CLI counts on over the runs of a session.
+
+    A total that got smaller was begun anew: then it is the run's own.
+    `cumulative` says which are totals: `tokens`, `cost`.
+    """
+    taken = dict[str, Any]()
+    for group in cumulative:
+        names = TOTALS[group]
+        if all(getattr(now, name) >= getattr(before, name) for name in names):
+            taken |= {name: round(getattr(now, name) - getattr(before, name), 6) for name in names}
+    return now.model_copy(update=taken)
+
+
+TOTALS = {"tokens": ("input_tokens", "output_tokens", "cached_tokens"), "cost": ("cost_usd",)}
+
+
+# --- When a quota is full again --------------------------------------------
+
+_EPOCH = re.compile(r"(?:limit reached\||reset\w*[\"']?\s*[:=|]\s*)(\d{10})(\d{3})?\b", re.IGNORECASE)
+_ISO = re.compile(r"\b(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)")
+_SPAN = re.compile(
+    r"(?:retry[- _]?after|retry[- _]?delay|(?:re)?try(?: again)? (?:in|after)|again in|\bwait(?: for)?"
+    r"|resets?[ _](?:in|after)(?:_seconds)?|reset-(?:requests|tokens))(?: about)?[\"'\s:=]*"
+    r"((?:\d+(?:\.\d+)?\s*(?:days?|hours?|hrs?|minutes?|mins?|seconds?|secs?|ms|[dhms])?[\s,]*(?:and\s+)?)+)",
+    re.IGNORECASE,
+)
+_HTTP_DATE = re.compile(r"\b[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[dhms]?)", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"(?:resets?|again|until)(?: at| on)?\s+"
+    r"(?:([A-Z][a-z]{2,8})\.? (\d{1,2})(?:st|nd|rd|th)?,?(?: (\d{4}),?)?(?: at)? )?"
+    r"(\d{1,2})(?::(\d\d))?\s*([ap]m)?(?:\s*\(?([A-Za-z]+/[A-Za-z_/]+|UTC|GMT)\)?)?",
+    re.IGNORECASE,
+)
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+FARTHEST = timedelta(days=32)
+"""A time further away than this was misread."""
+
+
+def retry_time(words: str, now: datetime) -> datetime | None:
+    """
+    Return the time from which a provider takes calls again, if its words name it.
+
+    Known are epochs (`limit reached|1790000000`), ISO times, spans (`try again
+    in 1h30m`, `retry-after: 30`) and times of day (`resets at 3pm (Europe/Berlin)`,
+    UTC if no zone is named, tomorrow if it is over today).
+    """
+    readers = (_from_epoch, _from_http_date, _from_span, _from_iso, _from_clock)
+    times = (reader(words, now) for reader in readers)
+    return next((time for time in times if time and now <= time <= now + FARTHEST), None)
+
+
+def _from_epoch(words: str, _now: datetime) -> datetime | None:
+    match = _EPOCH.search(words)
+    return datetime.fromtimestamp(int(match[1]), UTC) if match else None
+
+
+def _from_http_date(words: str, _now: datetime) -> datetime | None:
+    """Return the first date such as that of a Retry-After header."""
+    match = _HTTP_DATE.search(words)
+    with suppress(ValueError):
+        return datetime.strptime(match[0], "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC) if match else None
+    return None
+
+
+def _from_span(words: str, now: datetime) -> datetime | None:
+    match = _SPAN.search(words)
+    if not match:
+        return None
+    units = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
+    seconds = sum(float(number) * units[unit.lower()] for number, unit in _PART.findall(match[1]))
+    return now + timedelta(seconds=min(seconds, 10 * FARTHEST.total_seconds()))
+
+
+def _from_iso(words: str, now: datetime) -> datetime | None:
+    """Return the first such time that is not over: those before are of log lines."""
+    for text in _ISO.findall(words):
+        with suppress(ValueError):
+            time = datetime.fromisoformat(text)
+            time = time if time.tzinfo else time.replace(tzinfo=UTC)
+            if time >= now:
+                return time
+    return None
+
+
+def _from_clock(words: str, now: datetime) -> datetime | None:
+    match = _CLOCK.search(words)
+    if match is None or not (match[5] or match[6]):
+        return None
+    month, day, year, hour, minute, half, zone = match.groups()
+    local = now.astimezone(_zone(zone))
+    try:
+        time = local.replace(hour=_hour(int(hour), half), minute=int(minute or 0), second=0, microsecond=0)
+        if month:
+            number = _MONTHS.index(month[:3].lower()) + 1
+            time = time.replace(year=int(year or local.year), month=number, day=int(day))
+            is_next_year = year is None and time < local and local.month > number
+            return time.replace(year=time.year + 1) if is_next_year else time
+    except ValueError:
+        return None
+    return time if time >= local else time + timedelta(days=1)
+
+
+def _hour(hour: int, half: str | None) -> int:
+    if half is None or hour > 12:  # noqa: PLR2004 - noon
+        return hour
+    return hour % 12 + (12 if half.lower() == "pm" else 0)
+
+
+def _zone(name: str | None) -> tzinfo:
+    try:
+        return ZoneInfo(name) if name else UTC
+    except (KeyError, ValueError, OSError):
+        return UTC

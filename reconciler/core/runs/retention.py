@@ -1,0 +1,100 @@
+"""
+What runs left on their hosts: which of it is still needed, and which runs nobody asks for any more.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import accumulate
+
+from reconciler.core.model.runs import read_run_key
+from reconciler.core.model.specs import FleetSpec
+from reconciler.core.model.status import Phase, Status
+
+_KIBIBYTES = 1024
+NO_DRIFT: Mapping[tuple[str, datetime], timedelta] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What a sweep has to know of the fleet; runs by their keys."""
+
+    statuses: Mapping[str, Status]
+    live: frozenset[str]
+    """That are asked for now, whatever the names of their tasks are by now."""
+    open: frozenset[str]
+    """Of tasks that are not settled; all that belongs to them stays."""
+    failed: tuple[str, ...]
+    """Of tasks that failed not long ago, the newest first; they stay as far as there is room."""
+    damaged: frozenset[str]
+    """Tasks with a status that cannot be read: nobody knows what of theirs is needed, so all is."""
+    failed_mb: int
+    """Room for their workspaces on one host, in MiB."""
+
+    def failed_with_room(self, sizes: Mapping[str, int]) -> frozenset[str]:
+        """Return the failed runs that stay where their workspaces have these sizes in KiB: the oldest go."""
+        totals = accumulate(sizes.get(run, 0) for run in self.failed)
+        most = self.failed_mb * _KIBIBYTES
+        return frozenset(run for run, total in zip(self.failed, totals, strict=True) if total <= most)
+
+    def is_stale(self, run: str) -> bool:
+        """
+        Return whether a run that is alive on a host should not be: its task has moved on without it.
+
+        A run of a task that has no status was let go of on purpose, and one of
+        an attempt that is not on record here may be on record elsewhere: both
+        are left alone.
+        """
+        task, attempt = read_run_key(run) or ("", 0)
+        status = self.statuses.get(task)
+        if status is None or run in self.live:
+            return False
+        return run == status.run or attempt < status.attempt
+
+    def is_of_damaged(self, run: str) -> bool:
+        """Return whether a run belongs to a task of which nobody knows where it stands."""
+        return (read_run_key(run) or ("", 0))[0] in self.damaged
+
+    def is_of_open_task(self, run: str) -> bool:
+        """Return whether a run, be it of an earlier attempt, belongs to a task that is not settled."""
+        task, _ = read_run_key(run) or ("", 0)
+        status = self.statuses.get(task)
+        return (
+            task in self.damaged or run in self.open or (status is not None and not status.phase.is_settled)
+        )
+
+
+def retention(
+    statuses: Mapping[str, Status],
+    now: datetime,
+    fleet: FleetSpec,
+    *,
+    damaged: Iterable[str] = (),
+    drift: Mapping[tuple[str, datetime], timedelta] = NO_DRIFT,
+) -> Retention:
+    """
+    Return what is needed of all that runs left: by tasks that are open, and by people after a failure.
+
+    `drift` is how far the clock was set since (see `Observed.drift`).
+    """
+    runs = [(status.run, status) for status in statuses.values() if status.run]
+    failed = sorted(
+        (
+            (status.since, run)
+            for run, status in runs
+            if _is_fresh_failure(status, now - drift.get((run, status.since), timedelta()), fleet)
+        ),
+        reverse=True,
+    )
+    return Retention(
+        statuses=statuses,
+        live=frozenset(run for run, status in runs if status.phase.is_live),
+        open=frozenset(run for run, status in runs if not status.phase.is_settled),
+        failed=tuple(run for _, run in failed),
+        damaged=frozenset(damaged),
+        failed_mb=fleet.keep_failed_mb,
+    )
+
+
+def _is_fresh_failure(status: Status, now: datetime, fleet: FleetSpec) -> bool:
+    return status.phase is Phase.FAILED and now - status.since < fleet.keep_failed

@@ -1,0 +1,143 @@
+"""
+A run that does nothing, carried out on a host to see whether runs can be.
+
+It goes the way of every other: the same transport, scripts, quoting, sessions
+and proofs. What it brings back is compared, and what it leaves behind must be
+gone.
+"""
+
+import asyncio
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.model.specs import Host
+from reconciler.core.text import one_line, tail
+from reconciler.dispatch.logs import LogFolder
+from reconciler.dispatch.proofs import Proofs
+from reconciler.dispatch.protocol import Stage, agent_id, agent_job
+from reconciler.dispatch.retrying import StepFailed
+from reconciler.dispatch.runs import Bounds, RunEnding, Runs
+from reconciler.dispatch.session import open_session, usual_pace
+from reconciler.dispatch.transport import Transport
+
+DRY_RUN_FOLDER = "host-check"
+"""Where these runs are on a host; the folders of fleets beside it are named by their ids."""
+_PROMPT = 'it\'s "one" $(two) `three` \\ four\n\tfünf\n'
+_SCRIPT = """
+[ "$1" = "$REHEARSED" ] || exit 3
+cat
+id -u >&2
+cat /proc/sys/kernel/random/boot_id >&2 2>/dev/null || echo - >&2
+if [ -S "${SSH_AUTH_SOCK-}" ]; then echo agent >&2; else echo - >&2; fi
+setsid env -i sleep 60 </dev/null >/dev/null 2>&1 &
+echo $! >&2
+"""
+_ENDING = RunEnding(grace=1)
+_TIMEOUT = 30.0
+_PATIENCE = 60.0
+_HELD = {
+    "cgroup": "a cgroup of its own",
+    "reaper": "its supervisor, the parent of all that loses its own",
+    "mark": "a mark in the environment",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What came of it."""
+
+    troubles: tuple[str, ...] = ()
+    """Why no run can be carried out there."""
+    warnings: tuple[str, ...] = ()
+    """What is not kept from agents there, and could be."""
+    held_by: tuple[str, ...] = ()
+    """What finds the processes of a run when it ends: `cgroup`, `reaper`, `mark`."""
+
+    @property
+    def words(self) -> str:
+        """What finds the processes of a run, for people."""
+        return " and ".join(_HELD[each] for each in self.held_by)
+
+
+async def dry_run(host: Host, transport: Transport, *, token: str) -> DryRun:
+    """Carry out a run that does nothing; return what came of it. `token` is drawn, so that two never meet."""
+    with TemporaryDirectory(prefix="reconciler-") as folder:
+        logs, proofs = LogFolder(Path(folder) / "logs"), Proofs(Path(folder) / "proofs")
+        pace = usual_pace(host)
+        try:
+            site = open_session(host, transport, fleet=DRY_RUN_FOLDER, logs=logs, pace=pace, proofs=proofs)
+        except StepFailed as error:
+            return DryRun(troubles=(str(error),))
+        return await _rehearse(host, transport, site.runs, logs, agent_id(f"check.g{token[:8]}.a1", 1))
+
+
+async def _rehearse(host: Host, transport: Transport, runs: Runs, logs: LogFolder, run_id: str) -> DryRun:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            return await _carry_out(host, transport, runs, logs, run_id)
+    except TimeoutError:
+        return DryRun(troubles=(f"no run was over within {_PATIENCE:g} s; see whether it is overloaded",))
+    except (Unavailable, Refused) as error:
+        return DryRun(troubles=(f"no run can be carried out: {error}",))
+    finally:
+        with suppress(TimeoutError, Unavailable, Refused):
+            async with asyncio.timeout(_PATIENCE):
+                await runs.cancel(run_id, "cancelled", _ENDING)
+                await runs.remove([run_id])
+        await runs.close()
+
+
+async def _carry_out(host: Host, transport: Transport, runs: Runs, logs: LogFolder, run_id: str) -> DryRun:
+    env = {**host.env, "REHEARSED": _PROMPT}
+    job = agent_job(("sh", "-c", _SCRIPT, "sh", _PROMPT), env=env, folder="/")
+    held_by = await runs.means()
+    state = await runs.start(run_id, job, _PROMPT.encode(), timeout=_TIMEOUT, ending=_ENDING)
+    state = await runs.follow(run_id, state, Bounds(output=2**20), _ENDING)
+    said = logs.read(run_id, "err").decode(errors="replace")
+    if state.stage is not Stage.DONE or state.exit_code != 0:
+        how = state.stage if state.stage is not Stage.DONE else f"exit code {state.exit_code}"
+        words = one_line(tail(said, lines=2, characters=300))
+        return DryRun(troubles=(f"a run that does nothing ended badly ({how}): {words}",), held_by=held_by)
+    if not runs.proofs.is_ours(run_id, state):
+        return DryRun(troubles=("somebody else writes the records of runs there",), held_by=held_by)
+    if logs.read(run_id, "out") != _PROMPT.encode():
+        return DryRun(troubles=("a prompt does not arrive there as it was sent",), held_by=held_by)
+    uid, boot, agent, left = (said.split() + ["-"] * 4)[:4]
+    if host.agent_forwarding and agent != "agent":
+        return DryRun(
+            troubles=("no SSH agent is forwarded to it; see SSH_AUTH_SOCK here, AllowAgentForwarding there",),
+            held_by=held_by,
+        )
+    return DryRun(warnings=tuple(await _warnings(host, transport, uid, boot, left)), held_by=held_by)
+
+
+async def _warnings(host: Host, transport: Transport, uid: str, boot: str, left: str) -> list[str]:
+    warnings = []
+    if host.is_local or (uid == str(os.getuid()) and boot == _boot()):
+        warnings.append(
+            "its agents run as the user of the reconciler, and can read and write what it can; "
+            "give them a user of their own (docs/security.md)"
+        )
+    if left.isdigit():
+        script = (
+            f"state=$(sed 's/^.*) //' /proc/{left}/stat 2>/dev/null)\n"
+            f"case $state in [ZX]*) ;; *) kill -9 {left} 2>/dev/null && echo left ;; esac\n"
+        )
+        answer = await transport.call((host.shell, "-s"), script.encode(), timeout=_TIMEOUT)
+        if b"left" in answer.stdout:
+            warnings.append(
+                "what clears its environment outlives its run there; install perl or python3, "
+                "or let its user make cgroups (docs/security.md)"
+            )
+    return warnings
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,160 @@
+"""
+The ways to all hosts: each made once, shared, and closed together.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from weakref import WeakValueDictionary
+
+from reconciler.core.errors import Unavailable
+from reconciler.core.model.specs import Host
+from reconciler.dispatch.ssh.connection import ConnectLimiter, ConnectTimeouts, SshConnector
+from reconciler.dispatch.ssh.route import Route, route
+from reconciler.dispatch.ssh.transport import SshTransport
+from reconciler.dispatch.transport import CommandResult, Transport
+
+
+class RoutedTransport(Transport):
+    """
+    A host, reached in the way its spec names now.
+
+    Whoever follows a run holds on to this for hours. Meanwhile a person may
+    have trusted the host's new key, or sshd may have moved to another port.
+    """
+
+    def __init__(self, now: Callable[[], SshTransport]) -> None:
+        self._now = now
+
+    async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
+        """Run a short command, as Transport says; Unavailable too if the spec names no way."""
+        return await self._now().call(words, stdin, timeout=timeout)
+
+    async def read(self, path: str, offset: int, limit: int) -> bytes:
+        """Return a piece of a file, as Transport says; Unavailable too if the spec names no way."""
+        return await self._now().read(path, offset, limit)
+
+    async def close(self) -> None:
+        """Let go of the host; runs on it go on."""
+        with contextlib.suppress(Unavailable):
+            await self._now().close()
+
+
+HostAccount = tuple[str, str | None, str | None]
+"""Name, address and user of a host: where its runs are. All else only says how to get there."""
+
+
+class TransportPool:
+    """
+    Gives the transport of a host: the same one as long as its runs are in the same place.
+
+    `hosts` tells the hosts as they are now. A host whose way has changed gets a
+    new connection, the old one ends when nobody uses it any more. One that has
+    moved to another address or user gets another transport, and runs that were
+    begun in the old place are followed there. What is not `is_lasting`, such as
+    a check, leaves to those who stay what they keep on a host.
+    """
+
+    def __init__(
+        self,
+        hosts: Callable[[], Mapping[str, Host]],
+        *,
+        local: Callable[[Host], Transport],
+        jitter: Callable[[], float],
+        agent_path: str | None = None,
+        patience: ConnectTimeouts | None = None,
+        is_lasting: bool = True,
+    ) -> None:
+        self._is_lasting = is_lasting
+        self._hosts = hosts
+        self._local = local
+        self._jitter = jitter
+        self._agent_path = agent_path
+        self._patience = patience or ConnectTimeouts()
+        self._gate = ConnectLimiter()
+        self._locals: dict[str, Transport] = {}
+        self._lines: dict[Route, SshConnector] = {}
+        self._remotes: dict[Route, SshTransport] = {}
+        self._ways: WeakValueDictionary[HostAccount, RoutedTransport] = WeakValueDictionary()
+        """Those that somebody holds: who follows a run does, the whole time."""
+        self._asked: dict[HostAccount, Host] = {}
+        """Each host as it was last asked for: what to go by once it is gone from the specs."""
+        self._latest: dict[HostAccount, Route] = {}
+
+    def __call__(self, host: Host) -> Transport:
+        """Return the transport of the host; nothing is sent yet."""
+        if host.is_local:
+            return self._local_one(host)
+        account = _account(host)
+        if account not in self._asked:
+            self._forget_moved()
+        self._asked[account] = host
+        way = self._ways.get(account)
+        if way is None:
+            way = self._ways[account] = RoutedTransport(partial(self._remote, account))
+        return way
+
+    def line(self, host: Host) -> SshConnector:
+        """Return the line to a host that is not this machine. Raises Unavailable for a jump to nowhere."""
+        return self._line(route(host, self._hosts()))
+
+    async def close(self) -> None:
+        """Let go of all hosts; runs on them go on."""
+        await asyncio.gather(
+            *(transport.close() for transport in [*self._locals.values(), *self._remotes.values()])
+        )
+        await asyncio.gather(*(line.close() for line in self._lines.values()))
+
+    def _remote(self, account: HostAccount) -> SshTransport:
+        """Return the transport over the way there is now. Raises Unavailable for a jump to nowhere."""
+        hosts = self._hosts()
+        host = hosts.get(account[0])
+        way = route(host if host and _account(host) == account else self._asked[account], hosts)
+        before = self._latest.get(account, way)
+        self._latest[account] = way
+        if before != way:
+            self._forget(before)
+        if way not in self._remotes:
+            self._remotes[way] = SshTransport(self._line(way), is_lasting=self._is_lasting)
+        return self._remotes[way]
+
+    def _forget_moved(self) -> None:
+        """Forget places where hosts were, once nobody follows anything there."""
+        current = {_account(host) for host in self._hosts().values()}
+        for account in self._asked.keys() - current - set(self._ways):
+            del self._asked[account]
+            if before := self._latest.pop(account, None):
+                self._forget(before)
+
+    def _forget(self, way: Route) -> None:
+        """Let go of a way that is not taken any more, and of the lines that no other way has."""
+        taken = set(self._latest.values())
+        if way in taken:
+            return
+        if remote := self._remotes.pop(way, None):
+            remote.retire()
+        needed = {whole[:length] for whole in taken for length in range(1, len(whole) + 1)}
+        self._lines = {route: line for route, line in self._lines.items() if route in needed or line.is_used}
+
+    def _line(self, way: Route) -> SshConnector:
+        """Return the line to the last hop of the way; hops that two ways begin with are shared."""
+        if way not in self._lines:
+            self._lines[way] = SshConnector(
+                way[-1],
+                via=self._line(way[:-1]) if way[:-1] else None,
+                gate=self._gate,
+                patience=self._patience,
+                jitter=self._jitter,
+                agent_path=self._agent_path,
+            )
+        return self._lines[way]
+
+    def _local_one(self, host: Host) -> Transport:
+        if host.name not in self._locals:
+            self._locals[host.name] = self._local(host)
+        return self._locals[host.name]
+
+
+def _account(host: Host) -> HostAccount:
+    return host.name, host.address, host.user

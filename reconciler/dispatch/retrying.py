@@ -1,0 +1,74 @@
+"""
+What the steps of a round have in common: how they fail, and how often they are tried.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import TypeVar
+
+from reconciler.core.errors import ReconcilerError, Refused, Unavailable
+from reconciler.core.model.runs import FailureClass
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Tell = Callable[[str | None], None]
+"""Told why a step is tried again; None once it has succeeded."""
+TELL: ContextVar[Tell] = ContextVar("TELL")
+"""Who is to hear of steps that are tried again: whoever began what they are a part of sets it."""
+_PAUSE = 0.2
+_PAUSE_CAP = 15.0
+
+
+class StepFailed(ReconcilerError):
+    """
+    A step failed, and trying again would not help; `kind` decides what happens next.
+
+    `touched` is the head that somebody else pushed to the branch, if that is
+    why; `on_host` says that it was the host that could not do its part.
+    """
+
+    def __init__(
+        self, kind: FailureClass, message: str, *, touched: str | None = None, on_host: bool = False
+    ) -> None:
+        self.kind = kind
+        self.touched = touched
+        self.on_host = on_host
+        super().__init__(message)
+
+
+async def retry_until_reachable(step: Callable[[], Awaitable[T]], *, patience: float | None = None) -> T:
+    """
+    Take a step, again and again while what it needs cannot be reached.
+
+    Without `patience` (seconds since it first failed) it never gives up: a run that
+    may have started must not be forgotten. Raises StepFailed.
+    """
+    pause, failing_since = _PAUSE, None
+    tell = TELL.get(_nobody)
+    clock = asyncio.get_running_loop().time
+    while True:
+        try:
+            done = await step()
+        except Refused as error:
+            raise StepFailed(FailureClass.HOST, str(error), on_host=error.on_host) from error
+        except Unavailable as error:
+            failing_since = clock() if failing_since is None else failing_since
+            waited = clock() - failing_since
+            if patience is not None and waited >= patience:
+                words = f"{error} (tried for {waited:.0f} s)"
+                raise StepFailed(FailureClass.HOST, words, on_host=error.on_host) from error
+            log.warning("%s; trying again in %.1f s", error, pause)
+            tell(str(error))
+        else:
+            if failing_since is not None:
+                tell(None)
+            return done
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, _PAUSE_CAP)
+
+
+def _nobody(_: str | None) -> None:
+    """Hear nothing."""

@@ -1,0 +1,71 @@
+"""
+One host with all that is needed to work there.
+"""
+
+from dataclasses import dataclass
+
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.specs import Host
+from reconciler.dispatch.logs import LogFolder
+from reconciler.dispatch.paths import DEFAULT_WORKDIR
+from reconciler.dispatch.proofs import Proofs
+from reconciler.dispatch.retrying import StepFailed
+from reconciler.dispatch.runs import LOCAL_PACE, REMOTE_PACE, Pace, Runs
+from reconciler.dispatch.scripts import Scripts
+from reconciler.dispatch.transport import SAFE_WORD, Transport
+from reconciler.dispatch.workspace import Workspaces
+
+
+@dataclass(frozen=True, slots=True)
+class HostSession:
+    """The runs and the workspaces of one fleet on one host."""
+
+    transport: Transport
+    shell: str
+    workdir: str | None
+    runs: Runs
+    workspaces: Workspaces
+
+
+def open_session(
+    host: Host, transport: Transport, *, fleet: str, logs: LogFolder, pace: Pace, proofs: Proofs
+) -> HostSession:
+    """Return the site of a host; nothing is sent yet. Raises StepFailed if its spec cannot work."""
+    folder = f"{workdir(host)}/{fleet}"
+    scripts = Scripts(
+        transport, host=host.name, shell=_safe(host, "shell", host.shell), workdir=workdir(host)
+    )
+    return HostSession(
+        transport=transport,
+        shell=host.shell,
+        workdir=host.workdir,
+        runs=Runs(scripts, transport, root=f"{folder}/runs", logs=logs, pace=pace, proofs=proofs),
+        workspaces=Workspaces(scripts, fleet=folder, shares_mirrors=host.is_local),
+    )
+
+
+def usual_pace(host: Host) -> Pace:
+    """Return how often the follower looks at a host."""
+    return LOCAL_PACE if host.is_local else REMOTE_PACE
+
+
+def workdir(host: Host) -> str:
+    """
+    Return the working folder of a host as a word of a command line.
+
+    A local transport's commands start there. Raises StepFailed for a folder that is no safe word.
+    """
+    if host.is_local:
+        return "."
+    folder = host.workdir or DEFAULT_WORKDIR
+    return _safe(host, "workdir", f"$HOME{folder[1:]}" if folder.startswith("~/") else folder)
+
+
+def _safe(host: Host, field: str, word: str) -> str:
+    if not SAFE_WORD.match(word):
+        raise StepFailed(
+            FailureClass.CONFIG,
+            f"host {host.name}: {field} {word!r} cannot stand on a command line; "
+            "use a path of letters, digits and any of _ . / + = : , @ % -",
+        )
+    return word

@@ -1,0 +1,352 @@
+"""
+Pull requests of one repository, read with a memory.
+
+A look is one request when nothing moved: the list of what changed last, as far
+back as the last look. Details are read of what moved. What changes without
+moving anything (a commit status, a review that is dismissed, a base branch that
+makes a conflict) is found by reading a few open ones anew at each look, those
+first that were not read for longest: a look costs one request and at most
+three for each of `REFRESHED` pull requests, however many there are.
+"""
+
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from reconciler.controller.ports import Clock
+from reconciler.core.forge.model import Checks, PullRequestSnapshot, Review
+from reconciler.core.model.runs import ReviewNote
+from reconciler.core.text import one_line
+from reconciler.forge.answers import (
+    CommitsAnswer,
+    EntryAnswer,
+    InlineAnswer,
+    PullAnswer,
+    ReviewAnswer,
+    StatusAnswer,
+    StatusesAnswer,
+    name_of,
+)
+from reconciler.forge.client import GONE_CODES, Declined, ForgeClient, Strange, page_of
+from reconciler.forge.dialect import Dialect
+
+log = logging.getLogger(__name__)
+
+REFRESHED = 8
+"""Open pull requests that are read anew at each look though they did not move."""
+_LOOK_PAGES = 20
+"""Most pages of a look; at the first it bounds the past: older pull requests are found by number only."""
+_SETTLES = timedelta(seconds=30)
+"""
+After this time of "cannot be merged" with the same head and base it is called a conflict.
+
+Forgejo says the same while it computes, which takes moments.
+"""
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+OWN_CONTEXTS = "reconciler/"
+"""Commit statuses of ours begin so; they are no checks."""
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequestDetail:
+    """A pull request as it was last read."""
+
+    listed: PullAnswer
+    """What the list said of it then: if it says something else, it moved."""
+    answer: PullAnswer
+    statuses: tuple[StatusAnswer, ...]
+    """Of its head."""
+    pull: PullRequestSnapshot
+
+
+class PullRequestReader:
+    """What is known of the pull requests of a repository."""
+
+    def __init__(self, client: ForgeClient, dialect: Dialect, clock: Clock) -> None:
+        self._client = client
+        self._dialect = dialect
+        self._clock = clock
+        self._listed: dict[int, PullAnswer] = {}
+        self._looked_until = _LONG_AGO
+        """Time of the last change that the last look saw."""
+        self._details: dict[int, PullRequestDetail] = {}
+        """In the order in which they were read."""
+        self._inline: dict[tuple[int, int | None], tuple[ReviewNote, ...]] = {}
+        """By id of the review and number of its comments."""
+        self._pushers: dict[str, str] = {}
+        """By commit."""
+        self._unmergeable: dict[int, tuple[tuple[str, str], datetime]] = {}
+        """Head and base that could not be merged, and since when."""
+
+    async def of(
+        self, branches: Collection[str], fresh: Collection[int]
+    ) -> Mapping[str, PullRequestSnapshot]:
+        """Return the newest pull request of each branch; see `Forges.pulls`."""
+        await self.look()
+        unknown = set(fresh) - self._listed.keys()
+        for number in sorted(unknown):
+            await self._read_or_pass_over(number)
+        newest = self._newest(set(branches))
+        for number in self._due(newest.values(), set(fresh) - unknown):
+            await self._read_or_pass_over(number)
+        known = {branch: self._details.get(answer.number) for branch, answer in newest.items()}
+        return {branch: detail.pull for branch, detail in known.items() if detail}
+
+    async def look(self) -> None:
+        """Learn which pull requests there are and which moved."""
+        newest = self._looked_until
+        async for answer in self._client.pages(
+            "pulls",
+            PullAnswer,
+            {"state": "all", **self._dialect.newest_first},
+            most=_LOOK_PAGES,
+            passes_over=True,
+        ):
+            if answer.updated_at < self._looked_until:
+                break
+            self._listed[answer.number] = answer
+            newest = max(newest, answer.updated_at)
+        self._looked_until = newest
+
+    def newest(self, branch: str) -> PullAnswer | None:
+        """Return the newest pull request of a branch as the last look found it, an open one first."""
+        return self._newest({branch}).get(branch)
+
+    async def find_open(self, branch: str) -> int | None:
+        """Return the number of the open pull request of a branch, however long it lay still."""
+        async for answer in self._client.pages("pulls", PullAnswer, {"state": "open"}):
+            if answer.is_from_here and answer.head.branch == branch:
+                return answer.number
+        return None
+
+    async def open(self, base: str) -> list[PullRequestSnapshot]:
+        """Return the open pull requests of branches from here against a base branch, without details."""
+        answers = self._client.pages("pulls", PullAnswer, {"state": "open"})
+        return [
+            self._pull(answer) async for answer in answers if answer.base.ref == base and answer.is_from_here
+        ]
+
+    async def read(self, number: int) -> PullRequestDetail:
+        """Return a pull request as it is now."""
+        return await self._detail(await self._client.get(f"pulls/{number}", PullAnswer))
+
+    async def statuses(self, commit: str) -> tuple[StatusAnswer, ...]:
+        """Return the newest status of each context of a commit."""
+        found: list[StatusAnswer] = []
+        page = 1
+        while True:
+            try:
+                answer = await self._client.get(f"commits/{commit}/status", StatusesAnswer, page_of(page))
+            except Declined:  # the commit is gone: its branch was rewritten
+                return ()
+            found += answer.statuses or ()
+            if not answer.statuses or len(found) >= answer.total_count:
+                return tuple(found)
+            page += 1
+
+    def saw_conflict(self, answer: PullAnswer) -> None:
+        """Keep that a merge was tried and base and head touch the same."""
+        self._unmergeable[answer.number] = ((answer.head.sha, answer.base.sha), _LONG_AGO)
+
+    # --- Which ones --------------------------------------------------------
+
+    def _newest(self, branches: set[str]) -> dict[str, PullAnswer]:
+        newest: dict[str, PullAnswer] = {}
+        for answer in sorted(self._listed.values(), key=lambda each: (each.is_open, each.number)):
+            if answer.is_from_here and answer.head.branch in branches:
+                newest[answer.head.branch] = answer
+        return newest
+
+    def _due(self, wanted: Iterable[PullAnswer], fresh: set[int]) -> list[int]:
+        """Return the numbers to read: those that moved, those asked for, and a few of the rest in turn."""
+        rest = {answer.number: answer.is_open for answer in wanted}
+        moved = {number for number in rest if self._has_moved(number)} | fresh
+        still = [number for number in self._details if rest.get(number) and number not in moved]
+        return sorted(moved) + still[:REFRESHED]
+
+    def _has_moved(self, number: int) -> bool:
+        detail = self._details.get(number)
+        return detail is None or detail.listed != self._listed[number]
+
+    async def _read_or_pass_over(self, number: int) -> None:
+        """Read a pull request; one of which the forge tells what cannot be read is not known then."""
+        try:
+            await self._try_to_read(number)
+        except Strange as error:
+            log.warning("pull request %d is passed over: %s", number, error)
+            self._details.pop(number, None)
+
+    async def _try_to_read(self, number: int) -> None:
+        try:
+            answer = await self._client.get(f"pulls/{number}", PullAnswer)
+        except Declined as declined:
+            if declined.status not in GONE_CODES:
+                raise
+            self._listed.pop(number, None)
+            self._details.pop(number, None)
+        else:
+            await self._detail(answer)
+
+    # --- One of them -------------------------------------------------------
+
+    async def _detail(self, answer: PullAnswer) -> PullRequestDetail:
+        number = answer.number
+        statuses = await self.statuses(answer.head.sha)
+        pull = self._pull(
+            answer,
+            pusher=await self._pusher(answer.head.sha),
+            by=await self._closer(answer),
+            reviews=await self._reviews(answer),
+            checks=_worst(statuses),
+            failed_checks=tuple(_failed(statuses)),
+        )
+        self._details.pop(number, None)  # it goes to the end of the line
+        listed = self._listed.setdefault(number, answer)
+        self._details[number] = PullRequestDetail(listed, answer, statuses, pull)
+        return self._details[number]
+
+    def _pull(
+        self,
+        answer: PullAnswer,
+        *,
+        pusher: str = "",
+        by: str = "",
+        reviews: tuple[Review, ...] = (),
+        checks: Checks = "none",
+        failed_checks: tuple[str, ...] = (),
+    ) -> PullRequestSnapshot:
+        mergeable = self._mergeable(answer)
+        return PullRequestSnapshot(
+            number=answer.number,
+            url=answer.html_url,
+            title=answer.title,
+            body=answer.body,
+            author=name_of(answer.user),
+            branch=answer.head.branch,
+            base=answer.base.ref,
+            head=answer.head.sha,
+            pusher=pusher,
+            state="open" if answer.is_open else "closed",
+            is_merged=answer.is_merged,
+            is_draft=answer.draft,
+            mergeable=mergeable,
+            is_conflicting=mergeable is False,
+            by=by,
+            labels=tuple(label.name for label in answer.labels),
+            reviews=reviews,
+            checks=checks,
+            failed_checks=failed_checks,
+            updated_at=answer.updated_at,
+        )
+
+    def _mergeable(self, answer: PullAnswer) -> bool | None:
+        """Return whether it can be merged: False only for a conflict, None for "not known"."""
+        if not answer.is_open or answer.mergeable is None:
+            return None
+        if answer.mergeable:
+            return True
+        if self._dialect.is_sure_of_conflicts:
+            return False
+        if answer.draft:  # Forgejo calls every draft unmergeable
+            return None
+        sides, now = (answer.head.sha, answer.base.sha), self._clock()
+        known, since = self._unmergeable.get(answer.number, (sides, now))
+        if known != sides:
+            since = now
+        self._unmergeable[answer.number] = (sides, since)
+        return False if now - since >= _SETTLES else None
+
+    async def _pusher(self, commit: str) -> str:
+        """Return the author of a commit: forges do not say who pushed it."""
+        if commit not in self._pushers:
+            try:
+                asked = {"sha": commit, "stat": "false", "files": "false", "limit": "1", "per_page": "1"}
+                commits = await self._client.get("commits", CommitsAnswer, asked)
+            except Declined:  # it is gone: the branch was rewritten or deleted
+                return ""
+            self._pushers[commit] = commits.root[0].by if commits.root else ""
+        return self._pushers[commit]
+
+    async def _closer(self, answer: PullAnswer) -> str:
+        """Return who merged or closed it; the second stands in its timeline only."""
+        if answer.is_open:
+            return ""
+        if answer.is_merged:
+            return answer.merged_by.login if answer.merged_by else ""
+        entries = self._client.pages(f"issues/{answer.number}/timeline", EntryAnswer)
+        closers = [name_of(entry.user) async for entry in entries if entry.is_closing]
+        return closers[-1] if closers else ""
+
+    async def _reviews(self, pull: PullAnswer) -> tuple[Review, ...]:
+        answers = self._client.pages(f"pulls/{pull.number}/reviews", ReviewAnswer)
+        said = [(answer, _VERDICTS[answer.state]) async for answer in answers if answer.state in _VERDICTS]
+        return tuple([await self._review(pull, answer, verdict) for answer, verdict in said])
+
+    async def _review(self, pull: PullAnswer, answer: ReviewAnswer, verdict: "_Verdict") -> Review:
+        author = name_of(answer.user)
+        said = (ReviewNote(author=author, text=answer.body),) if answer.body.strip() else ()
+        is_behind = answer.commit_id != pull.head.sha
+        return Review(
+            id=answer.id,
+            author=author,
+            verdict=verdict,
+            commit=answer.commit_id or "",
+            is_stale=is_behind if answer.stale is None else answer.stale,
+            is_dismissed=answer.dismissed or answer.state == "DISMISSED",
+            is_official=answer.official,
+            notes=said + await self._comments(pull.number, answer),
+        )
+
+    async def _comments(self, number: int, review: ReviewAnswer) -> tuple[ReviewNote, ...]:
+        """Return the inline comments of a review; they are asked for once."""
+        key = review.id, review.comments_count
+        if review.comments_count == 0:
+            return ()
+        if key not in self._inline:
+            comments = self._client.pages(f"pulls/{number}/reviews/{review.id}/comments", InlineAnswer)
+            self._inline[key] = tuple([_note(answer) async for answer in comments if answer.body.strip()])
+        return self._inline[key]
+
+
+_Verdict = Literal["approved", "changes_requested", "comment"]
+_VERDICTS: Mapping[str, _Verdict] = {
+    "APPROVED": "approved",
+    "REQUEST_CHANGES": "changes_requested",
+    "CHANGES_REQUESTED": "changes_requested",  # GitHub's word
+    "COMMENT": "comment",
+    "COMMENTED": "comment",  # GitHub's word
+    "DISMISSED": "comment",  # GitHub does not say what it was
+}
+"""What a review says; one that is asked for or not sent yet is none."""
+
+
+def _note(answer: InlineAnswer) -> ReviewNote:
+    line = answer.line or answer.old_line or None
+    return ReviewNote(author=name_of(answer.user), text=answer.body, path=answer.path, line=line)
+
+
+def _of_others(statuses: Iterable[StatusAnswer]) -> list[StatusAnswer]:
+    return [status for status in statuses if not status.context.startswith(OWN_CONTEXTS)]
+
+
+def _worst(statuses: Iterable[StatusAnswer]) -> Checks:
+    """Return what the checks come to: `warning` and `skipped` stop nobody."""
+    states = {status.state for status in _of_others(statuses)}
+    if states & _FAILING:
+        return "failure"
+    if "pending" in states:
+        return "pending"
+    return "success" if states else "none"
+
+
+_FAILING = {"failure", "error"}
+
+
+def _failed(statuses: Iterable[StatusAnswer]) -> Iterable[str]:
+    for status in _of_others(statuses):
+        if status.state in _FAILING:
+            yield one_line(
+                f"{status.context}: {status.description}" if status.description else status.context
+            )

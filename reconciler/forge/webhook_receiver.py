@@ -1,0 +1,141 @@
+"""
+Where webhooks are taken: checked, put on record, handed on as hints.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+from reconciler.core.adapter import Secret
+from reconciler.core.errors import Refused, Unavailable, UsageError
+from reconciler.core.forge.model import Hint
+from reconciler.core.model.specs import Forge
+from reconciler.forge.journal import Journal
+from reconciler.forge.webhook import digest, event_of, has_valid_signature, read_hint
+
+log = logging.getLogger(__name__)
+
+_FRESH = 60.0
+"""Seconds for which a secret that was looked up is used: strangers may knock often."""
+
+
+class WebhookReceiver:
+    """
+    Implements `controller.ports.Hooks`.
+
+    `forges` are those of the fleet now, by name of the repo, and `.fleet` for
+    its own repository. A secret may have several lines during a rotation: each
+    is good. `on_hint` is called once for each delivery that is new; it says
+    `done` when it was worked.
+    """
+
+    def __init__(
+        self,
+        forges: Callable[[], Mapping[str, Forge]],
+        secret: Callable[[Secret], Awaitable[str]],
+        journal: Journal,
+        on_hint: Callable[[Hint], None],
+    ) -> None:
+        self._forges = forges
+        self._secret = secret
+        self._journal = journal
+        self._on_hint = on_hint
+        self._found: dict[Secret, tuple[float, Sequence[str] | Unavailable]] = {}
+
+    async def receive(self, headers: Mapping[str, str], body: bytes) -> None:
+        """
+        Take a delivery; it is on disk when this returns. Names of headers are in lower case.
+
+        Raises Refused if its signature is missing or wrong, UsageError if it
+        is no webhook, Unavailable if it cannot be kept.
+        """
+        event = event_of(headers)
+        try:
+            forges = await self._signers(headers, body)
+            hint = read_hint(headers, body)
+        except (Refused, UsageError):
+            self._journal.count(event, "refused")
+            raise
+        names = _names(hint, forges) if hint else ()
+        if hint is None or not names:
+            self._journal.count(event, "ignored")
+            return
+        hint = replace(hint, repos=names)
+        is_new = await asyncio.to_thread(self._journal.add, hint, digest(body))
+        self._journal.count(event, "taken" if is_new else "duplicate")
+        if is_new:
+            self._on_hint(hint)
+
+    def resume(self) -> None:
+        """Hand on what was on record and not worked when the last process ended."""
+        for hint in self._journal.pending():
+            try:
+                self._on_hint(hint)
+            except Exception:
+                log.exception(
+                    "delivery %s cannot be worked; the next look finds what it was about", hint.delivery
+                )
+
+    def done(self, delivery: str) -> None:
+        """Note that a delivery was worked."""
+        self._journal.done(delivery)
+
+    async def _signers(self, headers: Mapping[str, str], body: bytes) -> Mapping[str, Forge]:
+        """
+        Return the forges whose secret the body is signed with.
+
+        Strangers may send many large bodies: each is digested once for each
+        secret, however many repos share it, and not on the event loop.
+        """
+        forges = {name: forge for name, forge in self._forges().items() if forge.webhook_secret}
+        known, problem = await self._all_words({forge.webhook_secret for forge in forges.values()})
+        good = await asyncio.to_thread(
+            has_valid_signature, body, headers, {word for words in known.values() for word in words}
+        )
+        signers = {
+            name: forge
+            for name, forge in forges.items()
+            if not good.isdisjoint(known.get(forge.webhook_secret, ()))
+        }
+        if signers:
+            return signers
+        if problem is not None:
+            raise problem
+        raise Refused(
+            "no webhook secret of this fleet made its signature (HMAC-SHA256 of the body); "
+            "`reconciler webhook install` sets it up"
+        )
+
+    async def _all_words(
+        self, secrets: Collection[Secret | None]
+    ) -> tuple[Mapping[Secret | None, Sequence[str]], Unavailable | None]:
+        """Return the lines of each secret that can be had, and why another cannot; others are forgotten."""
+        self._found = {secret: found for secret, found in self._found.items() if secret in secrets}
+        known, problem = dict[Secret | None, Sequence[str]](), None
+        for secret in filter(None, secrets):
+            try:
+                known[secret] = await self._words(secret)
+            except Unavailable as error:
+                problem = error
+        return known, problem
+
+    async def _words(self, secret: Secret) -> Sequence[str]:
+        now = time.monotonic()
+        until, found = self._found.get(secret, (now, ()))
+        if until <= now:
+            try:
+                found = (await self._secret(secret)).split()
+            except Unavailable as error:
+                found = error
+            self._found[secret] = now + _FRESH, found
+        if isinstance(found, Unavailable):
+            raise found
+        return found
+
+
+def _names(hint: Hint, forges: Mapping[str, Forge]) -> tuple[str, ...]:
+    """Return the names of the repository it is from, among those whose secret it knows."""
+    place = hint.place.lower()
+    return tuple(name for name, forge in forges.items() if forge.repo.lower() == place)

@@ -1,0 +1,263 @@
+"""
+Let a forge show what is wanted: pull requests, labels, comments, statuses, merges.
+
+Every write follows a look, so that carrying out the same once more is nothing.
+What is ours is marked: a comment of ours begins with a hidden mark; in the body
+of a pull request a block between two marks is ours, and the text around it is
+people's. A title is ours until somebody edits it: the mark holds a digest of
+the last one we gave. Labels and reviewers are set when the pull request is
+opened or adopted; until that is done the mark says `new`.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from urllib.parse import quote
+
+from reconciler.core.errors import Unavailable
+from reconciler.core.forge.model import CommitStatus, ForgeView, ManagedComment, PullRequestSnapshot
+from reconciler.core.text import harmless, one_line
+from reconciler.forge.answers import (
+    CommentAnswer,
+    ForgeUser,
+    IssueAnswer,
+    LabelAnswer,
+    LabelsAnswer,
+    PullAnswer,
+    StatusAnswer,
+    mark_of,
+)
+from reconciler.forge.client import GONE_CODES, Declined, ForgeClient
+from reconciler.forge.dialect import Dialect
+from reconciler.forge.pull_requests import PullRequestDetail, PullRequestReader
+
+_PHASES = "agent/"
+"""Labels that begin so are states of a task: one at a time."""
+_PHASE_COLOR, _OTHER_COLOR = "1d76db", "ededed"
+_NEW = "new"
+_BLOCK = re.compile(r"<!-- reconciler:begin (\w+) -->\n.*?<!-- reconciler:end -->", re.DOTALL)
+_DRAFT = re.compile(r"(?i)(?:wip:|\[wip\])\s*")
+_MOST_TEXT = 60_000
+_MOST_TITLE = 250
+_MOST_DESCRIPTION = 140
+_NOT_NOW = frozenset({404, 405, 409, 412, 422})
+_CONFLICT = 409
+_NOT_ALLOWED = 405
+_COMPUTING = "try again later"
+
+
+class ForgeWriter:
+    """Writes to one repository on a forge."""
+
+    def __init__(self, client: ForgeClient, dialect: Dialect, pulls: PullRequestReader) -> None:
+        self._client = client
+        self._dialect = dialect
+        self._pulls = pulls
+        self._me = ""
+        self._labels: dict[str, int] = {}
+        """Ids of the repository's labels, as far as they are known."""
+
+    async def show(self, want: ForgeView) -> PullRequestSnapshot | None:
+        """Carry it out; see `Forges.show`."""
+        await self._pulls.look()
+        detail = await self._find_or_open(want)
+        if detail is not None:
+            detail = await self._dress(detail, want)
+        if want.issue is not None:
+            await self._answer_issue(want, want.issue)
+        return detail.pull if detail else None
+
+    async def say(self, number: int, note: ManagedComment) -> bool:
+        """Let there be a comment with that mark and text; return whether it is new."""
+        text, me = f"{mark_of(note.key)}\n{_cut(note.text)}", await self.whoami()
+        async for answer in self._client.pages(f"issues/{number}/comments", CommentAnswer):
+            if answer.comment(me).key == note.key:
+                if answer.body.strip() != text.strip():
+                    await self._client.send("PATCH", f"issues/comments/{answer.id}", {"body": text})
+                return False
+        await self._client.send("POST", f"issues/{number}/comments", {"body": text})
+        return True
+
+    async def light(self, light: CommitStatus, known: Iterable[StatusAnswer] | None = None) -> None:
+        """Set a commit status; of the commit these are known, if they were read just now."""
+        description = one_line(light.description, _MOST_DESCRIPTION)
+        wanted = (light.state, description, light.url)
+        for status in await self._pulls.statuses(light.commit) if known is None else known:
+            shown = (status.state, status.description, status.target_url or "")
+            if status.context == light.context and shown == wanted:
+                return
+        body = {"state": light.state, "context": light.context, "description": description}
+        if light.url:
+            body["target_url"] = light.url
+        await self._client.send("POST", f"statuses/{light.commit}", body)
+
+    async def whoami(self) -> str:
+        """Return the name of the account that the token is of."""
+        if not self._me:
+            self._me = (await self._client.get("/user", ForgeUser)).login
+        return self._me
+
+    # --- The pull request --------------------------------------------------
+
+    async def _find_or_open(self, want: ForgeView) -> PullRequestDetail | None:
+        found = self._pulls.newest(want.branch)
+        if found is not None and (found.is_open or not want.opens):
+            return await self._pulls.read(found.number)
+        return await self._pulls.read(await self._open(want)) if want.opens else None
+
+    async def _open(self, want: ForgeView) -> int:
+        """Open a pull request; return its number, or that of one that is there after all."""
+        draft = want.is_draft and not self._dialect.has_drafts
+        body: dict[str, object] = {
+            "head": want.branch,
+            "base": want.base,
+            "title": f"WIP: {_title(want)}" if draft else _title(want),
+            "body": _block(_NEW, want),
+        }
+        if want.is_draft and self._dialect.has_drafts:
+            body["draft"] = True
+        try:
+            return (await self._client.write("POST", "pulls", PullAnswer, body)).number
+        except Declined as declined:
+            number = await self._pulls.find_open(want.branch)
+            if number is None:
+                hint = f"are {want.branch} and {want.base} there, and do they differ?"
+                raise Unavailable(f"no pull request can be opened: {declined}; {hint}") from None
+            return number
+
+    async def _dress(self, detail: PullRequestDetail, want: ForgeView) -> PullRequestDetail:
+        """Let a pull request look and be as wanted; return it as it is afterwards."""
+        writes, number = self._client.writes, detail.pull.number
+        if detail.answer.is_open:
+            await self._write_text(detail, want)
+        await self._set_phase(number, detail.pull.labels, want.phase)
+        if want.light is not None:
+            is_head = want.light.commit == detail.pull.head
+            await self.light(want.light, detail.statuses if is_head else None)
+        for note in want.notes:
+            await self.say(number, note)
+        if want.merges is not None and detail.answer.is_open:
+            await self._merge(detail, want)
+        return await self._pulls.read(number) if self._client.writes > writes else detail
+
+    async def _write_text(self, detail: PullRequestDetail, want: ForgeView) -> None:
+        """Write title and body; set first what is set once, so that a crash leaves the mark `new`."""
+        body, found = detail.answer.body, _BLOCK.search(detail.answer.body)
+        mark = found[1] if found else _NEW
+        if mark == _NEW:
+            await self._add_labels(detail.pull, want.labels)
+            await self._ask_reviewers(detail.answer, want.reviewers)
+        block = _block(_digest(_title(want)), want)
+        around = (body[: found.start()], body[found.end() :]) if found else (f"{body}\n\n".lstrip(), "")
+        changes = {"body": block.join(around)}
+        prefix, title = _without_draft(detail.answer.title)
+        if found and mark in {_NEW, _digest(title)}:
+            changes["title"] = prefix + _title(want)
+        if detail.answer.base.ref == want.leaves:  # a person may have chosen any other
+            changes["base"] = want.base
+        now = {"body": body, "title": detail.answer.title, "base": detail.answer.base.ref}
+        if changed := {name: text for name, text in changes.items() if text != now[name]}:
+            await self._client.send("PATCH", f"pulls/{detail.pull.number}", changed)
+
+    async def _ask_reviewers(self, pull: PullAnswer, reviewers: Iterable[str]) -> None:
+        asked = {account.login for account in pull.requested_reviewers or ()}
+        for name in (name for name in reviewers if name not in asked):
+            try:
+                body = {"reviewers": [name]}
+                await self._client.send("POST", f"pulls/{pull.number}/requested_reviewers", body)
+            except Declined as declined:
+                # It holds up nothing; whoever reads the pull request can ask somebody.
+                why = declined.message or declined.status
+                text = f"{name} cannot be asked for a review: {why}. Correct `reviewers` of the repo."
+                await self.say(pull.number, ManagedComment(key=f"reviewer/{_digest(name)}", text=text))
+
+    async def _merge(self, detail: PullRequestDetail, want: ForgeView) -> None:
+        if detail.pull.head != want.merges:
+            return  # somebody pushed meanwhile: it is judged anew
+        method, body = self._dialect.merge(want)
+        try:
+            await self._client.send(method, f"pulls/{detail.pull.number}/merge", body)
+        except Declined as declined:
+            if declined.status not in _NOT_NOW:
+                raise
+            if declined.status == _CONFLICT and not declined.message:  # what git says comes without one
+                self._pulls.saw_conflict(detail.answer)
+            elif declined.status == _NOT_ALLOWED and _COMPUTING not in declined.message.lower():
+                text = f"This cannot be merged yet: {declined.message or 'it is not allowed'}"
+                await self.say(detail.pull.number, ManagedComment(key="merge", text=text))
+
+    # --- Labels ------------------------------------------------------------
+
+    async def _set_phase(self, number: int, there: Iterable[str], phase: str) -> None:
+        """Show the phase as a label, instead of any other phase."""
+        name = f"{_PHASES}{phase}"
+        if [label for label in there if label.startswith(_PHASES)] == [name]:
+            return
+        for label in await self._put_labels(number, [name]):
+            if label.name.startswith(_PHASES) and label.name != name:  # where scopes are not exclusive
+                key = label.id if self._dialect.label_key == "id" else quote(label.name, safe="")
+                await self._client.send("DELETE", f"issues/{number}/labels/{key}")
+
+    async def _add_labels(self, pull: PullRequestSnapshot, names: Iterable[str]) -> None:
+        if missing := [name for name in names if name not in pull.labels]:
+            await self._put_labels(pull.number, missing)
+
+    async def _put_labels(self, number: int, names: list[str]) -> Iterable[LabelAnswer]:
+        """Put labels on an issue or pull request; return all that it has then."""
+        await self._ensure_labels(names)
+        path = f"issues/{number}/labels"
+        labels = (await self._client.write("POST", path, LabelsAnswer, {"labels": names})).root
+        if gone := set(names) - {label.name for label in labels}:
+            self._labels.clear()  # forges pass over names they do not know
+            raise Unavailable(f"labels {', '.join(sorted(gone))} were deleted just now; they are made anew")
+        return labels
+
+    async def _ensure_labels(self, names: Iterable[str]) -> None:
+        if set(names) <= self._labels.keys():
+            return
+        self._labels = {label.name: label.id async for label in self._client.pages("labels", LabelAnswer)}
+        for name in names:
+            if name not in self._labels:
+                is_phase = name.startswith(_PHASES)
+                color = _PHASE_COLOR if is_phase else _OTHER_COLOR
+                body = {"name": name, "color": color, "exclusive": is_phase}
+                self._labels[name] = (await self._client.write("POST", "labels", LabelAnswer, body)).id
+
+    # --- The issue ---------------------------------------------------------
+
+    async def _answer_issue(self, want: ForgeView, number: int) -> None:
+        try:
+            issue = await self._client.get(f"issues/{number}", IssueAnswer)
+        except Declined as declined:
+            if declined.status in GONE_CODES:
+                return
+            raise
+        await self._set_phase(number, [label.name for label in issue.labels], want.phase)
+        for note in want.issue_notes:
+            await self.say(number, note)
+        if want.closes_issue and issue.state == "open":
+            await self._client.send("PATCH", f"issues/{number}", {"state": "closed"})
+
+
+def _title(want: ForgeView) -> str:
+    return one_line(want.title, _MOST_TITLE)
+
+
+def _without_draft(title: str) -> tuple[str, str]:
+    """Return what makes a title that of a draft, and the rest."""
+    end = match.end() if (match := _DRAFT.match(title)) else 0
+    return title[:end], title[end:]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _block(mark: str, want: ForgeView) -> str:
+    return f"<!-- reconciler:begin {mark} -->\n{_cut(want.body)}\n<!-- reconciler:end -->"
+
+
+def _cut(text: str) -> str:
+    """Return a text that fits, and hides nothing: no marks among the rest."""
+    shown = harmless(text).replace("<!--", "&lt;!--")
+    return shown if len(shown) <= _MOST_TEXT else f"{shown[:_MOST_TEXT]}\n[… cut]"

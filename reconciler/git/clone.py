@@ -1,0 +1,123 @@
+"""
+The clone of a fleet that was named by a URL: a copy, so what is damaged in it is mended or made again.
+
+A machine that lost its power leaves files behind that are empty, and one whose
+git was killed leaves locks. Neither may keep the fleet from its next start.
+"""
+
+import asyncio
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from reconciler.core.errors import Unavailable
+from reconciler.git.process import Git, printable_error
+
+log = logging.getLogger(__name__)
+
+STALE = 10.0
+"""Seconds after which a lock is nobody's: git holds one for moments."""
+_HEAD = b"ref: refs/heads/main\n"
+_REF = re.compile(rb"(?:[0-9a-f]{40}|[0-9a-f]{64}|ref: refs/\S+)\s*\Z")
+_PACKED = re.compile(rb"(?:#.*|\^[0-9a-f]{40,64}|[0-9a-f]{40,64} refs/\S+)\Z")
+_MISMATCH = re.compile(r"mismatched algorithms: client \w+; server (sha\d+)")
+
+
+async def prepare_clone(git_dir: Path, url: str) -> str:
+    """
+    Let there be a bare clone, empty at first; return the name of the hash that its ids are made with.
+
+    What is damaged in one that is there is mended; one that cannot be mended
+    is thrown away. Raises Unavailable.
+    """
+    git = Git.local(git_dir)
+    await asyncio.to_thread(mend, git_dir)
+    if (git_dir / "HEAD").exists() and (why := await _fault(git)):
+        log.warning("the clone of %s is damaged and made again: %s", printable_error(url), why)
+        await asyncio.to_thread(_empty, git_dir)
+    return await _init(git, url)
+
+
+async def make_anew(git_dir: Path, url: str, hash_name: str) -> str:
+    """Throw the clone away for an empty one with ids of another kind; return the name of their hash."""
+    await asyncio.to_thread(_empty, git_dir)
+    return await _init(Git.local(git_dir), url, f"--object-format={hash_name}")
+
+
+def hash_of_remote(error: Unavailable) -> str | None:
+    """Return the hash of a remote for which a fetch failed because the clone has another; None if not so."""
+    found = _MISMATCH.search(str(error))
+    return found[1] if found else None
+
+
+def mend(git_dir: Path) -> bool:
+    """
+    Take out of a clone what no git wrote there, and locks of a git that is gone; and say if any was.
+
+    A ref that goes comes back with the next fetch.
+    """
+    bad = list(_bad_files(git_dir))
+    for path in bad:
+        log.warning("%s is damaged, or a lock that was left behind: it is removed", path)
+        with suppress(FileNotFoundError):
+            path.unlink()
+    head = git_dir / "HEAD"
+    if git_dir.is_dir() and any(git_dir.iterdir()) and not head.exists():
+        head.write_bytes(_HEAD)
+    return bool(bad)
+
+
+def _bad_files(git_dir: Path) -> Iterator[Path]:
+    refs = [path for path in git_dir.glob("refs/**/*") if path.is_file()]
+    for path in (git_dir / "HEAD", *refs):
+        content = None if path.name.endswith(".lock") else _content(path)
+        if content is not None and not _REF.match(content):
+            yield path
+    packed = _content(git_dir / "packed-refs")
+    if packed is not None and not all(map(_PACKED.match, packed.splitlines())):
+        yield git_dir / "packed-refs"
+    locks = [*git_dir.glob("*.lock"), *(path for path in refs if path.name.endswith(".lock"))]
+    yield from _stale(git_dir, locks)
+
+
+def _stale(folder: Path, locks: Sequence[Path]) -> Iterator[Path]:
+    """Yield the locks that are not of just now, by the clock of the disk: that may have been set back."""
+    if not locks:
+        return
+    with suppress(OSError), NamedTemporaryFile(dir=folder) as fresh:
+        now = Path(fresh.name).stat().st_mtime
+        for path in locks:
+            with suppress(FileNotFoundError):
+                if abs(now - path.stat().st_mtime) > STALE:
+                    yield path
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+async def _fault(git: Git) -> str:
+    """Return why a clone is of no use; empty if every ref of it leads to an object."""
+    found = await git.attempt("for-each-ref", "--format=%(objecttype)")
+    return found.words if found.code or "broken" in found.words else ""
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+async def _init(git: Git, url: str, *options: str) -> str:
+    await git.run("init", "--quiet", "--bare", "--template=", *options)
+    await git.run("config", "remote.origin.url", url)
+    return (await git.run("rev-parse", "--show-object-format")).decode().strip()

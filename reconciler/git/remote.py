@@ -1,0 +1,88 @@
+"""
+Fetch and push, with errors told apart by what to do next.
+"""
+
+import re
+from typing import NoReturn
+
+from reconciler.core.errors import Conflict, Refused, Unavailable
+from reconciler.git.process import Git, GitResult
+
+_NOT_ALLOWED = re.compile(
+    r"authentication failed|could not read (?:username|password)|permission denied|host key verification"
+    r"|returned error: 40[13]|access denied|not found|does not appear to be a git repository|does not exist",
+    re.IGNORECASE,
+)
+_SOMEBODY_FIRST = re.compile(
+    r"\[rejected\]|\[remote rejected\].*(?:cannot lock ref|failed to update ref|incorrect old value)"
+)
+_SAID_NO = re.compile(r"\[remote rejected\]")
+_EMPTY = "not our ref 0000000000"
+"""What git says of a ref whose file is empty, as a loss of power leaves it."""
+_FEW_OBJECTS = ("-c", "pack.window=0", "-c", "pack.threads=1")
+"""Packing a handful of commits: search no deltas, start no threads."""
+
+NETWORK_TIMEOUT = 300.0
+"""Seconds after which a fetch or a push is given up; a first clone of a fleet takes seconds."""
+
+
+async def fetch(git: Git) -> None:
+    """
+    Bring the branches of the remote into `refs/remotes/origin/`; those gone there go here too.
+
+    What the fleet keeps beside them (`refs/fleet/`) comes into `refs/remote-fleet/`.
+    Raises Refused if the remote does not let us in, Unavailable if it does not answer.
+    """
+    words = ("fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "origin")
+    refs = ("+refs/heads/*:refs/remotes/origin/*", "+refs/fleet/*:refs/remote-fleet/*")
+    result = await git.attempt(*words, *refs, timeout=NETWORK_TIMEOUT)
+    if result.code != 0:
+        damaged = (
+            "; a ref of the remote is damaged: see to its empty files there" if _EMPTY in result.words else ""
+        )
+        _explain("fetch failed", f"{result.words}{damaged}")
+
+
+async def push(git: Git, remote: str, commit: str, branch: str) -> None:
+    """
+    Make a commit the head of a branch of the remote, if that only adds to it.
+
+    Raises Conflict if somebody else pushed first, Refused if the remote says
+    no, Unavailable if it does not answer (then it may or may not have it).
+    """
+    result = await git.attempt(
+        *_FEW_OBJECTS,
+        *("push", "--quiet", "--porcelain", remote, f"{commit}:refs/heads/{branch}"),
+        timeout=NETWORK_TIMEOUT,
+    )
+    if result.code != 0:
+        _explain(f"push of {branch} failed", _all_words(result))
+
+
+async def push_ref(git: Git, value: str, ref: str, *, expected: str | None) -> None:
+    """
+    Compare and swap: let a ref of the remote, by its full name, have a value if it has the expected one.
+
+    An empty value deletes it. Raises as `push` does; Conflict if the ref has another value.
+    """
+    lease = f"--force-with-lease={ref}:{expected or ''}"
+    words = ("push", "--quiet", "--porcelain", lease, "origin", f"{value}:{ref}")
+    result = await git.attempt(*_FEW_OBJECTS, *words, timeout=NETWORK_TIMEOUT)
+    if result.code != 0:
+        _explain(f"push of {ref} failed", _all_words(result))
+
+
+def _all_words(result: GitResult) -> str:
+    """Return what both sides said: refusals of single refs are on stdout."""
+    refs = [line for line in result.stdout.decode("utf-8", "replace").splitlines() if line.startswith("!")]
+    return " ".join([*refs, result.words])
+
+
+def _explain(what: str, words: str) -> NoReturn:
+    if _SOMEBODY_FIRST.search(words):
+        raise Conflict(f"{what}, somebody else was first: {words}")
+    if _SAID_NO.search(words):
+        raise Refused(f"{what}, the remote said no: {words}")
+    if _NOT_ALLOWED.search(words):
+        raise Refused(f"{what}, check its address and the credentials: {words}")
+    raise Unavailable(f"{what}: {words}")

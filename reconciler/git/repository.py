@@ -1,0 +1,297 @@
+"""
+A fleet's repository: where it is, and what can be asked of it without a process.
+"""
+
+import asyncio
+import hashlib
+import os
+import re
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from reconciler.core.errors import Unavailable, UsageError
+from reconciler.git import clone
+from reconciler.git.catfile import CatFile
+from reconciler.git.process import Git, printable_error
+from reconciler.git.remote import NETWORK_TIMEOUT, fetch
+
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<login>[^/@]*@)?", re.IGNORECASE)
+_SCP = re.compile(r"[A-Za-z0-9_.][\w.-]*@[\w.\[\]:-]+:(?!//).+")
+_SCHEMES = {"https", "http", "ssh", "file"}
+_SYMBOLIC = b"ref: "
+
+
+class Repository:
+    """
+    One git repository, opened from a path or a URL.
+
+    A repository on this machine is the record itself, whatever remotes it may
+    have. One that was named by a URL is worked on through a bare clone; there
+    the remote is the record. Close it: it keeps a git process for reading.
+    """
+
+    def __init__(self, git_dir: Path, *, folder: Path | None, address: str | None, hash_name: str) -> None:
+        self.git_dir = git_dir
+        """Where the object database and the refs are."""
+        self.folder = folder
+        """The work tree it was opened from; None if it is bare."""
+        self.address = address
+        """URL of the remote that is the record; None if this repository is."""
+        self.git = Git.local(git_dir)
+        self.network = Git.networked(git_dir)
+        self.objects = CatFile(self.git)
+        self.hash_name = hash_name
+        """Of the hash that the ids of objects are made with."""
+        self._elsewhere: dict[str, str] = {}
+
+    @classmethod
+    async def open(cls, place: str, cache_dir: Path) -> Self:
+        """
+        Open the repository at a path (bare, or any folder in a work tree) or behind a URL.
+
+        A URL (`https://`, `ssh://`, `user@host:path`, `file://`) is fetched
+        into a bare clone in `cache_dir`. Raises UsageError if this cannot be a
+        fleet's repository, Unavailable or Refused if the remote does not answer.
+        """
+        if is_url(place):
+            return await cls._open_url(place, cache_dir)
+        return await cls._open_path(Path(place))
+
+    @classmethod
+    async def _open_path(cls, place: Path) -> Self:
+        asked = ("--path-format=absolute", "--git-common-dir", "--show-object-format", "--is-bare-repository")
+        result = await Git.discovering(place).attempt("rev-parse", *asked)
+        if result.code != 0:
+            raise UsageError(f"{place}: no git repository that can be used: {result.words}")
+        common, hash_name, is_bare = result.stdout.decode().splitlines()
+        folder = None if is_bare == "true" else await _top_level(place)
+        return cls(_files_backend(Path(common)), folder=folder, address=None, hash_name=hash_name)
+
+    @classmethod
+    async def _open_url(cls, url: str, cache_dir: Path) -> Self:
+        _check_url(url)
+        git_dir = cache_dir / _clone_name(url)
+        try:
+            git_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"{git_dir}, for the clone of {printable_error(url)}, cannot be made: {error.strerror}; "
+                "see who may write there, or name another data folder (--data-dir)"
+            ) from error
+        was_there = any(git_dir.iterdir())
+        try:
+            return await cls._open_clone(git_dir, url)
+        except Unavailable:
+            if not was_there or await _hash_name(url) is None:
+                raise
+        # The remote is well, and all that a clone has is had from there once more.
+        git_dir.rename(_free_name(git_dir))
+        git_dir.mkdir(mode=0o700)
+        return await cls._open_clone(git_dir, url)
+
+    @classmethod
+    async def _open_clone(cls, git_dir: Path, url: str) -> Self:
+        """Open the bare clone of a remote, and make it first if it is not there."""
+        repository = cls(git_dir, folder=None, address=url, hash_name=await clone.prepare_clone(git_dir, url))
+        try:
+            await repository._fetch_first(url)
+        except BaseException:
+            await repository.close()
+            raise
+        return repository
+
+    async def _fetch_first(self, url: str) -> None:
+        """Fetch; a clone whose ids are not of the remote's kind is made again."""
+        try:
+            await self.fetch()
+        except Unavailable as error:
+            theirs = clone.hash_of_remote(error)
+            if theirs is None:
+                raise
+            self.hash_name = await clone.make_anew(self.git_dir, url, theirs)
+            await self.fetch()
+
+    async def fetch(self) -> None:
+        """
+        Bring the refs up to date with the remote, where the remote is the record.
+
+        Raises Refused if it does not let us in, Unavailable if it does not answer.
+        """
+        if not self.address:
+            return
+        try:
+            await fetch(self.network)
+        except Unavailable:
+            if not await asyncio.to_thread(clone.mend, self.git_dir):
+                raise
+            await fetch(self.network)
+
+    def ref(self, branch: str) -> str:
+        """Return the full name of the ref under which the record of a branch is read."""
+        if branch in self._elsewhere:
+            return self._elsewhere[branch]
+        return f"refs/remotes/origin/{branch}" if self.address else f"refs/heads/{branch}"
+
+    def look_at(self, branch: str, ref: str) -> None:
+        """Let a branch be read under another ref from here on: in a clone, what was fetched of it."""
+        self._elsewhere[branch] = ref
+
+    def is_looked_at_elsewhere(self, branch: str) -> bool:
+        """Return whether a branch is read as it was fetched."""
+        return branch in self._elsewhere
+
+    def read_ref(self, ref: str) -> str | None:
+        """Return the commit a ref points at, read from its file; None if there is no such ref."""
+        try:
+            content = (self.git_dir / ref).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return self._packed(ref)
+        if content.startswith(_SYMBOLIC):
+            return self.read_ref(content.removeprefix(_SYMBOLIC).decode().strip())
+        return content.decode().strip("\0 \n") or None  # a loss of power may leave nothing but zeros
+
+    def _packed(self, ref: str) -> str | None:
+        try:
+            packed = (self.git_dir / "packed-refs").read_bytes()
+        except FileNotFoundError:
+            return None
+        match = re.search(rb"^([0-9a-f]+) " + re.escape(ref.encode()) + rb"$", packed, re.MULTILINE)
+        return match[1].decode() if match else None
+
+    def blob_id(self, content: bytes) -> str:
+        """Return the id git gives to a file with this content."""
+        return hashlib.new(
+            self.hash_name, b"blob %d\0" % len(content) + content, usedforsecurity=False
+        ).hexdigest()
+
+    async def specs_branch(self, wanted: str | None) -> str:
+        """
+        Return the branch with the specs: the one that is wanted, else the repository's HEAD.
+
+        Raises UsageError if there is no such branch, or HEAD names none.
+        """
+        branch = wanted or await self._head_branch()
+        if self.read_ref(self.ref(branch)) is None:
+            there = await self._branches()
+            hint = f"there are: {', '.join(there[:10])}" if there else "it is empty: commit the specs first"
+            raise UsageError(f"{self}: no branch {branch!r}; {hint}")
+        return branch
+
+    async def _head_branch(self) -> str:
+        if self.address:
+            listed = await self.network.run(
+                "ls-remote", "--symref", "origin", "HEAD", timeout=NETWORK_TIMEOUT
+            )
+            match = re.match(rb"ref: refs/heads/(.+)\tHEAD\n", listed)
+            head = match[1] if match else b""
+        else:
+            # In full: git shortens a name by what else there is, a tag of the same name for one.
+            name = await self._here.run("symbolic-ref", "--quiet", "HEAD", codes=(0, 1))
+            head = name.removeprefix(b"refs/heads/")
+        if not head:
+            raise UsageError(f"{self}: HEAD names no branch; say which one has the specs (--branch)")
+        return head.decode().strip()
+
+    @property
+    def _here(self) -> Git:
+        """Git in the folder that was opened: a linked work tree has a HEAD of its own."""
+        return Git.discovering(self.folder) if self.folder else self.git
+
+    async def _branches(self) -> list[str]:
+        depth = self.ref("").count("/")
+        listed = await self.git.run("for-each-ref", f"--format=%(refname:lstrip={depth})", self.ref(""))
+        return listed.decode().split()
+
+    def may_be_checked_out(self, ref: str) -> bool:
+        """Return False if no work tree can have a ref checked out, as a few files tell without a process."""
+        heads = (self.git_dir / "HEAD", *self.git_dir.glob("worktrees/*/HEAD"))
+        return any(_content(head) == _SYMBOLIC + ref.encode() for head in heads)
+
+    async def checkout_of(self, branch: str) -> Path | None:
+        """Return the work tree in which a branch is checked out, if it is anywhere."""
+        listed = await self.git.run("worktree", "list", "--porcelain", "-z")
+        for block in listed.decode("utf-8", "surrogateescape").split("\0\0"):
+            lines = block.split("\0")
+            if f"branch refs/heads/{branch}" in lines and "bare" not in lines:
+                return Path(lines[0].removeprefix("worktree "))
+        return None
+
+    async def close(self) -> None:
+        """End the process that reads objects."""
+        await self.objects.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __str__(self) -> str:
+        return printable_error(self.address or str(self.folder or self.git_dir))
+
+
+def is_url(place: str) -> bool:
+    """Return whether a place is meant as a URL (`scheme://…` or `user@host:path`)."""
+    return bool(_URL.match(place) or _SCP.fullmatch(place))
+
+
+def _check_url(url: str) -> None:
+    match = _URL.match(url)
+    if match is None:
+        return
+    scheme = match["scheme"].lower()
+    if scheme not in _SCHEMES:
+        raise UsageError(f"{printable_error(url)}: {scheme}:// is not supported; use https, ssh or file")
+    if ":" in (match["login"] or ""):
+        # Git would show it to everybody who lists processes, and keep it in the clone.
+        raise UsageError(
+            f"{printable_error(url)}: the URL carries a password; put it into a git credential helper"
+        )
+
+
+def _clone_name(url: str) -> str:
+    """Return a folder name that a person recognises and that no other URL has."""
+    words = re.sub(r"[^A-Za-z0-9]+", "-", printable_error(url)).strip("-")[-60:]
+    return f"{words}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.git"
+
+
+async def _hash_name(url: str) -> str | None:
+    """Return by what function a remote names its objects; None if it has none, or does not answer."""
+    result = await Git.nowhere().attempt("ls-remote", "--quiet", "--", url, timeout=NETWORK_TIMEOUT)
+    name, _, _ = result.stdout.partition(b"\t")
+    if result.code != 0 or not name:
+        return None
+    return "sha256" if len(name) == _SHA256_LENGTH else "sha1"
+
+
+_SHA256_LENGTH = 64
+
+
+def _free_name(git_dir: Path) -> Path:
+    """Return where a damaged clone is put aside, for whoever wants to see what happened to it."""
+    names = (git_dir.with_name(f"{git_dir.name}.damaged-{number}") for number in count(1))
+    return next(name for name in names if not name.exists())
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes().strip()
+    except FileNotFoundError:
+        return b""
+
+
+async def _top_level(place: Path) -> Path | None:
+    result = await Git.discovering(place).attempt("rev-parse", "--show-toplevel")
+    return Path(os.fsdecode(result.stdout).rstrip("\n")) if result.code == 0 else None
+
+
+def _files_backend(git_dir: Path) -> Path:
+    if (git_dir / "reftable").is_dir():
+        raise UsageError(
+            f"{git_dir}: refs are kept in a reftable; run `git refs migrate --ref-format=files` there first"
+        )
+    return git_dir

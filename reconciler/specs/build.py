@@ -1,0 +1,382 @@
+"""
+The files of one revision to what they ask for together: `Desired`.
+
+A mistake stalls the object it is in and what refers to it, nothing else. What
+did not change is not looked at again: the cost of a revision is that of its
+changed files and of the tasks they are related to.
+"""
+
+import gc
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from reconciler.core.adapter import Adapter
+from reconciler.core.errors import Problem
+from reconciler.core.faults import fault_words
+from reconciler.core.model.specs import Desired, DesiredState, ExecutionMode, Repo, Task, TaskSpec
+from reconciler.core.references import remedy
+from reconciler.specs.doubts import doubts, doubts_of_fleet, doubts_of_task
+from reconciler.specs.graph import Index, cycles
+from reconciler.specs.layers import resolve
+from reconciler.specs.parse import FLEET_FILE, ROOT, File, Parsed, Parser, locate_mistakes, nearest
+from reconciler.specs.rules import Mistake
+from reconciler.specs.shared import shared_specs
+from reconciler.specs.yaml import Path
+
+MAX_FILES = 100_000
+
+
+def build(
+    files: Mapping[str, File], *, revision: str = "", last_good: Mapping[str, File] | None = None
+) -> Desired:
+    """
+    Return what a whole set of files asks for, every mistake in it included.
+
+    `last_good` has earlier versions, by path, to stand in for files that are broken now.
+    """
+    if problem := too_many(files):
+        return Desired(revision, problems=(problem,))
+    parser, found = Parser(), {}
+    with gc_paused():
+        for path, file in files.items():
+            if parsed := parser.parse(path, file):
+                earlier = (last_good or {}).get(path)
+                standin = parser.parse(path, earlier) if earlier and parsed.spec is None else None
+                found[path] = last_good_version(parsed, standin)
+        return Builder().update(found, revision=revision)
+
+
+@contextmanager
+def gc_paused() -> Iterator[None]:
+    """
+    Keep the garbage collector from going through what is being built, again and again.
+
+    Nothing of it is garbage and little of it has cycles; a tenth of the time is saved.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def too_many(files: Collection[str]) -> Problem | None:
+    """Return the problem of a revision that is too large to be read at all."""
+    if len(files) <= MAX_FILES:
+        return None
+    return Problem(ROOT, 1, 1, f"more than {MAX_FILES} files; nothing of this revision is in force")
+
+
+def last_good_version(parsed: Parsed, earlier: Parsed | None) -> Parsed:
+    """Return what became of a file, with an earlier good version of it to stand in."""
+    return replace(parsed, standin=earlier) if earlier and earlier.spec else parsed
+
+
+class Builder:
+    """Keeps what the files of a revision make, and brings it to the next revision."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, Parsed] = {}
+        self._others: dict[str, Parsed] = {}
+        """Files that are no tasks, by path."""
+        self._specs: dict[str, Parsed] = {}
+        """Task files by name of the task."""
+        self._shared = shared_specs(())
+        self._index = Index()
+        self._cycles: dict[str, str] = {}
+        """Tasks that are in a cycle of dependencies, and the cycle in print."""
+        self._dangling: set[str] = set()
+        """Tasks that depend on one that is not there."""
+        self._tasks: dict[str, Task] = {}
+        self._broken: dict[str, tuple[Problem, ...]] = {}
+        self._bad_files: dict[str, tuple[Problem, ...]] = {}
+        self._doubts: dict[str, tuple[Problem, ...]] = {}
+        """What is doubtful in a file, whatever the others say, by path."""
+        self._task_doubts: dict[str, tuple[Problem, ...]] = {}
+        """What is doubtful in a task as the others stand, by name."""
+
+    @property
+    def files(self) -> Mapping[str, Parsed]:
+        """What became of each file, by path."""
+        return self._files
+
+    def update(self, changes: Mapping[str, Parsed | None], *, revision: str) -> Desired:
+        """Return what is asked for after some files changed; None: the file is gone."""
+        touched = [each for path, parsed in changes.items() for each in self._file(path, parsed)]
+        tasks = [parsed for parsed in touched if parsed.kind == "task"]
+        changed = {parsed.name for parsed in tasks}
+        cyclic = self._find_cycles(changed)
+        if any(parsed.kind not in {"task", None} for parsed in touched):
+            self._shared = shared_specs(self._others.values())
+            names = changed | self._specs.keys()
+        else:
+            keys = {key for parsed in tasks for key in _related_keys(parsed)}
+            names = changed.union(cyclic, self._dangling, *map(self._index.names, keys))
+        for name in names:
+            self._check(name)
+        for name in names.union(*(self._index.names(("needs", name)) for name in names)):
+            self._doubt(name)
+        return self._desired(revision)
+
+    def _doubt(self, name: str) -> None:
+        """Find what is doubtful in a task that is not broken."""
+        self._task_doubts.pop(name, None)
+        task, parsed = self._tasks.get(name), self._specs.get(name)
+        if task is None or parsed is None or name in self._broken:
+            return
+        if found := [
+            replace(each, is_doubt=True) for each in doubts_of_task(task, self._tasks, self._shared)
+        ]:
+            self._task_doubts[name] = tuple(locate_mistakes(found, parsed.path, parsed.file.data))
+
+    def _fleet_doubts(self) -> Iterator[Problem]:
+        parsed = self._others.get(FLEET_FILE)
+        if parsed and parsed.spec:
+            found = [replace(each, is_doubt=True) for each in doubts_of_fleet(self._shared)]
+            yield from locate_mistakes(found, parsed.path, parsed.file.data)
+
+    def _file(self, path: str, parsed: Parsed | None) -> Iterator[Parsed]:
+        """Take a file up in place of what was there; yield both."""
+        self._bad_files.pop(path, None)
+        self._doubts.pop(path, None)
+        self._others.pop(path, None)
+        if before := self._files.pop(path, None):
+            if before.kind == "task":
+                self._index.remove(before.name, _keys(before))
+                del self._specs[before.name]
+            yield before
+        if parsed:
+            self._files[path] = parsed
+            if parsed.problems:
+                self._bad_files[path] = parsed.problems
+            elif parsed.spec and (found := doubts(parsed.spec)):
+                self._doubts[path] = tuple(locate_mistakes(found, path, parsed.file.data))
+            if parsed.kind == "task":
+                self._index.add(parsed.name, _keys(parsed))
+                self._specs[parsed.name] = parsed
+            else:
+                self._others[path] = parsed
+            yield parsed
+
+    def _find_cycles(self, changed: set[str]) -> set[str]:
+        """Bring the cycles up to date; return the tasks in one before or now."""
+        before = set(self._cycles)
+        # A new cycle goes through a task that changed; one that is left, through one that was in it.
+        starts = sorted(name for name in changed | before if name in self._specs)
+        self._cycles = {name: _in_print(cycle) for name, cycle in cycles(starts, self._needs).items()}
+        return before | self._cycles.keys()
+
+    def _needs(self, name: str) -> Iterable[str]:
+        spec = _spec(self._specs[name])
+        return [other for other in _needed(spec) if other in self._specs] if spec else ()
+
+    def _check(self, name: str) -> None:
+        """Resolve a task and find what is wrong with it, or forget it if it is gone."""
+        self._dangling.discard(name)
+        self._broken.pop(name, None)
+        self._tasks.pop(name, None)
+        parsed = self._specs.get(name)
+        if parsed is None:
+            return
+        try:
+            self._resolve(name, parsed)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told of the task it is about
+            self._broken[name] = (Problem(parsed.path, 1, 1, fault_words(error, "reading it")),)
+
+    def _resolve(self, name: str, parsed: Parsed) -> None:
+        good = parsed.in_force
+        if good and isinstance(good.spec, TaskSpec):
+            blank = self._shared.blanks.get(good.spec.repo, self._shared.blanks[None])
+            self._tasks[name] = resolve(name, good.spec, generation=good.file.blob, blank=blank)
+        if problems := parsed.problems or self._problems(parsed):
+            self._broken[name] = problems
+
+    def _problems(self, parsed: Parsed) -> tuple[Problem, ...]:
+        """Return what is wrong with a good task file among the others."""
+        task, shared = self._tasks[parsed.name], self._shared
+        problems = locate_mistakes(self._mistakes(task), parsed.path, parsed.file.data)
+        if fleet := shared.broken.get(("fleet", "fleet")):
+            problems.append(fleet)
+        if not _names_adapter(parsed):
+            problems += shared.faults.get(task.repo, ())
+        return tuple(sorted(problems))
+
+    def _mistakes(self, task: Task) -> Iterator[Mistake]:
+        shared = self._shared
+        if task.repo is not None and task.repo not in shared.repos:
+            yield Mistake(("repo",), *shared.missing("repo", task.repo, shared.repos))
+        if adapter := shared.adapters.get(task.adapter):
+            yield from _script_mistakes(task, adapter)
+        elif _names_adapter(self._specs[task.name]):
+            yield Mistake(("adapter",), *shared.missing("adapter", task.adapter, shared.adapters))
+        yield from self._dependency_mistakes(task)
+        if other := self._index.other(("folded", task.name.casefold()), task.name):
+            yield Mistake((), f"differs only in case from task {other!r}")
+        repo = shared.repos.get(task.repo or "")
+        if repo and task.desired is not DesiredState.CANCELLED:
+            yield from self._branch_mistakes(task, repo)
+        if task.review == "pull_request" and (task.repo is None or (repo and repo.forge is None)):
+            lacks = f"a `forge` in repo {repo.name!r}" if repo else "a `repo`"
+            yield Mistake(("review",), f"pull_request needs {lacks}")
+
+    def _dependency_mistakes(self, task: Task) -> Iterator[Mistake]:
+        for at, name in enumerate(task.depends_on):
+            if name not in self._specs:
+                self._dangling.add(task.name)
+                hint = self._meant(task.name, name)
+                yield Mistake(
+                    ("depends_on", at), f"no task {name!r}{'' if hint else remedy('task', name)}", hint
+                )
+        if task.start_from is not None:
+            yield from self._stack_mistakes(task, task.start_from)
+        if cycle := self._cycles.get(task.name):
+            field = "depends_on" if task.depends_on else "start_from"
+            yield Mistake((field,), f"goes in a circle: {cycle}", at_key=True)
+
+    def _stack_mistakes(self, task: Task, name: str) -> Iterator[Mistake]:
+        """Yield why a task cannot begin on the branch of another."""
+        if name not in self._specs:
+            self._dangling.add(task.name)
+            yield Mistake(("start_from",), f"no task {name!r}", self._meant(task.name, name))
+            return
+        before = _spec(self._specs[name])
+        if task.repo is None:
+            yield Mistake(("start_from",), "needs a `repo`: there is no branch without one")
+        elif before is not None and before.repo != task.repo:
+            theirs = f"repo {before.repo!r}" if before.repo else "no repo"
+            yield Mistake(("start_from",), f"task {name!r} works in {theirs}, not in {task.repo!r}")
+
+    def _meant(self, task: str, name: str) -> str:
+        """Return the task that somebody meant who left out its folder or mistyped it."""
+        if other := self._index.other(("last", _last(name)), task):
+            return other
+        siblings = self._index.names(("folder", _folder(name)))
+        return nearest(name, siblings - {task}) if len(siblings) <= _FEW else ""
+
+    def _branch_mistakes(self, task: Task, repo: Repo) -> Iterator[Mistake]:
+        branch, base = task.branch, repo.base
+        where: Path = ("branch_name",) if task.branch_name else ()
+        if branch == base:
+            yield Mistake(where, f"{branch!r} is the base branch of repo {repo.name!r}")
+        elif base in _parents(branch) or branch in _parents(base):
+            yield Mistake(where, f"git cannot have both {branch!r} and the base branch {base!r}")
+        for key in _rival_keys(repo.name, branch):
+            if other := self._index.other(key, task.name):
+                theirs = _branch(self._specs[other])
+                same = f"task {other!r} has the branch {branch!r} too"
+                both = f"git cannot have both {branch!r} and {theirs!r} of task {other!r}"
+                yield Mistake(where, same if theirs == branch else both)
+
+    def _desired(self, revision: str) -> Desired:
+        shared = self._shared
+        found = {*shared.problems}.union(*self._bad_files.values(), *self._broken.values())
+        doubtful = {*self._fleet_doubts()}.union(*self._doubts.values(), *self._task_doubts.values())
+        return Desired(
+            revision=revision,
+            fleet=shared.fleet,
+            tasks=dict(self._tasks),
+            hosts=shared.hosts,
+            adapters=shared.adapters,
+            agents=shared.agents,
+            repos=shared.repos,
+            broken=dict(self._broken),
+            problems=tuple(sorted(found)),
+            warnings=tuple(sorted(doubtful)),
+        )
+
+
+_FEW = 200
+"""Comparing a name with more than so many would take longer than the hint is worth."""
+
+
+def _spec(parsed: Parsed) -> TaskSpec | None:
+    """Return the task spec that is in force."""
+    good = parsed.in_force
+    return good.spec if good and isinstance(good.spec, TaskSpec) else None
+
+
+def _needed(spec: TaskSpec) -> Iterable[str]:
+    return (*spec.depends_on, spec.start_from) if spec.start_from else spec.depends_on
+
+
+def _names_adapter(parsed: Parsed) -> bool:
+    """Tell whether the task itself names one; what its repo or the fleet names is a mistake of theirs."""
+    return parsed.spec is not None and "adapter" in parsed.spec.model_fields_set
+
+
+def _branch(parsed: Parsed) -> str:
+    spec = _spec(parsed)
+    return spec.branch_name if spec and spec.branch_name else f"task/{parsed.name}"
+
+
+def _keys(parsed: Parsed) -> Iterator[Hashable]:
+    """Yield what a task is filed under."""
+    yield "folded", parsed.name.casefold()
+    yield "last", _last(parsed.name)
+    yield "folder", _folder(parsed.name)
+    spec = _spec(parsed)
+    if spec is None:
+        return
+    for name in _needed(spec):
+        yield "needs", name
+    if spec.repo and spec.desired is not DesiredState.CANCELLED:
+        branch = _branch(parsed)
+        yield "branch", spec.repo, branch
+        for parent in _parents(branch):
+            yield "below", spec.repo, parent
+
+
+def _related_keys(parsed: Parsed) -> Iterator[Hashable]:
+    """Yield under what those are filed who may be right or wrong because of a task."""
+    yield "folded", parsed.name.casefold()
+    yield "needs", parsed.name
+    spec = _spec(parsed)
+    if spec and spec.repo:
+        yield from _rival_keys(spec.repo, _branch(parsed))
+
+
+def _rival_keys(repo: str, branch: str) -> Iterator[Hashable]:
+    """Yield under what the tasks are filed whose branch cannot be beside this one."""
+    yield "branch", repo, branch
+    yield "below", repo, branch
+    for parent in _parents(branch):
+        yield "branch", repo, parent
+
+
+def _parents(branch: str) -> Iterator[str]:
+    """Yield the folders that a branch is in: git keeps a branch as a file."""
+    while "/" in branch:
+        branch = branch.rpartition("/")[0]
+        yield branch
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _in_print(cycle: Sequence[str]) -> str:
+    names = cycle if len(cycle) <= _SHOWN else [*cycle[: _SHOWN - 1], "…", cycle[-1]]
+    return " → ".join(names)
+
+
+_SHOWN = 8
+
+
+def _script_mistakes(task: Task, adapter: Adapter) -> Iterator[Mistake]:
+    takes_script = any("{script}" in argument for argument in adapter.command)
+    if task.script is not None and not takes_script:
+        message = f"adapter {task.adapter!r} takes no script; say in `goal` what is to be done"
+        yield Mistake(("script",), message, at_key=True)
+    elif task.script is None and takes_script and task.execution_mode is ExecutionMode.SSH_CLI:
+        message = (
+            f"is missing: adapter {task.adapter!r} runs it; or name an agent's adapter, such as "
+            "`adapter: claude-code`, here or for all tasks in specs/fleet.yaml"
+        )
+        yield Mistake(("script",), message)

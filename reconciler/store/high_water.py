@@ -1,0 +1,271 @@
+"""
+High-water marks: the newest commits that were ever acted on, remembered outside of their branches.
+
+A branch can go back: deleted, forced, restored from an old backup, lost with
+the power of a machine that synced nothing. What was acknowledged once is
+therefore remembered twice more: durably in the data folder, and as a ref
+beside the branch (`refs/fleet/record/…`, `refs/fleet/specs/…`), which keeps
+the commits from being collected too. A line that does not descend from its
+marks is not believed before a person said so in a commit of it.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+from reconciler.core.errors import Conflict, Refused, Rewound, Unavailable
+from reconciler.files import replace_durably
+from reconciler.git.process import printable_error
+from reconciler.git.remote import push_ref
+from reconciler.git.repository import Repository
+
+log = logging.getLogger(__name__)
+
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+
+LineKind = Literal["record", "specs"]
+
+APPROVAL = "Rewind-Approved"
+"""Trailer of the commit in which a person lets a line go on without another commit."""
+
+_LOCAL, _THEIRS = "refs/fleet", "refs/remote-fleet"
+"""Where our own marks are, and where those of the remote are fetched to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewind:
+    """A line that went back: it does not descend from a commit that was acted on."""
+
+    kind: LineKind
+    branch: str
+    now: str | None
+    """Commit the branch points at; None if it is not there."""
+    was: str
+    """Commit that was acted on."""
+    is_lost: bool = False
+    """Whether that commit is not in the repository any more."""
+    is_shallow: bool = False
+    about: str = ""
+    """Who made the commit that the branch points at, and its subject."""
+
+    def __str__(self) -> str:
+        what = "the record" if self.kind == "record" else "the specs"
+        where = (
+            f"is at {self.now[:10]}{self.about}, which does not" if self.now else "is gone, so it does not"
+        )
+        lost = " (a commit that is not in the repository any more)" if self.is_lost else ""
+        return (
+            f"{what} went back: branch {self.branch} {where} "
+            f"descend from {self.was[:10]}{lost}, which was acted on; {self._ways_out}"
+        )
+
+    @property
+    def _ways_out(self) -> str:
+        if self.is_shallow and self.is_lost:
+            return "this clone is shallow: `git fetch --unshallow` brings what may be missing"
+        approve = f"`reconciler approve-rewind {self.kind}` lets it go on from where it is"
+        if self.kind == "specs":
+            return f"push what was there again (`git revert` is the way to undo), or {approve}"
+        if self.is_lost:
+            return f"restore it from a backup, or {approve}"
+        return f"`reconciler restore-record` puts it back, or {approve}"
+
+
+class HighWaterMarks:
+    """The marks of one fleet's branches: looked at by anybody, moved by who reconciles."""
+
+    def __init__(self, repository: Repository, data: Path) -> None:
+        self._repository = repository
+        place = repository.address or str(repository.git_dir)
+        self._file = data / "marks" / f"{sha256(place.encode()).hexdigest()[:16]}.json"
+        self._kept: dict[str, str] | None = None
+        self._passed: dict[tuple[LineKind, str], str | None] = {}
+        """What each line was last found to be in order at."""
+        self._waiting: set[tuple[LineKind, str]] = set()
+        """Refs that are behind the data folder."""
+        self._publishing: asyncio.Task[None] | None = None
+        self.trouble = ""
+        """Why the remote does not take marks, if it does not."""
+
+    def known(self, kind: LineKind, branch: str) -> set[str]:
+        """Return every commit that the branch must descend from."""
+        refs = (f"{root}/{kind}/{branch}" for root in (_LOCAL, _THEIRS))
+        found = [self._read_ref(ref) for ref in refs] + [self._file_marks().get(f"{kind}/{branch}")]
+        return {commit for commit in found if commit}
+
+    async def left(self, kind: LineKind, branch: str, head: str | None) -> Sequence[str]:
+        """Return the commits that were acted on and that a line does not go on from, ours first."""
+        known = self.known(kind, branch)
+        if not known or known == {head} or (head and self._passed.get((kind, branch)) == head):
+            return ()
+        mine = self._file_marks().get(f"{kind}/{branch}")
+        found = [mark for mark in sorted(known - {head}) if not await self._goes_on(head, mark)]
+        if found and await self._is_of_another_fleet():
+            self._kept = {}
+            return ()
+        return sorted(found, key=lambda mark: mark != mine)
+
+    async def rewind(self, kind: LineKind, branch: str, head: str | None) -> Rewind | None:
+        """Return how a line went back; None if it descends from all that was acted on, or is approved."""
+        left = await self.left(kind, branch, head)
+        return await self._described(kind, branch, head, left[0]) if left else None
+
+    async def require(self, kind: LineKind, branch: str, head: str | None) -> None:
+        """Raise Rewound if a line went back."""
+        if rewind := await self.rewind(kind, branch, head):
+            raise Rewound(str(rewind))
+
+    async def advance(self, kind: LineKind, branch: str, commit: str) -> None:
+        """Remember that a commit is acted on, or acknowledged; durable when it returns."""
+        key = (kind, branch)
+        if self._passed.get(key) == commit:
+            return
+        if self._file_marks().get(f"{kind}/{branch}") != commit:
+            self._kept = {**self._file_marks(), f"{kind}/{branch}": commit}
+            await asyncio.to_thread(_replace, self._file, json.dumps(self._kept).encode())
+        self._passed[key] = commit
+        self._waiting.add(key)
+        if self._publishing is None or self._publishing.done():
+            self._publishing = asyncio.create_task(self._publish())
+
+    async def close(self, patience: float = 10) -> None:
+        """Let the refs be moved, but wait for no remote that hangs."""
+        if self._publishing is not None:
+            await asyncio.wait([self._publishing], timeout=patience)
+            self._publishing.cancel()
+            await asyncio.wait([self._publishing])
+
+    # --- Looking -----------------------------------------------------------
+
+    def _file_marks(self) -> Mapping[str, str]:
+        if self._kept is None:
+            try:
+                read = json.loads(self._file.read_bytes())
+            except (OSError, ValueError):
+                read = {}
+            marks = read.items() if isinstance(read, dict) else ()
+            self._kept = {name: mark for name, mark in marks if _COMMIT.fullmatch(str(mark))}
+        return self._kept
+
+    def _read_ref(self, ref: str) -> str | None:
+        with suppress(OSError, UnicodeDecodeError):
+            commit = self._repository.read_ref(ref)
+            return commit if commit and _COMMIT.fullmatch(commit) else None
+        return None
+
+    async def _goes_on(self, head: str | None, mark: str) -> bool:
+        if head is None:
+            return False
+        git = self._repository.git
+        if (await git.attempt("merge-base", "--is-ancestor", mark, head)).code == 0:
+            return True
+        words = ("log", "-1", "--format=%H", f"--grep=^{APPROVAL}: {mark}$", head)
+        return bool((await git.run(*words)).strip())
+
+    async def _is_of_another_fleet(self) -> bool:
+        """
+        Return whether the data folder speaks of another repository that was in this place.
+
+        One that has none of the commits that were acted on, nor a mark of its own.
+        """
+        if (await self._repository.git.run("for-each-ref", "--count=1", _LOCAL, _THEIRS)).strip():
+            return False
+        for mark in set(self._file_marks().values()):
+            if await self.has(mark):
+                return False
+        return True
+
+    async def has(self, commit: str) -> bool:
+        """Return whether a commit is in the repository."""
+        return (await self._repository.git.attempt("cat-file", "-e", f"{commit}^{{commit}}")).code == 0
+
+    async def _described(self, kind: LineKind, branch: str, head: str | None, mark: str) -> Rewind:
+        about = ""
+        if head is not None:
+            told = await self._repository.git.attempt("log", "-1", "--format=%an, %cs: %s", head)
+            about = f" ({printable_error(told.stdout)})" if told.code == 0 else ""
+        return Rewind(
+            kind,
+            branch,
+            head,
+            mark,
+            is_lost=not await self.has(mark),
+            is_shallow=(self._repository.git_dir / "shallow").exists(),
+            about=about,
+        )
+
+    # --- Moving ------------------------------------------------------------
+
+    async def _publish(self) -> None:
+        """Let the refs follow, the newest state of each: a second line, so nobody waits for it."""
+        while self._waiting:
+            kind, branch = key = self._waiting.pop()
+            ref, commit = f"{_LOCAL}/{kind}/{branch}", self._passed.get(key)
+            if commit is None:
+                continue
+            if self._read_ref(ref) != commit:
+                with suppress(Unavailable):  # the data folder has it, and the next commit tries again
+                    await self._repository.git.run("update-ref", ref, commit)
+            if self._repository.address:
+                await self._push(kind, branch, commit)
+
+    async def _push(self, kind: LineKind, branch: str, commit: str) -> None:
+        ref, theirs = f"{_LOCAL}/{kind}/{branch}", f"{_THEIRS}/{kind}/{branch}"
+        known = self._read_ref(theirs)
+        if known == commit:
+            return
+        try:
+            # By force, as an approved line need not descend from the mark; but over nothing unknown.
+            await push_ref(self._repository.network, commit, ref, expected=known)
+        except Refused as error:
+            if not self.trouble:
+                log.warning("only the data folder remembers what is on record: %s", error)
+            self.trouble = str(error)
+        except (Conflict, Unavailable):
+            return  # of another reconciler's, or of a remote that is away: the next one tries again
+        else:
+            self.trouble = ""
+            with suppress(Unavailable):
+                await self._repository.git.run("update-ref", theirs, commit)
+
+
+@dataclass(frozen=True, slots=True)
+class BranchLine:
+    """A branch of a fleet and what it must descend from."""
+
+    repository: Repository
+    marks: HighWaterMarks
+    kind: LineKind
+    branch: str
+
+    @property
+    def head(self) -> str | None:
+        """Commit the branch points at."""
+        return self.repository.read_ref(self.repository.ref(self.branch))
+
+    async def left(self) -> Sequence[str]:
+        """Return the commits that were acted on and that the branch does not go on from."""
+        return await self.marks.left(self.kind, self.branch, self.head)
+
+    async def there(self) -> Sequence[str]:
+        """Return those of them that are in the repository still."""
+        return [commit for commit in await self.left() if await self.marks.has(commit)]
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Replace a file durably; a folder in its place goes aside. Raises Unavailable."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.is_dir():
+            path.rename(path.with_suffix(f".damaged-{os.getpid()}"))
+        replace_durably(path, content)
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,232 @@
+"""
+The record as it is known in a clone of a fleet: it lives elsewhere, and remotes tell of it.
+
+A clone does not make the record its own: whoever reconciled in it would start
+everything again that runs, or ran, where the record is. Looking is another
+matter: what was fetched of it is shown, with the time it was fetched.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from reconciler.core.errors import Unavailable, UsageError
+from reconciler.git.process import Git, printable_error
+from reconciler.git.repository import Repository
+from reconciler.store.commits import commit_tree, publish
+from reconciler.store.locks import lock_file, lock_holder
+from reconciler.store.user_commits import require_identity
+
+ASKING = 15.0
+"""Seconds a remote has to say whether it has a record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A remote of a repository on this machine."""
+
+    name: str
+    url: str
+    is_mirrored: bool = False
+    """Whether a fetch from it writes over the branches here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The record of a remote, as of the last fetch."""
+
+    remote: str
+    ref: str
+    commit: str
+    at: datetime | None
+
+
+async def remotes(repository: Repository) -> Sequence[Remote]:
+    """Return the remotes of a repository; none of one that was opened by its URL."""
+    if repository.address:
+        return ()
+    listed = await repository.git.run("config", "-z", "--get-regexp", r"^remote\.", codes=(0, 1))
+    settings: dict[str, dict[str, list[str]]] = {}
+    for entry in listed.decode("utf-8", "replace").split("\0"):
+        key, _, value = entry.partition("\n")
+        name, _, field = key.removeprefix("remote.").rpartition(".")
+        settings.setdefault(name, {}).setdefault(field, []).append(value)
+    return [
+        Remote(name, printable_error(found["url"][0]), _writes_over(found))
+        for name, found in settings.items()
+        if found.get("url")
+    ]
+
+
+def _writes_over(settings: dict[str, list[str]]) -> bool:
+    refspecs = settings.get("fetch", [])
+    return any(_target(refspec).startswith(("refs/heads/", "refs/*")) for refspec in refspecs)
+
+
+def _target(refspec: str) -> str:
+    return refspec.partition(":")[2]
+
+
+async def fetched_record(repository: Repository, branch: str) -> Fetched | None:
+    """Return the record to look at in a clone; None if the repository's own is as new."""
+    local = repository.read_ref(f"refs/heads/{branch}")
+    found: Fetched | None = None
+    for remote in await remotes(repository):
+        ref = f"refs/remotes/{remote.name}/{branch}"
+        commit = repository.read_ref(ref)
+        newest = found.commit if found else local
+        if commit and (newest is None or await _is_ahead(repository, newest, commit)):
+            found = Fetched(remote.name, ref, commit, _fetched_at(repository.git_dir, ref))
+    return found
+
+
+async def _is_ahead(repository: Repository, old: str, new: str) -> bool:
+    return old != new and await contains(repository, new, old)
+
+
+async def contains(repository: Repository, line: str, commit: str) -> bool:
+    """Return whether a commit is on a line; False if it is not in the repository."""
+    return (await repository.git.attempt("merge-base", "--is-ancestor", commit, line)).code == 0
+
+
+def _fetched_at(git_dir: Path, ref: str) -> datetime | None:
+    """Return when a remote was last asked, as far as files tell."""
+    for file in ("FETCH_HEAD", ref, "packed-refs"):
+        with suppress(OSError):
+            return datetime.fromtimestamp((git_dir / file).stat().st_mtime, UTC)
+    return None
+
+
+# --- Before anything is started --------------------------------------------
+
+
+async def require_own_record(repository: Repository, branch: str) -> None:
+    """
+    Raise UsageError if a remote has a record that is not, or not all, in this repository.
+
+    A remote that does not answer is taken at what was fetched of it; where
+    nothing was, and there is no record here, that is a reason too.
+    """
+    found = await remotes(repository)
+    for why_not in await asyncio.gather(*(_why_not_here(repository, branch, remote) for remote in found)):
+        if why_not:
+            raise UsageError(why_not)
+
+
+async def _why_not_here(repository: Repository, branch: str, remote: Remote) -> str | None:
+    local = repository.read_ref(f"refs/heads/{branch}")
+    try:
+        theirs = await remote_record(repository, branch, remote)
+    except Unavailable as error:
+        theirs = repository.read_ref(f"refs/remotes/{remote.name}/{branch}")
+        if theirs is None and local is None:
+            return (
+                f"{remote.name} ({remote.url}) may have the record of this fleet, and cannot be asked: "
+                f"{error}; try again when it answers, or, if it has none, begin one here: "
+                "`reconciler adopt-record --anew`"
+            )
+    if theirs is None:
+        return None
+    if remote.is_mirrored:
+        return (
+            f"{repository} is a mirror of {remote.name}, which has the record of this fleet: a fetch would "
+            f"write over what is recorded here; serve it by its URL (--repo {remote.url}), or make this "
+            f"repository one of its own (`git remote remove {remote.name}`)"
+        )
+    if local == theirs or (local and await contains(repository, local, theirs)):
+        return _why_served(remote, branch) if local == theirs else None
+    is_behind = await _is_behind(repository, local, theirs)
+    return f"{_stand(local, remote, branch, is_behind=is_behind)}; {_ways(remote)}"
+
+
+async def _is_behind(repository: Repository, local: str | None, theirs: str) -> bool:
+    return local is not None and await contains(repository, theirs, local)
+
+
+def _stand(local: str | None, remote: Remote, branch: str, *, is_behind: bool) -> str:
+    where = f"{remote.name} ({remote.url})"
+    if local is None:
+        how = "and there is none here: everything on record there would be done again"
+    elif is_behind:
+        how = "and the one here is behind it: what happened since would be done again"
+    else:
+        how = "and the one here has not all of it: what happened there since would be done again"
+    return f"the record of this fleet is at {where}, branch {branch}, {how}"
+
+
+def _ways(remote: Remote) -> str:
+    return (
+        f"serve it by its URL (--repo {remote.url}), or go on here, once nobody serves it there "
+        f"any more: `reconciler adopt-record --from {remote.name}`"
+    )
+
+
+def _why_served(remote: Remote, branch: str) -> str | None:
+    """Return why a copy must not be served: what it was copied from is served on this machine."""
+    place = Path(remote.url.removeprefix("file://"))
+    for git_dir in (place / ".git", place):
+        if (holder := lock_holder(lock_file(git_dir, branch))) is not None:
+            return (
+                f"the record of this fleet is at {remote.name} ({remote.url}), where a reconciler "
+                f"(pid {holder}) is at work on it: end it first, or leave the fleet to it"
+            )
+    return None
+
+
+async def remote_record(repository: Repository, branch: str, remote: Remote) -> str | None:
+    """Return the commit that a remote has its record at now; None if it has none. Raises Unavailable."""
+    words = ("ls-remote", remote.name, f"refs/heads/{branch}")
+    listed = await repository.network.run(*words, timeout=ASKING)
+    return listed.decode().split("\t")[0].strip() or None
+
+
+async def adopt(repository: Repository, branch: str, name: str | None) -> str:
+    """
+    Make the record of a remote this repository's own; return its newest commit.
+
+    `name` is the remote; the only one with a record, if None. Raises UsageError
+    if there is none, several, or the one here has commits of its own;
+    Unavailable if it does not answer.
+    """
+    named = [remote for remote in await remotes(repository) if name in {None, remote.name}]
+    found = {remote: await remote_record(repository, branch, remote) for remote in named}
+    there = {remote: commit for remote, commit in found.items() if commit}
+    if len(there) != 1:
+        which = ", ".join(remote.name for remote in there or named) or "there is no remote"
+        what = "which one? name it with --from" if there else f"none has a branch {branch}"
+        raise UsageError(f"{what}: {which}")
+    ((remote, commit),) = there.items()
+    await repository.network.run(
+        "fetch",
+        "--quiet",
+        "--no-tags",
+        "--no-write-fetch-head",
+        remote.name,
+        f"refs/heads/{branch}",
+        timeout=300,
+    )
+    local = repository.read_ref(f"refs/heads/{branch}")
+    if local is not None and not await contains(repository, commit, local):
+        raise UsageError(
+            f"{branch} here has commits that {remote.name} has not: they went different ways; serve the "
+            f"remote by its URL (--repo {remote.url}), or let this repository be a fleet of its own "
+            f"(`git remote remove {remote.name}`)"
+        )
+    await repository.git.run(
+        "-c", "core.fsync=all", "update-ref", f"refs/heads/{branch}", commit, local or "0" * len(commit)
+    )
+    return commit
+
+
+async def begin(repository: Repository, branch: str) -> str:
+    """Begin an empty record in a person's name; return its commit. Raises UsageError if there is one."""
+    if (commit := repository.read_ref(f"refs/heads/{branch}")) is not None:
+        raise UsageError(f"there is a record here: {branch} is at {commit[:10]}")
+    person = Git.personal(f"--git-dir={repository.git_dir}")
+    await require_identity(person)
+    commit = await commit_tree(repository, person, None, [], "record: begins here\n\nCause: person\n")
+    await publish(repository, branch, None, commit)
+    return commit

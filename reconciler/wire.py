@@ -1,0 +1,391 @@
+"""
+The bodies of requests and answers. The OpenAPI document is made from them.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from reconciler.core.adapter import Usage
+from reconciler.core.fields import Branch, Frozen, Name, Names, Text
+from reconciler.core.model.specs import ExecutionMode
+from reconciler.core.model.status import Phase
+
+MOST_WAIT = 25.0
+"""Longest long poll, in seconds."""
+
+MOST_USED = 1e15
+"""Of anything; sums of what is claimed stay numbers."""
+_LARGEST = 2**53
+"""Whole numbers that every JSON parser keeps."""
+
+Epoch = Annotated[int, Field(ge=1, le=_LARGEST)]
+Number = Annotated[int, Field(ge=1, le=_LARGEST)]
+"""Of a pull request."""
+MOST_WORDS = 100_000
+"""Characters of an agent's last words."""
+Limited = Annotated[str, Field(max_length=MOST_WORDS)]
+
+
+def _check_used(usage: Usage) -> Usage:
+    """Return what was used. Raises ValueError if it would make budgets larger, or break their sums."""
+    if not all(0 <= value <= MOST_USED for _, value in usage):
+        raise ValueError(f"what was used is never less than 0, and never more than {MOST_USED:g}")
+    return usage
+
+
+Used = Annotated[Usage, AfterValidator(_check_used)]
+"""What an agent says that its work took."""
+
+
+class DequeueRequest(Frozen):
+    """An agent asks for a task."""
+
+    capabilities: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=100)], ...], Field(strict=False, max_length=100)
+    ] = ()
+    """Labels it has now, of those in its spec; all of them if left out."""
+    wait: Annotated[float, Field(ge=0, le=MOST_WAIT, strict=False)] = 0.0
+    """Seconds to wait for a task if there is none now."""
+    request_key: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._:-]+$")]
+    """Drawn by the agent for this request. After a lost answer, asking again with it gets the same task."""
+
+
+class RepoBody(Frozen):
+    """The code repository of a task."""
+
+    name: str
+    url: str
+    base: Branch
+    paths: tuple[str, ...] = ()
+    """Patterns of the files that may be touched; all if empty."""
+
+
+class Lease(Frozen):
+    """A task that the agent holds now."""
+
+    task: str
+    title: str
+    lease: str
+    """Name of this run; it stands in logs and in the history."""
+    epoch: int
+    """To be named in every report: a report with another one is refused."""
+    lease_seconds: float
+    """After this silence the task is given to others."""
+    heartbeat_seconds: float
+    """How often to send a heartbeat."""
+    timeout_seconds: float
+    """Longest time for the whole run."""
+    prompt: str
+    """What the agent is told."""
+    repo: RepoBody | None
+    branch: Branch
+    """Branch to push the work to."""
+    start_from: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")] | None
+    """Commit to start from; the base branch if null."""
+    validation: tuple[str, ...]
+    """Commands that must exit 0 on the work."""
+    review: str
+    """`none`, `merge` or `pull_request`: what follows on the agent's work."""
+
+
+class StartRequest(Frozen):
+    """The agent begins."""
+
+    epoch: Epoch
+
+
+class HeartbeatRequest(Frozen):
+    """The agent is alive."""
+
+    epoch: Epoch
+
+
+class Heartbeat(Frozen):
+    """What the agent should do."""
+
+    desired: Literal["run", "cancel", "lost"]
+    """`run`: go on. `cancel`: stop and report `released`. `lost`: stop; the task is not yours any more."""
+    message: str = ""
+    """Why."""
+    lease_seconds: float
+    heartbeat_seconds: float
+
+
+class LogAck(Frozen):
+    """How much of the log is kept, on disk."""
+
+    offset: int
+    """Bytes; the next piece begins here."""
+
+
+class StatusRequest(Frozen):
+    """What came of the work; a claim that is checked."""
+
+    epoch: Epoch
+    status: Literal["running", "review_pending", "completed", "failed", "released"]
+    """`released`: given back undone, which counts as no failure."""
+    result: Limited = ""
+    """Last words: what was done and why, or why it could not be."""
+    branch: Branch | None = None
+    """Branch that was pushed, if not the one that was asked for."""
+    pull_request: Number | None = None
+    """Number of the pull request that was opened, if the agent opens its own."""
+    usage: Used = Usage()
+
+
+class Progress(Frozen):
+    """Where the task stands after a report."""
+
+    task: str
+    phase: str
+    is_checking: bool
+    """Whether what the agent said is being checked now."""
+    message: str = ""
+
+
+class ProposalRequest(Frozen):
+    """
+    An agent proposes a task; a person decides by merging the branch it is put on.
+
+    It is for the default adapter of its repo or the fleet; where that is none of an
+    agent, for agents that pull.
+    """
+
+    name: Annotated[str, Field(max_length=200)]
+    """Name of the task, such as `web/fix-login`."""
+    goal: Annotated[str, Field(min_length=1, max_length=20_000)]
+    title: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    repo: Text | None = None
+    constraints: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    validation: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    depends_on: Names = ()
+
+
+class Proposal(Frozen):
+    """Where a proposed task waits for a person."""
+
+    task: str
+    branch: str
+    """Of the fleet's repository."""
+    commit: str
+
+
+class TaskBody(Frozen):
+    """A task: what is asked for, and where it stands."""
+
+    name: str
+    title: str
+    goal: str
+    execution_mode: str
+    repo: str | None
+    priority: int
+    phase: str
+    """`created` too for a task that is not on record yet."""
+    since: str | None
+    created_at: str | None
+    waiting: str | None
+    """What it waits for, in words."""
+    waiting_reason: str | None
+    attempt: int
+    epoch: int
+    review_count: int
+    assigned_host: str | None
+    assigned_agent: str | None
+    run: str | None
+    branch_name: str | None
+    head_commit: str | None
+    pull_request: str | None
+    """Its address."""
+    failure: str | None
+    last_activity_at: str | None
+    usage: Usage
+
+
+class RunBody(Frozen):
+    """A live run."""
+
+    run: str
+    task: str
+    phase: str
+    since: str
+    attempt: int
+    round: int
+    assigned_host: str | None
+    assigned_agent: str | None
+    branch_name: str | None
+    last_activity_at: str | None
+
+
+class HostBody(Frozen):
+    """A host: what is asked for, what is known, what is in use."""
+
+    name: str
+    address: str | None
+    """None: the machine of the reconciler."""
+    labels: tuple[str, ...]
+    desired: str
+    cordon: bool
+    drain: bool
+    slots: int
+    used_slots: int
+    reachable: bool | None
+    """None: not asked yet."""
+    since: str | None
+    """When it last came or went, or runs could start there again or no longer."""
+    message: str
+    fault: str
+    """Why no run can start there though it answers; empty if one can."""
+
+
+class AgentBody(Frozen):
+    """An outside agent."""
+
+    name: str
+    capabilities: tuple[str, ...]
+    scopes: tuple[str, ...]
+    desired: str
+    slots: int
+    held: tuple[str, ...]
+    """Tasks it holds now."""
+    tokens: int
+    """How many are good; two during a rotation."""
+    expires: str | None
+    last_used_at: str | None
+    """When it last asked for anything, with any of its tokens."""
+
+
+ActionKind = Literal["record", "start", "follow", "stop"]
+
+
+class PlannedAction(Frozen):
+    """Something that is done, or is to be done, now."""
+
+    kind: ActionKind
+    task: str
+    reason: str
+
+
+class PlannedWait(Frozen):
+    """What a task waits for."""
+
+    task: str
+    reason: str
+    message: str
+    since: str
+
+
+class PlanBody(Frozen):
+    """What the last look at the fleet came to."""
+
+    revision: str
+    """Commit of the specs."""
+    due: str | None
+    """When something may change by itself."""
+    actions: tuple[PlannedAction, ...]
+    waiting: tuple[PlannedWait, ...]
+    """The first ones by name; `/tasks` pages through all."""
+    waiting_count: int
+    """How many wait in all."""
+
+
+class HistoryEntryBody(Frozen):
+    """One transition of a task, or news of a host."""
+
+    at: str
+    task: str | None
+    """None: news of a host."""
+    before: str | None
+    after: str | None
+    reason: str
+    host: str | None
+    run: str | None
+    actor: str
+    cause: str
+    revision: str | None
+    """Commit of the specs that were in force."""
+    commit: str
+    """Of the state branch; the id of the event in the stream."""
+
+
+class HealthBody(Frozen):
+    """How the reconciler is."""
+
+    status: Literal["ok"] = "ok"
+    revision: str | None = None
+    """Commit of the specs that are in force."""
+    state: str | None = None
+    """Commit of the state branch."""
+
+
+# --- Parameters ------------------------------------------------------------
+
+
+class PageQuery(Frozen):
+    """Which page of a list."""
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    """Most entries."""
+    cursor: Annotated[str, Field(min_length=1, max_length=300)] | None = None
+    """Where the page before ended; stands in the `Link` header of that one."""
+
+
+class TasksQuery(PageQuery):
+    """Which tasks."""
+
+    phase: Phase | None = None
+    execution_mode: ExecutionMode | None = None
+    repo: str | None = None
+    assigned_host: str | None = None
+    assigned_agent: str | None = None
+
+
+class PlanQuery(Frozen):
+    """How much of the plan."""
+
+    limit: Annotated[int, Field(ge=0, le=1000)] = 100
+    """Most of the tasks that wait."""
+
+
+class RunsQuery(PageQuery):
+    """Which live runs."""
+
+    assigned_host: str | None = None
+    assigned_agent: str | None = None
+
+
+class HistoryQuery(PageQuery):
+    """Which part of the history."""
+
+    cursor: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")] | None = None
+    """Commit of the state branch; older ones follow."""
+    task: Name | None = None
+
+
+class LogQuery(Frozen):
+    """Where a piece of log belongs."""
+
+    offset: Annotated[int, Field(ge=0, le=_LARGEST)]
+    """Byte of the log at which the piece begins."""
+    epoch: Epoch
+
+
+class FieldProblem(Frozen):
+    """What is wrong with one field of a request."""
+
+    field: str
+    message: str
+
+
+class ProblemDetails(Frozen):
+    """An error, as RFC 9457 has it (`application/problem+json`)."""
+
+    type: str = "about:blank"
+    title: str
+    """What kind of error."""
+    status: int
+    detail: str
+    """What happened and what to do now."""
+    errors: tuple[FieldProblem, ...] = ()
+    acknowledged_offset: int | None = None
+    """Of a log with a gap (409): what is kept so far; send from there."""

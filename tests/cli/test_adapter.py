@@ -1,0 +1,290 @@
+import contextlib
+import json
+import signal
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from reconciler.cli.adapter import next_round
+from reconciler.cli.main import cli
+from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.specs import Task
+from reconciler.core.model.status import Failure, Phase, Status
+from tests.dispatch.sshd import needs_sshd, yard
+
+NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
+TASK = Task(name="hello", generation="a" * 40, work="w", goal="Say hello.")
+RESULT = {"type": "result", "subtype": "success", "is_error": False, "result": "Done.", "session_id": "s1"}
+PARROT = """\
+command: [parrot]
+output:
+  format: json_lines
+  terminal: "[?k=='bye']"
+  text: "[-1].words"
+"""
+
+
+# --- prompt ----------------------------------------------------------------
+
+
+def test_the_prompt_of_a_task_is_printed(fleet):
+    found = fleet.run("prompt", "hello")
+
+    assert found.exit_code == 0
+    assert "# Goal\n\nSay hello." in found.stdout
+
+
+def test_the_prompt_of_an_unknown_task_is_not_found(fleet):
+    found = fleet.run("prompt", "helo")
+
+    assert found.exit_code == 3
+    assert "did you mean 'hello'" in found.stderr
+
+
+def status(**changes):
+    return Status(
+        **{
+            "phase": Phase.CREATED,
+            "since": NOW,
+            "created_at": NOW,
+            "generation": "a" * 40,
+            "work": "w",
+            **changes,
+        }
+    )
+
+
+def test_the_prompt_of_a_live_task_is_that_of_its_round():
+    live = status(phase=Phase.RUNNING, attempt=2, round=3)
+
+    assert next_round(TASK, live, NOW) == live
+
+
+def test_the_next_run_of_a_task_begins_where_it_stands():
+    failure = Failure(kind=FailureClass.TIMEOUT, message="too long")
+
+    first = next_round(TASK, None, NOW)
+    again = next_round(TASK, status(attempt=1, failure=failure), NOW)
+    reviewed = next_round(TASK, status(phase=Phase.REVIEW_PENDING, attempt=1), NOW)
+    anew = next_round(TASK, status(phase=Phase.FAILED, attempt=4, failure=failure), NOW)
+
+    assert (first.attempt, first.run) == (1, "hello.gaaaaaaaa.a1")
+    assert (again.attempt, again.failure) == (2, failure)
+    assert reviewed.review_count == 1
+    assert (anew.attempt, anew.failure) == (5, None)
+
+
+# --- adapter test ----------------------------------------------------------
+
+ECHO = """\
+command: [echo-agent, --model, small]
+env: {GREETING: hello}
+version: {command: [echo-agent, --version], range: ">=1.2"}
+health: {command: [echo-agent, login, status], timeout: 5s}
+"""
+AGENT = """\
+#!/bin/sh
+case $1 in
+--version) echo echo-agent 1.4.0 ;;
+login) [ "$TOKEN" = s3cret ] || { echo "not logged in" >&2; exit 3; } ;;
+*) touch "$HOME/asked"; printf '%s from %s files: %s' "$GREETING" "$(ls | wc -l | tr -d ' ')" "$(cat)" ;;
+esac
+"""
+
+
+@pytest.fixture
+def echo(fleet, tmp_path):
+    """Return a fleet with an agent of its own, and the folder that its CLI is in."""
+    program = tmp_path / "bin" / "echo-agent"
+    program.parent.mkdir()
+    program.write_text(AGENT)
+    program.chmod(0o755)
+    fleet.write("specs/adapters/echo.yaml", ECHO + "secrets: {TOKEN: {env: ECHO_TOKEN}}\n")
+    fleet.write("specs/hosts/local.yaml", f"adapters: {{echo: {{path: {program.parent}}}}}\n")
+    return fleet
+
+
+def results(done):
+    """Return what came of each check, as `adapter test` prints it."""
+    return {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()}
+
+
+def test_an_agent_is_tried_as_a_run_would_use_it(echo, monkeypatch, person):
+    monkeypatch.setenv("ECHO_TOKEN", "s3cret")
+
+    done = echo.run("adapter", "test", "echo")
+
+    assert done.exit_code == 0
+    assert results(done) == dict.fromkeys(["host", "version", "health", "prompt"], "ok")
+    assert "1.4.0 is in >=1.2" in done.stdout
+    assert "hello from 0 files: Reply with the one word: ready." in done.stdout
+    assert (person / "asked").exists()
+    assert not echo.data.exists(), "nothing is left behind"
+
+
+def test_what_works_and_what_does_not_is_told_apart(echo):
+    done = echo.run("adapter", "test", "echo", "-o", "json")
+
+    assert done.exit_code == 5
+    document = json.loads(done.stdout)
+    assert (document["adapter"], document["host"], document["ok"]) == ("echo", "local", False)
+    checks = {check["check"]: check for check in document["checks"]}
+    assert {name: check["ok"] for name, check in checks.items()} == {
+        "host": True, "version": True, "health": False, "prompt": False,
+    }  # fmt: skip
+    assert checks["version"]["version"] == "1.4.0"
+    assert "the environment of the reconciler has no ECHO_TOKEN" in checks["health"]["message"]
+    assert checks["prompt"]["verdict"]["class"] == "auth"
+
+
+def test_a_secret_that_is_wrong_shows_nowhere_but_in_what_it_leads_to(echo, monkeypatch):
+    monkeypatch.setenv("ECHO_TOKEN", "wr0ng")
+
+    done = echo.run("adapter", "test", "echo", "--no-prompt")
+
+    assert done.exit_code == 5
+    assert results(done) == {"host": "ok", "version": "ok", "health": "failed"}
+    assert "`echo-agent login status` ended with 3: not logged in" in done.stdout
+    assert "wr0ng" not in done.stdout + done.stderr
+
+
+def test_without_a_prompt_no_model_is_called(echo, monkeypatch, person):
+    monkeypatch.setenv("ECHO_TOKEN", "s3cret")
+
+    done = echo.run("adapter", "test", "echo", "--no-prompt")
+
+    assert (done.exit_code, "prompt" in results(done)) == (0, False)
+    assert not (person / "asked").exists()
+
+
+def test_a_health_command_that_hangs_is_cut_off(echo):
+    echo.write(
+        "specs/adapters/echo.yaml", "command: [echo-agent]\nhealth: {command: [sleep, '600'], timeout: 1s}\n"
+    )
+
+    done = echo.run("adapter", "test", "echo", "--no-prompt")
+
+    assert results(done) == {"host": "ok", "version": "-", "health": "failed"}
+    assert "took longer than 1s and was stopped" in done.stdout
+
+
+def test_who_gives_up_waiting_leaves_no_agent_behind(echo, person):
+    begun = person / "pid"
+    script = f'echo $$ >"{begun}.new"; mv "{begun}.new" "{begun}"; exec sleep 600'
+    echo.write("specs/adapters/echo.yaml", f"command: [sh, -c, {json.dumps(script)}]\n")
+    trial = subprocess.Popen([*echo.command, "adapter", "test", "echo"], stdout=subprocess.DEVNULL)
+    while not begun.exists():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            pytest.fail(f"it ended with {trial.wait(timeout=0.02)}")
+
+    trial.send_signal(signal.SIGINT)
+
+    assert trial.wait() == 130
+    assert not Path(f"/proc/{begun.read_text().strip()}").exists()
+
+
+def test_a_host_that_does_not_offer_an_adapter_says_so(echo):
+    done = echo.run("adapter", "test", "script")
+
+    assert done.exit_code == 5
+    assert "host local does not offer script; name it under its `adapters`" in done.stdout
+
+
+def test_adapters_and_hosts_that_are_unknown_or_broken_are_told(echo):
+    echo.write("specs/adapters/bad.yaml", "comand: [x]\n")
+
+    assert "did you mean 'echo'?" in echo.run("adapter", "test", "ecko").stderr
+    assert echo.run("adapter", "test", "echo", "--host", "nowhere").exit_code == 3
+    bad = echo.run("adapter", "test", "bad")
+    assert (bad.exit_code, "specs/adapters/bad.yaml:1:1: error: comand:" in bad.stderr) == (1, True)
+
+
+def test_a_host_that_does_not_answer_is_all_there_is_to_tell(echo):
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI" + "Gtra" + "2tra" * 9 + "2tr"
+    echo.write("specs/hosts/away.yaml", f"address: 127.0.0.1\nport: 1\nhost_key: {key}\n")
+
+    done = echo.run("adapter", "test", "echo", "--host", "away")
+
+    assert (done.exit_code, results(done)) == (5, {"host": "failed"})
+
+
+def test_what_is_built_in_can_be_tried_without_a_fleet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    done = CliRunner().invoke(cli, ["adapter", "test", "script"], prog_name="reconciler")
+
+    assert done.exit_code == 0
+    assert results(done) == {"host": "ok", "version": "-", "health": "-", "prompt": "ok"}
+
+
+@pytest.mark.sshd
+@needs_sshd[1]
+def test_behind_ssh_it_is_tried_with_the_secrets_of_that_host(echo, tmp_path):
+    with yard(tmp_path / "servers") as servers:
+        server = servers.sshd("build")
+        (server.home / "token").write_text("s3cret\n")
+        echo.write("specs/adapters/echo.yaml", ECHO + "secrets: {TOKEN: {file: ~/token, on: host}}\n")
+        echo.write(
+            "specs/hosts/build.yaml",
+            f"address: 127.0.0.1\nport: {server.port}\n"
+            f"host_key: {server.host_key}\nidentity: {server.identity}\n"
+            f"adapters: {{echo: {{path: {tmp_path / 'bin'}}}}}\n",
+        )
+
+        done = echo.run("adapter", "test", "echo", "--host", "build")
+
+        assert done.exit_code == 0, done.stdout
+        assert results(done) == dict.fromkeys(["host", "version", "health", "prompt"], "ok")
+        left = server.home / ".local/state/reconciler/adapter-test"
+        assert not list(left.glob("work/*"))
+        assert not [path for path in left.glob("runs/*") if path.is_dir()]
+
+
+# --- adapter parse ---------------------------------------------------------
+
+
+@pytest.fixture
+def recording(tmp_path):
+    file = tmp_path / "run.stdout"
+    file.write_text(json.dumps({**RESULT, "total_cost_usd": 0.5, "num_turns": 2}) + "\n")
+    return file
+
+
+def test_a_recorded_output_gets_its_verdict_as_json(fleet, recording):
+    found = fleet.run("adapter", "parse", "claude-code", str(recording), "--rc", "0", "-o", "json")
+
+    assert found.exit_code == 0
+    verdict = json.loads(found.stdout)
+    assert set(verdict) >= {"outcome", "class", "session_id", "text", "usage", "cost_usd", "turns", "notes"}
+    assert (verdict["outcome"], verdict["session_id"], verdict["cost_usd"]) == ("success", "s1", 0.5)
+
+
+def test_a_recorded_output_gets_its_verdict_in_words(fleet, recording):
+    recording.with_suffix(".stderr").write_text("Not logged in\n")
+    recording.write_text("")
+
+    found = fleet.run("adapter", "parse", "claude-code", str(recording), "--rc", "-15")
+    other = fleet.run("adapter", "parse", "claude-code", str(recording), "--rc", "1")
+
+    assert "SIGTERM" in found.stdout
+    assert "auth" in other.stdout
+
+
+def test_an_adapter_of_the_fleet_reads_its_own_format(fleet, recording):
+    fleet.write("specs/adapters/parrot.yaml", PARROT)
+    recording.write_text('{"k": "bye", "words": "Polly did it"}\n')
+
+    found = fleet.run("adapter", "parse", "parrot", str(recording), "--rc", "0")
+
+    assert "success" in found.stdout
+    assert "Polly did it" in found.stdout
+
+
+def test_an_unknown_adapter_is_not_found(fleet, recording):
+    found = fleet.run("adapter", "parse", "claude-cod", str(recording), "--rc", "0")
+
+    assert found.exit_code == 3
+    assert "did you mean 'claude-code'" in found.stderr

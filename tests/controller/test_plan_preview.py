@@ -1,0 +1,256 @@
+"""A pull request against the specs shows what it would do, once for each change of that."""
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+import pytest
+
+from reconciler.controller.plan_preview import PlanPreview
+from reconciler.core.adapter import Secret
+from reconciler.core.errors import Conflict, Problem, Unavailable
+from reconciler.core.forge.model import PullRequestSnapshot
+from reconciler.core.model.specs import Desired, FleetSpec, Forge
+from reconciler.core.model.status import Phase, Status
+from tests.fakes import START, FakeForges, make_desired, make_task
+
+FORGE = Forge(api="https://forge.example.org/api/v1", repo="ops/fleet", token=Secret(env="TOKEN"))
+FLEET = FleetSpec(forge=FORGE)
+HEAD, BASE = "c" * 40, "1" * 40
+
+
+@dataclass
+class Scene:
+    forges: FakeForges = field(default_factory=FakeForges)
+    desired: Desired = field(default_factory=lambda: make_desired(make_task("a"), fleet=FLEET, revision=BASE))
+    statuses: dict[str, Status] = field(default_factory=dict)
+    hosts: dict[str, object] = field(default_factory=dict)
+    damaged: dict[str, Problem] = field(default_factory=dict)
+    heads: dict[str, Desired | Exception] = field(default_factory=dict)
+    reads: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.site = self.forges.at(FORGE)
+        self.restart()
+
+    def restart(self) -> None:
+        self.preview = PlanPreview(self.forges, self.read, self, "main", lambda: START)
+
+    async def read(self, pull: PullRequestSnapshot, base: str) -> Desired:
+        self.reads.append((pull.head, base))
+        found = self.heads[pull.head]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def open(self, number: int, head: str, specs: Desired | Exception, base: str = "main") -> None:
+        self.heads[head] = specs
+        self.site.pulls[number] = PullRequestSnapshot(
+            number=number,
+            url="u",
+            title="t",
+            body="",
+            author="ann",
+            branch=f"side-{number}",
+            base=base,
+            head=head,
+            updated_at=START,
+        )
+
+    @property
+    def shown(self) -> dict[int, str]:
+        return {comment.number: comment.body for comment in self.site.comments if comment.key == "plan"}
+
+    @property
+    def lights(self) -> dict[str, tuple[str, str]]:
+        return {
+            commit: said
+            for (commit, context), said in self.site.lights.items()
+            if context == "reconciler/plan"
+        }
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def specs(*names: str, revision: str = "2" * 40, **fields: object) -> Desired:
+    return make_desired(*(make_task(name) for name in names), fleet=FLEET, revision=revision, **fields)
+
+
+async def test_what_a_pull_request_would_do_is_a_comment_and_a_status_of_its_head(scene):
+    scene.open(4, HEAD, specs("a", "b"))
+    scene.open(5, "d" * 40, specs("x"), base="release")
+
+    await scene.preview.look()
+
+    assert list(scene.shown) == [4]
+    assert "start  b  local" in scene.shown[4]
+    assert scene.lights == {HEAD: ("success", "start 1")}
+    assert scene.reads == [(HEAD, BASE)]
+
+
+async def test_nothing_is_said_again_while_it_stays_the_same(scene, monkeypatch):
+    said = []
+    say = scene.forges.say
+
+    async def counted(forge, number, note):
+        said.append(number)
+        return await say(forge, number, note)
+
+    monkeypatch.setattr(scene.forges, "say", counted)
+    scene.open(4, HEAD, specs("a", "b"))
+    await scene.preview.look()
+    await scene.preview.look()
+    assert (said, len(scene.reads)) == ([4], 1)
+
+    scene.open(4, "d" * 40, specs("a", "b", "c"))
+    await scene.preview.look()
+
+    assert (said, len(scene.reads)) == ([4, 4], 2)
+    assert len(scene.shown) == 1
+    assert "wait   c" in scene.shown[4]
+
+
+async def test_it_follows_what_happens_meanwhile(scene):
+    scene.open(4, HEAD, specs("b"))
+    await scene.preview.look()
+    assert "**Not any more:**" in scene.shown[4]
+
+    scene.desired = replace(scene.desired, revision="3" * 40, tasks={})
+    await scene.preview.look()
+
+    assert "**Not any more:**" not in scene.shown[4]
+    assert scene.reads == [(HEAD, BASE), (HEAD, "3" * 40)]
+
+
+async def test_a_live_run_that_would_be_stopped_is_named(scene):
+    running = make_task("a")
+    scene.statuses["a"] = Status(
+        phase=Phase.RUNNING,
+        since=START,
+        created_at=START,
+        generation=running.generation,
+        work=running.work,
+        attempt=1,
+        round=1,
+        run="a.gx.a1",
+        assigned_host="local",
+    )
+    gone = make_desired(make_task("a", desired="cancelled"), fleet=FLEET, revision="2" * 40)
+    scene.open(4, HEAD, gone)
+
+    await scene.preview.look()
+
+    assert "stop  a" in scene.shown[4]
+    assert scene.statuses["a"].phase is Phase.RUNNING
+
+
+async def test_what_cannot_be_merged_has_no_plan_and_says_why(scene):
+    scene.open(4, HEAD, Conflict("it changes the same as others did meanwhile: specs/tasks/a.yaml"))
+
+    await scene.preview.look()
+    await scene.preview.look()
+
+    assert "There is none: `it changes the same" in scene.shown[4]
+    assert scene.lights == {HEAD: ("failure", "no plan: conflicts")}
+
+
+async def test_one_that_cannot_be_read_now_keeps_no_other_waiting_and_is_shown_later(scene):
+    scene.open(3, "d" * 40, Unavailable("the remote does not answer"))
+    scene.open(4, HEAD, specs("a", "b"))
+    await scene.preview.look()
+    assert list(scene.shown) == [4]
+
+    scene.heads["d" * 40] = specs("a")
+    await scene.preview.look()
+
+    assert "No task is touched." in scene.shown[3]
+
+
+async def test_a_forge_that_is_away_is_asked_again(scene):
+    scene.open(4, HEAD, specs("a", "b"))
+    scene.forges.away = True
+    await scene.preview.look()
+    assert scene.shown == {}
+
+    scene.forges.away = False
+    await scene.preview.look()
+
+    assert list(scene.shown) == [4]
+
+
+async def test_after_a_start_what_is_there_already_stays_one_comment(scene):
+    scene.open(4, HEAD, specs("a", "b"))
+    await scene.preview.look()
+    before = list(scene.site.comments)
+
+    scene.restart()
+    await scene.preview.look()
+
+    assert scene.site.comments == before
+
+
+async def test_nothing_is_asked_without_a_forge_or_before_the_specs_were_read(scene):
+    scene.open(4, HEAD, specs("a", "b"))
+    for fields in ({"fleet": FleetSpec()}, {"revision": ""}):
+        full = scene.desired
+        scene.desired = replace(full, **fields)
+        await scene.preview.look()
+        scene.desired = full
+
+    assert (scene.shown, scene.reads) == ({}, [])
+
+
+async def test_it_looks_from_time_to_time_and_at_once_after_a_knock(scene):
+    waits: asyncio.Queue[timedelta] = asyncio.Queue()
+
+    async def pause(news: asyncio.Event, longest: timedelta) -> None:
+        waits.put_nowait(longest)
+        await news.wait()
+
+    preview = replace(scene.preview, pause=pause)
+    work = asyncio.create_task(preview.run())
+    assert await waits.get() == FLEET.forge_interval
+
+    scene.open(4, HEAD, specs("a", "b"))
+    preview.notify()
+    await waits.get()
+    work.cancel()
+
+    assert list(scene.shown) == [4]
+
+
+async def test_a_pull_request_that_nobody_can_read_keeps_no_other_waiting(scene, caplog):
+    scene.open(1, "a" * 40, RecursionError("too deep"))
+    scene.open(2, HEAD, make_desired(make_task("a"), make_task("b"), fleet=FLEET))
+
+    await scene.preview.look()
+
+    assert scene.shown.keys() == {2}
+    assert "there is no plan on pull request 1" in caplog.text
+
+
+async def test_a_mistake_at_one_look_is_told_and_the_next_look_is_taken(scene, caplog):
+    looks = []
+
+    async def open_pulls(*_):
+        looks.append(1)
+        raise ZeroDivisionError("oddly")
+
+    async def pause(news: asyncio.Event, _: timedelta) -> None:
+        await news.wait()
+
+    scene.forges.open_pulls = open_pulls
+    preview = replace(scene.preview, pause=pause)
+    work = asyncio.create_task(preview.run())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    preview.notify()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    work.cancel()
+
+    assert len(looks) == 2
+    assert "ZeroDivisionError: oddly" in caplog.text

@@ -1,0 +1,205 @@
+"""Pull requests are followed and shown politely, and one that is odd keeps no other waiting."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from reconciler.controller.pull_requests import MEMORY
+from reconciler.core.errors import Conflict, Unavailable
+from reconciler.core.model.status import Phase
+from tests.controller.forging import REPO, Scene, reviewed, turns
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+async def scene():
+    scene = Scene()
+    yield scene
+    await scene.stop()
+
+
+async def test_a_quiet_fleet_asks_its_forge_once_in_an_interval(scene):
+    scene.push(reviewed("a"), reviewed("b"))
+    await scene.start()
+    await scene.pass_time(timedelta(minutes=5))
+    commits, shown = len(scene.state.log), scene.forges.asked["show"]
+    scene.forges.asked.clear()
+
+    await scene.pass_time(HOUR)
+
+    assert {scene.status(name).phase for name in "ab"} == {Phase.REVIEW_PENDING}
+    assert shown
+    assert scene.forges.asked.keys() == {"pulls"}
+    assert scene.forges.asked["pulls"] in {59, 60}
+    assert len(scene.state.log) == commits
+
+
+async def test_a_merge_that_is_never_allowed_is_not_asked_for_all_the_time(scene):
+    scene.forges.refuses_merges = True
+    scene.push(reviewed("a"), repo=REPO.model_copy(update={"merge": "when_approved"}))
+    await scene.start()
+    scene.site.review(scene.status("a").pull_request.number, "approved")
+    await scene.pass_time(timedelta(minutes=5))
+    scene.forges.asked.clear()
+
+    await scene.pass_time(HOUR)
+
+    assert scene.status("a").phase is Phase.REVIEW_PENDING
+    assert scene.forges.asked["show"] <= 61
+
+
+async def test_a_merge_that_the_forge_was_not_ready_for_is_asked_for_again_soon(scene):
+    scene.forges.refuses_merges = True
+    scene.push(reviewed("a"), repo=REPO.model_copy(update={"merge": "when_approved"}))
+    await scene.start()
+    number = scene.status("a").pull_request.number
+    scene.site.review(number, "approved")
+    scene.loop.hint("web", [number], "d-1")
+    await turns()
+    scene.forges.refuses_merges = False
+
+    await scene.pass_time(timedelta(seconds=6))
+
+    assert scene.status("a").phase is Phase.COMPLETED
+
+
+async def test_one_task_that_cannot_be_shown_keeps_no_other_waiting(scene, caplog):
+    scene.forges.odd = "a"
+    scene.push(reviewed("a"), reviewed("b"))
+
+    await scene.start()
+
+    assert scene.status("b").pull_request is not None
+    assert scene.status("a").pull_request is None
+    assert "task a cannot be shown on its forge" in caplog.text
+
+
+async def test_the_end_of_a_task_is_told_once_however_often_the_record_is_read_anew(scene):
+    scene.push(reviewed("a"))
+    await scene.start()
+    scene.site.merge(scene.status("a").pull_request.number)
+    await scene.pass_time(timedelta(minutes=2))
+    assert scene.status("a").phase is Phase.COMPLETED
+    scene.forges.asked.clear()
+
+    for _ in range(5):
+        scene.state.moved = True
+        await scene.pass_time(timedelta(minutes=1))
+
+    assert scene.forges.asked == {}
+
+
+async def test_a_restart_tells_of_what_has_ended_of_late_and_not_of_old(scene):
+    scene.push(reviewed("a"))
+    await scene.start()
+    scene.site.merge(scene.status("a").pull_request.number)
+    await scene.pass_time(timedelta(minutes=2))
+
+    scene.forges.asked.clear()
+    await scene.restart()
+    told = scene.forges.asked["show"]
+    scene.forges.asked.clear()
+    scene.clock.time += MEMORY
+    await scene.restart()
+
+    assert told == 1
+    assert scene.forges.asked == {}
+
+
+async def test_an_end_that_a_forge_could_not_hear_of_is_told_later(scene):
+    scene.push(reviewed("a"))
+    await scene.start()
+    number = scene.status("a").pull_request.number
+    scene.site.close(number)
+    scene.loop.hint("web", [number], "d-1")
+    real = scene.forges.show
+    scene.forges.show = away
+    await scene.pass_time(timedelta(minutes=10))
+    assert scene.status("a").phase is Phase.CANCELLED
+
+    scene.forges.show = real
+    await scene.pass_time(timedelta(minutes=2))
+
+    assert "agent/cancelled" in scene.site.pulls[number].labels
+
+
+async def away(forge, want):
+    raise Unavailable("no answer")
+
+
+async def test_webhooks_about_pull_requests_of_people_cost_one_look_and_little_memory(scene):
+    scene.push(reviewed("a"))
+    await scene.start()
+    ours = scene.status("a").pull_request.number
+    scene.forges.fresh.clear()
+
+    scene.loop.hint("web", range(1000, 6000), "d-1")
+    scene.loop.hint("web", [ours], "d-2")
+    await turns()
+
+    assert scene.forges.fresh == [{ours}]
+
+
+async def test_pull_requests_on_record_are_read_by_their_numbers_once_after_a_start(scene):
+    scene.push(reviewed("a"))
+    await scene.start()
+    number = scene.status("a").pull_request.number
+    scene.forges.fresh.clear()
+
+    await scene.restart()
+    await scene.pass_time(timedelta(minutes=3))
+
+    assert scene.forges.fresh[0] == {number}
+    assert not any(scene.forges.fresh[1:])
+
+
+async def test_a_hint_that_an_outage_met_is_followed_after_it(scene):
+    scene.push(reviewed("a"))
+    await scene.start()
+    number = scene.status("a").pull_request.number
+    scene.forges.away = True
+    scene.loop.hint("web", [number], "d-1")
+    await turns()
+    scene.forges.away = False
+    scene.site.merge(number)
+    scene.forges.fresh.clear()
+
+    await scene.pass_time(timedelta(minutes=2))
+
+    assert scene.forges.fresh[0] == {number}
+    assert next(step for step in reversed(scene.state.log)).event.delivery == "d-1"
+
+
+async def test_what_is_shown_is_never_older_than_what_was_read(scene):
+    """A fact that comes while the loop thinks is not taken for one that it has thought of."""
+    scene.push(reviewed("a"))
+    await scene.start()
+    waiting = []
+
+    async def slow_act(*_):
+        if not waiting:
+            waiting.append(asyncio.ensure_future(scene.loop.wait_recorded()))
+            await asyncio.sleep(0)
+            scene.loop._news.clear()  # as if the look that this news led to were this one
+
+    scene.loop._act = slow_act
+    scene.loop.notify()
+    await turns(3)
+
+    assert waiting
+    assert not waiting[0].done()
+    scene.loop.notify()
+    await turns()
+    assert waiting[0].done()
+
+
+async def test_a_conflict_on_the_record_tells_nothing_twice(scene):
+    scene.push(reviewed("a"))
+    scene.state.refuse = [Conflict("moved")] * 3
+
+    await scene.start()
+
+    assert len(scene.site.pulls) == 1
+    assert scene.status("a").pull_request is not None

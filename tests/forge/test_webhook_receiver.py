@@ -1,0 +1,194 @@
+"""Where webhooks are taken: who signed, for which repository, and once."""
+
+import hmac
+import json
+import threading
+
+import pytest
+
+from reconciler.core.adapter import Secret
+from reconciler.core.errors import Refused, Unavailable, UsageError
+from reconciler.core.model.specs import Forge
+from reconciler.forge.journal import Journal
+from reconciler.forge.webhook_receiver import WebhookReceiver
+from tests.fakes import FakeClock
+from tests.forge.samples import SECRET, sample, signed
+
+WIDGETS, OTHERS = Secret(env="WIDGETS"), Secret(env="OTHERS")
+
+
+def forge(repo: str, secret: Secret | None) -> Forge:
+    return Forge(
+        api="https://code.example.org/api/v1", repo=repo, token=Secret(env="T"), webhook_secret=secret
+    )
+
+
+class Door:
+    """Hooks over a fleet of two repositories, and what came through."""
+
+    def __init__(self, folder) -> None:
+        self.forges = {"widgets": forge("Acme/Widgets", WIDGETS), "others": forge("acme/others", OTHERS)}
+        self.words: dict[Secret, str] = {WIDGETS: SECRET, OTHERS: "0ther"}
+        self.asked: list[Secret] = []
+        self.hints: list = []
+        self.journal = Journal(folder, FakeClock())
+        self.hooks = WebhookReceiver(lambda: self.forges, self.secret, self.journal, self.hints.append)
+
+    async def secret(self, secret: Secret) -> str:
+        self.asked.append(secret)
+        if secret not in self.words:
+            raise Unavailable("the vault is closed")
+        return self.words[secret]
+
+
+@pytest.fixture
+def door(tmp_path):
+    return Door(tmp_path)
+
+
+async def test_a_signed_webhook_is_kept_and_handed_on_once(door):
+    headers, raw = sample("pull_request.opened")
+
+    await door.hooks.receive(headers, raw)
+    await door.hooks.receive(headers, raw)
+    await door.hooks.receive({**headers, "x-forgejo-delivery": "replayed"}, raw)
+
+    [hint] = door.hints
+    assert (hint.repos, hint.pull, hint.delivery) == (("widgets",), 13, headers["x-forgejo-delivery"])
+    assert door.journal.pending() == [hint]
+    assert door.journal.counts == {("pull_request", "taken"): 1, ("pull_request", "duplicate"): 2}
+
+
+async def test_what_waits_is_handed_on_again_after_a_crash_until_it_is_done(door, tmp_path):
+    for name in ("pull_request.opened", "push.commits"):
+        await door.hooks.receive(*sample(name))
+    door.hooks.done(door.hints[0].delivery)
+
+    again = Door(tmp_path)
+    again.hooks.resume()
+
+    assert again.hints == door.hints[1:]
+
+
+@pytest.mark.parametrize("name", ["push.commits.unsigned"])
+async def test_an_unsigned_webhook_is_refused_and_nothing_is_kept(door, name):
+    with pytest.raises(Refused):
+        await door.hooks.receive(*sample(name))
+
+    assert (door.hints, door.journal.recent(1)) == ([], ())
+    assert door.journal.counts == {("push", "refused"): 1}
+
+
+async def test_the_secret_of_one_repository_vouches_for_no_other(door):
+    raw = json.dumps({"ref": "refs/heads/x", "repository": {"full_name": "acme/widgets"}}).encode()
+
+    await door.hooks.receive(signed("push", raw, secret="0ther"), raw)
+
+    assert (door.hints, door.journal.counts) == ([], {("push", "ignored"): 1})
+
+
+async def test_whatever_happens_at_the_forge_is_hinted_at(door, double, forges, receiver):
+    url, kept = receiver
+    door.forges = {"widgets": double.spec("acme/widgets", WIDGETS, WIDGETS)}
+    await forges.install_hook(door.forges["widgets"], url, SECRET)
+    issue = double.open_issue("acme/widgets", "Mend it")
+    double.comment("acme/widgets", issue, "/agent retry")
+    double.push_as_person("acme/widgets", "task/a", {"a.txt": "1\n"})
+    pull = double.open_pull("acme/widgets", "task/a", "Mend it")
+    double.review("acme/widgets", pull, "rejected", "Not yet.")
+    double.merge_pull("acme/widgets", pull)
+    double.delete_branch("acme/widgets", "task/a")
+    double.settle()
+
+    for headers, body in kept:
+        await door.hooks.receive(headers, body)
+
+    places = [(hint.event, hint.pull or hint.issue or hint.branch) for hint in door.hints]
+    assert places == [
+        ("issues", issue),
+        ("issue_comment", issue),
+        ("create", "task/a"),
+        ("push", "task/a"),
+        ("pull_request", pull),
+        ("pull_request_rejected", pull),
+        ("pull_request", pull),
+        ("push", "main"),
+        ("delete", "task/a"),
+    ]
+
+
+async def test_a_signed_body_that_is_no_webhook_is_refused_and_not_kept(door):
+    raw = b"ref=refs/heads/x"
+
+    with pytest.raises(UsageError):
+        await door.hooks.receive(signed("push", raw), raw)
+
+    assert (door.hints, door.journal.recent(1)) == ([], ())
+
+
+async def test_two_lines_of_a_secret_are_both_good(door):
+    door.words[WIDGETS] = f"new-one\n{SECRET}\n"
+
+    await door.hooks.receive(*sample("push.commits"))
+
+    assert len(door.hints) == 1
+
+
+async def test_strangers_who_knock_do_not_make_us_look_up_secrets_each_time(door):
+    for _ in range(5):
+        with pytest.raises(Refused):
+            await door.hooks.receive({"x-forgejo-event": "push"}, b"{}")
+
+    assert len(door.asked) == len(set(door.asked))
+
+
+async def test_a_secret_that_cannot_be_had_is_an_outage_of_its_own_repository_only(door):
+    del door.words[OTHERS]
+
+    await door.hooks.receive(*sample("push.commits"))
+    with pytest.raises(Unavailable, match="vault"):
+        await door.hooks.receive({"x-forgejo-event": "push"}, b"{}")
+
+    assert len(door.hints) == 1
+
+
+async def test_without_a_secret_no_webhook_is_accepted(door):
+    door.forges = {"widgets": forge("acme/widgets", None)}
+
+    with pytest.raises(Refused, match="webhook install"):
+        await door.hooks.receive(*sample("push.commits"))
+
+
+async def test_a_body_is_digested_once_for_each_secret_however_many_repos_share_it(door, monkeypatch):
+    door.forges = {f"repo{number}": forge(f"acme/repo{number}", WIDGETS) for number in range(50)}
+    door.forges["widgets"] = forge("Acme/Widgets", WIDGETS)
+    digested, threads = [], set()
+    made = hmac.new
+
+    def count(key, *rest):
+        digested.append(key)
+        threads.add(threading.get_ident())
+        return made(key, *rest)
+
+    monkeypatch.setattr(hmac, "new", count)
+    with pytest.raises(Refused):
+        await door.hooks.receive(*signed_by_a_stranger())
+    await door.hooks.receive(*sample("pull_request.opened"))
+
+    assert digested == [SECRET.encode()] * 2
+    assert threading.get_ident() not in threads
+    assert door.hints[0].repos == ("widgets",)
+
+
+def signed_by_a_stranger():
+    headers, raw = sample("pull_request.opened")
+    return headers, raw + b" "
+
+
+async def test_secrets_that_no_forge_has_any_more_are_forgotten(door):
+    for number in range(20):
+        door.forges = {"widgets": forge("Acme/Widgets", Secret(env=f"W{number}"))}
+        door.words = {Secret(env=f"W{number}"): SECRET}
+        await door.hooks.receive(*sample("pull_request.opened"))
+
+    assert len(door.hooks._found) == 1

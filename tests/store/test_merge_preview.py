@@ -1,0 +1,80 @@
+"""A pull request is read as if it were merged, and nothing is changed by that."""
+
+import pytest
+
+from reconciler.core.errors import Conflict, Unavailable
+from reconciler.specs.source import SpecSource
+from reconciler.store.merge_preview import PullTree
+from tests.store.world import commit, git
+
+
+@pytest.fixture
+def pull(bare, checkout) -> str:
+    """Return the head of pull request 4, as a forge keeps it; main has gone on since."""
+    git(checkout, "checkout", "-q", "-b", "side")
+    head = commit(checkout, "specs/tasks/b.yaml", "goal: b\n")
+    git(checkout, "push", "-q", str(bare), "side:refs/pull/4/head")
+    git(checkout, "checkout", "-q", "main")
+    commit(checkout, "specs/tasks/c.yaml", "goal: c\n")
+    git(checkout, "push", "-q", str(bare), "main")
+    git(checkout, "branch", "-q", "-D", "side")
+    return head
+
+
+def base_of(place) -> str:
+    return git(place, "rev-parse", "main")
+
+
+@pytest.mark.parametrize("is_remote", [True, False])
+async def test_its_specs_are_those_of_both(open_repository, bare, pull, is_remote):
+    tree = PullTree(await open_repository(f"file://{bare}" if is_remote else bare))
+    refs = git(bare, "for-each-ref")
+
+    await tree.turn_to(4, pull, base_of(bare))
+    desired = await SpecSource(tree).read({})
+
+    assert sorted(desired.tasks) == ["a", "b", "c"]
+    assert git(bare, "for-each-ref") == refs
+
+
+async def test_the_same_two_commits_are_the_same_revision(open_repository, bare, pull, tmp_path):
+    heads = []
+    for name in ("one", "other"):
+        tree = PullTree(await open_repository(f"file://{bare}", tmp_path / name))
+        await tree.turn_to(4, pull, base_of(bare))
+        heads.append(await tree.head())
+
+    assert heads[0] == heads[1]
+
+
+async def test_one_source_reads_one_after_the_other(open_repository, bare, checkout, pull):
+    git(checkout, "checkout", "-q", "-b", "another")
+    second = commit(checkout, "specs/tasks/a.yaml", None)
+    git(checkout, "push", "-q", str(bare), "another:refs/pull/5/head")
+    tree = PullTree(await open_repository(f"file://{bare}"))
+    source = SpecSource(tree)
+
+    found = []
+    for number, head in ((4, pull), (5, second), (4, pull)):
+        await tree.turn_to(number, head, base_of(bare))
+        found.append(sorted((await source.read({})).tasks))
+
+    assert found == [["a", "b", "c"], ["c"], ["a", "b", "c"]]
+
+
+async def test_what_others_changed_too_needs_a_person(open_repository, bare, checkout, pull):
+    commit(checkout, "specs/tasks/b.yaml", "goal: theirs\n")
+    git(checkout, "push", "-q", str(bare), "main")
+    tree = PullTree(await open_repository(f"file://{bare}"))
+
+    with pytest.raises(Conflict, match=r"meanwhile: specs/tasks/b\.yaml$"):
+        await tree.turn_to(4, pull, base_of(bare))
+
+
+async def test_a_head_that_is_not_there_is_looked_for_later(open_repository, bare, checkout, pull):
+    tree = PullTree(await open_repository(f"file://{bare}"))
+
+    with pytest.raises(Unavailable, match="moved on from ffff"):
+        await tree.turn_to(4, "f" * 40, base_of(bare))
+    with pytest.raises(Unavailable, match="fetch failed"):
+        await tree.turn_to(99, "f" * 40, base_of(bare))
