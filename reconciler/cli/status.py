@@ -16,7 +16,7 @@ from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.output import Document, print_json
 from reconciler.cli.text import ago, block, table
-from reconciler.core.fields import format_time
+from reconciler.core.fields import format_time, time_at
 
 if TYPE_CHECKING:
     from reconciler.cli.fleet import Fleet
@@ -114,8 +114,8 @@ async def _standing(context: Context) -> Standing:
 
 
 async def _committed_at(fleet: "Fleet", commit: str) -> datetime | None:
-    told = await fleet.repository.git.attempt("log", "-1", "--format=%cI", commit)
-    return datetime.fromisoformat(told.stdout.decode().strip()) if told.code == 0 else None
+    told = await fleet.repository.git.attempt("log", "-1", "--format=%ct", commit)
+    return time_at(int(told.stdout)) if told.code == 0 else None
 
 
 async def _lines(fleet: "Fleet", branch: str) -> Sequence[Need]:

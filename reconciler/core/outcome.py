@@ -15,6 +15,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from reconciler.core.adapter import Usage
+from reconciler.core.fields import time_at
 from reconciler.core.model import FailureClass, Verdict
 from reconciler.core.patterns import lines_of
 from reconciler.core.text import harmless, one_line, tail
@@ -381,7 +382,7 @@ def retry_time(words: str, now: datetime) -> datetime | None:
 
 def _from_epoch(words: str, _now: datetime) -> datetime | None:
     match = _EPOCH.search(words)
-    return datetime.fromtimestamp(int(match[1]), UTC) if match else None
+    return time_at(int(match[1])) if match else None
 
 
 def _from_http_date(words: str, _now: datetime) -> datetime | None:

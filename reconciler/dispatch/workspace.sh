@@ -266,32 +266,49 @@ find_operation() { # -> what git is in the middle of
   fi
   in_work -c core.quotePath=false ls-files --unmerged | cut -f 2- | sort -u |
     sed 's/^/Not merged: /; 20q'
+  # Git remembers which files had a conflict, whatever became of the operation; other files may have such lines.
+  in_work -c core.quotePath=false ls-files --resolve-undo | cut -f 2- | sort -u | while IFS= read -r path; do
+    [ -f "$work/$path" ] && [ ! -h "$work/$path" ] && grep -q '^<<<<<<< ' "$work/$path" &&
+      grep -q '^>>>>>>> ' "$work/$path" && printf 'Not merged: %s, which has the marks of a conflict\n' "$path"
+  done | sed 20q
 }
 
 count_left() { # commit not-in...: how many commits no line of work that is delivered has, nor one that does the same
   commit=$1
   shift
-  in_work rev-list --count --no-merges --cherry-pick --right-only "HEAD...$commit" \
+  head=$(in_work rev-parse -q --verify HEAD) || head=refs/reconciler/base # on a branch that has no commit yet
+  in_work rev-list --count --no-merges --cherry-pick --right-only "$head...$commit" \
     --not refs/reconciler/base --remotes "$@" -- 2>/dev/null || echo 0
 }
 
 find_strays() { # -> commits that the delivered branch would not have
-  in_work for-each-ref --count=50 --format='%(refname)' refs/heads refs/tags | while IFS= read -r ref; do
+  # All but what git itself keeps there: the work of others, remarks, what was before it was rewritten.
+  in_work for-each-ref --no-merged=refs/reconciler/base --format='%(refname)' |
+    grep -v -e '^refs/remotes/' -e '^refs/reconciler/' -e '^refs/notes/' -e '^refs/original/' -e '^refs/bisect/' \
+      -e '^refs/prefetch/' -e '^refs/stash$' | while IFS= read -r ref; do
     left=$(count_left "$ref^{commit}")
     [ "$left" = 0 ] || printf '%s has %s commits that HEAD does not have. Merge them, or delete it.\n' "$ref" "$left"
-  done
+  done | sed 50q
   # A head that was on no branch when it was left; a rebase writes other words.
   awk -F '\t' '$2 ~ /^checkout: moving from [0-9a-f]+ to / { split($1, id, " "); split($2, words, " ")
-    if (words[4] == id[1] && length(id[1]) >= 40) print id[1] }' "$work/.git/logs/HEAD" 2>/dev/null |
-    sort -u | sed 50q | while IFS= read -r commit; do
+    if (words[4] == id[1] && length(id[1]) >= 40) print id[1] }' "$work/.git/logs/HEAD" \
+    "$work"/.git/worktrees/*/logs/HEAD 2>/dev/null | sort -u | while IFS= read -r commit; do
     left=$(count_left "$commit" --branches --tags)
     [ "$left" = 0 ] || printf 'Commit %s was made on no branch and left behind. Cherry-pick it, or forget it (git reflog expire --expire=now --all).\n' "$commit"
-  done
+  done | sed 50q
   in_work rev-parse -q --verify refs/stash >/dev/null &&
     printf 'Changes are stashed. Apply them (git stash pop), or drop them (git stash drop).\n'
   for tree in "$work"/.git/worktrees/*/; do
     IFS= read -r place 2>/dev/null <"$tree/gitdir" || continue
     place=${place%/.git}
+    IFS= read -r head 2>/dev/null <"$tree/HEAD" || head=
+    case $head in
+    '' | *[!0-9a-f]*) ;; # on a branch, whose commits were looked at
+    *)
+      [ "$(count_left "$head" --branches --tags)" = 0 ] ||
+        printf 'The work tree %s is at commit %s, which no branch has. Cherry-pick it, or remove the work tree (git worktree remove --force).\n' "$place" "$head"
+      ;;
+    esac
     if [ -d "$place" ] && [ -n "$(run_git --git-dir="${tree%/}" --work-tree="$place" status --porcelain 2>/dev/null | sed 1q)" ]; then
       printf 'The work tree %s has changes that are not committed. Commit them, or remove it (git worktree remove --force).\n' "$place"
     fi
@@ -311,6 +328,13 @@ find_submodules() { # -> submodules with work that nobody else could get
       head=$(GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" rev-parse -q --verify 'HEAD^{commit}') || continue
       [ -n "$(GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" for-each-ref --count=1 --contains "$head" refs/remotes)" ] ||
         printf 'Submodule %s is at commit %s, which only this folder has. Push it to where the submodule is from, or go back.\n' "$path" "$head"
+      run_git --git-dir="$inner" rev-parse -q --verify refs/stash >/dev/null &&
+        printf 'Submodule %s has changes that are stashed. Commit and push them there, or drop them (git stash drop).\n' "$path"
+      GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" for-each-ref --format='%(objectname) %(refname)' refs/heads |
+        while read -r commit ref; do
+          [ "$(GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" rev-list --count "$commit" --not "$head" --remotes)" = 0 ] ||
+            printf 'Submodule %s has commits on %s that nobody else has. Push them to where the submodule is from, or delete it.\n' "$path" "$ref"
+        done
       new=$work.new.$$
       run_git init -q --template= "$new" && printf '%s/objects\n' "$inner" >"$new/.git/objects/info/alternates" &&
         printf '%s\n' "$head" >"$new/.git/HEAD" && cp -p "$inner/index" "$new/.git/index" &&

@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from reconciler.core.errors import Unavailable, UsageError
+from reconciler.core.fields import time_at
 from reconciler.store.commits import commit_tree, publish
 from reconciler.store.git import Git, speakable
 from reconciler.store.locks import lock_file, lock_holder
@@ -96,7 +97,7 @@ def _fetched_at(git_dir: Path, ref: str) -> datetime | None:
     """Return when a remote was last asked, as far as files tell."""
     for file in ("FETCH_HEAD", ref, "packed-refs"):
         with suppress(OSError):
-            return datetime.fromtimestamp((git_dir / file).stat().st_mtime, UTC)
+            return time_at((git_dir / file).stat().st_mtime)
     return None
 
 
