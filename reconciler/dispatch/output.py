@@ -308,12 +308,13 @@ def _event_facts(rules: Output, remains: Remains, asked: Asked, mask: Mask) -> F
     totals = _usage(rules, ask)
     stderr = mask.hide(_end(remains.stderr) or ("" if has_begun else _end(remains.stdout)))
     is_structure_asked = rules.schema_flag in asked.argv
+    succeeded = bool(ask(rules.success)) if rules.success else remains.exit_code == 0
     return Facts(
         exit_code=remains.exit_code,
         complete=_is_complete(rules, transcript),
-        succeeded=bool(ask(rules.success)) if rules.success else remains.exit_code == 0,
+        succeeded=succeeded,
         text=_text(ask(rules.text)) or "",
-        error=_text(ask(rules.error)) or "",
+        error="" if succeeded else _text(ask(rules.error)) or "",
         error_class=_meaning(_text(ask(rules.error_class)) or rules.exit_codes.get(str(remains.exit_code))),
         error_status=_status(ask(rules.error_status)),
         stderr=stderr,
