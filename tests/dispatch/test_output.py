@@ -146,6 +146,17 @@ def test_the_old_codex_format_says_that_its_end_is_a_guess():
     assert cut.outcome == "failed"
 
 
+def test_a_line_of_a_log_that_has_a_msg_is_not_of_the_old_codex_format():
+    end = b'{"level": "info", "msg": "bye"}\n'
+    good = remains(recording("codex-0.171/json_text"))
+
+    found = judge_output(
+        built_in("codex", None), Remains(end + good.stdout + end, good.stderr, 0), Asked(), NOW
+    )
+
+    assert (found.outcome, found.notes) == ("success", ())
+
+
 def test_the_names_codex_had_for_a_while_are_understood():
     events = (
         {"type": "turn.started"},
