@@ -349,7 +349,7 @@ def _listed(names: Iterable[str]) -> str:
 def _last_words(text: str) -> str:
     """Return the last line that names an error and the one below it, or else the last line."""
     lines = [line.strip() for line in harmless(text).split("\n") if line.strip(" \t{}[]")]
-    errors = [at for at, line in enumerate(lines) if re.search(r"\berror\b|failed", line, re.IGNORECASE)]
+    errors = [at for at, line in enumerate(lines) if re.search(r"error\b|failed", line, re.IGNORECASE)]
     return " ".join(lines[errors[-1] :][:2] if errors else lines[-1:])
 
 

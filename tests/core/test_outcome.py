@@ -397,6 +397,14 @@ def test_what_clis_say_of_themselves_is_understood(words, kind):
     assert classify(failed(error=words)) is kind
 
 
+def test_a_crash_is_told_by_its_error_and_not_by_the_last_line_of_its_stack():
+    stderr = "TypeError: x is not a function\n    at run (cli.js:429:21)\n    at main (cli.js:1:1)"
+
+    found = verdict(failed(stderr=stderr), NOW)
+
+    assert "TypeError: x is not a function" in found.message
+
+
 def test_words_count_only_on_lines_that_begin_as_errors_do():
     assert classify(failed(stderr="DEBUG rate limit exceeded is a test of mine")) is FailureClass.AGENT
     assert classify(failed(stderr="DEBUG a\n[api] Error: rate limit exceeded")) is FailureClass.AGENT
