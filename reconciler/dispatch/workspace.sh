@@ -74,6 +74,7 @@ restore_settings() { # git would run what the agent set there: filters, drivers,
 
 take_back() { # $work/.git, from whoever was there since
   own_git || fault "$gone"
+  drop_endless
   said=$(restore_settings 2>&1) || blame "cannot write $work/.git/config" "$said"
   # What was at work there is over; what it was killed at must not stop us.
   find "$work/.git" -path "$work/.git/objects" -prune -o -name '*.lock' -exec rm -rf {} + 2>/dev/null
@@ -83,9 +84,16 @@ take_back() { # $work/.git, from whoever was there since
   }
 }
 
+drop_endless() { # pipes, sockets and devices, by which git would wait or read for ever; none can be committed
+  find "$work" \( -type p -o -type s -o -type b -o -type c \) -exec rm -f {} + 2>/dev/null
+  find "$work" \( -name .git -o -path '*/.git/*' \) -type l \
+    -exec sh -c 'for at; do [ -f "$at" ] || [ -d "$at" ] || rm -f "$at"; done' - {} + 2>/dev/null
+}
+
 open_up() { # what the agent closed against itself
   find "$work" -path "$work/.git" -prune -o \( -type d ! -perm -700 -o -type f ! -perm -400 \) \
     -exec chmod u+rwX {} \; 2>/dev/null
+  drop_endless
 }
 
 answer_ready() { # base

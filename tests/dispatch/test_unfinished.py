@@ -249,6 +249,15 @@ DONE = {
     "a repository that is ignored": "echo new >x; echo /cache >.gitignore; git init -q cache",
     "a folder nobody may enter": "echo new >x; mkdir closed; echo y >closed/y; chmod 0 closed",
     "a pipe": "echo new >x; mkfifo pipe",
+    "pipes where git looks": (
+        "echo new >x; mkfifo .gitignore .gitattributes .gitmodules; mkdir n; mkfifo n/.git; cd .git; mkdir -p info worktrees/a; "
+        "for at in config index packed-refs shallow info/exclude info/grafts MERGE_HEAD logs/HEAD refs/heads/p refs/stash worktrees/a/gitdir; "
+        "do rm -rf $at; mkfifo $at; done"
+    ),
+    "links to what has no end": (
+        "echo new >x; ln -s /dev/zero .gitignore; git init -q n; ln -sf /dev/zero n/.git/HEAD; cd .git; "
+        "for at in shallow packed-refs MERGE_HEAD refs/stash; do rm -f $at; ln -s /dev/zero $at; done"
+    ),
     "a link to nowhere": "echo new >x; ln -s /nowhere/at/all link",
     "marks of a conflict that is none": "echo new >x; printf '<<<<<<< a\\n=======\\n>>>>>>> b\\n' >how-to-merge; git add .",
     "a conflict that was resolved": (
@@ -283,6 +292,9 @@ async def test_whatever_else_lies_in_the_workspace_the_work_is_delivered(world, 
     [
         "rm -rf .git",
         "rm .git/HEAD",
+        "rm .git/HEAD; mkfifo .git/HEAD",
+        "rm .git/HEAD; mkfifo p; ln -s ../p .git/HEAD",
+        "rm .git/objects/info/alternates; mkfifo .git/objects/info/alternates",
         ": >.git/HEAD",
         "rm -rf .git/objects; mkdir .git/objects",
         "echo /nowhere >.git/objects/info/alternates",
