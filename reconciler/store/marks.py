@@ -148,7 +148,8 @@ class Marks:
     def _file_marks(self) -> Mapping[str, str]:
         if self._kept is None:
             try:
-                read = json.loads(self._file.read_bytes())
+                # What is no file may keep whoever opens it waiting.
+                read = json.loads(self._file.read_bytes()) if self._file.is_file() else {}
             except (OSError, ValueError):
                 read = {}
             marks = read.items() if isinstance(read, dict) else ()
