@@ -57,13 +57,27 @@ name_agent() { # folder
   printf '[user]\n\tname = %s\n\temail = agent@reconciler.invalid\n' "$name" >>"$1/.git/config"
 }
 
+odd='-type p -o -type s -o -type b -o -type c' # whoever reads one waits, or reads without end
+
+remove_odd() { # in $work, also what its agent closed against us; in .git links too, as they lead out of it
+  find "$work" \( $odd -o -type l -path "$work/.git/*" \) -exec sh -c '
+    for at; do chmod u+rwx "${at%/*}" && rm -f "$at"; done' sh {} + 2>/dev/null
+  # In repositories within, links to what is odd or not there.
+  find "$work" -path "$work/.git" -prune -o -type l \( -name .git -o -path '*/.git/*' \) \
+    -exec sh -c 'for at; do [ -f "$at" ] || [ -d "$at" ] || rm -f "$at"; done' sh {} + 2>/dev/null
+}
+
+make_new() { # a repository of our own at $new: the agent knows the name, and may have put something there
+  new=$work.new.$$
+  rm -rf "$new" && mkdir "$new" && run_git init -q --template= "$new"
+}
+
 own_git() { # whether .git is a folder of the workspace's own: the settings behind a link or a file are somebody's
   [ ! -h "$work" ] && [ -d "$work/.git" ] && [ ! -h "$work/.git" ]
 }
 
 restore_settings() { # git would run what the agent set there: filters, drivers, what is included
-  new=$work.new.$$
-  run_git init -q --template= "$new" && name_agent "$new" &&
+  make_new && name_agent "$new" &&
     rm -rf "$work/.git/config" "$work/.git/config.lock" "$work/.git/config.worktree" "$work/.git/commondir" \
       "$work/.git/hooks" "$work/.git/info" "$work/.git/refs/replace" &&
     mv "$new/.git/config" "$work/.git/config"
@@ -74,7 +88,7 @@ restore_settings() { # git would run what the agent set there: filters, drivers,
 
 take_back() { # $work/.git, from whoever was there since
   own_git || fault "$gone"
-  drop_endless
+  remove_odd
   said=$(restore_settings 2>&1) || blame "cannot write $work/.git/config" "$said"
   # What was at work there is over; what it was killed at must not stop us.
   find "$work/.git" -path "$work/.git/objects" -prune -o -name '*.lock' -exec rm -rf {} + 2>/dev/null
@@ -84,16 +98,10 @@ take_back() { # $work/.git, from whoever was there since
   }
 }
 
-drop_endless() { # pipes, sockets and devices, by which git would wait or read for ever; none can be committed
-  find "$work" \( -type p -o -type s -o -type b -o -type c \) -exec rm -f {} + 2>/dev/null
-  find "$work" \( -name .git -o -path '*/.git/*' \) -type l \
-    -exec sh -c 'for at; do [ -f "$at" ] || [ -d "$at" ] || rm -f "$at"; done' - {} + 2>/dev/null
-}
-
 open_up() { # what the agent closed against itself
   find "$work" -path "$work/.git" -prune -o \( -type d ! -perm -700 -o -type f ! -perm -400 \) \
     -exec chmod u+rwX {} \; 2>/dev/null
-  drop_endless
+  remove_odd
 }
 
 answer_ready() { # base
@@ -125,6 +133,7 @@ create_mirror() { # in one move, as below
     remake_mirror
     return
   fi
+  rm -rf "$mirror.$$"
   run_git init -q --bare --template= "$mirror.$$" || return 1
   [ -d "$mirror" ] || mv "$mirror.$$" "$mirror"
   rm -rf "$mirror.$$"
@@ -158,6 +167,7 @@ remake_mirror() { # all of it can be sent again; sound objects stay, and stay in
 }
 
 take_in() { # commits... that $mirror shall have; stdin: a bundle of those it lacks, or nothing
+  rm -rf "$work.in.$$"
   cat >"$work.in.$$" || {
     rm -f "$work.in.$$"
     refuse "cannot take in commits; $room"
@@ -184,8 +194,7 @@ create_work() { # in one move, so that a half made one is never seen
   new=$work.new.$$
   rm -rf "$new"
   take_spare && fill && return
-  rm -rf "$new"
-  run_git init -q --template= "$new" && fill || {
+  make_new && fill || {
     rm -rf "$new"
     return 1
   }
@@ -251,7 +260,7 @@ find_nested() { # paths to leave out... -> the repositories in the work tree tha
   {
     in_work -c core.quotePath=false ls-files --others --exclude-standard -- . "$@" | sed -n 's|/$||p; s|/"$|"|p'
     {
-      run_git config -f "$work/.gitmodules" --get-regexp '^submodule\..*\.path$' 2>/dev/null | sed 's/^.*\.path //'
+      [ ! -h "$work/.gitmodules" ] && run_git config -f "$work/.gitmodules" --get-regexp '^submodule\..*\.path$' 2>/dev/null | sed 's/^.*\.path //'
       in_work -c core.quotePath=false diff --cached --raw --no-renames --ignore-submodules=none refs/reconciler/base --
     } | awk -F '\t' 'NF == 1 { known[$1] } $1 ~ /^:[0-7]* 160000 / && !($2 in known) { print $2 }'
   } 2>/dev/null | sort -u
@@ -307,7 +316,9 @@ find_strays() { # -> commits that the delivered branch would not have
   in_work rev-parse -q --verify refs/stash >/dev/null &&
     printf 'Changes are stashed. Apply them (git stash pop), or drop them (git stash drop).\n'
   for tree in "$work"/.git/worktrees/*/; do
-    IFS= read -r place 2>/dev/null <"$tree/gitdir" || continue
+    tree=${tree%/}
+    { IFS= read -r place <"$tree/gitdir" && IFS= read -r back <"$place"; } 2>/dev/null || continue
+    [ "$back" = "gitdir: $tree" ] || continue
     place=${place%/.git}
     IFS= read -r head 2>/dev/null <"$tree/HEAD" || head=
     case $head in
@@ -317,7 +328,10 @@ find_strays() { # -> commits that the delivered branch would not have
         printf 'The work tree %s is at commit %s, which no branch has. Cherry-pick it, or remove the work tree (git worktree remove --force).\n' "$place" "$head"
       ;;
     esac
-    if [ -d "$place" ] && [ -n "$(run_git --git-dir="${tree%/}" --work-tree="$place" status --porcelain 2>/dev/null | sed 1q)" ]; then
+    # Its settings are those of the workspace, which are ours, and not those of another place that it names.
+    rm -rf "$tree/commondir" && printf '../..\n' >"$tree/commondir"
+    changed=$(find "$place" \( $odd \) 2>/dev/null | sed 1q)
+    if [ -n "${changed:-$(run_git --git-dir="$tree" --work-tree="$place" status --porcelain 2>/dev/null | sed 1q)}" ]; then
       printf 'The work tree %s has changes that are not committed. Commit them, or remove it (git worktree remove --force).\n' "$place"
     fi
   done
@@ -343,8 +357,7 @@ find_submodules() { # -> submodules with work that nobody else could get
           [ "$(GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" rev-list --count "$commit" --not "$head" --remotes)" = 0 ] ||
             printf 'Submodule %s has commits on %s that nobody else has. Push them to where the submodule is from, or delete it.\n' "$path" "$ref"
         done
-      new=$work.new.$$
-      run_git init -q --template= "$new" && printf '%s/objects\n' "$inner" >"$new/.git/objects/info/alternates" &&
+      [ ! -h "$inner/index" ] && make_new && printf '%s/objects\n' "$inner" >"$new/.git/objects/info/alternates" &&
         printf '%s\n' "$head" >"$new/.git/HEAD" && cp -p "$inner/index" "$new/.git/index" &&
         [ -n "$(run_git --git-dir="$new/.git" --work-tree="$there" status --porcelain --ignore-submodules=all | sed 1q)" ] &&
         printf 'Submodule %s has changes that are not committed. Commit and push them there, or undo them.\n' "$path"
@@ -372,6 +385,7 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
   for field in name mirror branch commit upstream newest; do IFS= read -r "$field" || refuse 'short'; done
   if [ -f "$run/claim" ] || [ -f "${run}v/claim" ]; then # nothing is touched any more
     cat >/dev/null
+    [ -z "$(find "$work/.git" -type p 2>/dev/null | sed 1q)" ] || answer_ready - # nobody waits for the agent's pipes
     answer_ready "$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}' 2>/dev/null || echo -)"
   fi
   if [ -z "$mirror" ]; then
@@ -437,7 +451,10 @@ take) # FLEET KEY ID; stdin: name of the agent, number of paths to leave out, th
   ;;
 bundle) # FLEET KEY ID BASE
   enter "$2" "$3" "$4"
+  name=agent
+  take_back # the validation ran the code of the branch
   file=$work.out.$$
+  rm -rf "$file"
   said=$(in_work bundle create -q "$file" "refs/reconciler/done/$4" "^$5" 2>&1) || {
     rm -f "$file"
     blame "cannot bundle the work in $work" "$said"

@@ -21,6 +21,7 @@ _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<login>[^/@]*@)?", re.IGN
 _SCP = re.compile(r"[A-Za-z0-9_.][\w.-]*@[\w.\[\]:-]+:(?!//).+")
 _SCHEMES = {"https", "http", "ssh", "file"}
 _SYMBOLIC = b"ref: "
+_ID = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
 class Repository:
@@ -150,7 +151,8 @@ class Repository:
             return self._packed(ref)
         if content.startswith(_SYMBOLIC):
             return self.read_ref(content.removeprefix(_SYMBOLIC).decode().strip())
-        return content.decode().strip("\0 \n") or None  # a loss of power may leave nothing but zeros
+        content = content.strip()  # a loss of power may leave anything: nothing, zeros, what was elsewhere
+        return content.decode() if _ID.fullmatch(content) else None
 
     def _packed(self, ref: str) -> str | None:
         try:
