@@ -317,8 +317,7 @@ find_strays() { # -> commits that the delivered branch would not have
     printf 'Changes are stashed. Apply them (git stash pop), or drop them (git stash drop).\n'
   for tree in "$work"/.git/worktrees/*/; do
     tree=${tree%/}
-    { IFS= read -r place <"$tree/gitdir" && IFS= read -r back <"$place"; } 2>/dev/null || continue
-    [ "$back" = "gitdir: $tree" ] || continue
+    IFS= read -r place 2>/dev/null <"$tree/gitdir" || continue
     place=${place%/.git}
     IFS= read -r head 2>/dev/null <"$tree/HEAD" || head=
     case $head in
@@ -328,6 +327,7 @@ find_strays() { # -> commits that the delivered branch would not have
         printf 'The work tree %s is at commit %s, which no branch has. Cherry-pick it, or remove the work tree (git worktree remove --force).\n' "$place" "$head"
       ;;
     esac
+    [ -f "$place/.git" ] && IFS= read -r back 2>/dev/null <"$place/.git" && [ "$back" = "gitdir: $tree" ] || continue
     # Its settings are those of the workspace, which are ours, and not those of another place that it names.
     rm -rf "$tree/commondir" && printf '../..\n' >"$tree/commondir"
     changed=$(find "$place" \( $odd \) 2>/dev/null | sed 1q)
