@@ -43,6 +43,7 @@ def prompt(context: Context, words: tuple[str, ...], rev: str | None) -> None:
 async def _prompt(context: Context, words: Sequence[str], rev: str | None) -> str:
     from reconciler.cli.fleet import opened, pick
     from reconciler.core.command import told
+    from reconciler.core.errors import SpecError
     from reconciler.specs.fleet import build
 
     async with opened(context) as fleet:
@@ -51,6 +52,8 @@ async def _prompt(context: Context, words: Sequence[str], rev: str | None) -> st
     desired = build(files, revision=revision)
     name = task_name(words, desired.tasks)
     task = pick(desired, "task", desired.tasks, name)
+    if problems := desired.broken.get(name):
+        raise SpecError(problems)
     return told(task, upcoming(task, observed.statuses.get(name), clock.now()), desired)
 
 

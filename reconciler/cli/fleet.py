@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from reconciler import clock
 from reconciler.cli.context import SPECS, Context
-from reconciler.cli.notices import fetched_words, say
+from reconciler.cli.notices import fetched_words, say, unfetched_words
 from reconciler.controller.tree import Entry
 from reconciler.core.errors import NotFound, SpecError, UsageError
 from reconciler.core.references import no_such
 from reconciler.store import history
-from reconciler.store.elsewhere import fetched_record
+from reconciler.store.elsewhere import fetched_record, unfetched
 from reconciler.store.guarded import GuardedTree
 from reconciler.store.marks import Kind as MarkKind
 from reconciler.store.marks import Line, Marks
@@ -145,6 +145,8 @@ class Fleet:
         if fetched := await fetched_record(self.repository, branch) if branch != self.branch else None:
             self.repository.look_at(branch, fetched.ref)
             self._say_once(fetched_words(fetched, clock.now()))
+        elif others := await unfetched(self.repository, branch):
+            self._say_once(unfetched_words(others[0], branch))
         for line in self.lines(branch):
             if rewind := await self.marks.rewind(line.kind, line.branch, line.head):
                 self._say_once(str(rewind))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reconciler.cli.fleet import Fleet
     from reconciler.cli.serving import Serving
     from reconciler.core.model import Desired, Observed
-    from reconciler.store.elsewhere import Fetched
+    from reconciler.store.elsewhere import Fetched, Remote
 
 
 class Need(NamedTuple):
@@ -49,6 +49,8 @@ class Standing:
     state_at: datetime | None
     fetched: "Fetched | None"
     """Where the record was fetched from, in a clone."""
+    elsewhere: "Remote | None"
+    """Where the record is, or may be, in a clone: whoever reconciles does it there."""
     phases: Mapping[str, int]
     hosts: Mapping[str, int]
     needs: Sequence[Need]
@@ -87,12 +89,16 @@ async def _standing(context: Context) -> Standing:
     from reconciler.cli.fleet import opened
     from reconciler.cli.serving import serving
     from reconciler.cli.views import hosts, tasks
-    from reconciler.store.elsewhere import fetched_record
+    from reconciler.store.elsewhere import fetched_record, remotes, unfetched
     from reconciler.store.power import advice
 
     async with opened(context) as fleet:
         branch = await fleet.state_branch()
         fetched = await fetched_record(fleet.repository, branch)
+        from_there = [
+            each for each in await remotes(fleet.repository) if fetched and each.name == fetched.remote
+        ]
+        others = [*from_there, *await unfetched(fleet.repository, branch)]
         desired, observed = await fleet.recorded()
         state = fleet.line("record", branch).head
         phases = Counter(view.stand for view in tasks(desired, observed).values())
@@ -106,6 +112,7 @@ async def _standing(context: Context) -> Standing:
             state=state,
             state_at=await _committed_at(fleet, state) if state else None,
             fetched=fetched,
+            elsewhere=others[0] if others else None,
             phases=dict(sorted(phases.items())),
             hosts=dict(sorted(stands.items())),
             needs=[*await _lines(fleet, branch), *_of_serving(who), *needs(desired, observed)],
@@ -204,6 +211,9 @@ def text(standing: Standing, now: datetime) -> str:
 
 def _who(standing: Standing, now: datetime) -> str:
     who = standing.serving
+    if who.is_running is False and standing.elsewhere:
+        there = standing.elsewhere
+        return f"none runs here; whether one does at {there.name}: `reconciler --repo {there.url} status`"
     if who.is_running is False:
         ended = f"; the last one ended {ago(who.last_sign, now)} ago" if who.last_sign else ""
         return f"none runs{ended}; start one with `reconciler run`"
