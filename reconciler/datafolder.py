@@ -24,7 +24,7 @@ def prepare_data_folder(folder: Path) -> None:
     """
     Make the data folder unless it is there, and see that it can be written in. Raises UsageError.
 
-    What stands where something of another kind belongs is set aside.
+    What stands where something of another kind belongs, or may not be read, is set aside.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def prepare_data_folder(folder: Path) -> None:
             if path.exists() and not path.is_dir():
                 _set_aside(path)
         for path in (folder / name for name in _FILES):
-            if path.exists() and not path.is_file():
+            if path.exists() and not (path.is_file() and os.access(path, os.R_OK | os.W_OK)):
                 _set_aside(path)
     except OSError as error:
         raise UsageError(

@@ -50,6 +50,20 @@ def test_what_stands_in_the_way_is_set_aside_again_and_again(tmp_path):
     assert {"clones.damaged", "machine.damaged", "agents.json.damaged", "deliveries.jsonl.damaged"} <= names
 
 
+@pytest.mark.parametrize("name", ["machine", "agents.json", "hooks/deliveries.jsonl"])
+def test_what_may_not_be_read_is_set_aside(tmp_path, name, monkeypatch):
+    datafolder.prepare_data_folder(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("known")
+    (tmp_path / name).chmod(0)
+    monkeypatch.setattr(os, "access", lambda path, _: path.stat().st_mode & 0o400 != 0)  # of root too
+
+    datafolder.prepare_data_folder(tmp_path)
+
+    assert not (tmp_path / name).exists()
+    assert (tmp_path / f"{name}.damaged").exists()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_in_is_refused_with_words(tmp_path):
     tmp_path.chmod(0o500)

@@ -44,6 +44,7 @@ def prompt(context: Context, words: tuple[str, ...], rev: str | None) -> None:
 
 async def _prompt(context: Context, words: Sequence[str], rev: str | None) -> str:
     from reconciler.cli.session import open_fleet, pick
+    from reconciler.core.errors import SpecError
     from reconciler.core.runs.command import build_prompt
     from reconciler.specs.build import build
 
@@ -53,6 +54,8 @@ async def _prompt(context: Context, words: Sequence[str], rev: str | None) -> st
     desired = build(files, revision=revision)
     name = task_name(words, desired.tasks)
     task = pick(desired, "task", desired.tasks, name)
+    if problems := desired.broken.get(name):
+        raise SpecError(problems)
     return build_prompt(task, next_round(task, observed.statuses.get(name), clock.now()), desired)
 
 

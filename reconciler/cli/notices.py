@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
     from reconciler.core.model.specs import Desired
     from reconciler.core.model.status import Observed, Status
-    from reconciler.store.remote_record import Fetched
+    from reconciler.store.remote_record import Fetched, Remote
 
 
 def say(words: str) -> None:
@@ -28,6 +28,15 @@ def fetched_words(fetched: "Fetched", now: datetime) -> str:
     return (
         f"The record is {fetched.remote}'s, as of the fetch {when}: `git fetch {fetched.remote}` brings "
         "it up to date."
+    )
+
+
+def unfetched_words(remote: "Remote", branch: str) -> str:
+    """Say of a clone that it knows nothing of a record that may be where it was cloned from."""
+    return (
+        f"No record is here, and none was fetched from {remote.name}, which may have it: what is shown is a "
+        f"fleet that was never run; `git fetch {remote.name} {branch}:refs/remotes/{remote.name}/{branch}` "
+        f"brings it, or look there (--repo {remote.url})."
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from reconciler import clock
 from reconciler.cli.context import SPECS, Context
-from reconciler.cli.notices import fetched_words, say
+from reconciler.cli.notices import fetched_words, say, unfetched_words
 from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import NotFound, SpecError, UsageError
 from reconciler.core.references import no_such
@@ -22,7 +22,7 @@ from reconciler.store import history
 from reconciler.store.guarded_tree import GuardedTree
 from reconciler.store.high_water import BranchLine, HighWaterMarks
 from reconciler.store.high_water import LineKind as MarkKind
-from reconciler.store.remote_record import fetched_record
+from reconciler.store.remote_record import fetched_record, unfetched
 
 if TYPE_CHECKING:
     from reconciler.core.model.specs import Desired, Kind
@@ -146,6 +146,8 @@ class FleetSession:
         if fetched := await fetched_record(self.repository, branch) if branch != self.branch else None:
             self.repository.look_at(branch, fetched.ref)
             self._say_once(fetched_words(fetched, clock.now()))
+        elif others := await unfetched(self.repository, branch):
+            self._say_once(unfetched_words(others[0], branch))
         for line in self.lines(branch):
             if rewind := await self.marks.rewind(line.kind, line.branch, line.head):
                 self._say_once(str(rewind))

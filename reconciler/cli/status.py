@@ -16,14 +16,14 @@ from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.output import Document, print_json
 from reconciler.cli.terminal import ago, table, value_block
-from reconciler.core.fields import format_time
+from reconciler.core.fields import format_time, time_at
 
 if TYPE_CHECKING:
     from reconciler.cli.serving import Serving
     from reconciler.cli.session import FleetSession
     from reconciler.core.model.specs import Desired
     from reconciler.core.model.status import Observed
-    from reconciler.store.remote_record import Fetched
+    from reconciler.store.remote_record import Fetched, Remote
 
 
 class Need(NamedTuple):
@@ -50,6 +50,8 @@ class FleetStanding:
     state_at: datetime | None
     fetched: "Fetched | None"
     """Where the record was fetched from, in a clone."""
+    elsewhere: "Remote | None"
+    """Where the record is, or may be, in a clone: whoever reconciles does it there."""
     phases: Mapping[str, int]
     hosts: Mapping[str, int]
     needs: Sequence[Need]
@@ -89,11 +91,15 @@ async def _standing(context: Context) -> FleetStanding:
     from reconciler.cli.session import open_fleet
     from reconciler.cli.views import hosts, tasks
     from reconciler.git.durability import advice
-    from reconciler.store.remote_record import fetched_record
+    from reconciler.store.remote_record import fetched_record, remotes, unfetched
 
     async with open_fleet(context) as fleet:
         branch = await fleet.state_branch()
         fetched = await fetched_record(fleet.repository, branch)
+        from_there = [
+            each for each in await remotes(fleet.repository) if fetched and each.name == fetched.remote
+        ]
+        others = [*from_there, *await unfetched(fleet.repository, branch)]
         desired, observed = await fleet.recorded()
         state = fleet.line("record", branch).head
         phases = Counter(view.stand for view in tasks(desired, observed).values())
@@ -107,6 +113,7 @@ async def _standing(context: Context) -> FleetStanding:
             state=state,
             state_at=await _committed_at(fleet, state) if state else None,
             fetched=fetched,
+            elsewhere=others[0] if others else None,
             phases=dict(sorted(phases.items())),
             hosts=dict(sorted(stands.items())),
             needs=[*await _lines(fleet, branch), *_of_serving(who), *needs_person(desired, observed)],
@@ -115,8 +122,8 @@ async def _standing(context: Context) -> FleetStanding:
 
 
 async def _committed_at(fleet: "FleetSession", commit: str) -> datetime | None:
-    told = await fleet.repository.git.attempt("log", "-1", "--format=%cI", commit)
-    return datetime.fromisoformat(told.stdout.decode().strip()) if told.code == 0 else None
+    told = await fleet.repository.git.attempt("log", "-1", "--format=%ct", commit)
+    return time_at(int(told.stdout)) if told.code == 0 else None
 
 
 async def _lines(fleet: "FleetSession", branch: str) -> Sequence[Need]:
@@ -205,6 +212,9 @@ def text(standing: FleetStanding, now: datetime) -> str:
 
 def _who(standing: FleetStanding, now: datetime) -> str:
     who = standing.serving
+    if who.is_running is False and standing.elsewhere:
+        there = standing.elsewhere
+        return f"none runs here; whether one does at {there.name}: `reconciler --repo {there.url} status`"
     if who.is_running is False:
         ended = f"; the last one ended {ago(who.last_sign, now)} ago" if who.last_sign else ""
         return f"none runs{ended}; start one with `reconciler run`"

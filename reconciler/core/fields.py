@@ -106,6 +106,16 @@ def parse_time(value: object) -> datetime:
     return time.astimezone(UTC)
 
 
+def time_at(seconds: float) -> datetime:
+    """
+    Return the time so many seconds after the epoch, in UTC: what git, a file system or a header tells.
+
+    Nobody refuses those at a door, so one beyond `EARLIEST` and `LATEST` is the nearer of the two.
+    """
+    first, last = EARLIEST.timestamp(), LATEST.timestamp()
+    return datetime.fromtimestamp(max(first, min(seconds, last)), UTC)  # noqa: TID251 - within bounds
+
+
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 

@@ -92,7 +92,25 @@ def no_such(kind: str, name: str, known: Iterable[str] = (), *, where: str = "")
     names = sorted(known)
     if close := get_close_matches(name, names, n=1):
         return f"no {kind} {name!r}{where} (did you mean {close[0]!r}?)"
+    if kind == "task" and (other := _kind_meant(name)):
+        return f"no task {name!r}{where}{other}"
     return f"no {kind} {name!r}{where}{remedy(kind, name, names)}"
+
+
+def _kind_meant(name: str) -> str:
+    """Return the end of a sentence about no task, whose name says or nearly says a kind; empty if not."""
+    before, slash, _ = name.partition("/")
+    kind = kind_of(before)
+    if slash:
+        return f"; {kind}s cannot be meant here" if kind not in {None, "task"} else ""
+    if kind:
+        return f"; {name!r} is a kind: name one as `{kind}/NAME`"
+    close = get_close_matches(name, [word for word in _WORDS if len(word) >= _NO_SHORTHAND], n=1)
+    return f" (did you mean the kind {close[0]!r}?)" if close else ""
+
+
+_NO_SHORTHAND = 4
+"""Least letters of a word that a mistyped one is likely to have meant."""
 
 
 def remedy(kind: str, name: str, known: Sequence[str] = ()) -> str:

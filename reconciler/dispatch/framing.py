@@ -69,16 +69,32 @@ class Framer:
         stream = stream_of(printed)
         while line := stream.readline(MOST_EVENT):
             if len(line) == MOST_EVENT and not line.endswith(b"\n"):
-                self._pass_over(stream)
+                self._take_long(line, stream)
             else:
                 self._take(line)
         self._end()
 
-    def _pass_over(self, stream: BinaryIO) -> None:
-        while (rest := stream.readline(MOST_EVENT)) and not rest.endswith(b"\n"):
-            pass
-        self.noise += 1
+    def _take_long(self, begun: bytes, stream: BinaryIO) -> None:
+        """Take a line that is longer than any event: one may stand in it, behind progress."""
+        noise, events, is_passed_over = self.noise, self.events, False
+        while begun:
+            *parts, begun = begun.split(b"\r")
+            for part in parts if not is_passed_over else parts[1:]:
+                if b"{" in part or self._block:
+                    self._take(part)
+            is_passed_over = is_passed_over and not parts
+            if begun.endswith(b"\n"):
+                break
+            if len(begun) >= MOST_EVENT:
+                is_passed_over, begun = True, begun[:1]
+            more = stream.readline(MOST_EVENT)
+            if not more:
+                break
+            begun += more
         self.was_cut = False
+        if begun and not is_passed_over:
+            self._take(begun)
+        self.noise = noise + (self.events == events)
 
     def _take(self, line: bytes, *, indented: bool = True) -> None:
         if self._block and self._goes_on(_plain(line)):
@@ -155,7 +171,8 @@ class Framer:
 
     def _close(self) -> None:
         try:
-            value = _DECODER.decode("\n".join(self._block))
+            # One of an array whose beginning stands on a line of its own is followed by a comma.
+            value = _DECODER.decode("\n".join(self._block).rstrip().removesuffix(","))
         except (ValueError, RecursionError):
             self._give_up()
             return

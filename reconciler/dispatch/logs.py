@@ -10,11 +10,12 @@ where it stopped: nothing lost, nothing twice.
 import os
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from reconciler.core.fields import time_at
 from reconciler.dispatch.protocol import RUN_ID, agent_id, folder_name, run_of
 
 StreamName = Literal["out", "err"]
@@ -156,7 +157,7 @@ def _written_at(path: Path) -> datetime | None:
         stat = path.stat()
     except OSError:
         return None
-    return datetime.fromtimestamp(stat.st_mtime, UTC) if stat.st_size else None
+    return time_at(stat.st_mtime) if stat.st_size else None
 
 
 def _weigh(folder: Path) -> tuple[float, int, Path] | None:

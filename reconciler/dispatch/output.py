@@ -318,12 +318,13 @@ def _event_facts(rules: Output, remains: RoundOutput, asked: OutputRequest, mask
     totals = _usage(rules, ask)
     stderr = mask.hide(_end(remains.stderr) or ("" if has_begun else _end(remains.stdout)))
     is_structure_asked = rules.schema_flag in asked.argv
+    succeeded = bool(ask(rules.success)) if rules.success else remains.exit_code == 0
     return OutputFacts(
         exit_code=remains.exit_code,
         complete=_is_complete(rules, transcript),
-        succeeded=bool(ask(rules.success)) if rules.success else remains.exit_code == 0,
+        succeeded=succeeded,
         text=_text(ask(rules.text)) or "",
-        error=_text(ask(rules.error)) or "",
+        error="" if succeeded else _text(ask(rules.error)) or "",
         error_class=_meaning(_text(ask(rules.error_class)) or rules.exit_codes.get(str(remains.exit_code))),
         error_status=_status(ask(rules.error_status)),
         stderr=stderr,
@@ -502,12 +503,17 @@ def _codex(transcript: Transcript) -> list[OutputEvent]:
     Input tokens include cached ones here; elsewhere they do not.
     """
     events = [_renamed(event) for event in transcript.events]
-    if any("msg" in event for event in events):
+    if any(_is_old(event) for event in events):
         events = list(_modern(events))
     starts = [index for index, event in enumerate(events) if event.get("type") == "turn.started"]
     threads = [event for event in events if event.get("type") == "thread.started"]
     turn = events[starts[-1] :] if starts else [event for event in events if event not in threads]
     return [*threads, *map(_uncached, turn)]
+
+
+def _is_old(event: OutputEvent) -> bool:
+    """Tell whether an event is of the format up to 0.43; a line of a log may have a `msg` of words."""
+    return isinstance(event.get("msg"), dict)
 
 
 def _renamed(event: OutputEvent) -> OutputEvent:
@@ -534,7 +540,7 @@ def _modern(events: list[OutputEvent]) -> Iterator[OutputEvent]:
     It knows no last event: its turn is over if the agent's message was followed
     by the count of its tokens and nothing else.
     """
-    messages = [event["msg"] for event in events if isinstance(event.get("msg"), dict)]
+    messages = [event["msg"] for event in events if _is_old(event)]
     usage = OutputEvent()
     for message in messages:
         match message:
@@ -624,7 +630,7 @@ READ: dict[str, Sequence[EventFilter]] = {
     "qwen": _CLAUDE,
     "codex": (
         EventFilter(_is_of("turn.started"), "last"),
-        EventFilter(lambda event: "msg" in event, "all"),
+        EventFilter(_is_old, "all"),
     ),
 }
 """Which events the readers look at, besides those of the rules."""

@@ -74,6 +74,8 @@ class Proofs:
             file.unlink(missing_ok=True)
 
     def _locks(self, run_id: str) -> list[str]:
+        if not self._file(run_id).is_file():
+            return []  # a pipe would keep whoever opens it waiting
         try:
             return self._file(run_id).read_text(encoding="ascii", errors="replace").split()
         except (FileNotFoundError, IsADirectoryError):
@@ -90,7 +92,7 @@ class Proofs:
 
     def _append(self, run_id: str, lock: str) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._file(run_id).is_dir():
+        if not self._file(run_id).is_file():
             self.forget(run_id)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(self._file(run_id), flags, mode=0o600)

@@ -116,7 +116,7 @@ class Scripts:
             # What is right is left alone: it can be read on a disk that is full.
             'if [ ! -f "$at" ] || [ -h "$at" ] || [ "$(cat "$at")" != "$(ours)" ]; then\n'
             '  [ ! -e "$at" ] && [ ! -h "$at" ] || was=other\n'
-            '  mkdir -p "${at%/*}" && ours >"$at.$$" || { rm -f "$at.$$"; exit 1; }\n'
+            '  mkdir -p "${at%/*}" && rm -rf "$at.$$" && ours >"$at.$$" || { rm -f "$at.$$"; exit 1; }\n'
             '  [ ! -d "$at" ] || rm -rf "$at"\n'
             '  mv -f "$at.$$" "$at" || exit 1\n'
             "fi\n"

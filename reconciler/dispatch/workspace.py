@@ -73,6 +73,7 @@ class Workspaces:
         self._scripts = scripts
         self._fleet = fleet
         self._shares_mirrors = shares_mirrors
+        self.patience = _LONG
         self._feeding: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """One at a time: many runs that start at once need the same commits."""
         self._sizes: dict[str, int] = {}
@@ -112,7 +113,7 @@ class Workspaces:
         """
         left_out = [path for path in order.adapter.cleanup if "\n" not in path]
         lines = [order.adapter.name, str(len(left_out)), *left_out, order.commit_message]
-        answer = await self._call("take", *_names(order), stdin="\n".join(lines).encode())
+        answer = await self._call_bounded("take", *_names(order), stdin="\n".join(lines).encode())
         if answer.startswith(_UNFINISHED):
             found = answer.removeprefix(_UNFINISHED).decode(errors="replace").splitlines()
             return Unfinished(tuple(one_line(line) for line in found))
@@ -121,7 +122,7 @@ class Workspaces:
 
     async def bundle(self, order: RunRequest, base: str) -> bytes:
         """Return the commits of the round as a git bundle. Raises StepFailed, Refused and Unavailable."""
-        answer = await self._call("bundle", *_names(order), base)
+        answer = await self._call_bounded("bundle", *_names(order), base)
         head, _, bundle = answer.partition(b"\n")
         size = int(head.split()[2])
         if size > _BUNDLE_LIMIT:
@@ -200,11 +201,27 @@ class Workspaces:
 
     async def _call(self, verb: str, *words: str, stdin: bytes = b"") -> bytes:
         """Make a call. Raises StepFailed for what an agent did to its workspace: no other host would help."""
-        answer = await self._scripts.call("workspace", verb, self._fleet, *words, stdin=stdin, timeout=_LONG)
+        answer = await self._scripts.call(
+            "workspace", verb, self._fleet, *words, stdin=stdin, timeout=self.patience
+        )
         if answer.startswith(_FAULT):
             why = both_ends(answer.removeprefix(_FAULT).decode(errors="replace"))
             raise StepFailed(FailureClass.AGENT, f"host {self._scripts.host}: {why}")
         return answer
+
+    async def _call_bounded(self, verb: str, *words: str, stdin: bytes = b"") -> bytes:
+        """Make a call that reads what an agent left; it has one turn, as that may have no end at all."""
+        began = asyncio.get_running_loop().time()
+        try:
+            return await self._call(verb, *words, stdin=stdin)
+        except Unavailable as error:
+            if asyncio.get_running_loop().time() - began < self.patience:
+                raise
+            raise StepFailed(
+                FailureClass.AGENT,
+                f"host {self._scripts.host}: what lies in the workspace could not be read to its end within "
+                f"{self.patience / 60:g} min; see what the agent left there",
+            ) from error
 
     def _prepared(self, answer: str) -> Prepared:
         fields = dict(line.split(" ", 1) for line in answer.splitlines())

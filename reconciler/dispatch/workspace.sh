@@ -57,13 +57,27 @@ name_agent() { # folder
   printf '[user]\n\tname = %s\n\temail = agent@reconciler.invalid\n' "$name" >>"$1/.git/config"
 }
 
+odd='-type p -o -type s -o -type b -o -type c' # whoever reads one waits, or reads without end
+
+remove_odd() { # in $work, also what its agent closed against us; in .git links too, as they lead out of it
+  find "$work" \( $odd -o -type l -path "$work/.git/*" \) -exec sh -c '
+    for at; do chmod u+rwx "${at%/*}" && rm -f "$at"; done' sh {} + 2>/dev/null
+  # In repositories within, links to what is odd or not there.
+  find "$work" -path "$work/.git" -prune -o -type l \( -name .git -o -path '*/.git/*' \) \
+    -exec sh -c 'for at; do [ -f "$at" ] || [ -d "$at" ] || rm -f "$at"; done' sh {} + 2>/dev/null
+}
+
+make_new() { # a repository of our own at $new: the agent knows the name, and may have put something there
+  new=$work.new.$$
+  rm -rf "$new" && mkdir "$new" && run_git init -q --template= "$new"
+}
+
 own_git() { # whether .git is a folder of the workspace's own: the settings behind a link or a file are somebody's
   [ ! -h "$work" ] && [ -d "$work/.git" ] && [ ! -h "$work/.git" ]
 }
 
 restore_settings() { # git would run what the agent set there: filters, drivers, what is included
-  new=$work.new.$$
-  run_git init -q --template= "$new" && name_agent "$new" &&
+  make_new && name_agent "$new" &&
     rm -rf "$work/.git/config" "$work/.git/config.lock" "$work/.git/config.worktree" "$work/.git/commondir" \
       "$work/.git/hooks" "$work/.git/info" "$work/.git/refs/replace" &&
     mv "$new/.git/config" "$work/.git/config"
@@ -74,6 +88,7 @@ restore_settings() { # git would run what the agent set there: filters, drivers,
 
 take_back() { # $work/.git, from whoever was there since
   own_git || fault "$gone"
+  remove_odd
   said=$(restore_settings 2>&1) || blame "cannot write $work/.git/config" "$said"
   # What was at work there is over; what it was killed at must not stop us.
   find "$work/.git" -path "$work/.git/objects" -prune -o -name '*.lock' -exec rm -rf {} + 2>/dev/null
@@ -86,6 +101,7 @@ take_back() { # $work/.git, from whoever was there since
 open_up() { # what the agent closed against itself
   find "$work" -path "$work/.git" -prune -o \( -type d ! -perm -700 -o -type f ! -perm -400 \) \
     -exec chmod u+rwX {} \; 2>/dev/null
+  remove_odd
 }
 
 answer_ready() { # base
@@ -117,6 +133,7 @@ create_mirror() { # in one move, as below
     remake_mirror
     return
   fi
+  rm -rf "$mirror.$$"
   run_git init -q --bare --template= "$mirror.$$" || return 1
   [ -d "$mirror" ] || mv "$mirror.$$" "$mirror"
   rm -rf "$mirror.$$"
@@ -150,6 +167,7 @@ remake_mirror() { # all of it can be sent again; sound objects stay, and stay in
 }
 
 take_in() { # commits... that $mirror shall have; stdin: a bundle of those it lacks, or nothing
+  rm -rf "$work.in.$$"
   cat >"$work.in.$$" || {
     rm -f "$work.in.$$"
     refuse "cannot take in commits; $room"
@@ -176,8 +194,7 @@ create_work() { # in one move, so that a half made one is never seen
   new=$work.new.$$
   rm -rf "$new"
   take_spare && fill && return
-  rm -rf "$new"
-  run_git init -q --template= "$new" && fill || {
+  make_new && fill || {
     rm -rf "$new"
     return 1
   }
@@ -243,7 +260,7 @@ find_nested() { # paths to leave out... -> the repositories in the work tree tha
   {
     in_work -c core.quotePath=false ls-files --others --exclude-standard -- . "$@" | sed -n 's|/$||p; s|/"$|"|p'
     {
-      run_git config -f "$work/.gitmodules" --get-regexp '^submodule\..*\.path$' 2>/dev/null | sed 's/^.*\.path //'
+      [ ! -h "$work/.gitmodules" ] && run_git config -f "$work/.gitmodules" --get-regexp '^submodule\..*\.path$' 2>/dev/null | sed 's/^.*\.path //'
       in_work -c core.quotePath=false diff --cached --raw --no-renames --ignore-submodules=none refs/reconciler/base --
     } | awk -F '\t' 'NF == 1 { known[$1] } $1 ~ /^:[0-7]* 160000 / && !($2 in known) { print $2 }'
   } 2>/dev/null | sort -u
@@ -266,33 +283,55 @@ find_operation() { # -> what git is in the middle of
   fi
   in_work -c core.quotePath=false ls-files --unmerged | cut -f 2- | sort -u |
     sed 's/^/Not merged: /; 20q'
+  # Git remembers which files had a conflict, whatever became of the operation; other files may have such lines.
+  in_work -c core.quotePath=false ls-files --resolve-undo | cut -f 2- | sort -u | while IFS= read -r path; do
+    [ -f "$work/$path" ] && [ ! -h "$work/$path" ] && grep -q '^<<<<<<< ' "$work/$path" &&
+      grep -q '^>>>>>>> ' "$work/$path" && printf 'Not merged: %s, which has the marks of a conflict\n' "$path"
+  done | sed 20q
 }
 
 count_left() { # commit not-in...: how many commits no line of work that is delivered has, nor one that does the same
   commit=$1
   shift
-  in_work rev-list --count --no-merges --cherry-pick --right-only "HEAD...$commit" \
+  head=$(in_work rev-parse -q --verify HEAD) || head=refs/reconciler/base # on a branch that has no commit yet
+  in_work rev-list --count --no-merges --cherry-pick --right-only "$head...$commit" \
     --not refs/reconciler/base --remotes "$@" -- 2>/dev/null || echo 0
 }
 
 find_strays() { # -> commits that the delivered branch would not have
-  in_work for-each-ref --count=50 --format='%(refname)' refs/heads refs/tags | while IFS= read -r ref; do
+  # All but what git itself keeps there: the work of others, remarks, what was before it was rewritten.
+  in_work for-each-ref --no-merged=refs/reconciler/base --format='%(refname)' |
+    grep -v -e '^refs/remotes/' -e '^refs/reconciler/' -e '^refs/notes/' -e '^refs/original/' -e '^refs/bisect/' \
+      -e '^refs/prefetch/' -e '^refs/stash$' | while IFS= read -r ref; do
     left=$(count_left "$ref^{commit}")
     [ "$left" = 0 ] || printf '%s has %s commits that HEAD does not have. Merge them, or delete it.\n' "$ref" "$left"
-  done
+  done | sed 50q
   # A head that was on no branch when it was left; a rebase writes other words.
   awk -F '\t' '$2 ~ /^checkout: moving from [0-9a-f]+ to / { split($1, id, " "); split($2, words, " ")
-    if (words[4] == id[1] && length(id[1]) >= 40) print id[1] }' "$work/.git/logs/HEAD" 2>/dev/null |
-    sort -u | sed 50q | while IFS= read -r commit; do
+    if (words[4] == id[1] && length(id[1]) >= 40) print id[1] }' "$work/.git/logs/HEAD" \
+    "$work"/.git/worktrees/*/logs/HEAD 2>/dev/null | sort -u | while IFS= read -r commit; do
     left=$(count_left "$commit" --branches --tags)
     [ "$left" = 0 ] || printf 'Commit %s was made on no branch and left behind. Cherry-pick it, or forget it (git reflog expire --expire=now --all).\n' "$commit"
-  done
+  done | sed 50q
   in_work rev-parse -q --verify refs/stash >/dev/null &&
     printf 'Changes are stashed. Apply them (git stash pop), or drop them (git stash drop).\n'
   for tree in "$work"/.git/worktrees/*/; do
+    tree=${tree%/}
     IFS= read -r place 2>/dev/null <"$tree/gitdir" || continue
     place=${place%/.git}
-    if [ -d "$place" ] && [ -n "$(run_git --git-dir="${tree%/}" --work-tree="$place" status --porcelain 2>/dev/null | sed 1q)" ]; then
+    IFS= read -r head 2>/dev/null <"$tree/HEAD" || head=
+    case $head in
+    '' | *[!0-9a-f]*) ;; # on a branch, whose commits were looked at
+    *)
+      [ "$(count_left "$head" --branches --tags)" = 0 ] ||
+        printf 'The work tree %s is at commit %s, which no branch has. Cherry-pick it, or remove the work tree (git worktree remove --force).\n' "$place" "$head"
+      ;;
+    esac
+    [ -f "$place/.git" ] && IFS= read -r back 2>/dev/null <"$place/.git" && [ "$back" = "gitdir: $tree" ] || continue
+    # Its settings are those of the workspace, which are ours, and not those of another place that it names.
+    rm -rf "$tree/commondir" && printf '../..\n' >"$tree/commondir"
+    changed=$(find "$place" \( $odd \) 2>/dev/null | sed 1q)
+    if [ -n "${changed:-$(run_git --git-dir="$tree" --work-tree="$place" status --porcelain 2>/dev/null | sed 1q)}" ]; then
       printf 'The work tree %s has changes that are not committed. Commit them, or remove it (git worktree remove --force).\n' "$place"
     fi
   done
@@ -311,8 +350,14 @@ find_submodules() { # -> submodules with work that nobody else could get
       head=$(GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" rev-parse -q --verify 'HEAD^{commit}') || continue
       [ -n "$(GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" for-each-ref --count=1 --contains "$head" refs/remotes)" ] ||
         printf 'Submodule %s is at commit %s, which only this folder has. Push it to where the submodule is from, or go back.\n' "$path" "$head"
-      new=$work.new.$$
-      run_git init -q --template= "$new" && printf '%s/objects\n' "$inner" >"$new/.git/objects/info/alternates" &&
+      run_git --git-dir="$inner" rev-parse -q --verify refs/stash >/dev/null &&
+        printf 'Submodule %s has changes that are stashed. Commit and push them there, or drop them (git stash drop).\n' "$path"
+      GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" for-each-ref --format='%(objectname) %(refname)' refs/heads |
+        while read -r commit ref; do
+          [ "$(GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" rev-list --count "$commit" --not "$head" --remotes)" = 0 ] ||
+            printf 'Submodule %s has commits on %s that nobody else has. Push them to where the submodule is from, or delete it.\n' "$path" "$ref"
+        done
+      [ ! -h "$inner/index" ] && make_new && printf '%s/objects\n' "$inner" >"$new/.git/objects/info/alternates" &&
         printf '%s\n' "$head" >"$new/.git/HEAD" && cp -p "$inner/index" "$new/.git/index" &&
         [ -n "$(run_git --git-dir="$new/.git" --work-tree="$there" status --porcelain --ignore-submodules=all | sed 1q)" ] &&
         printf 'Submodule %s has changes that are not committed. Commit and push them there, or undo them.\n' "$path"
@@ -340,6 +385,7 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
   for field in name mirror branch commit upstream newest; do IFS= read -r "$field" || refuse 'short'; done
   if [ -f "$run/claim" ] || [ -f "${run}v/claim" ]; then # nothing is touched any more
     cat >/dev/null
+    [ -z "$(find "$work/.git" -type p 2>/dev/null | sed 1q)" ] || answer_ready - # nobody waits for the agent's pipes
     answer_ready "$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}' 2>/dev/null || echo -)"
   fi
   if [ -z "$mirror" ]; then
@@ -405,7 +451,10 @@ take) # FLEET KEY ID; stdin: name of the agent, number of paths to leave out, th
   ;;
 bundle) # FLEET KEY ID BASE
   enter "$2" "$3" "$4"
+  name=agent
+  take_back # the validation ran the code of the branch
   file=$work.out.$$
+  rm -rf "$file"
   said=$(in_work bundle create -q "$file" "refs/reconciler/done/$4" "^$5" 2>&1) || {
     rm -f "$file"
     blame "cannot bundle the work in $work" "$said"

@@ -121,6 +121,7 @@ put() { # folder name words...
   put_to=$1/$2 put_by=$1/$2.$$
   [ ! -d "$put_to" ] && [ -w "$1" ] || { chmod u+rwx "$1" && rm -rf "$put_to"; } 2>/dev/null
   shift 2
+  [ ! -e "$put_by" ] && [ ! -h "$put_by" ] || rm -rf "$put_by" # the name can be guessed
   printf '%s ok\n' "$*" >"$put_by" && mv -f "$put_by" "$put_to"
 }
 
@@ -341,6 +342,7 @@ start) # ROOT ID TIMEOUT SIGNAL GRACE SHELL LOCK
   fi
   mkdir -p "$run" || refuse "cannot make the folder $run; $room"
   mine=$run/by.$$ # .job .in .claim: of this launcher alone, until the claim is won
+  rm -rf "$mine".*
   IFS=' ' read -r magic lines bytes seal || refuse 'no header'
   [ "$magic" = run1 ] || refuse 'not a header'
   full=
@@ -360,7 +362,7 @@ start) # ROOT ID TIMEOUT SIGNAL GRACE SHELL LOCK
     rm -f "$mine".*
     refuse "short: $arrived of $bytes bytes"
   fi
-  [ ! -h "$run/supervisor.log" ] || rm -f "$run/supervisor.log"
+  is_record "$run/supervisor.log" || rm -rf "$run/supervisor.log"
   exec 2>>"$run/supervisor.log"
   # The supervisor claims for itself: a claim names a process that lives, or once lived. The seal goes to it
   # by its stdin: no file, no command line and no environment ever has it.
@@ -441,7 +443,7 @@ _become) # RUN MINE CELL UMASK LC_SET LC_WAS
   ;;
 stat) # ROOT ID...
   enter "$2"
-  is_record events || rm -rf events
+  is_record events && [ -r events ] && [ -w events ] || rm -rf events
   : >>events
   # The size first: what ends after this is in the events after it.
   printf 'S %s %s\n' "$(count events)" "$root"
@@ -462,6 +464,7 @@ cancel) # ROOT ID SIGNAL GRACE WHY; stdin: a seal
   *)
     get "$run" cancel || put "$run" cancel "$6"
     find_process $$
+    rm -rf "$run/by.$$.claim"
     printf '%s %s %s - - ok\n' $$ "$started" "$boot" >"$run/by.$$.claim"
     if [ ! -e "$run/claim" ] && ln "$run/by.$$.claim" "$run/claim" 2>/dev/null; then
       end_all "$run" "$4" "$5" # its folder may have been removed under it
@@ -501,7 +504,7 @@ rm) # ROOT ID...
     esac
   done
   rm -rf "$root"/.gone.*
-  is_record events || rm -rf events
+  is_record events && [ -r events ] && [ -w events ] || rm -rf events
   : >>events
   # Who follows runs looks at all of them after a removal, and needs no old events.
   [ "$(count events)" -le 65536 ] || : >events

@@ -21,6 +21,7 @@ _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<login>[^/@]*@)?", re.IGN
 _SCP = re.compile(r"[A-Za-z0-9_.][\w.-]*@[\w.\[\]:-]+:(?!//).+")
 _SCHEMES = {"https", "http", "ssh", "file"}
 _SYMBOLIC = b"ref: "
+_ID = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
 class Repository:
@@ -61,12 +62,14 @@ class Repository:
 
     @classmethod
     async def _open_path(cls, place: Path) -> Self:
-        asked = ("--path-format=absolute", "--git-common-dir", "--show-object-format", "--is-bare-repository")
+        asked = ("--path-format=absolute", "--git-common-dir", "--show-object-format", "--show-toplevel")
         result = await Git.discovering(place).attempt("rev-parse", *asked)
-        if result.code != 0:
+        told = os.fsdecode(result.stdout).split("\n")[:-1]
+        if len(told) < len(("common", "hash")):
             raise UsageError(f"{place}: no git repository that can be used: {result.words}")
-        common, hash_name, is_bare = result.stdout.decode().splitlines()
-        folder = None if is_bare == "true" else await _top_level(place)
+        # Asked last, for there git fails where there is no work tree.
+        common, hash_name, *top = told
+        folder = Path(top[0]) if top and result.code == 0 else None
         return cls(_files_backend(Path(common)), folder=folder, address=None, hash_name=hash_name)
 
     @classmethod
@@ -150,7 +153,8 @@ class Repository:
             return self._packed(ref)
         if content.startswith(_SYMBOLIC):
             return self.read_ref(content.removeprefix(_SYMBOLIC).decode().strip())
-        return content.decode().strip("\0 \n") or None  # a loss of power may leave nothing but zeros
+        content = content.strip()  # a loss of power may leave anything: nothing, zeros, what was elsewhere
+        return content.decode() if _ID.fullmatch(content) else None
 
     def _packed(self, ref: str) -> str | None:
         try:
@@ -282,11 +286,6 @@ def _content(path: Path) -> bytes:
         return path.read_bytes().strip()
     except FileNotFoundError:
         return b""
-
-
-async def _top_level(place: Path) -> Path | None:
-    result = await Git.discovering(place).attempt("rev-parse", "--show-toplevel")
-    return Path(os.fsdecode(result.stdout).rstrip("\n")) if result.code == 0 else None
 
 
 def _files_backend(git_dir: Path) -> Path:

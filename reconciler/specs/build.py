@@ -225,11 +225,7 @@ class Builder:
     def _dependency_mistakes(self, task: Task) -> Iterator[Mistake]:
         for at, name in enumerate(task.depends_on):
             if name not in self._specs:
-                self._dangling.add(task.name)
-                hint = self._meant(task.name, name)
-                yield Mistake(
-                    ("depends_on", at), f"no task {name!r}{'' if hint else remedy('task', name)}", hint
-                )
+                yield self._no_task(task, name, ("depends_on", at))
         if task.start_from is not None:
             yield from self._stack_mistakes(task, task.start_from)
         if cycle := self._cycles.get(task.name):
@@ -239,8 +235,7 @@ class Builder:
     def _stack_mistakes(self, task: Task, name: str) -> Iterator[Mistake]:
         """Yield why a task cannot begin on the branch of another."""
         if name not in self._specs:
-            self._dangling.add(task.name)
-            yield Mistake(("start_from",), f"no task {name!r}", self._meant(task.name, name))
+            yield self._no_task(task, name, ("start_from",))
             return
         before = _spec(self._specs[name])
         if task.repo is None:
@@ -248,6 +243,12 @@ class Builder:
         elif before is not None and before.repo != task.repo:
             theirs = f"repo {before.repo!r}" if before.repo else "no repo"
             yield Mistake(("start_from",), f"task {name!r} works in {theirs}, not in {task.repo!r}")
+
+    def _no_task(self, task: Task, name: str, where: Path) -> Mistake:
+        """Return that a task names one that is not there, and keep the task from running."""
+        self._dangling.add(task.name)
+        hint = self._meant(task.name, name)
+        return Mistake(where, f"no task {name!r}{'' if hint else remedy('task', name)}", hint)
 
     def _meant(self, task: str, name: str) -> str:
         """Return the task that somebody meant who left out its folder or mistyped it."""

@@ -80,6 +80,9 @@ def _host(spec: HostSpec) -> Iterator[Mistake]:
         yield Mistake(
             ("address",), f"expected the name or the IP address of a host, got {quoted_excerpt(spec.address)}"
         )
+    elif spec.address is not None and spec.address.count(":") == 1:
+        name, _, port = spec.address.partition(":")
+        yield Mistake(("address",), f"a port has a field of its own: `address: {name}` and `port: {port}`")
     for index, key in enumerate(spec.host_key):
         yield from _tried(("host_key", index), check_host_key, key)
     for field in ("workdir", "identity"):
@@ -103,6 +106,8 @@ def _adapter(spec: AdapterSpec) -> Iterator[Mistake]:
     for field, probe in (("version", spec.version), ("health", spec.health)):
         if probe is not None and not probe.command:
             yield Mistake((field, "command"), "must name a program")
+    if spec.command and not spec.command[0].strip():
+        yield Mistake(("command", 0), "must name a program")
     is_text = "format" in spec.output.model_fields_set and spec.output.format == "text"
     for field in (
         RULES if not is_text else ()

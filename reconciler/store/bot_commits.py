@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import Conflict, Unavailable
-from reconciler.core.fields import format_time
+from reconciler.core.fields import format_time, time_at
 from reconciler.git.fastimport import IDENTITY
 from reconciler.git.objects import GitTree
 from reconciler.git.process import Git
@@ -100,7 +100,7 @@ class BotCommitter:
         others = ("--invert-grep", f"--grep=^{apart_from}: ")
         words = ("log", "--max-count=1", "--format=%ct", *others, await self._tree.head(), "--", path)
         listed = await self._repository.git.run(*words)
-        return datetime.fromtimestamp(int(listed), UTC) if listed.strip() else None
+        return time_at(int(listed)) if listed.strip() else None
 
 
 def _text(content: bytes) -> str | None:

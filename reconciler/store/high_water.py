@@ -148,7 +148,8 @@ class HighWaterMarks:
     def _file_marks(self) -> Mapping[str, str]:
         if self._kept is None:
             try:
-                read = json.loads(self._file.read_bytes())
+                # What is no file may keep whoever opens it waiting.
+                read = json.loads(self._file.read_bytes()) if self._file.is_file() else {}
             except (OSError, ValueError):
                 read = {}
             marks = read.items() if isinstance(read, dict) else ()
@@ -168,7 +169,7 @@ class HighWaterMarks:
         if (await git.attempt("merge-base", "--is-ancestor", mark, head)).code == 0:
             return True
         words = ("log", "-1", "--format=%H", f"--grep=^{APPROVAL}: {mark}$", head)
-        return bool((await git.run(*words)).strip())
+        return bool((await git.attempt(*words)).stdout.strip())  # nothing, of what is no commit at all
 
     async def _is_of_another_fleet(self) -> bool:
         """
@@ -250,6 +251,11 @@ class BranchLine:
     def head(self) -> str | None:
         """Commit the branch points at."""
         return self.repository.read_ref(self.repository.ref(self.branch))
+
+    async def standing(self) -> str | None:
+        """Return the commit the branch points at, if that is one, and in the repository."""
+        head = self.head
+        return head if head and await self.marks.has(head) else None
 
     async def left(self) -> Sequence[str]:
         """Return the commits that were acted on and that the branch does not go on from."""

@@ -5,9 +5,10 @@ What happened, read back from the commits of the state branch.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from reconciler.core.errors import Unavailable
+from reconciler.core.fields import time_at
 from reconciler.git.repository import Repository
 from reconciler.store import messages
 from reconciler.store.layout import status_path
@@ -73,7 +74,7 @@ async def last_touched(repository: Repository, branch: str, path: str, pattern: 
     """
     words = ("log", "--max-count=1", "--format=%ct", f"-G{pattern}", repository.ref(branch), "--", path)
     listed = await repository.git.run(*words)
-    return datetime.fromtimestamp(int(listed), UTC) if listed.strip() else None
+    return time_at(int(listed)) if listed.strip() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def _entry(commit: str, content: bytes) -> HistoryEntry:
     trailers = messages.trailers_of(message)
     committed = _COMMITTED.search(headers)
     return HistoryEntry(
-        at=datetime.fromtimestamp(int(committed[1]) if committed else 0, UTC),
+        at=time_at(int(committed[1]) if committed else 0),
         task=trailers.get("Task"),
         before=trailers.get("From"),
         after=trailers.get("To"),

@@ -10,11 +10,11 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from reconciler.core.fields import format_time
+from reconciler.core.fields import format_time, time_at
 from reconciler.core.text import one_line
 from reconciler.git.repository import Repository
 from reconciler.store.locks import lock_file, lock_holder
@@ -89,7 +89,7 @@ class PresenceFile:
         with suppress(OSError, ValueError):
             if presence is not None and presence.ended:
                 return datetime.fromisoformat(presence.ended)
-            return datetime.fromtimestamp(self._path.stat().st_mtime, UTC)
+            return time_at(self._path.stat().st_mtime)
         return None
 
 

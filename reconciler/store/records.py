@@ -8,7 +8,7 @@ from typing import Any
 
 from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import Gone, Problem, SpecError, Unavailable
-from reconciler.core.fields import Frozen
+from reconciler.core.fields import Frozen, check_name
 from reconciler.core.model.status import HostStatus, Status
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
@@ -160,8 +160,15 @@ class Records:
 
 
 def _kind(path: str) -> str:
-    """Return the folder of statuses that a file belongs to; empty if it is none."""
-    return next((folder for folder in _KINDS if name_under(folder, path)), "")
+    """Return the folder of statuses that a file belongs to; empty if it is none, nor could be by its name."""
+    return next((folder for folder in _KINDS if _is_name(name_under(folder, path))), "")
+
+
+def _is_name(name: str | None) -> bool:
+    try:
+        return name is not None and bool(check_name(name))
+    except ValueError:
+        return False
 
 
 def _not_a_file(path: str, entry: TreeEntry) -> Problem | None:

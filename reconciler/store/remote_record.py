@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from reconciler.core.errors import Unavailable, UsageError
+from reconciler.core.fields import time_at
 from reconciler.git.process import Git, printable_error
 from reconciler.git.repository import Repository
 from reconciler.store.commits import commit_tree, publish
@@ -42,6 +43,15 @@ class Fetched:
     ref: str
     commit: str
     at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a remote says of the record now."""
+
+    commit: str
+    is_its_own: bool
+    """False: the remote is a clone too, and has it as it fetched it from somewhere else."""
 
 
 async def remotes(repository: Repository) -> Sequence[Remote]:
@@ -83,6 +93,14 @@ async def fetched_record(repository: Repository, branch: str) -> Fetched | None:
     return found
 
 
+async def unfetched(repository: Repository, branch: str) -> Sequence[Remote]:
+    """Return the remotes that may have the record, where there is none here and none was fetched."""
+    if repository.read_ref(f"refs/heads/{branch}"):
+        return ()
+    found = await remotes(repository)
+    return () if any(repository.read_ref(f"refs/remotes/{each.name}/{branch}") for each in found) else found
+
+
 async def _is_ahead(repository: Repository, old: str, new: str) -> bool:
     return old != new and await contains(repository, new, old)
 
@@ -96,7 +114,7 @@ def _fetched_at(git_dir: Path, ref: str) -> datetime | None:
     """Return when a remote was last asked, as far as files tell."""
     for file in ("FETCH_HEAD", ref, "packed-refs"):
         with suppress(OSError):
-            return datetime.fromtimestamp((git_dir / file).stat().st_mtime, UTC)
+            return time_at((git_dir / file).stat().st_mtime)
     return None
 
 
@@ -108,7 +126,8 @@ async def require_own_record(repository: Repository, branch: str) -> None:
     Raise UsageError if a remote has a record that is not, or not all, in this repository.
 
     A remote that does not answer is taken at what was fetched of it; where
-    nothing was, and there is no record here, that is a reason too.
+    nothing was, and there is no record here, that is a reason too. So is a
+    remote that knows of a record elsewhere.
     """
     found = await remotes(repository)
     for why_not in await asyncio.gather(*(_why_not_here(repository, branch, remote) for remote in found)):
@@ -119,7 +138,10 @@ async def require_own_record(repository: Repository, branch: str) -> None:
 async def _why_not_here(repository: Repository, branch: str, remote: Remote) -> str | None:
     local = repository.read_ref(f"refs/heads/{branch}")
     try:
-        theirs = await remote_record(repository, branch, remote)
+        told = await ask(repository, branch, remote)
+        if told and not told.is_its_own:
+            return None if local else _stand_further(remote, branch)
+        theirs = told.commit if told else None
     except Unavailable as error:
         theirs = repository.read_ref(f"refs/remotes/{remote.name}/{branch}")
         if theirs is None and local is None:
@@ -157,6 +179,15 @@ def _stand(local: str | None, remote: Remote, branch: str, *, is_behind: bool) -
     return f"the record of this fleet is at {where}, branch {branch}, {how}"
 
 
+def _stand_further(remote: Remote, branch: str) -> str:
+    return (
+        f"{remote.name} ({remote.url}) is a clone as well: the record of this fleet, branch {branch}, is "
+        "where that one was cloned from, and there is none here: everything on record there would be done "
+        "again; serve that place by its path or URL (--repo), or begin a record here, to do all anew: "
+        "`reconciler adopt-record --anew`"
+    )
+
+
 def _ways(remote: Remote) -> str:
     return (
         f"serve it by its URL (--repo {remote.url}), or go on here, once nobody serves it there "
@@ -176,11 +207,17 @@ def _why_served(remote: Remote, branch: str) -> str | None:
     return None
 
 
-async def remote_record(repository: Repository, branch: str, remote: Remote) -> str | None:
-    """Return the commit that a remote has its record at now; None if it has none. Raises Unavailable."""
-    words = ("ls-remote", remote.name, f"refs/heads/{branch}")
-    listed = await repository.network.run(*words, timeout=ASKING)
-    return listed.decode().split("\t")[0].strip() or None
+async def ask(repository: Repository, branch: str, remote: Remote) -> Told | None:
+    """Return what a remote says of the record now; None if it knows of none. Raises Unavailable."""
+    own, fetched = f"refs/heads/{branch}", f"refs/remotes/*/{branch}"
+    listed = await repository.network.run("ls-remote", remote.name, own, fetched, timeout=ASKING)
+    commits = {
+        ref: commit for commit, _, ref in (line.partition("\t") for line in listed.decode().splitlines())
+    }
+    if own in commits:
+        return Told(commits[own], is_its_own=True)
+    elsewhere = [commit for ref, commit in commits.items() if ref.startswith("refs/remotes/")]
+    return Told(elsewhere[0], is_its_own=False) if elsewhere else None
 
 
 async def adopt(repository: Repository, branch: str, name: str | None) -> str:
@@ -192,8 +229,8 @@ async def adopt(repository: Repository, branch: str, name: str | None) -> str:
     Unavailable if it does not answer.
     """
     named = [remote for remote in await remotes(repository) if name in {None, remote.name}]
-    found = {remote: await remote_record(repository, branch, remote) for remote in named}
-    there = {remote: commit for remote, commit in found.items() if commit}
+    found = {remote: await ask(repository, branch, remote) for remote in named}
+    there = {remote: told.commit for remote, told in found.items() if told and told.is_its_own}
     if len(there) != 1:
         which = ", ".join(remote.name for remote in there or named) or "there is no remote"
         what = "which one? name it with --from" if there else f"none has a branch {branch}"

@@ -30,12 +30,12 @@ async def restore(line: BranchLine) -> str:
 
     Raises UsageError if that commit is lost, or the branch has others of its own.
     """
-    head, there = line.head, await line.there()
+    head, there = await line.standing(), await line.there()
     if not there:
         raise UsageError(f"what {line.branch} was at is not in {line.repository} any more: restore a backup")
     for commit in there:
         if head is None or await _is_ancestor(line.repository, head, commit):
-            _remove_if_empty(line)
+            await _remove_damaged(line, head)
             await publish(line.repository, line.branch, head, commit)
             return commit
     raise UsageError(
@@ -44,24 +44,29 @@ async def restore(line: BranchLine) -> str:
     )
 
 
-def _remove_if_empty(line: BranchLine) -> None:
-    """Remove the file of a ref that a loss of power left empty: git would move it no more."""
-    file = line.repository.git_dir / line.repository.ref(line.branch)
+async def _remove_damaged(line: BranchLine, head: str | None) -> None:
+    """Remove a ref that leads to no commit, as a loss of power leaves it: git would move it no more."""
+    if head is not None or line.repository.address:
+        return
+    ref = line.repository.ref(line.branch)
+    if (await line.repository.git.attempt("symbolic-ref", "--quiet", ref)).code == 0:
+        return
+    file = line.repository.git_dir / ref
     with suppress(OSError):
-        if not file.read_bytes().strip(b"\0 \n"):
-            file.unlink()
+        file.unlink()
+    await line.repository.git.attempt("update-ref", "-d", ref)
 
 
 async def approve(line: BranchLine, reason: str) -> str:
     """Let a branch go on from where it is, in the person's name; return the commit that says so."""
-    left, head, there = await line.left(), line.head, await line.there()
+    left, head, there = await line.left(), await line.standing(), await line.there()
     person = Git.personal(f"--git-dir={line.repository.git_dir}")
     await require_identity(person)
     is_record = line.kind == "record"
     attempts = await _attempts(line.repository, there) if is_record else {}
     message = _message(line, left, attempts, reason)
     if head is None:
-        _remove_if_empty(line)
+        await _remove_damaged(line, head)
         return await _begin_anew(line, person, there[0] if there else None, message)
     files = await _of_statuses(line, head, there, attempts) if is_record else {}
     if not files:

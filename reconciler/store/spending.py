@@ -9,11 +9,12 @@ is still in the sum, and nothing is in it twice.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from reconciler.core.adapter import Usage
+from reconciler.core.fields import time_at
 from reconciler.git.repository import Repository
 from reconciler.store import statuses
 from reconciler.store.layout import TASKS, name_under
@@ -53,7 +54,7 @@ async def spending(
         return ()
     most = () if since is None else (f"--since=@{int((since - _MARGIN).timestamp())}",)
     listed = await repository.git.run(*_WALK, *most, head)
-    changes = [change for change in _changes(listed) if since is None or change.at >= since]
+    changes = list(_changes(listed))
     accounts: dict[str, bytes] = {}
 
     def take(blob: str, content: bytes) -> None:
@@ -61,7 +62,7 @@ async def spending(
 
     wanted = {blob: None for change in changes for blob in (change.before, change.after) if blob}
     await repository.objects.read(list(wanted), take)
-    return list(_spent(changes, accounts))
+    return [each for each in _spent(changes, accounts) if since is None or each.at >= since]
 
 
 class _Change(NamedTuple):
@@ -77,14 +78,14 @@ class _Change(NamedTuple):
 def _changes(listed: bytes) -> Iterator[_Change]:
     """Yield what `git log` tells; of files that went, only whether they came back by another name."""
     fields = iter(listed.decode("utf-8", "surrogateescape").split("\0"))
-    at = datetime.fromtimestamp(0, UTC)
+    at = time_at(0)
     brought: list[tuple[str, str]] = []
     left: str | None = None
     for field in fields:
         if not field.lstrip("\n").startswith(":"):
             yield from (_Change(at, task, left, blob) for task, blob in brought)
             brought, left = [], None
-            at = datetime.fromtimestamp(int(field or 0), UTC)
+            at = time_at(int(field or 0))
             continue
         _, _, before, after, _ = field.split(" ")
         task = name_under(TASKS, next(fields))
@@ -100,27 +101,43 @@ def _changes(listed: bytes) -> Iterator[_Change]:
 
 
 def _spent(changes: Sequence[_Change], accounts: Mapping[str, bytes]) -> Iterator[Spending]:
+    read: dict[str, Mapping[str, Any] | None] = {}
+    """By blob; one that is damaged tells nothing new: what stands there is what stood there before."""
     for at, task, before, after in changes:
-        was, now = accounts.get(before or "", b""), accounts[after]
-        if was == now:
+        if accounts.get(before or "", b"") == accounts[after]:
+            read |= {after: read[before]} if before in read else {}
             continue
-        fields = _parsed(now)
-        rise = _rise(_usage(_parsed(was)), _usage(fields))
+        was = read[before] if before in read else _parsed(accounts.get(before or "", b""))
+        now = _parsed(accounts[after])
+        fields = read[after] = was if now is None else now
+        if fields is None or was is None:
+            continue
+        rise = _rise(_usage(was), _usage(fields))
         if rise != _NONE:
             yield Spending(
                 at,
                 task,
-                fields.get("repo"),
-                fields.get("adapter"),
-                fields.get("assigned_host"),
-                fields.get("model"),
+                _name(fields.get("repo")),
+                _name(fields.get("adapter")),
+                _name(fields.get("assigned_host")),
+                _name(fields.get("model")),
                 rise,
             )
 
 
 @lru_cache(maxsize=10_000)  # what a status was is what it had become before
-def _parsed(account: bytes) -> Mapping[str, Any]:
-    return statuses.parse_status(account.decode()) if account else {}
+def _parsed(account: bytes) -> Mapping[str, Any] | None:
+    """Return the fields; None if somebody damaged them."""
+    try:
+        fields = statuses.parse_status(account.decode()) if account else {}
+        _usage(fields)
+    except (statuses.UnreadableError, ValueError, AttributeError):
+        return None
+    return fields
+
+
+def _name(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _usage(fields: Mapping[str, Any]) -> Usage:

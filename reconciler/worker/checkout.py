@@ -6,6 +6,7 @@ Git talks to the repository with the access that the agent's user has.
 
 import asyncio
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,17 @@ _ENV = {
 }
 _OPTIONS = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
 """The command may have written hooks; wherever it was shut in, git would run them out here."""
+_OPERATIONS = (
+    ("rebase-merge", "rebase"),
+    ("rebase-apply", "rebase"),
+    ("MERGE_HEAD", "merge"),
+    ("CHERRY_PICK_HEAD", "cherry-pick"),
+    ("REVERT_HEAD", "revert"),
+    ("sequencer", "cherry-pick or revert"),
+    ("BISECT_LOG", "bisect"),
+)
+"""What git keeps of an operation that goes on, and what that is called."""
+_WORK = ("--count=50", "refs/heads")
 _TIMEOUT = 1800.0
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
@@ -40,6 +52,26 @@ class Checkout:
         expected = f"--force-with-lease={self.branch}:{self.pushed}"
         refs = f"refs/heads/{self.branch}:refs/heads/{self.branch}"
         await _git(self.folder, "push", "--quiet", expected, "origin", refs)
+
+    async def unfinished(self) -> Sequence[str]:
+        """Return what the command left that a push of the branch would lose. Raises Unavailable."""
+        found = [f"a {name} is under way" for at, name in _OPERATIONS if (self.folder / ".git" / at).exists()]
+        if await _git(self.folder, "ls-files", "--unmerged"):
+            found.append("files are not merged")
+        ours = f"refs/heads/{self.branch}"
+        for ref in (
+            "HEAD",
+            *(await _git(self.folder, "for-each-ref", "--format=%(refname)", *_WORK)).split(),
+        ):
+            count = await _git(self.folder, "rev-list", "--count", ref, "--not", ours, "--remotes", "--")
+            if count != "0":
+                found.append(f"{ref} has {count} commits that {self.branch} does not have")
+        if await self._is_there("refs/stash"):
+            found.append("changes are stashed")
+        return found
+
+    async def _is_there(self, ref: str) -> bool:
+        return bool(await _git(self.folder, "for-each-ref", "--count=1", ref))
 
     async def left(self) -> bool:
         """Return whether there is work that was not committed. Raises Unavailable."""

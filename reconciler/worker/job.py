@@ -199,6 +199,11 @@ class Job:
             if unwanted := await self._unwanted():
                 return unwanted
             try:
+                if unfinished := await checkout.unfinished():
+                    words = (
+                        f"the work was left unfinished, and is not pushed: {'; '.join(unfinished)}\n{words}"
+                    )
+                    return self._report("failed", words, result)
                 await checkout.push()
                 words += "\n(Files were left uncommitted.)" if await checkout.left() else ""
             except Unavailable as error:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from reconciler.cli.adapter import next_round
+from reconciler.cli.exits import ExitCode
 from reconciler.cli.main import cli
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Task
@@ -55,6 +56,24 @@ def status(**changes):
             **changes,
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("goal: x\nscript: x\nrepo: web\n", "no repo 'web'; make specs/repos/web.yaml"),
+        ("goal: x\nscript: x\ndepends_on: [other]\n", "no task 'other'; make specs/tasks/other.yaml"),
+        ("goal: x\nadapter: mine\n", "no adapter 'mine'"),
+        ("goal: x\n", "script: is missing"),
+    ],
+)
+def test_a_task_that_cannot_run_has_no_prompt_but_mistakes(fleet, spec, words):
+    fleet.write("specs/tasks/broken.yaml", spec)
+
+    found = fleet.run("prompt", "broken")
+
+    assert (found.exit_code, found.stdout) == (ExitCode.FAILURE, "")
+    assert words in found.stderr
 
 
 def test_the_prompt_of_a_live_task_is_that_of_its_round():

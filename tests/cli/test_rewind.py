@@ -51,6 +51,37 @@ def test_a_record_that_went_back_stops_the_fleet_and_is_put_back(ran, back, how)
     assert len(started(ran)) == 1
 
 
+DAMAGED = {
+    "empty": b"",
+    "zeros": b"\0" * 41,
+    "words": b"oops\n",
+    "bytes": b"\xff\xfe" * 20,
+    "a commit that is not there": b"12" * 20 + b"\n",
+    "the empty tree": b"4b825dc642cb6eb9a060e54bf8d69288fbee4904\n",
+}
+
+
+@pytest.mark.parametrize("way", ["restore-record", "approve-rewind"])
+@pytest.mark.parametrize("packed", [False, True], ids=["", "an older one is packed"])
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_record_whose_branch_is_damaged_has_both_ways_out(ran, content, packed, way):
+    if packed:
+        ran.git("pack-refs", "--all")
+        ran.write("specs/tasks/more.yaml", "goal: More.\nscript: 'true'\n")
+        ran.commit("More")
+        ran.reconcile()
+    (ran.folder / ".git/refs/heads/fleet-state").write_bytes(content)
+
+    done = attempt(ran, "run", "--until-idle")
+
+    assert done.returncode == ExitCode.ATTENTION, done.stderr
+    assert f"reconciler {way}" in done.stderr
+    assert ran.run(way, "--yes").exit_code == 0
+    assert attempt(ran, "run", "--until-idle").returncode == 0
+    assert len(started(ran)) == len(set(started(ran))) == (1 if way == "restore-record" else 2)
+    assert ran.git("fsck", "--no-dangling") == ""
+
+
 @pytest.mark.parametrize("back", BACK.values(), ids=BACK)
 def test_an_approved_rewind_does_again_what_is_asked_for_by_other_attempts(ran, back):
     ran.git(*back)

@@ -157,6 +157,23 @@ def test_the_remote_of_a_fleet_is_asked_to_sync(fleet, tmp_path):
     assert document(fleet)[1]["advice"] == []
 
 
+@pytest.mark.parametrize("words", [[], ["--single-branch"]])
+def test_a_clone_says_where_the_record_is_and_not_that_nobody_reconciles(fleet, tmp_path, words):
+    fleet.reconcile()
+    url = f"file://{fleet.folder}"
+    git = ["git", "clone", "-q", *words, "--branch", "main", url, str(tmp_path / "clone")]
+    subprocess.run(git, check=True)
+    fleet.folder = tmp_path / "clone"
+
+    told = fleet.run("status")
+    looks = [fleet.run("get").stderr, fleet.run("plan").stderr, told.stderr]
+
+    said = "as of the fetch" if not words else "none was fetched from origin"
+    assert told.exit_code == ExitCode.NOT_RUNNING
+    assert f"none runs here; whether one does at origin: `reconciler --repo {url} status`" in told.stdout
+    assert all(said in each and "start one" not in each for each in looks)
+
+
 # --- Live figures ----------------------------------------------------------
 
 

@@ -37,6 +37,23 @@ def test_every_class_of_failure_says_what_to_type_next(kind, phase):
     assert not any("{" in step for step in found.next)
 
 
+@pytest.mark.parametrize("kind", [FailureClass.CONFIG, FailureClass.AUTH])
+@pytest.mark.parametrize("adapter", ["codex", "script"])
+def test_what_failed_at_the_repo_is_mended_there_and_not_at_the_adapter(kind, adapter):
+    found = summarize_failure(
+        "x", status(kind, "repo web: cannot push", repo="web", adapter=adapter, assigned_host="gpu1")
+    )
+
+    assert found.next[1] == "mend specs/repos/web.yaml, or the repository that it names"
+    assert not any("adapter test" in step for step in found.next)
+
+
+def test_what_a_script_lacks_is_no_matter_of_its_adapter():
+    found = summarize_failure("x", status(FailureClass.CONFIG, adapter="script", assigned_host="gpu1"))
+
+    assert found.next[1] == "mend specs/tasks/x.yaml, or install on gpu1 what it calls"
+
+
 def test_a_task_that_goes_on_by_itself_needs_nobody_to_retry_it():
     assert summarize_failure("x", status(FailureClass.AGENT, phase=Phase.CREATED)).next == (
         "reconciler logs x",

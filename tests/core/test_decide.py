@@ -1,7 +1,7 @@
 from datetime import timedelta
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from reconciler.core.adapter import Budget, Usage
@@ -372,6 +372,28 @@ def test_no_way_to_fail_repeats_for_ever(kind):
     assert attempts <= UNCOUNTED + 1
     assert isinstance(event, Failed | Escalated)
     assert event.failure.kind is kind
+
+
+ways_to_fail = st.tuples(st.sampled_from(FailureClass), st.booleans(), st.booleans())
+
+
+@given(st.lists(ways_to_fail, min_size=1, max_size=6))
+@example([(FailureClass.HOST, False, True)])
+@example([(FailureClass.HOST, False, True), (FailureClass.QUOTA, True, True)])
+def test_no_order_of_ways_to_fail_repeats_for_ever(ways):
+    """A run starts or not, is seen alive or not, and fails in one way after the other, over and over."""
+    task, status = make_task(retries=2, fix_attempts=0), running()
+    for number in range((task.retries + 1) * (UNCOUNTED + 1) + 1):
+        kind, is_started, is_seen = ways[number % len(ways)]
+        if is_seen:
+            status = status.model_copy(update={"failed_starts": 0})
+        report = failed(kind).model_copy(update={"started": is_started})
+        status = transition(status, meaning(task, status, report))
+        if status.phase is not Phase.CREATED:
+            return
+        kept = {name: getattr(status, name) for name in ("uncounted", "failures", "failed_starts")}
+        status = running(**kept)
+    raise AssertionError("it goes on for ever")
 
 
 def test_a_quota_that_is_never_full_again_fails_with_words_and_waits_longer_each_time():

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from reconciler.core.fields import (
+    EARLIEST,
+    LATEST,
     Branch,
     Duration,
     Frozen,
@@ -18,6 +20,8 @@ from reconciler.core.fields import (
     format_duration,
     format_time,
     parse_duration,
+    parse_time,
+    time_at,
 )
 
 
@@ -75,6 +79,16 @@ def test_a_time_on_record_reads_back_to_the_millisecond(time):
 def test_a_time_without_a_zone_is_utc_and_one_with_a_zone_is_kept():
     assert Sample(at="2030-01-31T09:00:00").at == datetime(2030, 1, 31, 9, tzinfo=UTC)
     assert Sample(at="2030-01-31T09:00:00+01:00").at == datetime(2030, 1, 31, 8, tzinfo=UTC)
+
+
+@given(st.one_of(st.integers(), st.floats(allow_nan=False)))
+def test_whatever_time_a_file_or_a_commit_tells_can_be_shown_anywhere(seconds):
+    shown = time_at(seconds)
+
+    assert EARLIEST <= shown <= LATEST
+    assert shown == parse_time(shown)
+    if EARLIEST.timestamp() <= seconds <= LATEST.timestamp():
+        assert shown.timestamp() == pytest.approx(seconds, abs=1e-3)
 
 
 @pytest.mark.parametrize("wrong", ["soon", "", 3])

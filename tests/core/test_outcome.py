@@ -308,6 +308,22 @@ NO_FACTS = [
     "Error: process exited with exit code 401",
     "Error: listen on port 429 failed",
     "Error: Context limit reached; run /compact",
+    "Error: test_unauthorized_returns_401 (expected 401, got 403)",
+    "Error: expected 'Unauthorized' to equal 'OK'",
+    "Error: assert response.status_code == 429",
+    "Error: assert status == 500",
+    "Error: exit status 500",
+    "Error: 'HTTP 429' not in page",
+    "FAIL src/limits.test.ts > rate limit exceeded is told",
+    "error: call of overloaded 'f(int)' is ambiguous",
+    "error: no matching function for call to 'overloaded(int)'",
+    "Error: Operator + is overloaded (ambiguous)",
+    "Error: cannot open file 'session limit.txt'",
+    "Error: quota.py:12: rate limit exceeded is no identifier",
+    "error: failed to push some refs: HTTP 403",
+    "fatal: unable to access 'https://git.example.org/': The requested URL returned error: 503",
+    "npm error 401 Unauthorized - GET https://npm.example.org/left-pad",
+    "curl: (22) The requested URL returned error: 429",
 ]
 
 
@@ -360,10 +376,35 @@ def test_no_number_alone_makes_a_class(number, words):
         ("FATAL ERROR: Reached heap limit - JavaScript heap out of memory", FailureClass.HOST),
         ("fork: retry: Resource temporarily unavailable", FailureClass.HOST),
         ("unsupported model: x", FailureClass.CONFIG),
+        ("{ status: 'RESOURCE_EXHAUSTED', code: 1 }", FailureClass.QUOTA),
+        ("{'error': {'message': 'x', 'code': 'rate_limit_exceeded'}}", FailureClass.QUOTA),
+        ("Provider returned error: 429", FailureClass.QUOTA),
+        ("Too many concurrent requests", FailureClass.QUOTA),
+        ("Server is busy, please try again later", FailureClass.QUOTA),
+        ("[API Error: Please wait and try again later.]", FailureClass.QUOTA),
+        ("Free tier limit reached", FailureClass.QUOTA),
+        ("You have run out of credits", FailureClass.BUDGET),
+        ("This request requires more credits", FailureClass.BUDGET),
+        ("Insufficient account balance", FailureClass.BUDGET),
+        ("Forbidden", FailureClass.AUTH),
+        ("Your account does not have access to Claude Code", FailureClass.AUTH),
+        ("You do not have permission to use this model", FailureClass.AUTH),
+        ("Bad gateway", FailureClass.HOST),
+        ("upstream connect error or disconnect/reset before headers", FailureClass.HOST),
+        ("Your plan does not include this model", FailureClass.CONFIG),
+        ("connect ECONNREFUSED api.example.org:443", FailureClass.HOST),
     ],
 )
 def test_what_clis_say_of_themselves_is_understood(words, kind):
     assert classify(failed(error=words)) is kind
+
+
+def test_a_crash_is_told_by_its_error_and_not_by_the_last_line_of_its_stack():
+    stderr = "TypeError: x is not a function\n    at run (cli.js:429:21)\n    at main (cli.js:1:1)"
+
+    found = verdict(failed(stderr=stderr), NOW)
+
+    assert "TypeError: x is not a function" in found.message
 
 
 def test_words_count_only_on_lines_that_begin_as_errors_do():

@@ -99,3 +99,16 @@ def test_a_name_that_no_file_can_have_is_told_without_one(name):
 
 def test_a_name_that_is_close_to_another_is_told_with_that_one_alone():
     assert no_such("task", "web/fx", ["web/fix"]) == "no task 'web/fx' (did you mean 'web/fix'?)"
+
+
+@pytest.mark.parametrize("kind", REFERABLE)
+def test_a_kind_in_the_place_of_a_task_is_no_reason_to_make_such_a_task(kind):
+    typo = kind[:1] + kind[2:] + "s"
+
+    said = [no_such("task", word) for word in (kind, f"{kind}s", SHORT[kind])]
+
+    assert all("specs/tasks" not in each and f"name one as `{kind}/NAME`" in each for each in said)
+    assert no_such("task", typo) == f"no task {typo!r} (did you mean the kind '{kind}s'?)"
+    if kind != "task":
+        assert no_such("task", f"{kind}/x") == f"no task '{kind}/x'; {kind}s cannot be meant here"
+    assert "make specs/tasks/web/hosts.yaml" in no_such("task", "web/hosts")

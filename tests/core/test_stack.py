@@ -131,3 +131,23 @@ def test_its_pull_request_is_against_the_branch_it_began_on_until_that_is_merged
 
     assert found == bases
     assert (wanted.base, wanted.leaves, wanted.opens) == (*bases, True)
+
+
+@pytest.mark.parametrize("merge", ["never", "when_approved", "when_green"])
+@pytest.mark.parametrize("below", [Phase.CREATED, Phase.REVIEW_PENDING, Phase.COMPLETED])
+def test_a_merge_that_waits_for_the_one_below_says_so_where_the_reconciler_merges(merge, below):
+    repo = REPO.model_copy(update={"merge": merge})
+    tasks = fleet(review="pull_request").tasks.values()
+    desired = make_desired(*tasks, repos={"web": repo})
+    statuses = {
+        "first": status(desired, "first", below, head_commit=HEAD, branch_name="task/first"),
+        "then": status(desired, "then", Phase.REVIEW_PENDING, head_commit="b" * 40, branch_name="task/then"),
+    }
+
+    waiting = plan(desired, Observed(statuses=statuses), START).waiting.get("then")
+
+    is_held = merge != "never" and below is not Phase.COMPLETED
+    words = "is merged after first, on whose branch it stands"
+    assert (waiting and (waiting.reason, waiting.message)) == (
+        (Reason.DEPENDENCY, words) if is_held else None
+    )

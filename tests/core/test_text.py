@@ -1,3 +1,5 @@
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,3 +61,14 @@ def test_a_head_is_the_beginning_and_says_if_something_is_left_out(text, charact
         assert shown == whole
     else:
         assert shown == f"{whole[:characters]}\n[… {len(whole) - characters} characters left out]"
+
+
+def test_nothing_that_turns_the_direction_of_writing_is_left():
+    turning = {"\u061c", "\u200e", "\u200f"} | {
+        chr(code)
+        for code in range(0x110000)
+        if unicodedata.bidirectional(chr(code))
+        in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    }
+
+    assert harmless(f"a{''.join(sorted(turning))}b") == "ab"

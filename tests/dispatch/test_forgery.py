@@ -290,6 +290,52 @@ async def test_no_hook_of_the_agents_runs_while_its_work_is_validated(world):
     assert world.noted == []
 
 
+GUESSED = """
+python3 -c 'import os, sys
+for number in range(4000): os.symlink(sys.argv[1], f"{os.getcwd()}.new.{os.getpid() + number}")' "$evil"
+"""
+ELSEWHERE = """
+git worktree add -q ../../tree -b tree
+cp -R .git/refs "$evil/.git"
+echo "$evil/.git" >.git/worktrees/tree/commondir
+echo '* filter=x' >../../tree/.gitattributes
+echo hallo >../../tree/README
+"""
+
+
+@pytest.mark.parametrize("plant", [GUESSED, ELSEWHERE], ids=["a name that can be guessed", "a work tree"])
+async def test_no_settings_that_the_agent_put_somewhere_run_its_code_after_it_has_ended(world, plant):
+    noting = world.folder / "filter"
+    noting.write_text(f"#!/bin/sh\n{world.note('filter')}\ncat\n")
+    noting.chmod(0o755)
+    evil = f"""
+evil=${{PWD%/*/*}}/evil
+git init -q "$evil"
+cp -R .git/objects "$evil/.git"
+git config -f "$evil/.git/config" filter.x.clean "'{noting}'"
+echo '* filter=x' >.gitattributes
+"""
+
+    await world.carry_out(world.order(f"{evil}{plant}; echo x >x", validation=("true",)))
+
+    assert world.noted == []
+
+
+async def test_pipes_with_names_that_can_be_guessed_keep_nobody_waiting(tmp_path):
+    runs = make_runs(tmp_path)
+    plant = (
+        'n=$(sh -c "echo \\$\\$"); mkdir ../b.r1; for i in $(seq 300); do for at in by exit; do '
+        'mkfifo "../b.r1/$at.$((n + i)).job" "../b.r1/$at.$((n + i))"; done; done; '
+        "mkfifo ../b.r1/supervisor.log"
+    )
+
+    await run(runs, "a.r1", f"cd $RECONCILER_RUN_DIR && {plant}")
+    end = await run(runs, "b.r1", "exit 4")
+
+    assert end.exit_code == 4
+    await runs.close()
+
+
 async def test_a_file_that_the_index_hides_as_not_wanted_is_there_when_the_work_is_validated(world):
     script = "git update-index --skip-worktree README; rm README; echo x >x"
 

@@ -70,6 +70,7 @@ FRAMES = {
     "pretty crlf": pretty(RESULT).replace(b"\n", b"\r\n"),
     "pretty with colours": pretty(RESULT).replace(b"\n", b"\x1b[0m\n"),
     "pretty array": pretty([SAID, RESULT]),
+    "pretty array over lines of its own": pretty([SAID, SAID, RESULT, SAID]),
     "array of lines": b"[\n" + SAID_LINE + b",\n" + RESULT_LINE + b"\n]",
     "without indentation": json.dumps(RESULT, indent=0).encode(),
     "behind an open brace": b"{\n" + RESULT_LINE,
@@ -187,6 +188,25 @@ def test_an_event_that_is_too_long_is_passed_over_and_the_next_one_read(monkeypa
 
     assert found.outcome == "success"
     assert found.notes == ("lines of output that are no events: 1",)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"Downloading 50%\r" * 500,
+        b"x" * 5000 + b"\r",
+        b"x" * 5000 + b"\r" + SAID_LINE + b"\r" + b"y" * 998 + b"\r",
+        SAID_LINE + b"\r" + b"Downloading {50}%\r" * 500,
+    ],
+    ids=["progress", "long", "events between", "event first"],
+)
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"], ids=repr)
+def test_an_event_behind_progress_longer_than_any_event_is_read(monkeypatch, before, end):
+    monkeypatch.setattr(framing, "MOST_EVENT", 1000)
+
+    found = judge(INIT_LINE + b"\n" + before + RESULT_LINE + end)
+
+    assert (found.outcome, found.text) == ("success", "Done.")
 
 
 def test_of_more_events_than_can_be_kept_the_first_and_the_last_are(monkeypatch):

@@ -152,6 +152,17 @@ def test_the_old_codex_format_says_that_its_end_is_a_guess():
     assert cut.outcome == "failed"
 
 
+def test_a_line_of_a_log_that_has_a_msg_is_not_of_the_old_codex_format():
+    end = b'{"level": "info", "msg": "bye"}\n'
+    good = remains(recording("codex-0.171/json_text"))
+
+    found = judge_output(
+        built_in("codex", None), RoundOutput(end + good.stdout + end, good.stderr, 0), OutputRequest(), NOW
+    )
+
+    assert (found.outcome, found.notes) == ("success", ())
+
+
 def test_the_names_codex_had_for_a_while_are_understood():
     events = (
         {"type": "turn.started"},
@@ -373,6 +384,50 @@ def test_a_crash_of_any_cli_costs_an_attempt_whatever_numbers_are_in_it(name, st
     found = judge_output(built_in(name, None), RoundOutput(b"", stderr.encode(), 1), OutputRequest(), NOW)
 
     assert (found.outcome, found.kind, found.retry_at) == ("failed", FailureClass.AGENT, None)
+
+
+PROSE = (
+    "I fixed it: API Error: 429 rate limit exceeded, try again in 3 hours. Unauthorized users get "
+    "401 Unauthorized. No conversation found."
+)
+
+
+def said(name, prose):
+    """Return what a CLI prints whose agent ends with these words and succeeds."""
+    recordings = {
+        "claude-code": "claude-332/streamjson_text",
+        "codex": "codex-0.171/json_text",
+        "gemini": "gemini/streamjson_text",
+        "opencode": "opencode/json_text",
+        "qwen": "qwen/streamjson_text",
+    }
+    events = [json.loads(line) for line in remains(recording(recordings[name])).stdout.splitlines()]
+    words = judge_output(
+        built_in(name, None), remains(recording(recordings[name])), OutputRequest(), NOW
+    ).text
+    whole = "".join(f"{json.dumps(event)}\n" for event in events)
+    assert json.dumps(words)[1:-1] in whole
+    return whole.replace(json.dumps(words)[1:-1], json.dumps(prose)[1:-1]).encode()
+
+
+@pytest.mark.parametrize("exit_code", [1, 3, 255])
+@pytest.mark.parametrize("name", ["claude-code", "codex", "gemini", "opencode", "qwen"])
+def test_what_an_agent_says_at_its_end_is_no_error_of_its_cli_whatever_the_exit_code(name, exit_code):
+    found = judge_output(
+        built_in(name, None), RoundOutput(said(name, PROSE), b"", exit_code), OutputRequest(), NOW
+    )
+
+    assert found.text == PROSE
+    assert (found.outcome, found.kind, found.retry_at) == ("failed", FailureClass.AGENT, None)
+    assert found.message == f"says success but exited with {exit_code}"
+
+
+def test_only_a_session_that_was_asked_for_can_be_gone():
+    stdout = claude_events(subtype="error_max_turns", is_error=True, result=PROSE, session_id="s1")
+
+    found = judge_output(built_in("claude-code", None), RoundOutput(stdout, b"", 1), OutputRequest(), NOW)
+
+    assert (found.kind, found.session_id) == (FailureClass.BUDGET, "s1")
 
 
 # --- Recordings by hand ----------------------------------------------------

@@ -45,6 +45,14 @@ LEFT = {
         CLASH + "git format-patch -q -1 --stdout side >../p; git am -q -3 ../p; rm ../p",
         "A am is under way",
     ),
+    "a conflict of a stash whose markers were added": (
+        "echo mine >README; git stash -q; echo theirs >README; git commit -q -a -m T; git stash pop -q; git add README; git stash drop -q",
+        "Not merged: README, which has the marks of a conflict",
+    ),
+    "a conflict whose markers were committed": (
+        CLASH + "git merge -q side; git commit -q -a -m Merged; " + STRAY,
+        "Not merged: README, which has the marks of a conflict",
+    ),
     "a bisect": (STRAY + "git bisect start -q HEAD HEAD~1", "A bisect is under way"),
     "a conflict without an operation": (
         "echo mine >README; git stash -q; echo theirs >README; git commit -q -a -m T; git stash pop -q",
@@ -67,6 +75,36 @@ LEFT = {
     "a tag": (
         "git checkout -q -b mine; " + STRAY + "git tag v1; git checkout -q -; git branch -q -D mine",
         "refs/tags/v1 has",
+    ),
+    "a ref of its own kind": (
+        STRAY + "git update-ref refs/wip/x HEAD; git reset -q --hard HEAD~1",
+        "refs/wip/x has 1 commits",
+    ),
+    "the last of many branches": (
+        "for i in $(seq 10 70); do git branch b$i; done; git checkout -q -b zz; "
+        + STRAY
+        + "git checkout -q -",
+        "refs/heads/zz has 1 commits",
+    ),
+    "commits that a branch without any hides": (
+        STRAY + "git checkout -q --orphan new; echo z >z",
+        "refs/heads/task/web/fix has 1 commits",
+    ),
+    "a work tree at a commit of no branch": (
+        "git worktree add -q --detach ../../tree; cd ../../tree; " + STRAY,
+        "is at commit",
+    ),
+    "a work tree that is ignored": (
+        "echo /tree >.gitignore; git worktree add -q --detach tree; cd tree; " + STRAY,
+        "is at commit",
+    ),
+    "a work tree whose folder is gone": (
+        "git worktree add -q --detach ../../tree; (cd ../../tree; " + STRAY + "); rm -rf ../../tree",
+        "is at commit",
+    ),
+    "a work tree that left a commit behind": (
+        "git worktree add -q --detach ../../tree; cd ../../tree; " + STRAY + "git checkout -q -b t HEAD~1",
+        "was made on no branch",
     ),
     "a head on no branch": (
         "git checkout -q --detach; " + STRAY + "git checkout -q task/web/fix",
@@ -100,6 +138,17 @@ LEFT = {
             "cd sub; echo y >f; git config core.fsmonitor 'touch ../trapped'"
         ),
         "Submodule sub has changes",
+    ),
+}
+SUBMODULE = (
+    f'mkdir ../up; (cd ../up; {INNER}); git -c protocol.file.allow=always submodule -q add "$PWD/../up" sub; '
+    "git commit -q -m Sub; cd sub; echo y >f; "
+)
+LEFT |= {
+    "a submodule with a stash": (SUBMODULE + "git stash -q", "Submodule sub has changes that are stashed"),
+    "a submodule with another branch": (
+        SUBMODULE + "git checkout -q -b other; git commit -q -a -m Y; git checkout -q -",
+        "Submodule sub has commits on refs/heads/other",
     ),
 }
 IDENTITY = {
@@ -200,7 +249,37 @@ DONE = {
     "a repository that is ignored": "echo new >x; echo /cache >.gitignore; git init -q cache",
     "a folder nobody may enter": "echo new >x; mkdir closed; echo y >closed/y; chmod 0 closed",
     "a pipe": "echo new >x; mkfifo pipe",
+    "pipes where git looks": (
+        "echo new >x; mkfifo .gitignore .gitattributes .gitmodules; mkdir n; mkfifo n/.git; cd .git; mkdir -p info worktrees/a; "
+        "for at in config index packed-refs shallow info/exclude info/grafts MERGE_HEAD logs/HEAD refs/heads/p refs/stash worktrees/a/gitdir; "
+        "do rm -rf $at; mkfifo $at; done"
+    ),
+    "links to what has no end": (
+        "echo new >x; ln -s /dev/zero .gitignore; git init -q n; ln -sf /dev/zero n/.git/HEAD; cd .git; "
+        "for at in shallow packed-refs MERGE_HEAD refs/stash; do rm -f $at; ln -s /dev/zero $at; done"
+    ),
+    "a socket": "echo new >x; python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"socket\")'",
+    "pipes that git would read": "echo new >x; mkfifo .gitattributes src/.gitignore .gitmodules",
+    "a pipe in a folder that is closed": "echo new >x; mkdir y; mkfifo y/.gitignore; echo y >y/y; chmod 500 y",
+    "a pipe as the index": "echo new >x; rm .git/index; mkfifo .git/index",
+    "pipes among the refs": "echo new >x; mkfifo .git/packed-refs .git/refs/heads/pipe .git/shallow .git/index.lock",
+    "a pipe as the log": "echo new >x; mkdir -p .git/logs; rm -f .git/logs/HEAD; mkfifo .git/logs/HEAD",
+    "pipes among the objects": "echo new >x; mkfifo .git/objects/info/commit-graph .git/objects/pack/multi-pack-index",
+    "links out of the repository": "echo new >x; ln -s / .git/refs/heads/root; ln -s /dev/zero .git/packed-refs",
+    "a work tree of a pipe": "echo new >x; mkdir -p .git/worktrees/a; mkfifo .git/worktrees/a/gitdir",
+    "a work tree that is everything": "echo new >x; mkdir -p .git/worktrees/a; echo /.git >.git/worktrees/a/gitdir",
     "a link to nowhere": "echo new >x; ln -s /nowhere/at/all link",
+    "marks of a conflict that is none": "echo new >x; printf '<<<<<<< a\\n=======\\n>>>>>>> b\\n' >how-to-merge; git add .",
+    "a conflict that was resolved": (
+        f"echo new >x; {CLASH}git merge -q side; echo hello >README; git add README; git commit -q -m Merged"
+    ),
+    "a branch of others": "echo new >x; c=$(git commit-tree -m O HEAD^{tree}); git update-ref refs/remotes/up/main $c",
+    "notes": "echo new >x; git notes add -m Well",
+    "what was rewritten": (
+        "echo new >x; git add x; git commit -q -m X; "
+        "FILTER_BRANCH_SQUELCH_WARNING=1 git filter-branch -f --msg-filter 'echo Y' HEAD~1..HEAD"
+    ),
+    "a work tree that has nothing of its own": "echo new >x; git worktree add -q --detach ../../tree",
     "a bisect that was ended": "echo new >x; git bisect start -q; git bisect reset",
 }
 
@@ -223,6 +302,9 @@ async def test_whatever_else_lies_in_the_workspace_the_work_is_delivered(world, 
     [
         "rm -rf .git",
         "rm .git/HEAD",
+        "rm .git/HEAD; mkfifo .git/HEAD",
+        "rm .git/HEAD; mkfifo p; ln -s ../p .git/HEAD",
+        "rm .git/objects/info/alternates; mkfifo .git/objects/info/alternates",
         ": >.git/HEAD",
         "rm -rf .git/objects; mkdir .git/objects",
         "echo /nowhere >.git/objects/info/alternates",
@@ -230,6 +312,8 @@ async def test_whatever_else_lies_in_the_workspace_the_work_is_delivered(world, 
         "rm -rf .git/refs/reconciler",
         "git update-ref -d refs/reconciler/base; git update-ref refs/reconciler/done HEAD; git pack-refs --all",
         "git update-ref refs/reconciler/done HEAD",
+        "rm .git/refs/heads/task/web/fix; mkfifo .git/refs/heads/task/web/fix",
+        "ln -s /dev/zero .gitmodules",
         "echo y >y; git add y; git commit -q -m Y; find .git/objects -type f ! -name alternates -exec rm -f {} +",
         "echo x >y; git add y; git commit -q -m Y; git rev-parse HEAD~1 >.git/shallow",
         "rm -rf ../web+fix*",

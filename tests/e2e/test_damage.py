@@ -47,6 +47,58 @@ def test_without_its_data_folder_a_fleet_goes_on_as_well(playground):
     assert playground.sh("git rev-parse fleet-state") == head
 
 
+@pytest.mark.parametrize("date", ["@253402300800 +1400", "@9999999999999 +0000", "@0 -1200"])
+def test_whatever_date_a_commit_has_everything_goes_on(playground, date):
+    playground.task("a", "goal: Work.\nscript: echo hi\n")
+    (playground.fleet / "specs/fleet.yaml").write_text("daily_budget: {cost_usd: 5}\n")
+    playground.commit()
+    playground.reconciler("run", "--until-idle")
+    playground.task("b", "goal: Work.\nscript: echo hi\n")
+    dated = f"GIT_AUTHOR_DATE='{date}' GIT_COMMITTER_DATE='{date}' git commit -q"
+    playground.sh(f"git add specs; {dated} -m Ask")
+    playground.sh("git worktree add -q ../state fleet-state")
+    state = playground.root / "state"
+    playground.sh(
+        f"echo '# by hand' >>fleet-state/tasks/a.yaml; {dated} -am Hand; git checkout -q --detach", cwd=state
+    )
+
+    for command in (
+        "status",
+        "history",
+        "history a",
+        "cost",
+        "cost --by task",
+        "get tasks",
+        "get hosts",
+        "describe a",
+        "plan",
+    ):
+        playground.reconciler(*command.split(), code=8 if command == "status" else 0)
+    playground.reconciler("run", "--until-idle")
+
+    assert playground.phases() == {"a": "completed", "b": "completed"}
+
+
+def test_files_that_no_status_could_be_are_let_be(playground):
+    for name in ("a", "b"):
+        playground.task(name, "goal: Work.\nscript: echo hi\n")
+    playground.commit()
+    playground.reconciler("run", "--until-idle")
+    playground.sh("git worktree add -q ../state fleet-state")
+    names = ("a\\377b", "two\\nlines\\033[2J", "-a b", "a.lock", ".a", "", "x" * 99)
+    for name in names:
+        playground.sh(
+            f"echo oops >\"$(printf 'fleet-state/tasks/{name}.yaml')\"", cwd=playground.root / "state"
+        )
+    playground.sh("git add -A; git commit -qm odd; git checkout -q --detach", cwd=playground.root / "state")
+    playground.task("c", "goal: Work.\nscript: echo hi\n")
+    playground.commit()
+
+    playground.reconciler("run", "--until-idle")
+
+    assert playground.phases() == dict.fromkeys("abc", "completed")
+
+
 def test_a_damaged_status_stalls_its_task_says_where_and_is_mended_by_a_revert(playground):
     for name in ("a", "b"):
         playground.task(name, "goal: Work.\nscript: echo hi\n")

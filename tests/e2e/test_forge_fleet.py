@@ -263,6 +263,83 @@ def test_many_tasks_in_one_repo_are_followed_side_by_side(world):
     assert len(set(pulls)) == len(world.forge.repos[CODE].pulls) == len(names)
 
 
+# --- Work that builds on other work ------------------------------------------
+
+BELOW = "goal: 'write a.txt: one'\nrepo: code\n"
+ABOVE = "goal: 'write b.txt: two'\nrepo: code\nstart_from: below\nvalidation: [grep -q one a.txt]\n"
+
+
+@pytest.mark.parametrize("style", ["merge", "squash", "rebase"])
+def test_stacked_work_is_against_the_branch_below_it_until_that_one_is_merged(world, style):
+    world.settings(tasks__below=BELOW, tasks__above=ABOVE)
+
+    with world.serving():
+        below, above = world.pull_of("below"), world.pull_of("above")
+        against = above.base
+        own = world.git(CODE, "diff", "--name-only", f"{above.base}...{above.branch}")
+        parent = world.git(CODE, "rev-parse", f"{above.branch}^")
+        world.forge.merge_pull(CODE, below.number, style=style)
+        world.eventually(lambda: above.base == "main")
+        still_open = world.phase("above")
+        world.forge.merge_pull(CODE, above.number, style=style)
+        world.reaches("above", "completed")
+
+    assert (against, own, parent) == ("task/below", "b.txt", below.head)
+    assert still_open == "review_pending"
+    assert (world.has("a.txt"), world.has("b.txt")) == ("one", "two")
+    assert len(world.diary()) == len(["below", "above"])
+
+
+def test_stacked_work_is_not_merged_by_itself_before_what_is_below_it(world):
+    world.settings(code="merge: when_approved\n", tasks__below=BELOW, tasks__above=ABOVE)
+
+    with world.serving():
+        below, above = world.pull_of("below"), world.pull_of("above")
+        world.forge.review(CODE, above.number, "approved")
+        waiting = world.eventually(lambda: world.status("above").get("waiting"))
+        merged_early = above.merged_by
+        world.forge.review(CODE, below.number, "approved")
+        world.reaches("below", "completed")
+        world.reaches("above", "completed")
+
+    assert merged_early is None
+    assert (waiting["reason"], waiting["message"]) == (
+        "Dependency",
+        "is merged after below, on whose branch it stands",
+    )
+    assert above.base == "main"
+    assert (world.has("a.txt"), world.has("b.txt")) == ("one", "two")
+
+
+@pytest.mark.parametrize("way", ["leave", "merge", "rebase"])
+def test_stacked_work_that_is_reviewed_after_what_is_below_it_was_merged_goes_on(world, way):
+    world.settings(code=f"base_moved: {way}\n", tasks__below=BELOW, tasks__above=ABOVE)
+
+    with world.serving():
+        below, above = world.pull_of("below"), world.pull_of("above")
+        world.forge.merge_pull(CODE, below.number)
+        world.eventually(lambda: above.base == "main")
+        world.forge.review(CODE, above.number, "rejected", "write b.txt: three")
+        world.pull_of("above", times=2)
+        world.forge.merge_pull(CODE, above.number)
+        world.reaches("above", "completed")
+
+    assert (world.has("a.txt"), world.has("b.txt")) == ("one", "three")
+    assert [pull.number for pull in world.forge.repos[CODE].pulls] == [below.number, above.number]
+
+
+def test_work_on_a_branch_that_was_closed_waits_and_says_so(world):
+    world.settings(tasks__below=BELOW)
+
+    with world.serving():
+        world.forge.close_issue(CODE, world.pull_of("below").number)
+        world.reaches("below", "cancelled")
+        world.push({"specs/tasks/above.yaml": ABOVE})
+        waiting = world.eventually(lambda: world.status("above").get("waiting"))
+
+    assert (waiting["reason"], waiting["message"]) == ("Dependency", "waits for below (cancelled)")
+
+
 # --- Forges that are down ------------------------------------------------------
 
 

@@ -66,7 +66,14 @@ def test_hosts_have_names_and_addresses(address):
     assert broken_rules(HostSpec(address=address)) == []
 
 
-@pytest.mark.parametrize("address", ["-oX", "a b", "a;b", "user@host", "$(id)", "a/b"])
+@pytest.mark.parametrize("program", ["", " "])
+def test_a_command_without_a_program_is_refused(program):
+    assert [mistake.path for mistake in broken_rules(AdapterSpec(command=(program, "x")))] == [("command", 0)]
+
+
+@pytest.mark.parametrize(
+    "address", ["-oX", "a b", "a;b", "user@host", "$(id)", "a/b", "big:22", "10.0.0.7:2222"]
+)
 def test_what_is_no_address_of_a_host_is_refused(address):
     assert [mistake.path for mistake in broken_rules(HostSpec(address=address))] == [("address",)]
 

@@ -6,7 +6,7 @@ import pytest
 
 from reconciler.core.errors import UsageError
 from reconciler.store.reader import StateReader
-from reconciler.store.remote_record import adopt, begin, fetched_record, require_own_record
+from reconciler.store.remote_record import adopt, begin, fetched_record, require_own_record, unfetched
 from tests.store.world import BRANCH, commit, created, git, start
 
 
@@ -49,6 +49,19 @@ async def test_no_clone_makes_the_record_its_own(open_repository, clone, fleet):
         UsageError, match=rf"(the record of this fleet|is a mirror of).*--repo file://{fleet}"
     ):
         await require_own_record(await open_repository(clone), BRANCH)
+
+
+@pytest.mark.parametrize("words", [["clone"], ["clone", "--origin", "upstream/eu"], ["clone", "--mirror"]])
+async def test_nor_does_the_clone_of_a_clone(open_repository, fleet, tmp_path, words):
+    git(tmp_path, "clone", "-q", "--origin", "hub/one", f"file://{fleet}", "clone")
+    git(tmp_path, *words, "-q", f"file://{tmp_path}/clone", "of-clone")
+    last = await open_repository(tmp_path / "of-clone")
+
+    with pytest.raises(UsageError, match=r"is a clone as well.*adopt-record --anew"):
+        await require_own_record(last, BRANCH)
+
+    await begin(last, BRANCH)
+    await require_own_record(last, BRANCH)
 
 
 async def test_a_work_tree_beside_a_clone_is_that_clone(open_repository, fleet, tmp_path):
@@ -136,6 +149,13 @@ async def test_a_clone_shows_the_record_as_it_was_fetched(open_repository, fleet
     assert set(tasks) == {"a"}
     assert (fetched.remote, fetched.commit) == ("upstream/eu", git(fleet, "rev-parse", BRANCH))
     assert fetched.at is not None
+
+
+async def test_a_clone_knows_whether_it_has_anything_of_the_record(open_repository, clone, tmp_path):
+    repository = await open_repository(clone)
+    known = repository.read_ref(f"refs/heads/{BRANCH}") or await fetched_record(repository, BRANCH)
+
+    assert [each.name for each in await unfetched(repository, BRANCH)] == ([] if known else ["origin"])
 
 
 async def test_one_that_is_behind_what_was_fetched_is_told_so(open_repository, fleet, tmp_path):

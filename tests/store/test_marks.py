@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -215,6 +216,18 @@ async def test_another_fleet_in_the_place_of_one_that_is_gone_is_believed(tmp_pa
     put(checkout, line(checkout, 2, "other")[-1])
 
     assert await look(checkout) is None
+
+
+async def test_a_pipe_in_the_place_of_a_mark_keeps_nobody_waiting(bare, remember, look, *, data):
+    made = line(bare, 3)
+    put(bare, made[-1])
+    await remember(bare, made[-1])
+    put(bare, made[0])
+    (file,) = (data / "marks").glob("*.json")
+    file.unlink()
+    os.mkfifo(file)
+
+    assert await look(bare) is not None
 
 
 @pytest.mark.parametrize("mark", ["commit", "ref"])

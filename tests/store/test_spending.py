@@ -4,6 +4,8 @@ What agents took, read back from commits: everything once, whatever became of th
 
 from datetime import timedelta
 
+import pytest
+
 from reconciler.core.adapter import Usage
 from reconciler.core.events import Completed, Removed, Renamed, Renewed, SpecRemoved
 from reconciler.core.lifecycle import Transition
@@ -103,6 +105,44 @@ async def test_a_record_that_was_set_back_gives_no_money_back(open_repository, o
     await state.commit([ended("a", FIRST + FIRST)])
 
     assert [each.usage for each in await spent(open_repository, bare)] == [FIRST, SECOND, FIRST]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"phase: [\n",
+        b"usage:\n  [oops\n",
+        b"usage:\n  input_tokens: -5\n",
+        b"usage:\n  turns: .nan\n",
+        b"usage: 1999-99-99\n",
+        b"usage: [1]\n",
+        b"usage:\n  model: {a: b}\n",
+        b"repo: {a: b}\n",
+        b"repo: \xff\n",
+        b"",
+    ],
+)
+async def test_a_status_that_was_damaged_and_put_right_spent_nothing(
+    open_repository, open_state, bare, checkout, damage
+):
+    state = await open_state(bare)
+    await state.commit([created("a"), ended("a", FIRST)])
+    git(checkout, "fetch", "-q", str(bare), f"{BRANCH}:{BRANCH}")
+    git(checkout, "checkout", "-q", BRANCH)
+    [file] = checkout.glob("fleet-state/tasks/a.yaml")
+    file.write_bytes(damage and file.read_bytes() + damage)
+    git(checkout, "commit", "-q", "-a", "-m", "Damage")
+    file.write_bytes(file.read_bytes() + b"# again\n")
+    git(checkout, "commit", "-q", "-a", "-m", "More of it")
+    git(checkout, "revert", "--no-edit", "HEAD", "HEAD~1")
+    git(checkout, "push", "-q", str(bare), BRANCH)
+    await state.load()
+    await state.commit([ended("a", FIRST + SECOND)])
+
+    found = await spent(open_repository, bare)
+
+    assert sum((each.usage for each in found), Usage()) == FIRST + SECOND + (Usage() if damage else FIRST)
+    assert {each.repo for each in found} == {None}
 
 
 async def test_on_a_shared_branch_other_files_and_merges_are_passed_over(

@@ -340,6 +340,46 @@ async def test_nothing_is_pushed_for_a_lease_that_is_lost(server, agent, origin,
     assert git(origin, "branch", "--format=%(refname:short)") == "main"
 
 
+MINE = "git commit -q --allow-empty -m Mine; "
+CLASH = (
+    "git checkout -q -b side; echo side >f; git add f; git commit -q -m S; git checkout -q -; "
+    "echo mine >f; git add f; git commit -q -m M; "
+)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (CLASH + "git merge -q side", "a merge is under way"),
+        (CLASH + "git rebase -q side", "a rebase is under way"),
+        (CLASH + "git cherry-pick side", "a cherry-pick is under way"),
+        (MINE + "git bisect start -q HEAD HEAD~1", "a bisect is under way"),
+        ("echo x >x; git add x; git stash -q", "changes are stashed"),
+        ("git checkout -q -b mine; " + MINE + "git checkout -q -", "refs/heads/mine has 1 commits"),
+        ("git checkout -q --detach; " + MINE, "HEAD has 1 commits"),
+    ],
+)
+async def test_work_that_was_left_unfinished_has_failed_and_is_not_pushed(
+    server, agent, origin, script, words
+):
+    server.leases = [with_repo(origin)]
+
+    await agent(f"({script}) >/dev/null 2>&1; true").run()
+
+    assert report(server)["status"] == "failed"
+    assert words in report(server)["result"]
+    assert git(origin, "branch", "--format=%(refname:short)") == "main"
+
+
+async def test_work_on_another_branch_that_was_merged_is_finished(server, agent, origin):
+    server.leases = [with_repo(origin)]
+
+    await agent(f"git checkout -q -b mine; {MINE}git checkout -q -; git merge -q mine").run()
+
+    assert report(server)["status"] == "completed"
+    assert git(origin, "log", "-1", "--format=%s", "task/hello") == "Mine"
+
+
 async def test_work_that_was_left_uncommitted_is_told(server, agent, origin):
     server.leases = [with_repo(origin)]
 

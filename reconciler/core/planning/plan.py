@@ -43,7 +43,7 @@ from reconciler.core.planning.placement import Placement
 from reconciler.core.planning.schedule import JUMP, format_in, is_due_time, next_due
 from reconciler.core.planning.scheduler import Schedule, due, schedule
 from reconciler.core.runs.leases import CHECKING, is_to_check
-from reconciler.core.runs.start_point import origin
+from reconciler.core.runs.start_point import origin, pull_bases
 
 FEW = 2
 """So many tasks are removed as asked, even if they are all there are."""
@@ -541,7 +541,7 @@ def _standing_wait(scene: PlanContext, name: str) -> Wait | None:
     if status is None:
         return None
     if status.phase.is_live or status.phase is Phase.REVIEW_PENDING:
-        return _live_wait(scene, status)
+        return _live_wait(scene, status) or _merge_wait(scene, name, status)
     spec = scene.spec(name)
     has_time = status.due_at is not None and status.due_at > scene.now
     if status.phase.is_settled and has_time and spec and _keeps_schedule(spec, status) and not status.removed:
@@ -578,6 +578,20 @@ def _live_wait(scene: PlanContext, status: Status) -> Wait | None:
     if status.phase.is_live and (words := _host_silence(scene, status)):
         return Wait(Reason.HOST, words)
     return Wait(Reason.RETRYING, trouble) if trouble else None
+
+
+def _merge_wait(scene: PlanContext, name: str, status: Status) -> Wait | None:
+    """Return why work in review is not merged, whoever approved it: what it is stacked on is not."""
+    spec = scene.spec(name)
+    repo = scene.desired.repos.get(spec.repo or "") if spec else None
+    if status.phase is not Phase.REVIEW_PENDING or spec is None or spec.review != "pull_request":
+        return None
+    if repo is None or repo.merge == "never" or spec.start_from is None:
+        return None
+    base, _ = pull_bases(spec, repo, scene.desired, scene.statuses)
+    if base == repo.base:
+        return None
+    return Wait(Reason.DEPENDENCY, f"is merged after {spec.start_from}, on whose branch it stands")
 
 
 def _host_silence(scene: PlanContext, status: Status) -> str | None:

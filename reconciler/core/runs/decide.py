@@ -251,7 +251,7 @@ def _elsewhere(case: _Case, failure: Failure) -> Event:
     if case.report.started or starts >= MOST_FAILED_STARTS:
         return _again(case, failure)
     wait = backoff(starts + 1, base=case.fleet.backoff, cap=case.fleet.backoff_cap, key=case.run)
-    return Retried(
+    again = Retried(
         **case.head(f"the run could not start, which counts as no attempt: {failure.message}"),
         run=case.run,
         failure=failure,
@@ -259,6 +259,7 @@ def _elsewhere(case: _Case, failure: Failure) -> Event:
         not_before=case.now + wait,
         counts=False,
     )
+    return bounded(again, case.status)
 
 
 def _wait(status: Status, run: str, fleet: FleetSpec) -> timedelta:

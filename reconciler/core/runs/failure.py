@@ -63,11 +63,27 @@ def _steps(task: str, status: Status, kind: FailureClass) -> Iterator[str]:
     host = status.assigned_host
     if status.run:
         yield f"reconciler logs {task}"
-    if words := _REPAIRS.get(kind):
-        yield words.format(task=task, host=host or "HOST", adapter=status.adapter or "ADAPTER")
+    if words := _repair(status, kind):
+        yield words.format(
+            task=task, host=host or "HOST", adapter=status.adapter or "ADAPTER", repo=status.repo
+        )
     yield f"reconciler retry {task}"
 
 
+def _repair(status: Status, kind: FailureClass) -> str | None:
+    """Return what helps beside trying again: by what failed, and not the adapter if that was the repo."""
+    if kind not in {FailureClass.CONFIG, FailureClass.AUTH}:
+        return _REPAIRS.get(kind)
+    # So does every failure begin that is the repo's: see `dispatch.repos`.
+    if status.repo and status.failure and status.failure.message.startswith(f"repo {status.repo}: "):
+        return _REPAIR_OF_REPO
+    if kind is FailureClass.CONFIG and status.adapter in {None, "script"}:
+        return _REPAIR_OF_SCRIPT
+    return _REPAIRS.get(kind)
+
+
+_REPAIR_OF_REPO = "mend specs/repos/{repo}.yaml, or the repository that it names"
+_REPAIR_OF_SCRIPT = "mend specs/tasks/{task}.yaml, or install on {host} what it calls"
 _REPAIRS: Mapping[FailureClass, str] = {
     FailureClass.AUTH: "reconciler adapter test {adapter} --host {host}   (after logging in there)",
     FailureClass.CONFIG: "reconciler adapter test {adapter} --host {host}",

@@ -15,6 +15,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from reconciler.core.adapter import Usage
+from reconciler.core.fields import time_at
 from reconciler.core.model.runs import FailureClass, Verdict
 from reconciler.core.patterns import lines_of
 from reconciler.core.text import harmless, one_line, tail
@@ -149,8 +150,8 @@ EXIT_CODES = {
 """What `timeout` and the shell mean by theirs."""
 
 _STATUS = re.compile(
-    r"(?:\bAPI Error:? |\bHTTP(?:/[\d.]+)?(?: error)?:? |\bstatus(?:[ _]?code)?[\"':= ]{1,4}|\"code\": ?"
-    r"|\berror code: |\brejected \()(?P<told>[45]\d\d)\b(?![.:]\d)"
+    r"(?:\bAPI Error:? |\bHTTP(?:/[\d.]+)?(?: error)?:? |(?<!exit )\bstatus(?:[ _]?code)?[\"':= ]{1,4}"
+    r"|\"code\": ?|\berror code: |\breturned (?:an )?error:? |\brejected \()(?P<told>[45]\d\d)\b(?![.:]\d)"
     r"|^[^\w\n]*(?:[\w.]*Error: )?(?P<first>[45]\d\d) ?[{\"]"
     r"|\b(?P<named>[45]\d\d) (?:unauthorized|forbidden|payment required|proxy authentication required|"
     r"not found\b|method not allowed|request timeout|too many requests|internal server error|bad gateway|"
@@ -162,13 +163,17 @@ _STATUS = re.compile(
 WORDS = {
     FailureClass.BUDGET: (
         r"max(imum)? (budget|number of turns|session turns)",
-        r"credit balance|insufficient (credits?|funds|balance)\b|payment required|billing (hard )?limit",
+        r"credit balance|insufficient (account )?(credits?|funds|balance)\b|payment required",
+        r"billing (hard )?limit",
+        r"(out of|requires? more|not enough|no more) credits?\b",
     ),
     FailureClass.QUOTA: (
-        r"too many requests|rate[ -]limited\b|rate[ -]limit (was |has been )?(reached|exceeded|hit)",
+        r"too many (concurrent )?requests",
+        r"rate[ -]limited\b|rate[ -]limit (was |has been )?(reached|exceeded|hit)",
         r"(hit|exceed(ed)?) (a |the |your )?rate limit",
         r"\brate_limit_(error|exceeded)|\bRateLimitError:|\bQuotaError:|insufficient_quota|QUOTA_EXCEEDED",
-        r"\b(usage|session|weekly|monthly|daily|hourly|\d+-hour|concurrency|spending|opus|sonnet) limit\b",
+        r"\b(usage|session|weekly|monthly|daily|hourly|\d+-hour) limit\b",
+        r"\b(concurrency|spend(ing)?|free[ -]tier|opus|sonnet) limit\b",
         r"(hit|reached|exceeded) your\b(?!.{0,40}context).{0,40}\blimit\b",
         r"quota (has been |was |is )?(exceeded|exhausted|reached|used up)",
         r"(exceeded|exhausted|reached|used) (your|the)\b.{0,40}\b(quota|capacity)",
@@ -176,7 +181,7 @@ WORDS = {
         r"resource[ _](has been )?exhausted",
         r"at capacity|capacity (constraints?|exceeded|exhausted)|out of capacity",
         r"service (is )?(temporarily )?unavailable|internal server error",
-        r"(?<!resource )temporarily unavailable",
+        r"(?<!resource )temporarily unavailable|server is (too )?busy|please (wait and )?try again later",
     ),
     FailureClass.AUTH: (
         r"unauthori[sz]ed|unauthenticated|failed to authenticate|not authenticated|permission_denied",
@@ -193,11 +198,15 @@ WORDS = {
         r"\b(token|login|credentials?) (has |have |is |are |was )?(been )?(expired|revoked)",
         r"\binvalid_grant\b",
         r"(organi[sz]ation|account|subscription)\b.{0,40}\b(disabled|suspended|deactivated|expired)",
+        r"(^|: )forbidden\b|authentication is\b.{0,20} not supported",
+        r"(account|organi[sz]ation|subscription|key) (does not|doesn't) have access",
+        r"permission to (use|access) (this|the) (model|organi[sz]ation|project|api)\b",
     ),
     FailureClass.HOST: (
         r"connection (refused|failed|reset|error|closed|timed out)",
         r"\b(econn\w+|eai_\w+|ehost\w+|enet\w+|enotfound|etimedout)\b",
         r"lookup address|waiting for network|fetch failed|socket hang up|network (error|is unreachable)",
+        r"bad gateway|gateway time-?out|upstream connect error",
         r"stream (closed|disconnected|ended without)|request timed out|broken pipe",
         r"self.signed certificate|certificate (has expired|verif\w+ failed)",
         r"unable to (get|verify)\b.{0,40}\bcertificate",
@@ -207,7 +216,7 @@ WORDS = {
     FailureClass.CONFIG: (
         r"unknown (option|argument)|unexpected argument|is invalid\b|root/sudo|trusted director",
         r"no such file|(file|provider|model)\b.{0,60}\b(not found|not supported|unsupported)|404 not found",
-        r"does not exist|selected model|(unsupported|unknown|invalid) model",
+        r"does not exist|selected model|plan does not include|(unsupported|unknown|invalid) model",
         r"no prompt|must be provided|no input|input exceeds|can't check actions|auto-rejecting",
     ),
 }
@@ -217,7 +226,22 @@ asked of what a CLI tells as its error, never of all it printed: "quota" alone
 may be the name of a file.
 """
 
-_KNOWN = {kind: re.compile("|".join(phrases), re.IGNORECASE) for kind, phrases in WORDS.items()}
+_KNOWN = {
+    kind: re.compile("|".join(phrases), re.IGNORECASE | re.MULTILINE) for kind, phrases in WORDS.items()
+}
+
+_OF_THE_WORK = re.compile(
+    r"\bassert|\w{0,80}Assertion| [!=]==? |\bexpected\b.{1,200}\b(?:got|to|but|received|found|actual)\b"
+    r"|\btest_\w|\b\w{1,80}(?:\.|_)(?:test|spec)\b|\btests? failed|^\W*(?-i:FAIL)\b|' not in "
+    r"|\bcall (?:to|of) |\b(?:operator|function|method|constructor)\b.{0,40}\boverloaded\b"
+    r"|failed to (?:push|compile)|unable to access '|\bRPC failed|\bnpm (?:ERR|error)|\bcurl: \("
+    r"|\w\.(?:m?[jt]sx?|cjs|py|go|rb|java|cpp|php):\d",
+    re.IGNORECASE,
+)
+"""A line about the code that an agent works on, or told by one of its tools: nothing of the model."""
+
+_NAMED = re.compile(r"(?:(?<=\w )|(?<=\())'[^'\n]{0,200}'(?!\w)")
+"""Something an error is about, not what it says: a name in quotes; values such as `status: 'X'` are none."""
 
 
 def classify(facts: OutputFacts) -> FailureClass:
@@ -247,9 +271,16 @@ def class_of(words: str, own: Mapping[Any, str]) -> FailureClass | None:
     for kind, pattern in own.items():
         if any(re.search(pattern, line) for line in lines_of(words)):
             return FailureClass(kind)
+    words = _of_the_model(words)
     told = [int(next(filter(None, match.groups()))) for match in _STATUS.finditer(words)]
     by_status = next((STATUSES[status] for status in told if status in STATUSES), None)
     return by_status or next((kind for kind, known in _KNOWN.items() if known.search(words)), None)
+
+
+def _of_the_model(words: str) -> str:
+    """Return the lines of an error that may be of the model or its server, without names in quotes."""
+    lines = words.replace("\r", "\n").split("\n")
+    return "\n".join(_NAMED.sub("''", line) for line in lines if not _OF_THE_WORK.search(line))
 
 
 def _refused_to_start(facts: OutputFacts) -> bool:
@@ -272,7 +303,8 @@ _GONE = re.compile(
 def _session_is_gone(facts: OutputFacts) -> bool:
     """Tell whether the session to resume is not there: the next run must begin a new one."""
     is_good = facts.complete and facts.succeeded
-    return not is_good and _GONE.search(_words(facts)) is not None
+    is_asked = facts.wanted_session is not None
+    return is_asked and not is_good and _GONE.search(_words(facts)) is not None
 
 
 _COMPLAINT = re.compile(
@@ -318,7 +350,7 @@ def _listed(names: Iterable[str]) -> str:
 def _last_words(text: str) -> str:
     """Return the last line that names an error and the one below it, or else the last line."""
     lines = [line.strip() for line in harmless(text).split("\n") if line.strip(" \t{}[]")]
-    errors = [at for at, line in enumerate(lines) if re.search(r"\berror\b|failed", line, re.IGNORECASE)]
+    errors = [at for at, line in enumerate(lines) if re.search(r"error\b|failed", line, re.IGNORECASE)]
     return " ".join(lines[errors[-1] :][:2] if errors else lines[-1:])
 
 
@@ -381,7 +413,7 @@ def retry_time(words: str, now: datetime) -> datetime | None:
 
 def _from_epoch(words: str, _now: datetime) -> datetime | None:
     match = _EPOCH.search(words)
-    return datetime.fromtimestamp(int(match[1]), UTC) if match else None
+    return time_at(int(match[1])) if match else None
 
 
 def _from_http_date(words: str, _now: datetime) -> datetime | None:
