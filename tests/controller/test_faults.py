@@ -148,7 +148,7 @@ async def test_what_cannot_be_recorded_is_not_acted_on(stage):
     loop = await stage.run()
 
     assert stage.dispatch.started == {}
-    assert loop.statuses["b"].waiting.reason is Reason.DEPENDENCY
+    assert loop.cache.statuses["b"].waiting.reason is Reason.DEPENDENCY
     assert stage.state.attempts < 5
 
 
@@ -161,7 +161,7 @@ async def test_a_task_whose_status_is_damaged_is_left_alone_and_everything_of_it
 
     assert {order.task for order in stage.dispatch.follows} == {"b"}
     assert stage.state.statuses.keys() == {"b", "c"}
-    assert loop.last_plan.waiting["a"].message == str(problem)
+    assert loop.cache.last_plan.waiting["a"].message == str(problem)
     assert stage.state.statuses["c"].waiting.reason is Reason.DEPENDENCY
     assert all(needs.is_of_damaged("a.g12345678.a1") for needs in stage.dispatch.swept)
 
@@ -180,7 +180,7 @@ async def test_what_a_probe_finds_of_one_host_keeps_no_other_waiting(stage, capl
     hosts = {name: Host(name=name, address=name) for name in ("far", "near")}
     stage.specs.push(make_desired(make_task("a", requires="near"), hosts=hosts))
     loop = stage.loop()
-    loop.emit(odd)
+    loop.inbox.emit(odd)
 
     await loop.run("idle")
 
