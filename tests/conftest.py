@@ -1,11 +1,12 @@
 """
-How Hypothesis looks: at the same examples each time.
+How Hypothesis looks, at the same examples each time, and how many tests run at once.
 
 `HYPOTHESIS_PROFILE=thorough pytest` draws ten times as many, and others.
 """
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # No deadline and no check of speed: tests assert nothing about time.
@@ -18,3 +19,13 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("house"), max_examples=400, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """
+    Run the whole suite four at a time, and what is named on the command line one by one.
+
+    Many tests wait for processes more than they compute, so this does not
+    depend on the number of cores; `-n` says another one.
+    """
+    return 4 if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0

@@ -175,7 +175,7 @@ def _trial_document(trial: "CheckResult") -> Document:
 # --- adapter parse ---------------------------------------------------------
 
 
-@adapter.command()
+@adapter.command("parse")
 @click.argument("name", type=NameParam("adapter"))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--rc", "exit_code", type=click.IntRange(-64, 255), required=True, help="How the CLI exited.")

@@ -39,21 +39,30 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
             "reconciler.cli.run:run", "Reconcile: bring about what the specs ask for, and record every step."
         ),
         "serve": CommandEntry(
-            "reconciler.cli.run:serve", "Reconcile, and serve the HTTP API for outside agents and webhooks."
+            "reconciler.cli.run:serve_command",
+            "Reconcile, and serve the HTTP API for outside agents and webhooks.",
         ),
     },
     "Check before a push": {
         "validate": CommandEntry("reconciler.cli.check:validate", "Report every mistake in the specs."),
-        "plan": CommandEntry("reconciler.cli.check:plan", "Show what would start, wait and stop, and why."),
+        "plan": CommandEntry(
+            "reconciler.cli.check:plan_command", "Show what would start, wait and stop, and why."
+        ),
         "schema": CommandEntry(
-            "reconciler.cli.check:schema", "Print the JSON Schema of a kind of spec, or of all kinds."
+            "reconciler.cli.check:schema_command", "Print the JSON Schema of a kind of spec, or of all kinds."
         ),
     },
     "Look": {
         "get": CommandEntry("reconciler.cli.get:get", "List tasks, hosts, agents, adapters or repos."),
-        "describe": CommandEntry("reconciler.cli.get:describe", "Show all that is known of one thing."),
-        "explain": CommandEntry("reconciler.cli.get:explain", "Show where each value of a task comes from."),
-        "history": CommandEntry("reconciler.cli.history:history", "Show what happened, newest first."),
+        "describe": CommandEntry(
+            "reconciler.cli.get:describe_command", "Show all that is known of one thing."
+        ),
+        "explain": CommandEntry(
+            "reconciler.cli.get:explain_command", "Show where each value of a task comes from."
+        ),
+        "history": CommandEntry(
+            "reconciler.cli.history:history_command", "Show what happened, newest first."
+        ),
         "status": CommandEntry(
             "reconciler.cli.status:status", "Show who reconciles, and what needs a person."
         ),
@@ -91,7 +100,7 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
     },
     "Outside agents": {
         "token": CommandEntry(
-            "reconciler.cli.token:token", "Make, list and revoke the tokens of outside agents."
+            "reconciler.cli.token:token_group", "Make, list and revoke the tokens of outside agents."
         ),
         "agent": CommandEntry(
             "reconciler.cli.worker:agent", "Be an agent that takes tasks from a reconciler over HTTP."

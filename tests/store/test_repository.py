@@ -2,8 +2,9 @@ import shutil
 
 import pytest
 
+from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import Refused, Unavailable, UsageError
-from reconciler.git.objects import Entry, GitTree
+from reconciler.git.objects import GitTree
 from reconciler.git.process import printable_error
 from reconciler.git.repository import Repository
 from tests.store.world import commit, git
@@ -183,7 +184,7 @@ async def test_changes_between_two_commits_name_what_is_new_changed_and_gone(ope
     files = await tree.files(new, "specs")
     assert changed == {**files, "specs/tasks/b.yaml": None}
     assert await tree.entry(new, "specs/tasks/a.yaml") == files["specs/tasks/a.yaml"]
-    assert await tree.entry(new, "specs/tasks") == Entry(
+    assert await tree.entry(new, "specs/tasks") == TreeEntry(
         "040000", git(checkout, "rev-parse", "HEAD:specs/tasks")
     )
 
