@@ -188,15 +188,13 @@ class WorkerLeases:
             events += meant
         return events
 
-    def settle(
-        self, seen: Iterable[LeaseRequest], heard: Iterable[PendingReport], statuses: Mapping[str, Status]
-    ) -> None:
-        """Answer what a look has taken up and put on record; `statuses` are those of all open tasks."""
+    def settle(self, seen: Iterable[LeaseRequest], heard: Iterable[PendingReport]) -> None:
+        """Answer what a look has taken up and put on record."""
         for word in heard:
             if word.after is not None and not word.answer.done():
                 word.answer.set_result(word.after)
         self._words = list(self.words())
-        held = _held_tasks(statuses) if self._biddings else {}
+        held = _held_tasks(self._cache.open_statuses()) if self._biddings else {}
         for bid in seen:
             bidding = self._biddings.get((bid.agent, bid.request_key))
             if bidding is None or bidding.won.done():
@@ -236,13 +234,15 @@ class WorkerLeases:
     def _renew(self, status: Status, now: datetime) -> None:
         self.leases[status.run or ""] = now + self._cache.desired.fleet.lease
 
-    def watch(self, statuses: Iterable[Status], now: datetime) -> None:
+    def watch(self, now: datetime) -> None:
         """
         Give a lease to every run that agents hold and that has none: it is new, or we are.
 
-        Those of runs that are over go.
+        Those of runs that are over go. It is the record that counts: what a look is about
+        to record may never get there.
         """
         until = now + self._cache.desired.fleet.lease
+        statuses = self._cache.open_statuses().values()
         runs = [status.run for status in statuses if status.phase.is_live and status.assigned_agent]
         self.leases = {run: self.leases.get(run, until) for run in runs if run}
 

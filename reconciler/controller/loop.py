@@ -233,11 +233,11 @@ class Loop:
 
     async def _converge(self) -> None:
         """Observe, plan, put on record, act; again until that changes nothing any more."""
-        while not self._is_stopped and not await self._is_converged():
+        while not self._is_stopped and await self._reconcile_once():
             pass
 
-    async def _is_converged(self) -> bool:
-        """Go one round; return whether there was nothing to do in it."""
+    async def _reconcile_once(self) -> bool:
+        """Go one round; return whether another may find something to do."""
         cache, quarantine, batch = self.cache, self.stages.quarantine, self._batch()
         hosts, news = self._observe_hosts(batch)
         # Events are folded before the plan: a run that has ended leaves its slot to what
@@ -250,18 +250,18 @@ class Loop:
         steps = quarantine.writable([*news, *seen, *planned])
         if not await self.stages.recorder.commit(steps):
             await self._load()
-            return False
+            return True
         cache.statuses, cache.hosts, cache.head = statuses, hosts, self.ports.state.head
         self._publish(steps)
         # Facts go only now: had the commit failed, they would have to be judged again.
         del self.inbox.facts[: len(batch.facts)]
         await self.stages.actuator.act(cache.last_plan, planned)
         # Workers are answered last: what they are told has to be on record.
-        self.controllers.leases.settle(batch.bids, batch.words, cache.open_statuses())
+        self.controllers.leases.settle(batch.bids, batch.words)
         if steps or quarantine.faults != batch.faults:
-            return False
+            return True
         self.inbox.release(batch.waiters)  # a round without steps is what shows that nothing follows any more
-        return True
+        return False
 
     def _batch(self) -> "_Batch":
         """Take what is here now, before the first await: what comes meanwhile is the next round's."""
@@ -297,15 +297,13 @@ class Loop:
     ) -> Observed:
         """Return what is, with the steps that were seen and are not on record yet."""
         cache, beside, stages = self.cache, self.controllers, self.stages
-        # By the record, not by `statuses`: a lease begins, and a bid is answered, once its task is on record.
-        on_record = cache.open_statuses()
-        beside.leases.watch(on_record.values(), batch.now)
+        beside.leases.watch(batch.now)
         return Observed(
             statuses=statuses,
             hosts=hosts,
             load=beside.hosts.load,
             followed=self._followed(),
-            bids=open_requests(batch.bids, on_record),
+            bids=open_requests(batch.bids, cache.open_statuses()),
             leases=beside.leases.leases,
             asked=frozenset(beside.hosts.asked),
             on_trial=stages.hosts.breakers.on_trial(hosts, batch.now),

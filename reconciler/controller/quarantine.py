@@ -56,22 +56,18 @@ class Quarantine:
     def fold(
         self, statuses: Mapping[str, Status], events: Sequence[Event]
     ) -> tuple[Mapping[str, Status], Sequence[Transition]]:
-        """Fold; a task to which something cannot happen is set aside, and stays where it was."""
+        """Fold; a task to which one of the events cannot happen is set aside, and stays where it was."""
         if not events:
             return statuses, ()  # spares the copy of a large fleet
-        folded, steps, failed = dict(statuses), list[Transition](), set[str]()
+        folded, steps = dict(statuses), list[Transition]()
         for event in events:
-            if event.task in failed:
-                continue
             try:
                 next_step = step(folded, event)
             except Exception as error:
-                log.exception(
-                    "task %s: %s cannot happen to it; others go on", event.task, type(event).__name__
-                )
-                failed.add(event.task)
+                log.exception("task %s: %r cannot happen to it; others go on", event.task, event.reason)
                 self.add(event.task, error)
-                continue
+                # All or nothing: half of what a plan says of a task, recorded at each start, would be a loop.
+                return self.fold(statuses, [each for each in events if each.task != event.task])
             if next_step is not None:
                 apply(folded, next_step)
                 steps.append(next_step)

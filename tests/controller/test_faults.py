@@ -1,17 +1,23 @@
 """What a mistake of ours in thinking about one thing does to all others: nothing."""
 
+import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pytest
 
+from reconciler.controller import cache, observe
+from reconciler.controller import loop as loop_room
+from reconciler.core.conditions import conditions
 from reconciler.core.errors import Problem
-from reconciler.core.events import HostSeen
+from reconciler.core.events import HostSeen, Removed
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.runs import Report, Verdict
 from reconciler.core.model.specs import Host
 from reconciler.core.model.status import Phase, Reason
+from reconciler.core.planning.plan import RecordEvent, plan
+from reconciler.core.runs import decide
 from tests.fakes import FakeDispatch, FakeState, make_desired, make_task
 
 ODD = Report(verdict=Verdict(outcome="success").model_copy(update={"outcome": "failed", "kind": "odd"}))
@@ -81,6 +87,67 @@ async def test_a_mistake_about_one_task_keeps_no_other_from_its_end(stage, way, 
 
     assert {stage.state.statuses[name].phase for name in "bcd"} == {Phase.COMPLETED}
     assert any(record.exc_info for record in caplog.records if record.levelno >= logging.ERROR)
+
+
+async def test_a_task_that_cannot_be_judged_stalls_alone_and_a_restart_does_not_loop(stage, monkeypatch):
+    def next_event(task, *rest):
+        if task.name == "a":
+            raise ValueError("a number that nobody thought of")
+        return decide.next_event(task, *rest)
+
+    monkeypatch.setattr(observe, "next_event", next_event)
+    stage.specs.push(make_desired(*map(make_task, "abcd"), make_task("e", depends_on=["d"])))
+    await stage.run()
+    recorded = len(stage.state.log)
+    status = stage.state.statuses["a"]
+
+    for restarts in range(1, 4):
+        loop = await asyncio.wait_for(stage.run(), 5)
+        assert len([order for order in stage.dispatch.follows if order.task == "a"]) == 1 + restarts
+
+    assert {stage.state.statuses[name].phase for name in "bcde"} == {Phase.COMPLETED}
+    (stalled,) = (each for each in conditions(make_task("a"), status, status.waiting) if each.status)
+    assert (stalled.type, stalled.reason) == ("Stalled", Reason.FAULT)
+    assert "a mistake of the reconciler (ValueError" in stalled.message
+    assert len(stage.state.log) == recorded
+    assert loop.backoff.why == ""
+
+
+async def test_what_is_planned_and_cannot_happen_sets_aside_its_own_task_alone(stage, monkeypatch):
+    def odd_plan(desired, observed, *rest):
+        made = plan(desired, observed, *rest)
+        if "a" not in observed.statuses or "a" in observed.faults:
+            return made
+        odd = Removed(task="a", at=stage.clock.time, reason="out of the blue")
+        return replace(made, actions=(*made.actions, RecordEvent(odd)))
+
+    monkeypatch.setattr(loop_room, "plan", odd_plan)
+    stage.specs.push(make_desired(make_task("a", not_before="2031-01-01"), *map(make_task, "bc")))
+
+    await stage.run()
+    recorded = len(stage.state.log)
+    loop = await stage.run()
+
+    assert {stage.state.statuses[name].phase for name in "bc"} == {Phase.COMPLETED}
+    assert stage.state.statuses["a"].waiting.reason is Reason.FAULT
+    assert len(stage.state.log) == recorded
+    assert loop.backoff.why == ""
+
+
+async def test_a_task_of_which_it_cannot_be_told_whether_it_is_open_keeps_no_other_back(stage, monkeypatch):
+    def needs_attention(spec, status):
+        if spec is not None and spec.name == "a":
+            raise ValueError
+        return real(spec, status)
+
+    real = cache.needs_attention
+    monkeypatch.setattr(cache, "needs_attention", needs_attention)
+    stage.specs.push(make_desired(*map(make_task, "abc")))
+
+    loop = await stage.run()
+
+    assert {status.phase for status in stage.state.statuses.values()} == {Phase.COMPLETED}
+    assert loop.backoff.why == ""
 
 
 @pytest.mark.parametrize("way", [broken_judging, broken_sending])

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from reconciler.controller import pull_requests
 from reconciler.controller.pull_requests import MEMORY
 from reconciler.core.errors import Conflict, Unavailable
 from reconciler.core.model.status import Phase
@@ -205,3 +206,19 @@ async def test_a_conflict_on_the_record_tells_nothing_twice(scene):
 
     assert len(scene.site.pulls) == 1
     assert scene.status("a").pull_request is not None
+
+
+async def test_a_task_that_cannot_be_followed_on_its_forge_keeps_no_other_back(scene, monkeypatch):
+    def is_followed(task, status):
+        if task.name == "a":
+            raise ValueError
+        return real(task, status)
+
+    real = pull_requests.is_followed
+    monkeypatch.setattr(pull_requests, "is_followed", is_followed)
+    scene.push(reviewed("a"), reviewed("b"))
+
+    await scene.start()
+
+    assert {pull.branch for pull in scene.site.pulls.values()} == {scene.status("b").branch_name}
+    assert scene.loop.backoff.why == ""
