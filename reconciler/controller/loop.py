@@ -181,7 +181,8 @@ class Loop:
     # --- Read --------------------------------------------------------------
 
     async def _read(self) -> None:
-        """Read what may have moved: the record first, as specs are read by the generations on record."""
+        """Read what may have moved."""
+        # The record first: which version of a broken spec still counts is told by the generations on record.
         if not self._is_loaded or (self.inbox.is_notified and self.ports.state.has_moved()):
             await self._load()
         if self.inbox.is_notified:
@@ -192,11 +193,12 @@ class Loop:
         self._is_loaded = False
         cache, state = self.cache, self.ports.state
         cache.statuses, cache.hosts = await state.load()
-        cache.head, cache.damaged, self._is_loaded = state.head, state.damaged, True
+        cache.head, cache.damaged = state.head, state.damaged
         cache.open.clear()
         self.stages.spending.forget()
         self.controllers.pulls.begin(cache.statuses)
         self._notice(cache.desired.tasks.keys() | cache.statuses.keys())
+        self._is_loaded = True
         self.controllers.leases.open()
 
     async def _read_specs(self) -> None:
@@ -245,8 +247,9 @@ class Loop:
         statuses, seen = quarantine.fold(cache.statuses, await self._observe_tasks(batch))
         self._plan(await self._observed(batch, statuses, hosts, seen), batch.now)
         statuses, planned = quarantine.fold(statuses, cache.last_plan.events)
-        # On record before in motion: whatever was begun, a crash leaves it in the record,
-        # where the next start takes it up.
+        # On record before in motion: whatever was begun, a crash leaves it in the record, where
+        # the next start takes it up. In the order in which it came to be, as each step has to
+        # find what the one before it left: what was seen, then what was planned because of it.
         steps = quarantine.writable([*news, *seen, *planned])
         if not await self.stages.recorder.commit(steps):
             await self._load()
