@@ -16,7 +16,10 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from reconciler.controller.build import build_loop
+from reconciler.controller.cache import FleetCache
 from reconciler.controller.loop import Loop
+from reconciler.controller.ports import ControllerSettings, Ports
 from reconciler.core.model.runs import RunRequest
 from reconciler.core.model.specs import Host
 from reconciler.core.model.status import HostStatus, Phase, Status
@@ -35,6 +38,7 @@ class Nowhere:
     """Hosts on which nothing runs."""
 
     followed: frozenset[tuple[str, int]] = frozenset()
+    troubles: Mapping[str, str] = {}
 
     def follow(self, order: RunRequest, emit: object) -> None:
         raise AssertionError(f"{order.run} was started, but there is nothing to do")
@@ -59,7 +63,7 @@ async def main() -> None:
         times: dict[int, list[float]] = {size: [] for size in SIZES}
         for _ in range(LOOKS):
             for size, loop in loops.items():
-                loop.notify()
+                loop.inbox.notify()
                 begin = time.process_time()
                 await loop._look()
                 times[size].append(time.process_time() - begin)
@@ -83,12 +87,21 @@ async def settled_fleet(folder: Path, size: int) -> Loop:
     state = await StateBranch.open(
         repository, "fleet-state", token=lambda: "0" * 12, clock=lambda: NOW, revision=lambda: ""
     )
-    loop = Loop(specs, state, Nowhere(), Nowhere(), lambda: NOW)
-    await loop._reload()
+    nowhere = Nowhere()
+    ports = Ports(
+        specs=specs,
+        state=state,
+        dispatch=nowhere,
+        prober=nowhere,
+        forges=nowhere,
+        clock=lambda: NOW,
+        steady=lambda: 0.0,
+    )
+    loop = build_loop(FleetCache(), ports, ControllerSettings())
     await loop._look()
     await asyncio.sleep(0.1)
     await loop._look()
-    assert len(loop.statuses) == size
+    assert len(loop.cache.statuses) == size
     return loop
 
 

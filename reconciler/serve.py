@@ -19,10 +19,12 @@ from functools import partial
 from pathlib import Path
 
 from reconciler import clock, datafolder
+from reconciler.controller.build import build_loop
+from reconciler.controller.cache import FleetCache
 from reconciler.controller.issues import IssueController
 from reconciler.controller.loop import Loop, StopWhen
 from reconciler.controller.plan_preview import PlanPreview, ReadPull
-from reconciler.controller.ports import Step
+from reconciler.controller.ports import ControllerSettings, Ports, Step
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Problem, Refused, Unavailable, UsageError
 from reconciler.core.fields import format_time
@@ -101,8 +103,8 @@ async def reconcile(
     async with _fleet(settings) as fleet:
         with ending(fleet.loop.stop, settings, on_signal) as end:  # before anybody is told that it listens
             async with _api(fleet, settings, partial(_listening, fleet, on_listen)) as knock:
-                fleet.loop.on_step = _both(on_step, knock)
-                fleet.loop.on_specs = partial(_turn, fleet)
+                fleet.loop.listeners.steps += [on_step, knock]
+                fleet.loop.listeners.specs.append(partial(_turn, fleet))
                 on_loop(fleet.loop)
                 async with asyncio.TaskGroup() as group:
                     hints = [group.create_task(work) for work in _beside(fleet, settings)]
@@ -121,17 +123,9 @@ def _listening(fleet: "_Fleet", on_listen: Callable[[str], None], url: str) -> N
     on_listen(url)
 
 
-def _both(on_step: Callable[[Step], None], knock: Callable[[], None]) -> Callable[[Step], None]:
-    def tell(step: Step) -> None:
-        on_step(step)
-        knock()
-
-    return tell
-
-
 def _turn(fleet: "_Fleet") -> None:
     """Let those beside the loop work by specs that were just read."""
-    environ.take(secret_variables(fleet.loop.desired))
+    environ.take(secret_variables(fleet.cache.desired))
     fleet.intake.turn()
     fleet.preview.notify()
     fleet.turned.set()
@@ -164,14 +158,14 @@ async def _lead(fleet: "_Fleet") -> None:
 async def _tell(fleet: "_Fleet", settings: Settings) -> None:
     """Let commands on this machine know how it stands, and that we are at work."""
     while True:
-        loop, address = fleet.loop, settings.web.public_url if settings.web else ""
+        address = settings.web.public_url if settings.web else ""
         fleet.presence.tell(
             replace(
                 fleet.me,
                 address=address or fleet.listens_at,
-                specs=loop.desired.revision,
-                state=loop.head,
-                trouble=loop.trouble,
+                specs=fleet.cache.desired.revision,
+                state=fleet.cache.head,
+                trouble=fleet.loop.backoff.why,
             )
         )
         await asyncio.sleep(TELL)
@@ -228,6 +222,7 @@ class _Fleet:
     """The one with the specs."""
     state: StateBranch
     lease: LeaderLease
+    cache: FleetCache
     loop: Loop
     dispatch: Dispatcher
     writer: BotCommitter
@@ -262,17 +257,18 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
         environ.take(secret_variables(desired))  # before anything is started that could read it
         state_branch = desired.fleet.state_branch
         await require_own_record(repository, state_branch)
+        cache = FleetCache()
         state = await StateBranch.open(
             repository,
             state_branch,
             token=clock.random_hex,
             clock=clock.now,
-            revision=lambda: loop.desired.revision,
+            revision=lambda: cache.desired.revision,
             marks=marks,
         )
         lease, presence, me = await _take_lead(stack, settings, repository, state, state_branch)
         tree.is_acted_on = branch != state_branch  # there the record's own mark moves with each commit
-        transports = await stack.enter_async_context(ways(lambda: loop.desired.hosts, settings.data_dir))
+        transports = await stack.enter_async_context(ways(lambda: cache.desired.hosts, settings.data_dir))
         dispatch = Dispatcher(
             transports,
             data=settings.data_dir,
@@ -286,18 +282,20 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
         stack.enter_context(_masked_logs(dispatch))
         forges = ForgeRegistry(forge_secret, clock.now)
         stack.push_async_callback(forges.close)
-        loop = Loop(
-            specs,
-            state,
-            dispatch,
-            HostProber(transports, data=settings.data_dir, clock=clock.now),
-            clock.now,
-            sweep_interval=settings.sweep_interval,
+        ports = Ports(
+            specs=specs,
+            state=state,
+            dispatch=dispatch,
+            prober=HostProber(transports, data=settings.data_dir, clock=clock.now),
+            forges=forges,
+            clock=clock.now,
+            steady=clock.steady,
+        )
+        loop_settings = ControllerSettings(
             machine=await _machine(settings, state),
             takes_over=settings.take_over,
-            steady=clock.steady,
-            forges=forges,
             address=_task_address(settings),
+            sweep_interval=settings.sweep_interval,
         )
         writer = BotCommitter(repository, branch)
         yield _Fleet(
@@ -308,11 +306,12 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             lease=lease,
             presence=presence,
             me=me,
-            loop=loop,
+            cache=cache,
+            loop=build_loop(cache, ports, loop_settings),
             dispatch=dispatch,
             writer=writer,
-            intake=IssueController(forges, writer, loop, clock.now, read_task, edit),
-            preview=PlanPreview(forges, _reader_of_pulls(repository), loop, branch, clock.now),
+            intake=IssueController(forges, writer, cache, clock.now, read_task, edit),
+            preview=PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now),
             look=asyncio.Event(),
             turned=asyncio.Event(),
         )
@@ -397,10 +396,10 @@ async def forge_secret(secret: Secret) -> str:
 @asynccontextmanager
 async def _api(
     fleet: _Fleet, settings: Settings, on_listen: Callable[[str], None]
-) -> AsyncIterator[Callable[[], None]]:
-    """Serve the HTTP API, if there is to be one; yield what is called when something went on record."""
+) -> AsyncIterator[Callable[[Step], None]]:
+    """Serve the HTTP API, if there is to be one; yield who hears of each step on record."""
     if settings.web is None:
-        yield lambda: None
+        yield lambda _: None
         return
     # Imported only here: Sanic takes longer to import than everything else together.
     from reconciler.api.app import make_app  # noqa: PLC0415 - see above
@@ -409,27 +408,33 @@ async def _api(
     from reconciler.api.server import serve_app  # noqa: PLC0415 - see above
     from reconciler.api.services import Services  # noqa: PLC0415 - see above
 
-    web, loop = settings.web, fleet.loop
+    web, cache = settings.web, fleet.cache
     listen = read_listen(web.listen, web.tls_cert, web.tls_key, behind_proxy=web.behind_proxy)
     hooks = WebhookReceiver(
-        lambda: forges_of(loop.desired),
+        lambda: forges_of(cache.desired),
         forge_secret,
         Journal(settings.data_dir / "hooks", clock.now),
         lambda hint: _take(fleet, hooks, hint),
     )
     shelf = Services(
-        record=HistoryReader(fleet.repository, lambda: loop.head),
+        record=HistoryReader(fleet.repository, lambda: cache.head),
         logs=AgentLogs(fleet.dispatch.logs),
-        propose=Proposals(loop, fleet.writer, edit, partial(_check, fleet)).propose,
+        propose=Proposals(cache, fleet.writer, edit, partial(_check, fleet)).propose,
         hooks=hooks,
         whole_url=partial(whole_url, fleet=fleet.base),
         last_output=fleet.dispatch.logs.last_output,
     )
-    app = make_app(loop, shelf, clock=clock.now, last_use=settings.data_dir / "agents.json")
+    app = make_app(
+        cache,
+        fleet.loop.controllers.leases,
+        shelf,
+        clock=clock.now,
+        last_use=settings.data_dir / "agents.json",
+    )
     async with serve_app(app, listen) as url:
         on_listen(url)
         hooks.resume()
-        yield app.ctx.notify
+        yield lambda _: app.ctx.notify()
 
 
 async def _check(fleet: _Fleet, path: str, text: str) -> Sequence[Problem]:
@@ -460,7 +465,7 @@ def _take(fleet: _Fleet, hooks: WebhookReceiver, hint: Hint) -> None:
             fleet.look.set()
         else:
             numbers = [hint.pull] if hint.pull is not None else []
-            fleet.loop.hint(name, numbers, hint.delivery)
+            fleet.loop.controllers.pulls.hint(name, numbers, hint.delivery)
             fleet.intake.notify(name)
     hooks.done(hint.delivery)
 
@@ -522,7 +527,7 @@ async def _watch(fleet: _Fleet) -> None:
         refs = (fleet.repository.ref(fleet.branch), fleet.state.ref)
         async with aclosing(ref_changes(fleet.repository, refs)) as changes:
             async for _ in changes:
-                fleet.loop.notify()
+                fleet.loop.inbox.notify()
 
 
 async def _look(fleet: _Fleet) -> None:
@@ -534,7 +539,7 @@ async def _look(fleet: _Fleet) -> None:
         except (Unavailable, Refused) as error:
             log.warning("%s; looking again in %g s", error, _look_interval(fleet))
         else:
-            fleet.loop.notify()
+            fleet.loop.inbox.notify()
 
 
 async def _time_to_look(fleet: _Fleet) -> None:
@@ -557,4 +562,4 @@ async def _time_to_look(fleet: _Fleet) -> None:
 def _look_interval(fleet: _Fleet) -> float:
     """Return how many seconds there are between looks."""
     is_local = fleet.repository.address is None
-    return LOCAL_LOOK if is_local else fleet.loop.desired.fleet.poll_interval.total_seconds()
+    return LOCAL_LOOK if is_local else fleet.cache.desired.fleet.poll_interval.total_seconds()

@@ -9,9 +9,25 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 from reconciler import clock
-from reconciler.controller.ports import Emit, Step
+from reconciler.controller.build import build_loop
+from reconciler.controller.cache import FleetCache
+from reconciler.controller.loop import Loop
+from reconciler.controller.ports import (
+    ControllerSettings,
+    Dispatch,
+    Emit,
+    Forges,
+    Ports,
+    Prober,
+    Specs,
+    State,
+    Step,
+    WaitForNews,
+)
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.errors import Conflict, Problem, Unavailable
 from reconciler.core.events import Assigned, RunEnded, RunSeen
@@ -287,6 +303,36 @@ class FakeDispatch:
 
     async def close(self) -> None:
         self.followed = frozenset()
+
+
+def make_loop(
+    specs: Specs,
+    state: State,
+    dispatch: Dispatch,
+    clock: FakeClock,
+    *,
+    prober: Prober | None = None,
+    forges: Forges | None = None,
+    steady: Callable[[], float] | None = None,
+    pause: WaitForNews | None = None,
+    **settings: Any,
+) -> Loop:
+    """Return a loop among these; nobody sets its clock, unless there is another that is `steady`."""
+    ports = Ports(
+        specs=specs,
+        state=state,
+        dispatch=dispatch,
+        prober=prober or FakeProber(),
+        forges=forges or FakeForges(clock=clock),
+        clock=clock,
+        steady=steady or partial(_seconds, clock),
+        pause=pause or clock.pause,
+    )
+    return build_loop(FleetCache(), ports, ControllerSettings(**settings))
+
+
+def _seconds(clock: FakeClock) -> float:
+    return clock.time.timestamp()
 
 
 @dataclass

@@ -23,13 +23,19 @@ from reconciler.api.stream import EventStream, Tail
 from reconciler.api.tokens import LastUse
 from reconciler.api.webhooks import WebhookRoute
 from reconciler.api.worker_protocol import WorkerProtocol
-from reconciler.controller.ports import Clock, Controller
+from reconciler.controller.ports import Clock, Controller, LeaseService
 
 LIMITS = RateLimits()
 
 
 def make_app(
-    desk: Controller, shelf: Services, *, clock: Clock, last_use: Path, limits: RateLimits = LIMITS
+    desk: Controller,
+    leases: LeaseService,
+    shelf: Services,
+    *,
+    clock: Clock,
+    last_use: Path,
+    limits: RateLimits = LIMITS,
 ) -> Sanic[Any, Any]:
     """
     Return the app; `server.running` serves it.
@@ -41,7 +47,9 @@ def make_app(
     gate = Authenticator(desk, clock, LastUse(last_use, clock), Buckets(limits.token), Buckets(limits.peer))
     operations = _with_document(
         (
-            *WorkerProtocol(desk, shelf, clock, closing, Buckets(limits.proposals), limits.waits).operations,
+            *WorkerProtocol(
+                desk, leases, shelf, clock, closing, Buckets(limits.proposals), limits.waits
+            ).operations,
             *ReadOperations(desk, shelf.record, gate.last_use.get, shelf.last_output).operations,
             *EventStream(tail, shelf.record, closing, gate.is_still_good, limits.streams).operations,
             *WebhookRoute(shelf.hooks).operations,

@@ -19,7 +19,7 @@ from reconciler.api.problems import TooMany
 from reconciler.api.server import Closing
 from reconciler.api.services import Services
 from reconciler.api.views import is_holder, lease_view, progress_view
-from reconciler.controller.ports import Controller
+from reconciler.controller.ports import Controller, LeaseService
 from reconciler.core.errors import LeaseLost, NotNow, Unavailable
 from reconciler.core.events import WorkerReport
 from reconciler.core.model.runs import Claim
@@ -50,6 +50,7 @@ class WorkerProtocol:
     """What outside agents ask for."""
 
     desk: Controller
+    leases: LeaseService
     shelf: Services
     clock: Callable[[], datetime]
     closing: Closing
@@ -67,12 +68,12 @@ class WorkerProtocol:
         try:
             with self._counted(bid.agent):
                 async with self.closing.limit():
-                    task = await self.desk.bid(bid, timedelta(seconds=asked.wait))
+                    task = await self.leases.bid(bid, timedelta(seconds=asked.wait))
         except TimeoutError:
             raise Unavailable("the reconciler is stopping; ask again with the same request_key") from None
         if task is None or not self._is_for(task, bid):
             return None
-        assignment = await self.desk.assignment(task)
+        assignment = await self.leases.assignment(task)
         if not self._is_for(task, bid):
             return None
         return lease_view(assignment, self.desk, self.shelf.whole_url)
@@ -101,7 +102,7 @@ class WorkerProtocol:
         fleet = self.desk.desired.fleet
         desired: Literal["run", "cancel", "lost"]
         try:
-            why = self.desk.beat(call.name, call.caller.agent, call.body.epoch)
+            why = self.leases.beat(call.name, call.caller.agent, call.body.epoch)
         except LeaseLost as lost:
             why, desired = str(lost), "lost"
         else:
@@ -139,7 +140,7 @@ class WorkerProtocol:
         said = WorkerReport(
             task=call.name, agent=call.caller.agent, epoch=epoch, at=self.clock(), claim=claim
         )
-        return progress_view(call.name, await self.desk.hear(said))
+        return progress_view(call.name, await self.leases.hear(said))
 
     def _require_own(self, call: Call, epoch: int, branch: str) -> None:
         """
@@ -163,7 +164,7 @@ class WorkerProtocol:
     def _held(self, call: Call, epoch: int) -> str:
         """Return the run that the agent holds, its lease renewed. Raises NotFound, NotNow, LeaseLost."""
         agent = call.caller.agent
-        self.desk.beat(call.name, agent, epoch)
+        self.leases.beat(call.name, agent, epoch)
         _, status = holder(self.desk.desired.tasks, self.desk.statuses, call.name, agent, epoch)
         return status.run or ""
 

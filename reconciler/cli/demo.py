@@ -141,7 +141,7 @@ async def _run(place: Path) -> set[str]:
         loop = await reconcile(settings, until="idle", on_step=lambda step: teller.tell(line(step)))
     finally:
         teller.close()
-    return {str(status.phase) for status in loop.statuses.values()}
+    return {str(status.phase) for status in loop.cache.statuses.values()}
 
 
 def _show(place: Path) -> None:

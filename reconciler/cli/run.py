@@ -126,7 +126,7 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
         steps += 1
         bad_ends += is_bad_end(step)
         teller.tell(line(step))
-        if loops and (why := why_in_words(step, loops[0].desired, settings.data_dir)):
+        if loops and (why := why_in_words(step, loops[0].cache.desired, settings.data_dir)):
             teller.tell(why)
 
     def listen(url: str) -> None:
@@ -139,11 +139,12 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
     tells: dict[str, Any] = {"on_step": show, "on_listen": listen, "on_signal": stopping}
     try:
         ended = asyncio.run(serve_fleet(settings, on_loop=loops.append, **tells, **how))
-        if words := _what_goes_on(ended.statuses):
+        if words := _what_goes_on(ended.cache.statuses):
             teller.tell(words, err=True)
     finally:
         teller.close()
-    return _Ended(steps, bool(bad_ends), len(ended.desired.problems), len(ended.last_plan.waiting))
+    problems, waiting = ended.cache.desired.problems, ended.cache.last_plan.waiting
+    return _Ended(steps, bool(bad_ends), len(problems), len(waiting))
 
 
 def _what_goes_on(statuses: "Mapping[str, Status]") -> str:

@@ -5,10 +5,9 @@ A restart forgets them. What it costs is a few starts that fail again, and
 those count as no attempts.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
 
-from reconciler.controller.ports import Fact
 from reconciler.core.events import HostSeen, RunEnded, RunSeen
 from reconciler.core.hosts import HostChange, Starts, after_failed_start, host_change, with_starts
 from reconciler.core.model.runs import FailureClass
@@ -21,29 +20,22 @@ class Breakers:
     def __init__(self) -> None:
         self._starts: dict[str, Starts] = {}
 
-    def note(self, facts: Sequence[Fact], statuses: Mapping[str, Status], now: datetime) -> Collection[str]:
+    def note(self, fact: RunSeen | RunEnded, status: Status | None, now: datetime) -> str | None:
         """
-        Take note of runs that started, or could not; to hear of the same one twice changes nothing.
+        Take note of a run that started, or could not; to hear of the same one twice changes nothing.
 
-        Returns the hosts that start runs again: what is on record of them is out of date.
+        Returns its host if that starts runs again: what is on record of it is out of date.
         """
-        mended = []
-        for fact in facts:
-            if not isinstance(fact, RunSeen | RunEnded):
-                continue
-            status = statuses.get(fact.task)
-            if status is None or status.run != fact.run or status.assigned_host is None:
-                continue
-            host = status.assigned_host
-            if isinstance(fact, RunEnded) and not fact.report.started:
-                words = fact.report.verdict.message
-                self._starts[host] = after_failed_start(
-                    self._starts.get(host, Starts()), fact.task, words, now
-                )
-            elif not isinstance(fact, RunEnded) or fact.report.verdict.kind is not FailureClass.HOST:
-                starts = self._starts.pop(host, None)
-                mended += [host] if starts and starts.fault else []
-        return mended
+        if status is None or status.run != fact.run or status.assigned_host is None:
+            return None
+        host = status.assigned_host
+        if isinstance(fact, RunEnded) and not fact.report.started:
+            words = fact.report.verdict.message
+            self._starts[host] = after_failed_start(self._starts.get(host, Starts()), fact.task, words, now)
+        elif not isinstance(fact, RunEnded) or fact.report.verdict.kind is not FailureClass.HOST:
+            starts = self._starts.pop(host, None)
+            return host if starts and starts.fault else None
+        return None
 
     def seen(self, fact: HostSeen, before: HostStatus | None) -> HostStatus:
         """Return what a probe found, with what came of the starts there: it may find nothing wrong."""
@@ -54,7 +46,7 @@ class Breakers:
         known = [(name, hosts[name]) for name in self._starts if name in hosts]
         return [change for name, status in known if (change := self._change(name, status, now))]
 
-    def forget(self, hosts: Collection[str]) -> None:
+    def forget(self, hosts: Container[str]) -> None:
         """Forget all hosts but these: the specs have no others any more."""
         self._starts = {name: starts for name, starts in self._starts.items() if name in hosts}
 

@@ -5,13 +5,16 @@ What they find comes back as facts; nobody waits for them.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from reconciler.controller.assigned import AssignedSpecs
+from reconciler.controller.cache import FleetCache
 from reconciler.controller.failing import FailingTries
+from reconciler.controller.inbox import Inbox
 from reconciler.controller.periodic import PeriodicTasks
-from reconciler.controller.ports import Clock, Controller, Dispatch, Emit, Prober
+from reconciler.controller.ports import Clock, ControllerSettings, Dispatch, Prober
 from reconciler.controller.repo_health import RepoHealth
 from reconciler.core.errors import SpecError, Unavailable
 from reconciler.core.events import HostSeen, MergeSeen, RunEnded
@@ -31,18 +34,15 @@ INSPECTION = timedelta(seconds=30)
 
 @dataclass
 class HostMaintenance:
-    """Errands to hosts and to code repositories; `open` are the names of the tasks that may need one."""
+    """Errands to hosts and to code repositories."""
 
-    desk: Controller
-    open: Callable[[], Collection[str]]
+    desk: FleetCache
+    inbox: Inbox
+    assigned: AssignedSpecs
     dispatch: Dispatch
     prober: Prober
-    emit: Emit
     clock: Clock
-    wake: Callable[[], None]
-    sweep_interval: timedelta
-    probe_interval: timedelta
-    machine: str | None
+    settings: ControllerSettings
 
     load: dict[str, float] = field(default_factory=dict, init=False)
     """Load per core of the last probe, by host."""
@@ -55,19 +55,19 @@ class HostMaintenance:
     """Those that open tasks were given to when the specs were last read."""
 
     def __post_init__(self) -> None:
-        self._sweeps = PeriodicTasks(self._sweep, self.wake)
-        self._probes = PeriodicTasks(self._probe, self.wake)
-        self._merges = PeriodicTasks(self._look_for_merges, self.wake)
-        self._inspections = PeriodicTasks(self._inspect, self.wake)
-        self._asks = PeriodicTasks(self._ask, self.wake)
+        self._sweeps = PeriodicTasks(self._sweep, self.inbox.wake)
+        self._probes = PeriodicTasks(self._probe, self.inbox.wake)
+        self._merges = PeriodicTasks(self._look_for_merges, self.inbox.wake)
+        self._inspections = PeriodicTasks(self._inspect, self.inbox.wake)
+        self._asks = PeriodicTasks(self._ask, self.inbox.wake)
 
     # --- What the loop says -------------------------------------------------
 
     def send(self, now: datetime) -> None:
         """Send somebody wherever it is time."""
         desired = self.desk.desired
-        self._sweeps.send(desired.hosts, now, self.sweep_interval)
-        self._probes.send(self._hosts_in_use(), now, self.probe_interval)
+        self._sweeps.send(desired.hosts, now, self.settings.sweep_interval)
+        self._probes.send(self._hosts_in_use(), now, self.settings.probe_interval)
         self._merges.send(self._repos_in_review(), now, desired.fleet.poll_interval)
         self._inspections.send(self._to_inspect(), now, INSPECTION)
         repos = self._repos_to_start_on()
@@ -187,17 +187,17 @@ class HostMaintenance:
             self.troubles.failed(status.run or "", why, self.clock())
             return
         except SpecError as error:
-            self.emit(unrunnable(name, status, str(error), self.clock()))
+            self.inbox.emit(unrunnable(name, status, str(error), self.clock()))
             return
         run = status.run or ""
-        self.emit(RunEnded(task=name, run=run, round=status.round, at=self.clock(), report=report))
+        self.inbox.emit(RunEnded(task=name, run=run, round=status.round, at=self.clock(), report=report))
 
     async def _judged(self, name: str, status: Status, claim: Claim) -> Report:
         """Return what the word of an agent comes to, looked at if it has to be."""
         verdict = verdict_of(status, claim)
         if verdict is not None:
             return Report(verdict=verdict)
-        return await self.dispatch.verify(await self.desk.assignment(name), claim)
+        return await self.dispatch.verify(await self.assigned.assignment(name), claim)
 
     def _repos_in_review(self) -> Mapping[str, Repo]:
         """Return the repos in which delivered work waits to be merged."""
@@ -205,7 +205,7 @@ class HostMaintenance:
         return {name: repo for name, repo in self.desk.desired.repos.items() if name in names}
 
     def _in_review(self) -> Iterator[tuple[Task, Status]]:
-        for name in self.open():
+        for name in self.desk.open:
             task, status = self.desk.desired.tasks.get(name), self.desk.statuses.get(name)
             if task and status and status.phase is Phase.REVIEW_PENDING and task.review != "pull_request":
                 yield task, status
@@ -226,7 +226,7 @@ class HostMaintenance:
             self.troubles.worked(run)
         for task, head in waiting.items():
             if head in merged:
-                self.emit(MergeSeen(task=task, head=head, at=self.clock(), base=repo.base))
+                self.inbox.emit(MergeSeen(task=task, head=head, at=self.clock(), base=repo.base))
 
     def _runs_of(self, tasks: Iterable[str]) -> list[str]:
         found = (self.desk.statuses.get(name) for name in tasks)
@@ -244,17 +244,17 @@ class HostMaintenance:
         if load is not None:
             self.load[host.name] = load
         if host.is_local:
-            status = status.model_copy(update={"machine": self.machine})
-        self.emit(HostSeen(host=host.name, at=self.clock(), status=status))
+            status = status.model_copy(update={"machine": self.settings.machine})
+        self.inbox.emit(HostSeen(host=host.name, at=self.clock(), status=status))
 
     def _named_adapters(self) -> set[str]:
         """Return the adapters that open tasks are given to."""
-        tasks = (self.desk.desired.tasks.get(name) for name in self.open())
+        tasks = (self.desk.desired.tasks.get(name) for name in self.desk.open)
         return {task.adapter for task in tasks if task}
 
     def _open_statuses(self) -> Iterator[tuple[str, Status]]:
         statuses = self.desk.statuses
-        return ((name, statuses[name]) for name in self.open() if name in statuses)
+        return ((name, statuses[name]) for name in self.desk.open if name in statuses)
 
 
 def unrunnable(name: str, status: Status, why: str, at: datetime) -> RunEnded:

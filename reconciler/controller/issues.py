@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple, TypeVar
 
-from reconciler.controller.loop import WaitForNews, wait_for_news
 from reconciler.controller.periodic import PeriodicTasks
-from reconciler.controller.ports import Clock, Controller, Forges, SpecWriter
+from reconciler.controller.ports import Clock, Controller, Forges, SpecWriter, WaitForNews, wait_for_news
 from reconciler.core.errors import Conflict, ReconcilerError, SpecError
 from reconciler.core.forge.comments import (
     Command,

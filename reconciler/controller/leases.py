@@ -7,17 +7,23 @@ then answers.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from reconciler.core.errors import ReconcilerError, Unavailable
+from reconciler.controller.assigned import AssignedSpecs
+from reconciler.controller.cache import FleetCache
+from reconciler.controller.clock_jumps import ClockJumps
+from reconciler.controller.inbox import Inbox
+from reconciler.controller.ports import Clock
+from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.events import Event, WorkerReport
 from reconciler.core.lifecycle import transition
-from reconciler.core.model.specs import Desired
+from reconciler.core.model.runs import Assignment
 from reconciler.core.model.status import LeaseRequest, Status
-from reconciler.core.runs.leases import holder, report_event
+from reconciler.core.planning.plan import why_end
+from reconciler.core.runs.leases import holder, report_event, require_held
 
 log = logging.getLogger(__name__)
 LOOK_LIMIT = 5.0
@@ -56,10 +62,18 @@ class PendingReport:
 
 
 class WorkerLeases:
-    """Who waits for a task, who said what, and until when leases last. `wake` lets the loop look."""
+    """Who waits for a task, who said what, and until when leases last; see controller.ports.LeaseService."""
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
+    def __init__(
+        self, cache: FleetCache, inbox: Inbox, assigned: AssignedSpecs, clock: Clock, jumps: ClockJumps
+    ) -> None:
+        self._assigned = assigned
+        self._cache = cache
+        self._inbox = inbox
+        self._clock = clock
+        self._jumps = jumps
+        self._is_open = False
+        """Whether what is asked can be put on record now."""
         self._biddings: dict[tuple[str, str], _Bidding] = {}
         self._words: list[PendingReport] = []
         self.leases: dict[str, datetime] = {}
@@ -69,15 +83,20 @@ class WorkerLeases:
 
     async def bid(self, bid: LeaseRequest, wait: timedelta) -> str | None:
         """
-        Return the task that the agent gets; None if there was none for so long.
+        Return the name of the task that the agent holds now; see controller.ports.LeaseService.
 
         Raises Unavailable if no look was taken in time: it may have won all the
         same, and asking again with the same request key brings that.
         """
+        agent = self._cache.desired.agents.get(bid.agent)
+        if agent is None or agent.desired == "suspended":
+            why = "suspended in its spec" if agent else "not in specs/agents"
+            raise Refused(f"agent {bid.agent} gets no task: it is {why}")
+        self._require_open()
         bidding = self._biddings.setdefault((bid.agent, bid.request_key), _Bidding(bid))
         bidding.waiters += 1
         until = asyncio.get_running_loop().time() + wait.total_seconds()
-        self._wake()
+        self._inbox.wake()
         try:
             looked, _ = await asyncio.wait(
                 (bidding.won, bidding.seen),
@@ -98,11 +117,31 @@ class WorkerLeases:
                 self._biddings.pop((bid.agent, bid.request_key), None)
 
     async def hear(self, said: WorkerReport) -> Status:
-        """Return the status of the task once what was said is on record."""
+        """Return the task's status after what an agent said; see controller.ports.LeaseService."""
+        self._require_open()
         word = PendingReport(said)
         self._words.append(word)
-        self._wake()
+        self._inbox.wake()
         return await word.answer
+
+    def beat(self, task: str, agent: str, epoch: int) -> str | None:
+        """Renew the lease; return why the agent should stop; see controller.ports.LeaseService."""
+        self.follow_clock()
+        desired = self._cache.desired
+        name, status = holder(desired.tasks, self._cache.statuses, task, agent, epoch)
+        require_held(name, status)
+        why = why_end(None if name in desired.broken else desired.tasks.get(name), status)
+        if why is None:
+            self._renew(status, self._clock())
+        return why
+
+    async def assignment(self, task: str) -> Assignment:
+        """Return what the holder of a task is to carry out; see controller.ports.LeaseService."""
+        return await self._assigned.assignment(task)
+
+    def _require_open(self) -> None:
+        if not self._is_open or not self._cache.desired.revision:
+            raise Unavailable("the reconciler cannot record anything now; try again in a few seconds")
 
     # --- What the loop makes of it -----------------------------------------
 
@@ -118,10 +157,16 @@ class WorkerLeases:
         return [word for word in self._words if not word.answer.done()]
 
     def meaning(
-        self, words: Iterable[PendingReport], desired: Desired, statuses: Mapping[str, Status], now: datetime
+        self, words: Collection[PendingReport], touched: Mapping[str, Status | None], now: datetime
     ) -> Sequence[Event]:
-        """Return what words mean; who is refused learns why at once, the others once it is on record."""
-        events, known = list[Event](), dict(statuses)
+        """
+        Return what words mean; who is refused learns why at once, the others once it is on record.
+
+        `touched` is where the facts of the same look bring their tasks.
+        """
+        events, desired = list[Event](), self._cache.desired
+        known = self._cache.open_statuses({word.said.task for word in words})
+        known |= {name: status for name, status in touched.items() if status}
         for word in words:
             said = word.said
             try:
@@ -138,21 +183,18 @@ class WorkerLeases:
                 log.exception("task %s: the word of agent %s cannot be thought about", said.task, said.agent)
                 word.refuse(error)
                 continue
-            self.renew(status, now + desired.fleet.lease)
-            status = after
-            known[name] = word.after = status
+            self._renew(status, now)
+            known[name] = word.after = after
             events += meant
         return events
 
-    def settle(
-        self, seen: Iterable[LeaseRequest], heard: Iterable[PendingReport], statuses: Mapping[str, Status]
-    ) -> None:
-        """Answer what a look has taken up and put on record; `statuses` are those of all open tasks."""
+    def settle(self, seen: Iterable[LeaseRequest], heard: Iterable[PendingReport]) -> None:
+        """Answer what a look has taken up and put on record."""
         for word in heard:
             if word.after is not None and not word.answer.done():
                 word.answer.set_result(word.after)
         self._words = list(self.words())
-        held = _held_tasks(statuses) if self._biddings else {}
+        held = _held_tasks(self._cache.open_statuses()) if self._biddings else {}
         for bid in seen:
             bidding = self._biddings.get((bid.agent, bid.request_key))
             if bidding is None or bidding.won.done():
@@ -163,8 +205,17 @@ class WorkerLeases:
             elif not bidding.seen.done():
                 bidding.seen.set_result(None)
 
+    def open(self) -> None:
+        """Take what is asked from now on."""
+        self._is_open = True
+
+    def close(self) -> None:
+        """Take nothing more; what was asked is still answered."""
+        self._is_open = False
+
     def refuse(self, error: ReconcilerError) -> None:
-        """Answer everybody with an error; nothing of what they asked is on record."""
+        """Answer everybody with an error, until `open`; nothing of what they asked is on record."""
+        self._is_open = False
         for word in self.words():
             word.refuse(error)
         self._words = []
@@ -175,20 +226,23 @@ class WorkerLeases:
 
     # --- Leases ------------------------------------------------------------
 
-    def renew(self, status: Status, until: datetime) -> None:
-        """Let the lease of a run last until a time."""
-        self.leases[status.run or ""] = until
+    def follow_clock(self) -> None:
+        """Let every lease last as long as it would have, if somebody has set the clock."""
+        if by := self._jumps.compare():
+            self.leases = {run: until + by for run, until in self.leases.items()}
 
-    def shift(self, by: timedelta) -> None:
-        """Let every lease last as long as it would have, now that the clock was set."""
-        self.leases = {run: until + by for run, until in self.leases.items()}
+    def _renew(self, status: Status, now: datetime) -> None:
+        self.leases[status.run or ""] = now + self._cache.desired.fleet.lease
 
-    def watch(self, statuses: Iterable[Status], until: datetime) -> None:
+    def watch(self, now: datetime) -> None:
         """
         Give a lease to every run that agents hold and that has none: it is new, or we are.
 
-        Those of runs that are over go.
+        Those of runs that are over go. It is the record that counts: what a look is about
+        to record may never get there.
         """
+        until = now + self._cache.desired.fleet.lease
+        statuses = self._cache.open_statuses().values()
         runs = [status.run for status in statuses if status.phase.is_live and status.assigned_agent]
         self.leases = {run: self.leases.get(run, until) for run in runs if run}
 

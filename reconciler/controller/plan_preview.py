@@ -10,9 +10,8 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from reconciler.controller.loop import WaitForNews, wait_for_news
 from reconciler.controller.periodic import PeriodicTasks
-from reconciler.controller.ports import Clock, Controller, Forges
+from reconciler.controller.ports import Clock, Controller, Forges, WaitForNews, wait_for_news
 from reconciler.core.errors import Conflict, ReconcilerError
 from reconciler.core.forge.model import CommitStatus, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.specs import Desired, Forge

@@ -5,7 +5,10 @@ The rooms beside it (specs, store, dispatch) provide these; tests provide fakes
 that pass the same contract tests.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -32,9 +35,24 @@ from reconciler.core.runs.retention import Retention
 Entry = tree.TreeEntry
 Tree = tree.Tree
 Clock = Callable[[], datetime]
-Fact = RunSeen | RunEnded | MergeSeen | HostSeen | PullRequestSeen
+TaskFact = RunSeen | RunEnded | MergeSeen | PullRequestSeen
+Fact = TaskFact | HostSeen
 Step = Transition | HostChange
 Emit = Callable[[Fact], None]
+WaitForNews = Callable[[asyncio.Event, timedelta | None], Awaitable[None]]
+"""Wait until there is news, but no longer than the time given."""
+
+
+async def wait_for_news(news: asyncio.Event, longest: timedelta | None) -> None:
+    """Wait until there is news, but no longer than the time given."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(None if longest is None else max(longest.total_seconds(), 0)):
+            await news.wait()
+
+
+def subject(step: Step) -> str:
+    """Return what a step is about: a task, or `host NAME`."""
+    return step.task if isinstance(step, Transition) else f"host {step.host}"
 
 
 class Specs(Protocol):
@@ -271,7 +289,7 @@ class SpecWriter(Protocol):
 
 
 class Controller(Protocol):
-    """The loop, as outside agents and those who look see it."""
+    """What the controller knows, as those who look see it."""
 
     @property
     def desired(self) -> Desired:
@@ -296,6 +314,10 @@ class Controller(Protocol):
     @property
     def last_plan(self) -> Plan:
         """What the last look came to."""
+
+
+class LeaseService(Protocol):
+    """Leases: what workers ask of the controller."""
 
     async def bid(self, bid: LeaseRequest, wait: timedelta) -> str | None:
         """
@@ -334,3 +356,38 @@ class Hooks(Protocol):
         Raises Refused if its signature is missing or wrong, UsageError if it
         is no webhook.
         """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Everything outside that the controller talks to."""
+
+    specs: Specs
+    state: State
+    dispatch: Dispatch
+    prober: Prober
+    forges: Forges
+    clock: Clock
+    steady: Callable[[], float]
+    """Seconds of a clock that nobody sets; by it is seen that somebody has set the other one."""
+    pause: WaitForNews = wait_for_news
+    """How the loop waits; tests let their clock pass instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerSettings:
+    """What an operator decides about the controller."""
+
+    machine: str | None = None
+    """This reconciler's machine: a local host is another on each."""
+    takes_over: bool = False
+    """Whether the local runs of other machines are taken for this one's: those are gone for good."""
+    address: str = ""
+    """Where people find a task, with its name to be added; empty if nowhere."""
+    sweep_interval: timedelta = timedelta(hours=1)
+    probe_interval: timedelta = timedelta(minutes=1)
+
+    def records(self, host: HostStatus | None) -> bool:
+        """Return whether it is ours to record news of a host of which this is known."""
+        machine = host.machine if host else None
+        return self.takes_over or machine is None or machine == self.machine

@@ -3,12 +3,13 @@ Pull requests, repo by repo: what the forge says becomes facts, and where tasks 
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 
 from reconciler.controller.failing import FailingTries
+from reconciler.controller.inbox import Inbox
 from reconciler.controller.periodic import PeriodicTasks
-from reconciler.controller.ports import Clock, Controller, Emit, Forges
+from reconciler.controller.ports import Clock, Controller, Forges
 from reconciler.core.errors import Unavailable
 from reconciler.core.events import PullRequestSeen
 from reconciler.core.forge.model import ForgeView, PullRequestSnapshot
@@ -34,29 +35,26 @@ class PullRequestController:
     """
     Follows the pull requests of tasks and shows on the forge where the tasks stand.
 
-    `digested` waits until the loop has put on record what follows from the
-    facts so far: what is shown is never older than what was read. `address`
-    is where people find a task, with its name to be added; empty if nowhere.
+    What is shown is never older than what was read: it waits until that is on
+    record. `address` is where people find a task, with its name to be added;
+    empty if nowhere.
     """
 
     def __init__(
         self,
         forges: Forges,
         desk: Controller,
-        emit: Emit,
-        digested: Callable[[], Awaitable[None]],
+        inbox: Inbox,
         *,
         clock: Clock,
-        wake: Callable[[], None],
         address: str,
     ) -> None:
         self._forges = forges
         self._desk = desk
-        self._emit = emit
-        self._digested = digested
+        self._inbox = inbox
         self._clock = clock
         self._address = address
-        self._visits: PeriodicTasks[Repo] = PeriodicTasks(self._visit, wake)
+        self._visits: PeriodicTasks[Repo] = PeriodicTasks(self._visit, inbox.wake)
         self._watched: dict[str, set[str]] = {}
         """Tasks with something to show or to follow, by repo."""
         self._told: dict[str, datetime] = {}
@@ -74,10 +72,9 @@ class PullRequestController:
     # --- What the loop tells ------------------------------------------------
 
     def begin(self, statuses: Mapping[str, Status]) -> None:
-        """Take up a record that was read anew."""
+        """Forget what was known of tasks: a record was read anew, `notice` tells of each."""
         self._watched = {}
         self._told = {name: since for name, since in self._told.items() if name in statuses}
-        self.notice(statuses)
 
     def notice(self, names: Iterable[str]) -> None:
         """Take note of tasks whose spec or status is new: their repos are visited soon."""
@@ -88,6 +85,7 @@ class PullRequestController:
         hints = {**self._hints.get(repo, {}), **dict.fromkeys(numbers, delivery)}
         self._hints[repo] = dict(list(hints.items())[-MOST_HINTS:])
         self._visits.notify([repo])
+        self._inbox.wake()
 
     def send(self, now: datetime) -> None:
         """Visit the repos whose turn it is."""
@@ -165,7 +163,7 @@ class PullRequestController:
         for name, branch in branches.items():
             if branch in pulls:
                 self._see(name, pulls[branch], at, bot=bot, delivery=hints.get(pulls[branch].number))
-        await self._digested()
+        await self._inbox.wait_recorded()
         for name in names:
             try:
                 await self._show(repo, repo.forge, name, pulls.get(branches.get(name, "")), bot)
@@ -225,7 +223,7 @@ class PullRequestController:
     def _see(
         self, name: str, pull: PullRequestSnapshot, at: datetime, *, bot: str, delivery: str | None = None
     ) -> None:
-        self._emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
+        self._inbox.emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
 
     def _branch(self, name: str) -> str | None:
         task, status = self._desk.desired.tasks.get(name), self._desk.statuses.get(name)

@@ -28,7 +28,14 @@ def limits():
 
 @pytest.fixture
 def app(world, limits, tmp_path):
-    return make_app(world.desk, world.shelf, clock=world.clock, last_use=tmp_path / "last_use", limits=limits)
+    return make_app(
+        world.desk,
+        world.leases,
+        world.shelf,
+        clock=world.clock,
+        last_use=tmp_path / "last_use",
+        limits=limits,
+    )
 
 
 @pytest.fixture

@@ -378,7 +378,7 @@ async def test_a_mistake_of_ours_is_logged_and_tells_nothing(world, jeeves, monk
     def broken(*_):
         raise KeyError("hunter2")
 
-    monkeypatch.setattr(world.desk, "beat", broken)
+    monkeypatch.setattr(world.leases, "beat", broken)
 
     answer = await jeeves.post("/api/v1/tasks/a/heartbeat", json={"epoch": 1})
 
@@ -432,7 +432,7 @@ async def test_a_request_that_hangs_is_cut_off_in_the_end(world, app, monkeypatc
         heard.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(world.desk, "hear", hang)
+    monkeypatch.setattr(world.leases, "hear", hang)
     async with httpx2.AsyncClient(trust_env=False) as client:
         async with serve_app(app, LISTEN) as address:
             headers = {"Authorization": f"Bearer {TOKENS['jeeves']}"}
@@ -449,7 +449,8 @@ async def test_many_can_live_in_one_process_and_be_started_again(tmp_path):
         for _ in range(2):
             worlds = FakeWorld(), FakeWorld()
             apps = [
-                make_app(one.desk, one.shelf, clock=one.clock, last_use=tmp_path / "used") for one in worlds
+                make_app(one.desk, one.leases, one.shelf, clock=one.clock, last_use=tmp_path / "used")
+                for one in worlds
             ]
             async with serve_app(apps[0], LISTEN) as first, serve_app(apps[1], LISTEN) as second:
                 answers = [await client.get(f"{address}/readyz") for address in (first, second)]
@@ -460,7 +461,7 @@ async def test_many_can_live_in_one_process_and_be_started_again(tmp_path):
 
 async def test_an_address_that_is_taken_is_told_in_words(address, tmp_path):
     world = FakeWorld()
-    other = make_app(world.desk, world.shelf, clock=world.clock, last_use=tmp_path / "used")
+    other = make_app(world.desk, world.leases, world.shelf, clock=world.clock, last_use=tmp_path / "used")
 
     with pytest.raises(UsageError, match="choose another address with --listen"):
         async with serve_app(other, read_listen(urlsplit(address).netloc)):
@@ -596,7 +597,7 @@ async def test_a_pulled_task_survives_a_stop(world, tmp_path):
     await world.ask(pulled("a"))
     keys = []
     for _ in range(2):
-        app = make_app(world.desk, world.shelf, clock=world.clock, last_use=tmp_path / "used")
+        app = make_app(world.desk, world.leases, world.shelf, clock=world.clock, last_use=tmp_path / "used")
         async with serve_app(app, LISTEN) as address, httpx2.AsyncClient(trust_env=False) as client:
             headers = {"Authorization": f"Bearer {TOKENS['jeeves']}"}
             asked = {"request_key": "k1"}

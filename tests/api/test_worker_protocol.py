@@ -80,14 +80,14 @@ async def test_the_same_key_gets_the_same_task_again(world, jeeves):
 
 async def test_a_task_that_is_lost_before_it_is_told_of_is_not_told_of(world, jeeves, monkeypatch):
     await world.ask(pulled("a"))
-    assignment = world.desk.assignment
+    assignment = world.leases.assignment
 
     async def slow(task):
         await world.lose(task)
         return await assignment(task)
 
     with monkeypatch.context() as patched:
-        patched.setattr(world.desk, "assignment", slow)
+        patched.setattr(world.leases, "assignment", slow)
         answer = await jeeves.post(f"{API}/dequeue", json={"request_key": "k1"})
 
     assert answer.status_code == 204

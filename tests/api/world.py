@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 
 from reconciler.api.services import Services
 from reconciler.api.tokens import new_token
-from reconciler.controller.loop import Loop
 from reconciler.core.errors import LogGap, NotFound, Problem, Refused, UsageError
 from reconciler.core.events import Assigned, Created, WorkerReport
 from reconciler.core.hosts import HostChange
@@ -24,7 +23,7 @@ from reconciler.core.runs.command import assignment
 from reconciler.core.runs.leases import LeaseQueue, holder, lease_lost, report_event, require_held
 from reconciler.store.history import HistoryEntry
 from reconciler.wire import Proposal, ProposalRequest
-from tests.fakes import FakeClock, FakeDispatch, FakeProber, FakeSpecs, FakeState, make_desired, make_task
+from tests.fakes import FakeClock, FakeDispatch, FakeSpecs, FakeState, make_desired, make_loop, make_task
 
 TOKENS, HASHES = {}, {}
 for _name in ("jeeves", "hermes", "watcher", "boss"):
@@ -200,7 +199,7 @@ class World:
 
     async def waits(self) -> None:
         """Wait until an agent asks for a task."""
-        await self.desk.asked.wait()
+        await self.asked.wait()
 
     async def propose(self, asked: ProposalRequest, agent: str) -> Proposal:
         self.proposed.append((asked, agent))
@@ -212,8 +211,9 @@ class FakeWorld(World):
 
     def __init__(self) -> None:
         super().__init__()
-        self.desk = FakeDesk(self.clock, self.record)
+        self.desk = self.leases = FakeDesk(self.clock, self.record)
         self.desk.desired = self.desired
+        self.asked = self.desk.asked
 
     async def ask(self, *tasks, **fields) -> None:
         self.desired = make_desired(*tasks, **{"agents": AGENTS, **fields})
@@ -231,25 +231,22 @@ class FakeWorld(World):
         """Nothing runs here."""
 
 
-class ListeningLoop(Loop):
-    """The loop itself, which tells when somebody asks for a task."""
-
-    async def bid(self, bid: LeaseRequest, wait: timedelta) -> str | None:
-        self.asked.set()
-        return await super().bid(bid, wait)
-
-
 class LoopWorld(World):
     """One with the loop itself; time stands still there until a test lets it pass."""
 
     def __init__(self) -> None:
         super().__init__()
         self._idle = asyncio.Event()
-        self._specs, around = FakeSpecs(self.desired), (FakeState(), FakeDispatch(), FakeProber())
-        words = {"on_step": self.record.add, "pause": self._pause}
-        self.desk = ListeningLoop(self._specs, *around, self.clock, **words)
-        self.desk.asked = asyncio.Event()
-        self._running = asyncio.create_task(self.desk.run())
+        self._specs, self.asked = FakeSpecs(self.desired), asyncio.Event()
+        self._loop = make_loop(self._specs, FakeState(), FakeDispatch(), self.clock, pause=self._pause)
+        self._loop.listeners.steps.append(self.record.add)
+        self.desk, self.leases = self._loop.cache, self._loop.controllers.leases
+        self._bid, self.leases.bid = self.leases.bid, self._bid_heard
+        self._running = asyncio.create_task(self._loop.run())
+
+    async def _bid_heard(self, bid: LeaseRequest, wait: timedelta) -> str | None:
+        self.asked.set()
+        return await self._bid(bid, wait)
 
     async def _pause(self, news: asyncio.Event, longest: timedelta | None) -> None:
         self._idle.set()
@@ -267,9 +264,9 @@ class LoopWorld(World):
     async def _look(self) -> None:
         """Let the loop look, and wait until it has nothing more to do."""
         self._idle.clear()
-        self.desk.notify()
+        self._loop.inbox.notify()
         await self._idle.wait()
 
     async def close(self) -> None:
-        self.desk.stop()
+        self._loop.stop()
         await self._running

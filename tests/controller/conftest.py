@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from reconciler.controller.loop import Loop, StopWhen
-from tests.fakes import FakeClock, FakeDispatch, FakeProber, FakeSpecs, FakeState
+from tests.fakes import FakeClock, FakeDispatch, FakeProber, FakeSpecs, FakeState, make_loop
 
 
 @dataclass
@@ -18,9 +18,8 @@ class Stage:
     prober: FakeProber = field(default_factory=FakeProber)
     clock: FakeClock = field(default_factory=FakeClock)
 
-    def loop(self, **settings: Any) -> Loop:
-        rooms = (self.specs, self.state, self.dispatch, self.prober, self.clock)
-        return Loop(*rooms, pause=self.clock.pause, **settings)
+    def loop(self, **others: Any) -> Loop:
+        return make_loop(self.specs, self.state, self.dispatch, self.clock, prober=self.prober, **others)
 
     async def run(self, until: StopWhen = "idle") -> Loop:
         loop = self.loop()

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from reconciler.controller.loop import Loop
 from reconciler.core.adapter import Secret
 from reconciler.core.forge.model import ForgeView, PullRequestSnapshot
 from reconciler.core.model.runs import Report, Verdict
@@ -15,10 +14,10 @@ from tests.fakes import (
     FakeClock,
     FakeDispatch,
     FakeForges,
-    FakeProber,
     FakeSpecs,
     FakeState,
     make_desired,
+    make_loop,
     make_task,
 )
 
@@ -92,8 +91,8 @@ class Scene:
 
     async def start(self):
         forges = self.forges
-        self.loop = Loop(
-            self.specs, self.state, self.dispatch, FakeProber(), self.clock, forges=forges, pause=self.pause
+        self.loop = make_loop(
+            self.specs, self.state, self.dispatch, self.clock, forges=forges, pause=self.pause
         )
         self.serving = asyncio.create_task(self.loop.run())
         await turns()
@@ -116,7 +115,7 @@ class Scene:
         until = self.clock.time + duration
         while self.clock.time < until:
             self.clock.time += step
-            self.loop.notify()
+            self.loop.inbox.notify()
             await turns(20)
 
     def status(self, task):

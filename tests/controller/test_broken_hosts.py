@@ -2,6 +2,7 @@
 Hosts on which no run can start: they take no task, fail none, and come back by themselves.
 """
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -32,7 +33,7 @@ async def until_hour(stage, loop: Loop, hours: float) -> None:
         if stage.clock.time >= end:
             loop.stop()
 
-    loop.pause = pause
+    loop.ports = replace(loop.ports, pause=pause)
     await loop.run()
 
 
@@ -72,7 +73,7 @@ async def test_a_mended_host_works_again_by_itself(stage, seen_by_probe):
 
     stage.dispatch.broken, stage.prober.faults = set(), {}
     again = stage.loop() if seen_by_probe else loop
-    again._stopped = False
+    again._is_stopped = False
     await until_hour(stage, again, 4)
 
     assert phases(stage) == {Phase.COMPLETED}
@@ -86,7 +87,7 @@ async def test_while_it_is_broken_the_same_words_stay_on_record(stage):
     await until_hour(stage, loop, 1)
     before, hosts = len(stage.state.log), len(stage.state.host_log)
 
-    loop._stopped = False
+    loop._is_stopped = False
     await until_hour(stage, loop, 5)
 
     others = [step for step in stage.state.log[before:] if step.task not in tried(stage)]

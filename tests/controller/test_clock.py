@@ -19,11 +19,11 @@ class Both:
     """A fleet that is served, with a clock that can be set and one that cannot."""
 
     stage: object
-    loop: object
+    loop: object = None
     seconds: float = 0.0
 
     async def look(self):
-        self.loop.notify()
+        self.loop.inbox.notify()
         for _ in range(50):
             await asyncio.sleep(0)
 
@@ -43,10 +43,8 @@ class Both:
 
 @asynccontextmanager
 async def served(stage):
-    loop = stage.loop()
-    both = Both(stage, loop)
-    loop.steady = lambda: both.seconds
-    loop.pause = lambda news, _: news.wait()
+    both = Both(stage)
+    both.loop = loop = stage.loop(steady=lambda: both.seconds, pause=lambda news, _: news.wait())
     serving = asyncio.create_task(loop.run())
     try:
         yield both
@@ -61,11 +59,11 @@ async def test_a_pulled_task_is_neither_lost_nor_late_when_the_clock_is_set(stag
     stage.specs.push(make_desired(task, agents={"jeeves": Agent(name="jeeves")}))
     async with served(stage) as both:
         await both.look()
-        await both.loop.bid(LeaseRequest(agent="jeeves", request_key="1"), timedelta())
+        await both.loop.controllers.leases.bid(LeaseRequest(agent="jeeves", request_key="1"), timedelta())
         for _ in range(3):
             await both.set_clock(jump)
             assert both.phase is Phase.ASSIGNED
-            assert both.loop.beat("a", "jeeves", 1) is None
+            assert both.loop.controllers.leases.beat("a", "jeeves", 1) is None
         await both.pass_time(timedelta(seconds=50))
         still = both.phase
 
@@ -81,12 +79,12 @@ async def test_a_time_limit_counts_the_time_that_went_by(stage, jump):
     stage.specs.push(make_desired(task, agents={"jeeves": Agent(name="jeeves")}))
     async with served(stage) as both:
         await both.look()
-        await both.loop.bid(LeaseRequest(agent="jeeves", request_key="1"), timedelta())
+        await both.loop.controllers.leases.bid(LeaseRequest(agent="jeeves", request_key="1"), timedelta())
         await both.set_clock(jump)
         phases = []
         for _ in range(70):
             if both.phase.is_live:
-                both.loop.beat("a", "jeeves", 1)
+                both.loop.controllers.leases.beat("a", "jeeves", 1)
             await both.pass_time(timedelta(seconds=55))
             phases.append(both.phase)
 

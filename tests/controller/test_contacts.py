@@ -41,7 +41,7 @@ async def test_what_waits_for_a_repo_starts_once_it_answers_and_costs_one_commit
 
     loop = stage.loop()
     for _ in range(40):
-        loop.notify()
+        loop.inbox.notify()
         await loop.run("idle")
         stage.clock.time += timedelta(minutes=1)
     assert len(stage.state.log) <= commits + 1
@@ -87,7 +87,7 @@ async def test_a_step_that_is_tried_again_is_told_on_its_task_once_and_when_it_w
     stage.dispatch.troubles = {}
     await stage.run("started")
 
-    assert loop.statuses["a"].waiting is None
+    assert loop.cache.statuses["a"].waiting is None
     assert (told.phase, told.waiting.reason, told.waiting.message) == (
         Phase.RUNNING,
         Reason.RETRYING,

@@ -1,17 +1,23 @@
 """What a mistake of ours in thinking about one thing does to all others: nothing."""
 
+import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pytest
 
+from reconciler.controller import cache, observe
+from reconciler.controller import loop as loop_room
+from reconciler.core.conditions import conditions
 from reconciler.core.errors import Problem
-from reconciler.core.events import HostSeen
+from reconciler.core.events import HostSeen, Removed
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.runs import Report, Verdict
 from reconciler.core.model.specs import Host
 from reconciler.core.model.status import Phase, Reason
+from reconciler.core.planning.plan import RecordEvent, plan
+from reconciler.core.runs import decide
 from tests.fakes import FakeDispatch, FakeState, make_desired, make_task
 
 ODD = Report(verdict=Verdict(outcome="success").model_copy(update={"outcome": "failed", "kind": "odd"}))
@@ -83,6 +89,67 @@ async def test_a_mistake_about_one_task_keeps_no_other_from_its_end(stage, way, 
     assert any(record.exc_info for record in caplog.records if record.levelno >= logging.ERROR)
 
 
+async def test_a_task_that_cannot_be_judged_stalls_alone_and_a_restart_does_not_loop(stage, monkeypatch):
+    def next_event(task, *rest):
+        if task.name == "a":
+            raise ValueError("a number that nobody thought of")
+        return decide.next_event(task, *rest)
+
+    monkeypatch.setattr(observe, "next_event", next_event)
+    stage.specs.push(make_desired(*map(make_task, "abcd"), make_task("e", depends_on=["d"])))
+    await stage.run()
+    recorded = len(stage.state.log)
+    status = stage.state.statuses["a"]
+
+    for restarts in range(1, 4):
+        loop = await asyncio.wait_for(stage.run(), 5)
+        assert len([order for order in stage.dispatch.follows if order.task == "a"]) == 1 + restarts
+
+    assert {stage.state.statuses[name].phase for name in "bcde"} == {Phase.COMPLETED}
+    (stalled,) = (each for each in conditions(make_task("a"), status, status.waiting) if each.status)
+    assert (stalled.type, stalled.reason) == ("Stalled", Reason.FAULT)
+    assert "a mistake of the reconciler (ValueError" in stalled.message
+    assert len(stage.state.log) == recorded
+    assert loop.backoff.why == ""
+
+
+async def test_what_is_planned_and_cannot_happen_sets_aside_its_own_task_alone(stage, monkeypatch):
+    def odd_plan(desired, observed, *rest):
+        made = plan(desired, observed, *rest)
+        if "a" not in observed.statuses or "a" in observed.faults:
+            return made
+        odd = Removed(task="a", at=stage.clock.time, reason="out of the blue")
+        return replace(made, actions=(*made.actions, RecordEvent(odd)))
+
+    monkeypatch.setattr(loop_room, "plan", odd_plan)
+    stage.specs.push(make_desired(make_task("a", not_before="2031-01-01"), *map(make_task, "bc")))
+
+    await stage.run()
+    recorded = len(stage.state.log)
+    loop = await stage.run()
+
+    assert {stage.state.statuses[name].phase for name in "bc"} == {Phase.COMPLETED}
+    assert stage.state.statuses["a"].waiting.reason is Reason.FAULT
+    assert len(stage.state.log) == recorded
+    assert loop.backoff.why == ""
+
+
+async def test_a_task_of_which_it_cannot_be_told_whether_it_is_open_keeps_no_other_back(stage, monkeypatch):
+    def needs_attention(spec, status):
+        if spec is not None and spec.name == "a":
+            raise ValueError
+        return real(spec, status)
+
+    real = cache.needs_attention
+    monkeypatch.setattr(cache, "needs_attention", needs_attention)
+    stage.specs.push(make_desired(*map(make_task, "abc")))
+
+    loop = await stage.run()
+
+    assert {status.phase for status in stage.state.statuses.values()} == {Phase.COMPLETED}
+    assert loop.backoff.why == ""
+
+
 @pytest.mark.parametrize("way", [broken_judging, broken_sending])
 async def test_it_says_so_on_record_once_however_often_the_controller_is_started(stage, way):
     way(stage)
@@ -148,7 +215,7 @@ async def test_what_cannot_be_recorded_is_not_acted_on(stage):
     loop = await stage.run()
 
     assert stage.dispatch.started == {}
-    assert loop.statuses["b"].waiting.reason is Reason.DEPENDENCY
+    assert loop.cache.statuses["b"].waiting.reason is Reason.DEPENDENCY
     assert stage.state.attempts < 5
 
 
@@ -161,7 +228,7 @@ async def test_a_task_whose_status_is_damaged_is_left_alone_and_everything_of_it
 
     assert {order.task for order in stage.dispatch.follows} == {"b"}
     assert stage.state.statuses.keys() == {"b", "c"}
-    assert loop.last_plan.waiting["a"].message == str(problem)
+    assert loop.cache.last_plan.waiting["a"].message == str(problem)
     assert stage.state.statuses["c"].waiting.reason is Reason.DEPENDENCY
     assert all(needs.is_of_damaged("a.g12345678.a1") for needs in stage.dispatch.swept)
 
@@ -180,7 +247,7 @@ async def test_what_a_probe_finds_of_one_host_keeps_no_other_waiting(stage, capl
     hosts = {name: Host(name=name, address=name) for name in ("far", "near")}
     stage.specs.push(make_desired(make_task("a", requires="near"), hosts=hosts))
     loop = stage.loop()
-    loop.emit(odd)
+    loop.inbox.emit(odd)
 
     await loop.run("idle")
 

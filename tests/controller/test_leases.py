@@ -30,7 +30,7 @@ class Office:
         await self.look()
 
     async def look(self):
-        self.loop.notify()
+        self.loop.inbox.notify()
         for _ in range(50):
             await asyncio.sleep(0)
 
@@ -39,12 +39,12 @@ class Office:
         await self.look()
 
     async def bid(self, agent="jeeves", key="1", wait=NO_TIME, capabilities=()):
-        return await self.loop.bid(
+        return await self.loop.controllers.leases.bid(
             LeaseRequest(agent=agent, request_key=key, capabilities=capabilities), wait
         )
 
     async def say(self, task, claim=None, *, agent="jeeves", epoch=1):
-        return await self.loop.hear(
+        return await self.loop.controllers.leases.hear(
             WorkerReport(task=task, agent=agent, epoch=epoch, at=self.stage.clock(), claim=claim)
         )
 
@@ -55,8 +55,7 @@ class Office:
 @asynccontextmanager
 async def at_work(stage):
     """Serve the fleet while time stands still."""
-    loop = stage.loop()
-    loop.pause = lambda news, _longest: news.wait()
+    loop = stage.loop(pause=lambda news, _longest: news.wait())
     serving = asyncio.create_task(loop.run())
     try:
         yield Office(stage, loop)
@@ -99,7 +98,7 @@ async def test_a_task_that_waits_for_an_agent_says_so(office):
 
 
 async def test_a_bid_is_answered_in_time_though_a_commit_takes_long_and_nothing_is_lost(office, monkeypatch):
-    monkeypatch.setattr(agents, "LOOK", 0.05)
+    monkeypatch.setattr(agents, "LOOK_LIMIT", 0.05)
     await office.push(pulled("a"))
     commit, done = office.stage.state.commit, asyncio.Event()
 
@@ -293,7 +292,7 @@ async def test_who_speaks_of_a_task_that_is_not_theirs_is_told_what_to_do(office
         with pytest.raises(error):
             await office.say(task, DONE, agent=agent, epoch=epoch)
         with pytest.raises(error):
-            office.loop.beat(task, agent, epoch)
+            office.loop.controllers.leases.beat(task, agent, epoch)
     assert office.phases("a") == ["created", "assigned"]
 
 
@@ -369,7 +368,7 @@ async def test_an_agent_goes_on_by_an_old_name_that_another_task_has_by_now(offi
     await office.push(moved)
     await office.push(pulled("a", goal="Do something else."), moved)
 
-    assert office.loop.beat("a", "jeeves", 1) is None
+    assert office.loop.controllers.leases.beat("a", "jeeves", 1) is None
     assert (await office.say("a", DONE)).phase is Phase.COMPLETED
     assert office.phases("b")[-1] == "completed"
 
@@ -445,7 +444,7 @@ async def test_a_heartbeat_keeps_the_task(office):
 
     for _ in range(5):
         await office.pass_time(timedelta(seconds=50))
-        assert office.loop.beat("a", "jeeves", 1) is None
+        assert office.loop.controllers.leases.beat("a", "jeeves", 1) is None
 
     assert office.stage.state.statuses["a"].phase is Phase.ASSIGNED
 
@@ -455,7 +454,7 @@ async def test_heartbeats_make_no_commits(office):
     await office.bid()
     commits = len(office.stage.state.log)
 
-    office.loop.beat("a", "jeeves", 1)
+    office.loop.controllers.leases.beat("a", "jeeves", 1)
     await office.look()
 
     assert len(office.stage.state.log) == commits
@@ -480,7 +479,7 @@ async def test_a_run_that_takes_too_long_ends_however_alive_its_agent_is(office)
     await office.push(pulled("a", timeout=timedelta(seconds=90), retries=0))
     await office.bid()
     await office.pass_time(timedelta(seconds=50))
-    office.loop.beat("a", "jeeves", 1)
+    office.loop.controllers.leases.beat("a", "jeeves", 1)
 
     await office.pass_time(timedelta(seconds=45))
 
@@ -506,9 +505,9 @@ async def test_an_agent_whose_task_was_cancelled_learns_it_and_has_a_lease_left_
     await office.bid()
     await office.push(pulled("a", desired=DesiredState.CANCELLED))
 
-    assert office.loop.beat("a", "jeeves", 1) == "cancelled in the spec"
+    assert office.loop.controllers.leases.beat("a", "jeeves", 1) == "cancelled in the spec"
     await office.pass_time(timedelta(seconds=40))
-    assert office.loop.beat("a", "jeeves", 1) == "cancelled in the spec"
+    assert office.loop.controllers.leases.beat("a", "jeeves", 1) == "cancelled in the spec"
     await office.pass_time(timedelta(seconds=40))
 
     assert office.stage.state.statuses["a"].phase is Phase.CANCELLED
@@ -577,6 +576,6 @@ async def test_who_asks_after_the_end_is_told_at_once(stage):
     loop = await stage.run("idle")
 
     with pytest.raises(Unavailable, match="cannot record anything now"):
-        await loop.bid(LeaseRequest(agent="jeeves", request_key="1"), LONG)
+        await loop.controllers.leases.bid(LeaseRequest(agent="jeeves", request_key="1"), LONG)
     with pytest.raises(Unavailable, match="cannot record anything now"):
-        await loop.hear(WorkerReport(task="a", agent="jeeves", epoch=1, at=stage.clock()))
+        await loop.controllers.leases.hear(WorkerReport(task="a", agent="jeeves", epoch=1, at=stage.clock()))

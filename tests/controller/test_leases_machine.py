@@ -15,7 +15,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from reconciler.controller.loop import Loop
 from reconciler.core.errors import Conflict, NotFound, Refused, Unavailable
 from reconciler.core.events import Assigned, Reported, WorkerReport
 from reconciler.core.model.runs import Claim, read_run_key
@@ -28,10 +27,10 @@ from tests.fakes import (
     SUCCESS,
     FakeClock,
     FakeDispatch,
-    FakeProber,
     FakeSpecs,
     FakeState,
     make_desired,
+    make_loop,
     make_task,
 )
 
@@ -114,8 +113,8 @@ class Office(RuleBasedStateMachine):
         self.start()
 
     def start(self):
-        self.loop = Loop(
-            self.specs, self.state, self.dispatch, FakeProber(), self.clock, pause=lambda news, _: news.wait()
+        self.loop = make_loop(
+            self.specs, self.state, self.dispatch, self.clock, pause=lambda news, _: news.wait()
         )
         self.started_at = self.clock.time
         self.serving = self.events.create_task(self.loop.run())
@@ -135,7 +134,7 @@ class Office(RuleBasedStateMachine):
             for _ in range(40):
                 await asyncio.sleep(0)
 
-        self.loop.notify()
+        self.loop.inbox.notify()
         self.events.run_until_complete(turns())
         if self.state.is_cut:
             self.state.is_cut = False
@@ -211,7 +210,7 @@ class Office(RuleBasedStateMachine):
         held = data.draw(st.sampled_from(self.held))
         commits = len(self.state.log)
         with suppress(Refused, NotFound):
-            if self.loop.beat(held.task, held.agent, held.epoch) is None:
+            if self.loop.controllers.leases.beat(held.task, held.agent, held.epoch) is None:
                 held.heard_at = self.clock.time
         assert len(self.state.log) == commits
 
@@ -330,7 +329,7 @@ class Office(RuleBasedStateMachine):
     def ask(self, agent, key, *, is_lost=False):
         bid = LeaseRequest(agent=agent, request_key=key)
         try:
-            task = self.turn(self.loop.bid(bid, timedelta(0)))
+            task = self.turn(self.loop.controllers.leases.bid(bid, timedelta(0)))
         except (Unavailable, Refused):
             return
         if task is None or is_lost:
@@ -353,7 +352,7 @@ class Office(RuleBasedStateMachine):
             task=held.task, agent=held.agent, epoch=held.epoch, at=self.clock.time, claim=claim
         )
         try:
-            status = self.turn(self.loop.hear(said))
+            status = self.turn(self.loop.controllers.leases.hear(said))
         except (Unavailable, Refused, NotFound):
             return
         if status is not None:

@@ -25,7 +25,7 @@ async def test_new_specs_are_told_once_they_count(stage):
     seen = []
     stage.specs.push(make_desired(make_task("a")))
     loop = stage.loop()
-    loop.on_specs = lambda: seen.append(set(loop.desired.tasks))
+    loop.listeners.specs.append(lambda: seen.append(set(loop.cache.desired.tasks)))
 
     await loop.run("idle")
 
@@ -132,14 +132,13 @@ async def test_hints_do_not_hurry_what_cannot_be_reached(stage):
         raise Unavailable("no repository")
 
     async def pause(news, longest):
-        loop.notify()
+        loop.inbox.notify()
         stage.clock.time += timedelta(milliseconds=100)
         if len(asked) == 4:
             loop.stop()
 
     stage.specs.read = read
-    loop = stage.loop()
-    loop.pause = pause
+    loop = stage.loop(pause=pause)
     await loop.run()
 
     waits = [(after - before).total_seconds() for before, after in pairwise(asked)]
@@ -161,8 +160,7 @@ async def test_a_clock_that_is_set_back_does_not_make_an_outage_longer(stage):
         stage.clock.time -= timedelta(days=1)
 
     stage.specs.read = read
-    loop = stage.loop()
-    loop.pause = pause
+    loop = stage.loop(pause=pause)
     await asyncio.wait_for(loop.run(), 60)
 
     assert len(tried) == 2
@@ -174,7 +172,7 @@ async def test_what_a_host_says_twice_is_no_news(stage):
     await stage.run("started")
     commits, run = len(stage.state.log), stage.state.statuses["a"].run
     loop = stage.loop()
-    loop.emit(RunSeen(task="a", run=run, round=1, at=stage.clock()))
+    loop.inbox.emit(RunSeen(task="a", run=run, round=1, at=stage.clock()))
 
     await loop.run("started")
 
@@ -186,7 +184,7 @@ async def test_a_run_that_ends_when_nobody_asks_for_it_any_more_is_swept_after(s
     loop = await stage.run()
     await loop.run("idle")
     before, run = len(stage.dispatch.swept), stage.state.statuses["a"].run
-    loop.emit(RunEnded(task="a", run=run, round=1, at=stage.clock(), report=SUCCESS))
+    loop.inbox.emit(RunEnded(task="a", run=run, round=1, at=stage.clock(), report=SUCCESS))
 
     await loop.run("idle")
 
@@ -245,7 +243,7 @@ async def test_a_quiet_fleet_writes_nothing(stage):
     commits = len(stage.state.log)
 
     for _ in range(3):
-        loop.notify()
+        loop.inbox.notify()
         await loop.run("idle")
     await stage.run()
 
@@ -306,7 +304,7 @@ async def test_one_of_several_removed_tasks_is_stopped_and_forgotten(stage):
 
     stage.specs.push(make_desired(*tasks[1:], revision="2" * 40))
     loop = stage.loop()
-    loop.on_step = lambda step: loop.stop() if step.after is None else None
+    loop.listeners.steps.append(lambda step: loop.stop() if step.after is None else None)
     await loop.run()
 
     assert [run.split(".")[0] for run, _ in stage.dispatch.stopped] == ["a"]
@@ -332,16 +330,16 @@ async def test_emptied_specs_wait_for_a_person(stage):
 
 
 async def test_an_order_that_cannot_be_made_fails_the_task_and_nothing_else(stage, monkeypatch):
-    from reconciler.controller import loop
+    from reconciler.controller import assigned
 
-    real = loop.order
+    real = assigned.build_run_request
 
     def order(task, status, desired):
         if task.name == "bad":
             raise SpecError(())
         return real(task, status, desired)
 
-    monkeypatch.setattr(loop, "order", order)
+    monkeypatch.setattr(assigned, "build_run_request", order)
     stage.specs.push(make_desired(make_task("bad"), make_task("good")))
 
     await stage.run()
@@ -382,7 +380,7 @@ async def test_delivered_work_is_completed_once_somebody_merged_it(stage):
 
     stage.dispatch.on_base.add(SUCCESS.head_commit)
     loop = stage.loop()
-    loop.on_step = lambda _: loop.stop()
+    loop.listeners.steps.append(lambda _: loop.stop())
     await loop.run()
 
     assert stage.state.phases("a")[-1] == "completed"
@@ -461,10 +459,10 @@ async def test_what_another_reconciler_recorded_is_seen_at_the_next_knock(stage)
     await other.run("idle")
 
     stage.state.moved = True
-    loop.notify()
+    loop.inbox.notify()
     await loop.run("idle")
 
-    assert loop.statuses["a"].phase is Phase.COMPLETED
+    assert loop.cache.statuses["a"].phase is Phase.COMPLETED
     assert len(stage.dispatch.started) == 1
 
 

@@ -43,7 +43,7 @@ async def test_a_run_whose_file_moved_meanwhile_is_recorded_under_the_new_name(s
     await turns()
 
     stage.specs.push(make_desired(task.model_copy(update={"name": "moved/a"}), revision="2" * 40))
-    loop.notify()
+    loop.inbox.notify()
     await turns()
     (order,) = stage.dispatch.follows
     stage.dispatch.finish(order)
@@ -103,7 +103,7 @@ async def test_a_host_that_was_away_is_not_lost_before_it_was_asked_again(stage)
     await stage.run("started")
     stage.prober.away = {"far"}
     loop = stage.loop()
-    loop.on_step = lambda _: loop.stop()
+    loop.listeners.steps.append(lambda _: loop.stop())
     await loop.run()
     assert not stage.state.hosts["far"].reachable
 
@@ -153,7 +153,7 @@ async def test_what_was_spent_today_is_counted_and_read_again_after_a_restart(st
     phases = {name: str(status.phase) for name, status in stage.state.statuses.items()}
     assert phases == {"a": "completed", "b": "completed", "c": "created"}
     assert counted == 1
-    for planned in (loop.last_plan, again.last_plan):
+    for planned in (loop.cache.last_plan, again.cache.last_plan):
         assert planned.waiting["c"].reason is Reason.BUDGET
         assert planned.due == START.replace(hour=0) + timedelta(days=1)
 
@@ -195,7 +195,7 @@ async def test_idle_is_a_fleet_that_waits_for_the_clock(stage, fields, reason):
 
     loop = await stage.run()
 
-    assert loop.last_plan.waiting["a"].reason is reason
+    assert loop.cache.last_plan.waiting["a"].reason is reason
     assert stage.clock.time < START + timedelta(hours=1)
 
 
@@ -207,7 +207,7 @@ async def test_idle_is_a_fleet_that_waits_for_a_quota(stage):
 
     loop = await stage.run()
 
-    assert loop.last_plan.waiting["a"].reason is Reason.QUOTA
+    assert loop.cache.last_plan.waiting["a"].reason is Reason.QUOTA
 
 
 async def test_a_fleet_that_is_served_on_does_scheduled_work_day_by_day(stage):
@@ -221,7 +221,7 @@ async def test_a_fleet_that_is_served_on_does_scheduled_work_day_by_day(stage):
         if len(starts) == 3:
             loop.stop()
 
-    loop.on_step = stop_after_three
+    loop.listeners.steps.append(stop_after_three)
     await loop.run()
 
     assert [at.date().day for at in starts] == [2, 3, 4]
@@ -266,4 +266,4 @@ def follow(loop, stage):
         if getattr(status, "phase", None) is Phase.COMPLETED:
             loop.stop()
 
-    loop.on_step = step
+    loop.listeners.steps.append(step)

@@ -1,10 +1,12 @@
 """Pull requests are followed and shown politely, and one that is odd keeps no other waiting."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from reconciler.controller import pull_requests
 from reconciler.controller.pull_requests import MEMORY
 from reconciler.core.errors import Conflict, Unavailable
 from reconciler.core.model.status import Phase
@@ -56,7 +58,7 @@ async def test_a_merge_that_the_forge_was_not_ready_for_is_asked_for_again_soon(
     await scene.start()
     number = scene.status("a").pull_request.number
     scene.site.review(number, "approved")
-    scene.loop.hint("web", [number], "d-1")
+    scene.loop.controllers.pulls.hint("web", [number], "d-1")
     await turns()
     scene.forges.refuses_merges = False
 
@@ -113,7 +115,7 @@ async def test_an_end_that_a_forge_could_not_hear_of_is_told_later(scene):
     await scene.start()
     number = scene.status("a").pull_request.number
     scene.site.close(number)
-    scene.loop.hint("web", [number], "d-1")
+    scene.loop.controllers.pulls.hint("web", [number], "d-1")
     real = scene.forges.show
     scene.forges.show = away
     await scene.pass_time(timedelta(minutes=10))
@@ -135,8 +137,8 @@ async def test_webhooks_about_pull_requests_of_people_cost_one_look_and_little_m
     ours = scene.status("a").pull_request.number
     scene.forges.fresh.clear()
 
-    scene.loop.hint("web", range(1000, 6000), "d-1")
-    scene.loop.hint("web", [ours], "d-2")
+    scene.loop.controllers.pulls.hint("web", range(1000, 6000), "d-1")
+    scene.loop.controllers.pulls.hint("web", [ours], "d-2")
     await turns()
 
     assert scene.forges.fresh == [{ours}]
@@ -160,7 +162,7 @@ async def test_a_hint_that_an_outage_met_is_followed_after_it(scene):
     await scene.start()
     number = scene.status("a").pull_request.number
     scene.forges.away = True
-    scene.loop.hint("web", [number], "d-1")
+    scene.loop.controllers.pulls.hint("web", [number], "d-1")
     await turns()
     scene.forges.away = False
     scene.site.merge(number)
@@ -178,19 +180,20 @@ async def test_what_is_shown_is_never_older_than_what_was_read(scene):
     await scene.start()
     waiting = []
 
-    async def slow_act(*_):
-        if not waiting:
-            waiting.append(asyncio.ensure_future(scene.loop.wait_recorded()))
-            await asyncio.sleep(0)
-            scene.loop._news.clear()  # as if the look that this news led to were this one
+    class SlowActuator:
+        async def act(self, *_):
+            if not waiting:
+                waiting.append(asyncio.ensure_future(scene.loop.inbox.wait_recorded()))
+                await asyncio.sleep(0)
+                scene.loop.inbox.news.clear()  # as if the look that this news led to were this one
 
-    scene.loop._act = slow_act
-    scene.loop.notify()
+    scene.loop.stages = replace(scene.loop.stages, actuator=SlowActuator())
+    scene.loop.inbox.notify()
     await turns(3)
 
     assert waiting
     assert not waiting[0].done()
-    scene.loop.notify()
+    scene.loop.inbox.notify()
     await turns()
     assert waiting[0].done()
 
@@ -203,3 +206,19 @@ async def test_a_conflict_on_the_record_tells_nothing_twice(scene):
 
     assert len(scene.site.pulls) == 1
     assert scene.status("a").pull_request is not None
+
+
+async def test_a_task_that_cannot_be_followed_on_its_forge_keeps_no_other_back(scene, monkeypatch):
+    def is_followed(task, status):
+        if task.name == "a":
+            raise ValueError
+        return real(task, status)
+
+    real = pull_requests.is_followed
+    monkeypatch.setattr(pull_requests, "is_followed", is_followed)
+    scene.push(reviewed("a"), reviewed("b"))
+
+    await scene.start()
+
+    assert {pull.branch for pull in scene.site.pulls.values()} == {scene.status("b").branch_name}
+    assert scene.loop.backoff.why == ""

@@ -1,0 +1,58 @@
+"""
+The cache: what is desired and what is on record, as the controller knows it.
+"""
+
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from reconciler.core.errors import Problem
+from reconciler.core.model.specs import Desired
+from reconciler.core.model.status import HostStatus, Status
+from reconciler.core.planning.plan import Plan, needs_attention
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class FleetCache:
+    """Cache: one copy of specs and record in memory; the loop alone writes it, everybody else reads it."""
+
+    desired: Desired = field(default_factory=Desired)
+    """What the specs ask for."""
+    statuses: Mapping[str, Status] = field(default_factory=dict)
+    """What is on record, by task."""
+    hosts: Mapping[str, HostStatus] = field(default_factory=dict)
+    """What is on record, by host."""
+    damaged: Mapping[str, Problem] = field(default_factory=dict)
+    """What is wrong with status files that cannot be read, by task; those are not in `statuses`."""
+    head: str = ""
+    """Commit that `statuses` and `hosts` are on record with."""
+    open: set[str] = field(default_factory=set)
+    """Names of the tasks that a plan may find something to do for."""
+    last_plan: Plan = field(default_factory=Plan)
+    """What the last look came to."""
+    drift: Mapping[tuple[str, datetime], timedelta] = field(default_factory=dict)
+    """How far the clock was set since what is on record; see `Observed.drift`."""
+
+    def refresh(self, names: Iterable[str]) -> None:
+        """Find out anew which of these tasks are open: their specs or statuses have changed."""
+        names = set(names)
+        self.open -= (
+            names  # all at once: a set that is emptied name by name keeps its size, and is slow to walk
+        )
+        self.open |= {name for name in names if self._is_open(name)}
+
+    def open_statuses(self, more: Collection[str] = ()) -> dict[str, Status]:
+        """Return the statuses of open tasks, and of some more."""
+        names = self.open.union(more)
+        return {name: self.statuses[name] for name in names if name in self.statuses}
+
+    def _is_open(self, name: str) -> bool:
+        try:
+            is_open = needs_attention(self.desired.tasks.get(name), self.statuses.get(name))
+        except Exception:
+            log.exception("task %s: it cannot be told whether there is something to do; others go on", name)
+            return True  # the plan meets the same mistake, and says so on record
+        return is_open or name in self.desired.broken

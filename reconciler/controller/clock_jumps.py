@@ -1,0 +1,47 @@
+"""
+Clock jumps: somebody sets the clock, and what has a term lasts as long as it would have.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+
+from reconciler.controller.cache import FleetCache
+from reconciler.controller.ports import Clock
+from reconciler.core.model.status import Phase
+from reconciler.core.planning.schedule import JUMP
+
+log = logging.getLogger(__name__)
+
+
+class ClockJumps:
+    """Jump detection: the wall clock held against `steady`, the seconds of one that nobody sets."""
+
+    def __init__(self, cache: FleetCache, clock: Clock, steady: Callable[[], float]) -> None:
+        self._cache = cache
+        self._clock = clock
+        self._steady = steady
+        self._times = clock(), steady()
+        """What both clocks said when they were last compared."""
+
+    def compare(self) -> timedelta:
+        """Return by how much the clock was set since the last call; the cache's terms follow it."""
+        before, self._times = self._times, (self._clock(), self._steady())
+        by = self._times[0] - before[0] - timedelta(seconds=self._times[1] - before[1])
+        if abs(by) <= JUMP:
+            return timedelta()
+        log.warning(
+            "the clock was set by %+.0f s; leases and time limits go on as before", by.total_seconds()
+        )
+        drift = self._cache.drift
+        self._cache.drift = {key: drift.get(key, timedelta()) + by for key in self._terms()}
+        return by
+
+    def _terms(self) -> Iterator[tuple[str, datetime]]:
+        """Yield what has a term that counts from a time on record."""
+        for status in self._cache.statuses.values():
+            if status.run and (status.phase.is_live or status.phase is Phase.FAILED):
+                yield status.run, status.since
+        for name, host in self._cache.hosts.items():
+            if not host.reachable:
+                yield name, host.since

@@ -1,0 +1,232 @@
+"""
+Observe: what turns facts into events, and into news of hosts.
+
+Nothing is recorded here and nothing is set in motion: what comes out is
+folded, planned with and put on record by the loop.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from reconciler.controller.assigned import AssignedSpecs
+from reconciler.controller.breakers import Breakers
+from reconciler.controller.cache import FleetCache
+from reconciler.controller.ports import ControllerSettings, Fact, TaskFact
+from reconciler.controller.quarantine import Quarantine
+from reconciler.core.attribution import attribute
+from reconciler.core.errors import Unavailable
+from reconciler.core.events import (
+    Completed,
+    Event,
+    HostSeen,
+    MergeSeen,
+    PullRequestSeen,
+    RunEnded,
+    RunSeen,
+    Started,
+)
+from reconciler.core.forge.pull_request import follow
+from reconciler.core.hosts import HostChange, host_change, host_removal
+from reconciler.core.lifecycle import transition
+from reconciler.core.model.specs import Desired, Task
+from reconciler.core.model.status import HostStatus, Phase, Status
+from reconciler.core.runs.decide import next_event
+
+log = logging.getLogger(__name__)
+
+
+# --- Tasks -----------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class TaskObservation:
+    """What facts about tasks come to."""
+
+    events: list[Event] = field(default_factory=list)
+    statuses: dict[str, Status | None] = field(default_factory=dict)
+    """Where the events bring the tasks that they are about."""
+    has_late_end: bool = False
+    """Whether a run has ended that its task went on without: its folders were spared until now."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskObserver:
+    """Judges facts about tasks, each task on its own: what one cannot be judged for keeps no other back."""
+
+    cache: FleetCache
+    assigned: AssignedSpecs
+    quarantine: Quarantine
+
+    async def observe(self, facts: Iterable[Fact], now: datetime) -> TaskObservation:
+        """
+        Return what the facts mean; one about a run that is over by now means nothing.
+
+        Raises Unavailable if a spec cannot be recalled: all of them wait then.
+        """
+        observation = TaskObservation()
+        for fact in facts:
+            if not isinstance(fact, HostSeen):
+                await self._take(fact, observation, now)
+        return observation
+
+    async def _take(self, fact: TaskFact, observation: TaskObservation, now: datetime) -> None:
+        task = fact.task if isinstance(fact, MergeSeen | PullRequestSeen) else self._task_of(fact)
+        if task in self.quarantine.unwritable:
+            self.quarantine.drop(fact)
+            return
+        # A fact is judged by where the facts before it bring its task, and not by the
+        # record: a pull request that is seen twice in one look must not count twice.
+        fact, status = replace(fact, task=task), observation.statuses.get(task, self.cache.statuses.get(task))
+        if isinstance(fact, RunEnded) and not (status and is_about(fact, status)):
+            observation.has_late_end = True
+        try:
+            events, after = await self._meaning(fact, status, now)
+        except Unavailable:
+            raise
+        except Exception as error:
+            log.exception("task %s: what came of it cannot be judged; others go on", task)
+            self.quarantine.add(task, error)
+            self.quarantine.drop(fact)
+            return
+        observation.events += events
+        observation.statuses[task] = after
+        if not isinstance(fact, RunSeen):
+            self.quarantine.recover(task)
+
+    async def _meaning(
+        self, fact: TaskFact, status: Status | None, now: datetime
+    ) -> tuple[Sequence[Event], Status | None]:
+        """Return everything that a fact means for its task, and where that brings it."""
+        events, desired = list[Event](), self.cache.desired
+        task = desired.tasks.get(fact.task)
+        if isinstance(fact, RunEnded) and status is not None and is_about(fact, status):
+            task = await self.assigned.last(fact.task, status.generation)
+        while (event := task_event(fact, status, task, desired, now)) is not None:
+            before, status = status, transition(status, event)
+            if status == before:
+                break  # it would mean the same again, and again
+            events.append(event)
+        return events, status
+
+    def _task_of(self, fact: RunSeen | RunEnded) -> str:
+        """Return the task whose run it is, by the name it has by now: its file may have moved."""
+        names = (fact.task, *self.cache.open)
+        runs = ((name, status.run) for name in names if (status := self.cache.statuses.get(name)))
+        return next((name for name, run in runs if run == fact.run), fact.task)
+
+
+def task_event(
+    fact: TaskFact, status: Status | None, task: Task | None, desired: Desired, now: datetime
+) -> Event | None:
+    """
+    Return the next thing that a fact means for its task; None if it means nothing (more).
+
+    `task` is what the spec wants now, or wanted last; None if that is lost.
+    """
+    if status is None:
+        return None
+    if isinstance(fact, MergeSeen):
+        return _merged(fact, status)
+    if isinstance(fact, PullRequestSeen):
+        return _reviewed(fact, status, task, desired)
+    if not is_about(fact, status):
+        return None
+    if isinstance(fact, RunSeen):
+        return _started(fact, status)
+    event = next_event(task, status, fact, now, desired.fleet)
+    return attribute(desired, event) if event else None
+
+
+def is_about(fact: RunSeen | RunEnded, status: Status) -> bool:
+    """Return whether a fact is about the round that is under way."""
+    return status.phase.is_live and (status.run, status.round) == (fact.run, fact.round)
+
+
+def _merged(fact: MergeSeen, status: Status) -> Event | None:
+    if status.phase is not Phase.REVIEW_PENDING or status.head_commit != fact.head:
+        return None
+    return Completed(task=fact.task, at=fact.at, cause="person", reason=f"merged into {fact.base}")
+
+
+def _reviewed(fact: PullRequestSeen, status: Status, task: Task | None, desired: Desired) -> Event | None:
+    repo = desired.repos.get(task.repo or "") if task else None
+    if task is None or repo is None:
+        return None
+    return follow(task, status, fact.pull, repo, fact.at, bot=fact.bot, delivery=fact.delivery)
+
+
+def _started(fact: RunSeen, status: Status) -> Event | None:
+    if status.phase is not Phase.ASSIGNED and fact.prompt_sha256 in {None, status.prompt_sha256}:
+        return None
+    return Started(
+        task=fact.task,
+        at=fact.at,
+        run=fact.run,
+        cause="host",
+        reason=f"the agent of round {fact.round} was seen alive",
+        prompt_sha256=fact.prompt_sha256,
+    )
+
+
+# --- Hosts -----------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class HostObservation:
+    """What facts come to for the hosts."""
+
+    hosts: dict[str, HostStatus]
+    changes: list[HostChange] = field(default_factory=list)
+    """What of it is news for the record."""
+    mended: list[str] = field(default_factory=list)
+    """Hosts that start runs again: what is on record of them is out of date."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostObserver:
+    """Judges what facts say of hosts, each host on its own."""
+
+    cache: FleetCache
+    breakers: Breakers
+    settings: ControllerSettings
+
+    def observe(self, facts: Iterable[Fact], now: datetime) -> HostObservation:
+        """Return what is known of the hosts after these facts."""
+        observation = HostObservation(dict(self.cache.hosts))
+        self.breakers.forget(self.cache.desired.hosts)
+        # Starts come before probes: one that finds nothing wrong does not clear a host of
+        # the start that failed beside it. What the specs no longer have goes last: news
+        # of such a host would bring its file back.
+        for fact in sorted(facts, key=lambda fact: isinstance(fact, HostSeen)):
+            try:
+                self._take(fact, observation, now)
+            except Exception:
+                log.exception("%s: what it says of a host is passed over", _about(fact))
+        for change in self.breakers.changes(observation.hosts, now):
+            self._add(change, observation)
+        if self.cache.desired.revision:
+            gone = self.cache.hosts.keys() - self.cache.desired.hosts
+            observation.changes += [host_removal(name, observation.hosts.pop(name), now) for name in gone]
+        return observation
+
+    def _take(self, fact: Fact, observation: HostObservation, now: datetime) -> None:
+        if isinstance(fact, RunSeen | RunEnded):
+            host = self.breakers.note(fact, self.cache.statuses.get(fact.task), now)
+            observation.mended += [host] if host else []
+        elif isinstance(fact, HostSeen) and fact.host in self.cache.desired.hosts:
+            before = observation.hosts.get(fact.host)
+            change = host_change(fact.host, before, self.breakers.seen(fact, before), fact.at)
+            if change is not None:
+                self._add(change, observation)
+
+    def _add(self, change: HostChange, observation: HostObservation) -> None:
+        if change.after is not None:
+            observation.hosts[change.host] = change.after
+        if self.settings.records(change.before):
+            observation.changes.append(change)
+
+
+def _about(fact: Fact) -> str:
+    return f"host {fact.host}" if isinstance(fact, HostSeen) else f"task {fact.task}"

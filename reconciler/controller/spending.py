@@ -1,0 +1,43 @@
+"""
+What was spent today: read from the record once a day, and kept up with what is recorded.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from reconciler.controller.ports import State
+from reconciler.core.adapter import Usage
+from reconciler.core.lifecycle import Transition
+from reconciler.core.model.specs import Desired
+from reconciler.core.model.status import BudgetScope
+from reconciler.core.planning.limits import has_daily_budget, midnight, with_expenses
+
+
+class DailySpending:
+    """Running total: what was spent since midnight (UTC), and from whose budget."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._spent: Mapping[BudgetScope, Usage] = {}
+        self._since: datetime | None = None
+        """The midnight it counts from; None if the record is to be read."""
+
+    async def today(
+        self, desired: Desired, unrecorded: Sequence[Transition], now: datetime
+    ) -> Mapping[BudgetScope, Usage]:
+        """Return what was spent today, what is about to be recorded with it; empty if nobody has a budget."""
+        if not has_daily_budget(desired):
+            return {}
+        today = midnight(now)
+        if self._since != today:
+            self._spent, self._since = await self._state.spent(today), today
+        return with_expenses(self._spent, unrecorded, today)
+
+    def add(self, recorded: Sequence[Transition]) -> None:
+        """Add what is on record now."""
+        if self._since is not None:
+            self._spent = with_expenses(self._spent, recorded, self._since)
+
+    def forget(self) -> None:
+        """Read the record again: somebody else may have written to it."""
+        self._since = None
