@@ -5,8 +5,8 @@ What differs is the purpose, and each has a named constructor: which repository,
 whose configuration, and whether a remote is talked to. Work on a repository
 reads nothing but the repository itself; talking to a remote needs the
 credentials of whoever runs this process, so there their own configuration is
-read too. Only what a person would do by hand, in their name, goes without the
-list: their hooks, filters and signatures are meant then.
+read too. Only a commit in a person's name goes without the list: their identity
+and their signature are meant. What they do in a checkout is `checkout`'s.
 """
 
 import asyncio
@@ -41,15 +41,16 @@ _SAFE: Sequence[str] = (
 )
 """Overrides what a repository's own configuration says: who may write that must not run things here."""
 
-_QUIET = {
+QUIET = {
     "GIT_TERMINAL_PROMPT": "0",  # nobody is there to answer
     "LC_ALL": "C.UTF-8",
     "LANGUAGE": "C",  # errors are told apart by git's words
 }
+"""Of every git, a person's own too."""
 _SAFE_PROTOCOLS = {"GIT_ALLOW_PROTOCOL": "file:https:http:ssh"}
 """Not `ext::`, which runs commands, nor `git://`, where anybody may answer."""
 _CLEAN = {
-    **_QUIET,
+    **QUIET,
     **_SAFE_PROTOCOLS,
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": os.devnull,  # the same work gives the same commit, whoever runs this process
@@ -62,7 +63,7 @@ _BASE = ("PATH", "HOME", "TMPDIR", "USER", "LOGNAME")
 _OF_REMOTES = re.compile(
     r"GIT_(?:SSH(?:_COMMAND|_VARIANT)?|ASKPASS|SSL_\w+|HTTP_\w+|PROXY_\w+|CONFIG_(?:GLOBAL|COUNT|(?:KEY|VALUE)_\d+))\Z"
 )
-_PLACES = re.compile(
+PLACES = re.compile(
     r"GIT_(?:DIR|WORK_TREE|INDEX_FILE|PREFIX|COMMON_DIR|NAMESPACE|OBJECT_\w+|ALTERNATE_OBJECT_\w+)\Z"
 )
 """What a hook's environment says about another repository than the one that is meant."""
@@ -130,16 +131,12 @@ class Git:
         filters that files need on their way in. Reflogs are for the agent.
         """
         options = ("-C", str(folder), *_overrides(), "-c", "core.logAllRefUpdates=true")
-        return cls(options, _elsewhere(env) | _QUIET | _SAFE_PROTOCOLS)
+        return cls(options, _elsewhere(env) | QUIET | _SAFE_PROTOCOLS)
 
     @classmethod
-    def personal(cls, *where: str) -> Self:
-        """
-        Return git as the person themselves would call it: identity, hooks, filters.
-
-        `where` are options that say in which repository, `-C <folder>` or `--git-dir=<folder>`.
-        """
-        return cls(where, _elsewhere(os.environ) | _QUIET)
+    def personal(cls, git_dir: Path) -> Self:
+        """Return git for objects in the name of the person: their identity, and how they sign."""
+        return cls((f"--git-dir={git_dir}",), _elsewhere(os.environ) | QUIET)
 
     async def run(
         self,
@@ -305,7 +302,7 @@ def _networked_environment() -> dict[str, str]:
 
 
 def _elsewhere(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if not _PLACES.match(name)}
+    return {name: value for name, value in env.items() if not PLACES.match(name)}
 
 
 def _cannot_start(error: OSError) -> Unavailable:

@@ -40,7 +40,7 @@ async def fetch(git: Git) -> None:
         damaged = (
             "; a ref of the remote is damaged: see to its empty files there" if _EMPTY in result.words else ""
         )
-        _explain("fetch failed", f"{result.words}{damaged}")
+        explain("fetch failed", f"{result.words}{damaged}")
 
 
 async def push(git: Git, remote: str, commit: str, branch: str) -> None:
@@ -56,7 +56,7 @@ async def push(git: Git, remote: str, commit: str, branch: str) -> None:
         timeout=NETWORK_TIMEOUT,
     )
     if result.code != 0:
-        _explain(f"push of {branch} failed", _all_words(result))
+        explain(f"push of {branch} failed", _all_words(result))
 
 
 async def push_ref(git: Git, value: str, ref: str, *, expected: str | None) -> None:
@@ -69,7 +69,7 @@ async def push_ref(git: Git, value: str, ref: str, *, expected: str | None) -> N
     words = ("push", "--quiet", "--porcelain", lease, "origin", f"{value}:{ref}")
     result = await git.attempt(*_FEW_OBJECTS, *words, timeout=NETWORK_TIMEOUT)
     if result.code != 0:
-        _explain(f"push of {ref} failed", _all_words(result))
+        explain(f"push of {ref} failed", _all_words(result))
 
 
 def _all_words(result: GitResult) -> str:
@@ -78,7 +78,8 @@ def _all_words(result: GitResult) -> str:
     return " ".join([*refs, result.words])
 
 
-def _explain(what: str, words: str) -> NoReturn:
+def explain(what: str, words: str) -> NoReturn:
+    """Raise what a fetch or a push that failed means, by git's words for it."""
     if _SOMEBODY_FIRST.search(words):
         raise Conflict(f"{what}, somebody else was first: {words}")
     if _SAID_NO.search(words):

@@ -225,7 +225,7 @@ async def begin(repository: Repository, branch: str) -> str:
     """Begin an empty record in a person's name; return its commit. Raises UsageError if there is one."""
     if (commit := repository.read_ref(f"refs/heads/{branch}")) is not None:
         raise UsageError(f"there is a record here: {branch} is at {commit[:10]}")
-    person = Git.personal(f"--git-dir={repository.git_dir}")
+    person = Git.personal(repository.git_dir)
     await require_identity(person)
     commit = await commit_tree(repository, person, None, [], "record: begins here\n\nCause: person\n")
     await publish(repository, branch, None, commit)
