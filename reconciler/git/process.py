@@ -14,7 +14,7 @@ import os
 import re
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Self
 
@@ -123,7 +123,7 @@ class Git:
         return cls(("-C", str(place), *_overrides()), _networked_environment())
 
     @classmethod
-    def workspace(cls, folder: Path, env: Mapping[str, str]) -> Self:
+    def workspace(cls, folder: Path, env: Mapping[str, str], *, timeout: float) -> Self:
         """
         Return git for a work tree in which agents write, and so may have written its configuration too.
 
@@ -131,12 +131,28 @@ class Git:
         filters that files need on their way in. Reflogs are for the agent.
         """
         options = ("-C", str(folder), *_overrides(), "-c", "core.logAllRefUpdates=true")
-        return cls(options, _elsewhere(env) | QUIET | _SAFE_PROTOCOLS)
+        return cls(options, _elsewhere(env) | QUIET | _SAFE_PROTOCOLS, timeout)
 
     @classmethod
     def personal(cls, git_dir: Path) -> Self:
         """Return git for objects in the name of the person: their identity, and how they sign."""
         return cls((f"--git-dir={git_dir}",), _elsewhere(os.environ) | QUIET)
+
+    def synced(self) -> Self:
+        """
+        Return git that has objects and refs on disk when it ends; its default syncs almost nothing.
+
+        The folders that they are in it never syncs.
+        """
+        return self.with_options("-c", "core.fsync=all")
+
+    def with_options(self, *options: str) -> Self:
+        """Return git with further options, which win."""
+        return replace(self, options=(*self.options, *options))
+
+    def with_env(self, env: Mapping[str, str]) -> Self:
+        """Return git with further variables."""
+        return replace(self, env={**self.env, **env})
 
     async def run(
         self,

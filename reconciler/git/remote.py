@@ -50,11 +50,8 @@ async def push(git: Git, remote: str, commit: str, branch: str) -> None:
     Raises Conflict if somebody else pushed first, Refused if the remote says
     no, Unavailable if it does not answer (then it may or may not have it).
     """
-    result = await git.attempt(
-        *_FEW_OBJECTS,
-        *("push", "--quiet", "--porcelain", remote, f"{commit}:refs/heads/{branch}"),
-        timeout=NETWORK_TIMEOUT,
-    )
+    words = ("push", "--quiet", "--porcelain", remote, f"{commit}:refs/heads/{branch}")
+    result = await git.with_options(*_FEW_OBJECTS).attempt(*words, timeout=NETWORK_TIMEOUT)
     if result.code != 0:
         explain(f"push of {branch} failed", _all_words(result))
 
@@ -67,7 +64,7 @@ async def push_ref(git: Git, value: str, ref: str, *, expected: str | None) -> N
     """
     lease = f"--force-with-lease={ref}:{expected or ''}"
     words = ("push", "--quiet", "--porcelain", lease, "origin", f"{value}:{ref}")
-    result = await git.attempt(*_FEW_OBJECTS, *words, timeout=NETWORK_TIMEOUT)
+    result = await git.with_options(*_FEW_OBJECTS).attempt(*words, timeout=NETWORK_TIMEOUT)
     if result.code != 0:
         explain(f"push of {ref} failed", _all_words(result))
 

@@ -215,9 +215,8 @@ async def adopt(repository: Repository, branch: str, name: str | None) -> str:
             f"remote by its URL (--repo {remote.url}), or let this repository be a fleet of its own "
             f"(`git remote remove {remote.name}`)"
         )
-    await repository.git.run(
-        "-c", "core.fsync=all", "update-ref", f"refs/heads/{branch}", commit, local or "0" * len(commit)
-    )
+    move = ("update-ref", f"refs/heads/{branch}", commit, local or "0" * len(commit))
+    await repository.git.synced().run(*move)
     return commit
 
 

@@ -4,7 +4,7 @@ The code of a task on an agent's machine: cloned, and pushed when the work is do
 Git talks to the repository with the access that the agent's user has.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.git.process import Git
@@ -59,5 +59,4 @@ async def _has(git: Git, commit: str) -> bool:
 
 
 def _git(folder: Path) -> Git:
-    git = Git.workspace(folder, environment())  # neither we nor a filter hand on our token
-    return replace(git, timeout=_TIMEOUT)
+    return Git.workspace(folder, environment(), timeout=_TIMEOUT)  # an environment without our token
