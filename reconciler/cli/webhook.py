@@ -23,7 +23,7 @@ from reconciler.files import replace_atomically
 
 if TYPE_CHECKING:
     from reconciler.core.adapter import Secret
-    from reconciler.core.forge.model import Hint
+    from reconciler.core.model.forge import Hint
     from reconciler.core.model.specs import Forge
     from reconciler.forge.forgejo import ForgeRegistry, InstalledWebhook
     from reconciler.forge.journal import Delivery

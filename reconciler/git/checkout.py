@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from reconciler.core.errors import Unavailable
 from reconciler.git.process import PLACES, QUIET, GitFailed, printable_error
-from reconciler.git.remote import explain
+from reconciler.git.remote import NETWORK_TIMEOUT, explain
 
 if TYPE_CHECKING:
     from git.exc import CommandError
@@ -40,7 +40,9 @@ class Upstream(NamedTuple):
 
 def upstream_of(place: Path, branch: str) -> Upstream | None:
     """Return where the branch of a repository is pushed to; None if nowhere. Raises Unavailable."""
-    with _library().Repo(place) as repo, repo.heads[branch].config_reader() as settings:
+    library = _library()
+    with library.Repo(place) as repo:
+        settings = library.Head(repo, f"refs/heads/{branch}").config_reader()
         remote, merge = (str(settings.get(name, fallback="")) for name in ("remote", "merge"))
     return Upstream(remote, merge.removeprefix("refs/heads/")) if remote and merge else None
 
@@ -124,15 +126,15 @@ class Checkout:
         """Make a commit the head of a branch of a remote, if it only adds to it. Raises as `remote.push`."""
         try:
             ref = f"{commit}:refs/heads/{upstream.branch}"
-            self._do("push", "--quiet", "--porcelain", upstream.remote, ref)
+            self._do("push", "--quiet", "--porcelain", upstream.remote, ref, timeout=NETWORK_TIMEOUT)
         except GitFailed as error:
             explain(f"push of {upstream.branch} failed", str(error))
 
-    def _do(self, *words: str) -> str:
+    def _do(self, *words: str, timeout: float | None = None) -> str:
         from git.exc import CommandError  # noqa: PLC0415 - see above
 
         try:
-            return str(self._git.execute(["git", *words]))
+            return str(self._git.execute(["git", *words], kill_after_timeout=timeout))
         except CommandError as error:
             raise _failed(words, error) from error
 

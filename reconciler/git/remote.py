@@ -33,6 +33,7 @@ async def fetch(git: Git) -> None:
     What the fleet keeps beside them (`refs/fleet/`) comes into `refs/remote-fleet/`.
     Raises Refused if the remote does not let us in, Unavailable if it does not answer.
     """
+    # Tags name nothing of ours; FETCH_HEAD tells of the last fetch that a person made.
     words = ("fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "origin")
     refs = ("+refs/heads/*:refs/remotes/origin/*", "+refs/fleet/*:refs/remote-fleet/*")
     result = await git.attempt(*words, *refs, timeout=NETWORK_TIMEOUT)
@@ -62,6 +63,7 @@ async def push_ref(git: Git, value: str, ref: str, *, expected: str | None) -> N
 
     An empty value deletes it. Raises as `push` does; Conflict if the ref has another value.
     """
+    # The value is named: without it git compares with what was fetched last, which may be newer than we know.
     lease = f"--force-with-lease={ref}:{expected or ''}"
     words = ("push", "--quiet", "--porcelain", lease, "origin", f"{value}:{ref}")
     result = await git.with_options(*_FEW_OBJECTS).attempt(*words, timeout=NETWORK_TIMEOUT)
