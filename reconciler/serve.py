@@ -28,7 +28,7 @@ from reconciler.controller.ports import ControllerSettings, Ports, Step
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Problem, Refused, Unavailable, UsageError
 from reconciler.core.fields import format_time
-from reconciler.core.forge.model import Hint, PullRequestSnapshot
+from reconciler.core.model.forge import Hint, PullRequestSnapshot
 from reconciler.core.model.specs import Desired, Forge, Host
 from reconciler.dispatch import environ
 from reconciler.dispatch.dispatcher import Dispatcher

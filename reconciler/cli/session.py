@@ -263,7 +263,7 @@ class FleetSession:
             asked = ("rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}")
             found = await self.repository.git.attempt(*asked)
             if found.code == 0:
-                return found.stdout.decode().strip()
+                return found.text
         raise NotFound(f"{self.repository}: no revision {rev!r}")
 
 

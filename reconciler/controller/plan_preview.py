@@ -13,7 +13,7 @@ from typing import NamedTuple
 from reconciler.controller.periodic import PeriodicTasks
 from reconciler.controller.ports import Clock, Controller, Forges, WaitForNews, wait_for_news
 from reconciler.core.errors import Conflict, ReconcilerError
-from reconciler.core.forge.model import CommitStatus, ManagedComment, PullRequestSnapshot
+from reconciler.core.model.forge import CommitStatus, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.specs import Desired, Forge
 from reconciler.core.model.status import Observed
 from reconciler.core.planning.preview import comment, difference, no_plan_comment, summary

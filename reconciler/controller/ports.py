@@ -16,7 +16,9 @@ from reconciler.controller import tree
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.errors import Problem
 from reconciler.core.events import HostSeen, MergeSeen, PullRequestSeen, RunEnded, RunSeen, WorkerReport
-from reconciler.core.forge.model import (
+from reconciler.core.hosts import HostChange
+from reconciler.core.lifecycle import Transition
+from reconciler.core.model.forge import (
     Comment,
     CommitStatus,
     ForgeView,
@@ -24,8 +26,6 @@ from reconciler.core.forge.model import (
     ManagedComment,
     PullRequestSnapshot,
 )
-from reconciler.core.hosts import HostChange
-from reconciler.core.lifecycle import Transition
 from reconciler.core.model.runs import Assignment, Claim, Report, RunRequest
 from reconciler.core.model.specs import Desired, Forge, Host, Repo, Task
 from reconciler.core.model.status import BudgetScope, HostStatus, LeaseRequest, Status

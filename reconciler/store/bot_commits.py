@@ -5,7 +5,6 @@ What the reconciler itself commits to the specs: tasks made from issues, and wha
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -120,7 +119,7 @@ def bot_git(git: Git) -> Git:
         for role in ("AUTHOR", "COMMITTER")
         for part, value in (("NAME", name), ("EMAIL", address))
     }
-    return replace(git, env={**git.env, **names})
+    return git.with_env(names)
 
 
 # --- Where the branch is checked out ---------------------------------------

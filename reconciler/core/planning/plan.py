@@ -14,6 +14,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from reconciler.core.adapter import overspent
 from reconciler.core.attribution import attribute
 from reconciler.core.events import (
     Assigned,
@@ -37,7 +38,7 @@ from reconciler.core.model.runs import run_key
 from reconciler.core.model.specs import Desired, DesiredState, Task
 from reconciler.core.model.status import LeaseRequest, Observed, Phase, Reason, Status, Waiting
 from reconciler.core.planning.context import PlanContext, Wait, waiting
-from reconciler.core.planning.limits import budget_scopes, overspent, spent_today
+from reconciler.core.planning.limits import budget_scopes, spent_today
 from reconciler.core.planning.liveness import host_loss, host_silence, silence_deadlines, worker_loss
 from reconciler.core.planning.placement import Placement
 from reconciler.core.planning.schedule import JUMP, format_in, is_due_time, next_due
