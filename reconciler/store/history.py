@@ -2,54 +2,24 @@
 What happened, read back from the commits of the state branch.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from reconciler.core.errors import Unavailable
+from reconciler.core.transitions import TransitionRecord
 from reconciler.git.repository import Repository
-from reconciler.store import messages
 from reconciler.store.layout import status_path
+from reconciler.store.messages import parse_message
 
 _OF_TASKS = "--grep=^Task: "
 OF_FLEET = (_OF_TASKS, "--grep=^Host: ")
 """Trailers of transitions and of news of hosts; either will do where both are given."""
-_COMMITTED = re.compile(r"^committer .*> (\d+) [+-]\d{4}$", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryEntry:
-    """One transition, or news of a host, as it stands on record."""
-
-    at: datetime
-    """To the second."""
-    task: str | None
-    """None: news of a host."""
-    before: str | None
-    """Phase; None for the first transition of a task. Of a host, whether it was up or down."""
-    after: str | None
-    """Phase; None when the status went. Of a host, as above."""
-    reason: str
-    host: str | None
-    run: str | None
-    actor: str
-    cause: str
-    revision: str | None
-    """Commit of the specs that were in force."""
-    commit: str
-    previous: str | None
-    """Commit of the task's previous transition."""
-
-    @property
-    def name(self) -> str:
-        """What it is about, in words."""
-        return self.task or f"host {self.host}"
 
 
 async def read_history(
     repository: Repository, branch: str, task: str | None = None, *, limit: int | None = None
-) -> Sequence[HistoryEntry]:
+) -> Sequence[TransitionRecord]:
     """
     Return what happened from the state branch, newest first: to one task, or to all of them and their hosts.
 
@@ -108,9 +78,9 @@ async def _listed(repository: Repository, limit: int | None, *words: str) -> Seq
     return listed.decode().split()
 
 
-async def walk(repository: Repository, start: str | None, limit: int | None) -> Sequence[HistoryEntry]:
+async def walk(repository: Repository, start: str | None, limit: int | None) -> Sequence[TransitionRecord]:
     """Return a transition and those of the same task before it, newest first."""
-    walked: list[HistoryEntry] = []
+    walked: list[TransitionRecord] = []
     ahead = start
     while ahead and (limit is None or len(walked) < limit):
         try:
@@ -124,28 +94,10 @@ async def walk(repository: Repository, start: str | None, limit: int | None) -> 
     return walked
 
 
-async def read_entries(repository: Repository, commits: Sequence[str]) -> Sequence[HistoryEntry]:
+async def read_entries(repository: Repository, commits: Sequence[str]) -> Sequence[TransitionRecord]:
     """Return what stands in commits of the state branch, in their order."""
-    found: list[HistoryEntry] = []
-    await repository.objects.read(commits, lambda commit, content: found.append(_entry(commit, content)))
-    return found
-
-
-def _entry(commit: str, content: bytes) -> HistoryEntry:
-    headers, _, message = content.decode("utf-8", "replace").partition("\n\n")
-    trailers = messages.trailers_of(message)
-    committed = _COMMITTED.search(headers)
-    return HistoryEntry(
-        at=datetime.fromtimestamp(int(committed[1]) if committed else 0, UTC),
-        task=trailers.get("Task"),
-        before=trailers.get("From"),
-        after=trailers.get("To"),
-        reason=messages.reason_of(message),
-        host=trailers.get("Host"),
-        run=trailers.get("Run"),
-        actor=trailers.get("Actor", ""),
-        cause=trailers.get("Cause", ""),
-        revision=trailers.get("Spec-Revision"),
-        commit=commit,
-        previous=trailers.get("Prev-Transition"),
+    found: list[TransitionRecord] = []
+    await repository.objects.read(
+        commits, lambda commit, content: found.append(parse_message(commit, content))
     )
+    return found

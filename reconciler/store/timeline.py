@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 
 from reconciler.core.errors import NotFound
+from reconciler.core.transitions import TransitionRecord
 from reconciler.git.repository import Repository
-from reconciler.store.history import OF_FLEET, HistoryEntry, read_entries, walk
+from reconciler.store.history import OF_FLEET, read_entries, walk
 from reconciler.store.layout import status_path
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
@@ -20,7 +21,7 @@ class HistoryReader:
         self._repository = repository
         self.head = head
 
-    async def since(self, commit: str, limit: int) -> Sequence[HistoryEntry]:
+    async def since(self, commit: str, limit: int) -> Sequence[TransitionRecord]:
         """
         Return what happened after a commit (empty: ever), oldest first.
 
@@ -35,7 +36,7 @@ class HistoryReader:
         listed = await self._repository.git.run("rev-list", "--reverse", *OF_FLEET, head, *after)
         return await read_entries(self._repository, listed.decode().split()[:limit])
 
-    async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[HistoryEntry]:
+    async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[TransitionRecord]:
         """
         Return what happened up to now, or before a commit, newest first; to one task, or to all.
 
