@@ -2,7 +2,7 @@
 What there is to read: tasks, runs, hosts, agents, the plan, the history.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from heapq import nsmallest
@@ -18,13 +18,12 @@ from reconciler.api.views import (
     read_model,
     run_body,
     task_body,
-    task_filters,
     worker_body,
 )
 from reconciler.controller.ports import Controller
 from reconciler.core.errors import NotFound, Refused
 from reconciler.core.fields import Frozen
-from reconciler.core.views import LastOutput, is_holder
+from reconciler.core.views import LastOutput, TaskView, is_holder
 from reconciler.wire import (
     AgentBody,
     HistoryEntryBody,
@@ -58,7 +57,7 @@ class ReadOperations:
         if not call.caller.may("read"):
             names = (name for name in names if is_holder(call.caller.agent, self.desk.statuses.get(name)))
         if wanted := _wanted(call.query):
-            names = (name for name in names if wanted.items() <= task_filters(model.task(name)).items())
+            names = (name for name in names if _matches(model.task(name), wanted))
         page, cursor = _page(names, str, call.query)
         followed = replace(model, last_output=self.last_output)
         return Page([task_body(followed.task(name)) for name in page], cursor)
@@ -67,7 +66,7 @@ class ReadOperations:
         """Return a task; to a token of scope `agent`, one that it was given."""
         model = replace(read_model(self.desk), last_output=self.last_output)
         view = model.task(call.name)
-        if view.worker != call.caller.agent and not call.caller.may("read"):
+        if view.assigned_agent != call.caller.agent and not call.caller.may("read"):
             raise Refused("a token of scope `agent` reads the tasks that it was given; `read` reads all")
         if not model.has(call.name):
             raise NotFound(f"no task {call.name}; `GET /api/v1/tasks` lists them")
@@ -76,7 +75,7 @@ class ReadOperations:
     async def runs(self, call: Call) -> Page:
         """Return live runs by name."""
         wanted, model = _wanted(call.query), replace(read_model(self.desk), last_output=self.last_output)
-        live = (view for view in model.runs() if wanted.items() <= task_filters(view).items())
+        live = (view for view in model.runs() if _matches(view, wanted))
         return Page(*_page(map(run_body, live), lambda run: run.run, call.query))
 
     async def hosts(self, call: Call) -> Page:
@@ -163,6 +162,11 @@ def _list(
 def _wanted(asked: PageQuery) -> dict[str, Any]:
     """Return the filters that were given."""
     return asked.model_dump(exclude_none=True, exclude={"limit", "cursor"})
+
+
+def _matches(view: TaskView, wanted: Mapping[str, Any]) -> bool:
+    """Return whether a task is what the filters ask for, which are named as the fields of its view."""
+    return all(getattr(view, field) == value for field, value in wanted.items())
 
 
 def _page(

@@ -88,8 +88,8 @@ def task_body(view: TaskView) -> TaskBody:
         attempt=status.attempt,
         epoch=status.attempt,
         review_count=status.review_count,
-        assigned_host=view.host,
-        assigned_agent=view.worker,
+        assigned_host=view.assigned_host,
+        assigned_agent=view.assigned_agent,
         run=status.run,
         branch_name=status.branch_name,
         head_commit=status.head_commit,
@@ -104,17 +104,6 @@ _UNRECORDED = Status(phase=Phase.CREATED, since=EARLIEST, created_at=EARLIEST, g
 """Where a task stands that is not on record yet; its times are not told."""
 
 
-def task_filters(view: TaskView) -> dict[str, str | None]:
-    """Return what a task can be found by, as `TasksQuery` and `RunsQuery` name it."""
-    return {
-        "phase": view.phase,
-        "execution_mode": view.execution_mode,
-        "repo": view.repo,
-        "assigned_host": view.host,
-        "assigned_agent": view.worker,
-    }
-
-
 def run_body(view: TaskView) -> RunBody:
     """Return the live run of a task."""
     status = view.status or _UNRECORDED
@@ -125,8 +114,8 @@ def run_body(view: TaskView) -> RunBody:
         since=format_time(status.since),
         attempt=status.attempt,
         round=status.round,
-        assigned_host=view.host,
-        assigned_agent=view.worker,
+        assigned_host=view.assigned_host,
+        assigned_agent=view.assigned_agent,
         branch_name=status.branch_name,
         last_activity_at=_time(view.last_activity_at),
     )

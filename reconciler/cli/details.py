@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from reconciler.cli.output import Document
-from reconciler.cli.render import adapters_of, agent_document, reason_of, spec_document
+from reconciler.cli.render import adapters_of, reason_of, spec_document
 from reconciler.cli.terminal import ago, table, value_block
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.fields import format_duration, format_time
@@ -147,20 +146,12 @@ def _cli_row(cli: HostCli) -> Sequence[str]:
     return "yes" if cli.ok else "no", cli.version or "-", cli.path or "-", cli.message
 
 
-def agent_details(view: WorkerView, _: datetime) -> str:
-    """Return what `describe` says of an outside agent."""
-    return _field_details(agent_document(view))
-
-
-def spec_details(value: Adapter | Repo, _: datetime) -> str:
+def spec_details(value: WorkerView | Adapter | Repo, _: datetime) -> str:
     """Return what `describe` says of a thing that has a spec and no status: every field that is set."""
-    return _field_details(spec_document(value))
-
-
-def _field_details(document: Document) -> str:
-    rows = ((name, _as_text(field)) for name, field in {**document, **document["spec"]}.items())
-    shown = ((name, text) for name, text in rows if name not in {"kind", "name", "spec"})
-    return value_block(_present([(document["kind"], document["name"]), *shown]))
+    document = spec_document(value)
+    fields = {**document["spec"], "held": document.get("held")}
+    rows = ((name, _as_text(field)) for name, field in fields.items())
+    return value_block(_present([(document["kind"], value.name), *rows]))
 
 
 def _as_text(value: Any) -> str:

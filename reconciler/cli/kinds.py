@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from reconciler.cli.details import agent_details, host_details, spec_details, task_details
+from reconciler.cli.details import host_details, spec_details, task_details
 from reconciler.cli.output import Column, Document
 from reconciler.cli.render import (
     ADAPTER_COLUMNS,
     AGENT_COLUMNS,
     REPO_COLUMNS,
-    agent_document,
     host_columns,
     host_document,
     spec_document,
@@ -49,7 +48,7 @@ SHOWN_KINDS: Mapping[str, ShownKind] = {
     for kind in (
         ShownKind("task", ReadModel.tasks, task_columns, task_document, task_details),
         ShownKind("host", ReadModel.hosts, host_columns, host_document, host_details),
-        ShownKind("agent", ReadModel.workers, lambda _: AGENT_COLUMNS, agent_document, agent_details),
+        ShownKind("agent", ReadModel.workers, lambda _: AGENT_COLUMNS, spec_document, spec_details),
         ShownKind(
             "adapter",
             lambda model: model.desired.adapters,

@@ -10,7 +10,7 @@ from reconciler.cli.terminal import ago
 from reconciler.core.adapter import Adapter
 from reconciler.core.conditions import Condition
 from reconciler.core.fields import format_time
-from reconciler.core.model.specs import Repo
+from reconciler.core.model.specs import Agent, Repo
 from reconciler.core.model.status import HostCli
 from reconciler.core.runs.failure import FailureSummary
 from reconciler.core.views import HostView, TaskView, WorkerView
@@ -58,7 +58,7 @@ def _last_output(view: TaskView, now: datetime) -> str:
 
 def _place(view: TaskView) -> str:
     """Return the host of the last run, or the agent that pulled it."""
-    return f"agent {view.worker}" if view.worker else view.host or DASH
+    return f"agent {view.assigned_agent}" if view.assigned_agent else view.assigned_host or DASH
 
 
 def _of_status(field: str) -> Callable[[TaskView], str]:
@@ -173,17 +173,13 @@ def host_document(view: HostView) -> Document:
     }
 
 
-def agent_document(view: WorkerView) -> Document:
-    """Return an outside agent as `-o json` prints it."""
-    return {
-        "kind": "agent",
-        "name": view.name,
-        "held": list(view.held),
-        "spec": view.spec.model_dump(mode="json", exclude={"name"}),
-    }
+def spec_document(value: WorkerView | Adapter | Repo) -> Document:
+    """Return a thing that has no status as `-o json` prints it; of an agent, what it holds too."""
+    if isinstance(value, WorkerView):
+        return {**_spec_document(value.spec), "held": list(value.held)}
+    return _spec_document(value)
 
 
-def spec_document(value: Adapter | Repo) -> Document:
-    """Return a thing that has a spec and no status, as `-o json` prints it."""
+def _spec_document(value: Agent | Adapter | Repo) -> Document:
     kind = type(value).__name__.lower()
     return {"kind": kind, "name": value.name, "spec": value.model_dump(mode="json", exclude={"name"})}

@@ -127,12 +127,12 @@ class TaskView:
         return self.phase.is_live
 
     @property
-    def host(self) -> str | None:
+    def assigned_host(self) -> str | None:
         """Host of the last run."""
         return self.status.assigned_host if self.status else None
 
     @property
-    def worker(self) -> str | None:
+    def assigned_agent(self) -> str | None:
         """Outside agent that took the last run."""
         return self.status.assigned_agent if self.status else None
 
@@ -153,7 +153,7 @@ class TaskView:
         """Who runs it; if the spec is gone, who did."""
         if self.spec is not None:
             return self.spec.execution_mode
-        return ExecutionMode.HTTP_PULL if self.worker else ExecutionMode.SSH_CLI
+        return ExecutionMode.HTTP_PULL if self.assigned_agent else ExecutionMode.SSH_CLI
 
     @property
     def last_activity_at(self) -> datetime | None:

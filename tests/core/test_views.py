@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from reconciler.api.views import history_body, host_body, task_body, worker_body
-from reconciler.cli.render import agent_document, host_document, task_document
+from reconciler.cli.render import host_document, spec_document, task_document
 from reconciler.core.errors import Problem
 from reconciler.core.model.runs import Claim, FailureClass
 from reconciler.core.model.specs import Agent, Host
@@ -64,7 +64,7 @@ def test_commands_and_the_api_tell_the_same_of_a_worker():
 
     workers = ReadModel(desired, Observed(statuses)).workers()
 
-    assert agent_document(workers["jeeves"])["held"] == ["a", "b"]
+    assert spec_document(workers["jeeves"])["held"] == ["a", "b"]
     assert worker_body(workers["jeeves"], None).held == ("a", "b")
     assert worker_body(workers["hermes"], None).held == ()
 
