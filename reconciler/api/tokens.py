@@ -19,8 +19,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from reconciler.api.problems import Unauthenticated
 from reconciler.core.errors import Refused
-from reconciler.core.fields import Time, format_time
+from reconciler.core.fields import Time
 from reconciler.core.model.specs import Agent
+from reconciler.core.times import format_time
 from reconciler.files import replace_atomically
 
 log = logging.getLogger(__name__)

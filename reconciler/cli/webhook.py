@@ -186,7 +186,7 @@ nothing new arrived. What to look at:
 
 
 def _print(deliveries: "Sequence[Delivery]") -> None:
-    from reconciler.core.fields import format_time
+    from reconciler.core.times import format_time
 
     head = ["RECEIVED", "EVENT", "ABOUT", "BY", "WORKED", "DELIVERY"]
     rows = [

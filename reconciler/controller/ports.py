@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from reconciler.controller import tree
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.errors import Problem
 from reconciler.core.events import HostSeen, MergeSeen, PullRequestSeen, RunEnded, RunSeen, WorkerReport
@@ -32,8 +31,6 @@ from reconciler.core.model.status import BudgetScope, HostStatus, LeaseRequest, 
 from reconciler.core.planning.plan import Plan
 from reconciler.core.runs.retention import Retention
 
-Entry = tree.TreeEntry
-Tree = tree.Tree
 Clock = Callable[[], datetime]
 TaskFact = RunSeen | RunEnded | MergeSeen | PullRequestSeen
 Fact = TaskFact | HostSeen

@@ -14,7 +14,7 @@ from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from reconciler.core.fields import time_at
+from reconciler.core.times import time_at
 from reconciler.dispatch.protocol import RUN_ID, agent_id, folder_name, run_of
 from reconciler.files import sync_file, sync_folder
 

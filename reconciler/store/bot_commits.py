@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import Conflict, Unavailable
-from reconciler.core.fields import format_time, time_at
+from reconciler.core.times import format_time, time_at
 from reconciler.git.fastimport import IDENTITY
 from reconciler.git.objects import GitTree
 from reconciler.git.process import Git

@@ -14,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from reconciler.core.fields import format_time, time_at
 from reconciler.core.text import one_line
+from reconciler.core.times import format_time, time_at
 from reconciler.files import replace_atomically
 from reconciler.git.repository import Repository
 from reconciler.store.locks import lock_file, lock_holder

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from reconciler.core.errors import Unavailable, UsageError
-from reconciler.core.fields import time_at
+from reconciler.core.times import time_at
 from reconciler.git.process import Git, printable_error
 from reconciler.git.repository import Repository
 from reconciler.store.commits import commit_tree, publish

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -415,11 +415,3 @@ class Desired:
     """What works, but hardly as it was meant; in the same order."""
     askers: Mapping[str, Requester] = field(default_factory=dict, compare=False)
     """Who asks for what the record does not answer yet, by task, as far as that is known."""
-
-
-@dataclass(frozen=True, slots=True)
-class LiveOutput:
-    """What is known of a live run where it is followed; never recorded."""
-
-    at: datetime
-    """When it printed last."""

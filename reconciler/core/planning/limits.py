@@ -4,12 +4,14 @@ How much may run at once, and how much may be spent, beside the slots of hosts.
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, time, timedelta
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from reconciler.core.adapter import Budget, Usage, reached
-from reconciler.core.lifecycle import Transition
 from reconciler.core.model.specs import Desired, ExecutionMode, Task
 from reconciler.core.model.status import BudgetScope, Status
+
+if TYPE_CHECKING:  # who only looks needs none of the events
+    from reconciler.core.lifecycle import Transition
 
 FLEET_GROUP: Final = ("fleet", "fleet")
 LimitGroup = tuple[Literal["fleet", "repo", "adapter", "label"], str]
@@ -94,7 +96,7 @@ def budget_scopes(adapter: str | None, repo: str | None, host: str | None = None
 
 
 def with_expenses(
-    spent: Mapping[BudgetScope, Usage], steps: Iterable[Transition], since: datetime
+    spent: Mapping[BudgetScope, Usage], steps: "Iterable[Transition]", since: datetime
 ) -> dict[BudgetScope, Usage]:
     """Return what was spent since a time, with what these steps say of it."""
     total = dict(spent)
@@ -105,7 +107,7 @@ def with_expenses(
     return total
 
 
-def _expense(step: Transition) -> tuple[Usage, tuple[BudgetScope, ...]]:
+def _expense(step: "Transition") -> tuple[Usage, tuple[BudgetScope, ...]]:
     """Return what a step says was spent, and from whose money."""
     status = step.after
     if status is None or step.before is None:

@@ -32,7 +32,6 @@ from reconciler.core.events import (
     WaitingChanged,
 )
 from reconciler.core.faults import OUTCOME, culprits, fault_words
-from reconciler.core.fields import format_time
 from reconciler.core.lifecycle import Transition, fold, transition
 from reconciler.core.model.runs import run_key
 from reconciler.core.model.specs import Desired, DesiredState, Task
@@ -45,6 +44,7 @@ from reconciler.core.planning.schedule import JUMP, format_in, is_due_time, next
 from reconciler.core.planning.scheduler import Schedule, due, schedule
 from reconciler.core.runs.leases import CHECKING, is_to_check
 from reconciler.core.runs.start_point import origin, pull_bases
+from reconciler.core.times import format_time
 
 FEW = 2
 """So many tasks are removed as asked, even if they are all there are."""
