@@ -2,7 +2,7 @@
 The one place where everything meets.
 
 Opens the rooms, wires them to the loop, and closes them again; what the
-repository and the clock hint at becomes a knock at the loop's door.
+repository and the clock hint at wakes the loop.
 """
 
 import asyncio
@@ -102,8 +102,8 @@ async def reconcile(
     """
     async with _fleet(settings) as fleet:
         with ending(fleet.loop.stop, settings, on_signal) as end:  # before anybody is told that it listens
-            async with _api(fleet, settings, partial(_listening, fleet, on_listen)) as knock:
-                fleet.loop.listeners.steps += [on_step, knock]
+            async with _api(fleet, settings, partial(_listening, fleet, on_listen)) as notify:
+                fleet.loop.listeners.steps += [on_step, notify]
                 fleet.loop.listeners.specs.append(partial(_turn, fleet))
                 on_loop(fleet.loop)
                 async with asyncio.TaskGroup() as group:
@@ -126,7 +126,7 @@ def _listening(fleet: "_Fleet", on_listen: Callable[[str], None], url: str) -> N
 def _turn(fleet: "_Fleet") -> None:
     """Let those beside the loop work by specs that were just read."""
     environ.take(secret_variables(fleet.cache.desired))
-    fleet.intake.turn()
+    fleet.issue_controller.turn()
     fleet.preview.notify()
     fleet.turned.set()
 
@@ -136,7 +136,7 @@ def _beside(fleet: "_Fleet", settings: Settings) -> Iterator[Coroutine[None, Non
     kept_up = (
         partial(_watch, fleet),
         partial(_look, fleet),
-        fleet.intake.run,
+        fleet.issue_controller.run,
         fleet.preview.run,
         partial(_tell, fleet, settings),
     )
@@ -226,7 +226,7 @@ class _Fleet:
     loop: Loop
     dispatch: Dispatcher
     writer: BotCommitter
-    intake: IssueController
+    issue_controller: IssueController
     preview: PlanPreview
     look: asyncio.Event
     """Set: look at the repository now."""
@@ -310,7 +310,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             loop=build_loop(cache, ports, loop_settings),
             dispatch=dispatch,
             writer=writer,
-            intake=IssueController(forges, writer, cache, clock.now, read_task, edit),
+            issue_controller=IssueController(forges, writer, cache, clock.now, read_task, edit),
             preview=PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now),
             look=asyncio.Event(),
             turned=asyncio.Event(),
@@ -416,7 +416,7 @@ async def _api(
         Journal(settings.data_dir / "hooks", clock.now),
         lambda hint: _take(fleet, hooks, hint),
     )
-    shelf = Services(
+    services = Services(
         record=HistoryReader(fleet.repository, lambda: cache.head),
         logs=AgentLogs(fleet.dispatch.logs),
         propose=Proposals(cache, fleet.writer, edit, partial(_check, fleet)).propose,
@@ -427,7 +427,7 @@ async def _api(
     app = make_app(
         cache,
         fleet.loop.controllers.leases,
-        shelf,
+        services,
         clock=clock.now,
         last_use=settings.data_dir / "agents.json",
     )
@@ -466,15 +466,15 @@ def _take(fleet: _Fleet, hooks: WebhookReceiver, hint: Hint) -> None:
         else:
             numbers = [hint.pull] if hint.pull is not None else []
             fleet.loop.controllers.pulls.hint(name, numbers, hint.delivery)
-            fleet.intake.notify(name)
+            fleet.issue_controller.notify(name)
     hooks.done(hint.delivery)
 
 
 async def _machine(settings: Settings, state: StateBranch) -> str:
     """Return the name under which local runs of this data folder are known."""
     statuses, hosts = await state.load()
-    found = {status.machine for status in statuses.values()} | {host.machine for host in hosts.values()}
-    return datafolder.machine(settings.data_dir, {name for name in found if name}, clock.random_hex)
+    machines = {status.machine for status in statuses.values()} | {host.machine for host in hosts.values()}
+    return datafolder.machine(settings.data_dir, {name for name in machines if name}, clock.random_hex)
 
 
 class Shutdown:

@@ -36,7 +36,7 @@ INSPECTION = timedelta(seconds=30)
 class HostMaintenance:
     """Errands to hosts and to code repositories."""
 
-    desk: FleetCache
+    controller: FleetCache
     inbox: Inbox
     assigned: AssignedSpecs
     dispatch: Dispatch
@@ -46,7 +46,7 @@ class HostMaintenance:
 
     load: dict[str, float] = field(default_factory=dict, init=False)
     """Load per core of the last probe, by host."""
-    asked: set[str] = field(default_factory=set, init=False)
+    probed: set[str] = field(default_factory=set, init=False)
     """Hosts that were probed, answer or no answer."""
     troubles: FailingTries = field(default_factory=FailingTries, init=False)
     """Looks that failed and are taken again, by run key."""
@@ -65,7 +65,7 @@ class HostMaintenance:
 
     def send(self, now: datetime) -> None:
         """Send somebody wherever it is time."""
-        desired = self.desk.desired
+        desired = self.controller.desired
         self._sweeps.send(desired.hosts, now, self.settings.sweep_interval)
         self._probes.send(self._hosts_in_use(), now, self.settings.probe_interval)
         self._merges.send(self._repos_in_review(), now, desired.fleet.poll_interval)
@@ -77,14 +77,14 @@ class HostMaintenance:
 
     def next(self) -> datetime | None:
         """Return when somebody is to be sent next."""
-        errands = (self._sweeps, self._probes, self._merges, self._inspections, self._asks)
+        jobs = (self._sweeps, self._probes, self._merges, self._inspections, self._asks)
         anew = self._contacts.next(self._repos_to_start_on().values(), self.clock())
-        times = (*(errand.next() for errand in errands), anew)
+        times = (*(job.next() for job in jobs), anew)
         return min((time for time in times if time), default=None)
 
     def unready(self) -> Mapping[str, str]:
         """Return why no run may start on a code repository now, by name."""
-        return self._contacts.unready(self.desk.desired.repos)
+        return self._contacts.unready(self.controller.desired.repos)
 
     def has_asked(self) -> bool:
         """Return whether every repo that tasks wait to start on was asked, and nobody is under way to one."""
@@ -96,13 +96,13 @@ class HostMaintenance:
 
     def has_swept(self) -> bool:
         """Return whether every host was swept, and nobody is under way to one."""
-        return self._sweeps.is_idle(self.desk.desired.hosts)
+        return self._sweeps.is_idle(self.controller.desired.hosts)
 
     def probe_anew(self, before: Desired) -> None:
         """Let hosts be probed soon whose specs are new; all of them, if open tasks name more adapters."""
-        asked, self._adapters = self._adapters, self._named_adapters()
-        is_asked_more = not self._adapters <= asked
-        hosts = self.desk.desired.hosts.items()
+        previous, self._adapters = self._adapters, self._named_adapters()
+        is_asked_more = not self._adapters <= previous
+        hosts = self.controller.desired.hosts.items()
         self._probes.notify(name for name, host in hosts if is_asked_more or before.hosts.get(name) != host)
 
     def probe_soon(self, hosts: Iterable[str]) -> None:
@@ -115,8 +115,8 @@ class HostMaintenance:
 
     async def close(self) -> None:
         """Call back who is under way."""
-        for errand in (self._inspections, self._sweeps, self._probes, self._merges, self._asks):
-            await errand.close()
+        for job in (self._inspections, self._sweeps, self._probes, self._merges, self._asks):
+            await job.close()
 
     # --- Errands -----------------------------------------------------------
 
@@ -125,11 +125,11 @@ class HostMaintenance:
 
         def needed() -> Retention:
             return retention(
-                self.desk.statuses,
+                self.controller.statuses,
                 self.clock(),
-                self.desk.desired.fleet,
-                damaged=self.desk.damaged,
-                drift=self.desk.drift,
+                self.controller.desired.fleet,
+                damaged=self.controller.damaged,
+                drift=self.controller.drift,
             )
 
         try:
@@ -139,7 +139,7 @@ class HostMaintenance:
 
     def _repos_to_start_on(self) -> Mapping[str, Repo]:
         """Return the repos of tasks that want to start here, and wait for no time or person."""
-        desired = self.desk.desired
+        desired = self.controller.desired
         tasks = (
             desired.tasks[name] for name, status in self._open_statuses() if self._may_start(name, status)
         )
@@ -147,7 +147,7 @@ class HostMaintenance:
         return {name: repo for name, repo in desired.repos.items() if name in names}
 
     def _may_start(self, name: str, status: Status) -> bool:
-        task, wait = self.desk.desired.tasks.get(name), self.desk.last_plan.waiting.get(name)
+        task, wait = self.controller.desired.tasks.get(name), self.controller.last_plan.waiting.get(name)
         if task is None or task.desired is not DesiredState.ACTIVE or status.phase is not Phase.CREATED:
             return False
         return task.execution_mode is ExecutionMode.SSH_CLI and (wait is None or wait.reason in _READY)
@@ -171,12 +171,14 @@ class HostMaintenance:
         return {
             status.run or "": name
             for name, status in self._open_statuses()
-            if status.phase.is_live and status.claim is not None and name not in self.desk.desired.broken
+            if status.phase.is_live
+            and status.claim is not None
+            and name not in self.controller.desired.broken
         }
 
     async def _inspect(self, name: str) -> None:
         """Judge what an agent says came of its work; what cannot be told now is looked at again."""
-        status = self.desk.statuses.get(name)
+        status = self.controller.statuses.get(name)
         if status is None or status.claim is None:
             return
         try:
@@ -202,11 +204,11 @@ class HostMaintenance:
     def _repos_in_review(self) -> Mapping[str, Repo]:
         """Return the repos in which delivered work waits to be merged."""
         names = {task.repo for task, _ in self._in_review()}
-        return {name: repo for name, repo in self.desk.desired.repos.items() if name in names}
+        return {name: repo for name, repo in self.controller.desired.repos.items() if name in names}
 
     def _in_review(self) -> Iterator[tuple[Task, Status]]:
-        for name in self.desk.open:
-            task, status = self.desk.desired.tasks.get(name), self.desk.statuses.get(name)
+        for name in self.controller.open:
+            task, status = self.controller.desired.tasks.get(name), self.controller.statuses.get(name)
             if task and status and status.phase is Phase.REVIEW_PENDING and task.review != "pull_request":
                 yield task, status
 
@@ -229,18 +231,22 @@ class HostMaintenance:
                 self.inbox.emit(MergeSeen(task=task, head=head, at=self.clock(), base=repo.base))
 
     def _runs_of(self, tasks: Iterable[str]) -> list[str]:
-        found = (self.desk.statuses.get(name) for name in tasks)
-        return [status.run for status in found if status and status.run]
+        statuses = (self.controller.statuses.get(name) for name in tasks)
+        return [status.run for status in statuses if status and status.run]
 
     def _hosts_in_use(self) -> Mapping[str, Host]:
-        return {name: host for name, host in self.desk.desired.hosts.items() if host.desired == "active"}
+        return {
+            name: host for name, host in self.controller.desired.hosts.items() if host.desired == "active"
+        }
 
     async def _probe(self, host: Host) -> None:
         """Ask a host what it is, and for the CLIs that open tasks or its spec name."""
         names = self._named_adapters() | (host.adapters or {}).keys()
-        adapters = {name: adapter for name, adapter in self.desk.desired.adapters.items() if name in names}
-        status, load = await self.prober.probe(host, adapters, self.desk.hosts.get(host.name))
-        self.asked.add(host.name)
+        adapters = {
+            name: adapter for name, adapter in self.controller.desired.adapters.items() if name in names
+        }
+        status, load = await self.prober.probe(host, adapters, self.controller.hosts.get(host.name))
+        self.probed.add(host.name)
         if load is not None:
             self.load[host.name] = load
         if host.is_local:
@@ -249,12 +255,12 @@ class HostMaintenance:
 
     def _named_adapters(self) -> set[str]:
         """Return the adapters that open tasks are given to."""
-        tasks = (self.desk.desired.tasks.get(name) for name in self.desk.open)
+        tasks = (self.controller.desired.tasks.get(name) for name in self.controller.open)
         return {task.adapter for task in tasks if task}
 
     def _open_statuses(self) -> Iterator[tuple[str, Status]]:
-        statuses = self.desk.statuses
-        return ((name, statuses[name]) for name in self.desk.open if name in statuses)
+        statuses = self.controller.statuses
+        return ((name, statuses[name]) for name in self.controller.open if name in statuses)
 
 
 def unrunnable(name: str, status: Status, why: str, at: datetime) -> RunEnded:

@@ -22,8 +22,8 @@ class PeriodicTasks(Generic[Place]):
     turn. `done` is called whenever one has ended.
     """
 
-    def __init__(self, errand: Callable[[Place], Awaitable[None]], done: Callable[[], None]) -> None:
-        self._errand = errand
+    def __init__(self, job: Callable[[Place], Awaitable[None]], done: Callable[[], None]) -> None:
+        self._job = job
         self._done = done
         self._due: dict[str, datetime] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -65,7 +65,7 @@ class PeriodicTasks(Generic[Place]):
 
     async def _run(self, name: str, place: Place) -> None:
         try:
-            await self._errand(place)
+            await self._job(place)
         except Exception:
             log.exception("an errand to %s failed; the others go on", name)
         finally:

@@ -41,7 +41,7 @@ class PlanPreview:
 
     forges: Forges
     read: ReadPull
-    desk: Controller
+    controller: Controller
     branch: str
     """The one with the specs."""
     clock: Clock
@@ -62,7 +62,7 @@ class PlanPreview:
         try:
             while True:
                 self._news.clear()
-                now, interval = self.clock(), self.desk.desired.fleet.forge_interval
+                now, interval = self.clock(), self.controller.desired.fleet.forge_interval
                 self._looks.send({"fleet": None}, now, interval)
                 due = self._looks.next()
                 await self.pause(self._news, due - now if due else interval)
@@ -76,8 +76,8 @@ class PlanPreview:
 
     async def look(self) -> None:
         """Show on each open pull request what it would do; what fails is done at the next look."""
-        forge = self.desk.desired.fleet.forge
-        if forge is None or not self.desk.desired.revision:
+        forge = self.controller.desired.fleet.forge
+        if forge is None or not self.controller.desired.revision:
             return
         try:
             pulls = await self.forges.open_pulls(forge, self.branch)
@@ -97,37 +97,39 @@ class PlanPreview:
 
     async def _show(self, forge: Forge, pull: PullRequestSnapshot) -> None:
         """Show the plan, if it is another than the one that is there."""
-        base = self.desk.desired
+        base = self.controller.desired
         try:
             head = await self._specs(pull, base.revision)
         except Conflict as conflict:
-            light = CommitStatus(
+            commit_status = CommitStatus(
                 commit=pull.head, state="failure", description="no plan: conflicts", context=CONTEXT
             )
-            await self._say(forge, pull, light, no_plan_comment(str(conflict), pull.head), str(conflict))
+            await self._say(
+                forge, pull, commit_status, no_plan_comment(str(conflict), pull.head), str(conflict)
+            )
             return
-        observed = Observed(self.desk.statuses, self.desk.hosts, damaged=self.desk.damaged)
-        found = difference(base, head, observed, self.clock())
-        state, words = summary(found)
-        light = CommitStatus(commit=pull.head, state=state, description=words, context=CONTEXT)
-        await self._say(forge, pull, light, comment(found, pull.head), found.gist)
+        observed = Observed(self.controller.statuses, self.controller.hosts, damaged=self.controller.damaged)
+        change = difference(base, head, observed, self.clock())
+        state, words = summary(change)
+        commit_status = CommitStatus(commit=pull.head, state=state, description=words, context=CONTEXT)
+        await self._say(forge, pull, commit_status, comment(change, pull.head), change.gist)
 
     async def _say(
-        self, forge: Forge, pull: PullRequestSnapshot, light: CommitStatus, text: str, gist: Hashable
+        self, forge: Forge, pull: PullRequestSnapshot, commit_status: CommitStatus, text: str, gist: Hashable
     ) -> None:
         if self._shown.get(pull.number) == (pull.head, gist):
             return
         await self.forges.say(forge, pull.number, ManagedComment(key=KEY, text=text))
-        await self.forges.light(forge, light)
+        await self.forges.commit_status(forge, commit_status)
         self._shown[pull.number] = pull.head, gist
 
     async def _specs(self, pull: PullRequestSnapshot, base: str) -> Desired:
         """Return the specs of a pull request; read once, until it or its base moves."""
-        known = self._read.get(pull.number)
-        if known is None or known.of != (pull.head, base):
+        cached = self._read.get(pull.number)
+        if cached is None or cached.of != (pull.head, base):
             desired = await self.read(pull, base)
-            known = self._read[pull.number] = _Specs((pull.head, base), desired)
-        return known.desired
+            cached = self._read[pull.number] = _Specs((pull.head, base), desired)
+        return cached.desired
 
 
 class _Specs(NamedTuple):

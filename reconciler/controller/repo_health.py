@@ -31,11 +31,13 @@ class RepoHealth:
     """What is known of the repositories that tasks wait to start on."""
 
     def __init__(self) -> None:
-        self._known: dict[str, _Contact] = {}
+        self._repos: dict[str, _Contact] = {}
 
     def keep(self, repos: Mapping[str, Repo]) -> None:
         """Forget all but these, and those whose spec is another."""
-        self._known = {name: known for name, known in self._known.items() if repos.get(name) == known.repo}
+        self._repos = {
+            name: contact for name, contact in self._repos.items() if repos.get(name) == contact.repo
+        }
 
     def to_ask(self, repos: Mapping[str, Repo], now: datetime) -> Mapping[str, Repo]:
         """Return those that are to be asked now, of those that are needed."""
@@ -47,31 +49,33 @@ class RepoHealth:
 
     def answered(self, repo: Repo, at: datetime) -> None:
         """Take note that it did."""
-        self._known[repo.name] = _Contact(repo, at)
+        self._repos[repo.name] = _Contact(repo, at)
 
     def failed(self, repo: Repo, why: str, at: datetime) -> None:
         """Take note that it did not."""
-        known = self._known.get(repo.name)
-        is_old = known is not None and known.repo == repo and known.trouble
-        self._known[repo.name] = replace(known, repo=repo) if known and is_old else _Contact(repo, at, why)
+        contact = self._repos.get(repo.name)
+        is_old = contact is not None and contact.repo == repo and contact.trouble
+        self._repos[repo.name] = (
+            replace(contact, repo=repo) if contact and is_old else _Contact(repo, at, why)
+        )
 
     def unready(self, repos: Mapping[str, Repo]) -> Mapping[str, str]:
         """Return why no run may start on a repository, by name; empty if it was not asked yet."""
-        found = {}
+        reasons = {}
         for name, repo in repos.items():
-            known = self._known.get(name)
-            if known is None or known.repo != repo:
+            contact = self._repos.get(name)
+            if contact is None or contact.repo != repo:
                 if _FAR.match(repo.url):
-                    found[name] = ""
-            elif known.trouble:
-                found[name] = known.trouble
-        return found
+                    reasons[name] = ""
+            elif contact.trouble:
+                reasons[name] = contact.trouble
+        return reasons
 
     def _due(self, repo: Repo) -> datetime:
-        known = self._known.get(repo.name)
-        if known is None or known.repo != repo or known.trouble:
+        contact = self._repos.get(repo.name)
+        if contact is None or contact.repo != repo or contact.trouble:
             return _AT_ONCE
-        return known.at + GOOD_FOR
+        return contact.at + GOOD_FOR
 
 
 _AT_ONCE = datetime.min.replace(tzinfo=UTC)

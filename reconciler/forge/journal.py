@@ -60,7 +60,7 @@ class Journal:
         self._path = folder / "deliveries.jsonl"
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[str, Delivery] = dict(_read(self._path))
+        self._by_id: dict[str, Delivery] = dict(_read(self._path))
 
     def add(self, hint: Hint, digest: str) -> bool:
         """
@@ -74,7 +74,7 @@ class Journal:
                 return False
             delivery = Delivery(hint, now, digest)
             self._append(_line(delivery), is_durable=True)
-            self._known[hint.delivery] = delivery
+            self._by_id[hint.delivery] = delivery
             return True
 
     def done(self, delivery: str) -> None:
@@ -84,9 +84,9 @@ class Journal:
         Raises Unavailable if it cannot be written.
         """
         with self._lock:
-            known = self._known.get(delivery)
-            if known is not None and not known.is_done:
-                self._known[delivery] = replace(known, is_done=True)
+            delivered = self._by_id.get(delivery)
+            if delivered is not None and not delivered.is_done:
+                self._by_id[delivery] = replace(delivered, is_done=True)
                 self._append({"done": delivery}, is_durable=False)
 
     def pending(self) -> Sequence[Hint]:
@@ -104,14 +104,14 @@ class Journal:
 
     def _deliveries(self) -> Sequence[Delivery]:
         with self._lock:
-            return tuple(self._known.values())
+            return tuple(self._by_id.values())
 
     def _is_known(self, hint: Hint, digest: str, now: datetime) -> bool:
-        if hint.delivery in self._known:
+        if hint.delivery in self._by_id:
             return True
         return any(
-            (known.hint.event, known.digest) == (hint.event, digest) and abs(now - known.at) < WINDOW
-            for known in self._known.values()
+            (other.hint.event, other.digest) == (hint.event, digest) and abs(now - other.at) < WINDOW
+            for other in self._by_id.values()
         )
 
     def _append(self, value: dict[str, Any], *, is_durable: bool) -> None:
@@ -133,20 +133,20 @@ class Journal:
 
     def _write_anew(self) -> None:
         """Let go of what was worked long ago."""
-        done = [name for name, delivery in self._known.items() if delivery.is_done]
+        done = [name for name, delivery in self._by_id.items() if delivery.is_done]
         for name in done[:-_KEPT]:
-            del self._known[name]
-        lines = (b"\n" + json.dumps(_line(delivery)).encode() for delivery in self._known.values())
+            del self._by_id[name]
+        lines = (b"\n" + json.dumps(_line(delivery)).encode() for delivery in self._by_id.values())
         replace_durably(self._path, b"".join(lines))
 
 
 def _line(delivery: Delivery) -> dict[str, Any]:
-    known = {"at": delivery.at.isoformat(), "digest": delivery.digest, "hint": asdict(delivery.hint)}
-    return known | ({"is_done": True} if delivery.is_done else {})
+    document = {"at": delivery.at.isoformat(), "digest": delivery.digest, "hint": asdict(delivery.hint)}
+    return document | ({"is_done": True} if delivery.is_done else {})
 
 
 def _read(path: Path) -> Iterable[tuple[str, Delivery]]:
-    known: dict[str, Delivery] = {}
+    deliveries: dict[str, Delivery] = {}
     with suppress(OSError):
         for line in path.read_bytes().splitlines():
             with suppress(
@@ -154,9 +154,11 @@ def _read(path: Path) -> Iterable[tuple[str, Delivery]]:
             ):  # torn by a crash: it was not answered either
                 value = json.loads(line)
                 if "done" in value:
-                    known[value["done"]] = replace(known[value["done"]], is_done=True)
+                    deliveries[value["done"]] = replace(deliveries[value["done"]], is_done=True)
                 else:
                     hint = Hint(**{**value["hint"], "repos": tuple(value["hint"]["repos"])})
                     at = parse_time(value["at"])
-                    known[hint.delivery] = Delivery(hint, at, value["digest"], value.get("is_done", False))
-    return known.items()
+                    deliveries[hint.delivery] = Delivery(
+                        hint, at, value["digest"], value.get("is_done", False)
+                    )
+    return deliveries.items()

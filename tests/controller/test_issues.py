@@ -128,7 +128,9 @@ class Scene:
 
     def restart(self) -> None:
         """Forget everything that is only in memory."""
-        self.intake = IssueController(self.forges, self.branch, self.office, clock.now, read_task, edit)
+        self.issue_controller = IssueController(
+            self.forges, self.branch, self.office, clock.now, read_task, edit
+        )
 
     def add(self, *issues: Issue) -> None:
         self.site.issues |= {each.number: each for each in issues}
@@ -143,7 +145,7 @@ class Scene:
         return [comment.body for comment in self.site.comments if comment.key]
 
     async def look(self) -> None:
-        await self.intake.look(self.office.desired.repos["calc"])
+        await self.issue_controller.look(self.office.desired.repos["calc"])
 
     def is_on_record(self, phase: Phase, name: str = NAME, **fields: object) -> None:
         known = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
@@ -413,7 +415,7 @@ async def test_others_are_not_followed_and_counted_once(taken_up):
 
     assert len(taken_up.branch.log) == 1
     assert len(taken_up.answers) == 1  # the one that was there
-    assert taken_up.intake.ignored == 1
+    assert taken_up.issue_controller.ignored == 1
 
 
 @pytest.mark.parametrize("author", ["\u212aate", "Kat\u0435", "kate "])
@@ -425,7 +427,7 @@ async def test_a_name_that_looks_like_an_allowed_one_is_another(author):
     await scene.look()
 
     assert list(scene.branch.content) == [SEVEN]
-    assert (scene.spec().desired, scene.intake.ignored) == ("active", 1)
+    assert (scene.spec().desired, scene.issue_controller.ignored) == ("active", 1)
 
 
 async def test_a_comment_of_the_future_keeps_no_later_one_from_being_followed(taken_up):
@@ -524,7 +526,9 @@ async def test_on_a_real_branch_issue_and_commands_become_commits_that_the_specs
     async with await Repository.open(str(place), tmp_path) as repository:
         for _ in range(2):
             bot = BotCommitter(repository, "main")
-            scene.intake = IssueController(scene.forges, bot, scene.office, clock.now, read_task, edit)
+            scene.issue_controller = IssueController(
+                scene.forges, bot, scene.office, clock.now, read_task, edit
+            )
             await scene.look()
             scene.site.comments = [
                 each for each in scene.site.comments if not each.key
@@ -575,15 +579,15 @@ async def test_repos_are_looked_at_from_time_to_time_and_at_once_after_a_knock(s
 
     scene.forges.issues = issues
     scene.office.desired = fleet(calc="tools/calc", twin="Tools/Calc")
-    intake = replace(scene.intake, pause=pause)
-    work = asyncio.create_task(intake.run())
+    issue_controller = replace(scene.issue_controller, pause=pause)
+    work = asyncio.create_task(issue_controller.run())
     await looks.get()
     while await waits.get() != timedelta(minutes=1):
         pass
 
-    intake.notify("calc")
+    issue_controller.notify("calc")
     await looks.get()
-    intake.notify()
+    issue_controller.notify()
     await looks.get()
 
     work.cancel()
@@ -605,12 +609,12 @@ async def test_repos_of_new_specs_are_looked_at_at_once(scene):
 
     scene.forges.issues = issues
     scene.office.desired = Desired()  # nothing was read so far
-    intake = replace(scene.intake, pause=pause)
-    work = asyncio.create_task(intake.run())
+    issue_controller = replace(scene.issue_controller, pause=pause)
+    work = asyncio.create_task(issue_controller.run())
     await waits.get()
 
     scene.office.desired = fleet(calc="tools/calc")
-    intake.turn()
+    issue_controller.turn()
 
     assert await looks.get() == "tools/calc"
     work.cancel()
@@ -628,7 +632,7 @@ async def test_without_rules_for_issues_no_forge_is_asked(scene):
     scene.add(issue())
     scene.office.desired = replace(scene.office.desired, fleet=FleetSpec())
 
-    work = asyncio.create_task(replace(scene.intake, pause=pause).run())
+    work = asyncio.create_task(replace(scene.issue_controller, pause=pause).run())
     longest = [await waits.get() for _ in range(3)]
     await scene.look()
     work.cancel()

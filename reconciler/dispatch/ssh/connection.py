@@ -34,7 +34,7 @@ ALGORITHMS = {
 _CLOSE_TIMEOUT = 2.0
 _MOST_LOGINS = 3
 """Connections made for one login whose right key may be one of many: more of them, and sshd bars us."""
-_MOST_SAID = 16 * 1024
+_MOST_OUTPUT = 16 * 1024
 """Bytes that are kept of what a server says before it is encrypted; its algorithms take 1 or 2 KiB."""
 
 
@@ -426,12 +426,12 @@ class SshConnector:
         """Yield the keys to log in with: the identity's, else the agent's; None leaves it to ssh_config."""
         hop = self.hop
         if hop.identity:
-            found = await asyncio.to_thread(read_identity, hop, hop.identity)
-            if not isinstance(found, InAgent):
-                yield found
+            identity = await asyncio.to_thread(read_identity, hop, hop.identity)
+            if not isinstance(identity, InAgent):
+                yield identity
                 return
-            async with self._agents_keys(f"{found.why}; `ssh-add` its private key") as keys:
-                yield found.among(hop, keys)
+            async with self._agents_keys(f"{identity.why}; `ssh-add` its private key") as keys:
+                yield identity.among(hop, keys)
         elif hop.ssh_config:
             yield None
         else:
@@ -485,10 +485,10 @@ class _HostKeyObserver(asyncssh.SSHClient):
 
         def data_received(data: bytes, datatype: Any = None) -> None:
             was_greeted = bool(self.seen.hello)
-            self.seen.said += data[: _MOST_SAID - len(self.seen.said)]
+            self.seen.output += data[: _MOST_OUTPUT - len(self.seen.output)]
             if self.seen.hello and not was_greeted:
                 self.on_hello()
-            if len(self.seen.said) >= _MOST_SAID:
+            if len(self.seen.output) >= _MOST_OUTPUT:
                 del conn.data_received
             hear(data, datatype)
 
@@ -510,11 +510,11 @@ class _HostKeyObserver(asyncssh.SSHClient):
 
     def kbdint_auth_requested(self) -> None:
         """Take note that it would ask questions."""
-        self.seen.asked.add("keyboard-interactive")
+        self.seen.prompts.add("keyboard-interactive")
 
     def password_auth_requested(self) -> None:
         """Take note that it would take a password."""
-        self.seen.asked.add("password")
+        self.seen.prompts.add("password")
 
     def auth_banner_received(self, msg: str, lang: str) -> None:  # noqa: ARG002  asyncssh's signature
         """Take note of what is said to who logs in."""
@@ -579,13 +579,13 @@ class InAgent:
 
     def among(self, hop: Hop, keys: Sequence[asyncssh.SSHKeyPair]) -> Sequence[asyncssh.SSHKeyPair]:
         """Return the agent's keys that belong to it. Raises Unavailable if there is none."""
-        found = [key for key in keys if self.public.public_data in {key.public_data, key.key_public_data}]
-        if not found:
+        matching = [key for key in keys if self.public.public_data in {key.public_data, key.key_public_data}]
+        if not matching:
             raise Unavailable(
                 f"host {hop}: {self.why}, and the agent does not hold {fingerprint(self.public)}; "
                 "`ssh-add` its private key, or name a private key without a passphrase"
             )
-        return found
+        return matching
 
 
 def read_identity(hop: Hop, path: str) -> Sequence[asyncssh.SSHKeyPair] | InAgent:
