@@ -26,6 +26,7 @@ from reconciler.core.events import (
     Event,
     HostSeen,
     MergeSeen,
+    Origin,
     PullRequestSeen,
     RunEnded,
     RunSeen,
@@ -628,10 +629,8 @@ class Loop:
             return None
         return Started(
             task=fact.task,
-            at=fact.at,
+            origin=Origin(fact.at, f"the agent of round {fact.round} was seen alive", cause="host"),
             run=fact.run,
-            cause="host",
-            reason=f"the agent of round {fact.round} was seen alive",
             prompt_sha256=fact.prompt_sha256,
         )
 
@@ -684,7 +683,9 @@ class Loop:
             self._spent = with_expenses(self._spent, taken, self._spent_since)
         for step in steps:
             log.info(
-                "%s: %s", _subject(step), step.event.reason if isinstance(step, Transition) else step.reason
+                "%s: %s",
+                _subject(step),
+                step.event.origin.reason if isinstance(step, Transition) else step.reason,
             )
             self.on_step(step)
         settled = [step.after is None or step.after.phase.is_settled for step in taken]
@@ -753,7 +754,7 @@ def _subject(step: Step) -> str:
 def _merged(fact: MergeSeen, status: Status | None) -> Event | None:
     if status is None or status.phase is not Phase.REVIEW_PENDING or status.head_commit != fact.head:
         return None
-    return Completed(task=fact.task, at=fact.at, cause="person", reason=f"merged into {fact.base}")
+    return Completed(task=fact.task, origin=Origin(fact.at, f"merged into {fact.base}", cause="person"))
 
 
 def _is_back(change: HostChange) -> bool:

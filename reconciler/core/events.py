@@ -1,9 +1,9 @@
 """
 What can happen to a task.
 
-An event carries the time it happened, why, and who caused it; nothing else
-reads a clock. `RunSeen` and `RunEnded` are facts as they arrive from a host:
-`rounds.judge` turns the second into what it means for the task.
+An event carries its origin: the time it happened, why, and who caused it;
+nothing else reads a clock. `RunSeen` and `RunEnded` are facts as they arrive
+from a host: `decide.next_event` turns the second into what it means for the task.
 """
 
 from dataclasses import dataclass
@@ -17,20 +17,30 @@ from reconciler.core.model.status import Failure, HostStatus, PullRequest, Waiti
 
 Cause = Literal["spec", "host", "agent", "webhook", "person", "clock"]
 
+ITSELF = "reconciler"
+"""Actor of what nobody else did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Provenance: when something happened, why, and by whom."""
+
+    at: datetime
+    reason: str
+    """One sentence for people: the body of the commit, the line in the log."""
+    cause: Cause = "spec"
+    actor: str = ITSELF
+    """Who did it, where that is known: a person, an agent."""
+    delivery: str | None = None
+    """Id of the webhook delivery that led here."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Something that happened to one task."""
 
     task: str
-    at: datetime
-    reason: str
-    """One sentence for people: the body of the commit, the line in the log."""
-    cause: Cause = "spec"
-    actor: str = "reconciler"
-    """Who did it, where that is known: a person, an agent."""
-    delivery: str | None = None
-    """Id of the webhook delivery that led here."""
+    origin: Origin
 
 
 # --- Facts from a host -----------------------------------------------------

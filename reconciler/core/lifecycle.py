@@ -211,7 +211,7 @@ def transition(status: Status | None, event: Event) -> Status | None:
         return None
     changes = {"phase": phase, **_changes(event, status)}
     if phase is not status.phase:
-        changes = {"waiting": _held(status.waiting), **changes, "since": event.at}
+        changes = {"waiting": _held(status.waiting), **changes, "since": event.origin.at}
     return status.model_copy(update=changes)
 
 
@@ -266,8 +266,8 @@ SUMMARY_LENGTH = 4000
 def _first(event: Created) -> Status:
     return Status(
         phase=Phase.CREATED,
-        since=event.at,
-        created_at=event.at,
+        since=event.origin.at,
+        created_at=event.origin.at,
         waiting=event.waiting,
         attempt=event.attempt,
         **_identity(event.spec),
@@ -315,7 +315,7 @@ def _reported(status: Status, event: Event, report: Report | None) -> StatusChan
         "usage": status.usage + verdict.usage,
         "base_commit": report.base_commit or status.base_commit,
         "head_commit": report.head_commit or status.head_commit,
-        "last_activity_at": event.at,
+        "last_activity_at": event.origin.at,
     }
     if verdict.session_id is not None:
         changes |= {"session_id": verdict.session_id, "session_totals": verdict.session_totals}
@@ -372,7 +372,7 @@ def _assigned(event: Assigned, status: Status) -> StatusChanges:
 def _started(event: Started, status: Status) -> StatusChanges:
     return {
         "failed_starts": 0,
-        "last_activity_at": event.at,
+        "last_activity_at": event.origin.at,
         "prompt_sha256": event.prompt_sha256 or status.prompt_sha256,
     }
 
@@ -382,7 +382,7 @@ def _fix_requested(event: FixRequested, status: Status) -> StatusChanges:
     return {
         **_reported(status, event, event.report),
         "round": status.round + 1,
-        "failure": Failure(kind=FailureClass.VALIDATION, message=event.reason),
+        "failure": Failure(kind=FailureClass.VALIDATION, message=event.origin.reason),
     }
 
 
@@ -457,29 +457,29 @@ def _reported_by_agent(event: Reported, status: Status) -> StatusChanges:
         "claim": event.claim,
         "waiting": event.waiting,
         "branch_name": event.claim.branch or status.branch_name,
-        "last_activity_at": event.at,
+        "last_activity_at": event.origin.at,
     }
 
 
 @_changes.register
 def _pull_opened(event: PullRequestOpened, status: Status) -> StatusChanges:  # noqa: ARG001 - as above
-    return {"pull_request": event.pull, "last_activity_at": event.at}
+    return {"pull_request": event.pull, "last_activity_at": event.origin.at}
 
 
 @_changes.register
 def _touched(event: BranchTouched, status: Status) -> StatusChanges:
-    waiting = Waiting(reason=Reason.PERSON, message=event.reason, since=event.at)
+    waiting = Waiting(reason=Reason.PERSON, message=event.origin.reason, since=event.origin.at)
     return {
         **_reported(status, event, event.report),
         "head_commit": event.head,
-        "last_activity_at": event.at,
+        "last_activity_at": event.origin.at,
         "waiting": waiting,
     }
 
 
 @_changes.register
 def _reopened(event: Reopened, status: Status) -> StatusChanges:  # noqa: ARG001 - as above
-    return {"head_commit": event.head, "last_activity_at": event.at}
+    return {"head_commit": event.head, "last_activity_at": event.origin.at}
 
 
 @_changes.register
@@ -492,14 +492,14 @@ def _changes_requested(event: ChangesRequested, status: Status) -> StatusChanges
         "reviews": event.reviews,
         "reviewed": event.reviewed or status.reviewed,
         "head_commit": event.head or status.head_commit,
-        "last_activity_at": event.at,
+        "last_activity_at": event.origin.at,
     }
 
 
 @_changes.register
 def _renewed(event: Renewed, status: Status) -> StatusChanges:
     """Take up new work. Asked for by a person, it need not wait for the next due time."""
-    due_at = min(status.due_at, event.at) if status.due_at else None
+    due_at = min(status.due_at, event.origin.at) if status.due_at else None
     kept = _kept_in_review(status) if _may_go_on(event.spec, status) else {}
     return {**_identity(event.spec), **_afresh(), **kept, "due_at": due_at}
 

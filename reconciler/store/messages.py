@@ -39,7 +39,7 @@ def render_message(transition: "Transition", *, revision: str = "", previous: st
     trailers = "\n".join(
         f"{key}: {value}" for key, value in _trailers(transition, revision, previous).items()
     )
-    return f"{_subject(transition)}\n\n{_body(transition.event.reason)}{trailers}\n"
+    return f"{_subject(transition)}\n\n{_body(transition.event.origin.reason)}{trailers}\n"
 
 
 def render_host(change: "HostChange", *, revision: str = "") -> str:
@@ -108,10 +108,10 @@ def _trailers(transition: "Transition", revision: str, previous: str | None) -> 
         "Run": getattr(event, "run", None) or (status.run if status else None),
         "Host": status.assigned_host if status else None,
         "Agent": status.assigned_agent if status else None,
-        "Cause": event.cause,
-        "Actor": event.actor,
+        "Cause": event.origin.cause,
+        "Actor": event.origin.actor,
         "Spec-Revision": revision,
-        "Delivery": event.delivery,
+        "Delivery": event.origin.delivery,
         "Prompt-SHA256": prompt if before is None or prompt != before.prompt_sha256 else None,
         "Prev-Transition": previous,
     }

@@ -275,7 +275,7 @@ class StateBranch:
             message = messages.render_host(step, revision=revision)
             return Change(step.at, files, lambda _: message)
         previous = last.get(step.old, self._lives.transitions.get(step.old) if self._lives else None)
-        return Change(step.event.at, files, partial(_message, step, revision, previous))
+        return Change(step.event.origin.at, files, partial(_message, step, revision, previous))
 
     async def _recall(self) -> LastTransitions:
         """Return what came last of every task: found once after a start, when it is first asked for."""

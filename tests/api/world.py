@@ -13,7 +13,7 @@ from reconciler.api.services import Services
 from reconciler.api.tokens import new_token
 from reconciler.controller.loop import Loop
 from reconciler.core.errors import LogGap, NotFound, Problem, Refused, UsageError
-from reconciler.core.events import Assigned, Created, WorkerReport
+from reconciler.core.events import Assigned, Created, Origin, WorkerReport
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition, fold
 from reconciler.core.model.runs import Assignment, run_key
@@ -59,8 +59,8 @@ class FakeRecord:
         else:
             phases = [str(status.phase) if status else None for status in (step.before, step.after)]
             event, run = step.event, step.after.run if step.after else None
-            words = (event.reason, None, run, event.actor, event.cause, None)
-            entry = HistoryEntry(event.at, step.task, *phases, *words, commit, None)
+            words = (event.origin.reason, None, run, event.origin.actor, event.origin.cause, None)
+            entry = HistoryEntry(event.origin.at, step.task, *phases, *words, commit, None)
         self.entries.append(entry)
 
     def head(self) -> str:
@@ -172,7 +172,7 @@ class FakeDesk:
             if is_free and LeaseQueue(self.desired, [bid], self.statuses).take(task):
                 run = run_key(name, task.generation, status.attempt + 1)
                 given = {"agent": bid.agent, "request_key": bid.request_key, "run": run, "host": ""}
-                self.put(Assigned(task=name, at=self.clock(), reason="given out", spec=task, **given))
+                self.put(Assigned(task=name, origin=Origin(self.clock(), "given out"), spec=task, **given))
                 return name
         return None
 
@@ -220,7 +220,7 @@ class FakeWorld(World):
         self.desk.desired = self.desired
         for task in tasks:
             if task.name not in self.desk.statuses and task.execution_mode == "http_pull":
-                self.desk.put(Created(task=task.name, at=self.clock(), reason="new", spec=task))
+                self.desk.put(Created(task=task.name, origin=Origin(self.clock(), "new"), spec=task))
         self.desk.news.set()
 
     async def lose(self, name: str) -> None:

@@ -276,7 +276,10 @@ class Office(RuleBasedStateMachine):
         for step in self.state.log:
             if isinstance(step.event, Reported):
                 assert step.before.phase.is_live
-                assert (step.before.run, step.before.assigned_agent) == (step.event.run, step.event.actor)
+                assert (step.before.run, step.before.assigned_agent) == (
+                    step.event.run,
+                    step.event.origin.actor,
+                )
 
     @invariant()
     def what_was_acknowledged_is_on_record(self):
@@ -287,9 +290,9 @@ class Office(RuleBasedStateMachine):
     def nobody_loses_a_lease_that_has_not_ended(self):
         heard = {held.run: held.heard_at for held in self.held}
         for step in self.state.log[self.told :]:
-            if step.event.cause == "clock" and step.before and step.before.assigned_agent:
+            if step.event.origin.cause == "clock" and step.before and step.before.assigned_agent:
                 since = max(heard.get(step.before.run, START), self.started_at, step.before.since)
-                assert step.event.at - since >= LEASE - timedelta(seconds=1)
+                assert step.event.origin.at - since >= LEASE - timedelta(seconds=1)
         self.told = len(self.state.log)
 
     told = 0

@@ -386,7 +386,7 @@ async def test_delivered_work_is_completed_once_somebody_merged_it(stage):
     await loop.run()
 
     assert stage.state.phases("a")[-1] == "completed"
-    assert stage.state.log[-1].event.reason == "merged into main"
+    assert stage.state.log[-1].event.origin.reason == "merged into main"
 
 
 @pytest.mark.parametrize("crash_at", range(1, 25))

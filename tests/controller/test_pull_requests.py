@@ -169,7 +169,7 @@ async def test_a_hint_that_an_outage_met_is_followed_after_it(scene):
     await scene.pass_time(timedelta(minutes=2))
 
     assert scene.forges.fresh[0] == {number}
-    assert next(step for step in reversed(scene.state.log)).event.delivery == "d-1"
+    assert next(step for step in reversed(scene.state.log)).event.origin.delivery == "d-1"
 
 
 async def test_what_is_shown_is_never_older_than_what_was_read(scene):

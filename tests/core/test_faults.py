@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.events import Assigned, Created
+from reconciler.core.events import Assigned, Created, Origin
 from reconciler.core.faults import OUTCOME, culprits, fault_words
 from reconciler.core.fields import parse_duration
 from reconciler.core.lifecycle import transition
@@ -67,9 +67,9 @@ def test_a_task_that_cannot_be_planned_says_so_and_all_others_are_planned_as_wit
 
 def test_a_task_that_is_set_aside_is_neither_followed_nor_started():
     task = make_task("a")
-    new = transition(None, Created(task="a", at=START, reason="", spec=task))
+    new = transition(None, Created(task="a", origin=Origin(START, ""), spec=task))
     run = run_key("a", task.generation, 1)
-    live = transition(new, Assigned(task="a", at=START, reason="", run=run, host="local", spec=task))
+    live = transition(new, Assigned(task="a", origin=Origin(START, ""), run=run, host="local", spec=task))
     desired, statuses = make_desired(task, make_task("b")), {"a": live, "b": new}
     assert len(plan(desired, Observed(statuses), START).actions) > 1
 

@@ -19,6 +19,7 @@ from reconciler.core.events import (
     Event,
     Failed,
     FixRequested,
+    Origin,
     PullRequestOpened,
     Released,
     Removed,
@@ -560,7 +561,7 @@ def status_in(phase, **fields):
 
 
 def head():
-    return {"task": "web/a", "at": LATER, "reason": "it happened"}
+    return {"task": "web/a", "origin": Origin(LATER, "it happened")}
 
 
 def assigned(host="alpha", run="web/a.g11111111.a2"):

@@ -106,7 +106,7 @@ def with_expenses(
     total = dict(spent)
     for step in steps:
         usage, paying = _expense(step)
-        if step.event.at >= since and usage != Usage():
+        if step.event.origin.at >= since and usage != Usage():
             total |= {purse: total.get(purse, Usage()) + usage for purse in paying}
     return total
 

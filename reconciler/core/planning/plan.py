@@ -21,6 +21,7 @@ from reconciler.core.events import (
     Created,
     Escalated,
     Event,
+    Origin,
     Removed,
     Renamed,
     Renewed,
@@ -65,7 +66,7 @@ class RecordEvent:
     @property
     def reason(self) -> str:
         """Why, in words."""
-        return self.event.reason
+        return self.event.origin.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class StartRun:
     @property
     def reason(self) -> str:
         """Why there, in words."""
-        return self.event.reason
+        return self.event.origin.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +246,7 @@ def _renames(
             gone.remove(old)
             new.remove(name)
             past = observed.past.get(name, 0)
-            yield Renamed(task=name, old=old, at=now, attempt=past, reason=f"the spec moved from {old}")
+            yield Renamed(task=name, old=old, origin=Origin(now, f"the spec moved from {old}"), attempt=past)
 
 
 def _has_spec(desired: Desired, name: str) -> bool:
@@ -309,32 +310,32 @@ def _spec_change(scene: PlanContext, name: str, status: Status | None) -> Event 
         return None if status is None else _removal(scene, name, status)
     if status is None:
         past = scene.observed.past.get(name, 0)
-        return Created(task=name, at=now, spec=spec, attempt=past, reason="a new spec")
+        return Created(task=name, origin=Origin(now, "a new spec"), spec=spec, attempt=past)
     if status.removed:
-        return Restored(task=name, at=now, reason="the spec came back")
+        return Restored(task=name, origin=Origin(now, "the spec came back"))
     return host_loss(scene, spec, status) or _answer(name, spec, status, now) or _next_time(spec, status, now)
 
 
 def _answer(name: str, spec: Task, status: Status, now: datetime) -> Event | None:
     if _is_asked_again(spec, status):
-        return Renewed(task=name, at=now, spec=spec, reason="asked for again by a new spec")
+        return Renewed(task=name, origin=Origin(now, "asked for again by a new spec"), spec=spec)
     if _is_behind(spec, status):
-        return SpecChanged(task=name, at=now, spec=spec, reason=f"the spec is {spec.generation[:8]} now")
+        return SpecChanged(task=name, origin=Origin(now, f"the spec is {spec.generation[:8]} now"), spec=spec)
     if spec.desired is DesiredState.CANCELLED and status.phase in {Phase.CREATED, Phase.REVIEW_PENDING}:
-        return Cancelled(task=name, at=now, reason="cancelled in the spec", spec=spec)
+        return Cancelled(task=name, origin=Origin(now, "cancelled in the spec"), spec=spec)
     if status.phase is Phase.CREATED and (spent := overspent(spec.budget, status.usage)):
-        return Escalated(task=name, at=now, reason=f"{spent}; raise the budget, then retry")
+        return Escalated(task=name, origin=Origin(now, f"{spent}; raise the budget, then retry"))
     return None
 
 
 def _removal(scene: PlanContext, name: str, status: Status) -> Event | None:
     now = scene.now
     if not status.removed:
-        return SpecRemoved(task=name, at=now, reason="the spec was removed")
+        return SpecRemoved(task=name, origin=Origin(now, "the spec was removed"))
     if status.on_delete == "orphan" and status.phase.is_live:
-        return Removed(task=name, at=now, reason="removed; its run is let go of (on_delete: orphan)")
+        return Removed(task=name, origin=Origin(now, "removed; its run is let go of (on_delete: orphan)"))
     if not status.phase.is_live:
-        return Removed(task=name, at=now, reason="removed; nothing of it runs")
+        return Removed(task=name, origin=Origin(now, "removed; nothing of it runs"))
     return worker_loss(scene, name, None, status)
 
 
@@ -397,7 +398,7 @@ def _next_time(spec: Task, status: Status, now: datetime) -> Event | None:
     if due_at > now or status.phase is Phase.CREATED:
         return None
     reason = f"due {format_in(due_at, spec.timezone)}"
-    return Renewed(task=spec.name, at=now, spec=spec, cause="clock", reason=reason)
+    return Renewed(task=spec.name, origin=Origin(now, reason, cause="clock"), spec=spec)
 
 
 def _keeps_schedule(spec: Task, status: Status) -> bool:
@@ -430,7 +431,7 @@ def _scheduled(spec: Task, schedule: str, status: Status, now: datetime) -> Even
     words = f"due {format_in(upcoming, spec.timezone)}"
     wait = Waiting(reason=Reason.SCHEDULE, message=words, since=now) if status.phase.is_settled else None
     reason = words + ("; what came due while it was at work is skipped" if is_skipped else "")
-    return Scheduled(task=spec.name, at=now, due_at=upcoming, waiting=wait, cause="clock", reason=reason)
+    return Scheduled(task=spec.name, origin=Origin(now, reason, cause="clock"), due_at=upcoming, waiting=wait)
 
 
 def _skips_days(spec: Task, schedule: str, status: Status, now: datetime) -> bool:
@@ -453,7 +454,7 @@ def _givings_up(steps: Iterable[Transition]) -> Iterator[StopRun]:
     """Yield a stop for every run that its task goes on without: it may be alive on a host that is silent."""
     for step in steps:
         if step.before and step.after and step.before.phase.is_live and not step.after.phase.is_live:
-            yield StopRun(step.task, *_round(step.before), step.event.reason)
+            yield StopRun(step.task, *_round(step.before), step.event.origin.reason)
 
 
 def _stops(scene: PlanContext) -> Iterator[StopRun]:
@@ -621,7 +622,7 @@ def _waiting_changes(
         before, after = scene.statuses[name].waiting, waiting.get(name)
         if before != after:
             reason = after.message if after else "waits for nothing any more"
-            yield WaitingChanged(task=name, at=scene.now, waiting=after, reason=reason)
+            yield WaitingChanged(task=name, origin=Origin(scene.now, reason), waiting=after)
 
 
 # --- New runs --------------------------------------------------------------
@@ -636,28 +637,26 @@ def _handout(scene: PlanContext, name: str, bid: LeaseRequest) -> StartRun:
     spec, attempt = scene.desired.tasks[name], scene.statuses[name].attempt + 1
     event = Assigned(
         task=name,
-        at=scene.now,
-        cause="agent",
-        actor=bid.agent,
-        reason=f"attempt {attempt} is pulled by agent {bid.agent}",
+        origin=Origin(
+            scene.now, f"attempt {attempt} is pulled by agent {bid.agent}", cause="agent", actor=bid.agent
+        ),
         run=run_key(name, spec.generation, attempt),
         host="",
         spec=spec,
         agent=bid.agent,
         request_key=bid.request_key,
-        start_from=_origin(scene, spec),
+        start_from=_start_commit(scene, spec),
     )
     return StartRun(event, Placement())
 
 
 def _start_on_host(scene: PlanContext, name: str, placement: Placement) -> StartRun:
     spec, best = scene.desired.tasks[name], placement.ranked[0]
-    attempt, start_from = scene.statuses[name].attempt + 1, _origin(scene, spec)
+    attempt, start_from = scene.statuses[name].attempt + 1, _start_commit(scene, spec)
     where = f"; it begins on {spec.start_from} ({start_from[:8]})" if start_from else ""
     event = Assigned(
         task=name,
-        at=scene.now,
-        reason=f"attempt {attempt} on {best.host}: {best.why}{where}",
+        origin=Origin(scene.now, f"attempt {attempt} on {best.host}: {best.why}{where}"),
         start_from=start_from,
         run=run_key(name, spec.generation, attempt),
         host=best.host,
@@ -667,7 +666,7 @@ def _start_on_host(scene: PlanContext, name: str, placement: Placement) -> Start
     return StartRun(event, placement)
 
 
-def _origin(scene: PlanContext, spec: Task) -> str | None:
+def _start_commit(scene: PlanContext, spec: Task) -> str | None:
     """Return the commit of another task's branch that a run begins on."""
     statuses = scene.statuses if spec.start_from in scene.names else scene.observed.statuses
     return origin(spec, scene.desired, statuses)
