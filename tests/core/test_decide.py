@@ -87,7 +87,7 @@ def test_a_failed_validation_is_handed_back_as_often_as_the_task_allows():
     events = [meaning(task, running(round=n), RED) for n in (1, 2, 3)]
 
     assert [type(event) for event in events] == [FixRequested, FixRequested, Retried]
-    assert "make test" in events[0].reason
+    assert "make test" in events[0].origin.reason
     assert events[2].failure.kind is FailureClass.VALIDATION
 
 

@@ -253,7 +253,7 @@ def test_a_task_that_waits_takes_up_its_new_spec():
     planned = planned_for(make_task("a", generation=blob("new")), statuses={"a": created("a")})
 
     assert [type(event).__name__ for event in planned.events] == ["SpecChanged", "Assigned"]
-    assert planned.events[0].reason == f"the spec is {blob('new')[:8]} now"
+    assert planned.events[0].origin.reason == f"the spec is {blob('new')[:8]} now"
 
 
 def test_a_live_run_takes_up_what_its_removal_would_mean():
@@ -275,7 +275,7 @@ def test_a_task_whose_budget_is_spent_is_for_a_person():
     planned = planned_for(make_task("a", budget=Budget(tokens=100)), statuses={"a": status})
 
     assert kinds(planned) == [Escalated]
-    assert planned.events[0].reason == "budget spent: 100 of 100 tokens; raise the budget, then retry"
+    assert planned.events[0].origin.reason == "budget spent: 100 of 100 tokens; raise the budget, then retry"
 
 
 @pytest.mark.parametrize(
@@ -481,7 +481,7 @@ def test_a_file_that_moved_takes_its_live_run_along():
     planned = planned_for(moved, statuses={"a": live("a")})
 
     assert kinds(planned) == [Renamed, FollowRun]
-    assert planned.events[0].reason == "the spec moved from a"
+    assert planned.events[0].origin.reason == "the spec moved from a"
 
 
 def test_a_file_that_moved_and_was_touched_is_still_the_same_work():

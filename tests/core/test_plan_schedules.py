@@ -142,7 +142,7 @@ def test_missed_while_settled_is_caught_up_once_too():
 
     renewed = [step.event for step in world.history if isinstance(step.event, Renewed)]
     assert [event.origin.reason for event in renewed] == ["due 2030-01-02T09:30:00Z"]
-    assert renewed[0].cause == "clock"
+    assert renewed[0].origin.cause == "clock"
     assert world.statuses["a"].due_at == DUE + 6 * DAY
 
 
@@ -160,7 +160,7 @@ def test_a_due_time_that_comes_while_the_task_runs_is_skipped_and_that_is_said()
     (scheduled,) = [event for event in planned.events if isinstance(event, Scheduled)]
     assert started is Phase.ASSIGNED
     assert scheduled.due_at == NOW + timedelta(minutes=40)
-    assert scheduled.reason == "due 2030-01-01T09:40:00Z; what came due while it was at work is skipped"
+    assert scheduled.origin.reason == "due 2030-01-01T09:40:00Z; what came due while it was at work is skipped"
     assert world.statuses["a"].phase is Phase.COMPLETED
 
 
