@@ -86,4 +86,5 @@ def test_a_plan_names_who_asked():
     planned = plan(asked(), Observed(), START)
 
     [created] = [event for event in planned.events if isinstance(event, Created)]
-    assert (created.origin.actor, created.origin.reason) == ("Ada", "a new spec: Suspend a: the budget is gone")
+    origin = created.origin
+    assert (origin.actor, origin.reason) == ("Ada", "a new spec: Suspend a: the budget is gone")

@@ -132,7 +132,8 @@ def test_whatever_happens_attempts_and_usage_never_go_back_and_since_moves_with_
     status = None
     for kind, minutes in line:
         at = NOW + timedelta(minutes=minutes)
-        before, status = status, step_if_legal(status, replace(sample_events("web/a", status)[kind], at=at))
+        event = replace(sample_events("web/a", status)[kind], origin=Origin(at, "it happened"))
+        before, status = status, step_if_legal(status, event)
         if before and status:
             assert status.attempt >= before.attempt
             assert status.usage.input_tokens >= before.usage.input_tokens
