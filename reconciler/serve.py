@@ -28,6 +28,7 @@ from reconciler.core.errors import Problem, Refused, Unavailable, UsageError
 from reconciler.core.fields import format_time
 from reconciler.core.forge.model import Hint, PullRequestSnapshot
 from reconciler.core.model.specs import Desired, Forge, Host
+from reconciler.core.model.status import OnHost
 from reconciler.dispatch import environ
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.local import LocalTransport
@@ -468,7 +469,8 @@ def _take(fleet: _Fleet, hooks: WebhookReceiver, hint: Hint) -> None:
 async def _machine(settings: Settings, state: StateBranch) -> str:
     """Return the name under which local runs of this data folder are known."""
     statuses, hosts = await state.load()
-    found = {status.machine for status in statuses.values()} | {host.machine for host in hosts.values()}
+    found = {host.machine for host in hosts.values()}
+    found |= {one.holder.machine for one in statuses.values() if isinstance(one.holder, OnHost)}
     return datafolder.machine(settings.data_dir, {name for name in found if name}, clock.random_hex)
 
 

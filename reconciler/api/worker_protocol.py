@@ -18,12 +18,12 @@ from reconciler.api.operation import Call, Handler, Operation, Reply, pieces
 from reconciler.api.problems import TooMany
 from reconciler.api.server import Closing
 from reconciler.api.services import Services
-from reconciler.api.views import is_holder, lease_view, progress_view
+from reconciler.api.views import lease_view, progress_view
 from reconciler.controller.ports import Controller
 from reconciler.core.errors import LeaseLost, NotNow, Unavailable
 from reconciler.core.events import WorkerReport
 from reconciler.core.model.runs import Claim
-from reconciler.core.model.status import LeaseRequest
+from reconciler.core.model.status import AtWorker, LeaseRequest
 from reconciler.core.runs.leases import heartbeat, holder
 from reconciler.core.text import harmless
 from reconciler.wire import (
@@ -90,7 +90,9 @@ class WorkerProtocol:
     def _is_for(self, task: str, bid: LeaseRequest) -> bool:
         """Return whether a task is still the one that was given for a bid: it may be lost by now."""
         status = self.desk.statuses.get(task)
-        return status is not None and is_holder(bid.agent, status) and status.request_key == bid.request_key
+        if status is None or not status.phase.is_live or not isinstance(status.holder, AtWorker):
+            return False
+        return (status.holder.agent, status.holder.request_key) == (bid.agent, bid.request_key)
 
     async def start(self, call: Call) -> Progress:
         """Take note that the agent is at work."""

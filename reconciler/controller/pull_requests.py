@@ -182,7 +182,9 @@ class PullRequestController:
         list of the newest may not reach them.
         """
         statuses = (self._desk.statuses.get(name) for name in names)
-        ours = {status.pull_request.number for status in statuses if status and status.pull_request}
+        ours = {
+            status.review.pull_request.number for status in statuses if status and status.review.pull_request
+        }
         return ours.intersection(hints) if repo in self._visited else ours
 
     async def _show(

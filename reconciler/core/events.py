@@ -13,7 +13,7 @@ from typing import Literal
 from reconciler.core.forge.model import PullRequestSnapshot
 from reconciler.core.model.runs import Claim, Report, ReviewNote
 from reconciler.core.model.specs import Task
-from reconciler.core.model.status import Failure, HostStatus, PullRequest, Waiting
+from reconciler.core.model.status import Failure, HostStatus, PullRequest, RunHolder, Waiting
 
 Cause = Literal["spec", "host", "agent", "webhook", "person", "clock"]
 
@@ -42,6 +42,11 @@ class Event:
     task: str
     origin: Origin
 
+
+# Two kinds stand here. Facts say what was seen, whether or not it matters any
+# more; events are what a fact, a spec or the clock came to, and go on record.
+# A fact becomes an event only when it is its turn: what came before it may
+# have made it void.
 
 # --- Facts from a host -----------------------------------------------------
 
@@ -151,17 +156,11 @@ class WaitingChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assigned(Event):
-    """A host was chosen and the run named: the intention, before anything starts."""
+    """A host was chosen, or a worker asked, and the run named: the intention, before anything starts."""
 
     run: str
-    host: str
+    holder: RunHolder
     spec: Task
-    machine: str | None = None
-    """Of a local host: this reconciler's machine."""
-    agent: str | None = None
-    """Who pulled it; `host` is empty then."""
-    request_key: str | None = None
-    """With which the agent asked."""
     start_from: str | None = None
     """Commit of another task's branch that it begins on."""
 

@@ -18,7 +18,7 @@ from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition, fold
 from reconciler.core.model.runs import Assignment, run_key
 from reconciler.core.model.specs import Agent, Desired
-from reconciler.core.model.status import HostStatus, LeaseRequest, Phase, Status
+from reconciler.core.model.status import AtWorker, HostStatus, LeaseRequest, Phase, Status
 from reconciler.core.planning.plan import Plan, why_end
 from reconciler.core.runs.command import assignment
 from reconciler.core.runs.leases import LeaseQueue, holder, lease_lost, report_event, require_held
@@ -161,18 +161,16 @@ class FakeDesk:
     def _give(self, bid: LeaseRequest) -> str | None:
         self.news.clear()
         for name, status in self.statuses.items():
-            if status.phase.is_live and (status.assigned_agent, status.request_key) == (
-                bid.agent,
-                bid.request_key,
-            ):
+            holder = AtWorker(agent=bid.agent, request_key=bid.request_key)
+            if status.phase.is_live and status.holder == holder:
                 return name
         for name, task in sorted(self.desired.tasks.items()):
             status = self.statuses.get(name)
             is_free = status is not None and status.phase is Phase.CREATED
             if is_free and LeaseQueue(self.desired, [bid], self.statuses).take(task):
                 run = run_key(name, task.generation, status.attempt + 1)
-                given = {"agent": bid.agent, "request_key": bid.request_key, "run": run, "host": ""}
-                self.put(Assigned(task=name, origin=Origin(self.clock(), "given out"), spec=task, **given))
+                origin = Origin(self.clock(), "given out")
+                self.put(Assigned(task=name, origin=origin, spec=task, holder=holder, run=run))
                 return name
         return None
 

@@ -14,7 +14,7 @@ from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import fold
 from reconciler.core.model.runs import Assignment, Claim, FailureClass, run_key
 from reconciler.core.model.specs import Host
-from reconciler.core.model.status import HostStatus
+from reconciler.core.model.status import HostStatus, OnHost
 from reconciler.git.repository import Repository
 from reconciler.store.state import StateBranch
 from tests.dispatch.world import World, git
@@ -26,7 +26,7 @@ RUN = run_key("web/fix", TASK.generation, 1)
 HEAD = {"task": "web/fix", "origin": Origin(NOW, "it happened")}
 LIFE = (
     Created(**HEAD, spec=TASK),
-    Assigned(**HEAD, spec=TASK, run=RUN, host="local"),
+    Assigned(**HEAD, spec=TASK, run=RUN, holder=OnHost(host="local")),
     Started(**HEAD, run=RUN),
 )
 

@@ -340,7 +340,7 @@ class Office(RuleBasedStateMachine):
             return
         status = self.state.statuses[task]
         assert status.phase.is_live
-        assert (status.assigned_agent, status.request_key) == (agent, key)
+        assert (status.holder.agent, status.holder.request_key) == (agent, key)
         given = [held for held in self.held if held.key == key]
         if status.run not in {held.run for held in given}:
             assert not any(self.is_held(held) for held in given)

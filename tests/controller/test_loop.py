@@ -435,7 +435,7 @@ async def test_a_local_run_of_another_machine_is_left_to_its_own_reconciler(stag
     here = stage.loop(machine="here")
     await here.run("started")
 
-    assert stage.state.statuses["a"].machine == "there"
+    assert stage.state.statuses["a"].holder.machine == "there"
     assert [order.task for order in stage.dispatch.follows] == ["b"]
     assert stage.dispatch.stopped == []
     assert stage.state.hosts["local"].machine == "there"

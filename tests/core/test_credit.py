@@ -17,7 +17,7 @@ from reconciler.core.events import (
     SpecChanged,
     WaitingChanged,
 )
-from reconciler.core.model.status import Observed, Reason, Waiting
+from reconciler.core.model.status import Observed, OnHost, Reason, Waiting
 from reconciler.core.planning.plan import plan
 from reconciler.core.requesters import Requester
 from tests.fakes import START, make_desired, make_task
@@ -58,7 +58,9 @@ def test_what_answers_a_commit_is_owed_to_its_author(event):
 @pytest.mark.parametrize(
     "event",
     [
-        Assigned(task="a", origin=Origin(START, "attempt 1"), run="a.g1.a1", host="local", spec=SPEC),
+        Assigned(
+            task="a", origin=Origin(START, "attempt 1"), run="a.g1.a1", holder=OnHost(host="local"), spec=SPEC
+        ),
         Renewed(task="a", origin=Origin(START, "due", cause="clock"), spec=SPEC),
         Cancelled(task="a", origin=Origin(START, "/agent cancel", cause="person", actor="grace")),
         WaitingChanged(task="a", origin=Origin(START, "no free slot"), waiting=None),

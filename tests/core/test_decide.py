@@ -137,7 +137,7 @@ def test_a_branch_that_somebody_else_pushed_to_meanwhile_is_left_to_them():
 def test_nothing_is_handed_back_to_an_outside_agent_that_has_left():
     task = make_task(fix_attempts=2, retries=1)
 
-    event = meaning(task, running(assigned_agent="jeeves", assigned_host=None), RED)
+    event = meaning(task, running(assigned_agent="jeeves", request_key="k1", assigned_host=None), RED)
 
     assert isinstance(event, Retried)
     assert event.failure.kind is FailureClass.VALIDATION
@@ -147,7 +147,7 @@ def test_what_an_agent_gives_back_is_offered_again_later_and_counts_as_no_failur
     claim = Claim(outcome="released", result="too hard")
     back = failed(FailureClass.CANCELLED)
 
-    held = running(assigned_agent="jeeves", claim=claim)
+    held = running(assigned_agent="jeeves", request_key="k1", assigned_host=None, claim=claim)
     event = meaning(make_task(retries=0), held, back)
 
     assert isinstance(event, Retried)
@@ -407,7 +407,9 @@ def test_a_stop_that_the_spec_asks_for_is_not_one_of_the_row():
 
 def test_a_task_that_an_agent_always_gives_back_or_loses_ends_too():
     claim = Claim(outcome="released", result="too hard")
-    held = running(assigned_agent="jeeves", claim=claim, uncounted=UNCOUNTED)
+    held = running(
+        assigned_agent="jeeves", request_key="k1", assigned_host=None, claim=claim, uncounted=UNCOUNTED
+    )
 
     back = meaning(make_task(), held, failed(FailureClass.CANCELLED))
     lost = lease_lost("a", make_task(disconnect="wait"), held, NOW, FLEET)

@@ -34,7 +34,11 @@ def test_a_new_task_is_created_and_started_in_one_plan():
 
     created, start = planned.actions
     assert isinstance(created.event, Created)
-    assert (start.task, start.event.run, start.event.host) == ("a", run_key("a", blob("a"), 1), "local")
+    assert (start.task, start.event.run, start.event.holder.host) == (
+        "a",
+        run_key("a", blob("a"), 1),
+        "local",
+    )
     assert start.reason == "attempt 1 on local: 2 free, weight 1"
     assert planned.placements["a"] == start.placement
     assert planned.events == (created.event, start.event)
@@ -237,7 +241,7 @@ def test_a_live_run_whose_host_is_gone_from_the_specs_says_so():
 
 
 def test_a_run_in_the_hands_of_an_outside_agent_is_left_to_it():
-    statuses = {"a": live("a", assigned_host=None, assigned_agent="jeeves")}
+    statuses = {"a": live("a", assigned_host=None, assigned_agent="jeeves", request_key="k1")}
     desired = make_desired(make_task("a", execution_mode=ExecutionMode.HTTP_PULL))
 
     planned = plan(replace(desired, agents={"jeeves": Agent(name="jeeves")}), Observed(statuses), NOW)
@@ -519,7 +523,7 @@ def test_a_task_is_tried_again_after_a_wait_and_then_completed():
 
     world.run()
 
-    places = [step.event.host for step in world.history if type(step.event).__name__ == "Assigned"]
+    places = [step.event.holder.host for step in world.history if type(step.event).__name__ == "Assigned"]
     assert world.statuses["a"].phase is Phase.COMPLETED
     assert places == ["alpha", "beta"]
     assert world.now > NOW

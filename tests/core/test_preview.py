@@ -3,7 +3,7 @@
 from reconciler.core.errors import Problem
 from reconciler.core.events import Assigned, Created, Origin, WaitingChanged
 from reconciler.core.lifecycle import fold
-from reconciler.core.model.status import Observed
+from reconciler.core.model.status import Observed, OnHost
 from reconciler.core.planning.plan import plan
 from reconciler.core.planning.preview import (
     Difference,
@@ -148,7 +148,9 @@ def test_a_stop_and_what_goes_on_record_without_a_run_have_lines():
     task = make_task("a")
     events = [
         Created(task="a", origin=Origin(START, "new"), spec=task),
-        Assigned(task="a", origin=Origin(START, "there"), spec=task, run="a.g.a1", host="local"),
+        Assigned(
+            task="a", origin=Origin(START, "there"), spec=task, run="a.g.a1", holder=OnHost(host="local")
+        ),
     ]
     others = [make_task(name) for name in "bcd"]
     events += [Created(task=each.name, origin=Origin(START, "new"), spec=each) for each in others]

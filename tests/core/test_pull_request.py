@@ -33,8 +33,9 @@ from reconciler.core.forge.pull_request import (
 from reconciler.core.lifecycle import transition
 from reconciler.core.model.runs import FailureClass, Report, ReviewNote, Verdict, run_key
 from reconciler.core.model.specs import DesiredState, FleetSpec, Repo, Task
-from reconciler.core.model.status import Phase, PullRequest, Reason, Status, Waiting
+from reconciler.core.model.status import OnHost, Phase, PullRequest, Reason, Status, Waiting
 from reconciler.core.runs.decide import next_event
+from tests.statuses import changed
 from tests.strategies import NOW, blob, statuses
 
 BOT = "fleet-bot"
@@ -306,9 +307,9 @@ def test_more_rounds_than_the_task_allows_are_for_a_person_and_not_again(trouble
     assert isinstance(event, Escalated)
     assert "after 3 review rounds (max_reviews: 3)" in event.origin.reason
     assert event.failure.message == event.origin.reason
-    assert status.reviews == event.reviews != ()
-    assert status.reviewed == tuple(review.id for review in reviews)
-    retried = status.model_copy(update={"phase": Phase.REVIEW_PENDING, "review_count": 0})
+    assert status.review.notes == event.reviews != ()
+    assert status.review.answered == tuple(review.id for review in reviews)
+    retried = changed(status, phase=Phase.REVIEW_PENDING, review_count=0)
     assert seen(asked, retried, repo=LAZY) is None
 
 
@@ -473,12 +474,12 @@ TAKEN = st.fixed_dictionaries(
 def test_whatever_is_seen_is_taken_up_in_a_few_steps_and_is_no_news_then(data, pull, taken, most):
     task = a_task(max_reviews=most)
     phase = data.draw(st.sampled_from([*[Phase.REVIEW_PENDING] * 6, *Phase]))
-    before = data.draw(statuses(task, phase)).model_copy(update=taken)
+    before = changed(data.draw(statuses(task, phase)), **taken)
 
     events, after = closure(pull, before, task)
 
     assert seen(pull, after, task=task) is None
-    assert after.review_count <= max(most, before.review_count)
+    assert after.review.count <= max(most, before.review.count)
     assert len(events) <= 4
     assert not (before.removed and events)
 
@@ -535,7 +536,7 @@ def test_whatever_was_missed_or_came_late_the_next_look_gets_it_right(actions, d
     pull, status = world.pull, world.status
     assert (status.phase is Phase.COMPLETED) == pull.is_merged
     assert (status.phase is Phase.CANCELLED) == (pull.state == "closed" and not pull.is_merged)
-    assert status.review_count <= min(asked, world.task.max_reviews)
+    assert status.review.count <= min(asked, world.task.max_reviews)
     if status.phase is Phase.REVIEW_PENDING:
         assert status.head_commit == pull.head
 
@@ -652,7 +653,7 @@ class Desk:
             return
         run = run_key("a", self.task.generation, self.status.attempt + 1)
         head = {"task": "a", "origin": Origin(self.now, "works")}
-        live = transition(self.status, Assigned(**head, run=run, host="alpha", spec=self.task))
+        live = transition(self.status, Assigned(**head, run=run, holder=OnHost(host="alpha"), spec=self.task))
         is_touched = self.pull.head != live.head_commit
         mine = blob(run)
         report = (

@@ -9,6 +9,7 @@ from reconciler.core.events import Completed, Origin, Removed, Renamed, Renewed,
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.status import Phase
 from reconciler.store.spending import spending
+from tests.statuses import changed
 from tests.store.world import BRANCH, NOW, commit, created, git, spec, started, status
 
 FIRST = Usage(input_tokens=100, output_tokens=10, cost_usd=0.25, turns=2, seconds=1.5)
@@ -83,7 +84,7 @@ async def test_a_renamed_task_counts_once(open_repository, open_state, bare):
 async def test_what_changes_nothing_of_the_usage_costs_nothing(open_repository, open_state, bare):
     state = await open_state(bare)
     done = status(Phase.COMPLETED, usage=FIRST, assigned_host="local")
-    moved = done.model_copy(update={"phase": Phase.CREATED, "assigned_host": "other"})
+    moved = changed(done, phase=Phase.CREATED, assigned_host="other")
     await state.commit([created("a"), ended("a", FIRST)])
     await state.commit(
         [

@@ -13,7 +13,7 @@ from reconciler.core.errors import Conflict, Unavailable, UsageError
 from reconciler.core.events import Assigned, Completed, Origin, Removed, Renamed
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.runs import run_key
-from reconciler.core.model.status import HostStatus, Phase, Reason, Waiting
+from reconciler.core.model.status import HostStatus, OnHost, Phase, Reason, Waiting
 from reconciler.store import statuses
 from reconciler.store.history import last_transitions, read_history
 from reconciler.store.reader import StateReader
@@ -464,7 +464,9 @@ def assigned(name, attempt):
     run = run_key(name, "a1" * 20, attempt)
     before = status(attempt=attempt - 1)
     after = status(Phase.ASSIGNED, attempt=attempt, run=run, assigned_host="local")
-    event = Assigned(task=name, origin=Origin(NOW, "placed"), run=run, host="local", spec=spec(name))
+    event = Assigned(
+        task=name, origin=Origin(NOW, "placed"), run=run, holder=OnHost(host="local"), spec=spec(name)
+    )
     return Transition(name, before, after, event)
 
 

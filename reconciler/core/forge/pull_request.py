@@ -86,7 +86,7 @@ def is_followed(task: Task, status: Status) -> bool:
     is_over = status.phase is Phase.COMPLETED or (
         status.phase is Phase.CANCELLED and not _is_wanted(task, status)
     )
-    return status.pull_request is not None and not is_over
+    return status.review.pull_request is not None and not is_over
 
 
 def may_merge(task: Task, status: Status, pull: PullRequestSnapshot, repo: Repo, *, bot: str) -> bool:
@@ -178,7 +178,7 @@ class _Reading:
 
 
 def _is_of(status: Status, pull: PullRequestSnapshot) -> bool:
-    return status.pull_request is not None and status.pull_request.number == pull.number
+    return status.review.pull_request is not None and status.review.pull_request.number == pull.number
 
 
 def _is_paused(status: Status) -> bool:
@@ -272,7 +272,7 @@ def _asked(case: _Reading) -> Event | None:
     why = ", ".join([*words, *(words for words, _ in troubles)])
     who, reviewed = authors[-1] if authors else "", tuple(review.id for review in case.pull.reviews)
     notes = tuple(_capped([*(note for _, note in troubles), *_written(case)]))
-    done, most = case.status.review_count, case.task.max_reviews
+    done, most = case.status.review.count, case.task.max_reviews
     if done >= most:
         why += f" after {done} review rounds (max_reviews: {most}); merge or close it, or `reconciler retry`"
         failure = Failure(kind=FailureClass.AGENT, message=one_line(why))
@@ -301,7 +301,7 @@ def _requests(pull: PullRequestSnapshot, bot: str) -> Sequence[Review]:
 
 
 def _is_unanswered(case: _Reading, review: Review) -> bool:
-    return review.id not in case.status.reviewed
+    return review.id not in case.status.review.answered
 
 
 def _troubles(case: _Reading) -> Iterator[tuple[str, ReviewNote]]:

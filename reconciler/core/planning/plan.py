@@ -36,7 +36,16 @@ from reconciler.core.fields import format_time
 from reconciler.core.lifecycle import Transition, fold, transition
 from reconciler.core.model.runs import run_key
 from reconciler.core.model.specs import Desired, DesiredState, Task
-from reconciler.core.model.status import LeaseRequest, Observed, Phase, Reason, Status, Waiting
+from reconciler.core.model.status import (
+    AtWorker,
+    LeaseRequest,
+    Observed,
+    OnHost,
+    Phase,
+    Reason,
+    Status,
+    Waiting,
+)
 from reconciler.core.planning.context import PlanContext, Wait, waiting
 from reconciler.core.planning.limits import budget_scopes, overspent, spent_today
 from reconciler.core.planning.liveness import host_loss, host_silence, silence_deadlines, worker_loss
@@ -44,7 +53,7 @@ from reconciler.core.planning.placement import Placement
 from reconciler.core.planning.schedule import JUMP, format_in, is_due_time, next_due
 from reconciler.core.planning.scheduler import Schedule, due, schedule
 from reconciler.core.runs.leases import CHECKING, is_to_check
-from reconciler.core.runs.start_point import origin
+from reconciler.core.runs.start_point import start_commit
 
 FEW = 2
 """So many tasks are removed as asked, even if they are all there are."""
@@ -641,10 +650,8 @@ def _handout(scene: PlanContext, name: str, bid: LeaseRequest) -> StartRun:
             scene.now, f"attempt {attempt} is pulled by agent {bid.agent}", cause="agent", actor=bid.agent
         ),
         run=run_key(name, spec.generation, attempt),
-        host="",
+        holder=AtWorker(agent=bid.agent, request_key=bid.request_key),
         spec=spec,
-        agent=bid.agent,
-        request_key=bid.request_key,
         start_from=_start_commit(scene, spec),
     )
     return StartRun(event, Placement())
@@ -654,14 +661,14 @@ def _start_on_host(scene: PlanContext, name: str, placement: Placement) -> Start
     spec, best = scene.desired.tasks[name], placement.ranked[0]
     attempt, start_from = scene.statuses[name].attempt + 1, _start_commit(scene, spec)
     where = f"; it begins on {spec.start_from} ({start_from[:8]})" if start_from else ""
+    machine = scene.observed.machine if scene.desired.hosts[best.host].is_local else None
     event = Assigned(
         task=name,
         origin=Origin(scene.now, f"attempt {attempt} on {best.host}: {best.why}{where}"),
         start_from=start_from,
         run=run_key(name, spec.generation, attempt),
-        host=best.host,
+        holder=OnHost(host=best.host, machine=machine),
         spec=spec,
-        machine=scene.observed.machine if scene.desired.hosts[best.host].is_local else None,
     )
     return StartRun(event, placement)
 
@@ -669,7 +676,7 @@ def _start_on_host(scene: PlanContext, name: str, placement: Placement) -> Start
 def _start_commit(scene: PlanContext, spec: Task) -> str | None:
     """Return the commit of another task's branch that a run begins on."""
     statuses = scene.statuses if spec.start_from in scene.names else scene.observed.statuses
-    return origin(spec, scene.desired, statuses)
+    return start_commit(spec, scene.desired, statuses)
 
 
 def _times(scene: PlanContext, waits: Mapping[str, Wait]) -> Iterator[datetime]:

@@ -70,7 +70,7 @@ def next_event(
             origin=case.origin("the run ended after its task was cancelled or removed"),
             report=case.report,
         )
-    if status.pull_request and case.report.touched:
+    if status.review.pull_request and case.report.touched:
         return _touched(case, case.report.touched)
     failure = case.failure()
     return _done(case) if failure is None else _DECISIONS[failure.kind](case, failure)
@@ -188,7 +188,7 @@ class _EndedRound:
     def nothing_new(self) -> str | None:
         """Return, in words, that there is nothing to show for the round; None if there is, or need not be."""
         head, has_review = self.status.head_commit or "", self.terms.review != "none"
-        if has_review and self.status.review_count and self.report.head_commit in {None, head}:
+        if has_review and self.status.review.count and self.report.head_commit in {None, head}:
             return f"changes were requested, but the agent made none: the branch is still at {head[:8]}"
         if self.report.commits or self.terms.allow_empty:
             return None
@@ -218,7 +218,7 @@ def _touched(case: _EndedRound, head: str) -> Event:
 def _done(case: _EndedRound) -> Event:
     report = case.report
     checked = "validated" if report.checks else "no validation asked for"
-    if case.terms.review != "none" and (report.commits or case.status.review_count):
+    if case.terms.review != "none" and (report.commits or case.status.review.count):
         return Submitted(
             task=case.name,
             origin=case.origin(f"delivered, {checked}; waits for review"),
