@@ -100,7 +100,7 @@ async def test_a_task_that_waits_for_an_agent_says_so(office):
 
 
 async def test_a_bid_is_answered_in_time_though_a_commit_takes_long_and_nothing_is_lost(office, monkeypatch):
-    monkeypatch.setattr(agents, "LOOK", 0.05)
+    monkeypatch.setattr(agents, "LOOK_LIMIT", 0.05)
     await office.push(pulled("a"))
     commit, done = office.stage.state.commit, asyncio.Event()
 
