@@ -154,7 +154,7 @@ def test_waiting_that_ended_is_taken_off_the_record():
 
     (change,) = planned_for(make_task("a"), statuses=statuses).events
 
-    assert (change.waiting, change.reason) == (None, "waits for nothing any more")
+    assert (change.waiting, change.origin.reason) == (None, "waits for nothing any more")
 
 
 def test_the_record_follows_what_is_waited_for():
