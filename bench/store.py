@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from reconciler.core.adapter import Usage
-from reconciler.core.events import Started
+from reconciler.core.events import Origin, Started
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.status import Phase, Status
 from reconciler.git.repository import Repository
@@ -169,7 +169,9 @@ def status(number: int) -> Status:
 
 def step(number: int, tasks: int) -> Transition:
     name, after = task(number * 7919 % tasks), status(number)
-    event = Started(task=name, at=NOW, reason="the agent was seen alive", cause="host", run=str(after.run))
+    event = Started(
+        task=name, origin=Origin(NOW, "the agent was seen alive", cause="host"), run=str(after.run)
+    )
     return Transition(name, after.model_copy(update={"phase": Phase.ASSIGNED}), after, event)
 
 

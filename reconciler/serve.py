@@ -29,6 +29,7 @@ from reconciler.core.adapter import Secret
 from reconciler.core.errors import Problem, Refused, Unavailable, UsageError
 from reconciler.core.model.forge import Hint, PullRequestSnapshot
 from reconciler.core.model.specs import Desired, Forge, Host
+from reconciler.core.model.status import OnHost
 from reconciler.core.times import format_time
 from reconciler.dispatch import environ
 from reconciler.dispatch.dispatcher import Dispatcher
@@ -473,7 +474,8 @@ def _take(fleet: _Fleet, hooks: WebhookReceiver, hint: Hint) -> None:
 async def _machine(settings: Settings, state: StateBranch) -> str:
     """Return the name under which local runs of this data folder are known."""
     statuses, hosts = await state.load()
-    machines = {status.machine for status in statuses.values()} | {host.machine for host in hosts.values()}
+    machines = {host.machine for host in hosts.values()}
+    machines |= {one.holder.machine for one in statuses.values() if isinstance(one.holder, OnHost)}
     return datafolder.machine(settings.data_dir, {name for name in machines if name}, clock.random_hex)
 
 

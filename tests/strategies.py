@@ -26,6 +26,7 @@ from reconciler.core.events import (
     Event,
     Failed,
     FixRequested,
+    Origin,
     PullRequestOpened,
     Released,
     Removed,
@@ -61,6 +62,7 @@ from reconciler.core.model.status import (
     HostCli,
     HostStatus,
     Observed,
+    OnHost,
     Phase,
     PullRequest,
     Reason,
@@ -389,7 +391,7 @@ class World:
             if status.phase.is_live:
                 self.end(name, STOPPED if name in stopped else self.ends(name, status))
             elif status.phase is Phase.REVIEW_PENDING:
-                self.take(Completed(task=name, at=self.now, reason="merged", cause="webhook"))
+                self.take(Completed(task=name, origin=Origin(self.now, "merged", cause="webhook")))
 
     def end(self, name: str, report: Report) -> None:
         """Let the live round of a task end."""
@@ -423,7 +425,7 @@ class World:
 def sample_events(task: str, status: Status | None) -> Mapping[type[Event], Event]:
     """Return one event of every kind; those of runs are about the last run."""
     spec = Task(name=task, generation=blob(task, "sample"), work="sample", goal="Do it.")
-    head = {"task": task, "at": NOW, "reason": "it happened"}
+    head = {"task": task, "origin": Origin(NOW, "it happened")}
     run = (status.run if status else None) or f"{task}.g0.a1"
     attempt = status.attempt + 1 if status else 1
     failure = Failure(kind=FailureClass.AGENT, message="did not work")
@@ -432,7 +434,7 @@ def sample_events(task: str, status: Status | None) -> Mapping[type[Event], Even
         Created(**head, spec=spec),
         WaitingChanged(**head, waiting=waiting),
         Scheduled(**head, due_at=NOW),
-        Assigned(**head, run=run_key(task, spec.generation, attempt), host="alpha", spec=spec),
+        Assigned(**head, run=run_key(task, spec.generation, attempt), holder=OnHost(host="alpha"), spec=spec),
         Started(**head, run=run),
         Reported(**head, run=run, claim=Claim(outcome="completed")),
         FixRequested(**head, run=run, report=RED),

@@ -23,10 +23,9 @@ from reconciler.controller.ports import Controller, LeaseService
 from reconciler.core.errors import LeaseLost, NotNow, Unavailable
 from reconciler.core.events import WorkerReport
 from reconciler.core.model.runs import Claim
-from reconciler.core.model.status import LeaseRequest
+from reconciler.core.model.status import AtWorker, LeaseRequest
 from reconciler.core.runs.leases import heartbeat, holder
 from reconciler.core.text import harmless
-from reconciler.core.views import is_holder
 from reconciler.wire import (
     MOST_WAIT,
     DequeueRequest,
@@ -92,11 +91,10 @@ class WorkerProtocol:
     def _is_for(self, task: str, lease_request: LeaseRequest) -> bool:
         """Return whether a task is still the one that was given for a bid: it may be lost by now."""
         status = self.controller.statuses.get(task)
-        return (
-            status is not None
-            and is_holder(lease_request.agent, status)
-            and status.request_key == lease_request.request_key
-        )
+        if status is None or not status.phase.is_live or not isinstance(status.holder, AtWorker):
+            return False
+        key = (lease_request.agent, lease_request.request_key)
+        return (status.holder.agent, status.holder.request_key) == key
 
     async def start(self, call: Call) -> Progress:
         """Take note that the agent is at work."""

@@ -78,8 +78,9 @@ def next_round(task: "Task", status: "Status | None", now: datetime) -> "Status"
         )
     run = {"attempt": status.attempt + 1, "round": 1, "branch_name": task.branch, "adapter": task.adapter}
     key = run_key(task.name, task.generation, status.attempt + 1)
-    reviews = status.review_count + (status.phase is Phase.REVIEW_PENDING)
-    return status.model_copy(update={**run, "run": key, "review_count": reviews, "phase": Phase.ASSIGNED})
+    rounds = status.review.count + (status.phase is Phase.REVIEW_PENDING)
+    review = status.review.model_copy(update={"count": rounds})
+    return status.model_copy(update={**run, "run": key, "review": review, "phase": Phase.ASSIGNED})
 
 
 @click.group()

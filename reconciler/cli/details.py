@@ -67,10 +67,10 @@ def _status_fields(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     yield "run", f"{status.run} (attempt {status.attempt}, round {status.round})" if status.run else ""
     yield "host", status.assigned_host or ""
     yield "agent", status.assigned_agent or ""
-    yield "pull request", status.pull_request.url if status.pull_request else ""
-    yield "reviews", str(status.review_count or "")
+    yield "pull request", status.review.pull_request.url if status.review.pull_request else ""
+    yield "reviews", str(status.review.count or "")
     yield "delivered", status.head_commit or ""
-    yield "session", status.session_id or ""
+    yield "session", status.session.id if status.session else ""
     yield "not before", format_time(status.not_before) if status.not_before else ""
     yield "used", _usage(status.usage) if status.usage != Usage() else ""
     if not status.phase.is_live:

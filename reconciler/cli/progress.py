@@ -28,7 +28,7 @@ def line(step: Step) -> str:
     before = step.before.phase if step.before else "·"
     after = step.after.phase if step.after else "·"
     change = f"{before} → {after}" if before != after else str(after)
-    return _line(step.event.at, step.task, change, step.event.reason)
+    return _line(step.event.origin.at, step.task, change, step.event.origin.reason)
 
 
 def _line(time: datetime, name: str, change: str, reason: str) -> str:

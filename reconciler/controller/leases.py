@@ -21,7 +21,7 @@ from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.events import Event, WorkerReport
 from reconciler.core.lifecycle import transition
 from reconciler.core.model.runs import Assignment
-from reconciler.core.model.status import LeaseRequest, Status
+from reconciler.core.model.status import AtWorker, LeaseRequest, Status
 from reconciler.core.planning.plan import why_end
 from reconciler.core.runs.leases import holder, report_event, require_held
 
@@ -266,7 +266,7 @@ def open_requests(
 def _held_tasks(statuses: Mapping[str, Status]) -> Mapping[tuple[str, str], str]:
     """Return the tasks that agents hold, by the agent and the key with which it asked."""
     return {
-        (status.assigned_agent, status.request_key): name
+        (status.holder.agent, status.holder.request_key): name
         for name, status in statuses.items()
-        if status.phase.is_live and status.claim is None and status.assigned_agent and status.request_key
+        if status.phase.is_live and isinstance(status.holder, AtWorker) and status.holder.claim is None
     }

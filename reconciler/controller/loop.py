@@ -352,7 +352,9 @@ class Loop:
         self.stages.spending.add(transitions)
         for step in steps:
             log.info(
-                "%s: %s", subject(step), step.event.reason if isinstance(step, Transition) else step.reason
+                "%s: %s",
+                subject(step),
+                step.event.origin.reason if isinstance(step, Transition) else step.reason,
             )
             for tell in self.listeners.steps:
                 tell(step)

@@ -22,6 +22,7 @@ from reconciler.core.events import (
     Event,
     HostSeen,
     MergeSeen,
+    Origin,
     PullRequestSeen,
     RunEnded,
     RunSeen,
@@ -147,7 +148,10 @@ def is_about(fact: RunSeen | RunEnded, status: Status) -> bool:
 def _merged(fact: MergeSeen, status: Status) -> Event | None:
     if status.phase is not Phase.REVIEW_PENDING or status.head_commit != fact.head:
         return None
-    return Completed(task=fact.task, at=fact.at, cause="person", reason=f"merged into {fact.base}")
+    return Completed(
+        task=fact.task,
+        origin=Origin(fact.at, f"merged into {fact.base}", cause="person"),
+    )
 
 
 def _reviewed(fact: PullRequestSeen, status: Status, task: Task | None, desired: Desired) -> Event | None:
@@ -162,10 +166,8 @@ def _started(fact: RunSeen, status: Status) -> Event | None:
         return None
     return Started(
         task=fact.task,
-        at=fact.at,
+        origin=Origin(fact.at, f"the agent of round {fact.round} was seen alive", cause="host"),
         run=fact.run,
-        cause="host",
-        reason=f"the agent of round {fact.round} was seen alive",
         prompt_sha256=fact.prompt_sha256,
     )
 

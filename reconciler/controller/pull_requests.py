@@ -180,7 +180,8 @@ class PullRequestController:
         list of the newest may not reach them.
         """
         statuses = (self._controller.statuses.get(name) for name in names)
-        ours = {status.pull_request.number for status in statuses if status and status.pull_request}
+        pulls = (status.review.pull_request for status in statuses if status)
+        ours = {pull.number for pull in pulls if pull}
         return ours.intersection(hints) if repo in self._visited else ours
 
     async def _show(

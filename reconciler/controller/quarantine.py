@@ -64,7 +64,9 @@ class Quarantine:
             try:
                 next_step = step(folded, event)
             except Exception as error:
-                log.exception("task %s: %r cannot happen to it; others go on", event.task, event.reason)
+                log.exception(
+                    "task %s: %r cannot happen to it; others go on", event.task, event.origin.reason
+                )
                 self.add(event.task, error)
                 # All or nothing: half of what a plan says of a task, recorded at each start, would be a loop.
                 return self.fold(statuses, [each for each in events if each.task != event.task])

@@ -8,6 +8,7 @@ that, and why, so that nobody has to look for the commit.
 from dataclasses import replace
 
 from reconciler.core.events import (
+    ITSELF,
     Cancelled,
     Created,
     Event,
@@ -26,19 +27,19 @@ from reconciler.core.text import one_line, visible
 
 _ANSWERS = (Created, Cancelled, Released, Removed, Renamed, Renewed, Restored, SpecChanged, SpecRemoved)
 """Events that a commit to the specs leads to; others have causes of their own."""
-_BY_ITSELF = "reconciler"
 _NAME = 80
 _WORDS = 200
 
 
 def attribute(desired: Desired, event: Event) -> Event:
     """Return an event with the person who asked for it and their reason, if it answers a commit of theirs."""
-    asker = desired.askers.get(event.task)
-    if asker is None or event.actor != _BY_ITSELF or event.cause == "clock" or not _is_answer(event):
+    asker, origin = desired.askers.get(event.task), event.origin
+    if asker is None or origin.actor != ITSELF or origin.cause == "clock" or not _is_answer(event):
         return event
     words = one_line(visible(asker.words), _WORDS)
-    reason = f"{event.reason}: {words}" if words else event.reason
-    return replace(event, actor=one_line(visible(asker.person), _NAME) or _BY_ITSELF, reason=reason)
+    reason = f"{origin.reason}: {words}" if words else origin.reason
+    actor = one_line(visible(asker.person), _NAME) or ITSELF
+    return replace(event, origin=replace(origin, reason=reason, actor=actor))
 
 
 def _is_answer(event: Event) -> bool:

@@ -78,7 +78,7 @@ def _sentence(task: Task | None, status: Status) -> str:
         place = status.assigned_host or status.assigned_agent
         return f"round {status.round} of attempt {status.attempt} on {place}"
     if status.phase is Phase.REVIEW_PENDING:
-        pull = status.pull_request
+        pull = status.review.pull_request
         return f"{pull.url} waits for review" if pull else f"{status.branch_name} waits to be merged"
     if status.phase is Phase.COMPLETED and task is not None and task.work != status.work:
         return "done; newer work is asked for"

@@ -1,9 +1,9 @@
 """
 What can happen to a task.
 
-An event carries the time it happened, why, and who caused it; nothing else
-reads a clock. `RunSeen` and `RunEnded` are facts as they arrive from a host:
-`rounds.judge` turns the second into what it means for the task.
+An event carries its origin: the time it happened, why, and who caused it;
+nothing else reads a clock. `RunSeen` and `RunEnded` are facts as they arrive
+from a host: `decide.next_event` turns the second into what it means for the task.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,26 @@ from typing import Literal
 from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.runs import Claim, Report, ReviewNote
 from reconciler.core.model.specs import Task
-from reconciler.core.model.status import Failure, HostStatus, PullRequest, Waiting
+from reconciler.core.model.status import Failure, HostStatus, PullRequest, RunHolder, Waiting
 
 Cause = Literal["spec", "host", "agent", "webhook", "person", "clock"]
+
+ITSELF = "reconciler"
+"""Actor of what nobody else did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Provenance: when something happened, why, and by whom."""
+
+    at: datetime
+    reason: str
+    """One sentence for people: the body of the commit, the line in the log."""
+    cause: Cause = "spec"
+    actor: str = ITSELF
+    """Who did it, where that is known: a person, an agent."""
+    delivery: str | None = None
+    """Id of the webhook delivery that led here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,15 +40,13 @@ class Event:
     """Something that happened to one task."""
 
     task: str
-    at: datetime
-    reason: str
-    """One sentence for people: the body of the commit, the line in the log."""
-    cause: Cause = "spec"
-    actor: str = "reconciler"
-    """Who did it, where that is known: a person, an agent."""
-    delivery: str | None = None
-    """Id of the webhook delivery that led here."""
+    origin: Origin
 
+
+# Two kinds stand here. Facts say what was seen, whether or not it matters any
+# more; events are what a fact, a spec or the clock came to, and go on record.
+# A fact becomes an event only when it is its turn: what came before it may
+# have made it void.
 
 # --- Facts from a host -----------------------------------------------------
 
@@ -141,17 +156,11 @@ class WaitingChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assigned(Event):
-    """A host was chosen and the run named: the intention, before anything starts."""
+    """A host was chosen, or a worker asked, and the run named: the intention, before anything starts."""
 
     run: str
-    host: str
+    holder: RunHolder
     spec: Task
-    machine: str | None = None
-    """Of a local host: this reconciler's machine."""
-    agent: str | None = None
-    """Who pulled it; `host` is empty then."""
-    request_key: str | None = None
-    """With which the agent asked."""
     start_from: str | None = None
     """Commit of another task's branch that it begins on."""
 

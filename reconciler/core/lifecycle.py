@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
 
-from reconciler.core.adapter import Usage
 from reconciler.core.errors import IllegalTransition
 from reconciler.core.events import (
     Assigned,
@@ -42,7 +41,17 @@ from reconciler.core.events import (
 )
 from reconciler.core.model.runs import FailureClass, Report
 from reconciler.core.model.specs import Task, work_id
-from reconciler.core.model.status import Failure, Phase, Reason, Status, Waiting
+from reconciler.core.model.status import (
+    AtWorker,
+    Failure,
+    OnHost,
+    Phase,
+    Reason,
+    ReviewState,
+    Session,
+    Status,
+    Waiting,
+)
 from reconciler.core.text import head
 
 # --- The table -------------------------------------------------------------
@@ -168,6 +177,7 @@ def fold(
     """
     folded = dict(statuses)
     taken: list[Transition] = []
+    # In order, each on what the one before left: an event may be legal only after it.
     for event in events:
         if (next_step := step(folded, event)) is not None:
             apply(folded, next_step)
@@ -210,13 +220,16 @@ def transition(status: Status | None, event: Event) -> Status | None:
     if status is None or phase is None:
         return None
     changes = {"phase": phase, **_changes(event, status)}
+    # A new phase ends the wait of the old one, before the event's own changes:
+    # those may say what is waited for now. `since` comes last: none may set it.
     if phase is not status.phase:
-        changes = {"waiting": _held(status.waiting), **changes, "since": event.at}
+        changes = {"waiting": _held(status.waiting), **changes, "since": event.origin.at}
     return status.model_copy(update=changes)
 
 
 def _next_phase(status: Status | None, event: Event) -> Phase | None:
     """Return what the table says; raise IllegalTransition if it says nothing."""
+    # The table first: a refusal may take for granted what the phase implies.
     row = TRANSITIONS[status.phase if status else None]
     if type(event) not in row:
         where = f"phase {status.phase}" if status else "no status"
@@ -230,11 +243,13 @@ def _refusal(status: Status, event: Event) -> str | None:
     """Return why an event that the phase knows cannot happen all the same."""
     if isinstance(event, RunEvent) and event.run != status.run:
         return f"it is about run {event.run}, but the last run is {status.run}"
+    if isinstance(event, Reported) and not isinstance(status.holder, AtWorker):
+        return "no worker has it"
     if isinstance(event, Removed) and not status.removed:
         return "its spec was not recorded as removed"
     if isinstance(event, Assigned | Renewed | Scheduled) and status.removed:
         return "its spec is removed"
-    if _needs_pull(status, event) and status.pull_request is None:
+    if _needs_pull(status, event) and status.review.pull_request is None:
         return "it has no pull request"
     return None
 
@@ -266,8 +281,8 @@ SUMMARY_LENGTH = 4000
 def _first(event: Created) -> Status:
     return Status(
         phase=Phase.CREATED,
-        since=event.at,
-        created_at=event.at,
+        since=event.origin.at,
+        created_at=event.origin.at,
         waiting=event.waiting,
         attempt=event.attempt,
         **_identity(event.spec),
@@ -278,7 +293,7 @@ def _identity(spec: Task) -> StatusChanges:
     return {"generation": spec.generation, "work": spec.work, "on_delete": spec.on_delete}
 
 
-def _afresh() -> StatusChanges:
+def _afresh(status: Status) -> StatusChanges:
     """
     Return the fields that speak of work no longer asked for, emptied.
 
@@ -286,22 +301,16 @@ def _afresh() -> StatusChanges:
     branch and its head, which the next delivery has to know.
     """
     return {
-        **_no_session(),
+        "session": None,
         "failures": 0,
         "uncounted": 0,
         "failed_starts": 0,
-        "review_count": 0,
-        "pull_request": None,
-        "reviews": (),
+        "review": ReviewState(answered=status.review.answered),
         "not_before": None,
         "failure": None,
         "checks": (),
         "summary": "",
     }
-
-
-def _no_session() -> StatusChanges:
-    return {"session_id": None, "session_totals": Usage()}
 
 
 def _reported(status: Status, event: Event, report: Report | None) -> StatusChanges:
@@ -315,10 +324,10 @@ def _reported(status: Status, event: Event, report: Report | None) -> StatusChan
         "usage": status.usage + verdict.usage,
         "base_commit": report.base_commit or status.base_commit,
         "head_commit": report.head_commit or status.head_commit,
-        "last_activity_at": event.at,
+        "last_activity_at": event.origin.at,
     }
     if verdict.session_id is not None:
-        changes |= {"session_id": verdict.session_id, "session_totals": verdict.session_totals}
+        changes["session"] = Session(id=verdict.session_id, totals=verdict.session_totals)
     return changes
 
 
@@ -343,26 +352,22 @@ def _scheduled(event: Scheduled, status: Status) -> StatusChanges:
 @_changes.register
 def _assigned(event: Assigned, status: Status) -> StatusChanges:
     """Name the run. The failure before stays: the prompt of this attempt tells of it."""
-    spec = event.spec
-    is_at_home = (event.host or None, spec.adapter) == (status.assigned_host, status.adapter)
+    spec, on = event.spec, event.holder if isinstance(event.holder, OnHost) else None
+    is_at_home = on and (on.host, spec.adapter) == (status.assigned_host, status.adapter)
     return {
-        **({} if is_at_home else _no_session()),
+        "session": status.session if is_at_home else None,
         **_identity(spec),
         "attempt": status.attempt + 1,
         "round": 1,
         "waiting": None,
         "run": event.run,
         "slots": spec.slots,
-        "assigned_host": event.host or None,
-        "machine": event.machine,
-        "assigned_agent": event.agent,
-        "request_key": event.request_key,
+        "holder": event.holder,
         "start_from": event.start_from,
-        "claim": None,
-        "adapter": None if event.agent else spec.adapter,
+        "adapter": spec.adapter if on else None,
         "model": spec.model,
         "repo": spec.repo,
-        "branch_name": (status.branch_name if status.review_count else None) or spec.branch,
+        "branch_name": (status.branch_name if status.review.count else None) or spec.branch,
         "pr_title": spec.pr_title or spec.headline,
         "not_before": None,
     }
@@ -372,7 +377,7 @@ def _assigned(event: Assigned, status: Status) -> StatusChanges:
 def _started(event: Started, status: Status) -> StatusChanges:
     return {
         "failed_starts": 0,
-        "last_activity_at": event.at,
+        "last_activity_at": event.origin.at,
         "prompt_sha256": event.prompt_sha256 or status.prompt_sha256,
     }
 
@@ -382,7 +387,7 @@ def _fix_requested(event: FixRequested, status: Status) -> StatusChanges:
     return {
         **_reported(status, event, event.report),
         "round": status.round + 1,
-        "failure": Failure(kind=FailureClass.VALIDATION, message=event.reason),
+        "failure": Failure(kind=FailureClass.VALIDATION, message=event.origin.reason),
     }
 
 
@@ -413,7 +418,7 @@ def _retried(event: Retried, status: Status) -> StatusChanges:
         "not_before": event.not_before,
     }
     if event.counts:
-        return {**changes, "failures": status.failures + 1, "uncounted": 0, **_no_session()}
+        return {**changes, "failures": status.failures + 1, "uncounted": 0, "session": None}
     # The session goes on where validation had left it.
     return {**changes, "uncounted": status.uncounted + 1, "checks": status.checks}
 
@@ -446,75 +451,84 @@ def _escalated(event: Escalated, status: Status) -> StatusChanges:
     return {
         **_reported(status, event, event.report),
         "failure": event.failure or status.failure,
-        "reviews": event.reviews or status.reviews,
-        "reviewed": event.reviewed or status.reviewed,
+        "review": status.review.model_copy(
+            update={
+                "notes": event.reviews or status.review.notes,
+                "answered": event.reviewed or status.review.answered,
+            }
+        ),
     }
 
 
 @_changes.register
 def _reported_by_agent(event: Reported, status: Status) -> StatusChanges:
     return {
-        "claim": event.claim,
+        "holder": status.holder and status.holder.model_copy(update={"claim": event.claim}),
         "waiting": event.waiting,
         "branch_name": event.claim.branch or status.branch_name,
-        "last_activity_at": event.at,
+        "last_activity_at": event.origin.at,
     }
 
 
 @_changes.register
-def _pull_opened(event: PullRequestOpened, status: Status) -> StatusChanges:  # noqa: ARG001 - as above
-    return {"pull_request": event.pull, "last_activity_at": event.at}
+def _pull_opened(event: PullRequestOpened, status: Status) -> StatusChanges:
+    review = status.review.model_copy(update={"pull_request": event.pull})
+    return {"review": review, "last_activity_at": event.origin.at}
 
 
 @_changes.register
 def _touched(event: BranchTouched, status: Status) -> StatusChanges:
-    waiting = Waiting(reason=Reason.PERSON, message=event.reason, since=event.at)
+    waiting = Waiting(reason=Reason.PERSON, message=event.origin.reason, since=event.origin.at)
     return {
         **_reported(status, event, event.report),
         "head_commit": event.head,
-        "last_activity_at": event.at,
+        "last_activity_at": event.origin.at,
         "waiting": waiting,
     }
 
 
 @_changes.register
 def _reopened(event: Reopened, status: Status) -> StatusChanges:  # noqa: ARG001 - as above
-    return {"head_commit": event.head, "last_activity_at": event.at}
+    return {"head_commit": event.head, "last_activity_at": event.origin.at}
 
 
 @_changes.register
 def _changes_requested(event: ChangesRequested, status: Status) -> StatusChanges:
     """Begin a round: work that was asked for anew has its retries before it."""
     return {
-        "review_count": status.review_count + 1,
         "failures": 0,
         "uncounted": 0,
-        "reviews": event.reviews,
-        "reviewed": event.reviewed or status.reviewed,
+        "review": ReviewState(
+            count=status.review.count + 1,
+            pull_request=status.review.pull_request,
+            notes=event.reviews,
+            answered=event.reviewed or status.review.answered,
+        ),
         "head_commit": event.head or status.head_commit,
-        "last_activity_at": event.at,
+        "last_activity_at": event.origin.at,
     }
 
 
 @_changes.register
 def _renewed(event: Renewed, status: Status) -> StatusChanges:
     """Take up new work. Asked for by a person, it need not wait for the next due time."""
-    due_at = min(status.due_at, event.at) if status.due_at else None
+    due_at = min(status.due_at, event.origin.at) if status.due_at else None
+    # Judged by the status before, and laid over what `_afresh` empties.
     kept = _kept_in_review(status) if _may_go_on(event.spec, status) else {}
-    return {**_identity(event.spec), **_afresh(), **kept, "due_at": due_at}
+    return {**_identity(event.spec), **_afresh(status), **kept, "due_at": due_at}
 
 
 def _may_go_on(spec: Task, status: Status) -> bool:
     """Return whether a person lets an agent go on that had too many review rounds: the same, once more."""
-    is_of_review = status.phase is Phase.ESCALATED and status.pull_request is not None and status.reviews
+    is_of_review = status.phase is Phase.ESCALATED and status.review.pull_request and status.review.notes
     before = spec.model_copy(update={"rerun": max(0, spec.rerun - 1)})
     return bool(is_of_review) and work_id(before) == status.work
 
 
 def _kept_in_review(status: Status) -> StatusChanges:
     """Return what such an agent goes on with, in the first of as many rounds again."""
-    kept = ("pull_request", "reviews", "session_id", "session_totals", "summary")
-    return {"review_count": 1, **{field: getattr(status, field) for field in kept}}
+    review = status.review.model_copy(update={"count": 1})
+    return {"review": review, "session": status.session, "summary": status.summary}
 
 
 @_changes.register
@@ -522,7 +536,7 @@ def _spec_changed(event: SpecChanged, status: Status) -> StatusChanges:
     if status.phase not in {Phase.CREATED, Phase.CANCELLED}:
         return {"on_delete": event.spec.on_delete}
     is_new_work = status.work != event.spec.work
-    return {**_identity(event.spec), **(_afresh() if is_new_work else {})}
+    return {**_identity(event.spec), **(_afresh(status) if is_new_work else {})}
 
 
 @_changes.register

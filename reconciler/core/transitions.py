@@ -64,19 +64,19 @@ def task_record(step: "Transition", *, revision: str = "", previous: str | None 
     status = after or before
     prompt = status.prompt_sha256 if status else None
     return TransitionRecord(
-        at=event.at,
+        at=event.origin.at,
         task=step.task,
         before=before.phase if before else None,
         after=after.phase if after else None,
         renamed_from=getattr(event, "old", None),
-        reason=event.reason,
+        reason=event.origin.reason,
         run=getattr(event, "run", None) or (status.run if status else None),
         host=status.assigned_host if status else None,
         worker=status.assigned_agent if status else None,
-        cause=event.cause,
-        actor=event.actor,
+        cause=event.origin.cause,
+        actor=event.origin.actor,
         revision=revision or None,
-        delivery=event.delivery,
+        delivery=event.origin.delivery,
         prompt_sha256=prompt if before is None or prompt != before.prompt_sha256 else None,
         previous=previous,
     )

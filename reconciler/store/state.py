@@ -164,6 +164,7 @@ class StateBranch:
 
     async def close(self) -> None:
         """Let what is being committed end, but no push that hangs, and let go of the branch."""
+        # The push is cut short before it is waited for, and the lock goes last.
         if self._pushing is not None:
             self._pushing.reschedule(asyncio.get_running_loop().time() + _LAST_PUSH)
         if self._flushing is not None:
@@ -173,6 +174,8 @@ class StateBranch:
     # --- Reading -----------------------------------------------------------
 
     async def _load(self) -> Statuses:
+        # The remote's line first, then whether it went back, and only then what it
+        # says: a line that was rewound must not be read as if nothing had been lost.
         await self._catch_up()
         await self._require(self._writer.head)
         loaded = await self._records.read(self._writer.head)
@@ -207,6 +210,7 @@ class StateBranch:
     async def _require(self, head: str | None) -> None:
         """Take a line for the record's unless it went back; from here on it may not go back behind it."""
         if self._marks is not None:
+            # Asked before it is raised: a mark on what went back would hide that it did.
             await self._marks.require("record", self._branch, head)
             if head is not None:
                 await self._marks.advance("record", self._branch, head)
@@ -249,6 +253,7 @@ class StateBranch:
         return None
 
     async def _record(self, steps: Sequence[Step]) -> None:
+        # Before anything is written: the walk ends at the head these commits go on top of.
         if any(isinstance(step, Transition) for step in steps):
             await self._recall()
         blobs: dict[str, str | None] = {}
@@ -261,6 +266,7 @@ class StateBranch:
                 changes.append(self._change(step, files, last))
                 if isinstance(step, Transition):
                     last[step.task] = len(changes) - 1
+        # What is remembered follows what is durable: a batch that fails leaves no trace here.
         if changes:
             ids = await self._write(changes)
             self._blobs.update(blobs)
@@ -277,7 +283,7 @@ class StateBranch:
         previous = last.get(
             step.old, self._last_transitions.transitions.get(step.old) if self._last_transitions else None
         )
-        return Change(step.event.at, files, partial(_message, step, revision, previous))
+        return Change(step.event.origin.at, files, partial(_message, step, revision, previous))
 
     async def _recall(self) -> LastTransitions:
         """Return what came last of every task: found once after a start, when it is first asked for."""
@@ -301,6 +307,10 @@ class StateBranch:
         return None if content is None else self._repository.blob_id(content)
 
     async def _write(self, changes: Sequence[Change]) -> Sequence[str]:
+        # Write-ahead, in four steps. On the local line, on disk; then the remote,
+        # whose word it is that counts, so the local line goes back if it refuses;
+        # then the mark, which must not name a commit that the remote never had;
+        # the head last: whoever builds on it builds on what was acknowledged.
         ids = await self._writer.write(self._head, changes)
         if self._repository.address:
             try:

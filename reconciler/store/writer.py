@@ -59,6 +59,7 @@ class Writer:
         """
         if why_not := await _why_not(repository, branch):
             raise UsageError(why_not)
+        # Ours before anything is removed: a lock of git's is stale only if no other writer lives.
         lock = await acquire(lock_file(repository.git_dir, branch), branch)
         ref = f"refs/heads/{branch}"
         for left in (f"{ref}.lock", "HEAD.lock"):
@@ -82,6 +83,7 @@ class Writer:
             if self._repository.may_be_checked_out(self._ref):
                 await self._respect_checkouts()
             ids = await asyncio.to_thread(self._write, head, changes)
+            # Looked at afterwards: fast-import only warns when it could not move the ref.
             if self.head != ids[-1]:
                 await self._explain(head, ids)
         self._packs += 1
@@ -105,6 +107,7 @@ class Writer:
         Failure is not reported: it is tried again after the next batches, and
         a disk that is full stops the writer itself.
         """
+        # Before, so that no open pack is joined; after, so that none is read that is gone.
         await self._renew()
         git = self._repository.git
         with suppress(Unavailable):
@@ -115,6 +118,7 @@ class Writer:
 
     async def close(self) -> None:
         """Let go of the branch."""
+        # Whoever uses git ends first, the lock goes last: the next writer finds nobody at work.
         if self._upkeep is not None:
             self._upkeep.cancel()
             await asyncio.wait([self._upkeep])
@@ -133,6 +137,7 @@ class Writer:
     # --- In a thread, one at a time ----------------------------------------
 
     def _write(self, head: str | None, changes: Sequence[Change]) -> Sequence[str]:
+        # fast-import syncs the pack before it moves the ref; the folders that name them come after both.
         ids = self._stream_through(head, changes)
         self._sync(is_new=head is None)
         return ids

@@ -12,12 +12,12 @@ from datetime import datetime, timedelta
 from reconciler.api.services import Services
 from reconciler.api.tokens import new_token
 from reconciler.core.errors import LogGap, NotFound, Problem, Refused, UsageError
-from reconciler.core.events import Assigned, Created, WorkerReport
+from reconciler.core.events import Assigned, Created, Origin, WorkerReport
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition, fold
 from reconciler.core.model.runs import Assignment, run_key
 from reconciler.core.model.specs import Agent, Desired
-from reconciler.core.model.status import HostStatus, LeaseRequest, Phase, Status
+from reconciler.core.model.status import AtWorker, HostStatus, LeaseRequest, Phase, Status
 from reconciler.core.planning.plan import Plan, why_end
 from reconciler.core.runs.command import assignment
 from reconciler.core.runs.leases import LeaseQueue, holder, lease_lost, report_event, require_held
@@ -151,24 +151,17 @@ class FakeDesk:
 
     def _give(self, lease_request: LeaseRequest) -> str | None:
         self.news.clear()
+        taken = AtWorker(agent=lease_request.agent, request_key=lease_request.request_key)
         for name, status in self.statuses.items():
-            if status.phase.is_live and (status.assigned_agent, status.request_key) == (
-                lease_request.agent,
-                lease_request.request_key,
-            ):
+            if status.phase.is_live and status.holder == taken:
                 return name
         for name, task in sorted(self.desired.tasks.items()):
             status = self.statuses.get(name)
             is_free = status is not None and status.phase is Phase.CREATED
             if is_free and LeaseQueue(self.desired, [lease_request], self.statuses).take(task):
                 run = run_key(name, task.generation, status.attempt + 1)
-                given = {
-                    "agent": lease_request.agent,
-                    "request_key": lease_request.request_key,
-                    "run": run,
-                    "host": "",
-                }
-                self.put(Assigned(task=name, at=self.clock(), reason="given out", spec=task, **given))
+                origin = Origin(self.clock(), "given out")
+                self.put(Assigned(task=name, origin=origin, spec=task, holder=taken, run=run))
                 return name
         return None
 
@@ -217,7 +210,7 @@ class FakeWorld(World):
         self.controller.desired = self.desired
         for task in tasks:
             if task.name not in self.controller.statuses and task.execution_mode == "http_pull":
-                self.controller.put(Created(task=task.name, at=self.clock(), reason="new", spec=task))
+                self.controller.put(Created(task=task.name, origin=Origin(self.clock(), "new"), spec=task))
         self.controller.news.set()
 
     async def lose(self, name: str) -> None:
@@ -238,12 +231,12 @@ class LoopWorld(World):
         self._loop = make_loop(self._specs, FakeState(), FakeDispatch(), self.clock, pause=self._pause)
         self._loop.listeners.steps.append(self.record.add)
         self.controller, self.leases = self._loop.cache, self._loop.controllers.leases
-        self._bid, self.leases.lease_request = self.leases.lease_request, self._bid_heard
+        self._acquire, self.leases.acquire = self.leases.acquire, self._acquire_heard
         self._running = asyncio.create_task(self._loop.run())
 
-    async def _bid_heard(self, lease_request: LeaseRequest, wait: timedelta) -> str | None:
+    async def _acquire_heard(self, lease_request: LeaseRequest, wait: timedelta) -> str | None:
         self.asked.set()
-        return await self._bid(lease_request, wait)
+        return await self._acquire(lease_request, wait)
 
     async def _pause(self, news: asyncio.Event, longest: timedelta | None) -> None:
         self._idle.set()

@@ -92,7 +92,7 @@ def test_the_next_run_of_a_task_begins_where_it_stands():
 
     assert (first.attempt, first.run) == (1, "hello.gaaaaaaaa.a1")
     assert (again.attempt, again.failure) == (2, failure)
-    assert reviewed.review_count == 1
+    assert reviewed.review.count == 1
     assert (anew.attempt, anew.failure) == (5, None)
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import Unavailable
-from reconciler.core.events import Assigned, Created, Removed, Renamed, SpecRemoved, Started
+from reconciler.core.events import Assigned, Created, Origin, Removed, Renamed, SpecRemoved, Started
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import fold
 from reconciler.core.model.runs import Assignment, Claim, FailureClass, run_key
 from reconciler.core.model.specs import Host
-from reconciler.core.model.status import HostStatus
+from reconciler.core.model.status import HostStatus, OnHost
 from reconciler.git.repository import Repository
 from reconciler.store.state import StateBranch
 from tests.dispatch.world import World, git
@@ -23,10 +23,10 @@ from tests.fakes import FakeDispatch, FakeState, make_task
 NOW = datetime(2030, 1, 31, 9, tzinfo=UTC)
 TASK = make_task("web/fix")
 RUN = run_key("web/fix", TASK.generation, 1)
-HEAD = {"task": "web/fix", "at": NOW, "reason": "it happened"}
+HEAD = {"task": "web/fix", "origin": Origin(NOW, "it happened")}
 LIFE = (
     Created(**HEAD, spec=TASK),
-    Assigned(**HEAD, spec=TASK, run=RUN, host="local"),
+    Assigned(**HEAD, spec=TASK, run=RUN, holder=OnHost(host="local")),
     Started(**HEAD, run=RUN),
 )
 
@@ -81,7 +81,10 @@ async def test_what_was_committed_is_there_for_the_next_writer(states):
 
 async def test_a_renamed_task_stands_under_its_new_name_only(states):
     before, steps = fold({}, LIFE)
-    after, moves = fold(before, [Renamed(task="web/mend", old="web/fix", at=NOW, reason="the spec moved")])
+    after, moves = fold(
+        before,
+        [Renamed(task="web/mend", old="web/fix", origin=Origin(NOW, "the spec moved"))],
+    )
 
     async with states() as state:
         await state.commit(steps)

@@ -11,7 +11,7 @@ from reconciler.controller import cache, observe
 from reconciler.controller import loop as loop_room
 from reconciler.core.conditions import conditions
 from reconciler.core.errors import Problem
-from reconciler.core.events import HostSeen, Removed
+from reconciler.core.events import HostSeen, Origin, Removed
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.runs import Report, Verdict
 from reconciler.core.model.specs import Host
@@ -118,7 +118,10 @@ async def test_what_is_planned_and_cannot_happen_sets_aside_its_own_task_alone(s
         made = plan(desired, observed, *rest)
         if "a" not in observed.statuses or "a" in observed.faults:
             return made
-        odd = Removed(task="a", at=stage.clock.time, reason="out of the blue")
+        odd = Removed(
+            task="a",
+            origin=Origin(stage.clock.time, "out of the blue"),
+        )
         return replace(made, actions=(*made.actions, RecordEvent(odd)))
 
     monkeypatch.setattr(loop_room, "plan", odd_plan)

@@ -11,6 +11,7 @@ from reconciler.core.model.runs import Claim, FailureClass
 from reconciler.core.model.specs import Agent, DesiredState, ExecutionMode, Repo
 from reconciler.core.model.status import LeaseRequest, Phase, Reason
 from tests.fakes import RED, SUCCESS, make_desired, make_task
+from tests.statuses import changed
 
 NO_TIME = timedelta(0)
 LONG = timedelta(seconds=5)
@@ -305,7 +306,7 @@ async def test_a_report_that_was_recorded_by_half_is_taken_up_after_a_restart(st
         await office.acquire()
         await office.say("a")
         held = stage.state.statuses["a"]
-        stage.state.statuses["a"] = held.model_copy(update={"claim": claim})
+        stage.state.statuses["a"] = changed(held, claim=claim)
 
     async with at_work(stage) as office:
         await office.look()

@@ -275,7 +275,10 @@ class Office(RuleBasedStateMachine):
         for step in self.state.log:
             if isinstance(step.event, Reported):
                 assert step.before.phase.is_live
-                assert (step.before.run, step.before.assigned_agent) == (step.event.run, step.event.actor)
+                assert (step.before.run, step.before.assigned_agent) == (
+                    step.event.run,
+                    step.event.origin.actor,
+                )
 
     @invariant()
     def what_was_acknowledged_is_on_record(self):
@@ -286,9 +289,9 @@ class Office(RuleBasedStateMachine):
     def nobody_loses_a_lease_that_has_not_ended(self):
         heard = {held.run: held.heard_at for held in self.held}
         for step in self.state.log[self.told :]:
-            if step.event.cause == "clock" and step.before and step.before.assigned_agent:
+            if step.event.origin.cause == "clock" and step.before and step.before.assigned_agent:
                 since = max(heard.get(step.before.run, START), self.started_at, step.before.since)
-                assert step.event.at - since >= LEASE - timedelta(seconds=1)
+                assert step.event.origin.at - since >= LEASE - timedelta(seconds=1)
         self.told = len(self.state.log)
 
     told = 0
@@ -336,7 +339,7 @@ class Office(RuleBasedStateMachine):
             return
         status = self.state.statuses[task]
         assert status.phase.is_live
-        assert (status.assigned_agent, status.request_key) == (agent, key)
+        assert (status.holder.agent, status.holder.request_key) == (agent, key)
         given = [held for held in self.held if held.key == key]
         if status.run not in {held.run for held in given}:
             assert not any(self.is_held(held) for held in given)

@@ -384,7 +384,7 @@ async def test_delivered_work_is_completed_once_somebody_merged_it(stage):
     await loop.run()
 
     assert stage.state.phases("a")[-1] == "completed"
-    assert stage.state.log[-1].event.reason == "merged into main"
+    assert stage.state.log[-1].event.origin.reason == "merged into main"
 
 
 @pytest.mark.parametrize("crash_at", range(1, 25))
@@ -433,7 +433,7 @@ async def test_a_local_run_of_another_machine_is_left_to_its_own_reconciler(stag
     here = stage.loop(machine="here")
     await here.run("started")
 
-    assert stage.state.statuses["a"].machine == "there"
+    assert stage.state.statuses["a"].holder.machine == "there"
     assert [order.task for order in stage.dispatch.follows] == ["b"]
     assert stage.dispatch.stopped == []
     assert stage.state.hosts["local"].machine == "there"

@@ -93,7 +93,7 @@ async def test_a_run_on_a_lost_host_goes_on_elsewhere_and_its_result_is_refused(
     assert (old.host.name, status.assigned_host) == ("far", "near")
     assert (status.phase, status.attempt, status.failures) == (Phase.COMPLETED, 2, 1)
     assert retried.event.failure.kind is FailureClass.HOST
-    assert stage.dispatch.stopped == [(old.run, retried.event.reason)]
+    assert stage.dispatch.stopped == [(old.run, retried.event.origin.reason)]
     assert stage.dispatch.ended[old.key] == SUCCESS
 
 
@@ -217,7 +217,7 @@ async def test_a_fleet_that_is_served_on_does_scheduled_work_day_by_day(stage):
 
     def stop_after_three(step):
         if isinstance(getattr(step, "event", None), Assigned):
-            starts.append(step.event.at)
+            starts.append(step.event.origin.at)
         if len(starts) == 3:
             loop.stop()
 

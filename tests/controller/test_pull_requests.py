@@ -42,7 +42,7 @@ async def test_a_merge_that_is_never_allowed_is_not_asked_for_all_the_time(scene
     scene.forges.refuses_merges = True
     scene.push(reviewed("a"), repo=REPO.model_copy(update={"merge": "when_approved"}))
     await scene.start()
-    scene.site.review(scene.status("a").pull_request.number, "approved")
+    scene.site.review(scene.status("a").review.pull_request.number, "approved")
     await scene.pass_time(timedelta(minutes=5))
     scene.forges.asked.clear()
 
@@ -56,7 +56,7 @@ async def test_a_merge_that_the_forge_was_not_ready_for_is_asked_for_again_soon(
     scene.forges.refuses_merges = True
     scene.push(reviewed("a"), repo=REPO.model_copy(update={"merge": "when_approved"}))
     await scene.start()
-    number = scene.status("a").pull_request.number
+    number = scene.status("a").review.pull_request.number
     scene.site.review(number, "approved")
     scene.loop.controllers.pulls.hint("web", [number], "d-1")
     await turns()
@@ -73,15 +73,15 @@ async def test_one_task_that_cannot_be_shown_keeps_no_other_waiting(scene, caplo
 
     await scene.start()
 
-    assert scene.status("b").pull_request is not None
-    assert scene.status("a").pull_request is None
+    assert scene.status("b").review.pull_request is not None
+    assert scene.status("a").review.pull_request is None
     assert "task a cannot be shown on its forge" in caplog.text
 
 
 async def test_the_end_of_a_task_is_told_once_however_often_the_record_is_read_anew(scene):
     scene.push(reviewed("a"))
     await scene.start()
-    scene.site.merge(scene.status("a").pull_request.number)
+    scene.site.merge(scene.status("a").review.pull_request.number)
     await scene.pass_time(timedelta(minutes=2))
     assert scene.status("a").phase is Phase.COMPLETED
     scene.forges.asked.clear()
@@ -96,7 +96,7 @@ async def test_the_end_of_a_task_is_told_once_however_often_the_record_is_read_a
 async def test_a_restart_tells_of_what_has_ended_of_late_and_not_of_old(scene):
     scene.push(reviewed("a"))
     await scene.start()
-    scene.site.merge(scene.status("a").pull_request.number)
+    scene.site.merge(scene.status("a").review.pull_request.number)
     await scene.pass_time(timedelta(minutes=2))
 
     scene.forges.asked.clear()
@@ -113,7 +113,7 @@ async def test_a_restart_tells_of_what_has_ended_of_late_and_not_of_old(scene):
 async def test_an_end_that_a_forge_could_not_hear_of_is_told_later(scene):
     scene.push(reviewed("a"))
     await scene.start()
-    number = scene.status("a").pull_request.number
+    number = scene.status("a").review.pull_request.number
     scene.site.close(number)
     scene.loop.controllers.pulls.hint("web", [number], "d-1")
     real = scene.forges.show
@@ -134,7 +134,7 @@ async def away(forge, want):
 async def test_webhooks_about_pull_requests_of_people_cost_one_look_and_little_memory(scene):
     scene.push(reviewed("a"))
     await scene.start()
-    ours = scene.status("a").pull_request.number
+    ours = scene.status("a").review.pull_request.number
     scene.forges.fresh.clear()
 
     scene.loop.controllers.pulls.hint("web", range(1000, 6000), "d-1")
@@ -147,7 +147,7 @@ async def test_webhooks_about_pull_requests_of_people_cost_one_look_and_little_m
 async def test_pull_requests_on_record_are_read_by_their_numbers_once_after_a_start(scene):
     scene.push(reviewed("a"))
     await scene.start()
-    number = scene.status("a").pull_request.number
+    number = scene.status("a").review.pull_request.number
     scene.forges.fresh.clear()
 
     await scene.restart()
@@ -160,7 +160,7 @@ async def test_pull_requests_on_record_are_read_by_their_numbers_once_after_a_st
 async def test_a_hint_that_an_outage_met_is_followed_after_it(scene):
     scene.push(reviewed("a"))
     await scene.start()
-    number = scene.status("a").pull_request.number
+    number = scene.status("a").review.pull_request.number
     scene.forges.away = True
     scene.loop.controllers.pulls.hint("web", [number], "d-1")
     await turns()
@@ -171,7 +171,7 @@ async def test_a_hint_that_an_outage_met_is_followed_after_it(scene):
     await scene.pass_time(timedelta(minutes=2))
 
     assert scene.forges.fresh[0] == {number}
-    assert next(step for step in reversed(scene.state.log)).event.delivery == "d-1"
+    assert next(step for step in reversed(scene.state.log)).event.origin.delivery == "d-1"
 
 
 async def test_what_is_shown_is_never_older_than_what_was_read(scene):
@@ -205,7 +205,7 @@ async def test_a_conflict_on_the_record_tells_nothing_twice(scene):
     await scene.start()
 
     assert len(scene.site.pulls) == 1
-    assert scene.status("a").pull_request is not None
+    assert scene.status("a").review.pull_request is not None
 
 
 async def test_a_task_that_cannot_be_followed_on_its_forge_keeps_no_other_back(scene, monkeypatch):

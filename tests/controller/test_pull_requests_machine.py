@@ -165,7 +165,7 @@ class Review(RuleBasedStateMachine):
 
     @invariant()
     def rounds_are_limited(self):
-        assert all(s.review_count <= self.max_reviews for s in self.scene.state.statuses.values())
+        assert all(s.review.count <= self.max_reviews for s in self.scene.state.statuses.values())
 
     @invariant()
     def nothing_is_answered_twice(self):
@@ -202,7 +202,7 @@ class Review(RuleBasedStateMachine):
 
     def stands_where_its_pull_request_does(self, name):
         status, pull = self.scene.status(name), self.pull(name)
-        assert status.pull_request.number == pull.number
+        assert status.review.pull_request.number == pull.number
         if pull.is_merged:
             assert status.phase is Phase.COMPLETED
         elif pull.state == "closed":

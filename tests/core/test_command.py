@@ -13,6 +13,7 @@ from reconciler.core.model.status import Phase, Status
 from reconciler.core.runs.command import assignment, build_run_request, check_adapter, localize
 from reconciler.specs.layers import builtin_adapters
 from reconciler.specs.layers import resolve_adapter as built_in
+from tests.statuses import changed
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 HOST = Host(name="local", shell="dash")
@@ -268,10 +269,11 @@ def test_an_outside_agent_is_told_what_its_work_is_held_against():
         env={"LANG": "C"},
     )
     fleet = Desired(hosts={"local": HOST}, repos={"web": REPO})
-    status = a_status(attempt=2, assigned_agent="jeeves", pr_title="Mend it", head_commit="b" * 40)
+    held = {"assigned_host": None, "assigned_agent": "jeeves", "request_key": "k1"}
+    status = a_status(attempt=2, pr_title="Mend it", head_commit="b" * 40, **held)
 
     first = assignment(task, status, fleet)
-    again = assignment(task, status.model_copy(update={"review_count": 1}), fleet)
+    again = assignment(task, changed(status, review_count=1), fleet)
 
     assert (first.run, first.epoch, first.title, first.branch) == (status.run, 2, "Mend it", "task/web/fix")
     assert (first.repo, first.validate_on, first.start_from) == (REPO, HOST, None)

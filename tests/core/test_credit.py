@@ -11,12 +11,13 @@ from reconciler.core.events import (
     Assigned,
     Cancelled,
     Created,
+    Origin,
     Released,
     Renewed,
     SpecChanged,
     WaitingChanged,
 )
-from reconciler.core.model.status import Observed, Reason, Waiting
+from reconciler.core.model.status import Observed, OnHost, Reason, Waiting
 from reconciler.core.planning.plan import plan
 from reconciler.core.requesters import Requester
 from tests.fakes import START, make_desired, make_task
@@ -32,15 +33,14 @@ def asked(asker=ADA):
 @pytest.mark.parametrize(
     "event",
     [
-        Created(task="a", at=START, reason="a new spec", spec=SPEC),
-        SpecChanged(task="a", at=START, reason="the spec is 1 now", spec=SPEC),
-        Renewed(task="a", at=START, reason="asked for again", spec=SPEC),
-        Cancelled(task="a", at=START, reason="cancelled in the spec"),
-        Released(task="a", at=START, reason="stopped", cause="host", run="a.g1.a1"),
+        Created(task="a", origin=Origin(START, "a new spec"), spec=SPEC),
+        SpecChanged(task="a", origin=Origin(START, "the spec is 1 now"), spec=SPEC),
+        Renewed(task="a", origin=Origin(START, "asked for again"), spec=SPEC),
+        Cancelled(task="a", origin=Origin(START, "cancelled in the spec")),
+        Released(task="a", origin=Origin(START, "stopped", cause="host"), run="a.g1.a1"),
         WaitingChanged(
             task="a",
-            at=START,
-            reason="suspended",
+            origin=Origin(START, "suspended"),
             waiting=Waiting(reason=Reason.SUSPENDED, message="suspended", since=START),
         ),
     ],
@@ -49,19 +49,21 @@ def asked(asker=ADA):
 def test_what_answers_a_commit_is_owed_to_its_author(event):
     found = attribute(asked(), event)
 
-    assert found.actor == "Ada"
-    assert found.reason == f"{event.reason}: Suspend a: the budget is gone"
-    assert replace(found, actor=event.actor, reason=event.reason) == event
+    assert found.origin.actor == "Ada"
+    assert found.origin.reason == f"{event.origin.reason}: Suspend a: the budget is gone"
+    assert replace(found, origin=event.origin) == event
     assert attribute(make_desired(SPEC), event) is event
 
 
 @pytest.mark.parametrize(
     "event",
     [
-        Assigned(task="a", at=START, reason="attempt 1", run="a.g1.a1", host="local", spec=SPEC),
-        Renewed(task="a", at=START, reason="due", spec=SPEC, cause="clock"),
-        Cancelled(task="a", at=START, reason="/agent cancel", cause="person", actor="grace"),
-        WaitingChanged(task="a", at=START, reason="no free slot", waiting=None),
+        Assigned(
+            task="a", origin=Origin(START, "attempt 1"), run="a.g1.a1", holder=OnHost(host="local"), spec=SPEC
+        ),
+        Renewed(task="a", origin=Origin(START, "due", cause="clock"), spec=SPEC),
+        Cancelled(task="a", origin=Origin(START, "/agent cancel", cause="person", actor="grace")),
+        WaitingChanged(task="a", origin=Origin(START, "no free slot"), waiting=None),
     ],
     ids=lambda event: type(event).__name__,
 )
@@ -70,20 +72,21 @@ def test_what_happened_for_another_reason_is_not(event):
 
 
 def test_names_and_words_are_made_harmless_and_short():
-    event = Created(task="a", at=START, reason="a new spec", spec=SPEC)
+    event = Created(task="a", origin=Origin(START, "a new spec"), spec=SPEC)
     hostile = Requester("\x1b[31mAda\u202e\nMallory" + "x" * 500, "a\nTo: completed\x07" + "b " * 900)
 
     found = attribute(asked(hostile), event)
 
-    assert found.actor.startswith("Ada Mallory")
-    assert found.actor.isprintable()
-    assert found.reason.isprintable()
-    assert len(found.actor) <= 80
-    assert len(found.reason) <= 220
+    assert found.origin.actor.startswith("Ada Mallory")
+    assert found.origin.actor.isprintable()
+    assert found.origin.reason.isprintable()
+    assert len(found.origin.actor) <= 80
+    assert len(found.origin.reason) <= 220
 
 
 def test_a_plan_names_who_asked():
     planned = plan(asked(), Observed(), START)
 
     [created] = [event for event in planned.events if isinstance(event, Created)]
-    assert (created.actor, created.reason) == ("Ada", "a new spec: Suspend a: the budget is gone")
+    origin = created.origin
+    assert (origin.actor, origin.reason) == ("Ada", "a new spec: Suspend a: the budget is gone")

@@ -48,8 +48,8 @@ def test_every_end_of_a_current_round_is_an_event_that_can_happen(data, report):
 
     after = transition(live, event)
     assert after.phase is not Phase.ASSIGNED
-    assert event.reason
-    assert event.at == NOW
+    assert event.origin.reason
+    assert event.origin.at == NOW
 
 
 @given(st.data(), reports())
@@ -65,7 +65,7 @@ def test_a_validated_round_completes_a_task_without_review():
     event = meaning(make_task(review="none"), running(), SUCCESS)
 
     assert isinstance(event, Completed)
-    assert (event.report, event.cause) == (SUCCESS, "host")
+    assert (event.report, event.origin.cause) == (SUCCESS, "host")
 
 
 def test_a_validated_round_is_submitted_where_review_is_asked_for():
@@ -87,7 +87,7 @@ def test_a_failed_validation_is_handed_back_as_often_as_the_task_allows():
     events = [meaning(task, running(round=n), RED) for n in (1, 2, 3)]
 
     assert [type(event) for event in events] == [FixRequested, FixRequested, Retried]
-    assert "make test" in events[0].reason
+    assert "make test" in events[0].origin.reason
     assert events[2].failure.kind is FailureClass.VALIDATION
 
 
@@ -129,7 +129,7 @@ def test_a_branch_that_somebody_else_pushed_to_meanwhile_is_left_to_them():
 
     assert isinstance(event, BranchTouched)
     assert (event.head, event.report) == ("d" * 40, TAKEN)
-    assert "somebody pushed dddddddd to task/a" in event.reason
+    assert "somebody pushed dddddddd to task/a" in event.origin.reason
     assert isinstance(meaning(task, running(), TAKEN), Failed)
     assert isinstance(meaning(task, running(removed=True, pull_request=PULL), TAKEN), Cancelled)
 
@@ -137,7 +137,7 @@ def test_a_branch_that_somebody_else_pushed_to_meanwhile_is_left_to_them():
 def test_nothing_is_handed_back_to_an_outside_agent_that_has_left():
     task = make_task(fix_attempts=2, retries=1)
 
-    event = meaning(task, running(assigned_agent="jeeves", assigned_host=None), RED)
+    event = meaning(task, running(assigned_agent="jeeves", request_key="k1", assigned_host=None), RED)
 
     assert isinstance(event, Retried)
     assert event.failure.kind is FailureClass.VALIDATION
@@ -147,13 +147,13 @@ def test_what_an_agent_gives_back_is_offered_again_later_and_counts_as_no_failur
     claim = Claim(outcome="released", result="too hard")
     back = failed(FailureClass.CANCELLED)
 
-    held = running(assigned_agent="jeeves", claim=claim)
+    held = running(assigned_agent="jeeves", request_key="k1", assigned_host=None, claim=claim)
     event = meaning(make_task(retries=0), held, back)
 
     assert isinstance(event, Retried)
     assert (event.counts, event.failure.kind) == (False, FailureClass.CANCELLED)
     assert NOW < event.not_before <= NOW + FLEET.backoff
-    assert "agent jeeves gave it back" in event.reason
+    assert "agent jeeves gave it back" in event.origin.reason
     removed = held.model_copy(update={"removed": True, "on_delete": "finish"})
     assert isinstance(meaning(make_task(), removed, back), Cancelled)
 
@@ -254,7 +254,7 @@ def test_a_run_that_was_lost_with_its_host_says_nothing_of_what_it_did():
 
     assert isinstance(event, Retried)
     assert (event.task, event.run, event.report) == ("a", RUN, None)
-    assert (event.cause, event.failure.message) == ("clock", "host alpha has not answered since noon")
+    assert (event.origin.cause, event.failure.message) == ("clock", "host alpha has not answered since noon")
     assert NOW + timedelta(seconds=5) <= event.not_before <= NOW + timedelta(seconds=10)
     after = transition(running(checks=RED.checks, last_activity_at=NOW), event)
     assert (after.checks, after.last_activity_at, after.failures) == (RED.checks, NOW, 1)
@@ -280,7 +280,7 @@ def test_a_reason_is_one_harmless_line():
 
     event = meaning(make_task(), running(), Report(verdict=verdict))
 
-    assert event.reason == event.failure.message == "no way"
+    assert event.origin.reason == event.failure.message == "no way"
 
 
 def test_a_failure_without_words_still_says_its_class():
@@ -402,8 +402,8 @@ def test_a_quota_that_is_never_full_again_fails_with_words_and_waits_longer_each
     attempts, event, waits = until_it_settles(make_task(retries=0), running(), report)
 
     assert attempts == UNCOUNTED + 1
-    assert "21 attempts in a row" in event.reason
-    assert "reconciler retry a" in event.reason
+    assert "21 attempts in a row" in event.origin.reason
+    assert "reconciler retry a" in event.origin.reason
     assert waits[:3] == [QUOTA_WAIT, 2 * QUOTA_WAIT, 4 * QUOTA_WAIT]
     assert max(waits) == QUOTA_MOST
 
@@ -429,7 +429,9 @@ def test_a_stop_that_the_spec_asks_for_is_not_one_of_the_row():
 
 def test_a_task_that_an_agent_always_gives_back_or_loses_ends_too():
     claim = Claim(outcome="released", result="too hard")
-    held = running(assigned_agent="jeeves", claim=claim, uncounted=UNCOUNTED)
+    held = running(
+        assigned_agent="jeeves", request_key="k1", assigned_host=None, claim=claim, uncounted=UNCOUNTED
+    )
 
     back = meaning(make_task(), held, failed(FailureClass.CANCELLED))
     lost = lease_lost("a", make_task(disconnect="wait"), held, NOW, FLEET)
@@ -466,7 +468,7 @@ def test_what_it_is_completed_for_is_said_in_true_words(task, status, report, wo
     event = meaning(make_task(**task), running(**status), report)
 
     assert isinstance(event, Completed)
-    assert event.reason.startswith(words)
+    assert event.origin.reason.startswith(words)
 
 
 def test_changes_that_were_asked_for_are_not_made_by_allowing_none():

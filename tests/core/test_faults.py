@@ -1,12 +1,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.events import Assigned, Created
+from reconciler.core.events import Assigned, Created, Origin
 from reconciler.core.faults import OUTCOME, culprits, fault_words
 from reconciler.core.fields import parse_duration
 from reconciler.core.lifecycle import transition
 from reconciler.core.model.runs import run_key
-from reconciler.core.model.status import Observed, Reason
+from reconciler.core.model.status import Observed, OnHost, Reason
 from reconciler.core.planning.plan import FollowRun, StartRun, plan
 from tests.fakes import START, make_desired, make_task
 
@@ -67,9 +67,11 @@ def test_a_task_that_cannot_be_planned_says_so_and_all_others_are_planned_as_wit
 
 def test_a_task_that_is_set_aside_is_neither_followed_nor_started():
     task = make_task("a")
-    new = transition(None, Created(task="a", at=START, reason="", spec=task))
+    new = transition(None, Created(task="a", origin=Origin(START, ""), spec=task))
     run = run_key("a", task.generation, 1)
-    live = transition(new, Assigned(task="a", at=START, reason="", run=run, host="local", spec=task))
+    live = transition(
+        new, Assigned(task="a", origin=Origin(START, ""), run=run, holder=OnHost(host="local"), spec=task)
+    )
     desired, statuses = make_desired(task, make_task("b")), {"a": live, "b": new}
     assert len(plan(desired, Observed(statuses), START).actions) > 1
 

@@ -52,7 +52,13 @@ def offices(draw):
         claim = draw(st.none() | st.just(Claim(outcome="completed"))) if holding else None
         if holding:
             statuses[task.name] = make_status(
-                task, Phase.RUNNING, assigned_agent=holding, attempt=1, run=f"{task.name}.g.a1", claim=claim
+                task,
+                Phase.RUNNING,
+                assigned_agent=holding,
+                request_key="k0",
+                attempt=1,
+                run=f"{task.name}.g.a1",
+                claim=claim,
             )
     lease_requests = draw(
         st.lists(
@@ -86,17 +92,20 @@ def test_tasks_are_handed_out_within_the_rules(office):
         (lease_request.agent, lease_request.request_key): lease_request
         for lease_request in observed.lease_requests
     }
-    assert len({(event.agent, event.request_key) for event in given_out}) == len(given_out)
+    assert len({(event.holder.agent, event.holder.request_key) for event in given_out}) == len(given_out)
     for event in given_out:
-        lease_request, agent = keys[event.agent, event.request_key], desired.agents[event.agent]
+        lease_request, agent = (
+            keys[event.holder.agent, event.holder.request_key],
+            desired.agents[event.holder.agent],
+        )
         has = (
             {*agent.capabilities} & {*lease_request.capabilities}
             if lease_request.capabilities
             else {*agent.capabilities}
         )
         assert set(event.spec.requires) <= has
-        assert (agent.desired, event.spec.desired, event.host) == ("active", DesiredState.ACTIVE, "")
-        held[event.agent] += 1
+        assert (agent.desired, event.spec.desired) == ("active", DesiredState.ACTIVE)
+        held[event.holder.agent] += 1
     assert all(
         held[name] <= max(agent.slots, held[name] - _new(given_out, name))
         for name, agent in desired.agents.items()
@@ -105,7 +114,7 @@ def test_tasks_are_handed_out_within_the_rules(office):
 
 
 def _new(events, agent):
-    return sum(event.agent == agent for event in events)
+    return sum(event.holder.agent == agent for event in events)
 
 
 @given(offices())
@@ -117,10 +126,10 @@ def test_nobody_waits_for_what_could_be_handed_out(office):
     left = [
         lease_request
         for lease_request in observed.lease_requests
-        if all(lease_request.request_key != e.request_key for e in given_out.values())
+        if all(lease_request.request_key != e.holder.request_key for e in given_out.values())
     ]
     held = Counter(s.assigned_agent for s in observed.statuses.values() if s.claim is None)
-    held.update(event.agent for event in given_out.values())
+    held.update(event.holder.agent for event in given_out.values())
 
     for lease_request in left:
         agent = desired.agents[lease_request.agent]
@@ -146,7 +155,7 @@ def test_the_agent_that_is_preferred_gets_the_task_before_the_one_that_came_firs
 
     planned = plan(desired, Observed(lease_requests=lease_requests), NOW)
 
-    assert [event.agent for event in planned.events if isinstance(event, Assigned)] == ["better"]
+    assert [event.holder.agent for event in planned.events if isinstance(event, Assigned)] == ["better"]
 
 
 # --- Leases ----------------------------------------------------------------
@@ -154,7 +163,7 @@ def test_the_agent_that_is_preferred_gets_the_task_before_the_one_that_came_firs
 
 def held_status(**fields):
     task = make_task("a", execution_mode=ExecutionMode.HTTP_PULL)
-    fields = {"assigned_agent": "jeeves", "attempt": 1, "run": "a.g.a1", **fields}
+    fields = {"assigned_agent": "jeeves", "request_key": "k1", "attempt": 1, "run": "a.g.a1", **fields}
     return make_status(task, fields.pop("phase", Phase.RUNNING), **fields)
 
 
@@ -365,7 +374,10 @@ def test_the_holder_is_found_by_the_name_that_its_task_had():
 
 
 def test_the_holder_is_found_though_another_task_has_the_old_name_by_now():
-    moved, new = held_status(run="a.g.a1"), held_status(phase=Phase.CREATED, run=None, assigned_agent=None)
+    moved, new = (
+        held_status(run="a.g.a1"),
+        held_status(phase=Phase.CREATED, run=None, assigned_agent=None, request_key=None),
+    )
 
     assert holder({}, {"a": new, "b": moved}, "a", "jeeves", 1) == ("b", moved)
 
@@ -395,6 +407,6 @@ def test_a_task_that_no_agent_asks_for_says_the_same_by_day_and_by_night():
     assert closed.waiting["a"].message == "waits for an agent to take it over HTTP, in its window"
     assert closed.waiting["a"].message == opened.waiting["a"].message
     assert closed.due == opening
-    assert [event.agent for event in plan(desired, asked, opening).events if isinstance(event, Assigned)] == [
-        "jeeves"
-    ]
+    assert [
+        event.holder.agent for event in plan(desired, asked, opening).events if isinstance(event, Assigned)
+    ] == ["jeeves"]

@@ -4,6 +4,7 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from reconciler.core import events
 from reconciler.core.adapter import Usage
@@ -19,12 +20,14 @@ from reconciler.core.events import (
     Event,
     Failed,
     FixRequested,
+    Origin,
     PullRequestOpened,
     Released,
     Removed,
     Renamed,
     Renewed,
     Reopened,
+    Reported,
     Restored,
     Retried,
     RunEvent,
@@ -36,9 +39,9 @@ from reconciler.core.events import (
     WaitingChanged,
 )
 from reconciler.core.lifecycle import TRANSITIONS, diagram, fold, step, transition
-from reconciler.core.model.runs import Check, FailureClass, Report, ReviewNote, Verdict
+from reconciler.core.model.runs import Check, Claim, FailureClass, Report, ReviewNote, Verdict
 from reconciler.core.model.specs import Task
-from reconciler.core.model.status import Failure, Phase, PullRequest, Reason, Status, Waiting
+from reconciler.core.model.status import Failure, OnHost, Phase, PullRequest, Reason, Status, Waiting
 from tests.fakes import make_task
 from tests.strategies import NOW, PULL, RED, SUCCESS, sample_events
 
@@ -73,7 +76,9 @@ def test_the_table_knows_every_event_and_every_phase():
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_event_happens_where_the_table_says_and_nowhere_else(phase, kind):
     removed = kind is Removed
-    status = None if phase is None else status_in(phase, removed=removed, pull_request=PULL)
+    held = {"assigned_host": None, "assigned_agent": "jeeves", "request_key": "k1"}
+    fields = {"removed": removed, "pull_request": PULL, **(held if kind is Reported else {})}
+    status = None if phase is None else status_in(phase, **fields)
     event = sample_events("web/a", status)[kind]
 
     if kind in TRANSITIONS[phase]:
@@ -82,6 +87,18 @@ def test_an_event_happens_where_the_table_says_and_nowhere_else(phase, kind):
     else:
         with pytest.raises(IllegalTransition, match=kind.__name__):
             transition(status, event)
+
+
+def test_only_of_a_run_that_a_worker_has_there_is_a_report():
+    reported = Reported(**head(), run=RUN, claim=Claim(outcome="completed"))
+
+    with pytest.raises(IllegalTransition, match="no worker has it"):
+        transition(status_in(Phase.RUNNING), reported)
+
+
+def test_a_run_is_on_a_host_or_at_a_worker_and_never_both():
+    with pytest.raises(ValidationError, match="holder"):
+        status_in(Phase.RUNNING, assigned_agent="jeeves", request_key="k1")
 
 
 def test_every_phase_can_be_reached_and_left():
@@ -131,7 +148,8 @@ def test_whatever_happens_attempts_and_usage_never_go_back_and_since_moves_with_
     status = None
     for kind, minutes in line:
         at = NOW + timedelta(minutes=minutes)
-        before, status = status, step_if_legal(status, replace(sample_events("web/a", status)[kind], at=at))
+        event = replace(sample_events("web/a", status)[kind], origin=Origin(at, "it happened"))
+        before, status = status, step_if_legal(status, event)
         if before and status:
             assert status.attempt >= before.attempt
             assert status.usage.input_tokens >= before.usage.input_tokens
@@ -182,8 +200,8 @@ def test_a_session_is_gone_on_with_only_where_it_is(host, session):
 
     after = transition(before, assigned(host=host))
 
-    assert after.session_id == session
-    assert after.session_totals == (USAGE if session else Usage())
+    assert session_id(after) == session
+    assert (after.session.totals if after.session else Usage()) == (USAGE if session else Usage())
 
 
 def test_a_sign_of_life_is_on_record_with_the_prompt():
@@ -198,7 +216,7 @@ def test_a_validation_handed_back_is_another_round_of_the_same_run():
 
     after = transition(before, FixRequested(**head(), run=RUN, report=report(RED)))
 
-    assert (after.round, after.run, after.session_id) == (2, RUN, "s-2")
+    assert (after.round, after.run, session_id(after)) == (2, RUN, "s-2")
     assert after.checks == RED.checks
     assert after.failure.kind is FailureClass.VALIDATION
     assert after.usage == USAGE
@@ -212,7 +230,7 @@ def test_a_success_brings_commits_usage_and_session_and_clears_the_failure(kind)
     after = transition(before, kind(**head(), **run, report=report(SUCCESS)))
 
     assert (after.head_commit, after.base_commit) == ("f" * 40, "b")
-    assert (after.usage, after.session_id, after.failure) == (USAGE, "s-2", None)
+    assert (after.usage, session_id(after), after.failure) == (USAGE, "s-2", None)
     assert after.last_activity_at == LATER
 
 
@@ -229,7 +247,7 @@ def test_a_retry_counts_and_does_not_go_on_with_the_session():
 
     after = transition(before, retried())
 
-    assert (after.phase, after.failures, after.session_id) == (Phase.CREATED, 1, None)
+    assert (after.phase, after.failures, session_id(after)) == (Phase.CREATED, 1, None)
     assert (after.not_before, after.assigned_host) == (LATER, "alpha")
 
 
@@ -238,7 +256,7 @@ def test_a_quota_counts_as_no_failure_and_keeps_the_session():
 
     after = transition(before, replace(retried(), counts=False, report=report(SUCCESS)))
 
-    assert (after.failures, after.session_id) == (0, "s-2")
+    assert (after.failures, session_id(after)) == (0, "s-2")
 
 
 def test_after_a_quota_the_next_prompt_still_knows_what_validation_had_against_the_work():
@@ -271,8 +289,8 @@ def test_changes_requested_count_and_resume_the_session():
 
     after = transition(before, ChangesRequested(**head()))
 
-    assert (after.phase, after.review_count) == (Phase.CREATED, 1)
-    assert (after.session_id, after.head_commit) == ("s-1", "h")
+    assert (after.phase, after.review.count) == (Phase.CREATED, 1)
+    assert (session_id(after), after.head_commit) == ("s-1", "h")
 
 
 def test_a_round_of_changes_has_retries_of_its_own_and_knows_what_it_answers():
@@ -281,15 +299,20 @@ def test_a_round_of_changes_has_retries_of_its_own_and_knows_what_it_answers():
     asked = transition(before, ChangesRequested(**head(), reviewed=(1, 2), head="i", reviews=(NOTE,)))
     by_checks = transition(before, ChangesRequested(**head()))
 
-    assert (asked.failures, asked.reviewed, asked.head_commit, asked.reviews) == (0, (1, 2), "i", (NOTE,))
-    assert (by_checks.reviewed, by_checks.head_commit) == ((1,), "h")
+    assert (asked.failures, asked.review.answered, asked.head_commit, asked.review.notes) == (
+        0,
+        (1, 2),
+        "i",
+        (NOTE,),
+    )
+    assert (by_checks.review.answered, by_checks.head_commit) == ((1,), "h")
 
 
 def test_what_led_to_a_person_does_not_lead_there_again():
     before = status_in(Phase.REVIEW_PENDING, reviewed=(1,))
 
-    assert transition(before, Escalated(**head(), reviewed=(1, 2))).reviewed == (1, 2)
-    assert transition(before, Escalated(**head())).reviewed == (1,)
+    assert transition(before, Escalated(**head(), reviewed=(1, 2))).review.answered == (1, 2)
+    assert transition(before, Escalated(**head())).review.answered == (1,)
 
 
 def test_the_pull_request_is_on_record_until_other_work_is_asked_for():
@@ -298,8 +321,8 @@ def test_the_pull_request_is_on_record_until_other_work_is_asked_for():
     failed = opened.model_copy(update={"phase": Phase.FAILED, "summary": "done"})
     renewed = transition(failed, Renewed(**head(), spec=SPEC))
 
-    assert (opened.pull_request, opened.last_activity_at) == (PULL, LATER)
-    assert (renewed.pull_request, renewed.summary) == (None, "")
+    assert (opened.review.pull_request, opened.last_activity_at) == (PULL, LATER)
+    assert (renewed.review.pull_request, renewed.summary) == (None, "")
 
 
 @pytest.mark.parametrize("phase", [Phase.CREATED, Phase.RUNNING, Phase.REVIEW_PENDING])
@@ -364,9 +387,9 @@ def test_a_renewed_task_begins_afresh_but_never_repeats_a_run_key():
 
     after = transition(before, Renewed(**head(), spec=SPEC.model_copy(update={"work": "w2"})))
 
-    assert (after.phase, after.work, after.failures, after.review_count) == (Phase.CREATED, "w2", 0, 0)
+    assert (after.phase, after.work, after.failures, after.review.count) == (Phase.CREATED, "w2", 0, 0)
     assert (after.attempt, after.usage, after.head_commit) == (3, USAGE, "h")
-    assert (after.session_id, after.failure, after.checks) == (None, None, ())
+    assert (session_id(after), after.failure, after.checks) == (None, None, ())
 
 
 def test_a_task_goes_on_counting_where_an_earlier_one_of_its_name_ended():
@@ -379,7 +402,7 @@ def test_a_task_goes_on_counting_where_an_earlier_one_of_its_name_ended():
 
 def test_an_assignment_puts_on_record_what_it_takes():
     spec = SPEC.model_copy(update={"slots": 3, "repo": "shop"})
-    event = Assigned(**head(), run=RUN, host="alpha", spec=spec)
+    event = Assigned(**head(), run=RUN, holder=OnHost(host="alpha"), spec=spec)
 
     after = transition(status_in(Phase.CREATED), event)
 
@@ -412,7 +435,7 @@ def test_a_new_generation_of_the_same_work_keeps_the_story():
 
     after = transition(before, SpecChanged(**head(), spec=SPEC))
 
-    assert (after.generation, after.failures, after.session_id) == (SPEC.generation, 1, "s")
+    assert (after.generation, after.failures, session_id(after)) == (SPEC.generation, 1, "s")
     assert after.since == before.since
 
 
@@ -421,7 +444,7 @@ def test_new_work_begins_afresh():
 
     after = transition(before, SpecChanged(**head(), spec=SPEC))
 
-    assert (after.work, after.failures, after.session_id) == ("w1", 0, None)
+    assert (after.work, after.failures, session_id(after)) == ("w1", 0, None)
 
 
 @pytest.mark.parametrize("phase", [Phase.ASSIGNED, Phase.RUNNING, Phase.REVIEW_PENDING])
@@ -560,16 +583,20 @@ def status_in(phase, **fields):
 
 
 def head():
-    return {"task": "web/a", "at": LATER, "reason": "it happened"}
+    return {"task": "web/a", "origin": Origin(LATER, "it happened")}
 
 
 def assigned(host="alpha", run="web/a.g11111111.a2"):
-    return Assigned(**head(), run=run, host=host, spec=SPEC)
+    return Assigned(**head(), run=run, holder=OnHost(host=host), spec=SPEC)
 
 
 def retried():
     failure = Failure(kind=FailureClass.AGENT, message="did not work")
     return Retried(**head(), run=RUN, failure=failure, report=None, not_before=LATER)
+
+
+def session_id(status):
+    return status.session.id if status.session else None
 
 
 def waiting(reason, message, since):
@@ -610,5 +637,5 @@ def test_who_allows_more_review_rounds_lets_the_agent_go_on_with_what_was_asked_
 
     after = transition(before, Renewed(**head(), spec=make_task("a", **again)))
 
-    assert (after.review_count, after.session_id) == ((1, "s") if goes_on else (0, None))
-    assert (after.reviews, after.pull_request) == ((asked, pull) if goes_on else ((), None))
+    assert (after.review.count, session_id(after)) == ((1, "s") if goes_on else (0, None))
+    assert (after.review.notes, after.review.pull_request) == ((asked, pull) if goes_on else ((), None))

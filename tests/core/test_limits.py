@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 
 from reconciler.core.adapter import Adapter, Budget, Usage, overspent
-from reconciler.core.events import Completed
+from reconciler.core.events import Completed, Origin
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.specs import Desired, FleetSpec, Host, Repo, Task
 from reconciler.core.model.status import Phase, Status
@@ -156,4 +156,9 @@ def make_status(**fields):
 
 
 def step(before, after):
-    return Transition("a", before, after, Completed(task="a", at=NOW, reason="done"))
+    return Transition(
+        "a",
+        before,
+        after,
+        Completed(task="a", origin=Origin(NOW, "done")),
+    )

@@ -44,7 +44,7 @@ def test_a_run_on_a_lost_host_is_tried_again_elsewhere_and_the_old_one_stopped()
 
     retried, waiting = planned.events
     assert isinstance(retried, Retried)
-    assert (retried.failure.kind, retried.reason, retried.counts) == (FailureClass.HOST, WORDS, True)
+    assert (retried.failure.kind, retried.origin.reason, retried.counts) == (FailureClass.HOST, WORDS, True)
     assert waiting.waiting.reason is Reason.BACKOFF
     assert StopRun("a", RUN, 1, WORDS) in planned.actions
     assert planned.waiting["a"].reason is Reason.BACKOFF

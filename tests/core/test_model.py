@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from tests.strategies import statuses, tasks
 def test_a_status_reads_back_from_json_as_it_was(data):
     status = data.draw(statuses(data.draw(tasks("a"))))
 
-    assert Status.model_validate_json(status.model_dump_json()) == status
+    assert Status.model_validate(json.loads(status.model_dump_json()), strict=False) == status
 
 
 def test_the_work_changes_with_what_is_asked_for_and_with_nothing_else():

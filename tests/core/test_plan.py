@@ -34,7 +34,11 @@ def test_a_new_task_is_created_and_started_in_one_plan():
 
     created, start = planned.actions
     assert isinstance(created.event, Created)
-    assert (start.task, start.event.run, start.event.host) == ("a", run_key("a", blob("a"), 1), "local")
+    assert (start.task, start.event.run, start.event.holder.host) == (
+        "a",
+        run_key("a", blob("a"), 1),
+        "local",
+    )
     assert start.reason == "attempt 1 on local: 2 free, weight 1"
     assert planned.placements["a"] == start.placement
     assert planned.events == (created.event, start.event)
@@ -150,7 +154,7 @@ def test_waiting_that_ended_is_taken_off_the_record():
 
     (change,) = planned_for(make_task("a"), statuses=statuses).events
 
-    assert (change.waiting, change.reason) == (None, "waits for nothing any more")
+    assert (change.waiting, change.origin.reason) == (None, "waits for nothing any more")
 
 
 def test_the_record_follows_what_is_waited_for():
@@ -237,7 +241,7 @@ def test_a_live_run_whose_host_is_gone_from_the_specs_says_so():
 
 
 def test_a_run_in_the_hands_of_an_outside_agent_is_left_to_it():
-    statuses = {"a": live("a", assigned_host=None, assigned_agent="jeeves")}
+    statuses = {"a": live("a", assigned_host=None, assigned_agent="jeeves", request_key="k1")}
     desired = make_desired(make_task("a", execution_mode=ExecutionMode.HTTP_PULL))
 
     planned = plan(replace(desired, agents={"jeeves": Agent(name="jeeves")}), Observed(statuses), NOW)
@@ -253,7 +257,7 @@ def test_a_task_that_waits_takes_up_its_new_spec():
     planned = planned_for(make_task("a", generation=blob("new")), statuses={"a": created("a")})
 
     assert [type(event).__name__ for event in planned.events] == ["SpecChanged", "Assigned"]
-    assert planned.events[0].reason == f"the spec is {blob('new')[:8]} now"
+    assert planned.events[0].origin.reason == f"the spec is {blob('new')[:8]} now"
 
 
 def test_a_live_run_takes_up_what_its_removal_would_mean():
@@ -275,7 +279,7 @@ def test_a_task_whose_budget_is_spent_is_for_a_person():
     planned = planned_for(make_task("a", budget=Budget(tokens=100)), statuses={"a": status})
 
     assert kinds(planned) == [Escalated]
-    assert planned.events[0].reason == "budget spent: 100 of 100 tokens; raise the budget, then retry"
+    assert planned.events[0].origin.reason == "budget spent: 100 of 100 tokens; raise the budget, then retry"
 
 
 @pytest.mark.parametrize(
@@ -481,7 +485,7 @@ def test_a_file_that_moved_takes_its_live_run_along():
     planned = planned_for(moved, statuses={"a": live("a")})
 
     assert kinds(planned) == [Renamed, FollowRun]
-    assert planned.events[0].reason == "the spec moved from a"
+    assert planned.events[0].origin.reason == "the spec moved from a"
 
 
 def test_a_file_that_moved_and_was_touched_is_still_the_same_work():
@@ -519,7 +523,7 @@ def test_a_task_is_tried_again_after_a_wait_and_then_completed():
 
     world.run()
 
-    places = [step.event.host for step in world.history if type(step.event).__name__ == "Assigned"]
+    places = [step.event.holder.host for step in world.history if type(step.event).__name__ == "Assigned"]
     assert world.statuses["a"].phase is Phase.COMPLETED
     assert places == ["alpha", "beta"]
     assert world.now > NOW

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from reconciler.core.events import Assigned, ChangesRequested
+from reconciler.core.events import Assigned, ChangesRequested, Origin
 from reconciler.core.model.specs import DesiredState, FleetSpec
 from reconciler.core.model.status import Phase, Reason
 from reconciler.core.planning.plan import attention, needs_attention, plan, prune_digest
@@ -81,7 +81,7 @@ class Fleet(RuleBasedStateMachine):
     def reviewers_answer(self):
         for name, status in dict(self.world.statuses).items():
             if status.phase is Phase.REVIEW_PENDING:
-                answer = ChangesRequested(task=name, at=self.world.now, reason="changes requested")
+                answer = ChangesRequested(task=name, origin=Origin(self.world.now, "changes requested"))
                 self.world.take(answer)
 
     @rule(minutes=st.integers(0, 20))

@@ -46,14 +46,14 @@ def test_new_runs_fit_in_the_free_slots(fleet):
     new = starts(plan(desired, observed, NOW))
 
     used = slots_in_use(after(desired, observed), observed)
-    assert all(used[start.event.host] <= desired.hosts[start.event.host].slots for start in new)
+    assert all(used[start.event.holder.host] <= desired.hosts[start.event.holder.host].slots for start in new)
 
 
 @given(fleets())
 def test_a_host_on_trial_starts_one_run_at_a_time(fleet):
     desired, observed = fleet
 
-    new = Counter(start.event.host for start in starts(plan(desired, observed, NOW)))
+    new = Counter(start.event.holder.host for start in starts(plan(desired, observed, NOW)))
 
     starting = {s.assigned_host for s in observed.statuses.values() if s.phase is Phase.ASSIGNED}
     half_open = {host for host in observed.half_open if (probe := observed.hosts.get(host)) and probe.fault}
@@ -97,7 +97,7 @@ def test_nothing_starts_on_money_that_is_spent(fleet):
 
     for start in starts(plan(desired, observed, NOW)):
         spec = desired.tasks[start.task]
-        paying = budget_scopes(spec.adapter, spec.repo, start.event.host)
+        paying = budget_scopes(spec.adapter, spec.repo, start.event.holder.host)
         assert spent_today(desired, observed.spent, *paying) is None
 
 
@@ -124,7 +124,7 @@ def test_a_run_starts_only_on_a_host_that_fits(fleet):
     desired, observed = fleet
 
     for start in starts(plan(desired, observed, NOW)):
-        host, spec = desired.hosts[start.event.host], desired.tasks[start.task]
+        host, spec = desired.hosts[start.event.holder.host], desired.tasks[start.task]
         assert not host.cordon
         assert not host.drain
         assert set(spec.requires) <= {*host.labels, host.name}

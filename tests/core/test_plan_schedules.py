@@ -52,7 +52,7 @@ def test_a_scheduled_task_is_done_once_for_each_due_time():
         world.run()
         world.now = world.look().due
 
-    starts = [step.event.at for step in world.history if isinstance(step.event, Assigned)]
+    starts = [step.event.origin.at for step in world.history if isinstance(step.event, Assigned)]
     assert starts == [DUE, DUE + DAY, DUE + 2 * DAY]
     assert world.statuses["a"].attempt == 3
 
@@ -84,7 +84,7 @@ def test_a_clock_that_was_ahead_for_a_while_skips_no_day():
     world.look()
 
     assert world.statuses["a"].due_at == DUE + DAY
-    starts = [step.event.at for step in world.history if isinstance(step.event, Assigned)]
+    starts = [step.event.origin.at for step in world.history if isinstance(step.event, Assigned)]
     assert len(starts) == done + 1
     for day in (1, 2, 3):
         world.now = DUE + day * DAY
@@ -141,8 +141,8 @@ def test_missed_while_settled_is_caught_up_once_too():
     world.run()
 
     renewed = [step.event for step in world.history if isinstance(step.event, Renewed)]
-    assert [event.reason for event in renewed] == ["due 2030-01-02T09:30:00Z"]
-    assert renewed[0].cause == "clock"
+    assert [event.origin.reason for event in renewed] == ["due 2030-01-02T09:30:00Z"]
+    assert renewed[0].origin.cause == "clock"
     assert world.statuses["a"].due_at == DUE + 6 * DAY
 
 
@@ -160,7 +160,8 @@ def test_a_due_time_that_comes_while_the_task_runs_is_skipped_and_that_is_said()
     (scheduled,) = [event for event in planned.events if isinstance(event, Scheduled)]
     assert started is Phase.ASSIGNED
     assert scheduled.due_at == NOW + timedelta(minutes=40)
-    assert scheduled.reason == "due 2030-01-01T09:40:00Z; what came due while it was at work is skipped"
+    why = "due 2030-01-01T09:40:00Z; what came due while it was at work is skipped"
+    assert scheduled.origin.reason == why
     assert world.statuses["a"].phase is Phase.COMPLETED
 
 
@@ -276,7 +277,7 @@ def test_over_a_change_of_the_clocks_it_is_done_once_a_day(place, hour, minutes)
         world.work(planned)
         world.now = max(world.look().due or world.now, world.now + timedelta(minutes=minutes))
 
-    done = [step.event.at for step in world.history if isinstance(step.event, Completed)]
+    done = [step.event.origin.at for step in world.history if isinstance(step.event, Completed)]
     days = [at.astimezone(ZoneInfo(place)).date() for at in done]
     assert days == [days[0] + n * DAY for n in range(len(days))]
     assert len(days) >= 28

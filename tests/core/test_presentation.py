@@ -115,7 +115,7 @@ def test_a_body_without_facts_has_no_empty_parts():
 
 
 def test_an_outside_agent_is_named_in_place_of_an_adapter():
-    body = wanted(a_status(assigned_agent="jeeves", assigned_host=None)).body
+    body = wanted(a_status(assigned_agent="jeeves", request_key="k1", assigned_host=None)).body
 
     assert "- Agent: `jeeves`" in body
     assert "Adapter" not in body

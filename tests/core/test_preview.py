@@ -1,9 +1,9 @@
 """What a pull request changes of the plan, and how it is shown."""
 
 from reconciler.core.errors import Problem
-from reconciler.core.events import Assigned, Created, WaitingChanged
+from reconciler.core.events import Assigned, Created, Origin, WaitingChanged
 from reconciler.core.lifecycle import fold
-from reconciler.core.model.status import Observed
+from reconciler.core.model.status import Observed, OnHost
 from reconciler.core.planning.plan import plan
 from reconciler.core.planning.preview import (
     Difference,
@@ -134,7 +134,7 @@ def test_two_that_differ_in_reasons_alone_come_to_the_same():
 
 def test_waiting_for_something_else_is_no_change_and_stopping_is_one():
     task = make_task("a")
-    statuses, _ = fold({}, [Created(task="a", at=START, reason="new", spec=task)])
+    statuses, _ = fold({}, [Created(task="a", origin=Origin(START, "new"), spec=task)])
     later = make_desired(make_task("a", generation=task.generation, not_before="2031-01-01"))
 
     waits = plan(later, Observed(statuses), START)
@@ -147,11 +147,13 @@ def test_waiting_for_something_else_is_no_change_and_stopping_is_one():
 def test_a_stop_and_what_goes_on_record_without_a_run_have_lines():
     task = make_task("a")
     events = [
-        Created(task="a", at=START, reason="new", spec=task),
-        Assigned(task="a", at=START, reason="there", spec=task, run="a.g.a1", host="local"),
+        Created(task="a", origin=Origin(START, "new"), spec=task),
+        Assigned(
+            task="a", origin=Origin(START, "there"), spec=task, run="a.g.a1", holder=OnHost(host="local")
+        ),
     ]
     others = [make_task(name) for name in "bcd"]
-    events += [Created(task=each.name, at=START, reason="new", spec=each) for each in others]
+    events += [Created(task=each.name, origin=Origin(START, "new"), spec=each) for each in others]
     statuses, _ = fold({}, events)
 
     suspended = make_desired(make_task("a", desired="suspended"), *others)

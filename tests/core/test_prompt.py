@@ -9,6 +9,7 @@ from reconciler.core.model.runs import Check, FailureClass
 from reconciler.core.model.specs import Repo, Task
 from reconciler.core.model.status import Failure, Phase, Status
 from reconciler.core.runs.prompt import PROMPT_LIMIT, Quote, check_template, quoted, render, sha256
+from tests.statuses import changed
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 REPO = Repo(name="web", url="../web", base="trunk", paths=("src/**", "docs/**"))
@@ -37,7 +38,7 @@ RED = Check(command="make test", exit_code=2, seconds=1, output="\n".join(f"line
 
 
 def status(**changes):
-    return STATUS.model_copy(update=changes)
+    return changed(STATUS, **changes)
 
 
 def told(output):

@@ -12,6 +12,7 @@ from reconciler.core.events import (
     ChangesRequested,
     Completed,
     Escalated,
+    Origin,
     PullRequestOpened,
     Reopened,
     RunEnded,
@@ -32,8 +33,9 @@ from reconciler.core.lifecycle import transition
 from reconciler.core.model.forge import PullRequestSnapshot, Review
 from reconciler.core.model.runs import FailureClass, Report, ReviewNote, Verdict, run_key
 from reconciler.core.model.specs import DesiredState, FleetSpec, Repo, Task
-from reconciler.core.model.status import Phase, PullRequest, Reason, Status, Waiting
+from reconciler.core.model.status import OnHost, Phase, PullRequest, Reason, Status, Waiting
 from reconciler.core.runs.decide import next_event
+from tests.statuses import changed
 from tests.strategies import NOW, blob, statuses
 
 BOT = "fleet-bot"
@@ -61,7 +63,7 @@ def test_the_pull_request_of_delivered_work_goes_on_record(author, actor, words)
     event = seen(a_pull(author=author), a_status(pull_request=None))
 
     assert isinstance(event, PullRequestOpened)
-    assert (event.pull, event.reason, event.actor) == (KNOWN, words, actor)
+    assert (event.pull, event.origin.reason, event.origin.actor) == (KNOWN, words, actor)
 
 
 def test_another_pull_request_of_the_branch_takes_the_place_of_the_first():
@@ -96,16 +98,21 @@ def test_a_merge_completes_the_task_wherever_it_stands(phase):
     event = seen(a_pull(state="closed", is_merged=True, by="alice"), a_status(phase), delivery="d-1")
 
     assert isinstance(event, Completed)
-    assert event.reason == "pull request #12 was merged by alice"
-    assert (event.actor, event.cause, event.delivery, event.at) == ("alice", "webhook", "d-1", LATER)
+    assert event.origin.reason == "pull request #12 was merged by alice"
+    assert (event.origin.actor, event.origin.cause, event.origin.delivery, event.origin.at) == (
+        "alice",
+        "webhook",
+        "d-1",
+        LATER,
+    )
     assert transition(a_status(phase), event).phase is Phase.COMPLETED
 
 
 def test_what_we_did_ourselves_is_no_deed_of_a_person():
     event = seen(a_pull(state="closed", is_merged=True, by=BOT), a_status())
 
-    assert event.reason == f"pull request #12 was merged by {BOT}"
-    assert (event.actor, event.cause) == ("reconciler", "clock")
+    assert event.origin.reason == f"pull request #12 was merged by {BOT}"
+    assert (event.origin.actor, event.origin.cause) == ("reconciler", "clock")
 
 
 @pytest.mark.parametrize("phase", [Phase.REVIEW_PENDING, *IN_ROUND, *STUCK])
@@ -113,7 +120,7 @@ def test_a_pull_request_that_is_closed_cancels_its_task(phase):
     event = seen(a_pull(state="closed"), a_status(phase))
 
     assert isinstance(event, Cancelled)
-    assert (event.reason, event.cause) == ("pull request #12 was closed unmerged", "clock")
+    assert (event.origin.reason, event.origin.cause) == ("pull request #12 was closed unmerged", "clock")
     assert transition(a_status(phase), event).phase is Phase.CANCELLED
 
 
@@ -166,8 +173,8 @@ def test_somebody_elses_push_pauses_the_agent_and_says_who(phase):
     event = seen(a_pull(head=OTHER, pusher="alice"), a_status(phase))
 
     assert isinstance(event, BranchTouched)
-    assert (event.head, event.actor) == (OTHER, "alice")
-    assert event.reason.startswith("alice pushed bbbbbbbb to task/a; the agent pauses")
+    assert (event.head, event.origin.actor) == (OTHER, "alice")
+    assert event.origin.reason.startswith("alice pushed bbbbbbbb to task/a; the agent pauses")
 
 
 @pytest.mark.parametrize("phase", [Phase.ASSIGNED, Phase.RUNNING, *STUCK])
@@ -216,9 +223,9 @@ def test_a_request_for_changes_starts_a_round_with_everything_that_was_written_s
     event = seen(a_pull(reviews=reviews), a_status(reviewed=(1,), review_count=1))
 
     assert isinstance(event, ChangesRequested)
-    assert event.reason == "alice requested changes (review round 2 of 3)"
+    assert event.origin.reason == "alice requested changes (review round 2 of 3)"
     assert [note.text for note in event.reviews] == ["a thought", "another", "rename it", "fine, but shorter"]
-    assert (event.reviewed, event.actor, event.cause) == ((1, 2, 3, 4, 5, 6), "alice", "person")
+    assert (event.reviewed, event.origin.actor, event.origin.cause) == ((1, 2, 3, 4, 5, 6), "alice", "person")
 
 
 def test_a_review_that_was_begun_before_others_and_submitted_after_them_counts():
@@ -266,7 +273,7 @@ def test_a_request_without_words_is_told_as_that():
 def test_several_who_ask_are_named_together():
     event = seen(a_pull(reviews=(a_review(1, "alice"), a_review(2, "bob"))))
 
-    assert event.reason == "alice and bob requested changes (review round 1 of 3)"
+    assert event.origin.reason == "alice and bob requested changes (review round 1 of 3)"
 
 
 def test_failing_checks_and_conflicts_are_for_the_agent_where_the_repo_says_so():
@@ -275,8 +282,10 @@ def test_failing_checks_and_conflicts_are_for_the_agent_where_the_repo_says_so()
     event = seen(trouble)
 
     assert isinstance(event, ChangesRequested)
-    assert event.reason == "checks fail on aaaaaaaa, the branch conflicts with main (review round 1 of 3)"
-    assert (event.cause, event.actor) == ("clock", "reconciler")
+    assert (
+        event.origin.reason == "checks fail on aaaaaaaa, the branch conflicts with main (review round 1 of 3)"
+    )
+    assert (event.origin.cause, event.origin.actor) == ("clock", "reconciler")
     checks, conflict = event.reviews
     assert (checks.author, checks.text) == (CHECKS, "Checks fail on commit aaaaaaaa.\n- ci: red all over")
     assert conflict.author == CONFLICT
@@ -296,11 +305,11 @@ def test_more_rounds_than_the_task_allows_are_for_a_person_and_not_again(trouble
     (event,), status = closure(asked, a_status(review_count=3))
 
     assert isinstance(event, Escalated)
-    assert "after 3 review rounds (max_reviews: 3)" in event.reason
-    assert event.failure.message == event.reason
-    assert status.reviews == event.reviews != ()
-    assert status.reviewed == tuple(review.id for review in reviews)
-    retried = status.model_copy(update={"phase": Phase.REVIEW_PENDING, "review_count": 0})
+    assert "after 3 review rounds (max_reviews: 3)" in event.origin.reason
+    assert event.failure.message == event.origin.reason
+    assert status.review.notes == event.reviews != ()
+    assert status.review.answered == tuple(review.id for review in reviews)
+    retried = changed(status, phase=Phase.REVIEW_PENDING, review_count=0)
     assert seen(asked, retried, repo=LAZY) is None
 
 
@@ -465,12 +474,12 @@ TAKEN = st.fixed_dictionaries(
 def test_whatever_is_seen_is_taken_up_in_a_few_steps_and_is_no_news_then(data, pull, taken, most):
     task = a_task(max_reviews=most)
     phase = data.draw(st.sampled_from([*[Phase.REVIEW_PENDING] * 6, *Phase]))
-    before = data.draw(statuses(task, phase)).model_copy(update=taken)
+    before = changed(data.draw(statuses(task, phase)), **taken)
 
     events, after = closure(pull, before, task)
 
     assert seen(pull, after, task=task) is None
-    assert after.review_count <= max(most, before.review_count)
+    assert after.review.count <= max(most, before.review.count)
     assert len(events) <= 4
     assert not (before.removed and events)
 
@@ -527,7 +536,7 @@ def test_whatever_was_missed_or_came_late_the_next_look_gets_it_right(actions, d
     pull, status = world.pull, world.status
     assert (status.phase is Phase.COMPLETED) == pull.is_merged
     assert (status.phase is Phase.CANCELLED) == (pull.state == "closed" and not pull.is_merged)
-    assert status.review_count <= min(asked, world.task.max_reviews)
+    assert status.review.count <= min(asked, world.task.max_reviews)
     if status.phase is Phase.REVIEW_PENDING:
         assert status.head_commit == pull.head
 
@@ -643,8 +652,8 @@ class Desk:
         if self.status.phase is not Phase.CREATED:
             return
         run = run_key("a", self.task.generation, self.status.attempt + 1)
-        head = {"task": "a", "at": self.now, "reason": "works"}
-        live = transition(self.status, Assigned(**head, run=run, host="alpha", spec=self.task))
+        head = {"task": "a", "origin": Origin(self.now, "works")}
+        live = transition(self.status, Assigned(**head, run=run, holder=OnHost(host="alpha"), spec=self.task))
         is_touched = self.pull.head != live.head_commit
         mine = blob(run)
         report = (

@@ -345,7 +345,7 @@ def hosts(**slots):
 
 
 def started(planned):
-    return {a.task: a.event.host for a in planned.actions if isinstance(a, StartRun)}
+    return {a.task: a.event.holder.host for a in planned.actions if isinstance(a, StartRun)}
 
 
 def push(world, *tasks):

@@ -14,6 +14,7 @@ from reconciler.core.planning.plan import StartRun, plan
 from reconciler.core.runs.command import assignment, build_run_request
 from reconciler.core.runs.start_point import pull_bases
 from tests.fakes import START, make_desired, make_task
+from tests.statuses import changed
 
 HEAD = "a" * 40
 FORGE = {"api": "https://code.example.org/api/v1", "repo": "o/web", "token": {"env": "T"}}
@@ -54,7 +55,7 @@ def test_it_begins_on_what_was_delivered_and_on_the_base_branch_once_that_is_mer
 
     is_merged = phase is Phase.COMPLETED and review != "none"
     assert start.start_from == (None if is_merged else HEAD)
-    assert ("; it begins on first (aaaaaaaa)" in start.reason) is not is_merged
+    assert ("; it begins on first (aaaaaaaa)" in start.origin.reason) is not is_merged
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_the_order_names_the_commit_until_reviewers_ask_for_more():
     desired = fleet()
     fields = {"run": "then.g1.a1", "assigned_host": "local", "adapter": "script", "start_from": HEAD}
     live = status(desired, "then", Phase.RUNNING, **fields)
-    later = live.model_copy(update={"review_count": 1, "head_commit": "b" * 40})
+    later = changed(live, review_count=1, head_commit="b" * 40)
 
     first, second = (build_run_request(desired.tasks["then"], each, desired) for each in (live, later))
 

@@ -18,6 +18,7 @@ from reconciler.core.planning.placement import slots_in_use
 from reconciler.core.transitions import TransitionRecord, transition_document
 from reconciler.core.views import ReadModel, observed_on_record
 from tests.fakes import START, make_desired, make_task
+from tests.statuses import changed
 from tests.strategies import fleets
 
 PROBLEM = Problem("specs/tasks/a.yaml", 2, 1, "unknown field", "gaol", "goal")
@@ -58,8 +59,8 @@ def test_commands_and_the_api_count_the_slots_that_the_planner_counts(fleet):
 
 def test_commands_and_the_api_tell_the_same_of_a_worker():
     desired = make_desired(agents={"jeeves": Agent(name="jeeves"), "hermes": Agent(name="hermes")})
-    held = status(Phase.RUNNING, run="a.g1.a1", assigned_agent="jeeves")
-    checked = held.model_copy(update={"claim": Claim(outcome="completed")})
+    held = status(Phase.RUNNING, run="a.g1.a1", assigned_agent="jeeves", request_key="k")
+    checked = changed(held, claim=Claim(outcome="completed"))
     statuses = {"b": held, "a": checked, "c": held.model_copy(update={"phase": Phase.COMPLETED})}
 
     workers = ReadModel(desired, Observed(statuses)).workers()
@@ -124,7 +125,9 @@ def test_a_failure_names_its_class_once():
 
 
 def test_a_task_whose_spec_is_gone_is_shown_as_it_was_worked_on():
-    observed = Observed({"a": status(Phase.RUNNING, run="a.g1.a1", repo="web", assigned_agent="jeeves")})
+    observed = Observed(
+        {"a": status(Phase.RUNNING, run="a.g1.a1", repo="web", assigned_agent="jeeves", request_key="k")}
+    )
 
     view = ReadModel(make_desired(), observed).task("a")
 

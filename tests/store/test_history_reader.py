@@ -3,7 +3,7 @@
 import pytest
 
 from reconciler.core.errors import NotFound
-from reconciler.core.events import Renamed
+from reconciler.core.events import Origin, Renamed
 from reconciler.core.lifecycle import Transition
 from reconciler.store.history import HistoryReader
 from tests.store.world import BRANCH, NOW, created, git, started, status
@@ -19,7 +19,7 @@ async def record(open_repository, open_state, bare):
 
 def moved(old, name):
     before = status()
-    event = Renamed(task=name, old=old, at=NOW, reason=f"the spec moved from {old}")
+    event = Renamed(task=name, old=old, origin=Origin(NOW, f"the spec moved from {old}"))
     return Transition(name, before, before, event)
 
 

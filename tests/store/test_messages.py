@@ -3,7 +3,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.events import Removed, SpecChanged
+from reconciler.core.events import Origin, Removed, SpecChanged
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.status import HostStatus, Phase
@@ -28,7 +28,8 @@ texts = st.text(max_size=60) | st.sampled_from(
 
 def forged(reason: str, actor: str, delivery: str) -> Transition:
     step = started("web/a")
-    return replace(step, event=replace(step.event, reason=reason, actor=actor, delivery=delivery))
+    origin = replace(step.event.origin, reason=reason, actor=actor, delivery=delivery)
+    return replace(step, event=replace(step.event, origin=origin))
 
 
 @given(texts, texts, texts)
@@ -74,9 +75,14 @@ def test_git_reads_the_same_trailers(checkout):
 
 
 def test_a_subject_says_what_happened_to_the_task():
-    gone = Transition("a", status(Phase.COMPLETED), None, Removed(task="a", at=NOW, reason="cleaned up"))
+    gone = Transition(
+        "a",
+        status(Phase.COMPLETED),
+        None,
+        Removed(task="a", origin=Origin(NOW, "cleaned up")),
+    )
     changed = Transition(
-        "a", status(), status(), SpecChanged(task="a", at=NOW, reason="edited", spec=spec("a"))
+        "a", status(), status(), SpecChanged(task="a", origin=Origin(NOW, "edited"), spec=spec("a"))
     )
 
     subjects = [

@@ -7,10 +7,11 @@ from datetime import timedelta
 import pytest
 
 from reconciler.core.adapter import Usage
-from reconciler.core.events import Completed, Removed, Renamed, Renewed, SpecRemoved
+from reconciler.core.events import Completed, Origin, Removed, Renamed, Renewed, SpecRemoved
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.status import Phase
 from reconciler.store.spending import spending
+from tests.statuses import changed
 from tests.store.world import BRANCH, NOW, commit, created, git, spec, started, status
 
 FIRST = Usage(input_tokens=100, output_tokens=10, cost_usd=0.25, turns=2, seconds=1.5)
@@ -21,7 +22,12 @@ def ended(name, usage, *, at=NOW, phase=Phase.COMPLETED, **fields):
     """Return the end of a run after which the task has taken this much, all in all."""
     before = status(Phase.RUNNING, run=f"{name}.g1.a1", assigned_host="local")
     after = status(phase, run=f"{name}.g1.a1", assigned_host="local", usage=usage, **fields)
-    return Transition(name, before, after, Completed(task=name, at=at, reason="done"))
+    return Transition(
+        name,
+        before,
+        after,
+        Completed(task=name, origin=Origin(at, "done")),
+    )
 
 
 async def spent(open_repository, bare, **since):
@@ -50,7 +56,16 @@ async def test_a_removed_task_still_counts_and_its_namesake_counts_anew(open_rep
     state = await open_state(bare)
     gone = status(Phase.COMPLETED, usage=FIRST, removed=True)
     await state.commit([created("a"), ended("a", FIRST)])
-    await state.commit([Transition("a", gone, None, Removed(task="a", at=NOW, reason="gone"))])
+    await state.commit(
+        [
+            Transition(
+                "a",
+                gone,
+                None,
+                Removed(task="a", origin=Origin(NOW, "gone")),
+            )
+        ]
+    )
     await state.commit([created("a"), ended("a", SECOND)])
 
     assert [each.usage for each in await spent(open_repository, bare)] == [FIRST, SECOND]
@@ -60,7 +75,7 @@ async def test_a_renamed_task_counts_once(open_repository, open_state, bare):
     state = await open_state(bare)
     done = status(Phase.COMPLETED, usage=FIRST)
     await state.commit([created("a"), ended("a", FIRST)])
-    await state.commit([Transition("b", done, done, Renamed(task="b", at=NOW, reason="moved", old="a"))])
+    await state.commit([Transition("b", done, done, Renamed(task="b", origin=Origin(NOW, "moved"), old="a"))])
     await state.commit([ended("b", FIRST + SECOND)])
 
     found = await spent(open_repository, bare)
@@ -71,12 +86,17 @@ async def test_a_renamed_task_counts_once(open_repository, open_state, bare):
 async def test_what_changes_nothing_of_the_usage_costs_nothing(open_repository, open_state, bare):
     state = await open_state(bare)
     done = status(Phase.COMPLETED, usage=FIRST, assigned_host="local")
-    moved = done.model_copy(update={"phase": Phase.CREATED, "assigned_host": "other"})
+    moved = changed(done, phase=Phase.CREATED, assigned_host="other")
     await state.commit([created("a"), ended("a", FIRST)])
     await state.commit(
         [
-            Transition("a", done, moved, Renewed(task="a", at=NOW, reason="again", spec=spec("a"))),
-            Transition("a", moved, done, SpecRemoved(task="a", at=NOW, reason="gone")),
+            Transition("a", done, moved, Renewed(task="a", origin=Origin(NOW, "again"), spec=spec("a"))),
+            Transition(
+                "a",
+                moved,
+                done,
+                SpecRemoved(task="a", origin=Origin(NOW, "gone")),
+            ),
         ]
     )
 

@@ -10,10 +10,10 @@ import pytest
 
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import Conflict, Unavailable, UsageError
-from reconciler.core.events import Assigned, Completed, Removed, Renamed
+from reconciler.core.events import Assigned, Completed, Origin, Removed, Renamed
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.runs import run_key
-from reconciler.core.model.status import HostStatus, Phase, Reason, Waiting
+from reconciler.core.model.status import HostStatus, OnHost, Phase, Reason, Waiting
 from reconciler.store import statuses
 from reconciler.store.history import last_transitions, read_history
 from reconciler.store.reader import StateReader
@@ -117,12 +117,19 @@ async def test_each_transition_names_the_one_before_it_within_a_batch_and_across
 async def test_a_renamed_task_takes_its_file_and_its_history_along(open_state, open_repository, bare):
     state = await open_state(bare)
     await state.commit([created("old"), started("old")])
-    event = Renamed(task="new/name", old="old", at=NOW, reason="the file moved")
+    event = Renamed(task="new/name", old="old", origin=Origin(NOW, "the file moved"))
     running = started("old").after
 
     await state.commit([Transition("new/name", running, running, event)])
     await state.commit(
-        [Transition("new/name", running, None, Removed(task="new/name", at=NOW, reason="gone"))]
+        [
+            Transition(
+                "new/name",
+                running,
+                None,
+                Removed(task="new/name", origin=Origin(NOW, "gone")),
+            )
+        ]
     )
 
     assert (await state.load())[0] == {}
@@ -457,14 +464,21 @@ def assigned(name, attempt):
     run = run_key(name, "a1" * 20, attempt)
     before = status(attempt=attempt - 1)
     after = status(Phase.ASSIGNED, attempt=attempt, run=run, assigned_host="local")
-    event = Assigned(task=name, at=NOW, reason="placed", run=run, host="local", spec=spec(name))
+    event = Assigned(
+        task=name, origin=Origin(NOW, "placed"), run=run, holder=OnHost(host="local"), spec=spec(name)
+    )
     return Transition(name, before, after, event)
 
 
 def removed(name, attempt):
     """Return the step by which a task that had runs goes."""
     before = assigned(name, attempt).after.model_copy(update={"removed": True})
-    return Transition(name, before, None, Removed(task=name, at=NOW, reason="gone"))
+    return Transition(
+        name,
+        before,
+        None,
+        Removed(task=name, origin=Origin(NOW, "gone")),
+    )
 
 
 async def test_the_attempts_of_a_task_are_known_after_it_is_gone_and_after_a_restart(open_repository, bare):
@@ -488,7 +502,12 @@ async def test_the_attempts_of_a_task_are_known_after_it_is_gone_and_after_a_res
 async def test_attempts_are_those_of_the_name_that_the_runs_had(open_state, bare, open_repository):
     state = await open_state(bare)
     old, new = assigned("a", 3).after, assigned("b", 4)
-    moved = Transition("b", old, old, Renamed(task="b", old="a", at=NOW, reason="moved"))
+    moved = Transition(
+        "b",
+        old,
+        old,
+        Renamed(task="b", old="a", origin=Origin(NOW, "moved")),
+    )
     await state.commit([created("a"), assigned("a", 3), moved, new, created("a"), assigned("a", 4)])
     await state.commit([Transition("b", new.after, old, new.event)])
 
@@ -517,7 +536,12 @@ async def test_what_was_spent_is_told_by_whose_money_it_was(open_state, bare):
     usage = Usage(output_tokens=10, cost_usd=0.5)
     place = {"assigned_host": "far", "adapter": "codex", "repo": "shop"}
     before, after = status(Phase.RUNNING, **place), status(Phase.COMPLETED, usage=usage, **place)
-    done = Transition("a", before, after, Completed(task="a", at=NOW, reason="done"))
+    done = Transition(
+        "a",
+        before,
+        after,
+        Completed(task="a", origin=Origin(NOW, "done")),
+    )
 
     await state.commit([created("a"), done])
 

@@ -6,7 +6,7 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-from reconciler.core.events import Created, Started
+from reconciler.core.events import Created, Origin, Started
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.specs import Task
 from reconciler.core.model.status import Phase, Status
@@ -54,7 +54,7 @@ def spec(name: str) -> Task:
 
 
 def created(name: str, reason: str = "the spec is new") -> Transition:
-    event = Created(task=name, at=NOW, reason=reason, spec=spec(name))
+    event = Created(task=name, origin=Origin(NOW, reason), spec=spec(name))
     return Transition(name, None, status(), event)
 
 
@@ -63,5 +63,5 @@ def started(name: str, attempt: int = 1) -> Transition:
     before = status(Phase.ASSIGNED, attempt=attempt, run=run, assigned_host="local")
     after = status(Phase.RUNNING, attempt=attempt, run=run, assigned_host="local")
     return Transition(
-        name, before, after, Started(task=name, at=NOW, reason="seen alive", cause="host", run=run)
+        name, before, after, Started(task=name, origin=Origin(NOW, "seen alive", cause="host"), run=run)
     )

@@ -109,7 +109,7 @@ def _facts(status: Status) -> Iterator[str]:
         yield f"- attempts: {status.attempt}, of which {status.failures} failed"
     if where := status.assigned_host or status.assigned_agent:
         yield f"- last run on {code(where)}"
-    if status.review_count:
-        yield f"- rounds of requested changes: {status.review_count}"
-    if status.pull_request:
-        yield f"- pull request: #{status.pull_request.number}"
+    if status.review.count:
+        yield f"- rounds of requested changes: {status.review.count}"
+    if status.review.pull_request:
+        yield f"- pull request: #{status.review.pull_request.number}"

@@ -51,7 +51,7 @@ def desired_view(
         branch=status.branch_name or task.branch,
         base=base,
         leaves=leaves,
-        opens=has_pull and status.phase is Phase.REVIEW_PENDING and status.pull_request is None,
+        opens=has_pull and status.phase is Phase.REVIEW_PENDING and status.review.pull_request is None,
         title=one_line(status.pr_title or task.pr_title or task.headline, TITLE_LENGTH),
         body="\n\n".join(_body(task, status, issue, host, address)),
         is_draft=repo.draft,
@@ -75,7 +75,7 @@ def is_shown(task: Task, status: Status) -> bool:
 
 def _has_pull(task: Task, status: Status) -> bool:
     """Return whether the task has a pull request, or should have one."""
-    is_known = status.phase is Phase.REVIEW_PENDING or status.pull_request is not None
+    is_known = status.phase is Phase.REVIEW_PENDING or status.review.pull_request is not None
     return task.review == "pull_request" and status.head_commit is not None and is_known
 
 
@@ -129,7 +129,7 @@ def _facts(task: Task, status: Status, host: HostStatus | None) -> Iterator[str]
         yield f"Model: {code(status.model)}"
     if status.assigned_host:
         yield f"Host: {code(status.assigned_host)}"
-    yield f"Attempt: {status.attempt}; review rounds: {status.review_count} of {task.max_reviews}"
+    yield f"Attempt: {status.attempt}; review rounds: {status.review.count} of {task.max_reviews}"
     usage = status.usage
     yield (
         f"Tokens: {usage.input_tokens:,} in, {usage.cached_tokens:,} cached, {usage.output_tokens:,} out"
@@ -163,7 +163,7 @@ def _commit_status(status: Status, address: str) -> CommitStatus:
 
 def _notes(task: Task, status: Status) -> Iterator[ManagedComment]:
     """Yield what people at the pull request must know; each is said once, whatever follows."""
-    when = f"{status.attempt}.{status.review_count}"
+    when = f"{status.attempt}.{status.review.count}"
     why = fenced(status.failure.message if status.failure else "it does not say why")
     if status.phase is Phase.ESCALATED:
         words = "The agent does not go on by itself; a person must act."
@@ -178,7 +178,7 @@ def _notes(task: Task, status: Status) -> Iterator[ManagedComment]:
 
 def _issue_notes(task: Task, status: Status) -> Iterator[ManagedComment]:
     """Yield how the task ended, each end once."""
-    where = f" in pull request #{status.pull_request.number}" if status.pull_request else ""
+    where = f" in pull request #{status.review.pull_request.number}" if status.review.pull_request else ""
     ends = {
         Phase.COMPLETED: f"Task {code(task.name)} is completed{where}.",
         Phase.CANCELLED: f"Task {code(task.name)} is cancelled.",
@@ -189,5 +189,5 @@ def _issue_notes(task: Task, status: Status) -> Iterator[ManagedComment]:
         return
     summary = status.summary if status.phase is Phase.COMPLETED else status.failure and status.failure.message
     details = [fenced(summary)] if summary else []
-    key = f"{status.phase}:{status.attempt}.{status.review_count}"
+    key = f"{status.phase}:{status.attempt}.{status.review.count}"
     yield ManagedComment(key=key, text="\n\n".join([ends[status.phase], *details]))

@@ -10,15 +10,17 @@ it stands is none either. So webhooks may be lost, repeated and out of order.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from reconciler.core.events import (
+    ITSELF,
     BranchTouched,
     Cancelled,
+    Cause,
     ChangesRequested,
     Completed,
     Escalated,
     Event,
+    Origin,
     PullRequestOpened,
     Reopened,
 )
@@ -63,7 +65,7 @@ def follow(
     `at` is when the reading of the pull request began, `bot` our own name on
     the forge.
     """
-    case = _Case(task, status, pull, repo, at, bot, delivery)
+    case = _Reading(task, status, pull, repo, at, bot, delivery)
     if status.removed or case.is_stale:
         return None
     if status.phase is Phase.REVIEW_PENDING:
@@ -84,7 +86,7 @@ def is_followed(task: Task, status: Status) -> bool:
     is_over = status.phase is Phase.COMPLETED or (
         status.phase is Phase.CANCELLED and not _is_wanted(task, status)
     )
-    return status.pull_request is not None and not is_over
+    return status.review.pull_request is not None and not is_over
 
 
 def may_merge(task: Task, status: Status, pull: PullRequestSnapshot, repo: Repo, *, bot: str) -> bool:
@@ -116,7 +118,7 @@ def may_merge(task: Task, status: Status, pull: PullRequestSnapshot, repo: Repo,
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
+class _Reading:
     """Everything a decision looks at."""
 
     task: Task
@@ -161,19 +163,22 @@ class _Case:
 
     @property
     def name(self) -> str:
+        return self.task.name
+
+    @property
+    def title(self) -> str:
         return f"pull request #{self.pull.number}"
 
-    def head(self, reason: str, actor: str = "") -> dict[str, Any]:
-        """Return what every event begins with; what our own account did, no person did."""
+    def origin(self, reason: str, actor: str = "") -> Origin:
+        """Return where an event comes from; what our own account did, no person did."""
         is_person = actor not in {"", self.bot}
-        cause = "webhook" if self.delivery else "person" if is_person else "clock"
-        who = {"actor": one_line(actor, 100)} if is_person else {}
-        common = {"task": self.task.name, "at": self.at, "reason": one_line(reason)}
-        return {**common, **who, "cause": cause, "delivery": self.delivery}
+        cause: Cause = "webhook" if self.delivery else "person" if is_person else "clock"
+        who = one_line(actor, 100) if is_person else ITSELF
+        return Origin(self.at, one_line(reason), cause, who, self.delivery)
 
 
 def _is_of(status: Status, pull: PullRequestSnapshot) -> bool:
-    return status.pull_request is not None and status.pull_request.number == pull.number
+    return status.review.pull_request is not None and status.review.pull_request.number == pull.number
 
 
 def _is_paused(status: Status) -> bool:
@@ -188,7 +193,7 @@ def _is_wanted(task: Task, status: Status) -> bool:
 # --- Its life --------------------------------------------------------------
 
 
-def _in_review(case: _Case) -> Event | None:
+def _in_review(case: _Reading) -> Event | None:
     if case.is_new:
         return _opened(case)
     if not case.is_known:
@@ -196,33 +201,41 @@ def _in_review(case: _Case) -> Event | None:
     return _ended(case) or (None if case.is_behind else _requested_changes(case) or _touched(case))
 
 
-def _opened(case: _Case) -> Event:
+def _opened(case: _Reading) -> Event:
     pull = case.pull
     words = "was opened" if pull.author == case.bot else f"of {pull.author} was found"
     request = PullRequest(number=pull.number, url=one_line(pull.url))
-    return PullRequestOpened(**case.head(f"{case.name} {words}", pull.author), pull=request)
+    return PullRequestOpened(
+        task=case.name, origin=case.origin(f"{case.title} {words}", pull.author), pull=request
+    )
 
 
-def _ended(case: _Case) -> Event | None:
+def _ended(case: _Reading) -> Event | None:
     pull = case.pull
     by = f" by {pull.by}" if pull.by else ""
     if pull.is_merged:
-        return Completed(**case.head(f"{case.name} was merged{by}", pull.by))
+        return Completed(task=case.name, origin=case.origin(f"{case.title} was merged{by}", pull.by))
     if pull.state == "closed":
-        return Cancelled(**case.head(f"{case.name} was closed unmerged{by}", pull.by), spec=case.task)
+        return Cancelled(
+            task=case.name,
+            origin=case.origin(f"{case.title} was closed unmerged{by}", pull.by),
+            spec=case.task,
+        )
     return None
 
 
-def _revived(case: _Case) -> Event | None:
+def _revived(case: _Reading) -> Event | None:
     """Return how a task goes on whose pull request was closed, if that is undone."""
     if not _is_wanted(case.task, case.status):
         return None
     if case.pull.state == "open":
-        return Reopened(**case.head(f"{case.name} is open again"), head=case.pull.head)
+        return Reopened(
+            task=case.name, origin=case.origin(f"{case.title} is open again"), head=case.pull.head
+        )
     return _ended(case) if case.pull.is_merged else None
 
 
-def _touched(case: _Case) -> Event | None:
+def _touched(case: _Reading) -> Event | None:
     """
     Return that somebody else pushed to the branch.
 
@@ -236,13 +249,13 @@ def _touched(case: _Case) -> Event | None:
         f"{pull.pusher or 'somebody'} pushed {pull.head[:8]} to {pull.branch}; "
         "the agent pauses until a review asks for changes"
     )
-    return BranchTouched(**case.head(words, pull.pusher), head=pull.head)
+    return BranchTouched(task=case.name, origin=case.origin(words, pull.pusher), head=pull.head)
 
 
 # --- Rounds ----------------------------------------------------------------
 
 
-def _requested_changes(case: _Case) -> Event | None:
+def _requested_changes(case: _Reading) -> Event | None:
     """
     Return that changes are asked for: by reviewers, by failing checks, by a conflict.
 
@@ -259,13 +272,16 @@ def _requested_changes(case: _Case) -> Event | None:
     why = ", ".join([*words, *(words for words, _ in troubles)])
     who, reviewed = authors[-1] if authors else "", tuple(review.id for review in case.pull.reviews)
     notes = tuple(_capped([*(note for _, note in troubles), *_written(case)]))
-    done, most = case.status.review_count, case.task.max_reviews
+    done, most = case.status.review.count, case.task.max_reviews
     if done >= most:
         why += f" after {done} review rounds (max_reviews: {most}); merge or close it, or `reconciler retry`"
         failure = Failure(kind=FailureClass.AGENT, message=one_line(why))
-        return Escalated(**case.head(why, who), failure=failure, reviews=notes, reviewed=reviewed)
+        return Escalated(
+            task=case.name, origin=case.origin(why, who), failure=failure, reviews=notes, reviewed=reviewed
+        )
     return ChangesRequested(
-        **case.head(f"{why} (review round {done + 1} of {most})", who),
+        task=case.name,
+        origin=case.origin(f"{why} (review round {done + 1} of {most})", who),
         reviews=notes,
         reviewed=reviewed,
         head=case.pull.head,
@@ -284,11 +300,11 @@ def _requests(pull: PullRequestSnapshot, bot: str) -> Sequence[Review]:
     return [review for review in _verdicts(pull, bot) if review.verdict == "changes_requested"]
 
 
-def _is_unanswered(case: _Case, review: Review) -> bool:
-    return review.id not in case.status.reviewed
+def _is_unanswered(case: _Reading, review: Review) -> bool:
+    return review.id not in case.status.review.answered
 
 
-def _troubles(case: _Case) -> Iterator[tuple[str, ReviewNote]]:
+def _troubles(case: _Reading) -> Iterator[tuple[str, ReviewNote]]:
     """Yield what the forge itself has against the head, in words and as a note."""
     pull, base = case.pull, case.repo.base
     if case.repo.failed_checks == "fix" and pull.checks == "failure":
@@ -306,7 +322,7 @@ def _troubles(case: _Case) -> Iterator[tuple[str, ReviewNote]]:
 # --- What was written ------------------------------------------------------
 
 
-def _written(case: _Case) -> Iterator[ReviewNote]:
+def _written(case: _Reading) -> Iterator[ReviewNote]:
     """Yield the notes of every review that was not answered yet, whatever its verdict."""
     for review in case.pull.reviews:
         if review.is_dismissed or review.author == case.bot or not _is_unanswered(case, review):

@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import (
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import Problem
@@ -95,6 +101,70 @@ class PullRequest(Frozen):
     url: str
 
 
+class OnHost(Frozen):
+    """The reconciler runs it on a host, over SSH or here."""
+
+    host: str
+    machine: str | None = None
+    """Of a local host: which reconciler's machine that is; no other can reach it."""
+
+
+class AtWorker(Frozen):
+    """A worker took it over HTTP."""
+
+    agent: str
+    request_key: str
+    """With which it asked: asking again with the same gets the same answer."""
+    claim: Claim | None = None
+    """What it said came of it; it is checked then."""
+
+
+RunHolder = Annotated[OnHost, Field(strict=False)] | Annotated[AtWorker, Field(strict=False)]
+"""Who has the last run of a task in hand, or had it last."""
+
+
+class ReviewState(Frozen):
+    """How far the review of delivered work is."""
+
+    count: Total = 0
+    """Rounds of requested changes."""
+    pull_request: PullRequest | None = None
+    notes: tuple[ReviewNote, ...] = ()
+    """What the last round of requested changes asked for."""
+    answered: tuple[Id, ...] = ()
+    """
+    Ids of the reviews that were answered. A last one would not do: forges give
+    a review its id when it is begun, and others may be submitted before it.
+    """
+
+
+class Session(Frozen):
+    """The agent CLI's session, which a later round resumes."""
+
+    id: str
+    totals: Usage = Usage()
+    """The CLI's running totals, as it last told them."""
+
+
+_FLAT: Mapping[str, Mapping[str, str]] = {
+    "holder": {
+        "host": "assigned_host",
+        "machine": "machine",
+        "agent": "assigned_agent",
+        "request_key": "request_key",
+        "claim": "claim",
+    },
+    "review": {
+        "count": "review_count",
+        "pull_request": "pull_request",
+        "notes": "reviews",
+        "answered": "reviewed",
+    },
+    "session": {"id": "session_id", "totals": "session_totals"},
+}
+"""Part of a status → its fields, by the names they have in the file, where all stand in one list."""
+
+
 class Status(Frozen):
     """Where a task stands: one file under `fleet-state/tasks/`, at the path of its spec."""
 
@@ -117,21 +187,11 @@ class Status(Frozen):
     """Attempts in a row that ended and counted as no failure: a quota, a lost lease, an end from outside."""
     failed_starts: Total = 0
     """Starts in a row that failed by a fault of a host; they do not count as failures."""
-    review_count: Total = 0
-    """Rounds of requested changes."""
     run: str | None = None
     """Key of the last run: `<task>.g<generation>.a<attempt>`."""
     slots: Total = 1
     """Slots of its host that it takes."""
-    assigned_host: str | None = None
-    machine: str | None = None
-    """Of a run on a local host: which reconciler's machine that is; no other can reach it."""
-    assigned_agent: str | None = None
-    """Of a run that an outside agent pulled: which one; there is no host then."""
-    request_key: str | None = None
-    """With which it asked: asking again with the same gets the same answer."""
-    claim: Claim | None = None
-    """What it said came of it; it is checked then."""
+    holder: RunHolder | None = None
     adapter: str | None = None
     model: str | None = None
     repo: str | None = None
@@ -141,15 +201,8 @@ class Status(Frozen):
     """Commit of another task's branch that the attempt begins on; the base branch if None."""
     base_commit: str | None = None
     head_commit: str | None = None
-    pull_request: PullRequest | None = None
-    reviews: tuple[ReviewNote, ...] = ()
-    """What the last round of requested changes asked for."""
-    reviewed: tuple[Id, ...] = ()
-    """
-    Ids of the reviews that were answered. A last one would not do: forges give
-    a review its id when it is begun, and others may be submitted before it.
-    """
-    session_id: str | None = None
+    review: Annotated[ReviewState, Field(strict=False)] = ReviewState()
+    session: Annotated[Session | None, Field(strict=False)] = None
     not_before: Time | None = None
     """No new run before this time: backoff, or a quota."""
     due_at: Time | None = None
@@ -161,8 +214,6 @@ class Status(Frozen):
     """The agent's last words on work that was delivered or completed."""
     usage: Usage = Usage()
     """All runs together."""
-    session_totals: Usage = Usage()
-    """The CLI's running totals of the session, as it last told them."""
     prompt_sha256: str | None = None
     """Of the last round's prompt."""
     last_activity_at: Time | None = None
@@ -170,6 +221,46 @@ class Status(Frozen):
     """Copied from the spec, which may be gone when it is needed."""
     removed: bool = False
     """Tombstone: the spec is gone; this file goes when everything is cleaned up."""
+
+    @property
+    def assigned_host(self) -> str | None:
+        """The host of the last run; None if a worker has it, or there was none."""
+        return self.holder.host if isinstance(self.holder, OnHost) else None
+
+    @property
+    def assigned_agent(self) -> str | None:
+        """The agent of the last run, if a worker took it."""
+        return self.holder.agent if isinstance(self.holder, AtWorker) else None
+
+    @property
+    def claim(self) -> Claim | None:
+        """What the worker said came of the last run; None if it has not, or no worker took it."""
+        return self.holder.claim if isinstance(self.holder, AtWorker) else None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, values: Any) -> Any:
+        """Put together the parts of a status that was read from its file."""
+        if not isinstance(values, dict):
+            return values
+        rest = dict(values)
+        for part, names in _FLAT.items():
+            taken = {field: rest.pop(name, None) for field, name in names.items()}
+            if given := {field: value for field, value in taken.items() if value is not None}:
+                rest[part] = given
+        return rest
+
+    @model_serializer(mode="wrap")
+    def _spread(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Write the parts as the file has them; what a part does not have is a default, and null."""
+        flat: dict[str, Any] = {}
+        for part, value in dump(self).items():
+            if part not in _FLAT:
+                flat[part] = value
+                continue
+            given, is_short = value or {}, info.exclude_defaults
+            flat |= {key: given.get(own) for own, key in _FLAT[part].items() if own in given or not is_short}
+        return flat
 
 
 class HostCli(Frozen):
@@ -274,4 +365,5 @@ class Observed:
 
     def can_reach(self, status: Status) -> bool:
         """Return whether a run is not on the own machine of another reconciler."""
-        return self.takes_over or None in {self.machine, status.machine} or self.machine == status.machine
+        machine = status.holder.machine if isinstance(status.holder, OnHost) else None
+        return self.takes_over or None in {self.machine, machine} or self.machine == machine

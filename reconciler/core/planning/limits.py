@@ -102,7 +102,7 @@ def with_expenses(
     total = dict(spent)
     for step in steps:
         usage, paying = _expense(step)
-        if step.event.at >= since and usage != Usage():
+        if step.event.origin.at >= since and usage != Usage():
             total |= {scope: total.get(scope, Usage()) + usage for scope in paying}
     return total
 

@@ -175,7 +175,7 @@ def _candidate(task: Task, status: Status | None, host: Host, free: int, load: f
 def _resumes(task: Task, status: Status | None, host: Host) -> bool:
     return (
         status is not None
-        and status.session_id is not None
+        and status.session is not None
         and (status.assigned_host, status.adapter) == (host.name, task.adapter)
     )
 
@@ -185,7 +185,7 @@ def _failed(status: Status | None, host: Host) -> bool:
     return (
         status is not None
         and status.assigned_host == host.name
-        and status.session_id is None
+        and status.session is None
         and status.failure is not None
         and status.failure.kind is not FailureClass.QUOTA
     )

@@ -22,6 +22,7 @@ from reconciler.core.events import (
     Created,
     Escalated,
     Event,
+    Origin,
     Removed,
     Renamed,
     Renewed,
@@ -35,7 +36,16 @@ from reconciler.core.faults import OUTCOME, culprits, fault_words
 from reconciler.core.lifecycle import Transition, fold, transition
 from reconciler.core.model.runs import run_key
 from reconciler.core.model.specs import Desired, DesiredState, Task
-from reconciler.core.model.status import LeaseRequest, Observed, Phase, Reason, Status, Waiting
+from reconciler.core.model.status import (
+    AtWorker,
+    LeaseRequest,
+    Observed,
+    OnHost,
+    Phase,
+    Reason,
+    Status,
+    Waiting,
+)
 from reconciler.core.planning.context import PlanContext, Wait, waiting
 from reconciler.core.planning.limits import budget_scopes, spent_today
 from reconciler.core.planning.liveness import host_loss, host_silence, silence_deadlines, worker_loss
@@ -43,7 +53,7 @@ from reconciler.core.planning.placement import Placement
 from reconciler.core.planning.schedule import JUMP, format_in, is_due_time, next_due
 from reconciler.core.planning.scheduler import Schedule, due, schedule
 from reconciler.core.runs.leases import CHECKING, is_to_check
-from reconciler.core.runs.start_point import origin, pull_bases
+from reconciler.core.runs.start_point import pull_bases, start_commit
 from reconciler.core.times import format_time
 
 FEW = 2
@@ -66,7 +76,7 @@ class RecordEvent:
     @property
     def reason(self) -> str:
         """Why, in words."""
-        return self.event.reason
+        return self.event.origin.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +94,7 @@ class StartRun:
     @property
     def reason(self) -> str:
         """Why there, in words."""
-        return self.event.reason
+        return self.event.origin.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +259,7 @@ def _renames(
             gone.remove(old)
             new.remove(name)
             past = observed.past.get(name, 0)
-            yield Renamed(task=name, old=old, at=now, attempt=past, reason=f"the spec moved from {old}")
+            yield Renamed(task=name, old=old, origin=Origin(now, f"the spec moved from {old}"), attempt=past)
 
 
 def _has_spec(desired: Desired, name: str) -> bool:
@@ -313,9 +323,17 @@ def _spec_change(context: PlanContext, name: str, status: Status | None) -> Even
         return None if status is None else _removal(context, name, status)
     if status is None:
         past = context.observed.past.get(name, 0)
-        return Created(task=name, at=now, spec=spec, attempt=past, reason="a new spec")
+        return Created(
+            task=name,
+            origin=Origin(now, "a new spec"),
+            spec=spec,
+            attempt=past,
+        )
     if status.removed:
-        return Restored(task=name, at=now, reason="the spec came back")
+        return Restored(
+            task=name,
+            origin=Origin(now, "the spec came back"),
+        )
     return (
         host_loss(context, spec, status) or _answer(name, spec, status, now) or _next_time(spec, status, now)
     )
@@ -323,24 +341,27 @@ def _spec_change(context: PlanContext, name: str, status: Status | None) -> Even
 
 def _answer(name: str, spec: Task, status: Status, now: datetime) -> Event | None:
     if _is_asked_again(spec, status):
-        return Renewed(task=name, at=now, spec=spec, reason="asked for again by a new spec")
+        return Renewed(task=name, origin=Origin(now, "asked for again by a new spec"), spec=spec)
     if _is_behind(spec, status):
-        return SpecChanged(task=name, at=now, spec=spec, reason=f"the spec is {spec.generation[:8]} now")
+        return SpecChanged(task=name, origin=Origin(now, f"the spec is {spec.generation[:8]} now"), spec=spec)
     if spec.desired is DesiredState.CANCELLED and status.phase in {Phase.CREATED, Phase.REVIEW_PENDING}:
-        return Cancelled(task=name, at=now, reason="cancelled in the spec", spec=spec)
+        return Cancelled(task=name, origin=Origin(now, "cancelled in the spec"), spec=spec)
     if status.phase is Phase.CREATED and (spent := overspent(spec.budget, status.usage)):
-        return Escalated(task=name, at=now, reason=f"{spent}; raise the budget, then retry")
+        return Escalated(task=name, origin=Origin(now, f"{spent}; raise the budget, then retry"))
     return None
 
 
 def _removal(context: PlanContext, name: str, status: Status) -> Event | None:
     now = context.now
     if not status.removed:
-        return SpecRemoved(task=name, at=now, reason="the spec was removed")
+        return SpecRemoved(task=name, origin=Origin(now, "the spec was removed"))
     if status.on_delete == "orphan" and status.phase.is_live:
-        return Removed(task=name, at=now, reason="removed; its run is let go of (on_delete: orphan)")
+        return Removed(task=name, origin=Origin(now, "removed; its run is let go of (on_delete: orphan)"))
     if not status.phase.is_live:
-        return Removed(task=name, at=now, reason="removed; nothing of it runs")
+        return Removed(
+            task=name,
+            origin=Origin(now, "removed; nothing of it runs"),
+        )
     return worker_loss(context, name, None, status)
 
 
@@ -403,7 +424,7 @@ def _next_time(spec: Task, status: Status, now: datetime) -> Event | None:
     if due_at > now or status.phase is Phase.CREATED:
         return None
     reason = f"due {format_in(due_at, spec.timezone)}"
-    return Renewed(task=spec.name, at=now, spec=spec, cause="clock", reason=reason)
+    return Renewed(task=spec.name, origin=Origin(now, reason, cause="clock"), spec=spec)
 
 
 def _keeps_schedule(spec: Task, status: Status) -> bool:
@@ -436,7 +457,7 @@ def _scheduled(spec: Task, schedule: str, status: Status, now: datetime) -> Even
     words = f"due {format_in(upcoming, spec.timezone)}"
     wait = Waiting(reason=Reason.SCHEDULE, message=words, since=now) if status.phase.is_settled else None
     reason = words + ("; what came due while it was at work is skipped" if is_skipped else "")
-    return Scheduled(task=spec.name, at=now, due_at=upcoming, waiting=wait, cause="clock", reason=reason)
+    return Scheduled(task=spec.name, origin=Origin(now, reason, cause="clock"), due_at=upcoming, waiting=wait)
 
 
 def _skips_days(spec: Task, schedule: str, status: Status, now: datetime) -> bool:
@@ -459,7 +480,7 @@ def _givings_up(steps: Iterable[Transition]) -> Iterator[StopRun]:
     """Yield a stop for every run that its task goes on without: it may be alive on a host that is silent."""
     for step in steps:
         if step.before and step.after and step.before.phase.is_live and not step.after.phase.is_live:
-            yield StopRun(step.task, *_round(step.before), step.event.reason)
+            yield StopRun(step.task, *_round(step.before), step.event.origin.reason)
 
 
 def _stops(context: PlanContext) -> Iterator[StopRun]:
@@ -643,7 +664,11 @@ def _waiting_changes(
         before, after = context.statuses[name].waiting, waiting.get(name)
         if before != after:
             reason = after.message if after else "waits for nothing any more"
-            yield WaitingChanged(task=name, at=context.now, waiting=after, reason=reason)
+            yield WaitingChanged(
+                task=name,
+                origin=Origin(context.now, reason),
+                waiting=after,
+            )
 
 
 # --- New runs --------------------------------------------------------------
@@ -662,41 +687,40 @@ def _handout(context: PlanContext, name: str, lease_request: LeaseRequest) -> St
     spec, attempt = context.desired.tasks[name], context.statuses[name].attempt + 1
     event = Assigned(
         task=name,
-        at=context.now,
-        cause="agent",
-        actor=lease_request.agent,
-        reason=f"attempt {attempt} is pulled by agent {lease_request.agent}",
+        origin=Origin(
+            context.now,
+            f"attempt {attempt} is pulled by agent {lease_request.agent}",
+            cause="agent",
+            actor=lease_request.agent,
+        ),
         run=run_key(name, spec.generation, attempt),
-        host="",
+        holder=AtWorker(agent=lease_request.agent, request_key=lease_request.request_key),
         spec=spec,
-        agent=lease_request.agent,
-        request_key=lease_request.request_key,
-        start_from=_origin(context, spec),
+        start_from=_start_commit(context, spec),
     )
     return StartRun(event, Placement())
 
 
 def _start_on_host(context: PlanContext, name: str, placement: Placement) -> StartRun:
     spec, best = context.desired.tasks[name], placement.ranked[0]
-    attempt, start_from = context.statuses[name].attempt + 1, _origin(context, spec)
+    attempt, start_from = context.statuses[name].attempt + 1, _start_commit(context, spec)
     where = f"; it begins on {spec.start_from} ({start_from[:8]})" if start_from else ""
+    machine = context.observed.machine if context.desired.hosts[best.host].is_local else None
     event = Assigned(
         task=name,
-        at=context.now,
-        reason=f"attempt {attempt} on {best.host}: {best.why}{where}",
+        origin=Origin(context.now, f"attempt {attempt} on {best.host}: {best.why}{where}"),
         start_from=start_from,
         run=run_key(name, spec.generation, attempt),
-        host=best.host,
+        holder=OnHost(host=best.host, machine=machine),
         spec=spec,
-        machine=context.observed.machine if context.desired.hosts[best.host].is_local else None,
     )
     return StartRun(event, placement)
 
 
-def _origin(context: PlanContext, spec: Task) -> str | None:
+def _start_commit(context: PlanContext, spec: Task) -> str | None:
     """Return the commit of another task's branch that a run begins on."""
     statuses = context.statuses if spec.start_from in context.names else context.observed.statuses
-    return origin(spec, context.desired, statuses)
+    return start_commit(spec, context.desired, statuses)
 
 
 def _times(context: PlanContext, waits: Mapping[str, Wait]) -> Iterator[datetime]:

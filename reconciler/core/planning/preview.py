@@ -25,7 +25,7 @@ from reconciler.core.events import (
 )
 from reconciler.core.forge.markdown import code, fenced
 from reconciler.core.model.specs import Desired
-from reconciler.core.model.status import Observed
+from reconciler.core.model.status import Observed, OnHost, RunHolder
 from reconciler.core.planning.plan import Plan, RecordEvent, StartRun, StopRun, plan
 from reconciler.core.text import one_line
 
@@ -71,11 +71,15 @@ def actions(plan: Plan) -> Iterator[PlanLine]:
     for action in plan.actions:
         match action:
             case StartRun():
-                yield PlanLine("start", action.task, action.event.host, action.reason)
+                yield PlanLine("start", action.task, _host(action.event.holder), action.reason)
             case StopRun():
                 yield PlanLine("stop", action.task, "", action.reason)
             case RecordEvent() if type(action.event) in VERBS:
                 yield PlanLine(VERBS[type(action.event)], action.task, "", action.reason)
+
+
+def _host(holder: RunHolder) -> str:
+    return holder.host if isinstance(holder, OnHost) else ""
 
 
 def _waits(plan: Plan) -> Iterator[PlanLine]:

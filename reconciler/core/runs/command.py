@@ -65,7 +65,7 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         stack=status.start_from,
         expected_head=status.head_commit,
         session_id=session,
-        session_totals=status.session_totals if session else Usage(),
+        session_totals=status.session.totals if session and status.session else Usage(),
         validation=task.validation,
         timeout=min(task.timeout, adapter.limits.time or task.timeout),
         stall_timeout=task.stall_timeout,
@@ -117,7 +117,7 @@ def build_prompt(task: Task, status: Status, desired: Desired) -> str:
 
 def _quotes(status: Status) -> Sequence[Quote]:
     """Return what reviewers wrote, as data."""
-    return [_quote(note) for note in status.reviews] if status.review_count else []
+    return [_quote(note) for note in status.review.notes] if status.review.count else []
 
 
 def _quote(note: ReviewNote) -> Quote:
@@ -134,7 +134,7 @@ def _quote(note: ReviewNote) -> Quote:
 
 def _start_from(status: Status) -> str | None:
     """Return the commit to go on from: that of a branch that was in review, or of another task's."""
-    return status.head_commit if status.review_count else status.start_from
+    return status.head_commit if status.review.count else status.start_from
 
 
 def localize(argv: Iterable[str], *, workdir: str, prompt_file: str) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ def localize(argv: Iterable[str], *, workdir: str, prompt_file: str) -> tuple[st
 
 def resumed_session(adapter: Adapter, status: Status) -> str | None:
     """Return the session that the round goes on with; None for a new one."""
-    return status.session_id if adapter.resume else None
+    return status.session.id if adapter.resume and status.session else None
 
 
 def check_adapter(adapter: Adapter) -> list[str]:

@@ -7,9 +7,8 @@ answer is an event of the lifecycle.
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from reconciler.core.adapter import overspent
 from reconciler.core.events import (
@@ -20,6 +19,7 @@ from reconciler.core.events import (
     Event,
     Failed,
     FixRequested,
+    Origin,
     Released,
     Retried,
     RunEnded,
@@ -63,12 +63,14 @@ def next_event(
     """
     if not status.phase.is_live or (ended.run, ended.round) != (status.run, status.round):
         return None
-    case = _Case(task, status, ended, now, fleet)
+    case = _EndedRound(task, status, ended, now, fleet)
     if is_unwanted(task, status):
         return Cancelled(
-            **case.head("the run ended after its task was cancelled or removed"), report=case.report
+            task=case.name,
+            origin=case.origin("the run ended after its task was cancelled or removed"),
+            report=case.report,
         )
-    if status.pull_request and case.report.touched:
+    if status.review.pull_request and case.report.touched:
         return _touched(case, case.report.touched)
     failure = case.failure()
     return _done(case) if failure is None else _DECISIONS[failure.kind](case, failure)
@@ -88,14 +90,14 @@ def host_lost(task: Task, status: Status, words: str, now: datetime, fleet: Flee
     Nothing is known of the run, so nothing of it is recorded. Should it bring
     something after all, that is not the task's current run any more.
     """
-    head: dict[str, Any] = {"task": task.name, "at": now, "cause": "clock", "reason": one_line(words)}
+    origin = Origin(now, one_line(words), "clock")
     run, failure = status.run or "", Failure(kind=FailureClass.HOST, message=one_line(words))
     if is_unwanted(task, status):
-        return Cancelled(**head)
+        return Cancelled(task=task.name, origin=origin)
     if task.disconnect == "fail" or status.failures >= task.retries:
-        return Failed(**head, run=run, failure=failure)
+        return Failed(task=task.name, origin=origin, run=run, failure=failure)
     until = now + _wait(status, run, fleet)
-    return Retried(**head, run=run, failure=failure, report=None, not_before=until)
+    return Retried(task=task.name, origin=origin, run=run, failure=failure, report=None, not_before=until)
 
 
 def bounded(event: Retried | Released, status: Status) -> Event:
@@ -103,16 +105,13 @@ def bounded(event: Retried | Released, status: Status) -> Event:
     if status.uncounted < UNCOUNTED:
         return event
     words = (
-        f"{event.reason}; {UNCOUNTED + 1} attempts in a row ended in ways that count as no failure, and "
-        f"there are no more: see what keeps it, then `reconciler retry {event.task}`"
+        f"{event.origin.reason}; {UNCOUNTED + 1} attempts in a row ended in ways that count as no failure, "
+        f"and there are no more: see what keeps it, then `reconciler retry {event.task}`"
     )
     kind = event.failure.kind if isinstance(event, Retried) else FailureClass.CANCELLED
     return Failed(
         task=event.task,
-        at=event.at,
-        reason=one_line(words),
-        cause=event.cause,
-        actor=event.actor,
+        origin=replace(event.origin, reason=one_line(words)),
         run=event.run,
         failure=Failure(kind=kind, message=one_line(words)),
         report=event.report,
@@ -141,7 +140,7 @@ def backoff(attempt: int, *, base: timedelta, cap: timedelta, key: str) -> timed
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
+class _EndedRound:
     """Everything a decision looks at."""
 
     task: Task | None
@@ -161,14 +160,17 @@ class _Case:
         return self.task.model_copy(update={"retries": 0, "fix_attempts": 0})
 
     @property
+    def name(self) -> str:
+        return self.ended.task
+
+    @property
     def run(self) -> str:
         return self.ended.run
 
-    def head(self, reason: str) -> dict[str, Any]:
-        """Return what every event begins with."""
-        agent = self.status.assigned_agent
-        who = {"cause": "agent", "actor": agent} if agent else {"cause": "host"}
-        return {"task": self.ended.task, "at": self.ended.at, "reason": one_line(reason), **who}
+    def origin(self, reason: str) -> Origin:
+        """Return where an event comes from: the agent that reported, or the host that was asked."""
+        at, words, agent = self.ended.at, one_line(reason), self.status.assigned_agent
+        return Origin(at, words, "agent", agent) if agent else Origin(at, words, "host")
 
     def failure(self) -> Failure | None:
         """Return why the round did not succeed; None if it did."""
@@ -186,7 +188,7 @@ class _Case:
     def nothing_new(self) -> str | None:
         """Return, in words, that there is nothing to show for the round; None if there is, or need not be."""
         head, has_review = self.status.head_commit or "", self.terms.review != "none"
-        if has_review and self.status.review_count and self.report.head_commit in {None, head}:
+        if has_review and self.status.review.count and self.report.head_commit in {None, head}:
             return f"changes were requested, but the agent made none: the branch is still at {head[:8]}"
         if self.report.commits or self.terms.allow_empty:
             return None
@@ -204,40 +206,48 @@ class _Case:
 # --- Decisions -------------------------------------------------------------
 
 
-def _touched(case: _Case, head: str) -> Event:
+def _touched(case: _EndedRound, head: str) -> Event:
     """Leave the branch to whoever pushed to it meanwhile."""
     words = (
         f"somebody pushed {head[:8]} to {case.status.branch_name} while the agent worked; what it did is "
         "not delivered, and it pauses until a review asks for changes"
     )
-    return BranchTouched(**case.head(words), head=head, report=case.report)
+    return BranchTouched(task=case.name, origin=case.origin(words), head=head, report=case.report)
 
 
-def _done(case: _Case) -> Event:
+def _done(case: _EndedRound) -> Event:
     report = case.report
     checked = "validated" if report.checks else "no validation asked for"
-    if case.terms.review != "none" and (report.commits or case.status.review_count):
-        return Submitted(**case.head(f"delivered, {checked}; waits for review"), run=case.run, report=report)
+    if case.terms.review != "none" and (report.commits or case.status.review.count):
+        return Submitted(
+            task=case.name,
+            origin=case.origin(f"delivered, {checked}; waits for review"),
+            run=case.run,
+            report=report,
+        )
     changed = ", nothing changed" if case.status.repo and not report.commits else ""
-    return Completed(**case.head(f"done{changed}: {checked}, no review asked for"), report=report)
+    return Completed(
+        task=case.name, origin=case.origin(f"done{changed}: {checked}, no review asked for"), report=report
+    )
 
 
-def _mend_or_again(case: _Case, failure: Failure) -> Event:
+def _mend_or_again(case: _EndedRound, failure: Failure) -> Event:
     """Hand a failed validation back to the same session as often as the task allows, if it is still there."""
     if case.status.assigned_agent or case.status.round > case.terms.fix_attempts:
         return _again(case, failure)
     spent = overspent(case.terms.budget, case.status.usage + case.report.verdict.usage)
     if spent is not None:
         return _a_person(case, Failure(kind=FailureClass.BUDGET, message=f"{spent}; {failure.message}"))
-    return FixRequested(**case.head(failure.message), run=case.run, report=case.report)
+    return FixRequested(task=case.name, origin=case.origin(failure.message), run=case.run, report=case.report)
 
 
-def _again(case: _Case, failure: Failure) -> Event:
+def _again(case: _EndedRound, failure: Failure) -> Event:
     """Try again after a while as often as the task allows; placement goes elsewhere if it can."""
     if case.status.failures >= case.terms.retries:
         return _given_up(case, failure)
     return Retried(
-        **case.head(failure.message),
+        task=case.name,
+        origin=case.origin(failure.message),
         run=case.run,
         failure=failure,
         report=case.report,
@@ -245,14 +255,15 @@ def _again(case: _Case, failure: Failure) -> Event:
     )
 
 
-def _elsewhere(case: _Case, failure: Failure) -> Event:
+def _elsewhere(case: _EndedRound, failure: Failure) -> Event:
     """Try again where a run can start: that a host is broken is no failure of the task, but not for ever."""
     starts = case.status.failed_starts
     if case.report.started or starts >= MOST_FAILED_STARTS:
         return _again(case, failure)
     wait = backoff(starts + 1, base=case.fleet.backoff, cap=case.fleet.backoff_cap, key=case.run)
     again = Retried(
-        **case.head(f"the run could not start, which counts as no attempt: {failure.message}"),
+        task=case.name,
+        origin=case.origin(f"the run could not start, which counts as no attempt: {failure.message}"),
         run=case.run,
         failure=failure,
         report=case.report,
@@ -266,13 +277,14 @@ def _wait(status: Status, run: str, fleet: FleetSpec) -> timedelta:
     return backoff(status.failures + 1, base=fleet.backoff, cap=fleet.backoff_cap, key=run)
 
 
-def _later(case: _Case, failure: Failure) -> Event:
+def _later(case: _EndedRound, failure: Failure) -> Event:
     """Wait for a quota; that is nobody's failure and counts as none."""
     retry_at = case.report.verdict.retry_at
     wait = min(QUOTA_WAIT * 2 ** min(case.status.uncounted, 16), QUOTA_MOST)
     until = max(retry_at, case.now + QUOTA_LEAST) if retry_at else case.now + wait
     again = Retried(
-        **case.head(f"{failure.message}; waits until {format_time(until)}"),
+        task=case.name,
+        origin=case.origin(f"{failure.message}; waits until {format_time(until)}"),
         run=case.run,
         failure=failure,
         report=case.report,
@@ -282,18 +294,20 @@ def _later(case: _Case, failure: Failure) -> Event:
     return bounded(again, case.status)
 
 
-def _given_up(case: _Case, failure: Failure) -> Event:
-    return Failed(**case.head(failure.message), run=case.run, failure=failure, report=case.report)
+def _given_up(case: _EndedRound, failure: Failure) -> Event:
+    return Failed(
+        task=case.name, origin=case.origin(failure.message), run=case.run, failure=failure, report=case.report
+    )
 
 
-def _a_person(case: _Case, failure: Failure) -> Event:
-    return Escalated(**case.head(failure.message), failure=failure, report=case.report)
+def _a_person(case: _EndedRound, failure: Failure) -> Event:
+    return Escalated(task=case.name, origin=case.origin(failure.message), failure=failure, report=case.report)
 
 
-def _stopped(case: _Case, failure: Failure) -> Event:
+def _stopped(case: _EndedRound, failure: Failure) -> Event:
     """Let go of a run that was stopped; what the spec wants now decides how it goes on."""
     if case.status.removed:
-        return Cancelled(**case.head(failure.message), report=case.report)
+        return Cancelled(task=case.name, origin=case.origin(failure.message), report=case.report)
     if case.status.claim:
         return _given_back(case, failure)
     is_wanted = (
@@ -301,7 +315,13 @@ def _stopped(case: _Case, failure: Failure) -> Event:
         or case.task.desired is not DesiredState.ACTIVE
         or _is_changed(case.task, case.status)
     )
-    released = Released(**case.head(failure.message), run=case.run, report=case.report, is_wanted=is_wanted)
+    released = Released(
+        task=case.name,
+        origin=case.origin(failure.message),
+        run=case.run,
+        report=case.report,
+        is_wanted=is_wanted,
+    )
     return released if is_wanted else bounded(released, case.status)
 
 
@@ -309,12 +329,13 @@ def _is_changed(task: Task, status: Status) -> bool:
     return task.on_change == "restart" and task.generation != status.generation
 
 
-def _given_back(case: _Case, failure: Failure) -> Event:
+def _given_back(case: _EndedRound, failure: Failure) -> Event:
     """Offer a task again that its agent gave back; not at once, or that agent takes it for ever."""
     fleet, attempt = case.fleet, case.status.attempt
     wait = backoff(attempt, base=fleet.backoff, cap=fleet.backoff_cap, key=case.run)
     again = Retried(
-        **case.head(f"agent {case.status.assigned_agent} gave it back: {failure.message}"),
+        task=case.name,
+        origin=case.origin(f"agent {case.status.assigned_agent} gave it back: {failure.message}"),
         run=case.run,
         failure=failure,
         report=case.report,
@@ -324,7 +345,7 @@ def _given_back(case: _Case, failure: Failure) -> Event:
     return bounded(again, case.status)
 
 
-_DECISIONS: Mapping[FailureClass, Callable[[_Case, Failure], Event]] = {
+_DECISIONS: Mapping[FailureClass, Callable[[_EndedRound, Failure], Event]] = {
     FailureClass.VALIDATION: _mend_or_again,
     FailureClass.AGENT: _again,
     FailureClass.TIMEOUT: _again,

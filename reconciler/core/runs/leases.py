@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime, timedelta
-from typing import Any
 
 from reconciler.core.errors import LeaseLost, NotFound, NotNow
 from reconciler.core.events import (
     Cancelled,
     Event,
     Failed,
+    Origin,
     Reported,
     Retried,
     RunEnded,
@@ -178,15 +178,15 @@ def report_event(
         raise NotNow(
             f"task {report.task}: you reported {status.claim.outcome} already, and that is being checked"
         )
-    head: dict[str, Any] = {"task": report.task, "at": report.at, "cause": "agent", "actor": report.agent}
     run = status.run or ""
     if report.claim is None:
+        origin = Origin(report.at, f"agent {report.agent} began", "agent", report.agent)
         begins = status.phase is Phase.ASSIGNED
-        return (Started(**head, run=run, reason=f"agent {report.agent} began"),) if begins else ()
+        return (Started(task=report.task, origin=origin, run=run),) if begins else ()
     verdict = verdict_of(status, report.claim)
     waiting = Waiting(reason=Reason.CHECK, message=CHECKING, since=report.at) if verdict is None else None
-    words = _claim_text(report.agent, report.claim)
-    reported = Reported(**head, run=run, claim=report.claim, waiting=waiting, reason=words)
+    origin = Origin(report.at, _claim_text(report.agent, report.claim), "agent", report.agent)
+    reported = Reported(task=report.task, origin=origin, run=run, claim=report.claim, waiting=waiting)
     after = transition(status, reported)
     if after is None or verdict is None:
         return (reported,)
@@ -274,14 +274,16 @@ def lease_lost(
         if spec and is_late
         else f"agent {agent} was not heard of for {format_duration(fleet.lease)}"
     )
-    head: dict[str, Any] = {"task": name, "at": now, "cause": "clock", "reason": words}
+    origin = Origin(now, words, "clock")
     if is_unwanted(spec, status):
-        return Cancelled(**head)
+        return Cancelled(task=name, origin=origin)
     failure = Failure(kind=FailureClass.TIMEOUT if is_late else FailureClass.HOST, message=words)
     counts = spec is not None and (is_late or spec.disconnect != "wait")
     is_last = spec is None or status.failures >= spec.retries or (not is_late and spec.disconnect == "fail")
     if counts and is_last:
-        return Failed(**head, run=run, failure=failure)
+        return Failed(task=name, origin=origin, run=run, failure=failure)
     wait = backoff(status.attempt, base=fleet.backoff, cap=fleet.backoff_cap, key=run)
-    again = Retried(**head, run=run, failure=failure, report=None, not_before=now + wait, counts=counts)
+    again = Retried(
+        task=name, origin=origin, run=run, failure=failure, report=None, not_before=now + wait, counts=counts
+    )
     return again if counts else bounded(again, status)

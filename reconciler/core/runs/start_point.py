@@ -15,7 +15,7 @@ def is_delivered(status: Status | None) -> bool:
     return status is not None and status.phase in _DELIVERED
 
 
-def origin(task: Task, desired: Desired, statuses: Mapping[str, Status]) -> str | None:
+def start_commit(task: Task, desired: Desired, statuses: Mapping[str, Status]) -> str | None:
     """Return the commit that a run of a task begins on; None for the base branch."""
     before = statuses.get(task.start_from or "")
     if before is None or not is_delivered(before) or _is_merged(task, desired, before):
