@@ -40,7 +40,7 @@ def make_app(
     """
     Return the app; `server.running` serves it.
 
-    `last_use` is a file of the data folder. Call `app.ctx.knock()` whenever
+    `last_use` is a file of the data folder. Call `app.ctx.notify()` whenever
     something went on record, so that those who listen hear of it at once.
     """
     app, closing, tail = bare_app(), Closing(), Tail(shelf.record)

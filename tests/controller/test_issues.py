@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -11,7 +12,7 @@ import pytest
 from reconciler import clock
 from reconciler.controller.issues import IssueController
 from reconciler.core.adapter import Secret
-from reconciler.core.errors import Conflict, Unavailable
+from reconciler.core.errors import Conflict, ReconcilerError, Unavailable
 from reconciler.core.forge.model import Issue, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.specs import Desired, FleetSpec, Forge, Host, IssueRules, Repo, TaskSpec
 from reconciler.core.model.status import Phase, Status
@@ -143,7 +144,8 @@ class Scene:
         return [comment.body for comment in self.site.comments if comment.key]
 
     async def look(self) -> None:
-        await self.intake.look(self.office.desired.repos["calc"])
+        with suppress(ReconcilerError):  # the poller says so in the log
+            await self.intake.poll(self.office.desired.repos["calc"])
 
     def is_on_record(self, phase: Phase, name: str = NAME, **fields: object) -> None:
         known = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
@@ -561,7 +563,7 @@ async def test_a_command_waits_for_an_edit_of_its_issue_that_came_before_it(scen
 # --- When ------------------------------------------------------------------
 
 
-async def test_repos_are_looked_at_from_time_to_time_and_at_once_after_a_knock(scene):
+async def test_repos_are_looked_at_from_time_to_time_and_at_once_when_notified(scene):
     looks: asyncio.Queue[None] = asyncio.Queue()
     waits: asyncio.Queue[timedelta] = asyncio.Queue()
 
@@ -575,15 +577,15 @@ async def test_repos_are_looked_at_from_time_to_time_and_at_once_after_a_knock(s
 
     scene.forges.issues = issues
     scene.office.desired = fleet(calc="tools/calc", twin="Tools/Calc")
-    intake = replace(scene.intake, pause=pause)
-    work = asyncio.create_task(intake.run())
+    poller = scene.intake.poller
+    work = asyncio.create_task(poller.run(pause))
     await looks.get()
     while await waits.get() != timedelta(minutes=1):
         pass
 
-    intake.notify("calc")
+    poller.notify(["calc"])
     await looks.get()
-    intake.notify()
+    poller.notify(poller.subjects())
     await looks.get()
 
     work.cancel()
@@ -605,12 +607,12 @@ async def test_repos_of_new_specs_are_looked_at_at_once(scene):
 
     scene.forges.issues = issues
     scene.office.desired = Desired()  # nothing was read so far
-    intake = replace(scene.intake, pause=pause)
-    work = asyncio.create_task(intake.run())
+    poller = scene.intake.poller
+    work = asyncio.create_task(poller.run(pause))
     await waits.get()
 
     scene.office.desired = fleet(calc="tools/calc")
-    intake.turn()
+    poller.notify()
 
     assert await looks.get() == "tools/calc"
     work.cancel()
@@ -628,7 +630,7 @@ async def test_without_rules_for_issues_no_forge_is_asked(scene):
     scene.add(issue())
     scene.office.desired = replace(scene.office.desired, fleet=FleetSpec())
 
-    work = asyncio.create_task(replace(scene.intake, pause=pause).run())
+    work = asyncio.create_task(scene.intake.poller.run(pause))
     longest = [await waits.get() for _ in range(3)]
     await scene.look()
     work.cancel()

@@ -10,6 +10,9 @@ from typing import Literal
 
 from reconciler.core.model.runs import ReviewNote
 
+FLEET_FORGE = ".fleet"
+"""What the fleet's own repository is called among those with a forge: no repo can have that name."""
+
 # --- What it says ----------------------------------------------------------
 
 
@@ -111,7 +114,7 @@ class Hint:
     place: str
     """Repository on the forge, as `Forge.repo` names it."""
     repos: tuple[str, ...] = ()
-    """Names under which the fleet knows it: of repos, and `.fleet` for its own repository."""
+    """Names under which the fleet knows it: of repos, and `FLEET_FORGE` for its own repository."""
     pull: int | None = None
     """Pull request that it is about."""
     issue: int | None = None
