@@ -28,11 +28,10 @@ from reconciler.controller.notify import notify, specs_poller
 from reconciler.controller.plan_preview import PlanPreview, ReadPull
 from reconciler.controller.poller import Poller
 from reconciler.controller.ports import ControllerSettings, Ports, Step
-from reconciler.core.adapter import Secret
-from reconciler.core.errors import Problem, Unavailable, UsageError
+from reconciler.core.errors import Problem, UsageError
 from reconciler.core.fields import format_time
-from reconciler.core.forge.model import FLEET_FORGE, PullRequestSnapshot
-from reconciler.core.model.specs import Desired, Forge, Host
+from reconciler.core.forge.model import PullRequestSnapshot
+from reconciler.core.model.specs import Desired, Host
 from reconciler.dispatch import environ
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.local import LocalTransport
@@ -41,8 +40,7 @@ from reconciler.dispatch.paths import local_folder
 from reconciler.dispatch.pool import TransportPool
 from reconciler.dispatch.prober import HostProber
 from reconciler.dispatch.repos import whole_url
-from reconciler.dispatch.retrying import StepFailed
-from reconciler.dispatch.secrets import find_secret, secret_variables
+from reconciler.dispatch.secrets import forge_secret, secret_variables
 from reconciler.dispatch.worker_logs import AgentLogs
 from reconciler.forge.forgejo import ForgeRegistry
 from reconciler.forge.journal import Journal
@@ -67,7 +65,7 @@ from reconciler.store.timeline import HistoryReader
 from reconciler.store.watch import ref_changes
 from reconciler.systemd import sd_notify, watchdog_interval
 
-__all__ = ["StopWhen", "forge_secret", "forges_of", "reconcile", "ways"]
+__all__ = ["StopWhen", "reconcile", "ways"]
 
 log = logging.getLogger(__name__)
 for _chatty in ("asyncssh", "httpx2", "watchfiles"):  # each connection, request, change of a file
@@ -374,14 +372,6 @@ def _task_address(settings: Settings) -> str:
     return f"{url}/api/v1/tasks/" if url else ""
 
 
-async def forge_secret(secret: Secret) -> str:
-    """Return a token or the secret of a webhook. Raises Unavailable, with what is missing."""
-    try:
-        return await find_secret("a secret of a forge", secret)
-    except StepFailed as error:
-        raise Unavailable(str(error)) from error
-
-
 # --- The HTTP API ----------------------------------------------------------
 
 
@@ -403,7 +393,7 @@ async def _api(
     web, cache = settings.web, fleet.cache
     listen = read_listen(web.listen, web.tls_cert, web.tls_key, behind_proxy=web.behind_proxy)
     hooks = WebhookReceiver(
-        lambda: forges_of(cache.desired),
+        cache,
         forge_secret,
         Journal(settings.data_dir / "hooks", clock.now),
         partial(notify, pulls=fleet.loop.controllers.pulls, pollers=fleet.pollers),
@@ -437,15 +427,6 @@ async def _check(fleet: _Fleet, path: str, text: str) -> Sequence[Problem]:
         {**files, path: File("100644", fleet.repository.blob_id(data), data)}, revision="proposed"
     )
     return [problem for problem in desired.problems if problem.path == path]
-
-
-# --- Webhooks --------------------------------------------------------------
-
-
-def forges_of(desired: Desired) -> Mapping[str, Forge]:
-    """Return the forges of a fleet by the name of the repo; that of its own repository as FLEET_FORGE."""
-    named = {name: repo.forge for name, repo in desired.repos.items()} | {FLEET_FORGE: desired.fleet.forge}
-    return {name: forge for name, forge in named.items() if forge is not None}
 
 
 async def _machine(settings: Settings, state: StateBranch) -> str:

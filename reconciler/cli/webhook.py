@@ -233,13 +233,13 @@ _OWN = "fleet"
 async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
     """Find the repository on its forge, and hang up at the end. Raises NotFound."""
     from reconciler.cli.session import open_fleet, spec_path
-    from reconciler.core.forge.model import FLEET_FORGE
+    from reconciler.core.model.specs import FLEET_FORGE
+    from reconciler.dispatch.secrets import forge_secret
     from reconciler.forge.forgejo import ForgeRegistry
-    from reconciler.serve import forge_secret, forges_of
     from reconciler.specs.parse import FLEET_FILE as SETTINGS
 
     async with open_fleet(context) as fleet:
-        known = forges_of((await fleet.recorded())[0])
+        known = (await fleet.recorded())[0].forges
         if repo == _OWN and repo not in known:
             repo = FLEET_FORGE
         if repo not in known and repo != FLEET_FORGE:

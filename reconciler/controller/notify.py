@@ -10,7 +10,8 @@ from reconciler.controller.inbox import Inbox
 from reconciler.controller.poller import Poller
 from reconciler.controller.ports import Clock
 from reconciler.controller.pull_requests import PullRequestController
-from reconciler.core.forge.model import FLEET_FORGE, Hint
+from reconciler.core.forge.model import Hint
+from reconciler.core.model.specs import FLEET_FORGE
 
 
 def notify(hint: Hint, pulls: PullRequestController, pollers: Iterable[Poller[Any]]) -> None:

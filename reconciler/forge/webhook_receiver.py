@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
+from reconciler.controller.ports import Controller
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Refused, Unavailable, UsageError
 from reconciler.core.forge.model import Hint
@@ -22,19 +23,19 @@ class WebhookReceiver:
     """
     Implements `controller.ports.Hooks`.
 
-    `forges` are those of the fleet now, by name of the repo, and `FLEET_FORGE`
-    for its own repository. A secret may have several lines during a rotation: each
-    is good. `notify` is called once for each delivery that is new.
+    The forges are those of the fleet as the controller knows it. A secret may
+    have several lines during a rotation: each is good. `notify` is called once
+    for each delivery that is new.
     """
 
     def __init__(
         self,
-        forges: Callable[[], Mapping[str, Forge]],
+        controller: Controller,
         secret: Callable[[Secret], Awaitable[str]],
         journal: Journal,
         notify: Callable[[Hint], None],
     ) -> None:
-        self._forges = forges
+        self._controller = controller
         self._secret = secret
         self._journal = journal
         self._notify = notify
@@ -71,7 +72,9 @@ class WebhookReceiver:
         Strangers may send many large bodies: each is digested once for each
         secret, however many repos share it, and not on the event loop.
         """
-        forges = {name: forge for name, forge in self._forges().items() if forge.webhook_secret}
+        forges = {
+            name: forge for name, forge in self._controller.desired.forges.items() if forge.webhook_secret
+        }
         known, problem = await self._all_words({forge.webhook_secret for forge in forges.values()})
         good = await asyncio.to_thread(
             has_valid_signature, body, headers, {word for words in known.values() for word in words}

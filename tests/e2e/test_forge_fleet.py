@@ -45,7 +45,7 @@ created
 created → assigned
 assigned → running
 running → review_pending
-review_pending, pull opened
+review_pending, pull request opened
 review_pending → created
 created → assigned
 assigned → running

@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Refused, Unavailable, UsageError
-from reconciler.core.model.specs import Forge
+from reconciler.core.model.specs import Desired, Forge, Repo
 from reconciler.forge.journal import Journal
 from reconciler.forge.webhook_receiver import WebhookReceiver
 from tests.fakes import FakeClock
@@ -32,7 +32,12 @@ class Door:
         self.asked: list[Secret] = []
         self.hints: list = []
         self.journal = Journal(folder, FakeClock())
-        self.hooks = WebhookReceiver(lambda: self.forges, self.secret, self.journal, self.hints.append)
+        self.hooks = WebhookReceiver(self, self.secret, self.journal, self.hints.append)
+
+    @property
+    def desired(self) -> Desired:
+        repos = {name: Repo(name=name, url="x", forge=forge) for name, forge in self.forges.items()}
+        return Desired(repos=repos)
 
     async def secret(self, secret: Secret) -> str:
         self.asked.append(secret)
@@ -62,7 +67,7 @@ async def test_a_signed_webhook_is_kept_and_handed_on_once(door):
 async def test_a_delivery_is_on_disk_before_it_is_handed_on_and_answered(door, tmp_path):
     on_disk = []
     door.hooks = WebhookReceiver(
-        lambda: door.forges,
+        door,
         door.secret,
         door.journal,
         lambda hint: on_disk.append(Journal(tmp_path, FakeClock()).recent()[0].hint == hint),

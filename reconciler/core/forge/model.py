@@ -10,9 +10,6 @@ from typing import Literal
 
 from reconciler.core.model.runs import ReviewNote
 
-FLEET_FORGE = ".fleet"
-"""What the fleet's own repository is called among those with a forge: no repo can have that name."""
-
 # --- What it says ----------------------------------------------------------
 
 
