@@ -29,9 +29,9 @@ from reconciler.controller.plan_preview import PlanPreview, ReadPull
 from reconciler.controller.poller import Poller
 from reconciler.controller.ports import ControllerSettings, Ports, Step
 from reconciler.core.errors import Problem, UsageError
-from reconciler.core.fields import format_time
-from reconciler.core.forge.model import PullRequestSnapshot
+from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.specs import Desired, Host
+from reconciler.core.times import format_time
 from reconciler.dispatch import environ
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.local import LocalTransport
@@ -55,13 +55,13 @@ from reconciler.specs.source import SpecSource, read_revision
 from reconciler.store.bot_commits import BotCommitter
 from reconciler.store.guarded_tree import GuardedTree
 from reconciler.store.high_water import HighWaterMarks
+from reconciler.store.history import HistoryReader
 from reconciler.store.leader import LeaderLease, LeaderMode, this_process
 from reconciler.store.merge_preview import PullTree
 from reconciler.store.presence import BEAT as TELL
 from reconciler.store.presence import Presence, PresenceFile
 from reconciler.store.remote_record import require_own_record
 from reconciler.store.state import StateBranch
-from reconciler.store.timeline import HistoryReader
 from reconciler.store.watch import ref_changes
 from reconciler.systemd import sd_notify, watchdog_interval
 

@@ -31,7 +31,9 @@ from reconciler.controller.ports import (
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.errors import Conflict, Problem, Unavailable
 from reconciler.core.events import Assigned, RunEnded, RunSeen
-from reconciler.core.forge.model import (
+from reconciler.core.hosts import HostChange
+from reconciler.core.lifecycle import Transition
+from reconciler.core.model.forge import (
     Comment,
     CommitStatus,
     ForgeView,
@@ -40,8 +42,6 @@ from reconciler.core.forge.model import (
     PullRequestSnapshot,
     Review,
 )
-from reconciler.core.hosts import HostChange
-from reconciler.core.lifecycle import Transition
 from reconciler.core.model.runs import (
     Assignment,
     Check,

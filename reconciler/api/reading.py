@@ -2,8 +2,8 @@
 What there is to read: tasks, runs, hosts, agents, the plan, the history.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from heapq import nsmallest
 from typing import Any, TypeVar
@@ -12,20 +12,18 @@ from reconciler.api.operation import Call, Operation, Page, Reply
 from reconciler.api.services import HistorySource
 from reconciler.api.tokens import Scope
 from reconciler.api.views import (
-    LastOutput,
-    agent_view,
-    all_task_names,
-    entry_views,
-    filter_fields,
-    host_view,
-    is_holder,
-    live_runs,
-    plan_view,
-    task_view,
+    history_body,
+    host_body,
+    plan_body,
+    read_model,
+    run_body,
+    task_body,
+    worker_body,
 )
 from reconciler.controller.ports import Controller
 from reconciler.core.errors import NotFound, Refused
 from reconciler.core.fields import Frozen
+from reconciler.core.views import LastOutput, TaskView, is_holder
 from reconciler.wire import (
     AgentBody,
     HistoryEntryBody,
@@ -54,49 +52,51 @@ class ReadOperations:
 
     async def tasks(self, call: Call) -> Page:
         """Return tasks by name; to a token of scope `agent`, those that it holds."""
-        names: Iterable[str] = all_task_names(self.desk)
+        model = read_model(self.desk)
+        names: Iterable[str] = model.names()
         if not call.caller.may("read"):
             names = (name for name in names if is_holder(call.caller.agent, self.desk.statuses.get(name)))
         if wanted := _wanted(call.query):
-            names = (name for name in names if wanted.items() <= filter_fields(name, self.desk).items())
+            names = (name for name in names if _matches(model.task(name), wanted))
         page, cursor = _page(names, str, call.query)
-        return Page([task_view(name, self.desk, self.last_output) for name in page], cursor)
+        followed = replace(model, last_output=self.last_output)
+        return Page([task_body(followed.task(name)) for name in page], cursor)
 
     async def task(self, call: Call) -> TaskBody:
         """Return a task; to a token of scope `agent`, one that it was given."""
-        status = self.desk.statuses.get(call.name)
-        is_own = status is not None and status.assigned_agent == call.caller.agent
-        if not is_own and not call.caller.may("read"):
+        model = replace(read_model(self.desk), last_output=self.last_output)
+        view = model.task(call.name)
+        if view.assigned_agent != call.caller.agent and not call.caller.may("read"):
             raise Refused("a token of scope `agent` reads the tasks that it was given; `read` reads all")
-        if call.name not in all_task_names(self.desk):
+        if not model.has(call.name):
             raise NotFound(f"no task {call.name}; `GET /api/v1/tasks` lists them")
-        return task_view(call.name, self.desk, self.last_output)
+        return task_body(view)
 
     async def runs(self, call: Call) -> Page:
         """Return live runs by name."""
-        wanted = _wanted(call.query)
-        runs = (run for run in live_runs(self.desk, self.last_output) if wanted.items() <= dict(run).items())
-        return Page(*_page(runs, lambda run: run.run, call.query))
+        wanted, model = _wanted(call.query), replace(read_model(self.desk), last_output=self.last_output)
+        live = (view for view in model.runs() if _matches(view, wanted))
+        return Page(*_page(map(run_body, live), lambda run: run.run, call.query))
 
     async def hosts(self, call: Call) -> Page:
         """Return hosts by name."""
-        page, cursor = _page(self.desk.desired.hosts.values(), lambda host: host.name, call.query)
-        return Page([host_view(host, self.desk) for host in page], cursor)
+        page, cursor = _page(read_model(self.desk).hosts().values(), lambda host: host.name, call.query)
+        return Page([host_body(host) for host in page], cursor)
 
     async def agents(self, call: Call) -> Page:
         """Return outside agents by name."""
-        page, cursor = _page(self.desk.desired.agents.values(), lambda agent: agent.name, call.query)
-        return Page([agent_view(agent, self.desk, self.last_used(agent.name)) for agent in page], cursor)
+        page, cursor = _page(read_model(self.desk).workers().values(), lambda worker: worker.name, call.query)
+        return Page([worker_body(worker, self.last_used(worker.name)) for worker in page], cursor)
 
     async def plan(self, call: Call) -> PlanBody:
         """Return what the last look came to."""
-        return plan_view(self.desk, call.query.limit)
+        return plan_body(self.desk, call.query.limit)
 
     async def history(self, call: Call) -> Page:
         """Return what happened, newest first."""
         asked: HistoryQuery = call.query
         entries = await self.record.before(asked.cursor, asked.task, asked.limit + 1)
-        page = entry_views(entries[: asked.limit])
+        page = [history_body(entry) for entry in entries[: asked.limit]]
         return Page(page, page[-1].commit if len(entries) > len(page) else None)
 
     @property
@@ -162,6 +162,11 @@ def _list(
 def _wanted(asked: PageQuery) -> dict[str, Any]:
     """Return the filters that were given."""
     return asked.model_dump(exclude_none=True, exclude={"limit", "cursor"})
+
+
+def _matches(view: TaskView, wanted: Mapping[str, Any]) -> bool:
+    """Return whether a task is what the filters ask for, which are named as the fields of its view."""
+    return all(getattr(view, field) == value for field, value in wanted.items())
 
 
 def _page(

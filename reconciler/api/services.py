@@ -4,59 +4,12 @@ What the API needs beside the loop.
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
 from reconciler.controller.ports import Hooks
+from reconciler.core.transitions import TransitionRecord
+from reconciler.core.views import LastOutput
 from reconciler.wire import Proposal, ProposalRequest
-
-
-class TransitionEntry(Protocol):
-    """One transition, or news of a host, as it stands on record."""
-
-    @property
-    def at(self) -> datetime:
-        """When, to the second."""
-
-    @property
-    def task(self) -> str | None:
-        """None: news of a host."""
-
-    @property
-    def before(self) -> str | None:
-        """Phase before; None at the first transition."""
-
-    @property
-    def after(self) -> str | None:
-        """Phase since; None when the status went."""
-
-    @property
-    def reason(self) -> str:
-        """Why, in a sentence."""
-
-    @property
-    def host(self) -> str | None:
-        """Where."""
-
-    @property
-    def run(self) -> str | None:
-        """Key of the run."""
-
-    @property
-    def actor(self) -> str:
-        """Who did it."""
-
-    @property
-    def cause(self) -> str:
-        """What kind of thing led to it."""
-
-    @property
-    def revision(self) -> str | None:
-        """Commit of the specs that were in force."""
-
-    @property
-    def commit(self) -> str:
-        """Of the state branch."""
 
 
 class HistorySource(Protocol):
@@ -65,14 +18,14 @@ class HistorySource(Protocol):
     def head(self) -> str:
         """Return the commit that the desk's statuses are of, no newer one; empty before the first."""
 
-    async def since(self, commit: str, limit: int) -> Sequence[TransitionEntry]:
+    async def since(self, commit: str, limit: int) -> Sequence[TransitionRecord]:
         """
         Return what happened after a commit (empty: ever), oldest first.
 
         Raises NotFound if that commit is not in the history, Unavailable.
         """
 
-    async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[TransitionEntry]:
+    async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[TransitionRecord]:
         """
         Return what happened up to now, or before a commit, newest first; to one task, or to all.
 
@@ -105,7 +58,7 @@ Raises SpecError, NotNow (there is a task of that name), Unavailable.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """All of it."""
+    """What is served beside the loop: history, logs of workers, proposals, webhooks."""
 
     record: HistorySource
     logs: WorkerLogStore
@@ -113,5 +66,4 @@ class Services:
     hooks: Hooks
     whole_url: Callable[[str], str]
     """Return where a code repository is for somebody who does not know where the fleet's own is."""
-    last_output: Callable[[str, int], datetime | None] = lambda *_: None
-    """Return when a round of a run that is followed here printed last."""
+    last_output: LastOutput = lambda *_: None

@@ -17,10 +17,11 @@ from sanic.response import BaseHTTPResponse
 from reconciler.api.operation import Call, Operation, Reply
 from reconciler.api.problems import TooMany
 from reconciler.api.server import Closing
-from reconciler.api.services import HistorySource, TransitionEntry
+from reconciler.api.services import HistorySource
 from reconciler.api.tokens import Caller
-from reconciler.api.views import entry_view
+from reconciler.api.views import history_body
 from reconciler.core.errors import NotFound, Unavailable, UsageError
+from reconciler.core.transitions import TransitionRecord
 
 EVENT_STREAM_TYPE = "text/event-stream"
 PING_SECONDS = 15.0
@@ -38,7 +39,7 @@ class Tail:
 
     def __init__(self, record: HistorySource) -> None:
         self._record = record
-        self._entries: deque[TransitionEntry] = deque()
+        self._entries: deque[TransitionRecord] = deque()
         self._start: str | None = None
         """Commit after which the entries begin; None: nothing was read yet."""
         self._seen: str | None = None
@@ -52,7 +53,7 @@ class Tail:
         self.news.set()
         self.news = asyncio.Event()
 
-    async def after(self, commit: str) -> Sequence[TransitionEntry]:
+    async def after(self, commit: str) -> Sequence[TransitionRecord]:
         """Return what happened after a commit, oldest first. Raises NotFound, Unavailable."""
         if commit == self._record.head():
             return ()
@@ -81,9 +82,9 @@ class Tail:
         if len(entries) < self.KEPT:
             self._seen = head
 
-    def _kept_after(self, commit: str) -> Sequence[TransitionEntry] | None:
+    def _kept_after(self, commit: str) -> Sequence[TransitionRecord] | None:
         """Return what is kept after a commit; None if it is not known here."""
-        found: list[TransitionEntry] = []
+        found: list[TransitionRecord] = []
         for entry in reversed(self._entries):
             if entry.commit == commit:
                 return found[::-1]
@@ -166,5 +167,5 @@ class EventStream:
         return (events,)
 
 
-def _event(entry: TransitionEntry) -> str:
-    return f"event: transition\nid: {entry.commit}\ndata: {entry_view(entry).model_dump_json()}\n\n"
+def _event(entry: TransitionRecord) -> str:
+    return f"event: transition\nid: {entry.commit}\ndata: {history_body(entry).model_dump_json()}\n\n"

@@ -9,7 +9,6 @@ import hashlib
 import hmac
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,8 +19,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from reconciler.api.problems import Unauthenticated
 from reconciler.core.errors import Refused
-from reconciler.core.fields import Time, format_time
+from reconciler.core.fields import Time
 from reconciler.core.model.specs import Agent
+from reconciler.core.times import format_time
+from reconciler.files import replace_atomically
 
 log = logging.getLogger(__name__)
 
@@ -138,9 +139,8 @@ class LastUse:
 
     def _save(self) -> None:
         """Write the file as a whole; no request fails for it."""
-        fresh = self._file.with_suffix(f".{os.getpid()}")
+        times = {name: at.isoformat() for name, at in self._times.items()}
         try:
-            fresh.write_text(json.dumps({name: at.isoformat() for name, at in self._times.items()}))
-            fresh.replace(self._file)
+            replace_atomically(self._file, json.dumps(times).encode())
         except OSError as error:
             log.warning("%s cannot be written: %s; after a restart it is out of date", self._file, error)

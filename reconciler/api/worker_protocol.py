@@ -18,7 +18,7 @@ from reconciler.api.operation import Call, Handler, Operation, Reply, pieces
 from reconciler.api.problems import TooMany
 from reconciler.api.server import Closing
 from reconciler.api.services import Services
-from reconciler.api.views import is_holder, lease_view, progress_view
+from reconciler.api.views import lease_body, progress_body
 from reconciler.controller.ports import Controller, LeaseService
 from reconciler.core.errors import LeaseLost, NotNow, Unavailable
 from reconciler.core.events import WorkerReport
@@ -26,6 +26,7 @@ from reconciler.core.model.runs import Claim
 from reconciler.core.model.status import LeaseRequest
 from reconciler.core.runs.leases import heartbeat, holder
 from reconciler.core.text import harmless
+from reconciler.core.views import is_holder
 from reconciler.wire import (
     MOST_WAIT,
     DequeueRequest,
@@ -76,7 +77,7 @@ class WorkerProtocol:
         assignment = await self.leases.assignment(task)
         if not self._is_for(task, bid):
             return None
-        return lease_view(assignment, self.desk, self.shelf.whole_url)
+        return lease_body(assignment, self.desk, self.shelf.whole_url)
 
     @contextmanager
     def _counted(self, agent: str) -> Iterator[None]:
@@ -140,7 +141,7 @@ class WorkerProtocol:
         said = WorkerReport(
             task=call.name, agent=call.caller.agent, epoch=epoch, at=self.clock(), claim=claim
         )
-        return progress_view(call.name, await self.leases.hear(said))
+        return progress_body(call.name, await self.leases.hear(said))
 
     def _require_own(self, call: Call, epoch: int, branch: str) -> None:
         """

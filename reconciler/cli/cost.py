@@ -14,7 +14,8 @@ from reconciler.cli.context import Context
 from reconciler.cli.output import Document, print_json, print_table
 from reconciler.cli.params import duration
 from reconciler.core.adapter import Usage
-from reconciler.core.fields import format_duration, format_time
+from reconciler.core.fields import format_duration
+from reconciler.core.times import format_time
 
 if TYPE_CHECKING:
     from reconciler.store.spending import Spending

@@ -7,14 +7,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from reconciler.cli.exits import ExitCode
 from reconciler.core.errors import NotFound, UsageError
+
+if TYPE_CHECKING:
+    from reconciler.git.checkout import Checkout
 
 PROJECT = {
     "calculator.py": '''"""A very small calculator."""
@@ -44,6 +47,7 @@ if __name__ == "__main__":
 }
 """The code repository: one of its tests fails."""
 
+AUTHOR = {"name": "reconciler demo", "address": "demo@reconciler.invalid"}
 TEST = [sys.executable, "-m", "unittest", "-q"]
 FIX = "task/calculator/fix-average"
 
@@ -91,15 +95,18 @@ def _folder(wanted: Path | None) -> Path:
 
 def make_project(folder: Path) -> None:
     """Make the code repository."""
+    from reconciler.git.checkout import begin
+
     for name, text in PROJECT.items():
         folder.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
-    _commit_all(folder, "A calculator, and a test that fails")
+    begin(folder, "A calculator, and a test that fails", **AUTHOR)
 
 
 def make_fleet(folder: Path, adapter: str) -> None:
     """Make the fleet's repository: the example, its tasks given to the adapter."""
     from reconciler.cli.init import schema_files
+    from reconciler.git.checkout import begin
     from reconciler.specs.edit import edit
 
     shutil.copytree(_example(), folder / "specs")
@@ -110,22 +117,13 @@ def make_fleet(folder: Path, adapter: str) -> None:
         for path in (folder / "specs" / "tasks").rglob("*.yaml"):
             changes = {"adapter": adapter, "script": None}
             path.write_text(edit(path.read_text(encoding="utf-8"), changes), encoding="utf-8")
-    _commit_all(folder, "Ask for three changes to the calculator")
+    begin(folder, "Ask for three changes to the calculator", **AUTHOR)
 
 
 def _example() -> Path:
     """Find the example fleet: inside an installed package, or at the top of a checkout."""
     packaged = Path(str(resources.files("reconciler"))) / "example" / "specs"
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "specs"
-
-
-def _commit_all(folder: Path, message: str) -> None:
-    from git import Actor, Repo
-
-    author = Actor("reconciler demo", "demo@reconciler.invalid")
-    with Repo.init(folder, initial_branch="main") as repo:
-        repo.git.add(all=True)
-        repo.index.commit(message, author=author, committer=author, skip_hooks=True)
 
 
 async def _run(place: Path) -> set[str]:
@@ -145,15 +143,21 @@ async def _run(place: Path) -> set[str]:
 
 
 def _show(place: Path) -> None:
-    fleet, project = place / "fleet", place / "calculator"
+    from reconciler.git.checkout import Checkout
+
+    fleet, project = place / "fleet", Checkout(place / "calculator")
     _heading("Nothing is left to do", "reconciler plan")
-    _print(sys.executable, "-m", "reconciler", "--repo", fleet, "--data-dir", place / "state", "plan")
+    words = ("--repo", fleet, "--data-dir", place / "state", "plan")
+    plan = subprocess.run(
+        [sys.executable, "-m", "reconciler", *words], capture_output=True, text=True, check=False
+    )
+    _print(plan.stdout + plan.stderr)
     _heading("The branch that makes the test pass", f"git -C calculator diff main {FIX}")
-    _print("git", "-C", project, "diff", "--stat", "main", FIX)
+    _print(project.diff("main", FIX))
     for branch in ("main", FIX):
         click.echo(f"  {_test(project, branch):<6}  {' '.join(TEST[1:])}  on {branch}")
     _heading("The record", "git -C fleet log fleet-state")
-    _print("git", "-C", fleet, "log", "--reverse", "--format=%h  %s", "fleet-state")
+    _print(Checkout(fleet).log("fleet-state"))
     click.echo(f"\nLook around: cd {fleet}")
 
 
@@ -161,20 +165,14 @@ def _heading(title: str, command: str) -> None:
     click.echo(f"\n{click.style(title, bold=True)}   $ {command}")
 
 
-def _print(*words: str | Path) -> None:
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
-    for text in _lines(done.stdout + done.stderr):
-        click.echo(f"  {text}")
+def _print(text: str) -> None:
+    for line in filter(str.strip, text.splitlines()):
+        click.echo(f"  {line}")
 
 
-def _lines(text: str) -> Iterator[str]:
-    return (line for line in text.splitlines() if line.strip())
-
-
-def _test(project: Path, branch: str) -> str:
+def _test(project: "Checkout", branch: str) -> str:
     """Run the project's tests as they are on a branch, away from anybody's work tree."""
     with tempfile.TemporaryDirectory() as folder:
-        clone = ["git", "clone", "-q", "--shared", "--branch", branch, str(project), folder]
-        subprocess.run(clone, check=True, capture_output=True)
+        project.clone(folder, branch)
         done = subprocess.run(TEST, cwd=folder, capture_output=True, check=False)
     return "passes" if done.returncode == 0 else "fails"

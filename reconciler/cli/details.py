@@ -6,15 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from reconciler.cli.render import adapters_of, spec_document
+from reconciler.cli.render import adapters_of, reason_of, spec_document
 from reconciler.cli.terminal import ago, table, value_block
-from reconciler.cli.views import HostView, TaskView
 from reconciler.core.adapter import Adapter, Usage
-from reconciler.core.fields import format_duration, format_time
+from reconciler.core.fields import format_duration
 from reconciler.core.model.runs import Check
-from reconciler.core.model.specs import Agent, Host, Repo, Task
+from reconciler.core.model.specs import Host, Repo, Task
 from reconciler.core.model.status import HostCli, Status
 from reconciler.core.runs.failure import summary_rows as cause_fields
+from reconciler.core.times import format_time
+from reconciler.core.views import HostView, TaskView, WorkerView
 
 
 def task_details(view: TaskView, now: datetime) -> str:
@@ -31,11 +32,11 @@ def task_details(view: TaskView, now: datetime) -> str:
 
 def _task_fields(view: TaskView, now: datetime) -> Iterator[tuple[str, str]]:
     yield "task", view.name
-    yield "phase", view.stand + (f", for {ago(view.status.since, now)}" if view.status else "")
+    yield "phase", view.state + (f", for {ago(view.since, now)}" if view.since else "")
     if view.is_bad_end and view.cause:
         yield from cause_fields(view.cause)
     else:
-        yield "reason", view.reason or next((each.message for each in view.conditions), "")
+        yield "reason", reason_of(view) or next((each.message for each in view.conditions), "")
         yield from cause_fields(view.cause) if view.cause else ()
     yield from _spec_fields(view.spec) if view.spec else ()
     yield from _status_fields(view.status, now) if view.status else ()
@@ -78,12 +79,9 @@ def _status_fields(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
 
 def _live_fields(view: TaskView, now: datetime) -> Iterator[tuple[str, str]]:
     """Yield the figures of a run that goes on: from where it is followed, or why there are none."""
-    if view.status is None or not view.status.phase.is_live:
-        return
-    if view.heard is None:
-        yield "last output", "none so far, as far as is known here"
-        return
-    yield "last output", f"{ago(view.heard.at, now)} ago"
+    if view.is_live:
+        at = view.last_output_at
+        yield "last output", f"{ago(at, now)} ago" if at else "none so far, as far as is known here"
 
 
 def _usage(usage: Usage) -> str:
@@ -113,7 +111,7 @@ def host_details(view: HostView, now: datetime) -> str:
 def _host_fields(view: HostView, now: datetime) -> Iterator[tuple[str, str]]:
     host, status = view.spec, view.status
     yield "host", view.name
-    yield "state", view.stand + (f", for {ago(view.since, now)}" if view.since else "")
+    yield "state", view.state + (f", for {ago(view.since, now)}" if view.since else "")
     yield "reason", status.message if status else ""
     yield "slots", f"{view.used} of {host.slots} in use"
     yield "runs", "\n".join(view.runs)
@@ -149,11 +147,12 @@ def _cli_row(cli: HostCli) -> Sequence[str]:
     return "yes" if cli.ok else "no", cli.version or "-", cli.path or "-", cli.message
 
 
-def spec_details(value: Agent | Adapter | Repo, _: datetime) -> str:
+def spec_details(value: WorkerView | Adapter | Repo, _: datetime) -> str:
     """Return what `describe` says of a thing that has a spec and no status: every field that is set."""
     document = spec_document(value)
-    fields = ((name, _as_text(field)) for name, field in document["spec"].items())
-    return value_block(_present([(document["kind"], value.name), *fields]))
+    fields = {**document["spec"], "held": document.get("held")}
+    rows = ((name, _as_text(field)) for name, field in fields.items())
+    return value_block(_present([(document["kind"], value.name), *rows]))
 
 
 def _as_text(value: Any) -> str:

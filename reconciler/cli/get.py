@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,11 +21,10 @@ from reconciler.cli.references import one_task, resolve_references, task_name, w
 if TYPE_CHECKING:
     from reconciler.cli.kinds import ShownKind
     from reconciler.cli.session import FleetSession
-    from reconciler.cli.views import TaskView
-    from reconciler.core.model.specs import Desired, LiveOutput
-    from reconciler.core.model.status import Observed
+    from reconciler.core.model.specs import Desired
     from reconciler.core.planning.placement import Placement
     from reconciler.core.runs.failure import FailureSummary
+    from reconciler.core.views import TaskView
     from reconciler.specs.explain import Explained
 
 
@@ -69,22 +67,25 @@ async def _listed(
     from reconciler.cli.kinds import SHOWN_KINDS
     from reconciler.cli.session import open_fleet
     from reconciler.core.references import kind_of
+    from reconciler.core.views import ReadModel
+    from reconciler.dispatch.logs import LogFolder
 
     async with open_fleet(context) as fleet:
         desired, observed = await fleet.recorded()
         await say_if_nobody_serves(fleet, desired.fleet.state_branch, observed.statuses, clock.now())
-        observed = replace(observed, heard=_heard(context.data_dir, observed))
+        model = ReadModel(desired, observed, last_output=LogFolder(context.data_dir / "logs").last_output)
         kind = kind_of(words[0]) if len(words) == 1 and not is_one else None
         if kind or not words:
             shown, names = SHOWN_KINDS[kind or "task"], []
         else:
-            found = resolve_references(words, lambda kind: SHOWN_KINDS[kind].find(desired, observed, {}))
+            found = resolve_references(words, lambda kind: SHOWN_KINDS[kind].find(model))
             if len({each.kind for each in found}) > 1:
                 raise click.UsageError(f"one kind at a time: {' '.join(words)!r} names several")
             if is_one and len(found) > 1:
                 raise click.UsageError(f"one thing at a time: {' '.join(words)!r} is no kind and a name")
             shown, names = SHOWN_KINDS[found[0].kind], [each.name for each in found]
-        items = shown.pick(desired, observed, names, await _closed(fleet, shown.name, desired))
+        model = replace(model, closed=await _closed(fleet, shown.name, desired))
+        items = shown.pick(model, names)
         return shown, _with_causes(items, desired, context) if names and shown.name == "task" else items
 
 
@@ -93,7 +94,7 @@ def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Conte
     from reconciler.cli.failures import describe_failure
 
     return [
-        replace(view, cause=describe_failure(view.name, view.status, desired, context.data_dir))
+        replace(view, known_cause=describe_failure(view.name, view.status, desired, context.data_dir))
         for view in views
     ]
 
@@ -123,19 +124,6 @@ async def _closed(fleet: "FleetSession", kind: str, desired: "Desired") -> "Mapp
     """Return, of hosts that people closed, since when."""
     hosts = desired.hosts.values() if kind == "host" else ()
     return await fleet.closed_since([host.name for host in hosts if host.cordon or host.drain])
-
-
-def _heard(data: Path, observed: "Observed") -> "Mapping[str, LiveOutput]":
-    """Return when live runs that are followed from this data folder printed last."""
-    from reconciler.core.model.specs import LiveOutput
-    from reconciler.dispatch.logs import LogFolder
-
-    logs, found = LogFolder(data / "logs"), dict[str, LiveOutput]()
-    for status in observed.statuses.values():
-        if status.run is not None and status.phase.is_live:
-            at = logs.last_output(status.run, status.round)
-            found |= {status.run: LiveOutput(at)} if at else {}
-    return found
 
 
 @click.command()

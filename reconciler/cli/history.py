@@ -16,17 +16,17 @@ from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.notices import say_if_nobody_serves
-from reconciler.cli.output import Column, Document, print_list
+from reconciler.cli.output import Column, print_list
 from reconciler.cli.references import one_task, task_name, words_argument
 from reconciler.cli.terminal import ago
 from reconciler.core.errors import NotFound, SpecError
-from reconciler.core.fields import format_time
 from reconciler.core.text import harmless
+from reconciler.core.times import format_time
+from reconciler.core.transitions import TransitionRecord, transition_document
 
 if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
     from reconciler.core.model.status import Status
-    from reconciler.store.history import HistoryEntry
     from reconciler.store.reader import StateReader
 
 FOLLOW_INTERVAL = 0.2
@@ -55,10 +55,10 @@ def history_command(context: Context, words: tuple[str, ...], number: int, outpu
     entries = asyncio.run(_history(context, words, number))
     is_terminal = sys.stdout.isatty() and output != "wide"
     shown = columns(clock.now(), is_terminal=is_terminal, is_one=bool(words))
-    print_list(entries, shown, entry_document, output)
+    print_list(entries, shown, transition_document, output)
 
 
-async def _history(context: Context, words: Sequence[str], number: int) -> "Sequence[HistoryEntry]":
+async def _history(context: Context, words: Sequence[str], number: int) -> Sequence[TransitionRecord]:
     from reconciler.cli.session import open_fleet
 
     async with open_fleet(context) as fleet:
@@ -69,7 +69,7 @@ async def _history(context: Context, words: Sequence[str], number: int) -> "Sequ
         return entries
 
 
-def change_of(entry: "HistoryEntry") -> str:
+def change_of(entry: TransitionRecord) -> str:
     """Return from what to what, in words."""
     before, after = entry.before or "new", entry.after or "removed"
     return after if before == after else f"{before} → {after}"
@@ -95,23 +95,6 @@ def columns(now: datetime, *, is_terminal: bool, is_one: bool) -> Sequence[Colum
     )
 
 
-def entry_document(entry: "HistoryEntry") -> Document:
-    """Return a transition as `-o json` prints it; without a task it is news of the host."""
-    return {
-        "at": format_time(entry.at),
-        "task": entry.task,
-        "from": entry.before,
-        "to": entry.after,
-        "reason": entry.reason,
-        "host": entry.host,
-        "run": entry.run,
-        "actor": entry.actor,
-        "cause": entry.cause,
-        "revision": entry.revision,
-        "commit": entry.commit,
-    }
-
-
 # --- Logs ------------------------------------------------------------------
 
 
@@ -135,7 +118,7 @@ async def _logs(
     context: Context, words: Sequence[str], attempt: int | None, printer: "_Printer", *, is_followed: bool
 ) -> ExitCode:
     from reconciler.cli.session import open_fleet
-    from reconciler.cli.views import BAD_ENDS
+    from reconciler.core.views import BAD_ENDS
     from reconciler.dispatch.logs import LogFolder
 
     kept = LogFolder(context.data_dir / "logs")

@@ -28,8 +28,8 @@ from reconciler.cli.params import duration
 from reconciler.cli.references import NameParam
 from reconciler.core.edits import FieldChanges
 from reconciler.core.errors import Problem, Refused, Unavailable, UsageError
-from reconciler.core.fields import format_time
 from reconciler.core.model.specs import HostSpec
+from reconciler.core.times import format_time
 
 if TYPE_CHECKING:
     from reconciler.core.adapter import Adapter

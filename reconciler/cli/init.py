@@ -4,18 +4,21 @@
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from reconciler.cli.context import is_repository
 from reconciler.cli.references import NameParam
 from reconciler.core.errors import ReconcilerError, UsageError
+
+if TYPE_CHECKING:
+    from reconciler.git.checkout import Checkout
 
 NEXT = """\
 Made a fleet in {folder}. {agents}
@@ -45,26 +48,38 @@ def init(folder: Path, adapter: str | None) -> None:
     and qwen becomes the `adapter` in specs/fleet.yaml.
     """
     from reconciler.cli.agent_clis import choose
+    from reconciler.git.process import GitFailed
 
     folder = folder.resolve()
     choice = choose(adapter)
     wanted = {path: choice.written(text) for path, text in scaffold()}
     _refuse_to_nest(folder)
     _refuse_to_overwrite(folder, wanted)
+    try:
+        _make(folder, wanted)
+    except GitFailed as error:  # to try again later would not help
+        raise ReconcilerError(str(error)) from error
+    enter = "" if folder == Path.cwd() else f"  cd {folder}\n"
+    click.echo(NEXT.format(folder=folder, agents=choice.words, enter=enter), err=True)
+
+
+def _make(folder: Path, wanted: Mapping[str, str]) -> None:
+    """Make the repository, or what it lacks; of what fails half-way nothing is left."""
+    from reconciler.git.checkout import Checkout
+
     is_new = not (folder / ".git").exists()
     if not is_new:
-        user_git(folder, "rev-parse", "--git-dir")  # say in git's words what is wrong with it, if anything is
+        Checkout(folder).check()  # say in git's words what is wrong with it, if anything is
     _know_the_person(folder)
     with ExitStack() as undo:
         _make_folder(folder, undo)
+        checkout = Checkout(folder)
         if is_new:
             undo.callback(shutil.rmtree, folder / ".git", ignore_errors=True)
-            user_git(folder, "init", "--quiet", "--initial-branch=main")
-        undo.callback(_take_out, folder, wanted)
-        _commit(folder, wanted)
+            checkout.create("main")
+        undo.callback(_take_out, checkout, wanted)
+        _commit(checkout, folder, wanted)
         undo.pop_all()
-    enter = "" if folder == Path.cwd() else f"  cd {folder}\n"
-    click.echo(NEXT.format(folder=folder, agents=choice.words, enter=enter), err=True)
 
 
 def scaffold() -> Iterator[tuple[str, str]]:
@@ -90,14 +105,6 @@ def _texts(folder: Traversable, above: str = "") -> Iterator[tuple[str, str]]:
             yield above + child.name, child.read_text(encoding="utf-8")
 
 
-def user_git(folder: Path, *arguments: str) -> str:
-    """Run git as the person would, with their identity and hooks. Raises ReconcilerError."""
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ReconcilerError(f"git {arguments[0]} failed in {folder}: {done.stderr.strip()}")
-    return done.stdout
-
-
 def _refuse_to_nest(folder: Path) -> None:
     around = next((above for above in folder.parents if is_repository(above)), None)
     if around and not is_repository(folder):
@@ -117,14 +124,11 @@ def _refuse_to_overwrite(folder: Path, wanted: Mapping[str, str]) -> None:
 
 def _know_the_person(folder: Path) -> None:
     """Ask git who commits, before anything is written."""
+    from reconciler.git.checkout import NOBODY, Checkout
+
     there = next(place for place in (folder, *folder.parents) if place.is_dir())
-    try:
-        user_git(there, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
-    except ReconcilerError as error:
-        raise UsageError(
-            'git does not know who commits: run `git config --global user.name "Your Name"` '
-            "and `git config --global user.email you@example.org`"
-        ) from error
+    if not Checkout(there).knows_person():
+        raise UsageError(NOBODY)
 
 
 def _make_folder(folder: Path, undo: ExitStack) -> None:
@@ -139,15 +143,15 @@ def _make_folder(folder: Path, undo: ExitStack) -> None:
         ) from error
 
 
-def _commit(folder: Path, wanted: Mapping[str, str]) -> None:
+def _commit(checkout: "Checkout", folder: Path, wanted: Mapping[str, str]) -> None:
     for path, content in wanted.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(content, encoding="utf-8")
-    user_git(folder, "add", "--", *wanted)
-    user_git(folder, "commit", "--quiet", "--message=Begin a fleet of coding agents", "--", *wanted)
+    checkout.stage(*wanted)
+    checkout.commit("Begin a fleet of coding agents", *wanted)
 
 
-def _take_out(folder: Path, wanted: Mapping[str, str]) -> None:
+def _take_out(checkout: "Checkout", wanted: Mapping[str, str]) -> None:
     """Remove what was staged, and the folders that are empty then."""
     with suppress(ReconcilerError):  # why it could not be committed is what matters
-        user_git(folder, "rm", "--quiet", "--force", "--ignore-unmatch", "--", *wanted)
+        checkout.remove(*wanted)

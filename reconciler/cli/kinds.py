@@ -19,11 +19,9 @@ from reconciler.cli.render import (
     task_columns,
     task_document,
 )
-from reconciler.cli.views import NEVER, hosts, tasks
 from reconciler.core.errors import NotFound
-from reconciler.core.model.specs import Desired
-from reconciler.core.model.status import Observed
 from reconciler.core.references import no_such
+from reconciler.core.views import ReadModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +29,14 @@ class ShownKind:
     """How the things of one kind are found and shown."""
 
     name: str
-    find: Callable[[Desired, Observed, Mapping[str, datetime]], Mapping[str, Any]]
-    """The last are times at which people closed or opened hosts."""
+    find: Callable[[ReadModel], Mapping[str, Any]]
     columns: Callable[[datetime], Sequence[Column]]
     document: Callable[[Any], Document]
     details: Callable[[Any, datetime], str]
 
-    def pick(
-        self,
-        desired: Desired,
-        observed: Observed,
-        names: Sequence[str] = (),
-        closed: Mapping[str, datetime] = NEVER,
-    ) -> list[Any]:
+    def pick(self, model: ReadModel, names: Sequence[str] = ()) -> list[Any]:
         """Return the things of those names, all of them if none is given. Raises NotFound."""
-        found = self.find(desired, observed, closed)
+        found = self.find(model)
         for name in names:
             if name not in found:
                 raise NotFound(no_such(self.name, name, found))
@@ -55,12 +46,18 @@ class ShownKind:
 SHOWN_KINDS: Mapping[str, ShownKind] = {
     kind.name: kind
     for kind in (
-        ShownKind("task", lambda it, seen, _: tasks(it, seen), task_columns, task_document, task_details),
-        ShownKind("host", hosts, host_columns, host_document, host_details),
-        ShownKind("agent", lambda it, *_: it.agents, lambda _: AGENT_COLUMNS, spec_document, spec_details),
+        ShownKind("task", ReadModel.tasks, task_columns, task_document, task_details),
+        ShownKind("host", ReadModel.hosts, host_columns, host_document, host_details),
+        ShownKind("agent", ReadModel.workers, lambda _: AGENT_COLUMNS, spec_document, spec_details),
         ShownKind(
-            "adapter", lambda it, *_: it.adapters, lambda _: ADAPTER_COLUMNS, spec_document, spec_details
+            "adapter",
+            lambda model: model.desired.adapters,
+            lambda _: ADAPTER_COLUMNS,
+            spec_document,
+            spec_details,
         ),
-        ShownKind("repo", lambda it, *_: it.repos, lambda _: REPO_COLUMNS, spec_document, spec_details),
+        ShownKind(
+            "repo", lambda model: model.desired.repos, lambda _: REPO_COLUMNS, spec_document, spec_details
+        ),
     )
 }

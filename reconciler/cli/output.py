@@ -77,7 +77,7 @@ def print_list(
         print_table([c.title for c in shown], [[c.cell(item) for c in shown] for item in items])
 
 
-FORMAT = 1
+FORMAT = 2
 """Version of what `-o json` prints; it grows when a field goes, or means something else."""
 
 

@@ -6,13 +6,13 @@ from datetime import datetime
 from pathlib import Path
 
 from reconciler.cli.failures import describe_failure, failure_text
-from reconciler.cli.views import BAD_ENDS
 from reconciler.controller.ports import Step
-from reconciler.core.fields import format_time
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.specs import Desired
 from reconciler.core.text import one_line
+from reconciler.core.times import format_time
+from reconciler.core.views import BAD_ENDS
 
 
 def is_bad_end(step: Step) -> bool:

@@ -7,13 +7,13 @@ from datetime import datetime
 
 from reconciler.cli.output import Column, Document
 from reconciler.cli.terminal import ago
-from reconciler.cli.views import HostView, TaskView
 from reconciler.core.adapter import Adapter
 from reconciler.core.conditions import Condition
-from reconciler.core.fields import format_time
-from reconciler.core.model.specs import Agent, LiveOutput, Repo
+from reconciler.core.model.specs import Agent, Repo
 from reconciler.core.model.status import HostCli
 from reconciler.core.runs.failure import FailureSummary
+from reconciler.core.times import format_time
+from reconciler.core.views import HostView, TaskView, WorkerView
 
 DASH = "-"
 """What stands in a table where there is nothing to say."""
@@ -25,28 +25,40 @@ def task_columns(now: datetime) -> Sequence[Column]:
     """Return the columns of `get tasks`."""
     return (
         Column("NAME", lambda view: view.name),
-        Column("PHASE", lambda view: view.stand),
-        Column("SINCE", lambda view: ago(view.status.since, now) if view.status else DASH),
+        Column("PHASE", lambda view: view.state),
+        Column("SINCE", lambda view: ago(view.since, now) if view.since else DASH),
         Column("ATTEMPT", lambda view: str(view.status.attempt) if view.status else DASH),
         Column("HOST", _place),
         Column("ADAPTER", lambda view: view.spec.adapter if view.spec else DASH, is_wide=True),
-        Column("REPO", lambda view: (view.spec and view.spec.repo) or DASH, is_wide=True),
+        Column("REPO", lambda view: view.repo or DASH, is_wide=True),
         Column("BRANCH", _of_status("branch_name"), is_wide=True),
         Column("RUN", _of_status("run"), is_wide=True),
         Column("TITLE", lambda view: view.spec.headline if view.spec else DASH, is_wide=True),
-        Column("REASON", lambda view: view.line or _last_output(view, now)),
+        Column("REASON", lambda view: _reason_and_last_line(view) or _last_output(view, now)),
     )
 
 
+def reason_of(view: TaskView) -> str:
+    """Return why a task is not further; of one that is not on record yet, what to look at."""
+    is_unseen = view.status is None and view.blocker is None
+    return (
+        "not yet seen by the reconciler (does one run? see `reconciler status`)" if is_unseen else view.reason
+    )
+
+
+def _reason_and_last_line(view: TaskView) -> str:
+    reason = reason_of(view)
+    last = view.cause.output[-1:] if view.cause and reason == view.failure else ()
+    return ": ".join([reason, *(line for line in last if line not in reason)])
+
+
 def _last_output(view: TaskView, now: datetime) -> str:
-    return f"last output {ago(view.heard.at, now)} ago" if view.heard else ""
+    return f"last output {ago(view.last_output_at, now)} ago" if view.last_output_at else ""
 
 
 def _place(view: TaskView) -> str:
     """Return the host of the last run, or the agent that pulled it."""
-    status = view.status
-    agent = status.assigned_agent if status else None
-    return f"agent {agent}" if agent else (status and status.assigned_host) or DASH
+    return f"agent {view.assigned_agent}" if view.assigned_agent else view.assigned_host or DASH
 
 
 def _of_status(field: str) -> Callable[[TaskView], str]:
@@ -57,7 +69,7 @@ def host_columns(now: datetime) -> Sequence[Column]:
     """Return the columns of `get hosts`."""
     return (
         Column("NAME", lambda view: view.name),
-        Column("STATE", lambda view: view.stand),
+        Column("STATE", lambda view: view.state),
         Column("SINCE", lambda view: ago(view.since, now) if view.since else DASH),
         Column("USED", lambda view: f"{view.used}/{view.spec.slots}"),
         Column("LABELS", lambda view: ",".join(view.spec.labels) or DASH),
@@ -82,12 +94,12 @@ def _cli(name: str, cli: HostCli | None) -> str:
 
 
 AGENT_COLUMNS = (
-    Column("NAME", lambda agent: agent.name),
-    Column("DESIRED", lambda agent: agent.desired),
-    Column("SLOTS", lambda agent: str(agent.slots)),
-    Column("CAPABILITIES", lambda agent: ",".join(agent.capabilities) or DASH),
-    Column("EXPIRES", lambda agent: format_time(agent.expires) if agent.expires else "never"),
-    Column("SCOPES", lambda agent: ",".join(agent.scopes), is_wide=True),
+    Column("NAME", lambda view: view.name),
+    Column("DESIRED", lambda view: view.spec.desired),
+    Column("SLOTS", lambda view: str(view.spec.slots)),
+    Column("CAPABILITIES", lambda view: ",".join(view.spec.capabilities) or DASH),
+    Column("EXPIRES", lambda view: format_time(view.spec.expires) if view.spec.expires else "never"),
+    Column("SCOPES", lambda view: ",".join(view.spec.scopes), is_wide=True),
 )
 ADAPTER_COLUMNS = (
     Column("NAME", lambda adapter: adapter.name),
@@ -114,14 +126,14 @@ def task_document(view: TaskView) -> Document:
     return {
         "kind": "task",
         "name": view.name,
-        "phase": view.status.phase.value if view.status else None,
-        "reason": view.reason,
+        "phase": view.phase.value,
+        "reason": reason_of(view),
         "cause": cause_document(view.cause) if view.cause else None,
         "conditions": [condition_document(condition) for condition in view.conditions],
         "problems": [str(problem) for problem in view.problems],
         "spec": view.spec.model_dump(mode="json", exclude={"name"}) if view.spec else None,
         "status": view.status.model_dump(mode="json") if view.status else None,
-        **({"live": heard_document(view.heard)} if view.heard else {}),
+        **({"live": {"last_output_at": format_time(view.last_output_at)}} if view.last_output_at else {}),
     }
 
 
@@ -134,11 +146,6 @@ def cause_document(found: FailureSummary) -> Document:
         "kept_until": format_time(found.kept_until) if found.kept_until else None,
         "next": list(found.next),
     }
-
-
-def heard_document(heard: LiveOutput) -> Document:
-    """Return the live figures of a run as `-o json` prints them."""
-    return {"last_output_at": format_time(heard.at)}
 
 
 def condition_document(condition: Condition) -> Document:
@@ -157,16 +164,22 @@ def host_document(view: HostView) -> Document:
     return {
         "kind": "host",
         "name": view.name,
-        "state": view.stand,
+        "state": view.state,
         "since": format_time(view.since) if view.since else None,
-        "slots": {"used": view.used, "free": max(0, view.spec.slots - view.used)},
+        "slots": {"used": view.used, "free": view.free},
         "runs": list(view.runs),
         "spec": view.spec.model_dump(mode="json", exclude={"name"}),
         "status": view.status.model_dump(mode="json") if view.status else None,
     }
 
 
-def spec_document(value: Agent | Adapter | Repo) -> Document:
-    """Return a thing that has a spec and no status, as `-o json` prints it."""
+def spec_document(value: WorkerView | Adapter | Repo) -> Document:
+    """Return a thing that has no status as `-o json` prints it; of an agent, what it holds too."""
+    if isinstance(value, WorkerView):
+        return {**_spec_document(value.spec), "held": list(value.held)}
+    return _spec_document(value)
+
+
+def _spec_document(value: Agent | Adapter | Repo) -> Document:
     kind = type(value).__name__.lower()
     return {"kind": kind, "name": value.name, "spec": value.model_dump(mode="json", exclude={"name"})}

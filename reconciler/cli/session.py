@@ -16,6 +16,7 @@ from reconciler.cli.notices import fetched_words, say, unfetched_words
 from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import NotFound, SpecError, UsageError
 from reconciler.core.references import no_such
+from reconciler.core.transitions import TransitionRecord
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
 from reconciler.store import history
@@ -124,11 +125,11 @@ class FleetSession:
 
     async def observed(self) -> "Observed":
         """Return what is on record."""
-        from reconciler.core.model.status import Observed
+        from reconciler.core.views import observed_on_record
 
         record = await self.record()
         statuses, hosts = await record.load()
-        return Observed(statuses, hosts, damaged=record.damaged)
+        return observed_on_record(statuses, hosts, record.damaged)
 
     async def record(self) -> "StateReader":
         """Return the record itself, for who looks at it again and again."""
@@ -189,7 +190,7 @@ class FleetSession:
         text = (await self.tree.blobs([entry.blob], limit=_LARGEST))[entry.blob]
         return len(text) > _LARGEST or any(sign in text for sign in (b"state_branch", b"\\", b"<<"))
 
-    async def history(self, task: str | None, most: int | None) -> Sequence[history.HistoryEntry]:
+    async def history(self, task: str | None, most: int | None) -> Sequence[TransitionRecord]:
         """Return what happened to a task, or to all, newest first."""
         return await history.read_history(self.repository, await self.record_branch(), task, limit=most)
 
@@ -263,7 +264,7 @@ class FleetSession:
             asked = ("rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}")
             found = await self.repository.git.attempt(*asked)
             if found.code == 0:
-                return found.stdout.decode().strip()
+                return found.text
         raise NotFound(f"{self.repository}: no revision {rev!r}")
 
 

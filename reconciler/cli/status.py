@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,24 +16,13 @@ from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.output import Document, print_json
 from reconciler.cli.terminal import ago, table, value_block
-from reconciler.core.fields import format_time, time_at
+from reconciler.core.times import format_time, time_at
 
 if TYPE_CHECKING:
     from reconciler.cli.serving import Serving
     from reconciler.cli.session import FleetSession
-    from reconciler.core.model.specs import Desired
-    from reconciler.core.model.status import Observed
+    from reconciler.core.views import Need
     from reconciler.store.remote_record import Fetched, Remote
-
-
-class Need(NamedTuple):
-    """Something that a person must look at."""
-
-    what: str
-    """`task NAME`, `host NAME`, a file, `record`, `specs`, `reconciler`."""
-    why: str
-    """A word: Escalated, Failed, Stalled, Approval, Broken, Down, Rewound, Trouble."""
-    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +43,7 @@ class FleetStanding:
     """Where the record is, or may be, in a clone: whoever reconciles does it there."""
     phases: Mapping[str, int]
     hosts: Mapping[str, int]
-    needs: Sequence[Need]
+    needs: "Sequence[Need]"
     advice: Sequence[str]
 
 
@@ -89,7 +78,7 @@ def status_exit_code(standing: FleetStanding) -> ExitCode:
 async def _standing(context: Context) -> FleetStanding:
     from reconciler.cli.serving import serving
     from reconciler.cli.session import open_fleet
-    from reconciler.cli.views import hosts, tasks
+    from reconciler.core.views import ReadModel
     from reconciler.git.durability import advice
     from reconciler.store.remote_record import fetched_record, remotes, unfetched
 
@@ -102,8 +91,9 @@ async def _standing(context: Context) -> FleetStanding:
         others = [*from_there, *await unfetched(fleet.repository, branch)]
         desired, observed = await fleet.recorded()
         state = fleet.line("record", branch).head
-        phases = Counter(view.stand for view in tasks(desired, observed).values())
-        stands = Counter(view.stand for view in hosts(desired, observed).values())
+        model = ReadModel(desired, observed)
+        phases = Counter(view.state for view in model.tasks().values())
+        states = Counter(view.state for view in model.hosts().values())
         who = await serving(fleet, branch)
         return FleetStanding(
             serving=who,
@@ -115,8 +105,8 @@ async def _standing(context: Context) -> FleetStanding:
             fetched=fetched,
             elsewhere=others[0] if others else None,
             phases=dict(sorted(phases.items())),
-            hosts=dict(sorted(stands.items())),
-            needs=[*await _lines(fleet, branch), *_of_serving(who), *needs_person(desired, observed)],
+            hosts=dict(sorted(states.items())),
+            needs=[*await _lines(fleet, branch), *_of_serving(who), *model.needs()],
             advice=await advice(fleet.repository),
         )
 
@@ -126,36 +116,18 @@ async def _committed_at(fleet: "FleetSession", commit: str) -> datetime | None:
     return time_at(int(told.stdout)) if told.code == 0 else None
 
 
-async def _lines(fleet: "FleetSession", branch: str) -> Sequence[Need]:
+async def _lines(fleet: "FleetSession", branch: str) -> "Sequence[Need]":
+    from reconciler.core.views import Need
+
     found = [await fleet.marks.rewind(line.kind, line.branch, line.head) for line in fleet.lines(branch)]
     return [Need(rewind.kind, "Rewound", str(rewind)) for rewind in found if rewind]
 
 
-def _of_serving(who: "Serving") -> Iterator[Need]:
+def _of_serving(who: "Serving") -> "Iterator[Need]":
+    from reconciler.core.views import Need
+
     if who.presence and who.is_running and who.presence.trouble:
         yield Need("reconciler", "Trouble", who.presence.trouble)
-
-
-def needs_person(desired: "Desired", observed: "Observed") -> Iterator[Need]:
-    """Yield what a person must look at, the specs first."""
-    from reconciler.cli.views import hosts, tasks
-    from reconciler.core.model.status import Phase, Reason
-
-    for problem in desired.problems:
-        yield Need(f"{problem.path}:{problem.line}", "Broken", str(problem).partition(": error: ")[2])
-    for name, view in tasks(desired, observed).items():
-        status, waiting = view.status, view.status.waiting if view.status else None
-        if view.problems:
-            continue  # told above
-        if status and status.phase in {Phase.ESCALATED, Phase.FAILED}:
-            yield Need(f"task {name}", status.phase.value.capitalize(), view.reason)
-        elif waiting and waiting.reason is Reason.APPROVAL:
-            yield Need(f"task {name}", "Approval", f"{waiting.message}: `reconciler approve-prune`")
-        elif any(each.type == "Stalled" and each.status for each in view.conditions):
-            yield Need(f"task {name}", "Stalled", view.reason)
-    for name, host in hosts(desired, observed).items():
-        if host.stand == "down" and host.status:
-            yield Need(f"host {name}", "Down", host.status.message)
 
 
 # --- Showing ---------------------------------------------------------------

@@ -83,7 +83,7 @@ async def _new(
 ) -> str:
     from reconciler.api.tokens import new_token
     from reconciler.cli.session import open_fleet
-    from reconciler.core.fields import format_time
+    from reconciler.core.times import format_time
 
     _check(name)
     async with open_fleet(context) as fleet:
@@ -152,7 +152,7 @@ async def _revoke(context: Context, name: str, *, only_old: bool, reason: str) -
 @click.pass_obj
 def list_(context: Context, output: str) -> None:
     """List agents and their tokens; the tokens themselves are nowhere."""
-    from reconciler.core.fields import format_time
+    from reconciler.core.times import format_time
 
     def document(agent: "Agent") -> Document:
         expires = format_time(agent.expires) if agent.expires else None

@@ -5,7 +5,6 @@ They make things quick; without them everything still happens, by looking.
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,10 +19,11 @@ from reconciler.cli.output import print_table
 from reconciler.cli.references import NameParam
 from reconciler.core.errors import NotFound, UsageError
 from reconciler.core.text import one_line
+from reconciler.files import replace_atomically
 
 if TYPE_CHECKING:
     from reconciler.core.adapter import Secret
-    from reconciler.core.forge.model import Hint
+    from reconciler.core.model.forge import Hint
     from reconciler.core.model.specs import Forge
     from reconciler.forge.forgejo import ForgeRegistry, InstalledWebhook
     from reconciler.forge.journal import Delivery
@@ -106,10 +106,7 @@ def _words(file: Path | None) -> list[str]:
 def _write(file: Path, words: Sequence[str]) -> None:
     """Write secrets, a line each, for nobody else to read; who reads meanwhile finds old ones or these."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = file.with_name(f".{file.name}.{os.getpid()}")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as text:
-        text.write("".join(f"{word}\n" for word in words))
-    fresh.replace(file)
+    replace_atomically(file, "".join(f"{word}\n" for word in words).encode(), mode=0o600)
 
 
 def _tell(source: "Secret", secret: str) -> None:
@@ -188,7 +185,7 @@ nothing new arrived. What to look at:
 
 
 def _print(deliveries: "Sequence[Delivery]") -> None:
-    from reconciler.core.fields import format_time
+    from reconciler.core.times import format_time
 
     head = ["RECEIVED", "EVENT", "ABOUT", "BY", "OUTCOME", "DELIVERY"]
     rows = [

@@ -35,8 +35,8 @@ from reconciler.core.forge.issues import (
     task_at,
     task_path,
 )
-from reconciler.core.forge.model import Comment, Issue, ManagedComment
 from reconciler.core.forge.presentation import issue_number
+from reconciler.core.model.forge import Comment, Issue, ManagedComment
 from reconciler.core.model.specs import Forge, IssueRules, Repo, TaskSpec
 from reconciler.core.model.status import Phase, Status
 from reconciler.core.text import one_line

@@ -10,7 +10,7 @@ from reconciler.controller.inbox import Inbox
 from reconciler.controller.poller import Poller
 from reconciler.controller.ports import Clock
 from reconciler.controller.pull_requests import PullRequestController
-from reconciler.core.forge.model import Hint
+from reconciler.core.model.forge import Hint
 from reconciler.core.model.specs import FLEET_FORGE
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from reconciler.controller.poller import Poller
 from reconciler.controller.ports import Clock, Controller, Forges
 from reconciler.core.errors import Conflict, ReconcilerError
-from reconciler.core.forge.model import CommitStatus, ManagedComment, PullRequestSnapshot
+from reconciler.core.model.forge import CommitStatus, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.specs import FLEET_FORGE, Desired, Forge
 from reconciler.core.model.status import Observed
 from reconciler.core.planning.preview import comment, difference, no_plan_comment, summary

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from reconciler.controller import tree
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.errors import Problem
 from reconciler.core.events import HostSeen, MergeSeen, PullRequestSeen, RunEnded, RunSeen, WorkerReport
-from reconciler.core.forge.model import (
+from reconciler.core.hosts import HostChange
+from reconciler.core.lifecycle import Transition
+from reconciler.core.model.forge import (
     Comment,
     CommitStatus,
     ForgeView,
@@ -24,16 +25,12 @@ from reconciler.core.forge.model import (
     ManagedComment,
     PullRequestSnapshot,
 )
-from reconciler.core.hosts import HostChange
-from reconciler.core.lifecycle import Transition
 from reconciler.core.model.runs import Assignment, Claim, Report, RunRequest
 from reconciler.core.model.specs import Desired, Forge, Host, Repo, Task
 from reconciler.core.model.status import BudgetScope, HostStatus, LeaseRequest, Status
 from reconciler.core.planning.plan import Plan
 from reconciler.core.runs.retention import Retention
 
-Entry = tree.TreeEntry
-Tree = tree.Tree
 Clock = Callable[[], datetime]
 TaskFact = RunSeen | RunEnded | MergeSeen | PullRequestSeen
 Fact = TaskFact | HostSeen

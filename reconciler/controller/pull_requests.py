@@ -11,9 +11,9 @@ from reconciler.controller.poller import Poller
 from reconciler.controller.ports import Clock, Controller, Forges
 from reconciler.core.errors import Unavailable
 from reconciler.core.events import PullRequestSeen
-from reconciler.core.forge.model import ForgeView, Hint, PullRequestSnapshot
 from reconciler.core.forge.presentation import desired_view, is_shown
 from reconciler.core.forge.pull_request import is_followed
+from reconciler.core.model.forge import ForgeView, Hint, PullRequestSnapshot
 from reconciler.core.model.specs import Forge, Repo, Task
 from reconciler.core.model.status import Status
 from reconciler.core.runs.start_point import pull_bases

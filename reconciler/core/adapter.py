@@ -260,3 +260,21 @@ class Usage(Frozen):
             turns=self.turns - other.turns,
             seconds=round(self.seconds - other.seconds, 3),
         )
+
+
+def overspent(budget: Budget | None, usage: Usage) -> str | None:
+    """Return which limit of the budget is reached, in words; None if none is."""
+    limit = reached(budget, usage)
+    return f"budget spent: {limit[0]} of {limit[1]}" if limit else None
+
+
+def reached(budget: Budget | None, usage: Usage) -> tuple[str, str] | None:
+    """Return what was spent and the first limit that is reached, in words."""
+    if budget is None:
+        return None
+    if budget.cost_usd is not None and usage.cost_usd >= budget.cost_usd:
+        return f"{usage.cost_usd:g}", f"{budget.cost_usd:g} US dollars"
+    tokens = usage.input_tokens + usage.output_tokens
+    if budget.tokens is not None and tokens >= budget.tokens:
+        return f"{tokens}", f"{budget.tokens} tokens"
+    return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from reconciler.core.forge.model import PullRequestSnapshot
+from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.runs import Claim, Report, ReviewNote
 from reconciler.core.model.specs import Task
 from reconciler.core.model.status import Failure, HostStatus, PullRequest, Waiting

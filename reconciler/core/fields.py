@@ -7,7 +7,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any
@@ -24,6 +24,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
+from reconciler.core.times import format_time, parse_time
+
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?\Z", re.ASCII)
 _SEGMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z")
 NAME_LENGTH = 200
@@ -31,8 +33,6 @@ SEGMENT_LENGTH = 64
 
 # What the types below let in, sums, differences and time zones can bear: no conversion
 # further in has to think of the edges of what Python can represent.
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 LONGEST = timedelta(days=36500)
 MOST = 10**18
 """Of anything that is counted; sums end there."""
@@ -86,44 +86,6 @@ def format_duration(value: timedelta) -> str:
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts) or "0s"
-
-
-def parse_time(value: object) -> datetime:
-    """
-    Return the time that a text such as `2030-01-31T09:00:00+01:00` means, in UTC (also without an offset).
-
-    Raises ValueError for anything else, and for a time that is not between `EARLIEST` and `LATEST`.
-    """
-    try:
-        time = value if isinstance(value, datetime) else datetime.fromisoformat(_text(value))
-    except ValueError:
-        message = f'expected a time such as "2030-01-31T09:00:00+01:00", got {value!r}'
-        raise ValueError(message) from None
-    time = time if time.tzinfo else time.replace(tzinfo=UTC)
-    if not EARLIEST <= time <= LATEST:
-        message = f"must be a time from {EARLIEST.year} to {LATEST.year - 1}, not {value!s}"
-        raise ValueError(message)
-    return time.astimezone(UTC)
-
-
-def time_at(seconds: float) -> datetime:
-    """
-    Return the time so many seconds after the epoch, in UTC: what git, a file system or a header tells.
-
-    Nobody refuses those at a door, so one beyond `EARLIEST` and `LATEST` is the nearer of the two.
-    """
-    first, last = EARLIEST.timestamp(), LATEST.timestamp()
-    return datetime.fromtimestamp(max(first, min(seconds, last)), UTC)  # noqa: TID251 - within bounds
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def format_time(value: datetime) -> str:
-    """Return the time in UTC, to the millisecond, as ISO 8601 with a `Z`."""
-    text = value.astimezone(UTC).isoformat(timespec="milliseconds")
-    return text.removesuffix("+00:00").removesuffix(".000") + "Z"
 
 
 def _one_or_many(value: object) -> object:

@@ -22,6 +22,8 @@ _INVISIBLE = re.compile(
 )
 """What shows nothing by itself, and can spell words that only a machine reads."""
 
+_LOGINS = re.compile(r"(?<=://)[^/@\s]+@")
+
 
 def harmless(text: str) -> str:
     """Return the text without anything a terminal would obey; line ends and tabs stay."""
@@ -37,6 +39,17 @@ def one_line(text: str, limit: int = 500) -> str:
     """Return the text as one harmless line of at most `limit` characters."""
     line = " ".join(harmless(text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def both_ends(text: str, limit: int = 600) -> str:
+    """Return the text as one harmless line; of one over `limit` characters the beginning and the end."""
+    line = one_line(text, len(text))
+    return line if len(line) <= limit else f"{line[: limit // 2]} … {line[-limit // 2 :]}"
+
+
+def without_credentials(text: str) -> str:
+    """Return a text in which no URL tells who somebody is."""
+    return _LOGINS.sub("", text)
 
 
 def tail(text: str, *, lines: int, characters: int) -> str:

@@ -7,7 +7,6 @@ A file's size is how far it was copied, so that copying goes on after a restart
 where it stopped: nothing lost, nothing twice.
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from datetime import datetime
@@ -15,8 +14,9 @@ from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from reconciler.core.fields import time_at
+from reconciler.core.times import time_at
 from reconciler.dispatch.protocol import RUN_ID, agent_id, folder_name, run_of
+from reconciler.files import sync_file, sync_folder
 
 StreamName = Literal["out", "err"]
 _PROOF = "secrets"
@@ -47,12 +47,9 @@ class LogFolder:
     def sync(self, run_id: str, stream: StreamName) -> None:
         """Return once all of it, and that it is there, is safe on the disk."""
         path = self._path(run_id, stream)
-        for place in (path, path.parent, self._folder):
-            descriptor = os.open(place, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        sync_file(path)
+        for folder in (path.parent, self._folder):
+            sync_folder(folder)
 
     def last_output(self, run: str, number: int) -> datetime | None:
         """Return when the last output of a round came, of the agent or its validation; None if none did."""

@@ -7,13 +7,12 @@ same base give the same commit, whenever and however often it is made.
 """
 
 import re
-from collections.abc import Awaitable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
 
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.model.runs import Check
 from reconciler.core.text import one_line
-from reconciler.dispatch.git import MirrorGitResult
+from reconciler.git.process import Git
 
 _CLEAN, _CONFLICTS = 0, 1
 """Exit codes of `git merge-tree`; any other is a failure."""
@@ -24,15 +23,6 @@ _REMADE = (b"tree ", b"parent ", b"gpgsig")
 _OURS = b"reconciler <reconciler@reconciler.invalid>"
 _LISTED = 50
 """Most files that are named."""
-
-
-class MirrorGit(Protocol):
-    """Runs a git command on the mirror; raises if its exit code is none that is expected."""
-
-    def __call__(
-        self, *words: str, stdin: bytes = b"", expected: Sequence[int] = (0,)
-    ) -> Awaitable[MirrorGitResult]:
-        """Return how it ended."""
 
 
 class MergeConflict(ReconcilerError):
@@ -52,7 +42,7 @@ class MergeConflict(ReconcilerError):
         return Check(command=f"git merge origin/{base}", exit_code=_CONFLICTS, seconds=0.0, output=text)
 
 
-async def merge(git: MirrorGit, head: str, base: str, message: str) -> str:
+async def merge(git: Git, head: str, base: str, message: str) -> str:
     """Return the merge of a base branch into the work, dated as the last commit of that. Raises Clash."""
     tree = await _merged_tree(git, head, base)
     (header, _) = await _read(git, head)
@@ -61,15 +51,15 @@ async def merge(git: MirrorGit, head: str, base: str, message: str) -> str:
     return await _write(git, tree, (head, base), people, f"{message}\n".encode())
 
 
-async def rebase(git: MirrorGit, head: str, base: str) -> str | None:
+async def rebase(git: Git, head: str, base: str) -> str | None:
     """
     Return the work replayed onto a base commit; None if it has merges of its own, which nobody can replay.
 
     Authors, committers, times and messages stay. A commit that the base has by
     now is left out. Raises Clash.
     """
-    lines = (await git("rev-list", "--reverse", "--topo-order", "--parents", head, f"^{base}")).text
-    line = [words.split() for words in lines.splitlines()]
+    listed = await git.run("rev-list", "--reverse", "--topo-order", "--parents", head, f"^{base}")
+    line = [words.split() for words in listed.decode().splitlines()]
     if any(len(words) != 2 for words in line):  # noqa: PLR2004 - a commit and its only parent
         return None
     for commit, parent in line:
@@ -77,7 +67,7 @@ async def rebase(git: MirrorGit, head: str, base: str) -> str | None:
     return base
 
 
-async def _replay(git: MirrorGit, commit: str, parent: str, base: str) -> str:
+async def _replay(git: Git, commit: str, parent: str, base: str) -> str:
     """Return one commit as it stands on another parent."""
     if parent == base:
         return commit
@@ -91,22 +81,22 @@ async def _replay(git: MirrorGit, commit: str, parent: str, base: str) -> str:
     return await _write(git, tree, (base,), kept, message)
 
 
-async def _merged_tree(git: MirrorGit, one: str, other: str) -> str:
+async def _merged_tree(git: Git, one: str, other: str) -> str:
     words = ("merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", one, other)
-    done = await git(*words, expected=(_CLEAN, _CONFLICTS))
+    done = await git.attempt(*words, codes=(_CLEAN, _CONFLICTS))
     tree, *files = done.stdout.decode(errors="surrogateescape").rstrip("\0").split("\0")
     if done.code == _CONFLICTS:
         raise MergeConflict(files)
     return tree
 
 
-async def _tree(git: MirrorGit, commit: str) -> str:
-    return (await git("rev-parse", f"{commit}^{{tree}}")).text
+async def _tree(git: Git, commit: str) -> str:
+    return await git.line("rev-parse", f"{commit}^{{tree}}")
 
 
-async def _read(git: MirrorGit, commit: str) -> tuple[bytes, bytes]:
+async def _read(git: Git, commit: str) -> tuple[bytes, bytes]:
     """Return header and message of a commit."""
-    header, _, message = (await git("cat-file", "commit", commit)).stdout.partition(b"\n\n")
+    header, _, message = (await git.run("cat-file", "commit", commit)).partition(b"\n\n")
     return header, message
 
 
@@ -114,9 +104,7 @@ def _field(header: bytes, name: bytes) -> bytes:
     return next(field for field in _FIELD.split(header) if field.startswith(name))
 
 
-async def _write(
-    git: MirrorGit, tree: str, parents: Iterable[str], fields: Iterable[bytes], message: bytes
-) -> str:
+async def _write(git: Git, tree: str, parents: Iterable[str], fields: Iterable[bytes], message: bytes) -> str:
     lines = [b"tree " + tree.encode(), *(b"parent " + parent.encode() for parent in parents), *fields]
     content = b"\n".join(lines) + b"\n\n" + message
-    return (await git("hash-object", "-t", "commit", "-w", "--stdin", stdin=content)).text
+    return await git.line("hash-object", "-t", "commit", "-w", "--stdin", stdin=content)

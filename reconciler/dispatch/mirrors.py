@@ -16,12 +16,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from reconciler.dispatch.git import mirror_git
+from reconciler.git.process import Git
 
 _LOOSE = re.compile(r"[0-9a-f]{38}(?:[0-9a-f]{24})?")
 _PACKED = re.compile(rb"^([0-9a-f]{40,64}) (refs/[^\n]+)$", re.MULTILINE)
 _COMMIT = re.compile(rb"[0-9a-f]{40,64}\n?")
 _LONG = 1800.0
+"""Seconds; a repository may be large."""
 _CHUNK = 1 << 20
 
 
@@ -36,14 +37,12 @@ async def remake(folder: Path, ref: str) -> None:
     fresh = folder.with_name(f"{folder.name}.new")
     await asyncio.to_thread(_remove, fresh)
     fresh.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    await mirror_git(fresh, "init", "-q", "--bare", "--template=")
+    await Git.local(fresh, timeout=_LONG).attempt("init", "-q", "--bare", "--template=")
     await asyncio.to_thread(_put_around_objects, fresh, folder)
-    await _keep_sound_packs(folder)
-    if (
-        commit
-        and (await mirror_git(folder, "rev-list", "--objects", "--quiet", commit, timeout=_LONG)).code == 0
-    ):
-        await mirror_git(folder, "update-ref", ref, commit)
+    git = Git.local(folder, timeout=_LONG)
+    await _keep_sound_packs(git, folder)
+    if commit and (await git.attempt("rev-list", "--objects", "--quiet", commit)).code == 0:
+        await git.attempt("update-ref", ref, commit)
 
 
 def _read_ref(folder: Path, ref: str) -> str | None:
@@ -103,17 +102,17 @@ def _is_sound(file: Path) -> bool:
     return reader.eof and digest.hexdigest() == name
 
 
-async def _keep_sound_packs(folder: Path) -> None:
+async def _keep_sound_packs(git: Git, folder: Path) -> None:
     """Drop packs that are not sound; one whose index alone is not gets it anew."""
     packs = folder / "objects" / "pack"
     for index in packs.glob("*.idx"):
         if not index.with_suffix(".pack").is_file():
             _remove(index)
     for pack in sorted(packs.glob("*.pack")):
-        if (await mirror_git(folder, "verify-pack", "--", str(pack), timeout=_LONG)).code == 0:
+        if (await git.attempt("verify-pack", "--", str(pack))).code == 0:
             continue
         _remove(pack.with_suffix(".idx"))
-        if (await mirror_git(folder, "index-pack", str(pack), timeout=_LONG)).code:
+        if (await git.attempt("index-pack", str(pack))).code:
             _remove(pack)
 
 

@@ -20,16 +20,19 @@ from pathspec import GitIgnoreSpec
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Repo
-from reconciler.dispatch.git import MirrorGitResult, mirror_git, without_credentials
+from reconciler.core.text import without_credentials
 from reconciler.dispatch.merging import MergeConflict, merge, rebase
 from reconciler.dispatch.mirrors import remake
 from reconciler.dispatch.retrying import StepFailed
+from reconciler.git.process import Git, GitFailed, GitResult
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_TIMEOUT = 600.0
+"""Seconds for a command on the mirror."""
 _NETWORK_TIMEOUT = 1800.0
 """Seconds; the first fetch of a large repository takes long."""
 SILENCE = 60.0
@@ -80,10 +83,6 @@ def whole_url(url: str, fleet: Path) -> str:
     return url if _ADDRESS.match(url) else str(fleet / url)
 
 
-class _Damaged(Exception):
-    """Git cannot work in the mirror."""
-
-
 _Step = Callable[Concatenate["CodeRepository", P], Coroutine[Any, Any, T]]
 
 
@@ -95,11 +94,11 @@ def _mending(step: _Step[P, T]) -> _Step[P, T]:
         before = self._remade
         try:
             return await step(self, *args, **options)
-        except _Damaged as damage:
+        except GitFailed as damage:
             await self._mend(damage, before)
         try:
             return await step(self, *args, **options)
-        except _Damaged as damage:
+        except GitFailed as damage:
             raise self._beyond_mending(damage) from damage
 
     return mended
@@ -116,6 +115,7 @@ class CodeRepository:
         self.repo = repo
         self.folder = mirrors / f"{repo.name.replace('/', '+')}.git"
         self.url = whole_url(repo.url, fleet)
+        self._git = Git.local(self.folder, timeout=_TIMEOUT)
         self._silence = silence
         self._lock = asyncio.Lock()
         self._remade = 0
@@ -170,9 +170,9 @@ class CodeRepository:
         """Return the commits with all that a host which has the commits `have` lacks."""
         refs = [f"refs/reconciler/base/{commit}" for commit in commits]
         for ref, commit in zip(refs, commits, strict=True):
-            await self._git("update-ref", ref, commit)
+            await self._git.run("update-ref", ref, commit)
         known = [f"^{other}" for other in have if await self._has(other)]
-        return (await self._git("bundle", "create", "-q", "-", *refs, *known)).stdout
+        return await self._git.run("bundle", "create", "-q", "-", *refs, *known)
 
     @_mending
     async def fork(self, head: str) -> str:
@@ -207,13 +207,13 @@ class CodeRepository:
         Not by `git fetch`, which (up to 2.45 at least) does not check what a bundle brings.
         """
         head, pack = self._opened(bundle)
-        done = await mirror_git(self.folder, "index-pack", "--stdin", "--fix-thin", "--strict", stdin=pack)
+        done = await self._git.attempt("index-pack", "--stdin", "--fix-thin", "--strict", stdin=pack)
         if done.code or not await self._has(head):
-            await self._git("for-each-ref", "--count=1")  # fails where it is the mirror that is damaged
+            await self._git.run("for-each-ref", "--count=1")  # fails where it is the mirror that is damaged
             raise self._failed(
                 FailureClass.AGENT, f"the work is refused: {done.words or 'its head is missing'}"
             )
-        await self._git("update-ref", f"refs/reconciler/done/{name}", head)
+        await self._git.run("update-ref", f"refs/reconciler/done/{name}", head)
         return head
 
     def _opened(self, bundle: bytes) -> tuple[str, bytes]:
@@ -237,7 +237,7 @@ class CodeRepository:
         if self.repo.paths:
             await self._check_paths(base, head)
         # Of commits that came in by a merge of the base branch, the merge counts.
-        return int((await self._git("rev-list", "--count", "--first-parent", f"{base}..{head}")).text)
+        return int(await self._git.run("rev-list", "--count", "--first-parent", f"{base}..{head}"))
 
     @_mending
     async def see_way_back(self, branch: str, expected: str | None) -> None:
@@ -392,8 +392,8 @@ class CodeRepository:
 
     async def _known_base(self) -> str:
         """Return the base branch as the mirror has it, or has it now."""
-        done = await self._git("rev-parse", "-q", "--verify", f"{self._base}^{{commit}}", expected=(0, 1))
-        return done.text or await self.newest()
+        words = ("rev-parse", "-q", "--verify", f"{self._base}^{{commit}}")
+        return await self._git.line(*words, codes=(0, 1)) or await self.newest()
 
     async def _check_paths(self, base: str, head: str) -> None:
         """Raise StepFailed for files that work must leave alone; what a merge brought in is not its own."""
@@ -408,24 +408,24 @@ class CodeRepository:
             raise self._failed(FailureClass.AGENT, f"the work touches {names}, outside of the repo's `paths`")
 
     async def _fork(self, head: str) -> str | None:
-        return (await self._git("merge-base", self._base, head, expected=(0, 1))).text or None
+        return await self._git.line("merge-base", self._base, head, codes=(0, 1)) or None
 
     async def _changed(self, old: str, new: str) -> set[str]:
-        listed = await self._git("diff", "--name-only", "--no-renames", "-z", old, new)
-        return {name.decode(errors="surrogateescape") for name in listed.stdout.split(b"\0") if name}
+        listed = await self._git.run("diff", "--name-only", "--no-renames", "-z", old, new)
+        return {name.decode(errors="surrogateescape") for name in listed.split(b"\0") if name}
 
     async def _create(self) -> None:
         if (self.folder / "HEAD").exists():
             return
         if self.folder.exists() or self.folder.is_symlink():
-            raise _Damaged("it has no HEAD")
+            raise GitFailed("it has no HEAD")
         try:
             self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise self._beyond_mending(error) from error
-        await self._git("init", "-q", "--bare", "--template=")
+        await self._git.run("init", "-q", "--bare", "--template=")
 
-    async def _mend(self, damage: _Damaged, remade: int) -> None:
+    async def _mend(self, damage: GitFailed, remade: int) -> None:
         """Make the mirror again, unless somebody else did since it was the `remade`th."""
         async with self._lock:
             if self._remade != remade:
@@ -452,7 +452,7 @@ class CodeRepository:
 
     async def _fetch_base(self) -> str:
         await self._fetch(f"+{self._base}:{self._base}")
-        return (await self._git("rev-parse", f"{self._base}^{{commit}}")).text
+        return await self._git.line("rev-parse", f"{self._base}^{{commit}}")
 
     async def _fetch_all(self) -> None:
         await self._fetch("--prune", "+refs/heads/*:refs/heads/*")
@@ -482,7 +482,7 @@ class CodeRepository:
         source = refspec.lstrip("+").partition(":")[0]
         if source not in await self._list(source) and "*" not in source:
             raise trouble
-        raise _Damaged(done.words)
+        raise GitFailed(done.words)
 
     async def _list(self, *refs: str) -> Mapping[str, str]:
         """Return the commits of those of the refs that are there, by full name."""
@@ -496,29 +496,22 @@ class CodeRepository:
         """Return the commit of a ref there; None if there is no such ref."""
         return (await self._list(ref)).get(ref)
 
-    async def _talk(self, *words: str, silence: float | None = None, mirror: bool = True) -> MirrorGitResult:
+    async def _talk(self, *words: str, silence: float | None = None, mirror: bool = True) -> GitResult:
         """Run git, from the mirror or from nowhere, and bound how long the other side may be silent."""
-        folder = self.folder if mirror else None
+        git = Git.networked(self.folder) if mirror else Git.nowhere()
         silence = silence or self._silence
         try:
-            return await mirror_git(folder, *words, remote=True, timeout=_NETWORK_TIMEOUT, silence=silence)
+            return await git.attempt(*words, timeout=_NETWORK_TIMEOUT, silence=silence)
         except Unavailable as error:
             raise Unavailable(f"repo {self.repo.name}: {self._place} does not answer: {error}") from error
 
-    async def _git(self, *words: str, stdin: bytes = b"", expected: Sequence[int] = (0,)) -> MirrorGitResult:
-        """Run git in the mirror. Raises _Damaged if it does not end as expected."""
-        done = await mirror_git(self.folder, *words, stdin=stdin)
-        if done.code not in expected:
-            raise _Damaged(f"git {words[0]} failed ({done.code}): {done.words}")
-        return done
-
     async def _has(self, commit: str) -> bool:
-        return (await mirror_git(self.folder, "cat-file", "-e", f"{commit}^{{commit}}")).code == 0
+        return (await self._git.attempt("cat-file", "-e", f"{commit}^{{commit}}")).code == 0
 
     async def _is_ancestor(self, one: str, other: str) -> bool:
-        done = await mirror_git(self.folder, "merge-base", "--is-ancestor", one, other)
+        done = await self._git.attempt("merge-base", "--is-ancestor", one, other)
         if done.code > 1 and await self._has(one):
-            raise _Damaged(f"git merge-base failed ({done.code}): {done.words}")
+            raise GitFailed(f"git merge-base failed ({done.code}): {done.words}")
         return done.code == 0
 
     @property

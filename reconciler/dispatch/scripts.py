@@ -11,8 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from reconciler.core.errors import Refused, Unavailable
-from reconciler.core.text import one_line
-from reconciler.dispatch.git import both_ends
+from reconciler.core.text import both_ends, one_line
 from reconciler.dispatch.transport import Transport
 
 _ANSWER = re.compile(rb"^(?P<kind>[SE])(?: |$)", re.MULTILINE)

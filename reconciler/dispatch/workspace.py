@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.model.runs import Check, FailureClass, RunRequest
-from reconciler.core.text import one_line
-from reconciler.dispatch.git import both_ends, without_credentials
+from reconciler.core.text import both_ends, one_line, without_credentials
 from reconciler.dispatch.protocol import agent_id, batches, folder_name
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import StepFailed

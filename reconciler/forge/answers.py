@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
-from reconciler.core.fields import EARLIEST, LATEST, LONGEST_TEXT, Id
-from reconciler.core.forge.model import Comment, Issue
+from reconciler.core.fields import LONGEST_TEXT, Id
+from reconciler.core.model.forge import Comment, Issue
 from reconciler.core.text import harmless, one_line
+from reconciler.core.times import EARLIEST, LATEST
 
 
 def _said(value: object) -> object:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from reconciler.core.forge.model import ForgeView
+from reconciler.core.model.forge import ForgeView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

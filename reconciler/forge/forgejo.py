@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from reconciler.controller.ports import Clock
 from reconciler.core.adapter import Secret
-from reconciler.core.forge.model import (
+from reconciler.core.model.forge import (
     Comment,
     CommitStatus,
     ForgeView,

@@ -21,8 +21,8 @@ from typing import Any, Literal, get_args
 
 from reconciler.controller.ports import Clock
 from reconciler.core.errors import Unavailable
-from reconciler.core.fields import parse_time
-from reconciler.core.forge.model import Hint
+from reconciler.core.model.forge import Hint
+from reconciler.core.times import parse_time
 from reconciler.files import replace_durably, sync_folder
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from reconciler.controller.ports import Clock
-from reconciler.core.forge.model import Checks, PullRequestSnapshot, Review
+from reconciler.core.model.forge import Checks, PullRequestSnapshot, Review
 from reconciler.core.model.runs import ReviewNote
 from reconciler.core.text import one_line
 from reconciler.forge.answers import (

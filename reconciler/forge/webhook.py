@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from reconciler.core.errors import UsageError
 from reconciler.core.fields import Id
-from reconciler.core.forge.model import Hint
+from reconciler.core.model.forge import Hint
 from reconciler.core.text import one_line
 from reconciler.forge.answers import ForgeAnswer, ForgeUser, JsonLine, name_of
 

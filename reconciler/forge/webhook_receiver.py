@@ -10,7 +10,7 @@ from dataclasses import replace
 from reconciler.controller.ports import Controller
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Refused, Unavailable, UsageError
-from reconciler.core.forge.model import Hint
+from reconciler.core.model.forge import Hint
 from reconciler.core.model.specs import Forge
 from reconciler.forge.journal import Journal
 from reconciler.forge.webhook import digest, event_of, has_valid_signature, read_hint

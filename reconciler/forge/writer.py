@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.forge.model import CommitStatus, ForgeView, ManagedComment, PullRequestSnapshot
+from reconciler.core.model.forge import CommitStatus, ForgeView, ManagedComment, PullRequestSnapshot
 from reconciler.core.text import harmless, one_line
 from reconciler.forge.answers import (
     CommentAnswer,

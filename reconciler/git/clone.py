@@ -118,6 +118,7 @@ def _empty(folder: Path) -> None:
 
 
 async def _init(git: Git, url: str, *options: str) -> str:
+    # No template: those of this machine may bring hooks and settings of their own.
     await git.run("init", "--quiet", "--bare", "--template=", *options)
     await git.run("config", "remote.origin.url", url)
-    return (await git.run("rev-parse", "--show-object-format")).decode().strip()
+    return await git.line("rev-parse", "--show-object-format")

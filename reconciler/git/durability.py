@@ -24,7 +24,7 @@ async def advice(repository: Repository) -> Sequence[str]:
     if git_dir is None:
         return ()
     told = await Git.local(git_dir).attempt("config", "--get", SETTING)
-    if told.code == 0 and {"all", "reference"} & set(told.stdout.decode().strip().split(",")):
+    if told.code == 0 and {"all", "reference"} & set(told.text.split(",")):
         return ()
     words = (
         f"{git_dir} does not sync what is pushed to it, and may lose it with the power: "

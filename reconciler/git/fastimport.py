@@ -17,7 +17,6 @@ from reconciler.git.process import Git, pipes, printable_error
 IDENTITY = "reconciler <reconciler@localhost>"
 
 _OPTIONS = (
-    *("-c", "core.fsync=all"),  # git's default syncs almost nothing
     *("-c", "core.filesRefLockTimeout=2000"),  # `git gc` of somebody else holds the ref for a moment
     *("-c", "pack.compression=1"),  # most of the time goes into zlib; a repack packs tightly later
     *("-c", "fastimport.unpackLimit=1"),  # a pack is two files to sync, a loose commit is five or more
@@ -60,8 +59,8 @@ class FastImport:
         self._written = 0
         self._ids: list[str] = []
         self._words = TemporaryFile()  # noqa: SIM115 - closed by close()
-        words = (*_OPTIONS, "fast-import", "--quiet")
-        self._process = git.keep_running(*words, stderr=self._words, keep_open=keep_open)
+        git = git.synced().with_options(*_OPTIONS)
+        self._process = git.keep_running("fast-import", "--quiet", stderr=self._words, keep_open=keep_open)
         self._talk, self._answers = pipes(self._process)
         self._report = git_dir / f"fast_import_crash_{self._process.pid}"
 

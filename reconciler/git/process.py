@@ -1,10 +1,12 @@
 """
-One way to run git: a clean configuration, no prompts, git's own words when it fails.
+Command runner: every git process of this machine starts here, with one list of safety settings.
 
-Local work reads nothing but the repository itself: no hooks, no file system
-monitor, no signing, no upkeep on the side, and no configuration of whoever
-happens to run this process. Talking to a remote needs that person's
-credentials, so there (and only there) their own configuration is read too.
+What differs is the purpose, and each has a named constructor: which repository,
+whose configuration, and whether a remote is talked to. Work on a repository
+reads nothing but the repository itself; talking to a remote needs the
+credentials of whoever runs this process, so there their own configuration is
+read too. Only a commit in a person's name goes without the list: their identity
+and their signature are meant. What they do in a checkout is `checkout`'s.
 """
 
 import asyncio
@@ -12,37 +14,68 @@ import os
 import re
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Self
 
 from reconciler.core.errors import Unavailable
+from reconciler.core.text import both_ends, without_credentials
 from reconciler.subprocesses import end, start
 
 _SAFE: Sequence[str] = (
+    # Programs that a repository's own configuration, or its folder, would have us start:
     "core.hooksPath=/dev/null",
-    "core.fsmonitor=false",
-    "core.alternateRefsCommand=true",
-    "core.quotePath=false",
-    "core.logAllRefUpdates=false",
-    "commit.gpgSign=false",
+    "core.fsmonitor=false",  # asked by `status` and `diff` what has changed
+    "core.alternateRefsCommand=true",  # asked by `fetch` what a borrowed repository has; `true` says nothing
+    "commit.gpgSign=false",  # `gpg.program`; it would ask for a passphrase too, and nobody is there
     "push.gpgSign=false",
-    "log.showSignature=false",
-    "gc.auto=0",
-    "maintenance.auto=false",
+    "log.showSignature=false",  # the same program, and its words among those that we parse
+    # Submodules have addresses and configurations of their own, which nobody has looked at.
     "fetch.recurseSubmodules=false",
     "push.recurseSubmodules=no",
+    # Upkeep goes on after the command that began it: it holds locks, and drops what is not named yet.
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "core.quotePath=false",  # names as they are: those that we compare with are not quoted either
+    "core.logAllRefUpdates=false",  # each commit of the record would add a line, and keep what is rewound
 )
-"""Overrides whatever a repository's own configuration says."""
+"""Overrides what a repository's own configuration says: who may write that must not run things here."""
 
+QUIET = {
+    "GIT_TERMINAL_PROMPT": "0",  # nobody is there to answer
+    "LC_ALL": "C.UTF-8",
+    "LANGUAGE": "C",  # errors are told apart by git's words
+}
+"""Of every git, a person's own too."""
+_SAFE_PROTOCOLS = {"GIT_ALLOW_PROTOCOL": "file:https:http:ssh"}
+"""Not `ext::`, which runs commands, nor `git://`, where anybody may answer."""
+_CLEAN = {
+    **QUIET,
+    **_SAFE_PROTOCOLS,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,  # the same work gives the same commit, whoever runs this process
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",  # `refs/replace/` would show other content under an id that was checked
+    "GIT_OPTIONAL_LOCKS": "0",  # who looks is in nobody's way
+    "GIT_LITERAL_PATHSPECS": "1",  # a task may be called `*`
+}
 _BASE = ("PATH", "HOME", "TMPDIR", "USER", "LOGNAME")
 _OF_REMOTES = re.compile(
     r"GIT_(?:SSH(?:_COMMAND|_VARIANT)?|ASKPASS|SSL_\w+|HTTP_\w+|PROXY_\w+|CONFIG_(?:GLOBAL|COUNT|(?:KEY|VALUE)_\d+))\Z"
 )
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
-_CONTROL = re.compile(r"[^\x20-\x7e\u00a1-\ud7ff\ue000-\U0010ffff]+")
-_WORDS = 600
-"""Most characters of git's own words in an error."""
+PLACES = re.compile(
+    r"GIT_(?:DIR|WORK_TREE|INDEX_FILE|PREFIX|COMMON_DIR|NAMESPACE|OBJECT_\w+|ALTERNATE_OBJECT_\w+)\Z"
+)
+"""What a hook's environment says about another repository than the one that is meant."""
+_PROGRESS = re.compile(
+    r"(?:remote: +)?(?:Enumerating|Counting|Compressing|Receiving|Unpacking|Writing) objects\b"
+    r"|(?:remote: +)?(?:Resolving deltas|Checking connectivity|Checking objects|Delta compression|Total \d)"
+)
+_PIECE = 64 * 1024
+
+
+class GitFailed(Unavailable):
+    """Git ended with an exit code that was not expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +85,12 @@ class GitResult:
     code: int
     stdout: bytes
     words: str
-    """What git said on stderr, fit for a log."""
+    """What git said on stderr, fit for a log; not how far it has come."""
+
+    @property
+    def text(self) -> str:
+        """What it printed, without white space around it."""
+        return self.stdout.decode(errors="replace").strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +99,13 @@ class Git:
 
     options: tuple[str, ...]
     env: Mapping[str, str]
+    timeout: float | None = None
+    """Seconds a command may take, unless it is given others."""
 
     @classmethod
-    def local(cls, git_dir: Path) -> Self:
+    def local(cls, git_dir: Path, *, timeout: float | None = None) -> Self:
         """Return git for the object database and refs of a repository on this machine."""
-        return cls((f"--git-dir={git_dir}", *_overrides()), _clean_environment())
+        return cls((f"--git-dir={git_dir}", *_overrides()), _clean_environment(), timeout)
 
     @classmethod
     def networked(cls, git_dir: Path) -> Self:
@@ -83,14 +123,36 @@ class Git:
         return cls(("-C", str(place), *_overrides()), _networked_environment())
 
     @classmethod
-    def personal(cls, *where: str) -> Self:
+    def workspace(cls, folder: Path, env: Mapping[str, str], *, timeout: float) -> Self:
         """
-        Return git as the person themselves would call it: identity, hooks, filters.
+        Return git for a work tree in which agents write, and so may have written its configuration too.
 
-        `where` are options that say in which repository, `-C <folder>` or `--git-dir=<folder>`.
+        The user's own configuration counts, the system's as well: it has the
+        filters that files need on their way in. Reflogs are for the agent.
         """
-        env = {name: value for name, value in os.environ.items() if name not in _PLACES}
-        return cls(where, env | _QUIET)
+        options = ("-C", str(folder), *_overrides(), "-c", "core.logAllRefUpdates=true")
+        return cls(options, _elsewhere(env) | QUIET | _SAFE_PROTOCOLS, timeout)
+
+    @classmethod
+    def personal(cls, git_dir: Path) -> Self:
+        """Return git for objects in the name of the person: their identity, and how they sign."""
+        return cls((f"--git-dir={git_dir}",), _elsewhere(os.environ) | QUIET)
+
+    def synced(self) -> Self:
+        """
+        Return git that has objects and refs on disk when it ends; its default syncs almost nothing.
+
+        The folders that they are in it never syncs.
+        """
+        return self.with_options("-c", "core.fsync=all")
+
+    def with_options(self, *options: str) -> Self:
+        """Return git with further options, which win."""
+        return replace(self, options=(*self.options, *options))
+
+    def with_env(self, env: Mapping[str, str]) -> Self:
+        """Return git with further variables."""
+        return replace(self, env={**self.env, **env})
 
     async def run(
         self,
@@ -103,34 +165,54 @@ class Git:
         """
         Run a git command and return what it printed.
 
-        Raises Unavailable, with git's own words, if it ends with an exit code not in `codes`.
+        Raises GitFailed, with git's own words, if it ends with an exit code not
+        in `codes`, and Unavailable as `attempt` does.
         """
-        result = await self.attempt(*words, stdin=stdin, timeout=timeout, env=env)
-        if result.code not in codes:
-            raise Unavailable(f"git {words[0]} failed ({result.code}): {result.words}")
-        return result.stdout
+        return (await self.attempt(*words, stdin=stdin, codes=codes, timeout=timeout, env=env)).stdout
+
+    async def line(
+        self,
+        *words: str,
+        stdin: bytes = b"",
+        codes: Collection[int] = (0,),
+        env: Mapping[str, str] | None = None,
+    ) -> str:
+        """Run a git command as `run` does, and return the one line it printed."""
+        return (await self.run(*words, stdin=stdin, codes=codes, env=env)).decode(errors="replace").strip()
 
     async def attempt(
         self,
         *words: str,
         stdin: bytes = b"",
+        codes: Collection[int] | None = None,
         timeout: float | None = None,
+        silence: float | None = None,
         env: Mapping[str, str] | None = None,
     ) -> GitResult:
         """
-        Run a git command and return how it ended, whatever that is.
+        Run a git command and return how it ended: whatever that is, unless `codes` says what is expected.
 
-        `timeout` is in seconds. Raises Unavailable if git took longer or cannot be started.
+        `timeout` is in seconds; `silence` is how many it may print nothing,
+        which whoever waits for an answer that never comes does (ask for
+        `--progress`). Raises GitFailed for another exit code, Unavailable if git
+        took longer or cannot be started.
         """
+        timeout = timeout or self.timeout
         process = await self._start(words, env or {})
         try:
-            stdout, stderr = await asyncio.wait_for(process.communicate(stdin), timeout)
+            async with asyncio.timeout(timeout):
+                stdout, stderr = await _communicate(process, stdin, silence)
+        except _Silent:
+            raise Unavailable(f"nothing came for {silence:g} s, so git {words[0]} was stopped") from None
         except TimeoutError:
-            raise Unavailable(f"git {words[0]} did not end within {timeout:g} s; it was stopped") from None
+            raise Unavailable(f"git {words[0]} took longer than {timeout:g} s; it was stopped") from None
         finally:
             if process.returncode is None:
                 await end(process)
-        return GitResult(process.returncode or 0, stdout, printable_error(stderr))
+        result = GitResult(process.returncode or 0, stdout, printable_error(_without_progress(stderr)))
+        if codes is not None and result.code not in codes:
+            raise GitFailed(f"git {words[0]} failed ({result.code}): {result.words}")
+        return result
 
     async def _start(self, words: Sequence[str], env: Mapping[str, str]) -> asyncio.subprocess.Process:
         try:
@@ -175,44 +257,68 @@ def pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
     return process.stdin, process.stdout
 
 
+class _Silent(Exception):
+    """Nothing was printed for too long."""
+
+
+async def _communicate(
+    process: asyncio.subprocess.Process, stdin: bytes, silence: float | None
+) -> tuple[bytes, bytes]:
+    """Return what a process prints. Raises _Silent if it prints nothing for so long."""
+    if silence is None or process.stdout is None or process.stderr is None:
+        return await process.communicate(stdin)
+    clock = asyncio.get_running_loop().time
+    try:
+        async with asyncio.timeout(silence) as limit:
+
+            async def read(stream: asyncio.StreamReader) -> bytes:
+                pieces = []
+                while piece := await stream.read(_PIECE):
+                    limit.reschedule(clock() + silence)
+                    pieces.append(piece)
+                return b"".join(pieces)
+
+            if process.stdin is not None:
+                process.stdin.close()  # whoever talks to a remote is told nothing
+            output = await asyncio.gather(read(process.stdout), read(process.stderr))
+            await process.wait()
+    except TimeoutError:
+        if limit.expired():
+            raise _Silent from None
+        raise
+    return output[0], output[1]
+
+
 def printable_error(text: bytes | str) -> str:
-    """Return git's words on one line, without control characters and without credentials of URLs."""
+    """Return git's words on one line, harmless, without credentials of URLs; long ones by both ends."""
     words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    line = _CONTROL.sub(" ", _CREDENTIALS.sub("", words)).strip()
-    return line if len(line) <= _WORDS else f"{line[: _WORDS // 3]} … {line[-_WORDS // 2 :]}"
+    return both_ends(without_credentials(words))
+
+
+def _without_progress(stderr: bytes) -> str:
+    """Return what git said apart from how far it has come."""
+    lines = re.split(r"[\r\n]+", stderr.decode("utf-8", "replace"))
+    return "\n".join(line for line in lines if not _PROGRESS.match(line))
 
 
 def _overrides() -> Sequence[str]:
     return [word for setting in _SAFE for word in ("-c", setting)]
 
 
-_QUIET = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8", "LANGUAGE": "C"}
-"""Nobody is asked, and messages are in the language that errors are told apart by."""
-
-_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_NAMESPACE")
-"""What a hook's environment says about another repository than the one that is meant."""
-
-
 def _clean_environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in _BASE if name in os.environ} | {
-        **_QUIET,
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_ATTR_NOSYSTEM": "1",
-        "GIT_ALLOW_PROTOCOL": "file:https:http:ssh",  # no ext::, which runs commands
-        "GIT_NO_REPLACE_OBJECTS": "1",
-        "GIT_OPTIONAL_LOCKS": "0",
-        "GIT_LITERAL_PATHSPECS": "1",
-    }
+    return {name: os.environ[name] for name in _BASE if name in os.environ} | _CLEAN
 
 
 def _networked_environment() -> dict[str, str]:
     """Return the clean environment plus what finds credentials: helpers may need any variable."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    clean = _clean_environment()
-    del clean["GIT_CONFIG_GLOBAL"]
+    clean = {name: value for name, value in _CLEAN.items() if name != "GIT_CONFIG_GLOBAL"}
     for_remotes = {name: value for name, value in os.environ.items() if _OF_REMOTES.match(name)}
     return others | clean | for_remotes
+
+
+def _elsewhere(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if not PLACES.match(name)}
 
 
 def _cannot_start(error: OSError) -> Unavailable:

@@ -33,6 +33,7 @@ async def fetch(git: Git) -> None:
     What the fleet keeps beside them (`refs/fleet/`) comes into `refs/remote-fleet/`.
     Raises Refused if the remote does not let us in, Unavailable if it does not answer.
     """
+    # Tags name nothing of ours; FETCH_HEAD tells of the last fetch that a person made.
     words = ("fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "origin")
     refs = ("+refs/heads/*:refs/remotes/origin/*", "+refs/fleet/*:refs/remote-fleet/*")
     result = await git.attempt(*words, *refs, timeout=NETWORK_TIMEOUT)
@@ -40,7 +41,7 @@ async def fetch(git: Git) -> None:
         damaged = (
             "; a ref of the remote is damaged: see to its empty files there" if _EMPTY in result.words else ""
         )
-        _explain("fetch failed", f"{result.words}{damaged}")
+        explain("fetch failed", f"{result.words}{damaged}")
 
 
 async def push(git: Git, remote: str, commit: str, branch: str) -> None:
@@ -50,13 +51,10 @@ async def push(git: Git, remote: str, commit: str, branch: str) -> None:
     Raises Conflict if somebody else pushed first, Refused if the remote says
     no, Unavailable if it does not answer (then it may or may not have it).
     """
-    result = await git.attempt(
-        *_FEW_OBJECTS,
-        *("push", "--quiet", "--porcelain", remote, f"{commit}:refs/heads/{branch}"),
-        timeout=NETWORK_TIMEOUT,
-    )
+    words = ("push", "--quiet", "--porcelain", remote, f"{commit}:refs/heads/{branch}")
+    result = await git.with_options(*_FEW_OBJECTS).attempt(*words, timeout=NETWORK_TIMEOUT)
     if result.code != 0:
-        _explain(f"push of {branch} failed", _all_words(result))
+        explain(f"push of {branch} failed", _all_words(result))
 
 
 async def push_ref(git: Git, value: str, ref: str, *, expected: str | None) -> None:
@@ -65,11 +63,12 @@ async def push_ref(git: Git, value: str, ref: str, *, expected: str | None) -> N
 
     An empty value deletes it. Raises as `push` does; Conflict if the ref has another value.
     """
+    # The value is named: without it git compares with what was fetched last, which may be newer than we know.
     lease = f"--force-with-lease={ref}:{expected or ''}"
     words = ("push", "--quiet", "--porcelain", lease, "origin", f"{value}:{ref}")
-    result = await git.attempt(*_FEW_OBJECTS, *words, timeout=NETWORK_TIMEOUT)
+    result = await git.with_options(*_FEW_OBJECTS).attempt(*words, timeout=NETWORK_TIMEOUT)
     if result.code != 0:
-        _explain(f"push of {ref} failed", _all_words(result))
+        explain(f"push of {ref} failed", _all_words(result))
 
 
 def _all_words(result: GitResult) -> str:
@@ -78,7 +77,8 @@ def _all_words(result: GitResult) -> str:
     return " ".join([*refs, result.words])
 
 
-def _explain(what: str, words: str) -> NoReturn:
+def explain(what: str, words: str) -> NoReturn:
+    """Raise what a fetch or a push that failed means, by git's words for it."""
     if _SOMEBODY_FIRST.search(words):
         raise Conflict(f"{what}, somebody else was first: {words}")
     if _SAID_NO.search(words):

@@ -5,13 +5,12 @@ What the reconciler itself commits to the specs: tasks made from issues, and wha
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import Conflict, Unavailable
-from reconciler.core.fields import format_time, time_at
+from reconciler.core.times import format_time, time_at
 from reconciler.git.fastimport import IDENTITY
 from reconciler.git.objects import GitTree
 from reconciler.git.process import Git
@@ -120,7 +119,7 @@ def bot_git(git: Git) -> Git:
         for role in ("AUTHOR", "COMMITTER")
         for part, value in (("NAME", name), ("EMAIL", address))
     }
-    return replace(git, env={**git.env, **names})
+    return git.with_env(names)
 
 
 # --- Where the branch is checked out ---------------------------------------

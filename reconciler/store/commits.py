@@ -5,7 +5,6 @@ Commits made in the object database, without anybody's index or work tree.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
@@ -35,7 +34,7 @@ async def publish(repository: Repository, branch: str, was: str | None, commit: 
         return
     # Before the ref: it must never be on disk without what it names.
     await asyncio.to_thread(_sync_objects, repository.git_dir)
-    result = await _synced(repository.git).attempt(*move)
+    result = await repository.git.synced().attempt(*move)
     if result.code != 0:
         error = Unavailable if repository.read_ref(ref) == was else Conflict
         raise error(f"{branch} could not be moved: {result.words}")
@@ -112,8 +111,8 @@ async def _entry(
         raise UsageError(f"{path}: not a regular file; change it by hand")
     if text is None:
         return None
-    blob = await _synced(repository.git).run("hash-object", "-w", "--stdin", stdin=text.encode())
-    return TreeEntry(found.mode if found else "100644", blob.decode().strip())
+    blob = await repository.git.synced().line("hash-object", "-w", "--stdin", stdin=text.encode())
+    return TreeEntry(found.mode if found else "100644", blob)
 
 
 async def _commit_on(
@@ -124,12 +123,12 @@ async def _commit_on(
     lines = "".join(
         f"{f'{entry.mode} {entry.blob}' if entry else gone}\t{path}\0" for path, entry in changes.items()
     )
-    git = _synced(repository.git)
+    git = repository.git.synced()
     with TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": f"{folder}/index"}
         await git.run("read-tree", head, env=index)
         await git.run("update-index", "-z", "--index-info", stdin=lines.encode(), env=index)
-        tree = (await git.run("write-tree", env=index)).decode().strip()
+        tree = await git.line("write-tree", env=index)
     return await commit_tree(repository, committer, tree, [head], message)
 
 
@@ -137,10 +136,9 @@ async def commit_tree(
     repository: Repository, committer: Git, tree: str | None, parents: Sequence[str], message: str
 ) -> str:
     """Make a commit of a tree (None: an empty one) and return it; no ref is touched."""
-    tree = tree or (await repository.git.run("mktree")).decode().strip()
+    tree = tree or await repository.git.line("mktree")
     words = [word for parent in parents for word in ("-p", parent)]
-    committed = await _synced(committer).run("commit-tree", tree, *words, "-F", "-", stdin=message.encode())
-    return committed.decode().strip()
+    return await committer.synced().line("commit-tree", tree, *words, "-F", "-", stdin=message.encode())
 
 
 def _sync_objects(git_dir: Path) -> None:
@@ -158,12 +156,3 @@ def _sync_ref(git_dir: Path, ref: str) -> None:
             sync_folder(folder)
         if folder == git_dir:
             break
-
-
-def _synced(git: Git) -> Git:
-    """
-    Return git that has objects and refs on disk when it ends; its default syncs almost nothing.
-
-    The folders that they are in it never syncs.
-    """
-    return replace(git, options=(*git.options, "-c", "core.fsync=all"))

@@ -1,69 +1,105 @@
 """
-What happened, read back from the commits of the state branch.
+History: what happened, read back from the commits of the state branch, from any of them on or back.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from reconciler.core.errors import Unavailable
-from reconciler.core.fields import time_at
+from reconciler.core.errors import NotFound, Unavailable
+from reconciler.core.times import time_at
+from reconciler.core.transitions import TransitionRecord
 from reconciler.git.repository import Repository
-from reconciler.store import messages
 from reconciler.store.layout import status_path
+from reconciler.store.messages import parse_message
 
 _OF_TASKS = "--grep=^Task: "
-OF_FLEET = (_OF_TASKS, "--grep=^Host: ")
+_OF_FLEET = (_OF_TASKS, "--grep=^Host: ")
 """Trailers of transitions and of news of hosts; either will do where both are given."""
-_COMMITTED = re.compile(r"^committer .*> (\d+) [+-]\d{4}$", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryEntry:
-    """One transition, or news of a host, as it stands on record."""
-
-    at: datetime
-    """To the second."""
-    task: str | None
-    """None: news of a host."""
-    before: str | None
-    """Phase; None for the first transition of a task. Of a host, whether it was up or down."""
-    after: str | None
-    """Phase; None when the status went. Of a host, as above."""
-    reason: str
-    host: str | None
-    run: str | None
-    actor: str
-    cause: str
-    revision: str | None
-    """Commit of the specs that were in force."""
-    commit: str
-    previous: str | None
-    """Commit of the task's previous transition."""
-
-    @property
-    def name(self) -> str:
-        """What it is about, in words."""
-        return self.task or f"host {self.host}"
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
 async def read_history(
     repository: Repository, branch: str, task: str | None = None, *, limit: int | None = None
-) -> Sequence[HistoryEntry]:
+) -> Sequence[TransitionRecord]:
     """
     Return what happened from the state branch, newest first: to one task, or to all of them and their hosts.
 
     Those of one task are found by walking from each to the one before, across
     renames. Empty if there are none. Raises Unavailable.
     """
-    head = repository.read_ref(repository.ref(branch))
-    if head is None:
-        return ()
-    if task is None:
-        return await read_entries(repository, await _listed(repository, limit, *OF_FLEET, head))
-    last = await _listed(repository, 1, _OF_TASKS, head, "--", status_path(task))
-    return await walk(repository, next(iter(last), None), limit)
+    head = repository.read_ref(repository.ref(branch)) or ""
+    return await HistoryReader(repository, lambda: head).before(None, task, limit)
+
+
+class HistoryReader:
+    """What happened; `head` tells up to which commit, empty if nothing has."""
+
+    def __init__(self, repository: Repository, head: Callable[[], str]) -> None:
+        self._repository = repository
+        self.head = head
+
+    async def since(self, commit: str, limit: int) -> Sequence[TransitionRecord]:
+        """
+        Return what happened after a commit (empty: ever), oldest first.
+
+        Raises NotFound if that commit is not in the history, Unavailable.
+        """
+        head = self.head()
+        if not head:
+            return ()
+        if commit:
+            await self._require(commit, head)
+        after = (f"^{commit}",) if commit else ()
+        listed = await _listed(self._repository, "--reverse", *_OF_FLEET, head, *after)
+        return await _read(self._repository, listed[:limit])
+
+    async def before(
+        self, commit: str | None, task: str | None, limit: int | None
+    ) -> Sequence[TransitionRecord]:
+        """
+        Return what happened up to now, or before a commit, newest first; to one task, or to all.
+
+        Raises NotFound if that commit is not in the history, Unavailable.
+        """
+        head = self.head()
+        if not head:
+            return ()
+        if commit is not None:
+            await self._require(commit, head)
+        if task is None:
+            start = head if commit is None else f"{commit}^@"  # its parents, if it has any
+            most = () if limit is None else (f"--max-count={limit}",)
+            listed = await _listed(self._repository, *most, *_OF_FLEET, start)
+            return await _read(self._repository, listed)
+        return await _walk(self._repository, await self._last(task, head, commit), limit)
+
+    async def _last(self, task: str, head: str, commit: str | None) -> str | None:
+        """Return the last transition of a task, up to now or before a commit that may be one of it."""
+        if commit is not None:
+            [entry] = await _read(self._repository, [commit])
+            if entry.task == task:
+                return entry.previous
+        last = next(iter(await self._touching([status_path(task)], "--max-count=1", head)), None)
+        if commit is None or last is None:
+            return last
+        life = await _walk(self._repository, last, None)  # it may have had other names by then
+        paths = {status_path(entry.task) for entry in life if entry.task}
+        earlier, mine = await self._touching(sorted(paths), f"{commit}^@"), {entry.commit for entry in life}
+        return next((found for found in earlier if found in mine), None)
+
+    async def _touching(self, paths: Sequence[str], *words: str) -> Sequence[str]:
+        """Return the transitions that touch one of the files, newest first."""
+        return await _listed(self._repository, _OF_TASKS, *words, "--", *paths)
+
+    async def _require(self, commit: str, head: str) -> None:
+        """Raise NotFound unless a commit is in the history."""
+        if _COMMIT.fullmatch(commit):
+            words = ("merge-base", "--is-ancestor", commit, head)
+            if (await self._repository.git.attempt(*words)).code == 0:
+                return
+        raise NotFound(f"no commit {commit[:64]!r} in the history; ask without it to begin anew")
 
 
 async def last_touched(repository: Repository, branch: str, path: str, pattern: str) -> datetime | None:
@@ -103,19 +139,18 @@ async def last_transitions(repository: Repository, head: str) -> LastTransitions
     return found
 
 
-async def _listed(repository: Repository, limit: int | None, *words: str) -> Sequence[str]:
-    most = () if limit is None else (f"--max-count={limit}",)
-    listed = await repository.git.run("rev-list", *most, *words)
-    return listed.decode().split()
+async def _listed(repository: Repository, *words: str) -> Sequence[str]:
+    """Return commits as `git rev-list` lists them."""
+    return (await repository.git.run("rev-list", *words)).decode().split()
 
 
-async def walk(repository: Repository, start: str | None, limit: int | None) -> Sequence[HistoryEntry]:
+async def _walk(repository: Repository, start: str | None, limit: int | None) -> Sequence[TransitionRecord]:
     """Return a transition and those of the same task before it, newest first."""
-    walked: list[HistoryEntry] = []
+    walked: list[TransitionRecord] = []
     ahead = start
     while ahead and (limit is None or len(walked) < limit):
         try:
-            [entry] = await read_entries(repository, [ahead])
+            [entry] = await _read(repository, [ahead])
         except Unavailable:
             if walked and (repository.git_dir / "shallow").exists():
                 break  # a shallow clone ends somewhere
@@ -125,28 +160,10 @@ async def walk(repository: Repository, start: str | None, limit: int | None) -> 
     return walked
 
 
-async def read_entries(repository: Repository, commits: Sequence[str]) -> Sequence[HistoryEntry]:
+async def _read(repository: Repository, commits: Sequence[str]) -> Sequence[TransitionRecord]:
     """Return what stands in commits of the state branch, in their order."""
-    found: list[HistoryEntry] = []
-    await repository.objects.read(commits, lambda commit, content: found.append(_entry(commit, content)))
-    return found
-
-
-def _entry(commit: str, content: bytes) -> HistoryEntry:
-    headers, _, message = content.decode("utf-8", "replace").partition("\n\n")
-    trailers = messages.trailers_of(message)
-    committed = _COMMITTED.search(headers)
-    return HistoryEntry(
-        at=time_at(int(committed[1]) if committed else 0),
-        task=trailers.get("Task"),
-        before=trailers.get("From"),
-        after=trailers.get("To"),
-        reason=messages.reason_of(message),
-        host=trailers.get("Host"),
-        run=trailers.get("Run"),
-        actor=trailers.get("Actor", ""),
-        cause=trailers.get("Cause", ""),
-        revision=trailers.get("Spec-Revision"),
-        commit=commit,
-        previous=trailers.get("Prev-Transition"),
+    found: list[TransitionRecord] = []
+    await repository.objects.read(
+        commits, lambda commit, content: found.append(parse_message(commit, content))
     )
+    return found

@@ -210,9 +210,7 @@ class LeaderLease:
         if value == "":
             return  # the remote keeps no such refs
         content = json.dumps(_document(self._me), sort_keys=True).encode()
-        blob = (
-            (await self._repository.git.run("hash-object", "-w", "--stdin", stdin=content)).decode().strip()
-        )
+        blob = await self._repository.git.line("hash-object", "-w", "--stdin", stdin=content)
         await self._move(blob, value)
         self._value = blob
 

@@ -5,11 +5,8 @@ The merge is made among the objects, of no branch and in nobody's checkout: the
 same two commits give the same one.
 """
 
-from dataclasses import replace
-
 from reconciler.core.errors import Conflict, Unavailable
 from reconciler.git.objects import GitTree
-from reconciler.git.process import Git
 from reconciler.git.remote import NETWORK_TIMEOUT
 from reconciler.git.repository import Repository
 from reconciler.store.bot_commits import bot_git
@@ -61,8 +58,6 @@ class PullTree(GitTree):
         return (await self._repository.git.attempt("cat-file", "-e", f"{commit}^{{commit}}")).code == 0
 
     async def _commit(self, tree: str, *parents: str) -> str:
-        git: Git = bot_git(self._repository.git)
-        git = replace(git, env={**git.env, **_DATED})
+        git = bot_git(self._repository.git).with_env(_DATED)
         words = [word for parent in parents for word in ("-p", parent)]
-        made = await git.run("commit-tree", tree, *words, "-F", "-", stdin=b"preview\n")
-        return made.decode().strip()
+        return await git.line("commit-tree", tree, *words, "-F", "-", stdin=b"preview\n")

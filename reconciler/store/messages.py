@@ -1,5 +1,5 @@
 """
-The words of a commit on the state branch: written from a transition, read back by history.
+Commit messages of the state branch: written from a transition record, and parsed back into one.
 
     task web/fix-login: running → review_pending
 
@@ -15,17 +15,36 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from reconciler.core.times import time_at
+from reconciler.core.transitions import TransitionRecord, host_record, task_record
+
 if TYPE_CHECKING:  # who reads a message back needs none of these
     from reconciler.core.hosts import HostChange
     from reconciler.core.lifecycle import Transition
-    from reconciler.core.model.status import HostStatus
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\xa0\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+")
 _TRAILER = re.compile(r"([A-Z][A-Za-z0-9-]*): (.*)\Z")
+_COMMITTED = re.compile(r"^committer .*> (\d+) [+-]\d{4}$", re.MULTILINE)
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _BODY = 2000
 _VALUE = 400
 """Most characters of a body, and of a trailer's value."""
+_TRAILERS: Mapping[str, str] = {
+    "Task": "task",
+    "From": "before",
+    "To": "after",
+    "Renamed-From": "renamed_from",
+    "Run": "run",
+    "Host": "host",
+    "Agent": "worker",
+    "Cause": "cause",
+    "Actor": "actor",
+    "Spec-Revision": "revision",
+    "Delivery": "delivery",
+    "Prompt-SHA256": "prompt_sha256",
+    "Prev-Transition": "previous",
+}
+"""Which trailer holds which field of the record, in their order."""
 
 
 def render_message(transition: "Transition", *, revision: str = "", previous: str | None = None) -> str:
@@ -36,32 +55,33 @@ def render_message(transition: "Transition", *, revision: str = "", previous: st
     commit of the task's previous transition. Whatever a reason or a name
     holds stays on its own line: nothing in it can pass for a trailer.
     """
-    trailers = "\n".join(
-        f"{key}: {value}" for key, value in _trailers(transition, revision, previous).items()
-    )
-    return f"{_subject(transition)}\n\n{_body(transition.event.reason)}{trailers}\n"
+    record = task_record(transition, revision=revision, previous=previous)
+    event = _CAMEL.sub(" ", type(transition.event).__name__).lower()
+    if record.after is None:
+        step = f"{record.before} → removed" if record.before else "removed"
+    elif record.before == record.after:
+        step = f"{record.after}, {event}"
+    else:
+        step = _step(record)
+    return _message(f"task {_one_line(transition.task, _VALUE)}: {step}", record)
 
 
 def render_host(change: "HostChange", *, revision: str = "") -> str:
-    """Return the commit message of news of a host; see `render`."""
-    before, after = _stand(change.before), _stand(change.after)
-    step = after if before == after else f"{before} → {after}"
-    values = {
-        "Host": change.host,
-        "From": before,
-        "To": after,
-        "Cause": "host",
-        "Actor": "reconciler",
-        "Spec-Revision": revision,
-    }
-    trailers = "\n".join(f"{key}: {_one_line(value, _VALUE)}" for key, value in values.items() if value)
-    return f"host {change.host}: {step}\n\n{_body(change.reason)}{trailers}\n"
+    """Return the commit message of news of a host; see `render_message`."""
+    record = host_record(change, revision=revision)
+    return _message(f"host {change.host}: {_step(record)}", record)
 
 
-def _stand(status: "HostStatus | None") -> str:
-    if status is None:
-        return "unknown"
-    return status.state
+def parse_message(commit: str, content: bytes) -> TransitionRecord:
+    """Return what stands in a commit of the state branch; what it does not tell is left out."""
+    headers, _, message = content.decode("utf-8", "replace").partition("\n\n")
+    trailers, committed = trailers_of(message), _COMMITTED.search(headers)
+    return TransitionRecord(
+        at=time_at(int(committed[1]) if committed else 0),
+        reason=reason_of(message),
+        commit=commit,
+        **{field: trailers[key] for key, field in _TRAILERS.items() if key in trailers},
+    )
 
 
 def trailers_of(message: str) -> Mapping[str, str]:
@@ -77,46 +97,17 @@ def reason_of(message: str) -> str:
     return paragraphs[1] if len(paragraphs) > 2 else ""  # noqa: PLR2004 - subject, body, trailers
 
 
-def _subject(transition: "Transition") -> str:
-    before, after = transition.before, transition.after
-    if after is None:
-        step = f"{before.phase} → removed" if before else "removed"
-    elif before is None:
-        step = f"{after.phase}"
-    elif before.phase is after.phase:
-        step = f"{after.phase}, {_CAMEL.sub(' ', type(transition.event).__name__).lower()}"
-    else:
-        step = f"{before.phase} → {after.phase}"
-    return f"task {_one_line(transition.task, _VALUE)}: {step}"
+def _step(record: TransitionRecord) -> str:
+    if record.before in {None, record.after}:
+        return record.after or ""
+    return f"{record.before} → {record.after}"
 
 
-def _body(reason: str) -> str:
-    """Return the reason as one indented-if-needed paragraph, or nothing."""
-    line = _one_line(reason, _BODY)
-    return f"{line}\n\n" if line else ""
-
-
-def _trailers(transition: "Transition", revision: str, previous: str | None) -> Mapping[str, str]:
-    before, after, event = transition.before, transition.after, transition.event
-    status = after or before
-    prompt = status.prompt_sha256 if status else None
-    values = {
-        "Task": transition.task,
-        "From": before.phase if before else None,
-        "To": after.phase if after else None,
-        "Renamed-From": getattr(event, "old", None),
-        "Run": getattr(event, "run", None) or (status.run if status else None),
-        "Host": status.assigned_host if status else None,
-        "Agent": status.assigned_agent if status else None,
-        "Cause": event.cause,
-        "Actor": event.actor,
-        "Spec-Revision": revision,
-        "Delivery": event.delivery,
-        "Prompt-SHA256": prompt if before is None or prompt != before.prompt_sha256 else None,
-        "Prev-Transition": previous,
-    }
-    lines = {key: _one_line(value, _VALUE) for key, value in values.items() if value}
-    return {key: value for key, value in lines.items() if value}
+def _message(subject: str, record: TransitionRecord) -> str:
+    values = {key: _one_line(getattr(record, field) or "", _VALUE) for key, field in _TRAILERS.items()}
+    trailers = "\n".join(f"{key}: {value}" for key, value in values.items() if value)
+    body = _one_line(record.reason, _BODY)
+    return "\n\n".join(filter(None, (subject, body, f"{trailers}\n")))
 
 
 def _one_line(text: str, most: int) -> str:

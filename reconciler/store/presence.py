@@ -14,8 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from reconciler.core.fields import format_time, time_at
 from reconciler.core.text import one_line
+from reconciler.core.times import format_time, time_at
+from reconciler.files import replace_atomically
 from reconciler.git.repository import Repository
 from reconciler.store.locks import lock_file, lock_holder
 
@@ -62,9 +63,7 @@ class PresenceFile:
                 os.utime(self._path)  # a sign of life
                 return
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fresh = self._path.with_suffix(f".{os.getpid()}")
-            fresh.write_text(json.dumps(asdict(presence)), encoding="utf-8")
-            fresh.replace(self._path)
+            replace_atomically(self._path, json.dumps(asdict(presence)).encode())
             self._told = presence
 
     def end(self, now: datetime) -> None:

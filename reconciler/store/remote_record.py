@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from reconciler.core.errors import Unavailable, UsageError
-from reconciler.core.fields import time_at
+from reconciler.core.times import time_at
 from reconciler.git.process import Git, printable_error
 from reconciler.git.repository import Repository
 from reconciler.store.commits import commit_tree, publish
@@ -252,9 +252,8 @@ async def adopt(repository: Repository, branch: str, name: str | None) -> str:
             f"remote by its URL (--repo {remote.url}), or let this repository be a fleet of its own "
             f"(`git remote remove {remote.name}`)"
         )
-    await repository.git.run(
-        "-c", "core.fsync=all", "update-ref", f"refs/heads/{branch}", commit, local or "0" * len(commit)
-    )
+    move = ("update-ref", f"refs/heads/{branch}", commit, local or "0" * len(commit))
+    await repository.git.synced().run(*move)
     return commit
 
 
@@ -262,7 +261,7 @@ async def begin(repository: Repository, branch: str) -> str:
     """Begin an empty record in a person's name; return its commit. Raises UsageError if there is one."""
     if (commit := repository.read_ref(f"refs/heads/{branch}")) is not None:
         raise UsageError(f"there is a record here: {branch} is at {commit[:10]}")
-    person = Git.personal(f"--git-dir={repository.git_dir}")
+    person = Git.personal(repository.git_dir)
     await require_identity(person)
     commit = await commit_tree(repository, person, None, [], "record: begins here\n\nCause: person\n")
     await publish(repository, branch, None, commit)

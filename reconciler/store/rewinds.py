@@ -60,7 +60,7 @@ async def _remove_damaged(line: BranchLine, head: str | None) -> None:
 async def approve(line: BranchLine, reason: str) -> str:
     """Let a branch go on from where it is, in the person's name; return the commit that says so."""
     left, head, there = await line.left(), await line.standing(), await line.there()
-    person = Git.personal(f"--git-dir={line.repository.git_dir}")
+    person = Git.personal(line.repository.git_dir)
     await require_identity(person)
     is_record = line.kind == "record"
     attempts = await _attempts(line.repository, there) if is_record else {}

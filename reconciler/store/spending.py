@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from reconciler.core.adapter import Usage
-from reconciler.core.fields import time_at
+from reconciler.core.times import time_at
 from reconciler.git.repository import Repository
 from reconciler.store import statuses
 from reconciler.store.layout import TASKS, name_under

@@ -2,10 +2,13 @@
 What commands commit on a person's behalf: one file, in that person's name.
 """
 
-from contextlib import suppress
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reconciler.core.errors import Conflict, Unavailable, UsageError
+from reconciler.git.checkout import IDENTITIES, NOBODY, STRICTLY, Checkout, Upstream, upstream_of
 from reconciler.git.process import Git
 from reconciler.git.remote import push as push_to
 from reconciler.git.repository import Repository
@@ -31,49 +34,42 @@ async def commit_file(
     require_inside(path)
     folder = None if repository.address else await repository.checkout_of(branch)
     if folder is not None:
-        commit = await _in_checkout(folder, path, text, message)
-        if push:
-            await _push_upstream(Git.personal("-C", str(folder)), branch, commit)
-        return commit
+        return await asyncio.to_thread(_in_checkout, folder, branch, path, text, message, push=push)
     return await _in_objects(repository, branch, path, text, message, push=push)
 
 
 # --- Where the branch is checked out ---------------------------------------
 
 
-async def _in_checkout(folder: Path, path: str, text: str | None, message: str) -> str:
-    git = Git.personal("-C", str(folder))
-    await require_identity(git)
-    await _require_untouched(git, folder, path)
-    before, after = _read(folder / path), None if text is None else text.encode()
-    if before == after:
-        return await _head(git)
-    _write(folder / path, after)
+def _in_checkout(folder: Path, branch: str, path: str, text: str | None, message: str, *, push: bool) -> str:
+    checkout = Checkout(folder)
+    if not checkout.knows_person():
+        raise UsageError(NOBODY)
+    if checkout.is_touched(path) or (folder / path).is_symlink():
+        # The commit would be mixed with what the person is doing to the same file.
+        raise UsageError(f"{folder / path} has changes that are not committed; commit or undo them first")
+    content = None if text is None else text.encode()
+    if content != _read(folder / path):
+        _change(checkout, folder / path, path, content, message)
+    commit = checkout.head()
+    if push and (upstream := upstream_of(folder, branch)):
+        with _told_to_catch_up(upstream, commit):
+            checkout.push(upstream, commit)
+    return commit
+
+
+def _change(checkout: Checkout, file: Path, path: str, content: bytes | None, message: str) -> None:
+    before = _read(file)
+    _write(file, content)
     try:
         if before is None:
-            await git.run("add", "--", path)
-        await git.run("commit", "--quiet", "--only", "--file=-", "--", path, stdin=message.encode())
+            checkout.stage(path)
+        checkout.commit(message, path)
     except BaseException:
-        await _put_back(git, folder, path, before)
+        _write(file, before)
+        with suppress(Unavailable):  # the error that led here says more
+            checkout.unstage(path)
         raise
-    return await _head(git)
-
-
-async def _head(git: Git) -> str:
-    return (await git.run("rev-parse", "HEAD")).decode().strip()
-
-
-async def _require_untouched(git: Git, folder: Path, path: str) -> None:
-    """Refuse to mix the commit with what the person is doing to the same file."""
-    state = await git.run("status", "--porcelain", "-z", "--ignored", "--untracked-files=all", "--", path)
-    if state or (folder / path).is_symlink():
-        raise UsageError(f"{folder / path} has changes that are not committed; commit or undo them first")
-
-
-async def _put_back(git: Git, folder: Path, path: str, before: bytes | None) -> None:
-    _write(folder / path, before)
-    with suppress(Unavailable):  # the error that led here says more
-        await git.run("reset", "--quiet", "--", path)
 
 
 def _read(file: Path) -> bytes | None:
@@ -88,51 +84,39 @@ def _write(file: Path, content: bytes | None) -> None:
     file.write_bytes(content)
 
 
-async def _push_upstream(git: Git, branch: str, commit: str) -> None:
-    upstream = await _upstream(git, branch)
-    if upstream is None:
-        return
-    try:
-        await push_to(git, upstream[0], commit, upstream[1])
-    except Conflict as error:
-        raise Conflict(
-            f"committed here as {commit[:10]}, but {upstream[0]} has newer commits on {upstream[1]}: "
-            "run `git pull --rebase` and `git push`"
-        ) from error
-
-
-async def _upstream(git: Git, branch: str) -> tuple[str, str] | None:
-    """Return the remote a branch is pushed to, and its name there."""
-    remote = await git.run("config", "--get", f"branch.{branch}.remote", codes=(0, 1))
-    merge = await git.run("config", "--get", f"branch.{branch}.merge", codes=(0, 1))
-    if not remote.strip() or not merge.strip():
-        return None
-    return remote.decode().strip(), merge.decode().strip().removeprefix("refs/heads/")
-
-
 # --- Where it is not -------------------------------------------------------
 
 
 async def _in_objects(
     repository: Repository, branch: str, path: str, text: str | None, message: str, *, push: bool
 ) -> str:
-    person = Git.personal(f"--git-dir={repository.git_dir}")
+    person = Git.personal(repository.git_dir)
     await require_identity(person)
     commit = await commit_files(repository, person, branch, {path: text}, message)
-    if push and not repository.address:
-        await _push_upstream(repository.network, branch, commit)
+    if not push or repository.address:
+        return commit
+    if upstream := await asyncio.to_thread(upstream_of, repository.git_dir, branch):
+        with _told_to_catch_up(upstream, commit):
+            await push_to(repository.network, upstream.remote, commit, upstream.branch)
     return commit
 
 
 # ---------------------------------------------------------------------------
 
 
+@contextmanager
+def _told_to_catch_up(upstream: Upstream, commit: str) -> Iterator[None]:
+    try:
+        yield
+    except Conflict as error:
+        raise Conflict(
+            f"committed here as {commit[:10]}, but {upstream.remote} has newer commits on {upstream.branch}: "
+            "run `git pull --rebase` and `git push`"
+        ) from error
+
+
 async def require_identity(git: Git) -> None:
     """Raise UsageError if git does not know in whose name it commits."""
-    for who in ("GIT_AUTHOR_IDENT", "GIT_COMMITTER_IDENT"):
-        result = await git.attempt("-c", "user.useConfigOnly=true", "var", who)
-        if result.code != 0:
-            raise UsageError(
-                'git does not know who commits: run `git config --global user.name "Your Name"` '
-                "and `git config --global user.email you@example.org`"
-            )
+    for who in IDENTITIES:
+        if (await git.attempt(*STRICTLY, "var", who)).code != 0:
+            raise UsageError(NOBODY)

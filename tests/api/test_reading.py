@@ -2,6 +2,7 @@
 What there is to read: filters, pages, versions.
 """
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -9,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.api.reading import _page
-from reconciler.api.views import live_runs, task_view
-from reconciler.core.fields import format_time
+from reconciler.api.views import read_model, run_body, task_body
 from reconciler.core.model.specs import Host
 from reconciler.core.model.status import HostStatus, Reason, Waiting
 from reconciler.core.planning.plan import Plan, StopRun
+from reconciler.core.times import format_time
 from reconciler.wire import PageQuery
 from tests.api.world import pulled
 from tests.fakes import START, make_task
@@ -48,11 +49,12 @@ async def test_the_last_sign_of_a_live_run_is_its_last_output_where_it_is_follow
     printed = world.desk.statuses["a"].since + timedelta(hours=1)
     heard = {(run, world.desk.statuses["a"].round): printed}
 
-    shown = task_view("a", world.desk, lambda *key: heard.get(key))
-    (live,) = live_runs(world.desk, lambda *key: heard.get(key))
+    model = replace(read_model(world.desk), last_output=lambda *key: heard.get(key))
+    shown = task_body(model.task("a"))
+    (live,) = map(run_body, model.runs())
 
     assert shown.last_activity_at == live.last_activity_at == format_time(printed)
-    assert task_view("b", world.desk, lambda *_: printed).last_activity_at is None
+    assert task_body(model.task("b")).last_activity_at is None
 
 
 async def test_a_task_says_what_it_waits_for_before_it_is_on_record(world, watcher):

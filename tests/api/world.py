@@ -6,7 +6,7 @@ What tests say to both is the same: `ask` pushes specs, `lose` lets a lease run 
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from reconciler.api.services import Services
@@ -21,7 +21,7 @@ from reconciler.core.model.status import HostStatus, LeaseRequest, Phase, Status
 from reconciler.core.planning.plan import Plan, why_end
 from reconciler.core.runs.command import assignment
 from reconciler.core.runs.leases import LeaseQueue, holder, lease_lost, report_event, require_held
-from reconciler.store.history import HistoryEntry
+from reconciler.core.transitions import TransitionRecord, host_record, task_record
 from reconciler.wire import Proposal, ProposalRequest
 from tests.fakes import FakeClock, FakeDispatch, FakeSpecs, FakeState, make_desired, make_loop, make_task
 
@@ -46,30 +46,22 @@ def pulled(name, **fields):
 class FakeRecord:
     """A history whose commits are numbers."""
 
-    entries: list[HistoryEntry] = field(default_factory=list)
+    entries: list[TransitionRecord] = field(default_factory=list)
     reads: int = 0
 
     def add(self, step: Transition | HostChange) -> None:
         commit = f"{len(self.entries) + 1:040x}"
-        if isinstance(step, HostChange):
-            entry = HistoryEntry(
-                step.at, None, None, "up", step.reason, step.host, None, "", "host", None, commit, None
-            )
-        else:
-            phases = [str(status.phase) if status else None for status in (step.before, step.after)]
-            event, run = step.event, step.after.run if step.after else None
-            words = (event.reason, None, run, event.actor, event.cause, None)
-            entry = HistoryEntry(event.at, step.task, *phases, *words, commit, None)
-        self.entries.append(entry)
+        made = host_record(step) if isinstance(step, HostChange) else task_record(step)
+        self.entries.append(replace(made, commit=commit))
 
     def head(self) -> str:
         return self.entries[-1].commit if self.entries else ""
 
-    async def since(self, commit: str, limit: int) -> Sequence[HistoryEntry]:
+    async def since(self, commit: str, limit: int) -> Sequence[TransitionRecord]:
         self.reads += 1
         return self.entries[self._after(commit) :][:limit] if commit else self.entries[:limit]
 
-    async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[HistoryEntry]:
+    async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[TransitionRecord]:
         entries = self.entries[: self._after(commit) - 1] if commit else self.entries
         return [entry for entry in reversed(entries) if task in {None, entry.task}][:limit]
 

@@ -193,8 +193,8 @@ def test_history_tells_what_git_log_tells(ran):
 
     logged = ran.git("log", "--format=%H", "--grep=^Cause: ", "fleet-state").splitlines()
     assert [entry["commit"] for entry in entries] == logged
-    assert {entry["to"] for entry in entries if entry["task"] is None} == {"up"}
-    assert [entry["to"] for entry in entries if entry["task"] == "hello"] == [
+    assert {entry["after"] for entry in entries if entry["task"] is None} == {"up"}
+    assert [entry["after"] for entry in entries if entry["task"] == "hello"] == [
         "completed",
         "running",
         "assigned",
@@ -260,7 +260,7 @@ def test_history_names_who_asked_again_and_who_took_a_task_away(fleet):
         entry["actor"] == "Grace Hopper" and "Retry hello: Once more." in entry["reason"] for entry in mine
     )
     assert [entry["actor"] for entry in mine if "removed" in entry["reason"]][:1] == ["Alan"]
-    assert {entry["actor"] for entry in mine if entry["to"] == "running"} == {"reconciler"}
+    assert {entry["actor"] for entry in mine if entry["after"] == "running"} == {"reconciler"}
 
 
 def test_history_fits_a_terminal_of_80_columns(ran):

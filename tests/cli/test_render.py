@@ -10,7 +10,6 @@ import pytest
 from reconciler.cli.kinds import SHOWN_KINDS
 from reconciler.cli.preview import placement_rows, plan_document
 from reconciler.cli.terminal import table
-from reconciler.cli.views import hosts, tasks
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import NotFound, Problem
 from reconciler.core.model.runs import Check, FailureClass
@@ -27,6 +26,7 @@ from reconciler.core.model.status import (
 )
 from reconciler.core.planning.plan import plan
 from reconciler.core.planning.preview import has_changes, plan_lines
+from reconciler.core.views import ReadModel
 from tests.fakes import START, make_desired, make_task
 
 NOW = START + timedelta(minutes=90)
@@ -40,7 +40,7 @@ def status(phase, **fields):
 def rows(kind, desired, observed=None, *, wide=False):
     observed = observed or Observed()
     shown = [column for column in SHOWN_KINDS[kind].columns(NOW) if wide or not column.is_wide]
-    items = SHOWN_KINDS[kind].pick(desired, observed)
+    items = SHOWN_KINDS[kind].pick(ReadModel(desired, observed))
     return table([c.title for c in shown], [[c.cell(item) for c in shown] for item in items]).splitlines()
 
 
@@ -109,7 +109,7 @@ def test_a_host_says_in_a_word_whether_it_takes_runs(host, known, live, stand):
     probes = {} if known is None else {"h": found}
     desired = make_desired(hosts={"h": Host(name="h", **host)})
 
-    assert hosts(desired, Observed(statuses, probes))["h"].stand == stand
+    assert ReadModel(desired, Observed(statuses, probes)).hosts()["h"].state == stand
 
 
 def test_the_table_of_hosts_counts_the_slots_in_use():
@@ -152,7 +152,7 @@ def test_large_tasks_take_as_many_slots_as_they_ask_for():
     desired = make_desired(hosts={"h": Host(name="h", slots=2)})
     observed = Observed({"a": status(Phase.RUNNING, run="a.g1.a1", assigned_host="h", slots=3)})
 
-    view = hosts(desired, observed)["h"]
+    view = ReadModel(desired, observed).hosts()["h"]
 
     assert SHOWN_KINDS["host"].document(view)["slots"] == {"used": 3, "free": 0}
 
@@ -162,9 +162,9 @@ def test_a_closed_host_has_been_so_since_people_said_so():
     desired = make_desired(hosts={"h": Host(name="h", cordon=True)})
     down = PROBED.model_copy(update={"reachable": False})
 
-    assert hosts(desired, Observed({}, {"h": PROBED}), closed)["h"].since == closed["h"]
-    assert hosts(desired, Observed({}, {"h": PROBED}))["h"].since is None
-    assert hosts(desired, Observed({}, {"h": down}), closed)["h"].since == START
+    assert ReadModel(desired, Observed({}, {"h": PROBED}), closed=closed).hosts()["h"].since == closed["h"]
+    assert ReadModel(desired, Observed({}, {"h": PROBED})).hosts()["h"].since is None
+    assert ReadModel(desired, Observed({}, {"h": down}), closed=closed).hosts()["h"].since == START
 
 
 def test_details_of_a_host_tell_how_it_is_reached_and_what_was_found_there():
@@ -180,7 +180,7 @@ def test_details_of_a_host_tell_how_it_is_reached_and_what_was_found_there():
     )
     observed = Observed({}, {"h": PROBED.model_copy(update={"message": "make room"})})
 
-    text = SHOWN_KINDS["host"].details(hosts(make_desired(hosts={"h": host}), observed)["h"], NOW)
+    text = SHOWN_KINDS["host"].details(ReadModel(make_desired(hosts={"h": host}), observed).hosts()["h"], NOW)
 
     for words in (
         "drained", "make room", "agents@h.example:22", "gate", "ssh-ed25519 AAAA", "the SSH agent",
@@ -193,7 +193,9 @@ def test_details_of_a_host_tell_how_it_is_reached_and_what_was_found_there():
 def test_details_of_a_host_without_a_key_say_how_it_is_trusted():
     desired = make_desired(hosts={"h": Host(name="h", address="h.example")})
 
-    assert "reconciler host trust h" in SHOWN_KINDS["host"].details(hosts(desired, Observed())["h"], NOW)
+    assert "reconciler host trust h" in SHOWN_KINDS["host"].details(
+        ReadModel(desired, Observed()).hosts()["h"], NOW
+    )
 
 
 def test_every_kind_has_a_table_a_document_and_details():
@@ -207,7 +209,7 @@ def test_every_kind_has_a_table_a_document_and_details():
     observed = Observed({"a": status(Phase.FAILED, attempt=1, run="a.g1.a1", checks=checks)})
 
     for kind in SHOWN_KINDS.values():
-        (item, *_) = kind.pick(desired, observed)
+        (item, *_) = kind.pick(ReadModel(desired, observed))
         document = kind.document(item)
         assert json.loads(json.dumps(document)) == document
         assert (document["kind"], document["name"]) == (kind.name, item.name)
@@ -216,7 +218,7 @@ def test_every_kind_has_a_table_a_document_and_details():
 
 
 def test_the_shape_of_a_tasks_document_is_a_promise():
-    view = tasks(make_desired(make_task("a")), Observed({"a": status(Phase.RUNNING)}))["a"]
+    view = ReadModel(make_desired(make_task("a")), Observed({"a": status(Phase.RUNNING)})).task("a")
 
     document = SHOWN_KINDS["task"].document(view)
 
@@ -233,7 +235,7 @@ def test_details_of_a_task_tell_its_validation_and_its_reason():
     checks = (Check(command="make test", exit_code=2, seconds=1.25, output="1 failed"),)
     failure = Failure(kind=FailureClass.VALIDATION, message="make test exited with 2")
     observed = Observed({"a": status(Phase.FAILED, attempt=1, checks=checks, failure=failure)})
-    view = tasks(make_desired(make_task("a")), observed)["a"]
+    view = ReadModel(make_desired(make_task("a")), observed).task("a")
 
     text = SHOWN_KINDS["task"].details(view, NOW)
 
@@ -245,7 +247,7 @@ def test_an_unknown_name_is_told_with_the_one_that_may_be_meant():
     desired = make_desired(make_task("web/fix-login"))
 
     with pytest.raises(NotFound, match=r"no task 'web/fix-logn' \(did you mean 'web/fix-login'\?\)"):
-        SHOWN_KINDS["task"].pick(desired, Observed(), ["web/fix-logn"])
+        SHOWN_KINDS["task"].pick(ReadModel(desired, Observed()), ["web/fix-logn"])
 
 
 # --- Plans -----------------------------------------------------------------

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from reconciler import clock
-from reconciler.core.forge.model import Hint
+from reconciler.core.model.forge import Hint
 from reconciler.forge.journal import Journal
 from tests.forge.double import ForgejoDouble
 

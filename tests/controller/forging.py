@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from reconciler.core.adapter import Secret
-from reconciler.core.forge.model import ForgeView, Hint, PullRequestSnapshot
+from reconciler.core.model.forge import ForgeView, Hint, PullRequestSnapshot
 from reconciler.core.model.runs import Report, Verdict
 from reconciler.core.model.specs import Forge, Repo
 from tests.fakes import (

@@ -13,7 +13,7 @@ from reconciler import clock
 from reconciler.controller.issues import IssueController
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Conflict, ReconcilerError, Unavailable
-from reconciler.core.forge.model import Issue, ManagedComment, PullRequestSnapshot
+from reconciler.core.model.forge import Issue, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.specs import Desired, FleetSpec, Forge, Host, IssueRules, Repo, TaskSpec
 from reconciler.core.model.status import Phase, Status
 from reconciler.git.objects import GitTree

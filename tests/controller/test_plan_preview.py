@@ -9,7 +9,7 @@ import pytest
 from reconciler.controller.plan_preview import PlanPreview
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Conflict, Problem, Unavailable
-from reconciler.core.forge.model import PullRequestSnapshot
+from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.specs import FLEET_FORGE, Desired, FleetSpec, Forge
 from reconciler.core.model.status import Phase, Status
 from tests.fakes import START, FakeForges, make_desired, make_task

@@ -6,8 +6,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from reconciler.core.fields import (
-    EARLIEST,
-    LATEST,
     Branch,
     Duration,
     Frozen,
@@ -18,11 +16,9 @@ from reconciler.core.fields import (
     check_branch,
     check_name,
     format_duration,
-    format_time,
     parse_duration,
-    parse_time,
-    time_at,
 )
+from reconciler.core.times import EARLIEST, LATEST, format_time, parse_time, time_at
 
 
 class Sample(Frozen):

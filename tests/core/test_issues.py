@@ -17,7 +17,7 @@ from reconciler.core.forge.issues import (
     task_at,
     task_path,
 )
-from reconciler.core.forge.model import Issue
+from reconciler.core.model.forge import Issue
 from reconciler.core.model.specs import TaskSpec
 from reconciler.specs.edit import edit
 from reconciler.specs.parse import parse_file

@@ -2,7 +2,7 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler.core.adapter import Adapter, Budget, Usage
+from reconciler.core.adapter import Adapter, Budget, Usage, overspent
 from reconciler.core.events import Completed
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.specs import Desired, FleetSpec, Host, Repo, Task
@@ -16,7 +16,6 @@ from reconciler.core.planning.limits import (
     live_groups,
     midnight,
     next_midnight,
-    overspent,
     spent_today,
     with_expenses,
 )

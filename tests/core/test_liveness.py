@@ -75,7 +75,7 @@ def test_a_spec_that_comes_back_counts_at_once():
 def test_a_failure_with_the_host_may_be_answered_by_a_newer_spec_at_once():
     planned = planned_for(make_task(disconnect="fail", generation=blob("new")))
 
-    assert actions(planned) == ["Failed", "Renewed", "Stop", "Start"]
+    assert actions(planned) == ["Failed", "Renewed", "StopRun", "Start"]
 
 
 @pytest.mark.parametrize(

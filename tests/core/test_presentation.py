@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.core.adapter import Secret, Usage
-from reconciler.core.forge.model import PullRequestSnapshot
 from reconciler.core.forge.presentation import MOST_CHECKS, desired_view, is_shown, issue_number
+from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.runs import Check, FailureClass
 from reconciler.core.model.specs import Forge, Repo, Task
 from reconciler.core.model.status import (

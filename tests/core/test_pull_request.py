@@ -16,7 +16,6 @@ from reconciler.core.events import (
     Reopened,
     RunEnded,
 )
-from reconciler.core.forge.model import PullRequestSnapshot, Review
 from reconciler.core.forge.pull_request import (
     CHECKS,
     CONFLICT,
@@ -30,6 +29,7 @@ from reconciler.core.forge.pull_request import (
     may_merge,
 )
 from reconciler.core.lifecycle import transition
+from reconciler.core.model.forge import PullRequestSnapshot, Review
 from reconciler.core.model.runs import FailureClass, Report, ReviewNote, Verdict, run_key
 from reconciler.core.model.specs import DesiredState, FleetSpec, Repo, Task
 from reconciler.core.model.status import Phase, PullRequest, Reason, Status, Waiting

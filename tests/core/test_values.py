@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, RootModel, TypeAdapter, ValidationEr
 
 from reconciler import wire as api
 from reconciler.core.adapter import Usage
-from reconciler.core.fields import EARLIEST, LARGEST_ID, LATEST, LONGEST, MOST, format_time, parse_time
+from reconciler.core.fields import LARGEST_ID, LONGEST, MOST
 from reconciler.core.model.runs import Claim
 from reconciler.core.model.status import HostStatus, Status
+from reconciler.core.times import EARLIEST, LATEST, format_time, parse_time
 from reconciler.forge import answers, webhook
 from reconciler.specs.parse import MODELS
 from reconciler.store.records import FleetIdentity

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.dispatch.diagnosis import Class, Seen, Try, diagnose
+from reconciler.dispatch.ssh.diagnosis import Class, Seen, Try, diagnose
 from reconciler.dispatch.ssh.route import Hop
 
 KEY = asyncssh.generate_private_key("ssh-ed25519").convert_to_public()

@@ -15,9 +15,9 @@ import pytest
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.specs import Host
-from reconciler.dispatch.diagnosis import fingerprint
 from reconciler.dispatch.pool import TransportPool
 from reconciler.dispatch.ssh.connection import ConnectLimiter, SingleFlight
+from reconciler.dispatch.ssh.diagnosis import fingerprint
 from reconciler.dispatch.ssh.route import Hop
 from tests.dispatch.sshd import Sshd, Yard, needs_sshd, public, quick, silent_server, yard
 

@@ -10,7 +10,7 @@ import pytest
 
 from reconciler import clock
 from reconciler.core.errors import Unavailable
-from reconciler.core.forge.model import CommitStatus, ForgeView, ManagedComment
+from reconciler.core.model.forge import CommitStatus, ForgeView, ManagedComment
 
 BRANCH = "task/mend"
 

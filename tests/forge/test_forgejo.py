@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.forge.model import CommitStatus, ManagedComment
+from reconciler.core.model.forge import CommitStatus, ManagedComment
 from reconciler.forge.pull_requests import REFRESHED
 from tests.fakes import FakeClock
 from tests.forge.conftest import REPO

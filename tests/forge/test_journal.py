@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.forge.model import Hint
+from reconciler.core.model.forge import Hint
 from reconciler.forge import journal as room
 from reconciler.forge.journal import WINDOW, Journal
 from tests.fakes import FakeClock

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.core.errors import UsageError
-from reconciler.core.forge.model import Hint
+from reconciler.core.model.forge import Hint
 from reconciler.forge.webhook import event_of, has_valid_signature, read_hint
 from tests.forge.samples import FOLDER, SECRET, sample, signed
 

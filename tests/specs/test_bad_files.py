@@ -528,7 +528,7 @@ def test_a_file_that_meets_a_mistake_of_ours_breaks_nothing_else(monkeypatch):
             raise RuntimeError("a mistake")
         return load(data, path)
 
-    monkeypatch.setattr(yaml, "load", fail)
+    monkeypatch.setattr(yaml, "load_yaml", fail)
     desired = build(fleet(**{TASK: b"goal: x\n"}))
 
     assert [problem.path for problem in desired.problems] == [TASK]

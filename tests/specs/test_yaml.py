@@ -144,9 +144,9 @@ def test_a_line_that_ends_as_on_windows_counts_once(events):
 
 def test_a_hundred_thousand_brackets_end_no_process():
     program = (
-        "from reconciler.specs.yaml import load\n"
+        "from reconciler.specs.yaml import load_yaml\n"
         "for text in (b'[' * 100_000, b'[' * 50_000 + b']' * 50_000, b'{a: ' * 50_000, b'- ' * 50_000):\n"
-        "    try: load(text, 'x')\n"
+        "    try: load_yaml(text, 'x')\n"
         "    except Exception as error: print(error)\n"
     )
 

@@ -1,6 +1,7 @@
 from reconciler.core.hosts import HostChange
 from reconciler.core.model.status import HostStatus
-from reconciler.store.history import HistoryEntry, last_touched, last_transitions, read_history
+from reconciler.core.transitions import TransitionRecord
+from reconciler.store.history import last_touched, last_transitions, read_history
 from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, started
 
 
@@ -14,7 +15,7 @@ async def test_an_entry_tells_everything_about_a_transition(open_repository, ope
 
     newest, oldest = await read_history(await open_repository(bare), BRANCH)
 
-    assert newest == HistoryEntry(
+    assert newest == TransitionRecord(
         at=NOW,
         task="web/a",
         before="assigned",

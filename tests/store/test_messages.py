@@ -4,8 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.core.events import Removed, SpecChanged
+from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model.status import Phase
+from reconciler.core.model.status import HostStatus, Phase
+from reconciler.core.transitions import host_record, task_record
 from reconciler.store import messages
 from tests.store.world import NOW, REVISION, commit, created, git, spec, started, status
 
@@ -97,6 +99,29 @@ def test_the_prompt_is_named_when_it_is_new():
 
     assert named(replace(created("a"), before=before, after=after)) == "bb"
     assert named(replace(created("a"), before=after, after=after)) is None
+
+
+@given(texts, texts)
+def test_a_message_is_parsed_into_the_record_that_it_was_written_from(reason, actor):
+    step = forged(reason, actor, "7")
+    message = messages.render_message(step, revision=REVISION, previous="f" * 40)
+    headers = f"tree {'a' * 40}\ncommitter R <r@localhost> {int(NOW.timestamp())} +0000"
+
+    read = messages.parse_message("c" * 40, f"{headers}\n\n{message}".encode("utf-8", "replace"))
+
+    written = task_record(step, revision=REVISION, previous="f" * 40)
+    words = {"reason": read.reason, "actor": read.actor}  # in one line and harmless
+    assert read == replace(written, commit="c" * 40, **words)
+
+
+def test_news_of_a_host_are_parsed_into_the_record_that_they_were_written_from():
+    change = HostChange("h1", None, HostStatus(reachable=True, since=NOW), NOW, "answers")
+    headers = f"committer R <r@localhost> {int(NOW.timestamp())} +0000"
+
+    read = messages.parse_message("c" * 40, f"{headers}\n\n{messages.render_host(change)}".encode())
+
+    assert read == replace(host_record(change), commit="c" * 40)
+    assert (read.name, read.before, read.after) == ("host h1", "unknown", "up")
 
 
 def test_a_message_without_trailers_has_none():

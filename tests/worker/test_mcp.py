@@ -146,7 +146,7 @@ async def test_a_lease_is_not_renewed_after_the_session(server):
         await call(agent, "dequeue_task")
         await server.beats.wait()
 
-    others = [task for task in asyncio.all_tasks() if "Keeper" in repr(task)]
+    others = [task for task in asyncio.all_tasks() if "LeaseRenewer" in repr(task)]
 
     assert others == []
 
@@ -156,7 +156,7 @@ async def test_an_agent_that_fell_silent_loses_its_lease(server):
 
     async with in_process(server, quiet=0.0) as agent:
         await call(agent, "dequeue_task")
-        (renewal,) = [task for task in asyncio.all_tasks() if "Keeper" in repr(task)]
+        (renewal,) = [task for task in asyncio.all_tasks() if "LeaseRenewer" in repr(task)]
         await renewal
 
     assert beats(server) == []

@@ -499,14 +499,16 @@ async def test_a_state_that_cannot_be_read_says_what_to_do(agent, tmp_path):
 def test_a_command_never_begins_if_its_agent_dies_before_it_is_on_record(tmp_path):
     program = (
         "import asyncio, os, pathlib\n"
-        "from reconciler.worker.process import running\n"
+        "from reconciler.worker.process import run_command\n"
         "def die(process):\n"
         "    print(process, flush=True)\n"
         "    os._exit(0)\n"
         "async def main():\n"
         "    folder = pathlib.Path.cwd()\n"
         "    output = folder / 'log'\n"
-        "    async with running('touch begun', folder=folder, env=os.environ, output=output, record=die):\n"
+        "    command = run_command(\n"
+        "        'touch begun', folder=folder, env=os.environ, output=output, record=die)\n"
+        "    async with command:\n"
         "        pass\n"
         "asyncio.run(main())\n"
     )

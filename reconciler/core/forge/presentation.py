@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from reconciler.core.forge.markdown import code, fenced
-from reconciler.core.forge.model import CommitStatus, ForgeView, ManagedComment, PullRequestSnapshot
 from reconciler.core.forge.pull_request import may_merge
+from reconciler.core.model.forge import CommitStatus, ForgeView, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.runs import Check
 from reconciler.core.model.specs import Repo, Task
 from reconciler.core.model.status import HostStatus, Phase, Reason, Status

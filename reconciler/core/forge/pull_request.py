@@ -23,7 +23,7 @@ from reconciler.core.events import (
     Reopened,
 )
 from reconciler.core.forge.markdown import visible_text
-from reconciler.core.forge.model import PullRequestSnapshot, Review
+from reconciler.core.model.forge import PullRequestSnapshot, Review
 from reconciler.core.model.runs import FailureClass, ReviewNote
 from reconciler.core.model.specs import DesiredState, Repo, Task
 from reconciler.core.model.status import Failure, Phase, PullRequest, Reason, Status

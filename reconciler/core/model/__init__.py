@@ -1,3 +1,3 @@
 """
-The values that everything else talks about: specs, runs, statuses.
+The values that everything else talks about: specs, runs, statuses, and what a forge shows.
 """

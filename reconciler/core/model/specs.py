@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -424,11 +424,3 @@ class Desired:
         """Where repos are on a forge, by name; the fleet's own repository as FLEET_FORGE."""
         named = {name: repo.forge for name, repo in self.repos.items()} | {FLEET_FORGE: self.fleet.forge}
         return {name: forge for name, forge in named.items() if forge is not None}
-
-
-@dataclass(frozen=True, slots=True)
-class LiveOutput:
-    """What is known of a live run where it is followed; never recorded."""
-
-    at: datetime
-    """When it printed last."""

@@ -19,7 +19,6 @@ from reconciler.core.fields import (
     Total,
 )
 from reconciler.core.model.runs import Check, Claim, FailureClass, ReviewNote
-from reconciler.core.model.specs import LiveOutput
 
 
 class Phase(StrEnum):
@@ -264,10 +263,8 @@ class Observed:
     """Tasks about which something could not be thought, by a mistake of ours, and that in words."""
     drift: Mapping[tuple[str, datetime], timedelta] = field(default_factory=dict)
     """How far the clock was set since, by run key or host, and the time that is on record of it."""
-    heard: Mapping[str, LiveOutput] = field(default_factory=dict)
-    """What live runs were last heard to say, by run key, for who looks where they are followed."""
     machine: str | None = None
-    """This reconciler's machine; None for who only looks."""
+    """The reconciler's machine; None if it is not known."""
     takes_over: bool = False
     """Whether the local runs of other machines are taken for this one's: those are gone for good."""
 

@@ -4,12 +4,14 @@ How much may run at once, and how much may be spent, beside the slots of hosts.
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, time, timedelta
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from reconciler.core.adapter import Budget, Usage
-from reconciler.core.lifecycle import Transition
+from reconciler.core.adapter import Budget, Usage, reached
 from reconciler.core.model.specs import Desired, ExecutionMode, Task
 from reconciler.core.model.status import BudgetScope, Status
+
+if TYPE_CHECKING:  # who only looks needs none of the events
+    from reconciler.core.lifecycle import Transition
 
 FLEET_GROUP: Final = ("fleet", "fleet")
 LimitGroup = tuple[Literal["fleet", "repo", "adapter", "label"], str]
@@ -68,12 +70,6 @@ def _named(group: LimitGroup | BudgetScope) -> str:
 _NOTHING = Usage()
 
 
-def overspent(budget: Budget | None, usage: Usage) -> str | None:
-    """Return which limit of the budget is reached, in words; None if none is."""
-    reached = _reached(budget, usage)
-    return f"budget spent: {reached[0]} of {reached[1]}" if reached else None
-
-
 def spent_today(desired: Desired, spent: Mapping[BudgetScope, Usage], *purses: BudgetScope) -> str | None:
     """
     Return which daily budget is spent, in words; None if none is.
@@ -82,9 +78,9 @@ def spent_today(desired: Desired, spent: Mapping[BudgetScope, Usage], *purses: B
     while the last runs of the day end.
     """
     for purse in purses:
-        reached = _reached(_daily_budget(desired, purse), spent.get(purse, _NOTHING))
-        if reached:
-            return f"{_named(purse)} has spent its daily budget of {reached[1]}"
+        limit = reached(_daily_budget(desired, purse), spent.get(purse, _NOTHING))
+        if limit:
+            return f"{_named(purse)} has spent its daily budget of {limit[1]}"
     return None
 
 
@@ -100,7 +96,7 @@ def budget_scopes(adapter: str | None, repo: str | None, host: str | None = None
 
 
 def with_expenses(
-    spent: Mapping[BudgetScope, Usage], steps: Iterable[Transition], since: datetime
+    spent: Mapping[BudgetScope, Usage], steps: "Iterable[Transition]", since: datetime
 ) -> dict[BudgetScope, Usage]:
     """Return what was spent since a time, with what these steps say of it."""
     total = dict(spent)
@@ -111,7 +107,7 @@ def with_expenses(
     return total
 
 
-def _expense(step: Transition) -> tuple[Usage, tuple[BudgetScope, ...]]:
+def _expense(step: "Transition") -> tuple[Usage, tuple[BudgetScope, ...]]:
     """Return what a step says was spent, and from whose money."""
     status = step.after
     if status is None or step.before is None:
@@ -152,15 +148,3 @@ def _daily_budget(desired: Desired, purse: BudgetScope) -> Budget | None:
         "host": host.daily_budget if host else None,
     }
     return budgets[kind]
-
-
-def _reached(budget: Budget | None, usage: Usage) -> tuple[str, str] | None:
-    """Return what was spent and the first limit that is reached, in words."""
-    if budget is None:
-        return None
-    if budget.cost_usd is not None and usage.cost_usd >= budget.cost_usd:
-        return f"{usage.cost_usd:g}", f"{budget.cost_usd:g} US dollars"
-    tokens = usage.input_tokens + usage.output_tokens
-    if budget.tokens is not None and tokens >= budget.tokens:
-        return f"{tokens}", f"{budget.tokens} tokens"
-    return None

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from reconciler.core.events import Event
-from reconciler.core.fields import format_time
 from reconciler.core.model.specs import Task
 from reconciler.core.model.status import Status
 from reconciler.core.planning.context import PlanContext
 from reconciler.core.runs.decide import host_lost
 from reconciler.core.runs.leases import lease_end, lease_lost
+from reconciler.core.times import format_time
 
 
 def host_silence(scene: PlanContext, status: Status) -> str | None:

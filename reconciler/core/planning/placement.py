@@ -5,7 +5,7 @@ The score is counted in free slots, so that a person can check it by hand.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -53,12 +53,18 @@ class Placement:
     """Those of the rejected that only lack money today."""
 
 
-def slots_in_use(statuses: Mapping[str, Status], observed: Observed) -> Counter[str]:
-    """Return how many slots of each host the live runs take; a local host is another on each machine."""
-    used = Counter[str]()
-    for status in statuses.values():
+def reachable_runs(statuses: Mapping[str, Status], observed: Observed) -> Iterator[tuple[str, Status]]:
+    """Yield the tasks with a live run on a host; a local host is another on each machine."""
+    for name, status in statuses.items():
         if status.phase.is_live and status.assigned_host and observed.can_reach(status):
-            used[status.assigned_host] += status.slots
+            yield name, status
+
+
+def slots_in_use(statuses: Mapping[str, Status], observed: Observed) -> Counter[str]:
+    """Return how many slots of each host the live runs take."""
+    used = Counter[str]()
+    for _, status in reachable_runs(statuses, observed):
+        used[status.assigned_host or ""] += status.slots
     return used
 
 

@@ -14,6 +14,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from reconciler.core.adapter import overspent
 from reconciler.core.attribution import attribute
 from reconciler.core.events import (
     Assigned,
@@ -31,19 +32,19 @@ from reconciler.core.events import (
     WaitingChanged,
 )
 from reconciler.core.faults import OUTCOME, culprits, fault_words
-from reconciler.core.fields import format_time
 from reconciler.core.lifecycle import Transition, fold, transition
 from reconciler.core.model.runs import run_key
 from reconciler.core.model.specs import Desired, DesiredState, Task
 from reconciler.core.model.status import LeaseRequest, Observed, Phase, Reason, Status, Waiting
 from reconciler.core.planning.context import PlanContext, Wait, waiting
-from reconciler.core.planning.limits import budget_scopes, overspent, spent_today
+from reconciler.core.planning.limits import budget_scopes, spent_today
 from reconciler.core.planning.liveness import host_loss, host_silence, silence_deadlines, worker_loss
 from reconciler.core.planning.placement import Placement
 from reconciler.core.planning.schedule import JUMP, format_in, is_due_time, next_due
 from reconciler.core.planning.scheduler import Schedule, due, schedule
 from reconciler.core.runs.leases import CHECKING, is_to_check
 from reconciler.core.runs.start_point import origin, pull_bases
+from reconciler.core.times import format_time
 
 FEW = 2
 """So many tasks are removed as asked, even if they are all there are."""

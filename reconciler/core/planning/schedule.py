@@ -15,7 +15,7 @@ from datetime import UTC, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from reconciler.core.fields import format_time
+from reconciler.core.times import format_time
 
 JUMP = timedelta(minutes=1)
 """A clock that is further off than this was set, and did not only drift."""

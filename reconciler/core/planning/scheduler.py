@@ -8,7 +8,6 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from reconciler.core.fields import format_time
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import DesiredState, ExecutionMode, Task
 from reconciler.core.model.status import LeaseRequest, Phase, Reason, Status
@@ -26,6 +25,7 @@ from reconciler.core.planning.placement import UNASKED, Placement, place, slots_
 from reconciler.core.planning.schedule import JUMP, format_in, next_opening
 from reconciler.core.runs.leases import LeaseQueue
 from reconciler.core.runs.start_point import is_delivered
+from reconciler.core.times import format_time
 
 MOST_HOSTS = 5
 """How many hosts a waiting message names."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from reconciler.core.adapter import overspent
 from reconciler.core.events import (
     BranchTouched,
     Cancelled,
@@ -24,12 +25,11 @@ from reconciler.core.events import (
     RunEnded,
     Submitted,
 )
-from reconciler.core.fields import format_time
 from reconciler.core.model.runs import FailureClass, Report
 from reconciler.core.model.specs import DesiredState, FleetSpec, Task, TaskDefaults
 from reconciler.core.model.status import Failure, Status
-from reconciler.core.planning.limits import overspent
 from reconciler.core.text import one_line
+from reconciler.core.times import format_time
 
 QUOTA_WAIT = timedelta(minutes=15)
 """Wait when the output does not say when the quota is full again; doubles while it happens again."""

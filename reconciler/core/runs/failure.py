@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from reconciler.core.fields import format_time
 from reconciler.core.model.runs import FailureClass
-from reconciler.core.model.status import Phase, Status
+from reconciler.core.model.status import Failure, Phase, Status
 from reconciler.core.text import one_line, visible
+from reconciler.core.times import format_time
 
 LINES = 10
 WIDTH = 200
@@ -46,10 +46,14 @@ def summarize_failure(task: str, status: Status | None, printed: str = "") -> Fa
         printed = failed.output if failed else ""
     needs_a_person = status.phase in {Phase.FAILED, Phase.ESCALATED}
     steps = _steps(task, status, failure.kind) if needs_a_person else [f"reconciler logs {task}"]
-    summary = (
+    return FailureSummary(failure_line(failure), last_lines(printed), tuple(steps))
+
+
+def failure_line(failure: Failure) -> str:
+    """Return a failure in one line: its class once, then what happened."""
+    return (
         failure.message if failure.message.startswith(failure.kind) else f"{failure.kind}: {failure.message}"
     )
-    return FailureSummary(summary, last_lines(printed), tuple(steps))
 
 
 def last_lines(text: str) -> tuple[str, ...]:

@@ -15,10 +15,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from reconciler.core.adapter import Usage
-from reconciler.core.fields import time_at
 from reconciler.core.model.runs import FailureClass, Verdict
 from reconciler.core.patterns import lines_of
 from reconciler.core.text import harmless, one_line, tail
+from reconciler.core.times import time_at
 
 SIGNALS = {
     129: "HUP",

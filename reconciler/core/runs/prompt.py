@@ -239,7 +239,7 @@ def try_template(source: str, *, has_repo: bool = True) -> Sequence[str]:
     return wrong[:1]
 
 
-_NO_FIELD = re.compile(r"'reconciler\.core\.\w+\.(\w+) object' has no attribute '(\w+)'")
+_NO_FIELD = re.compile(r"'reconciler\.core\.[\w.]+\.(\w+) object' has no attribute '(\w+)'")
 
 
 def _no_field(match: re.Match[str]) -> str:

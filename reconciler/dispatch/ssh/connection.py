@@ -17,7 +17,7 @@ import asyncssh
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.text import one_line
-from reconciler.dispatch.diagnosis import Class, Finding, Seen, Try, diagnose, fingerprint
+from reconciler.dispatch.ssh.diagnosis import Class, Finding, Seen, Try, diagnose, fingerprint
 from reconciler.dispatch.ssh.route import SSH_PORT, Hop
 
 T = TypeVar("T")

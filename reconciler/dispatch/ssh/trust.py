@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from reconciler.core.errors import UsageError
 from reconciler.core.model.specs import Host
-from reconciler.dispatch.diagnosis import fingerprint
 from reconciler.dispatch.pool import TransportPool
 from reconciler.dispatch.ssh.connection import known_keys
+from reconciler.dispatch.ssh.diagnosis import fingerprint
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import pytest
 from reconciler.core.errors import NotFound
 from reconciler.core.events import Renamed
 from reconciler.core.lifecycle import Transition
-from reconciler.store.timeline import HistoryReader
+from reconciler.store.history import HistoryReader
 from tests.store.world import BRANCH, NOW, created, git, started, status
 
 

@@ -1,0 +1,114 @@
+"""
+Transition record: one step of a task, or news of a host, as it stands on the state branch.
+
+The writer of the branch, `history`, the HTTP API and its event stream all speak of this one value.
+It takes none of the models to read: looking back is quick.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from reconciler.core.times import format_time
+
+if TYPE_CHECKING:  # who reads a record back needs none of these
+    from reconciler.core.hosts import HostChange
+    from reconciler.core.lifecycle import Transition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransitionRecord:
+    """One transition of a task, or news of a host."""
+
+    at: datetime
+    """When; to the second, once it was read back."""
+    task: str | None = None
+    """Name of the task after the step; None: news of a host."""
+    before: str | None = None
+    """Phase before; None at the first transition of a task. Of a host: up, unready, down or unknown."""
+    after: str | None = None
+    """Phase since; None when the status went. Of a host, as above."""
+    renamed_from: str | None = None
+    reason: str = ""
+    """Why, in a sentence."""
+    run: str | None = None
+    """Key of the run."""
+    host: str | None = None
+    """Where the run is; of news of a host, which one."""
+    worker: str | None = None
+    """The outside agent that had the run."""
+    cause: str = ""
+    """What kind of thing led to it."""
+    actor: str = ""
+    """Who did it."""
+    revision: str | None = None
+    """Commit of the specs that were in force."""
+    delivery: str | None = None
+    """Id of the webhook's delivery that led to it."""
+    prompt_sha256: str | None = None
+    """Of the prompt, where it is new."""
+    previous: str | None = None
+    """Commit of the task's previous transition."""
+    commit: str = ""
+    """Of the state branch; empty until it is there."""
+
+    @property
+    def name(self) -> str:
+        """What it is about, in words."""
+        return self.task or f"host {self.host}"
+
+
+def task_record(step: "Transition", *, revision: str = "", previous: str | None = None) -> TransitionRecord:
+    """Return the record of a task's transition; `previous` is the commit of the one before."""
+    before, after, event = step.before, step.after, step.event
+    status = after or before
+    prompt = status.prompt_sha256 if status else None
+    return TransitionRecord(
+        at=event.at,
+        task=step.task,
+        before=before.phase if before else None,
+        after=after.phase if after else None,
+        renamed_from=getattr(event, "old", None),
+        reason=event.reason,
+        run=getattr(event, "run", None) or (status.run if status else None),
+        host=status.assigned_host if status else None,
+        worker=status.assigned_agent if status else None,
+        cause=event.cause,
+        actor=event.actor,
+        revision=revision or None,
+        delivery=event.delivery,
+        prompt_sha256=prompt if before is None or prompt != before.prompt_sha256 else None,
+        previous=previous,
+    )
+
+
+def host_record(change: "HostChange", *, revision: str = "") -> TransitionRecord:
+    """Return the record of news of a host."""
+    before, after = (status.state if status else "unknown" for status in (change.before, change.after))
+    return TransitionRecord(
+        at=change.at,
+        before=before,
+        after=after,
+        reason=change.reason,
+        host=change.host,
+        cause="host",
+        actor="reconciler",
+        revision=revision or None,
+    )
+
+
+def transition_document(record: TransitionRecord) -> dict[str, str | None]:
+    """Return a record as `history -o json` prints it and the API sends it: one shape for both."""
+    return {
+        "at": format_time(record.at),
+        "task": record.task,
+        "before": record.before,
+        "after": record.after,
+        "reason": record.reason,
+        "host": record.host,
+        "run": record.run,
+        "actor": record.actor,
+        "cause": record.cause,
+        "revision": record.revision,
+        "commit": record.commit,
+    }

@@ -1,0 +1,341 @@
+"""
+Read model: tasks, hosts and workers as they are shown, what is asked for beside what is.
+
+Commands, the HTTP API and whatever else shows a fleet present these values and add nothing to
+them, so that they cannot disagree.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from reconciler.core.conditions import Condition, conditions
+from reconciler.core.errors import Problem
+from reconciler.core.model.specs import Agent, Desired, ExecutionMode, Host, Task
+from reconciler.core.model.status import HostStatus, Observed, Phase, Reason, Status, Waiting
+from reconciler.core.planning.placement import reachable_runs
+from reconciler.core.runs.failure import FailureSummary, failure_line, summarize_failure
+
+LastOutput = Callable[[str, int], datetime | None]
+"""Return when a round of a run printed last, where it is followed."""
+
+BAD_ENDS = frozenset({Phase.FAILED, Phase.ESCALATED})
+"""Phases in which a person should look."""
+CLOSED = frozenset({"cordoned", "draining", "drained"})
+"""States of a host that people want no new runs on."""
+
+HostState = Literal["up", "unready", "down", "unknown", "suspended", "cordoned", "draining", "drained"]
+
+
+# --- Tasks -----------------------------------------------------------------
+
+
+class Blocker(NamedTuple):
+    """What keeps a task from going on."""
+
+    reason: Reason
+    """A word, for programs."""
+    message: str
+    """A sentence, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """One task: what is asked for and where it stands."""
+
+    name: str
+    spec: Task | None
+    """None: its file is gone, or never could be read."""
+    status: Status | None
+    """None: it is not on record yet, or what is there cannot be read."""
+    problems: tuple[Problem, ...] = ()
+    """What is wrong with its spec, or with its file on record."""
+    planned: Waiting | None = None
+    """What the last plan has it wait for."""
+    last_output_at: datetime | None = None
+    """When its live run printed last, where that is followed."""
+    known_cause: FailureSummary | None = None
+    """Why its last run failed, for who knows more of it than is on record."""
+
+    @property
+    def phase(self) -> Phase:
+        """Where it stands; `created` too if it is not on record yet."""
+        return self.status.phase if self.status else Phase.CREATED
+
+    @property
+    def state(self) -> str:
+        """The phase in a word for people, or why there is none yet: new, broken, removed."""
+        if self.status is None:
+            return "broken" if self.problems else "new"
+        return "removed" if self.status.removed else self.status.phase.value
+
+    @property
+    def since(self) -> datetime | None:
+        """When the phase was entered."""
+        return self.status.since if self.status else None
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """What it waits for: as it is on record, or as the last plan has it if it is not yet."""
+        return self.status.waiting if self.status else self.planned
+
+    @property
+    def blocker(self) -> Blocker | None:
+        """What a person must mend first, else what it waits for."""
+        if self.problems:
+            return Blocker(Reason.SPEC_ERROR, str(self.problems[0]))
+        return Blocker(self.waiting.reason, self.waiting.message) if self.waiting else None
+
+    @property
+    def failure(self) -> str | None:
+        """Why its last run failed, in one line."""
+        return failure_line(self.status.failure) if self.status and self.status.failure else None
+
+    @property
+    def cause(self) -> FailureSummary | None:
+        """Why its last run failed, the last lines of what did, what to do about it."""
+        return self.known_cause or summarize_failure(self.name, self.status)
+
+    @property
+    def reason(self) -> str:
+        """Why it is not further: what is wrong, what it waits for, how it failed; empty for nothing."""
+        if self.problems:
+            return str(self.problems[0])
+        return f"{self.waiting.reason}: {self.waiting.message}" if self.waiting else self.failure or ""
+
+    @property
+    def is_bad_end(self) -> bool:
+        """Whether a failure is the last that happened, and a person must act."""
+        return self.failure is not None and self.state in BAD_ENDS
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Ready, Progressing, Stalled."""
+        return conditions(self.spec, self.status, self.waiting, self.problems)
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether a person must act."""
+        return any(each.type == "Stalled" and each.status for each in self.conditions)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a run of it goes on."""
+        return self.phase.is_live
+
+    @property
+    def assigned_host(self) -> str | None:
+        """Host of the last run."""
+        return self.status.assigned_host if self.status else None
+
+    @property
+    def assigned_agent(self) -> str | None:
+        """Outside agent that took the last run."""
+        return self.status.assigned_agent if self.status else None
+
+    @property
+    def title(self) -> str:
+        """One line for people; the name, if the spec is gone."""
+        return self.spec.headline if self.spec else self.name
+
+    @property
+    def repo(self) -> str | None:
+        """Code repository that it works in; if the spec is gone, that it was worked on in."""
+        if self.spec is not None:
+            return self.spec.repo
+        return self.status.repo if self.status else None
+
+    @property
+    def execution_mode(self) -> ExecutionMode:
+        """Who runs it; if the spec is gone, who did."""
+        if self.spec is not None:
+            return self.spec.execution_mode
+        return ExecutionMode.HTTP_PULL if self.assigned_agent else ExecutionMode.SSH_CLI
+
+    @property
+    def last_activity_at(self) -> datetime | None:
+        """The last sign of life: on record, or where a live run is followed."""
+        recorded = self.status.last_activity_at if self.status else None
+        return max(filter(None, (recorded, self.last_output_at)), default=None)
+
+
+def is_holder(worker: str, status: Status | None) -> bool:
+    """Return whether an outside agent has a task in its hands."""
+    return status is not None and status.phase.is_live and status.assigned_agent == worker
+
+
+# --- Hosts and workers -----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """One host: what the specs say, what is known, what is in use."""
+
+    name: str
+    spec: Host
+    status: HostStatus | None
+    """None: it was not asked yet."""
+    runs: tuple[str, ...]
+    """Keys of the live runs on it, by task."""
+    used: int
+    """Slots they take."""
+    closed_at: datetime | None = None
+    """When people last changed whether it takes runs, if that is known."""
+
+    @property
+    def free(self) -> int:
+        """Slots to be had."""
+        return max(0, self.spec.slots - self.used)
+
+    @property
+    def state(self) -> HostState:
+        """Whether it takes runs, in a word."""
+        if self.status is not None and self.status.state == "down":
+            return "down"
+        if self.spec.drain:
+            return "draining" if self.runs else "drained"
+        if self.spec.desired == "suspended":
+            return "suspended"
+        if self.spec.cordon:
+            return "cordoned"
+        if self.status is None:
+            return "up" if self.spec.is_local else "unknown"
+        return self.status.state
+
+    @property
+    def since(self) -> datetime | None:
+        """Since when `state` is so: what people want as of its commit, else as of the probe."""
+        if self.state in CLOSED:
+            return self.closed_at
+        return self.status.since if self.status else None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One outside agent: what the specs say, what it holds."""
+
+    name: str
+    spec: Agent
+    held: tuple[str, ...]
+    """Tasks in its hands, by name; also those that it has finished and that are being checked."""
+
+
+# --- The fleet -------------------------------------------------------------
+
+
+class Need(NamedTuple):
+    """Something that a person must look at."""
+
+    what: str
+    """`task NAME`, `host NAME`, a file, `record`, `specs`, `reconciler`."""
+    why: str
+    """A word: Escalated, Failed, Stalled, Approval, Broken, Down, Rewound, Trouble."""
+    message: str
+
+
+def observed_on_record(
+    statuses: Mapping[str, Status], hosts: Mapping[str, HostStatus], damaged: Mapping[str, Problem]
+) -> Observed:
+    """Return what is known to who only looks; the machine is that of the local hosts on record."""
+    machine = next((host.machine for host in hosts.values() if host.machine), None)
+    return Observed(statuses, hosts, damaged=damaged, machine=machine)
+
+
+def _no_output(_run: str, _round: int) -> datetime | None:
+    """Return None: it is not known here."""
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadModel:
+    """A fleet to be looked at: one task costs no more than it, everything costs one pass."""
+
+    desired: Desired
+    observed: Observed
+    planned: Mapping[str, Waiting] = field(default_factory=dict)
+    """What tasks wait for by the last plan, by name; those too that are not on record yet."""
+    last_output: LastOutput = _no_output
+    closed: Mapping[str, datetime] = field(default_factory=dict)
+    """When people last closed or opened hosts, by name, as far as that is known."""
+
+    def names(self) -> AbstractSet[str]:
+        """Return every task that is asked for or on record."""
+        desired, observed = self.desired, self.observed
+        return {*desired.tasks, *desired.broken, *observed.statuses, *observed.damaged}
+
+    def has(self, name: str) -> bool:
+        """Return whether a task is asked for or on record."""
+        known = (self.observed.statuses, self.desired.tasks, self.desired.broken, self.observed.damaged)
+        return any(name in tasks for tasks in known)
+
+    def task(self, name: str) -> TaskView:
+        """Return a task as it stands; of a name that is none, one that nothing is known of."""
+        damaged, status = self.observed.damaged.get(name), self.observed.statuses.get(name)
+        return TaskView(
+            name,
+            self.desired.tasks.get(name),
+            status,
+            (*((damaged,) if damaged else ()), *self.desired.broken.get(name, ())),
+            self.planned.get(name),
+            self.last_output(status.run, status.round)
+            if status and status.run and status.phase.is_live
+            else None,
+        )
+
+    def tasks(self) -> Mapping[str, TaskView]:
+        """Return every task, by name."""
+        return {name: self.task(name) for name in sorted(self.names())}
+
+    def runs(self) -> Iterator[TaskView]:
+        """Yield every task with a live run."""
+        for name, status in self.observed.statuses.items():
+            if status.phase.is_live and status.run:
+                yield self.task(name)
+
+    def hosts(self) -> Mapping[str, HostView]:
+        """Return every host of the specs, by name."""
+        runs: dict[str, list[Status]] = defaultdict(list)
+        for _, status in sorted(reachable_runs(self.observed.statuses, self.observed)):
+            runs[status.assigned_host or ""].append(status)
+        return {name: self._host(host, runs[name]) for name, host in sorted(self.desired.hosts.items())}
+
+    def _host(self, host: Host, live: list[Status]) -> HostView:
+        keys = tuple(status.run for status in live if status.run)
+        used = sum(status.slots for status in live)
+        return HostView(
+            host.name, host, self.observed.hosts.get(host.name), keys, used, self.closed.get(host.name)
+        )
+
+    def workers(self) -> Mapping[str, WorkerView]:
+        """Return every outside agent of the specs, by name."""
+        held: dict[str, list[str]] = defaultdict(list)
+        for name, status in self.observed.statuses.items():
+            if status.phase.is_live and status.assigned_agent:
+                held[status.assigned_agent].append(name)
+        return {
+            name: WorkerView(name, agent, tuple(sorted(held[name])))
+            for name, agent in sorted(self.desired.agents.items())
+        }
+
+    def needs(self) -> Iterator[Need]:
+        """Yield what a person must look at, the specs first."""
+        for problem in self.desired.problems:
+            yield Need(f"{problem.path}:{problem.line}", "Broken", str(problem).partition(": error: ")[2])
+        for name, view in self.tasks().items():
+            if not view.problems and (need := _need(view)):  # problems were told above
+                yield Need(f"task {name}", *need)
+        for name, host in self.hosts().items():
+            if host.state == "down" and host.status:
+                yield Need(f"host {name}", "Down", host.status.message)
+
+
+def _need(view: TaskView) -> tuple[str, str] | None:
+    """Return why a person must look at a task: a word, and a sentence."""
+    if view.phase in BAD_ENDS:
+        return view.phase.value.capitalize(), view.reason
+    if view.waiting and view.waiting.reason is Reason.APPROVAL:
+        return "Approval", f"{view.waiting.message}: `reconciler approve-prune`"
+    return ("Stalled", view.reason) if view.is_stalled else None
