@@ -52,11 +52,11 @@ def machine(folder: Path, on_record: Collection[str], draw: Callable[[], str]) -
     """
     file = folder / "machine"
     try:
-        known = file.read_bytes().decode("ascii", "replace").strip()
+        stored = file.read_bytes().decode("ascii", "replace").strip()
     except FileNotFoundError:
         return _keep(file, draw())
-    if _MACHINE.fullmatch(known):
-        return known
+    if _MACHINE.fullmatch(stored):
+        return stored
     name = next(iter(on_record)) if len(on_record) == 1 else draw()
     how = "taken from the record" if name in on_record else "new: see --take-over for the runs of the old one"
     log.warning("%s is damaged; the name of this machine is %s, %s", file, name, how)

@@ -398,7 +398,7 @@ async def _api(
         Journal(settings.data_dir / "hooks", clock.now),
         partial(notify, pulls=fleet.loop.controllers.pulls, pollers=fleet.pollers),
     )
-    shelf = Services(
+    services = Services(
         record=HistoryReader(fleet.repository, lambda: cache.head),
         logs=AgentLogs(fleet.dispatch.logs),
         propose=Proposals(cache, fleet.writer, edit, partial(_check, fleet)).propose,
@@ -409,7 +409,7 @@ async def _api(
     app = make_app(
         cache,
         fleet.loop.controllers.leases,
-        shelf,
+        services,
         clock=clock.now,
         last_use=settings.data_dir / "agents.json",
     )
@@ -432,8 +432,8 @@ async def _check(fleet: _Fleet, path: str, text: str) -> Sequence[Problem]:
 async def _machine(settings: Settings, state: StateBranch) -> str:
     """Return the name under which local runs of this data folder are known."""
     statuses, hosts = await state.load()
-    found = {status.machine for status in statuses.values()} | {host.machine for host in hosts.values()}
-    return datafolder.machine(settings.data_dir, {name for name in found if name}, clock.random_hex)
+    machines = {status.machine for status in statuses.values()} | {host.machine for host in hosts.values()}
+    return datafolder.machine(settings.data_dir, {name for name in machines if name}, clock.random_hex)
 
 
 class Shutdown:

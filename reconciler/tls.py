@@ -56,7 +56,7 @@ class Authorities:
         return context
 
     def _times(self) -> list[object]:
-        return [(found.st_mtime_ns, found.st_ino) for found in (file.stat() for file in self._files)]
+        return [(stat.st_mtime_ns, stat.st_ino) for stat in (file.stat() for file in self._files)]
 
 
 @dataclass(slots=True)

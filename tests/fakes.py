@@ -519,8 +519,13 @@ class FakeForges:
                 fields["title"] = site.titles[pull.number] = want.title
             if want.merges == pull.head and pull.mergeable:
                 fields |= {"state": "closed", "is_merged": True, "by": "bot"}
-        if want.light is not None:
-            site.set_status(want.light.commit, want.light.state, want.light.context, want.light.description)
+        if want.commit_status is not None:
+            site.set_status(
+                want.commit_status.commit,
+                want.commit_status.state,
+                want.commit_status.context,
+                want.commit_status.description,
+            )
         site.change(pull.number, **fields)
 
     async def issues(self, forge: Forge, label: str) -> Sequence[Issue]:
@@ -546,8 +551,10 @@ class FakeForges:
         pulls = self.at(forge).pulls.values()
         return [pull for pull in pulls if pull.state == "open" and pull.base == base]
 
-    async def light(self, forge: Forge, light: CommitStatus) -> None:
-        self.at(forge).set_status(light.commit, light.state, light.context, light.description)
+    async def commit_status(self, forge: Forge, commit_status: CommitStatus) -> None:
+        self.at(forge).set_status(
+            commit_status.commit, commit_status.state, commit_status.context, commit_status.description
+        )
 
 
 def _with_phase(labels: tuple[str, ...], phase: str) -> tuple[str, ...]:

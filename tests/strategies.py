@@ -300,7 +300,7 @@ def observeds(draw: st.DrawFn, desired: Desired) -> Observed:
         hosts={name: draw(PROBES) for name in draw(SOME_HOSTS)},
         load={name: draw(LOADS) for name in draw(SOME_HOSTS)},
         asked=frozenset(HOSTS if draw(IS_EASY) else draw(SOME_HOSTS)),
-        on_trial=frozenset() if draw(IS_EASY) else frozenset(draw(SOME_HOSTS)),
+        half_open=frozenset() if draw(IS_EASY) else frozenset(draw(SOME_HOSTS)),
         past=dict.fromkeys(draw(SOME_NAMES), draw(st.integers(0, 5))),
         spent={} if draw(IS_EASY) else draw(SPENT),
         followed=frozenset((known[name].run or "", known[name].round) for name in draw(some(live))),

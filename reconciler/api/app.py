@@ -29,9 +29,9 @@ LIMITS = RateLimits()
 
 
 def make_app(
-    desk: Controller,
+    controller: Controller,
     leases: LeaseService,
-    shelf: Services,
+    services: Services,
     *,
     clock: Clock,
     last_use: Path,
@@ -43,22 +43,24 @@ def make_app(
     `last_use` is a file of the data folder. Call `app.ctx.notify()` whenever
     something went on record, so that those who listen hear of it at once.
     """
-    app, closing, tail = bare_app(), Closing(), Tail(shelf.record)
-    gate = Authenticator(desk, clock, LastUse(last_use, clock), Buckets(limits.token), Buckets(limits.peer))
+    app, closing, tail = bare_app(), Closing(), Tail(services.record)
+    gate = Authenticator(
+        controller, clock, LastUse(last_use, clock), Buckets(limits.token), Buckets(limits.peer)
+    )
     operations = _with_document(
         (
             *WorkerProtocol(
-                desk, leases, shelf, clock, closing, Buckets(limits.proposals), limits.waits
+                controller, leases, services, clock, closing, Buckets(limits.proposals), limits.waits
             ).operations,
-            *ReadOperations(desk, shelf.record, gate.last_use.get, shelf.last_output).operations,
-            *EventStream(tail, shelf.record, closing, gate.is_still_good, limits.streams).operations,
-            *WebhookRoute(shelf.hooks).operations,
-            *Pulse(desk, shelf.record).operations,
+            *ReadOperations(controller, services.record, gate.last_use.get, services.last_output).operations,
+            *EventStream(tail, services.record, closing, gate.is_still_good, limits.streams).operations,
+            *WebhookRoute(services.hooks).operations,
+            *Pulse(controller, services.record).operations,
         )
     )
 
     def version() -> str:
-        return f"{shelf.record.head()}-{desk.desired.revision}"
+        return f"{services.record.head()}-{controller.desired.revision}"
 
     add_routes(app, operations, Admission(gate.admit, version))
     app.error_handler.add(Exception, answer_error)

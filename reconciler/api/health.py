@@ -16,28 +16,28 @@ from reconciler.wire import HealthBody
 class Pulse:
     """What load balancers and service managers ask for."""
 
-    desk: Controller
+    controller: Controller
     record: HistorySource
 
-    async def lives(self, call: Call) -> HealthBody:  # noqa: ARG002 - every handler is called so
+    async def last_transitions(self, call: Call) -> HealthBody:  # noqa: ARG002 - every handler is called so
         """Answer: the event loop turns."""
         return HealthBody()
 
     async def is_ready(self, call: Call) -> HealthBody:  # noqa: ARG002 - as above
         """Answer if specs and state were read. Raises Unavailable."""
-        if not self.desk.desired.revision:
+        if not self.controller.desired.revision:
             raise Unavailable("the specs were not read yet; the log says what is in the way")
-        return HealthBody(revision=self.desk.desired.revision, state=self.record.head() or None)
+        return HealthBody(revision=self.controller.desired.revision, state=self.record.head() or None)
 
     @property
     def operations(self) -> Sequence[Operation]:
         """Return both as operations."""
-        lives = Operation(
+        last_transitions = Operation(
             method="GET",
             path="/healthz",
             name="healthz",
             summary="Tell whether the process lives",
-            handler=self.lives,
+            handler=self.last_transitions,
             answers={200: Reply("It lives", HealthBody)},
         )
         ready = Operation(
@@ -48,4 +48,4 @@ class Pulse:
             handler=self.is_ready,
             answers={200: Reply("They are", HealthBody)},
         )
-        return lives, ready
+        return last_transitions, ready

@@ -113,4 +113,4 @@ def _renewal(
 
 
 def _as_of(*files: Path) -> Sequence[object]:
-    return [(found.st_mtime_ns, found.st_ino) for found in (file.stat() for file in files)]
+    return [(stat.st_mtime_ns, stat.st_ino) for stat in (file.stat() for file in files)]

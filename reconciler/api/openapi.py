@@ -64,8 +64,10 @@ def _schemas(operations: Sequence[Operation]) -> tuple[Refs, dict[str, Any]]:
     wanted += [(one.body, "validation") for one in operations if one.body]
     answers = [answer for one in operations for answer in one.answers.values()]
     wanted += [(answer.model, "serialization") for answer in answers if answer.model]
-    refs, found = models_json_schema(list(dict.fromkeys(wanted)), ref_template="#/components/schemas/{model}")
-    return refs, found["$defs"]
+    refs, definitions = models_json_schema(
+        list(dict.fromkeys(wanted)), ref_template="#/components/schemas/{model}"
+    )
+    return refs, definitions["$defs"]
 
 
 def _described(operation: Operation, refs: Refs) -> dict[str, Any]:
@@ -144,11 +146,11 @@ def _answer(operation: Operation, answer: Reply, refs: Refs) -> Mapping[str, Any
 
 
 def _problems(operation: Operation) -> Mapping[int, str]:
-    found = dict(_EVERYWHERE)
+    responses = dict(_EVERYWHERE)
     if operation.scopes:
-        found |= {401: "The token is missing or not good", 403: "The token is not good for this"}
+        responses |= {401: "The token is missing or not good", 403: "The token is not good for this"}
     if operation.body or operation.query:
-        found |= {422: "Fields with mistakes: see `errors`"}
+        responses |= {422: "Fields with mistakes: see `errors`"}
     if operation.has_name or operation.name == "history":
-        found |= {404: "Nothing has that name"}
-    return {**found, **operation.problems}
+        responses |= {404: "Nothing has that name"}
+    return {**responses, **operation.problems}

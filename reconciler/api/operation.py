@@ -104,11 +104,11 @@ class Admission:
     """Return what changes with the state branch and the specs."""
 
 
-def add_routes(app: Sanic[Any, Any], operations: Sequence[Operation], door: Admission) -> None:
+def add_routes(app: Sanic[Any, Any], operations: Sequence[Operation], admission: Admission) -> None:
     """Let the app serve the operations."""
     for operation in operations:
         app.add_route(
-            _served(operation, door),
+            _served(operation, admission),
             operation.path.replace("{name}", "<name:path>"),
             methods=[operation.method],
             name=operation.name,
@@ -116,10 +116,12 @@ def add_routes(app: Sanic[Any, Any], operations: Sequence[Operation], door: Admi
         )
 
 
-def _served(operation: Operation, door: Admission) -> Callable[..., Coroutine[Any, Any, HTTPResponse | None]]:
+def _served(
+    operation: Operation, admission: Admission
+) -> Callable[..., Coroutine[Any, Any, HTTPResponse | None]]:
     async def serve(request: Request, name: str = "") -> HTTPResponse | None:
-        caller = door.admit(request, operation)
-        version = f'"{door.version()}"' if operation.is_versioned else None
+        caller = admission.admit(request, operation)
+        version = f'"{admission.version()}"' if operation.is_versioned else None
         if version and version in _versions(request):
             return HTTPResponse(status=304, headers=_headers(version))
         call = Call(

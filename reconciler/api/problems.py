@@ -116,15 +116,15 @@ _SEE = "see `errors` for what is wrong with which field; /api/v1/openapi.json sa
 
 def _invalid(error: ValidationError, title: str) -> ProblemDetails:
     """Tell of each field what is wrong, but never what it was: it may be a secret."""
-    found = error.errors(include_url=False, include_context=False)
-    if any(one["type"] == "json_invalid" for one in found):
-        return _details(400, "Bad request", f"the body is not JSON: {found[0]['msg']}")
-    fields = tuple(_field(".".join(map(str, one["loc"])), _message(one)) for one in found[:20])
+    errors = error.errors(include_url=False, include_context=False)
+    if any(one["type"] == "json_invalid" for one in errors):
+        return _details(400, "Bad request", f"the body is not JSON: {errors[0]['msg']}")
+    fields = tuple(_field(".".join(map(str, one["loc"])), _message(one)) for one in errors[:20])
     return _details(422, title, _SEE, errors=fields)
 
 
-def _message(found: ErrorDetails) -> str:
-    message, given = found["msg"].removeprefix("Value error, "), found["input"]
+def _message(details: ErrorDetails) -> str:
+    message, given = details["msg"].removeprefix("Value error, "), details["input"]
     return message.replace(repr(given), "…") if isinstance(given, str) else message
 
 

@@ -27,13 +27,13 @@ CheckFile = Callable[[str, str], Awaitable[Sequence[Problem]]]
 class Proposals:
     """Puts proposals on branches of the fleet's repository; nothing of them is in force there."""
 
-    def __init__(self, desk: Controller, writer: SpecWriter, edit: SetKeys, check: CheckFile) -> None:
-        self._desk = desk
+    def __init__(self, controller: Controller, writer: SpecWriter, edit: SetKeys, check: CheckFile) -> None:
+        self._controller = controller
         self._writer = writer
         self._edit = edit
         self._check = check
 
-    async def propose(self, asked: ProposalRequest, agent: str) -> Proposal:
+    async def propose(self, request: ProposalRequest, agent: str) -> Proposal:
         """
         Put the proposal of an agent on record; proposing the same again changes nothing.
 
@@ -41,16 +41,16 @@ class Proposals:
         something else is proposed under it, SpecError if the task would be
         wrong, Unavailable.
         """
-        self._require_free(asked.name)
-        given = asked.model_dump(exclude={"name"}, mode="json")
+        self._require_free(request.name)
+        given = request.model_dump(exclude={"name"}, mode="json")
         words = {key: _visible(value) for key, value in given.items() if value}
-        fields = {**words, **self._mode(asked.repo or "")}
-        path, text = f"specs/tasks/{asked.name}.yaml", self._edit("", fields)
+        fields = {**words, **self._mode(request.repo or "")}
+        path, text = f"specs/tasks/{request.name}.yaml", self._edit("", fields)
         if problems := await self._check(path, text):
             raise SpecError(problems)
-        branch = f"{BRANCHES}{asked.name}"
+        branch = f"{BRANCHES}{request.name}"
         message = (
-            f"Propose task {asked.name}\n\n"
+            f"Propose task {request.name}\n\n"
             f"Agent {agent} proposes it; it is in force once a person merges this branch.\n\n"
             f"Proposed-By: {agent}\n"
         )
@@ -58,12 +58,12 @@ class Proposals:
         try:
             commit = await self._writer.put({path: text}, message, made_from=head, branch=branch)
         except Conflict:  # whoever reads it now must not merge another one
-            raise NotNow(f"another task {asked.name} is proposed already; choose another name") from None
-        return Proposal(task=asked.name, branch=branch, commit=commit)
+            raise NotNow(f"another task {request.name} is proposed already; choose another name") from None
+        return Proposal(task=request.name, branch=branch, commit=commit)
 
     def _mode(self, repo: str) -> Mapping[str, str]:
         """Return who is to do it: an agent that pulls, where no agent's CLI is the default."""
-        desired = self._desk.desired
+        desired = self._controller.desired
         defaults: list[TaskDefaults] = [desired.fleet]
         if repo in desired.repos:
             defaults.append(desired.repos[repo])
@@ -75,7 +75,7 @@ class Proposals:
             check_name(name)
         except ValueError as error:
             raise UsageError(str(error)) from None
-        desired = self._desk.desired
+        desired = self._controller.desired
         if name in desired.tasks or name in desired.broken:
             raise NotNow(f"there is a task {name} already; choose another name")
 

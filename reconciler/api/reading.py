@@ -45,17 +45,19 @@ Thing = TypeVar("Thing")
 class ReadOperations:
     """What those who look ask for."""
 
-    desk: Controller
+    controller: Controller
     record: HistorySource
     last_used: Callable[[str], datetime | None]
     last_output: LastOutput = lambda *_: None
 
     async def tasks(self, call: Call) -> Page:
         """Return tasks by name; to a token of scope `agent`, those that it holds."""
-        model = read_model(self.desk)
+        model = read_model(self.controller)
         names: Iterable[str] = model.names()
         if not call.caller.may("read"):
-            names = (name for name in names if is_holder(call.caller.agent, self.desk.statuses.get(name)))
+            names = (
+                name for name in names if is_holder(call.caller.agent, self.controller.statuses.get(name))
+            )
         if wanted := _wanted(call.query):
             names = (name for name in names if _matches(model.task(name), wanted))
         page, cursor = _page(names, str, call.query)
@@ -64,7 +66,7 @@ class ReadOperations:
 
     async def task(self, call: Call) -> TaskBody:
         """Return a task; to a token of scope `agent`, one that it was given."""
-        model = replace(read_model(self.desk), last_output=self.last_output)
+        model = replace(read_model(self.controller), last_output=self.last_output)
         view = model.task(call.name)
         if view.assigned_agent != call.caller.agent and not call.caller.may("read"):
             raise Refused("a token of scope `agent` reads the tasks that it was given; `read` reads all")
@@ -74,29 +76,34 @@ class ReadOperations:
 
     async def runs(self, call: Call) -> Page:
         """Return live runs by name."""
-        wanted, model = _wanted(call.query), replace(read_model(self.desk), last_output=self.last_output)
+        wanted, model = (
+            _wanted(call.query),
+            replace(read_model(self.controller), last_output=self.last_output),
+        )
         live = (view for view in model.runs() if _matches(view, wanted))
         return Page(*_page(map(run_body, live), lambda run: run.run, call.query))
 
     async def hosts(self, call: Call) -> Page:
         """Return hosts by name."""
-        page, cursor = _page(read_model(self.desk).hosts().values(), lambda host: host.name, call.query)
+        page, cursor = _page(read_model(self.controller).hosts().values(), lambda host: host.name, call.query)
         return Page([host_body(host) for host in page], cursor)
 
     async def agents(self, call: Call) -> Page:
         """Return outside agents by name."""
-        page, cursor = _page(read_model(self.desk).workers().values(), lambda worker: worker.name, call.query)
+        page, cursor = _page(
+            read_model(self.controller).workers().values(), lambda worker: worker.name, call.query
+        )
         return Page([worker_body(worker, self.last_used(worker.name)) for worker in page], cursor)
 
     async def plan(self, call: Call) -> PlanBody:
         """Return what the last look came to."""
-        return plan_body(self.desk, call.query.limit)
+        return plan_body(self.controller, call.query.limit)
 
     async def history(self, call: Call) -> Page:
         """Return what happened, newest first."""
-        asked: HistoryQuery = call.query
-        entries = await self.record.before(asked.cursor, asked.task, asked.limit + 1)
-        page = [history_body(entry) for entry in entries[: asked.limit]]
+        query: HistoryQuery = call.query
+        entries = await self.record.before(query.cursor, query.task, query.limit + 1)
+        page = [history_body(entry) for entry in entries[: query.limit]]
         return Page(page, page[-1].commit if len(entries) > len(page) else None)
 
     @property
@@ -159,9 +166,9 @@ def _list(
     )
 
 
-def _wanted(asked: PageQuery) -> dict[str, Any]:
+def _wanted(query: PageQuery) -> dict[str, Any]:
     """Return the filters that were given."""
-    return asked.model_dump(exclude_none=True, exclude={"limit", "cursor"})
+    return query.model_dump(exclude_none=True, exclude={"limit", "cursor"})
 
 
 def _matches(view: TaskView, wanted: Mapping[str, Any]) -> bool:
@@ -170,10 +177,10 @@ def _matches(view: TaskView, wanted: Mapping[str, Any]) -> bool:
 
 
 def _page(
-    things: Iterable[Thing], key: Callable[[Thing], str], asked: PageQuery
+    things: Iterable[Thing], key: Callable[[Thing], str], query: PageQuery
 ) -> tuple[Sequence[Thing], str | None]:
     """Return the things after the cursor, in order of their keys, and the cursor of the next page."""
-    after = asked.cursor or ""
-    found = nsmallest(asked.limit + 1, (thing for thing in things if key(thing) > after), key=key)
-    page = found[: asked.limit]
-    return page, key(page[-1]) if len(found) > len(page) else None
+    after = query.cursor or ""
+    matches = nsmallest(query.limit + 1, (thing for thing in things if key(thing) > after), key=key)
+    page = matches[: query.limit]
+    return page, key(page[-1]) if len(matches) > len(page) else None

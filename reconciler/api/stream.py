@@ -84,12 +84,12 @@ class Tail:
 
     def _kept_after(self, commit: str) -> Sequence[TransitionRecord] | None:
         """Return what is kept after a commit; None if it is not known here."""
-        found: list[TransitionRecord] = []
+        entries: list[TransitionRecord] = []
         for entry in reversed(self._entries):
             if entry.commit == commit:
-                return found[::-1]
-            found.append(entry)
-        return found[::-1] if commit == self._start else None
+                return entries[::-1]
+            entries.append(entry)
+        return entries[::-1] if commit == self._start else None
 
 
 @dataclass(frozen=True, slots=True)

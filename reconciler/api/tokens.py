@@ -99,7 +99,7 @@ def is_still_good(caller: Caller, agents: Mapping[str, Agent], now: datetime) ->
 
 
 def _has(agent: Agent, digest: str) -> bool:
-    return any(hmac.compare_digest(digest, known.lower()) for known in agent.token_hash)
+    return any(hmac.compare_digest(digest, expected.lower()) for expected in agent.token_hash)
 
 
 # --- Last use --------------------------------------------------------------

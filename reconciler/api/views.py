@@ -29,9 +29,9 @@ from reconciler.wire import (
 )
 
 
-def lease_body(assignment: Assignment, desk: Controller, whole_url: Callable[[str], str]) -> Lease:
+def lease_body(assignment: Assignment, controller: Controller, whole_url: Callable[[str], str]) -> Lease:
     """Return what an agent is told of the task it holds now."""
-    fleet, repo = desk.desired.fleet, assignment.repo
+    fleet, repo = controller.desired.fleet, assignment.repo
     url = whole_url(repo.url) if repo else ""
     return Lease(
         task=assignment.task,
@@ -61,12 +61,12 @@ def progress_body(task: str, status: Status) -> Progress:
     )
 
 
-def read_model(desk: Controller) -> ReadModel:
+def read_model(controller: Controller) -> ReadModel:
     """Return the fleet as the loop has it now."""
     return ReadModel(
-        desk.desired,
-        observed_on_record(desk.statuses, desk.hosts, desk.damaged),
-        planned=desk.last_plan.waiting,
+        controller.desired,
+        observed_on_record(controller.statuses, controller.hosts, controller.damaged),
+        planned=controller.last_plan.waiting,
     )
 
 
@@ -164,12 +164,12 @@ _KINDS: Mapping[type[Action], ActionKind] = {
 }
 
 
-def plan_body(desk: Controller, most: int) -> PlanBody:
+def plan_body(controller: Controller, most: int) -> PlanBody:
     """Return what the last look came to, with the first of the tasks that wait."""
-    plan = desk.last_plan
+    plan = controller.last_plan
     waiting = [(name, plan.waiting[name]) for name in sorted(plan.waiting)[:most]]
     return PlanBody(
-        revision=desk.desired.revision,
+        revision=controller.desired.revision,
         due=_time(plan.due),
         actions=tuple(
             PlannedAction(kind=_KINDS[type(action)], task=action.task, reason=action.reason)

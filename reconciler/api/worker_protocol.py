@@ -50,9 +50,9 @@ LOG_LIMIT = 8 * 1024 * 1024
 class WorkerProtocol:
     """What outside agents ask for."""
 
-    desk: Controller
+    controller: Controller
     leases: LeaseService
-    shelf: Services
+    services: Services
     clock: Callable[[], datetime]
     closing: Closing
     proposals: Buckets
@@ -62,22 +62,22 @@ class WorkerProtocol:
 
     async def dequeue(self, call: Call) -> Lease | None:
         """Give the agent a task, waiting for one if it is asked to."""
-        asked: DequeueRequest = call.body
-        bid = LeaseRequest(
-            agent=call.caller.agent, request_key=asked.request_key, capabilities=asked.capabilities
+        request: DequeueRequest = call.body
+        lease_request = LeaseRequest(
+            agent=call.caller.agent, request_key=request.request_key, capabilities=request.capabilities
         )
         try:
-            with self._counted(bid.agent):
+            with self._counted(lease_request.agent):
                 async with self.closing.limit():
-                    task = await self.leases.bid(bid, timedelta(seconds=asked.wait))
+                    task = await self.leases.lease_request(lease_request, timedelta(seconds=request.wait))
         except TimeoutError:
             raise Unavailable("the reconciler is stopping; ask again with the same request_key") from None
-        if task is None or not self._is_for(task, bid):
+        if task is None or not self._is_for(task, lease_request):
             return None
         assignment = await self.leases.assignment(task)
-        if not self._is_for(task, bid):
+        if not self._is_for(task, lease_request):
             return None
-        return lease_body(assignment, self.desk, self.shelf.whole_url)
+        return lease_body(assignment, self.controller, self.services.whole_url)
 
     @contextmanager
     def _counted(self, agent: str) -> Iterator[None]:
@@ -89,10 +89,14 @@ class WorkerProtocol:
         finally:
             self._waiting[agent] -= 1
 
-    def _is_for(self, task: str, bid: LeaseRequest) -> bool:
+    def _is_for(self, task: str, lease_request: LeaseRequest) -> bool:
         """Return whether a task is still the one that was given for a bid: it may be lost by now."""
-        status = self.desk.statuses.get(task)
-        return status is not None and is_holder(bid.agent, status) and status.request_key == bid.request_key
+        status = self.controller.statuses.get(task)
+        return (
+            status is not None
+            and is_holder(lease_request.agent, status)
+            and status.request_key == lease_request.request_key
+        )
 
     async def start(self, call: Call) -> Progress:
         """Take note that the agent is at work."""
@@ -100,7 +104,7 @@ class WorkerProtocol:
 
     async def heartbeat(self, call: Call) -> Heartbeat:
         """Renew the lease, and tell the agent whether to go on."""
-        fleet = self.desk.desired.fleet
+        fleet = self.controller.desired.fleet
         desired: Literal["run", "cancel", "lost"]
         try:
             why = self.leases.beat(call.name, call.caller.agent, call.body.epoch)
@@ -117,31 +121,31 @@ class WorkerProtocol:
 
     async def log(self, call: Call) -> LogAck:
         """Keep a piece of the agent's log; the lease is renewed."""
-        asked: LogQuery = call.query
-        run, offset = self._held(call, asked.epoch), asked.offset
-        kept = self.shelf.logs.size(run)
+        query: LogQuery = call.query
+        run, offset = self._held(call, query.epoch), query.offset
+        kept = self.services.logs.size(run)
         async for piece in pieces(call.request, LOG_LIMIT):
-            kept = await self.shelf.logs.append(run, offset, piece)
+            kept = await self.services.logs.append(run, offset, piece)
             offset += len(piece)
         return LogAck(offset=kept)
 
     async def status(self, call: Call) -> Progress:
         """Put on record what the agent says came of its work."""
-        told: StatusRequest = call.body
-        if told.branch is not None:
-            self._require_own(call, told.epoch, told.branch)
-        return await self._hear(call, told.epoch, _claim(told))
+        request: StatusRequest = call.body
+        if request.branch is not None:
+            self._require_own(call, request.epoch, request.branch)
+        return await self._hear(call, request.epoch, _claim(request))
 
     async def propose(self, call: Call) -> Proposal:
         """Put a proposed task where a person decides on it."""
         self.proposals.take(call.caller.agent)
-        return await self.shelf.propose(call.body, call.caller.agent)
+        return await self.services.propose(call.body, call.caller.agent)
 
     async def _hear(self, call: Call, epoch: int, claim: Claim | None) -> Progress:
-        said = WorkerReport(
+        report = WorkerReport(
             task=call.name, agent=call.caller.agent, epoch=epoch, at=self.clock(), claim=claim
         )
-        return progress_body(call.name, await self.leases.hear(said))
+        return progress_body(call.name, await self.leases.hear(report))
 
     def _require_own(self, call: Call, epoch: int, branch: str) -> None:
         """
@@ -149,13 +153,13 @@ class WorkerProtocol:
 
         Raises NotNow, and what `holder` raises.
         """
-        desired, statuses = self.desk.desired, self.desk.statuses
+        desired, statuses = self.controller.desired, self.controller.statuses
         own, status = holder(desired.tasks, statuses, call.name, call.caller.agent, epoch)
         if branch == status.branch_name:
             return
         wanted = ((name, task.repo, task.branch) for name, task in desired.tasks.items())
-        known = ((name, other.repo, other.branch_name) for name, other in statuses.items())
-        for name, repo, taken in chain(wanted, known):
+        branches = ((name, other.repo, other.branch_name) for name, other in statuses.items())
+        for name, repo, taken in chain(wanted, branches):
             if name != own and (repo, taken) == (status.repo, branch):
                 raise NotNow(
                     f"branch {branch} is that of task {name}; push your work to {status.branch_name} "
@@ -166,7 +170,7 @@ class WorkerProtocol:
         """Return the run that the agent holds, its lease renewed. Raises NotFound, NotNow, LeaseLost."""
         agent = call.caller.agent
         self.leases.beat(call.name, agent, epoch)
-        _, status = holder(self.desk.desired.tasks, self.desk.statuses, call.name, agent, epoch)
+        _, status = holder(self.controller.desired.tasks, self.controller.statuses, call.name, agent, epoch)
         return status.run or ""
 
     @property
@@ -249,14 +253,14 @@ def _on_task(name: str, summary: str, handler: Handler, answer: Reply, **more: A
     )
 
 
-def _claim(told: StatusRequest) -> Claim | None:
+def _claim(request: StatusRequest) -> Claim | None:
     """Return what an agent says came of its work; None if it is still at it."""
-    if told.status == "running":
+    if request.status == "running":
         return None
     return Claim(
-        outcome=told.status,
-        result=harmless(told.result),
-        branch=told.branch,
-        pull_request=told.pull_request,
-        usage=told.usage,
+        outcome=request.status,
+        result=harmless(request.result),
+        branch=request.branch,
+        pull_request=request.pull_request,
+        usage=request.usage,
     )

@@ -111,13 +111,13 @@ def test_command(context: Context, name: str, host: str, no_prompt: bool, output
     line in an empty folder: all as a real run would, with the same secrets.
     Exits 5 if any of it does not work.
     """
-    show = _show_trial if output == "text" else lambda _: None
+    show = _show_check if output == "text" else lambda _: None
     with TemporaryDirectory(prefix="reconciler-test-", ignore_cleanup_errors=True) as folder:
         trials = _tried(context, name, host, data=Path(folder), with_prompt=not no_prompt, show=show)
         tried = asyncio.run(trials)
-    works = all(trial.ok is not False for trial in tried)
+    works = all(check_result.ok is not False for check_result in tried)
     if output == "json":
-        checks = [_trial_document(trial) for trial in tried]
+        checks = [_check_document(check_result) for check_result in tried]
         print_json({"adapter": name, "host": host, "ok": works, "checks": checks})
     return ExitCode.OK if works else ExitCode.ENDED_BADLY
 
@@ -143,7 +143,7 @@ async def _tried(
     )
     tried = []
     async with ways(lambda: desired.hosts, data, is_lasting=False) as transports:
-        trier = AdapterCheck(
+        check = AdapterCheck(
             adapter=adapter,
             host=place,
             transport=transports(place),
@@ -152,27 +152,27 @@ async def _tried(
             clock=clock.now,
             read_output=read_output,
         )
-        async with aclosing(trier.trials(with_prompt=with_prompt)) as trials:
-            async for trial in trials:
-                show(trial)
-                tried.append(trial)
+        async with aclosing(check.trials(with_prompt=with_prompt)) as trials:
+            async for check_result in trials:
+                show(check_result)
+                tried.append(check_result)
     return tried
 
 
-def _show_trial(trial: "CheckResult") -> None:
-    result = {True: "ok", False: "failed", None: "-"}[trial.ok]
-    click.echo(f"{trial.name:<8} {result:<7} {trial.words}")
+def _show_check(check_result: "CheckResult") -> None:
+    result = {True: "ok", False: "failed", None: "-"}[check_result.ok]
+    click.echo(f"{check_result.name:<8} {result:<7} {check_result.words}")
 
 
-def _trial_document(trial: "CheckResult") -> Document:
+def _check_document(check_result: "CheckResult") -> Document:
     from reconciler.dispatch.output import verdict_as_json
 
-    found: Document = {"check": trial.name, "ok": trial.ok, "message": trial.words}
-    if trial.cli:
-        found |= {"version": trial.cli.version, "path": trial.cli.path}
-    if trial.verdict:
-        found |= {"verdict": verdict_as_json(trial.verdict)}
-    return found
+    document: Document = {"check": check_result.name, "ok": check_result.ok, "message": check_result.words}
+    if check_result.cli:
+        document |= {"version": check_result.cli.version, "path": check_result.cli.path}
+    if check_result.verdict:
+        document |= {"verdict": verdict_as_json(check_result.verdict)}
+    return document
 
 
 # --- adapter parse ---------------------------------------------------------
@@ -193,11 +193,11 @@ def parse_output(context: Context, name: str, file: Path, exit_code: int, output
     """
     from reconciler.dispatch.output import parse_recording, verdict_as_json
 
-    found = parse_recording(asyncio.run(_adapter(context, name)), file, exit_code, clock.now())
+    verdict = parse_recording(asyncio.run(_adapter(context, name)), file, exit_code, clock.now())
     if output == "json":
-        print_json(verdict_as_json(found))
+        print_json(verdict_as_json(verdict))
     else:
-        click.echo(_verdict_block(found))
+        click.echo(_verdict_block(verdict))
 
 
 async def _adapter(context: Context, name: str) -> "Adapter":
@@ -208,19 +208,19 @@ async def _adapter(context: Context, name: str) -> "Adapter":
     return pick(desired, "adapter", desired.adapters, name)
 
 
-def _verdict_block(found: "Verdict") -> str:
-    usage = found.usage
+def _verdict_block(verdict: "Verdict") -> str:
+    usage = verdict.usage
     tokens = f"{usage.input_tokens} in, {usage.output_tokens} out, {usage.cached_tokens} cached"
     rows = [
-        ("outcome", found.outcome),
-        ("class", found.kind or ""),
-        ("message", found.message),
-        ("session", found.session_id or ""),
+        ("outcome", verdict.outcome),
+        ("class", verdict.kind or ""),
+        ("message", verdict.message),
+        ("session", verdict.session_id or ""),
         ("tokens", tokens),
         ("cost", f"{usage.cost_usd:g} USD"),
         ("turns", str(usage.turns)),
-        ("retry at", found.retry_at.isoformat() if found.retry_at else ""),
-        ("notes", "\n".join(found.notes)),
-        ("text", found.text),
+        ("retry at", verdict.retry_at.isoformat() if verdict.retry_at else ""),
+        ("notes", "\n".join(verdict.notes)),
+        ("text", verdict.text),
     ]
     return value_block((name, value) for name, value in rows if value)

@@ -43,12 +43,12 @@ def choose(wanted: str | None) -> Choice:
         return Choice(SCRIPT_ADAPTER, "Tasks run their own `script:` unless they name an `adapter`.")
     if wanted is not None and wanted not in adapters:
         raise NotFound(no_such("adapter", wanted, [*adapters, SCRIPT_ADAPTER]))
-    found = asyncio.run(_look())
-    usable = [name for name in _ordered(found) if found[name].ok]
+    installed = asyncio.run(_look())
+    usable = [name for name in _ordered(installed) if installed[name].ok]
     if chosen := wanted or next(iter(usable), None):
-        return Choice(chosen, _told(chosen, found, usable))
+        return Choice(chosen, _choice_note(chosen, installed, usable))
     programs = ", ".join(adapters[name].command[0] for name in _ordered(adapters))
-    bad = "".join(f" {name}: {cli.message}." for name, cli in found.items() if cli.path)
+    bad = "".join(f" {name}: {cli.message}." for name, cli in installed.items() if cli.path)
     return Choice(
         None,
         f"No agent CLI was found on the PATH ({programs}).{bad} Install one and write its adapter into "
@@ -60,8 +60,8 @@ def _ordered(names: Mapping[str, object]) -> list[str]:
     return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
 
-def _told(chosen: str, found: Mapping[str, HostCli], usable: list[str]) -> str:
-    cli = found.get(chosen)
+def _choice_note(chosen: str, installed: Mapping[str, HostCli], usable: list[str]) -> str:
+    cli = installed.get(chosen)
     if cli is None or not cli.ok:
         why = cli.message if cli else "nothing was found of it"
         return f"Tasks are given to {chosen}, which cannot be used here yet: {why}."

@@ -51,7 +51,7 @@ async def change(
             continue
         words = message(f"{verb} {commit_label(kind, name)}", reason)
         await set_fields(fleet, spec_path(kind, name), files[name], changes, words)
-        click.echo(f"{name}: {', '.join(_said(field, value) for field, value in changes.items())}")
+        click.echo(f"{name}: {', '.join(_field_text(field, value) for field, value in changes.items())}")
 
 
 async def set_fields(
@@ -93,7 +93,7 @@ def is_confirmed(question: str, *, is_sure: bool, refusal: str) -> bool:
     return click.confirm(question, err=True)
 
 
-def _said(field: str, value: object) -> str:
+def _field_text(field: str, value: object) -> str:
     if value is None:
         return f"{field} is gone now"
     return f"{field} is {str(value).lower() if isinstance(value, bool) else value} now"

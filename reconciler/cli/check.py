@@ -50,8 +50,8 @@ def validate(context: Context, paths: tuple[Path, ...], output: str) -> int:
     root = context.work_tree(paths)
     files = read_worktree(root)
     desired = build(files)
-    found = sorted((*desired.problems, *desired.warnings))
-    shown = [each for each in found if _is_below(root / each.path, paths)]
+    mistakes = sorted((*desired.problems, *desired.warnings))
+    shown = [each for each in mistakes if _is_below(root / each.path, paths)]
     problems = [each for each in shown if each.severity == "error"]
     if output == "json":
         print_json([problem_document(problem) for problem in shown])

@@ -128,17 +128,17 @@ def _example() -> Path:
 
 async def _run(place: Path) -> set[str]:
     from reconciler.cli.progress import line
-    from reconciler.cli.streams import Teller
+    from reconciler.cli.streams import LineWriter
     from reconciler.serve import reconcile
     from reconciler.settings import Settings
 
     settings = Settings(repo=str(place / "fleet"), data_dir=place / "state")
     sys.stdout.flush()
-    teller = Teller()
+    line_writer = LineWriter()
     try:
-        loop = await reconcile(settings, until="idle", on_step=lambda step: teller.tell(line(step)))
+        loop = await reconcile(settings, until="idle", on_step=lambda step: line_writer.tell(line(step)))
     finally:
-        teller.close()
+        line_writer.close()
     return {str(status.phase) for status in loop.cache.statuses.values()}
 
 

@@ -28,16 +28,18 @@ def describe_failure(task: str, status: Status | None, desired: Desired, data: P
     if status is None or status.failure is None:
         return None
     is_shown = status.failure.kind is not FailureClass.VALIDATION and not _has_secrets(status, desired)
-    found = summarize_failure(task, status, _printed(data, status) if is_shown else "")
+    summary = summarize_failure(task, status, _printed(data, status) if is_shown else "")
     place = _workspace(status, desired.hosts.get(status.assigned_host or ""), data)
-    if not (found and place):
-        return found
-    return replace(found, workspace=place, kept_until=status.since + desired.fleet.keep_failed)
+    if not (summary and place):
+        return summary
+    return replace(summary, workspace=place, kept_until=status.since + desired.fleet.keep_failed)
 
 
 def local_failure(task: str, status: Status, data: Path) -> FailureSummary | None:
     """Return why a run failed whose workspace is where local hosts keep theirs by default; else None."""
-    if status.assigned_host is None or not (place := _found(data / "hosts" / status.assigned_host, status)):
+    if status.assigned_host is None or not (
+        place := _workspace_folder(data / "hosts" / status.assigned_host, status)
+    ):
         return None
     why = summarize_failure(task, status)
     return replace(why, workspace=place) if why else None
@@ -77,17 +79,17 @@ def _workspace(status: Status, host: Host | None, data: Path) -> str:
         return ""
     if not host.is_local:
         return f"{host.name}:{host.workdir or DEFAULT_WORKDIR}/*/work/{folder_name(status.run)}"
-    return _found(local_folder(host, data), status)
+    return _workspace_folder(local_folder(host, data), status)
 
 
-def _found(folder: Path, status: Status) -> str:
+def _workspace_folder(folder: Path, status: Status) -> str:
     """Return the workspace of a failed run below the working folder of a local host; empty if it is gone."""
     if status.phase is not Phase.FAILED or status.run is None:
         return ""
-    found = sorted(folder.glob(f"*/work/{glob.escape(folder_name(status.run))}"))
-    return f"{status.assigned_host}:{found[0]}" if found else ""
+    folders = sorted(folder.glob(f"*/work/{glob.escape(folder_name(status.run))}"))
+    return f"{status.assigned_host}:{folders[0]}" if folders else ""
 
 
-def failure_text(found: FailureSummary) -> str:
+def failure_text(summary: FailureSummary) -> str:
     """Return a failure as lines for people, its cause first."""
-    return aligned((name, value) for name, value in summary_rows(found) if value)
+    return aligned((name, value) for name, value in summary_rows(summary) if value)

@@ -78,12 +78,12 @@ async def _listed(
         if kind or not words:
             shown, names = SHOWN_KINDS[kind or "task"], []
         else:
-            found = resolve_references(words, lambda kind: SHOWN_KINDS[kind].find(model))
-            if len({each.kind for each in found}) > 1:
+            references = resolve_references(words, lambda kind: SHOWN_KINDS[kind].find(model))
+            if len({each.kind for each in references}) > 1:
                 raise click.UsageError(f"one kind at a time: {' '.join(words)!r} names several")
-            if is_one and len(found) > 1:
+            if is_one and len(references) > 1:
                 raise click.UsageError(f"one thing at a time: {' '.join(words)!r} is no kind and a name")
-            shown, names = SHOWN_KINDS[found[0].kind], [each.name for each in found]
+            shown, names = SHOWN_KINDS[references[0].kind], [each.name for each in references]
         model = replace(model, closed=await _closed(fleet, shown.name, desired))
         items = shown.pick(model, names)
         return shown, _with_causes(items, desired, context) if names and shown.name == "task" else items
@@ -143,15 +143,15 @@ def explain_command(context: Context, words: tuple[str, ...], rev: str | None, o
     from reconciler.cli.preview import placement_document, placement_rows
     from reconciler.cli.render import cause_document
 
-    name, fields, placement, found = asyncio.run(_explained(context, words, rev))
+    name, fields, placement, failure = asyncio.run(_explained(context, words, rev))
     if output == "json":
         origins = [{"field": each.field, "value": each.value, "origin": each.origin} for each in fields]
-        why = cause_document(found) if found else None
+        why = cause_document(failure) if failure else None
         where = placement_document(placement)
         print_json({"kind": "task", "name": name, "cause": why, "fields": origins, "placement": where})
     else:
-        if found:
-            click.echo(f"{failure_text(found)}\n")
+        if failure:
+            click.echo(f"{failure_text(failure)}\n")
         print_table(("FIELD", "VALUE", "FROM"), [(each.field, each.value, each.origin) for each in fields])
         click.echo()
         print_table(("HOST", "CHOICE", "SCORE", "WHY"), list(placement_rows(placement)))
@@ -175,5 +175,5 @@ async def _explained(
     others = {other: status for other, status in observed.statuses.items() if other != name}
     used = slots_in_use(others, observed)
     status = observed.statuses.get(name)
-    found = describe_failure(name, status, desired, context.data_dir)
-    return name, fields, place(desired.tasks[name], status, desired, observed, used), found
+    failure = describe_failure(name, status, desired, context.data_dir)
+    return name, fields, place(desired.tasks[name], status, desired, observed, used), failure

@@ -155,12 +155,12 @@ async def _why(fleet: "FleetSession", task: str, status: "Status") -> str:
         return ""
     from reconciler.cli.failures import describe_failure, failure_text, local_failure
 
-    found = local_failure(task, status, fleet.context.data_dir)
-    if found is None:  # the specs tell where the host keeps its workspaces; they take longer to read
+    failure = local_failure(task, status, fleet.context.data_dir)
+    if failure is None:  # the specs tell where the host keeps its workspaces; they take longer to read
         desired, _ = await fleet.recorded()
-        found = describe_failure(task, status, desired, fleet.context.data_dir)
+        failure = describe_failure(task, status, desired, fleet.context.data_dir)
     # The log itself was printed just now.
-    return failure_text(replace(found, output=(), next=found.next[1:])) if found else ""
+    return failure_text(replace(failure, output=(), next=failure.next[1:])) if failure else ""
 
 
 async def _status(fleet: "FleetSession", record: "StateReader", task: str) -> "Status":

@@ -69,21 +69,21 @@ def check(context: Context, names: tuple[str, ...], output: str) -> int:
     start a run, or lacks an adapter that its spec names. Warns of what is not
     kept from agents there.
     """
-    found, problems = asyncio.run(_check(context, names))
+    checks, problems = asyncio.run(_check(context, names))
     for problem in problems:
         click.echo(str(problem), err=True)
-    for each in found:
-        for warning in each.rehearsal.warnings if each.rehearsal else ():
+    for each in checks:
+        for warning in each.result.warnings if each.result else ():
             click.echo(f"warning: host {each.host.name}: {warning}", err=True)
     if output == "json":
-        print_json([check_document(each) for each in found])
+        print_json([check_document(each) for each in checks])
     else:
-        print_table(HOST_HEAD, [_host_row(each) for each in found])
-        rows = [row for each in found for row in _cli_rows(each)]
+        print_table(HOST_HEAD, [_host_row(each) for each in checks])
+        rows = [row for each in checks for row in _cli_rows(each)]
         if rows:
             click.echo()
             print_table(CLI_HEAD, rows)
-    is_well = not problems and all(each.is_usable for each in found)
+    is_well = not problems and all(each.is_usable for each in checks)
     return ExitCode.OK if is_well else ExitCode.ENDED_BADLY
 
 
@@ -96,7 +96,7 @@ class HostCheck:
     """None: it did not answer."""
     troubles: tuple[str, ...]
     """What is wrong with the host itself, and what to do about it."""
-    rehearsal: "DryRun | None" = None
+    result: "DryRun | None" = None
     """What came of a run that does nothing; None if it was not tried."""
 
     @property
@@ -122,11 +122,11 @@ async def _check(context: Context, names: Sequence[str]) -> tuple[Sequence[HostC
     bad = [] if names else [each for each in desired.problems if each.path.startswith(spec_folder("host"))]
     data = context.data_dir
     async with ways(lambda: desired.hosts, data, is_lasting=False) as transports:
-        asked = (_asked(host, transports, desired.adapters, data) for host in wanted)
-        return await asyncio.gather(*asked), bad
+        checks = (_check_host(host, transports, desired.adapters, data) for host in wanted)
+        return await asyncio.gather(*checks), bad
 
 
-async def _asked(
+async def _check_host(
     host: "Host", transports: "TransportPool", adapters: "Mapping[str, Adapter]", data: Path
 ) -> HostCheck:
     from reconciler.dispatch.dry_run import dry_run
@@ -159,13 +159,13 @@ HOST_HEAD = (
 CLI_HEAD = ("HOST", "ADAPTER", "USABLE", "VERSION", "PATH", "WHY")
 
 
-def _host_row(found: HostCheck) -> Sequence[str]:
-    facts, usable = found.facts, "yes" if found.is_usable else "no"
-    why = "; ".join(found.troubles)
+def _host_row(check: HostCheck) -> Sequence[str]:
+    facts, usable = check.facts, "yes" if check.is_usable else "no"
+    why = "; ".join(check.troubles)
     if facts is None:
-        return found.host.name, usable, *[NO_VALUE] * (len(HOST_HEAD) - 3), why
+        return check.host.name, usable, *[NO_VALUE] * (len(HOST_HEAD) - 3), why
     return (
-        found.host.name,
+        check.host.name,
         usable,
         f"{facts.latency * 1000:.0f} ms",
         f"{facts.os or ''} {facts.arch or ''}".strip() or NO_VALUE,
@@ -175,15 +175,15 @@ def _host_row(found: HostCheck) -> Sequence[str]:
         _gib(facts.disk_free_mb),
         facts.git or NO_VALUE,
         (facts.boot_id or NO_VALUE)[:8],
-        ", ".join(found.rehearsal.held_by if found.rehearsal else ()) or NO_VALUE,
+        ", ".join(check.result.held_by if check.result else ()) or NO_VALUE,
         why,
     )
 
 
-def _cli_rows(found: HostCheck) -> Iterator[Sequence[str]]:
-    for name, cli in found.clis.items():
+def _cli_rows(check: HostCheck) -> Iterator[Sequence[str]]:
+    for name, cli in check.clis.items():
         usable = "yes" if cli.ok else "no"
-        yield found.host.name, name, usable, cli.version or NO_VALUE, cli.path or NO_VALUE, cli.message
+        yield check.host.name, name, usable, cli.version or NO_VALUE, cli.path or NO_VALUE, cli.message
 
 
 def _shown(number: int | None) -> str:
@@ -194,12 +194,12 @@ def _gib(mebibytes: int | None) -> str:
     return NO_VALUE if mebibytes is None else f"{mebibytes / 1024:.1f} GiB"
 
 
-def check_document(found: HostCheck) -> Document:
+def check_document(check: HostCheck) -> Document:
     """Return a checked host as `-o json` prints it."""
-    facts = found.facts
-    known: Document = {}
+    facts = check.facts
+    documents: Document = {}
     if facts:
-        known = {
+        documents = {
             "latency_ms": round(facts.latency * 1000, 1),
             "os": facts.os,
             "arch": facts.arch,
@@ -212,18 +212,18 @@ def check_document(found: HostCheck) -> Document:
             "shell": facts.shell,
             "git": facts.git,
         }
-    if found.rehearsal:
-        known |= {
-            "ends_runs_by": list(found.rehearsal.held_by),
-            "warnings": list(found.rehearsal.warnings),
+    if check.result:
+        documents |= {
+            "ends_runs_by": list(check.result.held_by),
+            "warnings": list(check.result.warnings),
         }
     return {
-        "host": found.host.name,
-        "usable": found.is_usable,
+        "host": check.host.name,
+        "usable": check.is_usable,
         "reachable": facts is not None,
-        "troubles": list(found.troubles),
-        **known,
-        "adapters": {name: cli.model_dump(mode="json") for name, cli in found.clis.items()},
+        "troubles": list(check.troubles),
+        **documents,
+        "adapters": {name: cli.model_dump(mode="json") for name, cli in check.clis.items()},
     }
 
 
@@ -290,8 +290,8 @@ def _address(text: str) -> dict[str, Any]:
     if match is None:
         raise click.UsageError(f"{text!r} is no address such as agents@gpu1.example.org or 10.0.0.7:2222")
     port = match["p6"] or match["port"]
-    found: dict[str, Any] = {"address": match["v6"] or match["name"] or match["all"]}
-    return found | ({"user": user} if user else {}) | ({"port": int(port)} if port else {})
+    fields: dict[str, Any] = {"address": match["v6"] or match["name"] or match["all"]}
+    return fields | ({"user": user} if user else {}) | ({"port": int(port)} if port else {})
 
 
 async def _add(context: Context, name: str, fields: FieldChanges, reason: str, *, is_sure: bool) -> ExitCode:
@@ -310,11 +310,11 @@ async def _add(context: Context, name: str, fields: FieldChanges, reason: str, *
         spec = spec_of(HostSpec, name, File("100644", "", text.encode()))
         new = Host(name=name, **{field: getattr(spec, field) for field in spec.model_fields_set})
         desired, _ = await fleet.recorded()
-        found = await _confirmed(context, new, {**desired.hosts, name: new}, is_sure=is_sure)
-        if found is None:
+        scan = await _confirmed(context, new, {**desired.hosts, name: new}, is_sure=is_sure)
+        if scan is None:
             return ExitCode.FAILURE
-        words = message(f"Add host {name}", f"{found.shown.fingerprint}\n\n{reason}".strip())
-        await fleet.commit(path, edit(text, {"host_key": found.shown.text}, path=path), words)
+        words = message(f"Add host {name}", f"{scan.shown.fingerprint}\n\n{reason}".strip())
+        await fleet.commit(path, edit(text, {"host_key": scan.shown.text}, path=path), words)
     click.echo(f"{name}: added in {path}, its key pinned; `reconciler host check {name}` tries it", err=True)
     return ExitCode.OK
 
@@ -326,11 +326,11 @@ async def _trust(context: Context, name: str, reason: str, *, is_sure: bool) -> 
         file = await fleet.spec_file("host", name)
         desired, _ = await fleet.recorded()
         host = pick(desired, "host", desired.hosts, name)
-        found = await _confirmed(context, host, desired.hosts, is_sure=is_sure)
-        if found is None or found.is_pinned:
-            return ExitCode.OK if found else ExitCode.FAILURE
-        words = message(f"Trust the key of host {name}", f"{found.shown.fingerprint}\n\n{reason}".strip())
-        await set_fields(fleet, spec_path("host", name), file, {"host_key": found.shown.text}, words)
+        scan = await _confirmed(context, host, desired.hosts, is_sure=is_sure)
+        if scan is None or scan.is_pinned:
+            return ExitCode.OK if scan else ExitCode.FAILURE
+        words = message(f"Trust the key of host {name}", f"{scan.shown.fingerprint}\n\n{reason}".strip())
+        await set_fields(fleet, spec_path("host", name), file, {"host_key": scan.shown.text}, words)
         click.echo(f"{name}: host_key is pinned now", err=True)
     return ExitCode.OK
 
@@ -344,23 +344,23 @@ async def _confirmed(
     from reconciler.serve import ways
 
     async with ways(lambda: hosts, context.data_dir) as transports:
-        found = await scan_host_key(host, transports)
-    click.echo(f"{host.name} shows {found.shown.fingerprint}")
-    if found.is_pinned:
+        scan = await scan_host_key(host, transports)
+    click.echo(f"{host.name} shows {scan.shown.fingerprint}")
+    if scan.is_pinned:
         click.echo(f"it is pinned in {spec_path('host', host.name)} already", err=True)
-        return found
-    _warn(found)
+        return scan
+    _warn(scan)
     refusal = f"without a terminal the key of {host.name} is trusted with --yes"
     if is_confirmed(f"Is this the key of {host.name}?", is_sure=is_sure, refusal=refusal):
-        return found
+        return scan
     click.echo("nothing was changed", err=True)
     return None
 
 
-def _warn(found: "HostKeyScan") -> None:
+def _warn(scan: "HostKeyScan") -> None:
     """Say it loudly if another key was trusted until now."""
-    if found.is_changed:
-        for fingerprint in found.pinned:
+    if scan.is_changed:
+        for fingerprint in scan.pinned:
             click.echo(f"pinned is {fingerprint}")
         click.echo(
             "THE KEY HAS CHANGED: the host was set up anew, or somebody is in between. "

@@ -36,11 +36,11 @@ class ShownKind:
 
     def pick(self, model: ReadModel, names: Sequence[str] = ()) -> list[Any]:
         """Return the things of those names, all of them if none is given. Raises NotFound."""
-        found = self.find(model)
+        things = self.find(model)
         for name in names:
-            if name not in found:
-                raise NotFound(no_such(self.name, name, found))
-        return [found[name] for name in names or sorted(found)]
+            if name not in things:
+                raise NotFound(no_such(self.name, name, things))
+        return [things[name] for name in names or sorted(things)]
 
 
 SHOWN_KINDS: Mapping[str, ShownKind] = {

@@ -55,8 +55,8 @@ async def _stdio(url: str, token: str | TokenFile, ca: Path | None) -> None:
     from reconciler.worker.mcp import Tools, make_server
 
     trusted = Authorities(str(ca) if ca else None)
-    async with ApiClient(url, token, authorities=trusted) as client, LeaseRenewer() as keeper:
-        await make_server(Tools(client, keeper, _draw)).run_stdio_async()
+    async with ApiClient(url, token, authorities=trusted) as client, LeaseRenewer() as renewer:
+        await make_server(Tools(client, renewer, _draw)).run_stdio_async()
 
 
 async def _http(url: str, token: str | TokenFile | None, ca: Path | None, host: str, port: int) -> None:
@@ -66,8 +66,8 @@ async def _http(url: str, token: str | TokenFile | None, ca: Path | None, host: 
     from reconciler.worker.mcp import QUIET, Tools, make_server, serve_http
 
     trusted = Authorities(str(ca) if ca else None)
-    async with ApiClient(url, token, authorities=trusted) as client, LeaseRenewer(QUIET) as keeper:
-        server = make_server(Tools(client, keeper, _draw))
+    async with ApiClient(url, token, authorities=trusted) as client, LeaseRenewer(QUIET) as renewer:
+        server = make_server(Tools(client, renewer, _draw))
         await serve_http(server, host, port, lambda address: click.echo(f"listening on {address}", err=True))
 
 

@@ -48,10 +48,10 @@ async def say_if_nobody_serves(
 
     if fleet.repository.is_looked_at_elsewhere(branch) or all(map(_is_settled, statuses.values())):
         return False
-    found = await serving(fleet, branch)
-    if found.is_running is not False:
+    state = await serving(fleet, branch)
+    if state.is_running is not False:
         return False
-    ended = f" (the last one ended {ago(found.last_sign, now)} ago)" if found.last_sign else ""
+    ended = f" (the last one ended {ago(state.last_sign, now)} ago)" if state.last_sign else ""
     say(
         f"No reconciler runs for this fleet{ended}: states are as it left them; "
         "start one with `reconciler run`."

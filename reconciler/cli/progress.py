@@ -40,8 +40,8 @@ def why_in_words(step: Step, desired: Desired, data: Path) -> str:
     """Return, of a step by which a task ended badly, why and what to do, below its line; else nothing."""
     if not (isinstance(step, Transition) and is_bad_end(step) and step.after):
         return ""
-    found = describe_failure(step.task, step.after, desired, data)
-    lines = failure_text(found).splitlines()[1:] if found else []  # the line itself says the first
+    failure = describe_failure(step.task, step.after, desired, data)
+    lines = failure_text(failure).splitlines()[1:] if failure else []  # the line itself says the first
     return "\n".join(f"{MARGIN}{line}" for line in lines)
 
 

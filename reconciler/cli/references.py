@@ -43,23 +43,23 @@ tasks_argument = words_argument("[task/]NAME...")
 
 
 def resolve_references(
-    words: Sequence[str], known: Known, only: ReferenceKind | None = None
+    words: Sequence[str], names_of: Known, only: ReferenceKind | None = None
 ) -> Sequence[Reference]:
     """Return what words on the command line refer to; see `core.references`."""
     try:
-        return references(words, known, only)
+        return references(words, names_of, only)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
 
-def task_names(words: Sequence[str], known: Collection[str]) -> Sequence[str]:
+def task_names(words: Sequence[str], names: Collection[str]) -> Sequence[str]:
     """Return the names of tasks that words refer to."""
-    return [each.name for each in resolve_references(words, lambda _: known, "task")]
+    return [each.name for each in resolve_references(words, lambda _: names, "task")]
 
 
-def task_name(words: Sequence[str], known: Collection[str]) -> str:
+def task_name(words: Sequence[str], existing: Collection[str]) -> str:
     """Return the name of the one task that words refer to."""
-    names = task_names(words, known)
+    names = task_names(words, existing)
     if len(names) != 1:
         raise click.UsageError(f"one task at a time, not {len(names)}: {' '.join(names)}")
     return names[0]

@@ -81,10 +81,10 @@ def host_columns(now: datetime) -> Sequence[Column]:
 
 def adapters_of(view: HostView) -> str:
     """Return which agent CLIs a host offers, in words, with their versions as far as they were found."""
-    known = view.status.adapters if view.status else {}
+    versions = view.status.adapters if view.status else {}
     if view.spec.adapters is None:
-        return ", ".join(["any", *(_cli(name, cli) for name, cli in known.items() if cli.ok)])
-    return ", ".join(_cli(name, known.get(name)) for name in view.spec.adapters) or "none"
+        return ", ".join(["any", *(_cli(name, cli) for name, cli in versions.items() if cli.ok)])
+    return ", ".join(_cli(name, versions.get(name)) for name in view.spec.adapters) or "none"
 
 
 def _cli(name: str, cli: HostCli | None) -> str:
@@ -137,14 +137,14 @@ def task_document(view: TaskView) -> Document:
     }
 
 
-def cause_document(found: FailureSummary) -> Document:
+def cause_document(summary: FailureSummary) -> Document:
     """Return why a task failed as `-o json` prints it."""
     return {
-        "summary": found.summary,
-        "output": list(found.output),
-        "workspace": found.workspace or None,
-        "kept_until": format_time(found.kept_until) if found.kept_until else None,
-        "next": list(found.next),
+        "summary": summary.summary,
+        "output": list(summary.output),
+        "workspace": summary.workspace or None,
+        "kept_until": format_time(summary.kept_until) if summary.kept_until else None,
+        "next": list(summary.next),
     }
 
 

@@ -14,7 +14,7 @@ import click
 
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
-from reconciler.cli.streams import LogHandler, Teller
+from reconciler.cli.streams import LineWriter, LogHandler
 from reconciler.settings import Settings, Web
 
 if TYPE_CHECKING:
@@ -116,8 +116,10 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
     from reconciler.serve import reconcile as serve_fleet
 
     close_memory()
-    teller = Teller()
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[LogHandler(teller)])
+    line_writer = LineWriter()
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, handlers=[LogHandler(line_writer)]
+    )
     steps, bad_ends = 0, 0
     loops: list[Loop] = []
 
@@ -125,24 +127,24 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
         nonlocal steps, bad_ends
         steps += 1
         bad_ends += is_bad_end(step)
-        teller.tell(line(step))
+        line_writer.tell(line(step))
         if loops and (why := why_in_words(step, loops[0].cache.desired, settings.data_dir)):
-            teller.tell(why)
+            line_writer.tell(why)
 
     def listen(url: str) -> None:
-        teller.tell(f"listening on {url}")
+        line_writer.tell(f"listening on {url}")
 
     def stopping(number: int) -> None:
         if number == signal.SIGINT:
-            teller.tell("ending; once more ends at once", err=True)
+            line_writer.tell("ending; once more ends at once", err=True)
 
     tells: dict[str, Any] = {"on_step": show, "on_listen": listen, "on_signal": stopping}
     try:
         ended = asyncio.run(serve_fleet(settings, on_loop=loops.append, **tells, **how))
         if words := _what_goes_on(ended.cache.statuses):
-            teller.tell(words, err=True)
+            line_writer.tell(words, err=True)
     finally:
-        teller.close()
+        line_writer.close()
     problems, waiting = ended.cache.desired.problems, ended.cache.last_plan.waiting
     return _Ended(steps, bool(bad_ends), len(problems), len(waiting))
 

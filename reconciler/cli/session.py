@@ -91,14 +91,14 @@ def _uncommitted(context: Context) -> "Mapping[str, File]":
         return {}
 
 
-def pick(desired: "Desired", kind: "Kind", found: Mapping[str, T], name: str) -> T:
+def pick(desired: "Desired", kind: "Kind", things: Mapping[str, T], name: str) -> T:
     """Return the thing of that name. Raises SpecError if its file is broken, NotFound."""
-    if name in found:
-        return found[name]
+    if name in things:
+        return things[name]
     problems = [problem for problem in desired.problems if problem.path == spec_path(kind, name)]
     if problems:
         raise SpecError(problems)
-    raise NotFound(no_such(kind, name, found))
+    raise NotFound(no_such(kind, name, things))
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +228,8 @@ class FleetSession:
             return File("100644", "", b"")
         if self.repository.folder and (self.repository.folder / path).exists():
             raise NotFound(f"{path} is not on {self.branch} yet; commit it first")
-        known = [path.removeprefix(folder).removesuffix(SPEC_ENDING) for path in entries]
-        raise NotFound(no_such(kind, name, known, where=f" on {self.branch}"))
+        names = [path.removeprefix(folder).removesuffix(SPEC_ENDING) for path in entries]
+        raise NotFound(no_such(kind, name, names, where=f" on {self.branch}"))
 
     async def names(self, kind: "Kind") -> frozenset[str]:
         """Return the names of the things of a kind that have a committed spec file."""
@@ -239,8 +239,8 @@ class FleetSession:
 
     async def closed_since(self, hosts: Iterable[str]) -> Mapping[str, datetime]:
         """Return when people last changed whether these hosts take runs, as far as history tells."""
-        found = {name: await self._closed(name) for name in hosts}
-        return {name: at for name, at in found.items() if at}
+        closed = {name: await self._closed(name) for name in hosts}
+        return {name: at for name, at in closed.items() if at}
 
     async def _closed(self, host: str) -> datetime | None:
         path = spec_path("host", host)
@@ -261,10 +261,10 @@ class FleetSession:
 
     async def _commit(self, rev: str) -> str:
         for name in (rev, self.repository.ref(rev)):
-            asked = ("rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}")
-            found = await self.repository.git.attempt(*asked)
-            if found.code == 0:
-                return found.text
+            arguments = ("rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}")
+            result = await self.repository.git.attempt(*arguments)
+            if result.code == 0:
+                return result.text
         raise NotFound(f"{self.repository}: no revision {rev!r}")
 
 
@@ -273,5 +273,5 @@ class _FleetFile(GitTree):
 
     async def files(self, commit: str, under: str) -> Mapping[str, TreeEntry]:
         """Return the one file, if it is there."""
-        found = await super().files(commit, under)
-        return {FLEET_YAML: found[FLEET_YAML]} if FLEET_YAML in found else {}
+        files = await super().files(commit, under)
+        return {FLEET_YAML: files[FLEET_YAML]} if FLEET_YAML in files else {}

@@ -112,15 +112,15 @@ async def _standing(context: Context) -> FleetStanding:
 
 
 async def _committed_at(fleet: "FleetSession", commit: str) -> datetime | None:
-    told = await fleet.repository.git.attempt("log", "-1", "--format=%ct", commit)
-    return time_at(int(told.stdout)) if told.code == 0 else None
+    result = await fleet.repository.git.attempt("log", "-1", "--format=%ct", commit)
+    return time_at(int(result.stdout)) if result.code == 0 else None
 
 
 async def _lines(fleet: "FleetSession", branch: str) -> "Sequence[Need]":
     from reconciler.core.views import Need
 
-    found = [await fleet.marks.rewind(line.kind, line.branch, line.head) for line in fleet.lines(branch)]
-    return [Need(rewind.kind, "Rewound", str(rewind)) for rewind in found if rewind]
+    rewinds = [await fleet.marks.rewind(line.kind, line.branch, line.head) for line in fleet.lines(branch)]
+    return [Need(rewind.kind, "Rewound", str(rewind)) for rewind in rewinds if rewind]
 
 
 def _of_serving(who: "Serving") -> "Iterator[Need]":

@@ -103,7 +103,7 @@ class SafeText(io.TextIOWrapper):
             raise OutputLost(error) from None
 
 
-class Teller:
+class LineWriter:
     """
     Tells what happens, and never waits for whoever reads it.
 
@@ -164,17 +164,17 @@ class Teller:
 class LogHandler(logging.Handler):
     """Log lines, told like everything else: with date and zone."""
 
-    def __init__(self, teller: Teller) -> None:
+    def __init__(self, line_writer: LineWriter) -> None:
         """Tell them to that one."""
         super().__init__()
-        self._teller = teller
+        self._line_writer = line_writer
         formatter = logging.Formatter("%(asctime)s  %(levelname)s  %(message)s", "%Y-%m-%dT%H:%M:%SZ")
         formatter.converter = time.gmtime
         self.setFormatter(formatter)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Tell one."""
-        self._teller.tell(self.format(record), err=True)
+        self._line_writer.tell(self.format(record), err=True)
 
 
 def _reopen(number: int) -> None:

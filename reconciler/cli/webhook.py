@@ -141,8 +141,8 @@ async def _test(context: Context, repo: str) -> int:
     from reconciler.forge.journal import Journal
 
     def look() -> "Sequence[Delivery]":
-        known = Journal(context.data_dir / "hooks", clock.now).recent()
-        return [each for each in known if repo in each.hint.repos]
+        deliveries = Journal(context.data_dir / "hooks", clock.now).recent()
+        return [each for each in deliveries if repo in each.hint.repos]
 
     async with _place(context, repo) as place:
         hooks = await place.forges.hooks(place.forge)
@@ -236,16 +236,16 @@ async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
     from reconciler.specs.parse import FLEET_FILE as SETTINGS
 
     async with open_fleet(context) as fleet:
-        known = (await fleet.recorded())[0].forges
-        if repo == _OWN and repo not in known:
+        forges_by_repo = (await fleet.recorded())[0].forges
+        if repo == _OWN and repo not in forges_by_repo:
             repo = FLEET_FORGE
-        if repo not in known and repo != FLEET_FORGE:
+        if repo not in forges_by_repo and repo != FLEET_FORGE:
             await fleet.spec_file("repo", repo)  # says if it is not there, or not committed
     spec = SETTINGS if repo == FLEET_FORGE else spec_path("repo", repo)
-    if repo not in known:
+    if repo not in forges_by_repo:
         raise NotFound(f"{spec} has no `forge` that can be used; see `reconciler validate`")
-    forge = known[repo]
-    same = [each for each in known.values() if each.webhook_secret == forge.webhook_secret]
+    forge = forges_by_repo[repo]
+    same = [each for each in forges_by_repo.values() if each.webhook_secret == forge.webhook_secret]
     forges = ForgeRegistry(forge_secret, clock.now)
     try:
         yield _Place(forge, forges, spec, len(same) > 1)

@@ -14,7 +14,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import default_data_dir
 from reconciler.cli.exits import ExitCode
-from reconciler.cli.streams import LogHandler, Teller
+from reconciler.cli.streams import LineWriter, LogHandler
 from reconciler.cli.worker_options import ca_option, need_token, token_option, url_option
 
 if TYPE_CHECKING:
@@ -89,17 +89,17 @@ def pull(
         raise click.UsageError("--once and --until-idle exclude each other")
     if once and slots > 1:
         raise click.UsageError("--once takes one task; --slots says otherwise")
-    teller = Teller()
-    logging.basicConfig(level=logging.WARNING, handlers=[LogHandler(teller)])
+    line_writer = LineWriter()
+    logging.basicConfig(level=logging.WARNING, handlers=[LogHandler(line_writer)])
     until: WorkUntil = "once" if once else "idle" if until_idle else "stopped"
     state = (state_dir or default_data_dir(url) / "agent").resolve()
 
     async def run() -> bool:
         trusted = Authorities(str(ca) if ca else None)
         async with ApiClient(url, need_token(token_file), authorities=trusted, tries=None) as client:
-            puller = Worker(
+            worker = Worker(
                 client=client,
-                means=JobConfig(command=command, clones=not no_clone, say=teller.tell),
+                means=JobConfig(command=command, clones=not no_clone, say=line_writer.tell),
                 state=state,
                 workdir=(workdir or state / "runs").resolve(),
                 capabilities=capabilities,
@@ -107,17 +107,17 @@ def pull(
                 until=until,
                 draw=lambda: clock.random_hex(12),
             )
-            return await _until_told(puller)
+            return await _until_told(worker)
 
     try:
         return ExitCode.OK if asyncio.run(run()) else ExitCode.ENDED_BADLY
     finally:
-        teller.close()
+        line_writer.close()
 
 
-async def _until_told(puller: "Worker") -> bool:
+async def _until_told(worker: "Worker") -> bool:
     """Let it run until it ends by itself or a signal tells it to."""
-    work = asyncio.create_task(puller.run())
+    work = asyncio.create_task(worker.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, lambda: work.cancelling() or work.cancel())
     with suppress(asyncio.CancelledError):

@@ -43,19 +43,19 @@ class Breakers:
 
     def changes(self, hosts: Mapping[str, HostStatus], now: datetime) -> Sequence[HostChange]:
         """Return the news of hosts that start nothing since just now."""
-        known = [(name, hosts[name]) for name in self._starts if name in hosts]
-        return [change for name, status in known if (change := self._change(name, status, now))]
+        present = [(name, hosts[name]) for name in self._starts if name in hosts]
+        return [change for name, status in present if (change := self._change(name, status, now))]
 
     def forget(self, hosts: Container[str]) -> None:
         """Forget all hosts but these: the specs have no others any more."""
         self._starts = {name: starts for name, starts in self._starts.items() if name in hosts}
 
-    def on_trial(self, hosts: Mapping[str, HostStatus], now: datetime) -> frozenset[str]:
+    def half_open(self, hosts: Mapping[str, HostStatus], now: datetime) -> frozenset[str]:
         """Return the hosts that may be tried with one run: their last probe has nothing against it."""
         return frozenset(
             name
             for name, starts in self._starts.items()
-            if starts.is_on_trial(now) and name in hosts and hosts[name].fault == starts.fault
+            if starts.is_half_open(now) and name in hosts and hosts[name].fault == starts.fault
         )
 
     def next(self, now: datetime) -> datetime | None:

@@ -39,7 +39,7 @@ _FAR = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]*://|[^/:\s]+:(?!//)")
 class HostMaintenance:
     """Pollers of hosts and of code repositories; the loop drives them."""
 
-    desk: FleetCache
+    controller: FleetCache
     inbox: Inbox
     assigned: AssignedSpecs
     dispatch: Dispatch
@@ -56,10 +56,10 @@ class HostMaintenance:
 
     def __post_init__(self) -> None:
         poller = partial(Poller, clock=self.clock, done=self.inbox.wake)
-        settings, poll_interval = self.settings, lambda: self.desk.desired.fleet.poll_interval
+        settings, poll_interval = self.settings, lambda: self.controller.desired.fleet.poll_interval
         self.sweeps: Poller[Host] = poller(
             poll=self._sweep,
-            subjects=lambda: self.desk.desired.hosts,
+            subjects=lambda: self.controller.desired.hosts,
             interval=lambda: settings.sweep_interval,
             failure="is not swept now",
         )
@@ -96,7 +96,7 @@ class HostMaintenance:
     def unready(self) -> Mapping[str, str]:
         """Return why no run may start on a code repository now, by name; empty if it was not asked yet."""
         failing, found = self.contacts.failing(), {}
-        for name, repo in self.desk.desired.repos.items():
+        for name, repo in self.controller.desired.repos.items():
             if self.contacts.polled.get(name) != repo:
                 if _FAR.match(repo.url):
                     found[name] = ""
@@ -117,7 +117,7 @@ class HostMaintenance:
         """Let all hosts be probed soon if open tasks name more adapters than when this was last called."""
         before, self._adapters = self._adapters, self._named_adapters()
         if not self._adapters <= before:
-            self.probes.notify(self.desk.desired.hosts)
+            self.probes.notify(self.controller.desired.hosts)
 
     # --- Polls -------------------------------------------------------------
 
@@ -126,18 +126,18 @@ class HostMaintenance:
 
         def needed() -> Retention:
             return retention(
-                self.desk.statuses,
+                self.controller.statuses,
                 self.clock(),
-                self.desk.desired.fleet,
-                damaged=self.desk.damaged,
-                drift=self.desk.drift,
+                self.controller.desired.fleet,
+                damaged=self.controller.damaged,
+                drift=self.controller.drift,
             )
 
         await self.dispatch.sweep(host, needed)
 
     def _repos_to_start_on(self) -> Mapping[str, Repo]:
         """Return the repos of tasks that want to start here, and wait for no time or person."""
-        desired = self.desk.desired
+        desired = self.controller.desired
         tasks = (
             desired.tasks[name] for name, status in self._open_statuses() if self._may_start(name, status)
         )
@@ -145,7 +145,7 @@ class HostMaintenance:
         return {name: repo for name, repo in desired.repos.items() if name in names}
 
     def _may_start(self, name: str, status: Status) -> bool:
-        task, wait = self.desk.desired.tasks.get(name), self.desk.last_plan.waiting.get(name)
+        task, wait = self.controller.desired.tasks.get(name), self.controller.last_plan.waiting.get(name)
         if task is None or task.desired is not DesiredState.ACTIVE or status.phase is not Phase.CREATED:
             return False
         return task.execution_mode is ExecutionMode.SSH_CLI and (wait is None or wait.reason in _READY)
@@ -159,12 +159,14 @@ class HostMaintenance:
         return {
             status.run or "": name
             for name, status in self._open_statuses()
-            if status.phase.is_live and status.claim is not None and name not in self.desk.desired.broken
+            if status.phase.is_live
+            and status.claim is not None
+            and name not in self.controller.desired.broken
         }
 
     async def _inspect(self, name: str) -> None:
         """Judge what an agent says came of its work."""
-        status = self.desk.statuses.get(name)
+        status = self.controller.statuses.get(name)
         if status is None or status.claim is None:
             return
         try:
@@ -185,11 +187,11 @@ class HostMaintenance:
     def _repos_in_review(self) -> Mapping[str, Repo]:
         """Return the repos in which delivered work waits to be merged."""
         names = {task.repo for task, _ in self._in_review()}
-        return {name: repo for name, repo in self.desk.desired.repos.items() if name in names}
+        return {name: repo for name, repo in self.controller.desired.repos.items() if name in names}
 
     def _in_review(self) -> Iterator[tuple[Task, Status]]:
-        for name in self.desk.open:
-            task, status = self.desk.desired.tasks.get(name), self.desk.statuses.get(name)
+        for name in self.controller.open:
+            task, status = self.controller.desired.tasks.get(name), self.controller.statuses.get(name)
             if task and status and status.phase is Phase.REVIEW_PENDING and task.review != "pull_request":
                 yield task, status
 
@@ -204,13 +206,17 @@ class HostMaintenance:
                 self.inbox.emit(MergeSeen(task=task, head=head, at=self.clock(), base=repo.base))
 
     def _hosts_in_use(self) -> Mapping[str, Host]:
-        return {name: host for name, host in self.desk.desired.hosts.items() if host.desired == "active"}
+        return {
+            name: host for name, host in self.controller.desired.hosts.items() if host.desired == "active"
+        }
 
     async def _probe(self, host: Host) -> None:
         """Ask a host what it is, and for the CLIs that open tasks or its spec name."""
         names = self._named_adapters() | (host.adapters or {}).keys()
-        adapters = {name: adapter for name, adapter in self.desk.desired.adapters.items() if name in names}
-        status, load = await self.prober.probe(host, adapters, self.desk.hosts.get(host.name))
+        adapters = {
+            name: adapter for name, adapter in self.controller.desired.adapters.items() if name in names
+        }
+        status, load = await self.prober.probe(host, adapters, self.controller.hosts.get(host.name))
         self.asked.add(host.name)
         if load is not None:
             self.load[host.name] = load
@@ -220,12 +226,12 @@ class HostMaintenance:
 
     def _named_adapters(self) -> set[str]:
         """Return the adapters that open tasks are given to."""
-        tasks = (self.desk.desired.tasks.get(name) for name in self.desk.open)
+        tasks = (self.controller.desired.tasks.get(name) for name in self.controller.open)
         return {task.adapter for task in tasks if task}
 
     def _open_statuses(self) -> Iterator[tuple[str, Status]]:
-        statuses = self.desk.statuses
-        return ((name, statuses[name]) for name in self.desk.open if name in statuses)
+        statuses = self.controller.statuses
+        return ((name, statuses[name]) for name in self.controller.open if name in statuses)
 
 
 def unrunnable(name: str, status: Status, why: str, at: datetime) -> RunEnded:

@@ -62,7 +62,7 @@ class IssueController:
 
     forges: Forges
     writer: SpecWriter
-    desk: Controller
+    controller: Controller
     clock: Clock
     parse: Parse
     edit: FieldEdit
@@ -80,14 +80,14 @@ class IssueController:
         self.poller = Poller(
             poll=self.poll,
             subjects=self._repos,
-            interval=lambda: self.desk.desired.fleet.forge_interval,
+            interval=lambda: self.controller.desired.fleet.forge_interval,
             clock=self.clock,
             failure="its issues wait for the next look",
         )
 
     async def poll(self, repo: Repo) -> None:
         """Take up the issues of a repo and follow its comments; what fails is done the next time."""
-        forge, rules = repo.forge, self.desk.desired.fleet.issues
+        forge, rules = repo.forge, self.controller.desired.fleet.issues
         if forge is None or rules is None:
             return
         place = _Place(repo.name, forge, rules)
@@ -97,10 +97,10 @@ class IssueController:
 
     def _repos(self) -> Mapping[str, Repo]:
         """Return the repos whose issues are looked at; of several at the same place, the first."""
-        if self.desk.desired.fleet.issues is None:
+        if self.controller.desired.fleet.issues is None:
             return {}
         places: dict[tuple[str, str], Repo] = {}
-        for _, repo in sorted(self.desk.desired.repos.items()):
+        for _, repo in sorted(self.controller.desired.repos.items()):
             if repo.forge:
                 places.setdefault((repo.forge.api, repo.forge.repo.casefold()), repo)
         return {repo.name: repo for repo in places.values()}
@@ -144,7 +144,7 @@ class IssueController:
         self, place: "_Place", issues: Collection[int], files: Mapping[str, str]
     ) -> "Sequence[_News]":
         """Return the files of tasks whose issue is closed, deleted, or without its label."""
-        found = []
+        missing = []
         for path, text in sorted(files.items()):
             name, mark = task_at(path), read_mark(text)
             number = number_in(place.repo, name)
@@ -153,8 +153,8 @@ class IssueController:
             if await self._is_over(place, number, name):
                 with suppress(SpecError):  # broken by hand: it is told where specs are read
                     after = closed_task_file(text, self.edit)
-                    found.append(_News("Cancel", name, after, "its issue is gone", mark.url, ""))
-        return found
+                    missing.append(_News("Cancel", name, after, "its issue is gone", mark.url, ""))
+        return missing
 
     async def _is_over(self, place: "_Place", number: int, name: str) -> bool:
         """
@@ -163,7 +163,7 @@ class IssueController:
         One that is settled stays as it is, one that was asked for again since
         goes on. Merging closes issues too: who waits for that is not cancelled by it.
         """
-        status = self.desk.statuses.get(name)
+        status = self.controller.statuses.get(name)
         if status and status.phase.is_settled:
             return False
         issue = await self.forges.issue(place.forge, number)
@@ -215,12 +215,12 @@ class IssueController:
 
     async def _work(self, place: "_Place", comment: Comment) -> None:
         """Follow a comment, if it is a command and was not followed yet."""
-        told, worked = parse_command(comment.body), self._worked[place.repo]
-        if told and not comment.key and _key(comment) not in worked:
-            await self._follow(place, comment, told)
+        command, worked = parse_command(comment.body), self._worked[place.repo]
+        if command and not comment.key and _key(comment) not in worked:
+            await self._follow(place, comment, command)
             worked.add(_key(comment))
 
-    async def _follow(self, place: "_Place", comment: Comment, told: Command) -> None:
+    async def _follow(self, place: "_Place", comment: Comment, command: Command) -> None:
         """Do what a comment asks for, then answer it: an answer says that it is done."""
         if not place.allows(comment.author):
             self.ignored += 1
@@ -230,29 +230,29 @@ class IssueController:
         name = await self._task_of(place, comment.number)
         if name is None:
             text = refusal_reply("no task belongs to this")
-        elif told.verb == "status":
-            text = status_reply(name, self.desk.statuses.get(name))
+        elif command.verb == "status":
+            text = status_reply(name, self.controller.statuses.get(name))
         else:
-            text = await _insist(lambda: self._obey(place, comment, told, name))
+            text = await _insist(lambda: self._obey(place, comment, command, name))
         await self.forges.say(place.forge, comment.number, ManagedComment(key=_key(comment), text=text))
 
     async def _task_of(self, place: "_Place", number: int) -> str | None:
         """Return the task whose pull request or issue has that number."""
-        for name, status in self.desk.statuses.items():
+        for name, status in self.controller.statuses.items():
             pull = status.pull_request
             if status.repo == place.repo and pull and pull.number == number and not status.removed:
                 return name
         made = issue_task_name(place.repo, number)
         if (await self.writer.files(task_path(made)))[1]:
             return made
-        desired = self.desk.desired
+        desired = self.controller.desired
         repo, tasks = desired.repos.get(place.repo), sorted(desired.tasks.items())
         if repo is None:
             return None
         mine = (name for name, task in tasks if task.repo == repo.name and issue_number(task, repo) == number)
         return next(mine, None)
 
-    async def _obey(self, place: "_Place", comment: Comment, told: Command, name: str) -> str:
+    async def _obey(self, place: "_Place", comment: Comment, command: Command, name: str) -> str:
         """
         Change the file of a task as it is asked for; return the answer.
 
@@ -261,23 +261,25 @@ class IssueController:
         """
         path, mark = task_path(name), f"{place.repo}/{comment.id}"
         if await self.writer.has_told(_COMMENT, mark, comment.created_at - _LOOK_BACK):
-            return success_reply(told, name)
+            return success_reply(command, name)
         head, files = await self.writer.files(path)
         if path not in files:
             return refusal_reply(f"{path} is not there")
         try:
             spec = self.parse(path, files[path])
-            changes = apply_command(told, name, spec, self.desk.statuses.get(name), self.desk.desired.hosts)
+            changes = apply_command(
+                command, name, spec, self.controller.statuses.get(name), self.controller.desired.hosts
+            )
             if isinstance(changes, str):
                 return refusal_reply(changes)
             text = self.edit(files[path], changes)
         except SpecError as error:
             return refusal_reply(str(error))
-        subject = f"{told.verb.capitalize()} {name}{f': {told.value}' if told.value else ''}"
+        subject = f"{command.verb.capitalize()} {name}{f': {command.value}' if command.value else ''}"
         why = f"{one_line(comment.author, 100)} asks for it in a comment on {place.repo}#{comment.number}."
         trailers = _trailers((_COMMENT, mark), (_AUTHOR, comment.author))
         await self.writer.put({path: text}, f"{subject}\n\n{why}\n\n{trailers}", made_from=head)
-        return success_reply(told, name)
+        return success_reply(command, name)
 
 
 class _Place(NamedTuple):

@@ -35,10 +35,10 @@ def _future() -> asyncio.Future[Any]:
 
 
 @dataclass(eq=False, slots=True)
-class _Bidding:
+class _Waiter:
     """A bid, and everybody who waits for its end: the same request may have been sent twice."""
 
-    bid: LeaseRequest
+    lease_request: LeaseRequest
     won: asyncio.Future[str] = field(default_factory=_future)
     seen: asyncio.Future[None] = field(default_factory=_future)
     """Done once a look was taken with it: only then there is no task for it."""
@@ -74,32 +74,34 @@ class WorkerLeases:
         self._jumps = jumps
         self._is_open = False
         """Whether what is asked can be put on record now."""
-        self._biddings: dict[tuple[str, str], _Bidding] = {}
+        self._waiters: dict[tuple[str, str], _Waiter] = {}
         self._words: list[PendingReport] = []
         self.leases: dict[str, datetime] = {}
         """By run key; only in memory, where a restart renews them all."""
 
     # --- What agents ask ---------------------------------------------------
 
-    async def bid(self, bid: LeaseRequest, wait: timedelta) -> str | None:
+    async def lease_request(self, lease_request: LeaseRequest, wait: timedelta) -> str | None:
         """
         Return the name of the task that the agent holds now; see controller.ports.LeaseService.
 
         Raises Unavailable if no look was taken in time: it may have won all the
         same, and asking again with the same request key brings that.
         """
-        agent = self._cache.desired.agents.get(bid.agent)
+        agent = self._cache.desired.agents.get(lease_request.agent)
         if agent is None or agent.desired == "suspended":
             why = "suspended in its spec" if agent else "not in specs/agents"
-            raise Refused(f"agent {bid.agent} gets no task: it is {why}")
+            raise Refused(f"agent {lease_request.agent} gets no task: it is {why}")
         self._require_open()
-        bidding = self._biddings.setdefault((bid.agent, bid.request_key), _Bidding(bid))
-        bidding.waiters += 1
+        waiter = self._waiters.setdefault(
+            (lease_request.agent, lease_request.request_key), _Waiter(lease_request)
+        )
+        waiter.waiters += 1
         until = asyncio.get_running_loop().time() + wait.total_seconds()
         self._inbox.wake()
         try:
             looked, _ = await asyncio.wait(
-                (bidding.won, bidding.seen),
+                (waiter.won, waiter.seen),
                 timeout=wait.total_seconds() + LOOK_LIMIT,
                 return_when=asyncio.FIRST_COMPLETED,
             )
@@ -109,17 +111,17 @@ class WorkerLeases:
                     "send the same request again, with the same request_key"
                 )
             left = until - asyncio.get_running_loop().time()
-            done, _ = await asyncio.wait((bidding.won,), timeout=max(left, 0))
-            return bidding.won.result() if done else None
+            done, _ = await asyncio.wait((waiter.won,), timeout=max(left, 0))
+            return waiter.won.result() if done else None
         finally:
-            bidding.waiters -= 1
-            if not bidding.waiters:
-                self._biddings.pop((bid.agent, bid.request_key), None)
+            waiter.waiters -= 1
+            if not waiter.waiters:
+                self._waiters.pop((lease_request.agent, lease_request.request_key), None)
 
-    async def hear(self, said: WorkerReport) -> Status:
+    async def hear(self, report: WorkerReport) -> Status:
         """Return the task's status after what an agent said; see controller.ports.LeaseService."""
         self._require_open()
-        word = PendingReport(said)
+        word = PendingReport(report)
         self._words.append(word)
         self._inbox.wake()
         return await word.answer
@@ -145,9 +147,9 @@ class WorkerLeases:
 
     # --- What the loop makes of it -----------------------------------------
 
-    def bids(self) -> tuple[LeaseRequest, ...]:
+    def lease_requests(self) -> tuple[LeaseRequest, ...]:
         """Return the bids that wait, in the order in which they came."""
-        return tuple(bidding.bid for bidding in self._biddings.values() if not bidding.won.done())
+        return tuple(waiter.lease_request for waiter in self._waiters.values() if not waiter.won.done())
 
     def words(self, unwritable: Collection[str] = ()) -> Sequence[PendingReport]:
         """Return what was said and is not answered yet; what is about a task without a record is refused."""
@@ -165,14 +167,14 @@ class WorkerLeases:
         `touched` is where the facts of the same look bring their tasks.
         """
         events, desired = list[Event](), self._cache.desired
-        known = self._cache.open_statuses({word.said.task for word in words})
-        known |= {name: status for name, status in touched.items() if status}
+        current = self._cache.open_statuses({word.said.task for word in words})
+        current |= {name: status for name, status in touched.items() if status}
         for word in words:
-            said = word.said
+            report = word.said
             try:
-                name, status = holder(desired.tasks, known, said.task, said.agent, said.epoch)
-                said = replace(said, task=name)
-                meant = report_event(desired.tasks.get(name), status, said, now, desired.fleet)
+                name, status = holder(desired.tasks, current, report.task, report.agent, report.epoch)
+                report = replace(report, task=name)
+                meant = report_event(desired.tasks.get(name), status, report, now, desired.fleet)
                 after = status
                 for event in meant:
                     after = transition(after, event) or after
@@ -180,11 +182,13 @@ class WorkerLeases:
                 word.refuse(error)
                 continue
             except Exception as error:
-                log.exception("task %s: the word of agent %s cannot be thought about", said.task, said.agent)
+                log.exception(
+                    "task %s: the word of agent %s cannot be thought about", report.task, report.agent
+                )
                 word.refuse(error)
                 continue
             self._renew(status, now)
-            known[name] = word.after = after
+            current[name] = word.after = after
             events += meant
         return events
 
@@ -194,16 +198,16 @@ class WorkerLeases:
             if word.after is not None and not word.answer.done():
                 word.answer.set_result(word.after)
         self._words = list(self.words())
-        held = _held_tasks(self._cache.open_statuses()) if self._biddings else {}
-        for bid in seen:
-            bidding = self._biddings.get((bid.agent, bid.request_key))
-            if bidding is None or bidding.won.done():
+        held = _held_tasks(self._cache.open_statuses()) if self._waiters else {}
+        for lease_request in seen:
+            waiter = self._waiters.get((lease_request.agent, lease_request.request_key))
+            if waiter is None or waiter.won.done():
                 continue
-            task = held.get((bid.agent, bid.request_key))
+            task = held.get((lease_request.agent, lease_request.request_key))
             if task is not None:
-                bidding.won.set_result(task)
-            elif not bidding.seen.done():
-                bidding.seen.set_result(None)
+                waiter.won.set_result(task)
+            elif not waiter.seen.done():
+                waiter.seen.set_result(None)
 
     def open(self) -> None:
         """Take what is asked from now on."""
@@ -219,10 +223,10 @@ class WorkerLeases:
         for word in self.words():
             word.refuse(error)
         self._words = []
-        for bidding in self._biddings.values():
-            if not bidding.won.done():
-                bidding.won.set_exception(error)
-                bidding.won.exception()  # nobody may be left to hear it
+        for waiter in self._waiters.values():
+            if not waiter.won.done():
+                waiter.won.set_exception(error)
+                waiter.won.exception()  # nobody may be left to hear it
 
     # --- Leases ------------------------------------------------------------
 
@@ -247,10 +251,16 @@ class WorkerLeases:
         self.leases = {run: self.leases.get(run, until) for run in runs if run}
 
 
-def open_requests(bids: Sequence[LeaseRequest], statuses: Mapping[str, Status]) -> tuple[LeaseRequest, ...]:
+def open_requests(
+    lease_requests: Sequence[LeaseRequest], statuses: Mapping[str, Status]
+) -> tuple[LeaseRequest, ...]:
     """Return the bids of agents that do not hold what they asked for already."""
-    held = _held_tasks(statuses) if bids else {}
-    return tuple(bid for bid in bids if (bid.agent, bid.request_key) not in held)
+    held = _held_tasks(statuses) if lease_requests else {}
+    return tuple(
+        lease_request
+        for lease_request in lease_requests
+        if (lease_request.agent, lease_request.request_key) not in held
+    )
 
 
 def _held_tasks(statuses: Mapping[str, Status]) -> Mapping[tuple[str, str], str]:

@@ -269,7 +269,7 @@ class Loop:
         del self.inbox.facts[: len(batch.facts)]
         await self.stages.actuator.act(cache.last_plan, planned)
         # Workers are answered last: what they are told has to be on record.
-        self.controllers.leases.settle(batch.bids, batch.words)
+        self.controllers.leases.settle(batch.lease_requests, batch.words)
         if steps or quarantine.faults != batch.faults:
             return True
         self.inbox.release(batch.waiters)  # a round without steps is what shows that nothing follows any more
@@ -283,7 +283,7 @@ class Loop:
             facts=tuple(self.inbox.facts),
             waiters=tuple(self.inbox.waiters),
             words=leases.words(quarantine.unwritable),
-            bids=leases.bids(),
+            lease_requests=leases.lease_requests(),
             faults=dict(quarantine.faults),
         )
 
@@ -315,10 +315,10 @@ class Loop:
             hosts=hosts,
             load=beside.hosts.load,
             followed=self._followed(),
-            bids=open_requests(batch.bids, cache.open_statuses()),
+            lease_requests=open_requests(batch.lease_requests, cache.open_statuses()),
             leases=beside.leases.leases,
             asked=frozenset(beside.hosts.asked),
-            on_trial=stages.hosts.breakers.on_trial(hosts, batch.now),
+            half_open=stages.hosts.breakers.half_open(hosts, batch.now),
             unready=beside.hosts.unready(),
             troubles=self._troubles(batch.now),
             past=await self._past_attempts(statuses),
@@ -378,7 +378,7 @@ class _Batch:
     facts: Sequence[Fact]
     waiters: Sequence[asyncio.Future[None]]
     words: Sequence[PendingReport]
-    bids: Sequence[LeaseRequest]
+    lease_requests: Sequence[LeaseRequest]
     faults: Mapping[str, str]
     """Those known before it."""
 

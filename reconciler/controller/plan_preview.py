@@ -36,7 +36,7 @@ class PlanPreview:
 
     forges: Forges
     read: ReadPull
-    desk: Controller
+    controller: Controller
     branch: str
     """The one with the specs."""
     clock: Clock
@@ -51,19 +51,19 @@ class PlanPreview:
         self.poller = Poller(
             poll=self.poll,
             subjects=self._revision,
-            interval=lambda: self.desk.desired.fleet.forge_interval,
+            interval=lambda: self.controller.desired.fleet.forge_interval,
             clock=self.clock,
             failure="plans on pull requests wait for the next look",
         )
 
     def _revision(self) -> Mapping[str, str]:
         """Return the revision to compare with, if there is a forge; once it is another, plans are, too."""
-        desired = self.desk.desired
+        desired = self.controller.desired
         return {FLEET_FORGE: desired.revision} if desired.fleet.forge and desired.revision else {}
 
     async def poll(self, _: str) -> None:
         """Show on each open pull request what it would do; what fails is done the next time."""
-        forge = self.desk.desired.fleet.forge
+        forge = self.controller.desired.fleet.forge
         if forge is None:
             return
         pulls = await self.forges.open_pulls(forge, self.branch)
@@ -80,37 +80,39 @@ class PlanPreview:
 
     async def _show(self, forge: Forge, pull: PullRequestSnapshot) -> None:
         """Show the plan, if it is another than the one that is there."""
-        base = self.desk.desired
+        base = self.controller.desired
         try:
             head = await self._specs(pull, base.revision)
         except Conflict as conflict:
-            light = CommitStatus(
+            commit_status = CommitStatus(
                 commit=pull.head, state="failure", description="no plan: conflicts", context=CONTEXT
             )
-            await self._say(forge, pull, light, no_plan_comment(str(conflict), pull.head), str(conflict))
+            await self._say(
+                forge, pull, commit_status, no_plan_comment(str(conflict), pull.head), str(conflict)
+            )
             return
-        observed = Observed(self.desk.statuses, self.desk.hosts, damaged=self.desk.damaged)
-        found = difference(base, head, observed, self.clock())
-        state, words = summary(found)
-        light = CommitStatus(commit=pull.head, state=state, description=words, context=CONTEXT)
-        await self._say(forge, pull, light, comment(found, pull.head), found.gist)
+        observed = Observed(self.controller.statuses, self.controller.hosts, damaged=self.controller.damaged)
+        change = difference(base, head, observed, self.clock())
+        state, words = summary(change)
+        commit_status = CommitStatus(commit=pull.head, state=state, description=words, context=CONTEXT)
+        await self._say(forge, pull, commit_status, comment(change, pull.head), change.gist)
 
     async def _say(
-        self, forge: Forge, pull: PullRequestSnapshot, light: CommitStatus, text: str, gist: Hashable
+        self, forge: Forge, pull: PullRequestSnapshot, commit_status: CommitStatus, text: str, gist: Hashable
     ) -> None:
         if self._shown.get(pull.number) == (pull.head, gist):
             return
         await self.forges.say(forge, pull.number, ManagedComment(key=KEY, text=text))
-        await self.forges.light(forge, light)
+        await self.forges.commit_status(forge, commit_status)
         self._shown[pull.number] = pull.head, gist
 
     async def _specs(self, pull: PullRequestSnapshot, base: str) -> Desired:
         """Return the specs of a pull request; read once, until it or its base moves."""
-        known = self._read.get(pull.number)
-        if known is None or known.of != (pull.head, base):
+        cached = self._read.get(pull.number)
+        if cached is None or cached.of != (pull.head, base):
             desired = await self.read(pull, base)
-            known = self._read[pull.number] = _Specs((pull.head, base), desired)
-        return known.desired
+            cached = self._read[pull.number] = _Specs((pull.head, base), desired)
+        return cached.desired
 
 
 class _Specs(NamedTuple):

@@ -243,7 +243,7 @@ class Forges(Protocol):
         Those from forks are left out: anybody may open one, and have us read what it brings.
         """
 
-    async def light(self, forge: Forge, light: CommitStatus) -> None:
+    async def commit_status(self, forge: Forge, commit_status: CommitStatus) -> None:
         """Set a commit status, unless it is so already."""
 
 
@@ -316,7 +316,7 @@ class Controller(Protocol):
 class LeaseService(Protocol):
     """Leases: what workers ask of the controller."""
 
-    async def bid(self, bid: LeaseRequest, wait: timedelta) -> str | None:
+    async def lease_request(self, lease_request: LeaseRequest, wait: timedelta) -> str | None:
         """
         Return the name of the task that the agent holds now; None if there was none in that time.
 
@@ -324,7 +324,7 @@ class LeaseService(Protocol):
         have one, Unavailable.
         """
 
-    async def hear(self, said: WorkerReport) -> Status:
+    async def hear(self, report: WorkerReport) -> Status:
         """
         Return the task's status after what an agent said; it is on record then.
 

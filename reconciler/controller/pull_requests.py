@@ -42,21 +42,21 @@ class PullRequestController:
     def __init__(
         self,
         forges: Forges,
-        desk: Controller,
+        controller: Controller,
         inbox: Inbox,
         *,
         clock: Clock,
         address: str,
     ) -> None:
         self._forges = forges
-        self._desk = desk
+        self._controller = controller
         self._inbox = inbox
         self._clock = clock
         self._address = address
         self.poller: Poller[Repo] = Poller(
             poll=self._poll,
             subjects=self._repos,
-            interval=lambda: desk.desired.fleet.forge_interval,
+            interval=lambda: controller.desired.fleet.forge_interval,
             clock=clock,
             failure="its forge is not asked now",
             done=inbox.wake,
@@ -64,7 +64,7 @@ class PullRequestController:
         """Visits to repos; the loop drives it."""
         self._watched: dict[str, set[str]] = {}
         """Tasks with something to show or to follow, by repo."""
-        self._told: dict[str, datetime] = {}
+        self._failing_since: dict[str, datetime] = {}
         """Since when the tasks are settled whose end the forge was told."""
         self._hints: dict[str, dict[int, str]] = {}
         """Numbers that webhooks spoke of, with the delivery, by repo."""
@@ -79,7 +79,7 @@ class PullRequestController:
     def begin(self, statuses: Mapping[str, Status]) -> None:
         """Forget what was known of tasks: a record was read anew, `notice` tells of each."""
         self._watched = {}
-        self._told = {name: since for name, since in self._told.items() if name in statuses}
+        self._failing_since = {name: since for name, since in self._failing_since.items() if name in statuses}
 
     def notice(self, names: Iterable[str]) -> None:
         """Take note of tasks whose spec or status is new: their repos are visited soon."""
@@ -88,7 +88,7 @@ class PullRequestController:
     def notify(self, hint: Hint) -> None:
         """Look soon at the pull request that a hint names, or at what has changed in its repos."""
         if hint.pull is not None:
-            for repo in self._desk.desired.repos.keys() & hint.repos:
+            for repo in self._controller.desired.repos.keys() & hint.repos:
                 hints = {**self._hints.get(repo, {}), hint.pull: hint.delivery}
                 self._hints[repo] = dict(list(hints.items())[-MOST_HINTS:])
         self.poller.notify(hint.repos)
@@ -102,8 +102,8 @@ class PullRequestController:
             for repo, why in lasting
             for name in self._watched.get(repo, ())
         ]
-        found = ((self._desk.statuses.get(name), why) for name, why in failing)
-        return {status.run: why for status, why in found if status and status.run}
+        statuses = ((self._controller.statuses.get(name), why) for name, why in failing)
+        return {status.run: why for status, why in statuses if status and status.run}
 
     # --- A visit -----------------------------------------------------------
 
@@ -111,7 +111,7 @@ class PullRequestController:
         """Watch a task, or let go of it; return its repo if it is watched."""
         for watched in self._watched.values():
             watched.discard(name)
-        task, status = self._desk.desired.tasks.get(name), self._desk.statuses.get(name)
+        task, status = self._controller.desired.tasks.get(name), self._controller.statuses.get(name)
         if task is None or status is None or task.repo is None or not self._matters(task, status):
             self._shown.pop(name, None)
             self._patience.pop(name, None)
@@ -121,7 +121,7 @@ class PullRequestController:
 
     def _matters(self, task: Task, status: Status) -> bool:
         """Return whether a task has something to follow or to show."""
-        repo = self._desk.desired.repos.get(task.repo or "")
+        repo = self._controller.desired.repos.get(task.repo or "")
         if repo is None or repo.forge is None:
             return False
         return is_followed(task, status) or (is_shown(task, status) and not self._is_told(task.name, status))
@@ -129,10 +129,10 @@ class PullRequestController:
     def _is_told(self, name: str, status: Status) -> bool:
         """Return whether the forge knows how a task has ended; after a restart it is told once more."""
         is_old = status.since <= self._clock() - MEMORY
-        return status.phase.is_settled and (is_old or self._told.get(name) == status.since)
+        return status.phase.is_settled and (is_old or self._failing_since.get(name) == status.since)
 
     def _repos(self) -> Mapping[str, Repo]:
-        repos = self._desk.desired.repos
+        repos = self._controller.desired.repos
         return {name: repos[name] for name, tasks in self._watched.items() if tasks and name in repos}
 
     async def _poll(self, repo: Repo) -> None:
@@ -171,7 +171,7 @@ class PullRequestController:
         Those that webhooks spoke of; at the first visit all on record, for a
         list of the newest may not reach them.
         """
-        statuses = (self._desk.statuses.get(name) for name in names)
+        statuses = (self._controller.statuses.get(name) for name in names)
         ours = {status.pull_request.number for status in statuses if status and status.pull_request}
         return ours.intersection(hints) if repo in self._visited else ours
 
@@ -179,12 +179,12 @@ class PullRequestController:
         self, repo: Repo, forge: Forge, name: str, pull: PullRequestSnapshot | None, bot: str
     ) -> None:
         """Let the forge show where a task stands, unless it was shown already."""
-        task, status = self._desk.desired.tasks.get(name), self._desk.statuses.get(name)
+        task, status = self._controller.desired.tasks.get(name), self._controller.statuses.get(name)
         if task is None or status is None:
             return
-        host = self._desk.hosts.get(status.assigned_host or "")
+        host = self._controller.hosts.get(status.assigned_host or "")
         address = f"{self._address}{name}" if self._address else ""
-        bases = pull_bases(task, repo, self._desk.desired, self._desk.statuses)
+        bases = pull_bases(task, repo, self._controller.desired, self._controller.statuses)
         wanted = desired_view(task, status, repo, pull, bot=bot, host=host, address=address, bases=bases)
         if wanted is None or self._shown.get(name) == (wanted, pull):
             self._rest(name, status)
@@ -203,13 +203,13 @@ class PullRequestController:
     def _wait_for_merge(self, repo: Repo, name: str) -> None:
         """Let the repo be visited soon, and ever later: some merges are not allowed for ever."""
         wait = self._patience.get(name, SOON)
-        self._patience[name] = min(wait * 2, self._desk.desired.fleet.forge_interval)
+        self._patience[name] = min(wait * 2, self._controller.desired.fleet.forge_interval)
         self.poller.notify([repo.name], at=self._clock() + wait)
 
     def _rest(self, name: str, status: Status) -> None:
         """Let a settled task rest, now that its forge knows."""
         if status.phase.is_settled:
-            self._told[name] = status.since
+            self._failing_since[name] = status.since
             self._watch(name)
 
     def _see(
@@ -218,7 +218,7 @@ class PullRequestController:
         self._inbox.emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
 
     def _branch(self, name: str) -> str | None:
-        task, status = self._desk.desired.tasks.get(name), self._desk.statuses.get(name)
+        task, status = self._controller.desired.tasks.get(name), self._controller.statuses.get(name)
         return (status.branch_name if status else None) or (task.branch if task else None)
 
     async def _bot(self, forge: Forge) -> str:

@@ -22,13 +22,13 @@ def culprits(think: Think, names: Sequence[str]) -> Mapping[str, Exception]:
         think(names)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told of the task it is about
         middle = len(names) // 2
-        found = {
+        faults = {
             name: why
             for half in (names[:middle], names[middle:])
             if half and len(names) > 1
             for name, why in culprits(think, half).items()
         }
-        return found or dict.fromkeys(names, error)
+        return faults or dict.fromkeys(names, error)
     return {}
 
 

@@ -214,12 +214,12 @@ class Frozen(BaseModel):
 @cache
 def _docstrings(model: type[BaseModel]) -> dict[str, str]:
     """Return the docstring under each field of a model, its own and those it inherits."""
-    found: dict[str, str] = {}
+    docstrings: dict[str, str] = {}
     for base in reversed(model.__mro__):
         if issubclass(base, Frozen) and base is not Frozen:
             [definition] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-            found |= dict(_described(definition.body)) if isinstance(definition, ast.ClassDef) else {}
-    return found
+            docstrings |= dict(_described(definition.body)) if isinstance(definition, ast.ClassDef) else {}
+    return docstrings
 
 
 def _described(body: Sequence[ast.stmt]) -> Iterator[tuple[str, str]]:

@@ -44,7 +44,7 @@ class Starts:
     until: datetime | None = None
     """When one run is tried; None while it is closed."""
 
-    def is_on_trial(self, now: datetime) -> bool:
+    def is_half_open(self, now: datetime) -> bool:
         """Return whether one run may be tried."""
         return self.until is not None and self.until <= now
 
@@ -102,11 +102,11 @@ def _differences(before: HostStatus | None, after: HostStatus) -> Iterator[str]:
         yield f"answers: {after.os} {after.arch}, git {after.git or 'missing'}"
     elif before.boot_id != after.boot_id:
         yield "was started anew"
-    known = before.adapters if before else {}
+    adapters = before.adapters if before else {}
     for name, cli in after.adapters.items():
-        if known.get(name) != cli:
+        if adapters.get(name) != cli:
             yield f"{name} {cli.version or 'not found'}" + (f" ({cli.message})" if cli.message else "")
-    if unasked := sorted(known.keys() - after.adapters.keys()):
+    if unasked := sorted(adapters.keys() - after.adapters.keys()):
         yield f"not asked for {', '.join(unasked)} any more"
     yield from _readiness(before, after)
     if after.message:

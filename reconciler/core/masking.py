@@ -67,16 +67,16 @@ class Mask:
     def _spellings(self) -> tuple[str, ...]:
         """Every value, part and encoding, the longest first: a short one may stand within a long one."""
         whole = {value for value in self.values if len(value) >= SHORTEST}
-        found = {word for value in whole for part in _parts(value) for word in _encodings(part)}
-        return tuple(sorted(found | whole, key=lambda word: (-len(word), word)))
+        spellings = {word for value in whole for part in _parts(value) for word in _encodings(part)}
+        return tuple(sorted(spellings | whole, key=lambda word: (-len(word), word)))
 
     def _broken(self, text: str, between: re.Pattern[str]) -> Iterator[tuple[int, int]]:
         """Yield where values stand that are written with other punctuation, or broken over lines."""
         letters = between.sub("", text)
-        found = [(at, len(word)) for word in self._letters[between] for at in _all(word, letters)]
-        if found:
+        spans = [(at, len(word)) for word in self._letters[between] for at in _all(word, letters)]
+        if spans:
             places = array("I", (at for start, end in _left(between, text) for at in range(start, end)))
-            for at, size in found:
+            for at, size in spans:
                 yield places[at], places[at + size - 1] + 1
 
     @cached_property

@@ -99,9 +99,9 @@ def lines_of(text: str) -> list[str]:
 def matches(pattern: str, lines: Iterable[str]) -> Iterator[tuple[int, str]]:
     """Yield the number of each line that the expression fits, and its first group or all that fits."""
     for number, line in enumerate(lines):
-        found = _compiled(pattern).match(line)
-        if found:
-            yield number, (found[1] or "") if found.re.groups else found[0]
+        match = _compiled(pattern).match(line)
+        if match:
+            yield number, (match[1] or "") if match.re.groups else match[0]
 
 
 def chosen(patterns: Iterable[str], lines: Iterable[str]) -> list[str]:

@@ -35,7 +35,9 @@ def kind_of(word: str) -> ReferenceKind | None:
     return _WORDS.get(word)
 
 
-def references(words: Sequence[str], known: Known, only: ReferenceKind | None = None) -> Sequence[Reference]:
+def references(
+    words: Sequence[str], names_of: Known, only: ReferenceKind | None = None
+) -> Sequence[Reference]:
     """
     Return what words refer to: `[KIND] NAME...` or `[KIND/]NAME...`; without a kind, tasks.
 
@@ -46,21 +48,21 @@ def references(words: Sequence[str], known: Known, only: ReferenceKind | None = 
     Raises ValueError for words that cannot mean this.
     """
     kind = kind_of(words[0]) if len(words) > 1 else None
-    if kind and only == "task" and words[0] in known("task"):
+    if kind and only == "task" and words[0] in names_of("task"):
         kind = None
     if kind and only and kind != only:
         raise ValueError(f"{words[0]!r} is no {only}, and {kind}s cannot be meant here")
-    return [_reference(word, known, kind or only) for word in (words[1:] if kind else words)]
+    return [_reference(word, names_of, kind or only) for word in (words[1:] if kind else words)]
 
 
-def _reference(word: str, known: Known, wanted: ReferenceKind | None) -> Reference:
+def _reference(word: str, names_of: Known, wanted: ReferenceKind | None) -> Reference:
     """Return what a word refers to; `wanted` is the kind that is meant in any case."""
     kind, name = split(word)
     if kind is None or (wanted == "task" and kind != "task"):
         return Reference(wanted or "task", word)
     if wanted and kind != wanted:
         raise ValueError(f"{word!r} is no {wanted}")
-    if word in known("task") and (kind == "task" or (wanted is None and name not in known(kind))):
+    if word in names_of("task") and (kind == "task" or (wanted is None and name not in names_of(kind))):
         return Reference("task", word)
     return Reference(kind, name)
 
@@ -87,9 +89,9 @@ MINIMAL: Mapping[str, str] = {
 """The least that a file of each kind holds."""
 
 
-def no_such(kind: str, name: str, known: Iterable[str] = (), *, where: str = "") -> str:
+def no_such(kind: str, name: str, candidates: Iterable[str] = (), *, where: str = "") -> str:
     """Return what to say of a name that nothing has: what it may have meant, or which file makes it."""
-    names = sorted(known)
+    names = sorted(candidates)
     if close := get_close_matches(name, names, n=1):
         return f"no {kind} {name!r}{where} (did you mean {close[0]!r}?)"
     if kind == "task" and (other := _kind_meant(name)):
@@ -113,7 +115,7 @@ _NO_SHORTHAND = 4
 """Least letters of a word that a mistyped one is likely to have meant."""
 
 
-def remedy(kind: str, name: str, known: Sequence[str] = ()) -> str:
+def remedy(kind: str, name: str, names: Sequence[str] = ()) -> str:
     """Return the end of a sentence about a name that nothing has: which file makes it, with what in it."""
     if not _NAME.fullmatch(name):
         return ""
@@ -125,7 +127,7 @@ def remedy(kind: str, name: str, known: Sequence[str] = ()) -> str:
         case "host":
             return f"; {makes}, or call `reconciler host add {name} ADDRESS`"
         case "adapter":
-            return f"; take {', '.join(known)}, or {makes}" if known else f"; {makes}"
+            return f"; take {', '.join(names)}, or {makes}" if names else f"; {makes}"
     return f"; {makes}"
 
 

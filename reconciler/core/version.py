@@ -24,14 +24,14 @@ class VersionCheck:
     """For people: what was found and what was asked for."""
 
 
-def check_version(asked: Version, printed: str, required: str | None = None) -> VersionCheck:
+def check_version(program: Version, printed: str, required: str | None = None) -> VersionCheck:
     """
     Return whether a printed version is in the required range.
 
     `required` is the range of one host, in place of the adapter's.
     """
-    wanted = required or asked.range
-    match = re.search(asked.pattern, printed)
+    wanted = required or program.range
+    match = re.search(program.pattern, printed)
     if match is None:
         return VersionCheck(None, ok=False, words=f"no version in {one_line(printed, 100)!r}")
     version = match[1]

@@ -268,8 +268,8 @@ class ReadModel:
 
     def has(self, name: str) -> bool:
         """Return whether a task is asked for or on record."""
-        known = (self.observed.statuses, self.desired.tasks, self.desired.broken, self.observed.damaged)
-        return any(name in tasks for tasks in known)
+        mappings = (self.observed.statuses, self.desired.tasks, self.desired.broken, self.observed.damaged)
+        return any(name in tasks for tasks in mappings)
 
     def task(self, name: str) -> TaskView:
         """Return a task as it stands; of a name that is none, one that nothing is known of."""

@@ -156,31 +156,31 @@ class AdapterCheck:
 
     async def _carry_out(self, order: RunRequest, read_output: ReadOutput) -> Verdict:
         try:
-            trial_round = self._round(order, read_output)
+            check_round = self._round(order, read_output)
         except StepFailed as error:
             return Verdict(outcome="failed", kind=error.kind, message=str(error))
         try:
             async with asyncio.timeout(order.timeout.total_seconds() + _PATIENCE):
-                return (await trial_round.carry_out(lambda: None)).verdict
+                return (await check_round.carry_out(lambda: None)).verdict
         except TimeoutError:
             message = "the host fell silent, so how it ended is not known; try again"
             return Verdict(outcome="failed", kind=FailureClass.HOST, message=message)
         finally:
             with suppress(TimeoutError, Unavailable, Refused, StepFailed):
                 async with asyncio.timeout(_PATIENCE):
-                    await _clean(trial_round)
-            await trial_round.site.runs.close()
+                    await _clean(check_round)
+            await check_round.host_session.runs.close()
 
     def _round(self, order: RunRequest, read_output: ReadOutput) -> Round:
         logs = LogFolder(self.data / "logs")
         proofs = Proofs(self.data / ADAPTER_CHECK_FOLDER / "proofs")
         pace = usual_pace(self.host)
-        site = open_session(
+        host_session = open_session(
             self.host, self.transport, fleet=ADAPTER_CHECK_FOLDER, logs=logs, pace=pace, proofs=proofs
         )
         return Round(
             order=order,
-            site=site,
+            host_session=host_session,
             repository=None,
             logs=logs,
             read_output=read_output,
@@ -189,12 +189,12 @@ class AdapterCheck:
         )
 
 
-async def _clean(trial_round: Round) -> None:
+async def _clean(check_round: Round) -> None:
     """End what still runs, and leave nothing behind."""
-    order, site = trial_round.order, trial_round.site
-    await trial_round.cancel()
-    await site.runs.remove([agent_id(order.run, order.round), validation_id(order.run, order.round)])
-    await site.workspaces.remove([folder_name(order.run)])
+    order, host_session = check_round.order, check_round.host_session
+    await check_round.cancel()
+    await host_session.runs.remove([agent_id(order.run, order.round), validation_id(order.run, order.round)])
+    await host_session.workspaces.remove([folder_name(order.run)])
 
 
 def _believe_exit_code(
@@ -210,8 +210,8 @@ def _believe_exit_code(
     if exit_code == 0:
         return Verdict(outcome="success")
     printed = read_end(stderr, _MOST_WORDS) or read_end(stdout, _MOST_WORDS)
-    said = one_line(tail(mask.hide(printed), lines=2, characters=300))
-    message = f"`{shlex.join(order.argv)}` ended with {exit_code}: {said}"
+    output = one_line(tail(mask.hide(printed), lines=2, characters=300))
+    message = f"`{shlex.join(order.argv)}` ended with {exit_code}: {output}"
     return Verdict(outcome="failed", kind=FailureClass.AGENT, message=message)
 
 

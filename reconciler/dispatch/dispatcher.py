@@ -112,7 +112,7 @@ class Dispatcher:
     @property
     def mask(self) -> Mask:
         """The mask of all secrets that runs were given and that are remembered."""
-        values = frozenset[str]().union(*(known.values for known in self._secrets.values()))
+        values = frozenset[str]().union(*(secrets.values for secrets in self._secrets.values()))
         if values != self._mask.values:
             self._mask = Mask(values)  # what it works out for each value is kept with it
         return self._mask
@@ -139,7 +139,7 @@ class Dispatcher:
         """Relieve the host of what is not needed; see controller.ports.Dispatch. Logs are looked at too."""
         await self._prune_logs(needs())
         try:
-            await self._sweep(self._site(host), needs)
+            await self._sweep(self._host_session(host), needs)
         except (Refused, StepFailed) as error:
             raise Unavailable(str(error)) from error
 
@@ -169,35 +169,37 @@ class Dispatcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(site.runs.close() for site in [*self._sites.values(), *self._left_sites]))
+        await asyncio.gather(
+            *(host_session.runs.close() for host_session in [*self._sites.values(), *self._left_sites])
+        )
 
-    async def _sweep(self, site: HostSession, needed: Callable[[], Retention]) -> None:
-        names = await site.workspaces.list()
-        states = await site.runs.list()
+    async def _sweep(self, host_session: HostSession, needed: Callable[[], Retention]) -> None:
+        names = await host_session.workspaces.list()
+        states = await host_session.runs.list()
         # Asked only now: what was listed belongs to runs that were on record before.
         needs = needed()
         alive = [run_id for run_id, state in states.items() if state.stage.is_alive]
         stale = [run_id for run_id in alive if needs.is_stale(run_of(run_id))]
-        lingering = await asyncio.gather(*(self._end_stale(site, run_id) for run_id in stale))
+        lingering = await asyncio.gather(*(self._end_stale(host_session, run_id) for run_id in stale))
         kept = {run_of(run_id) for run_id in alive if run_id not in stale}
         kept.update(needs.open, self._followed_runs, *lingering)
         kept |= {run for run in map(run_of, (*states, *names)) if needs.is_of_damaged(run)}
-        kept |= await self._failed_with_room(site, names, needs)
-        await site.runs.remove(run_id for run_id in states if run_of(run_id) not in kept)
-        await site.workspaces.remove(name for name in names if run_of(name) not in kept)
+        kept |= await self._failed_with_room(host_session, names, needs)
+        await host_session.runs.remove(run_id for run_id in states if run_of(run_id) not in kept)
+        await host_session.workspaces.remove(name for name in names if run_of(name) not in kept)
 
-    async def _end_stale(self, site: HostSession, run_id: str) -> set[str]:
+    async def _end_stale(self, host_session: HostSession, run_id: str) -> set[str]:
         """End a run that nobody asks for any more; return its key if it is still there."""
         log.info("stopping %s: its task has moved on", run_id)
-        state = await site.runs.cancel(run_id, CANCELLED, RunEnding())
+        state = await host_session.runs.cancel(run_id, CANCELLED, RunEnding())
         return {run_of(run_id)} if state.stage.is_alive else set()
 
     @staticmethod
     async def _failed_with_room(
-        site: HostSession, names: Collection[str], needs: Retention
+        host_session: HostSession, names: Collection[str], needs: Retention
     ) -> frozenset[str]:
         failed = {folder_name(run): run for run in needs.failed}
-        sizes = await site.workspaces.sizes(name for name in names if name in failed)
+        sizes = await host_session.workspaces.sizes(name for name in names if name in failed)
         return needs.failed_with_room({failed[name]: size for name, size in sizes.items()})
 
     async def _prune_logs(self, needs: Retention) -> None:
@@ -287,7 +289,7 @@ class Dispatcher:
     def _round(self, order: RunRequest, *, may_adopt: bool = False) -> Round:
         return Round(
             order=order,
-            site=self._site(order.host),
+            host_session=self._host_session(order.host),
             repository=self._repository(order.repo) if order.repo else None,
             logs=self.logs,
             read_output=self._read_output,
@@ -300,22 +302,22 @@ class Dispatcher:
 
     def _secrets_of(self, task: str) -> InjectedSecrets:
         """Return what the rounds of a task were given; what nobody asked for longest is forgotten."""
-        found = self._secrets.pop(task, None) or InjectedSecrets()
-        self._secrets[task] = found
+        secrets = self._secrets.pop(task, None) or InjectedSecrets()
+        self._secrets[task] = secrets
         while len(self._secrets) > _MOST_REMEMBERED:
             del self._secrets[next(iter(self._secrets))]
-        return found
+        return secrets
 
-    def _site(self, host: Host) -> HostSession:
+    def _host_session(self, host: Host) -> HostSession:
         transport = self._transports(host)
-        known = self._sites.get(host.name)
+        session = self._sites.get(host.name)
         if (
-            known
-            and known.transport is transport
-            and (known.shell, known.workdir) == (host.shell, host.workdir)
+            session
+            and session.transport is transport
+            and (session.shell, session.workdir) == (host.shell, host.workdir)
         ):
-            return known
-        site = open_session(
+            return session
+        host_session = open_session(
             host,
             transport,
             fleet=self._fleet,
@@ -323,18 +325,18 @@ class Dispatcher:
             pace=self._pace(host),
             proofs=self._proofs,
         )
-        self._sites[host.name] = site
+        self._sites[host.name] = host_session
         self._left_sites = [
-            each for each in (*self._left_sites, *([known] if known else ())) if each.runs.is_busy
+            each for each in (*self._left_sites, *([session] if session else ())) if each.runs.is_busy
         ]
-        return site
+        return host_session
 
     def _repository(self, repo: Repo) -> CodeRepository:
-        known = self._repositories.get(repo.name)
-        if known is None or known.repo != repo:
-            known = CodeRepository(repo, mirrors=self._data / "repos", fleet=self._base)
-            self._repositories[repo.name] = known
-        return known
+        repository = self._repositories.get(repo.name)
+        if repository is None or repository.repo != repo:
+            repository = CodeRepository(repo, mirrors=self._data / "repos", fleet=self._base)
+            self._repositories[repo.name] = repository
+        return repository
 
 
 def _failure(kind: FailureClass, message: str) -> Report:

@@ -69,13 +69,15 @@ async def dry_run(host: Host, transport: Transport, *, token: str) -> DryRun:
         logs, proofs = LogFolder(Path(folder) / "logs"), Proofs(Path(folder) / "proofs")
         pace = usual_pace(host)
         try:
-            site = open_session(host, transport, fleet=DRY_RUN_FOLDER, logs=logs, pace=pace, proofs=proofs)
+            host_session = open_session(
+                host, transport, fleet=DRY_RUN_FOLDER, logs=logs, pace=pace, proofs=proofs
+            )
         except StepFailed as error:
             return DryRun(troubles=(str(error),))
-        return await _rehearse(host, transport, site.runs, logs, agent_id(f"check.g{token[:8]}.a1", 1))
+        return await _run_dry(host, transport, host_session.runs, logs, agent_id(f"check.g{token[:8]}.a1", 1))
 
 
-async def _rehearse(host: Host, transport: Transport, runs: Runs, logs: LogFolder, run_id: str) -> DryRun:
+async def _run_dry(host: Host, transport: Transport, runs: Runs, logs: LogFolder, run_id: str) -> DryRun:
     try:
         async with asyncio.timeout(_PATIENCE):
             return await _carry_out(host, transport, runs, logs, run_id)
@@ -97,16 +99,16 @@ async def _carry_out(host: Host, transport: Transport, runs: Runs, logs: LogFold
     held_by = await runs.means()
     state = await runs.start(run_id, job, _PROMPT.encode(), timeout=_TIMEOUT, ending=_ENDING)
     state = await runs.follow(run_id, state, Bounds(output=2**20), _ENDING)
-    said = logs.read(run_id, "err").decode(errors="replace")
+    stderr = logs.read(run_id, "err").decode(errors="replace")
     if state.stage is not Stage.DONE or state.exit_code != 0:
         how = state.stage if state.stage is not Stage.DONE else f"exit code {state.exit_code}"
-        words = one_line(tail(said, lines=2, characters=300))
+        words = one_line(tail(stderr, lines=2, characters=300))
         return DryRun(troubles=(f"a run that does nothing ended badly ({how}): {words}",), held_by=held_by)
     if not runs.proofs.is_ours(run_id, state):
         return DryRun(troubles=("somebody else writes the records of runs there",), held_by=held_by)
     if logs.read(run_id, "out") != _PROMPT.encode():
         return DryRun(troubles=("a prompt does not arrive there as it was sent",), held_by=held_by)
-    uid, boot, agent, left = (said.split() + ["-"] * 4)[:4]
+    uid, boot, agent, left = (stderr.split() + ["-"] * 4)[:4]
     if host.agent_forwarding and agent != "agent":
         return DryRun(
             troubles=("no SSH agent is forwarded to it; see SSH_AUTH_SOCK here, AllowAgentForwarding there",),

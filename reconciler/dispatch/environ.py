@@ -30,11 +30,11 @@ def value(name: str) -> str | None:
 def take(names: Iterable[str]) -> Mapping[str, str]:
     """Take variables out of the environment, so that only `value` has them; return those that were there."""
     wanted = [name for name in names if name in os.environ and name not in _NEEDED]
-    found = {name: os.environ.pop(name) for name in wanted}
-    _taken.update(found)
-    if found:
-        _wipe(found)
-    return found
+    values = {name: os.environ.pop(name) for name in wanted}
+    _taken.update(values)
+    if values:
+        _wipe(values)
+    return values
 
 
 def close_memory() -> None:
@@ -47,13 +47,13 @@ def close_memory() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def _wipe(found: Iterable[str]) -> None:
+def _wipe(values: Iterable[str]) -> None:
     """Overwrite values where the kernel shows the environment that we were started with."""
     if sys.platform != "linux":
         return
     with suppress(OSError, ValueError, IndexError):
-        told = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
-        fields = told.rpartition(")")[2].split()
+        stat = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
+        fields = stat.rpartition(")")[2].split()
         start, end = int(fields[_ENV_START]), int(fields[_ENV_END])
         if not 0 < start < end:
             return
@@ -61,6 +61,6 @@ def _wipe(found: Iterable[str]) -> None:
         at = 0
         for entry in memory.split(b"\0"):
             name, equals, text = entry.partition(b"=")
-            if equals and os.fsdecode(name) in found:
+            if equals and os.fsdecode(name) in values:
                 ctypes.memset(start + at + len(name) + 1, 0, len(text))
             at += len(entry) + 1

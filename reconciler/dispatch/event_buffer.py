@@ -86,9 +86,9 @@ class EventBuffer:
 
     def kept(self) -> list[Kept]:
         """Return what is kept, in order."""
-        found = {kept.place: kept for kept in (*self._first, *(kept for kept, _ in self._last))}
-        found |= {kept.place: kept for kept in self._latest.values()}
-        return [found[place] for place in sorted(found)]
+        events = {kept.place: kept for kept in (*self._first, *(kept for kept, _ in self._last))}
+        events |= {kept.place: kept for kept in self._latest.values()}
+        return [events[place] for place in sorted(events)]
 
 
 def _size(value: Any) -> int:
@@ -174,15 +174,15 @@ def _filter(node: Node, which: Which) -> tuple[str, EventFilter]:
 def _holds(node: Node, event: OutputEvent) -> bool:
     """Tell whether an event meets a condition; if that fails, the rule shall fail of it."""
     try:
-        found: object = _INTERPRETER.visit(node, event)
+        result: object = _INTERPRETER.visit(node, event)
     except (JMESPathError, TypeError, ValueError, RecursionError):
         return True
-    return not (found is None or found is False or found in _EMPTY)
+    return not (result is None or result is False or result in _EMPTY)
 
 
 def _gives(node: Node, event: OutputEvent) -> bool:
     try:
-        found: object = _INTERPRETER.visit(node, event)
+        result: object = _INTERPRETER.visit(node, event)
     except (JMESPathError, TypeError, ValueError, RecursionError):
         return True
-    return found is not None
+    return result is not None

@@ -102,9 +102,9 @@ class Framer:
         parts = [part for part in line.rstrip().split(b"\r") if part and not part.isspace()]
         if not parts:
             return
-        found = sum(self._take_part(part, indented=indented) for part in parts) > 0
-        self.was_cut = not found and not self._block and _begins_json(parts[-1])
-        self.noise += not found and not self._block
+        has_event = sum(self._take_part(part, indented=indented) for part in parts) > 0
+        self.was_cut = not has_event and not self._block and _begins_json(parts[-1])
+        self.noise += not has_event and not self._block
 
     def _take_part(self, part: bytes, *, indented: bool) -> bool:
         """Give away the events of a line, or of what stands between two carriage returns."""
@@ -119,7 +119,7 @@ class Framer:
 
     def _scan(self, text: str) -> bool:
         """Give away the values of a line, one behind the other, up to one that is broken."""
-        at, spliced, found = 0, list[Any](), False
+        at, spliced, has_event = 0, list[Any](), False
         is_spliced = False
         while match := _START.search(text, at):
             is_spliced |= bool(text[at : match.start()].strip())
@@ -134,10 +134,10 @@ class Framer:
             if is_spliced:
                 spliced.append(value)
             else:
-                found |= self._give_all(value, is_spliced=False)
+                has_event |= self._give_all(value, is_spliced=False)
         if not text[at:].strip():  # behind a spliced one stands nothing: it would be a quotation
-            found |= sum(self._give_all(value, is_spliced=True) for value in spliced) > 0
-        return found
+            has_event |= sum(self._give_all(value, is_spliced=True) for value in spliced) > 0
+        return has_event
 
     def _give_all(self, value: Any, *, is_spliced: bool) -> bool:
         """Give away a value, or those in an array; return whether there are any."""

@@ -87,14 +87,14 @@ class LogFolder:
 
     def paths(self, run: str) -> list[tuple[str, Path]]:
         """Return every log of a run that is there, with a label for people, in the order of the rounds."""
-        found = []
+        paths = []
         for folder in self._folder.glob(f"{folder_name(run)}.*"):
             match = RUN_ID.match(folder.name)
             if match and match["run"] == folder_name(run):
-                found.append((match["commit"] or "", int(match["round"]), match["validation"], folder))
+                paths.append((match["commit"] or "", int(match["round"]), match["validation"], folder))
         return [
             (f"{_label(commit, number, validation)}{label}", folder / stream)
-            for commit, number, validation, folder in sorted(found)
+            for commit, number, validation, folder in sorted(paths)
             for stream, label in (("out", ""), ("err", " (stderr)"))
             if (folder / stream).exists() and not (validation and stream == "err")
         ]
@@ -106,9 +106,9 @@ class LogFolder:
         Those go that nothing was written to since `before`, and more until no
         more than `most` bytes are left.
         """
-        found = sorted(filter(None, map(_weigh, self._folder.glob("*"))))
-        total = sum(size for _, size, _ in found)
-        for written, size, folder in found:
+        weighed = sorted(filter(None, map(_weigh, self._folder.glob("*"))))
+        total = sum(size for _, size, _ in weighed)
+        for written, size, folder in weighed:
             if written >= before.timestamp() and total <= most:
                 return
             if not is_needed(run_of(folder.name)):

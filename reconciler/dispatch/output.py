@@ -58,8 +58,8 @@ def read_output(
     `exit_code` is the shell's: 128 + n after signal n. No secret of `mask` is
     in what is returned.
     """
-    asked = OutputRequest(order.argv, order.session_id, order.session_totals)
-    return judge_output(adapter, RoundOutput(stdout, stderr, exit_code), asked, now, mask)
+    request = OutputRequest(order.argv, order.session_id, order.session_totals)
+    return judge_output(adapter, RoundOutput(stdout, stderr, exit_code), request, now, mask)
 
 
 def parse_recording(
@@ -79,20 +79,20 @@ def parse_recording(
     )
 
 
-def verdict_as_json(found: Verdict) -> dict[str, Any]:
+def verdict_as_json(verdict: Verdict) -> dict[str, Any]:
     """Return a verdict in the form that `adapter parse -o json` prints."""
-    tokens = found.usage.model_dump(include={"input_tokens", "output_tokens", "cached_tokens"})
+    tokens = verdict.usage.model_dump(include={"input_tokens", "output_tokens", "cached_tokens"})
     return {
-        "outcome": found.outcome,
-        "class": found.kind,
-        "message": found.message,
-        "session_id": found.session_id,
-        "text": found.text,
+        "outcome": verdict.outcome,
+        "class": verdict.kind,
+        "message": verdict.message,
+        "session_id": verdict.session_id,
+        "text": verdict.text,
         "usage": tokens,
-        "cost_usd": found.usage.cost_usd,
-        "turns": found.usage.turns,
-        "retry_at": found.model_dump(mode="json", include={"retry_at"})["retry_at"],
-        "notes": list(found.notes),
+        "cost_usd": verdict.usage.cost_usd,
+        "turns": verdict.usage.turns,
+        "retry_at": verdict.model_dump(mode="json", include={"retry_at"})["retry_at"],
+        "notes": list(verdict.notes),
     }
 
 
@@ -158,7 +158,7 @@ class Joining(Protocol):
 def read_events(
     stdout: Printed,
     stderr: bytes = b"",
-    asked: Sequence[EventFilter] = _ALL,
+    filters: Sequence[EventFilter] = _ALL,
     slim: Callable[[OutputEvent], OutputEvent] = _as_it_is,
     join: Callable[[Give], Joining] | None = None,
 ) -> Transcript:
@@ -170,7 +170,7 @@ def read_events(
     noise, which is counted and left out. `slim` takes out of an event what
     nobody asks for; `join` makes one of many before it.
     """
-    retention = EventBuffer(asked)
+    retention = EventBuffer(filters)
 
     def keep(event: OutputEvent, is_spliced: bool) -> None:
         retention.add(slim(event), is_spliced)
@@ -223,11 +223,15 @@ class OutputRequest:
 
 
 def judge_output(
-    adapter: Adapter, remains: RoundOutput, asked: OutputRequest, now: datetime, mask: Mask = _NOTHING_HIDDEN
+    adapter: Adapter,
+    round_output: RoundOutput,
+    request: OutputRequest,
+    now: datetime,
+    mask: Mask = _NOTHING_HIDDEN,
 ) -> Verdict:
     """Return the verdict for what is left of a run, given what it was to do."""
     facts = _text_facts if adapter.output.format == "text" else _event_facts
-    return verdict(_masked(facts(adapter.output, remains, asked, mask), mask), now)
+    return verdict(_masked(facts(adapter.output, round_output, request, mask), mask), now)
 
 
 def _masked(facts: OutputFacts, mask: Mask) -> OutputFacts:
@@ -243,7 +247,7 @@ def _masked(facts: OutputFacts, mask: Mask) -> OutputFacts:
     )
 
 
-def _text_facts(rules: Output, remains: RoundOutput, asked: OutputRequest, mask: Mask) -> OutputFacts:
+def _text_facts(rules: Output, round_output: RoundOutput, request: OutputRequest, mask: Mask) -> OutputFacts:
     """
     Return what the lines of a text tell.
 
@@ -251,8 +255,8 @@ def _text_facts(rules: Output, remains: RoundOutput, asked: OutputRequest, mask:
     about anything. Of an error and a success, the later one counts. Secrets are
     masked before lines are cut.
     """
-    code = remains.exit_code
-    printed, complained = (mask.hide(_end(stream)) for stream in (remains.stdout, remains.stderr))
+    code = round_output.exit_code
+    printed, complained = (mask.hide(_end(stream)) for stream in (round_output.stdout, round_output.stderr))
     lines = (*lines_of(printed), *lines_of(complained))
     failed_at, error = _find(rules.error, lines)
     succeeded_at, _ = _find(rules.success, lines)
@@ -272,9 +276,9 @@ def _text_facts(rules: Output, remains: RoundOutput, asked: OutputRequest, mask:
         stderr=complained or printed,
         words=rules.words,
         session_id=session,
-        wanted_session=asked.session,
+        wanted_session=request.session,
         totals=totals,
-        usage=run_usage(asked.totals if session == asked.session else Usage(), totals, rules.cumulative),
+        usage=run_usage(request.totals if session == request.session else Usage(), totals, rules.cumulative),
     )
 
 
@@ -308,30 +312,32 @@ def give_up_verdict(
     }
 
 
-def _event_facts(rules: Output, remains: RoundOutput, asked: OutputRequest, mask: Mask) -> OutputFacts:
-    transcript = _transcript(rules, remains)
+def _event_facts(rules: Output, round_output: RoundOutput, request: OutputRequest, mask: Mask) -> OutputFacts:
+    transcript = _transcript(rules, round_output)
     events = _prepared(rules, transcript)
     ask = partial(_ask, events=events)
     has_begun = transcript.has_begun or bool(events)
     session = _session(ask(rules.session_id))
-    before = asked.totals if session == asked.session else Usage()
+    before = request.totals if session == request.session else Usage()
     totals = _usage(rules, ask)
-    stderr = mask.hide(_end(remains.stderr) or ("" if has_begun else _end(remains.stdout)))
-    is_structure_asked = rules.schema_flag in asked.argv
-    succeeded = bool(ask(rules.success)) if rules.success else remains.exit_code == 0
+    stderr = mask.hide(_end(round_output.stderr) or ("" if has_begun else _end(round_output.stdout)))
+    is_structure_asked = rules.schema_flag in request.argv
+    succeeded = bool(ask(rules.success)) if rules.success else round_output.exit_code == 0
     return OutputFacts(
-        exit_code=remains.exit_code,
+        exit_code=round_output.exit_code,
         complete=_is_complete(rules, transcript),
         succeeded=succeeded,
         text=_text(ask(rules.text)) or "",
         error="" if succeeded else _text(ask(rules.error)) or "",
-        error_class=_meaning(_text(ask(rules.error_class)) or rules.exit_codes.get(str(remains.exit_code))),
+        error_class=_meaning(
+            _text(ask(rules.error_class)) or rules.exit_codes.get(str(round_output.exit_code))
+        ),
         error_status=_status(ask(rules.error_status)),
         stderr=stderr,
         complaints=tuple(chosen(rules.error_lines, lines_of(stderr))) if rules.error_lines else None,
         words=rules.words,
         session_id=session,
-        wanted_session=asked.session,
+        wanted_session=request.session,
         denials=_texts(ask(rules.denials)),
         lacks_structure=is_structure_asked and not ask(rules.structured),
         started=has_begun,
@@ -342,7 +348,7 @@ def _event_facts(rules: Output, remains: RoundOutput, asked: OutputRequest, mask
     )
 
 
-def _transcript(rules: Output, remains: RoundOutput) -> Transcript:
+def _transcript(rules: Output, round_output: RoundOutput) -> Transcript:
     """
     Return the events of a run, from the places where a CLI writes them.
 
@@ -350,16 +356,16 @@ def _transcript(rules: Output, remains: RoundOutput) -> Transcript:
     something else was printed before, of the same session, and then those on
     stderr.
     """
-    found = _read(rules, remains.stdout, remains.stderr)
-    strict = found.only(_none)
+    transcript = _read(rules, round_output.stdout, round_output.stderr)
+    strict = transcript.only(_none)
     if _is_complete(rules, strict):
         return strict
     session = _ask(rules.session_id, list(strict.events))
-    more = found.only(lambda event: not session or _ask(rules.session_id, [event]) in {None, session})
+    more = transcript.only(lambda event: not session or _ask(rules.session_id, [event]) in {None, session})
     if len(more.events) > len(strict.events) and _is_complete(rules, more):
         return more
-    if not found.has_begun:
-        beside = _read(rules, remains.stderr, b"").only(_none)
+    if not transcript.has_begun:
+        beside = _read(rules, round_output.stderr, b"").only(_none)
         if _is_complete(rules, beside):
             return beside
     return strict
@@ -367,9 +373,9 @@ def _transcript(rules: Output, remains: RoundOutput) -> Transcript:
 
 def _read(rules: Output, stdout: Printed, stderr: Printed) -> Transcript:
     reader = rules.reader or ""
-    asked = (*event_filters(_expressions(rules)), *READ.get(reader, ()))
+    filters = (*event_filters(_expressions(rules)), *READ.get(reader, ()))
     slim = SLIM.get(reader, _as_it_is)
-    return read_events(stdout, end_of(stderr, TAIL), asked, slim, JOIN.get(reader))
+    return read_events(stdout, end_of(stderr, TAIL), filters, slim, JOIN.get(reader))
 
 
 def _is_complete(rules: Output, transcript: Transcript) -> bool:
@@ -387,8 +393,8 @@ def _expressions(rules: Output) -> Iterator[str]:
     yield from (rule for name in RULES if (rule := getattr(rules, name)) is not None)
 
 
-def _meaning(told: str | None) -> FailureClass | None:
-    return FailureClass(told) if told in set(FailureClass) else None
+def _meaning(code: str | None) -> FailureClass | None:
+    return FailureClass(code) if code in set(FailureClass) else None
 
 
 def _usage(rules: Output, ask: Callable[[str | None], Any]) -> Usage:

@@ -78,7 +78,7 @@ class TransportPool:
         self._remotes: dict[Route, SshTransport] = {}
         self._ways: WeakValueDictionary[HostAccount, RoutedTransport] = WeakValueDictionary()
         """Those that somebody holds: who follows a run does, the whole time."""
-        self._asked: dict[HostAccount, Host] = {}
+        self._requested: dict[HostAccount, Host] = {}
         """Each host as it was last asked for: what to go by once it is gone from the specs."""
         self._latest: dict[HostAccount, Route] = {}
 
@@ -87,9 +87,9 @@ class TransportPool:
         if host.is_local:
             return self._local_one(host)
         account = _account(host)
-        if account not in self._asked:
+        if account not in self._requested:
             self._forget_moved()
-        self._asked[account] = host
+        self._requested[account] = host
         way = self._ways.get(account)
         if way is None:
             way = self._ways[account] = RoutedTransport(partial(self._remote, account))
@@ -110,7 +110,7 @@ class TransportPool:
         """Return the transport over the way there is now. Raises Unavailable for a jump to nowhere."""
         hosts = self._hosts()
         host = hosts.get(account[0])
-        way = route(host if host and _account(host) == account else self._asked[account], hosts)
+        way = route(host if host and _account(host) == account else self._requested[account], hosts)
         before = self._latest.get(account, way)
         self._latest[account] = way
         if before != way:
@@ -122,8 +122,8 @@ class TransportPool:
     def _forget_moved(self) -> None:
         """Forget places where hosts were, once nobody follows anything there."""
         current = {_account(host) for host in self._hosts().values()}
-        for account in self._asked.keys() - current - set(self._ways):
-            del self._asked[account]
+        for account in self._requested.keys() - current - set(self._ways):
+            del self._requested[account]
             if before := self._latest.pop(account, None):
                 self._forget(before)
 

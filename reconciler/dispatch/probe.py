@@ -97,13 +97,13 @@ async def probe(
     and Refused if its spec cannot work.
     """
     check_words(host)
-    asked = [adapter for adapter in offered_adapters(host, adapters or {}) if adapter.version]
-    slowest = max((_seconds(adapter) for adapter in asked), default=0)
-    script = _script(host, asked, workdir or host.workdir or _DEFAULT_WORKDIR)
+    adapters_to_probe = [adapter for adapter in offered_adapters(host, adapters or {}) if adapter.version]
+    slowest = max((_seconds(adapter) for adapter in adapters_to_probe), default=0)
+    script = _script(host, adapters_to_probe, workdir or host.workdir or _DEFAULT_WORKDIR)
     answer = await transport.call((host.shell, "-s"), script.encode(), timeout=slowest + _OVERHEAD)
     latency = await _latency(transport)
     facts = _facts(host, answer, latency)
-    return facts if adapters is None else replace(facts, clis=_clis(host, answer, asked))
+    return facts if adapters is None else replace(facts, clis=_clis(host, answer, adapters_to_probe))
 
 
 def check_words(host: Host) -> None:
@@ -190,9 +190,9 @@ async def _latency(transport: Transport) -> float:
     return loop.time() - before
 
 
-def _script(host: Host, asked: Sequence[Adapter], workdir: str) -> str:
-    asks = [f"( {_ask(number, host, adapter)} ) &" for number, adapter in enumerate(asked)]
-    tells = [f"tell {number}" for number in range(len(asked))]
+def _script(host: Host, adapters: Sequence[Adapter], workdir: str) -> str:
+    asks = [f"( {_ask(number, host, adapter)} ) &" for number, adapter in enumerate(adapters)]
+    tells = [f"tell {number}" for number in range(len(adapters))]
     place = f'"$HOME"/{shlex.quote(workdir[2:])}' if workdir.startswith("~/") else shlex.quote(workdir)
     lines = [
         f"workdir={place} shell={shlex.quote(host.shell)}",
@@ -220,53 +220,53 @@ def _facts(host: Host, answer: CommandResult, latency: float) -> HostFacts:
             f"host {host.name}: probe: no whole answer (exit code {answer.exit_code}: {words!r}); "
             "see whether it has memory left, and how many processes its user may have"
         )
-    told: dict[str, str] = {}
+    values: dict[str, str] = {}
     for line in answer.stdout.partition(b"\ncli ")[0].decode(errors="replace").splitlines():
         name, _, value = line.partition(" ")
-        told[name] = one_line(value)
+        values[name] = one_line(value)
     return HostFacts(
         latency=latency,
-        os=told.get("os"),
-        arch=told.get("arch"),
-        boot_id=told.get("boot"),
-        cores=_number(told, "cores", int),
-        load=_number(told, "load", float),
-        memory_mb=_number(told, "memory", int),
-        memory_free_mb=_number(told, "memory_free", int),
-        disk_free_mb=_number(told, "disk_free", int),
-        workdir_writable="writable" in told,
-        workdir_fault=told.get("fault", ""),
-        files_free=_number(told, "files_free", int),
-        temporary_fault=told.get("temporary", ""),
-        clock=_number(told, "clock", int),
-        shell=told.get("shell"),
-        git=told["git"].removeprefix("git version ") if "git" in told else None,
+        os=values.get("os"),
+        arch=values.get("arch"),
+        boot_id=values.get("boot"),
+        cores=_number(values, "cores", int),
+        load=_number(values, "load", float),
+        memory_mb=_number(values, "memory", int),
+        memory_free_mb=_number(values, "memory_free", int),
+        disk_free_mb=_number(values, "disk_free", int),
+        workdir_writable="writable" in values,
+        workdir_fault=values.get("fault", ""),
+        files_free=_number(values, "files_free", int),
+        temporary_fault=values.get("temporary", ""),
+        clock=_number(values, "clock", int),
+        shell=values.get("shell"),
+        git=values["git"].removeprefix("git version ") if "git" in values else None,
     )
 
 
-def _number(told: Mapping[str, str], name: str, kind: Callable[[str], N]) -> N | None:
+def _number(values: Mapping[str, str], name: str, kind: Callable[[str], N]) -> N | None:
     """Return a figure that was told; None for none, or for words that are no figure."""
     try:
-        return kind(told[name])
+        return kind(values[name])
     except (KeyError, ValueError):
         return None
 
 
-def _clis(host: Host, answer: CommandResult, asked: Sequence[Adapter]) -> dict[str, CliFacts]:
+def _clis(host: Host, answer: CommandResult, adapters: Sequence[Adapter]) -> dict[str, CliFacts]:
     clis = {}
     position = 0
     while match := _CLI.search(answer.stdout, position):
-        adapter, size = asked[int(match[1])], int(match[4])
+        adapter, size = adapters[int(match[1])], int(match[4])
         position = match.end() + size
         printed = answer.stdout[match.end() : position].decode(errors="replace")
         clis[adapter.name] = _cli(host, adapter, match, printed)
     return clis
 
 
-def _cli(host: Host, adapter: Adapter, told: re.Match[bytes], printed: str) -> CliFacts:
+def _cli(host: Host, adapter: Adapter, match: re.Match[bytes], printed: str) -> CliFacts:
     """Return what one CLI's answer means."""
     command = shlex.join(_version(adapter).command)
-    code, is_late, path = int(told[2]), told[3] == b"yes", told[5].decode(errors="replace") or None
+    code, is_late, path = int(match[2]), match[3] == b"yes", match[5].decode(errors="replace") or None
     if is_late:
         words = f"`{command}` gave no answer within {_seconds(adapter)} s"
         return CliFacts(cli=HostCli(path=path, ok=False, message=words), answered=False)

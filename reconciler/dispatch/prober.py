@@ -27,7 +27,7 @@ class HostProber:
         self._transports = transports
         self._data = data
         self._clock = clock
-        self._asked: dict[str, datetime] = {}
+        self._asked_at: dict[str, datetime] = {}
 
     async def probe(
         self, host: Host, adapters: Mapping[str, Adapter], before: HostStatus | None
@@ -39,7 +39,7 @@ class HostProber:
         except (Unavailable, Refused) as error:
             return unreachable(Unavailable(str(error)), before, self._clock()), None
         if asks:
-            self._asked[host.name] = self._clock()
+            self._asked_at[host.name] = self._clock()
         return reachable(facts, before, self._clock()), facts.load_per_core
 
     async def _facts(self, host: Host, adapters: Mapping[str, Adapter] | None) -> HostFacts:
@@ -57,7 +57,7 @@ class HostProber:
 
     def _asks(self, host: Host, adapters: Mapping[str, Adapter], before: HostStatus | None) -> bool:
         """Return whether it is time to ask the CLIs for their versions."""
-        asked = self._asked.get(host.name)
+        last = self._asked_at.get(host.name)
         wanted = {adapter.name for adapter in offered_adapters(host, adapters) if adapter.version}
-        known = before.adapters.keys() if before else set[str]()
-        return asked is None or self._clock() - asked >= ASK_VERSIONS or not wanted <= known
+        versions = before.adapters.keys() if before else set[str]()
+        return last is None or self._clock() - last >= ASK_VERSIONS or not wanted <= versions

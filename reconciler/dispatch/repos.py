@@ -171,8 +171,8 @@ class CodeRepository:
         refs = [f"refs/reconciler/base/{commit}" for commit in commits]
         for ref, commit in zip(refs, commits, strict=True):
             await self._git.run("update-ref", ref, commit)
-        known = [f"^{other}" for other in have if await self._has(other)]
-        return await self._git.run("bundle", "create", "-q", "-", *refs, *known)
+        excluded = [f"^{other}" for other in have if await self._has(other)]
+        return await self._git.run("bundle", "create", "-q", "-", *refs, *excluded)
 
     @_mending
     async def fork(self, head: str) -> str:

@@ -96,7 +96,7 @@ class Round:
     """An order, and what it takes to carry it out."""
 
     order: RunRequest
-    site: HostSession
+    host_session: HostSession
     repository: CodeRepository | None
     logs: LogFolder
     read_output: ReadOutput
@@ -139,16 +139,16 @@ class Round:
 
         Raises StepFailed, Refused and Unavailable.
         """
-        await self.site.runs.bring_scripts()
-        prepared = await self.site.workspaces.prepare(self.order, self.repository)
-        standing = await self.site.runs.stat([self._validation])
+        await self.host_session.runs.bring_scripts()
+        prepared = await self.host_session.workspaces.prepare(self.order, self.repository)
+        standing = await self.host_session.runs.stat([self._validation])
         if await self._clear_validation(standing.states[self._validation]):
-            prepared = await self.site.workspaces.prepare(self.order, self.repository)
+            prepared = await self.host_session.workspaces.prepare(self.order, self.repository)
         return await self._validate(prepared, Mask())
 
     async def cancel(self) -> None:
         """End what runs, and prevent what has not been started, of the agent and of the validation."""
-        runs = self.site.runs
+        runs = self.host_session.runs
         await retry_until_reachable(lambda: runs.cancel(self._agent, CANCELLED, self._ending))
         await retry_until_reachable(lambda: runs.cancel(self._validation, CANCELLED, self._ending))
 
@@ -161,7 +161,7 @@ class Round:
         The host is asked that first, as long as it takes: only of an agent that
         was not started may we say after a while that it cannot be.
         """
-        workspaces = self.site.workspaces
+        workspaces = self.host_session.workspaces
         await self._take_over_scripts("before the start")
         state = await self._stat(self._agent)
         if state.stage not in {Stage.ABSENT, Stage.UNSTARTED}:
@@ -187,7 +187,7 @@ class Round:
         except StepFailed as error:
             if not isinstance(error.__cause__, Unavailable):
                 raise
-        runs = self.site.runs
+        runs = self.host_session.runs
         # As long as the host is away altogether, nothing is known; and then it may well start the run.
         standing = await retry_until_reachable(lambda: runs.stat([self._agent]))
         if standing.states[self._agent].stage not in {Stage.ABSENT, Stage.UNSTARTED}:
@@ -214,12 +214,12 @@ class Round:
 
     async def _find_secrets(self) -> dict[str, str]:
         """Look up what the agent is to be given, and keep it."""
-        adapter, host, transport = self.order.adapter, self.order.host, self.site.transport
-        found = await retry_until_reachable(
+        adapter, host, transport = self.order.adapter, self.order.host, self.host_session.transport
+        secrets = await retry_until_reachable(
             lambda: find_secrets(adapter, host, transport, self._environment()), patience=self.patience
         )
-        await asyncio.to_thread(self.secrets.keep, self._agent, found.values(), self.logs)
-        return found
+        await asyncio.to_thread(self.secrets.keep, self._agent, secrets.values(), self.logs)
+        return secrets
 
     async def _mask(self) -> Mask:
         """
@@ -234,7 +234,7 @@ class Round:
         unproven = partial(self.secrets.unproven, agents, self.logs, must=must)
         if await asyncio.to_thread(unproven):
             self.secrets.values |= await find_known(
-                adapter, order.host, self.site.transport, self._environment()
+                adapter, order.host, self.host_session.transport, self._environment()
             )
             if await asyncio.to_thread(unproven):
                 return replace(self.secrets.mask, withheld=WITHHELD)
@@ -283,7 +283,7 @@ class Round:
     # --- What can be believed -----------------------------------------------
 
     async def _stat(self, run_id: str) -> RunState:
-        return (await retry_until_reachable(lambda: self.site.runs.stat([run_id]))).states[run_id]
+        return (await retry_until_reachable(lambda: self.host_session.runs.stat([run_id]))).states[run_id]
 
     async def _settled(self, run_id: str, state: RunState) -> RunState:
         """
@@ -292,13 +292,15 @@ class Round:
         The seal on it says both. Raises StepFailed for an end that somebody else wrote.
         """
         if state.stage in {Stage.LOST, Stage.ORPHAN}:  # nobody was there to end what is left
-            await retry_until_reachable(lambda: self.site.runs.cancel(run_id, CANCELLED, self._ending))
+            await retry_until_reachable(
+                lambda: self.host_session.runs.cancel(run_id, CANCELLED, self._ending)
+            )
         await self._see_that_ours(run_id, state)
         return state
 
     async def _see_that_ours(self, run_id: str, state: RunState) -> None:
         """Raise StepFailed for a record that no start of ours made; say it loud, and end what it is of."""
-        runs = self.site.runs
+        runs = self.host_session.runs
         if await asyncio.to_thread(runs.proofs.is_ours, run_id, state):
             return
         if self._may_adopt and state.stage is not Stage.STRANGE:
@@ -323,7 +325,7 @@ class Round:
         One that has no proof since the data folder was lost is removed, to be
         run anew; return whether there was one.
         """
-        runs, run_id = self.site.runs, self._validation
+        runs, run_id = self.host_session.runs, self._validation
         if self._may_adopt and not await asyncio.to_thread(runs.proofs.is_ours, run_id, state):
             await retry_until_reachable(lambda: runs.cancel(run_id, CANCELLED, self._ending))
             await retry_until_reachable(lambda: runs.remove([run_id]))
@@ -334,7 +336,7 @@ class Round:
 
     async def _take_over_scripts(self, when: str) -> tuple[str, ...]:
         """Bring our scripts to the host anew; return what is to be noted if others lay in their place."""
-        if not await retry_until_reachable(self.site.runs.bring_scripts):
+        if not await retry_until_reachable(self.host_session.runs.bring_scripts):
             return ()
         words = (
             f"host {self.order.host.name}: tampered: a script of the reconciler was changed there {when}; "
@@ -383,7 +385,7 @@ class Round:
                 f"host {self.order.host.name}: the repository in the workspace {prepared.folder} is gone or "
                 "damaged; tell the agent to leave `.git` alone",
             )
-        taken = await retry_until_reachable(lambda: self.site.workspaces.take_up(self.order))
+        taken = await retry_until_reachable(lambda: self.host_session.workspaces.take_up(self.order))
         return taken if isinstance(taken, Unfinished) else replace(taken, base=prepared.base)
 
     async def _validate(self, prepared: Prepared, mask: Mask) -> tuple[Check, ...]:
@@ -417,7 +419,7 @@ class Round:
         base, order = taken.base, self.order
         there = f"{taken.head} in {prepared.folder}, on host {order.host.name}"
         await self._reach(lambda: repository.check_base(base, order.start_from), there)
-        bundle = await retry_until_reachable(lambda: self.site.workspaces.bundle(order, base))
+        bundle = await retry_until_reachable(lambda: self.host_session.workspaces.bundle(order, base))
         head = await retry_until_reachable(lambda: repository.receive(bundle, self._agent))
         if head != taken.head:
             raise self._at_fault(
@@ -425,7 +427,9 @@ class Round:
             )
         commits = await retry_until_reachable(lambda: repository.check(base, head))
         push = (
-            partial(self.site.workspaces.push, order, repository) if repository.repo.push == "host" else None
+            partial(self.host_session.workspaces.push, order, repository)
+            if repository.repo.push == "host"
+            else None
         )
         here = f"{head} in {repository.folder}, on the machine of the reconciler"
         delivered = await self._reach(
@@ -448,13 +452,13 @@ class Round:
     ) -> RunState:
         timeout = self.order.timeout.total_seconds()
         return await retry_until_reachable(
-            lambda: self.site.runs.start(run_id, job, stdin, timeout=timeout, ending=self._ending),
+            lambda: self.host_session.runs.start(run_id, job, stdin, timeout=timeout, ending=self._ending),
             patience=patience,
         )
 
     async def _follow(self, run_id: str, state: RunState, bounds: Bounds) -> RunState:
         """Wait for the end of a run; one that goes on without its folder is ended, as it cannot be found."""
-        runs = self.site.runs
+        runs = self.host_session.runs
         state = await runs.follow(run_id, state, bounds, self._ending)
         if state.stage in {Stage.ABSENT, Stage.UNSTARTED}:
             state = await retry_until_reachable(lambda: runs.cancel(run_id, FOLDER_GONE, self._ending))
@@ -493,7 +497,7 @@ class Round:
 
     @property
     def _may_adopt(self) -> bool:
-        return self.may_adopt and not self.site.runs.proofs.has_drawn(self._agent)
+        return self.may_adopt and not self.host_session.runs.proofs.has_drawn(self._agent)
 
     @property
     def _agent(self) -> str:

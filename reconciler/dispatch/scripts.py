@@ -69,15 +69,15 @@ class Scripts:
         if not _ANSWER.search(answer.stdout):
             await self._bring(wanted)
             answer = await self._transport.call(command, stdin, timeout=timeout)
-        found = _ANSWER.search(answer.stdout)
-        if found is None:
-            said = one_line((answer.stderr or answer.stdout).decode(errors="replace"), 300)
+        match = _ANSWER.search(answer.stdout)
+        if match is None:
+            message = one_line((answer.stderr or answer.stdout).decode(errors="replace"), 300)
             raise Unavailable(
-                f"host {self.host}: {name} {words[0]} gave no answer (exit {answer.exit_code}): {said}; "
+                f"host {self.host}: {name} {words[0]} gave no answer (exit {answer.exit_code}): {message}; "
                 "see whether the disk is full there, and `shell` a POSIX shell"
             )
-        text = answer.stdout[found.start() :]
-        if found["kind"] == b"E":
+        text = answer.stdout[match.start() :]
+        if match["kind"] == b"E":
             raise _refusal(f"host {self.host}: {name} {words[0]}", text.decode(errors="replace")[2:])
         return text
 
@@ -99,9 +99,9 @@ class Scripts:
         text = "".join(["umask 077; was=same\n", *map(self._bringing, wanted), 'echo "S brought $was"\n'])
         answer = await self._transport.call((self.shell,), text.encode(), timeout=CALL_TIMEOUT)
         if b"S brought" not in answer.stdout:
-            said = one_line((answer.stderr or answer.stdout).decode(errors="replace"), 300)
+            message = one_line((answer.stderr or answer.stdout).decode(errors="replace"), 300)
             raise Refused(
-                f"host {self.host}: cannot write {self._place(wanted[0])} there: {said}; "
+                f"host {self.host}: cannot write {self._place(wanted[0])} there: {message}; "
                 "check `workdir` (a folder its user may write to) and `shell`, "
                 "and see whether the disk is full there"
             )

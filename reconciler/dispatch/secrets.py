@@ -100,8 +100,8 @@ def _prove(values: Iterable[str]) -> str:
 
 def _is_proved(proof: str, values: Iterable[str]) -> bool:
     try:
-        told = json.loads(proof)
-        return set(told["digests"]) <= {_digest(told["salt"], value) for value in values}
+        document = json.loads(proof)
+        return set(document["digests"]) <= {_digest(document["salt"], value) for value in values}
     except (ValueError, KeyError, TypeError):
         return False
 
@@ -124,24 +124,24 @@ async def find_secrets(
     own. Raises StepFailed, of class `auth`, for one that cannot be had, and
     Unavailable and Refused of the host.
     """
-    found = {}
+    secrets = {}
     for name, secret in adapter.secrets.items():
         if secret.on == "host":
             what = f"host {host.name}: secret {name} of adapter {adapter.name}"
-            found[name] = await _find_there(what, secret, host, transport, env)
+            secrets[name] = await _find_there(what, secret, host, transport, env)
         else:
-            found[name] = await find_secret(f"adapter {adapter.name}: secret {name}", secret)
-    return found
+            secrets[name] = await find_secret(f"adapter {adapter.name}: secret {name}", secret)
+    return secrets
 
 
 async def find_known(adapter: Adapter, host: Host, transport: Transport, env: Mapping[str, str]) -> set[str]:
     """Return the values that can be had, for a mask; those that cannot are passed over."""
-    found = set[str]()
+    values = set[str]()
     for name, secret in adapter.secrets.items():
         one = adapter.model_copy(update={"secrets": {name: secret}})
         with suppress(StepFailed, Unavailable, Refused):
-            found.update((await find_secrets(one, host, transport, env)).values())
-    return found
+            values.update((await find_secrets(one, host, transport, env)).values())
+    return values
 
 
 async def forge_secret(secret: Secret) -> str:
@@ -169,10 +169,10 @@ async def find_secret(what: str, secret: Secret) -> str:
 
 
 def _from_environment(name: str) -> str:
-    found = environ.value(name)
-    if found is None:
+    value = environ.value(name)
+    if value is None:
         raise KeyError(name)
-    return found
+    return value
 
 
 def secret_variables(desired: Desired) -> frozenset[str]:

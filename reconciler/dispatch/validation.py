@@ -43,26 +43,26 @@ def read_checks(
     known to have passed has not. The rest of `seconds`, the time all of them
     took, was its.
     """
-    told = _told(commands, account, output, seconds, mask)
+    checks = _checks(commands, account, output, seconds, mask)
     last = failed_command(exit_code, len(commands))
     if exit_code == 0:
         last = len(commands)
     if last is not None:
         passed = last if exit_code == 0 else last - 1
-        known = [
-            *told,
-            *(Check(command=command, exit_code=0, seconds=0.0) for command in commands[len(told) :]),
+        results = [
+            *checks,
+            *(Check(command=command, exit_code=0, seconds=0.0) for command in commands[len(checks) :]),
         ][:last]
         return tuple(
             check.model_copy(update={"exit_code": 0 if number < passed else check.exit_code or 1})
-            for number, check in enumerate(known)
+            for number, check in enumerate(results)
         )
-    if not any(check.exit_code for check in told):  # the account of a job that was killed
-        told[-1] = told[-1].model_copy(update={"exit_code": STOPPED})
-    return tuple(told)
+    if not any(check.exit_code for check in checks):  # the account of a job that was killed
+        checks[-1] = checks[-1].model_copy(update={"exit_code": STOPPED})
+    return tuple(checks)
 
 
-def _told(
+def _checks(
     commands: Sequence[str], account: BinaryIO, output: BinaryIO, seconds: float, mask: Mask
 ) -> list[Check]:
     """Return what the account says; the first that it has no end of as stopped."""

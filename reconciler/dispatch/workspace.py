@@ -114,8 +114,8 @@ class Workspaces:
         lines = [order.adapter.name, str(len(left_out)), *left_out, order.commit_message]
         answer = await self._call_bounded("take", *_names(order), stdin="\n".join(lines).encode())
         if answer.startswith(_UNFINISHED):
-            found = answer.removeprefix(_UNFINISHED).decode(errors="replace").splitlines()
-            return Unfinished(tuple(one_line(line) for line in found))
+            problems = answer.removeprefix(_UNFINISHED).decode(errors="replace").splitlines()
+            return Unfinished(tuple(one_line(line) for line in problems))
         words = answer.decode().split()
         return Collected(self._commit(words[2]), self._commit(words[3]))
 

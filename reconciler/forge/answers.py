@@ -17,12 +17,12 @@ from reconciler.core.text import harmless, one_line
 from reconciler.core.times import EARLIEST, LATEST
 
 
-def _said(value: object) -> object:
+def _json_text(value: object) -> object:
     """Return what somebody said, without what a text cannot hold; `null` is nothing."""
     return harmless(value) if isinstance(value, str) else "" if value is None else value
 
 
-JsonText = Annotated[str, BeforeValidator(_said)]
+JsonText = Annotated[str, BeforeValidator(_json_text)]
 """Text of others, harmless; `null` is none."""
 JsonLine = Annotated[JsonText, AfterValidator(one_line)]
 """The same, as one line."""
@@ -267,8 +267,8 @@ class CommentAnswer(ForgeAnswer):
     @property
     def number(self) -> int:
         """Of the issue or pull request: the end of whichever address is there; 0 if there is none."""
-        found = _NUMBER.search(self.issue_url or self.pull_request_url or "")
-        return int(found[1]) if found else 0
+        match = _NUMBER.search(self.issue_url or self.pull_request_url or "")
+        return int(match[1]) if match else 0
 
     def comment(self, me: str) -> Comment:
         """Return the same as the rest of the house knows it; marks count in what that account wrote."""

@@ -146,13 +146,13 @@ class ForgeClient:
                 raise self._strange(path, "a list was expected")
             for item in items:
                 try:
-                    found = self._read(shape, path, item)
+                    entries = self._read(shape, path, item)
                 except Strange as error:
                     if not passes_over:
                         raise
                     log.warning("%s; it is passed over", error)
                 else:
-                    yield found
+                    yield entries
             seen += len(items)
             if not items or not _has_more(reply.headers, seen):
                 return
@@ -225,11 +225,11 @@ class ForgeClient:
                 raise Unavailable(f"{self._where}: its answer is larger than {_MOST_BYTES} bytes")
         return bytes(raw)
 
-    def _judge(self, asked: str, status: int, headers: Mapping[str, str], raw: bytes) -> _Reply:
+    def _judge(self, request: str, status: int, headers: Mapping[str, str], raw: bytes) -> _Reply:
         """Return an answer that is one; raise by what is to be done about any other."""
-        where, message = f"{self._where}: {asked}", self._harmless(_message(raw))
+        where, message = f"{self._where}: {request}", self._harmless(_message(raw))
         if 200 <= status < 300:  # noqa: PLR2004 - success
-            return _Reply(status, self._value(asked, raw), headers)
+            return _Reply(status, self._value(request, raw), headers)
         if status in _PASSING or (status == 403 and "retry-after" in headers):  # noqa: PLR2004 - GitHub's limit
             raise _Again(f"{where}: {status} {message}", _seconds(headers.get("retry-after", "")))
         if status == 401:  # noqa: PLR2004 - unauthorized
@@ -247,11 +247,11 @@ class ForgeClient:
             raise Unavailable(f"{where}: {status} {message}")
         raise Declined(where, status, message)
 
-    def _value(self, asked: str, raw: bytes) -> Any:
+    def _value(self, request: str, raw: bytes) -> Any:
         try:
             return json.loads(raw) if raw.strip() else None
         except (ValueError, RecursionError):
-            raise self._strange(asked, "it is not JSON; is `forge.api` the address of the API?") from None
+            raise self._strange(request, "it is not JSON; is `forge.api` the address of the API?") from None
 
     def _read(self, shape: type[T], path: str, value: Any) -> T:
         try:
@@ -260,8 +260,8 @@ class ForgeClient:
             fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors()[:3])
             raise self._strange(path, f"not as expected: {fields or 'the whole'}") from None
 
-    def _strange(self, asked: str, why: str) -> Strange:
-        return Strange(f"{self._where}: {asked}: strange answer, {why}")
+    def _strange(self, request: str, why: str) -> Strange:
+        return Strange(f"{self._where}: {request}: strange answer, {why}")
 
     @property
     def _where(self) -> str:

@@ -43,7 +43,7 @@ class _Seat:
     client: ForgeClient
     dialect: Dialect
     pulls: PullRequestReader
-    showing: ForgeWriter
+    writer: ForgeWriter
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One thing at a time: look and write are one, and forges like it."""
 
@@ -83,14 +83,14 @@ class ForgeRegistry:
     async def show(self, forge: Forge, want: ForgeView) -> PullRequestSnapshot | None:
         """Let the forge show what is wanted of a task; return its pull request, if it has one."""
         async with self._at(forge) as seat:
-            return await seat.showing.show(want)
+            return await seat.writer.show(want)
 
     async def issues(self, forge: Forge, label: str) -> Sequence[Issue]:
         """Return every open issue that has the label now, oldest first."""
-        asked = {"type": "issues", "state": "open", "labels": label, "sort": "oldest"}
+        query = {"type": "issues", "state": "open", "labels": label, "sort": "oldest"}
         async with self._at(forge) as seat:
             answers = [
-                answer async for answer in seat.client.pages("issues", IssueAnswer, asked, passes_over=True)
+                answer async for answer in seat.client.pages("issues", IssueAnswer, query, passes_over=True)
             ]
         issues = [answer.issue for answer in answers if answer.pull_request is None]
         # A filter by a label that does not exist is none.
@@ -111,29 +111,29 @@ class ForgeRegistry:
         time = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # to the second, as forges count
         async with self._at(forge) as seat:
             answers = seat.client.pages("issues/comments", CommentAnswer, {"since": time}, passes_over=True)
-            me = await seat.showing.whoami()
-            found = [answer.comment(me) async for answer in answers if answer.number]
-        return sorted(found, key=lambda comment: (comment.created_at, comment.id))
+            me = await seat.writer.whoami()
+            comments = [answer.comment(me) async for answer in answers if answer.number]
+        return sorted(comments, key=lambda comment: (comment.created_at, comment.id))
 
     async def say(self, forge: Forge, number: int, note: ManagedComment) -> bool:
         """Let there be a comment of ours with that key and text; return whether it is new."""
         async with self._at(forge) as seat:
-            return await seat.showing.say(number, note)
+            return await seat.writer.say(number, note)
 
     async def open_pulls(self, forge: Forge, base: str) -> Sequence[PullRequestSnapshot]:
         """Return the open pull requests against a base branch, without details; none from forks."""
         async with self._at(forge) as seat:
             return await seat.pulls.open(base)
 
-    async def light(self, forge: Forge, light: CommitStatus) -> None:
+    async def commit_status(self, forge: Forge, commit_status: CommitStatus) -> None:
         """Set a commit status, unless it is so already."""
         async with self._at(forge) as seat:
-            await seat.showing.light(light)
+            await seat.writer.commit_status(commit_status)
 
     async def whoami(self, forge: Forge) -> str:
         """Return the name of the account that the token is of."""
         async with self._at(forge) as seat:
-            return await seat.showing.whoami()
+            return await seat.writer.whoami()
 
     async def hooks(self, forge: Forge) -> Sequence[InstalledWebhook]:
         """Return the webhooks of the repository; the token's account must administer it."""

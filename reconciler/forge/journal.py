@@ -91,10 +91,10 @@ class Journal:
     def _is_known(self, hint: Hint, digest: str, now: datetime) -> bool:
         # Duplicates do not count here: the window begins with what was taken.
         return any(
-            known.hint.delivery == hint.delivery
-            or ((known.hint.event, known.digest) == (hint.event, digest) and abs(now - known.at) < WINDOW)
-            for known in self._last
-            if known.outcome == "taken"
+            other.hint.delivery == hint.delivery
+            or ((other.hint.event, other.digest) == (hint.event, digest) and abs(now - other.at) < WINDOW)
+            for other in self._last
+            if other.outcome == "taken"
         )
 
     def _append(self, delivery: Delivery) -> None:

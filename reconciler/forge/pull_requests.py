@@ -91,8 +91,8 @@ class PullRequestReader:
         newest = self._newest(set(branches))
         for number in self._due(newest.values(), set(fresh) - unknown):
             await self._read_or_pass_over(number)
-        known = {branch: self._details.get(answer.number) for branch, answer in newest.items()}
-        return {branch: detail.pull for branch, detail in known.items() if detail}
+        details = {branch: self._details.get(answer.number) for branch, answer in newest.items()}
+        return {branch: detail.pull for branch, detail in details.items() if detail}
 
     async def look(self) -> None:
         """Learn which pull requests there are and which moved."""
@@ -134,16 +134,16 @@ class PullRequestReader:
 
     async def statuses(self, commit: str) -> tuple[StatusAnswer, ...]:
         """Return the newest status of each context of a commit."""
-        found: list[StatusAnswer] = []
+        statuses: list[StatusAnswer] = []
         page = 1
         while True:
             try:
                 answer = await self._client.get(f"commits/{commit}/status", StatusesAnswer, page_of(page))
             except Declined:  # the commit is gone: its branch was rewritten
                 return ()
-            found += answer.statuses or ()
-            if not answer.statuses or len(found) >= answer.total_count:
-                return tuple(found)
+            statuses += answer.statuses or ()
+            if not answer.statuses or len(statuses) >= answer.total_count:
+                return tuple(statuses)
             page += 1
 
     def saw_conflict(self, answer: PullAnswer) -> None:
@@ -252,8 +252,8 @@ class PullRequestReader:
         if answer.draft:  # Forgejo calls every draft unmergeable
             return None
         sides, now = (answer.head.sha, answer.base.sha), self._clock()
-        known, since = self._unmergeable.get(answer.number, (sides, now))
-        if known != sides:
+        before, since = self._unmergeable.get(answer.number, (sides, now))
+        if before != sides:
             since = now
         self._unmergeable[answer.number] = (sides, since)
         return False if now - since >= _SETTLES else None
@@ -262,8 +262,8 @@ class PullRequestReader:
         """Return the author of a commit: forges do not say who pushed it."""
         if commit not in self._pushers:
             try:
-                asked = {"sha": commit, "stat": "false", "files": "false", "limit": "1", "per_page": "1"}
-                commits = await self._client.get("commits", CommitsAnswer, asked)
+                query = {"sha": commit, "stat": "false", "files": "false", "limit": "1", "per_page": "1"}
+                commits = await self._client.get("commits", CommitsAnswer, query)
             except Declined:  # it is gone: the branch was rewritten or deleted
                 return ""
             self._pushers[commit] = commits.root[0].by if commits.root else ""
@@ -281,12 +281,14 @@ class PullRequestReader:
 
     async def _reviews(self, pull: PullAnswer) -> tuple[Review, ...]:
         answers = self._client.pages(f"pulls/{pull.number}/reviews", ReviewAnswer)
-        said = [(answer, _VERDICTS[answer.state]) async for answer in answers if answer.state in _VERDICTS]
-        return tuple([await self._review(pull, answer, verdict) for answer, verdict in said])
+        verdicts = [
+            (answer, _VERDICTS[answer.state]) async for answer in answers if answer.state in _VERDICTS
+        ]
+        return tuple([await self._review(pull, answer, verdict) for answer, verdict in verdicts])
 
     async def _review(self, pull: PullAnswer, answer: ReviewAnswer, verdict: "_Verdict") -> Review:
         author = name_of(answer.user)
-        said = (ReviewNote(author=author, text=answer.body),) if answer.body.strip() else ()
+        notes = (ReviewNote(author=author, text=answer.body),) if answer.body.strip() else ()
         is_behind = answer.commit_id != pull.head.sha
         return Review(
             id=answer.id,
@@ -296,7 +298,7 @@ class PullRequestReader:
             is_stale=is_behind if answer.stale is None else answer.stale,
             is_dismissed=answer.dismissed or answer.state == "DISMISSED",
             is_official=answer.official,
-            notes=said + await self._comments(pull.number, answer),
+            notes=notes + await self._comments(pull.number, answer),
         )
 
     async def _comments(self, number: int, review: ReviewAnswer) -> tuple[ReviewNote, ...]:

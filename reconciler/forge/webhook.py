@@ -54,8 +54,8 @@ def read_hint(headers: Mapping[str, str], raw: bytes) -> Hint | None:
     body = _body(event, raw)
     if (find := _PLACES.get(event)) is None or (place := body.place) is None:
         return None
-    found = find(body)
-    if found is None:
+    hint = find(body)
+    if hint is None:
         return None
     return Hint(
         delivery=delivery_of(headers, raw),
@@ -63,7 +63,7 @@ def read_hint(headers: Mapping[str, str], raw: bytes) -> Hint | None:
         action=body.action,
         place=place,
         sender=name_of(body.sender),
-        **found,
+        **hint,
     )
 
 
@@ -165,24 +165,24 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     "action_run_recover": ("run",),
 }
 
-_Found = dict[str, Any]
+_Match = dict[str, Any]
 
 
-def _pushed(body: _Body) -> _Found | None:
+def _pushed(body: _Body) -> _Match | None:
     ref = body.ref or ""
     return {"branch": ref.removeprefix(_HEADS)} if ref.startswith(_HEADS) else None
 
 
-def _made(body: _Body) -> _Found | None:
+def _made(body: _Body) -> _Match | None:
     """Find the branch that came or went; its name is whole or short, by the kind of hook."""
     return {"branch": (body.ref or "").removeprefix(_HEADS)} if body.ref_type == "branch" else None
 
 
-def _pull(body: _Body) -> _Found | None:
+def _pull(body: _Body) -> _Match | None:
     return {"pull": body.pull_request.number} if body.pull_request else None
 
 
-def _issue(body: _Body) -> _Found | None:
+def _issue(body: _Body) -> _Match | None:
     """Find the issue; a pull request is one too, and comments on either look alike."""
     if body.issue is None:
         return None
@@ -190,13 +190,13 @@ def _issue(body: _Body) -> _Found | None:
     return {"pull" if is_pull else "issue": body.issue.number}
 
 
-def _checked(body: _Body) -> _Found | None:
+def _checked(body: _Body) -> _Match | None:
     if body.run:
         return {"commit": body.run.commit_sha}
     return {"commit": body.commit.id} if body.commit else None
 
 
-_PLACES: Mapping[str, Callable[[_Body], _Found | None]] = {
+_PLACES: Mapping[str, Callable[[_Body], _Match | None]] = {
     "push": _pushed,
     "create": _made,
     "delete": _made,

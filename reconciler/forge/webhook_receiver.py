@@ -39,7 +39,7 @@ class WebhookReceiver:
         self._secret = secret
         self._journal = journal
         self._notify = notify
-        self._found: dict[Secret, tuple[float, Sequence[str] | Unavailable]] = {}
+        self._secrets: dict[Secret, tuple[float, Sequence[str] | Unavailable]] = {}
 
     async def receive(self, headers: Mapping[str, str], body: bytes) -> None:
         """
@@ -75,14 +75,14 @@ class WebhookReceiver:
         forges = {
             name: forge for name, forge in self._controller.desired.forges.items() if forge.webhook_secret
         }
-        known, problem = await self._all_words({forge.webhook_secret for forge in forges.values()})
+        secrets, problem = await self._all_words({forge.webhook_secret for forge in forges.values()})
         good = await asyncio.to_thread(
-            has_valid_signature, body, headers, {word for words in known.values() for word in words}
+            has_valid_signature, body, headers, {word for words in secrets.values() for word in words}
         )
         signers = {
             name: forge
             for name, forge in forges.items()
-            if not good.isdisjoint(known.get(forge.webhook_secret, ()))
+            if not good.isdisjoint(secrets.get(forge.webhook_secret, ()))
         }
         if signers:
             return signers
@@ -97,27 +97,27 @@ class WebhookReceiver:
         self, secrets: Collection[Secret | None]
     ) -> tuple[Mapping[Secret | None, Sequence[str]], Unavailable | None]:
         """Return the lines of each secret that can be had, and why another cannot; others are forgotten."""
-        self._found = {secret: found for secret, found in self._found.items() if secret in secrets}
-        known, problem = dict[Secret | None, Sequence[str]](), None
+        self._secrets = {secret: value for secret, value in self._secrets.items() if secret in secrets}
+        values, problem = dict[Secret | None, Sequence[str]](), None
         for secret in filter(None, secrets):
             try:
-                known[secret] = await self._words(secret)
+                values[secret] = await self._words(secret)
             except Unavailable as error:
                 problem = error
-        return known, problem
+        return values, problem
 
     async def _words(self, secret: Secret) -> Sequence[str]:
         now = time.monotonic()
-        until, found = self._found.get(secret, (now, ()))
+        until, values = self._secrets.get(secret, (now, ()))
         if until <= now:
             try:
-                found = (await self._secret(secret)).split()
+                values = (await self._secret(secret)).split()
             except Unavailable as error:
-                found = error
-            self._found[secret] = now + _FRESH, found
-        if isinstance(found, Unavailable):
-            raise found
-        return found
+                values = error
+            self._secrets[secret] = now + _FRESH, values
+        if isinstance(values, Unavailable):
+            raise values
+        return values
 
 
 def _names(hint: Hint, forges: Mapping[str, Forge]) -> tuple[str, ...]:

@@ -78,18 +78,20 @@ class ForgeWriter:
         await self._client.send("POST", f"issues/{number}/comments", {"body": text})
         return True
 
-    async def light(self, light: CommitStatus, known: Iterable[StatusAnswer] | None = None) -> None:
+    async def commit_status(
+        self, commit_status: CommitStatus, statuses: Iterable[StatusAnswer] | None = None
+    ) -> None:
         """Set a commit status; of the commit these are known, if they were read just now."""
-        description = one_line(light.description, _MOST_DESCRIPTION)
-        wanted = (light.state, description, light.url)
-        for status in await self._pulls.statuses(light.commit) if known is None else known:
+        description = one_line(commit_status.description, _MOST_DESCRIPTION)
+        wanted = (commit_status.state, description, commit_status.url)
+        for status in await self._pulls.statuses(commit_status.commit) if statuses is None else statuses:
             shown = (status.state, status.description, status.target_url or "")
-            if status.context == light.context and shown == wanted:
+            if status.context == commit_status.context and shown == wanted:
                 return
-        body = {"state": light.state, "context": light.context, "description": description}
-        if light.url:
-            body["target_url"] = light.url
-        await self._client.send("POST", f"statuses/{light.commit}", body)
+        body = {"state": commit_status.state, "context": commit_status.context, "description": description}
+        if commit_status.url:
+            body["target_url"] = commit_status.url
+        await self._client.send("POST", f"statuses/{commit_status.commit}", body)
 
     async def whoami(self) -> str:
         """Return the name of the account that the token is of."""
@@ -100,9 +102,9 @@ class ForgeWriter:
     # --- The pull request --------------------------------------------------
 
     async def _find_or_open(self, want: ForgeView) -> PullRequestDetail | None:
-        found = self._pulls.newest(want.branch)
-        if found is not None and (found.is_open or not want.opens):
-            return await self._pulls.read(found.number)
+        newest = self._pulls.newest(want.branch)
+        if newest is not None and (newest.is_open or not want.opens):
+            return await self._pulls.read(newest.number)
         return await self._pulls.read(await self._open(want)) if want.opens else None
 
     async def _open(self, want: ForgeView) -> int:
@@ -131,9 +133,9 @@ class ForgeWriter:
         if detail.answer.is_open:
             await self._write_text(detail, want)
         await self._set_phase(number, detail.pull.labels, want.phase)
-        if want.light is not None:
-            is_head = want.light.commit == detail.pull.head
-            await self.light(want.light, detail.statuses if is_head else None)
+        if want.commit_status is not None:
+            is_head = want.commit_status.commit == detail.pull.head
+            await self.commit_status(want.commit_status, detail.statuses if is_head else None)
         for note in want.notes:
             await self.say(number, note)
         if want.merges is not None and detail.answer.is_open:
@@ -142,16 +144,16 @@ class ForgeWriter:
 
     async def _write_text(self, detail: PullRequestDetail, want: ForgeView) -> None:
         """Write title and body; set first what is set once, so that a crash leaves the mark `new`."""
-        body, found = detail.answer.body, _BLOCK.search(detail.answer.body)
-        mark = found[1] if found else _NEW
+        body, match = detail.answer.body, _BLOCK.search(detail.answer.body)
+        mark = match[1] if match else _NEW
         if mark == _NEW:
             await self._add_labels(detail.pull, want.labels)
             await self._ask_reviewers(detail.answer, want.reviewers)
         block = _block(_digest(_title(want)), want)
-        around = (body[: found.start()], body[found.end() :]) if found else (f"{body}\n\n".lstrip(), "")
+        around = (body[: match.start()], body[match.end() :]) if match else (f"{body}\n\n".lstrip(), "")
         changes = {"body": block.join(around)}
         prefix, title = _without_draft(detail.answer.title)
-        if found and mark in {_NEW, _digest(title)}:
+        if match and mark in {_NEW, _digest(title)}:
             changes["title"] = prefix + _title(want)
         if detail.answer.base.ref == want.leaves:  # a person may have chosen any other
             changes["base"] = want.base
@@ -160,8 +162,8 @@ class ForgeWriter:
             await self._client.send("PATCH", f"pulls/{detail.pull.number}", changed)
 
     async def _ask_reviewers(self, pull: PullAnswer, reviewers: Iterable[str]) -> None:
-        asked = {account.login for account in pull.requested_reviewers or ()}
-        for name in (name for name in reviewers if name not in asked):
+        requested = {account.login for account in pull.requested_reviewers or ()}
+        for name in (name for name in reviewers if name not in requested):
             try:
                 body = {"reviewers": [name]}
                 await self._client.send("POST", f"pulls/{pull.number}/requested_reviewers", body)

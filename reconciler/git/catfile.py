@@ -94,9 +94,9 @@ def _pipeline(
     """Ask for the next lot before the answers to the last one are read, so that git never idles."""
     requests, answers = pipes(process)
     lots = [ids[start : start + _AHEAD] for start in range(0, len(ids), _AHEAD)]
-    for asked, awaited in zip([*lots, ()], [(), *lots], strict=True):
-        if asked:
-            requests.write("".join(f"contents {name}\n" for name in asked).encode() + b"flush\n")
+    for lot, awaited in zip([*lots, ()], [(), *lots], strict=True):
+        if lot:
+            requests.write("".join(f"contents {name}\n" for name in lot).encode() + b"flush\n")
             requests.flush()
         for name in awaited:
             receive(name, _content(answers, name, limit))

@@ -151,5 +151,5 @@ def _library() -> ModuleType:
 
 def _failed(words: tuple[str, ...], error: "CommandError") -> GitFailed:
     name = next(word for word in words if word[0] != "-" and "=" not in word)
-    said = " ".join(_OUTPUT.sub(r"\1", text) for text in (error.stdout, error.stderr))
-    return GitFailed(f"git {name} failed ({error.status}): {printable_error(said)}")
+    message = " ".join(_OUTPUT.sub(r"\1", text) for text in (error.stdout, error.stderr))
+    return GitFailed(f"git {name} failed ({error.status}): {printable_error(message)}")

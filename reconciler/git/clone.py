@@ -50,8 +50,8 @@ async def make_anew(git_dir: Path, url: str, hash_name: str) -> str:
 
 def hash_of_remote(error: Unavailable) -> str | None:
     """Return the hash of a remote for which a fetch failed because the clone has another; None if not so."""
-    found = _MISMATCH.search(str(error))
-    return found[1] if found else None
+    match = _MISMATCH.search(str(error))
+    return match[1] if match else None
 
 
 def mend(git_dir: Path) -> bool:
@@ -105,8 +105,8 @@ def _content(path: Path) -> bytes | None:
 
 async def _fault(git: Git) -> str:
     """Return why a clone is of no use; empty if every ref of it leads to an object."""
-    found = await git.attempt("for-each-ref", "--format=%(objecttype)")
-    return found.words if found.code or "broken" in found.words else ""
+    result = await git.attempt("for-each-ref", "--format=%(objecttype)")
+    return result.words if result.code or "broken" in result.words else ""
 
 
 def _empty(folder: Path) -> None:

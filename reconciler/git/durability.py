@@ -23,8 +23,8 @@ async def advice(repository: Repository) -> Sequence[str]:
     git_dir = _folder(repository.address or "")
     if git_dir is None:
         return ()
-    told = await Git.local(git_dir).attempt("config", "--get", SETTING)
-    if told.code == 0 and {"all", "reference"} & set(told.text.split(",")):
+    result = await Git.local(git_dir).attempt("config", "--get", SETTING)
+    if result.code == 0 and {"all", "reference"} & set(result.text.split(",")):
         return ()
     words = (
         f"{git_dir} does not sync what is pushed to it, and may lose it with the power: "

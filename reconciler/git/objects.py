@@ -71,18 +71,18 @@ class GitTree:
         """
         words = ("log", "--first-parent", "-m", "--format=%H", "--name-only", "-z", "--no-renames")
         listed = await self._repository.git.run(*words, f"--max-count={_FAR}", commit, *_only(under))
-        found: dict[str, str] = {}
+        newest: dict[str, str] = {}
         last = ""
         for field in listed.decode("utf-8", "surrogateescape").split("\0"):
             name = field.strip("\n")
             if _COMMIT.fullmatch(name):
                 last = name
             elif name in paths:
-                found.setdefault(name, last)
+                newest.setdefault(name, last)
         askers: dict[str, Requester] = {}
-        commits = list(dict.fromkeys(found.values()))
+        commits = list(dict.fromkeys(newest.values()))
         await self._repository.objects.read(commits, lambda name, data: askers.update({name: _asker(data)}))
-        return {path: askers[commit] for path, commit in found.items()}
+        return {path: askers[commit] for path, commit in newest.items()}
 
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
@@ -105,8 +105,8 @@ def _only(under: str) -> Sequence[str]:
 
 def _pairs(listed: bytes, separator: bytes) -> Iterator[tuple[bytes, bytes]]:
     for record in listed.split(b"\0"):
-        left, found, right = record.partition(separator)
-        if found:
+        left, separated, right = record.partition(separator)
+        if separated:
             yield left, right
 
 

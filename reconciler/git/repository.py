@@ -62,13 +62,13 @@ class Repository:
 
     @classmethod
     async def _open_path(cls, place: Path) -> Self:
-        asked = ("--path-format=absolute", "--git-common-dir", "--show-object-format", "--show-toplevel")
-        result = await Git.discovering(place).attempt("rev-parse", *asked)
-        told = os.fsdecode(result.stdout).split("\n")[:-1]
-        if len(told) < len(("common", "hash")):
+        arguments = ("--path-format=absolute", "--git-common-dir", "--show-object-format", "--show-toplevel")
+        result = await Git.discovering(place).attempt("rev-parse", *arguments)
+        lines = os.fsdecode(result.stdout).split("\n")[:-1]
+        if len(lines) < len(("common", "hash")):
             raise UsageError(f"{place}: no git repository that can be used: {result.words}")
         # Asked last, for there git fails where there is no work tree.
-        common, hash_name, *top = told
+        common, hash_name, *top = lines
         folder = Path(top[0]) if top and result.code == 0 else None
         return cls(_files_backend(Path(common)), folder=folder, address=None, hash_name=hash_name)
 

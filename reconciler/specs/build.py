@@ -37,14 +37,14 @@ def build(
     """
     if problem := too_many(files):
         return Desired(revision, problems=(problem,))
-    parser, found = Parser(), {}
+    parser, files_by_path = Parser(), {}
     with gc_paused():
         for path, file in files.items():
             if parsed := parser.parse(path, file):
                 earlier = (last_good or {}).get(path)
                 standin = parser.parse(path, earlier) if earlier and parsed.spec is None else None
-                found[path] = last_good_version(parsed, standin)
-        return Builder().update(found, revision=revision)
+                files_by_path[path] = last_good_version(parsed, standin)
+        return Builder().update(files_by_path, revision=revision)
 
 
 @contextmanager
@@ -127,16 +127,16 @@ class Builder:
         task, parsed = self._tasks.get(name), self._specs.get(name)
         if task is None or parsed is None or name in self._broken:
             return
-        if found := [
+        if warnings := [
             replace(each, is_doubt=True) for each in doubts_of_task(task, self._tasks, self._shared)
         ]:
-            self._task_doubts[name] = tuple(locate_mistakes(found, parsed.path, parsed.file.data))
+            self._task_doubts[name] = tuple(locate_mistakes(warnings, parsed.path, parsed.file.data))
 
     def _fleet_doubts(self) -> Iterator[Problem]:
         parsed = self._others.get(FLEET_FILE)
         if parsed and parsed.spec:
-            found = [replace(each, is_doubt=True) for each in doubts_of_fleet(self._shared)]
-            yield from locate_mistakes(found, parsed.path, parsed.file.data)
+            warnings = [replace(each, is_doubt=True) for each in doubts_of_fleet(self._shared)]
+            yield from locate_mistakes(warnings, parsed.path, parsed.file.data)
 
     def _file(self, path: str, parsed: Parsed | None) -> Iterator[Parsed]:
         """Take a file up in place of what was there; yield both."""
@@ -152,8 +152,8 @@ class Builder:
             self._files[path] = parsed
             if parsed.problems:
                 self._bad_files[path] = parsed.problems
-            elif parsed.spec and (found := doubts(parsed.spec)):
-                self._doubts[path] = tuple(locate_mistakes(found, path, parsed.file.data))
+            elif parsed.spec and (warnings := doubts(parsed.spec)):
+                self._doubts[path] = tuple(locate_mistakes(warnings, path, parsed.file.data))
             if parsed.kind == "task":
                 self._index.add(parsed.name, _keys(parsed))
                 self._specs[parsed.name] = parsed
@@ -273,7 +273,7 @@ class Builder:
 
     def _desired(self, revision: str) -> Desired:
         shared = self._shared
-        found = {*shared.problems}.union(*self._bad_files.values(), *self._broken.values())
+        problems = {*shared.problems}.union(*self._bad_files.values(), *self._broken.values())
         doubtful = {*self._fleet_doubts()}.union(*self._doubts.values(), *self._task_doubts.values())
         return Desired(
             revision=revision,
@@ -284,7 +284,7 @@ class Builder:
             agents=shared.agents,
             repos=shared.repos,
             broken=dict(self._broken),
-            problems=tuple(sorted(found)),
+            problems=tuple(sorted(problems)),
             warnings=tuple(sorted(doubtful)),
         )
 

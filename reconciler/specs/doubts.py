@@ -140,9 +140,9 @@ def doubts_of_task(task: Task, tasks: Mapping[str, Task], shared: SharedSpecs) -
     else:
         yield from _no_host(task, shared)
         yield from _no_model(task, shared)
-    for wish in task.prefer:
-        if not _somebody_has(shared, wish):
-            yield Mistake(("prefer",), f"no host and no agent has the label or name {wish!r}")
+    for preference in task.prefer:
+        if not _somebody_has(shared, preference):
+            yield Mistake(("prefer",), f"no host and no agent has the label or name {preference!r}")
     yield from _dependencies(task, tasks)
 
 
@@ -222,5 +222,5 @@ def _somebody_has(shared: SharedSpecs, label: str) -> bool:
 
 
 def _near_label(shared: SharedSpecs, label: str) -> str:
-    known = {each for host in shared.hosts.values() for each in _labels(host.labels, host.name)}
-    return nearest(label, known)
+    labels = {each for host in shared.hosts.values() for each in _labels(host.labels, host.name)}
+    return nearest(label, labels)

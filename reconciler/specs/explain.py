@@ -79,7 +79,7 @@ def _explained(task: Task, files: list[Parsed]) -> Iterator[Explained]:
         for path, value in _leaves(field, values[field]):
             # Only a task's own file may set what is no default.
             heard = lines if field in TaskDefaults.model_fields else lines[:1]
-            origins = (f"{file}:{found[path]}" for file, found in heard if path in found)
+            origins = (f"{file}:{positions[path]}" for file, positions in heard if path in positions)
             yield Explained(".".join(path), yaml.flow_scalar(value), next(origins, DEFAULT))
 
 

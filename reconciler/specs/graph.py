@@ -45,12 +45,12 @@ class Index:
 
 def cycles(starts: Iterable[str], edges: Callable[[str], Iterable[str]]) -> Mapping[str, Sequence[str]]:
     """Return a cycle for each name in one that can be reached; a cycle begins and ends with the same name."""
-    found: dict[str, Sequence[str]] = {}
+    cycles_by_name: dict[str, Sequence[str]] = {}
     for component in _components(starts, edges):
         first = min(component)
         if len(component) > 1 or first in edges(first):
-            found |= _cycle_of_each(component, edges)
-    return found
+            cycles_by_name |= _cycle_of_each(component, edges)
+    return cycles_by_name
 
 
 def _cycle_of_each(component: set[str], edges: Callable[[str], Iterable[str]]) -> Mapping[str, Sequence[str]]:

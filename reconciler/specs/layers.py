@@ -44,11 +44,11 @@ def resolve_adapter(name: str, spec: AdapterSpec | None) -> Adapter:
 @cache
 def builtin_adapters() -> Mapping[str, AdapterSpec]:
     """Return the adapters that are there without a file."""
-    found = {}
+    adapters = {}
     for file in Path(__file__).with_name("builtin").iterdir():
         value, _ = yaml.load_yaml(file.read_bytes(), file.name)
-        found[file.name.removesuffix(".yaml")] = AdapterSpec.model_validate(value)
-    return found
+        adapters[file.name.removesuffix(".yaml")] = AdapterSpec.model_validate(value)
+    return adapters
 
 
 def overlay(below: Model, above: Model) -> Model:

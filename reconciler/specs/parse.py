@@ -81,7 +81,7 @@ class Parser:
     """Parses files and remembers what became of each content: a push of 3 files parses 3."""
 
     def __init__(self) -> None:
-        self._known: dict[_Key, Parsed] = {}
+        self._parsed: dict[_Key, Parsed] = {}
 
     def parse(self, path: str, file: File) -> Parsed | None:
         """Return what became of the file; None if it is none of ours (README, dotfile)."""
@@ -94,21 +94,21 @@ class Parser:
         if problem := _not_a_file(path, file.mode):
             return Parsed(path, kind, name, file, problems=(problem,))
         key = _key(kind, name, file)
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = Parsed(
+        cached = self._parsed.get(key)
+        if cached is None:
+            cached = self._parsed[key] = Parsed(
                 path, kind, name, file, *parse_file(kind, name, file.data, path)
             )
-        if known.path == path:
-            return known
-        problems = tuple(replace(problem, path=path) for problem in known.problems)
-        return Parsed(path, kind, name, file, known.spec, problems)
+        if cached.path == path:
+            return cached
+        problems = tuple(replace(problem, path=path) for problem in cached.problems)
+        return Parsed(path, kind, name, file, cached.spec, problems)
 
     def forget(self, keep: Iterable[Parsed]) -> None:
         """Drop what is not in force any more, once there is more of it than of what is."""
         kept = {_key(each.kind, each.name, each.file) for one in keep for each in (one, one.standin) if each}
-        if len(self._known) > 2 * len(kept):
-            self._known = {key: parsed for key, parsed in self._known.items() if key in kept}
+        if len(self._parsed) > 2 * len(kept):
+            self._parsed = {key: parsed for key, parsed in self._parsed.items() if key in kept}
 
 
 _Key = tuple[Kind | None, str, str]
@@ -133,23 +133,23 @@ def locate(path: str) -> tuple[Kind, str] | Problem:
     """Return the kind and the name that the path of a file gives it, or why it gives none."""
     if path == FLEET_FILE:
         return "fleet", "fleet"
-    said = _printable(path)
+    shown = _printable(path)
     folder, _, rest = path.removeprefix(f"{ROOT}/").partition("/")
     kind = FOLDERS.get(folder)
     if kind is None or not rest:
         expected = f"expected fleet.yaml or a file in {', '.join(FOLDERS)}"
         hint = nearest(folder, FOLDERS) if rest else nearest(folder, ["fleet.yaml", "fleet.yml"], 0.8)
-        return Problem(said, 1, 1, f"not a place for a spec; {expected}", hint=hint.replace(".yml", ".yaml"))
+        return Problem(shown, 1, 1, f"not a place for a spec; {expected}", hint=hint.replace(".yml", ".yaml"))
     if not rest.endswith(".yaml"):
-        hint = f"{said.removesuffix('.yml')}.yaml" if path.endswith(".yml") else ""
-        return Problem(said, 1, 1, "the name of a spec file ends in .yaml", hint=hint)
+        hint = f"{shown.removesuffix('.yml')}.yaml" if path.endswith(".yml") else ""
+        return Problem(shown, 1, 1, "the name of a spec file ends in .yaml", hint=hint)
     name = rest.removesuffix(".yaml")
     if "/" in name and kind != "task":
-        return Problem(said, 1, 1, f"only tasks may lie in folders; move it to {ROOT}/{folder}/")
+        return Problem(shown, 1, 1, f"only tasks may lie in folders; move it to {ROOT}/{folder}/")
     try:
         return kind, check_name(name)
     except ValueError as error:
-        return Problem(said, 1, 1, one_line(str(error), _MESSAGE))
+        return Problem(shown, 1, 1, one_line(str(error), _MESSAGE))
 
 
 def _printable(path: str) -> str:
@@ -178,13 +178,13 @@ def _parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None
         value, problems = yaml.load_yaml(data, path)
     except SpecError as error:
         return None, tuple(error.problems)
-    spec, found = _validate(MODELS[kind], {} if value is None else value)
+    spec, mistakes = _validate(MODELS[kind], {} if value is None else value)
     if isinstance(spec, AdapterSpec):
-        told = {mistake.path for mistake in found}
-        found += [mistake for mistake in _adapter_mistakes(name, spec) if mistake.path not in told]
-    if not found and not problems:
+        paths = {mistake.path for mistake in mistakes}
+        mistakes += [mistake for mistake in _adapter_mistakes(name, spec) if mistake.path not in paths]
+    if not mistakes and not problems:
         return spec, ()
-    placed = locate_mistakes(found, path, data)
+    placed = locate_mistakes(mistakes, path, data)
     taken = {(problem.line, problem.column) for problem in problems}
     problems += [problem for problem in placed if (problem.line, problem.column) not in taken]
     return None, tuple(sorted(problems)[:MAX_MISTAKES])
@@ -228,9 +228,9 @@ def _sets(spec: Frozen, path: Path) -> bool:
     return True
 
 
-def locate_mistakes(found: Iterable[Mistake], path: str, data: bytes) -> list[Problem]:
+def locate_mistakes(unplaced: Iterable[Mistake], path: str, data: bytes) -> list[Problem]:
     """Give each mistake its position: of the value, of the key, or of the key that lacks something."""
-    mistakes = list(found)
+    mistakes = list(unplaced)
     if not mistakes:
         return []
     places = yaml.key_positions(yaml.decode(data, path))

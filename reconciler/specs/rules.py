@@ -130,8 +130,8 @@ def _places_and_codes(spec: AdapterSpec) -> Iterator[Mistake]:
 def _secret(path: Path, secret: Secret) -> Iterator[Mistake]:
     sources = [source for source in _SOURCES if getattr(secret, source)]
     if len(sources) != 1:
-        found = " and ".join(sources) or "none"
-        yield Mistake(path, f"needs exactly one of {', '.join(_SOURCES)}; found {found}")
+        named = " and ".join(sources) or "none"
+        yield Mistake(path, f"needs exactly one of {', '.join(_SOURCES)}; found {named}")
     elif secret.file is not None:
         yield from _tried((*path, "file"), _check_place, secret.file)
     elif secret.credential is not None and "/" in secret.credential:

@@ -69,11 +69,11 @@ _ByKind = Mapping[Kind, Mapping[str, Parsed]]
 
 
 def _by_kind(files: Iterable[Parsed]) -> _ByKind:
-    found: dict[Kind, dict[str, Parsed]] = {}
+    by_kind: dict[Kind, dict[str, Parsed]] = {}
     for parsed in sorted(files, key=lambda parsed: parsed.path):
         if parsed.kind:
-            found.setdefault(parsed.kind, {})[parsed.name] = parsed
-    return found
+            by_kind.setdefault(parsed.kind, {})[parsed.name] = parsed
+    return by_kind
 
 
 def _good(by_kind: _ByKind, kind: Kind) -> Mapping[str, Parsed]:
@@ -92,13 +92,13 @@ def _hosts(by_kind: _ByKind) -> Mapping[str, Host]:
 def _adapters(by_kind: _ByKind) -> Mapping[str, Adapter]:
     """Return the built-in adapters and the fleet's; a broken one is not replaced by the built-in one."""
     written = by_kind.get("adapter", {})
-    found = {
+    adapters = {
         name: layers.resolve_adapter(name, None) for name in layers.builtin_adapters() if name not in written
     }
     for name, parsed in _good(by_kind, "adapter").items():
         if isinstance(parsed.spec, AdapterSpec):
-            found[name] = layers.resolve_adapter(name, parsed.spec)
-    return found
+            adapters[name] = layers.resolve_adapter(name, parsed.spec)
+    return adapters
 
 
 def _broken(by_kind: _ByKind) -> Mapping[tuple[Kind, str], Problem]:
@@ -119,7 +119,7 @@ def _checked(shared: SharedSpecs, by_kind: _ByKind) -> SharedSpecs:
                 _host_mistakes(shared, parsed.name, parsed.spec), parsed.path, parsed.file.data
             )
     faults = {name: tuple(_faults(shared, name, by_kind)) for name in shared.blanks}
-    problems += [problem for found in faults.values() for problem in found]
+    problems += [problem for problems_of_one in faults.values() for problem in problems_of_one]
     return replace(shared, faults=faults, problems=tuple(problems))
 
 

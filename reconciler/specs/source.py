@@ -57,7 +57,7 @@ class SpecSource:
         """Whether it is known who asks for what the record does not answer."""
         self._seen = ""
         """Commit that `_desired` answers."""
-        self._said: Problem | None = None
+        self._reported: Problem | None = None
         """Objection that `_desired` tells of."""
 
     async def read(self, statuses: Mapping[str, Status]) -> Desired:
@@ -66,13 +66,13 @@ class SpecSource:
         objection = self._objection()
         if head != self._seen:
             await self._take_up(head, statuses)
-            self._said = None
+            self._reported = None
         elif statuses and not self._is_credited:
             self._take(self._desired, await self._askers(head, {}, statuses), statuses)
-        if objection != self._said:
-            problems = [problem for problem in self._desired.problems if problem != self._said]
+        if objection != self._reported:
+            problems = [problem for problem in self._desired.problems if problem != self._reported]
             self._desired = replace(self._desired, problems=(*problems, *([objection] if objection else ())))
-            self._said = objection
+            self._reported = objection
         return self._desired
 
     async def _take_up(self, head: str, statuses: Mapping[str, Status]) -> None:
@@ -94,8 +94,8 @@ class SpecSource:
         self, desired: Desired, askers: Mapping[str, Requester], statuses: Mapping[str, Status]
     ) -> None:
         """Take a revision up, with who asks for what of it the record does not answer yet."""
-        known = {**self._desired.askers, **askers}
-        self._desired = replace(desired, askers=_unanswered(known, desired, statuses))
+        all_requesters = {**self._desired.askers, **askers}
+        self._desired = replace(desired, askers=_unanswered(all_requesters, desired, statuses))
         self._is_credited = bool(statuses)
 
     async def _askers(
@@ -107,17 +107,17 @@ class SpecSource:
         }
         there = names.keys() | self._desired.tasks.keys() | self._desired.broken.keys()
         names |= dict.fromkeys(statuses.keys() - there)  # removed while nobody looked
-        asked = {
+        requested = {
             _path_of(name): name
             for name, blob in names.items()
             if blob != (statuses[name].generation if name in statuses else None)
         }
         try:
-            may_ask = self._touched if asked else None
-            touched = await may_ask(head, asked.keys(), f"{ROOT}/tasks") if may_ask else {}
+            may_ask = self._touched if requested else None
+            touched = await may_ask(head, requested.keys(), f"{ROOT}/tasks") if may_ask else {}
         except Unavailable:  # a shallow clone ends somewhere; the specs are whole without it
             touched = {}
-        return {asked[path]: asker for path, asker in touched.items()}
+        return {requested[path]: asker for path, asker in touched.items()}
 
     async def recall(self, name: str, generation: str) -> Task | None:
         """Return a task as an earlier generation had it; see `controller.ports.Specs.recall`."""
@@ -147,10 +147,10 @@ class SpecSource:
     ) -> Mapping[str, Parsed | None]:
         parsed: dict[str, Parsed | None] = {path: None for path, entry in entries.items() if entry is None}
         async for path, file in read_files(self._tree, entries):
-            found = self._parser.parse(path, file)
-            if found and found.kind and found.spec is None:
-                found = last_good_version(found, await self._last_good(head, found, statuses))
-            parsed[path] = found
+            result = self._parser.parse(path, file)
+            if result and result.kind and result.spec is None:
+                result = last_good_version(result, await self._last_good(head, result, statuses))
+            parsed[path] = result
         return parsed
 
     async def _last_good(self, head: str, broken: Parsed, statuses: Mapping[str, Status]) -> Parsed | None:
@@ -188,8 +188,8 @@ def _unanswered(
 ) -> Mapping[str, Requester]:
     """Return those whose wish the record does not answer yet."""
     wanted = {name: task.generation for name, task in desired.tasks.items()}
-    known = {name: statuses[name].generation for name in askers if name in statuses}
-    return {name: asker for name, asker in askers.items() if wanted.get(name) != known.get(name)}
+    generations = {name: statuses[name].generation for name in askers if name in statuses}
+    return {name: asker for name, asker in askers.items() if wanted.get(name) != generations.get(name)}
 
 
 _FILE = "100644"

@@ -90,9 +90,9 @@ def decode(data: bytes, path: str) -> str:
     except UnicodeDecodeError as error:
         line, column = position(data[: error.start].decode(), error.start)
         raise SpecError([Problem(path, line, column, "not UTF-8; save the file in that encoding")]) from None
-    if found := _UNREADABLE.search(text):
-        line, column = position(text, found.start())
-        code = f"{ord(found[0]):04X}"
+    if match := _UNREADABLE.search(text):
+        line, column = position(text, match.start())
+        code = f"{ord(match[0]):04X}"
         message = f'character U+{code} is not allowed; remove it, or write it as "\\u{code}"'
         raise SpecError([Problem(path, line, column, message)])
     return text
@@ -111,13 +111,13 @@ def key_positions(text: str) -> Mapping[Path, tuple[Position, Position]]:
     A second reading, made only for files in which `load` found no error of
     syntax but somebody wants to point at a value. An item of a list is its own key.
     """
-    found: dict[Path, tuple[Position, Position]] = {}
+    positions: dict[Path, tuple[Position, Position]] = {}
     next_event = open_events(text)
     next_event()
     if type(next_event()) is not StreamEndEvent:
         root = next_event()
-        _place(root, _start(root), (), next_event, found)
-    return found
+        _place(root, _start(root), (), next_event, positions)
+    return positions
 
 
 class KeySpan(NamedTuple):
@@ -143,14 +143,14 @@ def key_spans(text: str) -> Mapping[str, KeySpan] | None:
     root = next_event()
     if not isinstance(root, MappingStartEvent) or root.flow_style:
         return None
-    found = {}
+    spans = {}
     while not isinstance(key := next_event(), MappingEndEvent):
         value = next_event()
         end = _value_end(value, next_event)
-        found[str(key.value)] = KeySpan(
+        spans[str(key.value)] = KeySpan(
             key.start_mark.index, key.end_mark.index, value.start_mark.index, max(end, key.end_mark.index + 1)
         )
-    return found
+    return spans
 
 
 def _value_end(event: Any, next_event: NextEvent) -> int:
@@ -402,13 +402,13 @@ _PLAINER = {
 def _syntax_problem(error: MarkedYAMLError, text: str, path: str) -> Problem:
     """Turn the parser's words into ours, at a position that is inside the text."""
     mark = error.problem_mark or error.context_mark
-    said = error.problem or "not YAML"
+    problem_text = error.problem or "not YAML"
     index = min(mark.index, len(text))
-    message = next((words for start, words in _PLAINER.items() if said.startswith(start)), None)
-    if message is None and "cannot start any token" in said:
+    message = next((words for start, words in _PLAINER.items() if problem_text.startswith(start)), None)
+    if message is None and "cannot start any token" in problem_text:
         message = _bad_start(text[index : index + 1])
     if message is None:
-        message = f"{error.context}: {said}" if error.context else said
+        message = f"{error.context}: {problem_text}" if error.context else problem_text
     lines = text.split("\n")
     line = min(mark.line, len(lines) - 1)
     column = mark.column if line == mark.line else len(lines[line])
@@ -426,18 +426,18 @@ def _place(
     key: Position,
     path: Path,
     next_event: NextEvent,
-    found: dict[Path, tuple[Position, Position]],
+    positions: dict[Path, tuple[Position, Position]],
 ) -> None:
-    found.setdefault(path, (key, _start(event)))
+    positions.setdefault(path, (key, _start(event)))
     if isinstance(event, MappingStartEvent):
         while not isinstance(name := next_event(), MappingEndEvent):
             if not isinstance(name, ScalarEvent):
                 _place(name, key, (*path, ""), next_event, {})
             inner = (*path, name.value if isinstance(name, ScalarEvent) else "")
             # The first of two duplicate keys is the one whose value was taken.
-            _place(next_event(), _start(name), inner, next_event, {} if inner in found else found)
+            _place(next_event(), _start(name), inner, next_event, {} if inner in positions else positions)
     elif isinstance(event, SequenceStartEvent):
         index = 0
         while not isinstance(item := next_event(), SequenceEndEvent):
-            _place(item, _start(item), (*path, index), next_event, found)
+            _place(item, _start(item), (*path, index), next_event, positions)
             index += 1

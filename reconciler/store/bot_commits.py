@@ -86,13 +86,13 @@ class BotCommitter:
 
     async def has_told(self, trailer: str, value: str, since: datetime) -> bool:
         """Return whether a commit since then has a trailer with this value; see `SpecWriter.has_told`."""
-        told = await self._repository.git.run(
+        output = await self._repository.git.run(
             "log",
             f"--since={format_time(since)}",
             f"--format=%(trailers:key={trailer},valueonly,unfold)",
             await self._tree.head(),
         )
-        return value in told.decode("utf-8", "replace").splitlines()
+        return value in output.decode("utf-8", "replace").splitlines()
 
     async def touched_at(self, path: str, *, apart_from: str) -> datetime | None:
         """Return when a file was last changed; see `SpecWriter.touched_at`."""

@@ -104,15 +104,15 @@ async def _changes(
 
 
 async def _entry(
-    repository: Repository, path: str, found: TreeEntry | None, text: str | None
+    repository: Repository, path: str, before: TreeEntry | None, text: str | None
 ) -> TreeEntry | None:
     """Store the new content and return its place in the tree; None if the file goes."""
-    if found and found.mode not in _REGULAR:
+    if before and before.mode not in _REGULAR:
         raise UsageError(f"{path}: not a regular file; change it by hand")
     if text is None:
         return None
     blob = await repository.git.synced().line("hash-object", "-w", "--stdin", stdin=text.encode())
-    return TreeEntry(found.mode if found else "100644", blob)
+    return TreeEntry(before.mode if before else "100644", blob)
 
 
 async def _commit_on(

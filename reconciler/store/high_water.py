@@ -98,20 +98,20 @@ class HighWaterMarks:
     def known(self, kind: LineKind, branch: str) -> set[str]:
         """Return every commit that the branch must descend from."""
         refs = (f"{root}/{kind}/{branch}" for root in (_LOCAL, _THEIRS))
-        found = [self._read_ref(ref) for ref in refs] + [self._file_marks().get(f"{kind}/{branch}")]
-        return {commit for commit in found if commit}
+        commits = [self._read_ref(ref) for ref in refs] + [self._file_marks().get(f"{kind}/{branch}")]
+        return {commit for commit in commits if commit}
 
     async def left(self, kind: LineKind, branch: str, head: str | None) -> Sequence[str]:
         """Return the commits that were acted on and that a line does not go on from, ours first."""
-        known = self.known(kind, branch)
-        if not known or known == {head} or (head and self._passed.get((kind, branch)) == head):
+        marks = self.known(kind, branch)
+        if not marks or marks == {head} or (head and self._passed.get((kind, branch)) == head):
             return ()
         mine = self._file_marks().get(f"{kind}/{branch}")
-        found = [mark for mark in sorted(known - {head}) if not await self._goes_on(head, mark)]
-        if found and await self._is_of_another_fleet():
+        missing = [mark for mark in sorted(marks - {head}) if not await self._goes_on(head, mark)]
+        if missing and await self._is_of_another_fleet():
             self._kept = {}
             return ()
-        return sorted(found, key=lambda mark: mark != mine)
+        return sorted(missing, key=lambda mark: mark != mine)
 
     async def rewind(self, kind: LineKind, branch: str, head: str | None) -> Rewind | None:
         """Return how a line went back; None if it descends from all that was acted on, or is approved."""
@@ -191,8 +191,8 @@ class HighWaterMarks:
     async def _described(self, kind: LineKind, branch: str, head: str | None, mark: str) -> Rewind:
         about = ""
         if head is not None:
-            told = await self._repository.git.attempt("log", "-1", "--format=%an, %cs: %s", head)
-            about = f" ({printable_error(told.stdout)})" if told.code == 0 else ""
+            result = await self._repository.git.attempt("log", "-1", "--format=%an, %cs: %s", head)
+            about = f" ({printable_error(result.stdout)})" if result.code == 0 else ""
         return Rewind(
             kind,
             branch,
@@ -220,12 +220,12 @@ class HighWaterMarks:
 
     async def _push(self, kind: LineKind, branch: str, commit: str) -> None:
         ref, theirs = f"{_LOCAL}/{kind}/{branch}", f"{_THEIRS}/{kind}/{branch}"
-        known = self._read_ref(theirs)
-        if known == commit:
+        published = self._read_ref(theirs)
+        if published == commit:
             return
         try:
             # By force, as an approved line need not descend from the mark; but over nothing unknown.
-            await push_ref(self._repository.network, commit, ref, expected=known)
+            await push_ref(self._repository.network, commit, ref, expected=published)
         except Refused as error:
             if not self.trouble:
                 log.warning("only the data folder remembers what is on record: %s", error)

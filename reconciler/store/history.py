@@ -87,7 +87,7 @@ class HistoryReader:
         life = await _walk(self._repository, last, None)  # it may have had other names by then
         paths = {status_path(entry.task) for entry in life if entry.task}
         earlier, mine = await self._touching(sorted(paths), f"{commit}^@"), {entry.commit for entry in life}
-        return next((found for found in earlier if found in mine), None)
+        return next((candidate for candidate in earlier if candidate in mine), None)
 
     async def _touching(self, paths: Sequence[str], *words: str) -> Sequence[str]:
         """Return the transitions that touch one of the files, newest first."""
@@ -129,14 +129,14 @@ async def last_transitions(repository: Repository, head: str) -> LastTransitions
 
     task, run = (f"%(trailers:key={key},valueonly,separator=%x20)" for key in ("Task", "Run"))
     listed = await repository.git.run("log", "-z", f"--format=%H%x00{task}%x00{run}", head)
-    found = LastTransitions({}, {})
+    last = LastTransitions({}, {})
     fields = listed.decode("utf-8", "replace").split("\0")
     for commit, name, key in reversed(list(zip(fields[::3], fields[1::3], fields[2::3], strict=False))):
         if name:
-            found.transitions[name] = commit
+            last.transitions[name] = commit
         for past, number in filter(None, map(read_run_key, key.split())):  # many, where a rewind was approved
-            found.attempts[past] = max(number, found.attempts.get(past, 0))
-    return found
+            last.attempts[past] = max(number, last.attempts.get(past, 0))
+    return last
 
 
 async def _listed(repository: Repository, *words: str) -> Sequence[str]:
@@ -162,8 +162,8 @@ async def _walk(repository: Repository, start: str | None, limit: int | None) ->
 
 async def _read(repository: Repository, commits: Sequence[str]) -> Sequence[TransitionRecord]:
     """Return what stands in commits of the state branch, in their order."""
-    found: list[TransitionRecord] = []
+    records: list[TransitionRecord] = []
     await repository.objects.read(
-        commits, lambda commit, content: found.append(parse_message(commit, content))
+        commits, lambda commit, content: records.append(parse_message(commit, content))
     )
-    return found
+    return records

@@ -265,9 +265,9 @@ async def holder_of(repository: Repository, ref: str) -> tuple[str | None, Holde
     value = repository.read_ref(ref)
     if value is None:
         return None, None
-    told = await repository.git.attempt("cat-file", "blob", value)
+    result = await repository.git.attempt("cat-file", "blob", value)
     with suppress(ValueError, TypeError):
-        return value, _holder(json.loads(told.stdout))
+        return value, _holder(json.loads(result.stdout))
     return value, None
 
 

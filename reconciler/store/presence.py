@@ -54,22 +54,22 @@ class PresenceFile:
         digest = repository.blob_id(f"{place} {branch}".encode())[:16]
         self._path = data / "reconcilers" / f"{digest}.json"
         self._lock = lock_file(repository.git_dir, branch)
-        self._told: Presence | None = None
+        self._written: Presence | None = None
 
     def tell(self, presence: Presence) -> None:
         """Write what is new; a disk that is full only makes commands say less."""
         with suppress(OSError):
-            if presence == self._told:
+            if presence == self._written:
                 os.utime(self._path)  # a sign of life
                 return
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             replace_atomically(self._path, json.dumps(asdict(presence)).encode())
-            self._told = presence
+            self._written = presence
 
     def end(self, now: datetime) -> None:
         """Say that it ended."""
-        if self._told is not None:
-            self.tell(replace(self._told, ended=format_time(now)))
+        if self._written is not None:
+            self.tell(replace(self._written, ended=format_time(now)))
 
     def read(self) -> Presence | None:
         """Return who is at work or was the last; None if nothing is known."""

@@ -65,9 +65,9 @@ async def remotes(repository: Repository) -> Sequence[Remote]:
         name, _, field = key.removeprefix("remote.").rpartition(".")
         settings.setdefault(name, {}).setdefault(field, []).append(value)
     return [
-        Remote(name, printable_error(found["url"][0]), _writes_over(found))
-        for name, found in settings.items()
-        if found.get("url")
+        Remote(name, printable_error(values["url"][0]), _writes_over(values))
+        for name, values in settings.items()
+        if values.get("url")
     ]
 
 
@@ -83,22 +83,26 @@ def _target(refspec: str) -> str:
 async def fetched_record(repository: Repository, branch: str) -> Fetched | None:
     """Return the record to look at in a clone; None if the repository's own is as new."""
     local = repository.read_ref(f"refs/heads/{branch}")
-    found: Fetched | None = None
+    latest: Fetched | None = None
     for remote in await remotes(repository):
         ref = f"refs/remotes/{remote.name}/{branch}"
         commit = repository.read_ref(ref)
-        newest = found.commit if found else local
+        newest = latest.commit if latest else local
         if commit and (newest is None or await _is_ahead(repository, newest, commit)):
-            found = Fetched(remote.name, ref, commit, _fetched_at(repository.git_dir, ref))
-    return found
+            latest = Fetched(remote.name, ref, commit, _fetched_at(repository.git_dir, ref))
+    return latest
 
 
 async def unfetched(repository: Repository, branch: str) -> Sequence[Remote]:
     """Return the remotes that may have the record, where there is none here and none was fetched."""
     if repository.read_ref(f"refs/heads/{branch}"):
         return ()
-    found = await remotes(repository)
-    return () if any(repository.read_ref(f"refs/remotes/{each.name}/{branch}") for each in found) else found
+    all_remotes = await remotes(repository)
+    return (
+        ()
+        if any(repository.read_ref(f"refs/remotes/{each.name}/{branch}") for each in all_remotes)
+        else all_remotes
+    )
 
 
 async def _is_ahead(repository: Repository, old: str, new: str) -> bool:
@@ -129,8 +133,10 @@ async def require_own_record(repository: Repository, branch: str) -> None:
     nothing was, and there is no record here, that is a reason too. So is a
     remote that knows of a record elsewhere.
     """
-    found = await remotes(repository)
-    for why_not in await asyncio.gather(*(_why_not_here(repository, branch, remote) for remote in found)):
+    known_remotes = await remotes(repository)
+    for why_not in await asyncio.gather(
+        *(_why_not_here(repository, branch, remote) for remote in known_remotes)
+    ):
         if why_not:
             raise UsageError(why_not)
 
@@ -138,10 +144,10 @@ async def require_own_record(repository: Repository, branch: str) -> None:
 async def _why_not_here(repository: Repository, branch: str, remote: Remote) -> str | None:
     local = repository.read_ref(f"refs/heads/{branch}")
     try:
-        told = await ask(repository, branch, remote)
-        if told and not told.is_its_own:
+        answer = await ask(repository, branch, remote)
+        if answer and not answer.is_its_own:
             return None if local else _stand_further(remote, branch)
-        theirs = told.commit if told else None
+        theirs = answer.commit if answer else None
     except Unavailable as error:
         theirs = repository.read_ref(f"refs/remotes/{remote.name}/{branch}")
         if theirs is None and local is None:
@@ -229,8 +235,8 @@ async def adopt(repository: Repository, branch: str, name: str | None) -> str:
     Unavailable if it does not answer.
     """
     named = [remote for remote in await remotes(repository) if name in {None, remote.name}]
-    found = {remote: await ask(repository, branch, remote) for remote in named}
-    there = {remote: told.commit for remote, told in found.items() if told and told.is_its_own}
+    commits = {remote: await ask(repository, branch, remote) for remote in named}
+    there = {remote: answer.commit for remote, answer in commits.items() if answer and answer.is_its_own}
     if len(there) != 1:
         which = ", ".join(remote.name for remote in there or named) or "there is no remote"
         what = "which one? name it with --from" if there else f"none has a branch {branch}"

@@ -89,11 +89,11 @@ def _message(line: BranchLine, left: Sequence[str], attempts: Mapping[str, int],
 
 async def _attempts(repository: Repository, heads: Sequence[str]) -> Mapping[str, int]:
     """Return the last attempt of every task that the lost commits tell of."""
-    found: dict[str, int] = {}
+    attempts: dict[str, int] = {}
     for head in heads:
         for task, attempt in (await last_transitions(repository, head)).attempts.items():
-            found[task] = max(attempt, found.get(task, 0))
-    return found
+            attempts[task] = max(attempt, attempts.get(task, 0))
+    return attempts
 
 
 async def _of_statuses(
@@ -113,7 +113,7 @@ async def _of_statuses(
 def _is_over(name: str, status: Status, lost: Sequence[Mapping[str, Status]]) -> bool:
     """Return whether a run that is on record as live may be over: by the lost commits, or nobody knows."""
     later = [each[name] for each in lost if name in each]
-    return not any(known.phase.is_live and known.run == status.run for known in later)
+    return not any(other.phase.is_live and other.run == status.run for other in later)
 
 
 def _mended(status: Status, attempt: int, *, is_over: bool) -> Status:

@@ -74,7 +74,7 @@ class StateBranch:
         self._turn = asyncio.Lock()
         self._head: str | None = None
         self._blobs: dict[str, str | None] = {}
-        self._lives: LastTransitions | None = None
+        self._last_transitions: LastTransitions | None = None
         self._queue: list[tuple[Sequence[Step], asyncio.Future[None]]] = []
         self._flushing: asyncio.Task[None] | None = None
         self._pushing: asyncio.Timeout | None = None
@@ -158,8 +158,8 @@ class StateBranch:
         """Return what was spent since a time, and from whose money. Raises Unavailable."""
         spent = defaultdict[BudgetScope, Usage](Usage)
         for each in await spending(self._repository, self._branch, since=since):
-            for purse in budget_scopes(each.adapter, each.repo, each.host):
-                spent[purse] += each.usage
+            for scope in budget_scopes(each.adapter, each.repo, each.host):
+                spent[scope] += each.usage
         return spent
 
     async def close(self) -> None:
@@ -177,7 +177,7 @@ class StateBranch:
         await self._require(self._writer.head)
         loaded = await self._records.read(self._writer.head)
         if self._head != self._writer.head:
-            self._lives = None
+            self._last_transitions = None
         self._head = self._writer.head
         self._blobs = dict(self._records.blobs)
         return loaded
@@ -264,9 +264,9 @@ class StateBranch:
         if changes:
             ids = await self._write(changes)
             self._blobs.update(blobs)
-            if self._lives is not None:
-                self._lives.transitions.update({task: ids[index] for task, index in last.items()})
-                self._lives.attempts.update(_attempts(steps))
+            if self._last_transitions is not None:
+                self._last_transitions.transitions.update({task: ids[index] for task, index in last.items()})
+                self._last_transitions.attempts.update(_attempts(steps))
 
     def _change(self, step: Step, files: Mapping[str, bytes | None], last: Mapping[str, int]) -> Change:
         """Return the commit of a step; `last` are the places in this batch of what its tasks did before."""
@@ -274,18 +274,20 @@ class StateBranch:
         if isinstance(step, HostChange):
             message = messages.render_host(step, revision=revision)
             return Change(step.at, files, lambda _: message)
-        previous = last.get(step.old, self._lives.transitions.get(step.old) if self._lives else None)
+        previous = last.get(
+            step.old, self._last_transitions.transitions.get(step.old) if self._last_transitions else None
+        )
         return Change(step.event.at, files, partial(_message, step, revision, previous))
 
     async def _recall(self) -> LastTransitions:
         """Return what came last of every task: found once after a start, when it is first asked for."""
-        if self._lives is None:
-            self._lives = (
+        if self._last_transitions is None:
+            self._last_transitions = (
                 await last_transitions(self._repository, self._head)
                 if self._head
                 else LastTransitions({}, {})
             )
-        return self._lives
+        return self._last_transitions
 
     def _differing(self, step: Step, blobs: Mapping[str, str | None]) -> Mapping[str, bytes | None]:
         """Return the files that a step changes."""

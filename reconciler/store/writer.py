@@ -227,9 +227,9 @@ def _send(stream: FastImport, changes: Sequence[Change]) -> Sequence[str]:
 
 async def _remove_if_stale(lock: Path) -> None:
     """Remove a lock file of git's that nobody works under: left alone it stops every later write."""
-    found = _file_number(lock)
+    number = _file_number(lock)
     for _ in range(_STALE_AFTER):
-        if found is None or _file_number(lock) != found:
+        if number is None or _file_number(lock) != number:
             return
         await asyncio.sleep(_PATIENCE)
     _remove(lock)

@@ -221,7 +221,7 @@ class ApiClient:
         kind = _ERRORS.get(response.status_code, UsageError)
         if not problem.detail:
             return kind(f"{self.url} answered {response.status_code}; is it a reconciler?")
-        wrong = "".join(f"; {found.field}: {found.message}" for found in problem.errors)
+        wrong = "".join(f"; {error.field}: {error.message}" for error in problem.errors)
         return kind(one_line(f"{problem.detail}{wrong}", 1000))
 
     def _read(self, kind: TypeAdapter[Body], response: httpx2.Response) -> Body:
@@ -243,8 +243,8 @@ class _Trouble(NamedTuple):
 
 
 def _asked_wait(response: httpx2.Response) -> float | None:
-    asked = response.headers.get("Retry-After", "")
-    return min(float(asked), LONGEST_PAUSE) if asked.isdecimal() else None
+    header = response.headers.get("Retry-After", "")
+    return min(float(header), LONGEST_PAUSE) if header.isdecimal() else None
 
 
 def _problem(response: httpx2.Response) -> ProblemDetails:

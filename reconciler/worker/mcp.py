@@ -81,9 +81,9 @@ class Tools:
     sends none. `draw` returns a name that nobody drew before.
     """
 
-    def __init__(self, client: ApiClient, keeper: LeaseRenewer, draw: Callable[[], str]) -> None:
+    def __init__(self, client: ApiClient, renewer: LeaseRenewer, draw: Callable[[], str]) -> None:
         self._client = client
-        self._keeper = keeper
+        self._renewer = renewer
         self._draw = draw
         self._logging = asyncio.Lock()
 
@@ -99,12 +99,12 @@ class Tools:
     ) -> Dequeued:
         """Take a task to work on; you hold it then, and others do not get it."""
         client = self._client_of(ctx)
-        asked = DequeueRequest(capabilities=tuple(capabilities), wait=wait, request_key=self._draw())
+        request = DequeueRequest(capabilities=tuple(capabilities), wait=wait, request_key=self._draw())
         with _telling():
-            lease = await client.dequeue(asked)
+            lease = await client.dequeue(request)
             if lease is None:
                 return Dequeued(lease=None, message="There is no task for you now; ask again later.")
-            self._keeper.keep(client, lease)
+            self._renewer.keep(client, lease)
             await client.start(lease.task, lease.epoch)
         words = "Do what `prompt` says, then call update_task with this task and epoch."
         return Dequeued(lease=lease, message=words)
@@ -114,7 +114,7 @@ class Tools:
         with _telling():
             answer = await self._client_of(ctx).heartbeat(task, epoch)
         if answer.desired != "lost":  # else it may be another's, whose silence this must not break
-            self._keeper.heard(task, epoch)
+            self._renewer.heard(task, epoch)
         return answer
 
     async def update_task(
@@ -147,9 +147,9 @@ class Tools:
         with _telling():
             progress = await self._client_of(ctx).status(task, report)
         if status == "running":
-            self._keeper.heard(task, epoch)
+            self._renewer.heard(task, epoch)
         else:
-            self._keeper.let_go(task, epoch)
+            self._renewer.let_go(task, epoch)
         return progress
 
     async def append_log(
@@ -166,7 +166,7 @@ class Tools:
                 kept = await client.log(task, epoch, 0, b"")
                 kept = await client.log(task, epoch, kept, text.rstrip("\n").encode() + b"\n")
             answer = await client.heartbeat(task, epoch)
-        self._keeper.heard(task, epoch)
+        self._renewer.heard(task, epoch)
         return Logged(offset=kept, desired=answer.desired, message=answer.message)
 
     async def list_tasks(
@@ -199,7 +199,7 @@ class Tools:
         depends_on: Annotated[list[Name], Field(description="Tasks that must be completed first.")] = [],  # noqa: B006 - as above
     ) -> Proposal:
         """Propose a new task; a person decides on it by merging the branch that it is put on."""
-        asked = ProposalRequest(
+        request = ProposalRequest(
             name=name,
             goal=goal,
             title=title,
@@ -209,7 +209,7 @@ class Tools:
             depends_on=tuple(depends_on),
         )
         with _telling():
-            return await self._client_of(ctx).propose(asked)
+            return await self._client_of(ctx).propose(request)
 
     def _client_of(self, ctx: Ctx) -> ApiClient:
         """Return a client that speaks for whoever calls."""

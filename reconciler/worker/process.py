@@ -121,10 +121,10 @@ def identity(pid: int) -> str:
     return f"{pid} {_boot()} {_born(pid)}"
 
 
-async def end_left_over(known: str, records: Path) -> None:
+async def end_left_over(identity: str, records: Path) -> None:
     """End what an earlier life of this program began, and all that it started, if it is still there."""
     grace = GRACE if await asyncio.to_thread(records.is_dir) else 0  # else nobody holds it
-    number, boot, born = known.split(" ", 2)
+    number, boot, born = identity.split(" ", 2)
     pid = int(number)
     if boot != _boot():
         return

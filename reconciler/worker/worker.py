@@ -79,12 +79,12 @@ class Worker:
 
     async def _take(self, slot: Slot) -> HeldTask | None:
         """Return what is held after asking for a task, None if there is none and none is waited for."""
-        asked = slot.read() or HeldTask(request_key=self.draw())
-        slot.write(asked)
+        slot_content = slot.read() or HeldTask(request_key=self.draw())
+        slot.write(slot_content)
         request = DequeueRequest(
             capabilities=self.capabilities,
             wait=SHORT_WAIT if self.until == "idle" else MOST_WAIT,
-            request_key=asked.request_key,
+            request_key=slot_content.request_key,
         )
         lease = await self.client.dequeue(request)
         while lease is None and self.until != "idle":
@@ -92,7 +92,7 @@ class Worker:
         if lease is None:
             slot.clear()
             return None
-        held = asked.model_copy(update={"lease": lease})
+        held = slot_content.model_copy(update={"lease": lease})
         slot.write(held)
         return held
 

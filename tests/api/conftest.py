@@ -29,9 +29,9 @@ def limits():
 @pytest.fixture
 def app(world, limits, tmp_path):
     return make_app(
-        world.desk,
+        world.controller,
         world.leases,
-        world.shelf,
+        world.services,
         clock=world.clock,
         last_use=tmp_path / "last_use",
         limits=limits,

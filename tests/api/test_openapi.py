@@ -83,8 +83,8 @@ async def busy(world, jeeves, monkeypatch):
     """A fleet with tasks, one of them held, where no request has to wait."""
     await world.ask(*(pulled(f"web/{number}") for number in range(10)), make_task("ours"))
     await jeeves.post("/api/v1/dequeue", json={"request_key": "k1"})
-    bid = world.leases.bid
-    monkeypatch.setattr(world.leases, "bid", lambda asked, _: bid(asked, timedelta(0)))
+    lease_request = world.leases.lease_request
+    monkeypatch.setattr(world.leases, "bid", lambda asked, _: lease_request(asked, timedelta(0)))
 
 
 @pytest.mark.slow

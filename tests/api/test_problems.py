@@ -156,7 +156,7 @@ async def test_a_token_is_good_for_its_scopes_only(clients, path):
 
 
 async def test_before_the_specs_are_read_nobody_is_called_unknown(world, jeeves):
-    world.desk.desired = type(world.desired)()
+    world.controller.desired = type(world.desired)()
 
     answer = await jeeves.get("/api/v1/tasks")
 

@@ -46,10 +46,10 @@ async def test_a_task_shows_what_is_asked_for_and_where_it_stands(world, jeeves,
 async def test_the_last_sign_of_a_live_run_is_its_last_output_where_it_is_followed(world, jeeves):
     await world.ask(pulled("a"), pulled("b"))
     run = (await take(jeeves))["lease"]
-    printed = world.desk.statuses["a"].since + timedelta(hours=1)
-    heard = {(run, world.desk.statuses["a"].round): printed}
+    printed = world.controller.statuses["a"].since + timedelta(hours=1)
+    heard = {(run, world.controller.statuses["a"].round): printed}
 
-    model = replace(read_model(world.desk), last_output=lambda *key: heard.get(key))
+    model = replace(read_model(world.controller), last_output=lambda *key: heard.get(key))
     shown = task_body(model.task("a"))
     (live,) = map(run_body, model.runs())
 
@@ -60,7 +60,7 @@ async def test_the_last_sign_of_a_live_run_is_its_last_output_where_it_is_follow
 async def test_a_task_says_what_it_waits_for_before_it_is_on_record(world, watcher):
     await world.ask(make_task("a"))
     waiting = Waiting(reason=Reason.SLOT, message="every slot is taken", since=START)
-    world.desk.last_plan = Plan(waiting={"a": waiting})
+    world.controller.last_plan = Plan(waiting={"a": waiting})
 
     shown = (await watcher.get(f"{API}/tasks/a")).json()
 
@@ -184,7 +184,7 @@ async def test_live_runs_are_listed(world, jeeves, watcher):
 async def test_hosts_are_shown_with_what_is_known_of_them(world, watcher):
     hosts = {"local": Host(name="local"), "h1": Host(name="h1", address="192.0.2.1", cordon=True)}
     await world.ask(hosts=hosts)
-    world.desk.hosts = {"h1": HostStatus(reachable=False, since=START, message="no answer")}
+    world.controller.hosts = {"h1": HostStatus(reachable=False, since=START, message="no answer")}
 
     far, near = (await watcher.get(f"{API}/hosts")).json()
 
@@ -209,7 +209,7 @@ async def test_the_plan_is_shown_with_its_reasons(world, watcher):
     waiting = {
         name: Waiting(reason=Reason.SLOT, message="every slot is taken", since=START) for name in "bcd"
     }
-    world.desk.last_plan = Plan(actions=(stop,), waiting=waiting, due=START)
+    world.controller.last_plan = Plan(actions=(stop,), waiting=waiting, due=START)
 
     shown = (await watcher.get(f"{API}/plan?limit=2")).json()
 

@@ -449,7 +449,9 @@ async def test_many_can_live_in_one_process_and_be_started_again(tmp_path):
         for _ in range(2):
             worlds = FakeWorld(), FakeWorld()
             apps = [
-                make_app(one.desk, one.leases, one.shelf, clock=one.clock, last_use=tmp_path / "used")
+                make_app(
+                    one.controller, one.leases, one.services, clock=one.clock, last_use=tmp_path / "used"
+                )
                 for one in worlds
             ]
             async with serve_app(apps[0], LISTEN) as first, serve_app(apps[1], LISTEN) as second:
@@ -461,7 +463,9 @@ async def test_many_can_live_in_one_process_and_be_started_again(tmp_path):
 
 async def test_an_address_that_is_taken_is_told_in_words(address, tmp_path):
     world = FakeWorld()
-    other = make_app(world.desk, world.leases, world.shelf, clock=world.clock, last_use=tmp_path / "used")
+    other = make_app(
+        world.controller, world.leases, world.services, clock=world.clock, last_use=tmp_path / "used"
+    )
 
     with pytest.raises(UsageError, match="choose another address with --listen"):
         async with serve_app(other, read_listen(urlsplit(address).netloc)):
@@ -504,7 +508,7 @@ async def test_the_health_of_the_process_and_of_its_work(world, nobody):
     assert (await nobody.get("/healthz")).json()["status"] == "ok"
     assert (await nobody.get("/readyz")).json()["revision"] == world.desired.revision
 
-    world.desk.desired = type(world.desired)()
+    world.controller.desired = type(world.desired)()
 
     assert (await nobody.get("/healthz")).status_code == 200
     assert (await nobody.get("/readyz")).status_code == 503
@@ -597,7 +601,9 @@ async def test_a_pulled_task_survives_a_stop(world, tmp_path):
     await world.ask(pulled("a"))
     keys = []
     for _ in range(2):
-        app = make_app(world.desk, world.leases, world.shelf, clock=world.clock, last_use=tmp_path / "used")
+        app = make_app(
+            world.controller, world.leases, world.services, clock=world.clock, last_use=tmp_path / "used"
+        )
         async with serve_app(app, LISTEN) as address, httpx2.AsyncClient(trust_env=False) as client:
             headers = {"Authorization": f"Bearer {TOKENS['jeeves']}"}
             asked = {"request_key": "k1"}

@@ -91,7 +91,7 @@ async def test_a_task_that_is_lost_before_it_is_told_of_is_not_told_of(world, je
         answer = await jeeves.post(f"{API}/dequeue", json={"request_key": "k1"})
 
     assert answer.status_code == 204
-    assert world.desk.statuses["a"].phase == "created"
+    assert world.controller.statuses["a"].phase == "created"
 
 
 async def test_an_answer_that_a_client_did_not_wait_for_is_not_lost(world, jeeves):
@@ -155,7 +155,7 @@ async def test_nobody_reports_for_another_agent(world, clients, jeeves):
         f"{API}/tasks/a/status", json={"epoch": epoch, "status": "completed"}
     )
 
-    assert (stolen.status_code, world.desk.statuses["a"].phase) == (410, "assigned")
+    assert (stolen.status_code, world.controller.statuses["a"].phase) == (410, "assigned")
 
 
 async def test_an_older_epoch_is_refused(world, jeeves):
@@ -201,7 +201,7 @@ async def test_nothing_is_claimed_that_would_loosen_a_budget(world, jeeves, usag
     answer = await jeeves.post(f"{API}/tasks/a/status", json=told)
 
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "usage")
-    assert world.desk.statuses["a"].phase == "assigned"
+    assert world.controller.statuses["a"].phase == "assigned"
 
 
 async def test_the_work_of_another_task_is_not_claimed(world, jeeves):
@@ -213,7 +213,7 @@ async def test_the_work_of_another_task_is_not_claimed(world, jeeves):
 
     assert (stolen.status_code, own.status_code) == (409, 200)
     assert "push your work to task/a" in stolen.json()["detail"]
-    assert world.desk.statuses["a"].branch_name == "jeeves/a"
+    assert world.controller.statuses["a"].branch_name == "jeeves/a"
 
 
 async def test_a_suspended_agent_gets_nothing_new_but_may_report(world, jeeves):
@@ -236,7 +236,7 @@ async def test_what_an_agent_says_is_harmless_on_record(world, jeeves):
     told = {"epoch": epoch, "status": "failed", "result": "\x1b[31mred\x1b[0m"}
     await jeeves.post(f"{API}/tasks/a/status", json=told)
 
-    assert world.desk.statuses["a"].claim.result == "red"
+    assert world.controller.statuses["a"].claim.result == "red"
 
 
 # --- Logs ------------------------------------------------------------------

@@ -118,13 +118,13 @@ class FakeDesk:
     """Set once an agent waits for a task."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def bid(self, bid: LeaseRequest, wait: timedelta) -> str | None:
-        if self.desired.agents[bid.agent].desired == "suspended":
-            raise Refused(f"agent {bid.agent} gets no task: it is suspended in its spec")
+    async def lease_request(self, lease_request: LeaseRequest, wait: timedelta) -> str | None:
+        if self.desired.agents[lease_request.agent].desired == "suspended":
+            raise Refused(f"agent {lease_request.agent} gets no task: it is suspended in its spec")
         self.asked.set()
         try:
             async with asyncio.timeout(wait.total_seconds()):
-                while (task := self._give(bid)) is None:
+                while (task := self._give(lease_request)) is None:
                     await self.news.wait()
         except TimeoutError:
             return None
@@ -149,20 +149,25 @@ class FakeDesk:
         for step in steps:
             self.record.add(step)
 
-    def _give(self, bid: LeaseRequest) -> str | None:
+    def _give(self, lease_request: LeaseRequest) -> str | None:
         self.news.clear()
         for name, status in self.statuses.items():
             if status.phase.is_live and (status.assigned_agent, status.request_key) == (
-                bid.agent,
-                bid.request_key,
+                lease_request.agent,
+                lease_request.request_key,
             ):
                 return name
         for name, task in sorted(self.desired.tasks.items()):
             status = self.statuses.get(name)
             is_free = status is not None and status.phase is Phase.CREATED
-            if is_free and LeaseQueue(self.desired, [bid], self.statuses).take(task):
+            if is_free and LeaseQueue(self.desired, [lease_request], self.statuses).take(task):
                 run = run_key(name, task.generation, status.attempt + 1)
-                given = {"agent": bid.agent, "request_key": bid.request_key, "run": run, "host": ""}
+                given = {
+                    "agent": lease_request.agent,
+                    "request_key": lease_request.request_key,
+                    "run": run,
+                    "host": "",
+                }
                 self.put(Assigned(task=name, at=self.clock(), reason="given out", spec=task, **given))
                 return name
         return None
@@ -180,7 +185,7 @@ class World:
         self.desired = make_desired(agents=AGENTS)
 
     @property
-    def shelf(self) -> Services:
+    def services(self) -> Services:
         return Services(
             record=self.record,
             logs=self.logs,
@@ -203,21 +208,21 @@ class FakeWorld(World):
 
     def __init__(self) -> None:
         super().__init__()
-        self.desk = self.leases = FakeDesk(self.clock, self.record)
-        self.desk.desired = self.desired
-        self.asked = self.desk.asked
+        self.controller = self.leases = FakeDesk(self.clock, self.record)
+        self.controller.desired = self.desired
+        self.asked = self.controller.asked
 
     async def ask(self, *tasks, **fields) -> None:
         self.desired = make_desired(*tasks, **{"agents": AGENTS, **fields})
-        self.desk.desired = self.desired
+        self.controller.desired = self.desired
         for task in tasks:
-            if task.name not in self.desk.statuses and task.execution_mode == "http_pull":
-                self.desk.put(Created(task=task.name, at=self.clock(), reason="new", spec=task))
-        self.desk.news.set()
+            if task.name not in self.controller.statuses and task.execution_mode == "http_pull":
+                self.controller.put(Created(task=task.name, at=self.clock(), reason="new", spec=task))
+        self.controller.news.set()
 
     async def lose(self, name: str) -> None:
-        task, status = self.desired.tasks[name], self.desk.statuses[name]
-        self.desk.put(lease_lost(name, task, status, self.clock(), self.desired.fleet))
+        task, status = self.desired.tasks[name], self.controller.statuses[name]
+        self.controller.put(lease_lost(name, task, status, self.clock(), self.desired.fleet))
 
     async def close(self) -> None:
         """Nothing runs here."""
@@ -232,13 +237,13 @@ class LoopWorld(World):
         self._specs, self.asked = FakeSpecs(self.desired), asyncio.Event()
         self._loop = make_loop(self._specs, FakeState(), FakeDispatch(), self.clock, pause=self._pause)
         self._loop.listeners.steps.append(self.record.add)
-        self.desk, self.leases = self._loop.cache, self._loop.controllers.leases
-        self._bid, self.leases.bid = self.leases.bid, self._bid_heard
+        self.controller, self.leases = self._loop.cache, self._loop.controllers.leases
+        self._bid, self.leases.lease_request = self.leases.lease_request, self._bid_heard
         self._running = asyncio.create_task(self._loop.run())
 
-    async def _bid_heard(self, bid: LeaseRequest, wait: timedelta) -> str | None:
+    async def _bid_heard(self, lease_request: LeaseRequest, wait: timedelta) -> str | None:
         self.asked.set()
-        return await self._bid(bid, wait)
+        return await self._bid(lease_request, wait)
 
     async def _pause(self, news: asyncio.Event, longest: timedelta | None) -> None:
         self._idle.set()

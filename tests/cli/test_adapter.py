@@ -194,14 +194,14 @@ def test_who_gives_up_waiting_leaves_no_agent_behind(echo, person):
     begun = person / "pid"
     script = f'echo $$ >"{begun}.new"; mv "{begun}.new" "{begun}"; exec sleep 600'
     echo.write("specs/adapters/echo.yaml", f"command: [sh, -c, {json.dumps(script)}]\n")
-    trial = subprocess.Popen([*echo.command, "adapter", "test", "echo"], stdout=subprocess.DEVNULL)
+    check_result = subprocess.Popen([*echo.command, "adapter", "test", "echo"], stdout=subprocess.DEVNULL)
     while not begun.exists():
         with contextlib.suppress(subprocess.TimeoutExpired):
-            pytest.fail(f"it ended with {trial.wait(timeout=0.02)}")
+            pytest.fail(f"it ended with {check_result.wait(timeout=0.02)}")
 
-    trial.send_signal(signal.SIGINT)
+    check_result.send_signal(signal.SIGINT)
 
-    assert trial.wait() == 130
+    assert check_result.wait() == 130
     assert not Path(f"/proc/{begun.read_text().strip()}").exists()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.progress import line
-from reconciler.cli.streams import LogHandler, Teller
+from reconciler.cli.streams import LineWriter, LogHandler
 from reconciler.core.hosts import HostChange
 from tests.cli.test_serve import serving
 from tests.dispatch.world import NOW
@@ -152,26 +152,26 @@ def test_a_reader_that_reads_nothing_keeps_nobody_waiting(monkeypatch):
     reader, writer = os.pipe()
     with os.fdopen(writer, "w", encoding="utf-8") as stream, os.fdopen(reader, "rb") as read:
         monkeypatch.setattr(sys, "stdout", stream)
-        teller = Teller()
+        line_writer = LineWriter()
 
         for number in range(20_000):
-            teller.tell(f"{number} " + "x" * 100)
+            line_writer.tell(f"{number} " + "x" * 100)
 
         first = read.readline()
         threading.Thread(target=lambda: [read.readline() for _ in range(9_000)]).start()
-        teller.close()
-        teller.tell("and goes on")
+        line_writer.close()
+        line_writer.tell("and goes on")
     assert first.startswith(b"0 x")
 
 
 def test_a_log_line_has_date_and_zone_and_nothing_a_terminal_would_obey(monkeypatch, tmp_path):
     with (tmp_path / "log").open("w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
-        teller = Teller()
+        line_writer = LineWriter()
         record = logging.LogRecord("x", logging.WARNING, "", 0, "host %s \x1b]0;x\x07\u202e", ("h",), None)
         record.created = NOW.timestamp()
-        LogHandler(teller).emit(record)
-        teller.close()
+        LogHandler(line_writer).emit(record)
+        line_writer.close()
 
     assert (tmp_path / "log").read_text() == "2030-01-31T09:00:00Z  WARNING  host h \n"
 

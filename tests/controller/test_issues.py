@@ -129,7 +129,9 @@ class Scene:
 
     def restart(self) -> None:
         """Forget everything that is only in memory."""
-        self.intake = IssueController(self.forges, self.branch, self.office, clock.now, read_task, edit)
+        self.issue_controller = IssueController(
+            self.forges, self.branch, self.office, clock.now, read_task, edit
+        )
 
     def add(self, *issues: Issue) -> None:
         self.site.issues |= {each.number: each for each in issues}
@@ -145,7 +147,7 @@ class Scene:
 
     async def look(self) -> None:
         with suppress(ReconcilerError):  # the poller says so in the log
-            await self.intake.poll(self.office.desired.repos["calc"])
+            await self.issue_controller.poll(self.office.desired.repos["calc"])
 
     def is_on_record(self, phase: Phase, name: str = NAME, **fields: object) -> None:
         known = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
@@ -415,7 +417,7 @@ async def test_others_are_not_followed_and_counted_once(taken_up):
 
     assert len(taken_up.branch.log) == 1
     assert len(taken_up.answers) == 1  # the one that was there
-    assert taken_up.intake.ignored == 1
+    assert taken_up.issue_controller.ignored == 1
 
 
 @pytest.mark.parametrize("author", ["\u212aate", "Kat\u0435", "kate "])
@@ -427,7 +429,7 @@ async def test_a_name_that_looks_like_an_allowed_one_is_another(author):
     await scene.look()
 
     assert list(scene.branch.content) == [SEVEN]
-    assert (scene.spec().desired, scene.intake.ignored) == ("active", 1)
+    assert (scene.spec().desired, scene.issue_controller.ignored) == ("active", 1)
 
 
 async def test_a_comment_of_the_future_keeps_no_later_one_from_being_followed(taken_up):
@@ -526,7 +528,9 @@ async def test_on_a_real_branch_issue_and_commands_become_commits_that_the_specs
     async with await Repository.open(str(place), tmp_path) as repository:
         for _ in range(2):
             bot = BotCommitter(repository, "main")
-            scene.intake = IssueController(scene.forges, bot, scene.office, clock.now, read_task, edit)
+            scene.issue_controller = IssueController(
+                scene.forges, bot, scene.office, clock.now, read_task, edit
+            )
             await scene.look()
             scene.site.comments = [
                 each for each in scene.site.comments if not each.key
@@ -577,7 +581,7 @@ async def test_repos_are_looked_at_from_time_to_time_and_at_once_when_notified(s
 
     scene.forges.issues = issues
     scene.office.desired = fleet(calc="tools/calc", twin="Tools/Calc")
-    poller = scene.intake.poller
+    poller = scene.issue_controller.poller
     work = asyncio.create_task(poller.run(pause))
     await looks.get()
     while await waits.get() != timedelta(minutes=1):
@@ -607,7 +611,7 @@ async def test_repos_of_new_specs_are_looked_at_at_once(scene):
 
     scene.forges.issues = issues
     scene.office.desired = Desired()  # nothing was read so far
-    poller = scene.intake.poller
+    poller = scene.issue_controller.poller
     work = asyncio.create_task(poller.run(pause))
     await waits.get()
 
@@ -630,7 +634,7 @@ async def test_without_rules_for_issues_no_forge_is_asked(scene):
     scene.add(issue())
     scene.office.desired = replace(scene.office.desired, fleet=FleetSpec())
 
-    work = asyncio.create_task(scene.intake.poller.run(pause))
+    work = asyncio.create_task(scene.issue_controller.poller.run(pause))
     longest = [await waits.get() for _ in range(3)]
     await scene.look()
     work.cancel()

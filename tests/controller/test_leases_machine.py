@@ -155,12 +155,12 @@ class Office(RuleBasedStateMachine):
         self.push({**self.tasks, name: make_task(name, **fields)})
         self.turn()
 
-    @rule(name=st.sampled_from(NAMES), wish=st.sampled_from(DesiredState))
-    def ask_for(self, name, wish):
+    @rule(name=st.sampled_from(NAMES), preference=st.sampled_from(DesiredState))
+    def ask_for(self, name, preference):
         if name in self.tasks:
             spec = self.tasks[name]
-            generation = f"{spec.generation[:30]}-{wish[:3]}"
-            changed = spec.model_copy(update={"desired": wish, "generation": generation})
+            generation = f"{spec.generation[:30]}-{preference[:3]}"
+            changed = spec.model_copy(update={"desired": preference, "generation": generation})
             self.push({**self.tasks, name: changed})
             self.turn()
 
@@ -182,7 +182,7 @@ class Office(RuleBasedStateMachine):
     # --- What agents do ---
 
     @rule(agent=st.sampled_from(sorted(AGENTS)), is_lost=st.booleans())
-    def bid(self, agent, is_lost):
+    def lease_request(self, agent, is_lost):
         self.keys += 1
         self.ask(agent, str(self.keys), is_lost=is_lost)
 
@@ -310,7 +310,7 @@ class Office(RuleBasedStateMachine):
         for _ in range(8):
             self.time_passes(600)
             for agent in sorted(AGENTS) * 2:
-                self.bid(agent, is_lost=False)
+                self.lease_request(agent, is_lost=False)
             for held in self.held:
                 self.say(held, Claim(outcome="completed"))
         self.time_passes(7200)
@@ -327,9 +327,9 @@ class Office(RuleBasedStateMachine):
     # --- Words ---
 
     def ask(self, agent, key, *, is_lost=False):
-        bid = LeaseRequest(agent=agent, request_key=key)
+        lease_request = LeaseRequest(agent=agent, request_key=key)
         try:
-            task = self.turn(self.loop.controllers.leases.bid(bid, timedelta(0)))
+            task = self.turn(self.loop.controllers.leases.lease_request(lease_request, timedelta(0)))
         except (Unavailable, Refused):
             return
         if task is None or is_lost:

@@ -233,12 +233,12 @@ DEEDS = st.lists(
 @given(deeds=DEEDS, fields=REPO_FIELDS, shuffle=st.randoms())
 def test_the_record_is_the_same_whatever_webhooks_and_crashes_do(deeds, fields, shuffle):
     repo = REPO.model_copy(update=fields)
-    lives = [
+    last_transitions = [
         asyncio.run(live_through(deeds, repo, between))
         for between in (nothing, thrice(shuffle), a_restart, an_outage)
     ]
 
-    assert all(life == lives[0] for life in lives)
+    assert all(life == last_transitions[0] for life in last_transitions)
 
 
 async def live_through(deeds, repo, between):

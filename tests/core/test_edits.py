@@ -7,8 +7,8 @@ from reconciler.core.model.status import Phase, Status
 from tests.strategies import NOW
 
 
-def spec(wish=DesiredState.ACTIVE, **fields):
-    return TaskSpec(goal="Do it.", desired=wish, **fields)
+def spec(preference=DesiredState.ACTIVE, **fields):
+    return TaskSpec(goal="Do it.", desired=preference, **fields)
 
 
 def status(phase):
@@ -28,8 +28,8 @@ def status(phase):
         (cancelling, DesiredState.CANCELLED, "a is cancelled already"),
     ],
 )
-def test_a_wish_changes_what_is_desired_unless_it_is_so_already(ask, wish, answer):
-    assert ask("a", spec(wish), None) == answer
+def test_a_wish_changes_what_is_desired_unless_it_is_so_already(ask, preference, answer):
+    assert ask("a", spec(preference), None) == answer
 
 
 def test_a_cancelled_task_is_not_resumed_but_asked_for_again():

@@ -54,7 +54,7 @@ def offices(draw):
             statuses[task.name] = make_status(
                 task, Phase.RUNNING, assigned_agent=holding, attempt=1, run=f"{task.name}.g.a1", claim=claim
             )
-    bids = draw(
+    lease_requests = draw(
         st.lists(
             st.builds(
                 LeaseRequest,
@@ -71,7 +71,7 @@ def offices(draw):
         agents=known,
         fleet=FleetSpec(max_running=draw(st.none() | st.integers(0, 6))),
     )
-    return desired, Observed(statuses=statuses, bids=tuple(bids))
+    return desired, Observed(statuses=statuses, lease_requests=tuple(lease_requests))
 
 
 @given(offices())
@@ -82,11 +82,18 @@ def test_tasks_are_handed_out_within_the_rules(office):
 
     held = Counter(s.assigned_agent for s in observed.statuses.values() if s.claim is None)
     live = sum(status.phase.is_live for status in observed.statuses.values())
-    keys = {(bid.agent, bid.request_key): bid for bid in observed.bids}
+    keys = {
+        (lease_request.agent, lease_request.request_key): lease_request
+        for lease_request in observed.lease_requests
+    }
     assert len({(event.agent, event.request_key) for event in given_out}) == len(given_out)
     for event in given_out:
-        bid, agent = keys[event.agent, event.request_key], desired.agents[event.agent]
-        has = {*agent.capabilities} & {*bid.capabilities} if bid.capabilities else {*agent.capabilities}
+        lease_request, agent = keys[event.agent, event.request_key], desired.agents[event.agent]
+        has = (
+            {*agent.capabilities} & {*lease_request.capabilities}
+            if lease_request.capabilities
+            else {*agent.capabilities}
+        )
         assert set(event.spec.requires) <= has
         assert (agent.desired, event.spec.desired, event.host) == ("active", DesiredState.ACTIVE, "")
         held[event.agent] += 1
@@ -107,15 +114,23 @@ def test_nobody_waits_for_what_could_be_handed_out(office):
     planned = plan(desired, observed, NOW)
     given_out = {event.task: event for event in planned.events if isinstance(event, Assigned)}
 
-    left = [bid for bid in observed.bids if all(bid.request_key != e.request_key for e in given_out.values())]
+    left = [
+        lease_request
+        for lease_request in observed.lease_requests
+        if all(lease_request.request_key != e.request_key for e in given_out.values())
+    ]
     held = Counter(s.assigned_agent for s in observed.statuses.values() if s.claim is None)
     held.update(event.agent for event in given_out.values())
 
-    for bid in left:
-        agent = desired.agents[bid.agent]
-        if agent.desired == "suspended" or held[bid.agent] >= agent.slots:
+    for lease_request in left:
+        agent = desired.agents[lease_request.agent]
+        if agent.desired == "suspended" or held[lease_request.agent] >= agent.slots:
             continue
-        has = {*agent.capabilities} & {*bid.capabilities} if bid.capabilities else {*agent.capabilities}
+        has = (
+            {*agent.capabilities} & {*lease_request.capabilities}
+            if lease_request.capabilities
+            else {*agent.capabilities}
+        )
         waiting = [n for n, wait in planned.waiting.items() if wait.reason is Reason.AGENT]
         assert not [name for name in waiting if set(desired.tasks[name].requires) <= has]
 
@@ -124,9 +139,12 @@ def test_the_agent_that_is_preferred_gets_the_task_before_the_one_that_came_firs
     known = {"first": Agent(name="first"), "better": Agent(name="better", capabilities=("big",))}
     task = make_task("a", execution_mode=ExecutionMode.HTTP_PULL, prefer=("big",))
     desired = Desired(revision="1" * 40, tasks={"a": task}, agents=known)
-    bids = (LeaseRequest(agent="first", request_key="1"), LeaseRequest(agent="better", request_key="2"))
+    lease_requests = (
+        LeaseRequest(agent="first", request_key="1"),
+        LeaseRequest(agent="better", request_key="2"),
+    )
 
-    planned = plan(desired, Observed(bids=bids), NOW)
+    planned = plan(desired, Observed(lease_requests=lease_requests), NOW)
 
     assert [event.agent for event in planned.events if isinstance(event, Assigned)] == ["better"]
 
@@ -359,7 +377,7 @@ def test_a_task_is_not_handed_out_as_long_as_nobody_could_validate_it():
     known = {"jeeves": Agent(name="jeeves")}
     desired = Desired(revision="1" * 40, tasks={"a": task}, agents=known)
 
-    planned = plan(desired, Observed(bids=(LeaseRequest(agent="jeeves", request_key="1"),)), NOW)
+    planned = plan(desired, Observed(lease_requests=(LeaseRequest(agent="jeeves", request_key="1"),)), NOW)
 
     assert planned.waiting["a"].message == "`validate_on`: there is no host gone"
     with pytest.raises(SpecError, match="needs host 'gone'"):
@@ -369,7 +387,7 @@ def test_a_task_is_not_handed_out_as_long_as_nobody_could_validate_it():
 def test_a_task_that_no_agent_asks_for_says_the_same_by_day_and_by_night():
     task = make_task("a", execution_mode=ExecutionMode.HTTP_PULL, window="09:30-10:00")
     desired = Desired(revision="1" * 40, tasks={"a": task}, agents={"jeeves": Agent(name="jeeves")})
-    asked = Observed(bids=(LeaseRequest(agent="jeeves", request_key="1"),))
+    asked = Observed(lease_requests=(LeaseRequest(agent="jeeves", request_key="1"),))
     opening = NOW + timedelta(minutes=30)
 
     closed, opened = plan(desired, asked, NOW), plan(desired, Observed(), opening)

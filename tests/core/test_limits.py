@@ -98,12 +98,12 @@ def test_a_budget_is_spent_when_a_limit_is_reached(budget, words):
         (("host", "alpha"), "host alpha has spent its daily budget of 10 tokens"),
     ],
 )
-def test_a_daily_budget_that_is_spent_is_named_without_how_much_was(purse, words):
+def test_a_daily_budget_that_is_spent_is_named_without_how_much_was(scope, words):
     paying = list(budget_scopes("codex", "shop", "alpha"))
 
     assert paying == [FLEET_GROUP, ("repo", "shop"), ("adapter", "codex"), ("host", "alpha")]
-    assert spent_today(DESIRED, {purse: Usage(output_tokens=11, cost_usd=5.25)}, *paying) == words
-    assert spent_today(DESIRED, {purse: Usage(output_tokens=9, cost_usd=4.75)}, *paying) is None
+    assert spent_today(DESIRED, {scope: Usage(output_tokens=11, cost_usd=5.25)}, *paying) == words
+    assert spent_today(DESIRED, {scope: Usage(output_tokens=9, cost_usd=4.75)}, *paying) is None
 
 
 def test_who_is_not_there_has_no_budget():

@@ -101,8 +101,8 @@ def test_a_host_that_answers_and_cannot_start_runs_gets_none_but_one_to_try():
     assert placed(Host(name="alpha"), observed=Observed(hosts=known)).rejected == {
         "alpha": "cannot start runs: git is missing"
     }
-    trial = Observed(hosts=known, on_trial=frozenset({"alpha"}))
-    assert placed(Host(name="alpha"), observed=trial).chosen == "alpha"
+    check_result = Observed(hosts=known, half_open=frozenset({"alpha"}))
+    assert placed(Host(name="alpha"), observed=check_result).chosen == "alpha"
 
 
 def test_a_task_without_a_repo_may_run_on_every_host():

@@ -33,12 +33,12 @@ class Fleet(RuleBasedStateMachine):
     def push_a_task(self, name, data):
         self.push({**self.tasks, name: data.draw(tasks(name))})
 
-    @rule(name=st.sampled_from(NAMES), wish=st.sampled_from(DesiredState))
-    def ask_for(self, name, wish):
+    @rule(name=st.sampled_from(NAMES), preference=st.sampled_from(DesiredState))
+    def ask_for(self, name, preference):
         if name in self.tasks:
             spec = self.tasks[name]
-            generation = f"{spec.generation[:36]}-{wish[:3]}"
-            change = {"desired": wish, "generation": generation}
+            generation = f"{spec.generation[:36]}-{preference[:3]}"
+            change = {"desired": preference, "generation": generation}
             self.push({**self.tasks, name: spec.model_copy(update=change)})
 
     @rule(names=st.sets(st.sampled_from(NAMES), min_size=1))

@@ -56,8 +56,8 @@ def test_a_host_on_trial_starts_one_run_at_a_time(fleet):
     new = Counter(start.event.host for start in starts(plan(desired, observed, NOW)))
 
     starting = {s.assigned_host for s in observed.statuses.values() if s.phase is Phase.ASSIGNED}
-    on_trial = {host for host in observed.on_trial if (probe := observed.hosts.get(host)) and probe.fault}
-    assert all(new[host] <= (host not in starting) for host in on_trial)
+    half_open = {host for host in observed.half_open if (probe := observed.hosts.get(host)) and probe.fault}
+    assert all(new[host] <= (host not in starting) for host in half_open)
 
 
 @given(fleets())
@@ -132,7 +132,7 @@ def test_a_run_starts_only_on_a_host_that_fits(fleet):
         assert host.repos is None or spec.repo in {None, *host.repos}
         probe = observed.hosts.get(host.name)
         assert probe.reachable if probe else host.is_local
-        assert probe is None or not probe.fault or host.name in observed.on_trial
+        assert probe is None or not probe.fault or host.name in observed.half_open
         if probe and desired.adapters[spec.adapter].version:
             assert host.is_local or spec.adapter in probe.adapters
             assert spec.adapter not in probe.adapters or probe.adapters[spec.adapter].ok

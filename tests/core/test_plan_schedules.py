@@ -205,10 +205,10 @@ def test_what_is_for_a_person_does_not_come_again_by_itself():
 
 
 @pytest.mark.parametrize("wish", [DesiredState.SUSPENDED, DesiredState.CANCELLED])
-def test_a_task_that_is_not_wanted_does_not_come_again(wish):
+def test_a_task_that_is_not_wanted_does_not_come_again(preference):
     world = settled_world()
 
-    world.push(make_desired(make_task(schedule=DAILY, desired=wish)))
+    world.push(make_desired(make_task(schedule=DAILY, desired=preference)))
     world.now = DUE + DAY
     world.run()
 

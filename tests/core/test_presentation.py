@@ -165,8 +165,8 @@ def test_nothing_that_others_wrote_has_an_effect_in_markdown(text):
 def test_a_light_on_the_head_says_how_it_is_going(phase, state):
     shown = wanted(a_status(phase), address="https://fleet.example.org")
 
-    assert (shown.light.commit, shown.light.state) == (HEAD, state)
-    assert (shown.light.url, shown.phase) == ("https://fleet.example.org", phase)
+    assert (shown.commit_status.commit, shown.commit_status.state) == (HEAD, state)
+    assert (shown.commit_status.url, shown.phase) == ("https://fleet.example.org", phase)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_an_issue_shows_the_phase_of_its_task_before_there_is_a_pull_request(pha
     shown = wanted(a_status(phase, pull_request=None, head_commit=None), a_task(review="none", issue="7"))
 
     assert (shown.issue, shown.phase, shown.issue_notes, shown.closes_issue) == (7, phase, (), False)
-    assert (shown.opens, shown.light, shown.notes) == (False, None, ())
+    assert (shown.opens, shown.commit_status, shown.notes) == (False, None, ())
 
 
 def test_an_issue_is_told_how_its_task_ended_and_closed_when_it_is_done():

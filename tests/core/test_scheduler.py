@@ -189,10 +189,10 @@ def test_a_task_outside_of_a_full_group_is_not_held_up_by_it():
         ),
     ],
 )
-def test_a_daily_budget_that_is_spent_lets_nothing_start_until_tomorrow(holder, purse, words):
+def test_a_daily_budget_that_is_spent_lets_nothing_start_until_tomorrow(holder, scope, words):
     spec = make_task("a", repo="shop")
 
-    planned = planned_for(spec, spent={purse: LOTS}, **holder)
+    planned = planned_for(spec, spent={scope: LOTS}, **holder)
 
     assert started(planned) == {}
     assert planned.waiting["a"].reason is Reason.BUDGET

@@ -106,7 +106,7 @@ def test_an_outside_agent_is_told_where_to_begin():
     desired = fleet(execution_mode="http_pull")
     desired.agents["jeeves"] = Agent(name="jeeves")
     observed = replace(
-        observe(desired, Phase.COMPLETED), bids=(LeaseRequest(agent="jeeves", request_key="k"),)
+        observe(desired, Phase.COMPLETED), lease_requests=(LeaseRequest(agent="jeeves", request_key="k"),)
     )
 
     assert start_of(plan(desired, observed, START)).start_from == HEAD

@@ -17,7 +17,7 @@ from reconciler.dispatch import framing
 from reconciler.dispatch.event_buffer import event_filters
 from reconciler.dispatch.output import OutputRequest, RoundOutput, give_up_verdict, judge_output, read_events
 from reconciler.specs.layers import resolve_adapter as built_in
-from tests.dispatch.test_output import NOW, VERDICTS, asked, remains
+from tests.dispatch.test_output import NOW, VERDICTS, asked, round_output
 
 SESSION = "8a1b2c3d-0000-4000-8000-000000000000"
 INIT = {"type": "system", "subtype": "init", "session_id": SESSION}
@@ -149,12 +149,12 @@ def test_a_quotation_does_not_hide_that_the_result_is_a_failure():
     assert judge(BEFORE + quoted + b"\n" + failure).outcome == "failed"
 
 
-STREAMS = [row for row in VERDICTS if remains(row).stdout.startswith(b'{"')]
+STREAMS = [row for row in VERDICTS if round_output(row).stdout.startswith(b'{"')]
 
 
 @pytest.mark.parametrize("row", STREAMS, ids=[row["recording"] for row in STREAMS])
 def test_every_recording_means_the_same_with_progress_on_each_line(row):
-    adapter, plain = built_in(row["adapter"], None), remains(row)
+    adapter, plain = built_in(row["adapter"], None), round_output(row)
     lines = b"\n".join(b"50%%\r%s\r" % line for line in plain.stdout.split(b"\n"))
 
     framed = judge_output(adapter, RoundOutput(lines, plain.stderr, plain.exit_code), asked(row), NOW)
@@ -223,12 +223,12 @@ def test_of_more_events_than_can_be_kept_the_first_and_the_last_are(monkeypatch)
 @pytest.mark.parametrize("row", VERDICTS, ids=[row["recording"] for row in VERDICTS])
 def test_what_the_rules_do_not_look_at_changes_nothing(row, monkeypatch):
     adapter = built_in(row["adapter"], None)
-    found = judge_output(adapter, remains(row), asked(row), NOW)
+    found = judge_output(adapter, round_output(row), asked(row), NOW)
 
     monkeypatch.setattr("reconciler.dispatch.output.conditions", lambda _: retention_of_all())
     monkeypatch.setattr("reconciler.dispatch.output.SLIM", {})
 
-    assert judge_output(adapter, remains(row), asked(row), NOW) == found
+    assert judge_output(adapter, round_output(row), asked(row), NOW) == found
 
 
 def retention_of_all():

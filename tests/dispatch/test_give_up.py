@@ -6,7 +6,7 @@ from reconciler.core.adapter import Output
 from reconciler.core.model.runs import FailureClass
 from reconciler.dispatch.output import read_output
 from reconciler.specs.layers import resolve_adapter as built_in
-from tests.dispatch.test_output import recording, remains
+from tests.dispatch.test_output import recording, round_output
 from tests.dispatch.world import NOW, World
 
 
@@ -22,7 +22,7 @@ async def carry_out(world, script, output):
 
 @pytest.mark.parametrize("name", ["gemini", "qwen"])
 async def test_a_cli_that_only_waits_for_its_model_is_ended_with_what_that_said(world, name):
-    waiting = remains(recording(f"{name}/streamjson_err429")).stderr
+    waiting = round_output(recording(f"{name}/streamjson_err429")).stderr
     (world.folder / "said").write_bytes(waiting)
 
     found = await carry_out(
@@ -57,7 +57,7 @@ async def carry_out_again(world, script, output):
 
 
 async def test_a_cli_that_somebody_else_cancelled_was_not_stopped_by_us(world):
-    interrupted = remains(recording("claude/sig_streamjson_hang_SIGINT")).stdout
+    interrupted = round_output(recording("claude/sig_streamjson_hang_SIGINT")).stdout
     (world.folder / "said").write_bytes(interrupted)
 
     found = await carry_out(world, f"cat '{world.folder}/said'", built_in("claude-code", None).output)

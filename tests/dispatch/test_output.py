@@ -40,7 +40,7 @@ VERDICTS = read_table()
 by_name = pytest.mark.parametrize("row", VERDICTS, ids=[row["recording"] for row in VERDICTS])
 
 
-def remains(row):
+def round_output(row):
     code, stderr = int(row["exit_code"]), RECORDINGS / f"{row['recording']}.stderr"
     return RoundOutput(
         stdout=(RECORDINGS / f"{row['recording']}.stdout").read_bytes(),
@@ -66,7 +66,7 @@ def recording(name):
 def test_every_recording_gets_the_verdict_of_the_table(row):
     adapter = built_in(row["adapter"], None)
 
-    found = judge_output(adapter, remains(row), asked(row), NOW)
+    found = judge_output(adapter, round_output(row), asked(row), NOW)
 
     assert (found.outcome, found.kind or "") == (row["outcome"], row["class"])
     assert row["words"] in "\n".join((found.message, *found.notes))
@@ -76,7 +76,7 @@ def test_every_recording_gets_the_verdict_of_the_table(row):
 def test_every_recording_that_names_its_session_can_be_resumed(row):
     adapter = built_in(row["adapter"], None)
 
-    found = judge_output(adapter, remains(row), OutputRequest(), NOW)
+    found = judge_output(adapter, round_output(row), OutputRequest(), NOW)
 
     assert bool(found.session_id) is bool(row["session"])
 
@@ -113,7 +113,7 @@ def end_of_result(row, stdout):
 @given(st.data())
 def test_a_cut_output_is_no_success_unless_its_last_event_is_whole(data):
     row = data.draw(st.sampled_from(WHOLE), label="recording")
-    stdout = remains(row).stdout
+    stdout = round_output(row).stdout
     end = end_of_result(row, stdout)
     cut = data.draw(st.integers(0, end - 1) | st.integers(max(0, end - 20), end - 1), label="cut")
     exit_code = data.draw(st.sampled_from([0, 143]))
@@ -127,7 +127,7 @@ def test_a_cut_output_is_no_success_unless_its_last_event_is_whole(data):
 
 
 def test_an_output_cut_in_its_last_line_is_told_from_one_that_just_ends():
-    whole = remains(recording("claude/streamjson_text")).stdout
+    whole = round_output(recording("claude/streamjson_text")).stdout
     adapter = built_in("claude-code", None)
 
     in_a_line = judge_output(adapter, RoundOutput(whole[:-100], b"", 0), OutputRequest(), NOW)
@@ -140,7 +140,7 @@ def test_an_output_cut_in_its_last_line_is_told_from_one_that_just_ends():
 
 
 def test_the_old_codex_format_says_that_its_end_is_a_guess():
-    stdout = remains(recording("codex-0.39/json_tool_bypass")).stdout
+    stdout = round_output(recording("codex-0.39/json_tool_bypass")).stdout
     adapter = built_in("codex", None)
 
     whole = judge_output(adapter, RoundOutput(stdout, b"", 0), OutputRequest(), NOW)
@@ -154,7 +154,7 @@ def test_the_old_codex_format_says_that_its_end_is_a_guess():
 
 def test_a_line_of_a_log_that_has_a_msg_is_not_of_the_old_codex_format():
     end = b'{"level": "info", "msg": "bye"}\n'
-    good = remains(recording("codex-0.171/json_text"))
+    good = round_output(recording("codex-0.171/json_text"))
 
     found = judge_output(
         built_in("codex", None), RoundOutput(end + good.stdout + end, good.stderr, 0), OutputRequest(), NOW
@@ -185,7 +185,7 @@ def test_a_session_that_was_begun_anew_is_noted_and_its_totals_are_its_own():
     before = Usage(input_tokens=100, output_tokens=10, cached_tokens=1)
 
     found = judge_output(
-        built_in("codex", None), remains(row), OutputRequest(session="01a20000-fc7b", totals=before), NOW
+        built_in("codex", None), round_output(row), OutputRequest(session="01a20000-fc7b", totals=before), NOW
     )
 
     assert found.session_id != "01a20000-fc7b"
@@ -196,10 +196,13 @@ def test_a_session_that_was_begun_anew_is_noted_and_its_totals_are_its_own():
 def test_the_tokens_of_a_resumed_codex_session_are_counted_from_where_it_was_left():
     first, second = recording("codex/resume_1_first"), recording("codex/resume_6_nostdinprompt")
     adapter = built_in("codex", None)
-    before = judge_output(adapter, remains(first), OutputRequest(), NOW)
+    before = judge_output(adapter, round_output(first), OutputRequest(), NOW)
 
     after = judge_output(
-        adapter, remains(second), OutputRequest(session=before.session_id, totals=before.session_totals), NOW
+        adapter,
+        round_output(second),
+        OutputRequest(session=before.session_id, totals=before.session_totals),
+        NOW,
     )
 
     assert after.session_id == before.session_id
@@ -213,23 +216,23 @@ def test_the_cost_of_a_resumed_claude_session_is_a_difference_and_its_tokens_are
 
     found = judge_output(
         built_in("claude-code", None),
-        remains(row),
+        round_output(row),
         OutputRequest(session="a478c207-35fd-41d9-b120-288ec3eb4cb6", totals=before),
         NOW,
     )
 
-    total = json.loads(remains(row).stdout.splitlines()[-1])
+    total = json.loads(round_output(row).stdout.splitlines()[-1])
     assert found.usage.cost_usd == pytest.approx(total["total_cost_usd"] - 0.002)
     assert found.usage.output_tokens == total["usage"]["output_tokens"]
 
 
 def test_totals_of_a_session_survive_a_run_that_told_none():
     row = recording("codex/sig_json_tool_SIGTERM")
-    session = json.loads(remains(row).stdout.split(b"\n")[0])["thread_id"]
+    session = json.loads(round_output(row).stdout.split(b"\n")[0])["thread_id"]
     before = Usage(input_tokens=100, output_tokens=10)
 
     found = judge_output(
-        built_in("codex", None), remains(row), OutputRequest(session=session, totals=before), NOW
+        built_in("codex", None), round_output(row), OutputRequest(session=session, totals=before), NOW
     )
 
     assert found.session_totals == before
@@ -401,9 +404,9 @@ def said(name, prose):
         "opencode": "opencode/json_text",
         "qwen": "qwen/streamjson_text",
     }
-    events = [json.loads(line) for line in remains(recording(recordings[name])).stdout.splitlines()]
+    events = [json.loads(line) for line in round_output(recording(recordings[name])).stdout.splitlines()]
     words = judge_output(
-        built_in(name, None), remains(recording(recordings[name])), OutputRequest(), NOW
+        built_in(name, None), round_output(recording(recordings[name])), OutputRequest(), NOW
     ).text
     whole = "".join(f"{json.dumps(event)}\n" for event in events)
     assert json.dumps(words)[1:-1] in whole

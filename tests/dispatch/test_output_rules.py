@@ -14,7 +14,7 @@ from reconciler.core.adapter import RULES
 from reconciler.core.patterns import chosen, lines_of, matches
 from reconciler.dispatch.output import JOIN, READERS, read_events
 from reconciler.specs.layers import resolve_adapter as built_in
-from tests.dispatch.test_output import VERDICTS, remains
+from tests.dispatch.test_output import VERDICTS, round_output
 
 ADAPTERS = ("claude-code", "codex", "gemini", "opencode", "qwen")
 HELD = [
@@ -72,7 +72,7 @@ def recordings(name: str) -> list[Recorded]:
 
 
 def recorded(row: dict[str, str]) -> Recorded:
-    rules, left = built_in(row["adapter"], None).output, remains(row)
+    rules, left = built_in(row["adapter"], None).output, round_output(row)
     transcript = read_events(left.stdout, left.stderr, join=JOIN.get(rules.reader))
     events = READERS[rules.reader](transcript) if rules.reader else list(transcript.events)
     complained = lines_of(left.stderr.decode("utf-8", "replace"))

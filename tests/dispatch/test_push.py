@@ -86,12 +86,14 @@ async def test_what_is_not_good_enough_is_not_pushed(world, script, fields):
 async def test_a_branch_that_moved_meanwhile_is_left_alone(world):
     first = await world.carry_out(world.order("echo x >x", host=FAR))
     order = world.order("", host=FAR)
-    site = (dispatcher := world.dispatcher())._site(FAR)
+    host_session = (dispatcher := world.dispatcher())._host_session(FAR)
     repository = CodeRepository(REPO, mirrors=world.data / "repos", fleet=world.folder)
     main = git(world.code, "rev-parse", "main")
 
     for expected in (main, None):
-        said = await site.workspaces.push(order, repository, main, "refs/heads/task/web/fix", expected)
+        said = await host_session.workspaces.push(
+            order, repository, main, "refs/heads/task/web/fix", expected
+        )
 
         assert "host far: workspace push: " in said
         assert "stale info" in said
@@ -147,9 +149,9 @@ async def test_an_address_with_a_password_is_not_told_when_a_push_fails(world):
     await world.carry_out(world.order("echo x >x", host=FAR))
     repo = REPO.model_copy(update={"url": "http://me:hush@127.0.0.1:9/code.git"})
     repository = CodeRepository(repo, mirrors=world.data / "repos", fleet=world.folder)
-    site = (dispatcher := world.dispatcher())._site(FAR)
+    host_session = (dispatcher := world.dispatcher())._host_session(FAR)
 
-    said = await site.workspaces.push(
+    said = await host_session.workspaces.push(
         world.order("", host=FAR), repository, branch(world), "refs/heads/x", None
     )
     await dispatcher.close()

@@ -249,7 +249,7 @@ class World:
     def labels(self, number: int) -> set[str]:
         return {label.name for label in self.forge.repos[CODE].tickets[number].labels}
 
-    def light(self, commit: str, context: str = "reconciler/task", repo: str = CODE) -> str | None:
+    def commit_status(self, commit: str, context: str = "reconciler/task", repo: str = CODE) -> str | None:
         """Return the state of a commit status."""
         found = [one for one in self.forge.repos[repo].statuses if one["sha"] == commit]
         return next((one["status"] for one in reversed(found) if one["context"] == context), None)

@@ -96,7 +96,7 @@ def check_words(world: World, number: int) -> None:
         assert words in pull.body
     assert world.labels(number) == {"robot", "agent/completed"}
     assert world.labels(issue.number) == {"agent", "agent/completed"}
-    assert world.light(pull.head) == "success"
+    assert world.commit_status(pull.head) == "success"
     assert world.said(number) == []
     [words] = world.said(issue.number)
     assert f"is completed in pull request #{number}" in words
@@ -578,11 +578,11 @@ def test_a_pull_request_against_the_specs_gets_its_plan_and_keeps_it(world):
         )
         number = world.forge.open_pull(FLEET, "more", "Greet in the docs")
         [words] = world.eventually(lambda: world.said(number, FLEET))
-        world.eventually(lambda: world.light(head, "reconciler/plan", FLEET) == "success")
+        world.eventually(lambda: world.commit_status(head, "reconciler/plan", FLEET) == "success")
         assert "docs/greet" in words
 
         head = world.forge.push_as_person(FLEET, "more", {"specs/tasks/docs/bad.yaml": "goal: x\ngaol: y\n"})
-        world.eventually(lambda: world.light(head, "reconciler/plan", FLEET) == "failure")
+        world.eventually(lambda: world.commit_status(head, "reconciler/plan", FLEET) == "failure")
         [words] = world.said(number, FLEET)
         assert "specs/tasks/docs/bad.yaml:2:1" in words
         assert head[:10] in words

@@ -173,7 +173,7 @@ async def test_everything_is_done_once_and_what_was_acknowledged_is_on_record(pl
             await books.reach(number * TASKS // (KILLS + 1))
             await served.crash()
 
-    def puller(number, client):
+    def worker(number, client):
         return Worker(
             client=client,
             means=JobConfig(command=command, clones=False, say=lambda _: None),
@@ -190,7 +190,7 @@ async def test_everything_is_done_once_and_what_was_acknowledged_is_on_record(pl
             ]
             async with asyncio.TaskGroup() as group:
                 agents = [
-                    group.create_task(puller(number, client).run()) for number, client in enumerate(clients)
+                    group.create_task(worker(number, client).run()) for number, client in enumerate(clients)
                 ]
                 await group.create_task(kill_again_and_again())
                 await books.reach(TASKS)

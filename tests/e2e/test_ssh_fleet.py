@@ -82,11 +82,11 @@ def most_at_once(playground) -> Mapping[str, int]:
 
 
 def test_tasks_with_mixed_labels_complete_and_no_host_is_ever_above_its_slots(playground, fleet):
-    wishes = [*LABELS.values(), "linux"]
+    preferences = [*LABELS.values(), "linux"]
     for number in range(TASKS):
         playground.task(
             f"mixed/task{number}",
-            f"goal: Count.\nrepo: code\nrequires: {wishes[number % len(wishes)]}\n"
+            f"goal: Count.\nrepo: code\nrequires: {preferences[number % len(preferences)]}\n"
             f"validation: grep -q {number} file{number}\n"
             f"script: sleep 0.5; echo {number} > file{number}\n",
         )

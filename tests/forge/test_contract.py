@@ -157,8 +157,8 @@ async def test_our_comments_are_those_of_our_account(hand):
 
 async def test_checks_are_those_of_others(hand):
     head = hand.push(BRANCH)
-    light = CommitStatus(commit=head, state="success", description="in review")
-    opened = await hand.forges.show(hand.forge, want(light=light))
+    commit_status = CommitStatus(commit=head, state="success", description="in review")
+    opened = await hand.forges.show(hand.forge, want(commit_status=commit_status))
     before = opened.checks
 
     hand.set_status(head, "failure", "ci/test")

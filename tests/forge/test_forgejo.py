@@ -81,7 +81,7 @@ async def test_what_is_shown_already_is_not_written_again(double, forges, spec, 
     issue = double.open_issue(REPO, "Mend it")
     whole = want(
         labels=("bot",),
-        light=CommitStatus(
+        commit_status=CommitStatus(
             commit=head, state="pending", description="in review", url="https://example.org/t"
         ),
         notes=(ManagedComment(key="run", text="Done."),),
@@ -137,7 +137,7 @@ async def test_whatever_write_fails_the_next_time_brings_the_rest_and_nothing_tw
         labels=("bot",),
         reviewers=("ann",),
         notes=(ManagedComment(key="run", text="Done."),),
-        light=CommitStatus(commit=head, state="pending", description="in review"),
+        commit_status=CommitStatus(commit=head, state="pending", description="in review"),
     )
     method = "PATCH" if step == "pulls/1" else "POST"
     double.broken[f"{method} /repos/{REPO}/{step}"] = (500, {})

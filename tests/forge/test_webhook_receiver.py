@@ -47,58 +47,58 @@ class Door:
 
 
 @pytest.fixture
-def door(tmp_path):
+def admission(tmp_path):
     return Door(tmp_path)
 
 
-async def test_a_signed_webhook_is_kept_and_handed_on_once(door):
+async def test_a_signed_webhook_is_kept_and_handed_on_once(admission):
     headers, raw = sample("pull_request.opened")
 
-    await door.hooks.receive(headers, raw)
-    await door.hooks.receive(headers, raw)
-    await door.hooks.receive({**headers, "x-forgejo-delivery": "replayed"}, raw)
+    await admission.hooks.receive(headers, raw)
+    await admission.hooks.receive(headers, raw)
+    await admission.hooks.receive({**headers, "x-forgejo-delivery": "replayed"}, raw)
 
-    [hint] = door.hints
+    [hint] = admission.hints
     assert (hint.repos, hint.pull, hint.delivery) == (("widgets",), 13, headers["x-forgejo-delivery"])
-    assert [each.outcome for each in door.journal.recent()] == ["duplicate", "duplicate", "taken"]
-    assert door.journal.counts == {("pull_request", "taken"): 1, ("pull_request", "duplicate"): 2}
+    assert [each.outcome for each in admission.journal.recent()] == ["duplicate", "duplicate", "taken"]
+    assert admission.journal.counts == {("pull_request", "taken"): 1, ("pull_request", "duplicate"): 2}
 
 
-async def test_a_delivery_is_on_disk_before_it_is_handed_on_and_answered(door, tmp_path):
+async def test_a_delivery_is_on_disk_before_it_is_handed_on_and_answered(admission, tmp_path):
     on_disk = []
-    door.hooks = WebhookReceiver(
-        door,
-        door.secret,
-        door.journal,
+    admission.hooks = WebhookReceiver(
+        admission,
+        admission.secret,
+        admission.journal,
         lambda hint: on_disk.append(Journal(tmp_path, FakeClock()).recent()[0].hint == hint),
     )
 
-    await door.hooks.receive(*sample("pull_request.opened"))
+    await admission.hooks.receive(*sample("pull_request.opened"))
 
     assert on_disk == [True]
 
 
 @pytest.mark.parametrize("name", ["push.commits.unsigned"])
-async def test_an_unsigned_webhook_is_refused_and_nothing_is_kept(door, name):
+async def test_an_unsigned_webhook_is_refused_and_nothing_is_kept(admission, name):
     with pytest.raises(Refused):
-        await door.hooks.receive(*sample(name))
+        await admission.hooks.receive(*sample(name))
 
-    assert (door.hints, door.journal.recent()) == ([], ())
-    assert door.journal.counts == {("push", "refused"): 1}
+    assert (admission.hints, admission.journal.recent()) == ([], ())
+    assert admission.journal.counts == {("push", "refused"): 1}
 
 
-async def test_the_secret_of_one_repository_vouches_for_no_other(door):
+async def test_the_secret_of_one_repository_vouches_for_no_other(admission):
     raw = json.dumps({"ref": "refs/heads/x", "repository": {"full_name": "acme/widgets"}}).encode()
 
-    await door.hooks.receive(signed("push", raw, secret="0ther"), raw)
+    await admission.hooks.receive(signed("push", raw, secret="0ther"), raw)
 
-    assert (door.hints, door.journal.counts) == ([], {("push", "ignored"): 1})
+    assert (admission.hints, admission.journal.counts) == ([], {("push", "ignored"): 1})
 
 
-async def test_whatever_happens_at_the_forge_is_hinted_at(door, double, forges, receiver):
+async def test_whatever_happens_at_the_forge_is_hinted_at(admission, double, forges, receiver):
     url, kept = receiver
-    door.forges = {"widgets": double.spec("acme/widgets", WIDGETS, WIDGETS)}
-    await forges.install_hook(door.forges["widgets"], url, SECRET)
+    admission.forges = {"widgets": double.spec("acme/widgets", WIDGETS, WIDGETS)}
+    await forges.install_hook(admission.forges["widgets"], url, SECRET)
     issue = double.open_issue("acme/widgets", "Mend it")
     double.comment("acme/widgets", issue, "/agent retry")
     double.push_as_person("acme/widgets", "task/a", {"a.txt": "1\n"})
@@ -109,9 +109,9 @@ async def test_whatever_happens_at_the_forge_is_hinted_at(door, double, forges, 
     double.settle()
 
     for headers, body in kept:
-        await door.hooks.receive(headers, body)
+        await admission.hooks.receive(headers, body)
 
-    places = [(hint.event, hint.pull or hint.issue or hint.branch) for hint in door.hints]
+    places = [(hint.event, hint.pull or hint.issue or hint.branch) for hint in admission.hints]
     assert places == [
         ("issues", issue),
         ("issue_comment", issue),
@@ -125,51 +125,51 @@ async def test_whatever_happens_at_the_forge_is_hinted_at(door, double, forges, 
     ]
 
 
-async def test_a_signed_body_that_is_no_webhook_is_refused_and_not_kept(door):
+async def test_a_signed_body_that_is_no_webhook_is_refused_and_not_kept(admission):
     raw = b"ref=refs/heads/x"
 
     with pytest.raises(UsageError):
-        await door.hooks.receive(signed("push", raw), raw)
+        await admission.hooks.receive(signed("push", raw), raw)
 
-    assert (door.hints, door.journal.recent()) == ([], ())
-
-
-async def test_two_lines_of_a_secret_are_both_good(door):
-    door.words[WIDGETS] = f"new-one\n{SECRET}\n"
-
-    await door.hooks.receive(*sample("push.commits"))
-
-    assert len(door.hints) == 1
+    assert (admission.hints, admission.journal.recent()) == ([], ())
 
 
-async def test_strangers_who_knock_do_not_make_us_look_up_secrets_each_time(door):
+async def test_two_lines_of_a_secret_are_both_good(admission):
+    admission.words[WIDGETS] = f"new-one\n{SECRET}\n"
+
+    await admission.hooks.receive(*sample("push.commits"))
+
+    assert len(admission.hints) == 1
+
+
+async def test_strangers_who_knock_do_not_make_us_look_up_secrets_each_time(admission):
     for _ in range(5):
         with pytest.raises(Refused):
-            await door.hooks.receive({"x-forgejo-event": "push"}, b"{}")
+            await admission.hooks.receive({"x-forgejo-event": "push"}, b"{}")
 
-    assert len(door.asked) == len(set(door.asked))
+    assert len(admission.asked) == len(set(admission.asked))
 
 
-async def test_a_secret_that_cannot_be_had_is_an_outage_of_its_own_repository_only(door):
-    del door.words[OTHERS]
+async def test_a_secret_that_cannot_be_had_is_an_outage_of_its_own_repository_only(admission):
+    del admission.words[OTHERS]
 
-    await door.hooks.receive(*sample("push.commits"))
+    await admission.hooks.receive(*sample("push.commits"))
     with pytest.raises(Unavailable, match="vault"):
-        await door.hooks.receive({"x-forgejo-event": "push"}, b"{}")
+        await admission.hooks.receive({"x-forgejo-event": "push"}, b"{}")
 
-    assert len(door.hints) == 1
+    assert len(admission.hints) == 1
 
 
-async def test_without_a_secret_no_webhook_is_accepted(door):
-    door.forges = {"widgets": forge("acme/widgets", None)}
+async def test_without_a_secret_no_webhook_is_accepted(admission):
+    admission.forges = {"widgets": forge("acme/widgets", None)}
 
     with pytest.raises(Refused, match="webhook install"):
-        await door.hooks.receive(*sample("push.commits"))
+        await admission.hooks.receive(*sample("push.commits"))
 
 
-async def test_a_body_is_digested_once_for_each_secret_however_many_repos_share_it(door, monkeypatch):
-    door.forges = {f"repo{number}": forge(f"acme/repo{number}", WIDGETS) for number in range(50)}
-    door.forges["widgets"] = forge("Acme/Widgets", WIDGETS)
+async def test_a_body_is_digested_once_for_each_secret_however_many_repos_share_it(admission, monkeypatch):
+    admission.forges = {f"repo{number}": forge(f"acme/repo{number}", WIDGETS) for number in range(50)}
+    admission.forges["widgets"] = forge("Acme/Widgets", WIDGETS)
     digested, threads = [], set()
     made = hmac.new
 
@@ -180,12 +180,12 @@ async def test_a_body_is_digested_once_for_each_secret_however_many_repos_share_
 
     monkeypatch.setattr(hmac, "new", count)
     with pytest.raises(Refused):
-        await door.hooks.receive(*signed_by_a_stranger())
-    await door.hooks.receive(*sample("pull_request.opened"))
+        await admission.hooks.receive(*signed_by_a_stranger())
+    await admission.hooks.receive(*sample("pull_request.opened"))
 
     assert digested == [SECRET.encode()] * 2
     assert threading.get_ident() not in threads
-    assert door.hints[0].repos == ("widgets",)
+    assert admission.hints[0].repos == ("widgets",)
 
 
 def signed_by_a_stranger():
@@ -193,10 +193,10 @@ def signed_by_a_stranger():
     return headers, raw + b" "
 
 
-async def test_secrets_that_no_forge_has_any_more_are_forgotten(door):
+async def test_secrets_that_no_forge_has_any_more_are_forgotten(admission):
     for number in range(20):
-        door.forges = {"widgets": forge("Acme/Widgets", Secret(env=f"W{number}"))}
-        door.words = {Secret(env=f"W{number}"): SECRET}
-        await door.hooks.receive(*sample("pull_request.opened"))
+        admission.forges = {"widgets": forge("Acme/Widgets", Secret(env=f"W{number}"))}
+        admission.words = {Secret(env=f"W{number}"): SECRET}
+        await admission.hooks.receive(*sample("pull_request.opened"))
 
-    assert len(door.hooks._found) == 1
+    assert len(admission.hooks._found) == 1

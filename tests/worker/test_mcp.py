@@ -43,8 +43,8 @@ async def in_process(server, token=TOKEN, quiet=None):
     """Return the SDK's client of a server in this process."""
     async with (
         ApiClient(server.url, token, tries=1) as client,
-        LeaseRenewer(quiet) as keeper,
-        McpClient(make_server(Tools(client, keeper, lambda: "key-1"))) as agent,
+        LeaseRenewer(quiet) as renewer,
+        McpClient(make_server(Tools(client, renewer, lambda: "key-1"))) as agent,
     ):
         yield agent
 
@@ -239,8 +239,8 @@ def beats(server):
 
 async def test_sessions_over_http_are_bounded_in_number_and_end_when_nobody_uses_them(server):
     listening = asyncio.get_running_loop().create_future()
-    async with ApiClient(server.url, None, tries=1) as client, LeaseRenewer(1800) as keeper:
-        made = make_server(Tools(client, keeper, lambda: "key-1"))
+    async with ApiClient(server.url, None, tries=1) as client, LeaseRenewer(1800) as renewer:
+        made = make_server(Tools(client, renewer, lambda: "key-1"))
         serving = asyncio.create_task(
             serve_http(made, "127.0.0.1", 0, listening.set_result, idle=1.0, most=3)
         )

@@ -33,10 +33,10 @@ def parse_command(text: str) -> Command | None:
     wrote it should be told.
     """
     line = harmless(text).strip().split("\n")[0].rstrip()
-    found = _ASKS.fullmatch(line)
-    if found is None:
+    match = _ASKS.fullmatch(line)
+    if match is None:
         return None
-    match (found[1] or "").split():
+    match (match[1] or "").split():
         case [("retry" | "cancel" | "status") as verb]:
             return Command(verb)
         case [("model" | "host") as verb, value] if _VALUE.fullmatch(value):

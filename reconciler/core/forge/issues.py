@@ -101,11 +101,11 @@ class Mark:
 
 def read_mark(text: str) -> Mark | None:
     """Return the mark in a file; None if a person keeps it."""
-    found = _MARK.search(text)
-    if found is None:
+    match = _MARK.search(text)
+    if match is None:
         return None
-    fields = tuple(field for field in found["fields"].split(", ") if field in ISSUE_FIELDS)
-    return Mark(found["url"], fields, found["digest"], found["state"] == "open")
+    fields = tuple(field for field in match["fields"].split(", ") if field in ISSUE_FIELDS)
+    return Mark(match["url"], fields, match["digest"], match["state"] == "open")
 
 
 def open_task_file(text: str | None, repo: str, issue: Issue, edit: FieldEdit) -> str | None:
@@ -239,11 +239,11 @@ def _sections(body: str) -> Iterator[_Section]:
     kind: _Kind = "goal"
     lines, begin, depth = body.split("\n"), 0, 0
     for level, words, first, last in _headings(body):
-        known = _KINDS.get(words.strip(" :*_").casefold())
-        if known is None and (kind == "goal" or level > depth):
+        section = _KINDS.get(words.strip(" :*_").casefold())
+        if section is None and (kind == "goal" or level > depth):
             continue
         yield _Section(kind, lines[begin:first])
-        kind, depth, begin = known or "goal", level, last if known else first
+        kind, depth, begin = section or "goal", level, last if section else first
     yield _Section(kind, lines[begin:])
 
 
@@ -263,9 +263,9 @@ def _demands(sections: Iterable[_Section], boxes: Sequence["_Item"]) -> tuple[Se
     ]
     rules, commands = list[str](), list[str]()
     for sort, items in (*sorts, (_criteria, boxes)):
-        found = sort(items)
-        rules += found[0]
-        commands += found[1]
+        ordered = sort(items)
+        rules += ordered[0]
+        commands += ordered[1]
     return rules, commands
 
 

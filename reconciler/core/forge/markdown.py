@@ -56,19 +56,19 @@ def visible_text(text: str) -> str:
     if "<!--" not in plain and "]:" not in plain:
         return plain
     lines = plain.split("\n")
-    known: dict[str, Any] = {}
-    for token in _parser().parse(plain, known):
+    references: dict[str, Any] = {}
+    for token in _parser().parse(plain, references):
         if token.map and token.type == "html_block":
             _replace(lines, token.map, _COMMENT.sub("", "\n".join(lines[slice(*token.map)])))
         elif token.map and token.type == "inline":
             _replace(lines, token.map, _SPAN_OR_COMMENT.sub(_kept, "\n".join(lines[slice(*token.map)])))
-    for definition in (*known.get("references", {}).values(), *known.get("duplicate_refs", ())):
+    for definition in (*references.get("references", {}).values(), *references.get("duplicate_refs", ())):
         _replace(lines, definition["map"], _without_title(lines[definition["map"][0]], definition))
     return "\n".join(lines)
 
 
-def _kept(found: re.Match[str]) -> str:
-    return found[0] if found["ticks"] else ""
+def _kept(match: re.Match[str]) -> str:
+    return match[0] if match["ticks"] else ""
 
 
 def _without_title(line: str, definition: Mapping[str, Any]) -> str:

@@ -58,7 +58,7 @@ def desired_view(
         labels=repo.labels,
         reviewers=repo.reviewers,
         phase=status.phase,
-        light=_light(status, address) if has_pull else None,
+        commit_status=_commit_status(status, address) if has_pull else None,
         notes=tuple(_notes(task, status)) if has_pull else (),
         merges=status.head_commit if merges else None,
         merge_style=repo.merge_style,
@@ -143,7 +143,7 @@ def _bullets(lines: Iterator[str]) -> str:
 
 # --- Lights and notes ------------------------------------------------------
 
-_LIGHTS: Mapping[Phase, tuple[Literal["pending", "success", "failure"], str]] = {
+_STATUSES: Mapping[Phase, tuple[Literal["pending", "success", "failure"], str]] = {
     Phase.CREATED: ("pending", "the agent is about to make the changes"),
     Phase.ASSIGNED: ("pending", "the agent is about to make the changes"),
     Phase.RUNNING: ("pending", "the agent makes the changes"),
@@ -156,8 +156,8 @@ _LIGHTS: Mapping[Phase, tuple[Literal["pending", "success", "failure"], str]] = 
 """The commit status of the work's head."""
 
 
-def _light(status: Status, address: str) -> CommitStatus:
-    state, words = _LIGHTS[status.phase]
+def _commit_status(status: Status, address: str) -> CommitStatus:
+    state, words = _STATUSES[status.phase]
     return CommitStatus(commit=status.head_commit or "", state=state, description=words, url=address)
 
 
@@ -187,7 +187,7 @@ def _issue_notes(task: Task, status: Status) -> Iterator[ManagedComment]:
     }
     if status.phase not in ends:
         return
-    said = status.summary if status.phase is Phase.COMPLETED else status.failure and status.failure.message
-    details = [fenced(said)] if said else []
+    summary = status.summary if status.phase is Phase.COMPLETED else status.failure and status.failure.message
+    details = [fenced(summary)] if summary else []
     key = f"{status.phase}:{status.attempt}.{status.review_count}"
     yield ManagedComment(key=key, text="\n\n".join([ends[status.phase], *details]))

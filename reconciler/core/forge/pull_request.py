@@ -193,7 +193,7 @@ def _in_review(case: _Case) -> Event | None:
         return _opened(case)
     if not case.is_known:
         return None
-    return _ended(case) or (None if case.is_behind else _asked(case) or _touched(case))
+    return _ended(case) or (None if case.is_behind else _requested_changes(case) or _touched(case))
 
 
 def _opened(case: _Case) -> Event:
@@ -242,7 +242,7 @@ def _touched(case: _Case) -> Event | None:
 # --- Rounds ----------------------------------------------------------------
 
 
-def _asked(case: _Case) -> Event | None:
+def _requested_changes(case: _Case) -> Event | None:
     """
     Return that changes are asked for: by reviewers, by failing checks, by a conflict.
 
@@ -293,8 +293,8 @@ def _troubles(case: _Case) -> Iterator[tuple[str, ReviewNote]]:
     pull, base = case.pull, case.repo.base
     if case.repo.failed_checks == "fix" and pull.checks == "failure":
         failed = [one_line(check) for check in pull.failed_checks]
-        said = [f"Checks fail on commit {pull.head[:8]}.", *(f"- {check}" for check in failed)]
-        yield f"checks fail on {pull.head[:8]}", ReviewNote(author=CHECKS, text="\n".join(said))
+        lines = [f"Checks fail on commit {pull.head[:8]}.", *(f"- {check}" for check in failed)]
+        yield f"checks fail on {pull.head[:8]}", ReviewNote(author=CHECKS, text="\n".join(lines))
     if case.repo.base_moved != "leave" and pull.is_conflicting:
         text = (
             f"The branch cannot be merged into {base}: both have changed the same lines since they parted. "

@@ -168,7 +168,7 @@ class ForgeView:
     """Asked when it is opened."""
     phase: str
     """Shown as the exclusive label `agent/<phase>`, instead of any other of that kind."""
-    light: CommitStatus | None = None
+    commit_status: CommitStatus | None = None
     notes: tuple[ManagedComment, ...] = ()
     """On the pull request."""
     merges: str | None = None

@@ -196,8 +196,8 @@ def work_id(spec: TaskSpec) -> str:
     A settled task runs again when this changes. A new priority, a mended
     comment or another default of the fleet leaves it alone.
     """
-    asked = (spec.goal, spec.script, spec.repo, spec.issue, spec.constraints, spec.validation, spec.rerun)
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+    fields = (spec.goal, spec.script, spec.repo, spec.issue, spec.constraints, spec.validation, spec.rerun)
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:12]
 
 
 class HostAdapter(Frozen):

@@ -241,13 +241,13 @@ class Observed:
     """Load per core of the last probe, by host; never recorded."""
     followed: frozenset[tuple[str, int]] = frozenset()
     """(run key, round) of the runs this process follows."""
-    bids: tuple[LeaseRequest, ...] = ()
+    lease_requests: tuple[LeaseRequest, ...] = ()
     """Of the outside agents that wait for a task, in the order in which they came."""
     leases: Mapping[str, datetime] = field(default_factory=dict)
     """Until when the runs of outside agents count as alive, by run key; one that is not in it has no end."""
     asked: frozenset[str] = frozenset()
     """Hosts that this process has asked; what is on record of others may be out of date."""
-    on_trial: frozenset[str] = frozenset()
+    half_open: frozenset[str] = frozenset()
     """Hosts on which runs could not start, and that get one run to see whether they can again."""
     unready: Mapping[str, str] = field(default_factory=dict)
     """Why no run may start on a code repository now, by name; empty if it was not asked yet."""

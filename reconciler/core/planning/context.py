@@ -42,12 +42,12 @@ class Wait(NamedTuple):
     """When it ends by itself."""
 
 
-def waiting(scene: PlanContext, name: str, wait: Wait) -> Waiting:
+def waiting(context: PlanContext, name: str, wait: Wait) -> Waiting:
     """Return the waiting with its time: of old if the reason is not new."""
-    status = scene.statuses.get(name)
+    status = context.statuses.get(name)
     before = status.waiting if status else None
     if before is None or before.reason is not wait.reason:
-        return Waiting(reason=wait.reason, message=wait.message, since=scene.now)
+        return Waiting(reason=wait.reason, message=wait.message, since=context.now)
     if before.message == wait.message:
         return before  # thousands may wait: nothing is made anew for those that go on waiting
     return Waiting(reason=wait.reason, message=wait.message, since=before.since)

@@ -70,17 +70,17 @@ def _named(group: LimitGroup | BudgetScope) -> str:
 _NOTHING = Usage()
 
 
-def spent_today(desired: Desired, spent: Mapping[BudgetScope, Usage], *purses: BudgetScope) -> str | None:
+def spent_today(desired: Desired, spent: Mapping[BudgetScope, Usage], *scopes: BudgetScope) -> str | None:
     """
     Return which daily budget is spent, in words; None if none is.
 
     The words do not say how much was spent, so that they stay as they are
     while the last runs of the day end.
     """
-    for purse in purses:
-        limit = reached(_daily_budget(desired, purse), spent.get(purse, _NOTHING))
+    for scope in scopes:
+        limit = reached(_daily_budget(desired, scope), spent.get(scope, _NOTHING))
         if limit:
-            return f"{_named(purse)} has spent its daily budget of {limit[1]}"
+            return f"{_named(scope)} has spent its daily budget of {limit[1]}"
     return None
 
 
@@ -103,7 +103,7 @@ def with_expenses(
     for step in steps:
         usage, paying = _expense(step)
         if step.event.at >= since and usage != Usage():
-            total |= {purse: total.get(purse, Usage()) + usage for purse in paying}
+            total |= {scope: total.get(scope, Usage()) + usage for scope in paying}
     return total
 
 
@@ -138,8 +138,8 @@ def next_midnight(now: datetime) -> datetime:
     return midnight(now) + timedelta(days=1)
 
 
-def _daily_budget(desired: Desired, purse: BudgetScope) -> Budget | None:
-    kind, name = purse
+def _daily_budget(desired: Desired, scope: BudgetScope) -> Budget | None:
+    kind, name = scope
     repo, adapter, host = desired.repos.get(name), desired.adapters.get(name), desired.hosts.get(name)
     budgets = {
         "fleet": desired.fleet.daily_budget,

@@ -14,46 +14,46 @@ from reconciler.core.runs.leases import lease_end, lease_lost
 from reconciler.core.times import format_time
 
 
-def host_silence(scene: PlanContext, status: Status) -> str | None:
+def host_silence(context: PlanContext, status: Status) -> str | None:
     """Return, in words, that the host of a live run has been silent for too long; None if it has not."""
-    since = _silent_since(scene, status)
-    if since is None or since + scene.desired.fleet.lost_after > scene.now:
+    since = _silent_since(context, status)
+    if since is None or since + context.desired.fleet.lost_after > context.now:
         return None
     return f"host {status.assigned_host} has not answered since {format_time(since)}"
 
 
-def host_loss(scene: PlanContext, spec: Task, status: Status) -> Event | None:
+def host_loss(context: PlanContext, spec: Task, status: Status) -> Event | None:
     """Return how a task goes on without its run on a silent host, or with a silent agent; None if with it."""
     if status.assigned_agent is not None:
-        return worker_loss(scene, spec.name, spec, status)
-    words = host_silence(scene, status) if spec.disconnect != "wait" else None
-    return host_lost(spec, status, words, scene.now, scene.desired.fleet) if words else None
+        return worker_loss(context, spec.name, spec, status)
+    words = host_silence(context, status) if spec.disconnect != "wait" else None
+    return host_lost(spec, status, words, context.now, context.desired.fleet) if words else None
 
 
-def worker_loss(scene: PlanContext, name: str, spec: Task | None, status: Status) -> Event | None:
+def worker_loss(context: PlanContext, name: str, spec: Task | None, status: Status) -> Event | None:
     """Return how a task goes on whose agent has lost its lease; None if it has not."""
-    began = scene.observed.began(status.run or "", status.since)
-    ends = lease_end(status, spec, scene.observed.leases, began)
-    if ends is None or ends > scene.now:
+    began = context.observed.began(status.run or "", status.since)
+    ends = lease_end(status, spec, context.observed.leases, began)
+    if ends is None or ends > context.now:
         return None
-    return lease_lost(name, spec, status, scene.now, scene.desired.fleet, began=began)
+    return lease_lost(name, spec, status, context.now, context.desired.fleet, began=began)
 
 
-def silence_deadlines(scene: PlanContext) -> Iterator[datetime]:
+def silence_deadlines(context: PlanContext) -> Iterator[datetime]:
     """Yield when hosts and agents will have been silent for too long."""
-    for name, status in scene.statuses.items():
-        if name not in scene.names:
+    for name, status in context.statuses.items():
+        if name not in context.names:
             continue
-        began = scene.observed.began(status.run or "", status.since)
-        ends = lease_end(status, scene.desired.tasks.get(name), scene.observed.leases, began)
-        if ends is not None and ends > scene.now:
+        began = context.observed.began(status.run or "", status.since)
+        ends = lease_end(status, context.desired.tasks.get(name), context.observed.leases, began)
+        if ends is not None and ends > context.now:
             yield ends
-        since = _silent_since(scene, status)
-        if since is not None and (time := since + scene.desired.fleet.lost_after) > scene.now:
+        since = _silent_since(context, status)
+        if since is not None and (time := since + context.desired.fleet.lost_after) > context.now:
             yield time
 
 
-def _silent_since(scene: PlanContext, status: Status) -> datetime | None:
+def _silent_since(context: PlanContext, status: Status) -> datetime | None:
     """
     Return since when the host of a live run is silent.
 
@@ -61,8 +61,10 @@ def _silent_since(scene: PlanContext, status: Status) -> datetime | None:
     may be from before a time in which nobody asked.
     """
     host = status.assigned_host or ""
-    probe = scene.observed.hosts.get(host)
-    is_silent = host in scene.desired.hosts and host in scene.observed.asked and probe and not probe.reachable
+    probe = context.observed.hosts.get(host)
+    is_silent = (
+        host in context.desired.hosts and host in context.observed.asked and probe and not probe.reachable
+    )
     if not (status.phase.is_live and is_silent and probe):
         return None
-    return scene.observed.began(host, probe.since)
+    return context.observed.began(host, probe.since)

@@ -134,7 +134,7 @@ def _why_not(task: Task, host: Host, desired: Desired, observed: Observed) -> st
 def _fault(host: Host, observed: Observed) -> str:
     """Return why no run can start on a host that answers; empty if one can, or is to find out."""
     probe = observed.hosts.get(host.name)
-    if probe is None or not probe.reachable or not probe.fault or host.name in observed.on_trial:
+    if probe is None or not probe.reachable or not probe.fault or host.name in observed.half_open:
         return ""
     return f"cannot start runs: {probe.fault}"
 
@@ -158,11 +158,13 @@ def _why_not_now(task: Task, host: Host, free: int, kept: Mapping[str, str]) -> 
 
 
 def _candidate(task: Task, status: Status | None, host: Host, free: int, load: float | None) -> Candidate:
-    wishes = [wish for wish in task.prefer if wish in host.labels or wish == host.name]
+    preferences = [
+        preference for preference in task.prefer if preference in host.labels or preference == host.name
+    ]
     terms = {
         f"{free} free, weight {host.weight:g}": free * host.weight,
         f"load {load or 0:.2f}": -(load or 0.0),
-        f"preferred: {', '.join(wishes)}": PREFERRED * len(wishes),
+        f"preferred: {', '.join(preferences)}": PREFERRED * len(preferences),
         "holds the session": RESUMES if _resumes(task, status, host) else 0.0,
         "the last attempt failed here": FAILED_HERE if _failed(status, host) else 0.0,
     }

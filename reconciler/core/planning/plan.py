@@ -148,10 +148,10 @@ def plan(desired: Desired, observed: Observed, now: datetime, among: Collection[
     try:
         return _plan(desired, observed, now, names)
     except Exception:  # noqa: BLE001 - whatever it is, it is told of the tasks it is about
-        found = culprits(lambda some: _plan(desired, observed, now, {*some}), sorted(names))
-    words = {name: fault_words(error) for name, error in found.items()}
+        faults = culprits(lambda some: _plan(desired, observed, now, {*some}), sorted(names))
+    words = {name: fault_words(error) for name, error in faults.items()}
     rest = replace(observed, faults={**observed.faults, **words})
-    return replace(_plan(desired, rest, now, names), faults=found)
+    return replace(_plan(desired, rest, now, names), faults=faults)
 
 
 def _plan(desired: Desired, observed: Observed, now: datetime, every: AbstractSet[str]) -> Plan:
@@ -162,26 +162,29 @@ def _plan(desired: Desired, observed: Observed, now: datetime, every: AbstractSe
     statuses: Mapping[str, Status] = {n: observed.statuses[n] for n in every if n in observed.statuses}
     renames = tuple(attribute(desired, event) for event in _renames(desired, observed, statuses, names, now))
     statuses, _ = fold(statuses, renames)
-    scene = PlanContext(desired, observed, now, names, statuses, _held(desired, statuses), faults)
-    changes = tuple(attribute(desired, event) for event in _spec_changes(scene))
+    context = PlanContext(desired, observed, now, names, statuses, _held(desired, statuses), faults)
+    changes = tuple(attribute(desired, event) for event in _spec_changes(context))
     statuses, steps = fold(statuses, changes)
-    scene = replace(scene, statuses=statuses)
-    queue = schedule(scene)
-    waits = {**_standing(scene), **queue.waits}
-    waitings = {name: waiting(scene, name, wait) for name, wait in waits.items()}
-    told = {*queue.starts, *(event.task for event in changes if isinstance(event, Created | Scheduled))}
+    context = replace(context, statuses=statuses)
+    queue = schedule(context)
+    waits = {**_standing(context), **queue.waits}
+    waitings = {name: waiting(context, name, wait) for name, wait in waits.items()}
+    reported = {*queue.starts, *(event.task for event in changes if isinstance(event, Created | Scheduled))}
     return Plan(
         actions=(
             *(RecordEvent(_with_waiting(event, waitings)) for event in (*renames, *changes)),
-            *(RecordEvent(attribute(desired, event)) for event in _waiting_changes(scene, waitings, told)),
+            *(
+                RecordEvent(attribute(desired, event))
+                for event in _waiting_changes(context, waitings, reported)
+            ),
             *_givings_up(steps),
-            *_stops(scene),
-            *_follows(scene),
-            *(_start(scene, name, queue) for name in queue.starts),
+            *_stops(context),
+            *_follows(context),
+            *(_start(context, name, queue) for name in queue.starts),
         ),
         waiting=waitings,
         placements=queue.placements,
-        due=min(_times(scene, waits), default=None),
+        due=min(_times(context, waits), default=None),
     )
 
 
@@ -288,32 +291,34 @@ def _awaits_approval(status: Status) -> bool:
 # --- What the specs change on record ---------------------------------------
 
 
-def _spec_changes(scene: PlanContext) -> Iterator[Event]:
+def _spec_changes(context: PlanContext) -> Iterator[Event]:
     """Yield, task by task, every event by which the record catches up with the specs; removals first."""
-    desired = scene.desired
-    for name in sorted(scene.names - scene.held, key=lambda name: (name in desired.tasks, name)):
-        status, spec = scene.statuses.get(name), desired.tasks.get(name)
+    desired = context.desired
+    for name in sorted(context.names - context.held, key=lambda name: (name in desired.tasks, name)):
+        status, spec = context.statuses.get(name), desired.tasks.get(name)
         if name in desired.broken and (status is not None or spec is None):
             # Its last good version stays in force as far as it got.
-            if status is not None and (lost := worker_loss(scene, name, spec, status)):
+            if status is not None and (lost := worker_loss(context, name, spec, status)):
                 yield lost
             continue
-        while (event := _spec_change(scene, name, status)) is not None:
+        while (event := _spec_change(context, name, status)) is not None:
             yield event
             status = transition(status, event)
 
 
-def _spec_change(scene: PlanContext, name: str, status: Status | None) -> Event | None:
+def _spec_change(context: PlanContext, name: str, status: Status | None) -> Event | None:
     """Return the next thing to record so that the status answers the spec; None if it does."""
-    spec, now = scene.desired.tasks.get(name), scene.now
+    spec, now = context.desired.tasks.get(name), context.now
     if spec is None:
-        return None if status is None else _removal(scene, name, status)
+        return None if status is None else _removal(context, name, status)
     if status is None:
-        past = scene.observed.past.get(name, 0)
+        past = context.observed.past.get(name, 0)
         return Created(task=name, at=now, spec=spec, attempt=past, reason="a new spec")
     if status.removed:
         return Restored(task=name, at=now, reason="the spec came back")
-    return host_loss(scene, spec, status) or _answer(name, spec, status, now) or _next_time(spec, status, now)
+    return (
+        host_loss(context, spec, status) or _answer(name, spec, status, now) or _next_time(spec, status, now)
+    )
 
 
 def _answer(name: str, spec: Task, status: Status, now: datetime) -> Event | None:
@@ -328,15 +333,15 @@ def _answer(name: str, spec: Task, status: Status, now: datetime) -> Event | Non
     return None
 
 
-def _removal(scene: PlanContext, name: str, status: Status) -> Event | None:
-    now = scene.now
+def _removal(context: PlanContext, name: str, status: Status) -> Event | None:
+    now = context.now
     if not status.removed:
         return SpecRemoved(task=name, at=now, reason="the spec was removed")
     if status.on_delete == "orphan" and status.phase.is_live:
         return Removed(task=name, at=now, reason="removed; its run is let go of (on_delete: orphan)")
     if not status.phase.is_live:
         return Removed(task=name, at=now, reason="removed; nothing of it runs")
-    return worker_loss(scene, name, None, status)
+    return worker_loss(context, name, None, status)
 
 
 def _is_behind(spec: Task, status: Status) -> bool:
@@ -457,25 +462,25 @@ def _givings_up(steps: Iterable[Transition]) -> Iterator[StopRun]:
             yield StopRun(step.task, *_round(step.before), step.event.reason)
 
 
-def _stops(scene: PlanContext) -> Iterator[StopRun]:
+def _stops(context: PlanContext) -> Iterator[StopRun]:
     """Yield a stop for every live run that no spec asks for."""
-    for name, status in _within_reach(scene):
-        if why := _why_stop(scene, name, status):
+    for name, status in _within_reach(context):
+        if why := _why_stop(context, name, status):
             yield StopRun(name, *_round(status), why)
 
 
-def _follows(scene: PlanContext) -> Iterator[FollowRun]:
+def _follows(context: PlanContext) -> Iterator[FollowRun]:
     """Yield a follow for every live round that nobody follows, but for those to be stopped."""
-    for name, status in _within_reach(scene):
-        if _round(status) not in scene.observed.followed and not _why_stop(scene, name, status):
+    for name, status in _within_reach(context):
+        if _round(status) not in context.observed.followed and not _why_stop(context, name, status):
             yield FollowRun(name, *_round(status), f"round {status.round} of {status.run} is on record")
 
 
-def _why_stop(scene: PlanContext, name: str, status: Status) -> str | None:
-    spec = scene.spec(name)
-    if why := _why_leave(scene, status) or why_end(spec, status):
+def _why_stop(context: PlanContext, name: str, status: Status) -> str | None:
+    spec = context.spec(name)
+    if why := _why_leave(context, status) or why_end(spec, status):
         return why
-    return _why_save(scene, spec, status) if spec and spec.over_budget == "stop" else None
+    return _why_save(context, spec, status) if spec and spec.over_budget == "stop" else None
 
 
 def why_end(spec: Task | None, status: Status) -> str | None:
@@ -491,26 +496,28 @@ def why_end(spec: Task | None, status: Status) -> str | None:
     return None
 
 
-def _why_leave(scene: PlanContext, status: Status) -> str | None:
+def _why_leave(context: PlanContext, status: Status) -> str | None:
     """Return why a run must leave its host, whatever the specs of tasks say."""
-    host = scene.desired.hosts[status.assigned_host or ""]
-    if not host.drain or host.drain_until is None or host.drain_until > scene.now:
+    host = context.desired.hosts[status.assigned_host or ""]
+    if not host.drain or host.drain_until is None or host.drain_until > context.now:
         return None
     return f"host {host.name} is drained (drain_until: {format_time(host.drain_until)})"
 
 
-def _why_save(scene: PlanContext, spec: Task, status: Status) -> str | None:
+def _why_save(context: PlanContext, spec: Task, status: Status) -> str | None:
     """Return which budget is spent, the task's own or one of the day."""
     paying = budget_scopes(status.adapter, status.repo, status.assigned_host)
-    spent = overspent(spec.budget, status.usage) or spent_today(scene.desired, scene.observed.spent, *paying)
+    spent = overspent(spec.budget, status.usage) or spent_today(
+        context.desired, context.observed.spent, *paying
+    )
     return f"{spent} (over_budget: stop)" if spent else None
 
 
-def _within_reach(scene: PlanContext) -> Iterator[tuple[str, Status]]:
+def _within_reach(context: PlanContext) -> Iterator[tuple[str, Status]]:
     """Yield the live tasks whose run somebody can be sent to."""
-    for name in sorted(scene.names & scene.statuses.keys()):
-        status = scene.statuses[name]
-        is_here = status.assigned_host in scene.desired.hosts and scene.observed.can_reach(status)
+    for name in sorted(context.names & context.statuses.keys()):
+        status = context.statuses[name]
+        is_here = status.assigned_host in context.desired.hosts and context.observed.can_reach(status)
         if status.phase.is_live and is_here:
             yield name, status
 
@@ -522,31 +529,31 @@ def _round(status: Status) -> tuple[str, int]:
 # --- What tasks wait for ---------------------------------------------------
 
 
-def _standing(scene: PlanContext) -> Mapping[str, Wait]:
+def _standing(context: PlanContext) -> Mapping[str, Wait]:
     """Return what those tasks wait for that no slot would help."""
-    names = sorted({*scene.names, *scene.faults})
-    return {name: wait for name in names if (wait := _standing_wait(scene, name))}
+    names = sorted({*context.names, *context.faults})
+    return {name: wait for name in names if (wait := _standing_wait(context, name))}
 
 
-def _standing_wait(scene: PlanContext, name: str) -> Wait | None:
-    status = scene.statuses.get(name)
-    if name in scene.held:
-        digest = prune_digest(scene.held)
+def _standing_wait(context: PlanContext, name: str) -> Wait | None:
+    status = context.statuses.get(name)
+    if name in context.held:
+        digest = prune_digest(context.held)
         return Wait(
             Reason.APPROVAL,
-            f"the spec was removed{_with_others(len(scene.held) - 1)}; put it back, "
+            f"the spec was removed{_with_others(len(context.held) - 1)}; put it back, "
             f"or allow the removal with `reconciler approve-prune` ({digest})",
         )
-    if wait := _mistake_wait(scene, name, status):
+    if wait := _mistake_wait(context, name, status):
         return wait
     if status is None:
         return None
     if status.phase.is_live or status.phase is Phase.REVIEW_PENDING:
-        return _live_wait(scene, status) or _merge_wait(scene, name, status)
-    spec = scene.spec(name)
-    has_time = status.due_at is not None and status.due_at > scene.now
+        return _live_wait(context, status) or _merge_wait(context, name, status)
+    spec = context.spec(name)
+    has_time = status.due_at is not None and status.due_at > context.now
     if status.phase.is_settled and has_time and spec and _keeps_schedule(spec, status) and not status.removed:
-        return due(spec, status, scene.now)
+        return due(spec, status, context.now)
     return None
 
 
@@ -554,16 +561,16 @@ def _with_others(count: int) -> str:
     return f" together with {count} other{'s' * (count > 1)}" if count else ""
 
 
-def _mistake_wait(scene: PlanContext, name: str, status: Status | None) -> Wait | None:
+def _mistake_wait(context: PlanContext, name: str, status: Status | None) -> Wait | None:
     """Return the mistake that a task waits to see mended: one of ours, or one in its file."""
-    if name in scene.faults and not (status and _is_paused(status)):
-        return Wait(Reason.FAULT, scene.faults[name])
-    if name in scene.desired.broken and (status is None or status.phase is Phase.CREATED):
-        return Wait(Reason.SPEC_ERROR, str(scene.desired.broken[name][0]))
+    if name in context.faults and not (status and _is_paused(status)):
+        return Wait(Reason.FAULT, context.faults[name])
+    if name in context.desired.broken and (status is None or status.phase is Phase.CREATED):
+        return Wait(Reason.SPEC_ERROR, str(context.desired.broken[name][0]))
     return None
 
 
-def _live_wait(scene: PlanContext, status: Status) -> Wait | None:
+def _live_wait(context: PlanContext, status: Status) -> Wait | None:
     """
     Return why nothing is heard of a live run (leases end by themselves), or why work in review rests.
 
@@ -573,39 +580,39 @@ def _live_wait(scene: PlanContext, status: Status) -> Wait | None:
         return Wait(Reason.FAULT, status.waiting.message)
     if status.phase is Phase.REVIEW_PENDING and status.waiting and _is_paused(status):
         return Wait(Reason.PERSON, status.waiting.message)
-    trouble = scene.observed.troubles.get(status.run or "")
+    trouble = context.observed.troubles.get(status.run or "")
     if status.phase.is_live and status.assigned_agent is not None:
         return Wait(Reason.CHECK, trouble or CHECKING) if is_to_check(status) else None
-    if status.phase.is_live and (words := _host_silence(scene, status)):
+    if status.phase.is_live and (words := _host_silence(context, status)):
         return Wait(Reason.HOST, words)
     return Wait(Reason.RETRYING, trouble) if trouble else None
 
 
-def _merge_wait(scene: PlanContext, name: str, status: Status) -> Wait | None:
+def _merge_wait(context: PlanContext, name: str, status: Status) -> Wait | None:
     """Return why work in review is not merged, whoever approved it: what it is stacked on is not."""
-    spec = scene.spec(name)
-    repo = scene.desired.repos.get(spec.repo or "") if spec else None
+    spec = context.spec(name)
+    repo = context.desired.repos.get(spec.repo or "") if spec else None
     if status.phase is not Phase.REVIEW_PENDING or spec is None or spec.review != "pull_request":
         return None
     if repo is None or repo.merge == "never" or spec.start_from is None:
         return None
-    base, _ = pull_bases(spec, repo, scene.desired, scene.statuses)
+    base, _ = pull_bases(spec, repo, context.desired, context.statuses)
     if base == repo.base:
         return None
     return Wait(Reason.DEPENDENCY, f"is merged after {spec.start_from}, on whose branch it stands")
 
 
-def _host_silence(scene: PlanContext, status: Status) -> str | None:
-    if status.assigned_host not in scene.desired.hosts:
+def _host_silence(context: PlanContext, status: Status) -> str | None:
+    if status.assigned_host not in context.desired.hosts:
         return f"host {status.assigned_host} of the live run is gone from specs/hosts"
-    return host_silence(scene, status) or _no_answer(scene, status)
+    return host_silence(context, status) or _no_answer(context, status)
 
 
-def _no_answer(scene: PlanContext, status: Status) -> str | None:
+def _no_answer(context: PlanContext, status: Status) -> str | None:
     """Return why a run is not started that is on record; the words stay the same while its host is away."""
     host = status.assigned_host or ""
-    probe = scene.observed.hosts.get(host)
-    is_away = host in scene.observed.asked and probe is not None and not probe.reachable
+    probe = context.observed.hosts.get(host)
+    is_away = host in context.observed.asked and probe is not None and not probe.reachable
     if status.phase is not Phase.ASSIGNED or not is_away or probe is None:
         return None
     return f"host {host} does not answer: {probe.message}"
@@ -629,70 +636,74 @@ def _is_still_faulty(status: Status) -> bool:
 
 
 def _waiting_changes(
-    scene: PlanContext, waiting: Mapping[str, Waiting], told: Collection[str]
+    context: PlanContext, waiting: Mapping[str, Waiting], reported: Collection[str]
 ) -> Iterator[WaitingChanged]:
     """Yield a change for every task that waits for another thing than its record says."""
-    for name in sorted(scene.statuses.keys() - set(told)):
-        before, after = scene.statuses[name].waiting, waiting.get(name)
+    for name in sorted(context.statuses.keys() - set(reported)):
+        before, after = context.statuses[name].waiting, waiting.get(name)
         if before != after:
             reason = after.message if after else "waits for nothing any more"
-            yield WaitingChanged(task=name, at=scene.now, waiting=after, reason=reason)
+            yield WaitingChanged(task=name, at=context.now, waiting=after, reason=reason)
 
 
 # --- New runs --------------------------------------------------------------
 
 
-def _start(scene: PlanContext, name: str, queue: Schedule) -> StartRun:
-    bid = queue.handouts.get(name)
-    return _handout(scene, name, bid) if bid else _start_on_host(scene, name, queue.starts[name])
+def _start(context: PlanContext, name: str, queue: Schedule) -> StartRun:
+    lease_request = queue.handouts.get(name)
+    return (
+        _handout(context, name, lease_request)
+        if lease_request
+        else _start_on_host(context, name, queue.starts[name])
+    )
 
 
-def _handout(scene: PlanContext, name: str, bid: LeaseRequest) -> StartRun:
-    spec, attempt = scene.desired.tasks[name], scene.statuses[name].attempt + 1
+def _handout(context: PlanContext, name: str, lease_request: LeaseRequest) -> StartRun:
+    spec, attempt = context.desired.tasks[name], context.statuses[name].attempt + 1
     event = Assigned(
         task=name,
-        at=scene.now,
+        at=context.now,
         cause="agent",
-        actor=bid.agent,
-        reason=f"attempt {attempt} is pulled by agent {bid.agent}",
+        actor=lease_request.agent,
+        reason=f"attempt {attempt} is pulled by agent {lease_request.agent}",
         run=run_key(name, spec.generation, attempt),
         host="",
         spec=spec,
-        agent=bid.agent,
-        request_key=bid.request_key,
-        start_from=_origin(scene, spec),
+        agent=lease_request.agent,
+        request_key=lease_request.request_key,
+        start_from=_origin(context, spec),
     )
     return StartRun(event, Placement())
 
 
-def _start_on_host(scene: PlanContext, name: str, placement: Placement) -> StartRun:
-    spec, best = scene.desired.tasks[name], placement.ranked[0]
-    attempt, start_from = scene.statuses[name].attempt + 1, _origin(scene, spec)
+def _start_on_host(context: PlanContext, name: str, placement: Placement) -> StartRun:
+    spec, best = context.desired.tasks[name], placement.ranked[0]
+    attempt, start_from = context.statuses[name].attempt + 1, _origin(context, spec)
     where = f"; it begins on {spec.start_from} ({start_from[:8]})" if start_from else ""
     event = Assigned(
         task=name,
-        at=scene.now,
+        at=context.now,
         reason=f"attempt {attempt} on {best.host}: {best.why}{where}",
         start_from=start_from,
         run=run_key(name, spec.generation, attempt),
         host=best.host,
         spec=spec,
-        machine=scene.observed.machine if scene.desired.hosts[best.host].is_local else None,
+        machine=context.observed.machine if context.desired.hosts[best.host].is_local else None,
     )
     return StartRun(event, placement)
 
 
-def _origin(scene: PlanContext, spec: Task) -> str | None:
+def _origin(context: PlanContext, spec: Task) -> str | None:
     """Return the commit of another task's branch that a run begins on."""
-    statuses = scene.statuses if spec.start_from in scene.names else scene.observed.statuses
-    return origin(spec, scene.desired, statuses)
+    statuses = context.statuses if spec.start_from in context.names else context.observed.statuses
+    return origin(spec, context.desired, statuses)
 
 
-def _times(scene: PlanContext, waits: Mapping[str, Wait]) -> Iterator[datetime]:
+def _times(context: PlanContext, waits: Mapping[str, Wait]) -> Iterator[datetime]:
     """Yield when something may change by itself."""
     yield from (wait.until for wait in waits.values() if wait.until is not None)
-    yield from silence_deadlines(scene)
-    for _, status in _within_reach(scene):
-        until = scene.desired.hosts[status.assigned_host or ""].drain_until
-        if until is not None and until > scene.now:
+    yield from silence_deadlines(context)
+    for _, status in _within_reach(context):
+        until = context.desired.hosts[status.assigned_host or ""].drain_until
+        if until is not None and until > context.now:
             yield until

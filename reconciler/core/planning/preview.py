@@ -108,7 +108,10 @@ class Difference:
 
 def difference(base: Desired, head: Desired, observed: Observed, now: datetime) -> Difference:
     """Return what specs would change, if they came into force now."""
-    before, after = _known(base, plan(base, observed, now)), _known(head, plan(head, observed, now))
+    before, after = (
+        _lines_by_key(base, plan(base, observed, now)),
+        _lines_by_key(head, plan(head, observed, now)),
+    )
     return Difference(
         new=tuple(line for key, line in after.items() if key not in before),
         gone=tuple(line for key, line in before.items() if key not in after and line.verb != "wait"),
@@ -117,7 +120,7 @@ def difference(base: Desired, head: Desired, observed: Observed, now: datetime) 
     )
 
 
-def _known(desired: Desired, plan: Plan) -> Mapping[Hashable, PlanLine]:
+def _lines_by_key(desired: Desired, plan: Plan) -> Mapping[Hashable, PlanLine]:
     """Return the lines of a plan by what makes them another: reasons change with the numbers in them."""
     return {
         (line.verb, line.task, line.host, *_state(desired, plan, line)): line for line in plan_lines(plan)
@@ -139,24 +142,24 @@ _WIDE = 200
 """Characters of a line."""
 
 
-def summary(found: Difference) -> tuple[Literal["success", "failure"], str]:
+def summary(difference: Difference) -> tuple[Literal["success", "failure"], str]:
     """Return the state and the words of the commit status."""
-    if found.problems:
-        return "failure", f"{_count(len(found.problems), 'problem')} in the specs; {_gist(found)}"
-    return "success", _gist(found)
+    if difference.problems:
+        return "failure", f"{_count(len(difference.problems), 'problem')} in the specs; {_gist(difference)}"
+    return "success", _gist(difference)
 
 
-def comment(found: Difference, commit: str) -> str:
+def comment(difference: Difference, commit: str) -> str:
     """Return the comment on a pull request whose head is that commit, in Markdown."""
-    parts = [f"### Plan of {commit[:10]}", f"{_gist(found).capitalize()}."]
-    if found.problems:
-        parts += ["**Wrong in the specs:**", fenced(_some(str(problem) for problem in found.problems))]
-    if found.old_problems:
-        parts.append(f"{_count(found.old_problems, 'problem')} of the specs in force would stay.")
-    if found.new:
-        parts += ["**With this merged now:**", fenced(_table(found.new))]
-    if found.gone:
-        parts += ["**Not any more:**", fenced(_table(found.gone))]
+    parts = [f"### Plan of {commit[:10]}", f"{_gist(difference).capitalize()}."]
+    if difference.problems:
+        parts += ["**Wrong in the specs:**", fenced(_some(str(problem) for problem in difference.problems))]
+    if difference.old_problems:
+        parts.append(f"{_count(difference.old_problems, 'problem')} of the specs in force would stay.")
+    if difference.new:
+        parts += ["**With this merged now:**", fenced(_table(difference.new))]
+    if difference.gone:
+        parts += ["**Not any more:**", fenced(_table(difference.gone))]
     return "\n\n".join(parts)
 
 
@@ -165,11 +168,11 @@ def no_plan_comment(why: str, commit: str) -> str:
     return f"### Plan of {commit[:10]}\n\nThere is none: {code(why)}"
 
 
-def _gist(found: Difference) -> str:
+def _gist(difference: Difference) -> str:
     """Return how many tasks something would happen to, by what."""
-    counts = Counter(line.verb for line in found.new)
+    counts = Counter(line.verb for line in difference.new)
     words = [f"{verb} {count}" for verb, count in sorted(counts.items(), key=lambda each: _rank(each[0]))]
-    words += [f"not any more: {len(found.gone)}"] if found.gone else []
+    words += [f"not any more: {len(difference.gone)}"] if difference.gone else []
     return ", ".join(words) or "no task is touched"
 
 
@@ -182,13 +185,13 @@ def _count(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _table(found: Sequence[PlanLine]) -> str:
-    widths = [max(len(line[at]) for line in found[:_MOST]) for at in range(3)]
+def _table(lines: Sequence[PlanLine]) -> str:
+    widths = [max(len(line[at]) for line in lines[:_MOST]) for at in range(3)]
     return _some(
         "  ".join(
             (*(word.ljust(width) for word, width in zip(line, widths, strict=False)), one_line(line.reason))
         )
-        for line in found
+        for line in lines
     )
 
 

@@ -44,16 +44,16 @@ class Schedule:
     """Of all that only a place was missing for."""
 
 
-def schedule(scene: PlanContext) -> Schedule:
+def schedule(context: PlanContext) -> Schedule:
     """
     Give out the free slots: highest priority first, then oldest, then by name.
 
     Once more after something started, so that whoever waits does so for what is
     in the way then: the next plan will find it there.
     """
-    queue, slots, ready = Schedule(), _SlotPool(scene), list[tuple[Task, Status]]()
-    for spec, status in _wanting(scene):
-        if wait := next(_hindrances(scene, spec, status), None):
+    queue, slots, ready = Schedule(), _SlotPool(context), list[tuple[Task, Status]]()
+    for spec, status in _wanting(context):
+        if wait := next(_hindrances(context, spec, status), None):
             queue.waits[spec.name] = wait
         else:
             ready.append((spec, status))
@@ -62,12 +62,12 @@ def schedule(scene: PlanContext) -> Schedule:
     return queue
 
 
-def _wanting(scene: PlanContext) -> Sequence[tuple[Task, Status]]:
+def _wanting(context: PlanContext) -> Sequence[tuple[Task, Status]]:
     """Return the tasks that want to run, in the order in which they may."""
     wanting = [
         (spec, status)
-        for name, status in scene.statuses.items()
-        if name in scene.names and status.phase is Phase.CREATED and (spec := scene.spec(name))
+        for name, status in context.statuses.items()
+        if name in context.names and status.phase is Phase.CREATED and (spec := context.spec(name))
     ]
     return sorted(wanting, key=lambda pair: (-pair[0].priority, pair[1].created_at, pair[0].name))
 
@@ -75,23 +75,23 @@ def _wanting(scene: PlanContext) -> Sequence[tuple[Task, Status]]:
 # --- Whatever hosts there are ----------------------------------------------
 
 
-def _hindrances(scene: PlanContext, spec: Task, status: Status) -> Iterator[Wait]:
+def _hindrances(context: PlanContext, spec: Task, status: Status) -> Iterator[Wait]:
     """Yield what keeps a task from running wherever there is a place; what a person decides first."""
     if spec.desired is DesiredState.SUSPENDED:
         yield Wait(Reason.SUSPENDED, "suspended in the spec")
-    open_ends = [end for name in spec.depends_on if (end := _open_end(scene, name))]
+    open_ends = [end for name in spec.depends_on if (end := _open_end(context, name))]
     if spec.start_from and spec.start_from not in spec.depends_on:
-        open_ends += [end for end in [_undelivered(scene, spec.start_from)] if end]
+        open_ends += [end for end in [_undelivered(context, spec.start_from)] if end]
     if open_ends:
         yield Wait(Reason.DEPENDENCY, f"waits for {', '.join(open_ends)}")
-    yield from _times(scene, spec, status)
+    yield from _times(context, spec, status)
     is_pulled = spec.execution_mode is ExecutionMode.HTTP_PULL
     paying = budget_scopes(None if is_pulled else spec.adapter, spec.repo)
-    if words := spent_today(scene.desired, scene.observed.spent, *paying):
-        yield _tomorrow(scene, words)
+    if words := spent_today(context.desired, context.observed.spent, *paying):
+        yield _tomorrow(context, words)
     # Last, and before any slot: one that does not answer must not hold what others could use.
-    if not is_pulled and spec.repo and spec.repo in scene.observed.unready:
-        yield Wait(Reason.REPO, scene.observed.unready[spec.repo] or _unasked(spec.repo, status))
+    if not is_pulled and spec.repo and spec.repo in context.observed.unready:
+        yield Wait(Reason.REPO, context.observed.unready[spec.repo] or _unasked(spec.repo, status))
 
 
 def _unasked(repo: str, status: Status) -> str:
@@ -101,23 +101,23 @@ def _unasked(repo: str, status: Status) -> str:
     return f"waits for the first answer of repo {repo}"
 
 
-def _open_end(scene: PlanContext, name: str) -> str | None:
+def _open_end(context: PlanContext, name: str) -> str | None:
     """Return the dependency in words if it is not completed; a settled one says how it ended."""
-    status = (scene.statuses if name in scene.names else scene.observed.statuses).get(name)
+    status = (context.statuses if name in context.names else context.observed.statuses).get(name)
     if status is None or not status.phase.is_settled:
         return name
     return None if status.phase is Phase.COMPLETED else f"{name} ({status.phase})"
 
 
-def _undelivered(scene: PlanContext, name: str) -> str | None:
+def _undelivered(context: PlanContext, name: str) -> str | None:
     """Return the task whose branch is to be begun on in words, if that is not there yet."""
-    status = (scene.statuses if name in scene.names else scene.observed.statuses).get(name)
-    return None if is_delivered(status) else _open_end(scene, name)
+    status = (context.statuses if name in context.names else context.observed.statuses).get(name)
+    return None if is_delivered(status) else _open_end(context, name)
 
 
-def _times(scene: PlanContext, spec: Task, status: Status) -> Iterator[Wait]:
+def _times(context: PlanContext, spec: Task, status: Status) -> Iterator[Wait]:
     """Yield the times that have to come first."""
-    now = scene.now
+    now = context.now
     if spec.not_before and spec.not_before > now:
         words = f"not before {format_in(spec.not_before, spec.timezone)}"
         yield Wait(Reason.NOT_BEFORE, words, spec.not_before)
@@ -137,8 +137,8 @@ def due(spec: Task, status: Status, now: datetime) -> Wait:
     return Wait(Reason.SCHEDULE, f"due {format_in(status.due_at, spec.timezone)}", status.due_at)
 
 
-def _tomorrow(scene: PlanContext, words: str) -> Wait:
-    until = next_midnight(scene.now)
+def _tomorrow(context: PlanContext, words: str) -> Wait:
+    until = next_midnight(context.now)
     return Wait(Reason.BUDGET, f"{words}; new runs start {format_time(until)}", until)
 
 
@@ -152,13 +152,15 @@ _Kind = tuple[str, str | None, tuple[str, ...], int]
 class _SlotPool:
     """The free slots of the fleet while they are given out."""
 
-    def __init__(self, scene: PlanContext) -> None:
-        self._scene = scene
-        self._observed = scene.observed
-        self._end_trials({s.assigned_host for s in scene.statuses.values() if s.phase is Phase.ASSIGNED})
-        self._used = slots_in_use(scene.statuses, scene.observed)
-        self._running = Counter(_live_groups(scene))
-        self._bidders = LeaseQueue(scene.desired, scene.observed.bids, scene.statuses)
+    def __init__(self, context: PlanContext) -> None:
+        self._context = context
+        self._observed = context.observed
+        self._close_half_open(
+            {s.assigned_host for s in context.statuses.values() if s.phase is Phase.ASSIGNED}
+        )
+        self._used = slots_in_use(context.statuses, context.observed)
+        self._running = Counter(_live_groups(context))
+        self._bidders = LeaseQueue(context.desired, context.observed.lease_requests, context.statuses)
         self._kept: dict[str, str] = {}
         """Hosts whose free slots are kept for a task that takes several."""
         self._refused: dict[_Kind, Placement] = {}
@@ -177,9 +179,9 @@ class _SlotPool:
         """Give the task its slots; or return what it waits for."""
         queue.waits.pop(spec.name, None)
         queue.placements.pop(spec.name, None)
-        if words := full_group(self._scene.desired, spec, self._running):
+        if words := full_group(self._context.desired, spec, self._running):
             return Wait(Reason.SLOT, words)
-        opening = next_opening(spec.window, spec.timezone, self._scene.now) if spec.window else None
+        opening = next_opening(spec.window, spec.timezone, self._context.now) if spec.window else None
         if spec.execution_mode is ExecutionMode.HTTP_PULL:
             return self._hand_out(spec, queue, opening)
         placement = self._place(spec, status, is_ready=opening is None)
@@ -189,28 +191,28 @@ class _SlotPool:
         queue.placements[spec.name] = placement
         if placement.chosen is None:
             return self._no_place(spec, placement)
-        self._end_trials({placement.chosen})
+        self._close_half_open({placement.chosen})
         self._used[placement.chosen] += spec.slots
         self._running.update(groups(spec))
         queue.starts[spec.name] = placement
         return None
 
-    def _end_trials(self, hosts: AbstractSet[str | None]) -> None:
+    def _close_half_open(self, hosts: AbstractSet[str | None]) -> None:
         """Give no more to hosts that are tried with one run: others wait as if they were broken still."""
-        if not self._observed.on_trial.isdisjoint(hosts):
-            self._observed = replace(self._observed, on_trial=self._observed.on_trial - hosts)
+        if not self._observed.half_open.isdisjoint(hosts):
+            self._observed = replace(self._observed, half_open=self._observed.half_open - hosts)
 
     def _hand_out(self, spec: Task, queue: Schedule, opening: datetime | None) -> Wait | None:
         """Give the task to an agent that waits for one; or return what it waits for."""
-        if spec.validate_on and spec.validate_on not in self._scene.desired.hosts:
+        if spec.validate_on and spec.validate_on not in self._context.desired.hosts:
             return Wait(Reason.HOST, f"`validate_on`: there is no host {spec.validate_on}")
-        bid = None if opening else self._bidders.take(spec)
-        if bid is None:
+        lease_request = None if opening else self._bidders.take(spec)
+        if lease_request is None:
             # The same words by day and by night: agents that never come must not make commits.
             return Wait(Reason.AGENT, self._bidders.why_none(spec), opening)
         self._running.update(groups(spec))
         queue.starts[spec.name] = Placement()
-        queue.handouts[spec.name] = bid
+        queue.handouts[spec.name] = lease_request
         return None
 
     def _place(self, spec: Task, status: Status, *, is_ready: bool) -> Placement:
@@ -218,7 +220,7 @@ class _SlotPool:
         kind = spec.adapter, spec.repo, spec.requires, spec.slots
         placement = self._refused.get(kind)
         if placement is None:
-            desired = self._scene.desired
+            desired = self._context.desired
             placement = place(spec, status, desired, self._observed, self._used, kept=self._kept)
         if placement.chosen is None:
             self._refused[kind] = placement
@@ -235,7 +237,7 @@ class _SlotPool:
         would never start. The best host is the one that lacks the fewest. One
         is kept for each kind of task: to keep more would leave more idle.
         """
-        hosts = self._scene.desired.hosts
+        hosts = self._context.desired.hosts
         able = [host for host in placement.full if host not in self._kept]
         if able:
             best = min(able, key=lambda host: (self._used[host] - hosts[host].slots, host))
@@ -253,17 +255,17 @@ class _SlotPool:
             return Wait(Reason.SLOT, f"{needed} on any host that fits")
         if placement.spent:
             words = f"the daily budget is spent of {_listed(placement.spent, ', ')}"
-            return _tomorrow(self._scene, words)
+            return _tomorrow(self._context, words)
         if UNASKED in placement.rejected.values():
             return Wait(Reason.HOST, "waits for the first answer of a host that may fit")
         why_not = [f"{host} {why}" for host, why in sorted(placement.rejected.items())]
         return Wait(Reason.HOST, f"no host fits: {_listed(why_not, '; ') or 'there is none'}")
 
 
-def _live_groups(scene: PlanContext) -> Iterator[LimitGroup]:
-    for name, status in scene.statuses.items():
+def _live_groups(context: PlanContext) -> Iterator[LimitGroup]:
+    for name, status in context.statuses.items():
         if status.phase.is_live:
-            yield from live_groups(status, scene.desired.tasks.get(name))
+            yield from live_groups(status, context.desired.tasks.get(name))
 
 
 def _listed(items: Sequence[str], separator: str) -> str:

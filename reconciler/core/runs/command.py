@@ -207,8 +207,8 @@ def _wrong_elements(adapter: Adapter, field: str) -> Iterator[str]:
                 if element != f"{{{name}}}":
                     yield f"{{{name}}} must stand alone in an element, not in {element!r}"
             elif name not in VALUES[field]:
-                known = ", ".join(f"{{{known}}}" for known in sorted(VALUES[field] | groups))
-                yield f"unknown placeholder {{{name}}}; known here: {known}"
+                values = ", ".join(f"{{{values}}}" for values in sorted(VALUES[field] | groups))
+                yield f"unknown placeholder {{{name}}}; known here: {values}"
 
 
 def _repo(task: Task, desired: Desired) -> Repo | None:

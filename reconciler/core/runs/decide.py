@@ -268,9 +268,9 @@ def _wait(status: Status, run: str, fleet: FleetSpec) -> timedelta:
 
 def _later(case: _Case, failure: Failure) -> Event:
     """Wait for a quota; that is nobody's failure and counts as none."""
-    told = case.report.verdict.retry_at
+    retry_at = case.report.verdict.retry_at
     wait = min(QUOTA_WAIT * 2 ** min(case.status.uncounted, 16), QUOTA_MOST)
-    until = max(told, case.now + QUOTA_LEAST) if told else case.now + wait
+    until = max(retry_at, case.now + QUOTA_LEAST) if retry_at else case.now + wait
     again = Retried(
         **case.head(f"{failure.message}; waits until {format_time(until)}"),
         run=case.run,

@@ -99,12 +99,12 @@ _REPAIRS: Mapping[FailureClass, str] = {
 """What helps against a failure, beside trying again."""
 
 
-def summary_rows(found: FailureSummary) -> Sequence[tuple[str, str]]:
+def summary_rows(summary: FailureSummary) -> Sequence[tuple[str, str]]:
     """Return a cause as names and values for people, the cause first."""
-    until = f" (kept until {format_time(found.kept_until)})" if found.kept_until else ""
+    until = f" (kept until {format_time(summary.kept_until)})" if summary.kept_until else ""
     return [
-        ("cause", found.summary),
-        ("last lines", "\n".join(found.output)),
-        ("workspace", found.workspace + until),
-        ("next", "\n".join(found.next)),
+        ("cause", summary.summary),
+        ("last lines", "\n".join(summary.output)),
+        ("workspace", summary.workspace + until),
+        ("next", "\n".join(summary.next)),
     ]

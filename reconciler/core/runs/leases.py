@@ -48,26 +48,36 @@ class LeaseQueue:
     """The agents that wait for a task, while tasks are handed out."""
 
     def __init__(
-        self, desired: Desired, bids: Iterable[LeaseRequest], statuses: Mapping[str, Status]
+        self, desired: Desired, lease_requests: Iterable[LeaseRequest], statuses: Mapping[str, Status]
     ) -> None:
         self._desired = desired
         self._held = Counter(_held_now(statuses))
-        self._bids = [bid for bid in bids if self._has_room(bid)]
+        self._lease_requests = [
+            lease_request for lease_request in lease_requests if self._has_room(lease_request)
+        ]
         self._refused: set[tuple[str, ...]] = set()
         self._is_possible: dict[tuple[str, ...], bool] = {}
 
     def take(self, task: Task) -> LeaseRequest | None:
         """Return the bid that gets the task: of those that fit the one that is preferred, then the first."""
-        if not self._bids or task.requires in self._refused:
+        if not self._lease_requests or task.requires in self._refused:
             return None
-        fitting = [bid for bid in self._bids if not _lacking(task, self._labels(bid))]
+        fitting = [
+            lease_request
+            for lease_request in self._lease_requests
+            if not _lacking(task, self._labels(lease_request))
+        ]
         if not fitting:
             self._refused.add(task.requires)
             return None
-        bid = max(fitting, key=lambda bid: len(self._labels(bid) & {*task.prefer}))
-        self._held[bid.agent] += 1
-        self._bids = [other for other in self._bids if other is not bid and self._has_room(other)]
-        return bid
+        lease_request = max(
+            fitting, key=lambda lease_request: len(self._labels(lease_request) & {*task.prefer})
+        )
+        self._held[lease_request.agent] += 1
+        self._lease_requests = [
+            other for other in self._lease_requests if other is not lease_request and self._has_room(other)
+        ]
+        return lease_request
 
     def why_none(self, task: Task) -> str:
         """Return, in words that stay the same while agents come and go, what a task waits for."""
@@ -84,13 +94,19 @@ class LeaseQueue:
             self._is_possible[task.requires] = any(not _lacking(task, _labels(agent)) for agent in agents)
         return self._is_possible[task.requires]
 
-    def _has_room(self, bid: LeaseRequest) -> bool:
-        agent = self._desired.agents.get(bid.agent)
-        return agent is not None and agent.desired == "active" and self._held[bid.agent] < agent.slots
+    def _has_room(self, lease_request: LeaseRequest) -> bool:
+        agent = self._desired.agents.get(lease_request.agent)
+        return (
+            agent is not None and agent.desired == "active" and self._held[lease_request.agent] < agent.slots
+        )
 
-    def _labels(self, bid: LeaseRequest) -> AbstractSet[str]:
-        labels = _labels(self._desired.agents[bid.agent])
-        return labels & {*bid.capabilities, bid.agent} if bid.capabilities else labels
+    def _labels(self, lease_request: LeaseRequest) -> AbstractSet[str]:
+        labels = _labels(self._desired.agents[lease_request.agent])
+        return (
+            labels & {*lease_request.capabilities, lease_request.agent}
+            if lease_request.capabilities
+            else labels
+        )
 
 
 def _held_now(statuses: Mapping[str, Status]) -> Iterator[str]:
@@ -147,7 +163,7 @@ def _name_by_now(statuses: Mapping[str, Status], task: str, epoch: int) -> str:
 
 
 def report_event(
-    task: Task | None, status: Status, said: WorkerReport, now: datetime, fleet: FleetSpec
+    task: Task | None, status: Status, report: WorkerReport, now: datetime, fleet: FleetSpec
 ) -> Sequence[Event]:
     """
     Return what the word of a task's last holder means; nothing for what was said already.
@@ -155,26 +171,28 @@ def report_event(
     A claim that has to be checked stands on record until it is; any other is
     judged at once. Raises NotNow or LeaseLost if it comes too late.
     """
-    if said.claim is not None and said.claim == status.claim:
+    if report.claim is not None and report.claim == status.claim:
         return ()
-    require_held(said.task, status)
+    require_held(report.task, status)
     if status.claim is not None:
         raise NotNow(
-            f"task {said.task}: you reported {status.claim.outcome} already, and that is being checked"
+            f"task {report.task}: you reported {status.claim.outcome} already, and that is being checked"
         )
-    head: dict[str, Any] = {"task": said.task, "at": said.at, "cause": "agent", "actor": said.agent}
+    head: dict[str, Any] = {"task": report.task, "at": report.at, "cause": "agent", "actor": report.agent}
     run = status.run or ""
-    if said.claim is None:
+    if report.claim is None:
         begins = status.phase is Phase.ASSIGNED
-        return (Started(**head, run=run, reason=f"agent {said.agent} began"),) if begins else ()
-    verdict = verdict_of(status, said.claim)
-    waiting = Waiting(reason=Reason.CHECK, message=CHECKING, since=said.at) if verdict is None else None
-    words = _told(said.agent, said.claim)
-    reported = Reported(**head, run=run, claim=said.claim, waiting=waiting, reason=words)
+        return (Started(**head, run=run, reason=f"agent {report.agent} began"),) if begins else ()
+    verdict = verdict_of(status, report.claim)
+    waiting = Waiting(reason=Reason.CHECK, message=CHECKING, since=report.at) if verdict is None else None
+    words = _claim_text(report.agent, report.claim)
+    reported = Reported(**head, run=run, claim=report.claim, waiting=waiting, reason=words)
     after = transition(status, reported)
     if after is None or verdict is None:
         return (reported,)
-    ended = RunEnded(task=said.task, run=run, round=status.round, at=said.at, report=Report(verdict=verdict))
+    ended = RunEnded(
+        task=report.task, run=run, round=status.round, at=report.at, report=Report(verdict=verdict)
+    )
     judged = next_event(task, after, ended, now, fleet)
     return (reported, judged) if judged else (reported,)
 
@@ -201,7 +219,7 @@ def verdict_of(status: Status, claim: Claim) -> Verdict | None:
     return Verdict(outcome="success", text=claim.result, usage=claim.usage)
 
 
-def _told(agent: str, claim: Claim) -> str:
+def _claim_text(agent: str, claim: Claim) -> str:
     words = one_line(claim.result)
     return f"agent {agent} reports {claim.outcome}{f': {words}' if words else ''}"
 

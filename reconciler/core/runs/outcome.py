@@ -124,8 +124,8 @@ def _incomplete(facts: OutputFacts) -> tuple[FailureClass, str]:
 
 
 def _because(facts: OutputFacts) -> str:
-    said = facts.error or _last_words("\n".join(facts.complaints or ()) or facts.stderr)
-    return f": {said}" if said else ""
+    complaint = facts.error or _last_words("\n".join(facts.complaints or ()) or facts.stderr)
+    return f": {complaint}" if complaint else ""
 
 
 # --- Failure classes -------------------------------------------------------
@@ -272,9 +272,9 @@ def class_of(words: str, own: Mapping[Any, str]) -> FailureClass | None:
         if any(re.search(pattern, line) for line in lines_of(words)):
             return FailureClass(kind)
     words = _of_the_model(words)
-    told = [int(next(filter(None, match.groups()))) for match in _STATUS.finditer(words)]
-    by_status = next((STATUSES[status] for status in told if status in STATUSES), None)
-    return by_status or next((kind for kind, known in _KNOWN.items() if known.search(words)), None)
+    codes = [int(next(filter(None, match.groups()))) for match in _STATUS.finditer(words)]
+    by_status = next((STATUSES[status] for status in codes if status in STATUSES), None)
+    return by_status or next((kind for kind, expression in _KNOWN.items() if expression.search(words)), None)
 
 
 def _of_the_model(words: str) -> str:

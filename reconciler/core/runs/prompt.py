@@ -228,8 +228,10 @@ def try_template(source: str, *, has_repo: bool = True) -> Sequence[str]:
         return wrong
     unknown = sorted(find_undeclared_variables(_environment().parse(source)) - VARIABLES.keys())
     if unknown:
-        known = ", ".join(VARIABLES)
-        return [f"unknown variable {one_line(name)!r}{_meant(name)}; known here: {known}" for name in unknown]
+        variables = ", ".join(VARIABLES)
+        return [
+            f"unknown variable {one_line(name)!r}{_meant(name)}; known here: {variables}" for name in unknown
+        ]
     wrong = []
     for values in _samples(has_repo=has_repo):
         try:

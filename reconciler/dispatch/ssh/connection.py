@@ -426,12 +426,12 @@ class SshConnector:
         """Yield the keys to log in with: the identity's, else the agent's; None leaves it to ssh_config."""
         hop = self.hop
         if hop.identity:
-            found = await asyncio.to_thread(read_identity, hop, hop.identity)
-            if not isinstance(found, InAgent):
-                yield found
+            identity = await asyncio.to_thread(read_identity, hop, hop.identity)
+            if not isinstance(identity, InAgent):
+                yield identity
                 return
-            async with self._agents_keys(f"{found.why}; `ssh-add` its private key") as keys:
-                yield found.among(hop, keys)
+            async with self._agents_keys(f"{identity.why}; `ssh-add` its private key") as keys:
+                yield identity.among(hop, keys)
         elif hop.ssh_config:
             yield None
         else:
@@ -579,13 +579,13 @@ class InAgent:
 
     def among(self, hop: Hop, keys: Sequence[asyncssh.SSHKeyPair]) -> Sequence[asyncssh.SSHKeyPair]:
         """Return the agent's keys that belong to it. Raises Unavailable if there is none."""
-        found = [key for key in keys if self.public.public_data in {key.public_data, key.key_public_data}]
-        if not found:
+        matching = [key for key in keys if self.public.public_data in {key.public_data, key.key_public_data}]
+        if not matching:
             raise Unavailable(
                 f"host {hop}: {self.why}, and the agent does not hold {fingerprint(self.public)}; "
                 "`ssh-add` its private key, or name a private key without a passphrase"
             )
-        return found
+        return matching
 
 
 def read_identity(hop: Hop, path: str) -> Sequence[asyncssh.SSHKeyPair] | InAgent:

@@ -420,12 +420,12 @@ def _algorithms(packet: bytes) -> Mapping[str, Sequence[str]]:
     """Return the name lists of the KEXINIT that a server begins with; empty if there is none."""
     if len(packet) < _PACKET_HEAD or packet[_PACKET_HEAD - 1] != _KEXINIT:
         return {}
-    at, found = _PACKET_HEAD + _COOKIE, dict[str, Sequence[str]]()
+    at, offers = _PACKET_HEAD + _COOKIE, dict[str, Sequence[str]]()
     for use in _LISTS:
         size = int.from_bytes(packet[at : at + 4])
         names = packet[at + 4 : at + 4 + size]
         if len(names) != size:
             return {}
-        found.setdefault(use, names.decode("ascii", errors="replace").split(",") if names else ())
+        offers.setdefault(use, names.decode("ascii", errors="replace").split(",") if names else ())
         at += 4 + size
-    return found
+    return offers

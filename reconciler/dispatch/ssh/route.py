@@ -81,19 +81,17 @@ def _hop(host: Host) -> Hop:
 
 def _jump(host: Host, hosts: Mapping[str, Host]) -> Host:
     """Return the host to go through: the one of that name, else the one at that address."""
-    asked = host.jump or ""
-    if asked in hosts:
-        return hosts[asked]
-    match = _INLINE_JUMP.match(asked)
+    jump = host.jump or ""
+    if jump in hosts:
+        return hosts[jump]
+    match = _INLINE_JUMP.match(jump)
     if match is None:
-        raise Unavailable(
-            f"host {host.name}: jump {asked!r} is neither a host's name nor `user@address:port`"
-        )
+        raise Unavailable(f"host {host.name}: jump {jump!r} is neither a host's name nor `user@address:port`")
     address, port = match["address"].strip("[]"), int(match["port"] or SSH_PORT)
-    for known in hosts.values():
-        if (known.address, known.port) == (address, port):
-            return known.model_copy(update={"user": match["user"] or known.user})
+    for other in hosts.values():
+        if (other.address, other.port) == (address, port):
+            return other.model_copy(update={"user": match["user"] or other.user})
     raise Unavailable(
-        f"host {host.name}: jump {asked!r} is no host of this fleet, so its key is pinned nowhere; "
+        f"host {host.name}: jump {jump!r} is no host of this fleet, so its key is pinned nowhere; "
         "describe it in specs/hosts/ (`slots: 0` if nothing shall run there) and name it here"
     )

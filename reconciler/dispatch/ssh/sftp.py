@@ -97,13 +97,13 @@ async def _read(file: asyncssh.SFTPClientFile, offset: int, limit: int) -> bytes
 
 async def _pieces(file: asyncssh.SFTPClientFile, offset: int, limit: int) -> bytes:
     """Return what several requests at once give, up to the first that was not answered in full."""
-    asked = [
+    reads = [
         (offset + start, min(READ_CHUNK, limit - start))
         for start in range(0, min(limit, _AHEAD * READ_CHUNK), READ_CHUNK)
     ]
     whole = b""
     for (_, size), data in zip(
-        asked, await asyncio.gather(*(_piece(file, *ask) for ask in asked)), strict=True
+        reads, await asyncio.gather(*(_piece(file, *ask) for ask in reads)), strict=True
     ):
         whole += data
         if len(data) < size:  # the end, then; the file may have grown beyond it before the next was answered

@@ -359,9 +359,9 @@ def _greeting(hop: Hop, *, links_agent: bool) -> bytes:
 def misunderstood(heard: Greeting, shell: str) -> str:
     """Say what is wrong with a login shell, by what came back of the greeting."""
     out, code = heard.answer.stdout, heard.answer.exit_code
-    said = one_line((heard.answer.stderr or out).decode(errors="replace"))
-    before, found, after = out.partition(_HEARD + _READY)
-    if found:
+    message = one_line((heard.answer.stderr or out).decode(errors="replace"))
+    before, marker, after = out.partition(_HEARD + _READY)
+    if marker:
         text, when = (before, "before") if before else (after, "after")
         return (
             f"its login shell prints text {when} each command ({one_line(text.decode(errors='replace'))!r}); "
@@ -373,15 +373,15 @@ def misunderstood(heard: Greeting, shell: str) -> str:
             "its login shell's startup files (~/.bashrc, ~/.profile) read the input that is meant for the "
             "command; begin them with `[ -t 0 ] || return`, so that they ask only where there is a terminal"
         )
-    if "sftp connections only" in said:
+    if "sftp connections only" in message:
         return "it allows SFTP and no commands (ForceCommand internal-sftp); allow this user commands there"
-    if not said:
+    if not message:
         return (
             f"its login shell ended (exit code {code}) before it ran anything; see whether its startup files "
             "(~/.bashrc, ~/.profile) say `exit` or `set -e`, and whether a forced command (ForceCommand, or "
             "`command=` in authorized_keys) stands in its place"
         )
     return (
-        f"its login shell did not run `{shell} -s` (exit code {code}: {said!r}); "
+        f"its login shell did not run `{shell} -s` (exit code {code}: {message!r}); "
         "give the user a login shell, and set `shell` to a POSIX shell that is there"
     )
