@@ -299,7 +299,7 @@ def observeds(draw: st.DrawFn, desired: Desired) -> Observed:
         statuses=known,
         hosts={name: draw(PROBES) for name in draw(SOME_HOSTS)},
         load={name: draw(LOADS) for name in draw(SOME_HOSTS)},
-        asked=frozenset(HOSTS if draw(IS_EASY) else draw(SOME_HOSTS)),
+        probed=frozenset(HOSTS if draw(IS_EASY) else draw(SOME_HOSTS)),
         half_open=frozenset() if draw(IS_EASY) else frozenset(draw(SOME_HOSTS)),
         past=dict.fromkeys(draw(SOME_NAMES), draw(st.integers(0, 5))),
         spent={} if draw(IS_EASY) else draw(SPENT),
@@ -357,12 +357,12 @@ class World:
     now: datetime = NOW
     followed: frozenset[tuple[str, int]] = frozenset()
     hosts: Mapping[str, HostStatus] = field(default_factory=dict)
-    asked: frozenset[str] = frozenset()
+    probed: frozenset[str] = frozenset()
     history: list[Transition] = field(default_factory=list)
 
     @property
     def observed(self) -> Observed:
-        return Observed(self.statuses, self.hosts, followed=self.followed, asked=self.asked, past=self.past)
+        return Observed(self.statuses, self.hosts, followed=self.followed, probed=self.probed, past=self.past)
 
     @property
     def past(self) -> Mapping[str, int]:

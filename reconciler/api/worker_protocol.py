@@ -69,7 +69,7 @@ class WorkerProtocol:
         try:
             with self._counted(lease_request.agent):
                 async with self.closing.limit():
-                    task = await self.leases.lease_request(lease_request, timedelta(seconds=request.wait))
+                    task = await self.leases.acquire(lease_request, timedelta(seconds=request.wait))
         except TimeoutError:
             raise Unavailable("the reconciler is stopping; ask again with the same request_key") from None
         if task is None or not self._is_for(task, lease_request):

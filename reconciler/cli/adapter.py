@@ -113,8 +113,8 @@ def test_command(context: Context, name: str, host: str, no_prompt: bool, output
     """
     show = _show_check if output == "text" else lambda _: None
     with TemporaryDirectory(prefix="reconciler-test-", ignore_cleanup_errors=True) as folder:
-        trials = _tried(context, name, host, data=Path(folder), with_prompt=not no_prompt, show=show)
-        tried = asyncio.run(trials)
+        results = _tried(context, name, host, data=Path(folder), with_prompt=not no_prompt, show=show)
+        tried = asyncio.run(results)
     works = all(check_result.ok is not False for check_result in tried)
     if output == "json":
         checks = [_check_document(check_result) for check_result in tried]
@@ -152,8 +152,8 @@ async def _tried(
             clock=clock.now,
             read_output=read_output,
         )
-        async with aclosing(check.trials(with_prompt=with_prompt)) as trials:
-            async for check_result in trials:
+        async with aclosing(check.results(with_prompt=with_prompt)) as results:
+            async for check_result in results:
                 show(check_result)
                 tried.append(check_result)
     return tried

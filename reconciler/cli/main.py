@@ -119,7 +119,7 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
 """Every command, by section of the help."""
 
 
-KNOWN = (click.Abort, click.ClickException, ReconcilerError, OSError)
+NAMES = (click.Abort, click.ClickException, ReconcilerError, OSError)
 """Errors that end a command with a line; any other is a mistake of ours, and told in full."""
 
 
@@ -141,7 +141,7 @@ class Root(click.Group):
                 sys.exit(ExitCode.UNREAD)
             click.echo(f"error: {lost}", err=True)
             sys.exit(ExitCode.FAILURE)
-        except (*KNOWN, ExceptionGroup) as error:
+        except (*NAMES, ExceptionGroup) as error:
             code, message = report_error(_alone(error))
             click.echo(message, err=True)
             sys.exit(code)
@@ -248,7 +248,7 @@ def _leave(code: object) -> NoReturn:
 def _alone(error: Exception) -> Exception:
     """Return the first error of a group of known ones, as tasks that ran together raise it."""
     while isinstance(error, ExceptionGroup):
-        if error.split(KNOWN)[1] is not None:
+        if error.split(NAMES)[1] is not None:
             raise error
         error = error.exceptions[0]
     return error

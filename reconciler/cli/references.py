@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from reconciler.core.references import REFERABLE, Known, Reference, ReferenceKind, references, split
+from reconciler.core.references import REFERABLE, NamesOf, Reference, ReferenceKind, references, split
 
 
 class NameParam(click.ParamType[str]):
@@ -43,7 +43,7 @@ tasks_argument = words_argument("[task/]NAME...")
 
 
 def resolve_references(
-    words: Sequence[str], names_of: Known, only: ReferenceKind | None = None
+    words: Sequence[str], names_of: NamesOf, only: ReferenceKind | None = None
 ) -> Sequence[Reference]:
     """Return what words on the command line refer to; see `core.references`."""
     try:

@@ -112,8 +112,8 @@ class FleetSession:
     tree: GitTree
     marks: HighWaterMarks
     """What was acted on, and may not go back."""
-    said: set[str] = field(default_factory=set)
-    """What was said of it on stderr."""
+    notices: set[str] = field(default_factory=set)
+    """What was notices of it on stderr."""
 
     async def recorded(self) -> "tuple[Desired, Observed]":
         """Return what the newest specs ask for, as the reconciler reads them, and what is on record."""
@@ -141,7 +141,7 @@ class FleetSession:
         """
         Return the branch with the record, which in a clone is read as it was fetched.
 
-        What people must know of what they look at is said on stderr.
+        What people must know of what they look at is notices on stderr.
         """
         branch = await self.state_branch()
         if fetched := await fetched_record(self.repository, branch) if branch != self.branch else None:
@@ -155,8 +155,8 @@ class FleetSession:
         return branch
 
     def _say_once(self, words: str) -> None:
-        if words not in self.said:
-            self.said.add(words)
+        if words not in self.notices:
+            self.notices.add(words)
             say(words)
 
     def lines(self, state_branch: str) -> Sequence[BranchLine]:

@@ -49,7 +49,7 @@ class HostMaintenance:
 
     load: dict[str, float] = field(default_factory=dict, init=False)
     """Load per core of the last probe, by host."""
-    asked: set[str] = field(default_factory=set, init=False)
+    probed: set[str] = field(default_factory=set, init=False)
     """Hosts that were probed, answer or no answer."""
     _adapters: set[str] = field(default_factory=set, init=False)
     """Those that open tasks were given to when the specs were last read."""
@@ -95,14 +95,14 @@ class HostMaintenance:
 
     def unready(self) -> Mapping[str, str]:
         """Return why no run may start on a code repository now, by name; empty if it was not asked yet."""
-        failing, found = self.contacts.failing(), {}
+        failing, reasons = self.contacts.failing(), {}
         for name, repo in self.controller.desired.repos.items():
             if self.contacts.polled.get(name) != repo:
                 if _FAR.match(repo.url):
-                    found[name] = ""
+                    reasons[name] = ""
             elif name in failing:
-                found[name] = failing[name]
-        return found
+                reasons[name] = failing[name]
+        return reasons
 
     def troubles(self, now: datetime) -> Mapping[str, str]:
         """Return what fails for long of live runs and of work in review, by run key."""
@@ -217,7 +217,7 @@ class HostMaintenance:
             name: adapter for name, adapter in self.controller.desired.adapters.items() if name in names
         }
         status, load = await self.prober.probe(host, adapters, self.controller.hosts.get(host.name))
-        self.asked.add(host.name)
+        self.probed.add(host.name)
         if load is not None:
             self.load[host.name] = load
         if host.is_local:

@@ -49,7 +49,7 @@ class _Waiter:
 class PendingReport:
     """What an agent said, and the answer it waits for."""
 
-    said: WorkerReport
+    report: WorkerReport
     answer: asyncio.Future[Status] = field(default_factory=_future)
     after: Status | None = None
     """Where it brings its task: the answer, once that is on record."""
@@ -81,7 +81,7 @@ class WorkerLeases:
 
     # --- What agents ask ---------------------------------------------------
 
-    async def lease_request(self, lease_request: LeaseRequest, wait: timedelta) -> str | None:
+    async def acquire(self, lease_request: LeaseRequest, wait: timedelta) -> str | None:
         """
         Return the name of the task that the agent holds now; see controller.ports.LeaseService.
 
@@ -154,8 +154,8 @@ class WorkerLeases:
     def words(self, unwritable: Collection[str] = ()) -> Sequence[PendingReport]:
         """Return what was said and is not answered yet; what is about a task without a record is refused."""
         for word in self._words:
-            if word.said.task in unwritable:
-                word.refuse(Unavailable(f"nothing can be recorded of task {word.said.task} now"))
+            if word.report.task in unwritable:
+                word.refuse(Unavailable(f"nothing can be recorded of task {word.report.task} now"))
         return [word for word in self._words if not word.answer.done()]
 
     def meaning(
@@ -167,10 +167,10 @@ class WorkerLeases:
         `touched` is where the facts of the same look bring their tasks.
         """
         events, desired = list[Event](), self._cache.desired
-        current = self._cache.open_statuses({word.said.task for word in words})
+        current = self._cache.open_statuses({word.report.task for word in words})
         current |= {name: status for name, status in touched.items() if status}
         for word in words:
-            report = word.said
+            report = word.report
             try:
                 name, status = holder(desired.tasks, current, report.task, report.agent, report.epoch)
                 report = replace(report, task=name)

@@ -317,7 +317,7 @@ class Loop:
             followed=self._followed(),
             lease_requests=open_requests(batch.lease_requests, cache.open_statuses()),
             leases=beside.leases.leases,
-            asked=frozenset(beside.hosts.asked),
+            probed=frozenset(beside.hosts.probed),
             half_open=stages.hosts.breakers.half_open(hosts, batch.now),
             unready=beside.hosts.unready(),
             troubles=self._troubles(batch.now),

@@ -316,7 +316,7 @@ class Controller(Protocol):
 class LeaseService(Protocol):
     """Leases: what workers ask of the controller."""
 
-    async def lease_request(self, lease_request: LeaseRequest, wait: timedelta) -> str | None:
+    async def acquire(self, lease_request: LeaseRequest, wait: timedelta) -> str | None:
         """
         Return the name of the task that the agent holds now; None if there was none in that time.
 

@@ -19,7 +19,7 @@ _WORDS: Mapping[str, ReferenceKind] = {
     for word in (kind, f"{kind}s", SHORT[kind], kind.title(), f"{kind.title()}s")
 }
 
-Known = Callable[[ReferenceKind], Collection[str]]
+NamesOf = Callable[[ReferenceKind], Collection[str]]
 """Returns the names that things of a kind have."""
 
 
@@ -36,7 +36,7 @@ def kind_of(word: str) -> ReferenceKind | None:
 
 
 def references(
-    words: Sequence[str], names_of: Known, only: ReferenceKind | None = None
+    words: Sequence[str], names_of: NamesOf, only: ReferenceKind | None = None
 ) -> Sequence[Reference]:
     """
     Return what words refer to: `[KIND] NAME...` or `[KIND/]NAME...`; without a kind, tasks.
@@ -55,7 +55,7 @@ def references(
     return [_reference(word, names_of, kind or only) for word in (words[1:] if kind else words)]
 
 
-def _reference(word: str, names_of: Known, wanted: ReferenceKind | None) -> Reference:
+def _reference(word: str, names_of: NamesOf, wanted: ReferenceKind | None) -> Reference:
     """Return what a word refers to; `wanted` is the kind that is meant in any case."""
     kind, name = split(word)
     if kind is None or (wanted == "task" and kind != "task"):

@@ -35,7 +35,7 @@ from reconciler.dispatch.transport import Transport
 
 PROMPT = "Reply with the one word: ready. Use no tools and change no files."
 ADAPTER_CHECK_FOLDER = "adapter-test"
-"""Where trials work on a host; the folders of fleets beside it are named by their ids."""
+"""Where results work on a host; the folders of fleets beside it are named by their ids."""
 LIMIT = timedelta(minutes=5)
 """For the prompt: an agent that takes longer to say one word is no use."""
 _MOST_WORDS = 64 * 1024
@@ -68,11 +68,11 @@ class AdapterCheck:
     data: Path
     """A folder for logs; a local host without a `workdir` works in it too."""
     token: str
-    """Drawn, so that two trials never meet."""
+    """Drawn, so that two results never meet."""
     clock: Callable[[], datetime]
     read_output: ReadOutput
 
-    async def trials(self, *, with_prompt: bool) -> AsyncGenerator[CheckResult, None]:
+    async def results(self, *, with_prompt: bool) -> AsyncGenerator[CheckResult, None]:
         """Yield what was tried, one after the other; without a host that answers there is nothing more."""
         workdir = str(local_folder(self.host, self.data)) if self.host.is_local else None
         try:

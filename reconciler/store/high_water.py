@@ -95,7 +95,7 @@ class HighWaterMarks:
         self.trouble = ""
         """Why the remote does not take marks, if it does not."""
 
-    def known(self, kind: LineKind, branch: str) -> set[str]:
+    def marks(self, kind: LineKind, branch: str) -> set[str]:
         """Return every commit that the branch must descend from."""
         refs = (f"{root}/{kind}/{branch}" for root in (_LOCAL, _THEIRS))
         commits = [self._read_ref(ref) for ref in refs] + [self._file_marks().get(f"{kind}/{branch}")]
@@ -103,7 +103,7 @@ class HighWaterMarks:
 
     async def left(self, kind: LineKind, branch: str, head: str | None) -> Sequence[str]:
         """Return the commits that were acted on and that a line does not go on from, ours first."""
-        marks = self.known(kind, branch)
+        marks = self.marks(kind, branch)
         if not marks or marks == {head} or (head and self._passed.get((kind, branch)) == head):
             return ()
         mine = self._file_marks().get(f"{kind}/{branch}")

@@ -46,7 +46,7 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class RemoteAnswer:
     """What a remote says of the record now."""
 
     commit: str
@@ -213,7 +213,7 @@ def _why_served(remote: Remote, branch: str) -> str | None:
     return None
 
 
-async def ask(repository: Repository, branch: str, remote: Remote) -> Told | None:
+async def ask(repository: Repository, branch: str, remote: Remote) -> RemoteAnswer | None:
     """Return what a remote says of the record now; None if it knows of none. Raises Unavailable."""
     own, fetched = f"refs/heads/{branch}", f"refs/remotes/*/{branch}"
     listed = await repository.network.run("ls-remote", remote.name, own, fetched, timeout=ASKING)
@@ -221,9 +221,9 @@ async def ask(repository: Repository, branch: str, remote: Remote) -> Told | Non
         ref: commit for commit, _, ref in (line.partition("\t") for line in listed.decode().splitlines())
     }
     if own in commits:
-        return Told(commits[own], is_its_own=True)
+        return RemoteAnswer(commits[own], is_its_own=True)
     elsewhere = [commit for ref, commit in commits.items() if ref.startswith("refs/remotes/")]
-    return Told(elsewhere[0], is_its_own=False) if elsewhere else None
+    return RemoteAnswer(elsewhere[0], is_its_own=False) if elsewhere else None
 
 
 async def adopt(repository: Repository, branch: str, name: str | None) -> str:

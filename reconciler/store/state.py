@@ -102,7 +102,7 @@ class StateBranch:
         writer = await Writer.open(repository, branch)
         state = cls(repository, branch, writer, revision=revision, marks=marks)
         try:
-            state.fleet_id = await state._found(FleetIdentity(id=token()), clock())
+            state.fleet_id = await state._create(FleetIdentity(id=token()), clock())
         except BaseException:
             await writer.close()
             raise
@@ -211,7 +211,7 @@ class StateBranch:
             if head is not None:
                 await self._marks.advance("record", self._branch, head)
 
-    async def _found(self, fleet: FleetIdentity, at: datetime) -> str:
+    async def _create(self, fleet: FleetIdentity, at: datetime) -> str:
         """Return the id on record; put this one there if there is none."""
         for _ in range(_FOUNDING):
             await self._load()

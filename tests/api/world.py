@@ -118,7 +118,7 @@ class FakeDesk:
     """Set once an agent waits for a task."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def lease_request(self, lease_request: LeaseRequest, wait: timedelta) -> str | None:
+    async def acquire(self, lease_request: LeaseRequest, wait: timedelta) -> str | None:
         if self.desired.agents[lease_request.agent].desired == "suspended":
             raise Refused(f"agent {lease_request.agent} gets no task: it is suspended in its spec")
         self.asked.set()

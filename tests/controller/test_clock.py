@@ -59,9 +59,7 @@ async def test_a_pulled_task_is_neither_lost_nor_late_when_the_clock_is_set(stag
     stage.specs.push(make_desired(task, agents={"jeeves": Agent(name="jeeves")}))
     async with served(stage) as both:
         await both.look()
-        await both.loop.controllers.leases.lease_request(
-            LeaseRequest(agent="jeeves", request_key="1"), timedelta()
-        )
+        await both.loop.controllers.leases.acquire(LeaseRequest(agent="jeeves", request_key="1"), timedelta())
         for _ in range(3):
             await both.set_clock(jump)
             assert both.phase is Phase.ASSIGNED
@@ -81,9 +79,7 @@ async def test_a_time_limit_counts_the_time_that_went_by(stage, jump):
     stage.specs.push(make_desired(task, agents={"jeeves": Agent(name="jeeves")}))
     async with served(stage) as both:
         await both.look()
-        await both.loop.controllers.leases.lease_request(
-            LeaseRequest(agent="jeeves", request_key="1"), timedelta()
-        )
+        await both.loop.controllers.leases.acquire(LeaseRequest(agent="jeeves", request_key="1"), timedelta())
         await both.set_clock(jump)
         phases = []
         for _ in range(70):

@@ -38,8 +38,8 @@ class Office:
         self.stage.clock.time += duration
         await self.look()
 
-    async def lease_request(self, agent="jeeves", key="1", wait=NO_TIME, capabilities=()):
-        return await self.loop.controllers.leases.lease_request(
+    async def acquire(self, agent="jeeves", key="1", wait=NO_TIME, capabilities=()):
+        return await self.loop.controllers.leases.acquire(
             LeaseRequest(agent=agent, request_key=key, capabilities=capabilities), wait
         )
 
@@ -80,7 +80,7 @@ def pulled(name, **fields):
 async def test_an_agent_gets_a_task_and_it_is_on_record_then(office):
     await office.push(pulled("a"))
 
-    task = await office.lease_request()
+    task = await office.acquire()
 
     status = office.stage.state.statuses["a"]
     assert task == "a"
@@ -108,28 +108,28 @@ async def test_a_bid_is_answered_in_time_though_a_commit_takes_long_and_nothing_
 
     office.stage.state.commit = slow
     with pytest.raises(Unavailable, match="send the same request again, with the same request_key"):
-        await office.lease_request()
+        await office.acquire()
     done.set()
 
-    assert await office.lease_request() == "a"
+    assert await office.acquire() == "a"
     assert office.stage.state.statuses["a"].attempt == 1
 
 
 async def test_a_task_of_hosts_is_not_handed_out(office):
     await office.push(make_task("a"))
 
-    assert await office.lease_request() is None
+    assert await office.acquire() is None
 
 
 async def test_a_lost_answer_is_had_again_with_the_same_key_even_after_a_restart(stage):
     async with at_work(stage) as office:
         await office.push(pulled("a"), pulled("b"))
-        first = await office.lease_request(key="once")
+        first = await office.acquire(key="once")
 
     async with at_work(stage) as office:
         await office.look()
-        again = await office.lease_request(key="once")
-        other = await office.lease_request(key="twice", agent="jeeves")
+        again = await office.acquire(key="once")
+        other = await office.acquire(key="twice", agent="jeeves")
 
     assert again == first
     assert other is None
@@ -139,14 +139,14 @@ async def test_a_lost_answer_is_had_again_with_the_same_key_even_after_a_restart
 async def test_one_agent_holds_as_many_as_it_has_slots(office):
     await office.push(*[pulled(name) for name in "abc"], agents={"jeeves": Agent(name="jeeves", slots=2)})
 
-    got = [await office.lease_request(key=key) for key in "123"]
+    got = [await office.acquire(key=key) for key in "123"]
 
     assert got == ["a", "b", None]
 
 
 async def test_a_long_poll_ends_with_the_task_that_comes(office):
     await office.push()
-    asked = asyncio.create_task(office.lease_request(wait=LONG))
+    asked = asyncio.create_task(office.acquire(wait=LONG))
     await office.look()
 
     await office.push(pulled("a"))
@@ -156,7 +156,7 @@ async def test_a_long_poll_ends_with_the_task_that_comes(office):
 
 async def test_two_that_ask_with_one_key_get_one_task(office):
     await office.push()
-    both = [asyncio.create_task(office.lease_request(key="k", wait=LONG)) for _ in range(2)]
+    both = [asyncio.create_task(office.acquire(key="k", wait=LONG)) for _ in range(2)]
     await office.look()
 
     await office.push(pulled("a"), pulled("b"))
@@ -167,7 +167,7 @@ async def test_two_that_ask_with_one_key_get_one_task(office):
 
 async def test_who_stops_waiting_is_forgotten(office):
     await office.push()
-    asked = asyncio.create_task(office.lease_request(wait=LONG))
+    asked = asyncio.create_task(office.acquire(wait=LONG))
     await office.look()
     asked.cancel()
     await office.look()
@@ -182,9 +182,9 @@ async def test_an_agent_that_is_suspended_or_unknown_is_refused(office):
     await office.push(pulled("a"), agents={"jeeves": suspended})
 
     with pytest.raises(Refused, match="suspended in its spec"):
-        await office.lease_request()
+        await office.acquire()
     with pytest.raises(Refused, match="not in specs/agents"):
-        await office.lease_request(agent="nobody")
+        await office.acquire(agent="nobody")
 
 
 async def test_labels_decide_who_gets_what(office):
@@ -194,9 +194,9 @@ async def test_labels_decide_who_gets_what(office):
     }
     await office.push(pulled("a", requires=("gpu",)), agents=agents)
 
-    assert await office.lease_request("plain") is None
-    assert await office.lease_request("strong", capabilities=("big",)) is None
-    assert await office.lease_request("strong", key="2", capabilities=("gpu",)) == "a"
+    assert await office.acquire("plain") is None
+    assert await office.acquire("strong", capabilities=("big",)) is None
+    assert await office.acquire("strong", key="2", capabilities=("gpu",)) == "a"
 
 
 # --- Reporting -------------------------------------------------------------
@@ -204,7 +204,7 @@ async def test_labels_decide_who_gets_what(office):
 
 async def test_a_task_goes_its_whole_way_in_the_hands_of_an_agent(office):
     await office.push(pulled("a"))
-    await office.lease_request()
+    await office.acquire()
 
     began = await office.say("a")
     ended = await office.say("a", DONE)
@@ -216,7 +216,7 @@ async def test_a_task_goes_its_whole_way_in_the_hands_of_an_agent(office):
 
 async def test_saying_it_again_changes_nothing(office):
     await office.push(pulled("a"))
-    await office.lease_request()
+    await office.acquire()
     await office.say("a")
     await office.say("a")
     await office.say("a", DONE)
@@ -231,7 +231,7 @@ async def test_saying_it_again_changes_nothing(office):
 async def test_what_an_agent_says_is_finished_is_checked(office):
     office.stage.dispatch.reports["a"] = [SUCCESS]
     await office.push(pulled("a", repo="web"), repos={"web": REPO})
-    await office.lease_request()
+    await office.acquire()
 
     said = await office.say("a", DONE)
     await office.look()
@@ -244,7 +244,7 @@ async def test_what_an_agent_says_is_finished_is_checked(office):
 async def test_a_claim_that_does_not_hold_is_tried_again_by_another_attempt(office):
     office.stage.dispatch.reports["a"] = [RED]
     await office.push(pulled("a", repo="web"), repos={"web": REPO})
-    await office.lease_request()
+    await office.acquire()
 
     await office.say("a", DONE)
     await office.look()
@@ -257,30 +257,30 @@ async def test_a_claim_that_does_not_hold_is_tried_again_by_another_attempt(offi
 async def test_an_agent_that_waits_for_its_check_may_take_the_next_task(office):
     office.stage.dispatch.hold = True
     await office.push(pulled("a", repo="web"), pulled("b"), repos={"web": REPO})
-    await office.lease_request()
+    await office.acquire()
     await office.say("a", DONE)
 
-    assert await office.lease_request(key="2") == "b"
+    assert await office.acquire(key="2") == "b"
 
 
 async def test_a_task_that_is_given_back_goes_to_others_after_a_while(office):
     await office.push(pulled("a"))
-    await office.lease_request()
+    await office.acquire()
 
     await office.say("a", Claim(outcome="released", result="not my language"))
 
     status = office.stage.state.statuses["a"]
     assert (status.phase, status.failures) == (Phase.CREATED, 0)
-    assert await office.lease_request(key="2") is None
+    assert await office.acquire(key="2") is None
     await office.pass_time(timedelta(minutes=1))
-    assert await office.lease_request(key="3") == "a"
+    assert await office.acquire(key="3") == "a"
 
 
 async def test_who_speaks_of_a_task_that_is_not_theirs_is_told_what_to_do(office):
     await office.push(
         pulled("a"), pulled("b"), make_task("c", desired=DesiredState.SUSPENDED), agents=("jeeves", "x")
     )
-    await office.lease_request()
+    await office.acquire()
 
     for task, agent, epoch, error in [
         ("nothing", "jeeves", 1, NotFound),
@@ -302,7 +302,7 @@ async def test_who_speaks_of_a_task_that_is_not_theirs_is_told_what_to_do(office
 async def test_a_report_that_was_recorded_by_half_is_taken_up_after_a_restart(stage, claim, phase):
     async with at_work(stage) as office:
         await office.push(pulled("a", retries=1))
-        await office.lease_request()
+        await office.acquire()
         await office.say("a")
         held = stage.state.statuses["a"]
         stage.state.statuses["a"] = held.model_copy(update={"claim": claim})
@@ -317,7 +317,7 @@ async def test_a_report_that_was_recorded_by_half_is_taken_up_after_a_restart(st
 
 async def test_another_claim_after_the_first_is_refused(office):
     await office.push(pulled("a"))
-    await office.lease_request()
+    await office.acquire()
     await office.say("a", DONE)
 
     with pytest.raises(NotNow, match="you reported completed"):
@@ -326,7 +326,7 @@ async def test_another_claim_after_the_first_is_refused(office):
 
 async def test_an_agent_may_go_on_by_the_name_that_its_task_had(office):
     await office.push(pulled("a"))
-    await office.lease_request()
+    await office.acquire()
     generation = office.stage.specs.desired.tasks["a"].generation
     await office.push(pulled("b/moved", goal="Do a.", generation=generation))
 
@@ -338,7 +338,7 @@ async def test_an_agent_may_go_on_by_the_name_that_its_task_had(office):
 
 async def test_an_agent_may_report_at_the_moment_at_which_its_task_moves(office):
     await office.push(pulled("a"))
-    await office.lease_request()
+    await office.acquire()
     generation = office.stage.specs.desired.tasks["a"].generation
     told = asyncio.create_task(office.say("a", DONE))
     await asyncio.sleep(0)  # it is said, and nobody has heard it yet
@@ -351,7 +351,7 @@ async def test_an_agent_may_report_at_the_moment_at_which_its_task_moves(office)
 
 async def test_an_agent_may_report_on_a_task_that_is_gone_with_its_report(office):
     await office.push(pulled("a"), pulled("b"))
-    await office.lease_request()
+    await office.acquire()
     await office.push(pulled("b"))
 
     ended = await office.say("a", DONE)
@@ -363,7 +363,7 @@ async def test_an_agent_may_report_on_a_task_that_is_gone_with_its_report(office
 async def test_an_agent_goes_on_by_an_old_name_that_another_task_has_by_now(office):
     task = pulled("a")
     await office.push(task)
-    await office.lease_request()
+    await office.acquire()
     moved = pulled("b", goal="Do a.", generation=task.generation)
     await office.push(moved)
     await office.push(pulled("a", goal="Do something else."), moved)
@@ -376,7 +376,7 @@ async def test_an_agent_goes_on_by_an_old_name_that_another_task_has_by_now(offi
 async def test_what_waits_to_be_checked_says_so_then_why_it_takes_long_and_is_silent_after_that(office):
     office.stage.dispatch.hold = True
     await office.push(pulled("a", repo="web"), repos={"web": REPO})
-    await office.lease_request()
+    await office.acquire()
     said = await office.say("a", DONE)
     commits = len(office.stage.state.log)
 
@@ -392,7 +392,7 @@ async def test_what_waits_to_be_checked_says_so_then_why_it_takes_long_and_is_si
 async def test_a_task_that_is_removed_while_it_waits_to_be_checked_goes_in_the_end(office):
     office.stage.dispatch.hold = True
     await office.push(pulled("a", repo="web"), pulled("b"), repos={"web": REPO})
-    await office.lease_request()
+    await office.acquire()
     await office.say("a", DONE)
     await office.push(pulled("b"), repos={"web": REPO})
     assert office.stage.state.statuses["a"].removed
@@ -406,7 +406,7 @@ async def test_a_task_that_is_removed_while_it_waits_to_be_checked_goes_in_the_e
 async def test_work_is_not_taken_for_checked_while_nobody_knows_its_repo(office):
     task = pulled("a", repo="web")
     await office.push(task, repos={"web": REPO})
-    await office.lease_request()
+    await office.acquire()
     problem = Problem("specs/tasks/a.yaml", 2, 7, "there is no repo web", "repo")
     await office.push(task, broken={"a": (problem,)})
     said = await office.say("a", DONE)
@@ -426,11 +426,11 @@ async def test_work_is_not_taken_for_checked_while_nobody_knows_its_repo(office)
 
 async def test_a_silent_agent_loses_its_task_and_another_gets_it_with_a_higher_epoch(office):
     await office.push(pulled("a"), agents=("jeeves", "other"))
-    await office.lease_request()
+    await office.acquire()
 
     await office.pass_time(timedelta(seconds=61))
     await office.pass_time(timedelta(minutes=1))
-    got = await office.lease_request("other", key="2")
+    got = await office.acquire("other", key="2")
 
     status = office.stage.state.statuses["a"]
     assert (got, status.attempt, status.assigned_agent, status.failures) == ("a", 2, "other", 0)
@@ -440,7 +440,7 @@ async def test_a_silent_agent_loses_its_task_and_another_gets_it_with_a_higher_e
 
 async def test_a_heartbeat_keeps_the_task(office):
     await office.push(pulled("a"))
-    await office.lease_request()
+    await office.acquire()
 
     for _ in range(5):
         await office.pass_time(timedelta(seconds=50))
@@ -451,7 +451,7 @@ async def test_a_heartbeat_keeps_the_task(office):
 
 async def test_heartbeats_make_no_commits(office):
     await office.push(pulled("a"))
-    await office.lease_request()
+    await office.acquire()
     commits = len(office.stage.state.log)
 
     office.loop.controllers.leases.beat("a", "jeeves", 1)
@@ -466,7 +466,7 @@ async def test_heartbeats_make_no_commits(office):
 )
 async def test_what_silence_costs_is_the_policy_of_the_task(office, disconnect, phase, failures):
     await office.push(pulled("a", disconnect=disconnect, retries=1))
-    await office.lease_request()
+    await office.acquire()
 
     await office.pass_time(timedelta(seconds=61))
 
@@ -477,7 +477,7 @@ async def test_what_silence_costs_is_the_policy_of_the_task(office, disconnect, 
 
 async def test_a_run_that_takes_too_long_ends_however_alive_its_agent_is(office):
     await office.push(pulled("a", timeout=timedelta(seconds=90), retries=0))
-    await office.lease_request()
+    await office.acquire()
     await office.pass_time(timedelta(seconds=50))
     office.loop.controllers.leases.beat("a", "jeeves", 1)
 
@@ -490,7 +490,7 @@ async def test_a_run_that_takes_too_long_ends_however_alive_its_agent_is(office)
 async def test_a_restart_gives_every_agent_a_lease_anew(stage):
     async with at_work(stage) as office:
         await office.push(pulled("a"))
-        await office.lease_request()
+        await office.acquire()
     stage.clock.time += timedelta(hours=1)
 
     async with at_work(stage) as office:
@@ -502,7 +502,7 @@ async def test_a_restart_gives_every_agent_a_lease_anew(stage):
 
 async def test_an_agent_whose_task_was_cancelled_learns_it_and_has_a_lease_left_to_stop(office):
     await office.push(pulled("a"))
-    await office.lease_request()
+    await office.acquire()
     await office.push(pulled("a", desired=DesiredState.CANCELLED))
 
     assert office.loop.controllers.leases.beat("a", "jeeves", 1) == "cancelled in the spec"
@@ -515,7 +515,7 @@ async def test_an_agent_whose_task_was_cancelled_learns_it_and_has_a_lease_left_
 
 async def test_an_agent_that_gives_back_a_cancelled_task_ends_it(office):
     await office.push(pulled("a"))
-    await office.lease_request()
+    await office.acquire()
     await office.push(pulled("a", desired=DesiredState.CANCELLED))
 
     ended = await office.say("a", Claim(outcome="released"))
@@ -526,7 +526,7 @@ async def test_an_agent_that_gives_back_a_cancelled_task_ends_it(office):
 async def test_a_silent_agent_loses_its_task_though_the_file_of_it_is_broken(office):
     task = pulled("a")
     await office.push(task)
-    await office.lease_request()
+    await office.acquire()
     problem = Problem("specs/tasks/a.yaml", 3, 1, "unknown field")
     await office.push(task, broken={"a": (problem,)})
 
@@ -538,7 +538,7 @@ async def test_a_silent_agent_loses_its_task_though_the_file_of_it_is_broken(off
 
 async def test_a_removed_task_goes_once_its_agent_is_silent(office):
     await office.push(pulled("a"), pulled("b"))
-    await office.lease_request()
+    await office.acquire()
     await office.push(pulled("b"))
 
     await office.pass_time(timedelta(seconds=61))
@@ -554,17 +554,17 @@ async def test_nothing_is_acknowledged_that_is_not_on_record(office):
     office.stage.state.refuse += [Unavailable("the disk is full")]
 
     with pytest.raises(Unavailable, match="the disk is full"):
-        await office.lease_request()
+        await office.acquire()
 
     assert office.phases("a") == ["created"]
     with pytest.raises(Unavailable):
-        await office.lease_request()
+        await office.acquire()
 
 
 async def test_who_waits_when_the_reconciler_ends_is_told(stage):
     async with at_work(stage) as office:
         await office.push()
-        asked = asyncio.create_task(office.lease_request(wait=LONG))
+        asked = asyncio.create_task(office.acquire(wait=LONG))
         await office.look()
 
     with pytest.raises(Unavailable, match="is being stopped"):
@@ -576,6 +576,6 @@ async def test_who_asks_after_the_end_is_told_at_once(stage):
     loop = await stage.run("idle")
 
     with pytest.raises(Unavailable, match="cannot record anything now"):
-        await loop.controllers.leases.lease_request(LeaseRequest(agent="jeeves", request_key="1"), LONG)
+        await loop.controllers.leases.acquire(LeaseRequest(agent="jeeves", request_key="1"), LONG)
     with pytest.raises(Unavailable, match="cannot record anything now"):
         await loop.controllers.leases.hear(WorkerReport(task="a", agent="jeeves", epoch=1, at=stage.clock()))

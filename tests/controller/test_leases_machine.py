@@ -182,7 +182,7 @@ class Office(RuleBasedStateMachine):
     # --- What agents do ---
 
     @rule(agent=st.sampled_from(sorted(AGENTS)), is_lost=st.booleans())
-    def lease_request(self, agent, is_lost):
+    def acquire(self, agent, is_lost):
         self.keys += 1
         self.ask(agent, str(self.keys), is_lost=is_lost)
 
@@ -310,7 +310,7 @@ class Office(RuleBasedStateMachine):
         for _ in range(8):
             self.time_passes(600)
             for agent in sorted(AGENTS) * 2:
-                self.lease_request(agent, is_lost=False)
+                self.acquire(agent, is_lost=False)
             for held in self.held:
                 self.say(held, Claim(outcome="completed"))
         self.time_passes(7200)
@@ -329,7 +329,7 @@ class Office(RuleBasedStateMachine):
     def ask(self, agent, key, *, is_lost=False):
         lease_request = LeaseRequest(agent=agent, request_key=key)
         try:
-            task = self.turn(self.loop.controllers.leases.lease_request(lease_request, timedelta(0)))
+            task = self.turn(self.loop.controllers.leases.acquire(lease_request, timedelta(0)))
         except (Unavailable, Refused):
             return
         if task is None or is_lost:

@@ -217,7 +217,7 @@ def test_what_comes_too_late_is_cancelled(how, report):
     assert event.report == report
 
 
-@pytest.mark.parametrize("wish", [DesiredState.SUSPENDED, DesiredState.ACTIVE])
+@pytest.mark.parametrize("preference", [DesiredState.SUSPENDED, DesiredState.ACTIVE])
 def test_a_stopped_run_is_let_go_of_where_the_task_is_still_wanted(preference):
     event = meaning(make_task(desired=preference), running(), failed(FailureClass.CANCELLED))
 

@@ -16,7 +16,7 @@ def status(phase):
 
 
 @pytest.mark.parametrize(
-    ("ask", "wish", "answer"),
+    ("ask", "preference", "answer"),
     [
         (suspending, DesiredState.ACTIVE, {"desired": "suspended"}),
         (suspending, DesiredState.SUSPENDED, "a is suspended already"),

@@ -90,7 +90,7 @@ def test_a_budget_is_spent_when_a_limit_is_reached(budget, words):
 
 
 @pytest.mark.parametrize(
-    ("purse", "words"),
+    ("scope", "words"),
     [
         (FLEET_GROUP, "the fleet has spent its daily budget of 5 US dollars"),
         (("repo", "shop"), "repo shop has spent its daily budget of 10 tokens"),

@@ -81,7 +81,7 @@ def test_a_failure_with_the_host_may_be_answered_by_a_newer_spec_at_once():
 @pytest.mark.parametrize(
     "change",
     [
-        {"asked": frozenset()},
+        {"probed": frozenset()},
         {"hosts": {}},
         {"hosts": {"alpha": HostStatus(reachable=True, since=SILENT)}},
     ],
@@ -135,7 +135,7 @@ def test_the_next_attempt_goes_elsewhere():
     before = world.statuses["a"]
 
     world.hosts = {"alpha": HostStatus(reachable=False, since=SILENT)}
-    world.asked = frozenset({"alpha"})
+    world.probed = frozenset({"alpha"})
     world.look()
     world.now += timedelta(minutes=1)
     world.look()
@@ -223,7 +223,7 @@ def planned_for(
     *,
     since=SILENT,
     hosts=None,
-    asked=ASKED,
+    probed=ASKED,
     broken=None,
     tasks=None,
     status=None,
@@ -239,7 +239,7 @@ def planned_for(
     )
     silent = {"alpha": HostStatus(reachable=False, since=since)}
     probes = silent if hosts is None else hosts
-    observed = Observed({"a": status or live(**fields)}, probes, followed=FOLLOWED, asked=asked)
+    observed = Observed({"a": status or live(**fields)}, probes, followed=FOLLOWED, probed=probed)
     return plan(desired, observed, NOW)
 
 

@@ -204,7 +204,7 @@ def test_what_is_for_a_person_does_not_come_again_by_itself():
     assert (planned.due, planned.waiting) == (None, {})
 
 
-@pytest.mark.parametrize("wish", [DesiredState.SUSPENDED, DesiredState.CANCELLED])
+@pytest.mark.parametrize("preference", [DesiredState.SUSPENDED, DesiredState.CANCELLED])
 def test_a_task_that_is_not_wanted_does_not_come_again(preference):
     world = settled_world()
 

@@ -170,7 +170,7 @@ def test_a_task_outside_of_a_full_group_is_not_held_up_by_it():
 
 
 @pytest.mark.parametrize(
-    ("holder", "purse", "words"),
+    ("holder", "scope", "words"),
     [
         (
             {"fleet": FleetSpec(daily_budget=TEN)},

@@ -39,50 +39,60 @@ def told(error: Exception, *, pinned=(KEY,), user: str | None = "agents", **seen
         (OSError(113, "No route to host"), {}, Class.NETWORK, "the network"),
         (TimeoutError(), {}, Class.SILENT, "firewalls"),
         (TimeoutError(), {"connected": True}, Class.SILENT, "says nothing"),
-        (TimeoutError(), {"connected": True, "said": HELLO}, Class.SLOW, "UseDNS"),
+        (TimeoutError(), {"connected": True, "output": HELLO}, Class.SLOW, "UseDNS"),
         (LOST, {"connected": True}, Class.BUSY, "MaxStartups"),
         (ConnectionResetError(), {"connected": True}, Class.BUSY, "MaxStartups"),
-        (LOST, {"connected": True, "said": HELLO}, Class.BUSY, "see its log"),
-        (LOST, {"said": b"Not allowed at this time\r\n"}, Class.BARRED, "PerSourcePenaltyExemptList"),
-        (LOST, {"said": b"Exceeded MaxStartups\r\n"}, Class.BUSY, "tried again"),
-        (LOST, {"said": b"HTTP/1.1 400\r\n"}, Class.STRANGER, "`port` is sshd's"),
-        (TimeoutError(), {"connected": True, "said": b"* OK IMAP4 ready\r\n"}, Class.STRANGER, "IMAP4"),
+        (LOST, {"connected": True, "output": HELLO}, Class.BUSY, "see its log"),
+        (LOST, {"output": b"Not allowed at this time\r\n"}, Class.BARRED, "PerSourcePenaltyExemptList"),
+        (LOST, {"output": b"Exceeded MaxStartups\r\n"}, Class.BUSY, "tried again"),
+        (LOST, {"output": b"HTTP/1.1 400\r\n"}, Class.STRANGER, "`port` is sshd's"),
+        (TimeoutError(), {"connected": True, "output": b"* OK IMAP4 ready\r\n"}, Class.STRANGER, "IMAP4"),
         (asyncssh.ChannelOpenError(2, "refused"), {}, Class.JUMP, "AllowTcpForwarding"),
-        (LOST, {"said": HELLO + kexinit("curve25519-sha256", "ssh-rsa")}, Class.ALGORITHMS, "ssh-keygen -A"),
-        (LOST, {"said": HELLO + kexinit("curve25519-sha256", "ssh-dss")}, Class.ALGORITHMS, "only ssh-dss"),
-        (LOST, {"said": HELLO + kexinit("curve25519-sha256", "ssh-ed25519")}, Class.BUSY, "see its log"),
+        (
+            LOST,
+            {"output": HELLO + kexinit("curve25519-sha256", "ssh-rsa")},
+            Class.ALGORITHMS,
+            "ssh-keygen -A",
+        ),
+        (LOST, {"output": HELLO + kexinit("curve25519-sha256", "ssh-dss")}, Class.ALGORITHMS, "only ssh-dss"),
+        (LOST, {"output": HELLO + kexinit("curve25519-sha256", "ssh-ed25519")}, Class.BUSY, "see its log"),
         # Who finds out first that nothing is in common hangs up: it may be the server.
-        (LOST, {"said": HELLO + kexinit("old-kex", "ssh-ed25519")}, Class.ALGORITHMS, "it has is old-kex"),
+        (LOST, {"output": HELLO + kexinit("old-kex", "ssh-ed25519")}, Class.ALGORITHMS, "it has is old-kex"),
         (
             ConnectionResetError(),
-            {"connected": True, "said": HELLO + kexinit("curve25519-sha256", "ssh-ed25519", "3des-cbc")},
+            {"connected": True, "output": HELLO + kexinit("curve25519-sha256", "ssh-ed25519", "3des-cbc")},
             Class.ALGORITHMS,
             "no cipher algorithm in common; all that it has is 3des-cbc",
         ),
         (
             LOST,
-            {"said": HELLO + kexinit("curve25519-sha256", "ssh-ed25519", "aes128-ctr", "", "hmac-md5")},
+            {"output": HELLO + kexinit("curve25519-sha256", "ssh-ed25519", "aes128-ctr", "", "hmac-md5")},
             Class.ALGORITHMS,
             "no MAC algorithm in common; all that it has is hmac-md5",
         ),
         (
             LOST,
             {
-                "said": HELLO
+                "output": HELLO
                 + kexinit("curve25519-sha256", "ssh-ed25519", "aes128-gcm@openssh.com", "", "hmac-md5")
             },
             Class.BUSY,
             "see its log",
         ),
         (DENIED, {"offered": 1, "is_exhausted": True}, Class.LOGIN, "authorized_keys"),
-        (DENIED, {"offered": 1, "asked": {"password"}, "is_exhausted": True}, Class.LOGIN, "authorized_keys"),
-        (DENIED, {"offered": 1, "asked": {"password"}}, Class.SECOND_FACTOR, "password besides"),
-        (DENIED, {"asked": {"password"}}, Class.NO_KEYS, "PubkeyAuthentication"),
-        (LOST, {"said": HELLO, "offered": 1}, Class.ACCOUNT, "expired"),
+        (
+            DENIED,
+            {"offered": 1, "prompts": {"password"}, "is_exhausted": True},
+            Class.LOGIN,
+            "authorized_keys",
+        ),
+        (DENIED, {"offered": 1, "prompts": {"password"}}, Class.SECOND_FACTOR, "password besides"),
+        (DENIED, {"prompts": {"password"}}, Class.NO_KEYS, "PubkeyAuthentication"),
+        (LOST, {"output": HELLO, "offered": 1}, Class.ACCOUNT, "expired"),
         (asyncssh.ProtocolError("Too many authentication failures"), {}, Class.TOO_MANY_KEYS, "`identity`"),
         (asyncssh.HostKeyNotVerifiable("no"), {"presented": OTHER}, Class.HOST_KEY, "another type"),
         (asyncssh.HostKeyNotVerifiable("no"), {"presented": KEY}, Class.HOST_KEY, "has changed"),
-        (asyncssh.ProtocolError("oops"), {"said": HELLO}, Class.PROTOCOL, "oops"),
+        (asyncssh.ProtocolError("oops"), {"output": HELLO}, Class.PROTOCOL, "oops"),
         (ValueError("odd"), {}, Class.NETWORK, "odd"),
     ],
 )
@@ -110,12 +120,12 @@ errors = st.sampled_from(
 
 tries = st.builds(
     Seen,
-    said=st.builds(
+    output=st.builds(
         bytes.__add__, st.sampled_from([b"", HELLO, b"SSH-2.0-", b"SSH-1"]), st.binary(max_size=80)
     ),
     connected=st.booleans(),
     offered=st.integers(0, 3),
-    asked=st.sets(st.sampled_from(["password", "keyboard-interactive"])),
+    prompts=st.sets(st.sampled_from(["password", "keyboard-interactive"])),
     presented=st.sampled_from([None, KEY, OTHER]),
     banner=st.text(max_size=20),
 )
@@ -134,4 +144,4 @@ def test_whatever_was_seen_is_told_in_one_harmless_line(error: Exception, seen: 
 def test_names_of_algorithms_are_made_harmless_too():
     said = HELLO + kexinit("curve25519-sha256", "\x1b[31mred")
 
-    assert told(LOST, said=said).words.isprintable()
+    assert told(LOST, output=said).words.isprintable()

@@ -225,7 +225,7 @@ def test_what_the_rules_do_not_look_at_changes_nothing(row, monkeypatch):
     adapter = built_in(row["adapter"], None)
     found = judge_output(adapter, round_output(row), asked(row), NOW)
 
-    monkeypatch.setattr("reconciler.dispatch.output.conditions", lambda _: retention_of_all())
+    monkeypatch.setattr("reconciler.dispatch.output.event_filters", lambda _: retention_of_all())
     monkeypatch.setattr("reconciler.dispatch.output.SLIM", {})
 
     assert judge_output(adapter, round_output(row), asked(row), NOW) == found

@@ -199,4 +199,4 @@ async def test_secrets_that_no_forge_has_any_more_are_forgotten(admission):
         admission.words = {Secret(env=f"W{number}"): SECRET}
         await admission.hooks.receive(*sample("pull_request.opened"))
 
-    assert len(admission.hooks._found) == 1
+    assert len(admission.hooks._secrets) == 1

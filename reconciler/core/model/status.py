@@ -245,7 +245,7 @@ class Observed:
     """Of the outside agents that wait for a task, in the order in which they came."""
     leases: Mapping[str, datetime] = field(default_factory=dict)
     """Until when the runs of outside agents count as alive, by run key; one that is not in it has no end."""
-    asked: frozenset[str] = frozenset()
+    probed: frozenset[str] = frozenset()
     """Hosts that this process has asked; what is on record of others may be out of date."""
     half_open: frozenset[str] = frozenset()
     """Hosts on which runs could not start, and that get one run to see whether they can again."""

@@ -63,7 +63,7 @@ def _silent_since(context: PlanContext, status: Status) -> datetime | None:
     host = status.assigned_host or ""
     probe = context.observed.hosts.get(host)
     is_silent = (
-        host in context.desired.hosts and host in context.observed.asked and probe and not probe.reachable
+        host in context.desired.hosts and host in context.observed.probed and probe and not probe.reachable
     )
     if not (status.phase.is_live and is_silent and probe):
         return None

@@ -612,7 +612,7 @@ def _no_answer(context: PlanContext, status: Status) -> str | None:
     """Return why a run is not started that is on record; the words stay the same while its host is away."""
     host = status.assigned_host or ""
     probe = context.observed.hosts.get(host)
-    is_away = host in context.observed.asked and probe is not None and not probe.reachable
+    is_away = host in context.observed.probed and probe is not None and not probe.reachable
     if status.phase is not Phase.ASSIGNED or not is_away or probe is None:
         return None
     return f"host {host} does not answer: {probe.message}"

@@ -160,7 +160,7 @@ class _SlotPool:
         )
         self._used = slots_in_use(context.statuses, context.observed)
         self._running = Counter(_live_groups(context))
-        self._bidders = LeaseQueue(context.desired, context.observed.lease_requests, context.statuses)
+        self._lease_queue = LeaseQueue(context.desired, context.observed.lease_requests, context.statuses)
         self._kept: dict[str, str] = {}
         """Hosts whose free slots are kept for a task that takes several."""
         self._refused: dict[_Kind, Placement] = {}
@@ -206,10 +206,10 @@ class _SlotPool:
         """Give the task to an agent that waits for one; or return what it waits for."""
         if spec.validate_on and spec.validate_on not in self._context.desired.hosts:
             return Wait(Reason.HOST, f"`validate_on`: there is no host {spec.validate_on}")
-        lease_request = None if opening else self._bidders.take(spec)
+        lease_request = None if opening else self._lease_queue.take(spec)
         if lease_request is None:
             # The same words by day and by night: agents that never come must not make commits.
-            return Wait(Reason.AGENT, self._bidders.why_none(spec), opening)
+            return Wait(Reason.AGENT, self._lease_queue.why_none(spec), opening)
         self._running.update(groups(spec))
         queue.starts[spec.name] = Placement()
         queue.handouts[spec.name] = lease_request

@@ -226,7 +226,7 @@ asked of what a CLI tells as its error, never of all it printed: "quota" alone
 may be the name of a file.
 """
 
-_KNOWN = {
+_CLASS_WORDS = {
     kind: re.compile("|".join(phrases), re.IGNORECASE | re.MULTILINE) for kind, phrases in WORDS.items()
 }
 
@@ -274,7 +274,9 @@ def class_of(words: str, own: Mapping[Any, str]) -> FailureClass | None:
     words = _of_the_model(words)
     codes = [int(next(filter(None, match.groups()))) for match in _STATUS.finditer(words)]
     by_status = next((STATUSES[status] for status in codes if status in STATUSES), None)
-    return by_status or next((kind for kind, expression in _KNOWN.items() if expression.search(words)), None)
+    return by_status or next(
+        (kind for kind, expression in _CLASS_WORDS.items() if expression.search(words)), None
+    )
 
 
 def _of_the_model(words: str) -> str:

@@ -34,7 +34,7 @@ ALGORITHMS = {
 _CLOSE_TIMEOUT = 2.0
 _MOST_LOGINS = 3
 """Connections made for one login whose right key may be one of many: more of them, and sshd bars us."""
-_MOST_SAID = 16 * 1024
+_MOST_OUTPUT = 16 * 1024
 """Bytes that are kept of what a server says before it is encrypted; its algorithms take 1 or 2 KiB."""
 
 
@@ -485,10 +485,10 @@ class _HostKeyObserver(asyncssh.SSHClient):
 
         def data_received(data: bytes, datatype: Any = None) -> None:
             was_greeted = bool(self.seen.hello)
-            self.seen.said += data[: _MOST_SAID - len(self.seen.said)]
+            self.seen.output += data[: _MOST_OUTPUT - len(self.seen.output)]
             if self.seen.hello and not was_greeted:
                 self.on_hello()
-            if len(self.seen.said) >= _MOST_SAID:
+            if len(self.seen.output) >= _MOST_OUTPUT:
                 del conn.data_received
             hear(data, datatype)
 
@@ -510,11 +510,11 @@ class _HostKeyObserver(asyncssh.SSHClient):
 
     def kbdint_auth_requested(self) -> None:
         """Take note that it would ask questions."""
-        self.seen.asked.add("keyboard-interactive")
+        self.seen.prompts.add("keyboard-interactive")
 
     def password_auth_requested(self) -> None:
         """Take note that it would take a password."""
-        self.seen.asked.add("password")
+        self.seen.prompts.add("password")
 
     def auth_banner_received(self, msg: str, lang: str) -> None:  # noqa: ARG002  asyncssh's signature
         """Take note of what is said to who logs in."""

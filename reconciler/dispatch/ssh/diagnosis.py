@@ -62,7 +62,7 @@ class Seen:
 
     connected: bool = False
     """Whether anybody accepted the connection."""
-    said: bytes = b""
+    output: bytes = b""
     """The first bytes of the other side, in the clear: greetings and what it can do."""
     presented: asyncssh.SSHKey | None = None
     """Key of the host that is not pinned."""
@@ -70,7 +70,7 @@ class Seen:
     """How many keys it was shown."""
     is_exhausted: bool = False
     """Whether it wanted one more key than there was."""
-    asked: set[str] = field(default_factory=set)
+    prompts: set[str] = field(default_factory=set)
     """What else it would log in with: `password`, `keyboard-interactive`."""
     banner: str = ""
     """What it had to say to who logs in."""
@@ -78,19 +78,19 @@ class Seen:
     @property
     def hello(self) -> str:
         """The version it told, such as `SSH-2.0-OpenSSH_9.2`; empty if it said none."""
-        match = _HELLO.search(self.said)
+        match = _HELLO.search(self.output)
         return match.group().decode(errors="replace") if match else ""
 
     @property
     def words(self) -> str:
         """What it said instead of a version, in one line."""
-        return "" if self.hello else one_line(self.said.decode(errors="replace"), 100)
+        return "" if self.hello else one_line(self.output.decode(errors="replace"), 100)
 
     @property
     def algorithms(self) -> Mapping[str, Sequence[str]]:
         """What it can do, by the use; empty if it did not come to that."""
-        match = _HELLO.search(self.said)
-        return _algorithms(self.said[match.end() :].lstrip(b"\r\n")) if match else {}
+        match = _HELLO.search(self.output)
+        return _algorithms(self.output[match.end() :].lstrip(b"\r\n")) if match else {}
 
 
 class Try(NamedTuple):
@@ -280,7 +280,7 @@ def _banner(case: Try) -> str:
 
 
 def _listed(case: Try) -> str:
-    return " or ".join(sorted(case.seen.asked)) or "something else"
+    return " or ".join(sorted(case.seen.prompts)) or "something else"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -299,7 +299,7 @@ def _is(*kinds: type[Exception]) -> Callable[[Try], bool]:
 
 
 def _says(*words: bytes) -> Callable[[Try], bool]:
-    return lambda case: not case.seen.hello and any(word in case.seen.said for word in words)
+    return lambda case: not case.seen.hello and any(word in case.seen.output for word in words)
 
 
 _TABLE: Sequence[_Row] = (
@@ -374,7 +374,7 @@ _TABLE: Sequence[_Row] = (
         Class.SECOND_FACTOR,
         lambda case: (
             isinstance(case.error, asyncssh.PermissionDenied)
-            and bool(case.seen.offered and case.seen.asked)
+            and bool(case.seen.offered and case.seen.prompts)
             and not case.seen.is_exhausted
         ),
         _second_factor,
@@ -410,7 +410,7 @@ _TABLE: Sequence[_Row] = (
 
 
 def _wanted_no_key(case: Try) -> bool:
-    return not case.seen.offered and not case.seen.is_exhausted and bool(case.seen.asked)
+    return not case.seen.offered and not case.seen.is_exhausted and bool(case.seen.prompts)
 
 
 # --- What a server says in the clear ---------------------------------------
