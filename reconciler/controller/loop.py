@@ -164,7 +164,7 @@ class Loop:
         """Start every poll that is due; return in what time there is something to do again."""
         pollers = self.controllers.pollers
         for poller in pollers:
-            poller.send(now)
+            poller.poll_due(now)
         times = (
             self.cache.last_plan.due,
             self.stages.hosts.breakers.next(now),

@@ -59,12 +59,12 @@ class Poller(Generic[Subject]):
     _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def run(self, pause: WaitForNews = wait_for_news) -> None:
-        """Poll until cancelled. Not for a poller that is driven from outside, by `send` and `next`."""
+        """Poll until cancelled. Not for a poller that is driven from outside, by `poll_due` and `next`."""
         try:
             while True:
                 self._news.clear()
                 now = self.clock()
-                self.send(now)
+                self.poll_due(now)
                 due = self.next()
                 await pause(self._news, due - now if due else self.interval())
         finally:
@@ -84,7 +84,7 @@ class Poller(Generic[Subject]):
                 self.due[key] = min(at, self.due[key])
         self._news.set()
 
-    def send(self, now: datetime) -> None:
+    def poll_due(self, now: datetime) -> None:
         """Start the poll of every key that is due."""
         subjects, latest = self.subjects(), now + self.interval()
         self.polled = {key: last for key, last in self.polled.items() if key in subjects}

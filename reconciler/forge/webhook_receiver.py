@@ -16,7 +16,7 @@ from reconciler.forge.journal import Journal
 from reconciler.forge.webhook import digest, event_of, has_valid_signature, read_hint
 
 _FRESH = 60.0
-"""Seconds for which a secret that was looked up is used: strangers may knock often."""
+"""Seconds for which a secret that was looked up is used: strangers may send many bodies."""
 
 
 class WebhookReceiver:

@@ -39,7 +39,7 @@ class Scene:
     async def look(self) -> None:
         """Take a look, if it is time for one, as it always is here."""
         self.preview.poller.notify([FLEET_FORGE])
-        self.preview.poller.send(START)
+        self.preview.poller.poll_due(START)
         await asyncio.gather(*self.preview.poller.running.values())
 
     async def read(self, pull: PullRequestSnapshot, base: str) -> Desired:

@@ -44,7 +44,7 @@ class Scene:
         """Return what is polled after a time."""
         self.clock.time += after
         self.polls.clear()
-        self.poller.send(self.clock())
+        self.poller.poll_due(self.clock())
         for _ in range(5):
             await asyncio.sleep(0)
         return list(self.polls)

@@ -142,7 +142,7 @@ async def test_two_lines_of_a_secret_are_both_good(admission):
     assert len(admission.hints) == 1
 
 
-async def test_strangers_who_knock_do_not_make_us_look_up_secrets_each_time(admission):
+async def test_strangers_who_send_much_do_not_make_us_look_up_secrets_each_time(admission):
     for _ in range(5):
         with pytest.raises(Refused):
             await admission.hooks.receive({"x-forgejo-event": "push"}, b"{}")
