@@ -1,8 +1,7 @@
 """
 The one place where everything meets.
 
-Opens the rooms, wires them to the loop, and closes them again; what the
-repository and the clock hint at wakes the loop.
+Opens the rooms, wires them to the loop, and closes them again.
 """
 
 import asyncio
@@ -15,20 +14,23 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from reconciler import clock, datafolder
 from reconciler.controller.build import build_loop
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.issues import IssueController
 from reconciler.controller.loop import Loop, StopWhen
+from reconciler.controller.notify import notify, specs_poller
 from reconciler.controller.plan_preview import PlanPreview, ReadPull
+from reconciler.controller.poller import Poller
 from reconciler.controller.ports import ControllerSettings, Ports, Step
-from reconciler.core.adapter import Secret
-from reconciler.core.errors import Problem, Refused, Unavailable, UsageError
-from reconciler.core.model.forge import Hint, PullRequestSnapshot
-from reconciler.core.model.specs import Desired, Forge, Host
+from reconciler.core.errors import Problem, UsageError
+from reconciler.core.model.forge import PullRequestSnapshot
+from reconciler.core.model.specs import Desired, Host
 from reconciler.core.model.status import OnHost
 from reconciler.core.times import format_time
 from reconciler.dispatch import environ
@@ -39,8 +41,7 @@ from reconciler.dispatch.paths import local_folder
 from reconciler.dispatch.pool import TransportPool
 from reconciler.dispatch.prober import HostProber
 from reconciler.dispatch.repos import whole_url
-from reconciler.dispatch.retrying import StepFailed
-from reconciler.dispatch.secrets import find_secret, secret_variables
+from reconciler.dispatch.secrets import forge_secret, secret_variables
 from reconciler.dispatch.worker_logs import AgentLogs
 from reconciler.forge.forgejo import ForgeRegistry
 from reconciler.forge.journal import Journal
@@ -65,20 +66,20 @@ from reconciler.store.state import StateBranch
 from reconciler.store.watch import ref_changes
 from reconciler.systemd import sd_notify, watchdog_interval
 
-__all__ = ["StopWhen", "forge_secret", "forges_of", "reconcile", "ways"]
+__all__ = ["StopWhen", "reconcile", "ways"]
 
 log = logging.getLogger(__name__)
 for _chatty in ("asyncssh", "httpx2", "watchfiles"):  # each connection, request, change of a file
     logging.getLogger(_chatty).setLevel(logging.WARNING)
 
-FLEET_FORGE = ".fleet"
-"""What the fleet's own repository is called among those with a forge: no repo can have that name."""
-
 _LIMIT = 4
 """How many times `stop_grace` it may take to end, before the process ends as if it had been killed."""
 
-LOCAL_LOOK = 2.0
-"""Seconds between looks at refs of this machine: the net below the watch; a look costs microseconds."""
+LOCAL_LOOK = timedelta(seconds=2)
+"""Time between looks at refs of this machine: the net below the watch; a look costs microseconds."""
+
+RESTART = 2.0
+"""Seconds after which what failed beside the loop begins again."""
 
 
 async def reconcile(
@@ -103,9 +104,12 @@ async def reconcile(
     """
     async with _fleet(settings) as fleet:
         with ending(fleet.loop.stop, settings, on_signal) as end:  # before anybody is told that it listens
-            async with _api(fleet, settings, partial(_listening, fleet, on_listen)) as notify:
-                fleet.loop.listeners.steps += [on_step, notify]
-                fleet.loop.listeners.specs.append(partial(_turn, fleet))
+            async with _api(fleet, settings, partial(_listening, fleet, on_listen)) as notify_streams:
+                fleet.loop.listeners.steps += [on_step, notify_streams]
+                fleet.loop.listeners.specs += [
+                    lambda: environ.take(secret_variables(fleet.cache.desired)),
+                    *(poller.notify for poller in fleet.pollers),
+                ]
                 on_loop(fleet.loop)
                 async with asyncio.TaskGroup() as group:
                     hints = [group.create_task(work) for work in _beside(fleet, settings)]
@@ -124,24 +128,11 @@ def _listening(fleet: "_Fleet", on_listen: Callable[[str], None], url: str) -> N
     on_listen(url)
 
 
-def _turn(fleet: "_Fleet") -> None:
-    """Let those beside the loop work by specs that were just read."""
-    environ.take(secret_variables(fleet.cache.desired))
-    fleet.issue_controller.turn()
-    fleet.preview.notify()
-    fleet.turned.set()
-
-
 def _beside(fleet: "_Fleet", settings: Settings) -> Iterator[Coroutine[None, None, None]]:
-    """Yield what goes on beside the loop and gives it hints."""
-    kept_up = (
-        partial(_watch, fleet),
-        partial(_look, fleet),
-        fleet.issue_controller.run,
-        fleet.preview.run,
-        partial(_tell, fleet, settings),
-    )
-    yield from (_kept_up(work) for work in kept_up)
+    """Yield what goes on beside the loop."""
+    yield from (_kept_up(poller.run) for poller in fleet.pollers)
+    yield _kept_up(partial(_watch, fleet))
+    yield _kept_up(partial(_tell, fleet, settings))
     yield _lead(fleet)
     if interval := watchdog_interval():
         yield _stay_alive(interval)
@@ -178,8 +169,8 @@ async def _kept_up(work: Callable[[], Coroutine[None, None, None]]) -> None:
         try:
             return await work()
         except Exception:
-            log.exception("what goes on beside the loop has failed; it begins again in %g s", LOCAL_LOOK)
-            await asyncio.sleep(LOCAL_LOOK)
+            log.exception("what goes on beside the loop has failed; it begins again in %g s", RESTART)
+            await asyncio.sleep(RESTART)
 
 
 async def _stay_alive(interval: float) -> None:
@@ -227,12 +218,8 @@ class _Fleet:
     loop: Loop
     dispatch: Dispatcher
     writer: BotCommitter
-    issue_controller: IssueController
-    preview: PlanPreview
-    look: asyncio.Event
-    """Set: look at the repository now."""
-    turned: asyncio.Event
-    """Set: the specs are new, and with them perhaps how often to look."""
+    pollers: Sequence[Poller[Any]]
+    """Those that the loop does not drive."""
     presence: PresenceFile
     me: Presence
     listens_at: str = ""
@@ -298,7 +285,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             address=_task_address(settings),
             sweep_interval=settings.sweep_interval,
         )
-        writer = BotCommitter(repository, branch)
+        loop, writer = build_loop(cache, ports, loop_settings), BotCommitter(repository, branch)
         yield _Fleet(
             repository=repository,
             base=base,
@@ -308,13 +295,16 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             presence=presence,
             me=me,
             cache=cache,
-            loop=build_loop(cache, ports, loop_settings),
+            loop=loop,
             dispatch=dispatch,
             writer=writer,
-            issue_controller=IssueController(forges, writer, cache, clock.now, read_task, edit),
-            preview=PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now),
-            look=asyncio.Event(),
-            turned=asyncio.Event(),
+            pollers=(
+                specs_poller(
+                    repository.fetch, loop.inbox, partial(_look_interval, repository, cache), clock.now
+                ),
+                IssueController(forges, writer, cache, clock.now, read_task, edit).poller,
+                PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now).poller,
+            ),
         )
 
 
@@ -383,14 +373,6 @@ def _task_address(settings: Settings) -> str:
     return f"{url}/api/v1/tasks/" if url else ""
 
 
-async def forge_secret(secret: Secret) -> str:
-    """Return a token or the secret of a webhook. Raises Unavailable, with what is missing."""
-    try:
-        return await find_secret("a secret of a forge", secret)
-    except StepFailed as error:
-        raise Unavailable(str(error)) from error
-
-
 # --- The HTTP API ----------------------------------------------------------
 
 
@@ -412,10 +394,10 @@ async def _api(
     web, cache = settings.web, fleet.cache
     listen = read_listen(web.listen, web.tls_cert, web.tls_key, behind_proxy=web.behind_proxy)
     hooks = WebhookReceiver(
-        lambda: forges_of(cache.desired),
+        cache,
         forge_secret,
         Journal(settings.data_dir / "hooks", clock.now),
-        lambda hint: _take(fleet, hooks, hint),
+        partial(notify, pulls=fleet.loop.controllers.pulls, pollers=fleet.pollers),
     )
     services = Services(
         record=HistoryReader(fleet.repository, lambda: cache.head),
@@ -434,7 +416,6 @@ async def _api(
     )
     async with serve_app(app, listen) as url:
         on_listen(url)
-        hooks.resume()
         yield lambda _: app.ctx.notify()
 
 
@@ -447,28 +428,6 @@ async def _check(fleet: _Fleet, path: str, text: str) -> Sequence[Problem]:
         {**files, path: File("100644", fleet.repository.blob_id(data), data)}, revision="proposed"
     )
     return [problem for problem in desired.problems if problem.path == path]
-
-
-# --- Webhooks --------------------------------------------------------------
-
-
-def forges_of(desired: Desired) -> Mapping[str, Forge]:
-    """Return the forges of a fleet by the name of the repo; that of its own repository as FLEET."""
-    named = {name: repo.forge for name, repo in desired.repos.items()} | {FLEET_FORGE: desired.fleet.forge}
-    return {name: forge for name, forge in named.items() if forge is not None}
-
-
-def _take(fleet: _Fleet, hooks: WebhookReceiver, hint: Hint) -> None:
-    """Let everybody look whom a hint may concern; after a restart they look in any case."""
-    for name in hint.repos:
-        if name == FLEET_FORGE:
-            fleet.preview.notify()
-            fleet.look.set()
-        else:
-            numbers = [hint.pull] if hint.pull is not None else []
-            fleet.loop.controllers.pulls.hint(name, numbers, hint.delivery)
-            fleet.issue_controller.notify(name)
-    hooks.done(hint.delivery)
 
 
 async def _machine(settings: Settings, state: StateBranch) -> str:
@@ -524,7 +483,7 @@ def _end(loop: Loop, work: asyncio.Task[None], settings: Settings) -> None:
 
 
 async def _watch(fleet: _Fleet) -> None:
-    """Knock whenever a ref of this machine may have moved."""
+    """Notify the loop whenever a ref of this machine may have moved."""
     if fleet.repository.address is None:
         refs = (fleet.repository.ref(fleet.branch), fleet.state.ref)
         async with aclosing(ref_changes(fleet.repository, refs)) as changes:
@@ -532,36 +491,6 @@ async def _watch(fleet: _Fleet) -> None:
                 fleet.loop.inbox.notify()
 
 
-async def _look(fleet: _Fleet) -> None:
-    """Knock from time to time, told or not; what a remote has is fetched before."""
-    while True:
-        await _time_to_look(fleet)
-        try:
-            await fleet.repository.fetch()
-        except (Unavailable, Refused) as error:
-            log.warning("%s; looking again in %g s", error, _look_interval(fleet))
-        else:
-            fleet.loop.inbox.notify()
-
-
-async def _time_to_look(fleet: _Fleet) -> None:
-    """Wait until it is time, by an interval that may change meanwhile: at the start none is known."""
-    began = asyncio.get_running_loop().time()
-    while not fleet.look.is_set():
-        fleet.turned.clear()
-        left = began + _look_interval(fleet) - asyncio.get_running_loop().time()
-        if left <= 0:
-            break
-        waits = [asyncio.ensure_future(event.wait()) for event in (fleet.look, fleet.turned)]
-        try:
-            await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-    fleet.look.clear()
-
-
-def _look_interval(fleet: _Fleet) -> float:
-    """Return how many seconds there are between looks."""
-    is_local = fleet.repository.address is None
-    return LOCAL_LOOK if is_local else fleet.cache.desired.fleet.poll_interval.total_seconds()
+def _look_interval(repository: Repository, cache: FleetCache) -> timedelta:
+    """Return how long there is between looks at the fleet's repository."""
+    return LOCAL_LOOK if repository.address is None else cache.desired.fleet.poll_interval

@@ -46,7 +46,7 @@ class Tail:
         """The head when the entries were read to the end."""
         self._reading = asyncio.Lock()
         self.news = asyncio.Event()
-        """Set at the next knock; the one after that is another."""
+        """Set by the next `notify`; the one after that sets another."""
 
     def notify(self) -> None:
         """Say that the history may have grown."""
@@ -132,7 +132,7 @@ class EventStream:
             last = self.record.head()
             await response.send(f"event: reset\nid: {last}\ndata: {{}}\n\n")
         except Unavailable:
-            return last  # the next knock or ping tries again
+            return last  # the next `notify` or ping tries again
         return last
 
     @contextmanager

@@ -28,7 +28,7 @@ SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class WebhookRoute:
-    """Where forges knock."""
+    """Route on which forges deliver webhooks."""
 
     hooks: Hooks
     _peers: Counter[str] = field(default_factory=Counter)

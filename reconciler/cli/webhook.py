@@ -141,7 +141,7 @@ async def _test(context: Context, repo: str) -> int:
     from reconciler.forge.journal import Journal
 
     def look() -> "Sequence[Delivery]":
-        deliveries = Journal(context.data_dir / "hooks", clock.now).recent(1000)
+        deliveries = Journal(context.data_dir / "hooks", clock.now).recent()
         return [each for each in deliveries if repo in each.hint.repos]
 
     async with _place(context, repo) as place:
@@ -178,7 +178,6 @@ async def _try(
 
 _WHY_NOT = """\
 nothing new arrived. What to look at:
-- the same push is taken once in ten minutes: try again later, or push something
 - the forge's page of the webhook says what it was answered: 401 is another secret (one that is new
   counts after a minute), no answer is an address that it does not reach, or may not (Forgejo:
   ALLOWED_HOST_LIST)
@@ -188,14 +187,14 @@ nothing new arrived. What to look at:
 def _print(deliveries: "Sequence[Delivery]") -> None:
     from reconciler.core.times import format_time
 
-    head = ["RECEIVED", "EVENT", "ABOUT", "BY", "WORKED", "DELIVERY"]
+    head = ["RECEIVED", "EVENT", "ABOUT", "BY", "OUTCOME", "DELIVERY"]
     rows = [
         [
             format_time(each.at),
             " ".join(filter(None, (each.hint.event, each.hint.action))),
             _about(each.hint),
             each.hint.sender,
-            "yes" if each.is_done else "no",
+            each.outcome,
             each.hint.delivery,
         ]
         for each in deliveries
@@ -231,12 +230,13 @@ _OWN = "fleet"
 async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
     """Find the repository on its forge, and hang up at the end. Raises NotFound."""
     from reconciler.cli.session import open_fleet, spec_path
+    from reconciler.core.model.specs import FLEET_FORGE
+    from reconciler.dispatch.secrets import forge_secret
     from reconciler.forge.forgejo import ForgeRegistry
-    from reconciler.serve import FLEET_FORGE, forge_secret, forges_of
     from reconciler.specs.parse import FLEET_FILE as SETTINGS
 
     async with open_fleet(context) as fleet:
-        forges_by_repo = forges_of((await fleet.recorded())[0])
+        forges_by_repo = (await fleet.recorded())[0].forges
         if repo == _OWN and repo not in forges_by_repo:
             repo = FLEET_FORGE
         if repo not in forges_by_repo and repo != FLEET_FORGE:

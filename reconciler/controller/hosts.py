@@ -1,40 +1,43 @@
 """
-What the loop sends people out for: hosts that are probed and swept, merges, work that agents say is done.
+Hosts are probed and swept; code repositories are asked whether they answer, and what was merged in them.
 
-What they find comes back as facts; nobody waits for them.
+What is found comes back as facts; nobody waits for it.
 """
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
 from reconciler.controller.assigned import AssignedSpecs
 from reconciler.controller.cache import FleetCache
-from reconciler.controller.failing import FailingTries
 from reconciler.controller.inbox import Inbox
-from reconciler.controller.periodic import PeriodicTasks
+from reconciler.controller.poller import Poller
 from reconciler.controller.ports import Clock, ControllerSettings, Dispatch, Prober
-from reconciler.controller.repo_health import RepoHealth
-from reconciler.core.errors import SpecError, Unavailable
+from reconciler.core.errors import SpecError
 from reconciler.core.events import HostSeen, MergeSeen, RunEnded
 from reconciler.core.model.runs import Claim, FailureClass, Report, Verdict
-from reconciler.core.model.specs import Desired, DesiredState, ExecutionMode, Host, Repo, Task
+from reconciler.core.model.specs import DesiredState, ExecutionMode, Host, Repo, Task
 from reconciler.core.model.status import Phase, Reason, Status
 from reconciler.core.runs.leases import verdict_of
 from reconciler.core.runs.retention import Retention, retention
-
-log = logging.getLogger(__name__)
 
 _READY = frozenset({Reason.REPO, Reason.SLOT, Reason.HOST})
 """Waits that end without a time or a person: whoever waits so may start at any moment."""
 INSPECTION = timedelta(seconds=30)
 """How soon work is looked at again that could not be checked."""
+UNCHECKED = "what its agent finished cannot be checked"
+GOOD_FOR = timedelta(minutes=5)
+"""How long a code repository that answered counts as one that does, while tasks wait to start on it."""
+_FAR = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]*://|[^/:\s]+:(?!//)")
+"""Addresses of code repositories far away: those are asked before a run gets a slot for them."""
 
 
 @dataclass
 class HostMaintenance:
-    """Errands to hosts and to code repositories."""
+    """Pollers of hosts and of code repositories; the loop drives them."""
 
     controller: FleetCache
     inbox: Inbox
@@ -48,77 +51,75 @@ class HostMaintenance:
     """Load per core of the last probe, by host."""
     probed: set[str] = field(default_factory=set, init=False)
     """Hosts that were probed, answer or no answer."""
-    troubles: FailingTries = field(default_factory=FailingTries, init=False)
-    """Looks that failed and are taken again, by run key."""
-    _contacts: RepoHealth = field(default_factory=RepoHealth, init=False)
     _adapters: set[str] = field(default_factory=set, init=False)
     """Those that open tasks were given to when the specs were last read."""
 
     def __post_init__(self) -> None:
-        self._sweeps = PeriodicTasks(self._sweep, self.inbox.wake)
-        self._probes = PeriodicTasks(self._probe, self.inbox.wake)
-        self._merges = PeriodicTasks(self._look_for_merges, self.inbox.wake)
-        self._inspections = PeriodicTasks(self._inspect, self.inbox.wake)
-        self._asks = PeriodicTasks(self._ask, self.inbox.wake)
+        poller = partial(Poller, clock=self.clock, done=self.inbox.wake)
+        settings, poll_interval = self.settings, lambda: self.controller.desired.fleet.poll_interval
+        self.sweeps: Poller[Host] = poller(
+            poll=self._sweep,
+            subjects=lambda: self.controller.desired.hosts,
+            interval=lambda: settings.sweep_interval,
+            failure="is not swept now",
+        )
+        self.probes: Poller[Host] = poller(
+            poll=self._probe,
+            subjects=self._hosts_in_use,
+            interval=lambda: settings.probe_interval,
+            failure="is not probed now",
+        )
+        self.merges: Poller[Repo] = poller(
+            poll=self._look_for_merges,
+            subjects=self._repos_in_review,
+            interval=poll_interval,
+            failure="is not looked at now",
+        )
+        self.inspections: Poller[str] = poller(
+            poll=self._inspect, subjects=self._to_inspect, interval=lambda: INSPECTION, failure=UNCHECKED
+        )
+        self.contacts: Poller[Repo] = poller(
+            poll=self.dispatch.reach,
+            subjects=self._repos_to_start_on,
+            interval=lambda: GOOD_FOR,
+            retry=poll_interval,
+            failure="does not answer",
+        )
 
-    # --- What the loop says -------------------------------------------------
+    # --- What the loop asks ------------------------------------------------
 
-    def send(self, now: datetime) -> None:
-        """Send somebody wherever it is time."""
-        desired = self.controller.desired
-        self._sweeps.send(desired.hosts, now, self.settings.sweep_interval)
-        self._probes.send(self._hosts_in_use(), now, self.settings.probe_interval)
-        self._merges.send(self._repos_in_review(), now, desired.fleet.poll_interval)
-        self._inspections.send(self._to_inspect(), now, INSPECTION)
-        repos = self._repos_to_start_on()
-        self._contacts.keep(repos)
-        self._asks.send(self._contacts.to_ask(repos, now), now, desired.fleet.poll_interval)
-        self.troubles.keep({status.run for _, status in self._open_statuses() if status.run})
-
-    def next(self) -> datetime | None:
-        """Return when somebody is to be sent next."""
-        jobs = (self._sweeps, self._probes, self._merges, self._inspections, self._asks)
-        anew = self._contacts.next(self._repos_to_start_on().values(), self.clock())
-        times = (*(job.next() for job in jobs), anew)
-        return min((time for time in times if time), default=None)
+    @property
+    def pollers(self) -> Sequence[Poller[Any]]:
+        """All of them, in the order in which they are driven."""
+        return self.sweeps, self.probes, self.merges, self.inspections, self.contacts
 
     def unready(self) -> Mapping[str, str]:
-        """Return why no run may start on a code repository now, by name."""
-        return self._contacts.unready(self.controller.desired.repos)
+        """Return why no run may start on a code repository now, by name; empty if it was not asked yet."""
+        failing, reasons = self.contacts.failing(), {}
+        for name, repo in self.controller.desired.repos.items():
+            if self.contacts.polled.get(name) != repo:
+                if _FAR.match(repo.url):
+                    reasons[name] = ""
+            elif name in failing:
+                reasons[name] = failing[name]
+        return reasons
 
-    def has_asked(self) -> bool:
-        """Return whether every repo that tasks wait to start on was asked, and nobody is under way to one."""
-        return self._asks.is_idle(self._contacts.to_ask(self._repos_to_start_on(), self.clock()))
+    def troubles(self, now: datetime) -> Mapping[str, str]:
+        """Return what fails for long of live runs and of work in review, by run key."""
+        unmerged = self.merges.lasting_failures(now)
+        return {
+            status.run or "": f"whether it was merged cannot be told: {unmerged[task.repo or '']}"
+            for task, status in self._in_review()
+            if task.repo in unmerged
+        } | {run: f"{UNCHECKED}: {why}" for run, why in self.inspections.lasting_failures(now).items()}
 
-    def has_probed(self) -> bool:
-        """Return whether every host in use was asked, and nobody is under way to one."""
-        return self._probes.is_idle(self._hosts_in_use())
+    def probe_for_adapters(self) -> None:
+        """Let all hosts be probed soon if open tasks name more adapters than when this was last called."""
+        before, self._adapters = self._adapters, self._named_adapters()
+        if not self._adapters <= before:
+            self.probes.notify(self.controller.desired.hosts)
 
-    def has_swept(self) -> bool:
-        """Return whether every host was swept, and nobody is under way to one."""
-        return self._sweeps.is_idle(self.controller.desired.hosts)
-
-    def probe_anew(self, before: Desired) -> None:
-        """Let hosts be probed soon whose specs are new; all of them, if open tasks name more adapters."""
-        previous, self._adapters = self._adapters, self._named_adapters()
-        is_asked_more = not self._adapters <= previous
-        hosts = self.controller.desired.hosts.items()
-        self._probes.notify(name for name, host in hosts if is_asked_more or before.hosts.get(name) != host)
-
-    def probe_soon(self, hosts: Iterable[str]) -> None:
-        """Let these hosts be probed soon."""
-        self._probes.notify(hosts)
-
-    def sweep_soon(self, hosts: Iterable[str]) -> None:
-        """Let these hosts be swept soon."""
-        self._sweeps.notify(hosts)
-
-    async def close(self) -> None:
-        """Call back who is under way."""
-        for job in (self._inspections, self._sweeps, self._probes, self._merges, self._asks):
-            await job.close()
-
-    # --- Errands -----------------------------------------------------------
+    # --- Polls -------------------------------------------------------------
 
     async def _sweep(self, host: Host) -> None:
         """Relieve a host of what nobody needs any more."""
@@ -132,10 +133,7 @@ class HostMaintenance:
                 drift=self.controller.drift,
             )
 
-        try:
-            await self.dispatch.sweep(host, needed)
-        except Unavailable as error:
-            log.info("%s is not swept now: %s", host.name, error)
+        await self.dispatch.sweep(host, needed)
 
     def _repos_to_start_on(self) -> Mapping[str, Repo]:
         """Return the repos of tasks that want to start here, and wait for no time or person."""
@@ -152,16 +150,6 @@ class HostMaintenance:
             return False
         return task.execution_mode is ExecutionMode.SSH_CLI and (wait is None or wait.reason in _READY)
 
-    async def _ask(self, repo: Repo) -> None:
-        """See whether a code repository answers."""
-        try:
-            await self.dispatch.reach(repo)
-        except Unavailable as error:
-            log.info("repo %s does not answer: %s", repo.name, error)
-            self._contacts.failed(repo, str(error), self.clock())
-        else:
-            self._contacts.answered(repo, self.clock())
-
     def _to_inspect(self) -> Mapping[str, str]:
         """
         Return the tasks of which an agent has said what came of them, by run.
@@ -177,17 +165,12 @@ class HostMaintenance:
         }
 
     async def _inspect(self, name: str) -> None:
-        """Judge what an agent says came of its work; what cannot be told now is looked at again."""
+        """Judge what an agent says came of its work."""
         status = self.controller.statuses.get(name)
         if status is None or status.claim is None:
             return
         try:
             report = await self._judged(name, status, status.claim)
-        except Unavailable as error:
-            log.warning("task %s: what its agent finished cannot be checked now: %s", name, error)
-            why = f"what its agent finished cannot be checked: {error}"
-            self.troubles.failed(status.run or "", why, self.clock())
-            return
         except SpecError as error:
             self.inbox.emit(unrunnable(name, status, str(error), self.clock()))
             return
@@ -217,22 +200,10 @@ class HostMaintenance:
         waiting = {
             task.name: status.head_commit for task, status in self._in_review() if task.repo == repo.name
         }
-        try:
-            merged = await self.dispatch.merged(repo, {head for head in waiting.values() if head})
-        except Unavailable as error:
-            log.info("repo %s is not looked at now: %s", repo.name, error)
-            for run in self._runs_of(waiting):
-                self.troubles.failed(run, f"whether it was merged cannot be told: {error}", self.clock())
-            return
-        for run in self._runs_of(waiting):
-            self.troubles.worked(run)
+        merged = await self.dispatch.merged(repo, {head for head in waiting.values() if head})
         for task, head in waiting.items():
             if head in merged:
                 self.inbox.emit(MergeSeen(task=task, head=head, at=self.clock(), base=repo.base))
-
-    def _runs_of(self, tasks: Iterable[str]) -> list[str]:
-        statuses = (self.controller.statuses.get(name) for name in tasks)
-        return [status.run for status in statuses if status and status.run]
 
     def _hosts_in_use(self) -> Mapping[str, Host]:
         return {

@@ -6,7 +6,6 @@ What could not be done stays to be done. Issues are compared with the files
 anew at each look; of comments it is remembered up to where they were worked.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,8 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple, TypeVar
 
-from reconciler.controller.periodic import PeriodicTasks
-from reconciler.controller.ports import Clock, Controller, Forges, SpecWriter, WaitForNews, wait_for_news
+from reconciler.controller.poller import Poller
+from reconciler.controller.ports import Clock, Controller, Forges, SpecWriter
 from reconciler.core.errors import Conflict, ReconcilerError, SpecError
 from reconciler.core.forge.comments import (
     Command,
@@ -59,11 +58,7 @@ _OVERLAP = timedelta(minutes=1)
 
 @dataclass
 class IssueController:
-    """
-    Brings what people say on the forges of the fleet's repos to its specs.
-
-    `run` looks at each repo from time to time, `knock` makes it look now.
-    """
+    """Brings what people say on the forges of the fleet's repos to its specs, as often as its poller says."""
 
     forges: Forges
     writer: SpecWriter
@@ -71,56 +66,34 @@ class IssueController:
     clock: Clock
     parse: Parse
     edit: FieldEdit
-    pause: WaitForNews = wait_for_news
 
     ignored: int = field(default=0, init=False)
     """Commands of people who are not on the allow-list."""
 
-    _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
-    _looks: PeriodicTasks[Repo] = field(init=False)
+    poller: Poller[Repo] = field(init=False)
     _since: dict[str, datetime] = field(default_factory=dict, init=False)
     """Up to when the comments of each repo were worked."""
     _worked: dict[str, set[str]] = field(default_factory=dict, init=False)
     """Keys of the commands that were worked, or ignored, by repo: of those that may be listed again."""
 
     def __post_init__(self) -> None:
-        self._looks = PeriodicTasks(self.look, self._news.set)
+        self.poller = Poller(
+            poll=self.poll,
+            subjects=self._repos,
+            interval=lambda: self.controller.desired.fleet.forge_interval,
+            clock=self.clock,
+            failure="its issues wait for the next look",
+        )
 
-    async def run(self) -> None:
-        """Look at every repo that has issues, again and again, until cancelled."""
-        try:
-            while True:
-                self._news.clear()
-                now, interval = self.clock(), self.controller.desired.fleet.forge_interval
-                self._looks.send(self._repos(), now, interval)
-                due = self._looks.next()
-                await self.pause(self._news, due - now if due else interval)
-        finally:
-            await self._looks.close()
-
-    def notify(self, repo: str | None = None) -> None:
-        """Say that there may be news in a repo, or in any."""
-        self._looks.notify(self._repos() if repo is None else [repo])
-        self._news.set()
-
-    def turn(self) -> None:
-        """Say that the specs are new: look now at repos that were never looked at."""
-        self._news.set()
-
-    async def look(self, repo: Repo) -> None:
-        """Take up the issues of a repo and follow its comments; what fails is done at the next look."""
+    async def poll(self, repo: Repo) -> None:
+        """Take up the issues of a repo and follow its comments; what fails is done the next time."""
         forge, rules = repo.forge, self.controller.desired.fleet.issues
         if forge is None or rules is None:
             return
         place = _Place(repo.name, forge, rules)
-        try:
-            comments = await self._comments(
-                place
-            )  # read first: a command is about the issue as it is by then
-            await self._take_up(place)
-            await self._follow_comments(place, comments)
-        except ReconcilerError as error:
-            log.warning("issues of repo %s wait for the next look: %s", repo.name, error)
+        comments = await self._comments(place)  # read first: a command is about the issue as it is by then
+        await self._take_up(place)
+        await self._follow_comments(place, comments)
 
     def _repos(self) -> Mapping[str, Repo]:
         """Return the repos whose issues are looked at; of several at the same place, the first."""

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from reconciler.controller.act import Actuator
 from reconciler.controller.backoff import Backoff
@@ -19,6 +19,7 @@ from reconciler.controller.hosts import HostMaintenance
 from reconciler.controller.inbox import Inbox
 from reconciler.controller.leases import PendingReport, WorkerLeases, open_requests
 from reconciler.controller.observe import HostObserver, TaskObserver
+from reconciler.controller.poller import Poller
 from reconciler.controller.ports import ControllerSettings, Fact, Ports, Step, subject
 from reconciler.controller.pull_requests import PullRequestController
 from reconciler.controller.quarantine import Quarantine
@@ -46,10 +47,15 @@ class Controllers:
     hosts: HostMaintenance
     pulls: PullRequestController
 
+    @property
+    def pollers(self) -> Sequence[Poller[Any]]:
+        """What the loop sends out when it is time."""
+        return *self.hosts.pollers, self.pulls.poller
+
     async def close(self) -> None:
-        """Call back everybody who is under way."""
-        await self.pulls.close()
-        await self.hosts.close()
+        """Cancel the polls that are under way."""
+        for poller in self.pollers:
+            await poller.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ class Listeners:
 
     steps: list[Callable[[Step], None]] = field(default_factory=list)
     """Called with each step that is on record now."""
-    specs: list[Callable[[], None]] = field(default_factory=list)
+    specs: list[Callable[[], object]] = field(default_factory=list)
     """Called when specs were read that are new."""
 
 
@@ -155,11 +161,15 @@ class Loop:
         return self.backoff.fail(str(error), self.ports.clock())
 
     def _send_out(self, now: datetime) -> timedelta | None:
-        """Send somebody wherever it is time; return in what time there is something to do again."""
-        hosts, pulls, breakers = self.controllers.hosts, self.controllers.pulls, self.stages.hosts.breakers
-        hosts.send(now)
-        pulls.send(now)
-        times = (self.cache.last_plan.due, hosts.next(), breakers.next(now), pulls.next())
+        """Start every poll that is due; return in what time there is something to do again."""
+        pollers = self.controllers.pollers
+        for poller in pollers:
+            poller.poll_due(now)
+        times = (
+            self.cache.last_plan.due,
+            self.stages.hosts.breakers.next(now),
+            *(each.next() for each in pollers),
+        )
         return min((time - now for time in times if time is not None), default=None)
 
     def _is_over(self, until: StopWhen) -> bool:
@@ -170,13 +180,12 @@ class Loop:
         phases = {status.phase for name, status in statuses.items() if name not in faults}
         reasons = {waiting.reason for waiting in self.cache.last_plan.waiting.values()}
         if until == "started":
-            is_asked = hosts.has_asked() or Reason.REPO not in reasons
-            is_probed = hosts.has_probed() or Reason.HOST not in reasons
+            is_asked = hosts.contacts.is_idle() or Reason.REPO not in reasons
+            is_probed = hosts.probes.is_idle() or Reason.HOST not in reasons
             return Phase.ASSIGNED not in phases and is_asked and is_probed
-        is_idle = hosts.has_probed() and hosts.has_swept() and hosts.has_asked()
-        is_shown = self.controllers.pulls.is_idle()
+        pollers = (hosts.probes, hosts.sweeps, hosts.contacts, self.controllers.pulls.poller)
         is_at_rest = Reason.BACKOFF not in reasons and not any(phase.is_live for phase in phases)
-        return is_idle and is_shown and is_at_rest
+        return is_at_rest and all(poller.is_idle() for poller in pollers)
 
     # --- Read --------------------------------------------------------------
 
@@ -221,7 +230,7 @@ class Loop:
             changed |= self.cache.statuses.keys()
         self.stages.quarantine.release(changed, self.cache)
         self._notice(changed)
-        self.controllers.hosts.probe_anew(before)
+        self.controllers.hosts.probe_for_adapters()
         for tell in self.listeners.specs:
             tell()
 
@@ -280,13 +289,13 @@ class Loop:
 
     def _observe_hosts(self, batch: "_Batch") -> tuple[Mapping[str, HostStatus], Sequence[HostChange]]:
         observation = self.stages.hosts.observe(batch.facts, batch.now)
-        self.controllers.hosts.probe_soon(observation.mended)
+        self.controllers.hosts.probes.notify(observation.mended)
         return observation.hosts, observation.changes
 
     async def _observe_tasks(self, batch: "_Batch") -> Sequence[Event]:
         observation = await self.stages.tasks.observe(batch.facts, batch.now)
         if observation.has_late_end:
-            self.controllers.hosts.sweep_soon(self.cache.desired.hosts)
+            self.controllers.hosts.sweeps.notify(self.cache.desired.hosts)
         # Facts before words: a worker whose run has just ended is told so, and not believed.
         words = self.controllers.leases.meaning(batch.words, observation.statuses, batch.now)
         return [*observation.events, *words]
@@ -324,7 +333,7 @@ class Loop:
     def _troubles(self, now: datetime) -> Mapping[str, str]:
         """Return what is tried again and again, by run key."""
         pulls, hosts = self.controllers.pulls, self.controllers.hosts
-        return {**pulls.troubles(now), **hosts.troubles.lasting(now), **self.ports.dispatch.troubles}
+        return {**pulls.troubles(now), **hosts.troubles(now), **self.ports.dispatch.troubles}
 
     async def _past_attempts(self, statuses: Mapping[str, Status]) -> Mapping[str, int]:
         """Return the last attempts of tasks that are new and had a life before."""
@@ -360,7 +369,7 @@ class Loop:
                 tell(step)
         is_settled = any(step.after is None or step.after.phase.is_settled for step in transitions)
         returned = [step.host for step in steps if isinstance(step, HostChange) and _is_back(step)]
-        self.controllers.hosts.sweep_soon(self.cache.desired.hosts if is_settled else returned)
+        self.controllers.hosts.sweeps.notify(self.cache.desired.hosts if is_settled else returned)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,17 +4,16 @@ What a pull request against the specs would do, shown on it while it is open.
 Its specs are read to be compared with those in force, and for nothing else.
 """
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from reconciler.controller.periodic import PeriodicTasks
-from reconciler.controller.ports import Clock, Controller, Forges, WaitForNews, wait_for_news
+from reconciler.controller.poller import Poller
+from reconciler.controller.ports import Clock, Controller, Forges
 from reconciler.core.errors import Conflict, ReconcilerError
 from reconciler.core.model.forge import CommitStatus, ManagedComment, PullRequestSnapshot
-from reconciler.core.model.specs import Desired, Forge
+from reconciler.core.model.specs import FLEET_FORGE, Desired, Forge
 from reconciler.core.model.status import Observed
 from reconciler.core.planning.preview import comment, difference, no_plan_comment, summary
 
@@ -33,11 +32,7 @@ Raises Conflict if it cannot be merged without a person, Unavailable.
 
 @dataclass
 class PlanPreview:
-    """
-    Keeps one comment and one commit status up to date on every pull request against the specs.
-
-    `run` looks from time to time, `knock` makes it look now.
-    """
+    """Keeps one comment and one commit status up to date on every pull request against the specs."""
 
     forges: Forges
     read: ReadPull
@@ -45,45 +40,33 @@ class PlanPreview:
     branch: str
     """The one with the specs."""
     clock: Clock
-    pause: WaitForNews = wait_for_news
 
-    _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
-    _looks: PeriodicTasks[None] = field(init=False)
+    poller: Poller[str] = field(init=False)
     _read: "dict[int, _Specs]" = field(default_factory=dict, init=False)
     """What was read last, by number."""
     _shown: dict[int, Hashable] = field(default_factory=dict, init=False)
     """What is shown, by number."""
 
     def __post_init__(self) -> None:
-        self._looks = PeriodicTasks(lambda _: self.look(), self._news.set)
+        self.poller = Poller(
+            poll=self.poll,
+            subjects=self._revision,
+            interval=lambda: self.controller.desired.fleet.forge_interval,
+            clock=self.clock,
+            failure="plans on pull requests wait for the next look",
+        )
 
-    async def run(self) -> None:
-        """Look at the open pull requests again and again, until cancelled."""
-        try:
-            while True:
-                self._news.clear()
-                now, interval = self.clock(), self.controller.desired.fleet.forge_interval
-                self._looks.send({"fleet": None}, now, interval)
-                due = self._looks.next()
-                await self.pause(self._news, due - now if due else interval)
-        finally:
-            await self._looks.close()
+    def _revision(self) -> Mapping[str, str]:
+        """Return the revision to compare with, if there is a forge; once it is another, plans are, too."""
+        desired = self.controller.desired
+        return {FLEET_FORGE: desired.revision} if desired.fleet.forge and desired.revision else {}
 
-    def notify(self) -> None:
-        """Say that there may be news."""
-        self._looks.notify(["fleet"])
-        self._news.set()
-
-    async def look(self) -> None:
-        """Show on each open pull request what it would do; what fails is done at the next look."""
+    async def poll(self, _: str) -> None:
+        """Show on each open pull request what it would do; what fails is done the next time."""
         forge = self.controller.desired.fleet.forge
-        if forge is None or not self.controller.desired.revision:
+        if forge is None:
             return
-        try:
-            pulls = await self.forges.open_pulls(forge, self.branch)
-        except ReconcilerError as error:
-            log.warning("plans on pull requests wait for the next look: %s", error)
-            return
+        pulls = await self.forges.open_pulls(forge, self.branch)
         numbers = {pull.number for pull in pulls}
         self._read = {number: specs for number, specs in self._read.items() if number in numbers}
         self._shown = {number: shown for number, shown in self._shown.items() if number in numbers}

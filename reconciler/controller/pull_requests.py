@@ -6,15 +6,14 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 
-from reconciler.controller.failing import FailingTries
 from reconciler.controller.inbox import Inbox
-from reconciler.controller.periodic import PeriodicTasks
+from reconciler.controller.poller import Poller
 from reconciler.controller.ports import Clock, Controller, Forges
 from reconciler.core.errors import Unavailable
 from reconciler.core.events import PullRequestSeen
 from reconciler.core.forge.presentation import desired_view, is_shown
 from reconciler.core.forge.pull_request import is_followed
-from reconciler.core.model.forge import ForgeView, PullRequestSnapshot
+from reconciler.core.model.forge import ForgeView, Hint, PullRequestSnapshot
 from reconciler.core.model.specs import Forge, Repo, Task
 from reconciler.core.model.status import Status
 from reconciler.core.runs.start_point import pull_bases
@@ -54,7 +53,15 @@ class PullRequestController:
         self._inbox = inbox
         self._clock = clock
         self._address = address
-        self._visits: PeriodicTasks[Repo] = PeriodicTasks(self._visit, inbox.wake)
+        self.poller: Poller[Repo] = Poller(
+            poll=self._poll,
+            subjects=self._repos,
+            interval=lambda: controller.desired.fleet.forge_interval,
+            clock=clock,
+            failure="its forge is not asked now",
+            done=inbox.wake,
+        )
+        """Visits to repos; the loop drives it."""
         self._watched: dict[str, set[str]] = {}
         """Tasks with something to show or to follow, by repo."""
         self._failing_since: dict[str, datetime] = {}
@@ -64,8 +71,6 @@ class PullRequestController:
         self._visited: set[str] = set()
         self._shown: dict[str, tuple[ForgeView, PullRequestSnapshot | None]] = {}
         self._bots: dict[str, str] = {}
-        self._failing = FailingTries()
-        """Visits that failed, by repo."""
         self._patience: dict[str, timedelta] = {}
         """How long to wait for the merge of a task when it is refused once more."""
 
@@ -78,37 +83,27 @@ class PullRequestController:
 
     def notice(self, names: Iterable[str]) -> None:
         """Take note of tasks whose spec or status is new: their repos are visited soon."""
-        self._visits.notify([repo for name in names if (repo := self._watch(name))])
+        self.poller.notify([repo for name in names if (repo := self._watch(name))])
 
-    def hint(self, repo: str, numbers: Collection[int], delivery: str) -> None:
-        """Look at these pull requests soon; at what has changed, if there are none."""
-        hints = {**self._hints.get(repo, {}), **dict.fromkeys(numbers, delivery)}
-        self._hints[repo] = dict(list(hints.items())[-MOST_HINTS:])
-        self._visits.notify([repo])
+    def notify(self, hint: Hint) -> None:
+        """Look soon at the pull request that a hint names, or at what has changed in its repos."""
+        if hint.pull is not None:
+            for repo in self._controller.desired.repos.keys() & hint.repos:
+                hints = {**self._hints.get(repo, {}), hint.pull: hint.delivery}
+                self._hints[repo] = dict(list(hints.items())[-MOST_HINTS:])
+        self.poller.notify(hint.repos)
         self._inbox.wake()
-
-    def send(self, now: datetime) -> None:
-        """Visit the repos whose turn it is."""
-        self._visits.send(self._repos(), now, self._controller.desired.fleet.forge_interval)
-
-    def next(self) -> datetime | None:
-        """Return when the next visit is due."""
-        return self._visits.next()
-
-    def is_idle(self) -> bool:
-        """Return whether every repo had its visit since something was new."""
-        return self._visits.is_idle(self._repos())
 
     def troubles(self, now: datetime) -> Mapping[str, str]:
         """Return why nothing is heard of work in review, by run key."""
-        lasting = self._failing.lasting(now).items()
-        failing = [(name, why) for repo, why in lasting for name in self._watched.get(repo, ())]
+        lasting = self.poller.lasting_failures(now).items()
+        failing = [
+            (name, f"its forge does not answer: {why}")
+            for repo, why in lasting
+            for name in self._watched.get(repo, ())
+        ]
         statuses = ((self._controller.statuses.get(name), why) for name, why in failing)
         return {status.run: why for status, why in statuses if status and status.run}
-
-    async def close(self) -> None:
-        """Call back who is under way."""
-        await self._visits.close()
 
     # --- A visit -----------------------------------------------------------
 
@@ -140,16 +135,13 @@ class PullRequestController:
         repos = self._controller.desired.repos
         return {name: repos[name] for name, tasks in self._watched.items() if tasks and name in repos}
 
-    async def _visit(self, repo: Repo) -> None:
+    async def _poll(self, repo: Repo) -> None:
         hints = self._hints.pop(repo.name, {})
         try:
             await self._read_and_show(repo, hints)
-        except Unavailable as error:
+        except Unavailable:
             self._hints[repo.name] = {**hints, **self._hints.get(repo.name, {})}
-            log.warning("repo %s: its forge is not asked now: %s", repo.name, error)
-            self._failing.failed(repo.name, f"its forge does not answer: {error}", self._clock())
-        else:
-            self._failing.worked(repo.name)
+            raise
 
     async def _read_and_show(self, repo: Repo, hints: Mapping[int, str]) -> None:
         if repo.forge is None:
@@ -213,7 +205,7 @@ class PullRequestController:
         """Let the repo be visited soon, and ever later: some merges are not allowed for ever."""
         wait = self._patience.get(name, SOON)
         self._patience[name] = min(wait * 2, self._controller.desired.fleet.forge_interval)
-        self._visits.advance(repo.name, self._clock() + wait)
+        self.poller.notify([repo.name], at=self._clock() + wait)
 
     def _rest(self, name: str, status: Status) -> None:
         """Let a settled task rest, now that its forge knows."""

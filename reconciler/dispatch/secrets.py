@@ -144,6 +144,14 @@ async def find_known(adapter: Adapter, host: Host, transport: Transport, env: Ma
     return values
 
 
+async def forge_secret(secret: Secret) -> str:
+    """Return a token or the secret of a webhook. Raises Unavailable, with what is missing."""
+    try:
+        return await find_secret("a secret of a forge", secret)
+    except StepFailed as error:
+        raise Unavailable(str(error)) from error
+
+
 async def find_secret(what: str, secret: Secret) -> str:
     """Return a secret that is looked up on this machine. Raises StepFailed, with what is missing."""
     try:

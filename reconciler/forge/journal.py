@@ -1,22 +1,23 @@
 """
-The journal of deliveries: what webhooks hinted at, on disk before they are answered.
+The log of deliveries: what came of webhooks that were signed.
 
-A file of JSON lines: a line for each delivery, and one more when it was worked.
-Only the hint is kept: bodies have addresses of people in them, and nothing in
-them is believed anyway.
+JSON lines, one for each delivery, on disk before it is answered. Nothing of it
+is worked later: after a restart everybody looks in any case. Only the hint is
+kept: bodies have addresses of people in them, and nothing in them is believed
+anyway.
 """
 
 import json
 import logging
 import os
 import threading
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from reconciler.controller.ports import Clock
 from reconciler.core.errors import Unavailable
@@ -34,25 +35,26 @@ A forge that replays a delivery gives it another id. If something did change in
 between, the next look without a hint finds it.
 """
 _KEPT = 500
-"""Worked deliveries that are remembered when the file is written anew."""
+"""Deliveries that are remembered, and kept when the file is written anew."""
 _LARGEST = 2**20
 
-DeliveryOutcome = Literal["taken", "duplicate", "ignored", "refused"]
+KeptOutcome = Literal["taken", "duplicate"]
+DeliveryOutcome = KeptOutcome | Literal["ignored", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A delivery on record."""
+    """A delivery in the log."""
 
     hint: Hint
     at: datetime
     digest: str
     """Of its body."""
-    is_done: bool = False
+    outcome: KeptOutcome
 
 
 class Journal:
-    """Deliveries in a folder; to read it while another process writes does no harm."""
+    """Log of deliveries in a folder; to read it while another process writes does no harm."""
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         self.counts: Counter[tuple[str, DeliveryOutcome]] = Counter()
@@ -60,105 +62,73 @@ class Journal:
         self._path = folder / "deliveries.jsonl"
         self._clock = clock
         self._lock = threading.Lock()
-        self._by_id: dict[str, Delivery] = dict(_read(self._path))
+        self._last = deque(_read(self._path), _KEPT)
 
-    def add(self, hint: Hint, digest: str) -> bool:
+    def add(self, hint: Hint, digest: str) -> KeptOutcome:
         """
-        Put a delivery on disk; return False if it is there already.
+        Put a delivery on disk; return whether it is new.
 
         Raises Unavailable if it cannot be written.
         """
         with self._lock:
             now = self._clock()
-            if self._is_known(hint, digest, now):
-                return False
-            delivery = Delivery(hint, now, digest)
-            self._append(_line(delivery), is_durable=True)
-            self._by_id[hint.delivery] = delivery
-            return True
+            outcome: KeptOutcome = "duplicate" if self._is_known(hint, digest, now) else "taken"
+            delivery = Delivery(hint, now, digest, outcome)
+            self._append(delivery)
+            self._last.append(delivery)
+            return outcome
 
-    def done(self, delivery: str) -> None:
-        """
-        Note that a delivery was worked; to forget that in a crash is to work it once more.
-
-        Raises Unavailable if it cannot be written.
-        """
-        with self._lock:
-            delivered = self._by_id.get(delivery)
-            if delivered is not None and not delivered.is_done:
-                self._by_id[delivery] = replace(delivered, is_done=True)
-                self._append({"done": delivery}, is_durable=False)
-
-    def pending(self) -> Sequence[Hint]:
-        """Return what is still to be worked, in the order in which it came."""
-        return [delivery.hint for delivery in self._deliveries() if not delivery.is_done]
-
-    def recent(self, most: int) -> Sequence[Delivery]:
+    def recent(self) -> Sequence[Delivery]:
         """Return the last deliveries, newest first."""
-        return self._deliveries()[::-1][:most]
+        with self._lock:
+            return tuple(reversed(self._last))
 
     def count(self, event: str, outcome: DeliveryOutcome) -> None:
         """Count a delivery, and say so in the log."""
         self.counts[event, outcome] += 1
         log.info("webhook %s is %s (%d so far)", event, outcome, self.counts[event, outcome])
 
-    def _deliveries(self) -> Sequence[Delivery]:
-        with self._lock:
-            return tuple(self._by_id.values())
-
     def _is_known(self, hint: Hint, digest: str, now: datetime) -> bool:
-        if hint.delivery in self._by_id:
-            return True
+        # Duplicates do not count here: the window begins with what was taken.
         return any(
-            (other.hint.event, other.digest) == (hint.event, digest) and abs(now - other.at) < WINDOW
-            for other in self._by_id.values()
+            other.hint.delivery == hint.delivery
+            or ((other.hint.event, other.digest) == (hint.event, digest) and abs(now - other.at) < WINDOW)
+            for other in self._last
+            if other.outcome == "taken"
         )
 
-    def _append(self, value: dict[str, Any], *, is_durable: bool) -> None:
+    def _append(self, delivery: Delivery) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             is_new = not self._path.exists()
             if not is_new and self._path.stat().st_size > _LARGEST:
-                self._write_anew()
+                replace_durably(self._path, b"".join(map(_line, self._last)))
             with self._path.open("ab") as file:
-                # A line that was torn off by a crash must not take this one with it.
-                file.write(b"\n" + json.dumps(value).encode())
+                file.write(_line(delivery))
                 file.flush()
-                if is_durable:
-                    os.fsync(file.fileno())
+                os.fsync(file.fileno())
             if is_new:
                 sync_folder(self._path.parent)
         except OSError as error:
             raise Unavailable(f"{self._path}: {error.strerror}; the delivery is not kept") from error
 
-    def _write_anew(self) -> None:
-        """Let go of what was worked long ago."""
-        done = [name for name, delivery in self._by_id.items() if delivery.is_done]
-        for name in done[:-_KEPT]:
-            del self._by_id[name]
-        lines = (b"\n" + json.dumps(_line(delivery)).encode() for delivery in self._by_id.values())
-        replace_durably(self._path, b"".join(lines))
+
+def _line(delivery: Delivery) -> bytes:
+    value = asdict(delivery) | {"at": delivery.at.isoformat()}
+    # The break comes first: a line that was torn off by a crash must not take this one with it.
+    return b"\n" + json.dumps(value).encode()
 
 
-def _line(delivery: Delivery) -> dict[str, Any]:
-    document = {"at": delivery.at.isoformat(), "digest": delivery.digest, "hint": asdict(delivery.hint)}
-    return document | ({"is_done": True} if delivery.is_done else {})
-
-
-def _read(path: Path) -> Iterable[tuple[str, Delivery]]:
-    deliveries: dict[str, Delivery] = {}
+def _read(path: Path) -> Iterator[Delivery]:
     with suppress(OSError):
         for line in path.read_bytes().splitlines():
-            with suppress(
-                ValueError, KeyError, TypeError, AttributeError, RecursionError
-            ):  # torn by a crash: it was not answered either
-                value = json.loads(line)
-                if "done" in value:
-                    deliveries[value["done"]] = replace(deliveries[value["done"]], is_done=True)
-                else:
-                    hint = Hint(**{**value["hint"], "repos": tuple(value["hint"]["repos"])})
-                    at = parse_time(value["at"])
-                    deliveries[hint.delivery] = Delivery(
-                        hint, at, value["digest"], value.get("is_done", False)
-                    )
-    return deliveries.items()
+            # Torn by a crash: it was not answered either.
+            with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                yield _delivery(json.loads(line))
+
+
+def _delivery(value: Any) -> Delivery:
+    if value["outcome"] not in get_args(KeptOutcome):
+        raise ValueError(value["outcome"])
+    hint = Hint(**{**value["hint"], "repos": tuple(value["hint"]["repos"])})
+    return Delivery(hint, parse_time(value["at"]), value["digest"], value["outcome"])

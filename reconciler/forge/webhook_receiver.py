@@ -1,13 +1,13 @@
 """
-Where webhooks are taken: checked, put on record, handed on as hints.
+Where webhooks are taken: checked, put into the log, handed on as hints.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
+from reconciler.controller.ports import Controller
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Refused, Unavailable, UsageError
 from reconciler.core.model.forge import Hint
@@ -15,33 +15,30 @@ from reconciler.core.model.specs import Forge
 from reconciler.forge.journal import Journal
 from reconciler.forge.webhook import digest, event_of, has_valid_signature, read_hint
 
-log = logging.getLogger(__name__)
-
 _FRESH = 60.0
-"""Seconds for which a secret that was looked up is used: strangers may knock often."""
+"""Seconds for which a secret that was looked up is used: strangers may send many bodies."""
 
 
 class WebhookReceiver:
     """
     Implements `controller.ports.Hooks`.
 
-    `forges` are those of the fleet now, by name of the repo, and `.fleet` for
-    its own repository. A secret may have several lines during a rotation: each
-    is good. `on_hint` is called once for each delivery that is new; it says
-    `done` when it was worked.
+    The forges are those of the fleet as the controller knows it. A secret may
+    have several lines during a rotation: each is good. `notify` is called once
+    for each delivery that is new.
     """
 
     def __init__(
         self,
-        forges: Callable[[], Mapping[str, Forge]],
+        controller: Controller,
         secret: Callable[[Secret], Awaitable[str]],
         journal: Journal,
-        on_hint: Callable[[Hint], None],
+        notify: Callable[[Hint], None],
     ) -> None:
-        self._forges = forges
+        self._controller = controller
         self._secret = secret
         self._journal = journal
-        self._on_hint = on_hint
+        self._notify = notify
         self._secrets: dict[Secret, tuple[float, Sequence[str] | Unavailable]] = {}
 
     async def receive(self, headers: Mapping[str, str], body: bytes) -> None:
@@ -63,24 +60,10 @@ class WebhookReceiver:
             self._journal.count(event, "ignored")
             return
         hint = replace(hint, repos=names)
-        is_new = await asyncio.to_thread(self._journal.add, hint, digest(body))
-        self._journal.count(event, "taken" if is_new else "duplicate")
-        if is_new:
-            self._on_hint(hint)
-
-    def resume(self) -> None:
-        """Hand on what was on record and not worked when the last process ended."""
-        for hint in self._journal.pending():
-            try:
-                self._on_hint(hint)
-            except Exception:
-                log.exception(
-                    "delivery %s cannot be worked; the next look finds what it was about", hint.delivery
-                )
-
-    def done(self, delivery: str) -> None:
-        """Note that a delivery was worked."""
-        self._journal.done(delivery)
+        outcome = await asyncio.to_thread(self._journal.add, hint, digest(body))
+        self._journal.count(event, outcome)
+        if outcome == "taken":
+            self._notify(hint)
 
     async def _signers(self, headers: Mapping[str, str], body: bytes) -> Mapping[str, Forge]:
         """
@@ -89,7 +72,9 @@ class WebhookReceiver:
         Strangers may send many large bodies: each is digested once for each
         secret, however many repos share it, and not on the event loop.
         """
-        forges = {name: forge for name, forge in self._forges().items() if forge.webhook_secret}
+        forges = {
+            name: forge for name, forge in self._controller.desired.forges.items() if forge.webhook_secret
+        }
         secrets, problem = await self._all_words({forge.webhook_secret for forge in forges.values()})
         good = await asyncio.to_thread(
             has_valid_signature, body, headers, {word for words in secrets.values() for word in words}

@@ -137,6 +137,7 @@ def test_what_arrived_is_shown_newest_first(fleet, forge, monkeypatch):
     assert done.exit_code == 5
     assert [line.split()[-1] for line in done.stdout.splitlines()[1:]] == ["d-2", "d-0"]
     assert "issues opened" in done.stdout
+    assert "taken" in done.stdout
     assert "issue #2" in done.stdout
     assert "nothing new arrived" in done.stderr
     assert ("POST", f"/repos/acme/code/hooks/{hooks(forge)[0].id}/tests") in forge.requests

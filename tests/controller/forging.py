@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from reconciler.core.adapter import Secret
-from reconciler.core.model.forge import ForgeView, PullRequestSnapshot
+from reconciler.core.model.forge import ForgeView, Hint, PullRequestSnapshot
 from reconciler.core.model.runs import Report, Verdict
 from reconciler.core.model.specs import Forge, Repo
 from tests.fakes import (
@@ -117,6 +117,12 @@ class Scene:
             self.clock.time += step
             self.loop.inbox.notify()
             await turns(20)
+
+    def webhooks(self, *numbers, delivery="d-1"):
+        """Let webhooks come that speak of these pull requests; of none if there are none."""
+        for number in numbers or [None]:
+            hint = Hint(delivery=delivery, event="push", place=FORGE.repo, repos=("web",), pull=number)
+            self.loop.controllers.pulls.notify(hint)
 
     def status(self, task):
         return self.state.statuses[task]

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -11,7 +12,7 @@ import pytest
 from reconciler import clock
 from reconciler.controller.issues import IssueController
 from reconciler.core.adapter import Secret
-from reconciler.core.errors import Conflict, Unavailable
+from reconciler.core.errors import Conflict, ReconcilerError, Unavailable
 from reconciler.core.model.forge import Issue, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.specs import Desired, FleetSpec, Forge, Host, IssueRules, Repo, TaskSpec
 from reconciler.core.model.status import Phase, Status
@@ -145,7 +146,8 @@ class Scene:
         return [comment.body for comment in self.site.comments if comment.key]
 
     async def look(self) -> None:
-        await self.issue_controller.look(self.office.desired.repos["calc"])
+        with suppress(ReconcilerError):  # the poller says so in the log
+            await self.issue_controller.poll(self.office.desired.repos["calc"])
 
     def is_on_record(self, phase: Phase, name: str = NAME, **fields: object) -> None:
         known = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
@@ -565,7 +567,7 @@ async def test_a_command_waits_for_an_edit_of_its_issue_that_came_before_it(scen
 # --- When ------------------------------------------------------------------
 
 
-async def test_repos_are_looked_at_from_time_to_time_and_at_once_after_a_knock(scene):
+async def test_repos_are_looked_at_from_time_to_time_and_at_once_when_notified(scene):
     looks: asyncio.Queue[None] = asyncio.Queue()
     waits: asyncio.Queue[timedelta] = asyncio.Queue()
 
@@ -579,15 +581,15 @@ async def test_repos_are_looked_at_from_time_to_time_and_at_once_after_a_knock(s
 
     scene.forges.issues = issues
     scene.office.desired = fleet(calc="tools/calc", twin="Tools/Calc")
-    issue_controller = replace(scene.issue_controller, pause=pause)
-    work = asyncio.create_task(issue_controller.run())
+    poller = scene.issue_controller.poller
+    work = asyncio.create_task(poller.run(pause))
     await looks.get()
     while await waits.get() != timedelta(minutes=1):
         pass
 
-    issue_controller.notify("calc")
+    poller.notify(["calc"])
     await looks.get()
-    issue_controller.notify()
+    poller.notify(poller.subjects())
     await looks.get()
 
     work.cancel()
@@ -609,12 +611,12 @@ async def test_repos_of_new_specs_are_looked_at_at_once(scene):
 
     scene.forges.issues = issues
     scene.office.desired = Desired()  # nothing was read so far
-    issue_controller = replace(scene.issue_controller, pause=pause)
-    work = asyncio.create_task(issue_controller.run())
+    poller = scene.issue_controller.poller
+    work = asyncio.create_task(poller.run(pause))
     await waits.get()
 
     scene.office.desired = fleet(calc="tools/calc")
-    issue_controller.turn()
+    poller.notify()
 
     assert await looks.get() == "tools/calc"
     work.cancel()
@@ -632,7 +634,7 @@ async def test_without_rules_for_issues_no_forge_is_asked(scene):
     scene.add(issue())
     scene.office.desired = replace(scene.office.desired, fleet=FleetSpec())
 
-    work = asyncio.create_task(replace(scene.issue_controller, pause=pause).run())
+    work = asyncio.create_task(scene.issue_controller.poller.run(pause))
     longest = [await waits.get() for _ in range(3)]
     await scene.look()
     work.cancel()

@@ -10,7 +10,7 @@ from reconciler.controller.plan_preview import PlanPreview
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Conflict, Problem, Unavailable
 from reconciler.core.model.forge import PullRequestSnapshot
-from reconciler.core.model.specs import Desired, FleetSpec, Forge
+from reconciler.core.model.specs import FLEET_FORGE, Desired, FleetSpec, Forge
 from reconciler.core.model.status import Phase, Status
 from tests.fakes import START, FakeForges, make_desired, make_task
 
@@ -35,6 +35,12 @@ class Scene:
 
     def restart(self) -> None:
         self.preview = PlanPreview(self.forges, self.read, self, "main", lambda: START)
+
+    async def look(self) -> None:
+        """Take a look, if it is time for one, as it always is here."""
+        self.preview.poller.notify([FLEET_FORGE])
+        self.preview.poller.poll_due(START)
+        await asyncio.gather(*self.preview.poller.running.values())
 
     async def read(self, pull: PullRequestSnapshot, base: str) -> Desired:
         self.reads.append((pull.head, base))
@@ -83,7 +89,7 @@ async def test_what_a_pull_request_would_do_is_a_comment_and_a_status_of_its_hea
     scene.open(4, HEAD, specs("a", "b"))
     scene.open(5, "d" * 40, specs("x"), base="release")
 
-    await scene.preview.look()
+    await scene.look()
 
     assert list(scene.shown) == [4]
     assert "start  b  local" in scene.shown[4]
@@ -101,12 +107,12 @@ async def test_nothing_is_said_again_while_it_stays_the_same(scene, monkeypatch)
 
     monkeypatch.setattr(scene.forges, "say", counted)
     scene.open(4, HEAD, specs("a", "b"))
-    await scene.preview.look()
-    await scene.preview.look()
+    await scene.look()
+    await scene.look()
     assert (said, len(scene.reads)) == ([4], 1)
 
     scene.open(4, "d" * 40, specs("a", "b", "c"))
-    await scene.preview.look()
+    await scene.look()
 
     assert (said, len(scene.reads)) == ([4, 4], 2)
     assert len(scene.shown) == 1
@@ -115,11 +121,11 @@ async def test_nothing_is_said_again_while_it_stays_the_same(scene, monkeypatch)
 
 async def test_it_follows_what_happens_meanwhile(scene):
     scene.open(4, HEAD, specs("b"))
-    await scene.preview.look()
+    await scene.look()
     assert "**Not any more:**" in scene.shown[4]
 
     scene.desired = replace(scene.desired, revision="3" * 40, tasks={})
-    await scene.preview.look()
+    await scene.look()
 
     assert "**Not any more:**" not in scene.shown[4]
     assert scene.reads == [(HEAD, BASE), (HEAD, "3" * 40)]
@@ -141,7 +147,7 @@ async def test_a_live_run_that_would_be_stopped_is_named(scene):
     gone = make_desired(make_task("a", desired="cancelled"), fleet=FLEET, revision="2" * 40)
     scene.open(4, HEAD, gone)
 
-    await scene.preview.look()
+    await scene.look()
 
     assert "stop  a" in scene.shown[4]
     assert scene.statuses["a"].phase is Phase.RUNNING
@@ -150,8 +156,8 @@ async def test_a_live_run_that_would_be_stopped_is_named(scene):
 async def test_what_cannot_be_merged_has_no_plan_and_says_why(scene):
     scene.open(4, HEAD, Conflict("it changes the same as others did meanwhile: specs/tasks/a.yaml"))
 
-    await scene.preview.look()
-    await scene.preview.look()
+    await scene.look()
+    await scene.look()
 
     assert "There is none: `it changes the same" in scene.shown[4]
     assert scene.lights == {HEAD: ("failure", "no plan: conflicts")}
@@ -160,11 +166,11 @@ async def test_what_cannot_be_merged_has_no_plan_and_says_why(scene):
 async def test_one_that_cannot_be_read_now_keeps_no_other_waiting_and_is_shown_later(scene):
     scene.open(3, "d" * 40, Unavailable("the remote does not answer"))
     scene.open(4, HEAD, specs("a", "b"))
-    await scene.preview.look()
+    await scene.look()
     assert list(scene.shown) == [4]
 
     scene.heads["d" * 40] = specs("a")
-    await scene.preview.look()
+    await scene.look()
 
     assert "No task is touched." in scene.shown[3]
 
@@ -172,22 +178,22 @@ async def test_one_that_cannot_be_read_now_keeps_no_other_waiting_and_is_shown_l
 async def test_a_forge_that_is_away_is_asked_again(scene):
     scene.open(4, HEAD, specs("a", "b"))
     scene.forges.away = True
-    await scene.preview.look()
+    await scene.look()
     assert scene.shown == {}
 
     scene.forges.away = False
-    await scene.preview.look()
+    await scene.look()
 
     assert list(scene.shown) == [4]
 
 
 async def test_after_a_start_what_is_there_already_stays_one_comment(scene):
     scene.open(4, HEAD, specs("a", "b"))
-    await scene.preview.look()
+    await scene.look()
     before = list(scene.site.comments)
 
     scene.restart()
-    await scene.preview.look()
+    await scene.look()
 
     assert scene.site.comments == before
 
@@ -197,25 +203,25 @@ async def test_nothing_is_asked_without_a_forge_or_before_the_specs_were_read(sc
     for fields in ({"fleet": FleetSpec()}, {"revision": ""}):
         full = scene.desired
         scene.desired = replace(full, **fields)
-        await scene.preview.look()
+        await scene.look()
         scene.desired = full
 
     assert (scene.shown, scene.reads) == ({}, [])
 
 
-async def test_it_looks_from_time_to_time_and_at_once_after_a_knock(scene):
+async def test_it_looks_from_time_to_time_and_at_once_when_notified(scene):
     waits: asyncio.Queue[timedelta] = asyncio.Queue()
 
     async def pause(news: asyncio.Event, longest: timedelta) -> None:
         waits.put_nowait(longest)
         await news.wait()
 
-    preview = replace(scene.preview, pause=pause)
-    work = asyncio.create_task(preview.run())
+    poller = scene.preview.poller
+    work = asyncio.create_task(poller.run(pause))
     assert await waits.get() == FLEET.forge_interval
 
     scene.open(4, HEAD, specs("a", "b"))
-    preview.notify()
+    poller.notify([FLEET_FORGE])
     await waits.get()
     work.cancel()
 
@@ -226,7 +232,7 @@ async def test_a_pull_request_that_nobody_can_read_keeps_no_other_waiting(scene,
     scene.open(1, "a" * 40, RecursionError("too deep"))
     scene.open(2, HEAD, make_desired(make_task("a"), make_task("b"), fleet=FLEET))
 
-    await scene.preview.look()
+    await scene.look()
 
     assert scene.shown.keys() == {2}
     assert "there is no plan on pull request 1" in caplog.text
@@ -243,11 +249,11 @@ async def test_a_mistake_at_one_look_is_told_and_the_next_look_is_taken(scene, c
         await news.wait()
 
     scene.forges.open_pulls = open_pulls
-    preview = replace(scene.preview, pause=pause)
-    work = asyncio.create_task(preview.run())
+    poller = scene.preview.poller
+    work = asyncio.create_task(poller.run(pause))
     for _ in range(10):
         await asyncio.sleep(0)
-    preview.notify()
+    poller.notify([FLEET_FORGE])
     for _ in range(10):
         await asyncio.sleep(0)
     work.cancel()

@@ -58,7 +58,7 @@ async def test_a_merge_that_the_forge_was_not_ready_for_is_asked_for_again_soon(
     await scene.start()
     number = scene.status("a").review.pull_request.number
     scene.site.review(number, "approved")
-    scene.loop.controllers.pulls.hint("web", [number], "d-1")
+    scene.webhooks(number)
     await turns()
     scene.forges.refuses_merges = False
 
@@ -115,7 +115,7 @@ async def test_an_end_that_a_forge_could_not_hear_of_is_told_later(scene):
     await scene.start()
     number = scene.status("a").review.pull_request.number
     scene.site.close(number)
-    scene.loop.controllers.pulls.hint("web", [number], "d-1")
+    scene.webhooks(number)
     real = scene.forges.show
     scene.forges.show = away
     await scene.pass_time(timedelta(minutes=10))
@@ -137,8 +137,8 @@ async def test_webhooks_about_pull_requests_of_people_cost_one_look_and_little_m
     ours = scene.status("a").review.pull_request.number
     scene.forges.fresh.clear()
 
-    scene.loop.controllers.pulls.hint("web", range(1000, 6000), "d-1")
-    scene.loop.controllers.pulls.hint("web", [ours], "d-2")
+    scene.webhooks(*range(1000, 6000))
+    scene.webhooks(ours, delivery="d-2")
     await turns()
 
     assert scene.forges.fresh == [{ours}]
@@ -162,7 +162,7 @@ async def test_a_hint_that_an_outage_met_is_followed_after_it(scene):
     await scene.start()
     number = scene.status("a").review.pull_request.number
     scene.forges.away = True
-    scene.loop.controllers.pulls.hint("web", [number], "d-1")
+    scene.webhooks(number)
     await turns()
     scene.forges.away = False
     scene.site.merge(number)

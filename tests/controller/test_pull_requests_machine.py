@@ -101,7 +101,7 @@ class Review(RuleBasedStateMachine):
     def webhooks_come(self, names, strangers):
         for number, name in enumerate(names):
             ours = [pull.number] if (pull := self.pull(name)) else []
-            self.scene.loop.controllers.pulls.hint("web", [*ours, *strangers], f"d-{number}")
+            self.scene.webhooks(*ours, *strangers, delivery=f"d-{number}")
         self.do(turns())
 
     @rule(seconds=st.sampled_from([0, 5, 90]))
@@ -292,7 +292,7 @@ def thrice(shuffle):
         late = sent * 3
         shuffle.shuffle(late)
         for number, delivery in late:
-            scene.loop.controllers.pulls.hint("web", [number], delivery)
+            scene.webhooks(number, delivery=delivery)
             await turns(3)
 
     return hint

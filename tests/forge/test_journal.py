@@ -26,23 +26,27 @@ def hint(delivery: str, **fields: object) -> Hint:
     return Hint(**{"delivery": delivery, "event": "push", "place": "a/b", "repos": ("b",), **fields})
 
 
-def test_a_delivery_waits_until_it_is_worked_and_so_after_a_crash(journal, tmp_path, clock):
+def test_what_came_is_kept_newest_first_and_so_after_a_restart(journal, tmp_path, clock):
     journal.add(hint("one"), "d1")
     journal.add(hint("two", pull=7), "d2")
-    journal.done("one")
+    journal.add(hint("one"), "d1")
 
     again = Journal(tmp_path / "hooks", clock)
 
-    assert again.pending() == journal.pending() == [hint("two", pull=7)]
-    assert [(each.hint.delivery, each.is_done) for each in again.recent(5)] == [("two", False), ("one", True)]
+    assert again.recent() == journal.recent()
+    assert [(each.hint, each.outcome) for each in again.recent()] == [
+        (hint("one"), "duplicate"),
+        (hint("two", pull=7), "taken"),
+        (hint("one"), "taken"),
+    ]
 
 
 def test_the_same_delivery_counts_once_and_so_after_a_restart(journal, tmp_path, clock):
-    assert journal.add(hint("one"), "d1")
+    assert journal.add(hint("one"), "d1") == "taken"
     clock.time += 2 * WINDOW
 
-    assert not journal.add(hint("one"), "other")
-    assert not Journal(tmp_path / "hooks", clock).add(hint("one"), "other")
+    assert journal.add(hint("one"), "other") == "duplicate"
+    assert Journal(tmp_path / "hooks", clock).add(hint("one"), "other") == "duplicate"
 
 
 def test_a_body_that_comes_again_under_another_name_counts_once_for_a_while(journal, clock):
@@ -53,7 +57,7 @@ def test_a_body_that_comes_again_under_another_name_counts_once_for_a_while(jour
     clock.time += WINDOW + timedelta(seconds=1)
     later = journal.add(hint("four"), "d1")
 
-    assert (soon, of_another_event, later) == (False, True, True)
+    assert (soon, of_another_event, later) == ("duplicate", "taken", "taken")
 
 
 def test_a_line_torn_by_a_crash_takes_no_other_with_it(journal, tmp_path, clock):
@@ -65,23 +69,21 @@ def test_a_line_torn_by_a_crash_takes_no_other_with_it(journal, tmp_path, clock)
     again = Journal(tmp_path / "hooks", clock)
     again.add(hint("two"), "d2")
 
-    assert Journal(tmp_path / "hooks", clock).pending() == [hint("one"), hint("two")]
+    kept = Journal(tmp_path / "hooks", clock).recent()
+    assert [each.hint for each in kept] == [hint("two"), hint("one")]
 
 
-def test_the_file_does_not_grow_for_ever_and_loses_nothing_that_waits(tmp_path, clock, monkeypatch):
+def test_the_file_does_not_grow_for_ever_and_keeps_what_came_last(tmp_path, clock, monkeypatch):
     monkeypatch.setattr(room, "_LARGEST", 20_000)
     monkeypatch.setattr(room, "_KEPT", 10)
     journal = Journal(tmp_path, clock)
-    journal.add(hint("waits"), "waits")
 
     for number in range(500):
         journal.add(hint(f"n{number}"), f"d{number}")
-        journal.done(f"n{number}")
 
-    again = Journal(tmp_path, clock)
+    kept = Journal(tmp_path, clock).recent()
     assert (tmp_path / "deliveries.jsonl").stat().st_size < 30_000
-    assert again.pending() == [hint("waits")]
-    assert again.recent(1)[0].hint.delivery == "n499"
+    assert [each.hint.delivery for each in kept] == [f"n{number}" for number in range(499, 489, -1)]
 
 
 def test_a_delivery_that_cannot_be_kept_is_not_taken(tmp_path, clock):
@@ -91,4 +93,4 @@ def test_a_delivery_that_cannot_be_kept_is_not_taken(tmp_path, clock):
     with pytest.raises(Unavailable, match="not kept"):
         journal.add(hint("one"), "d1")
 
-    assert journal.pending() == []
+    assert journal.recent() == ()

@@ -111,7 +111,7 @@ class Hint:
     place: str
     """Repository on the forge, as `Forge.repo` names it."""
     repos: tuple[str, ...] = ()
-    """Names under which the fleet knows it: of repos, and `.fleet` for its own repository."""
+    """Names under which the fleet knows it: of repos, and `FLEET_FORGE` for its own repository."""
     pull: int | None = None
     """Pull request that it is about."""
     issue: int | None = None

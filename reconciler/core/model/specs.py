@@ -31,6 +31,9 @@ from reconciler.core.fields import (
 )
 from reconciler.core.requesters import Requester
 
+FLEET_FORGE = ".fleet"
+"""What the fleet's own repository is called among those with a forge: no repo can have that name."""
+
 
 class ExecutionMode(StrEnum):
     """Who starts the agent."""
@@ -415,3 +418,9 @@ class Desired:
     """What works, but hardly as it was meant; in the same order."""
     askers: Mapping[str, Requester] = field(default_factory=dict, compare=False)
     """Who asks for what the record does not answer yet, by task, as far as that is known."""
+
+    @property
+    def forges(self) -> Mapping[str, Forge]:
+        """Where repos are on a forge, by name; the fleet's own repository as FLEET_FORGE."""
+        named = {name: repo.forge for name, repo in self.repos.items()} | {FLEET_FORGE: self.fleet.forge}
+        return {name: forge for name, forge in named.items() if forge is not None}

@@ -1,0 +1,44 @@
+"""
+Notify: whom a webhook's hint concerns looks now, and not only when its interval is over.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import timedelta
+from typing import Any
+
+from reconciler.controller.inbox import Inbox
+from reconciler.controller.poller import Poller
+from reconciler.controller.ports import Clock
+from reconciler.controller.pull_requests import PullRequestController
+from reconciler.core.model.forge import Hint
+from reconciler.core.model.specs import FLEET_FORGE
+
+
+def notify(hint: Hint, pulls: PullRequestController, pollers: Iterable[Poller[Any]]) -> None:
+    """
+    Let those look now whom a hint may concern; what it says is not believed.
+
+    Its repos are the keys, `FLEET_FORGE` among them: each poller knows its own.
+    """
+    pulls.notify(hint)
+    for poller in pollers:
+        poller.notify(hint.repos)
+
+
+def specs_poller(
+    fetch: Callable[[], Awaitable[None]], inbox: Inbox, interval: Callable[[], timedelta], clock: Clock
+) -> Poller[None]:
+    """Return the poller of the fleet's own repository: what a remote has is fetched, then the loop reads."""
+
+    async def poll(_: None) -> None:
+        await fetch()
+        inbox.notify()
+
+    return Poller(
+        poll=poll,
+        subjects=lambda: {FLEET_FORGE: None},
+        interval=interval,
+        clock=clock,
+        failure="is not fetched now",
+        due={FLEET_FORGE: clock() + interval()},  # it was fetched when it was opened
+    )

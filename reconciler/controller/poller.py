@@ -1,0 +1,151 @@
+"""
+Pollers: whatever is looked at again and again, beside the loop that never waits for it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Generic, NamedTuple, TypeVar
+
+from reconciler.controller.ports import Clock, WaitForNews, wait_for_news
+from reconciler.core.errors import ReconcilerError
+
+log = logging.getLogger(__name__)
+
+LASTING = timedelta(minutes=10)
+"""How long something has to fail before it is told: what is told is a commit, and its end another."""
+
+Subject = TypeVar("Subject")
+
+
+class _Failure(NamedTuple):
+    since: datetime
+    why: str
+    """In the words of the first time: others would be a commit each."""
+
+
+@dataclass(kw_only=True)
+class Poller(Generic[Subject]):
+    """
+    Poller: looks at each of some subjects at an interval, and at once when it is notified.
+
+    Never two polls of one key at a time, and no key waits for another. A
+    subject that is another than the last time, as its spec was edited, is
+    polled at once. A poll fails by a `ReconcilerError`; a mistake of ours is
+    told in the log. Both are tried again in their turn.
+    """
+
+    poll: Callable[[Subject], Awaitable[None]]
+    subjects: Callable[[], Mapping[str, Subject]]
+    """What is to be polled now, by key."""
+    interval: Callable[[], timedelta]
+    clock: Clock
+    failure: str
+    """What the log says of a poll that failed, after its key and before why."""
+    retry: Callable[[], timedelta] | None = None
+    """How soon to poll again what failed, if that is sooner."""
+    done: Callable[[], None] = lambda: None
+    """Called whenever a poll has ended."""
+    due: dict[str, datetime] = field(default_factory=dict)
+    """When a key is polled next; at once, if it is not here."""
+
+    running: dict[str, asyncio.Task[None]] = field(default_factory=dict, init=False)
+    """Polls under way, by key."""
+    polled: dict[str, Subject] = field(default_factory=dict, init=False)
+    """What was polled last, by key, however that ended."""
+    _failures: dict[str, _Failure] = field(default_factory=dict, init=False)
+    _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    async def run(self, pause: WaitForNews = wait_for_news) -> None:
+        """Poll until cancelled. Not for a poller that is driven from outside, by `poll_due` and `next`."""
+        try:
+            while True:
+                self._news.clear()
+                now = self.clock()
+                self.poll_due(now)
+                due = self.next()
+                await pause(self._news, due - now if due else self.interval())
+        finally:
+            await self.close()
+
+    def notify(self, keys: Iterable[str] = (), at: datetime | None = None) -> None:
+        """
+        Let these keys be polled now, or at a time if that is sooner than planned.
+
+        One that is being polled is polled once more afterwards; those of no subject are passed over.
+        Without keys: the subjects may be others, or the interval.
+        """
+        for key in keys:
+            if at is None:
+                self.due.pop(key, None)
+            elif key in self.due:
+                self.due[key] = min(at, self.due[key])
+        self._news.set()
+
+    def poll_due(self, now: datetime) -> None:
+        """Start the poll of every key that is due."""
+        subjects, latest = self.subjects(), now + self.interval()
+        self.polled = {key: last for key, last in self.polled.items() if key in subjects}
+        for key, last in self.polled.items():
+            if key not in self.running and _differ(last, subjects[key]):
+                self.due.pop(key, None)
+                self._failures.pop(key, None)
+        self._failures = {key: failure for key, failure in self._failures.items() if key in subjects}
+        # Nothing is due later than that, unless the clock was set back.
+        self.due = {key: min(time, latest) for key, time in self.due.items() if key in subjects}
+        for key, subject in subjects.items():
+            if key not in self.running and self.due.get(key, now) <= now:
+                self.due[key] = latest
+                self.running[key] = asyncio.create_task(self._run(key, subject))
+
+    def next(self) -> datetime | None:
+        """Return when the next poll is due, those under way apart."""
+        return min((time for key, time in self.due.items() if key not in self.running), default=None)
+
+    def is_idle(self) -> bool:
+        """Return whether none is under way and every subject had its turn."""
+        return not self.running and self.subjects().keys() <= self.due.keys()
+
+    def failing(self) -> Mapping[str, str]:
+        """Return why polls fail, by key."""
+        return {key: failure.why for key, failure in self._failures.items()}
+
+    def lasting_failures(self, now: datetime) -> Mapping[str, str]:
+        """Return why polls fail that did not succeed for long, by key."""
+        return {key: why for key, (since, why) in self._failures.items() if since + LASTING <= now}
+
+    async def close(self) -> None:
+        """Cancel the polls under way, and wait until they have ended."""
+        tasks = list(self.running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.running.clear()  # one that never began has not taken itself off
+
+    async def _run(self, key: str, subject: Subject) -> None:
+        try:
+            await self.poll(subject)
+        except ReconcilerError as error:
+            self._fail(key, error)
+        except Exception:
+            log.exception("%s: %s, by a mistake of ours; others go on", key, self.failure)
+        else:
+            self._failures.pop(key, None)
+        finally:
+            self.polled[key] = subject
+            self.running.pop(key, None)
+            self._news.set()
+            self.done()
+
+    def _fail(self, key: str, error: ReconcilerError) -> None:
+        level = logging.INFO if key in self._failures else logging.WARNING
+        log.log(level, "%s: %s: %s", key, self.failure, error)
+        self._failures.setdefault(key, _Failure(self.clock(), str(error)))
+        if self.retry is not None:
+            self.notify([key], at=self.clock() + self.retry())
+
+
+def _differ(one: object, other: object) -> bool:
+    return one is not other and one != other
