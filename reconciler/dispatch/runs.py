@@ -130,7 +130,7 @@ class Runs:
     async def cancel(self, run_id: str, why: str, ending: RunEnding) -> RunState:
         """End all processes of the run and return where it stands; if it never started, it never will."""
         seal = await asyncio.to_thread(self.proofs.draw, run_id)
-        words = (run_id, ending.signal, str(int(ending.grace)), why)
+        words = (run_id, ending.signal, str(int(ending.grace)), why, lock_of(seal))
         stdin, timeout = f"{seal}\n".encode(), ending.grace + CALL_TIMEOUT
         answer = await self._call("cancel", *words, stdin=stdin, timeout=timeout)
         with self._naming_the_host():

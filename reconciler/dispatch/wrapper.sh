@@ -453,7 +453,7 @@ stat) # ROOT ID...
     printf '%s %s\n' "$id" "$state"
   done
   ;;
-cancel) # ROOT ID SIGNAL GRACE WHY; stdin: a seal
+cancel) # ROOT ID SIGNAL GRACE WHY LOCK; stdin: the seal of that lock
   IFS= read -r seal
   enter "$2" "$3"
   trap '' HUP PIPE
@@ -465,7 +465,8 @@ cancel) # ROOT ID SIGNAL GRACE WHY; stdin: a seal
     get "$run" cancel || put "$run" cancel "$6"
     find_process $$
     rm -rf "$run/by.$$.claim"
-    printf '%s %s %s - - ok\n' $$ "$started" "$boot" >"$run/by.$$.claim"
+    # With the lock: whoever looks before the end is written must see whose claim it is.
+    printf '%s %s %s %s - ok\n' $$ "$started" "$boot" "$7" >"$run/by.$$.claim"
     if [ ! -e "$run/claim" ] && ln "$run/by.$$.claim" "$run/claim" 2>/dev/null; then
       end_all "$run" "$4" "$5" # its folder may have been removed under it
       put_exit "$run" 143 0 "$6" "$seal"

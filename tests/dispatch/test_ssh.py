@@ -507,7 +507,7 @@ async def test_ways_that_are_not_taken_any_more_are_forgotten(servers: Yard):
 
         assert len(transports._remotes) == 1
         assert len(transports._lines) <= 4
-        assert len(transports._asked) <= 3
+        assert len(transports._requested) <= 3
 
 
 async def test_this_machine_is_no_jump_host(servers: Yard):

@@ -273,6 +273,21 @@ async def test_a_run_that_is_cancelled_before_its_start_never_starts(runs, tmp_p
     assert not (tmp_path / "gone").exists()
 
 
+async def test_who_looks_while_a_run_that_never_started_is_being_ended_sees_that_we_do(runs, tmp_path):
+    folder = tmp_path / "host/fleet/runs/a.r1"
+    stubborn = ["sh", "-c", "trap '' TERM; sleep 20.0816; :"]
+    with subprocess.Popen(stubborn, env={"PATH": os.environ["PATH"], "RECONCILER_RUN_DIR": str(folder)}):  # noqa: ASYNC220  it takes no time
+        ending = asyncio.create_task(runs.cancel("a.r1", "cancelled", RunEnding(grace=2)))
+        await until((folder / "claim").exists)
+
+        seen = (await runs.stat(["a.r1"])).states["a.r1"]
+        ended = await ending
+
+    assert (seen.stage, ended.stage) == (Stage.RUNNING, Stage.DONE)
+    assert runs.proofs.is_ours("a.r1", seen)
+    assert runs.proofs.is_ours("a.r1", ended)
+
+
 async def test_cancelling_what_is_over_changes_nothing(runs):
     end = await run(runs, "a.r1", "exit 3")
 
