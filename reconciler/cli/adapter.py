@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def prompt(context: Context, words: tuple[str, ...], rev: str | None) -> None:
     """
-    Print what an agent is told.
+    Print the prompt of a task.
 
     Of a live task it is the prompt of its current round, otherwise the one
     its next run would begin with.
@@ -85,7 +85,7 @@ def next_round(task: "Task", status: "Status | None", now: datetime) -> "Status"
 
 @click.group()
 def adapter() -> None:
-    """Try adapters: on a host, or on what a CLI printed."""
+    """Test adapters: on a host, or on recorded output."""
 
 
 # --- adapter test ----------------------------------------------------------

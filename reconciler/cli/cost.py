@@ -46,7 +46,7 @@ Sums = Mapping[str, Usage]
 @click.pass_obj
 def cost(context: Context, by: str, since: timedelta | None, output: str) -> None:
     """
-    Show what agents took: tokens, time and money.
+    Show usage: tokens, time and money.
 
     Read from the history of the record alone, so that removed tasks count too.
     Money is what the agents' CLIs report; some report none.

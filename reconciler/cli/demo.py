@@ -68,7 +68,7 @@ FIX = "task/calculator/fix-average"
 )
 def demo(*, folder: Path | None, adapter: str) -> int:
     """
-    Show a whole fleet at work on this machine.
+    Run a small fleet on this machine, and show what it does.
 
     Makes a small project with a failing test and a fleet of three tasks, runs
     them on this host, and shows the branch that makes the test pass.

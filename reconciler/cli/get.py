@@ -107,7 +107,7 @@ def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Conte
 @click.pass_obj
 def describe_command(context: Context, words: tuple[str, ...], output: str) -> None:
     """
-    Show all that is known of one thing.
+    Show everything about one task, host, agent, adapter or repo.
 
     `web/fix-login` is a task; other kinds are named, as in `host/local` or
     `host local`.

@@ -106,7 +106,7 @@ def columns(now: datetime, *, is_terminal: bool, is_one: bool) -> Sequence[Colum
 @click.pass_obj
 def logs(context: Context, words: tuple[str, ...], follow: bool, attempt: int | None, raw: bool) -> int:
     """
-    Print what an agent printed.
+    Print the output of a task's agent.
 
     Logs are kept on the machine that ran `reconciler run`. With -f it exits 5
     if the task ended badly.

@@ -48,7 +48,7 @@ DecideHost = Callable[[str, HostSpec], FieldChanges | str]
 
 @click.group()
 def host() -> None:
-    """Add and check hosts, trust their keys, close and open them."""
+    """Add, check, trust, cordon and drain hosts."""
 
 
 # --- check -----------------------------------------------------------------

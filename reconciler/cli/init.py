@@ -40,7 +40,7 @@ from specs/repos/web.yaml.example and specs/hosts/gpu1.yaml.example."""
 )
 def init(folder: Path, adapter: str | None) -> None:
     """
-    Make a fleet's repository, with an example to change.
+    Create a fleet's repository, with examples to edit.
 
     DIR may be new, empty, or the root of a repository that has no fleet yet;
     it is the current folder if left out. Which agent CLIs are on the PATH is

@@ -32,11 +32,14 @@ class CommandEntry(NamedTuple):
 COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
     "Begin": {
         "init": CommandEntry(
-            "reconciler.cli.init:init", "Make a fleet's repository, with an example to change."
+            "reconciler.cli.init:init", "Create a fleet's repository, with examples to edit."
         ),
-        "demo": CommandEntry("reconciler.cli.demo:demo", "Show a whole fleet at work on this machine."),
+        "demo": CommandEntry(
+            "reconciler.cli.demo:demo", "Run a small fleet on this machine, and show what it does."
+        ),
         "run": CommandEntry(
-            "reconciler.cli.run:run", "Reconcile: bring about what the specs ask for, and record every step."
+            "reconciler.cli.run:run",
+            "Reconcile: bring the fleet to what its specs say, and record every step.",
         ),
         "serve": CommandEntry(
             "reconciler.cli.run:serve_command",
@@ -55,7 +58,8 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
     "Look": {
         "get": CommandEntry("reconciler.cli.get:get", "List tasks, hosts, agents, adapters or repos."),
         "describe": CommandEntry(
-            "reconciler.cli.get:describe_command", "Show all that is known of one thing."
+            "reconciler.cli.get:describe_command",
+            "Show everything about one task, host, agent, adapter or repo.",
         ),
         "explain": CommandEntry(
             "reconciler.cli.get:explain_command", "Show where each value of a task comes from."
@@ -66,51 +70,54 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         "status": CommandEntry(
             "reconciler.cli.status:status", "Show who reconciles, and what needs a person."
         ),
-        "logs": CommandEntry("reconciler.cli.history:logs", "Print what an agent printed."),
-        "prompt": CommandEntry("reconciler.cli.adapter:prompt", "Print what an agent is told."),
-        "cost": CommandEntry("reconciler.cli.cost:cost", "Show what agents took: tokens, time and money."),
+        "logs": CommandEntry("reconciler.cli.history:logs", "Print the output of a task's agent."),
+        "prompt": CommandEntry("reconciler.cli.adapter:prompt", "Print the prompt of a task."),
+        "cost": CommandEntry("reconciler.cli.cost:cost", "Show usage: tokens, time and money."),
     },
     "Act (edit the specs, commit, push)": {
-        "suspend": CommandEntry("reconciler.cli.task_commands:suspend", "Let tasks rest."),
-        "resume": CommandEntry("reconciler.cli.task_commands:resume", "Let suspended tasks go on."),
-        "cancel": CommandEntry("reconciler.cli.task_commands:cancel", "Give tasks up."),
-        "retry": CommandEntry("reconciler.cli.task_commands:retry", "Run settled tasks once more."),
+        "suspend": CommandEntry(
+            "reconciler.cli.task_commands:suspend", "Suspend tasks: keep them from starting new runs."
+        ),
+        "resume": CommandEntry("reconciler.cli.task_commands:resume", "Resume suspended tasks."),
+        "cancel": CommandEntry(
+            "reconciler.cli.task_commands:cancel", "Cancel tasks: end their runs, and start no more."
+        ),
+        "retry": CommandEntry("reconciler.cli.task_commands:retry", "Retry settled tasks: run them again."),
         "approve-prune": CommandEntry(
-            "reconciler.cli.task_commands:approve_prune", "Allow a large removal that waits."
+            "reconciler.cli.task_commands:approve_prune",
+            "Approve a large removal of tasks that waits for it.",
         ),
     },
     "The record": {
         "adopt-record": CommandEntry(
-            "reconciler.cli.rewind:adopt_record", "Go on here, in a clone, with the record of a remote."
+            "reconciler.cli.rewind:adopt_record",
+            "Adopt the record of a remote in this clone, and reconcile here.",
         ),
         "restore-record": CommandEntry(
-            "reconciler.cli.rewind:restore_record", "Put back a record that was lost or went back."
+            "reconciler.cli.rewind:restore_record", "Restore a record that was lost or moved back."
         ),
         "approve-rewind": CommandEntry(
-            "reconciler.cli.rewind:approve_rewind", "Let a record or specs that went back go on from there."
+            "reconciler.cli.rewind:approve_rewind",
+            "Approve a record or specs that moved back, and go on from there.",
         ),
     },
     "Hosts and adapters": {
-        "host": CommandEntry(
-            "reconciler.cli.hosts:host", "Add and check hosts, trust their keys, close and open them."
-        ),
+        "host": CommandEntry("reconciler.cli.hosts:host", "Add, check, trust, cordon and drain hosts."),
         "adapter": CommandEntry(
-            "reconciler.cli.adapter:adapter", "Try adapters: on a host, or on what a CLI printed."
+            "reconciler.cli.adapter:adapter", "Test adapters: on a host, or on recorded output."
         ),
     },
     "Outside agents": {
         "token": CommandEntry(
-            "reconciler.cli.token:token_group", "Make, list and revoke the tokens of outside agents."
+            "reconciler.cli.token:token_group", "Create, list and revoke tokens of outside agents."
         ),
         "agent": CommandEntry(
-            "reconciler.cli.worker:agent", "Be an agent that takes tasks from a reconciler over HTTP."
+            "reconciler.cli.worker:agent", "Work as an outside agent: take tasks from a reconciler over HTTP."
         ),
-        "mcp": CommandEntry("reconciler.cli.mcp:mcp", "Offer a reconciler's tasks to an agent as MCP tools."),
+        "mcp": CommandEntry("reconciler.cli.mcp:mcp", "Serve a reconciler's tasks to an agent as MCP tools."),
     },
     "Forges": {
-        "webhook": CommandEntry(
-            "reconciler.cli.webhook:webhook", "Set up a repo's webhook on its forge, and see what arrives."
-        ),
+        "webhook": CommandEntry("reconciler.cli.webhook:webhook", "Install and test the webhooks of a repo."),
     },
     "Other": {
         "version": CommandEntry("reconciler.cli.version:version", "Print the version."),

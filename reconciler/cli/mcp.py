@@ -31,7 +31,7 @@ from reconciler.core.errors import UsageError
 )
 def mcp(url: str, token_file: Path | None, ca: Path | None, http: str | None) -> None:
     """
-    Offer a reconciler's tasks to an agent as MCP tools.
+    Serve a reconciler's tasks to an agent as MCP tools.
 
     Over stdin and stdout it speaks for the one agent whose token it is given,
     and renews the leases of the tasks taken until the session ends. Over HTTP

@@ -26,7 +26,7 @@ _sure = click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def approve_rewind(context: Context, kinds: tuple[str, ...], yes: bool, reason: str) -> int:
     """
-    Let a record or specs that went back go on from there.
+    Approve a record or specs that moved back, and go on from there.
 
     Shows what went back and, on your word, commits on top of it that this may
     be. Tasks that only the lost record knew as done are done again, under
@@ -67,7 +67,7 @@ async def _gone_back(fleet: "FleetSession") -> "Sequence[BranchLine]":
 @click.pass_obj
 def restore_record(context: Context, yes: bool) -> int:
     """
-    Put back a record that was lost or went back.
+    Restore a record that was lost or moved back.
 
     The state branch gets the newest commit that was ever acknowledged, as long
     as that only adds to it.
@@ -102,7 +102,7 @@ async def _restore(context: Context, *, is_sure: bool) -> ExitCode:
 @click.pass_obj
 def adopt_record(context: Context, remote: str | None, anew: bool, yes: bool) -> int:
     """
-    Go on here, in a clone, with the record of a remote.
+    Adopt the record of a remote in this clone, and reconcile here.
 
     From then on the record of the fleet is in this repository. Only one place
     may go on with it: end the reconciler at the other one for good.

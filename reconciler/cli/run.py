@@ -38,7 +38,7 @@ _verbose = click.option("-v", "--verbose", is_flag=True, help="Say more of what 
 @click.pass_obj
 def run(context: Context, *, once: bool, until_idle: bool, take_over: bool, verbose: bool) -> int:
     """
-    Reconcile: bring about what the specs ask for, and record every step.
+    Reconcile: bring the fleet to what its specs say, and record every step.
 
     Serves until it is told to stop (SIGTERM, Ctrl-C); live runs go on without
     it, and the next `run` takes them up. Outside agents and webhooks need

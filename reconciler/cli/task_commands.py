@@ -31,7 +31,7 @@ DecideTask = Callable[[str, TaskSpec, Status | None], FieldChanges | str]
 @click.pass_obj
 def suspend(context: Context, words: tuple[str, ...], reason: str) -> None:
     """
-    Let tasks rest.
+    Suspend tasks: keep them from starting new runs.
 
     A live run is stopped; `reconciler resume` lets the task go on.
     """
@@ -43,7 +43,7 @@ def suspend(context: Context, words: tuple[str, ...], reason: str) -> None:
 @reason_option
 @click.pass_obj
 def resume(context: Context, words: tuple[str, ...], reason: str) -> None:
-    """Let suspended tasks go on."""
+    """Resume suspended tasks."""
     asyncio.run(_change(context, "Resume", words, reason, resuming))
 
 
@@ -53,7 +53,7 @@ def resume(context: Context, words: tuple[str, ...], reason: str) -> None:
 @click.pass_obj
 def cancel(context: Context, words: tuple[str, ...], reason: str) -> None:
     """
-    Give tasks up.
+    Cancel tasks: end their runs, and start no more.
 
     A live run is stopped; `reconciler retry` asks for the task again.
     """
@@ -66,7 +66,7 @@ def cancel(context: Context, words: tuple[str, ...], reason: str) -> None:
 @click.pass_obj
 def retry(context: Context, words: tuple[str, ...], reason: str) -> None:
     """
-    Run settled tasks once more.
+    Retry settled tasks: run them again.
 
     Raises `rerun` in the task's file; a cancelled task becomes active again.
     """
@@ -100,7 +100,7 @@ async def _change(context: Context, verb: str, words: Sequence[str], reason: str
 @click.pass_obj
 def approve_prune(context: Context, yes: bool, reason: str) -> int:
     """
-    Allow a large removal that waits.
+    Approve a large removal of tasks that waits for it.
 
     Shows the tasks whose specs are gone. Exactly these may then be removed;
     if the set changes before it is done, it waits again.

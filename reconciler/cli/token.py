@@ -32,7 +32,7 @@ MOST_TOKENS = 2
 
 @click.group()
 def token_group() -> None:
-    """Make, list and revoke the tokens of outside agents."""
+    """Create, list and revoke tokens of outside agents."""
 
 
 @token_group.command()

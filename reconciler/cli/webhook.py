@@ -40,7 +40,7 @@ SHOWN = 10
 
 @click.group()
 def webhook() -> None:
-    """Set up a repo's webhook on its forge, and see what arrives."""
+    """Install and test the webhooks of a repo."""
 
 
 repo_argument = click.argument("repo", metavar="REPO", type=NameParam("repo"))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def agent() -> None:
-    """Be an agent that takes tasks from a reconciler over HTTP."""
+    """Work as an outside agent: take tasks from a reconciler over HTTP."""
 
 
 @agent.command()
