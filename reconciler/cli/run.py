@@ -5,7 +5,8 @@ The commands that reconcile.
 import asyncio
 import logging
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -140,13 +141,31 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
 
     tells: dict[str, Any] = {"on_step": show, "on_listen": listen, "on_signal": stopping}
     try:
-        ended = asyncio.run(serve_fleet(settings, on_loop=loops.append, **tells, **how))
+        with _plain_interrupt():
+            ended = asyncio.run(serve_fleet(settings, on_loop=loops.append, **tells, **how))
         if words := _what_goes_on(ended.cache.statuses):
             line_writer.tell(words, err=True)
     finally:
         line_writer.close()
     problems, waiting = ended.cache.desired.problems, ended.cache.last_plan.waiting
     return _Ended(steps, bool(bad_ends), len(problems), len(waiting))
+
+
+@contextmanager
+def _plain_interrupt() -> Iterator[None]:
+    """
+    Let SIGINT end us as it ends any program, until the reconciler listens to it itself.
+
+    asyncio makes a cancellation of it, and one that comes while a fleet is
+    being opened may get lost: then nothing would end.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # another one was set by who started us: `nohup`, a test
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _what_goes_on(statuses: "Mapping[str, Status]") -> str:
