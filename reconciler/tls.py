@@ -1,5 +1,5 @@
 """
-Whom TLS trusts: the public authorities, and those that the environment or a setting names.
+TLS trust: the public authorities, and those that the environment or a setting names.
 
 Proxies and netrc of the environment are not for us; these are files that a
 person put there for this purpose.
@@ -21,7 +21,7 @@ CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 class Authorities:
-    """Those whom clients trust; `ca` is a file with more of them, in PEM."""
+    """Trusted authorities; `ca` is a file with more of them, in PEM."""
 
     def __init__(self, ca: str | None = None) -> None:
         """Raise UsageError if a file that is named cannot be used."""
@@ -66,7 +66,7 @@ class _Used:
 
 
 class RenewedClient:
-    """An HTTP client that is made anew, by `make`, when those whom it trusts were exchanged."""
+    """An HTTP client that is made again, by `make`, when the trusted authorities have changed."""
 
     def __init__(
         self, authorities: Authorities, make: Callable[[ssl.SSLContext], httpx2.AsyncClient]

@@ -102,7 +102,7 @@ class HeartbeatRequest(Frozen):
 
 
 class Heartbeat(Frozen):
-    """What the agent should do."""
+    """Answer to a heartbeat: go on, or stop and why."""
 
     desired: Literal["run", "cancel", "lost"]
     """`run`: go on. `cancel`: stop and report `released`. `lost`: stop; the task is not yours any more."""
@@ -309,7 +309,7 @@ class HistoryEntryBody(Frozen):
 
 
 class HealthBody(Frozen):
-    """How the reconciler is."""
+    """Health of the reconciler."""
 
     status: Literal["ok"] = "ok"
     revision: str | None = None
@@ -322,7 +322,7 @@ class HealthBody(Frozen):
 
 
 class PageQuery(Frozen):
-    """Which page of a list."""
+    """Page of a list."""
 
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
     """Most entries."""
@@ -331,7 +331,7 @@ class PageQuery(Frozen):
 
 
 class TasksQuery(PageQuery):
-    """Which tasks."""
+    """Filters of a list of tasks."""
 
     phase: Phase | None = None
     execution_mode: ExecutionMode | None = None
@@ -341,14 +341,14 @@ class TasksQuery(PageQuery):
 
 
 class PlanQuery(Frozen):
-    """How much of the plan."""
+    """Page of the plan."""
 
     limit: Annotated[int, Field(ge=0, le=1000)] = 100
     """Most of the tasks that wait."""
 
 
 class RunsQuery(PageQuery):
-    """Which live runs."""
+    """Filters of a list of live runs."""
 
     assigned_host: str | None = None
     assigned_agent: str | None = None

@@ -1,5 +1,5 @@
 """
-Who is let in, and how often.
+Authentication: tokens, scopes and rate limits at the door of the API.
 """
 
 from collections.abc import Callable

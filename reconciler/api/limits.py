@@ -1,5 +1,5 @@
 """
-How often somebody may ask: a bucket of tokens each, refilled at a steady rate.
+Rate limits: a token bucket for each client, refilled at a steady rate.
 """
 
 import time

@@ -19,7 +19,7 @@ _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]*)
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where to listen, and how."""
+    """A listen address, and its TLS."""
 
     host: str
     port: int

@@ -36,9 +36,9 @@ class Call:
     name: str
     """What the path names."""
     query: Any
-    """As the operation's `query` says."""
+    """The query, parsed by the operation's `query` model."""
     body: Any
-    """As the operation's `body` says."""
+    """The body, parsed by the operation's `body` model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """How requests come in."""
+    """Admission of requests: authentication, limits, body, query."""
 
     admit: Callable[[Request, Operation], Caller]
     """Return who asks. Raises Unauthenticated, Refused, TooMany."""

@@ -1,5 +1,5 @@
 """
-What the API needs beside the loop.
+Services: what the API serves that is not the loop's.
 """
 
 from collections.abc import Awaitable, Callable, Sequence

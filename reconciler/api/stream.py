@@ -94,7 +94,7 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class EventStream:
-    """The events, to whoever listens."""
+    """Server-sent events: transitions, to every client that is connected."""
 
     tail: Tail
     record: HistorySource

@@ -1,5 +1,5 @@
 """
-Who asks: tokens of agents, what they may do, and when they were last used.
+Tokens of outside agents: which agent one belongs to, its scopes, its last use.
 
 A token is `rct_<agent>.<secret>`. The specs hold only the SHA-256 of the whole
 of it; the name in it tells where to look.

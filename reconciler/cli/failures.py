@@ -1,5 +1,5 @@
 """
-What is known here of a failure beside the record: the end of the agent's output, where its files are.
+Failures, with what this machine has of them: the end of the agent's output, the workspace.
 """
 
 import glob

@@ -89,7 +89,7 @@ def check(context: Context, names: tuple[str, ...], output: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class HostCheck:
-    """One host, asked just now."""
+    """Result of `host check` for one host."""
 
     host: "Host"
     facts: "HostFacts | None"

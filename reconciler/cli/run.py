@@ -96,7 +96,7 @@ def serve_command(
 
 
 class _Ended(NamedTuple):
-    """How a reconciler ended."""
+    """Summary of a reconciler that ended."""
 
     steps: int
     """How many things happened."""

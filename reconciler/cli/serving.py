@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """Who reconciles a fleet."""
+    """Which process reconciles a fleet, if any."""
 
     is_running: bool | None
     """None: somebody on another machine leads, and whether it lives cannot be told from here."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetStanding:
-    """How a fleet stands."""
+    """Summary of a fleet: who reconciles, counts, what needs a person."""
 
     serving: "Serving"
     specs_branch: str

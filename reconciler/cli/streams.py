@@ -105,7 +105,7 @@ class SafeText(io.TextIOWrapper):
 
 class LineWriter:
     """
-    Tells what happens, and never waits for whoever reads it.
+    Asynchronous line writer: prints what happens, and never waits for the reader.
 
     Lines are written by a thread of their own, past all buffers. Those that
     cannot be written are lost, and nothing else is.

@@ -1,5 +1,5 @@
 """
-Outside agents, between their requests and the loop: who waits for a task, who has said what.
+Leases of workers: their requests for tasks and their reports, until the loop has taken them up.
 
 The loop takes both up at its next look, puts what follows on record, and only
 then answers.

@@ -41,7 +41,7 @@ StopWhen = Literal["stopped", "idle", "started"]
 
 @dataclass(frozen=True, slots=True)
 class Controllers:
-    """Those beside the loop: each has its own pace, and sends facts to the inbox."""
+    """Controllers beside the loop: each has its own pace, and sends facts to the inbox."""
 
     leases: WorkerLeases
     hosts: HostMaintenance
@@ -374,7 +374,7 @@ class Loop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
-    """What one round takes up."""
+    """Input of one round: all that had arrived when it began."""
 
     now: datetime
     facts: Sequence[Fact]

@@ -1,5 +1,5 @@
 """
-Notify: whom a webhook's hint concerns looks now, and not only when its interval is over.
+Notify: a webhook's hint makes the pollers that it concerns poll now.
 """
 
 from collections.abc import Awaitable, Callable, Iterable

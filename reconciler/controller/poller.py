@@ -1,5 +1,5 @@
 """
-Pollers: whatever is looked at again and again, beside the loop that never waits for it.
+Pollers: periodic looks at hosts, repos and forges, beside the loop that never waits for them.
 """
 
 import asyncio

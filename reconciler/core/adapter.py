@@ -51,7 +51,7 @@ class Secret(Frozen):
 
 
 class StopSignal(Frozen):
-    """How to end the CLI."""
+    """Signal and grace period that end the CLI."""
 
     signal: Literal["TERM", "INT", "HUP"] = "TERM"
     """First signal, to the whole process tree."""
@@ -60,7 +60,7 @@ class StopSignal(Frozen):
 
 
 class RoundLimits(Frozen):
-    """What one round may take."""
+    """Limits of one round: turns, output, time."""
 
     turns: Annotated[int, Field(gt=0, le=10**9)] | None = None
     """Most turns, for a CLI that can count them (see `turns` of the adapter)."""

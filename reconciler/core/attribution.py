@@ -1,5 +1,5 @@
 """
-To whom a change is owed: the person whose commit asked for it, and their reason.
+Attribution: the person whose commit asked for a change, and their reason.
 
 What the reconciler does because the specs say so is on record with who wrote
 that, and why, so that nobody has to look for the commit.

@@ -63,7 +63,7 @@ class UsageError(ReconcilerError):
 
 
 class NotFound(ReconcilerError):
-    """Something was asked for by a name that nothing has."""
+    """Nothing has the name that was asked for."""
 
 
 class Unavailable(ReconcilerError):
@@ -79,7 +79,7 @@ class Rewound(Unavailable):
 
 
 class Conflict(ReconcilerError):
-    """Somebody wrote first: fetch, think again, at once."""
+    """Optimistic concurrency: another writer was first. Fetch, plan again, at once."""
 
 
 class Refused(ReconcilerError):

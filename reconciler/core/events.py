@@ -248,7 +248,7 @@ class PullRequestOpened(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BranchTouched(Event):
-    """Somebody else pushed to the branch: the agent pauses until a review, or a person, asks it to go on."""
+    """A push by another to the branch: the agent pauses until a review, or a person, asks it to go on."""
 
     head: str
     report: Report | None = None

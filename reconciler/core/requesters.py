@@ -1,5 +1,5 @@
 """
-Who asks for what; apart from the models, since who reads commits needs no more.
+Requesters: who changed a spec last, and why. Apart from the models, so that reading commits needs no more.
 """
 
 from typing import NamedTuple

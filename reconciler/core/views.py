@@ -227,7 +227,7 @@ class WorkerView:
 
 
 class Need(NamedTuple):
-    """Something that a person must look at."""
+    """One thing that needs a person."""
 
     what: str
     """`task NAME`, `host NAME`, a file, `record`, `specs`, `reconciler`."""

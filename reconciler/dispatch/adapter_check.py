@@ -46,7 +46,7 @@ _PATIENCE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One thing that was tried."""
+    """Result of one step of a check."""
 
     name: Literal["host", "version", "health", "prompt"]
     ok: bool | None

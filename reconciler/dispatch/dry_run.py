@@ -48,7 +48,7 @@ _HELD = {
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What came of it."""
+    """Result of a dry run."""
 
     troubles: tuple[str, ...] = ()
     """Why no run can be carried out there."""

@@ -204,7 +204,7 @@ def _end(printed: Printed) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RoundOutput:
-    """What is left of a run."""
+    """Output of a round: both streams and the exit code."""
 
     stdout: Printed
     stderr: Printed

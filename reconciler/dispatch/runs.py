@@ -67,7 +67,7 @@ REMOTE_PACE = Pace(events=0.5, copy=1, liveness=30)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnding:
-    """How a run is ended."""
+    """Signal and grace period with which a run is ended."""
 
     signal: Signal = "TERM"
     grace: float = 15

@@ -25,7 +25,7 @@ Validate = Callable[[RunRequest], Awaitable[Sequence[Check]]]
 
 
 class _Work(NamedTuple):
-    """What is on the branch."""
+    """The work on a branch: its commits."""
 
     base: str
     head: str

@@ -69,7 +69,7 @@ class ForgeAnswer(BaseModel):
 
 
 class ForgeUser(ForgeAnswer):
-    """Somebody."""
+    """A user of the forge."""
 
     login: _Login
 

@@ -29,7 +29,7 @@ _UNREAD = 512
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One commit to be."""
+    """One commit to write."""
 
     at: datetime
     files: Mapping[str, bytes | None]

@@ -80,7 +80,7 @@ class GitFailed(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class GitResult:
-    """How a git command ended."""
+    """Result of a git command."""
 
     code: int
     stdout: bytes

@@ -1,5 +1,5 @@
 """
-What works, but not as whoever wrote it will have meant it: warnings.
+Warnings: specs that are valid, and hardly mean what was intended.
 
 A field that nothing reads, a task that nobody can ever take. Files may be on
 their way that make it right, so nothing is kept back for it.

@@ -1,5 +1,5 @@
 """
-Who is related to whom: an index of names, and the cycles of a graph.
+Graphs of names: reverse references, and cycles.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence

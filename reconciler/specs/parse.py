@@ -58,7 +58,7 @@ NO_FILE = File("", "", b"")
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What became of a file."""
+    """Result of parsing one file."""
 
     path: str
     kind: Kind | None = None

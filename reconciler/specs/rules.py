@@ -34,7 +34,7 @@ class Mistake:
     hint: str = ""
     at_key: bool = False
     is_doubt: bool = False
-    """It works, but not as whoever wrote it will have meant: a warning."""
+    """Whether it is a warning only: valid, and hardly meant."""
 
 
 def broken_rules(spec: Frozen) -> list[Mistake]:

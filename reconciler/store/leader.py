@@ -1,5 +1,5 @@
 """
-Leader lease: who reconciles a fleet, as a ref beside its record that is compared and swapped.
+Leader lease: which process reconciles a fleet, as a ref beside its record that is compared and swapped.
 
 `refs/fleet/leader/<state branch>` names the holder in a blob. While it lives it
 swaps the blob in a circle of a few values: another sees that by looking, with

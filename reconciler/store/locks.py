@@ -1,5 +1,5 @@
 """
-The lock that the one writer of a branch holds, and who holds it.
+Writer lock: one process at a time writes a branch, and others can tell which.
 """
 
 import asyncio

@@ -1,5 +1,5 @@
 """
-The state branch for who only reads it: every command that looks.
+Read-only access to the state branch, for every command that looks.
 """
 
 from collections.abc import Mapping

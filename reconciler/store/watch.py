@@ -1,5 +1,5 @@
 """
-Notice that a branch moved. A hint to look, never a fact: who misses one finds out at the next look.
+Watch of refs: a hint that a branch moved, never a fact; a missed one costs time until the next look.
 """
 
 from collections.abc import AsyncGenerator, Iterable

@@ -54,7 +54,7 @@ class ResultFile(Frozen):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobConfig:
-    """How tasks are worked on."""
+    """Settings of a job: the command, and how its checkout is made."""
 
     command: str
     """Shell text, run for each task."""

@@ -1,5 +1,5 @@
 """
-Leases renewed on behalf of who cannot: a language model sends no heartbeat every twenty seconds.
+Lease renewal for clients that cannot do it: a language model sends no heartbeat every twenty seconds.
 """
 
 import asyncio

@@ -21,7 +21,7 @@ from reconciler.wire import Lease, StatusRequest
 
 
 class HeldTask(Frozen):
-    """What a slot is about."""
+    """The task that a slot holds, or the request for one."""
 
     request_key: str
     """Of the dequeue that is out, or was answered with the lease."""
@@ -33,7 +33,7 @@ class HeldTask(Frozen):
 
 
 class Slot:
-    """One slot's file."""
+    """File of one slot, durable."""
 
     def __init__(self, state: Path, number: int) -> None:
         self.number = number

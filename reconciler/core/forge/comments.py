@@ -14,7 +14,7 @@ from reconciler.core.text import harmless, one_line
 
 
 class Command(NamedTuple):
-    """What somebody asks for in the first line of a comment."""
+    """A command in the first line of a comment."""
 
     verb: Literal["retry", "cancel", "status", "model", "host", "unknown"]
     value: str = ""

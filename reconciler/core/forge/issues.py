@@ -280,7 +280,7 @@ class _Item(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where a text stands."""
+    """A section of an issue's text."""
 
     is_item: bool
     """At the beginning of an item of a list."""

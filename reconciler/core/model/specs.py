@@ -36,7 +36,7 @@ FLEET_FORGE = ".fleet"
 
 
 class ExecutionMode(StrEnum):
-    """Who starts the agent."""
+    """Who starts the agent: the reconciler, or a worker."""
 
     SSH_CLI = "ssh_cli"
     HTTP_PULL = "http_pull"

@@ -28,7 +28,7 @@ from reconciler.core.model.runs import Check, Claim, FailureClass, ReviewNote
 
 
 class Phase(StrEnum):
-    """Where a task stands."""
+    """State of a task's lifecycle."""
 
     CREATED = "created"
     ASSIGNED = "assigned"

@@ -1,5 +1,5 @@
 """
-Who may run next and where, and what all the others wait for.
+Scheduler: which tasks run next and where, and what all the others wait for.
 """
 
 from collections import Counter

@@ -1,5 +1,5 @@
 """
-What runs left on their hosts: which of it is still needed, and which runs nobody asks for any more.
+Retention: which files of past runs on hosts are still needed, and which runs are stale.
 """
 
 from collections.abc import Iterable, Mapping

@@ -101,7 +101,7 @@ class SingleFlight(Generic[T]):
 
 
 class CachedSingleFlight(SingleFlight[T]):
-    """The same, done well once: what came of it is kept."""
+    """Cached single flight: the first result without an error is kept."""
 
     _kept: tuple[T] | None = None
 
@@ -160,7 +160,7 @@ class ConnectLimiter:
 
 @dataclass(slots=True)
 class _Turns:
-    """Those of one place, as long as somebody wants one."""
+    """Semaphore of one place, kept as long as somebody waits for it."""
 
     free: asyncio.Semaphore
     wanted: int = 0

@@ -26,7 +26,7 @@ class ShownKey:
 
 @dataclass(frozen=True, slots=True)
 class HostKeyScan:
-    """What the host shows beside what its spec pins."""
+    """Host key scan: the key that the host shows, and the one that its spec pins."""
 
     shown: ShownKey
     pinned: tuple[str, ...]
