@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from reconciler.cli.render import adapters_of, reason_of, spec_document
+from reconciler.cli.render import adapters_of, shown_reason, spec_document
 from reconciler.cli.terminal import ago, table, value_block
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.fields import format_duration
@@ -36,7 +36,7 @@ def _task_fields(view: TaskView, now: datetime) -> Iterator[tuple[str, str]]:
     if view.is_bad_end and view.cause:
         yield from cause_fields(view.cause)
     else:
-        yield "reason", reason_of(view) or next((each.message for each in view.conditions), "")
+        yield "reason", shown_reason(view) or next((each.message for each in view.conditions), "")
         yield from cause_fields(view.cause) if view.cause else ()
     yield from _spec_fields(view.spec) if view.spec else ()
     yield from _status_fields(view.status, now) if view.status else ()

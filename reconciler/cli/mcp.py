@@ -63,10 +63,10 @@ async def _http(url: str, token: str | TokenFile | None, ca: Path | None, host: 
     from reconciler.tls import Authorities
     from reconciler.worker.client import ApiClient
     from reconciler.worker.lease_renewer import LeaseRenewer
-    from reconciler.worker.mcp import QUIET, Tools, make_server, serve_http
+    from reconciler.worker.mcp import QUIET_SECONDS, Tools, make_server, serve_http
 
     trusted = Authorities(str(ca) if ca else None)
-    async with ApiClient(url, token, authorities=trusted) as client, LeaseRenewer(QUIET) as renewer:
+    async with ApiClient(url, token, authorities=trusted) as client, LeaseRenewer(QUIET_SECONDS) as renewer:
         server = make_server(Tools(client, renewer, _draw))
         await serve_http(server, host, port, lambda address: click.echo(f"listening on {address}", err=True))
 

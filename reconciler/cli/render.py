@@ -38,7 +38,7 @@ def task_columns(now: datetime) -> Sequence[Column]:
     )
 
 
-def reason_of(view: TaskView) -> str:
+def shown_reason(view: TaskView) -> str:
     """Return why a task is not further; of one that is not on record yet, what to look at."""
     is_unseen = view.status is None and view.blocker is None
     return (
@@ -47,7 +47,7 @@ def reason_of(view: TaskView) -> str:
 
 
 def _reason_and_last_line(view: TaskView) -> str:
-    reason = reason_of(view)
+    reason = shown_reason(view)
     last = view.cause.output[-1:] if view.cause and reason == view.failure else ()
     return ": ".join([reason, *(line for line in last if line not in reason)])
 
@@ -127,7 +127,7 @@ def task_document(view: TaskView) -> Document:
         "kind": "task",
         "name": view.name,
         "phase": view.phase.value,
-        "reason": reason_of(view),
+        "reason": shown_reason(view),
         "cause": cause_document(view.cause) if view.cause else None,
         "conditions": [condition_document(condition) for condition in view.conditions],
         "problems": [str(problem) for problem in view.problems],

@@ -115,7 +115,7 @@ def adopt_record(context: Context, remote: str | None, anew: bool, yes: bool) ->
 async def _adopt(context: Context, remote: str | None, *, is_anew: bool, is_sure: bool) -> ExitCode:
     from reconciler.cli.session import open_fleet
     from reconciler.core.errors import UsageError
-    from reconciler.store.remote_record import adopt, begin
+    from reconciler.store.remote_record import adopt, begin_record
 
     async with open_fleet(context) as fleet:
         if fleet.repository.address:
@@ -127,7 +127,7 @@ async def _adopt(context: Context, remote: str | None, *, is_anew: bool, is_sure
             click.echo("nothing was changed", err=True)
             return ExitCode.FAILURE
         commit = await (
-            begin(fleet.repository, branch) if is_anew else adopt(fleet.repository, branch, remote)
+            begin_record(fleet.repository, branch) if is_anew else adopt(fleet.repository, branch, remote)
         )
         click.echo(f"{branch} is at {commit[:10]} here; `reconciler run` goes on from it", err=True)
     return ExitCode.OK

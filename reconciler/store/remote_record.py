@@ -263,7 +263,7 @@ async def adopt(repository: Repository, branch: str, name: str | None) -> str:
     return commit
 
 
-async def begin(repository: Repository, branch: str) -> str:
+async def begin_record(repository: Repository, branch: str) -> str:
     """Begin an empty record in a person's name; return its commit. Raises UsageError if there is one."""
     if (commit := repository.read_ref(f"refs/heads/{branch}")) is not None:
         raise UsageError(f"there is a record here: {branch} is at {commit[:10]}")

@@ -28,7 +28,7 @@ _TIMEOUT = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
-class Checkout:
+class TaskCheckout:
     """A work tree on the branch of a task."""
 
     folder: Path
@@ -64,7 +64,7 @@ class Checkout:
         return bool(await _git(self.folder).run("status", "--porcelain"))
 
 
-async def check_out(lease: Lease, repo: RepoBody, folder: Path) -> Checkout:
+async def check_out(lease: Lease, repo: RepoBody, folder: Path) -> TaskCheckout:
     """
     Clone the repository of a task into a new folder, on the task's branch.
 
@@ -80,7 +80,7 @@ async def check_out(lease: Lease, repo: RepoBody, folder: Path) -> Checkout:
     await git.run("checkout", "--quiet", "--no-track", "-B", lease.branch, start, "--")
     remote = f"refs/remotes/origin/{lease.branch}"
     pushed = await git.line("for-each-ref", "--format=%(objectname)", remote)
-    return Checkout(folder, lease.branch, pushed)
+    return TaskCheckout(folder, lease.branch, pushed)
 
 
 async def _has(git: Git, commit: str) -> bool:

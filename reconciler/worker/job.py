@@ -17,7 +17,7 @@ from reconciler.core.errors import LeaseLost, NotFound, NotNow, Refused, Unavail
 from reconciler.core.fields import Branch, Frozen
 from reconciler.core.text import harmless, one_line, tail
 from reconciler.wire import MOST_WORDS, Lease, Limited, Number, StatusRequest, Used
-from reconciler.worker.checkout import Checkout, check_out
+from reconciler.worker.checkout import TaskCheckout, check_out
 from reconciler.worker.client import LOG_CHUNK, ApiClient
 from reconciler.worker.process import end_left_over, environment, mask, records_beside, run_command
 from reconciler.worker.slot import HeldTask, Slot
@@ -166,7 +166,7 @@ class Job:
         self._prompt.write_text(self._lease.prompt, encoding="utf-8")
         self._output.touch()
 
-    async def _check_out(self) -> Checkout | None:
+    async def _check_out(self) -> TaskCheckout | None:
         repo = self._lease.repo
         if repo is None or not self._means.clones:
             self._work_folder.mkdir()
@@ -187,7 +187,7 @@ class Job:
             "RECONCILER_RESULT_FILE": str(self._result),
         }
 
-    async def _judged(self, code: int, checkout: Checkout | None) -> StatusRequest:
+    async def _judged(self, code: int, checkout: TaskCheckout | None) -> StatusRequest:
         """Return what came of the work, and push its branch if it is good."""
         try:
             result = self._read_result()

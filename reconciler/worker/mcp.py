@@ -42,7 +42,7 @@ with the reason if it cannot be done, `released` to give it back undone. What yo
 checked. Your lease is renewed for you while you work; call append_log now and then with what you \
 are doing, and stop when an answer says `cancel` or `lost`."""
 
-QUIET = 1800.0
+QUIET_SECONDS = 1800.0
 """Seconds over HTTP, where nothing tells that an agent is gone: after this silence its lease runs out."""
 
 MOST_SESSIONS = 200
@@ -253,7 +253,7 @@ async def serve_http(
     port: int,
     on_address: Callable[[str], None],
     *,
-    idle: float = QUIET,
+    idle: float = QUIET_SECONDS,
     most: int = MOST_SESSIONS,
 ) -> None:
     """

@@ -6,7 +6,7 @@ import pytest
 
 from reconciler.core.errors import UsageError
 from reconciler.store.reader import StateReader
-from reconciler.store.remote_record import adopt, begin, fetched_record, require_own_record, unfetched
+from reconciler.store.remote_record import adopt, begin_record, fetched_record, require_own_record, unfetched
 from tests.store.world import BRANCH, commit, created, git, start
 
 
@@ -60,7 +60,7 @@ async def test_nor_does_the_clone_of_a_clone(open_repository, fleet, tmp_path, w
     with pytest.raises(UsageError, match=r"is a clone as well.*adopt-record --anew"):
         await require_own_record(last, BRANCH)
 
-    await begin(last, BRANCH)
+    await begin_record(last, BRANCH)
     await require_own_record(last, BRANCH)
 
 
@@ -134,7 +134,7 @@ async def test_a_remote_that_does_not_answer_is_taken_at_what_was_fetched(open_r
     with pytest.raises(UsageError, match=r"cannot be asked: .*adopt-record --anew"):
         await require_own_record(await open_repository(tmp_path / "blind"), BRANCH)
     repository = await open_repository(tmp_path / "blind")
-    await begin(repository, BRANCH)
+    await begin_record(repository, BRANCH)
     await require_own_record(repository, BRANCH)
 
 
