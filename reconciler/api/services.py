@@ -16,7 +16,7 @@ class HistorySource(Protocol):
     """The state branch, read back."""
 
     def head(self) -> str:
-        """Return the commit that the desk's statuses are of, no newer one; empty before the first."""
+        """Return the commit that the controller's statuses are of, no newer one; empty before the first."""
 
     async def since(self, commit: str, limit: int) -> Sequence[TransitionRecord]:
         """

@@ -1,6 +1,8 @@
 """The documentation says what the program does: what it knows better is written by it."""
 
+import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +58,17 @@ def test_the_example_of_a_record_is_one():
     assert len(files) == 3
     for file in files:
         assert dump_status(load_status(Status, file.read_bytes(), str(file))) == file.read_bytes()
+
+
+def test_the_page_on_architecture_names_files_and_methods_that_are_there():
+    page = re.sub(r"```.*?```", "", (ROOT / "docs/architecture.md").read_text(), flags=re.DOTALL)
+    places = re.findall(r"`([\w/]+\.(?:py|sh))`", page)
+    methods = re.findall(r"`([A-Z]\w+)\.(\w+)`", page)
+    trees = [ast.parse(file.read_text()) for file in (ROOT / "reconciler").rglob("*.py")]
+    classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    there = {(each.name, getattr(node, "name", "")) for each in classes for node in each.body}
+
+    assert len(places) > 30
+    assert [place for place in places if not (ROOT / "reconciler" / place).is_file()] == []
+    assert len(methods) > 10
+    assert [method for method in methods if method not in there] == []

@@ -81,7 +81,7 @@ class RecordEvent:
 
 @dataclass(frozen=True, slots=True)
 class StartRun:
-    """Put a new run on record; once it is there, the next plan says `Follow`."""
+    """Put a new run on record; once it is there, the next plan says `FollowRun`."""
 
     event: Assigned
     placement: Placement
