@@ -39,9 +39,8 @@ class FleetCache:
     def refresh(self, names: Iterable[str]) -> None:
         """Find out anew which of these tasks are open: their specs or statuses have changed."""
         names = set(names)
-        self.open -= (
-            names  # all at once: a set that is emptied name by name keeps its size, and is slow to walk
-        )
+        # All at once: a set that is emptied name by name keeps its size, and is slow to walk.
+        self.open -= names
         self.open |= {name for name in names if self._is_open(name)}
 
     def open_statuses(self, more: Collection[str] = ()) -> dict[str, Status]:

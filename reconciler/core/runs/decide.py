@@ -96,7 +96,7 @@ def host_lost(task: Task, status: Status, words: str, now: datetime, fleet: Flee
         return Cancelled(task=task.name, origin=origin)
     if task.disconnect == "fail" or status.failures >= task.retries:
         return Failed(task=task.name, origin=origin, run=run, failure=failure)
-    until = now + _wait(status, run, fleet)
+    until = now + _wait(status.failures + 1, run, fleet)
     return Retried(task=task.name, origin=origin, run=run, failure=failure, report=None, not_before=until)
 
 
@@ -251,7 +251,7 @@ def _again(case: _EndedRound, failure: Failure) -> Event:
         run=case.run,
         failure=failure,
         report=case.report,
-        not_before=case.now + _wait(case.status, case.run, case.fleet),
+        not_before=case.now + _wait(case.status.failures + 1, case.run, case.fleet),
     )
 
 
@@ -260,21 +260,8 @@ def _elsewhere(case: _EndedRound, failure: Failure) -> Event:
     starts = case.status.failed_starts
     if case.report.started or starts >= MOST_FAILED_STARTS:
         return _again(case, failure)
-    wait = backoff(starts + 1, base=case.fleet.backoff, cap=case.fleet.backoff_cap, key=case.run)
-    again = Retried(
-        task=case.name,
-        origin=case.origin(f"the run could not start, which counts as no attempt: {failure.message}"),
-        run=case.run,
-        failure=failure,
-        report=case.report,
-        not_before=case.now + wait,
-        counts=False,
-    )
-    return bounded(again, case.status)
-
-
-def _wait(status: Status, run: str, fleet: FleetSpec) -> timedelta:
-    return backoff(status.failures + 1, base=fleet.backoff, cap=fleet.backoff_cap, key=run)
+    reason = f"the run could not start, which counts as no attempt: {failure.message}"
+    return _uncounted(case, failure, reason, case.now + _wait(starts + 1, case.run, case.fleet))
 
 
 def _later(case: _EndedRound, failure: Failure) -> Event:
@@ -282,16 +269,7 @@ def _later(case: _EndedRound, failure: Failure) -> Event:
     retry_at = case.report.verdict.retry_at
     wait = min(QUOTA_WAIT * 2 ** min(case.status.uncounted, 16), QUOTA_MOST)
     until = max(retry_at, case.now + QUOTA_LEAST) if retry_at else case.now + wait
-    again = Retried(
-        task=case.name,
-        origin=case.origin(f"{failure.message}; waits until {format_time(until)}"),
-        run=case.run,
-        failure=failure,
-        report=case.report,
-        not_before=until,
-        counts=False,
-    )
-    return bounded(again, case.status)
+    return _uncounted(case, failure, f"{failure.message}; waits until {format_time(until)}", until)
 
 
 def _given_up(case: _EndedRound, failure: Failure) -> Event:
@@ -331,18 +309,27 @@ def _is_changed(task: Task, status: Status) -> bool:
 
 def _given_back(case: _EndedRound, failure: Failure) -> Event:
     """Offer a task again that its agent gave back; not at once, or that agent takes it for ever."""
-    fleet, attempt = case.fleet, case.status.attempt
-    wait = backoff(attempt, base=fleet.backoff, cap=fleet.backoff_cap, key=case.run)
+    reason = f"agent {case.status.assigned_agent} gave it back: {failure.message}"
+    return _uncounted(case, failure, reason, case.now + _wait(case.status.attempt, case.run, case.fleet))
+
+
+def _uncounted(case: _EndedRound, failure: Failure, reason: str, not_before: datetime) -> Event:
+    """Try again without counting a failure, unless too many in a row counted as none."""
     again = Retried(
         task=case.name,
-        origin=case.origin(f"agent {case.status.assigned_agent} gave it back: {failure.message}"),
+        origin=case.origin(reason),
         run=case.run,
         failure=failure,
         report=case.report,
-        not_before=case.now + wait,
+        not_before=not_before,
         counts=False,
     )
     return bounded(again, case.status)
+
+
+def _wait(times: int, run: str, fleet: FleetSpec) -> timedelta:
+    """Return how long to wait after so many in a row."""
+    return backoff(times, base=fleet.backoff, cap=fleet.backoff_cap, key=run)
 
 
 _DECISIONS: Mapping[FailureClass, Callable[[_EndedRound, Failure], Event]] = {
