@@ -37,7 +37,7 @@ def pins(text: str) -> dict[str, Requirement]:
 FILES = {
     "constraints.txt": [],
     "tests/constraints.txt": ["test"],
-    ".ci/constraints.txt": ["test", "lint", "fuzz"],
+    ".ci/constraints.txt": ["test", "lint", "fuzz", "browser", "notify", "otel"],
 }
 
 
