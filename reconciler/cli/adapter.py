@@ -15,7 +15,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
-from reconciler.cli.output import Document, print_json
+from reconciler.cli.output import Document, Output, output_option, print_document
 from reconciler.cli.references import NameParam, one_task, task_name
 from reconciler.cli.terminal import value_block
 from reconciler.core.model.specs import LOCAL
@@ -102,9 +102,9 @@ def adapter() -> None:
     help="Where to try it.",
 )
 @click.option("--no-prompt", is_flag=True, help="Do not call the model, which may cost something.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@output_option("text")
 @click.pass_obj
-def test_command(context: Context, name: str, host: str, no_prompt: bool, output: str) -> int:
+def test_command(context: Context, name: str, host: str, no_prompt: bool, output: Output) -> int:
     """
     Try whether an agent's CLI works on a host.
 
@@ -112,14 +112,13 @@ def test_command(context: Context, name: str, host: str, no_prompt: bool, output
     line in an empty folder: all as a real run would, with the same secrets.
     Exits 5 if any of it does not work.
     """
-    show = _show_check if output == "text" else lambda _: None
+    show = _show_check if not output.is_for_programs else lambda _: None
     with TemporaryDirectory(prefix="reconciler-test-", ignore_cleanup_errors=True) as folder:
         results = _tried(context, name, host, data=Path(folder), with_prompt=not no_prompt, show=show)
         tried = asyncio.run(results)
     works = all(check_result.ok is not False for check_result in tried)
-    if output == "json":
-        checks = [_check_document(check_result) for check_result in tried]
-        print_json({"adapter": name, "host": host, "ok": works, "checks": checks})
+    checks = [_check_document(check_result) for check_result in tried]
+    print_document({"adapter": name, "host": host, "ok": works, "checks": checks}, output)
     return ExitCode.OK if works else ExitCode.ENDED_BADLY
 
 
@@ -168,12 +167,14 @@ def _show_check(check_result: "CheckResult") -> None:
 def _check_document(check_result: "CheckResult") -> Document:
     from reconciler.dispatch.output import verdict_as_json
 
-    document: Document = {"check": check_result.name, "ok": check_result.ok, "message": check_result.words}
-    if check_result.cli:
-        document |= {"version": check_result.cli.version, "path": check_result.cli.path}
-    if check_result.verdict:
-        document |= {"verdict": verdict_as_json(check_result.verdict)}
-    return document
+    cli, verdict = check_result.cli, check_result.verdict
+    return {
+        "check": check_result.name,
+        "ok": check_result.ok,
+        "message": check_result.words,
+        **({"version": cli.version, "path": cli.path} if cli else {}),
+        **({"verdict": verdict_as_json(verdict)} if verdict else {}),
+    }
 
 
 # --- adapter parse ---------------------------------------------------------
@@ -183,9 +184,9 @@ def _check_document(check_result: "CheckResult") -> Document:
 @click.argument("name", type=NameParam("adapter"))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--rc", "exit_code", type=click.IntRange(-64, 255), required=True, help="How the CLI exited.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@output_option("text")
 @click.pass_obj
-def parse_output(context: Context, name: str, file: Path, exit_code: int, output: str) -> None:
+def parse_output(context: Context, name: str, file: Path, exit_code: int, output: Output) -> None:
     """
     Show the verdict for a recorded output.
 
@@ -195,9 +196,7 @@ def parse_output(context: Context, name: str, file: Path, exit_code: int, output
     from reconciler.dispatch.output import parse_recording, verdict_as_json
 
     verdict = parse_recording(asyncio.run(_adapter(context, name)), file, exit_code, clock.now())
-    if output == "json":
-        print_json(verdict_as_json(verdict))
-    else:
+    if not print_document(verdict_as_json(verdict), output):
         click.echo(_verdict_block(verdict))
 
 

@@ -11,13 +11,14 @@ import click
 
 from reconciler import clock
 from reconciler.cli.context import Context
-from reconciler.cli.output import Document, print_json, print_table
+from reconciler.cli.output import Output, output_option, print_document, print_table
 from reconciler.cli.params import duration
 from reconciler.core.adapter import Usage
 from reconciler.core.fields import format_duration
 from reconciler.core.times import format_time
 
 if TYPE_CHECKING:
+    from reconciler.cli.shapes import CostShape
     from reconciler.store.spending import Spending
 
 NONE = "-"
@@ -40,11 +41,9 @@ Sums = Mapping[str, Usage]
     "--by", type=click.Choice(list(KEYS)), default="task", show_default=True, help="What to sum up by."
 )
 @click.option("--since", metavar="DURATION", callback=duration, help="Not what is older, such as 7d.")
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
-)
+@output_option("table")
 @click.pass_obj
-def cost(context: Context, by: str, since: timedelta | None, output: str) -> None:
+def cost(context: Context, by: str, since: timedelta | None, output: Output) -> None:
     """
     Show usage: tokens, time and money.
 
@@ -53,9 +52,7 @@ def cost(context: Context, by: str, since: timedelta | None, output: str) -> Non
     """
     begin = clock.now() - since if since is not None else None
     sums = sums_by_name(asyncio.run(_spending(context, begin)), by)
-    if output == "json":
-        print_json(cost_document(sums, by, begin))
-    else:
+    if not print_document(cost_document(sums, by, begin), output):
         rows = [_row(name, usage) for name, usage in sums.items()]
         print_table(_head(by), [*rows, _row("total", total(sums))] if rows else [])
 
@@ -103,7 +100,7 @@ def _row(name: str, usage: Usage) -> Sequence[str]:
     )
 
 
-def cost_document(sums: Sums, by: str, since: datetime | None) -> Document:
+def cost_document(sums: Sums, by: str, since: datetime | None) -> "CostShape":
     """Return sums as `-o json` prints them."""
     return {
         "by": by,

@@ -15,12 +15,22 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.notices import say_if_nobody_serves
-from reconciler.cli.output import list_output, print_json, print_list, print_table, print_yaml
+from reconciler.cli.output import (
+    Listing,
+    Output,
+    list_options,
+    output_option,
+    print_document,
+    print_list,
+    print_table,
+)
 from reconciler.cli.references import one_task, resolve_references, task_name, words_argument
+from reconciler.cli.selectors import Selector, selector_option
 
 if TYPE_CHECKING:
     from reconciler.cli.kinds import ShownKind
     from reconciler.cli.session import FleetSession
+    from reconciler.cli.shapes import ExplainShape
     from reconciler.core.model.specs import Desired
     from reconciler.core.planning.placement import Placement
     from reconciler.core.runs.failure import FailureSummary
@@ -30,9 +40,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @words_argument("[KIND] [NAME]...", required=False)
-@list_output
+@selector_option
+@list_options()
 @click.pass_obj
-def get(context: Context, words: tuple[str, ...], output: str) -> None:
+def get(context: Context, words: tuple[str, ...], selectors: tuple[Selector, ...], listing: Listing) -> None:
     """
     List tasks, hosts, agents, adapters or repos.
 
@@ -40,8 +51,9 @@ def get(context: Context, words: tuple[str, ...], output: str) -> None:
     or short (t, h, ag, ad, r), and before a name: `get host/local`.
     """
     shown, items = asyncio.run(_listed(context, words))
-    print_list(items, shown.columns(clock.now()), shown.document, output)
-    if shown.name == "task" and output in {"table", "wide"}:
+    items = shown.select(items, selectors)
+    print_list(items, shown.columns(clock.now()), shown.document, listing)
+    if shown.name == "task" and listing.output.form in {"table", "wide"}:
         _say_what_failed(items, in_full=len(items) == 1 and len(words) > 0)
 
 
@@ -101,11 +113,9 @@ def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Conte
 
 @click.command()
 @words_argument("[KIND[/]]NAME")
-@click.option(
-    "-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", help="How to print it."
-)
+@output_option("text")
 @click.pass_obj
-def describe_command(context: Context, words: tuple[str, ...], output: str) -> None:
+def describe_command(context: Context, words: tuple[str, ...], output: Output) -> None:
     """
     Show everything about one task, host, agent, adapter or repo.
 
@@ -114,10 +124,8 @@ def describe_command(context: Context, words: tuple[str, ...], output: str) -> N
     """
     kind, items = asyncio.run(_listed(context, words, is_one=True))
     (item,) = items
-    if output == "text":
+    if not print_document(kind.document(item), output):
         click.echo(kind.details(item, clock.now()))
-    else:
-        {"json": print_json, "yaml": print_yaml}[output](kind.document(item))
 
 
 async def _closed(fleet: "FleetSession", kind: str, desired: "Desired") -> "Mapping[str, datetime]":
@@ -129,11 +137,9 @@ async def _closed(fleet: "FleetSession", kind: str, desired: "Desired") -> "Mapp
 @click.command()
 @one_task
 @click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
-)
+@output_option("table")
 @click.pass_obj
-def explain_command(context: Context, words: tuple[str, ...], rev: str | None, output: str) -> None:
+def explain_command(context: Context, words: tuple[str, ...], rev: str | None, output: Output) -> None:
     """
     Show where each value of a task comes from.
 
@@ -144,12 +150,14 @@ def explain_command(context: Context, words: tuple[str, ...], rev: str | None, o
     from reconciler.cli.render import cause_document
 
     name, fields, placement, failure = asyncio.run(_explained(context, words, rev))
-    if output == "json":
-        origins = [{"field": each.field, "value": each.value, "origin": each.origin} for each in fields]
-        why = cause_document(failure) if failure else None
-        where = placement_document(placement)
-        print_json({"kind": "task", "name": name, "cause": why, "fields": origins, "placement": where})
-    else:
+    document: ExplainShape = {
+        "kind": "task",
+        "name": name,
+        "cause": cause_document(failure) if failure else None,
+        "fields": [{"field": each.field, "value": each.value, "origin": each.origin} for each in fields],
+        "placement": placement_document(placement),
+    }
+    if not print_document(document, output):
         if failure:
             click.echo(f"{failure_text(failure)}\n")
         print_table(("FIELD", "VALUE", "FROM"), [(each.field, each.value, each.origin) for each in fields])

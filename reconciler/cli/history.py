@@ -16,7 +16,7 @@ from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.notices import say_if_nobody_serves
-from reconciler.cli.output import Column, print_list
+from reconciler.cli.output import Column, Listing, list_options, print_list
 from reconciler.cli.references import one_task, task_name, words_argument
 from reconciler.cli.terminal import ago
 from reconciler.core.errors import NotFound, SpecError
@@ -40,11 +40,9 @@ FOLLOW_INTERVAL = 0.2
 @click.option(
     "-n", "--number", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many."
 )
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "wide", "json"]), default="table", help="How to print it."
-)
+@list_options("table", "wide")
 @click.pass_obj
-def history_command(context: Context, words: tuple[str, ...], number: int, output: str) -> None:
+def history_command(context: Context, words: tuple[str, ...], number: int, listing: Listing) -> None:
     """
     Show what happened, newest first.
 
@@ -53,9 +51,9 @@ def history_command(context: Context, words: tuple[str, ...], number: int, outpu
     stand in the reason.
     """
     entries = asyncio.run(_history(context, words, number))
-    is_terminal = sys.stdout.isatty() and output != "wide"
+    is_terminal = sys.stdout.isatty() and not listing.is_wide
     shown = columns(clock.now(), is_terminal=is_terminal, is_one=bool(words))
-    print_list(entries, shown, transition_document, output)
+    print_list(entries, shown, transition_document, listing)
 
 
 async def _history(context: Context, words: Sequence[str], number: int) -> Sequence[TransitionRecord]:

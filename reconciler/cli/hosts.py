@@ -23,7 +23,7 @@ from reconciler.cli.change import (
 )
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
-from reconciler.cli.output import Document, print_json, print_table
+from reconciler.cli.output import Output, output_option, print_document, print_table
 from reconciler.cli.params import duration
 from reconciler.cli.references import NameParam
 from reconciler.core.edits import FieldChanges
@@ -32,6 +32,7 @@ from reconciler.core.model.specs import HostSpec
 from reconciler.core.times import format_time
 
 if TYPE_CHECKING:
+    from reconciler.cli.shapes import HostCheckShape
     from reconciler.core.adapter import Adapter
     from reconciler.core.model.specs import Host
     from reconciler.core.model.status import HostCli
@@ -56,11 +57,9 @@ def host() -> None:
 
 @host.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1, type=NameParam("host"))
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
-)
+@output_option("table")
 @click.pass_obj
-def check(context: Context, names: tuple[str, ...], output: str) -> int:
+def check(context: Context, names: tuple[str, ...], output: Output) -> int:
     """
     Ask hosts now what they are and have, and carry out a run there that does nothing.
 
@@ -75,9 +74,7 @@ def check(context: Context, names: tuple[str, ...], output: str) -> int:
     for each in checks:
         for warning in each.result.warnings if each.result else ():
             click.echo(f"warning: host {each.host.name}: {warning}", err=True)
-    if output == "json":
-        print_json([check_document(each) for each in checks])
-    else:
+    if not print_document([check_document(each) for each in checks], output):
         print_table(HOST_HEAD, [_host_row(each) for each in checks])
         rows = [row for each in checks for row in _cli_rows(each)]
         if rows:
@@ -194,37 +191,32 @@ def _gib(mebibytes: int | None) -> str:
     return NO_VALUE if mebibytes is None else f"{mebibytes / 1024:.1f} GiB"
 
 
-def check_document(check: HostCheck) -> Document:
+def check_document(check: HostCheck) -> "HostCheckShape":
     """Return a checked host as `-o json` prints it."""
     facts = check.facts
-    documents: Document = {}
-    if facts:
-        documents = {
-            "latency_ms": round(facts.latency * 1000, 1),
-            "os": facts.os,
-            "arch": facts.arch,
-            "cores": facts.cores,
-            "load": facts.load,
-            "memory_mb": facts.memory_mb,
-            "memory_free_mb": facts.memory_free_mb,
-            "disk_free_mb": facts.disk_free_mb,
-            "boot_id": facts.boot_id,
-            "shell": facts.shell,
-            "git": facts.git,
-        }
-    if check.result:
-        documents |= {
-            "ends_runs_by": list(check.result.held_by),
-            "warnings": list(check.result.warnings),
-        }
-    return {
+    document: HostCheckShape = {
         "host": check.host.name,
         "usable": check.is_usable,
         "reachable": facts is not None,
         "troubles": list(check.troubles),
-        **documents,
         "adapters": {name: cli.model_dump(mode="json") for name, cli in check.clis.items()},
     }
+    if facts:
+        document["latency_ms"] = round(facts.latency * 1000, 1)
+        document["os"] = facts.os
+        document["arch"] = facts.arch
+        document["cores"] = facts.cores
+        document["load"] = facts.load
+        document["memory_mb"] = facts.memory_mb
+        document["memory_free_mb"] = facts.memory_free_mb
+        document["disk_free_mb"] = facts.disk_free_mb
+        document["boot_id"] = facts.boot_id
+        document["shell"] = facts.shell
+        document["git"] = facts.git
+    if check.result:
+        document["ends_runs_by"] = list(check.result.held_by)
+        document["warnings"] = list(check.result.warnings)
+    return document
 
 
 # --- trust -----------------------------------------------------------------

@@ -4,8 +4,9 @@ What `get` shows of each kind: columns for people, documents for programs.
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING, Literal
 
-from reconciler.cli.output import Column, Document
+from reconciler.cli.output import Column
 from reconciler.cli.terminal import ago
 from reconciler.core.adapter import Adapter
 from reconciler.core.conditions import Condition
@@ -14,6 +15,9 @@ from reconciler.core.model.status import HostCli
 from reconciler.core.runs.failure import FailureSummary
 from reconciler.core.times import format_time
 from reconciler.core.views import HostView, TaskView, WorkerView
+
+if TYPE_CHECKING:
+    from reconciler.cli.shapes import CauseShape, ConditionShape, HostShape, SpecShape, TaskShape
 
 DASH = "-"
 """What stands in a table where there is nothing to say."""
@@ -33,6 +37,7 @@ def task_columns(now: datetime) -> Sequence[Column]:
         Column("REPO", lambda view: view.repo or DASH, is_wide=True),
         Column("BRANCH", _of_status("branch_name"), is_wide=True),
         Column("RUN", _of_status("run"), is_wide=True),
+        Column("LABELS", lambda view: _words(view.spec.labels if view.spec else ()), is_wide=True),
         Column("TITLE", lambda view: view.spec.headline if view.spec else DASH, is_wide=True),
         Column("REASON", lambda view: _reason_and_last_line(view) or _last_output(view, now)),
     )
@@ -61,6 +66,10 @@ def _place(view: TaskView) -> str:
     return f"agent {view.assigned_agent}" if view.assigned_agent else view.assigned_host or DASH
 
 
+def _words(words: Sequence[str]) -> str:
+    return ",".join(words) or DASH
+
+
 def _of_status(field: str) -> Callable[[TaskView], str]:
     return lambda view: (view.status and getattr(view.status, field)) or DASH
 
@@ -72,7 +81,7 @@ def host_columns(now: datetime) -> Sequence[Column]:
         Column("STATE", lambda view: view.state),
         Column("SINCE", lambda view: ago(view.since, now) if view.since else DASH),
         Column("USED", lambda view: f"{view.used}/{view.spec.slots}"),
-        Column("LABELS", lambda view: ",".join(view.spec.labels) or DASH),
+        Column("LABELS", lambda view: _words(view.spec.labels)),
         Column("ADDRESS", lambda view: view.spec.address or "this machine", is_wide=True),
         Column("ADAPTERS", adapters_of, is_wide=True),
         Column("REASON", lambda view: view.status.message if view.status else ""),
@@ -121,23 +130,26 @@ REPO_COLUMNS = (
 # --- Documents -------------------------------------------------------------
 
 
-def task_document(view: TaskView) -> Document:
+def task_document(view: TaskView) -> "TaskShape":
     """Return a task as `-o json` prints it."""
-    return {
+    document: TaskShape = {
         "kind": "task",
         "name": view.name,
         "phase": view.phase.value,
+        "since": format_time(view.since) if view.since else None,
         "reason": shown_reason(view),
         "cause": cause_document(view.cause) if view.cause else None,
         "conditions": [condition_document(condition) for condition in view.conditions],
         "problems": [str(problem) for problem in view.problems],
         "spec": view.spec.model_dump(mode="json", exclude={"name"}) if view.spec else None,
         "status": view.status.model_dump(mode="json") if view.status else None,
-        **({"live": {"last_output_at": format_time(view.last_output_at)}} if view.last_output_at else {}),
     }
+    if view.last_output_at:
+        document["live"] = {"last_output_at": format_time(view.last_output_at)}
+    return document
 
 
-def cause_document(summary: FailureSummary) -> Document:
+def cause_document(summary: FailureSummary) -> "CauseShape":
     """Return why a task failed as `-o json` prints it."""
     return {
         "summary": summary.summary,
@@ -148,7 +160,7 @@ def cause_document(summary: FailureSummary) -> Document:
     }
 
 
-def condition_document(condition: Condition) -> Document:
+def condition_document(condition: Condition) -> "ConditionShape":
     """Return a condition as `-o json` prints it."""
     return {
         "type": condition.type,
@@ -159,7 +171,7 @@ def condition_document(condition: Condition) -> Document:
     }
 
 
-def host_document(view: HostView) -> Document:
+def host_document(view: HostView) -> "HostShape":
     """Return a host as `-o json` prints it."""
     return {
         "kind": "host",
@@ -173,13 +185,14 @@ def host_document(view: HostView) -> Document:
     }
 
 
-def spec_document(value: WorkerView | Adapter | Repo) -> Document:
+def spec_document(value: WorkerView | Adapter | Repo) -> "SpecShape":
     """Return a thing that has no status as `-o json` prints it; of an agent, what it holds too."""
     if isinstance(value, WorkerView):
         return {**_spec_document(value.spec), "held": list(value.held)}
     return _spec_document(value)
 
 
-def _spec_document(value: Agent | Adapter | Repo) -> Document:
-    kind = type(value).__name__.lower()
+def _spec_document(value: Agent | Adapter | Repo) -> "SpecShape":
+    kind: Literal["agent", "adapter", "repo"] = "repo" if isinstance(value, Repo) else "adapter"
+    kind = "agent" if isinstance(value, Agent) else kind
     return {"kind": kind, "name": value.name, "spec": value.model_dump(mode="json", exclude={"name"})}

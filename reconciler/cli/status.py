@@ -14,13 +14,14 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
-from reconciler.cli.output import Document, print_json
+from reconciler.cli.output import Output, output_option, print_document
 from reconciler.cli.terminal import ago, table, value_block
 from reconciler.core.times import format_time, time_at
 
 if TYPE_CHECKING:
     from reconciler.cli.serving import Serving
     from reconciler.cli.session import FleetSession
+    from reconciler.cli.shapes import ReconcilerShape, StatusShape
     from reconciler.core.views import Need
     from reconciler.store.remote_record import Fetched, Remote
 
@@ -48,9 +49,9 @@ class FleetStanding:
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@output_option("text")
 @click.pass_obj
-def status(context: Context, output: str) -> int:
+def status(context: Context, output: Output) -> int:
     """
     Show who reconciles, and what needs a person.
 
@@ -58,9 +59,7 @@ def status(context: Context, output: str) -> int:
     for a person, 8 if no reconciler runs.
     """
     standing = asyncio.run(_standing(context))
-    if output == "json":
-        print_json(status_document(standing))
-    else:
+    if not print_document(status_document(standing), output):
         click.echo(text(standing, clock.now()))
     return status_exit_code(standing)
 
@@ -133,10 +132,10 @@ def _of_serving(who: "Serving") -> "Iterator[Need]":
 # --- Showing ---------------------------------------------------------------
 
 
-def status_document(standing: FleetStanding) -> Document:
+def status_document(standing: FleetStanding) -> "StatusShape":
     """Return how a fleet stands as `-o json` prints it."""
     who, presence = standing.serving, standing.serving.presence
-    running = {
+    running: ReconcilerShape = {
         "mode": who.mode or None,
         "pid": who.pid or None,
         "machine": who.host or None,
@@ -160,9 +159,9 @@ def status_document(standing: FleetStanding) -> Document:
             if standing.fetched and standing.fetched.at
             else None,
         },
-        "tasks": standing.phases,
-        "hosts": standing.hosts,
-        "needs": [need._asdict() for need in standing.needs],
+        "tasks": dict(standing.phases),
+        "hosts": dict(standing.hosts),
+        "needs": [{"what": need.what, "why": need.why, "message": need.message} for need in standing.needs],
         "advice": list(standing.advice),
     }
 

@@ -15,7 +15,7 @@ import click
 from reconciler import clock
 from reconciler.cli.change import message, reason_option, set_fields, spec_of
 from reconciler.cli.context import Context
-from reconciler.cli.output import Column, Document, list_output, print_list
+from reconciler.cli.output import Column, Listing, list_options, print_list
 from reconciler.cli.params import duration
 from reconciler.cli.references import NameParam
 from reconciler.core.edits import FieldChanges
@@ -23,6 +23,7 @@ from reconciler.core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
+    from reconciler.cli.shapes import TokenShape
     from reconciler.core.model.specs import Agent, AgentSpec
     from reconciler.specs.parse import File
 
@@ -148,13 +149,13 @@ async def _revoke(context: Context, name: str, *, only_old: bool, reason: str) -
 
 
 @token_group.command("list")
-@list_output
+@list_options()
 @click.pass_obj
-def list_(context: Context, output: str) -> None:
+def list_(context: Context, listing: Listing) -> None:
     """List agents and their tokens; the tokens themselves are nowhere."""
     from reconciler.core.times import format_time
 
-    def document(agent: "Agent") -> Document:
+    def document(agent: "Agent") -> "TokenShape":
         expires = format_time(agent.expires) if agent.expires else None
         return {
             "name": agent.name,
@@ -171,7 +172,7 @@ def list_(context: Context, output: str) -> None:
         Column("SCOPES", lambda agent: ",".join(agent.scopes)),
         Column("DESIRED", lambda agent: agent.desired),
     )
-    print_list(asyncio.run(_agents(context)), columns, document, output)
+    print_list(asyncio.run(_agents(context)), columns, document, listing)
 
 
 async def _agents(context: Context) -> "Sequence[Agent]":

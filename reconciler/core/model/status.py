@@ -146,7 +146,7 @@ class Session(Frozen):
     """The CLI's running totals, as it last told them."""
 
 
-_FLAT: Mapping[str, Mapping[str, str]] = {
+FLAT: Mapping[str, Mapping[str, str]] = {
     "holder": {
         "host": "assigned_host",
         "machine": "machine",
@@ -244,7 +244,7 @@ class Status(Frozen):
         if not isinstance(values, dict):
             return values
         rest = dict(values)
-        for part, names in _FLAT.items():
+        for part, names in FLAT.items():
             taken = {field: rest.pop(name, None) for field, name in names.items()}
             if given := {field: value for field, value in taken.items() if value is not None}:
                 rest[part] = given
@@ -255,11 +255,11 @@ class Status(Frozen):
         """Write the parts as the file has them; what a part does not have is a default, and null."""
         flat: dict[str, Any] = {}
         for part, value in dump(self).items():
-            if part not in _FLAT:
+            if part not in FLAT:
                 flat[part] = value
                 continue
             given, is_short = value or {}, info.exclude_defaults
-            flat |= {key: given.get(own) for own, key in _FLAT[part].items() if own in given or not is_short}
+            flat |= {key: given.get(own) for own, key in FLAT[part].items() if own in given or not is_short}
         return flat
 
 
