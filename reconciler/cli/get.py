@@ -6,6 +6,7 @@ What `get` and `describe` show is what is committed and on record, not the work 
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,11 @@ import click
 
 from reconciler import clock
 from reconciler.cli.context import Context
+from reconciler.cli.help import examples
 from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import (
     Listing,
+    ListWriter,
     Output,
     list_options,
     output_option,
@@ -34,27 +37,82 @@ if TYPE_CHECKING:
     from reconciler.core.model.specs import Desired
     from reconciler.core.planning.placement import Placement
     from reconciler.core.runs.failure import FailureSummary
-    from reconciler.core.views import TaskView
+    from reconciler.core.views import ReadModel, TaskView
     from reconciler.specs.explain import Explained
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler get",
+        "reconciler get tasks -l team=web --sort-by -since",
+        "reconciler get hosts -o wide",
+        "reconciler get task web/fix-login -o jsonpath='{.status.run}'",
+        "reconciler get -w --no-headers",
+    )
+)
 @words_argument("[KIND] [NAME]...", required=False)
 @selector_option
+@click.option("-w", "--watch", is_flag=True, help="Go on, until Ctrl-C, with what changes.")
+@click.option("--watch-only", is_flag=True, help="The same without the list to begin with.")
 @list_options()
 @click.pass_obj
-def get(context: Context, words: tuple[str, ...], selectors: tuple[Selector, ...], listing: Listing) -> None:
+def get(
+    context: Context,
+    words: tuple[str, ...],
+    *,
+    selectors: tuple[Selector, ...],
+    watch: bool,
+    watch_only: bool,
+    listing: Listing,
+) -> None:
     """
     List tasks, hosts, agents, adapters or repos.
 
     Tasks if no KIND is named. A kind may be written in the singular, the plural
-    or short (t, h, ag, ad, r), and before a name: `get host/local`.
+    or short (t, h, ag, ad, r), and before a name: `get host/local`. With -w,
+    JSON is printed a line for each thing, whenever it changed.
     """
+    if watch or watch_only:
+        asyncio.run(_watch(context, words, selectors, listing, has_list=not watch_only))
+        return
     shown, items = asyncio.run(_listed(context, words))
     items = shown.select(items, selectors)
     print_list(items, shown.columns(clock.now()), shown.document, listing)
     if shown.name == "task" and listing.output.form in {"table", "wide"}:
         _say_what_failed(items, in_full=len(items) == 1 and len(words) > 0)
+
+
+async def _watch(
+    context: Context, words: Sequence[str], selectors: Sequence[Selector], listing: Listing, *, has_list: bool
+) -> None:
+    """Print things, and those again that changed, until we are interrupted."""
+    from reconciler.cli.follow import FleetFollower
+    from reconciler.cli.session import open_fleet
+
+    writer: ListWriter[Any] | None = None
+    documents: dict[str, dict[str, Any]] = {}
+    async with open_fleet(context) as fleet, aclosing(FleetFollower(fleet).models()) as models:
+        async for model in models:
+            shown, items = await _picked(fleet, model, words)
+            picked = listing.sorted(shown.select(items, selectors), shown.document)
+            fresh = {each["name"]: each for each in map(_lasting, map(shown.document, picked))}
+            for name in documents.keys() - fresh.keys():
+                click.echo(f"{shown.name} {name} is gone", err=True)
+            if writer is not None or has_list:
+                writer = writer or ListWriter(shown.columns(clock.now()), shown.document, listing)
+                changed = [
+                    item
+                    for item, (name, each) in zip(items, fresh.items(), strict=True)
+                    if documents.get(name) != each
+                ]
+                writer.write(changed)
+            writer = writer or ListWriter(shown.columns(clock.now()), shown.document, listing)
+            documents = fresh
+
+
+def _lasting(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document without the figures that change all the time."""
+    return {key: value for key, value in document.items() if key != "live"}
 
 
 def _say_what_failed(views: "Sequence[TaskView]", *, in_full: bool) -> None:
@@ -76,9 +134,7 @@ async def _listed(
     context: Context, words: Sequence[str], *, is_one: bool = False
 ) -> "tuple[ShownKind, list[Any]]":
     """Return the kind that is meant, and what is to be shown of it; of a few tasks, why they failed."""
-    from reconciler.cli.kinds import SHOWN_KINDS
     from reconciler.cli.session import open_fleet
-    from reconciler.core.references import kind_of
     from reconciler.core.views import ReadModel
     from reconciler.dispatch.logs import LogFolder
 
@@ -86,19 +142,30 @@ async def _listed(
         desired, observed = await fleet.recorded()
         await say_if_nobody_serves(fleet, desired.fleet.state_branch, observed.statuses, clock.now())
         model = ReadModel(desired, observed, last_output=LogFolder(context.data_dir / "logs").last_output)
-        kind = kind_of(words[0]) if len(words) == 1 and not is_one else None
-        if kind or not words:
-            shown, names = SHOWN_KINDS[kind or "task"], []
-        else:
-            references = resolve_references(words, lambda kind: SHOWN_KINDS[kind].find(model))
-            if len({each.kind for each in references}) > 1:
-                raise click.UsageError(f"one kind at a time: {' '.join(words)!r} names several")
-            if is_one and len(references) > 1:
-                raise click.UsageError(f"one thing at a time: {' '.join(words)!r} is no kind and a name")
-            shown, names = SHOWN_KINDS[references[0].kind], [each.name for each in references]
-        model = replace(model, closed=await _closed(fleet, shown.name, desired))
-        items = shown.pick(model, names)
-        return shown, _with_causes(items, desired, context) if names and shown.name == "task" else items
+        return await _picked(fleet, model, words, is_one=is_one)
+
+
+async def _picked(
+    fleet: "FleetSession", model: "ReadModel", words: Sequence[str], *, is_one: bool = False
+) -> "tuple[ShownKind, list[Any]]":
+    """Return the kind that words mean, and what they pick of a fleet."""
+    from reconciler.cli.kinds import SHOWN_KINDS
+    from reconciler.core.references import kind_of
+
+    kind = kind_of(words[0]) if len(words) == 1 and not is_one else None
+    if kind or not words:
+        shown, names = SHOWN_KINDS[kind or "task"], []
+    else:
+        references = resolve_references(words, lambda kind: SHOWN_KINDS[kind].find(model))
+        if len({each.kind for each in references}) > 1:
+            raise click.UsageError(f"one kind at a time: {' '.join(words)!r} names several")
+        if is_one and len(references) > 1:
+            raise click.UsageError(f"one thing at a time: {' '.join(words)!r} is no kind and a name")
+        shown, names = SHOWN_KINDS[references[0].kind], [each.name for each in references]
+    model = replace(model, closed=await _closed(fleet, shown.name, model.desired))
+    items = shown.pick(model, names)
+    has_causes = names and shown.name == "task"
+    return shown, _with_causes(items, model.desired, fleet.context) if has_causes else items
 
 
 def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Context) -> "list[TaskView]":

@@ -67,6 +67,12 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         "history": CommandEntry(
             "reconciler.cli.history:history_command", "Show what happened, newest first."
         ),
+        "events": CommandEntry(
+            "reconciler.cli.events:events", "Show what happens, oldest first, as it happens with -f."
+        ),
+        "wait": CommandEntry(
+            "reconciler.cli.wait:wait", "Wait until tasks are completed, or got as far as --for says."
+        ),
         "status": CommandEntry(
             "reconciler.cli.status:status", "Show who reconciles, and what needs a person."
         ),

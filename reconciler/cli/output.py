@@ -8,14 +8,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from shutil import get_terminal_size
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from reconciler.cli.jsonpath import Template, parse_path, parse_template, values
 from reconciler.cli.streams import can_write
-from reconciler.cli.terminal import did_you_mean, fitted, table
+from reconciler.cli.terminal import did_you_mean, fitted, table, widths_of
 from reconciler.core.text import harmless
 
 Document = Mapping[str, object]
@@ -181,6 +181,8 @@ class Column(NamedTuple):
     cell: Callable[[Any], str]
     is_wide: bool = False
     """Whether it is left out unless `-o wide` asks for it."""
+    least: int = 0
+    """Width of it to begin with, where rows come one after the other."""
 
 
 def print_list(
@@ -202,6 +204,53 @@ def print_list(
         shown = [column for column in columns if listing.is_wide or not column.is_wide]
         rows = [[c.cell(item) for c in shown] for item in items]
         print_table([c.title for c in shown], rows, empty=empty, has_head=listing.has_head)
+
+
+class ListWriter(Generic[T]):
+    """Writes things of a list as they come: a table whose columns go on, or a document a line."""
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        document: Callable[[T], Document],
+        listing: Listing,
+        *,
+        is_stream: bool = True,
+    ) -> None:
+        """Begin; unless it is a stream, the first things are all of them."""
+        self._columns = [column for column in columns if listing.is_wide or not column.is_wide]
+        self._document = document
+        self._listing = listing
+        self._is_stream = is_stream
+        self._widths: Sequence[int] = ()
+
+    def write(self, items: Sequence[T]) -> None:
+        """Write some more."""
+        form, has_begun = self._listing.output.form, bool(self._widths)
+        if not self._is_stream:
+            print_list(items, self._columns, self._document, self._listing)
+        elif form == "json":
+            for item in items:
+                click.echo(_line(versioned(self._document(item))))
+        elif form == "yaml":
+            for item in items:
+                click.echo("---")
+                print_yaml(self._document(item))
+        elif form in {"table", "wide"} and items:
+            head = [column.title for column in self._columns]
+            rows = [[column.cell(item) for column in self._columns] for item in items]
+            least = self._widths or [column.least for column in self._columns]
+            self._widths = widths_of([head, *rows], least)
+            has_head = self._listing.has_head and not has_begun
+            print_table(head, rows, has_head=has_head, widths=self._widths)
+        elif items:
+            print_list(items, self._columns, self._document, self._listing)
+        sys.stdout.flush()
+
+
+def _line(document: object) -> str:
+    text = json.dumps(document, ensure_ascii=False)
+    return text if _is_plain(text) else json.dumps(document)
 
 
 def print_document(value: Document | Sequence[Document], output: Output) -> bool:
@@ -261,20 +310,23 @@ def print_table(
     *,
     empty: str = "nothing to show",
     has_head: bool = True,
+    widths: Sequence[int] = (),
 ) -> None:
     """Print a table, with colours on a terminal and plain anywhere else; talk of it if there are no rows."""
     if not rows:
         click.echo(empty, err=True)
     elif sys.stdout.isatty():
-        _print_with_colours(head, rows, has_head=has_head)
+        _print_with_colours(head, rows, has_head=has_head, widths=widths)
     else:
-        text = table(head, rows)
+        text = table(head, rows, widths)
         click.echo(text if has_head else text.partition("\n")[2])
 
 
-def _print_with_colours(head: Sequence[str], rows: Sequence[Sequence[str]], *, has_head: bool) -> None:
+def _print_with_colours(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, has_head: bool, widths: Sequence[int]
+) -> None:
     """Print a table as wide as the terminal."""
-    first, *lines = fitted(head, rows, get_terminal_size().columns)
+    first, *lines = fitted(head, rows, get_terminal_size().columns, widths)
     has_colours = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     titles = [click.style(title, bold=True) for title in first]
     for line in (*([titles] if has_head else []), *(list(map(_coloured, line)) for line in lines)):

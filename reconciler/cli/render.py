@@ -29,7 +29,7 @@ def task_columns(now: datetime) -> Sequence[Column]:
     """Return the columns of `get tasks`."""
     return (
         Column("NAME", lambda view: view.name),
-        Column("PHASE", lambda view: view.state),
+        Column("PHASE", lambda view: view.state, least=14),
         Column("SINCE", lambda view: ago(view.since, now) if view.since else DASH),
         Column("ATTEMPT", lambda view: str(view.status.attempt) if view.status else DASH),
         Column("HOST", _place),

@@ -5,6 +5,7 @@ Words on a terminal: tables, ages, suggestions.
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from difflib import get_close_matches
+from itertools import zip_longest
 from unicodedata import combining, east_asian_width
 
 from reconciler.core.text import harmless, one_line
@@ -19,19 +20,27 @@ def ago(since: datetime, now: datetime) -> str:
     return f"{int(seconds)}s"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return aligned columns, two spaces apart, the last one as long as it is."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], least: Sequence[int] = ()) -> str:
+    """Return aligned columns, two spaces apart, the last one as long as it is; `least` are widths to keep."""
     lines = [tuple(head), *(tuple(map(one_line, row)) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ("  ".join(map(str.ljust, line, widths)) for line in lines)
+    widths = widths_of(lines, least)
+    padded = ("  ".join(map(pad, line, widths)) for line in lines)
     return "\n".join(line.rstrip() for line in padded)
+
+
+def widths_of(lines: Iterable[Sequence[str]], least: Sequence[int] = ()) -> Sequence[int]:
+    """Return how wide each column is, at least as wide as it was."""
+    widths = [max(map(columns_of, column)) for column in zip(*lines, strict=True)]
+    return [max(pair) for pair in zip_longest(widths, least, fillvalue=0)]
 
 
 LEAST = 40
 """Characters of the last column, for sentences: with less room they go on lines of their own."""
 
 
-def fitted(head: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> list[list[str]]:
+def fitted(
+    head: Sequence[str], rows: Iterable[Sequence[str]], width: int, least: Sequence[int] = ()
+) -> list[list[str]]:
     """
     Return a table as lines of cells, padded, no longer than a terminal is wide as far as can be.
 
@@ -40,7 +49,7 @@ def fitted(head: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> li
     """
     lines = [list(map(one_line, row)) for row in rows]
     *others, last = zip(head, *lines, strict=True)
-    widths = [max(map(columns_of, column)) for column in others]
+    widths = widths_of(zip(*others, strict=True), least[:-1])
     room, longest = width - sum(widths) - 2 * len(widths), max(map(columns_of, last))
     is_folded = room < min(longest, LEAST)
     indent = 4 if is_folded else width - room
