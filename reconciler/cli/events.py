@@ -13,7 +13,7 @@ from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.help import examples
 from reconciler.cli.output import Listing, ListWriter, list_options
-from reconciler.cli.references import task_name, words_argument
+from reconciler.cli.references import reference_argument, task_name
 from reconciler.core.transitions import TransitionRecord, transition_document
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ BATCH = 1000
         "reconciler events -f -o jsonpath='{.at} {.task} {.after}'",
     )
 )
-@words_argument("[[task/]NAME]", required=False)
+@reference_argument("[[task/]NAME]", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on, until Ctrl-C, with what happens from now on.")
 @click.option(
     "-n",
@@ -49,7 +49,7 @@ BATCH = 1000
 @click.pass_obj
 def events(
     context: Context,
-    words: tuple[str, ...],
+    args: tuple[str, ...],
     *,
     follow: bool,
     number: int,
@@ -64,12 +64,12 @@ def events(
     """
     if listing.sort_by and follow:
         raise click.UsageError("--sort-by cannot be meant with -f: events come in the order of time")
-    asyncio.run(_events(context, words, number, after, listing, is_followed=follow))
+    asyncio.run(_events(context, args, number, after, listing, is_followed=follow))
 
 
 async def _events(
     context: Context,
-    words: Sequence[str],
+    args: Sequence[str],
     number: int,
     after: str | None,
     listing: Listing,
@@ -84,7 +84,7 @@ async def _events(
     async with open_fleet(context) as fleet:
         ref = fleet.repository.ref(await fleet.record_branch())
         past = HistoryReader(fleet.repository, lambda: fleet.repository.read_ref(ref) or "")
-        task = task_name(words, await fleet.names("task")) if words else None
+        task = task_name(args, await fleet.names("task")) if args else None
         shown = columns(clock.now(), is_terminal=False, is_one=task is not None)
         writer = ListWriter(shown, transition_document, listing, is_stream=is_followed)
         if after is None:

@@ -27,7 +27,7 @@ from reconciler.cli.output import (
     print_list,
     print_table,
 )
-from reconciler.cli.references import one_task, resolve_references, task_name, words_argument
+from reconciler.cli.references import one_task, reference_argument, resolve_references, task_name
 from reconciler.cli.selectors import Selector, selector_option
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         "reconciler get -w --no-headers",
     )
 )
-@words_argument("[KIND] [NAME]...", required=False)
+@reference_argument("[KIND] [NAME]...", required=False)
 @selector_option
 @click.option("-w", "--watch", is_flag=True, help="Go on, until Ctrl-C, with what changes.")
 @click.option("--watch-only", is_flag=True, help="The same without the list to begin with.")
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def get(
     context: Context,
-    words: tuple[str, ...],
+    args: tuple[str, ...],
     *,
     selectors: tuple[Selector, ...],
     watch: bool,
@@ -73,17 +73,17 @@ def get(
     JSON is printed a line for each thing, whenever it changed.
     """
     if watch or watch_only:
-        asyncio.run(_watch(context, words, selectors, listing, has_list=not watch_only))
+        asyncio.run(_watch(context, args, selectors, listing, has_list=not watch_only))
         return
-    shown, items = asyncio.run(_listed(context, words))
+    shown, items = asyncio.run(_listed(context, args))
     items = shown.select(items, selectors)
     print_list(items, shown.columns(clock.now()), shown.document, listing)
     if shown.name == "task" and listing.output.form in {"table", "wide"}:
-        _say_what_failed(items, in_full=len(items) == 1 and len(words) > 0)
+        _say_what_failed(items, in_full=len(items) == 1 and len(args) > 0)
 
 
 async def _watch(
-    context: Context, words: Sequence[str], selectors: Sequence[Selector], listing: Listing, *, has_list: bool
+    context: Context, args: Sequence[str], selectors: Sequence[Selector], listing: Listing, *, has_list: bool
 ) -> None:
     """Print things, and those again that changed, until we are interrupted."""
     from reconciler.cli.follow import FleetFollower
@@ -93,7 +93,7 @@ async def _watch(
     documents: dict[str, dict[str, Any]] = {}
     async with open_fleet(context) as fleet, aclosing(FleetFollower(fleet).models()) as models:
         async for model in models:
-            shown, items = await _picked(fleet, model, words)
+            shown, items = await _picked(fleet, model, args)
             picked = listing.sorted(shown.select(items, selectors), shown.document)
             fresh = {each["name"]: each for each in map(_lasting, map(shown.document, picked))}
             for name in documents.keys() - fresh.keys():
@@ -131,7 +131,7 @@ def _say_what_failed(views: "Sequence[TaskView]", *, in_full: bool) -> None:
 
 
 async def _listed(
-    context: Context, words: Sequence[str], *, is_one: bool = False
+    context: Context, args: Sequence[str], *, is_one: bool = False
 ) -> "tuple[ShownKind, list[Any]]":
     """Return the kind that is meant, and what is to be shown of it; of a few tasks, why they failed."""
     from reconciler.cli.session import open_fleet
@@ -142,25 +142,25 @@ async def _listed(
         desired, observed = await fleet.recorded()
         await say_if_nobody_serves(fleet, desired.fleet.state_branch, observed.statuses, clock.now())
         model = ReadModel(desired, observed, last_output=LogFolder(context.data_dir / "logs").last_output)
-        return await _picked(fleet, model, words, is_one=is_one)
+        return await _picked(fleet, model, args, is_one=is_one)
 
 
 async def _picked(
-    fleet: "FleetSession", model: "ReadModel", words: Sequence[str], *, is_one: bool = False
+    fleet: "FleetSession", model: "ReadModel", args: Sequence[str], *, is_one: bool = False
 ) -> "tuple[ShownKind, list[Any]]":
-    """Return the kind that words mean, and what they pick of a fleet."""
+    """Return the kind that args mean, and what they pick of a fleet."""
     from reconciler.cli.kinds import SHOWN_KINDS
     from reconciler.core.references import kind_of
 
-    kind = kind_of(words[0]) if len(words) == 1 and not is_one else None
-    if kind or not words:
+    kind = kind_of(args[0]) if len(args) == 1 and not is_one else None
+    if kind or not args:
         shown, names = SHOWN_KINDS[kind or "task"], []
     else:
-        references = resolve_references(words, lambda kind: SHOWN_KINDS[kind].find(model))
+        references = resolve_references(args, lambda kind: SHOWN_KINDS[kind].find(model))
         if len({each.kind for each in references}) > 1:
-            raise click.UsageError(f"one kind at a time: {' '.join(words)!r} names several")
+            raise click.UsageError(f"one kind at a time: {' '.join(args)!r} names several")
         if is_one and len(references) > 1:
-            raise click.UsageError(f"one thing at a time: {' '.join(words)!r} is no kind and a name")
+            raise click.UsageError(f"one thing at a time: {' '.join(args)!r} is no kind and a name")
         shown, names = SHOWN_KINDS[references[0].kind], [each.name for each in references]
     model = replace(model, closed=await _closed(fleet, shown.name, model.desired))
     items = shown.pick(model, names)
@@ -179,17 +179,17 @@ def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Conte
 
 
 @click.command()
-@words_argument("[KIND[/]]NAME")
+@reference_argument("[KIND[/]]NAME")
 @output_option("text")
 @click.pass_obj
-def describe_command(context: Context, words: tuple[str, ...], output: Output) -> None:
+def describe_command(context: Context, args: tuple[str, ...], output: Output) -> None:
     """
     Show everything about one task, host, agent, adapter or repo.
 
     `web/fix-login` is a task; other kinds are named, as in `host/local` or
     `host local`.
     """
-    kind, items = asyncio.run(_listed(context, words, is_one=True))
+    kind, items = asyncio.run(_listed(context, args, is_one=True))
     (item,) = items
     if not print_document(kind.document(item), output):
         click.echo(kind.details(item, clock.now()))
@@ -206,7 +206,7 @@ async def _closed(fleet: "FleetSession", kind: str, desired: "Desired") -> "Mapp
 @click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
 @output_option("table")
 @click.pass_obj
-def explain_command(context: Context, words: tuple[str, ...], rev: str | None, output: Output) -> None:
+def explain_command(context: Context, args: tuple[str, ...], rev: str | None, output: Output) -> None:
     """
     Show where each value of a task comes from.
 
@@ -216,7 +216,7 @@ def explain_command(context: Context, words: tuple[str, ...], rev: str | None, o
     from reconciler.cli.preview import placement_document, placement_rows
     from reconciler.cli.render import cause_document
 
-    name, fields, placement, failure = asyncio.run(_explained(context, words, rev))
+    name, fields, placement, failure = asyncio.run(_explained(context, args, rev))
     document: ExplainShape = {
         "kind": "task",
         "name": name,
@@ -233,7 +233,7 @@ def explain_command(context: Context, words: tuple[str, ...], rev: str | None, o
 
 
 async def _explained(
-    context: Context, words: Sequence[str], rev: str | None
+    context: Context, args: Sequence[str], rev: str | None
 ) -> "tuple[str, Sequence[Explained], Placement, FailureSummary | None]":
     from reconciler.cli.failures import describe_failure
     from reconciler.cli.session import open_fleet
@@ -245,7 +245,7 @@ async def _explained(
         revision, files = await fleet.files(rev)
         observed = await fleet.observed()
     desired = build(files, revision=revision)
-    name = task_name(words, desired.tasks.keys() | desired.broken.keys())
+    name = task_name(args, desired.tasks.keys() | desired.broken.keys())
     fields = explained(files, name)
     others = {other: status for other, status in observed.statuses.items() if other != name}
     used = slots_in_use(others, observed)

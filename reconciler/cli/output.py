@@ -142,9 +142,9 @@ def list_options(*forms: str) -> Decorator:
         )
         @wraps(callback)
         def with_listing(
-            *words: Any, output: Output, no_headers: bool, sort_by: str | None, **options: Any
+            *args: Any, output: Output, no_headers: bool, sort_by: str | None, **options: Any
         ) -> Any:
-            return callback(*words, listing=Listing(output, not no_headers, sort_by), **options)
+            return callback(*args, listing=Listing(output, not no_headers, sort_by), **options)
 
         return with_listing
 

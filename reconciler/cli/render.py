@@ -37,7 +37,7 @@ def task_columns(now: datetime) -> Sequence[Column]:
         Column("REPO", lambda view: view.repo or DASH, is_wide=True),
         Column("BRANCH", _of_status("branch_name"), is_wide=True),
         Column("RUN", _of_status("run"), is_wide=True),
-        Column("LABELS", lambda view: _words(view.spec.labels if view.spec else ()), is_wide=True),
+        Column("LABELS", lambda view: _joined(view.spec.labels if view.spec else ()), is_wide=True),
         Column("TITLE", lambda view: view.spec.headline if view.spec else DASH, is_wide=True),
         Column("REASON", lambda view: _reason_and_last_line(view) or _last_output(view, now)),
     )
@@ -66,8 +66,8 @@ def _place(view: TaskView) -> str:
     return f"agent {view.assigned_agent}" if view.assigned_agent else view.assigned_host or DASH
 
 
-def _words(words: Sequence[str]) -> str:
-    return ",".join(words) or DASH
+def _joined(texts: Sequence[str]) -> str:
+    return ",".join(texts) or DASH
 
 
 def _of_status(field: str) -> Callable[[TaskView], str]:
@@ -81,7 +81,7 @@ def host_columns(now: datetime) -> Sequence[Column]:
         Column("STATE", lambda view: view.state),
         Column("SINCE", lambda view: ago(view.since, now) if view.since else DASH),
         Column("USED", lambda view: f"{view.used}/{view.spec.slots}"),
-        Column("LABELS", lambda view: _words(view.spec.labels)),
+        Column("LABELS", lambda view: _joined(view.spec.labels)),
         Column("ADDRESS", lambda view: view.spec.address or "this machine", is_wide=True),
         Column("ADAPTERS", adapters_of, is_wide=True),
         Column("REASON", lambda view: view.status.message if view.status else ""),

@@ -52,21 +52,21 @@ AIMS: tuple[Aim, ...] = ("completed", "review", "settled")
     help="Longest time, such as 30m; none if left out.",
 )
 @click.pass_obj
-def wait(context: Context, words: tuple[str, ...], *, aim: Aim, timeout: timedelta | None) -> int:
+def wait(context: Context, args: tuple[str, ...], *, aim: Aim, timeout: timedelta | None) -> int:
     """
     Wait until tasks are completed, or got as far as --for says.
 
     Ends as soon as all did, or one cannot any more: then it exits 5. After
     --timeout it exits 124. What they do meanwhile is told on stderr.
     """
-    return asyncio.run(_wait(context, words, aim, timeout))
+    return asyncio.run(_wait(context, args, aim, timeout))
 
 
-async def _wait(context: Context, words: Sequence[str], aim: Aim, limit: timedelta | None) -> ExitCode:
+async def _wait(context: Context, args: Sequence[str], aim: Aim, limit: timedelta | None) -> ExitCode:
     from reconciler.cli.session import open_fleet
 
     async with open_fleet(context) as fleet:
-        return await wait_for(fleet, lambda names: task_names(words, names), aim, limit)
+        return await wait_for(fleet, lambda names: task_names(args, names), aim, limit)
 
 
 async def wait_for(fleet: "FleetSession", pick: PickNames, aim: Aim, limit: timedelta | None) -> ExitCode:
@@ -128,10 +128,10 @@ class _Watch:
 
         place = f" on {view.assigned_host or view.assigned_agent}" if view.is_live else ""
         why = shown_reason(view)
-        words = f"{view.name}: {view.state}{place}" + (f", {why}" if why else "")
-        if self._lines.get(view.name) != words:
-            self._lines[view.name] = words
-            click.echo(words, err=True)
+        args = f"{view.name}: {view.state}{place}" + (f", {why}" if why else "")
+        if self._lines.get(view.name) != args:
+            self._lines[view.name] = args
+            click.echo(args, err=True)
 
     def _say_why(self, view: "TaskView") -> None:
         from reconciler.cli.failures import failure_text
