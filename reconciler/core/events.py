@@ -244,6 +244,8 @@ class PullRequestOpened(Event):
     """The pull request of the delivered branch is there: opened by us, or found."""
 
     pull: PullRequest
+    waiting: Waiting | None = None
+    """For what its merge waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +272,8 @@ class ChangesRequested(Event):
     """What they wrote."""
     reviewed: tuple[int, ...] = ()
     """Ids of the reviews that are there by now; all of them are answered with this."""
+    last_comment: int = 0
+    """Id of the last comment that is there by now; 0 if there is none."""
     head: str | None = None
     """Head of the branch to go on from, if it is not the one that was delivered."""
 
@@ -285,6 +289,8 @@ class Escalated(Event):
     """What reviewers wrote that no round answers; one that a person allows does."""
     reviewed: tuple[int, ...] = ()
     """As in `ChangesRequested`: what led here must not lead here again."""
+    last_comment: int = 0
+    """As in `ChangesRequested`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
