@@ -1,5 +1,5 @@
 """
-The forges of the fleet: Forgejo, and what speaks like it.
+The forges of the fleet: Forgejo, and forges with a compatible API.
 """
 
 import asyncio
@@ -38,14 +38,14 @@ class InstalledWebhook:
 
 @dataclass(frozen=True, slots=True)
 class _RepositoryClients:
-    """What belongs to one repository on a forge."""
+    """Client, reader and writer of one repository on a forge."""
 
     client: ForgeClient
     dialect: Dialect
     pulls: PullRequestReader
     writer: ForgeWriter
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """One thing at a time: look and write are one, and forges like it."""
+    """Serializes calls: a read and the write that depends on it must not interleave with others."""
 
 
 class ForgeRegistry:
@@ -68,7 +68,7 @@ class ForgeRegistry:
         self._clients_by_place: dict[Forge, _RepositoryClients] = {}
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close all connections."""
         opened, self._clients_by_place = self._clients_by_place, {}
         for clients in opened.values():
             await clients.client.close()
@@ -81,7 +81,7 @@ class ForgeRegistry:
             return await clients.pulls.of(branches, fresh)
 
     async def show(self, forge: Forge, want: ForgeView) -> PullRequestSnapshot | None:
-        """Let the forge show what is wanted of a task; return its pull request, if it has one."""
+        """Make the forge show the view of a task; return its pull request, if it has one."""
         async with self._at(forge) as clients:
             return await clients.writer.show(want)
 
@@ -94,7 +94,7 @@ class ForgeRegistry:
                 async for answer in clients.client.pages("issues", IssueAnswer, query, passes_over=True)
             ]
         issues = [answer.issue for answer in answers if answer.pull_request is None]
-        # A filter by a label that does not exist is none.
+        # A filter by a label that does not exist is ignored.
         return sorted((issue for issue in issues if label in issue.labels), key=lambda issue: issue.number)
 
     async def issue(self, forge: Forge, number: int) -> Issue | None:
@@ -109,7 +109,7 @@ class ForgeRegistry:
 
     async def comments(self, forge: Forge, since: datetime) -> Sequence[Comment]:
         """Return the comments written or edited at or after a time, oldest first."""
-        time = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # to the second, as forges count
+        time = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # forges count in seconds
         async with self._at(forge) as clients:
             answers = clients.client.pages(
                 "issues/comments", CommentAnswer, {"since": time}, passes_over=True
@@ -119,7 +119,7 @@ class ForgeRegistry:
         return sorted(comments, key=lambda comment: (comment.created_at, comment.id))
 
     async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment) -> bool:
-        """Let there be a comment of ours with that key and text; return whether it is new."""
+        """Create or update our comment with that key; return whether it is new."""
         async with self._at(forge) as clients:
             return await clients.writer.upsert_comment(number, note)
 
@@ -144,7 +144,7 @@ class ForgeRegistry:
             return [_hook(answer) async for answer in clients.client.pages("hooks", HookAnswer)]
 
     async def install_hook(self, forge: Forge, url: str, secret: str) -> InstalledWebhook:
-        """Let there be a webhook to that address, signed with that secret: a new one, or the one there is."""
+        """Create or update the webhook to that address, signed with that secret."""
         async with self._at(forge) as clients:
             config = {"url": url, "content_type": "json", "secret": secret}
             body = {"active": True, "events": list(clients.dialect.hook_events), "config": config}
