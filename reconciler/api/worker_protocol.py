@@ -147,7 +147,7 @@ class WorkerProtocol:
 
     def _require_own(self, call: Call, epoch: int, branch: str) -> None:
         """
-        Refuse a branch or pull request that belongs to another task.
+        Refuse a report that names the branch of another task.
 
         Raises NotNow, and what `holder` raises.
         """

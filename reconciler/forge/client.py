@@ -158,7 +158,7 @@ class ForgeClient:
                 return
 
     async def write(self, method: str, path: str, shape: type[T], body: Mapping[str, Any]) -> T:
-        """Create or change something; the caller checks before a POST, and after a failed one, if it exists."""
+        """Create or change something; before a POST, and after a failed one, check whether it exists."""
         return self._read(shape, path, (await self._ask(method, path, body=body)).value)
 
     async def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> None:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 WINDOW = timedelta(minutes=10)
 """
-A body that came within this time comes again in vain.
+A body that was already received within this time is a duplicate.
 
 A forge that replays a delivery gives it another id. If something did change in
 between, the next look without a hint finds it.
