@@ -43,9 +43,7 @@ class LocalTransport(Transport):
             if process.returncode is None:
                 await end(process)
         code = process.returncode or 0
-        return CommandResult(
-            code if code >= 0 else 128 - code, stdout, stderr
-        )  # as a shell reports a signal
+        return CommandResult(code if code >= 0 else 128 - code, stdout, stderr)  # as a shell reports a signal
 
     async def read(self, path: str, offset: int, limit: int) -> bytes:
         """Return bytes of a file; see Transport."""
