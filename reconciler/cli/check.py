@@ -67,7 +67,7 @@ def _is_below(path: Path, wanted: Sequence[Path]) -> bool:
 
 
 def _where_it_is(problem: Problem, root: Path) -> str:
-    """Return the path relative to the current folder."""
+    """Return the problem as text, its path relative to the current folder."""
     here, path = Path.cwd(), root / problem.path
     shown = path.relative_to(here) if path.is_relative_to(here) else path
     return str(problem).replace(problem.path, str(shown), 1)
