@@ -1,5 +1,5 @@
 """
-A whole fleet at work on this machine: the first thing a newcomer sees.
+Demo: a small fleet at work on this machine.
 """
 
 import asyncio
@@ -171,7 +171,7 @@ def _print(text: str) -> None:
 
 
 def _test(project: "Checkout", branch: str) -> str:
-    """Run the project's tests as they are on a branch, away from anybody's work tree."""
+    """Run the project's tests on a branch, in a clone of its own."""
     with tempfile.TemporaryDirectory() as folder:
         project.clone(folder, branch)
         done = subprocess.run(TEST, cwd=folder, capture_output=True, check=False)

@@ -1,5 +1,5 @@
 """
-The commands that reconcile.
+Commands that reconcile: `run`, `serve`.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reconciler.core.model.status import Status
 
 _SHOWN = 5
-"""Runs that are named at the end."""
+"""Runs that are listed at the end."""
 LISTEN = "127.0.0.1:8420"
 
 _take_over = click.option(
@@ -61,7 +61,7 @@ def run(context: Context, *, once: bool, until_idle: bool, take_over: bool, verb
 
 
 def _nothing(ended: "_Summary") -> str:
-    """Say why nothing happened."""
+    """Return why nothing happened."""
     waiting = f"; {ended.waiting} waiting (`reconciler get tasks` says for what)" if ended.waiting else ""
     count = f"{ended.mistakes} mistake{'s' * (ended.mistakes != 1)}"
     broken = f"; {count} in the specs (`reconciler validate`)" if ended.mistakes else ""
@@ -99,17 +99,17 @@ class _Summary(NamedTuple):
     """Summary of a reconciler that ended."""
 
     steps: int
-    """How many things happened."""
+    """Number of recorded steps."""
     is_bad: bool
     """Whether a task ended badly."""
     mistakes: int
-    """In the specs, as of the end."""
+    """Number of mistakes in the specs at the end."""
     waiting: int
     """Tasks that wait for something."""
 
 
 def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Summary:
-    """Reconcile and tell every step; return how it ended."""
+    """Reconcile and print every step; return a summary."""
     from reconciler.cli.progress import is_bad_end, line, reason_of
     from reconciler.controller.loop import Loop
     from reconciler.controller.ports import Step
@@ -154,13 +154,13 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Summary:
 @contextmanager
 def _plain_interrupt() -> Iterator[None]:
     """
-    Let SIGINT end us as it ends any program, until the reconciler listens to it itself.
+    Let SIGINT kill the process as usual, until the reconciler handles it itself.
 
     asyncio makes a cancellation of it, and one that comes while a fleet is
     being opened may get lost: then nothing would end.
     """
     before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # another one was set by who started us: `nohup`, a test
+    if before is signal.default_int_handler:  # the parent set another one: `nohup`, a test
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
@@ -169,7 +169,7 @@ def _plain_interrupt() -> Iterator[None]:
 
 
 def _what_goes_on(statuses: "Mapping[str, Status]") -> str:
-    """Return in words which runs go on without us, and how to see them again; empty if none do."""
+    """Return a message about the runs that go on, and how to see them again; empty if there are none."""
     live = [
         f"{name} on {status.assigned_host}"
         for name, status in sorted(statuses.items())

@@ -1,5 +1,5 @@
 """
-HTTP to a forge: one repository, one account, answers as values.
+Forge client: HTTP to one repository with one account, answers as values.
 
 What may be repeated is repeated a few times; a POST never is: whoever posts
 looks first whether it is there already. The token stands in a header and in
@@ -32,12 +32,12 @@ _MOST_PAGES = 200
 _WAITS = (0.5, 2.0)
 """Seconds before the second and the third try."""
 _LONGEST_WAIT = 10.0
-"""A forge that asks for more quiet than these seconds is left alone instead."""
+"""Seconds; a forge that asks for a longer wait counts as unavailable."""
 _LONGEST_REST = 3600.0
 _CONNECT_TIMEOUT = 5.0
 _READ_TIMEOUT = 20.0
 _TIMEOUT = 60.0
-"""Seconds for one exchange, however slowly it drips."""
+"""Seconds for one whole exchange."""
 _MOST_BYTES = 16 * 2**20
 _COUNT = re.compile(r"[0-9]{1,15}")
 _PASSING = frozenset({429, 502, 503, 504})
@@ -46,10 +46,10 @@ _SCOPES = "it needs the scopes write:repository, write:issue and read:user, and 
 
 class Declined(Unavailable):
     """
-    The forge understood and said no (404, 405, 409, 422 …).
+    The forge rejected the request (404, 405, 409, 422 …).
 
-    Whoever asked may take that for a result; for anybody else it is one more
-    reason to try again later.
+    The caller may handle it as a result; uncaught, it counts as `Unavailable`,
+    to be retried later.
     """
 
     def __init__(self, where: str, status: int, message: str) -> None:
@@ -64,7 +64,7 @@ log = logging.getLogger(__name__)
 
 
 class UnexpectedAnswer(Unavailable):
-    """An answer that is not as expected: asking again will hardly change it."""
+    """An answer of an unexpected shape: a retry will hardly change it."""
 
 
 class Forbidden(Unavailable):
@@ -116,7 +116,7 @@ class ForgeClient:
             authorities = Authorities(forge.ca)
         except UsageError as error:
             raise Unavailable(f"{self._where}: {error}") from error
-        # No proxies from the environment, and nobody sends it elsewhere.
+        # No proxies from the environment, and no redirects.
         self._http = RenewedClient(
             authorities,
             lambda trusted: httpx2.AsyncClient(
@@ -129,7 +129,7 @@ class ForgeClient:
         )
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         await self._http.close()
 
     async def get(self, path: str, shape: type[T], params: Mapping[str, str] | None = None) -> T:
@@ -178,11 +178,11 @@ class ForgeClient:
                 return
 
     async def write(self, method: str, path: str, shape: type[T], body: Mapping[str, Any]) -> T:
-        """Make or change something; before a POST look whether it is there, and again if this raises."""
+        """Create or change something; before a POST, and after a failed one, check whether it exists."""
         return self._read(shape, path, (await self._ask(method, path, body=body)).value)
 
     async def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> None:
-        """Do the same where nothing of the answer is read."""
+        """Do the same as `write` without reading the answer."""
         await self._ask(method, path, body=body)
 
     # --- One question ------------------------------------------------------
@@ -246,7 +246,7 @@ class ForgeClient:
         return bytes(raw)
 
     def _checked(self, request: str, status: int, headers: Mapping[str, str], raw: bytes) -> _Reply:
-        """Return an answer that is one; raise by what is to be done about any other."""
+        """Return a successful answer; raise the error that fits any other."""
         where, message = f"{self._where}: {request}", self._harmless(_message(raw))
         if 200 <= status < 300:  # noqa: PLR2004 - success
             return _Reply(status, self._value(request, raw), headers)
@@ -304,7 +304,7 @@ def page_of(number: int, size: int = PAGE) -> Mapping[str, str]:
 
 
 def _has_more(headers: Mapping[str, str], seen: int) -> bool:
-    """Return whether another page follows; some lists tell it by a link, some by their length, some not."""
+    """Return whether another page follows: by the link header, else by the number of items."""
     if "link" in headers:
         return 'rel="next"' in headers["link"]
     total = headers.get("x-total-count", "")
@@ -338,7 +338,7 @@ def _message(raw: bytes) -> str:
 
 
 def _seconds(text: str) -> float:
-    """Return what a Retry-After asks for; a date, which forges do not send, is taken for a minute."""
+    """Return the seconds of a Retry-After header; a date, which forges do not send, counts as a minute."""
     if not text:
         return 0.0
     return float(text) if text.isdecimal() and len(text) < 10 else 60.0  # noqa: PLR2004 - a number of seconds

@@ -1,5 +1,5 @@
 """
-The forges of the fleet: Forgejo, and what speaks like it.
+The forges of the fleet: Forgejo, and forges with a compatible API.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class InstalledWebhook:
 
 @dataclass(frozen=True, slots=True)
 class _RepositoryClients:
-    """What belongs to one repository on a forge."""
+    """Client, reader and writer of one repository on a forge."""
 
     client: ForgeClient
     dialect: Dialect
@@ -48,7 +48,7 @@ class _RepositoryClients:
     writer: ForgeWriter
     issues: IssueReader
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """One thing at a time: look and write are one, and forges like it."""
+    """Serializes calls: a read and the write that depends on it must not interleave with others."""
 
 
 class ForgeRegistry:
@@ -71,7 +71,7 @@ class ForgeRegistry:
         self._clients_by_place: dict[Forge, _RepositoryClients] = {}
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close all connections."""
         opened, self._clients_by_place = self._clients_by_place, {}
         for clients in opened.values():
             await clients.client.close()
@@ -84,7 +84,7 @@ class ForgeRegistry:
             return await clients.pulls.of(branches, fresh)
 
     async def show(self, forge: Forge, want: ForgeView) -> PullRequestSnapshot | None:
-        """Let the forge show what is wanted of a task; return its pull request, if it has one."""
+        """Make the forge show the view of a task; return its pull request, if it has one."""
         async with self._at(forge) as clients:
             return await clients.writer.show(want)
 
@@ -105,7 +105,7 @@ class ForgeRegistry:
 
     async def comments(self, forge: Forge, since: datetime) -> Sequence[Comment]:
         """Return the comments written or edited at or after a time, oldest first."""
-        time = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # to the second, as forges count
+        time = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # forges count in seconds
         async with self._at(forge) as clients:
             answers = clients.client.pages("issues/comments", CommentAnswer, {"since": time})
             me = await clients.writer.whoami()
@@ -113,7 +113,7 @@ class ForgeRegistry:
         return sorted(comments, key=lambda comment: (comment.created_at, comment.id))
 
     async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment) -> bool:
-        """Let there be a comment of ours with that key and text; return whether it is new."""
+        """Create or update our comment with that key; return whether it is new."""
         async with self._at(forge) as clients:
             return await clients.writer.upsert_comment(number, note)
 

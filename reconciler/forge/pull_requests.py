@@ -1,5 +1,5 @@
 """
-Pull requests of one repository, read with a memory.
+Pull requests of one repository, read through a cache.
 
 A look is one request when nothing moved: the list of what changed last, as far
 back as the last look. Details are read of what moved. What changes without
@@ -60,7 +60,7 @@ class PullRequestDetail:
     """A pull request as it was last read."""
 
     listed: PullAnswer
-    """What the list said of it then: if it says something else, it moved."""
+    """Its entry in the list at that time: if the entry differs, the pull request has changed."""
     answer: PullAnswer
     statuses: tuple[StatusAnswer, ...]
     """Of its head."""
@@ -68,7 +68,7 @@ class PullRequestDetail:
 
 
 class PullRequestReader:
-    """What is known of the pull requests of a repository."""
+    """Reads and caches the pull requests of a repository."""
 
     def __init__(self, client: ForgeClient, dialect: Dialect, clock: Clock) -> None:
         self._client = client
@@ -106,7 +106,7 @@ class PullRequestReader:
         return detail.pull if detail else self._unreadable.get(number)
 
     async def look(self) -> None:
-        """Learn which pull requests there are and which moved."""
+        """Read the list of pull requests, and which of them changed."""
         newest = self._looked_until
         async for answer in self._client.pages(
             "pulls",
@@ -126,7 +126,7 @@ class PullRequestReader:
         return self._newest({branch}).get(branch)
 
     async def find_open(self, branch: str) -> int | None:
-        """Return the number of the open pull request of a branch, however long it lay still."""
+        """Return the number of the open pull request of a branch, however old."""
         async for answer in self._client.pages("pulls", PullAnswer, {"state": "open"}):
             if answer.is_from_here and answer.head.branch == branch:
                 return answer.number
@@ -158,7 +158,7 @@ class PullRequestReader:
             page += 1
 
     def saw_conflict(self, answer: PullAnswer) -> None:
-        """Keep that a merge was tried and base and head touch the same."""
+        """Remember that a merge failed because of a conflict."""
         self._unmergeable[answer.number] = ((answer.head.sha, answer.base.sha), _LONG_AGO)
 
     # --- Which ones --------------------------------------------------------
@@ -226,7 +226,7 @@ class PullRequestReader:
             checks=_combined_status(statuses),
             failed_checks=tuple(_failed(statuses)),
         )
-        self._details.pop(number, None)  # it goes to the end of the line
+        self._details.pop(number, None)  # it moves to the end of the queue
         listed = self._listed.setdefault(number, answer)
         self._details[number] = PullRequestDetail(listed, answer, statuses, pull)
         return self._details[number]
@@ -296,7 +296,7 @@ class PullRequestReader:
         return self._pushers[commit]
 
     async def _closer(self, answer: PullAnswer) -> str:
-        """Return who merged or closed it; the second stands in its timeline only."""
+        """Return who merged or closed it; who closed it is only in the timeline."""
         if answer.is_open:
             return ""
         if answer.is_merged:
@@ -337,7 +337,7 @@ class PullRequestReader:
         )
 
     async def _comments(self, number: int, review: ReviewAnswer) -> tuple[ReviewNote, ...]:
-        """Return the inline comments of a review; they are asked for once."""
+        """Return the inline comments of a review; fetched once."""
         key = review.id, review.comments_count
         if review.comments_count == 0:
             return ()
@@ -356,7 +356,7 @@ _VERDICTS: Mapping[str, _Verdict] = {
     "COMMENTED": "comment",  # GitHub's word
     "DISMISSED": "comment",  # GitHub does not say what it was
 }
-"""What a review says; one that is asked for or not sent yet is none."""
+"""Verdict by the state of a review; requested and pending reviews have none."""
 
 
 def _note(answer: InlineAnswer) -> ReviewNote:
@@ -369,7 +369,7 @@ def _of_others(statuses: Iterable[StatusAnswer]) -> list[StatusAnswer]:
 
 
 def _combined_status(statuses: Iterable[StatusAnswer]) -> Checks:
-    """Return what the checks come to: `warning` and `skipped` stop nobody."""
+    """Return the combined state of the checks; `warning` and `skipped` count as passed."""
     states = {status.state for status in _of_others(statuses)}
     if states & _FAILING:
         return "failure"

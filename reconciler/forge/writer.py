@@ -1,5 +1,5 @@
 """
-Let a forge show what is wanted: pull requests, labels, comments, statuses, merges.
+Forge writer: makes a forge show pull requests, labels, comments, statuses, and merges.
 
 Every write follows a look, so that carrying out the same once more is nothing.
 What is ours is marked: a comment of ours begins with a hidden mark; in the body
@@ -33,7 +33,7 @@ from reconciler.forge.dialect import Dialect
 from reconciler.forge.pull_requests import PullRequestDetail, PullRequestReader
 
 _PHASES = "agent/"
-"""Labels that begin so are states of a task: one at a time."""
+"""Prefix of the labels for phases of a task, of which one is set at a time."""
 _PHASE_COLOR, _OTHER_COLOR = "1d76db", "ededed"
 _NEW = "new"
 _BLOCK = re.compile(r"<!-- reconciler:begin (\w+) -->\n.*?<!-- reconciler:end -->", re.DOTALL)
@@ -67,7 +67,7 @@ class ForgeWriter:
         return replace(detail.pull, refusal=refusal) if detail else None
 
     async def upsert_comment(self, number: int, note: ManagedComment) -> bool:
-        """Let there be a comment with that mark and text; return whether it is new."""
+        """Create or update our comment with that key; return whether it is new."""
         text, me = f"{mark_of(note.key)}\n{_cut(note.text)}", await self.whoami()
         async for answer in self._client.pages(f"issues/{number}/comments", CommentAnswer):
             if answer.comment(me).key == note.key:
@@ -80,7 +80,7 @@ class ForgeWriter:
     async def commit_status(
         self, commit_status: CommitStatus, statuses: Iterable[StatusAnswer] | None = None
     ) -> None:
-        """Set a commit status; of the commit these are known, if they were read just now."""
+        """Set a commit status unless it is set; `known` are the commit's statuses, if just read."""
         description = one_line(commit_status.description, _MOST_DESCRIPTION)
         wanted = (commit_status.state, description, commit_status.url)
         for status in await self._pulls.statuses(commit_status.commit) if statuses is None else statuses:
@@ -178,7 +178,7 @@ class ForgeWriter:
                 body = {"reviewers": [name]}
                 await self._client.send("POST", f"pulls/{pull.number}/requested_reviewers", body)
             except Declined as declined:
-                # It holds up nothing; whoever reads the pull request can ask somebody.
+                # Not fatal; people can request a review by hand.
                 why = declined.message or declined.status
                 text = f"{name} cannot be asked for a review: {why}. Correct `reviewers` of the repo."
                 await self.upsert_comment(
@@ -293,7 +293,7 @@ def _title(want: ForgeView) -> str:
 
 
 def _without_draft(title: str) -> tuple[str, str]:
-    """Return what makes a title that of a draft, and the rest."""
+    """Split a title into its draft prefix and the rest."""
     end = match.end() if (match := _DRAFT.match(title)) else 0
     return title[:end], title[end:]
 
@@ -307,6 +307,6 @@ def _block(mark: str, want: ForgeView) -> str:
 
 
 def _cut(text: str) -> str:
-    """Return a text that fits, and hides nothing: no marks among the rest."""
+    """Return the text cut to fit, without hidden marks."""
     shown = harmless(text).replace("<!--", "&lt;!--")
     return shown if len(shown) <= _MOST_TEXT else f"{shown[:_MOST_TEXT]}\n[… cut]"

@@ -1,10 +1,10 @@
 """
-What a pull request means for its task.
+From a pull request, as it was read, to the events of its task.
 
-The forge is asked what is, never told by a webhook what happened: `follow`
-compares a pull request as it was read with what is on record. What was taken up
-once is no news the next time, and what was read before the task came to where
-it stands is none either. So webhooks may be lost, repeated and out of order.
+State is read from the forge, never taken from a webhook: `follow`
+compares a pull request as it was read with what is on record. What was handled
+once is not news the next time, and a reading from before the task's last
+transition is ignored. So webhooks may be lost, repeated and out of order.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,10 +44,10 @@ NOTICES: Mapping[str, str] = {
 MOST_NOTES = 20
 NOTE_LENGTH = 4_000
 NOTES_LENGTH = 20_000
-"""How much of what reviewers wrote goes on record and into the prompt: notes, characters of one, of all."""
+"""Limits of review notes on record and in the prompt: number, characters of one, characters of all."""
 
 NOTICED = timedelta(minutes=5)
-"""How long a forge may take to notice a push: it looks after its pull requests when it comes to it."""
+"""How long a forge may take to show a push in its pull request: it updates that in the background."""
 
 
 def follow(
@@ -61,9 +61,9 @@ def follow(
     delivery: str | None = None,
 ) -> Event | None:
     """
-    Return the next thing that a pull request means for its task; None once there is no news in it.
+    Return the next event that a pull request causes for its task; None if it holds no news.
 
-    One look may bring several events: ask again with the status after each.
+    One reading may cause several events: call again with the status after each.
     `at` is when the reading of the pull request began, `bot` our own name on
     the forge.
     """
@@ -80,7 +80,7 @@ def follow(
 
 
 def is_followed(task: Task, status: Status) -> bool:
-    """Return whether what becomes of the task's pull request still matters to it."""
+    """Return whether the task still follows its pull request."""
     if status.removed or task.review != "pull_request":
         return False
     if status.phase is Phase.REVIEW_PENDING:
@@ -101,7 +101,7 @@ def _blockers(task: Task, status: Status, pull: PullRequestSnapshot, repo: Repo,
     Yield what keeps a pull request from its merge, the most lasting first; empty: nothing to tell people.
 
     An approval counts for the commit that was reviewed and for no later one,
-    and only from somebody whose word the forge counts; a request for changes
+    and only from a reviewer the forge counts as official; a request for changes
     stands until the same person takes it back.
     """
     # Told elsewhere, or over in moments. What is stacked on another task's branch would be merged into that.
@@ -156,7 +156,7 @@ def _missing_approval(pull: PullRequestSnapshot, bot: str) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """Everything a decision looks at."""
+    """Input of one decision: the task, its status, and the pull request as it was read."""
 
     task: Task
     status: Status
@@ -168,7 +168,7 @@ class _Reading:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the reading began before the task came to where it stands: it may not know of that."""
+        """Whether the reading began before the task's last transition and so may not reflect it."""
         since = self.status.since
         return self.at < max(since, self.status.last_activity_at or since)
 
@@ -179,7 +179,7 @@ class _Reading:
     @property
     def is_new(self) -> bool:
         """
-        Whether a pull request that is not on record is about this work.
+        Whether a pull request that is not on record belongs to this work.
 
         One that is open is. One that is not may be of an earlier life of the
         branch, unless it has the work's head and something happened to it since.
@@ -190,7 +190,7 @@ class _Reading:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the forge shows what our last delivery went on from: it has not noticed the push yet."""
+        """Whether the forge still shows the head from before our last delivery: it lags behind the push."""
         is_old = self.pull.head == self.status.base_commit and self.is_moved
         return is_old and self.at < self.status.since + NOTICED
 
@@ -207,7 +207,7 @@ class _Reading:
         return f"pull request #{self.pull.number}"
 
     def origin(self, reason: str, actor: str = "") -> Origin:
-        """Return where an event comes from; what our own account did, no person did."""
+        """Return the origin of an event; our own account is never named as the actor."""
         is_person = actor not in {"", self.bot}
         cause: Cause = "webhook" if self.delivery else "person" if is_person else "clock"
         who = one_line(actor, 100) if is_person else ITSELF
@@ -223,7 +223,7 @@ def _is_paused(status: Status) -> bool:
 
 
 def _is_wanted(task: Task, status: Status) -> bool:
-    """Return whether it was not the spec that cancelled a task: then its generation is still in force."""
+    """Return whether the task was cancelled, but not by its spec: that generation is still in force."""
     return task.desired is not DesiredState.CANCELLED and task.generation == status.generation
 
 
@@ -287,7 +287,7 @@ def _ended(case: _Reading) -> Event | None:
 
 
 def _revived(case: _Reading) -> Event | None:
-    """Return how a task goes on whose pull request was closed, if that is undone."""
+    """Return the event for a closed pull request that was opened again or merged."""
     if not _is_wanted(case.task, case.status):
         return None
     if case.pull.state == "open":
@@ -299,7 +299,7 @@ def _revived(case: _Reading) -> Event | None:
 
 def _touched(case: _Reading) -> Event | None:
     """
-    Return that somebody else pushed to the branch.
+    Return the event for a push by somebody else to the branch.
 
     While an agent works, new commits may be its own: then it is for the
     delivery to tell.
@@ -319,11 +319,11 @@ def _touched(case: _Reading) -> Event | None:
 
 def _requested_changes(case: _Reading) -> Event | None:
     """
-    Return that changes are asked for: by reviewers, by failing checks, by a conflict.
+    Return the event for requested changes: by reviewers, failing checks or a conflict.
 
-    A request makes the agent go on from whatever is on the branch. Checks and
+    A reviewer's request makes the agent go on from whatever is on the branch. Checks and
     conflicts do so only with work of its own: they lead to another head, or to
-    a failure, so each head is asked about once.
+    a failure, so each head causes one round at most.
     """
     requests = [review for review in _requests(case.pull, case.bot) if _is_unanswered(case, review)]
     problems = list(_problems(case))
@@ -358,14 +358,14 @@ def _requested_changes(case: _Reading) -> Event | None:
 
 
 def _verdicts(pull: PullRequestSnapshot, bot: str) -> Sequence[Review]:
-    """Return what each reviewer whose word counts decided last, but for what was dismissed."""
+    """Return the last verdict of each official reviewer, without dismissed ones."""
     decided = (review for review in pull.reviews if review.verdict != "comment" and review.author != bot)
     last = {review.author: review for review in decided}
     return [review for review in last.values() if review.is_official and not review.is_dismissed]
 
 
 def _requests(pull: PullRequestSnapshot, bot: str) -> Sequence[Review]:
-    """Return the requests for changes that stand; of an older head, too, for nobody took them back."""
+    """Return the requests for changes that nobody took back, also those on an older head."""
     return [review for review in _verdicts(pull, bot) if review.verdict == "changes_requested"]
 
 
@@ -374,7 +374,7 @@ def _is_unanswered(case: _Reading, review: Review) -> bool:
 
 
 def _problems(case: _Reading) -> Iterator[tuple[str, ReviewNote]]:
-    """Yield what the forge itself has against the head, in words and as a note."""
+    """Yield a reason and a note for each problem that the forge itself reports for the head."""
     pull, base = case.pull, case.repo.base
     if case.repo.failed_checks == "fix" and pull.checks == "failure":
         failed = [one_line(check) for check in pull.failed_checks]
@@ -406,7 +406,7 @@ def _written(case: _Reading) -> Iterator[ReviewNote]:
 
 
 def _capped(notes: Sequence[ReviewNote]) -> Iterator[ReviewNote]:
-    """Yield notes, harmless, as long as there is room; the last one says what was left out."""
+    """Yield sanitized notes up to the limits; the last one says what was left out."""
     room, kept = NOTES_LENGTH, 0
     for note in notes[:MOST_NOTES]:
         if room <= 0:
