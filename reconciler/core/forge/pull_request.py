@@ -244,12 +244,12 @@ def _opened(case: _Reading) -> Event:
     why = "was opened" if pull.author == case.bot else f"of {pull.author} was found"
     request = PullRequest(number=pull.number, url=one_line(pull.url))
     review = case.status.review.model_copy(update={"pull_request": request})
-    known = case.status.model_copy(update={"review": review})
+    opened = case.status.model_copy(update={"review": review})
     return PullRequestOpened(
         task=case.name,
         origin=case.origin(f"{case.title} {why}", pull.author),
         pull=request,
-        waiting=_waiting_for_merge(case, known),
+        waiting=_waiting_for_merge(case, opened),
     )
 
 
