@@ -191,7 +191,7 @@ class ForgeClient:
         self, method: str, path: str, params: Mapping[str, str] | None, body: Mapping[str, Any] | None
     ) -> _Reply:
         if (rest := self._rests_until - time.monotonic()) > 0:
-            raise Unavailable(f"{self._where}: it asks for quiet for {rest:.0f} s more")
+            raise Unavailable(f"{self._where}: it asks to wait for {rest:.0f} s more")
         headers = await self._authorization()
         try:
             async with (
@@ -201,7 +201,7 @@ class ForgeClient:
             ):
                 raw = await self._body(reply)
         except TimeoutError:
-            raise _Outage(f"{self._where}: no whole answer within {_TIMEOUT:g} s") from None
+            raise _Outage(f"{self._where}: no complete answer within {_TIMEOUT:g} s") from None
         except httpx2.TransportError as error:
             raise _Outage(f"{self._where}: {self._harmless(str(error)) or type(error).__name__}") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
@@ -240,9 +240,7 @@ class ForgeClient:
         if status == 403:  # noqa: PLR2004 - forbidden
             raise Unavailable(f"{where}: the token may not do this ({message}); {_SCOPES}")
         if 300 <= status < 400:  # noqa: PLR2004 - redirection
-            raise Unavailable(
-                f"{where}: it is elsewhere now ({status}); correct `forge.api` and `forge.repo`"
-            )
+            raise Unavailable(f"{where}: it has moved ({status}); correct `forge.api` and `forge.repo`")
         if status >= 500:  # noqa: PLR2004 - errors of the server
             raise Unavailable(f"{where}: {status} {message}")
         raise Declined(where, status, message)
@@ -263,7 +261,7 @@ class ForgeClient:
             raise self._unexpected(path, f"not as expected: {fields or 'the whole'}") from None
 
     def _unexpected(self, request: str, why: str) -> UnexpectedAnswer:
-        return UnexpectedAnswer(f"{self._where}: {request}: strange answer, {why}")
+        return UnexpectedAnswer(f"{self._where}: {request}: unexpected answer, {why}")
 
     @property
     def _where(self) -> str:

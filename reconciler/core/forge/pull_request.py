@@ -329,7 +329,7 @@ def _written(case: _Reading) -> Iterator[ReviewNote]:
             continue
         yield from review.notes
         if review.verdict == "changes_requested" and not review.notes:
-            yield ReviewNote(author=review.author, text="(requested changes without a word on which)")
+            yield ReviewNote(author=review.author, text="(requested changes without saying which)")
 
 
 def _capped(notes: Sequence[ReviewNote]) -> Iterator[ReviewNote]:
