@@ -211,7 +211,7 @@ class ForgeClient:
         self, method: str, path: str, params: Mapping[str, str] | None, body: Mapping[str, Any] | None
     ) -> _Reply:
         if (rest := self._rests_until - time.monotonic()) > 0:
-            raise Unavailable(f"{self._where}: it asks for quiet for {rest:.0f} s more")
+            raise Unavailable(f"{self._where}: it asks to wait for {rest:.0f} s more")
         headers = await self._authorization()
         try:
             async with (
@@ -260,9 +260,7 @@ class ForgeClient:
         if status == 403:  # noqa: PLR2004 - forbidden
             raise Forbidden(f"{where}: the token may not do this ({message}); {_SCOPES}")
         if 300 <= status < 400:  # noqa: PLR2004 - redirection
-            raise Unavailable(
-                f"{where}: it is elsewhere now ({status}); correct `forge.api` and `forge.repo`"
-            )
+            raise Unavailable(f"{where}: it has moved ({status}); correct `forge.api` and `forge.repo`")
         if status >= 500:  # noqa: PLR2004 - errors of the server
             raise Broken(f"{where}: {status} {message or 'an error of the server, without a message'}")
         raise Declined(where, status, message)
@@ -283,7 +281,7 @@ class ForgeClient:
             raise self._unexpected(path, f"not as expected: {fields or 'the whole'}") from None
 
     def _unexpected(self, request: str, why: str) -> UnexpectedAnswer:
-        return UnexpectedAnswer(f"{self._where}: {request}: strange answer, {why}")
+        return UnexpectedAnswer(f"{self._where}: {request}: unexpected answer, {why}")
 
     @property
     def _where(self) -> str:

@@ -327,7 +327,7 @@ def test_a_comment_takes_no_request_back():
 def test_a_request_without_words_is_told_as_that():
     event = seen(a_pull(reviews=(replace(a_review(), notes=()),)))
 
-    assert [note.text for note in event.reviews] == ["(requested changes without a word on which)"]
+    assert [note.text for note in event.reviews] == ["(requested changes without saying which)"]
 
 
 def test_several_who_ask_are_named_together():
