@@ -1,7 +1,7 @@
 """
 Looking at a fleet: `get`, `describe`, `explain`.
 
-What `get` and `describe` show is what is committed and on record, not the work tree.
+`get` and `describe` show the committed specs and the record, not the work tree.
 """
 
 import asyncio
@@ -116,7 +116,7 @@ def _lasting(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _say_what_failed(views: "Sequence[TaskView]", *, in_full: bool) -> None:
-    """Say on stderr what to do about tasks that failed: of one that was named all, else where to look."""
+    """Print on stderr what to do about failed tasks: in full for a single named one, else where to look."""
     failed = [(view.name, view.cause) for view in views if view.is_bad_end and view.cause]
     if not failed:
         return
@@ -169,7 +169,7 @@ async def _picked(
 
 
 def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Context) -> "list[TaskView]":
-    """Return tasks with all that is known here of why they failed."""
+    """Return tasks with the local details of their failures."""
     from reconciler.cli.failures import describe_failure
 
     return [
@@ -196,7 +196,7 @@ def describe_command(context: Context, args: tuple[str, ...], output: Output) ->
 
 
 async def _closed(fleet: "FleetSession", kind: str, desired: "Desired") -> "Mapping[str, datetime]":
-    """Return, of hosts that people closed, since when."""
+    """Return when hosts were closed by people, by name."""
     hosts = desired.hosts.values() if kind == "host" else ()
     return await fleet.closed_since([host.name for host in hosts if host.cordon or host.drain])
 

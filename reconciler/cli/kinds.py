@@ -1,5 +1,5 @@
 """
-The kinds of things in a fleet, and how those of each are found and shown.
+Kinds of objects in a fleet, and how each is found and shown.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,7 +27,7 @@ from reconciler.core.views import ReadModel
 
 @dataclass(frozen=True, slots=True)
 class ShownKind:
-    """How the things of one kind are found and shown."""
+    """How the objects of one kind are found and shown."""
 
     name: str
     find: Callable[[ReadModel], Mapping[str, Any]]
@@ -38,7 +38,7 @@ class ShownKind:
     """What `-l` selects by; None: things of this kind have no labels."""
 
     def pick(self, model: ReadModel, names: Sequence[str] = ()) -> list[Any]:
-        """Return the things of those names, all of them if none is given. Raises NotFound."""
+        """Return the objects of those names, all of them if none is given. Raises NotFound."""
         things = self.find(model)
         for name in names:
             if name not in things:

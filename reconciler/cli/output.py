@@ -1,5 +1,5 @@
 """
-Data on stdout, in the form that was asked for.
+Output on stdout, in the format of `-o`.
 """
 
 import json
@@ -43,7 +43,7 @@ COLOURS = {
     "remove": "red",
     "wait": "yellow",
 }
-"""Words that stand out in a table on a terminal."""
+"""Colours of words in a table on a terminal."""
 
 PROGRAMS = ("json", "yaml")
 """Forms of every command that looks; `jsonpath=TEMPLATE` is the third."""
@@ -265,15 +265,15 @@ def print_document(value: Document | Sequence[Document], output: Output) -> bool
     return output.is_for_programs
 
 
-FORMAT = 2
-"""Version of what `-o json` prints; it grows when a field goes, or means something else."""
+FORMAT = 3
+"""Version of the `-o json` format; raised when a field is removed or changes its meaning."""
 
 
 def print_json(value: object) -> None:
     """
-    Print JSON for programs and people; every object says which version of the format it is in.
+    Print JSON; every object has the version of the format.
 
-    What a terminal would obey is escaped.
+    Control characters are escaped.
     """
     document = versioned(value)
     text = json.dumps(document, indent=2, ensure_ascii=False)
@@ -300,7 +300,7 @@ def print_yaml(value: object) -> None:
 
 
 def _is_plain(text: str) -> bool:
-    """Return whether a text reaches stdout as it is."""
+    """Return whether a text can be printed unescaped on stdout."""
     return harmless(text) == text and can_write(text, sys.stdout)
 
 
@@ -312,7 +312,7 @@ def print_table(
     has_head: bool = True,
     widths: Sequence[int] = (),
 ) -> None:
-    """Print a table, with colours on a terminal and plain anywhere else; talk of it if there are no rows."""
+    """Print a table, with colours on a terminal and plain anywhere else; if it is empty, a notice."""
     if not rows:
         click.echo(empty, err=True)
     elif sys.stdout.isatty():

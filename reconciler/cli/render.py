@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from reconciler.cli.shapes import CauseShape, ConditionShape, HostShape, SpecShape, TaskShape
 
 DASH = "-"
-"""What stands in a table where there is nothing to say."""
+"""Empty cell of a table."""
 
 # --- Tables ----------------------------------------------------------------
 
@@ -44,7 +44,7 @@ def task_columns(now: datetime) -> Sequence[Column]:
 
 
 def shown_reason(view: TaskView) -> str:
-    """Return why a task is not further; of one that is not on record yet, what to look at."""
+    """Return why a task is not further along; for one that is not on record yet, a hint."""
     is_unseen = view.status is None and view.blocker is None
     return (
         "not yet seen by the reconciler (does one run? see `reconciler status`)" if is_unseen else view.reason
@@ -89,7 +89,7 @@ def host_columns(now: datetime) -> Sequence[Column]:
 
 
 def adapters_of(view: HostView) -> str:
-    """Return which agent CLIs a host offers, in words, with their versions as far as they were found."""
+    """Return the agent CLIs of a host as text, with the versions that were found."""
     versions = view.status.adapters if view.status else {}
     if view.spec.adapters is None:
         return ", ".join(["any", *(_cli(name, cli) for name, cli in versions.items() if cli.ok)])

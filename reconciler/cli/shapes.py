@@ -269,7 +269,7 @@ class ReconcilerShape(TypedDict):
     """Commit of the specs that it acts on."""
     state: str | None
     """Commit that it put on record last."""
-    trouble: str | None
+    error: str | None
     """Why it cannot go on now."""
 
 
@@ -379,7 +379,7 @@ class HostCheckShape(TypedDict):
     """Whether runs can start there."""
     reachable: bool
     """Whether it answers; if not, the figures below are left out."""
-    troubles: list[str]
+    problems: list[str]
     """What is wrong, and what to do."""
     adapters: dict[str, Any]
     """Adapter → path, version, ok, message."""

@@ -82,7 +82,7 @@ def test_what_is_printed_for_programs_has_the_shape_that_is_written_down(ran, wo
 
     assert printed
     for document in printed:
-        assert document.pop("format") == 2
+        assert document.pop("format") == 3
         shape.validate_python(document)
 
 
@@ -92,8 +92,8 @@ def test_the_same_is_printed_as_yaml_and_by_templates(ran, words):
 
     filled = ran.run(*words.split(), "-o", "jsonpath={.format} {.name}").stdout
 
-    assert [document["format"] for document in printed] == [2] * len(printed)
-    assert filled.splitlines() == [f"2 {document.get('name', '')}" for document in printed]
+    assert [document["format"] for document in printed] == [3] * len(printed)
+    assert filled.splitlines() == [f"3 {document.get('name', '')}" for document in printed]
 
 
 # --- Templates -------------------------------------------------------------
