@@ -77,10 +77,20 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
             "reconciler.cli.status:status", "Show who reconciles, and what needs a person."
         ),
         "logs": CommandEntry("reconciler.cli.history:logs", "Print the output of a task's agent."),
+        "open": CommandEntry(
+            "reconciler.cli.open:open_command", "Open a task's pull request, or its page, in a browser."
+        ),
         "prompt": CommandEntry("reconciler.cli.adapter:prompt", "Print the prompt of a task."),
         "cost": CommandEntry("reconciler.cli.cost:cost", "Show usage: tokens, time and money."),
     },
     "Act (edit the specs, commit, push)": {
+        "submit": CommandEntry(
+            "reconciler.cli.submit:submit", "Submit a task: write its file, validate, commit and push it."
+        ),
+        "edit": CommandEntry(
+            "reconciler.cli.submit:edit_command",
+            "Edit the spec of a task, host, agent, adapter or repo in $EDITOR.",
+        ),
         "suspend": CommandEntry(
             "reconciler.cli.task_commands:suspend", "Suspend tasks: keep them from starting new runs."
         ),
