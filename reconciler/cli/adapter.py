@@ -16,6 +16,7 @@ from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.output import Document, Output, output_option, print_document
+from reconciler.cli.pager import paged
 from reconciler.cli.references import NameParam, one_task, task_name
 from reconciler.cli.terminal import value_block
 from reconciler.core.model.specs import LOCAL
@@ -39,7 +40,9 @@ def prompt(context: Context, args: tuple[str, ...], rev: str | None) -> None:
     Of a live task it is the prompt of its current round, otherwise the one
     its next run would begin with.
     """
-    click.echo(asyncio.run(_prompt(context, args, rev)), nl=False)
+    text = asyncio.run(_prompt(context, args, rev))
+    with paged(context):
+        click.echo(text, nl=False)
 
 
 async def _prompt(context: Context, args: Sequence[str], rev: str | None) -> str:

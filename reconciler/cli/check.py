@@ -15,6 +15,7 @@ from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import Output, output_option, print_document, print_table
+from reconciler.cli.pager import paged
 from reconciler.core.errors import Problem
 from reconciler.core.references import kind_of
 
@@ -122,10 +123,11 @@ def plan_command(context: Context, rev: str | None, exit_code: bool, output: Out
     result = planned(desired, observed, clock.now())
     if not print_document(plan_document(result, desired), output):
         _print_problems((*desired.problems, *desired.warnings))
-        print_table(("ACTION", "TASK", "HOST", "REASON"), plan_lines(result), empty="nothing to do")
-        for name, placement in sorted(result.placements.items()) if output.form == "wide" else ():
-            click.echo(f"\n{name}")
-            print_table(("HOST", "CHOICE", "SCORE", "WHY"), list(placement_rows(placement)))
+        with paged(context):
+            print_table(("ACTION", "TASK", "HOST", "REASON"), plan_lines(result), empty="nothing to do")
+            for name, placement in sorted(result.placements.items()) if output.form == "wide" else ():
+                click.echo(f"\n{name}")
+                print_table(("HOST", "CHOICE", "SCORE", "WHY"), list(placement_rows(placement)))
     if not exit_code:
         return ExitCode.OK
     if desired.problems:

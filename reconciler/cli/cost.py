@@ -12,6 +12,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.output import Output, output_option, print_document, print_table
+from reconciler.cli.pager import busy
 from reconciler.cli.params import duration
 from reconciler.core.adapter import Usage
 from reconciler.core.fields import format_duration
@@ -64,7 +65,8 @@ async def _spending(context: Context, since: datetime | None) -> "Sequence[Spend
     from reconciler.store.spending import spending
 
     async with open_fleet(context) as fleet:
-        return await spending(fleet.repository, await fleet.record_branch(), since=since)
+        with busy("summing up the history"):
+            return await spending(fleet.repository, await fleet.record_branch(), since=since)
 
 
 def sums_by_name(spent: "Iterable[Spending]", by: str) -> Sums:

@@ -27,6 +27,7 @@ from reconciler.cli.output import (
     print_list,
     print_table,
 )
+from reconciler.cli.pager import paged
 from reconciler.cli.references import one_task, reference_argument, resolve_references, task_name
 from reconciler.cli.selectors import Selector, selector_option
 
@@ -77,7 +78,8 @@ def get(
         return
     shown, items = asyncio.run(_listed(context, args))
     items = shown.select(items, selectors)
-    print_list(items, shown.columns(clock.now()), shown.document, listing)
+    with paged(context):
+        print_list(items, shown.columns(clock.now()), shown.document, listing)
     if shown.name == "task" and listing.output.form in {"table", "wide"}:
         _say_what_failed(items, in_full=len(items) == 1 and len(args) > 0)
 
@@ -192,7 +194,8 @@ def describe_command(context: Context, args: tuple[str, ...], output: Output) ->
     kind, items = asyncio.run(_listed(context, args, is_one=True))
     (item,) = items
     if not print_document(kind.document(item), output):
-        click.echo(kind.details(item, clock.now()))
+        with paged(context):
+            click.echo(kind.details(item, clock.now()))
 
 
 async def _closed(fleet: "FleetSession", kind: str, desired: "Desired") -> "Mapping[str, datetime]":
@@ -225,11 +228,14 @@ def explain_command(context: Context, args: tuple[str, ...], rev: str | None, ou
         "placement": placement_document(placement),
     }
     if not print_document(document, output):
-        if failure:
-            click.echo(f"{failure_text(failure)}\n")
-        print_table(("FIELD", "VALUE", "FROM"), [(each.field, each.value, each.origin) for each in fields])
-        click.echo()
-        print_table(("HOST", "CHOICE", "SCORE", "WHY"), list(placement_rows(placement)))
+        with paged(context):
+            if failure:
+                click.echo(f"{failure_text(failure)}\n")
+            print_table(
+                ("FIELD", "VALUE", "FROM"), [(each.field, each.value, each.origin) for each in fields]
+            )
+            click.echo()
+            print_table(("HOST", "CHOICE", "SCORE", "WHY"), list(placement_rows(placement)))
 
 
 async def _explained(

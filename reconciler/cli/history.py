@@ -17,6 +17,7 @@ from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import Column, Listing, list_options, print_list
+from reconciler.cli.pager import paged
 from reconciler.cli.references import one_task, reference_argument, task_name
 from reconciler.cli.terminal import ago
 from reconciler.core.errors import NotFound, SpecError
@@ -53,7 +54,8 @@ def history_command(context: Context, args: tuple[str, ...], number: int, listin
     entries = asyncio.run(_history(context, args, number))
     is_terminal = sys.stdout.isatty() and not listing.is_wide
     shown = columns(clock.now(), is_terminal=is_terminal, is_one=bool(args))
-    print_list(entries, shown, transition_document, listing)
+    with paged(context):
+        print_list(entries, shown, transition_document, listing)
 
 
 async def _history(context: Context, args: Sequence[str], number: int) -> Sequence[TransitionRecord]:

@@ -24,6 +24,7 @@ from reconciler.cli.change import (
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.output import Output, output_option, print_document, print_table
+from reconciler.cli.pager import busy
 from reconciler.cli.params import duration
 from reconciler.cli.references import NameParam
 from reconciler.core.edits import FieldChanges
@@ -120,7 +121,8 @@ async def _check(context: Context, names: Sequence[str]) -> tuple[Sequence[HostC
     data = context.data_dir
     async with ways(lambda: desired.hosts, data, is_lasting=False) as transports:
         checks = (_check_host(host, transports, desired.adapters, data) for host in wanted)
-        return await asyncio.gather(*checks), bad
+        with busy(f"asking {len(wanted)} host{'s' * (len(wanted) != 1)}"):
+            return await asyncio.gather(*checks), bad
 
 
 async def _check_host(

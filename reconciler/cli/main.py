@@ -70,6 +70,14 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         "events": CommandEntry(
             "reconciler.cli.events:events", "Show what happens, oldest first, as it happens with -f."
         ),
+        "trace": CommandEntry(
+            "reconciler.cli.trace:trace",
+            "Show which commit led to which runs, and to which pull request.",
+        ),
+        "diff": CommandEntry(
+            "reconciler.cli.trace:diff",
+            "Show what a task's branch changes: from where it began to what was delivered last.",
+        ),
         "wait": CommandEntry(
             "reconciler.cli.wait:wait", "Wait until tasks are completed, or got as far as --for says."
         ),
@@ -230,15 +238,18 @@ class Root(click.Group):
     type=click.Path(file_okay=False, path_type=Path),
     help="Caches, logs and local runs; a folder under ~/.local/state/reconciler if left out.",
 )
+@click.option("--no-pager", is_flag=True, help="Print long output straight to the terminal.")
 @click.version_option(__version__, prog_name="reconciler")
 @click.pass_context
-def cli(ctx: click.Context, repo: str | None, branch: str | None, data_dir: Path | None) -> None:
+def cli(
+    ctx: click.Context, repo: str | None, branch: str | None, data_dir: Path | None, *, no_pager: bool
+) -> None:
     """
     GitOps for fleets of coding agents.
 
     What should be done, and where it may be done, stands as YAML in git.
     """
-    ctx.obj = Context(repo=repo, branch=branch, data=data_dir)
+    ctx.obj = Context(repo=repo, branch=branch, data=data_dir, has_pager=not no_pager)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

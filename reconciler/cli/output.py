@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
-from shutil import get_terminal_size
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import click
@@ -15,7 +14,7 @@ from click.shell_completion import CompletionItem
 
 from reconciler.cli.jsonpath import Template, parse_path, parse_template, values
 from reconciler.cli.streams import can_write
-from reconciler.cli.terminal import did_you_mean, fitted, table, widths_of
+from reconciler.cli.terminal import did_you_mean, fitted, table, terminal_size, widths_of
 from reconciler.core.text import harmless
 
 Document = Mapping[str, object]
@@ -326,7 +325,7 @@ def _print_with_colours(
     head: Sequence[str], rows: Sequence[Sequence[str]], *, has_head: bool, widths: Sequence[int]
 ) -> None:
     """Print a table as wide as the terminal."""
-    first, *lines = fitted(head, rows, get_terminal_size().columns, widths)
+    first, *lines = fitted(head, rows, terminal_size().columns, widths)
     has_colours = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     titles = [click.style(title, bold=True) for title in first]
     for line in (*([titles] if has_head else []), *(list(map(_coloured, line)) for line in lines)):

@@ -469,11 +469,44 @@ class AdapterTestShape(TypedDict):
     """What was tried."""
 
 
+@with_config(CLOSED)
+class TraceShape(TypedDict):
+    """`trace`: one run, who asked for it, and what came of it."""
+
+    spec_commit: str | None
+    """Commit that wrote the task's spec."""
+    subject: str
+    """Author and subject of that commit."""
+    revision: str | None
+    """Commit of the specs that was in force."""
+    task: str
+    """The task."""
+    run: str
+    """Key of the run."""
+    host: str | None
+    """Host or agent that had it."""
+    began: str
+    """When it was assigned."""
+    ended: str | None
+    """When it ended; null while it is live."""
+    phase: str
+    """Phase of the task after its last step."""
+    reason: str
+    """Why that."""
+    branch: str | None
+    """Branch of the work."""
+    head: str | None
+    """Commit that was delivered; of the last run."""
+    pull_request: str | None
+    """Address of the pull request; of the last run."""
+
+
 SHAPES = (
     TaskShape,
     HostShape,
     SpecShape,
     TransitionShape,
+    TraceShape,
     PlanShape,
     ExplainShape,
     StatusShape,

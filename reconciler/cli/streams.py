@@ -86,7 +86,7 @@ class SafeText(io.TextIOWrapper):
     def write(self, text: str) -> int:
         """Write the sanitized text. Raises OutputLost."""
         try:
-            super().write(_clean(text, keeps_colours=self.isatty()))
+            super().write(clean(text, keeps_colours=self.isatty()))
         except OSError as error:
             self._fail(error)
         return len(text)
@@ -188,7 +188,8 @@ def _reopen(number: int) -> None:
             os.close(opened)
 
 
-def _clean(text: str, *, keeps_colours: bool) -> str:
+def clean(text: str, *, keeps_colours: bool) -> str:
+    """Return a text without what a terminal would obey, but for colours."""
     if not keeps_colours:
         return harmless(text)
     return "".join(part if number % 2 else harmless(part) for number, part in enumerate(_COLOUR.split(text)))

@@ -2,10 +2,13 @@
 Text for a terminal: tables, ages, suggestions.
 """
 
+import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from itertools import zip_longest
+from shutil import get_terminal_size
 from unicodedata import combining, east_asian_width
 
 from reconciler.core.text import harmless, one_line
@@ -18,6 +21,21 @@ def ago(since: datetime, now: datetime) -> str:
         if seconds >= size:
             return f"{int(seconds // size)}{unit}"
     return f"{int(seconds)}s"
+
+
+def terminal_size() -> os.terminal_size:
+    """Return how large the terminal is: COLUMNS and LINES, else that of a standard stream, else 80 by 24."""
+    for stream in (1, 2, 0):
+        with suppress(OSError, ValueError):
+            columns, lines = os.get_terminal_size(stream)
+            set_columns, set_lines = (os.environ.get(name, "") for name in ("COLUMNS", "LINES"))
+            return os.terminal_size(
+                (
+                    int(set_columns) if set_columns.isdigit() else columns or 80,
+                    int(set_lines) if set_lines.isdigit() else lines or 24,
+                )
+            )
+    return get_terminal_size()
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], least: Sequence[int] = ()) -> str:
