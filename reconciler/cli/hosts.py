@@ -35,7 +35,7 @@ from reconciler.core.times import format_time
 if TYPE_CHECKING:
     from reconciler.cli.shapes import HostCheckShape
     from reconciler.core.adapter import Adapter
-    from reconciler.core.model.specs import Host
+    from reconciler.core.model.specs import Desired, Host
     from reconciler.core.model.status import HostCli
     from reconciler.dispatch.dry_run import DryRun
     from reconciler.dispatch.pool import TransportPool
@@ -113,16 +113,23 @@ class HostCheck:
 async def _check(context: Context, names: Sequence[str]) -> tuple[Sequence[HostCheck], Sequence[Problem]]:
     """Check the named hosts, or all with a valid spec; also return the problems of the others' files."""
     from reconciler.cli.session import pick, spec_folder, specs_here
-    from reconciler.serve import ways
 
     desired = await specs_here(context)
     wanted = [pick(desired, "host", desired.hosts, name) for name in names or sorted(desired.hosts)]
     bad = [] if names else [each for each in desired.problems if each.path.startswith(spec_folder("host"))]
+    with busy(f"asking {len(wanted)} host{'s' * (len(wanted) != 1)}"):
+        return await check_hosts(context, desired, wanted), bad
+
+
+async def check_hosts(context: Context, desired: "Desired", hosts: "Sequence[Host]") -> Sequence[HostCheck]:
+    """Ask hosts what they are and have, and carry out a run that does nothing on each, at the same time."""
+    from reconciler.serve import ways
+
     data = context.data_dir
     async with ways(lambda: desired.hosts, data, is_lasting=False) as transports:
-        checks = (_check_host(host, transports, desired.adapters, data) for host in wanted)
-        with busy(f"asking {len(wanted)} host{'s' * (len(wanted) != 1)}"):
-            return await asyncio.gather(*checks), bad
+        return await asyncio.gather(
+            *(_check_host(host, transports, desired.adapters, data) for host in hosts)
+        )
 
 
 async def _check_host(

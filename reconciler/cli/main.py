@@ -81,6 +81,10 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         "wait": CommandEntry(
             "reconciler.cli.wait:wait", "Wait until tasks are completed, or got as far as --for says."
         ),
+        "doctor": CommandEntry(
+            "reconciler.cli.doctor:doctor",
+            "Check everything that a fleet needs, and say what puts right what is wrong.",
+        ),
         "status": CommandEntry(
             "reconciler.cli.status:status", "Show who reconciles, and what needs a person."
         ),

@@ -29,6 +29,7 @@ COLOURS = {
     "completed": "green",
     "up": "green",
     "failed": "red",
+    "warning": "yellow",
     "escalated": "red",
     "cordoned": "yellow",
     "draining": "yellow",

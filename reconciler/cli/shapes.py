@@ -501,6 +501,20 @@ class TraceShape(TypedDict):
     """Address of the pull request; of the last run."""
 
 
+@with_config(CLOSED)
+class FindingShape(TypedDict):
+    """`doctor`: what was found of one thing."""
+
+    check: str
+    """What was looked at: git, identity, data, repository, specs, record, secrets, repos, forges, hosts."""
+    result: Literal["ok", "warning", "failed"]
+    """Whether it works."""
+    message: str
+    """What was found."""
+    fix: str | None
+    """Command that puts it right."""
+
+
 SHAPES = (
     TaskShape,
     HostShape,
@@ -510,6 +524,7 @@ SHAPES = (
     PlanShape,
     ExplainShape,
     StatusShape,
+    FindingShape,
     ProblemShape,
     CostShape,
     HostCheckShape,
