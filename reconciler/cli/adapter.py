@@ -15,6 +15,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.help import examples
 from reconciler.cli.output import Document, Output, output_option, print_document
 from reconciler.cli.pager import paged
 from reconciler.cli.references import NameParam, one_task, task_name
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from reconciler.dispatch.adapter_check import CheckResult
 
 
-@click.command()
+@click.command(
+    epilog=examples("reconciler prompt web/fix-login", "reconciler prompt web/fix-login --rev main")
+)
 @one_task
 @click.option("--rev", metavar="REVISION", help="Read a commit or branch in place of the work tree.")
 @click.pass_obj
@@ -86,7 +89,9 @@ def next_round(task: "Task", status: "Status | None", now: datetime) -> "Status"
     return status.model_copy(update={**run, "run": key, "review": review, "phase": Phase.ASSIGNED})
 
 
-@click.group()
+@click.group(
+    epilog=examples("reconciler adapter test codex", "reconciler adapter parse codex recorded.jsonl --rc 0")
+)
 def adapter() -> None:
     """Test adapters: on a host, or on recorded output."""
 
@@ -94,7 +99,11 @@ def adapter() -> None:
 # --- adapter test ----------------------------------------------------------
 
 
-@adapter.command()
+@adapter.command(
+    epilog=examples(
+        "reconciler adapter test codex", "reconciler adapter test claude-code --host gpu1 --no-prompt"
+    )
+)
 @click.argument("name", type=NameParam("adapter"))
 @click.option(
     "--host",
@@ -183,7 +192,13 @@ def _check_document(check_result: "CheckResult") -> Document:
 # --- adapter parse ---------------------------------------------------------
 
 
-@adapter.command("parse")
+@adapter.command(
+    "parse",
+    epilog=examples(
+        "reconciler adapter parse codex recorded.jsonl --rc 0",
+        "reconciler adapter parse claude-code out.json --rc 1 -o json",
+    ),
+)
 @click.argument("name", type=NameParam("adapter"))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--rc", "exit_code", type=click.IntRange(-64, 255), required=True, help="How the CLI exited.")

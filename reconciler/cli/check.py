@@ -13,6 +13,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.help import examples
 from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import Output, output_option, print_document, print_table
 from reconciler.cli.pager import paged
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 SCHEMA_KINDS: "tuple[Kind, ...]" = ("task", "host", "repo", "adapter", "agent", "fleet")
 
 
-@click.command()
+@click.command(
+    epilog=examples("reconciler validate", "reconciler validate specs/tasks/web -o github   # in CI")
+)
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @output_option("text", "github", help="How to print it; github: as annotations of a pull request.")
 @click.pass_obj
@@ -103,7 +106,11 @@ def _escaped(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler plan", "reconciler plan -o wide", "reconciler plan --rev origin/main --exit-code"
+    )
+)
 @click.option("--rev", metavar="REVISION", help="Read a commit or branch in place of the work tree.")
 @click.option("--exit-code", is_flag=True, help="Exit 2 if there are changes, 1 if there are mistakes.")
 @output_option("table", "wide", help="How to print it; wide: with every host, and why it was not chosen.")
@@ -162,7 +169,7 @@ class KindChoice(click.Choice[str]):
         return super().convert(kind_of(value) or value, param, ctx)
 
 
-@click.command()
+@click.command(epilog=examples("reconciler schema task", "reconciler schema > schemas.json"))
 @click.argument("kind", type=KindChoice(), required=False)
 def schema_command(kind: "Kind | None") -> None:
     """Print the JSON Schema of a kind of spec, or of all kinds."""

@@ -11,6 +11,7 @@ import click
 
 from reconciler import clock
 from reconciler.cli.context import Context
+from reconciler.cli.help import examples
 from reconciler.cli.output import Output, output_option, print_document, print_table
 from reconciler.cli.pager import busy
 from reconciler.cli.params import duration
@@ -37,7 +38,11 @@ KEYS: "Mapping[str, Callable[[Spending], str | None]]" = {
 Sums = Mapping[str, Usage]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler cost", "reconciler cost --by day --since 30d", "reconciler cost --by model -o json"
+    )
+)
 @click.option(
     "--by", type=click.Choice(list(KEYS)), default="task", show_default=True, help="What to group by."
 )

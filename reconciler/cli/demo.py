@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.help import examples
 from reconciler.core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ TEST = [sys.executable, "-m", "unittest", "-q"]
 FIX = "task/calculator/fix-average"
 
 
-@click.command()
+@click.command(epilog=examples("reconciler demo", "reconciler demo --dir my-demo"))
 @click.option(
     "--dir",
     "folder",

@@ -180,7 +180,7 @@ def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Conte
     ]
 
 
-@click.command()
+@click.command(epilog=examples("reconciler describe web/fix-login", "reconciler describe host/gpu1 -o yaml"))
 @reference_argument("[KIND[/]]NAME")
 @output_option("text")
 @click.pass_obj
@@ -204,7 +204,12 @@ async def _closed(fleet: "FleetSession", kind: str, desired: "Desired") -> "Mapp
     return await fleet.closed_since([host.name for host in hosts if host.cordon or host.drain])
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler explain web/fix-login",
+        "reconciler explain web/fix-login -o jsonpath='{.placement.chosen}'",
+    )
+)
 @one_task
 @click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
 @output_option("table")

@@ -15,6 +15,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.help import examples
 from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import Column, Listing, list_options, print_list
 from reconciler.cli.pager import paged
@@ -36,7 +37,11 @@ FOLLOW_INTERVAL = 0.2
 # --- History ---------------------------------------------------------------
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler history", "reconciler history web/fix-login -o wide", "reconciler history -n 1000 -o json"
+    )
+)
 @reference_argument("[[task/]NAME]", required=False)
 @click.option(
     "-n", "--number", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many."
@@ -98,7 +103,13 @@ def columns(now: datetime, *, is_terminal: bool, is_one: bool) -> Sequence[Colum
 # --- Logs ------------------------------------------------------------------
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler logs web/fix-login",
+        "reconciler logs web/fix-login -f",
+        "reconciler logs web/fix-login --attempt 1",
+    )
+)
 @one_task
 @click.option("-f", "--follow", is_flag=True, help="Follow the log until the run has ended.")
 @click.option("--attempt", type=click.IntRange(min=1), help="Attempt to show; the last if left out.")

@@ -23,6 +23,7 @@ from reconciler.cli.change import (
 )
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.help import examples
 from reconciler.cli.output import Output, output_option, print_document, print_table
 from reconciler.cli.pager import busy
 from reconciler.cli.params import duration
@@ -48,7 +49,13 @@ DecideHost = Callable[[str, HostSpec], FieldChanges | str]
 """Decide which fields of a host change, or why there is nothing to do."""
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "reconciler host add gpu1 agents@gpu1.example.org",
+        "reconciler host check",
+        "reconciler host drain gpu1 --deadline 1h",
+    )
+)
 def host() -> None:
     """Add, check, trust, cordon and drain hosts."""
 
@@ -56,7 +63,7 @@ def host() -> None:
 # --- check -----------------------------------------------------------------
 
 
-@host.command()
+@host.command(epilog=examples("reconciler host check", "reconciler host check gpu1 -o json"))
 @click.argument("names", metavar="[NAME]...", nargs=-1, type=NameParam("host"))
 @output_option("table")
 @click.pass_obj
@@ -231,7 +238,7 @@ def check_document(check: HostCheck) -> "HostCheckShape":
 # --- trust -----------------------------------------------------------------
 
 
-@host.command()
+@host.command(epilog=examples("reconciler host trust gpu1"))
 @click.argument("name", type=NameParam("host"))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @reason_option
@@ -247,7 +254,12 @@ def trust(context: Context, name: str, yes: bool, reason: str) -> int:
     return asyncio.run(_trust(context, name, reason, is_sure=yes))
 
 
-@host.command()
+@host.command(
+    epilog=examples(
+        "reconciler host add gpu1 agents@gpu1.example.org",
+        "reconciler host add gpu2 10.0.0.7:2222 --identity ~/.ssh/fleet --slots 4 --label gpu",
+    )
+)
 @click.argument("name", type=NameParam("host"))
 @click.argument("address", metavar="[USER@]ADDRESS[:PORT]")
 @click.option("--identity", metavar="FILE", help="Private key to log in with; the SSH agent if left out.")
@@ -375,7 +387,7 @@ def _warn(scan: "HostKeyScan") -> None:
 # --- cordon, uncordon, drain -----------------------------------------------
 
 
-@host.command()
+@host.command(epilog=examples("reconciler host cordon gpu1 --reason 'New disk on Friday'"))
 @hosts_argument
 @reason_option
 @click.pass_obj
@@ -384,7 +396,7 @@ def cordon(context: Context, names: tuple[str, ...], reason: str) -> None:
     asyncio.run(_change(context, "Cordon", names, reason, cordoning))
 
 
-@host.command()
+@host.command(epilog=examples("reconciler host uncordon gpu1"))
 @hosts_argument
 @reason_option
 @click.pass_obj
@@ -393,7 +405,7 @@ def uncordon(context: Context, names: tuple[str, ...], reason: str) -> None:
     asyncio.run(_change(context, "Uncordon", names, reason, uncordoning))
 
 
-@host.command()
+@host.command(epilog=examples("reconciler host drain gpu1", "reconciler host drain gpu1 --deadline 1h"))
 @hosts_argument
 @click.option(
     "--deadline",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reconciler.cli.context import is_repository
+from reconciler.cli.help import examples
 from reconciler.cli.references import NameParam
 from reconciler.core.errors import ReconcilerError, UsageError
 
@@ -31,7 +32,7 @@ Then write your own tasks in specs/tasks/ and commit them; repos and other hosts
 from specs/repos/web.yaml.example and specs/hosts/gpu1.yaml.example."""
 
 
-@click.command()
+@click.command(epilog=examples("reconciler init my-fleet", "reconciler init --adapter codex"))
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--adapter",

@@ -16,6 +16,7 @@ import click
 from reconciler import __version__
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode, exit_code
+from reconciler.cli.help import examples
 from reconciler.cli.streams import OutputLost, guard, mute
 from reconciler.cli.terminal import did_you_mean
 from reconciler.core.errors import ReconcilerError, SpecError
@@ -66,6 +67,9 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         ),
         "history": CommandEntry(
             "reconciler.cli.history:history_command", "Show what happened, newest first."
+        ),
+        "top": CommandEntry(
+            "reconciler.cli.top:top", "Show the fleet at work, live and full screen; q leaves."
         ),
         "events": CommandEntry(
             "reconciler.cli.events:events", "Show what happens, oldest first, as it happens with -f."
@@ -148,6 +152,10 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         "webhook": CommandEntry("reconciler.cli.webhook:webhook", "Install and test the webhooks of a repo."),
     },
     "Other": {
+        "completion": CommandEntry(
+            "reconciler.cli.completion:completion", "Print what makes a shell complete commands and names."
+        ),
+        "man": CommandEntry("reconciler.cli.man:man", "Write a manual page for every command into a folder."),
         "version": CommandEntry("reconciler.cli.version:version", "Print the version."),
     },
 }
@@ -210,7 +218,8 @@ class Root(click.Group):
                 formatter.write_dl([(name, entry.summary) for name, entry in entries.items()])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table of exit codes."""
+        """Write examples, and the table of exit codes."""
+        super().format_epilog(ctx, formatter)
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code.value), code.meaning) for code in ExitCode])
 
@@ -218,6 +227,12 @@ class Root(click.Group):
 @click.group(
     cls=Root,
     invoke_without_command=True,
+    epilog=examples(
+        "reconciler init my-fleet && cd my-fleet",
+        "reconciler doctor",
+        "reconciler submit --goal 'Fix the typos in README.md' --repo web --wait",
+        "reconciler top",
+    ),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(

@@ -14,6 +14,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.help import examples
 from reconciler.cli.output import Output, output_option, print_document
 from reconciler.cli.terminal import ago, table, value_block
 from reconciler.core.times import format_time, time_at
@@ -48,7 +49,7 @@ class FleetStatus:
     advice: Sequence[str]
 
 
-@click.command()
+@click.command(epilog=examples("reconciler status", "reconciler status -o jsonpath='{.reconciler.pid}'"))
 @output_option("text")
 @click.pass_obj
 def status(context: Context, output: Output) -> int:

@@ -15,6 +15,7 @@ import click
 from reconciler import clock
 from reconciler.cli.change import message, reason_option, set_fields, spec_of
 from reconciler.cli.context import Context
+from reconciler.cli.help import examples
 from reconciler.cli.output import Column, Listing, list_options, print_list
 from reconciler.cli.params import duration
 from reconciler.cli.references import NameParam
@@ -31,12 +32,18 @@ MOST_TOKENS = 2
 """Tokens of one agent: its current one and, during a rotation, the next."""
 
 
-@click.group()
+@click.group(epilog=examples("reconciler token new jeeves", "reconciler token list"))
 def token_group() -> None:
     """Create, list and revoke tokens of outside agents."""
 
 
-@token_group.command()
+@token_group.command(
+    epilog=examples(
+        "reconciler token new jeeves > jeeves.token",
+        "reconciler token new jeeves --expires 90d",
+        "reconciler token new jeeves --rotate",
+    )
+)
 @click.argument("agent", type=NameParam("agent"))
 @click.option(
     "--scope",
@@ -117,7 +124,9 @@ def _kept(name: str, spec: "AgentSpec", *, rotates: bool) -> Sequence[str]:
     return spec.token_hash
 
 
-@token_group.command()
+@token_group.command(
+    epilog=examples("reconciler token revoke jeeves", "reconciler token revoke jeeves --old")
+)
 @click.argument("agent", type=NameParam("agent"))
 @click.option("--old", is_flag=True, help="Only those before the newest one: the end of a rotation.")
 @reason_option
@@ -148,7 +157,7 @@ async def _revoke(context: Context, name: str, *, only_old: bool, reason: str) -
         click.echo(f"{name}: {len(hashes) - len(kept)} revoked, {len(kept)} left")
 
 
-@token_group.command("list")
+@token_group.command("list", epilog=examples("reconciler token list", "reconciler token list -o json"))
 @list_options()
 @click.pass_obj
 def list_(context: Context, listing: Listing) -> None:
