@@ -4,7 +4,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -20,6 +20,9 @@ from reconciler.core.errors import ReconcilerError, UsageError
 
 if TYPE_CHECKING:
     from reconciler.git.checkout import Checkout
+
+_OWN = ("specs/", ".schemas/")
+"""What belongs to a fleet alone; settings of editors and of CI that are there already stay as they are."""
 
 NEXT = """\
 Made a fleet in {folder}. {agents}
@@ -44,7 +47,9 @@ def init(folder: Path, adapter: str | None) -> None:
     Create a fleet's repository, with examples to edit.
 
     DIR may be new, empty, or the root of a repository that has no fleet yet;
-    it is the current folder if left out. Which agent CLIs are on the PATH is
+    it is the current folder if left out. A workflow for Forgejo and GitHub
+    Actions, pre-commit hooks and settings of editors are made as well, unless
+    they are there already. Which agent CLIs are on the PATH is
     looked up as runs look; the first of claude-code, codex, gemini, opencode
     and qwen becomes the `adapter` in specs/fleet.yaml.
     """
@@ -53,7 +58,11 @@ def init(folder: Path, adapter: str | None) -> None:
 
     folder = folder.resolve()
     choice = choose(adapter)
-    wanted = {path: choice.written(text) for path, text in scaffold()}
+    wanted = {
+        path: choice.written(text)
+        for path, text in scaffold()
+        if path.startswith(_OWN) or not (folder / path).exists()
+    }
     _refuse_to_nest(folder)
     _refuse_to_overwrite(folder, wanted)
     try:
@@ -87,6 +96,27 @@ def scaffold() -> Iterator[tuple[str, str]]:
     """Yield path and content of every file of a new fleet."""
     yield from _texts(files("reconciler.cli") / "scaffold")
     yield from schema_files()
+    yield from editor_files()
+
+
+EDITORS: Mapping[str, Callable[[Mapping[str, str]], object]] = {
+    ".vscode/settings.json": lambda schemas: {"yaml.schemas": schemas},
+    ".zed/settings.json": lambda schemas: {
+        "lsp": {"yaml-language-server": {"settings": {"yaml": {"schemas": schemas}}}}
+    },
+}
+"""Settings by which editors find the schemas without a line in each file."""
+
+
+def editor_files() -> Iterator[tuple[str, str]]:
+    """Yield path and content of the settings that tie spec files to their schemas by where they are."""
+    from reconciler.specs.parse import MODELS
+    from reconciler.specs.schema import SCHEMA_FOLDER
+
+    places = {"fleet": "specs/fleet.yaml", "task": "specs/tasks/**/*.yaml"}
+    schemas = {f"./{SCHEMA_FOLDER}/{kind}.json": places.get(kind, f"specs/{kind}s/*.yaml") for kind in MODELS}
+    for path, settings in EDITORS.items():
+        yield path, json.dumps(settings(schemas), indent=2) + "\n"
 
 
 def schema_files() -> Iterator[tuple[str, str]]:
