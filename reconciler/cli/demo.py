@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.folders import NamedFolder
 from reconciler.core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ FIX = "task/calculator/fix-average"
 @click.option(
     "--dir",
     "folder",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=NamedFolder(),
     help="Where to make it all; a fresh temporary folder if left out.",
 )
 @click.option(
