@@ -210,7 +210,7 @@ class Office(RuleBasedStateMachine):
         held = data.draw(st.sampled_from(self.held))
         commits = len(self.state.log)
         with suppress(Refused, NotFound):
-            if self.loop.controllers.leases.beat(held.task, held.agent, held.epoch) is None:
+            if self.loop.controllers.leases.heartbeat(held.task, held.agent, held.epoch) is None:
                 held.heard_at = self.clock.time
         assert len(self.state.log) == commits
 

@@ -99,13 +99,13 @@ async def test_what_a_pull_request_would_do_is_a_comment_and_a_status_of_its_hea
 
 async def test_nothing_is_said_again_while_it_stays_the_same(scene, monkeypatch):
     said = []
-    say = scene.forges.say
+    say = scene.forges.upsert_comment
 
     async def counted(forge, number, note):
         said.append(number)
         return await say(forge, number, note)
 
-    monkeypatch.setattr(scene.forges, "say", counted)
+    monkeypatch.setattr(scene.forges, "upsert_comment", counted)
     scene.open(4, HEAD, specs("a", "b"))
     await scene.look()
     await scene.look()
