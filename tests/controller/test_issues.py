@@ -44,10 +44,10 @@ class Board(FakeForges):
 
     locked: set[int] = field(default_factory=set)
 
-    async def say(self, forge: Forge, number: int, note: ManagedComment) -> bool:
+    async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment) -> bool:
         if number in self.locked:
             raise Unavailable("the conversation is locked")
-        return await super().say(forge, number, note)
+        return await super().upsert_comment(forge, number, note)
 
 
 @dataclass
@@ -508,9 +508,9 @@ async def test_a_task_that_names_an_issue_is_commanded_there(taken_up):
 # --- With a real branch ----------------------------------------------------
 
 
-def git(*words: object) -> list[str]:
+def git(*args: object) -> list[str]:
     who = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
-    done = subprocess.run(["git", *who, *words], capture_output=True, text=True, check=True)
+    done = subprocess.run(["git", *who, *args], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
 

@@ -68,8 +68,8 @@ def _steps(task: str, status: Status, kind: FailureClass) -> Iterator[str]:
     if status.run:
         adapter, repo = status.run.adapter, status.run.repo
         yield f"reconciler logs {task}"
-    if words := _repair(status, kind):
-        yield words.format(task=task, host=host or "HOST", adapter=adapter or "ADAPTER", repo=repo)
+    if template := _repair(status, kind):
+        yield template.format(task=task, host=host or "HOST", adapter=adapter or "ADAPTER", repo=repo)
     yield f"reconciler retry {task}"
 
 
@@ -86,8 +86,8 @@ def _repair(status: Status, kind: FailureClass) -> str | None:
     return _REPAIRS.get(kind)
 
 
-_REPAIR_OF_REPO = "mend specs/repos/{repo}.yaml, or the repository that it names"
-_REPAIR_OF_SCRIPT = "mend specs/tasks/{task}.yaml, or install on {host} what it calls"
+_REPAIR_OF_REPO = "fix specs/repos/{repo}.yaml, or the repository that it names"
+_REPAIR_OF_SCRIPT = "fix specs/tasks/{task}.yaml, or install on {host} what it calls"
 _REPAIRS: Mapping[FailureClass, str] = {
     FailureClass.AUTH: "reconciler adapter test {adapter} --host {host}   (after logging in there)",
     FailureClass.CONFIG: "reconciler adapter test {adapter} --host {host}",
