@@ -13,6 +13,7 @@ from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.specs import FLEET_FORGE, Desired, FleetSpec, Forge
 from reconciler.core.model.status import Phase, Status
 from tests.fakes import START, FakeForges, make_desired, make_task
+from tests.statuses import make_status
 
 FORGE = Forge(api="https://forge.example.org/api/v1", repo="ops/fleet", token=Secret(env="TOKEN"))
 FLEET = FleetSpec(forge=FORGE)
@@ -133,7 +134,7 @@ async def test_it_follows_what_happens_meanwhile(scene):
 
 async def test_a_live_run_that_would_be_stopped_is_named(scene):
     running = make_task("a")
-    scene.statuses["a"] = Status(
+    scene.statuses["a"] = make_status(
         phase=Phase.RUNNING,
         since=START,
         created_at=START,

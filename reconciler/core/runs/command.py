@@ -47,12 +47,12 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
     a restart.
     Raises SpecError if the host or the adapter is gone, or a template is wrong.
     """
-    adapter, host = _adapter(task, status, desired), _host(status, desired)
+    run, adapter, host = status.last_run, _adapter(task, status, desired), _host(status, desired)
     session = resumed_session(adapter, status)
     prompt = build_prompt(task, status, desired)
     return RunRequest(
-        run=status.run or "",
-        round=status.round,
+        run=run.key,
+        round=run.round,
         task=task.name,
         host=host,
         adapter=adapter,
@@ -60,9 +60,9 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         argv=_argv(adapter, task, status, host, prompt),
         prompt=prompt,
         env=task.env,
-        branch=status.branch_name or task.branch,
+        branch=run.branch,
         start_from=_start_from(status),
-        stack=status.start_from,
+        stack=run.start_from,
         expected_head=status.head_commit,
         session_id=session,
         session_totals=status.session.totals if session and status.session else Usage(),
@@ -79,18 +79,19 @@ def assignment(task: Task, status: Status, desired: Desired) -> Assignment:
 
     Raises SpecError if a template is wrong, or the repo or the host that validates is gone.
     """
+    run = status.last_run
     if task.validate_on and task.validate_on not in desired.hosts:
         raise _missing("host", task.validate_on, status)
     if task.repo and task.repo not in desired.repos:
         raise _missing("repo", task.repo, status)
     return Assignment(
-        run=status.run or "",
+        run=run.key,
         epoch=status.attempt,
         task=task.name,
-        title=status.pr_title or task.headline,
+        title=run.title,
         prompt=build_prompt(task, status, desired),
         repo=_repo(task, desired),
-        branch=status.branch_name or task.branch,
+        branch=run.branch,
         start_from=_start_from(status),
         validation=task.validation,
         validate_on=desired.hosts.get(task.validate_on or "") if task.repo else None,
@@ -134,7 +135,7 @@ def _quote(note: ReviewNote) -> Quote:
 
 def _start_from(status: Status) -> str | None:
     """Return the commit to go on from: that of a branch that was in review, or of another task's."""
-    return status.head_commit if status.review.count else status.start_from
+    return status.head_commit if status.review.count else status.last_run.start_from
 
 
 def localize(argv: Iterable[str], *, workdir: str, prompt_file: str) -> tuple[str, ...]:
@@ -216,7 +217,7 @@ def _repo(task: Task, desired: Desired) -> Repo | None:
 
 
 def _adapter(task: Task, status: Status, desired: Desired) -> Adapter:
-    name = status.adapter or task.adapter
+    name = status.last_run.adapter or task.adapter
     adapter = desired.adapters.get(name)
     if adapter is None:
         raise _missing("adapter", name, status)
@@ -234,7 +235,7 @@ def _host(status: Status, desired: Desired) -> Host:
 
 
 def _missing(kind: str, name: str, status: Status) -> SpecError:
-    message = f"run {status.run} needs {kind} {name!r}, which is not there any more; restore the file"
+    message = f"run {status.run_key} needs {kind} {name!r}, which is not there any more; restore the file"
     return SpecError([Problem(f"specs/{kind}s/{name}.yaml", 1, 1, message)])
 
 
@@ -271,7 +272,8 @@ def fresh_session(status: Status) -> str:
     session, and from the task's birth, so that another fleet's run of the same
     name on the same host does not.
     """
-    return str(uuid.uuid5(_SESSIONS, f"{status.run} {status.round} {status.created_at.isoformat()}"))
+    run = status.last_run
+    return str(uuid.uuid5(_SESSIONS, f"{run.key} {run.round} {status.created_at.isoformat()}"))
 
 
 def _fill(
@@ -287,5 +289,5 @@ def _fill(
 
 
 def _commit_message(task: Task, status: Status) -> str:
-    subject = " ".join((status.pr_title or task.pr_title or task.headline).split())
-    return f"{subject}\n\nTask: {task.name}\nRun: {status.run}\n"
+    subject = " ".join(status.last_run.title.split())
+    return f"{subject}\n\nTask: {task.name}\nRun: {status.run_key}\n"
