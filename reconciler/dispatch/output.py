@@ -29,11 +29,11 @@ from reconciler.core.runs.outcome import (
     EXIT_CODES,
     SIGNALS,
     OutputFacts,
-    class_of,
     retry_time,
     run_usage,
     verdict,
 )
+from reconciler.core.runs.provider_errors import class_of
 from reconciler.core.text import one_line
 from reconciler.dispatch.event_buffer import EventBuffer, EventFilter, event_filters
 from reconciler.dispatch.framing import Framer, OutputEvent, Printed, end_of, last_object, stream_of
