@@ -108,3 +108,25 @@ def chosen(patterns: Iterable[str], lines: Iterable[str]) -> list[str]:
     """Return the lines that begin as one of the expressions says."""
     expressions = [_compiled(pattern) for pattern in patterns]
     return [line for line in lines if any(expression.match(line) for expression in expressions)]
+
+
+class Streak:
+    """Counts the lines that fit an expression, as long as hardly any other stands between two of them."""
+
+    def __init__(self, pattern: str) -> None:
+        """Begin to count."""
+        self._pattern = pattern
+        self._length = self._others = 0
+
+    def add(self, line: str) -> int:
+        """Take one more line; return how many there are in a row. An empty one counts for nothing."""
+        if line and _compiled(self._pattern).match(line):
+            self._length, self._others = self._length + 1, 0
+        elif line:
+            self._others += 1
+            self._length = self._length if self._others <= MOST_BETWEEN else 0
+        return self._length
+
+
+MOST_BETWEEN = 2
+"""Other lines that may stand between two of a streak: such as events that a call begins with."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reconciler.core.errors import Refused, Unavailable
-from reconciler.core.patterns import lines_of, matches
+from reconciler.core.patterns import Streak, lines_of
 from reconciler.dispatch.logs import LogFolder, StreamName
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import (
@@ -84,6 +84,8 @@ class Bounds:
     """Bytes."""
     give_up: str | None = None
     """How a line begins with which it is ended (`give_up` of an adapter's output); None: with none."""
+    give_up_after: int = 1
+    """How many such lines it takes, one after the other."""
 
 
 class Runs:
@@ -197,6 +199,8 @@ class _Watch:
         self.measure()
         self._rest: dict[StreamName, bytes] = {}
         """The beginning of a line whose end was not printed yet."""
+        self._streaks: dict[StreamName, Streak] = {}
+        """Lines on each stream that say that it only waits."""
         self._has_given_up = False
         self.moved = now
         """When it last printed something."""
@@ -217,7 +221,8 @@ class _Watch:
         whole, _, rest = (self._rest.get(stream, b"") + data).rpartition(b"\n")
         self._rest[stream] = rest[:_LONGEST_START]
         lines = lines_of(whole.decode("utf-8", "replace"))
-        self._has_given_up = any(True for _ in matches(self.bounds.give_up, lines))
+        streak = self._streaks.setdefault(stream, Streak(self.bounds.give_up))
+        self._has_given_up = any(streak.add(line) >= self.bounds.give_up_after for line in lines)
 
     @property
     def room(self) -> int:
