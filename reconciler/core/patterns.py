@@ -48,6 +48,42 @@ def check_pattern(pattern: str) -> str:
     return pattern
 
 
+def check_line_pattern(pattern: str, *, anywhere: bool = False) -> None:
+    """
+    Raise ValueError unless a good regular expression fits some lines, and says something of them.
+
+    It is matched at the beginning of lines without blanks around them, or `anywhere` in them.
+    """
+    tree = _parser.parse(pattern)
+    if re.search(pattern, "") is not None:
+        raise ValueError("fits an empty line, so that it fits lines that say nothing of it; ask for more")
+    if tree.getwidth()[0] > LINE:
+        raise ValueError(f"fits no line: no more than {LINE} characters of one are looked at")
+    if any(item in _LINE_ENDS for item in tree):
+        raise ValueError("fits no line: each line is looked at by itself, without its end")
+    if not anywhere and len(tree) and tree[0] in _BLANKS:
+        raise ValueError("fits no line: they are looked at without the blanks that they begin with")
+    for at, (kind, place) in enumerate(tree):
+        is_late = place in _BEGINS and tree[:at].getwidth()[0] > 0
+        if kind is op.AT and (is_late or (place in _ENDS and tree[at:].getwidth()[0] > 0)):
+            raise ValueError("fits no line: it asks for more before the beginning of one, or behind its end")
+
+
+_LINE_ENDS = [(op.LITERAL, ord(each)) for each in "\r\n"]
+_BLANKS = [(op.LITERAL, ord(each)) for each in " \t"]
+_BEGINS = (op.AT_BEGINNING, op.AT_BEGINNING_STRING)
+_ENDS = (op.AT_END, op.AT_END_STRING)
+
+
+def constant_of(pattern: str) -> str | None:
+    """Return the text that an expression, or its first group, always fits; None if that varies."""
+    tree = _parser.parse(pattern)
+    groups = [argument[-1] for kind, argument in tree if kind is op.SUBPATTERN and argument[0] == 1]
+    items = list(groups[0] if groups else tree)
+    is_constant = bool(groups or not tree.state.groups - 1) and all(kind is op.LITERAL for kind, _ in items)
+    return "".join(chr(code) for _, code in items) if is_constant else None
+
+
 def _ways(items: list[Any], *, is_last: bool = False) -> int:
     """Return in how many ways a sequence may fit a line, at most; what stands last need not go back."""
     ways = 1
