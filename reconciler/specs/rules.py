@@ -335,6 +335,11 @@ def _check_url(url: str) -> None:
         raise ValueError(_NO_PATH)
 
 
+def is_path(url: str) -> bool:
+    """Tell whether the address of a repository is a path on the machine of the reconciler."""
+    return "://" not in url and _SCP.fullmatch(url) is None
+
+
 _OPTION = re.compile(r"(?:[a-z]+://)?(?:[^@/]*@)?-")
 """An address, or a host in one, that a program may take for an option."""
 _SCP = re.compile(r"[^/:]+:(.*)|[^/:]*\[[^]]*\]:(.*)")
