@@ -1,5 +1,5 @@
 """
-Errors as answers: one table, and one body for all of them (RFC 9457).
+Problem details: one table from errors to HTTP answers (RFC 9457).
 """
 
 import logging
@@ -33,11 +33,11 @@ PROBLEM_TYPE = "application/problem+json"
 LONGEST_PATH = 4000
 """Most characters of a detail."""
 PAUSE = 2.0
-"""Seconds after which to ask again, where nothing better is known."""
+"""Default Retry-After, in seconds."""
 
 
 class Unauthenticated(Refused):
-    """There is no token, or none that is good (401)."""
+    """The token is missing or invalid (401)."""
 
 
 class TooMany(Unavailable):
@@ -62,7 +62,7 @@ STATUS_BY_ERROR: Mapping[type[Exception], tuple[int, str]] = {
     Conflict: (503, "Somebody wrote first"),
     Unavailable: (503, "Not available now"),
 }
-"""What each error is over HTTP; its own class decides, or else the nearest one it is derived from."""
+"""HTTP status by error class; a subclass without an entry takes that of its nearest base."""
 
 HTTP: Mapping[int, str] = {
     400: "This is no request as HTTP has it.",
@@ -73,11 +73,11 @@ HTTP: Mapping[int, str] = {
     417: "The Expect header asks for something that is not offered; leave it out.",
     503: "The reconciler is stopping or overloaded; ask again.",
 }
-"""What to say of errors that the server itself finds, by status."""
+"""Messages for errors raised by the server itself, by status."""
 
 
 def answer_error(request: Request, error: Exception) -> HTTPResponse:  # noqa: ARG001 - Sanic calls it so
-    """Return the answer to a request that ended in an error; what nobody foresaw is logged."""
+    """Return the answer to a request that ended in an error; an unexpected error is logged."""
     details = problem_body(error)
     if details.status == 500:  # noqa: PLR2004 - the one that is our own mistake
         log.error("a request ended in an error that nobody foresaw", exc_info=error)
@@ -115,7 +115,7 @@ _SEE = "see `errors` for what is wrong with which field; /api/v1/openapi.json sa
 
 
 def _invalid(error: ValidationError, title: str) -> ProblemDetails:
-    """Tell of each field what is wrong, but never what it was: it may be a secret."""
+    """Describe each invalid field without its value, which may be a secret."""
     errors = error.errors(include_url=False, include_context=False)
     if any(one["type"] == "json_invalid" for one in errors):
         return _details(400, "Bad request", f"the body is not JSON: {errors[0]['msg']}")

@@ -1,5 +1,5 @@
 """
-Webhooks of forges: taken, kept and answered at once; what they hint at is looked at later.
+Webhook route: deliveries are stored and answered at once; their hints are handled later.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class WebhookRoute:
     """How many deliveries are read now, by address."""
 
     async def forgejo(self, call: Call) -> HTTPResponse:
-        """Take a delivery; it is on disk when this answers."""
+        """Accept a delivery; it is on disk when this answers."""
         with self._room(call.request.client_ip):
             try:
                 async with asyncio.timeout(SECONDS):
@@ -62,7 +62,7 @@ class WebhookRoute:
 
     @property
     def operations(self) -> Sequence[Operation]:
-        """Return it as an operation."""
+        """Return the operation."""
         forgejo = Operation(
             method="POST",
             path="/hooks/forgejo",

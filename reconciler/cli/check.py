@@ -40,7 +40,7 @@ def validate(context: Context, paths: tuple[Path, ...], output: str) -> int:
     """
     Report every mistake in the specs.
 
-    Warnings tell of what works, but hardly as it was meant. Reads the files
+    Warnings are about specs that are valid but probably not meant so. Reads the files
     as they are now, committed or not, and needs no repository: a folder with
     specs/ will do. With PATHs, only mistakes in these files and folders are
     shown. Exits 1 if there are any.
@@ -71,8 +71,8 @@ def _missing_repositories(root: Path, files: "Mapping[str, File]", desired: "Des
     for name, repo in desired.repos.items():
         path = f"specs/repos/{name}.yaml"
         if is_path(repo.url) and path in files and not (place := root / repo.url).is_dir():
-            words = f"there is no repository at {place.resolve()} on this machine"
-            yield from locate_mistakes([Mistake(("url",), words, is_doubt=True)], path, files[path].data)
+            message = f"there is no repository at {place.resolve()} on this machine"
+            yield from locate_mistakes([Mistake(("url",), message, is_doubt=True)], path, files[path].data)
 
 
 def _is_below(path: Path, wanted: Sequence[Path]) -> bool:
@@ -80,7 +80,7 @@ def _is_below(path: Path, wanted: Sequence[Path]) -> bool:
 
 
 def _where_it_is(problem: Problem, root: Path) -> str:
-    """Print the path so that it can be opened from the current folder."""
+    """Return the problem as text, its path relative to the current folder."""
     here, path = Path.cwd(), root / problem.path
     shown = path.relative_to(here) if path.is_relative_to(here) else path
     return str(problem).replace(problem.path, str(shown), 1)
@@ -178,7 +178,7 @@ def _print_problems(problems: Iterable[Problem]) -> None:
 
 
 class KindChoice(click.Choice[str]):
-    """A kind of spec; in the plural or short, too."""
+    """A kind of spec, in the singular, the plural or short."""
 
     def __init__(self) -> None:
         super().__init__(SCHEMA_KINDS)

@@ -1,5 +1,5 @@
 """
-A whole fleet at work on this machine: the first thing a newcomer sees.
+Demo: a small fleet at work on this machine.
 """
 
 import asyncio
@@ -149,9 +149,9 @@ def _show(place: Path) -> None:
 
     fleet, project = place / "fleet", Checkout(place / "calculator")
     _heading("Nothing is left to do", "reconciler plan")
-    words = ("--repo", fleet, "--data-dir", place / "state", "plan")
+    args = ("--repo", fleet, "--data-dir", place / "state", "plan")
     plan = subprocess.run(
-        [sys.executable, "-m", "reconciler", *words], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "reconciler", *args], capture_output=True, text=True, check=False
     )
     _print(plan.stdout + plan.stderr)
     _heading("The branch that makes the test pass", f"git -C calculator diff main {FIX}")
@@ -173,7 +173,7 @@ def _print(text: str) -> None:
 
 
 def _test(project: "Checkout", branch: str) -> str:
-    """Run the project's tests as they are on a branch, away from anybody's work tree."""
+    """Run the project's tests on a branch, in a clone of its own."""
     with tempfile.TemporaryDirectory() as folder:
         project.clone(folder, branch)
         done = subprocess.run(TEST, cwd=folder, capture_output=True, check=False)

@@ -1,5 +1,5 @@
 """
-How a command ends: the exit codes, and which error leads to which.
+Exit codes, and which error leads to which.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from reconciler.core.errors import (
 
 
 class ExitCode(IntEnum):
-    """What a command tells its caller; printed by `reconciler --help`."""
+    """Exit code of a command; described in `reconciler --help`."""
 
     meaning: str
 
     def __new__(cls, code: int, meaning: str) -> Self:
-        """Make a number that knows what it means."""
+        """Make an exit code with its meaning."""
         member = int.__new__(cls, code)
         member._value_ = code
         member.meaning = meaning
@@ -53,9 +53,9 @@ ERRORS: Mapping[type[ReconcilerError], ExitCode] = {
     Unavailable: ExitCode.UNAVAILABLE,
     ReconcilerError: ExitCode.FAILURE,
 }
-"""The first line that fits decides."""
+"""The first matching row decides."""
 
 
 def exit_code(error: ReconcilerError) -> ExitCode:
-    """Return how a command ends that met this error."""
+    """Return the exit code for an error."""
     return next(code for kind, code in ERRORS.items() if isinstance(error, kind))

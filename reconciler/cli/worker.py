@@ -116,7 +116,7 @@ def pull(
 
 
 async def _until_told(worker: "Worker") -> bool:
-    """Let it run until it ends by itself or a signal tells it to."""
+    """Run the worker until it ends by itself or by a signal."""
     work = asyncio.create_task(worker.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, lambda: work.cancelling() or work.cancel())

@@ -1,5 +1,5 @@
 """
-Where the events of a CLI begin and end in what was printed.
+Framing: finds the events of a CLI in its output.
 
 A CLI writes each event at the beginning of a line, or one value over many
 lines. Others print on the same terminal: progress that ends without a line
@@ -21,15 +21,15 @@ from reconciler.core.text import harmless
 
 OutputEvent = dict[str, Any]
 Printed = bytes | BinaryIO
-"""What was printed, or where it is."""
+"""Output, or the file that holds it."""
 
 MOST_EVENT = 8 * 2**20
 """Bytes of an event; a longer one is passed over."""
 MOST_BLOCKS = 8
-"""How many places are tried as the beginning of a value over many lines that turn out not to be."""
+"""Most failed attempts to read a value over many lines."""
 
 _START = re.compile(r"\{(?=\s*(?:[\"}]|$))|\[(?=\s*(?:\{|\]|$))")
-"""Where JSON may begin in a line."""
+"""Possible beginnings of JSON in a line."""
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|["{}\[\]]')
 _DEPTHS = {"{": 1, "[": 1, "}": -1, "]": -1}
 _DECODER = json.JSONDecoder()
@@ -96,7 +96,7 @@ _ZEROS: Mapping[tuple[bool, ...], str] = {
 
 
 class Framer:
-    """Takes an output line by line and gives its events away; what is not whole yet is kept."""
+    """Takes an output line by line and passes its events on; buffers incomplete ones."""
 
     def __init__(self, give: Callable[[OutputEvent, bool], None]) -> None:
         """Begin. `give` is called with each event, and whether something else stands before it."""
@@ -117,13 +117,13 @@ class Framer:
         stream = stream_of(printed)
         while line := stream.readline(MOST_EVENT):
             if len(line) == MOST_EVENT and not line.endswith(b"\n"):
-                self._take_long(line, stream)
+                self._parse_long_line(line, stream)
             else:
                 self._take(line)
         self._end()
 
-    def _take_long(self, begun: bytes, stream: BinaryIO) -> None:
-        """Take a line that is longer than any event: one may stand in it, behind progress."""
+    def _parse_long_line(self, begun: bytes, stream: BinaryIO) -> None:
+        """Parse a line that is longer than any event: it may contain one, behind progress output."""
         noise, events, is_passed_over = self.noise, self.events, False
         while begun:
             *parts, begun = begun.split(b"\r")
@@ -145,28 +145,28 @@ class Framer:
         self.noise = noise + (self.events == events)
 
     def _take(self, line: bytes, *, indented: bool = True) -> None:
-        if self._block and self._goes_on(_plain(line)):
+        if self._block and self._continue_value(_plain(line)):
             return
         parts = [part for part in line.rstrip().split(b"\r") if part and not part.isspace()]
         if not parts:
             return
-        has_event = sum(self._take_part(part, indented=indented) for part in parts) > 0
+        has_event = sum(self._parse_part(part, indented=indented) for part in parts) > 0
         self.was_cut = not has_event and not self._block and _begins_json(parts[-1])
         self.noise += not has_event and not self._block
 
-    def _take_part(self, part: bytes, *, indented: bool) -> bool:
-        """Give away the events of a line, or of what stands between two carriage returns."""
+    def _parse_part(self, part: bytes, *, indented: bool) -> bool:
+        """Pass on the events of a line, or of a part between two carriage returns."""
         if b"{" not in part or (not indented and part[:1] in b" \t"):
             return False
         if part.lstrip()[:1] in (b"{", b"["):
             try:
-                return self._give_all(json.loads(part), is_spliced=False)
+                return self._emit_all(json.loads(part), is_spliced=False)
             except (ValueError, RecursionError):
                 pass
         return self._scan(_plain(part).strip())
 
     def _scan(self, text: str) -> bool:
-        """Give away the values of a line, one behind the other, up to one that is broken."""
+        """Pass on the values of a line, in order, up to the first broken one."""
         at, spliced, has_event = 0, list[Any](), False
         is_spliced = False
         while match := _START.search(text, at):
@@ -182,13 +182,13 @@ class Framer:
             if is_spliced:
                 spliced.append(value)
             else:
-                has_event |= self._give_all(value, is_spliced=False)
-        if not text[at:].strip():  # behind a spliced one stands nothing: it would be a quotation
-            has_event |= sum(self._give_all(value, is_spliced=True) for value in spliced) > 0
+                has_event |= self._emit_all(value, is_spliced=False)
+        if not text[at:].strip():  # nothing may follow a spliced one: it would be a quotation
+            has_event |= sum(self._emit_all(value, is_spliced=True) for value in spliced) > 0
         return has_event
 
-    def _give_all(self, value: Any, *, is_spliced: bool) -> bool:
-        """Give away a value, or those in an array; return whether there are any."""
+    def _emit_all(self, value: Any, *, is_spliced: bool) -> bool:
+        """Pass on a value, or those in an array; return whether there are any."""
         events = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict)]
         self.events += len(events)
         for event in events:
@@ -203,8 +203,8 @@ class Framer:
             self._block, self._depth, self._size = [text], depth, len(text)
             self._is_spliced = is_spliced
 
-    def _goes_on(self, text: str) -> bool:
-        """Take a line as part of the value that goes on; return whether it is."""
+    def _continue_value(self, text: str) -> bool:
+        """Add a line to the unfinished value; return whether it belongs to it."""
         depth = _depth(text)
         self._size += len(text)
         is_other = text.startswith("{") and self._block[0].startswith("{")
@@ -225,10 +225,10 @@ class Framer:
             self._give_up()
             return
         self._block, self.was_cut = [], False
-        self._give_all(value, is_spliced=self._is_spliced)
+        self._emit_all(value, is_spliced=self._is_spliced)
 
     def _give_up(self) -> None:
-        """Take the first line of what turned out to be no value as noise, and look at the others anew."""
+        """Count the first line of a failed value as noise, and parse the others again."""
         self._blocks += 1
         self.noise += 1
         lines, self._block = self._block[1:], []

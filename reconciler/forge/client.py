@@ -1,5 +1,5 @@
 """
-HTTP to a forge: one repository, one account, answers as values.
+Forge client: HTTP to one repository with one account, answers as values.
 
 What may be repeated is repeated a few times; a POST never is: whoever posts
 looks first whether it is there already. The token stands in a header and in
@@ -32,12 +32,12 @@ _MOST_PAGES = 200
 _WAITS = (0.5, 2.0)
 """Seconds before the second and the third try."""
 _LONGEST_WAIT = 10.0
-"""A forge that asks for more quiet than these seconds is left alone instead."""
+"""Seconds; a forge that asks for a longer wait counts as unavailable."""
 _LONGEST_REST = 3600.0
 _CONNECT_TIMEOUT = 5.0
 _READ_TIMEOUT = 20.0
 _TIMEOUT = 60.0
-"""Seconds for one exchange, however slowly it drips."""
+"""Seconds for one whole exchange."""
 _MOST_BYTES = 16 * 2**20
 _COUNT = re.compile(r"[0-9]{1,15}")
 _PASSING = frozenset({429, 502, 503, 504})
@@ -46,10 +46,10 @@ _SCOPES = "it needs the scopes write:repository, write:issue and read:user, and 
 
 class Declined(Unavailable):
     """
-    The forge understood and said no (404, 405, 409, 422 …).
+    The forge rejected the request (404, 405, 409, 422 …).
 
-    Whoever asked may take that for a result; for anybody else it is one more
-    reason to try again later.
+    The caller may handle it as a result; uncaught, it counts as `Unavailable`,
+    to be retried later.
     """
 
     def __init__(self, where: str, status: int, message: str) -> None:
@@ -63,12 +63,12 @@ class Declined(Unavailable):
 log = logging.getLogger(__name__)
 
 
-class Strange(Unavailable):
-    """An answer that is not as expected: asking again will hardly change it."""
+class UnexpectedAnswer(Unavailable):
+    """An answer of an unexpected shape: a retry will hardly change it."""
 
 
-class _Again(Unavailable):
-    """An outage that may be over soon."""
+class _Outage(Unavailable):
+    """A failure that is worth a retry."""
 
     def __init__(self, message: str, after: float = 0.0) -> None:
         self.after = after
@@ -104,7 +104,7 @@ class ForgeClient:
             authorities = Authorities(forge.ca)
         except UsageError as error:
             raise Unavailable(f"{self._where}: {error}") from error
-        # No proxies from the environment, and nobody sends it elsewhere.
+        # No proxies from the environment, and no redirects.
         self._http = RenewedClient(
             authorities,
             lambda trusted: httpx2.AsyncClient(
@@ -117,7 +117,7 @@ class ForgeClient:
         )
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         await self._http.close()
 
     async def get(self, path: str, shape: type[T], params: Mapping[str, str] | None = None) -> T:
@@ -136,18 +136,18 @@ class ForgeClient:
         """
         Yield the items of a list, page after page, of `most` pages at most.
 
-        With `passes_over`, an item that is not as expected is left out.
+        With `passes_over`, an item of an unexpected shape is left out.
         """
         seen = 0
         for page in range(1, most + 1):
             reply = await self._ask("GET", path, {**(params or {}), **page_of(page)})
             items = reply.value or []
             if not isinstance(items, list):
-                raise self._strange(path, "a list was expected")
+                raise self._unexpected(path, "a list was expected")
             for item in items:
                 try:
                     entries = self._read(shape, path, item)
-                except Strange as error:
+                except UnexpectedAnswer as error:
                     if not passes_over:
                         raise
                     log.warning("%s; it is passed over", error)
@@ -158,11 +158,11 @@ class ForgeClient:
                 return
 
     async def write(self, method: str, path: str, shape: type[T], body: Mapping[str, Any]) -> T:
-        """Make or change something; before a POST look whether it is there, and again if this raises."""
+        """Create or change something; before a POST, and after a failed one, check whether it exists."""
         return self._read(shape, path, (await self._ask(method, path, body=body)).value)
 
     async def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> None:
-        """Do the same where nothing of the answer is read."""
+        """Do the same as `write` without reading the answer."""
         await self._ask(method, path, body=body)
 
     # --- One question ------------------------------------------------------
@@ -179,7 +179,7 @@ class ForgeClient:
         while True:
             try:
                 return await self._once(method, path, params, body)
-            except _Again as again:
+            except _Outage as again:
                 wait = next(waits, None)
                 if again.after > _LONGEST_WAIT:
                     self._rests_until = time.monotonic() + min(again.after, _LONGEST_REST)
@@ -201,18 +201,18 @@ class ForgeClient:
             ):
                 raw = await self._body(reply)
         except TimeoutError:
-            raise _Again(f"{self._where}: no whole answer within {_TIMEOUT:g} s") from None
+            raise _Outage(f"{self._where}: no whole answer within {_TIMEOUT:g} s") from None
         except httpx2.TransportError as error:
-            raise _Again(f"{self._where}: {self._harmless(str(error)) or type(error).__name__}") from None
+            raise _Outage(f"{self._where}: {self._harmless(str(error)) or type(error).__name__}") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Unavailable(f"{self._where}: {self._harmless(str(error))}") from None
-        return self._judge(f"{method} {path}", reply.status_code, reply.headers, raw)
+        return self._checked(f"{method} {path}", reply.status_code, reply.headers, raw)
 
     async def _authorization(self) -> dict[str, str]:
         if not self._token:
             token = await self._find_token()
             if not token or not token.isascii() or not token.isprintable() or " " in token:
-                message = "empty or has characters that no token has; mend what `forge.token` points to"
+                message = "empty or has characters that no token has; fix what `forge.token` points to"
                 raise Unavailable(f"{self._where}: the token is {message}")
             self._token = token
         return {"Authorization": f"token {self._token}"}
@@ -225,13 +225,13 @@ class ForgeClient:
                 raise Unavailable(f"{self._where}: its answer is larger than {_MOST_BYTES} bytes")
         return bytes(raw)
 
-    def _judge(self, request: str, status: int, headers: Mapping[str, str], raw: bytes) -> _Reply:
-        """Return an answer that is one; raise by what is to be done about any other."""
+    def _checked(self, request: str, status: int, headers: Mapping[str, str], raw: bytes) -> _Reply:
+        """Return a successful answer; raise the error that fits any other."""
         where, message = f"{self._where}: {request}", self._harmless(_message(raw))
         if 200 <= status < 300:  # noqa: PLR2004 - success
             return _Reply(status, self._value(request, raw), headers)
         if status in _PASSING or (status == 403 and "retry-after" in headers):  # noqa: PLR2004 - GitHub's limit
-            raise _Again(f"{where}: {status} {message}", _seconds(headers.get("retry-after", "")))
+            raise _Outage(f"{where}: {status} {message}", _seconds(headers.get("retry-after", "")))
         if status == 401:  # noqa: PLR2004 - unauthorized
             self._token = ""  # it may have been exchanged: the next time it is looked up again
             raise Unavailable(
@@ -251,17 +251,19 @@ class ForgeClient:
         try:
             return json.loads(raw) if raw.strip() else None
         except (ValueError, RecursionError):
-            raise self._strange(request, "it is not JSON; is `forge.api` the address of the API?") from None
+            raise self._unexpected(
+                request, "it is not JSON; is `forge.api` the address of the API?"
+            ) from None
 
     def _read(self, shape: type[T], path: str, value: Any) -> T:
         try:
             return shape.model_validate(value)
         except ValidationError as error:
             fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors()[:3])
-            raise self._strange(path, f"not as expected: {fields or 'the whole'}") from None
+            raise self._unexpected(path, f"not as expected: {fields or 'the whole'}") from None
 
-    def _strange(self, request: str, why: str) -> Strange:
-        return Strange(f"{self._where}: {request}: strange answer, {why}")
+    def _unexpected(self, request: str, why: str) -> UnexpectedAnswer:
+        return UnexpectedAnswer(f"{self._where}: {request}: strange answer, {why}")
 
     @property
     def _where(self) -> str:
@@ -277,12 +279,12 @@ class ForgeClient:
 
 
 def page_of(number: int) -> Mapping[str, str]:
-    """Return the parameters that ask for a page; GitHub has a name of its own for the size."""
+    """Return the parameters of a page; GitHub names the page size differently."""
     return {"page": str(number), "limit": str(PAGE), "per_page": str(PAGE)}
 
 
 def _has_more(headers: Mapping[str, str], seen: int) -> bool:
-    """Return whether another page follows; some lists tell it by a link, some by their length, some not."""
+    """Return whether another page follows: by the link header, else by the number of items."""
     if "link" in headers:
         return 'rel="next"' in headers["link"]
     total = headers.get("x-total-count", "")
@@ -298,7 +300,7 @@ def _message(raw: bytes) -> str:
 
 
 def _seconds(text: str) -> float:
-    """Return what a Retry-After asks for; a date, which forges do not send, is taken for a minute."""
+    """Return the seconds of a Retry-After header; a date, which forges do not send, counts as a minute."""
     if not text:
         return 0.0
     return float(text) if text.isdecimal() and len(text) < 10 else 60.0  # noqa: PLR2004 - a number of seconds

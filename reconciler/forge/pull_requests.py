@@ -1,5 +1,5 @@
 """
-Pull requests of one repository, read with a memory.
+Pull requests of one repository, read through a cache.
 
 A look is one request when nothing moved: the list of what changed last, as far
 back as the last look. Details are read of what moved. What changes without
@@ -29,7 +29,7 @@ from reconciler.forge.answers import (
     StatusesAnswer,
     name_of,
 )
-from reconciler.forge.client import GONE_CODES, Declined, ForgeClient, Strange, page_of
+from reconciler.forge.client import GONE_CODES, Declined, ForgeClient, UnexpectedAnswer, page_of
 from reconciler.forge.dialect import Dialect
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class PullRequestDetail:
     """A pull request as it was last read."""
 
     listed: PullAnswer
-    """What the list said of it then: if it says something else, it moved."""
+    """Its entry in the list at that time: if the entry differs, the pull request has changed."""
     answer: PullAnswer
     statuses: tuple[StatusAnswer, ...]
     """Of its head."""
@@ -62,7 +62,7 @@ class PullRequestDetail:
 
 
 class PullRequestReader:
-    """What is known of the pull requests of a repository."""
+    """Reads and caches the pull requests of a repository."""
 
     def __init__(self, client: ForgeClient, dialect: Dialect, clock: Clock) -> None:
         self._client = client
@@ -95,7 +95,7 @@ class PullRequestReader:
         return {branch: detail.pull for branch, detail in details.items() if detail}
 
     async def look(self) -> None:
-        """Learn which pull requests there are and which moved."""
+        """Read the list of pull requests, and which of them changed."""
         newest = self._looked_until
         async for answer in self._client.pages(
             "pulls",
@@ -115,7 +115,7 @@ class PullRequestReader:
         return self._newest({branch}).get(branch)
 
     async def find_open(self, branch: str) -> int | None:
-        """Return the number of the open pull request of a branch, however long it lay still."""
+        """Return the number of the open pull request of a branch, however old."""
         async for answer in self._client.pages("pulls", PullAnswer, {"state": "open"}):
             if answer.is_from_here and answer.head.branch == branch:
                 return answer.number
@@ -147,7 +147,7 @@ class PullRequestReader:
             page += 1
 
     def saw_conflict(self, answer: PullAnswer) -> None:
-        """Keep that a merge was tried and base and head touch the same."""
+        """Remember that a merge failed because of a conflict."""
         self._unmergeable[answer.number] = ((answer.head.sha, answer.base.sha), _LONG_AGO)
 
     # --- Which ones --------------------------------------------------------
@@ -171,10 +171,10 @@ class PullRequestReader:
         return detail is None or detail.listed != self._listed[number]
 
     async def _read_or_pass_over(self, number: int) -> None:
-        """Read a pull request; one of which the forge tells what cannot be read is not known then."""
+        """Read a pull request; one whose answer cannot be parsed is skipped."""
         try:
             await self._try_to_read(number)
-        except Strange as error:
+        except UnexpectedAnswer as error:
             log.warning("pull request %d is passed over: %s", number, error)
             self._details.pop(number, None)
 
@@ -199,10 +199,10 @@ class PullRequestReader:
             pusher=await self._pusher(answer.head.sha),
             by=await self._closer(answer),
             reviews=await self._reviews(answer),
-            checks=_worst(statuses),
+            checks=_combined_status(statuses),
             failed_checks=tuple(_failed(statuses)),
         )
-        self._details.pop(number, None)  # it goes to the end of the line
+        self._details.pop(number, None)  # it moves to the end of the queue
         listed = self._listed.setdefault(number, answer)
         self._details[number] = PullRequestDetail(listed, answer, statuses, pull)
         return self._details[number]
@@ -270,7 +270,7 @@ class PullRequestReader:
         return self._pushers[commit]
 
     async def _closer(self, answer: PullAnswer) -> str:
-        """Return who merged or closed it; the second stands in its timeline only."""
+        """Return who merged or closed it; who closed it is only in the timeline."""
         if answer.is_open:
             return ""
         if answer.is_merged:
@@ -302,7 +302,7 @@ class PullRequestReader:
         )
 
     async def _comments(self, number: int, review: ReviewAnswer) -> tuple[ReviewNote, ...]:
-        """Return the inline comments of a review; they are asked for once."""
+        """Return the inline comments of a review; fetched once."""
         key = review.id, review.comments_count
         if review.comments_count == 0:
             return ()
@@ -321,7 +321,7 @@ _VERDICTS: Mapping[str, _Verdict] = {
     "COMMENTED": "comment",  # GitHub's word
     "DISMISSED": "comment",  # GitHub does not say what it was
 }
-"""What a review says; one that is asked for or not sent yet is none."""
+"""Verdict by the state of a review; requested and pending reviews have none."""
 
 
 def _note(answer: InlineAnswer) -> ReviewNote:
@@ -333,8 +333,8 @@ def _of_others(statuses: Iterable[StatusAnswer]) -> list[StatusAnswer]:
     return [status for status in statuses if not status.context.startswith(OWN_CONTEXTS)]
 
 
-def _worst(statuses: Iterable[StatusAnswer]) -> Checks:
-    """Return what the checks come to: `warning` and `skipped` stop nobody."""
+def _combined_status(statuses: Iterable[StatusAnswer]) -> Checks:
+    """Return the combined state of the checks; `warning` and `skipped` count as passed."""
     states = {status.state for status in _of_others(statuses)}
     if states & _FAILING:
         return "failure"

@@ -1,5 +1,5 @@
 """
-Let a forge show what is wanted: pull requests, labels, comments, statuses, merges.
+Forge writer: makes a forge show pull requests, labels, comments, statuses, and merges.
 
 Every write follows a look, so that carrying out the same once more is nothing.
 What is ours is marked: a comment of ours begins with a hidden mark; in the body
@@ -32,7 +32,7 @@ from reconciler.forge.dialect import Dialect
 from reconciler.forge.pull_requests import PullRequestDetail, PullRequestReader
 
 _PHASES = "agent/"
-"""Labels that begin so are states of a task: one at a time."""
+"""Prefix of the labels for phases of a task, of which one is set at a time."""
 _PHASE_COLOR, _OTHER_COLOR = "1d76db", "ededed"
 _NEW = "new"
 _BLOCK = re.compile(r"<!-- reconciler:begin (\w+) -->\n.*?<!-- reconciler:end -->", re.DOTALL)
@@ -58,17 +58,17 @@ class ForgeWriter:
         """Ids of the repository's labels, as far as they are known."""
 
     async def show(self, want: ForgeView) -> PullRequestSnapshot | None:
-        """Carry it out; see `Forges.show`."""
+        """Make the forge show the view; see `Forges.show`."""
         await self._pulls.look()
         detail = await self._find_or_open(want)
         if detail is not None:
-            detail = await self._dress(detail, want)
+            detail = await self._update_pull(detail, want)
         if want.issue is not None:
             await self._answer_issue(want, want.issue)
         return detail.pull if detail else None
 
-    async def say(self, number: int, note: ManagedComment) -> bool:
-        """Let there be a comment with that mark and text; return whether it is new."""
+    async def upsert_comment(self, number: int, note: ManagedComment) -> bool:
+        """Create or update our comment with that key; return whether it is new."""
         text, me = f"{mark_of(note.key)}\n{_cut(note.text)}", await self.whoami()
         async for answer in self._client.pages(f"issues/{number}/comments", CommentAnswer):
             if answer.comment(me).key == note.key:
@@ -81,7 +81,7 @@ class ForgeWriter:
     async def commit_status(
         self, commit_status: CommitStatus, statuses: Iterable[StatusAnswer] | None = None
     ) -> None:
-        """Set a commit status; of the commit these are known, if they were read just now."""
+        """Set a commit status unless it is set; `known` are the commit's statuses, if just read."""
         description = one_line(commit_status.description, _MOST_DESCRIPTION)
         wanted = (commit_status.state, description, commit_status.url)
         for status in await self._pulls.statuses(commit_status.commit) if statuses is None else statuses:
@@ -127,8 +127,8 @@ class ForgeWriter:
                 raise Unavailable(f"no pull request can be opened: {declined}; {hint}") from None
             return number
 
-    async def _dress(self, detail: PullRequestDetail, want: ForgeView) -> PullRequestDetail:
-        """Let a pull request look and be as wanted; return it as it is afterwards."""
+    async def _update_pull(self, detail: PullRequestDetail, want: ForgeView) -> PullRequestDetail:
+        """Update a pull request to match the view; return it as it is afterwards."""
         writes, number = self._client.writes, detail.pull.number
         if detail.answer.is_open:
             await self._write_text(detail, want)
@@ -137,7 +137,7 @@ class ForgeWriter:
             is_head = want.commit_status.commit == detail.pull.head
             await self.commit_status(want.commit_status, detail.statuses if is_head else None)
         for note in want.notes:
-            await self.say(number, note)
+            await self.upsert_comment(number, note)
         if want.merges is not None and detail.answer.is_open:
             await self._merge(detail, want)
         return await self._pulls.read(number) if self._client.writes > writes else detail
@@ -168,10 +168,12 @@ class ForgeWriter:
                 body = {"reviewers": [name]}
                 await self._client.send("POST", f"pulls/{pull.number}/requested_reviewers", body)
             except Declined as declined:
-                # It holds up nothing; whoever reads the pull request can ask somebody.
+                # Not fatal; people can request a review by hand.
                 why = declined.message or declined.status
                 text = f"{name} cannot be asked for a review: {why}. Correct `reviewers` of the repo."
-                await self.say(pull.number, ManagedComment(key=f"reviewer/{_digest(name)}", text=text))
+                await self.upsert_comment(
+                    pull.number, ManagedComment(key=f"reviewer/{_digest(name)}", text=text)
+                )
 
     async def _merge(self, detail: PullRequestDetail, want: ForgeView) -> None:
         if detail.pull.head != want.merges:
@@ -186,7 +188,7 @@ class ForgeWriter:
                 self._pulls.saw_conflict(detail.answer)
             elif declined.status == _NOT_ALLOWED and _COMPUTING not in declined.message.lower():
                 text = f"This cannot be merged yet: {declined.message or 'it is not allowed'}"
-                await self.say(detail.pull.number, ManagedComment(key="merge", text=text))
+                await self.upsert_comment(detail.pull.number, ManagedComment(key="merge", text=text))
 
     # --- Labels ------------------------------------------------------------
 
@@ -236,7 +238,7 @@ class ForgeWriter:
             raise
         await self._set_phase(number, [label.name for label in issue.labels], want.phase)
         for note in want.issue_notes:
-            await self.say(number, note)
+            await self.upsert_comment(number, note)
         if want.closes_issue and issue.state == "open":
             await self._client.send("PATCH", f"issues/{number}", {"state": "closed"})
 
@@ -246,7 +248,7 @@ def _title(want: ForgeView) -> str:
 
 
 def _without_draft(title: str) -> tuple[str, str]:
-    """Return what makes a title that of a draft, and the rest."""
+    """Split a title into its draft prefix and the rest."""
     end = match.end() if (match := _DRAFT.match(title)) else 0
     return title[:end], title[end:]
 
@@ -260,6 +262,6 @@ def _block(mark: str, want: ForgeView) -> str:
 
 
 def _cut(text: str) -> str:
-    """Return a text that fits, and hides nothing: no marks among the rest."""
+    """Return the text cut to fit, without hidden marks."""
     shown = harmless(text).replace("<!--", "&lt;!--")
     return shown if len(shown) <= _MOST_TEXT else f"{shown[:_MOST_TEXT]}\n[… cut]"

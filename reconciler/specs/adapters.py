@@ -44,9 +44,9 @@ def _command(adapter: Adapter) -> Iterator[Mistake]:
     fillers = {"model": ("model",), "turns": ("turns",), "session": ("fresh", "resume")}
     for group, fields in fillers.items():
         if group in named and not any(getattr(adapter, field) for field in fields):
-            words = " and ".join(f"`{field}`" for field in fields)
+            names = " and ".join(f"`{field}`" for field in fields)
             yield Mistake(
-                ("command",), f"{{{group}}} has no effect: {words} say{'s' * (len(fields) == 1)} nothing"
+                ("command",), f"{{{group}}} has no effect: {names} say{'s' * (len(fields) == 1)} nothing"
             )
     for name, way in (("prompt", "argument"), ("prompt_file", "file")):
         if name in named and adapter.prompt != way:
@@ -68,10 +68,10 @@ def _arguments(adapter: Adapter) -> Iterator[Mistake]:
         message = f"{adapter.prompt} needs {{{way}}} in `command`, or the CLI never sees the prompt"
         yield Mistake(("prompt",), message, at_key=True)
     for field in ("model", "turns", "fresh", "resume"):
-        group, words = field if field in GROUPS else "session", getattr(adapter, field)
-        if words and group not in named:
+        group, argv = field if field in GROUPS else "session", getattr(adapter, field)
+        if argv and group not in named:
             yield Mistake((field,), f"has no effect: `command` has no {{{group}}}", at_key=True)
-        if words and field in GROUPS and not any(f"{{{field}}}" in word for word in words):
+        if argv and field in GROUPS and not any(f"{{{field}}}" in element for element in argv):
             yield Mistake((field,), f"has no {{{field}}}, so that all tasks get the same", at_key=True)
 
 
@@ -112,8 +112,10 @@ def _patterns(output: Output) -> Iterator[Mistake]:
         yield from tried(("output", "error_lines", at), check_line_pattern, pattern)
     if output.give_up is not None:
         yield from tried(("output", "give_up"), check_line_pattern, output.give_up)
-    for kind, pattern in output.words.items():
-        yield from tried(("output", "words", kind), partial(check_line_pattern, anywhere=True), pattern)
+    for kind, pattern in output.error_patterns.items():
+        yield from tried(
+            ("output", "error_patterns", kind), partial(check_line_pattern, anywhere=True), pattern
+        )
 
 
 # --- Places ------------------------------------------------------------------
@@ -151,8 +153,8 @@ def _idle(adapter: Adapter) -> Iterator[tuple[Path, str]]:
     yield from _idle_totals(adapter)
     for code in output.exit_codes:
         if int(code) in SIGNALS and output.format != "text":
-            words = f"has no effect: it means the end by SIG{SIGNALS[int(code)]}"
-            yield ("output", "exit_codes", code), words
+            message = f"has no effect: it means the end by SIG{SIGNALS[int(code)]}"
+            yield ("output", "exit_codes", code), message
         elif code != str(int(code)):
             yield ("output", "exit_codes", code), f"has no effect: write {int(code)}"
 

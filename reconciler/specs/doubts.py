@@ -1,5 +1,5 @@
 """
-Warnings: specs that are valid, and hardly mean what was intended.
+Warnings: specs that are valid but probably not what was meant.
 
 A field that nothing reads, a task that nobody can ever take. Files may be on
 their way that make it right, so nothing is kept back for it.
@@ -32,7 +32,7 @@ from reconciler.specs.yaml import Path
 
 
 def doubts(spec: Frozen) -> list[Mistake]:
-    """Return what has no effect in a spec, whatever the other files say."""
+    """Return the warnings about a spec that do not depend on other files."""
     return [replace(each, is_doubt=True) for each in (*_doubts(spec), *_twice(spec))]
 
 
@@ -155,7 +155,7 @@ def _no_effect(path: Path, why: str) -> Mistake:
 
 
 def doubts_of_fleet(shared: SharedSpecs) -> Iterator[Mistake]:
-    """Yield what has no effect in fleet.yaml beside the other files."""
+    """Yield warnings about fleet.yaml in relation to the other files."""
     for label, most in shared.fleet.limits.items():
         if most == 0:
             yield Mistake(("limits", label), f"is 0: no task that requires {label!r} starts as long as it is")
@@ -170,7 +170,7 @@ def doubts_of_fleet(shared: SharedSpecs) -> Iterator[Mistake]:
 def doubts_of_task(
     task: Task, own: Collection[str], tasks: Mapping[str, Task], shared: SharedSpecs
 ) -> Iterator[Mistake]:
-    """Yield what a task, whose file sets `own` fields, can hardly mean as everything else stands."""
+    """Yield warnings about a task, whose file sets `own` fields, in relation to everything else."""
     if task.desired is DesiredState.CANCELLED:
         return
     is_pulled = task.execution_mode is ExecutionMode.HTTP_PULL
@@ -271,7 +271,7 @@ def _nobody(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
 
 
 def _no_host(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
-    """Yield why no host can ever take a task: the first thing that none has, or that none has all."""
+    """Yield why no host can ever take a task: the first requirement that no host meets, or not together."""
     hosts = list(shared.hosts.values())
     wanted = {*task.requires}
     if any(wanted <= _labels(host.labels, host.name) and _fits(host, task) for host in hosts):
@@ -281,7 +281,7 @@ def _no_host(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
             yield Mistake(("requires", at), f"no host has the label {label!r}", _near_label(shared, label))
             return
     fitting = [host for host in hosts if wanted <= _labels(host.labels, host.name)]
-    for field, words, fits in (
+    for field, message, fits in (
         ("requires", "no host has all of these labels", lambda _: True),
         ("adapter", f"no host that fits offers the adapter {task.adapter!r}", lambda h: _offers(h, task)),
         ("repo", f"no host that fits may work on the repo {task.repo!r}", lambda h: _may_work_on(h, task)),
@@ -289,7 +289,7 @@ def _no_host(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
     ):
         fitting = [host for host in fitting if fits(host)]
         if not fitting:
-            yield Mistake((field,), words)
+            yield Mistake((field,), message)
             return
 
 

@@ -72,8 +72,8 @@ def _check_class(result: Node) -> None:
 
 
 def _named(kinds: Kinds) -> str:
-    words = {"string": "a text", "array": "a list", "events": "a list", "object": "an object"}
-    named = dict.fromkeys(words.get(kind, f"a {kind}") for kind in sorted(kinds - _NULL))
+    names = {"string": "a text", "array": "a list", "events": "a list", "object": "an object"}
+    named = dict.fromkeys(names.get(kind, f"a {kind}") for kind in sorted(kinds - _NULL))
     return " or ".join(named)
 
 
@@ -226,8 +226,8 @@ def _projected(node: Node, of: Kinds) -> Kinds:
     each = _ANY if is_of_values else _element(of)
     if node["type"] == "filter_projection":
         _kinds(node["children"][2], each)
-    found = _kinds(node["children"][1], each)
-    if found == _NULL:
+    result = _kinds(node["children"][1], each)
+    if result == _NULL:
         return _NULL
     return _EVENTS if of == _EVENTS and node["children"][1]["type"] == "identity" else frozenset({"array"})
 
@@ -279,8 +279,8 @@ def _called(node: Node, given: Kinds) -> Kinds:
         taken = signature[min(at, len(signature) - 1)]["types"]
         kinds = _kinds(part, given)
         if kinds == _NULL or (taken and not kinds & _accepted(taken)):
-            words = " or ".join(taken) or "a value"
-            raise ValueError(f"{name}() takes {words}, and is given {_side(kinds)}")
+            types = " or ".join(taken) or "a value"
+            raise ValueError(f"{name}() takes {types}, and is given {_side(kinds)}")
     return _GIVES.get(name, _ANY)
 
 

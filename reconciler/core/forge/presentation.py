@@ -1,7 +1,7 @@
 """
-What a forge should show of a task: its pull request, its issue.
+Presentation: what a forge should show of a task on its pull request and its issue.
 
-It follows from the record alone, so that showing it again changes nothing.
+It is derived from the record alone, so that showing it again changes nothing.
 """
 
 import re
@@ -34,7 +34,7 @@ def desired_view(
     bases: tuple[str, str | None] | None = None,
 ) -> ForgeView | None:
     """
-    Return what the repo's forge should show of a task now; None if it has nothing to show there.
+    Return what the repo's forge should show of a task now; None if that is nothing.
 
     `pull` is its pull request as it was read last, `host` what is known of the
     host of the last run, `address` the page of the task, if there is one;
@@ -157,27 +157,27 @@ _STATUSES: Mapping[Phase, tuple[Literal["pending", "success", "failure"], str]] 
 
 
 def _commit_status(status: Status, address: str) -> CommitStatus:
-    state, words = _STATUSES[status.phase]
-    return CommitStatus(commit=status.head_commit or "", state=state, description=words, url=address)
+    state, message = _STATUSES[status.phase]
+    return CommitStatus(commit=status.head_commit or "", state=state, description=message, url=address)
 
 
 def _notes(task: Task, status: Status) -> Iterator[ManagedComment]:
-    """Yield what people at the pull request must know; each is said once, whatever follows."""
+    """Yield the notices for people at the pull request; each is posted once."""
     when = f"{status.attempt}.{status.review.count}"
     why = fenced(status.failure.message if status.failure else "it does not say why")
     if status.phase is Phase.ESCALATED:
-        words = "The agent does not go on by itself; a person must act."
-        yield ManagedComment(key=f"escalated:{when}", text=f"{words}\n\n{why}")
+        message = "The agent does not go on by itself; a person must act."
+        yield ManagedComment(key=f"escalated:{when}", text=f"{message}\n\n{why}")
     elif status.phase is Phase.FAILED:
-        words = f"The agent failed. `reconciler retry {task.name}` lets it try again."
-        yield ManagedComment(key=f"failed:{when}", text=f"{words}\n\n{why}")
+        message = f"The agent failed. `reconciler retry {task.name}` lets it try again."
+        yield ManagedComment(key=f"failed:{when}", text=f"{message}\n\n{why}")
     elif status.waiting and status.waiting.reason is Reason.PERSON:
         key = f"paused:{(status.head_commit or '')[:12]}"
         yield ManagedComment(key=key, text=f"The agent pauses.\n\n{fenced(status.waiting.message)}")
 
 
 def _issue_notes(task: Task, status: Status) -> Iterator[ManagedComment]:
-    """Yield how the task ended, each end once."""
+    """Yield the notices about how the task ended; each end is posted once."""
     where = f" in pull request #{status.review.pull_request.number}" if status.review.pull_request else ""
     ends = {
         Phase.COMPLETED: f"Task {code(task.name)} is completed{where}.",

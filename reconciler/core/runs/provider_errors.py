@@ -26,45 +26,45 @@ waited for as one that is overloaded: some CLIs tell both in the same words.
 """
 
 
-def class_of(words: str, own: Mapping[Any, str]) -> FailureClass | None:
+def class_of(text: str, own: Mapping[Any, str]) -> FailureClass | None:
     """
     Return what an error in words means; None if nothing in it is known.
 
     `own` are the CLI's own phrases, expressions by class; they count first.
     """
     for kind, pattern in own.items():
-        if any(re.search(pattern, line) for line in lines_of(words)):
+        if any(re.search(pattern, line) for line in lines_of(text)):
             return FailureClass(kind)
-    words = _of_the_model(words)
-    by_status = (STATUSES[status] for status in _statuses(words) if status in STATUSES)
-    by_phrase = (kind for kind, phrase in _PHRASES.items() if _is_in(words, kind, phrase))
+    text = _of_the_model(text)
+    by_status = (STATUSES[status] for status in _statuses(text) if status in STATUSES)
+    by_phrase = (kind for kind, phrase in _PATTERNS.items() if _is_in(text, kind, phrase))
     return next(by_status, None) or next(by_phrase, None)
 
 
-def _of_the_model(words: str) -> str:
+def _of_the_model(text: str) -> str:
     """Return the lines of an error that may be of the model or its server, without names in quotes."""
-    lines = words.replace("\r", "\n").split("\n")
+    lines = text.replace("\r", "\n").split("\n")
     return "\n".join(_NAME.sub("''", line) for line in lines if not _OF_THE_WORK.search(line))
 
 
-def _statuses(words: str) -> Iterator[int]:
+def _statuses(text: str) -> Iterator[int]:
     """Yield the HTTP statuses that a provider answered, where their place says that they are some."""
-    certain = _CERTAIN.finditer(words)
-    stated = (match for match in _STATED.finditer(words) if _is_of_a_provider(words, match))
+    certain = _CERTAIN.finditer(text)
+    stated = (match for match in _STATED.finditer(text) if _is_of_a_provider(text, match))
     for match in sorted((*certain, *stated), key=re.Match.start):
         yield int(match[1] or match[2])
 
 
-def _is_in(words: str, kind: FailureClass, phrase: re.Pattern[str]) -> bool:
+def _is_in(text: str, kind: FailureClass, phrase: re.Pattern[str]) -> bool:
     """Tell whether a phrase stands in an error, said by a provider if only a provider can mean it."""
-    matches = phrase.finditer(words)
-    return any(kind not in _PROVIDERS_OWN or _is_of_a_provider(words, match) for match in matches)
+    matches = phrase.finditer(text)
+    return any(kind not in _PROVIDERS_OWN or _is_of_a_provider(text, match) for match in matches)
 
 
-def _is_of_a_provider(words: str, match: re.Match[str]) -> bool:
+def _is_of_a_provider(text: str, match: re.Match[str]) -> bool:
     """Tell whether what stands beside a match in its clause is said in the words of a provider."""
-    before = _CLAUSE.split(words[max(0, match.start() - _BESIDE) : match.start()])[-1]
-    after = _CLAUSE.split(words[match.end() : match.end() + _BESIDE])[0]
+    before = _CLAUSE.split(text[max(0, match.start() - _BESIDE) : match.start()])[-1]
+    after = _CLAUSE.split(text[match.end() : match.end() + _BESIDE])[0]
     beside = [*before.split(), *after.split()[:_MOST_AFTER]]
     return all(_PROVIDERS_WORD.fullmatch(word.replace("\u2019", "'").strip("'`*.")) for word in beside)
 
@@ -138,7 +138,7 @@ _KIND = (
 )
 """What providers limit."""
 
-WORDS = {
+PHRASES = {
     FailureClass.BUDGET: (
         r"(reached|exceeded|hit) (the )?max(imum)? (budget|number of turns|session turns)",
         r"credit balance|insufficient (account )?(credits?|funds|balance)\b|payment required",
@@ -206,8 +206,8 @@ asked of what a CLI tells as its error, never of all it printed: "quota" alone
 may be the name of a file.
 """
 
-_PHRASES = {
-    kind: re.compile("|".join(phrases), re.IGNORECASE | re.MULTILINE) for kind, phrases in WORDS.items()
+_PATTERNS = {
+    kind: re.compile("|".join(phrases), re.IGNORECASE | re.MULTILINE) for kind, phrases in PHRASES.items()
 }
 
 _OF_THE_WORK = re.compile(
