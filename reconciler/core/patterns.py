@@ -6,6 +6,7 @@ that could take for ever on some line is refused when it is read.
 """
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from re import _constants as op  # type: ignore[attr-defined]  # they are not in typeshed
@@ -36,9 +37,10 @@ def check_pattern(pattern: str) -> str:
     what repeats (`(a+)+`), of alternatives (`(a|b)*`), or many in a row.
     """
     try:
-        tree = _parser.parse(pattern)
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
+        with warnings.catch_warnings(action="error", category=FutureWarning):  # such as of `[[`
+            tree = _parser.parse(pattern)
+            re.compile(pattern)
+    except (re.error, OverflowError, RecursionError, FutureWarning) as error:
         raise ValueError(f"not a regular expression: {error}") from error
     if _match_count(list(tree), is_last=True) > _MOST_WAYS:
         raise ValueError(

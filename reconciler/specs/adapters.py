@@ -14,11 +14,15 @@ from reconciler.specs.rules import Mistake, tried
 from reconciler.specs.yaml import Path
 
 
-def adapter_mistakes(adapter: Adapter) -> Iterator[Mistake]:
-    """Yield every mistake in an adapter, its built-in part included."""
+def broken_parts(adapter: Adapter) -> Iterator[Mistake]:
+    """Yield what keeps an adapter from starting any run, its built-in part included."""
     for line in check_adapter(adapter):
         field, _, message = line.partition(": ")
         yield Mistake(tuple(field.split(".")), message)
+
+
+def useless_parts(adapter: Adapter) -> Iterator[Mistake]:
+    """Yield what in an adapter does nothing, or fails every run, its built-in part included."""
     yield from _command(adapter)
     yield from _arguments(adapter)
     yield from _rules(adapter.output)

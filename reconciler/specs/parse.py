@@ -210,23 +210,20 @@ def _validate(model: type[Frozen], value: Any) -> tuple[Frozen | None, list[Mist
 
 def _adapter_mistakes(name: str, spec: AdapterSpec) -> list[Mistake]:
     """Return what is wrong with the adapter once it lies over the built-in one."""
-    from reconciler.specs.adapters import adapter_mistakes
+    from reconciler.specs.adapters import broken_parts, useless_parts
 
     whole = layers.resolve_adapter(name, spec)
-    return [mistake for mistake in adapter_mistakes(whole) if _is_own(spec, mistake)]
+    useless = (mistake for mistake in useless_parts(whole) if _is_own(spec, mistake))
+    return [*broken_parts(whole), *useless]
 
 
 def _is_own(spec: Frozen, mistake: Mistake) -> bool:
-    """
-    Return whether a mistake is in a field that the file itself sets; what it inherits is not its own.
-
-    A field that is missing altogether is the file's to give.
-    """
+    """Return whether a mistake is in a field that the file itself sets; what it inherits is not its own."""
     part: object = spec
     for step in mistake.path:
         if isinstance(part, Frozen):
             if step not in part.model_fields_set:
-                return mistake.message.startswith("missing")
+                return False
             part = getattr(part, str(step))
         elif isinstance(part, dict):
             part = part.get(step)

@@ -342,7 +342,7 @@ def is_path(url: str) -> bool:
 
 _OPTION = re.compile(r"(?:[a-z]+://)?(?:[^@/]*@)?-")
 """An address, or a host in one, that a program could take for an option."""
-_SCP = re.compile(r"[^/:]+:(.*)|[^/:]*\[[^]]*\]:(.*)")
+_SCP = re.compile(r"(?:[^/:\[]*\[[^]/]*\]|[^/:\[]+):(.*)")
 _NO_PATH = "names a machine and no repository there; expected such as 'https://example.org/team/shop.git'"
 _HELPER = re.compile(r"[\w+.-]+::")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}

@@ -120,6 +120,7 @@ CANNOT_WORK = [
     *((REPO, f"url: '{url}'\n", f"1:6: error: url: {words}") for url, words in {
         "https://host": "names a machine and no repository there",
         "ssh://git@host/": "names a machine and no repository there",
+        "[::1]:": "names a machine and no repository there",
         "git@host:": "names a machine and no repository there",
         "file:///": "names a machine and no repository there",
         "file://other/srv/x": "names the machine 'other'",
@@ -276,6 +277,14 @@ def test_a_task_that_starts_with_the_work_of_the_other_or_has_no_use_for_it_is_n
     }
 
     assert not [each for each in built(files).warnings if "order, not work" in each.message]
+
+
+def test_a_format_that_does_not_go_with_the_rules_it_inherits_is_a_mistake():
+    path = "specs/adapters/gemini.yaml"
+
+    found = said(path, "output:\n  format: text\n")
+
+    assert any(each.startswith("1:1: error: output.reader: reads events") for each in found), found
 
 
 @pytest.mark.parametrize(("below", "is_warned"), [("none", True), ("merge", False), ("pull_request", False)])
