@@ -83,5 +83,5 @@ def _set_aside(path: Path) -> None:
     aside = path.with_name(f"{path.name}.damaged")
     if aside.is_dir() and not aside.is_symlink():
         shutil.rmtree(aside)
-    log.warning("%s is not what belongs there: it is %s now", path, aside.name)
+    log.warning("%s was in the way: it is %s now", path, aside.name)
     path.replace(aside)

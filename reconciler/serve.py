@@ -167,7 +167,7 @@ async def _kept_up(work: Callable[[], Coroutine[None, None, None]]) -> None:
         try:
             return await work()
         except Exception:
-            log.exception("what goes on beside the loop has failed; it begins again in %g s", RESTART)
+            log.exception("a background task has failed; it is restarted in %g s", RESTART)
             await asyncio.sleep(RESTART)
 
 

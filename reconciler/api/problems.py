@@ -50,7 +50,7 @@ class TooMany(Unavailable):
 
 
 STATUS_BY_ERROR: Mapping[type[Exception], tuple[int, str]] = {
-    Unauthenticated: (401, "A good token is needed"),
+    Unauthenticated: (401, "A valid token is needed"),
     LeaseLost: (410, "The lease is lost"),
     NotNow: (409, "Not now"),
     Refused: (403, "Not allowed"),
@@ -65,7 +65,7 @@ STATUS_BY_ERROR: Mapping[type[Exception], tuple[int, str]] = {
 """HTTP status by error class; a subclass without an entry takes that of its nearest base."""
 
 HTTP: Mapping[int, str] = {
-    400: "This is no request as HTTP has it.",
+    400: "This is not a valid HTTP request.",
     404: "Nothing is at this address; /api/v1/openapi.json lists what there is.",
     405: "This address does not take that method; the Allow header lists those it takes.",
     408: "The request took too long to arrive; send it again, quicker.",
@@ -80,7 +80,7 @@ def answer_error(request: Request, error: Exception) -> HTTPResponse:  # noqa: A
     """Return the answer to a request that ended in an error; an unexpected error is logged."""
     details = problem_body(error)
     if details.status == 500:  # noqa: PLR2004 - the one that is our own mistake
-        log.error("a request ended in an error that nobody foresaw", exc_info=error)
+        log.error("a request ended in an unexpected error", exc_info=error)
     body = details.model_dump_json(exclude_defaults=True)
     return HTTPResponse(body, details.status, dict(_headers(error, details.status)), PROBLEM_TYPE)
 
@@ -94,7 +94,7 @@ def problem_body(error: Exception) -> ProblemDetails:
     for kind in type(error).__mro__:
         if kind in STATUS_BY_ERROR:
             return _foreseen(error, *STATUS_BY_ERROR[kind])
-    return _details(500, "A mistake of the reconciler's", "Its log tells more; tell whoever runs it.")
+    return _details(500, "A bug of the reconciler", "Its log tells more; tell whoever runs it.")
 
 
 def _foreseen(error: Exception, status: int, title: str) -> ProblemDetails:

@@ -119,7 +119,7 @@ class ReadOperations:
             method="GET",
             path="/api/v1/plan",
             name="plan",
-            summary="Show what the last look at the fleet came to",
+            summary="Show the last plan",
             handler=self.plan,
             scopes=("read",),
             query=PlanQuery,
@@ -133,9 +133,7 @@ class ReadOperations:
             _list("hosts", "List hosts", self.hosts, PageQuery, HostBody, is_versioned=False),
             _list("agents", "List outside agents", self.agents, PageQuery, AgentBody, is_versioned=False),
             plan,
-            _list(
-                "history", "List what happened, newest first", self.history, HistoryQuery, HistoryEntryBody
-            ),
+            _list("history", "List transitions, newest first", self.history, HistoryQuery, HistoryEntryBody),
         )
 
 

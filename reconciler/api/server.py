@@ -174,12 +174,12 @@ class _Http(Http):
         if not all(_FIELD_NAME.fullmatch(name) for name in request.headers):
             raise BadRequest("a field name of the header has blanks in it")  # `Name : x` is ambiguous
         if _SLOPPY.search(request.head) or not _METHOD.fullmatch(request.method):
-            raise BadRequest("the header has characters in it that have no place there")
+            raise BadRequest("the header has invalid characters")
         hosts = request.headers.getall("host", [])
         if len(hosts) > 1 or (not hosts and request.version == "1.1"):
             raise BadRequest("the header has to name one Host, once")
         if not all(_HOST.fullmatch(host.strip(" \t")) for host in hosts):
-            raise BadRequest("the Host of the header is none")
+            raise BadRequest("the Host header is invalid")
         if request.version == "1.0" and "transfer-encoding" in request.headers:
             raise BadRequest("chunks came with HTTP/1.1")
 

@@ -192,10 +192,10 @@ class WorkerProtocol:
                     204: Reply("There is none now"),
                 },
             ),
-            _on_task("start", "Say that the work begins", self.start, stands, body=StartRequest),
+            _on_task("start", "Report that the work begins", self.start, stands, body=StartRequest),
             _on_task(
                 "heartbeat",
-                "Say that the agent is alive, and learn whether to go on",
+                "Send a heartbeat, and learn whether to go on",
                 self.heartbeat,
                 go_on,
                 body=HeartbeatRequest,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @one_task
-@click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
+@click.option("--rev", metavar="REVISION", help="Read a commit or branch in place of the work tree.")
 @click.pass_obj
 def prompt(context: Context, args: tuple[str, ...], rev: str | None) -> None:
     """

@@ -63,7 +63,7 @@ def _ordered(names: Mapping[str, object]) -> list[str]:
 def _choice_note(chosen: str, installed: Mapping[str, HostCli], usable: list[str]) -> str:
     cli = installed.get(chosen)
     if cli is None or not cli.ok:
-        why = cli.message if cli else "nothing was found of it"
+        why = cli.message if cli else "it was not found"
         return f"Tasks are given to {chosen}, which cannot be used here yet: {why}."
     text = f"Tasks are given to {chosen} ({cli.path} {cli.version or ''}".rstrip() + ")"
     others = [name for name in usable if name != chosen]

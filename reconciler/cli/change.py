@@ -22,7 +22,7 @@ Spec = TypeVar("Spec", bound=Frozen)
 CHANGEABLE: Mapping[type[Frozen], Kind] = {TaskSpec: "task", HostSpec: "host", AgentSpec: "agent"}
 """Kinds of objects that commands can change."""
 
-reason_option = click.option("--reason", default="", help="Why; it stands in the commit.")
+reason_option = click.option("--reason", default="", help="Reason, for the commit message.")
 
 
 async def change(

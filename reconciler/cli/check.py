@@ -123,7 +123,7 @@ def _escaped(text: str) -> str:
 
 
 @click.command()
-@click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
+@click.option("--rev", metavar="REVISION", help="Read a commit or branch in place of the work tree.")
 @click.option("--exit-code", is_flag=True, help="Exit 2 if there are changes, 1 if there are mistakes.")
 @click.option(
     "-o",

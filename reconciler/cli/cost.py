@@ -37,9 +37,11 @@ Sums = Mapping[str, Usage]
 
 @click.command()
 @click.option(
-    "--by", type=click.Choice(list(KEYS)), default="task", show_default=True, help="What to sum up by."
+    "--by", type=click.Choice(list(KEYS)), default="task", show_default=True, help="What to group by."
 )
-@click.option("--since", metavar="DURATION", callback=duration, help="Not what is older, such as 7d.")
+@click.option(
+    "--since", metavar="DURATION", callback=duration, help="Only what is newer than this, such as 7d."
+)
 @click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
 )

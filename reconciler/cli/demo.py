@@ -57,14 +57,14 @@ FIX = "task/calculator/fix-average"
     "--dir",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where to make it all; a fresh temporary folder if left out.",
+    help="Where to create it; a temporary folder if left out.",
 )
 @click.option(
     "--adapter",
     default="script",
     show_default=True,
     metavar="NAME",
-    help="Agent that does the work: claude-code and codex use the real CLI, if it is installed.",
+    help="Agent for the tasks: claude-code and codex use the real CLI, if it is installed.",
 )
 def demo(*, folder: Path | None, adapter: str) -> int:
     """

@@ -34,14 +34,14 @@ class ExitCode(IntEnum):
     CHANGES = 2, "changes are pending (plan --exit-code)"
     NOT_FOUND = 3, "nothing has that name"
     REFUSED = 4, "refused, or not authenticated"
-    ENDED_BADLY = 5, "a task that was waited for ended badly, or what was checked does not work"
-    CONFLICT = 6, "somebody else wrote first, and kept doing so"
-    ATTENTION = 7, "something waits for a person, or went back and must be approved"
+    ENDED_BADLY = 5, "a task that was waited for ended badly, or a check failed"
+    CONFLICT = 6, "repeated conflicts with another writer"
+    ATTENTION = 7, "something waits for a person, or was rewound and must be approved"
     NOT_RUNNING = 8, "no reconciler runs (`status`)"
-    USAGE = 64, "called in a way that cannot work"
+    USAGE = 64, "wrong usage"
     UNAVAILABLE = 69, "cannot be reached now; try again later"
     INTERRUPTED = 130, "interrupted"
-    UNREAD = 141, "whoever read its output went away"
+    UNREAD = 141, "its output is no longer read"
 
 
 ERRORS: Mapping[type[ReconcilerError], ExitCode] = {

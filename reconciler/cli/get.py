@@ -128,7 +128,7 @@ async def _closed(fleet: "FleetSession", kind: str, desired: "Desired") -> "Mapp
 
 @click.command()
 @one_task
-@click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
+@click.option("--rev", metavar="REVISION", help="Read a commit or branch in place of the work tree.")
 @click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
 )

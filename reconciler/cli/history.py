@@ -100,9 +100,9 @@ def columns(now: datetime, *, is_terminal: bool, is_one: bool) -> Sequence[Colum
 
 @click.command()
 @one_task
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
-@click.option("--attempt", type=click.IntRange(min=1), help="Which one; the last if left out.")
-@click.option("--raw", is_flag=True, help="Every byte as it came, even what a terminal would obey.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the log until the run has ended.")
+@click.option("--attempt", type=click.IntRange(min=1), help="Attempt to show; the last if left out.")
+@click.option("--raw", is_flag=True, help="Print raw bytes, including control characters.")
 @click.pass_obj
 def logs(context: Context, args: tuple[str, ...], follow: bool, attempt: int | None, raw: bool) -> int:
     """

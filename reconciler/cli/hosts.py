@@ -288,7 +288,7 @@ def _address(text: str) -> dict[str, Any]:
         r"\[(?P<v6>[^]]+)\](?::(?P<p6>\d+))?|(?P<name>[^:]+):(?P<port>\d+)|(?P<all>.+)", place
     )
     if match is None:
-        raise click.UsageError(f"{text!r} is no address such as agents@gpu1.example.org or 10.0.0.7:2222")
+        raise click.UsageError(f"{text!r} is not an address such as agents@gpu1.example.org or 10.0.0.7:2222")
     port = match["p6"] or match["port"]
     fields: dict[str, Any] = {"address": match["v6"] or match["name"] or match["all"]}
     return fields | ({"user": user} if user else {}) | ({"port": int(port)} if port else {})

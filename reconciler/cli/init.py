@@ -36,7 +36,7 @@ from specs/repos/web.yaml.example and specs/hosts/gpu1.yaml.example."""
 @click.option(
     "--adapter",
     type=NameParam("adapter"),
-    help="Agent CLI that does the tasks which name none; the first that is found, of those built in.",
+    help="Agent CLI for tasks that name none; by default the first built-in one that is found.",
 )
 def init(folder: Path, adapter: str | None) -> None:
     """

@@ -26,9 +26,9 @@ _SHOWN = 5
 LISTEN = "127.0.0.1:8420"
 
 _take_over = click.option(
-    "--take-over", is_flag=True, help="Local runs of a machine that is gone for good start here."
+    "--take-over", is_flag=True, help="Restart here the local runs of a machine that is gone for good."
 )
-_verbose = click.option("-v", "--verbose", is_flag=True, help="Say more of what it does.")
+_verbose = click.option("-v", "--verbose", is_flag=True, help="Log more.")
 
 
 @click.command()
@@ -74,9 +74,16 @@ def _nothing(ended: "_Summary") -> str:
 )
 @click.option("--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate chain, PEM.")
 @click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="Its private key, PEM.")
-@click.option("--behind-proxy", is_flag=True, help="A proxy with TLS is before it, and tells of the peers.")
 @click.option(
-    "--public-url", default="", metavar="URL", help="Where others reach it; links on forges point there."
+    "--behind-proxy",
+    is_flag=True,
+    help="It is behind a proxy that terminates TLS and forwards the peers' addresses.",
+)
+@click.option(
+    "--public-url",
+    default="",
+    metavar="URL",
+    help="URL by which others reach it; links on forges point there.",
 )
 @_take_over
 @_verbose

@@ -191,7 +191,7 @@ def _who(fleet: FleetStatus, now: datetime) -> str:
     since = f", since {who.since}" if who.since else ""
     machine = f" on {who.host}" if who.host else ""
     address = f", {who.presence.address}" if who.presence and who.presence.address else ""
-    doubt = "" if who.is_running else " holds the lease (whether it lives cannot be told from here)"
+    doubt = "" if who.is_running else " holds the lease (whether it is alive cannot be told from here)"
     return f"`reconciler {who.mode or 'run'}` (pid {who.pid or '?'}){machine}{since}{address}{doubt}"
 
 

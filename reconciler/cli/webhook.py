@@ -89,7 +89,7 @@ async def _install(context: Context, repo: str, url: str) -> None:
 def _address(url: str) -> str:
     root = url.rstrip("/").removesuffix(PATH)
     if not root.startswith(("http://", "https://")):
-        raise UsageError(f"--url {url!r} is no address such as https://reconciler.example.org")
+        raise UsageError(f"--url {url!r} is not an address such as https://reconciler.example.org")
     return f"{root}{PATH}"
 
 

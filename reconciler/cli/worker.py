@@ -34,7 +34,7 @@ def agent() -> None:
 @click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="What must not be forgotten; a folder under ~/.local/state/reconciler if left out.",
+    help="State that must survive restarts; a folder under ~/.local/state/reconciler if left out.",
 )
 @click.option(
     "--workdir",

@@ -58,7 +58,7 @@ class Actuator:
         except Unavailable:
             raise
         except Exception as error:
-            log.exception("task %s: nobody can be sent to its run; others go on", action.task)
+            log.exception("task %s: its run cannot be followed; others go on", action.task)
             self.quarantine.add(action.task, error)
             self.quarantine.rounds.add((action.run, action.round))
             self.inbox.wake()

@@ -52,6 +52,6 @@ class FleetCache:
         try:
             is_open = needs_attention(self.desired.tasks.get(name), self.statuses.get(name))
         except Exception:
-            log.exception("task %s: it cannot be told whether there is something to do; others go on", name)
+            log.exception("task %s: whether it is open cannot be determined; others go on", name)
             return True  # the plan meets the same fault, and records it
         return is_open or name in self.desired.broken

@@ -28,7 +28,7 @@ _READY = frozenset({Reason.REPO, Reason.SLOT, Reason.HOST})
 """Waits that end by themselves: such a task may start at any moment."""
 INSPECTION = timedelta(seconds=30)
 """Delay before work that could not be checked is inspected again."""
-UNCHECKED = "what its agent finished cannot be checked"
+UNCHECKED = "its agent's finished work cannot be checked"
 GOOD_FOR = timedelta(minutes=5)
 """How long a repository counts as reachable after it answered, while tasks wait to start on it."""
 _FAR = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]*://|[^/:\s]+:(?!//)")

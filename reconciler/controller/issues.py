@@ -36,7 +36,7 @@ from reconciler.core.forge.issues import (
     task_path,
 )
 from reconciler.core.forge.presentation import issue_number
-from reconciler.core.model.forge import Comment, Issue, ManagedComment
+from reconciler.core.model.forge import Comment, Issue, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.specs import Forge, IssueRules, Repo, TaskSpec
 from reconciler.core.model.status import Phase, Status
 from reconciler.core.text import one_line
@@ -110,6 +110,8 @@ class IssueController:
     async def _sync_files(self, place: "_Target") -> None:
         """Bring the files of a repo's issues up to date, in one commit."""
         listed = await self.forges.issues(place.forge, place.rules.label)
+        if listed is None:  # switched off: the tasks of its issues go on
+            return
         issues = {issue.number: issue for issue in listed if place.takes(issue)}
 
         async def bring() -> None:
@@ -184,7 +186,7 @@ class IssueController:
             return True
         branch, number = status.branch_name, status.review.pull_request.number
         pull = (await self.forges.pulls(place.forge, [branch], [number])).get(branch)
-        return pull is None or pull.is_merged
+        return not isinstance(pull, PullRequestSnapshot) or pull.is_merged
 
     # --- Comments ----------------------------------------------------------
 

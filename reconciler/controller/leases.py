@@ -184,9 +184,7 @@ class WorkerLeases:
                 pending.refuse(error)
                 continue
             except Exception as error:
-                log.exception(
-                    "task %s: the report of agent %s cannot be thought about", report.task, report.agent
-                )
+                log.exception("task %s: the report of agent %s cannot be judged", report.task, report.agent)
                 pending.refuse(error)
                 continue
             self._renew(status, now)

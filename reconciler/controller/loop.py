@@ -149,8 +149,8 @@ class Loop:
             log.warning("%s; trying again in %s", error, self.backoff.delay)
             return self._back_off(error)
         except Exception:
-            log.exception("a look failed by a mistake of ours; trying again in %s", self.backoff.delay)
-            return self._back_off(Unavailable("the reconciler made a mistake; its log has more"))
+            log.exception("a look failed with an unexpected error; trying again in %s", self.backoff.delay)
+            return self._back_off(Unavailable("an unexpected error; see the log of the reconciler"))
         self.backoff.succeed()
         self.controllers.leases.open()
         return due

@@ -87,7 +87,7 @@ class TaskObserver:
         except Unavailable:
             raise
         except Exception as error:
-            log.exception("task %s: what came of it cannot be judged; others go on", task)
+            log.exception("task %s: its outcome cannot be judged; others go on", task)
             self.quarantine.add(task, error)
             self.quarantine.drop(fact)
             return
@@ -205,7 +205,7 @@ class HostObserver:
             try:
                 self._take(fact, observation, now)
             except Exception:
-                log.exception("%s: what it says of a host is passed over", _about(fact))
+                log.exception("%s: its observation of a host is ignored", _about(fact))
         for change in self.breakers.changes(observation.hosts, now):
             self._add(change, observation)
         if self.cache.desired.revision:

@@ -130,7 +130,7 @@ class Poller(Generic[Subject]):
         except ReconcilerError as error:
             self._fail(key, error)
         except Exception:
-            log.exception("%s: %s, by a mistake of ours; others go on", key, self.failure)
+            log.exception("%s: %s, with an unexpected error; others go on", key, self.failure)
         else:
             self._failures.pop(key, None)
         finally:

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from reconciler.core.adapter import Adapter, Usage
-from reconciler.core.errors import Problem
+from reconciler.core.errors import Problem, Unavailable
 from reconciler.core.events import HostSeen, MergeSeen, PullRequestSeen, RunEnded, RunSeen, WorkerReport
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
@@ -202,9 +202,12 @@ class Forges(Protocol):
 
     async def pulls(
         self, forge: Forge, branches: Collection[str], fresh: Collection[int]
-    ) -> Mapping[str, PullRequestSnapshot]:
+    ) -> Mapping[str, PullRequestSnapshot | Unavailable]:
         """
         Return the newest pull request of each head branch that has one, an open one first.
+
+        One that cannot be read is the reason instead. Raises Unavailable if
+        the forge cannot be asked at all.
 
         One request tells whether anything moved since the last call; details
         are read of those that did, and of the numbers in `fresh`.
@@ -218,8 +221,12 @@ class Forges(Protocol):
         now is left for the next time.
         """
 
-    async def issues(self, forge: Forge, label: str) -> Sequence[Issue]:
-        """Return every open issue that has the label now, oldest first; nothing is kept between calls."""
+    async def issues(self, forge: Forge, label: str) -> Sequence[Issue] | None:
+        """
+        Return every open issue that has the label now, oldest first; nothing is kept between calls.
+
+        None if the repository takes no issues: that says nothing of those it had.
+        """
 
     async def issue(self, forge: Forge, number: int) -> Issue | None:
         """Return an issue as it is now, open or closed; None if it was deleted."""

@@ -71,6 +71,8 @@ class PullRequestController:
         self._visited: set[str] = set()
         self._shown: dict[str, tuple[ForgeView, PullRequestSnapshot | None]] = {}
         self._bots: dict[str, str] = {}
+        self._failed: dict[str, str] = {}
+        """Tasks whose pull request could not be read, or not be written to, at the last visit, and why."""
         self._patience: dict[str, timedelta] = {}
         """Next delay after a refused merge, by task."""
 
@@ -102,7 +104,7 @@ class PullRequestController:
             for repo, why in lasting
             for name in self._watched.get(repo, ())
         ]
-        statuses = ((self._view.statuses.get(name), why) for name, why in failing)
+        statuses = ((self._view.statuses.get(name), why) for name, why in [*self._failed.items(), *failing])
         return {status.run: why for status, why in statuses if status and status.run}
 
     # --- A visit -----------------------------------------------------------
@@ -113,8 +115,8 @@ class PullRequestController:
             watched.discard(name)
         task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
         if task is None or status is None or task.repo is None or not self._matters(task, status):
-            self._shown.pop(name, None)
-            self._patience.pop(name, None)
+            for memory in (self._shown, self._patience, self._failed):
+                memory.pop(name, None)
             return None
         self._watched.setdefault(task.repo, set()).add(name)
         return task.repo
@@ -152,17 +154,30 @@ class PullRequestController:
         fresh = self._fresh(repo.name, names, hints)
         pulls = await self._forges.pulls(repo.forge, set(branches.values()), fresh)
         self._visited.add(repo.name)
-        for name, branch in branches.items():
-            if branch in pulls:
-                self._see(name, pulls[branch], at, bot=bot, delivery=hints.get(pulls[branch].number))
+        by_task = {name: pulls[branch] for name, branch in branches.items() if branch in pulls}
+        for name, pull in by_task.items():
+            if isinstance(pull, PullRequestSnapshot):
+                self._see(name, pull, at, bot=bot, delivery=hints.get(pull.number))
         await self._inbox.wait_recorded()
         for name in names:
-            try:
-                await self._show(repo, repo.forge, name, pulls.get(branches.get(name, "")), bot)
-            except Unavailable as error:
-                log.warning("task %s is not shown on its forge now: %s", name, error)
-            except Exception:
-                log.exception("task %s cannot be shown on its forge; the others are", name)
+            await self._try_to_show(repo, repo.forge, name, by_task.get(name), bot)
+
+    async def _try_to_show(
+        self, repo: Repo, forge: Forge, name: str, pull: PullRequestSnapshot | Unavailable | None, bot: str
+    ) -> None:
+        """Show a task; one that cannot be read or shown says why, and holds up no other."""
+        self._failed.pop(name, None)
+        try:
+            if isinstance(pull, Unavailable):
+                self._failed[name] = f"its pull request cannot be read: {pull}"
+            else:
+                await self._show(repo, forge, name, pull, bot)
+        except Unavailable as error:
+            log.warning("task %s is not shown on its forge now: %s", name, error)
+            self._failed[name] = f"it is not shown on its forge: {error}"
+        except Exception as error:
+            log.exception("task %s cannot be shown on its forge; the others are", name)
+            self._failed[name] = f"showing it on its forge failed by a mistake of the reconciler: {error!r}"
 
     def _fresh(self, repo: str, names: Iterable[str], hints: Collection[int]) -> Collection[int]:
         """

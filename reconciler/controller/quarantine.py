@@ -65,7 +65,7 @@ class Quarantine:
                 next_step = step(folded, event)
             except Exception as error:
                 log.exception(
-                    "task %s: %r cannot happen to it; others go on", event.task, event.origin.reason
+                    "task %s: %r is not legal for it; others go on", event.task, event.origin.reason
                 )
                 self.add(event.task, error)
                 # All or nothing: half of what a plan says of a task, recorded at each start, would be a loop.

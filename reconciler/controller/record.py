@@ -36,7 +36,7 @@ class Recorder:
         except Unavailable:
             raise
         except Exception:
-            log.exception("not everything can be put on record; what can be is")
+            log.exception("not everything can be recorded; the rest is")
             await self._commit_apart(steps)
             return False
         return True
@@ -56,5 +56,5 @@ class Recorder:
         # Only now: after an outage half way, the rest was not even tried.
         self._quarantine.unwritable |= faults.keys()
         for name, why in faults.items():
-            log.error("%s: it cannot be put on record; others go on", name, exc_info=why)
+            log.error("%s: it cannot be recorded; others go on", name, exc_info=why)
             self._quarantine.add(name, why)

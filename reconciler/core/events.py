@@ -244,6 +244,8 @@ class PullRequestOpened(Event):
     """The delivered branch has a pull request: opened by us, or found."""
 
     pull: PullRequest
+    waiting: Waiting | None = None
+    """For what its merge waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,7 +271,9 @@ class ChangesRequested(Event):
     reviews: tuple[ReviewNote, ...] = ()
     """What they wrote."""
     reviewed: tuple[int, ...] = ()
-    """Ids of all reviews so far; this round answers them."""
+    """Ids of the reviews that are there by now; all of them are answered with this."""
+    last_comment: int = 0
+    """Id of the last comment that is there by now; 0 if there is none."""
     head: str | None = None
     """Head of the branch to continue from, if it is not the delivered one."""
 
@@ -284,7 +288,9 @@ class Escalated(Event):
     reviews: tuple[ReviewNote, ...] = ()
     """Review notes that no round has answered; a round that a person allows will."""
     reviewed: tuple[int, ...] = ()
-    """As in `ChangesRequested`: the same reviews must not escalate again."""
+    """As in `ChangesRequested`: what led here must not lead here again."""
+    last_comment: int = 0
+    """As in `ChangesRequested`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,7 @@ def fault_message(error: Exception, subject: str = PLANNING) -> str:
     """
     where = _place(error.__traceback__)
     return (
-        f"{subject} meets a mistake of the reconciler ({type(error).__name__}{where}; its log has more); "
+        f"{subject} meets a bug of the reconciler ({type(error).__name__}{where}; its log has more); "
         "others go on, and an edit of the spec lets it be tried again"
     )
 

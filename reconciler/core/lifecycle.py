@@ -305,7 +305,7 @@ def _cleared(status: Status) -> StatusChanges:
         "failures": 0,
         "uncounted": 0,
         "failed_starts": 0,
-        "review": ReviewState(answered=status.review.answered),
+        "review": ReviewState(answered=status.review.answered, last_comment=status.review.last_comment),
         "not_before": None,
         "failure": None,
         "checks": (),
@@ -455,6 +455,7 @@ def _escalated(event: Escalated, status: Status) -> StatusChanges:
             update={
                 "notes": event.reviews or status.review.notes,
                 "answered": event.reviewed or status.review.answered,
+                "last_comment": max(event.last_comment, status.review.last_comment),
             }
         ),
     }
@@ -473,7 +474,11 @@ def _reported_by_agent(event: Reported, status: Status) -> StatusChanges:
 @_changes.register
 def _pull_opened(event: PullRequestOpened, status: Status) -> StatusChanges:
     review = status.review.model_copy(update={"pull_request": event.pull})
-    return {"review": review, "last_activity_at": event.origin.at}
+    return {
+        "review": review,
+        "last_activity_at": event.origin.at,
+        "waiting": event.waiting or status.waiting,
+    }
 
 
 @_changes.register
@@ -503,6 +508,7 @@ def _changes_requested(event: ChangesRequested, status: Status) -> StatusChanges
             pull_request=status.review.pull_request,
             notes=event.reviews,
             answered=event.reviewed or status.review.answered,
+            last_comment=max(event.last_comment, status.review.last_comment),
         ),
         "head_commit": event.head or status.head_commit,
         "last_activity_at": event.origin.at,

@@ -251,11 +251,11 @@ class Dispatcher:
         except StepFailed as error:
             return _failure(error.kind, str(error))
         except Exception as error:
-            log.exception("%s round %d: a mistake of ours", order.run, order.round)
+            log.exception("%s round %d: an unexpected error", order.run, order.round)
             with suppress(Exception):  # the same fault may prevent this; then a sweep ends it
                 await self._round(order).cancel()
             message = self._secrets_of(order.task).mask.hide(one_line(repr(error), 5000))
-            return _failure(FailureClass.HOST, f"a mistake of the reconciler: {message}; its log has more")
+            return _failure(FailureClass.HOST, f"a bug of the reconciler: {message}; its log has more")
 
     async def _cancel(self, order: RunRequest, emit: Emit, *, is_followed: bool) -> None:
         """End the run; its follower reports the end, unless that takes too long."""
@@ -266,7 +266,7 @@ class Dispatcher:
         except StepFailed as error:
             log.warning("%s round %d cannot be stopped: %s", order.run, order.round, error)
         except Exception:
-            log.exception("%s round %d cannot be stopped: a mistake of ours", order.run, order.round)
+            log.exception("%s round %d cannot be stopped: an unexpected error", order.run, order.round)
         finally:
             del self._stops[order.key]
         if not is_followed:

@@ -190,9 +190,9 @@ def read_events(
 def _anomalies(framer: Framer, retention: EventBuffer) -> Iterator[str]:
     stray = framer.noise - framer.was_cut
     if framer.events and stray > 0:
-        yield f"lines of output that are no events: {stray}"
+        yield f"lines of output that are not events: {stray}"
     if retention.left_out:
-        yield f"events in the middle of the output that were not looked at: {retention.left_out}"
+        yield f"events in the middle of the output that were not read: {retention.left_out}"
 
 
 def _end(printed: Printed) -> str:

@@ -107,11 +107,11 @@ async def probe(
 
 
 def check_workdir(host: Host) -> None:
-    """Raise Refused if the working folder of a host cannot stand on a command line."""
+    """Raise Refused if the working folder of a host is not safe on a command line."""
     folder = "." if host.is_local else (host.workdir or _DEFAULT_WORKDIR).removeprefix("~")
     if not SAFE_WORD.match(folder):
         raise Refused(
-            f"host {host.name}: workdir {folder!r} cannot stand on a command line; "
+            f"host {host.name}: workdir {folder!r} is not safe on a command line; "
             "use a path of letters, digits and any of _ . / + = : , @ % -"
         )
 
@@ -217,7 +217,7 @@ def _facts(host: Host, answer: CommandResult, latency: float) -> HostFacts:
     if answer.exit_code != 0 or not answer.stdout.endswith(b"\nend\n"):
         message = one_line(answer.stderr.decode(errors="replace"), 200)
         raise Unavailable(
-            f"host {host.name}: probe: no whole answer (exit code {answer.exit_code}: {message!r}); "
+            f"host {host.name}: probe: no complete answer (exit code {answer.exit_code}: {message!r}); "
             "see whether it has memory left, and how many processes its user may have"
         )
     values: dict[str, str] = {}

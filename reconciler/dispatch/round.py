@@ -68,7 +68,7 @@ _ENDED: Mapping[str, tuple[FailureClass, str]] = {
     ),
 }
 _UNKNOWN: Mapping[Stage, str] = {
-    Stage.LOST: "the run is over and nobody could write down how: its processes were killed from outside, "
+    Stage.LOST: "the run is over and how it ended was not recorded: its processes were killed from outside, "
     "or the disk is full; see `dmesg` and `df` there",
     Stage.REBOOTED: "the host was started anew while the run went on; see why in its log",
 }

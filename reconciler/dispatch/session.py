@@ -65,7 +65,7 @@ def _safe(host: Host, field: str, word: str) -> str:
     if not SAFE_WORD.match(word):
         raise StepFailed(
             FailureClass.CONFIG,
-            f"host {host.name}: {field} {word!r} cannot stand on a command line; "
+            f"host {host.name}: {field} {word!r} is not safe on a command line; "
             "use a path of letters, digits and any of _ . / + = : , @ % -",
         )
     return word

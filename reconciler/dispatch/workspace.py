@@ -218,7 +218,7 @@ class Workspaces:
                 raise
             raise StepFailed(
                 FailureClass.AGENT,
-                f"host {self._scripts.host}: what lies in the workspace could not be read to its end within "
+                f"host {self._scripts.host}: the workspace could not be read completely within "
                 f"{self.patience / 60:g} min; see what the agent left there",
             ) from error
 

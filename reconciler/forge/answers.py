@@ -128,6 +128,8 @@ class PullAnswer(ForgeAnswer):
     head: Side
     base: Side
     requested_reviewers: tuple[ForgeUser, ...] | None = None
+    comments: Id | None = None
+    """How many there are in its conversation; None where that is not told."""
     updated_at: _Time
 
     @property

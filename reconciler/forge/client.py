@@ -67,8 +67,20 @@ class UnexpectedAnswer(Unavailable):
     """An answer of an unexpected shape: a retry will hardly change it."""
 
 
-class _Outage(Unavailable):
-    """A failure that is worth a retry."""
+class Forbidden(Unavailable):
+    """The token lacks a right (403)."""
+
+
+class Broken(Unavailable):
+    """The forge failed at this very request (500): others may go well."""
+
+
+ABOUT_ONE = (Declined, UnexpectedAnswer, Broken)
+"""Errors about the one thing that was asked for, and not about the whole forge."""
+
+
+class Outage(Unavailable):
+    """An outage that may be over soon."""
 
     def __init__(self, message: str, after: float = 0.0) -> None:
         self.after = after
@@ -95,7 +107,7 @@ class ForgeClient:
     ) -> None:
         self.writes = 0
         """Requests so far that may have changed something."""
-        self._forge = forge
+        self.forge = forge
         self._find_token = token
         self._token = ""
         self._pause = pause
@@ -131,30 +143,38 @@ class ForgeClient:
         params: Mapping[str, str] | None = None,
         *,
         most: int = _MOST_PAGES,
-        passes_over: bool = False,
+        size: int = PAGE,
+        strict: bool = False,
+        is_counted: bool = True,
     ) -> AsyncIterator[T]:
         """
         Yield the items of a list, page after page, of `most` pages at most.
 
-        With `passes_over`, an item of an unexpected shape is left out.
+        An item that is not as expected is left out with a warning: it costs
+        itself and nothing else. With `strict` it raises UnexpectedAnswer, for
+        lists in which nothing may be missing; `null` is no item there either.
+        `is_counted=False` is for lists that do not tell how long they are: they
+        are read to an empty page.
         """
-        seen = 0
+        seen, before = 0, None
         for page in range(1, most + 1):
-            reply = await self._ask("GET", path, {**(params or {}), **page_of(page)})
+            reply = await self._ask("GET", path, {**(params or {}), **page_of(page, size)})
             items = reply.value or []
             if not isinstance(items, list):
                 raise self._unexpected(path, "a list was expected")
-            for item in items:
+            if items == before:  # a forge that does not know pages gives the first one again
+                return
+            for item in filter(None, items):
                 try:
-                    entries = self._read(shape, path, item)
+                    entry = self._read(shape, path, item)
                 except UnexpectedAnswer as error:
-                    if not passes_over:
+                    if strict:
                         raise
                     log.warning("%s; it is passed over", error)
                 else:
-                    yield entries
-            seen += len(items)
-            if not items or not _has_more(reply.headers, seen):
+                    yield entry
+            seen, before = seen + len(items), items
+            if not items or not (_has_more(reply.headers, seen) or _is_untold(reply.headers, is_counted)):
                 return
 
     async def write(self, method: str, path: str, shape: type[T], body: Mapping[str, Any]) -> T:
@@ -179,7 +199,7 @@ class ForgeClient:
         while True:
             try:
                 return await self._once(method, path, params, body)
-            except _Outage as again:
+            except Outage as again:
                 wait = next(waits, None)
                 if again.after > _LONGEST_WAIT:
                     self._rests_until = time.monotonic() + min(again.after, _LONGEST_REST)
@@ -191,7 +211,7 @@ class ForgeClient:
         self, method: str, path: str, params: Mapping[str, str] | None, body: Mapping[str, Any] | None
     ) -> _Reply:
         if (rest := self._rests_until - time.monotonic()) > 0:
-            raise Unavailable(f"{self._where}: it asks for quiet for {rest:.0f} s more")
+            raise Unavailable(f"{self._where}: it asks to wait for {rest:.0f} s more")
         headers = await self._authorization()
         try:
             async with (
@@ -201,9 +221,9 @@ class ForgeClient:
             ):
                 raw = await self._body(reply)
         except TimeoutError:
-            raise _Outage(f"{self._where}: no whole answer within {_TIMEOUT:g} s") from None
+            raise Outage(f"{self._where}: no whole answer within {_TIMEOUT:g} s") from None
         except httpx2.TransportError as error:
-            raise _Outage(f"{self._where}: {self._harmless(str(error)) or type(error).__name__}") from None
+            raise Outage(f"{self._where}: {self._harmless(str(error)) or type(error).__name__}") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Unavailable(f"{self._where}: {self._harmless(str(error))}") from None
         return self._checked(f"{method} {path}", reply.status_code, reply.headers, raw)
@@ -231,20 +251,18 @@ class ForgeClient:
         if 200 <= status < 300:  # noqa: PLR2004 - success
             return _Reply(status, self._value(request, raw), headers)
         if status in _PASSING or (status == 403 and "retry-after" in headers):  # noqa: PLR2004 - GitHub's limit
-            raise _Outage(f"{where}: {status} {message}", _seconds(headers.get("retry-after", "")))
+            raise Outage(f"{where}: {status} {message}", _seconds(headers.get("retry-after", "")))
         if status == 401:  # noqa: PLR2004 - unauthorized
             self._token = ""  # it may have been exchanged: the next time it is looked up again
             raise Unavailable(
                 f"{where}: the token is refused ({message}); renew what `forge.token` points to"
             )
         if status == 403:  # noqa: PLR2004 - forbidden
-            raise Unavailable(f"{where}: the token may not do this ({message}); {_SCOPES}")
+            raise Forbidden(f"{where}: the token may not do this ({message}); {_SCOPES}")
         if 300 <= status < 400:  # noqa: PLR2004 - redirection
-            raise Unavailable(
-                f"{where}: it is elsewhere now ({status}); correct `forge.api` and `forge.repo`"
-            )
+            raise Unavailable(f"{where}: it has moved ({status}); correct `forge.api` and `forge.repo`")
         if status >= 500:  # noqa: PLR2004 - errors of the server
-            raise Unavailable(f"{where}: {status} {message}")
+            raise Broken(f"{where}: {status} {message or 'an error of the server, without a message'}")
         raise Declined(where, status, message)
 
     def _value(self, request: str, raw: bytes) -> Any:
@@ -257,30 +275,30 @@ class ForgeClient:
 
     def _read(self, shape: type[T], path: str, value: Any) -> T:
         try:
-            return shape.model_validate(value)
+            return shape.model_validate(_without_nulls(value))
         except ValidationError as error:
             fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors()[:3])
             raise self._unexpected(path, f"not as expected: {fields or 'the whole'}") from None
 
     def _unexpected(self, request: str, why: str) -> UnexpectedAnswer:
-        return UnexpectedAnswer(f"{self._where}: {request}: strange answer, {why}")
+        return UnexpectedAnswer(f"{self._where}: {request}: unexpected answer, {why}")
 
     @property
     def _where(self) -> str:
-        return f"forge {self._forge.repo} at {self._forge.api}"
+        return f"forge {self.forge.repo} at {self.forge.api}"
 
     def _url(self, path: str) -> str:
-        root = self._forge.api.rstrip("/")
-        return f"{root}{path}" if path.startswith("/") else f"{root}/repos/{self._forge.repo}/{path}"
+        root = self.forge.api.rstrip("/")
+        return f"{root}{path}" if path.startswith("/") else f"{root}/repos/{self.forge.repo}/{path}"
 
     def _harmless(self, text: str) -> str:
         hidden = text.replace(self._token, "***") if self._token else text
         return one_line(hidden, 300)
 
 
-def page_of(number: int) -> Mapping[str, str]:
-    """Return the parameters of a page; GitHub names the page size differently."""
-    return {"page": str(number), "limit": str(PAGE), "per_page": str(PAGE)}
+def page_of(number: int, size: int = PAGE) -> Mapping[str, str]:
+    """Return the parameters that ask for a page; GitHub has a name of its own for the size."""
+    return {"page": str(number), "limit": str(size), "per_page": str(size)}
 
 
 def _has_more(headers: Mapping[str, str], seen: int) -> bool:
@@ -289,6 +307,24 @@ def _has_more(headers: Mapping[str, str], seen: int) -> bool:
         return 'rel="next"' in headers["link"]
     total = headers.get("x-total-count", "")
     return bool(_COUNT.fullmatch(total)) and seen < int(total)
+
+
+def _is_untold(headers: Mapping[str, str], is_counted: bool) -> bool:
+    return not is_counted and "link" not in headers
+
+
+def _without_nulls(value: Any) -> Any:
+    """
+    Return an object or a list without what is `null` in it.
+
+    Forges write `null` for what they cannot load any more (a deleted comment,
+    account or label), for an empty list, and for what does not apply.
+    """
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [_without_nulls(each) for each in value if each is not None]
+    return value
 
 
 def _message(raw: bytes) -> str:

@@ -16,10 +16,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from reconciler.controller.ports import Clock
-from reconciler.core.model.forge import Checks, PullRequestSnapshot, Review
+from reconciler.core.errors import Unavailable
+from reconciler.core.model.forge import Checks, Comment, PullRequestSnapshot, Review
 from reconciler.core.model.runs import ReviewNote
 from reconciler.core.text import one_line
 from reconciler.forge.answers import (
+    CommentAnswer,
     CommitsAnswer,
     EntryAnswer,
     InlineAnswer,
@@ -29,7 +31,7 @@ from reconciler.forge.answers import (
     StatusesAnswer,
     name_of,
 )
-from reconciler.forge.client import GONE_CODES, Declined, ForgeClient, UnexpectedAnswer, page_of
+from reconciler.forge.client import ABOUT_ONE, GONE_CODES, PAGE, Declined, ForgeClient, Outage, page_of
 from reconciler.forge.dialect import Dialect
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,10 @@ REFRESHED = 8
 """Open pull requests that are read anew at each look though they did not move."""
 _LOOK_PAGES = 20
 """Most pages of a look; at the first it bounds the past: older pull requests are found by number only."""
+_FEW = 5
+"""Pull requests in a page of the looks after the first: a forge may compute a diff for each that it lists."""
+_MOST_OUTAGES = 2
+"""After so many pull requests in a row that got no answer, it is the forge that does not answer."""
 _SETTLES = timedelta(seconds=30)
 """
 After this time of "cannot be merged" with the same head and base it is called a conflict.
@@ -73,6 +79,8 @@ class PullRequestReader:
         """Time of the last change that the last look saw."""
         self._details: dict[int, PullRequestDetail] = {}
         """In the order in which they were read."""
+        self._unreadable: dict[int, Unavailable] = {}
+        """Why a pull request could not be read the last time."""
         self._inline: dict[tuple[int, int | None], tuple[ReviewNote, ...]] = {}
         """By id of the review and number of its comments."""
         self._pushers: dict[str, str] = {}
@@ -82,17 +90,20 @@ class PullRequestReader:
 
     async def of(
         self, branches: Collection[str], fresh: Collection[int]
-    ) -> Mapping[str, PullRequestSnapshot]:
+    ) -> Mapping[str, PullRequestSnapshot | Unavailable]:
         """Return the newest pull request of each branch; see `Forges.pulls`."""
         await self.look()
         unknown = set(fresh) - self._listed.keys()
-        for number in sorted(unknown):
-            await self._read_or_pass_over(number)
+        await self._read_all(sorted(unknown))
         newest = self._newest(set(branches))
-        for number in self._due(newest.values(), set(fresh) - unknown):
-            await self._read_or_pass_over(number)
-        details = {branch: self._details.get(answer.number) for branch, answer in newest.items()}
-        return {branch: detail.pull for branch, detail in details.items() if detail}
+        await self._read_all(self._due(newest.values(), set(fresh) - unknown))
+        seen = {branch: self._last_seen(answer.number) for branch, answer in newest.items()}
+        return {branch: pull for branch, pull in seen.items() if pull is not None}
+
+    def _last_seen(self, number: int) -> PullRequestSnapshot | Unavailable | None:
+        """Return a pull request as it was last read, or why it cannot be; None if it was not."""
+        detail = self._details.get(number)
+        return detail.pull if detail else self._unreadable.get(number)
 
     async def look(self) -> None:
         """Read the list of pull requests, and which of them changed."""
@@ -101,8 +112,8 @@ class PullRequestReader:
             "pulls",
             PullAnswer,
             {"state": "all", **self._dialect.newest_first},
-            most=_LOOK_PAGES,
-            passes_over=True,
+            most=_LOOK_PAGES if self._looked_until is _LONG_AGO else _LOOK_PAGES * PAGE // _FEW,
+            size=PAGE if self._looked_until is _LONG_AGO else _FEW,
         ):
             if answer.updated_at < self._looked_until:
                 break
@@ -170,13 +181,25 @@ class PullRequestReader:
         detail = self._details.get(number)
         return detail is None or detail.listed != self._listed[number]
 
-    async def _read_or_pass_over(self, number: int) -> None:
-        """Read a pull request; one whose answer cannot be parsed is skipped."""
-        try:
-            await self._try_to_read(number)
-        except UnexpectedAnswer as error:
-            log.warning("pull request %d is passed over: %s", number, error)
-            self._details.pop(number, None)
+    async def _read_all(self, numbers: Iterable[int]) -> None:
+        """
+        Read pull requests; one that cannot be read costs itself, and none of the others.
+
+        Raises Unavailable if it is the forge that cannot be asked.
+        """
+        outages = 0
+        for number in numbers:
+            self._unreadable.pop(number, None)
+            try:
+                await self._try_to_read(number)
+                outages = 0
+            except (*ABOUT_ONE, Outage) as error:
+                outages += isinstance(error, Outage)
+                if outages >= _MOST_OUTAGES:
+                    raise
+                log.warning("pull request %d cannot be read now: %s", number, error)
+                self._details.pop(number, None)
+                self._unreadable[number] = error
 
     async def _try_to_read(self, number: int) -> None:
         try:
@@ -199,6 +222,7 @@ class PullRequestReader:
             pusher=await self._pusher(answer.head.sha),
             by=await self._closer(answer),
             reviews=await self._reviews(answer),
+            comments=await self._conversation(answer),
             checks=_combined_status(statuses),
             failed_checks=tuple(_failed(statuses)),
         )
@@ -214,6 +238,7 @@ class PullRequestReader:
         pusher: str = "",
         by: str = "",
         reviews: tuple[Review, ...] = (),
+        comments: tuple[Comment, ...] = (),
         checks: Checks = "none",
         failed_checks: tuple[str, ...] = (),
     ) -> PullRequestSnapshot:
@@ -236,6 +261,7 @@ class PullRequestReader:
             by=by,
             labels=tuple(label.name for label in answer.labels),
             reviews=reviews,
+            comments=comments,
             checks=checks,
             failed_checks=failed_checks,
             updated_at=answer.updated_at,
@@ -275,16 +301,25 @@ class PullRequestReader:
             return ""
         if answer.is_merged:
             return answer.merged_by.login if answer.merged_by else ""
-        entries = self._client.pages(f"issues/{answer.number}/timeline", EntryAnswer)
+        # It tells the length of the page for that of the whole.
+        entries = self._client.pages(f"issues/{answer.number}/timeline", EntryAnswer, is_counted=False)
         closers = [name_of(entry.user) async for entry in entries if entry.is_closing]
         return closers[-1] if closers else ""
 
     async def _reviews(self, pull: PullAnswer) -> tuple[Review, ...]:
-        answers = self._client.pages(f"pulls/{pull.number}/reviews", ReviewAnswer)
+        # Strictly: one that cannot be read may ask for changes.
+        answers = self._client.pages(f"pulls/{pull.number}/reviews", ReviewAnswer, strict=True)
         verdicts = [
             (answer, _VERDICTS[answer.state]) async for answer in answers if answer.state in _VERDICTS
         ]
         return tuple([await self._review(pull, answer, verdict) for answer, verdict in verdicts])
+
+    async def _conversation(self, pull: PullAnswer) -> tuple[Comment, ...]:
+        """Return the comments in the conversation of an open pull request; whose they are is told by name."""
+        if not pull.is_open or pull.comments == 0:
+            return ()
+        answers = self._client.pages(f"issues/{pull.number}/comments", CommentAnswer)
+        return tuple([answer.comment("") async for answer in answers])
 
     async def _review(self, pull: PullAnswer, answer: ReviewAnswer, verdict: "_Verdict") -> Review:
         author = name_of(answer.user)

@@ -51,8 +51,10 @@ def read_hint(headers: Mapping[str, str], raw: bytes) -> Hint | None:
     Raises UsageError if it is not what it says it is.
     """
     event = _header(headers, "event")
+    if (find := _PLACES.get(event)) is None:  # whatever it looks like
+        return None
     body = _body(event, raw)
-    if (find := _PLACES.get(event)) is None or (place := body.place) is None:
+    if (place := body.place) is None:
         return None
     hint = find(body)
     if hint is None:

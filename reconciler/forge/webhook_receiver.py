@@ -86,6 +86,8 @@ class WebhookReceiver:
             return signers
         if problem is not None:
             raise problem
+        if not self._view.desired.revision:
+            raise Unavailable("the specs, which name the webhook secrets, were not read yet; send it again")
         raise Refused(
             "no webhook secret of this fleet made its signature (HMAC-SHA256 of the body); "
             "`reconciler webhook install` sets it up"

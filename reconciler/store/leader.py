@@ -145,7 +145,7 @@ class LeaderLease:
                 self._count(value)
                 if self._seen[1] == 1:
                     log.warning(
-                        "%s has the lease of this fleet; looking whether it lives", other or "another"
+                        "%s has the lease of this fleet; checking whether it is alive", other or "another"
                     )
                 await self._pause(LEASE_BEAT)
 

@@ -103,6 +103,8 @@ def _body(
     if status.checks:
         yield f"## Validation\n\n{_validation(status.checks)}"
     yield f"## Run\n\n{_bullets(_facts(task, status, host))}"
+    if status.waiting and status.waiting.reason is Reason.REVIEW:
+        yield f"Not merged yet:\n\n{fenced(status.waiting.message)}"
     if address:
         yield f"[Task {task.name}]({address})"
 

@@ -23,12 +23,14 @@ from reconciler.core.events import (
     Origin,
     PullRequestOpened,
     Reopened,
+    WaitingChanged,
 )
+from reconciler.core.forge.comments import parse_command
 from reconciler.core.forge.markdown import visible_text
 from reconciler.core.model.forge import PullRequestSnapshot, Review
 from reconciler.core.model.runs import FailureClass, ReviewNote
 from reconciler.core.model.specs import DesiredState, Repo, Task
-from reconciler.core.model.status import Failure, Phase, PullRequest, Reason, Status
+from reconciler.core.model.status import Failure, Phase, PullRequest, Reason, Status, Waiting
 from reconciler.core.text import head, one_line
 
 CHECKS, CONFLICT, LEFT_OUT = "checks", "conflict", "left out"
@@ -90,28 +92,63 @@ def is_followed(task: Task, status: Status) -> bool:
 
 
 def may_merge(task: Task, status: Status, pull: PullRequestSnapshot, repo: Repo, *, bot: str) -> bool:
+    """Return whether the repo's rule wants the pull request merged now."""
+    return next(_blockers(task, status, pull, repo, bot), None) is None
+
+
+def _blockers(task: Task, status: Status, pull: PullRequestSnapshot, repo: Repo, bot: str) -> Iterator[str]:
     """
-    Return whether the repo's rule wants the pull request merged now.
+    Yield what keeps a pull request from its merge, the most lasting first; empty: nothing to tell people.
 
     An approval counts for the commit that was reviewed and for no later one,
     and only from a reviewer the forge counts as official; a request for changes
     stands until the same person takes it back.
     """
-    is_open = pull.state == "open" and not pull.is_draft and pull.mergeable and not pull.is_conflicting
-    # A stacked pull request would be merged into the other task's branch.
+    # Told elsewhere, or over in moments. What is stacked on another task's branch would be merged into that.
     is_ours = _is_of(status, pull) and pull.head == status.head_commit and pull.base == repo.base
-    is_waiting = (
-        status.phase is Phase.REVIEW_PENDING
-        and not _is_paused(status)
-        and task.desired is DesiredState.ACTIVE
-    )
-    if repo.merge == "never" or not (is_open and is_ours and is_waiting) or _requests(pull, bot):
-        return False
-    if repo.merge == "when_green":
-        return pull.checks == "success"
-    return pull.checks in {"none", "success"} and any(
-        review.verdict == "approved" and review.commit == pull.head for review in _verdicts(pull, bot)
-    )
+    if status.phase is not Phase.REVIEW_PENDING or pull.state != "open" or not is_ours or _is_paused(status):
+        yield ""
+    if task.desired is not DesiredState.ACTIVE:
+        yield f"the task is {task.desired}; `reconciler resume {task.name}` lets it go on"
+    if repo.merge == "never":
+        yield f"a person has to merge it (`merge: never` of repo {repo.name})"
+    if pull.is_draft:
+        yield "it is a draft; mark it as ready for review"
+    for review in _requests(pull, bot):
+        author = one_line(review.author, 100)
+        yield f"{author} asks for changes; a later review of the same person takes that back"
+    if pull.is_conflicting:
+        yield f"it conflicts with {pull.base}; merge that into the branch, or set `base_moved: rebase`"
+    yield from _missing_checks(pull, repo)
+    if repo.merge != "when_green":
+        yield from _missing_approval(pull, bot)
+    if not pull.mergeable:
+        yield ""
+
+
+def _missing_checks(pull: PullRequestSnapshot, repo: Repo) -> Iterator[str]:
+    if pull.checks == "failure":
+        yield f"checks fail: {', '.join(one_line(check, 100) for check in pull.failed_checks[:3])}"
+    elif pull.checks == "pending":
+        yield "checks have not ended yet"
+    elif pull.checks == "none" and repo.merge == "when_green":
+        yield "its head has no check yet (`merge: when_green`)"
+
+
+def _missing_approval(pull: PullRequestSnapshot, bot: str) -> Iterator[str]:
+    approvals = [review for review in _verdicts(pull, bot) if review.verdict == "approved"]
+    if any(review.commit == pull.head for review in approvals):
+        return
+    if approvals:
+        author = one_line(approvals[-1].author, 100)
+        yield f"the approval of {author} is of an older commit; it takes a new one"
+        return
+    others = [review for review in pull.reviews if review.verdict == "approved" and not review.is_official]
+    if others:
+        author = one_line(others[-1].author, 100)
+        yield f"the approval of {author} does not count: the forge does not take it for an official one"
+    else:
+        yield "it is not approved yet"
 
 
 # --- The case --------------------------------------------------------------
@@ -198,16 +235,41 @@ def _in_review(case: _Reading) -> Event | None:
         return _opened(case)
     if not case.is_known:
         return None
-    return _ended(case) or (None if case.is_behind else _requested_changes(case) or _touched(case))
+    news = None if case.is_behind else _requested_changes(case) or _touched(case)
+    return _ended(case) or news or _merge_wait(case)
 
 
 def _opened(case: _Reading) -> Event:
     pull = case.pull
     why = "was opened" if pull.author == case.bot else f"of {pull.author} was found"
     request = PullRequest(number=pull.number, url=one_line(pull.url))
+    review = case.status.review.model_copy(update={"pull_request": request})
+    opened = case.status.model_copy(update={"review": review})
     return PullRequestOpened(
-        task=case.name, origin=case.origin(f"{case.title} {why}", pull.author), pull=request
+        task=case.name,
+        origin=case.origin(f"{case.title} {why}", pull.author),
+        pull=request,
+        waiting=_waiting_for_merge(case, opened),
     )
+
+
+def _merge_wait(case: _Reading) -> Event | None:
+    """Return that the merge waits for something else now; what else the task waits for is told first."""
+    before, after = case.status.waiting, _waiting_for_merge(case, case.status)
+    is_told = before is not None and (before.reason is not Reason.REVIEW or after is None)
+    if after is None or is_told or (before and before.message == after.message):
+        return None
+    return WaitingChanged(task=case.name, origin=case.origin(f"{case.title}: {after.message}"), waiting=after)
+
+
+def _waiting_for_merge(case: _Reading, status: Status) -> Waiting | None:
+    """Return for what the merge waits; None if there is nothing to tell."""
+    message = next(_blockers(case.task, status, case.pull, case.repo, case.bot), None)
+    if message is None and case.pull.refusal:
+        message = f"the forge does not merge it: {case.pull.refusal}"
+    if not message:
+        return None
+    return Waiting(reason=Reason.REVIEW, message=one_line(message), since=case.at)
 
 
 def _ended(case: _Reading) -> Event | None:
@@ -271,19 +333,26 @@ def _requested_changes(case: _Reading) -> Event | None:
     reasons = [f"{' and '.join(authors)} requested changes"] if authors else []
     why = ", ".join([*reasons, *(reason for reason, _ in problems)])
     who, reviewed = authors[-1] if authors else "", tuple(review.id for review in case.pull.reviews)
+    last_comment = max((comment.id for comment in case.pull.comments), default=0)
     notes = tuple(_capped([*(note for _, note in problems), *_written(case)]))
     done, most = case.status.review.count, case.task.max_reviews
     if done >= most:
         why += f" after {done} review rounds (max_reviews: {most}); merge or close it, or `reconciler retry`"
         failure = Failure(kind=FailureClass.AGENT, message=one_line(why))
         return Escalated(
-            task=case.name, origin=case.origin(why, who), failure=failure, reviews=notes, reviewed=reviewed
+            task=case.name,
+            origin=case.origin(why, who),
+            failure=failure,
+            reviews=notes,
+            reviewed=reviewed,
+            last_comment=last_comment,
         )
     return ChangesRequested(
         task=case.name,
         origin=case.origin(f"{why} (review round {done + 1} of {most})", who),
         reviews=notes,
         reviewed=reviewed,
+        last_comment=last_comment,
         head=case.pull.head,
     )
 
@@ -323,13 +392,17 @@ def _problems(case: _Reading) -> Iterator[tuple[str, ReviewNote]]:
 
 
 def _written(case: _Reading) -> Iterator[ReviewNote]:
-    """Yield the notes of every review that was not answered yet, whatever its verdict."""
+    """Yield what was written since the last round: in reviews, whatever their verdict, and beside them."""
     for review in case.pull.reviews:
         if review.is_dismissed or review.author == case.bot or not _is_unanswered(case, review):
             continue
         yield from review.notes
         if review.verdict == "changes_requested" and not review.notes:
             yield ReviewNote(author=review.author, text="(requested changes without a word on which)")
+    for comment in case.pull.comments:
+        is_new = comment.id > case.status.review.last_comment and comment.author != case.bot
+        if is_new and comment.body.strip() and parse_command(comment.body) is None:
+            yield ReviewNote(author=comment.author, text=comment.body)
 
 
 def _capped(notes: Sequence[ReviewNote]) -> Iterator[ReviewNote]:

@@ -603,7 +603,7 @@ def read_identity(hop: Hop, path: str) -> Sequence[asyncssh.SSHKeyPair] | InAgen
         why = f"identity {path} cannot be read ({one_line(str(error))}); " + (
             "a key with a passphrase goes into the SSH agent"
             if is_locked
-            else "mend `identity`: a private key, or the .pub file of one that the SSH agent holds"
+            else "fix `identity`: a private key, or the .pub file of one that the SSH agent holds"
         )
         public = _public_key(f"{file}.pub" if is_locked else file)
         if public is None:

@@ -265,7 +265,7 @@ def _slow(case: Try) -> str:
 
 def _hung_up(_: Try) -> str:
     return (
-        "it closed the connection before login, without a word; sshd may be starting, overloaded "
+        "it closed the connection before login, without a message; sshd may be starting, overloaded "
         "(MaxStartups), or bar us for a time (PerSourcePenalties); a firewall or tcp_wrappers do the same"
     )
 
@@ -341,7 +341,7 @@ _TABLE: Sequence[_Row] = (
         Class.STRANGER,
         lambda case: bool(case.seen.text),
         lambda case: (
-            f"what listens there is no sshd: no SSH session could be agreed on, it says {case.seen.text!r}; "
+            f"what listens there is no sshd: the SSH handshake failed, it says {case.seen.text!r}; "
             "check that `port` is sshd's"
         ),
     ),
@@ -349,7 +349,7 @@ _TABLE: Sequence[_Row] = (
         Class.STRANGER,
         lambda case: bool(case.seen.hello) and not case.seen.hello.startswith(("SSH-2.0-", "SSH-1.99-")),
         lambda case: (
-            f"no SSH session could be agreed on: it speaks {case.seen.hello!r}; "
+            f"the SSH handshake failed: it speaks {case.seen.hello!r}; "
             "check that `port` is sshd's, and update it"
         ),
     ),
@@ -401,7 +401,7 @@ _TABLE: Sequence[_Row] = (
     (
         Class.PROTOCOL,
         _is(asyncssh.Error),
-        lambda case: f"no SSH session could be agreed on ({case.text}); see the log of its sshd",
+        lambda case: f"the SSH handshake failed ({case.text}); see the log of its sshd",
     ),
     (
         Class.NETWORK,

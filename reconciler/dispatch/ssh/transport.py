@@ -282,7 +282,7 @@ def command_line(argv: Sequence[str]) -> str:
     """Join the arguments to a line that every login shell reads alike. Raises ValueError for unsafe ones."""
     for word in argv:
         if not SAFE_WORD.match(word):
-            raise ValueError(f"{word!r} may not stand on a command line; send it over stdin")
+            raise ValueError(f"{word!r} is not safe on a command line; send it over stdin")
     return " ".join(argv)
 
 
