@@ -245,6 +245,7 @@ class Round:
             silence=self.order.stall_timeout.total_seconds(),
             output=self._most_output,
             give_up=self.order.adapter.output.give_up,
+            give_up_after=self.order.adapter.output.give_up_after,
         )
         return await self._follow(self._agent, state, bounds)
 

@@ -175,31 +175,6 @@ def _wrong_text_rules(output: Output) -> Iterator[str]:
                 yield f"output.{field}: {error}"
 
 
-def unreached(adapter: Adapter) -> Iterator[tuple[str, str]]:
-    """Yield the fields of an adapter that would reach no CLI or that nothing reads, and why."""
-    if adapter.limits.turns and not adapter.turns:
-        yield "limits.turns", "has no effect: `turns` says no arguments that limit them"
-    if adapter.output.schema_flag and not adapter.output.structured:
-        yield "output.schema_flag", "needs `structured`, or every run that it is given to fails"
-    if adapter.output.structured and not adapter.output.schema_flag:
-        yield "output.structured", "has no effect: it needs `schema_flag`"
-    yield from _unreached_arguments(adapter)
-
-
-def _unreached_arguments(adapter: Adapter) -> Iterator[tuple[str, str]]:
-    named = {name for element in adapter.command for name in PLACEHOLDER.findall(element)}
-    way = {"argument": "prompt", "file": "prompt_file"}.get(adapter.prompt)
-    if way is not None and adapter.command and way not in named:
-        yield "prompt", f"{adapter.prompt} needs {{{way}}} in `command`, or the CLI never sees the prompt"
-    groups = {"model": adapter.model, "turns": adapter.turns}
-    for field, argv in {**groups, "fresh": adapter.fresh, "resume": adapter.resume}.items():
-        group = field if field in groups else "session"
-        if argv and adapter.command and group not in named:
-            yield field, f"has no effect: `command` has no {{{group}}}"
-        if argv and field in groups and not any(f"{{{field}}}" in word for word in argv):
-            yield field, f"has no {{{field}}}, so that all tasks get the same"
-
-
 def _wrong_elements(adapter: Adapter, field: str) -> Iterator[str]:
     groups = GROUPS if field == "command" else frozenset[str]()
     for element in getattr(adapter, field):
