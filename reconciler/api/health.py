@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reconciler.api.operation import Call, Operation, Reply
 from reconciler.api.services import HistorySource
-from reconciler.controller.ports import Controller
+from reconciler.controller.ports import FleetView
 from reconciler.core.errors import Unavailable
 from reconciler.wire import HealthBody
 
@@ -16,7 +16,7 @@ from reconciler.wire import HealthBody
 class Pulse:
     """What load balancers and service managers ask for."""
 
-    controller: Controller
+    view: FleetView
     record: HistorySource
 
     async def last_transitions(self, call: Call) -> HealthBody:  # noqa: ARG002 - every handler is called so
@@ -25,9 +25,9 @@ class Pulse:
 
     async def is_ready(self, call: Call) -> HealthBody:  # noqa: ARG002 - as above
         """Answer if specs and state were read. Raises Unavailable."""
-        if not self.controller.desired.revision:
-            raise Unavailable("the specs were not read yet; the log says what is in the way")
-        return HealthBody(revision=self.controller.desired.revision, state=self.record.head() or None)
+        if not self.view.desired.revision:
+            raise Unavailable("the specs were not read yet; see the log")
+        return HealthBody(revision=self.view.desired.revision, state=self.record.head() or None)
 
     @property
     def operations(self) -> Sequence[Operation]:
@@ -36,7 +36,7 @@ class Pulse:
             method="GET",
             path="/healthz",
             name="healthz",
-            summary="Tell whether the process lives",
+            summary="Tell whether the process is alive",
             handler=self.last_transitions,
             answers={200: Reply("It lives", HealthBody)},
         )
@@ -44,7 +44,7 @@ class Pulse:
             method="GET",
             path="/readyz",
             name="readyz",
-            summary="Tell whether tasks are being looked after",
+            summary="Tell whether tasks are being reconciled",
             handler=self.is_ready,
             answers={200: Reply("They are", HealthBody)},
         )

@@ -1,5 +1,5 @@
 """
-What agents are told and what they say: `prompt`, `adapter test`, `adapter parse`.
+Prompts and adapters: `prompt`, `adapter test`, `adapter parse`.
 """
 
 import asyncio
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 @click.command()
 @one_task
-@click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
+@click.option("--rev", metavar="REVISION", help="Read a commit or branch in place of the work tree.")
 @click.pass_obj
-def prompt(context: Context, words: tuple[str, ...], rev: str | None) -> None:
+def prompt(context: Context, args: tuple[str, ...], rev: str | None) -> None:
     """
     Print the prompt of a task.
 
     Of a live task it is the prompt of its current round, otherwise the one
     its next run would begin with.
     """
-    click.echo(asyncio.run(_prompt(context, words, rev)), nl=False)
+    click.echo(asyncio.run(_prompt(context, args, rev)), nl=False)
 
 
-async def _prompt(context: Context, words: Sequence[str], rev: str | None) -> str:
+async def _prompt(context: Context, args: Sequence[str], rev: str | None) -> str:
     from reconciler.cli.session import open_fleet, pick
     from reconciler.core.errors import SpecError
     from reconciler.core.runs.command import build_prompt
@@ -52,7 +52,7 @@ async def _prompt(context: Context, words: Sequence[str], rev: str | None) -> st
         revision, files = await fleet.files(rev)
         observed = await fleet.observed()
     desired = build(files, revision=revision)
-    name = task_name(words, desired.tasks)
+    name = task_name(args, desired.tasks)
     task = pick(desired, "task", desired.tasks, name)
     if problems := desired.broken.get(name):
         raise SpecError(problems)
@@ -60,9 +60,9 @@ async def _prompt(context: Context, words: Sequence[str], rev: str | None) -> st
 
 
 def next_round(task: "Task", status: "Status | None", now: datetime) -> "Status":
-    """Return the status of the live round, or the one that the next run of the task begins with."""
+    """Return the status of the live round, or the one with which the task's next run would begin."""
     from reconciler.core.model.runs import run_key
-    from reconciler.core.model.status import Phase, Status
+    from reconciler.core.model.status import OnHost, Phase, Run, Status
 
     if status is not None and status.phase.is_live:
         return status
@@ -76,11 +76,19 @@ def next_round(task: "Task", status: "Status | None", now: datetime) -> "Status"
             work=task.work,
             attempt=attempt,
         )
-    run = {"attempt": status.attempt + 1, "round": 1, "branch_name": task.branch, "adapter": task.adapter}
-    key = run_key(task.name, task.generation, status.attempt + 1)
+    attempt = status.attempt + 1
+    run = Run(
+        key=run_key(task.name, task.generation, attempt),
+        round=1,
+        holder=OnHost(host=LOCAL),
+        adapter=task.adapter,
+        branch=task.branch,
+        title=task.headline,
+    )
     rounds = status.review.count + (status.phase is Phase.REVIEW_PENDING)
     review = status.review.model_copy(update={"count": rounds})
-    return status.model_copy(update={**run, "run": key, "review": review, "phase": Phase.ASSIGNED})
+    changes = {"phase": Phase.ASSIGNED, "attempt": attempt, "run": run, "review": review}
+    return status.model_copy(update=changes)
 
 
 @click.group()
@@ -106,7 +114,7 @@ def adapter() -> None:
 @click.pass_obj
 def test_command(context: Context, name: str, host: str, no_prompt: bool, output: str) -> int:
     """
-    Try whether an agent's CLI works on a host.
+    Test whether an agent's CLI works on a host.
 
     Asks for its version, runs its health command, and gives it a prompt of one
     line in an empty folder: all as a real run would, with the same secrets.
@@ -162,13 +170,13 @@ async def _tried(
 
 def _show_check(check_result: "CheckResult") -> None:
     result = {True: "ok", False: "failed", None: "-"}[check_result.ok]
-    click.echo(f"{check_result.name:<8} {result:<7} {check_result.words}")
+    click.echo(f"{check_result.name:<8} {result:<7} {check_result.message}")
 
 
 def _check_document(check_result: "CheckResult") -> Document:
     from reconciler.dispatch.output import verdict_as_json
 
-    document: Document = {"check": check_result.name, "ok": check_result.ok, "message": check_result.words}
+    document: Document = {"check": check_result.name, "ok": check_result.ok, "message": check_result.message}
     if check_result.cli:
         document |= {"version": check_result.cli.version, "path": check_result.cli.path}
     if check_result.verdict:
@@ -202,7 +210,7 @@ def parse_output(context: Context, name: str, file: Path, exit_code: int, output
 
 
 async def _adapter(context: Context, name: str) -> "Adapter":
-    """Return an adapter of the fleet around here, or a built-in one where there is no fleet."""
+    """Return an adapter of the fleet, or a built-in one outside of a fleet."""
     from reconciler.cli.session import pick, specs_here
 
     desired = await specs_here(context)

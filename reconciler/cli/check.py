@@ -4,7 +4,7 @@ Before a push: `validate`, `plan`, `schema`.
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from reconciler.core.references import kind_of
 if TYPE_CHECKING:
     from reconciler.core.model.specs import Desired, Kind
     from reconciler.core.model.status import Observed
+    from reconciler.specs.parse import File
 
 SCHEMA_KINDS: "tuple[Kind, ...]" = ("task", "host", "repo", "adapter", "agent", "fleet")
 
@@ -39,7 +40,7 @@ def validate(context: Context, paths: tuple[Path, ...], output: str) -> int:
     """
     Report every mistake in the specs.
 
-    Warnings tell of what works, but hardly as it was meant. Reads the files
+    Warnings are about specs that are valid but probably not meant so. Reads the files
     as they are now, committed or not, and needs no repository: a folder with
     specs/ will do. With PATHs, only mistakes in these files and folders are
     shown. Exits 1 if there are any.
@@ -50,7 +51,7 @@ def validate(context: Context, paths: tuple[Path, ...], output: str) -> int:
     root = context.work_tree(paths)
     files = read_worktree(root)
     desired = build(files)
-    mistakes = sorted((*desired.problems, *desired.warnings))
+    mistakes = sorted((*desired.problems, *desired.warnings, *_missing_repositories(root, files, desired)))
     shown = [each for each in mistakes if _is_below(root / each.path, paths)]
     problems = [each for each in shown if each.severity == "error"]
     if output == "json":
@@ -62,12 +63,24 @@ def validate(context: Context, paths: tuple[Path, ...], output: str) -> int:
     return ExitCode.FAILURE if problems else ExitCode.OK
 
 
+def _missing_repositories(root: Path, files: "Mapping[str, File]", desired: "Desired") -> Iterator[Problem]:
+    """Yield the repos that are a path, to where nothing is on this machine."""
+    from reconciler.specs.parse import locate_mistakes
+    from reconciler.specs.rules import Mistake, is_path
+
+    for name, repo in desired.repos.items():
+        path = f"specs/repos/{name}.yaml"
+        if is_path(repo.url) and path in files and not (place := root / repo.url).is_dir():
+            message = f"there is no repository at {place.resolve()} on this machine"
+            yield from locate_mistakes([Mistake(("url",), message, is_doubt=True)], path, files[path].data)
+
+
 def _is_below(path: Path, wanted: Sequence[Path]) -> bool:
     return not wanted or any(path.is_relative_to(above.resolve()) for above in wanted)
 
 
 def _where_it_is(problem: Problem, root: Path) -> str:
-    """Print the path so that it can be opened from the current folder."""
+    """Return the problem as text, its path relative to the current folder."""
     here, path = Path.cwd(), root / problem.path
     shown = path.relative_to(here) if path.is_relative_to(here) else path
     return str(problem).replace(problem.path, str(shown), 1)
@@ -110,7 +123,7 @@ def _escaped(text: str) -> str:
 
 
 @click.command()
-@click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
+@click.option("--rev", metavar="REVISION", help="Read a commit or branch in place of the work tree.")
 @click.option("--exit-code", is_flag=True, help="Exit 2 if there are changes, 1 if there are mistakes.")
 @click.option(
     "-o",
@@ -165,7 +178,7 @@ def _print_problems(problems: Iterable[Problem]) -> None:
 
 
 class KindChoice(click.Choice[str]):
-    """A kind of spec; in the plural or short, too."""
+    """A kind of spec, in the singular, the plural or short."""
 
     def __init__(self) -> None:
         super().__init__(SCHEMA_KINDS)

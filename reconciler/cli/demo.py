@@ -1,5 +1,5 @@
 """
-A whole fleet at work on this machine: the first thing a newcomer sees.
+Demo: a small fleet at work on this machine.
 """
 
 import asyncio
@@ -58,14 +58,14 @@ FIX = "task/calculator/fix-average"
     "--dir",
     "folder",
     type=NamedFolder(),
-    help="Where to make it all; a fresh temporary folder if left out.",
+    help="Where to create it; a temporary folder if left out.",
 )
 @click.option(
     "--adapter",
     default="script",
     show_default=True,
     metavar="NAME",
-    help="Agent that does the work: claude-code and codex use the real CLI, if it is installed.",
+    help="Agent for the tasks: claude-code and codex use the real CLI, if it is installed.",
 )
 def demo(*, folder: Path | None, adapter: str) -> int:
     """
@@ -105,7 +105,7 @@ def make_project(folder: Path) -> None:
 
 
 def make_fleet(folder: Path, adapter: str) -> None:
-    """Make the fleet's repository: the example, its tasks given to the adapter."""
+    """Make the fleet's repository: the example, beside the project, its tasks given to the adapter."""
     from reconciler.cli.init import schema_files
     from reconciler.git.checkout import begin
     from reconciler.specs.edit import edit
@@ -114,6 +114,8 @@ def make_fleet(folder: Path, adapter: str) -> None:
     for name, text in schema_files():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
+    repo = folder / "specs" / "repos" / "calculator.yaml"
+    repo.write_text(edit(repo.read_text(encoding="utf-8"), {"url": "../calculator"}), encoding="utf-8")
     if adapter != "script":
         for path in (folder / "specs" / "tasks").rglob("*.yaml"):
             changes = {"adapter": adapter, "script": None}
@@ -148,9 +150,9 @@ def _show(place: Path) -> None:
 
     fleet, project = place / "fleet", Checkout(place / "calculator")
     _heading("Nothing is left to do", "reconciler plan")
-    words = ("--repo", fleet, "--data-dir", place / "state", "plan")
+    args = ("--repo", fleet, "--data-dir", place / "state", "plan")
     plan = subprocess.run(
-        [sys.executable, "-m", "reconciler", *words], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "reconciler", *args], capture_output=True, text=True, check=False
     )
     _print(plan.stdout + plan.stderr)
     _heading("The branch that makes the test pass", f"git -C calculator diff main {FIX}")
@@ -172,7 +174,7 @@ def _print(text: str) -> None:
 
 
 def _test(project: "Checkout", branch: str) -> str:
-    """Run the project's tests as they are on a branch, away from anybody's work tree."""
+    """Run the project's tests on a branch, in a clone of its own."""
     with tempfile.TemporaryDirectory() as folder:
         project.clone(folder, branch)
         done = subprocess.run(TEST, cwd=folder, capture_output=True, check=False)

@@ -1,5 +1,5 @@
 """
-The root command: what there is to call, and what becomes of errors.
+Root command: the table of commands, and the mapping of errors to exit codes.
 """
 
 import gc
@@ -128,18 +128,18 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
 
 
 NAMES = (click.Abort, click.ClickException, ReconcilerError, OSError)
-"""Errors that end a command with a line; any other is a mistake of ours, and told in full."""
+"""Errors that end a command with one line; any other is a bug, with its traceback."""
 
 
 class Root(click.Group):
-    """Commands that are imported when they are called, and the one edge where errors become exit codes."""
+    """Root group: imports commands when they are called, and turns errors into exit codes."""
 
     entries: Mapping[str, CommandEntry] = {
         name: entry for part in COMMANDS.values() for name, entry in part.items()
     }
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run, say in a line what went wrong, and exit with the documented code."""
+        """Run; print an error in one line, and exit with the documented code."""
         try:
             result = super().main(*args, **{**extra, "standalone_mode": False})
             sys.stdout.flush()
@@ -150,7 +150,7 @@ class Root(click.Group):
             click.echo(f"error: {lost}", err=True)
             sys.exit(ExitCode.FAILURE)
         except (*NAMES, ExceptionGroup) as error:
-            code, message = report_error(_alone(error))
+            code, message = report_error(_first_error(error))
             click.echo(message, err=True)
             sys.exit(code)
         sys.exit(result if isinstance(result, int) else ExitCode.OK)
@@ -170,7 +170,7 @@ class Root(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the arguments begin with, or say which one may be meant."""
+        """Find the command that the arguments name, or suggest a similar one."""
         name = args[0]
         if name not in self.entries and not name.startswith("-") and not ctx.resilient_parsing:
             ctx.fail(f"no such command {name!r}{did_you_mean(name, self.entries)}")
@@ -230,7 +230,7 @@ def cli(ctx: click.Context, repo: str | None, branch: str | None, data_dir: Path
 
 def main() -> None:
     """
-    Run the command line, and end as soon as that has.
+    Run the command line, and exit without interpreter cleanup.
 
     To take all modules apart again takes a fifth of what most commands do, as
     does looking for garbage while they are imported. What must last is on the
@@ -248,13 +248,13 @@ def _leave(code: object) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(
             OSError, ValueError, AttributeError, OutputLost
-        ):  # nobody reads any more, or it is closed
+        ):  # the reader is gone, or the stream is closed
             stream.flush()
     os._exit(code if isinstance(code, int) else ExitCode.FAILURE if code else ExitCode.OK)
 
 
-def _alone(error: Exception) -> Exception:
-    """Return the first error of a group of known ones, as tasks that ran together raise it."""
+def _first_error(error: Exception) -> Exception:
+    """Return the first error of an exception group of known errors, as concurrent tasks raise it."""
     while isinstance(error, ExceptionGroup):
         if error.split(NAMES)[1] is not None:
             raise error
@@ -263,7 +263,7 @@ def _alone(error: Exception) -> Exception:
 
 
 def report_error(error: Exception) -> tuple[int, str]:
-    """Return the exit code of an error and what is said about it."""
+    """Return the exit code and the message of an error."""
     match error:
         case click.UsageError():
             return ExitCode.USAGE, f"error: {error.format_message()}{_where_help_is(error)}"
@@ -275,10 +275,10 @@ def report_error(error: Exception) -> tuple[int, str]:
             return exit_code(error), f"error: {_with_remedy(str(error))}"
         case click.Abort():
             return ExitCode.INTERRUPTED, "interrupted"
-    return ExitCode.FAILURE, f"error: {_with_remedy(_words(error))}"
+    return ExitCode.FAILURE, f"error: {_with_remedy(_message(error))}"
 
 
-def _words(error: Exception) -> str:
+def _message(error: Exception) -> str:
     """Return what an error says; of a file its name first, and no number."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
@@ -290,17 +290,17 @@ _REMEDIES = (
     (("Read-only file system",), "mount it for writing (see `dmesg` if it was), or use another place"),
     (("Permission denied", "Operation not permitted"), "see who may write there, and who you are (`id`)"),
 )
-"""What to do about what the file system says, in its words."""
+"""What to do about what the file system says, in its message."""
 _NO_FILE = "(publickey"
 """In what SSH says, whose permissions are others."""
 
 
-def _with_remedy(words: str) -> str:
+def _with_remedy(message: str) -> str:
     """Return an error with what to do, where it is the file system's and does not say so yet."""
     for signs, remedy in _REMEDIES:
-        if any(sign in words for sign in signs) and ";" not in words and _NO_FILE not in words:
-            return f"{words}; {remedy}"
-    return words
+        if any(sign in message for sign in signs) and ";" not in message and _NO_FILE not in message:
+            return f"{message}; {remedy}"
+    return message
 
 
 def _where_help_is(error: click.UsageError) -> str:

@@ -16,7 +16,7 @@ from reconciler.core.times import format_time
 from reconciler.core.views import HostView, TaskView, WorkerView
 
 DASH = "-"
-"""What stands in a table where there is nothing to say."""
+"""Empty cell of a table."""
 
 # --- Tables ----------------------------------------------------------------
 
@@ -31,15 +31,15 @@ def task_columns(now: datetime) -> Sequence[Column]:
         Column("HOST", _place),
         Column("ADAPTER", lambda view: view.spec.adapter if view.spec else DASH, is_wide=True),
         Column("REPO", lambda view: view.repo or DASH, is_wide=True),
-        Column("BRANCH", _of_status("branch_name"), is_wide=True),
-        Column("RUN", _of_status("run"), is_wide=True),
+        Column("BRANCH", _of_run("branch"), is_wide=True),
+        Column("RUN", _of_run("key"), is_wide=True),
         Column("TITLE", lambda view: view.spec.headline if view.spec else DASH, is_wide=True),
         Column("REASON", lambda view: _reason_and_last_line(view) or _last_output(view, now)),
     )
 
 
 def shown_reason(view: TaskView) -> str:
-    """Return why a task is not further; of one that is not on record yet, what to look at."""
+    """Return why a task is not further along; for one that is not on record yet, a hint."""
     is_unseen = view.status is None and view.blocker is None
     return (
         "not yet seen by the reconciler (does one run? see `reconciler status`)" if is_unseen else view.reason
@@ -61,8 +61,8 @@ def _place(view: TaskView) -> str:
     return f"agent {view.assigned_agent}" if view.assigned_agent else view.assigned_host or DASH
 
 
-def _of_status(field: str) -> Callable[[TaskView], str]:
-    return lambda view: (view.status and getattr(view.status, field)) or DASH
+def _of_run(field: str) -> Callable[[TaskView], str]:
+    return lambda view: getattr(view.status.run, field) if view.status and view.status.run else DASH
 
 
 def host_columns(now: datetime) -> Sequence[Column]:
@@ -80,7 +80,7 @@ def host_columns(now: datetime) -> Sequence[Column]:
 
 
 def adapters_of(view: HostView) -> str:
-    """Return which agent CLIs a host offers, in words, with their versions as far as they were found."""
+    """Return the agent CLIs of a host as text, with the versions that were found."""
     versions = view.status.adapters if view.status else {}
     if view.spec.adapters is None:
         return ", ".join(["any", *(_cli(name, cli) for name, cli in versions.items() if cli.ok)])
@@ -174,7 +174,7 @@ def host_document(view: HostView) -> Document:
 
 
 def spec_document(value: WorkerView | Adapter | Repo) -> Document:
-    """Return a thing that has no status as `-o json` prints it; of an agent, what it holds too."""
+    """Return an object without a status as `-o json` prints it; an agent with the tasks it holds."""
     if isinstance(value, WorkerView):
         return {**_spec_document(value.spec), "held": list(value.held)}
     return _spec_document(value)

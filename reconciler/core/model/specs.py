@@ -193,7 +193,7 @@ def work_id(spec: TaskSpec) -> str:
     """
     Return the identity of what a task's own file asks for, 12 hex digits.
 
-    A settled task runs again when this changes. A new priority, a mended
+    A settled task runs again when this changes. A new priority, a fixed
     comment or another default of the fleet leaves it alone.
     """
     fields = (spec.goal, spec.script, spec.repo, spec.issue, spec.constraints, spec.validation, spec.rerun)
@@ -301,6 +301,8 @@ class Forge(Frozen):
     """Owner and name there, such as `tools/calculator`."""
     token: Secret
     """Token of the bot account."""
+    account: Text | None = None
+    """Name of the bot account, for a token that may not read it, such as one limited to repositories."""
     webhook_secret: Secret | None = None
     """What its webhooks are signed with; without it they are refused."""
     ca: Text | None = None
@@ -411,7 +413,7 @@ class Desired:
     agents: Mapping[str, Agent] = field(default_factory=dict)
     repos: Mapping[str, Repo] = field(default_factory=dict)
     broken: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
-    """Tasks that a person must mend before they may start, by name; they may be absent in `tasks`."""
+    """Tasks that a person must fix before they may start, by name; they may be absent in `tasks`."""
     problems: tuple[Problem, ...] = ()
     """Every problem of the revision, of all kinds, in order of path, line and column."""
     warnings: tuple[Problem, ...] = ()
