@@ -48,6 +48,16 @@ class WorkerLogStore(Protocol):
         """
 
 
+class MetricsService(Protocol):
+    """Metrics of the reconciler, and who is told of each answer."""
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Return all metrics in the format that an Accept header asks for, and its media type."""
+
+    def request(self, operation: str, status: int, seconds: float) -> None:
+        """Take note of an answer, and how long it took."""
+
+
 Propose = Callable[[ProposalRequest, str], Awaitable[Proposal]]
 """
 Put what an agent proposes on a branch of its own.
@@ -67,3 +77,7 @@ class Services:
     whole_url: Callable[[str], str]
     """Return where a code repository is for somebody who does not know where the fleet's own is."""
     last_output: LastOutput = lambda *_: None
+    unready: Callable[[], str] = lambda: ""
+    """Return why tasks are not looked after now, in words; empty if they are."""
+    metrics: MetricsService | None = None
+    """None: there are none."""
