@@ -86,7 +86,11 @@ class Operation:
     raw_body: str | None = None
     """Media type of a body that the handler reads itself."""
     is_versioned: bool = False
-    """Whether the answer changes only with the state branch or the specs, so that it has an ETag."""
+    """Whether the answer is the same as long as the state branch and the specs are."""
+    is_open_here: bool = False
+    """Whether no token is asked for where only programs of this machine can ask."""
+    is_unlimited: bool = False
+    """Whether it may be asked for as often as anybody likes, in no bucket with others."""
 
     @property
     def has_name(self) -> bool:

@@ -325,14 +325,14 @@ class ReadModel:
         for problem in self.desired.problems:
             yield Need(f"{problem.path}:{problem.line}", "Broken", str(problem).partition(": error: ")[2])
         for name, view in self.tasks().items():
-            if not view.problems and (need := _need(view)):  # problems were told above
+            if not view.problems and (need := task_need(view)):  # problems were told above
                 yield Need(f"task {name}", *need)
         for name, host in self.hosts().items():
             if host.state == "down" and host.status:
                 yield Need(f"host {name}", "Down", host.status.message)
 
 
-def _need(view: TaskView) -> tuple[str, str] | None:
+def task_need(view: TaskView) -> tuple[str, str] | None:
     """Return why a person must look at a task: a word, and a sentence."""
     if view.phase in BAD_ENDS:
         return view.phase.value.capitalize(), view.reason
