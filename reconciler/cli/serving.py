@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from reconciler.store.leader import holder_of
 from reconciler.store.presence import Presence, PresenceFile
 
 if TYPE_CHECKING:
@@ -45,6 +44,8 @@ async def serving(fleet: "FleetSession", branch: str) -> Serving:
             presence=presence,
         )
     if fleet.repository.address:
+        from reconciler.store.leader import holder_of
+
         _, leader = await holder_of(fleet.repository, f"refs/remote-fleet/leader/{branch}")
         if leader is not None and (not leader.is_here() or leader.is_alive()):
             is_alive = True if leader.is_here() else None

@@ -191,11 +191,11 @@ class AdapterSpec(Frozen):
     """Version probe."""
     health: HealthCheck | None = None
     """Health probe."""
-    output: Output = Output()
+    output: Output = Output.model_construct()
     """How to read what it prints."""
-    limits: RoundLimits = RoundLimits()
+    limits: RoundLimits = RoundLimits.model_construct()
     """What one round may take."""
-    stop: StopSignal = StopSignal()
+    stop: StopSignal = StopSignal.model_construct()
     """How it is ended."""
     cleanup: Strings = ()
     """Paths in the workspace that the CLI leaves behind; they are not committed."""

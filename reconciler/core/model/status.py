@@ -142,7 +142,7 @@ class Session(Frozen):
     """The agent CLI's session, which a later round resumes."""
 
     id: str
-    totals: Usage = Usage()
+    totals: Usage = Usage.model_construct()
     """The CLI's running totals, as it last told them."""
 
 
@@ -201,7 +201,7 @@ class Status(Frozen):
     """Commit of another task's branch that the attempt begins on; the base branch if None."""
     base_commit: str | None = None
     head_commit: str | None = None
-    review: Annotated[ReviewState, Field(strict=False)] = ReviewState()
+    review: Annotated[ReviewState, Field(strict=False)] = ReviewState.model_construct()
     session: Annotated[Session | None, Field(strict=False)] = None
     not_before: Time | None = None
     """No new run before this time: backoff, or a quota."""
@@ -212,7 +212,7 @@ class Status(Frozen):
     """Validation of the last round."""
     summary: str = ""
     """The agent's last words on work that was delivered or completed."""
-    usage: Usage = Usage()
+    usage: Usage = Usage.model_construct()
     """All runs together."""
     prompt_sha256: str | None = None
     """Of the last round's prompt."""
