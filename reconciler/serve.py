@@ -405,7 +405,7 @@ async def _api(
         propose=Proposals(cache, fleet.writer, edit, partial(_check, fleet)).propose,
         hooks=hooks,
         whole_url=partial(whole_url, fleet=fleet.base),
-        last_output=fleet.dispatch.logs.last_output,
+        figures=fleet.dispatch.logs.figures,
     )
     app = make_app(
         cache,

@@ -52,7 +52,7 @@ def make_app(
             *WorkerProtocol(
                 controller, leases, services, clock, closing, Buckets(limits.proposals), limits.waits
             ).operations,
-            *ReadOperations(controller, services.record, gate.last_use.get, services.last_output).operations,
+            *ReadOperations(controller, services.record, gate.last_use.get, services.figures).operations,
             *EventStream(tail, services.record, closing, gate.is_still_good, limits.streams).operations,
             *WebhookRoute(services.hooks).operations,
             *Pulse(controller, services.record).operations,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from reconciler.controller.ports import Hooks
 from reconciler.core.transitions import TransitionRecord
-from reconciler.core.views import LastOutput
+from reconciler.core.views import FiguresOf
 from reconciler.wire import Proposal, ProposalRequest
 
 
@@ -66,4 +66,4 @@ class Services:
     hooks: Hooks
     whole_url: Callable[[str], str]
     """Return where a code repository is for somebody who does not know where the fleet's own is."""
-    last_output: LastOutput = lambda *_: None
+    figures: FiguresOf = lambda *_: None

@@ -4,12 +4,14 @@ Whether a reconciler is at work on a fleet, as far as can be told from here.
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler.store.presence import Presence, PresenceFile
 
 if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
+    from reconciler.core.views import FiguresOf, LiveFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,17 @@ class Serving:
     """Of one that works, or worked, with the same data folder."""
     last_sign: datetime | None = None
     """When the last one ended, or was last heard of."""
+
+
+def figures_in(data: Path) -> "FiguresOf":
+    """Return how to find the figures of live runs that are followed with a data folder."""
+
+    def figures(run: str, number: int) -> "LiveFigures | None":
+        from reconciler.dispatch.logs import LogFolder
+
+        return LogFolder(data / "logs").figures(run, number)
+
+    return figures
 
 
 async def serving(fleet: "FleetSession", branch: str) -> Serving:

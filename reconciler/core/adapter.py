@@ -78,6 +78,24 @@ Pattern = Annotated[Text, AfterValidator(check_pattern)]
 """A regular expression that takes no longer than others on any line."""
 
 
+class Streamed(Frozen):
+    """
+    Where a CLI that prints events tells of a turn as it goes, for the figures of live runs.
+
+    JMESPath expressions, each asked of one event alone. What a run took is on
+    record by the rules of its whole output, and not by these.
+    """
+
+    turn: Text
+    """Name of the turn that an event is of, null for none. Of several events of a turn the last counts."""
+    input_tokens: Text | None = None
+    """Input tokens of the turn, cached ones not counted."""
+    output_tokens: Text | None = None
+    """Output tokens of the turn."""
+    cached_tokens: Text | None = None
+    """Input tokens of the turn that came from a cache."""
+
+
 class Output(Frozen):
     """
     How to read what the CLI printed.
@@ -139,6 +157,8 @@ class Output(Frozen):
     How a line of its output begins, on stdout or stderr, that says that it waits to call a model once more
     that refused it often enough: the run is ended, and fails with that line (its first group) as its error.
     """
+    streamed: Streamed | None = None
+    """Turns and tokens of a run that goes on, if its events tell; with `format: json_lines`."""
     cumulative: tuple[Literal["tokens", "cost"], ...] = ()
     """What the CLI reports as a running total of the session and not of the run."""
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import singledispatch
 from urllib.parse import urlsplit
 
-from reconciler.core.adapter import RULES, AdapterSpec, Secret
+from reconciler.core.adapter import RULES, AdapterSpec, Output, Secret
 from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import (
     AgentSpec,
@@ -108,14 +108,21 @@ def _adapter(spec: AdapterSpec) -> Iterator[Mistake]:
             yield Mistake((field, "command"), "must name a program")
     if spec.command and not spec.command[0].strip():
         yield Mistake(("command", 0), "must name a program")
-    is_text = "format" in spec.output.model_fields_set and spec.output.format == "text"
+    yield from _output_rules(spec.output)
+    yield from _places_and_codes(spec)
+
+
+def _output_rules(output: Output) -> Iterator[Mistake]:
+    is_text = "format" in output.model_fields_set and output.format == "text"
     for field in (
         RULES if not is_text else ()
     ):  # of text, they are patterns: see `core.runs.command.check_adapter`
-        expression = getattr(spec.output, field)
+        expression = getattr(output, field)
         if expression is not None:
             yield from _tried(("output", field), _check_expression, expression)
-    yield from _places_and_codes(spec)
+    for field, expression in output.streamed or ():
+        if expression is not None:
+            yield from _tried(("output", "streamed", field), _check_expression, expression)
 
 
 def _places_and_codes(spec: AdapterSpec) -> Iterator[Mistake]:
