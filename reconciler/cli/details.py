@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from reconciler.cli.render import adapters_of, count_words, shown_reason, spec_document
+from reconciler.cli.render import adapters_of, count_texts, shown_reason, spec_document
 from reconciler.cli.terminal import ago, table, value_block
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.fields import format_duration
@@ -82,7 +82,7 @@ def _live_fields(view: TaskView, now: datetime) -> Iterator[tuple[str, str]]:
     if view.is_live:
         at = view.last_output_at
         yield "last output", f"{ago(at, now)} ago" if at else "none so far, as far as is known here"
-        yield "this round", ", ".join(count_words(view.live)) if view.live else ""
+        yield "this round", ", ".join(count_texts(view.live)) if view.live else ""
 
 
 def _usage(usage: Usage) -> str:
@@ -118,7 +118,7 @@ def _host_fields(view: HostView, now: datetime) -> Iterator[tuple[str, str]]:
     yield "runs", "\n".join(view.runs)
     if host.drain and host.drain_until:
         yield "drain until", format_time(host.drain_until)
-    yield from _way_fields(host)
+    yield from _route_fields(host)
     yield "labels", ", ".join(host.labels)
     yield "adapters", adapters_of(view)
     yield "weight", f"{host.weight:g}" if host.weight != 1 else ""
@@ -131,7 +131,7 @@ def _host_fields(view: HostView, now: datetime) -> Iterator[tuple[str, str]]:
         yield "git", status.git or ("missing" if status.os else "")
 
 
-def _way_fields(host: Host) -> Iterator[tuple[str, str]]:
+def _route_fields(host: Host) -> Iterator[tuple[str, str]]:
     """Yield how a host is reached; nothing of this machine."""
     if host.address is None:
         return

@@ -36,7 +36,7 @@ def task_columns(now: datetime) -> Sequence[Column]:
         Column("TITLE", lambda view: view.spec.headline if view.spec else DASH, is_wide=True),
         Column(
             "REASON",
-            lambda view: _reason_and_last_line(view) or (live_words(view.live, now) if view.live else ""),
+            lambda view: _reason_and_last_line(view) or (live_text(view.live, now) if view.live else ""),
         ),
     )
 
@@ -55,19 +55,19 @@ def _reason_and_last_line(view: TaskView) -> str:
     return ": ".join([reason, *(line for line in last if line not in reason)])
 
 
-def live_words(figures: LiveFigures, now: datetime) -> str:
+def live_text(figures: LiveFigures, now: datetime) -> str:
     """Return how far a live run is, in a few words."""
     at = figures.last_output_at
-    words = (*count_words(figures), f"last output {ago(at, now)} ago" if at else "")
-    return ", ".join(filter(None, words))
+    texts = (*count_texts(figures), f"last output {ago(at, now)} ago" if at else "")
+    return ", ".join(filter(None, texts))
 
 
-def count_words(figures: LiveFigures) -> Sequence[str]:
+def count_texts(figures: LiveFigures) -> Sequence[str]:
     """Return the turns and tokens of a live run in words, as far as its CLI tells them as it goes."""
     turns = f"{figures.turns} turn{'s' * (figures.turns != 1)}" if figures.turns is not None else ""
     kinds = (("in", figures.input_tokens), ("cached", figures.cached_tokens), ("out", figures.output_tokens))
     tokens = " + ".join(f"{count:,} {kind}" for kind, count in kinds if count is not None)
-    return [words for words in (turns, f"tokens {tokens}" if tokens else "") if words]
+    return [text for text in (turns, f"tokens {tokens}" if tokens else "") if text]
 
 
 def _place(view: TaskView) -> str:

@@ -69,21 +69,21 @@ def ran(fleet):
     return fleet
 
 
-def imported_by(fleet, words):
+def imported_by(fleet, args):
     place = ["--repo", str(fleet.folder), "--data-dir", str(fleet.data)]
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *place, *words], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM, *place, *args], capture_output=True, text=True, check=True
     )
     return set(done.stderr.rpartition("imported: ")[2].split())
 
 
-@pytest.mark.parametrize("words", WORDS, ids=" ".join)
-def test_a_command_that_looks_imports_nothing_heavy(ran, words):
-    ran.run(*words)  # the first that looks at a commit parses it
+@pytest.mark.parametrize("args", WORDS, ids=" ".join)
+def test_a_command_that_looks_imports_nothing_heavy(ran, args):
+    ran.run(*args)  # the first that looks at a commit parses it
 
-    imported = imported_by(ran, words)
+    imported = imported_by(ran, args)
 
-    assert {name for name in imported if name in WORDS[words]} == set()
+    assert {name for name in imported if name in WORDS[args]} == set()
     assert "click" in imported
 
 
@@ -142,9 +142,9 @@ def test_the_program_ends_with_its_code_and_all_it_had_to_say(fleet):
 
 
 def test_nobody_who_reads_is_no_traceback(fleet):
-    words = " ".join([*fleet.command, "schema"])
+    message = " ".join([*fleet.command, "schema"])
 
-    done = subprocess.run(["sh", "-c", f"{words} | head -1"], capture_output=True, text=True, check=False)
+    done = subprocess.run(["sh", "-c", f"{message} | head -1"], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
