@@ -89,6 +89,13 @@ def test_a_command_that_looks_imports_nothing_heavy(ran):
     assert all("click" in names for names in imported.values())
 
 
+def test_a_reconciler_imports_what_speaks_to_hosts_and_forges_once_there_are_any(ran):
+    imported = imported_by(ran, ("run", "--once"))
+
+    assert imported & {"asyncssh", "cryptography", "httpx2", "sanic", "git", "rich", "mcp"} == set()
+    assert "reconciler.controller.loop" in imported
+
+
 def test_specs_with_a_mistake_are_parsed_once_too(ran):
     ran.write("specs/tasks/hello.yaml", "goal: [\n")
     ran.write("specs/hosts/odd.yaml", "slots: many\n")
