@@ -1,5 +1,5 @@
 """
-What it all took: `cost`, from history alone.
+Usage and cost: `cost`, from history alone.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reconciler.store.spending import Spending
 
 NONE = "-"
-"""Stands for those without: a task without a repo, a run without a named model."""
+"""Name for the rest: tasks without a repo, runs without a named model."""
 KEYS: "Mapping[str, Callable[[Spending], str | None]]" = {
     "task": lambda spent: spent.task,
     "repo": lambda spent: spent.repo,
@@ -30,16 +30,18 @@ KEYS: "Mapping[str, Callable[[Spending], str | None]]" = {
     "day": lambda spent: format_time(spent.at)[:10],
     "model": lambda spent: spent.model,
 }
-"""What sums can be made by; days are those of UTC."""
+"""Keys to group by; days are in UTC."""
 
 Sums = Mapping[str, Usage]
 
 
 @click.command()
 @click.option(
-    "--by", type=click.Choice(list(KEYS)), default="task", show_default=True, help="What to sum up by."
+    "--by", type=click.Choice(list(KEYS)), default="task", show_default=True, help="What to group by."
 )
-@click.option("--since", metavar="DURATION", callback=duration, help="Not what is older, such as 7d.")
+@click.option(
+    "--since", metavar="DURATION", callback=duration, help="Only what is newer than this, such as 7d."
+)
 @click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
 )
@@ -69,7 +71,7 @@ async def _spending(context: Context, since: datetime | None) -> "Sequence[Spend
 
 
 def sums_by_name(spent: "Iterable[Spending]", by: str) -> Sums:
-    """Return sums by name, the dearest first; days in their order."""
+    """Return sums by name, the most expensive first; days in order of time."""
     sums: dict[str, Usage] = {}
     for each in spent:
         name = KEYS[by](each) or NONE

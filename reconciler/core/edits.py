@@ -1,5 +1,5 @@
 """
-What people ask for in words: which fields of a task change, or why there is nothing to do.
+Edits behind `suspend`, `resume`, `cancel` and `retry`: which fields change, or why none needs to.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from reconciler.core.model.specs import DesiredState, TaskSpec
 from reconciler.core.model.status import Status
 
 FieldChanges = Mapping[str, object]
-"""New values of fields; None: the field goes."""
+"""New values by field; None removes the field."""
 
 
 def suspending(name: str, spec: TaskSpec, _: Status | None) -> FieldChanges | str:
@@ -34,7 +34,7 @@ def cancelling(name: str, spec: TaskSpec, _: Status | None) -> FieldChanges | st
 
 
 def retrying(name: str, spec: TaskSpec, status: Status | None) -> FieldChanges | str:
-    """Ask once more for a task that is settled, or cancelled."""
+    """Run a task once more that is settled or cancelled."""
     if spec.desired is DesiredState.CANCELLED:
         return {"desired": "active", "rerun": spec.rerun + 1}
     if status is None or not status.phase.is_settled:
