@@ -104,7 +104,7 @@ def make_project(folder: Path) -> None:
 
 
 def make_fleet(folder: Path, adapter: str) -> None:
-    """Make the fleet's repository: the example, its tasks given to the adapter."""
+    """Make the fleet's repository: the example, beside the project, its tasks given to the adapter."""
     from reconciler.cli.init import schema_files
     from reconciler.git.checkout import begin
     from reconciler.specs.edit import edit
@@ -113,6 +113,8 @@ def make_fleet(folder: Path, adapter: str) -> None:
     for name, text in schema_files():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
+    repo = folder / "specs" / "repos" / "calculator.yaml"
+    repo.write_text(edit(repo.read_text(encoding="utf-8"), {"url": "../calculator"}), encoding="utf-8")
     if adapter != "script":
         for path in (folder / "specs" / "tasks").rglob("*.yaml"):
             changes = {"adapter": adapter, "script": None}

@@ -157,6 +157,11 @@ class Output(Frozen):
     How a line of its output (stdout or stderr) begins that announces yet another retry of a model call
     after several failed: the run is ended and fails with that line (its first group) as its error.
     """
+    give_up_after: Annotated[int, Field(ge=1, le=10**6)] = 1
+    """
+    How many such lines end it, one after the other on the same stream with two others between them at most:
+    for a CLI that does not count its calls.
+    """
     streamed: Streamed | None = None
     """Turns and tokens of a run that goes on, if its events tell; with `format: json_lines`."""
     cumulative: tuple[Literal["tokens", "cost"], ...] = ()

@@ -247,6 +247,7 @@ class Round:
             silence=self.order.stall_timeout.total_seconds(),
             output=self._most_output,
             give_up=self.order.adapter.output.give_up,
+            give_up_after=self.order.adapter.output.give_up_after,
             counter=FigureCounter(streamed, self.logs, self._agent) if streamed else None,
         )
         return await self._follow(self._agent, state, bounds)

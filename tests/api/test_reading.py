@@ -49,7 +49,7 @@ async def test_the_last_sign_of_a_live_run_is_its_last_output_where_it_is_follow
     run = (await take(jeeves))["lease"]
     printed = world.controller.statuses["a"].since + timedelta(hours=1)
     figures = LiveFigures(last_output_at=printed, turns=2, input_tokens=203, cached_tokens=6000)
-    heard = {(run, world.controller.statuses["a"].round): figures}
+    heard = {(run, world.controller.statuses["a"].run.round): figures}
 
     model = replace(read_model(world.controller), live=lambda *key: heard.get(key))
     shown = task_body(model.task("a"))

@@ -72,7 +72,7 @@ def test_another_program_parses_again(snapshot, monkeypatch):
 def test_a_broken_task_is_parsed_again_once_the_record_names_another_generation(snapshot):
     desired = replace(EXAMPLE, broken={"a": (Problem("specs/tasks/a.yaml", 1, 1, "not so"),)})
     status, other = (
-        Status(phase=Phase.COMPLETED, since=NOW, created_at=NOW, generation=g, work="w") for g in "12"
+        Status(phase=Phase.CREATED, since=NOW, created_at=NOW, generation=g, work="w") for g in "12"
     )
 
     snapshot.save("c1", desired, {"a": status, "b": status})
