@@ -210,6 +210,7 @@ AGENT = """\
 command: [sh, -c, "{script}"]
 output:
   format: json_lines
+  text: "[-1].text"
   terminal: "[-1].type"
   streamed:
     turn: "type=='assistant' && message.id || null"
