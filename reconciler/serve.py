@@ -425,7 +425,7 @@ async def _api(
         propose=Proposals(cache, fleet.writer, edit, partial(_check, fleet)).propose,
         hooks=hooks,
         whole_url=partial(whole_url, fleet=fleet.base),
-        last_output=fleet.dispatch.logs.last_output,
+        figures=fleet.dispatch.logs.figures,
         unready=partial(_unready, fleet),
         metrics=fleet.metrics,
     )

@@ -60,7 +60,7 @@ def make_app(
             *WorkerProtocol(
                 view, leases, services, clock, closing, Buckets(limits.proposals), limits.waits
             ).operations,
-            *ReadOperations(view, services.record, gate.last_use.get, services.last_output).operations,
+            *ReadOperations(view, services.record, gate.last_use.get, services.figures).operations,
             *EventStream(tail, services.record, closing, gate.is_still_good, limits.streams).operations,
             *WebhookRoute(services.hooks).operations,
             *Pulse(view, services.record, services.unready).operations,

@@ -20,7 +20,8 @@ from sanic.response import HTTPResponse
 from reconciler.api.server import BODY_LIMIT
 from reconciler.api.tokens import Caller, Scope
 from reconciler.core.errors import NotFound, UsageError
-from reconciler.core.fields import Frozen, check_name
+from reconciler.core.fields import Frozen
+from reconciler.core.names import check_name
 
 JSON = "application/json"
 BODY_CHUNK = 1024 * 1024

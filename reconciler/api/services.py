@@ -8,7 +8,7 @@ from typing import Protocol
 
 from reconciler.controller.ports import Hooks
 from reconciler.core.transitions import TransitionRecord
-from reconciler.core.views import LastOutput
+from reconciler.core.views import FiguresOf
 from reconciler.wire import Proposal, ProposalRequest
 
 
@@ -76,8 +76,8 @@ class Services:
     hooks: Hooks
     whole_url: Callable[[str], str]
     """Resolve the URL of a code repository that may be relative to the fleet's."""
-    last_output: LastOutput = lambda *_: None
+    figures: FiguresOf = lambda *_: None
     unready: Callable[[], str] = lambda: ""
-    """Return why tasks are not looked after now, in words; empty if they are."""
+    """Return why tasks are not reconciled now, as text; empty if they are."""
     metrics: MetricsService | None = None
     """None: there are none."""
