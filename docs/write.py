@@ -12,12 +12,13 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
+from reconciler.api.metrics import TABLE
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.main import COMMANDS
 from reconciler.cli.shapes import SHAPES
 from reconciler.core.lifecycle import diagram
 from reconciler.core.model.specs import Kind, TaskDefaults
-from reconciler.core.model.status import FLAT, AtWorker, HostStatus, OnHost, ReviewState, Session, Status
+from reconciler.core.model.status import FLAT, AtWorker, HostStatus, OnHost, ReviewState, Run, Session, Status
 from reconciler.specs.schema import json_schema
 
 DOCS = Path(__file__).parent
@@ -47,6 +48,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "lifecycle.md", f"```mermaid\n{diagram()}```\n"
     yield "commands.md", "".join(commands())
     yield "output.md", "".join(shapes())
+    yield "metrics.md", "".join(metrics())
 
 
 def fields(kind: Kind) -> Iterator[str]:
@@ -97,7 +99,7 @@ def shapes() -> Iterator[str]:
         yield from shape_table(document)
     for part in parts.values():
         yield from shape_table(part)
-    parts_of = {"holder": (OnHost, AtWorker), "review": (ReviewState,), "session": (Session,)}
+    parts_of = {"run": (Run,), "holder": (OnHost, AtWorker), "review": (ReviewState,), "session": (Session,)}
     yield from status_table("Status of a task", Status, parts_of)
     yield from status_table("Status of a host", HostStatus, {})
 
@@ -109,20 +111,24 @@ Parts = Mapping[str, Sequence[type[BaseModel]]]
 def status_table(title: str, model: type[BaseModel], parts: Parts) -> Iterator[str]:
     """Yield the fields of a status as it is on record; those of its parts stand among its own there."""
     yield f"### {title}\n\n| field | what it is |\n|---|---|\n"
-    for name, about in described(model).items():
-        if name not in parts:
-            yield f"| `{name}` | {about} |\n"
-        for part in parts.get(name, ()):
-            for inner, words in described(part).items():
-                yield f"| `{FLAT[name][inner]}` | {words} |\n"
+    yield from status_fields(model, parts, {})
     yield "\n"
 
 
+def status_fields(model: type[BaseModel], parts: Parts, names: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each field of a model and of its parts, by the names they have on record."""
+    for name, about in described(model).items():
+        if name not in parts:
+            yield f"| `{names.get(name, name)}` | {about} |\n"
+        for part in parts.get(name, ()):
+            yield from status_fields(part, parts, FLAT[name])
+
+
 def described(model: type[BaseModel]) -> dict[str, str]:
-    """Return the fields of a model, each with its words, or those of its name."""
+    """Return the fields of a model, each with its description, or what its name says."""
     properties = model.model_json_schema(mode="validation")["properties"]
-    words = {name: one_line(about) if "description" in about else "" for name, about in properties.items()}
-    return {name: text or f"{name.replace('_', ' ').capitalize()}." for name, text in words.items()}
+    texts = {name: one_line(about) if "description" in about else "" for name, about in properties.items()}
+    return {name: text or f"{name.replace('_', ' ').capitalize()}." for name, text in texts.items()}
 
 
 def shape_table(document: dict[str, Any]) -> Iterator[str]:
@@ -147,6 +153,14 @@ def type_of(about: dict[str, Any]) -> str:
     inner = about.get("items") or about.get("additionalProperties")
     of = f" of {type_of(inner)}" if isinstance(inner, dict) and inner else ""
     return f"{about.get('type', 'any')}{of}"
+
+
+def metrics() -> Iterator[str]:
+    """Yield the table of metrics."""
+    yield "| metric | type | labels | what it says |\n|---|---|---|---|\n"
+    for each in TABLE:
+        labels = ", ".join(f"`{label}`" for label in each.labels)
+        yield f"| `{each.name}` | {each.kind} | {labels} | {each.help} |\n"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from sanic.response import HTTPResponse
 from reconciler.api.auth import Authenticator
 from reconciler.api.health import Pulse
 from reconciler.api.limits import Buckets, RateLimits
+from reconciler.api.metrics_route import count_answers, metrics_operations
 from reconciler.api.openapi import openapi_document
 from reconciler.api.operation import JSON, Admission, Call, Operation, Reply, add_routes
 from reconciler.api.problems import answer_error
@@ -36,24 +37,34 @@ def make_app(
     clock: Clock,
     last_use: Path,
     limits: RateLimits = LIMITS,
+    is_local: bool = False,
 ) -> Sanic[Any, Any]:
     """
     Return the app; `server.running` serves it.
 
-    `last_use` is a file of the data folder. Call `app.ctx.notify()` whenever
+    `last_use` is a file of the data folder; `is_local` says that only programs of
+    this machine can ask. Call `app.ctx.notify()` whenever
     something went on record, so that those who listen hear of it at once.
     """
     app, closing, tail = bare_app(), Closing(), Tail(services.record)
-    gate = Authenticator(view, clock, LastUse(last_use, clock), Buckets(limits.token), Buckets(limits.peer))
+    gate = Authenticator(
+        view,
+        clock,
+        LastUse(last_use, clock),
+        Buckets(limits.token),
+        Buckets(limits.peer),
+        is_local=is_local,
+    )
     operations = _with_document(
         (
             *WorkerProtocol(
                 view, leases, services, clock, closing, Buckets(limits.proposals), limits.waits
             ).operations,
-            *ReadOperations(view, services.record, gate.last_use.get, services.last_output).operations,
+            *ReadOperations(view, services.record, gate.last_use.get, services.figures).operations,
             *EventStream(tail, services.record, closing, gate.is_still_good, limits.streams).operations,
             *WebhookRoute(services.hooks).operations,
-            *Pulse(view, services.record).operations,
+            *Pulse(view, services.record, services.unready).operations,
+            *metrics_operations(services.metrics),
         )
     )
 
@@ -62,6 +73,8 @@ def make_app(
 
     add_routes(app, operations, Admission(gate.admit, version))
     app.error_handler.add(Exception, answer_error)
+    if services.metrics is not None:
+        count_answers(app, services.metrics)
     app.before_server_stop(lambda *_: closing.set())
     app.ctx.operations = operations
     app.ctx.notify = tail.notify

@@ -12,13 +12,14 @@ from reconciler.core.planning.plan import Action, FollowRun, RecordEvent, StartR
 from reconciler.core.runs.leases import heartbeat
 from reconciler.core.times import EARLIEST, format_time
 from reconciler.core.transitions import TransitionRecord, transition_document
-from reconciler.core.views import HostView, ReadModel, TaskView, WorkerView, observed_on_record
+from reconciler.core.views import HostView, LiveFigures, ReadModel, TaskView, WorkerView, observed_on_record
 from reconciler.wire import (
     ActionKind,
     AgentBody,
     HistoryEntryBody,
     HostBody,
     Lease,
+    LiveBody,
     PlanBody,
     PlannedAction,
     PlannedWait,
@@ -73,6 +74,7 @@ def read_model(view: FleetView) -> ReadModel:
 def task_body(view: TaskView) -> TaskBody:
     """Return a task: what is asked for, and where it stands."""
     status, blocker = view.status or _UNRECORDED, view.blocker
+    run = status.run
     return TaskBody(
         name=view.name,
         title=view.title,
@@ -90,12 +92,13 @@ def task_body(view: TaskView) -> TaskBody:
         review_count=status.review.count,
         assigned_host=view.assigned_host,
         assigned_agent=view.assigned_agent,
-        run=status.run,
-        branch_name=status.branch_name,
+        run=run.key if run else None,
+        branch_name=run.branch if run else None,
         head_commit=status.head_commit,
         pull_request=status.review.pull_request.url if status.review.pull_request else None,
         failure=view.failure,
         last_activity_at=_time(view.last_activity_at),
+        live=live_body(view.live) if view.live else None,
         usage=status.usage,
     )
 
@@ -104,20 +107,33 @@ _UNRECORDED = Status(phase=Phase.CREATED, since=EARLIEST, created_at=EARLIEST, g
 """Status of a task that is not on record yet; its times are left out."""
 
 
+def live_body(figures: LiveFigures) -> LiveBody:
+    """Return how far a live run is."""
+    return LiveBody(
+        last_output_at=_time(figures.last_output_at),
+        turns=figures.turns,
+        input_tokens=figures.input_tokens,
+        output_tokens=figures.output_tokens,
+        cached_tokens=figures.cached_tokens,
+    )
+
+
 def run_body(view: TaskView) -> RunBody:
     """Return the live run of a task."""
     status = view.status or _UNRECORDED
+    run = status.last_run
     return RunBody(
-        run=status.run or "",
+        run=run.key,
         task=view.name,
         phase=view.phase,
         since=format_time(status.since),
         attempt=status.attempt,
-        round=status.round,
+        round=run.round,
         assigned_host=view.assigned_host,
         assigned_agent=view.assigned_agent,
-        branch_name=status.branch_name,
+        branch_name=run.branch,
         last_activity_at=_time(view.last_activity_at),
+        live=live_body(view.live) if view.live else None,
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.folders import NamedFolder
 from reconciler.cli.help import examples
 from reconciler.core.errors import NotFound, UsageError
 
@@ -57,7 +58,7 @@ FIX = "task/calculator/fix-average"
 @click.option(
     "--dir",
     "folder",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=NamedFolder(),
     help="Where to create it; a temporary folder if left out.",
 )
 @click.option(
@@ -105,7 +106,7 @@ def make_project(folder: Path) -> None:
 
 
 def make_fleet(folder: Path, adapter: str) -> None:
-    """Make the fleet's repository: the example, its tasks given to the adapter."""
+    """Make the fleet's repository: the example, beside the project, its tasks given to the adapter."""
     from reconciler.cli.init import schema_files
     from reconciler.git.checkout import begin
     from reconciler.specs.edit import edit
@@ -114,6 +115,8 @@ def make_fleet(folder: Path, adapter: str) -> None:
     for name, text in schema_files():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
+    repo = folder / "specs" / "repos" / "calculator.yaml"
+    repo.write_text(edit(repo.read_text(encoding="utf-8"), {"url": "../calculator"}), encoding="utf-8")
     if adapter != "script":
         for path in (folder / "specs" / "tasks").rglob("*.yaml"):
             changes = {"adapter": adapter, "script": None}

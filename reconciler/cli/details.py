@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from reconciler.cli.render import adapters_of, shown_reason, spec_document
+from reconciler.cli.render import adapters_of, count_texts, shown_reason, spec_document
 from reconciler.cli.terminal import ago, table, value_block
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.fields import format_duration
@@ -65,7 +65,8 @@ def _spec_fields(task: Task) -> Iterator[tuple[str, str]]:
 
 
 def _status_fields(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
-    yield "run", f"{status.run} (attempt {status.attempt}, round {status.round})" if status.run else ""
+    run = status.run
+    yield "run", f"{run.key} (attempt {status.attempt}, round {run.round})" if run else ""
     yield "host", status.assigned_host or ""
     yield "agent", status.assigned_agent or ""
     yield "pull request", status.review.pull_request.url if status.review.pull_request else ""
@@ -83,6 +84,7 @@ def _live_fields(view: TaskView, now: datetime) -> Iterator[tuple[str, str]]:
     if view.is_live:
         at = view.last_output_at
         yield "last output", f"{ago(at, now)} ago" if at else "none so far, as far as is known here"
+        yield "this round", ", ".join(count_texts(view.live)) if view.live else ""
 
 
 def _usage(usage: Usage) -> str:

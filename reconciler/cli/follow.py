@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from reconciler import clock
 from reconciler.cli.notices import say, say_if_nobody_serves
+from reconciler.cli.serving import figures_in
 from reconciler.core.errors import Unavailable
 from reconciler.core.views import ReadModel, observed_on_record
-from reconciler.dispatch.logs import LogFolder
 from reconciler.git.repository import Repository
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class FleetFollower:
 
         self.fleet = fleet
         self._specs = SpecSource(GuardedTree(fleet.repository, fleet.branch, fleet.marks, only_looks=True))
-        self._logs = LogFolder(fleet.context.data_dir / "logs")
+        self._live = figures_in(fleet.context.data_dir)
         self._is_said = False
 
     async def models(self) -> AsyncGenerator[ReadModel, None]:
@@ -95,4 +95,4 @@ class FleetFollower:
                     fleet, branch, statuses, clock.now()
                 )
                 observed = observed_on_record(statuses, hosts, record.damaged)
-                yield ReadModel(desired, observed, last_output=self._logs.last_output)
+                yield ReadModel(desired, observed, live=self._live)

@@ -135,15 +135,15 @@ def _say_what_failed(views: "Sequence[TaskView]", *, in_full: bool) -> None:
 async def _listed(
     context: Context, args: Sequence[str], *, is_one: bool = False
 ) -> "tuple[ShownKind, list[Any]]":
-    """Return the kind that is meant, and what is to be shown of it; of a few tasks, why they failed."""
+    """Return the kind and its items; for a few tasks also why they failed."""
+    from reconciler.cli.serving import figures_in
     from reconciler.cli.session import open_fleet
     from reconciler.core.views import ReadModel
-    from reconciler.dispatch.logs import LogFolder
 
     async with open_fleet(context) as fleet:
         desired, observed = await fleet.recorded()
         await say_if_nobody_serves(fleet, desired.fleet.state_branch, observed.statuses, clock.now())
-        model = ReadModel(desired, observed, last_output=LogFolder(context.data_dir / "logs").last_output)
+        model = ReadModel(desired, observed, live=figures_in(context.data_dir))
         return await _picked(fleet, model, args, is_one=is_one)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reconciler.cli.context import is_repository
+from reconciler.cli.folders import NamedFolder
 from reconciler.cli.help import examples
 from reconciler.cli.references import NameParam
 from reconciler.core.errors import ReconcilerError, UsageError
@@ -36,7 +37,7 @@ from specs/repos/web.yaml.example and specs/hosts/gpu1.yaml.example."""
 
 
 @click.command(epilog=examples("reconciler init my-fleet", "reconciler init --adapter codex"))
-@click.argument("folder", metavar="[DIR]", default=".", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", metavar="[DIR]", default=".", type=NamedFolder())
 @click.option(
     "--adapter",
     type=NameParam("adapter"),

@@ -49,8 +49,16 @@ class CauseShape(TypedDict):
 class LiveShape(TypedDict):
     """Figures of a run that goes on, where it is followed."""
 
-    last_output_at: str
+    last_output_at: str | None
     """When it printed last."""
+    turns: int | None
+    """Turns of its agent so far."""
+    input_tokens: int | None
+    """Tokens it read, as its agent counts them."""
+    output_tokens: int | None
+    """Tokens it wrote."""
+    cached_tokens: int | None
+    """Of those it read: those that were cached."""
 
 
 @with_config(CLOSED)
@@ -312,6 +320,24 @@ class NeedShape(TypedDict):
 
 
 @with_config(CLOSED)
+class LiveTaskShape(TypedDict):
+    """Figures of a task's live run."""
+
+    task: str
+    """The task."""
+    last_output_at: str | None
+    """When it printed last."""
+    turns: int | None
+    """Turns of its agent so far."""
+    input_tokens: int | None
+    """Tokens it read, as its agent counts them."""
+    output_tokens: int | None
+    """Tokens it wrote."""
+    cached_tokens: int | None
+    """Of those it read: those that were cached."""
+
+
+@with_config(CLOSED)
 class StatusShape(TypedDict):
     """`status`: the fleet as a whole."""
 
@@ -329,6 +355,8 @@ class StatusShape(TypedDict):
     """Phase → how many tasks."""
     hosts: dict[str, int]
     """State → how many hosts."""
+    live: list[LiveTaskShape]
+    """Figures of live runs."""
     needs: list[NeedShape]
     """What needs a person."""
     advice: list[str]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
     from reconciler.cli.shapes import TraceShape
     from reconciler.core.model.specs import Desired
-    from reconciler.core.model.status import Status
+    from reconciler.core.model.status import Run, Status
 
 # --- trace -----------------------------------------------------------------
 
@@ -126,7 +126,7 @@ async def _runs(
             wrote[revision, task] = await _wrote(fleet, revision, first.task or "")
         spec_commit, subject = wrote[revision, task]
         status = statuses.get(task)
-        is_last = status is not None and status.run == run
+        is_last = status is not None and status.run is not None and status.run.key == run
         pull = status.review.pull_request if status and is_last else None
         yield RunTrace(
             task=task,
@@ -139,7 +139,7 @@ async def _runs(
             revision=revision,
             spec_commit=spec_commit,
             subject=subject,
-            branch=status.branch_name if status else None,
+            branch=status.run.branch if status and status.run else None,
             head=status.head_commit if status and is_last else None,
             pull_request=pull.url if pull else None,
         )
@@ -245,14 +245,15 @@ async def _diff(context: Context, args: Sequence[str], options: Sequence[str]) -
         status = observed.statuses.get(name)
         if status is None:
             await fleet.spec_file("task", name)
-        if status is None or not status.repo or not status.head_commit or not status.base_commit:
+        run = status.run if status else None
+        if not (status and run and run.repo and status.head_commit and status.base_commit):
             why = f"it is {status.phase}" if status else "the reconciler has not seen it"
             raise NotFound(f"{name} has delivered no branch so far: {why}; `reconciler describe {name}`")
         base = fleet.repository.folder or fleet.repository.git_dir
         commits = status.base_commit, status.head_commit
-        folder = context.data_dir / "repos" / f"{status.repo.replace('/', '+')}.git"
+        folder = context.data_dir / "repos" / f"{run.repo.replace('/', '+')}.git"
         if not await _has(folder, commits):
-            folder = await _fetched(context, desired, status, base)
+            folder = await _fetched(context, desired, run, commits, base)
         args = ("diff", "--no-ext-diff", "--no-textconv", *options, f"{commits[0]}...{commits[1]}")
         return (await Git.local(folder).run(*args)).decode("utf-8", "replace")
 
@@ -267,19 +268,21 @@ async def _has(folder: "Path", commits: Sequence[str]) -> bool:
     return all(result.code == 0 for result in results)
 
 
-async def _fetched(context: Context, desired: "Desired", status: "Status", base: "Path") -> "Path":
-    """Return a mirror of the code repository with a task's commits, fetched for this. Raises NotFound."""
+async def _fetched(
+    context: Context, desired: "Desired", run: "Run", commits: Sequence[str], base: "Path"
+) -> "Path":
+    """Return a mirror of the code repository with a run's commits, fetched for this. Raises NotFound."""
     from reconciler.dispatch.repos import CodeRepository
 
-    repo = desired.repos.get(status.repo or "")
+    repo = desired.repos.get(run.repo or "")
     if repo is None:
-        raise NotFound(f"repo {status.repo!r} is not in the specs any more: where it is is unknown")
+        raise NotFound(f"repo {run.repo!r} is not in the specs any more: where it is is unknown")
     mirror = CodeRepository(repo, mirrors=context.data_dir / "looks", fleet=base)
-    with busy(f"fetching {status.branch_name} of {repo.name}"):
-        await mirror.find(status.branch_name or repo.base)
-    if not await _has(mirror.folder, (status.base_commit or "", status.head_commit or "")):
+    with busy(f"fetching {run.branch} of {repo.name}"):
+        await mirror.find(run.branch)
+    if not await _has(mirror.folder, commits):
         raise NotFound(
-            f"the commits of {status.branch_name} are not in {repo.url} any more: the branch was removed, or "
+            f"the commits of {run.branch} are not in {repo.url} any more: the branch was removed, or "
             "moved; `reconciler trace` names them"
         )
     return mirror.folder

@@ -13,8 +13,8 @@ from reconciler.core.model.status import Phase, Reason, Status, Waiting
 
 ConditionType = Literal["Ready", "Progressing", "Stalled"]
 
-_NEEDS_A_PERSON = frozenset({Reason.SPEC_ERROR, Reason.APPROVAL, Reason.HOST, Reason.FAULT})
-"""Waits that do not end without a person. A suspended task is as its owner wants it: not stalled."""
+NEEDS_A_PERSON = frozenset({Reason.SPEC_ERROR, Reason.APPROVAL, Reason.HOST, Reason.FAULT})
+"""What does not end by itself. A suspended task is as a person wants it: not stalled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +76,17 @@ def _sentence(task: Task | None, status: Status) -> str:
         return status.failure.message
     if status.phase.is_live:
         place = status.assigned_host or status.assigned_agent
-        return f"round {status.round} of attempt {status.attempt} on {place}"
+        return f"round {status.last_run.round} of attempt {status.attempt} on {place}"
     if status.phase is Phase.REVIEW_PENDING:
         pull = status.review.pull_request
-        return f"{pull.url} waits for review" if pull else f"{status.branch_name} waits to be merged"
+        return f"{pull.url} waits for review" if pull else f"{status.last_run.branch} waits to be merged"
     if status.phase is Phase.COMPLETED and task is not None and task.work != status.work:
         return "done; newer work is asked for"
     return {Phase.CREATED: "about to start", Phase.COMPLETED: "done"}.get(status.phase, str(status.phase))
 
 
 def _is_stalled(phase: Phase | None, waiting: Waiting | None) -> bool:
-    if waiting is not None and waiting.reason in _NEEDS_A_PERSON:
+    if waiting is not None and waiting.reason in NEEDS_A_PERSON:
         return True
     return phase in {Phase.FAILED, Phase.ESCALATED}
 
