@@ -6,13 +6,17 @@ remote has to be asked, and is, at a slow beat.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+import errno
+import os
+import stat
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from reconciler import clock
 from reconciler.cli.notices import say, say_if_nobody_serves
 from reconciler.cli.serving import figures_in
+from reconciler.cli.streams import OutputLost, is_unread
 from reconciler.core.errors import Unavailable
 from reconciler.core.views import ReadModel, observed_on_record
 from reconciler.git.repository import Repository
@@ -38,6 +42,8 @@ async def moves(repository: Repository, refs: Sequence[str]) -> AsyncGenerator[N
                 async with asyncio.timeout(BEAT):
                     await hint.wait()
             hint.clear()
+            if is_unread():
+                raise OutputLost(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
             try:
                 await repository.fetch()
             except Unavailable as error:
@@ -48,24 +54,47 @@ async def moves(repository: Repository, refs: Sequence[str]) -> AsyncGenerator[N
 async def _hints(repository: Repository, refs: Sequence[str]) -> AsyncIterator[asyncio.Event]:
     """Yield an event that is set whenever one of the refs may have moved; never, where a remote has them."""
     hint = asyncio.Event()
-    if repository.address:
-        yield hint
+    with _reader_gone(hint):
+        if repository.address:
+            yield hint
+            return
+        watching = asyncio.create_task(_watch(repository, refs, hint))
+        try:
+            yield hint
+        finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+
+
+@contextmanager
+def _reader_gone(hint: asyncio.Event) -> Iterator[None]:
+    """Set the event, too, when stdout is a pipe and who read it goes away: a quiet fleet ends no command."""
+    loop, is_pipe = asyncio.get_running_loop(), False
+    with suppress(OSError):
+        is_pipe = stat.S_ISFIFO(os.fstat(1).st_mode)
+    if not is_pipe:
+        yield
         return
-    watching = asyncio.create_task(_watch(repository, refs, hint))
+
+    def is_gone() -> None:
+        loop.remove_reader(1)
+        hint.set()
+
+    loop.add_reader(1, is_gone)
     try:
-        yield hint
+        yield
     finally:
-        watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await watching
+        loop.remove_reader(1)
 
 
 async def _watch(repository: Repository, refs: Sequence[str], hint: asyncio.Event) -> None:
     from reconciler.store.watch import ref_changes
 
-    async with aclosing(ref_changes(repository, refs)) as changes:
-        async for _ in changes:
-            hint.set()
+    with suppress(OSError, RuntimeError):  # no watch is to be had: the beat does without
+        async with aclosing(ref_changes(repository, refs)) as changes:
+            async for _ in changes:
+                hint.set()
 
 
 class FleetFollower:

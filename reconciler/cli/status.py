@@ -16,7 +16,7 @@ from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.help import examples
 from reconciler.cli.output import Output, output_option, print_document
-from reconciler.cli.terminal import ago, table, value_block
+from reconciler.cli.terminal import ago, shown_table, value_block
 from reconciler.core.times import format_time, time_at
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def text(fleet: FleetStatus, now: datetime) -> str:
         rows = ((name, live_text(figures, now)) for name, figures in sorted(fleet.live.items()))
         parts.append(table(("RUNNING", "SO FAR"), rows))
     if fleet.needs:
-        parts.append(table(("NEEDS A PERSON", "WHY", "MESSAGE"), fleet.needs))
+        parts.append(shown_table(("NEEDS A PERSON", "WHY", "MESSAGE"), fleet.needs))
     return "\n\n".join([*parts, *fleet.advice])
 
 

@@ -56,6 +56,16 @@ def mute() -> None:
     os.close(nowhere)
 
 
+def is_unread(number: int = 1) -> bool:
+    """Return whether a stream is a pipe that nobody reads any more."""
+    poll = select.poll()
+    try:
+        poll.register(number, 0)
+        return any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))
+    except OSError:
+        return False
+
+
 def can_write(text: str, stream: TextIO) -> bool:
     """Return whether a stream's encoding has all characters of a text."""
     try:

@@ -3,6 +3,7 @@ Text for a terminal: tables, ages, suggestions.
 """
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -44,6 +45,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], least: Sequence[in
     widths = widths_of(lines, least)
     padded = ("  ".join(map(pad, line, widths)) for line in lines)
     return "\n".join(line.rstrip() for line in padded)
+
+
+def shown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table as it is part of a text: as wide as the terminal, if stdout is one."""
+    if not sys.stdout.isatty():
+        return table(head, rows)
+    return "\n".join("  ".join(line).rstrip() for line in fitted(head, rows, terminal_size().columns))
 
 
 def widths_of(lines: Iterable[Sequence[str]], least: Sequence[int] = ()) -> Sequence[int]:

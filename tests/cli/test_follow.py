@@ -175,6 +175,18 @@ def test_events_go_on_after_a_commit_without_a_gap(fleet):
     assert fleet.run("events", "-f", "--sort-by", "at").exit_code == ExitCode.USAGE
 
 
+@pytest.mark.parametrize("args", ["get -w", "events -f", "get -w -o json"])
+def test_who_reads_what_goes_on_may_leave_and_ends_it_in_silence(fleet, args):
+    fleet.reconcile()
+    with started(fleet, *args.split()) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        code, err = process.wait(timeout=60), process.stderr.read()
+
+    assert code == ExitCode.UNREAD
+    assert "Traceback" not in err
+
+
 # --- moves -----------------------------------------------------------------
 
 

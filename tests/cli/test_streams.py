@@ -28,6 +28,11 @@ COMMANDS = [
     "history",
     "logs hello",
     "prompt hello",
+    "events",
+    "explain hello",
+    "trace hello",
+    "top",
+    "doctor --all",
     "--help",
 ]
 """One of each way to print."""
