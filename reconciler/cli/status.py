@@ -185,7 +185,7 @@ def text(fleet: FleetStatus, now: datetime) -> str:
         from reconciler.cli.render import live_text
 
         rows = ((name, live_text(figures, now)) for name, figures in sorted(fleet.live.items()))
-        parts.append(table(("RUNNING", "SO FAR"), rows))
+        parts.append(shown_table(("RUNNING", "SO FAR"), rows))
     if fleet.needs:
         parts.append(shown_table(("NEEDS A PERSON", "WHY", "MESSAGE"), fleet.needs))
     return "\n\n".join([*parts, *fleet.advice])
