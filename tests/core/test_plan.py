@@ -20,9 +20,9 @@ from reconciler.core.events import (
 from reconciler.core.model.runs import FailureClass, run_key
 from reconciler.core.model.specs import Agent, Desired, DesiredState, ExecutionMode, FleetSpec, Host, Task
 from reconciler.core.model.status import Failure, Observed, Phase, Reason, Waiting
-from reconciler.core.planning.plan import FollowRun, RecordEvent, StartRun, StopRun, plan, prune_digest
+from reconciler.core.planning.plan import FollowRun, RecordEvent, StartRun, StopRun, prune_digest
 from tests.statuses import make_status
-from tests.strategies import NOW, SUCCESS, World, blob, failed
+from tests.strategies import NOW, SUCCESS, World, blob, failed, plan
 
 SOON = NOW + timedelta(minutes=7)
 LOCAL = {"local": Host(name="local")}
