@@ -160,7 +160,9 @@ async def _picked(
     else:
         references = resolve_references(args, lambda kind: SHOWN_KINDS[kind].find(model))
         if len({each.kind for each in references}) > 1:
-            raise click.UsageError(f"one kind at a time: {' '.join(args)!r} names several")
+            raise click.UsageError(
+                f"one kind at a time: {' '.join(args)!r} names several; call it once for each"
+            )
         if is_one and len(references) > 1:
             raise click.UsageError(f"one thing at a time: {' '.join(args)!r} is no kind and a name")
         shown, names = SHOWN_KINDS[references[0].kind], [each.name for each in references]

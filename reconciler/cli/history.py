@@ -150,7 +150,7 @@ async def _logs(
             status = await _status(fleet, record, task)
         why = await _why(fleet, task, status) if status.run_key == run else ""
     if run is None:
-        raise NotFound(f"{task} has not run yet: it is {status.phase}")
+        raise NotFound(f"{task} has not run yet: it is {status.phase}; `reconciler describe {task}` says why")
     if not printer.print_new(kept.paths(run), to_end=True):
         raise NotFound(
             f"no logs of {run} in {context.data_dir}: they are on the machine that ran it, until it is swept"
@@ -181,7 +181,7 @@ async def _status(fleet: "FleetSession", record: "StateReader", task: str) -> "S
         raise SpecError([record.damaged[task]])
     if status is None:
         await fleet.spec_file("task", task)
-        raise NotFound(f"{task} has not run yet: the reconciler has not seen it")
+        raise NotFound(f"{task} has not run yet: the reconciler has not seen it; see `reconciler status`")
     return status
 
 
@@ -190,7 +190,7 @@ async def _run_of(fleet: "FleetSession", task: str, attempt: int) -> str:
     for entry in await fleet.history(task, None):
         if entry.run and entry.run.endswith(f".a{attempt}"):
             return entry.run
-    raise NotFound(f"{task} has no attempt {attempt}")
+    raise NotFound(f"{task} has no attempt {attempt}; `reconciler history {task} -o wide` lists them")
 
 
 class _Printer:

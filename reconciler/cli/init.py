@@ -151,7 +151,10 @@ def _refuse_to_overwrite(folder: Path, wanted: Mapping[str, str]) -> None:
         raise UsageError(f"{folder} is a bare repository: clone it, and run `reconciler init` in the clone")
     there = [path for path in wanted if (folder / path).exists()]
     if there:
-        raise UsageError(f"{folder} has a fleet already, and nothing was changed: {', '.join(there)}")
+        raise UsageError(
+            f"{folder} has a fleet already, and nothing was changed: {', '.join(there)}; "
+            "`reconciler doctor` says how it is"
+        )
 
 
 def _require_identity(folder: Path) -> None:

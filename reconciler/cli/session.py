@@ -293,7 +293,7 @@ class FleetSession:
             result = await self.repository.git.attempt(*arguments)
             if result.code == 0:
                 return result.text
-        raise NotFound(f"{self.repository}: no revision {rev!r}")
+        raise NotFound(f"{self.repository}: no revision {rev!r}; `git log --all --oneline` lists them")
 
 
 class _FleetFile(GitTree):

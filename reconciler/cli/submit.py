@@ -160,7 +160,7 @@ def _text(file: Any, changes: Mapping[str, Any]) -> str:
         raise UsageError("nothing says what to do: give --goal, or a spec with -f FILE (-f - for stdin)")
     text = _in_editor(TEMPLATE)
     if text is None or text == TEMPLATE:
-        raise UsageError("nothing was written, so nothing was submitted")
+        raise UsageError("nothing was written, so nothing was submitted; --goal does without an editor")
     return text
 
 

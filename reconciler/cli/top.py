@@ -49,7 +49,7 @@ def top(context: Context) -> None:
 async def _once(context: Context) -> None:
     async with _models(context) as models:
         model = await anext(models)
-        print_table(HEAD, task_rows(model, clock.now()))
+        print_table(HEAD, task_rows(model, clock.now()), empty="nothing is open: every task is done")
 
 
 @asynccontextmanager

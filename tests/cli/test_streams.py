@@ -31,7 +31,6 @@ COMMANDS = [
     "events",
     "explain hello",
     "trace hello",
-    "top",
     "doctor --all",
     "--help",
 ]
