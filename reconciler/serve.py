@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reconciler import clock, datafolder
 from reconciler.controller.build import build_loop
@@ -28,7 +28,7 @@ from reconciler.controller.notify import notify, specs_poller
 from reconciler.controller.plan_preview import PlanPreview, ReadPull
 from reconciler.controller.poller import Poller
 from reconciler.controller.ports import ControllerSettings, Ports, Step
-from reconciler.core.errors import Problem, UsageError
+from reconciler.core.errors import NotFound, Problem, UsageError
 from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.specs import Desired, Host
 from reconciler.core.model.status import OnHost
@@ -51,9 +51,11 @@ from reconciler.git.repository import Repository
 from reconciler.settings import Settings
 from reconciler.specs.build import build
 from reconciler.specs.edit import edit
+from reconciler.specs.explain import Explained, explain_fields
 from reconciler.specs.parse import ROOT, File, read_task
 from reconciler.specs.source import SpecSource, read_revision
 from reconciler.store.bot_commits import BotCommitter
+from reconciler.store.commit_view import statuses_at, view_commit, view_file
 from reconciler.store.guarded_tree import GuardedTree
 from reconciler.store.high_water import HighWaterMarks
 from reconciler.store.history import HistoryReader
@@ -62,9 +64,13 @@ from reconciler.store.merge_preview import PullTree
 from reconciler.store.presence import BEAT as TELL
 from reconciler.store.presence import Presence, PresenceFile
 from reconciler.store.remote_record import require_own_record
+from reconciler.store.spending import spending
 from reconciler.store.state import StateBranch
 from reconciler.store.watch import ref_changes
 from reconciler.systemd import sd_notify, watchdog_interval
+
+if TYPE_CHECKING:
+    from reconciler.api.pages.services import PageServices
 
 __all__ = ["StopWhen", "reconcile", "ways"]
 
@@ -213,6 +219,8 @@ class _Fleet:
     branch: str
     """The one with the specs."""
     state: StateBranch
+    state_branch: str
+    """Its name."""
     lease: LeaderLease
     cache: FleetCache
     loop: Loop
@@ -291,6 +299,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             base=base,
             branch=branch,
             state=state,
+            state_branch=state_branch,
             lease=lease,
             presence=presence,
             me=me,
@@ -370,7 +379,7 @@ def _reader_of_pulls(repository: Repository) -> ReadPull:
 def _task_address(settings: Settings) -> str:
     """Return where people find a task, without its name; empty if nowhere."""
     url = settings.web.public_url if settings.web else ""
-    return f"{url}/api/v1/tasks/" if url else ""
+    return f"{url}/tasks/" if url else ""
 
 
 # --- The HTTP API ----------------------------------------------------------
@@ -387,6 +396,7 @@ async def _api(
     # Imported only here: Sanic takes longer to import than everything else together.
     from reconciler.api.app import make_app  # noqa: PLC0415 - see above
     from reconciler.api.listen import read_listen  # noqa: PLC0415 - see above
+    from reconciler.api.pages.access import exposure_of  # noqa: PLC0415 - see above
     from reconciler.api.proposals import Proposals  # noqa: PLC0415 - see above
     from reconciler.api.server import serve_app  # noqa: PLC0415 - see above
     from reconciler.api.services import Services  # noqa: PLC0415 - see above
@@ -405,18 +415,51 @@ async def _api(
         propose=Proposals(cache, fleet.writer, edit, partial(_check, fleet)).propose,
         hooks=hooks,
         whole_url=partial(whole_url, fleet=fleet.base),
+        pages=_page_services(fleet),
         last_output=fleet.dispatch.logs.last_output,
     )
+    key = datafolder.cookie_key(settings.data_dir, partial(clock.random_hex, 32))
     app = make_app(
         cache,
         fleet.loop.controllers.leases,
         services,
         clock=clock.now,
         last_use=settings.data_dir / "agents.json",
+        exposure=exposure_of(listen, web.public_url, key),
     )
     async with serve_app(app, listen) as url:
         on_listen(url)
         yield lambda _: app.ctx.notify()
+
+
+def _page_services(fleet: _Fleet) -> "PageServices":
+    """Return what the pages show beside the read model."""
+    from reconciler.api.pages.services import PageServices  # noqa: PLC0415 - see above
+
+    repository, cache, state = fleet.repository, fleet.cache, fleet.state_branch
+    return PageServices(
+        fleet=repository.word,
+        logs=fleet.dispatch.shown_logs(),
+        commit=partial(view_commit, repository, (fleet.branch, state)),
+        last_commits=fleet.state.last_commits,
+        statuses_at=partial(statuses_at, repository),
+        file=lambda path: view_file(repository, fleet.branch, cache.desired.revision, path),
+        explain=partial(_explain, fleet),
+        diff=partial(_diff, fleet),
+        spending=lambda since: spending(repository, state, since=since),
+    )
+
+
+async def _explain(fleet: _Fleet, task: str) -> Sequence[Explained]:
+    tree = GitTree(fleet.repository, fleet.branch)
+    return explain_fields(await read_revision(tree, fleet.cache.desired.revision), task)
+
+
+async def _diff(fleet: _Fleet, repo: str, base: str, head: str) -> str:
+    spec = fleet.cache.desired.repos.get(repo)
+    if spec is None:
+        raise NotFound(f"no repo {repo} in the specs any more")
+    return await fleet.dispatch.diff(spec, base, head)
 
 
 async def _check(fleet: _Fleet, path: str, text: str) -> Sequence[Problem]:

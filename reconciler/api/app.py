@@ -15,6 +15,10 @@ from reconciler.api.health import Pulse
 from reconciler.api.limits import Buckets, RateLimits
 from reconciler.api.openapi import openapi_document
 from reconciler.api.operation import JSON, Admission, Call, Operation, Reply, add_routes
+from reconciler.api.pages.access import Exposure, PageAccess
+from reconciler.api.pages.all import ACTIONS, PAGES, STREAMS, TABS
+from reconciler.api.pages.fleet import Fleet
+from reconciler.api.pages.handlers import Pages
 from reconciler.api.problems import answer_error
 from reconciler.api.reading import ReadOperations
 from reconciler.api.server import Closing, bare_app
@@ -35,13 +39,14 @@ def make_app(
     *,
     clock: Clock,
     last_use: Path,
+    exposure: Exposure,
     limits: RateLimits = LIMITS,
 ) -> Sanic[Any, Any]:
     """
     Return the app; `server.running` serves it.
 
-    `last_use` is a file of the data folder. Call `app.ctx.notify()` whenever
-    something went on record, so that those who listen hear of it at once.
+    `last_use` is a file of the data folder, `exposure` says who may look at pages. Call
+    `app.ctx.notify()` whenever something went on record, so that those who listen hear of it at once.
     """
     app, closing, tail = bare_app(), Closing(), Tail(services.record)
     gate = Authenticator(
@@ -63,6 +68,10 @@ def make_app(
         return f"{services.record.head()}-{controller.desired.revision}"
 
     add_routes(app, operations, Admission(gate.admit, version))
+    fleet = Fleet(controller, services.record, services.pages, clock, services.last_output)
+    access = PageAccess(exposure, controller, clock, gate.peers, Buckets(limits.visitors))
+    app.ctx.pages = Pages(fleet, access, closing, tabs=TABS, pages=PAGES, streams=STREAMS, actions=ACTIONS)
+    app.ctx.pages.add_to(app)
     app.error_handler.add(Exception, answer_error)
     app.before_server_stop(lambda *_: closing.set())
     app.ctx.operations = operations

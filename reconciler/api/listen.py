@@ -47,7 +47,7 @@ def read_listen(
         raise UsageError(f"--listen {address!r} is no address such as 127.0.0.1:8420 or [::1]:8420")
     host = match["six"] or match["host"] or "0.0.0.0"  # noqa: S104 - refused below, unless it is protected
     tls = _tls(tls_cert, tls_key)
-    if not (tls or behind_proxy or _is_loopback(host)):
+    if not (tls or behind_proxy or is_loopback(host)):
         raise UsageError(
             f"--listen {address} is reachable from other machines, and tokens would go over the network "
             "as plain text: give --tls-cert and --tls-key, or --behind-proxy if a proxy with TLS is "
@@ -56,7 +56,8 @@ def read_listen(
     return Listen(host, int(match["port"]), tls, behind_proxy)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether an address or name is this machine alone."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from reconciler.api.pages.services import PageServices
 from reconciler.controller.ports import Hooks
 from reconciler.core.transitions import TransitionRecord
 from reconciler.core.views import LastOutput
@@ -58,7 +59,7 @@ Raises SpecError, NotNow (there is a task of that name), Unavailable.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What is served beside the loop: history, logs of workers, proposals, webhooks."""
+    """What is served beside the loop: history, logs of workers, proposals, webhooks, pages."""
 
     record: HistorySource
     logs: WorkerLogStore
@@ -66,4 +67,5 @@ class Services:
     hooks: Hooks
     whole_url: Callable[[str], str]
     """Return where a code repository is for somebody who does not know where the fleet's own is."""
+    pages: PageServices
     last_output: LastOutput = lambda *_: None

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from reconciler.api.pages.services import PageServices
 from reconciler.api.services import Services
 from reconciler.api.tokens import new_token
 from reconciler.core.errors import LogGap, NotFound, Problem, Refused, UsageError
 from reconciler.core.events import Assigned, Created, Origin, WorkerReport
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition, fold
+from reconciler.core.masking import Mask
 from reconciler.core.model.runs import Assignment, run_key
 from reconciler.core.model.specs import Agent, Desired
 from reconciler.core.model.status import AtWorker, HostStatus, LeaseRequest, Phase, Status
@@ -22,6 +24,10 @@ from reconciler.core.planning.plan import Plan, why_end
 from reconciler.core.runs.command import assignment
 from reconciler.core.runs.leases import LeaseQueue, holder, lease_lost, report_event, require_held
 from reconciler.core.transitions import TransitionRecord, host_record, task_record
+from reconciler.dispatch.shown_logs import LogLine, LogSize, ShownLogs, split_lines
+from reconciler.specs.explain import Explained
+from reconciler.store.commit_view import CommitView, FileView
+from reconciler.store.spending import Spending
 from reconciler.wire import Proposal, ProposalRequest
 from tests.fakes import FakeClock, FakeDispatch, FakeSpecs, FakeState, make_desired, make_loop, make_task
 
@@ -47,12 +53,16 @@ class FakeRecord:
     """A history whose commits are numbers."""
 
     entries: list[TransitionRecord] = field(default_factory=list)
+    statuses: dict[str, Status] = field(default_factory=dict)
+    """Of tasks, after the commits."""
     reads: int = 0
 
     def add(self, step: Transition | HostChange) -> None:
         commit = f"{len(self.entries) + 1:040x}"
         made = host_record(step) if isinstance(step, HostChange) else task_record(step)
         self.entries.append(replace(made, commit=commit))
+        if isinstance(step, Transition) and step.after:
+            self.statuses[commit] = step.after
 
     def head(self) -> str:
         return self.entries[-1].commit if self.entries else ""
@@ -86,6 +96,26 @@ class FakeLogs:
             raise LogGap(self.size(run), offset)
         self.kept[run] = self.kept.get(run, b"") + data[self.size(run) - offset :]
         return self.size(run)
+
+
+class FakeRunLogs(ShownLogs):
+    """The logs of runs, in memory."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, dict[str, bytes]] = {}
+        self.withheld = set()
+
+    def parts(self, run: str) -> list[LogSize]:
+        return [LogSize(label, len(data)) for label, data in self.texts.get(run, {}).items()]
+
+    def read(self, run: str, label: str, begin: int, end: int) -> list[LogLine]:
+        if run in self.withheld:
+            raise Refused("this log may hold secrets")
+        return split_lines(self.texts[run][label][begin:end], begin, Mask())
+
+    def last_line(self, run: str, number: int) -> str:
+        lines = self.texts.get(run, {}).get(f"round {number} agent", b"").decode().splitlines()
+        return lines[-1] if lines else ""
 
 
 @dataclass
@@ -175,7 +205,54 @@ class World:
         self.logs = FakeLogs()
         self.hooks = FakeHooks()
         self.proposed = []
+        self.run_logs = FakeRunLogs()
+        self.commits: dict[str, CommitView] = {}
+        self.files: dict[str, str] = {}
+        self.explained: list[Explained] = []
+        self.diffs: dict[str, str] = {}
+        self.spent: list[Spending] = []
         self.desired = make_desired(agents=AGENTS)
+
+    @property
+    def pages(self) -> PageServices:
+        return PageServices(
+            fleet="example",
+            logs=self.run_logs,
+            commit=self.commit,
+            last_commits=self.last_commits,
+            statuses_at=self.statuses_at,
+            file=self.file,
+            explain=self.explain,
+            diff=self.diff,
+            spending=self.spending,
+        )
+
+    async def commit(self, commit: str) -> CommitView:
+        if commit not in self.commits:
+            raise NotFound(f"no commit {commit} of the specs or the record")
+        return self.commits[commit]
+
+    async def last_commits(self) -> Mapping[str, str]:
+        return {entry.task: entry.commit for entry in self.record.entries if entry.task}
+
+    async def statuses_at(self, places: Sequence[tuple[str, str]]) -> Sequence[Status | None]:
+        return [self.record.statuses.get(commit) for commit, _ in places]
+
+    async def file(self, path: str) -> FileView:
+        if path not in self.files:
+            raise NotFound(f"no file {path}")
+        return FileView(self.files[path], "1" * 40, "2" * 40)
+
+    async def explain(self, task: str) -> Sequence[Explained]:
+        if task not in self.controller.desired.tasks:
+            raise NotFound(f"no task {task}")
+        return self.explained
+
+    async def diff(self, repo: str, base: str, head: str) -> str:
+        return self.diffs[repo]
+
+    async def spending(self, since: datetime) -> Sequence[Spending]:
+        return [each for each in self.spent if each.at >= since]
 
     @property
     def services(self) -> Services:
@@ -184,6 +261,7 @@ class World:
             logs=self.logs,
             propose=self.propose,
             hooks=self.hooks,
+            pages=self.pages,
             whole_url=lambda url: f"/fleet/{url}",
         )
 

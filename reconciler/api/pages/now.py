@@ -1,0 +1,189 @@
+"""
+The page Now: what needs a person, what runs, what waits and why, where there is room, what was spent.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from reconciler.api.pages.fleet import Snapshot
+from reconciler.api.pages.handlers import Visit
+from reconciler.api.pages.rendering import View
+from reconciler.core.adapter import Budget, Usage
+from reconciler.core.errors import Unavailable
+from reconciler.core.model.specs import Desired
+from reconciler.core.model.status import BudgetScope, Phase
+from reconciler.core.planning.limits import FLEET_GROUP
+from reconciler.core.views import HostView, Need, ReadModel, TaskView
+
+MOST_NEEDS, MOST_RUNS, MOST_QUEUED, MOST_TRANSITIONS = 25, 100, 20, 20
+MOST_CELLS = 64
+"""Slots of a host that are drawn one by one."""
+
+
+class NeedRow(NamedTuple):
+    """One thing that needs a person, as it is shown."""
+
+    what: str
+    task: str | None
+    """If it is about a task, which one."""
+    host: str | None
+    why: str
+    message: str
+    since: datetime | None
+
+
+class RunRow(NamedTuple):
+    """A live run, as it is shown."""
+
+    view: TaskView
+    last_line: str
+
+
+class Slot(NamedTuple):
+    """A slot of a host."""
+
+    task: str | None
+    """Whose run is in it; None: it is free."""
+
+
+class HostRow(NamedTuple):
+    """A host and its slots."""
+
+    view: HostView
+    slots: Sequence[Slot]
+    more: int
+    """Slots that are not drawn."""
+
+
+class BudgetRow(NamedTuple):
+    """What was spent today from one budget, or without any."""
+
+    name: str
+    spent: float
+    limit: float | None
+    unit: str
+    """`USD` or `tokens`."""
+
+    @property
+    def share(self) -> float:
+        """How much of the limit is spent, from 0 up."""
+        return self.spent / self.limit if self.limit else 0.0
+
+
+async def now_page(visit: Visit) -> View:
+    """Show the fleet as it is now."""
+    fleet, snapshot = visit.fleet, visit.fleet.snapshot()
+    try:
+        transitions = await fleet.record.before(None, None, MOST_TRANSITIONS)
+    except Unavailable:
+        transitions = ()
+    runs = sorted(snapshot.model.runs(), key=lambda view: (view.since is None, view.since, view.name))
+    queued = queue(snapshot.tasks)
+    values = {
+        "needs": [need_row(need, snapshot.model) for need in snapshot.needs[:MOST_NEEDS]],
+        "more_needs": max(0, len(snapshot.needs) - MOST_NEEDS),
+        "runs": [RunRow(view, last_line(visit, view)) for view in runs[:MOST_RUNS]],
+        "more_runs": max(0, len(runs) - MOST_RUNS),
+        "queue": queued[:MOST_QUEUED],
+        "more_queued": max(0, len(queued) - MOST_QUEUED),
+        "counts": counts(snapshot),
+        "hosts": [host_row(host, snapshot.model) for host in snapshot.model.hosts().values()],
+        "budgets": budget_rows(fleet.controller.desired, await fleet.spent_today()),
+        "transitions": transitions,
+        "commits": await fleet.services.last_commits(),
+    }
+    return View("now.html", "Now", values)
+
+
+def last_line(visit: Visit, view: TaskView) -> str:
+    """Return the last line that a live run printed; empty if none is known here."""
+    status = view.status
+    return visit.fleet.services.logs.last_line(status.run, status.round) if status and status.run else ""
+
+
+def need_row(need: Need, model: ReadModel) -> NeedRow:
+    """Return a need with what it is about."""
+    kind, _, name = need.what.partition(" ")
+    if kind == "task" and name:
+        return NeedRow(name, name, None, need.why, need.message, model.task(name).since)
+    if kind == "host" and name:
+        status = model.observed.hosts.get(name)
+        return NeedRow(need.what, None, name, need.why, need.message, status.since if status else None)
+    return NeedRow(need.what, None, None, need.why, need.message, None)
+
+
+def queue(tasks: Iterable[TaskView]) -> Sequence[TaskView]:
+    """Return the tasks that wait for something that comes by itself, in the order in which they start."""
+    waiting = [
+        view for view in tasks if view.phase is Phase.CREATED and not view.problems and not view.is_stalled
+    ]
+    return sorted(waiting, key=_turn)
+
+
+def _turn(view: TaskView) -> tuple[int, float, str]:
+    """Return what the order of the queue goes by: priority, then age, then the name."""
+    priority = view.spec.priority if view.spec else 0
+    created = view.status.created_at.timestamp() if view.status else float("inf")
+    return -priority, created, view.name
+
+
+class Count(NamedTuple):
+    """How many tasks are in a state."""
+
+    label: str
+    number: int
+    query: str
+    """Of the page that lists them."""
+    tone: str
+
+
+def counts(snapshot: Snapshot) -> Sequence[Count]:
+    """Return how many tasks need a person, run, wait, are reviewed and are done."""
+    states = snapshot.states
+    of_tasks = sum(1 for need in snapshot.needs if need.what.startswith("task "))
+    return (
+        Count("need a person", of_tasks, "needs=person", "bad" if of_tasks else "quiet"),
+        Count("running", states.get("running", 0) + states.get("assigned", 0), "phase=live", "live"),
+        Count("waiting", states.get("created", 0) + states.get("new", 0), "phase=created", "wait"),
+        Count("in review", states.get("review_pending", 0), "phase=review_pending", "review"),
+        Count("completed", states.get("completed", 0), "phase=completed", "good"),
+    )
+
+
+def host_row(host: HostView, model: ReadModel) -> HostRow:
+    """Return a host with a cell for each of its slots, those of one run side by side."""
+    cells = [Slot(name) for name, width in _held(host, model) for _ in range(width)]
+    cells += [Slot(None)] * max(0, host.spec.slots - len(cells))
+    return HostRow(host, cells[:MOST_CELLS], max(0, len(cells) - MOST_CELLS))
+
+
+def _held(host: HostView, model: ReadModel) -> Iterator[tuple[str, int]]:
+    """Yield the tasks with a run on a host, and how many slots each takes."""
+    keys = set(host.runs)
+    for name, status in sorted(model.observed.statuses.items()) if keys else ():
+        if status.run in keys:
+            yield name, status.slots
+
+
+def budget_rows(desired: Desired, spent: Mapping[BudgetScope, Usage]) -> Sequence[BudgetRow]:
+    """Return what was spent today: by the fleet, and from every budget of a day."""
+    budgets: dict[BudgetScope, Budget | None] = {FLEET_GROUP: desired.fleet.daily_budget}
+    budgets |= {("repo", name): repo.daily_budget for name, repo in desired.repos.items()}
+    budgets |= {("adapter", name): adapter.daily_budget for name, adapter in desired.adapters.items()}
+    budgets |= {("host", name): host.daily_budget for name, host in desired.hosts.items()}
+    return [
+        row
+        for scope, budget in budgets.items()
+        if budget is not None or scope == FLEET_GROUP
+        for row in _rows(scope, budget, spent.get(scope, Usage()))
+    ]
+
+
+def _rows(scope: BudgetScope, budget: Budget | None, usage: Usage) -> Iterator[BudgetRow]:
+    name = "fleet" if scope == FLEET_GROUP else " ".join(scope)
+    tokens = usage.input_tokens + usage.output_tokens
+    if budget is None or budget.cost_usd is not None or budget.tokens is None:
+        yield BudgetRow(name, usage.cost_usd, budget.cost_usd if budget else None, "USD")
+    if budget is not None and budget.tokens is not None:
+        yield BudgetRow(name, tokens, budget.tokens, "tokens")

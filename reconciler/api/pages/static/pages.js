@@ -1,0 +1,44 @@
+// Makes pages that are whole without it nicer: ages that grow, `/` for search, a word on the stream.
+(() => {
+  "use strict";
+  const sizes = [["d", 86400], ["h", 3600], ["m", 60], ["s", 1]];
+
+  function age(time) {
+    const seconds = Math.max(0, (Date.now() - Date.parse(time)) / 1000);
+    const [unit, size] = sizes.find(([, size]) => seconds >= size) || ["s", 1];
+    return `${Math.floor(seconds / size)}${unit} ago`;
+  }
+
+  function grow() {
+    for (const element of document.querySelectorAll("main time")) {
+      const text = age(element.dateTime);
+      if (element.textContent !== text) element.textContent = text;
+    }
+  }
+
+  function say(text) {
+    const state = document.getElementById("state");
+    if (state && state.textContent !== text) state.textContent = text;
+  }
+
+  function follow() {
+    const log = document.querySelector("[data-follow]");
+    if (log) log.scrollTop = log.scrollHeight;
+  }
+
+  document.addEventListener("keydown", (event) => {
+    const isTyping = event.target.closest("input, textarea, select, [contenteditable]");
+    if (event.key === "/" && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey) {
+      event.preventDefault();
+      document.getElementById("search")?.focus();
+    }
+  });
+  document.addEventListener("change", (event) => {
+    if (event.target.matches(".filters select")) event.target.form.requestSubmit();
+  });
+  document.addEventListener("htmx:sse:after:connection", () => say("Follows what happens"));
+  document.addEventListener("htmx:sse:error", () => say("The connection is lost; trying again"));
+  document.addEventListener("htmx:after:swap", () => { grow(); });
+  document.addEventListener("DOMContentLoaded", () => { grow(); follow(); });
+  setInterval(grow, 10000);
+})();
