@@ -38,7 +38,7 @@ class Nowhere:
     """Hosts on which nothing runs."""
 
     followed: frozenset[tuple[str, int]] = frozenset()
-    troubles: Mapping[str, str] = {}
+    retry_reasons: Mapping[str, str] = {}
 
     def follow(self, order: RunRequest, emit: object) -> None:
         raise AssertionError(f"{order.run} was started, but there is nothing to do")
@@ -95,7 +95,7 @@ async def settled_fleet(folder: Path, size: int) -> Loop:
         prober=nowhere,
         forges=nowhere,
         clock=lambda: NOW,
-        steady=lambda: 0.0,
+        monotonic=lambda: 0.0,
     )
     loop = build_loop(FleetCache(), ports, ControllerSettings())
     await loop._look()

@@ -25,14 +25,14 @@ def main() -> None:
         program = [sys.executable, "-m", "reconciler", "--repo", str(folder), "--data-dir", f"{name}/data"]
         subprocess.run([*program, "run", "--until-idle"], env=env, check=True, capture_output=True)
         calls = {"python -c pass": [sys.executable, "-c", "pass"]}
-        calls |= {words: [*program, *words.split()] for words in COMMANDS}
+        calls |= {args: [*program, *args.split()] for args in COMMANDS}
         best = dict.fromkeys(calls, (9.0, 9.0))
         for _ in range(TIMES):
-            for words, call in calls.items():
-                best[words] = tuple(map(min, best[words], measured(call, folder, env)))
+            for args, call in calls.items():
+                best[args] = tuple(map(min, best[args], measured(call, folder, env)))
         print(f"{'command':<16} {'wall':>8} {'CPU':>8}")
-        for words, (wall, cpu) in best.items():
-            print(f"{words:<16} {wall * 1000:5.0f} ms {cpu * 1000:5.0f} ms")
+        for args, (wall, cpu) in best.items():
+            print(f"{args:<16} {wall * 1000:5.0f} ms {cpu * 1000:5.0f} ms")
 
 
 def fleet(place: Path) -> tuple[Path, dict[str, str]]:
@@ -44,8 +44,8 @@ def fleet(place: Path) -> tuple[Path, dict[str, str]]:
     (home / ".gitconfig").write_text("[user]\n\tname = Bench\n\temail = bench@example.org\n")
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     env = {**kept, "HOME": str(home), "PYTHONPYCACHEPREFIX": str(place / "compiled")}
-    for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "Say hello"]):
-        subprocess.run(["git", *words], cwd=folder, env=env, check=True)
+    for args in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "Say hello"]):
+        subprocess.run(["git", *args], cwd=folder, env=env, check=True)
     return folder, env
 
 

@@ -198,8 +198,8 @@ def stream(place: Path, changes: Iterable[tuple[Mapping[str, bytes], str]], *, s
     subprocess.run(["git", "-C", str(place), "fast-import", "--quiet"], input=b"".join(pieces), check=True)
 
 
-def git(place: Path, *words: str) -> None:
-    subprocess.run(["git", "-C", str(place), *words], check=True)
+def git(place: Path, *args: str) -> None:
+    subprocess.run(["git", "-C", str(place), *args], check=True)
 
 
 if __name__ == "__main__":

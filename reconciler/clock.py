@@ -15,7 +15,7 @@ def now() -> datetime:
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
-def steady() -> float:
+def monotonic() -> float:
     """Return seconds that nobody sets: how long something took, whatever the clock says."""
     return time.monotonic()
 

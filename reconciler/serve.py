@@ -61,7 +61,7 @@ from reconciler.store.high_water import HighWaterMarks
 from reconciler.store.history import HistoryReader
 from reconciler.store.leader import LeaderLease, LeaderMode, this_process
 from reconciler.store.merge_preview import PullTree
-from reconciler.store.presence import BEAT as TELL
+from reconciler.store.presence import BEAT as ON_RETRY
 from reconciler.store.presence import Presence, PresenceFile
 from reconciler.store.remote_record import require_own_record
 from reconciler.store.spending import spending
@@ -139,12 +139,12 @@ def _beside(fleet: "_Fleet", settings: Settings) -> Iterator[Coroutine[None, Non
     yield from (_kept_up(poller.run) for poller in fleet.pollers)
     yield _kept_up(partial(_watch, fleet))
     yield _kept_up(partial(_tell, fleet, settings))
-    yield _lead(fleet)
+    yield _renew_leader_lease(fleet)
     if interval := watchdog_interval():
         yield _stay_alive(interval)
 
 
-async def _lead(fleet: "_Fleet") -> None:
+async def _renew_leader_lease(fleet: "_Fleet") -> None:
     """Keep the lease, and end the loop once another reconciler leads."""
     try:
         await fleet.lease.keep()
@@ -163,10 +163,10 @@ async def _tell(fleet: "_Fleet", settings: Settings) -> None:
                 address=address or fleet.listens_at,
                 specs=fleet.cache.desired.revision,
                 state=fleet.cache.head,
-                trouble=fleet.loop.backoff.why,
+                error=fleet.loop.backoff.why,
             )
         )
-        await asyncio.sleep(TELL)
+        await asyncio.sleep(ON_RETRY)
 
 
 async def _kept_up(work: Callable[[], Coroutine[None, None, None]]) -> None:
@@ -262,7 +262,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             revision=lambda: cache.desired.revision,
             marks=marks,
         )
-        lease, presence, me = await _take_lead(stack, settings, repository, state, state_branch)
+        lease, presence, me = await _acquire_leader_lease(stack, settings, repository, state, state_branch)
         tree.is_acted_on = branch != state_branch  # there the record's own mark moves with each commit
         transports = await stack.enter_async_context(ways(lambda: cache.desired.hosts, settings.data_dir))
         dispatch = Dispatcher(
@@ -285,7 +285,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             prober=HostProber(transports, data=settings.data_dir, clock=clock.now),
             forges=forges,
             clock=clock.now,
-            steady=clock.steady,
+            monotonic=clock.monotonic,
         )
         loop_settings = ControllerSettings(
             machine=await _machine(settings, state),
@@ -317,7 +317,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
         )
 
 
-async def _take_lead(
+async def _acquire_leader_lease(
     stack: AsyncExitStack, settings: Settings, repository: Repository, state: StateBranch, branch: str
 ) -> tuple[LeaderLease, PresenceFile, Presence]:
     """
@@ -370,7 +370,7 @@ def _reader_of_pulls(repository: Repository) -> ReadPull:
 
     async def read(pull: PullRequestSnapshot, base: str) -> Desired:
         async with turn:
-            await tree.turn_to(pull.number, pull.head, base)
+            await tree.check_out_merge(pull.number, pull.head, base)
             return await source.read({})
 
     return read

@@ -16,15 +16,13 @@ _PATIENCE = 0.5
 """Seconds for a start that nobody wants any more to come to its end by itself."""
 
 
-async def start(*words: str, **options: Any) -> asyncio.subprocess.Process:
+async def start(*argv: str, **options: Any) -> asyncio.subprocess.Process:
     """
     Start a process that leads a session, and so a process group, of its own.
 
     If this is cancelled there is no process afterwards. Raises OSError.
     """
-    starting = asyncio.ensure_future(
-        asyncio.create_subprocess_exec(*words, start_new_session=True, **options)
-    )
+    starting = asyncio.ensure_future(asyncio.create_subprocess_exec(*argv, start_new_session=True, **options))
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:

@@ -22,9 +22,9 @@ _LARGEST = 2**53
 Epoch = Annotated[int, Field(ge=1, le=_LARGEST)]
 Number = Annotated[int, Field(ge=1, le=_LARGEST)]
 """Of a pull request."""
-MOST_WORDS = 100_000
+MOST_TEXT = 100_000
 """Characters of an agent's last words."""
-Limited = Annotated[str, Field(max_length=MOST_WORDS)]
+Limited = Annotated[str, Field(max_length=MOST_TEXT)]
 
 
 def _check_used(usage: Usage) -> Usage:

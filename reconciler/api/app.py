@@ -27,13 +27,13 @@ from reconciler.api.stream import EventStream, Tail
 from reconciler.api.tokens import LastUse
 from reconciler.api.webhooks import WebhookRoute
 from reconciler.api.worker_protocol import WorkerProtocol
-from reconciler.controller.ports import Clock, Controller, LeaseService
+from reconciler.controller.ports import Clock, FleetView, LeaseService
 
 LIMITS = RateLimits()
 
 
 def make_app(
-    controller: Controller,
+    view: FleetView,
     leases: LeaseService,
     services: Services,
     *,
@@ -49,27 +49,25 @@ def make_app(
     `app.ctx.notify()` whenever something went on record, so that those who listen hear of it at once.
     """
     app, closing, tail = bare_app(), Closing(), Tail(services.record)
-    gate = Authenticator(
-        controller, clock, LastUse(last_use, clock), Buckets(limits.token), Buckets(limits.peer)
-    )
+    gate = Authenticator(view, clock, LastUse(last_use, clock), Buckets(limits.token), Buckets(limits.peer))
     operations = _with_document(
         (
             *WorkerProtocol(
-                controller, leases, services, clock, closing, Buckets(limits.proposals), limits.waits
+                view, leases, services, clock, closing, Buckets(limits.proposals), limits.waits
             ).operations,
-            *ReadOperations(controller, services.record, gate.last_use.get, services.last_output).operations,
+            *ReadOperations(view, services.record, gate.last_use.get, services.last_output).operations,
             *EventStream(tail, services.record, closing, gate.is_still_good, limits.streams).operations,
             *WebhookRoute(services.hooks).operations,
-            *Pulse(controller, services.record).operations,
+            *Pulse(view, services.record).operations,
         )
     )
 
     def version() -> str:
-        return f"{services.record.head()}-{controller.desired.revision}"
+        return f"{services.record.head()}-{view.desired.revision}"
 
     add_routes(app, operations, Admission(gate.admit, version))
-    fleet = Fleet(controller, services.record, services.pages, clock, services.last_output)
-    access = PageAccess(exposure, controller, clock, gate.peers, Buckets(limits.visitors))
+    fleet = Fleet(view, services.record, services.pages, clock, services.last_output)
+    access = PageAccess(exposure, view, clock, gate.peers, Buckets(limits.visitors))
     app.ctx.pages = Pages(fleet, access, closing, tabs=TABS, pages=PAGES, streams=STREAMS, actions=ACTIONS)
     app.ctx.pages.add_to(app)
     app.error_handler.add(Exception, answer_error)

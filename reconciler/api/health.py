@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reconciler.api.operation import Call, Operation, Reply
 from reconciler.api.services import HistorySource
-from reconciler.controller.ports import Controller
+from reconciler.controller.ports import FleetView
 from reconciler.core.errors import Unavailable
 from reconciler.wire import HealthBody
 
@@ -16,7 +16,7 @@ from reconciler.wire import HealthBody
 class Pulse:
     """What load balancers and service managers ask for."""
 
-    controller: Controller
+    view: FleetView
     record: HistorySource
 
     async def last_transitions(self, call: Call) -> HealthBody:  # noqa: ARG002 - every handler is called so
@@ -25,9 +25,9 @@ class Pulse:
 
     async def is_ready(self, call: Call) -> HealthBody:  # noqa: ARG002 - as above
         """Answer if specs and state were read. Raises Unavailable."""
-        if not self.controller.desired.revision:
+        if not self.view.desired.revision:
             raise Unavailable("the specs were not read yet; the log says what is in the way")
-        return HealthBody(revision=self.controller.desired.revision, state=self.record.head() or None)
+        return HealthBody(revision=self.view.desired.revision, state=self.record.head() or None)
 
     @property
     def operations(self) -> Sequence[Operation]:

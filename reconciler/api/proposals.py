@@ -5,7 +5,7 @@ Tasks that outside agents propose: each on a branch of its own, for a person to 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from reconciler.controller.ports import Controller, SpecWriter
+from reconciler.controller.ports import FleetView, SpecWriter
 from reconciler.core.errors import Conflict, NotNow, Problem, SpecError, UsageError
 from reconciler.core.fields import check_name
 from reconciler.core.model.specs import TaskDefaults
@@ -27,8 +27,8 @@ CheckFile = Callable[[str, str], Awaitable[Sequence[Problem]]]
 class Proposals:
     """Puts proposals on branches of the fleet's repository; nothing of them is in force there."""
 
-    def __init__(self, controller: Controller, writer: SpecWriter, edit: SetKeys, check: CheckFile) -> None:
-        self._controller = controller
+    def __init__(self, view: FleetView, writer: SpecWriter, edit: SetKeys, check: CheckFile) -> None:
+        self._view = view
         self._writer = writer
         self._edit = edit
         self._check = check
@@ -43,8 +43,8 @@ class Proposals:
         """
         self._require_free(request.name)
         given = request.model_dump(exclude={"name"}, mode="json")
-        words = {key: _visible(value) for key, value in given.items() if value}
-        fields = {**words, **self._mode(request.repo or "")}
+        texts = {key: _visible(value) for key, value in given.items() if value}
+        fields = {**texts, **self._mode(request.repo or "")}
         path, text = f"specs/tasks/{request.name}.yaml", self._edit("", fields)
         if problems := await self._check(path, text):
             raise SpecError(problems)
@@ -63,7 +63,7 @@ class Proposals:
 
     def _mode(self, repo: str) -> Mapping[str, str]:
         """Return who is to do it: an agent that pulls, where no agent's CLI is the default."""
-        desired = self._controller.desired
+        desired = self._view.desired
         defaults: list[TaskDefaults] = [desired.fleet]
         if repo in desired.repos:
             defaults.append(desired.repos[repo])
@@ -75,7 +75,7 @@ class Proposals:
             check_name(name)
         except ValueError as error:
             raise UsageError(str(error)) from None
-        desired = self._controller.desired
+        desired = self._view.desired
         if name in desired.tasks or name in desired.broken:
             raise NotNow(f"there is a task {name} already; choose another name")
 

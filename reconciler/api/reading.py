@@ -20,7 +20,7 @@ from reconciler.api.views import (
     task_body,
     worker_body,
 )
-from reconciler.controller.ports import Controller
+from reconciler.controller.ports import FleetView
 from reconciler.core.errors import NotFound, Refused
 from reconciler.core.fields import Frozen
 from reconciler.core.views import LastOutput, TaskView, is_holder
@@ -45,19 +45,17 @@ Thing = TypeVar("Thing")
 class ReadOperations:
     """What those who look ask for."""
 
-    controller: Controller
+    view: FleetView
     record: HistorySource
     last_used: Callable[[str], datetime | None]
     last_output: LastOutput = lambda *_: None
 
     async def tasks(self, call: Call) -> Page:
         """Return tasks by name; to a token of scope `agent`, those that it holds."""
-        model = read_model(self.controller)
+        model = read_model(self.view)
         names: Iterable[str] = model.names()
         if not call.caller.may("read"):
-            names = (
-                name for name in names if is_holder(call.caller.agent, self.controller.statuses.get(name))
-            )
+            names = (name for name in names if is_holder(call.caller.agent, self.view.statuses.get(name)))
         if wanted := _wanted(call.query):
             names = (name for name in names if _matches(model.task(name), wanted))
         page, cursor = _page(names, str, call.query)
@@ -66,7 +64,7 @@ class ReadOperations:
 
     async def task(self, call: Call) -> TaskBody:
         """Return a task; to a token of scope `agent`, one that it was given."""
-        model = replace(read_model(self.controller), last_output=self.last_output)
+        model = replace(read_model(self.view), last_output=self.last_output)
         view = model.task(call.name)
         if view.assigned_agent != call.caller.agent and not call.caller.may("read"):
             raise Refused("a token of scope `agent` reads the tasks that it was given; `read` reads all")
@@ -78,26 +76,24 @@ class ReadOperations:
         """Return live runs by name."""
         wanted, model = (
             _wanted(call.query),
-            replace(read_model(self.controller), last_output=self.last_output),
+            replace(read_model(self.view), last_output=self.last_output),
         )
         live = (view for view in model.runs() if _matches(view, wanted))
         return Page(*_page(map(run_body, live), lambda run: run.run, call.query))
 
     async def hosts(self, call: Call) -> Page:
         """Return hosts by name."""
-        page, cursor = _page(read_model(self.controller).hosts().values(), lambda host: host.name, call.query)
+        page, cursor = _page(read_model(self.view).hosts().values(), lambda host: host.name, call.query)
         return Page([host_body(host) for host in page], cursor)
 
     async def agents(self, call: Call) -> Page:
         """Return outside agents by name."""
-        page, cursor = _page(
-            read_model(self.controller).workers().values(), lambda worker: worker.name, call.query
-        )
+        page, cursor = _page(read_model(self.view).workers().values(), lambda worker: worker.name, call.query)
         return Page([worker_body(worker, self.last_used(worker.name)) for worker in page], cursor)
 
     async def plan(self, call: Call) -> PlanBody:
         """Return what the last look came to."""
-        return plan_body(self.controller, call.query.limit)
+        return plan_body(self.view, call.query.limit)
 
     async def history(self, call: Call) -> Page:
         """Return what happened, newest first."""

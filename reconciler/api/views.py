@@ -5,7 +5,7 @@ The bodies of the API's answers, made of the read model.
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from reconciler.controller.ports import Controller
+from reconciler.controller.ports import FleetView
 from reconciler.core.model.runs import Assignment
 from reconciler.core.model.status import Phase, Status
 from reconciler.core.planning.plan import Action, FollowRun, RecordEvent, StartRun, StopRun
@@ -29,9 +29,9 @@ from reconciler.wire import (
 )
 
 
-def lease_body(assignment: Assignment, controller: Controller, whole_url: Callable[[str], str]) -> Lease:
+def lease_body(assignment: Assignment, view: FleetView, whole_url: Callable[[str], str]) -> Lease:
     """Return what an agent is told of the task it holds now."""
-    fleet, repo = controller.desired.fleet, assignment.repo
+    fleet, repo = view.desired.fleet, assignment.repo
     url = whole_url(repo.url) if repo else ""
     return Lease(
         task=assignment.task,
@@ -61,12 +61,12 @@ def progress_body(task: str, status: Status) -> Progress:
     )
 
 
-def read_model(controller: Controller) -> ReadModel:
+def read_model(view: FleetView) -> ReadModel:
     """Return the fleet as the loop has it now."""
     return ReadModel(
-        controller.desired,
-        observed_on_record(controller.statuses, controller.hosts, controller.damaged),
-        planned=controller.last_plan.waiting,
+        view.desired,
+        observed_on_record(view.statuses, view.hosts, view.damaged),
+        planned=view.last_plan.waiting,
     )
 
 
@@ -164,12 +164,12 @@ _KINDS: Mapping[type[Action], ActionKind] = {
 }
 
 
-def plan_body(controller: Controller, most: int) -> PlanBody:
+def plan_body(view: FleetView, most: int) -> PlanBody:
     """Return what the last look came to, with the first of the tasks that wait."""
-    plan = controller.last_plan
+    plan = view.last_plan
     waiting = [(name, plan.waiting[name]) for name in sorted(plan.waiting)[:most]]
     return PlanBody(
-        revision=controller.desired.revision,
+        revision=view.desired.revision,
         due=_time(plan.due),
         actions=tuple(
             PlannedAction(kind=_KINDS[type(action)], task=action.task, reason=action.reason)

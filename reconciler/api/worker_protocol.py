@@ -19,7 +19,7 @@ from reconciler.api.problems import TooMany
 from reconciler.api.server import Closing
 from reconciler.api.services import Services
 from reconciler.api.views import lease_body, progress_body
-from reconciler.controller.ports import Controller, LeaseService
+from reconciler.controller.ports import FleetView, LeaseService
 from reconciler.core.errors import LeaseLost, NotNow, Unavailable
 from reconciler.core.events import WorkerReport
 from reconciler.core.model.runs import Claim
@@ -49,7 +49,7 @@ LOG_LIMIT = 8 * 1024 * 1024
 class WorkerProtocol:
     """What outside agents ask for."""
 
-    controller: Controller
+    view: FleetView
     leases: LeaseService
     services: Services
     clock: Callable[[], datetime]
@@ -76,7 +76,7 @@ class WorkerProtocol:
         assignment = await self.leases.assignment(task)
         if not self._is_for(task, lease_request):
             return None
-        return lease_body(assignment, self.controller, self.services.whole_url)
+        return lease_body(assignment, self.view, self.services.whole_url)
 
     @contextmanager
     def _counted(self, agent: str) -> Iterator[None]:
@@ -90,7 +90,7 @@ class WorkerProtocol:
 
     def _is_for(self, task: str, lease_request: LeaseRequest) -> bool:
         """Return whether a task is still the one that was given for a bid: it may be lost by now."""
-        status = self.controller.statuses.get(task)
+        status = self.view.statuses.get(task)
         if status is None or not status.phase.is_live or not isinstance(status.holder, AtWorker):
             return False
         key = (lease_request.agent, lease_request.request_key)
@@ -98,14 +98,14 @@ class WorkerProtocol:
 
     async def start(self, call: Call) -> Progress:
         """Take note that the agent is at work."""
-        return await self._hear(call, call.body.epoch, None)
+        return await self._submit(call, call.body.epoch, None)
 
     async def heartbeat(self, call: Call) -> Heartbeat:
         """Renew the lease, and tell the agent whether to go on."""
-        fleet = self.controller.desired.fleet
+        fleet = self.view.desired.fleet
         desired: Literal["run", "cancel", "lost"]
         try:
-            why = self.leases.beat(call.name, call.caller.agent, call.body.epoch)
+            why = self.leases.heartbeat(call.name, call.caller.agent, call.body.epoch)
         except LeaseLost as lost:
             why, desired = str(lost), "lost"
         else:
@@ -132,18 +132,18 @@ class WorkerProtocol:
         request: StatusRequest = call.body
         if request.branch is not None:
             self._require_own(call, request.epoch, request.branch)
-        return await self._hear(call, request.epoch, _claim(request))
+        return await self._submit(call, request.epoch, _claim(request))
 
     async def propose(self, call: Call) -> Proposal:
         """Put a proposed task where a person decides on it."""
         self.proposals.take(call.caller.agent)
         return await self.services.propose(call.body, call.caller.agent)
 
-    async def _hear(self, call: Call, epoch: int, claim: Claim | None) -> Progress:
+    async def _submit(self, call: Call, epoch: int, claim: Claim | None) -> Progress:
         report = WorkerReport(
             task=call.name, agent=call.caller.agent, epoch=epoch, at=self.clock(), claim=claim
         )
-        return progress_body(call.name, await self.leases.hear(report))
+        return progress_body(call.name, await self.leases.submit(report))
 
     def _require_own(self, call: Call, epoch: int, branch: str) -> None:
         """
@@ -151,7 +151,7 @@ class WorkerProtocol:
 
         Raises NotNow, and what `holder` raises.
         """
-        desired, statuses = self.controller.desired, self.controller.statuses
+        desired, statuses = self.view.desired, self.view.statuses
         own, status = holder(desired.tasks, statuses, call.name, call.caller.agent, epoch)
         if branch == status.branch_name:
             return
@@ -167,8 +167,8 @@ class WorkerProtocol:
     def _held(self, call: Call, epoch: int) -> str:
         """Return the run that the agent holds, its lease renewed. Raises NotFound, NotNow, LeaseLost."""
         agent = call.caller.agent
-        self.leases.beat(call.name, agent, epoch)
-        _, status = holder(self.controller.desired.tasks, self.controller.statuses, call.name, agent, epoch)
+        self.leases.heartbeat(call.name, agent, epoch)
+        _, status = holder(self.view.desired.tasks, self.view.statuses, call.name, agent, epoch)
         return status.run or ""
 
     @property

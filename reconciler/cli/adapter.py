@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 @one_task
 @click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
 @click.pass_obj
-def prompt(context: Context, words: tuple[str, ...], rev: str | None) -> None:
+def prompt(context: Context, args: tuple[str, ...], rev: str | None) -> None:
     """
     Print the prompt of a task.
 
     Of a live task it is the prompt of its current round, otherwise the one
     its next run would begin with.
     """
-    click.echo(asyncio.run(_prompt(context, words, rev)), nl=False)
+    click.echo(asyncio.run(_prompt(context, args, rev)), nl=False)
 
 
-async def _prompt(context: Context, words: Sequence[str], rev: str | None) -> str:
+async def _prompt(context: Context, args: Sequence[str], rev: str | None) -> str:
     from reconciler.cli.session import open_fleet, pick
     from reconciler.core.errors import SpecError
     from reconciler.core.runs.command import build_prompt
@@ -52,7 +52,7 @@ async def _prompt(context: Context, words: Sequence[str], rev: str | None) -> st
         revision, files = await fleet.files(rev)
         observed = await fleet.observed()
     desired = build(files, revision=revision)
-    name = task_name(words, desired.tasks)
+    name = task_name(args, desired.tasks)
     task = pick(desired, "task", desired.tasks, name)
     if problems := desired.broken.get(name):
         raise SpecError(problems)
@@ -162,13 +162,13 @@ async def _tried(
 
 def _show_check(check_result: "CheckResult") -> None:
     result = {True: "ok", False: "failed", None: "-"}[check_result.ok]
-    click.echo(f"{check_result.name:<8} {result:<7} {check_result.words}")
+    click.echo(f"{check_result.name:<8} {result:<7} {check_result.message}")
 
 
 def _check_document(check_result: "CheckResult") -> Document:
     from reconciler.dispatch.output import verdict_as_json
 
-    document: Document = {"check": check_result.name, "ok": check_result.ok, "message": check_result.words}
+    document: Document = {"check": check_result.name, "ok": check_result.ok, "message": check_result.message}
     if check_result.cli:
         document |= {"version": check_result.cli.version, "path": check_result.cli.path}
     if check_result.verdict:

@@ -28,7 +28,7 @@ class Choice:
     """What a new fleet says of its adapter."""
 
     adapter: str | None
-    words: str
+    message: str
     """For people: what was found, or what to install."""
 
     def written(self, text: str) -> str:
@@ -65,10 +65,10 @@ def _choice_note(chosen: str, installed: Mapping[str, HostCli], usable: list[str
     if cli is None or not cli.ok:
         why = cli.message if cli else "nothing was found of it"
         return f"Tasks are given to {chosen}, which cannot be used here yet: {why}."
-    words = f"Tasks are given to {chosen} ({cli.path} {cli.version or ''}".rstrip() + ")"
+    text = f"Tasks are given to {chosen} ({cli.path} {cli.version or ''}".rstrip() + ")"
     others = [name for name in usable if name != chosen]
     also = f"; {', '.join(others)} would do too (`adapter` in specs/fleet.yaml)" if others else ""
-    return f"{words}{also}. Try it: `reconciler adapter test {chosen}`."
+    return f"{text}{also}. Try it: `reconciler adapter test {chosen}`."
 
 
 async def _look() -> Mapping[str, HostCli]:

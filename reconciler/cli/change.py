@@ -49,18 +49,18 @@ async def change(
         if isinstance(changes, str):
             click.echo(changes, err=True)
             continue
-        words = message(f"{verb} {commit_label(kind, name)}", reason)
-        await set_fields(fleet, spec_path(kind, name), files[name], changes, words)
+        commit_message = message(f"{verb} {commit_label(kind, name)}", reason)
+        await set_fields(fleet, spec_path(kind, name), files[name], changes, commit_message)
         click.echo(f"{name}: {', '.join(_field_text(field, value) for field, value in changes.items())}")
 
 
 async def set_fields(
-    fleet: "FleetSession", path: str, file: "File", changes: FieldChanges, words: str
+    fleet: "FleetSession", path: str, file: "File", changes: FieldChanges, commit_message: str
 ) -> None:
     """Set fields in a spec file, comments kept; commit and push it."""
     from reconciler.specs.edit import edit
 
-    await fleet.commit(path, edit(file.data.decode(), changes, path=path), words)
+    await fleet.commit(path, edit(file.data.decode(), changes, path=path), commit_message)
 
 
 def spec_of(model: type[Spec], name: str, file: "File") -> Spec:

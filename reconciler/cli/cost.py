@@ -74,11 +74,11 @@ def sums_by_name(spent: "Iterable[Spending]", by: str) -> Sums:
     for each in spent:
         name = KEYS[by](each) or NONE
         sums[name] = sums.get(name, Usage()) + each.usage
-    order = sorted(sums) if by == "day" else sorted(sums, key=lambda name: (*_dearness(sums[name]), name))
+    order = sorted(sums) if by == "day" else sorted(sums, key=lambda name: (*_price(sums[name]), name))
     return {name: sums[name] for name in order}
 
 
-def _dearness(usage: Usage) -> tuple[float, int]:
+def _price(usage: Usage) -> tuple[float, int]:
     return -usage.cost_usd, -(usage.input_tokens + usage.output_tokens)
 
 

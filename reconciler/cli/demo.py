@@ -147,9 +147,9 @@ def _show(place: Path) -> None:
 
     fleet, project = place / "fleet", Checkout(place / "calculator")
     _heading("Nothing is left to do", "reconciler plan")
-    words = ("--repo", fleet, "--data-dir", place / "state", "plan")
+    args = ("--repo", fleet, "--data-dir", place / "state", "plan")
     plan = subprocess.run(
-        [sys.executable, "-m", "reconciler", *words], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "reconciler", *args], capture_output=True, text=True, check=False
     )
     _print(plan.stdout + plan.stderr)
     _heading("The branch that makes the test pass", f"git -C calculator diff main {FIX}")

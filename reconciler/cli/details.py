@@ -117,7 +117,7 @@ def _host_fields(view: HostView, now: datetime) -> Iterator[tuple[str, str]]:
     yield "runs", "\n".join(view.runs)
     if host.drain and host.drain_until:
         yield "drain until", format_time(host.drain_until)
-    yield from _way_fields(host)
+    yield from _route_fields(host)
     yield "labels", ", ".join(host.labels)
     yield "adapters", adapters_of(view)
     yield "weight", f"{host.weight:g}" if host.weight != 1 else ""
@@ -130,7 +130,7 @@ def _host_fields(view: HostView, now: datetime) -> Iterator[tuple[str, str]]:
         yield "git", status.git or ("missing" if status.os else "")
 
 
-def _way_fields(host: Host) -> Iterator[tuple[str, str]]:
+def _route_fields(host: Host) -> Iterator[tuple[str, str]]:
     """Yield how a host is reached; nothing of this machine."""
     if host.address is None:
         return

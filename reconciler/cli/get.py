@@ -16,7 +16,7 @@ from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import list_output, print_json, print_list, print_table, print_yaml
-from reconciler.cli.references import one_task, resolve_references, task_name, words_argument
+from reconciler.cli.references import one_task, reference_argument, resolve_references, task_name
 
 if TYPE_CHECKING:
     from reconciler.cli.kinds import ShownKind
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@words_argument("[KIND] [NAME]...", required=False)
+@reference_argument("[KIND] [NAME]...", required=False)
 @list_output
 @click.pass_obj
-def get(context: Context, words: tuple[str, ...], output: str) -> None:
+def get(context: Context, args: tuple[str, ...], output: str) -> None:
     """
     List tasks, hosts, agents, adapters or repos.
 
     Tasks if no KIND is named. A kind may be written in the singular, the plural
     or short (t, h, ag, ad, r), and before a name: `get host/local`.
     """
-    shown, items = asyncio.run(_listed(context, words))
+    shown, items = asyncio.run(_listed(context, args))
     print_list(items, shown.columns(clock.now()), shown.document, output)
     if shown.name == "task" and output in {"table", "wide"}:
-        _say_what_failed(items, in_full=len(items) == 1 and len(words) > 0)
+        _say_what_failed(items, in_full=len(items) == 1 and len(args) > 0)
 
 
 def _say_what_failed(views: "Sequence[TaskView]", *, in_full: bool) -> None:
@@ -61,7 +61,7 @@ def _say_what_failed(views: "Sequence[TaskView]", *, in_full: bool) -> None:
 
 
 async def _listed(
-    context: Context, words: Sequence[str], *, is_one: bool = False
+    context: Context, args: Sequence[str], *, is_one: bool = False
 ) -> "tuple[ShownKind, list[Any]]":
     """Return the kind that is meant, and what is to be shown of it; of a few tasks, why they failed."""
     from reconciler.cli.kinds import SHOWN_KINDS
@@ -74,15 +74,15 @@ async def _listed(
         desired, observed = await fleet.recorded()
         await say_if_nobody_serves(fleet, desired.fleet.state_branch, observed.statuses, clock.now())
         model = ReadModel(desired, observed, last_output=LogFolder(context.data_dir / "logs").last_output)
-        kind = kind_of(words[0]) if len(words) == 1 and not is_one else None
-        if kind or not words:
+        kind = kind_of(args[0]) if len(args) == 1 and not is_one else None
+        if kind or not args:
             shown, names = SHOWN_KINDS[kind or "task"], []
         else:
-            references = resolve_references(words, lambda kind: SHOWN_KINDS[kind].find(model))
+            references = resolve_references(args, lambda kind: SHOWN_KINDS[kind].find(model))
             if len({each.kind for each in references}) > 1:
-                raise click.UsageError(f"one kind at a time: {' '.join(words)!r} names several")
+                raise click.UsageError(f"one kind at a time: {' '.join(args)!r} names several")
             if is_one and len(references) > 1:
-                raise click.UsageError(f"one thing at a time: {' '.join(words)!r} is no kind and a name")
+                raise click.UsageError(f"one thing at a time: {' '.join(args)!r} is no kind and a name")
             shown, names = SHOWN_KINDS[references[0].kind], [each.name for each in references]
         model = replace(model, closed=await _closed(fleet, shown.name, desired))
         items = shown.pick(model, names)
@@ -100,19 +100,19 @@ def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Conte
 
 
 @click.command()
-@words_argument("[KIND[/]]NAME")
+@reference_argument("[KIND[/]]NAME")
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", help="How to print it."
 )
 @click.pass_obj
-def describe_command(context: Context, words: tuple[str, ...], output: str) -> None:
+def describe_command(context: Context, args: tuple[str, ...], output: str) -> None:
     """
     Show everything about one task, host, agent, adapter or repo.
 
     `web/fix-login` is a task; other kinds are named, as in `host/local` or
     `host local`.
     """
-    kind, items = asyncio.run(_listed(context, words, is_one=True))
+    kind, items = asyncio.run(_listed(context, args, is_one=True))
     (item,) = items
     if output == "text":
         click.echo(kind.details(item, clock.now()))
@@ -133,7 +133,7 @@ async def _closed(fleet: "FleetSession", kind: str, desired: "Desired") -> "Mapp
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
 )
 @click.pass_obj
-def explain_command(context: Context, words: tuple[str, ...], rev: str | None, output: str) -> None:
+def explain_command(context: Context, args: tuple[str, ...], rev: str | None, output: str) -> None:
     """
     Show where each value of a task comes from.
 
@@ -143,7 +143,7 @@ def explain_command(context: Context, words: tuple[str, ...], rev: str | None, o
     from reconciler.cli.preview import placement_document, placement_rows
     from reconciler.cli.render import cause_document
 
-    name, fields, placement, failure = asyncio.run(_explained(context, words, rev))
+    name, fields, placement, failure = asyncio.run(_explained(context, args, rev))
     if output == "json":
         origins = [{"field": each.field, "value": each.value, "origin": each.origin} for each in fields]
         why = cause_document(failure) if failure else None
@@ -158,7 +158,7 @@ def explain_command(context: Context, words: tuple[str, ...], rev: str | None, o
 
 
 async def _explained(
-    context: Context, words: Sequence[str], rev: str | None
+    context: Context, args: Sequence[str], rev: str | None
 ) -> "tuple[str, Sequence[Explained], Placement, FailureSummary | None]":
     from reconciler.cli.failures import describe_failure
     from reconciler.cli.session import open_fleet
@@ -170,7 +170,7 @@ async def _explained(
         revision, files = await fleet.files(rev)
         observed = await fleet.observed()
     desired = build(files, revision=revision)
-    name = task_name(words, desired.tasks.keys() | desired.broken.keys())
+    name = task_name(args, desired.tasks.keys() | desired.broken.keys())
     fields = explained(files, name)
     others = {other: status for other, status in observed.statuses.items() if other != name}
     used = slots_in_use(others, observed)

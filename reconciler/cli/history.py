@@ -17,7 +17,7 @@ from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import Column, print_list
-from reconciler.cli.references import one_task, task_name, words_argument
+from reconciler.cli.references import one_task, reference_argument, task_name
 from reconciler.core.errors import NotFound, SpecError
 from reconciler.core.text import harmless
 from reconciler.core.times import ago, format_time
@@ -35,7 +35,7 @@ FOLLOW_INTERVAL = 0.2
 
 
 @click.command()
-@words_argument("[[task/]NAME]", required=False)
+@reference_argument("[[task/]NAME]", required=False)
 @click.option(
     "-n", "--number", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many."
 )
@@ -43,7 +43,7 @@ FOLLOW_INTERVAL = 0.2
     "-o", "--output", type=click.Choice(["table", "wide", "json"]), default="table", help="How to print it."
 )
 @click.pass_obj
-def history_command(context: Context, words: tuple[str, ...], number: int, output: str) -> None:
+def history_command(context: Context, args: tuple[str, ...], number: int, output: str) -> None:
     """
     Show what happened, newest first.
 
@@ -51,17 +51,17 @@ def history_command(context: Context, words: tuple[str, ...], number: int, outpu
     of the specs that asked for a change, or the agent that did; their words
     stand in the reason.
     """
-    entries = asyncio.run(_history(context, words, number))
+    entries = asyncio.run(_history(context, args, number))
     is_terminal = sys.stdout.isatty() and output != "wide"
-    shown = columns(clock.now(), is_terminal=is_terminal, is_one=bool(words))
+    shown = columns(clock.now(), is_terminal=is_terminal, is_one=bool(args))
     print_list(entries, shown, transition_document, output)
 
 
-async def _history(context: Context, words: Sequence[str], number: int) -> Sequence[TransitionRecord]:
+async def _history(context: Context, args: Sequence[str], number: int) -> Sequence[TransitionRecord]:
     from reconciler.cli.session import open_fleet
 
     async with open_fleet(context) as fleet:
-        task = task_name(words, await fleet.names("task")) if words else None
+        task = task_name(args, await fleet.names("task")) if args else None
         entries = await fleet.history(task, number)
         if task is not None and not entries:
             await fleet.spec_file("task", task)  # it is there and nothing has happened; else it is unknown
@@ -103,18 +103,18 @@ def columns(now: datetime, *, is_terminal: bool, is_one: bool) -> Sequence[Colum
 @click.option("--attempt", type=click.IntRange(min=1), help="Which one; the last if left out.")
 @click.option("--raw", is_flag=True, help="Every byte as it came, even what a terminal would obey.")
 @click.pass_obj
-def logs(context: Context, words: tuple[str, ...], follow: bool, attempt: int | None, raw: bool) -> int:
+def logs(context: Context, args: tuple[str, ...], follow: bool, attempt: int | None, raw: bool) -> int:
     """
     Print the output of a task's agent.
 
     Logs are kept on the machine that ran `reconciler run`. With -f it exits 5
     if the task ended badly.
     """
-    return asyncio.run(_logs(context, words, attempt, _Printer(is_raw=raw), is_followed=follow))
+    return asyncio.run(_logs(context, args, attempt, _Printer(is_raw=raw), is_followed=follow))
 
 
 async def _logs(
-    context: Context, words: Sequence[str], attempt: int | None, printer: "_Printer", *, is_followed: bool
+    context: Context, args: Sequence[str], attempt: int | None, printer: "_Printer", *, is_followed: bool
 ) -> ExitCode:
     from reconciler.cli.session import open_fleet
     from reconciler.core.views import BAD_ENDS
@@ -123,7 +123,7 @@ async def _logs(
     kept = LogFolder(context.data_dir / "logs")
     async with open_fleet(context) as fleet:
         record = await fleet.record()
-        task = task_name(words, (await record.load())[0])
+        task = task_name(args, (await record.load())[0])
         status = await _status(fleet, record, task)
         run = status.run if attempt is None else await _run_of(fleet, task, attempt)
         branch = await fleet.state_branch()

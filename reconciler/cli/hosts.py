@@ -94,7 +94,7 @@ class HostCheck:
     host: "Host"
     facts: "HostFacts | None"
     """None: it did not answer."""
-    troubles: tuple[str, ...]
+    problems: tuple[str, ...]
     """What is wrong with the host itself, and what to do about it."""
     result: "DryRun | None" = None
     """What came of a run that does nothing; None if it was not tried."""
@@ -109,7 +109,7 @@ class HostCheck:
     def is_usable(self) -> bool:
         """Whether all is there that its spec promises; an adapter it does not name may be missing."""
         named = self.host.adapters or {}
-        return not self.troubles and all(cli.ok for name, cli in self.clis.items() if name in named)
+        return not self.problems and all(cli.ok for name, cli in self.clis.items() if name in named)
 
 
 async def _check(context: Context, names: Sequence[str]) -> tuple[Sequence[HostCheck], Sequence[Problem]]:
@@ -139,7 +139,7 @@ async def _check_host(
     except (Unavailable, Refused) as error:
         return HostCheck(host, None, (str(error),))
     tried = await dry_run(host, transports(host), token=clock.random_hex())
-    return HostCheck(host, facts, (*host_problems(facts, clock.now()), *tried.troubles), tried)
+    return HostCheck(host, facts, (*host_problems(facts, clock.now()), *tried.problems), tried)
 
 
 HOST_HEAD = (
@@ -161,7 +161,7 @@ CLI_HEAD = ("HOST", "ADAPTER", "USABLE", "VERSION", "PATH", "WHY")
 
 def _host_row(check: HostCheck) -> Sequence[str]:
     facts, usable = check.facts, "yes" if check.is_usable else "no"
-    why = "; ".join(check.troubles)
+    why = "; ".join(check.problems)
     if facts is None:
         return check.host.name, usable, *[NO_VALUE] * (len(HOST_HEAD) - 3), why
     return (
@@ -221,7 +221,7 @@ def check_document(check: HostCheck) -> Document:
         "host": check.host.name,
         "usable": check.is_usable,
         "reachable": facts is not None,
-        "troubles": list(check.troubles),
+        "troubles": list(check.problems),
         **documents,
         "adapters": {name: cli.model_dump(mode="json") for name, cli in check.clis.items()},
     }
@@ -313,8 +313,8 @@ async def _add(context: Context, name: str, fields: FieldChanges, reason: str, *
         scan = await _confirmed(context, new, {**desired.hosts, name: new}, is_sure=is_sure)
         if scan is None:
             return ExitCode.FAILURE
-        words = message(f"Add host {name}", f"{scan.shown.fingerprint}\n\n{reason}".strip())
-        await fleet.commit(path, edit(text, {"host_key": scan.shown.text}, path=path), words)
+        commit_message = message(f"Add host {name}", f"{scan.shown.fingerprint}\n\n{reason}".strip())
+        await fleet.commit(path, edit(text, {"host_key": scan.shown.text}, path=path), commit_message)
     click.echo(f"{name}: added in {path}, its key pinned; `reconciler host check {name}` tries it", err=True)
     return ExitCode.OK
 
@@ -329,8 +329,10 @@ async def _trust(context: Context, name: str, reason: str, *, is_sure: bool) -> 
         scan = await _confirmed(context, host, desired.hosts, is_sure=is_sure)
         if scan is None or scan.is_pinned:
             return ExitCode.OK if scan else ExitCode.FAILURE
-        words = message(f"Trust the key of host {name}", f"{scan.shown.fingerprint}\n\n{reason}".strip())
-        await set_fields(fleet, spec_path("host", name), file, {"host_key": scan.shown.text}, words)
+        commit_message = message(
+            f"Trust the key of host {name}", f"{scan.shown.fingerprint}\n\n{reason}".strip()
+        )
+        await set_fields(fleet, spec_path("host", name), file, {"host_key": scan.shown.text}, commit_message)
         click.echo(f"{name}: host_key is pinned now", err=True)
     return ExitCode.OK
 

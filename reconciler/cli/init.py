@@ -60,7 +60,7 @@ def init(folder: Path, adapter: str | None) -> None:
     except GitFailed as error:  # to try again later would not help
         raise ReconcilerError(str(error)) from error
     enter = "" if folder == Path.cwd() else f"  cd {folder}\n"
-    click.echo(NEXT.format(folder=folder, agents=choice.words, enter=enter), err=True)
+    click.echo(NEXT.format(folder=folder, agents=choice.message, enter=enter), err=True)
 
 
 def _make(folder: Path, wanted: Mapping[str, str]) -> None:
@@ -70,7 +70,7 @@ def _make(folder: Path, wanted: Mapping[str, str]) -> None:
     is_new = not (folder / ".git").exists()
     if not is_new:
         Checkout(folder).check()  # say in git's words what is wrong with it, if anything is
-    _know_the_person(folder)
+    _require_identity(folder)
     with ExitStack() as undo:
         _make_folder(folder, undo)
         checkout = Checkout(folder)
@@ -122,12 +122,12 @@ def _refuse_to_overwrite(folder: Path, wanted: Mapping[str, str]) -> None:
         raise UsageError(f"{folder} has a fleet already, and nothing was changed: {', '.join(there)}")
 
 
-def _know_the_person(folder: Path) -> None:
+def _require_identity(folder: Path) -> None:
     """Ask git who commits, before anything is written."""
     from reconciler.git.checkout import NOBODY, Checkout
 
     there = next(place for place in (folder, *folder.parents) if place.is_dir())
-    if not Checkout(there).knows_person():
+    if not Checkout(there).has_identity():
         raise UsageError(NOBODY)
 
 

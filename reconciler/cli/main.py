@@ -149,7 +149,7 @@ class Root(click.Group):
             click.echo(f"error: {lost}", err=True)
             sys.exit(ExitCode.FAILURE)
         except (*NAMES, ExceptionGroup) as error:
-            code, message = report_error(_alone(error))
+            code, message = report_error(_first_error(error))
             click.echo(message, err=True)
             sys.exit(code)
         sys.exit(result if isinstance(result, int) else ExitCode.OK)
@@ -252,7 +252,7 @@ def _leave(code: object) -> NoReturn:
     os._exit(code if isinstance(code, int) else ExitCode.FAILURE if code else ExitCode.OK)
 
 
-def _alone(error: Exception) -> Exception:
+def _first_error(error: Exception) -> Exception:
     """Return the first error of a group of known ones, as tasks that ran together raise it."""
     while isinstance(error, ExceptionGroup):
         if error.split(NAMES)[1] is not None:

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from reconciler.store.remote_record import Fetched, Remote
 
 
-def say(words: str) -> None:
+def say(text: str) -> None:
     """Say a line on stderr."""
-    click.echo(words, err=True)
+    click.echo(text, err=True)
 
 
-def fetched_words(fetched: "Fetched", now: datetime) -> str:
+def fetched_notice(fetched: "Fetched", now: datetime) -> str:
     """Say of a clone how old what it knows is."""
     when = f"{ago(fetched.at, now)} ago" if fetched.at else "some time ago"
     return (
@@ -31,7 +31,7 @@ def fetched_words(fetched: "Fetched", now: datetime) -> str:
     )
 
 
-def unfetched_words(remote: "Remote", branch: str) -> str:
+def unfetched_notice(remote: "Remote", branch: str) -> str:
     """Say of a clone that it knows nothing of a record that may be where it was cloned from."""
     return (
         f"No record is here, and none was fetched from {remote.name}, which may have it: what is shown is a "

@@ -36,7 +36,7 @@ def _line(time: datetime, name: str, change: str, reason: str) -> str:
     return f"{moment}  {name:<28}  {change:<24}  {one_line(reason)}"
 
 
-def why_in_words(step: Step, desired: Desired, data: Path) -> str:
+def reason_of(step: Step, desired: Desired, data: Path) -> str:
     """Return, of a step by which a task ended badly, why and what to do, below its line; else nothing."""
     if not (isinstance(step, Transition) and is_bad_end(step) and step.after):
         return ""

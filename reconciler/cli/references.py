@@ -31,35 +31,35 @@ def _kinds(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
     return [f"{kind}s" for kind in REFERABLE if kind.startswith(incomplete)]
 
 
-def words_argument(metavar: str, *, required: bool = True) -> Callable[[Any], Any]:
+def reference_argument(metavar: str, *, required: bool = True) -> Callable[[Any], Any]:
     """Return the argument of a command that takes things by kind and name."""
-    return click.argument("words", metavar=metavar, nargs=-1, required=required, shell_complete=_kinds)
+    return click.argument("args", metavar=metavar, nargs=-1, required=required, shell_complete=_kinds)
 
 
-one_task = words_argument("[task/]NAME")
+one_task = reference_argument("[task/]NAME")
 """The argument of a command about one task."""
-tasks_argument = words_argument("[task/]NAME...")
+tasks_argument = reference_argument("[task/]NAME...")
 """The argument of a command about tasks."""
 
 
 def resolve_references(
-    words: Sequence[str], names_of: NamesOf, only: ReferenceKind | None = None
+    args: Sequence[str], names_of: NamesOf, only: ReferenceKind | None = None
 ) -> Sequence[Reference]:
     """Return what words on the command line refer to; see `core.references`."""
     try:
-        return references(words, names_of, only)
+        return references(args, names_of, only)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
 
-def task_names(words: Sequence[str], names: Collection[str]) -> Sequence[str]:
+def task_names(args: Sequence[str], names: Collection[str]) -> Sequence[str]:
     """Return the names of tasks that words refer to."""
-    return [each.name for each in resolve_references(words, lambda _: names, "task")]
+    return [each.name for each in resolve_references(args, lambda _: names, "task")]
 
 
-def task_name(words: Sequence[str], existing: Collection[str]) -> str:
+def task_name(args: Sequence[str], existing: Collection[str]) -> str:
     """Return the name of the one task that words refer to."""
-    names = task_names(words, existing)
+    names = task_names(args, existing)
     if len(names) != 1:
         raise click.UsageError(f"one task at a time, not {len(names)}: {' '.join(names)}")
     return names[0]

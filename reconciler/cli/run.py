@@ -60,7 +60,7 @@ def run(context: Context, *, once: bool, until_idle: bool, take_over: bool, verb
     return ExitCode.FAILURE if until != "stopped" and ended.mistakes else ExitCode.OK
 
 
-def _nothing(ended: "_Ended") -> str:
+def _nothing(ended: "_Summary") -> str:
     """Say why nothing happened."""
     waiting = f"; {ended.waiting} waiting (`reconciler get tasks` says for what)" if ended.waiting else ""
     count = f"{ended.mistakes} mistake{'s' * (ended.mistakes != 1)}"
@@ -95,7 +95,7 @@ def serve_command(
     return ExitCode.OK
 
 
-class _Ended(NamedTuple):
+class _Summary(NamedTuple):
     """Summary of a reconciler that ended."""
 
     steps: int
@@ -108,9 +108,9 @@ class _Ended(NamedTuple):
     """Tasks that wait for something."""
 
 
-def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
+def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Summary:
     """Reconcile and tell every step; return how it ended."""
-    from reconciler.cli.progress import is_bad_end, line, why_in_words
+    from reconciler.cli.progress import is_bad_end, line, reason_of
     from reconciler.controller.loop import Loop
     from reconciler.controller.ports import Step
     from reconciler.dispatch.environ import close_memory
@@ -129,7 +129,7 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
         steps += 1
         bad_ends += is_bad_end(step)
         line_writer.tell(line(step))
-        if loops and (why := why_in_words(step, loops[0].cache.desired, settings.data_dir)):
+        if loops and (why := reason_of(step, loops[0].cache.desired, settings.data_dir)):
             line_writer.tell(why)
 
     def listen(url: str) -> None:
@@ -143,12 +143,12 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
     try:
         with _plain_interrupt():
             ended = asyncio.run(serve_fleet(settings, on_loop=loops.append, **tells, **how))
-        if words := _what_goes_on(ended.cache.statuses):
-            line_writer.tell(words, err=True)
+        if summary := _what_goes_on(ended.cache.statuses):
+            line_writer.tell(summary, err=True)
     finally:
         line_writer.close()
     problems, waiting = ended.cache.desired.problems, ended.cache.last_plan.waiting
-    return _Ended(steps, bool(bad_ends), len(problems), len(waiting))
+    return _Summary(steps, bool(bad_ends), len(problems), len(waiting))
 
 
 @contextmanager

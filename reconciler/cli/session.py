@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from reconciler import clock
 from reconciler.cli.context import SPECS, Context
-from reconciler.cli.notices import fetched_words, say, unfetched_words
+from reconciler.cli.notices import fetched_notice, say, unfetched_notice
 from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import NotFound, SpecError, UsageError
 from reconciler.core.references import no_such
@@ -146,18 +146,18 @@ class FleetSession:
         branch = await self.state_branch()
         if fetched := await fetched_record(self.repository, branch) if branch != self.branch else None:
             self.repository.look_at(branch, fetched.ref)
-            self._say_once(fetched_words(fetched, clock.now()))
+            self._say_once(fetched_notice(fetched, clock.now()))
         elif others := await unfetched(self.repository, branch):
-            self._say_once(unfetched_words(others[0], branch))
+            self._say_once(unfetched_notice(others[0], branch))
         for line in self.lines(branch):
             if rewind := await self.marks.rewind(line.kind, line.branch, line.head):
                 self._say_once(str(rewind))
         return branch
 
-    def _say_once(self, words: str) -> None:
-        if words not in self.notices:
-            self.notices.add(words)
-            say(words)
+    def _say_once(self, notice: str) -> None:
+        if notice not in self.notices:
+            self.notices.add(notice)
+            say(notice)
 
     def lines(self, state_branch: str) -> Sequence[BranchLine]:
         """Return the branches that may not go back."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FleetStanding:
+class FleetStatus:
     """Summary of a fleet: who reconciles, counts, what needs a person."""
 
     serving: "Serving"
@@ -57,25 +57,25 @@ def status(context: Context, output: str) -> int:
     Exits 0 if a reconciler runs and nobody needs to act, 7 if something waits
     for a person, 8 if no reconciler runs.
     """
-    standing = asyncio.run(_standing(context))
+    fleet = asyncio.run(_fleet_status(context))
     if output == "json":
-        print_json(status_document(standing))
+        print_json(status_document(fleet))
     else:
-        click.echo(text(standing, clock.now()))
-    return status_exit_code(standing)
+        click.echo(text(fleet, clock.now()))
+    return status_exit_code(fleet)
 
 
-def status_exit_code(standing: FleetStanding) -> ExitCode:
+def status_exit_code(fleet: FleetStatus) -> ExitCode:
     """Return how `status` ends: who is to act is asked after whether anybody is there to go on."""
-    if standing.serving.is_running is False:
+    if fleet.serving.is_running is False:
         return ExitCode.NOT_RUNNING
-    return ExitCode.ATTENTION if standing.needs else ExitCode.OK
+    return ExitCode.ATTENTION if fleet.needs else ExitCode.OK
 
 
 # --- Looking ---------------------------------------------------------------
 
 
-async def _standing(context: Context) -> FleetStanding:
+async def _fleet_status(context: Context) -> FleetStatus:
     from reconciler.cli.serving import serving
     from reconciler.cli.session import open_fleet
     from reconciler.core.views import ReadModel
@@ -95,7 +95,7 @@ async def _standing(context: Context) -> FleetStanding:
         phases = Counter(view.state for view in model.tasks().values())
         states = Counter(view.state for view in model.hosts().values())
         who = await serving(fleet, branch)
-        return FleetStanding(
+        return FleetStatus(
             serving=who,
             specs_branch=fleet.branch,
             specs=fleet.line("specs", fleet.branch).head,
@@ -126,16 +126,16 @@ async def _lines(fleet: "FleetSession", branch: str) -> "Sequence[Need]":
 def _of_serving(who: "Serving") -> "Iterator[Need]":
     from reconciler.core.views import Need
 
-    if who.presence and who.is_running and who.presence.trouble:
-        yield Need("reconciler", "Trouble", who.presence.trouble)
+    if who.presence and who.is_running and who.presence.error:
+        yield Need("reconciler", "Trouble", who.presence.error)
 
 
 # --- Showing ---------------------------------------------------------------
 
 
-def status_document(standing: FleetStanding) -> Document:
+def status_document(fleet: FleetStatus) -> Document:
     """Return how a fleet stands as `-o json` prints it."""
-    who, presence = standing.serving, standing.serving.presence
+    who, presence = fleet.serving, fleet.serving.presence
     running = {
         "mode": who.mode or None,
         "pid": who.pid or None,
@@ -144,48 +144,46 @@ def status_document(standing: FleetStanding) -> Document:
         "address": (presence and presence.address) or None,
         "specs": (presence and presence.specs) or None,
         "state": (presence and presence.state) or None,
-        "trouble": (presence and presence.trouble) or None,
+        "trouble": (presence and presence.error) or None,
     }
     return {
         "running": who.is_running,
         "reconciler": running if who.is_running is not False else None,
         "ended_at": format_time(who.last_sign) if who.last_sign else None,
-        "specs": {"branch": standing.specs_branch, "commit": standing.specs},
+        "specs": {"branch": fleet.specs_branch, "commit": fleet.specs},
         "state": {
-            "branch": standing.state_branch,
-            "commit": standing.state,
-            "at": format_time(standing.state_at) if standing.state_at else None,
-            "remote": standing.fetched.remote if standing.fetched else None,
-            "fetched_at": format_time(standing.fetched.at)
-            if standing.fetched and standing.fetched.at
-            else None,
+            "branch": fleet.state_branch,
+            "commit": fleet.state,
+            "at": format_time(fleet.state_at) if fleet.state_at else None,
+            "remote": fleet.fetched.remote if fleet.fetched else None,
+            "fetched_at": format_time(fleet.fetched.at) if fleet.fetched and fleet.fetched.at else None,
         },
-        "tasks": standing.phases,
-        "hosts": standing.hosts,
-        "needs": [need._asdict() for need in standing.needs],
-        "advice": list(standing.advice),
+        "tasks": fleet.phases,
+        "hosts": fleet.hosts,
+        "needs": [need._asdict() for need in fleet.needs],
+        "advice": list(fleet.advice),
     }
 
 
-def text(standing: FleetStanding, now: datetime) -> str:
+def text(fleet: FleetStatus, now: datetime) -> str:
     """Return how a fleet stands, for people."""
     fields = [
-        ("reconciler", _who(standing, now)),
-        ("specs", _at(standing.specs_branch, standing.specs, None, now) + _acted_on(standing)),
-        ("record", _record(standing, now)),
-        ("tasks", _counts(standing.phases) or "none"),
-        ("hosts", _counts(standing.hosts) or "none"),
+        ("reconciler", _who(fleet, now)),
+        ("specs", _at(fleet.specs_branch, fleet.specs, None, now) + _acted_on(fleet)),
+        ("record", _record(fleet, now)),
+        ("tasks", _counts(fleet.phases) or "none"),
+        ("hosts", _counts(fleet.hosts) or "none"),
     ]
     parts = [value_block(fields)]
-    if standing.needs:
-        parts.append(table(("NEEDS A PERSON", "WHY", "MESSAGE"), standing.needs))
-    return "\n\n".join([*parts, *standing.advice])
+    if fleet.needs:
+        parts.append(table(("NEEDS A PERSON", "WHY", "MESSAGE"), fleet.needs))
+    return "\n\n".join([*parts, *fleet.advice])
 
 
-def _who(standing: FleetStanding, now: datetime) -> str:
-    who = standing.serving
-    if who.is_running is False and standing.elsewhere:
-        there = standing.elsewhere
+def _who(fleet: FleetStatus, now: datetime) -> str:
+    who = fleet.serving
+    if who.is_running is False and fleet.elsewhere:
+        there = fleet.elsewhere
         return f"none runs here; whether one does at {there.name}: `reconciler --repo {there.url} status`"
     if who.is_running is False:
         ended = f"; the last one ended {ago(who.last_sign, now)} ago" if who.last_sign else ""
@@ -197,12 +195,12 @@ def _who(standing: FleetStanding, now: datetime) -> str:
     return f"`reconciler {who.mode or 'run'}` (pid {who.pid or '?'}){machine}{since}{address}{doubt}"
 
 
-def _record(standing: FleetStanding, now: datetime) -> str:
-    where = _at(standing.state_branch, standing.state, standing.state_at, now)
-    if standing.fetched is None:
+def _record(fleet: FleetStatus, now: datetime) -> str:
+    where = _at(fleet.state_branch, fleet.state, fleet.state_at, now)
+    if fleet.fetched is None:
         return where
-    when = f"{ago(standing.fetched.at, now)} ago" if standing.fetched.at else "some time ago"
-    return f"{where}, as fetched from {standing.fetched.remote} {when}"
+    when = f"{ago(fleet.fetched.at, now)} ago" if fleet.fetched.at else "some time ago"
+    return f"{where}, as fetched from {fleet.fetched.remote} {when}"
 
 
 def _at(branch: str, commit: str | None, at: datetime | None, now: datetime) -> str:
@@ -211,10 +209,10 @@ def _at(branch: str, commit: str | None, at: datetime | None, now: datetime) -> 
     return f"{branch} at {commit[:10]}" + (f", {ago(at, now)} ago" if at else "")
 
 
-def _acted_on(standing: FleetStanding) -> str:
-    presence = standing.serving.presence if standing.serving.is_running else None
+def _acted_on(fleet: FleetStatus) -> str:
+    presence = fleet.serving.presence if fleet.serving.is_running else None
     acted_on = presence.specs if presence else ""
-    return f" (acted on: {acted_on[:10]})" if acted_on and acted_on != standing.specs else ""
+    return f" (acted on: {acted_on[:10]})" if acted_on and acted_on != fleet.specs else ""
 
 
 def _counts(counts: Mapping[str, int]) -> str:

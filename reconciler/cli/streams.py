@@ -27,7 +27,7 @@ _ESCAPED = "escaped"
 """Our way of encoding what an encoding does not have."""
 _MOST_LINES = 10_000
 """Lines that wait for a slow reader; of more, the newest are lost."""
-_LAST_WORDS = 1.0
+_LAST_LINES = 1.0
 """Seconds for what still waits at the end."""
 
 
@@ -130,8 +130,8 @@ class LineWriter:
             return
         with suppress(queue.Full):
             if self._lost:
-                words = f"[{self._lost} lines were lost: nobody read them]\n"
-                self._lines.put_nowait((number, words.encode()))
+                message = f"[{self._lost} lines were lost: nobody read them]\n"
+                self._lines.put_nowait((number, message.encode()))
                 self._lost = 0
             self._lines.put_nowait((number, _encoded(f"{harmless(text)}\n", stream)))
             return
@@ -141,7 +141,7 @@ class LineWriter:
         """Write what waits, as far as that is quick."""
         with suppress(queue.Full):
             self._lines.put_nowait(None)
-        self._thread.join(_LAST_WORDS)
+        self._thread.join(_LAST_LINES)
 
     def _write_on(self) -> None:
         while (line := self._lines.get()) is not None:
@@ -206,5 +206,5 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
-    words = (f"\\u{units[at] << 8 | units[at + 1]:04x}" for at in range(0, len(units), 2))
-    return "".join(words), error.end
+    message = (f"\\u{units[at] << 8 | units[at + 1]:04x}" for at in range(0, len(units), 2))
+    return "".join(message), error.end

@@ -29,54 +29,54 @@ DecideTask = Callable[[str, TaskSpec, Status | None], FieldChanges | str]
 @tasks_argument
 @reason_option
 @click.pass_obj
-def suspend(context: Context, words: tuple[str, ...], reason: str) -> None:
+def suspend(context: Context, args: tuple[str, ...], reason: str) -> None:
     """
     Suspend tasks: keep them from starting new runs.
 
     A live run is stopped; `reconciler resume` lets the task go on.
     """
-    asyncio.run(_change(context, "Suspend", words, reason, suspending))
+    asyncio.run(_change(context, "Suspend", args, reason, suspending))
 
 
 @click.command()
 @tasks_argument
 @reason_option
 @click.pass_obj
-def resume(context: Context, words: tuple[str, ...], reason: str) -> None:
+def resume(context: Context, args: tuple[str, ...], reason: str) -> None:
     """Resume suspended tasks."""
-    asyncio.run(_change(context, "Resume", words, reason, resuming))
+    asyncio.run(_change(context, "Resume", args, reason, resuming))
 
 
 @click.command()
 @tasks_argument
 @reason_option
 @click.pass_obj
-def cancel(context: Context, words: tuple[str, ...], reason: str) -> None:
+def cancel(context: Context, args: tuple[str, ...], reason: str) -> None:
     """
     Cancel tasks: end their runs, and start no more.
 
     A live run is stopped; `reconciler retry` asks for the task again.
     """
-    asyncio.run(_change(context, "Cancel", words, reason, cancelling))
+    asyncio.run(_change(context, "Cancel", args, reason, cancelling))
 
 
 @click.command()
 @tasks_argument
 @reason_option
 @click.pass_obj
-def retry(context: Context, words: tuple[str, ...], reason: str) -> None:
+def retry(context: Context, args: tuple[str, ...], reason: str) -> None:
     """
     Retry settled tasks: run them again.
 
     Raises `rerun` in the task's file; a cancelled task becomes active again.
     """
-    asyncio.run(_change(context, "Retry", words, reason, retrying))
+    asyncio.run(_change(context, "Retry", args, reason, retrying))
 
 
 # --- Doing -----------------------------------------------------------------
 
 
-async def _change(context: Context, verb: str, words: Sequence[str], reason: str, decide: DecideTask) -> None:
+async def _change(context: Context, verb: str, args: Sequence[str], reason: str, decide: DecideTask) -> None:
     from reconciler.cli.session import open_fleet
 
     async with open_fleet(context) as fleet:
@@ -84,7 +84,7 @@ async def _change(context: Context, verb: str, words: Sequence[str], reason: str
         await change(
             fleet,
             TaskSpec,
-            task_names(words, statuses.keys() | await fleet.names("task")),
+            task_names(args, statuses.keys() | await fleet.names("task")),
             lambda name, spec: decide(name, spec, statuses.get(name)),
             verb=verb,
             reason=reason,
@@ -129,7 +129,7 @@ async def _approve(context: Context, reason: str, *, is_sure: bool) -> ExitCode:
             click.echo("nothing was changed", err=True)
             return ExitCode.FAILURE
         text = edit(await fleet.settings_text(), {"prune_approved": digest}, path=FLEET_FILE)
-        words = message(f"Allow the removal of {len(names)} task{'s' * (len(names) > 1)}", reason)
-        await fleet.commit(FLEET_FILE, text, words)
+        commit_message = message(f"Allow the removal of {len(names)} task{'s' * (len(names) > 1)}", reason)
+        await fleet.commit(FLEET_FILE, text, commit_message)
         click.echo(f"allowed: {digest}", err=True)
     return ExitCode.OK

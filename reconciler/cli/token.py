@@ -212,7 +212,9 @@ def _spec(name: str, file: "File") -> "AgentSpec":
     return spec_of(AgentSpec, name, file)
 
 
-async def _commit(fleet: "FleetSession", name: str, file: "File", changes: FieldChanges, words: str) -> None:
+async def _commit(
+    fleet: "FleetSession", name: str, file: "File", changes: FieldChanges, commit_message: str
+) -> None:
     from reconciler.cli.session import spec_path
 
-    await set_fields(fleet, spec_path("agent", name), file, changes, words)
+    await set_fields(fleet, spec_path("agent", name), file, changes, commit_message)

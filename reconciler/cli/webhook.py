@@ -71,7 +71,7 @@ async def _install(context: Context, repo: str, url: str) -> None:
                 f"`webhook_secret: {{file: ~/.config/reconciler/{repo}.hook}}`, and commit it"
             )
         secret, file = clock.random_hex(32), _file(source)
-        before = _words(file)
+        before = _read_secrets(file)
         if file:
             _write(file, [secret, *before])  # those before count until the forge knows the new one
         hook = await place.forges.install_hook(place.forge, url, secret)
@@ -80,8 +80,10 @@ async def _install(context: Context, repo: str, url: str) -> None:
         else:
             _write(file, [secret, *(before if place.is_shared else ())])
             click.echo(f"its secret is in {file}; a reconciler that runs knows it within a minute", err=True)
-    words = f"webhook {hook.id} of {place.forge.repo} tells {one_line(hook.url)} of {', '.join(hook.events)}"
-    click.echo(f"{repo}: {words}")
+    message = (
+        f"webhook {hook.id} of {place.forge.repo} tells {one_line(hook.url)} of {', '.join(hook.events)}"
+    )
+    click.echo(f"{repo}: {message}")
 
 
 def _address(url: str) -> str:
@@ -98,15 +100,15 @@ def _file(source: "Secret") -> Path | None:
     return Path(source.file).expanduser() if source.file else None
 
 
-def _words(file: Path | None) -> list[str]:
+def _read_secrets(file: Path | None) -> list[str]:
     """Return the secrets that are in a file; none if it is not there."""
     return file.read_text(encoding="utf-8").split() if file and file.exists() else []
 
 
-def _write(file: Path, words: Sequence[str]) -> None:
+def _write(file: Path, secrets: Sequence[str]) -> None:
     """Write secrets, a line each, for nobody else to read; who reads meanwhile finds old ones or these."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    replace_atomically(file, "".join(f"{word}\n" for word in words).encode(), mode=0o600)
+    replace_atomically(file, "".join(f"{word}\n" for word in secrets).encode(), mode=0o600)
 
 
 def _tell(source: "Secret", secret: str) -> None:

@@ -30,8 +30,8 @@ class Breakers:
             return None
         host = status.assigned_host
         if isinstance(fact, RunEnded) and not fact.report.started:
-            words = fact.report.verdict.message
-            self._starts[host] = after_failed_start(self._starts.get(host, Starts()), fact.task, words, now)
+            message = fact.report.verdict.message
+            self._starts[host] = after_failed_start(self._starts.get(host, Starts()), fact.task, message, now)
         elif not isinstance(fact, RunEnded) or fact.report.verdict.kind is not FailureClass.HOST:
             starts = self._starts.pop(host, None)
             return host if starts and starts.fault else None

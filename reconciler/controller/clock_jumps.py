@@ -15,18 +15,18 @@ log = logging.getLogger(__name__)
 
 
 class ClockJumps:
-    """Jump detection: the wall clock held against `steady`, the seconds of one that nobody sets."""
+    """Jump detection: the wall clock held against `monotonic`, the seconds of one that nobody sets."""
 
-    def __init__(self, cache: FleetCache, clock: Clock, steady: Callable[[], float]) -> None:
+    def __init__(self, cache: FleetCache, clock: Clock, monotonic: Callable[[], float]) -> None:
         self._cache = cache
         self._clock = clock
-        self._steady = steady
-        self._times = clock(), steady()
+        self._monotonic = monotonic
+        self._times = clock(), monotonic()
         """What both clocks said when they were last compared."""
 
     def compare(self) -> timedelta:
         """Return by how much the clock was set since the last call; the cache's terms follow it."""
-        before, self._times = self._times, (self._clock(), self._steady())
+        before, self._times = self._times, (self._clock(), self._monotonic())
         by = self._times[0] - before[0] - timedelta(seconds=self._times[1] - before[1])
         if abs(by) <= JUMP:
             return timedelta()

@@ -104,7 +104,7 @@ class HostMaintenance:
                 reasons[name] = failing[name]
         return reasons
 
-    def troubles(self, now: datetime) -> Mapping[str, str]:
+    def retry_reasons(self, now: datetime) -> Mapping[str, str]:
         """Return what fails for long of live runs and of work in review, by run key."""
         unmerged = self.merges.lasting_failures(now)
         return {
@@ -235,7 +235,7 @@ class HostMaintenance:
 
 
 def unrunnable(name: str, status: Status, why: str, at: datetime) -> RunEnded:
-    """Return the end of a run that cannot go on: a person must mend a file first."""
+    """Return the end of a run that cannot go on: a person must fix a file first."""
     verdict = Verdict(outcome="failed", kind=FailureClass.CONFIG, message=why or "its spec is lost")
     run, report = status.run or "", Report(verdict=verdict)
     return RunEnded(task=name, run=run, round=status.round, at=at, report=report)

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, TypeVar
 
 from reconciler.controller.poller import Poller
-from reconciler.controller.ports import Clock, Controller, Forges, SpecWriter
+from reconciler.controller.ports import Clock, FleetView, Forges, SpecWriter
 from reconciler.core.errors import Conflict, ReconcilerError, SpecError
 from reconciler.core.forge.comments import (
     Command,
@@ -62,7 +62,7 @@ class IssueController:
 
     forges: Forges
     writer: SpecWriter
-    controller: Controller
+    view: FleetView
     clock: Clock
     parse: Parse
     edit: FieldEdit
@@ -80,34 +80,34 @@ class IssueController:
         self.poller = Poller(
             poll=self.poll,
             subjects=self._repos,
-            interval=lambda: self.controller.desired.fleet.forge_interval,
+            interval=lambda: self.view.desired.fleet.forge_interval,
             clock=self.clock,
             failure="its issues wait for the next look",
         )
 
     async def poll(self, repo: Repo) -> None:
         """Take up the issues of a repo and follow its comments; what fails is done the next time."""
-        forge, rules = repo.forge, self.controller.desired.fleet.issues
+        forge, rules = repo.forge, self.view.desired.fleet.issues
         if forge is None or rules is None:
             return
-        place = _Place(repo.name, forge, rules)
+        place = _Target(repo.name, forge, rules)
         comments = await self._comments(place)  # read first: a command is about the issue as it is by then
-        await self._take_up(place)
+        await self._sync_files(place)
         await self._follow_comments(place, comments)
 
     def _repos(self) -> Mapping[str, Repo]:
         """Return the repos whose issues are looked at; of several at the same place, the first."""
-        if self.controller.desired.fleet.issues is None:
+        if self.view.desired.fleet.issues is None:
             return {}
         places: dict[tuple[str, str], Repo] = {}
-        for _, repo in sorted(self.controller.desired.repos.items()):
+        for _, repo in sorted(self.view.desired.repos.items()):
             if repo.forge:
                 places.setdefault((repo.forge.api, repo.forge.repo.casefold()), repo)
         return {repo.name: repo for repo in places.values()}
 
     # --- Issues ------------------------------------------------------------
 
-    async def _take_up(self, place: "_Place") -> None:
+    async def _sync_files(self, place: "_Target") -> None:
         """Bring the files of a repo's issues up to date, in one commit."""
         listed = await self.forges.issues(place.forge, place.rules.label)
         issues = {issue.number: issue for issue in listed if place.takes(issue)}
@@ -123,7 +123,7 @@ class IssueController:
         await _insist(bring)
 
     def _new(
-        self, place: "_Place", issues: Mapping[int, Issue], files: Mapping[str, str]
+        self, place: "_Target", issues: Mapping[int, Issue], files: Mapping[str, str]
     ) -> "Iterator[_News]":
         """Yield the files that an issue makes or changes."""
         for number, issue in sorted(issues.items()):
@@ -141,7 +141,7 @@ class IssueController:
                 yield _News(verb, name, after, issue.title, issue.url, issue.author)
 
     async def _gone(
-        self, place: "_Place", issues: Collection[int], files: Mapping[str, str]
+        self, place: "_Target", issues: Collection[int], files: Mapping[str, str]
     ) -> "Sequence[_News]":
         """Return the files of tasks whose issue is closed, deleted, or without its label."""
         missing = []
@@ -156,14 +156,14 @@ class IssueController:
                     missing.append(_News("Cancel", name, after, "its issue is gone", mark.url, ""))
         return missing
 
-    async def _is_over(self, place: "_Place", number: int, name: str) -> bool:
+    async def _is_over(self, place: "_Target", number: int, name: str) -> bool:
         """
         Return whether a task ends because its issue is gone, as the forge says of this very issue.
 
         One that is settled stays as it is, one that was asked for again since
         goes on. Merging closes issues too: who waits for that is not cancelled by it.
         """
-        status = self.controller.statuses.get(name)
+        status = self.view.statuses.get(name)
         if status and status.phase.is_settled:
             return False
         issue = await self.forges.issue(place.forge, number)
@@ -178,7 +178,7 @@ class IssueController:
             status and status.phase is Phase.REVIEW_PENDING and await self._may_be_merged(place, status)
         )
 
-    async def _may_be_merged(self, place: "_Place", status: Status) -> bool:
+    async def _may_be_merged(self, place: "_Target", status: Status) -> bool:
         """Return whether a delivered task may be about to be completed."""
         if status.review.pull_request is None or status.branch_name is None:
             return True
@@ -188,12 +188,12 @@ class IssueController:
 
     # --- Comments ----------------------------------------------------------
 
-    async def _comments(self, place: "_Place") -> Sequence[Comment]:
+    async def _comments(self, place: "_Target") -> Sequence[Comment]:
         """Return the comments of a repo that may be new."""
         since = self._since.setdefault(place.repo, self.clock() - _LOOK_BACK)
         return await self.forges.comments(place.forge, since - _OVERLAP)
 
-    async def _follow_comments(self, place: "_Place", comments: Sequence[Comment]) -> None:
+    async def _follow_comments(self, place: "_Target", comments: Sequence[Comment]) -> None:
         """
         Follow the commands among the new comments of a repo, each once, in order.
 
@@ -213,14 +213,14 @@ class IssueController:
         if failed:
             raise failed
 
-    async def _work(self, place: "_Place", comment: Comment) -> None:
+    async def _work(self, place: "_Target", comment: Comment) -> None:
         """Follow a comment, if it is a command and was not followed yet."""
         command, worked = parse_command(comment.body), self._worked[place.repo]
         if command and not comment.key and _key(comment) not in worked:
             await self._follow(place, comment, command)
             worked.add(_key(comment))
 
-    async def _follow(self, place: "_Place", comment: Comment, command: Command) -> None:
+    async def _follow(self, place: "_Target", comment: Comment, command: Command) -> None:
         """Do what a comment asks for, then answer it: an answer says that it is done."""
         if not place.allows(comment.author):
             self.ignored += 1
@@ -231,28 +231,30 @@ class IssueController:
         if name is None:
             text = refusal_reply("no task belongs to this")
         elif command.verb == "status":
-            text = status_reply(name, self.controller.statuses.get(name))
+            text = status_reply(name, self.view.statuses.get(name))
         else:
             text = await _insist(lambda: self._obey(place, comment, command, name))
-        await self.forges.say(place.forge, comment.number, ManagedComment(key=_key(comment), text=text))
+        await self.forges.upsert_comment(
+            place.forge, comment.number, ManagedComment(key=_key(comment), text=text)
+        )
 
-    async def _task_of(self, place: "_Place", number: int) -> str | None:
+    async def _task_of(self, place: "_Target", number: int) -> str | None:
         """Return the task whose pull request or issue has that number."""
-        for name, status in self.controller.statuses.items():
+        for name, status in self.view.statuses.items():
             pull = status.review.pull_request
             if status.repo == place.repo and pull and pull.number == number and not status.removed:
                 return name
         made = issue_task_name(place.repo, number)
         if (await self.writer.files(task_path(made)))[1]:
             return made
-        desired = self.controller.desired
+        desired = self.view.desired
         repo, tasks = desired.repos.get(place.repo), sorted(desired.tasks.items())
         if repo is None:
             return None
         mine = (name for name, task in tasks if task.repo == repo.name and issue_number(task, repo) == number)
         return next(mine, None)
 
-    async def _obey(self, place: "_Place", comment: Comment, command: Command, name: str) -> str:
+    async def _obey(self, place: "_Target", comment: Comment, command: Command, name: str) -> str:
         """
         Change the file of a task as it is asked for; return the answer.
 
@@ -268,7 +270,7 @@ class IssueController:
         try:
             spec = self.parse(path, files[path])
             changes = apply_command(
-                command, name, spec, self.controller.statuses.get(name), self.controller.desired.hosts
+                command, name, spec, self.view.statuses.get(name), self.view.desired.hosts
             )
             if isinstance(changes, str):
                 return refusal_reply(changes)
@@ -282,7 +284,7 @@ class IssueController:
         return success_reply(command, name)
 
 
-class _Place(NamedTuple):
+class _Target(NamedTuple):
     """Where issues are, and which of them count."""
 
     repo: str
@@ -311,7 +313,7 @@ class _News(NamedTuple):
     task: str
     text: str
     """Of its file."""
-    words: str
+    message: str
     url: str
     author: str
 
@@ -334,8 +336,8 @@ _ISSUE, _ISSUE_AUTHOR = "Issue", "Issue-Author"
 _COMMENT, _AUTHOR = "Forge-Comment", "Forge-Author"
 
 
-def _message(place: _Place, news: Sequence[_News]) -> str:
-    lines = [f"{each.verb} {each.task}: {one_line(each.words, 100)}" for each in news]
+def _message(place: _Target, news: Sequence[_News]) -> str:
+    lines = [f"{each.verb} {each.task}: {one_line(each.message, 100)}" for each in news]
     trailers = "".join(_trailers((_ISSUE, each.url), (_ISSUE_AUTHOR, each.author)) for each in news)
     if len(lines) == 1:
         return f"{lines[0]}\n\n{trailers}"

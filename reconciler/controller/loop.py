@@ -269,7 +269,7 @@ class Loop:
         del self.inbox.facts[: len(batch.facts)]
         await self.stages.actuator.act(cache.last_plan, planned)
         # Workers are answered last: what they are told has to be on record.
-        self.controllers.leases.settle(batch.lease_requests, batch.words)
+        self.controllers.leases.settle(batch.lease_requests, batch.reports)
         if steps or quarantine.faults != batch.faults:
             return True
         self.inbox.release(batch.waiters)  # a round without steps is what shows that nothing follows any more
@@ -282,23 +282,23 @@ class Loop:
             now=self.ports.clock(),
             facts=tuple(self.inbox.facts),
             waiters=tuple(self.inbox.waiters),
-            words=leases.words(quarantine.unwritable),
+            reports=leases.pending_reports(quarantine.unwritable),
             lease_requests=leases.lease_requests(),
             faults=dict(quarantine.faults),
         )
 
     def _observe_hosts(self, batch: "_Batch") -> tuple[Mapping[str, HostStatus], Sequence[HostChange]]:
         observation = self.stages.hosts.observe(batch.facts, batch.now)
-        self.controllers.hosts.probes.notify(observation.mended)
+        self.controllers.hosts.probes.notify(observation.recovered)
         return observation.hosts, observation.changes
 
     async def _observe_tasks(self, batch: "_Batch") -> Sequence[Event]:
         observation = await self.stages.tasks.observe(batch.facts, batch.now)
         if observation.has_late_end:
             self.controllers.hosts.sweeps.notify(self.cache.desired.hosts)
-        # Facts before words: a worker whose run has just ended is told so, and not believed.
-        words = self.controllers.leases.meaning(batch.words, observation.statuses, batch.now)
-        return [*observation.events, *words]
+        # Facts before reports: a worker whose run has just ended is told so, and not believed.
+        reported = self.controllers.leases.judge_reports(batch.reports, observation.statuses, batch.now)
+        return [*observation.events, *reported]
 
     async def _observed(
         self,
@@ -320,7 +320,7 @@ class Loop:
             probed=frozenset(beside.hosts.probed),
             half_open=stages.hosts.breakers.half_open(hosts, batch.now),
             unready=beside.hosts.unready(),
-            troubles=self._troubles(batch.now),
+            retry_reasons=self._retry_reasons(batch.now),
             past=await self._past_attempts(statuses),
             spent=await stages.spending.today(cache.desired, seen, batch.now),
             damaged=cache.damaged,
@@ -330,10 +330,10 @@ class Loop:
             takes_over=self.settings.takes_over,
         )
 
-    def _troubles(self, now: datetime) -> Mapping[str, str]:
+    def _retry_reasons(self, now: datetime) -> Mapping[str, str]:
         """Return what is tried again and again, by run key."""
         pulls, hosts = self.controllers.pulls, self.controllers.hosts
-        return {**pulls.troubles(now), **hosts.troubles(now), **self.ports.dispatch.troubles}
+        return {**pulls.retry_reasons(now), **hosts.retry_reasons(now), **self.ports.dispatch.retry_reasons}
 
     async def _past_attempts(self, statuses: Mapping[str, Status]) -> Mapping[str, int]:
         """Return the last attempts of tasks that are new and had a life before."""
@@ -379,7 +379,7 @@ class _Batch:
     now: datetime
     facts: Sequence[Fact]
     waiters: Sequence[asyncio.Future[None]]
-    words: Sequence[PendingReport]
+    reports: Sequence[PendingReport]
     lease_requests: Sequence[LeaseRequest]
     faults: Mapping[str, str]
     """Those known before it."""

@@ -182,7 +182,7 @@ class HostObservation:
     hosts: dict[str, HostStatus]
     changes: list[HostChange] = field(default_factory=list)
     """What of it is news for the record."""
-    mended: list[str] = field(default_factory=list)
+    recovered: list[str] = field(default_factory=list)
     """Hosts that start runs again: what is on record of them is out of date."""
 
 
@@ -216,7 +216,7 @@ class HostObserver:
     def _take(self, fact: Fact, observation: HostObservation, now: datetime) -> None:
         if isinstance(fact, RunSeen | RunEnded):
             host = self.breakers.note(fact, self.cache.statuses.get(fact.task), now)
-            observation.mended += [host] if host else []
+            observation.recovered += [host] if host else []
         elif isinstance(fact, HostSeen) and fact.host in self.cache.desired.hosts:
             before = observation.hosts.get(fact.host)
             change = host_change(fact.host, before, self.breakers.seen(fact, before), fact.at)

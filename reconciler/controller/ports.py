@@ -163,7 +163,7 @@ class Dispatch(Protocol):
         """
 
     @property
-    def troubles(self) -> Mapping[str, str]:
+    def retry_reasons(self) -> Mapping[str, str]:
         """Steps of live runs that are tried again for a while now, and why they fail, by run key."""
 
     async def reach(self, repo: Repo) -> None:
@@ -233,7 +233,7 @@ class Forges(Protocol):
         Nothing is kept between calls: who could not work them asks again.
         """
 
-    async def say(self, forge: Forge, number: int, note: ManagedComment) -> bool:
+    async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment) -> bool:
         """Let there be a comment of ours with that key and text; return whether it is new."""
 
     async def open_pulls(self, forge: Forge, base: str) -> Sequence[PullRequestSnapshot]:
@@ -285,7 +285,7 @@ class SpecWriter(Protocol):
         """
 
 
-class Controller(Protocol):
+class FleetView(Protocol):
     """What the controller knows, as those who look see it."""
 
     @property
@@ -324,7 +324,7 @@ class LeaseService(Protocol):
         have one, Unavailable.
         """
 
-    async def hear(self, report: WorkerReport) -> Status:
+    async def submit(self, report: WorkerReport) -> Status:
         """
         Return the task's status after what an agent said; it is on record then.
 
@@ -332,7 +332,7 @@ class LeaseService(Protocol):
         mode), LeaseLost, Unavailable; nothing is recorded then.
         """
 
-    def beat(self, task: str, agent: str, epoch: int) -> str | None:
+    def heartbeat(self, task: str, agent: str, epoch: int) -> str | None:
         """
         Renew the lease; return why the agent should stop, None if it should go on.
 
@@ -365,7 +365,7 @@ class Ports:
     prober: Prober
     forges: Forges
     clock: Clock
-    steady: Callable[[], float]
+    monotonic: Callable[[], float]
     """Seconds of a clock that nobody sets; by it is seen that somebody has set the other one."""
     pause: WaitForNews = wait_for_news
     """How the loop waits; tests let their clock pass instead."""

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from reconciler.controller.inbox import Inbox
 from reconciler.controller.poller import Poller
-from reconciler.controller.ports import Clock, Controller, Forges
+from reconciler.controller.ports import Clock, FleetView, Forges
 from reconciler.core.errors import Unavailable
 from reconciler.core.events import PullRequestSeen
 from reconciler.core.forge.presentation import desired_view, is_shown
@@ -42,21 +42,21 @@ class PullRequestController:
     def __init__(
         self,
         forges: Forges,
-        controller: Controller,
+        view: FleetView,
         inbox: Inbox,
         *,
         clock: Clock,
         address: str,
     ) -> None:
         self._forges = forges
-        self._controller = controller
+        self._view = view
         self._inbox = inbox
         self._clock = clock
         self._address = address
         self.poller: Poller[Repo] = Poller(
             poll=self._poll,
             subjects=self._repos,
-            interval=lambda: controller.desired.fleet.forge_interval,
+            interval=lambda: view.desired.fleet.forge_interval,
             clock=clock,
             failure="its forge is not asked now",
             done=inbox.wake,
@@ -88,13 +88,13 @@ class PullRequestController:
     def notify(self, hint: Hint) -> None:
         """Look soon at the pull request that a hint names, or at what has changed in its repos."""
         if hint.pull is not None:
-            for repo in self._controller.desired.repos.keys() & hint.repos:
+            for repo in self._view.desired.repos.keys() & hint.repos:
                 hints = {**self._hints.get(repo, {}), hint.pull: hint.delivery}
                 self._hints[repo] = dict(list(hints.items())[-MOST_HINTS:])
         self.poller.notify(hint.repos)
         self._inbox.wake()
 
-    def troubles(self, now: datetime) -> Mapping[str, str]:
+    def retry_reasons(self, now: datetime) -> Mapping[str, str]:
         """Return why nothing is heard of work in review, by run key."""
         lasting = self.poller.lasting_failures(now).items()
         failing = [
@@ -102,7 +102,7 @@ class PullRequestController:
             for repo, why in lasting
             for name in self._watched.get(repo, ())
         ]
-        statuses = ((self._controller.statuses.get(name), why) for name, why in failing)
+        statuses = ((self._view.statuses.get(name), why) for name, why in failing)
         return {status.run: why for status, why in statuses if status and status.run}
 
     # --- A visit -----------------------------------------------------------
@@ -111,7 +111,7 @@ class PullRequestController:
         """Watch a task, or let go of it; return its repo if it is watched."""
         for watched in self._watched.values():
             watched.discard(name)
-        task, status = self._controller.desired.tasks.get(name), self._controller.statuses.get(name)
+        task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
         if task is None or status is None or task.repo is None or not self._matters(task, status):
             self._shown.pop(name, None)
             self._patience.pop(name, None)
@@ -121,7 +121,7 @@ class PullRequestController:
 
     def _matters(self, task: Task, status: Status) -> bool:
         """Return whether a task has something to follow or to show."""
-        repo = self._controller.desired.repos.get(task.repo or "")
+        repo = self._view.desired.repos.get(task.repo or "")
         if repo is None or repo.forge is None:
             return False
         return is_followed(task, status) or (is_shown(task, status) and not self._is_told(task.name, status))
@@ -132,7 +132,7 @@ class PullRequestController:
         return status.phase.is_settled and (is_old or self._failing_since.get(name) == status.since)
 
     def _repos(self) -> Mapping[str, Repo]:
-        repos = self._controller.desired.repos
+        repos = self._view.desired.repos
         return {name: repos[name] for name, tasks in self._watched.items() if tasks and name in repos}
 
     async def _poll(self, repo: Repo) -> None:
@@ -171,7 +171,7 @@ class PullRequestController:
         Those that webhooks spoke of; at the first visit all on record, for a
         list of the newest may not reach them.
         """
-        statuses = (self._controller.statuses.get(name) for name in names)
+        statuses = (self._view.statuses.get(name) for name in names)
         pulls = (status.review.pull_request for status in statuses if status)
         ours = {pull.number for pull in pulls if pull}
         return ours.intersection(hints) if repo in self._visited else ours
@@ -180,12 +180,12 @@ class PullRequestController:
         self, repo: Repo, forge: Forge, name: str, pull: PullRequestSnapshot | None, bot: str
     ) -> None:
         """Let the forge show where a task stands, unless it was shown already."""
-        task, status = self._controller.desired.tasks.get(name), self._controller.statuses.get(name)
+        task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
         if task is None or status is None:
             return
-        host = self._controller.hosts.get(status.assigned_host or "")
+        host = self._view.hosts.get(status.assigned_host or "")
         address = f"{self._address}{name}" if self._address else ""
-        bases = pull_bases(task, repo, self._controller.desired, self._controller.statuses)
+        bases = pull_bases(task, repo, self._view.desired, self._view.statuses)
         wanted = desired_view(task, status, repo, pull, bot=bot, host=host, address=address, bases=bases)
         if wanted is None or self._shown.get(name) == (wanted, pull):
             self._rest(name, status)
@@ -204,7 +204,7 @@ class PullRequestController:
     def _wait_for_merge(self, repo: Repo, name: str) -> None:
         """Let the repo be visited soon, and ever later: some merges are not allowed for ever."""
         wait = self._patience.get(name, SOON)
-        self._patience[name] = min(wait * 2, self._controller.desired.fleet.forge_interval)
+        self._patience[name] = min(wait * 2, self._view.desired.fleet.forge_interval)
         self.poller.notify([repo.name], at=self._clock() + wait)
 
     def _rest(self, name: str, status: Status) -> None:
@@ -219,7 +219,7 @@ class PullRequestController:
         self._inbox.emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
 
     def _branch(self, name: str) -> str | None:
-        task, status = self._controller.desired.tasks.get(name), self._controller.statuses.get(name)
+        task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
         return (status.branch_name if status else None) or (task.branch if task else None)
 
     async def _bot(self, forge: Forge) -> str:

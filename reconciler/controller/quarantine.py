@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.ports import Fact, Step, subject
 from reconciler.core.events import Event, RunEnded
-from reconciler.core.faults import OUTCOME, fault_words
+from reconciler.core.faults import OUTCOME, fault_message
 from reconciler.core.lifecycle import Transition, apply, step
 from reconciler.core.model.status import Status
 
@@ -34,7 +34,7 @@ class Quarantine:
 
     def add(self, task: str, error: Exception) -> None:
         """Leave a task as it is, and say why, until its spec changes or something else comes of it."""
-        self.faults[task] = fault_words(error, OUTCOME)
+        self.faults[task] = fault_message(error, OUTCOME)
 
     def drop(self, fact: Fact) -> None:
         """Pass over a fact without asking for it again at once."""

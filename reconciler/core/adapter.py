@@ -132,7 +132,7 @@ class Output(Frozen):
     Where the CLI writes its errors on stderr, for those that `error` does not find: regular expressions
     of how such a line begins. If left out, lines that begin with `Error:` and the like.
     """
-    words: dict[Meaning, Pattern] = Field(default_factory=dict)
+    error_patterns: dict[Meaning, Pattern] = Field(default_factory=dict)
     """What phrases of its errors mean: a regular expression for a failure class, before the built-in ones."""
     give_up: Pattern | None = None
     """

@@ -28,7 +28,7 @@ from reconciler.core.text import one_line, visible
 _ANSWERS = (Created, Cancelled, Released, Removed, Renamed, Renewed, Restored, SpecChanged, SpecRemoved)
 """Events that a commit to the specs leads to; others have causes of their own."""
 _NAME = 80
-_WORDS = 200
+_MOST_TEXT = 200
 
 
 def attribute(desired: Desired, event: Event) -> Event:
@@ -36,8 +36,8 @@ def attribute(desired: Desired, event: Event) -> Event:
     asker, origin = desired.askers.get(event.task), event.origin
     if asker is None or origin.actor != ITSELF or origin.cause == "clock" or not _is_answer(event):
         return event
-    words = one_line(visible(asker.words), _WORDS)
-    reason = f"{origin.reason}: {words}" if words else origin.reason
+    text = one_line(visible(asker.message), _MOST_TEXT)
+    reason = f"{origin.reason}: {text}" if text else origin.reason
     actor = one_line(visible(asker.person), _NAME) or ITSELF
     return replace(event, origin=replace(origin, reason=reason, actor=actor))
 

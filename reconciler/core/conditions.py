@@ -40,7 +40,7 @@ def conditions(
     Ready: the work is done. Progressing: it goes on by itself. Stalled: a
     person must act. A task that is suspended or cancelled is none of them.
     """
-    reason, message, since = _story(task, status, waiting, problems)
+    reason, message, since = _headline(task, status, waiting, problems)
     phase = status.phase if status else None
     is_stalled = bool(problems) or _is_stalled(phase, waiting)
     is_quiet = phase in {Phase.COMPLETED, Phase.CANCELLED} or _is_suspended(waiting)
@@ -51,7 +51,7 @@ def conditions(
     )
 
 
-def _story(
+def _headline(
     task: Task | None, status: Status | None, waiting: Waiting | None, problems: Sequence[Problem]
 ) -> tuple[str, str, datetime | None]:
     """Return reason, message and time: the most pressing thing there is to say."""

@@ -233,7 +233,7 @@ class Released(RunEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(RunEvent):
-    """The last attempt failed, or one that only a person can mend."""
+    """The last attempt failed, or one that only a person can fix."""
 
     failure: Failure
     report: Report | None = None

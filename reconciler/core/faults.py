@@ -37,7 +37,7 @@ OUTCOME = "what came of it"
 """In what a mistake was met; that about an outcome lasts until there is another."""
 
 
-def fault_words(error: Exception, subject: str = PLANNING) -> str:
+def fault_message(error: Exception, subject: str = PLANNING) -> str:
     """
     Return what a mistake of ours is called on record.
 

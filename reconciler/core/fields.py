@@ -205,9 +205,9 @@ class Frozen(BaseModel):
         """
         schema = handler(core_schema)
         properties = handler.resolve_ref_schema(schema).get("properties", {})
-        for name, words in _docstrings(cls).items():
+        for name, docstring in _docstrings(cls).items():
             if name in properties:
-                properties[name].setdefault("description", words)
+                properties[name].setdefault("description", docstring)
         return schema
 
 
@@ -223,8 +223,8 @@ def _docstrings(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _described(body: Sequence[ast.stmt]) -> Iterator[tuple[str, str]]:
-    for field, words in pairwise(body):
+    for field, docstring in pairwise(body):
         if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
             continue
-        if isinstance(words, ast.Expr) and isinstance(words.value, ast.Constant):
-            yield field.target.id, inspect.cleandoc(str(words.value.value))
+        if isinstance(docstring, ast.Expr) and isinstance(docstring.value, ast.Constant):
+            yield field.target.id, inspect.cleandoc(str(docstring.value.value))

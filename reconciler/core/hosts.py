@@ -59,8 +59,8 @@ def after_failed_start(starts: Starts, task: str, why: str, now: datetime) -> St
         return replace(starts, failed=failed, rest=rest, until=now + rest)
     if len(failed) < FAILED_STARTS:
         return replace(starts, failed=failed)
-    words = f"the runs of {FAILED_STARTS} tasks in a row could not start: {why}"
-    return replace(starts, failed=failed, fault=words, until=now + starts.rest)
+    message = f"the runs of {FAILED_STARTS} tasks in a row could not start: {why}"
+    return replace(starts, failed=failed, fault=message, until=now + starts.rest)
 
 
 def with_starts(

@@ -223,7 +223,7 @@ def transition(status: Status | None, event: Event) -> Status | None:
     # A new phase ends the wait of the old one, before the event's own changes:
     # those may say what is waited for now. `since` comes last: none may set it.
     if phase is not status.phase:
-        changes = {"waiting": _held(status.waiting), **changes, "since": event.origin.at}
+        changes = {"waiting": _kept_removal(status.waiting), **changes, "since": event.origin.at}
     return status.model_copy(update=changes)
 
 
@@ -265,7 +265,7 @@ def _old_name(event: Event) -> str:
     return event.old if isinstance(event, Renamed) else event.task
 
 
-def _held(waiting: Waiting | None) -> Waiting | None:
+def _kept_removal(waiting: Waiting | None) -> Waiting | None:
     """Return what survives a change of phase: a removal that waits for a person waits on."""
     return waiting if waiting and waiting.reason is Reason.APPROVAL else None
 
@@ -293,7 +293,7 @@ def _identity(spec: Task) -> StatusChanges:
     return {"generation": spec.generation, "work": spec.work, "on_delete": spec.on_delete}
 
 
-def _afresh(status: Status) -> StatusChanges:
+def _cleared(status: Status) -> StatusChanges:
     """
     Return the fields that speak of work no longer asked for, emptied.
 
@@ -513,9 +513,9 @@ def _changes_requested(event: ChangesRequested, status: Status) -> StatusChanges
 def _renewed(event: Renewed, status: Status) -> StatusChanges:
     """Take up new work. Asked for by a person, it need not wait for the next due time."""
     due_at = min(status.due_at, event.origin.at) if status.due_at else None
-    # Judged by the status before, and laid over what `_afresh` empties.
+    # Judged by the status before, and laid over what `_cleared` empties.
     kept = _kept_in_review(status) if _may_go_on(event.spec, status) else {}
-    return {**_identity(event.spec), **_afresh(status), **kept, "due_at": due_at}
+    return {**_identity(event.spec), **_cleared(status), **kept, "due_at": due_at}
 
 
 def _may_go_on(spec: Task, status: Status) -> bool:
@@ -536,7 +536,7 @@ def _spec_changed(event: SpecChanged, status: Status) -> StatusChanges:
     if status.phase not in {Phase.CREATED, Phase.CANCELLED}:
         return {"on_delete": event.spec.on_delete}
     is_new_work = status.work != event.spec.work
-    return {**_identity(event.spec), **(_afresh(status) if is_new_work else {})}
+    return {**_identity(event.spec), **(_cleared(status) if is_new_work else {})}
 
 
 @_changes.register

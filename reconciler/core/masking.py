@@ -54,9 +54,9 @@ class Mask:
         text = harmless(text)  # a colour in the middle of a secret hides it from the search, not from people
         for word in self._spellings:
             if word in text:
-                text = text.replace(word, _stars(word))
+                text = text.replace(word, _asterisks(word))
         for start, end in [*self._broken(text, _PUNCTUATION), *self._broken(text, _PAUSES)]:
-            text = text[:start] + _stars(text[start:end]) + text[end:]
+            text = text[:start] + _asterisks(text[start:end]) + text[end:]
         return text
 
     def withhold(self, text: str) -> str:
@@ -106,7 +106,7 @@ def _left(between: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
     yield start, len(text)
 
 
-def _stars(text: str) -> str:
+def _asterisks(text: str) -> str:
     """Return as many asterisks; lines stay lines."""
     return "\n".join("*" * len(line) for line in text.split("\n"))
 
@@ -117,7 +117,7 @@ def _stars(text: str) -> str:
 def _parts(value: str, depth: int = 0) -> Iterator[str]:
     """Yield a value and what may be printed of it alone: lines, fields, a password, a long word."""
     yield value
-    inner = [*_lines(value), *_fields(value), *_password(value), *_words(value)]
+    inner = [*_lines(value), *_fields(value), *_password(value), *_long_tokens(value)]
     for part in inner:
         if len(part) >= _SHORTEST_PART and part != value and not _FRAME.fullmatch(part):
             yield from _parts(part, depth + 1) if depth < _DEEPEST else (part,)
@@ -156,7 +156,7 @@ def _password(value: str) -> Iterator[str]:
         yield password
 
 
-def _words(value: str) -> Iterator[str]:
+def _long_tokens(value: str) -> Iterator[str]:
     yield from (word for word in value.split() if len(word) >= _LONG_WORD)
 
 
@@ -190,8 +190,8 @@ def _of_urls(raw: bytes) -> Iterator[str]:
 def _base64(raw: bytes) -> Iterator[str]:
     """Yield what stands in base64, both alphabets, wherever in its input the bytes begin."""
     for before in range(3):
-        words = base64.b64encode(bytes(before) + raw).decode()
-        certain = words.rstrip("=")[: -1 if words.endswith("=") else None][(before * 8 + 5) // 6 :]
+        encoded = base64.b64encode(bytes(before) + raw).decode()
+        certain = encoded.rstrip("=")[: -1 if encoded.endswith("=") else None][(before * 8 + 5) // 6 :]
         for word in (certain, certain.translate(str.maketrans("+/", "-_"))):
             if len(word) >= _SHORTEST_PART:
                 yield word

@@ -40,7 +40,7 @@ def check_pattern(pattern: str) -> str:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"not a regular expression: {error}") from error
-    if _ways(list(tree), is_last=True) > _MOST_WAYS:
+    if _match_count(list(tree), is_last=True) > _MOST_WAYS:
         raise ValueError(
             "may take too long on some line: repeat single characters and classes only, not groups, and no "
             "more than two of them without end (`.*`, `+`) in a row; `*+` and `++` count little"
@@ -48,35 +48,35 @@ def check_pattern(pattern: str) -> str:
     return pattern
 
 
-def _ways(items: list[Any], *, is_last: bool = False) -> int:
+def _match_count(items: list[Any], *, is_last: bool = False) -> int:
     """Return in how many ways a sequence may fit a line, at most; what stands last need not go back."""
     ways = 1
     for index, (kind, argument) in enumerate(items):
-        ways *= _ways_of(kind, argument, is_last=is_last and index == len(items) - 1)
+        ways *= _match_count_of(kind, argument, is_last=is_last and index == len(items) - 1)
         if ways > _MOST_WAYS:
             break
     return ways
 
 
-def _ways_of(kind: Any, argument: Any, *, is_last: bool) -> int:
+def _match_count_of(kind: Any, argument: Any, *, is_last: bool) -> int:
     if kind in {op.MAX_REPEAT, op.MIN_REPEAT}:
         least, most, body = argument
-        return _ways_of_repeat(least, min(most, LINE), list(body), is_last=is_last)
+        return _match_count_of_repeat(least, min(most, LINE), list(body), is_last=is_last)
     if kind is op.SUBPATTERN:
-        return _ways(list(argument[-1]), is_last=is_last)
+        return _match_count(list(argument[-1]), is_last=is_last)
     if kind is op.BRANCH:
-        return sum(_ways(list(branch), is_last=is_last) for branch in argument[1])
+        return sum(_match_count(list(branch), is_last=is_last) for branch in argument[1])
     if kind is op.POSSESSIVE_REPEAT and _is_single(list(argument[2])):
         return 2
     if kind is op.ATOMIC_GROUP:
-        return max(2, _ways(list(argument)))
+        return max(2, _match_count(list(argument)))
     return 1 if kind in _PLAIN else _MOST_WAYS + 1
 
 
-def _ways_of_repeat(least: int, most: int, body: list[Any], *, is_last: bool) -> int:
+def _match_count_of_repeat(least: int, most: int, body: list[Any], *, is_last: bool) -> int:
     if _is_single(body):
         return 1 if is_last else most - least + 1
-    inner = _ways(body)
+    inner = _match_count(body)
     times = most if inner > 1 else 1
     return min((inner + 1) ** min(times, 64), _MOST_WAYS + 1) if inner > 1 else most - least + 1
 

@@ -84,7 +84,7 @@ class TaskView:
 
     @property
     def blocker(self) -> Blocker | None:
-        """What a person must mend first, else what it waits for."""
+        """What a person must fix first, else what it waits for."""
         if self.problems:
             return Blocker(Reason.SPEC_ERROR, str(self.problems[0]))
         return Blocker(self.waiting.reason, self.waiting.message) if self.waiting else None

@@ -38,7 +38,7 @@ ADAPTER_CHECK_FOLDER = "adapter-test"
 """Where results work on a host; the folders of fleets beside it are named by their ids."""
 LIMIT = timedelta(minutes=5)
 """For the prompt: an agent that takes longer to say one word is no use."""
-_MOST_WORDS = 64 * 1024
+_MOST_OUTPUT = 64 * 1024
 """Bytes of what the health command printed that are looked at."""
 _PATIENCE = 60.0
 """Seconds for all that is not the CLI's own time: the way there, the way back, cleaning up."""
@@ -51,7 +51,7 @@ class CheckResult:
     name: Literal["host", "version", "health", "prompt"]
     ok: bool | None
     """None: the adapter has nothing to try there."""
-    words: str
+    message: str
     cli: HostCli | None = None
     """What the version probe found."""
     verdict: Verdict | None = None
@@ -78,7 +78,7 @@ class AdapterCheck:
         try:
             facts = await probe(self.transport, self.host, {self.adapter.name: self.adapter}, workdir=workdir)
         except (Unavailable, Refused) as error:
-            yield CheckResult("host", ok=False, words=str(error))
+            yield CheckResult("host", ok=False, message=str(error))
             return
         tried = await dry_run(self.host, self.transport, token=self.token)
         yield self._host(facts, tried)
@@ -88,9 +88,9 @@ class AdapterCheck:
             yield await self._prompt()
 
     def _host(self, facts: HostFacts, tried: DryRun) -> CheckResult:
-        wrong = "; ".join((*host_problems(facts, self.clock()), *tried.troubles))
-        words = f"{facts.os} {facts.arch}, answers within {facts.latency * 1000:.0f} ms"
-        return CheckResult("host", ok=not wrong, words=wrong or words)
+        wrong = "; ".join((*host_problems(facts, self.clock()), *tried.problems))
+        summary = f"{facts.os} {facts.arch}, answers within {facts.latency * 1000:.0f} ms"
+        return CheckResult("host", ok=not wrong, message=wrong or summary)
 
     def _version(self, facts: HostFacts) -> CheckResult:
         host, name = self.host, self.adapter.name
@@ -98,27 +98,27 @@ class AdapterCheck:
             return CheckResult(
                 "version",
                 ok=False,
-                words=f"host {host.name} does not offer {name}; name it under its `adapters`",
+                message=f"host {host.name} does not offer {name}; name it under its `adapters`",
             )
         if self.adapter.version is None:
-            return CheckResult("version", ok=None, words="the adapter has no version probe")
+            return CheckResult("version", ok=None, message="the adapter has no version probe")
         cli = (facts.clis or {})[name].cli
-        return CheckResult("version", ok=cli.ok, words=cli.message, cli=cli)
+        return CheckResult("version", ok=cli.ok, message=cli.message, cli=cli)
 
     async def _health(self) -> CheckResult:
         health = self.adapter.health
         if health is None:
-            return CheckResult("health", ok=None, words="the adapter has no health command")
+            return CheckResult("health", ok=None, message="the adapter has no health command")
         verdict = await self._carry_out(self._health_order(health), _believe_exit_code)
         if verdict.outcome == "success":
-            return CheckResult("health", ok=True, words=f"`{shlex.join(health.command)}` ended with 0")
-        return CheckResult("health", ok=False, words=verdict.message)
+            return CheckResult("health", ok=True, message=f"`{shlex.join(health.command)}` ended with 0")
+        return CheckResult("health", ok=False, message=verdict.message)
 
     async def _prompt(self) -> CheckResult:
         verdict = await self._carry_out(self._order(), self.read_output)
         if verdict.outcome == "success":
-            return CheckResult("prompt", ok=True, words=_what_it_took(verdict), verdict=verdict)
-        return CheckResult("prompt", ok=False, words=f"{verdict.kind}: {verdict.message}", verdict=verdict)
+            return CheckResult("prompt", ok=True, message=_what_it_took(verdict), verdict=verdict)
+        return CheckResult("prompt", ok=False, message=f"{verdict.kind}: {verdict.message}", verdict=verdict)
 
     def _health_order(self, health: HealthCheck) -> RunRequest:
         """Return an order like any other whose agent is the health command."""
@@ -209,7 +209,7 @@ def _believe_exit_code(
 ) -> Verdict:
     if exit_code == 0:
         return Verdict(outcome="success")
-    printed = read_end(stderr, _MOST_WORDS) or read_end(stdout, _MOST_WORDS)
+    printed = read_end(stderr, _MOST_OUTPUT) or read_end(stdout, _MOST_OUTPUT)
     output = one_line(tail(mask.hide(printed), lines=2, characters=300))
     message = f"`{shlex.join(order.argv)}` ended with {exit_code}: {output}"
     return Verdict(outcome="failed", kind=FailureClass.AGENT, message=message)

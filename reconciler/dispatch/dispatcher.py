@@ -24,7 +24,7 @@ from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import folder_name, run_of
 from reconciler.dispatch.repos import CodeRepository
-from reconciler.dispatch.retrying import TELL, StepFailed
+from reconciler.dispatch.retrying import ON_RETRY, StepFailed
 from reconciler.dispatch.round import CANCELLED, DELIVERY_PATIENCE, ReadOutput, Round
 from reconciler.dispatch.runs import Pace, RunEnding
 from reconciler.dispatch.secrets import InjectedSecrets
@@ -88,7 +88,7 @@ class Dispatcher:
         self._delivery_patience = delivery_patience
         self._farewell = farewell
         self._lasting = lasting
-        self._troubles: dict[Key, tuple[float, str]] = {}
+        self._retries: dict[Key, tuple[float, str]] = {}
         """Since when steps of orders are tried again, and why, in the words of the first try that failed."""
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._stops: dict[Key, asyncio.Task[None]] = {}
@@ -106,10 +106,10 @@ class Dispatcher:
         return frozenset(self._tasks)
 
     @property
-    def troubles(self) -> Mapping[str, str]:
+    def retry_reasons(self) -> Mapping[str, str]:
         """Steps of live runs that are tried again for a while now; see controller.ports.Dispatch."""
         latest = asyncio.get_running_loop().time() - self._lasting
-        return {run: why for (run, _), (since, why) in self._troubles.items() if since <= latest}
+        return {run: why for (run, _), (since, why) in self._retries.items() if since <= latest}
 
     @property
     def mask(self) -> Mask:
@@ -247,20 +247,20 @@ class Dispatcher:
                 )
             )
 
-        TELL.set(partial(self._hear, order.key))
+        ON_RETRY.set(partial(self._note_retry, order.key))
         try:
             report = await self._report(order, seen, may_adopt=may_adopt)
         finally:
-            self._troubles.pop(order.key, None)
+            self._retries.pop(order.key, None)
             del self._tasks[order.key]  # before it is told: whoever hears of it may ask who is followed
         self._tell(order, report, emit)
 
-    def _hear(self, key: Key, why: str | None) -> None:
+    def _note_retry(self, key: Key, why: str | None) -> None:
         """Keep why a step is tried again, in the words of the first time; forget it once it has succeeded."""
         if why is None:
-            self._troubles.pop(key, None)
+            self._retries.pop(key, None)
         else:
-            self._troubles.setdefault(key, (asyncio.get_running_loop().time(), why))
+            self._retries.setdefault(key, (asyncio.get_running_loop().time(), why))
 
     async def _report(self, order: RunRequest, seen: Callable[[], None], *, may_adopt: bool) -> Report:
         try:
@@ -271,8 +271,8 @@ class Dispatcher:
             log.exception("%s round %d: a mistake of ours", order.run, order.round)
             with suppress(Exception):  # what it was may keep it from being ended, too; a sweep does that then
                 await self._round(order).cancel()
-            words = self._secrets_of(order.task).mask.hide(one_line(repr(error), 5000))
-            return _failure(FailureClass.HOST, f"a mistake of the reconciler: {words}; its log has more")
+            message = self._secrets_of(order.task).mask.hide(one_line(repr(error), 5000))
+            return _failure(FailureClass.HOST, f"a mistake of the reconciler: {message}; its log has more")
 
     async def _cancel(self, order: RunRequest, emit: Emit, *, is_followed: bool) -> None:
         """End the run; who follows it tells how it ended, if not kept from it for too long."""

@@ -69,12 +69,12 @@ class Framer:
         stream = stream_of(printed)
         while line := stream.readline(MOST_EVENT):
             if len(line) == MOST_EVENT and not line.endswith(b"\n"):
-                self._take_long(line, stream)
+                self._parse_long_line(line, stream)
             else:
                 self._take(line)
         self._end()
 
-    def _take_long(self, begun: bytes, stream: BinaryIO) -> None:
+    def _parse_long_line(self, begun: bytes, stream: BinaryIO) -> None:
         """Take a line that is longer than any event: one may stand in it, behind progress."""
         noise, events, is_passed_over = self.noise, self.events, False
         while begun:
@@ -97,22 +97,22 @@ class Framer:
         self.noise = noise + (self.events == events)
 
     def _take(self, line: bytes, *, indented: bool = True) -> None:
-        if self._block and self._goes_on(_plain(line)):
+        if self._block and self._continue_value(_plain(line)):
             return
         parts = [part for part in line.rstrip().split(b"\r") if part and not part.isspace()]
         if not parts:
             return
-        has_event = sum(self._take_part(part, indented=indented) for part in parts) > 0
+        has_event = sum(self._parse_part(part, indented=indented) for part in parts) > 0
         self.was_cut = not has_event and not self._block and _begins_json(parts[-1])
         self.noise += not has_event and not self._block
 
-    def _take_part(self, part: bytes, *, indented: bool) -> bool:
+    def _parse_part(self, part: bytes, *, indented: bool) -> bool:
         """Give away the events of a line, or of what stands between two carriage returns."""
         if b"{" not in part or (not indented and part[:1] in b" \t"):
             return False
         if part.lstrip()[:1] in (b"{", b"["):
             try:
-                return self._give_all(json.loads(part), is_spliced=False)
+                return self._emit_all(json.loads(part), is_spliced=False)
             except (ValueError, RecursionError):
                 pass
         return self._scan(_plain(part).strip())
@@ -134,12 +134,12 @@ class Framer:
             if is_spliced:
                 spliced.append(value)
             else:
-                has_event |= self._give_all(value, is_spliced=False)
+                has_event |= self._emit_all(value, is_spliced=False)
         if not text[at:].strip():  # behind a spliced one stands nothing: it would be a quotation
-            has_event |= sum(self._give_all(value, is_spliced=True) for value in spliced) > 0
+            has_event |= sum(self._emit_all(value, is_spliced=True) for value in spliced) > 0
         return has_event
 
-    def _give_all(self, value: Any, *, is_spliced: bool) -> bool:
+    def _emit_all(self, value: Any, *, is_spliced: bool) -> bool:
         """Give away a value, or those in an array; return whether there are any."""
         events = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict)]
         self.events += len(events)
@@ -155,7 +155,7 @@ class Framer:
             self._block, self._depth, self._size = [text], depth, len(text)
             self._is_spliced = is_spliced
 
-    def _goes_on(self, text: str) -> bool:
+    def _continue_value(self, text: str) -> bool:
         """Take a line as part of the value that goes on; return whether it is."""
         depth = _depth(text)
         self._size += len(text)
@@ -177,7 +177,7 @@ class Framer:
             self._give_up()
             return
         self._block, self.was_cut = [], False
-        self._give_all(value, is_spliced=self._is_spliced)
+        self._emit_all(value, is_spliced=self._is_spliced)
 
     def _give_up(self) -> None:
         """Take the first line of what turned out to be no value as noise, and look at the others anew."""

@@ -28,15 +28,15 @@ class LocalTransport(Transport):
             if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
         }
 
-    async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
+    async def call(self, argv: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
         """Run a short command and return all that it printed; see Transport."""
-        process = await self._start(words)
+        process = await self._start(argv)
         try:
             async with asyncio.timeout(timeout):
                 stdout, stderr = await process.communicate(stdin)
         except TimeoutError:
             raise Unavailable(
-                f"this machine took longer than {timeout:g} s for `{' '.join(words)}`; "
+                f"this machine took longer than {timeout:g} s for `{' '.join(argv)}`; "
                 "see whether it is overloaded"
             ) from None
         finally:
@@ -65,8 +65,8 @@ class LocalTransport(Transport):
     async def close(self) -> None:
         """Do nothing: there is nothing to let go of."""
 
-    async def _start(self, words: Sequence[str]) -> asyncio.subprocess.Process:
-        for word in words:
+    async def _start(self, argv: Sequence[str]) -> asyncio.subprocess.Process:
+        for word in argv:
             if not SAFE_WORD.match(word):
                 raise ValueError(f"not safe on a command line: {word!r}")
         try:
@@ -80,7 +80,7 @@ class LocalTransport(Transport):
             return await start(
                 "sh",
                 "-c",
-                "exec " + " ".join(f'"{word}"' for word in words),
+                "exec " + " ".join(f'"{word}"' for word in argv),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,

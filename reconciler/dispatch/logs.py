@@ -106,7 +106,7 @@ class LogFolder:
         Those go that nothing was written to since `before`, and more until no
         more than `most` bytes are left.
         """
-        weighed = sorted(filter(None, map(_weigh, self._folder.glob("*"))))
+        weighed = sorted(filter(None, map(_stat, self._folder.glob("*"))))
         total = sum(size for _, size, _ in weighed)
         for written, size, folder in weighed:
             if written >= before.timestamp() and total <= most:
@@ -157,7 +157,7 @@ def _written_at(path: Path) -> datetime | None:
     return time_at(stat.st_mtime) if stat.st_size else None
 
 
-def _weigh(folder: Path) -> tuple[float, int, Path] | None:
+def _stat(folder: Path) -> tuple[float, int, Path] | None:
     """Return when a log was last written to, and its size; None for what cannot be looked at."""
     try:
         stats = [file.stat() for file in (folder, *folder.glob("*"))]

@@ -133,7 +133,7 @@ class Transcript:
 _ALL = (EventFilter(lambda _: True, "all"),)
 
 
-def _as_it_is(event: OutputEvent) -> OutputEvent:
+def _identity(event: OutputEvent) -> OutputEvent:
     return event
 
 
@@ -159,7 +159,7 @@ def read_events(
     stdout: Printed,
     stderr: bytes = b"",
     filters: Sequence[EventFilter] = _ALL,
-    slim: Callable[[OutputEvent], OutputEvent] = _as_it_is,
+    slim: Callable[[OutputEvent], OutputEvent] = _identity,
     join: Callable[[Give], Joining] | None = None,
 ) -> Transcript:
     r"""
@@ -182,12 +182,12 @@ def read_events(
         joining.end()
     kept = retention.kept()
     spliced = frozenset(number for number, each in enumerate(kept) if each.is_spliced)
-    notes = tuple(_oddities(framer, retention))
+    notes = tuple(_anomalies(framer, retention))
     events = tuple(each.event for each in kept)
     return Transcript(events, stderr, framer.was_cut, framer.events > 0, notes, spliced)
 
 
-def _oddities(framer: Framer, retention: EventBuffer) -> Iterator[str]:
+def _anomalies(framer: Framer, retention: EventBuffer) -> Iterator[str]:
     stray = framer.noise - framer.was_cut
     if framer.events and stray > 0:
         yield f"lines of output that are no events: {stray}"
@@ -274,7 +274,7 @@ def _text_facts(rules: Output, round_output: RoundOutput, request: OutputRequest
         text=_value(rules.text, lines) or "" if rules.text else printed,
         needs_text=rules.text is not None,
         stderr=complained or printed,
-        words=rules.words,
+        error_patterns=rules.error_patterns,
         session_id=session,
         wanted_session=request.session,
         totals=totals,
@@ -302,13 +302,13 @@ def give_up_verdict(
 ) -> dict[str, Any]:
     """Return, as fields of a verdict, why a run was ended that waited to call its model again (`give_up`)."""
     lines = [line for stream in (stdout, stderr) for line in lines_of(mask.hide(_end(stream)))]
-    words = _value(rules.give_up, lines) or "its model refuses"
-    kind = class_of(words, rules.words) or FailureClass.QUOTA
+    reason = _value(rules.give_up, lines) or "its model refuses"
+    kind = class_of(reason, rules.error_patterns) or FailureClass.QUOTA
     return {
         "outcome": "failed",
         "kind": kind,
-        "message": one_line(f"stopped, as it only waited to call its model again: {words}"),
-        "retry_at": retry_time(words, now) if kind is FailureClass.QUOTA else None,
+        "message": one_line(f"stopped, as it only waited to call its model again: {reason}"),
+        "retry_at": retry_time(reason, now) if kind is FailureClass.QUOTA else None,
     }
 
 
@@ -335,7 +335,7 @@ def _event_facts(rules: Output, round_output: RoundOutput, request: OutputReques
         error_status=_status(ask(rules.error_status)),
         stderr=stderr,
         complaints=tuple(chosen(rules.error_lines, lines_of(stderr))) if rules.error_lines else None,
-        words=rules.words,
+        error_patterns=rules.error_patterns,
         session_id=session,
         wanted_session=request.session,
         denials=_texts(ask(rules.denials)),
@@ -374,7 +374,7 @@ def _transcript(rules: Output, round_output: RoundOutput) -> Transcript:
 def _read(rules: Output, stdout: Printed, stderr: Printed) -> Transcript:
     reader = rules.reader or ""
     filters = (*event_filters(_expressions(rules)), *READ.get(reader, ()))
-    slim = SLIM.get(reader, _as_it_is)
+    slim = SLIM.get(reader, _identity)
     return read_events(stdout, end_of(stderr, TAIL), filters, slim, JOIN.get(reader))
 
 

@@ -27,9 +27,9 @@ class RoutedTransport(Transport):
     def __init__(self, now: Callable[[], SshTransport]) -> None:
         self._now = now
 
-    async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
+    async def call(self, argv: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
         """Run a short command, as Transport says; Unavailable too if the spec names no way."""
-        return await self._now().call(words, stdin, timeout=timeout)
+        return await self._now().call(argv, stdin, timeout=timeout)
 
     async def read(self, path: str, offset: int, limit: int) -> bytes:
         """Return a piece of a file, as Transport says; Unavailable too if the spec names no way."""

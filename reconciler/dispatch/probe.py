@@ -96,7 +96,7 @@ async def probe(
     `workdir` is that of a local host whose spec names none. Raises Unavailable,
     and Refused if its spec cannot work.
     """
-    check_words(host)
+    check_workdir(host)
     adapters_to_probe = [adapter for adapter in offered_adapters(host, adapters or {}) if adapter.version]
     slowest = max((_seconds(adapter) for adapter in adapters_to_probe), default=0)
     script = _script(host, adapters_to_probe, workdir or host.workdir or _DEFAULT_WORKDIR)
@@ -106,7 +106,7 @@ async def probe(
     return facts if adapters is None else replace(facts, clis=_clis(host, answer, adapters_to_probe))
 
 
-def check_words(host: Host) -> None:
+def check_workdir(host: Host) -> None:
     """Raise Refused if the working folder of a host cannot stand on a command line."""
     folder = "." if host.is_local else (host.workdir or _DEFAULT_WORKDIR).removeprefix("~")
     if not SAFE_WORD.match(folder):
@@ -171,7 +171,7 @@ def faults(facts: HostFacts, *, was_broken: bool = False) -> Iterator[str]:
     elif facts.files_free is not None and facts.files_free < _LEAST_FILES * often:
         yield f"the disk of the working folder takes less than {_LEAST_FILES} more files; remove some"
     if facts.temporary_fault:
-        yield f"nothing can be written in {facts.temporary_fault} (TMPDIR); make room, or mend its modes"
+        yield f"nothing can be written in {facts.temporary_fault} (TMPDIR); make room, or fix its modes"
 
 
 def warnings(facts: HostFacts, now: datetime) -> Iterator[str]:
@@ -215,9 +215,9 @@ def _ask(number: int, host: Host, adapter: Adapter) -> str:
 
 def _facts(host: Host, answer: CommandResult, latency: float) -> HostFacts:
     if answer.exit_code != 0 or not answer.stdout.endswith(b"\nend\n"):
-        words = one_line(answer.stderr.decode(errors="replace"), 200)
+        message = one_line(answer.stderr.decode(errors="replace"), 200)
         raise Unavailable(
-            f"host {host.name}: probe: no whole answer (exit code {answer.exit_code}: {words!r}); "
+            f"host {host.name}: probe: no whole answer (exit code {answer.exit_code}: {message!r}); "
             "see whether it has memory left, and how many processes its user may have"
         )
     values: dict[str, str] = {}
@@ -268,17 +268,17 @@ def _cli(host: Host, adapter: Adapter, match: re.Match[bytes], printed: str) -> 
     command = shlex.join(_version(adapter).command)
     code, is_late, path = int(match[2]), match[3] == b"yes", match[5].decode(errors="replace") or None
     if is_late:
-        words = f"`{command}` gave no answer within {_seconds(adapter)} s"
-        return CliFacts(cli=HostCli(path=path, ok=False, message=words), answered=False)
+        message = f"`{command}` gave no answer within {_seconds(adapter)} s"
+        return CliFacts(cli=HostCli(path=path, ok=False, message=message), answered=False)
     if path is None:
         program = _version(adapter).command[0]
-        words = f"{program} is not there; install it, or name its `path` under the host's `adapters`"
-        return CliFacts(cli=HostCli(ok=False, message=words))
+        message = f"{program} is not there; install it, or name its `path` under the host's `adapters`"
+        return CliFacts(cli=HostCli(ok=False, message=message))
     if code != 0:
-        words = f"`{command}` ended with {code}: {one_line(printed, 200)}"
-        return CliFacts(cli=HostCli(path=path, ok=False, message=words))
+        message = f"`{command}` ended with {code}: {one_line(printed, 200)}"
+        return CliFacts(cli=HostCli(path=path, ok=False, message=message))
     check = check_version(_version(adapter), printed, _on_host(host, adapter.name).version)
-    return CliFacts(cli=HostCli(path=path, version=check.version, ok=check.ok, message=check.words))
+    return CliFacts(cli=HostCli(path=path, version=check.version, ok=check.ok, message=check.message))
 
 
 def _version(adapter: Adapter) -> Version:

@@ -190,28 +190,31 @@ def _setting(env: Mapping[str, str], folder: str) -> list[str]:
     return [*exports, f"cd -- {shlex.quote(folder)} || give_up workspace"]
 
 
-def parse_state(words: Sequence[str]) -> RunState:
+def parse_state(fields: Sequence[str]) -> RunState:
     """Return the state that the words mean. Raises Unavailable if they are none."""
     try:
-        stage = Stage(words[0])
+        stage = Stage(fields[0])
         if stage is not Stage.DONE:
-            return RunState(stage, lock=words[1] if len(words) > 1 else "")
-        code, out, err, hundredths = map(int, words[1:5])
-        seal = "".join(words[6:7])
-        return RunState(stage, code, out, err, hundredths / 100, words[5], lock=lock_of(seal) if seal else "")
+            return RunState(stage, lock=fields[1] if len(fields) > 1 else "")
+        code, out, err, hundredths = map(int, fields[1:5])
+        seal = "".join(fields[6:7])
+        return RunState(
+            stage, code, out, err, hundredths / 100, fields[5], lock=lock_of(seal) if seal else ""
+        )
     except (ValueError, IndexError) as error:
         raise Unavailable(
-            f"the wrapper answered {' '.join(words)[:200]!r}, which is no state; see whether its disk is full"
+            f"the wrapper answered {' '.join(fields)[:200]!r}, which is no state; "
+            "see whether its disk is full"
         ) from error
 
 
 def parse_states(lines: Sequence[str]) -> dict[str, RunState]:
     """Return the states by id, from lines of `<id> <state>`."""
     pairs = (line.split() for line in lines)
-    return {words[0]: parse_state(words[1:]) for words in pairs if words}
+    return {fields[0]: parse_state(fields[1:]) for fields in pairs if fields}
 
 
-def parse_standing(text: str) -> HostRuns:
+def parse_stat(text: str) -> HostRuns:
     """Return what `stat` answered. Raises Unavailable if it is cut."""
     head, *lines = text.splitlines() or [""]
     try:
@@ -219,5 +222,5 @@ def parse_standing(text: str) -> HostRuns:
         return HostRuns(root, int(size), parse_states(lines))
     except ValueError as error:
         raise Unavailable(
-            f"the wrapper answered {text[:200]!r}, which is no standing; see whether its disk is full"
+            f"the wrapper answered {text[:200]!r}, which is no answer to `stat`; see whether its disk is full"
         ) from error

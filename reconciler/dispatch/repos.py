@@ -88,22 +88,22 @@ def whole_url(url: str, fleet: Path) -> str:
 _Step = Callable[Concatenate["CodeRepository", P], Coroutine[Any, Any, T]]
 
 
-def _mending(step: _Step[P, T]) -> _Step[P, T]:
+def _with_rebuilt_mirror(step: _Step[P, T]) -> _Step[P, T]:
     """Let a step be taken once more with a mirror that was made again, if it is the mirror that fails it."""
 
     @wraps(step)
-    async def mended(self: "CodeRepository", /, *args: P.args, **options: P.kwargs) -> T:
+    async def rebuilding(self: "CodeRepository", /, *args: P.args, **options: P.kwargs) -> T:
         before = self._remade
         try:
             return await step(self, *args, **options)
         except GitFailed as damage:
-            await self._mend(damage, before)
+            await self._rebuild_mirror(damage, before)
         try:
             return await step(self, *args, **options)
         except GitFailed as damage:
-            raise self._beyond_mending(damage) from damage
+            raise self._not_rebuildable(damage) from damage
 
-    return mended
+    return rebuilding
 
 
 class CodeRepository:
@@ -126,14 +126,14 @@ class CodeRepository:
         self._may_push = False
         """Whether a push was once seen to be allowed."""
 
-    @_mending
+    @_with_rebuilt_mirror
     async def newest(self) -> str:
         """Return the newest commit of the base branch. Raises StepFailed, and Unavailable."""
         async with self._lock:
             await self._create()
             return await self._fetch_base()
 
-    @_mending
+    @_with_rebuilt_mirror
     async def starting_point(self, start_from: str | None) -> str:
         """
         Return the commit to start from: the one asked for, else the newest of the base branch.
@@ -153,7 +153,7 @@ class CodeRepository:
                 )
             return start_from
 
-    @_mending
+    @_with_rebuilt_mirror
     async def find(self, branch: str) -> str | None:
         """
         Return the commit that a branch holds there; None if there is no such branch.
@@ -164,10 +164,10 @@ class CodeRepository:
         ref = f"refs/heads/{branch}"
         head = await self._look(ref)
         if head is not None:
-            await self._bring(ref, head)
+            await self._fetch_commit(ref, head)
         return head
 
-    @_mending
+    @_with_rebuilt_mirror
     async def bundle(self, commits: Sequence[str], have: Sequence[str]) -> bytes:
         """Return the commits with all that a host which has the commits `have` lacks."""
         refs = [f"refs/reconciler/base/{commit}" for commit in commits]
@@ -176,7 +176,7 @@ class CodeRepository:
         excluded = [f"^{other}" for other in have if await self._has(other)]
         return await self._git.run("bundle", "create", "-q", "-", *refs, *excluded)
 
-    @_mending
+    @_with_rebuilt_mirror
     async def fork(self, head: str) -> str:
         """Return the commit at which work left the base branch. Raises StepFailed if it never was on it."""
         fork = await self._fork(head)
@@ -187,7 +187,7 @@ class CodeRepository:
             )
         return fork
 
-    @_mending
+    @_with_rebuilt_mirror
     async def check_base(self, base: str, start_from: str | None) -> None:
         """Raise StepFailed unless a workspace may have started from this commit; it is what its host says."""
         if not await self._has(base):
@@ -201,7 +201,7 @@ class CodeRepository:
                 "the branch was rewritten, or the host is not to be trusted",
             )
 
-    @_mending
+    @_with_rebuilt_mirror
     async def receive(self, bundle: bytes, name: str) -> str:
         """
         Take in the commits of a bundle and return their head. Raises StepFailed if they are damaged.
@@ -213,7 +213,7 @@ class CodeRepository:
         if done.code or not await self._has(head):
             await self._git.run("for-each-ref", "--count=1")  # fails where it is the mirror that is damaged
             raise self._failed(
-                FailureClass.AGENT, f"the work is refused: {done.words or 'its head is missing'}"
+                FailureClass.AGENT, f"the work is refused: {done.message or 'its head is missing'}"
             )
         await self._git.run("update-ref", f"refs/reconciler/done/{name}", head)
         return head
@@ -224,7 +224,7 @@ class CodeRepository:
             raise self._failed(FailureClass.AGENT, "the work is refused: it is no git bundle of one branch")
         return match["head"].decode(), bundle[match.end() :]
 
-    @_mending
+    @_with_rebuilt_mirror
     async def check(self, base: str, head: str) -> int:
         """
         Return how many commits the work has.
@@ -241,7 +241,7 @@ class CodeRepository:
         # Of commits that came in by a merge of the base branch, the merge counts.
         return int(await self._git.run("rev-list", "--count", "--first-parent", f"{base}..{head}"))
 
-    @_mending
+    @_with_rebuilt_mirror
     async def see_way_back(self, branch: str, expected: str | None) -> None:
         """
         Raise StepFailed if work could not be pushed to its branch, as far as that can be told before.
@@ -257,7 +257,7 @@ class CodeRepository:
             await self._see_access(branch, there)
             self._may_push = True
 
-    @_mending
+    @_with_rebuilt_mirror
     async def deliver(
         self,
         head: str,
@@ -290,7 +290,7 @@ class CodeRepository:
             if stack is None or await self._is_ancestor(stack, newest):
                 ready = await self._moved(head, branch, newest)
         if there != ready:
-            await self._bring_out(ready, branch, expected, there, push)
+            await self._push_and_verify(ready, branch, expected, there, push)
         return ready
 
     async def diff(self, base: str, head: str) -> str:
@@ -305,10 +305,10 @@ class CodeRepository:
                     f"commit {commit[:10]} of {self.repo.name} is not on the reconciler's machine; "
                     f"it is at {without_credentials(self.url)}, if anywhere"
                 )
-        words = ("diff", "--no-ext-diff", "--no-textconv", "--find-renames", base, head, "--")
-        return (await self._git.run(*words))[:_MOST_DIFF].decode("utf-8", "replace")
+        args = ("diff", "--no-ext-diff", "--no-textconv", "--find-renames", base, head, "--")
+        return (await self._git.run(*args))[:_MOST_DIFF].decode("utf-8", "replace")
 
-    @_mending
+    @_with_rebuilt_mirror
     async def merged(self, heads: Collection[str]) -> frozenset[str]:
         """Return those of the commits that are on the base branch by now. Raises StepFailed, Unavailable."""
         await self.newest()
@@ -324,7 +324,7 @@ class CodeRepository:
         if there == head or self.repo.base_moved == "leave":
             return there == head
         await self.newest()
-        await self._bring(f"refs/heads/{branch}", there)
+        await self._fetch_commit(f"refs/heads/{branch}", there)
         fork = await self._fork(there)
         with suppress(MergeConflict):
             return fork is not None and there == await self._moved(head, branch, fork)
@@ -338,23 +338,23 @@ class CodeRepository:
         message = f"Merge branch {self.repo.base!r} into {branch}"
         return replayed or await merge(self._git, head, base, message)
 
-    async def _bring_out(
+    async def _push_and_verify(
         self, commit: str, branch: str, expected: str | None, there: str | None, push: Push | None
     ) -> None:
         """Push a commit to a branch that was seen `there`, and see whether it came through."""
         ref = f"refs/heads/{branch}"
-        trouble = await (push or self._push)(commit, ref, there)
-        if not trouble and push is None:
+        error = await (push or self._push)(commit, ref, there)
+        if not error and push is None:
             return
         now = await self._look(ref)
         if now == commit:
             return
-        if trouble and now is not None and now != there:
+        if error and now is not None and now != there:
             raise self._taken(branch, now, expected)
-        if trouble:
+        if error:
             await self._look_for(branch)  # a branch that cannot be beside it may have come meanwhile
             who = "the host's user" if push else _OURS
-            raise self._trouble(f"cannot push {branch!r} to", trouble, who=who)
+            raise self._error(f"cannot push {branch!r} to", error, who=who)
         raise self._failed(
             FailureClass.HOST,
             f"the host says that it pushed {commit} to branch {branch!r}, which holds {now}; "
@@ -363,7 +363,7 @@ class CodeRepository:
 
     async def _push(self, head: str, ref: str, expected: str | None, *options: str) -> str:
         lease = f"--force-with-lease={ref}:{expected or ''}"
-        words = (
+        args = (
             "--progress",
             "--no-verify",
             "--no-follow-tags",
@@ -373,8 +373,8 @@ class CodeRepository:
             self.url,
             f"{head}:{ref}",
         )
-        done = await self._talk("push", *words, silence=max(self._silence, _PUSH_SILENCE))
-        return done.words or f"git ended with {done.code}" if done.code else ""
+        done = await self._run_network("push", *args, silence=max(self._silence, _PUSH_SILENCE))
+        return done.message or f"git ended with {done.code}" if done.code else ""
 
     async def _look_for(self, branch: str) -> str | None:
         """
@@ -403,14 +403,14 @@ class CodeRepository:
                 raise self._failed(
                     FailureClass.AUTH, f"{_OURS} may not write to {folder}; give {_OURS} access"
                 )
-        words = await self._push(await self._known_base(), f"refs/heads/{branch}", there, "--dry-run")
-        if words:
-            raise self._trouble(f"cannot push {branch!r} to", words)
+        error = await self._push(await self._known_base(), f"refs/heads/{branch}", there, "--dry-run")
+        if error:
+            raise self._error(f"cannot push {branch!r} to", error)
 
     async def _known_base(self) -> str:
         """Return the base branch as the mirror has it, or has it now."""
-        words = ("rev-parse", "-q", "--verify", f"{self._base}^{{commit}}")
-        return await self._git.line(*words, codes=(0, 1)) or await self.newest()
+        args = ("rev-parse", "-q", "--verify", f"{self._base}^{{commit}}")
+        return await self._git.line(*args, codes=(0, 1)) or await self.newest()
 
     async def _check_paths(self, base: str, head: str) -> None:
         """Raise StepFailed for files that work must leave alone; what a merge brought in is not its own."""
@@ -439,17 +439,17 @@ class CodeRepository:
         try:
             self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise self._beyond_mending(error) from error
+            raise self._not_rebuildable(error) from error
         await self._git.run("init", "-q", "--bare", "--template=")
 
-    async def _mend(self, damage: GitFailed, remade: int) -> None:
+    async def _rebuild_mirror(self, damage: GitFailed, remade: int) -> None:
         """Make the mirror again, unless somebody else did since it was the `remade`th."""
         async with self._lock:
             if self._remade != remade:
                 return
             clock = asyncio.get_running_loop().time
             if clock() < self._rests_until:
-                raise self._beyond_mending(damage)
+                raise self._not_rebuildable(damage)
             log.warning(
                 "repo %s: the mirror %s is damaged and made again: %s", self.repo.name, self.folder, damage
             )
@@ -458,9 +458,9 @@ class CodeRepository:
             try:
                 await remake(self.folder, self._base)
             except OSError as error:
-                raise self._beyond_mending(error) from error
+                raise self._not_rebuildable(error) from error
 
-    def _beyond_mending(self, why: Exception) -> StepFailed:
+    def _not_rebuildable(self, why: Exception) -> StepFailed:
         return self._failed(
             FailureClass.HOST,
             f"the mirror {self.folder} cannot be worked in: {why}; see whether our disk is full, "
@@ -474,7 +474,7 @@ class CodeRepository:
     async def _fetch_all(self) -> None:
         await self._fetch("--prune", "+refs/heads/*:refs/heads/*")
 
-    async def _bring(self, ref: str, commit: str) -> None:
+    async def _fetch_commit(self, ref: str, commit: str) -> None:
         """Fetch the commit that a ref there was seen to hold."""
         async with self._lock:
             if not await self._has(commit):
@@ -482,30 +482,30 @@ class CodeRepository:
             if not await self._has(commit):
                 raise Unavailable(f"repo {self.repo.name}: {ref} moved from {commit} while it was fetched")
 
-    async def _fetch(self, *words: str) -> None:
-        *options, refspec = words
+    async def _fetch(self, *args: str) -> None:
+        *options, refspec = args
         flags = ("--progress", "--no-tags", "--no-write-fetch-head", *options)
-        done = await self._talk("fetch", *flags, "--", self.url, refspec)
-        if not done.code and "shallow roots" not in done.words:  # those are left out with a mere warning
+        done = await self._run_network("fetch", *flags, "--", self.url, refspec)
+        if not done.code and "shallow roots" not in done.message:  # those are left out with a mere warning
             return
-        trouble = self._trouble("cannot fetch from", done.words)
+        error = self._error("cannot fetch from", done.message)
         if (
-            any(words in done.words for words in _UNFIT)
-            or _AWAY.search(done.words)
-            or _NO_ROOM.search(done.words)
+            any(sign in done.message for sign in _UNFIT)
+            or _AWAY.search(done.message)
+            or _NO_ROOM.search(done.message)
         ):
-            raise trouble
+            raise error
         # The repository is asked past the mirror: if it is well, it must be the mirror that is not.
         source = refspec.lstrip("+").partition(":")[0]
         if source not in await self._list(source) and "*" not in source:
-            raise trouble
-        raise GitFailed(done.words)
+            raise error
+        raise GitFailed(done.message)
 
     async def _list(self, *refs: str) -> Mapping[str, str]:
         """Return the commits of those of the refs that are there, by full name."""
-        done = await self._talk("ls-remote", "--", self.url, *refs, mirror=False)
+        done = await self._run_network("ls-remote", "--", self.url, *refs, mirror=False)
         if done.code:
-            raise self._trouble("cannot look at", done.words)
+            raise self._error("cannot look at", done.message)
         pairs = (line.split("\t") for line in done.text.splitlines())
         return {name: commit for commit, name in pairs}
 
@@ -513,12 +513,12 @@ class CodeRepository:
         """Return the commit of a ref there; None if there is no such ref."""
         return (await self._list(ref)).get(ref)
 
-    async def _talk(self, *words: str, silence: float | None = None, mirror: bool = True) -> GitResult:
+    async def _run_network(self, *args: str, silence: float | None = None, mirror: bool = True) -> GitResult:
         """Run git, from the mirror or from nowhere, and bound how long the other side may be silent."""
         git = Git.networked(self.folder) if mirror else Git.nowhere()
         silence = silence or self._silence
         try:
-            return await git.attempt(*words, timeout=_NETWORK_TIMEOUT, silence=silence)
+            return await git.attempt(*args, timeout=_NETWORK_TIMEOUT, silence=silence)
         except Unavailable as error:
             raise Unavailable(f"repo {self.repo.name}: {self._place} does not answer: {error}") from error
 
@@ -528,7 +528,7 @@ class CodeRepository:
     async def _is_ancestor(self, one: str, other: str) -> bool:
         done = await self._git.attempt("merge-base", "--is-ancestor", one, other)
         if done.code > 1 and await self._has(one):
-            raise GitFailed(f"git merge-base failed ({done.code}): {done.words}")
+            raise GitFailed(f"git merge-base failed ({done.code}): {done.message}")
         return done.code == 0
 
     @property
@@ -539,16 +539,16 @@ class CodeRepository:
     def _place(self) -> str:
         return without_credentials(self.url)
 
-    def _trouble(self, what: str, words: str, *, who: str = _OURS) -> Exception:
-        message = f"repo {self.repo.name}: {what} {self._place}: {words}"
-        if remedy := next((remedy for sign, remedy in _UNFIT.items() if sign in words), None):
+    def _error(self, what: str, reason: str, *, who: str = _OURS) -> Exception:
+        message = f"repo {self.repo.name}: {what} {self._place}: {reason}"
+        if remedy := next((remedy for sign, remedy in _UNFIT.items() if sign in reason), None):
             return StepFailed(FailureClass.CONFIG, f"{message}; {remedy.format(place=self._place)}")
-        if _NOT_ALLOWED.search(words):
+        if _NOT_ALLOWED.search(reason):
             return StepFailed(FailureClass.AUTH, f"{message}; give {who} access")
-        if _DECLINED.search(words):
+        if _DECLINED.search(reason):
             return StepFailed(FailureClass.CONFIG, f"{message}; the rules of the branch are set there")
-        if _NOT_THERE.search(words):
-            return StepFailed(FailureClass.CONFIG, f"{message}; mend `url` or `base` in its spec")
+        if _NOT_THERE.search(reason):
+            return StepFailed(FailureClass.CONFIG, f"{message}; fix `url` or `base` in its spec")
         return Unavailable(message)
 
     def _onto_base(self, branch: str) -> StepFailed:

@@ -14,10 +14,10 @@ from reconciler.core.model.runs import FailureClass
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Tell = Callable[[str | None], None]
-"""Told why a step is tried again; None once it has succeeded."""
-TELL: ContextVar[Tell] = ContextVar("TELL")
-"""Who is to hear of steps that are tried again: whoever began what they are a part of sets it."""
+OnRetry = Callable[[str | None], None]
+"""Called with the reason why a step is tried again, and with None once it has succeeded."""
+ON_RETRY: ContextVar[OnRetry] = ContextVar("ON_RETRY")
+"""Callback for steps that are tried again; set by whoever began the work they are part of."""
 _PAUSE = 0.2
 _PAUSE_CAP = 15.0
 
@@ -47,7 +47,7 @@ async def retry_until_reachable(step: Callable[[], Awaitable[T]], *, patience: f
     may have started must not be forgotten. Raises StepFailed.
     """
     pause, failing_since = _PAUSE, None
-    tell = TELL.get(_nobody)
+    tell = ON_RETRY.get(_nobody)
     clock = asyncio.get_running_loop().time
     while True:
         try:
@@ -58,8 +58,8 @@ async def retry_until_reachable(step: Callable[[], Awaitable[T]], *, patience: f
             failing_since = clock() if failing_since is None else failing_since
             waited = clock() - failing_since
             if patience is not None and waited >= patience:
-                words = f"{error} (tried for {waited:.0f} s)"
-                raise StepFailed(FailureClass.HOST, words, on_host=error.on_host) from error
+                message = f"{error} (tried for {waited:.0f} s)"
+                raise StepFailed(FailureClass.HOST, message, on_host=error.on_host) from error
             log.warning("%s; trying again in %.1f s", error, pause)
             tell(str(error))
         else:

@@ -139,10 +139,10 @@ class Round:
 
         Raises StepFailed, Refused and Unavailable.
         """
-        await self.host_session.runs.bring_scripts()
+        await self.host_session.runs.install_scripts()
         prepared = await self.host_session.workspaces.prepare(self.order, self.repository)
-        standing = await self.host_session.runs.stat([self._validation])
-        if await self._clear_validation(standing.states[self._validation]):
+        host_runs = await self.host_session.runs.stat([self._validation])
+        if await self._clear_validation(host_runs.states[self._validation]):
             prepared = await self.host_session.workspaces.prepare(self.order, self.repository)
         return await self._validate(prepared, Mask())
 
@@ -165,7 +165,7 @@ class Round:
         await self._take_over_scripts("before the start")
         state = await self._stat(self._agent)
         if state.stage not in {Stage.ABSENT, Stage.UNSTARTED}:
-            await self._see_that_ours(self._agent, state)
+            await self._require_own_record(self._agent, state)
             return await retry_until_reachable(lambda: workspaces.find(self.order)), state
         prepared = await retry_until_reachable(
             lambda: workspaces.prepare(self.order, self.repository), patience=self.patience
@@ -189,9 +189,9 @@ class Round:
                 raise
         runs = self.host_session.runs
         # As long as the host is away altogether, nothing is known; and then it may well start the run.
-        standing = await retry_until_reachable(lambda: runs.stat([self._agent]))
-        if standing.states[self._agent].stage not in {Stage.ABSENT, Stage.UNSTARTED}:
-            return standing.states[self._agent]
+        host_runs = await retry_until_reachable(lambda: runs.stat([self._agent]))
+        if host_runs.states[self._agent].stage not in {Stage.ABSENT, Stage.UNSTARTED}:
+            return host_runs.states[self._agent]
         try:
             return await self._start(self._agent, job, stdin, patience=0)
         except StepFailed:
@@ -295,10 +295,10 @@ class Round:
             await retry_until_reachable(
                 lambda: self.host_session.runs.cancel(run_id, CANCELLED, self._ending)
             )
-        await self._see_that_ours(run_id, state)
+        await self._require_own_record(run_id, state)
         return state
 
-    async def _see_that_ours(self, run_id: str, state: RunState) -> None:
+    async def _require_own_record(self, run_id: str, state: RunState) -> None:
         """Raise StepFailed for a record that no start of ours made; say it loud, and end what it is of."""
         runs = self.host_session.runs
         if await asyncio.to_thread(runs.proofs.is_ours, run_id, state):
@@ -331,19 +331,19 @@ class Round:
             await retry_until_reachable(lambda: runs.remove([run_id]))
             await asyncio.to_thread(runs.proofs.forget, run_id)
             return True
-        await self._see_that_ours(run_id, state)
+        await self._require_own_record(run_id, state)
         return False
 
     async def _take_over_scripts(self, when: str) -> tuple[str, ...]:
         """Bring our scripts to the host anew; return what is to be noted if others lay in their place."""
-        if not await retry_until_reachable(self.host_session.runs.bring_scripts):
+        if not await retry_until_reachable(self.host_session.runs.install_scripts):
             return ()
-        words = (
+        message = (
             f"host {self.order.host.name}: tampered: a script of the reconciler was changed there {when}; "
             "it was put right, see who can write below `workdir` (docs/security.md)"
         )
-        log.error("%s round %d: %s", self.order.run, self.order.round, words)
-        return (words,)
+        log.error("%s round %d: %s", self.order.run, self.order.round, message)
+        return (message,)
 
     # --- What it leaves -----------------------------------------------------
 
@@ -442,8 +442,8 @@ class Round:
         try:
             return await retry_until_reachable(step, patience=self.delivery_patience)
         except StepFailed as error:
-            words = f"{error}; the work is kept: commit {kept}"
-            raise StepFailed(error.kind, words, touched=error.touched) from error
+            message = f"{error}; the work is kept: commit {kept}"
+            raise StepFailed(error.kind, message, touched=error.touched) from error
 
     # --- Common to both -----------------------------------------------------
 
@@ -478,7 +478,7 @@ class Round:
 
     def _ended(self, why: str) -> StepFailed:
         kind, message = _ENDED.get(why, (FailureClass.HOST, "host {host}: the run was ended there: {why}"))
-        words = message.format(
+        text = message.format(
             host=self.order.host.name,
             program=self.order.argv[0],
             why=why,
@@ -486,14 +486,14 @@ class Round:
             stall=format_duration(self.order.stall_timeout),
             output=self.order.adapter.limits.output_mb,
         )
-        return StepFailed(kind, words)
+        return StepFailed(kind, text)
 
     def _unknown(self, state: RunState) -> StepFailed:
-        words = f"the run is {state.stage}, and how it ended is not known"
-        return self._at_fault(_UNKNOWN.get(state.stage, words))
+        message = f"the run is {state.stage}, and how it ended is not known"
+        return self._at_fault(_UNKNOWN.get(state.stage, message))
 
-    def _at_fault(self, words: str) -> StepFailed:
-        return StepFailed(FailureClass.HOST, f"host {self.order.host.name}: {words}")
+    def _at_fault(self, message: str) -> StepFailed:
+        return StepFailed(FailureClass.HOST, f"host {self.order.host.name}: {message}")
 
     @property
     def _may_adopt(self) -> bool:
@@ -525,13 +525,13 @@ def failed(verdict: Verdict, error: StepFailed) -> Verdict:
 def masked(report: Report, mask: Mask) -> Report:
     """Return a report whose words, whoever wrote them, hold no secret."""
     verdict, hide = report.verdict, mask.hide
-    words = {"message": hide(verdict.message), "text": hide(verdict.text)}
+    texts = {"message": hide(verdict.message), "text": hide(verdict.text)}
     notes = tuple(map(hide, verdict.notes))
     checks = tuple(
         check.model_copy(update={"command": hide(check.command), "output": hide(check.output)})
         for check in report.checks
     )
-    clean = verdict.model_copy(update={**words, "notes": notes})
+    clean = verdict.model_copy(update={**texts, "notes": notes})
     return report.model_copy(update={"verdict": clean, "checks": checks})
 
 
@@ -539,6 +539,6 @@ def withheld(verdict: Verdict, mask: Mask) -> Verdict:
     """Return what was made of an output, without its words if they cannot be masked."""
     if not mask.withheld:
         return verdict
-    words = {"message": mask.withhold(verdict.message), "text": mask.withhold(verdict.text)}
+    texts = {"message": mask.withhold(verdict.message), "text": mask.withhold(verdict.text)}
     notes = (mask.withheld,) if verdict.notes else ()
-    return verdict.model_copy(update={**words, "notes": notes})
+    return verdict.model_copy(update={**texts, "notes": notes})

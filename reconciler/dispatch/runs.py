@@ -22,7 +22,7 @@ from reconciler.dispatch.protocol import (
     RunState,
     batches,
     lock_of,
-    parse_standing,
+    parse_stat,
     parse_state,
     parse_states,
     payload,
@@ -116,8 +116,8 @@ class Runs:
         """
         seal = await asyncio.to_thread(self.proofs.draw, run_id)
         limits = (str(int(timeout)), ending.signal, str(int(ending.grace)))
-        words = (run_id, *limits, self._scripts.shell, lock_of(seal))
-        answer = await self._call("start", *words, stdin=payload(job, stdin, seal=seal))
+        args = (run_id, *limits, self._scripts.shell, lock_of(seal))
+        answer = await self._call("start", *args, stdin=payload(job, stdin, seal=seal))
         with self._naming_the_host():
             return parse_state(answer.decode().split()[2:])
 
@@ -125,14 +125,14 @@ class Runs:
         """Return where the runs stand."""
         answer = await self._call("stat", *run_ids)
         with self._naming_the_host():
-            return parse_standing(answer.decode())
+            return parse_stat(answer.decode())
 
     async def cancel(self, run_id: str, why: str, ending: RunEnding) -> RunState:
         """End all processes of the run and return where it stands; if it never started, it never will."""
         seal = await asyncio.to_thread(self.proofs.draw, run_id)
-        words = (run_id, ending.signal, str(int(ending.grace)), why, lock_of(seal))
+        args = (run_id, ending.signal, str(int(ending.grace)), why, lock_of(seal))
         stdin, timeout = f"{seal}\n".encode(), ending.grace + CALL_TIMEOUT
-        answer = await self._call("cancel", *words, stdin=stdin, timeout=timeout)
+        answer = await self._call("cancel", *args, stdin=stdin, timeout=timeout)
         with self._naming_the_host():
             return parse_state(answer.decode().split()[1:])
 
@@ -142,9 +142,9 @@ class Runs:
             await self._call("rm", *some)
             self._follower.look_whole_soon()
 
-    async def bring_scripts(self) -> bool:
+    async def install_scripts(self) -> bool:
         """Bring our scripts to the host anew; return whether others lay in their place."""
-        return await self._scripts.bring_all()
+        return await self._scripts.install_all()
 
     async def means(self) -> tuple[str, ...]:
         """Return what finds the processes of a run there when it ends: `cgroup`, `reaper`, `mark`."""
@@ -180,8 +180,8 @@ class Runs:
         except Unavailable as error:
             raise Unavailable(f"host {self.host}: {error}") from error
 
-    async def _call(self, verb: str, *words: str, stdin: bytes = b"", timeout: float = CALL_TIMEOUT) -> bytes:
-        return await self._scripts.call("wrapper", verb, self._root, *words, stdin=stdin, timeout=timeout)
+    async def _call(self, verb: str, *args: str, stdin: bytes = b"", timeout: float = CALL_TIMEOUT) -> bytes:
+        return await self._scripts.call("wrapper", verb, self._root, *args, stdin=stdin, timeout=timeout)
 
 
 class _Watch:
@@ -224,7 +224,7 @@ class _Watch:
         """How much more it may print."""
         return self.bounds.output - sum(self.at.values())
 
-    def breach(self, now: float) -> str | None:
+    def exceeded_limit(self, now: float) -> str | None:
         """Return why it must end, if it must."""
         if self.room <= 0:
             return "output"
@@ -301,8 +301,8 @@ class _Follower:
         clock = asyncio.get_running_loop().time
         for watch in self._watches.values():
             watch.measure()
-        standing = await self._look_whole()
-        root, events = standing.root, standing.events_bytes
+        host_runs = await self._look_whole()
+        root, events = host_runs.root, host_runs.events_bytes
         next_copy = clock()
         next_whole = clock() + self._pace.liveness
         copies = 0
@@ -321,13 +321,13 @@ class _Follower:
 
     async def _look_whole(self) -> HostRuns:
         self._is_whole_look_due = False
-        standing = await self._runs.stat(tuple(self._watches))
+        host_runs = await self._runs.stat(tuple(self._watches))
         self._failures = 0
-        for run_id, state in standing.states.items():
+        for run_id, state in host_runs.states.items():
             watch = self._watches.get(run_id)
             if watch and not state.stage.is_alive:
-                await self._finish(standing.root, watch, state)
-        return standing
+                await self._finish(host_runs.root, watch, state)
+        return host_runs
 
     async def _read_events(self, root: str, offset: int) -> int:
         """
@@ -349,9 +349,9 @@ class _Follower:
         """Finish a run that an event says is over, if its record says so too."""
         self._ended.discard(watch.run_id)
         record = await self._transport.read(f"{root}/{watch.run_id}/exit", 0, _CHUNK)
-        words = record.decode(errors="replace").split()
+        message = record.decode(errors="replace").split()
         try:
-            state = parse_state(["done", *words[:-1]] if words[-1:] == ["ok"] else [])
+            state = parse_state(["done", *message[:-1]] if message[-1:] == ["ok"] else [])
         except Unavailable:  # it is not there, or not what it should be: the host itself says which
             self._is_whole_look_due = True
             return
@@ -384,7 +384,7 @@ class _Follower:
             await asyncio.sleep(0)  # a local read does not let others have their turn
 
     def _keep_in_bounds(self, watch: _Watch) -> None:
-        why = watch.breach(asyncio.get_running_loop().time())
+        why = watch.exceeded_limit(asyncio.get_running_loop().time())
         if why and not watch.is_being_ended:
             watch.is_being_ended = True
             task = asyncio.create_task(self._end(watch, why), name=f"end {watch.run_id}")

@@ -52,7 +52,7 @@ class Scripts:
         self.shell = shell
         self.workdir = workdir
 
-    async def call(self, name: str, *words: str, stdin: bytes = b"", timeout: float = CALL_TIMEOUT) -> bytes:
+    async def call(self, name: str, *args: str, stdin: bytes = b"", timeout: float = CALL_TIMEOUT) -> bytes:
         """
         Return the answer of a script, from its `S` on; it is brought to the host if it is not there.
 
@@ -60,11 +60,11 @@ class Scripts:
         both say that they are `on_host`.
         """
         with _on_host():
-            return await self._call(name, *words, stdin=stdin, timeout=timeout)
+            return await self._call(name, *args, stdin=stdin, timeout=timeout)
 
-    async def _call(self, name: str, *words: str, stdin: bytes, timeout: float) -> bytes:
+    async def _call(self, name: str, *args: str, stdin: bytes, timeout: float) -> bytes:
         wanted = script(name)
-        command = (self.shell, self._place(wanted), *words)
+        command = (self.shell, self._place(wanted), *args)
         answer = await self._transport.call(command, stdin, timeout=timeout)
         if not _ANSWER.search(answer.stdout):
             await self._bring(wanted)
@@ -73,15 +73,15 @@ class Scripts:
         if match is None:
             message = one_line((answer.stderr or answer.stdout).decode(errors="replace"), 300)
             raise Unavailable(
-                f"host {self.host}: {name} {words[0]} gave no answer (exit {answer.exit_code}): {message}; "
+                f"host {self.host}: {name} {args[0]} gave no answer (exit {answer.exit_code}): {message}; "
                 "see whether the disk is full there, and `shell` a POSIX shell"
             )
         text = answer.stdout[match.start() :]
         if match["kind"] == b"E":
-            raise _refusal(f"host {self.host}: {name} {words[0]}", text.decode(errors="replace")[2:])
+            raise _refusal(f"host {self.host}: {name} {args[0]}", text.decode(errors="replace")[2:])
         return text
 
-    async def bring_all(self) -> bool:
+    async def install_all(self) -> bool:
         """
         Bring every script anew; return whether something else lay in the place of one.
 
@@ -96,7 +96,9 @@ class Scripts:
 
     async def _bring(self, *wanted: Script) -> bool:
         """Write scripts where they belong; return whether something else lay there."""
-        text = "".join(["umask 077; was=same\n", *map(self._bringing, wanted), 'echo "S brought $was"\n'])
+        text = "".join(
+            ["umask 077; was=same\n", *map(self._install_command, wanted), 'echo "S brought $was"\n']
+        )
         answer = await self._transport.call((self.shell,), text.encode(), timeout=CALL_TIMEOUT)
         if b"S brought" not in answer.stdout:
             message = one_line((answer.stderr or answer.stdout).decode(errors="replace"), 300)
@@ -107,7 +109,7 @@ class Scripts:
             )
         return b"S brought other" in answer.stdout
 
-    def _bringing(self, wanted: Script) -> str:
+    def _install_command(self, wanted: Script) -> str:
         """Return shell text that writes a script, and notes whether another lay there."""
         return (
             f"ours() {{ cat <<'{_END}'\n{wanted.source.decode()}{_END}\n}}\n"
@@ -132,6 +134,6 @@ def _on_host() -> Iterator[None]:
         raise
 
 
-def _refusal(where: str, words: str) -> Exception:
-    message = f"{where}: {both_ends(words)}"
-    return Unavailable(message) if words.startswith("short") else Refused(message)
+def _refusal(where: str, answer: str) -> Exception:
+    message = f"{where}: {both_ends(answer)}"
+    return Unavailable(message) if answer.startswith("short") else Refused(message)

@@ -262,4 +262,4 @@ def _without_line_end(text: str) -> str:
 
 
 def _missing(what: str, why: str) -> StepFailed:
-    return StepFailed(FailureClass.AUTH, f"{what} cannot be had: {why}; mend it, then retry the task")
+    return StepFailed(FailureClass.AUTH, f"{what} cannot be had: {why}; fix it, then retry the task")

@@ -25,15 +25,15 @@ class CommandResult:
 class Transport(Protocol):
     """One host, reached in one way."""
 
-    async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
+    async def call(self, argv: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
         """
         Run a short command and return all that it printed.
 
-        `words` must each match `SAFE_WORD` (ValueError otherwise); `$HOME` in
+        `argv` must each match `SAFE_WORD` (ValueError otherwise); `$HOME` in
         them is expanded by the shell of the host. `timeout` is in seconds.
         Raises Unavailable if the host cannot be reached, or the command was
         cut off or took too long: then it is not known whether it ran. Raises
-        Refused if it cannot run before a person has mended something.
+        Refused if it cannot run before a person has fixed something.
         """
 
     async def read(self, path: str, offset: int, limit: int) -> bytes:

@@ -105,9 +105,9 @@ async def _validated(
     )
     try:
         return await validate(order)
-    except Refused as error:  # a person must mend the host; the work is none the worse for it
+    except Refused as error:  # a person must fix the host; the work is none the worse for it
         raise Unavailable(str(error)) from error
 
 
-def _refused(words: str) -> StepFailed:
-    return StepFailed(FailureClass.AGENT, words)
+def _refused(message: str) -> StepFailed:
+    return StepFailed(FailureClass.AGENT, message)

@@ -116,8 +116,8 @@ class Workspaces:
         if answer.startswith(_UNFINISHED):
             problems = answer.removeprefix(_UNFINISHED).decode(errors="replace").splitlines()
             return Unfinished(tuple(one_line(line) for line in problems))
-        words = answer.decode().split()
-        return Collected(self._commit(words[2]), self._commit(words[3]))
+        message = answer.decode().split()
+        return Collected(self._commit(message[2]), self._commit(message[3]))
 
     async def bundle(self, order: RunRequest, base: str) -> bytes:
         """Return the commits of the round as a git bundle. Raises StepFailed, Refused and Unavailable."""
@@ -181,38 +181,38 @@ class Workspaces:
         return str(repository.folder) if self._shares_mirrors else f"repos/{repository.folder.name}"
 
     async def _call_fed(
-        self, verb: str, *words: str, stdin: bytes, repository: CodeRepository, commits: tuple[str, ...]
+        self, verb: str, *args: str, stdin: bytes, repository: CodeRepository, commits: tuple[str, ...]
     ) -> str:
         """Make a call for which the host needs commits, and send those that it lacks in a bundle."""
-        answer = (await self._call(verb, *words, stdin=stdin)).decode()
+        answer = (await self._call(verb, *args, stdin=stdin)).decode()
         if not answer.startswith(_NEED):
             return answer
         async with self._feeding[repository.folder.name]:
-            answer = (await self._call(verb, *words, stdin=stdin)).decode()
+            answer = (await self._call(verb, *args, stdin=stdin)).decode()
             if not answer.startswith(_NEED):  # somebody else did it meanwhile
                 return answer
             have = [line.removeprefix("have ") for line in answer.splitlines()[1:]]
             bundle = await repository.bundle(commits, have)
-            answer = (await self._call(verb, *words, stdin=stdin + bundle)).decode()
+            answer = (await self._call(verb, *args, stdin=stdin + bundle)).decode()
         if answer.startswith(_NEED):
             raise self._misunderstood(answer, "an end of its needs")
         return answer
 
-    async def _call(self, verb: str, *words: str, stdin: bytes = b"") -> bytes:
+    async def _call(self, verb: str, *args: str, stdin: bytes = b"") -> bytes:
         """Make a call. Raises StepFailed for what an agent did to its workspace: no other host would help."""
         answer = await self._scripts.call(
-            "workspace", verb, self._fleet, *words, stdin=stdin, timeout=self.patience
+            "workspace", verb, self._fleet, *args, stdin=stdin, timeout=self.patience
         )
         if answer.startswith(_FAULT):
             why = both_ends(answer.removeprefix(_FAULT).decode(errors="replace"))
             raise StepFailed(FailureClass.AGENT, f"host {self._scripts.host}: {why}")
         return answer
 
-    async def _call_bounded(self, verb: str, *words: str, stdin: bytes = b"") -> bytes:
+    async def _call_bounded(self, verb: str, *args: str, stdin: bytes = b"") -> bytes:
         """Make a call that reads what an agent left; it has one turn, as that may have no end at all."""
         began = asyncio.get_running_loop().time()
         try:
-            return await self._call(verb, *words, stdin=stdin)
+            return await self._call(verb, *args, stdin=stdin)
         except Unavailable as error:
             if asyncio.get_running_loop().time() - began < self.patience:
                 raise

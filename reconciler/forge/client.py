@@ -63,11 +63,11 @@ class Declined(Unavailable):
 log = logging.getLogger(__name__)
 
 
-class Strange(Unavailable):
+class UnexpectedAnswer(Unavailable):
     """An answer that is not as expected: asking again will hardly change it."""
 
 
-class _Again(Unavailable):
+class _Outage(Unavailable):
     """An outage that may be over soon."""
 
     def __init__(self, message: str, after: float = 0.0) -> None:
@@ -143,11 +143,11 @@ class ForgeClient:
             reply = await self._ask("GET", path, {**(params or {}), **page_of(page)})
             items = reply.value or []
             if not isinstance(items, list):
-                raise self._strange(path, "a list was expected")
+                raise self._unexpected(path, "a list was expected")
             for item in items:
                 try:
                     entries = self._read(shape, path, item)
-                except Strange as error:
+                except UnexpectedAnswer as error:
                     if not passes_over:
                         raise
                     log.warning("%s; it is passed over", error)
@@ -179,7 +179,7 @@ class ForgeClient:
         while True:
             try:
                 return await self._once(method, path, params, body)
-            except _Again as again:
+            except _Outage as again:
                 wait = next(waits, None)
                 if again.after > _LONGEST_WAIT:
                     self._rests_until = time.monotonic() + min(again.after, _LONGEST_REST)
@@ -201,18 +201,18 @@ class ForgeClient:
             ):
                 raw = await self._body(reply)
         except TimeoutError:
-            raise _Again(f"{self._where}: no whole answer within {_TIMEOUT:g} s") from None
+            raise _Outage(f"{self._where}: no whole answer within {_TIMEOUT:g} s") from None
         except httpx2.TransportError as error:
-            raise _Again(f"{self._where}: {self._harmless(str(error)) or type(error).__name__}") from None
+            raise _Outage(f"{self._where}: {self._harmless(str(error)) or type(error).__name__}") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Unavailable(f"{self._where}: {self._harmless(str(error))}") from None
-        return self._judge(f"{method} {path}", reply.status_code, reply.headers, raw)
+        return self._checked(f"{method} {path}", reply.status_code, reply.headers, raw)
 
     async def _authorization(self) -> dict[str, str]:
         if not self._token:
             token = await self._find_token()
             if not token or not token.isascii() or not token.isprintable() or " " in token:
-                message = "empty or has characters that no token has; mend what `forge.token` points to"
+                message = "empty or has characters that no token has; fix what `forge.token` points to"
                 raise Unavailable(f"{self._where}: the token is {message}")
             self._token = token
         return {"Authorization": f"token {self._token}"}
@@ -225,13 +225,13 @@ class ForgeClient:
                 raise Unavailable(f"{self._where}: its answer is larger than {_MOST_BYTES} bytes")
         return bytes(raw)
 
-    def _judge(self, request: str, status: int, headers: Mapping[str, str], raw: bytes) -> _Reply:
+    def _checked(self, request: str, status: int, headers: Mapping[str, str], raw: bytes) -> _Reply:
         """Return an answer that is one; raise by what is to be done about any other."""
         where, message = f"{self._where}: {request}", self._harmless(_message(raw))
         if 200 <= status < 300:  # noqa: PLR2004 - success
             return _Reply(status, self._value(request, raw), headers)
         if status in _PASSING or (status == 403 and "retry-after" in headers):  # noqa: PLR2004 - GitHub's limit
-            raise _Again(f"{where}: {status} {message}", _seconds(headers.get("retry-after", "")))
+            raise _Outage(f"{where}: {status} {message}", _seconds(headers.get("retry-after", "")))
         if status == 401:  # noqa: PLR2004 - unauthorized
             self._token = ""  # it may have been exchanged: the next time it is looked up again
             raise Unavailable(
@@ -251,17 +251,19 @@ class ForgeClient:
         try:
             return json.loads(raw) if raw.strip() else None
         except (ValueError, RecursionError):
-            raise self._strange(request, "it is not JSON; is `forge.api` the address of the API?") from None
+            raise self._unexpected(
+                request, "it is not JSON; is `forge.api` the address of the API?"
+            ) from None
 
     def _read(self, shape: type[T], path: str, value: Any) -> T:
         try:
             return shape.model_validate(value)
         except ValidationError as error:
             fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors()[:3])
-            raise self._strange(path, f"not as expected: {fields or 'the whole'}") from None
+            raise self._unexpected(path, f"not as expected: {fields or 'the whole'}") from None
 
-    def _strange(self, request: str, why: str) -> Strange:
-        return Strange(f"{self._where}: {request}: strange answer, {why}")
+    def _unexpected(self, request: str, why: str) -> UnexpectedAnswer:
+        return UnexpectedAnswer(f"{self._where}: {request}: strange answer, {why}")
 
     @property
     def _where(self) -> str:

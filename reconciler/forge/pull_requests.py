@@ -29,7 +29,7 @@ from reconciler.forge.answers import (
     StatusesAnswer,
     name_of,
 )
-from reconciler.forge.client import GONE_CODES, Declined, ForgeClient, Strange, page_of
+from reconciler.forge.client import GONE_CODES, Declined, ForgeClient, UnexpectedAnswer, page_of
 from reconciler.forge.dialect import Dialect
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class PullRequestReader:
         """Read a pull request; one of which the forge tells what cannot be read is not known then."""
         try:
             await self._try_to_read(number)
-        except Strange as error:
+        except UnexpectedAnswer as error:
             log.warning("pull request %d is passed over: %s", number, error)
             self._details.pop(number, None)
 
@@ -199,7 +199,7 @@ class PullRequestReader:
             pusher=await self._pusher(answer.head.sha),
             by=await self._closer(answer),
             reviews=await self._reviews(answer),
-            checks=_worst(statuses),
+            checks=_combined_status(statuses),
             failed_checks=tuple(_failed(statuses)),
         )
         self._details.pop(number, None)  # it goes to the end of the line
@@ -333,7 +333,7 @@ def _of_others(statuses: Iterable[StatusAnswer]) -> list[StatusAnswer]:
     return [status for status in statuses if not status.context.startswith(OWN_CONTEXTS)]
 
 
-def _worst(statuses: Iterable[StatusAnswer]) -> Checks:
+def _combined_status(statuses: Iterable[StatusAnswer]) -> Checks:
     """Return what the checks come to: `warning` and `skipped` stop nobody."""
     states = {status.state for status in _of_others(statuses)}
     if states & _FAILING:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from reconciler.controller.ports import Controller
+from reconciler.controller.ports import FleetView
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Refused, Unavailable, UsageError
 from reconciler.core.model.forge import Hint
@@ -30,12 +30,12 @@ class WebhookReceiver:
 
     def __init__(
         self,
-        controller: Controller,
+        view: FleetView,
         secret: Callable[[Secret], Awaitable[str]],
         journal: Journal,
         notify: Callable[[Hint], None],
     ) -> None:
-        self._controller = controller
+        self._view = view
         self._secret = secret
         self._journal = journal
         self._notify = notify
@@ -72,12 +72,10 @@ class WebhookReceiver:
         Strangers may send many large bodies: each is digested once for each
         secret, however many repos share it, and not on the event loop.
         """
-        forges = {
-            name: forge for name, forge in self._controller.desired.forges.items() if forge.webhook_secret
-        }
-        secrets, problem = await self._all_words({forge.webhook_secret for forge in forges.values()})
+        forges = {name: forge for name, forge in self._view.desired.forges.items() if forge.webhook_secret}
+        secrets, problem = await self._all_values({forge.webhook_secret for forge in forges.values()})
         good = await asyncio.to_thread(
-            has_valid_signature, body, headers, {word for words in secrets.values() for word in words}
+            has_valid_signature, body, headers, {value for values in secrets.values() for value in values}
         )
         signers = {
             name: forge
@@ -93,7 +91,7 @@ class WebhookReceiver:
             "`reconciler webhook install` sets it up"
         )
 
-    async def _all_words(
+    async def _all_values(
         self, secrets: Collection[Secret | None]
     ) -> tuple[Mapping[Secret | None, Sequence[str]], Unavailable | None]:
         """Return the lines of each secret that can be had, and why another cannot; others are forgotten."""
@@ -101,12 +99,12 @@ class WebhookReceiver:
         values, problem = dict[Secret | None, Sequence[str]](), None
         for secret in filter(None, secrets):
             try:
-                values[secret] = await self._words(secret)
+                values[secret] = await self._values(secret)
             except Unavailable as error:
                 problem = error
         return values, problem
 
-    async def _words(self, secret: Secret) -> Sequence[str]:
+    async def _values(self, secret: Secret) -> Sequence[str]:
         now = time.monotonic()
         until, values = self._secrets.get(secret, (now, ()))
         if until <= now:

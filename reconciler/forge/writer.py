@@ -62,12 +62,12 @@ class ForgeWriter:
         await self._pulls.look()
         detail = await self._find_or_open(want)
         if detail is not None:
-            detail = await self._dress(detail, want)
+            detail = await self._update_pull(detail, want)
         if want.issue is not None:
             await self._answer_issue(want, want.issue)
         return detail.pull if detail else None
 
-    async def say(self, number: int, note: ManagedComment) -> bool:
+    async def upsert_comment(self, number: int, note: ManagedComment) -> bool:
         """Let there be a comment with that mark and text; return whether it is new."""
         text, me = f"{mark_of(note.key)}\n{_cut(note.text)}", await self.whoami()
         async for answer in self._client.pages(f"issues/{number}/comments", CommentAnswer):
@@ -127,7 +127,7 @@ class ForgeWriter:
                 raise Unavailable(f"no pull request can be opened: {declined}; {hint}") from None
             return number
 
-    async def _dress(self, detail: PullRequestDetail, want: ForgeView) -> PullRequestDetail:
+    async def _update_pull(self, detail: PullRequestDetail, want: ForgeView) -> PullRequestDetail:
         """Let a pull request look and be as wanted; return it as it is afterwards."""
         writes, number = self._client.writes, detail.pull.number
         if detail.answer.is_open:
@@ -137,7 +137,7 @@ class ForgeWriter:
             is_head = want.commit_status.commit == detail.pull.head
             await self.commit_status(want.commit_status, detail.statuses if is_head else None)
         for note in want.notes:
-            await self.say(number, note)
+            await self.upsert_comment(number, note)
         if want.merges is not None and detail.answer.is_open:
             await self._merge(detail, want)
         return await self._pulls.read(number) if self._client.writes > writes else detail
@@ -171,7 +171,9 @@ class ForgeWriter:
                 # It holds up nothing; whoever reads the pull request can ask somebody.
                 why = declined.message or declined.status
                 text = f"{name} cannot be asked for a review: {why}. Correct `reviewers` of the repo."
-                await self.say(pull.number, ManagedComment(key=f"reviewer/{_digest(name)}", text=text))
+                await self.upsert_comment(
+                    pull.number, ManagedComment(key=f"reviewer/{_digest(name)}", text=text)
+                )
 
     async def _merge(self, detail: PullRequestDetail, want: ForgeView) -> None:
         if detail.pull.head != want.merges:
@@ -186,7 +188,7 @@ class ForgeWriter:
                 self._pulls.saw_conflict(detail.answer)
             elif declined.status == _NOT_ALLOWED and _COMPUTING not in declined.message.lower():
                 text = f"This cannot be merged yet: {declined.message or 'it is not allowed'}"
-                await self.say(detail.pull.number, ManagedComment(key="merge", text=text))
+                await self.upsert_comment(detail.pull.number, ManagedComment(key="merge", text=text))
 
     # --- Labels ------------------------------------------------------------
 
@@ -236,7 +238,7 @@ class ForgeWriter:
             raise
         await self._set_phase(number, [label.name for label in issue.labels], want.phase)
         for note in want.issue_notes:
-            await self.say(number, note)
+            await self.upsert_comment(number, note)
         if want.closes_issue and issue.state == "open":
             await self._client.send("PATCH", f"issues/{number}", {"state": "closed"})
 

@@ -33,7 +33,7 @@ class CatFile:
         self._git = git
         self._turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._words: IO[bytes] | None = None
+        self._stderr: IO[bytes] | None = None
 
     async def read(self, ids: Sequence[str], receive: Receive, *, limit: int | None = None) -> None:
         """
@@ -54,7 +54,7 @@ class CatFile:
                 _pipeline(process, ids, receive, limit)
             except OSError as error:
                 raise Unavailable(
-                    f"git cat-file ended in the middle of reading: {self._last_words()}"
+                    f"git cat-file ended in the middle of reading: {self._stderr_text()}"
                 ) from error
             except BaseException:
                 self._stop()  # answers to what was asked are still in the pipe
@@ -64,15 +64,15 @@ class CatFile:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self._stop()
-        self._words = TemporaryFile()  # noqa: SIM115 - closed by _stop
-        self._process = self._git.keep_running("cat-file", "--batch-command", "--buffer", stderr=self._words)
+        self._stderr = TemporaryFile()  # noqa: SIM115 - closed by _stop
+        self._process = self._git.keep_running("cat-file", "--batch-command", "--buffer", stderr=self._stderr)
         return self._process
 
-    def _last_words(self) -> str:
-        if self._words is None:
+    def _stderr_text(self) -> str:
+        if self._stderr is None:
             return ""
-        self._words.seek(0)
-        return printable_error(self._words.read())
+        self._stderr.seek(0)
+        return printable_error(self._stderr.read())
 
     def _end(self) -> None:
         with self._turn:
@@ -83,9 +83,9 @@ class CatFile:
             self._process.kill()
             self._process.communicate()
             self._process = None
-        if self._words is not None:
-            self._words.close()
-            self._words = None
+        if self._stderr is not None:
+            self._stderr.close()
+            self._stderr = None
 
 
 def _pipeline(

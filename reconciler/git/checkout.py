@@ -81,7 +81,7 @@ class Checkout:
         """Return the newest commit."""
         return self._do("rev-parse", "HEAD")
 
-    def knows_person(self) -> bool:
+    def has_identity(self) -> bool:
         """Return whether git knows in whose name it commits, without guessing."""
         try:
             for who in IDENTITIES:
@@ -130,13 +130,13 @@ class Checkout:
         except GitFailed as error:
             explain(f"push of {upstream.branch} failed", str(error))
 
-    def _do(self, *words: str, timeout: float | None = None) -> str:
+    def _do(self, *args: str, timeout: float | None = None) -> str:
         from git.exc import CommandError  # noqa: PLC0415 - see above
 
         try:
-            return str(self._git.execute(["git", *words], kill_after_timeout=timeout))
+            return str(self._git.execute(["git", *args], kill_after_timeout=timeout))
         except CommandError as error:
-            raise _failed(words, error) from error
+            raise _failed(args, error) from error
 
 
 def _library() -> ModuleType:
@@ -149,7 +149,7 @@ def _library() -> ModuleType:
     return git
 
 
-def _failed(words: tuple[str, ...], error: "CommandError") -> GitFailed:
-    name = next(word for word in words if word[0] != "-" and "=" not in word)
+def _failed(args: tuple[str, ...], error: "CommandError") -> GitFailed:
+    name = next(word for word in args if word[0] != "-" and "=" not in word)
     message = " ".join(_OUTPUT.sub(r"\1", text) for text in (error.stdout, error.stderr))
     return GitFailed(f"git {name} failed ({error.status}): {printable_error(message)}")

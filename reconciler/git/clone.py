@@ -1,5 +1,5 @@
 """
-The clone of a fleet that was named by a URL: a copy, so what is damaged in it is mended or made again.
+The clone of a fleet that was named by a URL: a copy, so what is damaged in it is fixed or made again.
 
 A machine that lost its power leaves files behind that are empty, and one whose
 git was killed leaves locks. Neither may keep the fleet from its next start.
@@ -31,18 +31,18 @@ async def prepare_clone(git_dir: Path, url: str) -> str:
     """
     Let there be a bare clone, empty at first; return the name of the hash that its ids are made with.
 
-    What is damaged in one that is there is mended; one that cannot be mended
+    What is damaged in one that is there is fixed; one that cannot be fixed
     is thrown away. Raises Unavailable.
     """
     git = Git.local(git_dir)
-    await asyncio.to_thread(mend, git_dir)
+    await asyncio.to_thread(repair, git_dir)
     if (git_dir / "HEAD").exists() and (why := await _fault(git)):
         log.warning("the clone of %s is damaged and made again: %s", printable_error(url), why)
         await asyncio.to_thread(_empty, git_dir)
     return await _init(git, url)
 
 
-async def make_anew(git_dir: Path, url: str, hash_name: str) -> str:
+async def recreate(git_dir: Path, url: str, hash_name: str) -> str:
     """Throw the clone away for an empty one with ids of another kind; return the name of their hash."""
     await asyncio.to_thread(_empty, git_dir)
     return await _init(Git.local(git_dir), url, f"--object-format={hash_name}")
@@ -54,7 +54,7 @@ def hash_of_remote(error: Unavailable) -> str | None:
     return match[1] if match else None
 
 
-def mend(git_dir: Path) -> bool:
+def repair(git_dir: Path) -> bool:
     """
     Take out of a clone what no git wrote there, and locks of a git that is gone; and say if any was.
 
@@ -106,7 +106,7 @@ def _content(path: Path) -> bytes | None:
 async def _fault(git: Git) -> str:
     """Return why a clone is of no use; empty if every ref of it leads to an object."""
     result = await git.attempt("for-each-ref", "--format=%(objecttype)")
-    return result.words if result.code or "broken" in result.words else ""
+    return result.message if result.code or "broken" in result.message else ""
 
 
 def _empty(folder: Path) -> None:

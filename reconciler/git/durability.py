@@ -26,11 +26,11 @@ async def advice(repository: Repository) -> Sequence[str]:
     result = await Git.local(git_dir).attempt("config", "--get", SETTING)
     if result.code == 0 and {"all", "reference"} & set(result.text.split(",")):
         return ()
-    words = (
+    options = (
         f"{git_dir} does not sync what is pushed to it, and may lose it with the power: "
         f"`git -C {git_dir} config {SETTING} {WANTED}`"
     )
-    return (words,)
+    return (options,)
 
 
 def _folder(address: str) -> Path | None:

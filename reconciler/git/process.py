@@ -84,7 +84,7 @@ class GitResult:
 
     code: int
     stdout: bytes
-    words: str
+    message: str
     """What git said on stderr, fit for a log; not how far it has come."""
 
     @property
@@ -156,7 +156,7 @@ class Git:
 
     async def run(
         self,
-        *words: str,
+        *args: str,
         stdin: bytes = b"",
         codes: Collection[int] = (0,),
         timeout: float | None = None,
@@ -168,21 +168,21 @@ class Git:
         Raises GitFailed, with git's own words, if it ends with an exit code not
         in `codes`, and Unavailable as `attempt` does.
         """
-        return (await self.attempt(*words, stdin=stdin, codes=codes, timeout=timeout, env=env)).stdout
+        return (await self.attempt(*args, stdin=stdin, codes=codes, timeout=timeout, env=env)).stdout
 
     async def line(
         self,
-        *words: str,
+        *args: str,
         stdin: bytes = b"",
         codes: Collection[int] = (0,),
         env: Mapping[str, str] | None = None,
     ) -> str:
         """Run a git command as `run` does, and return the one line it printed."""
-        return (await self.run(*words, stdin=stdin, codes=codes, env=env)).decode(errors="replace").strip()
+        return (await self.run(*args, stdin=stdin, codes=codes, env=env)).decode(errors="replace").strip()
 
     async def attempt(
         self,
-        *words: str,
+        *args: str,
         stdin: bytes = b"",
         codes: Collection[int] | None = None,
         timeout: float | None = None,
@@ -198,28 +198,28 @@ class Git:
         took longer or cannot be started.
         """
         timeout = timeout or self.timeout
-        process = await self._start(words, env or {})
+        process = await self._start(args, env or {})
         try:
             async with asyncio.timeout(timeout):
                 stdout, stderr = await _communicate(process, stdin, silence)
         except _Silent:
-            raise Unavailable(f"nothing came for {silence:g} s, so git {words[0]} was stopped") from None
+            raise Unavailable(f"nothing came for {silence:g} s, so git {args[0]} was stopped") from None
         except TimeoutError:
-            raise Unavailable(f"git {words[0]} took longer than {timeout:g} s; it was stopped") from None
+            raise Unavailable(f"git {args[0]} took longer than {timeout:g} s; it was stopped") from None
         finally:
             if process.returncode is None:
                 await end(process)
         result = GitResult(process.returncode or 0, stdout, printable_error(_without_progress(stderr)))
         if codes is not None and result.code not in codes:
-            raise GitFailed(f"git {words[0]} failed ({result.code}): {result.words}")
+            raise GitFailed(f"git {args[0]} failed ({result.code}): {result.message}")
         return result
 
-    async def _start(self, words: Sequence[str], env: Mapping[str, str]) -> asyncio.subprocess.Process:
+    async def _start(self, args: Sequence[str], env: Mapping[str, str]) -> asyncio.subprocess.Process:
         try:
             return await start(
                 "git",
                 *self.options,
-                *words,
+                *args,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -229,7 +229,7 @@ class Git:
             raise _cannot_start(error) from error
 
     def keep_running(
-        self, *words: str, stderr: IO[bytes], keep_open: Sequence[int] = ()
+        self, *args: str, stderr: IO[bytes], keep_open: Sequence[int] = ()
     ) -> subprocess.Popen[bytes]:
         """
         Start a git command that is talked to for long, from a thread.
@@ -238,7 +238,7 @@ class Git:
         """
         try:
             return subprocess.Popen(
-                ["git", *self.options, *words],
+                ["git", *self.options, *args],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -291,8 +291,8 @@ async def _communicate(
 
 def printable_error(text: bytes | str) -> str:
     """Return git's words on one line, harmless, without credentials of URLs; long ones by both ends."""
-    words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    return both_ends(without_credentials(words))
+    decoded = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    return both_ends(without_credentials(decoded))
 
 
 def _without_progress(stderr: bytes) -> str:

@@ -66,7 +66,7 @@ class Repository:
         result = await Git.discovering(place).attempt("rev-parse", *arguments)
         lines = os.fsdecode(result.stdout).split("\n")[:-1]
         if len(lines) < len(("common", "hash")):
-            raise UsageError(f"{place}: no git repository that can be used: {result.words}")
+            raise UsageError(f"{place}: no git repository that can be used: {result.message}")
         # Asked last, for there git fails where there is no work tree.
         common, hash_name, *top = lines
         folder = Path(top[0]) if top and result.code == 0 else None
@@ -113,7 +113,7 @@ class Repository:
             theirs = clone.hash_of_remote(error)
             if theirs is None:
                 raise
-            self.hash_name = await clone.make_anew(self.git_dir, url, theirs)
+            self.hash_name = await clone.recreate(self.git_dir, url, theirs)
             await self.fetch()
 
     async def fetch(self) -> None:
@@ -127,7 +127,7 @@ class Repository:
         try:
             await fetch(self.network)
         except Unavailable:
-            if not await asyncio.to_thread(clone.mend, self.git_dir):
+            if not await asyncio.to_thread(clone.repair, self.git_dir):
                 raise
             await fetch(self.network)
 
@@ -265,8 +265,8 @@ def _check_url(url: str) -> None:
 
 def _clone_name(url: str) -> str:
     """Return a folder name that a person recognises and that no other URL has."""
-    words = re.sub(r"[^A-Za-z0-9]+", "-", printable_error(url)).strip("-")[-60:]
-    return f"{words}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.git"
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", printable_error(url)).strip("-")[-60:]
+    return f"{slug}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.git"
 
 
 async def _hash_name(url: str) -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Problem
-from reconciler.core.faults import fault_words
+from reconciler.core.faults import fault_message
 from reconciler.core.model.specs import Desired, DesiredState, ExecutionMode, Repo, Task, TaskSpec
 from reconciler.core.references import remedy
 from reconciler.specs.doubts import doubts, doubts_of_fleet, doubts_of_task
@@ -184,7 +184,7 @@ class Builder:
         try:
             self._resolve(name, parsed)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told of the task it is about
-            self._broken[name] = (Problem(parsed.path, 1, 1, fault_words(error, "reading it")),)
+            self._broken[name] = (Problem(parsed.path, 1, 1, fault_message(error, "reading it")),)
 
     def _resolve(self, name: str, parsed: Parsed) -> None:
         good = parsed.in_force
@@ -264,7 +264,7 @@ class Builder:
             yield Mistake(where, f"{branch!r} is the base branch of repo {repo.name!r}")
         elif base in _parents(branch) or branch in _parents(base):
             yield Mistake(where, f"git cannot have both {branch!r} and the base branch {base!r}")
-        for key in _rival_keys(repo.name, branch):
+        for key in _conflicting_keys(repo.name, branch):
             if other := self._index.other(key, task.name):
                 theirs = _branch(self._specs[other])
                 same = f"task {other!r} has the branch {branch!r} too"
@@ -336,10 +336,10 @@ def _related_keys(parsed: Parsed) -> Iterator[Hashable]:
     yield "needs", parsed.name
     spec = _spec(parsed)
     if spec and spec.repo:
-        yield from _rival_keys(spec.repo, _branch(parsed))
+        yield from _conflicting_keys(spec.repo, _branch(parsed))
 
 
-def _rival_keys(repo: str, branch: str) -> Iterator[Hashable]:
+def _conflicting_keys(repo: str, branch: str) -> Iterator[Hashable]:
     """Yield under what the tasks are filed whose branch cannot be beside this one."""
     yield "branch", repo, branch
     yield "below", repo, branch

@@ -181,7 +181,7 @@ def _no_host(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
             yield Mistake(("requires", at), f"no host has the label {label!r}", _near_label(shared, label))
             return
     fitting = [host for host in hosts if wanted <= _labels(host.labels, host.name)]
-    for field, words, fits in (
+    for field, message, fits in (
         ("requires", "no host has all of these labels", lambda _: True),
         ("adapter", f"no host that fits offers the adapter {task.adapter!r}", lambda h: _offers(h, task)),
         ("repo", f"no host that fits may work on the repo {task.repo!r}", lambda h: _may_work_on(h, task)),
@@ -189,7 +189,7 @@ def _no_host(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
     ):
         fitting = [host for host in fitting if fits(host)]
         if not fitting:
-            yield Mistake((field,), words)
+            yield Mistake((field,), message)
             return
 
 

@@ -78,8 +78,8 @@ def _explained(task: Task, files: list[Parsed]) -> Iterator[Explained]:
     for field in TASK_FIELDS:
         for path, value in _leaves(field, values[field]):
             # Only a task's own file may set what is no default.
-            heard = lines if field in TaskDefaults.model_fields else lines[:1]
-            origins = (f"{file}:{positions[path]}" for file, positions in heard if path in positions)
+            given = lines if field in TaskDefaults.model_fields else lines[:1]
+            origins = (f"{file}:{positions[path]}" for file, positions in given if path in positions)
             yield Explained(".".join(path), yaml.flow_scalar(value), next(origins, DEFAULT))
 
 

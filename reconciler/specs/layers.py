@@ -21,7 +21,7 @@ Model = TypeVar("Model", bound=Frozen)
 
 def resolve(name: str, spec: TaskSpec, *, generation: str, blank: Task) -> Task:
     """Return the task: what its file sets, laid over the blank task of its repo."""
-    own = _set_over(blank, spec, spec.model_fields_set)
+    own = _override(blank, spec, spec.model_fields_set)
     # Every value was validated where it was read.
     return blank.model_copy(update={**own, "name": name, "generation": generation, "work": work_id(spec)})
 
@@ -31,7 +31,7 @@ def default_task(fleet: FleetSpec, repo: RepoSpec | None) -> Task:
     blank = Task.model_construct(name="blank", goal="blank", generation="", work="")
     for spec in (fleet, repo) if repo else (fleet,):
         fields = spec.model_fields_set & TaskDefaults.model_fields.keys()
-        blank = blank.model_copy(update=_set_over(blank, spec, fields))
+        blank = blank.model_copy(update=_override(blank, spec, fields))
     return blank
 
 
@@ -53,10 +53,10 @@ def builtin_adapters() -> Mapping[str, AdapterSpec]:
 
 def overlay(below: Model, above: Model) -> Model:
     """Return the lower model with what the upper one sets."""
-    return below.model_copy(update=_set_over(below, above, above.model_fields_set))
+    return below.model_copy(update=_override(below, above, above.model_fields_set))
 
 
-def _set_over(below: Frozen, above: Frozen, fields: Iterable[str]) -> dict[str, Any]:
+def _override(below: Frozen, above: Frozen, fields: Iterable[str]) -> dict[str, Any]:
     under, over = vars(below), vars(above)
     return {field: merge_layers(under[field], over[field]) for field in fields}
 

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from reconciler.core.adapter import AdapterSpec
 from reconciler.core.errors import Problem, SpecError
-from reconciler.core.faults import fault_words
+from reconciler.core.faults import fault_message
 from reconciler.core.fields import Frozen, check_name
 from reconciler.core.model.specs import AgentSpec, FleetSpec, HostSpec, Kind, RepoSpec, TaskSpec
 from reconciler.core.text import one_line
@@ -170,7 +170,7 @@ def parse_file(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | 
     try:
         return _parse(kind, name, data, path)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told of the file it is about
-        return None, (Problem(path, 1, 1, fault_words(error, "reading it")),)
+        return None, (Problem(path, 1, 1, fault_message(error, "reading it")),)
 
 
 def _parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None, tuple[Problem, ...]]:
@@ -285,8 +285,8 @@ def _wrong_value(details: ErrorDetails, given: object) -> tuple[str, str]:
     if kind == "string_pattern_mismatch":
         return _PATTERNS.get(context["pattern"], f"must match {context['pattern']}"), ""
     if kind in _BOUNDS:
-        words, bound = _BOUNDS[kind]
-        return f"must be {words} {context[bound]}, not {given}", ""
+        message, bound = _BOUNDS[kind]
+        return f"must be {message} {context[bound]}, not {given}", ""
     if kind in _EXPECTED:
         return _EXPECTED[kind] + _quote_it(kind, given), ""
     return str(context.get("error", details["msg"])), ""
@@ -350,7 +350,7 @@ def _model_in(annotation: Any) -> type[Frozen] | None:
     return next(filter(None, map(_model_in, get_args(annotation))), None)
 
 
-def nearest(word: object, words: Iterable[str], cutoff: float = 0.6) -> str:
+def nearest(word: object, candidates: Iterable[str], cutoff: float = 0.6) -> str:
     """Return the word that was probably meant; empty if none is close."""
-    matches = get_close_matches(word, sorted(words), 1, cutoff) if isinstance(word, str) else []
+    matches = get_close_matches(word, sorted(candidates), 1, cutoff) if isinstance(word, str) else []
     return matches[0] if matches else ""

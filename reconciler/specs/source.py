@@ -65,7 +65,7 @@ class SpecSource:
         head = await self._tree.head()
         objection = self._objection()
         if head != self._seen:
-            await self._take_up(head, statuses)
+            await self._load(head, statuses)
             self._reported = None
         elif statuses and not self._is_credited:
             self._take(self._desired, await self._askers(head, {}, statuses), statuses)
@@ -75,7 +75,7 @@ class SpecSource:
             self._reported = objection
         return self._desired
 
-    async def _take_up(self, head: str, statuses: Mapping[str, Status]) -> None:
+    async def _load(self, head: str, statuses: Mapping[str, Status]) -> None:
         """Let what is desired be what the files of a commit say."""
         entries = await self._changes(head)
         if problem := too_many(self._paths(entries)):

@@ -36,7 +36,7 @@ MAX_BYTES = 256 * 1024
 MAX_DEPTH = 64
 MAX_NODES = 100_000
 MAX_MISTAKES = 50
-"""Mistakes told of one file; who mends these sees the next."""
+"""Mistakes told of one file; who fixes these sees the next."""
 
 Position = tuple[int, int]
 """Line and column, both from 1, in characters."""
@@ -205,7 +205,7 @@ def _is_plain(text: str) -> bool:
     """Tell whether a text without quotes is read as this text."""
     return (
         bool(_PLAIN.fullmatch(text))
-        and text not in _WORDS
+        and text not in _PLAIN_VALUES
         and not _INT.match(text)
         and not _FLOAT.match(text)
     )
@@ -226,7 +226,7 @@ _FLOAT = re.compile(
 )
 _NUMERIC = frozenset("0123456789+-.")
 _MAX_DIGITS = 40
-_WORDS = {
+_PLAIN_VALUES = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True,
     "false": False, "False": False, "FALSE": False,
@@ -270,7 +270,7 @@ class _Reader:
         if kind is ScalarEvent:
             value = event.value
             # Most scalars are plain words: only what may be more than that is looked at closer.
-            if value in _WORDS or value[0] in _NUMERIC or event.style or event.ctag is not None:
+            if value in _PLAIN_VALUES or value[0] in _NUMERIC or event.style or event.ctag is not None:
                 value = self.scalar(event)
         elif kind is MappingStartEvent:
             value = self.mapping(event, depth + 1)
@@ -288,7 +288,7 @@ class _Reader:
             return self.tagged(event)
         if not event.implicit[0]:
             return self.quoted(event) if event.style == '"' else text
-        return _WORDS[text] if text in _WORDS else self.number(event)
+        return _PLAIN_VALUES[text] if text in _PLAIN_VALUES else self.number(event)
 
     def mapping(self, event: Any, depth: int) -> dict[str, Any]:
         self.enter(event, depth, "map")
@@ -352,7 +352,7 @@ class _Reader:
         tag = str(event.tag)
         if tag in {"!", f"{_TAG}str"}:
             return self.quoted(event)
-        value = _WORDS[event.value] if event.value in _WORDS else self.number(event)
+        value = _PLAIN_VALUES[event.value] if event.value in _PLAIN_VALUES else self.number(event)
         if tag not in _TYPES:
             self.problem(event, f"tag {quoted_excerpt(tag)} is not allowed")
         elif not isinstance(value, _TYPES[tag]):
@@ -404,7 +404,7 @@ def _syntax_problem(error: MarkedYAMLError, text: str, path: str) -> Problem:
     mark = error.problem_mark or error.context_mark
     problem_text = error.problem or "not YAML"
     index = min(mark.index, len(text))
-    message = next((words for start, words in _PLAINER.items() if problem_text.startswith(start)), None)
+    message = next((plainer for start, plainer in _PLAINER.items() if problem_text.startswith(start)), None)
     if message is None and "cannot start any token" in problem_text:
         message = _bad_start(text[index : index + 1])
     if message is None:

@@ -97,8 +97,8 @@ class BotCommitter:
     async def touched_at(self, path: str, *, apart_from: str) -> datetime | None:
         """Return when a file was last changed; see `SpecWriter.touched_at`."""
         others = ("--invert-grep", f"--grep=^{apart_from}: ")
-        words = ("log", "--max-count=1", "--format=%ct", *others, await self._tree.head(), "--", path)
-        listed = await self._repository.git.run(*words)
+        args = ("log", "--max-count=1", "--format=%ct", *others, await self._tree.head(), "--", path)
+        listed = await self._repository.git.run(*args)
         return time_at(int(listed)) if listed.strip() else None
 
 
@@ -153,5 +153,5 @@ async def _move(folder: Path, old: str, new: str) -> None:
     if result.code != 0:
         raise Unavailable(
             f"{folder} is in the way of a commit of the reconciler's; commit or undo what is "
-            f"changed there, or serve a bare repository: {result.words}"
+            f"changed there, or serve a bare repository: {result.message}"
         )

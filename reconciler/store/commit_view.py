@@ -84,8 +84,8 @@ async def view_commit(repository: Repository, branches: Sequence[str], commit: s
 
 async def _is_on(repository: Repository, branches: Sequence[str], commit: str) -> bool:
     for branch in branches:
-        words = ("merge-base", "--is-ancestor", commit, repository.ref(branch))
-        if (await repository.git.attempt(*words)).code == 0:
+        args = ("merge-base", "--is-ancestor", commit, repository.ref(branch))
+        if (await repository.git.attempt(*args)).code == 0:
             return True
     return False
 

@@ -37,7 +37,7 @@ async def publish(repository: Repository, branch: str, was: str | None, commit: 
     result = await repository.git.synced().attempt(*move)
     if result.code != 0:
         error = Unavailable if repository.read_ref(ref) == was else Conflict
-        raise error(f"{branch} could not be moved: {result.words}")
+        raise error(f"{branch} could not be moved: {result.message}")
     await asyncio.to_thread(_sync_ref, repository.git_dir, ref)
 
 
@@ -137,8 +137,8 @@ async def commit_tree(
 ) -> str:
     """Make a commit of a tree (None: an empty one) and return it; no ref is touched."""
     tree = tree or await repository.git.line("mktree")
-    words = [word for parent in parents for word in ("-p", parent)]
-    return await committer.synced().line("commit-tree", tree, *words, "-F", "-", stdin=message.encode())
+    options = [word for parent in parents for word in ("-p", parent)]
+    return await committer.synced().line("commit-tree", tree, *options, "-F", "-", stdin=message.encode())
 
 
 def _sync_objects(git_dir: Path) -> None:

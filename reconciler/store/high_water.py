@@ -64,11 +64,11 @@ class Rewind:
         lost = " (a commit that is not in the repository any more)" if self.is_lost else ""
         return (
             f"{what} went back: branch {self.branch} {where} "
-            f"descend from {self.was[:10]}{lost}, which was acted on; {self._ways_out}"
+            f"descend from {self.was[:10]}{lost}, which was acted on; {self._remedies}"
         )
 
     @property
-    def _ways_out(self) -> str:
+    def _remedies(self) -> str:
         if self.is_shallow and self.is_lost:
             return "this clone is shallow: `git fetch --unshallow` brings what may be missing"
         approve = f"`reconciler approve-rewind {self.kind}` lets it go on from where it is"
@@ -92,7 +92,7 @@ class HighWaterMarks:
         self._waiting: set[tuple[LineKind, str]] = set()
         """Refs that are behind the data folder."""
         self._publishing: asyncio.Task[None] | None = None
-        self.trouble = ""
+        self.publish_error = ""
         """Why the remote does not take marks, if it does not."""
 
     def marks(self, kind: LineKind, branch: str) -> set[str]:
@@ -168,8 +168,8 @@ class HighWaterMarks:
         git = self._repository.git
         if (await git.attempt("merge-base", "--is-ancestor", mark, head)).code == 0:
             return True
-        words = ("log", "-1", "--format=%H", f"--grep=^{APPROVAL}: {mark}$", head)
-        return bool((await git.attempt(*words)).stdout.strip())  # nothing, of what is no commit at all
+        args = ("log", "-1", "--format=%H", f"--grep=^{APPROVAL}: {mark}$", head)
+        return bool((await git.attempt(*args)).stdout.strip())  # nothing, of what is no commit at all
 
     async def _is_of_another_fleet(self) -> bool:
         """
@@ -227,13 +227,13 @@ class HighWaterMarks:
             # By force, as an approved line need not descend from the mark; but over nothing unknown.
             await push_ref(self._repository.network, commit, ref, expected=published)
         except Refused as error:
-            if not self.trouble:
+            if not self.publish_error:
                 log.warning("only the data folder remembers what is on record: %s", error)
-            self.trouble = str(error)
+            self.publish_error = str(error)
         except (Conflict, Unavailable):
             return  # of another reconciler's, or of a remote that is away: the next one tries again
         else:
-            self.trouble = ""
+            self.publish_error = ""
             with suppress(Unavailable):
                 await self._repository.git.run("update-ref", theirs, commit)
 
@@ -252,7 +252,7 @@ class BranchLine:
         """Commit the branch points at."""
         return self.repository.read_ref(self.repository.ref(self.branch))
 
-    async def standing(self) -> str | None:
+    async def readable_head(self) -> str | None:
         """Return the commit the branch points at, if that is one, and in the repository."""
         head = self.head
         return head if head and await self.marks.has(head) else None

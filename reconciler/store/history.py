@@ -89,15 +89,15 @@ class HistoryReader:
         earlier, mine = await self._touching(sorted(paths), f"{commit}^@"), {entry.commit for entry in life}
         return next((candidate for candidate in earlier if candidate in mine), None)
 
-    async def _touching(self, paths: Sequence[str], *words: str) -> Sequence[str]:
+    async def _touching(self, paths: Sequence[str], *args: str) -> Sequence[str]:
         """Return the transitions that touch one of the files, newest first."""
-        return await _listed(self._repository, _OF_TASKS, *words, "--", *paths)
+        return await _listed(self._repository, _OF_TASKS, *args, "--", *paths)
 
     async def _require(self, commit: str, head: str) -> None:
         """Raise NotFound unless a commit is in the history."""
         if _COMMIT.fullmatch(commit):
-            words = ("merge-base", "--is-ancestor", commit, head)
-            if (await self._repository.git.attempt(*words)).code == 0:
+            args = ("merge-base", "--is-ancestor", commit, head)
+            if (await self._repository.git.attempt(*args)).code == 0:
                 return
         raise NotFound(f"no commit {commit[:64]!r} in the history; ask without it to begin anew")
 
@@ -108,8 +108,8 @@ async def last_touched(repository: Repository, branch: str, path: str, pattern: 
 
     `pattern` is a regular expression as grep's. None if history tells of no such line.
     """
-    words = ("log", "--max-count=1", "--format=%ct", f"-G{pattern}", repository.ref(branch), "--", path)
-    listed = await repository.git.run(*words)
+    args = ("log", "--max-count=1", "--format=%ct", f"-G{pattern}", repository.ref(branch), "--", path)
+    listed = await repository.git.run(*args)
     return time_at(int(listed)) if listed.strip() else None
 
 
@@ -139,9 +139,9 @@ async def last_transitions(repository: Repository, head: str) -> LastTransitions
     return last
 
 
-async def _listed(repository: Repository, *words: str) -> Sequence[str]:
+async def _listed(repository: Repository, *args: str) -> Sequence[str]:
     """Return commits as `git rev-list` lists them."""
-    return (await repository.git.run("rev-list", *words)).decode().split()
+    return (await repository.git.run("rev-list", *args)).decode().split()
 
 
 async def _walk(repository: Repository, start: str | None, limit: int | None) -> Sequence[TransitionRecord]:

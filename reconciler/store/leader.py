@@ -154,7 +154,7 @@ class LeaderLease:
         while True:
             await self._pause(LEASE_BEAT)
             with suppress(Unavailable):  # what cannot be reached takes no commits from us either
-                await (self._beat() if self.is_held else self._watch())
+                await (self._renew() if self.is_held else self._watch())
 
     async def release(self) -> None:
         """Let go of it, for the next to begin at once."""
@@ -167,7 +167,7 @@ class LeaderLease:
 
     # -----------------------------------------------------------------------
 
-    async def _beat(self) -> None:
+    async def _renew(self) -> None:
         self._me = replace(self._me, beat=(self._me.beat + 1) % _CIRCLE)
         try:
             await self._swap(self._value)
@@ -220,11 +220,11 @@ class LeaderLease:
             await push_ref(self._repository.network, value, self._ref, expected=expected)
             return
         before = expected or "0" * len(value)
-        words = ("update-ref", self._ref, value, before) if value else ("update-ref", "-d", self._ref, before)
-        moved = await self._repository.git.attempt(*words)
+        args = ("update-ref", self._ref, value, before) if value else ("update-ref", "-d", self._ref, before)
+        moved = await self._repository.git.attempt(*args)
         if moved.code != 0:
             is_anothers = self._repository.read_ref(self._ref) != expected
-            raise (Conflict if is_anothers else Unavailable)(f"{self._ref} cannot be moved: {moved.words}")
+            raise (Conflict if is_anothers else Unavailable)(f"{self._ref} cannot be moved: {moved.message}")
 
     async def _look(self) -> tuple[str | None, Holder | None]:
         return await holder_of(self._repository, self._theirs)

@@ -24,7 +24,7 @@ class PullTree(GitTree):
         super().__init__(repository, "")
         self._merged = ""
 
-    async def turn_to(self, number: int, head: str, base: str) -> None:
+    async def check_out_merge(self, number: int, head: str, base: str) -> None:
         """
         Be what merging the head of a pull request into a commit would make.
 
@@ -32,13 +32,13 @@ class PullTree(GitTree):
         """
         await self._fetch(number, head)
         git = self._repository.git
-        words = ("merge-tree", "--write-tree", "--no-messages", "--name-only", base, head)
-        result = await git.attempt(*words)
+        args = ("merge-tree", "--write-tree", "--no-messages", "--name-only", base, head)
+        result = await git.attempt(*args)
         tree, *files = result.stdout.decode("utf-8", "replace").splitlines() or [""]
         if result.code == _CONFLICTS:
             raise Conflict(f"it changes the same as others did meanwhile: {', '.join(files[:3])}")
         if result.code != _CLEAN:
-            raise Unavailable(f"pull request {number} cannot be merged to look at it: {result.words}")
+            raise Unavailable(f"pull request {number} cannot be merged to look at it: {result.message}")
         self._merged = await self._commit(tree, base, head)
 
     async def head(self) -> str:
@@ -49,8 +49,8 @@ class PullTree(GitTree):
         """Have the head here: a forge keeps those of forks too under a name of its own."""
         if await self._is_here(head):
             return
-        words = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "origin")
-        await self._repository.network.run(*words, f"refs/pull/{number}/head", timeout=NETWORK_TIMEOUT)
+        args = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "origin")
+        await self._repository.network.run(*args, f"refs/pull/{number}/head", timeout=NETWORK_TIMEOUT)
         if not await self._is_here(head):
             raise Unavailable(f"pull request {number} has moved on from {head[:10]}")
 
@@ -59,5 +59,5 @@ class PullTree(GitTree):
 
     async def _commit(self, tree: str, *parents: str) -> str:
         git = bot_git(self._repository.git).with_env(_DATED)
-        words = [word for parent in parents for word in ("-p", parent)]
-        return await git.line("commit-tree", tree, *words, "-F", "-", stdin=b"preview\n")
+        args = [word for parent in parents for word in ("-p", parent)]
+        return await git.line("commit-tree", tree, *args, "-F", "-", stdin=b"preview\n")

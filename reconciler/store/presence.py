@@ -40,7 +40,7 @@ class Presence:
     """Commit of the specs that it acts on."""
     state: str = ""
     """Commit of the state branch that it put on record last."""
-    trouble: str = ""
+    error: str = ""
     """Why it cannot go on now."""
     ended: str = ""
     """When it ended; empty if it has not, or was killed."""
@@ -93,5 +93,5 @@ class PresenceFile:
 
 
 def _presence(document: Mapping[str, Any]) -> Presence:
-    words = {name: one_line(str(document.get(name, ""))) for name in Presence.__slots__ if name != "pid"}
-    return Presence(pid=int(document.get("pid", 0)), **words)
+    texts = {name: one_line(str(document.get(name, ""))) for name in Presence.__slots__ if name != "pid"}
+    return Presence(pid=int(document.get("pid", 0)), **texts)

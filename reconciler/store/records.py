@@ -177,5 +177,5 @@ def _not_a_file(path: str, entry: TreeEntry) -> Problem | None:
     return Problem(path, 1, 1, "not a regular file; the reconciler never wrote it: remove it")
 
 
-def _missing(path: str, words: str) -> Problem:
-    return Problem(path, 1, 1, f"cannot be read: {words}")
+def _missing(path: str, reason: str) -> Problem:
+    return Problem(path, 1, 1, f"cannot be read: {reason}")

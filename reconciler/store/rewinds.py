@@ -30,7 +30,7 @@ async def restore(line: BranchLine) -> str:
 
     Raises UsageError if that commit is lost, or the branch has others of its own.
     """
-    head, there = await line.standing(), await line.there()
+    head, there = await line.readable_head(), await line.there()
     if not there:
         raise UsageError(f"what {line.branch} was at is not in {line.repository} any more: restore a backup")
     for commit in there:
@@ -59,7 +59,7 @@ async def _remove_damaged(line: BranchLine, head: str | None) -> None:
 
 async def approve(line: BranchLine, reason: str) -> str:
     """Let a branch go on from where it is, in the person's name; return the commit that says so."""
-    left, head, there = await line.left(), await line.standing(), await line.there()
+    left, head, there = await line.left(), await line.readable_head(), await line.there()
     person = Git.personal(line.repository.git_dir)
     await require_identity(person)
     is_record = line.kind == "record"
@@ -81,8 +81,8 @@ def _message(line: BranchLine, left: Sequence[str], attempts: Mapping[str, int],
     what = "record" if line.kind == "record" else "specs"
     trailers = [f"{APPROVAL}: {commit}" for commit in left]
     trailers += [f"Run: {run_key(task, '', attempt)}" for task, attempt in sorted(attempts.items())]
-    words = f"{reason}\n\n" if reason else ""
-    return f"{what}: go on without {', '.join(commit[:10] for commit in left)}\n\n{words}" + "".join(
+    body = f"{reason}\n\n" if reason else ""
+    return f"{what}: go on without {', '.join(commit[:10] for commit in left)}\n\n{body}" + "".join(
         f"{trailer}\n" for trailer in [*trailers, "Cause: person"]
     )
 
@@ -102,11 +102,11 @@ async def _of_statuses(
     """Return the status files of tasks that would otherwise begin a run, or follow one, that is over."""
     tasks, _ = await Records(line.repository, line.branch).read(head)
     lost = [(await Records(line.repository, line.branch).read(commit))[0] for commit in there]
-    mended = {
-        name: _mended(status, attempts.get(name, 0), is_over=_is_over(name, status, lost))
+    fixed = {
+        name: _with_new_attempts(status, attempts.get(name, 0), is_over=_is_over(name, status, lost))
         for name, status in tasks.items()
     }
-    changed = {name: status for name, status in mended.items() if status != tasks[name]}
+    changed = {name: status for name, status in fixed.items() if status != tasks[name]}
     return {status_path(name): statuses.dump_status(status).decode() for name, status in changed.items()}
 
 
@@ -116,7 +116,7 @@ def _is_over(name: str, status: Status, lost: Sequence[Mapping[str, Status]]) ->
     return not any(other.phase.is_live and other.run == status.run for other in later)
 
 
-def _mended(status: Status, attempt: int, *, is_over: bool) -> Status:
+def _with_new_attempts(status: Status, attempt: int, *, is_over: bool) -> Status:
     """Return a status from which no run key comes twice: a run that may be over is not taken up again."""
     phase = Phase.CREATED if status.phase.is_live and is_over else status.phase
     return status.model_copy(update={"phase": phase, "attempt": max(status.attempt, attempt)})

@@ -43,7 +43,7 @@ async def commit_file(
 
 def _in_checkout(folder: Path, branch: str, path: str, text: str | None, message: str, *, push: bool) -> str:
     checkout = Checkout(folder)
-    if not checkout.knows_person():
+    if not checkout.has_identity():
         raise UsageError(NOBODY)
     if checkout.is_touched(path) or (folder / path).is_symlink():
         # The commit would be mixed with what the person is doing to the same file.

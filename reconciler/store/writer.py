@@ -163,9 +163,9 @@ class Writer:
         try:
             return _send(self._stream, changes)
         except OSError as error:
-            words = self._stream.words
+            message = self._stream.message
             self._kill_stream()
-            raise Unavailable(f"{self._ref} cannot be written: {words or error}") from error
+            raise Unavailable(f"{self._ref} cannot be written: {message or error}") from error
         except BaseException:
             self._kill_stream()
             raise
@@ -202,10 +202,10 @@ class Writer:
         now = self.head
         if now is not None and await self._is_ancestor(ids[-1], now):
             return
-        words = self._stream.words if self._stream is not None else ""
+        message = self._stream.message if self._stream is not None else ""
         await asyncio.to_thread(self._kill_stream)
         if now == head:
-            raise Unavailable(f"{self._ref} could not be moved: {words}")
+            raise Unavailable(f"{self._ref} could not be moved: {message}")
         raise Conflict(f"{self._ref} is at {now}, not at {head}: somebody else wrote to it")
 
     async def _is_ancestor(self, old: str, new: str) -> bool:

@@ -184,16 +184,18 @@ class ApiClient:
     async def _send(self, method: str, place: str, body: Frozen | bytes = b"") -> httpx2.Response:
         """Send a request until there is an answer to it; return that, if it is none that raises an error."""
         tried = 1
-        while isinstance(answer := await self._attempt(method, place, body), _Trouble):
+        while isinstance(answer := await self._attempt(method, place, body), _RetryableFailure):
             if tried == self._tries:
-                raise Unavailable(f"{self.url} {answer.words}; tried {tried} times, try again later")
+                raise Unavailable(f"{self.url} {answer.reason}; tried {tried} times, try again later")
             if tried == 1:
-                log.warning("%s %s; trying again", self.url, answer.words)
+                log.warning("%s %s; trying again", self.url, answer.reason)
             await self._pause(self._backoff(tried) if answer.wait is None else answer.wait)
             tried += 1
         return answer
 
-    async def _attempt(self, method: str, place: str, body: Frozen | bytes) -> "httpx2.Response | _Trouble":
+    async def _attempt(
+        self, method: str, place: str, body: Frozen | bytes
+    ) -> "httpx2.Response | _RetryableFailure":
         """Send a request once; return what hinders it if it is worth another try."""
         content = body if isinstance(body, bytes) else body.model_dump_json().encode()
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
@@ -202,12 +204,12 @@ class ApiClient:
             async with self._http.open() as http:
                 response = await http.request(method, place, content=content, headers=headers)
         except httpx2.RequestError as error:
-            return _Trouble(one_line(f"cannot be reached: {error or type(error).__name__}", 200))
+            return _RetryableFailure(one_line(f"cannot be reached: {error or type(error).__name__}", 200))
         if response.is_success or _is_gap(response):
             return response
         if response.status_code in _AGAIN:
-            words = one_line(f"answered {response.status_code}: {_problem(response).detail}", 200)
-            return _Trouble(words, _asked_wait(response))
+            reason = one_line(f"answered {response.status_code}: {_problem(response).detail}", 200)
+            return _RetryableFailure(reason, _asked_wait(response))
         raise self._refusal(response)
 
     def _backoff(self, tried: int) -> float:
@@ -234,10 +236,10 @@ class ApiClient:
             ) from None
 
 
-class _Trouble(NamedTuple):
+class _RetryableFailure(NamedTuple):
     """Why a request was not answered, or not now."""
 
-    words: str
+    reason: str
     wait: float | None = None
     """Seconds, if the server says how long."""
 

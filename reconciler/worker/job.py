@@ -16,7 +16,7 @@ from reconciler.core.adapter import Usage
 from reconciler.core.errors import LeaseLost, NotFound, NotNow, Refused, Unavailable, UsageError
 from reconciler.core.fields import Branch, Frozen
 from reconciler.core.text import harmless, one_line, tail
-from reconciler.wire import MOST_WORDS, Lease, Limited, Number, StatusRequest, Used
+from reconciler.wire import MOST_TEXT, Lease, Limited, Number, StatusRequest, Used
 from reconciler.worker.checkout import TaskCheckout, check_out
 from reconciler.worker.client import LOG_CHUNK, ApiClient
 from reconciler.worker.process import end_left_over, environment, mask, records_beside, run_command
@@ -24,7 +24,7 @@ from reconciler.worker.slot import HeldTask, Slot
 
 JobOutcome = Literal["completed", "failed", "released"]
 
-LAST_WORDS = 10.0
+LAST_REPORT = 10.0
 """Seconds to give a task back when we are told to stop; else the next life does."""
 MOST_OUTPUT = 64 * 1024 * 1024
 """Bytes; a command that prints more is stopped."""
@@ -91,7 +91,7 @@ class Job:
         except asyncio.CancelledError:
             self._keep(report=self._report("released", "the agent was told to stop"))
             with suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WORDS):
+                async with asyncio.timeout(LAST_REPORT):
                     await self.report()
             raise
         except _NOT_OURS as error:
@@ -194,21 +194,21 @@ class Job:
         except ValueError as error:
             return self._report("failed", str(error))
         outcome = result.outcome or ("failed" if code else "completed")
-        words = result.result or self._last_words(code)
+        message = result.result or self._end_of_output(code)
         if outcome == "completed" and checkout:
             if unwanted := await self._unwanted():
                 return unwanted
             try:
                 if unfinished := await checkout.unfinished():
-                    words = (
-                        f"the work was left unfinished, and is not pushed: {'; '.join(unfinished)}\n{words}"
+                    message = (
+                        f"the work was left unfinished, and is not pushed: {'; '.join(unfinished)}\n{message}"
                     )
-                    return self._report("failed", words, result)
+                    return self._report("failed", message, result)
                 await checkout.push()
-                words += "\n(Files were left uncommitted.)" if await checkout.left() else ""
+                message += "\n(Files were left uncommitted.)" if await checkout.left() else ""
             except Unavailable as error:
-                outcome, words = "failed", f"the branch could not be pushed: {error}"
-        return self._report(outcome, words, result)
+                outcome, message = "failed", f"the branch could not be pushed: {error}"
+        return self._report(outcome, message, result)
 
     def _read_result(self) -> ResultFile:
         """Return what the command wrote of its work. Raises ValueError if that cannot be read."""
@@ -223,7 +223,7 @@ class Job:
             wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise ValueError(f"what the command wrote to RECONCILER_RESULT_FILE is wrong: {wrong}") from None
 
-    def _last_words(self, code: int) -> str:
+    def _end_of_output(self, code: int) -> str:
         with self._output.open("rb") as file:
             file.seek(max(0, self._output.stat().st_size - _WINDOW))
             end = tail(
@@ -232,13 +232,13 @@ class Job:
         how = f"exit code {code}" if code >= 0 else f"ended by signal {-code}"
         return f"{how}\n{end}".rstrip() if code else end
 
-    def _report(self, outcome: JobOutcome, words: str, result: ResultFile | None = None) -> StatusRequest:
+    def _report(self, outcome: JobOutcome, message: str, result: ResultFile | None = None) -> StatusRequest:
         result = result or ResultFile()
         is_for_review = outcome == "completed" and self._lease.review != "none"
         return StatusRequest(
             epoch=self._lease.epoch,
             status="review_pending" if is_for_review else outcome,
-            result=harmless(mask().hide(words)).strip()[:MOST_WORDS],
+            result=harmless(mask().hide(message)).strip()[:MOST_TEXT],
             branch=result.branch,
             pull_request=result.pull_request,
             usage=result.usage,
@@ -298,8 +298,8 @@ class Job:
         self._held = self._held.model_copy(update=changes)
         self._slot.write(self._held)
 
-    def _say(self, words: str) -> None:
-        self._means.say(one_line(mask().hide(f"{self._lease.task}: {words}")))
+    def _say(self, text: str) -> None:
+        self._means.say(one_line(mask().hide(f"{self._lease.task}: {text}")))
 
     @property
     def _prompt(self) -> Path:

@@ -118,7 +118,7 @@ def mask() -> Mask:
 
 def identity(pid: int) -> str:
     """Return a name for a process that no later one has: its number, its machine's start, its own."""
-    return f"{pid} {_boot()} {_born(pid)}"
+    return f"{pid} {_boot()} {_start_time(pid)}"
 
 
 async def end_left_over(identity: str, records: Path) -> None:
@@ -131,9 +131,9 @@ async def end_left_over(identity: str, records: Path) -> None:
     await _end_held(records)
     with suppress(TimeoutError):
         async with asyncio.timeout(grace):
-            while _born(pid) == born:  # noqa: ASYNC110 - nobody tells us of the end of what is not our child
+            while _start_time(pid) == born:  # noqa: ASYNC110 - nobody tells us of the end of what is not our child
                 await asyncio.sleep(_TICK)
-    if _born(pid) in {born, ""}:  # else its number is somebody else's now
+    if _start_time(pid) in {born, ""}:  # else its number is somebody else's now
         _signal(pid, signal.SIGKILL)
 
 
@@ -150,7 +150,7 @@ def _boot() -> str:
         return "-"
 
 
-def _born(pid: int) -> str:
+def _start_time(pid: int) -> str:
     """Return when a process began, in whatever words the system has for it; empty if it is not there."""
     try:
         return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]

@@ -46,9 +46,9 @@ class Outline(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.links, self.tags, self.attributes, self.words = [], [], [], []
+        self.links, self.tags, self.attributes, self.pieces = [], [], [], []
         self.feed(text)
-        self.text = " ".join(" ".join(self.words).split())
+        self.text = " ".join(" ".join(self.pieces).split())
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
@@ -57,7 +57,7 @@ class Outline(HTMLParser):
 
     def handle_data(self, data):
         if self.tags[-1:] not in (["script"], ["style"]):
-            self.words.append(data)
+            self.pieces.append(data)
 
 
 async def page(client, path, **headers):
@@ -374,9 +374,9 @@ async def test_a_log_goes_on_while_its_run_does(world, nobody, monkeypatch):
     async with nobody.stream("GET", path) as answer:
         lines = answer.aiter_lines()
         world.run_logs.texts[run]["round 1 agent"] += b"\x1b[31mred\x1b[0m\nhalf a l"
-        heard = [await anext(lines) for _ in range(4)][2:]
+        lines_read = [await anext(lines) for _ in range(4)][2:]
 
-    assert heard == ["id: 19", 'data: <span class="line"><span class="fg-red">red</span></span>']
+    assert lines_read == ["id: 19", 'data: <span class="line"><span class="fg-red">red</span></span>']
 
 
 async def test_the_stream_of_a_log_ends_with_its_run(world, nobody, monkeypatch):
@@ -553,11 +553,11 @@ async def test_who_listens_hears_that_something_changed_and_nothing_else(world, 
         lines = answer.aiter_lines()
         hello = [await anext(lines) for _ in range(6)]
         create(world, task)
-        heard = [await anext(lines) for _ in range(3)]
+        lines_read = [await anext(lines) for _ in range(3)]
 
     assert "event: hello" in hello
-    assert heard[0] == "event: changed"
-    assert "secret" not in "".join(heard)
+    assert lines_read[0] == "event: changed"
+    assert "secret" not in "".join(lines_read)
 
 
 async def test_pages_stay_under_a_hundred_kilobytes(world, nobody):

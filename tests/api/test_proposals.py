@@ -28,8 +28,8 @@ def folder(tmp_path, monkeypatch):
     git = ("git", "-c", "user.name=Test", "-c", "user.email=test@example.org")
     subprocess.run([*git, "init", "-q", "--bare", "--initial-branch=main", folder], check=True)
     empty = subprocess.run([*git, "-C", folder, "mktree"], input=b"", capture_output=True, check=True).stdout
-    words = ("commit-tree", "-m", "begin", empty.decode().strip())
-    commit = subprocess.run([*git, "-C", folder, *words], capture_output=True, check=True).stdout
+    args = ("commit-tree", "-m", "begin", empty.decode().strip())
+    commit = subprocess.run([*git, "-C", folder, *args], capture_output=True, check=True).stdout
     subprocess.run([*git, "-C", folder, "update-ref", "refs/heads/main", commit.decode().strip()], check=True)
     return folder
 

@@ -380,7 +380,7 @@ async def test_a_mistake_of_ours_is_logged_and_tells_nothing(world, jeeves, monk
     def broken(*_):
         raise KeyError("hunter2")
 
-    monkeypatch.setattr(world.leases, "beat", broken)
+    monkeypatch.setattr(world.leases, "heartbeat", broken)
 
     answer = await jeeves.post("/api/v1/tasks/a/heartbeat", json={"epoch": 1})
 
@@ -434,7 +434,7 @@ async def test_a_request_that_hangs_is_cut_off_in_the_end(world, app, monkeypatc
         heard.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(world.leases, "hear", hang)
+    monkeypatch.setattr(world.leases, "submit", hang)
     async with httpx2.AsyncClient(trust_env=False) as client:
         async with serve_app(app, LISTEN) as address:
             headers = {"Authorization": f"Bearer {TOKENS['jeeves']}"}

@@ -160,13 +160,13 @@ class FakeDesk:
             return None
         return task
 
-    async def hear(self, said: WorkerReport) -> Status:
+    async def submit(self, said: WorkerReport) -> Status:
         name, status = holder(self.desired.tasks, self.statuses, said.task, said.agent, said.epoch)
         spec = self.desired.tasks.get(name)
         self.put(*report_event(spec, status, said, self.clock(), self.desired.fleet))
         return self.statuses[name]
 
-    def beat(self, task: str, agent: str, epoch: int) -> str | None:
+    def heartbeat(self, task: str, agent: str, epoch: int) -> str | None:
         name, status = holder(self.desired.tasks, self.statuses, task, agent, epoch)
         require_held(name, status)
         return why_end(self.desired.tasks.get(name), status)

@@ -59,7 +59,7 @@ def status(**changes):
 
 
 @pytest.mark.parametrize(
-    ("spec", "words"),
+    ("spec", "message"),
     [
         ("goal: x\nscript: x\nrepo: web\n", "no repo 'web'; make specs/repos/web.yaml"),
         ("goal: x\nscript: x\ndepends_on: [other]\n", "no task 'other'; make specs/tasks/other.yaml"),
@@ -67,13 +67,13 @@ def status(**changes):
         ("goal: x\n", "script: is missing"),
     ],
 )
-def test_a_task_that_cannot_run_has_no_prompt_but_mistakes(fleet, spec, words):
+def test_a_task_that_cannot_run_has_no_prompt_but_mistakes(fleet, spec, message):
     fleet.write("specs/tasks/broken.yaml", spec)
 
     found = fleet.run("prompt", "broken")
 
     assert (found.exit_code, found.stdout) == (ExitCode.FAILURE, "")
-    assert words in found.stderr
+    assert message in found.stderr
 
 
 def test_the_prompt_of_a_live_task_is_that_of_its_round():

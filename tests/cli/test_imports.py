@@ -63,16 +63,16 @@ def ran(fleet):
     return fleet
 
 
-@pytest.mark.parametrize("words", WORDS, ids=" ".join)
-def test_a_command_that_looks_imports_nothing_heavy(ran, words):
+@pytest.mark.parametrize("args", WORDS, ids=" ".join)
+def test_a_command_that_looks_imports_nothing_heavy(ran, args):
     place = ["--repo", str(ran.folder), "--data-dir", str(ran.data)]
 
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *place, *words], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM, *place, *args], capture_output=True, text=True, check=True
     )
 
     imported = set(done.stderr.rpartition("imported: ")[2].split())
-    assert {name for name in imported if name in WORDS[words]} == set()
+    assert {name for name in imported if name in WORDS[args]} == set()
     assert "click" in imported
 
 
@@ -120,9 +120,9 @@ def test_the_program_ends_with_its_code_and_all_it_had_to_say(fleet):
 
 
 def test_nobody_who_reads_is_no_traceback(fleet):
-    words = " ".join([*fleet.command, "schema"])
+    message = " ".join([*fleet.command, "schema"])
 
-    done = subprocess.run(["sh", "-c", f"{words} | head -1"], capture_output=True, text=True, check=False)
+    done = subprocess.run(["sh", "-c", f"{message} | head -1"], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0
     assert "Traceback" not in done.stderr

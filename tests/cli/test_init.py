@@ -12,12 +12,12 @@ from ruamel.yaml import YAML
 from reconciler.cli.main import cli
 
 
-def init(*words):
-    return CliRunner().invoke(cli, ["init", *map(str, words)], prog_name="reconciler", catch_exceptions=False)
+def init(*args):
+    return CliRunner().invoke(cli, ["init", *map(str, args)], prog_name="reconciler", catch_exceptions=False)
 
 
-def git(folder, *words):
-    return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout
+def git(folder, *args):
+    return subprocess.run(["git", *args], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 def test_a_new_fleet_is_a_repository_with_one_commit_and_nothing_left_over(tmp_path):
@@ -207,7 +207,7 @@ def settings(folder):
 
 
 @pytest.mark.parametrize(
-    ("there", "words", "end"),
+    ("there", "args", "end"),
     [
         (["claude"], [], ("claude-code", "reconciler adapter test claude-code")),
         (["codex"], [], ("codex", "Tasks are given to codex")),
@@ -219,12 +219,12 @@ def settings(folder):
         ([], [], (None, "until then a task needs a `script:`")),
     ],
 )
-def test_the_agent_that_is_here_does_the_tasks_that_name_none(tmp_path, programs, there, words, end):
+def test_the_agent_that_is_here_does_the_tasks_that_name_none(tmp_path, programs, there, args, end):
     adapter, said = end
     programs(*there)
     folder = tmp_path / "fleet"
 
-    done = init(folder, *words)
+    done = init(folder, *args)
 
     assert done.exit_code == 0
     assert settings(folder).get("adapter") == adapter

@@ -105,7 +105,7 @@ def test_no_command_stands_in_two_sections():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["verson"], "no such command 'verson' (did you mean 'version'?)"),
         (["version", "--frmat"], "--frmat"),
@@ -113,13 +113,13 @@ def test_no_command_stands_in_two_sections():
         (["init", "a", "b"], "unexpected extra argument"),
     ],
 )
-def test_a_call_that_cannot_work_exits_64_and_says_where_help_is(arguments, words):
+def test_a_call_that_cannot_work_exits_64_and_says_where_help_is(arguments, message):
     done = run(*arguments)
 
     assert done.exit_code == 64
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
-    assert words in done.stderr
+    assert message in done.stderr
     assert "--help'" in done.stderr
 
 

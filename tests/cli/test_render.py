@@ -135,17 +135,17 @@ PROBED = HostStatus(
 
 
 @pytest.mark.parametrize(
-    ("offered", "words"),
+    ("offered", "message"),
     [
         (None, "any, claude-code 2.1.330"),
         ({}, "none"),
         ({"codex": {}, "gemini": {}, "qwen": {}}, "codex 0.39.0 (will not do), gemini not found, qwen"),
     ],
 )
-def test_the_wide_table_of_hosts_tells_which_agents_are_there_in_which_version(offered, words):
+def test_the_wide_table_of_hosts_tells_which_agents_are_there_in_which_version(offered, message):
     desired = make_desired(hosts={"h": Host(name="h", adapters=offered)})
 
-    assert words in rows("host", desired, Observed({}, {"h": PROBED}), wide=True)[1]
+    assert message in rows("host", desired, Observed({}, {"h": PROBED}), wide=True)[1]
 
 
 def test_large_tasks_take_as_many_slots_as_they_ask_for():
@@ -182,12 +182,12 @@ def test_details_of_a_host_tell_how_it_is_reached_and_what_was_found_there():
 
     text = SHOWN_KINDS["host"].details(ReadModel(make_desired(hosts={"h": host}), observed).hosts()["h"], NOW)
 
-    for words in (
+    for message in (
         "drained", "make room", "agents@h.example:22", "gate", "ssh-ed25519 AAAA", "the SSH agent",
         "2030-01-01T10:30:00Z", "LANG=C", "Linux x86_64", "b00t", "2.39.5", "/opt/codex",
         "0.39.0 is not in >=0.98",
     ):  # fmt: skip
-        assert words in text
+        assert message in text
 
 
 def test_details_of_a_host_without_a_key_say_how_it_is_trusted():

@@ -24,8 +24,8 @@ def started(fleet):
     return starts(fleet).read_text().split()
 
 
-def attempt(fleet, *words):
-    return subprocess.run([*fleet.command, *words], capture_output=True, text=True, check=False, timeout=100)
+def attempt(fleet, *args):
+    return subprocess.run([*fleet.command, *args], capture_output=True, text=True, check=False, timeout=100)
 
 
 BACK = {
@@ -41,7 +41,7 @@ def test_a_record_that_went_back_stops_the_fleet_and_is_put_back(ran, back, how)
     ran.git(*back)
 
     done = attempt(ran, "run", how)
-    looks = [ran.run(*words) for words in (["get", "tasks"], ["plan"], ["history"], ["describe", "hello"])]
+    looks = [ran.run(*args) for args in (["get", "tasks"], ["plan"], ["history"], ["describe", "hello"])]
 
     assert done.returncode == ExitCode.ATTENTION
     assert "reconciler restore-record" in done.stderr
@@ -164,8 +164,8 @@ def clone(ran, tmp_path):
 def test_a_clone_shows_the_record_and_runs_nothing_again(clone):
     shown = clone.run("get", "tasks")
     plan = clone.run("plan", "--exit-code")
-    told = [clone.run(*words) for words in (["history"], ["describe", "hello"], ["cost"])]
-    done = [attempt(clone, *words) for words in (["run", "--once"], ["serve", "--listen", "127.0.0.1:0"])]
+    told = [clone.run(*args) for args in (["history"], ["describe", "hello"], ["cost"])]
+    done = [attempt(clone, *args) for args in (["run", "--once"], ["serve", "--listen", "127.0.0.1:0"])]
 
     assert "completed" in shown.stdout
     assert "The record is origin's, as of the fetch" in shown.stderr

@@ -14,8 +14,8 @@ from reconciler.cli.exits import ExitCode
 @contextmanager
 def running(fleet, until="running", how=signal.SIGTERM):
     """Let a reconciler run until it tells of something; it ends with the block."""
-    words = [*fleet.command, "run"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    message = [*fleet.command, "run"]
+    with subprocess.Popen(message, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             next(line for line in process.stdout if until in line)
             yield process
@@ -70,12 +70,12 @@ def test_after_it_ended_every_look_says_so_while_there_is_something_to_do(slow, 
         pass
 
     looks = [
-        slow.run(*words) for words in (["get", "tasks"], ["describe", "hello"], ["plan"], ["logs", "hello"])
+        slow.run(*args) for args in (["get", "tasks"], ["describe", "hello"], ["plan"], ["logs", "hello"])
     ]
     code, told = document(slow)
 
-    words = "No reconciler runs for this fleet (the last one ended "
-    assert [words in look.stderr for look in looks] == [True] * 4
+    args = "No reconciler runs for this fleet (the last one ended "
+    assert [args in look.stderr for look in looks] == [True] * 4
     assert code == ExitCode.NOT_RUNNING
     assert told["ended_at"] is not None
 
@@ -157,18 +157,18 @@ def test_the_remote_of_a_fleet_is_asked_to_sync(fleet, tmp_path):
     assert document(fleet)[1]["advice"] == []
 
 
-@pytest.mark.parametrize("words", [[], ["--single-branch"]])
-def test_a_clone_says_where_the_record_is_and_not_that_nobody_reconciles(fleet, tmp_path, words):
+@pytest.mark.parametrize("args", [[], ["--single-branch"]])
+def test_a_clone_says_where_the_record_is_and_not_that_nobody_reconciles(fleet, tmp_path, args):
     fleet.reconcile()
     url = f"file://{fleet.folder}"
-    git = ["git", "clone", "-q", *words, "--branch", "main", url, str(tmp_path / "clone")]
+    git = ["git", "clone", "-q", *args, "--branch", "main", url, str(tmp_path / "clone")]
     subprocess.run(git, check=True)
     fleet.folder = tmp_path / "clone"
 
     told = fleet.run("status")
     looks = [fleet.run("get").stderr, fleet.run("plan").stderr, told.stderr]
 
-    said = "as of the fetch" if not words else "none was fetched from origin"
+    said = "as of the fetch" if not args else "none was fetched from origin"
     assert told.exit_code == ExitCode.NOT_RUNNING
     assert f"none runs here; whether one does at origin: `reconciler --repo {url} status`" in told.stdout
     assert all(said in each and "start one" not in each for each in looks)

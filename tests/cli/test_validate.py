@@ -24,8 +24,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "fleet"
 
 
-def validate(*words):
-    return CliRunner().invoke(cli, ["validate", *map(str, words)], catch_exceptions=False)
+def validate(*args):
+    return CliRunner().invoke(cli, ["validate", *map(str, args)], catch_exceptions=False)
 
 
 def test_every_mistake_is_a_line_of_data_and_the_count_is_talk(folder):

@@ -509,9 +509,9 @@ async def test_a_task_that_names_an_issue_is_commanded_there(taken_up):
 # --- With a real branch ----------------------------------------------------
 
 
-def git(*words: object) -> list[str]:
+def git(*args: object) -> list[str]:
     who = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
-    done = subprocess.run(["git", *who, *words], capture_output=True, text=True, check=True)
+    done = subprocess.run(["git", *who, *args], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
 

@@ -355,7 +355,7 @@ class Office(RuleBasedStateMachine):
             task=held.task, agent=held.agent, epoch=held.epoch, at=self.clock.time, claim=claim
         )
         try:
-            status = self.turn(self.loop.controllers.leases.hear(said))
+            status = self.turn(self.loop.controllers.leases.submit(said))
         except (Unavailable, Refused, NotFound):
             return
         if status is not None:

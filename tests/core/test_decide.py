@@ -456,7 +456,7 @@ def test_a_run_that_changed_nothing_and_was_not_validated_has_failed():
 
 
 @pytest.mark.parametrize(
-    ("task", "status", "report", "words"),
+    ("task", "status", "report", "message"),
     [
         ({"allow_empty": True}, {"repo": "shop"}, EMPTY, "done, nothing changed: no validation asked for"),
         ({"allow_empty": True, "review": "merge"}, {"repo": "shop"}, EMPTY, "done, nothing changed"),
@@ -464,11 +464,11 @@ def test_a_run_that_changed_nothing_and_was_not_validated_has_failed():
         ({}, {}, EMPTY, "done: no validation asked for, no review asked for"),
     ],
 )
-def test_what_it_is_completed_for_is_said_in_true_words(task, status, report, words):
+def test_what_it_is_completed_for_is_said_in_true_words(task, status, report, message):
     event = meaning(make_task(**task), running(**status), report)
 
     assert isinstance(event, Completed)
-    assert event.origin.reason.startswith(words)
+    assert event.origin.reason.startswith(message)
 
 
 def test_changes_that_were_asked_for_are_not_made_by_allowing_none():

@@ -305,14 +305,14 @@ def test_the_first_word_begins_the_work_and_the_next_ones_say_nothing_new():
 
 
 @pytest.mark.parametrize(
-    ("claim", "words"),
+    ("claim", "message"),
     [
         (Claim(outcome="failed", result="no tests\nat all"), "no tests at all"),
         (Claim(outcome="failed"), "the agent says that it failed"),
         (Claim(outcome="released"), "the agent gave it back"),
     ],
 )
-def test_a_claim_that_nothing_came_of_it_is_believed(claim, words):
+def test_a_claim_that_nothing_came_of_it_is_believed(claim, message):
     reported, retried = report_event(
         make_task("a", retries=1), held_status(repo="web"), said(claim), NOW, FleetSpec()
     )
@@ -320,7 +320,7 @@ def test_a_claim_that_nothing_came_of_it_is_believed(claim, words):
     assert (reported.claim, reported.waiting) == (claim, None)
     assert isinstance(retried, Retried)
     assert retried.counts is (claim.outcome == "failed")
-    assert retried.failure.message == words
+    assert retried.failure.message == message
 
 
 def test_the_same_claim_again_is_no_news():

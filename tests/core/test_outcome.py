@@ -86,7 +86,7 @@ def failed(**changes):
 
 
 @pytest.mark.parametrize(
-    ("words", "kind"),
+    ("message", "kind"),
     [
         ("Invalid API key · Fix external API key", FailureClass.AUTH),
         ("Not logged in · Please run /login", FailureClass.AUTH),
@@ -104,9 +104,9 @@ def failed(**changes):
         ("I could not do it", FailureClass.AGENT),
     ],
 )
-def test_the_words_of_an_error_tell_its_class(words, kind):
-    assert classify(failed(error=words)) is kind
-    assert classify(failed(stderr=f"starting\n{words}\n")) is kind
+def test_the_words_of_an_error_tell_its_class(message, kind):
+    assert classify(failed(error=message)) is kind
+    assert classify(failed(stderr=f"starting\n{message}\n")) is kind
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_total_that_got_smaller_was_begun_anew():
 
 
 @pytest.mark.parametrize(
-    ("words", "time"),
+    ("message", "time"),
     [
         ("Claude AI usage limit reached|1896085800", datetime(2030, 1, 31, 10, 30, tzinfo=UTC)),
         ('{"resets_at": 1896089400}', datetime(2030, 1, 31, 11, 30, tzinfo=UTC)),
@@ -261,8 +261,8 @@ def test_a_total_that_got_smaller_was_begun_anew():
         ("reset at 5 places", None),
     ],
 )
-def test_a_time_named_in_words_is_read(words, time):
-    assert retry_time(words, NOW) == time
+def test_a_time_named_in_words_is_read(message, time):
+    assert retry_time(message, NOW) == time
 
 
 def test_a_day_without_a_year_may_be_one_of_the_next():
@@ -285,10 +285,10 @@ def test_any_words_name_a_time_to_come_or_none(before, middle, after):
 
 
 def test_only_a_quota_has_a_time_to_wait_until():
-    words = "usage limit reached, resets 3pm"
+    message = "usage limit reached, resets 3pm"
 
-    assert judged(succeeded=False, error=words).retry_at == datetime(2030, 1, 31, 15, 0, tzinfo=UTC)
-    assert judged(succeeded=False, error=f"401 {words}", error_status=401).retry_at is None
+    assert judged(succeeded=False, error=message).retry_at == datetime(2030, 1, 31, 15, 0, tzinfo=UTC)
+    assert judged(succeeded=False, error=f"401 {message}", error_status=401).retry_at is None
 
 
 # --- What is no fact -------------------------------------------------------
@@ -327,9 +327,9 @@ NO_FACTS = [
 ]
 
 
-@pytest.mark.parametrize("words", NO_FACTS)
-def test_numbers_and_words_in_free_text_are_no_facts(words):
-    kinds = {classify(failed(stderr=words)), classify(failed(error=words))}
+@pytest.mark.parametrize("message", NO_FACTS)
+def test_numbers_and_words_in_free_text_are_no_facts(message):
+    kinds = {classify(failed(stderr=message)), classify(failed(error=message))}
 
     assert not kinds & {FailureClass.QUOTA, FailureClass.AUTH, FailureClass.BUDGET}
 
@@ -338,12 +338,12 @@ def test_numbers_and_words_in_free_text_are_no_facts(words):
     st.integers(100, 999),
     st.sampled_from(["at x.js:{}:7", "(node:{}) Warning: y", "Error: {} of it", "f:{}"]),
 )
-def test_no_number_alone_makes_a_class(number, words):
-    assert classify(failed(stderr=words.format(number))) is FailureClass.AGENT
+def test_no_number_alone_makes_a_class(number, message):
+    assert classify(failed(stderr=message.format(number))) is FailureClass.AGENT
 
 
 @pytest.mark.parametrize(
-    ("words", "kind"),
+    ("message", "kind"),
     [
         ("Selected model is at capacity. Please try a different model.", FailureClass.QUOTA),
         ("You've hit your limit · resets 3pm", FailureClass.QUOTA),
@@ -395,8 +395,8 @@ def test_no_number_alone_makes_a_class(number, words):
         ("connect ECONNREFUSED api.example.org:443", FailureClass.HOST),
     ],
 )
-def test_what_clis_say_of_themselves_is_understood(words, kind):
-    assert classify(failed(error=words)) is kind
+def test_what_clis_say_of_themselves_is_understood(message, kind):
+    assert classify(failed(error=message)) is kind
 
 
 def test_a_crash_is_told_by_its_error_and_not_by_the_last_line_of_its_stack():
@@ -416,6 +416,6 @@ def test_words_count_only_on_lines_that_begin_as_errors_do():
 def test_a_clis_own_phrases_and_places_go_before_the_general_ones():
     own = {"config": r".*at capacity"}
 
-    assert classify(failed(error="model is at capacity", words=own)) is FailureClass.CONFIG
+    assert classify(failed(error="model is at capacity", error_patterns=own)) is FailureClass.CONFIG
     assert classify(failed(stderr="Error: 429 Too Many Requests", complaints=())) is FailureClass.AGENT
     assert classify(failed(stderr="x", complaints=("HTTP 429",))) is FailureClass.QUOTA

@@ -53,17 +53,17 @@ STUCK = [Phase.FAILED, Phase.ESCALATED]
 
 
 @pytest.mark.parametrize(
-    ("author", "actor", "words"),
+    ("author", "actor", "message"),
     [
         (BOT, "reconciler", "pull request #12 was opened"),
         ("alice", "alice", "pull request #12 of alice was found"),
     ],
 )
-def test_the_pull_request_of_delivered_work_goes_on_record(author, actor, words):
+def test_the_pull_request_of_delivered_work_goes_on_record(author, actor, message):
     event = seen(a_pull(author=author), a_status(pull_request=None))
 
     assert isinstance(event, PullRequestOpened)
-    assert (event.pull, event.origin.reason, event.origin.actor) == (KNOWN, words, actor)
+    assert (event.pull, event.origin.reason, event.origin.actor) == (KNOWN, message, actor)
 
 
 def test_another_pull_request_of_the_branch_takes_the_place_of_the_first():
@@ -193,9 +193,9 @@ def test_a_forge_may_take_a_while_to_notice_our_own_push(phase):
 
 
 def test_a_paused_task_waits_whatever_the_forge_has_against_the_head():
-    trouble = a_pull(checks="failure", failed_checks=("ci: red",), is_conflicting=True)
+    failing = a_pull(checks="failure", failed_checks=("ci: red",), is_conflicting=True)
 
-    assert seen(trouble, a_status(waiting=PAUSED)) is None
+    assert seen(failing, a_status(waiting=PAUSED)) is None
 
 
 def test_a_review_lets_a_paused_agent_go_on_from_what_the_others_pushed():
@@ -277,9 +277,9 @@ def test_several_who_ask_are_named_together():
 
 
 def test_failing_checks_and_conflicts_are_for_the_agent_where_the_repo_says_so():
-    trouble = a_pull(checks="failure", failed_checks=("ci: red\nall over",), is_conflicting=True)
+    failing = a_pull(checks="failure", failed_checks=("ci: red\nall over",), is_conflicting=True)
 
-    event = seen(trouble)
+    event = seen(failing)
 
     assert isinstance(event, ChangesRequested)
     assert (
@@ -290,17 +290,17 @@ def test_failing_checks_and_conflicts_are_for_the_agent_where_the_repo_says_so()
     assert (checks.author, checks.text) == (CHECKS, "Checks fail on commit aaaaaaaa.\n- ci: red all over")
     assert conflict.author == CONFLICT
     assert "`git merge origin/main`" in conflict.text
-    assert seen(trouble, repo=LAZY) is None
+    assert seen(failing, repo=LAZY) is None
 
 
 def test_checks_of_a_head_that_somebody_else_pushed_are_theirs():
     assert isinstance(seen(a_pull(head=OTHER, checks="failure")), BranchTouched)
 
 
-@pytest.mark.parametrize("trouble", [{"checks": "failure"}, {"is_conflicting": True}, {}])
-def test_more_rounds_than_the_task_allows_are_for_a_person_and_not_again(trouble):
-    reviews = () if trouble else (a_review(7),)
-    asked = a_pull(reviews=reviews, **trouble)
+@pytest.mark.parametrize("failing", [{"checks": "failure"}, {"is_conflicting": True}, {}])
+def test_more_rounds_than_the_task_allows_are_for_a_person_and_not_again(failing):
+    reviews = () if failing else (a_review(7),)
+    asked = a_pull(reviews=reviews, **failing)
 
     (event,), status = closure(asked, a_status(review_count=3))
 

@@ -115,8 +115,8 @@ def test_a_status_that_cannot_be_read_is_no_new_task():
 
 
 def test_a_failure_names_its_class_once():
-    words = ("timeout: took 2h", "took 2h")
-    failures = (Failure(kind=FailureClass.TIMEOUT, message=message) for message in words)
+    text = ("timeout: took 2h", "took 2h")
+    failures = (Failure(kind=FailureClass.TIMEOUT, message=message) for message in text)
     statuses = {str(number): status(Phase.FAILED, failure=each) for number, each in enumerate(failures)}
 
     views = ReadModel(make_desired(), Observed(statuses)).tasks().values()

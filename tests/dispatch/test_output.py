@@ -50,9 +50,9 @@ def round_output(row):
 
 
 def asked(row):
-    words = row["asked"].split()
-    sessions = [word.removeprefix("session=") for word in words if word.startswith("session=")]
-    return OutputRequest(tuple(word for word in words if word.startswith("--")), *sessions)
+    message = row["asked"].split()
+    sessions = [word.removeprefix("session=") for word in message if word.startswith("session=")]
+    return OutputRequest(tuple(word for word in message if word.startswith("--")), *sessions)
 
 
 def recording(name):
@@ -305,9 +305,9 @@ def test_a_missing_structured_answer_is_missed_only_where_it_was_asked_for():
 
 
 def test_a_quota_with_a_time_says_until_when_to_wait():
-    words = "Claude usage limit reached. Your limit will reset at 3pm (UTC)."
+    message = "Claude usage limit reached. Your limit will reset at 3pm (UTC)."
 
-    found = judge_claude(claude_events(is_error=True, result=words), exit_code=1)
+    found = judge_claude(claude_events(is_error=True, result=message), exit_code=1)
 
     assert found.kind is FailureClass.QUOTA
     assert found.retry_at == datetime(2030, 1, 1, 15, 0, tzinfo=UTC)
@@ -405,12 +405,12 @@ def said(name, prose):
         "qwen": "qwen/streamjson_text",
     }
     events = [json.loads(line) for line in round_output(recording(recordings[name])).stdout.splitlines()]
-    words = judge_output(
+    message = judge_output(
         built_in(name, None), round_output(recording(recordings[name])), OutputRequest(), NOW
     ).text
     whole = "".join(f"{json.dumps(event)}\n" for event in events)
-    assert json.dumps(words)[1:-1] in whole
-    return whole.replace(json.dumps(words)[1:-1], json.dumps(prose)[1:-1]).encode()
+    assert json.dumps(message)[1:-1] in whole
+    return whole.replace(json.dumps(message)[1:-1], json.dumps(prose)[1:-1]).encode()
 
 
 @pytest.mark.parametrize("exit_code", [1, 3, 255])

@@ -77,8 +77,8 @@ async def test_objects_that_git_would_not_make_are_refused(world, repository):
     (seed / "malformed").write_text(
         f"tree {git(seed, 'rev-parse', 'HEAD^{tree}')}\nparent {base}\nno author\n\nx\n"
     )
-    words = ("hash-object", "-t", "commit", "-w", "--literally", "malformed")
-    bundle = bundle_of(seed, git(seed, *words), base)
+    args = ("hash-object", "-t", "commit", "-w", "--literally", "malformed")
+    bundle = bundle_of(seed, git(seed, *args), base)
 
     with pytest.raises(StepFailed, match="missing"):
         await repository.receive(bundle, "a.r1")
@@ -127,7 +127,7 @@ async def test_a_rewritten_base_branch_is_followed(world, repository):
 
 
 @pytest.mark.parametrize(
-    ("hook", "script", "words"),
+    ("hook", "script", "message"),
     [
         (
             "pre-receive",
@@ -141,14 +141,14 @@ async def test_a_rewritten_base_branch_is_followed(world, repository):
         ("update", "touch refs/heads/task/a.lock", "remote rejected"),
     ],
 )
-async def test_a_push_that_the_forge_declines_is_told_in_its_words(world, repository, hook, script, words):
+async def test_a_push_that_the_forge_declines_is_told_in_its_words(world, repository, hook, script, message):
     base = await repository.starting_point(None)
     place = world.code / "hooks" / hook
     place.parent.mkdir(exist_ok=True)
     place.write_text(f"#!/bin/sh\nmkdir -p refs/heads/task\n{script}\n")
     place.chmod(0o755)
 
-    with pytest.raises(StepFailed, match=words) as failed:
+    with pytest.raises(StepFailed, match=message) as failed:
         await repository.deliver(base, "task/a", None)
 
     assert failed.value.kind == FailureClass.CONFIG

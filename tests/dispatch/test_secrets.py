@@ -60,7 +60,7 @@ async def test_a_secret_reaches_the_agent_and_is_written_nowhere(world, secret):
 
 
 @pytest.mark.parametrize(
-    ("secret", "words"),
+    ("secret", "message"),
     [
         (Secret(env="NO_KEY"), "no NO_KEY"),
         (Secret(file="/nowhere/key"), "/nowhere/key"),
@@ -72,13 +72,13 @@ async def test_a_secret_reaches_the_agent_and_is_written_nowhere(world, secret):
     ],
     ids=repr,
 )
-async def test_a_secret_that_cannot_be_had_is_a_matter_for_a_person(world, secret, words):
+async def test_a_secret_that_cannot_be_had_is_a_matter_for_a_person(world, secret, message):
     order = world.order(world.note("ran"), adapter={"secrets": {"KEY": secret}}, repo=None)
 
     report = await world.carry_out(order)
 
     assert report.verdict.kind == FailureClass.AUTH
-    assert words in report.verdict.message
+    assert message in report.verdict.message
     assert "hush" not in report.verdict.message
     assert world.noted == []
 
@@ -154,7 +154,7 @@ async def test_after_a_restart_words_are_withheld_if_what_was_injected_cannot_be
 
     assert "a1B2c3D4" not in words_of(again)
     told = [again.verdict.message or again.verdict.text, *(check.output for check in again.checks)]
-    assert all("withheld" in words for words in told)
+    assert all("withheld" in message for message in told)
 
 
 async def test_after_a_restart_words_are_masked_if_what_was_injected_is_what_is_looked_up(world):

@@ -167,7 +167,7 @@ def branch(world: World) -> str:
 
 @pytest.mark.parametrize("left", LEFT)
 async def test_what_is_unfinished_is_told_and_nothing_of_it_is_delivered(world, left):
-    script, *words = LEFT[left]
+    script, *args = LEFT[left]
 
     report = await world.carry_out(
         world.order(f"({script}) >/dev/null 2>&1; true", env=IDENTITY, validation=(world.note("validated"),))
@@ -177,7 +177,7 @@ async def test_what_is_unfinished_is_told_and_nothing_of_it_is_delivered(world, 
     check = report.failed_check
     assert check is not None
     assert check.summary.startswith("the work was left unfinished: ")
-    assert [word for word in words if word not in check.output] == []
+    assert [word for word in args if word not in check.output] == []
     assert (branch(world), world.noted, list(world.folder.rglob("trapped"))) == ("", [], [])
 
 

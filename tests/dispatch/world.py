@@ -38,12 +38,12 @@ def read_output(adapter, *, stdout, stderr, exit_code, order, now, mask) -> Verd
     return Verdict(outcome="failed", kind=FailureClass.AGENT, message=f"exit {exit_code}")
 
 
-def git(folder: Path, *words: str) -> str:
+def git(folder: Path, *args: str) -> str:
     """Run git as a person with an identity and no other settings would; return what it printed."""
     identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
     env = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     done = subprocess.run(
-        ["git", *identity, *words], cwd=folder, env=env, capture_output=True, text=True, check=False
+        ["git", *identity, *args], cwd=folder, env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

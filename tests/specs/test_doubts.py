@@ -137,19 +137,19 @@ HAS_NO_EFFECT = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "text", "words"), CANNOT_WORK)
-def test_what_cannot_work_is_a_mistake_with_its_place(path, text, words):
+@pytest.mark.parametrize(("path", "text", "message"), CANNOT_WORK)
+def test_what_cannot_work_is_a_mistake_with_its_place(path, text, message):
     found = said(path, text)
 
-    assert any(each.startswith(words) for each in found), found
+    assert any(each.startswith(message) for each in found), found
     assert built({path: text}).problems
 
 
-@pytest.mark.parametrize(("path", "text", "words"), HAS_NO_EFFECT)
-def test_what_has_no_effect_is_a_warning_with_its_place_and_breaks_nothing(path, text, words):
+@pytest.mark.parametrize(("path", "text", "message"), HAS_NO_EFFECT)
+def test_what_has_no_effect_is_a_warning_with_its_place_and_breaks_nothing(path, text, message):
     found = said(path, text)
 
-    assert any(each.startswith(words) for each in found), found
+    assert any(each.startswith(message) for each in found), found
     assert built({path: text}).problems == ()
 
 
@@ -211,14 +211,14 @@ def test_a_public_key_is_taken(line):
     check_host_key(line)
 
 
-@pytest.mark.parametrize(("line", "words"), BAD_KEYS)
-def test_what_is_no_whole_public_key_is_refused_with_words(line, words):
-    with pytest.raises(ValueError, match=words):
+@pytest.mark.parametrize(("line", "message"), BAD_KEYS)
+def test_what_is_no_whole_public_key_is_refused_with_words(line, message):
+    with pytest.raises(ValueError, match=message):
         check_host_key(line)
 
 
 @pytest.mark.parametrize(
-    ("expression", "words"),
+    ("expression", "message"),
     [
         ("nothing(@)", "there is no function nothing"),
         ("[].{a: b, c: joined('', d)}", "did you mean join"),
@@ -227,6 +227,6 @@ def test_what_is_no_whole_public_key_is_refused_with_words(line, words):
         ("length(", "not a JMESPath expression"),
     ],
 )
-def test_a_misspelt_expression_is_refused_wherever_the_mistake_stands(expression, words):
-    with pytest.raises(ValueError, match=words):
+def test_a_misspelt_expression_is_refused_wherever_the_mistake_stands(expression, message):
+    with pytest.raises(ValueError, match=message):
         check_expression(expression)

@@ -51,10 +51,10 @@ async def test_no_clone_makes_the_record_its_own(open_repository, clone, fleet):
         await require_own_record(await open_repository(clone), BRANCH)
 
 
-@pytest.mark.parametrize("words", [["clone"], ["clone", "--origin", "upstream/eu"], ["clone", "--mirror"]])
-async def test_nor_does_the_clone_of_a_clone(open_repository, fleet, tmp_path, words):
+@pytest.mark.parametrize("args", [["clone"], ["clone", "--origin", "upstream/eu"], ["clone", "--mirror"]])
+async def test_nor_does_the_clone_of_a_clone(open_repository, fleet, tmp_path, args):
     git(tmp_path, "clone", "-q", "--origin", "hub/one", f"file://{fleet}", "clone")
-    git(tmp_path, *words, "-q", f"file://{tmp_path}/clone", "of-clone")
+    git(tmp_path, *args, "-q", f"file://{tmp_path}/clone", "of-clone")
     last = await open_repository(tmp_path / "of-clone")
 
     with pytest.raises(UsageError, match=r"is a clone as well.*adopt-record --anew"):
@@ -87,7 +87,7 @@ async def test_one_of_several_remotes_that_has_the_record_is_enough(
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "words"),
+    ("ours", "theirs", "message"),
     [
         ([], ["b"], "the one here has not all of it"),
         (["c"], ["b"], "the one here has not all of it"),
@@ -96,7 +96,7 @@ async def test_one_of_several_remotes_that_has_the_record_is_enough(
     ],
 )
 async def test_a_record_here_counts_if_it_has_all_of_the_remotes(  # noqa: PLR0917 - a table's columns
-    open_repository, fleet, tmp_path, ours, theirs, words
+    open_repository, fleet, tmp_path, ours, theirs, message
 ):
     git(tmp_path, "clone", "-q", str(fleet), "clone")
     git(tmp_path / "clone", "branch", "-q", BRANCH, f"origin/{BRANCH}")
@@ -106,10 +106,10 @@ async def test_a_record_here_counts_if_it_has_all_of_the_remotes(  # noqa: PLR09
     if theirs:
         await more(open_repository, fleet, *theirs)
 
-    if words is None:
+    if message is None:
         await require_own_record(repository, BRANCH)
     else:
-        with pytest.raises(UsageError, match=words):
+        with pytest.raises(UsageError, match=message):
             await require_own_record(repository, BRANCH)
 
 

@@ -102,7 +102,7 @@ def test_the_quick_reader_leaves_alone_whatever_it_might_read_otherwise(document
 
 def test_a_status_that_a_person_edited_is_read_too():
     edited = (
-        b"# mended by hand\nphase: 'running'\nsince: 2026-01-02T03:04:05Z\ncreated_at: 2026-01-02T03:04:05Z\n"
+        b"# fixed by hand\nphase: 'running'\nsince: 2026-01-02T03:04:05Z\ncreated_at: 2026-01-02T03:04:05Z\n"
     )
 
     value = statuses.load_status(Status, edited + b"generation: a1\nwork: b2\nchecks: []\n", PATH)

@@ -18,9 +18,9 @@ BRANCH = "fleet-state"
 REVISION = "e" * 40
 
 
-def git(place: Path, *words: str, stdin: str | None = None) -> str:
+def git(place: Path, *args: str, stdin: str | None = None) -> str:
     done = subprocess.run(
-        ["git", "-C", str(place), *words], input=stdin, capture_output=True, text=True, check=False
+        ["git", "-C", str(place), *args], input=stdin, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

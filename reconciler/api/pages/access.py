@@ -20,7 +20,7 @@ from reconciler.api.limits import Buckets
 from reconciler.api.listen import Listen, is_loopback
 from reconciler.api.problems import Unauthenticated
 from reconciler.api.tokens import Caller, authenticate
-from reconciler.controller.ports import Clock, Controller
+from reconciler.controller.ports import Clock, FleetView
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.model.specs import Agent
 from reconciler.core.times import time_at
@@ -85,7 +85,7 @@ class PageAccess:
     """Admission of those who look: the name they call us by, their token or cookie, their limits."""
 
     exposure: Exposure
-    controller: Controller
+    view: FleetView
     clock: Clock
     peers: Buckets
     """By address: logins and strangers."""
@@ -132,8 +132,8 @@ class PageAccess:
         self._require_host(request)
         self.peers.take(request.client_ip)
         self.require_own_page(request)
-        agents, now = self.controller.desired.agents, self.clock()
-        if not self.controller.desired.revision:
+        agents, now = self.view.desired.agents, self.clock()
+        if not self.view.desired.revision:
             raise Unavailable("the specs were not read yet, so no token is known")
         caller = authenticate(f"Bearer {token.strip()}", agents, now)
         caller.require("read")
@@ -143,7 +143,7 @@ class PageAccess:
         """Return whether who was let in before would still be."""
         if self.exposure.is_open:
             return True
-        agent = self.controller.desired.agents.get(caller.agent)
+        agent = self.view.desired.agents.get(caller.agent)
         return agent is not None and _is_valid(agent, self.clock()) and caller.token_hash in _hashes(agent)
 
     def _require_host(self, request: Request) -> None:
@@ -155,7 +155,7 @@ class PageAccess:
             )
 
     def _caller(self, request: Request) -> Caller:
-        agents, now = self.controller.desired.agents, self.clock()
+        agents, now = self.view.desired.agents, self.clock()
         if header := request.headers.get("authorization"):
             return authenticate(header, agents, now)
         return self._from_cookie(request.cookies.get(self.exposure.cookie) or "", agents, now)
@@ -175,8 +175,8 @@ class PageAccess:
         return ANONYMOUS
 
     def _signed(self, agent: str, token_hash: str, until: int) -> str:
-        words = f"{agent}\n{until}\n{token_hash}".encode()
-        return f"{agent}.{until}.{hmac.new(self.exposure.key, words, 'sha256').hexdigest()}"
+        message = f"{agent}\n{until}\n{token_hash}".encode()
+        return f"{agent}.{until}.{hmac.new(self.exposure.key, message, 'sha256').hexdigest()}"
 
 
 def _is_valid(agent: Agent, now: datetime) -> bool:

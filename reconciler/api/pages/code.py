@@ -147,8 +147,8 @@ def _lexed(text: str, lexer: Lexer) -> list[Markup]:
             if number:
                 lines.append([])
             if piece:
-                words = escape(shown(piece))
-                lines[-1].append(f'<span class="{name}">{words}</span>' if name else str(words))
+                markup = escape(shown(piece))
+                lines[-1].append(f'<span class="{name}">{markup}</span>' if name else str(markup))
     return [Markup("".join(pieces)) for pieces in lines]  # noqa: S704 - each piece was escaped above
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from reconciler.api.pages.services import PageServices
 from reconciler.api.services import HistorySource
 from reconciler.api.views import read_model
-from reconciler.controller.ports import Clock, Controller
+from reconciler.controller.ports import Clock, FleetView
 from reconciler.core.adapter import Usage
 from reconciler.core.model.status import BudgetScope
 from reconciler.core.planning.limits import budget_scopes, midnight
@@ -48,7 +48,7 @@ class Snapshot:
 class Fleet:
     """What pages are made of."""
 
-    controller: Controller
+    view: FleetView
     record: HistorySource
     services: PageServices
     clock: Clock
@@ -60,13 +60,13 @@ class Fleet:
 
     def version(self) -> str:
         """Return what changes with the record and the specs."""
-        return f"{self.record.head()}-{self.controller.desired.revision}"
+        return f"{self.record.head()}-{self.view.desired.revision}"
 
     def snapshot(self) -> Snapshot:
         """Return the fleet as it is now."""
         version = self.version()
         if self._snapshot is None or version != self._version:
-            model = replace(read_model(self.controller), last_output=self.last_output)
+            model = replace(read_model(self.view), last_output=self.last_output)
             self._snapshot, self._version = Snapshot(model), version
         return self._snapshot
 

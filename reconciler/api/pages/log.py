@@ -47,17 +47,17 @@ async def log_page(visit: Visit) -> View:
     logs = visit.fleet.services.logs
     parts = logs.parts(run) if run else ()
     part = _part(parts, visit.query.get("part"))
-    words, mistake, piece = visit.query.get("q", ""), "", Piece((), 0, 0)
+    query, mistake, piece = visit.query.get("q", ""), "", Piece((), 0, 0)
     try:
-        if run and part and words:
-            piece = await asyncio.to_thread(search, logs, run, part, words)
+        if run and part and query:
+            piece = await asyncio.to_thread(search, logs, run, part, query)
         elif run and part:
             end = min(visit.number("end", least=1, otherwise=part.size), part.size)
             piece = await asyncio.to_thread(read_before, logs, run, part.label, end)
     except Refused as error:
         mistake = str(error)
     is_last = run is not None and view.status is not None and view.status.run == run
-    is_at_end = bool(part) and piece.end == (part.size if part else 0) and not words
+    is_at_end = bool(part) and piece.end == (part.size if part else 0) and not query
     values = {
         "task": view,
         "has_diff": has_diff(view),
@@ -65,7 +65,7 @@ async def log_page(visit: Visit) -> View:
         "parts": parts,
         "part": part,
         "piece": piece,
-        "words": words,
+        "search_text": query,
         "mistake": mistake,
         "follows": is_last and is_at_end and view.is_live and not mistake,
         "is_at_end": is_at_end,
@@ -127,10 +127,10 @@ def line_of(terminal: Terminal, text: str, mark: Callable[[str], Markup] = escap
     return terminal.line(text, mark)
 
 
-def search(logs: RunLogs, run: str, part: LogPart, words: str) -> Piece:
+def search(logs: RunLogs, run: str, part: LogPart, query: str) -> Piece:
     """Return the last lines with these words, in the end of a log."""
     begin = max(0, part.size - SEARCHED)
-    wanted = words.casefold()
+    wanted = query.casefold()
     matches = list[Markup]()
     for line in reversed(logs.read(run, part.label, begin, part.size)):
         if wanted in line.text.casefold():
@@ -176,7 +176,7 @@ async def follow(visit: Visit, last_id: str) -> AsyncGenerator[str, None]:
         if part.size - at >= MOST_SENT:  # a line that is longer than all that is sent at once
             at += MOST_SENT
             continue
-        status = visit.fleet.controller.statuses.get(visit.name)
+        status = visit.fleet.view.statuses.get(visit.name)
         if status is None or status.run != run or not status.phase.is_live:
             break
         yield ""

@@ -89,7 +89,7 @@ async def now_page(visit: Visit) -> View:
         "more_queued": max(0, len(queued) - MOST_QUEUED),
         "counts": counts(snapshot),
         "hosts": [host_row(host, snapshot.model) for host in snapshot.model.hosts().values()],
-        "budgets": budget_rows(fleet.controller.desired, await fleet.spent_today()),
+        "budgets": budget_rows(fleet.view.desired, await fleet.spent_today()),
         "transitions": transitions,
         "commits": await fleet.services.last_commits(),
     }

@@ -95,17 +95,17 @@ class RenderCache:
     MOST = 256
     """Pages that are kept."""
 
-    def __init__(self, steady: Callable[[], float]) -> None:
-        self._steady = steady
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
         self._entries: dict[Hashable, _Entry] = {}
         """The one that was asked for last is last."""
 
     async def get(self, key: Hashable, version: str, make: Callable[[], Awaitable[Rendered]]) -> Rendered:
         """Return a page, made now unless that was done a moment ago. Raises what `make` does."""
         entry = self._entries.pop(key, None)
-        is_new = entry is None or entry.version != version or self._steady() - entry.at > self.FRESH
+        is_new = entry is None or entry.version != version or self._monotonic() - entry.at > self.FRESH
         if entry is None or is_new:
-            entry = _Entry(version, self._steady(), asyncio.ensure_future(make()))
+            entry = _Entry(version, self._monotonic(), asyncio.ensure_future(make()))
         self._entries[key] = entry
         while len(self._entries) > self.MOST:
             del self._entries[next(iter(self._entries))]

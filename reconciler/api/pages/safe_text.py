@@ -68,11 +68,11 @@ class Terminal:
     def _span(self, text: str, mark: Callable[[str], Markup]) -> Markup:
         if not text:
             return Markup("")
-        words = mark(shown(text))
+        markup = mark(shown(text))
         return (
-            Markup('<span class="{}">{}</span>').format(" ".join(self._style.values()), words)
+            Markup('<span class="{}">{}</span>').format(" ".join(self._style.values()), markup)
             if self._style
-            else words
+            else markup
         )
 
     def _set(self, codes: str) -> None:

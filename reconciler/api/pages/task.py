@@ -53,7 +53,7 @@ class Round:
     """None: it goes on."""
     outcome: str
     """`running`, `completed`, `failed`, … in a word."""
-    words: str
+    reason: str
     """The verdict in a sentence."""
     checks: Sequence[Check]
     usage: Usage
@@ -135,7 +135,7 @@ def host_choices(view: TaskView, fleet: Fleet, model: ReadModel) -> Sequence[Hos
     """Return every host, and why a task that waits is there or not; none for one that does not wait."""
     if view.phase is not Phase.CREATED or view.spec is None or view.execution_mode != "ssh_cli":
         return ()
-    planned = fleet.controller.last_plan.placements.get(view.name)
+    planned = fleet.view.last_plan.placements.get(view.name)
     return list(_choices(planned or _placed(view, view.spec, model)))
 
 
@@ -217,7 +217,7 @@ def _round(view: TaskView, key: tuple[int, int], span: _Span, desired: Desired) 
         began=span.began.record,
         ended=end.record if end else None,
         outcome=_outcome(over, key) if over else last.phase.value,
-        words=end.record.reason if end else "",
+        reason=end.record.reason if end else "",
         checks=over.checks if over else (),
         usage=over.usage - begin.usage if over else Usage(),
         prompt=prompt[:_LONGEST_PROMPT] if sent and sha256(prompt) == sent else "",

@@ -75,7 +75,7 @@ async def tasks_page(visit: Visit) -> View:
         "count": len(matches),
         "total": len(snapshot.tasks),
         "choices": choices(snapshot.tasks),
-        "orders": [(name, words) for name, (words, _, _) in ORDERS.items()],
+        "orders": [(name, label) for name, (label, _, _) in ORDERS.items()],
         "order": order if order in ORDERS else "name",
         "commits": await visit.fleet.services.last_commits(),
         "is_board": is_board,
@@ -115,9 +115,9 @@ def filtered(views: Iterable[TaskView], query: Mapping[str, str]) -> Sequence[Ta
 Test = Callable[[TaskView], bool]
 
 
-def _by_words(text: str) -> Test:
-    words = text.casefold().split()
-    return lambda view: all(word in f"{view.name} {view.title}".casefold() for word in words)
+def _by_text(text: str) -> Test:
+    parts = text.casefold().split()
+    return lambda view: all(part in f"{view.name} {view.title}".casefold() for part in parts)
 
 
 def _by_phase(phase: str) -> Test:
@@ -134,7 +134,7 @@ def _by_reason(reason: str) -> Test:
 
 
 FILTERS: Mapping[str, Callable[[str], Test]] = {
-    "q": _by_words,
+    "q": _by_text,
     "phase": _by_phase,
     "needs": _by_need,
     "reason": _by_reason,

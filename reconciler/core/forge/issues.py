@@ -40,12 +40,12 @@ _LONGEST = SEGMENT_LENGTH - len("-0123456789")
 
 def issue_task_name(repo: str, number: int) -> str:
     """Return the name of the task that an issue of a repo becomes."""
-    return f"{_stem(repo)}{number}"
+    return f"{_name_prefix(repo)}{number}"
 
 
 def number_in(repo: str, task: str) -> int | None:
     """Return the number of the issue of that repo that became the task; None if none did."""
-    number = task.removeprefix(_stem(repo))
+    number = task.removeprefix(_name_prefix(repo))
     return int(number) if number != task and _NUMBER.fullmatch(number) else None
 
 
@@ -59,7 +59,7 @@ def task_at(path: str) -> str:
     return path.removeprefix(_FOLDER).removesuffix(_ENDING)
 
 
-def _stem(repo: str) -> str:
+def _name_prefix(repo: str) -> str:
     """Return what the names of a repo's issues begin with; a long name is cut, and stays its own."""
     folder, slash, last = repo.rpartition("/")
     if len(last) > _LONGEST:
@@ -174,7 +174,7 @@ def issue_fields(issue: Issue) -> Mapping[str, str | Sequence[str]]:
     )
     is_sorted = any(each.kind in _SORTS for each in sections)
     boxes = [] if is_sorted else [item for item in _items(body) if item.has_box]
-    rules, commands = _demands(sections, boxes)
+    rules, commands = _requirements(sections, boxes)
     places = [each.lines for each in sections if each.kind == "context"]
     context = [item.text for lines in places for item in _items("\n".join(lines))]
     fields = {
@@ -238,8 +238,8 @@ def _sections(body: str) -> Iterator[_Section]:
     """Yield the parts of a body in order; a deeper heading belongs to the part that it is in."""
     kind: _Kind = "goal"
     lines, begin, depth = body.split("\n"), 0, 0
-    for level, words, first, last in _headings(body):
-        section = _KINDS.get(words.strip(" :*_").casefold())
+    for level, title, first, last in _headings(body):
+        section = _KINDS.get(title.strip(" :*_").casefold())
         if section is None and (kind == "goal" or level > depth):
             continue
         yield _Section(kind, lines[begin:first])
@@ -256,7 +256,9 @@ def _headings(body: str) -> Iterator[tuple[int, str, int, int]]:
             yield int(token.tag[1:]), inline.content, first, last
 
 
-def _demands(sections: Iterable[_Section], boxes: Sequence["_Item"]) -> tuple[Sequence[str], Sequence[str]]:
+def _requirements(
+    sections: Iterable[_Section], boxes: Sequence["_Item"]
+) -> tuple[Sequence[str], Sequence[str]]:
     """Return the rules and the commands of all sections, and of boxes that stand anywhere."""
     sorts = [
         (_SORTS[each.kind], list(_items("\n".join(each.lines)))) for each in sections if each.kind in _SORTS
@@ -274,7 +276,7 @@ def _demands(sections: Iterable[_Section], boxes: Sequence["_Item"]) -> tuple[Se
 
 class _Item(NamedTuple):
     text: str
-    kind: Literal["words", "code", "block", "quote"] = "words"
+    kind: Literal["text", "code", "block", "quote"] = "text"
     """What it is made of: words, nothing but a code span, a line of a block, or words of somebody else."""
     has_box: bool = False
 
@@ -325,7 +327,7 @@ def _item(inline: "Token", place: _Place) -> Iterator[_Item]:
     if len(parts) == 1 and parts[0].type == "code_inline" and not place.is_quote:
         yield _Item(parts[0].content.strip(), "code", has_box)
     elif text and not text.endswith(":"):
-        yield _Item(text, "quote" if place.is_quote else "words", has_box)
+        yield _Item(text, "quote" if place.is_quote else "text", has_box)
 
 
 _Sorted = tuple[Sequence[str], Sequence[str]]
@@ -338,8 +340,8 @@ def _constraints(items: Sequence[_Item]) -> _Sorted:
 
 def _validation(items: Sequence[_Item]) -> _Sorted:
     commands = [item for item in items if item.kind in {"code", "block"} and not item.text.startswith("#")]
-    commands = commands or [item for item in items if item.kind == "words" and "`" not in item.text]
-    rules = [item.text for item in items if item.kind in {"words", "quote"} and item not in commands]
+    commands = commands or [item for item in items if item.kind == "text" and "`" not in item.text]
+    rules = [item.text for item in items if item.kind in {"text", "quote"} and item not in commands]
     return rules, [item.text for item in commands]
 
 

@@ -157,8 +157,8 @@ _STATUSES: Mapping[Phase, tuple[Literal["pending", "success", "failure"], str]] 
 
 
 def _commit_status(status: Status, address: str) -> CommitStatus:
-    state, words = _STATUSES[status.phase]
-    return CommitStatus(commit=status.head_commit or "", state=state, description=words, url=address)
+    state, message = _STATUSES[status.phase]
+    return CommitStatus(commit=status.head_commit or "", state=state, description=message, url=address)
 
 
 def _notes(task: Task, status: Status) -> Iterator[ManagedComment]:
@@ -166,11 +166,11 @@ def _notes(task: Task, status: Status) -> Iterator[ManagedComment]:
     when = f"{status.attempt}.{status.review.count}"
     why = fenced(status.failure.message if status.failure else "it does not say why")
     if status.phase is Phase.ESCALATED:
-        words = "The agent does not go on by itself; a person must act."
-        yield ManagedComment(key=f"escalated:{when}", text=f"{words}\n\n{why}")
+        message = "The agent does not go on by itself; a person must act."
+        yield ManagedComment(key=f"escalated:{when}", text=f"{message}\n\n{why}")
     elif status.phase is Phase.FAILED:
-        words = f"The agent failed. `reconciler retry {task.name}` lets it try again."
-        yield ManagedComment(key=f"failed:{when}", text=f"{words}\n\n{why}")
+        message = f"The agent failed. `reconciler retry {task.name}` lets it try again."
+        yield ManagedComment(key=f"failed:{when}", text=f"{message}\n\n{why}")
     elif status.waiting and status.waiting.reason is Reason.PERSON:
         key = f"paused:{(status.head_commit or '')[:12]}"
         yield ManagedComment(key=key, text=f"The agent pauses.\n\n{fenced(status.waiting.message)}")

@@ -203,10 +203,10 @@ def _in_review(case: _Reading) -> Event | None:
 
 def _opened(case: _Reading) -> Event:
     pull = case.pull
-    words = "was opened" if pull.author == case.bot else f"of {pull.author} was found"
+    why = "was opened" if pull.author == case.bot else f"of {pull.author} was found"
     request = PullRequest(number=pull.number, url=one_line(pull.url))
     return PullRequestOpened(
-        task=case.name, origin=case.origin(f"{case.title} {words}", pull.author), pull=request
+        task=case.name, origin=case.origin(f"{case.title} {why}", pull.author), pull=request
     )
 
 
@@ -245,11 +245,11 @@ def _touched(case: _Reading) -> Event | None:
     pull = case.pull
     if not case.is_moved or case.is_behind:
         return None
-    words = (
+    why = (
         f"{pull.pusher or 'somebody'} pushed {pull.head[:8]} to {pull.branch}; "
         "the agent pauses until a review asks for changes"
     )
-    return BranchTouched(task=case.name, origin=case.origin(words, pull.pusher), head=pull.head)
+    return BranchTouched(task=case.name, origin=case.origin(why, pull.pusher), head=pull.head)
 
 
 # --- Rounds ----------------------------------------------------------------
@@ -264,14 +264,14 @@ def _requested_changes(case: _Reading) -> Event | None:
     a failure, so each head is asked about once.
     """
     requests = [review for review in _requests(case.pull, case.bot) if _is_unanswered(case, review)]
-    troubles = list(_troubles(case))
-    if not requests and (not troubles or case.is_moved or _is_paused(case.status)):
+    problems = list(_problems(case))
+    if not requests and (not problems or case.is_moved or _is_paused(case.status)):
         return None
     authors = list(dict.fromkeys(review.author for review in requests))
-    words = [f"{' and '.join(authors)} requested changes"] if authors else []
-    why = ", ".join([*words, *(words for words, _ in troubles)])
+    reasons = [f"{' and '.join(authors)} requested changes"] if authors else []
+    why = ", ".join([*reasons, *(reason for reason, _ in problems)])
     who, reviewed = authors[-1] if authors else "", tuple(review.id for review in case.pull.reviews)
-    notes = tuple(_capped([*(note for _, note in troubles), *_written(case)]))
+    notes = tuple(_capped([*(note for _, note in problems), *_written(case)]))
     done, most = case.status.review.count, case.task.max_reviews
     if done >= most:
         why += f" after {done} review rounds (max_reviews: {most}); merge or close it, or `reconciler retry`"
@@ -304,7 +304,7 @@ def _is_unanswered(case: _Reading, review: Review) -> bool:
     return review.id not in case.status.review.answered
 
 
-def _troubles(case: _Reading) -> Iterator[tuple[str, ReviewNote]]:
+def _problems(case: _Reading) -> Iterator[tuple[str, ReviewNote]]:
     """Yield what the forge itself has against the head, in words and as a note."""
     pull, base = case.pull, case.repo.base
     if case.repo.failed_checks == "fix" and pull.checks == "failure":

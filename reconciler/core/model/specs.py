@@ -193,7 +193,7 @@ def work_id(spec: TaskSpec) -> str:
     """
     Return the identity of what a task's own file asks for, 12 hex digits.
 
-    A settled task runs again when this changes. A new priority, a mended
+    A settled task runs again when this changes. A new priority, a fixed
     comment or another default of the fleet leaves it alone.
     """
     fields = (spec.goal, spec.script, spec.repo, spec.issue, spec.constraints, spec.validation, spec.rerun)
@@ -411,7 +411,7 @@ class Desired:
     agents: Mapping[str, Agent] = field(default_factory=dict)
     repos: Mapping[str, Repo] = field(default_factory=dict)
     broken: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
-    """Tasks that a person must mend before they may start, by name; they may be absent in `tasks`."""
+    """Tasks that a person must fix before they may start, by name; they may be absent in `tasks`."""
     problems: tuple[Problem, ...] = ()
     """Every problem of the revision, of all kinds, in order of path, line and column."""
     warnings: tuple[Problem, ...] = ()

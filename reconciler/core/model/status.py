@@ -342,7 +342,7 @@ class Observed:
     """Hosts on which runs could not start, and that get one run to see whether they can again."""
     unready: Mapping[str, str] = field(default_factory=dict)
     """Why no run may start on a code repository now, by name; empty if it was not asked yet."""
-    troubles: Mapping[str, str] = field(default_factory=dict)
+    retry_reasons: Mapping[str, str] = field(default_factory=dict)
     """What is tried again and again for a task, and why it does not work, by run key."""
     past: Mapping[str, int] = field(default_factory=dict)
     """Last attempt, by name, of new tasks that had a life before: their run keys must not come twice."""

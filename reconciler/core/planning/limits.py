@@ -101,13 +101,13 @@ def with_expenses(
     """Return what was spent since a time, with what these steps say of it."""
     total = dict(spent)
     for step in steps:
-        usage, paying = _expense(step)
+        usage, paying = _spending_of(step)
         if step.event.origin.at >= since and usage != Usage():
             total |= {scope: total.get(scope, Usage()) + usage for scope in paying}
     return total
 
 
-def _expense(step: "Transition") -> tuple[Usage, tuple[BudgetScope, ...]]:
+def _spending_of(step: "Transition") -> tuple[Usage, tuple[BudgetScope, ...]]:
     """Return what a step says was spent, and from whose money."""
     status = step.after
     if status is None or step.before is None:

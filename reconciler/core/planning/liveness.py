@@ -26,8 +26,8 @@ def host_loss(context: PlanContext, spec: Task, status: Status) -> Event | None:
     """Return how a task goes on without its run on a silent host, or with a silent agent; None if with it."""
     if status.assigned_agent is not None:
         return worker_loss(context, spec.name, spec, status)
-    words = host_silence(context, status) if spec.disconnect != "wait" else None
-    return host_lost(spec, status, words, context.now, context.desired.fleet) if words else None
+    message = host_silence(context, status) if spec.disconnect != "wait" else None
+    return host_lost(spec, status, message, context.now, context.desired.fleet) if message else None
 
 
 def worker_loss(context: PlanContext, name: str, spec: Task | None, status: Status) -> Event | None:

@@ -191,11 +191,11 @@ def _unreached_arguments(adapter: Adapter) -> Iterator[tuple[str, str]]:
     if way is not None and adapter.command and way not in named:
         yield "prompt", f"{adapter.prompt} needs {{{way}}} in `command`, or the CLI never sees the prompt"
     groups = {"model": adapter.model, "turns": adapter.turns}
-    for field, words in {**groups, "fresh": adapter.fresh, "resume": adapter.resume}.items():
+    for field, argv in {**groups, "fresh": adapter.fresh, "resume": adapter.resume}.items():
         group = field if field in groups else "session"
-        if words and adapter.command and group not in named:
+        if argv and adapter.command and group not in named:
             yield field, f"has no effect: `command` has no {{{group}}}"
-        if words and field in groups and not any(f"{{{field}}}" in word for word in words):
+        if argv and field in groups and not any(f"{{{field}}}" in word for word in argv):
             yield field, f"has no {{{field}}}, so that all tasks get the same"
 
 

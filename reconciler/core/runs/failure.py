@@ -67,8 +67,8 @@ def _steps(task: str, status: Status, kind: FailureClass) -> Iterator[str]:
     host = status.assigned_host
     if status.run:
         yield f"reconciler logs {task}"
-    if words := _repair(status, kind):
-        yield words.format(
+    if template := _repair(status, kind):
+        yield template.format(
             task=task, host=host or "HOST", adapter=status.adapter or "ADAPTER", repo=status.repo
         )
     yield f"reconciler retry {task}"

@@ -204,13 +204,13 @@ def is_to_check(status: Status) -> bool:
 
 def verdict_of(status: Status, claim: Claim) -> Verdict | None:
     """Return what a claim comes to; None if that has to be looked at first."""
-    words = one_line(claim.result)
+    message = one_line(claim.result)
     if claim.outcome in {"released", "failed"}:
         is_back = claim.outcome == "released"
         return Verdict(
             outcome="failed",
             kind=FailureClass.CANCELLED if is_back else FailureClass.AGENT,
-            message=words or ("the agent gave it back" if is_back else "the agent says that it failed"),
+            message=message or ("the agent gave it back" if is_back else "the agent says that it failed"),
             text=claim.result,
             usage=claim.usage,
         )
@@ -220,8 +220,8 @@ def verdict_of(status: Status, claim: Claim) -> Verdict | None:
 
 
 def _claim_text(agent: str, claim: Claim) -> str:
-    words = one_line(claim.result)
-    return f"agent {agent} reports {claim.outcome}{f': {words}' if words else ''}"
+    message = one_line(claim.result)
+    return f"agent {agent} reports {claim.outcome}{f': {message}' if message else ''}"
 
 
 def require_held(name: str, status: Status) -> None:
@@ -269,15 +269,15 @@ def lease_lost(
     """
     run, agent = status.run or "", status.assigned_agent
     is_late = spec is not None and (began or status.since) + spec.timeout <= now
-    words = (
+    message = (
         f"agent {agent} took longer than {format_duration(spec.timeout)}"
         if spec and is_late
         else f"agent {agent} was not heard of for {format_duration(fleet.lease)}"
     )
-    origin = Origin(now, words, "clock")
+    origin = Origin(now, message, "clock")
     if is_unwanted(spec, status):
         return Cancelled(task=name, origin=origin)
-    failure = Failure(kind=FailureClass.TIMEOUT if is_late else FailureClass.HOST, message=words)
+    failure = Failure(kind=FailureClass.TIMEOUT if is_late else FailureClass.HOST, message=message)
     counts = spec is not None and (is_late or spec.disconnect != "wait")
     is_last = spec is None or status.failures >= spec.retries or (not is_late and spec.disconnect == "fail")
     if counts and is_last:

@@ -106,7 +106,7 @@ A round without a new commit has failed: if you leave a request undone, say why 
 # What failed
 
 Your work is in this folder, but this command {{ failed_check.ending }}. \
-Find the cause and mend it; do not weaken the check.
+Find the cause and fix it; do not weaken the check.
 
 {{ failed_check.command | indented }}
 

@@ -126,7 +126,7 @@ class ConnectLimiter:
     """
 
     def __init__(self, *, each: int = 4, total: int = 32, brief: float = 3.0) -> None:
-        self._turns: dict[tuple[str, int], _Turns] = {}
+        self._turns: dict[tuple[str, int], _KeyedLock] = {}
         self._each = each
         self._total = asyncio.Semaphore(total)
         self._brief = brief
@@ -135,7 +135,7 @@ class ConnectLimiter:
     async def entered(self, hop: Hop) -> AsyncIterator[None]:
         """Wait for a turn; it lasts as long as the block."""
         place = hop.address, hop.port
-        turns = self._turns.setdefault(place, _Turns(asyncio.Semaphore(self._each)))
+        turns = self._turns.setdefault(place, _KeyedLock(asyncio.Semaphore(self._each)))
         turns.wanted += 1
         try:
             async with turns.free, self._part_of_total():
@@ -159,7 +159,7 @@ class ConnectLimiter:
 
 
 @dataclass(slots=True)
-class _Turns:
+class _KeyedLock:
     """Semaphore of one place, kept as long as somebody waits for it."""
 
     free: asyncio.Semaphore
@@ -183,13 +183,13 @@ class SshConnection:
         try:
             yield self.connection
         finally:
-            self.let_go()
+            self.release()
 
     def hold(self) -> None:
-        """Keep it from ending until `let_go`."""
+        """Keep it from ending until `release`."""
         self.users += 1
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Say that one use is over."""
         self.users -= 1
         self._end_if_unused()
@@ -230,7 +230,7 @@ class SshConnector:
         self._connecting = SingleFlight(self._connect)
         self._failures = 0
         self._not_before = 0.0
-        self.trouble: Unavailable | None = None
+        self.last_error: Unavailable | None = None
         """Why the last try to connect failed; None after one that did not."""
 
     @property
@@ -262,10 +262,10 @@ class SshConnector:
                 connection = await self._connected((), pinned, through, witness, {"client_keys": None})
             except asyncssh.HostKeyNotVerifiable as error:
                 if witness.seen.presented is None:
-                    raise self._trouble(error, pinned, witness.seen) from error
+                    raise self._error(error, pinned, witness.seen) from error
                 return witness.seen.presented
             except (OSError, ValueError, asyncssh.Error) as error:
-                raise self._trouble(error, pinned, witness.seen) from error
+                raise self._error(error, pinned, witness.seen) from error
         connection.close()
         raise Unavailable(f"host {self.hop}: it shows no key; pin one in `host_key` by hand")
 
@@ -302,9 +302,9 @@ class SshConnector:
             self._failures += 1
             wait = self.pause(self._failures, base=self.patience.backoff, cap=self.patience.backoff_cap)
             self._not_before = loop.time() + wait
-            self.trouble = error
+            self.last_error = error
             raise
-        self._failures, self.trouble = 0, None
+        self._failures, self.last_error = 0, None
         return self._link
 
     async def _open(self) -> SshConnection:
@@ -316,7 +316,7 @@ class SshConnector:
         try:
             return await self._login(pinned, through)
         except BaseException:
-            through.let_go()
+            through.release()
             raise
 
     async def _through(self) -> SshConnection | None:
@@ -343,7 +343,7 @@ class SshConnector:
                     # sshd hangs up after some keys (MaxAuthTries); the rest is for another connection.
                     if finding.kind is Class.TOO_MANY_KEYS and left and turn < _MOST_LOGINS:
                         continue
-                    raise Unavailable(f"host {self.hop}: {finding.words}") from error
+                    raise Unavailable(f"host {self.hop}: {finding.message}") from error
                 self._good_key = witness.last_key
                 return self._begin(connection, witness, through)
         raise AssertionError("every turn returns or raises")
@@ -374,8 +374,8 @@ class SshConnector:
         seconds = self.patience.login if seen.hello else self.patience.connect
         return diagnose(Try(self.hop, error, seen, pinned, _algorithms(pinned), seconds))
 
-    def _trouble(self, error: Exception, pinned: Sequence[asyncssh.SSHKey], seen: Seen) -> Unavailable:
-        return Unavailable(f"host {self.hop}: {self._diagnose(error, pinned, seen).words}")
+    def _error(self, error: Exception, pinned: Sequence[asyncssh.SSHKey], seen: Seen) -> Unavailable:
+        return Unavailable(f"host {self.hop}: {self._diagnose(error, pinned, seen).message}")
 
     def _begin(
         self,
@@ -391,7 +391,7 @@ class SshConnector:
             link.is_lost = True
             self._links.discard(link)
             if through:
-                through.let_go()
+                through.release()
 
         witness.tell(lost)
         return link
@@ -454,9 +454,9 @@ class SshConnector:
                     agent = await stack.enter_async_context(asyncssh.connect_agent(self._agent_path))
                     keys = await agent.get_keys()
             except (OSError, ValueError, asyncssh.Error) as error:
-                words = one_line(str(error)) or f"not within {self.patience.connect:g} s"
+                reason = one_line(str(error)) or f"not within {self.patience.connect:g} s"
                 raise Unavailable(
-                    f"host {hop}: the SSH agent does not answer ({words}); start it, or set `identity`"
+                    f"host {hop}: the SSH agent does not answer ({reason}); start it, or set `identity`"
                 ) from error
             yield keys
 
@@ -481,7 +481,7 @@ class _HostKeyObserver(asyncssh.SSHClient):
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         """Listen to what the other side says in the clear, which no error tells."""
         self.seen.connected = True
-        hear = conn.data_received
+        receive = conn.data_received
 
         def data_received(data: bytes, datatype: Any = None) -> None:
             was_greeted = bool(self.seen.hello)
@@ -490,7 +490,7 @@ class _HostKeyObserver(asyncssh.SSHClient):
                 self.on_hello()
             if len(self.seen.output) >= _MOST_OUTPUT:
                 del conn.data_received
-            hear(data, datatype)
+            receive(data, datatype)
 
         conn.data_received = data_received  # type: ignore[method-assign]
 

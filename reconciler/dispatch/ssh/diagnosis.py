@@ -82,7 +82,7 @@ class Seen:
         return match.group().decode(errors="replace") if match else ""
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """What it said instead of a version, in one line."""
         return "" if self.hello else one_line(self.output.decode(errors="replace"), 100)
 
@@ -131,12 +131,14 @@ class Finding(NamedTuple):
     """What is wrong, and what to do about it."""
 
     kind: Class
-    words: str
+    message: str
 
 
 def diagnose(case: Try) -> Finding:
     """Return what kept us from logging in; what the other side says is in it, and is made harmless."""
-    return next(Finding(kind, one_line(words(case), 1000)) for kind, holds, words in _TABLE if holds(case))
+    return next(
+        Finding(kind, one_line(describe(case), 1000)) for kind, holds, describe in _TABLE if holds(case)
+    )
 
 
 def fingerprint(key: asyncssh.SSHKey) -> str:
@@ -144,7 +146,7 @@ def fingerprint(key: asyncssh.SSHKey) -> str:
     return f"{key.get_algorithm()} {key.get_fingerprint()}"
 
 
-# --- The words -------------------------------------------------------------
+# --- Messages -------------------------------------------------------------
 
 
 def _old_host_key(case: Try) -> str:
@@ -268,7 +270,7 @@ def _hung_up(_: Try) -> str:
     )
 
 
-def _cut_in_talk(case: Try) -> str:
+def _cut_during_session(case: Try) -> str:
     return (
         f"{case.seen.hello} closed the connection before login; sshd may be overloaded (MaxStartups), "
         "short of memory, or want other algorithms: see its log"
@@ -298,8 +300,8 @@ def _is(*kinds: type[Exception]) -> Callable[[Try], bool]:
     return lambda case: isinstance(case.error, kinds)
 
 
-def _says(*words: bytes) -> Callable[[Try], bool]:
-    return lambda case: not case.seen.hello and any(word in case.seen.output for word in words)
+def _says(*phrases: bytes) -> Callable[[Try], bool]:
+    return lambda case: not case.seen.hello and any(word in case.seen.output for word in phrases)
 
 
 _TABLE: Sequence[_Row] = (
@@ -326,7 +328,7 @@ _TABLE: Sequence[_Row] = (
         _says(b"Not allowed at this time"),
         lambda _: (
             "it takes no connection from here for a while (PerSourcePenalties: `Not allowed at this time`), "
-            "after logins that failed; it passes by itself: mend what failed first, or exempt this address "
+            "after logins that failed; it passes by itself: fix what failed first, or exempt this address "
             "(PerSourcePenaltyExemptList)"
         ),
     ),
@@ -337,9 +339,9 @@ _TABLE: Sequence[_Row] = (
     ),
     (
         Class.STRANGER,
-        lambda case: bool(case.seen.words),
+        lambda case: bool(case.seen.text),
         lambda case: (
-            f"what listens there is no sshd: no SSH session could be agreed on, it says {case.seen.words!r}; "
+            f"what listens there is no sshd: no SSH session could be agreed on, it says {case.seen.text!r}; "
             "check that `port` is sshd's"
         ),
     ),
@@ -394,7 +396,7 @@ _TABLE: Sequence[_Row] = (
         ),
     ),
     (Class.ACCOUNT, lambda case: case.is_cut_off and case.seen.offered > 0, _account),
-    (Class.BUSY, lambda case: case.is_cut_off and bool(case.seen.hello), _cut_in_talk),
+    (Class.BUSY, lambda case: case.is_cut_off and bool(case.seen.hello), _cut_during_session),
     (Class.BUSY, lambda case: case.is_cut_off and case.seen.connected, _hung_up),
     (
         Class.PROTOCOL,

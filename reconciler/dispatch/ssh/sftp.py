@@ -25,7 +25,7 @@ _KEPT_SECONDS = 60.0
 
 
 @dataclass(slots=True)
-class _Kept:
+class _OpenHandle:
     """An open handle, and how many are reading from it now."""
 
     file: asyncssh.SFTPClientFile
@@ -38,7 +38,7 @@ class Files:
 
     def __init__(self, client: asyncssh.SFTPClient) -> None:
         self._client = client
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._kept: OrderedDict[str, _OpenHandle] = OrderedDict()
 
     async def read(self, path: str, offset: int, limit: int) -> bytes:
         """
@@ -55,22 +55,22 @@ class Files:
             data = await _read(kept.file, offset, limit)
         finally:
             kept.readers -= 1
-        await self._let_go(path, at_end=not data)
+        await self._close_stale(path, at_end=not data)
         return data
 
-    async def _keep(self, path: str) -> _Kept:
+    async def _keep(self, path: str) -> _OpenHandle:
         kept = self._kept.get(path)
         if kept is None:
             # One request is one read (block_size 0): split ones would go past the end of a growing file,
             # and asyncssh leaves the errors of those to nobody.
             file = await self._client.open(path, "rb", encoding=None, block_size=0)
-            kept = self._kept.setdefault(path, _Kept(file, asyncio.get_running_loop().time()))
+            kept = self._kept.setdefault(path, _OpenHandle(file, asyncio.get_running_loop().time()))
             if kept.file is not file:  # somebody was quicker
                 await _close(file)
         self._kept.move_to_end(path)
         return kept
 
-    async def _let_go(self, path: str, *, at_end: bool) -> None:
+    async def _close_stale(self, path: str, *, at_end: bool) -> None:
         """Close this handle if it is old, and those that were not read for longest if there are too many."""
         leave = [path] if at_end and self._is_old(path) else []
         leave += list(self._kept)[: max(0, len(self._kept) - _KEPT)]

@@ -3,7 +3,7 @@ A host over SSH: the transport that makes a run there what it is here.
 
 Everything goes over one connection. What fails is told as Unavailable, with
 the host, the step and the remedy: for a run any failure of the way is doubt,
-and what a person mends on the host needs no new spec, so it is tried again.
+and what a person fixes on the host needs no new spec, so it is tried again.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _NEVER_OPENED = range(1, 5)
 _SFTP_LOST = (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection)
 _REFUSED_PAUSE = 0.05
 _REFUSED_CAP = 1.0
-_HEARD, _READY = b"reconciler-heard\n", b"reconciler-ready\n"
+_GREETED, _READY = b"reconciler-greeted\n", b"reconciler-ready\n"
 
 
 class SshTransport(Transport):
@@ -58,9 +58,9 @@ class SshTransport(Transport):
         self._links_agent = hop.agent_forwarding and is_lasting
         self._prefix = ("env", f"SSH_AUTH_SOCK=$HOME/{agent_socket(hop.name)}") if self._links_agent else ()
 
-    async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
+    async def call(self, argv: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
         """Run a short command and return all that it printed, as Transport says."""
-        command = command_line((*self._prefix, *words))
+        command = command_line((*self._prefix, *argv))
         step, visit = "wait for a free session", None
         try:
             async with asyncio.timeout(timeout), self._turn(timeout):
@@ -166,7 +166,7 @@ class SshTransport(Transport):
     def _too_late(self, step: str, seconds: float) -> Unavailable:
         if step == "connect" and self._visit and self._visit.is_being_greeted:
             return Unavailable(f"host {self._line.hop}: {self._visit.why_silent(seconds)}")
-        before = f"; the last try to connect: {self._line.trouble}" if self._line.trouble else ""
+        before = f"; the last try to connect: {self._line.last_error}" if self._line.last_error else ""
         return Unavailable(
             f"host {self._line.hop}: {step}: no answer within {seconds:g} s; "
             f"see whether it is overloaded or hangs{before}"
@@ -223,7 +223,7 @@ class _SshSession:
             async with asyncio.timeout(seconds):
                 process = await self.open(f"{hop.shell} -s")
                 greeting = _greeting(hop, links_agent=self._links_agent)
-                heard = await _greeted(process, greeting, self._line.patience.connect)
+                greeted = await _greeted(process, greeting, self._line.patience.connect)
         except TimeoutError as error:
             self._line.retire(self.link)
             raise Unavailable(f"host {hop}: {self.why_silent(seconds)}") from error
@@ -232,9 +232,9 @@ class _SshSession:
                 f"host {hop}: the connection ended ({one_line(str(error))}) before the login shell answered; "
                 "if that goes on, see the log of its sshd"
             ) from error
-        if heard.answer.stdout != _HEARD + _READY:
+        if greeted.answer.stdout != _GREETED + _READY:
             self._line.retire(self.link)  # the login shell of a user is looked up when a connection is made
-            raise Unavailable(f"host {hop}: {misunderstood(heard, hop.shell)}")
+            raise Unavailable(f"host {hop}: {misunderstood(greeted, hop.shell)}")
 
     @property
     def is_being_greeted(self) -> bool:
@@ -278,12 +278,12 @@ class _SshSession:
             await asyncio.sleep(self._line.pause(refusals, base=_REFUSED_PAUSE, cap=_REFUSED_CAP))
 
 
-def command_line(words: Sequence[str]) -> str:
+def command_line(argv: Sequence[str]) -> str:
     """Return the words as a line that every login shell reads alike. Raises ValueError for any other word."""
-    for word in words:
+    for word in argv:
         if not SAFE_WORD.match(word):
             raise ValueError(f"{word!r} may not stand on a command line; send it over stdin")
-    return " ".join(words)
+    return " ".join(argv)
 
 
 async def finish(process: "asyncssh.SSHClientProcess[Any]", stdin: bytes) -> CommandResult:
@@ -350,17 +350,17 @@ def _greeting(hop: Hop, *, links_agent: bool) -> bytes:
     link = f'"$HOME"/{shlex.quote(agent_socket(hop.name))}'
     refresh = '[ -z "$SSH_AUTH_SOCK" ] || { mkdir -p "${link%/*}" && ln -sfn "$SSH_AUTH_SOCK" "$link"; }\n'
     return (
-        "printf 'reconciler-%s\\n' heard\n"
+        "printf 'reconciler-%s\\n' greeted\n"
         + (f"link={link}\n{refresh}" if links_agent else "")
         + "printf 'reconciler-%s\\n' ready\nexit 0\n"
     ).encode()
 
 
-def misunderstood(heard: Greeting, shell: str) -> str:
+def misunderstood(greeted: Greeting, shell: str) -> str:
     """Say what is wrong with a login shell, by what came back of the greeting."""
-    out, code = heard.answer.stdout, heard.answer.exit_code
-    message = one_line((heard.answer.stderr or out).decode(errors="replace"))
-    before, marker, after = out.partition(_HEARD + _READY)
+    out, code = greeted.answer.stdout, greeted.answer.exit_code
+    message = one_line((greeted.answer.stderr or out).decode(errors="replace"))
+    before, marker, after = out.partition(_GREETED + _READY)
     if marker:
         text, when = (before, "before") if before else (after, "after")
         return (
@@ -368,7 +368,7 @@ def misunderstood(heard: Greeting, shell: str) -> str:
             "make its startup files (~/.bashrc, ~/.profile), or what takes their place (ForceCommand), "
             "silent where there is no terminal"
         )
-    if _READY in out or heard.after_eof:
+    if _READY in out or greeted.after_eof:
         return (
             "its login shell's startup files (~/.bashrc, ~/.profile) read the input that is meant for the "
             "command; begin them with `[ -t 0 ] || return`, so that they ask only where there is a terminal"
