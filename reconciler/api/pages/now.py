@@ -9,6 +9,7 @@ from typing import NamedTuple
 from reconciler.api.pages.fleet import Snapshot
 from reconciler.api.pages.handlers import Visit
 from reconciler.api.pages.rendering import View
+from reconciler.api.pages.safe_text import plain
 from reconciler.core.adapter import Budget, Usage
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.specs import Desired
@@ -22,12 +23,14 @@ MOST_CELLS = 64
 
 
 class NeedRow(NamedTuple):
-    """One thing that needs a person, as it is shown."""
+    """One cause that needs a person, as it is shown."""
 
     what: str
-    task: str | None
-    """If it is about a task, which one."""
+    tasks: Sequence[str]
+    """Those it is about; one cause may keep many back."""
     host: str | None
+    file: str | None
+    """Path and line of a spec with a mistake."""
     why: str
     message: str
     since: datetime | None
@@ -79,10 +82,12 @@ async def now_page(visit: Visit) -> View:
     except Unavailable:
         transitions = ()
     runs = sorted(snapshot.model.runs(), key=lambda view: (view.since is None, view.since, view.name))
+    needs = need_rows(snapshot.needs, snapshot.model)
     queued = queue(snapshot.tasks)
     values = {
-        "needs": [need_row(need, snapshot.model) for need in snapshot.needs[:MOST_NEEDS]],
-        "more_needs": max(0, len(snapshot.needs) - MOST_NEEDS),
+        "revision": fleet.view.desired.revision,
+        "needs": needs[:MOST_NEEDS],
+        "more_needs": max(0, len(needs) - MOST_NEEDS),
         "runs": [RunRow(view, last_line(visit, view)) for view in runs[:MOST_RUNS]],
         "more_runs": max(0, len(runs) - MOST_RUNS),
         "queue": queued[:MOST_QUEUED],
@@ -99,18 +104,34 @@ async def now_page(visit: Visit) -> View:
 def last_line(visit: Visit, view: TaskView) -> str:
     """Return the last line that a live run printed; empty if none is known here."""
     status = view.status
-    return visit.fleet.services.logs.last_line(status.run, status.round) if status and status.run else ""
+    if status is None or status.run is None:
+        return ""
+    return plain(visit.fleet.services.logs.last_line(status.run, status.round))
 
 
-def need_row(need: Need, model: ReadModel) -> NeedRow:
-    """Return a need with what it is about."""
+def need_rows(needs: Iterable[Need], model: ReadModel) -> Sequence[NeedRow]:
+    """Return needs with what they are about, tasks with the same cause in one row."""
+    rows: dict[tuple[str, str, str], NeedRow] = {}
+    for need in needs:
+        row = _need_row(need, model)
+        key = (need.why, need.message, "" if row.tasks else need.what)
+        if key in rows:
+            before = rows[key]
+            since = min(filter(None, (before.since, row.since)), default=None)
+            row = before._replace(tasks=[*before.tasks, *row.tasks], since=since)
+        rows[key] = row
+    return list(rows.values())
+
+
+def _need_row(need: Need, model: ReadModel) -> NeedRow:
     kind, _, name = need.what.partition(" ")
     if kind == "task" and name:
-        return NeedRow(name, name, None, need.why, need.message, model.task(name).since)
+        return NeedRow(name, [name], None, None, need.why, need.message, model.task(name).since)
     if kind == "host" and name:
         status = model.observed.hosts.get(name)
-        return NeedRow(need.what, None, name, need.why, need.message, status.since if status else None)
-    return NeedRow(need.what, None, None, need.why, need.message, None)
+        since = status.since if status else None
+        return NeedRow(need.what, [], name, None, need.why, need.message, since)
+    return NeedRow(need.what, [], None, need.what, need.why, need.message, None)
 
 
 def queue(tasks: Iterable[TaskView]) -> Sequence[TaskView]:
@@ -133,21 +154,21 @@ class Count(NamedTuple):
 
     label: str
     number: int
-    query: str
-    """Of the page that lists them."""
+    address: str
+    """Of what lists them."""
     tone: str
 
 
 def counts(snapshot: Snapshot) -> Sequence[Count]:
     """Return how many tasks need a person, run, wait, are reviewed and are done."""
     states = snapshot.states
-    of_tasks = sum(1 for need in snapshot.needs if need.what.startswith("task "))
+    needs = snapshot.count_of_needs
     return (
-        Count("need a person", of_tasks, "needs=person", "bad" if of_tasks else "quiet"),
-        Count("running", states.get("running", 0) + states.get("assigned", 0), "phase=live", "live"),
-        Count("waiting", states.get("created", 0) + states.get("new", 0), "phase=created", "wait"),
-        Count("in review", states.get("review_pending", 0), "phase=review_pending", "review"),
-        Count("completed", states.get("completed", 0), "phase=completed", "good"),
+        Count("need a person", needs, "/#h-needs", "bad" if needs else "quiet"),
+        Count("running", states.get("running", 0) + states.get("assigned", 0), "/tasks?phase=live", "live"),
+        Count("waiting", states.get("created", 0) + states.get("new", 0), "/tasks?phase=created", "wait"),
+        Count("in review", states.get("review_pending", 0), "/tasks?phase=review_pending", "review"),
+        Count("completed", states.get("completed", 0), "/tasks?phase=completed", "good"),
     )
 
 

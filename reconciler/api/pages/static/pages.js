@@ -21,10 +21,16 @@
     if (state && state.textContent !== text) state.textContent = text;
   }
 
+  // A log that is read at its end stays there; one that somebody has scrolled back is left alone.
+  let isAtEnd = true;
   function follow() {
     const log = document.querySelector("[data-follow]");
-    if (log) log.scrollTop = log.scrollHeight;
+    if (log && isAtEnd) log.scrollTop = log.scrollHeight;
   }
+  document.addEventListener("scroll", (event) => {
+    const log = event.target;
+    if (log.matches?.("[data-follow]")) isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+  }, true);
 
   document.addEventListener("keydown", (event) => {
     const isTyping = event.target.closest("input, textarea, select, [contenteditable]");
@@ -38,7 +44,7 @@
   });
   document.addEventListener("htmx:sse:after:connection", () => say("Follows what happens"));
   document.addEventListener("htmx:sse:error", () => say("The connection is lost; trying again"));
-  document.addEventListener("htmx:after:swap", () => { grow(); });
+  document.addEventListener("htmx:after:swap", () => { grow(); follow(); });
   document.addEventListener("DOMContentLoaded", () => { grow(); follow(); });
   setInterval(grow, 10000);
 })();
