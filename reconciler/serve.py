@@ -54,6 +54,7 @@ from reconciler.specs.edit import edit
 from reconciler.specs.explain import Explained, explain_fields
 from reconciler.specs.parse import ROOT, File, read_task
 from reconciler.specs.source import SpecSource, read_revision
+from reconciler.steering import Steering
 from reconciler.store.bot_commits import BotCommitter
 from reconciler.store.commit_view import statuses_at, view_commit, view_file
 from reconciler.store.guarded_tree import GuardedTree
@@ -440,6 +441,7 @@ def _page_services(fleet: _Fleet) -> "PageServices":
     return PageServices(
         fleet=repository.word,
         logs=fleet.dispatch.shown_logs(),
+        steering=Steering(cache, fleet.writer, partial(_check, fleet)),
         commit=partial(view_commit, repository, (fleet.branch, state)),
         last_commits=fleet.state.last_commits,
         statuses_at=partial(statuses_at, repository),

@@ -26,6 +26,7 @@ from reconciler.core.runs.leases import LeaseQueue, holder, lease_lost, report_e
 from reconciler.core.transitions import TransitionRecord, host_record, task_record
 from reconciler.dispatch.shown_logs import LogLine, LogSize, ShownLogs, split_lines
 from reconciler.specs.explain import Explained
+from reconciler.steering import Steering
 from reconciler.store.commit_view import CommitView, FileView
 from reconciler.store.spending import Spending
 from reconciler.wire import Proposal, ProposalRequest
@@ -119,6 +120,26 @@ class FakeRunLogs(ShownLogs):
 
 
 @dataclass
+class FakeEditor:
+    """The files of the specs, and what was committed to them: by whom, with which message."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    commits: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    async def files(self, under: str) -> tuple[str, Mapping[str, str]]:
+        return "a" * 40, {path: text for path, text in self.texts.items() if path == under}
+
+    async def put(self, files, message, *, made_from=None, author=None) -> str:
+        self.texts |= files
+        self.commits.append((author, message))
+        return f"{len(self.commits):040x}"
+
+    async def check(self, path: str, text: str) -> Sequence[Problem]:
+        return self.problems
+
+
+@dataclass
 class FakeHooks:
     """Takes deliveries that are signed `good`."""
 
@@ -206,6 +227,7 @@ class World:
         self.hooks = FakeHooks()
         self.proposed = []
         self.run_logs = FakeRunLogs()
+        self.editor = FakeEditor()
         self.commits: dict[str, CommitView] = {}
         self.files: dict[str, str] = {}
         self.explained: list[Explained] = []
@@ -218,6 +240,7 @@ class World:
         return PageServices(
             fleet="example",
             logs=self.run_logs,
+            steering=self.steering,
             commit=self.commit,
             last_commits=self.last_commits,
             statuses_at=self.statuses_at,
@@ -226,6 +249,10 @@ class World:
             diff=self.diff,
             spending=self.spending,
         )
+
+    @property
+    def steering(self) -> Steering:
+        return Steering(self.controller, self.editor, self.editor.check)
 
     async def commit(self, commit: str) -> CommitView:
         if commit not in self.commits:

@@ -4,6 +4,7 @@ The pages of an app: routes, headers, errors, logins, and the stream that says t
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -95,8 +96,8 @@ def task_name(name: str) -> str:
 
 
 Show = Callable[[Visit], Awaitable[View]]
-Act = Callable[[Visit], Awaitable[str]]
-"""Do what a form asks for; return where to go then."""
+Act = Callable[[Visit], Awaitable[str | View]]
+"""Do what a form asks for; return where to go then, or what to show in its place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +134,7 @@ class PageAction:
     path: str
     name: str
     act: Act
+    tab: str = ""
 
 
 class Pages:
@@ -234,6 +236,7 @@ class Pages:
             fleet=self._fleet.services.fleet,
             count_of_needs=self._fleet.snapshot().count_of_needs,
             now=self._fleet.clock(),
+            committed=_commit(visit.query.get("committed", "")),
             **view.values,
         )
         return rendered(view.status, text)
@@ -245,7 +248,10 @@ class Pages:
             caller = self._access.admit_action(request)
             named = task_name(unquote(name)) if name else ""
             visit = self._visit(request, caller, named, await read_body(request, FORM_LIMIT))
-            return _redirect(await action.act(visit))
+            result = await action.act(visit)
+            if isinstance(result, str):
+                return _redirect(result)
+            return _answer(request, self._render(result, visit, action.tab, is_part=False))
 
         return act
 
@@ -382,6 +388,11 @@ class Pages:
 
 
 _Handler = Callable[[Request, str], Awaitable[HTTPResponse | None]]
+
+
+def _commit(text: str) -> str:
+    """Return the id of a commit that an action has made; empty for any other text."""
+    return text if re.fullmatch(r"[0-9a-f]{40,64}", text) else ""
 
 
 def _changed(version: str) -> str:

@@ -8,6 +8,9 @@ from datetime import datetime
 from typing import Protocol
 
 from reconciler.core.adapter import Usage
+from reconciler.core.edits import FieldChanges
+from reconciler.core.errors import Problem
+from reconciler.core.model.specs import Kind
 from reconciler.core.model.status import Status
 
 
@@ -156,6 +159,41 @@ class Spent(Protocol):
         """Tokens, time and money."""
 
 
+class Outcome(Protocol):
+    """What came of something that was asked for."""
+
+    @property
+    def commit(self) -> str:
+        """Empty: there was nothing to do."""
+
+    @property
+    def message(self) -> str:
+        """What is so now, or why there was nothing to do."""
+
+
+class Steering(Protocol):
+    """
+    Edits of the specs, each a commit in a person's name.
+
+    All raise NotFound, UsageError, SpecError, Conflict, Unavailable, Refused.
+    """
+
+    async def edit(self, kind: Kind, verb: str, name: str, person: str, reason: str) -> Outcome:
+        """Do what a verb says to a task or a host."""
+
+    async def approve(self, digest: str, person: str, reason: str) -> Outcome:
+        """Allow the removals that wait, if they are those that were shown."""
+
+    def compose(self, fields: FieldChanges, more: str) -> str:
+        """Return the text of a task's file: fields, then what was written as YAML."""
+
+    async def check(self, name: str, text: str) -> Sequence[Problem]:
+        """Return what would be wrong with a new task."""
+
+    async def submit(self, name: str, text: str, person: str, reason: str) -> Outcome:
+        """Commit a new task."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageServices:
     """The services of the pages."""
@@ -163,6 +201,7 @@ class PageServices:
     fleet: str
     """What the fleet is called: its repository, in a word."""
     logs: RunLogs
+    steering: Steering
     commit: Callable[[str], Awaitable[CommitInfo]]
     """Return a commit of the specs or the record by its id, of 7 digits or more. Raises NotFound."""
     last_commits: Callable[[], Awaitable[Mapping[str, str]]]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from reconciler.api.pages.actions import task_verbs
 from reconciler.api.pages.fleet import Fleet
 from reconciler.api.pages.handlers import Visit
 from reconciler.api.pages.rendering import View
@@ -82,6 +83,7 @@ async def task_page(visit: Visit) -> View:
         "fields": await _fields(fleet, name),
         "logs": log_parts(fleet, view),
         "has_diff": has_diff(view),
+        "verbs": task_verbs(view),
         "commit_id": steps[0].commit if steps else "",
     }
     return View("task.html", name, values)
