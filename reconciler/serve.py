@@ -56,7 +56,7 @@ from reconciler.specs.parse import ROOT, File, read_task
 from reconciler.specs.source import SpecSource, read_revision
 from reconciler.steering import Steering
 from reconciler.store.bot_commits import BotCommitter
-from reconciler.store.commit_view import statuses_at, view_commit, view_file
+from reconciler.store.commit_view import files_touched, resolve, statuses_at, view_commit, view_file
 from reconciler.store.guarded_tree import GuardedTree
 from reconciler.store.high_water import HighWaterMarks
 from reconciler.store.history import HistoryReader
@@ -404,10 +404,11 @@ async def _api(
 
     web, cache = settings.web, fleet.cache
     listen = read_listen(web.listen, web.tls_cert, web.tls_key, behind_proxy=web.behind_proxy)
+    journal = Journal(settings.data_dir / "hooks", clock.now)
     hooks = WebhookReceiver(
         cache,
         forge_secret,
-        Journal(settings.data_dir / "hooks", clock.now),
+        journal,
         partial(notify, pulls=fleet.loop.controllers.pulls, pollers=fleet.pollers),
     )
     services = Services(
@@ -416,7 +417,7 @@ async def _api(
         propose=Proposals(cache, fleet.writer, edit, partial(_check, fleet)).propose,
         hooks=hooks,
         whole_url=partial(whole_url, fleet=fleet.base),
-        pages=_page_services(fleet),
+        pages=_page_services(fleet, journal),
         last_output=fleet.dispatch.logs.last_output,
     )
     key = datafolder.cookie_key(settings.data_dir, partial(clock.random_hex, 32))
@@ -433,9 +434,9 @@ async def _api(
         yield lambda _: app.ctx.notify()
 
 
-def _page_services(fleet: _Fleet) -> "PageServices":
+def _page_services(fleet: _Fleet, journal: Journal) -> "PageServices":
     """Return what the pages show beside the read model."""
-    from reconciler.api.pages.services import PageServices  # noqa: PLC0415 - see above
+    from reconciler.api.pages.services import HookReport, PageServices  # noqa: PLC0415 - see above
 
     repository, cache, state = fleet.repository, fleet.cache, fleet.state_branch
     return PageServices(
@@ -448,6 +449,13 @@ def _page_services(fleet: _Fleet) -> "PageServices":
         file=lambda path: view_file(repository, fleet.branch, cache.desired.revision, path),
         explain=partial(_explain, fleet),
         diff=partial(_diff, fleet),
+        specs_at=partial(_specs_at, fleet),
+        load=lambda: fleet.loop.controllers.hosts.load,
+        files_touched=partial(files_touched, repository, (fleet.branch, state)),
+        hooks=lambda: HookReport(
+            counts=[(event, outcome, n) for (event, outcome), n in sorted(journal.counts.items())],
+            taken=[(each.at, each.hint.event, ", ".join(each.hint.repos)) for each in journal.recent()],
+        ),
         spending=lambda since: spending(repository, state, since=since),
     )
 
@@ -455,6 +463,12 @@ def _page_services(fleet: _Fleet) -> "PageServices":
 async def _explain(fleet: _Fleet, task: str) -> Sequence[Explained]:
     tree = GitTree(fleet.repository, fleet.branch)
     return explain_fields(await read_revision(tree, fleet.cache.desired.revision), task)
+
+
+async def _specs_at(fleet: _Fleet, revision: str) -> Desired:
+    """Return what the specs of a revision ask for. Raises NotFound."""
+    commit = await resolve(fleet.repository, revision)
+    return build(await read_revision(GitTree(fleet.repository, fleet.branch), commit), revision=commit)
 
 
 async def _diff(fleet: _Fleet, repo: str, base: str, head: str) -> str:

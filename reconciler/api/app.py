@@ -66,7 +66,7 @@ def make_app(
         return f"{services.record.head()}-{view.desired.revision}"
 
     add_routes(app, operations, Admission(gate.admit, version))
-    fleet = Fleet(view, services.record, services.pages, clock, services.last_output)
+    fleet = Fleet(view, services.record, services.pages, clock, services.last_output, gate.last_use.get)
     access = PageAccess(exposure, view, clock, gate.peers, Buckets(limits.visitors))
     app.ctx.pages = Pages(fleet, access, closing, tabs=TABS, pages=PAGES, streams=STREAMS, actions=ACTIONS)
     app.ctx.pages.add_to(app)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from reconciler.api.pages.services import PageServices
 from reconciler.controller.ports import Hooks
-from reconciler.core.transitions import TransitionRecord
+from reconciler.core.transitions import HistoryFilter, TransitionRecord
 from reconciler.core.views import LastOutput
 from reconciler.wire import Proposal, ProposalRequest
 
@@ -29,6 +29,15 @@ class HistorySource(Protocol):
     async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[TransitionRecord]:
         """
         Return what happened up to now, or before a commit, newest first; to one task, or to all.
+
+        Raises NotFound if that commit is not in the history, Unavailable.
+        """
+
+    async def search(
+        self, wanted: HistoryFilter, commit: str | None, limit: int
+    ) -> Sequence[TransitionRecord]:
+        """
+        Return what fits a filter, up to now or before a commit, newest first.
 
         Raises NotFound if that commit is not in the history, Unavailable.
         """

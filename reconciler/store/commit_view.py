@@ -2,7 +2,7 @@
 Commits and files of the fleet's repository, as people are shown them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -88,6 +88,31 @@ async def _is_on(repository: Repository, branches: Sequence[str], commit: str) -
         if (await repository.git.attempt(*args)).code == 0:
             return True
     return False
+
+
+async def resolve(repository: Repository, revision: str) -> str:
+    """Return the commit that a commit's id, or the name of a branch, names. Raises NotFound."""
+    for name in (revision, repository.ref(revision)):
+        args = ("rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}")
+        result = await repository.git.attempt(*args)
+        if result.code == 0:
+            return result.text
+    raise NotFound(f"no revision {revision!r} in the fleet's repository")
+
+
+async def files_touched(
+    repository: Repository, branches: Sequence[str], paths: Sequence[str]
+) -> Mapping[str, str]:
+    """Return the commit that changed each file last on one of the branches, by path; none of unknown ones."""
+    commits: dict[str, str] = {}
+    for path in paths:
+        for branch in branches:
+            if path in commits or repository.read_ref(repository.ref(branch)) is None:
+                continue
+            args = ("log", "--max-count=1", "--format=%H", repository.ref(branch), "--", path)
+            if commit := (await repository.git.attempt(*args)).text:
+                commits[path] = commit
+    return commits
 
 
 async def view_file(repository: Repository, branch: str, revision: str, path: str) -> FileView:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from reconciler.api.pages.services import PageServices
+from reconciler.api.pages.services import HookReport, PageServices
 from reconciler.api.services import Services
 from reconciler.api.tokens import new_token
 from reconciler.core.errors import LogGap, NotFound, Problem, Refused, UsageError
@@ -30,7 +30,16 @@ from reconciler.steering import Steering
 from reconciler.store.commit_view import CommitView, FileView
 from reconciler.store.spending import Spending
 from reconciler.wire import Proposal, ProposalRequest
-from tests.fakes import FakeClock, FakeDispatch, FakeSpecs, FakeState, make_desired, make_loop, make_task
+from tests.fakes import (
+    START,
+    FakeClock,
+    FakeDispatch,
+    FakeSpecs,
+    FakeState,
+    make_desired,
+    make_loop,
+    make_task,
+)
 
 TOKENS, HASHES = {}, {}
 for _name in ("jeeves", "hermes", "watcher", "boss"):
@@ -75,6 +84,16 @@ class FakeRecord:
     async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[TransitionRecord]:
         entries = self.entries[: self._after(commit) - 1] if commit else self.entries
         return [entry for entry in reversed(entries) if task in {None, entry.task}][:limit]
+
+    async def search(self, wanted, commit, limit: int) -> Sequence[TransitionRecord]:
+        entries = await self.before(commit, wanted.task, len(self.entries))
+        fields = ("host", "actor", "cause")
+        return [
+            entry
+            for entry in entries
+            if all(getattr(wanted, name) in {None, getattr(entry, name)} for name in fields)
+            and wanted.text in entry.reason
+        ][:limit]
 
     def _after(self, commit: str) -> int:
         commits = [entry.commit for entry in self.entries]
@@ -232,6 +251,7 @@ class World:
         self.files: dict[str, str] = {}
         self.explained: list[Explained] = []
         self.diffs: dict[str, str] = {}
+        self.revisions: dict[str, Desired] = {}
         self.spent: list[Spending] = []
         self.desired = make_desired(agents=AGENTS)
 
@@ -248,6 +268,12 @@ class World:
             explain=self.explain,
             diff=self.diff,
             spending=self.spending,
+            specs_at=self.specs_at,
+            load=lambda: {"local": 0.5},
+            files_touched=self.files_touched,
+            hooks=lambda: HookReport(
+                {("push", "refused", 2), ("push", "taken", 5)}, [(START, "push", "a/b")]
+            ),
         )
 
     @property
@@ -280,6 +306,14 @@ class World:
 
     async def spending(self, since: datetime) -> Sequence[Spending]:
         return [each for each in self.spent if each.at >= since]
+
+    async def specs_at(self, revision: str) -> Desired:
+        if revision not in self.revisions:
+            raise NotFound(f"no revision {revision!r}")
+        return self.revisions[revision]
+
+    async def files_touched(self, paths: Sequence[str]) -> Mapping[str, str]:
+        return dict.fromkeys(paths, "3" * 40)
 
     @property
     def services(self) -> Services:

@@ -3,8 +3,9 @@ The fleet as pages look at it: the read model of this moment, and what costs a p
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 
 from reconciler.api.pages.services import PageServices
@@ -53,6 +54,8 @@ class Fleet:
     services: PageServices
     clock: Clock
     last_output: LastOutput
+    last_used: Callable[[str], datetime | None]
+    """Return when an agent's token was used last."""
     _snapshot: Snapshot | None = field(default=None, init=False)
     _version: str = field(default="", init=False)
     _spent: Mapping[BudgetScope, Usage] = field(default_factory=dict, init=False)

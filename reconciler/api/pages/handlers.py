@@ -21,8 +21,7 @@ from reconciler.api.auth import ANONYMOUS
 from reconciler.api.operation import read_body
 from reconciler.api.pages.access import LIFETIME, LoginNeeded, Misdirected, PageAccess, local_path
 from reconciler.api.pages.fleet import Fleet
-from reconciler.api.pages.rendering import RenderCache, Rendered, View, environment, rendered
-from reconciler.api.pages.static_files import StaticFiles
+from reconciler.api.pages.rendering import FILES, RenderCache, Rendered, View, rendered, templates
 from reconciler.api.problems import TooMany, Unauthenticated, problem_body
 from reconciler.api.server import Closing
 from reconciler.api.stream import EVENT_STREAM_TYPE, PING_SECONDS, RETRY_MILLISECONDS
@@ -157,9 +156,7 @@ class Pages:
         self._pages = pages
         self._streams = streams
         self._actions = actions
-        self._files = StaticFiles()
-        self._templates = environment(self._files)
-        self._templates.globals["tabs"] = tabs
+        self._tabs = tabs
         self._cache = RenderCache(time.monotonic)
         self._viewers = 0
         """Open streams."""
@@ -227,11 +224,12 @@ class Pages:
         )
 
     def _render(self, view: View, visit: Visit, tab: str, *, is_part: bool) -> Rendered:
-        template = self._templates.get_template(view.template)
+        template = templates().get_template(view.template)
         text = template.render(
             layout="part.html" if is_part else "page.html",
             title=view.title,
             tab=tab,
+            tabs=self._tabs,
             visit=visit,
             fleet=self._fleet.services.fleet,
             count_of_needs=self._fleet.snapshot().count_of_needs,
@@ -295,7 +293,7 @@ class Pages:
 
     async def _static(self, request: Request, name: str) -> HTTPResponse:
         self._access.admit(request, is_public=True)
-        file = self._files.get(unquote(name))
+        file = FILES.get(unquote(name))
         headers = {**HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
         return HTTPResponse(file.content, 200, headers, file.media_type)
 

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ SHORT = 10
 """Digits of a commit that people see."""
 
 
-def environment(files: StaticFiles) -> Environment:
+FILES = StaticFiles()
+
+
+@cache
+def templates() -> Environment:
     """Return the templates: whatever they are given is text, and shows what is hidden in it."""
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -35,7 +40,7 @@ def environment(files: StaticFiles) -> Environment:
         finalize=_finalized,
         auto_reload=False,
     )
-    made.globals |= {"static": files.url}
+    made.globals |= {"static": FILES.url}
     made.filters |= {
         "ago": ago,
         "short": lambda commit: commit[:SHORT],

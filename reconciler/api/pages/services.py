@@ -5,12 +5,12 @@ What pages show beside the read model: commits, logs, diffs, origins of values, 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from reconciler.core.adapter import Usage
+from reconciler.core.costs import Spent
 from reconciler.core.edits import FieldChanges
 from reconciler.core.errors import Problem
-from reconciler.core.model.specs import Kind
+from reconciler.core.model.specs import Desired, Kind
 from reconciler.core.model.status import Status
 
 
@@ -127,36 +127,13 @@ class RunLogs(Protocol):
         """Return the last line that a round printed that holds anything; empty if there is none."""
 
 
-class Spent(Protocol):
-    """What one round took."""
+class HookReport(NamedTuple):
+    """What came of webhooks since the start."""
 
-    @property
-    def at(self) -> datetime:
-        """When it was put on record."""
-
-    @property
-    def task(self) -> str:
-        """Its task."""
-
-    @property
-    def repo(self) -> str | None:
-        """Its code repository."""
-
-    @property
-    def adapter(self) -> str | None:
-        """Its agent's CLI."""
-
-    @property
-    def host(self) -> str | None:
-        """Where it ran."""
-
-    @property
-    def model(self) -> str | None:
-        """Its model."""
-
-    @property
-    def usage(self) -> Usage:
-        """Tokens, time and money."""
+    counts: Sequence[tuple[str, str, int]]
+    """Event, what became of it (taken, duplicate, ignored, refused), how many."""
+    taken: Sequence[tuple[datetime, str, str]]
+    """The last that were taken: when, event, repos. Newest first."""
 
 
 class Outcome(Protocol):
@@ -214,5 +191,13 @@ class PageServices:
     """Return each field of a task with its origin. Raises NotFound, SpecError."""
     diff: Callable[[str, str, str], Awaitable[str]]
     """Return how a commit of a repo (by name) differs from another, as `git diff` says. Raises NotFound."""
+    specs_at: Callable[[str], Awaitable[Desired]]
+    """Return what the specs of a commit or branch ask for. Raises NotFound."""
+    load: Callable[[], Mapping[str, float]]
+    """Return the load per core of the hosts that were asked, as of their last probe."""
+    files_touched: Callable[[Sequence[str]], Awaitable[Mapping[str, str]]]
+    """Return the commit that changed each of some files of the specs or the record last, by path."""
+    hooks: Callable[[], HookReport]
+    """Return what came of webhooks."""
     spending: Callable[[datetime], Awaitable[Sequence[Spent]]]
     """Return what was spent since a time, the oldest first. Raises Unavailable."""

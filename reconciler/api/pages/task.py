@@ -92,6 +92,8 @@ async def task_page(visit: Visit) -> View:
 async def _gone(visit: Visit) -> View:
     """Show what is on record of a task that is not there any more."""
     steps = await _steps(visit.fleet, visit.name, visit.query.get("before"))
+    if not steps and visit.query.get("committed"):
+        return View("task_soon.html", visit.name, {"name": visit.name})
     if not steps:
         raise NotFound(f"no task {visit.name}, and the record has none of that name; /tasks lists them")
     return View("task_gone.html", visit.name, {"name": visit.name, "steps": steps})
