@@ -16,10 +16,10 @@ def now() -> datetime:
 
 
 def monotonic() -> float:
-    """Return seconds that nobody sets: how long something took, whatever the clock says."""
+    """Return seconds of a monotonic clock, for durations."""
     return time.monotonic()
 
 
 def random_hex(size: int = 6) -> str:
-    """Return `size` random bytes in hex, for names that have to be drawn."""
+    """Return `size` random bytes in hex."""
     return secrets.token_hex(size)

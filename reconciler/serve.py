@@ -1,7 +1,5 @@
 """
-The one place where everything meets.
-
-Opens the rooms, wires them to the loop, and closes them again.
+Wiring: opens all parts, connects them to the loop, and closes them again.
 """
 
 import asyncio
@@ -80,13 +78,13 @@ for _chatty in ("asyncssh", "httpx2", "watchfiles"):  # each connection, request
     logging.getLogger(_chatty).setLevel(logging.WARNING)
 
 _LIMIT = 4
-"""How many times `stop_grace` it may take to end, before the process ends as if it had been killed."""
+"""Multiple of `stop_grace` after which the process is ended forcibly."""
 
 LOCAL_LOOK = timedelta(seconds=2)
-"""Time between looks at refs of this machine: the net below the watch; a look costs microseconds."""
+"""Interval of polling local refs, as a fallback of the watch; a poll costs microseconds."""
 
 RESTART = 2.0
-"""Seconds after which what failed beside the loop begins again."""
+"""Seconds after which a failed background task is restarted."""
 
 
 async def reconcile(
@@ -110,7 +108,7 @@ async def reconcile(
     it, Unavailable or Refused if it cannot be reached in the beginning.
     """
     async with _fleet(settings) as fleet:
-        with ending(fleet.loop.stop, settings, on_signal) as end:  # before anybody is told that it listens
+        with ending(fleet.loop.stop, settings, on_signal) as end:  # before the address is announced
             async with _api(fleet, settings, partial(_listening, fleet, on_listen)) as notify_streams:
                 fleet.loop.listeners.steps += [on_step, notify_streams]
                 fleet.loop.listeners.specs += [
@@ -136,7 +134,7 @@ def _listening(fleet: "_Fleet", on_listen: Callable[[str], None], url: str) -> N
 
 
 def _beside(fleet: "_Fleet", settings: Settings) -> Iterator[Coroutine[None, None, None]]:
-    """Yield what goes on beside the loop."""
+    """Yield the background tasks beside the loop."""
     yield from (_kept_up(poller.run) for poller in fleet.pollers)
     yield _kept_up(partial(_watch, fleet))
     yield _kept_up(partial(_tell, fleet, settings))
@@ -155,7 +153,7 @@ async def _renew_leader_lease(fleet: "_Fleet") -> None:
 
 
 async def _tell(fleet: "_Fleet", settings: Settings) -> None:
-    """Let commands on this machine know how it stands, and that we are at work."""
+    """Keep the presence file up to date, for commands on this machine."""
     while True:
         address = settings.web.public_url if settings.web else ""
         fleet.presence.tell(
@@ -171,17 +169,17 @@ async def _tell(fleet: "_Fleet", settings: Settings) -> None:
 
 
 async def _kept_up(work: Callable[[], Coroutine[None, None, None]]) -> None:
-    """Begin again what ends by a mistake of ours, or of the machine's: a hint less must not end the fleet."""
+    """Restart a background task after an unexpected error: a missing hint must not end the process."""
     while True:
         try:
             return await work()
         except Exception:
-            log.exception("what goes on beside the loop has failed; it begins again in %g s", RESTART)
+            log.exception("a background task has failed; it is restarted in %g s", RESTART)
             await asyncio.sleep(RESTART)
 
 
 async def _stay_alive(interval: float) -> None:
-    """Tell systemd that the event loop turns."""
+    """Send systemd's watchdog notifications from the event loop."""
     while True:
         sd_notify("WATCHDOG=1")
         await asyncio.sleep(interval)
@@ -192,10 +190,10 @@ async def ways(
     hosts: Callable[[], Mapping[str, Host]], data: Path, *, is_lasting: bool = True
 ) -> AsyncIterator[TransportPool]:
     """
-    Open the ways from this machine to hosts, and close them at the end.
+    Open the transports from this machine to hosts, and close them at the end.
 
     `data` is the data folder: local hosts without a `workdir` work in it.
-    `is_lasting`: runs go on when the ways are closed, as those of `serve` do.
+    `is_lasting`: runs go on when the transports are closed, as those of `serve` do.
     """
     transports = TransportPool(
         hosts,
@@ -212,7 +210,7 @@ async def ways(
 
 @dataclass(slots=True, kw_only=True)
 class _Fleet:
-    """A fleet whose rooms are open."""
+    """An opened fleet: the loop and everything it was wired to."""
 
     repository: Repository
     base: Path
@@ -228,7 +226,7 @@ class _Fleet:
     dispatch: Dispatcher
     writer: BotCommitter
     pollers: Sequence[Poller[Any]]
-    """Those that the loop does not drive."""
+    """Pollers that the loop does not drive."""
     presence: PresenceFile
     me: Presence
     listens_at: str = ""
@@ -239,7 +237,7 @@ class _Fleet:
 
 @asynccontextmanager
 async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
-    """Open the rooms and wire them to a loop."""
+    """Open all parts of a fleet and wire them to a loop."""
     async with AsyncExitStack() as stack:
         datafolder.prepare_data_folder(settings.data_dir)
         repository = await Repository.open(settings.repo, settings.data_dir / "clones")
@@ -251,7 +249,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
         tree = GuardedTree(repository, branch, marks)
         specs = SpecSource(tree, tree.touched, objection=partial(_objection, tree))
         desired = await specs.read({})
-        environ.take(secret_variables(desired))  # before anything is started that could read it
+        environ.take(secret_variables(desired))  # before any process is started that could read it
         state_branch = desired.fleet.state_branch
         await require_own_record(repository, state_branch)
         cache = FleetCache()
@@ -264,7 +262,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             marks=marks,
         )
         lease, presence, me = await _acquire_leader_lease(stack, settings, repository, state, state_branch)
-        tree.is_acted_on = branch != state_branch  # there the record's own mark moves with each commit
+        tree.is_acted_on = branch != state_branch  # its mark moves with each commit
         transports = await stack.enter_async_context(ways(lambda: cache.desired.hosts, settings.data_dir))
         dispatch = Dispatcher(
             transports,
@@ -322,7 +320,7 @@ async def _acquire_leader_lease(
     stack: AsyncExitStack, settings: Settings, repository: Repository, state: StateBranch, branch: str
 ) -> tuple[LeaderLease, PresenceFile, Presence]:
     """
-    Take the lease of a fleet and say who has it; `stack` lets go of it, once nothing is written any more.
+    Acquire the leader lease of a fleet; `stack` releases it after the last write.
 
     Raises UsageError if another reconciler leads.
     """
@@ -345,7 +343,7 @@ def _objection(tree: GuardedTree) -> Problem | None:
 
 @contextmanager
 def _masked_logs(dispatch: Dispatcher) -> Iterator[None]:
-    """Let no log line of this process tell a secret that a run was given."""
+    """Mask the secrets of runs in all log lines of this process."""
 
     def mask(record: logging.LogRecord) -> bool:
         hide = dispatch.mask.hide
@@ -365,7 +363,7 @@ def _masked_logs(dispatch: Dispatcher) -> Iterator[None]:
 
 
 def _reader_of_pulls(repository: Repository) -> ReadPull:
-    """Return who reads the specs of pull requests, one after the other."""
+    """Return the function that reads the specs of a pull request; calls are serialized."""
     tree = PullTree(repository)
     source, turn = SpecSource(tree), asyncio.Lock()
 
@@ -378,7 +376,7 @@ def _reader_of_pulls(repository: Repository) -> ReadPull:
 
 
 def _task_address(settings: Settings) -> str:
-    """Return where people find a task, without its name; empty if nowhere."""
+    """Return the base URL of the pages of tasks; empty if there are none."""
     url = settings.web.public_url if settings.web else ""
     return f"{url}/tasks/" if url else ""
 
@@ -390,7 +388,7 @@ def _task_address(settings: Settings) -> str:
 async def _api(
     fleet: _Fleet, settings: Settings, on_listen: Callable[[str], None]
 ) -> AsyncIterator[Callable[[Step], None]]:
-    """Serve the HTTP API, if there is to be one; yield who hears of each step on record."""
+    """Serve the HTTP API, if it is configured; yield the listeners for recorded steps."""
     if settings.web is None:
         yield lambda _: None
         return
@@ -479,7 +477,7 @@ async def _diff(fleet: _Fleet, repo: str, base: str, head: str) -> str:
 
 
 async def _check(fleet: _Fleet, path: str, text: str) -> Sequence[Problem]:
-    """Return what would be wrong with a file among the specs as they are."""
+    """Return the problems that a file would have among the current specs."""
     tree = GitTree(fleet.repository, fleet.branch)
     files = await read_revision(tree, await tree.head())
     data = text.encode()
@@ -490,7 +488,7 @@ async def _check(fleet: _Fleet, path: str, text: str) -> Sequence[Problem]:
 
 
 async def _machine(settings: Settings, state: StateBranch) -> str:
-    """Return the name under which local runs of this data folder are known."""
+    """Return the name under which local runs of this data folder are recorded."""
     statuses, hosts = await state.load()
     machines = {host.machine for host in hosts.values()}
     machines |= {one.holder.machine for one in statuses.values() if isinstance(one.holder, OnHost)}
@@ -498,10 +496,10 @@ async def _machine(settings: Settings, state: StateBranch) -> str:
 
 
 class Shutdown:
-    """What SIGTERM and SIGINT do: end in good order; after a while, in any case; the second time, at once."""
+    """Graceful shutdown on SIGTERM and SIGINT; forced after a time limit, or at once by a second signal."""
 
     def __init__(self, do: Callable[[], None], limit: float, tell: Callable[[int], None]) -> None:
-        """`limit` is in seconds; `tell` is told the first signal."""
+        """`limit` is in seconds; `tell` is called with the first signal."""
         self.do = do
         self._limit = limit
         self._tell = tell
@@ -509,7 +507,7 @@ class Shutdown:
         self.is_asked = False
 
     def __call__(self, number: int, _: object) -> None:
-        """Take a signal."""
+        """Handle a signal."""
         if self.is_asked:
             os._exit(128 + number)
         self.is_asked = True
@@ -524,7 +522,7 @@ class Shutdown:
 
 @contextmanager
 def ending(do: Callable[[], None], settings: Settings, tell: Callable[[int], None]) -> Iterator[Shutdown]:
-    """Let SIGTERM and SIGINT do this; afterwards what they did before, if none came."""
+    """Install the handlers; restore the previous ones afterwards, if no signal came."""
     made = Shutdown(do, settings.stop_grace.total_seconds() * _LIMIT, tell)
     before = {number: signal.signal(number, made) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -536,7 +534,7 @@ def ending(do: Callable[[], None], settings: Settings, tell: Callable[[int], Non
 
 
 def _end(loop: Loop, work: asyncio.Task[None], settings: Settings) -> None:
-    """End the loop; what still hangs after half of the grace is cut off."""
+    """Stop the loop; cancel what still hangs after half of the grace period."""
     loop.stop()
     asyncio.get_running_loop().call_later(settings.stop_grace.total_seconds() / 2, work.cancel)
 
@@ -551,5 +549,5 @@ async def _watch(fleet: _Fleet) -> None:
 
 
 def _look_interval(repository: Repository, cache: FleetCache) -> timedelta:
-    """Return how long there is between looks at the fleet's repository."""
+    """Return the interval of polling the fleet's repository."""
     return LOCAL_LOOK if repository.address is None else cache.desired.fleet.poll_interval

@@ -26,7 +26,7 @@ class Pulse:
     async def is_ready(self, call: Call) -> HealthBody:  # noqa: ARG002 - as above
         """Answer if specs and state were read. Raises Unavailable."""
         if not self.view.desired.revision:
-            raise Unavailable("the specs were not read yet; the log says what is in the way")
+            raise Unavailable("the specs were not read yet; see the log")
         return HealthBody(revision=self.view.desired.revision, state=self.record.head() or None)
 
     @property
@@ -36,7 +36,7 @@ class Pulse:
             method="GET",
             path="/healthz",
             name="healthz",
-            summary="Tell whether the process lives",
+            summary="Tell whether the process is alive",
             handler=self.last_transitions,
             answers={200: Reply("It lives", HealthBody)},
         )
@@ -44,7 +44,7 @@ class Pulse:
             method="GET",
             path="/readyz",
             name="readyz",
-            summary="Tell whether tasks are being looked after",
+            summary="Tell whether tasks are being reconciled",
             handler=self.is_ready,
             answers={200: Reply("They are", HealthBody)},
         )

@@ -47,7 +47,7 @@ class Page:
 
     items: Sequence[Frozen]
     cursor: str | None = None
-    """None: that was all."""
+    """None: this is the last page."""
 
 
 Result = Frozen | Page | HTTPResponse | None
@@ -57,7 +57,7 @@ Handler = Callable[[Call], Awaitable[Result]]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an operation answers if all goes well."""
+    """Successful answer of an operation."""
 
     description: str
     model: type[Frozen] | None = None
@@ -68,7 +68,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One thing that can be asked for."""
+    """One operation of the API, as OpenAPI describes it."""
 
     method: Literal["GET", "POST", "PUT"]
     path: str
@@ -78,15 +78,15 @@ class Operation:
     handler: Handler
     answers: Mapping[int, Reply]
     problems: Mapping[int, str] = field(default_factory=dict)
-    """What can go wrong beside what every operation of its kind has in common."""
+    """Errors beside those common to all operations of its kind."""
     scopes: tuple[Scope, ...] = ()
-    """What the token must be good for, one of it; none: no token is asked for."""
+    """Scopes of which the token needs one; empty: no token is required."""
     query: type[Frozen] | None = None
     body: type[Frozen] | None = None
     raw_body: str | None = None
     """Media type of a body that the handler reads itself."""
     is_versioned: bool = False
-    """Whether the answer is the same as long as the state branch and the specs are."""
+    """Whether the answer changes only with the state branch or the specs, so that it has an ETag."""
 
     @property
     def has_name(self) -> bool:
@@ -99,20 +99,20 @@ class Admission:
     """Admission of requests: authentication, limits, body, query."""
 
     admit: Callable[[Request, Operation], Caller]
-    """Return who asks. Raises Unauthenticated, Refused, TooMany."""
+    """Return the caller. Raises Unauthenticated, Refused, TooMany."""
     version: Callable[[], str]
     """Return what changes with the state branch and the specs."""
 
 
 def add_routes(app: Sanic[Any, Any], operations: Sequence[Operation], admission: Admission) -> None:
-    """Let the app serve the operations."""
+    """Add the operations to the app as routes."""
     for operation in operations:
         app.add_route(
             _served(operation, admission),
             operation.path.replace("{name}", "<name:path>"),
             methods=[operation.method],
             name=operation.name,
-            stream=True,  # who asks is known before the body is read
+            stream=True,  # authenticate before the body is read
         )
 
 
@@ -150,7 +150,7 @@ def _name(text: str) -> str:
 
 
 def _query(operation: Operation, request: Request) -> Frozen | None:
-    """Return the parameters; one that is not known is a mistake, not silence."""
+    """Return the query parameters; an unknown one is an error."""
     if operation.query is None:
         return None
     given = request.get_query_args(keep_blank_values=True)
@@ -214,7 +214,7 @@ def _render(operation: Operation, call: Call, result: Result, version: str | Non
 
 
 def _headers(version: str | None) -> dict[str, str]:
-    """Let what is read be kept by who asked, but asked for again each time."""
+    """Return headers that allow private caching with revalidation."""
     if version is None:
         return {"Cache-Control": "no-store"}
     return {"Cache-Control": "private, no-cache", "ETag": version, "Vary": "Authorization"}

@@ -1,5 +1,5 @@
 """
-Tasks that outside agents propose: each on a branch of its own, for a person to merge.
+Proposals: tasks proposed by outside agents, each on a branch for a person to merge.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,9 +13,9 @@ from reconciler.core.text import visible
 from reconciler.wire import Proposal, ProposalRequest
 
 PROPOSAL_ADAPTER = "script"
-"""The adapter that no task of an agent's can have: its task says what is run."""
+"""The adapter that proposals may not use: with it, the task itself is the code to run."""
 BRANCHES = "proposals/"
-"""Begins the names of their branches."""
+"""Prefix of the branches of proposals."""
 
 SetKeys = Callable[[str, Mapping[str, Any]], str]
 """Return the text of a YAML file with some keys set."""
@@ -25,7 +25,7 @@ CheckFile = Callable[[str, str], Awaitable[Sequence[Problem]]]
 
 
 class Proposals:
-    """Puts proposals on branches of the fleet's repository; nothing of them is in force there."""
+    """Commits proposals to branches of the fleet's repository, where they have no effect yet."""
 
     def __init__(self, view: FleetView, writer: SpecWriter, edit: SetKeys, check: CheckFile) -> None:
         self._view = view
@@ -35,9 +35,9 @@ class Proposals:
 
     async def propose(self, request: ProposalRequest, agent: str) -> Proposal:
         """
-        Put the proposal of an agent on record; proposing the same again changes nothing.
+        Commit an agent's proposal to its branch; idempotent.
 
-        Raises UsageError for a name that cannot be, NotNow if it is taken or
+        Raises UsageError for an invalid name, NotNow if it is taken or
         something else is proposed under it, SpecError if the task would be
         wrong, Unavailable.
         """
@@ -57,12 +57,12 @@ class Proposals:
         head, _ = await self._writer.files(path)
         try:
             commit = await self._writer.put({path: text}, message, made_from=head, branch=branch)
-        except Conflict:  # whoever reads it now must not merge another one
+        except Conflict:  # a person reviewing it must not merge something else
             raise NotNow(f"another task {request.name} is proposed already; choose another name") from None
         return Proposal(task=request.name, branch=branch, commit=commit)
 
     def _mode(self, repo: str) -> Mapping[str, str]:
-        """Return who is to do it: an agent that pulls, where no agent's CLI is the default."""
+        """Return the execution mode: `http_pull` where no adapter is set by default."""
         desired = self._view.desired
         defaults: list[TaskDefaults] = [desired.fleet]
         if repo in desired.repos:
@@ -81,5 +81,5 @@ class Proposals:
 
 
 def _visible(value: str | Sequence[str]) -> str | Sequence[str]:
-    """Return the words of an agent as a person will read them."""
+    """Return the text of an agent without invisible characters."""
     return visible(value) if isinstance(value, str) else [visible(each) for each in value]

@@ -1,5 +1,5 @@
 """
-What there is to read: tasks, runs, hosts, agents, the plan, the history.
+Read operations: tasks, runs, hosts, agents, the plan, the history.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -43,7 +43,7 @@ Thing = TypeVar("Thing")
 
 @dataclass(frozen=True, slots=True)
 class ReadOperations:
-    """What those who look ask for."""
+    """Read operations of the API."""
 
     view: FleetView
     record: HistorySource
@@ -92,7 +92,7 @@ class ReadOperations:
         return Page([worker_body(worker, self.last_used(worker.name)) for worker in page], cursor)
 
     async def plan(self, call: Call) -> PlanBody:
-        """Return what the last look came to."""
+        """Return the last plan."""
         return plan_body(self.view, call.query.limit)
 
     async def history(self, call: Call) -> Page:
@@ -104,7 +104,7 @@ class ReadOperations:
 
     @property
     def operations(self) -> Sequence[Operation]:
-        """Return all of it as operations."""
+        """Return the operations."""
         task = Operation(
             method="GET",
             path="/api/v1/tasks/{name}",
@@ -119,7 +119,7 @@ class ReadOperations:
             method="GET",
             path="/api/v1/plan",
             name="plan",
-            summary="Show what the last look at the fleet came to",
+            summary="Show the last plan",
             handler=self.plan,
             scopes=("read",),
             query=PlanQuery,
@@ -133,9 +133,7 @@ class ReadOperations:
             _list("hosts", "List hosts", self.hosts, PageQuery, HostBody, is_versioned=False),
             _list("agents", "List outside agents", self.agents, PageQuery, AgentBody, is_versioned=False),
             plan,
-            _list(
-                "history", "List what happened, newest first", self.history, HistoryQuery, HistoryEntryBody
-            ),
+            _list("history", "List transitions, newest first", self.history, HistoryQuery, HistoryEntryBody),
         )
 
 
@@ -168,14 +166,14 @@ def _wanted(query: PageQuery) -> dict[str, Any]:
 
 
 def _matches(view: TaskView, wanted: Mapping[str, Any]) -> bool:
-    """Return whether a task is what the filters ask for, which are named as the fields of its view."""
+    """Return whether a task matches the filters, which are named like the fields of its view."""
     return all(getattr(view, field) == value for field, value in wanted.items())
 
 
 def _page(
     things: Iterable[Thing], key: Callable[[Thing], str], query: PageQuery
 ) -> tuple[Sequence[Thing], str | None]:
-    """Return the things after the cursor, in order of their keys, and the cursor of the next page."""
+    """Return the items after the cursor, in order of their keys, and the cursor of the next page."""
     after = query.cursor or ""
     matches = nsmallest(query.limit + 1, (thing for thing in things if key(thing) > after), key=key)
     page = matches[: query.limit]

@@ -1,5 +1,5 @@
 """
-The bodies of the API's answers, made of the read model.
+Bodies of the API's answers, built from the read model.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ from reconciler.wire import (
 
 
 def lease_body(assignment: Assignment, view: FleetView, whole_url: Callable[[str], str]) -> Lease:
-    """Return what an agent is told of the task it holds now."""
+    """Return the lease of a task, as its holder gets it."""
     fleet, repo = view.desired.fleet, assignment.repo
     url = whole_url(repo.url) if repo else ""
     return Lease(
@@ -51,7 +51,7 @@ def lease_body(assignment: Assignment, view: FleetView, whole_url: Callable[[str
 
 
 def progress_body(task: str, status: Status) -> Progress:
-    """Return where a task stands after a report."""
+    """Return the progress of a task after a report."""
     view = TaskView(task, None, status)
     return Progress(
         task=task,
@@ -62,7 +62,7 @@ def progress_body(task: str, status: Status) -> Progress:
 
 
 def read_model(view: FleetView) -> ReadModel:
-    """Return the fleet as the loop has it now."""
+    """Return the read model of the loop's cache."""
     return ReadModel(
         view.desired,
         observed_on_record(view.statuses, view.hosts, view.damaged),
@@ -101,7 +101,7 @@ def task_body(view: TaskView) -> TaskBody:
 
 
 _UNRECORDED = Status(phase=Phase.CREATED, since=EARLIEST, created_at=EARLIEST, generation="", work="")
-"""Where a task stands that is not on record yet; its times are not told."""
+"""Status of a task that is not on record yet; its times are left out."""
 
 
 def run_body(view: TaskView) -> RunBody:
@@ -165,7 +165,7 @@ _KINDS: Mapping[type[Action], ActionKind] = {
 
 
 def plan_body(view: FleetView, most: int) -> PlanBody:
-    """Return what the last look came to, with the first of the tasks that wait."""
+    """Return the last plan, with the first of the waiting tasks."""
     plan = view.last_plan
     waiting = [(name, plan.waiting[name]) for name in sorted(plan.waiting)[:most]]
     return PlanBody(

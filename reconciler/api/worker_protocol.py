@@ -1,5 +1,5 @@
 """
-The protocol of outside agents that pull: take a task, work, tell.
+Worker protocol: outside agents dequeue a task, send heartbeats and logs, and report the result.
 
 Whatever an agent sends may be sent again: the same request key gets the same
 task, the same piece of log is kept once, the same report is recorded once.
@@ -47,7 +47,7 @@ LOG_LIMIT = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class WorkerProtocol:
-    """What outside agents ask for."""
+    """Operations for outside agents."""
 
     view: FleetView
     leases: LeaseService
@@ -89,7 +89,7 @@ class WorkerProtocol:
             self._waiting[agent] -= 1
 
     def _is_for(self, task: str, lease_request: LeaseRequest) -> bool:
-        """Return whether a task is still the one that was given for a bid: it may be lost by now."""
+        """Return whether the task is still held by this lease request: it may have been lost meanwhile."""
         status = self.view.statuses.get(task)
         if status is None or not status.phase.is_live or not isinstance(status.holder, AtWorker):
             return False
@@ -97,7 +97,7 @@ class WorkerProtocol:
         return (status.holder.agent, status.holder.request_key) == key
 
     async def start(self, call: Call) -> Progress:
-        """Take note that the agent is at work."""
+        """Record that the agent has started."""
         return await self._submit(call, call.body.epoch, None)
 
     async def heartbeat(self, call: Call) -> Heartbeat:
@@ -118,7 +118,7 @@ class WorkerProtocol:
         )
 
     async def log(self, call: Call) -> LogAck:
-        """Keep a piece of the agent's log; the lease is renewed."""
+        """Append a chunk to the agent's log; the lease is renewed."""
         query: LogQuery = call.query
         run, offset = self._held(call, query.epoch), query.offset
         kept = self.services.logs.size(run)
@@ -128,14 +128,14 @@ class WorkerProtocol:
         return LogAck(offset=kept)
 
     async def status(self, call: Call) -> Progress:
-        """Put on record what the agent says came of its work."""
+        """Record the agent's report on its work."""
         request: StatusRequest = call.body
         if request.branch is not None:
             self._require_own(call, request.epoch, request.branch)
         return await self._submit(call, request.epoch, _claim(request))
 
     async def propose(self, call: Call) -> Proposal:
-        """Put a proposed task where a person decides on it."""
+        """Commit a proposed task to a branch for a person to review."""
         self.proposals.take(call.caller.agent)
         return await self.services.propose(call.body, call.caller.agent)
 
@@ -147,7 +147,7 @@ class WorkerProtocol:
 
     def _require_own(self, call: Call, epoch: int, branch: str) -> None:
         """
-        Refuse the work of another task for that of this one.
+        Refuse a report that names the branch of another task.
 
         Raises NotNow, and what `holder` raises.
         """
@@ -173,7 +173,7 @@ class WorkerProtocol:
 
     @property
     def operations(self) -> Sequence[Operation]:
-        """Return all of it as operations."""
+        """Return the operations."""
         stands = Reply("Where the task stands", Progress)
         go_on = Reply("What the agent should do; a lost lease is an answer too", Heartbeat)
         kept = Reply("How much is kept, on disk", LogAck)
@@ -192,10 +192,10 @@ class WorkerProtocol:
                     204: Reply("There is none now"),
                 },
             ),
-            _on_task("start", "Say that the work begins", self.start, stands, body=StartRequest),
+            _on_task("start", "Report that the work begins", self.start, stands, body=StartRequest),
             _on_task(
                 "heartbeat",
-                "Say that the agent is alive, and learn whether to go on",
+                "Send a heartbeat, and learn whether to go on",
                 self.heartbeat,
                 go_on,
                 body=HeartbeatRequest,
@@ -252,7 +252,7 @@ def _on_task(name: str, summary: str, handler: Handler, answer: Reply, **more: A
 
 
 def _claim(request: StatusRequest) -> Claim | None:
-    """Return what an agent says came of its work; None if it is still at it."""
+    """Return the claim in an agent's report; None while it is still at work."""
     if request.status == "running":
         return None
     return Claim(

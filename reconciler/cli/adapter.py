@@ -1,5 +1,5 @@
 """
-What agents are told and what they say: `prompt`, `adapter test`, `adapter parse`.
+Prompts and adapters: `prompt`, `adapter test`, `adapter parse`.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @one_task
-@click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
+@click.option("--rev", metavar="REVISION", help="Read a commit or branch in place of the work tree.")
 @click.pass_obj
 def prompt(context: Context, args: tuple[str, ...], rev: str | None) -> None:
     """
@@ -60,7 +60,7 @@ async def _prompt(context: Context, args: Sequence[str], rev: str | None) -> str
 
 
 def next_round(task: "Task", status: "Status | None", now: datetime) -> "Status":
-    """Return the status of the live round, or the one that the next run of the task begins with."""
+    """Return the status of the live round, or the one with which the task's next run would begin."""
     from reconciler.core.model.runs import run_key
     from reconciler.core.model.status import Phase, Status
 
@@ -106,7 +106,7 @@ def adapter() -> None:
 @click.pass_obj
 def test_command(context: Context, name: str, host: str, no_prompt: bool, output: str) -> int:
     """
-    Try whether an agent's CLI works on a host.
+    Test whether an agent's CLI works on a host.
 
     Asks for its version, runs its health command, and gives it a prompt of one
     line in an empty folder: all as a real run would, with the same secrets.
@@ -202,7 +202,7 @@ def parse_output(context: Context, name: str, file: Path, exit_code: int, output
 
 
 async def _adapter(context: Context, name: str) -> "Adapter":
-    """Return an adapter of the fleet around here, or a built-in one where there is no fleet."""
+    """Return an adapter of the fleet, or a built-in one outside of a fleet."""
     from reconciler.cli.session import pick, specs_here
 
     desired = await specs_here(context)

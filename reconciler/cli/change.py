@@ -1,5 +1,5 @@
 """
-What a command changes on a person's behalf: a few fields of a spec file, committed and pushed.
+Changes of spec files on a person's behalf: fields are set, committed and pushed.
 """
 
 import sys
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 Spec = TypeVar("Spec", bound=Frozen)
 
 CHANGEABLE: Mapping[type[Frozen], Kind] = {TaskSpec: "task", HostSpec: "host", AgentSpec: "agent"}
-"""What can be changed in words."""
+"""Kinds of objects that commands can change."""
 
-reason_option = click.option("--reason", default="", help="Why; it stands in the commit.")
+reason_option = click.option("--reason", default="", help="Reason, for the commit message.")
 
 
 async def change(
@@ -72,7 +72,7 @@ def spec_of(model: type[Spec], name: str, file: "File") -> Spec:
 
 
 def is_confirmed(question: str, *, is_sure: bool, refusal: str) -> bool:
-    """Ask the person, unless they were sure from the start; refuse where there is nobody to ask."""
+    """Ask for confirmation, unless `--yes` was given; refuse without a terminal."""
     if is_sure:
         return True
     if not sys.stdin.isatty():

@@ -39,7 +39,7 @@ def validate(context: Context, paths: tuple[Path, ...], output: str) -> int:
     """
     Report every mistake in the specs.
 
-    Warnings tell of what works, but hardly as it was meant. Reads the files
+    Warnings are about specs that are valid but probably not meant so. Reads the files
     as they are now, committed or not, and needs no repository: a folder with
     specs/ will do. With PATHs, only mistakes in these files and folders are
     shown. Exits 1 if there are any.
@@ -67,7 +67,7 @@ def _is_below(path: Path, wanted: Sequence[Path]) -> bool:
 
 
 def _where_it_is(problem: Problem, root: Path) -> str:
-    """Print the path so that it can be opened from the current folder."""
+    """Return the problem as text, its path relative to the current folder."""
     here, path = Path.cwd(), root / problem.path
     shown = path.relative_to(here) if path.is_relative_to(here) else path
     return str(problem).replace(problem.path, str(shown), 1)
@@ -110,7 +110,7 @@ def _escaped(text: str) -> str:
 
 
 @click.command()
-@click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
+@click.option("--rev", metavar="REVISION", help="Read a commit or branch in place of the work tree.")
 @click.option("--exit-code", is_flag=True, help="Exit 2 if there are changes, 1 if there are mistakes.")
 @click.option(
     "-o",
@@ -165,7 +165,7 @@ def _print_problems(problems: Iterable[Problem]) -> None:
 
 
 class KindChoice(click.Choice[str]):
-    """A kind of spec; in the plural or short, too."""
+    """A kind of spec, in the singular, the plural or short."""
 
     def __init__(self) -> None:
         super().__init__(SCHEMA_KINDS)

@@ -1,5 +1,5 @@
 """
-What the global options say, and the ways to what they point at.
+Context: the global options, and the places they point to.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The fleet that a command is about."""
+    """The fleet that a command works on."""
 
     repo: str | None = None
     """Path or URL of the fleet's repository, as given."""
@@ -66,7 +66,7 @@ class Context:
 
     @property
     def data_dir(self) -> Path:
-        """Where caches, logs and local runs of this fleet are, whichever way it is named."""
+        """Folder of caches, logs and local runs of this fleet, however it is named."""
         return self.data.resolve() if self.data else default_data_dir(self.place)
 
     @property

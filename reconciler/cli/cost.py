@@ -1,5 +1,5 @@
 """
-What it all took: `cost`, from history alone.
+Usage and cost: `cost`, from history alone.
 """
 
 import asyncio
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--by", type=click.Choice(list(KEYS)), default="task", show_default=True, help="What to sum up by."
+    "--by", type=click.Choice(list(KEYS)), default="task", show_default=True, help="What to group by."
 )
-@click.option("--since", metavar="DURATION", callback=duration, help="Not what is older, such as 7d.")
+@click.option(
+    "--since", metavar="DURATION", callback=duration, help="Only what is newer than this, such as 7d."
+)
 @click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
 )

@@ -1,5 +1,5 @@
 """
-A whole fleet at work on this machine: the first thing a newcomer sees.
+Demo: a small fleet at work on this machine.
 """
 
 import asyncio
@@ -98,14 +98,14 @@ FIX = "task/calculator/fix-average"
     "--dir",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where to make it all; a fresh temporary folder if left out.",
+    help="Where to create it; a temporary folder if left out.",
 )
 @click.option(
     "--adapter",
     default="script",
     show_default=True,
     metavar="NAME",
-    help="Agent that does the work: claude-code and codex use the real CLI, if it is installed.",
+    help="Agent for the tasks: claude-code and codex use the real CLI, if it is installed.",
 )
 @click.option("--serve", is_flag=True, help="Serve its pages in the browser, with more to look at.")
 @click.option("--listen", default=LISTEN, show_default=True, metavar="HOST:PORT", help="With --serve: where.")
@@ -244,7 +244,7 @@ def _print(text: str) -> None:
 
 
 def _test(project: "Checkout", branch: str) -> str:
-    """Run the project's tests as they are on a branch, away from anybody's work tree."""
+    """Run the project's tests on a branch, in a clone of its own."""
     with tempfile.TemporaryDirectory() as folder:
         project.clone(folder, branch)
         done = subprocess.run(TEST, cwd=folder, capture_output=True, check=False)

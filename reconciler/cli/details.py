@@ -1,5 +1,5 @@
 """
-What `describe` says: everything that is known of one thing, for people.
+Details: what `describe` prints of one object.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,9 +19,9 @@ from reconciler.core.views import HostView, TaskView, WorkerView
 
 
 def task_details(view: TaskView, now: datetime) -> str:
-    """Return what `describe` says of a task."""
+    """Return what `describe` prints of a task."""
     parts = [value_block(_present(_task_fields(view, now)))]
-    if view.conditions:  # their message is one for all, and stands above
+    if view.conditions:  # their common message is printed above
         rows = ((each.type, str(each.status)) for each in view.conditions)
         parts.append(table(("CONDITION", "STATUS"), rows))
     if view.status and view.status.checks:
@@ -78,7 +78,7 @@ def _status_fields(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
 
 
 def _live_fields(view: TaskView, now: datetime) -> Iterator[tuple[str, str]]:
-    """Yield the figures of a run that goes on: from where it is followed, or why there are none."""
+    """Yield the figures of a live run, from the process that follows it, or why there are none."""
     if view.is_live:
         at = view.last_output_at
         yield "last output", f"{ago(at, now)} ago" if at else "none so far, as far as is known here"
@@ -100,7 +100,7 @@ def _check_row(check: Check) -> Sequence[str]:
 
 
 def host_details(view: HostView, now: datetime) -> str:
-    """Return what `describe` says of a host."""
+    """Return what `describe` prints of a host."""
     parts = [value_block(_present(_host_fields(view, now)))]
     if view.status and view.status.adapters:
         rows = ((name, *_cli_row(cli)) for name, cli in view.status.adapters.items())
@@ -131,7 +131,7 @@ def _host_fields(view: HostView, now: datetime) -> Iterator[tuple[str, str]]:
 
 
 def _route_fields(host: Host) -> Iterator[tuple[str, str]]:
-    """Yield how a host is reached; nothing of this machine."""
+    """Yield how a remote host is reached; nothing for this machine."""
     if host.address is None:
         return
     user = f"{host.user}@" if host.user else ""
@@ -148,7 +148,7 @@ def _cli_row(cli: HostCli) -> Sequence[str]:
 
 
 def spec_details(value: WorkerView | Adapter | Repo, _: datetime) -> str:
-    """Return what `describe` says of a thing that has a spec and no status: every field that is set."""
+    """Return what `describe` prints of an object without a status: every field that is set."""
     document = spec_document(value)
     fields = {**document["spec"], "held": document.get("held")}
     rows = ((name, _as_text(field)) for name, field in fields.items())

@@ -1,7 +1,7 @@
 """
 Looking at a fleet: `get`, `describe`, `explain`.
 
-What `get` and `describe` show is what is committed and on record, not the work tree.
+`get` and `describe` show the committed specs and the record, not the work tree.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ def get(context: Context, args: tuple[str, ...], output: str) -> None:
 
 
 def _say_what_failed(views: "Sequence[TaskView]", *, in_full: bool) -> None:
-    """Say on stderr what to do about tasks that failed: of one that was named all, else where to look."""
+    """Print on stderr what to do about failed tasks: in full for a single named one, else where to look."""
     failed = [(view.name, view.cause) for view in views if view.is_bad_end and view.cause]
     if not failed:
         return
@@ -63,7 +63,7 @@ def _say_what_failed(views: "Sequence[TaskView]", *, in_full: bool) -> None:
 async def _listed(
     context: Context, args: Sequence[str], *, is_one: bool = False
 ) -> "tuple[ShownKind, list[Any]]":
-    """Return the kind that is meant, and what is to be shown of it; of a few tasks, why they failed."""
+    """Return the kind and its items; for a few tasks also why they failed."""
     from reconciler.cli.kinds import SHOWN_KINDS
     from reconciler.cli.session import open_fleet
     from reconciler.core.references import kind_of
@@ -90,7 +90,7 @@ async def _listed(
 
 
 def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Context) -> "list[TaskView]":
-    """Return tasks with all that is known here of why they failed."""
+    """Return tasks with the local details of their failures."""
     from reconciler.cli.failures import describe_failure
 
     return [
@@ -121,14 +121,14 @@ def describe_command(context: Context, args: tuple[str, ...], output: str) -> No
 
 
 async def _closed(fleet: "FleetSession", kind: str, desired: "Desired") -> "Mapping[str, datetime]":
-    """Return, of hosts that people closed, since when."""
+    """Return when hosts were closed by people, by name."""
     hosts = desired.hosts.values() if kind == "host" else ()
     return await fleet.closed_since([host.name for host in hosts if host.cordon or host.drain])
 
 
 @click.command()
 @one_task
-@click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
+@click.option("--rev", metavar="REVISION", help="Read a commit or branch in place of the work tree.")
 @click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
 )

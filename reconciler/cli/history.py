@@ -1,5 +1,5 @@
 """
-Looking back: `history` and `logs`.
+History and logs: `history`, `logs`.
 """
 
 import asyncio
@@ -64,18 +64,18 @@ async def _history(context: Context, args: Sequence[str], number: int) -> Sequen
         task = task_name(args, await fleet.names("task")) if args else None
         entries = await fleet.history(task, number)
         if task is not None and not entries:
-            await fleet.spec_file("task", task)  # it is there and nothing has happened; else it is unknown
+            await fleet.spec_file("task", task)  # the task exists and has no history; otherwise it is unknown
         return entries
 
 
 def change_of(entry: TransitionRecord) -> str:
-    """Return from what to what, in words."""
+    """Return the transition as text: before and after."""
     before, after = entry.before or "new", entry.after or "removed"
     return after if before == after else f"{before} → {after}"
 
 
 def columns(now: datetime, *, is_terminal: bool, is_one: bool) -> Sequence[Column]:
-    """Return the columns of `history`: on a terminal few and narrow ones, so that the reason has room."""
+    """Return the columns of `history`: fewer and narrower on a terminal, to leave room for the reason."""
     at = (
         Column("WHEN", lambda entry: ago(entry.at, now))
         if is_terminal
@@ -99,9 +99,9 @@ def columns(now: datetime, *, is_terminal: bool, is_one: bool) -> Sequence[Colum
 
 @click.command()
 @one_task
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
-@click.option("--attempt", type=click.IntRange(min=1), help="Which one; the last if left out.")
-@click.option("--raw", is_flag=True, help="Every byte as it came, even what a terminal would obey.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the log until the run has ended.")
+@click.option("--attempt", type=click.IntRange(min=1), help="Attempt to show; the last if left out.")
+@click.option("--raw", is_flag=True, help="Print raw bytes, including control characters.")
 @click.pass_obj
 def logs(context: Context, args: tuple[str, ...], follow: bool, attempt: int | None, raw: bool) -> int:
     """
@@ -149,13 +149,13 @@ async def _logs(
 
 
 async def _why(fleet: "FleetSession", task: str, status: "Status") -> str:
-    """Return why the run failed and what to do, in words; empty if it did not."""
+    """Return why the run failed and what to do, as text; empty if it did not."""
     if status.failure is None:
         return ""
     from reconciler.cli.failures import describe_failure, failure_text, local_failure
 
     failure = local_failure(task, status, fleet.context.data_dir)
-    if failure is None:  # the specs tell where the host keeps its workspaces; they take longer to read
+    if failure is None:  # the workspace's place is in the specs, which take longer to read
         desired, _ = await fleet.recorded()
         failure = describe_failure(task, status, desired, fleet.context.data_dir)
     # The log itself was printed just now.
@@ -174,7 +174,7 @@ async def _status(fleet: "FleetSession", record: "StateReader", task: str) -> "S
 
 
 async def _run_of(fleet: "FleetSession", task: str, attempt: int) -> str:
-    """Return the run of an earlier attempt, as history names it."""
+    """Return the run key of an earlier attempt, from history."""
     for entry in await fleet.history(task, None):
         if entry.run and entry.run.endswith(f".a{attempt}"):
             return entry.run
@@ -182,7 +182,7 @@ async def _run_of(fleet: "FleetSession", task: str, attempt: int) -> str:
 
 
 class _Printer:
-    """Prints logs from where it stopped: whole lines, until the end is asked for."""
+    """Prints new lines of logs; incomplete last lines only at the end."""
 
     def __init__(self, *, is_raw: bool) -> None:
         self._is_raw = is_raw

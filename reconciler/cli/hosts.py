@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 NO_VALUE = "-"
 hosts_argument = click.argument("names", metavar="NAME...", nargs=-1, required=True, type=NameParam("host"))
 DecideHost = Callable[[str, HostSpec], FieldChanges | str]
-"""Tell which fields of a host change, or why there is nothing to do."""
+"""Decide which fields of a host change, or why there is nothing to do."""
 
 
 @click.group()
@@ -60,7 +60,7 @@ def host() -> None:
 @click.pass_obj
 def check(context: Context, names: tuple[str, ...], output: str) -> int:
     """
-    Ask hosts now what they are and have, and carry out a run there that does nothing.
+    Probe hosts, and carry out a dry run on each.
 
     All hosts if none is named, at the same time. Exits 5 if one of them cannot
     be used: it does not answer, lacks something that every run needs, cannot
@@ -93,25 +93,25 @@ class HostCheck:
     facts: "HostFacts | None"
     """None: it did not answer."""
     problems: tuple[str, ...]
-    """What is wrong with the host itself, and what to do about it."""
+    """Problems of the host itself, and what to do about them."""
     result: "DryRun | None" = None
-    """What came of a run that does nothing; None if it was not tried."""
+    """Result of the dry run; None if it was not tried."""
 
     @property
     def clis(self) -> "Mapping[str, HostCli]":
-        """What was found of each adapter that was asked for."""
+        """Probe result of each requested adapter."""
         clis = (self.facts and self.facts.clis) or {}
         return {name: facts.cli for name, facts in clis.items()}
 
     @property
     def is_usable(self) -> bool:
-        """Whether all is there that its spec promises; an adapter it does not name may be missing."""
+        """Whether the host and the adapters that its spec names work; others may be missing."""
         named = self.host.adapters or {}
         return not self.problems and all(cli.ok for name, cli in self.clis.items() if name in named)
 
 
 async def _check(context: Context, names: Sequence[str]) -> tuple[Sequence[HostCheck], Sequence[Problem]]:
-    """Ask hosts; if none is named, all that can be asked, and tell what is wrong with the files of others."""
+    """Check the named hosts, or all with a valid spec; also return the problems of the others' files."""
     from reconciler.cli.session import pick, spec_folder, specs_here
     from reconciler.serve import ways
 
@@ -280,13 +280,13 @@ def add(
 
 
 def _address(text: str) -> dict[str, Any]:
-    """Return the fields that `user@address:port` stands for; an IPv6 address with a port is in brackets."""
+    """Parse `user@address:port` into fields; an IPv6 address with a port is in brackets."""
     user, _, place = text.rpartition("@")
     match = re.fullmatch(
         r"\[(?P<v6>[^]]+)\](?::(?P<p6>\d+))?|(?P<name>[^:]+):(?P<port>\d+)|(?P<all>.+)", place
     )
     if match is None:
-        raise click.UsageError(f"{text!r} is no address such as agents@gpu1.example.org or 10.0.0.7:2222")
+        raise click.UsageError(f"{text!r} is not an address such as agents@gpu1.example.org or 10.0.0.7:2222")
     port = match["p6"] or match["port"]
     fields: dict[str, Any] = {"address": match["v6"] or match["name"] or match["all"]}
     return fields | ({"user": user} if user else {}) | ({"port": int(port)} if port else {})
@@ -338,7 +338,7 @@ async def _trust(context: Context, name: str, reason: str, *, is_sure: bool) -> 
 async def _confirmed(
     context: Context, host: "Host", hosts: "Mapping[str, Host]", *, is_sure: bool
 ) -> "HostKeyScan | None":
-    """Show the key that a host shows, and return it if the person says that it is the right one."""
+    """Print the key that a host shows; return it if the person confirms it."""
     from reconciler.cli.session import spec_path
     from reconciler.dispatch.ssh.trust import scan_host_key
     from reconciler.serve import ways
@@ -358,7 +358,7 @@ async def _confirmed(
 
 
 def _warn(scan: "HostKeyScan") -> None:
-    """Say it loudly if another key was trusted until now."""
+    """Warn if another key was trusted until now."""
     if scan.is_changed:
         for fingerprint in scan.pinned:
             click.echo(f"pinned is {fingerprint}")
@@ -377,7 +377,7 @@ def _warn(scan: "HostKeyScan") -> None:
 @reason_option
 @click.pass_obj
 def cordon(context: Context, names: tuple[str, ...], reason: str) -> None:
-    """Let hosts take no new runs; live ones go on."""
+    """Cordon hosts: start no new runs there; live ones go on."""
     asyncio.run(_change(context, "Cordon", names, reason, cordoning))
 
 
@@ -386,7 +386,7 @@ def cordon(context: Context, names: tuple[str, ...], reason: str) -> None:
 @reason_option
 @click.pass_obj
 def uncordon(context: Context, names: tuple[str, ...], reason: str) -> None:
-    """Let hosts take runs again, whether they were cordoned or drained."""
+    """Uncordon hosts: let them take runs again after a cordon or drain."""
     asyncio.run(_change(context, "Uncordon", names, reason, uncordoning))
 
 
@@ -401,7 +401,7 @@ def uncordon(context: Context, names: tuple[str, ...], reason: str) -> None:
 @reason_option
 @click.pass_obj
 def drain(context: Context, names: tuple[str, ...], deadline: timedelta | None, reason: str) -> None:
-    """Let hosts take no new runs and finish the live ones."""
+    """Drain hosts: start no new runs there and let the live ones finish."""
     until = (clock.now() + deadline).replace(microsecond=0) if deadline is not None else None
     asyncio.run(_change(context, "Drain", names, reason, lambda name, spec: draining(name, spec, until)))
 

@@ -36,7 +36,7 @@ from specs/repos/web.yaml.example and specs/hosts/gpu1.yaml.example."""
 @click.option(
     "--adapter",
     type=NameParam("adapter"),
-    help="Agent CLI that does the tasks which name none; the first that is found, of those built in.",
+    help="Agent CLI for tasks that name none; by default the first built-in one that is found.",
 )
 def init(folder: Path, adapter: str | None) -> None:
     """
@@ -57,19 +57,19 @@ def init(folder: Path, adapter: str | None) -> None:
     _refuse_to_overwrite(folder, wanted)
     try:
         _make(folder, wanted)
-    except GitFailed as error:  # to try again later would not help
+    except GitFailed as error:  # a retry would not help
         raise ReconcilerError(str(error)) from error
     enter = "" if folder == Path.cwd() else f"  cd {folder}\n"
     click.echo(NEXT.format(folder=folder, agents=choice.message, enter=enter), err=True)
 
 
 def _make(folder: Path, wanted: Mapping[str, str]) -> None:
-    """Make the repository, or what it lacks; of what fails half-way nothing is left."""
+    """Create the repository, or what it lacks; clean up after a failure."""
     from reconciler.git.checkout import Checkout
 
     is_new = not (folder / ".git").exists()
     if not is_new:
-        Checkout(folder).check()  # say in git's words what is wrong with it, if anything is
+        Checkout(folder).check()  # raises git's own message
     _require_identity(folder)
     with ExitStack() as undo:
         _make_folder(folder, undo)
@@ -123,7 +123,7 @@ def _refuse_to_overwrite(folder: Path, wanted: Mapping[str, str]) -> None:
 
 
 def _require_identity(folder: Path) -> None:
-    """Ask git who commits, before anything is written."""
+    """Raise UsageError if git has no identity to commit with, before anything is written."""
     from reconciler.git.checkout import NOBODY, Checkout
 
     there = next(place for place in (folder, *folder.parents) if place.is_dir())
@@ -153,5 +153,5 @@ def _commit(checkout: "Checkout", folder: Path, wanted: Mapping[str, str]) -> No
 
 def _take_out(checkout: "Checkout", wanted: Mapping[str, str]) -> None:
     """Remove what was staged, and the folders that are empty then."""
-    with suppress(ReconcilerError):  # why it could not be committed is what matters
+    with suppress(ReconcilerError):  # the original error matters more
         checkout.remove(*wanted)

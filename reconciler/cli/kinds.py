@@ -1,5 +1,5 @@
 """
-The kinds of things in a fleet, and how those of each are found and shown.
+Kinds of objects in a fleet, and how each is found and shown.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ from reconciler.core.views import ReadModel
 
 @dataclass(frozen=True, slots=True)
 class ShownKind:
-    """How the things of one kind are found and shown."""
+    """How the objects of one kind are found and shown."""
 
     name: str
     find: Callable[[ReadModel], Mapping[str, Any]]
@@ -35,7 +35,7 @@ class ShownKind:
     details: Callable[[Any, datetime], str]
 
     def pick(self, model: ReadModel, names: Sequence[str] = ()) -> list[Any]:
-        """Return the things of those names, all of them if none is given. Raises NotFound."""
+        """Return the objects of those names, all of them if none is given. Raises NotFound."""
         things = self.find(model)
         for name in names:
             if name not in things:

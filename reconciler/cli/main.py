@@ -1,5 +1,5 @@
 """
-The root command: what there is to call, and what becomes of errors.
+Root command: the table of commands, and the mapping of errors to exit codes.
 """
 
 import gc
@@ -127,18 +127,18 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
 
 
 NAMES = (click.Abort, click.ClickException, ReconcilerError, OSError)
-"""Errors that end a command with a line; any other is a mistake of ours, and told in full."""
+"""Errors that end a command with one line; any other is a bug, with its traceback."""
 
 
 class Root(click.Group):
-    """Commands that are imported when they are called, and the one edge where errors become exit codes."""
+    """Root group: imports commands when they are called, and turns errors into exit codes."""
 
     entries: Mapping[str, CommandEntry] = {
         name: entry for part in COMMANDS.values() for name, entry in part.items()
     }
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run, say in a line what went wrong, and exit with the documented code."""
+        """Run; print an error in one line, and exit with the documented code."""
         try:
             result = super().main(*args, **{**extra, "standalone_mode": False})
             sys.stdout.flush()
@@ -169,7 +169,7 @@ class Root(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the arguments begin with, or say which one may be meant."""
+        """Find the command that the arguments name, or suggest a similar one."""
         name = args[0]
         if name not in self.entries and not name.startswith("-") and not ctx.resilient_parsing:
             ctx.fail(f"no such command {name!r}{did_you_mean(name, self.entries)}")
@@ -229,7 +229,7 @@ def cli(ctx: click.Context, repo: str | None, branch: str | None, data_dir: Path
 
 def main() -> None:
     """
-    Run the command line, and end as soon as that has.
+    Run the command line, and exit without interpreter cleanup.
 
     To take all modules apart again takes a fifth of what most commands do, as
     does looking for garbage while they are imported. What must last is on the
@@ -247,13 +247,13 @@ def _leave(code: object) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(
             OSError, ValueError, AttributeError, OutputLost
-        ):  # nobody reads any more, or it is closed
+        ):  # the reader is gone, or the stream is closed
             stream.flush()
     os._exit(code if isinstance(code, int) else ExitCode.FAILURE if code else ExitCode.OK)
 
 
 def _first_error(error: Exception) -> Exception:
-    """Return the first error of a group of known ones, as tasks that ran together raise it."""
+    """Return the first error of an exception group of known errors, as concurrent tasks raise it."""
     while isinstance(error, ExceptionGroup):
         if error.split(NAMES)[1] is not None:
             raise error
@@ -262,7 +262,7 @@ def _first_error(error: Exception) -> Exception:
 
 
 def report_error(error: Exception) -> tuple[int, str]:
-    """Return the exit code of an error and what is said about it."""
+    """Return the exit code and the message of an error."""
     match error:
         case click.UsageError():
             return ExitCode.USAGE, f"error: {error.format_message()}{_where_help_is(error)}"

@@ -1,5 +1,5 @@
 """
-The tools for agents that speak the Model Context Protocol: `mcp`.
+MCP server for agents: `mcp`.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ async def _http(url: str, token: str | TokenFile | None, ca: Path | None, host: 
 
 
 def _address(text: str) -> tuple[str, int]:
-    """Return host and port; only those that this machine alone can reach."""
+    """Return host and port; only loopback addresses are allowed."""
     host, _, port = text.rpartition(":")
     host = host.strip("[]")
     if host not in _LOOPBACK or not port.isdecimal() or int(port) > _MOST_PORT:

@@ -1,5 +1,5 @@
 """
-Data on stdout, in the form that was asked for.
+Output on stdout, in the format of `-o`.
 """
 
 import json
@@ -16,7 +16,7 @@ from reconciler.cli.terminal import fitted, table
 from reconciler.core.text import harmless
 
 Document = dict[str, Any]
-"""What `-o json` prints of one thing; its shape is a promise."""
+"""What `-o json` prints of one object; its shape is stable."""
 
 COLOURS = {
     "running": "cyan",
@@ -38,7 +38,7 @@ COLOURS = {
     "remove": "red",
     "wait": "yellow",
 }
-"""Words that stand out in a table on a terminal."""
+"""Colours of words in a table on a terminal."""
 
 list_output = click.option(
     "-o",
@@ -55,7 +55,7 @@ class Column(NamedTuple):
     title: str
     cell: Callable[[Any], str]
     is_wide: bool = False
-    """Whether it is left out unless `-o wide` asks for it."""
+    """Whether it is shown only with `-o wide`."""
 
 
 def print_list(
@@ -64,7 +64,7 @@ def print_list(
     document: Callable[[Any], Document],
     output: str,
 ) -> None:
-    """Print the items as `-o` says; without any, a table says so on stderr."""
+    """Print the items as `-o` says; instead of an empty table, print a notice on stderr."""
     if output == "json":
         print_json([document(item) for item in items])
     elif output == "yaml":
@@ -78,14 +78,14 @@ def print_list(
 
 
 FORMAT = 2
-"""Version of what `-o json` prints; it grows when a field goes, or means something else."""
+"""Version of the `-o json` format; raised when a field is removed or changes its meaning."""
 
 
 def print_json(value: object) -> None:
     """
-    Print JSON for programs and people; every object says which version of the format it is in.
+    Print JSON; every object has the version of the format.
 
-    What a terminal would obey is escaped.
+    Control characters are escaped.
     """
     document = versioned(value)
     text = json.dumps(document, indent=2, ensure_ascii=False)
@@ -111,14 +111,14 @@ def print_yaml(value: object) -> None:
 
 
 def _is_plain(text: str) -> bool:
-    """Return whether a text reaches stdout as it is."""
+    """Return whether a text can be printed unescaped on stdout."""
     return harmless(text) == text and can_write(text, sys.stdout)
 
 
 def print_table(
     head: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str = "nothing to show"
 ) -> None:
-    """Print a table, with colours on a terminal and plain anywhere else; talk of it if there are no rows."""
+    """Print a table, with colours on a terminal and plain anywhere else; if it is empty, a notice."""
     if not rows:
         click.echo(empty, err=True)
     elif sys.stdout.isatty():

@@ -1,5 +1,5 @@
 """
-A plan for people and for programs: what would happen, what waits, and why.
+Plan output, for people and for programs.
 """
 
 from collections.abc import Iterator, Sequence

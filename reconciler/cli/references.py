@@ -11,7 +11,7 @@ from reconciler.core.references import REFERABLE, NamesOf, Reference, ReferenceK
 
 
 class NameParam(click.ParamType[str]):
-    """The name of a thing of one kind, with its kind before it or without; of a kind that has no folders."""
+    """The name of an object of one kind, with or without a prefix such as `host/`."""
 
     name = "name"
 
@@ -27,12 +27,12 @@ class NameParam(click.ParamType[str]):
 
 
 def _kinds(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    """Complete a kind; click hands over its context and the parameter."""
+    """Shell completion of kinds, as a callback of click."""
     return [f"{kind}s" for kind in REFERABLE if kind.startswith(incomplete)]
 
 
 def reference_argument(metavar: str, *, required: bool = True) -> Callable[[Any], Any]:
-    """Return the argument of a command that takes things by kind and name."""
+    """Return the argument of a command that takes objects by kind and name."""
     return click.argument("args", metavar=metavar, nargs=-1, required=required, shell_complete=_kinds)
 
 
@@ -45,7 +45,7 @@ tasks_argument = reference_argument("[task/]NAME...")
 def resolve_references(
     args: Sequence[str], names_of: NamesOf, only: ReferenceKind | None = None
 ) -> Sequence[Reference]:
-    """Return what words on the command line refer to; see `core.references`."""
+    """Resolve arguments of the command line to references; see `core.references`."""
     try:
         return references(args, names_of, only)
     except ValueError as error:
@@ -53,12 +53,12 @@ def resolve_references(
 
 
 def task_names(args: Sequence[str], names: Collection[str]) -> Sequence[str]:
-    """Return the names of tasks that words refer to."""
+    """Return the names of the tasks that arguments refer to."""
     return [each.name for each in resolve_references(args, lambda _: names, "task")]
 
 
 def task_name(args: Sequence[str], existing: Collection[str]) -> str:
-    """Return the name of the one task that words refer to."""
+    """Return the name of the one task that arguments refer to."""
     names = task_names(args, existing)
     if len(names) != 1:
         raise click.UsageError(f"one task at a time, not {len(names)}: {' '.join(names)}")

@@ -15,7 +15,7 @@ from reconciler.core.times import ago, format_time
 from reconciler.core.views import HostView, TaskView, WorkerView
 
 DASH = "-"
-"""What stands in a table where there is nothing to say."""
+"""Empty cell of a table."""
 
 # --- Tables ----------------------------------------------------------------
 
@@ -38,7 +38,7 @@ def task_columns(now: datetime) -> Sequence[Column]:
 
 
 def shown_reason(view: TaskView) -> str:
-    """Return why a task is not further; of one that is not on record yet, what to look at."""
+    """Return why a task is not further along; for one that is not on record yet, a hint."""
     is_unseen = view.status is None and view.blocker is None
     return (
         "not yet seen by the reconciler (does one run? see `reconciler status`)" if is_unseen else view.reason
@@ -79,7 +79,7 @@ def host_columns(now: datetime) -> Sequence[Column]:
 
 
 def adapters_of(view: HostView) -> str:
-    """Return which agent CLIs a host offers, in words, with their versions as far as they were found."""
+    """Return the agent CLIs of a host as text, with the versions that were found."""
     versions = view.status.adapters if view.status else {}
     if view.spec.adapters is None:
         return ", ".join(["any", *(_cli(name, cli) for name, cli in versions.items() if cli.ok)])
@@ -173,7 +173,7 @@ def host_document(view: HostView) -> Document:
 
 
 def spec_document(value: WorkerView | Adapter | Repo) -> Document:
-    """Return a thing that has no status as `-o json` prints it; of an agent, what it holds too."""
+    """Return an object without a status as `-o json` prints it; an agent with the tasks it holds."""
     if isinstance(value, WorkerView):
         return {**_spec_document(value.spec), "held": list(value.held)}
     return _spec_document(value)

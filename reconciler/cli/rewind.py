@@ -1,5 +1,5 @@
 """
-What people decide about a record, or specs, that are not where they were.
+Decisions about a rewound or displaced record, or rewound specs.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ async def _approve(context: Context, kinds: Sequence[str], reason: str, *, is_su
 
 
 async def _gone_back(fleet: "FleetSession") -> "Sequence[BranchLine]":
-    """Say what went back, and return it."""
+    """Print what was rewound, and return it."""
     branch = await fleet.record_branch()
     return [line for line in fleet.lines(branch) if await line.left()]
 

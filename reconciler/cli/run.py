@@ -1,5 +1,5 @@
 """
-The commands that reconcile.
+Commands that reconcile: `run`, `serve`.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from reconciler.core.model.status import Status
 
 _SHOWN = 5
-"""Runs that are named at the end."""
+"""Runs that are listed at the end."""
 LISTEN = "127.0.0.1:8420"
 
 _take_over = click.option(
-    "--take-over", is_flag=True, help="Local runs of a machine that is gone for good start here."
+    "--take-over", is_flag=True, help="Restart here the local runs of a machine that is gone for good."
 )
-_verbose = click.option("-v", "--verbose", is_flag=True, help="Say more of what it does.")
+_verbose = click.option("-v", "--verbose", is_flag=True, help="Log more.")
 
 
 @click.command()
@@ -61,7 +61,7 @@ def run(context: Context, *, once: bool, until_idle: bool, take_over: bool, verb
 
 
 def _nothing(ended: "_Summary") -> str:
-    """Say why nothing happened."""
+    """Return why nothing happened."""
     waiting = f"; {ended.waiting} waiting (`reconciler get tasks` says for what)" if ended.waiting else ""
     count = f"{ended.mistakes} mistake{'s' * (ended.mistakes != 1)}"
     broken = f"; {count} in the specs (`reconciler validate`)" if ended.mistakes else ""
@@ -74,9 +74,16 @@ def _nothing(ended: "_Summary") -> str:
 )
 @click.option("--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate chain, PEM.")
 @click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="Its private key, PEM.")
-@click.option("--behind-proxy", is_flag=True, help="A proxy with TLS is before it, and tells of the peers.")
 @click.option(
-    "--public-url", default="", metavar="URL", help="Where others reach it; links on forges point there."
+    "--behind-proxy",
+    is_flag=True,
+    help="It is behind a proxy that terminates TLS and forwards the peers' addresses.",
+)
+@click.option(
+    "--public-url",
+    default="",
+    metavar="URL",
+    help="URL by which others reach it; links on forges point there.",
 )
 @_take_over
 @_verbose
@@ -99,17 +106,17 @@ class _Summary(NamedTuple):
     """Summary of a reconciler that ended."""
 
     steps: int
-    """How many things happened."""
+    """Number of recorded steps."""
     is_bad: bool
     """Whether a task ended badly."""
     mistakes: int
-    """In the specs, as of the end."""
+    """Number of mistakes in the specs at the end."""
     waiting: int
     """Tasks that wait for something."""
 
 
 def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Summary:
-    """Reconcile and tell every step; return how it ended."""
+    """Reconcile and print every step; return a summary."""
     from reconciler.cli.progress import is_bad_end, line, reason_of
     from reconciler.controller.loop import Loop
     from reconciler.controller.ports import Step
@@ -154,13 +161,13 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Summary:
 @contextmanager
 def _plain_interrupt() -> Iterator[None]:
     """
-    Let SIGINT end us as it ends any program, until the reconciler listens to it itself.
+    Let SIGINT kill the process as usual, until the reconciler handles it itself.
 
     asyncio makes a cancellation of it, and one that comes while a fleet is
     being opened may get lost: then nothing would end.
     """
     before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # another one was set by who started us: `nohup`, a test
+    if before is signal.default_int_handler:  # the parent set another one: `nohup`, a test
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
@@ -169,7 +176,7 @@ def _plain_interrupt() -> Iterator[None]:
 
 
 def _what_goes_on(statuses: "Mapping[str, Status]") -> str:
-    """Return in words which runs go on without us, and how to see them again; empty if none do."""
+    """Return a message about the runs that go on, and how to see them again; empty if there are none."""
     live = [
         f"{name} on {status.assigned_host}"
         for name, status in sorted(statuses.items())

@@ -1,5 +1,5 @@
 """
-Whether a reconciler is at work on a fleet, as far as can be told from here.
+Whether a reconciler is running for a fleet, as far as this machine can tell.
 """
 
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ class Serving:
     """Which process reconciles a fleet, if any."""
 
     is_running: bool | None
-    """None: somebody on another machine leads, and whether it lives cannot be told from here."""
+    """None: the leader is on another machine, and whether it is alive cannot be told from here."""
     mode: str = ""
     host: str = ""
     pid: int = 0
     since: str = ""
     presence: Presence | None = None
-    """Of one that works, or worked, with the same data folder."""
+    """Of the running or last reconciler with the same data folder."""
     last_sign: datetime | None = None
-    """When the last one ended, or was last heard of."""
+    """When the last one ended, or last gave a sign of life."""
 
 
 async def serving(fleet: "FleetSession", branch: str) -> Serving:
-    """Return who reconciles a fleet: from the lock of this machine, else from the lease on the remote."""
+    """Return which process reconciles a fleet: from the local lock, else from the lease on the remote."""
     file = PresenceFile(fleet.repository, branch, fleet.context.data_dir)
     presence, pid = file.read(), file.holder()
     if pid is not None:

@@ -35,28 +35,28 @@ T = TypeVar("T")
 
 FLEET_YAML = f"{SPECS}/fleet.yaml"
 STATE_BRANCH = "fleet-state"
-"""Where the record is, unless fleet.yaml says otherwise: the default of its `state_branch`."""
+"""Default of `state_branch` in fleet.yaml."""
 _LARGEST = 1 << 16
-"""Bytes of a fleet.yaml that is looked through without being read."""
+"""Largest fleet.yaml, in bytes, that is searched without being parsed."""
 
 SPEC_ENDING = ".yaml"
 WORK_TREE = "work tree"
-"""What stands where a revision would, for specs that are not committed yet."""
+"""Stands for the revision of uncommitted specs."""
 
 
 def spec_folder(kind: "Kind") -> str:
-    """Return where the specs of a kind are."""
+    """Return the folder of the specs of a kind."""
     return f"{SPECS}/{kind}s/"
 
 
 def spec_path(kind: "Kind", name: str) -> str:
-    """Return where the spec of a thing is."""
+    """Return the path of an object's spec."""
     return f"{spec_folder(kind)}{name}{SPEC_ENDING}"
 
 
 @asynccontextmanager
 async def open_fleet(context: Context) -> AsyncIterator["FleetSession"]:
-    """Open the fleet that the command is about, and let go of it at the end."""
+    """Open the fleet that the command works on, and close it at the end."""
     async with await Repository.open(context.place, context.clones) as repository:
         branch = await repository.specs_branch(context.branch)
         marks = HighWaterMarks(repository, context.data_dir)
@@ -65,9 +65,9 @@ async def open_fleet(context: Context) -> AsyncIterator["FleetSession"]:
 
 async def specs_here(context: Context) -> "Desired":
     """
-    Return what the specs of the work tree ask for, else those of the branch.
+    Return the desired state of the work tree's specs, else of the branch's.
 
-    Where there is no fleet and none was named, that is what is built in.
+    Outside a fleet, with none named, return the built-in defaults.
     """
     from reconciler.specs.build import build
 
@@ -92,7 +92,7 @@ def _uncommitted(context: Context) -> "Mapping[str, File]":
 
 
 def pick(desired: "Desired", kind: "Kind", things: Mapping[str, T], name: str) -> T:
-    """Return the thing of that name. Raises SpecError if its file is broken, NotFound."""
+    """Return the object of that name. Raises SpecError if its file is broken, NotFound."""
     if name in things:
         return things[name]
     problems = [problem for problem in desired.problems if problem.path == spec_path(kind, name)]
@@ -111,12 +111,12 @@ class FleetSession:
     """The one with the specs."""
     tree: GitTree
     marks: HighWaterMarks
-    """What was acted on, and may not go back."""
+    """High-water marks of the fleet's branches."""
     notices: set[str] = field(default_factory=set)
-    """What was notices of it on stderr."""
+    """Notices that were printed on stderr."""
 
     async def recorded(self) -> "tuple[Desired, Observed]":
-        """Return what the newest specs ask for, as the reconciler reads them, and what is on record."""
+        """Return the desired state of the newest committed specs, and the observed state on record."""
         from reconciler.specs.source import SpecSource
 
         observed = await self.observed()
@@ -124,7 +124,7 @@ class FleetSession:
         return await SpecSource(tree).read(observed.statuses), observed
 
     async def observed(self) -> "Observed":
-        """Return what is on record."""
+        """Return the observed state on record."""
         from reconciler.core.views import observed_on_record
 
         record = await self.record()
@@ -132,16 +132,16 @@ class FleetSession:
         return observed_on_record(statuses, hosts, record.damaged)
 
     async def record(self) -> "StateReader":
-        """Return the record itself, for who looks at it again and again."""
+        """Return the reader of the record, for repeated reads."""
         from reconciler.store.reader import StateReader
 
         return StateReader(self.repository, await self.record_branch())
 
     async def record_branch(self) -> str:
         """
-        Return the branch with the record, which in a clone is read as it was fetched.
+        Return the branch with the record; in a clone, its fetched ref is read.
 
-        What people must know of what they look at is notices on stderr.
+        Prints notices about it on stderr.
         """
         branch = await self.state_branch()
         if fetched := await fetched_record(self.repository, branch) if branch != self.branch else None:
@@ -160,16 +160,16 @@ class FleetSession:
             say(notice)
 
     def lines(self, state_branch: str) -> Sequence[BranchLine]:
-        """Return the branches that may not go back."""
+        """Return the branches that are protected against rewinds."""
         specs = () if self.branch == state_branch else (self.line("specs", self.branch),)
         return (self.line("record", state_branch), *specs)
 
     def line(self, kind: MarkKind, branch: str) -> BranchLine:
-        """Return a branch, and what it must descend from."""
+        """Return a branch with its high-water marks."""
         return BranchLine(self.repository, self.marks, kind, branch)
 
     async def state_branch(self) -> str:
-        """Return the branch with the record: what the last good fleet.yaml says."""
+        """Return the branch with the record, from the last good fleet.yaml."""
         if self.repository.read_ref(self.repository.ref(STATE_BRANCH)) and not await self._may_name_another():
             return STATE_BRANCH
         from reconciler.specs.source import SpecSource
@@ -179,7 +179,7 @@ class FleetSession:
 
     async def _may_name_another(self) -> bool:
         """
-        Return whether fleet.yaml may say that the record is on another branch than is usual.
+        Return whether fleet.yaml may set `state_branch`.
 
         To read it as what it is takes a parser and the models, which is most of
         what `history` and `logs` would import.
@@ -191,14 +191,14 @@ class FleetSession:
         return len(text) > _LARGEST or any(sign in text for sign in (b"state_branch", b"\\", b"<<"))
 
     async def history(self, task: str | None, most: int | None) -> Sequence[TransitionRecord]:
-        """Return what happened to a task, or to all, newest first."""
+        """Return the transition records of a task, or of all, newest first."""
         return await history.read_history(self.repository, await self.record_branch(), task, limit=most)
 
     async def files(self, rev: str | None) -> "tuple[str, Mapping[str, File]]":
         """
         Return the spec files of a revision, and its commit; without one, of the work tree.
 
-        A fleet that has no work tree, or whose branch was named, is read at that branch.
+        Without a work tree, or with `--branch`, the branch is read.
         Raises NotFound for a revision that is not there.
         """
         from reconciler.specs.source import read_revision
@@ -211,7 +211,7 @@ class FleetSession:
 
     async def spec_file(self, kind: "Kind", name: str) -> "File":
         """
-        Return the committed spec file of a thing; an empty one of the host that is there without.
+        Return the committed spec file of an object; an empty one for the implicit host `local`.
 
         Raises NotFound.
         """
@@ -232,13 +232,13 @@ class FleetSession:
         raise NotFound(no_such(kind, name, names, where=f" on {self.branch}"))
 
     async def names(self, kind: "Kind") -> frozenset[str]:
-        """Return the names of the things of a kind that have a committed spec file."""
+        """Return the names of the objects of a kind with a committed spec file."""
         folder = spec_folder(kind)
         entries = await self.tree.files(await self.tree.head(), folder)
         return frozenset(path.removeprefix(folder).removesuffix(SPEC_ENDING) for path in entries)
 
     async def closed_since(self, hosts: Iterable[str]) -> Mapping[str, datetime]:
-        """Return when people last changed whether these hosts take runs, as far as history tells."""
+        """Return when people last changed whether these hosts take runs, according to history."""
         closed = {name: await self._closed(name) for name in hosts}
         return {name: at for name, at in closed.items() if at}
 
@@ -269,7 +269,7 @@ class FleetSession:
 
 
 class _FleetFile(GitTree):
-    """The branch as if it held fleet.yaml alone: quick to read, however many tasks there are."""
+    """The branch reduced to fleet.yaml: quick to read, however many tasks there are."""
 
     async def files(self, commit: str, under: str) -> Mapping[str, TreeEntry]:
         """Return the one file, if it is there."""

@@ -1,5 +1,5 @@
 """
-How a fleet stands as a whole: `status`.
+Status of a fleet as a whole: `status`.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class FleetStatus:
     fetched: "Fetched | None"
     """Where the record was fetched from, in a clone."""
     elsewhere: "Remote | None"
-    """Where the record is, or may be, in a clone: whoever reconciles does it there."""
+    """Remote that has the record, or may have it, in a clone: the reconciler runs there."""
     phases: Mapping[str, int]
     hosts: Mapping[str, int]
     needs: "Sequence[Need]"
@@ -66,7 +66,7 @@ def status(context: Context, output: str) -> int:
 
 
 def status_exit_code(fleet: FleetStatus) -> ExitCode:
-    """Return how `status` ends: who is to act is asked after whether anybody is there to go on."""
+    """Return the exit code of `status`: a missing reconciler outweighs what waits for a person."""
     if fleet.serving.is_running is False:
         return ExitCode.NOT_RUNNING
     return ExitCode.ATTENTION if fleet.needs else ExitCode.OK
@@ -134,7 +134,7 @@ def _of_serving(who: "Serving") -> "Iterator[Need]":
 
 
 def status_document(fleet: FleetStatus) -> Document:
-    """Return how a fleet stands as `-o json` prints it."""
+    """Return the status of a fleet as `-o json` prints it."""
     who, presence = fleet.serving, fleet.serving.presence
     running = {
         "mode": who.mode or None,
@@ -166,7 +166,7 @@ def status_document(fleet: FleetStatus) -> Document:
 
 
 def text(fleet: FleetStatus, now: datetime) -> str:
-    """Return how a fleet stands, for people."""
+    """Return the status of a fleet as text for people."""
     fields = [
         ("reconciler", _who(fleet, now)),
         ("specs", _at(fleet.specs_branch, fleet.specs, None, now) + _acted_on(fleet)),
@@ -191,7 +191,7 @@ def _who(fleet: FleetStatus, now: datetime) -> str:
     since = f", since {who.since}" if who.since else ""
     machine = f" on {who.host}" if who.host else ""
     address = f", {who.presence.address}" if who.presence and who.presence.address else ""
-    doubt = "" if who.is_running else " holds the lease (whether it lives cannot be told from here)"
+    doubt = "" if who.is_running else " holds the lease (whether it is alive cannot be told from here)"
     return f"`reconciler {who.mode or 'run'}` (pid {who.pid or '?'}){machine}{since}{address}{doubt}"
 
 

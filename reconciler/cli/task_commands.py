@@ -1,5 +1,5 @@
 """
-What people ask for in words instead of an editor: the task's file is edited, committed and pushed.
+Task commands: `suspend`, `resume`, `cancel`, `retry` edit the task's file, commit and push it.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from reconciler.core.model.specs import TaskSpec
 from reconciler.core.model.status import Reason, Status
 
 DecideTask = Callable[[str, TaskSpec, Status | None], FieldChanges | str]
-"""Tell which fields of a task change, or why there is nothing to do."""
+"""Decide which fields of a task change, or why there is nothing to do."""
 
 
 @click.command()

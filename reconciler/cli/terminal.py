@@ -1,5 +1,5 @@
 """
-Words on a terminal: tables, ages, suggestions.
+Text for a terminal: tables, ages, suggestions.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,12 +18,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 LEAST = 40
-"""Characters of the last column, for sentences: with less room they go on lines of their own."""
+"""Least width of the last column, which holds sentences; with less room they go on separate lines."""
 
 
 def fitted(head: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> list[list[str]]:
     """
-    Return a table as lines of cells, padded, no longer than a terminal is wide as far as can be.
+    Return a table as lines of padded cells, if possible within the width of the terminal.
 
     The last column is wrapped where it stands; where too little room is left
     for it, below the others.
@@ -65,7 +65,7 @@ def pad(text: str, width: int) -> str:
 
 
 def columns_of(text: str) -> int:
-    """Return how many columns of a terminal a text takes: wide characters two, combining ones none."""
+    """Return the width of a text in columns: wide characters take two, combining ones none."""
     if text.isascii():
         return len(text)
     return sum(0 if combining(each) else 2 if east_asian_width(each) in "WF" else 1 for each in text)
@@ -82,6 +82,6 @@ def value_block(fields: Iterable[tuple[str, str]]) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return the end of a sentence about an unknown name: what it may have meant, if anything is close."""
+    """Return a suggestion for an unknown name, as the end of a sentence; empty if nothing is close."""
     close = get_close_matches(name, list(names), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

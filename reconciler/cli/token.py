@@ -1,5 +1,5 @@
 """
-The tokens of outside agents: `token new`, `token list`, `token revoke`.
+Tokens of outside agents: `token new`, `token list`, `token revoke`.
 
 A token is shown once. The specs hold its hash, so who may come in is reviewed
 and undone as everything else is.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from reconciler.specs.parse import File
 
 MOST_TOKENS = 2
-"""Tokens of one agent: the one it has, and during a rotation the one it will have."""
+"""Tokens of one agent: its current one and, during a rotation, the next."""
 
 
 @click.group()
@@ -195,7 +195,7 @@ def _check(name: str) -> None:
 
 
 async def _agent(fleet: "FleetSession", name: str) -> "tuple[File, AgentSpec]":
-    """Return the spec file of an agent and what it says; empty ones if there is none."""
+    """Return the spec file of an agent, raw and parsed; empty ones if there is none."""
     from reconciler.core.model.specs import AgentSpec
     from reconciler.specs.parse import NO_FILE
 

@@ -34,7 +34,7 @@ def agent() -> None:
 @click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="What must not be forgotten; a folder under ~/.local/state/reconciler if left out.",
+    help="State that must survive restarts; a folder under ~/.local/state/reconciler if left out.",
 )
 @click.option(
     "--workdir",
@@ -116,7 +116,7 @@ def pull(
 
 
 async def _until_told(worker: "Worker") -> bool:
-    """Let it run until it ends by itself or a signal tells it to."""
+    """Run the worker until it ends by itself or by a signal."""
     work = asyncio.create_task(worker.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, lambda: work.cancelling() or work.cancel())

@@ -1,5 +1,5 @@
 """
-Acting: what is on record is set in motion.
+Actuator: carries out a plan once it is on record.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Actuator:
-    """Lets runs be followed and stopped on their hosts, as a plan says that is on record."""
+    """Starts, follows and stops runs on their hosts, as a recorded plan says."""
 
     cache: FleetCache
     inbox: Inbox
@@ -46,7 +46,7 @@ class Actuator:
                 await self._start(action, status)
 
     async def _start(self, action: FollowRun | StopRun, status: Status) -> None:
-        """Send somebody to a run; a mistake in it is kept to its task."""
+        """Start following a run; a fault affects only its task."""
         try:
             request = await self.assigned.run_request(action.task, status)
             if isinstance(action, StopRun):
@@ -58,7 +58,7 @@ class Actuator:
         except Unavailable:
             raise
         except Exception as error:
-            log.exception("task %s: nobody can be sent to its run; others go on", action.task)
+            log.exception("task %s: its run cannot be followed; others go on", action.task)
             self.quarantine.add(action.task, error)
             self.quarantine.rounds.add((action.run, action.round))
             self.inbox.wake()

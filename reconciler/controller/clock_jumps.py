@@ -1,5 +1,5 @@
 """
-Clock jumps: somebody sets the clock, and what has a term lasts as long as it would have.
+Clock jumps: when the clock is set, deadlines move with it, so that durations stay as they were.
 """
 
 import logging
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class ClockJumps:
-    """Jump detection: the wall clock held against `monotonic`, the seconds of one that nobody sets."""
+    """Jump detection: compares the wall clock with `monotonic`."""
 
     def __init__(self, cache: FleetCache, clock: Clock, monotonic: Callable[[], float]) -> None:
         self._cache = cache
@@ -25,7 +25,7 @@ class ClockJumps:
         """What both clocks said when they were last compared."""
 
     def compare(self) -> timedelta:
-        """Return by how much the clock was set since the last call; the cache's terms follow it."""
+        """Return by how much the clock was set since the last call, and shift the cache's deadlines by it."""
         before, self._times = self._times, (self._clock(), self._monotonic())
         by = self._times[0] - before[0] - timedelta(seconds=self._times[1] - before[1])
         if abs(by) <= JUMP:
@@ -38,7 +38,7 @@ class ClockJumps:
         return by
 
     def _terms(self) -> Iterator[tuple[str, datetime]]:
-        """Yield what has a term that counts from a time on record."""
+        """Yield what has a deadline that is computed from a time on record."""
         for status in self._cache.statuses.values():
             if status.run and (status.phase.is_live or status.phase is Phase.FAILED):
                 yield status.run, status.since

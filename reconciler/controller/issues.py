@@ -1,5 +1,5 @@
 """
-Issues become tasks, and comments of allowed people are followed.
+Issue controller: turns issues into tasks, and follows commands in comments of allowed people.
 
 Both end in commits to the specs: from there on, an issue's task is like any other.
 What could not be done stays to be done. Issues are compared with the files
@@ -36,7 +36,7 @@ from reconciler.core.forge.issues import (
     task_path,
 )
 from reconciler.core.forge.presentation import issue_number
-from reconciler.core.model.forge import Comment, Issue, ManagedComment
+from reconciler.core.model.forge import Comment, Issue, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.specs import Forge, IssueRules, Repo, TaskSpec
 from reconciler.core.model.status import Phase, Status
 from reconciler.core.text import one_line
@@ -46,19 +46,19 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Parse = Callable[[str, str], TaskSpec]
-"""Return what the text of a task's file says, given its path too. Raises SpecError."""
+"""Parse the text of a task's file, given its path. Raises SpecError."""
 
 _REDO = 3
-"""Tries to edit a file that others edit at the same time."""
+"""Attempts to edit a file that others edit at the same time."""
 _LOOK_BACK = timedelta(days=1)
-"""How old a comment may be that is followed after a start."""
+"""After a start, comments older than this are ignored."""
 _OVERLAP = timedelta(minutes=1)
-"""By how much comments are asked for again: one may show late on its forge."""
+"""Overlap of the periods that are queried: a comment may become visible late."""
 
 
 @dataclass
 class IssueController:
-    """Brings what people say on the forges of the fleet's repos to its specs, as often as its poller says."""
+    """Carries issues and commands from the forges of the fleet's repos into its specs."""
 
     forges: Forges
     writer: SpecWriter
@@ -72,9 +72,9 @@ class IssueController:
 
     poller: Poller[Repo] = field(init=False)
     _since: dict[str, datetime] = field(default_factory=dict, init=False)
-    """Up to when the comments of each repo were worked."""
+    """Time up to which the comments of each repo were handled."""
     _worked: dict[str, set[str]] = field(default_factory=dict, init=False)
-    """Keys of the commands that were worked, or ignored, by repo: of those that may be listed again."""
+    """Keys of handled or ignored commands that may be listed again, by repo."""
 
     def __post_init__(self) -> None:
         self.poller = Poller(
@@ -86,12 +86,12 @@ class IssueController:
         )
 
     async def poll(self, repo: Repo) -> None:
-        """Take up the issues of a repo and follow its comments; what fails is done the next time."""
+        """Sync the issues of a repo and follow its comments; what fails is retried at the next poll."""
         forge, rules = repo.forge, self.view.desired.fleet.issues
         if forge is None or rules is None:
             return
         place = _Target(repo.name, forge, rules)
-        comments = await self._comments(place)  # read first: a command is about the issue as it is by then
+        comments = await self._comments(place)  # issues first: a command refers to the issue as it is now
         await self._sync_files(place)
         await self._follow_comments(place, comments)
 
@@ -110,6 +110,8 @@ class IssueController:
     async def _sync_files(self, place: "_Target") -> None:
         """Bring the files of a repo's issues up to date, in one commit."""
         listed = await self.forges.issues(place.forge, place.rules.label)
+        if listed is None:  # switched off: the tasks of its issues go on
+            return
         issues = {issue.number: issue for issue in listed if place.takes(issue)}
 
         async def bring() -> None:
@@ -125,7 +127,7 @@ class IssueController:
     def _new(
         self, place: "_Target", issues: Mapping[int, Issue], files: Mapping[str, str]
     ) -> "Iterator[_News]":
-        """Yield the files that an issue makes or changes."""
+        """Yield the spec files that an issue creates or changes."""
         for number, issue in sorted(issues.items()):
             name = issue_task_name(place.repo, number)
             before = files.get(task_path(name))
@@ -134,7 +136,7 @@ class IssueController:
             except SpecError as error:
                 log.info(
                     "task %s does not follow its issue: %s", name, error
-                )  # told where specs are read, too
+                )  # reported where specs are read, too
                 continue
             if after is not None and after != before:
                 verb = "Take up" if before is None else "Update"
@@ -151,17 +153,17 @@ class IssueController:
             if number is None or number in issues or mark is None or not mark.is_open:
                 continue
             if await self._is_over(place, number, name):
-                with suppress(SpecError):  # broken by hand: it is told where specs are read
+                with suppress(SpecError):  # broken by hand: reported where specs are read
                     after = closed_task_file(text, self.edit)
                     missing.append(_News("Cancel", name, after, "its issue is gone", mark.url, ""))
         return missing
 
     async def _is_over(self, place: "_Target", number: int, name: str) -> bool:
         """
-        Return whether a task ends because its issue is gone, as the forge says of this very issue.
+        Return whether a task ends because its issue, looked up on its own, is closed or gone.
 
-        One that is settled stays as it is, one that was asked for again since
-        goes on. Merging closes issues too: who waits for that is not cancelled by it.
+        A settled task stays as it is, one that was requested again since
+        goes on. Merging closes issues too: a task that waits for its merge is not cancelled by it.
         """
         status = self.view.statuses.get(name)
         if status and status.phase.is_settled:
@@ -184,7 +186,7 @@ class IssueController:
             return True
         branch, number = status.branch_name, status.review.pull_request.number
         pull = (await self.forges.pulls(place.forge, [branch], [number])).get(branch)
-        return pull is None or pull.is_merged
+        return not isinstance(pull, PullRequestSnapshot) or pull.is_merged
 
     # --- Comments ----------------------------------------------------------
 
@@ -195,9 +197,9 @@ class IssueController:
 
     async def _follow_comments(self, place: "_Target", comments: Sequence[Comment]) -> None:
         """
-        Follow the commands among the new comments of a repo, each once, in order.
+        Follow the commands among a repo's new comments, each once, in order.
 
-        One that fails is tried again at the next look, and keeps no other waiting.
+        One that fails is tried again at the next poll, and blocks no other.
         """
         since = self._since[place.repo]
         worked = self._worked.get(place.repo, set()) | {comment.key for comment in comments}
@@ -221,7 +223,7 @@ class IssueController:
             worked.add(_key(comment))
 
     async def _follow(self, place: "_Target", comment: Comment, command: Command) -> None:
-        """Do what a comment asks for, then answer it: an answer says that it is done."""
+        """Carry out a comment's command, then reply: the reply marks it as done."""
         if not place.allows(comment.author):
             self.ignored += 1
             author = one_line(comment.author, 100)
@@ -256,7 +258,7 @@ class IssueController:
 
     async def _obey(self, place: "_Target", comment: Comment, command: Command, name: str) -> str:
         """
-        Change the file of a task as it is asked for; return the answer.
+        Edit the file of a task as the command says; return the reply.
 
         The commit names the comment, so that one that was followed before a
         crash kept the answer back is not followed twice.
@@ -292,12 +294,12 @@ class _Target(NamedTuple):
     rules: IssueRules
 
     def takes(self, issue: Issue) -> bool:
-        """Return whether an issue becomes a task; a forge that does not know the label lists them all."""
+        """Return whether an issue becomes a task; a forge without the label lists all issues."""
         return issue.state == "open" and self.rules.label in issue.labels and self.allows(issue.author)
 
     def allows(self, person: str) -> bool:
         """
-        Return whether the word of a person counts; forges do not tell names apart by case.
+        Return whether a person is on the allow-list; names on forges are case-insensitive.
 
         Letters of ASCII alone are folded: others become one of them, such as U+212A a `k`.
         """
@@ -323,7 +325,7 @@ def _key(comment: Comment) -> str:
 
 
 async def _insist(work: Callable[[], Awaitable[T]]) -> T:
-    """Do what reads, thinks and writes; again if somebody wrote first."""
+    """Run a read-modify-write step; repeat it on a conflict."""
     for _ in range(_REDO - 1):
         with suppress(Conflict):
             return await work()

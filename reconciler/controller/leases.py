@@ -1,5 +1,5 @@
 """
-Leases of workers: their requests for tasks and their reports, until the loop has taken them up.
+Worker leases: requests for tasks and reports, held until the loop has handled them.
 
 The loop takes both up at its next look, puts what follows on record, and only
 then answers.
@@ -27,7 +27,7 @@ from reconciler.core.runs.leases import holder, report_event, require_held
 
 log = logging.getLogger(__name__)
 LOOK_LIMIT = 5.0
-"""Seconds beyond its own wait that a bid may take until a look was taken with it: a push may last minutes."""
+"""Seconds a lease request may wait for the loop beyond its own wait: a push may last minutes."""
 
 
 def _future() -> asyncio.Future[Any]:
@@ -36,33 +36,33 @@ def _future() -> asyncio.Future[Any]:
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
-    """A bid, and everybody who waits for its end: the same request may have been sent twice."""
+    """A lease request, and everybody who waits for its result: it may have been sent twice."""
 
     lease_request: LeaseRequest
     won: asyncio.Future[str] = field(default_factory=_future)
     seen: asyncio.Future[None] = field(default_factory=_future)
-    """Done once a look was taken with it: only then there is no task for it."""
+    """Done once a round considered it without giving it a task."""
     waiters: int = 0
 
 
 @dataclass(eq=False, slots=True)
 class PendingReport:
-    """What an agent said, and the answer it waits for."""
+    """A worker's report, and the answer it waits for."""
 
     report: WorkerReport
     answer: asyncio.Future[Status] = field(default_factory=_future)
     after: Status | None = None
-    """Where it brings its task: the answer, once that is on record."""
+    """Status of its task after it: the answer, once that is on record."""
 
     def refuse(self, error: Exception) -> None:
-        """Answer with an error; whoever asked may be gone."""
+        """Answer with an error; the caller may be gone."""
         if not self.answer.done():
             self.answer.set_exception(error)
             self.answer.exception()  # nobody may be left to await it
 
 
 class WorkerLeases:
-    """Who waits for a task, who said what, and until when leases last; see controller.ports.LeaseService."""
+    """Lease requests, pending reports and the ends of leases; see controller.ports.LeaseService."""
 
     def __init__(
         self, cache: FleetCache, inbox: Inbox, assigned: AssignedSpecs, clock: Clock, jumps: ClockJumps
@@ -73,11 +73,11 @@ class WorkerLeases:
         self._clock = clock
         self._jumps = jumps
         self._is_open = False
-        """Whether what is asked can be put on record now."""
+        """Whether requests can be recorded now."""
         self._waiters: dict[tuple[str, str], _Waiter] = {}
         self._pending: list[PendingReport] = []
         self.leases: dict[str, datetime] = {}
-        """By run key; only in memory, where a restart renews them all."""
+        """End of each lease, by run key; only in memory: a restart renews them all."""
 
     # --- What agents ask ---------------------------------------------------
 
@@ -85,7 +85,7 @@ class WorkerLeases:
         """
         Return the name of the task that the agent holds now; see controller.ports.LeaseService.
 
-        Raises Unavailable if no look was taken in time: it may have won all the
+        Raises Unavailable if no round considered it in time: it may have won all the
         same, and asking again with the same request key brings that.
         """
         agent = self._cache.desired.agents.get(lease_request.agent)
@@ -119,7 +119,7 @@ class WorkerLeases:
                 self._waiters.pop((lease_request.agent, lease_request.request_key), None)
 
     async def submit(self, report: WorkerReport) -> Status:
-        """Return the task's status after what an agent said; see controller.ports.LeaseService."""
+        """Return the task's status after a worker's report; see controller.ports.LeaseService."""
         self._require_open()
         pending = PendingReport(report)
         self._pending.append(pending)
@@ -184,9 +184,7 @@ class WorkerLeases:
                 pending.refuse(error)
                 continue
             except Exception as error:
-                log.exception(
-                    "task %s: the report of agent %s cannot be thought about", report.task, report.agent
-                )
+                log.exception("task %s: the report of agent %s cannot be judged", report.task, report.agent)
                 pending.refuse(error)
                 continue
             self._renew(status, now)

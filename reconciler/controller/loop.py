@@ -1,8 +1,8 @@
 """
-The loop: read what is desired and what happened, plan, put it on record, act.
+Reconcile loop: read specs and facts, plan, record, act.
 
-One coroutine does this and nobody else changes the record. Runs are never
-awaited here: whoever follows them sends facts to the inbox.
+One coroutine does this; nothing else changes the record. Runs are never
+awaited here: their followers send facts to the inbox.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from reconciler.core.planning.plan import plan
 log = logging.getLogger(__name__)
 
 StopWhen = Literal["stopped", "idle", "started"]
-"""When to end: when told to; when nothing more happens by itself; when all that can start has started."""
+"""When `run` ends: on `stop`; when nothing more happens by itself; when all that can start has started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Controllers:
 
     @property
     def pollers(self) -> Sequence[Poller[Any]]:
-        """What the loop sends out when it is time."""
+        """All pollers that the loop drives."""
         return *self.hosts.pollers, self.pulls.poller
 
     async def close(self) -> None:
@@ -60,7 +60,7 @@ class Controllers:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What a look goes through, and the quarantine that each of them puts into what it cannot handle."""
+    """Stages of a round, and the quarantine to which each adds what it cannot handle."""
 
     tasks: TaskObserver
     hosts: HostObserver
@@ -72,12 +72,12 @@ class Stages:
 
 @dataclass(slots=True)
 class Listeners:
-    """Who is told of what happens here."""
+    """Callbacks of the loop."""
 
     steps: list[Callable[[Step], None]] = field(default_factory=list)
     """Called with each step that is on record now."""
     specs: list[Callable[[], object]] = field(default_factory=list)
-    """Called when specs were read that are new."""
+    """Called after new specs were read."""
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Loop:
     listeners: Listeners = field(default_factory=Listeners, init=False)
     backoff: Backoff = field(default_factory=Backoff, init=False)
     _is_loaded: bool = field(default=False, init=False)
-    """Whether the cache holds the record as it was last known to be."""
+    """Whether the cache holds the record as last read or written."""
     _is_stopped: bool = field(default=False, init=False)
 
     def stop(self) -> None:
@@ -110,14 +110,14 @@ class Loop:
 
     async def run(self, until: StopWhen = "stopped") -> None:
         """
-        Converge, wait for news, and again, until the time to end has come.
+        Converge and wait for news, repeatedly, until it is time to end.
 
-        Raises Rewound if the record went back, unless it is to run until it is stopped.
+        Raises Rewound if the record was rewound, unless it is to run until it is stopped.
         """
         self._is_loaded = False
         try:
             while not self._is_stopped:
-                # Before the look, not after it: what arrives during the look is news for the next.
+                # Cleared before the look: what arrives during it is news for the next.
                 self.inbox.news.clear()
                 wait = await self._look(until)
                 if self._is_stopped or self._is_over(until):
@@ -134,9 +134,9 @@ class Loop:
         """
         Take one look at everything that may have changed; return how long to wait for news.
 
-        What cannot be reached is left alone for a while: hints do not make it quicker.
+        After an outage the next look is delayed; hints do not shorten that.
         """
-        self.controllers.leases.follow_clock()  # first: all that has a term is judged by it
+        self.controllers.leases.follow_clock()  # first: all deadlines are judged by it
         if rest := self.backoff.remaining(self.ports.clock()):
             return rest
         try:
@@ -145,23 +145,23 @@ class Loop:
             due = self._send_out(self.ports.clock())
         except Unavailable as error:
             if isinstance(error, Rewound) and not self._is_loaded and until != "stopped":
-                raise  # it goes on when a person wants it to, not by itself
+                raise  # it goes on after a person's decision, not by itself
             log.warning("%s; trying again in %s", error, self.backoff.delay)
             return self._back_off(error)
         except Exception:
-            log.exception("a look failed by a mistake of ours; trying again in %s", self.backoff.delay)
-            return self._back_off(Unavailable("the reconciler made a mistake; its log has more"))
+            log.exception("a look failed with an unexpected error; trying again in %s", self.backoff.delay)
+            return self._back_off(Unavailable("an unexpected error; see the log of the reconciler"))
         self.backoff.succeed()
         self.controllers.leases.open()
         return due
 
     def _back_off(self, error: ReconcilerError) -> timedelta:
-        """Leave everything alone for a while, each time for longer; return for how long."""
+        """Pause with exponential backoff; return for how long."""
         self.controllers.leases.refuse(error)
         return self.backoff.fail(str(error), self.ports.clock())
 
     def _send_out(self, now: datetime) -> timedelta | None:
-        """Start every poll that is due; return in what time there is something to do again."""
+        """Start every poll that is due; return the time until the next one."""
         pollers = self.controllers.pollers
         for poller in pollers:
             poller.poll_due(now)
@@ -190,15 +190,15 @@ class Loop:
     # --- Read --------------------------------------------------------------
 
     async def _read(self) -> None:
-        """Read what may have moved."""
-        # The record first: which version of a broken spec still counts is told by the generations on record.
+        """Read record and specs if they may have moved."""
+        # The record first: its generations tell which version of a broken spec is in force.
         if not self._is_loaded or (self.inbox.is_notified and self.ports.state.has_moved()):
             await self._load()
         if self.inbox.is_notified:
             await self._read_specs()
 
     async def _load(self) -> None:
-        """Read the record anew; what was only in memory is gone, as it should be."""
+        """Load the record, and drop state that was only in memory."""
         self._is_loaded = False
         cache, state = self.cache, self.ports.state
         cache.statuses, cache.hosts = await state.load()
@@ -235,7 +235,7 @@ class Loop:
             tell()
 
     def _notice(self, names: Collection[str]) -> None:
-        """Take note of tasks whose spec or status is new."""
+        """Tell the controllers about tasks whose spec or status is new."""
         self.cache.refresh(names)
         for name, error in culprits(self.controllers.pulls.notice, list(names)).items():
             log.error("task %s cannot be shown or followed on its forge; others are", name, exc_info=error)
@@ -243,12 +243,12 @@ class Loop:
     # --- Converge ----------------------------------------------------------
 
     async def _converge(self) -> None:
-        """Observe, plan, put on record, act; again until that changes nothing any more."""
+        """Run rounds until one changes nothing."""
         while not self._is_stopped and await self._reconcile_once():
             pass
 
     async def _reconcile_once(self) -> bool:
-        """Go one round; return whether another may find something to do."""
+        """Run one round: observe, plan, record, act; return whether another may find something to do."""
         cache, quarantine, batch = self.cache, self.stages.quarantine, self._batch()
         hosts, news = self._observe_hosts(batch)
         # Events are folded before the plan: a run that has ended leaves its slot to what
@@ -256,27 +256,27 @@ class Loop:
         statuses, seen = quarantine.fold(cache.statuses, await self._observe_tasks(batch))
         self._plan(await self._observed(batch, statuses, hosts, seen), batch.now)
         statuses, planned = quarantine.fold(statuses, cache.last_plan.events)
-        # On record before in motion: whatever was begun, a crash leaves it in the record, where
-        # the next start takes it up. In the order in which it came to be, as each step has to
-        # find what the one before it left: what was seen, then what was planned because of it.
+        # Record before acting: after a crash, whatever was begun is in the record, where the
+        # next start finds it. Steps stay in order, as each builds on the one before:
+        # first what was observed, then what was planned because of it.
         steps = quarantine.writable([*news, *seen, *planned])
         if not await self.stages.recorder.commit(steps):
             await self._load()
             return True
         cache.statuses, cache.hosts, cache.head = statuses, hosts, self.ports.state.head
         self._publish(steps)
-        # Facts go only now: had the commit failed, they would have to be judged again.
+        # Facts are dropped only now: had the commit failed, they would have to be judged again.
         del self.inbox.facts[: len(batch.facts)]
         await self.stages.actuator.act(cache.last_plan, planned)
         # Workers are answered last: what they are told has to be on record.
         self.controllers.leases.settle(batch.lease_requests, batch.reports)
         if steps or quarantine.faults != batch.faults:
             return True
-        self.inbox.release(batch.waiters)  # a round without steps is what shows that nothing follows any more
+        self.inbox.release(batch.waiters)  # only a round without steps shows that nothing follows any more
         return False
 
     def _batch(self) -> "_Batch":
-        """Take what is here now, before the first await: what comes meanwhile is the next round's."""
+        """Take a snapshot of the input before the first await: later arrivals belong to the next round."""
         leases, quarantine = self.controllers.leases, self.stages.quarantine
         return _Batch(
             now=self.ports.clock(),
@@ -307,7 +307,7 @@ class Loop:
         hosts: Mapping[str, HostStatus],
         seen: Sequence[Transition],
     ) -> Observed:
-        """Return what is, with the steps that were seen and are not on record yet."""
+        """Return the observed state, including observed steps that are not on record yet."""
         cache, beside, stages = self.cache, self.controllers, self.stages
         beside.leases.watch(batch.now)
         return Observed(
@@ -331,23 +331,23 @@ class Loop:
         )
 
     def _retry_reasons(self, now: datetime) -> Mapping[str, str]:
-        """Return what is tried again and again, by run key."""
+        """Return why steps of runs are being retried, by run key."""
         pulls, hosts = self.controllers.pulls, self.controllers.hosts
         return {**pulls.retry_reasons(now), **hosts.retry_reasons(now), **self.ports.dispatch.retry_reasons}
 
     async def _past_attempts(self, statuses: Mapping[str, Status]) -> Mapping[str, int]:
-        """Return the last attempts of tasks that are new and had a life before."""
+        """Return the last attempts, by name, of new tasks whose name was in use before."""
         tasks, damaged = self.cache.desired.tasks, self.cache.damaged
         names = [n for n in self.cache.open if n in tasks and n not in statuses and n not in damaged]
         return await self.ports.state.past_attempts(names) if names else {}
 
     def _followed(self) -> frozenset[tuple[str, int]]:
-        """Return the rounds that need no follower: they have one, or their end waits to be recorded."""
+        """Return the rounds that need no new follower: they have one, or their end waits to be recorded."""
         ended = {(fact.run, fact.round) for fact in self.inbox.facts if isinstance(fact, RunEnded)}
         return self.ports.dispatch.followed | ended | self.stages.quarantine.rounds
 
     def _plan(self, observed: Observed, now: datetime) -> None:
-        """Plan for the open tasks; of mistakes in it the log tells once, for as long as they last."""
+        """Plan for the open tasks; each fault in it is logged once while it lasts."""
         before, cache = self.cache.last_plan, self.cache
         cache.last_plan = plan(cache.desired, observed, now, cache.open)
         for name, error in cache.last_plan.faults.items():
@@ -355,7 +355,7 @@ class Loop:
                 log.error("task %s cannot be planned; others go on", name, exc_info=error)
 
     def _publish(self, steps: Sequence[Step]) -> None:
-        """Tell of what is on record now, and let it have its consequences here."""
+        """Pass recorded steps to the listeners and controllers."""
         transitions = [step for step in steps if isinstance(step, Transition)]
         self._notice({name for step in transitions for name in (step.task, step.old)})
         self.stages.spending.add(transitions)
@@ -382,7 +382,7 @@ class _Batch:
     reports: Sequence[PendingReport]
     lease_requests: Sequence[LeaseRequest]
     faults: Mapping[str, str]
-    """Those known before it."""
+    """Faults known before the round."""
 
 
 def _is_back(change: HostChange) -> bool:

@@ -1,7 +1,7 @@
 """
-What a pull request against the specs would do, shown on it while it is open.
+Plan preview: shows on each pull request against the specs what merging it would do.
 
-Its specs are read to be compared with those in force, and for nothing else.
+Its specs are only compared with those in force; nothing of them is carried out.
 """
 
 import logging
@@ -57,12 +57,12 @@ class PlanPreview:
         )
 
     def _revision(self) -> Mapping[str, str]:
-        """Return the revision to compare with, if there is a forge; once it is another, plans are, too."""
+        """Return the revision to compare with, if there is a forge; a new one makes new plans."""
         desired = self.view.desired
         return {FLEET_FORGE: desired.revision} if desired.fleet.forge and desired.revision else {}
 
     async def poll(self, _: str) -> None:
-        """Show on each open pull request what it would do; what fails is done the next time."""
+        """Show on each open pull request what it would do; what fails is retried at the next poll."""
         forge = self.view.desired.fleet.forge
         if forge is None:
             return
@@ -79,7 +79,7 @@ class PlanPreview:
                 log.exception("there is no plan on pull request %d; the others have theirs", pull.number)
 
     async def _show(self, forge: Forge, pull: PullRequestSnapshot) -> None:
-        """Show the plan, if it is another than the one that is there."""
+        """Show the plan, unless the same one is shown already."""
         base = self.view.desired
         try:
             head = await self._specs(pull, base.revision)

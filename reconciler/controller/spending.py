@@ -1,5 +1,5 @@
 """
-What was spent today: read from the record once a day, and kept up with what is recorded.
+Daily spending: read from the record once a day, then updated with each recorded step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class DailySpending:
     async def today(
         self, desired: Desired, unrecorded: Sequence[Transition], now: datetime
     ) -> Mapping[BudgetScope, Usage]:
-        """Return what was spent today, what is about to be recorded with it; empty if nobody has a budget."""
+        """Return today's spending, with steps about to be recorded; empty if there is no daily budget."""
         if not has_daily_budget(desired):
             return {}
         today = midnight(now)
@@ -34,7 +34,7 @@ class DailySpending:
         return with_expenses(self._spent, unrecorded, today)
 
     def add(self, recorded: Sequence[Transition]) -> None:
-        """Add what is on record now."""
+        """Add steps that are on record now."""
         if self._since is not None:
             self._spent = with_expenses(self._spent, recorded, self._since)
 

@@ -1,5 +1,5 @@
 """
-How a task is doing, in the three words that dashboards and scripts know.
+Conditions: Ready, Progressing and Stalled, as dashboards and scripts expect them.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from reconciler.core.model.status import Phase, Reason, Status, Waiting
 ConditionType = Literal["Ready", "Progressing", "Stalled"]
 
 _NEEDS_A_PERSON = frozenset({Reason.SPEC_ERROR, Reason.APPROVAL, Reason.HOST, Reason.FAULT})
-"""What does not end by itself. A suspended task is as a person wants it: not stalled."""
+"""Waits that do not end without a person. A suspended task is as its owner wants it: not stalled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def conditions(
 def _headline(
     task: Task | None, status: Status | None, waiting: Waiting | None, problems: Sequence[Problem]
 ) -> tuple[str, str, datetime | None]:
-    """Return reason, message and time: the most pressing thing there is to say."""
+    """Return reason, message and time of the most urgent thing to report."""
     if problems:
         return Reason.SPEC_ERROR, str(problems[0]), waiting.since if waiting else None
     if waiting:

@@ -1,5 +1,5 @@
 """
-What people ask for in words: which fields of a spec change, or why there is nothing to do.
+Edits behind commands and pages: which fields of a spec change, or why none needs to.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from reconciler.core.model.status import Status
 from reconciler.core.times import format_time
 
 FieldChanges = Mapping[str, object]
-"""New values of fields; None: the field goes."""
+"""New values by field; None removes the field."""
 
 
 def edit_message(subject: str, reason: str) -> str:
@@ -54,7 +54,7 @@ def cancelling(name: str, spec: TaskSpec, _: Status | None) -> FieldChanges | st
 
 
 def retrying(name: str, spec: TaskSpec, status: Status | None) -> FieldChanges | str:
-    """Ask once more for a task that is settled, or cancelled."""
+    """Run a task once more that is settled or cancelled."""
     if spec.desired is DesiredState.CANCELLED:
         return {"desired": "active", "rerun": spec.rerun + 1}
     if status is None or not status.phase.is_settled:

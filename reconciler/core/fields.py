@@ -1,5 +1,5 @@
 """
-Field types of the models: durations, times, names, branches, lists a person likes to write.
+Field types of the models: durations, times, names, branches, lists that may be written as one string.
 """
 
 import ast
@@ -31,13 +31,13 @@ _SEGMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z")
 NAME_LENGTH = 200
 SEGMENT_LENGTH = 64
 
-# What the types below let in, sums, differences and time zones can bear: no conversion
-# further in has to think of the edges of what Python can represent.
+# The types below bound their values so that sums, differences and time zone conversions
+# stay within what Python can represent; no code further in has to check again.
 LONGEST = timedelta(days=36500)
 MOST = 10**18
-"""Of anything that is counted; sums end there."""
+"""Largest value of a count; sums are capped at it."""
 LARGEST_ID = 2**63 - 1
-"""Of numbers that others give to things."""
+"""Largest number that another system gives to a thing, such as an issue number."""
 LONGEST_TEXT = 2**24
 """Characters. Wherever there is a limit, halves of characters are refused too, which nothing could write."""
 
@@ -56,7 +56,7 @@ def parse_duration(value: object) -> timedelta:
 
 
 def _read_duration(value: object) -> timedelta | None:
-    """Return what a text means; None if that is more than can be represented. Raises ValueError."""
+    """Return the duration; None if it is more than can be represented. Raises ValueError."""
     match = _DURATION.match(value) if isinstance(value, str) and value else None
     if match is None:
         message = f'expected a duration such as "90s", "30m" or "1h30m", got {value!r}'
@@ -89,7 +89,7 @@ def format_duration(value: timedelta) -> str:
 
 
 def _one_or_many(value: object) -> object:
-    """Let a person write one string where a list is meant."""
+    """Accept a single string in place of a list."""
     if isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
@@ -149,7 +149,7 @@ Duration = Annotated[
     WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN, "examples": ["90s", "1h30m"]}),
 ]
 Period = Annotated[Duration, AfterValidator(_longer_than_none)]
-"""A duration that cannot be 0: what ends at once, or comes again without a pause, does not work."""
+"""A duration greater than 0."""
 Time = Annotated[
     datetime,
     BeforeValidator(parse_time),
@@ -172,16 +172,16 @@ EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Env = dict[EnvName, str]
 Text = Annotated[str, Field(min_length=1)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_./+=:,@%-]+$")]
-"""What stands for itself on the command line of any shell."""
+"""Text that needs no quoting on the command line of any shell."""
 Count = Annotated[int, Field(ge=0, le=1000)]
 Total = Annotated[int, Field(ge=0, le=10**9)]
-"""How often something happened, or how much of something there may be."""
+"""A count, or an upper limit."""
 Id = Annotated[int, Field(ge=0, le=LARGEST_ID)]
 """Number that somebody else gave to a thing."""
 
 
 class Frozen(BaseModel):
-    """A value: compared whole, never changed, strict about its fields."""
+    """Immutable value, compared by value, strict about its fields."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -198,10 +198,10 @@ class Frozen(BaseModel):
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         """
-        Let the docstring under a field describe it in the schema.
+        Describe each field in the schema by the docstring below it.
 
-        pydantic would do so by itself (`use_attribute_docstrings`), but for every
-        model as it is imported, by reading its source: a quarter of what that takes.
+        pydantic can do so itself (`use_attribute_docstrings`), but then for every
+        model on import, by reading its source: a quarter of the import time.
         """
         schema = handler(core_schema)
         properties = handler.resolve_ref_schema(schema).get("properties", {})

@@ -1,5 +1,5 @@
 """
-An adapter tried on a host: its version, its health command, a prompt of one line.
+Adapter check: tries an adapter on a host with its version probe, its health command, and a short prompt.
 
 What is tried goes the way of a real run: the same transport, job, secrets and
 verdict; only the folder it works in is another one, and is gone afterwards.
@@ -35,13 +35,13 @@ from reconciler.dispatch.transport import Transport
 
 PROMPT = "Reply with the one word: ready. Use no tools and change no files."
 ADAPTER_CHECK_FOLDER = "adapter-test"
-"""Where results work on a host; the folders of fleets beside it are named by their ids."""
+"""Folder of checks on a host; the folders of fleets beside it are named by their ids."""
 LIMIT = timedelta(minutes=5)
-"""For the prompt: an agent that takes longer to say one word is no use."""
+"""Timeout of the prompt."""
 _MOST_OUTPUT = 64 * 1024
-"""Bytes of what the health command printed that are looked at."""
+"""Bytes of the health command's output that are read."""
 _PATIENCE = 60.0
-"""Seconds for all that is not the CLI's own time: the way there, the way back, cleaning up."""
+"""Seconds for everything but the CLI itself: connecting, reading the result, cleaning up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +50,17 @@ class CheckResult:
 
     name: Literal["host", "version", "health", "prompt"]
     ok: bool | None
-    """None: the adapter has nothing to try there."""
+    """None: the adapter has nothing for this step."""
     message: str
     cli: HostCli | None = None
     """What the version probe found."""
     verdict: Verdict | None = None
-    """What came of the prompt."""
+    """Verdict on the prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterCheck:
-    """An adapter, a host, and what it takes to try the one on the other."""
+    """A check of one adapter on one host."""
 
     adapter: Adapter
     host: Host
@@ -68,12 +68,12 @@ class AdapterCheck:
     data: Path
     """A folder for logs; a local host without a `workdir` works in it too."""
     token: str
-    """Drawn, so that two results never meet."""
+    """Random, so that two checks never collide."""
     clock: Callable[[], datetime]
     read_output: ReadOutput
 
     async def results(self, *, with_prompt: bool) -> AsyncGenerator[CheckResult, None]:
-        """Yield what was tried, one after the other; without a host that answers there is nothing more."""
+        """Yield the result of each step; stops after the first if the host does not answer."""
         workdir = str(local_folder(self.host, self.data)) if self.host.is_local else None
         try:
             facts = await probe(self.transport, self.host, {self.adapter.name: self.adapter}, workdir=workdir)
@@ -190,7 +190,7 @@ class AdapterCheck:
 
 
 async def _clean(check_round: Round) -> None:
-    """End what still runs, and leave nothing behind."""
+    """End what still runs, and remove all files."""
     order, host_session = check_round.order, check_round.host_session
     await check_round.cancel()
     await host_session.runs.remove([agent_id(order.run, order.round), validation_id(order.run, order.round)])

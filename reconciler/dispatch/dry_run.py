@@ -1,5 +1,5 @@
 """
-A run that does nothing, carried out on a host to see whether runs can be.
+Dry run: a run that does nothing, to see whether a host can carry out runs.
 
 It goes the way of every other: the same transport, scripts, quoting, sessions
 and proofs. What it brings back is compared, and what it leaves behind must be
@@ -53,18 +53,18 @@ class DryRun:
     problems: tuple[str, ...] = ()
     """Why no run can be carried out there."""
     warnings: tuple[str, ...] = ()
-    """What is not kept from agents there, and could be."""
+    """What agents could reach there, and should not."""
     held_by: tuple[str, ...] = ()
-    """What finds the processes of a run when it ends: `cgroup`, `reaper`, `mark`."""
+    """Means by which the processes of a run are found at its end: `cgroup`, `reaper`, `mark`."""
 
     @property
     def description(self) -> str:
-        """What finds the processes of a run, for people."""
+        """`held_by` as text for people."""
         return " and ".join(_HELD[each] for each in self.held_by)
 
 
 async def dry_run(host: Host, transport: Transport, *, token: str) -> DryRun:
-    """Carry out a run that does nothing; return what came of it. `token` is drawn, so that two never meet."""
+    """Carry out a dry run. `token` is random, so that two never collide."""
     with TemporaryDirectory(prefix="reconciler-") as folder:
         logs, proofs = LogFolder(Path(folder) / "logs"), Proofs(Path(folder) / "proofs")
         pace = usual_pace(host)

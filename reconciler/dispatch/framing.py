@@ -1,5 +1,5 @@
 """
-Where the events of a CLI begin and end in what was printed.
+Framing: finds the events of a CLI in its output.
 
 A CLI writes each event at the beginning of a line, or one value over many
 lines. Others print on the same terminal: progress that ends without a line
@@ -18,15 +18,15 @@ from reconciler.core.text import harmless
 
 OutputEvent = dict[str, Any]
 Printed = bytes | BinaryIO
-"""What was printed, or where it is."""
+"""Output, or the file that holds it."""
 
 MOST_EVENT = 8 * 2**20
 """Bytes of an event; a longer one is passed over."""
 MOST_BLOCKS = 8
-"""How many places are tried as the beginning of a value over many lines that turn out not to be."""
+"""Most failed attempts to read a value over many lines."""
 
 _START = re.compile(r"\{(?=\s*(?:[\"}]|$))|\[(?=\s*(?:\{|\]|$))")
-"""Where JSON may begin in a line."""
+"""Possible beginnings of JSON in a line."""
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|["{}\[\]]')
 _DEPTHS = {"{": 1, "[": 1, "}": -1, "]": -1}
 _DECODER = json.JSONDecoder()
@@ -48,7 +48,7 @@ def end_of(printed: Printed, limit: int) -> bytes:
 
 
 class Framer:
-    """Takes an output line by line and gives its events away; what is not whole yet is kept."""
+    """Takes an output line by line and passes its events on; buffers incomplete ones."""
 
     def __init__(self, give: Callable[[OutputEvent, bool], None]) -> None:
         """Begin. `give` is called with each event, and whether something else stands before it."""
@@ -75,7 +75,7 @@ class Framer:
         self._end()
 
     def _parse_long_line(self, begun: bytes, stream: BinaryIO) -> None:
-        """Take a line that is longer than any event: one may stand in it, behind progress."""
+        """Parse a line that is longer than any event: it may contain one, behind progress output."""
         noise, events, is_passed_over = self.noise, self.events, False
         while begun:
             *parts, begun = begun.split(b"\r")
@@ -107,7 +107,7 @@ class Framer:
         self.noise += not has_event and not self._block
 
     def _parse_part(self, part: bytes, *, indented: bool) -> bool:
-        """Give away the events of a line, or of what stands between two carriage returns."""
+        """Pass on the events of a line, or of a part between two carriage returns."""
         if b"{" not in part or (not indented and part[:1] in b" \t"):
             return False
         if part.lstrip()[:1] in (b"{", b"["):
@@ -118,7 +118,7 @@ class Framer:
         return self._scan(_plain(part).strip())
 
     def _scan(self, text: str) -> bool:
-        """Give away the values of a line, one behind the other, up to one that is broken."""
+        """Pass on the values of a line, in order, up to the first broken one."""
         at, spliced, has_event = 0, list[Any](), False
         is_spliced = False
         while match := _START.search(text, at):
@@ -135,12 +135,12 @@ class Framer:
                 spliced.append(value)
             else:
                 has_event |= self._emit_all(value, is_spliced=False)
-        if not text[at:].strip():  # behind a spliced one stands nothing: it would be a quotation
+        if not text[at:].strip():  # nothing may follow a spliced one: it would be a quotation
             has_event |= sum(self._emit_all(value, is_spliced=True) for value in spliced) > 0
         return has_event
 
     def _emit_all(self, value: Any, *, is_spliced: bool) -> bool:
-        """Give away a value, or those in an array; return whether there are any."""
+        """Pass on a value, or those in an array; return whether there are any."""
         events = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict)]
         self.events += len(events)
         for event in events:
@@ -156,7 +156,7 @@ class Framer:
             self._is_spliced = is_spliced
 
     def _continue_value(self, text: str) -> bool:
-        """Take a line as part of the value that goes on; return whether it is."""
+        """Add a line to the unfinished value; return whether it belongs to it."""
         depth = _depth(text)
         self._size += len(text)
         is_other = text.startswith("{") and self._block[0].startswith("{")
@@ -180,7 +180,7 @@ class Framer:
         self._emit_all(value, is_spliced=self._is_spliced)
 
     def _give_up(self) -> None:
-        """Take the first line of what turned out to be no value as noise, and look at the others anew."""
+        """Count the first line of a failed value as noise, and parse the others again."""
         self._blocks += 1
         self.noise += 1
         lines, self._block = self._block[1:], []

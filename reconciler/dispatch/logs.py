@@ -1,5 +1,5 @@
 """
-What agents printed, kept on this machine: `<logs>/<run>.r<round>/out` and `err`, and `…v` for its validation.
+Logs of agents on this machine: `<logs>/<run>.r<round>/out` and `err`, and `…v` for its validation.
 
 What an outside agent finished is validated apart from it: `<logs>/<run>.c<commit>.r1v`.
 
@@ -45,7 +45,7 @@ class LogFolder:
             file.write(data)
 
     def sync(self, run_id: str, stream: StreamName) -> None:
-        """Return once all of it, and that it is there, is safe on the disk."""
+        """Sync the file and its folder to disk."""
         path = self._path(run_id, stream)
         sync_file(path)
         for folder in (path.parent, self._folder):
@@ -65,21 +65,21 @@ class LogFolder:
             return b""
 
     def open(self, run_id: str, stream: StreamName) -> BinaryIO:
-        """Open it to be read; empty if there is none."""
+        """Open it for reading; an empty file if there is none."""
         try:
             return self._path(run_id, stream).open("rb")
         except FileNotFoundError:
             return BytesIO()
 
     def append_proof(self, run_id: str, line: str) -> None:
-        """Add a line to what proves which secrets a run was given."""
+        """Add a line to the proofs of which secrets a run was given."""
         path = self._folder / run_id / _PROOF
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.open("a", encoding="ascii") as file:
             file.write(f"{line}\n")
 
     def proofs(self, run_id: str) -> list[str]:
-        """Return the lines of what proves which secrets a run was given."""
+        """Return the proofs of which secrets a run was given."""
         try:
             return (self._folder / run_id / _PROOF).read_text("utf-8", "replace").splitlines()
         except FileNotFoundError:

@@ -1,5 +1,5 @@
 """
-What agents print: bytes in, a verdict out.
+Output reader: bytes that an agent printed in, a verdict out.
 
 The bytes become events (`framing`), the rules of the adapter are asked of
 those that matter to them, and `core.outcome` judges what they answered. Nothing
@@ -53,7 +53,7 @@ def read_output(
     mask: Mask = _NOTHING_HIDDEN,
 ) -> Verdict:
     """
-    Return what to make of what a CLI printed and how it ended.
+    Return the verdict on a CLI's output and exit code.
 
     `exit_code` is the shell's: 128 + n after signal n. No secret of `mask` is
     in what is returned.
@@ -68,7 +68,7 @@ def parse_recording(
     """
     Return the verdict for a recorded output.
 
-    What stands beside it under the same name with the ending `.stderr` is read
+    A file beside it of the same name with the ending `.stderr` is read
     too. `exit_code` may be Python's: negative after a signal.
     """
     beside = stdout.with_suffix(".stderr")
@@ -99,14 +99,14 @@ def verdict_as_json(verdict: Verdict) -> dict[str, Any]:
 # --- Events ------------------------------------------------------------------
 
 MOST_TEXT = 256 * 1024
-"""Characters of the last words, and of an error, that are looked at; less of them is kept."""
+"""Characters of the final message, and of an error, that are read; fewer are kept."""
 TAIL = 64 * 1024
 """How much of a text's end is looked at, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What a CLI printed, taken apart."""
+    """The parsed output of a CLI."""
 
     events: tuple[OutputEvent, ...]
     stderr: bytes
@@ -114,13 +114,13 @@ class Transcript:
     was_cut: bool
     """The last line begins like JSON but is none."""
     has_begun: bool = False
-    """There was an event, be it one that does not matter."""
+    """Whether there was any event, even one that was not kept."""
     notes: tuple[str, ...] = ()
     spliced: frozenset[int] = frozenset()
-    """Which events something else stands before on their lines."""
+    """Indexes of the events with something else before them on their line."""
 
     def only(self, is_spliced_wanted: Callable[[OutputEvent], bool]) -> "Transcript":
-        """Return the transcript with those of its spliced events that are wanted."""
+        """Return the transcript with only the wanted ones of its spliced events."""
         wanted = [
             (event, number in self.spliced)
             for number, event in enumerate(self.events)
@@ -142,17 +142,17 @@ def _none(_: OutputEvent) -> bool:
 
 
 Give = Callable[[OutputEvent, bool], None]
-"""Takes an event, and whether something else stands before it."""
+"""Takes an event, and whether it is spliced."""
 
 
 class Joining(Protocol):
-    """Makes events of what comes in pieces, as it comes."""
+    """Joins events that are printed in pieces."""
 
     def add(self, event: OutputEvent, is_spliced: bool) -> None:
-        """Take an event, and give away those that are whole."""
+        """Add an event, and pass on those that are complete."""
 
     def end(self) -> None:
-        """Give away the rest."""
+        """Pass on the rest."""
 
 
 def read_events(
@@ -190,9 +190,9 @@ def read_events(
 def _anomalies(framer: Framer, retention: EventBuffer) -> Iterator[str]:
     stray = framer.noise - framer.was_cut
     if framer.events and stray > 0:
-        yield f"lines of output that are no events: {stray}"
+        yield f"lines of output that are not events: {stray}"
     if retention.left_out:
-        yield f"events in the middle of the output that were not looked at: {retention.left_out}"
+        yield f"events in the middle of the output that were not read: {retention.left_out}"
 
 
 def _end(printed: Printed) -> str:
@@ -213,7 +213,7 @@ class RoundOutput:
 
 @dataclass(frozen=True, slots=True)
 class OutputRequest:
-    """What the run was to do, as far as its output must answer for it."""
+    """What was requested of the run, as far as the verdict depends on it."""
 
     argv: tuple[str, ...] = ()
     session: str | None = None
@@ -229,13 +229,13 @@ def judge_output(
     now: datetime,
     mask: Mask = _NOTHING_HIDDEN,
 ) -> Verdict:
-    """Return the verdict for what is left of a run, given what it was to do."""
+    """Return the verdict on a round's output, given what was requested."""
     facts = _text_facts if adapter.output.format == "text" else _event_facts
     return verdict(_masked(facts(adapter.output, round_output, request, mask), mask), now)
 
 
 def _masked(facts: OutputFacts, mask: Mask) -> OutputFacts:
-    """Return the facts without secrets, before anything is cut: half a secret is not found."""
+    """Return the facts with secrets masked, before any text is cut: half a secret would not be found."""
     hide, session = mask.hide, facts.session_id
     return replace(
         facts,
@@ -249,7 +249,7 @@ def _masked(facts: OutputFacts, mask: Mask) -> OutputFacts:
 
 def _text_facts(rules: Output, round_output: RoundOutput, request: OutputRequest, mask: Mask) -> OutputFacts:
     """
-    Return what the lines of a text tell.
+    Return the facts in a text output.
 
     Without rules there is nothing but the exit code to go by: the words may be
     about anything. Of an error and a success, the later one counts. Secrets are
@@ -283,7 +283,7 @@ def _text_facts(rules: Output, round_output: RoundOutput, request: OutputRequest
 
 
 def _find(pattern: str | None, lines: Sequence[str]) -> tuple[int, str]:
-    """Return the number of the last line that fits, and what it says; -1 if none does."""
+    """Return the number of the last matching line, and the match; -1 if there is none."""
     return max(matches(pattern, lines), default=(-1, ""), key=itemgetter(0)) if pattern else (-1, "")
 
 
@@ -293,7 +293,7 @@ def _value(pattern: str | None, lines: Sequence[str]) -> str | None:
 
 
 def _rest(lines: Sequence[str], at: int) -> Iterator[str]:
-    """Yield what goes on of an error on the lines below it, up to an empty one."""
+    """Yield the continuation of an error on the lines below it, up to an empty one."""
     return takewhile(bool, lines[at + 1 : at + 4])
 
 
@@ -411,7 +411,7 @@ def _usage(rules: Output, ask: Callable[[str | None], Any]) -> Usage:
 
 
 def _ask(expression: str | None, events: list[OutputEvent]) -> Any:
-    """Return what a JMESPath expression finds; None also if the events are not of the kind it expects."""
+    """Evaluate a JMESPath expression; None also if the events have an unexpected shape."""
     if expression is None:
         return None
     try:
@@ -430,7 +430,7 @@ def _text(value: object) -> str | None:
 
 
 _SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
-"""What a session may be called: it will stand on a command line, and no option may hide in it."""
+"""Pattern of a session id: it is passed on a command line and must not look like an option."""
 
 
 def _session(value: object) -> str | None:
@@ -456,7 +456,7 @@ _UNITS = {"": 1, "k": 1e3, "m": 1e6}
 
 
 def _number(value: object) -> float:
-    """Return a number, or what a text such as `1.0k` or `12,345` writes; 0 for anything else."""
+    """Return a number, also from a text such as `1.0k` or `12,345`; 0 for anything else."""
     written = _WRITTEN.fullmatch(value) if isinstance(value, str) else None
     if written:
         value = float(written[1].replace(",", "")) * _UNITS[written[2].lower()]
@@ -504,7 +504,7 @@ def _tool_results(events: list[OutputEvent]) -> list[object]:
 
 def _codex(transcript: Transcript) -> list[OutputEvent]:
     """
-    Keep the last turn, count cached tokens apart, and put the old format into words of the new one.
+    Keep the last turn, count cached tokens separately, and convert the old format to the new one.
 
     Input tokens include cached ones here; elsewhere they do not.
     """
@@ -523,7 +523,7 @@ def _is_old(event: OutputEvent) -> bool:
 
 
 def _renamed(event: OutputEvent) -> OutputEvent:
-    """Call an item by today's name; for a while its type stood under `item_type`."""
+    """Rename an item to the current format; for a while its type was under `item_type`."""
     item = event.get("item")
     if not isinstance(item, dict) or "item_type" not in item:
         return event
@@ -541,7 +541,7 @@ def _uncached(event: OutputEvent) -> OutputEvent:
 
 def _modern(events: list[OutputEvent]) -> Iterator[OutputEvent]:
     """
-    Yield the events of Codex up to 0.43, `{"id", "msg"}`, as those of today.
+    Convert the events of Codex up to 0.43, `{"id", "msg"}`, to the current format.
 
     It knows no last event: its turn is over if the agent's message was followed
     by the count of its tokens and nothing else.
@@ -579,7 +579,7 @@ def _gemini(transcript: Transcript) -> list[OutputEvent]:
 
 
 def _with_thoughts(event: OutputEvent) -> OutputEvent:
-    """Count what the model generated: all that was not its input."""
+    """Count all generated tokens as output."""
     stats = event.get("stats")
     if not isinstance(stats, dict) or "output_tokens" not in stats:
         return event
@@ -601,7 +601,7 @@ READERS: dict[str, Callable[[Transcript], list[OutputEvent]]] = {
 
 
 def _slim_claude(event: OutputEvent) -> OutputEvent:
-    """Leave of what tools gave the agent only whose it was."""
+    """Strip tool results to their ids."""
     used = _tool_results([event])
     if event.get("type") != "user" or not used:
         return event
@@ -610,7 +610,7 @@ def _slim_claude(event: OutputEvent) -> OutputEvent:
 
 
 def _slim_codex(event: OutputEvent) -> OutputEvent:
-    """Leave of the old format what is put into words of the new one."""
+    """Strip events of the old format to what is converted."""
     message = event.get("msg")
     if not isinstance(message, dict):
         return _renamed(event)
@@ -639,12 +639,12 @@ READ: dict[str, Sequence[EventFilter]] = {
         EventFilter(_is_old, "all"),
     ),
 }
-"""Which events the readers look at, besides those of the rules."""
+"""Events that the readers need, besides those of the rules."""
 
 
 class _JoiningGemini:
     """
-    Puts words that come piece by piece together, and names the tools of results.
+    Joins message chunks, and adds the names of tools to their results.
 
     A message is over when something else happens; the last one is the answer.
     """
@@ -652,9 +652,9 @@ class _JoiningGemini:
     def __init__(self, give: Give) -> None:
         self._give = give
         self._messages: dict[bool, _Message] = {}
-        """Those that go on: of the events by themselves, and of those that something stands before."""
+        """Unfinished messages: of plain events, and of spliced ones."""
         self._tools: dict[str, object] = {}
-        """Names of those that gave no result yet."""
+        """Names of tools without a result so far."""
 
     def add(self, event: OutputEvent, is_spliced: bool) -> None:
         if _is_piece(event):
@@ -689,7 +689,7 @@ _MOST_TOOLS = 1000
 
 
 class _Message:
-    """What the agent says, as far as it is kept: its end."""
+    """A message of the agent; its end is kept."""
 
     def __init__(self, first: OutputEvent) -> None:
         self._first = first
@@ -708,7 +708,7 @@ class _Message:
 
 
 _PIECE = 8
-"""What a piece takes besides its characters, in characters."""
+"""Overhead of a chunk, in characters."""
 
 
 def _is_piece(event: OutputEvent) -> bool:
@@ -718,4 +718,4 @@ def _is_piece(event: OutputEvent) -> bool:
 
 
 JOIN: dict[str, Callable[[Give], Joining]] = {"gemini": _JoiningGemini}
-"""How what comes in pieces is made whole, before it is decided what is kept."""
+"""Classes that join chunks, by reader; applied before events are filtered."""

@@ -1,5 +1,5 @@
 """
-The ways to all hosts: each made once, shared, and closed together.
+Transport pool: one shared transport per host, closed together.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from reconciler.dispatch.transport import CommandResult, Transport
 
 class RoutedTransport(Transport):
     """
-    A host, reached in the way its spec names now.
+    Transport over the route that the host's spec names now.
 
     Whoever follows a run holds on to this for hours. Meanwhile a person may
     have trusted the host's new key, or sshd may have moved to another port.
@@ -28,11 +28,11 @@ class RoutedTransport(Transport):
         self._now = now
 
     async def call(self, argv: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
-        """Run a short command, as Transport says; Unavailable too if the spec names no way."""
+        """Run a short command; see Transport. Raises Unavailable also if the spec has no valid route."""
         return await self._now().call(argv, stdin, timeout=timeout)
 
     async def read(self, path: str, offset: int, limit: int) -> bytes:
-        """Return a piece of a file, as Transport says; Unavailable too if the spec names no way."""
+        """Return a piece of a file; see Transport. Raises Unavailable also if the spec has no valid route."""
         return await self._now().read(path, offset, limit)
 
     async def close(self) -> None:
@@ -42,7 +42,7 @@ class RoutedTransport(Transport):
 
 
 HostAccount = tuple[str, str | None, str | None]
-"""Name, address and user of a host: where its runs are. All else only says how to get there."""
+"""Name, address and user of a host: they identify its runs. Other fields only say how to connect."""
 
 
 class TransportPool:
@@ -77,9 +77,9 @@ class TransportPool:
         self._lines: dict[Route, SshConnector] = {}
         self._remotes: dict[Route, SshTransport] = {}
         self._ways: WeakValueDictionary[HostAccount, RoutedTransport] = WeakValueDictionary()
-        """Those that somebody holds: who follows a run does, the whole time."""
+        """Transports in use; a follower keeps its own for the whole run."""
         self._requested: dict[HostAccount, Host] = {}
-        """Each host as it was last asked for: what to go by once it is gone from the specs."""
+        """Each host as last requested, for when it is gone from the specs."""
         self._latest: dict[HostAccount, Route] = {}
 
     def __call__(self, host: Host) -> Transport:
@@ -96,18 +96,18 @@ class TransportPool:
         return way
 
     def line(self, host: Host) -> SshConnector:
-        """Return the line to a host that is not this machine. Raises Unavailable for a jump to nowhere."""
+        """Return the connector to a remote host. Raises Unavailable for an unknown jump host."""
         return self._line(route(host, self._hosts()))
 
     async def close(self) -> None:
-        """Let go of all hosts; runs on them go on."""
+        """Close all transports; runs on the hosts go on."""
         await asyncio.gather(
             *(transport.close() for transport in [*self._locals.values(), *self._remotes.values()])
         )
         await asyncio.gather(*(line.close() for line in self._lines.values()))
 
     def _remote(self, account: HostAccount) -> SshTransport:
-        """Return the transport over the way there is now. Raises Unavailable for a jump to nowhere."""
+        """Return the transport over the current route. Raises Unavailable for an unknown jump host."""
         hosts = self._hosts()
         host = hosts.get(account[0])
         way = route(host if host and _account(host) == account else self._requested[account], hosts)
@@ -120,7 +120,7 @@ class TransportPool:
         return self._remotes[way]
 
     def _forget_moved(self) -> None:
-        """Forget places where hosts were, once nobody follows anything there."""
+        """Drop former addresses of hosts, once nothing is followed there."""
         current = {_account(host) for host in self._hosts().values()}
         for account in self._requested.keys() - current - set(self._ways):
             del self._requested[account]
@@ -128,7 +128,7 @@ class TransportPool:
                 self._forget(before)
 
     def _forget(self, way: Route) -> None:
-        """Let go of a way that is not taken any more, and of the lines that no other way has."""
+        """Drop a route that is no longer used, and connectors that no other route shares."""
         taken = set(self._latest.values())
         if way in taken:
             return
@@ -138,7 +138,7 @@ class TransportPool:
         self._lines = {route: line for route, line in self._lines.items() if route in needed or line.is_used}
 
     def _line(self, way: Route) -> SshConnector:
-        """Return the line to the last hop of the way; hops that two ways begin with are shared."""
+        """Return the connector to the last hop of a route; common first hops are shared."""
         if way not in self._lines:
             self._lines[way] = SshConnector(
                 way[-1],

@@ -1,5 +1,5 @@
 """
-The words spoken with `wrapper.sh`: what is sent to it, what its answers mean. Nothing here does I/O.
+Protocol of `wrapper.sh`: builds its input and parses its answers. Nothing here does I/O.
 """
 
 import hashlib
@@ -26,22 +26,22 @@ _BATCH = 100
 
 
 class Stage(StrEnum):
-    """How far a run on a host has come."""
+    """Stage of a run on a host."""
 
     ABSENT = "absent"
     """Nothing is known of it."""
     UNSTARTED = "unstarted"
-    """A start was begun and never came through."""
+    """A start was begun and not completed."""
     RUNNING = "running"
     ORPHAN = "orphan"
-    """It goes on without its supervisor; its exit code will not be known."""
+    """It runs without its supervisor; its exit code will not be known."""
     DONE = "done"
     LOST = "lost"
-    """It is over, and nobody wrote down how."""
+    """It is over, without a record of how."""
     REBOOTED = "rebooted"
-    """The host was started anew since."""
+    """The host was rebooted meanwhile."""
     STRANGE = "strange"
-    """What lies there is nothing that the wrapper makes."""
+    """There is something that the wrapper did not make."""
 
     @property
     def is_alive(self) -> bool:
@@ -51,7 +51,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """What a host says of one run; figures are known of those that are done."""
+    """State of one run on a host; figures are known once it is done."""
 
     stage: Stage
     exit_code: int | None = None
@@ -68,7 +68,7 @@ class RunState:
 
 @dataclass(frozen=True, slots=True)
 class HostRuns:
-    """What `stat` answers: the host's folder of runs, and where each run stands."""
+    """Answer of `stat`: the host's folder of runs, and the state of each run."""
 
     root: str
     """Absolute."""
@@ -118,7 +118,7 @@ def payload(job: str, stdin: bytes = b"", *, seal: str = "") -> bytes:
 
 
 def lock_of(seal: str) -> str:
-    """Return what only this seal opens, and what tells nothing of it."""
+    """Return the lock of a seal: its hash."""
     return hashlib.sha256(seal.encode()).hexdigest()
 
 
@@ -191,7 +191,7 @@ def _setting(env: Mapping[str, str], folder: str) -> list[str]:
 
 
 def parse_state(fields: Sequence[str]) -> RunState:
-    """Return the state that the words mean. Raises Unavailable if they are none."""
+    """Return the state in the fields of an answer. Raises Unavailable if they are malformed."""
     try:
         stage = Stage(fields[0])
         if stage is not Stage.DONE:
@@ -215,7 +215,7 @@ def parse_states(lines: Sequence[str]) -> dict[str, RunState]:
 
 
 def parse_stat(text: str) -> HostRuns:
-    """Return what `stat` answered. Raises Unavailable if it is cut."""
+    """Parse the answer of `stat`. Raises Unavailable if it is truncated."""
     head, *lines = text.splitlines() or [""]
     try:
         size, root = head.removeprefix("S ").split(" ", 1)

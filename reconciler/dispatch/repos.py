@@ -1,5 +1,5 @@
 """
-Code repositories, as this machine knows them: a bare mirror of each.
+Code repositories: a bare mirror of each on this machine.
 
 Work starts from a commit of the mirror and comes back into it as a bundle; here
 it is checked, and from here it is pushed. A host needs no credential for that.
@@ -36,11 +36,11 @@ _TIMEOUT = 600.0
 _NETWORK_TIMEOUT = 1800.0
 """Seconds; the first fetch of a large repository takes long."""
 SILENCE = 60.0
-"""Seconds for which a repository may say nothing before it counts as away; it tells how far it has come."""
+"""Seconds without progress output after which a repository counts as unreachable."""
 _PUSH_SILENCE = 300.0
-"""The same after the work was sent: what a forge does with it then, it does without a word."""
+"""The same after the work was sent: a forge then processes it without output."""
 _REST = 600.0
-"""Seconds in which a mirror is made again at most once: what is damaged by then has another cause."""
+"""Seconds within which a mirror is rebuilt at most once: further damage has another cause."""
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/:\s]+:")
 _NOT_ALLOWED = re.compile(
     r"authentication failed|could not read (?:username|password)|permission denied|host key verification"
@@ -53,7 +53,7 @@ _AWAY = re.compile(
     r"|early eof|hung up|unexpected disconnect|rpc failed|timed out|returned error: (?:429|5\d\d)",
     re.IGNORECASE,
 )
-"""It is the way to the repository that failed."""
+"""Git's messages when the connection to the repository failed."""
 _NO_ROOM = re.compile(r"no space left|quota exceeded|read-only file system|input/output error", re.IGNORECASE)
 _UNFIT = {
     "dubious ownership": "it belongs to another user than the reconciler's; let that user own it, or trust "
@@ -63,7 +63,7 @@ _UNFIT = {
     "shallow roots": "it is shallow: a part of its history is missing; run `git fetch --unshallow` there, "
     "or name the repository that it was made from",
 }
-"""What no further try changes, by git's words, and what to do about it."""
+"""Permanent failures: part of git's message → what to do about it."""
 _NOT_THERE = re.compile(
     r"not found|does not appear to be a git repository|does not exist|no such file|couldn't find remote ref"
     r"|not a git repository|transport .* not allowed",
@@ -89,7 +89,7 @@ _Step = Callable[Concatenate["CodeRepository", P], Coroutine[Any, Any, T]]
 
 
 def _with_rebuilt_mirror(step: _Step[P, T]) -> _Step[P, T]:
-    """Let a step be taken once more with a mirror that was made again, if it is the mirror that fails it."""
+    """Retry a step once with a rebuilt mirror, if the mirror caused the failure."""
 
     @wraps(step)
     async def rebuilding(self: "CodeRepository", /, *args: P.args, **options: P.kwargs) -> T:
@@ -110,7 +110,7 @@ class CodeRepository:
     """
     The mirror of one repo.
 
-    Whatever is damaged in it is made again: all of it can be fetched once more.
+    A damaged mirror is rebuilt: all of it can be fetched again.
     """
 
     def __init__(self, repo: Repo, *, mirrors: Path, fleet: Path, silence: float = SILENCE) -> None:
@@ -121,7 +121,7 @@ class CodeRepository:
         self._silence = silence
         self._lock = asyncio.Lock()
         self._remade = 0
-        """How often the mirror was made again."""
+        """How often the mirror was rebuilt."""
         self._rests_until = 0.0
         self._may_push = False
         """Whether a push was once seen to be allowed."""
@@ -204,14 +204,14 @@ class CodeRepository:
     @_with_rebuilt_mirror
     async def receive(self, bundle: bytes, name: str) -> str:
         """
-        Take in the commits of a bundle and return their head. Raises StepFailed if they are damaged.
+        Import the commits of a bundle and return their head. Raises StepFailed if they are damaged.
 
         Not by `git fetch`, which (up to 2.45 at least) does not check what a bundle brings.
         """
         head, pack = self._opened(bundle)
         done = await self._git.attempt("index-pack", "--stdin", "--fix-thin", "--strict", stdin=pack)
         if done.code or not await self._has(head):
-            await self._git.run("for-each-ref", "--count=1")  # fails where it is the mirror that is damaged
+            await self._git.run("for-each-ref", "--count=1")  # fails if the mirror is damaged
             raise self._failed(
                 FailureClass.AGENT, f"the work is refused: {done.message or 'its head is missing'}"
             )
@@ -244,9 +244,9 @@ class CodeRepository:
     @_with_rebuilt_mirror
     async def see_way_back(self, branch: str, expected: str | None) -> None:
         """
-        Raise StepFailed if work could not be pushed to its branch, as far as that can be told before.
+        Preflight check: raise StepFailed if work could not be pushed to its branch later.
 
-        Asked before an agent is paid for it: see `deliver`.
+        Called before an agent starts, which costs money; see `deliver`.
         """
         if branch == self.repo.base:
             raise self._onto_base(branch)
@@ -268,13 +268,13 @@ class CodeRepository:
         stack: str | None = None,
     ) -> str:
         """
-        Push the work to its branch, if that stands where we last left it (None: it never was there).
+        Push the work to its branch, if that is at our last delivery (None: it did not exist).
 
         Return the commit that the branch holds then: where the base branch has
         moved, another than `head` by the rule of the repo, unless it is on top of
         work (`stack`) that is not merged yet. A branch that is gone
         was merged or tidied away, and is made anew. `push` does it from
-        elsewhere; what it did is looked at. Doing it again changes nothing.
+        elsewhere; its result is verified. Idempotent.
         Raises Clash, StepFailed, and Unavailable.
         """
         if branch == self.repo.base:
@@ -316,7 +316,7 @@ class CodeRepository:
 
     async def _is_ours(self, head: str, branch: str, there: str) -> bool:
         """
-        Return whether the branch holds what was made of the work.
+        Return whether the branch holds the delivered work already.
 
         It was delivered then, and we fell before we could say so: on the base
         of that time the same work gives the same commit.
@@ -331,7 +331,7 @@ class CodeRepository:
         return False
 
     async def _moved(self, head: str, branch: str, base: str) -> str:
-        """Return the work as it stands on a commit of the base branch, by the rule of the repo."""
+        """Return the work rebased on, or merged with, a commit of the base branch, as the repo says."""
         if await self._is_ancestor(base, head) or await self._is_ancestor(head, base):
             return head
         replayed = await rebase(self._git, head, base) if self.repo.base_moved == "rebase" else None
@@ -341,7 +341,7 @@ class CodeRepository:
     async def _push_and_verify(
         self, commit: str, branch: str, expected: str | None, there: str | None, push: Push | None
     ) -> None:
-        """Push a commit to a branch that was seen `there`, and see whether it came through."""
+        """Push a commit to a branch that was seen at `there`, and verify the result."""
         ref = f"refs/heads/{branch}"
         error = await (push or self._push)(commit, ref, there)
         if not error and push is None:
@@ -352,7 +352,7 @@ class CodeRepository:
         if error and now is not None and now != there:
             raise self._taken(branch, now, expected)
         if error:
-            await self._look_for(branch)  # a branch that cannot be beside it may have come meanwhile
+            await self._look_for(branch)  # a conflicting branch name may have appeared meanwhile
             who = "the host's user" if push else _OURS
             raise self._error(f"cannot push {branch!r} to", error, who=who)
         raise self._failed(
@@ -380,7 +380,7 @@ class CodeRepository:
         """
         Return the commit of a branch there; None if it is not there.
 
-        Raises StepFailed if git cannot have it beside what is there: a branch is a file, and no folder.
+        Raises StepFailed if it conflicts with another branch: git keeps a branch as a file, not as a folder.
         """
         parents = [branch[:at] for at, letter in enumerate(branch) if letter == "/"]
         heads = await self._list(*(f"refs/heads/{name}" for name in (branch, *parents, f"{branch}/*")))
@@ -396,7 +396,7 @@ class CodeRepository:
         return heads.get(f"refs/heads/{branch}")
 
     async def _see_access(self, branch: str, there: str | None) -> None:
-        """Raise StepFailed if we may not push; the remote is asked, and nothing is changed there."""
+        """Raise StepFailed if we may not push; tried with a dry run."""
         place = Path(self.url)
         for folder in (place, place / ".git"):
             if (folder / "objects").is_dir() and not os.access(folder / "objects", os.W_OK):
@@ -413,7 +413,7 @@ class CodeRepository:
         return await self._git.line(*args, codes=(0, 1)) or await self.newest()
 
     async def _check_paths(self, base: str, head: str) -> None:
-        """Raise StepFailed for files that work must leave alone; what a merge brought in is not its own."""
+        """Raise StepFailed for changes outside the allowed paths; merged ones of the base do not count."""
         touched, fork = await self._changed(base, head), await self.fork(head)
         if not await self._is_ancestor(fork, base):
             touched &= await self._changed(fork, head)
@@ -443,7 +443,7 @@ class CodeRepository:
         await self._git.run("init", "-q", "--bare", "--template=")
 
     async def _rebuild_mirror(self, damage: GitFailed, remade: int) -> None:
-        """Make the mirror again, unless somebody else did since it was the `remade`th."""
+        """Rebuild the mirror, unless somebody else did since it was the `remade`th."""
         async with self._lock:
             if self._remade != remade:
                 return
@@ -486,7 +486,7 @@ class CodeRepository:
         *options, refspec = args
         flags = ("--progress", "--no-tags", "--no-write-fetch-head", *options)
         done = await self._run_network("fetch", *flags, "--", self.url, refspec)
-        if not done.code and "shallow roots" not in done.message:  # those are left out with a mere warning
+        if not done.code and "shallow roots" not in done.message:  # git only warns about those
             return
         error = self._error("cannot fetch from", done.message)
         if (
@@ -495,7 +495,7 @@ class CodeRepository:
             or _NO_ROOM.search(done.message)
         ):
             raise error
-        # The repository is asked past the mirror: if it is well, it must be the mirror that is not.
+        # Ask the remote without the mirror: if that works, the mirror is damaged.
         source = refspec.lstrip("+").partition(":")[0]
         if source not in await self._list(source) and "*" not in source:
             raise error
@@ -514,7 +514,7 @@ class CodeRepository:
         return (await self._list(ref)).get(ref)
 
     async def _run_network(self, *args: str, silence: float | None = None, mirror: bool = True) -> GitResult:
-        """Run git, from the mirror or from nowhere, and bound how long the other side may be silent."""
+        """Run a git network command, in the mirror or outside any repository, with a limit on silence."""
         git = Git.networked(self.folder) if mirror else Git.nowhere()
         silence = silence or self._silence
         try:

@@ -1,5 +1,5 @@
 """
-What the steps of a round have in common: how they fail, and how often they are tried.
+Retries of the steps of a round, and their failures.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _PAUSE_CAP = 15.0
 
 class StepFailed(ReconcilerError):
     """
-    A step failed, and trying again would not help; `kind` decides what happens next.
+    A step failed for good; `kind` decides what happens next.
 
     `touched` is the head that somebody else pushed to the branch, if that is
     why; `on_host` says that it was the host that could not do its part.
@@ -41,7 +41,7 @@ class StepFailed(ReconcilerError):
 
 async def retry_until_reachable(step: Callable[[], Awaitable[T]], *, patience: float | None = None) -> T:
     """
-    Take a step, again and again while what it needs cannot be reached.
+    Run a step, with retries while a host or repository cannot be reached.
 
     Without `patience` (seconds since it first failed) it never gives up: a run that
     may have started must not be forgotten. Raises StepFailed.
@@ -71,4 +71,4 @@ async def retry_until_reachable(step: Callable[[], Awaitable[T]], *, patience: f
 
 
 def _nobody(_: str | None) -> None:
-    """Hear nothing."""
+    """Ignore retries."""

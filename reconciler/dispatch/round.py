@@ -1,7 +1,7 @@
 """
-One round of a run, from its order to its report.
+One round of a run, from order to report.
 
-Every step may be taken again from the top, after a crash at any moment: what
+Every step is idempotent and may be repeated after a crash at any moment: what
 was done is found on the host under its name, and is not done twice.
 """
 
@@ -36,11 +36,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _MEBIBYTE = 2**20
 DELIVERY_PATIENCE = 1800.0
-"""Seconds for which the repository may be away when work is brought to it, before the round fails."""
+"""Seconds for which the repository may be unreachable at delivery before the round fails."""
 CANCELLED = "cancelled"
-"""Why a run was ended, in the wrapper's records, when it was asked for."""
+"""Reason in the wrapper's records of a run that was ended on request."""
 _UNSTARTED = "unstarted"
-"""The same, when nobody could tell whether it had started."""
+"""The same, when it was unknown whether it had started."""
 TAMPERED = "tampered"
 """The same, when somebody else wrote its records."""
 FOLDER_GONE = "gone"
@@ -68,14 +68,14 @@ _ENDED: Mapping[str, tuple[FailureClass, str]] = {
     ),
 }
 _UNKNOWN: Mapping[Stage, str] = {
-    Stage.LOST: "the run is over and nobody could write down how: its processes were killed from outside, "
+    Stage.LOST: "the run is over and how it ended was not recorded: its processes were killed from outside, "
     "or the disk is full; see `dmesg` and `df` there",
     Stage.REBOOTED: "the host was started anew while the run went on; see why in its log",
 }
 
 
 class ReadOutput(Protocol):
-    """Makes a verdict of what an agent's CLI printed."""
+    """Reads the output of an agent's CLI into a verdict."""
 
     def __call__(
         self,
@@ -93,7 +93,7 @@ class ReadOutput(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """An order, and what it takes to carry it out."""
+    """Carries out one order."""
 
     order: RunRequest
     host_session: HostSession
@@ -102,15 +102,15 @@ class Round:
     read_output: ReadOutput
     clock: Callable[[], datetime]
     patience: float
-    """Seconds for which a host or repository may be away before the agent was started."""
+    """Seconds for which a host or repository may be unreachable before the agent was started."""
     delivery_patience: float = DELIVERY_PATIENCE
     may_adopt: bool = False
-    """Whether a run without a proof may be one of ours all the same: the data folder was lost."""
+    """Whether a run without a proof may be adopted: the data folder was lost."""
     secrets: InjectedSecrets = field(default_factory=InjectedSecrets)
-    """What the rounds of the task were given."""
+    """Secrets that the rounds of the task were given."""
 
     async def carry_out(self, seen: Callable[[], None]) -> Report:
-        """Return what came of the round; `seen` is called when the agent is seen alive."""
+        """Return the report on the round; `seen` is called when the agent is seen alive."""
         try:
             prepared, state = await self._begin()
         except StepFailed as error:
@@ -147,7 +147,7 @@ class Round:
         return await self._validate(prepared, Mask())
 
     async def cancel(self) -> None:
-        """End what runs, and prevent what has not been started, of the agent and of the validation."""
+        """End agent and validation, and prevent them from starting later."""
         runs = self.host_session.runs
         await retry_until_reachable(lambda: runs.cancel(self._agent, CANCELLED, self._ending))
         await retry_until_reachable(lambda: runs.cancel(self._validation, CANCELLED, self._ending))
@@ -178,9 +178,9 @@ class Round:
 
     async def _start_agent(self, job: str, stdin: bytes) -> RunState:
         """
-        Start the agent; a host that answers and for long starts nothing has to promise that it never will.
+        Start the agent; if the start keeps failing, cancel it for good on the host first.
 
-        Without that promise it may have started, so nothing else may be begun in its place.
+        Until the host has confirmed that, it may have started, so nothing may be begun in its place.
         """
         try:
             return await self._start(self._agent, job, stdin, patience=self.patience)
@@ -213,7 +213,7 @@ class Round:
         )
 
     async def _find_secrets(self) -> dict[str, str]:
-        """Look up what the agent is to be given, and keep it."""
+        """Look up the agent's secrets, and remember them for masking."""
         adapter, host, transport = self.order.adapter, self.order.host, self.host_session.transport
         secrets = await retry_until_reachable(
             lambda: find_secrets(adapter, host, transport, self._environment()), patience=self.patience
@@ -223,7 +223,7 @@ class Round:
 
     async def _mask(self) -> Mask:
         """
-        Return the mask of what this and earlier rounds were given.
+        Return the mask of the secrets that this and earlier rounds were given.
 
         What a process before this one gave is looked up again; if that is
         something else by now, texts are withheld.
@@ -249,7 +249,7 @@ class Round:
         return await self._follow(self._agent, state, bounds)
 
     def _judge(self, state: RunState, mask: Mask) -> Verdict:
-        """Return the agent's verdict; where the host knows better than the output, the host's."""
+        """Return the agent's verdict, corrected by what the host knows."""
         if state.exit_code is None:
             return failed(Verdict(outcome="failed"), self._unknown(state))
         with self.logs.open(self._agent, "out") as stdout, self.logs.open(self._agent, "err") as stderr:
@@ -277,7 +277,7 @@ class Round:
         return failed(verdict, self._ended(state.why))
 
     def _interrupted(self, verdict: Verdict) -> Verdict:
-        """Return what it means that a CLI says it was cancelled, and not by us."""
+        """Return the verdict for a CLI that says it was cancelled, though not by us."""
         return failed(verdict, self._at_fault(f"the run was ended there by somebody else: {verdict.message}"))
 
     # --- What can be believed -----------------------------------------------
@@ -287,11 +287,11 @@ class Round:
 
     async def _settled(self, run_id: str, state: RunState) -> RunState:
         """
-        Return the end of a run, once all that it started is gone and the end is known to be its own.
+        Return the end of a run, once all its processes are gone and its record is authentic.
 
         The seal on it says both. Raises StepFailed for an end that somebody else wrote.
         """
-        if state.stage in {Stage.LOST, Stage.ORPHAN}:  # nobody was there to end what is left
+        if state.stage in {Stage.LOST, Stage.ORPHAN}:  # there was no supervisor to end the other processes
             await retry_until_reachable(
                 lambda: self.host_session.runs.cancel(run_id, CANCELLED, self._ending)
             )
@@ -299,7 +299,7 @@ class Round:
         return state
 
     async def _require_own_record(self, run_id: str, state: RunState) -> None:
-        """Raise StepFailed for a record that no start of ours made; say it loud, and end what it is of."""
+        """Raise StepFailed for a record that no start of ours made; log an error, and end that run."""
         runs = self.host_session.runs
         if await asyncio.to_thread(runs.proofs.is_ours, run_id, state):
             return
@@ -320,7 +320,7 @@ class Round:
 
     async def _clear_validation(self, state: RunState) -> bool:
         """
-        See that no validation of this round is there but one that was started from here.
+        Remove any validation of this round that was not started from here.
 
         One that has no proof since the data folder was lost is removed, to be
         run anew; return whether there was one.
@@ -335,7 +335,7 @@ class Round:
         return False
 
     async def _take_over_scripts(self, when: str) -> tuple[str, ...]:
-        """Bring our scripts to the host anew; return what is to be noted if others lay in their place."""
+        """Reinstall our scripts on the host; return a note if they had been changed."""
         if not await retry_until_reachable(self.host_session.runs.install_scripts):
             return ()
         message = (
@@ -358,7 +358,7 @@ class Round:
         report = Report(verdict=verdict, checks=checks, base_commit=prepared.base)
         if report.failed_check or taken is None or self.repository is None:
             return report
-        if taken.head == taken.base:  # nothing new: after a review, what was reviewed stands
+        if taken.head == taken.base:  # nothing new: after a review, the reviewed head stays
             return report.model_copy(update={"head_commit": self.order.start_from})
         try:
             head, commits = await self._deliver(taken, prepared, self.repository)
@@ -368,7 +368,7 @@ class Round:
         return report.model_copy(update={"head_commit": head, "commits": commits})
 
     async def _keep_work(self, prepared: Prepared, verdict: Verdict) -> Verdict:
-        """Commit, on the host, what a failed agent left; that it cannot be done is no news but a note."""
+        """Commit, on the host, what a failed agent left; a failure to do so is only noted."""
         try:
             taken = await self._take_up(prepared)
         except StepFailed as error:
@@ -415,7 +415,7 @@ class Round:
     async def _deliver(
         self, taken: Collected, prepared: Prepared, repository: CodeRepository
     ) -> tuple[str, int]:
-        """Bring the work back, check it, push it; return what its branch holds then, and how many commits."""
+        """Fetch the work, check it, push it; return the head of its branch and the number of commits."""
         base, order = taken.base, self.order
         there = f"{taken.head} in {prepared.folder}, on host {order.host.name}"
         await self._reach(lambda: repository.check_base(base, order.start_from), there)
@@ -438,7 +438,7 @@ class Round:
         return delivered, commits
 
     async def _reach(self, step: Callable[[], Awaitable[T]], kept: str) -> T:
-        """Take a step that needs the forge; if it cannot be taken, say which commit is kept where."""
+        """Run a step that needs the forge; its error names where the work is kept."""
         try:
             return await retry_until_reachable(step, patience=self.delivery_patience)
         except StepFailed as error:
@@ -523,7 +523,7 @@ def failed(verdict: Verdict, error: StepFailed) -> Verdict:
 
 
 def masked(report: Report, mask: Mask) -> Report:
-    """Return a report whose words, whoever wrote them, hold no secret."""
+    """Return a report with secrets masked in all its texts."""
     verdict, hide = report.verdict, mask.hide
     texts = {"message": hide(verdict.message), "text": hide(verdict.text)}
     notes = tuple(map(hide, verdict.notes))
@@ -536,7 +536,7 @@ def masked(report: Report, mask: Mask) -> Report:
 
 
 def withheld(verdict: Verdict, mask: Mask) -> Verdict:
-    """Return what was made of an output, without its words if they cannot be masked."""
+    """Return the verdict without its texts if they cannot be masked reliably."""
     if not mask.withheld:
         return verdict
     texts = {"message": mask.withhold(verdict.message), "text": mask.withhold(verdict.text)}

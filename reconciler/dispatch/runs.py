@@ -1,7 +1,7 @@
 """
-The runs of one host: start, look, end, forget; and one follower for all of them.
+The runs of one host: start, stat, cancel, remove; and one follower for all of them.
 
-The follower copies what agents print into our logs and notices their end, their
+The follower copies the output of agents into our logs and notices their end, their
 silence, and output without end.
 """
 
@@ -36,32 +36,32 @@ _STREAMS: Sequence[StreamName] = ("out", "err")
 _CHUNK = 255 * 1024
 """Most bytes per read: what one SFTP packet carries."""
 _ERR_EVERY = 5
-"""stderr is copied every so many times: it seldom says anything before the end."""
+"""stderr is copied at every nth copy of stdout: it is mostly empty before the end."""
 _BACKOFF_CAP = 10.0
 _LONGEST_START = 2000
-"""Most bytes that are kept of a line that is not whole: its beginning tells what it is."""
+"""Bytes that are kept of an incomplete line: its beginning is enough."""
 GAVE_UP = "gave-up"
-"""Why a run was ended, in the wrapper's records, that only waited to call its model again."""
+"""Reason in the wrapper's records of a run that was ended because its CLI kept retrying (`give_up`)."""
 _MOST_ENDED = 10_000
-"""Ends that are remembered until somebody asks for them."""
+"""Ends that are kept until they are awaited."""
 
 Signal = Literal["TERM", "INT", "HUP"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How often the follower looks, in seconds."""
+    """Poll intervals of the follower, in seconds."""
 
     events: float
-    """Whether a run has ended."""
+    """For the events file, which tells whether a run has ended."""
     copy: float
-    """What the runs have printed."""
+    """For the output of the runs."""
     liveness: float
-    """Whether they are still there; finds those whose end nobody wrote down."""
+    """For the processes; finds runs that ended without a record."""
 
 
 LOCAL_PACE = Pace(events=0.05, copy=0.25, liveness=5)
-"""Looking costs microseconds here, and people wait."""
+"""Polling is cheap locally, and people wait."""
 REMOTE_PACE = Pace(events=0.5, copy=1, liveness=30)
 
 
@@ -83,7 +83,7 @@ class Bounds:
     output: int
     """Bytes."""
     give_up: str | None = None
-    """How a line begins with which it is ended (`give_up` of an adapter's output); None: with none."""
+    """Beginning of a line at which the run is ended (`give_up` of an adapter's output); None: never."""
 
 
 class Runs:
@@ -110,9 +110,9 @@ class Runs:
         self, run_id: str, job: str, stdin: bytes = b"", *, timeout: float, ending: RunEnding
     ) -> RunState:
         """
-        Start the run, unless it was started before; return where it stands.
+        Start the run, unless it was started before; return its state.
 
-        `timeout` in seconds is kept by the host itself, whether we are there or not.
+        `timeout`, in seconds, is enforced by the host itself.
         """
         seal = await asyncio.to_thread(self.proofs.draw, run_id)
         limits = (str(int(timeout)), ending.signal, str(int(ending.grace)))
@@ -122,13 +122,13 @@ class Runs:
             return parse_state(answer.decode().split()[2:])
 
     async def stat(self, run_ids: Iterable[str]) -> HostRuns:
-        """Return where the runs stand."""
+        """Return the states of the runs."""
         answer = await self._call("stat", *run_ids)
         with self._naming_the_host():
             return parse_stat(answer.decode())
 
     async def cancel(self, run_id: str, why: str, ending: RunEnding) -> RunState:
-        """End all processes of the run and return where it stands; if it never started, it never will."""
+        """End all processes of the run and return its state; if it had not started, it never will."""
         seal = await asyncio.to_thread(self.proofs.draw, run_id)
         args = (run_id, ending.signal, str(int(ending.grace)), why, lock_of(seal))
         stdin, timeout = f"{seal}\n".encode(), ending.grace + CALL_TIMEOUT
@@ -143,11 +143,11 @@ class Runs:
             self._follower.look_whole_soon()
 
     async def install_scripts(self) -> bool:
-        """Bring our scripts to the host anew; return whether others lay in their place."""
+        """Reinstall our scripts on the host; return whether they had been changed."""
         return await self._scripts.install_all()
 
     async def means(self) -> tuple[str, ...]:
-        """Return what finds the processes of a run there when it ends: `cgroup`, `reaper`, `mark`."""
+        """Return the means by which the processes of a run are found there: `cgroup`, `reaper`, `mark`."""
         return tuple((await self._call("means")).decode().split()[1:])
 
     async def list(self) -> dict[str, RunState]:
@@ -196,19 +196,19 @@ class _Watch:
         """How far its output was copied."""
         self.measure()
         self._rest: dict[StreamName, bytes] = {}
-        """The beginning of a line whose end was not printed yet."""
+        """Incomplete last line."""
         self._has_given_up = False
         self.moved = now
-        """When it last printed something."""
+        """Time of its last output."""
         self.is_being_ended = False
         self.over: asyncio.Future[RunState] = asyncio.get_running_loop().create_future()
 
     def measure(self) -> None:
-        """Take the logs at their word about how far they go: a full disk may have cut the last piece."""
+        """Read the offsets from the logs' sizes: a full disk may have cut the last piece."""
         self.at = {stream: self._logs.size(self.run_id, stream) for stream in _STREAMS}
 
     def take(self, stream: StreamName, data: bytes, now: float) -> None:
-        """Take note of what it printed."""
+        """Note new output."""
         self._logs.append(self.run_id, stream, data)
         self.at[stream] += len(data)
         self.moved = now
@@ -221,11 +221,11 @@ class _Watch:
 
     @property
     def room(self) -> int:
-        """How much more it may print."""
+        """Bytes that it may still print."""
         return self.bounds.output - sum(self.at.values())
 
     def exceeded_limit(self, now: float) -> str | None:
-        """Return why it must end, if it must."""
+        """Return which limit is exceeded; None if none is."""
         if self.room <= 0:
             return "output"
         if self._has_given_up:
@@ -244,9 +244,9 @@ class _Follower:
         self._pace = pace
         self._watches: dict[str, _Watch] = {}
         self._ended: set[str] = set()
-        """Runs whose end was read and which nobody has asked for yet."""
+        """Runs whose end was read and not awaited yet."""
         self._is_whole_look_due = False
-        """There may be ends that no event will tell."""
+        """Whether there may be ends without an event."""
         self._failures = 0
         self._task: asyncio.Task[None] | None = None
         self._endings: set[asyncio.Task[None]] = set()
@@ -263,7 +263,7 @@ class _Follower:
             self._watches.pop(run_id, None)
 
     def look_whole_soon(self) -> None:
-        """Take nothing for granted any more that was read of the events: old ones may have been removed."""
+        """Discard the read position in the events file, from which old events may have been removed."""
         self._is_whole_look_due = True
 
     @property
@@ -297,7 +297,7 @@ class _Follower:
                 watch.over.set_exception(error)
 
     async def _look_often(self) -> None:
-        """Look at the runs as long as there are any; start from a whole look, which needs no memory."""
+        """Poll the runs as long as there are any, beginning with a full `stat`."""
         clock = asyncio.get_running_loop().time
         for watch in self._watches.values():
             watch.measure()
@@ -331,7 +331,7 @@ class _Follower:
 
     async def _read_events(self, root: str, offset: int) -> int:
         """
-        Take note of the runs that ended; return how far the events are read, to the end of a line.
+        Handle the events of ended runs; return the new offset in the events file, at the end of a line.
 
         Whoever works there can write what they like into them: they are a hint
         to look, and what cannot be a line of ours is passed over.
@@ -340,25 +340,25 @@ class _Follower:
         whole = data if len(data) == _CHUNK else data[: data.rfind(b"\n") + 1]
         names = (line.partition(b" ")[0].decode(errors="replace") for line in whole.splitlines())
         self._ended.update(name for name in names if RUN_ID.match(name))
-        if len(self._ended) > _MOST_ENDED:  # nobody has so many runs
+        if len(self._ended) > _MOST_ENDED:  # more runs than there can be
             self._ended.clear()
             self._is_whole_look_due = True
         return offset + len(whole)
 
     async def _finish_by_hint(self, root: str, watch: _Watch) -> None:
-        """Finish a run that an event says is over, if its record says so too."""
+        """Finish a run that is over according to an event, if its record confirms that."""
         self._ended.discard(watch.run_id)
         record = await self._transport.read(f"{root}/{watch.run_id}/exit", 0, _CHUNK)
         message = record.decode(errors="replace").split()
         try:
             state = parse_state(["done", *message[:-1]] if message[-1:] == ["ok"] else [])
-        except Unavailable:  # it is not there, or not what it should be: the host itself says which
+        except Unavailable:  # missing or malformed: `stat` tells which
             self._is_whole_look_due = True
             return
         await self._finish(root, watch, state)
 
     async def _finish(self, root: str, watch: _Watch, state: RunState) -> None:
-        """Copy what is left, then say that it is over."""
+        """Copy the rest of the output, then report the end."""
         for stream in _STREAMS:
             await self._copy(root, watch, stream)
         self._ended.discard(watch.run_id)
@@ -381,7 +381,7 @@ class _Follower:
                 watch.take(stream, data, asyncio.get_running_loop().time())
             if len(data) < wanted:
                 return
-            await asyncio.sleep(0)  # a local read does not let others have their turn
+            await asyncio.sleep(0)  # a local read does not yield to the event loop
 
     def _keep_in_bounds(self, watch: _Watch) -> None:
         why = watch.exceeded_limit(asyncio.get_running_loop().time())

@@ -1,7 +1,7 @@
 """
-A way to a host: short commands, and bytes of files from an offset.
+Transport: short commands on a host, and bytes of its files from an offset.
 
-Local runs and runs over SSH differ in this and in nothing else.
+It is all in which local runs and runs over SSH differ.
 """
 
 import re
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 SAFE_WORD = re.compile(r"[A-Za-z0-9_./$+=:,@%-]+\Z")
-"""What may stand on a command line that any login shell reads; all else goes over stdin."""
+"""Arguments that are safe in any login shell; everything else goes over stdin."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """What a short command on a host gave back."""
+    """Result of a short command on a host."""
 
     exit_code: int
     stdout: bytes
@@ -23,7 +23,7 @@ class CommandResult:
 
 
 class Transport(Protocol):
-    """One host, reached in one way."""
+    """Connection to one host."""
 
     async def call(self, argv: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
         """
@@ -44,4 +44,4 @@ class Transport(Protocol):
         """
 
     async def close(self) -> None:
-        """Let go of the host; runs on it go on."""
+        """Close the connection; runs on the host go on."""

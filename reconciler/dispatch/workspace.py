@@ -1,5 +1,5 @@
 """
-Workspaces on a host: where agents work, and how their work comes back.
+Workspaces on a host: where agents work, and from where their work is fetched.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """The work of a round, all of it committed."""
+    """The committed work of a round."""
 
     base: str
     head: str
@@ -46,12 +46,12 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """What the agent of a round left in a state in which it cannot be delivered; nothing was committed."""
+    """An unfinished git operation that the agent left, so that its work cannot be delivered."""
 
     lines: tuple[str, ...]
 
     def check(self) -> Check:
-        """Return it as a command that failed: the agent gets it back like a failed validation."""
+        """Return it as a failed check: the agent gets it back like a failed validation."""
         return Check(
             command="git status",
             exit_code=1,
@@ -74,9 +74,9 @@ class Workspaces:
         self._shares_mirrors = shares_mirrors
         self.patience = _LONG
         self._feeding: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """One at a time: many runs that start at once need the same commits."""
+        """Serializes sending commits: many runs that start at once need the same ones."""
         self._sizes: dict[str, int] = {}
-        """What was measured, so that it is measured once."""
+        """Cache of measured sizes."""
 
     async def find(self, order: RunRequest) -> Prepared:
         """Return the workspace of a run that was started. Raises Refused and Unavailable."""
@@ -105,7 +105,7 @@ class Workspaces:
 
     async def take_up(self, order: RunRequest) -> Collected | Unfinished:
         """
-        Commit what the agent left uncommitted and return the work as a whole; or what keeps it from that.
+        Commit what the agent left uncommitted and return all its work, or what prevents that.
 
         What git was in the middle of is looked at before anything is committed.
         Raises StepFailed if there is no repository to commit in, Refused and Unavailable.
@@ -143,7 +143,7 @@ class Workspaces:
         """
         Push a commit of the round from the host, if the ref holds what is expected (None: does not exist).
 
-        Returns why that failed; empty if it did not. Raises Unavailable.
+        Returns the error; empty on success. Raises Unavailable.
         """
         lines = _lines(self._mirror(repository), repository.url, ref, expected or "")
         try:
@@ -183,7 +183,7 @@ class Workspaces:
     async def _call_fed(
         self, verb: str, *args: str, stdin: bytes, repository: CodeRepository, commits: tuple[str, ...]
     ) -> str:
-        """Make a call for which the host needs commits, and send those that it lacks in a bundle."""
+        """Call a script that needs commits on the host; missing ones are sent in a bundle."""
         answer = (await self._call(verb, *args, stdin=stdin)).decode()
         if not answer.startswith(_NEED):
             return answer
@@ -199,7 +199,7 @@ class Workspaces:
         return answer
 
     async def _call(self, verb: str, *args: str, stdin: bytes = b"") -> bytes:
-        """Make a call. Raises StepFailed for what an agent did to its workspace: no other host would help."""
+        """Call the script. Raises StepFailed for damage by the agent: another host would not help."""
         answer = await self._scripts.call(
             "workspace", verb, self._fleet, *args, stdin=stdin, timeout=self.patience
         )
@@ -209,7 +209,7 @@ class Workspaces:
         return answer
 
     async def _call_bounded(self, verb: str, *args: str, stdin: bytes = b"") -> bytes:
-        """Make a call that reads what an agent left; it has one turn, as that may have no end at all."""
+        """Call the script to read what an agent left; not retried after a timeout, as that may be endless."""
         began = asyncio.get_running_loop().time()
         try:
             return await self._call(verb, *args, stdin=stdin)
@@ -218,7 +218,7 @@ class Workspaces:
                 raise
             raise StepFailed(
                 FailureClass.AGENT,
-                f"host {self._scripts.host}: what lies in the workspace could not be read to its end within "
+                f"host {self._scripts.host}: the workspace could not be read completely within "
                 f"{self.patience / 60:g} min; see what the agent left there",
             ) from error
 

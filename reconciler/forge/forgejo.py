@@ -1,5 +1,5 @@
 """
-The forges of the fleet: Forgejo, and what speaks like it.
+The forges of the fleet: Forgejo, and forges with a compatible API.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from reconciler.controller.ports import Clock
 from reconciler.core.adapter import Secret
+from reconciler.core.errors import Unavailable
 from reconciler.core.model.forge import (
     Comment,
     CommitStatus,
@@ -22,6 +23,7 @@ from reconciler.core.model.specs import Forge
 from reconciler.forge.answers import CommentAnswer, HookAnswer, IssueAnswer
 from reconciler.forge.client import GONE_CODES, Declined, ForgeClient
 from reconciler.forge.dialect import DIALECTS, Dialect
+from reconciler.forge.issues import IssueReader
 from reconciler.forge.pull_requests import PullRequestReader
 from reconciler.forge.writer import ForgeWriter
 
@@ -38,14 +40,15 @@ class InstalledWebhook:
 
 @dataclass(frozen=True, slots=True)
 class _RepositoryClients:
-    """What belongs to one repository on a forge."""
+    """Client, reader and writer of one repository on a forge."""
 
     client: ForgeClient
     dialect: Dialect
     pulls: PullRequestReader
     writer: ForgeWriter
+    issues: IssueReader
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """One thing at a time: look and write are one, and forges like it."""
+    """Serializes calls: a read and the write that depends on it must not interleave with others."""
 
 
 class ForgeRegistry:
@@ -68,34 +71,27 @@ class ForgeRegistry:
         self._clients_by_place: dict[Forge, _RepositoryClients] = {}
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close all connections."""
         opened, self._clients_by_place = self._clients_by_place, {}
         for clients in opened.values():
             await clients.client.close()
 
     async def pulls(
         self, forge: Forge, branches: Collection[str], fresh: Collection[int]
-    ) -> Mapping[str, PullRequestSnapshot]:
-        """Return the newest pull request of each head branch that has one, an open one first."""
+    ) -> Mapping[str, PullRequestSnapshot | Unavailable]:
+        """Return the newest pull request of each head branch that has one, an open one first; or why not."""
         async with self._at(forge) as clients:
             return await clients.pulls.of(branches, fresh)
 
     async def show(self, forge: Forge, want: ForgeView) -> PullRequestSnapshot | None:
-        """Let the forge show what is wanted of a task; return its pull request, if it has one."""
+        """Make the forge show the view of a task; return its pull request, if it has one."""
         async with self._at(forge) as clients:
             return await clients.writer.show(want)
 
-    async def issues(self, forge: Forge, label: str) -> Sequence[Issue]:
-        """Return every open issue that has the label now, oldest first."""
-        query = {"type": "issues", "state": "open", "labels": label, "sort": "oldest"}
+    async def issues(self, forge: Forge, label: str) -> Sequence[Issue] | None:
+        """Return every open issue that has the label now, oldest first; None if issues are switched off."""
         async with self._at(forge) as clients:
-            answers = [
-                answer
-                async for answer in clients.client.pages("issues", IssueAnswer, query, passes_over=True)
-            ]
-        issues = [answer.issue for answer in answers if answer.pull_request is None]
-        # A filter by a label that does not exist is none.
-        return sorted((issue for issue in issues if label in issue.labels), key=lambda issue: issue.number)
+            return await clients.issues.open(label)
 
     async def issue(self, forge: Forge, number: int) -> Issue | None:
         """Return an issue as it is now, open or closed; None if it was deleted."""
@@ -109,17 +105,15 @@ class ForgeRegistry:
 
     async def comments(self, forge: Forge, since: datetime) -> Sequence[Comment]:
         """Return the comments written or edited at or after a time, oldest first."""
-        time = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # to the second, as forges count
+        time = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # forges count in seconds
         async with self._at(forge) as clients:
-            answers = clients.client.pages(
-                "issues/comments", CommentAnswer, {"since": time}, passes_over=True
-            )
+            answers = clients.client.pages("issues/comments", CommentAnswer, {"since": time})
             me = await clients.writer.whoami()
             comments = [answer.comment(me) async for answer in answers if answer.number]
         return sorted(comments, key=lambda comment: (comment.created_at, comment.id))
 
     async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment) -> bool:
-        """Let there be a comment of ours with that key and text; return whether it is new."""
+        """Create or update our comment with that key; return whether it is new."""
         async with self._at(forge) as clients:
             return await clients.writer.upsert_comment(number, note)
 
@@ -144,15 +138,31 @@ class ForgeRegistry:
             return [_hook(answer) async for answer in clients.client.pages("hooks", HookAnswer)]
 
     async def install_hook(self, forge: Forge, url: str, secret: str) -> InstalledWebhook:
-        """Let there be a webhook to that address, signed with that secret: a new one, or the one there is."""
+        """
+        Let there be one webhook to that address, signed with that secret.
+
+        A new one comes before the old ones go: forges keep the secret of a
+        webhook that is edited, whatever they answer. Raises Unavailable if it
+        is not there afterwards as it was asked for.
+        """
         async with self._at(forge) as clients:
             config = {"url": url, "content_type": "json", "secret": secret}
-            body = {"active": True, "events": list(clients.dialect.hook_events), "config": config}
-            async for answer in clients.client.pages("hooks", HookAnswer):
-                if answer.config.url == url:
-                    return _hook(await clients.client.write("PATCH", f"hooks/{answer.id}", HookAnswer, body))
-            whole = {**clients.dialect.hook_type, **body}
-            return _hook(await clients.client.write("POST", "hooks", HookAnswer, whole))
+            events = list(clients.dialect.hook_events)
+            body = {**clients.dialect.hook_type, "active": True, "events": events, "config": config}
+            new = await clients.client.write("POST", "hooks", HookAnswer, body)
+            hooks = [
+                hook async for hook in clients.client.pages("hooks", HookAnswer) if hook.config.url == url
+            ]
+            kept = next((hook for hook in hooks if hook.id == new.id), None)
+            if kept is None or not kept.active:
+                raise Unavailable(
+                    f"the forge answered well, but webhook {new.id} of {forge.repo} is not there, "
+                    "or not active; look at the page of webhooks in the settings of the repository"
+                )
+            for old in hooks:
+                if old.id != new.id:
+                    await clients.client.send("DELETE", f"hooks/{old.id}")
+            return _hook(kept)
 
     async def test_hook(self, forge: Forge, hook: InstalledWebhook) -> None:
         """Have the forge send a webhook: a push that moved nothing."""
@@ -171,7 +181,8 @@ class ForgeRegistry:
         client = ForgeClient(forge, lambda: self._secret(forge.token), self._pause)
         dialect = DIALECTS[forge.kind]
         pulls = PullRequestReader(client, dialect, self._clock)
-        return _RepositoryClients(client, dialect, pulls, ForgeWriter(client, dialect, pulls))
+        issues = IssueReader(client, forge.repo.partition("/")[0], self._clock)
+        return _RepositoryClients(client, dialect, pulls, ForgeWriter(client, dialect, pulls), issues)
 
 
 def _hook(answer: HookAnswer) -> InstalledWebhook:

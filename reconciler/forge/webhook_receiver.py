@@ -1,5 +1,5 @@
 """
-Where webhooks are taken: checked, put into the log, handed on as hints.
+Webhook receiver: checks deliveries, logs them, and passes them on as hints.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class WebhookReceiver:
 
     async def receive(self, headers: Mapping[str, str], body: bytes) -> None:
         """
-        Take a delivery; it is on disk when this returns. Names of headers are in lower case.
+        Accept a delivery; it is on disk when this returns. Header names are in lower case.
 
         Raises Refused if its signature is missing or wrong, UsageError if it
         is no webhook, Unavailable if it cannot be kept.
@@ -86,6 +86,8 @@ class WebhookReceiver:
             return signers
         if problem is not None:
             raise problem
+        if not self._view.desired.revision:
+            raise Unavailable("the specs, which name the webhook secrets, were not read yet; send it again")
         raise Refused(
             "no webhook secret of this fleet made its signature (HMAC-SHA256 of the body); "
             "`reconciler webhook install` sets it up"
@@ -94,7 +96,7 @@ class WebhookReceiver:
     async def _all_values(
         self, secrets: Collection[Secret | None]
     ) -> tuple[Mapping[Secret | None, Sequence[str]], Unavailable | None]:
-        """Return the lines of each secret that can be had, and why another cannot; others are forgotten."""
+        """Return the values of each available secret, and the error of one that is not."""
         self._secrets = {secret: value for secret, value in self._secrets.items() if secret in secrets}
         values, problem = dict[Secret | None, Sequence[str]](), None
         for secret in filter(None, secrets):

@@ -1,7 +1,7 @@
 """
 A running `git fast-import`: git's own code writes every byte of the repository.
 
-Nothing here decides anything; see `writer` for who may write and when it is durable.
+See `store.writer` for who may write and when it is durable.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ _OPTIONS = (
     *("-c", "fastimport.unpackLimit=1"),  # a pack is two files to sync, a loose commit is five or more
 )
 _END = 10.0
-"""Seconds it gets to end in peace."""
+"""Seconds it gets to end by itself."""
 _UNREAD = 512
 """Most ids left in the pipe: 64 KiB of it hold 1,600, and git waits when it is full."""
 
@@ -51,7 +51,7 @@ class FastImport:
     ) -> None:
         """Start on top of `head`; `keep_open` are file descriptors that git holds until it ends."""
         self.commits = 0
-        """How many went through this process; its memory grows with them."""
+        """Commits written by this process; its memory grows with them."""
         self.head = head
         """Commit that the next one goes on top of, as of the last seal."""
         self._ref = ref
@@ -97,7 +97,7 @@ class FastImport:
         return printable_error(self._stderr.read())
 
     def close(self) -> None:
-        """End the process in peace; everything must be sealed."""
+        """End the process in good order; everything must be sealed."""
         with suppress(OSError, TimeoutExpired):  # it may be gone already
             self._process.communicate(timeout=_END)
         self.kill()

@@ -53,7 +53,7 @@ class GitTree:
         """
         Return the blob ids a file had before the one it has in a commit, newest first.
 
-        Follows the line of the branch itself: what only stood on a merged
+        Follows the first parents: what was only on a merged
         branch was never in force.
         """
         args = ("log", "--first-parent", "-m", "--format=", "--raw", "-z", "--no-abbrev", "--no-renames")
@@ -64,9 +64,9 @@ class GitTree:
 
     async def touched(self, commit: str, paths: Collection[str], under: str) -> Mapping[str, Requester]:
         """
-        Return who changed each of these files below a folder last, and in which words.
+        Return who changed each of these files below a folder last, and the commit message.
 
-        Follows the line of the branch itself, so that a merge is owed to who merged.
+        Follows the first parents, so that a merge is attributed to the person who merged.
         What was not touched in the last few hundred commits is left out.
         """
         args = ("log", "--first-parent", "-m", "--format=%H", "--name-only", "-z", "--no-renames")
@@ -87,7 +87,7 @@ class GitTree:
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _FAR = 300
-"""Commits to look through for who changed a file."""
+"""Commits that are searched for who changed a file."""
 _AUTHOR = re.compile(r"^author (.*) <[^<>\n]*> \d+ [+-]\d{4}$", re.MULTILINE)
 
 

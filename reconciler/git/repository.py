@@ -1,5 +1,5 @@
 """
-A fleet's repository: where it is, and what can be asked of it without a process.
+Repository of a fleet: where it is, and reads that need no process.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ class Repository:
         lines = os.fsdecode(result.stdout).split("\n")[:-1]
         if len(lines) < len(("common", "hash")):
             raise UsageError(f"{place}: no git repository that can be used: {result.message}")
-        # Asked last, for there git fails where there is no work tree.
+        # Last, because git fails here without a work tree.
         common, hash_name, *top = lines
         folder = Path(top[0]) if top and result.code == 0 else None
         return cls(_files_backend(Path(common)), folder=folder, address=None, hash_name=hash_name)
@@ -89,7 +89,7 @@ class Repository:
         except Unavailable:
             if not was_there or await _hash_name(url) is None:
                 raise
-        # The remote is well, and all that a clone has is had from there once more.
+        # The remote is intact, and a clone can be fetched again.
         git_dir.rename(_free_name(git_dir))
         git_dir.mkdir(mode=0o700)
         return await cls._open_clone(git_dir, url)
@@ -106,7 +106,7 @@ class Repository:
         return repository
 
     async def _fetch_first(self, url: str) -> None:
-        """Fetch; a clone whose ids are not of the remote's kind is made again."""
+        """Fetch; a clone with another hash function than the remote's is recreated."""
         try:
             await self.fetch()
         except Unavailable as error:
@@ -138,11 +138,11 @@ class Repository:
         return f"refs/remotes/origin/{branch}" if self.address else f"refs/heads/{branch}"
 
     def look_at(self, branch: str, ref: str) -> None:
-        """Let a branch be read under another ref from here on: in a clone, what was fetched of it."""
+        """Read a branch from another ref from now on: in a clone, from the fetched one."""
         self._elsewhere[branch] = ref
 
     def is_looked_at_elsewhere(self, branch: str) -> bool:
-        """Return whether a branch is read as it was fetched."""
+        """Return whether a branch is read from its fetched ref."""
         return branch in self._elsewhere
 
     def read_ref(self, ref: str) -> str | None:
@@ -153,7 +153,7 @@ class Repository:
             return self._packed(ref)
         if content.startswith(_SYMBOLIC):
             return self.read_ref(content.removeprefix(_SYMBOLIC).decode().strip())
-        content = content.strip()  # a loss of power may leave anything: nothing, zeros, what was elsewhere
+        content = content.strip()  # after a loss of power the file may be empty or hold anything
         return content.decode() if _ID.fullmatch(content) else None
 
     def _packed(self, ref: str) -> str | None:
@@ -172,7 +172,7 @@ class Repository:
 
     async def specs_branch(self, wanted: str | None) -> str:
         """
-        Return the branch with the specs: the one that is wanted, else the repository's HEAD.
+        Return the branch with the specs: the requested one, else the repository's HEAD.
 
         Raises UsageError if there is no such branch, or HEAD names none.
         """
@@ -191,7 +191,7 @@ class Repository:
             match = re.match(rb"ref: refs/heads/(.+)\tHEAD\n", listed)
             head = match[1] if match else b""
         else:
-            # In full: git shortens a name by what else there is, a tag of the same name for one.
+            # Full names: how git shortens one depends on other refs, such as a tag of the same name.
             name = await self._here.run("symbolic-ref", "--quiet", "HEAD", codes=(0, 1))
             head = name.removeprefix(b"refs/heads/")
         if not head:
@@ -200,7 +200,7 @@ class Repository:
 
     @property
     def _here(self) -> Git:
-        """Git in the folder that was opened: a linked work tree has a HEAD of its own."""
+        """Return git in the opened folder: a linked work tree has its own HEAD."""
         return Git.discovering(self.folder) if self.folder else self.git
 
     async def _branches(self) -> list[str]:
@@ -209,7 +209,7 @@ class Repository:
         return listed.decode().split()
 
     def may_be_checked_out(self, ref: str) -> bool:
-        """Return False if no work tree can have a ref checked out, as a few files tell without a process."""
+        """Return whether a work tree may have the ref checked out, judging from files without a process."""
         heads = (self.git_dir / "HEAD", *self.git_dir.glob("worktrees/*/HEAD"))
         return any(_content(head) == _SYMBOLIC + ref.encode() for head in heads)
 
@@ -257,20 +257,20 @@ def _check_url(url: str) -> None:
     if scheme not in _SCHEMES:
         raise UsageError(f"{printable_error(url)}: {scheme}:// is not supported; use https, ssh or file")
     if ":" in (match["login"] or ""):
-        # Git would show it to everybody who lists processes, and keep it in the clone.
+        # Git would show it in the list of processes, and store it in the clone.
         raise UsageError(
             f"{printable_error(url)}: the URL carries a password; put it into a git credential helper"
         )
 
 
 def _clone_name(url: str) -> str:
-    """Return a folder name that a person recognises and that no other URL has."""
+    """Return a folder name that is readable and unique to the URL."""
     slug = re.sub(r"[^A-Za-z0-9]+", "-", printable_error(url)).strip("-")[-60:]
     return f"{slug}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.git"
 
 
 async def _hash_name(url: str) -> str | None:
-    """Return by what function a remote names its objects; None if it has none, or does not answer."""
+    """Return the name of a remote's hash function; None if it is empty, or does not answer."""
     result = await Git.nowhere().attempt("ls-remote", "--quiet", "--", url, timeout=NETWORK_TIMEOUT)
     name, _, _ = result.stdout.partition(b"\t")
     if result.code != 0 or not name:
@@ -282,7 +282,7 @@ _SHA256_LENGTH = 64
 
 
 def _free_name(git_dir: Path) -> Path:
-    """Return where a damaged clone is put aside, for whoever wants to see what happened to it."""
+    """Return the path to which a damaged clone is moved, for inspection."""
     names = (git_dir.with_name(f"{git_dir.name}.damaged-{number}") for number in count(1))
     return next(name for name in names if not name.exists())
 

@@ -1,5 +1,5 @@
 """
-Warnings: specs that are valid, and hardly mean what was intended.
+Warnings: specs that are valid but probably not what was meant.
 
 A field that nothing reads, a task that nobody can ever take. Files may be on
 their way that make it right, so nothing is kept back for it.
@@ -32,7 +32,7 @@ from reconciler.specs.yaml import Path
 
 
 def doubts(spec: Frozen) -> list[Mistake]:
-    """Return what has no effect in a spec, whatever the other files say."""
+    """Return the warnings about a spec that do not depend on other files."""
     return [replace(each, is_doubt=True) for each in _doubts(spec)]
 
 
@@ -116,7 +116,7 @@ def _no_effect(path: Path, why: str) -> Mistake:
 
 
 def doubts_of_fleet(shared: SharedSpecs) -> Iterator[Mistake]:
-    """Yield what has no effect in fleet.yaml beside the other files."""
+    """Yield warnings about fleet.yaml in relation to the other files."""
     for label in shared.fleet.limits:
         if not _somebody_has(shared, label):
             yield _no_effect(("limits", label), f"no host and no agent has the label {label!r}")
@@ -125,7 +125,7 @@ def doubts_of_fleet(shared: SharedSpecs) -> Iterator[Mistake]:
 
 
 def doubts_of_task(task: Task, tasks: Mapping[str, Task], shared: SharedSpecs) -> Iterator[Mistake]:
-    """Yield what a task can hardly mean, as everything else stands."""
+    """Yield warnings about a task in relation to everything else."""
     if task.desired is DesiredState.CANCELLED:
         return
     is_pulled = task.execution_mode is ExecutionMode.HTTP_PULL
@@ -171,7 +171,7 @@ def _nobody(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
 
 
 def _no_host(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
-    """Yield why no host can ever take a task: the first thing that none has, or that none has all."""
+    """Yield why no host can ever take a task: the first requirement that no host meets, or not together."""
     hosts = list(shared.hosts.values())
     wanted = {*task.requires}
     if any(wanted <= _labels(host.labels, host.name) and _fits(host, task) for host in hosts):

@@ -1,5 +1,5 @@
 """
-JMESPath expressions, looked at without any output: functions that are not there, or are given too much.
+Static check of JMESPath expressions: unknown functions and wrong numbers of arguments.
 """
 
 from collections.abc import Iterator

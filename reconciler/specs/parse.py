@@ -1,5 +1,5 @@
 """
-One file to one model of `core`, or every mistake in it at once.
+Parser: one file to one model of `core`, or every mistake in it at once.
 
 The folder decides the kind, the path is the name.
 """
@@ -64,7 +64,7 @@ class Parsed:
 
     path: str
     kind: Kind | None = None
-    """None: the file is not at a place where one may be."""
+    """None: no spec file may be at this path."""
     name: str = ""
     file: File = NO_FILE
     spec: Frozen | None = None
@@ -80,13 +80,13 @@ class Parsed:
 
 
 class Parser:
-    """Parses files and remembers what became of each content: a push of 3 files parses 3."""
+    """Parses files, with a cache by content: a push of 3 files parses 3."""
 
     def __init__(self) -> None:
         self._parsed: dict[_Key, Parsed] = {}
 
     def parse(self, path: str, file: File) -> Parsed | None:
-        """Return what became of the file; None if it is none of ours (README, dotfile)."""
+        """Return the parsed file; None if it is not a spec file (README, dotfile)."""
         if is_ignored(path):
             return None
         place = locate(path)
@@ -107,7 +107,7 @@ class Parser:
         return Parsed(path, kind, name, file, cached.spec, problems)
 
     def forget(self, keep: Iterable[Parsed]) -> None:
-        """Drop what is not in force any more, once there is more of it than of what is."""
+        """Drop cached results that are no longer in force, once they are the majority."""
         kept = {_key(each.kind, each.name, each.file) for one in keep for each in (one, one.standin) if each}
         if len(self._parsed) > 2 * len(kept):
             self._parsed = {key: parsed for key, parsed in self._parsed.items() if key in kept}
@@ -117,7 +117,7 @@ _Key = tuple[Kind | None, str, str]
 
 
 def _key(kind: Kind | None, name: str, file: File) -> _Key:
-    """Return what the outcome depends on; an adapter's name decides what it is laid over."""
+    """Return the cache key; it includes an adapter's name, which selects the built-in one below it."""
     return kind, name if kind == "adapter" else "", file.blob
 
 
@@ -132,7 +132,7 @@ def is_ignored(path: str) -> bool:
 
 
 def locate(path: str) -> tuple[Kind, str] | Problem:
-    """Return the kind and the name that the path of a file gives it, or why it gives none."""
+    """Return the kind and the name of a file by its path, or why it has none."""
     if path == FLEET_FILE:
         return "fleet", "fleet"
     shown = _printable(path)
@@ -193,7 +193,7 @@ def _parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None
 
 
 def read_task(path: str, text: str) -> TaskSpec:
-    """Return what the text of a task's file says by itself. Raises SpecError."""
+    """Return the task spec in a text. Raises SpecError."""
     spec, problems = parse_file("task", path, text.encode(), path)
     if not isinstance(spec, TaskSpec):
         raise SpecError(problems)
@@ -230,7 +230,7 @@ def _adapter_mistakes(name: str, spec: AdapterSpec) -> list[Mistake]:
 
 
 def _sets(spec: Frozen, path: Path) -> bool:
-    """Return whether a file itself sets a field; what it inherits is not its mistake."""
+    """Return whether a file itself sets a field; a mistake in an inherited one is not reported for it."""
     for field in path:
         if not isinstance(spec, Frozen) or field not in spec.model_fields_set:
             return False
@@ -271,7 +271,7 @@ _MESSAGE = 240
 
 
 def _explain(model: type[Frozen], value: Any, details: ErrorDetails) -> Mistake:
-    """Say in YAML's words what pydantic found."""
+    """Explain an error of pydantic in terms of YAML."""
     loc, kind = details["loc"], details["type"]
     if loc and loc[-1] == "[key]":
         return replace(_explain(model, value, {**details, "loc": loc[:-1]}), at_key=True)
@@ -331,7 +331,7 @@ _BOUNDS = {
 
 
 def _quote_it(kind: str, given: object) -> str:
-    """Tell the writer of `version: 1.10` or `answer: yes` how to keep it a text."""
+    """Return the hint to quote a value such as `version: 1.10` or `answer: yes`."""
     is_scalar = isinstance(given, bool | int | float)
     return f", not {given}; put it in quotes".lower() if kind == "string_type" and is_scalar else ""
 
@@ -361,6 +361,6 @@ def _model_in(annotation: Any) -> type[Frozen] | None:
 
 
 def nearest(word: object, candidates: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return the word that was probably meant; empty if none is close."""
+    """Return the candidate that was probably meant; empty if none is close."""
     matches = get_close_matches(word, sorted(candidates), 1, cutoff) if isinstance(word, str) else []
     return matches[0] if matches else ""

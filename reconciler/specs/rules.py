@@ -1,5 +1,5 @@
 """
-Rules inside one file that a field's type cannot carry.
+Rules within one file that a field's type cannot express.
 """
 
 import re
@@ -27,14 +27,14 @@ from reconciler.specs.yaml import Path, quoted_excerpt
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """What is wrong with the value (or the key) at a path; its position is found later."""
+    """A mistake at a path within a spec; its position in the file is found later."""
 
     path: Path
     message: str
     hint: str = ""
     at_key: bool = False
     is_doubt: bool = False
-    """Whether it is a warning only: valid, and hardly meant."""
+    """Whether it is only a warning."""
 
 
 def broken_rules(spec: Frozen) -> list[Mistake]:
@@ -61,7 +61,7 @@ def _task(spec: TaskSpec) -> Iterator[Mistake]:
 
 
 def _defaults(spec: TaskDefaults, *, has_repo: bool = True) -> Iterator[Mistake]:
-    """Yield what is wrong with fields that a task, its repo or the fleet may set."""
+    """Yield mistakes in fields that a task, its repo or the fleet may set."""
     yield from _tried(("timezone",), zone, spec.timezone)
     for index, window in enumerate(spec.window):
         yield from _tried(("window", index), read_window, window)
@@ -185,7 +185,7 @@ def _tried(path: Path, check: Callable[[str], object], text: str) -> Iterator[Mi
 
 
 def _check_place(path: str) -> None:
-    """Let through what names the same place wherever a program was started."""
+    """Check that a path does not depend on the current folder."""
     if not path.startswith(("/", "~/")):
         raise ValueError(
             f"expected a path that begins with / or ~/, got {quoted_excerpt(path)}: relative to what?"
@@ -236,7 +236,7 @@ def _check_pattern(text: str) -> None:
 
 
 def _check_url(url: str) -> None:
-    """Let through what git fetches without running anything: no helpers, no options, no clear text."""
+    """Check that a URL is safe to fetch: no remote helpers, no options, no clear text protocol."""
     if url != url.strip() or not url.isprintable() or _OPTION.match(url):
         message = "unsafe address: it begins with '-', or has characters that none has"
         raise ValueError(message)
@@ -248,7 +248,7 @@ def _check_url(url: str) -> None:
 
 
 _OPTION = re.compile(r"(?:[a-z]+://)?(?:[^@/]*@)?-")
-"""An address, or a host in one, that a program may take for an option."""
+"""An address, or a host in one, that a program could take for an option."""
 _HELPER = re.compile(r"[\w+.-]+::")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
@@ -279,7 +279,7 @@ _SCHEMES = {"https", "ssh", "file", "http"}
 
 
 def _check_api(url: str) -> None:
-    """Let through what a token may be sent to: nobody else hears it, and the address has none in it."""
+    """Check that a token may be sent to an API address: encrypted or local, and without credentials in it."""
     if url != url.strip() or not url.isprintable():
         message = "has characters that no address has"
         raise ValueError(message)

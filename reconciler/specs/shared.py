@@ -1,5 +1,5 @@
 """
-What tasks share: the fleet's settings, hosts, adapters, agents, repos, and the mistakes between them.
+Shared specs: the fleet's settings, hosts, adapters, agents, repos, and mistakes between them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,13 +32,13 @@ class SharedSpecs:
     blanks: Mapping[str | None, Task] = field(default_factory=dict)
     """What each repo's tasks inherit; None: tasks without a repo."""
     faults: Mapping[str | None, tuple[Problem, ...]] = field(default_factory=dict)
-    """What is wrong with the adapter they inherit; it breaks the tasks that do."""
+    """Problems of inherited adapters; they break the tasks that inherit them."""
     broken: Mapping[tuple[Kind, str], Problem] = field(default_factory=dict)
-    """Objects of which not even a last good version is there, and the first thing wrong with them."""
+    """Objects without even a last good version, and their first problem."""
     problems: tuple[Problem, ...] = ()
 
     def missing(self, kind: Kind, name: str, among: Iterable[str]) -> tuple[str, str]:
-        """Return what to say of a reference that leads nowhere: a message and a hint."""
+        """Return message and hint for a reference to a missing object."""
         if problem := self.broken.get((kind, name)):
             return f"{kind} {name!r} is broken, see {problem.path}:{problem.line}:{problem.column}", ""
         names = sorted(among)
@@ -47,7 +47,7 @@ class SharedSpecs:
 
 
 def shared_specs(files: Iterable[Parsed]) -> SharedSpecs:
-    """Return what the files other than tasks make together."""
+    """Return the shared specs made from all files but tasks."""
     by_kind = _by_kind(files)
     fleet = next(iter(_good(by_kind, "fleet").values()), None)
     settings = fleet.spec if fleet and isinstance(fleet.spec, FleetSpec) else FleetSpec()
@@ -111,7 +111,7 @@ def _broken(by_kind: _ByKind) -> Mapping[tuple[Kind, str], Problem]:
 
 
 def _checked(shared: SharedSpecs, by_kind: _ByKind) -> SharedSpecs:
-    """Return the same with the mistakes between files."""
+    """Return the specs with the mistakes between files."""
     problems = [*_case_clashes(by_kind)]
     for parsed in by_kind.get("host", {}).values():
         if isinstance(parsed.spec, HostSpec):
@@ -159,7 +159,7 @@ def _jump(host: HostSpec) -> str | None:
 
 
 def _faults(shared: SharedSpecs, repo: str | None, by_kind: _ByKind) -> Iterator[Problem]:
-    """Yield what is wrong with the adapter of every task that takes it from this repo or the fleet."""
+    """Yield problems of the adapter that tasks inherit from this repo or the fleet."""
     adapter = shared.blanks[repo].adapter
     if adapter in shared.adapters:
         return

@@ -1,5 +1,5 @@
 """
-Public keys of hosts as they are written in `host_key`: whether one is whole.
+Check of the public keys in `host_key`.
 """
 
 import base64
@@ -12,7 +12,7 @@ KEY_TYPES = (*map(bytes.decode, _LENGTHS), *map(bytes.decode, _PARTS))
 
 
 def check_host_key(line: str) -> None:
-    """Raise ValueError, with what is wrong, unless a line is a public key: kind, base64, maybe a comment."""
+    """Raise ValueError, with the reason, unless a line is a public key: kind, base64, optional comment."""
     fields = line.split()
     if "PRIVATE KEY" in line:
         raise ValueError("this is a private key; the host's public one belongs here")

@@ -1,5 +1,5 @@
 """
-What the reconciler itself commits to the specs: tasks made from issues, and what people ask for on a forge.
+Commits that the reconciler makes to the specs: tasks from issues, and commands given on a forge.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from reconciler.git.repository import Repository
 from reconciler.store.commits import commit_files, publish
 
 _MOST_PLACES = 16
-"""Places whose files are remembered."""
+"""Paths whose files are cached."""
 _LARGEST = 1024 * 1024
-"""Bytes of a file that is still looked at; no spec is that large."""
+"""Largest file that is read, in bytes; no spec is that large."""
 
 
 class BotCommitter:
-    """The branch with the specs, for who commits in the reconciler's name: `controller.ports.SpecWriter`."""
+    """The branch with the specs, committed to in the bot's name; implements `controller.ports.SpecWriter`."""
 
     def __init__(self, repository: Repository, branch: str) -> None:
         self._repository = repository
@@ -148,13 +148,13 @@ async def _publish(repository: Repository, branch: str, was: str | None, commit:
     try:
         await publish(repository, branch, was, commit)
     except (Conflict, Unavailable):
-        with suppress(Unavailable):  # the error that led here says more
+        with suppress(Unavailable):  # the original error says more
             await _move(folder, commit, was)
         raise
 
 
 async def _move(folder: Path, old: str, new: str) -> None:
-    """Let index and files follow from one commit to another: all that differ, or none of them."""
+    """Update index and files from one commit to another: all that differ, or none."""
     git = Git.discovering(folder)
     await git.attempt("update-index", "-q", "--refresh")
     result = await git.attempt("read-tree", "-m", "-u", old, new)

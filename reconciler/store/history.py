@@ -1,5 +1,5 @@
 """
-History: what happened, read back from the commits of the state branch, from any of them on or back.
+History: transition records, read back from the commits of the state branch.
 """
 
 import re
@@ -24,7 +24,7 @@ async def read_history(
     repository: Repository, branch: str, task: str | None = None, *, limit: int | None = None
 ) -> Sequence[TransitionRecord]:
     """
-    Return what happened from the state branch, newest first: to one task, or to all of them and their hosts.
+    Return the transition records of the state branch, newest first: of one task, or of all tasks and hosts.
 
     Those of one task are found by walking from each to the one before, across
     renames. Empty if there are none. Raises Unavailable.
@@ -34,7 +34,7 @@ async def read_history(
 
 
 class HistoryReader:
-    """What happened; `head` tells up to which commit, empty if nothing has."""
+    """Reads transition records; `head` is the newest commit, empty before the first."""
 
     def __init__(self, repository: Repository, head: Callable[[], str]) -> None:
         self._repository = repository
@@ -42,7 +42,7 @@ class HistoryReader:
 
     async def since(self, commit: str, limit: int) -> Sequence[TransitionRecord]:
         """
-        Return what happened after a commit (empty: ever), oldest first.
+        Return the records after a commit (empty: all), oldest first.
 
         Raises NotFound if that commit is not in the history, Unavailable.
         """
@@ -59,7 +59,7 @@ class HistoryReader:
         self, commit: str | None, task: str | None, limit: int | None
     ) -> Sequence[TransitionRecord]:
         """
-        Return what happened up to now, or before a commit, newest first; to one task, or to all.
+        Return the records up to now, or before a commit, newest first; of one task, or of all.
 
         Raises NotFound if that commit is not in the history, Unavailable.
         """
@@ -152,7 +152,7 @@ async def last_touched(repository: Repository, branch: str, path: str, pattern: 
 
 @dataclass(frozen=True, slots=True)
 class LastTransitions:
-    """What came last in the life of every task, of those too that are gone."""
+    """The last transition of every task, also of removed ones."""
 
     transitions: dict[str, str]
     """Commit of the last transition, by task."""
@@ -161,7 +161,7 @@ class LastTransitions:
 
 
 async def last_transitions(repository: Repository, head: str) -> LastTransitions:
-    """Return what came last of every task up to a commit."""
+    """Return the last transitions of all tasks up to a commit."""
     from reconciler.core.model.runs import read_run_key
 
     task, run = (f"%(trailers:key={key},valueonly,separator=%x20)" for key in ("Task", "Run"))
@@ -198,7 +198,7 @@ async def _walk(repository: Repository, start: str | None, limit: int | None) ->
 
 
 async def _read(repository: Repository, commits: Sequence[str]) -> Sequence[TransitionRecord]:
-    """Return what stands in commits of the state branch, in their order."""
+    """Return the records parsed from commits of the state branch, in their order."""
     records: list[TransitionRecord] = []
     await repository.objects.read(
         commits, lambda commit, content: records.append(parse_message(commit, content))

@@ -1,5 +1,5 @@
 """
-Where things stand under `fleet-state/`.
+Paths of the files under `fleet-state/`.
 """
 
 from reconciler.core.fields import check_name

@@ -1,5 +1,5 @@
 """
-The specs as they would be with a pull request merged, for a preview of it.
+Merge preview: the specs as they would be with a pull request merged.
 
 The merge is made among the objects, of no branch and in nobody's checkout: the
 same two commits give the same one.
@@ -14,11 +14,11 @@ from reconciler.store.bot_commits import bot_git
 _CLEAN, _CONFLICTS = 0, 1
 """Exit codes of `git merge-tree`; any other is a failure."""
 _DATED = dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), "946684800 +0000")
-"""A time that says nothing."""
+"""Fixed commit time, so that the merge commit is deterministic."""
 
 
 class PullTree(GitTree):
-    """A tree for `specs.source.SpecSource` that is turned to one pull request after the other."""
+    """A tree for `specs.source.SpecSource`, used for one pull request after the other."""
 
     def __init__(self, repository: Repository) -> None:
         super().__init__(repository, "")
@@ -26,7 +26,7 @@ class PullTree(GitTree):
 
     async def check_out_merge(self, number: int, head: str, base: str) -> None:
         """
-        Be what merging the head of a pull request into a commit would make.
+        Merge the head of a pull request into a commit; `files` and `blobs` then read the result.
 
         Raises Conflict if that needs a person, Unavailable if the head cannot be had.
         """
@@ -42,11 +42,11 @@ class PullTree(GitTree):
         self._merged = await self._commit(tree, base, head)
 
     async def head(self) -> str:
-        """Return the merge that it was turned to last."""
+        """Return the merge commit made last."""
         return self._merged
 
     async def _fetch(self, number: int, head: str) -> None:
-        """Have the head here: a forge keeps those of forks too under a name of its own."""
+        """Fetch the head: a forge keeps those of forks, too, under `refs/pull/`."""
         if await self._is_here(head):
             return
         args = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "origin")

@@ -1,5 +1,5 @@
 """
-The record as it is known in a clone of a fleet: it lives elsewhere, and remotes tell of it.
+The record in a clone of a fleet: it belongs to a remote, and is known from fetches.
 
 A clone does not make the record its own: whoever reconciled in it would start
 everything again that runs, or ran, where the record is. Looking is another
@@ -22,7 +22,7 @@ from reconciler.store.locks import lock_file, lock_holder
 from reconciler.store.user_commits import require_identity
 
 ASKING = 15.0
-"""Seconds a remote has to say whether it has a record."""
+"""Timeout in seconds for asking a remote for its record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class RemoteAnswer:
-    """What a remote says of the record now."""
+    """A remote's answer about the record."""
 
     commit: str
     is_its_own: bool
@@ -81,7 +81,7 @@ def _target(refspec: str) -> str:
 
 
 async def fetched_record(repository: Repository, branch: str) -> Fetched | None:
-    """Return the record to look at in a clone; None if the repository's own is as new."""
+    """Return the fetched record to show in a clone; None if the repository's own is as new."""
     local = repository.read_ref(f"refs/heads/{branch}")
     latest: Fetched | None = None
     for remote in await remotes(repository):
@@ -115,7 +115,7 @@ async def contains(repository: Repository, line: str, commit: str) -> bool:
 
 
 def _fetched_at(git_dir: Path, ref: str) -> datetime | None:
-    """Return when a remote was last asked, as far as files tell."""
+    """Return when a remote was last fetched from, judging by file times."""
     for file in ("FETCH_HEAD", ref, "packed-refs"):
         with suppress(OSError):
             return time_at((git_dir / file).stat().st_mtime)
@@ -129,7 +129,7 @@ async def require_own_record(repository: Repository, branch: str) -> None:
     """
     Raise UsageError if a remote has a record that is not, or not all, in this repository.
 
-    A remote that does not answer is taken at what was fetched of it; where
+    For a remote that does not answer, the last fetch counts; where
     nothing was, and there is no record here, that is a reason too. So is a
     remote that knows of a record elsewhere.
     """
@@ -214,7 +214,7 @@ def _why_served(remote: Remote, branch: str) -> str | None:
 
 
 async def ask(repository: Repository, branch: str, remote: Remote) -> RemoteAnswer | None:
-    """Return what a remote says of the record now; None if it knows of none. Raises Unavailable."""
+    """Return a remote's answer about the record; None if it has none. Raises Unavailable."""
     own, fetched = f"refs/heads/{branch}", f"refs/remotes/*/{branch}"
     listed = await repository.network.run("ls-remote", remote.name, own, fetched, timeout=ASKING)
     commits = {

@@ -1,5 +1,5 @@
 """
-What commands commit on a person's behalf: one file, in that person's name.
+Commits on a person's behalf: one file, in that person's name.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ def _change(checkout: Checkout, file: Path, path: str, content: bytes | None, me
         checkout.commit(message, path)
     except BaseException:
         _write(file, before)
-        with suppress(Unavailable):  # the error that led here says more
+        with suppress(Unavailable):  # the original error says more
             checkout.unstage(path)
         raise
 

@@ -27,9 +27,9 @@ _PACKS = 200
 _PATIENCE = 0.05
 """Seconds between two looks at a lock."""
 _STALE_AFTER = 20
-"""Looks after which a lock file that did not change is a dead process's."""
+"""Polls after which an unchanged lock file is taken for that of a dead process."""
 _KEEP = b"fast-import"
-"""What its `.keep` files say; those of a fetch or of a person say something else."""
+"""Content of our `.keep` files; those of a fetch or of a person differ."""
 
 
 class Writer:
@@ -92,7 +92,7 @@ class Writer:
         return ids
 
     async def reset(self, commit: str | None) -> None:
-        """Let the branch be what the remote has; what stood here beyond it was never acknowledged."""
+        """Set the branch to the remote's head; local commits beyond it were never acknowledged."""
         async with self._turn:
             await asyncio.to_thread(self._kill_stream)
             if commit is None:
@@ -117,8 +117,8 @@ class Writer:
         self._packs = _count_packs(self._repository.git_dir)
 
     async def close(self) -> None:
-        """Let go of the branch."""
-        # Whoever uses git ends first, the lock goes last: the next writer finds nobody at work.
+        """Release the branch."""
+        # The git process ends first, the lock is released last: the next writer finds nothing running.
         if self._upkeep is not None:
             self._upkeep.cancel()
             await asyncio.wait([self._upkeep])

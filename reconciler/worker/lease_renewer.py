@@ -17,12 +17,12 @@ from reconciler.worker.client import ApiClient
 class _Hold:
     renewal: "asyncio.Task[None]"
     active_at: float
-    """When its agent was last touch of, by a clock that only goes forward."""
+    """Monotonic time of the agent's last sign of life."""
 
 
 class LeaseRenewer:
     """
-    Renews the leases that it is given until they are let go of, or lost.
+    Renews leases until they are released or lost.
 
     `quiet`: seconds of silence of an agent after which its lease is left to
     run out; None: it ends with this.
@@ -51,12 +51,12 @@ class LeaseRenewer:
             self._holds[key] = _Hold(asyncio.create_task(self._renew(client, lease)), monotonic())
 
     def touch(self, task: str, epoch: int) -> None:
-        """Take note that the agent is at work."""
+        """Note a sign of life of the agent."""
         if hold := self._holds.get((task, epoch)):
             hold.active_at = monotonic()
 
     def release(self, task: str, epoch: int) -> None:
-        """Renew a lease no more."""
+        """Stop renewing a lease."""
         if hold := self._holds.pop((task, epoch), None):
             hold.renewal.cancel()
 

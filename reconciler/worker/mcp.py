@@ -1,5 +1,5 @@
 """
-The protocol of pull agents as tools of the Model Context Protocol.
+MCP server: the worker protocol as tools of the Model Context Protocol.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ QUIET_SECONDS = 1800.0
 """Seconds over HTTP, where nothing tells that an agent is gone: after this silence its lease runs out."""
 
 MOST_SESSIONS = 200
-"""Sessions over HTTP at a time: agents that go away seldom say so."""
+"""Sessions over HTTP at a time: agents seldom close theirs."""
 
 Ctx = Context[Any, Any]
 TaskName = Annotated[Name, Field(description="Name of the task, such as `web/fix-login`.")]
@@ -75,7 +75,7 @@ class Logged(Frozen):
 
 class Tools:
     """
-    What agents are offered.
+    The tools offered to agents.
 
     Over HTTP each speaks with the token that it sends; `client` speaks for who
     sends none. `draw` returns a name that nobody drew before.
@@ -113,7 +113,7 @@ class Tools:
         """Ask whether to go on with a task that you hold, and say that you are at work on it."""
         with _tool_errors():
             answer = await self._client_of(ctx).heartbeat(task, epoch)
-        if answer.desired != "lost":  # else it may be another's, whose silence this must not break
+        if answer.desired != "lost":  # otherwise it may be another agent's, whose lease this must not prolong
             self._renewer.touch(task, epoch)
         return answer
 
@@ -222,7 +222,7 @@ class Tools:
 
 @contextmanager
 def _tool_errors() -> Iterator[None]:
-    """Tell an agent what went wrong, and what to do now."""
+    """Turn errors into tool errors that tell the agent what to do now."""
     try:
         yield
     except ReconcilerError as error:

@@ -34,7 +34,7 @@ def read(url):
         (["--listen", "0.0.0.0:8420"], "--tls-cert and --tls-key, or --behind-proxy"),
         (["--listen", ":8420"], "--tls-cert and --tls-key, or --behind-proxy"),
         (["--listen", "[::]:8420"], "--tls-cert and --tls-key, or --behind-proxy"),
-        (["--listen", "8420"], "is no address such as 127.0.0.1:8420"),
+        (["--listen", "8420"], "is not an address such as 127.0.0.1:8420"),
         (["--tls-cert", "cert.pem"], "belong together: give both or neither"),
         (["--tls-cert", "cert.pem", "--tls-key", "key.pem"], "cannot be used"),
     ],

@@ -108,7 +108,7 @@ async def test_a_task_that_cannot_be_judged_stalls_alone_and_a_restart_does_not_
     assert {stage.state.statuses[name].phase for name in "bcde"} == {Phase.COMPLETED}
     (stalled,) = (each for each in conditions(make_task("a"), status, status.waiting) if each.status)
     assert (stalled.type, stalled.reason) == ("Stalled", Reason.FAULT)
-    assert "a mistake of the reconciler (ValueError" in stalled.message
+    assert "a bug of the reconciler (ValueError" in stalled.message
     assert len(stage.state.log) == recorded
     assert loop.backoff.why == ""
 
@@ -164,7 +164,7 @@ async def test_it_says_so_on_record_once_however_often_the_controller_is_started
         await stage.run()
 
     assert waiting.reason is Reason.FAULT
-    assert "a mistake of the reconciler" in waiting.message
+    assert "a bug of the reconciler" in waiting.message
     assert len(stage.state.log) == before
 
 
@@ -274,4 +274,4 @@ async def test_a_look_that_fails_altogether_is_taken_again_later(stage, caplog):
 
     assert stage.state.statuses["a"].phase is Phase.COMPLETED
     assert stage.clock.time - started >= timedelta(seconds=7)
-    assert "a look failed by a mistake of ours" in caplog.text
+    assert "a look failed with an unexpected error" in caplog.text

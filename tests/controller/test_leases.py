@@ -386,7 +386,7 @@ async def test_what_waits_to_be_checked_says_so_then_why_it_takes_long_and_is_si
 
     waiting = office.stage.state.statuses["a"].waiting
     assert said.waiting.reason is waiting.reason is Reason.CHECK
-    assert waiting.message == "what its agent finished cannot be checked: nothing can be checked now"
+    assert waiting.message == "its agent's finished work cannot be checked: nothing can be checked now"
     assert len(office.stage.state.log) == commits + 1
 
 
@@ -473,7 +473,7 @@ async def test_what_silence_costs_is_the_policy_of_the_task(office, disconnect, 
 
     status = office.stage.state.statuses["a"]
     assert (status.phase, status.failures) == (phase, failures)
-    assert "was not heard of for 1m" in status.failure.message
+    assert "gave no sign of life for 1m" in status.failure.message
 
 
 async def test_a_run_that_takes_too_long_ends_however_alive_its_agent_is(office):

@@ -202,7 +202,7 @@ async def test_a_mistake_at_one_host_is_told_and_stalls_nothing(stage, caplog):
     await stage.run()
 
     assert stage.state.statuses["a"].phase is Phase.COMPLETED
-    assert "local: is not swept now, by a mistake of ours" in caplog.text
+    assert "local: is not swept now, with an unexpected error" in caplog.text
     assert "ZeroDivisionError: local" in caplog.text
 
 

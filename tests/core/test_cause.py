@@ -44,14 +44,14 @@ def test_what_failed_at_the_repo_is_mended_there_and_not_at_the_adapter(kind, ad
         "x", status(kind, "repo web: cannot push", repo="web", adapter=adapter, assigned_host="gpu1")
     )
 
-    assert found.next[1] == "mend specs/repos/web.yaml, or the repository that it names"
+    assert found.next[1] == "fix specs/repos/web.yaml, or the repository that it names"
     assert not any("adapter test" in step for step in found.next)
 
 
 def test_what_a_script_lacks_is_no_matter_of_its_adapter():
     found = summarize_failure("x", status(FailureClass.CONFIG, adapter="script", assigned_host="gpu1"))
 
-    assert found.next[1] == "mend specs/tasks/x.yaml, or install on gpu1 what it calls"
+    assert found.next[1] == "fix specs/tasks/x.yaml, or install on gpu1 what it calls"
 
 
 def test_a_task_that_goes_on_by_itself_needs_nobody_to_retry_it():

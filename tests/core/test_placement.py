@@ -224,4 +224,4 @@ def test_a_host_that_cannot_be_thought_about_keeps_no_task_from_the_others():
     found = place(task, None, desired, Observed(), {})
 
     assert found.chosen == "near"
-    assert "a mistake of the reconciler" in found.rejected["odd"]
+    assert "a bug of the reconciler" in found.rejected["odd"]

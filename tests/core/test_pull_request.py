@@ -16,6 +16,7 @@ from reconciler.core.events import (
     PullRequestOpened,
     Reopened,
     RunEnded,
+    WaitingChanged,
 )
 from reconciler.core.forge.pull_request import (
     CHECKS,
@@ -30,7 +31,7 @@ from reconciler.core.forge.pull_request import (
     may_merge,
 )
 from reconciler.core.lifecycle import transition
-from reconciler.core.model.forge import PullRequestSnapshot, Review
+from reconciler.core.model.forge import Comment, PullRequestSnapshot, Review
 from reconciler.core.model.runs import FailureClass, Report, ReviewNote, Verdict, run_key
 from reconciler.core.model.specs import DesiredState, FleetSpec, Repo, Task
 from reconciler.core.model.status import OnHost, Phase, PullRequest, Reason, Status, Waiting
@@ -255,7 +256,66 @@ def test_a_request_of_an_older_head_counts_as_long_as_nobody_took_it_back():
 def test_whatever_else_is_said_starts_no_round(reviews):
     said = tuple(a_review(n, who, verdict, **more) for n, (who, verdict, more) in enumerate(reviews))
 
-    assert seen(a_pull(reviews=said)) is None
+    assert not isinstance(seen(a_pull(reviews=said)), ChangesRequested | BranchTouched)
+
+
+APPROVED = Review(id=1, author="alice", verdict="approved", commit=HEAD)
+
+
+def a_comment(number, author="alice", body="use tabs"):
+    return Comment(id=number, number=12, author=author, body=body, created_at=NOW)
+
+
+def test_what_people_say_beside_reviews_is_in_the_next_round_and_in_no_later_one():
+    talk = (a_comment(1), a_comment(2, BOT), a_comment(3, body="/agent status"), a_comment(4, body=" "))
+    asked = a_pull(reviews=(a_review(7),), comments=talk)
+
+    (event, *_), status = closure(asked, a_status())
+    later = changed(status, phase=Phase.REVIEW_PENDING)
+    again = seen(a_pull(reviews=(a_review(7), a_review(8)), comments=(*talk, a_comment(5))), later)
+
+    assert [note.text for note in event.reviews] == ["change it", "use tabs"]
+    assert [note.text for note in again.reviews] == ["change it", "use tabs"]
+    assert (event.last_comment, again.last_comment) == (4, 5)
+
+
+def test_talk_alone_starts_no_round():
+    assert not isinstance(seen(a_pull(comments=(a_comment(1),))), ChangesRequested)
+
+
+@pytest.mark.parametrize(
+    ("pull", "repo", "said"),
+    [
+        ({}, {"merge": "never"}, "a person has to merge it (`merge: never` of repo shop)"),
+        ({}, {}, "it is not approved yet"),
+        ({"reviews": (replace(APPROVED, commit=OTHER),)}, {}, "the approval of alice is of an older commit"),
+        ({"reviews": (replace(APPROVED, is_official=False),)}, {}, "the approval of alice does not count"),
+        ({"is_draft": True}, {}, "it is a draft; mark it as ready for review"),
+        ({"is_conflicting": True}, {"base_moved": "leave"}, "it conflicts with main"),
+        ({"checks": "pending"}, {}, "checks have not ended yet"),
+        ({"checks": "failure", "failed_checks": ("ci",)}, {"failed_checks": "wait"}, "checks fail: ci"),
+        ({}, {"merge": "when_green"}, "its head has no check yet"),
+        ({"reviews": (APPROVED,), "refusal": "2 approvals"}, {}, "the forge does not merge it: 2 approvals"),
+    ],
+)
+def test_whatever_keeps_it_from_the_merge_is_on_record_once(pull, repo, said):
+    rules = {"merge": "when_approved", "failed_checks": "wait", "base_moved": "leave", **repo}
+    known, shop = a_pull(**{"mergeable": True, **pull}), REPO.model_copy(update=rules)
+
+    event = seen(known, repo=shop)
+    status = transition(a_status(), event)
+
+    assert isinstance(event, WaitingChanged)
+    assert status.waiting.reason is Reason.REVIEW
+    assert status.waiting.message.startswith(said)
+    assert seen(known, status, repo=shop) is None
+
+
+@pytest.mark.parametrize("reason", sorted(set(Reason) - {Reason.REVIEW}))
+def test_what_else_a_task_in_review_waits_for_is_not_talked_over(reason):
+    waiting = Waiting(reason=reason, message="something else", since=NOW)
+
+    assert seen(a_pull(), changed(a_status(), waiting=waiting)) is None
 
 
 def test_a_comment_takes_no_request_back():
@@ -267,7 +327,7 @@ def test_a_comment_takes_no_request_back():
 def test_a_request_without_words_is_told_as_that():
     event = seen(a_pull(reviews=(replace(a_review(), notes=()),)))
 
-    assert [note.text for note in event.reviews] == ["(requested changes without a word on which)"]
+    assert [note.text for note in event.reviews] == ["(requested changes without saying which)"]
 
 
 def test_several_who_ask_are_named_together():
@@ -290,7 +350,7 @@ def test_failing_checks_and_conflicts_are_for_the_agent_where_the_repo_says_so()
     assert (checks.author, checks.text) == (CHECKS, "Checks fail on commit aaaaaaaa.\n- ci: red all over")
     assert conflict.author == CONFLICT
     assert "`git merge origin/main`" in conflict.text
-    assert seen(failing, repo=LAZY) is None
+    assert isinstance(seen(failing, repo=LAZY), WaitingChanged)
 
 
 def test_checks_of_a_head_that_somebody_else_pushed_are_theirs():
@@ -310,7 +370,7 @@ def test_more_rounds_than_the_task_allows_are_for_a_person_and_not_again(failing
     assert status.review.notes == event.reviews != ()
     assert status.review.answered == tuple(review.id for review in reviews)
     retried = changed(status, phase=Phase.REVIEW_PENDING, review_count=0)
-    assert seen(asked, retried, repo=LAZY) is None
+    assert isinstance(seen(asked, retried, repo=LAZY), WaitingChanged)
 
 
 def test_what_is_put_on_record_of_reviews_is_bounded_and_harmless():

@@ -187,7 +187,7 @@ def test_an_event_that_is_too_long_is_passed_over_and_the_next_one_read(monkeypa
     found = judge(INIT_LINE + b"\n" + long + b"\n" + RESULT_LINE)
 
     assert found.outcome == "success"
-    assert found.notes == ("lines of output that are no events: 1",)
+    assert found.notes == ("lines of output that are not events: 1",)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_of_more_events_than_can_be_kept_the_first_and_the_last_are(monkeypatch)
     found = read_events(lines)
 
     assert [event["n"] for event in found.events] == [0, 1, 7, 8, 9]
-    assert found.notes == ("events in the middle of the output that were not looked at: 5",)
+    assert found.notes == ("events in the middle of the output that were not read: 5",)
 
 
 @pytest.mark.parametrize("row", VERDICTS, ids=[row["recording"] for row in VERDICTS])

@@ -286,7 +286,7 @@ def test_an_empty_answer_is_no_success():
     found = judge_claude(claude_events(result=" \n"))
 
     assert (found.outcome, found.kind) == ("failed", FailureClass.AGENT)
-    assert "without a word" in found.message
+    assert "without any text" in found.message
 
 
 def test_success_with_an_exit_code_that_says_otherwise_is_none():

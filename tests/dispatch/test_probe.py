@@ -395,7 +395,7 @@ async def test_a_spec_that_cannot_stand_on_a_command_line_is_no_mistake_of_ours(
     status, _ = await prober.probe(host, {}, None)
 
     assert not status.reachable
-    assert "workdir '/a b' cannot stand on a command line" in status.message
+    assert "workdir '/a b' is not safe on a command line" in status.message
 
 
 figures = st.fixed_dictionaries(

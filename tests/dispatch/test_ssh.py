@@ -137,7 +137,7 @@ async def test_a_server_that_is_no_sshd_is_told_so(servers: Yard):
     async with server:
         told = await why(servers.sshd().host(port=server.sockets[0].getsockname()[1]))
 
-    assert "no SSH session could be agreed on" in told
+    assert "the SSH handshake failed" in told
     assert "check that `port` is sshd's" in told
 
 

@@ -103,6 +103,8 @@ class CodeRepo:
     statuses: list[dict[str, Any]] = field(default_factory=list)
     heads: dict[str, str] = field(default_factory=dict)
     """Branches as last seen."""
+    has_issues: bool = True
+    """Whether issues are switched on."""
     hides_next: bool = False
     """Whether the next list of pull requests is empty, as if one were opened just after it."""
 

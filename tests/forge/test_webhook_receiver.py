@@ -30,6 +30,7 @@ class Door:
         self.forges = {"widgets": forge("Acme/Widgets", WIDGETS), "others": forge("acme/others", OTHERS)}
         self.values: dict[Secret, str] = {WIDGETS: SECRET, OTHERS: "0ther"}
         self.asked: list[Secret] = []
+        self.revision = "1" * 40
         self.hints: list = []
         self.journal = Journal(folder, FakeClock())
         self.hooks = WebhookReceiver(self, self.secret, self.journal, self.hints.append)
@@ -37,7 +38,7 @@ class Door:
     @property
     def desired(self) -> Desired:
         repos = {name: Repo(name=name, url="x", forge=forge) for name, forge in self.forges.items()}
-        return Desired(repos=repos)
+        return Desired(revision=self.revision, repos=repos)
 
     async def secret(self, secret: Secret) -> str:
         self.asked.append(secret)

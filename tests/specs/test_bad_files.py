@@ -532,5 +532,5 @@ def test_a_file_that_meets_a_mistake_of_ours_breaks_nothing_else(monkeypatch):
     desired = build(fleet(**{TASK: b"goal: x\n"}))
 
     assert [problem.path for problem in desired.problems] == [TASK]
-    assert "a mistake of the reconciler (RuntimeError" in desired.problems[0].message
+    assert "a bug of the reconciler (RuntimeError" in desired.problems[0].message
     assert set(desired.broken) == {"bad"}

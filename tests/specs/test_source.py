@@ -203,7 +203,7 @@ async def test_a_mended_file_is_in_force_again(fleet, tree):
 
     desired = await source.read({})
 
-    assert desired.tasks["a"].goal == "mended"
+    assert desired.tasks["a"].goal == "fixed"
     assert desired.problems == ()
 
 

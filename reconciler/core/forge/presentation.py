@@ -1,7 +1,7 @@
 """
-What a forge should show of a task: its pull request, its issue.
+Presentation: what a forge should show of a task on its pull request and its issue.
 
-It follows from the record alone, so that showing it again changes nothing.
+It is derived from the record alone, so that showing it again changes nothing.
 """
 
 import re
@@ -34,7 +34,7 @@ def desired_view(
     bases: tuple[str, str | None] | None = None,
 ) -> ForgeView | None:
     """
-    Return what the repo's forge should show of a task now; None if it has nothing to show there.
+    Return what the repo's forge should show of a task now; None if that is nothing.
 
     `pull` is its pull request as it was read last, `host` what is known of the
     host of the last run, `address` the page of the task, if there is one;
@@ -103,6 +103,8 @@ def _body(
     if status.checks:
         yield f"## Validation\n\n{_validation(status.checks)}"
     yield f"## Run\n\n{_bullets(_facts(task, status, host))}"
+    if status.waiting and status.waiting.reason is Reason.REVIEW:
+        yield f"Not merged yet:\n\n{fenced(status.waiting.message)}"
     if address:
         yield f"[Task {task.name}]({address})"
 
@@ -162,7 +164,7 @@ def _commit_status(status: Status, address: str) -> CommitStatus:
 
 
 def _notes(task: Task, status: Status) -> Iterator[ManagedComment]:
-    """Yield what people at the pull request must know; each is said once, whatever follows."""
+    """Yield the notices for people at the pull request; each is posted once."""
     when = f"{status.attempt}.{status.review.count}"
     why = fenced(status.failure.message if status.failure else "it does not say why")
     if status.phase is Phase.ESCALATED:
@@ -177,7 +179,7 @@ def _notes(task: Task, status: Status) -> Iterator[ManagedComment]:
 
 
 def _issue_notes(task: Task, status: Status) -> Iterator[ManagedComment]:
-    """Yield how the task ended, each end once."""
+    """Yield the notices about how the task ended; each end is posted once."""
     where = f" in pull request #{status.review.pull_request.number}" if status.review.pull_request else ""
     ends = {
         Phase.COMPLETED: f"Task {code(task.name)} is completed{where}.",

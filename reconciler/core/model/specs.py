@@ -301,6 +301,8 @@ class Forge(Frozen):
     """Owner and name there, such as `tools/calculator`."""
     token: Secret
     """Token of the bot account."""
+    account: Text | None = None
+    """Name of the bot account, for a token that may not read it, such as one limited to repositories."""
     webhook_secret: Secret | None = None
     """What its webhooks are signed with; without it they are refused."""
     ca: Text | None = None

@@ -73,6 +73,8 @@ class Reason(StrEnum):
     """What an agent says it has finished is looked at."""
     PERSON = "Person"
     """Somebody works on the branch: the agent pauses."""
+    REVIEW = "Review"
+    """Its pull request is not merged yet: what is missing."""
     APPROVAL = "Approval"
     """A removal that a person must allow: `reconciler approve-prune`."""
     FAULT = "Fault"
@@ -136,6 +138,8 @@ class ReviewState(Frozen):
     Ids of the reviews that were answered. A last one would not do: forges give
     a review its id when it is begun, and others may be submitted before it.
     """
+    last_comment: Id = 0
+    """Id of the last comment in the conversation that an agent was given; later ones have higher ids."""
 
 
 class Session(Frozen):
@@ -159,6 +163,7 @@ _FLAT: Mapping[str, Mapping[str, str]] = {
         "pull_request": "pull_request",
         "notes": "reviews",
         "answered": "reviewed",
+        "last_comment": "last_comment",
     },
     "session": {"id": "session_id", "totals": "session_totals"},
 }

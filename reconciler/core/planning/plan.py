@@ -570,7 +570,7 @@ def _non_slot_wait(context: PlanContext, name: str) -> Wait | None:
     if status is None:
         return None
     if status.phase.is_live or status.phase is Phase.REVIEW_PENDING:
-        return _live_wait(context, status) or _merge_wait(context, name, status)
+        return _live_wait(context, status) or _merge_wait(context, name, status) or _review_wait(status)
     spec = context.spec(name)
     has_time = status.due_at is not None and status.due_at > context.now
     if status.phase.is_settled and has_time and spec and _keeps_schedule(spec, status) and not status.removed:
@@ -621,6 +621,14 @@ def _merge_wait(context: PlanContext, name: str, status: Status) -> Wait | None:
     if base == repo.base:
         return None
     return Wait(Reason.DEPENDENCY, f"is merged after {spec.start_from}, on whose branch it stands")
+
+
+def _review_wait(status: Status) -> Wait | None:
+    """Return what the pull request said last of why it is not merged."""
+    waiting = status.waiting
+    if status.phase is not Phase.REVIEW_PENDING or waiting is None or waiting.reason is not Reason.REVIEW:
+        return None
+    return Wait(Reason.REVIEW, waiting.message)
 
 
 def _host_silence(context: PlanContext, status: Status) -> str | None:

@@ -86,8 +86,8 @@ def _repair(status: Status, kind: FailureClass) -> str | None:
     return _REPAIRS.get(kind)
 
 
-_REPAIR_OF_REPO = "mend specs/repos/{repo}.yaml, or the repository that it names"
-_REPAIR_OF_SCRIPT = "mend specs/tasks/{task}.yaml, or install on {host} what it calls"
+_REPAIR_OF_REPO = "fix specs/repos/{repo}.yaml, or the repository that it names"
+_REPAIR_OF_SCRIPT = "fix specs/tasks/{task}.yaml, or install on {host} what it calls"
 _REPAIRS: Mapping[FailureClass, str] = {
     FailureClass.AUTH: "reconciler adapter test {adapter} --host {host}   (after logging in there)",
     FailureClass.CONFIG: "reconciler adapter test {adapter} --host {host}",

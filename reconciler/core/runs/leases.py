@@ -272,7 +272,7 @@ def lease_lost(
     message = (
         f"agent {agent} took longer than {format_duration(spec.timeout)}"
         if spec and is_late
-        else f"agent {agent} was not heard of for {format_duration(fleet.lease)}"
+        else f"agent {agent} gave no sign of life for {format_duration(fleet.lease)}"
     )
     origin = Origin(now, message, "clock")
     if is_unwanted(spec, status):

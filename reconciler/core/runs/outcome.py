@@ -109,7 +109,7 @@ def _failures(facts: OutputFacts) -> Iterator[tuple[FailureClass, str]]:
     if facts.lacks_structure:
         yield FailureClass.AGENT, "the answer is not in the form that was asked for"
     if facts.needs_text and not facts.text.strip():
-        yield FailureClass.AGENT, "ended without a word: an empty answer or a refusal"
+        yield FailureClass.AGENT, "ended without any text: an empty answer or a refusal"
 
 
 def _incomplete(facts: OutputFacts) -> tuple[FailureClass, str]:

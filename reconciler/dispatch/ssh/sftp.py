@@ -21,12 +21,12 @@ _AHEAD = 8
 _KEPT = 800
 """Most open handles: sshd's limit is that of its open files, usually 1024."""
 _KEPT_SECONDS = 60.0
-"""A handle at the end of its file is opened anew after this: the path may name another file by now."""
+"""A handle at the end of its file is reopened after this: the path may name another file by now."""
 
 
 @dataclass(slots=True)
 class _OpenHandle:
-    """An open handle, and how many are reading from it now."""
+    """An open handle, and the number of its readers."""
 
     file: asyncssh.SFTPClientFile
     opened: float
@@ -71,7 +71,7 @@ class Files:
         return kept
 
     async def _close_stale(self, path: str, *, at_end: bool) -> None:
-        """Close this handle if it is old, and those that were not read for longest if there are too many."""
+        """Close this handle if it is old, and the least recently used ones if there are too many."""
         leave = [path] if at_end and self._is_old(path) else []
         leave += list(self._kept)[: max(0, len(self._kept) - _KEPT)]
         for name in leave:
@@ -86,7 +86,7 @@ class Files:
 
 
 async def _read(file: asyncssh.SFTPClientFile, offset: int, limit: int) -> bytes:
-    """Ask once; if that was answered in full there is a backlog: go on with several requests at once."""
+    """Send one request; a full answer means a backlog, which is read with several requests at once."""
     data = await _piece(file, offset, min(limit, READ_CHUNK))
     more = data if len(data) == READ_CHUNK else b""
     while more and len(data) < limit:
@@ -96,7 +96,7 @@ async def _read(file: asyncssh.SFTPClientFile, offset: int, limit: int) -> bytes
 
 
 async def _pieces(file: asyncssh.SFTPClientFile, offset: int, limit: int) -> bytes:
-    """Return what several requests at once give, up to the first that was not answered in full."""
+    """Return the data of several concurrent requests, up to the first short answer."""
     reads = [
         (offset + start, min(READ_CHUNK, limit - start))
         for start in range(0, min(limit, _AHEAD * READ_CHUNK), READ_CHUNK)

@@ -1,5 +1,5 @@
 """
-A host over SSH: the transport that makes a run there what it is here.
+SSH transport: commands and files on a host, over one connection.
 
 Everything goes over one connection. What fails is told as Unavailable, with
 the host, the step and the remedy: for a run any failure of the way is doubt,
@@ -43,7 +43,7 @@ _GREETED, _READY = b"reconciler-greeted\n", b"reconciler-ready\n"
 
 
 class SshTransport(Transport):
-    """One host, over a line that only the hosts behind it share."""
+    """Transport to one host, over a connector that it shares only with hosts behind it."""
 
     def __init__(self, line: SshConnector, *, is_lasting: bool = True) -> None:
         self._line = line
@@ -102,17 +102,17 @@ class SshTransport(Transport):
         return await self._read_by_command(path, offset, limit)
 
     def retire(self) -> None:
-        """Let go of the connection once nobody uses it; a later call makes a new one."""
+        """Close the connection once it is unused; a later call opens a new one."""
         self._line.retire()
 
     async def close(self) -> None:
-        """Let go of the host; runs on it go on."""
+        """Close the connections; runs on the host go on."""
         await self._line.close()
         if self._visit:
             await self._visit.stop()
 
     async def _ready(self) -> "_SshSession":
-        """Return the visit of the live connection, greeted."""
+        """Return the session of the live connection, after its greeting."""
         link = await self._line.link()
         if self._visit is None or self._visit.link is not link:
             self._visit = _SshSession(link, self._line, links_agent=self._links_agent)
@@ -122,7 +122,7 @@ class SshTransport(Transport):
 
     @contextlib.asynccontextmanager
     async def _turn(self, timeout: float) -> AsyncIterator[None]:
-        """Wait for one's turn; it lasts as long as the block."""
+        """Wait for a session slot, and hold it during the block."""
         async with self._long if timeout > _LONG else contextlib.nullcontext(), self._sessions:
             yield
 
@@ -184,7 +184,7 @@ class SshTransport(Transport):
 
 
 class _SshSession:
-    """What is done once over each connection: a greeting, and a client for files."""
+    """State of one connection: its greeting, and its client for files."""
 
     def __init__(self, link: SshConnection, line: SshConnector, *, links_agent: bool) -> None:
         self.link = link
@@ -193,10 +193,10 @@ class _SshSession:
         self._greeting = CachedSingleFlight(self._greet)
         self._files = CachedSingleFlight(self._start_files)
         self._is_refused = False
-        """Whether the last session that was asked for was refused."""
+        """Whether the last requested session was refused."""
 
     async def greeted(self) -> None:
-        """See that the shell of the host does what it is told and nothing else."""
+        """Check that the login shell runs commands without adding output of its own."""
         await self._greeting.get()
 
     async def files(self) -> Files | None:
@@ -213,7 +213,7 @@ class _SshSession:
         return self._files.is_done and self.link.users == 1
 
     async def stop(self) -> None:
-        """Give up what is still under way."""
+        """Cancel what is still running."""
         await self._greeting.stop()
         await self._files.stop()
 
@@ -242,7 +242,7 @@ class _SshSession:
         return not self._greeting.is_done
 
     def why_silent(self, seconds: float) -> str:
-        """Say what a login shell may wait for."""
+        """Return what a silent login shell may be waiting for."""
         if self._is_refused:
             return (
                 f"it opened no session within {seconds:g} s; see MaxSessions in its sshd_config (0 allows "
@@ -262,7 +262,7 @@ class _SshSession:
             return None
 
     async def _opened(self, make: Callable[[], Awaitable[T]]) -> T:
-        """Return what `make` makes in a session; wait and ask again while sshd has none free."""
+        """Return the result of `make` in a session; wait and retry while sshd has none free."""
         refusals = 0
         while True:
             try:
@@ -279,10 +279,10 @@ class _SshSession:
 
 
 def command_line(argv: Sequence[str]) -> str:
-    """Return the words as a line that every login shell reads alike. Raises ValueError for any other word."""
+    """Join the arguments to a line that every login shell reads alike. Raises ValueError for unsafe ones."""
     for word in argv:
         if not SAFE_WORD.match(word):
-            raise ValueError(f"{word!r} may not stand on a command line; send it over stdin")
+            raise ValueError(f"{word!r} is not safe on a command line; send it over stdin")
     return " ".join(argv)
 
 
@@ -318,7 +318,7 @@ def agent_socket(host: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """What a login shell made of the greeting."""
+    """Answer of a login shell to the greeting."""
 
     answer: CommandResult
     after_eof: bool
@@ -327,7 +327,7 @@ class Greeting:
 
 async def _greeted(process: "asyncssh.SSHClientProcess[Any]", script: bytes, patience: float) -> Greeting:
     """
-    Send the greeting and return what came of it.
+    Send the greeting and return the answer.
 
     The end of the input comes later than usual: who waits for it read the input itself.
     """
@@ -346,7 +346,7 @@ async def _greeted(process: "asyncssh.SSHClientProcess[Any]", script: bytes, pat
 
 
 def _greeting(hop: Hop, *, links_agent: bool) -> bytes:
-    """Return the script that is the first over each connection; it points the link at the forwarded agent."""
+    """Return the first script over each connection; it updates the link to the forwarded agent's socket."""
     link = f'"$HOME"/{shlex.quote(agent_socket(hop.name))}'
     refresh = '[ -z "$SSH_AUTH_SOCK" ] || { mkdir -p "${link%/*}" && ln -sfn "$SSH_AUTH_SOCK" "$link"; }\n'
     return (
@@ -357,7 +357,7 @@ def _greeting(hop: Hop, *, links_agent: bool) -> bytes:
 
 
 def misunderstood(greeted: Greeting, shell: str) -> str:
-    """Say what is wrong with a login shell, by what came back of the greeting."""
+    """Return what is wrong with a login shell, judging by its answer to the greeting."""
     out, code = greeted.answer.stdout, greeted.answer.exit_code
     message = one_line((greeted.answer.stderr or out).decode(errors="replace"))
     before, marker, after = out.partition(_GREETED + _READY)
