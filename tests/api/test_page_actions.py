@@ -122,9 +122,11 @@ async def test_a_removal_is_allowed_as_it_was_shown(world, clients):
     world.controller.last_plan = Plan(waiting={"a": waiting, "b": waiting})
     world.editor.texts["specs/fleet.yaml"] = "retries: 1\n"
 
+    shown = (await clients["boss"].get("/")).text
     other = await act(clients["boss"], "/act/removal", digest="000")
     right = await act(clients["boss"], "/act/removal", digest=prune_digest(["a", "b"]))
 
+    assert f'name="digest" value="{prune_digest(["a", "b"])}"' in shown
     assert other.status_code == 503
     assert right.status_code == 303
     assert world.editor.commits == [("boss", "Allow the removal of 2 tasks\n")]

@@ -34,6 +34,13 @@ class Snapshot:
         """What needs a person."""
         return tuple(self.model.needs())
 
+    @cached_property
+    def live(self) -> Mapping[str, TaskView]:
+        """Tasks with a live run, by its key, in the order of their names."""
+        return {
+            view.status.run: view for view in self.tasks if view.is_live and view.status and view.status.run
+        }
+
     @property
     def count_of_needs(self) -> int:
         """How many things need a person."""

@@ -13,7 +13,7 @@ from reconciler.api.pages.rendering import View
 from reconciler.core.errors import NotFound, Unavailable
 from reconciler.core.model.status import HostCli
 from reconciler.core.transitions import HistoryFilter, TransitionRecord
-from reconciler.core.views import HostView, ReadModel, TaskView, WorkerView
+from reconciler.core.views import HostView, TaskView, WorkerView
 
 MOST_STEPS = 40
 
@@ -30,18 +30,17 @@ class HostLine(NamedTuple):
     """A host in the list."""
 
     row: HostRow
-    held: Sequence[TaskView]
     load: float | None
     clis: Sequence[CliRow]
 
 
 async def hosts_page(visit: Visit) -> View:
     """Show every host."""
-    model, services = visit.fleet.snapshot().model, visit.fleet.services
+    snapshot, services = visit.fleet.snapshot(), visit.fleet.services
     load = services.load()
     lines = [
-        HostLine(host_row(host, model), held_on(host, model), load.get(host.name), list(clis(host)))
-        for host in model.hosts().values()
+        HostLine(host_row(host, snapshot), load.get(host.name), list(clis(host)))
+        for host in snapshot.model.hosts().values()
     ]
     commits = await services.files_touched([_state_file(line.row.view.name) for line in lines])
     values = {
@@ -53,16 +52,15 @@ async def hosts_page(visit: Visit) -> View:
 
 async def host_page(visit: Visit) -> View:
     """Show one host."""
-    model, services = visit.fleet.snapshot().model, visit.fleet.services
-    host = model.hosts().get(visit.name)
+    snapshot, services = visit.fleet.snapshot(), visit.fleet.services
+    host = snapshot.model.hosts().get(visit.name)
     if host is None:
         raise NotFound(f"no host {visit.name} in the specs; /hosts lists them")
     spec_file, state_file = f"specs/hosts/{host.name}.yaml", _state_file(host.name)
     touched = await services.files_touched([spec_file, state_file])
     values = {
         "host": host,
-        "row": host_row(host, model),
-        "held": held_on(host, model),
+        "row": host_row(host, snapshot),
         "load": services.load().get(host.name),
         "clis": list(clis(host)),
         "verbs": host_verbs(host),
@@ -84,13 +82,6 @@ async def _steps(visit: Visit, host: str) -> Sequence[TransitionRecord]:
         return await visit.fleet.record.search(HistoryFilter(host=host), None, MOST_STEPS)
     except Unavailable:
         return ()
-
-
-def held_on(host: HostView, model: ReadModel) -> Sequence[TaskView]:
-    """Return the tasks with a live run on a host, by name."""
-    keys = set(host.runs)
-    names = [name for name, status in model.observed.statuses.items() if status.run in keys] if keys else []
-    return [model.task(name) for name in sorted(names)]
 
 
 def clis(host: HostView) -> Iterator[CliRow]:

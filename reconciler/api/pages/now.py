@@ -13,11 +13,12 @@ from reconciler.api.pages.safe_text import plain
 from reconciler.core.adapter import Budget, Usage
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.specs import Desired
-from reconciler.core.model.status import BudgetScope, Phase
+from reconciler.core.model.status import BudgetScope, Phase, Reason, Waiting
 from reconciler.core.planning.limits import FLEET_GROUP
+from reconciler.core.planning.plan import prune_digest
 from reconciler.core.views import HostView, Need, ReadModel, TaskView
 
-MOST_NEEDS, MOST_RUNS, MOST_QUEUED, MOST_TRANSITIONS = 25, 100, 20, 20
+MOST_NEEDS, MOST_RUNS, MOST_QUEUED, MOST_TRANSITIONS = 25, 50, 20, 20
 MOST_CELLS = 64
 """Slots of a host that are drawn one by one."""
 
@@ -54,6 +55,8 @@ class HostRow(NamedTuple):
     """A host and its slots."""
 
     view: HostView
+    held: Sequence[TaskView]
+    """Tasks with a run on it."""
     slots: Sequence[Slot]
     more: int
     """Slots that are not drawn."""
@@ -81,19 +84,21 @@ async def now_page(visit: Visit) -> View:
         transitions = await fleet.record.before(None, None, MOST_TRANSITIONS)
     except Unavailable:
         transitions = ()
-    runs = sorted(snapshot.model.runs(), key=lambda view: (view.since is None, view.since, view.name))
+    runs = sorted(snapshot.live.values(), key=lambda view: (view.since is None, view.since, view.name))
     needs = need_rows(snapshot.needs, snapshot.model)
     queued = queue(snapshot.tasks)
     values = {
         "revision": fleet.view.desired.revision,
         "needs": needs[:MOST_NEEDS],
         "more_needs": max(0, len(needs) - MOST_NEEDS),
+        "removals": (removals := waiting_removals(fleet.view.last_plan.waiting)),
+        "digest": prune_digest(removals),
         "runs": [RunRow(view, last_line(visit, view)) for view in runs[:MOST_RUNS]],
         "more_runs": max(0, len(runs) - MOST_RUNS),
         "queue": queued[:MOST_QUEUED],
         "more_queued": max(0, len(queued) - MOST_QUEUED),
         "counts": counts(snapshot),
-        "hosts": [host_row(host, snapshot.model) for host in snapshot.model.hosts().values()],
+        "hosts": [host_row(host, snapshot) for host in snapshot.model.hosts().values()],
         "budgets": budget_rows(fleet.view.desired, await fleet.spent_today()),
         "transitions": transitions,
         "commits": await fleet.services.last_commits(),
@@ -134,6 +139,11 @@ def _need_row(need: Need, model: ReadModel) -> NeedRow:
     return NeedRow(need.what, [], None, need.what, need.why, need.message, None)
 
 
+def waiting_removals(waiting: Mapping[str, Waiting]) -> Sequence[str]:
+    """Return the tasks whose removal waits for a person."""
+    return sorted(name for name, wait in waiting.items() if wait.reason is Reason.APPROVAL)
+
+
 def queue(tasks: Iterable[TaskView]) -> Sequence[TaskView]:
     """Return the tasks that wait for something that comes by itself, in the order in which they start."""
     waiting = [
@@ -172,19 +182,17 @@ def counts(snapshot: Snapshot) -> Sequence[Count]:
     )
 
 
-def host_row(host: HostView, model: ReadModel) -> HostRow:
+def host_row(host: HostView, snapshot: Snapshot) -> HostRow:
     """Return a host with a cell for each of its slots, those of one run side by side."""
-    cells = [Slot(name) for name, width in _held(host, model) for _ in range(width)]
+    held = held_on(host, snapshot)
+    cells = [Slot(view.name) for view in held for _ in range(view.status.slots if view.status else 1)]
     cells += [Slot(None)] * max(0, host.spec.slots - len(cells))
-    return HostRow(host, cells[:MOST_CELLS], max(0, len(cells) - MOST_CELLS))
+    return HostRow(host, held, cells[:MOST_CELLS], max(0, len(cells) - MOST_CELLS))
 
 
-def _held(host: HostView, model: ReadModel) -> Iterator[tuple[str, int]]:
-    """Yield the tasks with a run on a host, and how many slots each takes."""
-    keys = set(host.runs)
-    for name, status in sorted(model.observed.statuses.items()) if keys else ():
-        if status.run in keys:
-            yield name, status.slots
+def held_on(host: HostView, snapshot: Snapshot) -> Sequence[TaskView]:
+    """Return the tasks with a live run on a host, by name."""
+    return [snapshot.live[run] for run in host.runs if run in snapshot.live]
 
 
 def budget_rows(desired: Desired, spent: Mapping[BudgetScope, Usage]) -> Sequence[BudgetRow]:
