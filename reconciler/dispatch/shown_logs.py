@@ -13,7 +13,7 @@ from reconciler.core.model.runs import read_run_key
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.protocol import agent_id
 
-_LAST = 4096
+_LAST = 16 * 1024
 """Bytes in which a last line is looked for."""
 WITHHELD = (
     "this log may hold secrets that the run was given and that are not known to this process any more: "

@@ -4,13 +4,15 @@ The log of a task's run: its end, what is before it, a search in it, and what co
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
 from reconciler.api.pages.handlers import Visit
+from reconciler.api.pages.readable import readable
 from reconciler.api.pages.rendering import View
-from reconciler.api.pages.safe_text import Terminal
+from reconciler.api.pages.safe_text import Terminal, plain
 from reconciler.api.pages.services import LogPart, RunLogs
 from reconciler.api.pages.task import has_diff
 from reconciler.core.errors import NotFound, Refused
@@ -47,13 +49,14 @@ async def log_page(visit: Visit) -> View:
     logs = visit.fleet.services.logs
     parts = logs.parts(run) if run else ()
     part = _part(parts, visit.query.get("part"))
+    is_raw = "raw" in visit.query
     query, mistake, piece = visit.query.get("q", ""), "", Piece((), 0, 0)
     try:
         if run and part and query:
-            piece = await asyncio.to_thread(search, logs, run, part, query)
+            piece = await asyncio.to_thread(partial(search, is_raw=is_raw), logs, run, part, query)
         elif run and part:
             end = min(visit.number("end", least=1, otherwise=part.size), part.size)
-            piece = await asyncio.to_thread(read_before, logs, run, part.label, end)
+            piece = await asyncio.to_thread(partial(read_before, is_raw=is_raw), logs, run, part.label, end)
     except Refused as error:
         mistake = str(error)
     is_last = run is not None and view.status is not None and view.status.run == run
@@ -66,6 +69,7 @@ async def log_page(visit: Visit) -> View:
         "part": part,
         "piece": piece,
         "search_text": query,
+        "is_raw": is_raw,
         "mistake": mistake,
         "follows": is_last and is_at_end and view.is_live and not mistake,
         "is_at_end": is_at_end,
@@ -107,34 +111,41 @@ def _part(parts: Sequence[LogPart], label: str | None) -> LogPart | None:
 # --- Reading -----------------------------------------------------------------
 
 
-def read_before(logs: RunLogs, run: str, label: str, end: int) -> Piece:
+def read_before(logs: RunLogs, run: str, label: str, end: int, *, is_raw: bool = False) -> Piece:
     """Return the lines before a byte, as many as a page holds."""
     begin = max(0, end - CHUNK)
     lines = logs.read(run, label, begin, end)
     if begin and len(lines) > 1:
         lines = lines[1:]  # it began somewhere before
     terminal = Terminal()
-    markup = [line_of(terminal, line.text) for line in lines]
+    markup = [line_of(terminal, line.text, is_raw=is_raw) for line in lines]
     first, size = len(markup), 0
     while first > 0 and (size := size + len(markup[first - 1])) <= MOST_MARKUP:
         first -= 1
     return Piece(markup[first:], lines[first].begin if first < len(lines) else end, end)
 
 
-def line_of(terminal: Terminal, text: str, mark: Callable[[str], Markup] = escape) -> Markup:
-    """Return a line of a log as HTML."""
+def line_of(
+    terminal: Terminal, text: str, mark: Callable[[str], Markup] = escape, *, is_raw: bool = False
+) -> Markup:
+    """Return a line of a log as HTML; an event that an agent's CLI printed as what it says."""
+    if not is_raw and (pieces := readable(text)) is not None:
+        return Markup("\n").join(
+            Markup('<span class="e-{}">{}</span>').format(piece.kind, mark(plain(piece.text)))
+            for piece in pieces
+        )
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}… [{len(text) - LONGEST} characters more]"
     return terminal.line(text, mark)
 
 
-def search(logs: RunLogs, run: str, part: LogPart, query: str) -> Piece:
+def search(logs: RunLogs, run: str, part: LogPart, query: str, *, is_raw: bool = False) -> Piece:
     """Return the last lines with these words, in the end of a log."""
     begin = max(0, part.size - SEARCHED)
     wanted = query.casefold()
     matches = list[Markup]()
     for line in reversed(logs.read(run, part.label, begin, part.size)):
         if wanted in line.text.casefold():
-            matches.append(line_of(Terminal(), line.text, lambda text: _marked(text, wanted)))
+            matches.append(line_of(Terminal(), line.text, lambda text: _marked(text, wanted), is_raw=is_raw))
         if len(matches) == MOST_MATCHES:
             break
     return Piece(matches[::-1], begin, part.size)
@@ -170,7 +181,7 @@ async def follow(visit: Visit, last_id: str) -> AsyncGenerator[str, None]:
         whole = [line for line in lines if line.text.endswith("\n")]
         if whole:
             at = whole[-1].end
-            markup = (line_of(terminal, line.text) for line in whole)
+            markup = (line_of(terminal, line.text, is_raw="raw" in visit.query) for line in whole)
             yield event("".join(f'<span class="line">{line}</span>' for line in markup), at)
             continue
         if part.size - at >= MOST_SENT:  # a line that is longer than all that is sent at once

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from reconciler.api.pages.fleet import Snapshot
 from reconciler.api.pages.handlers import Visit
+from reconciler.api.pages.readable import readable
 from reconciler.api.pages.rendering import View
 from reconciler.api.pages.safe_text import plain
 from reconciler.core.adapter import Budget, Usage
@@ -16,6 +17,7 @@ from reconciler.core.model.specs import Desired
 from reconciler.core.model.status import BudgetScope, Phase, Reason, Waiting
 from reconciler.core.planning.limits import FLEET_GROUP
 from reconciler.core.planning.plan import prune_digest
+from reconciler.core.text import one_line
 from reconciler.core.views import HostView, Need, ReadModel, TaskView
 
 MOST_NEEDS, MOST_RUNS, MOST_QUEUED, MOST_TRANSITIONS = 25, 50, 20, 20
@@ -111,7 +113,9 @@ def last_line(visit: Visit, view: TaskView) -> str:
     status = view.status
     if status is None or status.run is None:
         return ""
-    return plain(visit.fleet.services.logs.last_line(status.run, status.round))
+    line = visit.fleet.services.logs.last_line(status.run, status.round)
+    pieces = readable(line)
+    return one_line(plain(pieces[-1].text if pieces else line), 200)
 
 
 def need_rows(needs: Iterable[Need], model: ReadModel) -> Sequence[NeedRow]:
