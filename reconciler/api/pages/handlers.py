@@ -217,7 +217,7 @@ class Pages:
         return Visit(
             self._fleet,
             caller,
-            f"{request.path}?{request.query_string}" if request.query_string else request.path,
+            _address(request),
             name,
             _pairs(request.query_string),
             _pairs(body.decode("utf-8", "replace")),
@@ -265,6 +265,7 @@ class Pages:
         return self._render(view, visit, "", is_part=False)
 
     async def _log_in(self, request: Request, _: str) -> HTTPResponse:
+        self._access.admit(request, is_public=True)
         form = _pairs((await read_body(request, FORM_LIMIT)).decode("utf-8", "replace"))
         there = local_path(form.get("next", "/"))
         try:
@@ -361,7 +362,7 @@ class Pages:
                 return await handle(request, name)
             except LoginNeeded as error:
                 if request.method == "GET" and "hx-request" not in request.headers:
-                    return _redirect(f"/login?{urlencode({'next': request.path})}")
+                    return _redirect(f"/login?{urlencode({'next': _address(request)})}")
                 return self._error(request, error)
             except ReconcilerError as error:
                 return self._error(request, error)
@@ -386,6 +387,10 @@ class Pages:
 
 
 _Handler = Callable[[Request, str], Awaitable[HTTPResponse | None]]
+
+
+def _address(request: Request) -> str:
+    return f"{request.path}?{request.query_string}" if request.query_string else request.path
 
 
 def _commit(text: str) -> str:

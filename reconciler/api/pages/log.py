@@ -99,13 +99,13 @@ def run_of(visit: Visit, view: TaskView) -> str | None:
 
 
 def _part(parts: Sequence[LogPart], label: str | None) -> LogPart | None:
-    """Return the log that is asked for; else the last one that is no stderr, or holds anything at all."""
+    """Return the log that is asked for; else the last that holds anything, the agent's own output first."""
     by_label = {part.label: part for part in parts}
     if label in by_label:
         return by_label[label]
-    outputs = [part for part in parts if not part.label.endswith("(stderr)") and part.size]
-    candidates = outputs or [part for part in parts if part.size] or list(parts)
-    return candidates[-1] if candidates else None
+    filled = [part for part in parts if part.size] or list(parts)
+    own = [part for part in filled if "validation" not in part.label and "(stderr)" not in part.label]
+    return (own or filled)[-1] if filled else None
 
 
 # --- Reading -----------------------------------------------------------------
