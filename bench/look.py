@@ -22,7 +22,7 @@ from reconciler.controller.loop import Loop
 from reconciler.controller.ports import ControllerSettings, Ports
 from reconciler.core.model.runs import RunRequest
 from reconciler.core.model.specs import Host
-from reconciler.core.model.status import HostStatus, Phase, Status
+from reconciler.core.model.status import HostStatus, OnHost, Phase, Run, Status
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
 from reconciler.specs.source import SpecSource
@@ -106,8 +106,15 @@ async def settled_fleet(folder: Path, size: int) -> Loop:
 
 
 def completed(generation: str, work: str) -> Status:
+    run = Run(key="x.g1.a1", round=1, holder=OnHost(host="local"), branch="task/x", title="x")
     return Status(
-        phase=Phase.COMPLETED, since=NOW, created_at=NOW, generation=generation, work=work, attempt=1
+        phase=Phase.COMPLETED,
+        since=NOW,
+        created_at=NOW,
+        generation=generation,
+        work=work,
+        attempt=1,
+        run=run,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sanic import Sanic
+from sanic.request import Request
 from sanic.response import HTTPResponse
 
 from reconciler.api.auth import Authenticator
@@ -68,9 +69,14 @@ def make_app(
     add_routes(app, operations, Admission(gate.admit, version))
     fleet = Fleet(view, services.record, services.pages, clock, services.last_output, gate.last_use.get)
     access = PageAccess(exposure, view, clock, gate.peers, Buckets(limits.visitors))
-    app.ctx.pages = Pages(fleet, access, closing, tabs=TABS, pages=PAGES, streams=STREAMS, actions=ACTIONS)
-    app.ctx.pages.add_to(app)
-    app.error_handler.add(Exception, answer_error)
+    pages = Pages(fleet, access, closing, tabs=TABS, pages=PAGES, streams=STREAMS, actions=ACTIONS)
+    pages.add_to(app)
+
+    def answer(request: Request, error: Exception) -> HTTPResponse:
+        return pages.not_found(request, error) or answer_error(request, error)
+
+    app.error_handler.add(Exception, answer)
+    app.ctx.pages = pages
     app.before_server_stop(lambda *_: closing.set())
     app.ctx.operations = operations
     app.ctx.notify = tail.notify

@@ -73,6 +73,7 @@ def read_model(view: FleetView) -> ReadModel:
 def task_body(view: TaskView) -> TaskBody:
     """Return a task: what is asked for, and where it stands."""
     status, blocker = view.status or _UNRECORDED, view.blocker
+    run = status.run
     return TaskBody(
         name=view.name,
         title=view.title,
@@ -90,8 +91,8 @@ def task_body(view: TaskView) -> TaskBody:
         review_count=status.review.count,
         assigned_host=view.assigned_host,
         assigned_agent=view.assigned_agent,
-        run=status.run,
-        branch_name=status.branch_name,
+        run=run.key if run else None,
+        branch_name=run.branch if run else None,
         head_commit=status.head_commit,
         pull_request=status.review.pull_request.url if status.review.pull_request else None,
         failure=view.failure,
@@ -107,16 +108,17 @@ _UNRECORDED = Status(phase=Phase.CREATED, since=EARLIEST, created_at=EARLIEST, g
 def run_body(view: TaskView) -> RunBody:
     """Return the live run of a task."""
     status = view.status or _UNRECORDED
+    run = status.last_run
     return RunBody(
-        run=status.run or "",
+        run=run.key,
         task=view.name,
         phase=view.phase,
         since=format_time(status.since),
         attempt=status.attempt,
-        round=status.round,
+        round=run.round,
         assigned_host=view.assigned_host,
         assigned_agent=view.assigned_agent,
-        branch_name=status.branch_name,
+        branch_name=run.branch,
         last_activity_at=_time(view.last_activity_at),
     )
 

@@ -153,15 +153,16 @@ class WorkerProtocol:
         """
         desired, statuses = self.view.desired, self.view.statuses
         own, status = holder(desired.tasks, statuses, call.name, call.caller.agent, epoch)
-        if branch == status.branch_name:
+        run = status.last_run
+        if branch == run.branch:
             return
         wanted = ((name, task.repo, task.branch) for name, task in desired.tasks.items())
-        branches = ((name, other.repo, other.branch_name) for name, other in statuses.items())
+        runs = ((name, other.run) for name, other in statuses.items())
+        branches = ((name, other.repo, other.branch) for name, other in runs if other)
         for name, repo, taken in chain(wanted, branches):
-            if name != own and (repo, taken) == (status.repo, branch):
+            if name != own and (repo, taken) == (run.repo, branch):
                 raise NotNow(
-                    f"branch {branch} is that of task {name}; push your work to {status.branch_name} "
-                    "and report again"
+                    f"branch {branch} is that of task {name}; push your work to {run.branch} and report again"
                 )
 
     def _held(self, call: Call, epoch: int) -> str:
@@ -169,7 +170,7 @@ class WorkerProtocol:
         agent = call.caller.agent
         self.leases.heartbeat(call.name, agent, epoch)
         _, status = holder(self.view.desired.tasks, self.view.statuses, call.name, agent, epoch)
-        return status.run or ""
+        return status.last_run.key
 
     @property
     def operations(self) -> Sequence[Operation]:

@@ -62,7 +62,7 @@ async def _prompt(context: Context, args: Sequence[str], rev: str | None) -> str
 def next_round(task: "Task", status: "Status | None", now: datetime) -> "Status":
     """Return the status of the live round, or the one with which the task's next run would begin."""
     from reconciler.core.model.runs import run_key
-    from reconciler.core.model.status import Phase, Status
+    from reconciler.core.model.status import OnHost, Phase, Run, Status
 
     if status is not None and status.phase.is_live:
         return status
@@ -76,11 +76,19 @@ def next_round(task: "Task", status: "Status | None", now: datetime) -> "Status"
             work=task.work,
             attempt=attempt,
         )
-    run = {"attempt": status.attempt + 1, "round": 1, "branch_name": task.branch, "adapter": task.adapter}
-    key = run_key(task.name, task.generation, status.attempt + 1)
+    attempt = status.attempt + 1
+    run = Run(
+        key=run_key(task.name, task.generation, attempt),
+        round=1,
+        holder=OnHost(host=LOCAL),
+        adapter=task.adapter,
+        branch=task.branch,
+        title=task.headline,
+    )
     rounds = status.review.count + (status.phase is Phase.REVIEW_PENDING)
     review = status.review.model_copy(update={"count": rounds})
-    return status.model_copy(update={**run, "run": key, "review": review, "phase": Phase.ASSIGNED})
+    changes = {"phase": Phase.ASSIGNED, "attempt": attempt, "run": run, "review": review}
+    return status.model_copy(update=changes)
 
 
 @click.group()

@@ -4,7 +4,7 @@ Before a push: `validate`, `plan`, `schema`.
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from reconciler.core.references import kind_of
 if TYPE_CHECKING:
     from reconciler.core.model.specs import Desired, Kind
     from reconciler.core.model.status import Observed
+    from reconciler.specs.parse import File
 
 SCHEMA_KINDS: "tuple[Kind, ...]" = ("task", "host", "repo", "adapter", "agent", "fleet")
 
@@ -50,7 +51,7 @@ def validate(context: Context, paths: tuple[Path, ...], output: str) -> int:
     root = context.work_tree(paths)
     files = read_worktree(root)
     desired = build(files)
-    mistakes = sorted((*desired.problems, *desired.warnings))
+    mistakes = sorted((*desired.problems, *desired.warnings, *_missing_repositories(root, files, desired)))
     shown = [each for each in mistakes if _is_below(root / each.path, paths)]
     problems = [each for each in shown if each.severity == "error"]
     if output == "json":
@@ -60,6 +61,18 @@ def validate(context: Context, paths: tuple[Path, ...], output: str) -> int:
             click.echo(annotation(problem) if output == "github" else _where_it_is(problem, root))
     click.echo(_summary(len(files), problems) + _warned(len(shown) - len(problems)), err=True)
     return ExitCode.FAILURE if problems else ExitCode.OK
+
+
+def _missing_repositories(root: Path, files: "Mapping[str, File]", desired: "Desired") -> Iterator[Problem]:
+    """Yield the repos that are a path, to where nothing is on this machine."""
+    from reconciler.specs.parse import locate_mistakes
+    from reconciler.specs.rules import Mistake, is_path
+
+    for name, repo in desired.repos.items():
+        path = f"specs/repos/{name}.yaml"
+        if is_path(repo.url) and path in files and not (place := root / repo.url).is_dir():
+            message = f"there is no repository at {place.resolve()} on this machine"
+            yield from locate_mistakes([Mistake(("url",), message, is_doubt=True)], path, files[path].data)
 
 
 def _is_below(path: Path, wanted: Sequence[Path]) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.folders import NamedFolder
 from reconciler.core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ FIX = "task/calculator/fix-average"
 @click.option(
     "--dir",
     "folder",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=NamedFolder(),
     help="Where to create it; a temporary folder if left out.",
 )
 @click.option(
@@ -155,7 +156,7 @@ def make_project(folder: Path) -> None:
 
 
 def make_fleet(folder: Path, adapter: str, more: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Make the fleet's repository: the example, its tasks given to the adapter, and more specs by path."""
+    """Make the fleet's repository, beside the project: the example given to the adapter, and more specs."""
     from reconciler.cli.init import schema_files
     from reconciler.git.checkout import begin
     from reconciler.specs.edit import edit
@@ -164,6 +165,8 @@ def make_fleet(folder: Path, adapter: str, more: Mapping[str, str] = MappingProx
     for name, text in schema_files():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
+    repo = folder / "specs" / "repos" / "calculator.yaml"
+    repo.write_text(edit(repo.read_text(encoding="utf-8"), {"url": "../calculator"}), encoding="utf-8")
     if adapter != "script":
         for path in (folder / "specs" / "tasks").rglob("*.yaml"):
             changes = {"adapter": adapter, "script": None}

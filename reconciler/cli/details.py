@@ -64,7 +64,8 @@ def _spec_fields(task: Task) -> Iterator[tuple[str, str]]:
 
 
 def _status_fields(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
-    yield "run", f"{status.run} (attempt {status.attempt}, round {status.round})" if status.run else ""
+    run = status.run
+    yield "run", f"{run.key} (attempt {status.attempt}, round {run.round})" if run else ""
     yield "host", status.assigned_host or ""
     yield "agent", status.assigned_agent or ""
     yield "pull request", status.review.pull_request.url if status.review.pull_request else ""

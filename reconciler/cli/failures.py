@@ -47,7 +47,7 @@ def local_failure(task: str, status: Status, data: Path) -> FailureSummary | Non
 
 def _has_secrets(status: Status, desired: Desired) -> bool:
     """Return whether a log may contain injected secrets, which only the injecting process could mask."""
-    adapter = desired.adapters.get(status.adapter or "")
+    adapter = desired.adapters.get(status.run.adapter or "") if status.run else None
     return adapter is None or bool(adapter.secrets)
 
 
@@ -55,7 +55,8 @@ def _printed(data: Path, status: Status) -> str:
     """Return the end of the agent's output in its last round, if it is on this machine: errors first."""
     if status.run is None:
         return ""
-    paths = [path for label, path in LogFolder(data / "logs").paths(status.run) if "validation" not in label]
+    logs = LogFolder(data / "logs").paths(status.run.key)
+    paths = [path for label, path in logs if "validation" not in label]
     for stream in ("err", "out"):
         path = next((each for each in reversed(paths) if each.name == stream), None)
         if path and (text := _end(path)).strip():
@@ -78,7 +79,7 @@ def _workspace(status: Status, host: Host | None, data: Path) -> str:
     if status.phase is not Phase.FAILED or status.run is None or host is None:
         return ""
     if not host.is_local:
-        return f"{host.name}:{host.workdir or DEFAULT_WORKDIR}/*/work/{folder_name(status.run)}"
+        return f"{host.name}:{host.workdir or DEFAULT_WORKDIR}/*/work/{folder_name(status.run.key)}"
     return _workspace_folder(local_folder(host, data), status)
 
 
@@ -86,7 +87,7 @@ def _workspace_folder(folder: Path, status: Status) -> str:
     """Return the workspace of a failed run below the working folder of a local host; empty if it is gone."""
     if status.phase is not Phase.FAILED or status.run is None:
         return ""
-    folders = sorted(folder.glob(f"*/work/{glob.escape(folder_name(status.run))}"))
+    folders = sorted(folder.glob(f"*/work/{glob.escape(folder_name(status.run.key))}"))
     return f"{status.assigned_host}:{folders[0]}" if folders else ""
 
 

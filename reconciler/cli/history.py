@@ -125,18 +125,18 @@ async def _logs(
         record = await fleet.record()
         task = task_name(args, (await record.load())[0])
         status = await _status(fleet, record, task)
-        run = status.run if attempt is None else await _run_of(fleet, task, attempt)
+        run = status.run_key if attempt is None else await _run_of(fleet, task, attempt)
         branch = await fleet.state_branch()
         is_said = status.phase.is_live and await say_if_nobody_serves(
             fleet, branch, {task: status}, clock.now()
         )
-        while is_followed and run is not None and status.run == run and status.phase.is_live:
+        while is_followed and run is not None and status.run_key == run and status.phase.is_live:
             printer.print_new(kept.paths(run))
             is_said = is_said or await say_if_nobody_serves(fleet, branch, {task: status}, clock.now())
             await asyncio.sleep(FOLLOW_INTERVAL)
             await fleet.repository.fetch()
             status = await _status(fleet, record, task)
-        why = await _why(fleet, task, status) if status.run == run else ""
+        why = await _why(fleet, task, status) if status.run_key == run else ""
     if run is None:
         raise NotFound(f"{task} has not run yet: it is {status.phase}")
     if not printer.print_new(kept.paths(run), to_end=True):

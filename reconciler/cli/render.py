@@ -30,8 +30,8 @@ def task_columns(now: datetime) -> Sequence[Column]:
         Column("HOST", _place),
         Column("ADAPTER", lambda view: view.spec.adapter if view.spec else DASH, is_wide=True),
         Column("REPO", lambda view: view.repo or DASH, is_wide=True),
-        Column("BRANCH", _of_status("branch_name"), is_wide=True),
-        Column("RUN", _of_status("run"), is_wide=True),
+        Column("BRANCH", _of_run("branch"), is_wide=True),
+        Column("RUN", _of_run("key"), is_wide=True),
         Column("TITLE", lambda view: view.spec.headline if view.spec else DASH, is_wide=True),
         Column("REASON", lambda view: _reason_and_last_line(view) or _last_output(view, now)),
     )
@@ -60,8 +60,8 @@ def _place(view: TaskView) -> str:
     return f"agent {view.assigned_agent}" if view.assigned_agent else view.assigned_host or DASH
 
 
-def _of_status(field: str) -> Callable[[TaskView], str]:
-    return lambda view: (view.status and getattr(view.status, field)) or DASH
+def _of_run(field: str) -> Callable[[TaskView], str]:
+    return lambda view: getattr(view.status.run, field) if view.status and view.status.run else DASH
 
 
 def host_columns(now: datetime) -> Sequence[Column]:

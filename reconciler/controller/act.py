@@ -35,14 +35,14 @@ class Actuator:
         """Set a plan in motion; `recorded` are its steps. Raises Unavailable."""
         # The record no longer names a run that its task went on without (a new generation,
         # a removed spec): to stop it takes the status from before that step.
-        left = {step.before.run: step.before for step in recorded if step.before and step.before.run}
+        left = {step.before.run_key: step.before for step in recorded if step.before}
         for action in planned.actions:
             if not isinstance(action, FollowRun | StopRun):
                 continue
             status = self.cache.statuses.get(action.task)
             if isinstance(action, StopRun):
                 status = left.get(action.run, status)
-            if status is not None and (status.run, status.round) == (action.run, action.round):
+            if status and status.run and status.run.round_key == (action.run, action.round):
                 await self._start(action, status)
 
     async def _start(self, action: FollowRun | StopRun, status: Status) -> None:

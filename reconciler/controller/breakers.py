@@ -26,7 +26,7 @@ class Breakers:
 
         Returns its host if that starts runs again: what is on record of it is out of date.
         """
-        if status is None or status.run != fact.run or status.assigned_host is None:
+        if status is None or status.run_key != fact.run or status.assigned_host is None:
             return None
         host = status.assigned_host
         if isinstance(fact, RunEnded) and not fact.report.started:

@@ -41,7 +41,7 @@ class ClockJumps:
         """Yield what has a deadline that is computed from a time on record."""
         for status in self._cache.statuses.values():
             if status.run and (status.phase.is_live or status.phase is Phase.FAILED):
-                yield status.run, status.since
+                yield status.run.key, status.since
         for name, host in self._cache.hosts.items():
             if not host.reachable:
                 yield name, host.since

@@ -108,7 +108,7 @@ class HostMaintenance:
         """Return lasting failures of checks on live runs and work in review, by run key."""
         unmerged = self.merges.lasting_failures(now)
         return {
-            status.run or "": f"whether it was merged cannot be told: {unmerged[task.repo or '']}"
+            status.last_run.key: f"whether it was merged cannot be told: {unmerged[task.repo or '']}"
             for task, status in self._in_review()
             if task.repo in unmerged
         } | {run: f"{UNCHECKED}: {why}" for run, why in self.inspections.lasting_failures(now).items()}
@@ -157,9 +157,9 @@ class HostMaintenance:
         One that needs no look is here only if a crash cut off its verdict, which goes on record after it.
         """
         return {
-            status.run or "": name
+            run.key: name
             for name, status in self._open_statuses()
-            if status.phase.is_live
+            if (run := status.live_run)
             and status.claim is not None
             and name not in self.controller.desired.broken
         }
@@ -174,8 +174,8 @@ class HostMaintenance:
         except SpecError as error:
             self.inbox.emit(unrunnable(name, status, str(error), self.clock()))
             return
-        run = status.run or ""
-        self.inbox.emit(RunEnded(task=name, run=run, round=status.round, at=self.clock(), report=report))
+        run, number = status.last_run.round_key
+        self.inbox.emit(RunEnded(task=name, run=run, round=number, at=self.clock(), report=report))
 
     async def _judged(self, name: str, status: Status, claim: Claim) -> Report:
         """Return the report that a claim leads to, after an inspection if one is needed."""
@@ -237,5 +237,5 @@ class HostMaintenance:
 def unrunnable(name: str, status: Status, why: str, at: datetime) -> RunEnded:
     """Return a failed end of class `config` for a run whose spec a person must fix first."""
     verdict = Verdict(outcome="failed", kind=FailureClass.CONFIG, message=why or "its spec is lost")
-    run, report = status.run or "", Report(verdict=verdict)
-    return RunEnded(task=name, run=run, round=status.round, at=at, report=report)
+    run, number = status.last_run.round_key
+    return RunEnded(task=name, run=run, round=number, at=at, report=Report(verdict=verdict))

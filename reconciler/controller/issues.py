@@ -182,9 +182,9 @@ class IssueController:
 
     async def _may_be_merged(self, place: "_Target", status: Status) -> bool:
         """Return whether a delivered task may be about to be completed."""
-        if status.review.pull_request is None or status.branch_name is None:
+        if status.review.pull_request is None:
             return True
-        branch, number = status.branch_name, status.review.pull_request.number
+        branch, number = status.last_run.branch, status.review.pull_request.number
         pull = (await self.forges.pulls(place.forge, [branch], [number])).get(branch)
         return not isinstance(pull, PullRequestSnapshot) or pull.is_merged
 
@@ -243,8 +243,9 @@ class IssueController:
     async def _task_of(self, place: "_Target", number: int) -> str | None:
         """Return the task whose pull request or issue has that number."""
         for name, status in self.view.statuses.items():
-            pull = status.review.pull_request
-            if status.repo == place.repo and pull and pull.number == number and not status.removed:
+            run, pull = status.run, status.review.pull_request
+            is_there = run and run.repo == place.repo and not status.removed
+            if is_there and pull and pull.number == number:
                 return name
         made = issue_task_name(place.repo, number)
         if (await self.writer.files(task_path(made)))[1]:

@@ -236,7 +236,7 @@ class WorkerLeases:
             self.leases = {run: until + by for run, until in self.leases.items()}
 
     def _renew(self, status: Status, now: datetime) -> None:
-        self.leases[status.run or ""] = now + self._cache.desired.fleet.lease
+        self.leases[status.last_run.key] = now + self._cache.desired.fleet.lease
 
     def watch(self, now: datetime) -> None:
         """
@@ -247,8 +247,8 @@ class WorkerLeases:
         """
         until = now + self._cache.desired.fleet.lease
         statuses = self._cache.open_statuses().values()
-        runs = [status.run for status in statuses if status.phase.is_live and status.assigned_agent]
-        self.leases = {run: self.leases.get(run, until) for run in runs if run}
+        runs = [run.key for status in statuses if (run := status.live_run) and status.assigned_agent]
+        self.leases = {run: self.leases.get(run, until) for run in runs}
 
 
 def open_requests(

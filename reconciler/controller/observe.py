@@ -114,7 +114,7 @@ class TaskObserver:
     def _task_of(self, fact: RunSeen | RunEnded) -> str:
         """Return the current name of the task a run belongs to: its file may have been renamed."""
         names = (fact.task, *self.cache.open)
-        runs = ((name, status.run) for name in names if (status := self.cache.statuses.get(name)))
+        runs = ((name, status.run_key) for name in names if (status := self.cache.statuses.get(name)))
         return next((name for name, run in runs if run == fact.run), fact.task)
 
 
@@ -142,7 +142,8 @@ def task_event(
 
 def is_about(fact: RunSeen | RunEnded, status: Status) -> bool:
     """Return whether a fact is about the round that is under way."""
-    return status.phase.is_live and (status.run, status.round) == (fact.run, fact.round)
+    run = status.live_run
+    return run is not None and run.round_key == (fact.run, fact.round)
 
 
 def _merged(fact: MergeSeen, status: Status) -> Event | None:

@@ -105,7 +105,7 @@ class PullRequestController:
             for name in self._watched.get(repo, ())
         ]
         statuses = ((self._view.statuses.get(name), why) for name, why in [*self._failed.items(), *failing])
-        return {status.run: why for status, why in statuses if status and status.run}
+        return {status.run.key: why for status, why in statuses if status and status.run}
 
     # --- A visit -----------------------------------------------------------
 
@@ -235,7 +235,9 @@ class PullRequestController:
 
     def _branch(self, name: str) -> str | None:
         task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
-        return (status.branch_name if status else None) or (task.branch if task else None)
+        if status and status.run:
+            return status.run.branch
+        return task.branch if task else None
 
     async def _bot(self, forge: Forge) -> str:
         """Return the name of our own account there; its actions are ignored."""

@@ -47,7 +47,7 @@ class Quarantine:
 
     def release(self, names: Collection[str], cache: FleetCache) -> None:
         """Release these tasks because their specs changed."""
-        runs = {status.run for name in names if (status := cache.statuses.get(name))}
+        runs = {status.run_key for name in names if (status := cache.statuses.get(name))}
         self.rounds = {(run, number) for run, number in self.rounds if run not in runs}
         self.unwritable.difference_update(names)
         for name in names:

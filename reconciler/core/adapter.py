@@ -139,6 +139,11 @@ class Output(Frozen):
     How a line of its output (stdout or stderr) begins that announces yet another retry of a model call
     after several failed: the run is ended and fails with that line (its first group) as its error.
     """
+    give_up_after: Annotated[int, Field(ge=1, le=10**6)] = 1
+    """
+    How many such lines end it, one after the other on the same stream with two others between them at most:
+    for a CLI that does not count its calls.
+    """
     cumulative: tuple[Literal["tokens", "cost"], ...] = ()
     """What the CLI reports as a running total of the session and not of the run."""
 

@@ -76,10 +76,10 @@ def _sentence(task: Task | None, status: Status) -> str:
         return status.failure.message
     if status.phase.is_live:
         place = status.assigned_host or status.assigned_agent
-        return f"round {status.round} of attempt {status.attempt} on {place}"
+        return f"round {status.last_run.round} of attempt {status.attempt} on {place}"
     if status.phase is Phase.REVIEW_PENDING:
         pull = status.review.pull_request
-        return f"{pull.url} waits for review" if pull else f"{status.branch_name} waits to be merged"
+        return f"{pull.url} waits for review" if pull else f"{status.last_run.branch} waits to be merged"
     if status.phase is Phase.COMPLETED and task is not None and task.work != status.work:
         return "done; newer work is asked for"
     return {Phase.CREATED: "about to start", Phase.COMPLETED: "done"}.get(status.phase, str(status.phase))

@@ -48,6 +48,7 @@ from reconciler.core.model.status import (
     Phase,
     Reason,
     ReviewState,
+    Run,
     Session,
     Status,
     Waiting,
@@ -241,8 +242,8 @@ def _next_phase(status: Status | None, event: Event) -> Phase | None:
 
 def _refusal(status: Status, event: Event) -> str | None:
     """Return why an event that the table allows is illegal all the same; None if it is legal."""
-    if isinstance(event, RunEvent) and event.run != status.run:
-        return f"it is about run {event.run}, but the last run is {status.run}"
+    if isinstance(event, RunEvent) and event.run != status.run_key:
+        return f"it is about run {event.run}, but the last run is {status.run_key}"
     if isinstance(event, Reported) and not isinstance(status.holder, AtWorker):
         return "no worker has it"
     if isinstance(event, Removed) and not status.removed:
@@ -352,23 +353,26 @@ def _scheduled(event: Scheduled, status: Status) -> StatusChanges:
 @_changes.register
 def _assigned(event: Assigned, status: Status) -> StatusChanges:
     """Name the run. The previous failure stays: the prompt of this attempt contains it."""
-    spec, on = event.spec, event.holder if isinstance(event.holder, OnHost) else None
-    is_at_home = on and (on.host, spec.adapter) == (status.assigned_host, status.adapter)
+    spec, before = event.spec, status.run
+    on = event.holder if isinstance(event.holder, OnHost) else None
+    run = Run(
+        key=event.run,
+        round=1,
+        slots=spec.slots,
+        holder=event.holder,
+        adapter=spec.adapter if on else None,
+        model=spec.model,
+        repo=spec.repo,
+        branch=before.branch if before and status.review.count else spec.branch,
+        title=spec.pr_title or spec.headline,
+        start_from=event.start_from,
+    )
     return {
-        "session": status.session if is_at_home else None,
+        "session": status.session_at(on.host, spec.adapter) if on else None,
         **_identity(spec),
         "attempt": status.attempt + 1,
-        "round": 1,
         "waiting": None,
-        "run": event.run,
-        "slots": spec.slots,
-        "holder": event.holder,
-        "start_from": event.start_from,
-        "adapter": spec.adapter if on else None,
-        "model": spec.model,
-        "repo": spec.repo,
-        "branch_name": (status.branch_name if status.review.count else None) or spec.branch,
-        "pr_title": spec.pr_title or spec.headline,
+        "run": run,
         "not_before": None,
     }
 
@@ -386,7 +390,7 @@ def _started(event: Started, status: Status) -> StatusChanges:
 def _fix_requested(event: FixRequested, status: Status) -> StatusChanges:
     return {
         **_reported(status, event, event.report),
-        "round": status.round + 1,
+        "run": status.last_run.model_copy(update={"round": status.last_run.round + 1}),
         "failure": Failure(kind=FailureClass.VALIDATION, message=event.origin.reason),
     }
 
@@ -463,10 +467,11 @@ def _escalated(event: Escalated, status: Status) -> StatusChanges:
 
 @_changes.register
 def _reported_by_agent(event: Reported, status: Status) -> StatusChanges:
+    run = status.last_run
+    holder, branch = run.holder.model_copy(update={"claim": event.claim}), event.claim.branch or run.branch
     return {
-        "holder": status.holder and status.holder.model_copy(update={"claim": event.claim}),
+        "run": run.model_copy(update={"holder": holder, "branch": branch}),
         "waiting": event.waiting,
-        "branch_name": event.claim.branch or status.branch_name,
         "last_activity_at": event.origin.at,
     }
 

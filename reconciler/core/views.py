@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from reconciler.core.conditions import Condition, conditions, needs_a_person
 from reconciler.core.errors import Problem
 from reconciler.core.model.specs import Agent, Desired, ExecutionMode, Host, Task
-from reconciler.core.model.status import HostStatus, Observed, Phase, Reason, Status, Waiting
+from reconciler.core.model.status import HostStatus, Observed, Phase, Reason, Run, Status, Waiting
 from reconciler.core.planning.placement import reachable_runs
 from reconciler.core.runs.failure import FailureSummary, failure_line, summarize_failure
 
@@ -147,7 +147,7 @@ class TaskView:
         """Code repository that it works in; if the spec is gone, that it was worked on in."""
         if self.spec is not None:
             return self.spec.repo
-        return self.status.repo if self.status else None
+        return self.status.run.repo if self.status and self.status.run else None
 
     @property
     def execution_mode(self) -> ExecutionMode:
@@ -275,15 +275,14 @@ class ReadModel:
     def task(self, name: str) -> TaskView:
         """Return a task as it stands; of a name that is none, one that nothing is known of."""
         damaged, status = self.observed.damaged.get(name), self.observed.statuses.get(name)
+        live = status.live_run if status else None
         return TaskView(
             name,
             self.desired.tasks.get(name),
             status,
             (*((damaged,) if damaged else ()), *self.desired.broken.get(name, ())),
             self.planned.get(name),
-            self.last_output(status.run, status.round)
-            if status and status.run and status.phase.is_live
-            else None,
+            self.last_output(*live.round_key) if live else None,
         )
 
     def tasks(self) -> Mapping[str, TaskView]:
@@ -293,19 +292,20 @@ class ReadModel:
     def runs(self) -> Iterator[TaskView]:
         """Yield every task with a live run."""
         for name, status in self.observed.statuses.items():
-            if status.phase.is_live and status.run:
+            if status.phase.is_live:
                 yield self.task(name)
 
     def hosts(self) -> Mapping[str, HostView]:
         """Return every host of the specs, by name."""
-        runs: dict[str, list[Status]] = defaultdict(list)
-        for _, status in sorted(reachable_runs(self.observed.statuses, self.observed)):
-            runs[status.assigned_host or ""].append(status)
+        runs: dict[str, list[Run]] = defaultdict(list)
+        live = reachable_runs(self.observed.statuses, self.observed)
+        for _, host, run in sorted(live, key=lambda each: each[0]):
+            runs[host].append(run)
         return {name: self._host(host, runs[name]) for name, host in sorted(self.desired.hosts.items())}
 
-    def _host(self, host: Host, live: list[Status]) -> HostView:
-        keys = tuple(status.run for status in live if status.run)
-        used = sum(status.slots for status in live)
+    def _host(self, host: Host, live: list[Run]) -> HostView:
+        keys = tuple(run.key for run in live)
+        used = sum(run.slots for run in live)
         return HostView(
             host.name, host, self.observed.hosts.get(host.name), keys, used, self.closed.get(host.name)
         )

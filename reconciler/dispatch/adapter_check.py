@@ -19,7 +19,7 @@ from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.masking import Mask
 from reconciler.core.model.runs import FailureClass, RunRequest, Verdict, run_key
 from reconciler.core.model.specs import Desired, Host, Task
-from reconciler.core.model.status import HostCli, OnHost, Phase, Status
+from reconciler.core.model.status import HostCli, OnHost, Phase, Run, Status
 from reconciler.core.runs.command import build_run_request as make_order
 from reconciler.core.text import one_line, tail
 from reconciler.dispatch.dry_run import DryRun, dry_run
@@ -147,10 +147,14 @@ class AdapterCheck:
             generation=self.token,
             work="",
             attempt=1,
-            round=1,
-            run=run_key(ADAPTER_CHECK_FOLDER, self.token, 1),
-            holder=OnHost(host=host.name),
-            adapter=adapter.name,
+            run=Run(
+                key=run_key(ADAPTER_CHECK_FOLDER, self.token, 1),
+                round=1,
+                holder=OnHost(host=host.name),
+                adapter=adapter.name,
+                branch=task.branch,
+                title=task.headline,
+            ),
         )
         return make_order(task, status, Desired(hosts={host.name: host}, adapters={adapter.name: adapter}))
 

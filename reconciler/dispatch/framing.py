@@ -8,10 +8,13 @@ decides whether to believe it. What stands within an event, or within one that
 is broken, is never an event.
 """
 
+import codecs
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from io import SEEK_END, BytesIO
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 from reconciler.core.text import harmless
@@ -45,6 +48,51 @@ def end_of(printed: Printed, limit: int) -> bytes:
     stream = stream_of(printed)
     stream.seek(max(0, stream.seek(0, SEEK_END) - limit))
     return stream.read(limit)
+
+
+@contextmanager
+def in_utf8(printed: Printed) -> Iterator[Printed]:
+    """Give what was printed in UTF-8, where it was printed in UTF-16 or UTF-32; else as it is."""
+    stream = stream_of(printed)
+    encoding, start = _wide(stream.read(_LOOK))
+    if encoding is None:
+        yield printed
+        return
+    stream.seek(0)
+    with TemporaryFile() as copy:
+        copy.write(stream.read(start).rstrip(b"\xff\xfe\0"))
+        decoder = codecs.getincrementaldecoder(encoding)("replace")
+        while data := stream.read(_PIECE):
+            copy.write(decoder.decode(data).encode("utf-8", "replace"))
+        yield copy
+
+
+def _wide(begin: bytes) -> tuple[str | None, int]:
+    """Return in which encoding of two or four bytes a text is, and from where on; None if it is in none."""
+    zero = begin.find(0)
+    for line in (0, begin.rfind(b"\n", 0, max(zero, 0)) + 1):
+        mark = next((mark for mark in _MARKS if begin.startswith(mark, line)), b"")
+        zeros = _zeros(begin[line + len(mark) :])
+        if encoding := _ZEROS.get(zeros):
+            return encoding, line + len(mark)
+    return None, 0
+
+
+def _zeros(text: bytes) -> tuple[bool, ...]:
+    """Return which of each four bytes are zeros in most places, at the beginning as everywhere."""
+    return tuple(text[at : at + 1] == b"\0" and text[at::4].count(0) * 8 > len(text) for at in range(4))
+
+
+_LOOK = 4096
+_PIECE = 2**20
+_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_ZEROS: Mapping[tuple[bool, ...], str] = {
+    (False, True, False, True): "utf-16-le",
+    (True, False, True, False): "utf-16-be",
+    (False, True, True, True): "utf-32-le",
+    (True, True, True, False): "utf-32-be",
+}
+"""Which of four bytes are zeros, in most of the characters of an event."""
 
 
 class Framer:

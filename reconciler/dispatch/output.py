@@ -29,14 +29,14 @@ from reconciler.core.runs.outcome import (
     EXIT_CODES,
     SIGNALS,
     OutputFacts,
-    class_of,
     retry_time,
     run_usage,
     verdict,
 )
+from reconciler.core.runs.provider_errors import class_of
 from reconciler.core.text import one_line
 from reconciler.dispatch.event_buffer import EventBuffer, EventFilter, event_filters
-from reconciler.dispatch.framing import Framer, OutputEvent, Printed, end_of, last_object, stream_of
+from reconciler.dispatch.framing import Framer, OutputEvent, Printed, end_of, in_utf8, last_object, stream_of
 from reconciler.dispatch.logs import end_of_text, read_end
 
 _NOTHING_HIDDEN = Mask()
@@ -231,7 +231,9 @@ def judge_output(
 ) -> Verdict:
     """Return the verdict on a round's output, given what was requested."""
     facts = _text_facts if adapter.output.format == "text" else _event_facts
-    return verdict(_masked(facts(adapter.output, round_output, request, mask), mask), now)
+    with in_utf8(round_output.stdout) as stdout, in_utf8(round_output.stderr) as stderr:
+        readable = RoundOutput(stdout, stderr, round_output.exit_code)
+        return verdict(_masked(facts(adapter.output, readable, request, mask), mask), now)
 
 
 def _masked(facts: OutputFacts, mask: Mask) -> OutputFacts:

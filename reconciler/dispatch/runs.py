@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reconciler.core.errors import Refused, Unavailable
-from reconciler.core.patterns import lines_of, matches
+from reconciler.core.patterns import Streak, lines_of
 from reconciler.dispatch.logs import LogFolder, StreamName
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import (
@@ -84,6 +84,8 @@ class Bounds:
     """Bytes."""
     give_up: str | None = None
     """Beginning of a line at which the run is ended (`give_up` of an adapter's output); None: never."""
+    give_up_after: int = 1
+    """How many such lines in a row it takes."""
 
 
 class Runs:
@@ -197,6 +199,8 @@ class _Watch:
         self.measure()
         self._rest: dict[StreamName, bytes] = {}
         """Incomplete last line."""
+        self._streaks: dict[StreamName, Streak] = {}
+        """Such lines in a row, by stream."""
         self._has_given_up = False
         self.moved = now
         """Time of its last output."""
@@ -217,7 +221,8 @@ class _Watch:
         whole, _, rest = (self._rest.get(stream, b"") + data).rpartition(b"\n")
         self._rest[stream] = rest[:_LONGEST_START]
         lines = lines_of(whole.decode("utf-8", "replace"))
-        self._has_given_up = any(True for _ in matches(self.bounds.give_up, lines))
+        streak = self._streaks.setdefault(stream, Streak(self.bounds.give_up))
+        self._has_given_up = any(streak.add(line) >= self.bounds.give_up_after for line in lines)
 
     @property
     def room(self) -> int:

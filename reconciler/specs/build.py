@@ -127,9 +127,9 @@ class Builder:
         task, parsed = self._tasks.get(name), self._specs.get(name)
         if task is None or parsed is None or name in self._broken:
             return
-        if warnings := [
-            replace(each, is_doubt=True) for each in doubts_of_task(task, self._tasks, self._shared)
-        ]:
+        own = parsed.spec.model_fields_set if parsed.spec else frozenset()
+        mistakes = doubts_of_task(task, own, self._tasks, self._shared)
+        if warnings := [replace(each, is_doubt=True) for each in mistakes]:
             self._task_doubts[name] = tuple(locate_mistakes(warnings, parsed.path, parsed.file.data))
 
     def _fleet_doubts(self) -> Iterator[Problem]:

@@ -220,21 +220,23 @@ def _validate(model: type[Frozen], value: Any) -> tuple[Frozen | None, list[Mist
 
 def _adapter_mistakes(name: str, spec: AdapterSpec) -> list[Mistake]:
     """Return what is wrong with the adapter once it lies over the built-in one."""
-    from reconciler.core.runs.command import check_adapter, unreached
+    from reconciler.specs.adapters import broken_parts, useless_parts
 
     whole = layers.resolve_adapter(name, spec)
-    lines = (line.partition(": ") for line in check_adapter(whole))
-    wrong = [Mistake(tuple(field.split(".")), message) for field, _, message in lines]
-    idle = ((tuple(field.split(".")), message) for field, message in unreached(whole))
-    return [*wrong, *(Mistake(path, message, at_key=True) for path, message in idle if _sets(spec, path))]
+    useless = (mistake for mistake in useless_parts(whole) if _is_own(spec, mistake))
+    return [*broken_parts(whole), *useless]
 
 
-def _sets(spec: Frozen, path: Path) -> bool:
-    """Return whether a file itself sets a field; a mistake in an inherited one is not reported for it."""
-    for field in path:
-        if not isinstance(spec, Frozen) or field not in spec.model_fields_set:
-            return False
-        spec = getattr(spec, str(field))
+def _is_own(spec: Frozen, mistake: Mistake) -> bool:
+    """Return whether a mistake is in a field that the file itself sets; what it inherits is not its own."""
+    part: object = spec
+    for step in mistake.path:
+        if isinstance(part, Frozen):
+            if step not in part.model_fields_set:
+                return False
+            part = getattr(part, str(step))
+        elif isinstance(part, dict):
+            part = part.get(step)
     return True
 
 

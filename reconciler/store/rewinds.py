@@ -113,7 +113,7 @@ async def _of_statuses(
 def _is_over(name: str, status: Status, lost: Sequence[Mapping[str, Status]]) -> bool:
     """Return whether a run recorded as live may be over, as the lost commits say, or are missing."""
     later = [each[name] for each in lost if name in each]
-    return not any(other.phase.is_live and other.run == status.run for other in later)
+    return not any(other.phase.is_live and other.run_key == status.run_key for other in later)
 
 
 def _with_new_attempts(status: Status, attempt: int, *, is_over: bool) -> Status:

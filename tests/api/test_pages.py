@@ -525,6 +525,17 @@ async def test_a_page_has_no_script_and_no_style_of_its_own_and_asks_nobody_else
         assert not re.search(r"(?:src|href|action)=\"(?:https?:)?//", answer.text)
 
 
+async def test_a_browser_gets_a_page_where_nothing_is_and_a_program_what_it_can_read(nobody):
+    browser = await nobody.get("/no/such", headers={"Accept": "text/html,*/*"})
+    program = await nobody.get("/no/such")
+    api = await nobody.get("/api/v1/none", headers={"Accept": "text/html"})
+
+    assert (browser.status_code, program.status_code, api.status_code) == (404, 404, 404)
+    assert "nothing is at /no/such" in Outline(browser.text).text
+    assert program.json()["status"] == 404
+    assert api.json()["status"] == 404
+
+
 async def test_a_page_that_has_not_changed_is_not_sent_again(world, nobody):
     first = await nobody.get("/tasks")
     again = await nobody.get("/tasks", headers={"If-None-Match": first.headers["etag"]})

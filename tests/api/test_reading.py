@@ -47,7 +47,7 @@ async def test_the_last_sign_of_a_live_run_is_its_last_output_where_it_is_follow
     await world.ask(pulled("a"), pulled("b"))
     run = (await take(jeeves))["lease"]
     printed = world.controller.statuses["a"].since + timedelta(hours=1)
-    heard = {(run, world.controller.statuses["a"].round): printed}
+    heard = {(run, world.controller.statuses["a"].run.round): printed}
 
     model = replace(read_model(world.controller), last_output=lambda *key: heard.get(key))
     shown = task_body(model.task("a"))

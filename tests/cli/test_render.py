@@ -21,20 +21,20 @@ from reconciler.core.model.status import (
     Observed,
     Phase,
     Reason,
-    Status,
     Waiting,
 )
 from reconciler.core.planning.plan import plan
 from reconciler.core.planning.preview import has_changes, plan_lines
 from reconciler.core.views import ReadModel
 from tests.fakes import START, make_desired, make_task
+from tests.statuses import make_status
 
 NOW = START + timedelta(minutes=90)
 
 
 def status(phase, **fields):
     stand = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
-    return Status(phase=phase, **{**stand, **fields})
+    return make_status(phase=phase, **{**stand, **fields})
 
 
 def rows(kind, desired, observed=None, *, wide=False):
@@ -56,7 +56,12 @@ def test_the_table_of_tasks_tells_phase_age_host_and_why():
             "b": status(
                 Phase.CREATED, waiting=Waiting(reason=Reason.SLOT, message="no free slot", since=START)
             ),
-            "gone": status(Phase.FAILED, failure=Failure(kind=FailureClass.AGENT, message="gave up")),
+            "gone": status(
+                Phase.FAILED,
+                attempt=1,
+                assigned_host="h2",
+                failure=Failure(kind=FailureClass.AGENT, message="gave up"),
+            ),
         }
     )
 
@@ -66,7 +71,7 @@ def test_the_table_of_tasks_tells_phase_age_host_and_why():
         "NAME  PHASE    SINCE  ATTEMPT  HOST  REASON",
         "a     running  1h     2        h1",
         "b     created  1h     0        -     Slot: no free slot",
-        "gone  failed   1h     0        -     agent: gave up",
+        "gone  failed   1h     1        h2    agent: gave up",
     ]
 
 

@@ -129,3 +129,18 @@ def test_warnings_are_shown_and_are_no_mistakes(folder):
     )
     assert done.stderr == "1 file, no mistakes; 1 warning\n"
     assert validate("-o", "github").stdout.startswith("::warning file=specs/tasks/good.yaml,line=3,col=11::")
+
+
+def test_a_repository_that_is_not_on_this_machine_is_warned_of(folder):
+    (folder / "specs" / "repos").mkdir()
+    for name, url in {"gone": "../gone", "here": "..", "away": "git@example.org:a/b.git"}.items():
+        (folder / "specs" / "repos" / f"{name}.yaml").write_text(f"url: {url}\n")
+
+    done = validate("specs/repos")
+
+    (line,) = done.stdout.splitlines()
+    assert line == (
+        f"specs/repos/gone.yaml:1:6: warning: url: there is no repository at {folder.parent / 'gone'} "
+        "on this machine"
+    )
+    assert done.exit_code == 0

@@ -78,7 +78,7 @@ async def test_a_step_that_is_tried_again_is_told_on_its_task_once_and_when_it_w
     stage.dispatch.hold = True
     stage.specs.push(fleet(make_task("a", repo="good")))
     loop = await stage.run("started")
-    run, commits = stage.state.statuses["a"].run, len(stage.state.log)
+    run, commits = stage.state.statuses["a"].run_key, len(stage.state.log)
 
     stage.dispatch.retry_reasons = {run: "cannot push"}
     for _ in range(3):

@@ -23,6 +23,7 @@ from reconciler.specs.parse import read_task
 from reconciler.specs.source import SpecSource
 from reconciler.store.bot_commits import BotCommitter
 from tests.fakes import START, FakeForges, make_task
+from tests.statuses import make_status
 
 SEVEN = "specs/tasks/issues/calc-7.yaml"
 NAME = "issues/calc-7"
@@ -151,9 +152,7 @@ class Scene:
 
     def is_on_record(self, phase: Phase, name: str = NAME, **fields: object) -> None:
         known = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
-        self.office.statuses[name] = Status.model_validate(
-            {"phase": phase, "repo": "calc", **known, **fields}
-        )
+        self.office.statuses[name] = make_status(phase, **{"repo": "calc", **known, **fields})
 
     def spec(self, path: str = SEVEN) -> TaskSpec:
         return read_task(path, self.branch.content[path])
@@ -450,7 +449,7 @@ async def test_the_standing_is_told_once_and_not_again_when_it_changes(taken_up)
     taken_up.restart()
     await taken_up.look()
 
-    assert taken_up.answers == [f"Task `{NAME}` is **failed**."]
+    assert taken_up.answers == [f"Task `{NAME}` is **failed**.\n\n- last run on `local`"]
     assert len(taken_up.branch.log) == 1
 
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.core.model.runs import Check, FailureClass
-from reconciler.core.model.status import Failure, Phase, Status
+from reconciler.core.model.status import Failure, Phase
 from reconciler.core.runs.failure import LINES, WIDTH, last_lines, summarize_failure
+from tests.statuses import make_status
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -23,7 +24,7 @@ def status(kind, message="it broke", phase=Phase.FAILED, **fields):
         "work": "b" * 12,
         "run": "x.gaaaaaaaa.a1",
     }
-    return Status(phase=phase, failure=Failure(kind=kind, message=message), **{**stand, **fields})
+    return make_status(phase=phase, failure=Failure(kind=kind, message=message), **{**stand, **fields})
 
 
 @pytest.mark.parametrize("kind", FailureClass)

@@ -6,7 +6,7 @@ from reconciler.core.adapter import Adapter, Budget, Usage, overspent
 from reconciler.core.events import Completed, Origin
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.specs import Desired, FleetSpec, Host, Repo, Task
-from reconciler.core.model.status import Phase, Status
+from reconciler.core.model.status import Phase
 from reconciler.core.planning.limits import (
     FLEET_GROUP,
     budget_scopes,
@@ -19,6 +19,7 @@ from reconciler.core.planning.limits import (
     spent_today,
     with_expenses,
 )
+from tests.statuses import make_status as new_status
 from tests.strategies import NOW
 
 TEN = Budget(tokens=10)
@@ -61,13 +62,13 @@ def test_a_live_run_counts_where_it_was_started_as_far_as_that_is_known():
     status = make_status(adapter="codex", repo="shop")
 
     assert list(groups(task)) == [FLEET_GROUP, ("adapter", "script"), ("repo", "docs"), ("label", "gpu")]
-    assert list(live_groups(status, task)) == [
+    assert list(live_groups(status.run, task)) == [
         FLEET_GROUP,
         ("adapter", "codex"),
         ("repo", "shop"),
         ("label", "gpu"),
     ]
-    assert list(live_groups(make_status(), None)) == [FLEET_GROUP]
+    assert list(live_groups(make_status().run, None)) == [FLEET_GROUP]
 
 
 # --- What is spent ---------------------------------------------------------
@@ -152,7 +153,7 @@ def make_task(**fields):
 
 def make_status(**fields):
     head = {"since": NOW, "created_at": NOW, "generation": "1" * 40, "work": "w"}
-    return Status(phase=Phase.RUNNING, **head, **fields)
+    return new_status(phase=Phase.RUNNING, **head, **fields)
 
 
 def step(before, after):

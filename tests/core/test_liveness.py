@@ -10,8 +10,9 @@ from reconciler.core.errors import Problem
 from reconciler.core.events import Cancelled, Failed, Restored, Retried
 from reconciler.core.model.runs import FailureClass, run_key
 from reconciler.core.model.specs import Desired, DesiredState, FleetSpec, Host, Task
-from reconciler.core.model.status import HostStatus, Observed, Phase, Reason, Status
+from reconciler.core.model.status import HostStatus, Observed, Phase, Reason
 from reconciler.core.planning.plan import FollowRun, StopRun, plan
+from tests.statuses import make_status
 from tests.strategies import NOW, World, blob, fleets
 
 LOST_AFTER = timedelta(minutes=30)
@@ -215,7 +216,7 @@ def make_task(**fields):
 def live(**fields):
     head = {"phase": Phase.RUNNING, "since": SILENT, "created_at": SILENT}
     run = {"attempt": 1, "round": 1, "run": RUN, "assigned_host": "alpha", "adapter": "script"}
-    return Status(**{**head, **run, "generation": blob("a"), "work": "work of a", **fields})
+    return make_status(**{**head, **run, "generation": blob("a"), "work": "work of a", **fields})
 
 
 def planned_for(

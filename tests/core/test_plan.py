@@ -19,8 +19,9 @@ from reconciler.core.events import (
 )
 from reconciler.core.model.runs import FailureClass, run_key
 from reconciler.core.model.specs import Agent, Desired, DesiredState, ExecutionMode, FleetSpec, Host, Task
-from reconciler.core.model.status import Failure, Observed, Phase, Reason, Status, Waiting
+from reconciler.core.model.status import Failure, Observed, Phase, Reason, Waiting
 from reconciler.core.planning.plan import FollowRun, RecordEvent, StartRun, StopRun, plan, prune_digest
+from tests.statuses import make_status
 from tests.strategies import NOW, SUCCESS, World, blob, failed
 
 SOON = NOW + timedelta(minutes=7)
@@ -206,10 +207,12 @@ def test_a_live_run_that_nobody_follows_is_taken_up():
 
     planned = planned_for(make_task("a"), statuses={"a": status})
     followed = plan(
-        make_desired(make_task("a")), Observed({"a": status}, followed=frozenset({(status.run, 2)})), NOW
+        make_desired(make_task("a")), Observed({"a": status}, followed=frozenset({(status.run_key, 2)})), NOW
     )
 
-    assert planned.actions == (FollowRun("a", status.run, 2, f"round 2 of {status.run} is on record"),)
+    assert planned.actions == (
+        FollowRun("a", status.run_key, 2, f"round 2 of {status.run_key} is on record"),
+    )
     assert followed.actions == ()
 
 
@@ -224,7 +227,7 @@ def test_a_live_run_that_nobody_follows_is_taken_up():
 def test_a_live_run_that_no_spec_asks_for_is_stopped(spec, reason):
     planned = planned_for(make_task("a", **spec), statuses={"a": live("a")})
 
-    assert planned.actions == (StopRun("a", live("a").run, 1, reason),)
+    assert planned.actions == (StopRun("a", live("a").run_key, 1, reason),)
 
 
 def test_a_live_run_goes_on_though_its_spec_changed():
@@ -582,7 +585,7 @@ def removal_of(status):
 
 
 def created(name, **fields):
-    return Status(
+    return make_status(
         **{
             "phase": Phase.CREATED,
             "since": NOW,

@@ -36,7 +36,7 @@ from reconciler.core.model.runs import FailureClass, Report, ReviewNote, Verdict
 from reconciler.core.model.specs import DesiredState, FleetSpec, Repo, Task
 from reconciler.core.model.status import OnHost, Phase, PullRequest, Reason, Status, Waiting
 from reconciler.core.runs.decide import next_event
-from tests.statuses import changed
+from tests.statuses import changed, make_status
 from tests.strategies import NOW, blob, statuses
 
 BOT = "fleet-bot"
@@ -625,7 +625,7 @@ def a_task(**fields):
 
 
 def a_status(phase=Phase.REVIEW_PENDING, **fields):
-    return Status(
+    return make_status(
         **{
             "phase": phase,
             "since": NOW,

@@ -12,8 +12,9 @@ from reconciler.core.conditions import conditions
 from reconciler.core.lifecycle import fold
 from reconciler.core.model.runs import run_key
 from reconciler.core.model.specs import Desired, FleetSpec, Host, Repo, Task
-from reconciler.core.model.status import Observed, Phase, Reason, Status
+from reconciler.core.model.status import Observed, Phase, Reason
 from reconciler.core.planning.plan import StartRun, StopRun, plan
+from tests.statuses import make_status
 from tests.strategies import NOW, SUCCESS, World, blob
 
 TOMORROW = NOW.replace(hour=0) + timedelta(days=1)
@@ -354,7 +355,7 @@ def push(world, *tasks):
 
 def created(name, **fields):
     head = {"phase": Phase.CREATED, "since": NOW, "created_at": NOW}
-    return Status(**{**head, "generation": blob(name), "work": f"work of {name}", **fields})
+    return make_status(**{**head, "generation": blob(name), "work": f"work of {name}", **fields})
 
 
 def live(name, **fields):

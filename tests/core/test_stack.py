@@ -14,7 +14,7 @@ from reconciler.core.planning.plan import StartRun, plan
 from reconciler.core.runs.command import assignment, build_run_request
 from reconciler.core.runs.start_point import pull_bases
 from tests.fakes import START, make_desired, make_task
-from tests.statuses import changed
+from tests.statuses import changed, make_status
 
 HEAD = "a" * 40
 FORGE = {"api": "https://code.example.org/api/v1", "repo": "o/web", "token": {"env": "T"}}
@@ -37,8 +37,9 @@ def observe(desired, phase: Phase | None, head: str | None = HEAD):
 def status(desired, name: str, phase: Phase, **fields: object) -> Status:
     task = desired.tasks[name]
     since = START - timedelta(hours=1)
-    known = {"phase": phase, "since": since, "created_at": since, "repo": "web"}
-    return Status.model_validate({**known, "generation": task.generation, "work": task.work, **fields})
+    run = {} if phase is Phase.CREATED else {"repo": "web"}
+    known = {"since": since, "created_at": since, "generation": task.generation, "work": task.work, **run}
+    return make_status(phase, **{**known, **fields})
 
 
 def start_of(planned):

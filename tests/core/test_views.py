@@ -13,12 +13,12 @@ from reconciler.cli.render import host_document, spec_document, task_document
 from reconciler.core.errors import Problem
 from reconciler.core.model.runs import Claim, FailureClass
 from reconciler.core.model.specs import Agent, Host
-from reconciler.core.model.status import Failure, HostStatus, Observed, Phase, Reason, Status, Waiting
+from reconciler.core.model.status import Failure, HostStatus, Observed, Phase, Reason, Waiting
 from reconciler.core.planning.placement import slots_in_use
 from reconciler.core.transitions import TransitionRecord, transition_document
 from reconciler.core.views import ReadModel, observed_on_record
 from tests.fakes import START, make_desired, make_task
-from tests.statuses import changed
+from tests.statuses import changed, make_status
 from tests.strategies import fleets
 
 PROBLEM = Problem("specs/tasks/a.yaml", 2, 1, "unknown field", "gaol", "goal")
@@ -27,7 +27,7 @@ SLOT = Waiting(reason=Reason.SLOT, message="no free slot", since=START)
 
 def status(phase, **fields):
     stand = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
-    return Status(phase=phase, **{**stand, **fields})
+    return make_status(phase=phase, **{**stand, **fields})
 
 
 # --- Commands and the API --------------------------------------------------

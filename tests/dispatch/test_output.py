@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reconciler.core.adapter import Adapter, Output, Usage
 from reconciler.core.model.runs import FailureClass, Verdict
 from reconciler.core.model.specs import Desired, Host, Task
-from reconciler.core.model.status import Phase, Status
+from reconciler.core.model.status import Phase
 from reconciler.core.runs.command import build_run_request
 from reconciler.dispatch.output import (
     OutputRequest,
@@ -23,6 +23,7 @@ from reconciler.dispatch.output import (
 )
 from reconciler.specs.layers import resolve_adapter as built_in
 from reconciler.store import statuses
+from tests.statuses import make_status
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -343,7 +344,7 @@ def test_a_rule_that_cannot_reckon_with_what_it_finds_finds_nothing():
 def test_the_order_of_a_run_says_which_session_and_form_its_output_must_answer_for():
     claude = built_in("claude-code", None)
     strict = claude.model_copy(update={"command": (*claude.command, "--json-schema", "{}")})
-    status = Status(
+    status = make_status(
         phase=Phase.RUNNING,
         since=NOW,
         created_at=NOW,

@@ -12,7 +12,7 @@ from reconciler.specs.parse import File
 
 GOOD = {
     "specs/fleet.yaml": b"adapter: agent\n",
-    "specs/adapters/agent.yaml": b'command: [agent, "{prompt_file}"]\n',
+    "specs/adapters/agent.yaml": b'command: [agent, "{prompt_file}"]\nprompt: file\n',
     "specs/repos/shop.yaml": b"url: https://example.org/shop.git\n",
     "specs/hosts/big.yaml": b"address: big.example.org\n",
     "specs/tasks/good.yaml": b"goal: stay as it is\nrepo: shop\n",
@@ -184,7 +184,7 @@ BAD = [
         [
             "2:32: error: version.pattern: not a regular expression: missing ), unterminated subpattern at position 0",
             "2:44: error: version.range: expected a version range such as '>=2.1,<3', got 'about 2'",
-            '3:16: error: output.text: not a JMESPath expression: Invalid jmespath expression: Incomplete expression: "a[" ^',
+            "3:16: error: output.text: not a regular expression: unterminated character set at position 1",
         ],
     ),
     (ADAPTER, b"version: {}\n", ["1:1: error: version.command: is missing"]),

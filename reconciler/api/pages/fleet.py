@@ -37,9 +37,8 @@ class Snapshot:
     @cached_property
     def live(self) -> Mapping[str, TaskView]:
         """Tasks with a live run, by its key, in the order of their names."""
-        return {
-            view.status.run: view for view in self.tasks if view.is_live and view.status and view.status.run
-        }
+        live = ((view.status.live_run if view.status else None, view) for view in self.tasks if view.is_live)
+        return {run.key: view for run, view in live if run}
 
     @property
     def count_of_needs(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from sanic import Sanic
+from sanic.exceptions import NotFound as SanicNotFound
 from sanic.exceptions import SanicException
 from sanic.request import Request
 from sanic.response import HTTPResponse
@@ -373,6 +374,13 @@ class Pages:
                 return self._error(request, error)
 
         return guarded
+
+    def not_found(self, request: Request, error: Exception) -> HTTPResponse | None:
+        """Return a page for a browser that asked for what is not there; None for any other client."""
+        is_page = isinstance(error, SanicNotFound) and not request.path.startswith(("/api/", "/hooks/"))
+        if not is_page or "text/html" not in request.headers.get("accept", ""):
+            return None
+        return self._error(request, NotFound(f"nothing is at {request.path[:200]}"))
 
     def _error(self, request: Request, error: Exception) -> HTTPResponse:
         """Return a page that says what went wrong, and what to do."""

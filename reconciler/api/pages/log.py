@@ -59,7 +59,7 @@ async def log_page(visit: Visit) -> View:
             piece = await asyncio.to_thread(partial(read_before, is_raw=is_raw), logs, run, part.label, end)
     except Refused as error:
         mistake = str(error)
-    is_last = run is not None and view.status is not None and view.status.run == run
+    is_last = run is not None and view.status is not None and view.status.run_key == run
     is_at_end = bool(part) and piece.end == (part.size if part else 0) and not query
     values = {
         "task": view,
@@ -91,7 +91,7 @@ def run_of(visit: Visit, view: TaskView) -> str | None:
     """Return the run that is asked for, which must be one of the task's, or its last. Raises NotFound."""
     wanted = visit.query.get("run")
     if wanted is None:
-        return view.status.run if view.status else None
+        return view.status.run_key if view.status else None
     named = read_run_key(wanted)
     if named is None or named[0] != view.name:
         raise NotFound(f"{wanted[:200]!r} is no run of {view.name}")
@@ -188,7 +188,7 @@ async def follow(visit: Visit, last_id: str) -> AsyncGenerator[str, None]:
             at += MOST_SENT
             continue
         status = visit.fleet.view.statuses.get(visit.name)
-        if status is None or status.run != run or not status.phase.is_live:
+        if status is None or status.run_key != run or not status.phase.is_live:
             break
         yield ""
     yield "event: end\ndata: over\n\n"

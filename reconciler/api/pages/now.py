@@ -111,9 +111,10 @@ async def now_page(visit: Visit) -> View:
 def last_line(visit: Visit, view: TaskView) -> str:
     """Return the last line that a live run printed; empty if none is known here."""
     status = view.status
-    if status is None or status.run is None:
+    run = status.live_run if status else None
+    if run is None:
         return ""
-    line = visit.fleet.services.logs.last_line(status.run, status.round)
+    line = visit.fleet.services.logs.last_line(*run.round_key)
     pieces = readable(line)
     return one_line(plain(pieces[-1].text if pieces else line), 200)
 
@@ -189,9 +190,13 @@ def counts(snapshot: Snapshot) -> Sequence[Count]:
 def host_row(host: HostView, snapshot: Snapshot) -> HostRow:
     """Return a host with a cell for each of its slots, those of one run side by side."""
     held = held_on(host, snapshot)
-    cells = [Slot(view.name) for view in held for _ in range(view.status.slots if view.status else 1)]
+    cells = [Slot(view.name) for view in held for _ in range(_slots(view))]
     cells += [Slot(None)] * max(0, host.spec.slots - len(cells))
     return HostRow(host, held, cells[:MOST_CELLS], max(0, len(cells) - MOST_CELLS))
+
+
+def _slots(view: TaskView) -> int:
+    return view.status.run.slots if view.status and view.status.run else 1
 
 
 def held_on(host: HostView, snapshot: Snapshot) -> Sequence[TaskView]:

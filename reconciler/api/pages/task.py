@@ -123,7 +123,7 @@ async def _fields(fleet: Fleet, name: str) -> Sequence[SpecValue] | str:
 
 def log_parts(fleet: Fleet, view: TaskView) -> Sequence[LogPart]:
     """Return the logs of a task's last run."""
-    return fleet.services.logs.parts(view.status.run) if view.status and view.status.run else ()
+    return fleet.services.logs.parts(view.status.run.key) if view.status and view.status.run else ()
 
 
 def has_diff(view: TaskView) -> bool:
@@ -203,7 +203,8 @@ def _note(spans: dict[tuple[int, int], _Span], step: _Step) -> None:
 
 def _live_round(status: Status | None) -> tuple[int, int] | None:
     """Return which attempt and round goes on by a status; None if none does."""
-    return (status.attempt, status.round) if status is not None and status.phase.is_live else None
+    run = status.live_run if status else None
+    return (status.attempt, run.round) if status and run else None
 
 
 def _round(view: TaskView, key: tuple[int, int], span: _Span, desired: Desired) -> Round:
@@ -214,10 +215,10 @@ def _round(view: TaskView, key: tuple[int, int], span: _Span, desired: Desired) 
     return Round(
         attempt=key[0],
         number=key[1],
-        run=last.run or "",
+        run=last.run_key or "",
         place=last.assigned_host or last.assigned_agent or "",
-        adapter=last.adapter or "",
-        model=last.model or "",
+        adapter=(last.run.adapter if last.run else None) or "",
+        model=(last.run.model if last.run else None) or "",
         began=span.began.record,
         ended=end.record if end else None,
         outcome=_outcome(over, key) if over else last.phase.value,
@@ -232,7 +233,7 @@ def _round(view: TaskView, key: tuple[int, int], span: _Span, desired: Desired) 
 
 def _outcome(after: Status, key: tuple[int, int]) -> str:
     """Return how a round ended, in a word."""
-    if after.phase.is_live and (after.attempt, after.round) != key:
+    if _live_round(after) not in {None, key}:
         return "failed"
     if after.phase is Phase.CREATED:
         return "failed" if after.failure else "ended"

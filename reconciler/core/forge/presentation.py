@@ -40,7 +40,7 @@ def desired_view(
     host of the last run, `address` the page of the task, if there is one;
     `bases` are what `stack.pull_bases` says of its pull request.
     """
-    issue = issue_number(task, repo)
+    issue, run = issue_number(task, repo), status.run
     has_pull = _has_pull(task, status)
     if repo.forge is None or not (has_pull or issue):
         return None
@@ -48,11 +48,11 @@ def desired_view(
     merges = has_pull and pull is not None and may_merge(task, status, pull, repo, bot=bot)
     return ForgeView(
         task=task.name,
-        branch=status.branch_name or task.branch,
+        branch=run.branch if run else task.branch,
         base=base,
         leaves=leaves,
         opens=has_pull and status.phase is Phase.REVIEW_PENDING and status.review.pull_request is None,
-        title=one_line(status.pr_title or task.pr_title or task.headline, TITLE_LENGTH),
+        title=one_line(run.title if run else task.pr_title or task.headline, TITLE_LENGTH),
         body="\n\n".join(_body(task, status, issue, host, address)),
         is_draft=repo.draft,
         labels=repo.labels,
@@ -122,13 +122,13 @@ def _validation(checks: Sequence[Check]) -> str:
 
 
 def _facts(task: Task, status: Status, host: HostStatus | None) -> Iterator[str]:
-    cli = host.adapters.get(status.adapter or "") if host else None
     if status.assigned_agent:
         yield f"Agent: {code(status.assigned_agent)}"
-    elif status.adapter:
-        yield f"Adapter: {code(' '.join([status.adapter, *([cli.version] if cli and cli.version else [])]))}"
-    if status.model:
-        yield f"Model: {code(status.model)}"
+    elif adapter := status.run and status.run.adapter:
+        cli = host.adapters.get(adapter) if host else None
+        yield f"Adapter: {code(' '.join([adapter, *([cli.version] if cli and cli.version else [])]))}"
+    if model := status.run and status.run.model:
+        yield f"Model: {code(model)}"
     if status.assigned_host:
         yield f"Host: {code(status.assigned_host)}"
     yield f"Attempt: {status.attempt}; review rounds: {status.review.count} of {task.max_reviews}"

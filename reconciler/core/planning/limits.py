@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from reconciler.core.adapter import Budget, Usage, reached
 from reconciler.core.model.specs import Desired, ExecutionMode, Task
-from reconciler.core.model.status import BudgetScope, Status
+from reconciler.core.model.status import BudgetScope, Run
 
 if TYPE_CHECKING:  # who only looks needs none of the events
     from reconciler.core.lifecycle import Transition
@@ -30,13 +30,13 @@ def groups(task: Task) -> Iterator[LimitGroup]:
     yield from (("label", label) for label in dict.fromkeys(task.requires))
 
 
-def live_groups(status: Status, task: Task | None) -> Iterator[LimitGroup]:
+def live_groups(run: Run, task: Task | None) -> Iterator[LimitGroup]:
     """Yield the groups in which a live run counts; its labels are those of its spec, if that is there."""
     yield FLEET_GROUP
-    if status.adapter is not None:
-        yield "adapter", status.adapter
-    if status.repo is not None:
-        yield "repo", status.repo
+    if run.adapter is not None:
+        yield "adapter", run.adapter
+    if run.repo is not None:
+        yield "repo", run.repo
     if task is not None:
         yield from (("label", label) for label in dict.fromkeys(task.requires))
 
@@ -110,11 +110,10 @@ def with_expenses(
 def _spending_of(step: "Transition") -> tuple[Usage, tuple[BudgetScope, ...]]:
     """Return what a step says was spent, and from whose money."""
     status = step.after
-    if status is None or step.before is None:
+    if status is None or status.run is None or step.before is None:
         return Usage(), ()
-    return status.usage - step.before.usage, (
-        *budget_scopes(status.adapter, status.repo, status.assigned_host),
-    )
+    paying = budget_scopes(status.run.adapter, status.run.repo, status.assigned_host)
+    return status.usage - step.before.usage, tuple(paying)
 
 
 def has_daily_budget(desired: Desired) -> bool:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from reconciler.core.faults import fault_message
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Desired, Host, Task
-from reconciler.core.model.status import Observed, Status
+from reconciler.core.model.status import Observed, Run, Status
 from reconciler.core.planning.limits import spent_today
 
 RESUMES = 100.0
@@ -53,18 +53,18 @@ class Placement:
     """Those of the rejected that only lack money today."""
 
 
-def reachable_runs(statuses: Mapping[str, Status], observed: Observed) -> Iterator[tuple[str, Status]]:
-    """Yield the tasks with a live run on a host; a local host is another on each machine."""
+def reachable_runs(statuses: Mapping[str, Status], observed: Observed) -> Iterator[tuple[str, str, Run]]:
+    """Yield task, host and run of those that are live on a host; a local host is another on each machine."""
     for name, status in statuses.items():
-        if status.phase.is_live and status.assigned_host and observed.can_reach(status):
-            yield name, status
+        if status.assigned_host and (run := status.live_run) and observed.can_reach(status):
+            yield name, status.assigned_host, run
 
 
 def slots_in_use(statuses: Mapping[str, Status], observed: Observed) -> Counter[str]:
     """Return how many slots of each host the live runs take."""
     used = Counter[str]()
-    for _, status in reachable_runs(statuses, observed):
-        used[status.assigned_host or ""] += status.slots
+    for _, host, run in reachable_runs(statuses, observed):
+        used[host] += run.slots
     return used
 
 
@@ -173,11 +173,7 @@ def _candidate(task: Task, status: Status | None, host: Host, free: int, load: f
 
 
 def _resumes(task: Task, status: Status | None, host: Host) -> bool:
-    return (
-        status is not None
-        and status.session is not None
-        and (status.assigned_host, status.adapter) == (host.name, task.adapter)
-    )
+    return status is not None and status.session_at(host.name, task.adapter) is not None
 
 
 def _failed(status: Status | None, host: Host) -> bool:

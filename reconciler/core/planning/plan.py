@@ -35,7 +35,7 @@ from reconciler.core.events import (
 from reconciler.core.faults import OUTCOME, culprits, fault_message
 from reconciler.core.lifecycle import Transition, fold, transition
 from reconciler.core.model.runs import run_key
-from reconciler.core.model.specs import Desired, DesiredState, Task
+from reconciler.core.model.specs import Desired, DesiredState, Host, Task
 from reconciler.core.model.status import (
     AtWorker,
     LeaseRequest,
@@ -485,21 +485,22 @@ def _abandoned_runs(steps: Iterable[Transition]) -> Iterator[StopRun]:
 
 def _stops(context: PlanContext) -> Iterator[StopRun]:
     """Yield a stop for every live run that no spec asks for."""
-    for name, status in _within_reach(context):
-        if why := _why_stop(context, name, status):
+    for name, status, host in _within_reach(context):
+        if why := _why_stop(context, name, status, host):
             yield StopRun(name, *_round(status), why)
 
 
 def _follows(context: PlanContext) -> Iterator[FollowRun]:
     """Yield a follow for every live round that nobody follows, but for those to be stopped."""
-    for name, status in _within_reach(context):
-        if _round(status) not in context.observed.followed and not _why_stop(context, name, status):
-            yield FollowRun(name, *_round(status), f"round {status.round} of {status.run} is on record")
+    for name, status, host in _within_reach(context):
+        run, number = _round(status)
+        if (run, number) not in context.observed.followed and not _why_stop(context, name, status, host):
+            yield FollowRun(name, run, number, f"round {number} of {run} is on record")
 
 
-def _why_stop(context: PlanContext, name: str, status: Status) -> str | None:
+def _why_stop(context: PlanContext, name: str, status: Status, host: Host) -> str | None:
     spec = context.spec(name)
-    if why := _why_evicted(context, status) or why_end(spec, status):
+    if why := _why_evicted(host, context.now) or why_end(spec, status):
         return why
     return _why_over_budget(context, spec, status) if spec and spec.over_budget == "stop" else None
 
@@ -517,34 +518,33 @@ def why_end(spec: Task | None, status: Status) -> str | None:
     return None
 
 
-def _why_evicted(context: PlanContext, status: Status) -> str | None:
+def _why_evicted(host: Host, now: datetime) -> str | None:
     """Return why a run must leave its host, whatever the specs of tasks say."""
-    host = context.desired.hosts[status.assigned_host or ""]
-    if not host.drain or host.drain_until is None or host.drain_until > context.now:
+    if not host.drain or host.drain_until is None or host.drain_until > now:
         return None
     return f"host {host.name} is drained (drain_until: {format_time(host.drain_until)})"
 
 
 def _why_over_budget(context: PlanContext, spec: Task, status: Status) -> str | None:
     """Return which budget is spent, the task's own or one of the day."""
-    paying = budget_scopes(status.adapter, status.repo, status.assigned_host)
+    paying = budget_scopes(status.last_run.adapter, status.last_run.repo, status.assigned_host)
     spent = overspent(spec.budget, status.usage) or spent_today(
         context.desired, context.observed.spent, *paying
     )
     return f"{spent} (over_budget: stop)" if spent else None
 
 
-def _within_reach(context: PlanContext) -> Iterator[tuple[str, Status]]:
-    """Yield the live tasks whose run somebody can be sent to."""
+def _within_reach(context: PlanContext) -> Iterator[tuple[str, Status, Host]]:
+    """Yield the live tasks whose run somebody can be sent to, and its host."""
     for name in sorted(context.names & context.statuses.keys()):
         status = context.statuses[name]
-        is_here = status.assigned_host in context.desired.hosts and context.observed.can_reach(status)
-        if status.phase.is_live and is_here:
-            yield name, status
+        host = context.desired.hosts.get(status.assigned_host or "")
+        if status.phase.is_live and host and context.observed.can_reach(status):
+            yield name, status, host
 
 
 def _round(status: Status) -> tuple[str, int]:
-    return status.run or "", status.round  # a live task has a run
+    return status.last_run.round_key
 
 
 # --- What tasks wait for ---------------------------------------------------
@@ -601,7 +601,7 @@ def _live_wait(context: PlanContext, status: Status) -> Wait | None:
         return Wait(Reason.FAULT, status.waiting.message)
     if status.phase is Phase.REVIEW_PENDING and status.waiting and _is_paused(status):
         return Wait(Reason.PERSON, status.waiting.message)
-    retry_reason = context.observed.retry_reasons.get(status.run or "")
+    retry_reason = context.observed.retry_reasons.get(status.run.key) if status.run else None
     if status.phase.is_live and status.assigned_agent is not None:
         return Wait(Reason.CHECK, retry_reason or CHECKING) if is_to_check(status) else None
     if status.phase.is_live and (message := _host_silence(context, status)):
@@ -735,7 +735,6 @@ def _times(context: PlanContext, waits: Mapping[str, Wait]) -> Iterator[datetime
     """Yield when something may change by itself."""
     yield from (wait.until for wait in waits.values() if wait.until is not None)
     yield from silence_deadlines(context)
-    for _, status in _within_reach(context):
-        until = context.desired.hosts[status.assigned_host or ""].drain_until
-        if until is not None and until > context.now:
-            yield until
+    for _, _, host in _within_reach(context):
+        if host.drain_until is not None and host.drain_until > context.now:
+            yield host.drain_until

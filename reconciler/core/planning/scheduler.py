@@ -264,8 +264,8 @@ class _SlotPool:
 
 def _live_groups(context: PlanContext) -> Iterator[LimitGroup]:
     for name, status in context.statuses.items():
-        if status.phase.is_live:
-            yield from live_groups(status, context.desired.tasks.get(name))
+        if run := status.live_run:
+            yield from live_groups(run, context.desired.tasks.get(name))
 
 
 def _listed(items: Sequence[str], separator: str) -> str:

@@ -27,7 +27,7 @@ from reconciler.core.events import (
 )
 from reconciler.core.model.runs import FailureClass, Report
 from reconciler.core.model.specs import DesiredState, FleetSpec, Task, TaskDefaults
-from reconciler.core.model.status import Failure, Status
+from reconciler.core.model.status import Failure, Run, Status
 from reconciler.core.text import one_line
 from reconciler.core.times import format_time
 
@@ -61,9 +61,10 @@ def next_event(
 
     `task` is what the spec wants now, or wanted last; None if that is lost.
     """
-    if not status.phase.is_live or (ended.run, ended.round) != (status.run, status.round):
+    run = status.live_run
+    if run is None or run.round_key != (ended.run, ended.round):
         return None
-    case = _EndedRound(task, status, ended, now, fleet)
+    case = _EndedRound(task, status, run, ended, now, fleet)
     if is_unwanted(task, status):
         return Cancelled(
             task=case.name,
@@ -91,7 +92,7 @@ def host_lost(task: Task, status: Status, message: str, now: datetime, fleet: Fl
     something after all, that is not the task's current run any more.
     """
     origin = Origin(now, one_line(message), "clock")
-    run, failure = status.run or "", Failure(kind=FailureClass.HOST, message=one_line(message))
+    run, failure = status.last_run.key, Failure(kind=FailureClass.HOST, message=one_line(message))
     if is_unwanted(task, status):
         return Cancelled(task=task.name, origin=origin)
     if task.disconnect == "fail" or status.failures >= task.retries:
@@ -145,6 +146,7 @@ class _EndedRound:
 
     task: Task | None
     status: Status
+    live: Run
     ended: RunEnded
     now: datetime
     fleet: FleetSpec
@@ -194,7 +196,7 @@ class _EndedRound:
             return None
         if has_review:
             return "the agent changed nothing: the branch has no commits to review"
-        if self.status.repo and not self.report.checks:
+        if self.live.repo and not self.report.checks:
             return (
                 "the agent changed nothing, and there is no validation to say that nothing was to be done; "
                 "give the task a `validation`, or `allow_empty: true` if it need not change anything "
@@ -209,7 +211,7 @@ class _EndedRound:
 def _touched(case: _EndedRound, head: str) -> Event:
     """Leave the branch to whoever pushed to it meanwhile."""
     message = (
-        f"somebody pushed {head[:8]} to {case.status.branch_name} while the agent worked; what it did is "
+        f"somebody pushed {head[:8]} to {case.live.branch} while the agent worked; what it did is "
         "not delivered, and it pauses until a review asks for changes"
     )
     return BranchTouched(task=case.name, origin=case.origin(message), head=head, report=case.report)
@@ -225,7 +227,7 @@ def _done(case: _EndedRound) -> Event:
             run=case.run,
             report=report,
         )
-    changed = ", nothing changed" if case.status.repo and not report.commits else ""
+    changed = ", nothing changed" if case.live.repo and not report.commits else ""
     return Completed(
         task=case.name, origin=case.origin(f"done{changed}: {checked}, no review asked for"), report=report
     )
@@ -233,7 +235,7 @@ def _done(case: _EndedRound) -> Event:
 
 def _fix_or_retry(case: _EndedRound, failure: Failure) -> Event:
     """Hand a failed validation back to the same session as often as the task allows, if it is still there."""
-    if case.status.assigned_agent or case.status.round > case.terms.fix_attempts:
+    if case.status.assigned_agent or case.live.round > case.terms.fix_attempts:
         return _retry_later(case, failure)
     spent = overspent(case.terms.budget, case.status.usage + case.report.verdict.usage)
     if spent is not None:

@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 from reconciler.core.adapter import Usage
 from reconciler.core.model.runs import FailureClass, Verdict
 from reconciler.core.patterns import lines_of
+from reconciler.core.runs.provider_errors import PHRASES, STATUSES, class_of
 from reconciler.core.text import harmless, one_line, tail
 from reconciler.core.times import time_at
 
@@ -130,118 +131,12 @@ def _because(facts: OutputFacts) -> str:
 
 # --- Failure classes -------------------------------------------------------
 
-STATUSES = {
-    **dict.fromkeys((401, 403, 407), FailureClass.AUTH),
-    402: FailureClass.BUDGET,
-    **dict.fromkeys((429, 500, 503, *range(520, 530)), FailureClass.QUOTA),
-    **dict.fromkeys((404, 405), FailureClass.CONFIG),
-    **dict.fromkeys((408, 502, 504), FailureClass.HOST),
-}
-"""
-What an HTTP status of the model's server means. A server that fails (500) is
-waited for as one that is overloaded: some CLIs tell both in the same words.
-"""
-
 EXIT_CODES = {
     124: FailureClass.TIMEOUT,
     126: FailureClass.CONFIG,
     127: FailureClass.CONFIG,
 }
 """What `timeout` and the shell mean by theirs."""
-
-_STATUS = re.compile(
-    r"(?:\bAPI Error:? |\bHTTP(?:/[\d.]+)?(?: error)?:? |(?<!exit )\bstatus(?:[ _]?code)?[\"':= ]{1,4}"
-    r"|\"code\": ?|\berror code: |\breturned (?:an )?error:? |\brejected \()(?P<told>[45]\d\d)\b(?![.:]\d)"
-    r"|^[^\w\n]*(?:[\w.]*Error: )?(?P<first>[45]\d\d) ?[{\"]"
-    r"|\b(?P<named>[45]\d\d) (?:unauthorized|forbidden|payment required|proxy authentication required|"
-    r"not found\b|method not allowed|request timeout|too many requests|internal server error|bad gateway|"
-    r"service unavailable|gateway time-?out|overloaded|rate limit|(?:incorrect|invalid) api key)",
-    re.IGNORECASE | re.MULTILINE,
-)
-"""An HTTP status where its place says that it is one: any other number may be of a line or a port."""
-
-PHRASES = {
-    FailureClass.BUDGET: (
-        r"max(imum)? (budget|number of turns|session turns)",
-        r"credit balance|insufficient (account )?(credits?|funds|balance)\b|payment required",
-        r"billing (hard )?limit",
-        r"(out of|requires? more|not enough|no more) credits?\b",
-    ),
-    FailureClass.QUOTA: (
-        r"too many (concurrent )?requests",
-        r"rate[ -]limited\b|rate[ -]limit (was |has been )?(reached|exceeded|hit)",
-        r"(hit|exceed(ed)?) (a |the |your )?rate limit",
-        r"\brate_limit_(error|exceeded)|\bRateLimitError:|\bQuotaError:|insufficient_quota|QUOTA_EXCEEDED",
-        r"\b(usage|session|weekly|monthly|daily|hourly|\d+-hour) limit\b",
-        r"\b(concurrency|spend(ing)?|free[ -]tier|opus|sonnet) limit\b",
-        r"(hit|reached|exceeded) your\b(?!.{0,40}context).{0,40}\blimit\b",
-        r"quota (has been |was |is )?(exceeded|exhausted|reached|used up)",
-        r"(exceeded|exhausted|reached|used) (your|the)\b.{0,40}\b(quota|capacity)",
-        r"\boverloaded(_error)?\b(?! (function|method|operator|constructor))|high demand",
-        r"resource[ _](has been )?exhausted",
-        r"at capacity|capacity (constraints?|exceeded|exhausted)|out of capacity",
-        r"service (is )?(temporarily )?unavailable|internal server error",
-        r"(?<!resource )temporarily unavailable|server is (too )?busy|please (wait and )?try again later",
-    ),
-    FailureClass.AUTH: (
-        r"unauthori[sz]ed|unauthenticated|failed to authenticate|not authenticated|permission_denied",
-        r"authentication[ _](error|failed|fails|failure|required)",
-        r"\b\w*authentication_?error\b|\bauth_error\b",
-        r"not logged in|logged out|log out and|(log|sign) ?in again|signed in to another",
-        r"please (log|sign) ?in\b",
-        r"run [`'\"]?(/login|\w+ (auth )?login\b)|no auth(entication)? (type|method)|invalid auth method",
-        r"missing environment variable|\b(missing|no) (\w+ )?api.?key",
-        r"(incorrect|invalid|expired|revoked|disabled) (x-)?api.?key",
-        r"api.?key (is |was |has been |has )?(not valid|invalid|expired|revoked|disabled|missing)",
-        r"(access|refresh|oauth|auth|bearer|api) ?token\b.{0,60}\b(expired|revoked|already used|refreshed)",
-        r"(invalid|expired) (access|refresh|oauth|auth|bearer|api) ?token",
-        r"\b(token|login|credentials?) (has |have |is |are |was )?(been )?(expired|revoked)",
-        r"\binvalid_grant\b",
-        r"(organi[sz]ation|account|subscription)\b.{0,40}\b(disabled|suspended|deactivated|expired)",
-        r"(^|: )forbidden\b|authentication is\b.{0,20} not supported",
-        r"(account|organi[sz]ation|subscription|key) (does not|doesn't) have access",
-        r"permission to (use|access) (this|the) (model|organi[sz]ation|project|api)\b",
-    ),
-    FailureClass.HOST: (
-        r"connection (refused|failed|reset|error|closed|timed out)",
-        r"\b(econn\w+|eai_\w+|ehost\w+|enet\w+|enotfound|etimedout)\b",
-        r"lookup address|waiting for network|fetch failed|socket hang up|network (error|is unreachable)",
-        r"bad gateway|gateway time-?out|upstream connect error",
-        r"stream (closed|disconnected|ended without)|request timed out|broken pipe",
-        r"self.signed certificate|certificate (has expired|verif\w+ failed)",
-        r"unable to (get|verify)\b.{0,40}\bcertificate",
-        r"no space left|\benospc\b|read-only file system|out of memory|\benomem\b|cannot allocate memory",
-        r"resource temporarily unavailable|database is locked|active writer|already in use",
-    ),
-    FailureClass.CONFIG: (
-        r"unknown (option|argument)|unexpected argument|is invalid\b|root/sudo|trusted director",
-        r"no such file|(file|provider|model)\b.{0,60}\b(not found|not supported|unsupported)|404 not found",
-        r"does not exist|selected model|plan does not include|(unsupported|unknown|invalid) model",
-        r"no prompt|must be provided|no input|input exceeds|can't check actions|auto-rejecting",
-    ),
-}
-"""
-What the words of an error mean; the first that fits. They are phrases, and
-asked of what a CLI tells as its error, never of all it printed: "quota" alone
-may be the name of a file.
-"""
-
-_CLASS_PATTERNS = {
-    kind: re.compile("|".join(phrases), re.IGNORECASE | re.MULTILINE) for kind, phrases in PHRASES.items()
-}
-
-_OF_THE_WORK = re.compile(
-    r"\bassert|\w{0,80}Assertion| [!=]==? |\bexpected\b.{1,200}\b(?:got|to|but|received|found|actual)\b"
-    r"|\btest_\w|\b\w{1,80}(?:\.|_)(?:test|spec)\b|\btests? failed|^\W*(?-i:FAIL)\b|' not in "
-    r"|\bcall (?:to|of) |\b(?:operator|function|method|constructor)\b.{0,40}\boverloaded\b"
-    r"|failed to (?:push|compile)|unable to access '|\bRPC failed|\bnpm (?:ERR|error)|\bcurl: \("
-    r"|\w\.(?:m?[jt]sx?|cjs|py|go|rb|java|cpp|php):\d",
-    re.IGNORECASE,
-)
-"""A line about the code that an agent works on, or told by one of its tools: nothing of the model."""
-
-_NAMED = re.compile(r"(?:(?<=\w )|(?<=\())'[^'\n]{0,200}'(?!\w)")
-"""Something an error is about, not what it says: a name in quotes; values such as `status: 'X'` are none."""
 
 
 def classify(facts: OutputFacts) -> FailureClass:
@@ -260,29 +155,6 @@ def classify(facts: OutputFacts) -> FailureClass:
         or class_of(_error_text(facts), facts.error_patterns)
         or (FailureClass.CONFIG if _refused_to_start(facts) else FailureClass.AGENT)
     )
-
-
-def class_of(text: str, own: Mapping[Any, str]) -> FailureClass | None:
-    """
-    Return what an error in words means; None if nothing in it is known.
-
-    `own` are the CLI's own phrases, expressions by class; they count first.
-    """
-    for kind, pattern in own.items():
-        if any(re.search(pattern, line) for line in lines_of(text)):
-            return FailureClass(kind)
-    text = _of_the_model(text)
-    codes = [int(next(filter(None, match.groups()))) for match in _STATUS.finditer(text)]
-    by_status = next((STATUSES[status] for status in codes if status in STATUSES), None)
-    return by_status or next(
-        (kind for kind, expression in _CLASS_PATTERNS.items() if expression.search(text)), None
-    )
-
-
-def _of_the_model(text: str) -> str:
-    """Return the lines of an error that may be of the model or its server, without names in quotes."""
-    lines = text.replace("\r", "\n").split("\n")
-    return "\n".join(_NAMED.sub("''", line) for line in lines if not _OF_THE_WORK.search(line))
 
 
 def _refused_to_start(facts: OutputFacts) -> bool:
