@@ -494,6 +494,16 @@ async def test_nothing_that_others_wrote_acts_and_nothing_of_it_is_hidden(world,
     assert "⟨U+202E⟩" in (await nobody.get("/tasks/a")).text
 
 
+@pytest.mark.parametrize(
+    "query", ["q=%00", "q=%ff%fe", "page=-1", "page=%D9%A3", "q=" + "x" * 4000, "&&==&", "order=no"]
+)
+async def test_whatever_stands_in_an_address_a_page_comes_of_it(world, nobody, query):
+    await world.ask(make_task("a"))
+
+    for path in ("/", "/tasks", "/history", "/plan", "/cost", "/logs/a", "/hosts", "/login"):
+        assert (await nobody.get(f"{path}?{query}")).status_code == 200, path
+
+
 @pytest.mark.parametrize("url", ["javascript:alert(1)", "data:text/html,x", "https://a\u202e.org", "//x"])
 def test_only_what_is_a_plain_address_becomes_a_link(url):
     from reconciler.api.pages.safe_text import link

@@ -37,6 +37,8 @@ FORM_LIMIT = 256 * 1024
 """Most bytes of a form."""
 MOST_VIEWERS = 1000
 """Open streams of pages: each holds a connection."""
+AT_ONCE = 8
+"""Pages that are made at once: some ask git, and whoever asks for many different ones must not starve it."""
 PAUSE = 1.0
 """Seconds between two signs of change to one page."""
 
@@ -159,6 +161,7 @@ class Pages:
         self._actions = actions
         self._tabs = tabs
         self._cache = RenderCache(time.monotonic)
+        self._turns = asyncio.Semaphore(AT_ONCE)
         self._viewers = 0
         """Open streams."""
 
@@ -206,7 +209,8 @@ class Pages:
             whose = visit.is_admin if is_part else (visit.is_admin, caller.agent)
 
             async def make() -> Rendered:
-                return self._render(await page.show(visit), visit, page.tab, is_part=is_part)
+                async with self._turns:
+                    return self._render(await page.show(visit), visit, page.tab, is_part=is_part)
 
             version = self._fleet.version()
             rendering = await self._cache.get((page.name, visit.path, is_part, whose), version, make)
@@ -412,7 +416,8 @@ def _changed(version: str) -> str:
 
 def _pairs(text: str) -> dict[str, str]:
     pairs = parse_qsl(text, keep_blank_values=False, encoding="utf-8", errors="replace", max_num_fields=200)
-    return {key: value.strip() for key, value in pairs if value.strip()}
+    values = ((key, value.replace("\0", "").strip()) for key, value in pairs)
+    return {key: value for key, value in values if value}
 
 
 def _answer(request: Request, page: Rendered) -> HTTPResponse:

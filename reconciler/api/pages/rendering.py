@@ -97,7 +97,7 @@ class RenderCache:
 
     FRESH = 5.0
     """Seconds: ages and last lines of logs change without a commit."""
-    MOST = 256
+    MOST = 128
     """Pages that are kept."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
