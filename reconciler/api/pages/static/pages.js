@@ -42,8 +42,8 @@
   document.addEventListener("change", (event) => {
     if (event.target.matches(".filters select")) event.target.form.requestSubmit();
   });
-  document.addEventListener("htmx:sse:after:connection", () => say("Follows what happens"));
-  document.addEventListener("htmx:sse:error", () => say("The connection is lost; trying again"));
+  document.addEventListener("htmx:sse:after:connection", () => say("Live"));
+  document.addEventListener("htmx:sse:error", () => say("Connection lost; reconnecting"));
   document.addEventListener("htmx:after:swap", () => { grow(); follow(); });
   document.addEventListener("DOMContentLoaded", () => { grow(); follow(); });
   setInterval(grow, 10000);
