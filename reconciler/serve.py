@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from reconciler import clock, datafolder
+from reconciler import __version__, clock, datafolder
 from reconciler.controller.build import build_loop
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.issues import IssueController
@@ -25,7 +25,7 @@ from reconciler.controller.loop import Loop, StopWhen
 from reconciler.controller.notify import notify, specs_poller
 from reconciler.controller.plan_preview import PlanPreview, ReadPull
 from reconciler.controller.poller import Poller
-from reconciler.controller.ports import ControllerSettings, Ports, Step
+from reconciler.controller.ports import UNREAD_METER, ControllerSettings, Meter, Ports, Step
 from reconciler.core.errors import NotFound, Problem, UsageError
 from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.specs import Desired, Host
@@ -42,7 +42,7 @@ from reconciler.dispatch.repos import whole_url
 from reconciler.dispatch.secrets import forge_secret, secret_variables
 from reconciler.dispatch.worker_logs import AgentLogs
 from reconciler.forge.forgejo import ForgeRegistry
-from reconciler.forge.journal import Journal
+from reconciler.forge.journal import DeliveryOutcome, Journal
 from reconciler.forge.webhook_receiver import WebhookReceiver
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
@@ -68,7 +68,8 @@ from reconciler.store.state import StateBranch
 from reconciler.store.watch import ref_changes
 from reconciler.systemd import sd_notify, watchdog_interval
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported where metrics are served, and only there
+    from reconciler.api.metrics import Metrics, MetricSources
     from reconciler.api.pages.services import PageServices
 
 __all__ = ["StopWhen", "reconcile", "ways"]
@@ -108,9 +109,9 @@ async def reconcile(
     it, Unavailable or Refused if it cannot be reached in the beginning.
     """
     async with _fleet(settings) as fleet:
-        with ending(fleet.loop.stop, settings, on_signal) as end:  # before the address is announced
-            async with _api(fleet, settings, partial(_listening, fleet, on_listen)) as notify_streams:
-                fleet.loop.listeners.steps += [on_step, notify_streams]
+        with ending(fleet.loop.stop, settings, on_signal) as end:  # before anybody is told that it listens
+            async with _api(fleet, settings, partial(_listening, fleet, on_listen)) as listeners:
+                fleet.loop.listeners.steps += [on_step, *listeners]
                 fleet.loop.listeners.specs += [
                     lambda: environ.take(secret_variables(fleet.cache.desired)),
                     *(poller.notify for poller in fleet.pollers),
@@ -139,6 +140,8 @@ def _beside(fleet: "_Fleet", settings: Settings) -> Iterator[Coroutine[None, Non
     yield _kept_up(partial(_watch, fleet))
     yield _kept_up(partial(_tell, fleet, settings))
     yield _renew_leader_lease(fleet)
+    if fleet.metrics is not None:
+        yield _kept_up(fleet.metrics.watch_loop)
     if interval := watchdog_interval():
         yield _stay_alive(interval)
 
@@ -229,6 +232,8 @@ class _Fleet:
     """Pollers that the loop does not drive."""
     presence: PresenceFile
     me: Presence
+    metrics: "Metrics | None"
+    """None where nobody can ask for them."""
     listens_at: str = ""
     """URL of the HTTP API."""
     superseded: UsageError | None = None
@@ -239,6 +244,8 @@ class _Fleet:
 async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
     """Open all parts of a fleet and wire them to a loop."""
     async with AsyncExitStack() as stack:
+        metrics = _metrics(settings)
+        meter: Meter = metrics or UNREAD_METER
         datafolder.prepare_data_folder(settings.data_dir)
         repository = await Repository.open(settings.repo, settings.data_dir / "clones")
         await stack.enter_async_context(repository)
@@ -260,6 +267,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             clock=clock.now,
             revision=lambda: cache.desired.revision,
             marks=marks,
+            meter=meter,
         )
         lease, presence, me = await _acquire_leader_lease(stack, settings, repository, state, state_branch)
         tree.is_acted_on = branch != state_branch  # its mark moves with each commit
@@ -285,6 +293,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             forges=forges,
             clock=clock.now,
             monotonic=clock.monotonic,
+            meter=meter,
         )
         loop_settings = ControllerSettings(
             machine=await _machine(settings, state),
@@ -306,6 +315,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             loop=loop,
             dispatch=dispatch,
             writer=writer,
+            metrics=metrics,
             pollers=(
                 specs_poller(
                     repository.fetch, loop.inbox, partial(_look_interval, repository, cache), clock.now
@@ -314,6 +324,15 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
                 PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now).poller,
             ),
         )
+
+
+def _metrics(settings: Settings) -> "Metrics | None":
+    """Return the metrics of a process that serves them."""
+    if settings.web is None:
+        return None
+    from reconciler.api.metrics import Metrics  # noqa: PLC0415 - imported only where they are served
+
+    return Metrics(clock.now)
 
 
 async def _acquire_leader_lease(
@@ -387,10 +406,10 @@ def _task_address(settings: Settings) -> str:
 @asynccontextmanager
 async def _api(
     fleet: _Fleet, settings: Settings, on_listen: Callable[[str], None]
-) -> AsyncIterator[Callable[[Step], None]]:
-    """Serve the HTTP API, if it is configured; yield the listeners for recorded steps."""
-    if settings.web is None:
-        yield lambda _: None
+) -> AsyncIterator[Sequence[Callable[[Step], None]]]:
+    """Serve the HTTP API, if there is to be one; yield who hears of each step on record."""
+    if settings.web is None or fleet.metrics is None:
+        yield ()
         return
     # Imported only here: Sanic takes longer to import than everything else together.
     from reconciler.api.app import make_app  # noqa: PLC0415 - see above
@@ -416,9 +435,12 @@ async def _api(
         hooks=hooks,
         whole_url=partial(whole_url, fleet=fleet.base),
         pages=_page_services(fleet, journal),
-        last_output=fleet.dispatch.logs.last_output,
+        figures=fleet.dispatch.logs.figures,
+        unready=partial(_unready, fleet),
+        metrics=fleet.metrics,
     )
     key = datafolder.cookie_key(settings.data_dir, partial(clock.random_hex, 32))
+    fleet.metrics.sample(_metric_sources(fleet, journal))
     app = make_app(
         cache,
         fleet.loop.controllers.leases,
@@ -426,10 +448,49 @@ async def _api(
         clock=clock.now,
         last_use=settings.data_dir / "agents.json",
         exposure=exposure_of(listen, web.public_url, key),
+        is_local=listen.is_local,
     )
     async with serve_app(app, listen) as url:
         on_listen(url)
-        yield lambda _: app.ctx.notify()
+        yield fleet.metrics.step, lambda _: app.ctx.notify()
+
+
+def _unready(fleet: _Fleet) -> str:
+    """Return why tasks are not looked after now, in words; empty if they are."""
+    if not fleet.lease.is_held:
+        return "another reconciler leads this fleet; this one ends"
+    return fleet.loop.unready
+
+
+def _metric_sources(fleet: _Fleet, journal: Journal) -> "MetricSources":
+    """Return where metrics find how things stand."""
+    from reconciler.api.metrics import MetricSources  # noqa: PLC0415 - imported only where they are served
+
+    loop, cache = fleet.loop, fleet.cache
+    return MetricSources(
+        view=cache,
+        clock=clock.now,
+        version=__version__,
+        unready=partial(_unready, fleet),
+        is_leader=lambda: fleet.lease.is_held,
+        forges=partial(_forges, fleet),
+        budgets=lambda: loop.stages.spending.use(cache.desired, clock.now()),
+        deliveries=lambda: _by_outcome(journal),
+    )
+
+
+def _forges(fleet: _Fleet) -> Mapping[str, bool]:
+    """Return whether the forges of repos answered when they were last asked; the fleet's own as `.fleet`."""
+    pollers = (fleet.loop.controllers.pulls.poller, *fleet.pollers)
+    failing = {repo for poller in pollers for repo in poller.failing()}
+    return {repo: repo not in failing for repo in fleet.cache.desired.forges}
+
+
+def _by_outcome(journal: Journal) -> Mapping[str, int]:
+    counts = dict.fromkeys(get_args(DeliveryOutcome), 0)
+    for (_, outcome), count in journal.counts.items():
+        counts[outcome] += count
+    return counts
 
 
 def _page_services(fleet: _Fleet, journal: Journal) -> "PageServices":
@@ -450,6 +511,7 @@ def _page_services(fleet: _Fleet, journal: Journal) -> "PageServices":
         specs_at=partial(_specs_at, fleet),
         load=lambda: fleet.loop.controllers.hosts.load,
         files_touched=partial(files_touched, repository, (fleet.branch, state)),
+        forges=partial(_forges, fleet),
         hooks=lambda: HookReport(
             counts=[(event, outcome, n) for (event, outcome), n in sorted(journal.counts.items())],
             taken=[(each.at, each.hint.event, ", ".join(each.hint.repos)) for each in journal.recent()],

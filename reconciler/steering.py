@@ -17,9 +17,9 @@ from reconciler.core.edits import (
     removal_subject,
 )
 from reconciler.core.errors import Conflict, NotFound, Problem, SpecError, UsageError
-from reconciler.core.fields import check_name
 from reconciler.core.model.specs import LOCAL, HostSpec, Kind, TaskSpec
 from reconciler.core.model.status import Reason
+from reconciler.core.names import check_name
 from reconciler.core.planning.plan import prune_digest
 from reconciler.specs.edit import edit
 from reconciler.specs.parse import FLEET_FILE, ROOT, File, read_spec

@@ -9,7 +9,7 @@ from typing import Protocol
 from reconciler.api.pages.services import PageServices
 from reconciler.controller.ports import Hooks
 from reconciler.core.transitions import HistoryFilter, TransitionRecord
-from reconciler.core.views import LastOutput
+from reconciler.core.views import FiguresOf
 from reconciler.wire import Proposal, ProposalRequest
 
 
@@ -58,6 +58,16 @@ class WorkerLogStore(Protocol):
         """
 
 
+class MetricsService(Protocol):
+    """Metrics of the reconciler, and who is told of each answer."""
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Return all metrics in the format that an Accept header asks for, and its media type."""
+
+    def request(self, operation: str, status: int, seconds: float) -> None:
+        """Take note of an answer, and how long it took."""
+
+
 Propose = Callable[[ProposalRequest, str], Awaitable[Proposal]]
 """
 Commit an agent's proposal to a branch of its own.
@@ -77,4 +87,8 @@ class Services:
     whole_url: Callable[[str], str]
     """Resolve the URL of a code repository that may be relative to the fleet's."""
     pages: PageServices
-    last_output: LastOutput = lambda *_: None
+    figures: FiguresOf = lambda *_: None
+    unready: Callable[[], str] = lambda: ""
+    """Return why tasks are not reconciled now, as text; empty if they are."""
+    metrics: MetricsService | None = None
+    """None: there are none."""

@@ -186,7 +186,7 @@ async def _agents(context: Context) -> "Sequence[Agent]":
 
 
 def _check(name: str) -> None:
-    from reconciler.core.fields import check_name
+    from reconciler.core.names import check_name
 
     try:
         check_name(name)

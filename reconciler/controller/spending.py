@@ -10,7 +10,7 @@ from reconciler.core.adapter import Usage
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.specs import Desired
 from reconciler.core.model.status import BudgetScope
-from reconciler.core.planning.limits import has_daily_budget, midnight, with_expenses
+from reconciler.core.planning.limits import budget_use, has_daily_budget, midnight, with_expenses
 
 
 class DailySpending:
@@ -32,6 +32,10 @@ class DailySpending:
         if self._since != today:
             self._spent, self._since = await self._state.spent(today), today
         return with_expenses(self._spent, unrecorded, today)
+
+    def use(self, desired: Desired, now: datetime) -> Mapping[BudgetScope, float]:
+        """Return which share of each daily budget is spent today, as far as it is on record."""
+        return budget_use(desired, self._spent if self._since == midnight(now) else {})
 
     def add(self, recorded: Sequence[Transition]) -> None:
         """Add steps that are on record now."""

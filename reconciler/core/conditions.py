@@ -13,8 +13,8 @@ from reconciler.core.model.status import Phase, Reason, Status, Waiting
 
 ConditionType = Literal["Ready", "Progressing", "Stalled"]
 
-_NEEDS_A_PERSON = frozenset({Reason.SPEC_ERROR, Reason.APPROVAL, Reason.HOST, Reason.FAULT})
-"""Waits that do not end without a person. A suspended task is as its owner wants it: not stalled."""
+NEEDS_A_PERSON = frozenset({Reason.SPEC_ERROR, Reason.APPROVAL, Reason.HOST, Reason.FAULT})
+"""What does not end by itself. A suspended task is as a person wants it: not stalled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def _sentence(task: Task | None, status: Status) -> str:
 
 def needs_a_person(phase: Phase | None, waiting: Waiting | None) -> bool:
     """Return whether a task without problems goes on only once a person acts."""
-    if waiting is not None and waiting.reason in _NEEDS_A_PERSON:
+    if waiting is not None and waiting.reason in NEEDS_A_PERSON:
         return True
     return phase in {Phase.FAILED, Phase.ESCALATED}
 

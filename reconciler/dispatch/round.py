@@ -19,6 +19,7 @@ from reconciler.core.fields import format_duration
 from reconciler.core.masking import Mask
 from reconciler.core.model.runs import STOPPED, Check, FailureClass, Report, RunRequest, Verdict
 from reconciler.core.runs.command import localize
+from reconciler.dispatch.live import FigureCounter
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.merging import MergeConflict
 from reconciler.dispatch.output import give_up_verdict
@@ -241,11 +242,13 @@ class Round:
         return self.secrets.mask
 
     async def _follow_agent(self, state: RunState) -> RunState:
+        streamed = self.order.adapter.output.streamed
         bounds = Bounds(
             silence=self.order.stall_timeout.total_seconds(),
             output=self._most_output,
             give_up=self.order.adapter.output.give_up,
             give_up_after=self.order.adapter.output.give_up_after,
+            counter=FigureCounter(streamed, self.logs, self._agent) if streamed else None,
         )
         return await self._follow(self._agent, state, bounds)
 

@@ -16,8 +16,9 @@ from pydantic_core import ErrorDetails
 from reconciler.core.adapter import AdapterSpec
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.faults import fault_message
-from reconciler.core.fields import Frozen, check_name
+from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import AgentSpec, FleetSpec, HostSpec, Kind, RepoSpec, TaskSpec
+from reconciler.core.names import check_name
 from reconciler.core.text import one_line
 from reconciler.specs import layers, yaml
 from reconciler.specs.rules import Mistake, broken_rules

@@ -17,9 +17,7 @@ from reconciler.core.errors import Unavailable, UsageError
 from reconciler.core.times import time_at
 from reconciler.git.process import Git, printable_error
 from reconciler.git.repository import Repository
-from reconciler.store.commits import commit_tree, publish
 from reconciler.store.locks import lock_file, lock_holder
-from reconciler.store.user_commits import require_identity
 
 ASKING = 15.0
 """Timeout in seconds for asking a remote for its record."""
@@ -288,6 +286,9 @@ async def adopt(repository: Repository, branch: str, name: str | None) -> str:
 
 async def begin_record(repository: Repository, branch: str) -> str:
     """Begin an empty record in a person's name; return its commit. Raises UsageError if there is one."""
+    from reconciler.store.commits import commit_tree, publish
+    from reconciler.store.user_commits import require_identity
+
     if (commit := repository.read_ref(f"refs/heads/{branch}")) is not None:
         raise UsageError(f"there is a record here: {branch} is at {commit[:10]}")
     person = Git.personal(repository.git_dir)

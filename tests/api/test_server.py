@@ -487,13 +487,15 @@ async def test_an_address_that_is_taken_is_told_in_words(address, tmp_path):
 # --- Who is there ----------------------------------------------------------
 
 
+OPEN = "/api/v1/openapi.json"
+"""What anybody may read, a limited number of times."""
 FEW = RateLimits(peer=Rate(per_second=0.001, burst=3))
 
 
 @pytest.mark.parametrize("limits", [FEW])
 async def test_behind_a_proxy_the_peer_is_who_the_proxy_says(world, app):
     async def ask(client, peer):
-        return (await client.get("/readyz", headers={"X-Forwarded-For": peer})).status_code
+        return (await client.get(OPEN, headers={"X-Forwarded-For": peer})).status_code
 
     async with (
         serve_app(app, read_listen("127.0.0.1:0", behind_proxy=True)) as address,
@@ -509,7 +511,7 @@ async def test_behind_a_proxy_the_peer_is_who_the_proxy_says(world, app):
 @pytest.mark.parametrize("limits", [FEW])
 async def test_without_a_proxy_nobody_says_who_the_peer_is(nobody):
     answers = [
-        (await nobody.get("/readyz", headers={"X-Forwarded-For": f"203.0.113.{number}"})).status_code
+        (await nobody.get(OPEN, headers={"X-Forwarded-For": f"203.0.113.{number}"})).status_code
         for number in range(4)
     ]
 

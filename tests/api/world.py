@@ -271,6 +271,7 @@ class World:
             specs_at=self.specs_at,
             load=lambda: {"local": 0.5},
             files_touched=self.files_touched,
+            forges=lambda: {"code": False, ".fleet": True},
             hooks=lambda: HookReport(
                 {("push", "refused", 2), ("push", "taken", 5)}, [(START, "push", "a/b")]
             ),

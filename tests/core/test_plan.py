@@ -189,6 +189,22 @@ def test_a_broken_spec_with_a_good_version_is_created_and_waits():
     assert record.event.waiting.reason is Reason.SPEC_ERROR
 
 
+@pytest.mark.parametrize("is_pulled", [False, True])
+@pytest.mark.parametrize("is_broken", [False, True])
+@pytest.mark.parametrize("phase", [Phase.CREATED, Phase.CANCELLED, Phase.ESCALATED])
+def test_a_task_that_never_had_a_run_can_be_thought_about(phase, is_broken, is_pulled):
+    mode = ExecutionMode.HTTP_PULL if is_pulled else ExecutionMode.SSH_CLI
+    spec = make_task("a", execution_mode=mode, budget=Budget(cost_usd=1), over_budget="stop")
+    broken = {"a": (Problem("specs/tasks/a.yaml", 3, 1, "unknown field"),)} if is_broken else {}
+    status = make_status(phase=phase, since=NOW, created_at=NOW, generation="older", work="older")
+    assert status.run is None
+
+    for removed in (False, True):
+        observed = Observed({"a": status.model_copy(update={"removed": removed})})
+        for tasks in ((spec,), ()):
+            assert plan(make_desired(*tasks, broken=broken), observed, NOW).faults == {}
+
+
 def test_a_live_run_goes_on_while_its_spec_is_broken():
     broken = {"a": (Problem("specs/tasks/a.yaml", 3, 1, "unknown field"),)}
     spec = make_task("a", desired=DesiredState.CANCELLED)

@@ -15,7 +15,7 @@ from reconciler.controller.ports import Clock, FleetView
 from reconciler.core.adapter import Usage
 from reconciler.core.model.status import BudgetScope
 from reconciler.core.planning.limits import budget_scopes, midnight
-from reconciler.core.views import LastOutput, Need, ReadModel, TaskView
+from reconciler.core.views import FiguresOf, Need, ReadModel, TaskView
 
 
 class Snapshot:
@@ -59,7 +59,8 @@ class Fleet:
     record: HistorySource
     services: PageServices
     clock: Clock
-    last_output: LastOutput
+    figures: FiguresOf
+    """Return how far a round of a live run is."""
     last_used: Callable[[str], datetime | None]
     """Return when an agent's token was used last."""
     _snapshot: Snapshot | None = field(default=None, init=False)
@@ -75,7 +76,7 @@ class Fleet:
         """Return the fleet as it is now."""
         version = self.version()
         if self._snapshot is None or version != self._version:
-            model = replace(read_model(self.view), last_output=self.last_output)
+            model = replace(read_model(self.view), live=self.figures)
             self._snapshot, self._version = Snapshot(model), version
         return self._snapshot
 

@@ -28,7 +28,7 @@ from reconciler.api.server import Closing
 from reconciler.api.stream import EVENT_STREAM_TYPE, PING_SECONDS, RETRY_MILLISECONDS
 from reconciler.api.tokens import Caller
 from reconciler.core.errors import NotFound, ReconcilerError
-from reconciler.core.fields import check_name
+from reconciler.core.names import check_name
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from reconciler.core.model.status import BudgetScope, Phase, Reason, Waiting
 from reconciler.core.planning.limits import FLEET_GROUP
 from reconciler.core.planning.plan import prune_digest
 from reconciler.core.text import one_line
-from reconciler.core.views import HostView, Need, ReadModel, TaskView
+from reconciler.core.views import HostView, LiveFigures, Need, ReadModel, TaskView
 
 MOST_NEEDS, MOST_RUNS, MOST_QUEUED, MOST_TRANSITIONS = 25, 50, 20, 20
 MOST_CELLS = 64
@@ -44,6 +44,8 @@ class RunRow(NamedTuple):
 
     view: TaskView
     last_line: str
+    figures: LiveFigures | None
+    """How far its round is, as of now."""
 
 
 class Slot(NamedTuple):
@@ -95,7 +97,7 @@ async def now_page(visit: Visit) -> View:
         "more_needs": max(0, len(needs) - MOST_NEEDS),
         "removals": (removals := waiting_removals(fleet.view.last_plan.waiting)),
         "digest": prune_digest(removals),
-        "runs": [RunRow(view, last_line(visit, view)) for view in runs[:MOST_RUNS]],
+        "runs": [RunRow(view, last_line(visit, view), _figures(visit, view)) for view in runs[:MOST_RUNS]],
         "more_runs": max(0, len(runs) - MOST_RUNS),
         "queue": queued[:MOST_QUEUED],
         "more_queued": max(0, len(queued) - MOST_QUEUED),
@@ -117,6 +119,11 @@ def last_line(visit: Visit, view: TaskView) -> str:
     line = visit.fleet.services.logs.last_line(*run.round_key)
     pieces = readable(line)
     return one_line(plain(pieces[-1].text if pieces else line), 200)
+
+
+def _figures(visit: Visit, view: TaskView) -> LiveFigures | None:
+    run = view.status.live_run if view.status else None
+    return visit.fleet.figures(*run.round_key) if run else None
 
 
 def need_rows(needs: Iterable[Need], model: ReadModel) -> Sequence[NeedRow]:

@@ -146,7 +146,7 @@ class Session(Frozen):
     """The agent CLI's session, which a later round resumes."""
 
     id: str
-    totals: Usage = Usage()
+    totals: Usage = Usage.model_construct()
     """The CLI's running totals, as it last told them."""
 
 
@@ -239,7 +239,7 @@ class Status(Frozen):
     """Starts in a row that failed by a fault of a host; they do not count as failures."""
     base_commit: str | None = None
     head_commit: str | None = None
-    review: Annotated[ReviewState, Field(strict=False)] = ReviewState()
+    review: Annotated[ReviewState, Field(strict=False)] = ReviewState.model_construct()
     session: Annotated[Session | None, Field(strict=False)] = None
     not_before: Time | None = None
     """No new run before this time: backoff, or a quota."""
@@ -250,7 +250,7 @@ class Status(Frozen):
     """Validation of the last round."""
     summary: str = ""
     """The agent's last words on work that was delivered or completed."""
-    usage: Usage = Usage()
+    usage: Usage = Usage.model_construct()
     """All runs together."""
     prompt_sha256: str | None = None
     """Of the last round's prompt."""

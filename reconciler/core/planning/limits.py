@@ -127,6 +127,26 @@ def has_daily_budget(desired: Desired) -> bool:
     return any(budget is not None for budget in budgets)
 
 
+def budget_use(desired: Desired, spent: Mapping[BudgetScope, Usage]) -> Mapping[BudgetScope, float]:
+    """Return which share of each daily budget is spent, from 0 up; of its limits the one that is nearest."""
+    scopes: tuple[BudgetScope, ...] = (
+        FLEET_GROUP,
+        *(("repo", name) for name in desired.repos),
+        *(("adapter", name) for name in desired.adapters),
+        *(("host", name) for name in desired.hosts),
+    )
+    budgets = ((scope, _daily_budget(desired, scope)) for scope in scopes)
+    return {scope: _share(budget, spent.get(scope, _NOTHING)) for scope, budget in budgets if budget}
+
+
+def _share(budget: Budget, usage: Usage) -> float:
+    tokens = usage.input_tokens + usage.output_tokens
+    return max(
+        usage.cost_usd / budget.cost_usd if budget.cost_usd else 0.0,
+        tokens / budget.tokens if budget.tokens else 0.0,
+    )
+
+
 def midnight(now: datetime) -> datetime:
     """Return when the day began, in UTC: daily budgets are counted from then."""
     return datetime.combine(now.astimezone(UTC).date(), time(), UTC)
