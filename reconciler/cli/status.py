@@ -15,8 +15,8 @@ from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.output import Document, print_json
-from reconciler.cli.terminal import ago, table, value_block
-from reconciler.core.times import format_time, time_at
+from reconciler.cli.terminal import table, value_block
+from reconciler.core.times import ago, format_time, time_at
 
 if TYPE_CHECKING:
     from reconciler.cli.serving import Serving
