@@ -528,9 +528,13 @@ async def test_a_list_that_knows_no_pages_is_read_once(double, forges, spec):
 # --- Set-ups that people have ----------------------------------------------
 
 
-async def test_a_label_of_the_organisation_beside_one_of_the_repository_hides_no_issue(double, forges, spec):
+@pytest.mark.parametrize("may_be_read", [True, False])
+async def test_a_label_of_the_organisation_beside_one_of_the_repository_hides_no_issue(
+    double, forges, spec, may_be_read
+):
     double.open_issue(REPO, "Do it", "", author="ann", labels=["agent"])
     double.organisation_labels = {"agent"}
+    double.tokens_read_organisations = may_be_read
 
     assert [issue.number for issue in await forges.issues(spec, "agent")] == [1]
 
