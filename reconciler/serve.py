@@ -26,7 +26,7 @@ from reconciler.controller.notify import notify, specs_poller
 from reconciler.controller.plan_preview import PlanPreview, ReadPull
 from reconciler.controller.poller import Poller
 from reconciler.controller.ports import UNREAD_METER, ControllerSettings, Meter, Ports, Step
-from reconciler.core.errors import Problem, UsageError
+from reconciler.core.errors import NotFound, Problem, UsageError
 from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.specs import Desired, Host
 from reconciler.core.model.status import OnHost
@@ -49,9 +49,12 @@ from reconciler.git.repository import Repository
 from reconciler.settings import Settings
 from reconciler.specs.build import build
 from reconciler.specs.edit import edit
+from reconciler.specs.explain import Explained, explain_fields
 from reconciler.specs.parse import ROOT, File, read_task
 from reconciler.specs.source import SpecSource, read_revision
+from reconciler.steering import Steering
 from reconciler.store.bot_commits import BotCommitter
+from reconciler.store.commit_view import files_touched, resolve, statuses_at, view_commit, view_file
 from reconciler.store.guarded_tree import GuardedTree
 from reconciler.store.high_water import HighWaterMarks
 from reconciler.store.history import HistoryReader
@@ -60,12 +63,14 @@ from reconciler.store.merge_preview import PullTree
 from reconciler.store.presence import BEAT as ON_RETRY
 from reconciler.store.presence import Presence, PresenceFile
 from reconciler.store.remote_record import require_own_record
+from reconciler.store.spending import spending
 from reconciler.store.state import StateBranch
 from reconciler.store.watch import ref_changes
 from reconciler.systemd import sd_notify, watchdog_interval
 
 if TYPE_CHECKING:  # imported where metrics are served, and only there
     from reconciler.api.metrics import Metrics, MetricSources
+    from reconciler.api.pages.services import PageServices
 
 __all__ = ["StopWhen", "reconcile", "ways"]
 
@@ -216,6 +221,8 @@ class _Fleet:
     branch: str
     """The one with the specs."""
     state: StateBranch
+    state_branch: str
+    """Its name."""
     lease: LeaderLease
     cache: FleetCache
     loop: Loop
@@ -300,6 +307,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             base=base,
             branch=branch,
             state=state,
+            state_branch=state_branch,
             lease=lease,
             presence=presence,
             me=me,
@@ -389,7 +397,7 @@ def _reader_of_pulls(repository: Repository) -> ReadPull:
 def _task_address(settings: Settings) -> str:
     """Return the base URL of the pages of tasks; empty if there are none."""
     url = settings.web.public_url if settings.web else ""
-    return f"{url}/api/v1/tasks/" if url else ""
+    return f"{url}/tasks/" if url else ""
 
 
 # --- The HTTP API ----------------------------------------------------------
@@ -406,6 +414,7 @@ async def _api(
     # Imported only here: Sanic takes longer to import than everything else together.
     from reconciler.api.app import make_app  # noqa: PLC0415 - see above
     from reconciler.api.listen import read_listen  # noqa: PLC0415 - see above
+    from reconciler.api.pages.access import exposure_of  # noqa: PLC0415 - see above
     from reconciler.api.proposals import Proposals  # noqa: PLC0415 - see above
     from reconciler.api.server import serve_app  # noqa: PLC0415 - see above
     from reconciler.api.services import Services  # noqa: PLC0415 - see above
@@ -425,10 +434,12 @@ async def _api(
         propose=Proposals(cache, fleet.writer, edit, partial(_check, fleet)).propose,
         hooks=hooks,
         whole_url=partial(whole_url, fleet=fleet.base),
+        pages=_page_services(fleet, journal),
         figures=fleet.dispatch.logs.figures,
         unready=partial(_unready, fleet),
         metrics=fleet.metrics,
     )
+    key = datafolder.cookie_key(settings.data_dir, partial(clock.random_hex, 32))
     fleet.metrics.sample(_metric_sources(fleet, journal))
     app = make_app(
         cache,
@@ -436,6 +447,7 @@ async def _api(
         services,
         clock=clock.now,
         last_use=settings.data_dir / "agents.json",
+        exposure=exposure_of(listen, web.public_url, key),
         is_local=listen.is_local,
     )
     async with serve_app(app, listen) as url:
@@ -479,6 +491,51 @@ def _by_outcome(journal: Journal) -> Mapping[str, int]:
     for (_, outcome), count in journal.counts.items():
         counts[outcome] += count
     return counts
+
+
+def _page_services(fleet: _Fleet, journal: Journal) -> "PageServices":
+    """Return what the pages show beside the read model."""
+    from reconciler.api.pages.services import HookReport, PageServices  # noqa: PLC0415 - see above
+
+    repository, cache, state = fleet.repository, fleet.cache, fleet.state_branch
+    return PageServices(
+        fleet=repository.word,
+        logs=fleet.dispatch.shown_logs(),
+        steering=Steering(cache, fleet.writer, partial(_check, fleet)),
+        commit=partial(view_commit, repository, (fleet.branch, state)),
+        last_commits=fleet.state.last_commits,
+        statuses_at=partial(statuses_at, repository),
+        file=lambda path: view_file(repository, fleet.branch, cache.desired.revision, path),
+        explain=partial(_explain, fleet),
+        diff=partial(_diff, fleet),
+        specs_at=partial(_specs_at, fleet),
+        load=lambda: fleet.loop.controllers.hosts.load,
+        files_touched=partial(files_touched, repository, (fleet.branch, state)),
+        forges=partial(_forges, fleet),
+        hooks=lambda: HookReport(
+            counts=[(event, outcome, n) for (event, outcome), n in sorted(journal.counts.items())],
+            taken=[(each.at, each.hint.event, ", ".join(each.hint.repos)) for each in journal.recent()],
+        ),
+        spending=lambda since: spending(repository, state, since=since),
+    )
+
+
+async def _explain(fleet: _Fleet, task: str) -> Sequence[Explained]:
+    tree = GitTree(fleet.repository, fleet.branch)
+    return explain_fields(await read_revision(tree, fleet.cache.desired.revision), task)
+
+
+async def _specs_at(fleet: _Fleet, revision: str) -> Desired:
+    """Return what the specs of a revision ask for. Raises NotFound."""
+    commit = await resolve(fleet.repository, revision)
+    return build(await read_revision(GitTree(fleet.repository, fleet.branch), commit), revision=commit)
+
+
+async def _diff(fleet: _Fleet, repo: str, base: str, head: str) -> str:
+    spec = fleet.cache.desired.repos.get(repo)
+    if spec is None:
+        raise NotFound(f"no repo {repo} in the specs any more")
+    return await fleet.dispatch.diff(spec, base, head)
 
 
 async def _check(fleet: _Fleet, path: str, text: str) -> Sequence[Problem]:

@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from reconciler.api.pages.services import PageServices
 from reconciler.controller.ports import Hooks
-from reconciler.core.transitions import TransitionRecord
+from reconciler.core.transitions import HistoryFilter, TransitionRecord
 from reconciler.core.views import FiguresOf
 from reconciler.wire import Proposal, ProposalRequest
 
@@ -28,6 +29,15 @@ class HistorySource(Protocol):
     async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[TransitionRecord]:
         """
         Return the records up to now, or before a commit, newest first; of one task, or of all.
+
+        Raises NotFound if that commit is not in the history, Unavailable.
+        """
+
+    async def search(
+        self, wanted: HistoryFilter, commit: str | None, limit: int
+    ) -> Sequence[TransitionRecord]:
+        """
+        Return what fits a filter, up to now or before a commit, newest first.
 
         Raises NotFound if that commit is not in the history, Unavailable.
         """
@@ -68,7 +78,7 @@ Raises SpecError, NotNow (there is a task of that name), Unavailable.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Services of the API beside the loop: history, logs of workers, proposals, webhooks."""
+    """Services of the API beside the loop: history, logs of workers, proposals, webhooks, pages."""
 
     record: HistorySource
     logs: WorkerLogStore
@@ -76,6 +86,7 @@ class Services:
     hooks: Hooks
     whole_url: Callable[[str], str]
     """Resolve the URL of a code repository that may be relative to the fleet's."""
+    pages: PageServices
     figures: FiguresOf = lambda *_: None
     unready: Callable[[], str] = lambda: ""
     """Return why tasks are not reconciled now, as text; empty if they are."""

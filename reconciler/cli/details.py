@@ -7,14 +7,14 @@ from datetime import datetime
 from typing import Any
 
 from reconciler.cli.render import adapters_of, count_texts, shown_reason, spec_document
-from reconciler.cli.terminal import ago, table, value_block
+from reconciler.cli.terminal import table, value_block
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.fields import format_duration
 from reconciler.core.model.runs import Check
 from reconciler.core.model.specs import Host, Repo, Task
 from reconciler.core.model.status import HostCli, Status
 from reconciler.core.runs.failure import summary_rows as cause_fields
-from reconciler.core.times import format_time
+from reconciler.core.times import ago, format_time
 from reconciler.core.views import HostView, TaskView, WorkerView
 
 

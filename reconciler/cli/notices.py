@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.cli.terminal import ago
+from reconciler.core.times import ago
 
 if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession

@@ -7,13 +7,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from reconciler.cli.output import Column
-from reconciler.cli.terminal import ago
 from reconciler.core.adapter import Adapter
 from reconciler.core.conditions import Condition
 from reconciler.core.model.specs import Agent, Repo
 from reconciler.core.model.status import HostCli
 from reconciler.core.runs.failure import FailureSummary
-from reconciler.core.times import format_time
+from reconciler.core.times import ago, format_time
 from reconciler.core.views import HostView, LiveFigures, TaskView, WorkerView
 
 if TYPE_CHECKING:

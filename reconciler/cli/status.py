@@ -16,8 +16,8 @@ from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.help import examples
 from reconciler.cli.output import Output, output_option, print_document
-from reconciler.cli.terminal import ago, shown_table, value_block
-from reconciler.core.times import format_time, time_at
+from reconciler.cli.terminal import shown_table, value_block
+from reconciler.core.times import ago, format_time, time_at
 
 if TYPE_CHECKING:
     from reconciler.cli.serving import Serving

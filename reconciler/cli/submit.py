@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reconciler.cli.change import commit_label, message, reason_option
+from reconciler.cli.change import reason_option
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.help import examples
 from reconciler.cli.params import duration
 from reconciler.cli.references import reference_argument, resolve_references
+from reconciler.core.edits import edit_message, edit_subject
 from reconciler.core.errors import Conflict, Problem, SpecError, UsageError
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ async def _submit(
         if is_dry:
             click.echo(text, nl=False)
             return ExitCode.OK
-        await fleet.commit(path, text, message(f"Submit {name}", reason))
+        await fleet.commit(path, text, edit_message(edit_subject("Submit", "task", name), reason))
         click.echo(name)
         click.echo(f"committed {path}; `reconciler wait {name}` waits for it", err=True)
         if not waits:
@@ -239,7 +240,7 @@ async def _edit(context: Context, args: tuple[str, ...], reason: str) -> None:
             return
         text = await _checked(fleet, path, text, again=_reopened)
         await _require_unchanged(fleet, kind, name, file.blob, text)
-        await fleet.commit(path, text, message(f"Edit {commit_label(kind, name)}", reason))
+        await fleet.commit(path, text, edit_message(edit_subject("Edit", kind, name), reason))
     click.echo(f"{name}: committed {path}", err=True)
 
 

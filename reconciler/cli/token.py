@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import click
 
 from reconciler import clock
-from reconciler.cli.change import message, reason_option, set_fields, spec_of
+from reconciler.cli.change import reason_option, set_fields, spec_of
 from reconciler.cli.context import Context
 from reconciler.cli.help import examples
 from reconciler.cli.output import Column, Listing, list_options, print_list
 from reconciler.cli.params import duration
 from reconciler.cli.references import NameParam
-from reconciler.core.edits import FieldChanges
+from reconciler.core.edits import FieldChanges, edit_message
 from reconciler.core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ async def _new(
         elif spec.expires:
             click.echo(f"it expires at {format_time(spec.expires)}, as the agent's spec says", err=True)
         verb = "Rotate the token" if rotates else "Make a token"
-        await _commit(fleet, name, file, changes, message(f"{verb} of agent {name}", reason))
+        await _commit(fleet, name, file, changes, edit_message(f"{verb} of agent {name}", reason))
     return secret
 
 
@@ -153,7 +153,7 @@ async def _revoke(context: Context, name: str, *, only_old: bool, reason: str) -
             return
         which = "the old token" if only_old else "every token"
         changes = {"token_hash": list(kept) or None}
-        await _commit(fleet, name, file, changes, message(f"Revoke {which} of agent {name}", reason))
+        await _commit(fleet, name, file, changes, edit_message(f"Revoke {which} of agent {name}", reason))
         click.echo(f"{name}: {len(hashes) - len(kept)} revoked, {len(kept)} left")
 
 

@@ -18,8 +18,8 @@ from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.help import examples
 from reconciler.cli.output import COLOURS, print_table
-from reconciler.cli.terminal import ago
 from reconciler.core.text import one_line
+from reconciler.core.times import ago
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -89,7 +89,7 @@ async def _install(context: Context, repo: str, url: str) -> None:
             _tell(source, secret)
         else:
             _write(file, [secret, *(before if place.is_shared else ())])
-            click.echo(f"its secret is in {file}; a reconciler that runs knows it within a minute", err=True)
+            click.echo(f"its secret is in {file}; a reconciler that runs knows it within seconds", err=True)
     message = (
         f"webhook {hook.id} of {place.forge.repo} tells {one_line(hook.url)} of {', '.join(hook.events)}"
     )
@@ -190,9 +190,8 @@ async def _try(
 
 _WHY_NOT = """\
 nothing new arrived. What to look at:
-- the forge's page of the webhook says what it was answered: 401 is another secret (one that is new
-  counts after a minute), no answer is an address that it does not reach, or may not (Forgejo:
-  ALLOWED_HOST_LIST)
+- the forge's page of the webhook says what it was answered: 401 is another secret, no answer is an
+  address that it does not reach, or may not (Forgejo: ALLOWED_HOST_LIST)
 - `reconciler serve` keeps what it takes in {data}/hooks"""
 
 

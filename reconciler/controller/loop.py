@@ -81,6 +81,25 @@ class Listeners:
     specs: list[Callable[[], object]] = field(default_factory=list)
     """Called after new specs were read."""
 
+    def tell_of_step(self, step: Step) -> None:
+        """Call those who listen for steps; whoever fails costs nobody else the news."""
+        for listener in self.steps:
+            try:
+                listener(step)
+            except Exception:
+                log.exception(
+                    "a listener failed at a step of %s; it stays on record, and others hear of it",
+                    subject(step),
+                )
+
+    def tell_of_specs(self) -> None:
+        """Call those who listen for specs, likewise."""
+        for listener in self.specs:
+            try:
+                listener()
+            except Exception:
+                log.exception("a listener failed at new specs; others hear of them")
+
 
 @dataclass
 class Loop:
@@ -251,8 +270,7 @@ class Loop:
         self.stages.quarantine.release(changed, self.cache)
         self._notice(changed)
         self.controllers.hosts.probe_for_adapters()
-        for tell in self.listeners.specs:
-            tell()
+        self.listeners.tell_of_specs()
 
     def _notice(self, names: Collection[str]) -> None:
         """Tell the controllers about tasks whose spec or status is new."""
@@ -385,8 +403,7 @@ class Loop:
                 subject(step),
                 step.event.origin.reason if isinstance(step, Transition) else step.reason,
             )
-            for tell in self.listeners.steps:
-                tell(step)
+            self.listeners.tell_of_step(step)
         is_settled = any(step.after is None or step.after.phase.is_settled for step in transitions)
         returned = [step.host for step in steps if isinstance(step, HostChange) and _is_back(step)]
         self.controllers.hosts.sweeps.notify(self.cache.desired.hosts if is_settled else returned)

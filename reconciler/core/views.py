@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from reconciler.core.conditions import Condition, conditions
+from reconciler.core.conditions import Condition, conditions, needs_a_person
 from reconciler.core.errors import Problem
 from reconciler.core.model.specs import Agent, Desired, ExecutionMode, Host, Task
 from reconciler.core.model.status import HostStatus, Observed, Phase, Reason, Run, Status, Waiting
@@ -142,7 +142,8 @@ class TaskView:
     @property
     def is_stalled(self) -> bool:
         """Whether a person must act."""
-        return any(each.type == "Stalled" and each.status for each in self.conditions)
+        phase = self.status.phase if self.status else None
+        return bool(self.problems) or needs_a_person(phase, self.waiting)
 
     @property
     def is_live(self) -> bool:

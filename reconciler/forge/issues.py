@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from reconciler.controller.ports import Clock
 from reconciler.core.model.forge import Issue
 from reconciler.forge.answers import IssueAnswer, LabelAnswer
-from reconciler.forge.client import GONE_CODES, Declined, ForgeClient
+from reconciler.forge.client import GONE_CODES, Declined, Forbidden, ForgeClient
 
 _RECHECKED = timedelta(minutes=10)
 """For so long it is believed that a label stands in one place, or in two."""
@@ -45,19 +45,25 @@ class IssueReader:
 
     async def _has_twin(self, label: str) -> bool:
         """
-        Return whether the organisation has a label of that name beside the repository's.
+        Return whether the organisation has, or may have, a label of that name beside the repository's.
 
-        Forgejo and Gitea then ask for issues that have both, and list none.
+        Forgejo and Gitea then ask for issues that have both, and list none. A
+        token without the scope `read:organization` cannot tell: then it may.
         """
         until, has_twin = self._twins.get(label, (None, False))
         if until is None or until < self._clock():
-            has_twin = await self._is_in(f"/orgs/{self._owner}/labels", label)
-            has_twin = has_twin and await self._is_in("labels", label)
+            has_twin = await self._is_in("labels", label) and await self._may_be_of_owner(label)
             self._twins[label] = self._clock() + _RECHECKED, has_twin
         return has_twin
+
+    async def _may_be_of_owner(self, label: str) -> bool:
+        try:
+            return await self._is_in(f"/orgs/{self._owner}/labels", label)
+        except Forbidden:
+            return True
 
     async def _is_in(self, path: str, label: str) -> bool:
         try:
             return any([answer.name == label async for answer in self._client.pages(path, LabelAnswer)])
-        except Declined:  # the owner is a person, or the token may not read that
+        except Declined:  # the owner is a person
             return False

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.forge import CommitStatus, ForgeView, ManagedComment, PullRequestSnapshot
+from reconciler.core.model.status import Phase
 from reconciler.core.text import harmless, one_line
 from reconciler.forge.answers import (
     CommentAnswer,
@@ -140,6 +141,8 @@ class ForgeWriter:
         writes, number = self._client.writes, detail.pull.number
         if detail.answer.is_open:
             await self._write_text(detail, want)
+        elif Phase(want.phase).is_settled:
+            await self._write_end(detail, want)
         await self._set_phase(number, detail.pull.labels, want.phase)
         if want.commit_status is not None:
             is_head = want.commit_status.commit == detail.pull.head
@@ -170,6 +173,14 @@ class ForgeWriter:
         now = {"body": body, "title": detail.answer.title, "base": detail.answer.base.ref}
         if changed := {name: text for name, text in changes.items() if text != now[name]}:
             await self._client.send("PATCH", f"pulls/{detail.pull.number}", changed)
+
+    async def _write_end(self, detail: PullRequestDetail, want: ForgeView) -> None:
+        """Bring our part of the text of a closed pull request to how the task ended; people's stays."""
+        body = detail.answer.body
+        if match := _BLOCK.search(body):
+            text = _block(match[1], want).join((body[: match.start()], body[match.end() :]))
+            if text != body:
+                await self._client.send("PATCH", f"pulls/{detail.pull.number}", {"body": text})
 
     async def _ask_reviewers(self, pull: PullAnswer, reviewers: Iterable[str]) -> None:
         requested = {account.login for account in pull.requested_reviewers or ()}

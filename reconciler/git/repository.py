@@ -239,6 +239,12 @@ class Repository:
     ) -> None:
         await self.close()
 
+    @property
+    def word(self) -> str:
+        """What people call it: the last part of where it is, such as `fleet`."""
+        parts = str(self).rstrip("/").removesuffix("/.git").removesuffix(".git").replace(":", "/").split("/")
+        return parts[-1] or "fleet"
+
     def __str__(self) -> str:
         return printable_error(self.address or str(self.folder or self.git_dir))
 

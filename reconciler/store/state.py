@@ -158,6 +158,13 @@ class StateBranch:
             attempts = (await self._recall()).attempts
         return {name: attempts[name] for name in names if name in attempts}
 
+    async def last_commits(self) -> Mapping[str, str]:
+        """Return the commit of the last transition of every task; no commit under way is waited for."""
+        if self._last_transitions is None:
+            async with self._turn:
+                return (await self._recall()).transitions
+        return self._last_transitions.transitions
+
     async def spent(self, since: datetime) -> Mapping[BudgetScope, Usage]:
         """Return what was spent since a time, and from whose money. Raises Unavailable."""
         spent = defaultdict[BudgetScope, Usage](Usage)

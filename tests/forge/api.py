@@ -13,6 +13,7 @@ The API of the double, with the ways of Forgejo that surprise.
 - A comment that was deleted leaves a `null` in the timelines that it is mentioned in.
 - The secret of a webhook stays as it is, whatever a PATCH says.
 - A label of the organisation beside one of the repository: issues that have both are asked for.
+  Whether there is one is told only to tokens with a scope that ours need not have.
 - Where issues are switched off, their list is not there; comments on pull requests are.
 """
 
@@ -502,6 +503,8 @@ def _labels(request: Request) -> Answer:
 
 @route("GET", "/orgs/{organisation}/labels")
 def _organisation_labels(request: Request, organisation: str) -> Answer:
+    if not request.forge.tokens_read_organisations:
+        raise Refusal(403, "token does not have at least one of required scope(s): [read:organization]")
     labels = sorted(request.forge.organisation_labels)
     return request.page(labels, lambda name: {"id": 900_000 + labels.index(name), "name": name})
 

@@ -79,6 +79,8 @@ class ForgejoDouble:
         """What is made of the body of an answer, by `METHOD path`."""
         self.answers_502 = False
         self.organisation_labels: set[str] = set()
+        self.tokens_read_organisations = False
+        """Whether they have a scope more than those that are asked for."""
         self.tokens_are_limited = False
         """Whether tokens are for some repositories only, and may not read whose they are."""
         self._ids = iter(range(1, 10**9))

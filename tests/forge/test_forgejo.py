@@ -391,6 +391,23 @@ async def test_a_merge_is_in_git(double, forges, spec, style):
     assert double.repos[REPO].git("show", "main:a.txt") == "1"
 
 
+async def test_a_merged_pull_request_no_longer_says_why_it_is_not_merged(double, forges, spec):
+    double.push_as_person(REPO, BRANCH, {"a.txt": "1\n"})
+    await forges.show(spec, want(body="Not merged yet: it is not approved."))
+    double.edit_issue(REPO, 1, body=f"{double.repos[REPO].pull(1).body}\n\nMine.")
+    double.merge_pull(REPO, 1)
+
+    done = want(body="Done.", title="Another", phase="completed", opens=False)
+    again = [await asked(double, forges.show(spec, done)) for _ in range(2)][1]
+
+    pull = double.repos[REPO].pull(1)
+    assert "Done." in pull.body
+    assert "Not merged" not in pull.body
+    assert pull.body.endswith("Mine.")
+    assert pull.title == "Mend it"
+    assert writes(again) == []
+
+
 # --- Hooks -----------------------------------------------------------------
 
 
@@ -511,9 +528,13 @@ async def test_a_list_that_knows_no_pages_is_read_once(double, forges, spec):
 # --- Set-ups that people have ----------------------------------------------
 
 
-async def test_a_label_of_the_organisation_beside_one_of_the_repository_hides_no_issue(double, forges, spec):
+@pytest.mark.parametrize("may_be_read", [True, False])
+async def test_a_label_of_the_organisation_beside_one_of_the_repository_hides_no_issue(
+    double, forges, spec, may_be_read
+):
     double.open_issue(REPO, "Do it", "", author="ann", labels=["agent"])
     double.organisation_labels = {"agent"}
+    double.tokens_read_organisations = may_be_read
 
     assert [issue.number for issue in await forges.issues(spec, "agent")] == [1]
 

@@ -33,7 +33,8 @@ class Door:
         self.revision = "1" * 40
         self.hints: list = []
         self.journal = Journal(folder, FakeClock())
-        self.hooks = WebhookReceiver(self, self.secret, self.journal, self.hints.append)
+        self.time = 0.0
+        self.hooks = WebhookReceiver(self, self.secret, self.journal, self.hints.append, lambda: self.time)
 
     @property
     def desired(self) -> Desired:
@@ -149,6 +150,22 @@ async def test_strangers_who_send_much_do_not_make_us_look_up_secrets_each_time(
             await admission.hooks.receive({"x-forgejo-event": "push"}, b"{}")
 
     assert len(admission.asked) == len(set(admission.asked))
+
+
+@pytest.mark.parametrize("before", ["an-old-one", None])
+async def test_a_secret_that_was_renewed_a_moment_ago_counts_at_once(admission, before):
+    if before is None:
+        del admission.values[WIDGETS]
+    else:
+        admission.values[WIDGETS] = before
+    with pytest.raises((Refused, Unavailable)):
+        await admission.hooks.receive(*sample("push.commits"))
+
+    admission.values[WIDGETS] = SECRET
+    admission.time += 5
+    await admission.hooks.receive(*sample("push.commits"))
+
+    assert len(admission.hints) == 1
 
 
 async def test_a_secret_that_cannot_be_had_is_an_outage_of_its_own_repository_only(admission):

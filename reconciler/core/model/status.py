@@ -425,7 +425,7 @@ class Observed:
     """What is tried again and again for a task, and why it does not work, by run key."""
     past: Mapping[str, int] = field(default_factory=dict)
     """Last attempt, by name, of new tasks that had a life before: their run keys must not come twice."""
-    spent: Mapping[BudgetScope, Usage] = field(default_factory=dict)
+    spent: Mapping[BudgetScope, Usage] | None = field(default_factory=dict)
     """What was spent today (UTC)."""
     damaged: Mapping[str, Problem] = field(default_factory=dict)
     """Tasks with a status that cannot be read: whatever it says, they are not new."""
