@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from reconciler.api.metrics import TABLE
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.main import COMMANDS
 from reconciler.core.lifecycle import diagram
@@ -42,6 +43,7 @@ def pages() -> Iterator[tuple[str, str]]:
         yield f"{kind}.md", "".join(fields(kind))
     yield "lifecycle.md", f"```mermaid\n{diagram()}```\n"
     yield "commands.md", "".join(commands())
+    yield "metrics.md", "".join(metrics())
 
 
 def fields(kind: Kind) -> Iterator[str]:
@@ -81,6 +83,14 @@ def commands() -> Iterator[str]:
         yield "\n"
     yield "| exit code | meaning |\n|---|---|\n"
     yield from (f"| {code.value} | {code.meaning} |\n" for code in ExitCode)
+
+
+def metrics() -> Iterator[str]:
+    """Yield the table of metrics."""
+    yield "| metric | type | labels | what it says |\n|---|---|---|---|\n"
+    for each in TABLE:
+        labels = ", ".join(f"`{label}`" for label in each.labels)
+        yield f"| `{each.name}` | {each.kind} | {labels} | {each.help} |\n"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 _MACHINE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FOLDERS = ("clones", "repos", "logs", "hosts", "hooks")
-_FILES = ("machine", "agents.json", "hooks/deliveries.jsonl")
+_FILES = ("machine", "cookie_key", "agents.json", "hooks/deliveries.jsonl")
 
 
 def prepare_data_folder(folder: Path) -> None:
@@ -62,6 +62,19 @@ def machine(folder: Path, on_record: Collection[str], draw: Callable[[], str]) -
     log.warning("%s is damaged; the name of this machine is %s, %s", file, name, how)
     file.unlink()
     return _keep(file, name)
+
+
+def cookie_key(folder: Path, draw: Callable[[], str]) -> bytes:
+    """Return the key that cookies of the pages are signed with, drawn once; without it all log in again."""
+    file = folder / "cookie_key"
+    try:
+        stored = file.read_bytes().strip()
+    except FileNotFoundError:
+        stored = b""
+    if re.fullmatch(rb"[0-9a-f]{32,128}", stored):
+        return stored
+    file.unlink(missing_ok=True)
+    return _keep(file, draw()).encode("ascii")
 
 
 def _keep(file: Path, name: str) -> str:

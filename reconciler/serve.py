@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from reconciler import clock, datafolder
+from reconciler import __version__, clock, datafolder
 from reconciler.controller.build import build_loop
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.issues import IssueController
@@ -25,8 +25,8 @@ from reconciler.controller.loop import Loop, StopWhen
 from reconciler.controller.notify import notify, specs_poller
 from reconciler.controller.plan_preview import PlanPreview, ReadPull
 from reconciler.controller.poller import Poller
-from reconciler.controller.ports import ControllerSettings, Ports, Step
-from reconciler.core.errors import Problem, UsageError
+from reconciler.controller.ports import UNREAD_METER, ControllerSettings, Meter, Ports, Step
+from reconciler.core.errors import NotFound, Problem, UsageError
 from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.specs import Desired, Host
 from reconciler.core.model.status import OnHost
@@ -42,16 +42,19 @@ from reconciler.dispatch.repos import whole_url
 from reconciler.dispatch.secrets import forge_secret, secret_variables
 from reconciler.dispatch.worker_logs import AgentLogs
 from reconciler.forge.forgejo import ForgeRegistry
-from reconciler.forge.journal import Journal
+from reconciler.forge.journal import DeliveryOutcome, Journal
 from reconciler.forge.webhook_receiver import WebhookReceiver
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
 from reconciler.settings import Settings
 from reconciler.specs.build import build
 from reconciler.specs.edit import edit
+from reconciler.specs.explain import Explained, explain_fields
 from reconciler.specs.parse import ROOT, File, read_task
 from reconciler.specs.source import SpecSource, read_revision
+from reconciler.steering import Steering
 from reconciler.store.bot_commits import BotCommitter
+from reconciler.store.commit_view import files_touched, resolve, statuses_at, view_commit, view_file
 from reconciler.store.guarded_tree import GuardedTree
 from reconciler.store.high_water import HighWaterMarks
 from reconciler.store.history import HistoryReader
@@ -60,9 +63,14 @@ from reconciler.store.merge_preview import PullTree
 from reconciler.store.presence import BEAT as ON_RETRY
 from reconciler.store.presence import Presence, PresenceFile
 from reconciler.store.remote_record import require_own_record
+from reconciler.store.spending import spending
 from reconciler.store.state import StateBranch
 from reconciler.store.watch import ref_changes
 from reconciler.systemd import sd_notify, watchdog_interval
+
+if TYPE_CHECKING:  # imported where metrics are served, and only there
+    from reconciler.api.metrics import Metrics, MetricSources
+    from reconciler.api.pages.services import PageServices
 
 __all__ = ["StopWhen", "reconcile", "ways"]
 
@@ -101,9 +109,9 @@ async def reconcile(
     it, Unavailable or Refused if it cannot be reached in the beginning.
     """
     async with _fleet(settings) as fleet:
-        with ending(fleet.loop.stop, settings, on_signal) as end:  # before the address is announced
-            async with _api(fleet, settings, partial(_listening, fleet, on_listen)) as notify_streams:
-                fleet.loop.listeners.steps += [on_step, notify_streams]
+        with ending(fleet.loop.stop, settings, on_signal) as end:  # before anybody is told that it listens
+            async with _api(fleet, settings, partial(_listening, fleet, on_listen)) as listeners:
+                fleet.loop.listeners.steps += [on_step, *listeners]
                 fleet.loop.listeners.specs += [
                     lambda: environ.take(secret_variables(fleet.cache.desired)),
                     *(poller.notify for poller in fleet.pollers),
@@ -132,6 +140,8 @@ def _beside(fleet: "_Fleet", settings: Settings) -> Iterator[Coroutine[None, Non
     yield _kept_up(partial(_watch, fleet))
     yield _kept_up(partial(_tell, fleet, settings))
     yield _renew_leader_lease(fleet)
+    if fleet.metrics is not None:
+        yield _kept_up(fleet.metrics.watch_loop)
     if interval := watchdog_interval():
         yield _stay_alive(interval)
 
@@ -211,6 +221,8 @@ class _Fleet:
     branch: str
     """The one with the specs."""
     state: StateBranch
+    state_branch: str
+    """Its name."""
     lease: LeaderLease
     cache: FleetCache
     loop: Loop
@@ -220,6 +232,8 @@ class _Fleet:
     """Pollers that the loop does not drive."""
     presence: PresenceFile
     me: Presence
+    metrics: "Metrics | None"
+    """None where nobody can ask for them."""
     listens_at: str = ""
     """URL of the HTTP API."""
     superseded: UsageError | None = None
@@ -230,6 +244,8 @@ class _Fleet:
 async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
     """Open all parts of a fleet and wire them to a loop."""
     async with AsyncExitStack() as stack:
+        metrics = _metrics(settings)
+        meter: Meter = metrics or UNREAD_METER
         datafolder.prepare_data_folder(settings.data_dir)
         repository = await Repository.open(settings.repo, settings.data_dir / "clones")
         await stack.enter_async_context(repository)
@@ -251,6 +267,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             clock=clock.now,
             revision=lambda: cache.desired.revision,
             marks=marks,
+            meter=meter,
         )
         lease, presence, me = await _acquire_leader_lease(stack, settings, repository, state, state_branch)
         tree.is_acted_on = branch != state_branch  # its mark moves with each commit
@@ -276,6 +293,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             forges=forges,
             clock=clock.now,
             monotonic=clock.monotonic,
+            meter=meter,
         )
         loop_settings = ControllerSettings(
             machine=await _machine(settings, state),
@@ -289,6 +307,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             base=base,
             branch=branch,
             state=state,
+            state_branch=state_branch,
             lease=lease,
             presence=presence,
             me=me,
@@ -296,6 +315,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             loop=loop,
             dispatch=dispatch,
             writer=writer,
+            metrics=metrics,
             pollers=(
                 specs_poller(
                     repository.fetch, loop.inbox, partial(_look_interval, repository, cache), clock.now
@@ -304,6 +324,15 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
                 PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now).poller,
             ),
         )
+
+
+def _metrics(settings: Settings) -> "Metrics | None":
+    """Return the metrics of a process that serves them."""
+    if settings.web is None:
+        return None
+    from reconciler.api.metrics import Metrics  # noqa: PLC0415 - imported only where they are served
+
+    return Metrics(clock.now)
 
 
 async def _acquire_leader_lease(
@@ -368,7 +397,7 @@ def _reader_of_pulls(repository: Repository) -> ReadPull:
 def _task_address(settings: Settings) -> str:
     """Return the base URL of the pages of tasks; empty if there are none."""
     url = settings.web.public_url if settings.web else ""
-    return f"{url}/api/v1/tasks/" if url else ""
+    return f"{url}/tasks/" if url else ""
 
 
 # --- The HTTP API ----------------------------------------------------------
@@ -377,24 +406,26 @@ def _task_address(settings: Settings) -> str:
 @asynccontextmanager
 async def _api(
     fleet: _Fleet, settings: Settings, on_listen: Callable[[str], None]
-) -> AsyncIterator[Callable[[Step], None]]:
-    """Serve the HTTP API, if it is configured; yield the listeners for recorded steps."""
-    if settings.web is None:
-        yield lambda _: None
+) -> AsyncIterator[Sequence[Callable[[Step], None]]]:
+    """Serve the HTTP API, if there is to be one; yield who hears of each step on record."""
+    if settings.web is None or fleet.metrics is None:
+        yield ()
         return
     # Imported only here: Sanic takes longer to import than everything else together.
     from reconciler.api.app import make_app  # noqa: PLC0415 - see above
     from reconciler.api.listen import read_listen  # noqa: PLC0415 - see above
+    from reconciler.api.pages.access import exposure_of  # noqa: PLC0415 - see above
     from reconciler.api.proposals import Proposals  # noqa: PLC0415 - see above
     from reconciler.api.server import serve_app  # noqa: PLC0415 - see above
     from reconciler.api.services import Services  # noqa: PLC0415 - see above
 
     web, cache = settings.web, fleet.cache
     listen = read_listen(web.listen, web.tls_cert, web.tls_key, behind_proxy=web.behind_proxy)
+    journal = Journal(settings.data_dir / "hooks", clock.now)
     hooks = WebhookReceiver(
         cache,
         forge_secret,
-        Journal(settings.data_dir / "hooks", clock.now),
+        journal,
         partial(notify, pulls=fleet.loop.controllers.pulls, pollers=fleet.pollers),
     )
     services = Services(
@@ -403,18 +434,108 @@ async def _api(
         propose=Proposals(cache, fleet.writer, edit, partial(_check, fleet)).propose,
         hooks=hooks,
         whole_url=partial(whole_url, fleet=fleet.base),
-        last_output=fleet.dispatch.logs.last_output,
+        pages=_page_services(fleet, journal),
+        figures=fleet.dispatch.logs.figures,
+        unready=partial(_unready, fleet),
+        metrics=fleet.metrics,
     )
+    key = datafolder.cookie_key(settings.data_dir, partial(clock.random_hex, 32))
+    fleet.metrics.sample(_metric_sources(fleet, journal))
     app = make_app(
         cache,
         fleet.loop.controllers.leases,
         services,
         clock=clock.now,
         last_use=settings.data_dir / "agents.json",
+        exposure=exposure_of(listen, web.public_url, key),
+        is_local=listen.is_local,
     )
     async with serve_app(app, listen) as url:
         on_listen(url)
-        yield lambda _: app.ctx.notify()
+        yield fleet.metrics.step, lambda _: app.ctx.notify()
+
+
+def _unready(fleet: _Fleet) -> str:
+    """Return why tasks are not looked after now, in words; empty if they are."""
+    if not fleet.lease.is_held:
+        return "another reconciler leads this fleet; this one ends"
+    return fleet.loop.unready
+
+
+def _metric_sources(fleet: _Fleet, journal: Journal) -> "MetricSources":
+    """Return where metrics find how things stand."""
+    from reconciler.api.metrics import MetricSources  # noqa: PLC0415 - imported only where they are served
+
+    loop, cache = fleet.loop, fleet.cache
+    return MetricSources(
+        view=cache,
+        clock=clock.now,
+        version=__version__,
+        unready=partial(_unready, fleet),
+        is_leader=lambda: fleet.lease.is_held,
+        forges=partial(_forges, fleet),
+        budgets=lambda: loop.stages.spending.use(cache.desired, clock.now()),
+        deliveries=lambda: _by_outcome(journal),
+    )
+
+
+def _forges(fleet: _Fleet) -> Mapping[str, bool]:
+    """Return whether the forges of repos answered when they were last asked; the fleet's own as `.fleet`."""
+    pollers = (fleet.loop.controllers.pulls.poller, *fleet.pollers)
+    failing = {repo for poller in pollers for repo in poller.failing()}
+    return {repo: repo not in failing for repo in fleet.cache.desired.forges}
+
+
+def _by_outcome(journal: Journal) -> Mapping[str, int]:
+    counts = dict.fromkeys(get_args(DeliveryOutcome), 0)
+    for (_, outcome), count in journal.counts.items():
+        counts[outcome] += count
+    return counts
+
+
+def _page_services(fleet: _Fleet, journal: Journal) -> "PageServices":
+    """Return what the pages show beside the read model."""
+    from reconciler.api.pages.services import HookReport, PageServices  # noqa: PLC0415 - see above
+
+    repository, cache, state = fleet.repository, fleet.cache, fleet.state_branch
+    return PageServices(
+        fleet=repository.word,
+        logs=fleet.dispatch.shown_logs(),
+        steering=Steering(cache, fleet.writer, partial(_check, fleet)),
+        commit=partial(view_commit, repository, (fleet.branch, state)),
+        last_commits=fleet.state.last_commits,
+        statuses_at=partial(statuses_at, repository),
+        file=lambda path: view_file(repository, fleet.branch, cache.desired.revision, path),
+        explain=partial(_explain, fleet),
+        diff=partial(_diff, fleet),
+        specs_at=partial(_specs_at, fleet),
+        load=lambda: fleet.loop.controllers.hosts.load,
+        files_touched=partial(files_touched, repository, (fleet.branch, state)),
+        forges=partial(_forges, fleet),
+        hooks=lambda: HookReport(
+            counts=[(event, outcome, n) for (event, outcome), n in sorted(journal.counts.items())],
+            taken=[(each.at, each.hint.event, ", ".join(each.hint.repos)) for each in journal.recent()],
+        ),
+        spending=lambda since: spending(repository, state, since=since),
+    )
+
+
+async def _explain(fleet: _Fleet, task: str) -> Sequence[Explained]:
+    tree = GitTree(fleet.repository, fleet.branch)
+    return explain_fields(await read_revision(tree, fleet.cache.desired.revision), task)
+
+
+async def _specs_at(fleet: _Fleet, revision: str) -> Desired:
+    """Return what the specs of a revision ask for. Raises NotFound."""
+    commit = await resolve(fleet.repository, revision)
+    return build(await read_revision(GitTree(fleet.repository, fleet.branch), commit), revision=commit)
+
+
+async def _diff(fleet: _Fleet, repo: str, base: str, head: str) -> str:
+    spec = fleet.cache.desired.repos.get(repo)
+    if spec is None:
+        raise NotFound(f"no repo {repo} in the specs any more")
+    return await fleet.dispatch.diff(spec, base, head)
 
 
 async def _check(fleet: _Fleet, path: str, text: str) -> Sequence[Problem]:

@@ -11,10 +11,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import httpx2
+from typing import TYPE_CHECKING
 
 from reconciler.core.errors import UsageError
+
+if TYPE_CHECKING:  # it is heavy, and most fleets begin without a forge
+    import httpx2
 
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 """Variables that each name a file with authorities; SSL_CERT_DIR names a folder."""
@@ -41,6 +43,8 @@ class Authorities:
 
     def _read(self) -> ssl.SSLContext:
         """Return a context from the current files: a removed authority is no longer trusted."""
+        import httpx2  # noqa: PLC0415 - see above
+
         context = httpx2.create_ssl_context(trust_env=False)
         if self._folder:
             context.load_verify_locations(capath=self._folder)
@@ -61,7 +65,7 @@ class Authorities:
 
 @dataclass(slots=True)
 class _Used:
-    client: httpx2.AsyncClient
+    client: "httpx2.AsyncClient"
     users: int = 0
 
 
@@ -69,14 +73,14 @@ class RenewedClient:
     """An HTTP client that is recreated with `make` when the trusted authorities have changed."""
 
     def __init__(
-        self, authorities: Authorities, make: Callable[[ssl.SSLContext], httpx2.AsyncClient]
+        self, authorities: Authorities, make: "Callable[[ssl.SSLContext], httpx2.AsyncClient]"
     ) -> None:
         self._authorities = authorities
         self._make = make
         self._now = _Used(make(authorities.context))
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[httpx2.AsyncClient]:
+    async def open(self) -> "AsyncIterator[httpx2.AsyncClient]":
         """Yield the client; a replaced one is closed by its last user."""
         if self._authorities.renewed():
             before, self._now = self._now, _Used(self._make(self._authorities.context))

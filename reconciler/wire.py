@@ -171,6 +171,18 @@ class Proposal(Frozen):
     commit: str
 
 
+class LiveBody(Frozen):
+    """How far the round of a live run is, where the reconciler follows it; not on record."""
+
+    last_output_at: str | None
+    turns: int | None
+    """Turns so far. None here and below: its CLI does not tell as it goes."""
+    input_tokens: int | None
+    """Cached ones not counted."""
+    output_tokens: int | None
+    cached_tokens: int | None
+
+
 class TaskBody(Frozen):
     """A task: what is asked for, and where it stands."""
 
@@ -199,6 +211,7 @@ class TaskBody(Frozen):
     """Its address."""
     failure: str | None
     last_activity_at: str | None
+    live: LiveBody | None
     usage: Usage
 
 
@@ -215,6 +228,7 @@ class RunBody(Frozen):
     assigned_agent: str | None
     branch_name: str | None
     last_activity_at: str | None
+    live: LiveBody | None
 
 
 class HostBody(Frozen):

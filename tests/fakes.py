@@ -17,10 +17,12 @@ from reconciler.controller.build import build_loop
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.loop import Loop
 from reconciler.controller.ports import (
+    UNREAD_METER,
     ControllerSettings,
     Dispatch,
     Emit,
     Forges,
+    Meter,
     Ports,
     Prober,
     Specs,
@@ -315,6 +317,7 @@ def make_loop(
     forges: Forges | None = None,
     monotonic: Callable[[], float] | None = None,
     pause: WaitForNews | None = None,
+    meter: Meter = UNREAD_METER,
     **settings: Any,
 ) -> Loop:
     """Return a loop among these; nobody sets its clock, unless there is another that is `monotonic`."""
@@ -327,6 +330,7 @@ def make_loop(
         clock=clock,
         monotonic=monotonic or partial(_seconds, clock),
         pause=pause or clock.pause,
+        meter=meter,
     )
     return build_loop(FleetCache(), ports, ControllerSettings(**settings))
 

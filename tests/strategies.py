@@ -7,7 +7,7 @@ full, cordoned or unreachable, runs that nobody follows.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -69,7 +69,8 @@ from reconciler.core.model.status import (
     Status,
     Waiting,
 )
-from reconciler.core.planning.plan import Plan, StopRun, plan
+from reconciler.core.planning import plan as planner
+from reconciler.core.planning.plan import Plan, StopRun
 from reconciler.core.runs.decide import next_event
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
@@ -340,6 +341,16 @@ def reports() -> st.SearchStrategy[Report]:
     """Return whatever a round may end in, but for a stop that nobody asked for."""
     kinds = [kind for kind in FailureClass if kind is not FailureClass.CANCELLED]
     return st.sampled_from([SUCCESS, SUCCESS, RED, TAKEN, *map(failed, kinds)])
+
+
+# --- Plans --------------------------------------------------------------------
+
+
+def plan(desired: Desired, observed: Observed, now: datetime, among: Collection[str] | None = None) -> Plan:
+    """Return what is planned; no task may be set aside by a mistake of ours, which the planner survives."""
+    planned = planner.plan(desired, observed, now, among)
+    assert planned.faults == {}
+    return planned
 
 
 # --- A world that carries plans out ----------------------------------------

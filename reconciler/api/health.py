@@ -1,8 +1,11 @@
 """
 Whether the reconciler lives, and whether it can serve.
+
+Neither asks for a token, and neither has a limit: whoever else asks too often
+must not make a service manager believe that it is dead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from reconciler.api.operation import Call, Operation, Reply
@@ -18,15 +21,19 @@ class Pulse:
 
     view: FleetView
     record: HistorySource
+    unready: Callable[[], str]
+    """Return why tasks are not looked after now, in words; empty if they are."""
 
     async def last_transitions(self, call: Call) -> HealthBody:  # noqa: ARG002 - every handler is called so
         """Answer: the event loop turns."""
         return HealthBody()
 
     async def is_ready(self, call: Call) -> HealthBody:  # noqa: ARG002 - as above
-        """Answer if specs and state were read. Raises Unavailable."""
+        """Answer if specs and state were read and what follows goes on record. Raises Unavailable."""
+        if why := self.unready():
+            raise Unavailable(why)
         if not self.view.desired.revision:
-            raise Unavailable("the specs were not read yet; see the log")
+            raise Unavailable("the specs were not read yet; the log says what is in the way")
         return HealthBody(revision=self.view.desired.revision, state=self.record.head() or None)
 
     @property
@@ -39,6 +46,7 @@ class Pulse:
             summary="Tell whether the process is alive",
             handler=self.last_transitions,
             answers={200: Reply("It lives", HealthBody)},
+            is_unlimited=True,
         )
         ready = Operation(
             method="GET",
@@ -47,5 +55,7 @@ class Pulse:
             summary="Tell whether tasks are being reconciled",
             handler=self.is_ready,
             answers={200: Reply("They are", HealthBody)},
+            problems={503: "They are not; `detail` says why"},
+            is_unlimited=True,
         )
         return last_transitions, ready

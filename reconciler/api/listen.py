@@ -28,6 +28,11 @@ class Listen:
     behind_proxy: bool = False
     """Whether the peer's address is what the one proxy before us says (X-Forwarded-For)."""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether only programs of this machine can ask."""
+        return is_loopback(self.host) and not self.behind_proxy
+
     def url(self, port: int) -> str:
         """Return the address for clients, with the port that it came to be."""
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -47,7 +52,7 @@ def read_listen(
         raise UsageError(f"--listen {address!r} is not an address such as 127.0.0.1:8420 or [::1]:8420")
     host = match["six"] or match["host"] or "0.0.0.0"  # noqa: S104 - refused below, unless it is protected
     tls = _tls(tls_cert, tls_key)
-    if not (tls or behind_proxy or _is_loopback(host)):
+    if not (tls or behind_proxy or is_loopback(host)):
         raise UsageError(
             f"--listen {address} is reachable from other machines, and tokens would go over the network "
             "as plain text: give --tls-cert and --tls-key, or --behind-proxy if a proxy with TLS is "
@@ -56,7 +61,8 @@ def read_listen(
     return Listen(host, int(match["port"]), tls, behind_proxy)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a name or an address is this machine's own, which no other reaches."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -20,7 +20,8 @@ from sanic.response import HTTPResponse
 from reconciler.api.server import BODY_LIMIT
 from reconciler.api.tokens import Caller, Scope
 from reconciler.core.errors import NotFound, UsageError
-from reconciler.core.fields import Frozen, check_name
+from reconciler.core.fields import Frozen
+from reconciler.core.names import check_name
 
 JSON = "application/json"
 BODY_CHUNK = 1024 * 1024
@@ -86,7 +87,11 @@ class Operation:
     raw_body: str | None = None
     """Media type of a body that the handler reads itself."""
     is_versioned: bool = False
-    """Whether the answer changes only with the state branch or the specs, so that it has an ETag."""
+    """Whether the answer is the same as long as the state branch and the specs are."""
+    is_open_here: bool = False
+    """Whether no token is asked for where only programs of this machine can ask."""
+    is_unlimited: bool = False
+    """Whether it may be asked for as often as anybody likes, in no bucket with others."""
 
     @property
     def has_name(self) -> bool:

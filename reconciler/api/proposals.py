@@ -7,8 +7,8 @@ from typing import Any
 
 from reconciler.controller.ports import FleetView, SpecWriter
 from reconciler.core.errors import Conflict, NotNow, Problem, SpecError, UsageError
-from reconciler.core.fields import check_name
 from reconciler.core.model.specs import TaskDefaults
+from reconciler.core.names import check_name
 from reconciler.core.text import visible
 from reconciler.wire import Proposal, ProposalRequest
 

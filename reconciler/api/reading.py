@@ -23,7 +23,7 @@ from reconciler.api.views import (
 from reconciler.controller.ports import FleetView
 from reconciler.core.errors import NotFound, Refused
 from reconciler.core.fields import Frozen
-from reconciler.core.views import LastOutput, TaskView, is_holder
+from reconciler.core.views import FiguresOf, TaskView, is_holder
 from reconciler.wire import (
     AgentBody,
     HistoryEntryBody,
@@ -48,7 +48,7 @@ class ReadOperations:
     view: FleetView
     record: HistorySource
     last_used: Callable[[str], datetime | None]
-    last_output: LastOutput = lambda *_: None
+    figures: FiguresOf = lambda *_: None
 
     async def tasks(self, call: Call) -> Page:
         """Return tasks by name; to a token of scope `agent`, those that it holds."""
@@ -59,12 +59,12 @@ class ReadOperations:
         if wanted := _wanted(call.query):
             names = (name for name in names if _matches(model.task(name), wanted))
         page, cursor = _page(names, str, call.query)
-        followed = replace(model, last_output=self.last_output)
+        followed = replace(model, live=self.figures)
         return Page([task_body(followed.task(name)) for name in page], cursor)
 
     async def task(self, call: Call) -> TaskBody:
         """Return a task; to a token of scope `agent`, one that it was given."""
-        model = replace(read_model(self.view), last_output=self.last_output)
+        model = replace(read_model(self.view), live=self.figures)
         view = model.task(call.name)
         if view.assigned_agent != call.caller.agent and not call.caller.may("read"):
             raise Refused("a token of scope `agent` reads the tasks that it was given; `read` reads all")
@@ -76,7 +76,7 @@ class ReadOperations:
         """Return live runs by name."""
         wanted, model = (
             _wanted(call.query),
-            replace(read_model(self.view), last_output=self.last_output),
+            replace(read_model(self.view), live=self.figures),
         )
         live = (view for view in model.runs() if _matches(view, wanted))
         return Page(*_page(map(run_body, live), lambda run: run.run, call.query))

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from reconciler.api.pages.services import PageServices
 from reconciler.controller.ports import Hooks
-from reconciler.core.transitions import TransitionRecord
-from reconciler.core.views import LastOutput
+from reconciler.core.transitions import HistoryFilter, TransitionRecord
+from reconciler.core.views import FiguresOf
 from reconciler.wire import Proposal, ProposalRequest
 
 
@@ -32,6 +33,15 @@ class HistorySource(Protocol):
         Raises NotFound if that commit is not in the history, Unavailable.
         """
 
+    async def search(
+        self, wanted: HistoryFilter, commit: str | None, limit: int
+    ) -> Sequence[TransitionRecord]:
+        """
+        Return what fits a filter, up to now or before a commit, newest first.
+
+        Raises NotFound if that commit is not in the history, Unavailable.
+        """
+
 
 class WorkerLogStore(Protocol):
     """Logs of outside agents, on disk."""
@@ -48,6 +58,16 @@ class WorkerLogStore(Protocol):
         """
 
 
+class MetricsService(Protocol):
+    """Metrics of the reconciler, and who is told of each answer."""
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Return all metrics in the format that an Accept header asks for, and its media type."""
+
+    def request(self, operation: str, status: int, seconds: float) -> None:
+        """Take note of an answer, and how long it took."""
+
+
 Propose = Callable[[ProposalRequest, str], Awaitable[Proposal]]
 """
 Commit an agent's proposal to a branch of its own.
@@ -58,7 +78,7 @@ Raises SpecError, NotNow (there is a task of that name), Unavailable.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Services of the API beside the loop: history, logs of workers, proposals, webhooks."""
+    """Services of the API beside the loop: history, logs of workers, proposals, webhooks, pages."""
 
     record: HistorySource
     logs: WorkerLogStore
@@ -66,4 +86,9 @@ class Services:
     hooks: Hooks
     whole_url: Callable[[str], str]
     """Resolve the URL of a code repository that may be relative to the fleet's."""
-    last_output: LastOutput = lambda *_: None
+    pages: PageServices
+    figures: FiguresOf = lambda *_: None
+    unready: Callable[[], str] = lambda: ""
+    """Return why tasks are not reconciled now, as text; empty if they are."""
+    metrics: MetricsService | None = None
+    """None: there are none."""

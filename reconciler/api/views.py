@@ -12,13 +12,14 @@ from reconciler.core.planning.plan import Action, FollowRun, RecordEvent, StartR
 from reconciler.core.runs.leases import heartbeat
 from reconciler.core.times import EARLIEST, format_time
 from reconciler.core.transitions import TransitionRecord, transition_document
-from reconciler.core.views import HostView, ReadModel, TaskView, WorkerView, observed_on_record
+from reconciler.core.views import HostView, LiveFigures, ReadModel, TaskView, WorkerView, observed_on_record
 from reconciler.wire import (
     ActionKind,
     AgentBody,
     HistoryEntryBody,
     HostBody,
     Lease,
+    LiveBody,
     PlanBody,
     PlannedAction,
     PlannedWait,
@@ -97,12 +98,24 @@ def task_body(view: TaskView) -> TaskBody:
         pull_request=status.review.pull_request.url if status.review.pull_request else None,
         failure=view.failure,
         last_activity_at=_time(view.last_activity_at),
+        live=live_body(view.live) if view.live else None,
         usage=status.usage,
     )
 
 
 _UNRECORDED = Status(phase=Phase.CREATED, since=EARLIEST, created_at=EARLIEST, generation="", work="")
 """Status of a task that is not on record yet; its times are left out."""
+
+
+def live_body(figures: LiveFigures) -> LiveBody:
+    """Return how far a live run is."""
+    return LiveBody(
+        last_output_at=_time(figures.last_output_at),
+        turns=figures.turns,
+        input_tokens=figures.input_tokens,
+        output_tokens=figures.output_tokens,
+        cached_tokens=figures.cached_tokens,
+    )
 
 
 def run_body(view: TaskView) -> RunBody:
@@ -120,6 +133,7 @@ def run_body(view: TaskView) -> RunBody:
         assigned_agent=view.assigned_agent,
         branch_name=run.branch,
         last_activity_at=_time(view.last_activity_at),
+        live=live_body(view.live) if view.live else None,
     )
 
 

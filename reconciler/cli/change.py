@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from reconciler.core.edits import FieldChanges
-from reconciler.core.errors import SpecError, UsageError
+from reconciler.core.edits import FieldChanges, edit_message, edit_subject
+from reconciler.core.errors import UsageError
 from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import AgentSpec, HostSpec, Kind, TaskSpec
 
@@ -49,7 +49,7 @@ async def change(
         if isinstance(changes, str):
             click.echo(changes, err=True)
             continue
-        commit_message = message(f"{verb} {commit_label(kind, name)}", reason)
+        commit_message = edit_message(edit_subject(verb, kind, name), reason)
         await set_fields(fleet, spec_path(kind, name), files[name], changes, commit_message)
         click.echo(f"{name}: {', '.join(_field_text(field, value) for field, value in changes.items())}")
 
@@ -66,22 +66,9 @@ async def set_fields(
 def spec_of(model: type[Spec], name: str, file: "File") -> Spec:
     """Return the spec in a file. Raises SpecError if it is broken."""
     from reconciler.cli.session import spec_path
-    from reconciler.specs.parse import Parser
+    from reconciler.specs.parse import read_spec
 
-    parsed = Parser().parse(spec_path(CHANGEABLE[model], name), file)
-    if parsed is None or not isinstance(parsed.spec, model):
-        raise SpecError(parsed.problems if parsed else ())
-    return parsed.spec
-
-
-def message(subject: str, reason: str) -> str:
-    """Return a commit message."""
-    return f"{subject}\n\n{reason}\n" if reason else f"{subject}\n"
-
-
-def commit_label(kind: Kind, name: str) -> str:
-    """Return how commit messages name an object: a task by its name alone."""
-    return name if kind == "task" else f"{kind} {name}"
+    return read_spec(model, spec_path(CHANGEABLE[model], name), file)
 
 
 def is_confirmed(question: str, *, is_sure: bool, refusal: str) -> bool:

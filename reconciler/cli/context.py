@@ -8,9 +8,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.core.errors import UsageError
-from reconciler.settings import Settings
+
+if TYPE_CHECKING:
+    from reconciler.settings import Settings
 
 SPECS = "specs"
 """The folder of a fleet's repository that people write in."""
@@ -75,8 +78,10 @@ class Context:
         return self.data_dir / "clones"
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> "Settings":
         """Return the settings of a process that serves this fleet."""
+        from reconciler.settings import Settings
+
         return Settings(repo=self.place, branch=self.branch, data_dir=self.data_dir)
 
 

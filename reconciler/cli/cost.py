@@ -3,7 +3,7 @@ Usage and cost: `cost`, from history alone.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,25 +14,12 @@ from reconciler.cli.context import Context
 from reconciler.cli.output import Document, print_json, print_table
 from reconciler.cli.params import duration
 from reconciler.core.adapter import Usage
+from reconciler.core.costs import KEYS, NONE, Sums, sums_by_name, total
 from reconciler.core.fields import format_duration
 from reconciler.core.times import format_time
 
 if TYPE_CHECKING:
     from reconciler.store.spending import Spending
-
-NONE = "-"
-"""Name for the rest: tasks without a repo, runs without a named model."""
-KEYS: "Mapping[str, Callable[[Spending], str | None]]" = {
-    "task": lambda spent: spent.task,
-    "repo": lambda spent: spent.repo,
-    "adapter": lambda spent: spent.adapter,
-    "host": lambda spent: spent.host,
-    "day": lambda spent: format_time(spent.at)[:10],
-    "model": lambda spent: spent.model,
-}
-"""Keys to group by; days are in UTC."""
-
-Sums = Mapping[str, Usage]
 
 
 @click.command()
@@ -68,25 +55,6 @@ async def _spending(context: Context, since: datetime | None) -> "Sequence[Spend
 
     async with open_fleet(context) as fleet:
         return await spending(fleet.repository, await fleet.record_branch(), since=since)
-
-
-def sums_by_name(spent: "Iterable[Spending]", by: str) -> Sums:
-    """Return sums by name, the most expensive first; days in order of time."""
-    sums: dict[str, Usage] = {}
-    for each in spent:
-        name = KEYS[by](each) or NONE
-        sums[name] = sums.get(name, Usage()) + each.usage
-    order = sorted(sums) if by == "day" else sorted(sums, key=lambda name: (*_price(sums[name]), name))
-    return {name: sums[name] for name in order}
-
-
-def _price(usage: Usage) -> tuple[float, int]:
-    return -usage.cost_usd, -(usage.input_tokens + usage.output_tokens)
-
-
-def total(sums: Sums) -> Usage:
-    """Return the sum of the sums."""
-    return sum(sums.values(), start=Usage())
 
 
 def _head(by: str) -> Sequence[str]:

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from reconciler.cli.render import adapters_of, shown_reason, spec_document
-from reconciler.cli.terminal import ago, table, value_block
+from reconciler.cli.render import adapters_of, count_texts, shown_reason, spec_document
+from reconciler.cli.terminal import table, value_block
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.fields import format_duration
 from reconciler.core.model.runs import Check
 from reconciler.core.model.specs import Host, Repo, Task
 from reconciler.core.model.status import HostCli, Status
 from reconciler.core.runs.failure import summary_rows as cause_fields
-from reconciler.core.times import format_time
+from reconciler.core.times import ago, format_time
 from reconciler.core.views import HostView, TaskView, WorkerView
 
 
@@ -83,6 +83,7 @@ def _live_fields(view: TaskView, now: datetime) -> Iterator[tuple[str, str]]:
     if view.is_live:
         at = view.last_output_at
         yield "last output", f"{ago(at, now)} ago" if at else "none so far, as far as is known here"
+        yield "this round", ", ".join(count_texts(view.live)) if view.live else ""
 
 
 def _usage(usage: Usage) -> str:

@@ -65,15 +65,15 @@ async def _listed(
 ) -> "tuple[ShownKind, list[Any]]":
     """Return the kind and its items; for a few tasks also why they failed."""
     from reconciler.cli.kinds import SHOWN_KINDS
+    from reconciler.cli.serving import figures_in
     from reconciler.cli.session import open_fleet
     from reconciler.core.references import kind_of
     from reconciler.core.views import ReadModel
-    from reconciler.dispatch.logs import LogFolder
 
     async with open_fleet(context) as fleet:
         desired, observed = await fleet.recorded()
         await say_if_nobody_serves(fleet, desired.fleet.state_branch, observed.statuses, clock.now())
-        model = ReadModel(desired, observed, last_output=LogFolder(context.data_dir / "logs").last_output)
+        model = ReadModel(desired, observed, live=figures_in(context.data_dir))
         kind = kind_of(args[0]) if len(args) == 1 and not is_one else None
         if kind or not args:
             shown, names = SHOWN_KINDS[kind or "task"], []

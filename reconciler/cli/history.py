@@ -18,10 +18,9 @@ from reconciler.cli.exits import ExitCode
 from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import Column, print_list
 from reconciler.cli.references import one_task, reference_argument, task_name
-from reconciler.cli.terminal import ago
 from reconciler.core.errors import NotFound, SpecError
 from reconciler.core.text import harmless
-from reconciler.core.times import format_time
+from reconciler.core.times import ago, format_time
 from reconciler.core.transitions import TransitionRecord, transition_document
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from reconciler import clock
 from reconciler.cli.change import (
     change,
     is_confirmed,
-    message,
     reason_option,
     set_fields,
     spec_of,
@@ -26,10 +25,9 @@ from reconciler.cli.exits import ExitCode
 from reconciler.cli.output import Document, print_json, print_table
 from reconciler.cli.params import duration
 from reconciler.cli.references import NameParam
-from reconciler.core.edits import FieldChanges
+from reconciler.core.edits import FieldChanges, cordoning, draining, edit_message, uncordoning
 from reconciler.core.errors import Problem, Refused, Unavailable, UsageError
 from reconciler.core.model.specs import HostSpec
-from reconciler.core.times import format_time
 
 if TYPE_CHECKING:
     from reconciler.core.adapter import Adapter
@@ -313,7 +311,7 @@ async def _add(context: Context, name: str, fields: FieldChanges, reason: str, *
         scan = await _confirmed(context, new, {**desired.hosts, name: new}, is_sure=is_sure)
         if scan is None:
             return ExitCode.FAILURE
-        commit_message = message(f"Add host {name}", f"{scan.shown.fingerprint}\n\n{reason}".strip())
+        commit_message = edit_message(f"Add host {name}", f"{scan.shown.fingerprint}\n\n{reason}".strip())
         await fleet.commit(path, edit(text, {"host_key": scan.shown.text}, path=path), commit_message)
     click.echo(f"{name}: added in {path}, its key pinned; `reconciler host check {name}` tries it", err=True)
     return ExitCode.OK
@@ -329,7 +327,7 @@ async def _trust(context: Context, name: str, reason: str, *, is_sure: bool) -> 
         scan = await _confirmed(context, host, desired.hosts, is_sure=is_sure)
         if scan is None or scan.is_pinned:
             return ExitCode.OK if scan else ExitCode.FAILURE
-        commit_message = message(
+        commit_message = edit_message(
             f"Trust the key of host {name}", f"{scan.shown.fingerprint}\n\n{reason}".strip()
         )
         await set_fields(fleet, spec_path("host", name), file, {"host_key": scan.shown.text}, commit_message)
@@ -413,28 +411,3 @@ async def _change(context: Context, verb: str, names: Sequence[str], reason: str
 
     async with open_fleet(context) as fleet:
         await change(fleet, HostSpec, names, decide, verb=verb, reason=reason)
-
-
-def cordoning(name: str, spec: HostSpec) -> FieldChanges | str:
-    """Cordon a host that is not cordoned."""
-    return f"{name} is cordoned already" if spec.cordon else {"cordon": True}
-
-
-def uncordoning(name: str, spec: HostSpec) -> FieldChanges | str:
-    """Open a host that is cordoned or draining."""
-    changes = {
-        **({"cordon": False} if spec.cordon else {}),
-        **({"drain": False} if spec.drain else {}),
-        **({"drain_until": None} if spec.drain_until else {}),
-    }
-    return changes or f"{name} takes runs already"
-
-
-def draining(name: str, spec: HostSpec, until: datetime | None) -> FieldChanges | str:
-    """Drain a host; one that is draining may get a new deadline, or keeps the one it has."""
-    wanted = until or (spec.drain_until if spec.drain else None)
-    changes = {
-        **({} if spec.drain else {"drain": True}),
-        **({} if wanted == spec.drain_until else {"drain_until": format_time(wanted) if wanted else None}),
-    }
-    return changes or f"{name} is draining already"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reconciler.cli.context import is_repository
+from reconciler.cli.folders import NamedFolder
 from reconciler.cli.references import NameParam
 from reconciler.core.errors import ReconcilerError, UsageError
 
@@ -32,7 +33,7 @@ from specs/repos/web.yaml.example and specs/hosts/gpu1.yaml.example."""
 
 
 @click.command()
-@click.argument("folder", metavar="[DIR]", default=".", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", metavar="[DIR]", default=".", type=NamedFolder())
 @click.option(
     "--adapter",
     type=NameParam("adapter"),

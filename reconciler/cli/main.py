@@ -16,6 +16,7 @@ import click
 from reconciler import __version__
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode, exit_code
+from reconciler.cli.folders import NamedFolder
 from reconciler.cli.streams import OutputLost, guard, mute
 from reconciler.cli.terminal import did_you_mean
 from reconciler.core.errors import ReconcilerError, SpecError
@@ -211,7 +212,7 @@ class Root(click.Group):
     envvar="RECONCILER_DATA_DIR",
     show_envvar=True,
     metavar="PATH",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=NamedFolder(),
     help="Caches, logs and local runs; a folder under ~/.local/state/reconciler if left out.",
 )
 @click.version_option(__version__, prog_name="reconciler")
@@ -271,10 +272,35 @@ def report_error(error: Exception) -> tuple[int, str]:
         case SpecError():
             return exit_code(error), str(error)
         case ReconcilerError():
-            return exit_code(error), f"error: {error}"
+            return exit_code(error), f"error: {_with_remedy(str(error))}"
         case click.Abort():
             return ExitCode.INTERRUPTED, "interrupted"
-    return ExitCode.FAILURE, f"error: {error}"
+    return ExitCode.FAILURE, f"error: {_with_remedy(_message(error))}"
+
+
+def _message(error: Exception) -> str:
+    """Return what an error says; of a file its name first, and no number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+_REMEDIES = (
+    (("No space left on device", "Out of diskspace", "quota exceeded"), "make room there and try again"),
+    (("Read-only file system",), "mount it for writing (see `dmesg` if it was), or use another place"),
+    (("Permission denied", "Operation not permitted"), "see who may write there, and who you are (`id`)"),
+)
+"""What to do about what the file system says, in its message."""
+_NO_FILE = "(publickey"
+"""In what SSH says, whose permissions are others."""
+
+
+def _with_remedy(message: str) -> str:
+    """Return an error with what to do, where it is the file system's and does not say so yet."""
+    for signs, remedy in _REMEDIES:
+        if any(sign in message for sign in signs) and ";" not in message and _NO_FILE not in message:
+            return f"{message}; {remedy}"
+    return message
 
 
 def _where_help_is(error: click.UsageError) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.cli.terminal import ago
+from reconciler.core.times import ago
 
 if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
@@ -44,10 +44,10 @@ async def say_if_nobody_serves(
     fleet: "FleetSession", branch: str, statuses: "Mapping[str, Status]", now: datetime
 ) -> bool:
     """Print a notice if no reconciler runs any more and tasks wait for it; return whether it was printed."""
-    from reconciler.cli.serving import serving
-
     if fleet.repository.is_looked_at_elsewhere(branch) or all(map(_is_settled, statuses.values())):
         return False
+    from reconciler.cli.serving import serving
+
     state = await serving(fleet, branch)
     if state.is_running is not False:
         return False

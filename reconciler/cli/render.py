@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from reconciler.cli.output import Column, Document
-from reconciler.cli.terminal import ago
 from reconciler.core.adapter import Adapter
 from reconciler.core.conditions import Condition
 from reconciler.core.model.specs import Agent, Repo
 from reconciler.core.model.status import HostCli
 from reconciler.core.runs.failure import FailureSummary
-from reconciler.core.times import format_time
-from reconciler.core.views import HostView, TaskView, WorkerView
+from reconciler.core.times import ago, format_time
+from reconciler.core.views import HostView, LiveFigures, TaskView, WorkerView
 
 DASH = "-"
 """Empty cell of a table."""
@@ -34,7 +33,10 @@ def task_columns(now: datetime) -> Sequence[Column]:
         Column("BRANCH", _of_run("branch"), is_wide=True),
         Column("RUN", _of_run("key"), is_wide=True),
         Column("TITLE", lambda view: view.spec.headline if view.spec else DASH, is_wide=True),
-        Column("REASON", lambda view: _reason_and_last_line(view) or _last_output(view, now)),
+        Column(
+            "REASON",
+            lambda view: _reason_and_last_line(view) or (live_text(view.live, now) if view.live else ""),
+        ),
     )
 
 
@@ -52,8 +54,19 @@ def _reason_and_last_line(view: TaskView) -> str:
     return ": ".join([reason, *(line for line in last if line not in reason)])
 
 
-def _last_output(view: TaskView, now: datetime) -> str:
-    return f"last output {ago(view.last_output_at, now)} ago" if view.last_output_at else ""
+def live_text(figures: LiveFigures, now: datetime) -> str:
+    """Return how far a live run is, in a few words."""
+    at = figures.last_output_at
+    texts = (*count_texts(figures), f"last output {ago(at, now)} ago" if at else "")
+    return ", ".join(filter(None, texts))
+
+
+def count_texts(figures: LiveFigures) -> Sequence[str]:
+    """Return the turns and tokens of a live run in words, as far as its CLI tells them as it goes."""
+    turns = f"{figures.turns} turn{'s' * (figures.turns != 1)}" if figures.turns is not None else ""
+    kinds = (("in", figures.input_tokens), ("cached", figures.cached_tokens), ("out", figures.output_tokens))
+    tokens = " + ".join(f"{count:,} {kind}" for kind, count in kinds if count is not None)
+    return [text for text in (turns, f"tokens {tokens}" if tokens else "") if text]
 
 
 def _place(view: TaskView) -> str:
@@ -133,7 +146,18 @@ def task_document(view: TaskView) -> Document:
         "problems": [str(problem) for problem in view.problems],
         "spec": view.spec.model_dump(mode="json", exclude={"name"}) if view.spec else None,
         "status": view.status.model_dump(mode="json") if view.status else None,
-        **({"live": {"last_output_at": format_time(view.last_output_at)}} if view.last_output_at else {}),
+        **({"live": live_document(view.live)} if view.live else {}),
+    }
+
+
+def live_document(figures: LiveFigures) -> Document:
+    """Return how far a live run is as `-o json` prints it."""
+    return {
+        "last_output_at": format_time(figures.last_output_at) if figures.last_output_at else None,
+        "turns": figures.turns,
+        "input_tokens": figures.input_tokens,
+        "output_tokens": figures.output_tokens,
+        "cached_tokens": figures.cached_tokens,
     }
 
 

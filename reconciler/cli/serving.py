@@ -4,13 +4,14 @@ Whether a reconciler is running for a fleet, as far as this machine can tell.
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler.store.leader import holder_of
 from reconciler.store.presence import Presence, PresenceFile
 
 if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
+    from reconciler.core.views import FiguresOf, LiveFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,17 @@ class Serving:
     """When the last one ended, or last gave a sign of life."""
 
 
+def figures_in(data: Path) -> "FiguresOf":
+    """Return how to find the figures of live runs that are followed with a data folder."""
+
+    def figures(run: str, number: int) -> "LiveFigures | None":
+        from reconciler.dispatch.logs import LogFolder
+
+        return LogFolder(data / "logs").figures(run, number)
+
+    return figures
+
+
 async def serving(fleet: "FleetSession", branch: str) -> Serving:
     """Return which process reconciles a fleet: from the local lock, else from the lease on the remote."""
     file = PresenceFile(fleet.repository, branch, fleet.context.data_dir)
@@ -45,6 +57,8 @@ async def serving(fleet: "FleetSession", branch: str) -> Serving:
             presence=presence,
         )
     if fleet.repository.address:
+        from reconciler.store.leader import holder_of
+
         _, leader = await holder_of(fleet.repository, f"refs/remote-fleet/leader/{branch}")
         if leader is not None and (not leader.is_here() or leader.is_alive()):
             is_alive = True if leader.is_here() else None

@@ -16,18 +16,19 @@ from reconciler.cli.notices import fetched_notice, say, unfetched_notice
 from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import NotFound, SpecError, UsageError
 from reconciler.core.references import no_such
-from reconciler.core.transitions import TransitionRecord
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
-from reconciler.store import history
+from reconciler.specs.snapshot import SpecsSnapshot
 from reconciler.store.guarded_tree import GuardedTree
 from reconciler.store.high_water import BranchLine, HighWaterMarks
 from reconciler.store.high_water import LineKind as MarkKind
+from reconciler.store.presence import fleet_file
 from reconciler.store.remote_record import fetched_record, unfetched
 
 if TYPE_CHECKING:
     from reconciler.core.model.specs import Desired, Kind
     from reconciler.core.model.status import Observed
+    from reconciler.core.transitions import TransitionRecord
     from reconciler.specs.parse import File
     from reconciler.store.reader import StateReader
 
@@ -117,11 +118,19 @@ class FleetSession:
 
     async def recorded(self) -> "tuple[Desired, Observed]":
         """Return the desired state of the newest committed specs, and the observed state on record."""
-        from reconciler.specs.source import SpecSource
-
         observed = await self.observed()
         tree = GuardedTree(self.repository, self.branch, self.marks, only_looks=True)
-        return await SpecSource(tree).read(observed.statuses), observed
+        desired = self.snapshot("specs").load(await tree.head(), observed.statuses)
+        if desired is None:
+            from reconciler.specs.source import SpecSource
+
+            desired = await SpecSource(tree).read(observed.statuses)
+            self.snapshot("specs").save(desired.revision, desired, observed.statuses)
+        return desired, observed
+
+    def snapshot(self, what: str) -> SpecsSnapshot:
+        """Return where commands keep what was parsed: all specs by their commit, fleet.yaml by its blob."""
+        return SpecsSnapshot(fleet_file(self.repository, self.branch, self.context.data_dir / "parsed", what))
 
     async def observed(self) -> "Observed":
         """Return the observed state on record."""
@@ -170,28 +179,39 @@ class FleetSession:
 
     async def state_branch(self) -> str:
         """Return the branch with the record, from the last good fleet.yaml."""
-        if self.repository.read_ref(self.repository.ref(STATE_BRANCH)) and not await self._may_name_another():
+        head = await self.tree.head()
+        if branch := self.snapshot("specs").state_branch(head):
+            return branch
+        is_there = self.repository.read_ref(self.repository.ref(STATE_BRANCH)) is not None
+        entry = await self.tree.entry(head, FLEET_YAML)
+        if is_there and (entry is None or not await self._may_name_another(entry)):
             return STATE_BRANCH
+        key = entry.blob if entry else ""
+        if branch := self.snapshot("fleet").state_branch(key):
+            return branch
         from reconciler.specs.source import SpecSource
 
-        specs = SpecSource(_FleetFile(self.repository, self.branch))
-        return (await specs.read({})).fleet.state_branch
+        desired = await SpecSource(_FleetFile(self.repository, self.branch)).read({})
+        if not desired.problems:  # else it is what an earlier commit says
+            self.snapshot("fleet").save(key, desired, {})
+        return desired.fleet.state_branch
 
-    async def _may_name_another(self) -> bool:
+    async def _may_name_another(self, entry: TreeEntry) -> bool:
         """
         Return whether fleet.yaml may set `state_branch`.
 
         To read it as what it is takes a parser and the models, which is most of
         what `history` and `logs` would import.
         """
-        entry = await self.tree.entry(await self.tree.head(), FLEET_YAML)
-        if entry is None or not entry.mode.startswith("100"):
-            return entry is not None
+        if not entry.mode.startswith("100"):
+            return True
         text = (await self.tree.blobs([entry.blob], limit=_LARGEST))[entry.blob]
         return len(text) > _LARGEST or any(sign in text for sign in (b"state_branch", b"\\", b"<<"))
 
-    async def history(self, task: str | None, most: int | None) -> Sequence[TransitionRecord]:
+    async def history(self, task: str | None, most: int | None) -> "Sequence[TransitionRecord]":
         """Return the transition records of a task, or of all, newest first."""
+        from reconciler.store import history
+
         return await history.read_history(self.repository, await self.record_branch(), task, limit=most)
 
     async def files(self, rev: str | None) -> "tuple[str, Mapping[str, File]]":
@@ -243,6 +263,8 @@ class FleetSession:
         return {name: at for name, at in closed.items() if at}
 
     async def _closed(self, host: str) -> datetime | None:
+        from reconciler.store import history
+
         path = spec_path("host", host)
         return await history.last_touched(self.repository, self.branch, path, "^(cordon|drain) *:")
 

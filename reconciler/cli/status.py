@@ -15,13 +15,13 @@ from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.output import Document, print_json
-from reconciler.cli.terminal import ago, table, value_block
-from reconciler.core.times import format_time, time_at
+from reconciler.cli.terminal import table, value_block
+from reconciler.core.times import ago, format_time, time_at
 
 if TYPE_CHECKING:
     from reconciler.cli.serving import Serving
     from reconciler.cli.session import FleetSession
-    from reconciler.core.views import Need
+    from reconciler.core.views import LiveFigures, Need
     from reconciler.store.remote_record import Fetched, Remote
 
 
@@ -43,6 +43,8 @@ class FleetStatus:
     """Remote that has the record, or may have it, in a clone: the reconciler runs there."""
     phases: Mapping[str, int]
     hosts: Mapping[str, int]
+    live: "Mapping[str, LiveFigures]"
+    """How far the live runs are that are followed with this data folder, by task."""
     needs: "Sequence[Need]"
     advice: Sequence[str]
 
@@ -76,7 +78,7 @@ def status_exit_code(fleet: FleetStatus) -> ExitCode:
 
 
 async def _fleet_status(context: Context) -> FleetStatus:
-    from reconciler.cli.serving import serving
+    from reconciler.cli.serving import figures_in, serving
     from reconciler.cli.session import open_fleet
     from reconciler.core.views import ReadModel
     from reconciler.git.durability import advice
@@ -91,7 +93,7 @@ async def _fleet_status(context: Context) -> FleetStatus:
         others = [*from_there, *await unfetched(fleet.repository, branch)]
         desired, observed = await fleet.recorded()
         state = fleet.line("record", branch).head
-        model = ReadModel(desired, observed)
+        model = ReadModel(desired, observed, live=figures_in(fleet.context.data_dir))
         phases = Counter(view.state for view in model.tasks().values())
         states = Counter(view.state for view in model.hosts().values())
         who = await serving(fleet, branch)
@@ -106,6 +108,7 @@ async def _fleet_status(context: Context) -> FleetStatus:
             elsewhere=others[0] if others else None,
             phases=dict(sorted(phases.items())),
             hosts=dict(sorted(states.items())),
+            live={view.name: view.live for view in model.runs() if view.live},
             needs=[*await _lines(fleet, branch), *_of_serving(who), *model.needs()],
             advice=await advice(fleet.repository),
         )
@@ -135,6 +138,8 @@ def _of_serving(who: "Serving") -> "Iterator[Need]":
 
 def status_document(fleet: FleetStatus) -> Document:
     """Return the status of a fleet as `-o json` prints it."""
+    from reconciler.cli.render import live_document
+
     who, presence = fleet.serving, fleet.serving.presence
     running = {
         "mode": who.mode or None,
@@ -160,6 +165,7 @@ def status_document(fleet: FleetStatus) -> Document:
         },
         "tasks": fleet.phases,
         "hosts": fleet.hosts,
+        "live": [{"task": name, **live_document(figures)} for name, figures in fleet.live.items()],
         "needs": [need._asdict() for need in fleet.needs],
         "advice": list(fleet.advice),
     }
@@ -175,6 +181,11 @@ def text(fleet: FleetStatus, now: datetime) -> str:
         ("hosts", _counts(fleet.hosts) or "none"),
     ]
     parts = [value_block(fields)]
+    if fleet.live:
+        from reconciler.cli.render import live_text
+
+        rows = ((name, live_text(figures, now)) for name, figures in sorted(fleet.live.items()))
+        parts.append(table(("RUNNING", "SO FAR"), rows))
     if fleet.needs:
         parts.append(table(("NEEDS A PERSON", "WHY", "MESSAGE"), fleet.needs))
     return "\n\n".join([*parts, *fleet.advice])

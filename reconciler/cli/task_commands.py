@@ -11,13 +11,20 @@ from reconciler import clock
 from reconciler.cli.change import (
     change,
     is_confirmed,
-    message,
     reason_option,
 )
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.references import task_names, tasks_argument
-from reconciler.core.edits import FieldChanges, cancelling, resuming, retrying, suspending
+from reconciler.core.edits import (
+    FieldChanges,
+    cancelling,
+    edit_message,
+    removal_subject,
+    resuming,
+    retrying,
+    suspending,
+)
 from reconciler.core.model.specs import TaskSpec
 from reconciler.core.model.status import Reason, Status
 
@@ -129,7 +136,6 @@ async def _approve(context: Context, reason: str, *, is_sure: bool) -> ExitCode:
             click.echo("nothing was changed", err=True)
             return ExitCode.FAILURE
         text = edit(await fleet.settings_text(), {"prune_approved": digest}, path=FLEET_FILE)
-        commit_message = message(f"Allow the removal of {len(names)} task{'s' * (len(names) > 1)}", reason)
-        await fleet.commit(FLEET_FILE, text, commit_message)
+        await fleet.commit(FLEET_FILE, text, edit_message(removal_subject(len(names)), reason))
         click.echo(f"allowed: {digest}", err=True)
     return ExitCode.OK

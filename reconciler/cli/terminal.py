@@ -3,20 +3,10 @@ Text for a terminal: tables, ages, suggestions.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
 from difflib import get_close_matches
 from unicodedata import combining, east_asian_width
 
 from reconciler.core.text import harmless, one_line
-
-
-def ago(since: datetime, now: datetime) -> str:
-    """Return how long ago that was, in its largest unit: `40s`, `12m`, `3h`, `5d`."""
-    seconds = max(now - since, timedelta()).total_seconds()
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit}"
-    return f"{int(seconds)}s"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

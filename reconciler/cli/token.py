@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import click
 
 from reconciler import clock
-from reconciler.cli.change import message, reason_option, set_fields, spec_of
+from reconciler.cli.change import reason_option, set_fields, spec_of
 from reconciler.cli.context import Context
 from reconciler.cli.output import Column, Document, list_output, print_list
 from reconciler.cli.params import duration
 from reconciler.cli.references import NameParam
-from reconciler.core.edits import FieldChanges
+from reconciler.core.edits import FieldChanges, edit_message
 from reconciler.core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ async def _new(
         elif spec.expires:
             click.echo(f"it expires at {format_time(spec.expires)}, as the agent's spec says", err=True)
         verb = "Rotate the token" if rotates else "Make a token"
-        await _commit(fleet, name, file, changes, message(f"{verb} of agent {name}", reason))
+        await _commit(fleet, name, file, changes, edit_message(f"{verb} of agent {name}", reason))
     return secret
 
 
@@ -143,7 +143,7 @@ async def _revoke(context: Context, name: str, *, only_old: bool, reason: str) -
             return
         which = "the old token" if only_old else "every token"
         changes = {"token_hash": list(kept) or None}
-        await _commit(fleet, name, file, changes, message(f"Revoke {which} of agent {name}", reason))
+        await _commit(fleet, name, file, changes, edit_message(f"Revoke {which} of agent {name}", reason))
         click.echo(f"{name}: {len(hashes) - len(kept)} revoked, {len(kept)} left")
 
 
@@ -186,7 +186,7 @@ async def _agents(context: Context) -> "Sequence[Agent]":
 
 
 def _check(name: str) -> None:
-    from reconciler.core.fields import check_name
+    from reconciler.core.names import check_name
 
     try:
         check_name(name)

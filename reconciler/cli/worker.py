@@ -14,6 +14,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import default_data_dir
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.folders import NamedFolder
 from reconciler.cli.streams import LineWriter, LogHandler
 from reconciler.cli.worker_options import ca_option, need_token, token_option, url_option
 
@@ -33,12 +34,12 @@ def agent() -> None:
 @click.option("--command", required=True, metavar="SHELL-TEXT", help="What is run for each task.")
 @click.option(
     "--state-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=NamedFolder(),
     help="State that must survive restarts; a folder under ~/.local/state/reconciler if left out.",
 )
 @click.option(
     "--workdir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=NamedFolder(),
     help="Folder in which each slot has a folder for its runs; within the state folder if left out.",
 )
 @click.option(

@@ -31,7 +31,7 @@ def build_loop(cache: FleetCache, ports: Ports, settings: ControllerSettings) ->
     stages = Stages(
         TaskObserver(cache, assigned, quarantine),
         HostObserver(cache, Breakers(), settings),
-        Recorder(ports.state, quarantine),
+        Recorder(ports.state, quarantine, ports.meter, ports.monotonic),
         Actuator(cache, inbox, assigned, ports.dispatch, ports.clock, quarantine),
         DailySpending(ports.state),
         quarantine,

@@ -20,7 +20,7 @@ from reconciler.controller.inbox import Inbox
 from reconciler.controller.leases import PendingReport, WorkerLeases, open_requests
 from reconciler.controller.observe import HostObserver, TaskObserver
 from reconciler.controller.poller import Poller
-from reconciler.controller.ports import ControllerSettings, Fact, Ports, Step, subject
+from reconciler.controller.ports import ControllerSettings, Fact, LookOutcome, Ports, Step, subject
 from reconciler.controller.pull_requests import PullRequestController
 from reconciler.controller.quarantine import Quarantine
 from reconciler.controller.record import Recorder
@@ -34,6 +34,8 @@ from reconciler.core.model.status import HostStatus, LeaseRequest, Observed, Pha
 from reconciler.core.planning.plan import plan
 
 log = logging.getLogger(__name__)
+
+_FAULT: LookOutcome = "fault"
 
 StopWhen = Literal["stopped", "idle", "started"]
 """When `run` ends: on `stop`; when nothing more happens by itself; when all that can start has started."""
@@ -79,6 +81,25 @@ class Listeners:
     specs: list[Callable[[], object]] = field(default_factory=list)
     """Called after new specs were read."""
 
+    def tell_of_step(self, step: Step) -> None:
+        """Call those who listen for steps; whoever fails costs nobody else the news."""
+        for listener in self.steps:
+            try:
+                listener(step)
+            except Exception:
+                log.exception(
+                    "a listener failed at a step of %s; it stays on record, and others hear of it",
+                    subject(step),
+                )
+
+    def tell_of_specs(self) -> None:
+        """Call those who listen for specs, likewise."""
+        for listener in self.specs:
+            try:
+                listener()
+            except Exception:
+                log.exception("a listener failed at new specs; others hear of them")
+
 
 @dataclass
 class Loop:
@@ -98,6 +119,8 @@ class Loop:
 
     listeners: Listeners = field(default_factory=Listeners, init=False)
     backoff: Backoff = field(default_factory=Backoff, init=False)
+    has_looked: bool = field(default=False, init=False)
+    """Whether a look came to its end."""
     _is_loaded: bool = field(default=False, init=False)
     """Whether the cache holds the record as last read or written."""
     _is_stopped: bool = field(default=False, init=False)
@@ -130,6 +153,15 @@ class Loop:
             await self.controllers.close()
             await self.ports.dispatch.close()
 
+    @property
+    def unready(self) -> str:
+        """Why tasks are not looked after now, in words; empty if they are."""
+        if self._is_stopped:
+            return "the reconciler is stopping"
+        if self.backoff.why:
+            return self.backoff.why
+        return "" if self.has_looked else "the first look at the fleet is not done yet"
+
     async def _look(self, until: StopWhen = "stopped") -> timedelta | None:
         """
         Take one look at everything that may have changed; return how long to wait for news.
@@ -139,11 +171,13 @@ class Loop:
         self.controllers.leases.follow_clock()  # first: all deadlines are judged by it
         if rest := self.backoff.remaining(self.ports.clock()):
             return rest
+        began, outcome = self.ports.monotonic(), _FAULT
         try:
             await self._read()
             await self._converge()
             due = self._send_out(self.ports.clock())
         except Unavailable as error:
+            outcome = "unavailable"
             if isinstance(error, Rewound) and not self._is_loaded and until != "stopped":
                 raise  # it goes on after a person's decision, not by itself
             log.warning("%s; trying again in %s", error, self.backoff.delay)
@@ -151,6 +185,11 @@ class Loop:
         except Exception:
             log.exception("a look failed with an unexpected error; trying again in %s", self.backoff.delay)
             return self._back_off(Unavailable("an unexpected error; see the log of the reconciler"))
+        else:
+            outcome = "ok"
+        finally:
+            self.ports.meter.look(self.ports.monotonic() - began, outcome)
+        self.has_looked = True
         self.backoff.succeed()
         self.controllers.leases.open()
         return due
@@ -231,8 +270,7 @@ class Loop:
         self.stages.quarantine.release(changed, self.cache)
         self._notice(changed)
         self.controllers.hosts.probe_for_adapters()
-        for tell in self.listeners.specs:
-            tell()
+        self.listeners.tell_of_specs()
 
     def _notice(self, names: Collection[str]) -> None:
         """Tell the controllers about tasks whose spec or status is new."""
@@ -365,8 +403,7 @@ class Loop:
                 subject(step),
                 step.event.origin.reason if isinstance(step, Transition) else step.reason,
             )
-            for tell in self.listeners.steps:
-                tell(step)
+            self.listeners.tell_of_step(step)
         is_settled = any(step.after is None or step.after.phase.is_settled for step in transitions)
         returned = [step.host for step in steps if isinstance(step, HostChange) and _is_back(step)]
         self.controllers.hosts.sweeps.notify(self.cache.desired.hosts if is_settled else returned)

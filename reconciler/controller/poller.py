@@ -11,6 +11,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from reconciler.controller.ports import Clock, WaitForNews, wait_for_news
 from reconciler.core.errors import ReconcilerError
+from reconciler.core.faults import bug_message
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ class Poller(Generic[Subject]):
 
     Never two polls of one key at a time, and no key waits for another. A
     subject that is another than the last time, as its spec was edited, is
-    polled at once. A poll fails with a `ReconcilerError`; any other exception is
-    logged. Both are retried in their turn.
+    polled at once. A poll fails with a `ReconcilerError`; any other exception is a
+    bug of ours, and logged with its traceback. Both are reported and retried in their turn.
     """
 
     poll: Callable[[Subject], Awaitable[None]]
@@ -128,9 +129,10 @@ class Poller(Generic[Subject]):
         try:
             await self.poll(subject)
         except ReconcilerError as error:
-            self._fail(key, error)
-        except Exception:
+            self._fail(key, str(error))
+        except Exception as error:
             log.exception("%s: %s, with an unexpected error; others go on", key, self.failure)
+            self._fail(key, bug_message(error))
         else:
             self._failures.pop(key, None)
         finally:
@@ -139,10 +141,10 @@ class Poller(Generic[Subject]):
             self._news.set()
             self.done()
 
-    def _fail(self, key: str, error: ReconcilerError) -> None:
+    def _fail(self, key: str, why: str) -> None:
         level = logging.INFO if key in self._failures else logging.WARNING
-        log.log(level, "%s: %s: %s", key, self.failure, error)
-        self._failures.setdefault(key, _Failure(self.clock(), str(error)))
+        log.log(level, "%s: %s: %s", key, self.failure, why)
+        self._failures.setdefault(key, _Failure(self.clock(), why))
         if self.retry is not None:
             self.notify([key], at=self.clock() + self.retry())
 

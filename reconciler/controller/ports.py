@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Literal, Protocol
 
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.errors import Problem, Unavailable
@@ -362,6 +362,44 @@ class Hooks(Protocol):
         """
 
 
+LookOutcome = Literal["ok", "unavailable", "fault"]
+CommitOutcome = Literal["recorded", "conflict", "unavailable", "fault"]
+PushRefusal = Literal["conflict", "refused", "unavailable"]
+
+
+class Meter(Protocol):
+    """
+    Observer of the reconciler's own work: how long it took, and how it ended.
+
+    Durations are in seconds. Nothing is awaited here and nothing is raised.
+    """
+
+    def look(self, seconds: float, outcome: LookOutcome) -> None:
+        """Take note of a look of the loop: read, observe, plan, record, act."""
+
+    def commit(self, steps: int, seconds: float, outcome: CommitOutcome) -> None:
+        """Take note of a batch of steps that was to go on record."""
+
+    def push_refused(self, why: PushRefusal) -> None:
+        """Take note of a push of the record that the remote did not take."""
+
+
+class NoMeter:
+    """A meter that nobody reads."""
+
+    def look(self, seconds: float, outcome: LookOutcome) -> None:
+        """Do nothing."""
+
+    def commit(self, steps: int, seconds: float, outcome: CommitOutcome) -> None:
+        """Do nothing."""
+
+    def push_refused(self, why: PushRefusal) -> None:
+        """Do nothing."""
+
+
+UNREAD_METER = NoMeter()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """Everything outside that the controller talks to."""
@@ -376,6 +414,8 @@ class Ports:
     """Seconds of a monotonic clock, by which jumps of the wall clock are detected."""
     pause: WaitForNews = wait_for_news
     """How the loop waits; tests let their clock pass instead."""
+    meter: Meter = UNREAD_METER
+    """Who is told how long things take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

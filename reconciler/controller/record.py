@@ -3,21 +3,28 @@ Recorder: writes steps to the record; one that cannot be written does not block 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from reconciler.controller.ports import State, Step, subject
+from reconciler.controller.ports import CommitOutcome, Meter, State, Step, subject
 from reconciler.controller.quarantine import Quarantine
 from reconciler.core.errors import Conflict, Unavailable
 
 log = logging.getLogger(__name__)
 
+_FAULT: CommitOutcome = "fault"
+
 
 class Recorder:
     """The one way from the loop to the record."""
 
-    def __init__(self, state: State, quarantine: Quarantine) -> None:
+    def __init__(
+        self, state: State, quarantine: Quarantine, meter: Meter, monotonic: Callable[[], float]
+    ) -> None:
+        """`monotonic` returns the seconds of a clock that nobody sets."""
         self._state = state
         self._quarantine = quarantine
+        self._meter = meter
+        self._monotonic = monotonic
 
     async def commit(self, steps: Sequence[Step]) -> bool:
         """
@@ -29,7 +36,7 @@ class Recorder:
         if not steps:
             return True
         try:
-            await self._state.commit(steps)
+            await self._measured(steps)
         except Conflict as conflict:
             log.info("%s; thinking again", conflict)
             return False
@@ -41,12 +48,27 @@ class Recorder:
             return False
         return True
 
+    async def _measured(self, steps: Sequence[Step]) -> None:
+        """Commit, and tell the meter how that went."""
+        began, outcome = self._monotonic(), _FAULT
+        try:
+            await self._state.commit(steps)
+            outcome = "recorded"
+        except Conflict:
+            outcome = "conflict"
+            raise
+        except Unavailable:
+            outcome = "unavailable"
+            raise
+        finally:
+            self._meter.commit(len(steps), self._monotonic() - began, outcome)
+
     async def _commit_apart(self, steps: Sequence[Step]) -> None:
         """Put on record what can be, task by task, and remember what cannot."""
         faults = dict[str, Exception]()
         for name in dict.fromkeys(subject(step) for step in steps):
             try:
-                await self._state.commit([step for step in steps if subject(step) == name])
+                await self._measured([step for step in steps if subject(step) == name])
             except Conflict:
                 return  # further faults are found after the next plan
             except Unavailable:

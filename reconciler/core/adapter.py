@@ -78,6 +78,24 @@ Pattern = Annotated[Text, AfterValidator(check_pattern)]
 """A regular expression that cannot backtrack without bound; see `core.patterns`."""
 
 
+class Streamed(Frozen):
+    """
+    Where a CLI that prints events tells of a turn as it goes, for the figures of live runs.
+
+    JMESPath expressions, each asked of one event alone. What a run took is on
+    record by the rules of its whole output, and not by these.
+    """
+
+    turn: Text
+    """Name of the turn that an event is of, null for none. Of several events of a turn the last counts."""
+    input_tokens: Text | None = None
+    """Input tokens of the turn, cached ones not counted."""
+    output_tokens: Text | None = None
+    """Output tokens of the turn."""
+    cached_tokens: Text | None = None
+    """Input tokens of the turn that came from a cache."""
+
+
 class Output(Frozen):
     """
     How to read what the CLI printed.
@@ -144,6 +162,8 @@ class Output(Frozen):
     How many such lines end it, one after the other on the same stream with two others between them at most:
     for a CLI that does not count its calls.
     """
+    streamed: Streamed | None = None
+    """Turns and tokens of a run that goes on, if its events tell; with `format: json_lines`."""
     cumulative: tuple[Literal["tokens", "cost"], ...] = ()
     """What the CLI reports as a running total of the session and not of the run."""
 
@@ -196,11 +216,11 @@ class AdapterSpec(Frozen):
     """Version probe."""
     health: HealthCheck | None = None
     """Health probe."""
-    output: Output = Output()
+    output: Output = Output.model_construct()
     """How to read what it prints."""
-    limits: RoundLimits = RoundLimits()
+    limits: RoundLimits = RoundLimits.model_construct()
     """Limits of one round."""
-    stop: StopSignal = StopSignal()
+    stop: StopSignal = StopSignal.model_construct()
     """How a run is stopped."""
     cleanup: Strings = ()
     """Paths in the workspace that the CLI leaves behind; they are not committed."""

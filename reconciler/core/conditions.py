@@ -13,8 +13,8 @@ from reconciler.core.model.status import Phase, Reason, Status, Waiting
 
 ConditionType = Literal["Ready", "Progressing", "Stalled"]
 
-_NEEDS_A_PERSON = frozenset({Reason.SPEC_ERROR, Reason.APPROVAL, Reason.HOST, Reason.FAULT})
-"""Waits that do not end without a person. A suspended task is as its owner wants it: not stalled."""
+NEEDS_A_PERSON = frozenset({Reason.SPEC_ERROR, Reason.APPROVAL, Reason.HOST, Reason.FAULT})
+"""What does not end by itself. A suspended task is as a person wants it: not stalled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def conditions(
     """
     reason, message, since = _headline(task, status, waiting, problems)
     phase = status.phase if status else None
-    is_stalled = bool(problems) or _is_stalled(phase, waiting)
+    is_stalled = bool(problems) or needs_a_person(phase, waiting)
     is_quiet = phase in {Phase.COMPLETED, Phase.CANCELLED} or _is_suspended(waiting)
     return (
         Condition("Ready", phase is Phase.COMPLETED, reason, message, since),
@@ -85,8 +85,9 @@ def _sentence(task: Task | None, status: Status) -> str:
     return {Phase.CREATED: "about to start", Phase.COMPLETED: "done"}.get(status.phase, str(status.phase))
 
 
-def _is_stalled(phase: Phase | None, waiting: Waiting | None) -> bool:
-    if waiting is not None and waiting.reason in _NEEDS_A_PERSON:
+def needs_a_person(phase: Phase | None, waiting: Waiting | None) -> bool:
+    """Return whether a task without problems goes on only once a person acts."""
+    if waiting is not None and waiting.reason in NEEDS_A_PERSON:
         return True
     return phase in {Phase.FAILED, Phase.ESCALATED}
 

@@ -44,11 +44,15 @@ def fault_message(error: Exception, subject: str = PLANNING) -> str:
     The same fault has the same message, without the values that led to it:
     those may differ at each look, and each new message is a commit.
     """
-    where = _place(error.__traceback__)
     return (
-        f"{subject} meets a bug of the reconciler ({type(error).__name__}{where}; its log has more); "
-        "others go on, and an edit of the spec lets it be tried again"
+        f"{subject} meets {bug_message(error)}; others go on, and an edit of the spec lets it be tried again"
     )
+
+
+def bug_message(error: Exception) -> str:
+    """Return what is said of an error that nobody expected: its type and place."""
+    where = _place(error.__traceback__)
+    return f"a bug of the reconciler ({type(error).__name__}{where}; its log has more)"
 
 
 def _place(trace: TracebackType | None) -> str:

@@ -5,11 +5,13 @@ Field types of the models: durations, times, names, branches, lists that may be 
 import ast
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import pairwise
+from types import ModuleType
 from typing import Annotated, Any
 
 from pydantic import (
@@ -24,12 +26,15 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
+from reconciler.core.names import check_branch, check_name
 from reconciler.core.times import format_time, parse_time
 
+# For plugins pydantic reads the metadata of every package that is installed, in each command. It
+# shall find none: what is installed beside this program has no say in what its models take.
+_PLUGINS = "pydantic.plugin._loader"
+vars(sys.modules.setdefault(_PLUGINS, ModuleType(_PLUGINS)))["get_plugins"] = tuple
+
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?\Z", re.ASCII)
-_SEGMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z")
-NAME_LENGTH = 200
-SEGMENT_LENGTH = 64
 
 # The types below bound their values so that sums, differences and time zone conversions
 # stay within what Python can represent; no code further in has to check again.
@@ -93,52 +98,6 @@ def _one_or_many(value: object) -> object:
     if isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
-
-
-def check_name(name: str) -> str:
-    """
-    Return the name if it is safe as a file name, in a branch and on a command line.
-
-    Raises ValueError with the reason otherwise.
-    """
-    for segment in name.split("/"):
-        if not _SEGMENT.match(segment):
-            message = (
-                f"unsafe name {name!r}: use letters, digits, '.', '_' and '-', "
-                "beginning and ending with a letter or digit"
-            )
-            raise ValueError(message)
-        if ".." in segment or segment.endswith(".lock") or len(segment) > SEGMENT_LENGTH:
-            message = f"unsafe name {name!r}: no '..', no '.lock', at most {SEGMENT_LENGTH} characters"
-            raise ValueError(message)
-    if len(name) > NAME_LENGTH:
-        message = f"name longer than {NAME_LENGTH} characters"
-        raise ValueError(message)
-    return name
-
-
-_BAD_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|[^\x00-\x7f]")
-
-
-def check_branch(branch: str) -> str:
-    """
-    Return the branch name if git takes it and no option, revision or ref hides in it.
-
-    Stricter than `git check-ref-format --branch`. Raises ValueError with the reason.
-    """
-    parts = branch.split("/")
-    if (
-        not branch
-        or _BAD_IN_BRANCH.search(branch)
-        or branch.startswith(("-", "/", "refs/"))
-        or branch.endswith(("/", "."))
-        or branch in {"HEAD", "@"}
-        or any(part.startswith((".", "-")) or part.endswith(".lock") for part in parts)
-        or len(branch) > NAME_LENGTH
-    ):
-        message = f"unsafe branch name {branch!r}"
-        raise ValueError(message)
-    return branch
 
 
 DURATION_PATTERN = r"^(?=.)(\d+d)?(\d+h)?(\d+m)?(\d+s)?$"

@@ -12,15 +12,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from reconciler.core.conditions import Condition, conditions
+from reconciler.core.conditions import Condition, conditions, needs_a_person
 from reconciler.core.errors import Problem
 from reconciler.core.model.specs import Agent, Desired, ExecutionMode, Host, Task
 from reconciler.core.model.status import HostStatus, Observed, Phase, Reason, Run, Status, Waiting
 from reconciler.core.planning.placement import reachable_runs
 from reconciler.core.runs.failure import FailureSummary, failure_line, summarize_failure
-
-LastOutput = Callable[[str, int], datetime | None]
-"""Return when a round of a run printed last, where it is followed."""
 
 BAD_ENDS = frozenset({Phase.FAILED, Phase.ESCALATED})
 """Phases in which a person should look."""
@@ -31,6 +28,32 @@ HostState = Literal["up", "unready", "down", "unknown", "suspended", "cordoned",
 
 
 # --- Tasks -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveFigures:
+    """How far the round of a live run is: from where it is followed, never on record."""
+
+    last_output_at: datetime | None = None
+    """When it printed last."""
+    turns: int | None = None
+    """Turns so far. None here and below: its CLI does not tell as it goes."""
+    input_tokens: int | None = None
+    """Input tokens so far, cached ones not counted."""
+    output_tokens: int | None = None
+    """Output tokens so far."""
+    cached_tokens: int | None = None
+    """Input tokens so far that came from a cache."""
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens so far as far as they are told, cached ones not counted."""
+        counts = [count for count in (self.input_tokens, self.output_tokens) if count is not None]
+        return sum(counts) if counts else None
+
+
+FiguresOf = Callable[[str, int], LiveFigures | None]
+"""Return how far a round of a run is; None where it is not followed, or has printed nothing."""
 
 
 class Blocker(NamedTuple):
@@ -55,8 +78,8 @@ class TaskView:
     """What is wrong with its spec, or with its file on record."""
     planned: Waiting | None = None
     """What the last plan has it wait for."""
-    last_output_at: datetime | None = None
-    """When its live run printed last, where that is followed."""
+    live: LiveFigures | None = None
+    """How far its live run is, where that is followed."""
     known_cause: FailureSummary | None = None
     """Why its last run failed, for who knows more of it than is on record."""
 
@@ -119,7 +142,8 @@ class TaskView:
     @property
     def is_stalled(self) -> bool:
         """Whether a person must act."""
-        return any(each.type == "Stalled" and each.status for each in self.conditions)
+        phase = self.status.phase if self.status else None
+        return bool(self.problems) or needs_a_person(phase, self.waiting)
 
     @property
     def is_live(self) -> bool:
@@ -154,6 +178,11 @@ class TaskView:
         if self.spec is not None:
             return self.spec.execution_mode
         return ExecutionMode.HTTP_PULL if self.assigned_agent else ExecutionMode.SSH_CLI
+
+    @property
+    def last_output_at(self) -> datetime | None:
+        """When its live run printed last, where that is followed."""
+        return self.live.last_output_at if self.live else None
 
     @property
     def last_activity_at(self) -> datetime | None:
@@ -244,7 +273,7 @@ def observed_on_record(
     return Observed(statuses, hosts, damaged=damaged, machine=machine)
 
 
-def _no_output(_run: str, _round: int) -> datetime | None:
+def _no_figures(_run: str, _round: int) -> LiveFigures | None:
     """Return None: it is not known here."""
     return None
 
@@ -257,7 +286,7 @@ class ReadModel:
     observed: Observed
     planned: Mapping[str, Waiting] = field(default_factory=dict)
     """What tasks wait for by the last plan, by name; those too that are not on record yet."""
-    last_output: LastOutput = _no_output
+    live: FiguresOf = _no_figures
     closed: Mapping[str, datetime] = field(default_factory=dict)
     """When people last closed or opened hosts, by name, as far as that is known."""
 
@@ -281,7 +310,7 @@ class ReadModel:
             status,
             (*((damaged,) if damaged else ()), *self.desired.broken.get(name, ())),
             self.planned.get(name),
-            self.last_output(*live.round_key) if live else None,
+            self.live(*live.round_key) if live else None,
         )
 
     def tasks(self) -> Mapping[str, TaskView]:
@@ -325,14 +354,14 @@ class ReadModel:
         for problem in self.desired.problems:
             yield Need(f"{problem.path}:{problem.line}", "Broken", str(problem).partition(": error: ")[2])
         for name, view in self.tasks().items():
-            if not view.problems and (need := _need(view)):  # problems were told above
+            if not view.problems and (need := task_need(view)):  # problems were told above
                 yield Need(f"task {name}", *need)
         for name, host in self.hosts().items():
             if host.state == "down" and host.status:
                 yield Need(f"host {name}", "Down", host.status.message)
 
 
-def _need(view: TaskView) -> tuple[str, str] | None:
+def task_need(view: TaskView) -> tuple[str, str] | None:
     """Return why a person must look at a task: a word, and a sentence."""
     if view.phase in BAD_ENDS:
         return view.phase.value.capitalize(), view.reason

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from reconciler.dispatch.round import CANCELLED, DELIVERY_PATIENCE, ReadOutput, 
 from reconciler.dispatch.runs import Pace, RunEnding
 from reconciler.dispatch.secrets import InjectedSecrets
 from reconciler.dispatch.session import HostSession, open_session, usual_pace
+from reconciler.dispatch.shown_logs import WITHHELD, ShownLogs
 from reconciler.dispatch.transport import Transport
 from reconciler.dispatch.verify import verify
 
@@ -116,6 +118,21 @@ class Dispatcher:
         if values != self._mask.values:
             self._mask = Mask(values)  # its computed encodings are cached in it
         return self._mask
+
+    def shown_logs(self) -> ShownLogs:
+        """Return the logs of runs as others than the operator may see them."""
+        return ShownLogs(self.logs, self._mask_of_log)
+
+    def _mask_of_log(self, task: str, run_id: str) -> Mask:
+        """Return what is to be masked in a log; withheld, if its run was given what is not known any more."""
+        secrets = self._secrets.get(task) or InjectedSecrets()
+        if secrets.unproven([run_id.removesuffix("v")], self.logs, must=""):
+            return replace(secrets.mask, withheld=WITHHELD)
+        return secrets.mask
+
+    async def diff(self, repo: Repo, base: str, head: str) -> str:
+        """Return how a commit of a repo differs from another. Raises NotFound if one is not here."""
+        return await self._repository(repo).diff(base, head)
 
     def follow(self, order: RunRequest, emit: Emit) -> None:
         """Carry out the order, or resume it; see controller.ports.Dispatch."""

@@ -7,19 +7,23 @@ A file's size is how far it was copied, so that copying goes on after a restart
 where it stopped: nothing lost, nothing twice.
 """
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from reconciler.core.times import time_at
+from reconciler.core.views import LiveFigures
 from reconciler.dispatch.protocol import RUN_ID, agent_id, folder_name, run_of
-from reconciler.files import sync_file, sync_folder
+from reconciler.files import replace_atomically, sync_file, sync_folder
 
 StreamName = Literal["out", "err"]
 _PROOF = "secrets"
+_FIGURES = "figures"
+_COUNTS = ("turns", "input_tokens", "output_tokens", "cached_tokens")
 _LONGEST_SECRET = 8 * 1024
 """Bytes; of one line."""
 
@@ -51,11 +55,29 @@ class LogFolder:
         for folder in (path.parent, self._folder):
             sync_folder(folder)
 
-    def last_output(self, run: str, number: int) -> datetime | None:
-        """Return when the last output of a round came, of the agent or its validation; None if none did."""
-        ids = (agent_id(run, number), f"{agent_id(run, number)}v")
-        written = [_written_at(self._path(run_id, stream)) for run_id in ids for stream in ("out", "err")]
-        return max(filter(None, written), default=None)
+    def figures(self, run: str, number: int) -> LiveFigures | None:
+        """Return how far a round is, from the output of the agent or its validation; None if none came."""
+        agent = agent_id(run, number)
+        written = [
+            _written_at(self._path(run_id, stream))
+            for run_id in (agent, f"{agent}v")
+            for stream in ("out", "err")
+        ]
+        at = max(filter(None, written), default=None)
+        return LiveFigures(last_output_at=at, **self._counts(agent)) if at else None
+
+    def _counts(self, run_id: str) -> Mapping[str, int]:
+        """Return what was counted of a run so far; nothing if that cannot be read."""
+        try:
+            counts = json.loads((self._folder / run_id / _FIGURES).read_bytes())
+            return {name: counts[name] for name in _COUNTS if type(counts.get(name)) is int}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def write_figures(self, run_id: str, figures: LiveFigures) -> None:
+        """Write what was counted of a run so far, for who looks: not synced. Raises OSError."""
+        counts = {name: getattr(figures, name) for name in _COUNTS}
+        replace_atomically(self._folder / run_id / _FIGURES, json.dumps(counts).encode(), mode=0o600)
 
     def read(self, run_id: str, stream: StreamName) -> bytes:
         """Return all of it; empty if there is none."""

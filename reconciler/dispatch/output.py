@@ -317,7 +317,7 @@ def give_up_verdict(
 def _event_facts(rules: Output, round_output: RoundOutput, request: OutputRequest, mask: Mask) -> OutputFacts:
     transcript = _transcript(rules, round_output)
     events = _prepared(rules, transcript)
-    ask = partial(_ask, events=events)
+    ask = partial(ask_rule, events=events)
     has_begun = transcript.has_begun or bool(events)
     session = _session(ask(rules.session_id))
     before = request.totals if session == request.session else Usage()
@@ -362,8 +362,10 @@ def _transcript(rules: Output, round_output: RoundOutput) -> Transcript:
     strict = transcript.only(_none)
     if _is_complete(rules, strict):
         return strict
-    session = _ask(rules.session_id, list(strict.events))
-    more = transcript.only(lambda event: not session or _ask(rules.session_id, [event]) in {None, session})
+    session = ask_rule(rules.session_id, list(strict.events))
+    more = transcript.only(
+        lambda event: not session or ask_rule(rules.session_id, [event]) in {None, session}
+    )
     if len(more.events) > len(strict.events) and _is_complete(rules, more):
         return more
     if not transcript.has_begun:
@@ -382,7 +384,7 @@ def _read(rules: Output, stdout: Printed, stderr: Printed) -> Transcript:
 
 def _is_complete(rules: Output, transcript: Transcript) -> bool:
     if rules.terminal:
-        return bool(_ask(rules.terminal, _prepared(rules, transcript)))
+        return bool(ask_rule(rules.terminal, _prepared(rules, transcript)))
     return transcript.has_begun and not transcript.was_cut
 
 
@@ -401,18 +403,18 @@ def _meaning(code: str | None) -> FailureClass | None:
 
 def _usage(rules: Output, ask: Callable[[str | None], Any]) -> Usage:
     return Usage(
-        input_tokens=int(_number(ask(rules.input_tokens))),
-        output_tokens=int(_number(ask(rules.output_tokens))),
-        cached_tokens=int(_number(ask(rules.cached_tokens))),
-        cost_usd=round(_number(ask(rules.cost_usd)), 6),
-        turns=int(_number(ask(rules.turns))),
+        input_tokens=int(read_number(ask(rules.input_tokens))),
+        output_tokens=int(read_number(ask(rules.output_tokens))),
+        cached_tokens=int(read_number(ask(rules.cached_tokens))),
+        cost_usd=round(read_number(ask(rules.cost_usd)), 6),
+        turns=int(read_number(ask(rules.turns))),
     )
 
 
 # --- Rules -----------------------------------------------------------------
 
 
-def _ask(expression: str | None, events: list[OutputEvent]) -> Any:
+def ask_rule(expression: str | None, events: list[OutputEvent] | OutputEvent) -> Any:
     """Evaluate a JMESPath expression; None also if the events have an unexpected shape."""
     if expression is None:
         return None
@@ -457,7 +459,7 @@ _WRITTEN = re.compile(r"(\d[\d,]{0,20}(?:\.\d{1,20})?)\s?([kKmM]?)", re.ASCII)
 _UNITS = {"": 1, "k": 1e3, "m": 1e6}
 
 
-def _number(value: object) -> float:
+def read_number(value: object) -> float:
     """Return a number, also from a text such as `1.0k` or `12,345`; 0 for anything else."""
     written = _WRITTEN.fullmatch(value) if isinstance(value, str) else None
     if written:
@@ -537,7 +539,7 @@ def _uncached(event: OutputEvent) -> OutputEvent:
     usage = event.get("usage")
     if not isinstance(usage, dict):
         return event
-    fresh = _number(usage.get("input_tokens")) - _number(usage.get("cached_input_tokens"))
+    fresh = read_number(usage.get("input_tokens")) - read_number(usage.get("cached_input_tokens"))
     return {**event, "usage": {**usage, "uncached_input_tokens": max(fresh, 0)}}
 
 
@@ -585,8 +587,11 @@ def _with_thoughts(event: OutputEvent) -> OutputEvent:
     stats = event.get("stats")
     if not isinstance(stats, dict) or "output_tokens" not in stats:
         return event
-    generated = _number(stats.get("total_tokens")) - _number(stats.get("input_tokens"))
-    return {**event, "stats": {**stats, "generated_tokens": max(generated, _number(stats["output_tokens"]))}}
+    generated = read_number(stats.get("total_tokens")) - read_number(stats.get("input_tokens"))
+    return {
+        **event,
+        "stats": {**stats, "generated_tokens": max(generated, read_number(stats["output_tokens"]))},
+    }
 
 
 def _list(value: object) -> Sequence[Any]:

@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.specs import Host
-from reconciler.dispatch.ssh.connection import ConnectLimiter, ConnectTimeouts, SshConnector
 from reconciler.dispatch.ssh.route import Route, route
-from reconciler.dispatch.ssh.transport import SshTransport
 from reconciler.dispatch.transport import CommandResult, Transport
+
+if TYPE_CHECKING:  # asyncssh is a third of what a fleet without remote hosts would import
+    from reconciler.dispatch.ssh.connection import ConnectLimiter, ConnectTimeouts, SshConnector
+    from reconciler.dispatch.ssh.transport import SshTransport
 
 
 class RoutedTransport(Transport):
@@ -24,7 +27,7 @@ class RoutedTransport(Transport):
     have trusted the host's new key, or sshd may have moved to another port.
     """
 
-    def __init__(self, now: Callable[[], SshTransport]) -> None:
+    def __init__(self, now: "Callable[[], SshTransport]") -> None:
         self._now = now
 
     async def call(self, argv: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
@@ -63,7 +66,7 @@ class TransportPool:
         local: Callable[[Host], Transport],
         jitter: Callable[[], float],
         agent_path: str | None = None,
-        patience: ConnectTimeouts | None = None,
+        patience: "ConnectTimeouts | None" = None,
         is_lasting: bool = True,
     ) -> None:
         self._is_lasting = is_lasting
@@ -71,8 +74,8 @@ class TransportPool:
         self._local = local
         self._jitter = jitter
         self._agent_path = agent_path
-        self._patience = patience or ConnectTimeouts()
-        self._gate = ConnectLimiter()
+        self._patience = patience
+        self._gate: ConnectLimiter | None = None
         self._locals: dict[str, Transport] = {}
         self._lines: dict[Route, SshConnector] = {}
         self._remotes: dict[Route, SshTransport] = {}
@@ -95,7 +98,7 @@ class TransportPool:
             way = self._ways[account] = RoutedTransport(partial(self._remote, account))
         return way
 
-    def line(self, host: Host) -> SshConnector:
+    def line(self, host: Host) -> "SshConnector":
         """Return the connector to a remote host. Raises Unavailable for an unknown jump host."""
         return self._line(route(host, self._hosts()))
 
@@ -106,7 +109,7 @@ class TransportPool:
         )
         await asyncio.gather(*(line.close() for line in self._lines.values()))
 
-    def _remote(self, account: HostAccount) -> SshTransport:
+    def _remote(self, account: HostAccount) -> "SshTransport":
         """Return the transport over the current route. Raises Unavailable for an unknown jump host."""
         hosts = self._hosts()
         host = hosts.get(account[0])
@@ -116,6 +119,8 @@ class TransportPool:
         if before != way:
             self._forget(before)
         if way not in self._remotes:
+            from reconciler.dispatch.ssh.transport import SshTransport  # noqa: PLC0415 - see above
+
             self._remotes[way] = SshTransport(self._line(way), is_lasting=self._is_lasting)
         return self._remotes[way]
 
@@ -137,14 +142,21 @@ class TransportPool:
         needed = {whole[:length] for whole in taken for length in range(1, len(whole) + 1)}
         self._lines = {route: line for route, line in self._lines.items() if route in needed or line.is_used}
 
-    def _line(self, way: Route) -> SshConnector:
+    def _line(self, way: Route) -> "SshConnector":
         """Return the connector to the last hop of a route; common first hops are shared."""
+        from reconciler.dispatch.ssh.connection import (  # noqa: PLC0415 - see above
+            ConnectLimiter,
+            ConnectTimeouts,
+            SshConnector,
+        )
+
         if way not in self._lines:
+            self._gate = self._gate or ConnectLimiter()
             self._lines[way] = SshConnector(
                 way[-1],
                 via=self._line(way[:-1]) if way[:-1] else None,
                 gate=self._gate,
-                patience=self._patience,
+                patience=self._patience or ConnectTimeouts(),
                 jitter=self._jitter,
                 agent_path=self._agent_path,
             )

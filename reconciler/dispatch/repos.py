@@ -17,7 +17,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pathspec import GitIgnoreSpec
 
-from reconciler.core.errors import Unavailable
+from reconciler.core.errors import NotFound, Unavailable
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Repo
 from reconciler.core.text import without_credentials
@@ -72,6 +72,8 @@ _NOT_THERE = re.compile(
 _DECLINED = re.compile(r"rejected|declined|aborted by hook", re.IGNORECASE)
 _BUNDLE = re.compile(rb"# v2 git bundle\n(?:-[0-9a-f]{40}[^\n]*\n)*(?P<head>[0-9a-f]{40}) [^\n]+\n\n")
 _NAMED = 3
+_MOST_DIFF = 1024 * 1024
+"""Bytes of a diff that are shown."""
 _OURS = "the reconciler's user"
 
 Push = Callable[[str, str, str | None], Awaitable[str]]
@@ -290,6 +292,21 @@ class CodeRepository:
         if there != ready:
             await self._push_and_verify(ready, branch, expected, there, push)
         return ready
+
+    async def diff(self, base: str, head: str) -> str:
+        """
+        Return what the work changes, as `git diff` prints it, its first megabyte.
+
+        Nothing is fetched for it. Raises NotFound if one of the commits is not in the mirror.
+        """
+        for commit in (base, head):
+            if not self.folder.is_dir() or not await self._has(commit):
+                raise NotFound(
+                    f"commit {commit[:10]} of {self.repo.name} is not on the reconciler's machine; "
+                    f"it is at {without_credentials(self.url)}, if anywhere"
+                )
+        args = ("diff", "--no-ext-diff", "--no-textconv", "--find-renames", base, head, "--")
+        return (await self._git.run(*args))[:_MOST_DIFF].decode("utf-8", "replace")
 
     @_with_rebuilt_mirror
     async def merged(self, heads: Collection[str]) -> frozenset[str]:

@@ -19,6 +19,7 @@ from reconciler.core.fields import format_duration
 from reconciler.core.masking import Mask
 from reconciler.core.model.runs import STOPPED, Check, FailureClass, Report, RunRequest, Verdict
 from reconciler.core.runs.command import localize
+from reconciler.dispatch.live import FigureCounter
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.merging import MergeConflict
 from reconciler.dispatch.output import give_up_verdict
@@ -241,11 +242,13 @@ class Round:
         return self.secrets.mask
 
     async def _follow_agent(self, state: RunState) -> RunState:
+        streamed = self.order.adapter.output.streamed
         bounds = Bounds(
             silence=self.order.stall_timeout.total_seconds(),
             output=self._most_output,
             give_up=self.order.adapter.output.give_up,
             give_up_after=self.order.adapter.output.give_up_after,
+            counter=FigureCounter(streamed, self.logs, self._agent) if streamed else None,
         )
         return await self._follow(self._agent, state, bounds)
 
@@ -351,10 +354,12 @@ class Round:
     async def _report(self, prepared: Prepared, verdict: Verdict, mask: Mask) -> Report:
         await self._clear_validation(await self._stat(self._validation))
         if verdict.outcome == "failed":
-            return Report(verdict=await self._keep_work(prepared, verdict), base_commit=prepared.base)
+            verdict = await self._keep_work(prepared, verdict, mask)
+            return Report(verdict=verdict, base_commit=prepared.base)
         taken = await self._take_up(prepared)
         if isinstance(taken, Unfinished):  # a round for the agent, as below; nothing of it is validated
-            return Report(verdict=verdict, checks=(taken.check(),), base_commit=prepared.base)
+            check = taken.withheld(mask).check()
+            return Report(verdict=verdict, checks=(check,), base_commit=prepared.base)
         checks = await self._validate(prepared, mask)
         report = Report(verdict=verdict, checks=checks, base_commit=prepared.base)
         if report.failed_check or taken is None or self.repository is None:
@@ -368,13 +373,13 @@ class Round:
             return report.model_copy(update={"checks": (*checks, check)})
         return report.model_copy(update={"head_commit": head, "commits": commits})
 
-    async def _keep_work(self, prepared: Prepared, verdict: Verdict) -> Verdict:
+    async def _keep_work(self, prepared: Prepared, verdict: Verdict, mask: Mask) -> Verdict:
         """Commit, on the host, what a failed agent left; a failure to do so is only noted."""
         try:
             taken = await self._take_up(prepared)
         except StepFailed as error:
             return verdict.model_copy(update={"notes": (*verdict.notes, str(error))})
-        left = taken.lines if isinstance(taken, Unfinished) else ()
+        left = taken.withheld(mask).lines if isinstance(taken, Unfinished) else ()
         return verdict.model_copy(update={"notes": (*verdict.notes, *left)})
 
     async def _take_up(self, prepared: Prepared) -> Collected | Unfinished | None:
@@ -525,15 +530,16 @@ def failed(verdict: Verdict, error: StepFailed) -> Verdict:
 
 def masked(report: Report, mask: Mask) -> Report:
     """Return a report with secrets masked in all its texts."""
-    verdict, hide = report.verdict, mask.hide
-    texts = {"message": hide(verdict.message), "text": hide(verdict.text)}
-    notes = tuple(map(hide, verdict.notes))
-    checks = tuple(
-        check.model_copy(update={"command": hide(check.command), "output": hide(check.output)})
-        for check in report.checks
-    )
-    clean = verdict.model_copy(update={**texts, "notes": notes})
+    hide, verdict = mask.hide, report.verdict
+    clean = verdict.model_copy(update=_texts(verdict, hide) | {"notes": tuple(map(hide, verdict.notes))})
+    checks = tuple(check.model_copy(update=_texts(check, hide)) for check in report.checks)
     return report.model_copy(update={"verdict": clean, "checks": checks})
+
+
+def _texts(value: Verdict | Check, change: Callable[[str], str]) -> dict[str, str]:
+    """Return every text of a value, changed, by the name of its field."""
+    kept = {"outcome", "kind"}
+    return {name: change(text) for name, text in value if isinstance(text, str) and name not in kept}
 
 
 def withheld(verdict: Verdict, mask: Mask) -> Verdict:

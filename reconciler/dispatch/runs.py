@@ -14,6 +14,7 @@ from typing import Literal
 
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.patterns import Streak, lines_of
+from reconciler.dispatch.live import FigureCounter
 from reconciler.dispatch.logs import LogFolder, StreamName
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import (
@@ -76,7 +77,7 @@ class RunEnding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """When the follower ends a run."""
+    """How the follower looks after a run: when it ends it, and what it counts."""
 
     silence: float | None = None
     """Seconds without a new byte; None: it may be silent."""
@@ -86,6 +87,8 @@ class Bounds:
     """Beginning of a line at which the run is ended (`give_up` of an adapter's output); None: never."""
     give_up_after: int = 1
     """How many such lines in a row it takes."""
+    counter: FigureCounter | None = None
+    """Counts what it prints, for who looks; None: its events tell nothing as it goes."""
 
 
 class Runs:
@@ -202,6 +205,9 @@ class _Watch:
         self._streaks: dict[StreamName, Streak] = {}
         """Such lines in a row, by stream."""
         self._has_given_up = False
+        self._is_uncounted = True
+        """There may be output that was not counted yet."""
+        self._counting: asyncio.Task[None] | None = None
         self.moved = now
         """Time of its last output."""
         self.is_being_ended = False
@@ -216,6 +222,7 @@ class _Watch:
         self._logs.append(self.run_id, stream, data)
         self.at[stream] += len(data)
         self.moved = now
+        self._is_uncounted = True
         if self.bounds.give_up is None or self._has_given_up:
             return
         whole, _, rest = (self._rest.get(stream, b"") + data).rpartition(b"\n")
@@ -223,6 +230,19 @@ class _Watch:
         lines = lines_of(whole.decode("utf-8", "replace"))
         streak = self._streaks.setdefault(stream, Streak(self.bounds.give_up))
         self._has_given_up = any(streak.add(line) >= self.bounds.give_up_after for line in lines)
+
+    def count(self) -> None:
+        """Let what is new be counted, beside all else."""
+        counter = self.bounds.counter
+        if counter and self._is_uncounted and (self._counting is None or self._counting.done()):
+            self._is_uncounted = False
+            self._counting = asyncio.create_task(self._count(counter), name=f"count {self.run_id}")
+
+    async def _count(self, counter: FigureCounter) -> None:
+        try:
+            self._is_uncounted |= await asyncio.to_thread(counter.count_on)
+        except OSError as error:  # our own disk may be full
+            log.warning("%s: its figures cannot be kept: %s", self.run_id, error)
 
     @property
     def room(self) -> int:
@@ -376,6 +396,7 @@ class _Follower:
         await asyncio.gather(*(self._copy(root, watch, stream) for watch in watches for stream in streams))
         for watch in watches:
             self._keep_in_bounds(watch)
+            watch.count()
 
     async def _copy(self, root: str, watch: _Watch, stream: StreamName) -> None:
         path = f"{root}/{watch.run_id}/{stream}"

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.masking import Mask
 from reconciler.core.model.runs import Check, FailureClass, RunRequest
 from reconciler.core.text import both_ends, one_line, without_credentials
 from reconciler.dispatch.protocol import agent_id, batches, folder_name
@@ -49,6 +50,10 @@ class Unfinished:
     """An unfinished git operation that the agent left, so that its work cannot be delivered."""
 
     lines: tuple[str, ...]
+
+    def withheld(self, mask: Mask) -> "Unfinished":
+        """Return the same without secrets: the agent chose the names in it."""
+        return Unfinished(tuple(map(mask.withhold, self.lines)))
 
     def check(self) -> Check:
         """Return it as a failed check: the agent gets it back like a failed validation."""

@@ -13,15 +13,17 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import httpx2
 from pydantic import BaseModel, ValidationError
 
 from reconciler.core.errors import Unavailable, UsageError
 from reconciler.core.model.specs import Forge
 from reconciler.core.text import one_line
 from reconciler.tls import Authorities, RenewedClient
+
+if TYPE_CHECKING:  # it is heavy, and most fleets begin without a forge
+    import httpx2
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -112,6 +114,8 @@ class ForgeClient:
         self._token = ""
         self._pause = pause
         self._rests_until = 0.0
+        import httpx2  # noqa: PLC0415 - see above
+
         try:
             authorities = Authorities(forge.ca)
         except UsageError as error:
@@ -212,6 +216,8 @@ class ForgeClient:
     ) -> _Reply:
         if (rest := self._rests_until - time.monotonic()) > 0:
             raise Unavailable(f"{self._where}: it asks to wait for {rest:.0f} s more")
+        import httpx2  # noqa: PLC0415 - see above
+
         headers = await self._authorization()
         try:
             async with (
@@ -237,7 +243,7 @@ class ForgeClient:
             self._token = token
         return {"Authorization": f"token {self._token}"}
 
-    async def _body(self, reply: httpx2.Response) -> bytes:
+    async def _body(self, reply: "httpx2.Response") -> bytes:
         raw = bytearray()
         async for chunk in reply.aiter_bytes():
             raw += chunk

@@ -39,7 +39,7 @@ _KEPT = 500
 _LARGEST = 2**20
 
 KeptOutcome = Literal["taken", "duplicate"]
-DeliveryOutcome = KeptOutcome | Literal["ignored", "refused"]
+DeliveryOutcome = Literal[KeptOutcome, "ignored", "refused"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<login>[^/@]*@)?", re.IGN
 _SCP = re.compile(r"[A-Za-z0-9_.][\w.-]*@[\w.\[\]:-]+:(?!//).+")
 _SCHEMES = {"https", "http", "ssh", "file"}
 _SYMBOLIC = b"ref: "
+_BRANCHES = b"refs/heads/"
 _ID = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
@@ -33,7 +34,15 @@ class Repository:
     the remote is the record. Close it: it keeps a git process for reading.
     """
 
-    def __init__(self, git_dir: Path, *, folder: Path | None, address: str | None, hash_name: str) -> None:
+    def __init__(
+        self,
+        git_dir: Path,
+        *,
+        folder: Path | None,
+        address: str | None,
+        hash_name: str,
+        head: Path | None = None,
+    ) -> None:
         self.git_dir = git_dir
         """Where the object database and the refs are."""
         self.folder = folder
@@ -45,6 +54,8 @@ class Repository:
         self.objects = CatFile(self.git)
         self.hash_name = hash_name
         """Of the hash that the ids of objects are made with."""
+        self._head = head or git_dir / "HEAD"
+        """File with the HEAD of the work tree that was opened: a linked one has its own."""
         self._elsewhere: dict[str, str] = {}
 
     @classmethod
@@ -62,15 +73,16 @@ class Repository:
 
     @classmethod
     async def _open_path(cls, place: Path) -> Self:
-        arguments = ("--path-format=absolute", "--git-common-dir", "--show-object-format", "--show-toplevel")
-        result = await Git.discovering(place).attempt("rev-parse", *arguments)
+        arguments = ("--git-common-dir", "--git-dir", "--show-object-format", "--show-toplevel")
+        result = await Git.discovering(place).attempt("rev-parse", "--path-format=absolute", *arguments)
         lines = os.fsdecode(result.stdout).split("\n")[:-1]
-        if len(lines) < len(("common", "hash")):
+        if len(lines) < len(("common", "own", "hash")):
             raise UsageError(f"{place}: no git repository that can be used: {result.message}")
         # Last, because git fails here without a work tree.
-        common, hash_name, *top = lines
+        common, own, hash_name, *top = lines
         folder = Path(top[0]) if top and result.code == 0 else None
-        return cls(_files_backend(Path(common)), folder=folder, address=None, hash_name=hash_name)
+        git_dir, head = _files_backend(Path(common)), Path(own) / "HEAD"
+        return cls(git_dir, folder=folder, address=None, hash_name=hash_name, head=head)
 
     @classmethod
     async def _open_url(cls, url: str, cache_dir: Path) -> Self:
@@ -191,17 +203,10 @@ class Repository:
             match = re.match(rb"ref: refs/heads/(.+)\tHEAD\n", listed)
             head = match[1] if match else b""
         else:
-            # Full names: how git shortens one depends on other refs, such as a tag of the same name.
-            name = await self._here.run("symbolic-ref", "--quiet", "HEAD", codes=(0, 1))
-            head = name.removeprefix(b"refs/heads/")
+            head = _branch_of(_content(self._head))
         if not head:
             raise UsageError(f"{self}: HEAD names no branch; say which one has the specs (--branch)")
         return head.decode().strip()
-
-    @property
-    def _here(self) -> Git:
-        """Return git in the opened folder: a linked work tree has its own HEAD."""
-        return Git.discovering(self.folder) if self.folder else self.git
 
     async def _branches(self) -> list[str]:
         depth = self.ref("").count("/")
@@ -233,6 +238,12 @@ class Repository:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    @property
+    def word(self) -> str:
+        """What people call it: the last part of where it is, such as `fleet`."""
+        parts = str(self).rstrip("/").removesuffix("/.git").removesuffix(".git").replace(":", "/").split("/")
+        return parts[-1] or "fleet"
 
     def __str__(self) -> str:
         return printable_error(self.address or str(self.folder or self.git_dir))
@@ -286,6 +297,12 @@ def _content(path: Path) -> bytes:
         return path.read_bytes().strip()
     except FileNotFoundError:
         return b""
+
+
+def _branch_of(head: bytes) -> bytes:
+    """Return the branch that the content of a HEAD names; empty if it names none."""
+    name = head.removeprefix(_SYMBOLIC).strip()
+    return name.removeprefix(_BRANCHES) if head.startswith(_SYMBOLIC + _BRANCHES) else b""
 
 
 def _files_backend(git_dir: Path) -> Path:

@@ -9,7 +9,7 @@ from reconciler.core.adapter import OF_EVENTS, RULES, Adapter, Output
 from reconciler.core.patterns import check_line_pattern, check_pattern, constant_of
 from reconciler.core.runs.command import GROUPS, PLACEHOLDER, check_adapter
 from reconciler.core.runs.outcome import SIGNALS, TOTALS
-from reconciler.specs.expressions import check_rule
+from reconciler.specs.expressions import ONE_EVENT, check_expression, check_rule
 from reconciler.specs.rules import Mistake, tried
 from reconciler.specs.yaml import Path
 
@@ -92,6 +92,9 @@ def _rules(output: Output) -> Iterator[Mistake]:
             yield from tried(("output", field), partial(check_rule, field), rule)
         elif field not in OF_EVENTS:
             yield from _text_rule(field, rule)
+    for field, rule in output.streamed or ():
+        if rule is not None:
+            yield from tried(("output", "streamed", field), partial(check_expression, of=ONE_EVENT), rule)
     if output.format != "text" and output.text is None:
         message = f"{output.format} needs `text`, the agent's last words: a run without any has failed"
         yield Mistake(("output", "format"), message)

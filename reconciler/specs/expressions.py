@@ -25,6 +25,7 @@ Kinds = frozenset[str]
 
 _EVENTS: Kinds = frozenset({"events"})
 """The list of all events, or some of them."""
+ONE_EVENT: Kinds = frozenset({"object"})
 _NULL: Kinds = frozenset({"null"})
 _ARRAYS: Kinds = frozenset({"array", "events"})
 _ANY: Kinds = frozenset({"null", "boolean", "number", "string", "object"}) | _ARRAYS
@@ -80,18 +81,18 @@ def _named(kinds: Kinds) -> str:
 # --- In any expression -------------------------------------------------------
 
 
-def check_expression(text: str) -> None:
+def check_expression(text: str, of: Kinds = _EVENTS) -> None:
     """
     Raise ValueError, with what is wrong, unless a text is an expression in which every part has an effect.
 
-    It is asked of the list of all events.
+    It is asked of the list of all events, or of what is named.
     """
     try:
         parsed = jmespath.compile(text).parsed
         _check_quotes(text)
         for node in _all(parsed):
             _check_node(node)
-        _kinds(parsed, _EVENTS)
+        _kinds(parsed, of)
     except JMESPathError as error:
         raise ValueError(f"not a JMESPath expression: {error}") from None
     except RecursionError:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -16,12 +16,15 @@ from pydantic_core import ErrorDetails
 from reconciler.core.adapter import AdapterSpec
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.faults import fault_message
-from reconciler.core.fields import Frozen, check_name
+from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import AgentSpec, FleetSpec, HostSpec, Kind, RepoSpec, TaskSpec
+from reconciler.core.names import check_name
 from reconciler.core.text import one_line
 from reconciler.specs import layers, yaml
 from reconciler.specs.rules import Mistake, broken_rules
 from reconciler.specs.yaml import MAX_MISTAKES, Path
+
+Spec = TypeVar("Spec", bound=Frozen)
 
 MODELS: Mapping[Kind, type[Frozen]] = {
     "fleet": FleetSpec,
@@ -196,6 +199,14 @@ def read_task(path: str, text: str) -> TaskSpec:
     if not isinstance(spec, TaskSpec):
         raise SpecError(problems)
     return spec
+
+
+def read_spec(model: type[Spec], path: str, file: File) -> Spec:
+    """Return what a file says by itself. Raises SpecError if it is broken, or of another kind."""
+    parsed = Parser().parse(path, file)
+    if parsed is None or not isinstance(parsed.spec, model):
+        raise SpecError(parsed.problems if parsed else ())
+    return parsed.spec
 
 
 def _validate(model: type[Frozen], value: Any) -> tuple[Frozen | None, list[Mistake]]:

@@ -65,9 +65,12 @@ class BotCommitter:
         *,
         made_from: str | None = None,
         branch: str | None = None,
+        author: str | None = None,
     ) -> str:
         """
         Commit changed files and return the commit; see `SpecWriter.put`.
+
+        `author` is the name of who asks for it, where that is not the reconciler.
 
         Where the branch is checked out, the files there follow, as with
         `git pull`. Raises Unavailable if that would write over somebody's work.
@@ -75,7 +78,7 @@ class BotCommitter:
         async with self._turn:
             return await commit_files(
                 self._repository,
-                self._committer,
+                self._committer.with_env(author_names(author)) if author else self._committer,
                 branch or self._branch,
                 files,
                 message,
@@ -109,6 +112,11 @@ def _text(content: bytes) -> str | None:
         return content.decode()
     except UnicodeDecodeError:
         return None
+
+
+def author_names(author: str) -> Mapping[str, str]:
+    """Return the environment in which git names an author of whom no address is known."""
+    return {"GIT_AUTHOR_NAME": author, "GIT_AUTHOR_EMAIL": f"{author.replace('/', '.')}@localhost"}
 
 
 def bot_git(git: Git) -> Git:

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from reconciler.core.errors import NotFound, Unavailable
 from reconciler.core.times import time_at
-from reconciler.core.transitions import TransitionRecord
+from reconciler.core.transitions import HistoryFilter, TransitionRecord
 from reconciler.git.repository import Repository
 from reconciler.store.layout import status_path
 from reconciler.store.messages import parse_message
@@ -75,6 +75,23 @@ class HistoryReader:
             return await _read(self._repository, listed)
         return await _walk(self._repository, await self._last(task, head, commit), limit)
 
+    async def search(
+        self, wanted: HistoryFilter, commit: str | None, limit: int
+    ) -> Sequence[TransitionRecord]:
+        """
+        Return what fits a filter, up to now or before a commit, newest first.
+
+        Raises NotFound if that commit is not in the history, Unavailable.
+        """
+        head = self.head()
+        if not head:
+            return ()
+        if commit is not None:
+            await self._require(commit, head)
+        start = head if commit is None else f"{commit}^@"
+        listed = await _listed(self._repository, f"--max-count={limit}", *_criteria(wanted), start)
+        return await _read(self._repository, listed)
+
     async def _last(self, task: str, head: str, commit: str | None) -> str | None:
         """Return the last transition of a task, up to now or before a commit that may be one of it."""
         if commit is not None:
@@ -100,6 +117,26 @@ class HistoryReader:
             if (await self._repository.git.attempt(*args)).code == 0:
                 return
         raise NotFound(f"no commit {commit[:64]!r} in the history; ask without it to begin anew")
+
+
+def _criteria(wanted: HistoryFilter) -> Sequence[str]:
+    """Return what `git rev-list` is to list: the commits whose messages have all that is wanted."""
+    trailers = {"Task": wanted.task, "Host": wanted.host, "Actor": wanted.actor, "Cause": wanted.cause}
+    patterns = [f"^{key}: {_literal(value)}$" for key, value in trailers.items() if value]
+    if wanted.text:
+        patterns.append(_literal(wanted.text))
+    times = {"since": wanted.since, "until": wanted.until}
+    return [
+        *(f"--{name}=@{int(at.timestamp())}" for name, at in times.items() if at),
+        "--all-match",
+        "--grep=^Cause: ",  # every transition has one, and news of a host
+        *(f"--grep={pattern}" for pattern in patterns),
+    ]
+
+
+def _literal(text: str) -> str:
+    """Return a basic regular expression that fits a text and nothing else."""
+    return re.sub(r"([\\.\[\]*^$])", r"\\\1", text.replace("\n", " "))
 
 
 async def last_touched(repository: Repository, branch: str, path: str, pattern: str) -> datetime | None:

@@ -50,9 +50,7 @@ class PresenceFile:
     """The presence file in the data folder, for its writer and its readers."""
 
     def __init__(self, repository: Repository, branch: str, data: Path) -> None:
-        place = repository.address or str(repository.git_dir)
-        digest = repository.blob_id(f"{place} {branch}".encode())[:16]
-        self._path = data / "reconcilers" / f"{digest}.json"
+        self._path = fleet_file(repository, branch, data / "reconcilers")
         self._lock = lock_file(repository.git_dir, branch)
         self._written: Presence | None = None
 
@@ -90,6 +88,13 @@ class PresenceFile:
                 return datetime.fromisoformat(presence.ended)
             return time_at(self._path.stat().st_mtime)
         return None
+
+
+def fleet_file(repository: Repository, branch: str, folder: Path, ending: str = "json") -> Path:
+    """Return the file of one fleet in a folder of the data folder, which may be that of several."""
+    place = repository.address or str(repository.git_dir)
+    digest = repository.blob_id(f"{place} {branch}".encode())[:16]
+    return folder / f"{digest}.{ending}"
 
 
 def _presence(document: Mapping[str, Any]) -> Presence:

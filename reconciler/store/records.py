@@ -8,8 +8,9 @@ from typing import Any
 
 from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import Gone, Problem, SpecError, Unavailable
-from reconciler.core.fields import Frozen, check_name
+from reconciler.core.fields import Frozen
 from reconciler.core.model.status import HostStatus, Status
+from reconciler.core.names import check_name
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
 from reconciler.store import statuses

@@ -17,9 +17,7 @@ from reconciler.core.errors import Unavailable, UsageError
 from reconciler.core.times import time_at
 from reconciler.git.process import Git, printable_error
 from reconciler.git.repository import Repository
-from reconciler.store.commits import commit_tree, publish
 from reconciler.store.locks import lock_file, lock_holder
-from reconciler.store.user_commits import require_identity
 
 ASKING = 15.0
 """Timeout in seconds for asking a remote for its record."""
@@ -33,6 +31,9 @@ class Remote:
     url: str
     is_mirrored: bool = False
     """Whether a fetch from it writes over the branches here."""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.url})" if self.name != self.url else self.url
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,9 @@ class RemoteAnswer:
     """A remote's answer about the record."""
 
     commit: str
+    """Newest of the record; of any branch that it fetched, in a clone."""
     is_its_own: bool
-    """False: the remote is a clone too, and has it as it fetched it from somewhere else."""
+    """False: the remote is a clone too; the record, if there is one, is where it was cloned from."""
 
 
 async def remotes(repository: Repository) -> Sequence[Remote]:
@@ -69,6 +71,21 @@ async def remotes(repository: Repository) -> Sequence[Remote]:
         for name, values in settings.items()
         if values.get("url")
     ]
+
+
+async def _removed_origin(repository: Repository) -> Sequence[Remote]:
+    """
+    Return where a repository was cloned from, if it has no record and that is no remote of it any more.
+
+    Git notes it in the log of HEAD, as long as it keeps that (90 days).
+    """
+    try:
+        first = (repository.git_dir / "logs/HEAD").read_text(errors="replace").partition("\n")[0]
+    except OSError:
+        return ()
+    url = first.partition("\tclone: from ")[2]
+    known_urls = {remote.url for remote in await remotes(repository)}
+    return [Remote(url, url)] if url and printable_error(url) not in known_urls else ()
 
 
 def _writes_over(settings: dict[str, list[str]]) -> bool:
@@ -133,7 +150,9 @@ async def require_own_record(repository: Repository, branch: str) -> None:
     nothing was, and there is no record here, that is a reason too. So is a
     remote that knows of a record elsewhere.
     """
-    known_remotes = await remotes(repository)
+    known_remotes = list(await remotes(repository))
+    if repository.read_ref(f"refs/heads/{branch}") is None and not repository.address:
+        known_remotes += await _removed_origin(repository)
     for why_not in await asyncio.gather(
         *(_why_not_here(repository, branch, remote) for remote in known_remotes)
     ):
@@ -152,7 +171,7 @@ async def _why_not_here(repository: Repository, branch: str, remote: Remote) -> 
         theirs = repository.read_ref(f"refs/remotes/{remote.name}/{branch}")
         if theirs is None and local is None:
             return (
-                f"{remote.name} ({remote.url}) may have the record of this fleet, and cannot be asked: "
+                f"{remote} may have the record of this fleet, and cannot be asked: "
                 f"{error}; try again when it answers, or, if it has none, begin one here: "
                 "`reconciler adopt-record --anew`"
             )
@@ -175,29 +194,31 @@ async def _is_behind(repository: Repository, local: str | None, theirs: str) -> 
 
 
 def _stand(local: str | None, remote: Remote, branch: str, *, is_behind: bool) -> str:
-    where = f"{remote.name} ({remote.url})"
     if local is None:
         how = "and there is none here: everything on record there would be done again"
     elif is_behind:
         how = "and the one here is behind it: what happened since would be done again"
     else:
         how = "and the one here has not all of it: what happened there since would be done again"
-    return f"the record of this fleet is at {where}, branch {branch}, {how}"
+    return f"the record of this fleet is at {remote}, branch {branch}, {how}"
 
 
 def _stand_further(remote: Remote, branch: str) -> str:
     return (
-        f"{remote.name} ({remote.url}) is a clone as well: the record of this fleet, branch {branch}, is "
-        "where that one was cloned from, and there is none here: everything on record there would be done "
-        "again; serve that place by its path or URL (--repo), or begin a record here, to do all anew: "
-        "`reconciler adopt-record --anew`"
+        f"{remote} is a clone as well: the record of this fleet, branch {branch}, is "
+        "where the first of them was cloned from, and there is none here: everything on record there would "
+        "be done again; serve that place by its path or URL (--repo), or begin a record here, to do all "
+        "anew: `reconciler adopt-record --anew`"
     )
 
 
 def _ways(remote: Remote) -> str:
+    adopt = f"reconciler adopt-record --from {remote.name}"
+    if remote.name == remote.url:
+        adopt = f"git remote add origin {remote.url} && reconciler adopt-record --from origin"
     return (
         f"serve it by its URL (--repo {remote.url}), or go on here, once nobody serves it there "
-        f"any more: `reconciler adopt-record --from {remote.name}`"
+        f"any more: `{adopt}`"
     )
 
 
@@ -207,7 +228,7 @@ def _why_served(remote: Remote, branch: str) -> str | None:
     for git_dir in (place / ".git", place):
         if (holder := lock_holder(lock_file(git_dir, branch))) is not None:
             return (
-                f"the record of this fleet is at {remote.name} ({remote.url}), where a reconciler "
+                f"the record of this fleet is at {remote}, where a reconciler "
                 f"(pid {holder}) is at work on it: end it first, or leave the fleet to it"
             )
     return None
@@ -215,7 +236,7 @@ def _why_served(remote: Remote, branch: str) -> str | None:
 
 async def ask(repository: Repository, branch: str, remote: Remote) -> RemoteAnswer | None:
     """Return a remote's answer about the record; None if it has none. Raises Unavailable."""
-    own, fetched = f"refs/heads/{branch}", f"refs/remotes/*/{branch}"
+    own, fetched = f"refs/heads/{branch}", "refs/remotes/*"
     listed = await repository.network.run("ls-remote", remote.name, own, fetched, timeout=ASKING)
     commits = {
         ref: commit for commit, _, ref in (line.partition("\t") for line in listed.decode().splitlines())
@@ -265,6 +286,9 @@ async def adopt(repository: Repository, branch: str, name: str | None) -> str:
 
 async def begin_record(repository: Repository, branch: str) -> str:
     """Begin an empty record in a person's name; return its commit. Raises UsageError if there is one."""
+    from reconciler.store.commits import commit_tree, publish
+    from reconciler.store.user_commits import require_identity
+
     if (commit := repository.read_ref(f"refs/heads/{branch}")) is not None:
         raise UsageError(f"there is a record here: {branch} is at {commit[:10]}")
     person = Git.personal(repository.git_dir)

@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from typing import Self
 
-from reconciler.controller.ports import Step
+from reconciler.controller.ports import UNREAD_METER, Meter, Step
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import Conflict, Problem, Refused, Unavailable
 from reconciler.core.events import Assigned
@@ -62,6 +62,7 @@ class StateBranch:
         *,
         revision: Callable[[], str],
         marks: HighWaterMarks | None = None,
+        meter: Meter = UNREAD_METER,
     ) -> None:
         self.ref = repository.ref(branch)
         """Of the branch, where it is read from."""
@@ -70,6 +71,7 @@ class StateBranch:
         self._writer = writer
         self._revision = revision
         self._marks = marks
+        self._meter = meter
         self._records = Records(repository, branch)
         self._turn = asyncio.Lock()
         self._head: str | None = None
@@ -89,18 +91,20 @@ class StateBranch:
         clock: Callable[[], datetime],
         revision: Callable[[], str],
         marks: HighWaterMarks | None = None,
+        meter: Meter = UNREAD_METER,
     ) -> Self:
         """
         Become the writer of the state branch, and make it at the first start.
 
         `token` draws the fleet's id, `clock` dates the commit that records it,
         `revision` names the commit of the specs in force when something is
-        committed, `marks` remember what was acknowledged. Raises UsageError if
+        committed, `marks` remember what was acknowledged, `meter` is told of
+        pushes that were refused. Raises UsageError if
         the branch cannot be ours (another writer, checked out), Rewound if it
         went back, Unavailable if the remote does not answer.
         """
         writer = await Writer.open(repository, branch)
-        state = cls(repository, branch, writer, revision=revision, marks=marks)
+        state = cls(repository, branch, writer, revision=revision, marks=marks, meter=meter)
         try:
             state.fleet_id = await state._create(FleetIdentity(id=token()), clock())
         except BaseException:
@@ -153,6 +157,13 @@ class StateBranch:
         async with self._turn:
             attempts = (await self._recall()).attempts
         return {name: attempts[name] for name in names if name in attempts}
+
+    async def last_commits(self) -> Mapping[str, str]:
+        """Return the commit of the last transition of every task; no commit under way is waited for."""
+        if self._last_transitions is None:
+            async with self._turn:
+                return (await self._recall()).transitions
+        return self._last_transitions.transitions
 
     async def spent(self, since: datetime) -> Mapping[BudgetScope, Usage]:
         """Return what was spent since a time, and from whose money. Raises Unavailable."""
@@ -331,7 +342,14 @@ class StateBranch:
         try:
             await push(self._repository.network, "origin", commit, self._branch)
         except Refused as error:
+            self._meter.push_refused("refused")
             raise Unavailable(str(error)) from error
+        except Conflict:
+            self._meter.push_refused("conflict")
+            raise
+        except Unavailable:
+            self._meter.push_refused("unavailable")
+            raise
 
 
 def _attempts(steps: Iterable[Step]) -> Mapping[str, int]:

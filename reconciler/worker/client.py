@@ -28,7 +28,8 @@ from reconciler.core.errors import (
     Unavailable,
     UsageError,
 )
-from reconciler.core.fields import Frozen, check_name
+from reconciler.core.fields import Frozen
+from reconciler.core.names import check_name
 from reconciler.core.text import one_line
 from reconciler.tls import Authorities, RenewedClient
 from reconciler.wire import (

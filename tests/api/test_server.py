@@ -16,6 +16,7 @@ from reconciler.api import server
 from reconciler.api.app import make_app
 from reconciler.api.limits import Rate, RateLimits
 from reconciler.api.listen import read_listen
+from reconciler.api.pages.access import exposure_of
 from reconciler.api.server import serve_app
 from reconciler.api.stream import PING_SECONDS
 from reconciler.core.errors import Unavailable, UsageError
@@ -25,6 +26,7 @@ from reconciler.worker.client import ApiClient
 from tests.api.world import TOKENS, FakeWorld, pulled
 
 LISTEN = read_listen("127.0.0.1:0")
+EXPOSURE = exposure_of(LISTEN, "", b"key")
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
 
 
@@ -450,7 +452,12 @@ async def test_many_can_live_in_one_process_and_be_started_again(tmp_path):
             worlds = FakeWorld(), FakeWorld()
             apps = [
                 make_app(
-                    one.controller, one.leases, one.services, clock=one.clock, last_use=tmp_path / "used"
+                    one.controller,
+                    one.leases,
+                    one.services,
+                    clock=one.clock,
+                    last_use=tmp_path / "used",
+                    exposure=EXPOSURE,
                 )
                 for one in worlds
             ]
@@ -464,7 +471,12 @@ async def test_many_can_live_in_one_process_and_be_started_again(tmp_path):
 async def test_an_address_that_is_taken_is_told_in_words(address, tmp_path):
     world = FakeWorld()
     other = make_app(
-        world.controller, world.leases, world.services, clock=world.clock, last_use=tmp_path / "used"
+        world.controller,
+        world.leases,
+        world.services,
+        clock=world.clock,
+        last_use=tmp_path / "used",
+        exposure=EXPOSURE,
     )
 
     with pytest.raises(UsageError, match="choose another address with --listen"):
@@ -475,13 +487,15 @@ async def test_an_address_that_is_taken_is_told_in_words(address, tmp_path):
 # --- Who is there ----------------------------------------------------------
 
 
+OPEN = "/api/v1/openapi.json"
+"""What anybody may read, a limited number of times."""
 FEW = RateLimits(peer=Rate(per_second=0.001, burst=3))
 
 
 @pytest.mark.parametrize("limits", [FEW])
 async def test_behind_a_proxy_the_peer_is_who_the_proxy_says(world, app):
     async def ask(client, peer):
-        return (await client.get("/readyz", headers={"X-Forwarded-For": peer})).status_code
+        return (await client.get(OPEN, headers={"X-Forwarded-For": peer})).status_code
 
     async with (
         serve_app(app, read_listen("127.0.0.1:0", behind_proxy=True)) as address,
@@ -497,7 +511,7 @@ async def test_behind_a_proxy_the_peer_is_who_the_proxy_says(world, app):
 @pytest.mark.parametrize("limits", [FEW])
 async def test_without_a_proxy_nobody_says_who_the_peer_is(nobody):
     answers = [
-        (await nobody.get("/readyz", headers={"X-Forwarded-For": f"203.0.113.{number}"})).status_code
+        (await nobody.get(OPEN, headers={"X-Forwarded-For": f"203.0.113.{number}"})).status_code
         for number in range(4)
     ]
 
@@ -602,7 +616,12 @@ async def test_a_pulled_task_survives_a_stop(world, tmp_path):
     keys = []
     for _ in range(2):
         app = make_app(
-            world.controller, world.leases, world.services, clock=world.clock, last_use=tmp_path / "used"
+            world.controller,
+            world.leases,
+            world.services,
+            clock=world.clock,
+            last_use=tmp_path / "used",
+            exposure=EXPOSURE,
         )
         async with serve_app(app, LISTEN) as address, httpx2.AsyncClient(trust_env=False) as client:
             headers = {"Authorization": f"Bearer {TOKENS['jeeves']}"}

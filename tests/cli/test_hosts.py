@@ -12,7 +12,8 @@ import asyncssh
 import pytest
 from ruamel.yaml import YAML
 
-from reconciler.cli.hosts import _address, cordoning, draining, uncordoning
+from reconciler.cli.hosts import _address
+from reconciler.core.edits import cordoning, draining, uncordoning
 from reconciler.core.model.specs import HostSpec
 from tests.dispatch.sshd import needs_sshd, yard
 

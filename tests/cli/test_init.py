@@ -163,6 +163,16 @@ def test_a_folder_that_cannot_be_made_is_told_with_why(tmp_path):
     assert f"{tmp_path / 'file/fleet'} cannot be made: Not a directory" in done.stderr
 
 
+def test_a_folder_without_a_name_is_not_the_current_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["init", ""], ["--data-dir", "", "init"], ["demo", "--dir", " "]):
+        done = CliRunner().invoke(cli, arguments)
+
+        assert done.exit_code == 64
+        assert "the name is empty" in done.stderr
+    assert not (tmp_path / "specs").exists()
+
+
 def test_a_bare_repository_is_refused(tmp_path):
     git(tmp_path, "init", "-q", "--bare", ".")
 

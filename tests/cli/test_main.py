@@ -150,6 +150,26 @@ def test_every_error_ends_in_its_documented_code_without_a_traceback(error, code
     assert done.stderr.strip()
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device", "/x/a"), "/x/a: No space left on device; make room"),
+        (OSError(30, "Read-only file system", "/x/a"), "/x/a: Read-only file system; mount it for writing"),
+        (PermissionError(13, "Permission denied", "/x/a"), "/x/a: Permission denied; see who may write"),
+        (Unavailable("git add failed (128): '/x/index.lock': Permission denied"), "; see who may write"),
+        (Unavailable("git status failed (128): write error. Out of diskspace"), "; make room there"),
+        (Unavailable("git@forge: Permission denied (publickey)."), "(publickey).\n"),
+        (Unavailable("/x: No space left on device; see `df`"), "device; see `df`\n"),
+        (FileNotFoundError(2, "No such file or directory", "/x/a"), "error: /x/a: No such file or dir"),
+    ],
+)
+def test_what_the_file_system_refuses_says_where_why_and_what_to_do(error, words):
+    done = CliRunner().invoke(failing(error), ["fail"])
+
+    assert words in done.stderr
+    assert "Errno" not in done.stderr
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 def test_errors_of_things_that_ran_together_end_in_the_code_of_the_first(depth):
     error = Unavailable("later")

@@ -21,19 +21,20 @@ def done(two):
     return two
 
 
-@pytest.mark.parametrize("way", [*WAYS, "specs/tasks/web/a.yaml"])
-def test_a_task_is_named_in_the_same_ways_wherever_it_is_looked_at(done, way):
-    args = way.split()
+def test_a_task_is_named_in_the_same_ways_wherever_it_is_looked_at(done):
+    for way in (*WAYS, "specs/tasks/web/a.yaml"):
+        args = way.split()
 
-    logs, prompt = done.run("logs", *args), done.run("prompt", *args)
-    described, explained = done.run("describe", *args), done.run("explain", *args)
-    got, history = done.run("get", *args, "-o", "name"), done.run("history", *args)
+        logs, prompt = done.run("logs", *args), done.run("prompt", *args)
+        described, explained = done.run("describe", *args), done.run("explain", *args)
+        got, history = done.run("get", *args, "-o", "name"), done.run("history", *args)
 
-    assert [each.exit_code for each in (logs, prompt, described, explained, got, history)] == [0] * 6
-    assert "hello" in logs.stdout
-    assert got.stdout == "web/a\n"
-    assert "web/a" in described.stdout
-    assert "completed" in history.stdout
+        codes = [each.exit_code for each in (logs, prompt, described, explained, got, history)]
+        assert codes == [0] * 6, way
+        assert "hello" in logs.stdout, way
+        assert got.stdout == "web/a\n", way
+        assert "web/a" in described.stdout, way
+        assert "completed" in history.stdout, way
 
 
 @pytest.mark.parametrize("way", WAYS)

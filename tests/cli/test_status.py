@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -201,3 +202,49 @@ def test_a_live_run_shows_when_it_printed_last(slow):
     assert listed["live"]["last_output_at"] is not None
     assert "last output" in table
     assert slow.git("rev-parse", "fleet-state") == before
+
+
+TURN = """{"type": "assistant", "message": {"id": "%s", "usage":
+{"input_tokens": %d, "output_tokens": 1, "cache_read_input_tokens": 3000}}}""".replace("\n", " ")
+AGENT = """\
+command: [sh, -c, "{script}"]
+output:
+  format: json_lines
+  text: "[-1].text"
+  terminal: "[-1].type"
+  streamed:
+    turn: "type=='assistant' && message.id || null"
+    input_tokens: message.usage.input_tokens
+    cached_tokens: message.usage.cache_read_input_tokens
+"""
+
+
+def test_a_live_run_shows_its_turns_and_tokens_so_far(slow):
+    slow.write("specs/adapters/streaming.yaml", AGENT)
+    slow.write("turns", "\n".join([TURN % ("m1", 100), TURN % ("m1", 101), TURN % ("m2", 1102), ""]))
+    script = f"cat {slow.folder}/turns; sleep 600"
+    slow.write("specs/tasks/hello.yaml", f"goal: Wait.\nadapter: streaming\nscript: {script}\n")
+    slow.commit("Tell of turns")
+    with running(slow):
+        before = slow.git("rev-parse", "fleet-state")
+        live = eventually(lambda: json.loads(slow.run("get", "-o", "json").stdout)[0].get("live"), "turns")
+        table, shown, told = slow.run("get").stdout, slow.run("describe", "hello").stdout, document(slow)[1]
+        standing = slow.run("status").stdout
+
+    counts = {"turns": 2, "input_tokens": 1203, "output_tokens": None, "cached_tokens": 6000}
+    assert {name: live[name] for name in counts} == counts
+    assert "2 turns, tokens 1,203 in + 6,000 cached, last output" in table
+    assert "this round:" in shown
+    assert "2 turns, tokens 1,203 in + 6,000 cached" in shown
+    assert told["live"] == [{"task": "hello", **live}]
+    assert "2 turns, tokens 1,203 in + 6,000 cached, last output" in standing
+    assert slow.git("rev-parse", "fleet-state") == before
+
+
+def eventually(look, name):
+    """Look until what is seen has a value under a name."""
+    for _ in range(600):
+        if (seen := look()) and seen[name] is not None:
+            return seen
+        time.sleep(0.1)
+    raise AssertionError(f"{name} never came")

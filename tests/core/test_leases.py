@@ -12,12 +12,11 @@ from reconciler.core.lifecycle import transition
 from reconciler.core.model.runs import Claim
 from reconciler.core.model.specs import Agent, Desired, DesiredState, ExecutionMode, FleetSpec
 from reconciler.core.model.status import LeaseRequest, Observed, Phase, Reason
-from reconciler.core.planning.plan import plan
 from reconciler.core.runs.command import assignment
 from reconciler.core.runs.leases import heartbeat, holder, is_to_check, lease_end, lease_lost, report_event
 from tests.fakes import make_task
 from tests.statuses import make_status as new_status
-from tests.strategies import NOW
+from tests.strategies import NOW, plan
 
 LABELS = ("gpu", "big", "arm")
 labels = st.lists(st.sampled_from(LABELS), unique=True, max_size=3).map(tuple)

@@ -11,9 +11,9 @@ from reconciler.core.events import Cancelled, Failed, Restored, Retried
 from reconciler.core.model.runs import FailureClass, run_key
 from reconciler.core.model.specs import Desired, DesiredState, FleetSpec, Host, Task
 from reconciler.core.model.status import HostStatus, Observed, Phase, Reason
-from reconciler.core.planning.plan import FollowRun, StopRun, plan
+from reconciler.core.planning.plan import FollowRun, StopRun
 from tests.statuses import make_status
-from tests.strategies import NOW, World, blob, fleets
+from tests.strategies import NOW, World, blob, fleets, plan
 
 LOST_AFTER = timedelta(minutes=30)
 SILENT = NOW - LOST_AFTER

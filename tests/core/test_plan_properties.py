@@ -19,7 +19,6 @@ from reconciler.core.planning.plan import (
     StopRun,
     attention,
     needs_attention,
-    plan,
     prune_digest,
 )
 from reconciler.core.planning.schedule import next_opening
@@ -32,6 +31,7 @@ from tests.strategies import (
     blob,
     desireds,
     fleets,
+    plan,
     reports,
     statuses,
     tasks,

@@ -12,9 +12,9 @@ from reconciler.core.events import Assigned, Completed, Created, Renamed, Renewe
 from reconciler.core.model.runs import FailureClass, run_key
 from reconciler.core.model.specs import Desired, DesiredState, Host, Task
 from reconciler.core.model.status import Observed, Phase, Reason
-from reconciler.core.planning.plan import attention, plan
+from reconciler.core.planning.plan import attention
 from tests.statuses import make_status
-from tests.strategies import NOW, SUCCESS, World, blob, failed
+from tests.strategies import NOW, SUCCESS, World, blob, failed, plan
 
 DAILY = "30 9 * * *"
 DUE = NOW.replace(minute=30)

@@ -13,9 +13,9 @@ from reconciler.core.lifecycle import fold
 from reconciler.core.model.runs import run_key
 from reconciler.core.model.specs import Desired, FleetSpec, Host, Repo, Task
 from reconciler.core.model.status import Observed, Phase, Reason
-from reconciler.core.planning.plan import StartRun, StopRun, plan
+from reconciler.core.planning.plan import StartRun, StopRun
 from tests.statuses import make_status
-from tests.strategies import NOW, SUCCESS, World, blob
+from tests.strategies import NOW, SUCCESS, World, blob, plan
 
 TOMORROW = NOW.replace(hour=0) + timedelta(days=1)
 MIDNIGHT = "2030-01-02T00:00:00Z"

@@ -16,7 +16,7 @@ from reconciler.core.model.specs import Agent, Host
 from reconciler.core.model.status import Failure, HostStatus, Observed, Phase, Reason, Waiting
 from reconciler.core.planning.placement import slots_in_use
 from reconciler.core.transitions import TransitionRecord, transition_document
-from reconciler.core.views import ReadModel, observed_on_record
+from reconciler.core.views import LiveFigures, ReadModel, observed_on_record
 from tests.fakes import START, make_desired, make_task
 from tests.statuses import changed, make_status
 from tests.strategies import fleets
@@ -148,7 +148,7 @@ def test_one_task_is_found_without_a_look_at_all():
     desired = replace(make_desired(task), tasks=Unlisted(a=task), broken=Unlisted())
     live = status(Phase.RUNNING, run="a.g1.a1", round=1)
     observed = Observed(Unlisted(a=live), damaged=Unlisted())
-    model = ReadModel(desired, observed, last_output=lambda *_: START)
+    model = ReadModel(desired, observed, live=lambda *_: LiveFigures(last_output_at=START))
 
     assert model.has("a")
     assert model.task("a").last_activity_at == START

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.errors import Unavailable
+from reconciler.core.errors import NotFound, Unavailable
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Repo
 from reconciler.dispatch.repos import CodeRepository
@@ -197,3 +197,20 @@ async def test_many_callers_at_once_get_the_same_commit(repository):
     found = await asyncio.gather(*(repository.starting_point(None) for _ in range(8)))
 
     assert len(set(found)) == 1
+
+
+async def test_what_work_changes_is_told_from_the_mirror_alone(world, repository):
+    base = await repository.starting_point(None)
+    seed = world.folder / "seed"
+    (seed / "new.txt").write_text("hello\n")
+    git(seed, "add", "new.txt")
+    head = commit_in(seed)
+    await repository.receive(bundle_of(seed, head, base), "a.r1")
+
+    diff = await repository.diff(base, head)
+
+    assert "+++ b/new.txt" in diff
+    assert "+hello" in diff
+    for missing in (NOBODY, "--output=/tmp/x"):
+        with pytest.raises(NotFound):
+            await repository.diff(base, missing)

@@ -169,6 +169,26 @@ async def test_after_a_restart_words_are_masked_if_what_was_injected_is_what_is_
     assert "*" * len(VALUE) in again.verdict.text
 
 
+@pytest.mark.parametrize("ending", ["exit 0", "exit 1"])
+@pytest.mark.parametrize(
+    "leave",
+    [
+        'mkdir "$KEY"; git init -q "$KEY"',
+        'git switch -q -c "x/$KEY"; git commit -q --allow-empty -m "$KEY"; git switch -q -',
+        'git worktree add -q --detach "$TMPDIR/$KEY"; echo x >"$TMPDIR/$KEY/new"',
+    ],
+    ids=["folder", "branch", "work tree"],
+)
+async def test_names_that_an_agent_gives_do_not_tell_its_secrets(world, tmp_path, leave, ending):
+    env = {"TMPDIR": str(tmp_path)}
+    order = world.order(f"{leave}; {ending}", adapter=minted(world, "reconciler"), env=env)
+
+    for told in ("**********", "withheld"):  # as injected; then after a restart
+        report = await world.carry_out(order)
+        assert "a1B2c3D4" not in words_of(report)
+        assert told in words_of(report)
+
+
 async def test_a_later_round_does_not_tell_of_the_secrets_of_an_earlier_one(world):
     script = 'echo "I have $(cat key 2>/dev/null) and $KEY"; [ -e key ] || printf %s "$KEY" >key'
     dispatcher, facts = world.dispatcher(), asyncio.Queue()

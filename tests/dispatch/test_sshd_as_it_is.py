@@ -476,6 +476,16 @@ async def test_a_call_that_is_given_up_under_a_slow_login_shell_says_what_it_wai
     assert server.logins() == 1
 
 
+async def test_a_call_that_a_slow_login_shell_keeps_waiting_says_how_long_that_takes(servers: Yard):
+    server = servers.sshd(ForceCommand='sleep 1; exec sh -c "$SSH_ORIGINAL_COMMAND"')
+    async with opened() as transports:
+        transport = transports(server.host())
+        await transport.call(("sh", "-s"), HELLO, timeout=60)
+
+        with pytest.raises(Unavailable, match=r"its login shell alone takes \d+ s, see what its startup"):
+            await transport.call(("sh", "-s"), HELLO, timeout=0.5)
+
+
 async def test_who_only_accepts_is_told_apart_from_who_is_not_there(servers: Yard):
     async with silent_server() as port:
         told = await ask(servers.sshd().host(port=port), connect=0.2)

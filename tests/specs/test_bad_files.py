@@ -190,6 +190,13 @@ BAD = [
     (ADAPTER, b"version: {}\n", ["1:1: error: version.command: is missing"]),
     (ADAPTER, b"prompt: stdin\n", ["1:1: error: command: missing: the program and its arguments"]),
     (
+        ADAPTER,
+        b"command: x\noutput:\n  streamed: {turn: 'a['}\n",
+        [
+            '3:20: error: output.streamed.turn: not a JMESPath expression: Invalid jmespath expression: Incomplete expression: "a[" ^',
+        ],
+    ),
+    (
         REPO,
         b"url: 'ext::sh -c id'\n",
         ["1:6: error: url: git's remote helpers are not allowed (ext::\N{HORIZONTAL ELLIPSIS})"],

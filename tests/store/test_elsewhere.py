@@ -64,6 +64,39 @@ async def test_nor_does_the_clone_of_a_clone(open_repository, fleet, tmp_path, a
     await require_own_record(last, BRANCH)
 
 
+async def test_nor_does_any_later_clone(open_repository, fleet, tmp_path):
+    for before, after in (("fleet", "first"), ("first", "second"), ("second", "third")):
+        place = fleet if before == "fleet" else tmp_path / before
+        git(tmp_path, "clone", "-q", f"file://{place}", after)
+
+    with pytest.raises(UsageError, match=r"is a clone as well.*adopt-record --anew"):
+        await require_own_record(await open_repository(tmp_path / "third"), BRANCH)
+
+
+@pytest.mark.parametrize("change", ["remote remove origin", "remote set-url origin {}/empty.git"])
+async def test_a_clone_stays_one_when_its_remote_is_another_or_gone(open_repository, fleet, tmp_path, change):
+    git(tmp_path, "init", "-q", "--bare", "empty.git")
+    git(tmp_path, "clone", "-q", f"file://{fleet}", "clone")
+    git(tmp_path / "clone", *change.format(tmp_path).split())
+    clone = await open_repository(tmp_path / "clone")
+
+    with pytest.raises(UsageError, match=rf"record of this fleet is at file://{fleet}, .*git remote add"):
+        await require_own_record(clone, BRANCH)
+
+    git(tmp_path / "clone", "remote", "add", "before", f"file://{fleet}")
+    await adopt(clone, BRANCH, "before")
+    git(tmp_path / "clone", "remote", "remove", "before")
+    await require_own_record(clone, BRANCH)
+
+
+async def test_a_clone_of_what_had_no_record_begins_one(open_repository, checkout, tmp_path):
+    git(tmp_path, "clone", "-q", "--bare", str(checkout), "template.git")
+    git(tmp_path, "clone", "-q", f"file://{tmp_path}/template.git", "clone")
+    git(tmp_path / "clone", "remote", "remove", "origin")
+
+    await require_own_record(await open_repository(tmp_path / "clone"), BRANCH)
+
+
 async def test_a_work_tree_beside_a_clone_is_that_clone(open_repository, fleet, tmp_path):
     git(tmp_path, "clone", "-q", str(fleet), "clone")
     git(tmp_path / "clone", "worktree", "add", "-q", "--detach", str(tmp_path / "beside"))

@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 
+from reconciler.controller.ports import NoMeter
 from reconciler.core.errors import Conflict, Refused, Unavailable
 from reconciler.git.remote import push
 from tests.store.world import BRANCH, commit, created, git, start, started
@@ -177,3 +178,36 @@ async def test_an_address_may_be_rewritten_by_the_configuration_of_the_person(op
     repository = await open_repository("https://127.0.0.1:9/fleet.git")
 
     assert repository.read_ref(repository.ref("main")) == git(bare, "rev-parse", "main")
+
+
+class Refusals(NoMeter):
+    def __init__(self):
+        self.reasons = []
+
+    def push_refused(self, why):
+        self.reasons.append(why)
+
+
+async def test_every_push_that_is_not_taken_is_counted_with_why(
+    open_state, open_repository, bare, url, tmp_path
+):
+    state, refusals = await open_state(url), Refusals()
+    state._meter = refusals
+
+    await (await open_state(url, tmp_path / "other")).commit([created("b")])
+    with pytest.raises(Conflict):
+        await state.commit([created("a")])
+    await state.load()
+    (bare / "hooks").mkdir(exist_ok=True)
+    hook = bare / "hooks/pre-receive"
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    with pytest.raises(Unavailable):
+        await state.commit([created("a")])
+    hook.unlink()
+    bare.rename(bare.with_name("away"))
+    with pytest.raises(Unavailable):
+        await state.commit([created("a")])
+
+    assert refusals.reasons[:2] == ["conflict", "refused"]
+    assert len(refusals.reasons) == 3

@@ -15,9 +15,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from reconciler.core.edits import FieldChanges
-from reconciler.core.fields import SEGMENT_LENGTH
 from reconciler.core.forge.markdown import blocks, visible_text
 from reconciler.core.model.forge import Issue
+from reconciler.core.names import SEGMENT_LENGTH
 from reconciler.core.text import one_line
 
 if TYPE_CHECKING:

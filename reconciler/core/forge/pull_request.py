@@ -398,7 +398,7 @@ def _written(case: _Reading) -> Iterator[ReviewNote]:
             continue
         yield from review.notes
         if review.verdict == "changes_requested" and not review.notes:
-            yield ReviewNote(author=review.author, text="(requested changes without a word on which)")
+            yield ReviewNote(author=review.author, text="(requested changes without saying which)")
     for comment in case.pull.comments:
         is_new = comment.id > case.status.review.last_comment and comment.author != case.bot
         if is_new and comment.body.strip() and parse_command(comment.body) is None:

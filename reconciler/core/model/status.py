@@ -146,7 +146,7 @@ class Session(Frozen):
     """The agent CLI's session, which a later round resumes."""
 
     id: str
-    totals: Usage = Usage()
+    totals: Usage = Usage.model_construct()
     """The CLI's running totals, as it last told them."""
 
 
@@ -239,7 +239,7 @@ class Status(Frozen):
     """Starts in a row that failed by a fault of a host; they do not count as failures."""
     base_commit: str | None = None
     head_commit: str | None = None
-    review: Annotated[ReviewState, Field(strict=False)] = ReviewState()
+    review: Annotated[ReviewState, Field(strict=False)] = ReviewState.model_construct()
     session: Annotated[Session | None, Field(strict=False)] = None
     not_before: Time | None = None
     """No new run before this time: backoff, or a quota."""
@@ -250,7 +250,7 @@ class Status(Frozen):
     """Validation of the last round."""
     summary: str = ""
     """The agent's last words on work that was delivered or completed."""
-    usage: Usage = Usage()
+    usage: Usage = Usage.model_construct()
     """All runs together."""
     prompt_sha256: str | None = None
     """Of the last round's prompt."""
@@ -425,7 +425,7 @@ class Observed:
     """What is tried again and again for a task, and why it does not work, by run key."""
     past: Mapping[str, int] = field(default_factory=dict)
     """Last attempt, by name, of new tasks that had a life before: their run keys must not come twice."""
-    spent: Mapping[BudgetScope, Usage] = field(default_factory=dict)
+    spent: Mapping[BudgetScope, Usage] | None = field(default_factory=dict)
     """What was spent today (UTC)."""
     damaged: Mapping[str, Problem] = field(default_factory=dict)
     """Tasks with a status that cannot be read: whatever it says, they are not new."""

@@ -70,14 +70,24 @@ def _named(group: LimitGroup | BudgetScope) -> str:
 _NOTHING = Usage()
 
 
-def spent_today(desired: Desired, spent: Mapping[BudgetScope, Usage], *scopes: BudgetScope) -> str | None:
-    """
-    Return which daily budget is spent, in words; None if none is.
+UNKNOWN_SPENDING = "what was spent today cannot be read by a bug of the reconciler; its log has more"
 
-    The words do not say how much was spent, so that they stay as they are
-    while the last runs of the day end.
+
+def spent_today(
+    desired: Desired, spent: Mapping[BudgetScope, Usage] | None, *scopes: BudgetScope
+) -> str | None:
+    """
+    Return why a daily budget allows no new run, as text; None if all of them do.
+
+    Fails closed: what was spent may be unknown (None), and then a budget is
+    taken for spent. The text does not say how much was spent, so that it stays
+    the same while the last runs of the day end.
     """
     for scope in scopes:
+        if spent is None:
+            if _daily_budget(desired, scope):
+                return UNKNOWN_SPENDING
+            continue
         limit = reached(_daily_budget(desired, scope), spent.get(scope, _NOTHING))
         if limit:
             return f"{_named(scope)} has spent its daily budget of {limit[1]}"
@@ -125,6 +135,26 @@ def has_daily_budget(desired: Desired) -> bool:
         *(host.daily_budget for host in desired.hosts.values()),
     )
     return any(budget is not None for budget in budgets)
+
+
+def budget_use(desired: Desired, spent: Mapping[BudgetScope, Usage]) -> Mapping[BudgetScope, float]:
+    """Return which share of each daily budget is spent, from 0 up; of its limits the one that is nearest."""
+    scopes: tuple[BudgetScope, ...] = (
+        FLEET_GROUP,
+        *(("repo", name) for name in desired.repos),
+        *(("adapter", name) for name in desired.adapters),
+        *(("host", name) for name in desired.hosts),
+    )
+    budgets = ((scope, _daily_budget(desired, scope)) for scope in scopes)
+    return {scope: _share(budget, spent.get(scope, _NOTHING)) for scope, budget in budgets if budget}
+
+
+def _share(budget: Budget, usage: Usage) -> float:
+    tokens = usage.input_tokens + usage.output_tokens
+    return max(
+        usage.cost_usd / budget.cost_usd if budget.cost_usd else 0.0,
+        tokens / budget.tokens if budget.tokens else 0.0,
+    )
 
 
 def midnight(now: datetime) -> datetime:

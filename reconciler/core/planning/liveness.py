@@ -32,7 +32,10 @@ def host_loss(context: PlanContext, spec: Task, status: Status) -> Event | None:
 
 def worker_loss(context: PlanContext, name: str, spec: Task | None, status: Status) -> Event | None:
     """Return how a task goes on whose agent has lost its lease; None if it has not."""
-    began = context.observed.began(status.last_run.key, status.since)
+    run = status.live_run
+    if run is None:
+        return None
+    began = context.observed.began(run.key, status.since)
     ends = lease_end(status, spec, context.observed.leases, began)
     if ends is None or ends > context.now:
         return None

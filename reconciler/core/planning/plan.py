@@ -529,7 +529,7 @@ def _why_over_budget(context: PlanContext, spec: Task, status: Status) -> str | 
     """Return which budget is spent, the task's own or one of the day."""
     paying = budget_scopes(status.last_run.adapter, status.last_run.repo, status.assigned_host)
     spent = overspent(spec.budget, status.usage) or spent_today(
-        context.desired, context.observed.spent, *paying
+        context.desired, context.observed.spent or {}, *paying
     )
     return f"{spent} (over_budget: stop)" if spent else None
 

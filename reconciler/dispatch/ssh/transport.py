@@ -166,6 +166,11 @@ class SshTransport(Transport):
     def _too_late(self, step: str, seconds: float) -> Unavailable:
         if step == "connect" and self._visit and self._visit.is_being_greeted:
             return Unavailable(f"host {self._line.hop}: {self._visit.why_silent(seconds)}")
+        if self._visit and self._visit.greeted_in > seconds / 2:
+            return Unavailable(
+                f"host {self._line.hop}: {step}: no answer within {seconds:g} s; its login shell alone takes "
+                f"{self._visit.greeted_in:.0f} s, see what its startup files (~/.bashrc, ~/.profile) do"
+            )
         before = f"; the last try to connect: {self._line.last_error}" if self._line.last_error else ""
         return Unavailable(
             f"host {self._line.hop}: {step}: no answer within {seconds:g} s; "
@@ -194,6 +199,8 @@ class _SshSession:
         self._files = CachedSingleFlight(self._start_files)
         self._is_refused = False
         """Whether the last requested session was refused."""
+        self.greeted_in = 0.0
+        """Seconds that the login shell took to answer."""
 
     async def greeted(self) -> None:
         """Check that the login shell runs commands without adding output of its own."""
@@ -219,6 +226,7 @@ class _SshSession:
 
     async def _greet(self) -> None:
         hop, seconds = self._line.hop, self._line.patience.login
+        began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(seconds):
                 process = await self.open(f"{hop.shell} -s")
@@ -235,6 +243,7 @@ class _SshSession:
         if greeted.answer.stdout != _GREETED + _READY:
             self._line.retire(self.link)  # the login shell of a user is looked up when a connection is made
             raise Unavailable(f"host {hop}: {misunderstood(greeted, hop.shell)}")
+        self.greeted_in = asyncio.get_running_loop().time() - began
 
     @property
     def is_being_greeted(self) -> bool:
