@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from reconciler import clock
 from reconciler.cli.context import Context
-from reconciler.core.errors import ReconcilerError, Refused, UsageError
+from reconciler.core.errors import ReconcilerError, UsageError
 
 if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
@@ -357,19 +357,28 @@ async def _forges(desired: "Desired") -> AsyncIterator[Finding]:
 
 
 async def _forge(forges: "ForgeRegistry", name: str, forge: "Forge") -> Finding:
+    from reconciler.forge.client import Forbidden
+
     try:
-        hooks = await forges.hooks(forge)
-    except Refused as error:
-        return failed("forges", f"{name}: {error}", _way_to_set(forge.token, ""))
+        await forges.open_pulls(forge, "-")  # the least that its token must be let in for
     except ReconcilerError as error:
-        return failed("forges", f"{name}: {error}", f"curl -sS {shlex.quote(f'{forge.api}/version')}")
-    if forge.webhook_secret and not any(hook.is_active for hook in hooks):
-        return warning(
-            "forges",
-            f"{name} has no active webhook: news of it comes by polling alone",
-            f"reconciler webhook install {name} --url https://reconciler.example.org",
-        )
-    return Finding("forges", "ok", f"{name} answers, and lets the token in")
+        is_token = isinstance(error, Forbidden) or "the token is refused" in str(error)
+        look = f"curl -sS {shlex.quote(f'{forge.api}/version')}"
+        return failed("forges", f"{name}: {error}", _way_to_set(forge.token, "") if is_token else look)
+    if forge.webhook_secret is None or await _is_told(forges, forge):
+        return Finding("forges", "ok", f"{name} answers, and lets the token in")
+    return warning(
+        "forges",
+        f"{name} has no active webhook that this token may see: news of it comes by polling alone",
+        f"reconciler webhook install {name} --url https://reconciler.example.org",
+    )
+
+
+async def _is_told(forges: "ForgeRegistry", forge: "Forge") -> bool:
+    """Return whether a webhook of the repository is active, as far as the token may see."""
+    with suppress(ReconcilerError):
+        return any(hook.is_active for hook in await forges.hooks(forge))
+    return False
 
 
 # --- Hosts -----------------------------------------------------------------

@@ -67,13 +67,17 @@ def _page(text: str) -> None:
 
 
 @contextmanager
-def busy(what: str) -> Iterator[None]:
-    """Say on a terminal what goes on, once it takes longer than a second, and wipe that away at the end."""
+def busy(what: str, *, may_ask: bool = False) -> Iterator[None]:
+    """
+    Say on a terminal what goes on, once it takes longer than a second, and wipe that away at the end.
+
+    What `may_ask` the person (for a passphrase, in an editor) is said once, and nothing is drawn over it.
+    """
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield
         return
     done = threading.Event()
-    thread = threading.Thread(target=_turn, args=(what, done), name="busy", daemon=True)
+    thread = threading.Thread(target=_turn, args=(what, done, may_ask), name="busy", daemon=True)
     thread.start()
     try:
         yield
@@ -82,11 +86,14 @@ def busy(what: str) -> Iterator[None]:
         thread.join()
 
 
-def _turn(what: str, done: threading.Event) -> None:
+def _turn(what: str, done: threading.Event, is_still: bool) -> None:
     if done.wait(PATIENCE):
         return
     turns = 0
     line = clean(what, keeps_colours=False)[: terminal_size().columns - 4]
+    if is_still:
+        os.write(2, f"{line} …\n".encode())
+        return
     while not done.is_set():
         os.write(2, f"\r{_WHEEL[turns % len(_WHEEL)]} {line}".encode())
         turns += 1

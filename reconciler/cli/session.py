@@ -59,7 +59,7 @@ def spec_path(kind: "Kind", name: str) -> str:
 @asynccontextmanager
 async def open_fleet(context: Context) -> AsyncIterator["FleetSession"]:
     """Open the fleet that the command works on, and close it at the end."""
-    with busy(f"opening {context.place}"):
+    with busy(f"opening {context.place}", may_ask=True):
         repository = await Repository.open(context.place, context.clones)
     async with repository:
         branch = await repository.specs_branch(context.branch)
@@ -284,7 +284,7 @@ class FleetSession:
         """Commit a changed file in the person's name, and push where there is a remote."""
         from reconciler.store.user_commits import commit_file
 
-        with busy(f"committing {path}"):
+        with busy(f"committing {path}", may_ask=True):
             await commit_file(self.repository, self.branch, path, text, message, push=True)
 
     async def _commit(self, rev: str) -> str:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from reconciler.core.views import HostView, ReadModel, TaskView
 
-TICK = 1.0
-"""Seconds between two drawings, for ages to go on; what changed is drawn at once."""
+TICK = 0.5
+"""Seconds between two drawings, for ages to go on and keys to be read; what changed is drawn at once."""
 QUIT = frozenset({"q", "Q", "\x03", "\x04"})
 HEAD = ("TASK", "PHASE", "SINCE", "ATTEMPT", "WHERE", "WHY")
 RANK = {"failed": 0, "escalated": 0, "broken": 0, "running": 1, "assigned": 1, "review_pending": 2}
@@ -49,7 +49,8 @@ def top(context: Context) -> None:
 async def _once(context: Context) -> None:
     async with _models(context) as models:
         model = await anext(models)
-        print_table(HEAD, task_rows(model, clock.now()), empty="nothing is open: every task is done")
+        rows = [task_row(view, clock.now()) for view in board_of(model).tasks]
+        print_table(HEAD, rows, empty="nothing is open: every task is done")
 
 
 @asynccontextmanager
@@ -80,11 +81,12 @@ async def _draw(context: Context, console: "Console") -> None:
         following = asyncio.ensure_future(anext(models))
         try:
             with _keys(), Live(console=console, screen=True, auto_refresh=False) as live:
+                board = board_of(model)
                 while not _wants_to_leave():
-                    live.update(screen(model, clock.now(), console.size.height), refresh=True)
-                    await asyncio.wait([following], timeout=TICK / 4)
+                    live.update(screen(board, clock.now(), console.size.height), refresh=True)
+                    await asyncio.wait([following], timeout=TICK)
                     if following.done():
-                        model = following.result()
+                        board = board_of(following.result())
                         following = asyncio.ensure_future(anext(models))
         finally:
             following.cancel()
@@ -113,7 +115,23 @@ def _wants_to_leave() -> bool:
 # --- What is drawn ---------------------------------------------------------
 
 
-def screen(model: "ReadModel", now: datetime, height: int) -> "RenderableType":
+class Board(NamedTuple):
+    """What is drawn of a fleet, put together once for each change of it."""
+
+    counts: str
+    hosts: Sequence[str]
+    tasks: "Sequence[TaskView]"
+    """Those that are not done, what needs a person first."""
+
+
+def board_of(model: "ReadModel") -> Board:
+    """Return what is to be drawn of a fleet."""
+    open_tasks = [view for view in model.tasks().values() if not _is_done(view)]
+    tasks = sorted(open_tasks, key=lambda view: (RANK.get(view.state, 3), view.name))
+    return Board(counts(model), [host_line(host) for host in model.hosts().values()], tasks)
+
+
+def screen(board: Board, now: datetime, height: int) -> "RenderableType":
     """Return the whole screen: counts and hosts above, tasks below, as many as there is room for."""
     from rich.console import Group
     from rich.table import Table
@@ -123,15 +141,15 @@ def screen(model: "ReadModel", now: datetime, height: int) -> "RenderableType":
     for title in HEAD[:-1]:
         tasks.add_column(title, no_wrap=True, overflow="ellipsis")
     tasks.add_column(HEAD[-1], no_wrap=True, overflow="ellipsis", ratio=1)
-    hosts = [host_line(host) for host in model.hosts().values()]
+    hosts = board.hosts[: height // 2]
     room = max(1, height - len(hosts) - 5)
-    rows = task_rows(model, now)
-    for row in rows[:room]:
-        name, phase, *others = (Text(one_line(cell)) for cell in row)
-        phase.stylize(COLOURS.get(row[1], ""))
+    for view in board.tasks[:room]:
+        name, phase, *others = (Text(one_line(cell)) for cell in task_row(view, now))
+        phase.stylize(COLOURS.get(view.state, ""))
         tasks.add_row(name, phase, *others)
-    more = f"{len(rows) - room} more; `reconciler get` lists them" if len(rows) > room else "q leaves"
-    return Group(Text(counts(model), style="bold"), *map(Text, hosts), Text(), tasks, Text(more, style="dim"))
+    left = len(board.tasks) - room
+    more = f"{left} more; `reconciler get` lists them; q leaves" if left > 0 else "q leaves"
+    return Group(Text(board.counts, style="bold"), *map(Text, hosts), Text(), tasks, Text(more, style="dim"))
 
 
 def counts(model: "ReadModel") -> str:
@@ -147,26 +165,18 @@ def host_line(host: "HostView") -> str:
     return f"{host.name:<16} {host.state:<9} {'#' * host.used}{'.' * host.free} {host.used}/{host.spec.slots}"
 
 
-def task_rows(model: "ReadModel", now: datetime) -> Sequence[Sequence[str]]:
-    """Return tasks that are not done, what needs a person first."""
-    from reconciler.cli.render import shown_reason
+def task_row(view: "TaskView", now: datetime) -> Sequence[str]:
+    """Return the cells of a task."""
+    from reconciler.cli.render import live_text, shown_reason
 
-    open_tasks = [view for view in model.tasks().values() if not _is_done(view)]
-    return [
-        (
-            view.name,
-            view.state,
-            ago(view.since, now) if view.since else "-",
-            str(view.status.attempt) if view.status else "-",
-            view.assigned_host or view.assigned_agent or "-",
-            shown_reason(view) or _last_output(view, now),
-        )
-        for view in sorted(open_tasks, key=lambda view: (RANK.get(view.state, 3), view.name))
-    ]
-
-
-def _last_output(view: "TaskView", now: datetime) -> str:
-    return f"last output {ago(view.last_output_at, now)} ago" if view.last_output_at else ""
+    return (
+        view.name,
+        view.state,
+        ago(view.since, now) if view.since else "-",
+        str(view.status.attempt) if view.status else "-",
+        view.assigned_host or view.assigned_agent or "-",
+        shown_reason(view) or (live_text(view.live, now) if view.live else ""),
+    )
 
 
 def _is_done(view: "TaskView") -> bool:

@@ -12,6 +12,7 @@ import pytest
 
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.health import command_in
+from tests.forge.double import ForgejoDouble
 
 
 @pytest.fixture
@@ -154,3 +155,32 @@ def test_where_there_is_no_fleet_the_rest_is_looked_at_still(typed, tmp_path, fl
 )
 def test_a_command_is_taken_out_of_a_message_if_it_can_be_typed(message, command):
     assert command_in(message) == command
+
+
+@pytest.fixture
+def forge(tmp_path, monkeypatch):
+    with ForgejoDouble(tmp_path / "forge") as double:
+        double.webhooks = "dropped"
+        double.add_repo("acme/code")
+        monkeypatch.setenv("FORGE_TOKEN", double.token)
+        yield double
+
+
+def test_a_forge_is_asked_whether_it_lets_the_token_in_and_tells_of_news(fleet, forge, monkeypatch):
+    at = {"api": forge.api, "repo": "acme/code", "token": {"env": "FORGE_TOKEN"}}
+    at |= {"webhook_secret": {"file": "~/hook"}}
+    fleet.write("specs/repos/code.yaml", json.dumps({"url": "../code", "forge": at}))
+    fleet.commit()
+
+    def forges():
+        findings = json.loads(fleet.run("doctor", "-o", "json").stdout)
+        return [(each["result"], each["fix"] or "") for each in findings if each["check"] == "forges"]
+
+    ((untold, install),) = forges()
+    fleet.run(*install.split()[1:])
+    ((told, _),) = forges()
+    monkeypatch.setenv("FORGE_TOKEN", "wrong")
+    ((refused, fix),) = forges()
+
+    assert (untold, told, refused) == ("warning", "ok", "failed")
+    assert "read -r FORGE_TOKEN" in fix

@@ -56,7 +56,7 @@ BUSY = """
 import sys, time
 from reconciler.cli import pager
 pager.PATIENCE = 0.0 if sys.argv[1] == "long" else 60
-with pager.busy("asking gpu1"):
+with pager.busy("asking gpu1", may_ask=len(sys.argv) > 2):
     time.sleep(0.1 if sys.argv[1] == "long" else 0)
 print("done")
 """
@@ -68,5 +68,6 @@ def test_what_takes_long_is_told_on_a_terminal_and_wiped_away():
     assert "asking gpu1" in shown
     assert shown.endswith("\x1b[Kdone\r\n")
     assert "asking" not in on_a_terminal([sys.executable, "-c", BUSY, "short"])
+    assert on_a_terminal([sys.executable, "-c", BUSY, "long", "still"]) == "asking gpu1 …\r\ndone\r\n"
     piped = subprocess.run([sys.executable, "-c", BUSY, "long"], capture_output=True, text=True, check=True)
     assert (piped.stdout, piped.stderr) == ("done\n", "")
