@@ -99,7 +99,7 @@ async def listeners(count: int) -> None:
         for token in tokens:
             began = time.perf_counter()
             await take(own, token, "one")
-            await asyncio.gather(*(connection.hear() for connection in open_ones))
+            await asyncio.gather(*(connection.read_events() for connection in open_ones))
             delays.append(time.perf_counter() - began)
     print(f"{count} listeners: all have heard {statistics.median(delays) * 1e3:.0f} ms after the request")
 
@@ -155,7 +155,7 @@ class Connection:
         self._writer.write(f"{way}\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
         await self._reader.readuntil(b"retry: ")
 
-    async def hear(self) -> None:
+    async def read_events(self) -> None:
         await self._reader.readuntil(b"event: transition")
 
 
@@ -176,8 +176,8 @@ def fleet(folder: Path, agents: int, tasks: int):
         (specs / "tasks" / f"t{number}.yaml").write_text("goal: Be counted.\n")
     (specs / "fleet.yaml").write_text("execution_mode: http_pull\nlease: 1h\n")
     env = {**os.environ, **WHO, "RECONCILER_DATA_DIR": f"{folder}/data"}
-    for words in (("init", "-qb", "main"), ("add", "-A"), ("commit", "-qm", "Begin")):
-        subprocess.run(["git", *words], cwd=folder / "fleet", env=env, check=True)
+    for args in (("init", "-qb", "main"), ("add", "-A"), ("commit", "-qm", "Begin")):
+        subprocess.run(["git", *args], cwd=folder / "fleet", env=env, check=True)
     command = [sys.executable, "-m", "reconciler", "serve", "--listen", "127.0.0.1:0"]
     with (folder / "said").open("wb") as said:
         process = subprocess.Popen(command, cwd=folder / "fleet", env=env, stdout=said)
@@ -213,8 +213,8 @@ def answers(port: int) -> bool:
 
 
 def commits(folder: Path) -> int:
-    words = ["git", "rev-list", "--count", "fleet-state"]
-    return int(subprocess.run(words, cwd=folder / "fleet", capture_output=True, check=True).stdout)
+    args = ["git", "rev-list", "--count", "fleet-state"]
+    return int(subprocess.run(args, cwd=folder / "fleet", capture_output=True, check=True).stdout)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from reconciler.controller.loop import Loop
 from reconciler.controller.ports import ControllerSettings, Ports
 from reconciler.core.model.runs import RunRequest
 from reconciler.core.model.specs import Host
-from reconciler.core.model.status import HostStatus, Phase, Status
+from reconciler.core.model.status import HostStatus, OnHost, Phase, Run, Status
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
 from reconciler.specs.source import SpecSource
@@ -38,7 +38,7 @@ class Nowhere:
     """Hosts on which nothing runs."""
 
     followed: frozenset[tuple[str, int]] = frozenset()
-    troubles: Mapping[str, str] = {}
+    retry_reasons: Mapping[str, str] = {}
 
     def follow(self, order: RunRequest, emit: object) -> None:
         raise AssertionError(f"{order.run} was started, but there is nothing to do")
@@ -95,7 +95,7 @@ async def settled_fleet(folder: Path, size: int) -> Loop:
         prober=nowhere,
         forges=nowhere,
         clock=lambda: NOW,
-        steady=lambda: 0.0,
+        monotonic=lambda: 0.0,
     )
     loop = build_loop(FleetCache(), ports, ControllerSettings())
     await loop._look()
@@ -106,8 +106,15 @@ async def settled_fleet(folder: Path, size: int) -> Loop:
 
 
 def completed(generation: str, work: str) -> Status:
+    run = Run(key="x.g1.a1", round=1, holder=OnHost(host="local"), branch="task/x", title="x")
     return Status(
-        phase=Phase.COMPLETED, since=NOW, created_at=NOW, generation=generation, work=work, attempt=1
+        phase=Phase.COMPLETED,
+        since=NOW,
+        created_at=NOW,
+        generation=generation,
+        work=work,
+        attempt=1,
+        run=run,
     )
 
 

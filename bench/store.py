@@ -19,7 +19,7 @@ from statistics import median
 from reconciler.core.adapter import Usage
 from reconciler.core.events import Origin, Started
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model.status import Phase, Status
+from reconciler.core.model.status import OnHost, Phase, Run, Status
 from reconciler.git.repository import Repository
 from reconciler.store import statuses
 from reconciler.store.messages import render_message
@@ -158,11 +158,14 @@ def status(number: int) -> Status:
         generation=f"{number:040x}",
         work=f"{number:012x}",
         attempt=1 + number % 3,
-        run=f"{task(number)}.g{number:08x}.a1",
-        assigned_host="builder-7",
-        adapter="claude-code",
-        branch_name=f"task/{task(number)}",
-        pr_title="Make the login form keep what was typed",
+        run=Run(
+            key=f"{task(number)}.g{number:08x}.a1",
+            round=1,
+            holder=OnHost(host="builder-7"),
+            adapter="claude-code",
+            branch=f"task/{task(number)}",
+            title="Make the login form keep what was typed",
+        ),
         usage=Usage(input_tokens=number, output_tokens=1234, cost_usd=0.25, turns=7, seconds=93.5),
     )
 
@@ -170,7 +173,7 @@ def status(number: int) -> Status:
 def step(number: int, tasks: int) -> Transition:
     name, after = task(number * 7919 % tasks), status(number)
     event = Started(
-        task=name, origin=Origin(NOW, "the agent was seen alive", cause="host"), run=str(after.run)
+        task=name, origin=Origin(NOW, "the agent was seen alive", cause="host"), run=str(after.run_key)
     )
     return Transition(name, after.model_copy(update={"phase": Phase.ASSIGNED}), after, event)
 
@@ -198,8 +201,8 @@ def stream(place: Path, changes: Iterable[tuple[Mapping[str, bytes], str]], *, s
     subprocess.run(["git", "-C", str(place), "fast-import", "--quiet"], input=b"".join(pieces), check=True)
 
 
-def git(place: Path, *words: str) -> None:
-    subprocess.run(["git", "-C", str(place), *words], check=True)
+def git(place: Path, *args: str) -> None:
+    subprocess.run(["git", "-C", str(place), *args], check=True)
 
 
 if __name__ == "__main__":

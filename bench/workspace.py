@@ -98,9 +98,9 @@ def tidy(world: World) -> None:
     os.sync()
 
 
-async def run(*words: str) -> None:
-    process = await asyncio.create_subprocess_exec(*words)
-    assert await process.wait() == 0, words
+async def run(*argv: str) -> None:
+    process = await asyncio.create_subprocess_exec(*argv)
+    assert await process.wait() == 0, argv
 
 
 async def seconds(deed: Awaitable[None]) -> float:

@@ -1,7 +1,7 @@
 """
 A GitOps reconciler for fleets of coding agents.
 
-What should be done, and where it may be done, stands as YAML in git; the
+What should be done, and where it may be done, is YAML in git; the
 reconciler makes it happen and records every step in git.
 """
 

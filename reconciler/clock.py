@@ -15,11 +15,11 @@ def now() -> datetime:
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
-def steady() -> float:
-    """Return seconds that nobody sets: how long something took, whatever the clock says."""
+def monotonic() -> float:
+    """Return seconds of a monotonic clock, for durations."""
     return time.monotonic()
 
 
 def random_hex(size: int = 6) -> str:
-    """Return `size` random bytes in hex, for names that have to be drawn."""
+    """Return `size` random bytes in hex."""
     return secrets.token_hex(size)

@@ -1,5 +1,5 @@
 """
-The data folder of a reconciler: what lies in it can be made again, so nothing in it may end a start.
+Data folder of a reconciler: its content can be recreated, so damage in it never prevents a start.
 """
 
 import logging
@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 
 _MACHINE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FOLDERS = ("clones", "repos", "logs", "hosts", "hooks")
-_FILES = ("machine", "agents.json", "hooks/deliveries.jsonl")
+_FILES = ("machine", "cookie_key", "agents.json", "hooks/deliveries.jsonl")
 
 
 def prepare_data_folder(folder: Path) -> None:
     """
     Make the data folder unless it is there, and see that it can be written in. Raises UsageError.
 
-    What stands where something of another kind belongs, or may not be read, is set aside.
+    Files in the way, of the wrong kind or unreadable, are moved aside.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def prepare_data_folder(folder: Path) -> None:
 
 def machine(folder: Path, on_record: Collection[str], draw: Callable[[], str]) -> str:
     """
-    Return the name under which local runs of this data folder are known, drawn once.
+    Return the random name, made once, under which local runs of this data folder are recorded.
 
     Where the file with it is damaged it is the one `on_record`, if there is
     one only: a fleet is mostly served from one machine, and under another name
@@ -64,8 +64,21 @@ def machine(folder: Path, on_record: Collection[str], draw: Callable[[], str]) -
     return _keep(file, name)
 
 
+def cookie_key(folder: Path, draw: Callable[[], str]) -> bytes:
+    """Return the key that cookies of the pages are signed with, drawn once; without it all log in again."""
+    file = folder / "cookie_key"
+    try:
+        stored = file.read_bytes().strip()
+    except FileNotFoundError:
+        stored = b""
+    if re.fullmatch(rb"[0-9a-f]{32,128}", stored):
+        return stored
+    file.unlink(missing_ok=True)
+    return _keep(file, draw()).encode("ascii")
+
+
 def _keep(file: Path, name: str) -> str:
-    """Put a name on disk, whole or not at all, unless another process is first; return whose is there."""
+    """Write the name atomically, unless another process was first; return the name on disk."""
     fresh = file.with_suffix(f".{os.getpid()}")
     write_synced(fresh, name.encode("ascii"))
     try:
@@ -79,9 +92,9 @@ def _keep(file: Path, name: str) -> str:
 
 
 def _set_aside(path: Path) -> None:
-    """Rename what is in the way; of several, the last is kept."""
+    """Rename a file that is in the way; only the last one is kept."""
     aside = path.with_name(f"{path.name}.damaged")
     if aside.is_dir() and not aside.is_symlink():
         shutil.rmtree(aside)
-    log.warning("%s is not what belongs there: it is %s now", path, aside.name)
+    log.warning("%s was in the way: it is %s now", path, aside.name)
     path.replace(aside)

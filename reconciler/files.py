@@ -1,5 +1,5 @@
 """
-Files that are never half written, and outlast a loss of power: what is said to be there is on the disk.
+Durable files: atomic writes that survive a loss of power.
 """
 
 import os
@@ -8,12 +8,12 @@ from typing import BinaryIO
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on disk: who syncs a file syncs what is in it, and not that it is there."""
+    """Sync a folder's entries to disk: syncing a file covers its content, but not its name."""
     _sync(folder, os.O_DIRECTORY)
 
 
 def sync_file(path: Path) -> None:
-    """Have the content of a file on disk, whoever wrote it. Raises OSError."""
+    """Sync the content of a file to disk, whoever wrote it. Raises OSError."""
     _sync(path, 0)
 
 
@@ -26,7 +26,7 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def _flush(file: BinaryIO) -> None:
-    """Sync by the descriptor that was written to: it is told of what failed to be written."""
+    """Sync through the descriptor that was written to, which reports write errors."""
     file.flush()
     os.fsync(file.fileno())
 
@@ -40,13 +40,13 @@ def write_synced(path: Path, content: bytes) -> None:
 
 def replace_atomically(path: Path, content: bytes, *, mode: int = 0o666, durable: bool = False) -> None:
     """
-    Replace a file as a whole or not at all: who reads meanwhile finds what was there, or this.
+    Replace a file atomically: readers find either the old content or the new.
 
     `mode` is of the new file, within the umask. If it is `durable`, it is on
     disk when this returns. Raises OSError.
     """
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-    fresh.unlink(missing_ok=True)  # of a process that died, and had the same number
+    fresh.unlink(missing_ok=True)  # left by a dead process with the same pid
     try:
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with os.fdopen(descriptor, "wb") as file:
@@ -61,5 +61,5 @@ def replace_atomically(path: Path, content: bytes, *, mode: int = 0o666, durable
 
 
 def replace_durably(path: Path, content: bytes) -> None:
-    """Replace a file as a whole or not at all, on disk when this returns. Raises OSError."""
+    """Replace a file atomically and durably. Raises OSError."""
     replace_atomically(path, content, durable=True)

@@ -1,7 +1,5 @@
 """
-The one place where everything meets.
-
-Opens the rooms, wires them to the loop, and closes them again.
+Wiring: opens all parts, connects them to the loop, and closes them again.
 """
 
 import asyncio
@@ -28,7 +26,7 @@ from reconciler.controller.notify import notify, specs_poller
 from reconciler.controller.plan_preview import PlanPreview, ReadPull
 from reconciler.controller.poller import Poller
 from reconciler.controller.ports import UNREAD_METER, ControllerSettings, Meter, Ports, Step
-from reconciler.core.errors import Problem, UsageError
+from reconciler.core.errors import NotFound, Problem, UsageError
 from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.specs import Desired, Host
 from reconciler.core.model.status import OnHost
@@ -51,23 +49,28 @@ from reconciler.git.repository import Repository
 from reconciler.settings import Settings
 from reconciler.specs.build import build
 from reconciler.specs.edit import edit
+from reconciler.specs.explain import Explained, explain_fields
 from reconciler.specs.parse import ROOT, File, read_task
 from reconciler.specs.source import SpecSource, read_revision
+from reconciler.steering import Steering
 from reconciler.store.bot_commits import BotCommitter
+from reconciler.store.commit_view import files_touched, resolve, statuses_at, view_commit, view_file
 from reconciler.store.guarded_tree import GuardedTree
 from reconciler.store.high_water import HighWaterMarks
 from reconciler.store.history import HistoryReader
 from reconciler.store.leader import LeaderLease, LeaderMode, this_process
 from reconciler.store.merge_preview import PullTree
-from reconciler.store.presence import BEAT as TELL
+from reconciler.store.presence import BEAT as ON_RETRY
 from reconciler.store.presence import Presence, PresenceFile
 from reconciler.store.remote_record import require_own_record
+from reconciler.store.spending import spending
 from reconciler.store.state import StateBranch
 from reconciler.store.watch import ref_changes
 from reconciler.systemd import sd_notify, watchdog_interval
 
 if TYPE_CHECKING:  # imported where metrics are served, and only there
-    from reconciler.api.metrics import Metrics, Standing
+    from reconciler.api.metrics import Metrics, MetricSources
+    from reconciler.api.pages.services import PageServices
 
 __all__ = ["StopWhen", "reconcile", "ways"]
 
@@ -76,13 +79,13 @@ for _chatty in ("asyncssh", "httpx2", "watchfiles"):  # each connection, request
     logging.getLogger(_chatty).setLevel(logging.WARNING)
 
 _LIMIT = 4
-"""How many times `stop_grace` it may take to end, before the process ends as if it had been killed."""
+"""Multiple of `stop_grace` after which the process is ended forcibly."""
 
 LOCAL_LOOK = timedelta(seconds=2)
-"""Time between looks at refs of this machine: the net below the watch; a look costs microseconds."""
+"""Interval of polling local refs, as a fallback of the watch; a poll costs microseconds."""
 
 RESTART = 2.0
-"""Seconds after which what failed beside the loop begins again."""
+"""Seconds after which a failed background task is restarted."""
 
 
 async def reconcile(
@@ -132,18 +135,18 @@ def _listening(fleet: "_Fleet", on_listen: Callable[[str], None], url: str) -> N
 
 
 def _beside(fleet: "_Fleet", settings: Settings) -> Iterator[Coroutine[None, None, None]]:
-    """Yield what goes on beside the loop."""
+    """Yield the background tasks beside the loop."""
     yield from (_kept_up(poller.run) for poller in fleet.pollers)
     yield _kept_up(partial(_watch, fleet))
     yield _kept_up(partial(_tell, fleet, settings))
-    yield _lead(fleet)
+    yield _renew_leader_lease(fleet)
     if fleet.metrics is not None:
         yield _kept_up(fleet.metrics.watch_loop)
     if interval := watchdog_interval():
         yield _stay_alive(interval)
 
 
-async def _lead(fleet: "_Fleet") -> None:
+async def _renew_leader_lease(fleet: "_Fleet") -> None:
     """Keep the lease, and end the loop once another reconciler leads."""
     try:
         await fleet.lease.keep()
@@ -153,7 +156,7 @@ async def _lead(fleet: "_Fleet") -> None:
 
 
 async def _tell(fleet: "_Fleet", settings: Settings) -> None:
-    """Let commands on this machine know how it stands, and that we are at work."""
+    """Keep the presence file up to date, for commands on this machine."""
     while True:
         address = settings.web.public_url if settings.web else ""
         fleet.presence.tell(
@@ -162,24 +165,24 @@ async def _tell(fleet: "_Fleet", settings: Settings) -> None:
                 address=address or fleet.listens_at,
                 specs=fleet.cache.desired.revision,
                 state=fleet.cache.head,
-                trouble=fleet.loop.backoff.why,
+                error=fleet.loop.backoff.why,
             )
         )
-        await asyncio.sleep(TELL)
+        await asyncio.sleep(ON_RETRY)
 
 
 async def _kept_up(work: Callable[[], Coroutine[None, None, None]]) -> None:
-    """Begin again what ends by a mistake of ours, or of the machine's: a hint less must not end the fleet."""
+    """Restart a background task after an unexpected error: a missing hint must not end the process."""
     while True:
         try:
             return await work()
         except Exception:
-            log.exception("what goes on beside the loop has failed; it begins again in %g s", RESTART)
+            log.exception("a background task has failed; it is restarted in %g s", RESTART)
             await asyncio.sleep(RESTART)
 
 
 async def _stay_alive(interval: float) -> None:
-    """Tell systemd that the event loop turns."""
+    """Send systemd's watchdog notifications from the event loop."""
     while True:
         sd_notify("WATCHDOG=1")
         await asyncio.sleep(interval)
@@ -190,10 +193,10 @@ async def ways(
     hosts: Callable[[], Mapping[str, Host]], data: Path, *, is_lasting: bool = True
 ) -> AsyncIterator[TransportPool]:
     """
-    Open the ways from this machine to hosts, and close them at the end.
+    Open the transports from this machine to hosts, and close them at the end.
 
     `data` is the data folder: local hosts without a `workdir` work in it.
-    `is_lasting`: runs go on when the ways are closed, as those of `serve` do.
+    `is_lasting`: runs go on when the transports are closed, as those of `serve` do.
     """
     transports = TransportPool(
         hosts,
@@ -210,7 +213,7 @@ async def ways(
 
 @dataclass(slots=True, kw_only=True)
 class _Fleet:
-    """A fleet whose rooms are open."""
+    """An opened fleet: the loop and everything it was wired to."""
 
     repository: Repository
     base: Path
@@ -218,13 +221,15 @@ class _Fleet:
     branch: str
     """The one with the specs."""
     state: StateBranch
+    state_branch: str
+    """Its name."""
     lease: LeaderLease
     cache: FleetCache
     loop: Loop
     dispatch: Dispatcher
     writer: BotCommitter
     pollers: Sequence[Poller[Any]]
-    """Those that the loop does not drive."""
+    """Pollers that the loop does not drive."""
     presence: PresenceFile
     me: Presence
     metrics: "Metrics | None"
@@ -237,7 +242,7 @@ class _Fleet:
 
 @asynccontextmanager
 async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
-    """Open the rooms and wire them to a loop."""
+    """Open all parts of a fleet and wire them to a loop."""
     async with AsyncExitStack() as stack:
         metrics = _metrics(settings)
         meter: Meter = metrics or UNREAD_METER
@@ -251,7 +256,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
         tree = GuardedTree(repository, branch, marks)
         specs = SpecSource(tree, tree.touched, objection=partial(_objection, tree))
         desired = await specs.read({})
-        environ.take(secret_variables(desired))  # before anything is started that could read it
+        environ.take(secret_variables(desired))  # before any process is started that could read it
         state_branch = desired.fleet.state_branch
         await require_own_record(repository, state_branch)
         cache = FleetCache()
@@ -264,8 +269,8 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             marks=marks,
             meter=meter,
         )
-        lease, presence, me = await _take_lead(stack, settings, repository, state, state_branch)
-        tree.is_acted_on = branch != state_branch  # there the record's own mark moves with each commit
+        lease, presence, me = await _acquire_leader_lease(stack, settings, repository, state, state_branch)
+        tree.is_acted_on = branch != state_branch  # its mark moves with each commit
         transports = await stack.enter_async_context(ways(lambda: cache.desired.hosts, settings.data_dir))
         dispatch = Dispatcher(
             transports,
@@ -287,7 +292,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             prober=HostProber(transports, data=settings.data_dir, clock=clock.now),
             forges=forges,
             clock=clock.now,
-            steady=clock.steady,
+            monotonic=clock.monotonic,
             meter=meter,
         )
         loop_settings = ControllerSettings(
@@ -302,6 +307,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
             base=base,
             branch=branch,
             state=state,
+            state_branch=state_branch,
             lease=lease,
             presence=presence,
             me=me,
@@ -329,11 +335,11 @@ def _metrics(settings: Settings) -> "Metrics | None":
     return Metrics(clock.now)
 
 
-async def _take_lead(
+async def _acquire_leader_lease(
     stack: AsyncExitStack, settings: Settings, repository: Repository, state: StateBranch, branch: str
 ) -> tuple[LeaderLease, PresenceFile, Presence]:
     """
-    Take the lease of a fleet and say who has it; `stack` lets go of it, once nothing is written any more.
+    Acquire the leader lease of a fleet; `stack` releases it after the last write.
 
     Raises UsageError if another reconciler leads.
     """
@@ -356,7 +362,7 @@ def _objection(tree: GuardedTree) -> Problem | None:
 
 @contextmanager
 def _masked_logs(dispatch: Dispatcher) -> Iterator[None]:
-    """Let no log line of this process tell a secret that a run was given."""
+    """Mask the secrets of runs in all log lines of this process."""
 
     def mask(record: logging.LogRecord) -> bool:
         hide = dispatch.mask.hide
@@ -376,22 +382,22 @@ def _masked_logs(dispatch: Dispatcher) -> Iterator[None]:
 
 
 def _reader_of_pulls(repository: Repository) -> ReadPull:
-    """Return who reads the specs of pull requests, one after the other."""
+    """Return the function that reads the specs of a pull request; calls are serialized."""
     tree = PullTree(repository)
     source, turn = SpecSource(tree), asyncio.Lock()
 
     async def read(pull: PullRequestSnapshot, base: str) -> Desired:
         async with turn:
-            await tree.turn_to(pull.number, pull.head, base)
+            await tree.check_out_merge(pull.number, pull.head, base)
             return await source.read({})
 
     return read
 
 
 def _task_address(settings: Settings) -> str:
-    """Return where people find a task, without its name; empty if nowhere."""
+    """Return the base URL of the pages of tasks; empty if there are none."""
     url = settings.web.public_url if settings.web else ""
-    return f"{url}/api/v1/tasks/" if url else ""
+    return f"{url}/tasks/" if url else ""
 
 
 # --- The HTTP API ----------------------------------------------------------
@@ -408,6 +414,7 @@ async def _api(
     # Imported only here: Sanic takes longer to import than everything else together.
     from reconciler.api.app import make_app  # noqa: PLC0415 - see above
     from reconciler.api.listen import read_listen  # noqa: PLC0415 - see above
+    from reconciler.api.pages.access import exposure_of  # noqa: PLC0415 - see above
     from reconciler.api.proposals import Proposals  # noqa: PLC0415 - see above
     from reconciler.api.server import serve_app  # noqa: PLC0415 - see above
     from reconciler.api.services import Services  # noqa: PLC0415 - see above
@@ -427,17 +434,20 @@ async def _api(
         propose=Proposals(cache, fleet.writer, edit, partial(_check, fleet)).propose,
         hooks=hooks,
         whole_url=partial(whole_url, fleet=fleet.base),
-        last_output=fleet.dispatch.logs.last_output,
+        pages=_page_services(fleet, journal),
+        figures=fleet.dispatch.logs.figures,
         unready=partial(_unready, fleet),
         metrics=fleet.metrics,
     )
-    fleet.metrics.sample(_standing(fleet, journal))
+    key = datafolder.cookie_key(settings.data_dir, partial(clock.random_hex, 32))
+    fleet.metrics.sample(_metric_sources(fleet, journal))
     app = make_app(
         cache,
         fleet.loop.controllers.leases,
         services,
         clock=clock.now,
         last_use=settings.data_dir / "agents.json",
+        exposure=exposure_of(listen, web.public_url, key),
         is_local=listen.is_local,
     )
     async with serve_app(app, listen) as url:
@@ -452,13 +462,13 @@ def _unready(fleet: _Fleet) -> str:
     return fleet.loop.unready
 
 
-def _standing(fleet: _Fleet, journal: Journal) -> "Standing":
+def _metric_sources(fleet: _Fleet, journal: Journal) -> "MetricSources":
     """Return where metrics find how things stand."""
-    from reconciler.api.metrics import Standing  # noqa: PLC0415 - imported only where they are served
+    from reconciler.api.metrics import MetricSources  # noqa: PLC0415 - imported only where they are served
 
     loop, cache = fleet.loop, fleet.cache
-    return Standing(
-        controller=cache,
+    return MetricSources(
+        view=cache,
         clock=clock.now,
         version=__version__,
         unready=partial(_unready, fleet),
@@ -483,8 +493,53 @@ def _by_outcome(journal: Journal) -> Mapping[str, int]:
     return counts
 
 
+def _page_services(fleet: _Fleet, journal: Journal) -> "PageServices":
+    """Return what the pages show beside the read model."""
+    from reconciler.api.pages.services import HookReport, PageServices  # noqa: PLC0415 - see above
+
+    repository, cache, state = fleet.repository, fleet.cache, fleet.state_branch
+    return PageServices(
+        fleet=repository.word,
+        logs=fleet.dispatch.shown_logs(),
+        steering=Steering(cache, fleet.writer, partial(_check, fleet)),
+        commit=partial(view_commit, repository, (fleet.branch, state)),
+        last_commits=fleet.state.last_commits,
+        statuses_at=partial(statuses_at, repository),
+        file=lambda path: view_file(repository, fleet.branch, cache.desired.revision, path),
+        explain=partial(_explain, fleet),
+        diff=partial(_diff, fleet),
+        specs_at=partial(_specs_at, fleet),
+        load=lambda: fleet.loop.controllers.hosts.load,
+        files_touched=partial(files_touched, repository, (fleet.branch, state)),
+        forges=partial(_forges, fleet),
+        hooks=lambda: HookReport(
+            counts=[(event, outcome, n) for (event, outcome), n in sorted(journal.counts.items())],
+            taken=[(each.at, each.hint.event, ", ".join(each.hint.repos)) for each in journal.recent()],
+        ),
+        spending=lambda since: spending(repository, state, since=since),
+    )
+
+
+async def _explain(fleet: _Fleet, task: str) -> Sequence[Explained]:
+    tree = GitTree(fleet.repository, fleet.branch)
+    return explain_fields(await read_revision(tree, fleet.cache.desired.revision), task)
+
+
+async def _specs_at(fleet: _Fleet, revision: str) -> Desired:
+    """Return what the specs of a revision ask for. Raises NotFound."""
+    commit = await resolve(fleet.repository, revision)
+    return build(await read_revision(GitTree(fleet.repository, fleet.branch), commit), revision=commit)
+
+
+async def _diff(fleet: _Fleet, repo: str, base: str, head: str) -> str:
+    spec = fleet.cache.desired.repos.get(repo)
+    if spec is None:
+        raise NotFound(f"no repo {repo} in the specs any more")
+    return await fleet.dispatch.diff(spec, base, head)
+
+
 async def _check(fleet: _Fleet, path: str, text: str) -> Sequence[Problem]:
-    """Return what would be wrong with a file among the specs as they are."""
+    """Return the problems that a file would have among the current specs."""
     tree = GitTree(fleet.repository, fleet.branch)
     files = await read_revision(tree, await tree.head())
     data = text.encode()
@@ -495,7 +550,7 @@ async def _check(fleet: _Fleet, path: str, text: str) -> Sequence[Problem]:
 
 
 async def _machine(settings: Settings, state: StateBranch) -> str:
-    """Return the name under which local runs of this data folder are known."""
+    """Return the name under which local runs of this data folder are recorded."""
     statuses, hosts = await state.load()
     machines = {host.machine for host in hosts.values()}
     machines |= {one.holder.machine for one in statuses.values() if isinstance(one.holder, OnHost)}
@@ -503,10 +558,10 @@ async def _machine(settings: Settings, state: StateBranch) -> str:
 
 
 class Shutdown:
-    """What SIGTERM and SIGINT do: end in good order; after a while, in any case; the second time, at once."""
+    """Graceful shutdown on SIGTERM and SIGINT; forced after a time limit, or at once by a second signal."""
 
     def __init__(self, do: Callable[[], None], limit: float, tell: Callable[[int], None]) -> None:
-        """`limit` is in seconds; `tell` is told the first signal."""
+        """`limit` is in seconds; `tell` is called with the first signal."""
         self.do = do
         self._limit = limit
         self._tell = tell
@@ -514,7 +569,7 @@ class Shutdown:
         self.is_asked = False
 
     def __call__(self, number: int, _: object) -> None:
-        """Take a signal."""
+        """Handle a signal."""
         if self.is_asked:
             os._exit(128 + number)
         self.is_asked = True
@@ -529,7 +584,7 @@ class Shutdown:
 
 @contextmanager
 def ending(do: Callable[[], None], settings: Settings, tell: Callable[[int], None]) -> Iterator[Shutdown]:
-    """Let SIGTERM and SIGINT do this; afterwards what they did before, if none came."""
+    """Install the handlers; restore the previous ones afterwards, if no signal came."""
     made = Shutdown(do, settings.stop_grace.total_seconds() * _LIMIT, tell)
     before = {number: signal.signal(number, made) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -541,7 +596,7 @@ def ending(do: Callable[[], None], settings: Settings, tell: Callable[[int], Non
 
 
 def _end(loop: Loop, work: asyncio.Task[None], settings: Settings) -> None:
-    """End the loop; what still hangs after half of the grace is cut off."""
+    """Stop the loop; cancel what still hangs after half of the grace period."""
     loop.stop()
     asyncio.get_running_loop().call_later(settings.stop_grace.total_seconds() / 2, work.cancel)
 
@@ -556,5 +611,5 @@ async def _watch(fleet: _Fleet) -> None:
 
 
 def _look_interval(repository: Repository, cache: FleetCache) -> timedelta:
-    """Return how long there is between looks at the fleet's repository."""
+    """Return the interval of polling the fleet's repository."""
     return LOCAL_LOOK if repository.address is None else cache.desired.fleet.poll_interval

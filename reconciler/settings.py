@@ -1,5 +1,5 @@
 """
-Settings of the process; those of the fleet stand in `specs/fleet.yaml`.
+Settings of the process; those of the fleet are in `specs/fleet.yaml`.
 """
 
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ class Web:
     """Its private key, PEM."""
 
     behind_proxy: bool = False
-    """Whether a proxy with TLS is before it, and tells of the peers."""
+    """Whether it is behind a proxy that terminates TLS and forwards the peers' addresses."""
 
     public_url: str = ""
-    """Where others reach it, without a slash at the end; empty if nowhere."""
+    """URL by which others reach it, without a slash at the end; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,19 +41,19 @@ class Settings:
     """Caches, logs, and the local host's runs and workspaces. Nothing in it is the only copy of state."""
 
     take_over: bool = False
-    """Whether local runs of another machine are started here: that one is gone for good."""
+    """Whether local runs of another machine, which is gone for good, are restarted here."""
 
     web: Web | None = None
     """The HTTP API; None: there is none."""
 
     sweep_interval: timedelta = timedelta(hours=1)
-    """How often each host is relieved of workspaces and run folders that nobody needs any more."""
+    """Interval at which workspaces and run folders that are no longer needed are removed from each host."""
 
     keep_logs: timedelta = timedelta(days=30)
-    """How long what agents printed is kept in the data folder once their tasks are settled."""
+    """How long logs of agents are kept in the data folder once their tasks are settled."""
 
     keep_logs_mb: int = 4096
-    """Most disk for it, in MiB; the oldest go first. What belongs to open tasks always stays."""
+    """Most disk for these logs, in MiB; the oldest are removed first. Those of open tasks always stay."""
 
     stop_grace: timedelta = timedelta(seconds=2)
     """Longest time from SIGTERM to the end of the process; runs go on."""

@@ -1,5 +1,5 @@
 """
-Subprocesses that can be given up at any moment.
+Subprocesses that are safe to cancel at any moment.
 
 asyncio's own wait for ever in two cases: if everything is cancelled while one
 is being started (CPython 3.11 never wakes who waits for its end), and if
@@ -13,18 +13,16 @@ from contextlib import suppress
 from typing import Any
 
 _PATIENCE = 0.5
-"""Seconds for a start that nobody wants any more to come to its end by itself."""
+"""Seconds for a cancelled start to finish by itself."""
 
 
-async def start(*words: str, **options: Any) -> asyncio.subprocess.Process:
+async def start(*argv: str, **options: Any) -> asyncio.subprocess.Process:
     """
     Start a process that leads a session, and so a process group, of its own.
 
     If this is cancelled there is no process afterwards. Raises OSError.
     """
-    starting = asyncio.ensure_future(
-        asyncio.create_subprocess_exec(*words, start_new_session=True, **options)
-    )
+    starting = asyncio.ensure_future(asyncio.create_subprocess_exec(*argv, start_new_session=True, **options))
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -34,7 +32,7 @@ async def start(*words: str, **options: Any) -> asyncio.subprocess.Process:
 
 async def end(process: asyncio.subprocess.Process) -> None:
     """End a process and its group; return once it is gone, whoever else holds its pipes."""
-    with suppress(ProcessLookupError):  # all of it ended by itself meanwhile
+    with suppress(ProcessLookupError):  # the whole group has ended meanwhile
         os.killpg(process.pid, signal.SIGKILL)
     transport = process._transport  # type: ignore[attr-defined]  # noqa: SLF001  there is no other way to let go of pipes
     # Not the whole of it: that asks after the process itself, and whoever waits for its end finds none.
@@ -46,7 +44,7 @@ async def end(process: asyncio.subprocess.Process) -> None:
 
 
 async def _end_start(starting: "asyncio.Future[asyncio.subprocess.Process]") -> None:
-    """End what is being started; a second cancellation wakes what waits for ever after the first."""
+    """Cancel a running start; a second cancellation wakes a wait that the first left hanging."""
     while not starting.done():
         await asyncio.wait([starting], timeout=_PATIENCE)
         starting.cancel()

@@ -1,7 +1,7 @@
 """
-What systemd is told: that we are ready, that we are alive, that we stop.
+Notifications to systemd: ready, watchdog, stopping.
 
-Without systemd nobody listens, and nothing is said. Source: sd_notify(3).
+Without systemd nothing is sent. Source: sd_notify(3).
 """
 
 import os
@@ -10,7 +10,7 @@ from contextlib import suppress
 
 
 def sd_notify(state: str) -> None:
-    """Tell systemd a state such as `READY=1`; whether it hears us is not for us to know."""
+    """Send systemd a state such as `READY=1`; errors are ignored."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
@@ -20,7 +20,7 @@ def sd_notify(state: str) -> None:
 
 
 def watchdog_interval() -> float | None:
-    """Return how often to say `WATCHDOG=1`, in seconds, with room to spare; None: not at all."""
+    """Return the interval of `WATCHDOG=1` in seconds, with a safety margin; None if it is off."""
     usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
     if not usec.isdigit() or (pid and pid != str(os.getpid())):
         return None

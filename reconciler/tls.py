@@ -11,10 +11,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import httpx2
+from typing import TYPE_CHECKING
 
 from reconciler.core.errors import UsageError
+
+if TYPE_CHECKING:  # it is heavy, and most fleets begin without a forge
+    import httpx2
 
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 """Variables that each name a file with authorities; SSL_CERT_DIR names a folder."""
@@ -32,7 +34,7 @@ class Authorities:
         self.context = self._read()
 
     def renewed(self) -> bool:
-        """Take up files that were exchanged; return whether there were any. One that cannot be read waits."""
+        """Reload replaced files; return whether there were any. An unreadable one is retried later."""
         with suppress(UsageError, OSError):
             if self._as_of != self._times():
                 self.context = self._read()
@@ -40,7 +42,9 @@ class Authorities:
         return False
 
     def _read(self) -> ssl.SSLContext:
-        """Return a context made of what is there now: an authority that is gone is not trusted any more."""
+        """Return a context from the current files: a removed authority is no longer trusted."""
+        import httpx2  # noqa: PLC0415 - see above
+
         context = httpx2.create_ssl_context(trust_env=False)
         if self._folder:
             context.load_verify_locations(capath=self._folder)
@@ -61,23 +65,23 @@ class Authorities:
 
 @dataclass(slots=True)
 class _Used:
-    client: httpx2.AsyncClient
+    client: "httpx2.AsyncClient"
     users: int = 0
 
 
 class RenewedClient:
-    """An HTTP client that is made again, by `make`, when the trusted authorities have changed."""
+    """An HTTP client that is recreated with `make` when the trusted authorities have changed."""
 
     def __init__(
-        self, authorities: Authorities, make: Callable[[ssl.SSLContext], httpx2.AsyncClient]
+        self, authorities: Authorities, make: "Callable[[ssl.SSLContext], httpx2.AsyncClient]"
     ) -> None:
         self._authorities = authorities
         self._make = make
         self._now = _Used(make(authorities.context))
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[httpx2.AsyncClient]:
-        """Yield the client; one that is replaced meanwhile ends with its last user."""
+    async def open(self) -> "AsyncIterator[httpx2.AsyncClient]":
+        """Yield the client; a replaced one is closed by its last user."""
         if self._authorities.renewed():
             before, self._now = self._now, _Used(self._make(self._authorities.context))
             await self._end_if_unused(before)
@@ -90,7 +94,7 @@ class RenewedClient:
             await self._end_if_unused(used)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the client."""
         await self._now.client.aclose()
 
     async def _end_if_unused(self, used: _Used) -> None:

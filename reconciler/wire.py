@@ -15,16 +15,16 @@ MOST_WAIT = 25.0
 """Longest long poll, in seconds."""
 
 MOST_USED = 1e15
-"""Of anything; sums of what is claimed stay numbers."""
+"""Largest reported usage, so that sums stay finite."""
 _LARGEST = 2**53
 """Whole numbers that every JSON parser keeps."""
 
 Epoch = Annotated[int, Field(ge=1, le=_LARGEST)]
 Number = Annotated[int, Field(ge=1, le=_LARGEST)]
 """Of a pull request."""
-MOST_WORDS = 100_000
-"""Characters of an agent's last words."""
-Limited = Annotated[str, Field(max_length=MOST_WORDS)]
+MOST_TEXT = 100_000
+"""Characters of an agent's final message."""
+Limited = Annotated[str, Field(max_length=MOST_TEXT)]
 
 
 def _check_used(usage: Usage) -> Usage:
@@ -35,7 +35,7 @@ def _check_used(usage: Usage) -> Usage:
 
 
 Used = Annotated[Usage, AfterValidator(_check_used)]
-"""What an agent says that its work took."""
+"""Usage as reported by an agent."""
 
 
 class DequeueRequest(Frozen):
@@ -48,7 +48,7 @@ class DequeueRequest(Frozen):
     wait: Annotated[float, Field(ge=0, le=MOST_WAIT, strict=False)] = 0.0
     """Seconds to wait for a task if there is none now."""
     request_key: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._:-]+$")]
-    """Drawn by the agent for this request. After a lost answer, asking again with it gets the same task."""
+    """Random, chosen by the agent for this request. Repeating it after a lost answer gets the same task."""
 
 
 class RepoBody(Frozen):
@@ -69,7 +69,7 @@ class Lease(Frozen):
     lease: str
     """Name of this run; it stands in logs and in the history."""
     epoch: int
-    """To be named in every report: a report with another one is refused."""
+    """To be sent with every report: a report with another one is refused."""
     lease_seconds: float
     """After this silence the task is given to others."""
     heartbeat_seconds: float
@@ -77,7 +77,7 @@ class Lease(Frozen):
     timeout_seconds: float
     """Longest time for the whole run."""
     prompt: str
-    """What the agent is told."""
+    """Prompt for the agent."""
     repo: RepoBody | None
     branch: Branch
     """Branch to push the work to."""
@@ -86,7 +86,7 @@ class Lease(Frozen):
     validation: tuple[str, ...]
     """Commands that must exit 0 on the work."""
     review: str
-    """`none`, `merge` or `pull_request`: what follows on the agent's work."""
+    """`none`, `merge` or `pull_request`: what follows the agent's work."""
 
 
 class StartRequest(Frozen):
@@ -113,10 +113,10 @@ class Heartbeat(Frozen):
 
 
 class LogAck(Frozen):
-    """How much of the log is kept, on disk."""
+    """How much of the log is stored on disk."""
 
     offset: int
-    """Bytes; the next piece begins here."""
+    """Bytes; the next chunk begins here."""
 
 
 class StatusRequest(Frozen):
@@ -126,21 +126,21 @@ class StatusRequest(Frozen):
     status: Literal["running", "review_pending", "completed", "failed", "released"]
     """`released`: given back undone, which counts as no failure."""
     result: Limited = ""
-    """Last words: what was done and why, or why it could not be."""
+    """Final message: what was done and why, or why it could not be."""
     branch: Branch | None = None
-    """Branch that was pushed, if not the one that was asked for."""
+    """Branch that was pushed, if not the requested one."""
     pull_request: Number | None = None
     """Number of the pull request that was opened, if the agent opens its own."""
     usage: Used = Usage()
 
 
 class Progress(Frozen):
-    """Where the task stands after a report."""
+    """Status of the task after a report."""
 
     task: str
     phase: str
     is_checking: bool
-    """Whether what the agent said is being checked now."""
+    """Whether the agent's claim is being checked."""
     message: str = ""
 
 
@@ -163,12 +163,24 @@ class ProposalRequest(Frozen):
 
 
 class Proposal(Frozen):
-    """Where a proposed task waits for a person."""
+    """A proposed task, which waits for a person."""
 
     task: str
     branch: str
     """Of the fleet's repository."""
     commit: str
+
+
+class LiveBody(Frozen):
+    """How far the round of a live run is, where the reconciler follows it; not on record."""
+
+    last_output_at: str | None
+    turns: int | None
+    """Turns so far. None here and below: its CLI does not tell as it goes."""
+    input_tokens: int | None
+    """Cached ones not counted."""
+    output_tokens: int | None
+    cached_tokens: int | None
 
 
 class TaskBody(Frozen):
@@ -185,7 +197,7 @@ class TaskBody(Frozen):
     since: str | None
     created_at: str | None
     waiting: str | None
-    """What it waits for, in words."""
+    """What it waits for, as a message."""
     waiting_reason: str | None
     attempt: int
     epoch: int
@@ -199,6 +211,7 @@ class TaskBody(Frozen):
     """Its address."""
     failure: str | None
     last_activity_at: str | None
+    live: LiveBody | None
     usage: Usage
 
 
@@ -215,6 +228,7 @@ class RunBody(Frozen):
     assigned_agent: str | None
     branch_name: str | None
     last_activity_at: str | None
+    live: LiveBody | None
 
 
 class HostBody(Frozen):
@@ -249,10 +263,10 @@ class AgentBody(Frozen):
     held: tuple[str, ...]
     """Tasks it holds now."""
     tokens: int
-    """How many are good; two during a rotation."""
+    """Number of valid tokens; two during a rotation."""
     expires: str | None
     last_used_at: str | None
-    """When it last asked for anything, with any of its tokens."""
+    """Time of its last request, with any of its tokens."""
 
 
 ActionKind = Literal["record", "start", "follow", "stop"]
@@ -276,7 +290,7 @@ class PlannedWait(Frozen):
 
 
 class PlanBody(Frozen):
-    """What the last look at the fleet came to."""
+    """The last plan."""
 
     revision: str
     """Commit of the specs."""
@@ -290,11 +304,11 @@ class PlanBody(Frozen):
 
 
 class HistoryEntryBody(Frozen):
-    """One transition of a task, or news of a host."""
+    """One transition of a task, or a change of a host."""
 
     at: str
     task: str | None
-    """None: news of a host."""
+    """None: a change of a host."""
     before: str | None
     after: str | None
     reason: str
@@ -327,7 +341,7 @@ class PageQuery(Frozen):
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
     """Most entries."""
     cursor: Annotated[str, Field(min_length=1, max_length=300)] | None = None
-    """Where the page before ended; stands in the `Link` header of that one."""
+    """End of the previous page, from its `Link` header."""
 
 
 class TasksQuery(PageQuery):
@@ -363,10 +377,10 @@ class HistoryQuery(PageQuery):
 
 
 class LogQuery(Frozen):
-    """Where a piece of log belongs."""
+    """Position of a log chunk."""
 
     offset: Annotated[int, Field(ge=0, le=_LARGEST)]
-    """Byte of the log at which the piece begins."""
+    """Byte offset in the log at which the chunk begins."""
     epoch: Epoch
 
 
@@ -388,4 +402,4 @@ class ProblemDetails(Frozen):
     """What happened and what to do now."""
     errors: tuple[FieldProblem, ...] = ()
     acknowledged_offset: int | None = None
-    """Of a log with a gap (409): what is kept so far; send from there."""
+    """Of a log with a gap (409): bytes stored so far; send from there."""

@@ -1,10 +1,14 @@
 """
-How Hypothesis looks, at the same examples each time, and how many tests run at once.
+How Hypothesis looks, how many tests run at once, and where programs are compiled for a session.
 
 `HYPOTHESIS_PROFILE=thorough pytest` draws ten times as many, and others.
 """
 
+import atexit
 import os
+import shutil
+import sys
+import tempfile
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,6 +23,14 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("house"), max_examples=400, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
+
+
+if sys.dont_write_bytecode and "PYTHONPYCACHEPREFIX" not in os.environ:
+    # Where modules may not be kept beside their sources, each of some thousand processes would compile all
+    # of them anew: half of what the suite takes. They are kept for its time, as an installation has them.
+    os.environ["PYTHONPYCACHEPREFIX"] = compiled = tempfile.mkdtemp(prefix="reconciler-compiled-")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -236,7 +236,7 @@ class FakeDispatch:
     away: set[str] = field(default_factory=set)
     """Repos that do not answer."""
     reached: list[str] = field(default_factory=list)
-    troubles: dict[str, str] = field(default_factory=dict)
+    retry_reasons: dict[str, str] = field(default_factory=dict)
     emits: dict[tuple[str, int], Emit] = field(default_factory=dict)
 
     def follow(self, order: RunRequest, emit: Emit) -> None:
@@ -315,12 +315,12 @@ def make_loop(
     *,
     prober: Prober | None = None,
     forges: Forges | None = None,
-    steady: Callable[[], float] | None = None,
+    monotonic: Callable[[], float] | None = None,
     pause: WaitForNews | None = None,
     meter: Meter = UNREAD_METER,
     **settings: Any,
 ) -> Loop:
-    """Return a loop among these; nobody sets its clock, unless there is another that is `steady`."""
+    """Return a loop among these; nobody sets its clock, unless there is another that is `monotonic`."""
     ports = Ports(
         specs=specs,
         state=state,
@@ -328,7 +328,7 @@ def make_loop(
         prober=prober or FakeProber(),
         forges=forges or FakeForges(clock=clock),
         clock=clock,
-        steady=steady or partial(_seconds, clock),
+        monotonic=monotonic or partial(_seconds, clock),
         pause=pause or clock.pause,
         meter=meter,
     )
@@ -484,9 +484,9 @@ class FakeForges:
             if want.closes_issue and issue.state == "open":
                 site.close(issue.number, by="bot")
             for note in want.issue_notes:
-                await self.say(forge, issue.number, note)
+                await self.upsert_comment(forge, issue.number, note)
         for note in want.notes if pull else ():
-            await self.say(forge, pull.number, note)
+            await self.upsert_comment(forge, pull.number, note)
         return site.seen(site.pulls[pull.number]) if pull else None
 
     def _open(self, site: FakeSite, want: ForgeView) -> PullRequestSnapshot:
@@ -542,7 +542,7 @@ class FakeForges:
     async def comments(self, forge: Forge, since: datetime) -> Sequence[Comment]:
         return [comment for comment in self.at(forge).comments if comment.created_at >= since]
 
-    async def say(self, forge: Forge, number: int, note: ManagedComment) -> bool:
+    async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment) -> bool:
         site = self.at(forge)
         for at, comment in enumerate(site.comments):
             if (comment.number, comment.key) == (number, note.key):

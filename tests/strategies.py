@@ -7,7 +7,7 @@ full, cordoned or unreachable, runs that nobody follows.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -69,7 +69,8 @@ from reconciler.core.model.status import (
     Status,
     Waiting,
 )
-from reconciler.core.planning.plan import Plan, StopRun, plan
+from reconciler.core.planning import plan as planner
+from reconciler.core.planning.plan import Plan, StopRun
 from reconciler.core.runs.decide import next_event
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
@@ -257,9 +258,10 @@ def statuses(draw: st.DrawFn, spec: Task, phase: Phase | None = None) -> Status:
     attempt = max(fields["attempt"], 1 if phase in HAVE_RUN else 0)
     if attempt:
         run = {"run": run_key(spec.name, generation, attempt), "round": 1}
-        fields |= {**run, "adapter": spec.adapter, "repo": spec.repo}
+        branch = {"branch_name": spec.branch, "pr_title": spec.headline}
+        fields |= {**run, **branch, "adapter": spec.adapter, "repo": spec.repo}
     else:
-        fields |= {"assigned_host": None, "session_id": None}
+        fields |= {"assigned_host": None, "slots": None, "session_id": None}
     if phase is not Phase.CREATED:
         fields["not_before"] = None
     if phase is Phase.FAILED:
@@ -305,7 +307,7 @@ def observeds(draw: st.DrawFn, desired: Desired) -> Observed:
         half_open=frozenset() if draw(IS_EASY) else frozenset(draw(SOME_HOSTS)),
         past=dict.fromkeys(draw(SOME_NAMES), draw(st.integers(0, 5))),
         spent={} if draw(IS_EASY) else draw(SPENT),
-        followed=frozenset((known[name].run or "", known[name].round) for name in draw(some(live))),
+        followed=frozenset(known[name].run.round_key for name in draw(some(live))),
     )
 
 
@@ -339,6 +341,16 @@ def reports() -> st.SearchStrategy[Report]:
     """Return whatever a round may end in, but for a stop that nobody asked for."""
     kinds = [kind for kind in FailureClass if kind is not FailureClass.CANCELLED]
     return st.sampled_from([SUCCESS, SUCCESS, RED, TAKEN, *map(failed, kinds)])
+
+
+# --- Plans --------------------------------------------------------------------
+
+
+def plan(desired: Desired, observed: Observed, now: datetime, among: Collection[str] | None = None) -> Plan:
+    """Return what is planned; no task may be set aside by a mistake of ours, which the planner survives."""
+    planned = planner.plan(desired, observed, now, among)
+    assert planned.faults == {}
+    return planned
 
 
 # --- A world that carries plans out ----------------------------------------
@@ -381,7 +393,7 @@ class World:
         """Plan, put on record, and send followers out."""
         planned = plan(self.desired, self.observed, self.now)
         self.take(*planned.events)
-        self.followed |= {(s.run or "", s.round) for s in self.statuses.values() if s.phase.is_live}
+        self.followed |= {s.run.round_key for s in self.statuses.values() if s.phase.is_live}
         return planned
 
     def work(self, planned: Plan) -> None:
@@ -396,7 +408,8 @@ class World:
     def end(self, name: str, report: Report) -> None:
         """Let the live round of a task end."""
         status = self.statuses[name]
-        ended = RunEnded(task=name, run=status.run or "", round=status.round, at=self.now, report=report)
+        run, number = status.last_run.round_key
+        ended = RunEnded(task=name, run=run, round=number, at=self.now, report=report)
         event = next_event(self.desired.tasks.get(name), status, ended, self.now, self.desired.fleet)
         if event is not None:
             self.take(event)
@@ -426,7 +439,7 @@ def sample_events(task: str, status: Status | None) -> Mapping[type[Event], Even
     """Return one event of every kind; those of runs are about the last run."""
     spec = Task(name=task, generation=blob(task, "sample"), work="sample", goal="Do it.")
     head = {"task": task, "origin": Origin(NOW, "it happened")}
-    run = (status.run if status else None) or f"{task}.g0.a1"
+    run = (status.run_key if status else None) or f"{task}.g0.a1"
     attempt = status.attempt + 1 if status else 1
     failure = Failure(kind=FailureClass.AGENT, message="did not work")
     waiting = Waiting(reason=Reason.SLOT, message="no free slot", since=NOW)

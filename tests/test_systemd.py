@@ -69,13 +69,13 @@ def test_the_unit_starts_serve_with_options_that_it_has():
     unit = ConfigParser(strict=False, interpolation=None)
     unit.optionxform = str
     unit.read_string(UNIT.read_text())
-    program, *words = unit["Service"]["ExecStart"].split()
+    program, *args = unit["Service"]["ExecStart"].split()
 
     from reconciler.cli.main import COMMANDS
     from reconciler.cli.run import serve_command
 
     known = {word for option in serve_command.params for word in option.opts}
-    options = {word for word in words[words.index("serve") + 1 :] if word.startswith("--")}
+    options = {word for word in args[args.index("serve") + 1 :] if word.startswith("--")}
     assert Path(program).name == "reconciler"
     assert "serve" in {name for part in COMMANDS.values() for name in part}
     assert options <= known

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sanic import Sanic
+from sanic.request import Request
 from sanic.response import HTTPResponse
 
 from reconciler.api.auth import Authenticator
@@ -16,6 +17,10 @@ from reconciler.api.limits import Buckets, RateLimits
 from reconciler.api.metrics_route import count_answers, metrics_operations
 from reconciler.api.openapi import openapi_document
 from reconciler.api.operation import JSON, Admission, Call, Operation, Reply, add_routes
+from reconciler.api.pages.access import Exposure, PageAccess
+from reconciler.api.pages.all import ACTIONS, PAGES, STREAMS, TABS
+from reconciler.api.pages.fleet import Fleet
+from reconciler.api.pages.handlers import Pages
 from reconciler.api.problems import answer_error
 from reconciler.api.reading import ReadOperations
 from reconciler.api.server import Closing, bare_app
@@ -24,31 +29,33 @@ from reconciler.api.stream import EventStream, Tail
 from reconciler.api.tokens import LastUse
 from reconciler.api.webhooks import WebhookRoute
 from reconciler.api.worker_protocol import WorkerProtocol
-from reconciler.controller.ports import Clock, Controller, LeaseService
+from reconciler.controller.ports import Clock, FleetView, LeaseService
 
 LIMITS = RateLimits()
 
 
 def make_app(
-    controller: Controller,
+    view: FleetView,
     leases: LeaseService,
     services: Services,
     *,
     clock: Clock,
     last_use: Path,
+    exposure: Exposure,
     limits: RateLimits = LIMITS,
     is_local: bool = False,
 ) -> Sanic[Any, Any]:
     """
     Return the app; `server.running` serves it.
 
-    `last_use` is a file of the data folder; `is_local` says that only programs of
-    this machine can ask. Call `app.ctx.notify()` whenever
-    something went on record, so that those who listen hear of it at once.
+    `last_use` is a file of the data folder, `exposure` says who may look at pages;
+    `is_local` says that only programs of this machine can ask. Call
+    `app.ctx.notify()` whenever something went on record, so that those who listen
+    hear of it at once.
     """
     app, closing, tail = bare_app(), Closing(), Tail(services.record)
     gate = Authenticator(
-        controller,
+        view,
         clock,
         LastUse(last_use, clock),
         Buckets(limits.token),
@@ -58,21 +65,30 @@ def make_app(
     operations = _with_document(
         (
             *WorkerProtocol(
-                controller, leases, services, clock, closing, Buckets(limits.proposals), limits.waits
+                view, leases, services, clock, closing, Buckets(limits.proposals), limits.waits
             ).operations,
-            *ReadOperations(controller, services.record, gate.last_use.get, services.last_output).operations,
+            *ReadOperations(view, services.record, gate.last_use.get, services.figures).operations,
             *EventStream(tail, services.record, closing, gate.is_still_good, limits.streams).operations,
             *WebhookRoute(services.hooks).operations,
-            *Pulse(controller, services.record, services.unready).operations,
+            *Pulse(view, services.record, services.unready).operations,
             *metrics_operations(services.metrics),
         )
     )
 
     def version() -> str:
-        return f"{services.record.head()}-{controller.desired.revision}"
+        return f"{services.record.head()}-{view.desired.revision}"
 
     add_routes(app, operations, Admission(gate.admit, version))
-    app.error_handler.add(Exception, answer_error)
+    fleet = Fleet(view, services.record, services.pages, clock, services.figures, gate.last_use.get)
+    access = PageAccess(exposure, view, clock, gate.peers, Buckets(limits.visitors))
+    pages = Pages(fleet, access, closing, tabs=TABS, pages=PAGES, streams=STREAMS, actions=ACTIONS)
+    pages.add_to(app)
+
+    def answer(request: Request, error: Exception) -> HTTPResponse:
+        return pages.not_found(request, error) or answer_error(request, error)
+
+    app.error_handler.add(Exception, answer)
+    app.ctx.pages = pages
     if services.metrics is not None:
         count_answers(app, services.metrics)
     app.before_server_stop(lambda *_: closing.set())

@@ -14,7 +14,7 @@ from reconciler.api.listen import is_loopback
 from reconciler.api.operation import Operation
 from reconciler.api.problems import Unauthenticated
 from reconciler.api.tokens import Caller, LastUse, authenticate, is_still_good
-from reconciler.controller.ports import Controller
+from reconciler.controller.ports import FleetView
 from reconciler.core.errors import Unavailable
 
 ANONYMOUS = Caller("", frozenset(), "")
@@ -25,7 +25,7 @@ ANONYMOUS = Caller("", frozenset(), "")
 class Authenticator:
     """Every request passes here before its body is read."""
 
-    controller: Controller
+    view: FleetView
     clock: Callable[[], datetime]
     last_use: LastUse
     tokens: Buckets
@@ -43,11 +43,11 @@ class Authenticator:
         if not operation.scopes:
             self.peers.take(request.client_ip)
             return ANONYMOUS
-        if not self.controller.desired.revision:
+        if not self.view.desired.revision:
             raise Unavailable("the specs were not read yet, so no token is known")
         try:
             caller = authenticate(
-                request.headers.get("authorization"), self.controller.desired.agents, self.clock()
+                request.headers.get("authorization"), self.view.desired.agents, self.clock()
             )
         except Unauthenticated:
             self.peers.take(request.client_ip)
@@ -59,7 +59,7 @@ class Authenticator:
 
     def is_still_good(self, caller: Caller) -> bool:
         """Return whether who was let in before would still be."""
-        return is_still_good(caller, self.controller.desired.agents, self.clock())
+        return is_still_good(caller, self.view.desired.agents, self.clock())
 
 
 def _is_for_loopback(request: Request) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from reconciler.api.operation import Call, Operation, Reply
 from reconciler.api.services import HistorySource
-from reconciler.controller.ports import Controller
+from reconciler.controller.ports import FleetView
 from reconciler.core.errors import Unavailable
 from reconciler.wire import HealthBody
 
@@ -19,7 +19,7 @@ from reconciler.wire import HealthBody
 class Pulse:
     """What load balancers and service managers ask for."""
 
-    controller: Controller
+    view: FleetView
     record: HistorySource
     unready: Callable[[], str]
     """Return why tasks are not looked after now, in words; empty if they are."""
@@ -32,9 +32,9 @@ class Pulse:
         """Answer if specs and state were read and what follows goes on record. Raises Unavailable."""
         if why := self.unready():
             raise Unavailable(why)
-        if not self.controller.desired.revision:
+        if not self.view.desired.revision:
             raise Unavailable("the specs were not read yet; the log says what is in the way")
-        return HealthBody(revision=self.controller.desired.revision, state=self.record.head() or None)
+        return HealthBody(revision=self.view.desired.revision, state=self.record.head() or None)
 
     @property
     def operations(self) -> Sequence[Operation]:
@@ -43,7 +43,7 @@ class Pulse:
             method="GET",
             path="/healthz",
             name="healthz",
-            summary="Tell whether the process lives",
+            summary="Tell whether the process is alive",
             handler=self.last_transitions,
             answers={200: Reply("It lives", HealthBody)},
             is_unlimited=True,
@@ -52,7 +52,7 @@ class Pulse:
             method="GET",
             path="/readyz",
             name="readyz",
-            summary="Tell whether tasks are being looked after",
+            summary="Tell whether tasks are being reconciled",
             handler=self.is_ready,
             answers={200: Reply("They are", HealthBody)},
             problems={503: "They are not; `detail` says why"},

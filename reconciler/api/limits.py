@@ -25,6 +25,8 @@ class RateLimits(NamedTuple):
     """Requests with one token: hundreds of tasks may be reported on with it."""
     peer: Rate = Rate(per_second=20, burst=200)
     """Requests without a good token, from one address."""
+    visitors: Rate = Rate(per_second=400, burst=2000)
+    """Requests of browsers, from one address: a few hundred pages may follow the same change."""
     proposals: Rate = Rate(per_second=0.1, burst=20)
     """Tasks proposed with one token: each is a branch, and a person's time."""
     waits: int = 1000

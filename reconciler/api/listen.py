@@ -49,7 +49,7 @@ def read_listen(
     """
     match = _ADDRESS.fullmatch(address)
     if match is None or int(match["port"]) > 0xFFFF:  # noqa: PLR2004 - ports have 16 bits
-        raise UsageError(f"--listen {address!r} is no address such as 127.0.0.1:8420 or [::1]:8420")
+        raise UsageError(f"--listen {address!r} is not an address such as 127.0.0.1:8420 or [::1]:8420")
     host = match["six"] or match["host"] or "0.0.0.0"  # noqa: S104 - refused below, unless it is protected
     tls = _tls(tls_cert, tls_key)
     if not (tls or behind_proxy or is_loopback(host)):

@@ -31,7 +31,7 @@ from reconciler.api.views import read_model
 from reconciler.controller.ports import (
     Clock,
     CommitOutcome,
-    Controller,
+    FleetView,
     LookOutcome,
     PushRefusal,
     Step,
@@ -202,10 +202,10 @@ TABLE = (*SAMPLED, *COUNTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class MetricSources:
     """Where the samples come from; each is asked when the metrics are."""
 
-    controller: Controller
+    view: FleetView
     clock: Clock
     version: str
     unready: Callable[[], str] = lambda: ""
@@ -238,9 +238,9 @@ class Metrics:
         }
         self._last_look = Gauge(LAST_LOOK.name, LAST_LOOK.help, registry=self.registry)
 
-    def sample(self, standing: Standing) -> None:
+    def sample(self, sources: MetricSources) -> None:
         """Let how things stand be asked there from now on."""
-        self.registry.register(_Samples(standing))
+        self.registry.register(_Samples(sources))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics in the format that an Accept header asks for, and its media type."""
@@ -287,8 +287,8 @@ class Metrics:
         if not isinstance(step, Transition):
             return
         before, after = step.before, step.after
-        words = (str(status.phase) if status else "none" for status in (before, after))
-        self._counters[TRANSITIONS].labels(*words).inc()
+        phases = (str(status.phase) if status else "none" for status in (before, after))
+        self._counters[TRANSITIONS].labels(*phases).inc()
         if before is not None and after is not None:
             self._time(before, after, step.event.origin.at)
             self._spend(before, after)
@@ -303,13 +303,15 @@ class Metrics:
             case Phase.ASSIGNED, Phase.RUNNING:
                 self._histograms[DISPATCH].labels(mode).observe(seconds)
             case Phase.RUNNING, ended if ended is not Phase.RUNNING:
-                self._histograms[RUN].labels(after.adapter or "none", str(ended)).observe(seconds)
+                self._histograms[RUN].labels((after.run and after.run.adapter) or "none", str(ended)).observe(
+                    seconds
+                )
 
     def _spend(self, before: Status, after: Status) -> None:
         usage = after.usage - before.usage
         if usage == Usage():
             return
-        adapter = after.adapter or "none"
+        adapter = _adapter(after)
         kinds = {"input": usage.input_tokens, "output": usage.output_tokens, "cached": usage.cached_tokens}
         for kind, tokens in kinds.items():
             self._counters[TOKENS].labels(adapter, kind).inc(max(0, tokens))
@@ -327,11 +329,16 @@ def _counter(definition: Definition, registry: CollectorRegistry) -> Counter:
 _Sample = tuple[tuple[str, ...], float]
 
 
+def _adapter(status: Status) -> str:
+    """Return the adapter of the last run; `none` where a worker has it."""
+    return (status.run and status.run.adapter) or "none"
+
+
 class _Samples(Collector):
     """Collector of how things stand."""
 
-    def __init__(self, standing: Standing) -> None:
-        self._standing = standing
+    def __init__(self, sources: MetricSources) -> None:
+        self._sources = sources
         self._counts: tuple[tuple[object, ...], FleetCounts] | None = None
 
     def describe(self) -> Iterable[Metric]:
@@ -340,16 +347,16 @@ class _Samples(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric with its samples."""
-        model = read_model(self._standing.controller)
+        model = read_model(self._sources.view)
         counts = self._counted(model)
         for definition, samples in self._samples(model, counts).items():
             yield _family(definition, samples)
 
     def _samples(self, model: ReadModel, counts: FleetCounts) -> Mapping[Definition, Iterable[_Sample]]:
-        standing, hosts, now = self._standing, model.hosts().values(), self._standing.clock()
+        sources, hosts, now = self._sources, model.hosts().values(), self._sources.clock()
         probed = [host for host in hosts if host.spec.desired == "active" and host.state != "unknown"]
         return {
-            BUILD: [((standing.version, platform.python_version()), 1)],
+            BUILD: [((sources.version, platform.python_version()), 1)],
             TASKS: counts.tasks.items(),
             QUEUE_AGE: [((reason,), _age(now, at)) for reason, at in counts.waiting_since.items()],
             NEEDS: [((why,), count) for why, count in counts.needs.items()],
@@ -358,11 +365,11 @@ class _Samples(Collector):
             SLOTS_USED: [((host.name,), host.used) for host in hosts],
             HOST_UP: [((host.name,), host.state != "down") for host in probed],
             HOST_READY: [((host.name,), host.state == "up") for host in hosts],
-            FORGE_UP: [((repo,), is_up) for repo, is_up in standing.forges().items()],
-            BUDGET: standing.budgets().items(),
-            LEADER: [((), standing.is_leader())],
-            READY: [((), not standing.unready())],
-            WEBHOOKS: [((outcome,), count) for outcome, count in standing.deliveries().items()],
+            FORGE_UP: [((repo,), is_up) for repo, is_up in sources.forges().items()],
+            BUDGET: sources.budgets().items(),
+            LEADER: [((), sources.is_leader())],
+            READY: [((), not sources.unready())],
+            WEBHOOKS: [((outcome,), count) for outcome, count in sources.deliveries().items()],
         }
 
     def _counted(self, model: ReadModel) -> FleetCounts:

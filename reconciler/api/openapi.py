@@ -37,7 +37,7 @@ _EVERYWHERE = {
     408: "The request took too long to arrive",
     413: "The request is too large",
     429: "Too many requests, or streams: wait as long as `Retry-After` says",
-    500: "A mistake of the reconciler's; it is in its log",
+    500: "A bug of the reconciler; its log has the details",
     503: "Not available now: ask again when `Retry-After` says",
 }
 
@@ -148,7 +148,7 @@ def _answer(operation: Operation, answer: Reply, refs: Refs) -> Mapping[str, Any
 def _problems(operation: Operation) -> Mapping[int, str]:
     responses = dict(_EVERYWHERE)
     if operation.scopes:
-        responses |= {401: "The token is missing or not good", 403: "The token is not good for this"}
+        responses |= {401: "The token is missing or invalid", 403: "The token is not good for this"}
     if operation.body or operation.query:
         responses |= {422: "Fields with mistakes: see `errors`"}
     if operation.has_name or operation.name == "history":

@@ -20,7 +20,8 @@ from sanic.response import HTTPResponse
 from reconciler.api.server import BODY_LIMIT
 from reconciler.api.tokens import Caller, Scope
 from reconciler.core.errors import NotFound, UsageError
-from reconciler.core.fields import Frozen, check_name
+from reconciler.core.fields import Frozen
+from reconciler.core.names import check_name
 
 JSON = "application/json"
 BODY_CHUNK = 1024 * 1024
@@ -47,7 +48,7 @@ class Page:
 
     items: Sequence[Frozen]
     cursor: str | None = None
-    """None: that was all."""
+    """None: this is the last page."""
 
 
 Result = Frozen | Page | HTTPResponse | None
@@ -57,7 +58,7 @@ Handler = Callable[[Call], Awaitable[Result]]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an operation answers if all goes well."""
+    """Successful answer of an operation."""
 
     description: str
     model: type[Frozen] | None = None
@@ -68,7 +69,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One thing that can be asked for."""
+    """One operation of the API, as OpenAPI describes it."""
 
     method: Literal["GET", "POST", "PUT"]
     path: str
@@ -78,9 +79,9 @@ class Operation:
     handler: Handler
     answers: Mapping[int, Reply]
     problems: Mapping[int, str] = field(default_factory=dict)
-    """What can go wrong beside what every operation of its kind has in common."""
+    """Errors beside those common to all operations of its kind."""
     scopes: tuple[Scope, ...] = ()
-    """What the token must be good for, one of it; none: no token is asked for."""
+    """Scopes of which the token needs one; empty: no token is required."""
     query: type[Frozen] | None = None
     body: type[Frozen] | None = None
     raw_body: str | None = None
@@ -103,20 +104,20 @@ class Admission:
     """Admission of requests: authentication, limits, body, query."""
 
     admit: Callable[[Request, Operation], Caller]
-    """Return who asks. Raises Unauthenticated, Refused, TooMany."""
+    """Return the caller. Raises Unauthenticated, Refused, TooMany."""
     version: Callable[[], str]
     """Return what changes with the state branch and the specs."""
 
 
 def add_routes(app: Sanic[Any, Any], operations: Sequence[Operation], admission: Admission) -> None:
-    """Let the app serve the operations."""
+    """Add the operations to the app as routes."""
     for operation in operations:
         app.add_route(
             _served(operation, admission),
             operation.path.replace("{name}", "<name:path>"),
             methods=[operation.method],
             name=operation.name,
-            stream=True,  # who asks is known before the body is read
+            stream=True,  # authenticate before the body is read
         )
 
 
@@ -154,7 +155,7 @@ def _name(text: str) -> str:
 
 
 def _query(operation: Operation, request: Request) -> Frozen | None:
-    """Return the parameters; one that is not known is a mistake, not silence."""
+    """Return the query parameters; an unknown one is an error."""
     if operation.query is None:
         return None
     given = request.get_query_args(keep_blank_values=True)
@@ -218,7 +219,7 @@ def _render(operation: Operation, call: Call, result: Result, version: str | Non
 
 
 def _headers(version: str | None) -> dict[str, str]:
-    """Let what is read be kept by who asked, but asked for again each time."""
+    """Return headers that allow private caching with revalidation."""
     if version is None:
         return {"Cache-Control": "no-store"}
     return {"Cache-Control": "private, no-cache", "ETag": version, "Vary": "Authorization"}

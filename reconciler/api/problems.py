@@ -1,5 +1,5 @@
 """
-Errors as answers: one table, and one body for all of them (RFC 9457).
+Problem details: one table from errors to HTTP answers (RFC 9457).
 """
 
 import logging
@@ -33,11 +33,11 @@ PROBLEM_TYPE = "application/problem+json"
 LONGEST_PATH = 4000
 """Most characters of a detail."""
 PAUSE = 2.0
-"""Seconds after which to ask again, where nothing better is known."""
+"""Default Retry-After, in seconds."""
 
 
 class Unauthenticated(Refused):
-    """There is no token, or none that is good (401)."""
+    """The token is missing or invalid (401)."""
 
 
 class TooMany(Unavailable):
@@ -50,7 +50,7 @@ class TooMany(Unavailable):
 
 
 STATUS_BY_ERROR: Mapping[type[Exception], tuple[int, str]] = {
-    Unauthenticated: (401, "A good token is needed"),
+    Unauthenticated: (401, "A valid token is needed"),
     LeaseLost: (410, "The lease is lost"),
     NotNow: (409, "Not now"),
     Refused: (403, "Not allowed"),
@@ -62,10 +62,10 @@ STATUS_BY_ERROR: Mapping[type[Exception], tuple[int, str]] = {
     Conflict: (503, "Somebody wrote first"),
     Unavailable: (503, "Not available now"),
 }
-"""What each error is over HTTP; its own class decides, or else the nearest one it is derived from."""
+"""HTTP status by error class; a subclass without an entry takes that of its nearest base."""
 
 HTTP: Mapping[int, str] = {
-    400: "This is no request as HTTP has it.",
+    400: "This is not a valid HTTP request.",
     404: "Nothing is at this address; /api/v1/openapi.json lists what there is.",
     405: "This address does not take that method; the Allow header lists those it takes.",
     408: "The request took too long to arrive; send it again, quicker.",
@@ -73,14 +73,14 @@ HTTP: Mapping[int, str] = {
     417: "The Expect header asks for something that is not offered; leave it out.",
     503: "The reconciler is stopping or overloaded; ask again.",
 }
-"""What to say of errors that the server itself finds, by status."""
+"""Messages for errors raised by the server itself, by status."""
 
 
 def answer_error(request: Request, error: Exception) -> HTTPResponse:  # noqa: ARG001 - Sanic calls it so
-    """Return the answer to a request that ended in an error; what nobody foresaw is logged."""
+    """Return the answer to a request that ended in an error; an unexpected error is logged."""
     details = problem_body(error)
     if details.status == 500:  # noqa: PLR2004 - the one that is our own mistake
-        log.error("a request ended in an error that nobody foresaw", exc_info=error)
+        log.error("a request ended in an unexpected error", exc_info=error)
     body = details.model_dump_json(exclude_defaults=True)
     return HTTPResponse(body, details.status, dict(_headers(error, details.status)), PROBLEM_TYPE)
 
@@ -94,7 +94,7 @@ def problem_body(error: Exception) -> ProblemDetails:
     for kind in type(error).__mro__:
         if kind in STATUS_BY_ERROR:
             return _foreseen(error, *STATUS_BY_ERROR[kind])
-    return _details(500, "A mistake of the reconciler's", "Its log tells more; tell whoever runs it.")
+    return _details(500, "A bug of the reconciler", "Its log tells more; tell whoever runs it.")
 
 
 def _foreseen(error: Exception, status: int, title: str) -> ProblemDetails:
@@ -115,7 +115,7 @@ _SEE = "see `errors` for what is wrong with which field; /api/v1/openapi.json sa
 
 
 def _invalid(error: ValidationError, title: str) -> ProblemDetails:
-    """Tell of each field what is wrong, but never what it was: it may be a secret."""
+    """Describe each invalid field without its value, which may be a secret."""
     errors = error.errors(include_url=False, include_context=False)
     if any(one["type"] == "json_invalid" for one in errors):
         return _details(400, "Bad request", f"the body is not JSON: {errors[0]['msg']}")

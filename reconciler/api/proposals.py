@@ -1,21 +1,21 @@
 """
-Tasks that outside agents propose: each on a branch of its own, for a person to merge.
+Proposals: tasks proposed by outside agents, each on a branch for a person to merge.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from reconciler.controller.ports import Controller, SpecWriter
+from reconciler.controller.ports import FleetView, SpecWriter
 from reconciler.core.errors import Conflict, NotNow, Problem, SpecError, UsageError
-from reconciler.core.fields import check_name
 from reconciler.core.model.specs import TaskDefaults
+from reconciler.core.names import check_name
 from reconciler.core.text import visible
 from reconciler.wire import Proposal, ProposalRequest
 
 PROPOSAL_ADAPTER = "script"
-"""The adapter that no task of an agent's can have: its task says what is run."""
+"""The adapter that proposals may not use: with it, the task itself is the code to run."""
 BRANCHES = "proposals/"
-"""Begins the names of their branches."""
+"""Prefix of the branches of proposals."""
 
 SetKeys = Callable[[str, Mapping[str, Any]], str]
 """Return the text of a YAML file with some keys set."""
@@ -25,26 +25,26 @@ CheckFile = Callable[[str, str], Awaitable[Sequence[Problem]]]
 
 
 class Proposals:
-    """Puts proposals on branches of the fleet's repository; nothing of them is in force there."""
+    """Commits proposals to branches of the fleet's repository, where they have no effect yet."""
 
-    def __init__(self, controller: Controller, writer: SpecWriter, edit: SetKeys, check: CheckFile) -> None:
-        self._controller = controller
+    def __init__(self, view: FleetView, writer: SpecWriter, edit: SetKeys, check: CheckFile) -> None:
+        self._view = view
         self._writer = writer
         self._edit = edit
         self._check = check
 
     async def propose(self, request: ProposalRequest, agent: str) -> Proposal:
         """
-        Put the proposal of an agent on record; proposing the same again changes nothing.
+        Commit an agent's proposal to its branch; idempotent.
 
-        Raises UsageError for a name that cannot be, NotNow if it is taken or
+        Raises UsageError for an invalid name, NotNow if it is taken or
         something else is proposed under it, SpecError if the task would be
         wrong, Unavailable.
         """
         self._require_free(request.name)
         given = request.model_dump(exclude={"name"}, mode="json")
-        words = {key: _visible(value) for key, value in given.items() if value}
-        fields = {**words, **self._mode(request.repo or "")}
+        texts = {key: _visible(value) for key, value in given.items() if value}
+        fields = {**texts, **self._mode(request.repo or "")}
         path, text = f"specs/tasks/{request.name}.yaml", self._edit("", fields)
         if problems := await self._check(path, text):
             raise SpecError(problems)
@@ -57,13 +57,13 @@ class Proposals:
         head, _ = await self._writer.files(path)
         try:
             commit = await self._writer.put({path: text}, message, made_from=head, branch=branch)
-        except Conflict:  # whoever reads it now must not merge another one
+        except Conflict:  # a person reviewing it must not merge something else
             raise NotNow(f"another task {request.name} is proposed already; choose another name") from None
         return Proposal(task=request.name, branch=branch, commit=commit)
 
     def _mode(self, repo: str) -> Mapping[str, str]:
-        """Return who is to do it: an agent that pulls, where no agent's CLI is the default."""
-        desired = self._controller.desired
+        """Return the execution mode: `http_pull` where no adapter is set by default."""
+        desired = self._view.desired
         defaults: list[TaskDefaults] = [desired.fleet]
         if repo in desired.repos:
             defaults.append(desired.repos[repo])
@@ -75,11 +75,11 @@ class Proposals:
             check_name(name)
         except ValueError as error:
             raise UsageError(str(error)) from None
-        desired = self._controller.desired
+        desired = self._view.desired
         if name in desired.tasks or name in desired.broken:
             raise NotNow(f"there is a task {name} already; choose another name")
 
 
 def _visible(value: str | Sequence[str]) -> str | Sequence[str]:
-    """Return the words of an agent as a person will read them."""
+    """Return the text of an agent without invisible characters."""
     return visible(value) if isinstance(value, str) else [visible(each) for each in value]

@@ -1,5 +1,5 @@
 """
-What there is to read: tasks, runs, hosts, agents, the plan, the history.
+Read operations: tasks, runs, hosts, agents, the plan, the history.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -20,10 +20,10 @@ from reconciler.api.views import (
     task_body,
     worker_body,
 )
-from reconciler.controller.ports import Controller
+from reconciler.controller.ports import FleetView
 from reconciler.core.errors import NotFound, Refused
 from reconciler.core.fields import Frozen
-from reconciler.core.views import LastOutput, TaskView, is_holder
+from reconciler.core.views import FiguresOf, TaskView, is_holder
 from reconciler.wire import (
     AgentBody,
     HistoryEntryBody,
@@ -43,30 +43,28 @@ Thing = TypeVar("Thing")
 
 @dataclass(frozen=True, slots=True)
 class ReadOperations:
-    """What those who look ask for."""
+    """Read operations of the API."""
 
-    controller: Controller
+    view: FleetView
     record: HistorySource
     last_used: Callable[[str], datetime | None]
-    last_output: LastOutput = lambda *_: None
+    figures: FiguresOf = lambda *_: None
 
     async def tasks(self, call: Call) -> Page:
         """Return tasks by name; to a token of scope `agent`, those that it holds."""
-        model = read_model(self.controller)
+        model = read_model(self.view)
         names: Iterable[str] = model.names()
         if not call.caller.may("read"):
-            names = (
-                name for name in names if is_holder(call.caller.agent, self.controller.statuses.get(name))
-            )
+            names = (name for name in names if is_holder(call.caller.agent, self.view.statuses.get(name)))
         if wanted := _wanted(call.query):
             names = (name for name in names if _matches(model.task(name), wanted))
         page, cursor = _page(names, str, call.query)
-        followed = replace(model, last_output=self.last_output)
+        followed = replace(model, live=self.figures)
         return Page([task_body(followed.task(name)) for name in page], cursor)
 
     async def task(self, call: Call) -> TaskBody:
         """Return a task; to a token of scope `agent`, one that it was given."""
-        model = replace(read_model(self.controller), last_output=self.last_output)
+        model = replace(read_model(self.view), live=self.figures)
         view = model.task(call.name)
         if view.assigned_agent != call.caller.agent and not call.caller.may("read"):
             raise Refused("a token of scope `agent` reads the tasks that it was given; `read` reads all")
@@ -78,26 +76,24 @@ class ReadOperations:
         """Return live runs by name."""
         wanted, model = (
             _wanted(call.query),
-            replace(read_model(self.controller), last_output=self.last_output),
+            replace(read_model(self.view), live=self.figures),
         )
         live = (view for view in model.runs() if _matches(view, wanted))
         return Page(*_page(map(run_body, live), lambda run: run.run, call.query))
 
     async def hosts(self, call: Call) -> Page:
         """Return hosts by name."""
-        page, cursor = _page(read_model(self.controller).hosts().values(), lambda host: host.name, call.query)
+        page, cursor = _page(read_model(self.view).hosts().values(), lambda host: host.name, call.query)
         return Page([host_body(host) for host in page], cursor)
 
     async def agents(self, call: Call) -> Page:
         """Return outside agents by name."""
-        page, cursor = _page(
-            read_model(self.controller).workers().values(), lambda worker: worker.name, call.query
-        )
+        page, cursor = _page(read_model(self.view).workers().values(), lambda worker: worker.name, call.query)
         return Page([worker_body(worker, self.last_used(worker.name)) for worker in page], cursor)
 
     async def plan(self, call: Call) -> PlanBody:
-        """Return what the last look came to."""
-        return plan_body(self.controller, call.query.limit)
+        """Return the last plan."""
+        return plan_body(self.view, call.query.limit)
 
     async def history(self, call: Call) -> Page:
         """Return what happened, newest first."""
@@ -108,7 +104,7 @@ class ReadOperations:
 
     @property
     def operations(self) -> Sequence[Operation]:
-        """Return all of it as operations."""
+        """Return the operations."""
         task = Operation(
             method="GET",
             path="/api/v1/tasks/{name}",
@@ -123,7 +119,7 @@ class ReadOperations:
             method="GET",
             path="/api/v1/plan",
             name="plan",
-            summary="Show what the last look at the fleet came to",
+            summary="Show the last plan",
             handler=self.plan,
             scopes=("read",),
             query=PlanQuery,
@@ -137,9 +133,7 @@ class ReadOperations:
             _list("hosts", "List hosts", self.hosts, PageQuery, HostBody, is_versioned=False),
             _list("agents", "List outside agents", self.agents, PageQuery, AgentBody, is_versioned=False),
             plan,
-            _list(
-                "history", "List what happened, newest first", self.history, HistoryQuery, HistoryEntryBody
-            ),
+            _list("history", "List transitions, newest first", self.history, HistoryQuery, HistoryEntryBody),
         )
 
 
@@ -172,14 +166,14 @@ def _wanted(query: PageQuery) -> dict[str, Any]:
 
 
 def _matches(view: TaskView, wanted: Mapping[str, Any]) -> bool:
-    """Return whether a task is what the filters ask for, which are named as the fields of its view."""
+    """Return whether a task matches the filters, which are named like the fields of its view."""
     return all(getattr(view, field) == value for field, value in wanted.items())
 
 
 def _page(
     things: Iterable[Thing], key: Callable[[Thing], str], query: PageQuery
 ) -> tuple[Sequence[Thing], str | None]:
-    """Return the things after the cursor, in order of their keys, and the cursor of the next page."""
+    """Return the items after the cursor, in order of their keys, and the cursor of the next page."""
     after = query.cursor or ""
     matches = nsmallest(query.limit + 1, (thing for thing in things if key(thing) > after), key=key)
     page = matches[: query.limit]

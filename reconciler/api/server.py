@@ -1,5 +1,5 @@
 """
-A Sanic app inside an event loop that is ours.
+HTTP server: a Sanic app inside our own event loop.
 
 Sanic's own runner owns the loop and the signals, and since Python 3.12 waits
 for idle connections when it stops. So the server is started and stopped here,
@@ -26,21 +26,21 @@ from sanic.server.protocols.http_protocol import HttpProtocol
 from reconciler.api.listen import Listen
 from reconciler.core.errors import UsageError
 
-logging.getLogger("sanic.root").setLevel(logging.WARNING)  # it tells of every client that goes away
+logging.getLogger("sanic.root").setLevel(logging.WARNING)  # it logs every client that disconnects
 
 HEADER_SECONDS = 10.0
 """Longest time for the header of a request; Sanic's own limit begins anew with every byte."""
 BODY_SECONDS = 60.0
 """Longest time for its body after that."""
 SILENCE_SECONDS = 60.0
-"""Longest time without a byte of the answer: more than a long poll, and than the pings of a stream."""
+"""Longest time without a byte of the answer; more than a long poll and the ping interval of a stream."""
 IDLE_SECONDS = 75
 """How long a connection without a request is kept."""
 MOST_CONNECTIONS = 2000
 DROP_SECONDS, DROP_LIMIT = 5.0, 16 * 1024 * 1024
 """
-How long, and how much, of a body is still read when its answer was sent before:
-who is cut off while sending does not hear the answer.
+How long, and how much, of a body is still read after its answer was sent:
+a client that is cut off while sending never reads the answer.
 """
 LINGER_SECONDS, LINGER_LIMIT = 2.0, 4 * 1024 * 1024
 """
@@ -56,7 +56,7 @@ _BACKLOG = 1024
 
 
 def bare_app() -> Sanic[Any, Any]:
-    """Return an app without routes that can live beside others of its kind."""
+    """Return an app without routes; a process may have several."""
     app: Sanic[Any, Any] = Sanic("reconciler", configure_logging=False, env_prefix="")
     Sanic.unregister_app(app)  # names are global there, and only Sanic's own runner needs them
     app.config.update(
@@ -83,7 +83,7 @@ async def serve_app(
     """
     app.config.MOST_CONNECTIONS = most
     app.config.PROXIES_COUNT = 1 if listen.behind_proxy else None
-    # Sanic makes its classes quicker at the first start; it cannot do so twice.
+    # Sanic patches its classes at the first start; it cannot do so twice.
     app.config.TOUCHUP = not getattr(Http, "__touched__", False)
     # Where it does not know what is spoken, it sends an empty Alt-Svc header with every answer.
     app.state.server_info[:] = [ApplicationServerInfo({"version": HTTP.VERSION_1})]
@@ -122,7 +122,7 @@ def _bound(listen: Listen) -> socket.socket:
 
 
 async def _drain(connections: Collection["Guarded"]) -> None:
-    """Let requests come to their end for a while, then cut them off."""
+    """Wait a while for running requests, then cut them off."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + STOP_SECONDS
     while connections and loop.time() < deadline:
@@ -170,21 +170,21 @@ class _Http(Http):
 
     @staticmethod
     def _require_strict(request: Request) -> None:
-        """Raise BadRequest for what others on the way might read in another way."""
+        """Raise BadRequest for a header that a proxy might read differently (request smuggling)."""
         if not all(_FIELD_NAME.fullmatch(name) for name in request.headers):
-            raise BadRequest("a field name of the header has blanks in it")  # `Name : x` is read in two ways
+            raise BadRequest("a field name of the header has blanks in it")  # `Name : x` is ambiguous
         if _SLOPPY.search(request.head) or not _METHOD.fullmatch(request.method):
-            raise BadRequest("the header has characters in it that have no place there")
+            raise BadRequest("the header has invalid characters")
         hosts = request.headers.getall("host", [])
         if len(hosts) > 1 or (not hosts and request.version == "1.1"):
             raise BadRequest("the header has to name one Host, once")
         if not all(_HOST.fullmatch(host.strip(" \t")) for host in hosts):
-            raise BadRequest("the Host of the header is none")
+            raise BadRequest("the Host header is invalid")
         if request.version == "1.0" and "transfer-encoding" in request.headers:
             raise BadRequest("chunks came with HTTP/1.1")
 
     def create_empty_request(self) -> None:
-        """Make a request for the answer to what could not be read, its address perhaps least of all."""
+        """Make an empty request, to answer one that could not be parsed."""
         try:
             super().create_empty_request()
         except BadRequest:
@@ -214,8 +214,8 @@ class _Http(Http):
             raise kind("the body took too long") from None
 
     async def _chunk_line(self) -> None:
-        """See that a chunk ends where it says, and that the line before the next can be read in one way."""
-        framing: object = self.request_body  # Sanic's hint does not know all that it may be
+        """Check that a chunk ends where it says, and that the next chunk line is unambiguous."""
+        framing: object = self.request_body  # Sanic's type hint is incomplete
         if framing != "chunked" or self.request_bytes_left:
             return
         buffer = self.recv_buffer
@@ -229,13 +229,13 @@ class _Http(Http):
 
 
 class Guarded(HttpProtocol):
-    """A connection, if there are not too many; it is closed so that the last answer arrives."""
+    """A connection with a limit on their number; closes so that the last answer arrives."""
 
     HTTP_CLASS = _Http
     __slots__ = ("_dropped", "_lingering", "is_refused")
 
     def connection_made(self, transport: Any) -> None:
-        """Take the connection, or turn it away with words."""
+        """Accept the connection, or refuse it with an answer."""
         self._lingering: asyncio.TimerHandle | None = None
         self._dropped = 0
         self.is_refused = len(self.connections) >= self.app.config.MOST_CONNECTIONS
@@ -250,7 +250,7 @@ class Guarded(HttpProtocol):
             super().connection_made(transport)  # type: ignore[no-untyped-call] # Sanic's
 
     def data_received(self, data: bytes) -> None:
-        """Take what arrived; what comes after the last answer is dropped."""
+        """Handle received data; data after the last answer is dropped."""
         if self._lingering is None and not self.is_refused:
             super().data_received(data)
             return
@@ -259,11 +259,11 @@ class Guarded(HttpProtocol):
             self._end()
 
     def close(self, timeout: float | None = None) -> None:
-        """Lingering close: say that nothing more comes, and hear the other side out for a while."""
+        """Lingering close: half-close, and drain the other side for a while."""
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        if self._lingering is not None or not transport.can_write_eof():  # TLS has a farewell of its own
+        if self._lingering is not None or not transport.can_write_eof():  # TLS has its own close_notify
             self._end(timeout)
             return
         checks: Any = self._callback_check_timeouts
@@ -275,7 +275,7 @@ class Guarded(HttpProtocol):
             transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of it."""
+        """Release the connection."""
         if self._lingering is not None:
             self._lingering.cancel()
         if not self.is_refused:
@@ -305,7 +305,7 @@ class Closing:
         self._waits: set[asyncio.Timeout] = set()
 
     def set(self) -> None:
-        """End all waits, those that are to come too."""
+        """End all waits, also later ones."""
         self.is_set = True
         now = asyncio.get_running_loop().time()
         for wait in self._waits:

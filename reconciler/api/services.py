@@ -1,40 +1,50 @@
 """
-Services: what the API serves that is not the loop's.
+Services: what the API needs beside the loop.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from reconciler.api.pages.services import PageServices
 from reconciler.controller.ports import Hooks
-from reconciler.core.transitions import TransitionRecord
-from reconciler.core.views import LastOutput
+from reconciler.core.transitions import HistoryFilter, TransitionRecord
+from reconciler.core.views import FiguresOf
 from reconciler.wire import Proposal, ProposalRequest
 
 
 class HistorySource(Protocol):
-    """The state branch, read back."""
+    """The history of the state branch."""
 
     def head(self) -> str:
         """Return the commit that the controller's statuses are of, no newer one; empty before the first."""
 
     async def since(self, commit: str, limit: int) -> Sequence[TransitionRecord]:
         """
-        Return what happened after a commit (empty: ever), oldest first.
+        Return the records after a commit (empty: all), oldest first.
 
         Raises NotFound if that commit is not in the history, Unavailable.
         """
 
     async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[TransitionRecord]:
         """
-        Return what happened up to now, or before a commit, newest first; to one task, or to all.
+        Return the records up to now, or before a commit, newest first; of one task, or of all.
+
+        Raises NotFound if that commit is not in the history, Unavailable.
+        """
+
+    async def search(
+        self, wanted: HistoryFilter, commit: str | None, limit: int
+    ) -> Sequence[TransitionRecord]:
+        """
+        Return what fits a filter, up to now or before a commit, newest first.
 
         Raises NotFound if that commit is not in the history, Unavailable.
         """
 
 
 class WorkerLogStore(Protocol):
-    """What outside agents print, on disk."""
+    """Logs of outside agents, on disk."""
 
     def size(self, run: str) -> int:
         """Return how many bytes of a run's log are kept."""
@@ -43,7 +53,7 @@ class WorkerLogStore(Protocol):
         """
         Keep a piece of a log and return how much is kept then; it is on disk.
 
-        What is kept already is passed over. Raises LogGap if `offset` is beyond
+        Bytes that are kept already are ignored. Raises LogGap if `offset` is beyond
         it, Refused if the log is too long, Unavailable.
         """
 
@@ -60,7 +70,7 @@ class MetricsService(Protocol):
 
 Propose = Callable[[ProposalRequest, str], Awaitable[Proposal]]
 """
-Put what an agent proposes on a branch of its own.
+Commit an agent's proposal to a branch of its own.
 
 Raises SpecError, NotNow (there is a task of that name), Unavailable.
 """
@@ -68,16 +78,17 @@ Raises SpecError, NotNow (there is a task of that name), Unavailable.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What is served beside the loop: history, logs of workers, proposals, webhooks."""
+    """Services of the API beside the loop: history, logs of workers, proposals, webhooks, pages."""
 
     record: HistorySource
     logs: WorkerLogStore
     propose: Propose
     hooks: Hooks
     whole_url: Callable[[str], str]
-    """Return where a code repository is for somebody who does not know where the fleet's own is."""
-    last_output: LastOutput = lambda *_: None
+    """Resolve the URL of a code repository that may be relative to the fleet's."""
+    pages: PageServices
+    figures: FiguresOf = lambda *_: None
     unready: Callable[[], str] = lambda: ""
-    """Return why tasks are not looked after now, in words; empty if they are."""
+    """Return why tasks are not reconciled now, as text; empty if they are."""
     metrics: MetricsService | None = None
     """None: there are none."""

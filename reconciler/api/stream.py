@@ -1,5 +1,5 @@
 """
-What happens, as it happens: server-sent events, resumable by the commit of the last one.
+Event stream: transitions as server-sent events, resumable by the commit of the last one.
 
 Nothing is queued for anybody. The end of the history is kept once for all who
 listen; who is slower than that is served from the history itself.
@@ -32,10 +32,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
 
 class Tail:
-    """The end of the history, read once for all who listen."""
+    """The last records of the history, read once for all clients."""
 
     KEPT = 1000
-    """Entries in memory, and most that are read at once."""
+    """Records kept in memory, and most that are read at once."""
 
     def __init__(self, record: HistorySource) -> None:
         self._record = record
@@ -43,13 +43,13 @@ class Tail:
         self._start: str | None = None
         """Commit after which the entries begin; None: nothing was read yet."""
         self._seen: str | None = None
-        """The head when the entries were read to the end."""
+        """Head up to which the entries were read."""
         self._reading = asyncio.Lock()
         self.news = asyncio.Event()
         """Set by the next `notify`; the one after that sets another."""
 
     def notify(self) -> None:
-        """Say that the history may have grown."""
+        """Wake the clients: the history may have grown."""
         self.news.set()
         self.news = asyncio.Event()
 
@@ -71,7 +71,7 @@ class Tail:
         last = self._entries[-1].commit if self._entries else self._start
         try:
             entries = await self._record.since(last, self.KEPT)
-        except NotFound:  # another history took its place
+        except NotFound:  # the history was replaced
             self._entries.clear()
             self._start = self._seen = head
             return
@@ -83,7 +83,7 @@ class Tail:
             self._seen = head
 
     def _kept_after(self, commit: str) -> Sequence[TransitionRecord] | None:
-        """Return what is kept after a commit; None if it is not known here."""
+        """Return the kept entries after a commit; None if the commit is not among them."""
         entries: list[TransitionRecord] = []
         for entry in reversed(self._entries):
             if entry.commit == commit:
@@ -105,7 +105,7 @@ class EventStream:
     _open: Counter[str] = field(default_factory=Counter)
 
     async def events(self, call: Call) -> None:
-        """Send what happened since the client's last event, then what happens, until one side ends it."""
+        """Send the events since the client's last one, then new ones, until either side closes."""
         last = call.request.headers.get("last-event-id") or self.record.head()
         if last and not _COMMIT.fullmatch(last):
             raise UsageError("Last-Event-ID is no commit of the state branch; leave it out to begin now")
@@ -147,7 +147,7 @@ class EventStream:
 
     @property
     def operations(self) -> Sequence[Operation]:
-        """Return it as an operation."""
+        """Return the operation."""
         events = Operation(
             method="GET",
             path="/api/v1/events",

@@ -45,18 +45,18 @@ def hash_of(token: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, known by a token."""
+    """The authenticated caller of a request."""
 
     agent: str
     scopes: frozenset[str]
     token_hash: str = field(repr=False)
 
     def may(self, *scopes: Scope) -> bool:
-        """Return whether the token is good for one of these; `admin` is good for everything."""
+        """Return whether the token has one of these scopes; `admin` includes all."""
         return bool(self.scopes & {*scopes, "admin"})
 
     def require(self, *scopes: Scope) -> None:
-        """Raise Refused unless the token is good for one of these."""
+        """Raise Refused unless the token has one of these scopes."""
         if not self.may(*scopes):
             raise Refused(
                 f"this needs a token with scope {' or '.join(scopes)}, and that of agent {self.agent} has "
@@ -66,10 +66,10 @@ class Caller:
 
 def authenticate(header: str | None, agents: Mapping[str, Agent], now: datetime) -> Caller:
     """
-    Return whose token stands in an Authorization header.
+    Return the caller whose token is in an Authorization header.
 
-    Raises Unauthenticated, in the same words for an agent that is not there
-    and for a secret that is wrong.
+    Raises Unauthenticated, with the same message for an unknown agent
+    and for a wrong secret.
     """
     scheme, _, token = (header or "").partition(" ")
     token = token.strip()
@@ -91,7 +91,7 @@ def authenticate(header: str | None, agents: Mapping[str, Agent], now: datetime)
 
 
 def is_still_good(caller: Caller, agents: Mapping[str, Agent], now: datetime) -> bool:
-    """Return whether a caller who was let in before would still be."""
+    """Return whether a caller admitted earlier would still be admitted."""
     agent = agents.get(caller.agent)
     if agent is None or (agent.expires is not None and agent.expires <= now):
         return False
@@ -108,7 +108,7 @@ _TIMES = TypeAdapter(dict[str, Time])
 
 
 class LastUse:
-    """When the token of each agent was last used, kept in a small file from start to start."""
+    """When the token of each agent was last used; kept in a small file across restarts."""
 
     INTERVAL = timedelta(minutes=1)
     """How often the file is written for one agent, at most."""
@@ -138,7 +138,7 @@ class LastUse:
             return {}
 
     def _save(self) -> None:
-        """Write the file as a whole; no request fails for it."""
+        """Write the whole file; errors are ignored, so that no request fails."""
         times = {name: at.isoformat() for name, at in self._times.items()}
         try:
             replace_atomically(self._file, json.dumps(times).encode())

@@ -1,24 +1,25 @@
 """
-The bodies of the API's answers, made of the read model.
+Bodies of the API's answers, built from the read model.
 """
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from reconciler.controller.ports import Controller
+from reconciler.controller.ports import FleetView
 from reconciler.core.model.runs import Assignment
 from reconciler.core.model.status import Phase, Status
 from reconciler.core.planning.plan import Action, FollowRun, RecordEvent, StartRun, StopRun
 from reconciler.core.runs.leases import heartbeat
 from reconciler.core.times import EARLIEST, format_time
 from reconciler.core.transitions import TransitionRecord, transition_document
-from reconciler.core.views import HostView, ReadModel, TaskView, WorkerView, observed_on_record
+from reconciler.core.views import HostView, LiveFigures, ReadModel, TaskView, WorkerView, observed_on_record
 from reconciler.wire import (
     ActionKind,
     AgentBody,
     HistoryEntryBody,
     HostBody,
     Lease,
+    LiveBody,
     PlanBody,
     PlannedAction,
     PlannedWait,
@@ -29,9 +30,9 @@ from reconciler.wire import (
 )
 
 
-def lease_body(assignment: Assignment, controller: Controller, whole_url: Callable[[str], str]) -> Lease:
-    """Return what an agent is told of the task it holds now."""
-    fleet, repo = controller.desired.fleet, assignment.repo
+def lease_body(assignment: Assignment, view: FleetView, whole_url: Callable[[str], str]) -> Lease:
+    """Return the lease of a task, as its holder gets it."""
+    fleet, repo = view.desired.fleet, assignment.repo
     url = whole_url(repo.url) if repo else ""
     return Lease(
         task=assignment.task,
@@ -51,7 +52,7 @@ def lease_body(assignment: Assignment, controller: Controller, whole_url: Callab
 
 
 def progress_body(task: str, status: Status) -> Progress:
-    """Return where a task stands after a report."""
+    """Return the progress of a task after a report."""
     view = TaskView(task, None, status)
     return Progress(
         task=task,
@@ -61,18 +62,19 @@ def progress_body(task: str, status: Status) -> Progress:
     )
 
 
-def read_model(controller: Controller) -> ReadModel:
-    """Return the fleet as the loop has it now."""
+def read_model(view: FleetView) -> ReadModel:
+    """Return the read model of the loop's cache."""
     return ReadModel(
-        controller.desired,
-        observed_on_record(controller.statuses, controller.hosts, controller.damaged),
-        planned=controller.last_plan.waiting,
+        view.desired,
+        observed_on_record(view.statuses, view.hosts, view.damaged),
+        planned=view.last_plan.waiting,
     )
 
 
 def task_body(view: TaskView) -> TaskBody:
     """Return a task: what is asked for, and where it stands."""
     status, blocker = view.status or _UNRECORDED, view.blocker
+    run = status.run
     return TaskBody(
         name=view.name,
         title=view.title,
@@ -90,34 +92,48 @@ def task_body(view: TaskView) -> TaskBody:
         review_count=status.review.count,
         assigned_host=view.assigned_host,
         assigned_agent=view.assigned_agent,
-        run=status.run,
-        branch_name=status.branch_name,
+        run=run.key if run else None,
+        branch_name=run.branch if run else None,
         head_commit=status.head_commit,
         pull_request=status.review.pull_request.url if status.review.pull_request else None,
         failure=view.failure,
         last_activity_at=_time(view.last_activity_at),
+        live=live_body(view.live) if view.live else None,
         usage=status.usage,
     )
 
 
 _UNRECORDED = Status(phase=Phase.CREATED, since=EARLIEST, created_at=EARLIEST, generation="", work="")
-"""Where a task stands that is not on record yet; its times are not told."""
+"""Status of a task that is not on record yet; its times are left out."""
+
+
+def live_body(figures: LiveFigures) -> LiveBody:
+    """Return how far a live run is."""
+    return LiveBody(
+        last_output_at=_time(figures.last_output_at),
+        turns=figures.turns,
+        input_tokens=figures.input_tokens,
+        output_tokens=figures.output_tokens,
+        cached_tokens=figures.cached_tokens,
+    )
 
 
 def run_body(view: TaskView) -> RunBody:
     """Return the live run of a task."""
     status = view.status or _UNRECORDED
+    run = status.last_run
     return RunBody(
-        run=status.run or "",
+        run=run.key,
         task=view.name,
         phase=view.phase,
         since=format_time(status.since),
         attempt=status.attempt,
-        round=status.round,
+        round=run.round,
         assigned_host=view.assigned_host,
         assigned_agent=view.assigned_agent,
-        branch_name=status.branch_name,
+        branch_name=run.branch,
         last_activity_at=_time(view.last_activity_at),
+        live=live_body(view.live) if view.live else None,
     )
 
 
@@ -164,12 +180,12 @@ _KINDS: Mapping[type[Action], ActionKind] = {
 }
 
 
-def plan_body(controller: Controller, most: int) -> PlanBody:
-    """Return what the last look came to, with the first of the tasks that wait."""
-    plan = controller.last_plan
+def plan_body(view: FleetView, most: int) -> PlanBody:
+    """Return the last plan, with the first of the waiting tasks."""
+    plan = view.last_plan
     waiting = [(name, plan.waiting[name]) for name in sorted(plan.waiting)[:most]]
     return PlanBody(
-        revision=controller.desired.revision,
+        revision=view.desired.revision,
         due=_time(plan.due),
         actions=tuple(
             PlannedAction(kind=_KINDS[type(action)], task=action.task, reason=action.reason)

@@ -1,5 +1,5 @@
 """
-Webhooks of forges: taken, kept and answered at once; what they hint at is looked at later.
+Webhook route: deliveries are stored and answered at once; their hints are handled later.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class WebhookRoute:
     """How many deliveries are read now, by address."""
 
     async def forgejo(self, call: Call) -> HTTPResponse:
-        """Take a delivery; it is on disk when this answers."""
+        """Accept a delivery; it is on disk when this answers."""
         with self._room(call.request.client_ip):
             try:
                 async with asyncio.timeout(SECONDS):
@@ -51,7 +51,7 @@ class WebhookRoute:
     @contextmanager
     def _room(self, peer: str) -> Iterator[None]:
         if self._peers.total() >= AT_ONCE or self._peers[peer] >= FROM_ONE:
-            raise Unavailable("too many deliveries at once; what this one tells of is found by looking, too")
+            raise Unavailable("too many deliveries at once; polling finds what this one is about, too")
         self._peers[peer] += 1
         try:
             yield
@@ -62,7 +62,7 @@ class WebhookRoute:
 
     @property
     def operations(self) -> Sequence[Operation]:
-        """Return it as an operation."""
+        """Return the operation."""
         forgejo = Operation(
             method="POST",
             path="/hooks/forgejo",
@@ -70,7 +70,7 @@ class WebhookRoute:
             summary="Take a signed webhook of Forgejo, Gitea or GitHub",
             handler=self.forgejo,
             raw_body=JSON,
-            answers={202: Reply("It is kept; what it hints at is looked at soon")},
+            answers={202: Reply("It is stored; what it hints at is polled soon")},
             problems={400: "It is no webhook", 401: "Its signature is missing or wrong"},
         )
         return (forgejo,)

@@ -1,5 +1,5 @@
 """
-The protocol of outside agents that pull: take a task, work, tell.
+Worker protocol: outside agents dequeue a task, send heartbeats and logs, and report the result.
 
 Whatever an agent sends may be sent again: the same request key gets the same
 task, the same piece of log is kept once, the same report is recorded once.
@@ -19,7 +19,7 @@ from reconciler.api.problems import TooMany
 from reconciler.api.server import Closing
 from reconciler.api.services import Services
 from reconciler.api.views import lease_body, progress_body
-from reconciler.controller.ports import Controller, LeaseService
+from reconciler.controller.ports import FleetView, LeaseService
 from reconciler.core.errors import LeaseLost, NotNow, Unavailable
 from reconciler.core.events import WorkerReport
 from reconciler.core.model.runs import Claim
@@ -47,9 +47,9 @@ LOG_LIMIT = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class WorkerProtocol:
-    """What outside agents ask for."""
+    """Operations for outside agents."""
 
-    controller: Controller
+    view: FleetView
     leases: LeaseService
     services: Services
     clock: Callable[[], datetime]
@@ -76,7 +76,7 @@ class WorkerProtocol:
         assignment = await self.leases.assignment(task)
         if not self._is_for(task, lease_request):
             return None
-        return lease_body(assignment, self.controller, self.services.whole_url)
+        return lease_body(assignment, self.view, self.services.whole_url)
 
     @contextmanager
     def _counted(self, agent: str) -> Iterator[None]:
@@ -89,23 +89,23 @@ class WorkerProtocol:
             self._waiting[agent] -= 1
 
     def _is_for(self, task: str, lease_request: LeaseRequest) -> bool:
-        """Return whether a task is still the one that was given for a bid: it may be lost by now."""
-        status = self.controller.statuses.get(task)
+        """Return whether the task is still held by this lease request: it may have been lost meanwhile."""
+        status = self.view.statuses.get(task)
         if status is None or not status.phase.is_live or not isinstance(status.holder, AtWorker):
             return False
         key = (lease_request.agent, lease_request.request_key)
         return (status.holder.agent, status.holder.request_key) == key
 
     async def start(self, call: Call) -> Progress:
-        """Take note that the agent is at work."""
-        return await self._hear(call, call.body.epoch, None)
+        """Record that the agent has started."""
+        return await self._submit(call, call.body.epoch, None)
 
     async def heartbeat(self, call: Call) -> Heartbeat:
         """Renew the lease, and tell the agent whether to go on."""
-        fleet = self.controller.desired.fleet
+        fleet = self.view.desired.fleet
         desired: Literal["run", "cancel", "lost"]
         try:
-            why = self.leases.beat(call.name, call.caller.agent, call.body.epoch)
+            why = self.leases.heartbeat(call.name, call.caller.agent, call.body.epoch)
         except LeaseLost as lost:
             why, desired = str(lost), "lost"
         else:
@@ -118,7 +118,7 @@ class WorkerProtocol:
         )
 
     async def log(self, call: Call) -> LogAck:
-        """Keep a piece of the agent's log; the lease is renewed."""
+        """Append a chunk to the agent's log; the lease is renewed."""
         query: LogQuery = call.query
         run, offset = self._held(call, query.epoch), query.offset
         kept = self.services.logs.size(run)
@@ -128,52 +128,53 @@ class WorkerProtocol:
         return LogAck(offset=kept)
 
     async def status(self, call: Call) -> Progress:
-        """Put on record what the agent says came of its work."""
+        """Record the agent's report on its work."""
         request: StatusRequest = call.body
         if request.branch is not None:
             self._require_own(call, request.epoch, request.branch)
-        return await self._hear(call, request.epoch, _claim(request))
+        return await self._submit(call, request.epoch, _claim(request))
 
     async def propose(self, call: Call) -> Proposal:
-        """Put a proposed task where a person decides on it."""
+        """Commit a proposed task to a branch for a person to review."""
         self.proposals.take(call.caller.agent)
         return await self.services.propose(call.body, call.caller.agent)
 
-    async def _hear(self, call: Call, epoch: int, claim: Claim | None) -> Progress:
+    async def _submit(self, call: Call, epoch: int, claim: Claim | None) -> Progress:
         report = WorkerReport(
             task=call.name, agent=call.caller.agent, epoch=epoch, at=self.clock(), claim=claim
         )
-        return progress_body(call.name, await self.leases.hear(report))
+        return progress_body(call.name, await self.leases.submit(report))
 
     def _require_own(self, call: Call, epoch: int, branch: str) -> None:
         """
-        Refuse the work of another task for that of this one.
+        Refuse a report that names the branch of another task.
 
         Raises NotNow, and what `holder` raises.
         """
-        desired, statuses = self.controller.desired, self.controller.statuses
+        desired, statuses = self.view.desired, self.view.statuses
         own, status = holder(desired.tasks, statuses, call.name, call.caller.agent, epoch)
-        if branch == status.branch_name:
+        run = status.last_run
+        if branch == run.branch:
             return
         wanted = ((name, task.repo, task.branch) for name, task in desired.tasks.items())
-        branches = ((name, other.repo, other.branch_name) for name, other in statuses.items())
+        runs = ((name, other.run) for name, other in statuses.items())
+        branches = ((name, other.repo, other.branch) for name, other in runs if other)
         for name, repo, taken in chain(wanted, branches):
-            if name != own and (repo, taken) == (status.repo, branch):
+            if name != own and (repo, taken) == (run.repo, branch):
                 raise NotNow(
-                    f"branch {branch} is that of task {name}; push your work to {status.branch_name} "
-                    "and report again"
+                    f"branch {branch} is that of task {name}; push your work to {run.branch} and report again"
                 )
 
     def _held(self, call: Call, epoch: int) -> str:
         """Return the run that the agent holds, its lease renewed. Raises NotFound, NotNow, LeaseLost."""
         agent = call.caller.agent
-        self.leases.beat(call.name, agent, epoch)
-        _, status = holder(self.controller.desired.tasks, self.controller.statuses, call.name, agent, epoch)
-        return status.run or ""
+        self.leases.heartbeat(call.name, agent, epoch)
+        _, status = holder(self.view.desired.tasks, self.view.statuses, call.name, agent, epoch)
+        return status.last_run.key
 
     @property
     def operations(self) -> Sequence[Operation]:
-        """Return all of it as operations."""
+        """Return the operations."""
         stands = Reply("Where the task stands", Progress)
         go_on = Reply("What the agent should do; a lost lease is an answer too", Heartbeat)
         kept = Reply("How much is kept, on disk", LogAck)
@@ -192,10 +193,10 @@ class WorkerProtocol:
                     204: Reply("There is none now"),
                 },
             ),
-            _on_task("start", "Say that the work begins", self.start, stands, body=StartRequest),
+            _on_task("start", "Report that the work begins", self.start, stands, body=StartRequest),
             _on_task(
                 "heartbeat",
-                "Say that the agent is alive, and learn whether to go on",
+                "Send a heartbeat, and learn whether to go on",
                 self.heartbeat,
                 go_on,
                 body=HeartbeatRequest,
@@ -252,7 +253,7 @@ def _on_task(name: str, summary: str, handler: Handler, answer: Reply, **more: A
 
 
 def _claim(request: StatusRequest) -> Claim | None:
-    """Return what an agent says came of its work; None if it is still at it."""
+    """Return the claim in an agent's report; None while it is still at work."""
     if request.status == "running":
         return None
     return Claim(

@@ -1,5 +1,5 @@
 """
-Which agent CLIs this machine offers, and which of them a new fleet takes.
+Agent CLIs on this machine, and the choice among them for a new fleet.
 """
 
 import asyncio
@@ -17,27 +17,27 @@ from reconciler.dispatch.probe import probe
 from reconciler.specs.build import build
 
 ORDER = ("claude-code", "codex", "gemini", "opencode", "qwen")
-"""Which is taken where several are there; then others by name."""
+"""Order of preference; others follow by name."""
 SCRIPT_ADAPTER = "script"
 PLACE = "# adapter: claude-code\n"
-"""The line of a new fleet.yaml that an adapter is written in place of."""
+"""The line of a new fleet.yaml that is replaced by the chosen adapter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a new fleet says of its adapter."""
+    """The choice of an adapter for a new fleet."""
 
     adapter: str | None
-    words: str
+    message: str
     """For people: what was found, or what to install."""
 
     def written(self, text: str) -> str:
-        """Return a file of a new fleet with the adapter in it, if it is the file for that."""
+        """Return the content of a file of a new fleet, with the adapter in fleet.yaml."""
         return text.replace(PLACE, f"adapter: {self.adapter}\n") if self.adapter else text
 
 
 def choose(wanted: str | None) -> Choice:
-    """Return the adapter of a new fleet: the one that is wanted, else one that is here. Raises NotFound."""
+    """Return the adapter of a new fleet: the requested one, else one that is installed. Raises NotFound."""
     adapters = {name: adapter for name, adapter in build({}).adapters.items() if name != SCRIPT_ADAPTER}
     if wanted == SCRIPT_ADAPTER:
         return Choice(SCRIPT_ADAPTER, "Tasks run their own `script:` unless they name an `adapter`.")
@@ -63,16 +63,16 @@ def _ordered(names: Mapping[str, object]) -> list[str]:
 def _choice_note(chosen: str, installed: Mapping[str, HostCli], usable: list[str]) -> str:
     cli = installed.get(chosen)
     if cli is None or not cli.ok:
-        why = cli.message if cli else "nothing was found of it"
+        why = cli.message if cli else "it was not found"
         return f"Tasks are given to {chosen}, which cannot be used here yet: {why}."
-    words = f"Tasks are given to {chosen} ({cli.path} {cli.version or ''}".rstrip() + ")"
+    text = f"Tasks are given to {chosen} ({cli.path} {cli.version or ''}".rstrip() + ")"
     others = [name for name in usable if name != chosen]
     also = f"; {', '.join(others)} would do too (`adapter` in specs/fleet.yaml)" if others else ""
-    return f"{words}{also}. Try it: `reconciler adapter test {chosen}`."
+    return f"{text}{also}. Try it: `reconciler adapter test {chosen}`."
 
 
 async def _look() -> Mapping[str, HostCli]:
-    """Return the CLIs of the built-in adapters, as runs on this machine find them."""
+    """Return the CLIs of the built-in adapters, looked up as runs on this machine would."""
     adapters = {name: adapter for name, adapter in build({}).adapters.items() if name != SCRIPT_ADAPTER}
     with tempfile.TemporaryDirectory(prefix="reconciler-init-") as folder:
         try:

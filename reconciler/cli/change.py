@@ -1,5 +1,5 @@
 """
-What a command changes on a person's behalf: a few fields of a spec file, committed and pushed.
+Changes of spec files on a person's behalf: fields are set, committed and pushed.
 """
 
 import sys
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from reconciler.core.edits import FieldChanges
-from reconciler.core.errors import SpecError, UsageError
+from reconciler.core.edits import FieldChanges, edit_message, edit_subject
+from reconciler.core.errors import UsageError
 from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import AgentSpec, HostSpec, Kind, TaskSpec
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 Spec = TypeVar("Spec", bound=Frozen)
 
 CHANGEABLE: Mapping[type[Frozen], Kind] = {TaskSpec: "task", HostSpec: "host", AgentSpec: "agent"}
-"""What can be changed in words."""
+"""Kinds of objects that commands can change."""
 
-reason_option = click.option("--reason", default="", help="Why; it stands in the commit.")
+reason_option = click.option("--reason", default="", help="Reason, for the commit message.")
 
 
 async def change(
@@ -49,43 +49,30 @@ async def change(
         if isinstance(changes, str):
             click.echo(changes, err=True)
             continue
-        words = message(f"{verb} {commit_label(kind, name)}", reason)
-        await set_fields(fleet, spec_path(kind, name), files[name], changes, words)
+        commit_message = edit_message(edit_subject(verb, kind, name), reason)
+        await set_fields(fleet, spec_path(kind, name), files[name], changes, commit_message)
         click.echo(f"{name}: {', '.join(_field_text(field, value) for field, value in changes.items())}")
 
 
 async def set_fields(
-    fleet: "FleetSession", path: str, file: "File", changes: FieldChanges, words: str
+    fleet: "FleetSession", path: str, file: "File", changes: FieldChanges, commit_message: str
 ) -> None:
     """Set fields in a spec file, comments kept; commit and push it."""
     from reconciler.specs.edit import edit
 
-    await fleet.commit(path, edit(file.data.decode(), changes, path=path), words)
+    await fleet.commit(path, edit(file.data.decode(), changes, path=path), commit_message)
 
 
 def spec_of(model: type[Spec], name: str, file: "File") -> Spec:
     """Return the spec in a file. Raises SpecError if it is broken."""
     from reconciler.cli.session import spec_path
-    from reconciler.specs.parse import Parser
+    from reconciler.specs.parse import read_spec
 
-    parsed = Parser().parse(spec_path(CHANGEABLE[model], name), file)
-    if parsed is None or not isinstance(parsed.spec, model):
-        raise SpecError(parsed.problems if parsed else ())
-    return parsed.spec
-
-
-def message(subject: str, reason: str) -> str:
-    """Return a commit message."""
-    return f"{subject}\n\n{reason}\n" if reason else f"{subject}\n"
-
-
-def commit_label(kind: Kind, name: str) -> str:
-    """Return how a commit speaks of a thing: a task by its name alone."""
-    return name if kind == "task" else f"{kind} {name}"
+    return read_spec(model, spec_path(CHANGEABLE[model], name), file)
 
 
 def is_confirmed(question: str, *, is_sure: bool, refusal: str) -> bool:
-    """Ask the person, unless they were sure from the start; refuse where there is nobody to ask."""
+    """Ask for confirmation, unless `--yes` was given; refuse without a terminal."""
     if is_sure:
         return True
     if not sys.stdin.isatty():

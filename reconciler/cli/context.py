@@ -1,5 +1,5 @@
 """
-What the global options say, and the ways to what they point at.
+Context: the global options, and the places they point to.
 """
 
 import hashlib
@@ -8,9 +8,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.core.errors import UsageError
-from reconciler.settings import Settings
+
+if TYPE_CHECKING:
+    from reconciler.settings import Settings
 
 SPECS = "specs"
 """The folder of a fleet's repository that people write in."""
@@ -20,7 +23,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The fleet that a command is about."""
+    """The fleet that a command works on."""
 
     repo: str | None = None
     """Path or URL of the fleet's repository, as given."""
@@ -28,6 +31,8 @@ class Context:
     """Branch with the specs, as given."""
     data: Path | None = None
     """Data folder, as given."""
+    has_pager: bool = True
+    """Whether long output may go to a pager."""
 
     @property
     def place(self) -> str:
@@ -66,7 +71,7 @@ class Context:
 
     @property
     def data_dir(self) -> Path:
-        """Where caches, logs and local runs of this fleet are, whichever way it is named."""
+        """Folder of caches, logs and local runs of this fleet, however it is named."""
         return self.data.resolve() if self.data else default_data_dir(self.place)
 
     @property
@@ -75,8 +80,10 @@ class Context:
         return self.data_dir / "clones"
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> "Settings":
         """Return the settings of a process that serves this fleet."""
+        from reconciler.settings import Settings
+
         return Settings(repo=self.place, branch=self.branch, data_dir=self.data_dir)
 
 

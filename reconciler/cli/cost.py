@@ -1,9 +1,9 @@
 """
-What it all took: `cost`, from history alone.
+Usage and cost: `cost`, from history alone.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -11,40 +11,34 @@ import click
 
 from reconciler import clock
 from reconciler.cli.context import Context
-from reconciler.cli.output import Document, print_json, print_table
+from reconciler.cli.help import examples
+from reconciler.cli.output import Output, output_option, print_document, print_table
+from reconciler.cli.pager import busy
 from reconciler.cli.params import duration
 from reconciler.core.adapter import Usage
+from reconciler.core.costs import KEYS, NONE, Sums, sums_by_name, total
 from reconciler.core.fields import format_duration
 from reconciler.core.times import format_time
 
 if TYPE_CHECKING:
+    from reconciler.cli.shapes import CostShape
     from reconciler.store.spending import Spending
 
-NONE = "-"
-"""Stands for those without: a task without a repo, a run without a named model."""
-KEYS: "Mapping[str, Callable[[Spending], str | None]]" = {
-    "task": lambda spent: spent.task,
-    "repo": lambda spent: spent.repo,
-    "adapter": lambda spent: spent.adapter,
-    "host": lambda spent: spent.host,
-    "day": lambda spent: format_time(spent.at)[:10],
-    "model": lambda spent: spent.model,
-}
-"""What sums can be made by; days are those of UTC."""
 
-Sums = Mapping[str, Usage]
-
-
-@click.command()
-@click.option(
-    "--by", type=click.Choice(list(KEYS)), default="task", show_default=True, help="What to sum up by."
+@click.command(
+    epilog=examples(
+        "reconciler cost", "reconciler cost --by day --since 30d", "reconciler cost --by model -o json"
+    )
 )
-@click.option("--since", metavar="DURATION", callback=duration, help="Not what is older, such as 7d.")
 @click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
+    "--by", type=click.Choice(list(KEYS)), default="task", show_default=True, help="What to group by."
 )
+@click.option(
+    "--since", metavar="DURATION", callback=duration, help="Only what is newer than this, such as 7d."
+)
+@output_option("table")
 @click.pass_obj
-def cost(context: Context, by: str, since: timedelta | None, output: str) -> None:
+def cost(context: Context, by: str, since: timedelta | None, output: Output) -> None:
     """
     Show usage: tokens, time and money.
 
@@ -53,9 +47,7 @@ def cost(context: Context, by: str, since: timedelta | None, output: str) -> Non
     """
     begin = clock.now() - since if since is not None else None
     sums = sums_by_name(asyncio.run(_spending(context, begin)), by)
-    if output == "json":
-        print_json(cost_document(sums, by, begin))
-    else:
+    if not print_document(cost_document(sums, by, begin), output):
         rows = [_row(name, usage) for name, usage in sums.items()]
         print_table(_head(by), [*rows, _row("total", total(sums))] if rows else [])
 
@@ -65,26 +57,8 @@ async def _spending(context: Context, since: datetime | None) -> "Sequence[Spend
     from reconciler.store.spending import spending
 
     async with open_fleet(context) as fleet:
-        return await spending(fleet.repository, await fleet.record_branch(), since=since)
-
-
-def sums_by_name(spent: "Iterable[Spending]", by: str) -> Sums:
-    """Return sums by name, the dearest first; days in their order."""
-    sums: dict[str, Usage] = {}
-    for each in spent:
-        name = KEYS[by](each) or NONE
-        sums[name] = sums.get(name, Usage()) + each.usage
-    order = sorted(sums) if by == "day" else sorted(sums, key=lambda name: (*_dearness(sums[name]), name))
-    return {name: sums[name] for name in order}
-
-
-def _dearness(usage: Usage) -> tuple[float, int]:
-    return -usage.cost_usd, -(usage.input_tokens + usage.output_tokens)
-
-
-def total(sums: Sums) -> Usage:
-    """Return the sum of the sums."""
-    return sum(sums.values(), start=Usage())
+        with busy("summing up the history"):
+            return await spending(fleet.repository, await fleet.record_branch(), since=since)
 
 
 def _head(by: str) -> Sequence[str]:
@@ -103,7 +77,7 @@ def _row(name: str, usage: Usage) -> Sequence[str]:
     )
 
 
-def cost_document(sums: Sums, by: str, since: datetime | None) -> Document:
+def cost_document(sums: Sums, by: str, since: datetime | None) -> "CostShape":
     """Return sums as `-o json` prints them."""
     return {
         "by": by,

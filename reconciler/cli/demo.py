@@ -1,19 +1,24 @@
 """
-A whole fleet at work on this machine: the first thing a newcomer sees.
+Demo: a small fleet at work on this machine.
 """
 
 import asyncio
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.folders import NamedFolder
+from reconciler.cli.help import examples
 from reconciler.core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -47,36 +52,84 @@ if __name__ == "__main__":
 }
 """The code repository: one of its tests fails."""
 
+SIGHTS = {
+    "tasks/shop/checkout-speed.yaml": """\
+goal: |
+  Make the checkout page load in under a second.
+  What customers see stays as it is.
+script: |
+  for page in cart address payment summary; do
+    for file in $(seq 1 40); do
+      printf '\\033[34m%s\\033[0m file %s \\033[32mok\\033[0m\\n' "$page" "$file"; sleep 2
+    done
+  done
+priority: 5
+""",
+    "tasks/shop/tidy-up.yaml": "goal: Tidy up the module for discounts.\nscript: sleep 300\n",
+    "tasks/shop/translate.yaml": "goal: Translate the new texts.\nscript: sleep 200\n",
+    "tasks/shop/announce.yaml": """\
+goal: Announce the quicker checkout.
+script: echo "It is quicker."
+depends_on: [shop/checkout-speed]
+""",
+    "tasks/search/train.yaml": "goal: Train the ranking anew.\nscript: sleep 60\nrequires: [gpu]\n",
+    "tasks/search/later.yaml": "goal: Try the other index.\nscript: 'true'\ndesired: suspended\n",
+    "tasks/search/coverage.yaml": """\
+goal: Raise the coverage of the parser to 90 %.
+script: echo "I wrote 12 tests."
+validation: ["echo 'coverage is 71 %, wanted are 90 %'; exit 1"]
+fix_attempts: 1
+retries: 0
+priority: 9
+""",
+    "tasks/search/typo.yaml": "gaol: Find what people mean.\nscript: 'true'\n",
+    "hosts/gpu1.yaml": "address: gpu1.example.invalid\nslots: 8\nlabels: [gpu]\n",
+}
+"""With --serve: specs by path, for tasks in every state that there is to see, and a host that is away."""
+YOU = "you"
+"""The agent whose token people act with there."""
+LISTEN = "127.0.0.1:8420"
+
 AUTHOR = {"name": "reconciler demo", "address": "demo@reconciler.invalid"}
 TEST = [sys.executable, "-m", "unittest", "-q"]
 FIX = "task/calculator/fix-average"
 
 
-@click.command()
+@click.command(epilog=examples("reconciler demo", "reconciler demo --dir my-demo"))
 @click.option(
     "--dir",
     "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where to make it all; a fresh temporary folder if left out.",
+    type=NamedFolder(),
+    help="Where to create it; a temporary folder if left out.",
 )
 @click.option(
     "--adapter",
     default="script",
     show_default=True,
     metavar="NAME",
-    help="Agent that does the work: claude-code and codex use the real CLI, if it is installed.",
+    help="Agent for the tasks: claude-code and codex use the real CLI, if it is installed.",
 )
-def demo(*, folder: Path | None, adapter: str) -> int:
+@click.option("--serve", is_flag=True, help="Serve its pages in the browser, with more to look at.")
+@click.option("--listen", default=LISTEN, show_default=True, metavar="HOST:PORT", help="With --serve: where.")
+def demo(*, folder: Path | None, adapter: str, serve: bool, listen: str) -> int:
     """
     Run a small fleet on this machine, and show what it does.
 
     Makes a small project with a failing test and a fleet of three tasks, runs
-    them on this host, and shows the branch that makes the test pass.
+    them on this host, and shows the branch that makes the test pass. With
+    --serve the fleet is at work in the browser until Ctrl-C: more tasks, a
+    host that is away, and a token to act with.
     """
     if adapter in {"claude-code", "codex"} and shutil.which(adapter.partition("-")[0]) is None:
         raise NotFound(f"{adapter.partition('-')[0]} is not installed; leave out --adapter for a stand-in")
     place = _folder(folder)
     make_project(place / "calculator")
+    if serve:
+        token, spec = _token()
+        make_fleet(place / "fleet", adapter, {**SIGHTS, f"agents/{YOU}.yaml": spec})
+        click.echo(f"A fleet at work, in {place}; Ctrl-C ends it.\n")
+        click.echo(f"  look   http://{listen}/\n  act    log in there with {token}\n")
+        _serve(place, listen)
     make_fleet(place / "fleet", adapter)
     click.echo(f"A project with a failing test and a fleet of three tasks, in {place}\n")
     phases = asyncio.run(_run(place))
@@ -103,8 +156,8 @@ def make_project(folder: Path) -> None:
     begin(folder, "A calculator, and a test that fails", **AUTHOR)
 
 
-def make_fleet(folder: Path, adapter: str) -> None:
-    """Make the fleet's repository: the example, its tasks given to the adapter."""
+def make_fleet(folder: Path, adapter: str, more: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Make the fleet's repository, beside the project: the example given to the adapter, and more specs."""
     from reconciler.cli.init import schema_files
     from reconciler.git.checkout import begin
     from reconciler.specs.edit import edit
@@ -113,11 +166,16 @@ def make_fleet(folder: Path, adapter: str) -> None:
     for name, text in schema_files():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
+    repo = folder / "specs" / "repos" / "calculator.yaml"
+    repo.write_text(edit(repo.read_text(encoding="utf-8"), {"url": "../calculator"}), encoding="utf-8")
     if adapter != "script":
         for path in (folder / "specs" / "tasks").rglob("*.yaml"):
             changes = {"adapter": adapter, "script": None}
             path.write_text(edit(path.read_text(encoding="utf-8"), changes), encoding="utf-8")
-    begin(folder, "Ask for three changes to the calculator", **AUTHOR)
+    for name, text in more.items():
+        (folder / "specs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "specs" / name).write_text(text, encoding="utf-8")
+    begin(folder, "Ask for three changes to the calculator" + (", and more" if more else ""), **AUTHOR)
 
 
 def _example() -> Path:
@@ -142,14 +200,33 @@ async def _run(place: Path) -> set[str]:
     return {str(status.phase) for status in loop.cache.statuses.values()}
 
 
+# --- In the browser --------------------------------------------------------
+
+
+def _serve(place: Path, listen: str) -> NoReturn:
+    """Serve the fleet until it is interrupted; this process becomes that one."""
+    sys.stdout.flush()
+    args = ("--repo", place / "fleet", "--data-dir", place / "state", "serve", "--listen", listen)
+    os.execv(sys.executable, [sys.executable, "-m", "reconciler", *map(str, args)])  # noqa: S606 - no shell
+
+
+def _token() -> tuple[str, str]:
+    """Return a new token, and the spec of whose it is."""
+    from reconciler import clock
+    from reconciler.api.tokens import new_token
+
+    token, digest = new_token(YOU, clock.random_hex)
+    return token, f"scopes: [admin]\ntoken_hash: {digest}\n"
+
+
 def _show(place: Path) -> None:
     from reconciler.git.checkout import Checkout
 
     fleet, project = place / "fleet", Checkout(place / "calculator")
     _heading("Nothing is left to do", "reconciler plan")
-    words = ("--repo", fleet, "--data-dir", place / "state", "plan")
+    args = ("--repo", fleet, "--data-dir", place / "state", "plan")
     plan = subprocess.run(
-        [sys.executable, "-m", "reconciler", *words], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "reconciler", *args], capture_output=True, text=True, check=False
     )
     _print(plan.stdout + plan.stderr)
     _heading("The branch that makes the test pass", f"git -C calculator diff main {FIX}")
@@ -171,7 +248,7 @@ def _print(text: str) -> None:
 
 
 def _test(project: "Checkout", branch: str) -> str:
-    """Run the project's tests as they are on a branch, away from anybody's work tree."""
+    """Run the project's tests on a branch, in a clone of its own."""
     with tempfile.TemporaryDirectory() as folder:
         project.clone(folder, branch)
         done = subprocess.run(TEST, cwd=folder, capture_output=True, check=False)

@@ -1,27 +1,27 @@
 """
-What `describe` says: everything that is known of one thing, for people.
+Details: what `describe` prints of one object.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from reconciler.cli.render import adapters_of, shown_reason, spec_document
-from reconciler.cli.terminal import ago, table, value_block
+from reconciler.cli.render import adapters_of, count_texts, shown_reason, spec_document
+from reconciler.cli.terminal import table, value_block
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.fields import format_duration
 from reconciler.core.model.runs import Check
 from reconciler.core.model.specs import Host, Repo, Task
 from reconciler.core.model.status import HostCli, Status
 from reconciler.core.runs.failure import summary_rows as cause_fields
-from reconciler.core.times import format_time
+from reconciler.core.times import ago, format_time
 from reconciler.core.views import HostView, TaskView, WorkerView
 
 
 def task_details(view: TaskView, now: datetime) -> str:
-    """Return what `describe` says of a task."""
+    """Return what `describe` prints of a task."""
     parts = [value_block(_present(_task_fields(view, now)))]
-    if view.conditions:  # their message is one for all, and stands above
+    if view.conditions:  # their common message is printed above
         rows = ((each.type, str(each.status)) for each in view.conditions)
         parts.append(table(("CONDITION", "STATUS"), rows))
     if view.status and view.status.checks:
@@ -51,6 +51,7 @@ def _spec_fields(task: Task) -> Iterator[tuple[str, str]]:
     yield "repo", task.repo or ""
     yield "branch", task.branch if task.repo else ""
     yield "adapter", f"{task.adapter} {task.model or ''}"
+    yield "labels", ", ".join(task.labels)
     yield "needs", ", ".join(task.requires)
     yield "depends on", ", ".join(task.depends_on)
     yield "starts from", task.start_from or ""
@@ -64,7 +65,8 @@ def _spec_fields(task: Task) -> Iterator[tuple[str, str]]:
 
 
 def _status_fields(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
-    yield "run", f"{status.run} (attempt {status.attempt}, round {status.round})" if status.run else ""
+    run = status.run
+    yield "run", f"{run.key} (attempt {status.attempt}, round {run.round})" if run else ""
     yield "host", status.assigned_host or ""
     yield "agent", status.assigned_agent or ""
     yield "pull request", status.review.pull_request.url if status.review.pull_request else ""
@@ -78,10 +80,11 @@ def _status_fields(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
 
 
 def _live_fields(view: TaskView, now: datetime) -> Iterator[tuple[str, str]]:
-    """Yield the figures of a run that goes on: from where it is followed, or why there are none."""
+    """Yield the figures of a live run, from the process that follows it, or why there are none."""
     if view.is_live:
         at = view.last_output_at
         yield "last output", f"{ago(at, now)} ago" if at else "none so far, as far as is known here"
+        yield "this round", ", ".join(count_texts(view.live)) if view.live else ""
 
 
 def _usage(usage: Usage) -> str:
@@ -100,7 +103,7 @@ def _check_row(check: Check) -> Sequence[str]:
 
 
 def host_details(view: HostView, now: datetime) -> str:
-    """Return what `describe` says of a host."""
+    """Return what `describe` prints of a host."""
     parts = [value_block(_present(_host_fields(view, now)))]
     if view.status and view.status.adapters:
         rows = ((name, *_cli_row(cli)) for name, cli in view.status.adapters.items())
@@ -117,7 +120,7 @@ def _host_fields(view: HostView, now: datetime) -> Iterator[tuple[str, str]]:
     yield "runs", "\n".join(view.runs)
     if host.drain and host.drain_until:
         yield "drain until", format_time(host.drain_until)
-    yield from _way_fields(host)
+    yield from _route_fields(host)
     yield "labels", ", ".join(host.labels)
     yield "adapters", adapters_of(view)
     yield "weight", f"{host.weight:g}" if host.weight != 1 else ""
@@ -130,8 +133,8 @@ def _host_fields(view: HostView, now: datetime) -> Iterator[tuple[str, str]]:
         yield "git", status.git or ("missing" if status.os else "")
 
 
-def _way_fields(host: Host) -> Iterator[tuple[str, str]]:
-    """Yield how a host is reached; nothing of this machine."""
+def _route_fields(host: Host) -> Iterator[tuple[str, str]]:
+    """Yield how a remote host is reached; nothing for this machine."""
     if host.address is None:
         return
     user = f"{host.user}@" if host.user else ""
@@ -148,7 +151,7 @@ def _cli_row(cli: HostCli) -> Sequence[str]:
 
 
 def spec_details(value: WorkerView | Adapter | Repo, _: datetime) -> str:
-    """Return what `describe` says of a thing that has a spec and no status: every field that is set."""
+    """Return what `describe` prints of an object without a status: every field that is set."""
     document = spec_document(value)
     fields = {**document["spec"], "held": document.get("held")}
     rows = ((name, _as_text(field)) for name, field in fields.items())

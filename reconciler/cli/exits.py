@@ -1,5 +1,5 @@
 """
-How a command ends: the exit codes, and which error leads to which.
+Exit codes, and which error leads to which.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from reconciler.core.errors import (
 
 
 class ExitCode(IntEnum):
-    """What a command tells its caller; printed by `reconciler --help`."""
+    """Exit code of a command; described in `reconciler --help`."""
 
     meaning: str
 
     def __new__(cls, code: int, meaning: str) -> Self:
-        """Make a number that knows what it means."""
+        """Make an exit code with its meaning."""
         member = int.__new__(cls, code)
         member._value_ = code
         member.meaning = meaning
@@ -34,14 +34,15 @@ class ExitCode(IntEnum):
     CHANGES = 2, "changes are pending (plan --exit-code)"
     NOT_FOUND = 3, "nothing has that name"
     REFUSED = 4, "refused, or not authenticated"
-    ENDED_BADLY = 5, "a task that was waited for ended badly, or what was checked does not work"
-    CONFLICT = 6, "somebody else wrote first, and kept doing so"
-    ATTENTION = 7, "something waits for a person, or went back and must be approved"
+    ENDED_BADLY = 5, "a task that was waited for ended badly, or a check failed"
+    CONFLICT = 6, "repeated conflicts with another writer"
+    ATTENTION = 7, "something waits for a person, or was rewound and must be approved"
     NOT_RUNNING = 8, "no reconciler runs (`status`)"
-    USAGE = 64, "called in a way that cannot work"
+    USAGE = 64, "wrong usage"
     UNAVAILABLE = 69, "cannot be reached now; try again later"
+    TIMED_OUT = 124, "what was waited for did not come in time"
     INTERRUPTED = 130, "interrupted"
-    UNREAD = 141, "whoever read its output went away"
+    UNREAD = 141, "its output is no longer read"
 
 
 ERRORS: Mapping[type[ReconcilerError], ExitCode] = {
@@ -53,9 +54,9 @@ ERRORS: Mapping[type[ReconcilerError], ExitCode] = {
     Unavailable: ExitCode.UNAVAILABLE,
     ReconcilerError: ExitCode.FAILURE,
 }
-"""The first line that fits decides."""
+"""The first matching row decides."""
 
 
 def exit_code(error: ReconcilerError) -> ExitCode:
-    """Return how a command ends that met this error."""
+    """Return the exit code for an error."""
     return next(code for kind, code in ERRORS.items() if isinstance(error, kind))

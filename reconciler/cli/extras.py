@@ -1,5 +1,5 @@
 """
-Packages that only some commands need, and how each kind of installation gets them.
+Optional packages, and how to install them in each kind of installation.
 
 The package itself is named, never this project: what an index offers under a
 project's name need not be the project.
@@ -11,16 +11,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 MCP = "mcp>=2.0"
-"""What `reconciler mcp` needs beside the rest; extra `mcp` of the distribution."""
+"""Packages that `reconciler mcp` needs; extra `mcp` of the distribution."""
 
 
 def install_command(
     requirement: str, prefix: Path | None = None, python: str | None = None, *, has_pip: bool | None = None
 ) -> str:
     """
-    Return the command that adds a package to an installation; to the one that runs, if none is named.
+    Return the command that adds a package to an installation, by default to the running one.
 
-    pipx and uv leave a file of theirs in the environments that they keep.
+    pipx and uv are recognised by a file that they leave in their environments.
     """
     prefix, python = prefix or Path(sys.prefix), python or sys.executable
     if (prefix / "pipx_metadata.json").exists():

@@ -1,5 +1,5 @@
 """
-Failures, with what this machine has of them: the end of the agent's output, the workspace.
+Failures of tasks, with local details: the end of the agent's output, the workspace.
 """
 
 import glob
@@ -16,12 +16,12 @@ from reconciler.dispatch.paths import DEFAULT_WORKDIR, local_folder
 from reconciler.dispatch.protocol import folder_name
 
 END = 16_384
-"""Bytes that are read of the end of a log."""
+"""Bytes that are read from the end of a log."""
 
 
 def describe_failure(task: str, status: Status | None, desired: Desired, data: Path) -> FailureSummary | None:
     """
-    Return why a task's last run failed, with what this machine knows of it; None if it did not.
+    Return why a task's last run failed, with local details; None if it did not.
 
     `data` is this fleet's data folder.
     """
@@ -36,7 +36,7 @@ def describe_failure(task: str, status: Status | None, desired: Desired, data: P
 
 
 def local_failure(task: str, status: Status, data: Path) -> FailureSummary | None:
-    """Return why a run failed whose workspace is where local hosts keep theirs by default; else None."""
+    """Return the failure summary of a run with a workspace in the default local folder; else None."""
     if status.assigned_host is None or not (
         place := _workspace_folder(data / "hosts" / status.assigned_host, status)
     ):
@@ -46,16 +46,17 @@ def local_failure(task: str, status: Status, data: Path) -> FailureSummary | Non
 
 
 def _has_secrets(status: Status, desired: Desired) -> bool:
-    """Tell whether a log may hold what was injected, which nobody but the process that did it can mask."""
-    adapter = desired.adapters.get(status.adapter or "")
+    """Return whether a log may contain injected secrets, which only the injecting process could mask."""
+    adapter = desired.adapters.get(status.run.adapter or "") if status.run else None
     return adapter is None or bool(adapter.secrets)
 
 
 def _printed(data: Path, status: Status) -> str:
-    """Return the end of what the agent printed in its last round, if that is here: errors first."""
+    """Return the end of the agent's output in its last round, if it is on this machine: errors first."""
     if status.run is None:
         return ""
-    paths = [path for label, path in LogFolder(data / "logs").paths(status.run) if "validation" not in label]
+    logs = LogFolder(data / "logs").paths(status.run.key)
+    paths = [path for label, path in logs if "validation" not in label]
     for stream in ("err", "out"):
         path = next((each for each in reversed(paths) if each.name == stream), None)
         if path and (text := _end(path)).strip():
@@ -64,7 +65,7 @@ def _printed(data: Path, status: Status) -> str:
 
 
 def _end(path: Path) -> str:
-    """Return the end of a file, in whole lines; nothing of one that holds events for programs."""
+    """Return the last whole lines of a file; empty for one that holds events for programs."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - END))
@@ -78,7 +79,7 @@ def _workspace(status: Status, host: Host | None, data: Path) -> str:
     if status.phase is not Phase.FAILED or status.run is None or host is None:
         return ""
     if not host.is_local:
-        return f"{host.name}:{host.workdir or DEFAULT_WORKDIR}/*/work/{folder_name(status.run)}"
+        return f"{host.name}:{host.workdir or DEFAULT_WORKDIR}/*/work/{folder_name(status.run.key)}"
     return _workspace_folder(local_folder(host, data), status)
 
 
@@ -86,7 +87,7 @@ def _workspace_folder(folder: Path, status: Status) -> str:
     """Return the workspace of a failed run below the working folder of a local host; empty if it is gone."""
     if status.phase is not Phase.FAILED or status.run is None:
         return ""
-    folders = sorted(folder.glob(f"*/work/{glob.escape(folder_name(status.run))}"))
+    folders = sorted(folder.glob(f"*/work/{glob.escape(folder_name(status.run.key))}"))
     return f"{status.assigned_host}:{folders[0]}" if folders else ""
 
 

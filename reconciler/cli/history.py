@@ -1,5 +1,5 @@
 """
-Looking back: `history` and `logs`.
+History and logs: `history`, `logs`.
 """
 
 import asyncio
@@ -15,13 +15,14 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.help import examples
 from reconciler.cli.notices import say_if_nobody_serves
-from reconciler.cli.output import Column, print_list
-from reconciler.cli.references import one_task, task_name, words_argument
-from reconciler.cli.terminal import ago
+from reconciler.cli.output import Column, Listing, list_options, print_list
+from reconciler.cli.pager import paged
+from reconciler.cli.references import one_task, reference_argument, task_name
 from reconciler.core.errors import NotFound, SpecError
 from reconciler.core.text import harmless
-from reconciler.core.times import format_time
+from reconciler.core.times import ago, format_time
 from reconciler.core.transitions import TransitionRecord, transition_document
 
 if TYPE_CHECKING:
@@ -35,48 +36,51 @@ FOLLOW_INTERVAL = 0.2
 # --- History ---------------------------------------------------------------
 
 
-@click.command()
-@words_argument("[[task/]NAME]", required=False)
+@click.command(
+    epilog=examples(
+        "reconciler history", "reconciler history web/fix-login -o wide", "reconciler history -n 1000 -o json"
+    )
+)
+@reference_argument("[[task/]NAME]", required=False)
 @click.option(
     "-n", "--number", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many."
 )
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "wide", "json"]), default="table", help="How to print it."
-)
+@list_options("table", "wide")
 @click.pass_obj
-def history_command(context: Context, words: tuple[str, ...], number: int, output: str) -> None:
+def history_command(context: Context, args: tuple[str, ...], number: int, listing: Listing) -> None:
     """
     Show what happened, newest first.
 
     With what led to it, who asked for it, and why. BY is who wrote the commit
-    of the specs that asked for a change, or the agent that did; their words
+    of the specs that asked for a change, or the agent that did; their args
     stand in the reason.
     """
-    entries = asyncio.run(_history(context, words, number))
-    is_terminal = sys.stdout.isatty() and output != "wide"
-    shown = columns(clock.now(), is_terminal=is_terminal, is_one=bool(words))
-    print_list(entries, shown, transition_document, output)
+    entries = asyncio.run(_history(context, args, number))
+    is_terminal = sys.stdout.isatty() and not listing.is_wide
+    shown = columns(clock.now(), is_terminal=is_terminal, is_one=bool(args))
+    with paged(context):
+        print_list(entries, shown, transition_document, listing)
 
 
-async def _history(context: Context, words: Sequence[str], number: int) -> Sequence[TransitionRecord]:
+async def _history(context: Context, args: Sequence[str], number: int) -> Sequence[TransitionRecord]:
     from reconciler.cli.session import open_fleet
 
     async with open_fleet(context) as fleet:
-        task = task_name(words, await fleet.names("task")) if words else None
+        task = task_name(args, await fleet.names("task")) if args else None
         entries = await fleet.history(task, number)
         if task is not None and not entries:
-            await fleet.spec_file("task", task)  # it is there and nothing has happened; else it is unknown
+            await fleet.spec_file("task", task)  # the task exists and has no history; otherwise it is unknown
         return entries
 
 
 def change_of(entry: TransitionRecord) -> str:
-    """Return from what to what, in words."""
+    """Return the transition as text: before and after."""
     before, after = entry.before or "new", entry.after or "removed"
     return after if before == after else f"{before} → {after}"
 
 
 def columns(now: datetime, *, is_terminal: bool, is_one: bool) -> Sequence[Column]:
-    """Return the columns of `history`: on a terminal few and narrow ones, so that the reason has room."""
+    """Return the columns of `history`: fewer and narrower on a terminal, to leave room for the reason."""
     at = (
         Column("WHEN", lambda entry: ago(entry.at, now))
         if is_terminal
@@ -84,11 +88,11 @@ def columns(now: datetime, *, is_terminal: bool, is_one: bool) -> Sequence[Colum
     )
     return (
         at,
-        *(() if is_terminal and is_one else (Column("NAME", lambda entry: entry.name),)),
-        Column("CHANGE", change_of),
-        Column("HOST", lambda entry: entry.host or "-", is_wide=is_terminal),
+        *(() if is_terminal and is_one else (Column("NAME", lambda entry: entry.name, least=16),)),
+        Column("CHANGE", change_of, least=24),
+        Column("HOST", lambda entry: entry.host or "-", is_wide=is_terminal, least=8),
         Column("RUN", lambda entry: entry.run or "-", is_wide=True),
-        Column("BY", lambda entry: entry.actor),
+        Column("BY", lambda entry: entry.actor, least=12),
         Column("CAUSE", lambda entry: entry.cause, is_wide=True),
         Column("COMMIT", lambda entry: entry.commit[:10], is_wide=True),
         Column("REASON", lambda entry: entry.reason),
@@ -98,24 +102,30 @@ def columns(now: datetime, *, is_terminal: bool, is_one: bool) -> Sequence[Colum
 # --- Logs ------------------------------------------------------------------
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler logs web/fix-login",
+        "reconciler logs web/fix-login -f",
+        "reconciler logs web/fix-login --attempt 1",
+    )
+)
 @one_task
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
-@click.option("--attempt", type=click.IntRange(min=1), help="Which one; the last if left out.")
-@click.option("--raw", is_flag=True, help="Every byte as it came, even what a terminal would obey.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the log until the run has ended.")
+@click.option("--attempt", type=click.IntRange(min=1), help="Attempt to show; the last if left out.")
+@click.option("--raw", is_flag=True, help="Print raw bytes, including control characters.")
 @click.pass_obj
-def logs(context: Context, words: tuple[str, ...], follow: bool, attempt: int | None, raw: bool) -> int:
+def logs(context: Context, args: tuple[str, ...], follow: bool, attempt: int | None, raw: bool) -> int:
     """
     Print the output of a task's agent.
 
     Logs are kept on the machine that ran `reconciler run`. With -f it exits 5
     if the task ended badly.
     """
-    return asyncio.run(_logs(context, words, attempt, _Printer(is_raw=raw), is_followed=follow))
+    return asyncio.run(_logs(context, args, attempt, _Printer(is_raw=raw), is_followed=follow))
 
 
 async def _logs(
-    context: Context, words: Sequence[str], attempt: int | None, printer: "_Printer", *, is_followed: bool
+    context: Context, args: Sequence[str], attempt: int | None, printer: "_Printer", *, is_followed: bool
 ) -> ExitCode:
     from reconciler.cli.session import open_fleet
     from reconciler.core.views import BAD_ENDS
@@ -124,22 +134,22 @@ async def _logs(
     kept = LogFolder(context.data_dir / "logs")
     async with open_fleet(context) as fleet:
         record = await fleet.record()
-        task = task_name(words, (await record.load())[0])
+        task = task_name(args, (await record.load())[0])
         status = await _status(fleet, record, task)
-        run = status.run if attempt is None else await _run_of(fleet, task, attempt)
+        run = status.run_key if attempt is None else await _run_of(fleet, task, attempt)
         branch = await fleet.state_branch()
         is_said = status.phase.is_live and await say_if_nobody_serves(
             fleet, branch, {task: status}, clock.now()
         )
-        while is_followed and run is not None and status.run == run and status.phase.is_live:
+        while is_followed and run is not None and status.run_key == run and status.phase.is_live:
             printer.print_new(kept.paths(run))
             is_said = is_said or await say_if_nobody_serves(fleet, branch, {task: status}, clock.now())
             await asyncio.sleep(FOLLOW_INTERVAL)
             await fleet.repository.fetch()
             status = await _status(fleet, record, task)
-        why = await _why(fleet, task, status) if status.run == run else ""
+        why = await _why(fleet, task, status) if status.run_key == run else ""
     if run is None:
-        raise NotFound(f"{task} has not run yet: it is {status.phase}")
+        raise NotFound(f"{task} has not run yet: it is {status.phase}; `reconciler describe {task}` says why")
     if not printer.print_new(kept.paths(run), to_end=True):
         raise NotFound(
             f"no logs of {run} in {context.data_dir}: they are on the machine that ran it, until it is swept"
@@ -150,13 +160,13 @@ async def _logs(
 
 
 async def _why(fleet: "FleetSession", task: str, status: "Status") -> str:
-    """Return why the run failed and what to do, in words; empty if it did not."""
+    """Return why the run failed and what to do, as text; empty if it did not."""
     if status.failure is None:
         return ""
     from reconciler.cli.failures import describe_failure, failure_text, local_failure
 
     failure = local_failure(task, status, fleet.context.data_dir)
-    if failure is None:  # the specs tell where the host keeps its workspaces; they take longer to read
+    if failure is None:  # the workspace's place is in the specs, which take longer to read
         desired, _ = await fleet.recorded()
         failure = describe_failure(task, status, desired, fleet.context.data_dir)
     # The log itself was printed just now.
@@ -170,20 +180,20 @@ async def _status(fleet: "FleetSession", record: "StateReader", task: str) -> "S
         raise SpecError([record.damaged[task]])
     if status is None:
         await fleet.spec_file("task", task)
-        raise NotFound(f"{task} has not run yet: the reconciler has not seen it")
+        raise NotFound(f"{task} has not run yet: the reconciler has not seen it; see `reconciler status`")
     return status
 
 
 async def _run_of(fleet: "FleetSession", task: str, attempt: int) -> str:
-    """Return the run of an earlier attempt, as history names it."""
+    """Return the run key of an earlier attempt, from history."""
     for entry in await fleet.history(task, None):
         if entry.run and entry.run.endswith(f".a{attempt}"):
             return entry.run
-    raise NotFound(f"{task} has no attempt {attempt}")
+    raise NotFound(f"{task} has no attempt {attempt}; `reconciler history {task} -o wide` lists them")
 
 
 class _Printer:
-    """Prints logs from where it stopped: whole lines, until the end is asked for."""
+    """Prints new lines of logs; incomplete last lines only at the end."""
 
     def __init__(self, *, is_raw: bool) -> None:
         self._is_raw = is_raw

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +16,25 @@ from reconciler import clock
 from reconciler.cli.change import (
     change,
     is_confirmed,
-    message,
     reason_option,
     set_fields,
     spec_of,
 )
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
-from reconciler.cli.output import Document, print_json, print_table
+from reconciler.cli.help import examples
+from reconciler.cli.output import Output, output_option, print_document, print_table
+from reconciler.cli.pager import busy
 from reconciler.cli.params import duration
 from reconciler.cli.references import NameParam
-from reconciler.core.edits import FieldChanges
+from reconciler.core.edits import FieldChanges, cordoning, draining, edit_message, uncordoning
 from reconciler.core.errors import Problem, Refused, Unavailable, UsageError
 from reconciler.core.model.specs import HostSpec
-from reconciler.core.times import format_time
 
 if TYPE_CHECKING:
+    from reconciler.cli.shapes import HostCheckShape
     from reconciler.core.adapter import Adapter
-    from reconciler.core.model.specs import Host
+    from reconciler.core.model.specs import Desired, Host
     from reconciler.core.model.status import HostCli
     from reconciler.dispatch.dry_run import DryRun
     from reconciler.dispatch.pool import TransportPool
@@ -43,10 +44,16 @@ if TYPE_CHECKING:
 NO_VALUE = "-"
 hosts_argument = click.argument("names", metavar="NAME...", nargs=-1, required=True, type=NameParam("host"))
 DecideHost = Callable[[str, HostSpec], FieldChanges | str]
-"""Tell which fields of a host change, or why there is nothing to do."""
+"""Decide which fields of a host change, or why there is nothing to do."""
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "reconciler host add gpu1 agents@gpu1.example.org",
+        "reconciler host check",
+        "reconciler host drain gpu1 --deadline 1h",
+    )
+)
 def host() -> None:
     """Add, check, trust, cordon and drain hosts."""
 
@@ -54,15 +61,13 @@ def host() -> None:
 # --- check -----------------------------------------------------------------
 
 
-@host.command()
+@host.command(epilog=examples("reconciler host check", "reconciler host check gpu1 -o json"))
 @click.argument("names", metavar="[NAME]...", nargs=-1, type=NameParam("host"))
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
-)
+@output_option("table")
 @click.pass_obj
-def check(context: Context, names: tuple[str, ...], output: str) -> int:
+def check(context: Context, names: tuple[str, ...], output: Output) -> int:
     """
-    Ask hosts now what they are and have, and carry out a run there that does nothing.
+    Probe hosts, and carry out a dry run on each.
 
     All hosts if none is named, at the same time. Exits 5 if one of them cannot
     be used: it does not answer, lacks something that every run needs, cannot
@@ -75,9 +80,7 @@ def check(context: Context, names: tuple[str, ...], output: str) -> int:
     for each in checks:
         for warning in each.result.warnings if each.result else ():
             click.echo(f"warning: host {each.host.name}: {warning}", err=True)
-    if output == "json":
-        print_json([check_document(each) for each in checks])
-    else:
+    if not print_document([check_document(each) for each in checks], output):
         print_table(HOST_HEAD, [_host_row(each) for each in checks])
         rows = [row for each in checks for row in _cli_rows(each)]
         if rows:
@@ -94,36 +97,44 @@ class HostCheck:
     host: "Host"
     facts: "HostFacts | None"
     """None: it did not answer."""
-    troubles: tuple[str, ...]
-    """What is wrong with the host itself, and what to do about it."""
+    problems: tuple[str, ...]
+    """Problems of the host itself, and what to do about them."""
     result: "DryRun | None" = None
-    """What came of a run that does nothing; None if it was not tried."""
+    """Result of the dry run; None if it was not tried."""
 
     @property
     def clis(self) -> "Mapping[str, HostCli]":
-        """What was found of each adapter that was asked for."""
+        """Probe result of each requested adapter."""
         clis = (self.facts and self.facts.clis) or {}
         return {name: facts.cli for name, facts in clis.items()}
 
     @property
     def is_usable(self) -> bool:
-        """Whether all is there that its spec promises; an adapter it does not name may be missing."""
+        """Whether the host and the adapters that its spec names work; others may be missing."""
         named = self.host.adapters or {}
-        return not self.troubles and all(cli.ok for name, cli in self.clis.items() if name in named)
+        return not self.problems and all(cli.ok for name, cli in self.clis.items() if name in named)
 
 
 async def _check(context: Context, names: Sequence[str]) -> tuple[Sequence[HostCheck], Sequence[Problem]]:
-    """Ask hosts; if none is named, all that can be asked, and tell what is wrong with the files of others."""
+    """Check the named hosts, or all with a valid spec; also return the problems of the others' files."""
     from reconciler.cli.session import pick, spec_folder, specs_here
-    from reconciler.serve import ways
 
     desired = await specs_here(context)
     wanted = [pick(desired, "host", desired.hosts, name) for name in names or sorted(desired.hosts)]
     bad = [] if names else [each for each in desired.problems if each.path.startswith(spec_folder("host"))]
+    with busy(f"asking {len(wanted)} host{'s' * (len(wanted) != 1)}"):
+        return await check_hosts(context, desired, wanted), bad
+
+
+async def check_hosts(context: Context, desired: "Desired", hosts: "Sequence[Host]") -> Sequence[HostCheck]:
+    """Ask hosts what they are and have, and carry out a run that does nothing on each, at the same time."""
+    from reconciler.serve import ways
+
     data = context.data_dir
     async with ways(lambda: desired.hosts, data, is_lasting=False) as transports:
-        checks = (_check_host(host, transports, desired.adapters, data) for host in wanted)
-        return await asyncio.gather(*checks), bad
+        return await asyncio.gather(
+            *(_check_host(host, transports, desired.adapters, data) for host in hosts)
+        )
 
 
 async def _check_host(
@@ -139,7 +150,7 @@ async def _check_host(
     except (Unavailable, Refused) as error:
         return HostCheck(host, None, (str(error),))
     tried = await dry_run(host, transports(host), token=clock.random_hex())
-    return HostCheck(host, facts, (*host_problems(facts, clock.now()), *tried.troubles), tried)
+    return HostCheck(host, facts, (*host_problems(facts, clock.now()), *tried.problems), tried)
 
 
 HOST_HEAD = (
@@ -161,7 +172,7 @@ CLI_HEAD = ("HOST", "ADAPTER", "USABLE", "VERSION", "PATH", "WHY")
 
 def _host_row(check: HostCheck) -> Sequence[str]:
     facts, usable = check.facts, "yes" if check.is_usable else "no"
-    why = "; ".join(check.troubles)
+    why = "; ".join(check.problems)
     if facts is None:
         return check.host.name, usable, *[NO_VALUE] * (len(HOST_HEAD) - 3), why
     return (
@@ -194,43 +205,38 @@ def _gib(mebibytes: int | None) -> str:
     return NO_VALUE if mebibytes is None else f"{mebibytes / 1024:.1f} GiB"
 
 
-def check_document(check: HostCheck) -> Document:
+def check_document(check: HostCheck) -> "HostCheckShape":
     """Return a checked host as `-o json` prints it."""
     facts = check.facts
-    documents: Document = {}
-    if facts:
-        documents = {
-            "latency_ms": round(facts.latency * 1000, 1),
-            "os": facts.os,
-            "arch": facts.arch,
-            "cores": facts.cores,
-            "load": facts.load,
-            "memory_mb": facts.memory_mb,
-            "memory_free_mb": facts.memory_free_mb,
-            "disk_free_mb": facts.disk_free_mb,
-            "boot_id": facts.boot_id,
-            "shell": facts.shell,
-            "git": facts.git,
-        }
-    if check.result:
-        documents |= {
-            "ends_runs_by": list(check.result.held_by),
-            "warnings": list(check.result.warnings),
-        }
-    return {
+    document: HostCheckShape = {
         "host": check.host.name,
         "usable": check.is_usable,
         "reachable": facts is not None,
-        "troubles": list(check.troubles),
-        **documents,
+        "problems": list(check.problems),
         "adapters": {name: cli.model_dump(mode="json") for name, cli in check.clis.items()},
     }
+    if facts:
+        document["latency_ms"] = round(facts.latency * 1000, 1)
+        document["os"] = facts.os
+        document["arch"] = facts.arch
+        document["cores"] = facts.cores
+        document["load"] = facts.load
+        document["memory_mb"] = facts.memory_mb
+        document["memory_free_mb"] = facts.memory_free_mb
+        document["disk_free_mb"] = facts.disk_free_mb
+        document["boot_id"] = facts.boot_id
+        document["shell"] = facts.shell
+        document["git"] = facts.git
+    if check.result:
+        document["ends_runs_by"] = list(check.result.held_by)
+        document["warnings"] = list(check.result.warnings)
+    return document
 
 
 # --- trust -----------------------------------------------------------------
 
 
-@host.command()
+@host.command(epilog=examples("reconciler host trust gpu1"))
 @click.argument("name", type=NameParam("host"))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @reason_option
@@ -246,7 +252,12 @@ def trust(context: Context, name: str, yes: bool, reason: str) -> int:
     return asyncio.run(_trust(context, name, reason, is_sure=yes))
 
 
-@host.command()
+@host.command(
+    epilog=examples(
+        "reconciler host add gpu1 agents@gpu1.example.org",
+        "reconciler host add gpu2 10.0.0.7:2222 --identity ~/.ssh/fleet --slots 4 --label gpu",
+    )
+)
 @click.argument("name", type=NameParam("host"))
 @click.argument("address", metavar="[USER@]ADDRESS[:PORT]")
 @click.option("--identity", metavar="FILE", help="Private key to log in with; the SSH agent if left out.")
@@ -282,13 +293,13 @@ def add(
 
 
 def _address(text: str) -> dict[str, Any]:
-    """Return the fields that `user@address:port` stands for; an IPv6 address with a port is in brackets."""
+    """Parse `user@address:port` into fields; an IPv6 address with a port is in brackets."""
     user, _, place = text.rpartition("@")
     match = re.fullmatch(
         r"\[(?P<v6>[^]]+)\](?::(?P<p6>\d+))?|(?P<name>[^:]+):(?P<port>\d+)|(?P<all>.+)", place
     )
     if match is None:
-        raise click.UsageError(f"{text!r} is no address such as agents@gpu1.example.org or 10.0.0.7:2222")
+        raise click.UsageError(f"{text!r} is not an address such as agents@gpu1.example.org or 10.0.0.7:2222")
     port = match["p6"] or match["port"]
     fields: dict[str, Any] = {"address": match["v6"] or match["name"] or match["all"]}
     return fields | ({"user": user} if user else {}) | ({"port": int(port)} if port else {})
@@ -313,8 +324,8 @@ async def _add(context: Context, name: str, fields: FieldChanges, reason: str, *
         scan = await _confirmed(context, new, {**desired.hosts, name: new}, is_sure=is_sure)
         if scan is None:
             return ExitCode.FAILURE
-        words = message(f"Add host {name}", f"{scan.shown.fingerprint}\n\n{reason}".strip())
-        await fleet.commit(path, edit(text, {"host_key": scan.shown.text}, path=path), words)
+        commit_message = edit_message(f"Add host {name}", f"{scan.shown.fingerprint}\n\n{reason}".strip())
+        await fleet.commit(path, edit(text, {"host_key": scan.shown.text}, path=path), commit_message)
     click.echo(f"{name}: added in {path}, its key pinned; `reconciler host check {name}` tries it", err=True)
     return ExitCode.OK
 
@@ -329,8 +340,10 @@ async def _trust(context: Context, name: str, reason: str, *, is_sure: bool) -> 
         scan = await _confirmed(context, host, desired.hosts, is_sure=is_sure)
         if scan is None or scan.is_pinned:
             return ExitCode.OK if scan else ExitCode.FAILURE
-        words = message(f"Trust the key of host {name}", f"{scan.shown.fingerprint}\n\n{reason}".strip())
-        await set_fields(fleet, spec_path("host", name), file, {"host_key": scan.shown.text}, words)
+        commit_message = edit_message(
+            f"Trust the key of host {name}", f"{scan.shown.fingerprint}\n\n{reason}".strip()
+        )
+        await set_fields(fleet, spec_path("host", name), file, {"host_key": scan.shown.text}, commit_message)
         click.echo(f"{name}: host_key is pinned now", err=True)
     return ExitCode.OK
 
@@ -338,7 +351,7 @@ async def _trust(context: Context, name: str, reason: str, *, is_sure: bool) -> 
 async def _confirmed(
     context: Context, host: "Host", hosts: "Mapping[str, Host]", *, is_sure: bool
 ) -> "HostKeyScan | None":
-    """Show the key that a host shows, and return it if the person says that it is the right one."""
+    """Print the key that a host shows; return it if the person confirms it."""
     from reconciler.cli.session import spec_path
     from reconciler.dispatch.ssh.trust import scan_host_key
     from reconciler.serve import ways
@@ -358,7 +371,7 @@ async def _confirmed(
 
 
 def _warn(scan: "HostKeyScan") -> None:
-    """Say it loudly if another key was trusted until now."""
+    """Warn if another key was trusted until now."""
     if scan.is_changed:
         for fingerprint in scan.pinned:
             click.echo(f"pinned is {fingerprint}")
@@ -372,25 +385,25 @@ def _warn(scan: "HostKeyScan") -> None:
 # --- cordon, uncordon, drain -----------------------------------------------
 
 
-@host.command()
+@host.command(epilog=examples("reconciler host cordon gpu1 --reason 'New disk on Friday'"))
 @hosts_argument
 @reason_option
 @click.pass_obj
 def cordon(context: Context, names: tuple[str, ...], reason: str) -> None:
-    """Let hosts take no new runs; live ones go on."""
+    """Cordon hosts: start no new runs there; live ones go on."""
     asyncio.run(_change(context, "Cordon", names, reason, cordoning))
 
 
-@host.command()
+@host.command(epilog=examples("reconciler host uncordon gpu1"))
 @hosts_argument
 @reason_option
 @click.pass_obj
 def uncordon(context: Context, names: tuple[str, ...], reason: str) -> None:
-    """Let hosts take runs again, whether they were cordoned or drained."""
+    """Uncordon hosts: let them take runs again after a cordon or drain."""
     asyncio.run(_change(context, "Uncordon", names, reason, uncordoning))
 
 
-@host.command()
+@host.command(epilog=examples("reconciler host drain gpu1", "reconciler host drain gpu1 --deadline 1h"))
 @hosts_argument
 @click.option(
     "--deadline",
@@ -401,7 +414,7 @@ def uncordon(context: Context, names: tuple[str, ...], reason: str) -> None:
 @reason_option
 @click.pass_obj
 def drain(context: Context, names: tuple[str, ...], deadline: timedelta | None, reason: str) -> None:
-    """Let hosts take no new runs and finish the live ones."""
+    """Drain hosts: start no new runs there and let the live ones finish."""
     until = (clock.now() + deadline).replace(microsecond=0) if deadline is not None else None
     asyncio.run(_change(context, "Drain", names, reason, lambda name, spec: draining(name, spec, until)))
 
@@ -411,28 +424,3 @@ async def _change(context: Context, verb: str, names: Sequence[str], reason: str
 
     async with open_fleet(context) as fleet:
         await change(fleet, HostSpec, names, decide, verb=verb, reason=reason)
-
-
-def cordoning(name: str, spec: HostSpec) -> FieldChanges | str:
-    """Cordon a host that is not cordoned."""
-    return f"{name} is cordoned already" if spec.cordon else {"cordon": True}
-
-
-def uncordoning(name: str, spec: HostSpec) -> FieldChanges | str:
-    """Open a host that is cordoned or draining."""
-    changes = {
-        **({"cordon": False} if spec.cordon else {}),
-        **({"drain": False} if spec.drain else {}),
-        **({"drain_until": None} if spec.drain_until else {}),
-    }
-    return changes or f"{name} takes runs already"
-
-
-def draining(name: str, spec: HostSpec, until: datetime | None) -> FieldChanges | str:
-    """Drain a host; one that is draining may get a new deadline, or keeps the one it has."""
-    wanted = until or (spec.drain_until if spec.drain else None)
-    changes = {
-        **({} if spec.drain else {"drain": True}),
-        **({} if wanted == spec.drain_until else {"drain_until": format_time(wanted) if wanted else None}),
-    }
-    return changes or f"{name} is draining already"

@@ -1,5 +1,5 @@
 """
-The root command: what there is to call, and what becomes of errors.
+Root command: the table of commands, and the mapping of errors to exit codes.
 """
 
 import gc
@@ -16,6 +16,8 @@ import click
 from reconciler import __version__
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode, exit_code
+from reconciler.cli.folders import NamedFolder
+from reconciler.cli.help import examples
 from reconciler.cli.streams import OutputLost, guard, mute
 from reconciler.cli.terminal import did_you_mean
 from reconciler.core.errors import ReconcilerError, SpecError
@@ -67,14 +69,45 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         "history": CommandEntry(
             "reconciler.cli.history:history_command", "Show what happened, newest first."
         ),
+        "top": CommandEntry(
+            "reconciler.cli.top:top", "Show the fleet at work, live and full screen; q leaves."
+        ),
+        "events": CommandEntry(
+            "reconciler.cli.events:events", "Show what happens, oldest first, as it happens with -f."
+        ),
+        "trace": CommandEntry(
+            "reconciler.cli.trace:trace",
+            "Show which commit led to which runs, and to which pull request.",
+        ),
+        "diff": CommandEntry(
+            "reconciler.cli.trace:diff",
+            "Show what a task's branch changes: from where it began to what was delivered last.",
+        ),
+        "wait": CommandEntry(
+            "reconciler.cli.wait:wait", "Wait until tasks are completed, or got as far as --for says."
+        ),
+        "doctor": CommandEntry(
+            "reconciler.cli.doctor:doctor",
+            "Check everything that a fleet needs, and say what puts right what is wrong.",
+        ),
         "status": CommandEntry(
             "reconciler.cli.status:status", "Show who reconciles, and what needs a person."
         ),
         "logs": CommandEntry("reconciler.cli.history:logs", "Print the output of a task's agent."),
+        "open": CommandEntry(
+            "reconciler.cli.open:open_command", "Open a task's pull request, or its page, in a browser."
+        ),
         "prompt": CommandEntry("reconciler.cli.adapter:prompt", "Print the prompt of a task."),
         "cost": CommandEntry("reconciler.cli.cost:cost", "Show usage: tokens, time and money."),
     },
     "Act (edit the specs, commit, push)": {
+        "submit": CommandEntry(
+            "reconciler.cli.submit:submit", "Submit a task: write its file, validate, commit and push it."
+        ),
+        "edit": CommandEntry(
+            "reconciler.cli.submit:edit_command",
+            "Edit the spec of a task, host, agent, adapter or repo in $EDITOR.",
+        ),
         "suspend": CommandEntry(
             "reconciler.cli.task_commands:suspend", "Suspend tasks: keep them from starting new runs."
         ),
@@ -120,6 +153,10 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         "webhook": CommandEntry("reconciler.cli.webhook:webhook", "Install and test the webhooks of a repo."),
     },
     "Other": {
+        "completion": CommandEntry(
+            "reconciler.cli.completion:completion", "Print what makes a shell complete commands and names."
+        ),
+        "man": CommandEntry("reconciler.cli.man:man", "Write a manual page for every command into a folder."),
         "version": CommandEntry("reconciler.cli.version:version", "Print the version."),
     },
 }
@@ -127,18 +164,18 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
 
 
 NAMES = (click.Abort, click.ClickException, ReconcilerError, OSError)
-"""Errors that end a command with a line; any other is a mistake of ours, and told in full."""
+"""Errors that end a command with one line; any other is a bug, with its traceback."""
 
 
 class Root(click.Group):
-    """Commands that are imported when they are called, and the one edge where errors become exit codes."""
+    """Root group: imports commands when they are called, and turns errors into exit codes."""
 
     entries: Mapping[str, CommandEntry] = {
         name: entry for part in COMMANDS.values() for name, entry in part.items()
     }
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run, say in a line what went wrong, and exit with the documented code."""
+        """Run; print an error in one line, and exit with the documented code."""
         try:
             result = super().main(*args, **{**extra, "standalone_mode": False})
             sys.stdout.flush()
@@ -149,7 +186,7 @@ class Root(click.Group):
             click.echo(f"error: {lost}", err=True)
             sys.exit(ExitCode.FAILURE)
         except (*NAMES, ExceptionGroup) as error:
-            code, message = report_error(_alone(error))
+            code, message = report_error(_first_error(error))
             click.echo(message, err=True)
             sys.exit(code)
         sys.exit(result if isinstance(result, int) else ExitCode.OK)
@@ -169,7 +206,7 @@ class Root(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the arguments begin with, or say which one may be meant."""
+        """Find the command that the arguments name, or suggest a similar one."""
         name = args[0]
         if name not in self.entries and not name.startswith("-") and not ctx.resilient_parsing:
             ctx.fail(f"no such command {name!r}{did_you_mean(name, self.entries)}")
@@ -182,7 +219,8 @@ class Root(click.Group):
                 formatter.write_dl([(name, entry.summary) for name, entry in entries.items()])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table of exit codes."""
+        """Write examples, and the table of exit codes."""
+        super().format_epilog(ctx, formatter)
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code.value), code.meaning) for code in ExitCode])
 
@@ -190,6 +228,12 @@ class Root(click.Group):
 @click.group(
     cls=Root,
     invoke_without_command=True,
+    epilog=examples(
+        "reconciler init my-fleet && cd my-fleet",
+        "reconciler doctor",
+        "reconciler submit --goal 'Fix the typos in README.md' --repo web --wait",
+        "reconciler top",
+    ),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(
@@ -211,25 +255,28 @@ class Root(click.Group):
     envvar="RECONCILER_DATA_DIR",
     show_envvar=True,
     metavar="PATH",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=NamedFolder(),
     help="Caches, logs and local runs; a folder under ~/.local/state/reconciler if left out.",
 )
+@click.option("--no-pager", is_flag=True, help="Print long output straight to the terminal.")
 @click.version_option(__version__, prog_name="reconciler")
 @click.pass_context
-def cli(ctx: click.Context, repo: str | None, branch: str | None, data_dir: Path | None) -> None:
+def cli(
+    ctx: click.Context, repo: str | None, branch: str | None, data_dir: Path | None, *, no_pager: bool
+) -> None:
     """
     GitOps for fleets of coding agents.
 
     What should be done, and where it may be done, stands as YAML in git.
     """
-    ctx.obj = Context(repo=repo, branch=branch, data=data_dir)
+    ctx.obj = Context(repo=repo, branch=branch, data=data_dir, has_pager=not no_pager)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
 def main() -> None:
     """
-    Run the command line, and end as soon as that has.
+    Run the command line, and exit without interpreter cleanup.
 
     To take all modules apart again takes a fifth of what most commands do, as
     does looking for garbage while they are imported. What must last is on the
@@ -247,13 +294,13 @@ def _leave(code: object) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(
             OSError, ValueError, AttributeError, OutputLost
-        ):  # nobody reads any more, or it is closed
+        ):  # the reader is gone, or the stream is closed
             stream.flush()
     os._exit(code if isinstance(code, int) else ExitCode.FAILURE if code else ExitCode.OK)
 
 
-def _alone(error: Exception) -> Exception:
-    """Return the first error of a group of known ones, as tasks that ran together raise it."""
+def _first_error(error: Exception) -> Exception:
+    """Return the first error of an exception group of known errors, as concurrent tasks raise it."""
     while isinstance(error, ExceptionGroup):
         if error.split(NAMES)[1] is not None:
             raise error
@@ -262,7 +309,7 @@ def _alone(error: Exception) -> Exception:
 
 
 def report_error(error: Exception) -> tuple[int, str]:
-    """Return the exit code of an error and what is said about it."""
+    """Return the exit code and the message of an error."""
     match error:
         case click.UsageError():
             return ExitCode.USAGE, f"error: {error.format_message()}{_where_help_is(error)}"
@@ -271,10 +318,35 @@ def report_error(error: Exception) -> tuple[int, str]:
         case SpecError():
             return exit_code(error), str(error)
         case ReconcilerError():
-            return exit_code(error), f"error: {error}"
+            return exit_code(error), f"error: {_with_remedy(str(error))}"
         case click.Abort():
             return ExitCode.INTERRUPTED, "interrupted"
-    return ExitCode.FAILURE, f"error: {error}"
+    return ExitCode.FAILURE, f"error: {_with_remedy(_message(error))}"
+
+
+def _message(error: Exception) -> str:
+    """Return what an error says; of a file its name first, and no number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+_REMEDIES = (
+    (("No space left on device", "Out of diskspace", "quota exceeded"), "make room there and try again"),
+    (("Read-only file system",), "mount it for writing (see `dmesg` if it was), or use another place"),
+    (("Permission denied", "Operation not permitted"), "see who may write there, and who you are (`id`)"),
+)
+"""What to do about what the file system says, in its message."""
+_NO_FILE = "(publickey"
+"""In what SSH says, whose permissions are others."""
+
+
+def _with_remedy(message: str) -> str:
+    """Return an error with what to do, where it is the file system's and does not say so yet."""
+    for signs, remedy in _REMEDIES:
+        if any(sign in message for sign in signs) and ";" not in message and _NO_FILE not in message:
+            return f"{message}; {remedy}"
+    return message
 
 
 def _where_help_is(error: click.UsageError) -> str:

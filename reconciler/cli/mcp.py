@@ -1,5 +1,5 @@
 """
-The tools for agents that speak the Model Context Protocol: `mcp`.
+MCP server for agents: `mcp`.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import click
 
 from reconciler import clock
 from reconciler.cli.extras import MCP, install_command
+from reconciler.cli.help import examples
 from reconciler.cli.worker_options import (
     TokenFile,
     ca_option,
@@ -20,7 +21,12 @@ from reconciler.cli.worker_options import (
 from reconciler.core.errors import UsageError
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler mcp --token-file jeeves.token",
+        "reconciler mcp --url https://fleet.example.org --token-file jeeves.token",
+    )
+)
 @url_option
 @token_option
 @ca_option
@@ -72,7 +78,7 @@ async def _http(url: str, token: str | TokenFile | None, ca: Path | None, host: 
 
 
 def _address(text: str) -> tuple[str, int]:
-    """Return host and port; only those that this machine alone can reach."""
+    """Return host and port; only loopback addresses are allowed."""
     host, _, port = text.rpartition(":")
     host = host.strip("[]")
     if host not in _LOOPBACK or not port.isdecimal() or int(port) > _MOST_PORT:

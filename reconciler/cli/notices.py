@@ -1,5 +1,5 @@
 """
-What people must know of what they look at, a line each on stderr.
+Notices about the shown data, a line each on stderr.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.cli.terminal import ago
+from reconciler.core.times import ago
 
 if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from reconciler.store.remote_record import Fetched, Remote
 
 
-def say(words: str) -> None:
-    """Say a line on stderr."""
-    click.echo(words, err=True)
+def say(text: str) -> None:
+    """Print a line on stderr."""
+    click.echo(text, err=True)
 
 
-def fetched_words(fetched: "Fetched", now: datetime) -> str:
-    """Say of a clone how old what it knows is."""
+def fetched_notice(fetched: "Fetched", now: datetime) -> str:
+    """Return the notice of how old the fetched record in a clone is."""
     when = f"{ago(fetched.at, now)} ago" if fetched.at else "some time ago"
     return (
         f"The record is {fetched.remote}'s, as of the fetch {when}: `git fetch {fetched.remote}` brings "
@@ -31,8 +31,8 @@ def fetched_words(fetched: "Fetched", now: datetime) -> str:
     )
 
 
-def unfetched_words(remote: "Remote", branch: str) -> str:
-    """Say of a clone that it knows nothing of a record that may be where it was cloned from."""
+def unfetched_notice(remote: "Remote", branch: str) -> str:
+    """Return the notice that a clone has not fetched the record of its remote."""
     return (
         f"No record is here, and none was fetched from {remote.name}, which may have it: what is shown is a "
         f"fleet that was never run; `git fetch {remote.name} {branch}:refs/remotes/{remote.name}/{branch}` "
@@ -43,11 +43,11 @@ def unfetched_words(remote: "Remote", branch: str) -> str:
 async def say_if_nobody_serves(
     fleet: "FleetSession", branch: str, statuses: "Mapping[str, Status]", now: datetime
 ) -> bool:
-    """Say that no reconciler runs, where there was one and tasks wait for it; return whether it was said."""
-    from reconciler.cli.serving import serving
-
+    """Print a notice if no reconciler runs any more and tasks wait for it; return whether it was printed."""
     if fleet.repository.is_looked_at_elsewhere(branch) or all(map(_is_settled, statuses.values())):
         return False
+    from reconciler.cli.serving import serving
+
     state = await serving(fleet, branch)
     if state.is_running is not False:
         return False
@@ -64,6 +64,6 @@ def _is_settled(status: "Status") -> bool:
 
 
 def unsettled(desired: "Desired", observed: "Observed") -> "Mapping[str, Status | None]":
-    """Return every task that a reconciler has something to do with still."""
+    """Return every task that still needs a reconciler."""
     new: dict[str, Status | None] = {name: None for name in desired.tasks if name not in observed.statuses}
     return {**new, **{name: each for name, each in observed.statuses.items() if not _is_settled(each)}}

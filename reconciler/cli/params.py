@@ -1,5 +1,5 @@
 """
-Values on the command line that are written as they are in specs.
+Option types for values with the same syntax as in specs.
 """
 
 from datetime import timedelta

@@ -1,5 +1,5 @@
 """
-What happens, as it happens, a line each.
+Progress output of `run` and `serve`: a line for each step.
 """
 
 from datetime import datetime
@@ -16,7 +16,7 @@ from reconciler.core.views import BAD_ENDS
 
 
 def is_bad_end(step: Step) -> bool:
-    """Return whether a task ended in a way that a person should look at."""
+    """Return whether a task ended in a phase that needs a person's attention."""
     return isinstance(step, Transition) and step.after is not None and step.after.phase in BAD_ENDS
 
 
@@ -36,14 +36,14 @@ def _line(time: datetime, name: str, change: str, reason: str) -> str:
     return f"{moment}  {name:<28}  {change:<24}  {one_line(reason)}"
 
 
-def why_in_words(step: Step, desired: Desired, data: Path) -> str:
-    """Return, of a step by which a task ended badly, why and what to do, below its line; else nothing."""
+def reason_of(step: Step, desired: Desired, data: Path) -> str:
+    """Return the lines below a step by which a task ended badly: why and what to do; empty for others."""
     if not (isinstance(step, Transition) and is_bad_end(step) and step.after):
         return ""
     failure = describe_failure(step.task, step.after, desired, data)
-    lines = failure_text(failure).splitlines()[1:] if failure else []  # the line itself says the first
+    lines = failure_text(failure).splitlines()[1:] if failure else []  # the first is in the line itself
     return "\n".join(f"{MARGIN}{line}" for line in lines)
 
 
 MARGIN = " " * 22
-"""As wide as the time of a line."""
+"""Width of the time in a line."""

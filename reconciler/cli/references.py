@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from reconciler.core.references import REFERABLE, NamesOf, Reference, ReferenceKind, references, split
+from reconciler.core.references import NamesOf, Reference, ReferenceKind, references, split
 
 
 class NameParam(click.ParamType[str]):
-    """The name of a thing of one kind, with its kind before it or without; of a kind that has no folders."""
+    """The name of an object of one kind, with or without a prefix such as `host/`."""
 
     name = "name"
 
@@ -25,41 +26,52 @@ class NameParam(click.ParamType[str]):
             self.fail(f"{value!r} is no {self.kind}", param, ctx)
         return name if kind else str(value)
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Complete a name of this kind."""
+        from reconciler.cli.completion import names_of
 
-def _kinds(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    """Complete a kind; click hands over its context and the parameter."""
-    return [f"{kind}s" for kind in REFERABLE if kind.startswith(incomplete)]
+        names = sorted(names_of(self.kind, ctx))
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
-def words_argument(metavar: str, *, required: bool = True) -> Callable[[Any], Any]:
-    """Return the argument of a command that takes things by kind and name."""
-    return click.argument("words", metavar=metavar, nargs=-1, required=required, shell_complete=_kinds)
+def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Shell completion of kinds and names, as a callback of click; looked up by a module imported late."""
+    from reconciler.cli.completion import complete_references
+
+    return complete_references(ctx, param, incomplete)
 
 
-one_task = words_argument("[task/]NAME")
+def reference_argument(metavar: str, *, required: bool = True) -> Callable[[Any], Any]:
+    """Return the argument of a command that takes objects by kind and name."""
+    return click.argument("args", metavar=metavar, nargs=-1, required=required, shell_complete=_names)
+
+
+one_task = reference_argument("[task/]NAME")
 """The argument of a command about one task."""
-tasks_argument = words_argument("[task/]NAME...")
+tasks_argument = reference_argument("[task/]NAME...")
 """The argument of a command about tasks."""
 
 
 def resolve_references(
-    words: Sequence[str], names_of: NamesOf, only: ReferenceKind | None = None
+    args: Sequence[str], names_of: NamesOf, only: ReferenceKind | None = None
 ) -> Sequence[Reference]:
-    """Return what words on the command line refer to; see `core.references`."""
+    """Resolve arguments of the command line to references; see `core.references`."""
     try:
-        return references(words, names_of, only)
+        return references(args, names_of, only)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
 
-def task_names(words: Sequence[str], names: Collection[str]) -> Sequence[str]:
-    """Return the names of tasks that words refer to."""
-    return [each.name for each in resolve_references(words, lambda _: names, "task")]
+def task_names(args: Sequence[str], names: Collection[str]) -> Sequence[str]:
+    """Return the names of the tasks that arguments refer to."""
+    return [each.name for each in resolve_references(args, lambda _: names, "task")]
 
 
-def task_name(words: Sequence[str], existing: Collection[str]) -> str:
-    """Return the name of the one task that words refer to."""
-    names = task_names(words, existing)
+def task_name(args: Sequence[str], existing: Collection[str]) -> str:
+    """Return the name of the one task that arguments refer to."""
+    names = task_names(args, existing)
     if len(names) != 1:
         raise click.UsageError(f"one task at a time, not {len(names)}: {' '.join(names)}")
     return names[0]

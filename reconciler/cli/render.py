@@ -4,19 +4,22 @@ What `get` shows of each kind: columns for people, documents for programs.
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING, Literal
 
-from reconciler.cli.output import Column, Document
-from reconciler.cli.terminal import ago
+from reconciler.cli.output import Column
 from reconciler.core.adapter import Adapter
 from reconciler.core.conditions import Condition
 from reconciler.core.model.specs import Agent, Repo
 from reconciler.core.model.status import HostCli
 from reconciler.core.runs.failure import FailureSummary
-from reconciler.core.times import format_time
-from reconciler.core.views import HostView, TaskView, WorkerView
+from reconciler.core.times import ago, format_time
+from reconciler.core.views import HostView, LiveFigures, TaskView, WorkerView
+
+if TYPE_CHECKING:
+    from reconciler.cli.shapes import CauseShape, ConditionShape, HostShape, LiveShape, SpecShape, TaskShape
 
 DASH = "-"
-"""What stands in a table where there is nothing to say."""
+"""Empty cell of a table."""
 
 # --- Tables ----------------------------------------------------------------
 
@@ -25,21 +28,25 @@ def task_columns(now: datetime) -> Sequence[Column]:
     """Return the columns of `get tasks`."""
     return (
         Column("NAME", lambda view: view.name),
-        Column("PHASE", lambda view: view.state),
+        Column("PHASE", lambda view: view.state, least=14),
         Column("SINCE", lambda view: ago(view.since, now) if view.since else DASH),
         Column("ATTEMPT", lambda view: str(view.status.attempt) if view.status else DASH),
         Column("HOST", _place),
         Column("ADAPTER", lambda view: view.spec.adapter if view.spec else DASH, is_wide=True),
         Column("REPO", lambda view: view.repo or DASH, is_wide=True),
-        Column("BRANCH", _of_status("branch_name"), is_wide=True),
-        Column("RUN", _of_status("run"), is_wide=True),
+        Column("BRANCH", _of_run("branch"), is_wide=True),
+        Column("RUN", _of_run("key"), is_wide=True),
+        Column("LABELS", lambda view: _joined(view.spec.labels if view.spec else ()), is_wide=True),
         Column("TITLE", lambda view: view.spec.headline if view.spec else DASH, is_wide=True),
-        Column("REASON", lambda view: _reason_and_last_line(view) or _last_output(view, now)),
+        Column(
+            "REASON",
+            lambda view: _reason_and_last_line(view) or (live_text(view.live, now) if view.live else ""),
+        ),
     )
 
 
 def shown_reason(view: TaskView) -> str:
-    """Return why a task is not further; of one that is not on record yet, what to look at."""
+    """Return why a task is not further along; for one that is not on record yet, a hint."""
     is_unseen = view.status is None and view.blocker is None
     return (
         "not yet seen by the reconciler (does one run? see `reconciler status`)" if is_unseen else view.reason
@@ -52,8 +59,19 @@ def _reason_and_last_line(view: TaskView) -> str:
     return ": ".join([reason, *(line for line in last if line not in reason)])
 
 
-def _last_output(view: TaskView, now: datetime) -> str:
-    return f"last output {ago(view.last_output_at, now)} ago" if view.last_output_at else ""
+def live_text(figures: LiveFigures, now: datetime) -> str:
+    """Return how far a live run is, in a few words."""
+    at = figures.last_output_at
+    texts = (*count_texts(figures), f"last output {ago(at, now)} ago" if at else "")
+    return ", ".join(filter(None, texts))
+
+
+def count_texts(figures: LiveFigures) -> Sequence[str]:
+    """Return the turns and tokens of a live run in words, as far as its CLI tells them as it goes."""
+    turns = f"{figures.turns} turn{'s' * (figures.turns != 1)}" if figures.turns is not None else ""
+    kinds = (("in", figures.input_tokens), ("cached", figures.cached_tokens), ("out", figures.output_tokens))
+    tokens = " + ".join(f"{count:,} {kind}" for kind, count in kinds if count is not None)
+    return [text for text in (turns, f"tokens {tokens}" if tokens else "") if text]
 
 
 def _place(view: TaskView) -> str:
@@ -61,8 +79,12 @@ def _place(view: TaskView) -> str:
     return f"agent {view.assigned_agent}" if view.assigned_agent else view.assigned_host or DASH
 
 
-def _of_status(field: str) -> Callable[[TaskView], str]:
-    return lambda view: (view.status and getattr(view.status, field)) or DASH
+def _joined(texts: Sequence[str]) -> str:
+    return ",".join(texts) or DASH
+
+
+def _of_run(field: str) -> Callable[[TaskView], str]:
+    return lambda view: getattr(view.status.run, field) if view.status and view.status.run else DASH
 
 
 def host_columns(now: datetime) -> Sequence[Column]:
@@ -72,7 +94,7 @@ def host_columns(now: datetime) -> Sequence[Column]:
         Column("STATE", lambda view: view.state),
         Column("SINCE", lambda view: ago(view.since, now) if view.since else DASH),
         Column("USED", lambda view: f"{view.used}/{view.spec.slots}"),
-        Column("LABELS", lambda view: ",".join(view.spec.labels) or DASH),
+        Column("LABELS", lambda view: _joined(view.spec.labels)),
         Column("ADDRESS", lambda view: view.spec.address or "this machine", is_wide=True),
         Column("ADAPTERS", adapters_of, is_wide=True),
         Column("REASON", lambda view: view.status.message if view.status else ""),
@@ -80,7 +102,7 @@ def host_columns(now: datetime) -> Sequence[Column]:
 
 
 def adapters_of(view: HostView) -> str:
-    """Return which agent CLIs a host offers, in words, with their versions as far as they were found."""
+    """Return the agent CLIs of a host as text, with the versions that were found."""
     versions = view.status.adapters if view.status else {}
     if view.spec.adapters is None:
         return ", ".join(["any", *(_cli(name, cli) for name, cli in versions.items() if cli.ok)])
@@ -121,23 +143,37 @@ REPO_COLUMNS = (
 # --- Documents -------------------------------------------------------------
 
 
-def task_document(view: TaskView) -> Document:
+def task_document(view: TaskView) -> "TaskShape":
     """Return a task as `-o json` prints it."""
-    return {
+    document: TaskShape = {
         "kind": "task",
         "name": view.name,
         "phase": view.phase.value,
+        "since": format_time(view.since) if view.since else None,
         "reason": shown_reason(view),
         "cause": cause_document(view.cause) if view.cause else None,
         "conditions": [condition_document(condition) for condition in view.conditions],
         "problems": [str(problem) for problem in view.problems],
         "spec": view.spec.model_dump(mode="json", exclude={"name"}) if view.spec else None,
         "status": view.status.model_dump(mode="json") if view.status else None,
-        **({"live": {"last_output_at": format_time(view.last_output_at)}} if view.last_output_at else {}),
+    }
+    if view.live:
+        document["live"] = live_document(view.live)
+    return document
+
+
+def live_document(figures: LiveFigures) -> "LiveShape":
+    """Return how far a live run is as `-o json` prints it."""
+    return {
+        "last_output_at": format_time(figures.last_output_at) if figures.last_output_at else None,
+        "turns": figures.turns,
+        "input_tokens": figures.input_tokens,
+        "output_tokens": figures.output_tokens,
+        "cached_tokens": figures.cached_tokens,
     }
 
 
-def cause_document(summary: FailureSummary) -> Document:
+def cause_document(summary: FailureSummary) -> "CauseShape":
     """Return why a task failed as `-o json` prints it."""
     return {
         "summary": summary.summary,
@@ -148,7 +184,7 @@ def cause_document(summary: FailureSummary) -> Document:
     }
 
 
-def condition_document(condition: Condition) -> Document:
+def condition_document(condition: Condition) -> "ConditionShape":
     """Return a condition as `-o json` prints it."""
     return {
         "type": condition.type,
@@ -159,7 +195,7 @@ def condition_document(condition: Condition) -> Document:
     }
 
 
-def host_document(view: HostView) -> Document:
+def host_document(view: HostView) -> "HostShape":
     """Return a host as `-o json` prints it."""
     return {
         "kind": "host",
@@ -173,13 +209,14 @@ def host_document(view: HostView) -> Document:
     }
 
 
-def spec_document(value: WorkerView | Adapter | Repo) -> Document:
+def spec_document(value: WorkerView | Adapter | Repo) -> "SpecShape":
     """Return a thing that has no status as `-o json` prints it; of an agent, what it holds too."""
     if isinstance(value, WorkerView):
         return {**_spec_document(value.spec), "held": list(value.held)}
     return _spec_document(value)
 
 
-def _spec_document(value: Agent | Adapter | Repo) -> Document:
-    kind = type(value).__name__.lower()
+def _spec_document(value: Agent | Adapter | Repo) -> "SpecShape":
+    kind: Literal["agent", "adapter", "repo"] = "repo" if isinstance(value, Repo) else "adapter"
+    kind = "agent" if isinstance(value, Agent) else kind
     return {"kind": kind, "name": value.name, "spec": value.model_dump(mode="json", exclude={"name"})}

@@ -1,5 +1,5 @@
 """
-The commands that reconcile.
+Commands that reconcile: `run`, `serve`.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import click
 
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.help import examples
 from reconciler.cli.streams import LineWriter, LogHandler
 from reconciler.settings import Settings, Web
 
@@ -22,16 +23,22 @@ if TYPE_CHECKING:
     from reconciler.core.model.status import Status
 
 _SHOWN = 5
-"""Runs that are named at the end."""
+"""Runs that are listed at the end."""
 LISTEN = "127.0.0.1:8420"
 
 _take_over = click.option(
-    "--take-over", is_flag=True, help="Local runs of a machine that is gone for good start here."
+    "--take-over", is_flag=True, help="Restart here the local runs of a machine that is gone for good."
 )
-_verbose = click.option("-v", "--verbose", is_flag=True, help="Say more of what it does.")
+_verbose = click.option("-v", "--verbose", is_flag=True, help="Log more.")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler run",
+        "reconciler run --until-idle   # in a script",
+        "reconciler --repo ssh://git@code.example.org/fleet.git run",
+    )
+)
 @click.option("--once", is_flag=True, help="Start what can start now, then end; runs go on by themselves.")
 @click.option("--until-idle", is_flag=True, help="End when nothing more happens by itself.")
 @_take_over
@@ -60,23 +67,35 @@ def run(context: Context, *, once: bool, until_idle: bool, take_over: bool, verb
     return ExitCode.FAILURE if until != "stopped" and ended.mistakes else ExitCode.OK
 
 
-def _nothing(ended: "_Ended") -> str:
-    """Say why nothing happened."""
+def _nothing(ended: "_Summary") -> str:
+    """Return why nothing happened."""
     waiting = f"; {ended.waiting} waiting (`reconciler get tasks` says for what)" if ended.waiting else ""
     count = f"{ended.mistakes} mistake{'s' * (ended.mistakes != 1)}"
     broken = f"; {count} in the specs (`reconciler validate`)" if ended.mistakes else ""
     return f"nothing to do{waiting}{broken}"
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler serve",
+        "reconciler serve --listen 0.0.0.0:8420 --behind-proxy --public-url https://fleet.example.org",
+    )
+)
 @click.option(
     "--listen", default=LISTEN, show_default=True, metavar="HOST:PORT", help="Where to listen for HTTP."
 )
 @click.option("--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate chain, PEM.")
 @click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="Its private key, PEM.")
-@click.option("--behind-proxy", is_flag=True, help="A proxy with TLS is before it, and tells of the peers.")
 @click.option(
-    "--public-url", default="", metavar="URL", help="Where others reach it; links on forges point there."
+    "--behind-proxy",
+    is_flag=True,
+    help="It is behind a proxy that terminates TLS and forwards the peers' addresses.",
+)
+@click.option(
+    "--public-url",
+    default="",
+    metavar="URL",
+    help="URL by which others reach it; links on forges point there.",
 )
 @_take_over
 @_verbose
@@ -95,22 +114,22 @@ def serve_command(
     return ExitCode.OK
 
 
-class _Ended(NamedTuple):
+class _Summary(NamedTuple):
     """Summary of a reconciler that ended."""
 
     steps: int
-    """How many things happened."""
+    """Number of recorded steps."""
     is_bad: bool
     """Whether a task ended badly."""
     mistakes: int
-    """In the specs, as of the end."""
+    """Number of mistakes in the specs at the end."""
     waiting: int
     """Tasks that wait for something."""
 
 
-def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
-    """Reconcile and tell every step; return how it ended."""
-    from reconciler.cli.progress import is_bad_end, line, why_in_words
+def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Summary:
+    """Reconcile and print every step; return a summary."""
+    from reconciler.cli.progress import is_bad_end, line, reason_of
     from reconciler.controller.loop import Loop
     from reconciler.controller.ports import Step
     from reconciler.dispatch.environ import close_memory
@@ -129,7 +148,7 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
         steps += 1
         bad_ends += is_bad_end(step)
         line_writer.tell(line(step))
-        if loops and (why := why_in_words(step, loops[0].cache.desired, settings.data_dir)):
+        if loops and (why := reason_of(step, loops[0].cache.desired, settings.data_dir)):
             line_writer.tell(why)
 
     def listen(url: str) -> None:
@@ -143,24 +162,24 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Ended:
     try:
         with _plain_interrupt():
             ended = asyncio.run(serve_fleet(settings, on_loop=loops.append, **tells, **how))
-        if words := _what_goes_on(ended.cache.statuses):
-            line_writer.tell(words, err=True)
+        if summary := _what_goes_on(ended.cache.statuses):
+            line_writer.tell(summary, err=True)
     finally:
         line_writer.close()
     problems, waiting = ended.cache.desired.problems, ended.cache.last_plan.waiting
-    return _Ended(steps, bool(bad_ends), len(problems), len(waiting))
+    return _Summary(steps, bool(bad_ends), len(problems), len(waiting))
 
 
 @contextmanager
 def _plain_interrupt() -> Iterator[None]:
     """
-    Let SIGINT end us as it ends any program, until the reconciler listens to it itself.
+    Let SIGINT kill the process as usual, until the reconciler handles it itself.
 
     asyncio makes a cancellation of it, and one that comes while a fleet is
     being opened may get lost: then nothing would end.
     """
     before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # another one was set by who started us: `nohup`, a test
+    if before is signal.default_int_handler:  # the parent set another one: `nohup`, a test
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
@@ -169,7 +188,7 @@ def _plain_interrupt() -> Iterator[None]:
 
 
 def _what_goes_on(statuses: "Mapping[str, Status]") -> str:
-    """Return in words which runs go on without us, and how to see them again; empty if none do."""
+    """Return a message about the runs that go on, and how to see them again; empty if there are none."""
     live = [
         f"{name} on {status.assigned_host}"
         for name, status in sorted(statuses.items())

@@ -12,22 +12,24 @@ from typing import TYPE_CHECKING, TypeVar
 
 from reconciler import clock
 from reconciler.cli.context import SPECS, Context
-from reconciler.cli.notices import fetched_words, say, unfetched_words
+from reconciler.cli.notices import fetched_notice, say, unfetched_notice
+from reconciler.cli.pager import busy
 from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import NotFound, SpecError, UsageError
 from reconciler.core.references import no_such
-from reconciler.core.transitions import TransitionRecord
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
-from reconciler.store import history
+from reconciler.specs.snapshot import SpecsSnapshot
 from reconciler.store.guarded_tree import GuardedTree
 from reconciler.store.high_water import BranchLine, HighWaterMarks
 from reconciler.store.high_water import LineKind as MarkKind
+from reconciler.store.presence import fleet_file
 from reconciler.store.remote_record import fetched_record, unfetched
 
 if TYPE_CHECKING:
     from reconciler.core.model.specs import Desired, Kind
     from reconciler.core.model.status import Observed
+    from reconciler.core.transitions import TransitionRecord
     from reconciler.specs.parse import File
     from reconciler.store.reader import StateReader
 
@@ -35,29 +37,31 @@ T = TypeVar("T")
 
 FLEET_YAML = f"{SPECS}/fleet.yaml"
 STATE_BRANCH = "fleet-state"
-"""Where the record is, unless fleet.yaml says otherwise: the default of its `state_branch`."""
+"""Default of `state_branch` in fleet.yaml."""
 _LARGEST = 1 << 16
-"""Bytes of a fleet.yaml that is looked through without being read."""
+"""Largest fleet.yaml, in bytes, that is searched without being parsed."""
 
 SPEC_ENDING = ".yaml"
 WORK_TREE = "work tree"
-"""What stands where a revision would, for specs that are not committed yet."""
+"""Stands for the revision of uncommitted specs."""
 
 
 def spec_folder(kind: "Kind") -> str:
-    """Return where the specs of a kind are."""
+    """Return the folder of the specs of a kind."""
     return f"{SPECS}/{kind}s/"
 
 
 def spec_path(kind: "Kind", name: str) -> str:
-    """Return where the spec of a thing is."""
+    """Return the path of an object's spec."""
     return f"{spec_folder(kind)}{name}{SPEC_ENDING}"
 
 
 @asynccontextmanager
 async def open_fleet(context: Context) -> AsyncIterator["FleetSession"]:
-    """Open the fleet that the command is about, and let go of it at the end."""
-    async with await Repository.open(context.place, context.clones) as repository:
+    """Open the fleet that the command works on, and close it at the end."""
+    with busy(f"opening {context.place}"):
+        repository = await Repository.open(context.place, context.clones)
+    async with repository:
         branch = await repository.specs_branch(context.branch)
         marks = HighWaterMarks(repository, context.data_dir)
         yield FleetSession(context, repository, branch, GitTree(repository, branch), marks)
@@ -65,9 +69,9 @@ async def open_fleet(context: Context) -> AsyncIterator["FleetSession"]:
 
 async def specs_here(context: Context) -> "Desired":
     """
-    Return what the specs of the work tree ask for, else those of the branch.
+    Return the desired state of the work tree's specs, else of the branch's.
 
-    Where there is no fleet and none was named, that is what is built in.
+    Outside a fleet, with none named, return the built-in defaults.
     """
     from reconciler.specs.build import build
 
@@ -92,7 +96,7 @@ def _uncommitted(context: Context) -> "Mapping[str, File]":
 
 
 def pick(desired: "Desired", kind: "Kind", things: Mapping[str, T], name: str) -> T:
-    """Return the thing of that name. Raises SpecError if its file is broken, NotFound."""
+    """Return the object of that name. Raises SpecError if its file is broken, NotFound."""
     if name in things:
         return things[name]
     problems = [problem for problem in desired.problems if problem.path == spec_path(kind, name)]
@@ -111,20 +115,30 @@ class FleetSession:
     """The one with the specs."""
     tree: GitTree
     marks: HighWaterMarks
-    """What was acted on, and may not go back."""
+    """High-water marks of the fleet's branches."""
     notices: set[str] = field(default_factory=set)
-    """What was notices of it on stderr."""
+    """Notices that were printed on stderr."""
 
     async def recorded(self) -> "tuple[Desired, Observed]":
-        """Return what the newest specs ask for, as the reconciler reads them, and what is on record."""
-        from reconciler.specs.source import SpecSource
-
-        observed = await self.observed()
+        """Return the desired state of the newest committed specs, and the observed state on record."""
+        with busy("reading the record"):
+            observed = await self.observed()
         tree = GuardedTree(self.repository, self.branch, self.marks, only_looks=True)
-        return await SpecSource(tree).read(observed.statuses), observed
+        desired = self.snapshot("specs").load(await tree.head(), observed.statuses)
+        if desired is None:
+            from reconciler.specs.source import SpecSource
+
+            with busy("reading the specs"):
+                desired = await SpecSource(tree).read(observed.statuses)
+            self.snapshot("specs").save(desired.revision, desired, observed.statuses)
+        return desired, observed
+
+    def snapshot(self, what: str) -> SpecsSnapshot:
+        """Return where commands keep what was parsed: all specs by their commit, fleet.yaml by its blob."""
+        return SpecsSnapshot(fleet_file(self.repository, self.branch, self.context.data_dir / "parsed", what))
 
     async def observed(self) -> "Observed":
-        """Return what is on record."""
+        """Return the observed state on record."""
         from reconciler.core.views import observed_on_record
 
         record = await self.record()
@@ -132,73 +146,84 @@ class FleetSession:
         return observed_on_record(statuses, hosts, record.damaged)
 
     async def record(self) -> "StateReader":
-        """Return the record itself, for who looks at it again and again."""
+        """Return the reader of the record, for repeated reads."""
         from reconciler.store.reader import StateReader
 
         return StateReader(self.repository, await self.record_branch())
 
     async def record_branch(self) -> str:
         """
-        Return the branch with the record, which in a clone is read as it was fetched.
+        Return the branch with the record; in a clone, its fetched ref is read.
 
-        What people must know of what they look at is notices on stderr.
+        Prints notices about it on stderr.
         """
         branch = await self.state_branch()
         if fetched := await fetched_record(self.repository, branch) if branch != self.branch else None:
             self.repository.look_at(branch, fetched.ref)
-            self._say_once(fetched_words(fetched, clock.now()))
+            self._say_once(fetched_notice(fetched, clock.now()))
         elif others := await unfetched(self.repository, branch):
-            self._say_once(unfetched_words(others[0], branch))
+            self._say_once(unfetched_notice(others[0], branch))
         for line in self.lines(branch):
             if rewind := await self.marks.rewind(line.kind, line.branch, line.head):
                 self._say_once(str(rewind))
         return branch
 
-    def _say_once(self, words: str) -> None:
-        if words not in self.notices:
-            self.notices.add(words)
-            say(words)
+    def _say_once(self, notice: str) -> None:
+        if notice not in self.notices:
+            self.notices.add(notice)
+            say(notice)
 
     def lines(self, state_branch: str) -> Sequence[BranchLine]:
-        """Return the branches that may not go back."""
+        """Return the branches that are protected against rewinds."""
         specs = () if self.branch == state_branch else (self.line("specs", self.branch),)
         return (self.line("record", state_branch), *specs)
 
     def line(self, kind: MarkKind, branch: str) -> BranchLine:
-        """Return a branch, and what it must descend from."""
+        """Return a branch with its high-water marks."""
         return BranchLine(self.repository, self.marks, kind, branch)
 
     async def state_branch(self) -> str:
-        """Return the branch with the record: what the last good fleet.yaml says."""
-        if self.repository.read_ref(self.repository.ref(STATE_BRANCH)) and not await self._may_name_another():
+        """Return the branch with the record, from the last good fleet.yaml."""
+        head = await self.tree.head()
+        if branch := self.snapshot("specs").state_branch(head):
+            return branch
+        is_there = self.repository.read_ref(self.repository.ref(STATE_BRANCH)) is not None
+        entry = await self.tree.entry(head, FLEET_YAML)
+        if is_there and (entry is None or not await self._may_name_another(entry)):
             return STATE_BRANCH
+        key = entry.blob if entry else ""
+        if branch := self.snapshot("fleet").state_branch(key):
+            return branch
         from reconciler.specs.source import SpecSource
 
-        specs = SpecSource(_FleetFile(self.repository, self.branch))
-        return (await specs.read({})).fleet.state_branch
+        desired = await SpecSource(_FleetFile(self.repository, self.branch)).read({})
+        if not desired.problems:  # else it is what an earlier commit says
+            self.snapshot("fleet").save(key, desired, {})
+        return desired.fleet.state_branch
 
-    async def _may_name_another(self) -> bool:
+    async def _may_name_another(self, entry: TreeEntry) -> bool:
         """
-        Return whether fleet.yaml may say that the record is on another branch than is usual.
+        Return whether fleet.yaml may set `state_branch`.
 
         To read it as what it is takes a parser and the models, which is most of
         what `history` and `logs` would import.
         """
-        entry = await self.tree.entry(await self.tree.head(), FLEET_YAML)
-        if entry is None or not entry.mode.startswith("100"):
-            return entry is not None
+        if not entry.mode.startswith("100"):
+            return True
         text = (await self.tree.blobs([entry.blob], limit=_LARGEST))[entry.blob]
         return len(text) > _LARGEST or any(sign in text for sign in (b"state_branch", b"\\", b"<<"))
 
-    async def history(self, task: str | None, most: int | None) -> Sequence[TransitionRecord]:
-        """Return what happened to a task, or to all, newest first."""
+    async def history(self, task: str | None, most: int | None) -> "Sequence[TransitionRecord]":
+        """Return the transition records of a task, or of all, newest first."""
+        from reconciler.store import history
+
         return await history.read_history(self.repository, await self.record_branch(), task, limit=most)
 
     async def files(self, rev: str | None) -> "tuple[str, Mapping[str, File]]":
         """
         Return the spec files of a revision, and its commit; without one, of the work tree.
 
-        A fleet that has no work tree, or whose branch was named, is read at that branch.
+        Without a work tree, or with `--branch`, the branch is read.
         Raises NotFound for a revision that is not there.
         """
         from reconciler.specs.source import read_revision
@@ -211,7 +236,7 @@ class FleetSession:
 
     async def spec_file(self, kind: "Kind", name: str) -> "File":
         """
-        Return the committed spec file of a thing; an empty one of the host that is there without.
+        Return the committed spec file of an object; an empty one for the implicit host `local`.
 
         Raises NotFound.
         """
@@ -232,17 +257,19 @@ class FleetSession:
         raise NotFound(no_such(kind, name, names, where=f" on {self.branch}"))
 
     async def names(self, kind: "Kind") -> frozenset[str]:
-        """Return the names of the things of a kind that have a committed spec file."""
+        """Return the names of the objects of a kind with a committed spec file."""
         folder = spec_folder(kind)
         entries = await self.tree.files(await self.tree.head(), folder)
         return frozenset(path.removeprefix(folder).removesuffix(SPEC_ENDING) for path in entries)
 
     async def closed_since(self, hosts: Iterable[str]) -> Mapping[str, datetime]:
-        """Return when people last changed whether these hosts take runs, as far as history tells."""
+        """Return when people last changed whether these hosts take runs, according to history."""
         closed = {name: await self._closed(name) for name in hosts}
         return {name: at for name, at in closed.items() if at}
 
     async def _closed(self, host: str) -> datetime | None:
+        from reconciler.store import history
+
         path = spec_path("host", host)
         return await history.last_touched(self.repository, self.branch, path, "^(cordon|drain) *:")
 
@@ -257,7 +284,8 @@ class FleetSession:
         """Commit a changed file in the person's name, and push where there is a remote."""
         from reconciler.store.user_commits import commit_file
 
-        await commit_file(self.repository, self.branch, path, text, message, push=True)
+        with busy(f"committing {path}"):
+            await commit_file(self.repository, self.branch, path, text, message, push=True)
 
     async def _commit(self, rev: str) -> str:
         for name in (rev, self.repository.ref(rev)):
@@ -265,11 +293,11 @@ class FleetSession:
             result = await self.repository.git.attempt(*arguments)
             if result.code == 0:
                 return result.text
-        raise NotFound(f"{self.repository}: no revision {rev!r}")
+        raise NotFound(f"{self.repository}: no revision {rev!r}; `git log --all --oneline` lists them")
 
 
 class _FleetFile(GitTree):
-    """The branch as if it held fleet.yaml alone: quick to read, however many tasks there are."""
+    """The branch reduced to fleet.yaml: quick to read, however many tasks there are."""
 
     async def files(self, commit: str, under: str) -> Mapping[str, TreeEntry]:
         """Return the one file, if it is there."""

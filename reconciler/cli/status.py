@@ -1,5 +1,5 @@
 """
-How a fleet stands as a whole: `status`.
+Status of a fleet as a whole: `status`.
 """
 
 import asyncio
@@ -14,19 +14,21 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
-from reconciler.cli.output import Document, print_json
-from reconciler.cli.terminal import ago, table, value_block
-from reconciler.core.times import format_time, time_at
+from reconciler.cli.help import examples
+from reconciler.cli.output import Output, output_option, print_document
+from reconciler.cli.terminal import shown_table, value_block
+from reconciler.core.times import ago, format_time, time_at
 
 if TYPE_CHECKING:
     from reconciler.cli.serving import Serving
     from reconciler.cli.session import FleetSession
-    from reconciler.core.views import Need
+    from reconciler.cli.shapes import ReconcilerShape, StatusShape
+    from reconciler.core.views import LiveFigures, Need
     from reconciler.store.remote_record import Fetched, Remote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FleetStanding:
+class FleetStatus:
     """Summary of a fleet: who reconciles, counts, what needs a person."""
 
     serving: "Serving"
@@ -40,43 +42,43 @@ class FleetStanding:
     fetched: "Fetched | None"
     """Where the record was fetched from, in a clone."""
     elsewhere: "Remote | None"
-    """Where the record is, or may be, in a clone: whoever reconciles does it there."""
+    """Remote that has the record, or may have it, in a clone: the reconciler runs there."""
     phases: Mapping[str, int]
     hosts: Mapping[str, int]
+    live: "Mapping[str, LiveFigures]"
+    """How far the live runs are that are followed with this data folder, by task."""
     needs: "Sequence[Need]"
     advice: Sequence[str]
 
 
-@click.command()
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@click.command(epilog=examples("reconciler status", "reconciler status -o jsonpath='{.reconciler.pid}'"))
+@output_option("text")
 @click.pass_obj
-def status(context: Context, output: str) -> int:
+def status(context: Context, output: Output) -> int:
     """
     Show who reconciles, and what needs a person.
 
     Exits 0 if a reconciler runs and nobody needs to act, 7 if something waits
     for a person, 8 if no reconciler runs.
     """
-    standing = asyncio.run(_standing(context))
-    if output == "json":
-        print_json(status_document(standing))
-    else:
-        click.echo(text(standing, clock.now()))
-    return status_exit_code(standing)
+    fleet = asyncio.run(_fleet_status(context))
+    if not print_document(status_document(fleet), output):
+        click.echo(text(fleet, clock.now()))
+    return status_exit_code(fleet)
 
 
-def status_exit_code(standing: FleetStanding) -> ExitCode:
-    """Return how `status` ends: who is to act is asked after whether anybody is there to go on."""
-    if standing.serving.is_running is False:
+def status_exit_code(fleet: FleetStatus) -> ExitCode:
+    """Return the exit code of `status`: a missing reconciler outweighs what waits for a person."""
+    if fleet.serving.is_running is False:
         return ExitCode.NOT_RUNNING
-    return ExitCode.ATTENTION if standing.needs else ExitCode.OK
+    return ExitCode.ATTENTION if fleet.needs else ExitCode.OK
 
 
 # --- Looking ---------------------------------------------------------------
 
 
-async def _standing(context: Context) -> FleetStanding:
-    from reconciler.cli.serving import serving
+async def _fleet_status(context: Context) -> FleetStatus:
+    from reconciler.cli.serving import figures_in, serving
     from reconciler.cli.session import open_fleet
     from reconciler.core.views import ReadModel
     from reconciler.git.durability import advice
@@ -91,11 +93,11 @@ async def _standing(context: Context) -> FleetStanding:
         others = [*from_there, *await unfetched(fleet.repository, branch)]
         desired, observed = await fleet.recorded()
         state = fleet.line("record", branch).head
-        model = ReadModel(desired, observed)
+        model = ReadModel(desired, observed, live=figures_in(fleet.context.data_dir))
         phases = Counter(view.state for view in model.tasks().values())
         states = Counter(view.state for view in model.hosts().values())
         who = await serving(fleet, branch)
-        return FleetStanding(
+        return FleetStatus(
             serving=who,
             specs_branch=fleet.branch,
             specs=fleet.line("specs", fleet.branch).head,
@@ -106,6 +108,7 @@ async def _standing(context: Context) -> FleetStanding:
             elsewhere=others[0] if others else None,
             phases=dict(sorted(phases.items())),
             hosts=dict(sorted(states.items())),
+            live={view.name: view.live for view in model.runs() if view.live},
             needs=[*await _lines(fleet, branch), *_of_serving(who), *model.needs()],
             advice=await advice(fleet.repository),
         )
@@ -126,17 +129,19 @@ async def _lines(fleet: "FleetSession", branch: str) -> "Sequence[Need]":
 def _of_serving(who: "Serving") -> "Iterator[Need]":
     from reconciler.core.views import Need
 
-    if who.presence and who.is_running and who.presence.trouble:
-        yield Need("reconciler", "Trouble", who.presence.trouble)
+    if who.presence and who.is_running and who.presence.error:
+        yield Need("reconciler", "Trouble", who.presence.error)
 
 
 # --- Showing ---------------------------------------------------------------
 
 
-def status_document(standing: FleetStanding) -> Document:
-    """Return how a fleet stands as `-o json` prints it."""
-    who, presence = standing.serving, standing.serving.presence
-    running = {
+def status_document(fleet: FleetStatus) -> "StatusShape":
+    """Return the status of a fleet as `-o json` prints it."""
+    from reconciler.cli.render import live_document
+
+    who, presence = fleet.serving, fleet.serving.presence
+    running: ReconcilerShape = {
         "mode": who.mode or None,
         "pid": who.pid or None,
         "machine": who.host or None,
@@ -144,48 +149,52 @@ def status_document(standing: FleetStanding) -> Document:
         "address": (presence and presence.address) or None,
         "specs": (presence and presence.specs) or None,
         "state": (presence and presence.state) or None,
-        "trouble": (presence and presence.trouble) or None,
+        "error": (presence and presence.error) or None,
     }
     return {
         "running": who.is_running,
         "reconciler": running if who.is_running is not False else None,
         "ended_at": format_time(who.last_sign) if who.last_sign else None,
-        "specs": {"branch": standing.specs_branch, "commit": standing.specs},
+        "specs": {"branch": fleet.specs_branch, "commit": fleet.specs},
         "state": {
-            "branch": standing.state_branch,
-            "commit": standing.state,
-            "at": format_time(standing.state_at) if standing.state_at else None,
-            "remote": standing.fetched.remote if standing.fetched else None,
-            "fetched_at": format_time(standing.fetched.at)
-            if standing.fetched and standing.fetched.at
-            else None,
+            "branch": fleet.state_branch,
+            "commit": fleet.state,
+            "at": format_time(fleet.state_at) if fleet.state_at else None,
+            "remote": fleet.fetched.remote if fleet.fetched else None,
+            "fetched_at": format_time(fleet.fetched.at) if fleet.fetched and fleet.fetched.at else None,
         },
-        "tasks": standing.phases,
-        "hosts": standing.hosts,
-        "needs": [need._asdict() for need in standing.needs],
-        "advice": list(standing.advice),
+        "tasks": dict(fleet.phases),
+        "hosts": dict(fleet.hosts),
+        "live": [{"task": name, **live_document(figures)} for name, figures in fleet.live.items()],
+        "needs": [{"what": need.what, "why": need.why, "message": need.message} for need in fleet.needs],
+        "advice": list(fleet.advice),
     }
 
 
-def text(standing: FleetStanding, now: datetime) -> str:
-    """Return how a fleet stands, for people."""
+def text(fleet: FleetStatus, now: datetime) -> str:
+    """Return the status of a fleet as text for people."""
     fields = [
-        ("reconciler", _who(standing, now)),
-        ("specs", _at(standing.specs_branch, standing.specs, None, now) + _acted_on(standing)),
-        ("record", _record(standing, now)),
-        ("tasks", _counts(standing.phases) or "none"),
-        ("hosts", _counts(standing.hosts) or "none"),
+        ("reconciler", _who(fleet, now)),
+        ("specs", _at(fleet.specs_branch, fleet.specs, None, now) + _acted_on(fleet)),
+        ("record", _record(fleet, now)),
+        ("tasks", _counts(fleet.phases) or "none"),
+        ("hosts", _counts(fleet.hosts) or "none"),
     ]
     parts = [value_block(fields)]
-    if standing.needs:
-        parts.append(table(("NEEDS A PERSON", "WHY", "MESSAGE"), standing.needs))
-    return "\n\n".join([*parts, *standing.advice])
+    if fleet.live:
+        from reconciler.cli.render import live_text
+
+        rows = ((name, live_text(figures, now)) for name, figures in sorted(fleet.live.items()))
+        parts.append(shown_table(("RUNNING", "SO FAR"), rows))
+    if fleet.needs:
+        parts.append(shown_table(("NEEDS A PERSON", "WHY", "MESSAGE"), fleet.needs))
+    return "\n\n".join([*parts, *fleet.advice])
 
 
-def _who(standing: FleetStanding, now: datetime) -> str:
-    who = standing.serving
-    if who.is_running is False and standing.elsewhere:
-        there = standing.elsewhere
+def _who(fleet: FleetStatus, now: datetime) -> str:
+    who = fleet.serving
+    if who.is_running is False and fleet.elsewhere:
+        there = fleet.elsewhere
         return f"none runs here; whether one does at {there.name}: `reconciler --repo {there.url} status`"
     if who.is_running is False:
         ended = f"; the last one ended {ago(who.last_sign, now)} ago" if who.last_sign else ""
@@ -193,16 +202,16 @@ def _who(standing: FleetStanding, now: datetime) -> str:
     since = f", since {who.since}" if who.since else ""
     machine = f" on {who.host}" if who.host else ""
     address = f", {who.presence.address}" if who.presence and who.presence.address else ""
-    doubt = "" if who.is_running else " holds the lease (whether it lives cannot be told from here)"
+    doubt = "" if who.is_running else " holds the lease (whether it is alive cannot be told from here)"
     return f"`reconciler {who.mode or 'run'}` (pid {who.pid or '?'}){machine}{since}{address}{doubt}"
 
 
-def _record(standing: FleetStanding, now: datetime) -> str:
-    where = _at(standing.state_branch, standing.state, standing.state_at, now)
-    if standing.fetched is None:
+def _record(fleet: FleetStatus, now: datetime) -> str:
+    where = _at(fleet.state_branch, fleet.state, fleet.state_at, now)
+    if fleet.fetched is None:
         return where
-    when = f"{ago(standing.fetched.at, now)} ago" if standing.fetched.at else "some time ago"
-    return f"{where}, as fetched from {standing.fetched.remote} {when}"
+    when = f"{ago(fleet.fetched.at, now)} ago" if fleet.fetched.at else "some time ago"
+    return f"{where}, as fetched from {fleet.fetched.remote} {when}"
 
 
 def _at(branch: str, commit: str | None, at: datetime | None, now: datetime) -> str:
@@ -211,10 +220,10 @@ def _at(branch: str, commit: str | None, at: datetime | None, now: datetime) -> 
     return f"{branch} at {commit[:10]}" + (f", {ago(at, now)} ago" if at else "")
 
 
-def _acted_on(standing: FleetStanding) -> str:
-    presence = standing.serving.presence if standing.serving.is_running else None
+def _acted_on(fleet: FleetStatus) -> str:
+    presence = fleet.serving.presence if fleet.serving.is_running else None
     acted_on = presence.specs if presence else ""
-    return f" (acted on: {acted_on[:10]})" if acted_on and acted_on != standing.specs else ""
+    return f" (acted on: {acted_on[:10]})" if acted_on and acted_on != fleet.specs else ""
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -1,5 +1,5 @@
 """
-The one place where output leaves the process.
+Output streams: the only place where output leaves the process.
 
 Nothing that a terminal would obey gets through but our own colours; what an
 encoding does not have is escaped; and whether anybody reads it is no matter of
@@ -24,24 +24,24 @@ from reconciler.core.text import harmless
 
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 _ESCAPED = "escaped"
-"""Our way of encoding what an encoding does not have."""
+"""Name of our error handler for characters that an encoding lacks."""
 _MOST_LINES = 10_000
-"""Lines that wait for a slow reader; of more, the newest are lost."""
-_LAST_WORDS = 1.0
-"""Seconds for what still waits at the end."""
+"""Lines that are buffered for a slow reader; further ones are dropped."""
+_LAST_LINES = 1.0
+"""Seconds for writing buffered lines at the end."""
 
 
 class OutputLost(Exception):
-    """Output cannot be written any more: whoever read it went away, or the disk is full."""
+    """Output cannot be written any more: the reader is gone, or the disk is full."""
 
     def __init__(self, error: OSError) -> None:
-        """Keep why."""
+        """Store the cause."""
         self.is_unread = error.errno == errno.EPIPE
         super().__init__(f"the output cannot be written: {error.strerror}")
 
 
 def guard() -> None:
-    """Let stdout and stderr of the process be as this module promises."""
+    """Wrap stdout and stderr of the process."""
     for number in (0, 1, 2):
         _reopen(number)
     codecs.register_error(_ESCAPED, _escape)
@@ -50,10 +50,20 @@ def guard() -> None:
 
 
 def mute() -> None:
-    """Let the rest of stdout go nowhere: what is in its buffer could not be written either."""
+    """Discard further output on stdout, with its buffer, which could not be written either."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
+
+
+def is_unread(number: int = 1) -> bool:
+    """Return whether a stream is a pipe that nobody reads any more."""
+    poll = select.poll()
+    try:
+        poll.register(number, 0)
+        return any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))
+    except OSError:
+        return False
 
 
 def can_write(text: str, stream: TextIO) -> bool:
@@ -73,10 +83,10 @@ class SafeText(io.TextIOWrapper):
 
     @classmethod
     def over(cls, stream: TextIO | None, number: int, *, is_needed: bool) -> "SafeText":
-        """Return such a stream in the place of another one, or of one that was closed."""
+        """Return a safe stream in place of another one, or of a closed one."""
         encoding = (stream.encoding if stream else None) or "utf-8"
         binary = stream.detach() if isinstance(stream, io.TextIOWrapper) else open(number, "wb")  # noqa: SIM115
-        if codecs.lookup(encoding).name == "ascii":  # of a machine without a locale, seldom of a terminal
+        if codecs.lookup(encoding).name == "ascii":  # as on a machine without a locale
             encoding = "utf-8"
         is_by_line = binary.isatty() or not is_needed
         made = cls(binary, encoding=encoding, errors=_ESCAPED, line_buffering=is_by_line)
@@ -84,15 +94,15 @@ class SafeText(io.TextIOWrapper):
         return made
 
     def write(self, text: str) -> int:
-        """Write the harmless text. Raises OutputLost."""
+        """Write the sanitized text. Raises OutputLost."""
         try:
-            super().write(_clean(text, keeps_colours=self.isatty()))
+            super().write(clean(text, keeps_colours=self.isatty()))
         except OSError as error:
             self._fail(error)
         return len(text)
 
     def flush(self) -> None:
-        """Write what waits. Raises OutputLost."""
+        """Flush the buffer. Raises OutputLost."""
         try:
             super().flush()
         except OSError as error:
@@ -105,7 +115,7 @@ class SafeText(io.TextIOWrapper):
 
 class LineWriter:
     """
-    Asynchronous line writer: prints what happens, and never waits for the reader.
+    Asynchronous line writer: never blocks on a slow reader.
 
     Lines are written by a thread of their own, past all buffers. Those that
     cannot be written are lost, and nothing else is.
@@ -120,7 +130,7 @@ class LineWriter:
         self._thread.start()
 
     def tell(self, text: str, *, err: bool = False) -> None:
-        """Write a line, soon."""
+        """Queue a line."""
         stream = sys.stderr if err else sys.stdout
         try:
             number = stream.fileno()
@@ -130,18 +140,18 @@ class LineWriter:
             return
         with suppress(queue.Full):
             if self._lost:
-                words = f"[{self._lost} lines were lost: nobody read them]\n"
-                self._lines.put_nowait((number, words.encode()))
+                message = f"[{self._lost} lines were lost: nobody read them]\n"
+                self._lines.put_nowait((number, message.encode()))
                 self._lost = 0
             self._lines.put_nowait((number, _encoded(f"{harmless(text)}\n", stream)))
             return
         self._lost += 1
 
     def close(self) -> None:
-        """Write what waits, as far as that is quick."""
+        """Write queued lines, with a time limit."""
         with suppress(queue.Full):
             self._lines.put_nowait(None)
-        self._thread.join(_LAST_WORDS)
+        self._thread.join(_LAST_LINES)
 
     def _write_on(self) -> None:
         while (line := self._lines.get()) is not None:
@@ -162,10 +172,10 @@ class LineWriter:
 
 
 class LogHandler(logging.Handler):
-    """Log lines, told like everything else: with date and zone."""
+    """Log handler that writes through a `LineWriter`, with date and zone."""
 
     def __init__(self, line_writer: LineWriter) -> None:
-        """Tell them to that one."""
+        """Write to the given line writer."""
         super().__init__()
         self._line_writer = line_writer
         formatter = logging.Formatter("%(asctime)s  %(levelname)s  %(message)s", "%Y-%m-%dT%H:%M:%SZ")
@@ -173,7 +183,7 @@ class LogHandler(logging.Handler):
         self.setFormatter(formatter)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Tell one."""
+        """Write a record."""
         self._line_writer.tell(self.format(record), err=True)
 
 
@@ -188,7 +198,8 @@ def _reopen(number: int) -> None:
             os.close(opened)
 
 
-def _clean(text: str, *, keeps_colours: bool) -> str:
+def clean(text: str, *, keeps_colours: bool) -> str:
+    """Return a text without what a terminal would obey, but for colours."""
     if not keeps_colours:
         return harmless(text)
     return "".join(part if number % 2 else harmless(part) for number, part in enumerate(_COLOUR.split(text)))
@@ -202,9 +213,9 @@ def _encoded(text: str, stream: TextIO) -> bytes:
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    r"""Write what an encoding does not have as JSON does, `\u2192`: in JSON it means the same still."""
+    r"""Escape what an encoding lacks as JSON does, `\u2192`: in JSON it means the same still."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
-    words = (f"\\u{units[at] << 8 | units[at + 1]:04x}" for at in range(0, len(units), 2))
-    return "".join(words), error.end
+    message = (f"\\u{units[at] << 8 | units[at + 1]:04x}" for at in range(0, len(units), 2))
+    return "".join(message), error.end

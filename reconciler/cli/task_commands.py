@@ -1,5 +1,5 @@
 """
-What people ask for in words instead of an editor: the task's file is edited, committed and pushed.
+Task commands: `suspend`, `resume`, `cancel`, `retry` edit the task's file, commit and push it.
 """
 
 import asyncio
@@ -11,72 +11,89 @@ from reconciler import clock
 from reconciler.cli.change import (
     change,
     is_confirmed,
-    message,
     reason_option,
 )
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.help import examples
 from reconciler.cli.references import task_names, tasks_argument
-from reconciler.core.edits import FieldChanges, cancelling, resuming, retrying, suspending
+from reconciler.core.edits import (
+    FieldChanges,
+    cancelling,
+    edit_message,
+    removal_subject,
+    resuming,
+    retrying,
+    suspending,
+)
 from reconciler.core.model.specs import TaskSpec
 from reconciler.core.model.status import Reason, Status
 
 DecideTask = Callable[[str, TaskSpec, Status | None], FieldChanges | str]
-"""Tell which fields of a task change, or why there is nothing to do."""
+"""Decide which fields of a task change, or why there is nothing to do."""
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler suspend web/fix-login",
+        "reconciler suspend web/a web/b --reason 'Freeze before the release'",
+    )
+)
 @tasks_argument
 @reason_option
 @click.pass_obj
-def suspend(context: Context, words: tuple[str, ...], reason: str) -> None:
+def suspend(context: Context, args: tuple[str, ...], reason: str) -> None:
     """
     Suspend tasks: keep them from starting new runs.
 
     A live run is stopped; `reconciler resume` lets the task go on.
     """
-    asyncio.run(_change(context, "Suspend", words, reason, suspending))
+    asyncio.run(_change(context, "Suspend", args, reason, suspending))
 
 
-@click.command()
+@click.command(epilog=examples("reconciler resume web/fix-login"))
 @tasks_argument
 @reason_option
 @click.pass_obj
-def resume(context: Context, words: tuple[str, ...], reason: str) -> None:
+def resume(context: Context, args: tuple[str, ...], reason: str) -> None:
     """Resume suspended tasks."""
-    asyncio.run(_change(context, "Resume", words, reason, resuming))
+    asyncio.run(_change(context, "Resume", args, reason, resuming))
 
 
-@click.command()
+@click.command(epilog=examples("reconciler cancel web/fix-login --reason 'Somebody did it by hand'"))
 @tasks_argument
 @reason_option
 @click.pass_obj
-def cancel(context: Context, words: tuple[str, ...], reason: str) -> None:
+def cancel(context: Context, args: tuple[str, ...], reason: str) -> None:
     """
     Cancel tasks: end their runs, and start no more.
 
     A live run is stopped; `reconciler retry` asks for the task again.
     """
-    asyncio.run(_change(context, "Cancel", words, reason, cancelling))
+    asyncio.run(_change(context, "Cancel", args, reason, cancelling))
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler retry web/fix-login", "reconciler retry web/fix-login && reconciler wait web/fix-login"
+    )
+)
 @tasks_argument
 @reason_option
 @click.pass_obj
-def retry(context: Context, words: tuple[str, ...], reason: str) -> None:
+def retry(context: Context, args: tuple[str, ...], reason: str) -> None:
     """
     Retry settled tasks: run them again.
 
     Raises `rerun` in the task's file; a cancelled task becomes active again.
     """
-    asyncio.run(_change(context, "Retry", words, reason, retrying))
+    asyncio.run(_change(context, "Retry", args, reason, retrying))
 
 
 # --- Doing -----------------------------------------------------------------
 
 
-async def _change(context: Context, verb: str, words: Sequence[str], reason: str, decide: DecideTask) -> None:
+async def _change(context: Context, verb: str, args: Sequence[str], reason: str, decide: DecideTask) -> None:
     from reconciler.cli.session import open_fleet
 
     async with open_fleet(context) as fleet:
@@ -84,7 +101,7 @@ async def _change(context: Context, verb: str, words: Sequence[str], reason: str
         await change(
             fleet,
             TaskSpec,
-            task_names(words, statuses.keys() | await fleet.names("task")),
+            task_names(args, statuses.keys() | await fleet.names("task")),
             lambda name, spec: decide(name, spec, statuses.get(name)),
             verb=verb,
             reason=reason,
@@ -94,7 +111,12 @@ async def _change(context: Context, verb: str, words: Sequence[str], reason: str
 # --- Removals --------------------------------------------------------------
 
 
-@click.command("approve-prune")
+@click.command(
+    "approve-prune",
+    epilog=examples(
+        "reconciler approve-prune", "reconciler approve-prune --yes --reason 'The quarter is over'"
+    ),
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @reason_option
 @click.pass_obj
@@ -129,7 +151,6 @@ async def _approve(context: Context, reason: str, *, is_sure: bool) -> ExitCode:
             click.echo("nothing was changed", err=True)
             return ExitCode.FAILURE
         text = edit(await fleet.settings_text(), {"prune_approved": digest}, path=FLEET_FILE)
-        words = message(f"Allow the removal of {len(names)} task{'s' * (len(names) > 1)}", reason)
-        await fleet.commit(FLEET_FILE, text, words)
+        await fleet.commit(FLEET_FILE, text, edit_message(removal_subject(len(names)), reason))
         click.echo(f"allowed: {digest}", err=True)
     return ExitCode.OK

@@ -1,5 +1,5 @@
 """
-The tokens of outside agents: `token new`, `token list`, `token revoke`.
+Tokens of outside agents: `token new`, `token list`, `token revoke`.
 
 A token is shown once. The specs hold its hash, so who may come in is reviewed
 and undone as everything else is.
@@ -13,29 +13,37 @@ from typing import TYPE_CHECKING
 import click
 
 from reconciler import clock
-from reconciler.cli.change import message, reason_option, set_fields, spec_of
+from reconciler.cli.change import reason_option, set_fields, spec_of
 from reconciler.cli.context import Context
-from reconciler.cli.output import Column, Document, list_output, print_list
+from reconciler.cli.help import examples
+from reconciler.cli.output import Column, Listing, list_options, print_list
 from reconciler.cli.params import duration
 from reconciler.cli.references import NameParam
-from reconciler.core.edits import FieldChanges
+from reconciler.core.edits import FieldChanges, edit_message
 from reconciler.core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
+    from reconciler.cli.shapes import TokenShape
     from reconciler.core.model.specs import Agent, AgentSpec
     from reconciler.specs.parse import File
 
 MOST_TOKENS = 2
-"""Tokens of one agent: the one it has, and during a rotation the one it will have."""
+"""Tokens of one agent: its current one and, during a rotation, the next."""
 
 
-@click.group()
+@click.group(epilog=examples("reconciler token new jeeves", "reconciler token list"))
 def token_group() -> None:
     """Create, list and revoke tokens of outside agents."""
 
 
-@token_group.command()
+@token_group.command(
+    epilog=examples(
+        "reconciler token new jeeves > jeeves.token",
+        "reconciler token new jeeves --expires 90d",
+        "reconciler token new jeeves --rotate",
+    )
+)
 @click.argument("agent", type=NameParam("agent"))
 @click.option(
     "--scope",
@@ -97,7 +105,7 @@ async def _new(
         elif spec.expires:
             click.echo(f"it expires at {format_time(spec.expires)}, as the agent's spec says", err=True)
         verb = "Rotate the token" if rotates else "Make a token"
-        await _commit(fleet, name, file, changes, message(f"{verb} of agent {name}", reason))
+        await _commit(fleet, name, file, changes, edit_message(f"{verb} of agent {name}", reason))
     return secret
 
 
@@ -116,7 +124,9 @@ def _kept(name: str, spec: "AgentSpec", *, rotates: bool) -> Sequence[str]:
     return spec.token_hash
 
 
-@token_group.command()
+@token_group.command(
+    epilog=examples("reconciler token revoke jeeves", "reconciler token revoke jeeves --old")
+)
 @click.argument("agent", type=NameParam("agent"))
 @click.option("--old", is_flag=True, help="Only those before the newest one: the end of a rotation.")
 @reason_option
@@ -143,18 +153,18 @@ async def _revoke(context: Context, name: str, *, only_old: bool, reason: str) -
             return
         which = "the old token" if only_old else "every token"
         changes = {"token_hash": list(kept) or None}
-        await _commit(fleet, name, file, changes, message(f"Revoke {which} of agent {name}", reason))
+        await _commit(fleet, name, file, changes, edit_message(f"Revoke {which} of agent {name}", reason))
         click.echo(f"{name}: {len(hashes) - len(kept)} revoked, {len(kept)} left")
 
 
-@token_group.command("list")
-@list_output
+@token_group.command("list", epilog=examples("reconciler token list", "reconciler token list -o json"))
+@list_options()
 @click.pass_obj
-def list_(context: Context, output: str) -> None:
+def list_(context: Context, listing: Listing) -> None:
     """List agents and their tokens; the tokens themselves are nowhere."""
     from reconciler.core.times import format_time
 
-    def document(agent: "Agent") -> Document:
+    def document(agent: "Agent") -> "TokenShape":
         expires = format_time(agent.expires) if agent.expires else None
         return {
             "name": agent.name,
@@ -171,7 +181,7 @@ def list_(context: Context, output: str) -> None:
         Column("SCOPES", lambda agent: ",".join(agent.scopes)),
         Column("DESIRED", lambda agent: agent.desired),
     )
-    print_list(asyncio.run(_agents(context)), columns, document, output)
+    print_list(asyncio.run(_agents(context)), columns, document, listing)
 
 
 async def _agents(context: Context) -> "Sequence[Agent]":
@@ -186,7 +196,7 @@ async def _agents(context: Context) -> "Sequence[Agent]":
 
 
 def _check(name: str) -> None:
-    from reconciler.core.fields import check_name
+    from reconciler.core.names import check_name
 
     try:
         check_name(name)
@@ -195,7 +205,7 @@ def _check(name: str) -> None:
 
 
 async def _agent(fleet: "FleetSession", name: str) -> "tuple[File, AgentSpec]":
-    """Return the spec file of an agent and what it says; empty ones if there is none."""
+    """Return the spec file of an agent, raw and parsed; empty ones if there is none."""
     from reconciler.core.model.specs import AgentSpec
     from reconciler.specs.parse import NO_FILE
 
@@ -212,7 +222,9 @@ def _spec(name: str, file: "File") -> "AgentSpec":
     return spec_of(AgentSpec, name, file)
 
 
-async def _commit(fleet: "FleetSession", name: str, file: "File", changes: FieldChanges, words: str) -> None:
+async def _commit(
+    fleet: "FleetSession", name: str, file: "File", changes: FieldChanges, commit_message: str
+) -> None:
     from reconciler.cli.session import spec_path
 
-    await set_fields(fleet, spec_path("agent", name), file, changes, words)
+    await set_fields(fleet, spec_path("agent", name), file, changes, commit_message)

@@ -1,7 +1,7 @@
 """
 Webhooks of forges: `webhook install`, `webhook test`.
 
-They make things quick; without them everything still happens, by looking.
+Webhooks only make reactions faster; without them, polling finds every change.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.help import examples
 from reconciler.cli.output import print_table
 from reconciler.cli.references import NameParam
 from reconciler.core.errors import NotFound, UsageError
@@ -29,16 +30,20 @@ if TYPE_CHECKING:
     from reconciler.forge.journal import Delivery
 
 PATH = "/hooks/forgejo"
-"""Where `serve` takes them."""
+"""Path at which `serve` receives them."""
 
 PATIENCE = 10.0
-"""Seconds in which a delivery should come that was just asked for; forges give up after 5."""
+"""Seconds to wait for a requested delivery; forges give up after 5."""
 
 SHOWN = 10
 """Deliveries that are shown."""
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "reconciler webhook install web --url https://fleet.example.org", "reconciler webhook test web"
+    )
+)
 def webhook() -> None:
     """Install and test the webhooks of a repo."""
 
@@ -46,13 +51,18 @@ def webhook() -> None:
 repo_argument = click.argument("repo", metavar="REPO", type=NameParam("repo"))
 
 
-@webhook.command()
+@webhook.command(
+    epilog=examples(
+        "reconciler webhook install web --url https://fleet.example.org",
+        "reconciler webhook install fleet --url https://fleet.example.org",
+    )
+)
 @repo_argument
 @click.option("--url", required=True, help="Where the forge reaches `reconciler serve`, such as https://….")
 @click.pass_obj
 def install(context: Context, *, repo: str, url: str) -> None:
     """
-    Let the forge of REPO tell what happens there, signed with a fresh secret.
+    Install a webhook on the forge of REPO, signed with a fresh secret.
 
     REPO is a repo's name, or `fleet` for the fleet's own repository. The secret
     goes where `forge.webhook_secret` of its spec points: into a file it is
@@ -71,23 +81,25 @@ async def _install(context: Context, repo: str, url: str) -> None:
                 f"`webhook_secret: {{file: ~/.config/reconciler/{repo}.hook}}`, and commit it"
             )
         secret, file = clock.random_hex(32), _file(source)
-        before = _words(file)
+        before = _read_secrets(file)
         if file:
-            _write(file, [secret, *before])  # those before count until the forge knows the new one
+            _write(file, [secret, *before])  # the old ones stay valid until the forge has the new one
         hook = await place.forges.install_hook(place.forge, url, secret)
         if file is None:
             _tell(source, secret)
         else:
             _write(file, [secret, *(before if place.is_shared else ())])
-            click.echo(f"its secret is in {file}; a reconciler that runs knows it within a minute", err=True)
-    words = f"webhook {hook.id} of {place.forge.repo} tells {one_line(hook.url)} of {', '.join(hook.events)}"
-    click.echo(f"{repo}: {words}")
+            click.echo(f"its secret is in {file}; a reconciler that runs knows it within seconds", err=True)
+    message = (
+        f"webhook {hook.id} of {place.forge.repo} tells {one_line(hook.url)} of {', '.join(hook.events)}"
+    )
+    click.echo(f"{repo}: {message}")
 
 
 def _address(url: str) -> str:
     root = url.rstrip("/").removesuffix(PATH)
     if not root.startswith(("http://", "https://")):
-        raise UsageError(f"--url {url!r} is no address such as https://reconciler.example.org")
+        raise UsageError(f"--url {url!r} is not an address such as https://reconciler.example.org")
     return f"{root}{PATH}"
 
 
@@ -98,19 +110,19 @@ def _file(source: "Secret") -> Path | None:
     return Path(source.file).expanduser() if source.file else None
 
 
-def _words(file: Path | None) -> list[str]:
+def _read_secrets(file: Path | None) -> list[str]:
     """Return the secrets that are in a file; none if it is not there."""
     return file.read_text(encoding="utf-8").split() if file and file.exists() else []
 
 
-def _write(file: Path, words: Sequence[str]) -> None:
-    """Write secrets, a line each, for nobody else to read; who reads meanwhile finds old ones or these."""
+def _write(file: Path, secrets: Sequence[str]) -> None:
+    """Write secrets, a line each, atomically and readable only by the user."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    replace_atomically(file, "".join(f"{word}\n" for word in words).encode(), mode=0o600)
+    replace_atomically(file, "".join(f"{word}\n" for word in secrets).encode(), mode=0o600)
 
 
 def _tell(source: "Secret", secret: str) -> None:
-    """Print the secret, and where it belongs."""
+    """Print the secret, and where to put it."""
     if source.env:
         where = f"into the environment variable {source.env} of `reconciler serve`, and start that anew"
     elif source.credential:
@@ -124,12 +136,12 @@ def _tell(source: "Secret", secret: str) -> None:
 # --- What arrives --------------------------------------------------------------
 
 
-@webhook.command()
+@webhook.command(epilog=examples("reconciler webhook test web"))
 @repo_argument
 @click.pass_obj
 def test_command(context: Context, *, repo: str) -> int:
     """
-    Have the forge of REPO try its webhooks, and show what arrived here last.
+    Make the forge of REPO send a test delivery, and show the last ones received.
 
     Call this on the machine of `serve`, for the same fleet and data folder.
     Exits 5 if nothing new arrives.
@@ -165,7 +177,7 @@ async def _try(
     hooks: "Sequence[InstalledWebhook]",
     look: "Callable[[], Sequence[Delivery]]",
 ) -> bool:
-    """Have them tried; return whether a delivery came."""
+    """Request a test delivery; return whether one arrived."""
     before = {each.hint.delivery for each in look()}
     for hook in hooks:
         await forges.test_hook(forge, hook)
@@ -178,9 +190,8 @@ async def _try(
 
 _WHY_NOT = """\
 nothing new arrived. What to look at:
-- the forge's page of the webhook says what it was answered: 401 is another secret (one that is new
-  counts after a minute), no answer is an address that it does not reach, or may not (Forgejo:
-  ALLOWED_HOST_LIST)
+- the forge's page of the webhook says what it was answered: 401 is another secret, no answer is an
+  address that it does not reach, or may not (Forgejo: ALLOWED_HOST_LIST)
 - `reconciler serve` keeps what it takes in {data}/hooks"""
 
 
@@ -217,18 +228,18 @@ class _Place(NamedTuple):
     forge: "Forge"
     forges: "ForgeRegistry"
     spec: str
-    """File that says so."""
+    """Spec file with the forge."""
     is_shared: bool
-    """Whether the secrets of other repos are in the same place."""
+    """Whether other repos use the same secret file."""
 
 
 _OWN = "fleet"
-"""What people call the fleet's own repository, unless a repo has that name."""
+"""Name of the fleet's own repository on the command line, unless a repo has that name."""
 
 
 @asynccontextmanager
 async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
-    """Find the repository on its forge, and hang up at the end. Raises NotFound."""
+    """Find the repository on its forge, and close the connections at the end. Raises NotFound."""
     from reconciler.cli.session import open_fleet, spec_path
     from reconciler.core.model.specs import FLEET_FORGE
     from reconciler.dispatch.secrets import forge_secret
@@ -240,7 +251,7 @@ async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
         if repo == _OWN and repo not in forges_by_repo:
             repo = FLEET_FORGE
         if repo not in forges_by_repo and repo != FLEET_FORGE:
-            await fleet.spec_file("repo", repo)  # says if it is not there, or not committed
+            await fleet.spec_file("repo", repo)  # raises if it is missing, or not committed
     spec = SETTINGS if repo == FLEET_FORGE else spec_path("repo", repo)
     if repo not in forges_by_repo:
         raise NotFound(f"{spec} has no `forge` that can be used; see `reconciler validate`")

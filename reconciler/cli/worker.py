@@ -14,6 +14,8 @@ import click
 from reconciler import clock
 from reconciler.cli.context import default_data_dir
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.folders import NamedFolder
+from reconciler.cli.help import examples
 from reconciler.cli.streams import LineWriter, LogHandler
 from reconciler.cli.worker_options import ca_option, need_token, token_option, url_option
 
@@ -21,24 +23,29 @@ if TYPE_CHECKING:
     from reconciler.worker.worker import Worker, WorkUntil
 
 
-@click.group()
+@click.group(epilog=examples("reconciler agent pull --token-file jeeves.token --command ./work.sh"))
 def agent() -> None:
     """Work as an outside agent: take tasks from a reconciler over HTTP."""
 
 
-@agent.command()
+@agent.command(
+    epilog=examples(
+        "reconciler agent pull --token-file jeeves.token --command ./work.sh",
+        "reconciler agent pull --url https://fleet.example.org --token-file jeeves.token --command ./work.sh",
+    )
+)
 @url_option
 @token_option
 @ca_option
 @click.option("--command", required=True, metavar="SHELL-TEXT", help="What is run for each task.")
 @click.option(
     "--state-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="What must not be forgotten; a folder under ~/.local/state/reconciler if left out.",
+    type=NamedFolder(),
+    help="State that must survive restarts; a folder under ~/.local/state/reconciler if left out.",
 )
 @click.option(
     "--workdir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=NamedFolder(),
     help="Folder in which each slot has a folder for its runs; within the state folder if left out.",
 )
 @click.option(
@@ -116,7 +123,7 @@ def pull(
 
 
 async def _until_told(worker: "Worker") -> bool:
-    """Let it run until it ends by itself or a signal tells it to."""
+    """Run the worker until it ends by itself or by a signal."""
     work = asyncio.create_task(worker.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, lambda: work.cancelling() or work.cancel())

@@ -1,5 +1,5 @@
 """
-How the commands of outside agents reach a reconciler: its address, and a token.
+Options of the commands for outside agents: the reconciler's address, and a token.
 """
 
 from contextlib import suppress
@@ -35,14 +35,14 @@ ca_option = click.option(
 
 
 class TokenFile:
-    """A token in a file, read for each request: it may be exchanged while we live."""
+    """A token in a file, read for each request: it may be replaced while we run."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._last = file.read_text(encoding="utf-8").strip()
 
     def __call__(self) -> str:
-        """Return the token there now; while the file is being exchanged, the last one."""
+        """Return the current token; the last one while the file is being replaced."""
         with suppress(OSError, UnicodeDecodeError):
             self._last = self._file.read_text(encoding="utf-8").strip() or self._last
         return self._last
@@ -53,7 +53,7 @@ def find_token(file: Path | None) -> str | TokenFile | None:
     Return the token in a file, else that of the environment; None if there is none.
 
     It is taken out of the environment, so that no command we start inherits it
-    or finds it in what the system shows of us.
+    or reads it from `/proc`.
     """
     from reconciler.dispatch import environ
 

@@ -1,6 +1,6 @@
 """
-The doing part: one loop, one inbox, one writer.
+The control loop: one loop, one inbox, one writer.
 
-Everything that happens becomes an event in the inbox; the loop alone reads it
-and nobody else changes state. It knows the outside only through `ports`.
+Whatever happens arrives as a fact in the inbox; only the loop reads it,
+and only the loop changes state. It reaches the outside only through `ports`.
 """

@@ -1,5 +1,5 @@
 """
-Acting: what is on record is set in motion.
+Actuator: carries out a plan once it is on record.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Actuator:
-    """Lets runs be followed and stopped on their hosts, as a plan says that is on record."""
+    """Starts, follows and stops runs on their hosts, as a recorded plan says."""
 
     cache: FleetCache
     inbox: Inbox
@@ -35,18 +35,18 @@ class Actuator:
         """Set a plan in motion; `recorded` are its steps. Raises Unavailable."""
         # The record no longer names a run that its task went on without (a new generation,
         # a removed spec): to stop it takes the status from before that step.
-        left = {step.before.run: step.before for step in recorded if step.before and step.before.run}
+        left = {step.before.run_key: step.before for step in recorded if step.before}
         for action in planned.actions:
             if not isinstance(action, FollowRun | StopRun):
                 continue
             status = self.cache.statuses.get(action.task)
             if isinstance(action, StopRun):
                 status = left.get(action.run, status)
-            if status is not None and (status.run, status.round) == (action.run, action.round):
+            if status and status.run and status.run.round_key == (action.run, action.round):
                 await self._start(action, status)
 
     async def _start(self, action: FollowRun | StopRun, status: Status) -> None:
-        """Send somebody to a run; a mistake in it is kept to its task."""
+        """Start following a run; a fault affects only its task."""
         try:
             request = await self.assigned.run_request(action.task, status)
             if isinstance(action, StopRun):
@@ -58,7 +58,7 @@ class Actuator:
         except Unavailable:
             raise
         except Exception as error:
-            log.exception("task %s: nobody can be sent to its run; others go on", action.task)
+            log.exception("task %s: its run cannot be followed; others go on", action.task)
             self.quarantine.add(action.task, error)
             self.quarantine.rounds.add((action.run, action.round))
             self.inbox.wake()

@@ -1,5 +1,5 @@
 """
-What a live run is to carry out: by the spec it was assigned with, not by a newer one.
+Orders for live runs, built from the spec a run was assigned with and not from a newer one.
 """
 
 from reconciler.controller.cache import FleetCache
@@ -12,14 +12,14 @@ from reconciler.core.runs.command import assignment, build_run_request
 
 
 class AssignedSpecs:
-    """The specs that live runs go by, recalled from an earlier revision where they have changed since."""
+    """The specs of live runs, read from an earlier revision where they have changed since."""
 
     def __init__(self, specs: Specs, cache: FleetCache) -> None:
         self._specs = specs
         self._cache = cache
 
     async def last(self, name: str, generation: str) -> Task | None:
-        """Return what the spec wants now, or wanted last; None if that is lost."""
+        """Return the task as its spec has it now, or had it last; None if that is lost."""
         return self._cache.desired.tasks.get(name) or await self._specs.recall(name, generation)
 
     async def run_request(self, name: str, status: Status) -> RunRequest:

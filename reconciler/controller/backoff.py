@@ -1,5 +1,5 @@
 """
-Backoff: what cannot be reached is left alone, each time for longer.
+Backoff: increasing waits after failures.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ class Backoff:
     """How long to wait after the next failure."""
     until: datetime | None = None
     why: str = ""
-    """What failed last; empty if it went well."""
+    """The last failure; empty after a success."""
 
     def fail(self, why: str, now: datetime) -> timedelta:
-        """Take note of a failure; return how long to wait."""
+        """Record a failure; return how long to wait."""
         wait, self.delay = self.delay, min(self.delay * 2, RETRY_CAP)
         self.until, self.why = now + wait, why
         return wait
@@ -32,4 +32,4 @@ class Backoff:
     def remaining(self, now: datetime) -> timedelta:
         """Return how long there is still to wait."""
         rest = self.until - now if self.until is not None else timedelta()
-        return rest if timedelta() < rest <= RETRY_CAP else timedelta()  # more: the clock was set back
+        return rest if timedelta() < rest <= RETRY_CAP else timedelta()  # the clock may be set back

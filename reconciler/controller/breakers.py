@@ -1,5 +1,5 @@
 """
-How starts went on each host: a circuit breaker for each, in memory.
+Circuit breakers: one for the starts of runs on each host, in memory.
 
 A restart forgets them. What it costs is a few starts that fail again, and
 those count as no attempts.
@@ -22,27 +22,27 @@ class Breakers:
 
     def note(self, fact: RunSeen | RunEnded, status: Status | None, now: datetime) -> str | None:
         """
-        Take note of a run that started, or could not; to hear of the same one twice changes nothing.
+        Record a run that started, or could not; idempotent for the same run.
 
         Returns its host if that starts runs again: what is on record of it is out of date.
         """
-        if status is None or status.run != fact.run or status.assigned_host is None:
+        if status is None or status.run_key != fact.run or status.assigned_host is None:
             return None
         host = status.assigned_host
         if isinstance(fact, RunEnded) and not fact.report.started:
-            words = fact.report.verdict.message
-            self._starts[host] = after_failed_start(self._starts.get(host, Starts()), fact.task, words, now)
+            message = fact.report.verdict.message
+            self._starts[host] = after_failed_start(self._starts.get(host, Starts()), fact.task, message, now)
         elif not isinstance(fact, RunEnded) or fact.report.verdict.kind is not FailureClass.HOST:
             starts = self._starts.pop(host, None)
             return host if starts and starts.fault else None
         return None
 
     def seen(self, fact: HostSeen, before: HostStatus | None) -> HostStatus:
-        """Return what a probe found, with what came of the starts there: it may find nothing wrong."""
+        """Return a probe's status with the breaker's fault: a probe alone may find nothing wrong."""
         return with_starts(fact.status, before, self._starts.get(fact.host), fact.at)
 
     def changes(self, hosts: Mapping[str, HostStatus], now: datetime) -> Sequence[HostChange]:
-        """Return the news of hosts that start nothing since just now."""
+        """Return the changes of hosts whose breaker has just opened."""
         present = [(name, hosts[name]) for name in self._starts if name in hosts]
         return [change for name, status in present if (change := self._change(name, status, now))]
 
@@ -51,7 +51,7 @@ class Breakers:
         self._starts = {name: starts for name, starts in self._starts.items() if name in hosts}
 
     def half_open(self, hosts: Mapping[str, HostStatus], now: datetime) -> frozenset[str]:
-        """Return the hosts that may be tried with one run: their last probe has nothing against it."""
+        """Return the hosts that may get one trial run: those whose last probe found no fault."""
         return frozenset(
             name
             for name, starts in self._starts.items()

@@ -22,7 +22,7 @@ from reconciler.controller.spending import DailySpending
 def build_loop(cache: FleetCache, ports: Ports, settings: ControllerSettings) -> Loop:
     """Return the loop of a fleet, with its helpers around it; nothing runs yet."""
     inbox, quarantine, assigned = Inbox(), Quarantine(), AssignedSpecs(ports.specs, cache)
-    jumps = ClockJumps(cache, ports.clock, ports.steady)
+    jumps = ClockJumps(cache, ports.clock, ports.monotonic)
     controllers = Controllers(
         WorkerLeases(cache, inbox, assigned, ports.clock, jumps),
         HostMaintenance(cache, inbox, assigned, ports.dispatch, ports.prober, ports.clock, settings),
@@ -31,7 +31,7 @@ def build_loop(cache: FleetCache, ports: Ports, settings: ControllerSettings) ->
     stages = Stages(
         TaskObserver(cache, assigned, quarantine),
         HostObserver(cache, Breakers(), settings),
-        Recorder(ports.state, quarantine, ports.meter, ports.steady),
+        Recorder(ports.state, quarantine, ports.meter, ports.monotonic),
         Actuator(cache, inbox, assigned, ports.dispatch, ports.clock, quarantine),
         DailySpending(ports.state),
         quarantine,

@@ -1,5 +1,5 @@
 """
-The cache: what is desired and what is on record, as the controller knows it.
+Cache: the controller's copy of desired and observed state.
 """
 
 import logging
@@ -30,14 +30,14 @@ class FleetCache:
     head: str = ""
     """Commit that `statuses` and `hosts` are on record with."""
     open: set[str] = field(default_factory=set)
-    """Names of the tasks that a plan may find something to do for."""
+    """Names of the tasks for which a plan may have something to do."""
     last_plan: Plan = field(default_factory=Plan)
-    """What the last look came to."""
+    """Plan of the last round."""
     drift: Mapping[tuple[str, datetime], timedelta] = field(default_factory=dict)
     """How far the clock was set since what is on record; see `Observed.drift`."""
 
     def refresh(self, names: Iterable[str]) -> None:
-        """Find out anew which of these tasks are open: their specs or statuses have changed."""
+        """Recompute which of these tasks are open, after their specs or statuses changed."""
         names = set(names)
         # All at once: a set that is emptied name by name keeps its size, and is slow to walk.
         self.open -= names
@@ -52,6 +52,6 @@ class FleetCache:
         try:
             is_open = needs_attention(self.desired.tasks.get(name), self.statuses.get(name))
         except Exception:
-            log.exception("task %s: it cannot be told whether there is something to do; others go on", name)
-            return True  # the plan meets the same mistake, and says so on record
+            log.exception("task %s: whether it is open cannot be determined; others go on", name)
+            return True  # the plan meets the same fault, and records it
         return is_open or name in self.desired.broken

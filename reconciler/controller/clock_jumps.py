@@ -1,5 +1,5 @@
 """
-Clock jumps: somebody sets the clock, and what has a term lasts as long as it would have.
+Clock jumps: when the clock is set, deadlines move with it, so that durations stay as they were.
 """
 
 import logging
@@ -15,18 +15,18 @@ log = logging.getLogger(__name__)
 
 
 class ClockJumps:
-    """Jump detection: the wall clock held against `steady`, the seconds of one that nobody sets."""
+    """Jump detection: compares the wall clock with `monotonic`."""
 
-    def __init__(self, cache: FleetCache, clock: Clock, steady: Callable[[], float]) -> None:
+    def __init__(self, cache: FleetCache, clock: Clock, monotonic: Callable[[], float]) -> None:
         self._cache = cache
         self._clock = clock
-        self._steady = steady
-        self._times = clock(), steady()
+        self._monotonic = monotonic
+        self._times = clock(), monotonic()
         """What both clocks said when they were last compared."""
 
     def compare(self) -> timedelta:
-        """Return by how much the clock was set since the last call; the cache's terms follow it."""
-        before, self._times = self._times, (self._clock(), self._steady())
+        """Return by how much the clock was set since the last call, and shift the cache's deadlines by it."""
+        before, self._times = self._times, (self._clock(), self._monotonic())
         by = self._times[0] - before[0] - timedelta(seconds=self._times[1] - before[1])
         if abs(by) <= JUMP:
             return timedelta()
@@ -38,10 +38,10 @@ class ClockJumps:
         return by
 
     def _terms(self) -> Iterator[tuple[str, datetime]]:
-        """Yield what has a term that counts from a time on record."""
+        """Yield what has a deadline that is computed from a time on record."""
         for status in self._cache.statuses.values():
             if status.run and (status.phase.is_live or status.phase is Phase.FAILED):
-                yield status.run, status.since
+                yield status.run.key, status.since
         for name, host in self._cache.hosts.items():
             if not host.reachable:
                 yield name, host.since

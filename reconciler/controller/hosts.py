@@ -1,7 +1,7 @@
 """
-Hosts are probed and swept; code repositories are asked whether they answer, and what was merged in them.
+Host maintenance: pollers that probe and sweep hosts, and ask code repositories what was merged.
 
-What is found comes back as facts; nobody waits for it.
+Results arrive as facts in the inbox; nothing waits for them.
 """
 
 import re
@@ -25,14 +25,14 @@ from reconciler.core.runs.leases import verdict_of
 from reconciler.core.runs.retention import Retention, retention
 
 _READY = frozenset({Reason.REPO, Reason.SLOT, Reason.HOST})
-"""Waits that end without a time or a person: whoever waits so may start at any moment."""
+"""Waits that end by themselves: such a task may start at any moment."""
 INSPECTION = timedelta(seconds=30)
-"""How soon work is looked at again that could not be checked."""
-UNCHECKED = "what its agent finished cannot be checked"
+"""Delay before work that could not be checked is inspected again."""
+UNCHECKED = "its agent's finished work cannot be checked"
 GOOD_FOR = timedelta(minutes=5)
-"""How long a code repository that answered counts as one that does, while tasks wait to start on it."""
+"""How long a repository counts as reachable after it answered, while tasks wait to start on it."""
 _FAR = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]*://|[^/:\s]+:(?!//)")
-"""Addresses of code repositories far away: those are asked before a run gets a slot for them."""
+"""Addresses of remote code repositories: a run on one gets a slot only after it has answered."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class HostMaintenance:
     probed: set[str] = field(default_factory=set, init=False)
     """Hosts that were probed, answer or no answer."""
     _adapters: set[str] = field(default_factory=set, init=False)
-    """Those that open tasks were given to when the specs were last read."""
+    """Adapters that open tasks named when the specs were last read."""
 
     def __post_init__(self) -> None:
         poller = partial(Poller, clock=self.clock, done=self.inbox.wake)
@@ -104,17 +104,17 @@ class HostMaintenance:
                 reasons[name] = failing[name]
         return reasons
 
-    def troubles(self, now: datetime) -> Mapping[str, str]:
-        """Return what fails for long of live runs and of work in review, by run key."""
+    def retry_reasons(self, now: datetime) -> Mapping[str, str]:
+        """Return lasting failures of checks on live runs and work in review, by run key."""
         unmerged = self.merges.lasting_failures(now)
         return {
-            status.run or "": f"whether it was merged cannot be told: {unmerged[task.repo or '']}"
+            status.last_run.key: f"whether it was merged cannot be told: {unmerged[task.repo or '']}"
             for task, status in self._in_review()
             if task.repo in unmerged
         } | {run: f"{UNCHECKED}: {why}" for run, why in self.inspections.lasting_failures(now).items()}
 
     def probe_for_adapters(self) -> None:
-        """Let all hosts be probed soon if open tasks name more adapters than when this was last called."""
+        """Schedule probes of all hosts if open tasks name adapters that they did not at the last call."""
         before, self._adapters = self._adapters, self._named_adapters()
         if not self._adapters <= before:
             self.probes.notify(self.controller.desired.hosts)
@@ -122,7 +122,7 @@ class HostMaintenance:
     # --- Polls -------------------------------------------------------------
 
     async def _sweep(self, host: Host) -> None:
-        """Relieve a host of what nobody needs any more."""
+        """Remove from a host what is no longer needed."""
 
         def needed() -> Retention:
             return retention(
@@ -136,7 +136,7 @@ class HostMaintenance:
         await self.dispatch.sweep(host, needed)
 
     def _repos_to_start_on(self) -> Mapping[str, Repo]:
-        """Return the repos of tasks that want to start here, and wait for no time or person."""
+        """Return the repos of tasks that could start as soon as their repo answers."""
         desired = self.controller.desired
         tasks = (
             desired.tasks[name] for name, status in self._open_statuses() if self._may_start(name, status)
@@ -152,20 +152,20 @@ class HostMaintenance:
 
     def _to_inspect(self) -> Mapping[str, str]:
         """
-        Return the tasks of which an agent has said what came of them, by run.
+        Return the tasks with an agent's claim to check, by run.
 
         One that needs no look is here only if a crash cut off its verdict, which goes on record after it.
         """
         return {
-            status.run or "": name
+            run.key: name
             for name, status in self._open_statuses()
-            if status.phase.is_live
+            if (run := status.live_run)
             and status.claim is not None
             and name not in self.controller.desired.broken
         }
 
     async def _inspect(self, name: str) -> None:
-        """Judge what an agent says came of its work."""
+        """Check an agent's claim and emit the verdict."""
         status = self.controller.statuses.get(name)
         if status is None or status.claim is None:
             return
@@ -174,11 +174,11 @@ class HostMaintenance:
         except SpecError as error:
             self.inbox.emit(unrunnable(name, status, str(error), self.clock()))
             return
-        run = status.run or ""
-        self.inbox.emit(RunEnded(task=name, run=run, round=status.round, at=self.clock(), report=report))
+        run, number = status.last_run.round_key
+        self.inbox.emit(RunEnded(task=name, run=run, round=number, at=self.clock(), report=report))
 
     async def _judged(self, name: str, status: Status, claim: Claim) -> Report:
-        """Return what the word of an agent comes to, looked at if it has to be."""
+        """Return the report that a claim leads to, after an inspection if one is needed."""
         verdict = verdict_of(status, claim)
         if verdict is not None:
             return Report(verdict=verdict)
@@ -211,7 +211,7 @@ class HostMaintenance:
         }
 
     async def _probe(self, host: Host) -> None:
-        """Ask a host what it is, and for the CLIs that open tasks or its spec name."""
+        """Probe a host, with the CLIs that open tasks or its spec name."""
         names = self._named_adapters() | (host.adapters or {}).keys()
         adapters = {
             name: adapter for name, adapter in self.controller.desired.adapters.items() if name in names
@@ -235,7 +235,7 @@ class HostMaintenance:
 
 
 def unrunnable(name: str, status: Status, why: str, at: datetime) -> RunEnded:
-    """Return the end of a run that cannot go on: a person must mend a file first."""
+    """Return a failed end of class `config` for a run whose spec a person must fix first."""
     verdict = Verdict(outcome="failed", kind=FailureClass.CONFIG, message=why or "its spec is lost")
-    run, report = status.run or "", Report(verdict=verdict)
-    return RunEnded(task=name, run=run, round=status.round, at=at, report=report)
+    run, number = status.last_run.round_key
+    return RunEnded(task=name, run=run, round=number, at=at, report=Report(verdict=verdict))

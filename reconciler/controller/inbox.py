@@ -1,5 +1,5 @@
 """
-The inbox: what has happened and is not on record yet, and the bell that wakes the loop.
+Inbox: facts that are not on record yet, and the event that wakes the loop.
 """
 
 import asyncio
@@ -9,26 +9,26 @@ from reconciler.controller.ports import Fact
 
 
 class Inbox:
-    """Inbox: facts in the order of their arrival. Everybody may put something in; only the loop takes out."""
+    """Inbox: facts in the order of their arrival. Many producers; the loop is the only consumer."""
 
     def __init__(self) -> None:
         self.facts: list[Fact] = []
         self.news = asyncio.Event()
         self.is_notified = True
-        """Whether specs or record may have moved; so it is at the start."""
+        """Whether specs or record may have moved; true at the start."""
         self.waiters: list[asyncio.Future[None]] = []
 
     def wake(self) -> None:
-        """Let the loop take a look."""
+        """Wake the loop."""
         self.news.set()
 
     def notify(self) -> None:
-        """Say that specs or record may have moved: a hint to look."""
+        """Wake the loop and let it read specs and record, which may have moved."""
         self.is_notified = True
         self.news.set()
 
     def emit(self, fact: Fact) -> None:
-        """Take a fact from whoever follows a run, a pull request or a host."""
+        """Add a fact about a run, a pull request or a host."""
         self.facts.append(fact)
         self.news.set()
 
@@ -40,7 +40,7 @@ class Inbox:
         await waiter
 
     def release(self, waiters: Sequence[asyncio.Future[None]]) -> None:
-        """Let these go on: everything that was here when they came is on record."""
+        """Wake these waiters: every fact from before their call is on record."""
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)

@@ -1,5 +1,5 @@
 """
-Issues become tasks, and comments of allowed people are followed.
+Issue controller: turns issues into tasks, and follows commands in comments of allowed people.
 
 Both end in commits to the specs: from there on, an issue's task is like any other.
 What could not be done stays to be done. Issues are compared with the files
@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, TypeVar
 
 from reconciler.controller.poller import Poller
-from reconciler.controller.ports import Clock, Controller, Forges, SpecWriter
+from reconciler.controller.ports import Clock, FleetView, Forges, SpecWriter
 from reconciler.core.errors import Conflict, ReconcilerError, SpecError
 from reconciler.core.forge.comments import (
     Command,
@@ -36,7 +36,7 @@ from reconciler.core.forge.issues import (
     task_path,
 )
 from reconciler.core.forge.presentation import issue_number
-from reconciler.core.model.forge import Comment, Issue, ManagedComment
+from reconciler.core.model.forge import Comment, Issue, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.specs import Forge, IssueRules, Repo, TaskSpec
 from reconciler.core.model.status import Phase, Status
 from reconciler.core.text import one_line
@@ -46,23 +46,23 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Parse = Callable[[str, str], TaskSpec]
-"""Return what the text of a task's file says, given its path too. Raises SpecError."""
+"""Parse the text of a task's file, given its path. Raises SpecError."""
 
 _REDO = 3
-"""Tries to edit a file that others edit at the same time."""
+"""Attempts to edit a file that others edit at the same time."""
 _LOOK_BACK = timedelta(days=1)
-"""How old a comment may be that is followed after a start."""
+"""After a start, comments older than this are ignored."""
 _OVERLAP = timedelta(minutes=1)
-"""By how much comments are asked for again: one may show late on its forge."""
+"""Overlap of the periods that are queried: a comment may become visible late."""
 
 
 @dataclass
 class IssueController:
-    """Brings what people say on the forges of the fleet's repos to its specs, as often as its poller says."""
+    """Carries issues and commands from the forges of the fleet's repos into its specs."""
 
     forges: Forges
     writer: SpecWriter
-    controller: Controller
+    view: FleetView
     clock: Clock
     parse: Parse
     edit: FieldEdit
@@ -72,44 +72,46 @@ class IssueController:
 
     poller: Poller[Repo] = field(init=False)
     _since: dict[str, datetime] = field(default_factory=dict, init=False)
-    """Up to when the comments of each repo were worked."""
+    """Time up to which the comments of each repo were handled."""
     _worked: dict[str, set[str]] = field(default_factory=dict, init=False)
-    """Keys of the commands that were worked, or ignored, by repo: of those that may be listed again."""
+    """Keys of handled or ignored commands that may be listed again, by repo."""
 
     def __post_init__(self) -> None:
         self.poller = Poller(
             poll=self.poll,
             subjects=self._repos,
-            interval=lambda: self.controller.desired.fleet.forge_interval,
+            interval=lambda: self.view.desired.fleet.forge_interval,
             clock=self.clock,
             failure="its issues wait for the next look",
         )
 
     async def poll(self, repo: Repo) -> None:
-        """Take up the issues of a repo and follow its comments; what fails is done the next time."""
-        forge, rules = repo.forge, self.controller.desired.fleet.issues
+        """Sync the issues of a repo and follow its comments; what fails is retried at the next poll."""
+        forge, rules = repo.forge, self.view.desired.fleet.issues
         if forge is None or rules is None:
             return
-        place = _Place(repo.name, forge, rules)
-        comments = await self._comments(place)  # read first: a command is about the issue as it is by then
-        await self._take_up(place)
+        place = _Target(repo.name, forge, rules)
+        comments = await self._comments(place)  # issues first: a command refers to the issue as it is now
+        await self._sync_files(place)
         await self._follow_comments(place, comments)
 
     def _repos(self) -> Mapping[str, Repo]:
         """Return the repos whose issues are looked at; of several at the same place, the first."""
-        if self.controller.desired.fleet.issues is None:
+        if self.view.desired.fleet.issues is None:
             return {}
         places: dict[tuple[str, str], Repo] = {}
-        for _, repo in sorted(self.controller.desired.repos.items()):
+        for _, repo in sorted(self.view.desired.repos.items()):
             if repo.forge:
                 places.setdefault((repo.forge.api, repo.forge.repo.casefold()), repo)
         return {repo.name: repo for repo in places.values()}
 
     # --- Issues ------------------------------------------------------------
 
-    async def _take_up(self, place: "_Place") -> None:
+    async def _sync_files(self, place: "_Target") -> None:
         """Bring the files of a repo's issues up to date, in one commit."""
         listed = await self.forges.issues(place.forge, place.rules.label)
+        if listed is None:  # switched off: the tasks of its issues go on
+            return
         issues = {issue.number: issue for issue in listed if place.takes(issue)}
 
         async def bring() -> None:
@@ -123,9 +125,9 @@ class IssueController:
         await _insist(bring)
 
     def _new(
-        self, place: "_Place", issues: Mapping[int, Issue], files: Mapping[str, str]
+        self, place: "_Target", issues: Mapping[int, Issue], files: Mapping[str, str]
     ) -> "Iterator[_News]":
-        """Yield the files that an issue makes or changes."""
+        """Yield the spec files that an issue creates or changes."""
         for number, issue in sorted(issues.items()):
             name = issue_task_name(place.repo, number)
             before = files.get(task_path(name))
@@ -134,14 +136,14 @@ class IssueController:
             except SpecError as error:
                 log.info(
                     "task %s does not follow its issue: %s", name, error
-                )  # told where specs are read, too
+                )  # reported where specs are read, too
                 continue
             if after is not None and after != before:
                 verb = "Take up" if before is None else "Update"
                 yield _News(verb, name, after, issue.title, issue.url, issue.author)
 
     async def _gone(
-        self, place: "_Place", issues: Collection[int], files: Mapping[str, str]
+        self, place: "_Target", issues: Collection[int], files: Mapping[str, str]
     ) -> "Sequence[_News]":
         """Return the files of tasks whose issue is closed, deleted, or without its label."""
         missing = []
@@ -151,19 +153,19 @@ class IssueController:
             if number is None or number in issues or mark is None or not mark.is_open:
                 continue
             if await self._is_over(place, number, name):
-                with suppress(SpecError):  # broken by hand: it is told where specs are read
+                with suppress(SpecError):  # broken by hand: reported where specs are read
                     after = closed_task_file(text, self.edit)
                     missing.append(_News("Cancel", name, after, "its issue is gone", mark.url, ""))
         return missing
 
-    async def _is_over(self, place: "_Place", number: int, name: str) -> bool:
+    async def _is_over(self, place: "_Target", number: int, name: str) -> bool:
         """
-        Return whether a task ends because its issue is gone, as the forge says of this very issue.
+        Return whether a task ends because its issue, looked up on its own, is closed or gone.
 
-        One that is settled stays as it is, one that was asked for again since
-        goes on. Merging closes issues too: who waits for that is not cancelled by it.
+        A settled task stays as it is, one that was requested again since
+        goes on. Merging closes issues too: a task that waits for its merge is not cancelled by it.
         """
-        status = self.controller.statuses.get(name)
+        status = self.view.statuses.get(name)
         if status and status.phase.is_settled:
             return False
         issue = await self.forges.issue(place.forge, number)
@@ -178,26 +180,26 @@ class IssueController:
             status and status.phase is Phase.REVIEW_PENDING and await self._may_be_merged(place, status)
         )
 
-    async def _may_be_merged(self, place: "_Place", status: Status) -> bool:
+    async def _may_be_merged(self, place: "_Target", status: Status) -> bool:
         """Return whether a delivered task may be about to be completed."""
-        if status.review.pull_request is None or status.branch_name is None:
+        if status.review.pull_request is None:
             return True
-        branch, number = status.branch_name, status.review.pull_request.number
+        branch, number = status.last_run.branch, status.review.pull_request.number
         pull = (await self.forges.pulls(place.forge, [branch], [number])).get(branch)
-        return pull is None or pull.is_merged
+        return not isinstance(pull, PullRequestSnapshot) or pull.is_merged
 
     # --- Comments ----------------------------------------------------------
 
-    async def _comments(self, place: "_Place") -> Sequence[Comment]:
+    async def _comments(self, place: "_Target") -> Sequence[Comment]:
         """Return the comments of a repo that may be new."""
         since = self._since.setdefault(place.repo, self.clock() - _LOOK_BACK)
         return await self.forges.comments(place.forge, since - _OVERLAP)
 
-    async def _follow_comments(self, place: "_Place", comments: Sequence[Comment]) -> None:
+    async def _follow_comments(self, place: "_Target", comments: Sequence[Comment]) -> None:
         """
-        Follow the commands among the new comments of a repo, each once, in order.
+        Follow the commands among a repo's new comments, each once, in order.
 
-        One that fails is tried again at the next look, and keeps no other waiting.
+        One that fails is tried again at the next poll, and blocks no other.
         """
         since = self._since[place.repo]
         worked = self._worked.get(place.repo, set()) | {comment.key for comment in comments}
@@ -213,15 +215,15 @@ class IssueController:
         if failed:
             raise failed
 
-    async def _work(self, place: "_Place", comment: Comment) -> None:
+    async def _work(self, place: "_Target", comment: Comment) -> None:
         """Follow a comment, if it is a command and was not followed yet."""
         command, worked = parse_command(comment.body), self._worked[place.repo]
         if command and not comment.key and _key(comment) not in worked:
             await self._follow(place, comment, command)
             worked.add(_key(comment))
 
-    async def _follow(self, place: "_Place", comment: Comment, command: Command) -> None:
-        """Do what a comment asks for, then answer it: an answer says that it is done."""
+    async def _follow(self, place: "_Target", comment: Comment, command: Command) -> None:
+        """Carry out a comment's command, then reply: the reply marks it as done."""
         if not place.allows(comment.author):
             self.ignored += 1
             author = one_line(comment.author, 100)
@@ -231,30 +233,33 @@ class IssueController:
         if name is None:
             text = refusal_reply("no task belongs to this")
         elif command.verb == "status":
-            text = status_reply(name, self.controller.statuses.get(name))
+            text = status_reply(name, self.view.statuses.get(name))
         else:
             text = await _insist(lambda: self._obey(place, comment, command, name))
-        await self.forges.say(place.forge, comment.number, ManagedComment(key=_key(comment), text=text))
+        await self.forges.upsert_comment(
+            place.forge, comment.number, ManagedComment(key=_key(comment), text=text)
+        )
 
-    async def _task_of(self, place: "_Place", number: int) -> str | None:
+    async def _task_of(self, place: "_Target", number: int) -> str | None:
         """Return the task whose pull request or issue has that number."""
-        for name, status in self.controller.statuses.items():
-            pull = status.review.pull_request
-            if status.repo == place.repo and pull and pull.number == number and not status.removed:
+        for name, status in self.view.statuses.items():
+            run, pull = status.run, status.review.pull_request
+            is_there = run and run.repo == place.repo and not status.removed
+            if is_there and pull and pull.number == number:
                 return name
         made = issue_task_name(place.repo, number)
         if (await self.writer.files(task_path(made)))[1]:
             return made
-        desired = self.controller.desired
+        desired = self.view.desired
         repo, tasks = desired.repos.get(place.repo), sorted(desired.tasks.items())
         if repo is None:
             return None
         mine = (name for name, task in tasks if task.repo == repo.name and issue_number(task, repo) == number)
         return next(mine, None)
 
-    async def _obey(self, place: "_Place", comment: Comment, command: Command, name: str) -> str:
+    async def _obey(self, place: "_Target", comment: Comment, command: Command, name: str) -> str:
         """
-        Change the file of a task as it is asked for; return the answer.
+        Edit the file of a task as the command says; return the reply.
 
         The commit names the comment, so that one that was followed before a
         crash kept the answer back is not followed twice.
@@ -268,7 +273,7 @@ class IssueController:
         try:
             spec = self.parse(path, files[path])
             changes = apply_command(
-                command, name, spec, self.controller.statuses.get(name), self.controller.desired.hosts
+                command, name, spec, self.view.statuses.get(name), self.view.desired.hosts
             )
             if isinstance(changes, str):
                 return refusal_reply(changes)
@@ -282,7 +287,7 @@ class IssueController:
         return success_reply(command, name)
 
 
-class _Place(NamedTuple):
+class _Target(NamedTuple):
     """Where issues are, and which of them count."""
 
     repo: str
@@ -290,12 +295,12 @@ class _Place(NamedTuple):
     rules: IssueRules
 
     def takes(self, issue: Issue) -> bool:
-        """Return whether an issue becomes a task; a forge that does not know the label lists them all."""
+        """Return whether an issue becomes a task; a forge without the label lists all issues."""
         return issue.state == "open" and self.rules.label in issue.labels and self.allows(issue.author)
 
     def allows(self, person: str) -> bool:
         """
-        Return whether the word of a person counts; forges do not tell names apart by case.
+        Return whether a person is on the allow-list; names on forges are case-insensitive.
 
         Letters of ASCII alone are folded: others become one of them, such as U+212A a `k`.
         """
@@ -311,7 +316,7 @@ class _News(NamedTuple):
     task: str
     text: str
     """Of its file."""
-    words: str
+    message: str
     url: str
     author: str
 
@@ -321,7 +326,7 @@ def _key(comment: Comment) -> str:
 
 
 async def _insist(work: Callable[[], Awaitable[T]]) -> T:
-    """Do what reads, thinks and writes; again if somebody wrote first."""
+    """Run a read-modify-write step; repeat it on a conflict."""
     for _ in range(_REDO - 1):
         with suppress(Conflict):
             return await work()
@@ -334,8 +339,8 @@ _ISSUE, _ISSUE_AUTHOR = "Issue", "Issue-Author"
 _COMMENT, _AUTHOR = "Forge-Comment", "Forge-Author"
 
 
-def _message(place: _Place, news: Sequence[_News]) -> str:
-    lines = [f"{each.verb} {each.task}: {one_line(each.words, 100)}" for each in news]
+def _message(place: _Target, news: Sequence[_News]) -> str:
+    lines = [f"{each.verb} {each.task}: {one_line(each.message, 100)}" for each in news]
     trailers = "".join(_trailers((_ISSUE, each.url), (_ISSUE_AUTHOR, each.author)) for each in news)
     if len(lines) == 1:
         return f"{lines[0]}\n\n{trailers}"

@@ -1,5 +1,5 @@
 """
-Leases of workers: their requests for tasks and their reports, until the loop has taken them up.
+Worker leases: requests for tasks and reports, held until the loop has handled them.
 
 The loop takes both up at its next look, puts what follows on record, and only
 then answers.
@@ -27,7 +27,7 @@ from reconciler.core.runs.leases import holder, report_event, require_held
 
 log = logging.getLogger(__name__)
 LOOK_LIMIT = 5.0
-"""Seconds beyond its own wait that a bid may take until a look was taken with it: a push may last minutes."""
+"""Seconds a lease request may wait for the loop beyond its own wait: a push may last minutes."""
 
 
 def _future() -> asyncio.Future[Any]:
@@ -36,33 +36,33 @@ def _future() -> asyncio.Future[Any]:
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
-    """A bid, and everybody who waits for its end: the same request may have been sent twice."""
+    """A lease request, and everybody who waits for its result: it may have been sent twice."""
 
     lease_request: LeaseRequest
     won: asyncio.Future[str] = field(default_factory=_future)
     seen: asyncio.Future[None] = field(default_factory=_future)
-    """Done once a look was taken with it: only then there is no task for it."""
+    """Done once a round considered it without giving it a task."""
     waiters: int = 0
 
 
 @dataclass(eq=False, slots=True)
 class PendingReport:
-    """What an agent said, and the answer it waits for."""
+    """A worker's report, and the answer it waits for."""
 
     report: WorkerReport
     answer: asyncio.Future[Status] = field(default_factory=_future)
     after: Status | None = None
-    """Where it brings its task: the answer, once that is on record."""
+    """Status of its task after it: the answer, once that is on record."""
 
     def refuse(self, error: Exception) -> None:
-        """Answer with an error; whoever asked may be gone."""
+        """Answer with an error; the caller may be gone."""
         if not self.answer.done():
             self.answer.set_exception(error)
-            self.answer.exception()  # nobody may be left to hear it
+            self.answer.exception()  # nobody may be left to await it
 
 
 class WorkerLeases:
-    """Who waits for a task, who said what, and until when leases last; see controller.ports.LeaseService."""
+    """Lease requests, pending reports and the ends of leases; see controller.ports.LeaseService."""
 
     def __init__(
         self, cache: FleetCache, inbox: Inbox, assigned: AssignedSpecs, clock: Clock, jumps: ClockJumps
@@ -73,11 +73,11 @@ class WorkerLeases:
         self._clock = clock
         self._jumps = jumps
         self._is_open = False
-        """Whether what is asked can be put on record now."""
+        """Whether requests can be recorded now."""
         self._waiters: dict[tuple[str, str], _Waiter] = {}
-        self._words: list[PendingReport] = []
+        self._pending: list[PendingReport] = []
         self.leases: dict[str, datetime] = {}
-        """By run key; only in memory, where a restart renews them all."""
+        """End of each lease, by run key; only in memory: a restart renews them all."""
 
     # --- What agents ask ---------------------------------------------------
 
@@ -85,7 +85,7 @@ class WorkerLeases:
         """
         Return the name of the task that the agent holds now; see controller.ports.LeaseService.
 
-        Raises Unavailable if no look was taken in time: it may have won all the
+        Raises Unavailable if no round considered it in time: it may have won all the
         same, and asking again with the same request key brings that.
         """
         agent = self._cache.desired.agents.get(lease_request.agent)
@@ -118,15 +118,15 @@ class WorkerLeases:
             if not waiter.waiters:
                 self._waiters.pop((lease_request.agent, lease_request.request_key), None)
 
-    async def hear(self, report: WorkerReport) -> Status:
-        """Return the task's status after what an agent said; see controller.ports.LeaseService."""
+    async def submit(self, report: WorkerReport) -> Status:
+        """Return the task's status after a worker's report; see controller.ports.LeaseService."""
         self._require_open()
-        word = PendingReport(report)
-        self._words.append(word)
+        pending = PendingReport(report)
+        self._pending.append(pending)
         self._inbox.wake()
-        return await word.answer
+        return await pending.answer
 
-    def beat(self, task: str, agent: str, epoch: int) -> str | None:
+    def heartbeat(self, task: str, agent: str, epoch: int) -> str | None:
         """Renew the lease; return why the agent should stop; see controller.ports.LeaseService."""
         self.follow_clock()
         desired = self._cache.desired
@@ -148,56 +148,56 @@ class WorkerLeases:
     # --- What the loop makes of it -----------------------------------------
 
     def lease_requests(self) -> tuple[LeaseRequest, ...]:
-        """Return the bids that wait, in the order in which they came."""
+        """Return the lease requests that wait, in the order in which they came."""
         return tuple(waiter.lease_request for waiter in self._waiters.values() if not waiter.won.done())
 
-    def words(self, unwritable: Collection[str] = ()) -> Sequence[PendingReport]:
-        """Return what was said and is not answered yet; what is about a task without a record is refused."""
-        for word in self._words:
-            if word.report.task in unwritable:
-                word.refuse(Unavailable(f"nothing can be recorded of task {word.report.task} now"))
-        return [word for word in self._words if not word.answer.done()]
+    def pending_reports(self, unwritable: Collection[str] = ()) -> Sequence[PendingReport]:
+        """Return the reports not answered yet; one about a task without a record is refused."""
+        for pending in self._pending:
+            if pending.report.task in unwritable:
+                pending.refuse(Unavailable(f"nothing can be recorded of task {pending.report.task} now"))
+        return [pending for pending in self._pending if not pending.answer.done()]
 
-    def meaning(
-        self, words: Collection[PendingReport], touched: Mapping[str, Status | None], now: datetime
+    def judge_reports(
+        self, reports: Collection[PendingReport], touched: Mapping[str, Status | None], now: datetime
     ) -> Sequence[Event]:
         """
-        Return what words mean; who is refused learns why at once, the others once it is on record.
+        Return the events that reports lead to.
+
+        A report that is refused is answered at once, any other once its events are on record.
 
         `touched` is where the facts of the same look bring their tasks.
         """
         events, desired = list[Event](), self._cache.desired
-        current = self._cache.open_statuses({word.report.task for word in words})
+        current = self._cache.open_statuses({pending.report.task for pending in reports})
         current |= {name: status for name, status in touched.items() if status}
-        for word in words:
-            report = word.report
+        for pending in reports:
+            report = pending.report
             try:
                 name, status = holder(desired.tasks, current, report.task, report.agent, report.epoch)
                 report = replace(report, task=name)
-                meant = report_event(desired.tasks.get(name), status, report, now, desired.fleet)
+                following = report_event(desired.tasks.get(name), status, report, now, desired.fleet)
                 after = status
-                for event in meant:
+                for event in following:
                     after = transition(after, event) or after
             except ReconcilerError as error:
-                word.refuse(error)
+                pending.refuse(error)
                 continue
             except Exception as error:
-                log.exception(
-                    "task %s: the word of agent %s cannot be thought about", report.task, report.agent
-                )
-                word.refuse(error)
+                log.exception("task %s: the report of agent %s cannot be judged", report.task, report.agent)
+                pending.refuse(error)
                 continue
             self._renew(status, now)
-            current[name] = word.after = after
-            events += meant
+            current[name] = pending.after = after
+            events += following
         return events
 
-    def settle(self, seen: Iterable[LeaseRequest], heard: Iterable[PendingReport]) -> None:
+    def settle(self, seen: Iterable[LeaseRequest], reports: Iterable[PendingReport]) -> None:
         """Answer what a look has taken up and put on record."""
-        for word in heard:
-            if word.after is not None and not word.answer.done():
-                word.answer.set_result(word.after)
-        self._words = list(self.words())
+        for pending in reports:
+            if pending.after is not None and not pending.answer.done():
+                pending.answer.set_result(pending.after)
+        self._pending = list(self.pending_reports())
         held = _held_tasks(self._cache.open_statuses()) if self._waiters else {}
         for lease_request in seen:
             waiter = self._waiters.get((lease_request.agent, lease_request.request_key))
@@ -220,13 +220,13 @@ class WorkerLeases:
     def refuse(self, error: ReconcilerError) -> None:
         """Answer everybody with an error, until `open`; nothing of what they asked is on record."""
         self._is_open = False
-        for word in self.words():
-            word.refuse(error)
-        self._words = []
+        for pending in self.pending_reports():
+            pending.refuse(error)
+        self._pending = []
         for waiter in self._waiters.values():
             if not waiter.won.done():
                 waiter.won.set_exception(error)
-                waiter.won.exception()  # nobody may be left to hear it
+                waiter.won.exception()  # nobody may be left to await it
 
     # --- Leases ------------------------------------------------------------
 
@@ -236,7 +236,7 @@ class WorkerLeases:
             self.leases = {run: until + by for run, until in self.leases.items()}
 
     def _renew(self, status: Status, now: datetime) -> None:
-        self.leases[status.run or ""] = now + self._cache.desired.fleet.lease
+        self.leases[status.last_run.key] = now + self._cache.desired.fleet.lease
 
     def watch(self, now: datetime) -> None:
         """
@@ -247,8 +247,8 @@ class WorkerLeases:
         """
         until = now + self._cache.desired.fleet.lease
         statuses = self._cache.open_statuses().values()
-        runs = [status.run for status in statuses if status.phase.is_live and status.assigned_agent]
-        self.leases = {run: self.leases.get(run, until) for run in runs if run}
+        runs = [run.key for status in statuses if (run := status.live_run) and status.assigned_agent]
+        self.leases = {run: self.leases.get(run, until) for run in runs}
 
 
 def open_requests(

@@ -1,8 +1,8 @@
 """
-The loop: read what is desired and what happened, plan, put it on record, act.
+Reconcile loop: read specs and facts, plan, record, act.
 
-One coroutine does this and nobody else changes the record. Runs are never
-awaited here: whoever follows them sends facts to the inbox.
+One coroutine does this; nothing else changes the record. Runs are never
+awaited here: their followers send facts to the inbox.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _FAULT: LookOutcome = "fault"
 
 StopWhen = Literal["stopped", "idle", "started"]
-"""When to end: when told to; when nothing more happens by itself; when all that can start has started."""
+"""When `run` ends: on `stop`; when nothing more happens by itself; when all that can start has started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Controllers:
 
     @property
     def pollers(self) -> Sequence[Poller[Any]]:
-        """What the loop sends out when it is time."""
+        """All pollers that the loop drives."""
         return *self.hosts.pollers, self.pulls.poller
 
     async def close(self) -> None:
@@ -62,7 +62,7 @@ class Controllers:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What a look goes through, and the quarantine that each of them puts into what it cannot handle."""
+    """Stages of a round, and the quarantine to which each adds what it cannot handle."""
 
     tasks: TaskObserver
     hosts: HostObserver
@@ -74,12 +74,31 @@ class Stages:
 
 @dataclass(slots=True)
 class Listeners:
-    """Who is told of what happens here."""
+    """Callbacks of the loop."""
 
     steps: list[Callable[[Step], None]] = field(default_factory=list)
     """Called with each step that is on record now."""
     specs: list[Callable[[], object]] = field(default_factory=list)
-    """Called when specs were read that are new."""
+    """Called after new specs were read."""
+
+    def tell_of_step(self, step: Step) -> None:
+        """Call those who listen for steps; whoever fails costs nobody else the news."""
+        for listener in self.steps:
+            try:
+                listener(step)
+            except Exception:
+                log.exception(
+                    "a listener failed at a step of %s; it stays on record, and others hear of it",
+                    subject(step),
+                )
+
+    def tell_of_specs(self) -> None:
+        """Call those who listen for specs, likewise."""
+        for listener in self.specs:
+            try:
+                listener()
+            except Exception:
+                log.exception("a listener failed at new specs; others hear of them")
 
 
 @dataclass
@@ -103,7 +122,7 @@ class Loop:
     has_looked: bool = field(default=False, init=False)
     """Whether a look came to its end."""
     _is_loaded: bool = field(default=False, init=False)
-    """Whether the cache holds the record as it was last known to be."""
+    """Whether the cache holds the record as last read or written."""
     _is_stopped: bool = field(default=False, init=False)
 
     def stop(self) -> None:
@@ -114,14 +133,14 @@ class Loop:
 
     async def run(self, until: StopWhen = "stopped") -> None:
         """
-        Converge, wait for news, and again, until the time to end has come.
+        Converge and wait for news, repeatedly, until it is time to end.
 
-        Raises Rewound if the record went back, unless it is to run until it is stopped.
+        Raises Rewound if the record was rewound, unless it is to run until it is stopped.
         """
         self._is_loaded = False
         try:
             while not self._is_stopped:
-                # Before the look, not after it: what arrives during the look is news for the next.
+                # Cleared before the look: what arrives during it is news for the next.
                 self.inbox.news.clear()
                 wait = await self._look(until)
                 if self._is_stopped or self._is_over(until):
@@ -147,12 +166,12 @@ class Loop:
         """
         Take one look at everything that may have changed; return how long to wait for news.
 
-        What cannot be reached is left alone for a while: hints do not make it quicker.
+        After an outage the next look is delayed; hints do not shorten that.
         """
-        self.controllers.leases.follow_clock()  # first: all that has a term is judged by it
+        self.controllers.leases.follow_clock()  # first: all deadlines are judged by it
         if rest := self.backoff.remaining(self.ports.clock()):
             return rest
-        began, outcome = self.ports.steady(), _FAULT
+        began, outcome = self.ports.monotonic(), _FAULT
         try:
             await self._read()
             await self._converge()
@@ -160,28 +179,28 @@ class Loop:
         except Unavailable as error:
             outcome = "unavailable"
             if isinstance(error, Rewound) and not self._is_loaded and until != "stopped":
-                raise  # it goes on when a person wants it to, not by itself
+                raise  # it goes on after a person's decision, not by itself
             log.warning("%s; trying again in %s", error, self.backoff.delay)
             return self._back_off(error)
         except Exception:
-            log.exception("a look failed by a mistake of ours; trying again in %s", self.backoff.delay)
-            return self._back_off(Unavailable("the reconciler made a mistake; its log has more"))
+            log.exception("a look failed with an unexpected error; trying again in %s", self.backoff.delay)
+            return self._back_off(Unavailable("an unexpected error; see the log of the reconciler"))
         else:
             outcome = "ok"
         finally:
-            self.ports.meter.look(self.ports.steady() - began, outcome)
+            self.ports.meter.look(self.ports.monotonic() - began, outcome)
         self.has_looked = True
         self.backoff.succeed()
         self.controllers.leases.open()
         return due
 
     def _back_off(self, error: ReconcilerError) -> timedelta:
-        """Leave everything alone for a while, each time for longer; return for how long."""
+        """Pause with exponential backoff; return for how long."""
         self.controllers.leases.refuse(error)
         return self.backoff.fail(str(error), self.ports.clock())
 
     def _send_out(self, now: datetime) -> timedelta | None:
-        """Start every poll that is due; return in what time there is something to do again."""
+        """Start every poll that is due; return the time until the next one."""
         pollers = self.controllers.pollers
         for poller in pollers:
             poller.poll_due(now)
@@ -210,15 +229,15 @@ class Loop:
     # --- Read --------------------------------------------------------------
 
     async def _read(self) -> None:
-        """Read what may have moved."""
-        # The record first: which version of a broken spec still counts is told by the generations on record.
+        """Read record and specs if they may have moved."""
+        # The record first: its generations tell which version of a broken spec is in force.
         if not self._is_loaded or (self.inbox.is_notified and self.ports.state.has_moved()):
             await self._load()
         if self.inbox.is_notified:
             await self._read_specs()
 
     async def _load(self) -> None:
-        """Read the record anew; what was only in memory is gone, as it should be."""
+        """Load the record, and drop state that was only in memory."""
         self._is_loaded = False
         cache, state = self.cache, self.ports.state
         cache.statuses, cache.hosts = await state.load()
@@ -251,11 +270,10 @@ class Loop:
         self.stages.quarantine.release(changed, self.cache)
         self._notice(changed)
         self.controllers.hosts.probe_for_adapters()
-        for tell in self.listeners.specs:
-            tell()
+        self.listeners.tell_of_specs()
 
     def _notice(self, names: Collection[str]) -> None:
-        """Take note of tasks whose spec or status is new."""
+        """Tell the controllers about tasks whose spec or status is new."""
         self.cache.refresh(names)
         for name, error in culprits(self.controllers.pulls.notice, list(names)).items():
             log.error("task %s cannot be shown or followed on its forge; others are", name, exc_info=error)
@@ -263,12 +281,12 @@ class Loop:
     # --- Converge ----------------------------------------------------------
 
     async def _converge(self) -> None:
-        """Observe, plan, put on record, act; again until that changes nothing any more."""
+        """Run rounds until one changes nothing."""
         while not self._is_stopped and await self._reconcile_once():
             pass
 
     async def _reconcile_once(self) -> bool:
-        """Go one round; return whether another may find something to do."""
+        """Run one round: observe, plan, record, act; return whether another may find something to do."""
         cache, quarantine, batch = self.cache, self.stages.quarantine, self._batch()
         hosts, news = self._observe_hosts(batch)
         # Events are folded before the plan: a run that has ended leaves its slot to what
@@ -276,49 +294,49 @@ class Loop:
         statuses, seen = quarantine.fold(cache.statuses, await self._observe_tasks(batch))
         self._plan(await self._observed(batch, statuses, hosts, seen), batch.now)
         statuses, planned = quarantine.fold(statuses, cache.last_plan.events)
-        # On record before in motion: whatever was begun, a crash leaves it in the record, where
-        # the next start takes it up. In the order in which it came to be, as each step has to
-        # find what the one before it left: what was seen, then what was planned because of it.
+        # Record before acting: after a crash, whatever was begun is in the record, where the
+        # next start finds it. Steps stay in order, as each builds on the one before:
+        # first what was observed, then what was planned because of it.
         steps = quarantine.writable([*news, *seen, *planned])
         if not await self.stages.recorder.commit(steps):
             await self._load()
             return True
         cache.statuses, cache.hosts, cache.head = statuses, hosts, self.ports.state.head
         self._publish(steps)
-        # Facts go only now: had the commit failed, they would have to be judged again.
+        # Facts are dropped only now: had the commit failed, they would have to be judged again.
         del self.inbox.facts[: len(batch.facts)]
         await self.stages.actuator.act(cache.last_plan, planned)
         # Workers are answered last: what they are told has to be on record.
-        self.controllers.leases.settle(batch.lease_requests, batch.words)
+        self.controllers.leases.settle(batch.lease_requests, batch.reports)
         if steps or quarantine.faults != batch.faults:
             return True
-        self.inbox.release(batch.waiters)  # a round without steps is what shows that nothing follows any more
+        self.inbox.release(batch.waiters)  # only a round without steps shows that nothing follows any more
         return False
 
     def _batch(self) -> "_Batch":
-        """Take what is here now, before the first await: what comes meanwhile is the next round's."""
+        """Take a snapshot of the input before the first await: later arrivals belong to the next round."""
         leases, quarantine = self.controllers.leases, self.stages.quarantine
         return _Batch(
             now=self.ports.clock(),
             facts=tuple(self.inbox.facts),
             waiters=tuple(self.inbox.waiters),
-            words=leases.words(quarantine.unwritable),
+            reports=leases.pending_reports(quarantine.unwritable),
             lease_requests=leases.lease_requests(),
             faults=dict(quarantine.faults),
         )
 
     def _observe_hosts(self, batch: "_Batch") -> tuple[Mapping[str, HostStatus], Sequence[HostChange]]:
         observation = self.stages.hosts.observe(batch.facts, batch.now)
-        self.controllers.hosts.probes.notify(observation.mended)
+        self.controllers.hosts.probes.notify(observation.recovered)
         return observation.hosts, observation.changes
 
     async def _observe_tasks(self, batch: "_Batch") -> Sequence[Event]:
         observation = await self.stages.tasks.observe(batch.facts, batch.now)
         if observation.has_late_end:
             self.controllers.hosts.sweeps.notify(self.cache.desired.hosts)
-        # Facts before words: a worker whose run has just ended is told so, and not believed.
-        words = self.controllers.leases.meaning(batch.words, observation.statuses, batch.now)
-        return [*observation.events, *words]
+        # Facts before reports: a worker whose run has just ended is told so, and not believed.
+        reported = self.controllers.leases.judge_reports(batch.reports, observation.statuses, batch.now)
+        return [*observation.events, *reported]
 
     async def _observed(
         self,
@@ -327,7 +345,7 @@ class Loop:
         hosts: Mapping[str, HostStatus],
         seen: Sequence[Transition],
     ) -> Observed:
-        """Return what is, with the steps that were seen and are not on record yet."""
+        """Return the observed state, including observed steps that are not on record yet."""
         cache, beside, stages = self.cache, self.controllers, self.stages
         beside.leases.watch(batch.now)
         return Observed(
@@ -340,7 +358,7 @@ class Loop:
             probed=frozenset(beside.hosts.probed),
             half_open=stages.hosts.breakers.half_open(hosts, batch.now),
             unready=beside.hosts.unready(),
-            troubles=self._troubles(batch.now),
+            retry_reasons=self._retry_reasons(batch.now),
             past=await self._past_attempts(statuses),
             spent=await stages.spending.today(cache.desired, seen, batch.now),
             damaged=cache.damaged,
@@ -350,24 +368,24 @@ class Loop:
             takes_over=self.settings.takes_over,
         )
 
-    def _troubles(self, now: datetime) -> Mapping[str, str]:
-        """Return what is tried again and again, by run key."""
+    def _retry_reasons(self, now: datetime) -> Mapping[str, str]:
+        """Return why steps of runs are being retried, by run key."""
         pulls, hosts = self.controllers.pulls, self.controllers.hosts
-        return {**pulls.troubles(now), **hosts.troubles(now), **self.ports.dispatch.troubles}
+        return {**pulls.retry_reasons(now), **hosts.retry_reasons(now), **self.ports.dispatch.retry_reasons}
 
     async def _past_attempts(self, statuses: Mapping[str, Status]) -> Mapping[str, int]:
-        """Return the last attempts of tasks that are new and had a life before."""
+        """Return the last attempts, by name, of new tasks whose name was in use before."""
         tasks, damaged = self.cache.desired.tasks, self.cache.damaged
         names = [n for n in self.cache.open if n in tasks and n not in statuses and n not in damaged]
         return await self.ports.state.past_attempts(names) if names else {}
 
     def _followed(self) -> frozenset[tuple[str, int]]:
-        """Return the rounds that need no follower: they have one, or their end waits to be recorded."""
+        """Return the rounds that need no new follower: they have one, or their end waits to be recorded."""
         ended = {(fact.run, fact.round) for fact in self.inbox.facts if isinstance(fact, RunEnded)}
         return self.ports.dispatch.followed | ended | self.stages.quarantine.rounds
 
     def _plan(self, observed: Observed, now: datetime) -> None:
-        """Plan for the open tasks; of mistakes in it the log tells once, for as long as they last."""
+        """Plan for the open tasks; each fault in it is logged once while it lasts."""
         before, cache = self.cache.last_plan, self.cache
         cache.last_plan = plan(cache.desired, observed, now, cache.open)
         for name, error in cache.last_plan.faults.items():
@@ -375,7 +393,7 @@ class Loop:
                 log.error("task %s cannot be planned; others go on", name, exc_info=error)
 
     def _publish(self, steps: Sequence[Step]) -> None:
-        """Tell of what is on record now, and let it have its consequences here."""
+        """Pass recorded steps to the listeners and controllers."""
         transitions = [step for step in steps if isinstance(step, Transition)]
         self._notice({name for step in transitions for name in (step.task, step.old)})
         self.stages.spending.add(transitions)
@@ -385,8 +403,7 @@ class Loop:
                 subject(step),
                 step.event.origin.reason if isinstance(step, Transition) else step.reason,
             )
-            for tell in self.listeners.steps:
-                tell(step)
+            self.listeners.tell_of_step(step)
         is_settled = any(step.after is None or step.after.phase.is_settled for step in transitions)
         returned = [step.host for step in steps if isinstance(step, HostChange) and _is_back(step)]
         self.controllers.hosts.sweeps.notify(self.cache.desired.hosts if is_settled else returned)
@@ -399,10 +416,10 @@ class _Batch:
     now: datetime
     facts: Sequence[Fact]
     waiters: Sequence[asyncio.Future[None]]
-    words: Sequence[PendingReport]
+    reports: Sequence[PendingReport]
     lease_requests: Sequence[LeaseRequest]
     faults: Mapping[str, str]
-    """Those known before it."""
+    """Faults known before the round."""
 
 
 def _is_back(change: HostChange) -> bool:

@@ -1,5 +1,5 @@
 """
-Observe: what turns facts into events, and into news of hosts.
+Observers: turn facts into events of tasks and changes of hosts.
 
 Nothing is recorded here and nothing is set in motion: what comes out is
 folded, planned with and put on record by the loop.
@@ -43,18 +43,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class TaskObservation:
-    """What facts about tasks come to."""
+    """Result of judging facts about tasks."""
 
     events: list[Event] = field(default_factory=list)
     statuses: dict[str, Status | None] = field(default_factory=dict)
-    """Where the events bring the tasks that they are about."""
+    """Statuses of the affected tasks after the events."""
     has_late_end: bool = False
-    """Whether a run has ended that its task went on without: its folders were spared until now."""
+    """Whether a run ended that its task no longer refers to: its folders can be swept now."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskObserver:
-    """Judges facts about tasks, each task on its own: what one cannot be judged for keeps no other back."""
+    """Judges facts about tasks, each task on its own: a fault in one does not affect the others."""
 
     cache: FleetCache
     assigned: AssignedSpecs
@@ -62,7 +62,7 @@ class TaskObserver:
 
     async def observe(self, facts: Iterable[Fact], now: datetime) -> TaskObservation:
         """
-        Return what the facts mean; one about a run that is over by now means nothing.
+        Return the events that the facts lead to; a fact about a run that is over is ignored.
 
         Raises Unavailable if a spec cannot be recalled: all of them wait then.
         """
@@ -77,7 +77,7 @@ class TaskObserver:
         if task in self.quarantine.unwritable:
             self.quarantine.drop(fact)
             return
-        # A fact is judged by where the facts before it bring its task, and not by the
+        # A fact is judged by the status after the facts before it, and not by the
         # record: a pull request that is seen twice in one look must not count twice.
         fact, status = replace(fact, task=task), observation.statuses.get(task, self.cache.statuses.get(task))
         if isinstance(fact, RunEnded) and not (status and is_about(fact, status)):
@@ -87,7 +87,7 @@ class TaskObserver:
         except Unavailable:
             raise
         except Exception as error:
-            log.exception("task %s: what came of it cannot be judged; others go on", task)
+            log.exception("task %s: its outcome cannot be judged; others go on", task)
             self.quarantine.add(task, error)
             self.quarantine.drop(fact)
             return
@@ -99,7 +99,7 @@ class TaskObserver:
     async def _meaning(
         self, fact: TaskFact, status: Status | None, now: datetime
     ) -> tuple[Sequence[Event], Status | None]:
-        """Return everything that a fact means for its task, and where that brings it."""
+        """Return all events that a fact leads to for its task, and the status after them."""
         events, desired = list[Event](), self.cache.desired
         task = desired.tasks.get(fact.task)
         if isinstance(fact, RunEnded) and status is not None and is_about(fact, status):
@@ -107,14 +107,14 @@ class TaskObserver:
         while (event := task_event(fact, status, task, desired, now)) is not None:
             before, status = status, transition(status, event)
             if status == before:
-                break  # it would mean the same again, and again
+                break  # it would lead to the same event for ever
             events.append(event)
         return events, status
 
     def _task_of(self, fact: RunSeen | RunEnded) -> str:
-        """Return the task whose run it is, by the name it has by now: its file may have moved."""
+        """Return the current name of the task a run belongs to: its file may have been renamed."""
         names = (fact.task, *self.cache.open)
-        runs = ((name, status.run) for name in names if (status := self.cache.statuses.get(name)))
+        runs = ((name, status.run_key) for name in names if (status := self.cache.statuses.get(name)))
         return next((name for name, run in runs if run == fact.run), fact.task)
 
 
@@ -122,9 +122,9 @@ def task_event(
     fact: TaskFact, status: Status | None, task: Task | None, desired: Desired, now: datetime
 ) -> Event | None:
     """
-    Return the next thing that a fact means for its task; None if it means nothing (more).
+    Return the next event that a fact leads to for its task; None if there is none.
 
-    `task` is what the spec wants now, or wanted last; None if that is lost.
+    `task` is the spec as it is now, or was last; None if that is lost.
     """
     if status is None:
         return None
@@ -142,7 +142,8 @@ def task_event(
 
 def is_about(fact: RunSeen | RunEnded, status: Status) -> bool:
     """Return whether a fact is about the round that is under way."""
-    return status.phase.is_live and (status.run, status.round) == (fact.run, fact.round)
+    run = status.live_run
+    return run is not None and run.round_key == (fact.run, fact.round)
 
 
 def _merged(fact: MergeSeen, status: Status) -> Event | None:
@@ -177,25 +178,25 @@ def _started(fact: RunSeen, status: Status) -> Event | None:
 
 @dataclass(slots=True)
 class HostObservation:
-    """What facts come to for the hosts."""
+    """Result of judging facts about hosts."""
 
     hosts: dict[str, HostStatus]
     changes: list[HostChange] = field(default_factory=list)
-    """What of it is news for the record."""
-    mended: list[str] = field(default_factory=list)
-    """Hosts that start runs again: what is on record of them is out of date."""
+    """Changes to be recorded."""
+    recovered: list[str] = field(default_factory=list)
+    """Hosts that start runs again: their recorded status is out of date."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostObserver:
-    """Judges what facts say of hosts, each host on its own."""
+    """Judges facts about hosts, each host on its own."""
 
     cache: FleetCache
     breakers: Breakers
     settings: ControllerSettings
 
     def observe(self, facts: Iterable[Fact], now: datetime) -> HostObservation:
-        """Return what is known of the hosts after these facts."""
+        """Return the statuses of the hosts after these facts, and the changes."""
         observation = HostObservation(dict(self.cache.hosts))
         self.breakers.forget(self.cache.desired.hosts)
         # Starts come before probes: one that finds nothing wrong does not clear a host of
@@ -205,7 +206,7 @@ class HostObserver:
             try:
                 self._take(fact, observation, now)
             except Exception:
-                log.exception("%s: what it says of a host is passed over", _about(fact))
+                log.exception("%s: its observation of a host is ignored", _about(fact))
         for change in self.breakers.changes(observation.hosts, now):
             self._add(change, observation)
         if self.cache.desired.revision:
@@ -216,7 +217,7 @@ class HostObserver:
     def _take(self, fact: Fact, observation: HostObservation, now: datetime) -> None:
         if isinstance(fact, RunSeen | RunEnded):
             host = self.breakers.note(fact, self.cache.statuses.get(fact.task), now)
-            observation.mended += [host] if host else []
+            observation.recovered += [host] if host else []
         elif isinstance(fact, HostSeen) and fact.host in self.cache.desired.hosts:
             before = observation.hosts.get(fact.host)
             change = host_change(fact.host, before, self.breakers.seen(fact, before), fact.at)

@@ -1,7 +1,7 @@
 """
-What a pull request against the specs would do, shown on it while it is open.
+Plan preview: shows on each pull request against the specs what merging it would do.
 
-Its specs are read to be compared with those in force, and for nothing else.
+Its specs are only compared with those in force; nothing of them is carried out.
 """
 
 import logging
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from reconciler.controller.poller import Poller
-from reconciler.controller.ports import Clock, Controller, Forges
+from reconciler.controller.ports import Clock, FleetView, Forges
 from reconciler.core.errors import Conflict, ReconcilerError
 from reconciler.core.model.forge import CommitStatus, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.specs import FLEET_FORGE, Desired, Forge
@@ -36,7 +36,7 @@ class PlanPreview:
 
     forges: Forges
     read: ReadPull
-    controller: Controller
+    view: FleetView
     branch: str
     """The one with the specs."""
     clock: Clock
@@ -51,19 +51,19 @@ class PlanPreview:
         self.poller = Poller(
             poll=self.poll,
             subjects=self._revision,
-            interval=lambda: self.controller.desired.fleet.forge_interval,
+            interval=lambda: self.view.desired.fleet.forge_interval,
             clock=self.clock,
             failure="plans on pull requests wait for the next look",
         )
 
     def _revision(self) -> Mapping[str, str]:
-        """Return the revision to compare with, if there is a forge; once it is another, plans are, too."""
-        desired = self.controller.desired
+        """Return the revision to compare with, if there is a forge; a new one makes new plans."""
+        desired = self.view.desired
         return {FLEET_FORGE: desired.revision} if desired.fleet.forge and desired.revision else {}
 
     async def poll(self, _: str) -> None:
-        """Show on each open pull request what it would do; what fails is done the next time."""
-        forge = self.controller.desired.fleet.forge
+        """Show on each open pull request what it would do; what fails is retried at the next poll."""
+        forge = self.view.desired.fleet.forge
         if forge is None:
             return
         pulls = await self.forges.open_pulls(forge, self.branch)
@@ -79,8 +79,8 @@ class PlanPreview:
                 log.exception("there is no plan on pull request %d; the others have theirs", pull.number)
 
     async def _show(self, forge: Forge, pull: PullRequestSnapshot) -> None:
-        """Show the plan, if it is another than the one that is there."""
-        base = self.controller.desired
+        """Show the plan, unless the same one is shown already."""
+        base = self.view.desired
         try:
             head = await self._specs(pull, base.revision)
         except Conflict as conflict:
@@ -91,10 +91,10 @@ class PlanPreview:
                 forge, pull, commit_status, no_plan_comment(str(conflict), pull.head), str(conflict)
             )
             return
-        observed = Observed(self.controller.statuses, self.controller.hosts, damaged=self.controller.damaged)
+        observed = Observed(self.view.statuses, self.view.hosts, damaged=self.view.damaged)
         change = difference(base, head, observed, self.clock())
-        state, words = summary(change)
-        commit_status = CommitStatus(commit=pull.head, state=state, description=words, context=CONTEXT)
+        state, description = summary(change)
+        commit_status = CommitStatus(commit=pull.head, state=state, description=description, context=CONTEXT)
         await self._say(forge, pull, commit_status, comment(change, pull.head), change.gist)
 
     async def _say(
@@ -102,7 +102,7 @@ class PlanPreview:
     ) -> None:
         if self._shown.get(pull.number) == (pull.head, gist):
             return
-        await self.forges.say(forge, pull.number, ManagedComment(key=KEY, text=text))
+        await self.forges.upsert_comment(forge, pull.number, ManagedComment(key=KEY, text=text))
         await self.forges.commit_status(forge, commit_status)
         self._shown[pull.number] = pull.head, gist
 

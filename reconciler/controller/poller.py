@@ -1,5 +1,5 @@
 """
-Pollers: periodic looks at hosts, repos and forges, beside the loop that never waits for them.
+Pollers: periodic polls of hosts, repos and forges, in tasks of their own beside the loop.
 """
 
 import asyncio
@@ -11,11 +11,12 @@ from typing import Generic, NamedTuple, TypeVar
 
 from reconciler.controller.ports import Clock, WaitForNews, wait_for_news
 from reconciler.core.errors import ReconcilerError
+from reconciler.core.faults import bug_message
 
 log = logging.getLogger(__name__)
 
 LASTING = timedelta(minutes=10)
-"""How long something has to fail before it is told: what is told is a commit, and its end another."""
+"""How long a poll has to fail before it is reported: each report is a commit, and so is its end."""
 
 Subject = TypeVar("Subject")
 
@@ -23,18 +24,18 @@ Subject = TypeVar("Subject")
 class _Failure(NamedTuple):
     since: datetime
     why: str
-    """In the words of the first time: others would be a commit each."""
+    """The first error: each other message would be a commit."""
 
 
 @dataclass(kw_only=True)
 class Poller(Generic[Subject]):
     """
-    Poller: looks at each of some subjects at an interval, and at once when it is notified.
+    Poller: polls each of its subjects at an interval, and at once when it is notified.
 
     Never two polls of one key at a time, and no key waits for another. A
     subject that is another than the last time, as its spec was edited, is
-    polled at once. A poll fails by a `ReconcilerError`; a mistake of ours is
-    told in the log. Both are tried again in their turn.
+    polled at once. A poll fails with a `ReconcilerError`; any other exception is a
+    bug of ours, and logged with its traceback. Both are reported and retried in their turn.
     """
 
     poll: Callable[[Subject], Awaitable[None]]
@@ -43,23 +44,23 @@ class Poller(Generic[Subject]):
     interval: Callable[[], timedelta]
     clock: Clock
     failure: str
-    """What the log says of a poll that failed, after its key and before why."""
+    """Log message of a failed poll: text between its key and the error."""
     retry: Callable[[], timedelta] | None = None
-    """How soon to poll again what failed, if that is sooner."""
+    """Delay before a failed key is polled again, if that is sooner than the interval."""
     done: Callable[[], None] = lambda: None
     """Called whenever a poll has ended."""
     due: dict[str, datetime] = field(default_factory=dict)
-    """When a key is polled next; at once, if it is not here."""
+    """Time of the next poll by key; a key that is missing is polled at once."""
 
     running: dict[str, asyncio.Task[None]] = field(default_factory=dict, init=False)
     """Polls under way, by key."""
     polled: dict[str, Subject] = field(default_factory=dict, init=False)
-    """What was polled last, by key, however that ended."""
+    """Subject of the last poll by key, whatever its outcome."""
     _failures: dict[str, _Failure] = field(default_factory=dict, init=False)
     _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def run(self, pause: WaitForNews = wait_for_news) -> None:
-        """Poll until cancelled. Not for a poller that is driven from outside, by `poll_due` and `next`."""
+        """Poll until cancelled. Not for a poller that the loop drives with `poll_due` and `next`."""
         try:
             while True:
                 self._news.clear()
@@ -72,10 +73,10 @@ class Poller(Generic[Subject]):
 
     def notify(self, keys: Iterable[str] = (), at: datetime | None = None) -> None:
         """
-        Let these keys be polled now, or at a time if that is sooner than planned.
+        Poll these keys now, or at a time if that is sooner than planned.
 
-        One that is being polled is polled once more afterwards; those of no subject are passed over.
-        Without keys: the subjects may be others, or the interval.
+        A key whose poll is running is polled once more afterwards; unknown keys are ignored.
+        Without keys, subjects and interval are only looked up again.
         """
         for key in keys:
             if at is None:
@@ -101,11 +102,11 @@ class Poller(Generic[Subject]):
                 self.running[key] = asyncio.create_task(self._run(key, subject))
 
     def next(self) -> datetime | None:
-        """Return when the next poll is due, those under way apart."""
+        """Return when the next poll is due, apart from running ones."""
         return min((time for key, time in self.due.items() if key not in self.running), default=None)
 
     def is_idle(self) -> bool:
-        """Return whether none is under way and every subject had its turn."""
+        """Return whether no poll is running and every subject was polled."""
         return not self.running and self.subjects().keys() <= self.due.keys()
 
     def failing(self) -> Mapping[str, str]:
@@ -113,7 +114,7 @@ class Poller(Generic[Subject]):
         return {key: failure.why for key, failure in self._failures.items()}
 
     def lasting_failures(self, now: datetime) -> Mapping[str, str]:
-        """Return why polls fail that did not succeed for long, by key."""
+        """Return the errors of polls that have failed for longer than `LASTING`, by key."""
         return {key: why for key, (since, why) in self._failures.items() if since + LASTING <= now}
 
     async def close(self) -> None:
@@ -128,9 +129,10 @@ class Poller(Generic[Subject]):
         try:
             await self.poll(subject)
         except ReconcilerError as error:
-            self._fail(key, error)
-        except Exception:
-            log.exception("%s: %s, by a mistake of ours; others go on", key, self.failure)
+            self._fail(key, str(error))
+        except Exception as error:
+            log.exception("%s: %s, with an unexpected error; others go on", key, self.failure)
+            self._fail(key, bug_message(error))
         else:
             self._failures.pop(key, None)
         finally:
@@ -139,10 +141,10 @@ class Poller(Generic[Subject]):
             self._news.set()
             self.done()
 
-    def _fail(self, key: str, error: ReconcilerError) -> None:
+    def _fail(self, key: str, why: str) -> None:
         level = logging.INFO if key in self._failures else logging.WARNING
-        log.log(level, "%s: %s: %s", key, self.failure, error)
-        self._failures.setdefault(key, _Failure(self.clock(), str(error)))
+        log.log(level, "%s: %s: %s", key, self.failure, why)
+        self._failures.setdefault(key, _Failure(self.clock(), why))
         if self.retry is not None:
             self.notify([key], at=self.clock() + self.retry())
 

@@ -1,7 +1,7 @@
 """
-What the loop and the rooms need from the outside, as protocols.
+Ports: what the controller needs from the outside, as protocols.
 
-The rooms beside it (specs, store, dispatch) provide these; tests provide fakes
+The other packages (specs, store, dispatch) implement these; tests provide fakes
 that pass the same contract tests.
 """
 
@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
 from reconciler.core.adapter import Adapter, Usage
-from reconciler.core.errors import Problem
+from reconciler.core.errors import Problem, Unavailable
 from reconciler.core.events import HostSeen, MergeSeen, PullRequestSeen, RunEnded, RunSeen, WorkerReport
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
@@ -48,7 +48,7 @@ async def wait_for_news(news: asyncio.Event, longest: timedelta | None) -> None:
 
 
 def subject(step: Step) -> str:
-    """Return what a step is about: a task, or `host NAME`."""
+    """Return the subject of a step: a task, or `host NAME`."""
     return step.task if isinstance(step, Transition) else f"host {step.host}"
 
 
@@ -57,7 +57,7 @@ class Specs(Protocol):
 
     async def read(self, statuses: Mapping[str, Status]) -> Desired:
         """
-        Return what the newest revision asks for; the same object if it has not moved.
+        Return the desired state of the newest revision; the same object if it has not moved.
 
         `statuses` names the generations in force, so that a file that is broken
         now can be answered with its last good version after a restart.
@@ -99,7 +99,7 @@ class State(Protocol):
         Put the steps on record, in order, a commit each; durable when it returns.
 
         Nothing of them is recorded if it raises: Conflict if somebody else
-        wrote first (load again and think again), Unavailable.
+        wrote first (load and plan again), Unavailable.
         """
 
     async def past_attempts(self, names: Collection[str]) -> Mapping[str, int]:
@@ -115,7 +115,7 @@ class State(Protocol):
 
 
 class Prober(Protocol):
-    """Asks hosts what they are and have."""
+    """Probes hosts for their platform, health and agent CLIs."""
 
     async def probe(
         self, host: Host, adapters: Mapping[str, Adapter], before: HostStatus | None
@@ -154,7 +154,7 @@ class Dispatch(Protocol):
 
     async def sweep(self, host: Host, needs: Callable[[], Retention]) -> None:
         """
-        Relieve the host of what this fleet has there and does not need.
+        Remove from the host what this fleet left there and no longer needs.
 
         Live runs that are stale are stopped; any other live run is left alone.
         Workspaces and run folders go, but for those of live, open and freshly
@@ -163,14 +163,14 @@ class Dispatch(Protocol):
         """
 
     @property
-    def troubles(self) -> Mapping[str, str]:
+    def retry_reasons(self) -> Mapping[str, str]:
         """Steps of live runs that are tried again for a while now, and why they fail, by run key."""
 
     async def reach(self, repo: Repo) -> None:
         """
-        Have what is newest of a code repository.
+        Fetch the newest state of a code repository.
 
-        Raises Unavailable if it does not answer; what else is wrong with it, its runs tell.
+        Raises Unavailable if it does not answer; other faults surface in its runs.
         """
 
     async def merged(self, repo: Repo, heads: Collection[str]) -> frozenset[str]:
@@ -178,7 +178,7 @@ class Dispatch(Protocol):
 
     async def verify(self, assignment: Assignment, claim: Claim) -> Report:
         """
-        Return what the work that an outside agent says it finished is found to be.
+        Return the report on work that an outside agent says it finished.
 
         Its branch is there and goes on from where it should; its validation is
         run where there is a host for that. Asking again after a restart is
@@ -194,7 +194,7 @@ class Forges(Protocol):
     The forges of the fleet's repos.
 
     Every method raises Unavailable for an outage, a limit of requests or a
-    token that is refused: whatever a forge does, no task fails of it.
+    token that is refused; no task fails because of its forge.
     """
 
     async def whoami(self, forge: Forge) -> str:
@@ -202,9 +202,12 @@ class Forges(Protocol):
 
     async def pulls(
         self, forge: Forge, branches: Collection[str], fresh: Collection[int]
-    ) -> Mapping[str, PullRequestSnapshot]:
+    ) -> Mapping[str, PullRequestSnapshot | Unavailable]:
         """
         Return the newest pull request of each head branch that has one, an open one first.
+
+        One that cannot be read is the reason instead. Raises Unavailable if
+        the forge cannot be asked at all.
 
         One request tells whether anything moved since the last call; details
         are read of those that did, and of the numbers in `fresh`.
@@ -212,14 +215,18 @@ class Forges(Protocol):
 
     async def show(self, forge: Forge, want: ForgeView) -> PullRequestSnapshot | None:
         """
-        Let the forge show what is wanted of a task; return its pull request, if it has one.
+        Make the forge show the view of a task; return its pull request, if it has one.
 
         Nothing is written that is there already. A merge that cannot be done
         now is left for the next time.
         """
 
-    async def issues(self, forge: Forge, label: str) -> Sequence[Issue]:
-        """Return every open issue that has the label now, oldest first; nothing is kept between calls."""
+    async def issues(self, forge: Forge, label: str) -> Sequence[Issue] | None:
+        """
+        Return every open issue that has the label now, oldest first; nothing is kept between calls.
+
+        None if the repository takes no issues: that says nothing of those it had.
+        """
 
     async def issue(self, forge: Forge, number: int) -> Issue | None:
         """Return an issue as it is now, open or closed; None if it was deleted."""
@@ -233,8 +240,8 @@ class Forges(Protocol):
         Nothing is kept between calls: who could not work them asks again.
         """
 
-    async def say(self, forge: Forge, number: int, note: ManagedComment) -> bool:
-        """Let there be a comment of ours with that key and text; return whether it is new."""
+    async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment) -> bool:
+        """Create or update our comment with that key; return whether it is new."""
 
     async def open_pulls(self, forge: Forge, base: str) -> Sequence[PullRequestSnapshot]:
         """
@@ -285,8 +292,8 @@ class SpecWriter(Protocol):
         """
 
 
-class Controller(Protocol):
-    """What the controller knows, as those who look see it."""
+class FleetView(Protocol):
+    """Read-only view of the controller's cache."""
 
     @property
     def desired(self) -> Desired:
@@ -310,7 +317,7 @@ class Controller(Protocol):
 
     @property
     def last_plan(self) -> Plan:
-        """What the last look came to."""
+        """Plan of the last round."""
 
 
 class LeaseService(Protocol):
@@ -324,15 +331,15 @@ class LeaseService(Protocol):
         have one, Unavailable.
         """
 
-    async def hear(self, report: WorkerReport) -> Status:
+    async def submit(self, report: WorkerReport) -> Status:
         """
-        Return the task's status after what an agent said; it is on record then.
+        Record a worker's report; return the task's status after it.
 
         The lease is renewed. Raises NotFound, NotNow (another phase, another
         mode), LeaseLost, Unavailable; nothing is recorded then.
         """
 
-    def beat(self, task: str, agent: str, epoch: int) -> str | None:
+    def heartbeat(self, task: str, agent: str, epoch: int) -> str | None:
         """
         Renew the lease; return why the agent should stop, None if it should go on.
 
@@ -344,11 +351,11 @@ class LeaseService(Protocol):
 
 
 class Hooks(Protocol):
-    """Where deliveries of webhooks are taken."""
+    """Receiver of webhook deliveries."""
 
     async def receive(self, headers: Mapping[str, str], body: bytes) -> None:
         """
-        Take a delivery; it is on disk when this returns. Names of headers are in lower case.
+        Accept a delivery; it is on disk when this returns. Header names are in lower case.
 
         Raises Refused if its signature is missing or wrong, UsageError if it
         is no webhook.
@@ -403,8 +410,8 @@ class Ports:
     prober: Prober
     forges: Forges
     clock: Clock
-    steady: Callable[[], float]
-    """Seconds of a clock that nobody sets; by it is seen that somebody has set the other one."""
+    monotonic: Callable[[], float]
+    """Seconds of a monotonic clock, by which jumps of the wall clock are detected."""
     pause: WaitForNews = wait_for_news
     """How the loop waits; tests let their clock pass instead."""
     meter: Meter = UNREAD_METER
@@ -420,11 +427,11 @@ class ControllerSettings:
     takes_over: bool = False
     """Whether the local runs of other machines are taken for this one's: those are gone for good."""
     address: str = ""
-    """Where people find a task, with its name to be added; empty if nowhere."""
+    """Base URL of the pages of tasks, to which a name is appended; empty if there are none."""
     sweep_interval: timedelta = timedelta(hours=1)
     probe_interval: timedelta = timedelta(minutes=1)
 
     def records(self, host: HostStatus | None) -> bool:
-        """Return whether it is ours to record news of a host of which this is known."""
+        """Return whether this reconciler records changes of a host with this status."""
         machine = host.machine if host else None
         return self.takes_over or machine is None or machine == self.machine

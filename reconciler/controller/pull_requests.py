@@ -1,5 +1,5 @@
 """
-Pull requests, repo by repo: what the forge says becomes facts, and where tasks stand is shown there.
+Pull request controller: reads pull requests into facts, and shows the status of tasks on the forge.
 """
 
 import logging
@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from reconciler.controller.inbox import Inbox
 from reconciler.controller.poller import Poller
-from reconciler.controller.ports import Clock, Controller, Forges
+from reconciler.controller.ports import Clock, FleetView, Forges
 from reconciler.core.errors import Unavailable
 from reconciler.core.events import PullRequestSeen
 from reconciler.core.forge.presentation import desired_view, is_shown
@@ -21,13 +21,13 @@ from reconciler.core.runs.start_point import pull_bases
 log = logging.getLogger(__name__)
 
 MEMORY = timedelta(days=1)
-"""How long ago a task may have settled for the forge to be told once more after a restart."""
+"""After a restart, tasks that settled within this time are shown on the forge once more."""
 
 SOON = timedelta(seconds=5)
-"""When a merge is tried again that the forge was not ready for; then after twice the time, and so on."""
+"""First delay before a merge is retried that the forge was not ready for; doubles each time."""
 
 MOST_HINTS = 100
-"""Numbers that are kept of what webhooks spoke of, by repo; a look finds what has changed without them."""
+"""Most hinted numbers that are kept per repo; a poll finds changes without them, too."""
 
 
 class PullRequestController:
@@ -42,37 +42,39 @@ class PullRequestController:
     def __init__(
         self,
         forges: Forges,
-        controller: Controller,
+        view: FleetView,
         inbox: Inbox,
         *,
         clock: Clock,
         address: str,
     ) -> None:
         self._forges = forges
-        self._controller = controller
+        self._view = view
         self._inbox = inbox
         self._clock = clock
         self._address = address
         self.poller: Poller[Repo] = Poller(
             poll=self._poll,
             subjects=self._repos,
-            interval=lambda: controller.desired.fleet.forge_interval,
+            interval=lambda: view.desired.fleet.forge_interval,
             clock=clock,
             failure="its forge is not asked now",
             done=inbox.wake,
         )
-        """Visits to repos; the loop drives it."""
+        """Polls of repos; driven by the loop."""
         self._watched: dict[str, set[str]] = {}
         """Tasks with something to show or to follow, by repo."""
         self._failing_since: dict[str, datetime] = {}
-        """Since when the tasks are settled whose end the forge was told."""
+        """Times since which tasks are settled whose end is shown on the forge."""
         self._hints: dict[str, dict[int, str]] = {}
-        """Numbers that webhooks spoke of, with the delivery, by repo."""
+        """Numbers of pull requests hinted by webhooks, with the delivery, by repo."""
         self._visited: set[str] = set()
         self._shown: dict[str, tuple[ForgeView, PullRequestSnapshot | None]] = {}
         self._bots: dict[str, str] = {}
+        self._failed: dict[str, str] = {}
+        """Tasks whose pull request could not be read, or not be written to, at the last visit, and why."""
         self._patience: dict[str, timedelta] = {}
-        """How long to wait for the merge of a task when it is refused once more."""
+        """Next delay after a refused merge, by task."""
 
     # --- What the loop tells ------------------------------------------------
 
@@ -82,57 +84,57 @@ class PullRequestController:
         self._failing_since = {name: since for name, since in self._failing_since.items() if name in statuses}
 
     def notice(self, names: Iterable[str]) -> None:
-        """Take note of tasks whose spec or status is new: their repos are visited soon."""
+        """Watch tasks whose spec or status is new, and poll their repos soon."""
         self.poller.notify([repo for name in names if (repo := self._watch(name))])
 
     def notify(self, hint: Hint) -> None:
         """Look soon at the pull request that a hint names, or at what has changed in its repos."""
         if hint.pull is not None:
-            for repo in self._controller.desired.repos.keys() & hint.repos:
+            for repo in self._view.desired.repos.keys() & hint.repos:
                 hints = {**self._hints.get(repo, {}), hint.pull: hint.delivery}
                 self._hints[repo] = dict(list(hints.items())[-MOST_HINTS:])
         self.poller.notify(hint.repos)
         self._inbox.wake()
 
-    def troubles(self, now: datetime) -> Mapping[str, str]:
-        """Return why nothing is heard of work in review, by run key."""
+    def retry_reasons(self, now: datetime) -> Mapping[str, str]:
+        """Return why the review of work cannot be followed, by run key."""
         lasting = self.poller.lasting_failures(now).items()
         failing = [
             (name, f"its forge does not answer: {why}")
             for repo, why in lasting
             for name in self._watched.get(repo, ())
         ]
-        statuses = ((self._controller.statuses.get(name), why) for name, why in failing)
-        return {status.run: why for status, why in statuses if status and status.run}
+        statuses = ((self._view.statuses.get(name), why) for name, why in [*self._failed.items(), *failing])
+        return {status.run.key: why for status, why in statuses if status and status.run}
 
     # --- A visit -----------------------------------------------------------
 
     def _watch(self, name: str) -> str | None:
-        """Watch a task, or let go of it; return its repo if it is watched."""
+        """Watch a task or stop watching it; return its repo if it is watched."""
         for watched in self._watched.values():
             watched.discard(name)
-        task, status = self._controller.desired.tasks.get(name), self._controller.statuses.get(name)
+        task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
         if task is None or status is None or task.repo is None or not self._matters(task, status):
-            self._shown.pop(name, None)
-            self._patience.pop(name, None)
+            for memory in (self._shown, self._patience, self._failed):
+                memory.pop(name, None)
             return None
         self._watched.setdefault(task.repo, set()).add(name)
         return task.repo
 
     def _matters(self, task: Task, status: Status) -> bool:
         """Return whether a task has something to follow or to show."""
-        repo = self._controller.desired.repos.get(task.repo or "")
+        repo = self._view.desired.repos.get(task.repo or "")
         if repo is None or repo.forge is None:
             return False
         return is_followed(task, status) or (is_shown(task, status) and not self._is_told(task.name, status))
 
     def _is_told(self, name: str, status: Status) -> bool:
-        """Return whether the forge knows how a task has ended; after a restart it is told once more."""
+        """Return whether the forge shows how a task has ended; after a restart it is shown once more."""
         is_old = status.since <= self._clock() - MEMORY
         return status.phase.is_settled and (is_old or self._failing_since.get(name) == status.since)
 
     def _repos(self) -> Mapping[str, Repo]:
-        repos = self._controller.desired.repos
+        repos = self._view.desired.repos
         return {name: repos[name] for name, tasks in self._watched.items() if tasks and name in repos}
 
     async def _poll(self, repo: Repo) -> None:
@@ -152,17 +154,30 @@ class PullRequestController:
         fresh = self._fresh(repo.name, names, hints)
         pulls = await self._forges.pulls(repo.forge, set(branches.values()), fresh)
         self._visited.add(repo.name)
-        for name, branch in branches.items():
-            if branch in pulls:
-                self._see(name, pulls[branch], at, bot=bot, delivery=hints.get(pulls[branch].number))
+        by_task = {name: pulls[branch] for name, branch in branches.items() if branch in pulls}
+        for name, pull in by_task.items():
+            if isinstance(pull, PullRequestSnapshot):
+                self._see(name, pull, at, bot=bot, delivery=hints.get(pull.number))
         await self._inbox.wait_recorded()
         for name in names:
-            try:
-                await self._show(repo, repo.forge, name, pulls.get(branches.get(name, "")), bot)
-            except Unavailable as error:
-                log.warning("task %s is not shown on its forge now: %s", name, error)
-            except Exception:
-                log.exception("task %s cannot be shown on its forge; the others are", name)
+            await self._try_to_show(repo, repo.forge, name, by_task.get(name), bot)
+
+    async def _try_to_show(
+        self, repo: Repo, forge: Forge, name: str, pull: PullRequestSnapshot | Unavailable | None, bot: str
+    ) -> None:
+        """Show a task; one that cannot be read or shown says why, and holds up no other."""
+        self._failed.pop(name, None)
+        try:
+            if isinstance(pull, Unavailable):
+                self._failed[name] = f"its pull request cannot be read: {pull}"
+            else:
+                await self._show(repo, forge, name, pull, bot)
+        except Unavailable as error:
+            log.warning("task %s is not shown on its forge now: %s", name, error)
+            self._failed[name] = f"it is not shown on its forge: {error}"
+        except Exception as error:
+            log.exception("task %s cannot be shown on its forge; the others are", name)
+            self._failed[name] = f"showing it on its forge failed by a mistake of the reconciler: {error!r}"
 
     def _fresh(self, repo: str, names: Iterable[str], hints: Collection[int]) -> Collection[int]:
         """
@@ -171,7 +186,7 @@ class PullRequestController:
         Those that webhooks spoke of; at the first visit all on record, for a
         list of the newest may not reach them.
         """
-        statuses = (self._controller.statuses.get(name) for name in names)
+        statuses = (self._view.statuses.get(name) for name in names)
         pulls = (status.review.pull_request for status in statuses if status)
         ours = {pull.number for pull in pulls if pull}
         return ours.intersection(hints) if repo in self._visited else ours
@@ -179,13 +194,13 @@ class PullRequestController:
     async def _show(
         self, repo: Repo, forge: Forge, name: str, pull: PullRequestSnapshot | None, bot: str
     ) -> None:
-        """Let the forge show where a task stands, unless it was shown already."""
-        task, status = self._controller.desired.tasks.get(name), self._controller.statuses.get(name)
+        """Show the status of a task on the forge, unless it is shown already."""
+        task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
         if task is None or status is None:
             return
-        host = self._controller.hosts.get(status.assigned_host or "")
+        host = self._view.hosts.get(status.assigned_host or "")
         address = f"{self._address}{name}" if self._address else ""
-        bases = pull_bases(task, repo, self._controller.desired, self._controller.statuses)
+        bases = pull_bases(task, repo, self._view.desired, self._view.statuses)
         wanted = desired_view(task, status, repo, pull, bot=bot, host=host, address=address, bases=bases)
         if wanted is None or self._shown.get(name) == (wanted, pull):
             self._rest(name, status)
@@ -202,13 +217,13 @@ class PullRequestController:
             self._see(name, after, at, bot=bot)
 
     def _wait_for_merge(self, repo: Repo, name: str) -> None:
-        """Let the repo be visited soon, and ever later: some merges are not allowed for ever."""
+        """Schedule another poll with a growing delay: some merges are never allowed."""
         wait = self._patience.get(name, SOON)
-        self._patience[name] = min(wait * 2, self._controller.desired.fleet.forge_interval)
+        self._patience[name] = min(wait * 2, self._view.desired.fleet.forge_interval)
         self.poller.notify([repo.name], at=self._clock() + wait)
 
     def _rest(self, name: str, status: Status) -> None:
-        """Let a settled task rest, now that its forge knows."""
+        """Stop watching a settled task, now that its forge shows the end."""
         if status.phase.is_settled:
             self._failing_since[name] = status.since
             self._watch(name)
@@ -219,11 +234,13 @@ class PullRequestController:
         self._inbox.emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
 
     def _branch(self, name: str) -> str | None:
-        task, status = self._controller.desired.tasks.get(name), self._controller.statuses.get(name)
-        return (status.branch_name if status else None) or (task.branch if task else None)
+        task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
+        if status and status.run:
+            return status.run.branch
+        return task.branch if task else None
 
     async def _bot(self, forge: Forge) -> str:
-        """Return the name of our own account there; what it does is not answered."""
+        """Return the name of our own account there; its actions are ignored."""
         key = f"{forge.api} {forge.repo}"
         if key not in self._bots:
             self._bots[key] = await self._forges.whoami(forge)

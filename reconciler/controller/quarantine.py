@@ -1,5 +1,5 @@
 """
-Quarantine: tasks that one of our own mistakes is about are set aside, and all others go on.
+Quarantine: tasks affected by a fault of the reconciler are set aside, and all others go on.
 """
 
 import logging
@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.ports import Fact, Step, subject
 from reconciler.core.events import Event, RunEnded
-from reconciler.core.faults import OUTCOME, fault_words
+from reconciler.core.faults import OUTCOME, fault_message
 from reconciler.core.lifecycle import Transition, apply, step
 from reconciler.core.model.status import Status
 
@@ -26,28 +26,28 @@ class Quarantine:
 
     def __init__(self) -> None:
         self.faults: dict[str, str] = {}
-        """Why a task is set aside, in words for the record."""
+        """Message by task: why it is set aside, for the record."""
         self.rounds: set[tuple[str, int]] = set()
-        """(run key, round) whose end could not be judged: to follow them again would bring the same."""
+        """(run key, round) whose end could not be judged: following them again would bring the same fact."""
         self.unwritable: set[str] = set()
-        """What cannot be put on record: tasks, and hosts as `host NAME`."""
+        """Subjects that cannot be written to the record: tasks, and hosts as `host NAME`."""
 
     def add(self, task: str, error: Exception) -> None:
-        """Leave a task as it is, and say why, until its spec changes or something else comes of it."""
-        self.faults[task] = fault_words(error, OUTCOME)
+        """Set a task aside with the reason, until its spec changes or a later outcome can be judged."""
+        self.faults[task] = fault_message(error, OUTCOME)
 
     def drop(self, fact: Fact) -> None:
-        """Pass over a fact without asking for it again at once."""
+        """Drop a fact without following its run again at once."""
         if isinstance(fact, RunEnded):
             self.rounds.add((fact.run, fact.round))
 
     def recover(self, task: str) -> None:
-        """Take back a task whose last outcome could be judged."""
+        """Release a task whose last outcome could be judged."""
         self.faults.pop(task, None)
 
     def release(self, names: Collection[str], cache: FleetCache) -> None:
-        """Try again what failed of these tasks: their specs are new."""
-        runs = {status.run for name in names if (status := cache.statuses.get(name))}
+        """Release these tasks because their specs changed."""
+        runs = {status.run_key for name in names if (status := cache.statuses.get(name))}
         self.rounds = {(run, number) for run, number in self.rounds if run not in runs}
         self.unwritable.difference_update(names)
         for name in names:
@@ -56,7 +56,7 @@ class Quarantine:
     def fold(
         self, statuses: Mapping[str, Status], events: Sequence[Event]
     ) -> tuple[Mapping[str, Status], Sequence[Transition]]:
-        """Fold; a task to which one of the events cannot happen is set aside, and stays where it was."""
+        """Fold the events; a task for which one of them is illegal is set aside and keeps its status."""
         if not events:
             return statuses, ()  # spares the copy of a large fleet
         folded, steps = dict(statuses), list[Transition]()
@@ -65,7 +65,7 @@ class Quarantine:
                 next_step = step(folded, event)
             except Exception as error:
                 log.exception(
-                    "task %s: %r cannot happen to it; others go on", event.task, event.origin.reason
+                    "task %s: %r is not legal for it; others go on", event.task, event.origin.reason
                 )
                 self.add(event.task, error)
                 # All or nothing: half of what a plan says of a task, recorded at each start, would be a loop.

@@ -1,5 +1,5 @@
 """
-Putting steps on record, so that one that cannot be written keeps no other back.
+Recorder: writes steps to the record; one that cannot be written does not block the others.
 """
 
 import logging
@@ -18,17 +18,17 @@ class Recorder:
     """The one way from the loop to the record."""
 
     def __init__(
-        self, state: State, quarantine: Quarantine, meter: Meter, steady: Callable[[], float]
+        self, state: State, quarantine: Quarantine, meter: Meter, monotonic: Callable[[], float]
     ) -> None:
-        """`steady` returns the seconds of a clock that nobody sets."""
+        """`monotonic` returns the seconds of a clock that nobody sets."""
         self._state = state
         self._quarantine = quarantine
         self._meter = meter
-        self._steady = steady
+        self._monotonic = monotonic
 
     async def commit(self, steps: Sequence[Step]) -> bool:
         """
-        Put steps on record; False if the record is to be read and thought about anew.
+        Put steps on record; False if the record must be read again before the next plan.
 
         Somebody else wrote first, or a step cannot be written: what it is about
         is in quarantine then. Raises Unavailable.
@@ -43,14 +43,14 @@ class Recorder:
         except Unavailable:
             raise
         except Exception:
-            log.exception("not everything can be put on record; what can be is")
+            log.exception("not everything can be recorded; the rest is")
             await self._commit_apart(steps)
             return False
         return True
 
     async def _measured(self, steps: Sequence[Step]) -> None:
         """Commit, and tell the meter how that went."""
-        began, outcome = self._steady(), _FAULT
+        began, outcome = self._monotonic(), _FAULT
         try:
             await self._state.commit(steps)
             outcome = "recorded"
@@ -61,7 +61,7 @@ class Recorder:
             outcome = "unavailable"
             raise
         finally:
-            self._meter.commit(len(steps), self._steady() - began, outcome)
+            self._meter.commit(len(steps), self._monotonic() - began, outcome)
 
     async def _commit_apart(self, steps: Sequence[Step]) -> None:
         """Put on record what can be, task by task, and remember what cannot."""
@@ -70,13 +70,13 @@ class Recorder:
             try:
                 await self._measured([step for step in steps if subject(step) == name])
             except Conflict:
-                return  # what else is wrong is found when it was thought about anew
+                return  # further faults are found after the next plan
             except Unavailable:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told of what it is about
                 faults[name] = error
-        # Only now: an outage half way says nothing of what was not tried.
+        # Only now: after an outage half way, the rest was not even tried.
         self._quarantine.unwritable |= faults.keys()
         for name, why in faults.items():
-            log.error("%s: it cannot be put on record; others go on", name, exc_info=why)
+            log.error("%s: it cannot be recorded; others go on", name, exc_info=why)
             self._quarantine.add(name, why)

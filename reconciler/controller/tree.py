@@ -1,5 +1,5 @@
 """
-A branch in a git repository as files; apart from the other ports, since every command reads one.
+Port: a branch in a git repository, read as files. A module of its own, since every command imports it.
 """
 
 from collections.abc import Collection, Mapping, Sequence

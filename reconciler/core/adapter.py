@@ -75,14 +75,32 @@ Meaning = Literal["agent", "timeout", "host", "quota", "auth", "budget", "config
 
 
 Pattern = Annotated[Text, AfterValidator(check_pattern)]
-"""A regular expression that takes no longer than others on any line."""
+"""A regular expression that cannot backtrack without bound; see `core.patterns`."""
+
+
+class Streamed(Frozen):
+    """
+    Where a CLI that prints events tells of a turn as it goes, for the figures of live runs.
+
+    JMESPath expressions, each asked of one event alone. What a run took is on
+    record by the rules of its whole output, and not by these.
+    """
+
+    turn: Text
+    """Name of the turn that an event is of, null for none. Of several events of a turn the last counts."""
+    input_tokens: Text | None = None
+    """Input tokens of the turn, cached ones not counted."""
+    output_tokens: Text | None = None
+    """Output tokens of the turn."""
+    cached_tokens: Text | None = None
+    """Input tokens of the turn that came from a cache."""
 
 
 class Output(Frozen):
     """
     How to read what the CLI printed.
 
-    The rules are JMESPath expressions, asked of the list of all events
+    The rules are JMESPath expressions, evaluated over the list of all events
     (`[-1].result`). With `format: text` they are regular expressions, matched at
     the beginning of each line of stdout and then of stderr: the last line that
     fits counts, and of it the first group, or all that fits. Without any rule a
@@ -96,7 +114,7 @@ class Output(Frozen):
     session_id: Text | None = None
     """Session to resume."""
     text: Text | None = None
-    """The agent's last words."""
+    """The agent's final message."""
     terminal: Text | None = None
     """True when the output is whole: the last event is there."""
     success: Text | None = None
@@ -110,11 +128,11 @@ class Output(Frozen):
     denials: Text | None = None
     """Names of the tools whose use was denied, when the agent had to give up for that."""
     structured: Text | None = None
-    """The answer in the form that was asked for."""
+    """The structured answer, if the task asked for one."""
     schema_flag: Text | None = None
-    """Argument that asks for such an answer; with it, a success needs one."""
+    """Argument that requests a structured answer; with it, a run without one has failed."""
     exit_codes: dict[Annotated[str, Field(pattern=r"^[0-9]{1,3}$")], Meaning] = Field(default_factory=dict)
-    """What exit codes of this CLI mean, as far as it keeps to them."""
+    """Failure classes of this CLI's exit codes."""
     input_tokens: Text | None = None
     """Input tokens, cached ones not counted."""
     output_tokens: Text | None = None
@@ -126,19 +144,26 @@ class Output(Frozen):
     turns: Text | None = None
     """Turns the agent took."""
     notes: Text | None = None
-    """Remarks for people, a list of texts."""
+    """Remarks for people: a list of texts."""
     error_lines: tuple[Pattern, ...] = ()
     """
     Where the CLI writes its errors on stderr, for those that `error` does not find: regular expressions
     of how such a line begins. If left out, lines that begin with `Error:` and the like.
     """
-    words: dict[Meaning, Pattern] = Field(default_factory=dict)
-    """What phrases of its errors mean: a regular expression for a failure class, before the built-in ones."""
+    error_patterns: dict[Meaning, Pattern] = Field(default_factory=dict)
+    """Phrases in its errors: a regular expression by failure class, tried before the built-in ones."""
     give_up: Pattern | None = None
     """
-    How a line of its output begins, on stdout or stderr, that says that it waits to call a model once more
-    that refused it often enough: the run is ended, and fails with that line (its first group) as its error.
+    How a line of its output (stdout or stderr) begins that announces yet another retry of a model call
+    after several failed: the run is ended and fails with that line (its first group) as its error.
     """
+    give_up_after: Annotated[int, Field(ge=1, le=10**6)] = 1
+    """
+    How many such lines end it, one after the other on the same stream with two others between them at most:
+    for a CLI that does not count its calls.
+    """
+    streamed: Streamed | None = None
+    """Turns and tokens of a run that goes on, if its events tell; with `format: json_lines`."""
     cumulative: tuple[Literal["tokens", "cost"], ...] = ()
     """What the CLI reports as a running total of the session and not of the run."""
 
@@ -147,10 +172,10 @@ RULES = (
     *("session_id", "text", "terminal", "success", "error", "error_class", "error_status", "denials"),
     *("structured", "input_tokens", "output_tokens", "cached_tokens", "cost_usd", "turns", "notes"),
 )
-"""Fields of `Output` that are asked of what was printed: JMESPath of events, patterns of a text."""
+"""Fields of `Output` that are evaluated over the output: JMESPath on events, patterns on text."""
 
 OF_EVENTS = frozenset({"error_class", "denials", "structured", "notes"})
-"""Rules that have no meaning for a text."""
+"""Rules that apply to events only, not to `format: text`."""
 
 
 class Budget(Frozen):
@@ -186,17 +211,17 @@ class AdapterSpec(Frozen):
     env: Env = Field(default_factory=dict)
     """Environment of the CLI."""
     secrets: dict[EnvName, Secret] = Field(default_factory=dict)
-    """Environment variables whose values are found elsewhere, late."""
+    """Environment variables whose values are looked up when a run starts."""
     version: Version | None = None
     """Version probe."""
     health: HealthCheck | None = None
     """Health probe."""
-    output: Output = Output()
+    output: Output = Output.model_construct()
     """How to read what it prints."""
-    limits: RoundLimits = RoundLimits()
-    """What one round may take."""
-    stop: StopSignal = StopSignal()
-    """How it is ended."""
+    limits: RoundLimits = RoundLimits.model_construct()
+    """Limits of one round."""
+    stop: StopSignal = StopSignal.model_construct()
+    """How a run is stopped."""
     cleanup: Strings = ()
     """Paths in the workspace that the CLI leaves behind; they are not committed."""
     max_running: Total | None = None
@@ -212,7 +237,7 @@ class Adapter(AdapterSpec):
 
 
 def _bounded(value: object) -> object:
-    """Return a number that sums can go on with: none is beyond `MOST`, as nothing that is real is."""
+    """Return the number, capped at `MOST` so that sums stay finite."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     if value != value:  # noqa: PLR0124 - NaN is for the type to refuse; math.isnan cannot bear a huge int
@@ -230,7 +255,7 @@ Fraction = Annotated[float, BeforeValidator(_number)]
 
 
 class Usage(Frozen):
-    """What a run, or a task, took."""
+    """What a run, or all runs of a task, consumed."""
 
     input_tokens: Whole = 0
     """Cached ones not counted."""
@@ -263,7 +288,7 @@ class Usage(Frozen):
 
 
 def overspent(budget: Budget | None, usage: Usage) -> str | None:
-    """Return which limit of the budget is reached, in words; None if none is."""
+    """Return a message naming the budget limit that is reached; None if none is."""
     limit = reached(budget, usage)
     return f"budget spent: {limit[0]} of {limit[1]}" if limit else None
 

@@ -1,8 +1,8 @@
 """
 Attribution: the person whose commit asked for a change, and their reason.
 
-What the reconciler does because the specs say so is on record with who wrote
-that, and why, so that nobody has to look for the commit.
+An action that follows from a change of the specs is recorded with the author of
+that change and their reason, so that nobody has to search for the commit.
 """
 
 from dataclasses import replace
@@ -26,18 +26,18 @@ from reconciler.core.model.status import Reason
 from reconciler.core.text import one_line, visible
 
 _ANSWERS = (Created, Cancelled, Released, Removed, Renamed, Renewed, Restored, SpecChanged, SpecRemoved)
-"""Events that a commit to the specs leads to; others have causes of their own."""
+"""Events caused by a commit to the specs; all others have causes of their own."""
 _NAME = 80
-_WORDS = 200
+_MOST_TEXT = 200
 
 
 def attribute(desired: Desired, event: Event) -> Event:
-    """Return an event with the person who asked for it and their reason, if it answers a commit of theirs."""
+    """Return the event with the author and the reason of the spec change that caused it, if any."""
     asker, origin = desired.askers.get(event.task), event.origin
     if asker is None or origin.actor != ITSELF or origin.cause == "clock" or not _is_answer(event):
         return event
-    words = one_line(visible(asker.words), _WORDS)
-    reason = f"{origin.reason}: {words}" if words else origin.reason
+    text = one_line(visible(asker.message), _MOST_TEXT)
+    reason = f"{origin.reason}: {text}" if text else origin.reason
     actor = one_line(visible(asker.person), _NAME) or ITSELF
     return replace(event, origin=replace(origin, reason=reason, actor=actor))
 

@@ -1,5 +1,5 @@
 """
-How a task is doing, in the three words that dashboards and scripts know.
+Conditions: Ready, Progressing and Stalled, as dashboards and scripts expect them.
 """
 
 from collections.abc import Sequence
@@ -40,9 +40,9 @@ def conditions(
     Ready: the work is done. Progressing: it goes on by itself. Stalled: a
     person must act. A task that is suspended or cancelled is none of them.
     """
-    reason, message, since = _story(task, status, waiting, problems)
+    reason, message, since = _headline(task, status, waiting, problems)
     phase = status.phase if status else None
-    is_stalled = bool(problems) or _is_stalled(phase, waiting)
+    is_stalled = bool(problems) or needs_a_person(phase, waiting)
     is_quiet = phase in {Phase.COMPLETED, Phase.CANCELLED} or _is_suspended(waiting)
     return (
         Condition("Ready", phase is Phase.COMPLETED, reason, message, since),
@@ -51,10 +51,10 @@ def conditions(
     )
 
 
-def _story(
+def _headline(
     task: Task | None, status: Status | None, waiting: Waiting | None, problems: Sequence[Problem]
 ) -> tuple[str, str, datetime | None]:
-    """Return reason, message and time: the most pressing thing there is to say."""
+    """Return reason, message and time of the most urgent thing to report."""
     if problems:
         return Reason.SPEC_ERROR, str(problems[0]), waiting.since if waiting else None
     if waiting:
@@ -76,16 +76,17 @@ def _sentence(task: Task | None, status: Status) -> str:
         return status.failure.message
     if status.phase.is_live:
         place = status.assigned_host or status.assigned_agent
-        return f"round {status.round} of attempt {status.attempt} on {place}"
+        return f"round {status.last_run.round} of attempt {status.attempt} on {place}"
     if status.phase is Phase.REVIEW_PENDING:
         pull = status.review.pull_request
-        return f"{pull.url} waits for review" if pull else f"{status.branch_name} waits to be merged"
+        return f"{pull.url} waits for review" if pull else f"{status.last_run.branch} waits to be merged"
     if status.phase is Phase.COMPLETED and task is not None and task.work != status.work:
         return "done; newer work is asked for"
     return {Phase.CREATED: "about to start", Phase.COMPLETED: "done"}.get(status.phase, str(status.phase))
 
 
-def _is_stalled(phase: Phase | None, waiting: Waiting | None) -> bool:
+def needs_a_person(phase: Phase | None, waiting: Waiting | None) -> bool:
+    """Return whether a task without problems goes on only once a person acts."""
     if waiting is not None and waiting.reason in NEEDS_A_PERSON:
         return True
     return phase in {Phase.FAILED, Phase.ESCALATED}

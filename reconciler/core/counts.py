@@ -36,7 +36,7 @@ def fleet_counts(model: ReadModel) -> FleetCounts:
     tasks, since = Counter[tuple[str, str]](), dict[str, datetime]()
     needs, times = Counter[str](), list[datetime]()
     for name in model.names():
-        phase, reason, at = _standing(model, name)
+        phase, reason, at = _state_of(model, name)
         tasks[phase, reason] += 1
         if phase is Phase.CREATED and at is not None:
             since[reason] = min(at, since.get(reason, at))
@@ -50,7 +50,7 @@ def fleet_counts(model: ReadModel) -> FleetCounts:
     return FleetCounts(tasks, since, needs, min(times, default=None))
 
 
-def _standing(model: ReadModel, name: str) -> tuple[Phase, str, datetime | None]:
+def _state_of(model: ReadModel, name: str) -> tuple[Phase, str, datetime | None]:
     """Return the phase of a task, what it waits for, and since when it does."""
     status = model.observed.statuses.get(name)
     waiting = status.waiting if status else model.planned.get(name)

@@ -1,15 +1,35 @@
 """
-What people ask for in words: which fields of a task change, or why there is nothing to do.
+Edits behind commands and pages: which fields of a spec change, or why none needs to.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 
 from reconciler.core.errors import UsageError
-from reconciler.core.model.specs import DesiredState, TaskSpec
+from reconciler.core.model.specs import DesiredState, HostSpec, Kind, TaskSpec
 from reconciler.core.model.status import Status
+from reconciler.core.times import format_time
 
 FieldChanges = Mapping[str, object]
-"""New values of fields; None: the field goes."""
+"""New values by field; None removes the field."""
+
+
+def edit_message(subject: str, reason: str) -> str:
+    """Return the message of the commit that makes an edit."""
+    return f"{subject}\n\n{reason}\n" if reason else f"{subject}\n"
+
+
+def edit_subject(verb: str, kind: Kind, name: str) -> str:
+    """Return the first line of it; it speaks of a task by its name alone."""
+    return f"{verb} {name if kind == 'task' else f'{kind} {name}'}"
+
+
+def removal_subject(count: int) -> str:
+    """Return the first line of the commit that allows so many tasks to be removed."""
+    return f"Allow the removal of {count} task{'s' * (count != 1)}"
+
+
+# --- Tasks -----------------------------------------------------------------
 
 
 def suspending(name: str, spec: TaskSpec, _: Status | None) -> FieldChanges | str:
@@ -34,7 +54,7 @@ def cancelling(name: str, spec: TaskSpec, _: Status | None) -> FieldChanges | st
 
 
 def retrying(name: str, spec: TaskSpec, status: Status | None) -> FieldChanges | str:
-    """Ask once more for a task that is settled, or cancelled."""
+    """Run a task once more that is settled or cancelled."""
     if spec.desired is DesiredState.CANCELLED:
         return {"desired": "active", "rerun": spec.rerun + 1}
     if status is None or not status.phase.is_settled:
@@ -42,3 +62,48 @@ def retrying(name: str, spec: TaskSpec, status: Status | None) -> FieldChanges |
             f"{name} is {status.phase if status else 'new'}: it is not settled, so there is nothing to retry"
         )
     return {"rerun": spec.rerun + 1}
+
+
+TASK_EDITS: Mapping[str, Callable[[str, TaskSpec, Status | None], FieldChanges | str]] = {
+    "suspend": suspending,
+    "resume": resuming,
+    "cancel": cancelling,
+    "retry": retrying,
+}
+"""What can be asked for a task, by the verb."""
+
+
+# --- Hosts -----------------------------------------------------------------
+
+
+def cordoning(name: str, spec: HostSpec) -> FieldChanges | str:
+    """Cordon a host that is not cordoned."""
+    return f"{name} is cordoned already" if spec.cordon else {"cordon": True}
+
+
+def uncordoning(name: str, spec: HostSpec) -> FieldChanges | str:
+    """Open a host that is cordoned or draining."""
+    changes = {
+        **({"cordon": False} if spec.cordon else {}),
+        **({"drain": False} if spec.drain else {}),
+        **({"drain_until": None} if spec.drain_until else {}),
+    }
+    return changes or f"{name} takes runs already"
+
+
+def draining(name: str, spec: HostSpec, until: datetime | None) -> FieldChanges | str:
+    """Drain a host; one that is draining may get a new deadline, or keeps the one it has."""
+    wanted = until or (spec.drain_until if spec.drain else None)
+    changes = {
+        **({} if spec.drain else {"drain": True}),
+        **({} if wanted == spec.drain_until else {"drain_until": format_time(wanted) if wanted else None}),
+    }
+    return changes or f"{name} is draining already"
+
+
+HOST_EDITS: Mapping[str, Callable[[str, HostSpec], FieldChanges | str]] = {
+    "cordon": cordoning,
+    "uncordon": uncordoning,
+    "drain": lambda name, spec: draining(name, spec, None),
+}
+"""What can be asked for a host, by the verb."""

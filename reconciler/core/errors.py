@@ -2,9 +2,9 @@
 Errors, named by what to do next.
 
 `SpecError`: a person must edit a file. `Unavailable`: try again later, with
-backoff. `Conflict`: somebody wrote first; fetch and think again, at once.
+backoff. `Conflict`: another writer was first; fetch and plan again, at once.
 `Refused`: the other side said no; nothing was recorded.
-`IllegalTransition`: a mistake of ours.
+`IllegalTransition`: a bug of the reconciler.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,16 +26,16 @@ class Problem:
     """1-based, in characters."""
 
     message: str
-    """What is wrong, in words."""
+    """What is wrong and what to do about it."""
 
     field: str = ""
     """Dotted path of the field, such as `budget.cost_usd`; empty for the file as a whole."""
 
     hint: str = ""
-    """A name the writer may have meant."""
+    """The name that was probably meant; empty if there is none."""
 
     severity: Literal["error", "warning"] = "error"
-    """A warning keeps nothing back: it works, but hardly as it was meant."""
+    """A warning blocks nothing: the spec is valid, but probably not what was meant."""
 
     def __str__(self) -> str:
         field = f"{self.field}: " if self.field else ""
@@ -47,7 +47,7 @@ class ReconcilerError(Exception):
     """Root of the errors this program raises on purpose."""
 
     on_host = False
-    """Whether it was a host, or the way to it, that could not do its part; nothing else is to blame then."""
+    """Whether the cause is a host or the connection to it, and nothing else."""
 
 
 class SpecError(ReconcilerError):
@@ -59,11 +59,11 @@ class SpecError(ReconcilerError):
 
 
 class UsageError(ReconcilerError):
-    """A command was called in a way that cannot work; the message says what to do instead."""
+    """A command was called wrongly; the message says what to do instead."""
 
 
 class NotFound(ReconcilerError):
-    """Nothing has the name that was asked for."""
+    """There is nothing of the requested name."""
 
 
 class Unavailable(ReconcilerError):
@@ -71,11 +71,11 @@ class Unavailable(ReconcilerError):
 
 
 class Gone(Unavailable):
-    """An object of git that was asked for by its id is not there, and waiting does not bring it back."""
+    """A git object is missing, and waiting does not bring it back."""
 
 
 class Rewound(Unavailable):
-    """A record or specs went back; nothing goes on until a person says how."""
+    """The state branch or the specs were rewound; everything stops until a person decides how to go on."""
 
 
 class Conflict(ReconcilerError):
@@ -87,11 +87,11 @@ class Refused(ReconcilerError):
 
 
 class NotNow(Refused):
-    """What an agent asks for cannot be had in this mode or phase (409)."""
+    """The request does not fit the task's execution mode or phase (409)."""
 
 
 class LogGap(NotNow):
-    """A piece of a log does not follow on what is kept of it (409)."""
+    """A log chunk does not start where the stored log ends (409)."""
 
     def __init__(self, kept: int, offset: int) -> None:
         super().__init__(
@@ -102,8 +102,8 @@ class LogGap(NotNow):
 
 
 class LeaseLost(Refused):
-    """The task is not, or no longer, the agent's (410)."""
+    """The agent does not hold the task, or no longer does (410)."""
 
 
 class IllegalTransition(ReconcilerError):
-    """An event arrived in a phase that does not know it: our own mistake, loud."""
+    """An event arrived in a phase that does not allow it: a bug of the reconciler."""

@@ -1,9 +1,9 @@
 """
-What can happen to a task.
+Events: what can happen to a task.
 
 An event carries its origin: the time it happened, why, and who caused it;
-nothing else reads a clock. `RunSeen` and `RunEnded` are facts as they arrive
-from a host: `decide.next_event` turns the second into what it means for the task.
+nothing here reads a clock. `RunSeen` and `RunEnded` are facts as they arrive
+from a host; `decide.next_event` turns a `RunEnded` into an event of the lifecycle.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from reconciler.core.model.status import Failure, HostStatus, PullRequest, RunHo
 Cause = Literal["spec", "host", "agent", "webhook", "person", "clock"]
 
 ITSELF = "reconciler"
-"""Actor of what nobody else did."""
+"""Actor of what the reconciler did by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ class Event:
     origin: Origin
 
 
-# Two kinds stand here. Facts say what was seen, whether or not it matters any
-# more; events are what a fact, a spec or the clock came to, and go on record.
-# A fact becomes an event only when it is its turn: what came before it may
-# have made it void.
+# There are two kinds below. Facts say what was observed, even if it no longer
+# matters; events are what follows from a fact, a spec or the clock, and are recorded.
+# A fact is turned into an event only when its turn comes: an earlier one may
+# have made it obsolete.
 
 # --- Facts from a host -----------------------------------------------------
 
@@ -101,7 +101,7 @@ class WorkerReport:
     """
     An outside agent reports on the run that it holds.
 
-    Without a claim it says that it is at work. Whoever says it learns what
+    Without a claim it only says that it is at work. The sender is answered with
     became of it: see `core.runs.leases.answer`.
     """
 
@@ -123,7 +123,7 @@ class PullRequestSeen:
     delivery: str | None = None
     """Id of the webhook delivery that hinted at it."""
     bot: str = ""
-    """Our own account there: what it did is not answered."""
+    """Our own account there; its actions are ignored."""
 
 
 # --- Events of the lifecycle -----------------------------------------------
@@ -141,7 +141,7 @@ class Created(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduled(Event):
-    """The schedule has a next due time; it is waited for."""
+    """The schedule has a next due time, and the task waits for it."""
 
     due_at: datetime
     waiting: Waiting | None = None
@@ -149,14 +149,14 @@ class Scheduled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingChanged(Event):
-    """What a task waits for is another thing now; None: nothing any more."""
+    """The task waits for something else now, or (None) no longer waits."""
 
     waiting: Waiting | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assigned(Event):
-    """A host was chosen, or a worker asked, and the run named: the intention, before anything starts."""
+    """A host was chosen, or a worker took the task, and the run has its key; recorded before it starts."""
 
     run: str
     holder: RunHolder
@@ -167,7 +167,7 @@ class Assigned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEvent(Event):
-    """Something that happened to one run of a task; of any other run than the last it is illegal."""
+    """Something that happened to one run of a task; legal only for its last run."""
 
     run: str
 
@@ -182,11 +182,11 @@ class Started(RunEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reported(RunEvent):
-    """An outside agent said what came of its work; it is to be checked."""
+    """An outside agent reported its result, which is still to be checked."""
 
     claim: Claim
     waiting: Waiting | None = None
-    """For that check, if there has to be one."""
+    """For that check, if one is needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,12 +228,12 @@ class Released(RunEvent):
 
     report: Report | None = None
     is_wanted: bool = False
-    """Whether the task's spec asked for the stop; any other is one of those that must not go on for ever."""
+    """Whether the task's spec asked for the stop; other releases are limited in number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(RunEvent):
-    """The last attempt failed, or one that only a person can mend."""
+    """The last attempt failed, or one failed in a way that only a person can fix."""
 
     failure: Failure
     report: Report | None = None
@@ -241,18 +241,20 @@ class Failed(RunEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullRequestOpened(Event):
-    """The pull request of the delivered branch is there: opened by us, or found."""
+    """The delivered branch has a pull request: opened by us, or found."""
 
     pull: PullRequest
+    waiting: Waiting | None = None
+    """For what its merge waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BranchTouched(Event):
-    """A push by another to the branch: the agent pauses until a review, or a person, asks it to go on."""
+    """Somebody else pushed to the branch: the agent pauses until a review or a person asks it to go on."""
 
     head: str
     report: Report | None = None
-    """Of the round that was under way, if that is how it was found."""
+    """Of the round that was running, if that is how the push was noticed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,8 +272,10 @@ class ChangesRequested(Event):
     """What they wrote."""
     reviewed: tuple[int, ...] = ()
     """Ids of the reviews that are there by now; all of them are answered with this."""
+    last_comment: int = 0
+    """Id of the last comment that is there by now; 0 if there is none."""
     head: str | None = None
-    """Head of the branch to go on from, if it is not the one that was delivered."""
+    """Head of the branch to continue from, if it is not the delivered one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,9 +286,11 @@ class Escalated(Event):
     report: Report | None = None
     """Of the last round, if a round led here."""
     reviews: tuple[ReviewNote, ...] = ()
-    """What reviewers wrote that no round answers; one that a person allows does."""
+    """Review notes that no round has answered; a round that a person allows will."""
     reviewed: tuple[int, ...] = ()
     """As in `ChangesRequested`: what led here must not lead here again."""
+    last_comment: int = 0
+    """As in `ChangesRequested`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,12 +299,12 @@ class Cancelled(Event):
 
     report: Report | None = None
     spec: Task | None = None
-    """What the spec asks for now, if it was not the spec that said so."""
+    """The spec as it is now, if the cancellation did not come from the spec."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renewed(Event):
-    """A settled task is asked for again: its work changed, or `rerun` was raised."""
+    """A settled task runs again: its work changed, or `rerun` was raised."""
 
     spec: Task
 
@@ -317,7 +323,7 @@ class SpecChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renamed(Event):
-    """The spec file moved and asks for the same; `task` is the new name."""
+    """The spec file was renamed and still asks for the same; `task` is the new name."""
 
     old: str
     attempt: int = 0
@@ -326,7 +332,7 @@ class Renamed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecRemoved(Event):
-    """The spec file is gone; a tombstone stays until everything is cleaned up."""
+    """The spec file was deleted; a tombstone stays until everything is cleaned up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,4 +342,4 @@ class Restored(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removed(Event):
-    """Everything of a removed task is cleaned up; its status file goes."""
+    """Everything of a removed task is cleaned up; its status file is deleted."""

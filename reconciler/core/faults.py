@@ -1,8 +1,8 @@
 """
-Mistakes of our own, kept to the one thing they are about.
+Fault isolation: a bug met while one task is judged must not stop the others.
 
-Nothing that is thought about one task may keep the others from being thought
-about. What fails is found by trying, so that whoever thinks need not know of it.
+The faulty task is found by bisection, so that the code that judges tasks
+need not know about it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ Think = Callable[[Sequence[str]], object]
 
 def culprits(think: Think, names: Sequence[str]) -> Mapping[str, Exception]:
     """
-    Return those of the names that cannot be thought about, each with what was raised.
+    Return the names for which `think` raises, each with the exception.
 
     Bisection: `think` is asked of all of them, then of each half of what fails.
     Names that fail only together are all returned.
@@ -34,25 +34,29 @@ def culprits(think: Think, names: Sequence[str]) -> Mapping[str, Exception]:
 
 PLANNING = "planning it"
 OUTCOME = "what came of it"
-"""In what a mistake was met; that about an outcome lasts until there is another."""
+"""Where a fault occurred; one in judging an outcome lasts until there is another outcome."""
 
 
-def fault_words(error: Exception, subject: str = PLANNING) -> str:
+def fault_message(error: Exception, subject: str = PLANNING) -> str:
     """
-    Return what a mistake of ours is called on record.
+    Return the message by which a fault of ours is recorded.
 
-    The same mistake has the same words, without the values that led to it:
-    they may be others at each look, and other words are a commit.
+    The same fault has the same message, without the values that led to it:
+    those may differ at each look, and each new message is a commit.
     """
-    where = _place(error.__traceback__)
     return (
-        f"{subject} meets a mistake of the reconciler ({type(error).__name__}{where}; its log has more); "
-        "others go on, and an edit of the spec lets it be tried again"
+        f"{subject} meets {bug_message(error)}; others go on, and an edit of the spec lets it be tried again"
     )
 
 
+def bug_message(error: Exception) -> str:
+    """Return what is said of an error that nobody expected: its type and place."""
+    where = _place(error.__traceback__)
+    return f"a bug of the reconciler ({type(error).__name__}{where}; its log has more)"
+
+
 def _place(trace: TracebackType | None) -> str:
-    """Return the innermost line of ours, as it follows the name of an error."""
+    """Return the innermost line of our own code, as a suffix to the name of an error."""
     place = ""
     while trace is not None:
         module = trace.tb_frame.f_globals.get("__name__", "")

@@ -1,15 +1,17 @@
 """
-Field types of the models: durations, times, names, branches, lists a person likes to write.
+Field types of the models: durations, times, names, branches, lists that may be written as one string.
 """
 
 import ast
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import pairwise
+from types import ModuleType
 from typing import Annotated, Any
 
 from pydantic import (
@@ -24,20 +26,23 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
+from reconciler.core.names import check_branch, check_name
 from reconciler.core.times import format_time, parse_time
 
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?\Z", re.ASCII)
-_SEGMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z")
-NAME_LENGTH = 200
-SEGMENT_LENGTH = 64
+# For plugins pydantic reads the metadata of every package that is installed, in each command. It
+# shall find none: what is installed beside this program has no say in what its models take.
+_PLUGINS = "pydantic.plugin._loader"
+vars(sys.modules.setdefault(_PLUGINS, ModuleType(_PLUGINS)))["get_plugins"] = tuple
 
-# What the types below let in, sums, differences and time zones can bear: no conversion
-# further in has to think of the edges of what Python can represent.
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?\Z", re.ASCII)
+
+# The types below bound their values so that sums, differences and time zone conversions
+# stay within what Python can represent; no code further in has to check again.
 LONGEST = timedelta(days=36500)
 MOST = 10**18
-"""Of anything that is counted; sums end there."""
+"""Largest value of a count; sums are capped at it."""
 LARGEST_ID = 2**63 - 1
-"""Of numbers that others give to things."""
+"""Largest number that another system gives to a thing, such as an issue number."""
 LONGEST_TEXT = 2**24
 """Characters. Wherever there is a limit, halves of characters are refused too, which nothing could write."""
 
@@ -56,7 +61,7 @@ def parse_duration(value: object) -> timedelta:
 
 
 def _read_duration(value: object) -> timedelta | None:
-    """Return what a text means; None if that is more than can be represented. Raises ValueError."""
+    """Return the duration; None if it is more than can be represented. Raises ValueError."""
     match = _DURATION.match(value) if isinstance(value, str) and value else None
     if match is None:
         message = f'expected a duration such as "90s", "30m" or "1h30m", got {value!r}'
@@ -89,56 +94,10 @@ def format_duration(value: timedelta) -> str:
 
 
 def _one_or_many(value: object) -> object:
-    """Let a person write one string where a list is meant."""
+    """Accept a single string in place of a list."""
     if isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
-
-
-def check_name(name: str) -> str:
-    """
-    Return the name if it is safe as a file name, in a branch and on a command line.
-
-    Raises ValueError with the reason otherwise.
-    """
-    for segment in name.split("/"):
-        if not _SEGMENT.match(segment):
-            message = (
-                f"unsafe name {name!r}: use letters, digits, '.', '_' and '-', "
-                "beginning and ending with a letter or digit"
-            )
-            raise ValueError(message)
-        if ".." in segment or segment.endswith(".lock") or len(segment) > SEGMENT_LENGTH:
-            message = f"unsafe name {name!r}: no '..', no '.lock', at most {SEGMENT_LENGTH} characters"
-            raise ValueError(message)
-    if len(name) > NAME_LENGTH:
-        message = f"name longer than {NAME_LENGTH} characters"
-        raise ValueError(message)
-    return name
-
-
-_BAD_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|[^\x00-\x7f]")
-
-
-def check_branch(branch: str) -> str:
-    """
-    Return the branch name if git takes it and no option, revision or ref hides in it.
-
-    Stricter than `git check-ref-format --branch`. Raises ValueError with the reason.
-    """
-    parts = branch.split("/")
-    if (
-        not branch
-        or _BAD_IN_BRANCH.search(branch)
-        or branch.startswith(("-", "/", "refs/"))
-        or branch.endswith(("/", "."))
-        or branch in {"HEAD", "@"}
-        or any(part.startswith((".", "-")) or part.endswith(".lock") for part in parts)
-        or len(branch) > NAME_LENGTH
-    ):
-        message = f"unsafe branch name {branch!r}"
-        raise ValueError(message)
-    return branch
 
 
 DURATION_PATTERN = r"^(?=.)(\d+d)?(\d+h)?(\d+m)?(\d+s)?$"
@@ -149,7 +108,7 @@ Duration = Annotated[
     WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN, "examples": ["90s", "1h30m"]}),
 ]
 Period = Annotated[Duration, AfterValidator(_longer_than_none)]
-"""A duration that cannot be 0: what ends at once, or comes again without a pause, does not work."""
+"""A duration greater than 0."""
 Time = Annotated[
     datetime,
     BeforeValidator(parse_time),
@@ -172,16 +131,16 @@ EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Env = dict[EnvName, str]
 Text = Annotated[str, Field(min_length=1)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_./+=:,@%-]+$")]
-"""What stands for itself on the command line of any shell."""
+"""Text that needs no quoting on the command line of any shell."""
 Count = Annotated[int, Field(ge=0, le=1000)]
 Total = Annotated[int, Field(ge=0, le=10**9)]
-"""How often something happened, or how much of something there may be."""
+"""A count, or an upper limit."""
 Id = Annotated[int, Field(ge=0, le=LARGEST_ID)]
 """Number that somebody else gave to a thing."""
 
 
 class Frozen(BaseModel):
-    """A value: compared whole, never changed, strict about its fields."""
+    """Immutable value, compared by value, strict about its fields."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -198,16 +157,16 @@ class Frozen(BaseModel):
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         """
-        Let the docstring under a field describe it in the schema.
+        Describe each field in the schema by the docstring below it.
 
-        pydantic would do so by itself (`use_attribute_docstrings`), but for every
-        model as it is imported, by reading its source: a quarter of what that takes.
+        pydantic can do so itself (`use_attribute_docstrings`), but then for every
+        model on import, by reading its source: a quarter of the import time.
         """
         schema = handler(core_schema)
         properties = handler.resolve_ref_schema(schema).get("properties", {})
-        for name, words in _docstrings(cls).items():
+        for name, docstring in _docstrings(cls).items():
             if name in properties:
-                properties[name].setdefault("description", words)
+                properties[name].setdefault("description", docstring)
         return schema
 
 
@@ -223,8 +182,8 @@ def _docstrings(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _described(body: Sequence[ast.stmt]) -> Iterator[tuple[str, str]]:
-    for field, words in pairwise(body):
+    for field, docstring in pairwise(body):
         if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
             continue
-        if isinstance(words, ast.Expr) and isinstance(words.value, ast.Constant):
-            yield field.target.id, inspect.cleandoc(str(words.value.value))
+        if isinstance(docstring, ast.Expr) and isinstance(docstring.value, ast.Constant):
+            yield field.target.id, inspect.cleandoc(str(docstring.value.value))

@@ -1,5 +1,5 @@
 """
-What is known of hosts, and which news of one belongs on record.
+Host status: circuit breaker for starts, and which changes are recorded.
 """
 
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ from reconciler.core.model.status import HostStatus
 
 @dataclass(frozen=True, slots=True)
 class HostChange:
-    """News of a host, as it goes on record: a commit on the state branch."""
+    """A recorded change of a host's status: a commit on the state branch."""
 
     host: str
     before: HostStatus | None
-    """None: nothing was known of it."""
+    """None: it had no status yet."""
     after: HostStatus | None
-    """None: its spec is gone, and so its file goes."""
+    """None: its spec was removed, and so its status file is."""
     at: datetime
     reason: str
 
 
 FAILED_STARTS = 3
-"""So many tasks in a row whose run could not start, and their host gets no more for a while."""
+"""After failed starts of this many tasks in a row the breaker opens: the host gets no runs for a while."""
 _FIRST_REST, _LONGEST_REST = timedelta(minutes=1), timedelta(hours=1)
 
 
@@ -32,25 +32,25 @@ class Starts:
     """
     Circuit breaker: how the last starts of runs on one host went.
 
-    After failures of several tasks in a row it is open until a time, twice as
-    long with each trial that fails; then one run is let through.
+    After failures of several tasks in a row it opens until a time, twice as
+    long after each failed trial; then it is half open and lets one run through.
     """
 
     failed: frozenset[str] = frozenset()
-    """Tasks whose run could not start since one could."""
+    """Tasks whose run could not start since the last start that succeeded."""
     fault: str = ""
-    """Why no run starts there; the same words until one could. Empty while it is closed."""
+    """Why no run starts there; unchanged until one succeeds. Empty while it is closed."""
     rest: timedelta = _FIRST_REST
     until: datetime | None = None
-    """When one run is tried; None while it is closed."""
+    """When it becomes half open; None while it is closed."""
 
     def is_half_open(self, now: datetime) -> bool:
-        """Return whether one run may be tried."""
+        """Return whether one trial run may start."""
         return self.until is not None and self.until <= now
 
 
 def after_failed_start(starts: Starts, task: str, why: str, now: datetime) -> Starts:
-    """Return what is known of the starts on a host after one more that failed; a success forgets them."""
+    """Return the breaker after one more failed start."""
     failed = starts.failed | {task}
     if starts.until is not None:
         if starts.until > now:  # it was under way when the others failed
@@ -59,14 +59,14 @@ def after_failed_start(starts: Starts, task: str, why: str, now: datetime) -> St
         return replace(starts, failed=failed, rest=rest, until=now + rest)
     if len(failed) < FAILED_STARTS:
         return replace(starts, failed=failed)
-    words = f"the runs of {FAILED_STARTS} tasks in a row could not start: {why}"
-    return replace(starts, failed=failed, fault=words, until=now + starts.rest)
+    message = f"the runs of {FAILED_STARTS} tasks in a row could not start: {why}"
+    return replace(starts, failed=failed, fault=message, until=now + starts.rest)
 
 
 def with_starts(
     status: HostStatus, before: HostStatus | None, starts: Starts | None, at: datetime
 ) -> HostStatus:
-    """Return what is known of a host that answered, with what came of the starts there."""
+    """Return the status of a host that answered, with the breaker's fault."""
     if status.fault or starts is None or not starts.fault or not status.reachable:
         return status
     is_news = before is None or not before.reachable or not before.fault
@@ -77,9 +77,9 @@ def with_starts(
 
 def host_change(host: str, before: HostStatus | None, after: HostStatus, at: datetime) -> HostChange | None:
     """
-    Return the change if it belongs on record: up or down, versions, capabilities.
+    Return the change if it is to be recorded: up or down, versions, capabilities.
 
-    While a host is away, why it does not answer may read otherwise each time;
+    While a host is down, the error may differ at each probe;
     the first reason stays on record.
     """
     if before is not None and not before.reachable and not after.reachable:

@@ -1,7 +1,7 @@
 """
-Where a task stands, and what can happen to it there.
+State machine of a task: phases, events, and the transitions between them.
 
-The table is the whole truth about what may follow what; `transition` is the
+The table lists every legal transition; `transition` is the
 only place that assigns a phase.
 """
 
@@ -48,6 +48,7 @@ from reconciler.core.model.status import (
     Phase,
     Reason,
     ReviewState,
+    Run,
     Session,
     Status,
     Waiting,
@@ -60,7 +61,7 @@ Row = Mapping[type[Event], Phase | None]
 
 
 def _anywhere(phase: Phase) -> Row:
-    """Return what may happen in every phase and leaves it as it is, or ends everything."""
+    """Return the events that are legal in every phase: they keep it, or remove the task."""
     same = dict.fromkeys((WaitingChanged, Renamed, SpecRemoved, Restored), phase)
     return {**same, Removed: None}
 
@@ -75,7 +76,7 @@ _ENDS: Row = {
     Cancelled: Phase.CANCELLED,
     Escalated: Phase.ESCALATED,
 }
-"""How a round ends; an agent may be done before it was seen alive."""
+"""Ends of a round; an agent may be done before it was seen alive."""
 
 TRANSITIONS: Mapping[Phase | None, Row] = {
     None: {Created: Phase.CREATED},
@@ -142,7 +143,7 @@ TRANSITIONS: Mapping[Phase | None, Row] = {
         **_anywhere(Phase.ESCALATED),
     },
 }
-"""Phase → what may happen → next phase. None: no status (before the first, after the last)."""
+"""Phase → event → next phase. None: no status (before the first event, after removal)."""
 
 
 # --- One step --------------------------------------------------------------
@@ -150,19 +151,19 @@ TRANSITIONS: Mapping[Phase | None, Row] = {
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One step of one task, as it goes on record: a commit on the state branch."""
+    """One recorded step of one task: a commit on the state branch."""
 
     task: str
     """Its name after the step."""
     before: Status | None
     """None: there was no status yet."""
     after: Status | None
-    """None: the status file goes."""
+    """None: the status file is deleted."""
     event: Event
 
     @property
     def old(self) -> str:
-        """Its name before the step; another one only for a rename."""
+        """Its name before the step; differs only for a rename."""
         return _old_name(self.event)
 
 
@@ -177,7 +178,7 @@ def fold(
     """
     folded = dict(statuses)
     taken: list[Transition] = []
-    # In order, each on what the one before left: an event may be legal only after it.
+    # In order, each on the result of the one before: an event may be legal only after another.
     for event in events:
         if (next_step := step(folded, event)) is not None:
             apply(folded, next_step)
@@ -202,7 +203,7 @@ def step(statuses: Mapping[str, Status], event: Event) -> Transition | None:
 
 
 def apply(statuses: MutableMapping[str, Status], taken: Transition) -> None:
-    """Put a step into the statuses, in place: the old name goes, the new status comes."""
+    """Apply a step to the statuses, in place: the old name is removed, the new status set."""
     statuses.pop(taken.old, None)
     if taken.after is not None:
         statuses[taken.task] = taken.after
@@ -220,16 +221,16 @@ def transition(status: Status | None, event: Event) -> Status | None:
     if status is None or phase is None:
         return None
     changes = {"phase": phase, **_changes(event, status)}
-    # A new phase ends the wait of the old one, before the event's own changes:
-    # those may say what is waited for now. `since` comes last: none may set it.
+    # A new phase clears the wait of the old one, before the event's own changes,
+    # which may set a new one. `since` comes last: no event may set it.
     if phase is not status.phase:
-        changes = {"waiting": _held(status.waiting), **changes, "since": event.origin.at}
+        changes = {"waiting": _kept_removal(status.waiting), **changes, "since": event.origin.at}
     return status.model_copy(update=changes)
 
 
 def _next_phase(status: Status | None, event: Event) -> Phase | None:
     """Return what the table says; raise IllegalTransition if it says nothing."""
-    # The table first: a refusal may take for granted what the phase implies.
+    # The table first: the refusals may rely on what the phase implies.
     row = TRANSITIONS[status.phase if status else None]
     if type(event) not in row:
         where = f"phase {status.phase}" if status else "no status"
@@ -240,9 +241,9 @@ def _next_phase(status: Status | None, event: Event) -> Phase | None:
 
 
 def _refusal(status: Status, event: Event) -> str | None:
-    """Return why an event that the phase knows cannot happen all the same."""
-    if isinstance(event, RunEvent) and event.run != status.run:
-        return f"it is about run {event.run}, but the last run is {status.run}"
+    """Return why an event that the table allows is illegal all the same; None if it is legal."""
+    if isinstance(event, RunEvent) and event.run != status.run_key:
+        return f"it is about run {event.run}, but the last run is {status.run_key}"
     if isinstance(event, Reported) and not isinstance(status.holder, AtWorker):
         return "no worker has it"
     if isinstance(event, Removed) and not status.removed:
@@ -255,7 +256,7 @@ def _refusal(status: Status, event: Event) -> str | None:
 
 
 def _needs_pull(status: Status, event: Event) -> bool:
-    """Return whether only its pull request can bring an event about, in the phase the task is in."""
+    """Return whether the event needs a pull request on record in the task's phase."""
     if isinstance(event, Completed | BranchTouched):
         return status.phase is Phase.CREATED or status.phase.is_settled
     return isinstance(event, Cancelled | Reopened) and status.phase.is_settled
@@ -265,8 +266,8 @@ def _old_name(event: Event) -> str:
     return event.old if isinstance(event, Renamed) else event.task
 
 
-def _held(waiting: Waiting | None) -> Waiting | None:
-    """Return what survives a change of phase: a removal that waits for a person waits on."""
+def _kept_removal(waiting: Waiting | None) -> Waiting | None:
+    """Return the wait that survives a change of phase: that of a removal for its approval."""
     return waiting if waiting and waiting.reason is Reason.APPROVAL else None
 
 
@@ -275,7 +276,7 @@ def _held(waiting: Waiting | None) -> Waiting | None:
 StatusChanges = dict[str, Any]
 
 SUMMARY_LENGTH = 4000
-"""Most that is kept of an agent's last words, in characters."""
+"""Characters that are kept of an agent's final message."""
 
 
 def _first(event: Created) -> Status:
@@ -293,9 +294,9 @@ def _identity(spec: Task) -> StatusChanges:
     return {"generation": spec.generation, "work": spec.work, "on_delete": spec.on_delete}
 
 
-def _afresh(status: Status) -> StatusChanges:
+def _cleared(status: Status) -> StatusChanges:
     """
-    Return the fields that speak of work no longer asked for, emptied.
+    Return the fields that describe the previous work, reset.
 
     The attempt stays, so that no run key comes twice; so do the usage, and the
     branch and its head, which the next delivery has to know.
@@ -305,7 +306,7 @@ def _afresh(status: Status) -> StatusChanges:
         "failures": 0,
         "uncounted": 0,
         "failed_starts": 0,
-        "review": ReviewState(answered=status.review.answered),
+        "review": ReviewState(answered=status.review.answered, last_comment=status.review.last_comment),
         "not_before": None,
         "failure": None,
         "checks": (),
@@ -314,7 +315,7 @@ def _afresh(status: Status) -> StatusChanges:
 
 
 def _reported(status: Status, event: Event, report: Report | None) -> StatusChanges:
-    """Return what a round brought; what it did not bring stays as it was."""
+    """Return the fields that a round's report changes; the others stay."""
     if report is None:
         return {}
     verdict = report.verdict
@@ -351,24 +352,27 @@ def _scheduled(event: Scheduled, status: Status) -> StatusChanges:
 
 @_changes.register
 def _assigned(event: Assigned, status: Status) -> StatusChanges:
-    """Name the run. The failure before stays: the prompt of this attempt tells of it."""
-    spec, on = event.spec, event.holder if isinstance(event.holder, OnHost) else None
-    is_at_home = on and (on.host, spec.adapter) == (status.assigned_host, status.adapter)
+    """Name the run. The previous failure stays: the prompt of this attempt contains it."""
+    spec, before = event.spec, status.run
+    on = event.holder if isinstance(event.holder, OnHost) else None
+    run = Run(
+        key=event.run,
+        round=1,
+        slots=spec.slots,
+        holder=event.holder,
+        adapter=spec.adapter if on else None,
+        model=spec.model,
+        repo=spec.repo,
+        branch=before.branch if before and status.review.count else spec.branch,
+        title=spec.pr_title or spec.headline,
+        start_from=event.start_from,
+    )
     return {
-        "session": status.session if is_at_home else None,
+        "session": status.session_at(on.host, spec.adapter) if on else None,
         **_identity(spec),
         "attempt": status.attempt + 1,
-        "round": 1,
         "waiting": None,
-        "run": event.run,
-        "slots": spec.slots,
-        "holder": event.holder,
-        "start_from": event.start_from,
-        "adapter": spec.adapter if on else None,
-        "model": spec.model,
-        "repo": spec.repo,
-        "branch_name": (status.branch_name if status.review.count else None) or spec.branch,
-        "pr_title": spec.pr_title or spec.headline,
+        "run": run,
         "not_before": None,
     }
 
@@ -386,7 +390,7 @@ def _started(event: Started, status: Status) -> StatusChanges:
 def _fix_requested(event: FixRequested, status: Status) -> StatusChanges:
     return {
         **_reported(status, event, event.report),
-        "round": status.round + 1,
+        "run": status.last_run.model_copy(update={"round": status.last_run.round + 1}),
         "failure": Failure(kind=FailureClass.VALIDATION, message=event.origin.reason),
     }
 
@@ -402,7 +406,7 @@ def _completed(event: Completed, status: Status) -> StatusChanges:
 
 
 def _done(status: Status, event: Event, report: Report | None) -> StatusChanges:
-    """Return what a round brought that reached its goal, with what the agent says of it."""
+    """Return the fields that a successful round changes, with the agent's summary."""
     if report is None:
         return {}
     summary = head(report.verdict.text, characters=SUMMARY_LENGTH)
@@ -411,7 +415,7 @@ def _done(status: Status, event: Event, report: Report | None) -> StatusChanges:
 
 @_changes.register
 def _retried(event: Retried, status: Status) -> StatusChanges:
-    """Count the failure; what a failed attempt said to its agent is not gone on with."""
+    """Count the failure; the session of a failed attempt is dropped."""
     changes = {
         **_reported(status, event, event.report),
         "failure": event.failure,
@@ -419,7 +423,7 @@ def _retried(event: Retried, status: Status) -> StatusChanges:
     }
     if event.counts:
         return {**changes, "failures": status.failures + 1, "uncounted": 0, "session": None}
-    # The session goes on where validation had left it.
+    # The session continues after the validation that failed.
     return {**changes, "uncounted": status.uncounted + 1, "checks": status.checks}
 
 
@@ -440,7 +444,7 @@ def _failed(event: Failed, status: Status) -> StatusChanges:
 
 @_changes.register
 def _cancelled(event: Cancelled, status: Status) -> StatusChanges:
-    """Take up the spec as it is by now, so that only a later edit asks for the same work again."""
+    """Adopt the spec as it is now, so that only a later edit asks for the same work again."""
     is_same = event.spec is not None and event.spec.work == status.work
     identity = _identity(event.spec) if event.spec and is_same else {}
     return {**_reported(status, event, event.report), **identity}
@@ -455,6 +459,7 @@ def _escalated(event: Escalated, status: Status) -> StatusChanges:
             update={
                 "notes": event.reviews or status.review.notes,
                 "answered": event.reviewed or status.review.answered,
+                "last_comment": max(event.last_comment, status.review.last_comment),
             }
         ),
     }
@@ -462,10 +467,11 @@ def _escalated(event: Escalated, status: Status) -> StatusChanges:
 
 @_changes.register
 def _reported_by_agent(event: Reported, status: Status) -> StatusChanges:
+    run = status.last_run
+    holder, branch = run.holder.model_copy(update={"claim": event.claim}), event.claim.branch or run.branch
     return {
-        "holder": status.holder and status.holder.model_copy(update={"claim": event.claim}),
+        "run": run.model_copy(update={"holder": holder, "branch": branch}),
         "waiting": event.waiting,
-        "branch_name": event.claim.branch or status.branch_name,
         "last_activity_at": event.origin.at,
     }
 
@@ -473,7 +479,11 @@ def _reported_by_agent(event: Reported, status: Status) -> StatusChanges:
 @_changes.register
 def _pull_opened(event: PullRequestOpened, status: Status) -> StatusChanges:
     review = status.review.model_copy(update={"pull_request": event.pull})
-    return {"review": review, "last_activity_at": event.origin.at}
+    return {
+        "review": review,
+        "last_activity_at": event.origin.at,
+        "waiting": event.waiting or status.waiting,
+    }
 
 
 @_changes.register
@@ -494,7 +504,7 @@ def _reopened(event: Reopened, status: Status) -> StatusChanges:  # noqa: ARG001
 
 @_changes.register
 def _changes_requested(event: ChangesRequested, status: Status) -> StatusChanges:
-    """Begin a round: work that was asked for anew has its retries before it."""
+    """Begin a review round: it has all retries again."""
     return {
         "failures": 0,
         "uncounted": 0,
@@ -503,6 +513,7 @@ def _changes_requested(event: ChangesRequested, status: Status) -> StatusChanges
             pull_request=status.review.pull_request,
             notes=event.reviews,
             answered=event.reviewed or status.review.answered,
+            last_comment=max(event.last_comment, status.review.last_comment),
         ),
         "head_commit": event.head or status.head_commit,
         "last_activity_at": event.origin.at,
@@ -511,22 +522,22 @@ def _changes_requested(event: ChangesRequested, status: Status) -> StatusChanges
 
 @_changes.register
 def _renewed(event: Renewed, status: Status) -> StatusChanges:
-    """Take up new work. Asked for by a person, it need not wait for the next due time."""
+    """Take up new work. It need not wait for the schedule's next due time if a person asked for it."""
     due_at = min(status.due_at, event.origin.at) if status.due_at else None
-    # Judged by the status before, and laid over what `_afresh` empties.
+    # Computed from the status before, and applied over what `_cleared` resets.
     kept = _kept_in_review(status) if _may_go_on(event.spec, status) else {}
-    return {**_identity(event.spec), **_afresh(status), **kept, "due_at": due_at}
+    return {**_identity(event.spec), **_cleared(status), **kept, "due_at": due_at}
 
 
 def _may_go_on(spec: Task, status: Status) -> bool:
-    """Return whether a person lets an agent go on that had too many review rounds: the same, once more."""
+    """Return whether a person allows more review rounds for the same work after too many."""
     is_of_review = status.phase is Phase.ESCALATED and status.review.pull_request and status.review.notes
     before = spec.model_copy(update={"rerun": max(0, spec.rerun - 1)})
     return bool(is_of_review) and work_id(before) == status.work
 
 
 def _kept_in_review(status: Status) -> StatusChanges:
-    """Return what such an agent goes on with, in the first of as many rounds again."""
+    """Return the fields such a task keeps; its review rounds are counted from one again."""
     review = status.review.model_copy(update={"count": 1})
     return {"review": review, "session": status.session, "summary": status.summary}
 
@@ -536,7 +547,7 @@ def _spec_changed(event: SpecChanged, status: Status) -> StatusChanges:
     if status.phase not in {Phase.CREATED, Phase.CANCELLED}:
         return {"on_delete": event.spec.on_delete}
     is_new_work = status.work != event.spec.work
-    return {**_identity(event.spec), **(_afresh(status) if is_new_work else {})}
+    return {**_identity(event.spec), **(_cleared(status) if is_new_work else {})}
 
 
 @_changes.register
@@ -558,7 +569,7 @@ def _restored(event: Restored, status: Status) -> StatusChanges:  # noqa: ARG001
 
 
 def diagram() -> str:
-    """Return the table as a Mermaid state diagram; what may happen everywhere is a comment."""
+    """Return the table as a Mermaid state diagram; events legal in every phase are in a comment."""
     everywhere = set.intersection(*(set(TRANSITIONS[phase]) for phase in Phase))
     lines = ["stateDiagram-v2", f"    %% in every phase: {_names(everywhere)}"]
     for phase, row in TRANSITIONS.items():

@@ -4,7 +4,8 @@ Masking: asterisks in the place of known secrets, whatever dress they come in.
 An exact search finds a secret as it is and in the encodings that add letters
 (base64, hex, escapes). Everything else that happens to text on its way is
 punctuation: quoting, escaping, breaking of lines, prefixes of quotes and
-diffs. So the second search compares letters and digits alone.
+diffs. So the second search compares letters and digits alone, and the third
+does so once each character that is written by its number is itself again.
 """
 
 import base64
@@ -12,7 +13,7 @@ import html
 import json
 import re
 from array import array
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import quote, quote_plus, urlsplit
@@ -31,8 +32,15 @@ _FRAME = re.compile(r"-+ ?(BEGIN|END) [A-Z0-9 ]+-+")
 """Lines that every key has."""
 _ASSIGNMENT = re.compile(r"(?:export\s+)?[A-Za-z_][A-Za-z0-9_.-]*\s*[=:]\s*(.+)")
 _PUNCTUATION = re.compile(r"[\W_]+")
-_PAUSES = re.compile(r"\\+[nrt]|(?m:^[ \t]*\d+[ \t]*[:\t|→])|[\W_]+")
+_PAUSES = re.compile(r"(?:\\+[nrt]|(?m:^[ \t]*\d+[ \t]*[:\t|→])|[\W_])+")
 """Punctuation, line breaks as escapes, numbers of lines: what stands between the pieces of a broken value."""
+_NUMBERS = re.compile(
+    r"\\+u([0-9a-f]{4})|\\+u\{([0-9a-f]{1,6})\}|&#x([0-9a-f]{1,6});|\\+x([0-9a-f]{2})|%(?:25)*([0-9a-f]{2})"
+    r"|=([0-9a-f]{2})|&#(\d{1,7});|\\+([0-7]{3})",
+    re.IGNORECASE,
+)
+"""A character by its number, as JSON, XML, URLs, shells and mails write it: hexadecimal, decimal, octal."""
+_BASES = (16, 16, 16, 16, 16, 16, 10, 8)
 
 
 @dataclass(frozen=True)
@@ -54,9 +62,9 @@ class Mask:
         text = harmless(text)  # a colour in the middle of a secret hides it from the search, not from people
         for word in self._spellings:
             if word in text:
-                text = text.replace(word, _stars(word))
-        for start, end in [*self._broken(text, _PUNCTUATION), *self._broken(text, _PAUSES)]:
-            text = text[:start] + _stars(text[start:end]) + text[end:]
+                text = text.replace(word, _asterisks(word))
+        for start, end in list(self._spans(text)):
+            text = text[:start] + _asterisks(text[start:end]) + text[end:]
         return text
 
     def withhold(self, text: str) -> str:
@@ -68,7 +76,16 @@ class Mask:
         """Every value, part and encoding, the longest first: a short one may stand within a long one."""
         whole = {value for value in self.values if len(value) >= SHORTEST}
         spellings = {word for value in whole for part in _parts(value) for word in _encodings(part)}
+        spellings |= {word for value in whole for word in _twice(value)}
         return tuple(sorted(spellings | whole, key=lambda word: (-len(word), word)))
+
+    def _spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield where values stand, in whatever punctuation and by whatever numbers."""
+        plain, places = _without_numbers(text)
+        for between in (_PUNCTUATION, _PAUSES):
+            yield from self._broken(text, between)
+            if len(plain) < len(text):
+                yield from ((places[start], places[end]) for start, end in self._broken(plain, between))
 
     def _broken(self, text: str, between: re.Pattern[str]) -> Iterator[tuple[int, int]]:
         """Yield where values stand that are written with other punctuation, or broken over lines."""
@@ -106,7 +123,25 @@ def _left(between: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
     yield start, len(text)
 
 
-def _stars(text: str) -> str:
+def _without_numbers(text: str) -> tuple[str, Sequence[int]]:
+    """Return a text in which characters are themselves, and where each of them, and its end, stood."""
+    pieces, places, at = list[str](), array("I"), 0
+    for match in _NUMBERS.finditer(text):
+        pieces += [text[at : match.start()], _character(match)]
+        places.extend(range(at, match.start() + 1))
+        at = match.end()
+    places.extend(range(at, len(text) + 1))
+    return "".join([*pieces, text[at:]]), places
+
+
+def _character(match: re.Match[str]) -> str:
+    """Return one character for one number; bytes of others than ASCII are no characters."""
+    group = match.lastindex or 1
+    number = int(match[group], _BASES[group - 1])
+    return chr(number) if number < (0xD800 if group in {1, 2, 3, 7} else 0x80) else " "
+
+
+def _asterisks(text: str) -> str:
     """Return as many asterisks; lines stay lines."""
     return "\n".join("*" * len(line) for line in text.split("\n"))
 
@@ -117,7 +152,7 @@ def _stars(text: str) -> str:
 def _parts(value: str, depth: int = 0) -> Iterator[str]:
     """Yield a value and what may be printed of it alone: lines, fields, a password, a long word."""
     yield value
-    inner = [*_lines(value), *_fields(value), *_password(value), *_words(value)]
+    inner = [*_lines(value), *_fields(value), *_password(value), *_long_tokens(value)]
     for part in inner:
         if len(part) >= _SHORTEST_PART and part != value and not _FRAME.fullmatch(part):
             yield from _parts(part, depth + 1) if depth < _DEEPEST else (part,)
@@ -156,7 +191,7 @@ def _password(value: str) -> Iterator[str]:
         yield password
 
 
-def _words(value: str) -> Iterator[str]:
+def _long_tokens(value: str) -> Iterator[str]:
     yield from (word for word in value.split() if len(word) >= _LONG_WORD)
 
 
@@ -180,6 +215,12 @@ def _encodings(text: str) -> Iterator[str]:
     yield base64.b32encode(raw).decode().rstrip("=")
 
 
+def _twice(text: str) -> Iterator[str]:
+    """Yield a text in base64 of base64, as a registry's login stands in a secret of Kubernetes."""
+    for once in _base64(text.encode("utf-8", "surrogateescape")):
+        yield from _base64(once.encode())
+
+
 def _of_urls(raw: bytes) -> Iterator[str]:
     for safe in ("", "/", "/:@!$&'()*+,;=?"):
         once = quote(raw, safe=safe)
@@ -190,8 +231,8 @@ def _of_urls(raw: bytes) -> Iterator[str]:
 def _base64(raw: bytes) -> Iterator[str]:
     """Yield what stands in base64, both alphabets, wherever in its input the bytes begin."""
     for before in range(3):
-        words = base64.b64encode(bytes(before) + raw).decode()
-        certain = words.rstrip("=")[: -1 if words.endswith("=") else None][(before * 8 + 5) // 6 :]
+        encoded = base64.b64encode(bytes(before) + raw).decode()
+        certain = encoded.rstrip("=")[: -1 if encoded.endswith("=") else None][(before * 8 + 5) // 6 :]
         for word in (certain, certain.translate(str.maketrans("+/", "-_"))):
             if len(word) >= _SHORTEST_PART:
                 yield word

@@ -13,7 +13,7 @@ ReferenceKind = Literal["task", "host", "agent", "adapter", "repo"]
 
 REFERABLE: tuple[ReferenceKind, ...] = ("task", "host", "agent", "adapter", "repo")
 SHORT: Mapping[ReferenceKind, str] = {"task": "t", "host": "h", "agent": "ag", "adapter": "ad", "repo": "r"}
-_WORDS: Mapping[str, ReferenceKind] = {
+_KIND_NAMES: Mapping[str, ReferenceKind] = {
     word: kind
     for kind in REFERABLE
     for word in (kind, f"{kind}s", SHORT[kind], kind.title(), f"{kind.title()}s")
@@ -32,11 +32,11 @@ class Reference(NamedTuple):
 
 def kind_of(word: str) -> ReferenceKind | None:
     """Return the kind that a word means: in the singular, the plural, or short."""
-    return _WORDS.get(word)
+    return _KIND_NAMES.get(word)
 
 
 def references(
-    words: Sequence[str], names_of: NamesOf, only: ReferenceKind | None = None
+    args: Sequence[str], names_of: NamesOf, only: ReferenceKind | None = None
 ) -> Sequence[Reference]:
     """
     Return what words refer to: `[KIND] NAME...` or `[KIND/]NAME...`; without a kind, tasks.
@@ -47,12 +47,12 @@ def references(
     leaves no doubt.
     Raises ValueError for words that cannot mean this.
     """
-    kind = kind_of(words[0]) if len(words) > 1 else None
-    if kind and only == "task" and words[0] in names_of("task"):
+    kind = kind_of(args[0]) if len(args) > 1 else None
+    if kind and only == "task" and args[0] in names_of("task"):
         kind = None
     if kind and only and kind != only:
-        raise ValueError(f"{words[0]!r} is no {only}, and {kind}s cannot be meant here")
-    return [_reference(word, names_of, kind or only) for word in (words[1:] if kind else words)]
+        raise ValueError(f"{args[0]!r} is no {only}, and {kind}s cannot be meant here")
+    return [_reference(word, names_of, kind or only) for word in (args[1:] if kind else args)]
 
 
 def _reference(word: str, names_of: NamesOf, wanted: ReferenceKind | None) -> Reference:
@@ -107,7 +107,7 @@ def _kind_meant(name: str) -> str:
         return f"; {kind}s cannot be meant here" if kind not in {None, "task"} else ""
     if kind:
         return f"; {name!r} is a kind: name one as `{kind}/NAME`"
-    close = get_close_matches(name, [word for word in _WORDS if len(word) >= _NO_SHORTHAND], n=1)
+    close = get_close_matches(name, [word for word in _KIND_NAMES if len(word) >= _NO_SHORTHAND], n=1)
     return f" (did you mean the kind {close[0]!r}?)" if close else ""
 
 

@@ -9,4 +9,4 @@ class Requester(NamedTuple):
     """Who changed a task's file last, and why: author and words of the commit."""
 
     person: str
-    words: str
+    message: str

@@ -2,7 +2,7 @@
 Times: how they are read, written and kept within what every calendar can bear.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 # Sums, differences and time zones of what lies between can be borne: no conversion
 # further in has to think of the edges of what Python can represent.
@@ -46,3 +46,12 @@ def format_time(value: datetime) -> str:
     """Return the time in UTC, to the millisecond, as ISO 8601 with a `Z`."""
     text = value.astimezone(UTC).isoformat(timespec="milliseconds")
     return text.removesuffix("+00:00").removesuffix(".000") + "Z"
+
+
+def ago(since: datetime, now: datetime) -> str:
+    """Return how long ago that was, in its largest unit: `40s`, `12m`, `3h`, `5d`."""
+    seconds = max(now - since, timedelta()).total_seconds()
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds)}s"

@@ -17,6 +17,21 @@ if TYPE_CHECKING:  # who reads a record back needs none of these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryFilter:
+    """What is looked for in the history; None, or empty: anything."""
+
+    task: str | None = None
+    host: str | None = None
+    """Where the run is; or the host that it is news of."""
+    actor: str | None = None
+    cause: str | None = None
+    text: str = ""
+    """Stands anywhere in what a commit says."""
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TransitionRecord:
     """One transition of a task, or news of a host."""
 
@@ -70,7 +85,7 @@ def task_record(step: "Transition", *, revision: str = "", previous: str | None 
         after=after.phase if after else None,
         renamed_from=getattr(event, "old", None),
         reason=event.origin.reason,
-        run=getattr(event, "run", None) or (status.run if status else None),
+        run=getattr(event, "run", None) or (status.run_key if status else None),
         host=status.assigned_host if status else None,
         worker=status.assigned_agent if status else None,
         cause=event.origin.cause,

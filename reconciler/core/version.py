@@ -20,7 +20,7 @@ class VersionCheck:
     version: str | None
     """As the CLI says it; None if it says none."""
     ok: bool
-    words: str
+    message: str
     """For people: what was found and what was asked for."""
 
 
@@ -33,13 +33,13 @@ def check_version(program: Version, printed: str, required: str | None = None) -
     wanted = required or program.range
     match = re.search(program.pattern, printed)
     if match is None:
-        return VersionCheck(None, ok=False, words=f"no version in {one_line(printed, 100)!r}")
+        return VersionCheck(None, ok=False, message=f"no version in {one_line(printed, 100)!r}")
     version = match[1]
     if wanted is None:
-        return VersionCheck(version, ok=True, words=f"{version}, any will do")
+        return VersionCheck(version, ok=True, message=f"{version}, any will do")
     try:
         is_in = SpecifierSet(wanted, prereleases=True).contains(Number(version))
     except InvalidVersion:
-        return VersionCheck(version, ok=False, words=f"{version!r} is no version that can be compared")
+        return VersionCheck(version, ok=False, message=f"{version!r} is no version that can be compared")
     verb = "is" if is_in else "is not"
-    return VersionCheck(version, ok=is_in, words=f"{version} {verb} in {wanted}")
+    return VersionCheck(version, ok=is_in, message=f"{version} {verb} in {wanted}")

@@ -12,15 +12,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from reconciler.core.conditions import Condition, conditions
+from reconciler.core.conditions import Condition, conditions, needs_a_person
 from reconciler.core.errors import Problem
 from reconciler.core.model.specs import Agent, Desired, ExecutionMode, Host, Task
-from reconciler.core.model.status import HostStatus, Observed, Phase, Reason, Status, Waiting
+from reconciler.core.model.status import HostStatus, Observed, Phase, Reason, Run, Status, Waiting
 from reconciler.core.planning.placement import reachable_runs
 from reconciler.core.runs.failure import FailureSummary, failure_line, summarize_failure
-
-LastOutput = Callable[[str, int], datetime | None]
-"""Return when a round of a run printed last, where it is followed."""
 
 BAD_ENDS = frozenset({Phase.FAILED, Phase.ESCALATED})
 """Phases in which a person should look."""
@@ -31,6 +28,32 @@ HostState = Literal["up", "unready", "down", "unknown", "suspended", "cordoned",
 
 
 # --- Tasks -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveFigures:
+    """How far the round of a live run is: from where it is followed, never on record."""
+
+    last_output_at: datetime | None = None
+    """When it printed last."""
+    turns: int | None = None
+    """Turns so far. None here and below: its CLI does not tell as it goes."""
+    input_tokens: int | None = None
+    """Input tokens so far, cached ones not counted."""
+    output_tokens: int | None = None
+    """Output tokens so far."""
+    cached_tokens: int | None = None
+    """Input tokens so far that came from a cache."""
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens so far as far as they are told, cached ones not counted."""
+        counts = [count for count in (self.input_tokens, self.output_tokens) if count is not None]
+        return sum(counts) if counts else None
+
+
+FiguresOf = Callable[[str, int], LiveFigures | None]
+"""Return how far a round of a run is; None where it is not followed, or has printed nothing."""
 
 
 class Blocker(NamedTuple):
@@ -55,8 +78,8 @@ class TaskView:
     """What is wrong with its spec, or with its file on record."""
     planned: Waiting | None = None
     """What the last plan has it wait for."""
-    last_output_at: datetime | None = None
-    """When its live run printed last, where that is followed."""
+    live: LiveFigures | None = None
+    """How far its live run is, where that is followed."""
     known_cause: FailureSummary | None = None
     """Why its last run failed, for who knows more of it than is on record."""
 
@@ -84,7 +107,7 @@ class TaskView:
 
     @property
     def blocker(self) -> Blocker | None:
-        """What a person must mend first, else what it waits for."""
+        """What a person must fix first, else what it waits for."""
         if self.problems:
             return Blocker(Reason.SPEC_ERROR, str(self.problems[0]))
         return Blocker(self.waiting.reason, self.waiting.message) if self.waiting else None
@@ -119,7 +142,8 @@ class TaskView:
     @property
     def is_stalled(self) -> bool:
         """Whether a person must act."""
-        return any(each.type == "Stalled" and each.status for each in self.conditions)
+        phase = self.status.phase if self.status else None
+        return bool(self.problems) or needs_a_person(phase, self.waiting)
 
     @property
     def is_live(self) -> bool:
@@ -146,7 +170,7 @@ class TaskView:
         """Code repository that it works in; if the spec is gone, that it was worked on in."""
         if self.spec is not None:
             return self.spec.repo
-        return self.status.repo if self.status else None
+        return self.status.run.repo if self.status and self.status.run else None
 
     @property
     def execution_mode(self) -> ExecutionMode:
@@ -154,6 +178,11 @@ class TaskView:
         if self.spec is not None:
             return self.spec.execution_mode
         return ExecutionMode.HTTP_PULL if self.assigned_agent else ExecutionMode.SSH_CLI
+
+    @property
+    def last_output_at(self) -> datetime | None:
+        """When its live run printed last, where that is followed."""
+        return self.live.last_output_at if self.live else None
 
     @property
     def last_activity_at(self) -> datetime | None:
@@ -244,7 +273,7 @@ def observed_on_record(
     return Observed(statuses, hosts, damaged=damaged, machine=machine)
 
 
-def _no_output(_run: str, _round: int) -> datetime | None:
+def _no_figures(_run: str, _round: int) -> LiveFigures | None:
     """Return None: it is not known here."""
     return None
 
@@ -257,7 +286,7 @@ class ReadModel:
     observed: Observed
     planned: Mapping[str, Waiting] = field(default_factory=dict)
     """What tasks wait for by the last plan, by name; those too that are not on record yet."""
-    last_output: LastOutput = _no_output
+    live: FiguresOf = _no_figures
     closed: Mapping[str, datetime] = field(default_factory=dict)
     """When people last closed or opened hosts, by name, as far as that is known."""
 
@@ -274,15 +303,14 @@ class ReadModel:
     def task(self, name: str) -> TaskView:
         """Return a task as it stands; of a name that is none, one that nothing is known of."""
         damaged, status = self.observed.damaged.get(name), self.observed.statuses.get(name)
+        live = status.live_run if status else None
         return TaskView(
             name,
             self.desired.tasks.get(name),
             status,
             (*((damaged,) if damaged else ()), *self.desired.broken.get(name, ())),
             self.planned.get(name),
-            self.last_output(status.run, status.round)
-            if status and status.run and status.phase.is_live
-            else None,
+            self.live(*live.round_key) if live else None,
         )
 
     def tasks(self) -> Mapping[str, TaskView]:
@@ -292,19 +320,20 @@ class ReadModel:
     def runs(self) -> Iterator[TaskView]:
         """Yield every task with a live run."""
         for name, status in self.observed.statuses.items():
-            if status.phase.is_live and status.run:
+            if status.phase.is_live:
                 yield self.task(name)
 
     def hosts(self) -> Mapping[str, HostView]:
         """Return every host of the specs, by name."""
-        runs: dict[str, list[Status]] = defaultdict(list)
-        for _, status in sorted(reachable_runs(self.observed.statuses, self.observed)):
-            runs[status.assigned_host or ""].append(status)
+        runs: dict[str, list[Run]] = defaultdict(list)
+        live = reachable_runs(self.observed.statuses, self.observed)
+        for _, host, run in sorted(live, key=lambda each: each[0]):
+            runs[host].append(run)
         return {name: self._host(host, runs[name]) for name, host in sorted(self.desired.hosts.items())}
 
-    def _host(self, host: Host, live: list[Status]) -> HostView:
-        keys = tuple(status.run for status in live if status.run)
-        used = sum(status.slots for status in live)
+    def _host(self, host: Host, live: list[Run]) -> HostView:
+        keys = tuple(run.key for run in live)
+        used = sum(run.slots for run in live)
         return HostView(
             host.name, host, self.observed.hosts.get(host.name), keys, used, self.closed.get(host.name)
         )

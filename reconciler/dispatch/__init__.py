@@ -1,6 +1,6 @@
 """
-Hosts that carry out orders: runs, workspaces, and what agents print.
+Dispatch: runs and workspaces on hosts, and the output of agents.
 
-A run lives on its host under a name and outlives whoever started it; starting
-the same name twice starts it once.
+A run lives on its host under its id and outlives the process that started it; starting
+the same id twice starts it once.
 """

@@ -1,5 +1,5 @@
 """
-An adapter tried on a host: its version, its health command, a prompt of one line.
+Adapter check: tries an adapter on a host with its version probe, its health command, and a short prompt.
 
 What is tried goes the way of a real run: the same transport, job, secrets and
 verdict; only the folder it works in is another one, and is gone afterwards.
@@ -19,7 +19,7 @@ from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.masking import Mask
 from reconciler.core.model.runs import FailureClass, RunRequest, Verdict, run_key
 from reconciler.core.model.specs import Desired, Host, Task
-from reconciler.core.model.status import HostCli, OnHost, Phase, Status
+from reconciler.core.model.status import HostCli, OnHost, Phase, Run, Status
 from reconciler.core.runs.command import build_run_request as make_order
 from reconciler.core.text import one_line, tail
 from reconciler.dispatch.dry_run import DryRun, dry_run
@@ -35,13 +35,13 @@ from reconciler.dispatch.transport import Transport
 
 PROMPT = "Reply with the one word: ready. Use no tools and change no files."
 ADAPTER_CHECK_FOLDER = "adapter-test"
-"""Where results work on a host; the folders of fleets beside it are named by their ids."""
+"""Folder of checks on a host; the folders of fleets beside it are named by their ids."""
 LIMIT = timedelta(minutes=5)
-"""For the prompt: an agent that takes longer to say one word is no use."""
-_MOST_WORDS = 64 * 1024
-"""Bytes of what the health command printed that are looked at."""
+"""Timeout of the prompt."""
+_MOST_OUTPUT = 64 * 1024
+"""Bytes of the health command's output that are read."""
 _PATIENCE = 60.0
-"""Seconds for all that is not the CLI's own time: the way there, the way back, cleaning up."""
+"""Seconds for everything but the CLI itself: connecting, reading the result, cleaning up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +50,17 @@ class CheckResult:
 
     name: Literal["host", "version", "health", "prompt"]
     ok: bool | None
-    """None: the adapter has nothing to try there."""
-    words: str
+    """None: the adapter has nothing for this step."""
+    message: str
     cli: HostCli | None = None
     """What the version probe found."""
     verdict: Verdict | None = None
-    """What came of the prompt."""
+    """Verdict on the prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterCheck:
-    """An adapter, a host, and what it takes to try the one on the other."""
+    """A check of one adapter on one host."""
 
     adapter: Adapter
     host: Host
@@ -68,17 +68,17 @@ class AdapterCheck:
     data: Path
     """A folder for logs; a local host without a `workdir` works in it too."""
     token: str
-    """Drawn, so that two results never meet."""
+    """Random, so that two checks never collide."""
     clock: Callable[[], datetime]
     read_output: ReadOutput
 
     async def results(self, *, with_prompt: bool) -> AsyncGenerator[CheckResult, None]:
-        """Yield what was tried, one after the other; without a host that answers there is nothing more."""
+        """Yield the result of each step; stops after the first if the host does not answer."""
         workdir = str(local_folder(self.host, self.data)) if self.host.is_local else None
         try:
             facts = await probe(self.transport, self.host, {self.adapter.name: self.adapter}, workdir=workdir)
         except (Unavailable, Refused) as error:
-            yield CheckResult("host", ok=False, words=str(error))
+            yield CheckResult("host", ok=False, message=str(error))
             return
         tried = await dry_run(self.host, self.transport, token=self.token)
         yield self._host(facts, tried)
@@ -88,9 +88,9 @@ class AdapterCheck:
             yield await self._prompt()
 
     def _host(self, facts: HostFacts, tried: DryRun) -> CheckResult:
-        wrong = "; ".join((*host_problems(facts, self.clock()), *tried.troubles))
-        words = f"{facts.os} {facts.arch}, answers within {facts.latency * 1000:.0f} ms"
-        return CheckResult("host", ok=not wrong, words=wrong or words)
+        wrong = "; ".join((*host_problems(facts, self.clock()), *tried.problems))
+        summary = f"{facts.os} {facts.arch}, answers within {facts.latency * 1000:.0f} ms"
+        return CheckResult("host", ok=not wrong, message=wrong or summary)
 
     def _version(self, facts: HostFacts) -> CheckResult:
         host, name = self.host, self.adapter.name
@@ -98,27 +98,27 @@ class AdapterCheck:
             return CheckResult(
                 "version",
                 ok=False,
-                words=f"host {host.name} does not offer {name}; name it under its `adapters`",
+                message=f"host {host.name} does not offer {name}; name it under its `adapters`",
             )
         if self.adapter.version is None:
-            return CheckResult("version", ok=None, words="the adapter has no version probe")
+            return CheckResult("version", ok=None, message="the adapter has no version probe")
         cli = (facts.clis or {})[name].cli
-        return CheckResult("version", ok=cli.ok, words=cli.message, cli=cli)
+        return CheckResult("version", ok=cli.ok, message=cli.message, cli=cli)
 
     async def _health(self) -> CheckResult:
         health = self.adapter.health
         if health is None:
-            return CheckResult("health", ok=None, words="the adapter has no health command")
+            return CheckResult("health", ok=None, message="the adapter has no health command")
         verdict = await self._carry_out(self._health_order(health), _believe_exit_code)
         if verdict.outcome == "success":
-            return CheckResult("health", ok=True, words=f"`{shlex.join(health.command)}` ended with 0")
-        return CheckResult("health", ok=False, words=verdict.message)
+            return CheckResult("health", ok=True, message=f"`{shlex.join(health.command)}` ended with 0")
+        return CheckResult("health", ok=False, message=verdict.message)
 
     async def _prompt(self) -> CheckResult:
         verdict = await self._carry_out(self._order(), self.read_output)
         if verdict.outcome == "success":
-            return CheckResult("prompt", ok=True, words=_what_it_took(verdict), verdict=verdict)
-        return CheckResult("prompt", ok=False, words=f"{verdict.kind}: {verdict.message}", verdict=verdict)
+            return CheckResult("prompt", ok=True, message=_what_it_took(verdict), verdict=verdict)
+        return CheckResult("prompt", ok=False, message=f"{verdict.kind}: {verdict.message}", verdict=verdict)
 
     def _health_order(self, health: HealthCheck) -> RunRequest:
         """Return an order like any other whose agent is the health command."""
@@ -147,10 +147,14 @@ class AdapterCheck:
             generation=self.token,
             work="",
             attempt=1,
-            round=1,
-            run=run_key(ADAPTER_CHECK_FOLDER, self.token, 1),
-            holder=OnHost(host=host.name),
-            adapter=adapter.name,
+            run=Run(
+                key=run_key(ADAPTER_CHECK_FOLDER, self.token, 1),
+                round=1,
+                holder=OnHost(host=host.name),
+                adapter=adapter.name,
+                branch=task.branch,
+                title=task.headline,
+            ),
         )
         return make_order(task, status, Desired(hosts={host.name: host}, adapters={adapter.name: adapter}))
 
@@ -190,7 +194,7 @@ class AdapterCheck:
 
 
 async def _clean(check_round: Round) -> None:
-    """End what still runs, and leave nothing behind."""
+    """End what still runs, and remove all files."""
     order, host_session = check_round.order, check_round.host_session
     await check_round.cancel()
     await host_session.runs.remove([agent_id(order.run, order.round), validation_id(order.run, order.round)])
@@ -209,7 +213,7 @@ def _believe_exit_code(
 ) -> Verdict:
     if exit_code == 0:
         return Verdict(outcome="success")
-    printed = read_end(stderr, _MOST_WORDS) or read_end(stdout, _MOST_WORDS)
+    printed = read_end(stderr, _MOST_OUTPUT) or read_end(stdout, _MOST_OUTPUT)
     output = one_line(tail(mask.hide(printed), lines=2, characters=300))
     message = f"`{shlex.join(order.argv)}` ended with {exit_code}: {output}"
     return Verdict(outcome="failed", kind=FailureClass.AGENT, message=message)

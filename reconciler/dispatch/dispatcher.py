@@ -1,11 +1,12 @@
 """
-Hosts that carry out orders, as the loop sees them.
+Dispatcher: implements `controller.ports.Dispatch` with hosts, repositories and logs.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -23,11 +24,12 @@ from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import folder_name, run_of
 from reconciler.dispatch.repos import CodeRepository
-from reconciler.dispatch.retrying import TELL, StepFailed
+from reconciler.dispatch.retrying import ON_RETRY, StepFailed
 from reconciler.dispatch.round import CANCELLED, DELIVERY_PATIENCE, ReadOutput, Round
 from reconciler.dispatch.runs import Pace, RunEnding
 from reconciler.dispatch.secrets import InjectedSecrets
 from reconciler.dispatch.session import HostSession, open_session, usual_pace
+from reconciler.dispatch.shown_logs import WITHHELD, ShownLogs
 from reconciler.dispatch.transport import Transport
 from reconciler.dispatch.verify import verify
 
@@ -37,16 +39,16 @@ Key = tuple[str, int]
 _LOGS_EVERY = timedelta(hours=1)
 _MEBIBYTE = 2**20
 _LASTING = 10.0
-"""Seconds for which a step is tried again before that is told: what passes sooner is no news."""
+"""Seconds for which a step is retried before that is reported."""
 _MOST_REMEMBERED = 512
-"""Tasks whose secrets are kept for masks; a round of one that was forgotten is masked as after a restart."""
+"""Tasks whose secrets are kept in memory; those of others are masked as after a restart."""
 _FAREWELL = 10.0
-"""Seconds that a follower gets to tell of a run that was stopped, before it is told for it."""
+"""Seconds that the follower of a stopped run has to report its end, before it is reported without it."""
 
 
 class Dispatcher:
     """
-    Carries out orders on hosts; one task per order, ended by nothing but its `RunEnded` and `close`.
+    Carries out orders on hosts; one asyncio task per order, ended only by its `RunEnded` or `close`.
 
     `data` holds the mirrors of code repositories and the logs; `base` is the
     folder that relative addresses of repos start from. Logs that no open task
@@ -86,13 +88,13 @@ class Dispatcher:
         self._delivery_patience = delivery_patience
         self._farewell = farewell
         self._lasting = lasting
-        self._troubles: dict[Key, tuple[float, str]] = {}
-        """Since when steps of orders are tried again, and why, in the words of the first try that failed."""
+        self._retries: dict[Key, tuple[float, str]] = {}
+        """Since when steps of orders are retried, and the first error."""
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._stops: dict[Key, asyncio.Task[None]] = {}
         self._sites: dict[str, HostSession] = {}
         self._left_sites: list[HostSession] = []
-        """Of hosts whose spec has changed since; runs may still be followed there."""
+        """Sessions of hosts whose spec has changed; runs may still be followed there."""
         self._repositories: dict[str, CodeRepository] = {}
         self._secrets: dict[str, InjectedSecrets] = {}
         """By task."""
@@ -104,24 +106,39 @@ class Dispatcher:
         return frozenset(self._tasks)
 
     @property
-    def troubles(self) -> Mapping[str, str]:
+    def retry_reasons(self) -> Mapping[str, str]:
         """Steps of live runs that are tried again for a while now; see controller.ports.Dispatch."""
         latest = asyncio.get_running_loop().time() - self._lasting
-        return {run: why for (run, _), (since, why) in self._troubles.items() if since <= latest}
+        return {run: why for (run, _), (since, why) in self._retries.items() if since <= latest}
 
     @property
     def mask(self) -> Mask:
-        """The mask of all secrets that runs were given and that are remembered."""
+        """The mask of all secrets in memory that runs were given."""
         values = frozenset[str]().union(*(secrets.values for secrets in self._secrets.values()))
         if values != self._mask.values:
-            self._mask = Mask(values)  # what it works out for each value is kept with it
+            self._mask = Mask(values)  # its computed encodings are cached in it
         return self._mask
 
+    def shown_logs(self) -> ShownLogs:
+        """Return the logs of runs as others than the operator may see them."""
+        return ShownLogs(self.logs, self._mask_of_log)
+
+    def _mask_of_log(self, task: str, run_id: str) -> Mask:
+        """Return what is to be masked in a log; withheld, if its run was given what is not known any more."""
+        secrets = self._secrets.get(task) or InjectedSecrets()
+        if secrets.unproven([run_id.removesuffix("v")], self.logs, must=""):
+            return replace(secrets.mask, withheld=WITHHELD)
+        return secrets.mask
+
+    async def diff(self, repo: Repo, base: str, head: str) -> str:
+        """Return how a commit of a repo differs from another. Raises NotFound if one is not here."""
+        return await self._repository(repo).diff(base, head)
+
     def follow(self, order: RunRequest, emit: Emit) -> None:
-        """Carry out the order, or take it up where it stands; see controller.ports.Dispatch."""
+        """Carry out the order, or resume it; see controller.ports.Dispatch."""
         if order.key in self._tasks:
             return
-        # Only now may runs be there of which nothing is known: not once something was started from here.
+        # Unknown runs can only be adopted before anything was started from here.
         following = self._carry_out(order, emit, may_adopt=self._proofs.is_blank)
         task = asyncio.create_task(following, name=f"{order.run} round {order.round}")
         self._tasks[order.key] = task
@@ -136,7 +153,7 @@ class Dispatcher:
         self._stops[order.key] = task
 
     async def sweep(self, host: Host, needs: Callable[[], Retention]) -> None:
-        """Relieve the host of what is not needed; see controller.ports.Dispatch. Logs are looked at too."""
+        """Remove from the host what is no longer needed, and prune logs; see controller.ports.Dispatch."""
         await self._prune_logs(needs())
         try:
             await self._sweep(self._host_session(host), needs)
@@ -144,7 +161,7 @@ class Dispatcher:
             raise Unavailable(str(error)) from error
 
     async def reach(self, repo: Repo) -> None:
-        """Have what is newest of a code repository; see controller.ports.Dispatch."""
+        """Fetch the newest state of a code repository; see controller.ports.Dispatch."""
         with suppress(StepFailed):
             await self._repository(repo).newest()
 
@@ -156,7 +173,7 @@ class Dispatcher:
             raise Unavailable(str(error)) from error
 
     async def verify(self, assignment: Assignment, claim: Claim) -> Report:
-        """Return what an agent's finished work is found to be; see controller.ports.Dispatch."""
+        """Return the report on an agent's finished work; see controller.ports.Dispatch."""
         repository = self._repository(assignment.repo) if assignment.repo else None
         may_adopt = self._proofs.is_blank
         return await verify(
@@ -164,7 +181,7 @@ class Dispatcher:
         )
 
     async def close(self) -> None:
-        """Stop following; runs go on. The transports are closed by whoever made them."""
+        """Stop following; runs go on. The caller closes the transports."""
         tasks = [*self._tasks.values(), *self._stops.values()]
         for task in tasks:
             task.cancel()
@@ -176,7 +193,7 @@ class Dispatcher:
     async def _sweep(self, host_session: HostSession, needed: Callable[[], Retention]) -> None:
         names = await host_session.workspaces.list()
         states = await host_session.runs.list()
-        # Asked only now: what was listed belongs to runs that were on record before.
+        # Called after the listing: everything listed belongs to runs that were recorded before.
         needs = needed()
         alive = [run_id for run_id, state in states.items() if state.stage.is_alive]
         stale = [run_id for run_id in alive if needs.is_stale(run_of(run_id))]
@@ -189,7 +206,7 @@ class Dispatcher:
         await host_session.workspaces.remove(name for name in names if run_of(name) not in kept)
 
     async def _end_stale(self, host_session: HostSession, run_id: str) -> set[str]:
-        """End a run that nobody asks for any more; return its key if it is still there."""
+        """End a stale run; return its key if it is still there."""
         log.info("stopping %s: its task has moved on", run_id)
         state = await host_session.runs.cancel(run_id, CANCELLED, RunEnding())
         return {run_of(run_id)} if state.stage.is_alive else set()
@@ -230,20 +247,20 @@ class Dispatcher:
                 )
             )
 
-        TELL.set(partial(self._hear, order.key))
+        ON_RETRY.set(partial(self._note_retry, order.key))
         try:
             report = await self._report(order, seen, may_adopt=may_adopt)
         finally:
-            self._troubles.pop(order.key, None)
-            del self._tasks[order.key]  # before it is told: whoever hears of it may ask who is followed
+            self._retries.pop(order.key, None)
+            del self._tasks[order.key]  # before the event is emitted: its receiver may read `followed`
         self._tell(order, report, emit)
 
-    def _hear(self, key: Key, why: str | None) -> None:
-        """Keep why a step is tried again, in the words of the first time; forget it once it has succeeded."""
+    def _note_retry(self, key: Key, why: str | None) -> None:
+        """Remember the first error of a step that is retried; forget it once the step succeeded."""
         if why is None:
-            self._troubles.pop(key, None)
+            self._retries.pop(key, None)
         else:
-            self._troubles.setdefault(key, (asyncio.get_running_loop().time(), why))
+            self._retries.setdefault(key, (asyncio.get_running_loop().time(), why))
 
     async def _report(self, order: RunRequest, seen: Callable[[], None], *, may_adopt: bool) -> Report:
         try:
@@ -251,14 +268,14 @@ class Dispatcher:
         except StepFailed as error:
             return _failure(error.kind, str(error))
         except Exception as error:
-            log.exception("%s round %d: a mistake of ours", order.run, order.round)
-            with suppress(Exception):  # what it was may keep it from being ended, too; a sweep does that then
+            log.exception("%s round %d: an unexpected error", order.run, order.round)
+            with suppress(Exception):  # the same fault may prevent this; then a sweep ends it
                 await self._round(order).cancel()
-            words = self._secrets_of(order.task).mask.hide(one_line(repr(error), 5000))
-            return _failure(FailureClass.HOST, f"a mistake of the reconciler: {words}; its log has more")
+            message = self._secrets_of(order.task).mask.hide(one_line(repr(error), 5000))
+            return _failure(FailureClass.HOST, f"a bug of the reconciler: {message}; its log has more")
 
     async def _cancel(self, order: RunRequest, emit: Emit, *, is_followed: bool) -> None:
-        """End the run; who follows it tells how it ended, if not kept from it for too long."""
+        """End the run; its follower reports the end, unless that takes too long."""
         try:
             await self._round(order).cancel()
             if is_followed:
@@ -266,14 +283,14 @@ class Dispatcher:
         except StepFailed as error:
             log.warning("%s round %d cannot be stopped: %s", order.run, order.round, error)
         except Exception:
-            log.exception("%s round %d cannot be stopped: a mistake of ours", order.run, order.round)
+            log.exception("%s round %d cannot be stopped: an unexpected error", order.run, order.round)
         finally:
             del self._stops[order.key]
         if not is_followed:
             self.follow(order, emit)
 
     async def _end_following(self, order: RunRequest, emit: Emit) -> None:
-        """Let nobody wait for a repository that is away when the run it is for was stopped."""
+        """Stop waiting for an unreachable repository once the run was stopped."""
         follower = self._tasks.get(order.key)
         if follower is None:
             return
@@ -301,7 +318,7 @@ class Dispatcher:
         )
 
     def _secrets_of(self, task: str) -> InjectedSecrets:
-        """Return what the rounds of a task were given; what nobody asked for longest is forgotten."""
+        """Return the secrets that the rounds of a task were given; the least recently used are dropped."""
         secrets = self._secrets.pop(task, None) or InjectedSecrets()
         self._secrets[task] = secrets
         while len(self._secrets) > _MOST_REMEMBERED:

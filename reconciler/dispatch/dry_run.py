@@ -1,5 +1,5 @@
 """
-A run that does nothing, carried out on a host to see whether runs can be.
+Dry run: a run that does nothing, to see whether a host can carry out runs.
 
 It goes the way of every other: the same transport, scripts, quoting, sessions
 and proofs. What it brings back is compared, and what it leaves behind must be
@@ -50,21 +50,21 @@ _HELD = {
 class DryRun:
     """Result of a dry run."""
 
-    troubles: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
     """Why no run can be carried out there."""
     warnings: tuple[str, ...] = ()
-    """What is not kept from agents there, and could be."""
+    """What agents could reach there, and should not."""
     held_by: tuple[str, ...] = ()
-    """What finds the processes of a run when it ends: `cgroup`, `reaper`, `mark`."""
+    """Means by which the processes of a run are found at its end: `cgroup`, `reaper`, `mark`."""
 
     @property
-    def words(self) -> str:
-        """What finds the processes of a run, for people."""
+    def description(self) -> str:
+        """`held_by` as text for people."""
         return " and ".join(_HELD[each] for each in self.held_by)
 
 
 async def dry_run(host: Host, transport: Transport, *, token: str) -> DryRun:
-    """Carry out a run that does nothing; return what came of it. `token` is drawn, so that two never meet."""
+    """Carry out a dry run. `token` is random, so that two never collide."""
     with TemporaryDirectory(prefix="reconciler-") as folder:
         logs, proofs = LogFolder(Path(folder) / "logs"), Proofs(Path(folder) / "proofs")
         pace = usual_pace(host)
@@ -73,7 +73,7 @@ async def dry_run(host: Host, transport: Transport, *, token: str) -> DryRun:
                 host, transport, fleet=DRY_RUN_FOLDER, logs=logs, pace=pace, proofs=proofs
             )
         except StepFailed as error:
-            return DryRun(troubles=(str(error),))
+            return DryRun(problems=(str(error),))
         return await _run_dry(host, transport, host_session.runs, logs, agent_id(f"check.g{token[:8]}.a1", 1))
 
 
@@ -82,9 +82,9 @@ async def _run_dry(host: Host, transport: Transport, runs: Runs, logs: LogFolder
         async with asyncio.timeout(_PATIENCE):
             return await _carry_out(host, transport, runs, logs, run_id)
     except TimeoutError:
-        return DryRun(troubles=(f"no run was over within {_PATIENCE:g} s; see whether it is overloaded",))
+        return DryRun(problems=(f"no run was over within {_PATIENCE:g} s; see whether it is overloaded",))
     except (Unavailable, Refused) as error:
-        return DryRun(troubles=(f"no run can be carried out: {error}",))
+        return DryRun(problems=(f"no run can be carried out: {error}",))
     finally:
         with suppress(TimeoutError, Unavailable, Refused):
             async with asyncio.timeout(_PATIENCE):
@@ -102,16 +102,18 @@ async def _carry_out(host: Host, transport: Transport, runs: Runs, logs: LogFold
     stderr = logs.read(run_id, "err").decode(errors="replace")
     if state.stage is not Stage.DONE or state.exit_code != 0:
         how = state.stage if state.stage is not Stage.DONE else f"exit code {state.exit_code}"
-        words = one_line(tail(stderr, lines=2, characters=300))
-        return DryRun(troubles=(f"a run that does nothing ended badly ({how}): {words}",), held_by=held_by)
+        last_lines = one_line(tail(stderr, lines=2, characters=300))
+        return DryRun(
+            problems=(f"a run that does nothing ended badly ({how}): {last_lines}",), held_by=held_by
+        )
     if not runs.proofs.is_ours(run_id, state):
-        return DryRun(troubles=("somebody else writes the records of runs there",), held_by=held_by)
+        return DryRun(problems=("somebody else writes the records of runs there",), held_by=held_by)
     if logs.read(run_id, "out") != _PROMPT.encode():
-        return DryRun(troubles=("a prompt does not arrive there as it was sent",), held_by=held_by)
+        return DryRun(problems=("a prompt does not arrive there as it was sent",), held_by=held_by)
     uid, boot, agent, left = (stderr.split() + ["-"] * 4)[:4]
     if host.agent_forwarding and agent != "agent":
         return DryRun(
-            troubles=("no SSH agent is forwarded to it; see SSH_AUTH_SOCK here, AllowAgentForwarding there",),
+            problems=("no SSH agent is forwarded to it; see SSH_AUTH_SOCK here, AllowAgentForwarding there",),
             held_by=held_by,
         )
     return DryRun(warnings=tuple(await _warnings(host, transport, uid, boot, left)), held_by=held_by)

@@ -1,5 +1,5 @@
 """
-Secrets that came by the environment of this process, kept where what it starts cannot read them.
+Secrets from the environment of this process, hidden from the processes that it starts.
 
 Whoever runs as the same user can read `/proc/<pid>/environ`: the memory that
 held the environment at the start, whatever was taken out of it since. So a
@@ -17,18 +17,18 @@ from pathlib import Path
 _taken: dict[str, str] = {}
 _PR_SET_DUMPABLE = 4
 _NEEDED = frozenset({"PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "CREDENTIALS_DIRECTORY"})
-"""No secrets, whatever specs say, and nothing works without them."""
+"""Never treated as secrets: nothing works without them."""
 _ENV_START, _ENV_END = 47, 48
 """Fields of /proc/<pid>/stat behind the name of the program: 50 and 51 of proc_pid_stat(5)."""
 
 
 def value(name: str) -> str | None:
-    """Return a variable that was taken out of the environment, or stands there; None if it is not there."""
+    """Return a variable that was taken out of the environment, or is still in it; None if there is none."""
     return os.environ.get(name, _taken.get(name))
 
 
 def take(names: Iterable[str]) -> Mapping[str, str]:
-    """Take variables out of the environment, so that only `value` has them; return those that were there."""
+    """Take variables out of the environment, so that only `value` has them; return those that were set."""
     wanted = [name for name in names if name in os.environ and name not in _NEEDED]
     values = {name: os.environ.pop(name) for name in wanted}
     _taken.update(values)
@@ -39,16 +39,16 @@ def take(names: Iterable[str]) -> Mapping[str, str]:
 
 def close_memory() -> None:
     """
-    Let no other process of our user read our memory, where the system can be told so (Linux).
+    Forbid other processes of our user to read our memory, where the system supports it (Linux).
 
-    What we start is not concerned: a new program begins open.
+    Child processes are not affected: the flag is reset by exec.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _wipe(values: Iterable[str]) -> None:
-    """Overwrite values where the kernel shows the environment that we were started with."""
+    """Overwrite values in the memory that the kernel shows as our initial environment."""
     if sys.platform != "linux":
         return
     with suppress(OSError, ValueError, IndexError):

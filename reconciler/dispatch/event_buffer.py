@@ -1,5 +1,5 @@
 """
-Which events are kept until the rules of an adapter are asked.
+Event buffer: keeps the events that the rules of an adapter can depend on.
 
 An output may be hundreds of MiB long, and its rules look at a few events: the
 last of a kind, or all of a kind. Which those are is read from the rules.
@@ -21,7 +21,7 @@ Node = Mapping[str, Any]
 Which = Literal["last", "all"]
 
 MOST_FIRST, MOST_LAST = 1_000, 9_000
-"""Events that are kept from the beginning and from the end, where all matter."""
+"""Events kept from the beginning and from the end, where a rule depends on all."""
 MOST_BYTES_FIRST, MOST_BYTES_LAST = 2**20, 7 * 2**20
 """The same, in characters of their texts."""
 
@@ -38,7 +38,7 @@ class EventFilter(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """An event that is kept, and where it stood."""
+    """A kept event and its position."""
 
     place: int
     event: OutputEvent
@@ -47,7 +47,7 @@ class Kept(NamedTuple):
 
 @dataclass
 class EventBuffer:
-    """Keeps of the events it is given those that meet a condition, within bounds."""
+    """Keeps the events that match a filter, within bounds."""
 
     conditions: Sequence[EventFilter]
     _first: list[Kept] = field(default_factory=list)
@@ -60,7 +60,7 @@ class EventBuffer:
     left_out: int = 0
 
     def add(self, event: OutputEvent, is_spliced: bool) -> None:
-        """Keep an event if it matters."""
+        """Keep an event if it matches."""
         self._place += 1
         kept, is_one_of_all = Kept(self._place, event, is_spliced), False
         for number, condition in enumerate(self.conditions):
@@ -110,7 +110,7 @@ def _size(value: Any) -> int:
 
 
 def event_filters(rules: Iterable[str]) -> tuple[EventFilter, ...]:
-    """Return which events matter to JMESPath rules that are asked of the list of all events."""
+    """Return filters for the events that JMESPath rules over the list of all events can depend on."""
     return tuple(dict(pair for rule in rules for pair in _looked_at(_parsed(rule))).values())
 
 
@@ -123,7 +123,7 @@ def _parsed(rule: str) -> Node:
 
 
 def _looked_at(node: Node) -> Iterator[tuple[str, EventFilter]]:
-    """Yield what a rule looks at in the list; the right side of a pipe sees only what the left one gives."""
+    """Yield what a rule reads of the list; the right side of a pipe sees only the result of the left."""
     kind, children = node["type"], node["children"]
     if kind in {"identity", "current"}:
         yield "all", EventFilter(lambda _: True, "all")
@@ -172,7 +172,7 @@ def _filter(node: Node, which: Which) -> tuple[str, EventFilter]:
 
 
 def _holds(node: Node, event: OutputEvent) -> bool:
-    """Tell whether an event meets a condition; if that fails, the rule shall fail of it."""
+    """Tell whether an event meets a condition; True if that raises, so that the rule raises as well."""
     try:
         result: object = _INTERPRETER.visit(node, event)
     except (JMESPathError, TypeError, ValueError, RecursionError):

@@ -1,5 +1,5 @@
 """
-Where the events of a CLI begin and end in what was printed.
+Framing: finds the events of a CLI in its output.
 
 A CLI writes each event at the beginning of a line, or one value over many
 lines. Others print on the same terminal: progress that ends without a line
@@ -8,25 +8,28 @@ decides whether to believe it. What stands within an event, or within one that
 is broken, is never an event.
 """
 
+import codecs
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from io import SEEK_END, BytesIO
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 from reconciler.core.text import harmless
 
 OutputEvent = dict[str, Any]
 Printed = bytes | BinaryIO
-"""What was printed, or where it is."""
+"""Output, or the file that holds it."""
 
 MOST_EVENT = 8 * 2**20
 """Bytes of an event; a longer one is passed over."""
 MOST_BLOCKS = 8
-"""How many places are tried as the beginning of a value over many lines that turn out not to be."""
+"""Most failed attempts to read a value over many lines."""
 
 _START = re.compile(r"\{(?=\s*(?:[\"}]|$))|\[(?=\s*(?:\{|\]|$))")
-"""Where JSON may begin in a line."""
+"""Possible beginnings of JSON in a line."""
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|["{}\[\]]')
 _DEPTHS = {"{": 1, "[": 1, "}": -1, "]": -1}
 _DECODER = json.JSONDecoder()
@@ -47,8 +50,53 @@ def end_of(printed: Printed, limit: int) -> bytes:
     return stream.read(limit)
 
 
+@contextmanager
+def in_utf8(printed: Printed) -> Iterator[Printed]:
+    """Give what was printed in UTF-8, where it was printed in UTF-16 or UTF-32; else as it is."""
+    stream = stream_of(printed)
+    encoding, start = _wide(stream.read(_LOOK))
+    if encoding is None:
+        yield printed
+        return
+    stream.seek(0)
+    with TemporaryFile() as copy:
+        copy.write(stream.read(start).rstrip(b"\xff\xfe\0"))
+        decoder = codecs.getincrementaldecoder(encoding)("replace")
+        while data := stream.read(_PIECE):
+            copy.write(decoder.decode(data).encode("utf-8", "replace"))
+        yield copy
+
+
+def _wide(begin: bytes) -> tuple[str | None, int]:
+    """Return in which encoding of two or four bytes a text is, and from where on; None if it is in none."""
+    zero = begin.find(0)
+    for line in (0, begin.rfind(b"\n", 0, max(zero, 0)) + 1):
+        mark = next((mark for mark in _MARKS if begin.startswith(mark, line)), b"")
+        zeros = _zeros(begin[line + len(mark) :])
+        if encoding := _ZEROS.get(zeros):
+            return encoding, line + len(mark)
+    return None, 0
+
+
+def _zeros(text: bytes) -> tuple[bool, ...]:
+    """Return which of each four bytes are zeros in most places, at the beginning as everywhere."""
+    return tuple(text[at : at + 1] == b"\0" and text[at::4].count(0) * 8 > len(text) for at in range(4))
+
+
+_LOOK = 4096
+_PIECE = 2**20
+_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_ZEROS: Mapping[tuple[bool, ...], str] = {
+    (False, True, False, True): "utf-16-le",
+    (True, False, True, False): "utf-16-be",
+    (False, True, True, True): "utf-32-le",
+    (True, True, True, False): "utf-32-be",
+}
+"""Which of four bytes are zeros, in most of the characters of an event."""
+
+
 class Framer:
-    """Takes an output line by line and gives its events away; what is not whole yet is kept."""
+    """Takes an output line by line and passes its events on; buffers incomplete ones."""
 
     def __init__(self, give: Callable[[OutputEvent, bool], None]) -> None:
         """Begin. `give` is called with each event, and whether something else stands before it."""
@@ -69,13 +117,13 @@ class Framer:
         stream = stream_of(printed)
         while line := stream.readline(MOST_EVENT):
             if len(line) == MOST_EVENT and not line.endswith(b"\n"):
-                self._take_long(line, stream)
+                self._parse_long_line(line, stream)
             else:
                 self._take(line)
         self._end()
 
-    def _take_long(self, begun: bytes, stream: BinaryIO) -> None:
-        """Take a line that is longer than any event: one may stand in it, behind progress."""
+    def _parse_long_line(self, begun: bytes, stream: BinaryIO) -> None:
+        """Parse a line that is longer than any event: it may contain one, behind progress output."""
         noise, events, is_passed_over = self.noise, self.events, False
         while begun:
             *parts, begun = begun.split(b"\r")
@@ -97,28 +145,28 @@ class Framer:
         self.noise = noise + (self.events == events)
 
     def _take(self, line: bytes, *, indented: bool = True) -> None:
-        if self._block and self._goes_on(_plain(line)):
+        if self._block and self._continue_value(_plain(line)):
             return
         parts = [part for part in line.rstrip().split(b"\r") if part and not part.isspace()]
         if not parts:
             return
-        has_event = sum(self._take_part(part, indented=indented) for part in parts) > 0
+        has_event = sum(self._parse_part(part, indented=indented) for part in parts) > 0
         self.was_cut = not has_event and not self._block and _begins_json(parts[-1])
         self.noise += not has_event and not self._block
 
-    def _take_part(self, part: bytes, *, indented: bool) -> bool:
-        """Give away the events of a line, or of what stands between two carriage returns."""
+    def _parse_part(self, part: bytes, *, indented: bool) -> bool:
+        """Pass on the events of a line, or of a part between two carriage returns."""
         if b"{" not in part or (not indented and part[:1] in b" \t"):
             return False
         if part.lstrip()[:1] in (b"{", b"["):
             try:
-                return self._give_all(json.loads(part), is_spliced=False)
+                return self._emit_all(json.loads(part), is_spliced=False)
             except (ValueError, RecursionError):
                 pass
         return self._scan(_plain(part).strip())
 
     def _scan(self, text: str) -> bool:
-        """Give away the values of a line, one behind the other, up to one that is broken."""
+        """Pass on the values of a line, in order, up to the first broken one."""
         at, spliced, has_event = 0, list[Any](), False
         is_spliced = False
         while match := _START.search(text, at):
@@ -134,13 +182,13 @@ class Framer:
             if is_spliced:
                 spliced.append(value)
             else:
-                has_event |= self._give_all(value, is_spliced=False)
-        if not text[at:].strip():  # behind a spliced one stands nothing: it would be a quotation
-            has_event |= sum(self._give_all(value, is_spliced=True) for value in spliced) > 0
+                has_event |= self._emit_all(value, is_spliced=False)
+        if not text[at:].strip():  # nothing may follow a spliced one: it would be a quotation
+            has_event |= sum(self._emit_all(value, is_spliced=True) for value in spliced) > 0
         return has_event
 
-    def _give_all(self, value: Any, *, is_spliced: bool) -> bool:
-        """Give away a value, or those in an array; return whether there are any."""
+    def _emit_all(self, value: Any, *, is_spliced: bool) -> bool:
+        """Pass on a value, or those in an array; return whether there are any."""
         events = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict)]
         self.events += len(events)
         for event in events:
@@ -155,8 +203,8 @@ class Framer:
             self._block, self._depth, self._size = [text], depth, len(text)
             self._is_spliced = is_spliced
 
-    def _goes_on(self, text: str) -> bool:
-        """Take a line as part of the value that goes on; return whether it is."""
+    def _continue_value(self, text: str) -> bool:
+        """Add a line to the unfinished value; return whether it belongs to it."""
         depth = _depth(text)
         self._size += len(text)
         is_other = text.startswith("{") and self._block[0].startswith("{")
@@ -177,10 +225,10 @@ class Framer:
             self._give_up()
             return
         self._block, self.was_cut = [], False
-        self._give_all(value, is_spliced=self._is_spliced)
+        self._emit_all(value, is_spliced=self._is_spliced)
 
     def _give_up(self) -> None:
-        """Take the first line of what turned out to be no value as noise, and look at the others anew."""
+        """Count the first line of a failed value as noise, and parse the others again."""
         self._blocks += 1
         self.noise += 1
         lines, self._block = self._block[1:], []

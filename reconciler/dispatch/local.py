@@ -14,11 +14,11 @@ from reconciler.subprocesses import end, start
 
 _PASSED_ON = frozenset({"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"})
 _PASSED_ON_PREFIXES = ("LC_", "XDG_")
-"""Nothing else of our environment reaches an agent: it may hold secrets."""
+"""Prefixes of the variables that agents inherit; all others may be secrets."""
 
 
 class LocalTransport(Transport):
-    """Commands as subprocesses; relative paths among their words start at the host's working folder."""
+    """Commands as subprocesses; relative paths in their arguments start at the host's working folder."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str] = os.environ) -> None:
         self._folder = folder
@@ -28,29 +28,27 @@ class LocalTransport(Transport):
             if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
         }
 
-    async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
+    async def call(self, argv: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
         """Run a short command and return all that it printed; see Transport."""
-        process = await self._start(words)
+        process = await self._start(argv)
         try:
             async with asyncio.timeout(timeout):
                 stdout, stderr = await process.communicate(stdin)
         except TimeoutError:
             raise Unavailable(
-                f"this machine took longer than {timeout:g} s for `{' '.join(words)}`; "
+                f"this machine took longer than {timeout:g} s for `{' '.join(argv)}`; "
                 "see whether it is overloaded"
             ) from None
         finally:
             if process.returncode is None:
                 await end(process)
         code = process.returncode or 0
-        return CommandResult(
-            code if code >= 0 else 128 - code, stdout, stderr
-        )  # as a shell tells of a signal
+        return CommandResult(code if code >= 0 else 128 - code, stdout, stderr)  # as a shell reports a signal
 
     async def read(self, path: str, offset: int, limit: int) -> bytes:
         """Return bytes of a file; see Transport."""
         try:
-            # An agent may have put a pipe there, which would keep us waiting, or a device without end.
+            # An agent may have put a pipe there, which would block, or an endless device.
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
@@ -63,10 +61,10 @@ class LocalTransport(Transport):
             raise Unavailable(f"cannot read {path}: {error.strerror}; see who may read it") from error
 
     async def close(self) -> None:
-        """Do nothing: there is nothing to let go of."""
+        """Do nothing: there is nothing to release."""
 
-    async def _start(self, words: Sequence[str]) -> asyncio.subprocess.Process:
-        for word in words:
+    async def _start(self, argv: Sequence[str]) -> asyncio.subprocess.Process:
+        for word in argv:
             if not SAFE_WORD.match(word):
                 raise ValueError(f"not safe on a command line: {word!r}")
         try:
@@ -80,7 +78,7 @@ class LocalTransport(Transport):
             return await start(
                 "sh",
                 "-c",
-                "exec " + " ".join(f'"{word}"' for word in words),
+                "exec " + " ".join(f'"{word}"' for word in argv),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,

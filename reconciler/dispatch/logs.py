@@ -1,5 +1,5 @@
 """
-What agents printed, kept on this machine: `<logs>/<run>.r<round>/out` and `err`, and `…v` for its validation.
+Logs of agents on this machine: `<logs>/<run>.r<round>/out` and `err`, and `…v` for its validation.
 
 What an outside agent finished is validated apart from it: `<logs>/<run>.c<commit>.r1v`.
 
@@ -7,19 +7,23 @@ A file's size is how far it was copied, so that copying goes on after a restart
 where it stopped: nothing lost, nothing twice.
 """
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from reconciler.core.times import time_at
+from reconciler.core.views import LiveFigures
 from reconciler.dispatch.protocol import RUN_ID, agent_id, folder_name, run_of
-from reconciler.files import sync_file, sync_folder
+from reconciler.files import replace_atomically, sync_file, sync_folder
 
 StreamName = Literal["out", "err"]
 _PROOF = "secrets"
+_FIGURES = "figures"
+_COUNTS = ("turns", "input_tokens", "output_tokens", "cached_tokens")
 _LONGEST_SECRET = 8 * 1024
 """Bytes; of one line."""
 
@@ -45,17 +49,35 @@ class LogFolder:
             file.write(data)
 
     def sync(self, run_id: str, stream: StreamName) -> None:
-        """Return once all of it, and that it is there, is safe on the disk."""
+        """Sync the file and its folder to disk."""
         path = self._path(run_id, stream)
         sync_file(path)
         for folder in (path.parent, self._folder):
             sync_folder(folder)
 
-    def last_output(self, run: str, number: int) -> datetime | None:
-        """Return when the last output of a round came, of the agent or its validation; None if none did."""
-        ids = (agent_id(run, number), f"{agent_id(run, number)}v")
-        written = [_written_at(self._path(run_id, stream)) for run_id in ids for stream in ("out", "err")]
-        return max(filter(None, written), default=None)
+    def figures(self, run: str, number: int) -> LiveFigures | None:
+        """Return how far a round is, from the output of the agent or its validation; None if none came."""
+        agent = agent_id(run, number)
+        written = [
+            _written_at(self._path(run_id, stream))
+            for run_id in (agent, f"{agent}v")
+            for stream in ("out", "err")
+        ]
+        at = max(filter(None, written), default=None)
+        return LiveFigures(last_output_at=at, **self._counts(agent)) if at else None
+
+    def _counts(self, run_id: str) -> Mapping[str, int]:
+        """Return what was counted of a run so far; nothing if that cannot be read."""
+        try:
+            counts = json.loads((self._folder / run_id / _FIGURES).read_bytes())
+            return {name: counts[name] for name in _COUNTS if type(counts.get(name)) is int}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def write_figures(self, run_id: str, figures: LiveFigures) -> None:
+        """Write what was counted of a run so far, for who looks: not synced. Raises OSError."""
+        counts = {name: getattr(figures, name) for name in _COUNTS}
+        replace_atomically(self._folder / run_id / _FIGURES, json.dumps(counts).encode(), mode=0o600)
 
     def read(self, run_id: str, stream: StreamName) -> bytes:
         """Return all of it; empty if there is none."""
@@ -65,21 +87,21 @@ class LogFolder:
             return b""
 
     def open(self, run_id: str, stream: StreamName) -> BinaryIO:
-        """Open it to be read; empty if there is none."""
+        """Open it for reading; an empty file if there is none."""
         try:
             return self._path(run_id, stream).open("rb")
         except FileNotFoundError:
             return BytesIO()
 
     def append_proof(self, run_id: str, line: str) -> None:
-        """Add a line to what proves which secrets a run was given."""
+        """Add a line to the proofs of which secrets a run was given."""
         path = self._folder / run_id / _PROOF
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.open("a", encoding="ascii") as file:
             file.write(f"{line}\n")
 
     def proofs(self, run_id: str) -> list[str]:
-        """Return the lines of what proves which secrets a run was given."""
+        """Return the proofs of which secrets a run was given."""
         try:
             return (self._folder / run_id / _PROOF).read_text("utf-8", "replace").splitlines()
         except FileNotFoundError:
@@ -106,7 +128,7 @@ class LogFolder:
         Those go that nothing was written to since `before`, and more until no
         more than `most` bytes are left.
         """
-        weighed = sorted(filter(None, map(_weigh, self._folder.glob("*"))))
+        weighed = sorted(filter(None, map(_stat, self._folder.glob("*"))))
         total = sum(size for _, size, _ in weighed)
         for written, size, folder in weighed:
             if written >= before.timestamp() and total <= most:
@@ -157,7 +179,7 @@ def _written_at(path: Path) -> datetime | None:
     return time_at(stat.st_mtime) if stat.st_size else None
 
 
-def _weigh(folder: Path) -> tuple[float, int, Path] | None:
+def _stat(folder: Path) -> tuple[float, int, Path] | None:
     """Return when a log was last written to, and its size; None for what cannot be looked at."""
     try:
         stats = [file.stat() for file in (folder, *folder.glob("*"))]

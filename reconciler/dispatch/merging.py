@@ -33,7 +33,7 @@ class MergeConflict(ReconcilerError):
         super().__init__(f"conflicts in {', '.join(map(repr, files[:3]))}")
 
     def check(self, base: str) -> Check:
-        """Return it as a command that failed: the one that shows it, and with which it is mended."""
+        """Return it as a command that failed: the one that shows it, and with which it is fixed."""
         names = [one_line(name) for name in self.files[:_LISTED]]
         more = [f"and {len(self.files) - _LISTED} more"] if len(self.files) > _LISTED else []
         text = "\n".join(
@@ -59,8 +59,8 @@ async def rebase(git: Git, head: str, base: str) -> str | None:
     now is left out. Raises Clash.
     """
     listed = await git.run("rev-list", "--reverse", "--topo-order", "--parents", head, f"^{base}")
-    line = [words.split() for words in listed.decode().splitlines()]
-    if any(len(words) != 2 for words in line):  # noqa: PLR2004 - a commit and its only parent
+    line = [entry.split() for entry in listed.decode().splitlines()]
+    if any(len(entry) != 2 for entry in line):  # noqa: PLR2004 - a commit and its only parent
         return None
     for commit, parent in line:
         base = await _replay(git, commit, parent, base)
@@ -82,8 +82,8 @@ async def _replay(git: Git, commit: str, parent: str, base: str) -> str:
 
 
 async def _merged_tree(git: Git, one: str, other: str) -> str:
-    words = ("merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", one, other)
-    done = await git.attempt(*words, codes=(_CLEAN, _CONFLICTS))
+    args = ("merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", one, other)
+    done = await git.attempt(*args, codes=(_CLEAN, _CONFLICTS))
     tree, *files = done.stdout.decode(errors="surrogateescape").rstrip("\0").split("\0")
     if done.code == _CONFLICTS:
         raise MergeConflict(files)

@@ -1,5 +1,5 @@
 """
-What agents print: bytes in, a verdict out.
+Output reader: bytes that an agent printed in, a verdict out.
 
 The bytes become events (`framing`), the rules of the adapter are asked of
 those that matter to them, and `core.outcome` judges what they answered. Nothing
@@ -29,14 +29,14 @@ from reconciler.core.runs.outcome import (
     EXIT_CODES,
     SIGNALS,
     OutputFacts,
-    class_of,
     retry_time,
     run_usage,
     verdict,
 )
+from reconciler.core.runs.provider_errors import class_of
 from reconciler.core.text import one_line
 from reconciler.dispatch.event_buffer import EventBuffer, EventFilter, event_filters
-from reconciler.dispatch.framing import Framer, OutputEvent, Printed, end_of, last_object, stream_of
+from reconciler.dispatch.framing import Framer, OutputEvent, Printed, end_of, in_utf8, last_object, stream_of
 from reconciler.dispatch.logs import end_of_text, read_end
 
 _NOTHING_HIDDEN = Mask()
@@ -53,7 +53,7 @@ def read_output(
     mask: Mask = _NOTHING_HIDDEN,
 ) -> Verdict:
     """
-    Return what to make of what a CLI printed and how it ended.
+    Return the verdict on a CLI's output and exit code.
 
     `exit_code` is the shell's: 128 + n after signal n. No secret of `mask` is
     in what is returned.
@@ -68,7 +68,7 @@ def parse_recording(
     """
     Return the verdict for a recorded output.
 
-    What stands beside it under the same name with the ending `.stderr` is read
+    A file beside it of the same name with the ending `.stderr` is read
     too. `exit_code` may be Python's: negative after a signal.
     """
     beside = stdout.with_suffix(".stderr")
@@ -99,14 +99,14 @@ def verdict_as_json(verdict: Verdict) -> dict[str, Any]:
 # --- Events ------------------------------------------------------------------
 
 MOST_TEXT = 256 * 1024
-"""Characters of the last words, and of an error, that are looked at; less of them is kept."""
+"""Characters of the final message, and of an error, that are read; fewer are kept."""
 TAIL = 64 * 1024
 """How much of a text's end is looked at, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What a CLI printed, taken apart."""
+    """The parsed output of a CLI."""
 
     events: tuple[OutputEvent, ...]
     stderr: bytes
@@ -114,13 +114,13 @@ class Transcript:
     was_cut: bool
     """The last line begins like JSON but is none."""
     has_begun: bool = False
-    """There was an event, be it one that does not matter."""
+    """Whether there was any event, even one that was not kept."""
     notes: tuple[str, ...] = ()
     spliced: frozenset[int] = frozenset()
-    """Which events something else stands before on their lines."""
+    """Indexes of the events with something else before them on their line."""
 
     def only(self, is_spliced_wanted: Callable[[OutputEvent], bool]) -> "Transcript":
-        """Return the transcript with those of its spliced events that are wanted."""
+        """Return the transcript with only the wanted ones of its spliced events."""
         wanted = [
             (event, number in self.spliced)
             for number, event in enumerate(self.events)
@@ -133,7 +133,7 @@ class Transcript:
 _ALL = (EventFilter(lambda _: True, "all"),)
 
 
-def _as_it_is(event: OutputEvent) -> OutputEvent:
+def _identity(event: OutputEvent) -> OutputEvent:
     return event
 
 
@@ -142,24 +142,24 @@ def _none(_: OutputEvent) -> bool:
 
 
 Give = Callable[[OutputEvent, bool], None]
-"""Takes an event, and whether something else stands before it."""
+"""Takes an event, and whether it is spliced."""
 
 
 class Joining(Protocol):
-    """Makes events of what comes in pieces, as it comes."""
+    """Joins events that are printed in pieces."""
 
     def add(self, event: OutputEvent, is_spliced: bool) -> None:
-        """Take an event, and give away those that are whole."""
+        """Add an event, and pass on those that are complete."""
 
     def end(self) -> None:
-        """Give away the rest."""
+        """Pass on the rest."""
 
 
 def read_events(
     stdout: Printed,
     stderr: bytes = b"",
     filters: Sequence[EventFilter] = _ALL,
-    slim: Callable[[OutputEvent], OutputEvent] = _as_it_is,
+    slim: Callable[[OutputEvent], OutputEvent] = _identity,
     join: Callable[[Give], Joining] | None = None,
 ) -> Transcript:
     r"""
@@ -182,17 +182,17 @@ def read_events(
         joining.end()
     kept = retention.kept()
     spliced = frozenset(number for number, each in enumerate(kept) if each.is_spliced)
-    notes = tuple(_oddities(framer, retention))
+    notes = tuple(_anomalies(framer, retention))
     events = tuple(each.event for each in kept)
     return Transcript(events, stderr, framer.was_cut, framer.events > 0, notes, spliced)
 
 
-def _oddities(framer: Framer, retention: EventBuffer) -> Iterator[str]:
+def _anomalies(framer: Framer, retention: EventBuffer) -> Iterator[str]:
     stray = framer.noise - framer.was_cut
     if framer.events and stray > 0:
-        yield f"lines of output that are no events: {stray}"
+        yield f"lines of output that are not events: {stray}"
     if retention.left_out:
-        yield f"events in the middle of the output that were not looked at: {retention.left_out}"
+        yield f"events in the middle of the output that were not read: {retention.left_out}"
 
 
 def _end(printed: Printed) -> str:
@@ -213,7 +213,7 @@ class RoundOutput:
 
 @dataclass(frozen=True, slots=True)
 class OutputRequest:
-    """What the run was to do, as far as its output must answer for it."""
+    """What was requested of the run, as far as the verdict depends on it."""
 
     argv: tuple[str, ...] = ()
     session: str | None = None
@@ -229,13 +229,15 @@ def judge_output(
     now: datetime,
     mask: Mask = _NOTHING_HIDDEN,
 ) -> Verdict:
-    """Return the verdict for what is left of a run, given what it was to do."""
+    """Return the verdict on a round's output, given what was requested."""
     facts = _text_facts if adapter.output.format == "text" else _event_facts
-    return verdict(_masked(facts(adapter.output, round_output, request, mask), mask), now)
+    with in_utf8(round_output.stdout) as stdout, in_utf8(round_output.stderr) as stderr:
+        readable = RoundOutput(stdout, stderr, round_output.exit_code)
+        return verdict(_masked(facts(adapter.output, readable, request, mask), mask), now)
 
 
 def _masked(facts: OutputFacts, mask: Mask) -> OutputFacts:
-    """Return the facts without secrets, before anything is cut: half a secret is not found."""
+    """Return the facts with secrets masked, before any text is cut: half a secret would not be found."""
     hide, session = mask.hide, facts.session_id
     return replace(
         facts,
@@ -249,7 +251,7 @@ def _masked(facts: OutputFacts, mask: Mask) -> OutputFacts:
 
 def _text_facts(rules: Output, round_output: RoundOutput, request: OutputRequest, mask: Mask) -> OutputFacts:
     """
-    Return what the lines of a text tell.
+    Return the facts in a text output.
 
     Without rules there is nothing but the exit code to go by: the words may be
     about anything. Of an error and a success, the later one counts. Secrets are
@@ -274,7 +276,7 @@ def _text_facts(rules: Output, round_output: RoundOutput, request: OutputRequest
         text=_value(rules.text, lines) or "" if rules.text else printed,
         needs_text=rules.text is not None,
         stderr=complained or printed,
-        words=rules.words,
+        error_patterns=rules.error_patterns,
         session_id=session,
         wanted_session=request.session,
         totals=totals,
@@ -283,7 +285,7 @@ def _text_facts(rules: Output, round_output: RoundOutput, request: OutputRequest
 
 
 def _find(pattern: str | None, lines: Sequence[str]) -> tuple[int, str]:
-    """Return the number of the last line that fits, and what it says; -1 if none does."""
+    """Return the number of the last matching line, and the match; -1 if there is none."""
     return max(matches(pattern, lines), default=(-1, ""), key=itemgetter(0)) if pattern else (-1, "")
 
 
@@ -293,7 +295,7 @@ def _value(pattern: str | None, lines: Sequence[str]) -> str | None:
 
 
 def _rest(lines: Sequence[str], at: int) -> Iterator[str]:
-    """Yield what goes on of an error on the lines below it, up to an empty one."""
+    """Yield the continuation of an error on the lines below it, up to an empty one."""
     return takewhile(bool, lines[at + 1 : at + 4])
 
 
@@ -302,20 +304,20 @@ def give_up_verdict(
 ) -> dict[str, Any]:
     """Return, as fields of a verdict, why a run was ended that waited to call its model again (`give_up`)."""
     lines = [line for stream in (stdout, stderr) for line in lines_of(mask.hide(_end(stream)))]
-    words = _value(rules.give_up, lines) or "its model refuses"
-    kind = class_of(words, rules.words) or FailureClass.QUOTA
+    reason = _value(rules.give_up, lines) or "its model refuses"
+    kind = class_of(reason, rules.error_patterns) or FailureClass.QUOTA
     return {
         "outcome": "failed",
         "kind": kind,
-        "message": one_line(f"stopped, as it only waited to call its model again: {words}"),
-        "retry_at": retry_time(words, now) if kind is FailureClass.QUOTA else None,
+        "message": one_line(f"stopped, as it only waited to call its model again: {reason}"),
+        "retry_at": retry_time(reason, now) if kind is FailureClass.QUOTA else None,
     }
 
 
 def _event_facts(rules: Output, round_output: RoundOutput, request: OutputRequest, mask: Mask) -> OutputFacts:
     transcript = _transcript(rules, round_output)
     events = _prepared(rules, transcript)
-    ask = partial(_ask, events=events)
+    ask = partial(ask_rule, events=events)
     has_begun = transcript.has_begun or bool(events)
     session = _session(ask(rules.session_id))
     before = request.totals if session == request.session else Usage()
@@ -335,7 +337,7 @@ def _event_facts(rules: Output, round_output: RoundOutput, request: OutputReques
         error_status=_status(ask(rules.error_status)),
         stderr=stderr,
         complaints=tuple(chosen(rules.error_lines, lines_of(stderr))) if rules.error_lines else None,
-        words=rules.words,
+        error_patterns=rules.error_patterns,
         session_id=session,
         wanted_session=request.session,
         denials=_texts(ask(rules.denials)),
@@ -360,8 +362,10 @@ def _transcript(rules: Output, round_output: RoundOutput) -> Transcript:
     strict = transcript.only(_none)
     if _is_complete(rules, strict):
         return strict
-    session = _ask(rules.session_id, list(strict.events))
-    more = transcript.only(lambda event: not session or _ask(rules.session_id, [event]) in {None, session})
+    session = ask_rule(rules.session_id, list(strict.events))
+    more = transcript.only(
+        lambda event: not session or ask_rule(rules.session_id, [event]) in {None, session}
+    )
     if len(more.events) > len(strict.events) and _is_complete(rules, more):
         return more
     if not transcript.has_begun:
@@ -374,13 +378,13 @@ def _transcript(rules: Output, round_output: RoundOutput) -> Transcript:
 def _read(rules: Output, stdout: Printed, stderr: Printed) -> Transcript:
     reader = rules.reader or ""
     filters = (*event_filters(_expressions(rules)), *READ.get(reader, ()))
-    slim = SLIM.get(reader, _as_it_is)
+    slim = SLIM.get(reader, _identity)
     return read_events(stdout, end_of(stderr, TAIL), filters, slim, JOIN.get(reader))
 
 
 def _is_complete(rules: Output, transcript: Transcript) -> bool:
     if rules.terminal:
-        return bool(_ask(rules.terminal, _prepared(rules, transcript)))
+        return bool(ask_rule(rules.terminal, _prepared(rules, transcript)))
     return transcript.has_begun and not transcript.was_cut
 
 
@@ -399,19 +403,19 @@ def _meaning(code: str | None) -> FailureClass | None:
 
 def _usage(rules: Output, ask: Callable[[str | None], Any]) -> Usage:
     return Usage(
-        input_tokens=int(_number(ask(rules.input_tokens))),
-        output_tokens=int(_number(ask(rules.output_tokens))),
-        cached_tokens=int(_number(ask(rules.cached_tokens))),
-        cost_usd=round(_number(ask(rules.cost_usd)), 6),
-        turns=int(_number(ask(rules.turns))),
+        input_tokens=int(read_number(ask(rules.input_tokens))),
+        output_tokens=int(read_number(ask(rules.output_tokens))),
+        cached_tokens=int(read_number(ask(rules.cached_tokens))),
+        cost_usd=round(read_number(ask(rules.cost_usd)), 6),
+        turns=int(read_number(ask(rules.turns))),
     )
 
 
 # --- Rules -----------------------------------------------------------------
 
 
-def _ask(expression: str | None, events: list[OutputEvent]) -> Any:
-    """Return what a JMESPath expression finds; None also if the events are not of the kind it expects."""
+def ask_rule(expression: str | None, events: list[OutputEvent] | OutputEvent) -> Any:
+    """Evaluate a JMESPath expression; None also if the events have an unexpected shape."""
     if expression is None:
         return None
     try:
@@ -430,7 +434,7 @@ def _text(value: object) -> str | None:
 
 
 _SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
-"""What a session may be called: it will stand on a command line, and no option may hide in it."""
+"""Pattern of a session id: it is passed on a command line and must not look like an option."""
 
 
 def _session(value: object) -> str | None:
@@ -455,8 +459,8 @@ _WRITTEN = re.compile(r"(\d[\d,]{0,20}(?:\.\d{1,20})?)\s?([kKmM]?)", re.ASCII)
 _UNITS = {"": 1, "k": 1e3, "m": 1e6}
 
 
-def _number(value: object) -> float:
-    """Return a number, or what a text such as `1.0k` or `12,345` writes; 0 for anything else."""
+def read_number(value: object) -> float:
+    """Return a number, also from a text such as `1.0k` or `12,345`; 0 for anything else."""
     written = _WRITTEN.fullmatch(value) if isinstance(value, str) else None
     if written:
         value = float(written[1].replace(",", "")) * _UNITS[written[2].lower()]
@@ -504,7 +508,7 @@ def _tool_results(events: list[OutputEvent]) -> list[object]:
 
 def _codex(transcript: Transcript) -> list[OutputEvent]:
     """
-    Keep the last turn, count cached tokens apart, and put the old format into words of the new one.
+    Keep the last turn, count cached tokens separately, and convert the old format to the new one.
 
     Input tokens include cached ones here; elsewhere they do not.
     """
@@ -523,7 +527,7 @@ def _is_old(event: OutputEvent) -> bool:
 
 
 def _renamed(event: OutputEvent) -> OutputEvent:
-    """Call an item by today's name; for a while its type stood under `item_type`."""
+    """Rename an item to the current format; for a while its type was under `item_type`."""
     item = event.get("item")
     if not isinstance(item, dict) or "item_type" not in item:
         return event
@@ -535,13 +539,13 @@ def _uncached(event: OutputEvent) -> OutputEvent:
     usage = event.get("usage")
     if not isinstance(usage, dict):
         return event
-    fresh = _number(usage.get("input_tokens")) - _number(usage.get("cached_input_tokens"))
+    fresh = read_number(usage.get("input_tokens")) - read_number(usage.get("cached_input_tokens"))
     return {**event, "usage": {**usage, "uncached_input_tokens": max(fresh, 0)}}
 
 
 def _modern(events: list[OutputEvent]) -> Iterator[OutputEvent]:
     """
-    Yield the events of Codex up to 0.43, `{"id", "msg"}`, as those of today.
+    Convert the events of Codex up to 0.43, `{"id", "msg"}`, to the current format.
 
     It knows no last event: its turn is over if the agent's message was followed
     by the count of its tokens and nothing else.
@@ -579,12 +583,15 @@ def _gemini(transcript: Transcript) -> list[OutputEvent]:
 
 
 def _with_thoughts(event: OutputEvent) -> OutputEvent:
-    """Count what the model generated: all that was not its input."""
+    """Count all generated tokens as output."""
     stats = event.get("stats")
     if not isinstance(stats, dict) or "output_tokens" not in stats:
         return event
-    generated = _number(stats.get("total_tokens")) - _number(stats.get("input_tokens"))
-    return {**event, "stats": {**stats, "generated_tokens": max(generated, _number(stats["output_tokens"]))}}
+    generated = read_number(stats.get("total_tokens")) - read_number(stats.get("input_tokens"))
+    return {
+        **event,
+        "stats": {**stats, "generated_tokens": max(generated, read_number(stats["output_tokens"]))},
+    }
 
 
 def _list(value: object) -> Sequence[Any]:
@@ -601,7 +608,7 @@ READERS: dict[str, Callable[[Transcript], list[OutputEvent]]] = {
 
 
 def _slim_claude(event: OutputEvent) -> OutputEvent:
-    """Leave of what tools gave the agent only whose it was."""
+    """Strip tool results to their ids."""
     used = _tool_results([event])
     if event.get("type") != "user" or not used:
         return event
@@ -610,7 +617,7 @@ def _slim_claude(event: OutputEvent) -> OutputEvent:
 
 
 def _slim_codex(event: OutputEvent) -> OutputEvent:
-    """Leave of the old format what is put into words of the new one."""
+    """Strip events of the old format to what is converted."""
     message = event.get("msg")
     if not isinstance(message, dict):
         return _renamed(event)
@@ -639,12 +646,12 @@ READ: dict[str, Sequence[EventFilter]] = {
         EventFilter(_is_old, "all"),
     ),
 }
-"""Which events the readers look at, besides those of the rules."""
+"""Events that the readers need, besides those of the rules."""
 
 
 class _JoiningGemini:
     """
-    Puts words that come piece by piece together, and names the tools of results.
+    Joins message chunks, and adds the names of tools to their results.
 
     A message is over when something else happens; the last one is the answer.
     """
@@ -652,9 +659,9 @@ class _JoiningGemini:
     def __init__(self, give: Give) -> None:
         self._give = give
         self._messages: dict[bool, _Message] = {}
-        """Those that go on: of the events by themselves, and of those that something stands before."""
+        """Unfinished messages: of plain events, and of spliced ones."""
         self._tools: dict[str, object] = {}
-        """Names of those that gave no result yet."""
+        """Names of tools without a result so far."""
 
     def add(self, event: OutputEvent, is_spliced: bool) -> None:
         if _is_piece(event):
@@ -689,7 +696,7 @@ _MOST_TOOLS = 1000
 
 
 class _Message:
-    """What the agent says, as far as it is kept: its end."""
+    """A message of the agent; its end is kept."""
 
     def __init__(self, first: OutputEvent) -> None:
         self._first = first
@@ -708,7 +715,7 @@ class _Message:
 
 
 _PIECE = 8
-"""What a piece takes besides its characters, in characters."""
+"""Overhead of a chunk, in characters."""
 
 
 def _is_piece(event: OutputEvent) -> bool:
@@ -718,4 +725,4 @@ def _is_piece(event: OutputEvent) -> bool:
 
 
 JOIN: dict[str, Callable[[Give], Joining]] = {"gemini": _JoiningGemini}
-"""How what comes in pieces is made whole, before it is decided what is kept."""
+"""Classes that join chunks, by reader; applied before events are filtered."""

@@ -1,5 +1,5 @@
 """
-Where hosts keep what runs leave; apart from the site, since commands that look ask for no more.
+Working folders of hosts. A module of its own, since read-only commands need no more.
 """
 
 from pathlib import Path

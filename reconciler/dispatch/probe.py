@@ -1,5 +1,5 @@
 """
-What a host is and has: asked in one script, put on record only where a change has meaning.
+Host probe: one script that asks for platform, resources and agent CLIs.
 """
 
 import asyncio
@@ -25,19 +25,19 @@ N = TypeVar("N", int, float)
 _SCRIPT = Path(__file__).with_name("probe.sh")
 _DEFAULT_WORKDIR = "~/.local/state/reconciler"
 _OVERHEAD = 90.0
-"""Seconds for all but the CLIs: the way there, a slow login shell."""
+"""Seconds for everything but the CLIs: connecting, a slow login shell."""
 _LATENCY_TIMEOUT = 15.0
 _CLI = re.compile(rb"^cli (\d+) (\d+) (yes|no) (\d+) (.*)\n", re.MULTILINE)
 _LITTLE_DISK_MB = 1024
 _LEAST_DISK_MB, _LEAST_FILES = 64, 1000
 """Less than this, and no run starts, nor before there is twice as much again: it must not flap."""
 _SKEW = timedelta(minutes=5)
-"""More than this, and tokens, certificates and makefiles begin to fail."""
+"""Clock skew beyond which tokens, certificates and makefiles begin to fail."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CliFacts:
-    """What came of asking one CLI for its version."""
+    """Result of one CLI's version probe."""
 
     cli: HostCli
     answered: bool = True
@@ -59,11 +59,11 @@ class HostFacts:
     memory_mb: int | None = None
     memory_free_mb: int | None = None
     disk_free_mb: int | None = None
-    """Where the working folder is, or would be."""
+    """Of the disk with the working folder."""
     workdir_writable: bool = False
-    """Whether all could be done there that a run begins with."""
+    """Whether the file operations that a run begins with succeeded there."""
     workdir_fault: str = ""
-    """Why not, in the words of the host."""
+    """The host's error if they did not."""
     files_free: int | None = None
     """How many more files the disk of the working folder takes."""
     temporary_fault: str = ""
@@ -79,7 +79,7 @@ class HostFacts:
 
     @property
     def load_per_core(self) -> float | None:
-        """Load as a share of what the host can do."""
+        """Load divided by the number of cores."""
         return None if self.load is None or not self.cores else self.load / self.cores
 
 
@@ -96,7 +96,7 @@ async def probe(
     `workdir` is that of a local host whose spec names none. Raises Unavailable,
     and Refused if its spec cannot work.
     """
-    check_words(host)
+    check_workdir(host)
     adapters_to_probe = [adapter for adapter in offered_adapters(host, adapters or {}) if adapter.version]
     slowest = max((_seconds(adapter) for adapter in adapters_to_probe), default=0)
     script = _script(host, adapters_to_probe, workdir or host.workdir or _DEFAULT_WORKDIR)
@@ -106,12 +106,12 @@ async def probe(
     return facts if adapters is None else replace(facts, clis=_clis(host, answer, adapters_to_probe))
 
 
-def check_words(host: Host) -> None:
-    """Raise Refused if the working folder of a host cannot stand on a command line."""
+def check_workdir(host: Host) -> None:
+    """Raise Refused if the working folder of a host is not safe on a command line."""
     folder = "." if host.is_local else (host.workdir or _DEFAULT_WORKDIR).removeprefix("~")
     if not SAFE_WORD.match(folder):
         raise Refused(
-            f"host {host.name}: workdir {folder!r} cannot stand on a command line; "
+            f"host {host.name}: workdir {folder!r} is not safe on a command line; "
             "use a path of letters, digits and any of _ . / + = : , @ % -"
         )
 
@@ -123,7 +123,7 @@ def offered_adapters(host: Host, adapters: Mapping[str, Adapter]) -> list[Adapte
 
 
 def reachable(facts: HostFacts, before: HostStatus | None, now: datetime) -> HostStatus:
-    """Return what is known of a host that answered; what was not asked, or took too long, stays as it was."""
+    """Return the status of a host that answered; what was not asked, or took too long, stays as it was."""
     fault = "; ".join(faults(facts, was_broken=bool(before and before.fault)))
     is_same = before is not None and before.reachable and bool(before.fault) == bool(fault)
     clis = dict(before.adapters) if before else {}
@@ -143,7 +143,7 @@ def reachable(facts: HostFacts, before: HostStatus | None, now: datetime) -> Hos
 
 
 def unreachable(error: Unavailable, before: HostStatus | None, now: datetime) -> HostStatus:
-    """Return what is known of a host that did not answer: why, and all that was known."""
+    """Return the status of a host that did not answer: the reason, beside what was known before."""
     if before is None:
         return HostStatus(reachable=False, since=now, message=str(error))
     since = now if before.reachable else before.since
@@ -151,13 +151,13 @@ def unreachable(error: Unavailable, before: HostStatus | None, now: datetime) ->
 
 
 def host_problems(facts: HostFacts, now: datetime) -> Iterator[str]:
-    """Yield what is wrong with a host that answers, and what to do about it; CLIs have words of their own."""
+    """Yield what is wrong with a host that answers, and what to do about it; apart from its CLIs."""
     yield from faults(facts)
     yield from warnings(facts, now)
 
 
 def faults(facts: HostFacts, *, was_broken: bool = False) -> Iterator[str]:
-    """Yield why no run can start on a host, and what to do; without figures: they are never alike."""
+    """Yield why no run can start on a host, and what to do; without figures, which change at each probe."""
     often = 2 if was_broken else 1
     if facts.git is None:
         yield "git is missing; install it, workspaces need it"
@@ -171,11 +171,11 @@ def faults(facts: HostFacts, *, was_broken: bool = False) -> Iterator[str]:
     elif facts.files_free is not None and facts.files_free < _LEAST_FILES * often:
         yield f"the disk of the working folder takes less than {_LEAST_FILES} more files; remove some"
     if facts.temporary_fault:
-        yield f"nothing can be written in {facts.temporary_fault} (TMPDIR); make room, or mend its modes"
+        yield f"nothing can be written in {facts.temporary_fault} (TMPDIR); make room, or fix its modes"
 
 
 def warnings(facts: HostFacts, now: datetime) -> Iterator[str]:
-    """Yield what else is wrong with a host, on which runs can start all the same."""
+    """Yield problems of a host that do not prevent runs."""
     if facts.disk_free_mb is not None and _LEAST_DISK_MB <= facts.disk_free_mb < _LITTLE_DISK_MB:
         yield f"less than {_LITTLE_DISK_MB} MiB of disk are left for the working folder; make room"
     if facts.clock is not None and abs(now.timestamp() - facts.clock) > _SKEW.total_seconds():
@@ -183,7 +183,7 @@ def warnings(facts: HostFacts, now: datetime) -> Iterator[str]:
 
 
 async def _latency(transport: Transport) -> float:
-    """Return how long the shortest command takes now that the way is open."""
+    """Return how long the shortest command takes over the open connection."""
     loop = asyncio.get_running_loop()
     before = loop.time()
     await transport.call(("true",), timeout=_LATENCY_TIMEOUT)
@@ -215,9 +215,9 @@ def _ask(number: int, host: Host, adapter: Adapter) -> str:
 
 def _facts(host: Host, answer: CommandResult, latency: float) -> HostFacts:
     if answer.exit_code != 0 or not answer.stdout.endswith(b"\nend\n"):
-        words = one_line(answer.stderr.decode(errors="replace"), 200)
+        message = one_line(answer.stderr.decode(errors="replace"), 200)
         raise Unavailable(
-            f"host {host.name}: probe: no whole answer (exit code {answer.exit_code}: {words!r}); "
+            f"host {host.name}: probe: no complete answer (exit code {answer.exit_code}: {message!r}); "
             "see whether it has memory left, and how many processes its user may have"
         )
     values: dict[str, str] = {}
@@ -245,7 +245,7 @@ def _facts(host: Host, answer: CommandResult, latency: float) -> HostFacts:
 
 
 def _number(values: Mapping[str, str], name: str, kind: Callable[[str], N]) -> N | None:
-    """Return a figure that was told; None for none, or for words that are no figure."""
+    """Return the number in a text; None if it is empty or malformed."""
     try:
         return kind(values[name])
     except (KeyError, ValueError):
@@ -268,17 +268,17 @@ def _cli(host: Host, adapter: Adapter, match: re.Match[bytes], printed: str) -> 
     command = shlex.join(_version(adapter).command)
     code, is_late, path = int(match[2]), match[3] == b"yes", match[5].decode(errors="replace") or None
     if is_late:
-        words = f"`{command}` gave no answer within {_seconds(adapter)} s"
-        return CliFacts(cli=HostCli(path=path, ok=False, message=words), answered=False)
+        message = f"`{command}` gave no answer within {_seconds(adapter)} s"
+        return CliFacts(cli=HostCli(path=path, ok=False, message=message), answered=False)
     if path is None:
         program = _version(adapter).command[0]
-        words = f"{program} is not there; install it, or name its `path` under the host's `adapters`"
-        return CliFacts(cli=HostCli(ok=False, message=words))
+        message = f"{program} is not there; install it, or name its `path` under the host's `adapters`"
+        return CliFacts(cli=HostCli(ok=False, message=message))
     if code != 0:
-        words = f"`{command}` ended with {code}: {one_line(printed, 200)}"
-        return CliFacts(cli=HostCli(path=path, ok=False, message=words))
+        message = f"`{command}` ended with {code}: {one_line(printed, 200)}"
+        return CliFacts(cli=HostCli(path=path, ok=False, message=message))
     check = check_version(_version(adapter), printed, _on_host(host, adapter.name).version)
-    return CliFacts(cli=HostCli(path=path, version=check.version, ok=check.ok, message=check.words))
+    return CliFacts(cli=HostCli(path=path, version=check.version, ok=check.ok, message=check.message))
 
 
 def _version(adapter: Adapter) -> Version:

@@ -1,5 +1,5 @@
 """
-Probes as the loop sees them: a host is asked, and whatever comes of it is an answer.
+Host prober: implements `controller.ports.Prober`; a failed probe is a result, too.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ ASK_VERSIONS = timedelta(minutes=10)
 
 
 class HostProber:
-    """Asks hosts what they are and have; see `controller.ports.Prober`."""
+    """Probes hosts; see `controller.ports.Prober`."""
 
     def __init__(
         self, transports: Callable[[Host], Transport], *, data: Path, clock: Callable[[], datetime]
@@ -32,7 +32,7 @@ class HostProber:
     async def probe(
         self, host: Host, adapters: Mapping[str, Adapter], before: HostStatus | None
     ) -> tuple[HostStatus, float | None]:
-        """Return what is known of the host now, and its load per core if it said."""
+        """Return the status of the host, and its load per core if known."""
         asks = self._asks(host, adapters, before)
         try:
             facts = await self._facts(host, adapters if asks else None)
@@ -44,9 +44,9 @@ class HostProber:
 
     async def _facts(self, host: Host, adapters: Mapping[str, Adapter] | None) -> HostFacts:
         """
-        Return what the host says; without an answer it is asked once more. Raises Unavailable, Refused.
+        Probe the host, with one retry. Raises Unavailable, Refused.
 
-        That one connection has ended is no news of a host, but down and up again would be two.
+        Without the retry, a lost connection would be recorded as down and up again.
         """
         transport = self._transports(host)
         workdir = str(local_folder(host, self._data)) if host.is_local else None

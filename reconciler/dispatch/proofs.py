@@ -1,5 +1,5 @@
 """
-What proves that a record on a host is of a run that was started from here.
+Proofs that a record on a host is of a run that was started from here.
 
 The folders of runs lie where agents can write, and their names can be guessed.
 So each start gets a seal, which is drawn: the wrapper that keeps watch over the
@@ -25,9 +25,9 @@ class Proofs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.is_blank = not folder.exists()
-        """Whether nothing was known when this was opened, nor drawn since: the folder is new, or was lost."""
+        """Whether there are no proofs, neither on disk nor since: the folder is new, or was lost."""
         self._drawn: dict[str, str] = {}
-        """Seals of this life, so that what is asked for again and again needs no new one."""
+        """Seals made by this process, so that repeated requests need no new one."""
 
     def draw(self, run_id: str) -> str:
         """Return the seal of a run, once its lock is safe on the disk. Raises Unavailable."""
@@ -39,11 +39,11 @@ class Proofs:
         return self._drawn[run_id]
 
     def has_drawn(self, run_id: str) -> bool:
-        """Return whether a seal was drawn for the run in this life: then a proof of it cannot be lost."""
+        """Return whether this process made a seal for the run: then a proof of it cannot be lost."""
         return run_id in self._drawn
 
     def adopt(self, run_id: str, state: RunState) -> None:
-        """Take a run for one of ours that was started before the data folder was lost."""
+        """Accept a run as ours that was started before the data folder was lost."""
         self._add(run_id, state.lock or lock_of("-"))
 
     def is_ours(self, run_id: str, state: RunState) -> bool:

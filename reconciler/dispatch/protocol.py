@@ -1,5 +1,5 @@
 """
-The words spoken with `wrapper.sh`: what is sent to it, what its answers mean. Nothing here does I/O.
+Protocol of `wrapper.sh`: builds its input and parses its answers. Nothing here does I/O.
 """
 
 import hashlib
@@ -26,22 +26,22 @@ _BATCH = 100
 
 
 class Stage(StrEnum):
-    """How far a run on a host has come."""
+    """Stage of a run on a host."""
 
     ABSENT = "absent"
     """Nothing is known of it."""
     UNSTARTED = "unstarted"
-    """A start was begun and never came through."""
+    """A start was begun and not completed."""
     RUNNING = "running"
     ORPHAN = "orphan"
-    """It goes on without its supervisor; its exit code will not be known."""
+    """It runs without its supervisor; its exit code will not be known."""
     DONE = "done"
     LOST = "lost"
-    """It is over, and nobody wrote down how."""
+    """It is over, without a record of how."""
     REBOOTED = "rebooted"
-    """The host was started anew since."""
+    """The host was rebooted meanwhile."""
     STRANGE = "strange"
-    """What lies there is nothing that the wrapper makes."""
+    """There is something that the wrapper did not make."""
 
     @property
     def is_alive(self) -> bool:
@@ -51,7 +51,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """What a host says of one run; figures are known of those that are done."""
+    """State of one run on a host; figures are known once it is done."""
 
     stage: Stage
     exit_code: int | None = None
@@ -68,7 +68,7 @@ class RunState:
 
 @dataclass(frozen=True, slots=True)
 class HostRuns:
-    """What `stat` answers: the host's folder of runs, and where each run stands."""
+    """Answer of `stat`: the host's folder of runs, and the state of each run."""
 
     root: str
     """Absolute."""
@@ -118,7 +118,7 @@ def payload(job: str, stdin: bytes = b"", *, seal: str = "") -> bytes:
 
 
 def lock_of(seal: str) -> str:
-    """Return what only this seal opens, and what tells nothing of it."""
+    """Return the lock of a seal: its hash."""
     return hashlib.sha256(seal.encode()).hexdigest()
 
 
@@ -190,34 +190,37 @@ def _setting(env: Mapping[str, str], folder: str) -> list[str]:
     return [*exports, f"cd -- {shlex.quote(folder)} || give_up workspace"]
 
 
-def parse_state(words: Sequence[str]) -> RunState:
-    """Return the state that the words mean. Raises Unavailable if they are none."""
+def parse_state(fields: Sequence[str]) -> RunState:
+    """Return the state in the fields of an answer. Raises Unavailable if they are malformed."""
     try:
-        stage = Stage(words[0])
+        stage = Stage(fields[0])
         if stage is not Stage.DONE:
-            return RunState(stage, lock=words[1] if len(words) > 1 else "")
-        code, out, err, hundredths = map(int, words[1:5])
-        seal = "".join(words[6:7])
-        return RunState(stage, code, out, err, hundredths / 100, words[5], lock=lock_of(seal) if seal else "")
+            return RunState(stage, lock=fields[1] if len(fields) > 1 else "")
+        code, out, err, hundredths = map(int, fields[1:5])
+        seal = "".join(fields[6:7])
+        return RunState(
+            stage, code, out, err, hundredths / 100, fields[5], lock=lock_of(seal) if seal else ""
+        )
     except (ValueError, IndexError) as error:
         raise Unavailable(
-            f"the wrapper answered {' '.join(words)[:200]!r}, which is no state; see whether its disk is full"
+            f"the wrapper answered {' '.join(fields)[:200]!r}, which is no state; "
+            "see whether its disk is full"
         ) from error
 
 
 def parse_states(lines: Sequence[str]) -> dict[str, RunState]:
     """Return the states by id, from lines of `<id> <state>`."""
     pairs = (line.split() for line in lines)
-    return {words[0]: parse_state(words[1:]) for words in pairs if words}
+    return {fields[0]: parse_state(fields[1:]) for fields in pairs if fields}
 
 
-def parse_standing(text: str) -> HostRuns:
-    """Return what `stat` answered. Raises Unavailable if it is cut."""
+def parse_stat(text: str) -> HostRuns:
+    """Parse the answer of `stat`. Raises Unavailable if it is truncated."""
     head, *lines = text.splitlines() or [""]
     try:
         size, root = head.removeprefix("S ").split(" ", 1)
         return HostRuns(root, int(size), parse_states(lines))
     except ValueError as error:
         raise Unavailable(
-            f"the wrapper answered {text[:200]!r}, which is no standing; see whether its disk is full"
+            f"the wrapper answered {text[:200]!r}, which is no answer to `stat`; see whether its disk is full"
         ) from error

@@ -1,5 +1,5 @@
 """
-Code repositories, as this machine knows them: a bare mirror of each.
+Code repositories: a bare mirror of each on this machine.
 
 Work starts from a commit of the mirror and comes back into it as a bundle; here
 it is checked, and from here it is pushed. A host needs no credential for that.
@@ -17,7 +17,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pathspec import GitIgnoreSpec
 
-from reconciler.core.errors import Unavailable
+from reconciler.core.errors import NotFound, Unavailable
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Repo
 from reconciler.core.text import without_credentials
@@ -36,11 +36,11 @@ _TIMEOUT = 600.0
 _NETWORK_TIMEOUT = 1800.0
 """Seconds; the first fetch of a large repository takes long."""
 SILENCE = 60.0
-"""Seconds for which a repository may say nothing before it counts as away; it tells how far it has come."""
+"""Seconds without progress output after which a repository counts as unreachable."""
 _PUSH_SILENCE = 300.0
-"""The same after the work was sent: what a forge does with it then, it does without a word."""
+"""The same after the work was sent: a forge then processes it without output."""
 _REST = 600.0
-"""Seconds in which a mirror is made again at most once: what is damaged by then has another cause."""
+"""Seconds within which a mirror is rebuilt at most once: further damage has another cause."""
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/:\s]+:")
 _NOT_ALLOWED = re.compile(
     r"authentication failed|could not read (?:username|password)|permission denied|host key verification"
@@ -53,7 +53,7 @@ _AWAY = re.compile(
     r"|early eof|hung up|unexpected disconnect|rpc failed|timed out|returned error: (?:429|5\d\d)",
     re.IGNORECASE,
 )
-"""It is the way to the repository that failed."""
+"""Git's messages when the connection to the repository failed."""
 _NO_ROOM = re.compile(r"no space left|quota exceeded|read-only file system|input/output error", re.IGNORECASE)
 _UNFIT = {
     "dubious ownership": "it belongs to another user than the reconciler's; let that user own it, or trust "
@@ -63,7 +63,7 @@ _UNFIT = {
     "shallow roots": "it is shallow: a part of its history is missing; run `git fetch --unshallow` there, "
     "or name the repository that it was made from",
 }
-"""What no further try changes, by git's words, and what to do about it."""
+"""Permanent failures: part of git's message → what to do about it."""
 _NOT_THERE = re.compile(
     r"not found|does not appear to be a git repository|does not exist|no such file|couldn't find remote ref"
     r"|not a git repository|transport .* not allowed",
@@ -72,6 +72,8 @@ _NOT_THERE = re.compile(
 _DECLINED = re.compile(r"rejected|declined|aborted by hook", re.IGNORECASE)
 _BUNDLE = re.compile(rb"# v2 git bundle\n(?:-[0-9a-f]{40}[^\n]*\n)*(?P<head>[0-9a-f]{40}) [^\n]+\n\n")
 _NAMED = 3
+_MOST_DIFF = 1024 * 1024
+"""Bytes of a diff that are shown."""
 _OURS = "the reconciler's user"
 
 Push = Callable[[str, str, str | None], Awaitable[str]]
@@ -86,29 +88,29 @@ def whole_url(url: str, fleet: Path) -> str:
 _Step = Callable[Concatenate["CodeRepository", P], Coroutine[Any, Any, T]]
 
 
-def _mending(step: _Step[P, T]) -> _Step[P, T]:
-    """Let a step be taken once more with a mirror that was made again, if it is the mirror that fails it."""
+def _with_rebuilt_mirror(step: _Step[P, T]) -> _Step[P, T]:
+    """Retry a step once with a rebuilt mirror, if the mirror caused the failure."""
 
     @wraps(step)
-    async def mended(self: "CodeRepository", /, *args: P.args, **options: P.kwargs) -> T:
+    async def rebuilding(self: "CodeRepository", /, *args: P.args, **options: P.kwargs) -> T:
         before = self._remade
         try:
             return await step(self, *args, **options)
         except GitFailed as damage:
-            await self._mend(damage, before)
+            await self._rebuild_mirror(damage, before)
         try:
             return await step(self, *args, **options)
         except GitFailed as damage:
-            raise self._beyond_mending(damage) from damage
+            raise self._not_rebuildable(damage) from damage
 
-    return mended
+    return rebuilding
 
 
 class CodeRepository:
     """
     The mirror of one repo.
 
-    Whatever is damaged in it is made again: all of it can be fetched once more.
+    A damaged mirror is rebuilt: all of it can be fetched again.
     """
 
     def __init__(self, repo: Repo, *, mirrors: Path, fleet: Path, silence: float = SILENCE) -> None:
@@ -119,19 +121,19 @@ class CodeRepository:
         self._silence = silence
         self._lock = asyncio.Lock()
         self._remade = 0
-        """How often the mirror was made again."""
+        """How often the mirror was rebuilt."""
         self._rests_until = 0.0
         self._may_push = False
         """Whether a push was once seen to be allowed."""
 
-    @_mending
+    @_with_rebuilt_mirror
     async def newest(self) -> str:
         """Return the newest commit of the base branch. Raises StepFailed, and Unavailable."""
         async with self._lock:
             await self._create()
             return await self._fetch_base()
 
-    @_mending
+    @_with_rebuilt_mirror
     async def starting_point(self, start_from: str | None) -> str:
         """
         Return the commit to start from: the one asked for, else the newest of the base branch.
@@ -151,7 +153,7 @@ class CodeRepository:
                 )
             return start_from
 
-    @_mending
+    @_with_rebuilt_mirror
     async def find(self, branch: str) -> str | None:
         """
         Return the commit that a branch holds there; None if there is no such branch.
@@ -162,10 +164,10 @@ class CodeRepository:
         ref = f"refs/heads/{branch}"
         head = await self._look(ref)
         if head is not None:
-            await self._bring(ref, head)
+            await self._fetch_commit(ref, head)
         return head
 
-    @_mending
+    @_with_rebuilt_mirror
     async def bundle(self, commits: Sequence[str], have: Sequence[str]) -> bytes:
         """Return the commits with all that a host which has the commits `have` lacks."""
         refs = [f"refs/reconciler/base/{commit}" for commit in commits]
@@ -174,7 +176,7 @@ class CodeRepository:
         excluded = [f"^{other}" for other in have if await self._has(other)]
         return await self._git.run("bundle", "create", "-q", "-", *refs, *excluded)
 
-    @_mending
+    @_with_rebuilt_mirror
     async def fork(self, head: str) -> str:
         """Return the commit at which work left the base branch. Raises StepFailed if it never was on it."""
         fork = await self._fork(head)
@@ -185,7 +187,7 @@ class CodeRepository:
             )
         return fork
 
-    @_mending
+    @_with_rebuilt_mirror
     async def check_base(self, base: str, start_from: str | None) -> None:
         """Raise StepFailed unless a workspace may have started from this commit; it is what its host says."""
         if not await self._has(base):
@@ -199,19 +201,19 @@ class CodeRepository:
                 "the branch was rewritten, or the host is not to be trusted",
             )
 
-    @_mending
+    @_with_rebuilt_mirror
     async def receive(self, bundle: bytes, name: str) -> str:
         """
-        Take in the commits of a bundle and return their head. Raises StepFailed if they are damaged.
+        Import the commits of a bundle and return their head. Raises StepFailed if they are damaged.
 
         Not by `git fetch`, which (up to 2.45 at least) does not check what a bundle brings.
         """
         head, pack = self._opened(bundle)
         done = await self._git.attempt("index-pack", "--stdin", "--fix-thin", "--strict", stdin=pack)
         if done.code or not await self._has(head):
-            await self._git.run("for-each-ref", "--count=1")  # fails where it is the mirror that is damaged
+            await self._git.run("for-each-ref", "--count=1")  # fails if the mirror is damaged
             raise self._failed(
-                FailureClass.AGENT, f"the work is refused: {done.words or 'its head is missing'}"
+                FailureClass.AGENT, f"the work is refused: {done.message or 'its head is missing'}"
             )
         await self._git.run("update-ref", f"refs/reconciler/done/{name}", head)
         return head
@@ -222,7 +224,7 @@ class CodeRepository:
             raise self._failed(FailureClass.AGENT, "the work is refused: it is no git bundle of one branch")
         return match["head"].decode(), bundle[match.end() :]
 
-    @_mending
+    @_with_rebuilt_mirror
     async def check(self, base: str, head: str) -> int:
         """
         Return how many commits the work has.
@@ -239,12 +241,12 @@ class CodeRepository:
         # Of commits that came in by a merge of the base branch, the merge counts.
         return int(await self._git.run("rev-list", "--count", "--first-parent", f"{base}..{head}"))
 
-    @_mending
+    @_with_rebuilt_mirror
     async def see_way_back(self, branch: str, expected: str | None) -> None:
         """
-        Raise StepFailed if work could not be pushed to its branch, as far as that can be told before.
+        Preflight check: raise StepFailed if work could not be pushed to its branch later.
 
-        Asked before an agent is paid for it: see `deliver`.
+        Called before an agent starts, which costs money; see `deliver`.
         """
         if branch == self.repo.base:
             raise self._onto_base(branch)
@@ -255,7 +257,7 @@ class CodeRepository:
             await self._see_access(branch, there)
             self._may_push = True
 
-    @_mending
+    @_with_rebuilt_mirror
     async def deliver(
         self,
         head: str,
@@ -266,13 +268,13 @@ class CodeRepository:
         stack: str | None = None,
     ) -> str:
         """
-        Push the work to its branch, if that stands where we last left it (None: it never was there).
+        Push the work to its branch, if that is at our last delivery (None: it did not exist).
 
         Return the commit that the branch holds then: where the base branch has
         moved, another than `head` by the rule of the repo, unless it is on top of
         work (`stack`) that is not merged yet. A branch that is gone
         was merged or tidied away, and is made anew. `push` does it from
-        elsewhere; what it did is looked at. Doing it again changes nothing.
+        elsewhere; its result is verified. Idempotent.
         Raises Clash, StepFailed, and Unavailable.
         """
         if branch == self.repo.base:
@@ -288,10 +290,25 @@ class CodeRepository:
             if stack is None or await self._is_ancestor(stack, newest):
                 ready = await self._moved(head, branch, newest)
         if there != ready:
-            await self._bring_out(ready, branch, expected, there, push)
+            await self._push_and_verify(ready, branch, expected, there, push)
         return ready
 
-    @_mending
+    async def diff(self, base: str, head: str) -> str:
+        """
+        Return what the work changes, as `git diff` prints it, its first megabyte.
+
+        Nothing is fetched for it. Raises NotFound if one of the commits is not in the mirror.
+        """
+        for commit in (base, head):
+            if not self.folder.is_dir() or not await self._has(commit):
+                raise NotFound(
+                    f"commit {commit[:10]} of {self.repo.name} is not on the reconciler's machine; "
+                    f"it is at {without_credentials(self.url)}, if anywhere"
+                )
+        args = ("diff", "--no-ext-diff", "--no-textconv", "--find-renames", base, head, "--")
+        return (await self._git.run(*args))[:_MOST_DIFF].decode("utf-8", "replace")
+
+    @_with_rebuilt_mirror
     async def merged(self, heads: Collection[str]) -> frozenset[str]:
         """Return those of the commits that are on the base branch by now. Raises StepFailed, Unavailable."""
         await self.newest()
@@ -299,7 +316,7 @@ class CodeRepository:
 
     async def _is_ours(self, head: str, branch: str, there: str) -> bool:
         """
-        Return whether the branch holds what was made of the work.
+        Return whether the branch holds the delivered work already.
 
         It was delivered then, and we fell before we could say so: on the base
         of that time the same work gives the same commit.
@@ -307,37 +324,37 @@ class CodeRepository:
         if there == head or self.repo.base_moved == "leave":
             return there == head
         await self.newest()
-        await self._bring(f"refs/heads/{branch}", there)
+        await self._fetch_commit(f"refs/heads/{branch}", there)
         fork = await self._fork(there)
         with suppress(MergeConflict):
             return fork is not None and there == await self._moved(head, branch, fork)
         return False
 
     async def _moved(self, head: str, branch: str, base: str) -> str:
-        """Return the work as it stands on a commit of the base branch, by the rule of the repo."""
+        """Return the work rebased on, or merged with, a commit of the base branch, as the repo says."""
         if await self._is_ancestor(base, head) or await self._is_ancestor(head, base):
             return head
         replayed = await rebase(self._git, head, base) if self.repo.base_moved == "rebase" else None
         message = f"Merge branch {self.repo.base!r} into {branch}"
         return replayed or await merge(self._git, head, base, message)
 
-    async def _bring_out(
+    async def _push_and_verify(
         self, commit: str, branch: str, expected: str | None, there: str | None, push: Push | None
     ) -> None:
-        """Push a commit to a branch that was seen `there`, and see whether it came through."""
+        """Push a commit to a branch that was seen at `there`, and verify the result."""
         ref = f"refs/heads/{branch}"
-        trouble = await (push or self._push)(commit, ref, there)
-        if not trouble and push is None:
+        error = await (push or self._push)(commit, ref, there)
+        if not error and push is None:
             return
         now = await self._look(ref)
         if now == commit:
             return
-        if trouble and now is not None and now != there:
+        if error and now is not None and now != there:
             raise self._taken(branch, now, expected)
-        if trouble:
-            await self._look_for(branch)  # a branch that cannot be beside it may have come meanwhile
+        if error:
+            await self._look_for(branch)  # a conflicting branch name may have appeared meanwhile
             who = "the host's user" if push else _OURS
-            raise self._trouble(f"cannot push {branch!r} to", trouble, who=who)
+            raise self._error(f"cannot push {branch!r} to", error, who=who)
         raise self._failed(
             FailureClass.HOST,
             f"the host says that it pushed {commit} to branch {branch!r}, which holds {now}; "
@@ -346,7 +363,7 @@ class CodeRepository:
 
     async def _push(self, head: str, ref: str, expected: str | None, *options: str) -> str:
         lease = f"--force-with-lease={ref}:{expected or ''}"
-        words = (
+        args = (
             "--progress",
             "--no-verify",
             "--no-follow-tags",
@@ -356,14 +373,14 @@ class CodeRepository:
             self.url,
             f"{head}:{ref}",
         )
-        done = await self._talk("push", *words, silence=max(self._silence, _PUSH_SILENCE))
-        return done.words or f"git ended with {done.code}" if done.code else ""
+        done = await self._run_network("push", *args, silence=max(self._silence, _PUSH_SILENCE))
+        return done.message or f"git ended with {done.code}" if done.code else ""
 
     async def _look_for(self, branch: str) -> str | None:
         """
         Return the commit of a branch there; None if it is not there.
 
-        Raises StepFailed if git cannot have it beside what is there: a branch is a file, and no folder.
+        Raises StepFailed if it conflicts with another branch: git keeps a branch as a file, not as a folder.
         """
         parents = [branch[:at] for at, letter in enumerate(branch) if letter == "/"]
         heads = await self._list(*(f"refs/heads/{name}" for name in (branch, *parents, f"{branch}/*")))
@@ -379,24 +396,24 @@ class CodeRepository:
         return heads.get(f"refs/heads/{branch}")
 
     async def _see_access(self, branch: str, there: str | None) -> None:
-        """Raise StepFailed if we may not push; the remote is asked, and nothing is changed there."""
+        """Raise StepFailed if we may not push; tried with a dry run."""
         place = Path(self.url)
         for folder in (place, place / ".git"):
             if (folder / "objects").is_dir() and not os.access(folder / "objects", os.W_OK):
                 raise self._failed(
                     FailureClass.AUTH, f"{_OURS} may not write to {folder}; give {_OURS} access"
                 )
-        words = await self._push(await self._known_base(), f"refs/heads/{branch}", there, "--dry-run")
-        if words:
-            raise self._trouble(f"cannot push {branch!r} to", words)
+        error = await self._push(await self._known_base(), f"refs/heads/{branch}", there, "--dry-run")
+        if error:
+            raise self._error(f"cannot push {branch!r} to", error)
 
     async def _known_base(self) -> str:
         """Return the base branch as the mirror has it, or has it now."""
-        words = ("rev-parse", "-q", "--verify", f"{self._base}^{{commit}}")
-        return await self._git.line(*words, codes=(0, 1)) or await self.newest()
+        args = ("rev-parse", "-q", "--verify", f"{self._base}^{{commit}}")
+        return await self._git.line(*args, codes=(0, 1)) or await self.newest()
 
     async def _check_paths(self, base: str, head: str) -> None:
-        """Raise StepFailed for files that work must leave alone; what a merge brought in is not its own."""
+        """Raise StepFailed for changes outside the allowed paths; merged ones of the base do not count."""
         touched, fork = await self._changed(base, head), await self.fork(head)
         if not await self._is_ancestor(fork, base):
             touched &= await self._changed(fork, head)
@@ -422,17 +439,17 @@ class CodeRepository:
         try:
             self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise self._beyond_mending(error) from error
+            raise self._not_rebuildable(error) from error
         await self._git.run("init", "-q", "--bare", "--template=")
 
-    async def _mend(self, damage: GitFailed, remade: int) -> None:
-        """Make the mirror again, unless somebody else did since it was the `remade`th."""
+    async def _rebuild_mirror(self, damage: GitFailed, remade: int) -> None:
+        """Rebuild the mirror, unless somebody else did since it was the `remade`th."""
         async with self._lock:
             if self._remade != remade:
                 return
             clock = asyncio.get_running_loop().time
             if clock() < self._rests_until:
-                raise self._beyond_mending(damage)
+                raise self._not_rebuildable(damage)
             log.warning(
                 "repo %s: the mirror %s is damaged and made again: %s", self.repo.name, self.folder, damage
             )
@@ -441,9 +458,9 @@ class CodeRepository:
             try:
                 await remake(self.folder, self._base)
             except OSError as error:
-                raise self._beyond_mending(error) from error
+                raise self._not_rebuildable(error) from error
 
-    def _beyond_mending(self, why: Exception) -> StepFailed:
+    def _not_rebuildable(self, why: Exception) -> StepFailed:
         return self._failed(
             FailureClass.HOST,
             f"the mirror {self.folder} cannot be worked in: {why}; see whether our disk is full, "
@@ -457,7 +474,7 @@ class CodeRepository:
     async def _fetch_all(self) -> None:
         await self._fetch("--prune", "+refs/heads/*:refs/heads/*")
 
-    async def _bring(self, ref: str, commit: str) -> None:
+    async def _fetch_commit(self, ref: str, commit: str) -> None:
         """Fetch the commit that a ref there was seen to hold."""
         async with self._lock:
             if not await self._has(commit):
@@ -465,30 +482,30 @@ class CodeRepository:
             if not await self._has(commit):
                 raise Unavailable(f"repo {self.repo.name}: {ref} moved from {commit} while it was fetched")
 
-    async def _fetch(self, *words: str) -> None:
-        *options, refspec = words
+    async def _fetch(self, *args: str) -> None:
+        *options, refspec = args
         flags = ("--progress", "--no-tags", "--no-write-fetch-head", *options)
-        done = await self._talk("fetch", *flags, "--", self.url, refspec)
-        if not done.code and "shallow roots" not in done.words:  # those are left out with a mere warning
+        done = await self._run_network("fetch", *flags, "--", self.url, refspec)
+        if not done.code and "shallow roots" not in done.message:  # git only warns about those
             return
-        trouble = self._trouble("cannot fetch from", done.words)
+        error = self._error("cannot fetch from", done.message)
         if (
-            any(words in done.words for words in _UNFIT)
-            or _AWAY.search(done.words)
-            or _NO_ROOM.search(done.words)
+            any(sign in done.message for sign in _UNFIT)
+            or _AWAY.search(done.message)
+            or _NO_ROOM.search(done.message)
         ):
-            raise trouble
-        # The repository is asked past the mirror: if it is well, it must be the mirror that is not.
+            raise error
+        # Ask the remote without the mirror: if that works, the mirror is damaged.
         source = refspec.lstrip("+").partition(":")[0]
         if source not in await self._list(source) and "*" not in source:
-            raise trouble
-        raise GitFailed(done.words)
+            raise error
+        raise GitFailed(done.message)
 
     async def _list(self, *refs: str) -> Mapping[str, str]:
         """Return the commits of those of the refs that are there, by full name."""
-        done = await self._talk("ls-remote", "--", self.url, *refs, mirror=False)
+        done = await self._run_network("ls-remote", "--", self.url, *refs, mirror=False)
         if done.code:
-            raise self._trouble("cannot look at", done.words)
+            raise self._error("cannot look at", done.message)
         pairs = (line.split("\t") for line in done.text.splitlines())
         return {name: commit for commit, name in pairs}
 
@@ -496,12 +513,12 @@ class CodeRepository:
         """Return the commit of a ref there; None if there is no such ref."""
         return (await self._list(ref)).get(ref)
 
-    async def _talk(self, *words: str, silence: float | None = None, mirror: bool = True) -> GitResult:
-        """Run git, from the mirror or from nowhere, and bound how long the other side may be silent."""
+    async def _run_network(self, *args: str, silence: float | None = None, mirror: bool = True) -> GitResult:
+        """Run a git network command, in the mirror or outside any repository, with a limit on silence."""
         git = Git.networked(self.folder) if mirror else Git.nowhere()
         silence = silence or self._silence
         try:
-            return await git.attempt(*words, timeout=_NETWORK_TIMEOUT, silence=silence)
+            return await git.attempt(*args, timeout=_NETWORK_TIMEOUT, silence=silence)
         except Unavailable as error:
             raise Unavailable(f"repo {self.repo.name}: {self._place} does not answer: {error}") from error
 
@@ -511,7 +528,7 @@ class CodeRepository:
     async def _is_ancestor(self, one: str, other: str) -> bool:
         done = await self._git.attempt("merge-base", "--is-ancestor", one, other)
         if done.code > 1 and await self._has(one):
-            raise GitFailed(f"git merge-base failed ({done.code}): {done.words}")
+            raise GitFailed(f"git merge-base failed ({done.code}): {done.message}")
         return done.code == 0
 
     @property
@@ -522,16 +539,16 @@ class CodeRepository:
     def _place(self) -> str:
         return without_credentials(self.url)
 
-    def _trouble(self, what: str, words: str, *, who: str = _OURS) -> Exception:
-        message = f"repo {self.repo.name}: {what} {self._place}: {words}"
-        if remedy := next((remedy for sign, remedy in _UNFIT.items() if sign in words), None):
+    def _error(self, what: str, reason: str, *, who: str = _OURS) -> Exception:
+        message = f"repo {self.repo.name}: {what} {self._place}: {reason}"
+        if remedy := next((remedy for sign, remedy in _UNFIT.items() if sign in reason), None):
             return StepFailed(FailureClass.CONFIG, f"{message}; {remedy.format(place=self._place)}")
-        if _NOT_ALLOWED.search(words):
+        if _NOT_ALLOWED.search(reason):
             return StepFailed(FailureClass.AUTH, f"{message}; give {who} access")
-        if _DECLINED.search(words):
+        if _DECLINED.search(reason):
             return StepFailed(FailureClass.CONFIG, f"{message}; the rules of the branch are set there")
-        if _NOT_THERE.search(words):
-            return StepFailed(FailureClass.CONFIG, f"{message}; mend `url` or `base` in its spec")
+        if _NOT_THERE.search(reason):
+            return StepFailed(FailureClass.CONFIG, f"{message}; fix `url` or `base` in its spec")
         return Unavailable(message)
 
     def _onto_base(self, branch: str) -> StepFailed:

@@ -1,5 +1,5 @@
 """
-What the steps of a round have in common: how they fail, and how often they are tried.
+Retries of the steps of a round, and their failures.
 """
 
 import asyncio
@@ -14,17 +14,17 @@ from reconciler.core.model.runs import FailureClass
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Tell = Callable[[str | None], None]
-"""Told why a step is tried again; None once it has succeeded."""
-TELL: ContextVar[Tell] = ContextVar("TELL")
-"""Who is to hear of steps that are tried again: whoever began what they are a part of sets it."""
+OnRetry = Callable[[str | None], None]
+"""Called with the reason why a step is tried again, and with None once it has succeeded."""
+ON_RETRY: ContextVar[OnRetry] = ContextVar("ON_RETRY")
+"""Callback for steps that are tried again; set by whoever began the work they are part of."""
 _PAUSE = 0.2
 _PAUSE_CAP = 15.0
 
 
 class StepFailed(ReconcilerError):
     """
-    A step failed, and trying again would not help; `kind` decides what happens next.
+    A step failed for good; `kind` decides what happens next.
 
     `touched` is the head that somebody else pushed to the branch, if that is
     why; `on_host` says that it was the host that could not do its part.
@@ -41,13 +41,13 @@ class StepFailed(ReconcilerError):
 
 async def retry_until_reachable(step: Callable[[], Awaitable[T]], *, patience: float | None = None) -> T:
     """
-    Take a step, again and again while what it needs cannot be reached.
+    Run a step, with retries while a host or repository cannot be reached.
 
     Without `patience` (seconds since it first failed) it never gives up: a run that
     may have started must not be forgotten. Raises StepFailed.
     """
     pause, failing_since = _PAUSE, None
-    tell = TELL.get(_nobody)
+    tell = ON_RETRY.get(_nobody)
     clock = asyncio.get_running_loop().time
     while True:
         try:
@@ -58,8 +58,8 @@ async def retry_until_reachable(step: Callable[[], Awaitable[T]], *, patience: f
             failing_since = clock() if failing_since is None else failing_since
             waited = clock() - failing_since
             if patience is not None and waited >= patience:
-                words = f"{error} (tried for {waited:.0f} s)"
-                raise StepFailed(FailureClass.HOST, words, on_host=error.on_host) from error
+                message = f"{error} (tried for {waited:.0f} s)"
+                raise StepFailed(FailureClass.HOST, message, on_host=error.on_host) from error
             log.warning("%s; trying again in %.1f s", error, pause)
             tell(str(error))
         else:
@@ -71,4 +71,4 @@ async def retry_until_reachable(step: Callable[[], Awaitable[T]], *, patience: f
 
 
 def _nobody(_: str | None) -> None:
-    """Hear nothing."""
+    """Ignore retries."""

@@ -1,7 +1,7 @@
 """
-One round of a run, from its order to its report.
+One round of a run, from order to report.
 
-Every step may be taken again from the top, after a crash at any moment: what
+Every step is idempotent and may be repeated after a crash at any moment: what
 was done is found on the host under its name, and is not done twice.
 """
 
@@ -19,6 +19,7 @@ from reconciler.core.fields import format_duration
 from reconciler.core.masking import Mask
 from reconciler.core.model.runs import STOPPED, Check, FailureClass, Report, RunRequest, Verdict
 from reconciler.core.runs.command import localize
+from reconciler.dispatch.live import FigureCounter
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.merging import MergeConflict
 from reconciler.dispatch.output import give_up_verdict
@@ -36,11 +37,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _MEBIBYTE = 2**20
 DELIVERY_PATIENCE = 1800.0
-"""Seconds for which the repository may be away when work is brought to it, before the round fails."""
+"""Seconds for which the repository may be unreachable at delivery before the round fails."""
 CANCELLED = "cancelled"
-"""Why a run was ended, in the wrapper's records, when it was asked for."""
+"""Reason in the wrapper's records of a run that was ended on request."""
 _UNSTARTED = "unstarted"
-"""The same, when nobody could tell whether it had started."""
+"""The same, when it was unknown whether it had started."""
 TAMPERED = "tampered"
 """The same, when somebody else wrote its records."""
 FOLDER_GONE = "gone"
@@ -68,14 +69,14 @@ _ENDED: Mapping[str, tuple[FailureClass, str]] = {
     ),
 }
 _UNKNOWN: Mapping[Stage, str] = {
-    Stage.LOST: "the run is over and nobody could write down how: its processes were killed from outside, "
+    Stage.LOST: "the run is over and how it ended was not recorded: its processes were killed from outside, "
     "or the disk is full; see `dmesg` and `df` there",
     Stage.REBOOTED: "the host was started anew while the run went on; see why in its log",
 }
 
 
 class ReadOutput(Protocol):
-    """Makes a verdict of what an agent's CLI printed."""
+    """Reads the output of an agent's CLI into a verdict."""
 
     def __call__(
         self,
@@ -93,7 +94,7 @@ class ReadOutput(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """An order, and what it takes to carry it out."""
+    """Carries out one order."""
 
     order: RunRequest
     host_session: HostSession
@@ -102,15 +103,15 @@ class Round:
     read_output: ReadOutput
     clock: Callable[[], datetime]
     patience: float
-    """Seconds for which a host or repository may be away before the agent was started."""
+    """Seconds for which a host or repository may be unreachable before the agent was started."""
     delivery_patience: float = DELIVERY_PATIENCE
     may_adopt: bool = False
-    """Whether a run without a proof may be one of ours all the same: the data folder was lost."""
+    """Whether a run without a proof may be adopted: the data folder was lost."""
     secrets: InjectedSecrets = field(default_factory=InjectedSecrets)
-    """What the rounds of the task were given."""
+    """Secrets that the rounds of the task were given."""
 
     async def carry_out(self, seen: Callable[[], None]) -> Report:
-        """Return what came of the round; `seen` is called when the agent is seen alive."""
+        """Return the report on the round; `seen` is called when the agent is seen alive."""
         try:
             prepared, state = await self._begin()
         except StepFailed as error:
@@ -139,15 +140,15 @@ class Round:
 
         Raises StepFailed, Refused and Unavailable.
         """
-        await self.host_session.runs.bring_scripts()
+        await self.host_session.runs.install_scripts()
         prepared = await self.host_session.workspaces.prepare(self.order, self.repository)
-        standing = await self.host_session.runs.stat([self._validation])
-        if await self._clear_validation(standing.states[self._validation]):
+        host_runs = await self.host_session.runs.stat([self._validation])
+        if await self._clear_validation(host_runs.states[self._validation]):
             prepared = await self.host_session.workspaces.prepare(self.order, self.repository)
         return await self._validate(prepared, Mask())
 
     async def cancel(self) -> None:
-        """End what runs, and prevent what has not been started, of the agent and of the validation."""
+        """End agent and validation, and prevent them from starting later."""
         runs = self.host_session.runs
         await retry_until_reachable(lambda: runs.cancel(self._agent, CANCELLED, self._ending))
         await retry_until_reachable(lambda: runs.cancel(self._validation, CANCELLED, self._ending))
@@ -165,7 +166,7 @@ class Round:
         await self._take_over_scripts("before the start")
         state = await self._stat(self._agent)
         if state.stage not in {Stage.ABSENT, Stage.UNSTARTED}:
-            await self._see_that_ours(self._agent, state)
+            await self._require_own_record(self._agent, state)
             return await retry_until_reachable(lambda: workspaces.find(self.order)), state
         prepared = await retry_until_reachable(
             lambda: workspaces.prepare(self.order, self.repository), patience=self.patience
@@ -178,9 +179,9 @@ class Round:
 
     async def _start_agent(self, job: str, stdin: bytes) -> RunState:
         """
-        Start the agent; a host that answers and for long starts nothing has to promise that it never will.
+        Start the agent; if the start keeps failing, cancel it for good on the host first.
 
-        Without that promise it may have started, so nothing else may be begun in its place.
+        Until the host has confirmed that, it may have started, so nothing may be begun in its place.
         """
         try:
             return await self._start(self._agent, job, stdin, patience=self.patience)
@@ -189,9 +190,9 @@ class Round:
                 raise
         runs = self.host_session.runs
         # As long as the host is away altogether, nothing is known; and then it may well start the run.
-        standing = await retry_until_reachable(lambda: runs.stat([self._agent]))
-        if standing.states[self._agent].stage not in {Stage.ABSENT, Stage.UNSTARTED}:
-            return standing.states[self._agent]
+        host_runs = await retry_until_reachable(lambda: runs.stat([self._agent]))
+        if host_runs.states[self._agent].stage not in {Stage.ABSENT, Stage.UNSTARTED}:
+            return host_runs.states[self._agent]
         try:
             return await self._start(self._agent, job, stdin, patience=0)
         except StepFailed:
@@ -213,7 +214,7 @@ class Round:
         )
 
     async def _find_secrets(self) -> dict[str, str]:
-        """Look up what the agent is to be given, and keep it."""
+        """Look up the agent's secrets, and remember them for masking."""
         adapter, host, transport = self.order.adapter, self.order.host, self.host_session.transport
         secrets = await retry_until_reachable(
             lambda: find_secrets(adapter, host, transport, self._environment()), patience=self.patience
@@ -223,7 +224,7 @@ class Round:
 
     async def _mask(self) -> Mask:
         """
-        Return the mask of what this and earlier rounds were given.
+        Return the mask of the secrets that this and earlier rounds were given.
 
         What a process before this one gave is looked up again; if that is
         something else by now, texts are withheld.
@@ -241,15 +242,18 @@ class Round:
         return self.secrets.mask
 
     async def _follow_agent(self, state: RunState) -> RunState:
+        streamed = self.order.adapter.output.streamed
         bounds = Bounds(
             silence=self.order.stall_timeout.total_seconds(),
             output=self._most_output,
             give_up=self.order.adapter.output.give_up,
+            give_up_after=self.order.adapter.output.give_up_after,
+            counter=FigureCounter(streamed, self.logs, self._agent) if streamed else None,
         )
         return await self._follow(self._agent, state, bounds)
 
     def _judge(self, state: RunState, mask: Mask) -> Verdict:
-        """Return the agent's verdict; where the host knows better than the output, the host's."""
+        """Return the agent's verdict, corrected by what the host knows."""
         if state.exit_code is None:
             return failed(Verdict(outcome="failed"), self._unknown(state))
         with self.logs.open(self._agent, "out") as stdout, self.logs.open(self._agent, "err") as stderr:
@@ -277,7 +281,7 @@ class Round:
         return failed(verdict, self._ended(state.why))
 
     def _interrupted(self, verdict: Verdict) -> Verdict:
-        """Return what it means that a CLI says it was cancelled, and not by us."""
+        """Return the verdict for a CLI that says it was cancelled, though not by us."""
         return failed(verdict, self._at_fault(f"the run was ended there by somebody else: {verdict.message}"))
 
     # --- What can be believed -----------------------------------------------
@@ -287,19 +291,19 @@ class Round:
 
     async def _settled(self, run_id: str, state: RunState) -> RunState:
         """
-        Return the end of a run, once all that it started is gone and the end is known to be its own.
+        Return the end of a run, once all its processes are gone and its record is authentic.
 
         The seal on it says both. Raises StepFailed for an end that somebody else wrote.
         """
-        if state.stage in {Stage.LOST, Stage.ORPHAN}:  # nobody was there to end what is left
+        if state.stage in {Stage.LOST, Stage.ORPHAN}:  # there was no supervisor to end the other processes
             await retry_until_reachable(
                 lambda: self.host_session.runs.cancel(run_id, CANCELLED, self._ending)
             )
-        await self._see_that_ours(run_id, state)
+        await self._require_own_record(run_id, state)
         return state
 
-    async def _see_that_ours(self, run_id: str, state: RunState) -> None:
-        """Raise StepFailed for a record that no start of ours made; say it loud, and end what it is of."""
+    async def _require_own_record(self, run_id: str, state: RunState) -> None:
+        """Raise StepFailed for a record that no start of ours made; log an error, and end that run."""
         runs = self.host_session.runs
         if await asyncio.to_thread(runs.proofs.is_ours, run_id, state):
             return
@@ -320,7 +324,7 @@ class Round:
 
     async def _clear_validation(self, state: RunState) -> bool:
         """
-        See that no validation of this round is there but one that was started from here.
+        Remove any validation of this round that was not started from here.
 
         One that has no proof since the data folder was lost is removed, to be
         run anew; return whether there was one.
@@ -331,34 +335,36 @@ class Round:
             await retry_until_reachable(lambda: runs.remove([run_id]))
             await asyncio.to_thread(runs.proofs.forget, run_id)
             return True
-        await self._see_that_ours(run_id, state)
+        await self._require_own_record(run_id, state)
         return False
 
     async def _take_over_scripts(self, when: str) -> tuple[str, ...]:
-        """Bring our scripts to the host anew; return what is to be noted if others lay in their place."""
-        if not await retry_until_reachable(self.host_session.runs.bring_scripts):
+        """Reinstall our scripts on the host; return a note if they had been changed."""
+        if not await retry_until_reachable(self.host_session.runs.install_scripts):
             return ()
-        words = (
+        message = (
             f"host {self.order.host.name}: tampered: a script of the reconciler was changed there {when}; "
             "it was put right, see who can write below `workdir` (docs/security.md)"
         )
-        log.error("%s round %d: %s", self.order.run, self.order.round, words)
-        return (words,)
+        log.error("%s round %d: %s", self.order.run, self.order.round, message)
+        return (message,)
 
     # --- What it leaves -----------------------------------------------------
 
     async def _report(self, prepared: Prepared, verdict: Verdict, mask: Mask) -> Report:
         await self._clear_validation(await self._stat(self._validation))
         if verdict.outcome == "failed":
-            return Report(verdict=await self._keep_work(prepared, verdict), base_commit=prepared.base)
+            verdict = await self._keep_work(prepared, verdict, mask)
+            return Report(verdict=verdict, base_commit=prepared.base)
         taken = await self._take_up(prepared)
         if isinstance(taken, Unfinished):  # a round for the agent, as below; nothing of it is validated
-            return Report(verdict=verdict, checks=(taken.check(),), base_commit=prepared.base)
+            check = taken.withheld(mask).check()
+            return Report(verdict=verdict, checks=(check,), base_commit=prepared.base)
         checks = await self._validate(prepared, mask)
         report = Report(verdict=verdict, checks=checks, base_commit=prepared.base)
         if report.failed_check or taken is None or self.repository is None:
             return report
-        if taken.head == taken.base:  # nothing new: after a review, what was reviewed stands
+        if taken.head == taken.base:  # nothing new: after a review, the reviewed head stays
             return report.model_copy(update={"head_commit": self.order.start_from})
         try:
             head, commits = await self._deliver(taken, prepared, self.repository)
@@ -367,13 +373,13 @@ class Round:
             return report.model_copy(update={"checks": (*checks, check)})
         return report.model_copy(update={"head_commit": head, "commits": commits})
 
-    async def _keep_work(self, prepared: Prepared, verdict: Verdict) -> Verdict:
-        """Commit, on the host, what a failed agent left; that it cannot be done is no news but a note."""
+    async def _keep_work(self, prepared: Prepared, verdict: Verdict, mask: Mask) -> Verdict:
+        """Commit, on the host, what a failed agent left; a failure to do so is only noted."""
         try:
             taken = await self._take_up(prepared)
         except StepFailed as error:
             return verdict.model_copy(update={"notes": (*verdict.notes, str(error))})
-        left = taken.lines if isinstance(taken, Unfinished) else ()
+        left = taken.withheld(mask).lines if isinstance(taken, Unfinished) else ()
         return verdict.model_copy(update={"notes": (*verdict.notes, *left)})
 
     async def _take_up(self, prepared: Prepared) -> Collected | Unfinished | None:
@@ -415,7 +421,7 @@ class Round:
     async def _deliver(
         self, taken: Collected, prepared: Prepared, repository: CodeRepository
     ) -> tuple[str, int]:
-        """Bring the work back, check it, push it; return what its branch holds then, and how many commits."""
+        """Fetch the work, check it, push it; return the head of its branch and the number of commits."""
         base, order = taken.base, self.order
         there = f"{taken.head} in {prepared.folder}, on host {order.host.name}"
         await self._reach(lambda: repository.check_base(base, order.start_from), there)
@@ -438,12 +444,12 @@ class Round:
         return delivered, commits
 
     async def _reach(self, step: Callable[[], Awaitable[T]], kept: str) -> T:
-        """Take a step that needs the forge; if it cannot be taken, say which commit is kept where."""
+        """Run a step that needs the forge; its error names where the work is kept."""
         try:
             return await retry_until_reachable(step, patience=self.delivery_patience)
         except StepFailed as error:
-            words = f"{error}; the work is kept: commit {kept}"
-            raise StepFailed(error.kind, words, touched=error.touched) from error
+            message = f"{error}; the work is kept: commit {kept}"
+            raise StepFailed(error.kind, message, touched=error.touched) from error
 
     # --- Common to both -----------------------------------------------------
 
@@ -478,7 +484,7 @@ class Round:
 
     def _ended(self, why: str) -> StepFailed:
         kind, message = _ENDED.get(why, (FailureClass.HOST, "host {host}: the run was ended there: {why}"))
-        words = message.format(
+        text = message.format(
             host=self.order.host.name,
             program=self.order.argv[0],
             why=why,
@@ -486,14 +492,14 @@ class Round:
             stall=format_duration(self.order.stall_timeout),
             output=self.order.adapter.limits.output_mb,
         )
-        return StepFailed(kind, words)
+        return StepFailed(kind, text)
 
     def _unknown(self, state: RunState) -> StepFailed:
-        words = f"the run is {state.stage}, and how it ended is not known"
-        return self._at_fault(_UNKNOWN.get(state.stage, words))
+        message = f"the run is {state.stage}, and how it ended is not known"
+        return self._at_fault(_UNKNOWN.get(state.stage, message))
 
-    def _at_fault(self, words: str) -> StepFailed:
-        return StepFailed(FailureClass.HOST, f"host {self.order.host.name}: {words}")
+    def _at_fault(self, message: str) -> StepFailed:
+        return StepFailed(FailureClass.HOST, f"host {self.order.host.name}: {message}")
 
     @property
     def _may_adopt(self) -> bool:
@@ -523,22 +529,23 @@ def failed(verdict: Verdict, error: StepFailed) -> Verdict:
 
 
 def masked(report: Report, mask: Mask) -> Report:
-    """Return a report whose words, whoever wrote them, hold no secret."""
-    verdict, hide = report.verdict, mask.hide
-    words = {"message": hide(verdict.message), "text": hide(verdict.text)}
-    notes = tuple(map(hide, verdict.notes))
-    checks = tuple(
-        check.model_copy(update={"command": hide(check.command), "output": hide(check.output)})
-        for check in report.checks
-    )
-    clean = verdict.model_copy(update={**words, "notes": notes})
+    """Return a report with secrets masked in all its texts."""
+    hide, verdict = mask.hide, report.verdict
+    clean = verdict.model_copy(update=_texts(verdict, hide) | {"notes": tuple(map(hide, verdict.notes))})
+    checks = tuple(check.model_copy(update=_texts(check, hide)) for check in report.checks)
     return report.model_copy(update={"verdict": clean, "checks": checks})
 
 
+def _texts(value: Verdict | Check, change: Callable[[str], str]) -> dict[str, str]:
+    """Return every text of a value, changed, by the name of its field."""
+    kept = {"outcome", "kind"}
+    return {name: change(text) for name, text in value if isinstance(text, str) and name not in kept}
+
+
 def withheld(verdict: Verdict, mask: Mask) -> Verdict:
-    """Return what was made of an output, without its words if they cannot be masked."""
+    """Return the verdict without its texts if they cannot be masked reliably."""
     if not mask.withheld:
         return verdict
-    words = {"message": mask.withhold(verdict.message), "text": mask.withhold(verdict.text)}
+    texts = {"message": mask.withhold(verdict.message), "text": mask.withhold(verdict.text)}
     notes = (mask.withheld,) if verdict.notes else ()
-    return verdict.model_copy(update={**words, "notes": notes})
+    return verdict.model_copy(update={**texts, "notes": notes})

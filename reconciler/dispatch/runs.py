@@ -1,7 +1,7 @@
 """
-The runs of one host: start, look, end, forget; and one follower for all of them.
+The runs of one host: start, stat, cancel, remove; and one follower for all of them.
 
-The follower copies what agents print into our logs and notices their end, their
+The follower copies the output of agents into our logs and notices their end, their
 silence, and output without end.
 """
 
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reconciler.core.errors import Refused, Unavailable
-from reconciler.core.patterns import lines_of, matches
+from reconciler.core.patterns import Streak, lines_of
+from reconciler.dispatch.live import FigureCounter
 from reconciler.dispatch.logs import LogFolder, StreamName
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import (
@@ -22,7 +23,7 @@ from reconciler.dispatch.protocol import (
     RunState,
     batches,
     lock_of,
-    parse_standing,
+    parse_stat,
     parse_state,
     parse_states,
     payload,
@@ -36,32 +37,32 @@ _STREAMS: Sequence[StreamName] = ("out", "err")
 _CHUNK = 255 * 1024
 """Most bytes per read: what one SFTP packet carries."""
 _ERR_EVERY = 5
-"""stderr is copied every so many times: it seldom says anything before the end."""
+"""stderr is copied at every nth copy of stdout: it is mostly empty before the end."""
 _BACKOFF_CAP = 10.0
 _LONGEST_START = 2000
-"""Most bytes that are kept of a line that is not whole: its beginning tells what it is."""
+"""Bytes that are kept of an incomplete line: its beginning is enough."""
 GAVE_UP = "gave-up"
-"""Why a run was ended, in the wrapper's records, that only waited to call its model again."""
+"""Reason in the wrapper's records of a run that was ended because its CLI kept retrying (`give_up`)."""
 _MOST_ENDED = 10_000
-"""Ends that are remembered until somebody asks for them."""
+"""Ends that are kept until they are awaited."""
 
 Signal = Literal["TERM", "INT", "HUP"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How often the follower looks, in seconds."""
+    """Poll intervals of the follower, in seconds."""
 
     events: float
-    """Whether a run has ended."""
+    """For the events file, which tells whether a run has ended."""
     copy: float
-    """What the runs have printed."""
+    """For the output of the runs."""
     liveness: float
-    """Whether they are still there; finds those whose end nobody wrote down."""
+    """For the processes; finds runs that ended without a record."""
 
 
 LOCAL_PACE = Pace(events=0.05, copy=0.25, liveness=5)
-"""Looking costs microseconds here, and people wait."""
+"""Polling is cheap locally, and people wait."""
 REMOTE_PACE = Pace(events=0.5, copy=1, liveness=30)
 
 
@@ -76,14 +77,18 @@ class RunEnding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """When the follower ends a run."""
+    """How the follower looks after a run: when it ends it, and what it counts."""
 
     silence: float | None = None
     """Seconds without a new byte; None: it may be silent."""
     output: int
     """Bytes."""
     give_up: str | None = None
-    """How a line begins with which it is ended (`give_up` of an adapter's output); None: with none."""
+    """Beginning of a line at which the run is ended (`give_up` of an adapter's output); None: never."""
+    give_up_after: int = 1
+    """How many such lines in a row it takes."""
+    counter: FigureCounter | None = None
+    """Counts what it prints, for who looks; None: its events tell nothing as it goes."""
 
 
 class Runs:
@@ -110,29 +115,29 @@ class Runs:
         self, run_id: str, job: str, stdin: bytes = b"", *, timeout: float, ending: RunEnding
     ) -> RunState:
         """
-        Start the run, unless it was started before; return where it stands.
+        Start the run, unless it was started before; return its state.
 
-        `timeout` in seconds is kept by the host itself, whether we are there or not.
+        `timeout`, in seconds, is enforced by the host itself.
         """
         seal = await asyncio.to_thread(self.proofs.draw, run_id)
         limits = (str(int(timeout)), ending.signal, str(int(ending.grace)))
-        words = (run_id, *limits, self._scripts.shell, lock_of(seal))
-        answer = await self._call("start", *words, stdin=payload(job, stdin, seal=seal))
+        args = (run_id, *limits, self._scripts.shell, lock_of(seal))
+        answer = await self._call("start", *args, stdin=payload(job, stdin, seal=seal))
         with self._naming_the_host():
             return parse_state(answer.decode().split()[2:])
 
     async def stat(self, run_ids: Iterable[str]) -> HostRuns:
-        """Return where the runs stand."""
+        """Return the states of the runs."""
         answer = await self._call("stat", *run_ids)
         with self._naming_the_host():
-            return parse_standing(answer.decode())
+            return parse_stat(answer.decode())
 
     async def cancel(self, run_id: str, why: str, ending: RunEnding) -> RunState:
-        """End all processes of the run and return where it stands; if it never started, it never will."""
+        """End all processes of the run and return its state; if it had not started, it never will."""
         seal = await asyncio.to_thread(self.proofs.draw, run_id)
-        words = (run_id, ending.signal, str(int(ending.grace)), why, lock_of(seal))
+        args = (run_id, ending.signal, str(int(ending.grace)), why, lock_of(seal))
         stdin, timeout = f"{seal}\n".encode(), ending.grace + CALL_TIMEOUT
-        answer = await self._call("cancel", *words, stdin=stdin, timeout=timeout)
+        answer = await self._call("cancel", *args, stdin=stdin, timeout=timeout)
         with self._naming_the_host():
             return parse_state(answer.decode().split()[1:])
 
@@ -142,12 +147,12 @@ class Runs:
             await self._call("rm", *some)
             self._follower.look_whole_soon()
 
-    async def bring_scripts(self) -> bool:
-        """Bring our scripts to the host anew; return whether others lay in their place."""
-        return await self._scripts.bring_all()
+    async def install_scripts(self) -> bool:
+        """Reinstall our scripts on the host; return whether they had been changed."""
+        return await self._scripts.install_all()
 
     async def means(self) -> tuple[str, ...]:
-        """Return what finds the processes of a run there when it ends: `cgroup`, `reaper`, `mark`."""
+        """Return the means by which the processes of a run are found there: `cgroup`, `reaper`, `mark`."""
         return tuple((await self._call("means")).decode().split()[1:])
 
     async def list(self) -> dict[str, RunState]:
@@ -180,8 +185,8 @@ class Runs:
         except Unavailable as error:
             raise Unavailable(f"host {self.host}: {error}") from error
 
-    async def _call(self, verb: str, *words: str, stdin: bytes = b"", timeout: float = CALL_TIMEOUT) -> bytes:
-        return await self._scripts.call("wrapper", verb, self._root, *words, stdin=stdin, timeout=timeout)
+    async def _call(self, verb: str, *args: str, stdin: bytes = b"", timeout: float = CALL_TIMEOUT) -> bytes:
+        return await self._scripts.call("wrapper", verb, self._root, *args, stdin=stdin, timeout=timeout)
 
 
 class _Watch:
@@ -196,36 +201,56 @@ class _Watch:
         """How far its output was copied."""
         self.measure()
         self._rest: dict[StreamName, bytes] = {}
-        """The beginning of a line whose end was not printed yet."""
+        """Incomplete last line."""
+        self._streaks: dict[StreamName, Streak] = {}
+        """Such lines in a row, by stream."""
         self._has_given_up = False
+        self._is_uncounted = True
+        """There may be output that was not counted yet."""
+        self._counting: asyncio.Task[None] | None = None
         self.moved = now
-        """When it last printed something."""
+        """Time of its last output."""
         self.is_being_ended = False
         self.over: asyncio.Future[RunState] = asyncio.get_running_loop().create_future()
 
     def measure(self) -> None:
-        """Take the logs at their word about how far they go: a full disk may have cut the last piece."""
+        """Read the offsets from the logs' sizes: a full disk may have cut the last piece."""
         self.at = {stream: self._logs.size(self.run_id, stream) for stream in _STREAMS}
 
     def take(self, stream: StreamName, data: bytes, now: float) -> None:
-        """Take note of what it printed."""
+        """Note new output."""
         self._logs.append(self.run_id, stream, data)
         self.at[stream] += len(data)
         self.moved = now
+        self._is_uncounted = True
         if self.bounds.give_up is None or self._has_given_up:
             return
         whole, _, rest = (self._rest.get(stream, b"") + data).rpartition(b"\n")
         self._rest[stream] = rest[:_LONGEST_START]
         lines = lines_of(whole.decode("utf-8", "replace"))
-        self._has_given_up = any(True for _ in matches(self.bounds.give_up, lines))
+        streak = self._streaks.setdefault(stream, Streak(self.bounds.give_up))
+        self._has_given_up = any(streak.add(line) >= self.bounds.give_up_after for line in lines)
+
+    def count(self) -> None:
+        """Let what is new be counted, beside all else."""
+        counter = self.bounds.counter
+        if counter and self._is_uncounted and (self._counting is None or self._counting.done()):
+            self._is_uncounted = False
+            self._counting = asyncio.create_task(self._count(counter), name=f"count {self.run_id}")
+
+    async def _count(self, counter: FigureCounter) -> None:
+        try:
+            self._is_uncounted |= await asyncio.to_thread(counter.count_on)
+        except OSError as error:  # our own disk may be full
+            log.warning("%s: its figures cannot be kept: %s", self.run_id, error)
 
     @property
     def room(self) -> int:
-        """How much more it may print."""
+        """Bytes that it may still print."""
         return self.bounds.output - sum(self.at.values())
 
-    def breach(self, now: float) -> str | None:
-        """Return why it must end, if it must."""
+    def exceeded_limit(self, now: float) -> str | None:
+        """Return which limit is exceeded; None if none is."""
         if self.room <= 0:
             return "output"
         if self._has_given_up:
@@ -244,9 +269,9 @@ class _Follower:
         self._pace = pace
         self._watches: dict[str, _Watch] = {}
         self._ended: set[str] = set()
-        """Runs whose end was read and which nobody has asked for yet."""
+        """Runs whose end was read and not awaited yet."""
         self._is_whole_look_due = False
-        """There may be ends that no event will tell."""
+        """Whether there may be ends without an event."""
         self._failures = 0
         self._task: asyncio.Task[None] | None = None
         self._endings: set[asyncio.Task[None]] = set()
@@ -263,7 +288,7 @@ class _Follower:
             self._watches.pop(run_id, None)
 
     def look_whole_soon(self) -> None:
-        """Take nothing for granted any more that was read of the events: old ones may have been removed."""
+        """Discard the read position in the events file, from which old events may have been removed."""
         self._is_whole_look_due = True
 
     @property
@@ -297,12 +322,12 @@ class _Follower:
                 watch.over.set_exception(error)
 
     async def _look_often(self) -> None:
-        """Look at the runs as long as there are any; start from a whole look, which needs no memory."""
+        """Poll the runs as long as there are any, beginning with a full `stat`."""
         clock = asyncio.get_running_loop().time
         for watch in self._watches.values():
             watch.measure()
-        standing = await self._look_whole()
-        root, events = standing.root, standing.events_bytes
+        host_runs = await self._look_whole()
+        root, events = host_runs.root, host_runs.events_bytes
         next_copy = clock()
         next_whole = clock() + self._pace.liveness
         copies = 0
@@ -321,17 +346,17 @@ class _Follower:
 
     async def _look_whole(self) -> HostRuns:
         self._is_whole_look_due = False
-        standing = await self._runs.stat(tuple(self._watches))
+        host_runs = await self._runs.stat(tuple(self._watches))
         self._failures = 0
-        for run_id, state in standing.states.items():
+        for run_id, state in host_runs.states.items():
             watch = self._watches.get(run_id)
             if watch and not state.stage.is_alive:
-                await self._finish(standing.root, watch, state)
-        return standing
+                await self._finish(host_runs.root, watch, state)
+        return host_runs
 
     async def _read_events(self, root: str, offset: int) -> int:
         """
-        Take note of the runs that ended; return how far the events are read, to the end of a line.
+        Handle the events of ended runs; return the new offset in the events file, at the end of a line.
 
         Whoever works there can write what they like into them: they are a hint
         to look, and what cannot be a line of ours is passed over.
@@ -340,25 +365,25 @@ class _Follower:
         whole = data if len(data) == _CHUNK else data[: data.rfind(b"\n") + 1]
         names = (line.partition(b" ")[0].decode(errors="replace") for line in whole.splitlines())
         self._ended.update(name for name in names if RUN_ID.match(name))
-        if len(self._ended) > _MOST_ENDED:  # nobody has so many runs
+        if len(self._ended) > _MOST_ENDED:  # more runs than there can be
             self._ended.clear()
             self._is_whole_look_due = True
         return offset + len(whole)
 
     async def _finish_by_hint(self, root: str, watch: _Watch) -> None:
-        """Finish a run that an event says is over, if its record says so too."""
+        """Finish a run that is over according to an event, if its record confirms that."""
         self._ended.discard(watch.run_id)
         record = await self._transport.read(f"{root}/{watch.run_id}/exit", 0, _CHUNK)
-        words = record.decode(errors="replace").split()
+        message = record.decode(errors="replace").split()
         try:
-            state = parse_state(["done", *words[:-1]] if words[-1:] == ["ok"] else [])
-        except Unavailable:  # it is not there, or not what it should be: the host itself says which
+            state = parse_state(["done", *message[:-1]] if message[-1:] == ["ok"] else [])
+        except Unavailable:  # missing or malformed: `stat` tells which
             self._is_whole_look_due = True
             return
         await self._finish(root, watch, state)
 
     async def _finish(self, root: str, watch: _Watch, state: RunState) -> None:
-        """Copy what is left, then say that it is over."""
+        """Copy the rest of the output, then report the end."""
         for stream in _STREAMS:
             await self._copy(root, watch, stream)
         self._ended.discard(watch.run_id)
@@ -371,6 +396,7 @@ class _Follower:
         await asyncio.gather(*(self._copy(root, watch, stream) for watch in watches for stream in streams))
         for watch in watches:
             self._keep_in_bounds(watch)
+            watch.count()
 
     async def _copy(self, root: str, watch: _Watch, stream: StreamName) -> None:
         path = f"{root}/{watch.run_id}/{stream}"
@@ -381,10 +407,10 @@ class _Follower:
                 watch.take(stream, data, asyncio.get_running_loop().time())
             if len(data) < wanted:
                 return
-            await asyncio.sleep(0)  # a local read does not let others have their turn
+            await asyncio.sleep(0)  # a local read does not yield to the event loop
 
     def _keep_in_bounds(self, watch: _Watch) -> None:
-        why = watch.breach(asyncio.get_running_loop().time())
+        why = watch.exceeded_limit(asyncio.get_running_loop().time())
         if why and not watch.is_being_ended:
             watch.is_being_ended = True
             task = asyncio.create_task(self._end(watch, why), name=f"end {watch.run_id}")

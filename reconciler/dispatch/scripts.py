@@ -1,5 +1,5 @@
 """
-Our scripts on a host: brought there once per content, then called by name.
+Scripts on a host: installed once per version, then called by name.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from reconciler.core.text import both_ends, one_line
 from reconciler.dispatch.transport import Transport
 
 _ANSWER = re.compile(rb"^(?P<kind>[SE])(?: |$)", re.MULTILINE)
-"""What a login shell prints before it (a banner) is passed over."""
+"""Beginning of an answer; a login shell's banner before it is skipped."""
 SCRIPTS = ("wrapper", "workspace")
 _END = "END_OF_THE_SCRIPT"
 CALL_TIMEOUT = 60.0
@@ -52,19 +52,19 @@ class Scripts:
         self.shell = shell
         self.workdir = workdir
 
-    async def call(self, name: str, *words: str, stdin: bytes = b"", timeout: float = CALL_TIMEOUT) -> bytes:
+    async def call(self, name: str, *args: str, stdin: bytes = b"", timeout: float = CALL_TIMEOUT) -> bytes:
         """
         Return the answer of a script, from its `S` on; it is brought to the host if it is not there.
 
-        Raises Refused with the script's words, and Unavailable when it is not known whether it ran;
-        both say that they are `on_host`.
+        Raises Refused with the script's message, and Unavailable when it is not known whether it ran;
+        both with `on_host` set.
         """
         with _on_host():
-            return await self._call(name, *words, stdin=stdin, timeout=timeout)
+            return await self._call(name, *args, stdin=stdin, timeout=timeout)
 
-    async def _call(self, name: str, *words: str, stdin: bytes, timeout: float) -> bytes:
+    async def _call(self, name: str, *args: str, stdin: bytes, timeout: float) -> bytes:
         wanted = script(name)
-        command = (self.shell, self._place(wanted), *words)
+        command = (self.shell, self._place(wanted), *args)
         answer = await self._transport.call(command, stdin, timeout=timeout)
         if not _ANSWER.search(answer.stdout):
             await self._bring(wanted)
@@ -73,19 +73,19 @@ class Scripts:
         if match is None:
             message = one_line((answer.stderr or answer.stdout).decode(errors="replace"), 300)
             raise Unavailable(
-                f"host {self.host}: {name} {words[0]} gave no answer (exit {answer.exit_code}): {message}; "
+                f"host {self.host}: {name} {args[0]} gave no answer (exit {answer.exit_code}): {message}; "
                 "see whether the disk is full there, and `shell` a POSIX shell"
             )
         text = answer.stdout[match.start() :]
         if match["kind"] == b"E":
-            raise _refusal(f"host {self.host}: {name} {words[0]}", text.decode(errors="replace")[2:])
+            raise _refusal(f"host {self.host}: {name} {args[0]}", text.decode(errors="replace")[2:])
         return text
 
-    async def bring_all(self) -> bool:
+    async def install_all(self) -> bool:
         """
-        Bring every script anew; return whether something else lay in the place of one.
+        Reinstall every script; return whether one had been changed.
 
-        Whoever worked there could have changed them, and they decide. Raises
+        Agents on the host could have changed them, and we rely on them. Raises
         Refused and Unavailable, both `on_host`.
         """
         with _on_host():
@@ -95,8 +95,10 @@ class Scripts:
         return f"{self.workdir}/bin/{wanted.name}-{wanted.digest}"
 
     async def _bring(self, *wanted: Script) -> bool:
-        """Write scripts where they belong; return whether something else lay there."""
-        text = "".join(["umask 077; was=same\n", *map(self._bringing, wanted), 'echo "S brought $was"\n'])
+        """Install scripts; return whether another file was in their place."""
+        text = "".join(
+            ["umask 077; was=same\n", *map(self._install_command, wanted), 'echo "S brought $was"\n']
+        )
         answer = await self._transport.call((self.shell,), text.encode(), timeout=CALL_TIMEOUT)
         if b"S brought" not in answer.stdout:
             message = one_line((answer.stderr or answer.stdout).decode(errors="replace"), 300)
@@ -107,12 +109,12 @@ class Scripts:
             )
         return b"S brought other" in answer.stdout
 
-    def _bringing(self, wanted: Script) -> str:
-        """Return shell text that writes a script, and notes whether another lay there."""
+    def _install_command(self, wanted: Script) -> str:
+        """Return shell text that installs a script and reports whether another file was in its place."""
         return (
             f"ours() {{ cat <<'{_END}'\n{wanted.source.decode()}{_END}\n}}\n"
             f'at="{self._place(wanted)}"\n'
-            # What is right is left alone: it can be read on a disk that is full.
+            # A correct file is not rewritten, so that it works on a full disk.
             'if [ ! -f "$at" ] || [ -h "$at" ] || [ "$(cat "$at")" != "$(ours)" ]; then\n'
             '  [ ! -e "$at" ] && [ ! -h "$at" ] || was=other\n'
             '  mkdir -p "${at%/*}" && rm -rf "$at.$$" && ours >"$at.$$" || { rm -f "$at.$$"; exit 1; }\n'
@@ -124,7 +126,7 @@ class Scripts:
 
 @contextmanager
 def _on_host() -> Iterator[None]:
-    """Let errors say that it was the host that could not do its part."""
+    """Mark errors as `on_host`."""
     try:
         yield
     except (Unavailable, Refused) as error:
@@ -132,6 +134,6 @@ def _on_host() -> Iterator[None]:
         raise
 
 
-def _refusal(where: str, words: str) -> Exception:
-    message = f"{where}: {both_ends(words)}"
-    return Unavailable(message) if words.startswith("short") else Refused(message)
+def _refusal(where: str, answer: str) -> Exception:
+    message = f"{where}: {both_ends(answer)}"
+    return Unavailable(message) if answer.startswith("short") else Refused(message)

@@ -1,5 +1,5 @@
 """
-Secrets of an adapter, found as late as can be: when its agent is started.
+Secrets of an adapter, looked up when its agent is started.
 
 Values go over stdin into the environment of the agent and nowhere else: no
 error and no command line has them. They stay in memory until the task is over,
@@ -47,25 +47,25 @@ WITHHELD = (
 
 @dataclass
 class InjectedSecrets:
-    """The values that the rounds of one task were given, as far as this process gave them."""
+    """The values that this process gave to the rounds of one task."""
 
     values: set[str] = field(default_factory=set)
     rounds: set[str] = field(default_factory=set)
-    """Ids of the agents that this process gave theirs."""
+    """Ids of the agents that this process gave secrets to."""
     _mask: Mask = field(default_factory=Mask, init=False)
 
     @property
     def mask(self) -> Mask:
-        """The mask of what is known."""
+        """The mask of the known values."""
         if self.values != self._mask.values:
             self._mask = Mask(frozenset(self.values))
         return self._mask
 
     def keep(self, agent: str, values: Iterable[str], logs: LogFolder) -> None:
         """
-        Remember what an agent is about to be given.
+        Remember the values that an agent is about to be given.
 
-        What proves later that a value was given, and does not tell it, goes to the disk.
+        A proof that a value was given, which does not reveal it, is written to disk.
         """
         given = set(values)
         self.values |= given
@@ -135,7 +135,7 @@ async def find_secrets(
 
 
 async def find_known(adapter: Adapter, host: Host, transport: Transport, env: Mapping[str, str]) -> set[str]:
-    """Return the values that can be had, for a mask; those that cannot are passed over."""
+    """Return the values that can be looked up now, for a mask; failures are ignored."""
     values = set[str]()
     for name, secret in adapter.secrets.items():
         one = adapter.model_copy(update={"secrets": {name: secret}})
@@ -176,7 +176,7 @@ def _from_environment(name: str) -> str:
 
 
 def secret_variables(desired: Desired) -> frozenset[str]:
-    """Return the variables of our environment that the specs call secrets."""
+    """Return the variables of our environment that the specs use as secrets."""
     of_adapters = [each for adapter in desired.adapters.values() for each in adapter.secrets.values()]
     forges = [desired.fleet.forge, *(repo.forge for repo in desired.repos.values())]
     of_forges = [each for forge in forges if forge for each in (forge.token, forge.webhook_secret) if each]
@@ -187,7 +187,7 @@ def secret_variables(desired: Desired) -> frozenset[str]:
 async def _find_there(
     what: str, secret: Secret, host: Host, transport: Transport, env: Mapping[str, str]
 ) -> str:
-    """Return a secret that is looked up on a host. What a helper there says is not repeated."""
+    """Look up a secret on a host. The output of a failed command is not repeated in the error."""
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in env.items())
     script = (
         f"{exports}(trap 'kill $at; exit' TERM; sleep {_COMMAND_TIMEOUT:g} & at=$!; wait $at; kill -KILL 0)"
@@ -262,4 +262,4 @@ def _without_line_end(text: str) -> str:
 
 
 def _missing(what: str, why: str) -> StepFailed:
-    return StepFailed(FailureClass.AUTH, f"{what} cannot be had: {why}; mend it, then retry the task")
+    return StepFailed(FailureClass.AUTH, f"{what} cannot be had: {why}; fix it, then retry the task")

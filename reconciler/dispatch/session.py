@@ -1,5 +1,5 @@
 """
-One host with all that is needed to work there.
+Host session: the runs and workspaces of one fleet on one host.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class HostSession:
 def open_session(
     host: Host, transport: Transport, *, fleet: str, logs: LogFolder, pace: Pace, proofs: Proofs
 ) -> HostSession:
-    """Return the site of a host; nothing is sent yet. Raises StepFailed if its spec cannot work."""
+    """Return the session of a host; nothing is sent yet. Raises StepFailed if its spec cannot work."""
     folder = f"{workdir(host)}/{fleet}"
     scripts = Scripts(
         transport, host=host.name, shell=_safe(host, "shell", host.shell), workdir=workdir(host)
@@ -45,7 +45,7 @@ def open_session(
 
 
 def usual_pace(host: Host) -> Pace:
-    """Return how often the follower looks at a host."""
+    """Return the follower's poll intervals for a host."""
     return LOCAL_PACE if host.is_local else REMOTE_PACE
 
 
@@ -65,7 +65,7 @@ def _safe(host: Host, field: str, word: str) -> str:
     if not SAFE_WORD.match(word):
         raise StepFailed(
             FailureClass.CONFIG,
-            f"host {host.name}: {field} {word!r} cannot stand on a command line; "
+            f"host {host.name}: {field} {word!r} is not safe on a command line; "
             "use a path of letters, digits and any of _ . / + = : , @ % -",
         )
     return word

@@ -1,7 +1,7 @@
 """
-A way to a host: short commands, and bytes of files from an offset.
+Transport: short commands on a host, and bytes of its files from an offset.
 
-Local runs and runs over SSH differ in this and in nothing else.
+It is all in which local runs and runs over SSH differ.
 """
 
 import re
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 SAFE_WORD = re.compile(r"[A-Za-z0-9_./$+=:,@%-]+\Z")
-"""What may stand on a command line that any login shell reads; all else goes over stdin."""
+"""Arguments that are safe in any login shell; everything else goes over stdin."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """What a short command on a host gave back."""
+    """Result of a short command on a host."""
 
     exit_code: int
     stdout: bytes
@@ -23,17 +23,17 @@ class CommandResult:
 
 
 class Transport(Protocol):
-    """One host, reached in one way."""
+    """Connection to one host."""
 
-    async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
+    async def call(self, argv: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
         """
         Run a short command and return all that it printed.
 
-        `words` must each match `SAFE_WORD` (ValueError otherwise); `$HOME` in
+        `argv` must each match `SAFE_WORD` (ValueError otherwise); `$HOME` in
         them is expanded by the shell of the host. `timeout` is in seconds.
         Raises Unavailable if the host cannot be reached, or the command was
         cut off or took too long: then it is not known whether it ran. Raises
-        Refused if it cannot run before a person has mended something.
+        Refused if it cannot run before a person has fixed something.
         """
 
     async def read(self, path: str, offset: int, limit: int) -> bytes:
@@ -44,4 +44,4 @@ class Transport(Protocol):
         """
 
     async def close(self) -> None:
-        """Let go of the host; runs on it go on."""
+        """Close the connection; runs on the host go on."""

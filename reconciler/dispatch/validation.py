@@ -1,5 +1,5 @@
 """
-What came of the validation commands: from the account of their job to checks.
+Validation results: from the account that the validation job writes to checks.
 """
 
 import re
@@ -34,7 +34,7 @@ def read_checks(
     exit_code: int = STOPPED,
 ) -> tuple[Check, ...]:
     """
-    Return the commands that were run, in order.
+    Return a check for each command that was run, in order.
 
     Which passed is known by `exit_code`, that of the job: what a command starts
     can write into the account, and so it is asked only how long each took, what
@@ -65,7 +65,7 @@ def read_checks(
 def _checks(
     commands: Sequence[str], account: BinaryIO, output: BinaryIO, seconds: float, mask: Mask
 ) -> list[Check]:
-    """Return what the account says; the first that it has no end of as stopped."""
+    """Return the checks in the account; the first without an end counts as stopped."""
     checks: list[Check] = []
     begun = -1
     for line in _account(account):
@@ -93,6 +93,6 @@ def _account(lines: BinaryIO) -> Iterator[re.Match[bytes]]:
 
 
 def _printed(output: BinaryIO, begin: int, end: int | None, mask: Mask) -> str:
-    """Return the end of what stands between two places, masked."""
+    """Return the end of the output between two offsets, masked."""
     text = read_end(output, _WINDOW, begin=begin, end=end)
     return tail(mask.withhold(text), lines=_LINES, characters=_CHARACTERS)

@@ -1,7 +1,7 @@
 """
-What an outside agent says it finished, and what is found of it.
+Verification of work that an outside agent says it finished.
 
-Its word is a claim. The branch is looked at in the code repository, and its
+The branch is looked up in the code repository, and its
 validation is run on a host of ours, in a workspace of its own.
 """
 
@@ -21,7 +21,7 @@ from reconciler.dispatch.round import failed
 _NO_AGENT = Adapter(name="validation")
 
 Validate = Callable[[RunRequest], Awaitable[Sequence[Check]]]
-"""Runs the validation of an order, and nothing else of it."""
+"""Runs only the validation of an order."""
 
 
 class _Work(NamedTuple):
@@ -36,7 +36,7 @@ async def verify(
     assignment: Assignment, claim: Claim, repository: CodeRepository | None, validate: Validate
 ) -> Report:
     """
-    Return what the finished work is found to be.
+    Return the report on the finished work.
 
     The commit that is validated names the validation: asking again finds it
     done, and work that was pushed since is validated anew. Raises Unavailable.
@@ -62,7 +62,7 @@ async def verify(
 
 
 async def _look(assignment: Assignment, branch: str, repository: CodeRepository) -> _Work:
-    """Return what is on the branch. Raises StepFailed if that cannot be the work, and Unavailable."""
+    """Return the work on the branch. Raises StepFailed if it cannot be the task's, and Unavailable."""
     if branch == repository.repo.base:
         raise _refused(
             f"branch {branch!r} is the base branch, which work only comes to by review; "
@@ -105,9 +105,9 @@ async def _validated(
     )
     try:
         return await validate(order)
-    except Refused as error:  # a person must mend the host; the work is none the worse for it
+    except Refused as error:  # a person must fix the host; that is no fault of the work
         raise Unavailable(str(error)) from error
 
 
-def _refused(words: str) -> StepFailed:
-    return StepFailed(FailureClass.AGENT, words)
+def _refused(message: str) -> StepFailed:
+    return StepFailed(FailureClass.AGENT, message)

@@ -1,5 +1,5 @@
 """
-What outside agents say they print, sent in pieces; kept where the logs of other runs are.
+Logs of outside agents, received in chunks and kept beside the logs of other runs.
 
 What was acknowledged is on disk. A piece may come again, whole or in part.
 """

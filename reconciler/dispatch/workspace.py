@@ -1,5 +1,5 @@
 """
-Workspaces on a host: where agents work, and how their work comes back.
+Workspaces on a host: where agents work, and from where their work is fetched.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.masking import Mask
 from reconciler.core.model.runs import Check, FailureClass, RunRequest
 from reconciler.core.text import both_ends, one_line, without_credentials
 from reconciler.dispatch.protocol import agent_id, batches, folder_name
@@ -38,7 +39,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """The work of a round, all of it committed."""
+    """The committed work of a round."""
 
     base: str
     head: str
@@ -46,12 +47,16 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """What the agent of a round left in a state in which it cannot be delivered; nothing was committed."""
+    """An unfinished git operation that the agent left, so that its work cannot be delivered."""
 
     lines: tuple[str, ...]
 
+    def withheld(self, mask: Mask) -> "Unfinished":
+        """Return the same without secrets: the agent chose the names in it."""
+        return Unfinished(tuple(map(mask.withhold, self.lines)))
+
     def check(self) -> Check:
-        """Return it as a command that failed: the agent gets it back like a failed validation."""
+        """Return it as a failed check: the agent gets it back like a failed validation."""
         return Check(
             command="git status",
             exit_code=1,
@@ -74,9 +79,9 @@ class Workspaces:
         self._shares_mirrors = shares_mirrors
         self.patience = _LONG
         self._feeding: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """One at a time: many runs that start at once need the same commits."""
+        """Serializes sending commits: many runs that start at once need the same ones."""
         self._sizes: dict[str, int] = {}
-        """What was measured, so that it is measured once."""
+        """Cache of measured sizes."""
 
     async def find(self, order: RunRequest) -> Prepared:
         """Return the workspace of a run that was started. Raises Refused and Unavailable."""
@@ -105,7 +110,7 @@ class Workspaces:
 
     async def take_up(self, order: RunRequest) -> Collected | Unfinished:
         """
-        Commit what the agent left uncommitted and return the work as a whole; or what keeps it from that.
+        Commit what the agent left uncommitted and return all its work, or what prevents that.
 
         What git was in the middle of is looked at before anything is committed.
         Raises StepFailed if there is no repository to commit in, Refused and Unavailable.
@@ -116,8 +121,8 @@ class Workspaces:
         if answer.startswith(_UNFINISHED):
             problems = answer.removeprefix(_UNFINISHED).decode(errors="replace").splitlines()
             return Unfinished(tuple(one_line(line) for line in problems))
-        words = answer.decode().split()
-        return Collected(self._commit(words[2]), self._commit(words[3]))
+        message = answer.decode().split()
+        return Collected(self._commit(message[2]), self._commit(message[3]))
 
     async def bundle(self, order: RunRequest, base: str) -> bytes:
         """Return the commits of the round as a git bundle. Raises StepFailed, Refused and Unavailable."""
@@ -143,7 +148,7 @@ class Workspaces:
         """
         Push a commit of the round from the host, if the ref holds what is expected (None: does not exist).
 
-        Returns why that failed; empty if it did not. Raises Unavailable.
+        Returns the error; empty on success. Raises Unavailable.
         """
         lines = _lines(self._mirror(repository), repository.url, ref, expected or "")
         try:
@@ -181,44 +186,44 @@ class Workspaces:
         return str(repository.folder) if self._shares_mirrors else f"repos/{repository.folder.name}"
 
     async def _call_fed(
-        self, verb: str, *words: str, stdin: bytes, repository: CodeRepository, commits: tuple[str, ...]
+        self, verb: str, *args: str, stdin: bytes, repository: CodeRepository, commits: tuple[str, ...]
     ) -> str:
-        """Make a call for which the host needs commits, and send those that it lacks in a bundle."""
-        answer = (await self._call(verb, *words, stdin=stdin)).decode()
+        """Call a script that needs commits on the host; missing ones are sent in a bundle."""
+        answer = (await self._call(verb, *args, stdin=stdin)).decode()
         if not answer.startswith(_NEED):
             return answer
         async with self._feeding[repository.folder.name]:
-            answer = (await self._call(verb, *words, stdin=stdin)).decode()
+            answer = (await self._call(verb, *args, stdin=stdin)).decode()
             if not answer.startswith(_NEED):  # somebody else did it meanwhile
                 return answer
             have = [line.removeprefix("have ") for line in answer.splitlines()[1:]]
             bundle = await repository.bundle(commits, have)
-            answer = (await self._call(verb, *words, stdin=stdin + bundle)).decode()
+            answer = (await self._call(verb, *args, stdin=stdin + bundle)).decode()
         if answer.startswith(_NEED):
             raise self._misunderstood(answer, "an end of its needs")
         return answer
 
-    async def _call(self, verb: str, *words: str, stdin: bytes = b"") -> bytes:
-        """Make a call. Raises StepFailed for what an agent did to its workspace: no other host would help."""
+    async def _call(self, verb: str, *args: str, stdin: bytes = b"") -> bytes:
+        """Call the script. Raises StepFailed for damage by the agent: another host would not help."""
         answer = await self._scripts.call(
-            "workspace", verb, self._fleet, *words, stdin=stdin, timeout=self.patience
+            "workspace", verb, self._fleet, *args, stdin=stdin, timeout=self.patience
         )
         if answer.startswith(_FAULT):
             why = both_ends(answer.removeprefix(_FAULT).decode(errors="replace"))
             raise StepFailed(FailureClass.AGENT, f"host {self._scripts.host}: {why}")
         return answer
 
-    async def _call_bounded(self, verb: str, *words: str, stdin: bytes = b"") -> bytes:
-        """Make a call that reads what an agent left; it has one turn, as that may have no end at all."""
+    async def _call_bounded(self, verb: str, *args: str, stdin: bytes = b"") -> bytes:
+        """Call the script to read what an agent left; not retried after a timeout, as that may be endless."""
         began = asyncio.get_running_loop().time()
         try:
-            return await self._call(verb, *words, stdin=stdin)
+            return await self._call(verb, *args, stdin=stdin)
         except Unavailable as error:
             if asyncio.get_running_loop().time() - began < self.patience:
                 raise
             raise StepFailed(
                 FailureClass.AGENT,
-                f"host {self._scripts.host}: what lies in the workspace could not be read to its end within "
+                f"host {self._scripts.host}: the workspace could not be read completely within "
                 f"{self.patience / 60:g} min; see what the agent left there",
             ) from error
 

@@ -298,6 +298,20 @@ count_left() { # commit not-in...: how many commits no line of work that is deli
     --not refs/reconciler/base --remotes "$@" -- 2>/dev/null || echo 0
 }
 
+find_left_heads() { # log of a HEAD -> commits that it was moved from, but for what rewrites or drops them
+  # Who moves HEAD by hand leaves an entry without words, or none: the next does not begin where the last ended.
+  # A rebase moves from commits too, and writes other words.
+  head=
+  [ "$1" != "$work/.git/logs/HEAD" ] || head=$(in_work rev-parse -q --verify HEAD)
+  awk -F '\t' -v head="$head" '
+    function left(id) { if (length(id) >= 40 && id !~ /^0+$/) print id }
+    { split($1, id, " "); split($2, words, " ") }
+    $2 == "" || (NR > 1 && id[1] "" != last "") { left(NR > 1 ? last : id[1]) }
+    $2 ~ /^checkout: moving from [0-9a-f]+ to / && words[4] == id[1] { left(id[1]) }
+    { last = id[2] }
+    END { if (head != "" && last "" != head "") left(last) }' "$1"
+}
+
 find_strays() { # -> commits that the delivered branch would not have
   # All but what git itself keeps there: the work of others, remarks, what was before it was rewritten.
   in_work for-each-ref --no-merged=refs/reconciler/base --format='%(refname)' |
@@ -306,10 +320,10 @@ find_strays() { # -> commits that the delivered branch would not have
     left=$(count_left "$ref^{commit}")
     [ "$left" = 0 ] || printf '%s has %s commits that HEAD does not have. Merge them, or delete it.\n' "$ref" "$left"
   done | sed 50q
-  # A head that was on no branch when it was left; a rebase writes other words.
-  awk -F '\t' '$2 ~ /^checkout: moving from [0-9a-f]+ to / { split($1, id, " "); split($2, words, " ")
-    if (words[4] == id[1] && length(id[1]) >= 40) print id[1] }' "$work/.git/logs/HEAD" \
-    "$work"/.git/worktrees/*/logs/HEAD 2>/dev/null | sort -u | while IFS= read -r commit; do
+  # A head that was on no branch when it was left.
+  for log in "$work/.git/logs/HEAD" "$work"/.git/worktrees/*/logs/HEAD; do
+    [ -f "$log" ] && find_left_heads "$log"
+  done | sort -u | while IFS= read -r commit; do
     left=$(count_left "$commit" --branches --tags)
     [ "$left" = 0 ] || printf 'Commit %s was made on no branch and left behind. Cherry-pick it, or forget it (git reflog expire --expire=now --all).\n' "$commit"
   done | sed 50q

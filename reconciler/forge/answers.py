@@ -1,5 +1,5 @@
 """
-What forges answer, as far as it is read.
+Answers of forges: the fields that are read.
 
 The shapes are those of Forgejo and Gitea; GitHub's are close enough to be read
 by the same fields.
@@ -18,24 +18,24 @@ from reconciler.core.times import EARLIEST, LATEST
 
 
 def _json_text(value: object) -> object:
-    """Return what somebody said, without what a text cannot hold; `null` is nothing."""
+    """Return the text without characters that cannot be encoded; `null` is empty."""
     return harmless(value) if isinstance(value, str) else "" if value is None else value
 
 
 JsonText = Annotated[str, BeforeValidator(_json_text)]
-"""Text of others, harmless; `null` is none."""
+"""Untrusted text, sanitized; `null` is empty."""
 JsonLine = Annotated[JsonText, AfterValidator(one_line)]
 """The same, as one line."""
 
 
 def _as_it_is(name: str) -> str:
-    """Return a name; one that would look like another is spelled out, for it is compared with others."""
+    """Return a name with look-alike and invisible characters escaped, so that it is safe to compare."""
     return name if one_line(name) == name and name.isprintable() else one_line(ascii(name))
 
 
 def _in_utc(time: datetime) -> datetime:
     """
-    Return a time that can be compared and reckoned with: year 1 is how some forges write that there is none.
+    Return a time in UTC; year 1, by which some forges mean "none", is clamped.
 
     Raises ValueError if there is no such time.
     """
@@ -50,7 +50,7 @@ _Login = Annotated[str, AfterValidator(_as_it_is)]
 _Time = Annotated[datetime, AfterValidator(_in_utc)]
 _Commit = Annotated[str, Field(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})?$")]
 GHOST = "ghost"
-"""Who a deleted account is, as forges show it."""
+"""Name that forges show for a deleted account."""
 
 
 _NUMBER = re.compile(r"/([0-9]{1,15})\Z")
@@ -58,12 +58,12 @@ _MARK = re.compile(r"<!-- reconciler:([\w./:-]+) -->")
 
 
 def mark_of(key: str) -> str:
-    """Return the hidden mark that a comment of ours with that key begins with."""
+    """Return the hidden mark at the beginning of our comment with that key."""
     return f"<!-- reconciler:{key} -->"
 
 
 class ForgeAnswer(BaseModel):
-    """A thing the forge told; fields that are not asked for are passed over."""
+    """Base of the forge's answers; unknown fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", str_max_length=LONGEST_TEXT)
 
@@ -75,7 +75,7 @@ class ForgeUser(ForgeAnswer):
 
 
 def name_of(account: ForgeUser | None) -> str:
-    """Return the name of somebody who may be gone."""
+    """Return the name of an account that may have been deleted."""
     return account.login if account else GHOST
 
 
@@ -128,6 +128,8 @@ class PullAnswer(ForgeAnswer):
     head: Side
     base: Side
     requested_reviewers: tuple[ForgeUser, ...] | None = None
+    comments: Id | None = None
+    """How many there are in its conversation; None where that is not told."""
     updated_at: _Time
 
     @property
@@ -142,7 +144,7 @@ class PullAnswer(ForgeAnswer):
 
     @property
     def is_from_here(self) -> bool:
-        """Whether its head is a branch of this repository: anybody's fork may have one of the same name."""
+        """Whether its head is a branch of this repository and not of a fork, which may use the same name."""
         return self.head.repo is not None and self.head.repo == self.base.repo
 
 
@@ -161,7 +163,7 @@ class ReviewAnswer(ForgeAnswer):
 
 
 class InlineAnswer(ForgeAnswer):
-    """A comment on a line of the new file or the old one; GitHub has other words for them."""
+    """A comment on a line of the new or the old file; GitHub names the fields differently."""
 
     user: ForgeUser | None = None
     body: JsonText = ""
@@ -240,7 +242,7 @@ class IssueAnswer(ForgeAnswer):
 
     @property
     def issue(self) -> Issue:
-        """The same, as the rest of the house knows it."""
+        """The issue as a value of the core model."""
         return Issue(
             number=self.number,
             url=self.html_url,
@@ -271,7 +273,7 @@ class CommentAnswer(ForgeAnswer):
         return int(match[1]) if match else 0
 
     def comment(self, me: str) -> Comment:
-        """Return the same as the rest of the house knows it; marks count in what that account wrote."""
+        """Return it as a value of the core model; hidden marks count only in our own account's comments."""
         author = name_of(self.user)
         mark = _MARK.match(self.body) if author == me else None
         return Comment(

@@ -1,5 +1,5 @@
 """
-HTTP to a forge: one repository, one account, answers as values.
+Forge client: HTTP to one repository with one account, answers as values.
 
 What may be repeated is repeated a few times; a POST never is: whoever posts
 looks first whether it is there already. The token stands in a header and in
@@ -13,15 +13,17 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import httpx2
 from pydantic import BaseModel, ValidationError
 
 from reconciler.core.errors import Unavailable, UsageError
 from reconciler.core.model.specs import Forge
 from reconciler.core.text import one_line
 from reconciler.tls import Authorities, RenewedClient
+
+if TYPE_CHECKING:  # it is heavy, and most fleets begin without a forge
+    import httpx2
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -32,12 +34,12 @@ _MOST_PAGES = 200
 _WAITS = (0.5, 2.0)
 """Seconds before the second and the third try."""
 _LONGEST_WAIT = 10.0
-"""A forge that asks for more quiet than these seconds is left alone instead."""
+"""Seconds; a forge that asks for a longer wait counts as unavailable."""
 _LONGEST_REST = 3600.0
 _CONNECT_TIMEOUT = 5.0
 _READ_TIMEOUT = 20.0
 _TIMEOUT = 60.0
-"""Seconds for one exchange, however slowly it drips."""
+"""Seconds for one whole exchange."""
 _MOST_BYTES = 16 * 2**20
 _COUNT = re.compile(r"[0-9]{1,15}")
 _PASSING = frozenset({429, 502, 503, 504})
@@ -46,10 +48,10 @@ _SCOPES = "it needs the scopes write:repository, write:issue and read:user, and 
 
 class Declined(Unavailable):
     """
-    The forge understood and said no (404, 405, 409, 422 …).
+    The forge rejected the request (404, 405, 409, 422 …).
 
-    Whoever asked may take that for a result; for anybody else it is one more
-    reason to try again later.
+    The caller may handle it as a result; uncaught, it counts as `Unavailable`,
+    to be retried later.
     """
 
     def __init__(self, where: str, status: int, message: str) -> None:
@@ -63,11 +65,23 @@ class Declined(Unavailable):
 log = logging.getLogger(__name__)
 
 
-class Strange(Unavailable):
-    """An answer that is not as expected: asking again will hardly change it."""
+class UnexpectedAnswer(Unavailable):
+    """An answer of an unexpected shape: a retry will hardly change it."""
 
 
-class _Again(Unavailable):
+class Forbidden(Unavailable):
+    """The token lacks a right (403)."""
+
+
+class Broken(Unavailable):
+    """The forge failed at this very request (500): others may go well."""
+
+
+ABOUT_ONE = (Declined, UnexpectedAnswer, Broken)
+"""Errors about the one thing that was asked for, and not about the whole forge."""
+
+
+class Outage(Unavailable):
     """An outage that may be over soon."""
 
     def __init__(self, message: str, after: float = 0.0) -> None:
@@ -95,16 +109,18 @@ class ForgeClient:
     ) -> None:
         self.writes = 0
         """Requests so far that may have changed something."""
-        self._forge = forge
+        self.forge = forge
         self._find_token = token
         self._token = ""
         self._pause = pause
         self._rests_until = 0.0
+        import httpx2  # noqa: PLC0415 - see above
+
         try:
             authorities = Authorities(forge.ca)
         except UsageError as error:
             raise Unavailable(f"{self._where}: {error}") from error
-        # No proxies from the environment, and nobody sends it elsewhere.
+        # No proxies from the environment, and no redirects.
         self._http = RenewedClient(
             authorities,
             lambda trusted: httpx2.AsyncClient(
@@ -117,7 +133,7 @@ class ForgeClient:
         )
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         await self._http.close()
 
     async def get(self, path: str, shape: type[T], params: Mapping[str, str] | None = None) -> T:
@@ -131,38 +147,46 @@ class ForgeClient:
         params: Mapping[str, str] | None = None,
         *,
         most: int = _MOST_PAGES,
-        passes_over: bool = False,
+        size: int = PAGE,
+        strict: bool = False,
+        is_counted: bool = True,
     ) -> AsyncIterator[T]:
         """
         Yield the items of a list, page after page, of `most` pages at most.
 
-        With `passes_over`, an item that is not as expected is left out.
+        An item that is not as expected is left out with a warning: it costs
+        itself and nothing else. With `strict` it raises UnexpectedAnswer, for
+        lists in which nothing may be missing; `null` is no item there either.
+        `is_counted=False` is for lists that do not tell how long they are: they
+        are read to an empty page.
         """
-        seen = 0
+        seen, before = 0, None
         for page in range(1, most + 1):
-            reply = await self._ask("GET", path, {**(params or {}), **page_of(page)})
+            reply = await self._ask("GET", path, {**(params or {}), **page_of(page, size)})
             items = reply.value or []
             if not isinstance(items, list):
-                raise self._strange(path, "a list was expected")
-            for item in items:
+                raise self._unexpected(path, "a list was expected")
+            if items == before:  # a forge that does not know pages gives the first one again
+                return
+            for item in filter(None, items):
                 try:
-                    entries = self._read(shape, path, item)
-                except Strange as error:
-                    if not passes_over:
+                    entry = self._read(shape, path, item)
+                except UnexpectedAnswer as error:
+                    if strict:
                         raise
                     log.warning("%s; it is passed over", error)
                 else:
-                    yield entries
-            seen += len(items)
-            if not items or not _has_more(reply.headers, seen):
+                    yield entry
+            seen, before = seen + len(items), items
+            if not items or not (_has_more(reply.headers, seen) or _is_untold(reply.headers, is_counted)):
                 return
 
     async def write(self, method: str, path: str, shape: type[T], body: Mapping[str, Any]) -> T:
-        """Make or change something; before a POST look whether it is there, and again if this raises."""
+        """Create or change something; before a POST, and after a failed one, check whether it exists."""
         return self._read(shape, path, (await self._ask(method, path, body=body)).value)
 
     async def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> None:
-        """Do the same where nothing of the answer is read."""
+        """Do the same as `write` without reading the answer."""
         await self._ask(method, path, body=body)
 
     # --- One question ------------------------------------------------------
@@ -179,7 +203,7 @@ class ForgeClient:
         while True:
             try:
                 return await self._once(method, path, params, body)
-            except _Again as again:
+            except Outage as again:
                 wait = next(waits, None)
                 if again.after > _LONGEST_WAIT:
                     self._rests_until = time.monotonic() + min(again.after, _LONGEST_REST)
@@ -191,7 +215,9 @@ class ForgeClient:
         self, method: str, path: str, params: Mapping[str, str] | None, body: Mapping[str, Any] | None
     ) -> _Reply:
         if (rest := self._rests_until - time.monotonic()) > 0:
-            raise Unavailable(f"{self._where}: it asks for quiet for {rest:.0f} s more")
+            raise Unavailable(f"{self._where}: it asks to wait for {rest:.0f} s more")
+        import httpx2  # noqa: PLC0415 - see above
+
         headers = await self._authorization()
         try:
             async with (
@@ -201,23 +227,23 @@ class ForgeClient:
             ):
                 raw = await self._body(reply)
         except TimeoutError:
-            raise _Again(f"{self._where}: no whole answer within {_TIMEOUT:g} s") from None
+            raise Outage(f"{self._where}: no whole answer within {_TIMEOUT:g} s") from None
         except httpx2.TransportError as error:
-            raise _Again(f"{self._where}: {self._harmless(str(error)) or type(error).__name__}") from None
+            raise Outage(f"{self._where}: {self._harmless(str(error)) or type(error).__name__}") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Unavailable(f"{self._where}: {self._harmless(str(error))}") from None
-        return self._judge(f"{method} {path}", reply.status_code, reply.headers, raw)
+        return self._checked(f"{method} {path}", reply.status_code, reply.headers, raw)
 
     async def _authorization(self) -> dict[str, str]:
         if not self._token:
             token = await self._find_token()
             if not token or not token.isascii() or not token.isprintable() or " " in token:
-                message = "empty or has characters that no token has; mend what `forge.token` points to"
+                message = "empty or has characters that no token has; fix what `forge.token` points to"
                 raise Unavailable(f"{self._where}: the token is {message}")
             self._token = token
         return {"Authorization": f"token {self._token}"}
 
-    async def _body(self, reply: httpx2.Response) -> bytes:
+    async def _body(self, reply: "httpx2.Response") -> bytes:
         raw = bytearray()
         async for chunk in reply.aiter_bytes():
             raw += chunk
@@ -225,68 +251,86 @@ class ForgeClient:
                 raise Unavailable(f"{self._where}: its answer is larger than {_MOST_BYTES} bytes")
         return bytes(raw)
 
-    def _judge(self, request: str, status: int, headers: Mapping[str, str], raw: bytes) -> _Reply:
-        """Return an answer that is one; raise by what is to be done about any other."""
+    def _checked(self, request: str, status: int, headers: Mapping[str, str], raw: bytes) -> _Reply:
+        """Return a successful answer; raise the error that fits any other."""
         where, message = f"{self._where}: {request}", self._harmless(_message(raw))
         if 200 <= status < 300:  # noqa: PLR2004 - success
             return _Reply(status, self._value(request, raw), headers)
         if status in _PASSING or (status == 403 and "retry-after" in headers):  # noqa: PLR2004 - GitHub's limit
-            raise _Again(f"{where}: {status} {message}", _seconds(headers.get("retry-after", "")))
+            raise Outage(f"{where}: {status} {message}", _seconds(headers.get("retry-after", "")))
         if status == 401:  # noqa: PLR2004 - unauthorized
             self._token = ""  # it may have been exchanged: the next time it is looked up again
             raise Unavailable(
                 f"{where}: the token is refused ({message}); renew what `forge.token` points to"
             )
         if status == 403:  # noqa: PLR2004 - forbidden
-            raise Unavailable(f"{where}: the token may not do this ({message}); {_SCOPES}")
+            raise Forbidden(f"{where}: the token may not do this ({message}); {_SCOPES}")
         if 300 <= status < 400:  # noqa: PLR2004 - redirection
-            raise Unavailable(
-                f"{where}: it is elsewhere now ({status}); correct `forge.api` and `forge.repo`"
-            )
+            raise Unavailable(f"{where}: it has moved ({status}); correct `forge.api` and `forge.repo`")
         if status >= 500:  # noqa: PLR2004 - errors of the server
-            raise Unavailable(f"{where}: {status} {message}")
+            raise Broken(f"{where}: {status} {message or 'an error of the server, without a message'}")
         raise Declined(where, status, message)
 
     def _value(self, request: str, raw: bytes) -> Any:
         try:
             return json.loads(raw) if raw.strip() else None
         except (ValueError, RecursionError):
-            raise self._strange(request, "it is not JSON; is `forge.api` the address of the API?") from None
+            raise self._unexpected(
+                request, "it is not JSON; is `forge.api` the address of the API?"
+            ) from None
 
     def _read(self, shape: type[T], path: str, value: Any) -> T:
         try:
-            return shape.model_validate(value)
+            return shape.model_validate(_without_nulls(value))
         except ValidationError as error:
             fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors()[:3])
-            raise self._strange(path, f"not as expected: {fields or 'the whole'}") from None
+            raise self._unexpected(path, f"not as expected: {fields or 'the whole'}") from None
 
-    def _strange(self, request: str, why: str) -> Strange:
-        return Strange(f"{self._where}: {request}: strange answer, {why}")
+    def _unexpected(self, request: str, why: str) -> UnexpectedAnswer:
+        return UnexpectedAnswer(f"{self._where}: {request}: unexpected answer, {why}")
 
     @property
     def _where(self) -> str:
-        return f"forge {self._forge.repo} at {self._forge.api}"
+        return f"forge {self.forge.repo} at {self.forge.api}"
 
     def _url(self, path: str) -> str:
-        root = self._forge.api.rstrip("/")
-        return f"{root}{path}" if path.startswith("/") else f"{root}/repos/{self._forge.repo}/{path}"
+        root = self.forge.api.rstrip("/")
+        return f"{root}{path}" if path.startswith("/") else f"{root}/repos/{self.forge.repo}/{path}"
 
     def _harmless(self, text: str) -> str:
         hidden = text.replace(self._token, "***") if self._token else text
         return one_line(hidden, 300)
 
 
-def page_of(number: int) -> Mapping[str, str]:
+def page_of(number: int, size: int = PAGE) -> Mapping[str, str]:
     """Return the parameters that ask for a page; GitHub has a name of its own for the size."""
-    return {"page": str(number), "limit": str(PAGE), "per_page": str(PAGE)}
+    return {"page": str(number), "limit": str(size), "per_page": str(size)}
 
 
 def _has_more(headers: Mapping[str, str], seen: int) -> bool:
-    """Return whether another page follows; some lists tell it by a link, some by their length, some not."""
+    """Return whether another page follows: by the link header, else by the number of items."""
     if "link" in headers:
         return 'rel="next"' in headers["link"]
     total = headers.get("x-total-count", "")
     return bool(_COUNT.fullmatch(total)) and seen < int(total)
+
+
+def _is_untold(headers: Mapping[str, str], is_counted: bool) -> bool:
+    return not is_counted and "link" not in headers
+
+
+def _without_nulls(value: Any) -> Any:
+    """
+    Return an object or a list without what is `null` in it.
+
+    Forges write `null` for what they cannot load any more (a deleted comment,
+    account or label), for an empty list, and for what does not apply.
+    """
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [_without_nulls(each) for each in value if each is not None]
+    return value
 
 
 def _message(raw: bytes) -> str:
@@ -298,7 +342,7 @@ def _message(raw: bytes) -> str:
 
 
 def _seconds(text: str) -> float:
-    """Return what a Retry-After asks for; a date, which forges do not send, is taken for a minute."""
+    """Return the seconds of a Retry-After header; a date, which forges do not send, counts as a minute."""
     if not text:
         return 0.0
     return float(text) if text.isdecimal() and len(text) < 10 else 60.0  # noqa: PLR2004 - a number of seconds

@@ -1,5 +1,5 @@
 """
-The log of deliveries: what came of webhooks that were signed.
+Delivery log: what became of signed webhooks.
 
 JSON lines, one for each delivery, on disk before it is answered. Nothing of it
 is worked later: after a restart everybody looks in any case. Only the hint is
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 WINDOW = timedelta(minutes=10)
 """
-A body that came within this time comes again in vain.
+A body that was already received within this time is a duplicate.
 
 A forge that replays a delivery gives it another id. If something did change in
 between, the next look without a hint finds it.
@@ -54,7 +54,7 @@ class Delivery:
 
 
 class Journal:
-    """Log of deliveries in a folder; to read it while another process writes does no harm."""
+    """Delivery log in a folder; safe to read while another process writes."""
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         self.counts: Counter[tuple[str, DeliveryOutcome]] = Counter()
@@ -66,7 +66,7 @@ class Journal:
 
     def add(self, hint: Hint, digest: str) -> KeptOutcome:
         """
-        Put a delivery on disk; return whether it is new.
+        Append a delivery durably; return whether it is new.
 
         Raises Unavailable if it cannot be written.
         """
@@ -84,7 +84,7 @@ class Journal:
             return tuple(reversed(self._last))
 
     def count(self, event: str, outcome: DeliveryOutcome) -> None:
-        """Count a delivery, and say so in the log."""
+        """Count a delivery and log it."""
         self.counts[event, outcome] += 1
         log.info("webhook %s is %s (%d so far)", event, outcome, self.counts[event, outcome])
 
@@ -115,7 +115,7 @@ class Journal:
 
 def _line(delivery: Delivery) -> bytes:
     value = asdict(delivery) | {"at": delivery.at.isoformat()}
-    # The break comes first: a line that was torn off by a crash must not take this one with it.
+    # The line break comes first, so that a line torn by a crash does not corrupt this one.
     return b"\n" + json.dumps(value).encode()
 
 

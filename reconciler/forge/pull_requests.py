@@ -1,5 +1,5 @@
 """
-Pull requests of one repository, read with a memory.
+Pull requests of one repository, read through a cache.
 
 A look is one request when nothing moved: the list of what changed last, as far
 back as the last look. Details are read of what moved. What changes without
@@ -16,10 +16,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from reconciler.controller.ports import Clock
-from reconciler.core.model.forge import Checks, PullRequestSnapshot, Review
+from reconciler.core.errors import Unavailable
+from reconciler.core.model.forge import Checks, Comment, PullRequestSnapshot, Review
 from reconciler.core.model.runs import ReviewNote
 from reconciler.core.text import one_line
 from reconciler.forge.answers import (
+    CommentAnswer,
     CommitsAnswer,
     EntryAnswer,
     InlineAnswer,
@@ -29,7 +31,7 @@ from reconciler.forge.answers import (
     StatusesAnswer,
     name_of,
 )
-from reconciler.forge.client import GONE_CODES, Declined, ForgeClient, Strange, page_of
+from reconciler.forge.client import ABOUT_ONE, GONE_CODES, PAGE, Declined, ForgeClient, Outage, page_of
 from reconciler.forge.dialect import Dialect
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,10 @@ REFRESHED = 8
 """Open pull requests that are read anew at each look though they did not move."""
 _LOOK_PAGES = 20
 """Most pages of a look; at the first it bounds the past: older pull requests are found by number only."""
+_FEW = 5
+"""Pull requests in a page of the looks after the first: a forge may compute a diff for each that it lists."""
+_MOST_OUTAGES = 2
+"""After so many pull requests in a row that got no answer, it is the forge that does not answer."""
 _SETTLES = timedelta(seconds=30)
 """
 After this time of "cannot be merged" with the same head and base it is called a conflict.
@@ -54,7 +60,7 @@ class PullRequestDetail:
     """A pull request as it was last read."""
 
     listed: PullAnswer
-    """What the list said of it then: if it says something else, it moved."""
+    """Its entry in the list at that time: if the entry differs, the pull request has changed."""
     answer: PullAnswer
     statuses: tuple[StatusAnswer, ...]
     """Of its head."""
@@ -62,7 +68,7 @@ class PullRequestDetail:
 
 
 class PullRequestReader:
-    """What is known of the pull requests of a repository."""
+    """Reads and caches the pull requests of a repository."""
 
     def __init__(self, client: ForgeClient, dialect: Dialect, clock: Clock) -> None:
         self._client = client
@@ -73,6 +79,8 @@ class PullRequestReader:
         """Time of the last change that the last look saw."""
         self._details: dict[int, PullRequestDetail] = {}
         """In the order in which they were read."""
+        self._unreadable: dict[int, Unavailable] = {}
+        """Why a pull request could not be read the last time."""
         self._inline: dict[tuple[int, int | None], tuple[ReviewNote, ...]] = {}
         """By id of the review and number of its comments."""
         self._pushers: dict[str, str] = {}
@@ -82,27 +90,30 @@ class PullRequestReader:
 
     async def of(
         self, branches: Collection[str], fresh: Collection[int]
-    ) -> Mapping[str, PullRequestSnapshot]:
+    ) -> Mapping[str, PullRequestSnapshot | Unavailable]:
         """Return the newest pull request of each branch; see `Forges.pulls`."""
         await self.look()
         unknown = set(fresh) - self._listed.keys()
-        for number in sorted(unknown):
-            await self._read_or_pass_over(number)
+        await self._read_all(sorted(unknown))
         newest = self._newest(set(branches))
-        for number in self._due(newest.values(), set(fresh) - unknown):
-            await self._read_or_pass_over(number)
-        details = {branch: self._details.get(answer.number) for branch, answer in newest.items()}
-        return {branch: detail.pull for branch, detail in details.items() if detail}
+        await self._read_all(self._due(newest.values(), set(fresh) - unknown))
+        seen = {branch: self._last_seen(answer.number) for branch, answer in newest.items()}
+        return {branch: pull for branch, pull in seen.items() if pull is not None}
+
+    def _last_seen(self, number: int) -> PullRequestSnapshot | Unavailable | None:
+        """Return a pull request as it was last read, or why it cannot be; None if it was not."""
+        detail = self._details.get(number)
+        return detail.pull if detail else self._unreadable.get(number)
 
     async def look(self) -> None:
-        """Learn which pull requests there are and which moved."""
+        """Read the list of pull requests, and which of them changed."""
         newest = self._looked_until
         async for answer in self._client.pages(
             "pulls",
             PullAnswer,
             {"state": "all", **self._dialect.newest_first},
-            most=_LOOK_PAGES,
-            passes_over=True,
+            most=_LOOK_PAGES if self._looked_until is _LONG_AGO else _LOOK_PAGES * PAGE // _FEW,
+            size=PAGE if self._looked_until is _LONG_AGO else _FEW,
         ):
             if answer.updated_at < self._looked_until:
                 break
@@ -115,7 +126,7 @@ class PullRequestReader:
         return self._newest({branch}).get(branch)
 
     async def find_open(self, branch: str) -> int | None:
-        """Return the number of the open pull request of a branch, however long it lay still."""
+        """Return the number of the open pull request of a branch, however old."""
         async for answer in self._client.pages("pulls", PullAnswer, {"state": "open"}):
             if answer.is_from_here and answer.head.branch == branch:
                 return answer.number
@@ -147,7 +158,7 @@ class PullRequestReader:
             page += 1
 
     def saw_conflict(self, answer: PullAnswer) -> None:
-        """Keep that a merge was tried and base and head touch the same."""
+        """Remember that a merge failed because of a conflict."""
         self._unmergeable[answer.number] = ((answer.head.sha, answer.base.sha), _LONG_AGO)
 
     # --- Which ones --------------------------------------------------------
@@ -170,13 +181,25 @@ class PullRequestReader:
         detail = self._details.get(number)
         return detail is None or detail.listed != self._listed[number]
 
-    async def _read_or_pass_over(self, number: int) -> None:
-        """Read a pull request; one of which the forge tells what cannot be read is not known then."""
-        try:
-            await self._try_to_read(number)
-        except Strange as error:
-            log.warning("pull request %d is passed over: %s", number, error)
-            self._details.pop(number, None)
+    async def _read_all(self, numbers: Iterable[int]) -> None:
+        """
+        Read pull requests; one that cannot be read costs itself, and none of the others.
+
+        Raises Unavailable if it is the forge that cannot be asked.
+        """
+        outages = 0
+        for number in numbers:
+            self._unreadable.pop(number, None)
+            try:
+                await self._try_to_read(number)
+                outages = 0
+            except (*ABOUT_ONE, Outage) as error:
+                outages += isinstance(error, Outage)
+                if outages >= _MOST_OUTAGES:
+                    raise
+                log.warning("pull request %d cannot be read now: %s", number, error)
+                self._details.pop(number, None)
+                self._unreadable[number] = error
 
     async def _try_to_read(self, number: int) -> None:
         try:
@@ -199,10 +222,11 @@ class PullRequestReader:
             pusher=await self._pusher(answer.head.sha),
             by=await self._closer(answer),
             reviews=await self._reviews(answer),
-            checks=_worst(statuses),
+            comments=await self._conversation(answer),
+            checks=_combined_status(statuses),
             failed_checks=tuple(_failed(statuses)),
         )
-        self._details.pop(number, None)  # it goes to the end of the line
+        self._details.pop(number, None)  # it moves to the end of the queue
         listed = self._listed.setdefault(number, answer)
         self._details[number] = PullRequestDetail(listed, answer, statuses, pull)
         return self._details[number]
@@ -214,6 +238,7 @@ class PullRequestReader:
         pusher: str = "",
         by: str = "",
         reviews: tuple[Review, ...] = (),
+        comments: tuple[Comment, ...] = (),
         checks: Checks = "none",
         failed_checks: tuple[str, ...] = (),
     ) -> PullRequestSnapshot:
@@ -236,6 +261,7 @@ class PullRequestReader:
             by=by,
             labels=tuple(label.name for label in answer.labels),
             reviews=reviews,
+            comments=comments,
             checks=checks,
             failed_checks=failed_checks,
             updated_at=answer.updated_at,
@@ -270,21 +296,30 @@ class PullRequestReader:
         return self._pushers[commit]
 
     async def _closer(self, answer: PullAnswer) -> str:
-        """Return who merged or closed it; the second stands in its timeline only."""
+        """Return who merged or closed it; who closed it is only in the timeline."""
         if answer.is_open:
             return ""
         if answer.is_merged:
             return answer.merged_by.login if answer.merged_by else ""
-        entries = self._client.pages(f"issues/{answer.number}/timeline", EntryAnswer)
+        # It tells the length of the page for that of the whole.
+        entries = self._client.pages(f"issues/{answer.number}/timeline", EntryAnswer, is_counted=False)
         closers = [name_of(entry.user) async for entry in entries if entry.is_closing]
         return closers[-1] if closers else ""
 
     async def _reviews(self, pull: PullAnswer) -> tuple[Review, ...]:
-        answers = self._client.pages(f"pulls/{pull.number}/reviews", ReviewAnswer)
+        # Strictly: one that cannot be read may ask for changes.
+        answers = self._client.pages(f"pulls/{pull.number}/reviews", ReviewAnswer, strict=True)
         verdicts = [
             (answer, _VERDICTS[answer.state]) async for answer in answers if answer.state in _VERDICTS
         ]
         return tuple([await self._review(pull, answer, verdict) for answer, verdict in verdicts])
+
+    async def _conversation(self, pull: PullAnswer) -> tuple[Comment, ...]:
+        """Return the comments in the conversation of an open pull request; whose they are is told by name."""
+        if not pull.is_open or pull.comments == 0:
+            return ()
+        answers = self._client.pages(f"issues/{pull.number}/comments", CommentAnswer)
+        return tuple([answer.comment("") async for answer in answers])
 
     async def _review(self, pull: PullAnswer, answer: ReviewAnswer, verdict: "_Verdict") -> Review:
         author = name_of(answer.user)
@@ -302,7 +337,7 @@ class PullRequestReader:
         )
 
     async def _comments(self, number: int, review: ReviewAnswer) -> tuple[ReviewNote, ...]:
-        """Return the inline comments of a review; they are asked for once."""
+        """Return the inline comments of a review; fetched once."""
         key = review.id, review.comments_count
         if review.comments_count == 0:
             return ()
@@ -321,7 +356,7 @@ _VERDICTS: Mapping[str, _Verdict] = {
     "COMMENTED": "comment",  # GitHub's word
     "DISMISSED": "comment",  # GitHub does not say what it was
 }
-"""What a review says; one that is asked for or not sent yet is none."""
+"""Verdict by the state of a review; requested and pending reviews have none."""
 
 
 def _note(answer: InlineAnswer) -> ReviewNote:
@@ -333,8 +368,8 @@ def _of_others(statuses: Iterable[StatusAnswer]) -> list[StatusAnswer]:
     return [status for status in statuses if not status.context.startswith(OWN_CONTEXTS)]
 
 
-def _worst(statuses: Iterable[StatusAnswer]) -> Checks:
-    """Return what the checks come to: `warning` and `skipped` stop nobody."""
+def _combined_status(statuses: Iterable[StatusAnswer]) -> Checks:
+    """Return the combined state of the checks; `warning` and `skipped` count as passed."""
     states = {status.state for status in _of_others(statuses)}
     if states & _FAILING:
         return "failure"

@@ -1,5 +1,5 @@
 """
-Webhooks, read: whether one is from the forge, and where it says to look.
+Webhook parsing: check the signature, and read the hint.
 
 The body is signed, the headers are not: an event that the body does not look
 like is refused.
@@ -46,13 +46,15 @@ def has_valid_signature(raw: bytes, headers: Mapping[str, str], secrets: Collect
 
 def read_hint(headers: Mapping[str, str], raw: bytes) -> Hint | None:
     """
-    Return where a webhook says to look; None if nobody here cares for it.
+    Return the hint in a webhook; None for an event that is not handled.
 
     Raises UsageError if it is not what it says it is.
     """
     event = _header(headers, "event")
+    if (find := _PLACES.get(event)) is None:  # whatever it looks like
+        return None
     body = _body(event, raw)
-    if (find := _PLACES.get(event)) is None or (place := body.place) is None:
+    if (place := body.place) is None:
         return None
     hint = find(body)
     if hint is None:
@@ -68,13 +70,13 @@ def read_hint(headers: Mapping[str, str], raw: bytes) -> Hint | None:
 
 
 def event_of(headers: Mapping[str, str]) -> str:
-    """Return the event for a count of events: `?` for one that nobody here cares for."""
+    """Return the name of the event, for counters: `?` for one that is not handled."""
     event = _header(headers, "event")
     return event if event in _PLACES else "?"
 
 
 def delivery_of(headers: Mapping[str, str], raw: bytes) -> str:
-    """Return the id of a delivery; one that is strange or not there is replaced by a digest of the body."""
+    """Return the id of a delivery; a malformed or missing one is replaced by a digest of the body."""
     named = _header(headers, "delivery")
     return named if _ID.fullmatch(named) else digest(raw)[:32]
 
@@ -174,7 +176,7 @@ def _pushed(body: _Body) -> _Match | None:
 
 
 def _made(body: _Body) -> _Match | None:
-    """Find the branch that came or went; its name is whole or short, by the kind of hook."""
+    """Return the branch that was created or deleted; the name is full or short, by the kind of hook."""
     return {"branch": (body.ref or "").removeprefix(_HEADS)} if body.ref_type == "branch" else None
 
 

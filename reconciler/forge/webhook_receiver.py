@@ -1,13 +1,14 @@
 """
-Where webhooks are taken: checked, put into the log, handed on as hints.
+Webhook receiver: checks deliveries, logs them, and passes them on as hints.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from reconciler.controller.ports import Controller
+from reconciler.controller.ports import FleetView
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Refused, Unavailable, UsageError
 from reconciler.core.model.forge import Hint
@@ -16,7 +17,13 @@ from reconciler.forge.journal import Journal
 from reconciler.forge.webhook import digest, event_of, has_valid_signature, read_hint
 
 _FRESH = 60.0
-"""Seconds for which a secret that was looked up is used: strangers may send many bodies."""
+"""Seconds for which a secret that was looked up is used."""
+_RENEWED = 5.0
+"""
+The same for a body that it does not fit, for it may have been renewed just now.
+
+Not less: strangers may send many bodies.
+"""
 
 
 class WebhookReceiver:
@@ -30,20 +37,23 @@ class WebhookReceiver:
 
     def __init__(
         self,
-        controller: Controller,
+        view: FleetView,
         secret: Callable[[Secret], Awaitable[str]],
         journal: Journal,
         notify: Callable[[Hint], None],
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._controller = controller
+        self._view = view
         self._secret = secret
         self._journal = journal
         self._notify = notify
+        self._seconds = seconds
         self._secrets: dict[Secret, tuple[float, Sequence[str] | Unavailable]] = {}
+        """When a secret was looked up, in seconds, and what was found."""
 
     async def receive(self, headers: Mapping[str, str], body: bytes) -> None:
         """
-        Take a delivery; it is on disk when this returns. Names of headers are in lower case.
+        Accept a delivery; it is on disk when this returns. Header names are in lower case.
 
         Raises Refused if its signature is missing or wrong, UsageError if it
         is no webhook, Unavailable if it cannot be kept.
@@ -72,52 +82,53 @@ class WebhookReceiver:
         Strangers may send many large bodies: each is digested once for each
         secret, however many repos share it, and not on the event loop.
         """
-        forges = {
-            name: forge for name, forge in self._controller.desired.forges.items() if forge.webhook_secret
-        }
-        secrets, problem = await self._all_words({forge.webhook_secret for forge in forges.values()})
-        good = await asyncio.to_thread(
-            has_valid_signature, body, headers, {word for words in secrets.values() for word in words}
-        )
-        signers = {
-            name: forge
-            for name, forge in forges.items()
-            if not good.isdisjoint(secrets.get(forge.webhook_secret, ()))
-        }
-        if signers:
-            return signers
-        if problem is not None:
+        forges = {name: forge for name, forge in self._view.desired.forges.items() if forge.webhook_secret}
+        places = {forge.webhook_secret for forge in forges.values() if forge.webhook_secret}
+        values_by_place = await self._look_up(places, _FRESH)
+        good = await _signed_with(values_by_place, headers, body)
+        if not good and (renewed := await self._look_up(places, _RENEWED)) != values_by_place:
+            values_by_place, good = renewed, await _signed_with(renewed, headers, body)
+        if good:
+            return {name: forge for name, forge in forges.items() if forge.webhook_secret in good}
+        if problem := next(
+            (each for each in values_by_place.values() if isinstance(each, Unavailable)), None
+        ):
             raise problem
+        if not self._view.desired.revision:
+            raise Unavailable("the specs, which name the webhook secrets, were not read yet; send it again")
         raise Refused(
             "no webhook secret of this fleet made its signature (HMAC-SHA256 of the body); "
             "`reconciler webhook install` sets it up"
         )
 
-    async def _all_words(
-        self, secrets: Collection[Secret | None]
-    ) -> tuple[Mapping[Secret | None, Sequence[str]], Unavailable | None]:
-        """Return the lines of each secret that can be had, and why another cannot; others are forgotten."""
-        self._secrets = {secret: value for secret, value in self._secrets.items() if secret in secrets}
-        values, problem = dict[Secret | None, Sequence[str]](), None
-        for secret in filter(None, secrets):
-            try:
-                values[secret] = await self._words(secret)
-            except Unavailable as error:
-                problem = error
-        return values, problem
+    async def _look_up(
+        self, places: Collection[Secret], most_seconds: float
+    ) -> Mapping[Secret, Sequence[str] | Unavailable]:
+        """Return the values at each place, or why there are none; look up what is older than that."""
+        self._secrets = {place: cached for place, cached in self._secrets.items() if place in places}
+        for place in places:
+            at, _ = self._secrets.get(place, (-math.inf, ()))
+            if (now := self._seconds()) >= at + most_seconds:
+                self._secrets[place] = now, await self._values(place)
+        return {place: values for place, (_, values) in self._secrets.items()}
 
-    async def _words(self, secret: Secret) -> Sequence[str]:
-        now = time.monotonic()
-        until, values = self._secrets.get(secret, (now, ()))
-        if until <= now:
-            try:
-                values = (await self._secret(secret)).split()
-            except Unavailable as error:
-                values = error
-            self._secrets[secret] = now + _FRESH, values
-        if isinstance(values, Unavailable):
-            raise values
-        return values
+    async def _values(self, place: Secret) -> Sequence[str] | Unavailable:
+        try:
+            return (await self._secret(place)).split()
+        except Unavailable as error:
+            return error
+
+
+async def _signed_with(
+    values_by_place: Mapping[Secret, Sequence[str] | Unavailable], headers: Mapping[str, str], body: bytes
+) -> Collection[Secret]:
+    """Return the places of the secrets that a body is signed with."""
+    readable = {
+        place: values for place, values in values_by_place.items() if not isinstance(values, Unavailable)
+    }
+    secrets = {value for values in readable.values() for value in values}
+    good = await asyncio.to_thread(has_valid_signature, body, headers, secrets)
+    return {place for place, values in readable.items() if not good.isdisjoint(values)}
 
 
 def _names(hint: Hint, forges: Mapping[str, Forge]) -> tuple[str, ...]:

@@ -1,5 +1,5 @@
 """
-Let a forge show what is wanted: pull requests, labels, comments, statuses, merges.
+Forge writer: makes a forge show pull requests, labels, comments, statuses, and merges.
 
 Every write follows a look, so that carrying out the same once more is nothing.
 What is ours is marked: a comment of ours begins with a hidden mark; in the body
@@ -12,10 +12,12 @@ opened or adopted; until that is done the mark says `new`.
 import hashlib
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from urllib.parse import quote
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.forge import CommitStatus, ForgeView, ManagedComment, PullRequestSnapshot
+from reconciler.core.model.status import Phase
 from reconciler.core.text import harmless, one_line
 from reconciler.forge.answers import (
     CommentAnswer,
@@ -27,12 +29,12 @@ from reconciler.forge.answers import (
     StatusAnswer,
     mark_of,
 )
-from reconciler.forge.client import GONE_CODES, Declined, ForgeClient
+from reconciler.forge.client import GONE_CODES, Broken, Declined, Forbidden, ForgeClient
 from reconciler.forge.dialect import Dialect
 from reconciler.forge.pull_requests import PullRequestDetail, PullRequestReader
 
 _PHASES = "agent/"
-"""Labels that begin so are states of a task: one at a time."""
+"""Prefix of the labels for phases of a task, of which one is set at a time."""
 _PHASE_COLOR, _OTHER_COLOR = "1d76db", "ededed"
 _NEW = "new"
 _BLOCK = re.compile(r"<!-- reconciler:begin (\w+) -->\n.*?<!-- reconciler:end -->", re.DOTALL)
@@ -42,7 +44,6 @@ _MOST_TITLE = 250
 _MOST_DESCRIPTION = 140
 _NOT_NOW = frozenset({404, 405, 409, 412, 422})
 _CONFLICT = 409
-_NOT_ALLOWED = 405
 _COMPUTING = "try again later"
 
 
@@ -59,16 +60,15 @@ class ForgeWriter:
 
     async def show(self, want: ForgeView) -> PullRequestSnapshot | None:
         """Carry it out; see `Forges.show`."""
-        await self._pulls.look()
-        detail = await self._find_or_open(want)
+        detail, refusal = await self._find_or_open(want), ""
         if detail is not None:
-            detail = await self._dress(detail, want)
+            detail, refusal = await self._update_pull(detail, want)
         if want.issue is not None:
             await self._answer_issue(want, want.issue)
-        return detail.pull if detail else None
+        return replace(detail.pull, refusal=refusal) if detail else None
 
-    async def say(self, number: int, note: ManagedComment) -> bool:
-        """Let there be a comment with that mark and text; return whether it is new."""
+    async def upsert_comment(self, number: int, note: ManagedComment) -> bool:
+        """Create or update our comment with that key; return whether it is new."""
         text, me = f"{mark_of(note.key)}\n{_cut(note.text)}", await self.whoami()
         async for answer in self._client.pages(f"issues/{number}/comments", CommentAnswer):
             if answer.comment(me).key == note.key:
@@ -81,7 +81,7 @@ class ForgeWriter:
     async def commit_status(
         self, commit_status: CommitStatus, statuses: Iterable[StatusAnswer] | None = None
     ) -> None:
-        """Set a commit status; of the commit these are known, if they were read just now."""
+        """Set a commit status unless it is set; `known` are the commit's statuses, if just read."""
         description = one_line(commit_status.description, _MOST_DESCRIPTION)
         wanted = (commit_status.state, description, commit_status.url)
         for status in await self._pulls.statuses(commit_status.commit) if statuses is None else statuses:
@@ -96,13 +96,22 @@ class ForgeWriter:
     async def whoami(self) -> str:
         """Return the name of the account that the token is of."""
         if not self._me:
-            self._me = (await self._client.get("/user", ForgeUser)).login
+            self._me = self._client.forge.account or await self._ask_account()
         return self._me
+
+    async def _ask_account(self) -> str:
+        try:
+            return (await self._client.get("/user", ForgeUser)).login
+        except Forbidden as error:
+            raise Unavailable(f"{error}; or name the account of the token as `forge.account`") from None
 
     # --- The pull request --------------------------------------------------
 
     async def _find_or_open(self, want: ForgeView) -> PullRequestDetail | None:
         newest = self._pulls.newest(want.branch)
+        if newest is None or (want.opens and not newest.is_open):  # one may have come since the last look
+            await self._pulls.look()
+            newest = self._pulls.newest(want.branch)
         if newest is not None and (newest.is_open or not want.opens):
             return await self._pulls.read(newest.number)
         return await self._pulls.read(await self._open(want)) if want.opens else None
@@ -127,20 +136,24 @@ class ForgeWriter:
                 raise Unavailable(f"no pull request can be opened: {declined}; {hint}") from None
             return number
 
-    async def _dress(self, detail: PullRequestDetail, want: ForgeView) -> PullRequestDetail:
-        """Let a pull request look and be as wanted; return it as it is afterwards."""
+    async def _update_pull(self, detail: PullRequestDetail, want: ForgeView) -> tuple[PullRequestDetail, str]:
+        """Let a pull request look and be as wanted; return it as it is then, and why it was not merged."""
         writes, number = self._client.writes, detail.pull.number
         if detail.answer.is_open:
             await self._write_text(detail, want)
+        elif Phase(want.phase).is_settled:
+            await self._write_end(detail, want)
         await self._set_phase(number, detail.pull.labels, want.phase)
         if want.commit_status is not None:
             is_head = want.commit_status.commit == detail.pull.head
             await self.commit_status(want.commit_status, detail.statuses if is_head else None)
         for note in want.notes:
-            await self.say(number, note)
-        if want.merges is not None and detail.answer.is_open:
-            await self._merge(detail, want)
-        return await self._pulls.read(number) if self._client.writes > writes else detail
+            await self.upsert_comment(number, note)
+        refusal = await self._merge(detail, want) if want.merges and detail.answer.is_open else ""
+        if self._client.writes > writes:
+            detail = await self._pulls.read(number)
+            _check_taken(detail, want)
+        return detail, "" if detail.pull.is_merged else refusal
 
     async def _write_text(self, detail: PullRequestDetail, want: ForgeView) -> None:
         """Write title and body; set first what is set once, so that a crash leaves the mark `new`."""
@@ -161,6 +174,14 @@ class ForgeWriter:
         if changed := {name: text for name, text in changes.items() if text != now[name]}:
             await self._client.send("PATCH", f"pulls/{detail.pull.number}", changed)
 
+    async def _write_end(self, detail: PullRequestDetail, want: ForgeView) -> None:
+        """Bring our part of the text of a closed pull request to how the task ended; people's stays."""
+        body = detail.answer.body
+        if match := _BLOCK.search(body):
+            text = _block(match[1], want).join((body[: match.start()], body[match.end() :]))
+            if text != body:
+                await self._client.send("PATCH", f"pulls/{detail.pull.number}", {"body": text})
+
     async def _ask_reviewers(self, pull: PullAnswer, reviewers: Iterable[str]) -> None:
         requested = {account.login for account in pull.requested_reviewers or ()}
         for name in (name for name in reviewers if name not in requested):
@@ -168,14 +189,17 @@ class ForgeWriter:
                 body = {"reviewers": [name]}
                 await self._client.send("POST", f"pulls/{pull.number}/requested_reviewers", body)
             except Declined as declined:
-                # It holds up nothing; whoever reads the pull request can ask somebody.
+                # Not fatal; people can request a review by hand.
                 why = declined.message or declined.status
                 text = f"{name} cannot be asked for a review: {why}. Correct `reviewers` of the repo."
-                await self.say(pull.number, ManagedComment(key=f"reviewer/{_digest(name)}", text=text))
+                await self.upsert_comment(
+                    pull.number, ManagedComment(key=f"reviewer/{_digest(name)}", text=text)
+                )
 
-    async def _merge(self, detail: PullRequestDetail, want: ForgeView) -> None:
+    async def _merge(self, detail: PullRequestDetail, want: ForgeView) -> str:
+        """Merge a pull request; return why the forge did not, empty if it did or that is over in moments."""
         if detail.pull.head != want.merges:
-            return  # somebody pushed meanwhile: it is judged anew
+            return ""  # somebody pushed meanwhile: it is judged anew
         method, body = self._dialect.merge(want)
         try:
             await self._client.send(method, f"pulls/{detail.pull.number}/merge", body)
@@ -184,9 +208,14 @@ class ForgeWriter:
                 raise
             if declined.status == _CONFLICT and not declined.message:  # what git says comes without one
                 self._pulls.saw_conflict(detail.answer)
-            elif declined.status == _NOT_ALLOWED and _COMPUTING not in declined.message.lower():
-                text = f"This cannot be merged yet: {declined.message or 'it is not allowed'}"
-                await self.say(detail.pull.number, ManagedComment(key="merge", text=text))
+                return ""
+            if _COMPUTING in declined.message.lower():
+                return ""
+            return declined.message or f"it is not allowed now ({declined.status}), without a reason"
+        except Broken as broken:
+            # Forgejo and Gitea answer so where it depends on something that is still open.
+            return f"{broken}; does it depend on an issue or a pull request that is open?"
+        return ""
 
     # --- Labels ------------------------------------------------------------
 
@@ -236,9 +265,38 @@ class ForgeWriter:
             raise
         await self._set_phase(number, [label.name for label in issue.labels], want.phase)
         for note in want.issue_notes:
-            await self.say(number, note)
+            await self.upsert_comment(number, note)
         if want.closes_issue and issue.state == "open":
+            await self._close_issue(number)
+
+    async def _close_issue(self, number: int) -> None:
+        """Close an issue; one that others block stays open, and says why: people unblock it."""
+        try:
             await self._client.send("PATCH", f"issues/{number}", {"state": "closed"})
+        except Declined as declined:
+            if declined.status not in _NOT_NOW:
+                raise
+            why = declined.message or "the forge does not say why; does it depend on one that is open?"
+            text = f"The work is done, but this cannot be closed: {why}"
+            await self.upsert_comment(number, ManagedComment(key="open", text=text))
+
+
+def _check_taken(detail: PullRequestDetail, want: ForgeView) -> None:
+    """
+    Check that the forge did what it answered well to.
+
+    Raises Unavailable naming what it did not: it is tried again, and the task says so.
+    """
+    phase = f"{_PHASES}{want.phase}"
+    missing = [
+        *([f"the label {phase}"] if phase not in detail.pull.labels else []),
+        *([f"the base {want.base}"] if detail.answer.is_open and detail.pull.base == want.leaves else []),
+    ]
+    if missing:
+        raise Unavailable(
+            f"pull request #{detail.pull.number}: the forge answered well, but does not show "
+            f"{' and '.join(missing)}; may the account of the token change it?"
+        )
 
 
 def _title(want: ForgeView) -> str:
@@ -246,7 +304,7 @@ def _title(want: ForgeView) -> str:
 
 
 def _without_draft(title: str) -> tuple[str, str]:
-    """Return what makes a title that of a draft, and the rest."""
+    """Split a title into its draft prefix and the rest."""
     end = match.end() if (match := _DRAFT.match(title)) else 0
     return title[:end], title[end:]
 
@@ -260,6 +318,6 @@ def _block(mark: str, want: ForgeView) -> str:
 
 
 def _cut(text: str) -> str:
-    """Return a text that fits, and hides nothing: no marks among the rest."""
+    """Return the text cut to fit, without hidden marks."""
     shown = harmless(text).replace("<!--", "&lt;!--")
     return shown if len(shown) <= _MOST_TEXT else f"{shown[:_MOST_TEXT]}\n[… cut]"

@@ -1,5 +1,5 @@
 """
-Objects by id through one running `git cat-file`, asked for many at a time.
+Batched reads of objects by id, through one running `git cat-file`.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from reconciler.core.errors import Gone, Unavailable
 from reconciler.git.process import Git, pipes, printable_error
 
 _AHEAD = 256
-"""Objects asked for at once; two such lots of requests fit into a pipe, so neither side waits in vain."""
+"""Objects per batch; two batches of requests fit into a pipe, so that neither side deadlocks."""
 
 _CHUNK = 1 << 20
 
@@ -33,7 +33,7 @@ class CatFile:
         self._git = git
         self._turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._words: IO[bytes] | None = None
+        self._stderr: IO[bytes] | None = None
 
     async def read(self, ids: Sequence[str], receive: Receive, *, limit: int | None = None) -> None:
         """
@@ -54,25 +54,25 @@ class CatFile:
                 _pipeline(process, ids, receive, limit)
             except OSError as error:
                 raise Unavailable(
-                    f"git cat-file ended in the middle of reading: {self._last_words()}"
+                    f"git cat-file ended in the middle of reading: {self._stderr_text()}"
                 ) from error
             except BaseException:
-                self._stop()  # answers to what was asked are still in the pipe
+                self._stop()  # answers to earlier requests are still in the pipe
                 raise
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self._stop()
-        self._words = TemporaryFile()  # noqa: SIM115 - closed by _stop
-        self._process = self._git.keep_running("cat-file", "--batch-command", "--buffer", stderr=self._words)
+        self._stderr = TemporaryFile()  # noqa: SIM115 - closed by _stop
+        self._process = self._git.keep_running("cat-file", "--batch-command", "--buffer", stderr=self._stderr)
         return self._process
 
-    def _last_words(self) -> str:
-        if self._words is None:
+    def _stderr_text(self) -> str:
+        if self._stderr is None:
             return ""
-        self._words.seek(0)
-        return printable_error(self._words.read())
+        self._stderr.seek(0)
+        return printable_error(self._stderr.read())
 
     def _end(self) -> None:
         with self._turn:
@@ -83,15 +83,15 @@ class CatFile:
             self._process.kill()
             self._process.communicate()
             self._process = None
-        if self._words is not None:
-            self._words.close()
-            self._words = None
+        if self._stderr is not None:
+            self._stderr.close()
+            self._stderr = None
 
 
 def _pipeline(
     process: subprocess.Popen[bytes], ids: Sequence[str], receive: Receive, limit: int | None
 ) -> None:
-    """Ask for the next lot before the answers to the last one are read, so that git never idles."""
+    """Send the next batch before the answers to the last one are read, so that git never idles."""
     requests, answers = pipes(process)
     lots = [ids[start : start + _AHEAD] for start in range(0, len(ids), _AHEAD)]
     for lot, awaited in zip([*lots, ()], [(), *lots], strict=True):
@@ -111,7 +111,7 @@ def _content(answers: IO[bytes], name: str, limit: int | None) -> bytes:
     size = int(header.rsplit(b" ", 1)[1])
     kept = size if limit is None else min(size, limit + 1)
     content = answers.read(kept)
-    _skip(answers, size + 1 - kept)  # the line end after the content too
+    _skip(answers, size + 1 - kept)  # with the line end after the content
     if len(content) < kept:
         raise OSError("end of stream")
     return content

@@ -1,5 +1,5 @@
 """
-Facade over GitPython: a person's checkout, worked in as they would by hand.
+Checkout: a facade over GitPython for a person's checkout, used as they would by hand.
 
 Their identity, hooks, filters and signatures count, and their credentials when
 they push; so none of our safety settings goes over theirs. The library takes
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 IDENTITIES = ("GIT_AUTHOR_IDENT", "GIT_COMMITTER_IDENT")
 STRICTLY = ("-c", "user.useConfigOnly=true")
-"""Git else makes up a name from that of the machine."""
+"""Otherwise git makes up an identity from the name of the machine."""
 NOBODY = (
     'git does not know who commits: run `git config --global user.name "Your Name"` '
     "and `git config --global user.email you@example.org`"
 )
 _OUTPUT = re.compile(r"\s*std(?:out|err): '(.*)'", re.DOTALL)
-"""How the library puts what git said into an error."""
+"""How the library formats git's output in an error."""
 
 
 class Upstream(NamedTuple):
@@ -48,7 +48,7 @@ def upstream_of(place: Path, branch: str) -> Upstream | None:
 
 
 def begin(folder: Path, message: str, *, name: str, address: str) -> None:
-    """Make a repository of a folder, all that is in it committed in a name of our own, without hooks."""
+    """Initialise a repository in a folder and commit its content in our own name, without hooks."""
     library = _library()
     author = library.Actor(name, address)
     with library.Repo.init(folder, initial_branch="main") as repo:
@@ -58,9 +58,9 @@ def begin(folder: Path, message: str, *, name: str, address: str) -> None:
 
 class Checkout:
     """
-    A folder in which a person works, be it a repository already or not.
+    A folder in which a person works, whether it is a repository yet or not.
 
-    Every method raises GitFailed, with git's own words, if git does not do
+    Every method raises GitFailed, with git's own message, if git does not do
     what it is asked.
     """
 
@@ -81,8 +81,8 @@ class Checkout:
         """Return the newest commit."""
         return self._do("rev-parse", "HEAD")
 
-    def knows_person(self) -> bool:
-        """Return whether git knows in whose name it commits, without guessing."""
+    def has_identity(self) -> bool:
+        """Return whether git has a configured identity, without guessing one."""
         try:
             for who in IDENTITIES:
                 self._do(*STRICTLY, "var", who)
@@ -130,13 +130,13 @@ class Checkout:
         except GitFailed as error:
             explain(f"push of {upstream.branch} failed", str(error))
 
-    def _do(self, *words: str, timeout: float | None = None) -> str:
+    def _do(self, *args: str, timeout: float | None = None) -> str:
         from git.exc import CommandError  # noqa: PLC0415 - see above
 
         try:
-            return str(self._git.execute(["git", *words], kill_after_timeout=timeout))
+            return str(self._git.execute(["git", *args], kill_after_timeout=timeout))
         except CommandError as error:
-            raise _failed(words, error) from error
+            raise _failed(args, error) from error
 
 
 def _library() -> ModuleType:
@@ -149,7 +149,7 @@ def _library() -> ModuleType:
     return git
 
 
-def _failed(words: tuple[str, ...], error: "CommandError") -> GitFailed:
-    name = next(word for word in words if word[0] != "-" and "=" not in word)
+def _failed(args: tuple[str, ...], error: "CommandError") -> GitFailed:
+    name = next(word for word in args if word[0] != "-" and "=" not in word)
     message = " ".join(_OUTPUT.sub(r"\1", text) for text in (error.stdout, error.stderr))
     return GitFailed(f"git {name} failed ({error.status}): {printable_error(message)}")

@@ -1,5 +1,5 @@
 """
-The clone of a fleet that was named by a URL: a copy, so what is damaged in it is mended or made again.
+Clone of a fleet that was named by a URL: only a copy, so damage is repaired or the clone recreated.
 
 A machine that lost its power leaves files behind that are empty, and one whose
 git was killed leaves locks. Neither may keep the fleet from its next start.
@@ -20,7 +20,7 @@ from reconciler.git.process import Git, printable_error
 log = logging.getLogger(__name__)
 
 STALE = 10.0
-"""Seconds after which a lock is nobody's: git holds one for moments."""
+"""Seconds after which a lock is stale: git holds one only briefly."""
 _HEAD = b"ref: refs/heads/main\n"
 _REF = re.compile(rb"(?:[0-9a-f]{40}|[0-9a-f]{64}|ref: refs/\S+)\s*\Z")
 _PACKED = re.compile(rb"(?:#.*|\^[0-9a-f]{40,64}|[0-9a-f]{40,64} refs/\S+)\Z")
@@ -29,21 +29,21 @@ _MISMATCH = re.compile(r"mismatched algorithms: client \w+; server (sha\d+)")
 
 async def prepare_clone(git_dir: Path, url: str) -> str:
     """
-    Let there be a bare clone, empty at first; return the name of the hash that its ids are made with.
+    Create the bare clone if needed, empty at first; return the name of its hash function.
 
-    What is damaged in one that is there is mended; one that cannot be mended
+    Damage in an existing one is repaired; one that cannot be repaired
     is thrown away. Raises Unavailable.
     """
     git = Git.local(git_dir)
-    await asyncio.to_thread(mend, git_dir)
+    await asyncio.to_thread(repair, git_dir)
     if (git_dir / "HEAD").exists() and (why := await _fault(git)):
         log.warning("the clone of %s is damaged and made again: %s", printable_error(url), why)
         await asyncio.to_thread(_empty, git_dir)
     return await _init(git, url)
 
 
-async def make_anew(git_dir: Path, url: str, hash_name: str) -> str:
-    """Throw the clone away for an empty one with ids of another kind; return the name of their hash."""
+async def recreate(git_dir: Path, url: str, hash_name: str) -> str:
+    """Replace the clone by an empty one with another hash function; return its name."""
     await asyncio.to_thread(_empty, git_dir)
     return await _init(Git.local(git_dir), url, f"--object-format={hash_name}")
 
@@ -54,9 +54,9 @@ def hash_of_remote(error: Unavailable) -> str | None:
     return match[1] if match else None
 
 
-def mend(git_dir: Path) -> bool:
+def repair(git_dir: Path) -> bool:
     """
-    Take out of a clone what no git wrote there, and locks of a git that is gone; and say if any was.
+    Remove corrupt files and stale locks from a clone; return whether there were any.
 
     A ref that goes comes back with the next fetch.
     """
@@ -85,7 +85,7 @@ def _bad_files(git_dir: Path) -> Iterator[Path]:
 
 
 def _stale(folder: Path, locks: Sequence[Path]) -> Iterator[Path]:
-    """Yield the locks that are not of just now, by the clock of the disk: that may have been set back."""
+    """Yield the stale locks, by the clock of the disk, which may have been set back."""
     if not locks:
         return
     with suppress(OSError), NamedTemporaryFile(dir=folder) as fresh:
@@ -104,9 +104,9 @@ def _content(path: Path) -> bytes | None:
 
 
 async def _fault(git: Git) -> str:
-    """Return why a clone is of no use; empty if every ref of it leads to an object."""
+    """Return why a clone is unusable; empty if every ref leads to an object."""
     result = await git.attempt("for-each-ref", "--format=%(objecttype)")
-    return result.words if result.code or "broken" in result.words else ""
+    return result.message if result.code or "broken" in result.message else ""
 
 
 def _empty(folder: Path) -> None:

@@ -1,5 +1,5 @@
 """
-Power loss: what git must be told to have on the disk what it acknowledged.
+Durability: settings by which git syncs to disk what it acknowledges.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ WANTED = "committed,reference"
 
 async def advice(repository: Repository) -> Sequence[str]:
     """
-    Return what should be set where a remote is a folder of this machine.
+    Return settings to recommend where a remote is a folder of this machine.
 
     A path fleet is synced by who writes it; a remote elsewhere cannot be
     looked into, and the documentation asks for it.
@@ -26,11 +26,11 @@ async def advice(repository: Repository) -> Sequence[str]:
     result = await Git.local(git_dir).attempt("config", "--get", SETTING)
     if result.code == 0 and {"all", "reference"} & set(result.text.split(",")):
         return ()
-    words = (
+    options = (
         f"{git_dir} does not sync what is pushed to it, and may lose it with the power: "
         f"`git -C {git_dir} config {SETTING} {WANTED}`"
     )
-    return (words,)
+    return (options,)
 
 
 def _folder(address: str) -> Path | None:

@@ -1,7 +1,7 @@
 """
 A running `git fast-import`: git's own code writes every byte of the repository.
 
-Nothing here decides anything; see `writer` for who may write and when it is durable.
+See `store.writer` for who may write and when it is durable.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ _OPTIONS = (
     *("-c", "fastimport.unpackLimit=1"),  # a pack is two files to sync, a loose commit is five or more
 )
 _END = 10.0
-"""Seconds it gets to end in peace."""
+"""Seconds it gets to end by itself."""
 _UNREAD = 512
 """Most ids left in the pipe: 64 KiB of it hold 1,600, and git waits when it is full."""
 
@@ -43,7 +43,7 @@ class FastImport:
     A stream of commits onto one ref, and the ids of those that are not sealed yet.
 
     To be used from one thread at a time. Every method raises OSError if the
-    process is gone; `words` then says why.
+    process is gone; `message` then says why.
     """
 
     def __init__(
@@ -51,16 +51,16 @@ class FastImport:
     ) -> None:
         """Start on top of `head`; `keep_open` are file descriptors that git holds until it ends."""
         self.commits = 0
-        """How many went through this process; its memory grows with them."""
+        """Commits written by this process; its memory grows with them."""
         self.head = head
         """Commit that the next one goes on top of, as of the last seal."""
         self._ref = ref
         self._from = head
         self._written = 0
         self._ids: list[str] = []
-        self._words = TemporaryFile()  # noqa: SIM115 - closed by close()
+        self._stderr = TemporaryFile()  # noqa: SIM115 - closed by close()
         git = git.synced().with_options(*_OPTIONS)
-        self._process = git.keep_running("fast-import", "--quiet", stderr=self._words, keep_open=keep_open)
+        self._process = git.keep_running("fast-import", "--quiet", stderr=self._stderr, keep_open=keep_open)
         self._talk, self._answers = pipes(self._process)
         self._report = git_dir / f"fast_import_crash_{self._process.pid}"
 
@@ -68,36 +68,36 @@ class FastImport:
         """Write one commit on top of the last."""
         message = change.message(self.id_of).encode()
         seconds = int(change.at.timestamp())
-        self._say(f"commit {self._ref}\nmark :{self._written + 1}\ncommitter {IDENTITY} {seconds} +0000\n")
+        self._send(f"commit {self._ref}\nmark :{self._written + 1}\ncommitter {IDENTITY} {seconds} +0000\n")
         self._data(message)
         if self._from:
-            self._say(f"from {self._from}\n")
+            self._send(f"from {self._from}\n")
             self._from = None
         for path, content in change.files.items():
             self._file(path, content)
         self._written += 1
         self.commits += 1
         if self._written - len(self._ids) >= _UNREAD:
-            self._learn()
+            self._read_marks()
 
     def seal(self) -> Sequence[str]:
         """Write everything out and move the ref, if that adds to it; return the ids since the last time."""
-        self._learn()
-        self._say("checkpoint\nprogress sealed\n")
-        if self._hear() != "progress sealed":
+        self._read_marks()
+        self._send("checkpoint\nprogress sealed\n")
+        if self._read_answer() != "progress sealed":
             raise OSError("unexpected answer")
         ids, self._ids, self._written = self._ids, [], 0
         self.head = ids[-1] if ids else self.head
         return ids
 
     @property
-    def words(self) -> str:
+    def message(self) -> str:
         """What git said on stderr so far."""
-        self._words.seek(0)
-        return printable_error(self._words.read())
+        self._stderr.seek(0)
+        return printable_error(self._stderr.read())
 
     def close(self) -> None:
-        """End the process in peace; everything must be sealed."""
+        """End the process in good order; everything must be sealed."""
         with suppress(OSError, TimeoutExpired):  # it may be gone already
             self._process.communicate(timeout=_END)
         self.kill()
@@ -107,36 +107,38 @@ class FastImport:
         self._process.kill()
         with suppress(OSError):
             self._process.communicate()
-        self._words.close()
-        self._report.unlink(missing_ok=True)  # of a failure that is told in `words`; nobody would tidy it up
+        self._stderr.close()
+        self._report.unlink(
+            missing_ok=True
+        )  # of a failure that is told in `message`; nobody would tidy it up
 
     def id_of(self, index: int) -> str:
         """Return the id of a commit that is not sealed yet, counted from 0."""
         if index >= len(self._ids):
-            self._learn()
+            self._read_marks()
         return self._ids[index]
 
-    def _learn(self) -> None:
+    def _read_marks(self) -> None:
         """Ask for the ids that are not known yet: a mark is answered at once, without a checkpoint."""
         unknown = range(len(self._ids), self._written)
-        self._say("".join(f"get-mark :{number + 1}\n" for number in unknown))
-        self._ids += [self._hear() for _ in unknown]
+        self._send("".join(f"get-mark :{number + 1}\n" for number in unknown))
+        self._ids += [self._read_answer() for _ in unknown]
 
     def _file(self, path: str, content: bytes | None) -> None:
         if content is None:
-            self._say(f"D {path}\n")
+            self._send(f"D {path}\n")
         else:
-            self._say(f"M 100644 inline {path}\n")
+            self._send(f"M 100644 inline {path}\n")
             self._data(content)
 
     def _data(self, content: bytes) -> None:
-        self._say(f"data {len(content)}\n")
+        self._send(f"data {len(content)}\n")
         self._talk.write(content + b"\n")
 
-    def _say(self, text: str) -> None:
+    def _send(self, text: str) -> None:
         self._talk.write(text.encode())
 
-    def _hear(self) -> str:
+    def _read_answer(self) -> str:
         self._talk.flush()
         line = self._answers.readline()
         if not line.endswith(b"\n"):

@@ -27,8 +27,8 @@ class GitTree:
 
     async def files(self, commit: str, under: str) -> Mapping[str, TreeEntry]:
         """Return every file of a commit under a folder (all, if it is empty), by path."""
-        words = ("ls-tree", "-r", "-z", "--full-tree", commit)
-        listed = await self._repository.git.run(*words, *_only(under))
+        args = ("ls-tree", "-r", "-z", "--full-tree", commit)
+        listed = await self._repository.git.run(*args, *_only(under))
         return {_path(path): _entry(meta) for meta, path in _pairs(listed, b"\t")}
 
     async def entry(self, commit: str, path: str) -> TreeEntry | None:
@@ -38,8 +38,8 @@ class GitTree:
 
     async def changed(self, old: str, new: str, under: str) -> Mapping[str, TreeEntry | None]:
         """Return the files under a folder that differ between two commits; None for one that is gone."""
-        words = ("diff-tree", "-r", "-z", "--no-renames", "--no-abbrev", old, new)
-        listed = await self._repository.git.run(*words, *_only(under))
+        args = ("diff-tree", "-r", "-z", "--no-renames", "--no-abbrev", old, new)
+        listed = await self._repository.git.run(*args, *_only(under))
         fields = listed.decode("utf-8", "surrogateescape").split("\0")
         return {path: _difference(meta) for meta, path in zip(fields[:-1:2], fields[1::2], strict=True)}
 
@@ -53,24 +53,24 @@ class GitTree:
         """
         Return the blob ids a file had before the one it has in a commit, newest first.
 
-        Follows the line of the branch itself: what only stood on a merged
+        Follows the first parents: what was only on a merged
         branch was never in force.
         """
-        words = ("log", "--first-parent", "-m", "--format=", "--raw", "-z", "--no-abbrev", "--no-renames")
-        listed = await self._repository.git.run(*words, f"--max-count={most + 1}", commit, "--", path)
+        args = ("log", "--first-parent", "-m", "--format=", "--raw", "-z", "--no-abbrev", "--no-renames")
+        listed = await self._repository.git.run(*args, f"--max-count={most + 1}", commit, "--", path)
         fields = listed.decode("utf-8", "replace").split("\0")
         before = [field.split(" ")[2] for field in fields if field.startswith(":")]
         return [blob for blob in dict.fromkeys(before) if blob.strip("0")][:most]
 
     async def touched(self, commit: str, paths: Collection[str], under: str) -> Mapping[str, Requester]:
         """
-        Return who changed each of these files below a folder last, and in which words.
+        Return who changed each of these files below a folder last, and the commit message.
 
-        Follows the line of the branch itself, so that a merge is owed to who merged.
+        Follows the first parents, so that a merge is attributed to the person who merged.
         What was not touched in the last few hundred commits is left out.
         """
-        words = ("log", "--first-parent", "-m", "--format=%H", "--name-only", "-z", "--no-renames")
-        listed = await self._repository.git.run(*words, f"--max-count={_FAR}", commit, *_only(under))
+        args = ("log", "--first-parent", "-m", "--format=%H", "--name-only", "-z", "--no-renames")
+        listed = await self._repository.git.run(*args, f"--max-count={_FAR}", commit, *_only(under))
         newest: dict[str, str] = {}
         last = ""
         for field in listed.decode("utf-8", "surrogateescape").split("\0"):
@@ -87,7 +87,7 @@ class GitTree:
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _FAR = 300
-"""Commits to look through for who changed a file."""
+"""Commits that are searched for who changed a file."""
 _AUTHOR = re.compile(r"^author (.*) <[^<>\n]*> \d+ [+-]\d{4}$", re.MULTILINE)
 
 

@@ -23,30 +23,30 @@ from reconciler.core.text import both_ends, without_credentials
 from reconciler.subprocesses import end, start
 
 _SAFE: Sequence[str] = (
-    # Programs that a repository's own configuration, or its folder, would have us start:
+    # Programs that a repository's own configuration could make us run:
     "core.hooksPath=/dev/null",
-    "core.fsmonitor=false",  # asked by `status` and `diff` what has changed
-    "core.alternateRefsCommand=true",  # asked by `fetch` what a borrowed repository has; `true` says nothing
+    "core.fsmonitor=false",  # run by `status` and `diff`
+    "core.alternateRefsCommand=true",  # run by `fetch` for borrowed repositories; `true` prints nothing
     "commit.gpgSign=false",  # `gpg.program`; it would ask for a passphrase too, and nobody is there
     "push.gpgSign=false",
-    "log.showSignature=false",  # the same program, and its words among those that we parse
+    "log.showSignature=false",  # the same program, and its output would mix with what we parse
     # Submodules have addresses and configurations of their own, which nobody has looked at.
     "fetch.recurseSubmodules=false",
     "push.recurseSubmodules=no",
     # Upkeep goes on after the command that began it: it holds locks, and drops what is not named yet.
     "gc.auto=0",
     "maintenance.auto=false",
-    "core.quotePath=false",  # names as they are: those that we compare with are not quoted either
+    "core.quotePath=false",  # unquoted names, for comparisons
     "core.logAllRefUpdates=false",  # each commit of the record would add a line, and keep what is rewound
 )
-"""Overrides what a repository's own configuration says: who may write that must not run things here."""
+"""Overrides of a repository's own configuration, so that whoever can write it cannot run code here."""
 
 QUIET = {
     "GIT_TERMINAL_PROMPT": "0",  # nobody is there to answer
     "LC_ALL": "C.UTF-8",
-    "LANGUAGE": "C",  # errors are told apart by git's words
+    "LANGUAGE": "C",  # errors are told apart by git's messages
 }
-"""Of every git, a person's own too."""
+"""Environment of every git process, also in a person's name."""
 _SAFE_PROTOCOLS = {"GIT_ALLOW_PROTOCOL": "file:https:http:ssh"}
 """Not `ext::`, which runs commands, nor `git://`, where anybody may answer."""
 _CLEAN = {
@@ -56,7 +56,7 @@ _CLEAN = {
     "GIT_CONFIG_GLOBAL": os.devnull,  # the same work gives the same commit, whoever runs this process
     "GIT_ATTR_NOSYSTEM": "1",
     "GIT_NO_REPLACE_OBJECTS": "1",  # `refs/replace/` would show other content under an id that was checked
-    "GIT_OPTIONAL_LOCKS": "0",  # who looks is in nobody's way
+    "GIT_OPTIONAL_LOCKS": "0",  # readers take no locks
     "GIT_LITERAL_PATHSPECS": "1",  # a task may be called `*`
 }
 _BASE = ("PATH", "HOME", "TMPDIR", "USER", "LOGNAME")
@@ -66,7 +66,7 @@ _OF_REMOTES = re.compile(
 PLACES = re.compile(
     r"GIT_(?:DIR|WORK_TREE|INDEX_FILE|PREFIX|COMMON_DIR|NAMESPACE|OBJECT_\w+|ALTERNATE_OBJECT_\w+)\Z"
 )
-"""What a hook's environment says about another repository than the one that is meant."""
+"""Variables, as set in hooks, that would point git to another repository."""
 _PROGRESS = re.compile(
     r"(?:remote: +)?(?:Enumerating|Counting|Compressing|Receiving|Unpacking|Writing) objects\b"
     r"|(?:remote: +)?(?:Resolving deltas|Checking connectivity|Checking objects|Delta compression|Total \d)"
@@ -84,12 +84,12 @@ class GitResult:
 
     code: int
     stdout: bytes
-    words: str
-    """What git said on stderr, fit for a log; not how far it has come."""
+    message: str
+    """Git's stderr, fit for a log, without progress output."""
 
     @property
     def text(self) -> str:
-        """What it printed, without white space around it."""
+        """Its stdout, stripped."""
         return self.stdout.decode(errors="replace").strip()
 
 
@@ -114,7 +114,7 @@ class Git:
 
     @classmethod
     def nowhere(cls) -> Self:
-        """Return git that stands in no repository and talks to remotes: none of ours can be in its way."""
+        """Return git outside any repository, for remotes: no local configuration interferes."""
         return cls(("-C", "/", *_overrides()), _networked_environment())
 
     @classmethod
@@ -140,9 +140,9 @@ class Git:
 
     def synced(self) -> Self:
         """
-        Return git that has objects and refs on disk when it ends; its default syncs almost nothing.
+        Return git that syncs objects and refs to disk; its default syncs almost nothing.
 
-        The folders that they are in it never syncs.
+        It never syncs the folders that they are in.
         """
         return self.with_options("-c", "core.fsync=all")
 
@@ -156,7 +156,7 @@ class Git:
 
     async def run(
         self,
-        *words: str,
+        *args: str,
         stdin: bytes = b"",
         codes: Collection[int] = (0,),
         timeout: float | None = None,
@@ -165,24 +165,24 @@ class Git:
         """
         Run a git command and return what it printed.
 
-        Raises GitFailed, with git's own words, if it ends with an exit code not
+        Raises GitFailed, with git's message, if it ends with an exit code not
         in `codes`, and Unavailable as `attempt` does.
         """
-        return (await self.attempt(*words, stdin=stdin, codes=codes, timeout=timeout, env=env)).stdout
+        return (await self.attempt(*args, stdin=stdin, codes=codes, timeout=timeout, env=env)).stdout
 
     async def line(
         self,
-        *words: str,
+        *args: str,
         stdin: bytes = b"",
         codes: Collection[int] = (0,),
         env: Mapping[str, str] | None = None,
     ) -> str:
         """Run a git command as `run` does, and return the one line it printed."""
-        return (await self.run(*words, stdin=stdin, codes=codes, env=env)).decode(errors="replace").strip()
+        return (await self.run(*args, stdin=stdin, codes=codes, env=env)).decode(errors="replace").strip()
 
     async def attempt(
         self,
-        *words: str,
+        *args: str,
         stdin: bytes = b"",
         codes: Collection[int] | None = None,
         timeout: float | None = None,
@@ -198,47 +198,47 @@ class Git:
         took longer or cannot be started.
         """
         timeout = timeout or self.timeout
-        process = await self._start(words, env or {})
+        process = await self._start(args, env or {})
         try:
             async with asyncio.timeout(timeout):
                 stdout, stderr = await _communicate(process, stdin, silence)
         except _Silent:
-            raise Unavailable(f"nothing came for {silence:g} s, so git {words[0]} was stopped") from None
+            raise Unavailable(f"nothing came for {silence:g} s, so git {args[0]} was stopped") from None
         except TimeoutError:
-            raise Unavailable(f"git {words[0]} took longer than {timeout:g} s; it was stopped") from None
+            raise Unavailable(f"git {args[0]} took longer than {timeout:g} s; it was stopped") from None
         finally:
             if process.returncode is None:
                 await end(process)
         result = GitResult(process.returncode or 0, stdout, printable_error(_without_progress(stderr)))
         if codes is not None and result.code not in codes:
-            raise GitFailed(f"git {words[0]} failed ({result.code}): {result.words}")
+            raise GitFailed(f"git {args[0]} failed ({result.code}): {result.message}")
         return result
 
-    async def _start(self, words: Sequence[str], env: Mapping[str, str]) -> asyncio.subprocess.Process:
+    async def _start(self, args: Sequence[str], env: Mapping[str, str]) -> asyncio.subprocess.Process:
         try:
             return await start(
                 "git",
                 *self.options,
-                *words,
+                *args,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env={**self.env, **env},
-            )  # no terminal to ask on, and Ctrl-C is ours to answer
+            )  # no terminal for prompts, and Ctrl-C is handled by us
         except OSError as error:
             raise _cannot_start(error) from error
 
     def keep_running(
-        self, *words: str, stderr: IO[bytes], keep_open: Sequence[int] = ()
+        self, *args: str, stderr: IO[bytes], keep_open: Sequence[int] = ()
     ) -> subprocess.Popen[bytes]:
         """
-        Start a git command that is talked to for long, from a thread.
+        Start a long-running git command, to be used from a thread.
 
         `keep_open` are file descriptors it inherits. Raises Unavailable if git cannot be started.
         """
         try:
             return subprocess.Popen(
-                ["git", *self.options, *words],
+                ["git", *self.options, *args],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -279,7 +279,7 @@ async def _communicate(
                 return b"".join(pieces)
 
             if process.stdin is not None:
-                process.stdin.close()  # whoever talks to a remote is told nothing
+                process.stdin.close()  # network commands get no stdin
             output = await asyncio.gather(read(process.stdout), read(process.stderr))
             await process.wait()
     except TimeoutError:
@@ -290,13 +290,13 @@ async def _communicate(
 
 
 def printable_error(text: bytes | str) -> str:
-    """Return git's words on one line, harmless, without credentials of URLs; long ones by both ends."""
-    words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    return both_ends(without_credentials(words))
+    """Return git's message on one sanitized line, without credentials; a long one is cut in the middle."""
+    decoded = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    return both_ends(without_credentials(decoded))
 
 
 def _without_progress(stderr: bytes) -> str:
-    """Return what git said apart from how far it has come."""
+    """Return git's stderr without progress output."""
     lines = re.split(r"[\r\n]+", stderr.decode("utf-8", "replace"))
     return "\n".join(line for line in lines if not _PROGRESS.match(line))
 

@@ -18,7 +18,7 @@ _SOMEBODY_FIRST = re.compile(
 )
 _SAID_NO = re.compile(r"\[remote rejected\]")
 _EMPTY = "not our ref 0000000000"
-"""What git says of a ref whose file is empty, as a loss of power leaves it."""
+"""Git's message for a ref with an empty file, as after a loss of power."""
 _FEW_OBJECTS = ("-c", "pack.window=0", "-c", "pack.threads=1")
 """Packing a handful of commits: search no deltas, start no threads."""
 
@@ -28,20 +28,22 @@ NETWORK_TIMEOUT = 300.0
 
 async def fetch(git: Git) -> None:
     """
-    Bring the branches of the remote into `refs/remotes/origin/`; those gone there go here too.
+    Fetch the branches of the remote into `refs/remotes/origin/`, with pruning.
 
-    What the fleet keeps beside them (`refs/fleet/`) comes into `refs/remote-fleet/`.
+    The fleet's own refs (`refs/fleet/`) are fetched into `refs/remote-fleet/`.
     Raises Refused if the remote does not let us in, Unavailable if it does not answer.
     """
     # Tags name nothing of ours; FETCH_HEAD tells of the last fetch that a person made.
-    words = ("fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "origin")
+    args = ("fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "origin")
     refs = ("+refs/heads/*:refs/remotes/origin/*", "+refs/fleet/*:refs/remote-fleet/*")
-    result = await git.attempt(*words, *refs, timeout=NETWORK_TIMEOUT)
+    result = await git.attempt(*args, *refs, timeout=NETWORK_TIMEOUT)
     if result.code != 0:
         damaged = (
-            "; a ref of the remote is damaged: see to its empty files there" if _EMPTY in result.words else ""
+            "; a ref of the remote is damaged: see to its empty files there"
+            if _EMPTY in result.message
+            else ""
         )
-        explain("fetch failed", f"{result.words}{damaged}")
+        explain("fetch failed", f"{result.message}{damaged}")
 
 
 async def push(git: Git, remote: str, commit: str, branch: str) -> None:
@@ -51,38 +53,38 @@ async def push(git: Git, remote: str, commit: str, branch: str) -> None:
     Raises Conflict if somebody else pushed first, Refused if the remote says
     no, Unavailable if it does not answer (then it may or may not have it).
     """
-    words = ("push", "--quiet", "--porcelain", remote, f"{commit}:refs/heads/{branch}")
-    result = await git.with_options(*_FEW_OBJECTS).attempt(*words, timeout=NETWORK_TIMEOUT)
+    args = ("push", "--quiet", "--porcelain", remote, f"{commit}:refs/heads/{branch}")
+    result = await git.with_options(*_FEW_OBJECTS).attempt(*args, timeout=NETWORK_TIMEOUT)
     if result.code != 0:
-        explain(f"push of {branch} failed", _all_words(result))
+        explain(f"push of {branch} failed", _message(result))
 
 
 async def push_ref(git: Git, value: str, ref: str, *, expected: str | None) -> None:
     """
-    Compare and swap: let a ref of the remote, by its full name, have a value if it has the expected one.
+    Compare and swap: set a ref of the remote, by its full name, if it has the expected value.
 
     An empty value deletes it. Raises as `push` does; Conflict if the ref has another value.
     """
-    # The value is named: without it git compares with what was fetched last, which may be newer than we know.
+    # Explicit: by default git compares with the last fetch, which may be newer than what we know.
     lease = f"--force-with-lease={ref}:{expected or ''}"
-    words = ("push", "--quiet", "--porcelain", lease, "origin", f"{value}:{ref}")
-    result = await git.with_options(*_FEW_OBJECTS).attempt(*words, timeout=NETWORK_TIMEOUT)
+    args = ("push", "--quiet", "--porcelain", lease, "origin", f"{value}:{ref}")
+    result = await git.with_options(*_FEW_OBJECTS).attempt(*args, timeout=NETWORK_TIMEOUT)
     if result.code != 0:
-        explain(f"push of {ref} failed", _all_words(result))
+        explain(f"push of {ref} failed", _message(result))
 
 
-def _all_words(result: GitResult) -> str:
-    """Return what both sides said: refusals of single refs are on stdout."""
+def _message(result: GitResult) -> str:
+    """Return the messages of both sides: refusals of single refs are on stdout."""
     refs = [line for line in result.stdout.decode("utf-8", "replace").splitlines() if line.startswith("!")]
-    return " ".join([*refs, result.words])
+    return " ".join([*refs, result.message])
 
 
-def explain(what: str, words: str) -> NoReturn:
-    """Raise what a fetch or a push that failed means, by git's words for it."""
-    if _SOMEBODY_FIRST.search(words):
-        raise Conflict(f"{what}, somebody else was first: {words}")
-    if _SAID_NO.search(words):
-        raise Refused(f"{what}, the remote said no: {words}")
-    if _NOT_ALLOWED.search(words):
-        raise Refused(f"{what}, check its address and the credentials: {words}")
-    raise Unavailable(f"{what}: {words}")
+def explain(what: str, message: str) -> NoReturn:
+    """Raise the error that fits a failed fetch or push, judging by git's message."""
+    if _SOMEBODY_FIRST.search(message):
+        raise Conflict(f"{what}, somebody else was first: {message}")
+    if _SAID_NO.search(message):
+        raise Refused(f"{what}, the remote said no: {message}")
+    if _NOT_ALLOWED.search(message):
+        raise Refused(f"{what}, check its address and the credentials: {message}")
+    raise Unavailable(f"{what}: {message}")

@@ -1,5 +1,5 @@
 """
-A fleet's repository: where it is, and what can be asked of it without a process.
+Repository of a fleet: where it is, and reads that need no process.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<login>[^/@]*@)?", re.IGN
 _SCP = re.compile(r"[A-Za-z0-9_.][\w.-]*@[\w.\[\]:-]+:(?!//).+")
 _SCHEMES = {"https", "http", "ssh", "file"}
 _SYMBOLIC = b"ref: "
+_BRANCHES = b"refs/heads/"
 _ID = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
@@ -33,7 +34,15 @@ class Repository:
     the remote is the record. Close it: it keeps a git process for reading.
     """
 
-    def __init__(self, git_dir: Path, *, folder: Path | None, address: str | None, hash_name: str) -> None:
+    def __init__(
+        self,
+        git_dir: Path,
+        *,
+        folder: Path | None,
+        address: str | None,
+        hash_name: str,
+        head: Path | None = None,
+    ) -> None:
         self.git_dir = git_dir
         """Where the object database and the refs are."""
         self.folder = folder
@@ -45,6 +54,8 @@ class Repository:
         self.objects = CatFile(self.git)
         self.hash_name = hash_name
         """Of the hash that the ids of objects are made with."""
+        self._head = head or git_dir / "HEAD"
+        """File with the HEAD of the work tree that was opened: a linked one has its own."""
         self._elsewhere: dict[str, str] = {}
 
     @classmethod
@@ -62,15 +73,16 @@ class Repository:
 
     @classmethod
     async def _open_path(cls, place: Path) -> Self:
-        arguments = ("--path-format=absolute", "--git-common-dir", "--show-object-format", "--show-toplevel")
-        result = await Git.discovering(place).attempt("rev-parse", *arguments)
+        arguments = ("--git-common-dir", "--git-dir", "--show-object-format", "--show-toplevel")
+        result = await Git.discovering(place).attempt("rev-parse", "--path-format=absolute", *arguments)
         lines = os.fsdecode(result.stdout).split("\n")[:-1]
-        if len(lines) < len(("common", "hash")):
-            raise UsageError(f"{place}: no git repository that can be used: {result.words}")
-        # Asked last, for there git fails where there is no work tree.
-        common, hash_name, *top = lines
+        if len(lines) < len(("common", "own", "hash")):
+            raise UsageError(f"{place}: no git repository that can be used: {result.message}")
+        # Last, because git fails here without a work tree.
+        common, own, hash_name, *top = lines
         folder = Path(top[0]) if top and result.code == 0 else None
-        return cls(_files_backend(Path(common)), folder=folder, address=None, hash_name=hash_name)
+        git_dir, head = _files_backend(Path(common)), Path(own) / "HEAD"
+        return cls(git_dir, folder=folder, address=None, hash_name=hash_name, head=head)
 
     @classmethod
     async def _open_url(cls, url: str, cache_dir: Path) -> Self:
@@ -89,7 +101,7 @@ class Repository:
         except Unavailable:
             if not was_there or await _hash_name(url) is None:
                 raise
-        # The remote is well, and all that a clone has is had from there once more.
+        # The remote is intact, and a clone can be fetched again.
         git_dir.rename(_free_name(git_dir))
         git_dir.mkdir(mode=0o700)
         return await cls._open_clone(git_dir, url)
@@ -106,14 +118,14 @@ class Repository:
         return repository
 
     async def _fetch_first(self, url: str) -> None:
-        """Fetch; a clone whose ids are not of the remote's kind is made again."""
+        """Fetch; a clone with another hash function than the remote's is recreated."""
         try:
             await self.fetch()
         except Unavailable as error:
             theirs = clone.hash_of_remote(error)
             if theirs is None:
                 raise
-            self.hash_name = await clone.make_anew(self.git_dir, url, theirs)
+            self.hash_name = await clone.recreate(self.git_dir, url, theirs)
             await self.fetch()
 
     async def fetch(self) -> None:
@@ -127,7 +139,7 @@ class Repository:
         try:
             await fetch(self.network)
         except Unavailable:
-            if not await asyncio.to_thread(clone.mend, self.git_dir):
+            if not await asyncio.to_thread(clone.repair, self.git_dir):
                 raise
             await fetch(self.network)
 
@@ -138,11 +150,11 @@ class Repository:
         return f"refs/remotes/origin/{branch}" if self.address else f"refs/heads/{branch}"
 
     def look_at(self, branch: str, ref: str) -> None:
-        """Let a branch be read under another ref from here on: in a clone, what was fetched of it."""
+        """Read a branch from another ref from now on: in a clone, from the fetched one."""
         self._elsewhere[branch] = ref
 
     def is_looked_at_elsewhere(self, branch: str) -> bool:
-        """Return whether a branch is read as it was fetched."""
+        """Return whether a branch is read from its fetched ref."""
         return branch in self._elsewhere
 
     def read_ref(self, ref: str) -> str | None:
@@ -153,7 +165,7 @@ class Repository:
             return self._packed(ref)
         if content.startswith(_SYMBOLIC):
             return self.read_ref(content.removeprefix(_SYMBOLIC).decode().strip())
-        content = content.strip()  # a loss of power may leave anything: nothing, zeros, what was elsewhere
+        content = content.strip()  # after a loss of power the file may be empty or hold anything
         return content.decode() if _ID.fullmatch(content) else None
 
     def _packed(self, ref: str) -> str | None:
@@ -172,7 +184,7 @@ class Repository:
 
     async def specs_branch(self, wanted: str | None) -> str:
         """
-        Return the branch with the specs: the one that is wanted, else the repository's HEAD.
+        Return the branch with the specs: the requested one, else the repository's HEAD.
 
         Raises UsageError if there is no such branch, or HEAD names none.
         """
@@ -191,17 +203,10 @@ class Repository:
             match = re.match(rb"ref: refs/heads/(.+)\tHEAD\n", listed)
             head = match[1] if match else b""
         else:
-            # In full: git shortens a name by what else there is, a tag of the same name for one.
-            name = await self._here.run("symbolic-ref", "--quiet", "HEAD", codes=(0, 1))
-            head = name.removeprefix(b"refs/heads/")
+            head = _branch_of(_content(self._head))
         if not head:
             raise UsageError(f"{self}: HEAD names no branch; say which one has the specs (--branch)")
         return head.decode().strip()
-
-    @property
-    def _here(self) -> Git:
-        """Git in the folder that was opened: a linked work tree has a HEAD of its own."""
-        return Git.discovering(self.folder) if self.folder else self.git
 
     async def _branches(self) -> list[str]:
         depth = self.ref("").count("/")
@@ -209,7 +214,7 @@ class Repository:
         return listed.decode().split()
 
     def may_be_checked_out(self, ref: str) -> bool:
-        """Return False if no work tree can have a ref checked out, as a few files tell without a process."""
+        """Return whether a work tree may have the ref checked out, judging from files without a process."""
         heads = (self.git_dir / "HEAD", *self.git_dir.glob("worktrees/*/HEAD"))
         return any(_content(head) == _SYMBOLIC + ref.encode() for head in heads)
 
@@ -234,6 +239,12 @@ class Repository:
     ) -> None:
         await self.close()
 
+    @property
+    def word(self) -> str:
+        """What people call it: the last part of where it is, such as `fleet`."""
+        parts = str(self).rstrip("/").removesuffix("/.git").removesuffix(".git").replace(":", "/").split("/")
+        return parts[-1] or "fleet"
+
     def __str__(self) -> str:
         return printable_error(self.address or str(self.folder or self.git_dir))
 
@@ -251,20 +262,20 @@ def _check_url(url: str) -> None:
     if scheme not in _SCHEMES:
         raise UsageError(f"{printable_error(url)}: {scheme}:// is not supported; use https, ssh or file")
     if ":" in (match["login"] or ""):
-        # Git would show it to everybody who lists processes, and keep it in the clone.
+        # Git would show it in the list of processes, and store it in the clone.
         raise UsageError(
             f"{printable_error(url)}: the URL carries a password; put it into a git credential helper"
         )
 
 
 def _clone_name(url: str) -> str:
-    """Return a folder name that a person recognises and that no other URL has."""
-    words = re.sub(r"[^A-Za-z0-9]+", "-", printable_error(url)).strip("-")[-60:]
-    return f"{words}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.git"
+    """Return a folder name that is readable and unique to the URL."""
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", printable_error(url)).strip("-")[-60:]
+    return f"{slug}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.git"
 
 
 async def _hash_name(url: str) -> str | None:
-    """Return by what function a remote names its objects; None if it has none, or does not answer."""
+    """Return the name of a remote's hash function; None if it is empty, or does not answer."""
     result = await Git.nowhere().attempt("ls-remote", "--quiet", "--", url, timeout=NETWORK_TIMEOUT)
     name, _, _ = result.stdout.partition(b"\t")
     if result.code != 0 or not name:
@@ -276,7 +287,7 @@ _SHA256_LENGTH = 64
 
 
 def _free_name(git_dir: Path) -> Path:
-    """Return where a damaged clone is put aside, for whoever wants to see what happened to it."""
+    """Return the path to which a damaged clone is moved, for inspection."""
     names = (git_dir.with_name(f"{git_dir.name}.damaged-{number}") for number in count(1))
     return next(name for name in names if not name.exists())
 
@@ -286,6 +297,12 @@ def _content(path: Path) -> bytes:
         return path.read_bytes().strip()
     except FileNotFoundError:
         return b""
+
+
+def _branch_of(head: bytes) -> bytes:
+    """Return the branch that the content of a HEAD names; empty if it names none."""
+    name = head.removeprefix(_SYMBOLIC).strip()
+    return name.removeprefix(_BRANCHES) if head.startswith(_SYMBOLIC + _BRANCHES) else b""
 
 
 def _files_backend(git_dir: Path) -> Path:

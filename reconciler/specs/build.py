@@ -1,5 +1,5 @@
 """
-The files of one revision to what they ask for together: `Desired`.
+Builder: from the files of one revision to the desired state.
 
 A mistake stalls the object it is in and what refers to it, nothing else. What
 did not change is not looked at again: the cost of a revision is that of its
@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Problem
-from reconciler.core.faults import fault_words
+from reconciler.core.faults import fault_message
 from reconciler.core.model.specs import Desired, DesiredState, ExecutionMode, Repo, Task, TaskSpec
 from reconciler.core.references import remedy
 from reconciler.specs.doubts import doubts, doubts_of_fleet, doubts_of_task
@@ -31,7 +31,7 @@ def build(
     files: Mapping[str, File], *, revision: str = "", last_good: Mapping[str, File] | None = None
 ) -> Desired:
     """
-    Return what a whole set of files asks for, every mistake in it included.
+    Return the desired state of a whole set of files, with every mistake in it.
 
     `last_good` has earlier versions, by path, to stand in for files that are broken now.
     """
@@ -50,9 +50,9 @@ def build(
 @contextmanager
 def gc_paused() -> Iterator[None]:
     """
-    Keep the garbage collector from going through what is being built, again and again.
+    Pause the garbage collector during a build.
 
-    Nothing of it is garbage and little of it has cycles; a tenth of the time is saved.
+    Nothing in it is garbage and little of it has cycles; this saves a tenth of the time.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -71,12 +71,12 @@ def too_many(files: Collection[str]) -> Problem | None:
 
 
 def last_good_version(parsed: Parsed, earlier: Parsed | None) -> Parsed:
-    """Return what became of a file, with an earlier good version of it to stand in."""
+    """Return a parsed file with its last good version, which stands in for it."""
     return replace(parsed, standin=earlier) if earlier and earlier.spec else parsed
 
 
 class Builder:
-    """Keeps what the files of a revision make, and brings it to the next revision."""
+    """Builds the desired state of a revision incrementally from the one before."""
 
     def __init__(self) -> None:
         self._files: dict[str, Parsed] = {}
@@ -87,24 +87,24 @@ class Builder:
         self._shared = shared_specs(())
         self._index = Index()
         self._cycles: dict[str, str] = {}
-        """Tasks that are in a cycle of dependencies, and the cycle in print."""
+        """Tasks in a cycle of dependencies, with the cycle as text."""
         self._dangling: set[str] = set()
         """Tasks that depend on one that is not there."""
         self._tasks: dict[str, Task] = {}
         self._broken: dict[str, tuple[Problem, ...]] = {}
         self._bad_files: dict[str, tuple[Problem, ...]] = {}
         self._doubts: dict[str, tuple[Problem, ...]] = {}
-        """What is doubtful in a file, whatever the others say, by path."""
+        """Warnings about single files, by path."""
         self._task_doubts: dict[str, tuple[Problem, ...]] = {}
-        """What is doubtful in a task as the others stand, by name."""
+        """Warnings about tasks in relation to other files, by name."""
 
     @property
     def files(self) -> Mapping[str, Parsed]:
-        """What became of each file, by path."""
+        """The parsed files, by path."""
         return self._files
 
     def update(self, changes: Mapping[str, Parsed | None], *, revision: str) -> Desired:
-        """Return what is asked for after some files changed; None: the file is gone."""
+        """Return the desired state after some files changed; None: the file was removed."""
         touched = [each for path, parsed in changes.items() for each in self._file(path, parsed)]
         tasks = [parsed for parsed in touched if parsed.kind == "task"]
         changed = {parsed.name for parsed in tasks}
@@ -122,14 +122,14 @@ class Builder:
         return self._desired(revision)
 
     def _doubt(self, name: str) -> None:
-        """Find what is doubtful in a task that is not broken."""
+        """Find the warnings about a task that is not broken."""
         self._task_doubts.pop(name, None)
         task, parsed = self._tasks.get(name), self._specs.get(name)
         if task is None or parsed is None or name in self._broken:
             return
-        if warnings := [
-            replace(each, is_doubt=True) for each in doubts_of_task(task, self._tasks, self._shared)
-        ]:
+        own = parsed.spec.model_fields_set if parsed.spec else frozenset()
+        mistakes = doubts_of_task(task, own, self._tasks, self._shared)
+        if warnings := [replace(each, is_doubt=True) for each in mistakes]:
             self._task_doubts[name] = tuple(locate_mistakes(warnings, parsed.path, parsed.file.data))
 
     def _fleet_doubts(self) -> Iterator[Problem]:
@@ -139,7 +139,7 @@ class Builder:
             yield from locate_mistakes(warnings, parsed.path, parsed.file.data)
 
     def _file(self, path: str, parsed: Parsed | None) -> Iterator[Parsed]:
-        """Take a file up in place of what was there; yield both."""
+        """Replace a file; yield the old and the new one."""
         self._bad_files.pop(path, None)
         self._doubts.pop(path, None)
         self._others.pop(path, None)
@@ -162,9 +162,9 @@ class Builder:
             yield parsed
 
     def _find_cycles(self, changed: set[str]) -> set[str]:
-        """Bring the cycles up to date; return the tasks in one before or now."""
+        """Update the cycles; return the tasks that were or are in one."""
         before = set(self._cycles)
-        # A new cycle goes through a task that changed; one that is left, through one that was in it.
+        # A new cycle goes through a changed task; a remaining one, through a task that was in it before.
         starts = sorted(name for name in changed | before if name in self._specs)
         self._cycles = {name: _in_print(cycle) for name, cycle in cycles(starts, self._needs).items()}
         return before | self._cycles.keys()
@@ -174,7 +174,7 @@ class Builder:
         return [other for other in _needed(spec) if other in self._specs] if spec else ()
 
     def _check(self, name: str) -> None:
-        """Resolve a task and find what is wrong with it, or forget it if it is gone."""
+        """Resolve a task and find its problems, or drop it if its file was removed."""
         self._dangling.discard(name)
         self._broken.pop(name, None)
         self._tasks.pop(name, None)
@@ -184,7 +184,7 @@ class Builder:
         try:
             self._resolve(name, parsed)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told of the task it is about
-            self._broken[name] = (Problem(parsed.path, 1, 1, fault_words(error, "reading it")),)
+            self._broken[name] = (Problem(parsed.path, 1, 1, fault_message(error, "reading it")),)
 
     def _resolve(self, name: str, parsed: Parsed) -> None:
         good = parsed.in_force
@@ -195,7 +195,7 @@ class Builder:
             self._broken[name] = problems
 
     def _problems(self, parsed: Parsed) -> tuple[Problem, ...]:
-        """Return what is wrong with a good task file among the others."""
+        """Return the problems of a valid task file in relation to the other files."""
         task, shared = self._tasks[parsed.name], self._shared
         problems = locate_mistakes(self._mistakes(task), parsed.path, parsed.file.data)
         if fleet := shared.broken.get(("fleet", "fleet")):
@@ -245,13 +245,13 @@ class Builder:
             yield Mistake(("start_from",), f"task {name!r} works in {theirs}, not in {task.repo!r}")
 
     def _no_task(self, task: Task, name: str, where: Path) -> Mistake:
-        """Return that a task names one that is not there, and keep the task from running."""
+        """Return the problem that a task refers to a missing one, which blocks the task."""
         self._dangling.add(task.name)
         hint = self._meant(task.name, name)
         return Mistake(where, f"no task {name!r}{'' if hint else remedy('task', name)}", hint)
 
     def _meant(self, task: str, name: str) -> str:
-        """Return the task that somebody meant who left out its folder or mistyped it."""
+        """Return the task that was probably meant where the folder was left out or mistyped."""
         if other := self._index.other(("last", _last(name)), task):
             return other
         siblings = self._index.names(("folder", _folder(name)))
@@ -264,7 +264,7 @@ class Builder:
             yield Mistake(where, f"{branch!r} is the base branch of repo {repo.name!r}")
         elif base in _parents(branch) or branch in _parents(base):
             yield Mistake(where, f"git cannot have both {branch!r} and the base branch {base!r}")
-        for key in _rival_keys(repo.name, branch):
+        for key in _conflicting_keys(repo.name, branch):
             if other := self._index.other(key, task.name):
                 theirs = _branch(self._specs[other])
                 same = f"task {other!r} has the branch {branch!r} too"
@@ -290,7 +290,7 @@ class Builder:
 
 
 _FEW = 200
-"""Comparing a name with more than so many would take longer than the hint is worth."""
+"""Most names that are compared for a hint."""
 
 
 def _spec(parsed: Parsed) -> TaskSpec | None:
@@ -304,7 +304,7 @@ def _needed(spec: TaskSpec) -> Iterable[str]:
 
 
 def _names_adapter(parsed: Parsed) -> bool:
-    """Tell whether the task itself names one; what its repo or the fleet names is a mistake of theirs."""
+    """Return whether the task itself names an adapter; one from its repo or the fleet is their mistake."""
     return parsed.spec is not None and "adapter" in parsed.spec.model_fields_set
 
 
@@ -314,7 +314,7 @@ def _branch(parsed: Parsed) -> str:
 
 
 def _keys(parsed: Parsed) -> Iterator[Hashable]:
-    """Yield what a task is filed under."""
+    """Yield the index keys of a task."""
     yield "folded", parsed.name.casefold()
     yield "last", _last(parsed.name)
     yield "folder", _folder(parsed.name)
@@ -331,16 +331,16 @@ def _keys(parsed: Parsed) -> Iterator[Hashable]:
 
 
 def _related_keys(parsed: Parsed) -> Iterator[Hashable]:
-    """Yield under what those are filed who may be right or wrong because of a task."""
+    """Yield the index keys of tasks whose validity may depend on this one."""
     yield "folded", parsed.name.casefold()
     yield "needs", parsed.name
     spec = _spec(parsed)
     if spec and spec.repo:
-        yield from _rival_keys(spec.repo, _branch(parsed))
+        yield from _conflicting_keys(spec.repo, _branch(parsed))
 
 
-def _rival_keys(repo: str, branch: str) -> Iterator[Hashable]:
-    """Yield under what the tasks are filed whose branch cannot be beside this one."""
+def _conflicting_keys(repo: str, branch: str) -> Iterator[Hashable]:
+    """Yield the index keys of tasks whose branch conflicts with this one's."""
     yield "branch", repo, branch
     yield "below", repo, branch
     for parent in _parents(branch):

@@ -1,11 +1,11 @@
 """
-Warnings: specs that are valid, and hardly mean what was intended.
+Warnings: specs that are valid but probably not what was meant.
 
 A field that nothing reads, a task that nobody can ever take. Files may be on
 their way that make it right, so nothing is kept back for it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import singledispatch
 
@@ -32,8 +32,32 @@ from reconciler.specs.yaml import Path
 
 
 def doubts(spec: Frozen) -> list[Mistake]:
-    """Return what has no effect in a spec, whatever the other files say."""
-    return [replace(each, is_doubt=True) for each in _doubts(spec)]
+    """Return the warnings about a spec that do not depend on other files."""
+    return [replace(each, is_doubt=True) for each in (*_doubts(spec), *_twice(spec))]
+
+
+def _twice(spec: Frozen) -> Iterator[Mistake]:
+    """Yield what stands twice in a list of names."""
+    for field in _NAMES & spec.model_fields_set:
+        values = getattr(spec, field) or ()
+        for at, value in enumerate(values):
+            if value in values[:at]:
+                yield Mistake((field, at), f"stands twice: {value!r}")
+
+
+_NAMES = frozenset(
+    {
+        "labels",
+        "requires",
+        "prefer",
+        "capabilities",
+        "scopes",
+        "reviewers",
+        "token_hash",
+        "depends_on",
+        "repos",
+    }
+)
 
 
 @singledispatch
@@ -48,6 +72,12 @@ def _host(spec: HostSpec) -> Iterator[Mistake]:
             yield from _idle(spec, field, "without `address` runs are local subprocesses")
     if not spec.drain:
         yield from _idle(spec, "drain_until", "it needs `drain: true`")
+    else:
+        yield from _idle(spec, "cordon", "`drain` takes no new runs either")
+    if spec.adapters == {}:
+        yield Mistake(("adapters",), "names none, so that no agent runs here; leave it out for any")
+    if spec.repos == ():
+        yield Mistake(("repos",), "names none, so that no task with a repo runs here; leave it out for any")
     yield from _budgets(spec)
 
 
@@ -62,6 +92,9 @@ def _agent(spec: AgentSpec) -> Iterator[Mistake]:
         yield Mistake((), "has no `token_hash`, so nobody can join as this agent: see `reconciler token`")
     if not spec.scopes:
         yield Mistake(("scopes",), "is empty: the token may do nothing")
+    elif "agent" not in spec.scopes:
+        for field in ("capabilities", "slots"):
+            yield from _idle(spec, field, "without the scope `agent` it takes no tasks")
 
 
 @_doubts.register
@@ -69,6 +102,8 @@ def _repo(spec: RepoSpec) -> Iterator[Mistake]:
     if spec.forge is None:
         for field in ("labels", "reviewers", "draft", "merge", "merge_style", "failed_checks"):
             yield from _idle(spec, field, "it needs a `forge`")
+    elif spec.merge == "never":
+        yield from _idle(spec, "merge_style", "it needs `merge`")
     yield from _settings(spec)
 
 
@@ -93,10 +128,14 @@ def _task(spec: TaskSpec) -> Iterator[Mistake]:
 def _settings(spec: TaskDefaults) -> Iterator[Mistake]:
     if {"timeout", "stall_timeout"} <= spec.model_fields_set and spec.stall_timeout > spec.timeout:
         yield _no_effect(("stall_timeout",), "`timeout` ends the agent before")
+    if spec.template is not None and "{" not in spec.template:
+        yield Mistake(("template",), "is the same for every task: it has no `{{ task.goal }}`")
     yield from _budgets(spec)
 
 
 def _budgets(spec: Frozen) -> Iterator[Mistake]:
+    if getattr(spec, "max_running", None) == 0:
+        yield Mistake(("max_running",), "is 0: no run starts as long as it is")
     for field in ("budget", "daily_budget"):
         if getattr(spec, field, None) == Budget():
             yield Mistake((field,), "limits nothing: give it `cost_usd` or `tokens`")
@@ -116,16 +155,22 @@ def _no_effect(path: Path, why: str) -> Mistake:
 
 
 def doubts_of_fleet(shared: SharedSpecs) -> Iterator[Mistake]:
-    """Yield what has no effect in fleet.yaml beside the other files."""
-    for label in shared.fleet.limits:
+    """Yield warnings about fleet.yaml in relation to the other files."""
+    for label, most in shared.fleet.limits.items():
+        if most == 0:
+            yield Mistake(("limits", label), f"is 0: no task that requires {label!r} starts as long as it is")
         if not _somebody_has(shared, label):
             yield _no_effect(("limits", label), f"no host and no agent has the label {label!r}")
     if shared.fleet.issues is not None and not any(repo.forge for repo in shared.repos.values()):
         yield _no_effect(("issues",), "no repo has a `forge`")
+    if shared.fleet.forge is None and not any(repo.forge for repo in shared.repos.values()):
+        yield from _idle(shared.fleet, "forge_interval", "nothing has a `forge`")
 
 
-def doubts_of_task(task: Task, tasks: Mapping[str, Task], shared: SharedSpecs) -> Iterator[Mistake]:
-    """Yield what a task can hardly mean, as everything else stands."""
+def doubts_of_task(
+    task: Task, own: Collection[str], tasks: Mapping[str, Task], shared: SharedSpecs
+) -> Iterator[Mistake]:
+    """Yield warnings about a task, whose file sets `own` fields, in relation to everything else."""
     if task.desired is DesiredState.CANCELLED:
         return
     is_pulled = task.execution_mode is ExecutionMode.HTTP_PULL
@@ -144,6 +189,61 @@ def doubts_of_task(task: Task, tasks: Mapping[str, Task], shared: SharedSpecs) -
         if not _somebody_has(shared, preference):
             yield Mistake(("prefer",), f"no host and no agent has the label or name {preference!r}")
     yield from _dependencies(task, tasks)
+    yield from _below(task, tasks)
+    yield from _uncounted(task, shared) if "budget" in own else ()
+    for field, why in _unused(task, shared):
+        if field in own and getattr(task, field) != TaskSpec.model_fields[field].default:
+            yield _no_effect((field,), why)
+
+
+def _unused(task: Task, shared: SharedSpecs) -> Iterator[tuple[str, str]]:
+    """Yield the fields that nothing asks for in a task as it is, and why."""
+    if task.execution_mode is ExecutionMode.HTTP_PULL:
+        for field in ("adapter", "model", "script", "stall_timeout", "disconnect", "fix_attempts"):
+            yield field, "an agent that takes tasks over HTTP runs its own CLI, and is heard by its lease"
+    if task.review == "none":
+        yield "max_reviews", "it needs a `review`"
+    if not task.validation:
+        yield "fix_attempts", "there is no `validation` that could fail"
+    if task.repo is None:
+        yield "allow_empty", "it needs a `repo`: without one nothing is expected to change"
+    if task.budget is None and not _limits_a_day(shared):
+        yield "over_budget", "there is no `budget`"
+
+
+def _limits_a_day(shared: SharedSpecs) -> bool:
+    of_hosts = any(host.daily_budget for host in shared.hosts.values())
+    of_adapters = any(adapter.daily_budget for adapter in shared.adapters.values())
+    of_repos = any(repo.daily_budget for repo in shared.repos.values())
+    return bool(shared.fleet.daily_budget or of_hosts or of_adapters or of_repos)
+
+
+def _uncounted(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
+    """Yield the limits of a budget that nothing is counted against."""
+    adapter = shared.adapters.get(task.adapter)
+    if task.budget is None or adapter is None or task.execution_mode is ExecutionMode.HTTP_PULL:
+        return
+    rules = adapter.output
+    counts = {"cost_usd": rules.cost_usd, "tokens": rules.input_tokens or rules.output_tokens}
+    for limit, rule in counts.items():
+        if getattr(task.budget, limit) is not None and rule is None:
+            why = f"adapter {task.adapter!r} has no rule that finds what a run took of it"
+            yield _no_effect(("budget", limit), why)
+
+
+def _below(task: Task, tasks: Mapping[str, Task]) -> Iterator[Mistake]:
+    """Yield why the work that a task begins on never comes to where its own can be merged."""
+    other = tasks.get(task.start_from or "")
+    if other is None:
+        return
+    if other.desired is DesiredState.CANCELLED:
+        yield Mistake(("start_from",), f"{other.name!r} is cancelled, so that its branch will never be there")
+    elif task.review == "pull_request" and other.review == "none":
+        yield Mistake(
+            ("start_from",),
+            f"{other.name!r} is completed without being merged (`review: none`), so that this pull request "
+            "stays against its branch until a person merges that; give it `review: pull_request`",
+        )
 
 
 def _dependencies(task: Task, tasks: Mapping[str, Task]) -> Iterator[Mistake]:
@@ -171,7 +271,7 @@ def _nobody(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
 
 
 def _no_host(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
-    """Yield why no host can ever take a task: the first thing that none has, or that none has all."""
+    """Yield why no host can ever take a task: the first requirement that no host meets, or not together."""
     hosts = list(shared.hosts.values())
     wanted = {*task.requires}
     if any(wanted <= _labels(host.labels, host.name) and _fits(host, task) for host in hosts):
@@ -181,7 +281,7 @@ def _no_host(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
             yield Mistake(("requires", at), f"no host has the label {label!r}", _near_label(shared, label))
             return
     fitting = [host for host in hosts if wanted <= _labels(host.labels, host.name)]
-    for field, words, fits in (
+    for field, message, fits in (
         ("requires", "no host has all of these labels", lambda _: True),
         ("adapter", f"no host that fits offers the adapter {task.adapter!r}", lambda h: _offers(h, task)),
         ("repo", f"no host that fits may work on the repo {task.repo!r}", lambda h: _may_work_on(h, task)),
@@ -189,7 +289,7 @@ def _no_host(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
     ):
         fitting = [host for host in fitting if fits(host)]
         if not fitting:
-            yield Mistake((field,), words)
+            yield Mistake((field,), message)
             return
 
 

@@ -1,5 +1,5 @@
 """
-Change a few fields of a spec file and leave every other byte of it alone.
+Edit: change a few fields of a spec file and keep every other byte.
 """
 
 import io
@@ -66,10 +66,10 @@ def _is_same(values: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 
 def _candidates(text: str, changes: Mapping[str, Any]) -> Iterator[str]:
-    """Yield edits, the gentlest first; whether one of them says what is wanted is checked by reading it."""
+    """Yield candidate edits, the least invasive first; the caller parses each to check it."""
     entries = yaml.key_spans(text)
     if entries is not None:
-        # At the end is where a person would write it, unless a text there runs on to the end of the file.
+        # At the end, as a person would write it, unless a block scalar runs to the end of the file.
         for write in (yaml.block_scalar, _on_one_line):
             yield _spliced(text, entries, changes, write, at_end=True)
             yield _spliced(text, entries, changes, write, at_end=False)
@@ -113,7 +113,7 @@ def _spliced(
 
 
 def _replacement(text: str, entry: KeySpan, written: str | None, eol: str) -> _Splice:
-    """Return how to put another value in place of an entry's, or how to remove its lines."""
+    """Return the splice that replaces an entry's value, or removes its lines."""
     ends_line = text[entry.end - 1] == "\n"
     if written is None:
         end = entry.end if ends_line else _line_end(text, entry.end)
@@ -135,7 +135,7 @@ def _line_end(text: str, index: int) -> int:
 
 
 def _round_trip(text: str, changes: Mapping[str, Any]) -> str:
-    """Edit a file that is written in another way than a key a line."""
+    """Edit a file that is not written with one key per line, by a full round trip."""
     parser = YAML()
     parser.preserve_quotes = True
     parser.width = len(text) + _WIDE

@@ -1,5 +1,5 @@
 """
-Where every field of a task comes from.
+Explain: the origin of every field of a task.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,17 +20,17 @@ TASK_FIELDS = (
     *(field for field in TaskSpec.model_fields if field not in TaskDefaults.model_fields),
     *TaskDefaults.model_fields,
 )
-"""Of a task: what only its own file says, then what has defaults elsewhere."""
+"""Fields of a task: those only its own file sets, then those with defaults elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One field of a task: what counts, and who says so."""
+    """One field of a task: its effective value and its origin."""
 
     field: str
     """Such as `priority`, or `env.PAGE` for one key of a mapping."""
     value: str
-    """As it would stand in YAML, on one line."""
+    """As YAML, on one line."""
     origin: str
     """`specs/repos/shop.yaml:7`, or `default` for what the program says."""
 
@@ -45,7 +45,7 @@ def explain_fields(files: Mapping[str, File], task: str) -> tuple[Explained, ...
 
 
 def _resolved(files: Mapping[str, File], name: str) -> tuple[Task, list[Parsed]]:
-    """Return the task, and the files that make it: whose word counts first is first."""
+    """Return the task and the files it is made of, in order of precedence."""
     path = f"{ROOT}/tasks/{name}.yaml"
     if path not in files:
         tasks = [path.removeprefix(f"{ROOT}/tasks/").removesuffix(".yaml") for path in files]
@@ -60,7 +60,7 @@ def _resolved(files: Mapping[str, File], name: str) -> tuple[Task, list[Parsed]]
 
 
 def _read(files: Mapping[str, File], path: str) -> Parsed:
-    """Return what became of a file; one that is not there says nothing."""
+    """Return the parsed file; an empty one if it is missing."""
     file = files.get(path)
     parsed = Parser().parse(path, file) if file else None
     if parsed and parsed.problems:
@@ -77,9 +77,9 @@ def _explained(task: Task, files: list[Parsed]) -> Iterator[Explained]:
     values = {**task.model_dump(mode="json"), **_effective(task)}
     for field in TASK_FIELDS:
         for path, value in _leaves(field, values[field]):
-            # Only a task's own file may set what is no default.
-            heard = lines if field in TaskDefaults.model_fields else lines[:1]
-            origins = (f"{file}:{positions[path]}" for file, positions in heard if path in positions)
+            # Only a task's own file may set a field that is not a default.
+            given = lines if field in TaskDefaults.model_fields else lines[:1]
+            origins = (f"{file}:{positions[path]}" for file, positions in given if path in positions)
             yield Explained(".".join(path), yaml.flow_scalar(value), next(origins, DEFAULT))
 
 
@@ -89,13 +89,13 @@ def _lines(parsed: Parsed) -> Mapping[yaml.Path, int]:
 
 
 def _effective(task: Task) -> Mapping[str, Any]:
-    """Return what stands in for fields that say None."""
+    """Return the effective values of fields that are None."""
     title = task.headline
     return {"title": title, "pr_title": task.pr_title or title, "branch_name": task.branch}
 
 
 def _leaves(field: str, value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield what has an origin of its own: the field, or each key of a mapping, since they are merged."""
+    """Yield the parts with an origin of their own: the field, or each key of a (merged) mapping."""
     if not isinstance(value, dict) or not value:
         yield (field,), value
         return

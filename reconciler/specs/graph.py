@@ -7,20 +7,20 @@ from heapq import nsmallest
 
 
 class Index:
-    """Names filed under any number of keys."""
+    """Reverse index: names by any number of keys."""
 
     def __init__(self) -> None:
         self._names: dict[Hashable, set[str]] = {}
         self._first: dict[Hashable, Sequence[str]] = {}
 
     def add(self, name: str, keys: Iterable[Hashable]) -> None:
-        """File a name under keys."""
+        """Add a name under keys."""
         for key in keys:
             self._names.setdefault(key, set()).add(name)
             self._first.pop(key, None)
 
     def remove(self, name: str, keys: Iterable[Hashable]) -> None:
-        """Take a name out from under keys."""
+        """Remove a name from under keys."""
         for key in keys:
             names = self._names[key]
             names.discard(name)
@@ -29,7 +29,7 @@ class Index:
                 del self._names[key]
 
     def names(self, key: Hashable) -> set[str]:
-        """Return what is filed under a key."""
+        """Return the names under a key."""
         return self._names.get(key, set())
 
     def other(self, key: Hashable, name: str) -> str | None:
@@ -54,7 +54,7 @@ def cycles(starts: Iterable[str], edges: Callable[[str], Iterable[str]]) -> Mapp
 
 
 def _cycle_of_each(component: set[str], edges: Callable[[str], Iterable[str]]) -> Mapping[str, Sequence[str]]:
-    """Walk inside the component until a name comes back; who is on that way gets it from its own view."""
+    """Walk inside the component until a name recurs; each name on the cycle gets it rotated to itself."""
     way: dict[str, int] = {}
     name = min(component)
     while name not in way:
@@ -69,7 +69,7 @@ def _cycle_of_each(component: set[str], edges: Callable[[str], Iterable[str]]) -
 
 
 _VIEWS = 20
-"""Turning a cycle of ten thousand names round for each of them would take a minute."""
+"""Most rotations: rotating a cycle of ten thousand names for each of them would take a minute."""
 
 
 def _components(starts: Iterable[str], edges: Callable[[str], Iterable[str]]) -> Iterable[set[str]]:

@@ -1,5 +1,5 @@
 """
-What is laid over what: task over repo over fleet, a fleet's adapter over the built-in one.
+Layers: task over repo over fleet, a fleet's adapter over the built-in one.
 
 One rule for all: mappings are merged key by key, everything else is replaced,
 and only what a file sets counts.
@@ -21,22 +21,22 @@ Model = TypeVar("Model", bound=Frozen)
 
 def resolve(name: str, spec: TaskSpec, *, generation: str, blank: Task) -> Task:
     """Return the task: what its file sets, laid over the blank task of its repo."""
-    own = _set_over(blank, spec, spec.model_fields_set)
+    own = _override(blank, spec, spec.model_fields_set)
     # Every value was validated where it was read.
     return blank.model_copy(update={**own, "name": name, "generation": generation, "work": work_id(spec)})
 
 
 def default_task(fleet: FleetSpec, repo: RepoSpec | None) -> Task:
-    """Return a task of which only that is filled in what the repo and the fleet say of all of theirs."""
+    """Return a blank task with the defaults of a repo and the fleet."""
     blank = Task.model_construct(name="blank", goal="blank", generation="", work="")
     for spec in (fleet, repo) if repo else (fleet,):
         fields = spec.model_fields_set & TaskDefaults.model_fields.keys()
-        blank = blank.model_copy(update=_set_over(blank, spec, fields))
+        blank = blank.model_copy(update=_override(blank, spec, fields))
     return blank
 
 
 def resolve_adapter(name: str, spec: AdapterSpec | None) -> Adapter:
-    """Return the adapter of that name: what the fleet says of it over the built-in one."""
+    """Return the adapter of that name: the fleet's spec over the built-in one."""
     base = builtin_adapters().get(name, AdapterSpec())
     return with_name(Adapter, overlay(base, spec) if spec else base, name)
 
@@ -53,17 +53,17 @@ def builtin_adapters() -> Mapping[str, AdapterSpec]:
 
 def overlay(below: Model, above: Model) -> Model:
     """Return the lower model with what the upper one sets."""
-    return below.model_copy(update=_set_over(below, above, above.model_fields_set))
+    return below.model_copy(update=_override(below, above, above.model_fields_set))
 
 
-def _set_over(below: Frozen, above: Frozen, fields: Iterable[str]) -> dict[str, Any]:
+def _override(below: Frozen, above: Frozen, fields: Iterable[str]) -> dict[str, Any]:
     under, over = vars(below), vars(above)
     return {field: merge_layers(under[field], over[field]) for field in fields}
 
 
 def merge_layers(below: Any, above: Any) -> Any:
-    """Return what counts where both layers set a value."""
-    if type(above) in _LEAVES:  # nearly always; to ask whether it is a model takes ten times as long
+    """Return the merged value where both layers set one."""
+    if type(above) in _LEAVES:  # the common case; checking for a model takes ten times as long
         return above
     if isinstance(below, Frozen) and isinstance(above, Frozen):
         return overlay(below, above)

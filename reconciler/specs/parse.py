@@ -1,5 +1,5 @@
 """
-One file to one model of `core`, or every mistake in it at once.
+Parser: one file to one model of `core`, or every mistake in it at once.
 
 The folder decides the kind, the path is the name.
 """
@@ -8,20 +8,23 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from reconciler.core.adapter import AdapterSpec
 from reconciler.core.errors import Problem, SpecError
-from reconciler.core.faults import fault_words
-from reconciler.core.fields import Frozen, check_name
+from reconciler.core.faults import fault_message
+from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import AgentSpec, FleetSpec, HostSpec, Kind, RepoSpec, TaskSpec
+from reconciler.core.names import check_name
 from reconciler.core.text import one_line
 from reconciler.specs import layers, yaml
 from reconciler.specs.rules import Mistake, broken_rules
 from reconciler.specs.yaml import MAX_MISTAKES, Path
+
+Spec = TypeVar("Spec", bound=Frozen)
 
 MODELS: Mapping[Kind, type[Frozen]] = {
     "fleet": FleetSpec,
@@ -62,7 +65,7 @@ class Parsed:
 
     path: str
     kind: Kind | None = None
-    """None: the file is not at a place where one may be."""
+    """None: no spec file may be at this path."""
     name: str = ""
     file: File = NO_FILE
     spec: Frozen | None = None
@@ -78,13 +81,13 @@ class Parsed:
 
 
 class Parser:
-    """Parses files and remembers what became of each content: a push of 3 files parses 3."""
+    """Parses files, with a cache by content: a push of 3 files parses 3."""
 
     def __init__(self) -> None:
         self._parsed: dict[_Key, Parsed] = {}
 
     def parse(self, path: str, file: File) -> Parsed | None:
-        """Return what became of the file; None if it is none of ours (README, dotfile)."""
+        """Return the parsed file; None if it is not a spec file (README, dotfile)."""
         if is_ignored(path):
             return None
         place = locate(path)
@@ -105,7 +108,7 @@ class Parser:
         return Parsed(path, kind, name, file, cached.spec, problems)
 
     def forget(self, keep: Iterable[Parsed]) -> None:
-        """Drop what is not in force any more, once there is more of it than of what is."""
+        """Drop cached results that are no longer in force, once they are the majority."""
         kept = {_key(each.kind, each.name, each.file) for one in keep for each in (one, one.standin) if each}
         if len(self._parsed) > 2 * len(kept):
             self._parsed = {key: parsed for key, parsed in self._parsed.items() if key in kept}
@@ -115,7 +118,7 @@ _Key = tuple[Kind | None, str, str]
 
 
 def _key(kind: Kind | None, name: str, file: File) -> _Key:
-    """Return what the outcome depends on; an adapter's name decides what it is laid over."""
+    """Return the cache key; it includes an adapter's name, which selects the built-in one below it."""
     return kind, name if kind == "adapter" else "", file.blob
 
 
@@ -130,7 +133,7 @@ def is_ignored(path: str) -> bool:
 
 
 def locate(path: str) -> tuple[Kind, str] | Problem:
-    """Return the kind and the name that the path of a file gives it, or why it gives none."""
+    """Return the kind and the name of a file by its path, or why it has none."""
     if path == FLEET_FILE:
         return "fleet", "fleet"
     shown = _printable(path)
@@ -170,7 +173,7 @@ def parse_file(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | 
     try:
         return _parse(kind, name, data, path)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told of the file it is about
-        return None, (Problem(path, 1, 1, fault_words(error, "reading it")),)
+        return None, (Problem(path, 1, 1, fault_message(error, "reading it")),)
 
 
 def _parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None, tuple[Problem, ...]]:
@@ -191,11 +194,19 @@ def _parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None
 
 
 def read_task(path: str, text: str) -> TaskSpec:
-    """Return what the text of a task's file says by itself. Raises SpecError."""
+    """Return the task spec in a text. Raises SpecError."""
     spec, problems = parse_file("task", path, text.encode(), path)
     if not isinstance(spec, TaskSpec):
         raise SpecError(problems)
     return spec
+
+
+def read_spec(model: type[Spec], path: str, file: File) -> Spec:
+    """Return what a file says by itself. Raises SpecError if it is broken, or of another kind."""
+    parsed = Parser().parse(path, file)
+    if parsed is None or not isinstance(parsed.spec, model):
+        raise SpecError(parsed.problems if parsed else ())
+    return parsed.spec
 
 
 def _validate(model: type[Frozen], value: Any) -> tuple[Frozen | None, list[Mistake]]:
@@ -210,21 +221,23 @@ def _validate(model: type[Frozen], value: Any) -> tuple[Frozen | None, list[Mist
 
 def _adapter_mistakes(name: str, spec: AdapterSpec) -> list[Mistake]:
     """Return what is wrong with the adapter once it lies over the built-in one."""
-    from reconciler.core.runs.command import check_adapter, unreached
+    from reconciler.specs.adapters import broken_parts, useless_parts
 
     whole = layers.resolve_adapter(name, spec)
-    lines = (line.partition(": ") for line in check_adapter(whole))
-    wrong = [Mistake(tuple(field.split(".")), message) for field, _, message in lines]
-    idle = ((tuple(field.split(".")), message) for field, message in unreached(whole))
-    return [*wrong, *(Mistake(path, message, at_key=True) for path, message in idle if _sets(spec, path))]
+    useless = (mistake for mistake in useless_parts(whole) if _is_own(spec, mistake))
+    return [*broken_parts(whole), *useless]
 
 
-def _sets(spec: Frozen, path: Path) -> bool:
-    """Return whether a file itself sets a field; what it inherits is not its mistake."""
-    for field in path:
-        if not isinstance(spec, Frozen) or field not in spec.model_fields_set:
-            return False
-        spec = getattr(spec, str(field))
+def _is_own(spec: Frozen, mistake: Mistake) -> bool:
+    """Return whether a mistake is in a field that the file itself sets; what it inherits is not its own."""
+    part: object = spec
+    for step in mistake.path:
+        if isinstance(part, Frozen):
+            if step not in part.model_fields_set:
+                return False
+            part = getattr(part, str(step))
+        elif isinstance(part, dict):
+            part = part.get(step)
     return True
 
 
@@ -261,7 +274,7 @@ _MESSAGE = 240
 
 
 def _explain(model: type[Frozen], value: Any, details: ErrorDetails) -> Mistake:
-    """Say in YAML's words what pydantic found."""
+    """Explain an error of pydantic in terms of YAML."""
     loc, kind = details["loc"], details["type"]
     if loc and loc[-1] == "[key]":
         return replace(_explain(model, value, {**details, "loc": loc[:-1]}), at_key=True)
@@ -285,8 +298,8 @@ def _wrong_value(details: ErrorDetails, given: object) -> tuple[str, str]:
     if kind == "string_pattern_mismatch":
         return _PATTERNS.get(context["pattern"], f"must match {context['pattern']}"), ""
     if kind in _BOUNDS:
-        words, bound = _BOUNDS[kind]
-        return f"must be {words} {context[bound]}, not {given}", ""
+        message, bound = _BOUNDS[kind]
+        return f"must be {message} {context[bound]}, not {given}", ""
     if kind in _EXPECTED:
         return _EXPECTED[kind] + _quote_it(kind, given), ""
     return str(context.get("error", details["msg"])), ""
@@ -321,7 +334,7 @@ _BOUNDS = {
 
 
 def _quote_it(kind: str, given: object) -> str:
-    """Tell the writer of `version: 1.10` or `answer: yes` how to keep it a text."""
+    """Return the hint to quote a value such as `version: 1.10` or `answer: yes`."""
     is_scalar = isinstance(given, bool | int | float)
     return f", not {given}; put it in quotes".lower() if kind == "string_type" and is_scalar else ""
 
@@ -350,7 +363,7 @@ def _model_in(annotation: Any) -> type[Frozen] | None:
     return next(filter(None, map(_model_in, get_args(annotation))), None)
 
 
-def nearest(word: object, words: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return the word that was probably meant; empty if none is close."""
-    matches = get_close_matches(word, sorted(words), 1, cutoff) if isinstance(word, str) else []
+def nearest(word: object, candidates: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return the candidate that was probably meant; empty if none is close."""
+    matches = get_close_matches(word, sorted(candidates), 1, cutoff) if isinstance(word, str) else []
     return matches[0] if matches else ""

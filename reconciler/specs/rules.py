@@ -1,15 +1,15 @@
 """
-Rules inside one file that a field's type cannot carry.
+Rules within one file that a field's type cannot express.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import singledispatch
 from urllib.parse import urlsplit
 
-from reconciler.core.adapter import RULES, AdapterSpec, Secret
+from reconciler.core.adapter import AdapterSpec, Secret
 from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import (
     AgentSpec,
@@ -20,6 +20,7 @@ from reconciler.core.model.specs import (
     TaskDefaults,
     TaskSpec,
 )
+from reconciler.core.patterns import constant_of
 from reconciler.core.planning.schedule import next_due, read_window, zone
 from reconciler.specs.sshkeys import check_host_key
 from reconciler.specs.yaml import Path, quoted_excerpt
@@ -27,19 +28,44 @@ from reconciler.specs.yaml import Path, quoted_excerpt
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """What is wrong with the value (or the key) at a path; its position is found later."""
+    """A mistake at a path within a spec; its position in the file is found later."""
 
     path: Path
     message: str
     hint: str = ""
     at_key: bool = False
     is_doubt: bool = False
-    """Whether it is a warning only: valid, and hardly meant."""
+    """Whether it is only a warning."""
 
 
 def broken_rules(spec: Frozen) -> list[Mistake]:
     """Return every rule that a spec breaks by itself, whatever the other files say."""
-    return list(_mistakes(spec))
+    mistakes = list(_mistakes(spec))
+    taken = {mistake.path for mistake in mistakes}
+    return [*mistakes, *(each for each in _blanks(spec) if each.path not in taken)]
+
+
+def _blanks(spec: Frozen, path: Path = ()) -> Iterator[Mistake]:
+    """Yield the texts that a file sets and that hold nothing but blanks."""
+    for field in sorted(spec.model_fields_set - _MAY_BE_BLANK):
+        yield from _blank((*path, field), getattr(spec, field))
+
+
+def _blank(path: Path, value: object) -> Iterator[Mistake]:
+    if isinstance(value, Frozen):
+        yield from _blanks(value, path)
+    elif isinstance(value, str) and not value.strip():
+        yield Mistake(path, "must not be empty")
+    elif isinstance(value, tuple):
+        for at, each in enumerate(value):
+            yield from _blank((*path, at), each)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield from _blank((*path, key), each if isinstance(each, Frozen) else None)
+
+
+_MAY_BE_BLANK = frozenset({"command", "model", "turns", "fresh", "resume"})
+"""Arguments of programs; a task's `model` stands in one."""
 
 
 @singledispatch
@@ -51,20 +77,22 @@ def _mistakes(spec: Frozen) -> Iterator[Mistake]:
 def _task(spec: TaskSpec) -> Iterator[Mistake]:
     if not spec.goal.strip():
         yield Mistake(("goal",), "must not be empty")
+    if spec.model is not None and not spec.model.strip():
+        yield Mistake(("model",), "must not be empty")
     if spec.validate_on is not None and spec.repo is None:
         yield Mistake(("validate_on",), "needs a `repo`: there is nothing to validate without one")
     if spec.schedule is not None:
-        yield from _tried(("schedule",), _check_cron, spec.schedule)
+        yield from tried(("schedule",), _check_cron, spec.schedule)
     if spec.review == "merge" and spec.repo is None:
         yield Mistake(("review",), "merge needs a `repo`: there is nothing to merge without one")
     yield from _defaults(spec, has_repo=spec.repo is not None)
 
 
 def _defaults(spec: TaskDefaults, *, has_repo: bool = True) -> Iterator[Mistake]:
-    """Yield what is wrong with fields that a task, its repo or the fleet may set."""
-    yield from _tried(("timezone",), zone, spec.timezone)
+    """Yield mistakes in fields that a task, its repo or the fleet may set."""
+    yield from tried(("timezone",), zone, spec.timezone)
     for index, window in enumerate(spec.window):
-        yield from _tried(("window", index), read_window, window)
+        yield from tried(("window", index), read_window, window)
     for index, command in enumerate(spec.validation):
         if not command.strip():  # the shell would let it pass
             yield Mistake(("validation", index), "must not be empty")
@@ -76,46 +104,82 @@ def _defaults(spec: TaskDefaults, *, has_repo: bool = True) -> Iterator[Mistake]
 
 @_mistakes.register
 def _host(spec: HostSpec) -> Iterator[Mistake]:
-    if spec.address is not None and not _ADDRESS.fullmatch(spec.address):
-        yield Mistake(
-            ("address",), f"expected the name or the IP address of a host, got {quoted_excerpt(spec.address)}"
-        )
-    elif spec.address is not None and spec.address.count(":") == 1:
-        name, _, port = spec.address.partition(":")
-        yield Mistake(("address",), f"a port has a field of its own: `address: {name}` and `port: {port}`")
+    if spec.address is not None:
+        yield from _address(spec.address)
+    if spec.user is not None and not _USER.fullmatch(spec.user):
+        yield Mistake(("user",), f"expected the name of a user, got {quoted_excerpt(spec.user)}")
+    if spec.jump is not None:
+        yield from _jump(spec.jump)
     for index, key in enumerate(spec.host_key):
-        yield from _tried(("host_key", index), check_host_key, key)
-    for field in ("workdir", "identity"):
-        if (place := getattr(spec, field)) is not None:
-            yield from _tried((field,), _check_place, place)
-    if spec.workdir is not None and spec.address is not None and not _ON_COMMAND_LINE.fullmatch(spec.workdir):
-        yield Mistake(("workdir",), "may have letters, digits and any of _ . / + = : , @ % - only")
+        yield from tried(("host_key", index), check_host_key, key)
+    yield from _host_places(spec)
     for name, adapter in (spec.adapters or {}).items():
         if adapter.version is not None:
-            yield from _tried(("adapters", name, "version"), _check_range, adapter.version)
+            yield from tried(("adapters", name, "version"), _check_range, adapter.version)
+        if adapter.path is not None:
+            yield from tried(("adapters", name, "path"), _check_place, adapter.path)
+
+
+def _address(address: str) -> Iterator[Mistake]:
+    if not _ADDRESS.fullmatch(address):
+        message = f"expected the name or the IP address of a host, got {quoted_excerpt(address)}"
+        yield Mistake(("address",), message)
+    elif address.count(":") == 1:
+        name, _, port = address.partition(":")
+        yield Mistake(("address",), f"a port has a field of its own: `address: {name}` and `port: {port}`")
+
+
+def _host_places(spec: HostSpec) -> Iterator[Mistake]:
+    for field in ("workdir", "identity"):
+        if (place := getattr(spec, field)) is not None:
+            yield from tried((field,), _check_place, place)
+    if spec.identity is not None and spec.identity.endswith("/"):
+        yield Mistake(("identity",), "names a folder; expected the file of a private key")
+    if spec.workdir is not None and spec.address is not None and not _ON_COMMAND_LINE.fullmatch(spec.workdir):
+        yield Mistake(("workdir",), "may have letters, digits and any of _ . / + = : , @ % - only")
+    if "/" in spec.shell and not spec.shell.startswith("/"):
+        yield Mistake(("shell",), "expected a name, such as `bash`, or a path that begins with /")
+
+
+def _jump(jump: str) -> Iterator[Mistake]:
+    """Yield why nothing can be gone through: names are looked for among the other files."""
+    port = _JUMP.fullmatch(jump)
+    if port is None:
+        yield Mistake(("jump",), f"expected a host's name or `user@address:port`, got {quoted_excerpt(jump)}")
+    elif port[1] and not 1 <= int(port[1]) <= _LAST_PORT:
+        yield Mistake(("jump",), f"no port is {port[1]}: from 1 to {_LAST_PORT}")
+
+
+_USER = re.compile(r"[^\s\x00-\x1f:/-][^\s\x00-\x1f:/]*")
+_JUMP = re.compile(r"(?:[^@\s-][^@\s]*@)?(?:\[[0-9A-Fa-f:.]+\]|[^@:\s-][^@:\s]*)(?::(\d{1,9}))?")
+_LAST_PORT = 65535
 
 
 @_mistakes.register
 def _adapter(spec: AdapterSpec) -> Iterator[Mistake]:
     if spec.version is not None:
-        yield from _tried(("version", "pattern"), _check_pattern, spec.version.pattern)
+        yield from tried(("version", "pattern"), _check_pattern, spec.version.pattern)
         if spec.version.range is not None:
-            yield from _tried(("version", "range"), _check_range, spec.version.range)
+            yield from tried(("version", "range"), _check_range, spec.version.range)
     for name, secret in spec.secrets.items():
         yield from _secret(("secrets", name), secret)
     for field, probe in (("version", spec.version), ("health", spec.health)):
-        if probe is not None and not probe.command:
-            yield Mistake((field, "command"), "must name a program")
-    if spec.command and not spec.command[0].strip():
-        yield Mistake(("command", 0), "must name a program")
-    is_text = "format" in spec.output.model_fields_set and spec.output.format == "text"
-    for field in (
-        RULES if not is_text else ()
-    ):  # of text, they are patterns: see `core.runs.command.check_adapter`
-        expression = getattr(spec.output, field)
-        if expression is not None:
-            yield from _tried(("output", field), _check_expression, expression)
+        if probe is not None:
+            yield from _program((field, "command"), probe.command)
+    if spec.command:
+        yield from _program(("command",), spec.command)
     yield from _places_and_codes(spec)
+
+
+def _program(path: Path, argv: Sequence[str]) -> Iterator[Mistake]:
+    """Yield why nothing can be started by these arguments."""
+    program = argv[0] if argv else ""
+    if not program.strip():
+        yield Mistake((*path, 0) if argv else path, "must name a program")
+    elif program != program.strip() or (" " in program and "/" not in program):
+        yield Mistake(
+            (*path, 0), "names a program with a blank in it; each argument is an element of its own"
+        )
 
 
 def _places_and_codes(spec: AdapterSpec) -> Iterator[Mistake]:
@@ -133,8 +197,10 @@ def _secret(path: Path, secret: Secret) -> Iterator[Mistake]:
         named = " and ".join(sources) or "none"
         yield Mistake(path, f"needs exactly one of {', '.join(_SOURCES)}; found {named}")
     elif secret.file is not None:
-        yield from _tried((*path, "file"), _check_place, secret.file)
-    elif secret.credential is not None and "/" in secret.credential:
+        yield from tried((*path, "file"), _check_place, secret.file)
+    elif secret.command:
+        yield from _program((*path, "command"), secret.command)
+    elif secret.credential is not None and ("/" in secret.credential or not secret.credential.strip(". ")):
         yield Mistake((*path, "credential"), "expected the name of a credential, not a path")
 
 
@@ -147,12 +213,23 @@ def _agent(spec: AgentSpec) -> Iterator[Mistake]:
 
 @_mistakes.register
 def _repo(spec: RepoSpec) -> Iterator[Mistake]:
-    yield from _tried(("url",), _check_url, spec.url)
+    yield from tried(("url",), _check_url, spec.url)
     yield from _forge(spec.forge)
-    for index, pattern in enumerate(spec.paths):
-        if not pattern.strip():
-            yield Mistake(("paths", index), "must not be empty")
+    yield from _paths(spec.paths)
     yield from _defaults(spec)
+
+
+def _paths(patterns: Sequence[str]) -> Iterator[Mistake]:
+    """Yield the patterns that fit no file; all of them may leave none that could be touched."""
+    for at, pattern in enumerate(patterns):
+        if pattern.startswith("#"):
+            yield Mistake(("paths", at), r"is a comment, and fits no file; a name begins with \#")
+        elif pattern.strip() and not pattern.strip("!/ "):
+            yield Mistake(("paths", at), "fits no file; `*` fits all of them")
+        elif {".", ".."} & {*pattern.lstrip("!").split("/")}:
+            yield Mistake(("paths", at), "fits no file: a path in git has no `.` or `..`")
+    if patterns and all(pattern.startswith("!") for pattern in patterns):
+        yield Mistake(("paths",), "only takes files away, so that none may be touched; begin with `*`")
 
 
 @_mistakes.register
@@ -164,7 +241,13 @@ def _fleet(spec: FleetSpec) -> Iterator[Mistake]:
 def _forge(forge: Forge | None) -> Iterator[Mistake]:
     if forge is None:
         return
-    yield from _tried(("forge", "api"), _check_api, forge.api)
+    yield from tried(("forge", "api"), _check_api, forge.api)
+    if not all(part.strip(".") for part in forge.repo.split("/")):
+        yield Mistake(
+            ("forge", "repo"), "expected owner and name of a repository, such as `tools/calculator`"
+        )
+    if forge.ca is not None:
+        yield from tried(("forge", "ca"), _check_place, forge.ca)
     for name, secret in (("token", forge.token), ("webhook_secret", forge.webhook_secret)):
         if secret is not None:
             yield from _secret(("forge", name), secret)
@@ -177,7 +260,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SOURCES = ("env", "file", "command", "credential")
 
 
-def _tried(path: Path, check: Callable[[str], object], text: str) -> Iterator[Mistake]:
+def tried(path: Path, check: Callable[[str], object], text: str) -> Iterator[Mistake]:
+    """Yield what a check that raises ValueError has against a text."""
     try:
         check(text)
     except ValueError as error:
@@ -185,7 +269,7 @@ def _tried(path: Path, check: Callable[[str], object], text: str) -> Iterator[Mi
 
 
 def _check_place(path: str) -> None:
-    """Let through what names the same place wherever a program was started."""
+    """Check that a path does not depend on the current folder."""
     if not path.startswith(("/", "~/")):
         raise ValueError(
             f"expected a path that begins with / or ~/, got {quoted_excerpt(path)}: relative to what?"
@@ -212,16 +296,14 @@ def _check_range(text: str) -> None:
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
     try:
-        SpecifierSet(text)
+        versions = SpecifierSet(text)
     except InvalidSpecifier:
         message = f"expected a version range such as '>=2.1,<3', got {quoted_excerpt(text)}"
         raise ValueError(message) from None
-
-
-def _check_expression(text: str) -> None:
-    from reconciler.specs.expressions import check_expression
-
-    check_expression(text)
+    if not text.strip():
+        raise ValueError("must not be empty")
+    if versions.is_unsatisfiable():
+        raise ValueError(f"no version is in {quoted_excerpt(text)}")
 
 
 def _check_pattern(text: str) -> None:
@@ -233,10 +315,12 @@ def _check_pattern(text: str) -> None:
     if not groups:
         message = "needs a group (…) around the version"
         raise ValueError(message)
+    if constant_of(text) is not None:
+        raise ValueError(f"finds {constant_of(text)!r}, whatever the version is")
 
 
 def _check_url(url: str) -> None:
-    """Let through what git fetches without running anything: no helpers, no options, no clear text."""
+    """Check that a URL is safe to fetch: no remote helpers, no options, no clear text protocol."""
     if url != url.strip() or not url.isprintable() or _OPTION.match(url):
         message = "unsafe address: it begins with '-', or has characters that none has"
         raise ValueError(message)
@@ -245,10 +329,21 @@ def _check_url(url: str) -> None:
         raise ValueError(message)
     if "://" in url:
         _check_remote(url)
+    elif url.startswith("~"):
+        raise ValueError("a path begins with / or is relative to the fleet's repository; git knows no ~")
+    elif (scp := _SCP.fullmatch(url)) and not scp[1].strip("/"):
+        raise ValueError(_NO_PATH)
+
+
+def is_path(url: str) -> bool:
+    """Tell whether the address of a repository is a path on the machine of the reconciler."""
+    return "://" not in url and _SCP.fullmatch(url) is None
 
 
 _OPTION = re.compile(r"(?:[a-z]+://)?(?:[^@/]*@)?-")
-"""An address, or a host in one, that a program may take for an option."""
+"""An address, or a host in one, that a program could take for an option."""
+_SCP = re.compile(r"(?:[^/:\[]*\[[^]/]*\]|[^/:\[]+):(.*)")
+_NO_PATH = "names a machine and no repository there; expected such as 'https://example.org/team/shop.git'"
 _HELPER = re.compile(r"[\w+.-]+::")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
@@ -256,7 +351,7 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 def _check_remote(url: str) -> None:
     try:
         parts = urlsplit(url)
-        host = parts.hostname
+        host, _ = parts.hostname, parts.port
     except ValueError:
         message = "not an address"
         raise ValueError(message) from None
@@ -270,6 +365,12 @@ def _check_remote(url: str) -> None:
         message = f"scheme {quoted_excerpt(parts.scheme)} is not allowed; use https, ssh, file or a path"
     elif host is None and parts.scheme != "file":
         message = "names no host"
+    elif parts.scheme == "file" and parts.netloc not in {"", "localhost"}:
+        message = f"names the machine {quoted_excerpt(parts.netloc)}, and a file is on this one: file:///…"
+    elif not parts.path.strip("/"):
+        message = _NO_PATH
+    elif parts.fragment:
+        message = "an address of git has no `#`"
     else:
         return
     raise ValueError(message)
@@ -279,7 +380,7 @@ _SCHEMES = {"https", "ssh", "file", "http"}
 
 
 def _check_api(url: str) -> None:
-    """Let through what a token may be sent to: nobody else hears it, and the address has none in it."""
+    """Check that a token may be sent to an API address: encrypted or local, and without credentials in it."""
     if url != url.strip() or not url.isprintable():
         message = "has characters that no address has"
         raise ValueError(message)

@@ -12,7 +12,7 @@ SCHEMA_FOLDER = ".schemas"
 """Where `init` puts them, below the root of the fleet's repository."""
 
 DIALECT = "http://json-schema.org/draft-07/schema#"
-"""What yaml-language-server knows best."""
+"""The JSON Schema version that yaml-language-server supports best."""
 
 
 def json_schema(kind: Kind) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """
-What tasks share: the fleet's settings, hosts, adapters, agents, repos, and the mistakes between them.
+Shared specs: the fleet's settings, hosts, adapters, agents, repos, and mistakes between them.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -10,7 +11,7 @@ from typing import TypeVar
 from reconciler.core.adapter import Adapter, AdapterSpec
 from reconciler.core.errors import Problem
 from reconciler.core.fields import Frozen
-from reconciler.core.model.specs import LOCAL, Agent, FleetSpec, Host, HostSpec, Kind, Repo, Task
+from reconciler.core.model.specs import LOCAL, Agent, AgentSpec, FleetSpec, Host, HostSpec, Kind, Repo, Task
 from reconciler.core.references import remedy
 from reconciler.specs import layers
 from reconciler.specs.layers import default_task, with_name
@@ -32,13 +33,13 @@ class SharedSpecs:
     blanks: Mapping[str | None, Task] = field(default_factory=dict)
     """What each repo's tasks inherit; None: tasks without a repo."""
     faults: Mapping[str | None, tuple[Problem, ...]] = field(default_factory=dict)
-    """What is wrong with the adapter they inherit; it breaks the tasks that do."""
+    """Problems of inherited adapters; they break the tasks that inherit them."""
     broken: Mapping[tuple[Kind, str], Problem] = field(default_factory=dict)
-    """Objects of which not even a last good version is there, and the first thing wrong with them."""
+    """Objects without even a last good version, and their first problem."""
     problems: tuple[Problem, ...] = ()
 
     def missing(self, kind: Kind, name: str, among: Iterable[str]) -> tuple[str, str]:
-        """Return what to say of a reference that leads nowhere: a message and a hint."""
+        """Return message and hint for a reference to a missing object."""
         if problem := self.broken.get((kind, name)):
             return f"{kind} {name!r} is broken, see {problem.path}:{problem.line}:{problem.column}", ""
         names = sorted(among)
@@ -47,7 +48,7 @@ class SharedSpecs:
 
 
 def shared_specs(files: Iterable[Parsed]) -> SharedSpecs:
-    """Return what the files other than tasks make together."""
+    """Return the shared specs made from all files but tasks."""
     by_kind = _by_kind(files)
     fleet = next(iter(_good(by_kind, "fleet").values()), None)
     settings = fleet.spec if fleet and isinstance(fleet.spec, FleetSpec) else FleetSpec()
@@ -111,13 +112,14 @@ def _broken(by_kind: _ByKind) -> Mapping[tuple[Kind, str], Problem]:
 
 
 def _checked(shared: SharedSpecs, by_kind: _ByKind) -> SharedSpecs:
-    """Return the same with the mistakes between files."""
+    """Return the specs with the mistakes between files."""
     problems = [*_case_clashes(by_kind)]
     for parsed in by_kind.get("host", {}).values():
         if isinstance(parsed.spec, HostSpec):
             problems += locate_mistakes(
                 _host_mistakes(shared, parsed.name, parsed.spec), parsed.path, parsed.file.data
             )
+    problems += _shared_tokens(by_kind)
     faults = {name: tuple(_faults(shared, name, by_kind)) for name in shared.blanks}
     problems += [problem for problems_of_one in faults.values() for problem in problems_of_one]
     return replace(shared, faults=faults, problems=tuple(problems))
@@ -132,6 +134,21 @@ def _case_clashes(by_kind: _ByKind) -> Iterator[Problem]:
                     yield Problem(files[name].path, 1, 1, f"differs only in case from {kind} {other!r}")
 
 
+def _shared_tokens(by_kind: _ByKind) -> Iterator[Problem]:
+    """Yield the tokens by which two agents would be one."""
+    owners: dict[str, str] = {}
+    for name, parsed in by_kind.get("agent", {}).items():
+        if not isinstance(parsed.spec, AgentSpec):
+            continue
+        for at, digest in enumerate(parsed.spec.token_hash):
+            owner = owners.setdefault(digest, name)
+            if owner != name:
+                mistake = Mistake(
+                    ("token_hash", at), f"is that of agent {owner!r} too: see `reconciler token`"
+                )
+                yield from locate_mistakes([mistake], parsed.path, parsed.file.data)
+
+
 def _host_mistakes(shared: SharedSpecs, name: str, host: HostSpec) -> Iterator[Mistake]:
     for adapter in host.adapters or {}:
         if adapter not in shared.adapters:
@@ -140,6 +157,8 @@ def _host_mistakes(shared: SharedSpecs, name: str, host: HostSpec) -> Iterator[M
     for at, repo in enumerate(host.repos or ()):
         if repo not in shared.repos:
             yield Mistake(("repos", at), *shared.missing("repo", repo, shared.repos))
+    if host.jump != name and (why := _not_a_way(shared, host)) is not None:
+        yield Mistake(("jump",), why)
     way = [name]
     while (jump := _jump(host)) is not None:
         if jump not in shared.hosts:
@@ -153,13 +172,32 @@ def _host_mistakes(shared: SharedSpecs, name: str, host: HostSpec) -> Iterator[M
         host = shared.hosts[jump]
 
 
+def _not_a_way(shared: SharedSpecs, host: HostSpec) -> str | None:
+    """Return why a host that is there, or an address, cannot be gone through."""
+    jump = host.jump or ""
+    if jump in shared.hosts:
+        is_this = shared.hosts[jump].address is None
+        return f"host {jump!r} has no `address`: it is this machine" if is_this else None
+    match = _INLINE.fullmatch(jump)
+    if match is None or not set("@:") & set(jump):
+        return None
+    place = (match["address"].strip("[]"), int(match["port"] or DEFAULT_PORT))
+    if any((other.address, other.port) == place for other in shared.hosts.values()):
+        return None
+    return "is no host of this fleet, so its key is pinned nowhere; describe it in specs/hosts/ (`slots: 0`)"
+
+
+_INLINE = re.compile(r"(?:[^@\s]+@)?(?P<address>\[[0-9A-Fa-f:.]+\]|[^@:\s]+)(?::(?P<port>\d{1,9}))?")
+DEFAULT_PORT = HostSpec.model_fields["port"].default
+
+
 def _jump(host: HostSpec) -> str | None:
     """Return the name of the host to go through; an address is none."""
     return host.jump if host.jump and not set("@:") & set(host.jump) else None
 
 
 def _faults(shared: SharedSpecs, repo: str | None, by_kind: _ByKind) -> Iterator[Problem]:
-    """Yield what is wrong with the adapter of every task that takes it from this repo or the fleet."""
+    """Yield problems of the adapter that tasks inherit from this repo or the fleet."""
     adapter = shared.blanks[repo].adapter
     if adapter in shared.adapters:
         return

@@ -1,5 +1,5 @@
 """
-Desired state from a branch: reads what changed since the last look, and only that.
+Spec source: the desired state of a branch, read incrementally.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
@@ -23,7 +23,7 @@ LastRequesters = Callable[[str, Collection[str], str], Awaitable[Mapping[str, Re
 """Returns who changed files last, of a commit, by path, all of them below a folder."""
 
 VERSIONS = 50
-"""How far back to look for a good version of a file that is broken now."""
+"""Earlier versions that are searched for a good one of a broken file."""
 
 BATCH = 200
 """Blobs read at once: as large as they may be, they fit into memory, and others get their turn."""
@@ -42,8 +42,8 @@ class SpecSource:
         """
         Read a branch.
 
-        `touched` tells who asks for a change; without it nobody is named.
-        `objection` tells what is wrong with the branch itself, after each look at it.
+        `touched` tells who changed a file; without it nobody is named.
+        `objection` tells what is wrong with the branch itself, after each read.
         """
         self._tree = tree
         self._touched = touched
@@ -51,21 +51,21 @@ class SpecSource:
         self._parser = Parser()
         self._builder = Builder()
         self._built = ""
-        """Commit that the builder stands at."""
+        """Commit that the builder holds."""
         self._desired = Desired()
         self._is_credited = False
-        """Whether it is known who asks for what the record does not answer."""
+        """Whether the requesters of unanswered changes are known."""
         self._seen = ""
-        """Commit that `_desired` answers."""
+        """Commit that `_desired` was read from."""
         self._reported: Problem | None = None
-        """Objection that `_desired` tells of."""
+        """Objection that is included in `_desired`."""
 
     async def read(self, statuses: Mapping[str, Status]) -> Desired:
-        """Return what the newest revision asks for; see `controller.ports.Specs.read`."""
+        """Return the desired state of the newest revision; see `controller.ports.Specs.read`."""
         head = await self._tree.head()
         objection = self._objection()
         if head != self._seen:
-            await self._take_up(head, statuses)
+            await self._load(head, statuses)
             self._reported = None
         elif statuses and not self._is_credited:
             self._take(self._desired, await self._askers(head, {}, statuses), statuses)
@@ -75,15 +75,15 @@ class SpecSource:
             self._reported = objection
         return self._desired
 
-    async def _take_up(self, head: str, statuses: Mapping[str, Status]) -> None:
-        """Let what is desired be what the files of a commit say."""
+    async def _load(self, head: str, statuses: Mapping[str, Status]) -> None:
+        """Load the desired state of a commit."""
         entries = await self._changes(head)
         if problem := too_many(self._paths(entries)):
             self._desired = replace(self._desired, problems=(problem,))
         else:
             changes = await self._parsed(head, entries, statuses)
             askers = await self._askers(head, entries, statuses)
-            # Nothing is awaited from here on: the revision is taken up as a whole or not at all.
+            # No await from here on: the revision is loaded as a whole or not at all.
             with gc_paused():
                 self._take(self._builder.update(changes, revision=head), askers, statuses)
             self._built = head
@@ -93,7 +93,7 @@ class SpecSource:
     def _take(
         self, desired: Desired, askers: Mapping[str, Requester], statuses: Mapping[str, Status]
     ) -> None:
-        """Take a revision up, with who asks for what of it the record does not answer yet."""
+        """Load a revision, with the requesters of changes that the record does not answer yet."""
         all_requesters = {**self._desired.askers, **askers}
         self._desired = replace(desired, askers=_unanswered(all_requesters, desired, statuses))
         self._is_credited = bool(statuses)
@@ -101,12 +101,12 @@ class SpecSource:
     async def _askers(
         self, head: str, entries: Mapping[str, TreeEntry | None], statuses: Mapping[str, Status]
     ) -> Mapping[str, Requester]:
-        """Return who asks for what the record does not answer yet, of the tasks that changed."""
+        """Return the requesters of the changed tasks that the record does not answer yet."""
         names = {
             name: entry.blob if entry else None for path, entry in entries.items() if (name := _task_at(path))
         }
         there = names.keys() | self._desired.tasks.keys() | self._desired.broken.keys()
-        names |= dict.fromkeys(statuses.keys() - there)  # removed while nobody looked
+        names |= dict.fromkeys(statuses.keys() - there)  # removed since the last read
         requested = {
             _path_of(name): name
             for name, blob in names.items()
@@ -115,7 +115,7 @@ class SpecSource:
         try:
             may_ask = self._touched if requested else None
             touched = await may_ask(head, requested.keys(), f"{ROOT}/tasks") if may_ask else {}
-        except Unavailable:  # a shallow clone ends somewhere; the specs are whole without it
+        except Unavailable:  # the history of a shallow clone may be missing; the specs do not need it
             touched = {}
         return {requested[path]: asker for path, asker in touched.items()}
 
@@ -131,7 +131,7 @@ class SpecSource:
     async def _changes(self, head: str) -> Mapping[str, TreeEntry | None]:
         """Return the files that differ from what the builder has."""
         if self._built:
-            # The old commit may be gone after somebody rewrote the branch.
+            # The old commit may be missing after the branch was rewritten.
             with suppress(Unavailable):
                 return _ours(await self._tree.changed(self._built, head, ROOT))
         gone: Mapping[str, TreeEntry | None] = dict.fromkeys(self._builder.files)
@@ -186,7 +186,7 @@ def _path_of(task: str) -> str:
 def _unanswered(
     askers: Mapping[str, Requester], desired: Desired, statuses: Mapping[str, Status]
 ) -> Mapping[str, Requester]:
-    """Return those whose wish the record does not answer yet."""
+    """Return the names whose spec the record does not answer yet."""
     wanted = {name: task.generation for name, task in desired.tasks.items()}
     generations = {name: statuses[name].generation for name in askers if name in statuses}
     return {name: asker for name, asker in askers.items() if wanted.get(name) != generations.get(name)}
@@ -196,7 +196,7 @@ _FILE = "100644"
 
 
 async def read_files(tree: Tree, entries: Mapping[str, TreeEntry | None]) -> AsyncIterator[tuple[str, File]]:
-    """Yield the path and the content of each entry that is there; raise Unavailable if one cannot be read."""
+    """Yield path and content of each entry; raise Unavailable if one cannot be read."""
     present = ((path, entry) for path, entry in entries.items() if entry)
     while batch := list(islice(present, BATCH)):
         ids = {entry.blob for _, entry in batch if _has_content(entry)}
@@ -206,7 +206,7 @@ async def read_files(tree: Tree, entries: Mapping[str, TreeEntry | None]) -> Asy
 
 
 async def read_revision(tree: Tree, commit: str) -> Mapping[str, File]:
-    """Return the spec files of one commit, by path, for who wants to look at them by themselves."""
+    """Return the spec files of one commit, by path."""
     return {path: file async for path, file in read_files(tree, _ours(await tree.files(commit, ROOT)))}
 
 
@@ -215,5 +215,5 @@ def _ours(entries: Mapping[str, _E]) -> Mapping[str, _E]:
 
 
 def _has_content(entry: TreeEntry) -> bool:
-    """Tell a file from a symbolic link or a submodule, whose content is of no use here."""
+    """Return whether an entry is a file, and not a symbolic link or a submodule."""
     return entry.mode.startswith("100")

@@ -1,5 +1,5 @@
 """
-Public keys of hosts as they are written in `host_key`: whether one is whole.
+Check of the public keys in `host_key`.
 """
 
 import base64
@@ -12,19 +12,19 @@ KEY_TYPES = (*map(bytes.decode, _LENGTHS), *map(bytes.decode, _PARTS))
 
 
 def check_host_key(line: str) -> None:
-    """Raise ValueError, with what is wrong, unless a line is a public key: kind, base64, maybe a comment."""
-    words = line.split()
+    """Raise ValueError, with the reason, unless a line is a public key: kind, base64, optional comment."""
+    fields = line.split()
     if "PRIVATE KEY" in line:
         raise ValueError("this is a private key; the host's public one belongs here")
-    if len(words) > 1 and words[0] not in KEY_TYPES and words[1] in KEY_TYPES:
-        raise ValueError(f"leave out {words[0]!r}: the line begins with the kind of the key")
-    if len(words) < 2 or words[0] not in KEY_TYPES:  # noqa: PLR2004 - kind and key
+    if len(fields) > 1 and fields[0] not in KEY_TYPES and fields[1] in KEY_TYPES:
+        raise ValueError(f"leave out {fields[0]!r}: the line begins with the kind of the key")
+    if len(fields) < 2 or fields[0] not in KEY_TYPES:  # noqa: PLR2004 - kind and key
         raise ValueError(
             f"expected a public key such as 'ssh-ed25519 AAAA…' ({', '.join(KEY_TYPES)}); "
             "`reconciler host trust` writes it"
         )
-    if not _is_whole(words[0].encode(), words[1]):
-        raise ValueError(f"the {words[0]} key is not whole; `reconciler host trust` writes it")
+    if not _is_whole(fields[0].encode(), fields[1]):
+        raise ValueError(f"the {fields[0]} key is not whole; `reconciler host trust` writes it")
 
 
 def _is_whole(kind: bytes, text: str) -> bool:

@@ -1,5 +1,5 @@
 """
-The specs in a work tree, as git would see them: what a push would bring.
+Specs in a work tree, as a push would bring them.
 """
 
 import hashlib

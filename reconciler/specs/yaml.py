@@ -36,7 +36,7 @@ MAX_BYTES = 256 * 1024
 MAX_DEPTH = 64
 MAX_NODES = 100_000
 MAX_MISTAKES = 50
-"""Mistakes told of one file; who mends these sees the next."""
+"""Most mistakes that are reported of one file at a time."""
 
 Position = tuple[int, int]
 """Line and column, both from 1, in characters."""
@@ -63,11 +63,11 @@ open_events: Callable[[str], NextEvent] = c_events if CParser is not None else p
 
 def load_yaml(data: bytes, path: str) -> tuple[Any, list[Problem]]:
     """
-    Return the value of the one document in a file, and the mistakes that reading could go on after.
+    Return the value of the one document in a file, and its recoverable mistakes.
 
     Mappings are dicts with text keys, lists are tuples, an empty file is None.
-    After a mistake the value has the first of two duplicate keys, say, so that
-    whoever validates it finds the other mistakes of the file too.
+    Of two duplicate keys, for example, the first one counts, so that
+    validation finds the other mistakes of the file too.
     Raises SpecError, with one problem, for what cannot be read to its end.
     """
     text = decode(data, path)
@@ -106,7 +106,7 @@ def position(text: str, index: int) -> Position:
 
 def key_positions(text: str) -> Mapping[Path, tuple[Position, Position]]:
     """
-    Return where each key and its value stand, by the path of keys and indexes to them.
+    Return the positions of each key and its value, by the path of keys and indexes to them.
 
     A second reading, made only for files in which `load` found no error of
     syntax but somebody wants to point at a value. An item of a list is its own key.
@@ -121,7 +121,7 @@ def key_positions(text: str) -> Mapping[Path, tuple[Position, Position]]:
 
 
 class KeySpan(NamedTuple):
-    """Where one key of the root and its value stand, as indexes into the text."""
+    """Span of one key of the root and its value, as indexes into the text."""
 
     start: int
     key_end: int
@@ -132,7 +132,7 @@ class KeySpan(NamedTuple):
 
 def key_spans(text: str) -> Mapping[str, KeySpan] | None:
     """
-    Return where the root's keys stand, for a text that `load` took without a problem.
+    Return the spans of the root's keys, for a text that `load_yaml` read without a problem.
 
     None if they stand in braces and not on lines of their own.
     """
@@ -154,12 +154,12 @@ def key_spans(text: str) -> Mapping[str, KeySpan] | None:
 
 
 def _value_end(event: Any, next_event: NextEvent) -> int:
-    """Read on to the end of a value; return where its last character is."""
+    """Read to the end of a value; return the index of its last character."""
     end, depth = event.end_mark.index, 0
     while True:
         depth += isinstance(event, MappingStartEvent | SequenceStartEvent)
         depth -= isinstance(event, MappingEndEvent | SequenceEndEvent)
-        # The end of what has no bracket is marked where the next thing begins.
+        # The parser marks the end of a value without brackets where the next token begins.
         if event.start_mark.index < event.end_mark.index:
             end = event.end_mark.index
         if depth == 0:
@@ -182,7 +182,7 @@ def flow_scalar(value: Any) -> str:
 
 def block_scalar(value: Any, indent: str, eol: str) -> str:
     """
-    Return what a person would write behind a key and its colon; its own lines begin with `indent`.
+    Return a value as a person would write it after a key and its colon; further lines begin with `indent`.
 
     A text of several lines stands as it is, long items stand one below the
     other, all else stands on the line of the key.
@@ -196,7 +196,7 @@ def block_scalar(value: Any, indent: str, eol: str) -> str:
 
 
 _LONG = 60
-"""Characters of a list that is easier to read with an item a line."""
+"""Characters above which a list is written with an item per line."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9/][A-Za-z0-9_./@+-]*(?: [A-Za-z0-9_./@+-]+)*")
 
@@ -205,7 +205,7 @@ def _is_plain(text: str) -> bool:
     """Tell whether a text without quotes is read as this text."""
     return (
         bool(_PLAIN.fullmatch(text))
-        and text not in _WORDS
+        and text not in _PLAIN_VALUES
         and not _INT.match(text)
         and not _FLOAT.match(text)
     )
@@ -226,7 +226,7 @@ _FLOAT = re.compile(
 )
 _NUMERIC = frozenset("0123456789+-.")
 _MAX_DIGITS = 40
-_WORDS = {
+_PLAIN_VALUES = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True,
     "false": False, "False": False, "FALSE": False,
@@ -269,8 +269,8 @@ class _Reader:
         kind = type(event)
         if kind is ScalarEvent:
             value = event.value
-            # Most scalars are plain words: only what may be more than that is looked at closer.
-            if value in _WORDS or value[0] in _NUMERIC or event.style or event.ctag is not None:
+            # Most scalars are plain text: only others are examined further.
+            if value in _PLAIN_VALUES or value[0] in _NUMERIC or event.style or event.ctag is not None:
                 value = self.scalar(event)
         elif kind is MappingStartEvent:
             value = self.mapping(event, depth + 1)
@@ -288,7 +288,7 @@ class _Reader:
             return self.tagged(event)
         if not event.implicit[0]:
             return self.quoted(event) if event.style == '"' else text
-        return _WORDS[text] if text in _WORDS else self.number(event)
+        return _PLAIN_VALUES[text] if text in _PLAIN_VALUES else self.number(event)
 
     def mapping(self, event: Any, depth: int) -> dict[str, Any]:
         self.enter(event, depth, "map")
@@ -315,7 +315,7 @@ class _Reader:
         return tuple(values)
 
     def alias(self, event: Any, depth: int) -> Any:
-        """Return the value again; counted as if it were written out, or a few lines could hold billions."""
+        """Return the aliased value; counted as if written out, or a few lines could hold billions."""
         if event.anchor not in self.anchors:
             raise self.stop(event, f"nothing is marked &{event.anchor} before this line")
         value = self.anchors[event.anchor]
@@ -352,7 +352,7 @@ class _Reader:
         tag = str(event.tag)
         if tag in {"!", f"{_TAG}str"}:
             return self.quoted(event)
-        value = _WORDS[event.value] if event.value in _WORDS else self.number(event)
+        value = _PLAIN_VALUES[event.value] if event.value in _PLAIN_VALUES else self.number(event)
         if tag not in _TYPES:
             self.problem(event, f"tag {quoted_excerpt(tag)} is not allowed")
         elif not isinstance(value, _TYPES[tag]):
@@ -379,7 +379,7 @@ class _Reader:
 
 
 def quoted_excerpt(text: str) -> str:
-    """Return a text in quotes, cut short: a message is no place for a page."""
+    """Return a text in quotes, shortened for a message."""
     return repr(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…")
 
 
@@ -396,15 +396,15 @@ _PLAINER = {
     "found a tab character": "a tab cannot indent; use spaces",
     "could not find expected ':'": "expected 'key: value'",
 }
-"""What the parsers say, and what a person can act on."""
+"""Beginnings of the parsers' messages, and plainer ones."""
 
 
 def _syntax_problem(error: MarkedYAMLError, text: str, path: str) -> Problem:
-    """Turn the parser's words into ours, at a position that is inside the text."""
+    """Turn a parser error into a problem, at a position inside the text."""
     mark = error.problem_mark or error.context_mark
     problem_text = error.problem or "not YAML"
     index = min(mark.index, len(text))
-    message = next((words for start, words in _PLAINER.items() if problem_text.startswith(start)), None)
+    message = next((plainer for start, plainer in _PLAINER.items() if problem_text.startswith(start)), None)
     if message is None and "cannot start any token" in problem_text:
         message = _bad_start(text[index : index + 1])
     if message is None:

@@ -1,6 +1,6 @@
 """
 Git: objects read by commit, state written by one writer, history, remotes.
 
-Git itself writes every byte of the repository. Nobody's index, work tree or
+Only git writes to the repository. No user's index, work tree or
 checked-out branch is ever touched.
 """

@@ -1,5 +1,5 @@
 """
-What the reconciler itself commits to the specs: tasks made from issues, and what people ask for on a forge.
+Commits that the reconciler makes to the specs: tasks from issues, and commands given on a forge.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from reconciler.git.repository import Repository
 from reconciler.store.commits import commit_files, publish
 
 _MOST_PLACES = 16
-"""Places whose files are remembered."""
+"""Paths whose files are cached."""
 _LARGEST = 1024 * 1024
-"""Bytes of a file that is still looked at; no spec is that large."""
+"""Largest file that is read, in bytes; no spec is that large."""
 
 
 class BotCommitter:
-    """The branch with the specs, for who commits in the reconciler's name: `controller.ports.SpecWriter`."""
+    """The branch with the specs, committed to in the bot's name; implements `controller.ports.SpecWriter`."""
 
     def __init__(self, repository: Repository, branch: str) -> None:
         self._repository = repository
@@ -65,9 +65,12 @@ class BotCommitter:
         *,
         made_from: str | None = None,
         branch: str | None = None,
+        author: str | None = None,
     ) -> str:
         """
         Commit changed files and return the commit; see `SpecWriter.put`.
+
+        `author` is the name of who asks for it, where that is not the reconciler.
 
         Where the branch is checked out, the files there follow, as with
         `git pull`. Raises Unavailable if that would write over somebody's work.
@@ -75,7 +78,7 @@ class BotCommitter:
         async with self._turn:
             return await commit_files(
                 self._repository,
-                self._committer,
+                self._committer.with_env(author_names(author)) if author else self._committer,
                 branch or self._branch,
                 files,
                 message,
@@ -97,8 +100,8 @@ class BotCommitter:
     async def touched_at(self, path: str, *, apart_from: str) -> datetime | None:
         """Return when a file was last changed; see `SpecWriter.touched_at`."""
         others = ("--invert-grep", f"--grep=^{apart_from}: ")
-        words = ("log", "--max-count=1", "--format=%ct", *others, await self._tree.head(), "--", path)
-        listed = await self._repository.git.run(*words)
+        args = ("log", "--max-count=1", "--format=%ct", *others, await self._tree.head(), "--", path)
+        listed = await self._repository.git.run(*args)
         return time_at(int(listed)) if listed.strip() else None
 
 
@@ -109,6 +112,11 @@ def _text(content: bytes) -> str | None:
         return content.decode()
     except UnicodeDecodeError:
         return None
+
+
+def author_names(author: str) -> Mapping[str, str]:
+    """Return the environment in which git names an author of whom no address is known."""
+    return {"GIT_AUTHOR_NAME": author, "GIT_AUTHOR_EMAIL": f"{author.replace('/', '.')}@localhost"}
 
 
 def bot_git(git: Git) -> Git:
@@ -140,18 +148,18 @@ async def _publish(repository: Repository, branch: str, was: str | None, commit:
     try:
         await publish(repository, branch, was, commit)
     except (Conflict, Unavailable):
-        with suppress(Unavailable):  # the error that led here says more
+        with suppress(Unavailable):  # the original error says more
             await _move(folder, commit, was)
         raise
 
 
 async def _move(folder: Path, old: str, new: str) -> None:
-    """Let index and files follow from one commit to another: all that differ, or none of them."""
+    """Update index and files from one commit to another: all that differ, or none."""
     git = Git.discovering(folder)
     await git.attempt("update-index", "-q", "--refresh")
     result = await git.attempt("read-tree", "-m", "-u", old, new)
     if result.code != 0:
         raise Unavailable(
             f"{folder} is in the way of a commit of the reconciler's; commit or undo what is "
-            f"changed there, or serve a bare repository: {result.words}"
+            f"changed there, or serve a bare repository: {result.message}"
         )

@@ -17,7 +17,7 @@ from reconciler.git.remote import push
 from reconciler.git.repository import Repository
 
 _REDO = 5
-"""Tries to put the commit on top of a branch that others push to."""
+"""Attempts to put the commit on top of a branch that others push to."""
 _REGULAR = ("100644", "100755")
 
 Publish = Callable[[Repository, str, str | None, str], Awaitable[None]]
@@ -30,14 +30,14 @@ async def publish(repository: Repository, branch: str, was: str | None, commit: 
     move = ("update-ref", "-m", "reconciler", ref, commit, was or "0" * len(commit))
     if repository.address:
         await push(repository.network, "origin", commit, branch)
-        await repository.git.attempt(*move)  # what is read here next; where a fetch was quicker, it is right
+        await repository.git.attempt(*move)  # for the next read here; a fetch may be quicker
         return
     # Before the ref: it must never be on disk without what it names.
     await asyncio.to_thread(_sync_objects, repository.git_dir)
     result = await repository.git.synced().attempt(*move)
     if result.code != 0:
         error = Unavailable if repository.read_ref(ref) == was else Conflict
-        raise error(f"{branch} could not be moved: {result.words}")
+        raise error(f"{branch} could not be moved: {result.message}")
     await asyncio.to_thread(_sync_ref, repository.git_dir, ref)
 
 
@@ -94,7 +94,7 @@ def require_inside(path: str) -> None:
 async def _changes(
     tree: GitTree, head: str, before: Mapping[str, TreeEntry | None], wanted: Mapping[str, TreeEntry | None]
 ) -> Mapping[str, TreeEntry | None]:
-    """Return what is not yet as wanted. Raises Conflict if it is not as it was before, either."""
+    """Return the changes still to be made. Raises Conflict for a file that somebody else changed."""
     now = {path: await tree.entry(head, path) for path in wanted}
     changes = {path: entry for path, entry in wanted.items() if now[path] != entry}
     for path in changes:
@@ -106,7 +106,7 @@ async def _changes(
 async def _entry(
     repository: Repository, path: str, before: TreeEntry | None, text: str | None
 ) -> TreeEntry | None:
-    """Store the new content and return its place in the tree; None if the file goes."""
+    """Store the new content and return its tree entry; None if the file is removed."""
     if before and before.mode not in _REGULAR:
         raise UsageError(f"{path}: not a regular file; change it by hand")
     if text is None:
@@ -137,12 +137,12 @@ async def commit_tree(
 ) -> str:
     """Make a commit of a tree (None: an empty one) and return it; no ref is touched."""
     tree = tree or await repository.git.line("mktree")
-    words = [word for parent in parents for word in ("-p", parent)]
-    return await committer.synced().line("commit-tree", tree, *words, "-F", "-", stdin=message.encode())
+    options = [word for parent in parents for word in ("-p", parent)]
+    return await committer.synced().line("commit-tree", tree, *options, "-F", "-", stdin=message.encode())
 
 
 def _sync_objects(git_dir: Path) -> None:
-    """Have the names of all loose objects on disk: a folder in which nothing is new costs next to nothing."""
+    """Sync the folders of loose objects to disk; cheap for a folder in which nothing is new."""
     objects = git_dir / "objects"
     for folder in [*objects.glob("[0-9a-f][0-9a-f]"), objects]:
         with suppress(FileNotFoundError):  # git removes those that it has emptied
@@ -150,7 +150,7 @@ def _sync_objects(git_dir: Path) -> None:
 
 
 def _sync_ref(git_dir: Path, ref: str) -> None:
-    """Have the name of a ref on disk, in every folder that it may be the first in."""
+    """Sync a ref to disk, with every folder that may have been created for it."""
     for folder in (git_dir / ref).parents:
         with suppress(FileNotFoundError):  # it was packed meanwhile
             sync_folder(folder)

@@ -1,5 +1,5 @@
 """
-The branch with the specs, as far as it goes on: what was acted on once is not taken back by force.
+Guarded tree: the specs branch, protected against being rewound behind what was acted on.
 """
 
 from reconciler.core.errors import Rewound
@@ -9,7 +9,7 @@ from reconciler.store.high_water import HighWaterMarks, Rewind
 
 
 class GuardedTree(GitTree):
-    """A branch that stays at the last commit that was acted on while it does not descend from it."""
+    """A branch that keeps returning the last commit acted on while its head does not descend from it."""
 
     def __init__(
         self, repository: Repository, branch: str, marks: HighWaterMarks, *, only_looks: bool = False
@@ -19,9 +19,9 @@ class GuardedTree(GitTree):
         self._marks = marks
         self._only_looks = only_looks
         self.is_acted_on = False
-        """Whether what is read is acted on, and so remembered."""
+        """Whether the reader acts on what it reads, so that the marks advance."""
         self.rewind: Rewind | None = None
-        """How the branch went back, as of the last look."""
+        """The rewind found by the last read; None if there was none."""
 
     async def head(self) -> str:
         """

@@ -1,12 +1,12 @@
 """
 High-water marks: the newest commits that were ever acted on, remembered outside of their branches.
 
-A branch can go back: deleted, forced, restored from an old backup, lost with
-the power of a machine that synced nothing. What was acknowledged once is
+A branch can be rewound: deleted, forced, restored from an old backup, lost with
+the power of a machine that had not synced. What was acknowledged once is
 therefore remembered twice more: durably in the data folder, and as a ref
 beside the branch (`refs/fleet/record/…`, `refs/fleet/specs/…`), which keeps
 the commits from being collected too. A line that does not descend from its
-marks is not believed before a person said so in a commit of it.
+marks is not used before a person has approved it in a commit on it.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 LineKind = Literal["record", "specs"]
 
 APPROVAL = "Rewind-Approved"
-"""Trailer of the commit in which a person lets a line go on without another commit."""
+"""Trailer of the commit in which a person approves that a line continues without another commit."""
 
 _LOCAL, _THEIRS = "refs/fleet", "refs/remote-fleet"
 """Where our own marks are, and where those of the remote are fetched to."""
@@ -42,7 +42,7 @@ _LOCAL, _THEIRS = "refs/fleet", "refs/remote-fleet"
 
 @dataclass(frozen=True, slots=True)
 class Rewind:
-    """A line that went back: it does not descend from a commit that was acted on."""
+    """A rewound line: it does not descend from a commit that was acted on."""
 
     kind: LineKind
     branch: str
@@ -64,11 +64,11 @@ class Rewind:
         lost = " (a commit that is not in the repository any more)" if self.is_lost else ""
         return (
             f"{what} went back: branch {self.branch} {where} "
-            f"descend from {self.was[:10]}{lost}, which was acted on; {self._ways_out}"
+            f"descend from {self.was[:10]}{lost}, which was acted on; {self._remedies}"
         )
 
     @property
-    def _ways_out(self) -> str:
+    def _remedies(self) -> str:
         if self.is_shallow and self.is_lost:
             return "this clone is shallow: `git fetch --unshallow` brings what may be missing"
         approve = f"`reconciler approve-rewind {self.kind}` lets it go on from where it is"
@@ -80,7 +80,7 @@ class Rewind:
 
 
 class HighWaterMarks:
-    """The marks of one fleet's branches: looked at by anybody, moved by who reconciles."""
+    """The marks of one fleet's branches: anybody reads them, only the reconciler moves them."""
 
     def __init__(self, repository: Repository, data: Path) -> None:
         self._repository = repository
@@ -88,12 +88,12 @@ class HighWaterMarks:
         self._file = data / "marks" / f"{sha256(place.encode()).hexdigest()[:16]}.json"
         self._kept: dict[str, str] | None = None
         self._passed: dict[tuple[LineKind, str], str | None] = {}
-        """What each line was last found to be in order at."""
+        """Commit at which each line was last found intact."""
         self._waiting: set[tuple[LineKind, str]] = set()
         """Refs that are behind the data folder."""
         self._publishing: asyncio.Task[None] | None = None
-        self.trouble = ""
-        """Why the remote does not take marks, if it does not."""
+        self.publish_error = ""
+        """Why the remote refuses marks; empty if it does not."""
 
     def marks(self, kind: LineKind, branch: str) -> set[str]:
         """Return every commit that the branch must descend from."""
@@ -102,7 +102,7 @@ class HighWaterMarks:
         return {commit for commit in commits if commit}
 
     async def left(self, kind: LineKind, branch: str, head: str | None) -> Sequence[str]:
-        """Return the commits that were acted on and that a line does not go on from, ours first."""
+        """Return the commits that were acted on and are not ancestors of the line, ours first."""
         marks = self.marks(kind, branch)
         if not marks or marks == {head} or (head and self._passed.get((kind, branch)) == head):
             return ()
@@ -114,12 +114,12 @@ class HighWaterMarks:
         return sorted(missing, key=lambda mark: mark != mine)
 
     async def rewind(self, kind: LineKind, branch: str, head: str | None) -> Rewind | None:
-        """Return how a line went back; None if it descends from all that was acted on, or is approved."""
+        """Return the rewind of a line; None if it descends from all that was acted on, or is approved."""
         left = await self.left(kind, branch, head)
         return await self._described(kind, branch, head, left[0]) if left else None
 
     async def require(self, kind: LineKind, branch: str, head: str | None) -> None:
-        """Raise Rewound if a line went back."""
+        """Raise Rewound if a line was rewound."""
         if rewind := await self.rewind(kind, branch, head):
             raise Rewound(str(rewind))
 
@@ -137,7 +137,7 @@ class HighWaterMarks:
             self._publishing = asyncio.create_task(self._publish())
 
     async def close(self, patience: float = 10) -> None:
-        """Let the refs be moved, but wait for no remote that hangs."""
+        """Finish moving the refs, with a time limit for a remote that hangs."""
         if self._publishing is not None:
             await asyncio.wait([self._publishing], timeout=patience)
             self._publishing.cancel()
@@ -148,7 +148,7 @@ class HighWaterMarks:
     def _file_marks(self) -> Mapping[str, str]:
         if self._kept is None:
             try:
-                # What is no file may keep whoever opens it waiting.
+                # Opening something other than a file may block.
                 read = json.loads(self._file.read_bytes()) if self._file.is_file() else {}
             except (OSError, ValueError):
                 read = {}
@@ -168,12 +168,12 @@ class HighWaterMarks:
         git = self._repository.git
         if (await git.attempt("merge-base", "--is-ancestor", mark, head)).code == 0:
             return True
-        words = ("log", "-1", "--format=%H", f"--grep=^{APPROVAL}: {mark}$", head)
-        return bool((await git.attempt(*words)).stdout.strip())  # nothing, of what is no commit at all
+        args = ("log", "-1", "--format=%H", f"--grep=^{APPROVAL}: {mark}$", head)
+        return bool((await git.attempt(*args)).stdout.strip())  # nothing, of what is no commit at all
 
     async def _is_of_another_fleet(self) -> bool:
         """
-        Return whether the data folder speaks of another repository that was in this place.
+        Return whether the marks in the data folder belong to another repository that was at this path.
 
         One that has none of the commits that were acted on, nor a mark of its own.
         """
@@ -206,7 +206,7 @@ class HighWaterMarks:
     # --- Moving ------------------------------------------------------------
 
     async def _publish(self) -> None:
-        """Let the refs follow, the newest state of each: a second line, so nobody waits for it."""
+        """Move the refs to the newest marks; they are only a backup, so nothing waits for it."""
         while self._waiting:
             kind, branch = key = self._waiting.pop()
             ref, commit = f"{_LOCAL}/{kind}/{branch}", self._passed.get(key)
@@ -227,13 +227,13 @@ class HighWaterMarks:
             # By force, as an approved line need not descend from the mark; but over nothing unknown.
             await push_ref(self._repository.network, commit, ref, expected=published)
         except Refused as error:
-            if not self.trouble:
+            if not self.publish_error:
                 log.warning("only the data folder remembers what is on record: %s", error)
-            self.trouble = str(error)
+            self.publish_error = str(error)
         except (Conflict, Unavailable):
             return  # of another reconciler's, or of a remote that is away: the next one tries again
         else:
-            self.trouble = ""
+            self.publish_error = ""
             with suppress(Unavailable):
                 await self._repository.git.run("update-ref", theirs, commit)
 
@@ -252,17 +252,17 @@ class BranchLine:
         """Commit the branch points at."""
         return self.repository.read_ref(self.repository.ref(self.branch))
 
-    async def standing(self) -> str | None:
-        """Return the commit the branch points at, if that is one, and in the repository."""
+    async def readable_head(self) -> str | None:
+        """Return the commit the branch points at; None if it is not in the repository."""
         head = self.head
         return head if head and await self.marks.has(head) else None
 
     async def left(self) -> Sequence[str]:
-        """Return the commits that were acted on and that the branch does not go on from."""
+        """Return the commits that were acted on and are not ancestors of the branch."""
         return await self.marks.left(self.kind, self.branch, self.head)
 
     async def there(self) -> Sequence[str]:
-        """Return those of them that are in the repository still."""
+        """Return those of `left` that are still in the repository."""
         return [commit for commit in await self.left() if await self.marks.has(commit)]
 
 

@@ -1,5 +1,5 @@
 """
-History: what happened, read back from the commits of the state branch, from any of them on or back.
+History: transition records, read back from the commits of the state branch.
 """
 
 import re
@@ -9,7 +9,7 @@ from datetime import datetime
 
 from reconciler.core.errors import NotFound, Unavailable
 from reconciler.core.times import time_at
-from reconciler.core.transitions import TransitionRecord
+from reconciler.core.transitions import HistoryFilter, TransitionRecord
 from reconciler.git.repository import Repository
 from reconciler.store.layout import status_path
 from reconciler.store.messages import parse_message
@@ -24,7 +24,7 @@ async def read_history(
     repository: Repository, branch: str, task: str | None = None, *, limit: int | None = None
 ) -> Sequence[TransitionRecord]:
     """
-    Return what happened from the state branch, newest first: to one task, or to all of them and their hosts.
+    Return the transition records of the state branch, newest first: of one task, or of all tasks and hosts.
 
     Those of one task are found by walking from each to the one before, across
     renames. Empty if there are none. Raises Unavailable.
@@ -34,7 +34,7 @@ async def read_history(
 
 
 class HistoryReader:
-    """What happened; `head` tells up to which commit, empty if nothing has."""
+    """Reads transition records; `head` is the newest commit, empty before the first."""
 
     def __init__(self, repository: Repository, head: Callable[[], str]) -> None:
         self._repository = repository
@@ -42,7 +42,7 @@ class HistoryReader:
 
     async def since(self, commit: str, limit: int) -> Sequence[TransitionRecord]:
         """
-        Return what happened after a commit (empty: ever), oldest first.
+        Return the records after a commit (empty: all), oldest first.
 
         Raises NotFound if that commit is not in the history, Unavailable.
         """
@@ -59,7 +59,7 @@ class HistoryReader:
         self, commit: str | None, task: str | None, limit: int | None
     ) -> Sequence[TransitionRecord]:
         """
-        Return what happened up to now, or before a commit, newest first; to one task, or to all.
+        Return the records up to now, or before a commit, newest first; of one task, or of all.
 
         Raises NotFound if that commit is not in the history, Unavailable.
         """
@@ -75,6 +75,23 @@ class HistoryReader:
             return await _read(self._repository, listed)
         return await _walk(self._repository, await self._last(task, head, commit), limit)
 
+    async def search(
+        self, wanted: HistoryFilter, commit: str | None, limit: int
+    ) -> Sequence[TransitionRecord]:
+        """
+        Return what fits a filter, up to now or before a commit, newest first.
+
+        Raises NotFound if that commit is not in the history, Unavailable.
+        """
+        head = self.head()
+        if not head:
+            return ()
+        if commit is not None:
+            await self._require(commit, head)
+        start = head if commit is None else f"{commit}^@"
+        listed = await _listed(self._repository, f"--max-count={limit}", *_criteria(wanted), start)
+        return await _read(self._repository, listed)
+
     async def _last(self, task: str, head: str, commit: str | None) -> str | None:
         """Return the last transition of a task, up to now or before a commit that may be one of it."""
         if commit is not None:
@@ -89,17 +106,37 @@ class HistoryReader:
         earlier, mine = await self._touching(sorted(paths), f"{commit}^@"), {entry.commit for entry in life}
         return next((candidate for candidate in earlier if candidate in mine), None)
 
-    async def _touching(self, paths: Sequence[str], *words: str) -> Sequence[str]:
+    async def _touching(self, paths: Sequence[str], *args: str) -> Sequence[str]:
         """Return the transitions that touch one of the files, newest first."""
-        return await _listed(self._repository, _OF_TASKS, *words, "--", *paths)
+        return await _listed(self._repository, _OF_TASKS, *args, "--", *paths)
 
     async def _require(self, commit: str, head: str) -> None:
         """Raise NotFound unless a commit is in the history."""
         if _COMMIT.fullmatch(commit):
-            words = ("merge-base", "--is-ancestor", commit, head)
-            if (await self._repository.git.attempt(*words)).code == 0:
+            args = ("merge-base", "--is-ancestor", commit, head)
+            if (await self._repository.git.attempt(*args)).code == 0:
                 return
         raise NotFound(f"no commit {commit[:64]!r} in the history; ask without it to begin anew")
+
+
+def _criteria(wanted: HistoryFilter) -> Sequence[str]:
+    """Return what `git rev-list` is to list: the commits whose messages have all that is wanted."""
+    trailers = {"Task": wanted.task, "Host": wanted.host, "Actor": wanted.actor, "Cause": wanted.cause}
+    patterns = [f"^{key}: {_literal(value)}$" for key, value in trailers.items() if value]
+    if wanted.text:
+        patterns.append(_literal(wanted.text))
+    times = {"since": wanted.since, "until": wanted.until}
+    return [
+        *(f"--{name}=@{int(at.timestamp())}" for name, at in times.items() if at),
+        "--all-match",
+        "--grep=^Cause: ",  # every transition has one, and news of a host
+        *(f"--grep={pattern}" for pattern in patterns),
+    ]
+
+
+def _literal(text: str) -> str:
+    """Return a basic regular expression that fits a text and nothing else."""
+    return re.sub(r"([\\.\[\]*^$])", r"\\\1", text.replace("\n", " "))
 
 
 async def last_touched(repository: Repository, branch: str, path: str, pattern: str) -> datetime | None:
@@ -108,14 +145,14 @@ async def last_touched(repository: Repository, branch: str, path: str, pattern: 
 
     `pattern` is a regular expression as grep's. None if history tells of no such line.
     """
-    words = ("log", "--max-count=1", "--format=%ct", f"-G{pattern}", repository.ref(branch), "--", path)
-    listed = await repository.git.run(*words)
+    args = ("log", "--max-count=1", "--format=%ct", f"-G{pattern}", repository.ref(branch), "--", path)
+    listed = await repository.git.run(*args)
     return time_at(int(listed)) if listed.strip() else None
 
 
 @dataclass(frozen=True, slots=True)
 class LastTransitions:
-    """What came last in the life of every task, of those too that are gone."""
+    """The last transition of every task, also of removed ones."""
 
     transitions: dict[str, str]
     """Commit of the last transition, by task."""
@@ -124,7 +161,7 @@ class LastTransitions:
 
 
 async def last_transitions(repository: Repository, head: str) -> LastTransitions:
-    """Return what came last of every task up to a commit."""
+    """Return the last transitions of all tasks up to a commit."""
     from reconciler.core.model.runs import read_run_key
 
     task, run = (f"%(trailers:key={key},valueonly,separator=%x20)" for key in ("Task", "Run"))
@@ -139,9 +176,9 @@ async def last_transitions(repository: Repository, head: str) -> LastTransitions
     return last
 
 
-async def _listed(repository: Repository, *words: str) -> Sequence[str]:
+async def _listed(repository: Repository, *args: str) -> Sequence[str]:
     """Return commits as `git rev-list` lists them."""
-    return (await repository.git.run("rev-list", *words)).decode().split()
+    return (await repository.git.run("rev-list", *args)).decode().split()
 
 
 async def _walk(repository: Repository, start: str | None, limit: int | None) -> Sequence[TransitionRecord]:
@@ -161,7 +198,7 @@ async def _walk(repository: Repository, start: str | None, limit: int | None) ->
 
 
 async def _read(repository: Repository, commits: Sequence[str]) -> Sequence[TransitionRecord]:
-    """Return what stands in commits of the state branch, in their order."""
+    """Return the records parsed from commits of the state branch, in their order."""
     records: list[TransitionRecord] = []
     await repository.objects.read(
         commits, lambda commit, content: records.append(parse_message(commit, content))

@@ -1,8 +1,8 @@
 """
-Where things stand under `fleet-state/`.
+Paths of the files under `fleet-state/`.
 """
 
-from reconciler.core.fields import check_name
+from reconciler.core.names import check_name
 
 STATE_ROOT = "fleet-state"
 TASKS = f"{STATE_ROOT}/tasks/"

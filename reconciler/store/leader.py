@@ -1,12 +1,12 @@
 """
 Leader lease: which process reconciles a fleet, as a ref beside its record that is compared and swapped.
 
-`refs/fleet/leader/<state branch>` names the holder in a blob. While it lives it
-swaps the blob in a circle of a few values: another sees that by looking, with
-no clock in common, and the repository does not grow. A holder that stood still
-for `LOOKS` looks is gone, and so is at once one of this machine whose process
-is. A repository on this machine has a lock as well: who has it need not wait,
-and a holder that lives there nevertheless has another copy of the fleet.
+`refs/fleet/leader/<state branch>` names the holder in a blob. While alive, the holder
+cycles the blob through a few values: another reconciler sees that by polling, without
+a common clock, and the repository does not grow. A holder whose value did not change
+for `LOOKS` polls is dead, and so is, at once, one on this machine whose process
+has ended. A local repository has a lock as well: whoever has it need not wait,
+and a live holder on this machine must then work in another copy of the fleet.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ from reconciler.git.repository import Repository
 log = logging.getLogger(__name__)
 
 LEASE_BEAT = 15.0
-"""Seconds between two signs of life, and between two looks for those of another."""
+"""Seconds between two heartbeats, and between two polls for those of another."""
 LOOKS = 4
-"""Looks without a sign of life after which a holder is taken for gone: a minute."""
+"""Polls without a heartbeat after which a holder counts as dead: a minute."""
 _CIRCLE = 7
-"""Values that a sign of life has: more than two, as who looks half as often would see the same each time."""
+"""Values in the cycle: more than two, as a reader at half the rate would always see the same one."""
 _LETTING_GO = 5.0
-"""Longest time in seconds to give the lease back in the end; who follows would only wait longer."""
+"""Timeout in seconds for giving the lease back at the end; without it the successor only waits longer."""
 
 LeaderMode = Literal["run", "serve"]
 Sleep = Callable[[float], Awaitable[object]]
@@ -45,7 +45,7 @@ class Holder:
     """A reconciler that holds, or wants, the lease."""
 
     id: str
-    """Drawn once by each process."""
+    """Random, one per process."""
     mode: LeaderMode
     since: str
     """When it began."""
@@ -61,7 +61,7 @@ class Holder:
         return f"`reconciler {self.mode}` on {self.host or '?'} (pid {self.pid}, since {self.since})"
 
     def is_here(self) -> bool:
-        """Return whether it can be told from here if its process lives."""
+        """Return whether its process can be checked from here."""
         return bool(self.where) and self.where == _where()
 
     def is_alive(self) -> bool:
@@ -92,7 +92,7 @@ def _where() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Return when a process began; None if there is none of that number, or it is dead and not buried yet."""
+    """Return when a process began; None if there is no such process, or it is a zombie."""
     try:
         fields = (
             Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
@@ -103,7 +103,7 @@ def _started(pid: int) -> str | None:
 
 
 class LeaderLease:
-    """The lease of one fleet. Take it, keep it, and let go of it."""
+    """Leader lease of one fleet: `take`, `keep`, `release`."""
 
     def __init__(
         self, repository: Repository, branch: str, me: Holder, *, pause: Sleep = asyncio.sleep
@@ -116,7 +116,7 @@ class LeaderLease:
         self._value: str | None = None
         """Blob of ours that the ref has; None while we do not hold it."""
         self._seen: tuple[str | None, int] = None, 0
-        """Value of another's, and how often in a row it was seen."""
+        """Another holder's value, and how often in a row it was seen."""
 
     @property
     def is_held(self) -> bool:
@@ -125,7 +125,7 @@ class LeaderLease:
 
     async def take(self, *, by_force: bool = False) -> None:
         """
-        Take the lease, or be content that another `run` has it; wait until it is told whether a holder lives.
+        Take the lease, or let another `run` keep it; wait until it is clear whether a holder is alive.
 
         With `by_force` it is taken from whoever has it. Raises UsageError if
         another reconciler is at work, Unavailable. A remote that keeps no such
@@ -145,19 +145,19 @@ class LeaderLease:
                 self._count(value)
                 if self._seen[1] == 1:
                     log.warning(
-                        "%s has the lease of this fleet; looking whether it lives", other or "another"
+                        "%s has the lease of this fleet; checking whether it is alive", other or "another"
                     )
                 await self._pause(LEASE_BEAT)
 
     async def keep(self) -> None:
-        """Give signs of life for as long as it is not cancelled. Raises UsageError once another leads."""
+        """Send heartbeats until cancelled. Raises UsageError once another reconciler leads."""
         while True:
             await self._pause(LEASE_BEAT)
-            with suppress(Unavailable):  # what cannot be reached takes no commits from us either
-                await (self._beat() if self.is_held else self._watch())
+            with suppress(Unavailable):  # a remote that cannot be reached takes no commits from us either
+                await (self._renew() if self.is_held else self._watch())
 
     async def release(self) -> None:
-        """Let go of it, for the next to begin at once."""
+        """Release the lease, so that a successor can start at once."""
         if not self._value:
             return
         with suppress(Unavailable, Conflict, Refused, TimeoutError):
@@ -167,7 +167,7 @@ class LeaderLease:
 
     # -----------------------------------------------------------------------
 
-    async def _beat(self) -> None:
+    async def _renew(self) -> None:
         self._me = replace(self._me, beat=(self._me.beat + 1) % _CIRCLE)
         try:
             await self._swap(self._value)
@@ -184,7 +184,7 @@ class LeaderLease:
                 await self._try(None)
 
     async def _watch(self) -> None:
-        """Look after a lease that another `run` has: take it when that one is gone; give way to a `serve`."""
+        """Watch a lease that another `run` holds: take it when that one is gone; yield to a `serve`."""
         await self._repository.fetch()
         value, other = await self._look()
         if value is None or self._is_gone(value, other):
@@ -215,16 +215,16 @@ class LeaderLease:
         self._value = blob
 
     async def _move(self, value: str, expected: str | None) -> None:
-        """Compare and swap, on the remote or here. Raises Conflict, Refused, Unavailable."""
+        """Compare and swap the ref, on the remote or locally. Raises Conflict, Refused, Unavailable."""
         if self._repository.address:
             await push_ref(self._repository.network, value, self._ref, expected=expected)
             return
         before = expected or "0" * len(value)
-        words = ("update-ref", self._ref, value, before) if value else ("update-ref", "-d", self._ref, before)
-        moved = await self._repository.git.attempt(*words)
+        args = ("update-ref", self._ref, value, before) if value else ("update-ref", "-d", self._ref, before)
+        moved = await self._repository.git.attempt(*args)
         if moved.code != 0:
             is_anothers = self._repository.read_ref(self._ref) != expected
-            raise (Conflict if is_anothers else Unavailable)(f"{self._ref} cannot be moved: {moved.words}")
+            raise (Conflict if is_anothers else Unavailable)(f"{self._ref} cannot be moved: {moved.message}")
 
     async def _look(self) -> tuple[str | None, Holder | None]:
         return await holder_of(self._repository, self._theirs)

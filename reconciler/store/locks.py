@@ -1,5 +1,5 @@
 """
-Writer lock: one process at a time writes a branch, and others can tell which.
+Writer lock: one process at a time writes a branch, and others can see which.
 """
 
 import asyncio

@@ -1,5 +1,5 @@
 """
-The specs as they would be with a pull request merged, for a preview of it.
+Merge preview: the specs as they would be with a pull request merged.
 
 The merge is made among the objects, of no branch and in nobody's checkout: the
 same two commits give the same one.
@@ -14,43 +14,43 @@ from reconciler.store.bot_commits import bot_git
 _CLEAN, _CONFLICTS = 0, 1
 """Exit codes of `git merge-tree`; any other is a failure."""
 _DATED = dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), "946684800 +0000")
-"""A time that says nothing."""
+"""Fixed commit time, so that the merge commit is deterministic."""
 
 
 class PullTree(GitTree):
-    """A tree for `specs.source.SpecSource` that is turned to one pull request after the other."""
+    """A tree for `specs.source.SpecSource`, used for one pull request after the other."""
 
     def __init__(self, repository: Repository) -> None:
         super().__init__(repository, "")
         self._merged = ""
 
-    async def turn_to(self, number: int, head: str, base: str) -> None:
+    async def check_out_merge(self, number: int, head: str, base: str) -> None:
         """
-        Be what merging the head of a pull request into a commit would make.
+        Merge the head of a pull request into a commit; `files` and `blobs` then read the result.
 
         Raises Conflict if that needs a person, Unavailable if the head cannot be had.
         """
         await self._fetch(number, head)
         git = self._repository.git
-        words = ("merge-tree", "--write-tree", "--no-messages", "--name-only", base, head)
-        result = await git.attempt(*words)
+        args = ("merge-tree", "--write-tree", "--no-messages", "--name-only", base, head)
+        result = await git.attempt(*args)
         tree, *files = result.stdout.decode("utf-8", "replace").splitlines() or [""]
         if result.code == _CONFLICTS:
             raise Conflict(f"it changes the same as others did meanwhile: {', '.join(files[:3])}")
         if result.code != _CLEAN:
-            raise Unavailable(f"pull request {number} cannot be merged to look at it: {result.words}")
+            raise Unavailable(f"pull request {number} cannot be merged to look at it: {result.message}")
         self._merged = await self._commit(tree, base, head)
 
     async def head(self) -> str:
-        """Return the merge that it was turned to last."""
+        """Return the merge commit made last."""
         return self._merged
 
     async def _fetch(self, number: int, head: str) -> None:
-        """Have the head here: a forge keeps those of forks too under a name of its own."""
+        """Fetch the head: a forge keeps those of forks, too, under `refs/pull/`."""
         if await self._is_here(head):
             return
-        words = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "origin")
-        await self._repository.network.run(*words, f"refs/pull/{number}/head", timeout=NETWORK_TIMEOUT)
+        args = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "origin")
+        await self._repository.network.run(*args, f"refs/pull/{number}/head", timeout=NETWORK_TIMEOUT)
         if not await self._is_here(head):
             raise Unavailable(f"pull request {number} has moved on from {head[:10]}")
 
@@ -59,5 +59,5 @@ class PullTree(GitTree):
 
     async def _commit(self, tree: str, *parents: str) -> str:
         git = bot_git(self._repository.git).with_env(_DATED)
-        words = [word for parent in parents for word in ("-p", parent)]
-        return await git.line("commit-tree", tree, *words, "-F", "-", stdin=b"preview\n")
+        args = [word for parent in parents for word in ("-p", parent)]
+        return await git.line("commit-tree", tree, *args, "-F", "-", stdin=b"preview\n")

@@ -73,7 +73,7 @@ def render_host(change: "HostChange", *, revision: str = "") -> str:
 
 
 def parse_message(commit: str, content: bytes) -> TransitionRecord:
-    """Return what stands in a commit of the state branch; what it does not tell is left out."""
+    """Return the record parsed from a commit message; fields it lacks keep their defaults."""
     headers, _, message = content.decode("utf-8", "replace").partition("\n\n")
     trailers, committed = trailers_of(message), _COMMITTED.search(headers)
     return TransitionRecord(

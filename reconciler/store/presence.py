@@ -1,5 +1,5 @@
 """
-Presence: who reconciles a fleet from this data folder, told to commands by a small file.
+Presence: a small file that tells commands which process reconciles a fleet from this data folder.
 
 Nothing depends on it but what is shown: it is written without waiting for the
 disk, and who cannot read it says less.
@@ -21,12 +21,12 @@ from reconciler.git.repository import Repository
 from reconciler.store.locks import lock_file, lock_holder
 
 BEAT = 2.0
-"""Seconds between two looks whether there is something to tell."""
+"""Seconds between two updates of the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presence:
-    """A reconciler that is at work, or was the last."""
+    """The running reconciler, or the last one."""
 
     mode: str
     """`run` or `serve`."""
@@ -40,24 +40,22 @@ class Presence:
     """Commit of the specs that it acts on."""
     state: str = ""
     """Commit of the state branch that it put on record last."""
-    trouble: str = ""
+    error: str = ""
     """Why it cannot go on now."""
     ended: str = ""
     """When it ended; empty if it has not, or was killed."""
 
 
 class PresenceFile:
-    """The file in the data folder, for who writes it and who reads it."""
+    """The presence file in the data folder, for its writer and its readers."""
 
     def __init__(self, repository: Repository, branch: str, data: Path) -> None:
-        place = repository.address or str(repository.git_dir)
-        digest = repository.blob_id(f"{place} {branch}".encode())[:16]
-        self._path = data / "reconcilers" / f"{digest}.json"
+        self._path = fleet_file(repository, branch, data / "reconcilers")
         self._lock = lock_file(repository.git_dir, branch)
         self._written: Presence | None = None
 
     def tell(self, presence: Presence) -> None:
-        """Write what is new; a disk that is full only makes commands say less."""
+        """Write the presence if it changed; errors of a full disk are ignored."""
         with suppress(OSError):
             if presence == self._written:
                 os.utime(self._path)  # a sign of life
@@ -67,12 +65,12 @@ class PresenceFile:
             self._written = presence
 
     def end(self, now: datetime) -> None:
-        """Say that it ended."""
+        """Record that it ended."""
         if self._written is not None:
             self.tell(replace(self._written, ended=format_time(now)))
 
     def read(self) -> Presence | None:
-        """Return who is at work or was the last; None if nothing is known."""
+        """Return the running or last reconciler; None if nothing is known."""
         try:
             return _presence(json.loads(self._path.read_bytes()))
         except (OSError, ValueError, TypeError, AttributeError):
@@ -83,7 +81,7 @@ class PresenceFile:
         return lock_holder(self._lock)
 
     def last_sign(self) -> datetime | None:
-        """Return when the last one ended, or was last heard of if it was killed."""
+        """Return when the last one ended, or its last sign of life if it was killed."""
         presence = self.read()
         with suppress(OSError, ValueError):
             if presence is not None and presence.ended:
@@ -92,6 +90,13 @@ class PresenceFile:
         return None
 
 
+def fleet_file(repository: Repository, branch: str, folder: Path, ending: str = "json") -> Path:
+    """Return the file of one fleet in a folder of the data folder, which may be that of several."""
+    place = repository.address or str(repository.git_dir)
+    digest = repository.blob_id(f"{place} {branch}".encode())[:16]
+    return folder / f"{digest}.{ending}"
+
+
 def _presence(document: Mapping[str, Any]) -> Presence:
-    words = {name: one_line(str(document.get(name, ""))) for name in Presence.__slots__ if name != "pid"}
-    return Presence(pid=int(document.get("pid", 0)), **words)
+    texts = {name: one_line(str(document.get(name, ""))) for name in Presence.__slots__ if name != "pid"}
+    return Presence(pid=int(document.get("pid", 0)), **texts)

@@ -10,7 +10,7 @@ from reconciler.store.records import Records, Statuses
 
 
 class StateReader:
-    """The state branch for those who only look: no lock is taken and nothing is created."""
+    """The state branch, read-only: no lock is taken and nothing is created."""
 
     def __init__(self, repository: Repository, branch: str) -> None:
         self._repository = repository

@@ -1,5 +1,5 @@
 """
-What is on record at one commit: every status, parsed once per change.
+Records: every status at one commit, parsed once per change.
 """
 
 import logging
@@ -8,8 +8,9 @@ from typing import Any
 
 from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import Gone, Problem, SpecError, Unavailable
-from reconciler.core.fields import Frozen, check_name
+from reconciler.core.fields import Frozen
 from reconciler.core.model.status import HostStatus, Status
+from reconciler.core.names import check_name
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
 from reconciler.store import statuses
@@ -27,10 +28,10 @@ _LARGEST = 1 << 20
 
 
 class FleetIdentity(Frozen):
-    """Who this fleet is. `fleet-state/fleet.yaml`."""
+    """Identity of the fleet. `fleet-state/fleet.yaml`."""
 
     id: str
-    """Drawn once; it keeps the folders of two fleets on one host apart."""
+    """Random, made once; it keeps the folders of two fleets on one host apart."""
 
 
 class Records:
@@ -48,7 +49,7 @@ class Records:
         """
         Return every status at a commit (None: no commit yet). Raises Unavailable.
 
-        A file that cannot be read is left out: `damaged` tells of it.
+        A file that cannot be read is left out and reported in `damaged`.
         """
         if commit is None:
             self._commit, self._blobs, self._parsed, self._damaged = None, {}, {}, {}
@@ -58,10 +59,10 @@ class Records:
 
     async def fleet(self) -> FleetIdentity | None:
         """
-        Return who the fleet is, as of the commit that was read last; None if it was never put on record.
+        Return the fleet's identity at the commit that was read last; None if it was never recorded.
 
-        A damaged file is passed over for the last good one: another id would
-        make strangers of all its runs. Raises SpecError if there is none.
+        A damaged file is replaced by its last good version: another id would
+        disown all its runs. Raises SpecError if there is none.
         """
         if self._commit is None:
             return None
@@ -96,7 +97,7 @@ class Records:
         return {name: status for name, status in named if name}
 
     async def _follow(self, commit: str) -> None:
-        """Take up what differs, and what was damaged."""
+        """Parse the files that changed, and those that were damaged."""
         changed = await self._changed(commit)
         present = {path: entry for path, entry in changed.items() if entry is not None}
         parsed, damaged = await self._parse(commit, present)
@@ -132,7 +133,7 @@ class Records:
     async def _load_apart(
         self, commit: str, blobs: Mapping[str, str]
     ) -> tuple[dict[str, Frozen], dict[str, Problem]]:
-        """Do the same file by file where one of them is not to be had; raise Unavailable if nothing is."""
+        """Load file by file after a missing blob; raise Unavailable if none can be loaded."""
         parsed, damaged, away = dict[str, Frozen](), dict[str, Problem](), dict[str, Unavailable]()
         for path, blob in blobs.items():
             try:
@@ -142,7 +143,7 @@ class Records:
             else:
                 parsed |= good
                 damaged |= bad
-        await self._repository.objects.read([commit], lambda _, __: None)  # it is them, and not all of git
+        await self._repository.objects.read([commit], lambda _, __: None)  # not git as a whole
         return parsed, damaged | {path: _missing(path, str(error)) for path, error in away.items()}
 
     async def _load(self, blobs: Mapping[str, str]) -> tuple[dict[str, Frozen], dict[str, Problem]]:
@@ -177,5 +178,5 @@ def _not_a_file(path: str, entry: TreeEntry) -> Problem | None:
     return Problem(path, 1, 1, "not a regular file; the reconciler never wrote it: remove it")
 
 
-def _missing(path: str, words: str) -> Problem:
-    return Problem(path, 1, 1, f"cannot be read: {words}")
+def _missing(path: str, reason: str) -> Problem:
+    return Problem(path, 1, 1, f"cannot be read: {reason}")

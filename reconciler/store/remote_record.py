@@ -1,5 +1,5 @@
 """
-The record as it is known in a clone of a fleet: it lives elsewhere, and remotes tell of it.
+The record in a clone of a fleet: it belongs to a remote, and is known from fetches.
 
 A clone does not make the record its own: whoever reconciled in it would start
 everything again that runs, or ran, where the record is. Looking is another
@@ -17,12 +17,10 @@ from reconciler.core.errors import Unavailable, UsageError
 from reconciler.core.times import time_at
 from reconciler.git.process import Git, printable_error
 from reconciler.git.repository import Repository
-from reconciler.store.commits import commit_tree, publish
 from reconciler.store.locks import lock_file, lock_holder
-from reconciler.store.user_commits import require_identity
 
 ASKING = 15.0
-"""Seconds a remote has to say whether it has a record."""
+"""Timeout in seconds for asking a remote for its record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +31,9 @@ class Remote:
     url: str
     is_mirrored: bool = False
     """Whether a fetch from it writes over the branches here."""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.url})" if self.name != self.url else self.url
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,12 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class RemoteAnswer:
-    """What a remote says of the record now."""
+    """A remote's answer about the record."""
 
     commit: str
+    """Newest of the record; of any branch that it fetched, in a clone."""
     is_its_own: bool
-    """False: the remote is a clone too, and has it as it fetched it from somewhere else."""
+    """False: the remote is a clone too; the record, if there is one, is where it was cloned from."""
 
 
 async def remotes(repository: Repository) -> Sequence[Remote]:
@@ -71,6 +73,21 @@ async def remotes(repository: Repository) -> Sequence[Remote]:
     ]
 
 
+async def _removed_origin(repository: Repository) -> Sequence[Remote]:
+    """
+    Return where a repository was cloned from, if it has no record and that is no remote of it any more.
+
+    Git notes it in the log of HEAD, as long as it keeps that (90 days).
+    """
+    try:
+        first = (repository.git_dir / "logs/HEAD").read_text(errors="replace").partition("\n")[0]
+    except OSError:
+        return ()
+    url = first.partition("\tclone: from ")[2]
+    known_urls = {remote.url for remote in await remotes(repository)}
+    return [Remote(url, url)] if url and printable_error(url) not in known_urls else ()
+
+
 def _writes_over(settings: dict[str, list[str]]) -> bool:
     refspecs = settings.get("fetch", [])
     return any(_target(refspec).startswith(("refs/heads/", "refs/*")) for refspec in refspecs)
@@ -81,7 +98,7 @@ def _target(refspec: str) -> str:
 
 
 async def fetched_record(repository: Repository, branch: str) -> Fetched | None:
-    """Return the record to look at in a clone; None if the repository's own is as new."""
+    """Return the fetched record to show in a clone; None if the repository's own is as new."""
     local = repository.read_ref(f"refs/heads/{branch}")
     latest: Fetched | None = None
     for remote in await remotes(repository):
@@ -115,7 +132,7 @@ async def contains(repository: Repository, line: str, commit: str) -> bool:
 
 
 def _fetched_at(git_dir: Path, ref: str) -> datetime | None:
-    """Return when a remote was last asked, as far as files tell."""
+    """Return when a remote was last fetched from, judging by file times."""
     for file in ("FETCH_HEAD", ref, "packed-refs"):
         with suppress(OSError):
             return time_at((git_dir / file).stat().st_mtime)
@@ -129,11 +146,13 @@ async def require_own_record(repository: Repository, branch: str) -> None:
     """
     Raise UsageError if a remote has a record that is not, or not all, in this repository.
 
-    A remote that does not answer is taken at what was fetched of it; where
+    For a remote that does not answer, the last fetch counts; where
     nothing was, and there is no record here, that is a reason too. So is a
     remote that knows of a record elsewhere.
     """
-    known_remotes = await remotes(repository)
+    known_remotes = list(await remotes(repository))
+    if repository.read_ref(f"refs/heads/{branch}") is None and not repository.address:
+        known_remotes += await _removed_origin(repository)
     for why_not in await asyncio.gather(
         *(_why_not_here(repository, branch, remote) for remote in known_remotes)
     ):
@@ -152,7 +171,7 @@ async def _why_not_here(repository: Repository, branch: str, remote: Remote) -> 
         theirs = repository.read_ref(f"refs/remotes/{remote.name}/{branch}")
         if theirs is None and local is None:
             return (
-                f"{remote.name} ({remote.url}) may have the record of this fleet, and cannot be asked: "
+                f"{remote} may have the record of this fleet, and cannot be asked: "
                 f"{error}; try again when it answers, or, if it has none, begin one here: "
                 "`reconciler adopt-record --anew`"
             )
@@ -175,29 +194,31 @@ async def _is_behind(repository: Repository, local: str | None, theirs: str) -> 
 
 
 def _stand(local: str | None, remote: Remote, branch: str, *, is_behind: bool) -> str:
-    where = f"{remote.name} ({remote.url})"
     if local is None:
         how = "and there is none here: everything on record there would be done again"
     elif is_behind:
         how = "and the one here is behind it: what happened since would be done again"
     else:
         how = "and the one here has not all of it: what happened there since would be done again"
-    return f"the record of this fleet is at {where}, branch {branch}, {how}"
+    return f"the record of this fleet is at {remote}, branch {branch}, {how}"
 
 
 def _stand_further(remote: Remote, branch: str) -> str:
     return (
-        f"{remote.name} ({remote.url}) is a clone as well: the record of this fleet, branch {branch}, is "
-        "where that one was cloned from, and there is none here: everything on record there would be done "
-        "again; serve that place by its path or URL (--repo), or begin a record here, to do all anew: "
-        "`reconciler adopt-record --anew`"
+        f"{remote} is a clone as well: the record of this fleet, branch {branch}, is "
+        "where the first of them was cloned from, and there is none here: everything on record there would "
+        "be done again; serve that place by its path or URL (--repo), or begin a record here, to do all "
+        "anew: `reconciler adopt-record --anew`"
     )
 
 
 def _ways(remote: Remote) -> str:
+    adopt = f"reconciler adopt-record --from {remote.name}"
+    if remote.name == remote.url:
+        adopt = f"git remote add origin {remote.url} && reconciler adopt-record --from origin"
     return (
         f"serve it by its URL (--repo {remote.url}), or go on here, once nobody serves it there "
-        f"any more: `reconciler adopt-record --from {remote.name}`"
+        f"any more: `{adopt}`"
     )
 
 
@@ -207,15 +228,15 @@ def _why_served(remote: Remote, branch: str) -> str | None:
     for git_dir in (place / ".git", place):
         if (holder := lock_holder(lock_file(git_dir, branch))) is not None:
             return (
-                f"the record of this fleet is at {remote.name} ({remote.url}), where a reconciler "
+                f"the record of this fleet is at {remote}, where a reconciler "
                 f"(pid {holder}) is at work on it: end it first, or leave the fleet to it"
             )
     return None
 
 
 async def ask(repository: Repository, branch: str, remote: Remote) -> RemoteAnswer | None:
-    """Return what a remote says of the record now; None if it knows of none. Raises Unavailable."""
-    own, fetched = f"refs/heads/{branch}", f"refs/remotes/*/{branch}"
+    """Return a remote's answer about the record; None if it has none. Raises Unavailable."""
+    own, fetched = f"refs/heads/{branch}", "refs/remotes/*"
     listed = await repository.network.run("ls-remote", remote.name, own, fetched, timeout=ASKING)
     commits = {
         ref: commit for commit, _, ref in (line.partition("\t") for line in listed.decode().splitlines())
@@ -265,6 +286,9 @@ async def adopt(repository: Repository, branch: str, name: str | None) -> str:
 
 async def begin_record(repository: Repository, branch: str) -> str:
     """Begin an empty record in a person's name; return its commit. Raises UsageError if there is one."""
+    from reconciler.store.commits import commit_tree, publish
+    from reconciler.store.user_commits import require_identity
+
     if (commit := repository.read_ref(f"refs/heads/{branch}")) is not None:
         raise UsageError(f"there is a record here: {branch} is at {commit[:10]}")
     person = Git.personal(repository.git_dir)

@@ -1,5 +1,5 @@
 """
-The two ways out of a line that went back: put it back, or let it go on from where it is.
+The two remedies for a rewound line: restore it, or approve that it goes on from where it is.
 
 Both only add to what is there, so that the history stays one line that is never
 rewritten. An approval is a commit by the person who gave it; it carries what
@@ -30,7 +30,7 @@ async def restore(line: BranchLine) -> str:
 
     Raises UsageError if that commit is lost, or the branch has others of its own.
     """
-    head, there = await line.standing(), await line.there()
+    head, there = await line.readable_head(), await line.there()
     if not there:
         raise UsageError(f"what {line.branch} was at is not in {line.repository} any more: restore a backup")
     for commit in there:
@@ -45,7 +45,7 @@ async def restore(line: BranchLine) -> str:
 
 
 async def _remove_damaged(line: BranchLine, head: str | None) -> None:
-    """Remove a ref that leads to no commit, as a loss of power leaves it: git would move it no more."""
+    """Remove a ref that points to no commit, as after a loss of power: git refuses to move it."""
     if head is not None or line.repository.address:
         return
     ref = line.repository.ref(line.branch)
@@ -58,8 +58,8 @@ async def _remove_damaged(line: BranchLine, head: str | None) -> None:
 
 
 async def approve(line: BranchLine, reason: str) -> str:
-    """Let a branch go on from where it is, in the person's name; return the commit that says so."""
-    left, head, there = await line.left(), await line.standing(), await line.there()
+    """Approve that a branch goes on from where it is, in the person's name; return the approving commit."""
+    left, head, there = await line.left(), await line.readable_head(), await line.there()
     person = Git.personal(line.repository.git_dir)
     await require_identity(person)
     is_record = line.kind == "record"
@@ -81,14 +81,14 @@ def _message(line: BranchLine, left: Sequence[str], attempts: Mapping[str, int],
     what = "record" if line.kind == "record" else "specs"
     trailers = [f"{APPROVAL}: {commit}" for commit in left]
     trailers += [f"Run: {run_key(task, '', attempt)}" for task, attempt in sorted(attempts.items())]
-    words = f"{reason}\n\n" if reason else ""
-    return f"{what}: go on without {', '.join(commit[:10] for commit in left)}\n\n{words}" + "".join(
+    body = f"{reason}\n\n" if reason else ""
+    return f"{what}: go on without {', '.join(commit[:10] for commit in left)}\n\n{body}" + "".join(
         f"{trailer}\n" for trailer in [*trailers, "Cause: person"]
     )
 
 
 async def _attempts(repository: Repository, heads: Sequence[str]) -> Mapping[str, int]:
-    """Return the last attempt of every task that the lost commits tell of."""
+    """Return the last attempt of every task in the lost commits."""
     attempts: dict[str, int] = {}
     for head in heads:
         for task, attempt in (await last_transitions(repository, head)).attempts.items():
@@ -99,31 +99,31 @@ async def _attempts(repository: Repository, heads: Sequence[str]) -> Mapping[str
 async def _of_statuses(
     line: BranchLine, head: str, there: Sequence[str], attempts: Mapping[str, int]
 ) -> Mapping[str, str | None]:
-    """Return the status files of tasks that would otherwise begin a run, or follow one, that is over."""
+    """Return the corrected status files of tasks that would otherwise start or follow a run that is over."""
     tasks, _ = await Records(line.repository, line.branch).read(head)
     lost = [(await Records(line.repository, line.branch).read(commit))[0] for commit in there]
-    mended = {
-        name: _mended(status, attempts.get(name, 0), is_over=_is_over(name, status, lost))
+    fixed = {
+        name: _with_new_attempts(status, attempts.get(name, 0), is_over=_is_over(name, status, lost))
         for name, status in tasks.items()
     }
-    changed = {name: status for name, status in mended.items() if status != tasks[name]}
+    changed = {name: status for name, status in fixed.items() if status != tasks[name]}
     return {status_path(name): statuses.dump_status(status).decode() for name, status in changed.items()}
 
 
 def _is_over(name: str, status: Status, lost: Sequence[Mapping[str, Status]]) -> bool:
-    """Return whether a run that is on record as live may be over: by the lost commits, or nobody knows."""
+    """Return whether a run recorded as live may be over, as the lost commits say, or are missing."""
     later = [each[name] for each in lost if name in each]
-    return not any(other.phase.is_live and other.run == status.run for other in later)
+    return not any(other.phase.is_live and other.run_key == status.run_key for other in later)
 
 
-def _mended(status: Status, attempt: int, *, is_over: bool) -> Status:
-    """Return a status from which no run key comes twice: a run that may be over is not taken up again."""
+def _with_new_attempts(status: Status, attempt: int, *, is_over: bool) -> Status:
+    """Return a status from which no run key is used twice: a run that may be over is not continued."""
     phase = Phase.CREATED if status.phase.is_live and is_over else status.phase
     return status.model_copy(update={"phase": phase, "attempt": max(status.attempt, attempt)})
 
 
 async def _begin_anew(line: BranchLine, person: Git, lost: str | None, message: str) -> str:
-    """Begin a branch that is gone: after the lost commit, if it is there, with nothing on record."""
+    """Recreate a missing branch, with an empty record: on top of the lost commit, if that is there."""
     files: Mapping[str, str | None] = {}
     if lost is not None and line.kind == "record":
         names = await GitTree(line.repository, line.branch).files(lost, "fleet-state")

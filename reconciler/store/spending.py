@@ -33,10 +33,10 @@ _NONE = Usage()
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What one round of an agent took."""
+    """What one round of an agent cost."""
 
     at: datetime
-    """When it was put on record."""
+    """When it was recorded."""
     task: str
     repo: str | None
     adapter: str | None
@@ -112,7 +112,7 @@ def _spent(changes: Sequence[_Change], accounts: Mapping[str, bytes]) -> Iterato
         fields = read[after] = was if now is None else now
         if fields is None or was is None:
             continue
-        rise = _rise(_usage(was), _usage(fields))
+        rise = _increase(_usage(was), _usage(fields))
         if rise != _NONE:
             yield Spending(
                 at,
@@ -144,7 +144,7 @@ def _usage(fields: Mapping[str, Any]) -> Usage:
     return Usage.model_validate(fields.get("usage") or {})
 
 
-def _rise(was: Usage, now: Usage) -> Usage:
-    """Return how much was added; somebody who set a count back by hand gave nothing back."""
+def _increase(was: Usage, now: Usage) -> Usage:
+    """Return how much was added; a count that was lowered by hand adds nothing."""
     added = {name: max(0, getattr(now, name) - getattr(was, name)) for name in Usage.model_fields}
     return Usage.model_validate({name: round(value, 6) for name, value in added.items()})

@@ -1,5 +1,5 @@
 """
-The state branch: what is on record, and the one way to put more on it.
+State branch: read and written by its single writer.
 """
 
 import asyncio
@@ -36,12 +36,12 @@ log = logging.getLogger(__name__)
 _LAST_PUSH = 0.25
 """Seconds for a push under way when the branch is let go of; a remote that hangs is not waited for."""
 _FOUNDING = 3
-"""Tries to put the fleet's id on record while others write to the same branch."""
+"""Attempts to record the fleet's id while others write to the same branch."""
 
 
 class StateBranch:
     """
-    The state branch for its one writer.
+    The state branch, opened for writing by one process.
 
     What `commit` acknowledges survives `kill -9` and power loss of whatever
     holds the record: without a remote the commits, the ref and their
@@ -52,7 +52,7 @@ class StateBranch:
     """
 
     fleet_id: str
-    """Identity of the fleet, drawn once at its first start; 12 hex digits."""
+    """Identity of the fleet: 12 random hex digits, made at its first start."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class StateBranch:
         return self._head or ""
 
     def has_moved(self) -> bool:
-        """Return whether the branch is not where we left it, as far as the last fetch knows."""
+        """Return whether the branch moved since our last commit, according to the last fetch."""
         return self._repository.read_ref(self._repository.ref(self._branch)) != self._head
 
     async def commit(self, steps: Sequence[Step]) -> None:
@@ -142,7 +142,7 @@ class StateBranch:
 
         One that changes no file makes no commit. Calls at the same time share
         one batch. Nothing of them counts as recorded if it raises: Conflict if
-        somebody else wrote first (load again and think again), Unavailable.
+        somebody else wrote first (load and plan again), Unavailable.
         Only where a remote fell silent in the middle of a push is it open
         whether it has them; `load` tells.
         """
@@ -158,6 +158,13 @@ class StateBranch:
             attempts = (await self._recall()).attempts
         return {name: attempts[name] for name in names if name in attempts}
 
+    async def last_commits(self) -> Mapping[str, str]:
+        """Return the commit of the last transition of every task; no commit under way is waited for."""
+        if self._last_transitions is None:
+            async with self._turn:
+                return (await self._recall()).transitions
+        return self._last_transitions.transitions
+
     async def spent(self, since: datetime) -> Mapping[BudgetScope, Usage]:
         """Return what was spent since a time, and from whose money. Raises Unavailable."""
         spent = defaultdict[BudgetScope, Usage](Usage)
@@ -167,7 +174,7 @@ class StateBranch:
         return spent
 
     async def close(self) -> None:
-        """Let what is being committed end, but no push that hangs, and let go of the branch."""
+        """Finish the running commit, except for a push that hangs, and release the branch."""
         # The push is cut short before it is waited for, and the lock goes last.
         if self._pushing is not None:
             self._pushing.reschedule(asyncio.get_running_loop().time() + _LAST_PUSH)
@@ -191,10 +198,10 @@ class StateBranch:
 
     async def _catch_up(self) -> None:
         """
-        Let the local line be the remote's.
+        Set the local line to the remote's.
 
         A remote that lost the branch gets it back: everything on the line was
-        meant to be there, and to start anew would be to run everything again.
+        meant to be there, and to start from nothing would run every task again.
         """
         if not self._repository.address:
             return
@@ -212,9 +219,9 @@ class StateBranch:
             await self._writer.reset(theirs)
 
     async def _require(self, head: str | None) -> None:
-        """Take a line for the record's unless it went back; from here on it may not go back behind it."""
+        """Accept a line as the record unless it was rewound; the mark is advanced to it."""
         if self._marks is not None:
-            # Asked before it is raised: a mark on what went back would hide that it did.
+            # Checked before the mark advances: a mark on a rewound line would hide the rewind.
             await self._marks.require("record", self._branch, head)
             if head is not None:
                 await self._marks.advance("record", self._branch, head)
@@ -229,14 +236,14 @@ class StateBranch:
             change = Change(
                 at, {IDENTITY_FILE: statuses.dump_status(fleet)}, lambda _: "fleet: first start\n"
             )
-            with suppress(Conflict):  # another reconciler founds the same fleet
+            with suppress(Conflict):  # another reconciler creates the same fleet
                 await self._write([change])
         raise Conflict(f"{self._repository}: {self._branch} moves too quickly to put the fleet's id on it")
 
     # --- Writing -----------------------------------------------------------
 
     async def _flush(self) -> None:
-        """Commit what is queued, all that came together as one batch, until nothing is left."""
+        """Commit the queue in batches until it is empty."""
         while self._queue:
             async with self._turn:
                 batch, self._queue = self._queue, []
@@ -270,7 +277,7 @@ class StateBranch:
                 changes.append(self._change(step, files, last))
                 if isinstance(step, Transition):
                     last[step.task] = len(changes) - 1
-        # What is remembered follows what is durable: a batch that fails leaves no trace here.
+        # Memory is updated only after the batch is durable: a failed batch leaves no trace here.
         if changes:
             ids = await self._write(changes)
             self._blobs.update(blobs)
@@ -279,7 +286,7 @@ class StateBranch:
                 self._last_transitions.attempts.update(_attempts(steps))
 
     def _change(self, step: Step, files: Mapping[str, bytes | None], last: Mapping[str, int]) -> Change:
-        """Return the commit of a step; `last` are the places in this batch of what its tasks did before."""
+        """Return the commit of a step; `last` has the index in this batch of each task's previous step."""
         revision = self._revision()
         if isinstance(step, HostChange):
             message = messages.render_host(step, revision=revision)
@@ -290,7 +297,7 @@ class StateBranch:
         return Change(step.event.origin.at, files, partial(_message, step, revision, previous))
 
     async def _recall(self) -> LastTransitions:
-        """Return what came last of every task: found once after a start, when it is first asked for."""
+        """Return the last transitions of all tasks; read from history once, on first use."""
         if self._last_transitions is None:
             self._last_transitions = (
                 await last_transitions(self._repository, self._head)
@@ -311,10 +318,10 @@ class StateBranch:
         return None if content is None else self._repository.blob_id(content)
 
     async def _write(self, changes: Sequence[Change]) -> Sequence[str]:
-        # Write-ahead, in four steps. On the local line, on disk; then the remote,
-        # whose word it is that counts, so the local line goes back if it refuses;
+        # Write-ahead, in four steps. First the local line, on disk; then the remote,
+        # which is authoritative, so the local line is reset if it refuses;
         # then the mark, which must not name a commit that the remote never had;
-        # the head last: whoever builds on it builds on what was acknowledged.
+        # the head last: whoever builds on it builds on acknowledged commits.
         ids = await self._writer.write(self._head, changes)
         if self._repository.address:
             try:
@@ -331,7 +338,7 @@ class StateBranch:
         return ids
 
     async def _push(self, commit: str) -> None:
-        """Put a commit on the remote; that it lets us in no more may pass, as its silence may."""
+        """Push a commit to the remote; refused access counts as an outage, which may pass."""
         try:
             await push(self._repository.network, "origin", commit, self._branch)
         except Refused as error:

@@ -22,9 +22,9 @@ Model = TypeVar("Model", bound=Frozen)
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*\Z")
 _TAKEN = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
-"""Words that some YAML parser takes for something else than text."""
+"""Plain scalars that some YAML parsers do not read as text."""
 _UNQUOTABLE = re.compile(r"[\x7f-\xa0\u2028\u2029\ufeff\ufffe\uffff]")
-"""What JSON leaves as it is and YAML does not."""
+"""Characters that JSON leaves unescaped and YAML does not allow."""
 _CONSTANTS = frozenset({"true", "false", "null"})
 _LINE = re.compile(r"( *)(- )?([a-z][a-z0-9_]*):(?: (.+))?\Z")
 
@@ -101,7 +101,7 @@ def _is_word(text: str) -> bool:
 
 def parse_status(text: str) -> Any:
     """
-    Return what a document holds: read line by line if it is canonical, else by a real parser.
+    Return the value of a document: read line by line if it is canonical, else by a YAML parser.
 
     Raises UnreadableError for what is no YAML.
     """
@@ -120,7 +120,7 @@ class UnreadableError(Exception):
 
 
 def _any_yaml(text: str) -> Any:
-    """Return what a document holds that somebody edited; its parser is heavy, and seldom needed."""
+    """Return the value of a document edited by hand; imports the YAML parser, which is slow to load."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -133,7 +133,7 @@ def _any_yaml(text: str) -> Any:
 
 
 def _canonical(text: str) -> dict[str, Any]:
-    """Return what a canonical document holds. Raises ValueError if it may be any other."""
+    """Return the value of a canonical document. Raises ValueError if it may not be canonical."""
     *lines, last = text.split("\n")
     lines.reverse()
     values = _read_mapping(lines, 0)

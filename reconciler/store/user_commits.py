@@ -1,5 +1,5 @@
 """
-What commands commit on a person's behalf: one file, in that person's name.
+Commits on a person's behalf: one file, in that person's name.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ async def commit_file(
 
 def _in_checkout(folder: Path, branch: str, path: str, text: str | None, message: str, *, push: bool) -> str:
     checkout = Checkout(folder)
-    if not checkout.knows_person():
+    if not checkout.has_identity():
         raise UsageError(NOBODY)
     if checkout.is_touched(path) or (folder / path).is_symlink():
         # The commit would be mixed with what the person is doing to the same file.
@@ -67,7 +67,7 @@ def _change(checkout: Checkout, file: Path, path: str, content: bytes | None, me
         checkout.commit(message, path)
     except BaseException:
         _write(file, before)
-        with suppress(Unavailable):  # the error that led here says more
+        with suppress(Unavailable):  # the original error says more
             checkout.unstage(path)
         raise
 

@@ -27,9 +27,9 @@ _PACKS = 200
 _PATIENCE = 0.05
 """Seconds between two looks at a lock."""
 _STALE_AFTER = 20
-"""Looks after which a lock file that did not change is a dead process's."""
+"""Polls after which an unchanged lock file is taken for that of a dead process."""
 _KEEP = b"fast-import"
-"""What its `.keep` files say; those of a fetch or of a person say something else."""
+"""Content of our `.keep` files; those of a fetch or of a person differ."""
 
 
 class Writer:
@@ -92,7 +92,7 @@ class Writer:
         return ids
 
     async def reset(self, commit: str | None) -> None:
-        """Let the branch be what the remote has; what stood here beyond it was never acknowledged."""
+        """Set the branch to the remote's head; local commits beyond it were never acknowledged."""
         async with self._turn:
             await asyncio.to_thread(self._kill_stream)
             if commit is None:
@@ -117,8 +117,8 @@ class Writer:
         self._packs = _count_packs(self._repository.git_dir)
 
     async def close(self) -> None:
-        """Let go of the branch."""
-        # Whoever uses git ends first, the lock goes last: the next writer finds nobody at work.
+        """Release the branch."""
+        # The git process ends first, the lock is released last: the next writer finds nothing running.
         if self._upkeep is not None:
             self._upkeep.cancel()
             await asyncio.wait([self._upkeep])
@@ -163,9 +163,9 @@ class Writer:
         try:
             return _send(self._stream, changes)
         except OSError as error:
-            words = self._stream.words
+            message = self._stream.message
             self._kill_stream()
-            raise Unavailable(f"{self._ref} cannot be written: {words or error}") from error
+            raise Unavailable(f"{self._ref} cannot be written: {message or error}") from error
         except BaseException:
             self._kill_stream()
             raise
@@ -202,10 +202,10 @@ class Writer:
         now = self.head
         if now is not None and await self._is_ancestor(ids[-1], now):
             return
-        words = self._stream.words if self._stream is not None else ""
+        message = self._stream.message if self._stream is not None else ""
         await asyncio.to_thread(self._kill_stream)
         if now == head:
-            raise Unavailable(f"{self._ref} could not be moved: {words}")
+            raise Unavailable(f"{self._ref} could not be moved: {message}")
         raise Conflict(f"{self._ref} is at {now}, not at {head}: somebody else wrote to it")
 
     async def _is_ancestor(self, old: str, new: str) -> bool:

@@ -1,3 +1,3 @@
 """
-The other side of the API: a worker that takes tasks and reports on them, and the same as MCP tools.
+Client side of the worker protocol: a worker that runs a command per task, and MCP tools.
 """

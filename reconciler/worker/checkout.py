@@ -1,5 +1,5 @@
 """
-The code of a task on an agent's machine: cloned, and pushed when the work is done.
+Checkout: the code of a task on an agent's machine, cloned before and pushed after the work.
 
 Git talks to the repository with the access that the agent's user has.
 """
@@ -21,7 +21,7 @@ _OPERATIONS = (
     ("sequencer", "cherry-pick or revert"),
     ("BISECT_LOG", "bisect"),
 )
-"""What git keeps of an operation that goes on, and what that is called."""
+"""Files that git keeps during an operation, and the operation's name."""
 _WORK = ("--count=50", "refs/heads")
 _TIMEOUT = 1800.0
 """Seconds; a repository may be large."""
@@ -34,16 +34,16 @@ class TaskCheckout:
     folder: Path
     branch: str
     pushed: str
-    """What the branch was in the repository when the work began; empty if it was not there."""
+    """Commit of the remote branch when the work began; empty if there was none."""
 
     async def push(self) -> None:
-        """Push the branch, unless somebody else did meanwhile. Raises Unavailable."""
+        """Push the branch, unless somebody else pushed meanwhile. Raises Unavailable."""
         expected = f"--force-with-lease={self.branch}:{self.pushed}"
         refs = f"refs/heads/{self.branch}:refs/heads/{self.branch}"
         await _git(self.folder).run("push", "--quiet", expected, "origin", refs)
 
     async def unfinished(self) -> Sequence[str]:
-        """Return what the command left that a push of the branch would lose. Raises Unavailable."""
+        """Return what the command left unfinished and a push of the branch would lose. Raises Unavailable."""
         git = _git(self.folder)
         problems = [
             f"a {name} is under way" for at, name in _OPERATIONS if (self.folder / ".git" / at).exists()
@@ -60,7 +60,7 @@ class TaskCheckout:
         return problems
 
     async def left(self) -> bool:
-        """Return whether there is work that was not committed. Raises Unavailable."""
+        """Return whether there are uncommitted changes. Raises Unavailable."""
         return bool(await _git(self.folder).run("status", "--porcelain"))
 
 

@@ -1,5 +1,5 @@
 """
-The agent's side of the protocol.
+API client: the agent's side of the worker protocol.
 
 Every request may be repeated: a dequeue by its request key, a piece of log by
 its offset, a report by its epoch. So whatever is not answered is sent again.
@@ -28,7 +28,8 @@ from reconciler.core.errors import (
     Unavailable,
     UsageError,
 )
-from reconciler.core.fields import Frozen, check_name
+from reconciler.core.fields import Frozen
+from reconciler.core.names import check_name
 from reconciler.core.text import one_line
 from reconciler.tls import Authorities, RenewedClient
 from reconciler.wire import (
@@ -52,9 +53,9 @@ log = logging.getLogger(__name__)
 Body = TypeVar("Body")
 
 BACKOFF, BACKOFF_CAP = 0.5, 15.0
-"""Seconds before the first repetition, and at most; half of it is drawn."""
+"""Seconds before the first retry, and at most; half of it is random."""
 LONGEST_PAUSE = 300.0
-"""Seconds; a server that asks for more patience is asked again all the same."""
+"""Seconds; a longer Retry-After is cut to this."""
 LOG_CHUNK = 512 * 1024
 """Most bytes of log in one request."""
 
@@ -75,7 +76,7 @@ _TASK, _TASKS, _PROPOSAL = TypeAdapter(TaskBody), TypeAdapter(tuple[TaskBody, ..
 
 class ApiClient:
     """
-    What an agent asks of a reconciler.
+    Client of a reconciler's API.
 
     `token`: None for one that only makes others (`speaking_for`); if it is called
     for, it is for each request anew. `authorities`: whom TLS trusts. `tries`: how
@@ -95,7 +96,7 @@ class ApiClient:
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """Raise UsageError if address or token cannot be ones."""
+        """Raise UsageError if the address or the token is malformed."""
         self._token = token
         self._authorization()
         self.url = url.rstrip("/")
@@ -136,11 +137,11 @@ class ApiClient:
         return None if response.status_code == httpx2.codes.NO_CONTENT else self._read(_LEASE, response)
 
     async def start(self, task: str, epoch: int) -> Progress:
-        """Say that the work begins. Raises NotFound, NotNow, LeaseLost."""
+        """Report that the work has started. Raises NotFound, NotNow, LeaseLost."""
         return self._read(_PROGRESS, await self._send("POST", _of(task, "start"), StartRequest(epoch=epoch)))
 
     async def heartbeat(self, task: str, epoch: int) -> Heartbeat:
-        """Say that the agent is alive; return what it should do. Raises NotFound, NotNow."""
+        """Send a heartbeat; return whether to go on. Raises NotFound, NotNow."""
         request = HeartbeatRequest(epoch=epoch)
         return self._read(_HEARTBEAT, await self._send("POST", _of(task, "heartbeat"), request))
 
@@ -158,7 +159,7 @@ class ApiClient:
         return self._read(_LOG_ACK, response).offset
 
     async def status(self, task: str, request: StatusRequest) -> Progress:
-        """Report what came of the work. Raises NotFound, NotNow, LeaseLost."""
+        """Report the result of the work. Raises NotFound, NotNow, LeaseLost."""
         return self._read(_PROGRESS, await self._send("POST", _of(task, "status"), request))
 
     async def tasks(self, *, phase: str | None = None, limit: int = 100) -> Sequence[TaskBody]:
@@ -177,24 +178,26 @@ class ApiClient:
     # --- Sending -----------------------------------------------------------
 
     def _authorization(self) -> Mapping[str, str]:
-        """Return the header with the token as it is now: where it is a file, it may have been exchanged."""
+        """Return the header with the current token: a token file may have changed."""
         token = self._token() if callable(self._token) else self._token
         return _authorization(token) if token is not None else {}
 
     async def _send(self, method: str, place: str, body: Frozen | bytes = b"") -> httpx2.Response:
-        """Send a request until there is an answer to it; return that, if it is none that raises an error."""
+        """Send a request, with retries; return the successful answer. Raises the error of any other."""
         tried = 1
-        while isinstance(answer := await self._attempt(method, place, body), _Trouble):
+        while isinstance(answer := await self._attempt(method, place, body), _RetryableFailure):
             if tried == self._tries:
-                raise Unavailable(f"{self.url} {answer.words}; tried {tried} times, try again later")
+                raise Unavailable(f"{self.url} {answer.reason}; tried {tried} times, try again later")
             if tried == 1:
-                log.warning("%s %s; trying again", self.url, answer.words)
+                log.warning("%s %s; trying again", self.url, answer.reason)
             await self._pause(self._backoff(tried) if answer.wait is None else answer.wait)
             tried += 1
         return answer
 
-    async def _attempt(self, method: str, place: str, body: Frozen | bytes) -> "httpx2.Response | _Trouble":
-        """Send a request once; return what hinders it if it is worth another try."""
+    async def _attempt(
+        self, method: str, place: str, body: Frozen | bytes
+    ) -> "httpx2.Response | _RetryableFailure":
+        """Send a request once; return the failure if it is worth a retry."""
         content = body if isinstance(body, bytes) else body.model_dump_json().encode()
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
         headers = {**self._authorization(), "Content-Type": kind}
@@ -202,21 +205,21 @@ class ApiClient:
             async with self._http.open() as http:
                 response = await http.request(method, place, content=content, headers=headers)
         except httpx2.RequestError as error:
-            return _Trouble(one_line(f"cannot be reached: {error or type(error).__name__}", 200))
+            return _RetryableFailure(one_line(f"cannot be reached: {error or type(error).__name__}", 200))
         if response.is_success or _is_gap(response):
             return response
         if response.status_code in _AGAIN:
-            words = one_line(f"answered {response.status_code}: {_problem(response).detail}", 200)
-            return _Trouble(words, _asked_wait(response))
+            reason = one_line(f"answered {response.status_code}: {_problem(response).detail}", 200)
+            return _RetryableFailure(reason, _asked_wait(response))
         raise self._refusal(response)
 
     def _backoff(self, tried: int) -> float:
-        """Return how many seconds to wait after so many tries."""
+        """Return how many seconds to wait after the given number of tries."""
         longest = min(BACKOFF * 2.0 ** min(tried - 1, 10), BACKOFF_CAP)
         return longest * (1 + self._jitter()) / 2
 
     def _refusal(self, response: httpx2.Response) -> ReconcilerError:
-        """Return the error of an answer that will be the same next time."""
+        """Return the error for an answer that a retry would not change."""
         problem = _problem(response)
         kind = _ERRORS.get(response.status_code, UsageError)
         if not problem.detail:
@@ -225,7 +228,7 @@ class ApiClient:
         return kind(one_line(f"{problem.detail}{wrong}", 1000))
 
     def _read(self, kind: TypeAdapter[Body], response: httpx2.Response) -> Body:
-        """Read an answer; what a newer server adds to it is passed over."""
+        """Parse an answer; unknown fields, as of a newer server, are ignored."""
         try:
             return kind.validate_json(response.content, extra="ignore")
         except ValidationError:
@@ -234,10 +237,10 @@ class ApiClient:
             ) from None
 
 
-class _Trouble(NamedTuple):
+class _RetryableFailure(NamedTuple):
     """Why a request was not answered, or not now."""
 
-    words: str
+    reason: str
     wait: float | None = None
     """Seconds, if the server says how long."""
 
@@ -248,7 +251,7 @@ def _asked_wait(response: httpx2.Response) -> float | None:
 
 
 def _problem(response: httpx2.Response) -> ProblemDetails:
-    """Return what an answer says is wrong; a proxy on the way may say it in its own form."""
+    """Return the problem details of an answer; also of one from a proxy, in whatever format."""
     try:
         return ProblemDetails.model_validate_json(response.content, extra="ignore")
     except ValidationError:
@@ -279,7 +282,7 @@ def _base(url: str) -> httpx2.URL:
 
 
 def _of(task: str, verb: str = "") -> str:
-    """Return the place of a task; a name that cannot be one is not sent."""
+    """Return the path of a task. Raises UsageError for a malformed name."""
     try:
         check_name(task)
     except ValueError as error:

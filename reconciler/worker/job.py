@@ -16,7 +16,7 @@ from reconciler.core.adapter import Usage
 from reconciler.core.errors import LeaseLost, NotFound, NotNow, Refused, Unavailable, UsageError
 from reconciler.core.fields import Branch, Frozen
 from reconciler.core.text import harmless, one_line, tail
-from reconciler.wire import MOST_WORDS, Lease, Limited, Number, StatusRequest, Used
+from reconciler.wire import MOST_TEXT, Lease, Limited, Number, StatusRequest, Used
 from reconciler.worker.checkout import TaskCheckout, check_out
 from reconciler.worker.client import LOG_CHUNK, ApiClient
 from reconciler.worker.process import end_left_over, environment, mask, records_beside, run_command
@@ -24,8 +24,8 @@ from reconciler.worker.slot import HeldTask, Slot
 
 JobOutcome = Literal["completed", "failed", "released"]
 
-LAST_WORDS = 10.0
-"""Seconds to give a task back when we are told to stop; else the next life does."""
+LAST_REPORT = 10.0
+"""Seconds to give a task back when the worker stops; else its next start does."""
 MOST_OUTPUT = 64 * 1024 * 1024
 """Bytes; a command that prints more is stopped."""
 _TICK = 0.5
@@ -36,18 +36,18 @@ _WINDOW = 64 * 1024
 _MOST_RESULT = 1024 * 1024
 
 _NOT_OURS = (LeaseLost, NotNow, NotFound)
-"""What tells that a task is not, or no longer, to be worked on here."""
+"""Errors which mean that the task is not, or no longer, held by this agent."""
 
 
 class ResultFile(Frozen):
     """What a command may write, as JSON, to the file that RECONCILER_RESULT_FILE names."""
 
     outcome: JobOutcome | None = None
-    """What came of it; by the exit code if left out."""
+    """Result; derived from the exit code if left out."""
     result: Limited = ""
-    """Last words; the end of the output if left out."""
+    """Final message; the end of the output if left out."""
     branch: Branch | None = None
-    """Branch that was pushed, if not the one that was asked for."""
+    """Branch that was pushed, if not the requested one."""
     pull_request: Number | None = None
     usage: Used = Usage()
 
@@ -61,11 +61,11 @@ class JobConfig:
     clones: bool
     """Whether a task's repository is cloned before, and its branch pushed after the command."""
     say: Callable[[str], None]
-    """Told each step in a line."""
+    """Called with a line for each step."""
 
 
 class Job:
-    """A task that is held, by what its slot has on disk."""
+    """A held task, as recorded in its slot on disk."""
 
     def __init__(self, client: ApiClient, means: JobConfig, slot: Slot, folder: Path, held: HeldTask) -> None:
         if held.lease is None:
@@ -75,13 +75,13 @@ class Job:
         self._lease: Lease = held.lease
         self._every = held.lease.heartbeat_seconds
         self._sent = 0
-        """Bytes of output that the reconciler keeps."""
+        """Bytes of output that the reconciler has stored."""
         self._is_log_full = False
         """Whether it keeps no more of it."""
 
     async def run(self) -> bool:
         """
-        Run the command and report what came of it; return whether it ended well.
+        Run the command and report the result; return whether it succeeded.
 
         When this is cancelled, the command is ended and the task given back.
         """
@@ -91,7 +91,7 @@ class Job:
         except asyncio.CancelledError:
             self._keep(report=self._report("released", "the agent was told to stop"))
             with suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WORDS):
+                async with asyncio.timeout(LAST_REPORT):
                     await self.report()
             raise
         except _NOT_OURS as error:
@@ -103,7 +103,7 @@ class Job:
         return report.status != "failed"
 
     async def take_up(self) -> None:
-        """Bring to an end what an earlier life of this agent left: end the command, send the report."""
+        """Finish a job left by an earlier process: end the command, send the report."""
         if self._held.report is None:
             if self._held.process:
                 await end_left_over(self._held.process, records_beside(self._output))
@@ -131,7 +131,7 @@ class Job:
     # --- The work ----------------------------------------------------------
 
     async def _work_on_it(self) -> StatusRequest:
-        """Return what is to be reported: of the work, or why it was stopped. Raises what is in _NOT_OURS."""
+        """Return the report on the work, or on why it was stopped. Raises the errors in _NOT_OURS."""
         await asyncio.to_thread(self._make_folder)
         tasks = [asyncio.create_task(each) for each in (self._work(), self._pulse(), self._stream())]
         seconds = self._lease.timeout_seconds
@@ -160,7 +160,7 @@ class Job:
         return await self._judged(code, checkout)
 
     def _make_folder(self) -> None:
-        """Make the folder anew: what the slot worked on before can be looked at until now."""
+        """Recreate the folder; the previous task's files were kept for inspection until now."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
         self._prompt.write_text(self._lease.prompt, encoding="utf-8")
@@ -188,31 +188,31 @@ class Job:
         }
 
     async def _judged(self, code: int, checkout: TaskCheckout | None) -> StatusRequest:
-        """Return what came of the work, and push its branch if it is good."""
+        """Return the report on the ended command, and push its branch if it succeeded."""
         try:
             result = self._read_result()
         except ValueError as error:
             return self._report("failed", str(error))
         outcome = result.outcome or ("failed" if code else "completed")
-        words = result.result or self._last_words(code)
+        message = result.result or self._end_of_output(code)
         if outcome == "completed" and checkout:
             if unwanted := await self._unwanted():
                 return unwanted
             try:
                 if unfinished := await checkout.unfinished():
-                    words = (
-                        f"the work was left unfinished, and is not pushed: {'; '.join(unfinished)}\n{words}"
+                    message = (
+                        f"the work was left unfinished, and is not pushed: {'; '.join(unfinished)}\n{message}"
                     )
-                    return self._report("failed", words, result)
+                    return self._report("failed", message, result)
                 await checkout.push()
-                words += "\n(Files were left uncommitted.)" if await checkout.left() else ""
+                message += "\n(Files were left uncommitted.)" if await checkout.left() else ""
             except Unavailable as error:
-                outcome, words = "failed", f"the branch could not be pushed: {error}"
-        return self._report(outcome, words, result)
+                outcome, message = "failed", f"the branch could not be pushed: {error}"
+        return self._report(outcome, message, result)
 
     def _read_result(self) -> ResultFile:
-        """Return what the command wrote of its work. Raises ValueError if that cannot be read."""
-        if not self._result.is_file():  # a pipe would keep us waiting
+        """Return the result file that the command wrote. Raises ValueError if it is malformed."""
+        if not self._result.is_file():  # a pipe would block
             return ResultFile()
         try:
             with self._result.open("rb") as file:
@@ -223,7 +223,7 @@ class Job:
             wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise ValueError(f"what the command wrote to RECONCILER_RESULT_FILE is wrong: {wrong}") from None
 
-    def _last_words(self, code: int) -> str:
+    def _end_of_output(self, code: int) -> str:
         with self._output.open("rb") as file:
             file.seek(max(0, self._output.stat().st_size - _WINDOW))
             end = tail(
@@ -232,13 +232,13 @@ class Job:
         how = f"exit code {code}" if code >= 0 else f"ended by signal {-code}"
         return f"{how}\n{end}".rstrip() if code else end
 
-    def _report(self, outcome: JobOutcome, words: str, result: ResultFile | None = None) -> StatusRequest:
+    def _report(self, outcome: JobOutcome, message: str, result: ResultFile | None = None) -> StatusRequest:
         result = result or ResultFile()
         is_for_review = outcome == "completed" and self._lease.review != "none"
         return StatusRequest(
             epoch=self._lease.epoch,
             status="review_pending" if is_for_review else outcome,
-            result=harmless(mask().hide(words)).strip()[:MOST_WORDS],
+            result=harmless(mask().hide(message)).strip()[:MOST_TEXT],
             branch=result.branch,
             pull_request=result.pull_request,
             usage=result.usage,
@@ -247,14 +247,14 @@ class Job:
     # --- Meanwhile ---------------------------------------------------------
 
     async def _pulse(self) -> StatusRequest:
-        """Say that we are alive until we are told to stop; return what is to be reported then."""
+        """Send heartbeats until told to stop; return the report for that case."""
         while True:
             await asyncio.sleep(self._every)
             if unwanted := await self._unwanted():
                 return unwanted
 
     async def _unwanted(self) -> StatusRequest | None:
-        """Ask whether to go on; return what is to be reported if not. Raises what is in _NOT_OURS."""
+        """Ask whether to go on; return the report if not. Raises the errors in _NOT_OURS."""
         answer = await self._client.heartbeat(self._lease.task, self._lease.epoch)
         self._every = answer.heartbeat_seconds
         if answer.desired == "lost":
@@ -262,7 +262,7 @@ class Job:
         return self._report("released", answer.message) if answer.desired == "cancel" else None
 
     async def _stream(self) -> StatusRequest:
-        """Send the output as it grows; return what is to be reported if there is too much of it."""
+        """Send the output as it grows; return the report if there is too much of it."""
         while not self._output.exists() or self._output.stat().st_size <= MOST_OUTPUT:
             await self._send_log()
             await asyncio.sleep(_TICK)
@@ -298,8 +298,8 @@ class Job:
         self._held = self._held.model_copy(update=changes)
         self._slot.write(self._held)
 
-    def _say(self, words: str) -> None:
-        self._means.say(one_line(mask().hide(f"{self._lease.task}: {words}")))
+    def _say(self, text: str) -> None:
+        self._means.say(one_line(mask().hide(f"{self._lease.task}: {text}")))
 
     @property
     def _prompt(self) -> Path:
@@ -319,7 +319,7 @@ class Job:
 
 
 async def _end(tasks: Sequence["asyncio.Task[Any]"]) -> None:
-    """Cancel tasks and wait until they have cleaned up; how they end is of no interest any more."""
+    """Cancel tasks and wait until they have cleaned up; their results are ignored."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -16,13 +16,13 @@ from reconciler.worker.client import ApiClient
 @dataclass(slots=True)
 class _Hold:
     renewal: "asyncio.Task[None]"
-    heard_at: float
-    """When its agent was last heard of, by a clock that only goes forward."""
+    active_at: float
+    """Monotonic time of the agent's last sign of life."""
 
 
 class LeaseRenewer:
     """
-    Renews the leases that it is given until they are let go of, or lost.
+    Renews leases until they are released or lost.
 
     `quiet`: seconds of silence of an agent after which its lease is left to
     run out; None: it ends with this.
@@ -50,13 +50,13 @@ class LeaseRenewer:
         if key not in self._holds:
             self._holds[key] = _Hold(asyncio.create_task(self._renew(client, lease)), monotonic())
 
-    def heard(self, task: str, epoch: int) -> None:
-        """Take note that the agent is at work."""
+    def touch(self, task: str, epoch: int) -> None:
+        """Note a sign of life of the agent."""
         if hold := self._holds.get((task, epoch)):
-            hold.heard_at = monotonic()
+            hold.active_at = monotonic()
 
-    def let_go(self, task: str, epoch: int) -> None:
-        """Renew a lease no more."""
+    def release(self, task: str, epoch: int) -> None:
+        """Stop renewing a lease."""
         if hold := self._holds.pop((task, epoch), None):
             hold.renewal.cancel()
 
@@ -78,4 +78,4 @@ class LeaseRenewer:
 
     def _is_quiet(self, lease: Lease) -> bool:
         hold = self._holds.get((lease.task, lease.epoch))
-        return hold is None or (self._quiet is not None and monotonic() - hold.heard_at > self._quiet)
+        return hold is None or (self._quiet is not None and monotonic() - hold.active_at > self._quiet)

@@ -1,5 +1,5 @@
 """
-The protocol of pull agents as tools of the Model Context Protocol.
+MCP server: the worker protocol as tools of the Model Context Protocol.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from reconciler.core.errors import ReconcilerError
 from reconciler.core.fields import Branch, Frozen, Name, Text
 from reconciler.core.model.status import Phase
 from reconciler.wire import (
+    MOST_TEXT,
     MOST_WAIT,
-    MOST_WORDS,
     DequeueRequest,
     Heartbeat,
     Lease,
@@ -46,7 +46,7 @@ QUIET_SECONDS = 1800.0
 """Seconds over HTTP, where nothing tells that an agent is gone: after this silence its lease runs out."""
 
 MOST_SESSIONS = 200
-"""Sessions over HTTP at a time: agents that go away seldom say so."""
+"""Sessions over HTTP at a time: agents seldom close theirs."""
 
 Ctx = Context[Any, Any]
 TaskName = Annotated[Name, Field(description="Name of the task, such as `web/fix-login`.")]
@@ -75,7 +75,7 @@ class Logged(Frozen):
 
 class Tools:
     """
-    What agents are offered.
+    The tools offered to agents.
 
     Over HTTP each speaks with the token that it sends; `client` speaks for who
     sends none. `draw` returns a name that nobody drew before.
@@ -100,21 +100,21 @@ class Tools:
         """Take a task to work on; you hold it then, and others do not get it."""
         client = self._client_of(ctx)
         request = DequeueRequest(capabilities=tuple(capabilities), wait=wait, request_key=self._draw())
-        with _telling():
+        with _tool_errors():
             lease = await client.dequeue(request)
             if lease is None:
                 return Dequeued(lease=None, message="There is no task for you now; ask again later.")
             self._renewer.keep(client, lease)
             await client.start(lease.task, lease.epoch)
-        words = "Do what `prompt` says, then call update_task with this task and epoch."
-        return Dequeued(lease=lease, message=words)
+        message = "Do what `prompt` says, then call update_task with this task and epoch."
+        return Dequeued(lease=lease, message=message)
 
     async def heartbeat(self, ctx: Ctx, task: TaskName, epoch: EpochGiven) -> Heartbeat:
         """Ask whether to go on with a task that you hold, and say that you are at work on it."""
-        with _telling():
+        with _tool_errors():
             answer = await self._client_of(ctx).heartbeat(task, epoch)
-        if answer.desired != "lost":  # else it may be another's, whose silence this must not break
-            self._renewer.heard(task, epoch)
+        if answer.desired != "lost":  # otherwise it may be another agent's, whose lease this must not prolong
+            self._renewer.touch(task, epoch)
         return answer
 
     async def update_task(
@@ -131,7 +131,7 @@ class Tools:
             ),
         ],
         result: Annotated[
-            str, Field(max_length=MOST_WORDS, description="What you did and why, or why it cannot be done.")
+            str, Field(max_length=MOST_TEXT, description="What you did and why, or why it cannot be done.")
         ] = "",
         branch: Annotated[
             Branch | None, Field(description="Branch that you pushed, if not the one of the lease.")
@@ -144,12 +144,12 @@ class Tools:
         report = StatusRequest(
             epoch=epoch, status=status, result=result, branch=branch, pull_request=pull_request
         )
-        with _telling():
+        with _tool_errors():
             progress = await self._client_of(ctx).status(task, report)
         if status == "running":
-            self._renewer.heard(task, epoch)
+            self._renewer.touch(task, epoch)
         else:
-            self._renewer.let_go(task, epoch)
+            self._renewer.release(task, epoch)
         return progress
 
     async def append_log(
@@ -157,16 +157,16 @@ class Tools:
         ctx: Ctx,
         task: TaskName,
         epoch: EpochGiven,
-        text: Annotated[str, Field(min_length=1, max_length=MOST_WORDS, description="Lines to add.")],
+        text: Annotated[str, Field(min_length=1, max_length=MOST_TEXT, description="Lines to add.")],
     ) -> Logged:
         """Add lines to the log of a task that you hold, for the people who follow it."""
         client = self._client_of(ctx)
-        with _telling():
+        with _tool_errors():
             async with self._logging:  # each piece begins where the one before it ended
                 kept = await client.log(task, epoch, 0, b"")
                 kept = await client.log(task, epoch, kept, text.rstrip("\n").encode() + b"\n")
             answer = await client.heartbeat(task, epoch)
-        self._renewer.heard(task, epoch)
+        self._renewer.touch(task, epoch)
         return Logged(offset=kept, desired=answer.desired, message=answer.message)
 
     async def list_tasks(
@@ -176,12 +176,12 @@ class Tools:
         limit: Annotated[int, Field(ge=1, le=1000, description="Most tasks, by name.")] = 50,
     ) -> list[TaskBody]:
         """List tasks and where they stand: those that you hold, or all if your token has scope `read`."""
-        with _telling():
+        with _tool_errors():
             return list(await self._client_of(ctx).tasks(phase=phase, limit=limit))
 
     async def get_task(self, ctx: Ctx, task: TaskName) -> TaskBody:
         """Show one task: what is asked for, where it stands, what it waits for."""
-        with _telling():
+        with _tool_errors():
             return await self._client_of(ctx).task(task)
 
     async def propose_task(
@@ -208,7 +208,7 @@ class Tools:
             validation=tuple(validation),
             depends_on=tuple(depends_on),
         )
-        with _telling():
+        with _tool_errors():
             return await self._client_of(ctx).propose(request)
 
     def _client_of(self, ctx: Ctx) -> ApiClient:
@@ -216,13 +216,13 @@ class Tools:
         scheme, _, token = ((ctx.headers or {}).get("authorization") or "").partition(" ")
         if scheme.lower() != "bearer":
             return self._client
-        with _telling():
+        with _tool_errors():
             return self._client.speaking_for(token.strip())
 
 
 @contextmanager
-def _telling() -> Iterator[None]:
-    """Tell an agent what went wrong, and what to do now."""
+def _tool_errors() -> Iterator[None]:
+    """Turn errors into tool errors that tell the agent what to do now."""
     try:
         yield
     except ReconcilerError as error:

@@ -19,7 +19,7 @@ GRACE = 15.0
 """Seconds between TERM and KILL."""
 
 _GATE = 'read -r go && [ "$go" = go ] || exit 125; exec <"$RECONCILER_PROMPT_FILE"; exec sh -c "$0"'
-"""Waits for the word; if we die before we say it, the command never begins."""
+"""Waits for a line on stdin; if we die before writing it, the command never starts."""
 _WRAPPER = ("sh", str(script_file("wrapper")))
 _TICK = 0.05
 _NOT_PASSED_ON = (
@@ -81,7 +81,7 @@ def records_beside(output: Path) -> Path:
 
 
 async def _end(process: asyncio.subprocess.Process, records: Path) -> None:
-    """End the command, with a grace, and all it started; who holds it ends then."""
+    """End the command, with a grace period, and all its processes."""
     if process.returncode is None:
         await _end_held(records)
         with suppress(TimeoutError):
@@ -104,12 +104,12 @@ async def _end_held(records: Path) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return our environment for commands: without our own settings, the token first of all."""
+    """Return the environment for commands, without our own settings such as the token."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
 
 
 def mask() -> Mask:
-    """Return the mask of the secrets in our environment, by the names of their variables."""
+    """Return a mask for the secrets in our environment, recognised by the names of their variables."""
     return Mask(frozenset(value for name, value in os.environ.items() if _SECRET.search(name)))
 
 
@@ -117,13 +117,13 @@ def mask() -> Mask:
 
 
 def identity(pid: int) -> str:
-    """Return a name for a process that no later one has: its number, its machine's start, its own."""
-    return f"{pid} {_boot()} {_born(pid)}"
+    """Return an identity for a process that is never reused: pid, boot id and start time."""
+    return f"{pid} {_boot()} {_start_time(pid)}"
 
 
 async def end_left_over(identity: str, records: Path) -> None:
-    """End what an earlier life of this program began, and all that it started, if it is still there."""
-    grace = GRACE if await asyncio.to_thread(records.is_dir) else 0  # else nobody holds it
+    """End the process that an earlier run of this program left, with its children, if it still runs."""
+    grace = GRACE if await asyncio.to_thread(records.is_dir) else 0  # otherwise nothing supervises it
     number, boot, born = identity.split(" ", 2)
     pid = int(number)
     if boot != _boot():
@@ -131,9 +131,9 @@ async def end_left_over(identity: str, records: Path) -> None:
     await _end_held(records)
     with suppress(TimeoutError):
         async with asyncio.timeout(grace):
-            while _born(pid) == born:  # noqa: ASYNC110 - nobody tells us of the end of what is not our child
+            while _start_time(pid) == born:  # noqa: ASYNC110 - nobody tells us of the end of what is not our child
                 await asyncio.sleep(_TICK)
-    if _born(pid) in {born, ""}:  # else its number is somebody else's now
+    if _start_time(pid) in {born, ""}:  # otherwise the pid was reused
         _signal(pid, signal.SIGKILL)
 
 
@@ -143,15 +143,15 @@ def _signal(group: int, number: signal.Signals) -> None:
 
 
 def _boot() -> str:
-    """Return what changes when the machine is started anew, where that can be told."""
+    """Return the boot id of the machine; empty where there is none."""
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return "-"
 
 
-def _born(pid: int) -> str:
-    """Return when a process began, in whatever words the system has for it; empty if it is not there."""
+def _start_time(pid: int) -> str:
+    """Return the start time of a process in the system's own format; empty if it is gone."""
     try:
         return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

@@ -1,5 +1,5 @@
 """
-What a pull agent must not forget, on its disk.
+Slots: the state of a pull agent on disk, which survives restarts.
 
 One small file for each slot. It says which request for a task is out, which
 task is held, which process works on it, and what is to be reported; each step
@@ -24,12 +24,12 @@ class HeldTask(Frozen):
     """The task that a slot holds, or the request for one."""
 
     request_key: str
-    """Of the dequeue that is out, or was answered with the lease."""
+    """Of the pending dequeue, or of the one answered with the lease."""
     lease: Lease | None = None
     process: str | None = None
     """Of the command; see `process.identity`."""
     report: StatusRequest | None = None
-    """What is to be said of the work, once it is over."""
+    """The report to be sent, once the work is over."""
 
 
 class Slot:
@@ -41,7 +41,7 @@ class Slot:
         self._path = state / f"{self.name}.json"
 
     def read(self) -> HeldTask | None:
-        """Return what the slot was about when it was last written; None if it was about nothing."""
+        """Return the slot's content; None if it is empty."""
         try:
             return HeldTask.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:
@@ -53,23 +53,23 @@ class Slot:
             ) from None
 
     def write(self, held: HeldTask) -> None:
-        """Put on disk what the slot is about; it survives a loss of power when this returns."""
+        """Write the slot durably: it survives a loss of power once this returns."""
         replace_durably(self._path, held.model_dump_json().encode())
 
     def clear(self) -> None:
-        """Let the slot be about nothing."""
+        """Empty the slot."""
         self._path.unlink(missing_ok=True)
 
 
 def slots(state: Path, wanted: int) -> list[Slot]:
-    """Return the slots of a state folder: those wanted, and any more in which something was left."""
+    """Return the slots of a state folder: the requested number, and any others that are not empty."""
     left = {int(path.stem.removeprefix("slot-")) for path in state.glob("slot-*.json")}
     return [Slot(state, number) for number in sorted({*range(wanted)} | left)]
 
 
 @contextmanager
 def locked(state: Path) -> Iterator[None]:
-    """Have a state folder for this process alone. Raises UsageError if it cannot be had."""
+    """Lock a state folder for this process. Raises UsageError if another process has it."""
     with _lock_file(state) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -31,23 +31,23 @@ class Worker:
     client: ApiClient
     means: JobConfig
     state: Path
-    """Folder with what must not be forgotten."""
+    """Folder with the slots' files."""
     workdir: Path
-    """Folder with a folder for each slot, made anew for each run."""
+    """Folder with a working folder per slot, recreated for each run."""
     capabilities: tuple[str, ...] = ()
     slots: int = 1
     """How many tasks at once."""
     until: WorkUntil = "stopped"
     """`once`: end after one task. `idle`: end when there is none."""
     draw: Callable[[], str]
-    """Returns a name that nobody drew before."""
+    """Returns a random name."""
 
     async def run(self) -> bool:
         """
         Take tasks until the time to end has come; return whether all ended well.
 
         When this is cancelled, commands are ended and their tasks given back.
-        Raises Refused or UsageError if the reconciler will have nothing of us,
+        Raises Refused or UsageError if the reconciler rejects us,
         UsageError if another agent works in the state folder, OSError for a
         disk that takes nothing.
         """
@@ -63,7 +63,7 @@ class Worker:
         return all(task.result() for task in served)
 
     async def _serve(self, slot: Slot) -> bool:
-        """Finish what the last life left in a slot, then take one task after the other."""
+        """Finish a slot's leftover job, then take one task after the other."""
         left = slot.read()
         if left is not None and left.lease is not None:
             await self._job(slot, left).take_up()
@@ -78,7 +78,7 @@ class Worker:
         return is_good
 
     async def _take(self, slot: Slot) -> HeldTask | None:
-        """Return what is held after asking for a task, None if there is none and none is waited for."""
+        """Return the held task after a dequeue; None if there is none and we are not to wait for one."""
         slot_content = slot.read() or HeldTask(request_key=self.draw())
         slot.write(slot_content)
         request = DequeueRequest(

@@ -9,11 +9,12 @@ import pytest
 from reconciler.core.adapter import Adapter
 from reconciler.core.model.runs import RunRequest, Verdict
 from reconciler.core.model.specs import Desired, Host, Task
-from reconciler.core.model.status import Phase, Status
+from reconciler.core.model.status import Phase
 from reconciler.core.runs.command import build_run_request, localize
 from reconciler.dispatch.output import read_output
 from reconciler.specs.layers import resolve_adapter as built_in
 from tests.agents.models import Model, serving
+from tests.statuses import make_status
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 HERE = Path(__file__).parent
@@ -50,7 +51,7 @@ class Agent:
         start = {"phase": Phase.RUNNING, "since": NOW, "created_at": NOW, "generation": "a" * 40, "work": "w"}
         run = {"run": "fix.gaaaaaaaa.a1", "round": 1, "assigned_host": "local"}
         fleet = Desired(hosts={"local": Host(name="local")}, adapters={name: self.adapter})
-        return build_run_request(task, Status(**{**start, **run, **status}), fleet)
+        return build_run_request(task, make_status(**{**start, **run, **status}), fleet)
 
     def start(self, work: RunRequest) -> subprocess.Popen[bytes]:
         prompt = self.home / "prompt"

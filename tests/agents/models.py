@@ -43,8 +43,8 @@ class Model:
         self.was_asked.set()
         return self.then if is_result else self.reply
 
-    def saw(self, words: str) -> bool:
-        return words in json.dumps(self.asked)
+    def saw(self, message: str) -> bool:
+        return message in json.dumps(self.asked)
 
 
 @contextmanager

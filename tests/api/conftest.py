@@ -10,6 +10,7 @@ import pytest
 from reconciler.api.app import make_app
 from reconciler.api.limits import RateLimits
 from reconciler.api.listen import read_listen
+from reconciler.api.pages.access import exposure_of
 from reconciler.api.server import serve_app
 from tests.api.world import TOKENS, FakeWorld
 
@@ -27,13 +28,20 @@ def limits():
 
 
 @pytest.fixture
-def app(world, limits, tmp_path):
+def exposure():
+    """What the pages are told of the server's address: that of one which this machine alone reaches."""
+    return exposure_of(read_listen("127.0.0.1:0"), "", b"key")
+
+
+@pytest.fixture
+def app(world, limits, exposure, tmp_path):
     return make_app(
         world.controller,
         world.leases,
         world.services,
         clock=world.clock,
         last_use=tmp_path / "last_use",
+        exposure=exposure,
         limits=limits,
     )
 
@@ -87,8 +95,8 @@ def other_certificate(tmp_path_factory):
 
 def make_certificate(folder):
     cert, key = folder / "cert.pem", folder / "key.pem"
-    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    line = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
     names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
-    command = ["openssl", *words.split(), *names, "-keyout", str(key), "-out", str(cert)]
+    command = ["openssl", *line.split(), *names, "-keyout", str(key), "-out", str(cert)]
     subprocess.run(command, check=True, capture_output=True)
     return cert, key

@@ -40,7 +40,7 @@ def test_a_public_address_needs_tls_or_a_proxy(address, certificate):
     "address", ["8420", "127.0.0.1", "127.0.0.1:99999", "::1:80", "http://x:1", "a b:1", ""]
 )
 def test_what_is_no_address_is_refused(address):
-    with pytest.raises(UsageError, match=r"is no address such as 127\.0\.0\.1:8420"):
+    with pytest.raises(UsageError, match=r"is not an address such as 127\.0\.0\.1:8420"):
         read_listen(address)
 
 

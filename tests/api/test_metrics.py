@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from reconciler.api.app import make_app
 from reconciler.api.limits import Rate, RateLimits
 from reconciler.api.listen import read_listen
-from reconciler.api.metrics import TABLE, Metrics, Standing
+from reconciler.api.metrics import TABLE, Metrics, MetricSources
 from reconciler.api.server import serve_app
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import Conflict, Unavailable
@@ -43,9 +43,9 @@ def metrics(world):
     return made_metrics(world)
 
 
-def made_metrics(world, **standing):
+def made_metrics(world, **sources):
     metrics = Metrics(world.clock)
-    metrics.sample(Standing(controller=world.controller, clock=world.clock, version="1.2.3", **standing))
+    metrics.sample(MetricSources(view=world.controller, clock=world.clock, version="1.2.3", **sources))
     return metrics
 
 
@@ -209,7 +209,7 @@ async def test_a_fleet_at_work_is_measured(world):
     metrics = Metrics(clock)
     loop = make_loop(FakeSpecs(desired), state, dispatch, clock, meter=metrics)
     loop.listeners.steps.append(metrics.step)
-    metrics.sample(Standing(controller=loop.cache, clock=clock, version="1", unready=lambda: loop.unready))
+    metrics.sample(MetricSources(view=loop.cache, clock=clock, version="1", unready=lambda: loop.unready))
     assert values(metrics)["reconciler_ready",] == 0
 
     await loop.run("idle")

@@ -28,8 +28,8 @@ def folder(tmp_path, monkeypatch):
     git = ("git", "-c", "user.name=Test", "-c", "user.email=test@example.org")
     subprocess.run([*git, "init", "-q", "--bare", "--initial-branch=main", folder], check=True)
     empty = subprocess.run([*git, "-C", folder, "mktree"], input=b"", capture_output=True, check=True).stdout
-    words = ("commit-tree", "-m", "begin", empty.decode().strip())
-    commit = subprocess.run([*git, "-C", folder, *words], capture_output=True, check=True).stdout
+    args = ("commit-tree", "-m", "begin", empty.decode().strip())
+    commit = subprocess.run([*git, "-C", folder, *args], capture_output=True, check=True).stdout
     subprocess.run([*git, "-C", folder, "update-ref", "refs/heads/main", commit.decode().strip()], check=True)
     return folder
 
@@ -102,15 +102,15 @@ async def test_a_proposal_leads_nowhere_else(proposals, name):
 
 
 async def test_a_task_that_is_there_is_not_proposed_anew(proposals):
-    proposals._controller.desired = make_desired(make_task("web/idea"))
+    proposals._view.desired = make_desired(make_task("web/idea"))
 
     with pytest.raises(NotNow, match="there is a task"):
         await proposals.propose(asked(), "jeeves")
 
 
 async def test_a_proposal_is_for_the_agent_that_is_the_default_where_there_is_one(proposals, show):
-    desired = proposals._controller.desired
-    proposals._controller.desired = replace(desired, fleet=FleetSpec(adapter="claude-code"))
+    desired = proposals._view.desired
+    proposals._view.desired = replace(desired, fleet=FleetSpec(adapter="claude-code"))
 
     made = await proposals.propose(asked(), "jeeves")
 

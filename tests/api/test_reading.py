@@ -15,6 +15,7 @@ from reconciler.core.model.specs import Host
 from reconciler.core.model.status import HostStatus, Reason, Waiting
 from reconciler.core.planning.plan import Plan, StopRun
 from reconciler.core.times import format_time
+from reconciler.core.views import LiveFigures
 from reconciler.wire import PageQuery
 from tests.api.world import pulled
 from tests.fakes import START, make_task
@@ -47,14 +48,18 @@ async def test_the_last_sign_of_a_live_run_is_its_last_output_where_it_is_follow
     await world.ask(pulled("a"), pulled("b"))
     run = (await take(jeeves))["lease"]
     printed = world.controller.statuses["a"].since + timedelta(hours=1)
-    heard = {(run, world.controller.statuses["a"].round): printed}
+    figures = LiveFigures(last_output_at=printed, turns=2, input_tokens=203, cached_tokens=6000)
+    heard = {(run, world.controller.statuses["a"].run.round): figures}
 
-    model = replace(read_model(world.controller), last_output=lambda *key: heard.get(key))
+    model = replace(read_model(world.controller), live=lambda *key: heard.get(key))
     shown = task_body(model.task("a"))
     (live,) = map(run_body, model.runs())
 
     assert shown.last_activity_at == live.last_activity_at == format_time(printed)
+    assert shown.live == live.live
+    assert (shown.live.turns, shown.live.input_tokens, shown.live.output_tokens) == (2, 203, None)
     assert task_body(model.task("b")).last_activity_at is None
+    assert task_body(model.task("b")).live is None
 
 
 async def test_a_task_says_what_it_waits_for_before_it_is_on_record(world, watcher):

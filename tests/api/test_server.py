@@ -16,6 +16,7 @@ from reconciler.api import server
 from reconciler.api.app import make_app
 from reconciler.api.limits import Rate, RateLimits
 from reconciler.api.listen import read_listen
+from reconciler.api.pages.access import exposure_of
 from reconciler.api.server import serve_app
 from reconciler.api.stream import PING_SECONDS
 from reconciler.core.errors import Unavailable, UsageError
@@ -25,6 +26,7 @@ from reconciler.worker.client import ApiClient
 from tests.api.world import TOKENS, FakeWorld, pulled
 
 LISTEN = read_listen("127.0.0.1:0")
+EXPOSURE = exposure_of(LISTEN, "", b"key")
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
 
 
@@ -378,7 +380,7 @@ async def test_a_mistake_of_ours_is_logged_and_tells_nothing(world, jeeves, monk
     def broken(*_):
         raise KeyError("hunter2")
 
-    monkeypatch.setattr(world.leases, "beat", broken)
+    monkeypatch.setattr(world.leases, "heartbeat", broken)
 
     answer = await jeeves.post("/api/v1/tasks/a/heartbeat", json={"epoch": 1})
 
@@ -432,7 +434,7 @@ async def test_a_request_that_hangs_is_cut_off_in_the_end(world, app, monkeypatc
         heard.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(world.leases, "hear", hang)
+    monkeypatch.setattr(world.leases, "submit", hang)
     async with httpx2.AsyncClient(trust_env=False) as client:
         async with serve_app(app, LISTEN) as address:
             headers = {"Authorization": f"Bearer {TOKENS['jeeves']}"}
@@ -450,7 +452,12 @@ async def test_many_can_live_in_one_process_and_be_started_again(tmp_path):
             worlds = FakeWorld(), FakeWorld()
             apps = [
                 make_app(
-                    one.controller, one.leases, one.services, clock=one.clock, last_use=tmp_path / "used"
+                    one.controller,
+                    one.leases,
+                    one.services,
+                    clock=one.clock,
+                    last_use=tmp_path / "used",
+                    exposure=EXPOSURE,
                 )
                 for one in worlds
             ]
@@ -464,7 +471,12 @@ async def test_many_can_live_in_one_process_and_be_started_again(tmp_path):
 async def test_an_address_that_is_taken_is_told_in_words(address, tmp_path):
     world = FakeWorld()
     other = make_app(
-        world.controller, world.leases, world.services, clock=world.clock, last_use=tmp_path / "used"
+        world.controller,
+        world.leases,
+        world.services,
+        clock=world.clock,
+        last_use=tmp_path / "used",
+        exposure=EXPOSURE,
     )
 
     with pytest.raises(UsageError, match="choose another address with --listen"):
@@ -604,7 +616,12 @@ async def test_a_pulled_task_survives_a_stop(world, tmp_path):
     keys = []
     for _ in range(2):
         app = make_app(
-            world.controller, world.leases, world.services, clock=world.clock, last_use=tmp_path / "used"
+            world.controller,
+            world.leases,
+            world.services,
+            clock=world.clock,
+            last_use=tmp_path / "used",
+            exposure=EXPOSURE,
         )
         async with serve_app(app, LISTEN) as address, httpx2.AsyncClient(trust_env=False) as client:
             headers = {"Authorization": f"Bearer {TOKENS['jeeves']}"}

@@ -128,9 +128,9 @@ async def test_the_page_says_what_is_true_with_curl_alone(world, address, tmp_pa
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    said, trouble = await process.communicate()
+    said, stderr = await process.communicate()
 
-    assert process.returncode == 0, said.decode() + trouble.decode()
+    assert process.returncode == 0, said.decode() + stderr.decode()
     assert [entry.after for entry in world.record.entries][-1] == "completed"
     assert list(world.logs.kept.values()) == [b"looking around\ndone\n"]
     assert world.proposed[0][0].name == "web/say-goodbye"

@@ -213,7 +213,7 @@ async def test_the_work_of_another_task_is_not_claimed(world, jeeves):
 
     assert (stolen.status_code, own.status_code) == (409, 200)
     assert "push your work to task/a" in stolen.json()["detail"]
-    assert world.controller.statuses["a"].branch_name == "jeeves/a"
+    assert world.controller.statuses["a"].run.branch == "jeeves/a"
 
 
 async def test_a_suspended_agent_gets_nothing_new_but_may_report(world, jeeves):

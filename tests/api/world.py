@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from reconciler.api.pages.services import HookReport, PageServices
 from reconciler.api.services import Services
 from reconciler.api.tokens import new_token
 from reconciler.core.errors import LogGap, NotFound, Problem, Refused, UsageError
 from reconciler.core.events import Assigned, Created, Origin, WorkerReport
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition, fold
+from reconciler.core.masking import Mask
 from reconciler.core.model.runs import Assignment, run_key
 from reconciler.core.model.specs import Agent, Desired
 from reconciler.core.model.status import AtWorker, HostStatus, LeaseRequest, Phase, Status
@@ -22,8 +24,22 @@ from reconciler.core.planning.plan import Plan, why_end
 from reconciler.core.runs.command import assignment
 from reconciler.core.runs.leases import LeaseQueue, holder, lease_lost, report_event, require_held
 from reconciler.core.transitions import TransitionRecord, host_record, task_record
+from reconciler.dispatch.shown_logs import LogLine, LogSize, ShownLogs, split_lines
+from reconciler.specs.explain import Explained
+from reconciler.steering import Steering
+from reconciler.store.commit_view import CommitView, FileView
+from reconciler.store.spending import Spending
 from reconciler.wire import Proposal, ProposalRequest
-from tests.fakes import FakeClock, FakeDispatch, FakeSpecs, FakeState, make_desired, make_loop, make_task
+from tests.fakes import (
+    START,
+    FakeClock,
+    FakeDispatch,
+    FakeSpecs,
+    FakeState,
+    make_desired,
+    make_loop,
+    make_task,
+)
 
 TOKENS, HASHES = {}, {}
 for _name in ("jeeves", "hermes", "watcher", "boss"):
@@ -47,12 +63,16 @@ class FakeRecord:
     """A history whose commits are numbers."""
 
     entries: list[TransitionRecord] = field(default_factory=list)
+    statuses: dict[str, Status] = field(default_factory=dict)
+    """Of tasks, after the commits."""
     reads: int = 0
 
     def add(self, step: Transition | HostChange) -> None:
         commit = f"{len(self.entries) + 1:040x}"
         made = host_record(step) if isinstance(step, HostChange) else task_record(step)
         self.entries.append(replace(made, commit=commit))
+        if isinstance(step, Transition) and step.after:
+            self.statuses[commit] = step.after
 
     def head(self) -> str:
         return self.entries[-1].commit if self.entries else ""
@@ -64,6 +84,16 @@ class FakeRecord:
     async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[TransitionRecord]:
         entries = self.entries[: self._after(commit) - 1] if commit else self.entries
         return [entry for entry in reversed(entries) if task in {None, entry.task}][:limit]
+
+    async def search(self, wanted, commit, limit: int) -> Sequence[TransitionRecord]:
+        entries = await self.before(commit, wanted.task, len(self.entries))
+        fields = ("host", "actor", "cause")
+        return [
+            entry
+            for entry in entries
+            if all(getattr(wanted, name) in {None, getattr(entry, name)} for name in fields)
+            and wanted.text in entry.reason
+        ][:limit]
 
     def _after(self, commit: str) -> int:
         commits = [entry.commit for entry in self.entries]
@@ -86,6 +116,46 @@ class FakeLogs:
             raise LogGap(self.size(run), offset)
         self.kept[run] = self.kept.get(run, b"") + data[self.size(run) - offset :]
         return self.size(run)
+
+
+class FakeRunLogs(ShownLogs):
+    """The logs of runs, in memory."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, dict[str, bytes]] = {}
+        self.withheld = set()
+
+    def parts(self, run: str) -> list[LogSize]:
+        return [LogSize(label, len(data)) for label, data in self.texts.get(run, {}).items()]
+
+    def read(self, run: str, label: str, begin: int, end: int) -> list[LogLine]:
+        if run in self.withheld:
+            raise Refused("this log may hold secrets")
+        return split_lines(self.texts[run][label][begin:end], begin, Mask())
+
+    def last_line(self, run: str, number: int) -> str:
+        lines = self.texts.get(run, {}).get(f"round {number} agent", b"").decode().splitlines()
+        return lines[-1] if lines else ""
+
+
+@dataclass
+class FakeEditor:
+    """The files of the specs, and what was committed to them: by whom, with which message."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    commits: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    async def files(self, under: str) -> tuple[str, Mapping[str, str]]:
+        return "a" * 40, {path: text for path, text in self.texts.items() if path == under}
+
+    async def put(self, files, message, *, made_from=None, author=None) -> str:
+        self.texts |= files
+        self.commits.append((author, message))
+        return f"{len(self.commits):040x}"
+
+    async def check(self, path: str, text: str) -> Sequence[Problem]:
+        return self.problems
 
 
 @dataclass
@@ -130,13 +200,13 @@ class FakeDesk:
             return None
         return task
 
-    async def hear(self, said: WorkerReport) -> Status:
+    async def submit(self, said: WorkerReport) -> Status:
         name, status = holder(self.desired.tasks, self.statuses, said.task, said.agent, said.epoch)
         spec = self.desired.tasks.get(name)
         self.put(*report_event(spec, status, said, self.clock(), self.desired.fleet))
         return self.statuses[name]
 
-    def beat(self, task: str, agent: str, epoch: int) -> str | None:
+    def heartbeat(self, task: str, agent: str, epoch: int) -> str | None:
         name, status = holder(self.desired.tasks, self.statuses, task, agent, epoch)
         require_held(name, status)
         return why_end(self.desired.tasks.get(name), status)
@@ -175,7 +245,76 @@ class World:
         self.logs = FakeLogs()
         self.hooks = FakeHooks()
         self.proposed = []
+        self.run_logs = FakeRunLogs()
+        self.editor = FakeEditor()
+        self.commits: dict[str, CommitView] = {}
+        self.files: dict[str, str] = {}
+        self.explained: list[Explained] = []
+        self.diffs: dict[str, str] = {}
+        self.revisions: dict[str, Desired] = {}
+        self.spent: list[Spending] = []
         self.desired = make_desired(agents=AGENTS)
+
+    @property
+    def pages(self) -> PageServices:
+        return PageServices(
+            fleet="example",
+            logs=self.run_logs,
+            steering=self.steering,
+            commit=self.commit,
+            last_commits=self.last_commits,
+            statuses_at=self.statuses_at,
+            file=self.file,
+            explain=self.explain,
+            diff=self.diff,
+            spending=self.spending,
+            specs_at=self.specs_at,
+            load=lambda: {"local": 0.5},
+            files_touched=self.files_touched,
+            forges=lambda: {"code": False, ".fleet": True},
+            hooks=lambda: HookReport(
+                {("push", "refused", 2), ("push", "taken", 5)}, [(START, "push", "a/b")]
+            ),
+        )
+
+    @property
+    def steering(self) -> Steering:
+        return Steering(self.controller, self.editor, self.editor.check)
+
+    async def commit(self, commit: str) -> CommitView:
+        if commit not in self.commits:
+            raise NotFound(f"no commit {commit} of the specs or the record")
+        return self.commits[commit]
+
+    async def last_commits(self) -> Mapping[str, str]:
+        return {entry.task: entry.commit for entry in self.record.entries if entry.task}
+
+    async def statuses_at(self, places: Sequence[tuple[str, str]]) -> Sequence[Status | None]:
+        return [self.record.statuses.get(commit) for commit, _ in places]
+
+    async def file(self, path: str) -> FileView:
+        if path not in self.files:
+            raise NotFound(f"no file {path}")
+        return FileView(self.files[path], "1" * 40, "2" * 40)
+
+    async def explain(self, task: str) -> Sequence[Explained]:
+        if task not in self.controller.desired.tasks:
+            raise NotFound(f"no task {task}")
+        return self.explained
+
+    async def diff(self, repo: str, base: str, head: str) -> str:
+        return self.diffs[repo]
+
+    async def spending(self, since: datetime) -> Sequence[Spending]:
+        return [each for each in self.spent if each.at >= since]
+
+    async def specs_at(self, revision: str) -> Desired:
+        if revision not in self.revisions:
+            raise NotFound(f"no revision {revision!r}")
+        return self.revisions[revision]
+
+    async def files_touched(self, paths: Sequence[str]) -> Mapping[str, str]:
+        return dict.fromkeys(paths, "3" * 40)
 
     @property
     def services(self) -> Services:
@@ -184,6 +323,7 @@ class World:
             logs=self.logs,
             propose=self.propose,
             hooks=self.hooks,
+            pages=self.pages,
             whole_url=lambda url: f"/fleet/{url}",
         )
 

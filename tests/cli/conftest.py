@@ -38,9 +38,9 @@ class Fleet:
         """Read a file of the work tree."""
         return (self.folder / path).read_text(encoding="utf-8")
 
-    def git(self, *words):
+    def git(self, *args):
         """Run git in the work tree and return what it printed."""
-        done = subprocess.run(["git", *words], cwd=self.folder, check=True, capture_output=True, text=True)
+        done = subprocess.run(["git", *args], cwd=self.folder, check=True, capture_output=True, text=True)
         return done.stdout.strip()
 
     def commit(self, message="Change the specs"):
@@ -48,9 +48,9 @@ class Fleet:
         self.git("add", "--all")
         self.git("commit", "--quiet", f"--message={message}")
 
-    def run(self, *words, stdin=None):
+    def run(self, *args, stdin=None):
         """Call `reconciler` in this process."""
-        arguments = ["--repo", str(self.folder), "--data-dir", str(self.data), *words]
+        arguments = ["--repo", str(self.folder), "--data-dir", str(self.data), *args]
         return CliRunner().invoke(cli, arguments, prog_name="reconciler", input=stdin, catch_exceptions=False)
 
     def reconcile(self, until="--until-idle"):

@@ -13,8 +13,9 @@ from reconciler.cli.exits import ExitCode
 from reconciler.cli.main import cli
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Task
-from reconciler.core.model.status import Failure, Phase, Status
+from reconciler.core.model.status import Failure, Phase
 from tests.dispatch.sshd import needs_sshd, yard
+from tests.statuses import make_status
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 TASK = Task(name="hello", generation="a" * 40, work="w", goal="Say hello.")
@@ -46,7 +47,7 @@ def test_the_prompt_of_an_unknown_task_is_not_found(fleet):
 
 
 def status(**changes):
-    return Status(
+    return make_status(
         **{
             "phase": Phase.CREATED,
             "since": NOW,
@@ -59,7 +60,7 @@ def status(**changes):
 
 
 @pytest.mark.parametrize(
-    ("spec", "words"),
+    ("spec", "message"),
     [
         ("goal: x\nscript: x\nrepo: web\n", "no repo 'web'; make specs/repos/web.yaml"),
         ("goal: x\nscript: x\ndepends_on: [other]\n", "no task 'other'; make specs/tasks/other.yaml"),
@@ -67,13 +68,13 @@ def status(**changes):
         ("goal: x\n", "script: is missing"),
     ],
 )
-def test_a_task_that_cannot_run_has_no_prompt_but_mistakes(fleet, spec, words):
+def test_a_task_that_cannot_run_has_no_prompt_but_mistakes(fleet, spec, message):
     fleet.write("specs/tasks/broken.yaml", spec)
 
     found = fleet.run("prompt", "broken")
 
     assert (found.exit_code, found.stdout) == (ExitCode.FAILURE, "")
-    assert words in found.stderr
+    assert message in found.stderr
 
 
 def test_the_prompt_of_a_live_task_is_that_of_its_round():
@@ -90,7 +91,7 @@ def test_the_next_run_of_a_task_begins_where_it_stands():
     reviewed = next_round(TASK, status(phase=Phase.REVIEW_PENDING, attempt=1), NOW)
     anew = next_round(TASK, status(phase=Phase.FAILED, attempt=4, failure=failure), NOW)
 
-    assert (first.attempt, first.run) == (1, "hello.gaaaaaaaa.a1")
+    assert (first.attempt, first.run_key) == (1, "hello.gaaaaaaaa.a1")
     assert (again.attempt, again.failure) == (2, failure)
     assert reviewed.review.count == 1
     assert (anew.attempt, anew.failure) == (5, None)

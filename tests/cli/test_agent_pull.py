@@ -34,11 +34,11 @@ async def pull(server, token, tmp_path):
     (tmp_path / "token").write_text(f"{token}\n")
     begun = []
 
-    async def begin(command, *words):
+    async def begin(command, *args):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "reconciler", "agent", "pull", "--url", server.url),
             *("--token-file", str(tmp_path / "token"), "--state-dir", str(tmp_path / "state")),
-            *("--command", command, *words),
+            *("--command", command, *args),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
@@ -56,9 +56,9 @@ async def test_it_takes_a_task_says_so_and_ends(server, pull):
     server.leases = [lease("web/fix")]
 
     process = await pull("cat", "--until-idle")
-    said, trouble = await process.communicate()
+    said, stderr = await process.communicate()
 
-    assert (process.returncode, trouble) == (0, b"")
+    assert (process.returncode, stderr) == (0, b"")
     assert said.decode().splitlines() == [
         "web/fix: taken as web/fix.gaaaaaaaa.a1",
         "web/fix: reported completed: Say hello.",
@@ -120,10 +120,10 @@ async def test_a_reconciler_that_is_away_is_waited_for(server, pull):
     server.leases, server.answers = [lease()], [(503, {"Retry_After": "0"})]
 
     process = await pull("true", "--once")
-    _, trouble = await process.communicate()
+    _, stderr = await process.communicate()
 
     assert process.returncode == 0
-    assert b"answered 503: not now; trying again" in trouble
+    assert b"answered 503: not now; trying again" in stderr
 
 
 async def test_a_token_that_is_exchanged_in_its_file_is_good_from_the_next_request_on(server, pull, tmp_path):
@@ -145,21 +145,21 @@ async def test_a_token_that_is_refused_is_told_by_the_exit_code(server, pull, tm
     (tmp_path / "token").write_text("rct_jeeves.other")
 
     process = await pull("true")
-    _, trouble = await process.communicate()
+    _, stderr = await process.communicate()
 
     assert process.returncode == 4
-    assert trouble == b"error: this token is not known here\n"
+    assert stderr == b"error: this token is not known here\n"
 
 
 # --- Calls that cannot work ------------------------------------------------
 
 
-def run(*words, **env):
-    return CliRunner().invoke(cli, words, prog_name="reconciler", env=env, catch_exceptions=False)
+def run(*args, **env):
+    return CliRunner().invoke(cli, args, prog_name="reconciler", env=env, catch_exceptions=False)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("args", "said"),
     [
         (("agent", "pull", "--command", "x"), "--token-file"),
         (("agent", "pull", "--command", "x", "--once", "--until-idle"), "exclude each other"),
@@ -171,8 +171,8 @@ def run(*words, **env):
         (("mcp", "--http", "127.0.0.1:99999"), "this machine alone"),
     ],
 )
-def test_a_call_that_cannot_work_says_what_to_do(words, said):
-    done = run(*words)
+def test_a_call_that_cannot_work_says_what_to_do(args, said):
+    done = run(*args)
 
     assert (done.exit_code, done.stdout) == (64, "")
     assert said in done.stderr

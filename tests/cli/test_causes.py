@@ -92,10 +92,10 @@ def test_a_task_that_did_well_says_nothing_of_failures(fleet):
     assert "retry" not in fleet.run("logs", "hello").stderr
 
 
-@pytest.mark.parametrize("words", [("get",), ("describe", "hello"), ("plan",), ("history",)])
-def test_what_programs_read_says_which_version_of_the_format_it_is_in(fleet, words):
+@pytest.mark.parametrize("args", [("get",), ("describe", "hello"), ("plan",), ("history",)])
+def test_what_programs_read_says_which_version_of_the_format_it_is_in(fleet, args):
     fleet.run("run", "--until-idle")
 
-    document = json.loads(fleet.run(*words, "-o", "json").stdout)
+    document = json.loads(fleet.run(*args, "-o", "json").stdout)
 
     assert {each["format"] for each in (document if isinstance(document, list) else [document])} == {2}

@@ -19,9 +19,9 @@ secrets:
 """
 
 
-def started(fleet, *words):
+def started(fleet, *args):
     return subprocess.Popen(
-        [*fleet.command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*fleet.command, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 

@@ -31,8 +31,8 @@ def foreign(text):
     """Return the commands in a text that would fetch the other project."""
     found = []
     for command in INSTALL.findall(text):
-        words = re.split(r"[\s'\"]+", command)
-        if any(OURS.fullmatch(word) for word in words if not word.startswith(("/", "."))):
+        message = re.split(r"[\s'\"]+", command)
+        if any(OURS.fullmatch(word) for word in message if not word.startswith(("/", "."))):
             found.append(command)
     return found
 
@@ -83,7 +83,7 @@ def test_an_environment_without_pip_is_told_to_use_uv(tmp_path):
 
 
 def test_the_installation_that_runs_is_the_one_that_is_named():
-    words = shlex.split(install_command(MCP))
+    message = shlex.split(install_command(MCP))
 
-    assert words[-1] == MCP
-    assert sys.executable in words or words[0] == "pipx"
+    assert message[-1] == MCP
+    assert sys.executable in message or message[0] == "pipx"

@@ -72,11 +72,11 @@ def test_a_bare_repository_and_a_url_can_be_looked_at(fleet, tmp_path):
         assert "start" in fleet.run("plan").stdout
 
 
-def on_a_terminal(fleet, *words, **env):
+def on_a_terminal(fleet, *args, **env):
     """Return what `reconciler` prints where stdout is a terminal."""
     ours, theirs = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", **env}
-    subprocess.run([*fleet.command, *words], stdout=theirs, env=env, check=True)
+    subprocess.run([*fleet.command, *args], stdout=theirs, env=env, check=True)
     os.close(theirs)
     with os.fdopen(ours, "rb") as terminal:
         return terminal.read1(65536).decode()
@@ -215,22 +215,22 @@ def test_history_of_one_task_is_as_long_as_asked_for(ran):
     assert "running → completed" in table[1]
 
 
-def as_person(fleet, name, *words):
+def as_person(fleet, name, *args):
     """Call a command as somebody else than whoever runs the tests."""
     env = {"GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": "x@example.org"}
-    subprocess.run([*fleet.command, *words], check=True, capture_output=True, env={**os.environ, **env})
+    subprocess.run([*fleet.command, *args], check=True, capture_output=True, env={**os.environ, **env})
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("args", "said"),
     [
         (("suspend", "hello", "--reason", "The budget is gone."), "Suspend hello: The budget is gone."),
         (("cancel", "hello", "--reason", "Nobody wants it."), "Cancel hello: Nobody wants it."),
         (("cancel", "hello"), "Cancel hello"),
     ],
 )
-def test_history_names_the_person_who_asked_and_their_reason(fleet, words, said):
-    as_person(fleet, "Ada Lovelace", *words)
+def test_history_names_the_person_who_asked_and_their_reason(fleet, args, said):
+    as_person(fleet, "Ada Lovelace", *args)
     fleet.reconcile()
 
     entries = json.loads(fleet.run("history", "hello", "-o", "json").stdout)

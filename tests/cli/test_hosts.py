@@ -12,7 +12,8 @@ import asyncssh
 import pytest
 from ruamel.yaml import YAML
 
-from reconciler.cli.hosts import _address, cordoning, draining, uncordoning
+from reconciler.cli.hosts import _address
+from reconciler.core.edits import cordoning, draining, uncordoning
 from reconciler.core.model.specs import HostSpec
 from tests.dispatch.sshd import needs_sshd, yard
 
@@ -264,8 +265,8 @@ def test_hosts_are_asked_at_the_same_time_and_each_says_what_is_wrong(fleet, ser
     assert {name for name, each in found.items() if each["usable"]} == {"near", "far"}
     assert found["far"]["git"]
     assert jump.logins() == 1
-    assert "reconciler host trust changed" in found["changed"]["troubles"][0]
-    assert "nothing listens there" in found["closed"]["troubles"][0]
+    assert "reconciler host trust changed" in found["changed"]["problems"][0]
+    assert "nothing listens there" in found["closed"]["problems"][0]
     assert not fleet.git("for-each-ref", "refs/heads/fleet-state"), "asking puts nothing on record"
 
 
@@ -283,7 +284,7 @@ def shown_by(server):
 @needs_sshd[1]
 def test_a_host_is_added_with_its_key_in_one_go(fleet, servers):
     server = servers.sshd("new")
-    words = [
+    args = [
         f"ada@127.0.0.1:{server.port}",
         "--identity",
         str(server.identity),
@@ -293,7 +294,7 @@ def test_a_host_is_added_with_its_key_in_one_go(fleet, servers):
         "gpu",
     ]
 
-    done = fleet.run("host", "add", "host/new", *words, "--yes", "--reason", "More room.")
+    done = fleet.run("host", "add", "host/new", *args, "--yes", "--reason", "More room.")
 
     assert (done.exit_code, fleet.git("status", "--porcelain")) == (0, ""), done.stderr
     assert yaml_of(fleet.read("specs/hosts/new.yaml")) == {
@@ -314,11 +315,11 @@ def test_a_host_is_added_with_its_key_in_one_go(fleet, servers):
 @needs_sshd[1]
 def test_a_host_is_not_added_where_nobody_can_be_asked_or_it_is_there(fleet, servers):
     server = servers.sshd("new")
-    words = [f"127.0.0.1:{server.port}", "--identity", str(server.identity)]
+    args = [f"127.0.0.1:{server.port}", "--identity", str(server.identity)]
 
-    unasked = fleet.run("host", "add", "new", *words)
-    fleet.run("host", "add", "new", *words, "--yes")
-    again = fleet.run("host", "add", "new", *words, "--yes")
+    unasked = fleet.run("host", "add", "new", *args)
+    fleet.run("host", "add", "new", *args, "--yes")
+    again = fleet.run("host", "add", "new", *args, "--yes")
 
     assert (unasked.exit_code, again.exit_code) == (64, 64)
     assert "--yes" in unasked.stderr
@@ -326,7 +327,7 @@ def test_a_host_is_not_added_where_nobody_can_be_asked_or_it_is_there(fleet, ser
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("line", "code", "said"),
     [
         ("gone 127.0.0.1:9", 69, "127.0.0.1"),
         ("odd 127.0.0.1:99999", 1, "port"),
@@ -335,10 +336,10 @@ def test_a_host_is_not_added_where_nobody_can_be_asked_or_it_is_there(fleet, ser
         ("a/b 127.0.0.1", 1, "only tasks may lie in folders"),
     ],
 )
-def test_a_host_that_cannot_be_added_changes_nothing(fleet, words, code, said):
+def test_a_host_that_cannot_be_added_changes_nothing(fleet, line, code, said):
     before = fleet.git("rev-parse", "HEAD")
 
-    done = fleet.run("host", "add", *words.split(), "--yes")
+    done = fleet.run("host", "add", *line.split(), "--yes")
 
     assert done.exit_code == code, done.stderr
     assert said in done.stderr

@@ -12,12 +12,12 @@ from ruamel.yaml import YAML
 from reconciler.cli.main import cli
 
 
-def init(*words):
-    return CliRunner().invoke(cli, ["init", *map(str, words)], prog_name="reconciler", catch_exceptions=False)
+def init(*args):
+    return CliRunner().invoke(cli, ["init", *map(str, args)], prog_name="reconciler", catch_exceptions=False)
 
 
-def git(folder, *words):
-    return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout
+def git(folder, *args):
+    return subprocess.run(["git", *args], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 def test_a_new_fleet_is_a_repository_with_one_commit_and_nothing_left_over(tmp_path):
@@ -163,6 +163,16 @@ def test_a_folder_that_cannot_be_made_is_told_with_why(tmp_path):
     assert f"{tmp_path / 'file/fleet'} cannot be made: Not a directory" in done.stderr
 
 
+def test_a_folder_without_a_name_is_not_the_current_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["init", ""], ["--data-dir", "", "init"], ["demo", "--dir", " "]):
+        done = CliRunner().invoke(cli, arguments)
+
+        assert done.exit_code == 64
+        assert "the name is empty" in done.stderr
+    assert not (tmp_path / "specs").exists()
+
+
 def test_a_bare_repository_is_refused(tmp_path):
     git(tmp_path, "init", "-q", "--bare", ".")
 
@@ -207,7 +217,7 @@ def settings(folder):
 
 
 @pytest.mark.parametrize(
-    ("there", "words", "end"),
+    ("there", "args", "end"),
     [
         (["claude"], [], ("claude-code", "reconciler adapter test claude-code")),
         (["codex"], [], ("codex", "Tasks are given to codex")),
@@ -219,12 +229,12 @@ def settings(folder):
         ([], [], (None, "until then a task needs a `script:`")),
     ],
 )
-def test_the_agent_that_is_here_does_the_tasks_that_name_none(tmp_path, programs, there, words, end):
+def test_the_agent_that_is_here_does_the_tasks_that_name_none(tmp_path, programs, there, args, end):
     adapter, said = end
     programs(*there)
     folder = tmp_path / "fleet"
 
-    done = init(folder, *words)
+    done = init(folder, *args)
 
     assert done.exit_code == 0
     assert settings(folder).get("adapter") == adapter

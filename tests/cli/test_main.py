@@ -105,7 +105,7 @@ def test_no_command_stands_in_two_sections():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["verson"], "no such command 'verson' (did you mean 'version'?)"),
         (["version", "--frmat"], "--frmat"),
@@ -113,13 +113,13 @@ def test_no_command_stands_in_two_sections():
         (["init", "a", "b"], "unexpected extra argument"),
     ],
 )
-def test_a_call_that_cannot_work_exits_64_and_says_where_help_is(arguments, words):
+def test_a_call_that_cannot_work_exits_64_and_says_where_help_is(arguments, message):
     done = run(*arguments)
 
     assert done.exit_code == 64
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
-    assert words in done.stderr
+    assert message in done.stderr
     assert "--help'" in done.stderr
 
 
@@ -148,6 +148,26 @@ def test_every_error_ends_in_its_documented_code_without_a_traceback(error, code
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     assert done.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device", "/x/a"), "/x/a: No space left on device; make room"),
+        (OSError(30, "Read-only file system", "/x/a"), "/x/a: Read-only file system; mount it for writing"),
+        (PermissionError(13, "Permission denied", "/x/a"), "/x/a: Permission denied; see who may write"),
+        (Unavailable("git add failed (128): '/x/index.lock': Permission denied"), "; see who may write"),
+        (Unavailable("git status failed (128): write error. Out of diskspace"), "; make room there"),
+        (Unavailable("git@forge: Permission denied (publickey)."), "(publickey).\n"),
+        (Unavailable("/x: No space left on device; see `df`"), "device; see `df`\n"),
+        (FileNotFoundError(2, "No such file or directory", "/x/a"), "error: /x/a: No such file or dir"),
+    ],
+)
+def test_what_the_file_system_refuses_says_where_why_and_what_to_do(error, words):
+    done = CliRunner().invoke(failing(error), ["fail"])
+
+    assert words in done.stderr
+    assert "Errno" not in done.stderr
 
 
 @pytest.mark.parametrize("depth", [1, 2])

@@ -21,19 +21,20 @@ def done(two):
     return two
 
 
-@pytest.mark.parametrize("way", [*WAYS, "specs/tasks/web/a.yaml"])
-def test_a_task_is_named_in_the_same_ways_wherever_it_is_looked_at(done, way):
-    words = way.split()
+def test_a_task_is_named_in_the_same_ways_wherever_it_is_looked_at(done):
+    for way in (*WAYS, "specs/tasks/web/a.yaml"):
+        args = way.split()
 
-    logs, prompt = done.run("logs", *words), done.run("prompt", *words)
-    described, explained = done.run("describe", *words), done.run("explain", *words)
-    got, history = done.run("get", *words, "-o", "name"), done.run("history", *words)
+        logs, prompt = done.run("logs", *args), done.run("prompt", *args)
+        described, explained = done.run("describe", *args), done.run("explain", *args)
+        got, history = done.run("get", *args, "-o", "name"), done.run("history", *args)
 
-    assert [each.exit_code for each in (logs, prompt, described, explained, got, history)] == [0] * 6
-    assert "hello" in logs.stdout
-    assert got.stdout == "web/a\n"
-    assert "web/a" in described.stdout
-    assert "completed" in history.stdout
+        codes = [each.exit_code for each in (logs, prompt, described, explained, got, history)]
+        assert codes == [0] * 6, way
+        assert "hello" in logs.stdout, way
+        assert got.stdout == "web/a\n", way
+        assert "web/a" in described.stdout, way
+        assert "completed" in history.stdout, way
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -44,7 +45,7 @@ def test_a_task_is_named_in_the_same_ways_wherever_it_is_changed(two, way):
 
 
 @pytest.mark.parametrize(
-    ("words", "names"),
+    ("line", "names"),
     [
         ("", "b\nhello\nweb/a\n"),
         ("task", "b\nhello\nweb/a\n"),
@@ -62,14 +63,14 @@ def test_a_task_is_named_in_the_same_ways_wherever_it_is_changed(two, way):
         ("r", ""),
     ],
 )
-def test_get_takes_a_kind_in_the_singular_in_the_plural_short_or_none(two, words, names):
-    done = two.run("get", *words.split(), "-o", "name")
+def test_get_takes_a_kind_in_the_singular_in_the_plural_short_or_none(two, line, names):
+    done = two.run("get", *line.split(), "-o", "name")
 
     assert (done.exit_code, done.stdout) == (0, names)
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("line", "code", "said"),
     [
         ("get host/local web/a", 64, "one kind at a time"),
         ("get repo web", 3, "make specs/repos/web.yaml with such as `url: https://"),
@@ -92,15 +93,15 @@ def test_get_takes_a_kind_in_the_singular_in_the_plural_short_or_none(two, words
         ("token revoke jeeves", 3, "reconciler token new jeeves"),
     ],
 )
-def test_a_name_that_leads_nowhere_is_told_with_what_to_do(two, words, code, said):
-    done = two.run(*words.split())
+def test_a_name_that_leads_nowhere_is_told_with_what_to_do(two, line, code, said):
+    done = two.run(*line.split())
 
     assert (done.exit_code, done.stdout) == (code, "")
     assert said in done.stderr
 
 
 @pytest.mark.parametrize(
-    "words",
+    "line",
     [
         "host cordon host/local",
         "host cordon h/local",
@@ -111,5 +112,5 @@ def test_a_name_that_leads_nowhere_is_told_with_what_to_do(two, words, code, sai
         "schema h",
     ],
 )
-def test_other_kinds_are_named_with_their_kind_too(two, words):
-    assert two.run(*words.split()).exit_code == 0
+def test_other_kinds_are_named_with_their_kind_too(two, line):
+    assert two.run(*line.split()).exit_code == 0

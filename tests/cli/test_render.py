@@ -21,20 +21,20 @@ from reconciler.core.model.status import (
     Observed,
     Phase,
     Reason,
-    Status,
     Waiting,
 )
 from reconciler.core.planning.plan import plan
 from reconciler.core.planning.preview import has_changes, plan_lines
 from reconciler.core.views import ReadModel
 from tests.fakes import START, make_desired, make_task
+from tests.statuses import make_status
 
 NOW = START + timedelta(minutes=90)
 
 
 def status(phase, **fields):
     stand = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
-    return Status(phase=phase, **{**stand, **fields})
+    return make_status(phase=phase, **{**stand, **fields})
 
 
 def rows(kind, desired, observed=None, *, wide=False):
@@ -56,7 +56,12 @@ def test_the_table_of_tasks_tells_phase_age_host_and_why():
             "b": status(
                 Phase.CREATED, waiting=Waiting(reason=Reason.SLOT, message="no free slot", since=START)
             ),
-            "gone": status(Phase.FAILED, failure=Failure(kind=FailureClass.AGENT, message="gave up")),
+            "gone": status(
+                Phase.FAILED,
+                attempt=1,
+                assigned_host="h2",
+                failure=Failure(kind=FailureClass.AGENT, message="gave up"),
+            ),
         }
     )
 
@@ -66,7 +71,7 @@ def test_the_table_of_tasks_tells_phase_age_host_and_why():
         "NAME  PHASE    SINCE  ATTEMPT  HOST  REASON",
         "a     running  1h     2        h1",
         "b     created  1h     0        -     Slot: no free slot",
-        "gone  failed   1h     0        -     agent: gave up",
+        "gone  failed   1h     1        h2    agent: gave up",
     ]
 
 
@@ -135,17 +140,17 @@ PROBED = HostStatus(
 
 
 @pytest.mark.parametrize(
-    ("offered", "words"),
+    ("offered", "message"),
     [
         (None, "any, claude-code 2.1.330"),
         ({}, "none"),
         ({"codex": {}, "gemini": {}, "qwen": {}}, "codex 0.39.0 (will not do), gemini not found, qwen"),
     ],
 )
-def test_the_wide_table_of_hosts_tells_which_agents_are_there_in_which_version(offered, words):
+def test_the_wide_table_of_hosts_tells_which_agents_are_there_in_which_version(offered, message):
     desired = make_desired(hosts={"h": Host(name="h", adapters=offered)})
 
-    assert words in rows("host", desired, Observed({}, {"h": PROBED}), wide=True)[1]
+    assert message in rows("host", desired, Observed({}, {"h": PROBED}), wide=True)[1]
 
 
 def test_large_tasks_take_as_many_slots_as_they_ask_for():
@@ -182,12 +187,12 @@ def test_details_of_a_host_tell_how_it_is_reached_and_what_was_found_there():
 
     text = SHOWN_KINDS["host"].details(ReadModel(make_desired(hosts={"h": host}), observed).hosts()["h"], NOW)
 
-    for words in (
+    for message in (
         "drained", "make room", "agents@h.example:22", "gate", "ssh-ed25519 AAAA", "the SSH agent",
         "2030-01-01T10:30:00Z", "LANG=C", "Linux x86_64", "b00t", "2.39.5", "/opt/codex",
         "0.39.0 is not in >=0.98",
     ):  # fmt: skip
-        assert words in text
+        assert message in text
 
 
 def test_details_of_a_host_without_a_key_say_how_it_is_trusted():

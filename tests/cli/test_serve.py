@@ -14,8 +14,8 @@ from reconciler.cli.exits import ExitCode
 @contextmanager
 def serving(fleet, *options):
     """Serve a fleet on a free port; yield the process and its address."""
-    words = [*fleet.command, "serve", "--listen", "127.0.0.1:0", *options]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    message = [*fleet.command, "serve", "--listen", "127.0.0.1:0", *options]
+    with subprocess.Popen(message, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             line = next(line for line in process.stdout if line.startswith("listening on "))
             yield process, line.removeprefix("listening on ").strip()
@@ -29,23 +29,23 @@ def read(url):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         (["--listen", "0.0.0.0:8420"], "--tls-cert and --tls-key, or --behind-proxy"),
         (["--listen", ":8420"], "--tls-cert and --tls-key, or --behind-proxy"),
         (["--listen", "[::]:8420"], "--tls-cert and --tls-key, or --behind-proxy"),
-        (["--listen", "8420"], "is no address such as 127.0.0.1:8420"),
+        (["--listen", "8420"], "is not an address such as 127.0.0.1:8420"),
         (["--tls-cert", "cert.pem"], "belong together: give both or neither"),
         (["--tls-cert", "cert.pem", "--tls-key", "key.pem"], "cannot be used"),
     ],
 )
-def test_it_does_not_begin_where_it_could_not_be_safe(fleet, options, words):
+def test_it_does_not_begin_where_it_could_not_be_safe(fleet, options, message):
     done = subprocess.run(
         [*fleet.command, "serve", *options], capture_output=True, text=True, check=False, timeout=60
     )
 
     assert done.returncode == ExitCode.USAGE
-    assert words in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -14,8 +15,8 @@ from reconciler.cli.exits import ExitCode
 @contextmanager
 def running(fleet, until="running", how=signal.SIGTERM):
     """Let a reconciler run until it tells of something; it ends with the block."""
-    words = [*fleet.command, "run"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    message = [*fleet.command, "run"]
+    with subprocess.Popen(message, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             next(line for line in process.stdout if until in line)
             yield process
@@ -70,12 +71,12 @@ def test_after_it_ended_every_look_says_so_while_there_is_something_to_do(slow, 
         pass
 
     looks = [
-        slow.run(*words) for words in (["get", "tasks"], ["describe", "hello"], ["plan"], ["logs", "hello"])
+        slow.run(*args) for args in (["get", "tasks"], ["describe", "hello"], ["plan"], ["logs", "hello"])
     ]
     code, told = document(slow)
 
-    words = "No reconciler runs for this fleet (the last one ended "
-    assert [words in look.stderr for look in looks] == [True] * 4
+    args = "No reconciler runs for this fleet (the last one ended "
+    assert [args in look.stderr for look in looks] == [True] * 4
     assert code == ExitCode.NOT_RUNNING
     assert told["ended_at"] is not None
 
@@ -157,18 +158,18 @@ def test_the_remote_of_a_fleet_is_asked_to_sync(fleet, tmp_path):
     assert document(fleet)[1]["advice"] == []
 
 
-@pytest.mark.parametrize("words", [[], ["--single-branch"]])
-def test_a_clone_says_where_the_record_is_and_not_that_nobody_reconciles(fleet, tmp_path, words):
+@pytest.mark.parametrize("args", [[], ["--single-branch"]])
+def test_a_clone_says_where_the_record_is_and_not_that_nobody_reconciles(fleet, tmp_path, args):
     fleet.reconcile()
     url = f"file://{fleet.folder}"
-    git = ["git", "clone", "-q", *words, "--branch", "main", url, str(tmp_path / "clone")]
+    git = ["git", "clone", "-q", *args, "--branch", "main", url, str(tmp_path / "clone")]
     subprocess.run(git, check=True)
     fleet.folder = tmp_path / "clone"
 
     told = fleet.run("status")
     looks = [fleet.run("get").stderr, fleet.run("plan").stderr, told.stderr]
 
-    said = "as of the fetch" if not words else "none was fetched from origin"
+    said = "as of the fetch" if not args else "none was fetched from origin"
     assert told.exit_code == ExitCode.NOT_RUNNING
     assert f"none runs here; whether one does at origin: `reconciler --repo {url} status`" in told.stdout
     assert all(said in each and "start one" not in each for each in looks)
@@ -201,3 +202,49 @@ def test_a_live_run_shows_when_it_printed_last(slow):
     assert listed["live"]["last_output_at"] is not None
     assert "last output" in table
     assert slow.git("rev-parse", "fleet-state") == before
+
+
+TURN = """{"type": "assistant", "message": {"id": "%s", "usage":
+{"input_tokens": %d, "output_tokens": 1, "cache_read_input_tokens": 3000}}}""".replace("\n", " ")
+AGENT = """\
+command: [sh, -c, "{script}"]
+output:
+  format: json_lines
+  text: "[-1].text"
+  terminal: "[-1].type"
+  streamed:
+    turn: "type=='assistant' && message.id || null"
+    input_tokens: message.usage.input_tokens
+    cached_tokens: message.usage.cache_read_input_tokens
+"""
+
+
+def test_a_live_run_shows_its_turns_and_tokens_so_far(slow):
+    slow.write("specs/adapters/streaming.yaml", AGENT)
+    slow.write("turns", "\n".join([TURN % ("m1", 100), TURN % ("m1", 101), TURN % ("m2", 1102), ""]))
+    script = f"cat {slow.folder}/turns; sleep 600"
+    slow.write("specs/tasks/hello.yaml", f"goal: Wait.\nadapter: streaming\nscript: {script}\n")
+    slow.commit("Tell of turns")
+    with running(slow):
+        before = slow.git("rev-parse", "fleet-state")
+        live = eventually(lambda: json.loads(slow.run("get", "-o", "json").stdout)[0].get("live"), "turns")
+        table, shown, told = slow.run("get").stdout, slow.run("describe", "hello").stdout, document(slow)[1]
+        standing = slow.run("status").stdout
+
+    counts = {"turns": 2, "input_tokens": 1203, "output_tokens": None, "cached_tokens": 6000}
+    assert {name: live[name] for name in counts} == counts
+    assert "2 turns, tokens 1,203 in + 6,000 cached, last output" in table
+    assert "this round:" in shown
+    assert "2 turns, tokens 1,203 in + 6,000 cached" in shown
+    assert told["live"] == [{"task": "hello", **live}]
+    assert "2 turns, tokens 1,203 in + 6,000 cached, last output" in standing
+    assert slow.git("rev-parse", "fleet-state") == before
+
+
+def eventually(look, name):
+    """Look until what is seen has a value under a name."""
+    for _ in range(600):
+        if (seen := look()) and seen[name] is not None:
+            return seen
+        time.sleep(0.1)
+    raise AssertionError(f"{name} never came")

@@ -28,6 +28,10 @@ COMMANDS = [
     "history",
     "logs hello",
     "prompt hello",
+    "events",
+    "explain hello",
+    "trace hello",
+    "doctor --all",
     "--help",
 ]
 """One of each way to print."""
@@ -58,17 +62,17 @@ def done(fleet):
 
 
 def test_a_command_whose_reader_went_away_ends_in_silence(done):
-    ended = shell(done, "; ".join(f"r {words} | true; echo $?" for words in COMMANDS[::2]))
+    ended = shell(done, "; ".join(f"r {message} | true; echo $?" for message in COMMANDS[::2]))
 
     assert set(map(int, ended.stdout.split())) <= {ExitCode.OK, ExitCode.UNREAD}
     assert ended.stderr.replace(b"--- round 1 agent ---\n", b"") in {b"", b"--- round 1 agent (stderr) ---\n"}
 
 
 def test_a_command_whose_output_has_no_room_says_so_in_a_line(done):
-    for words in COMMANDS[1::3]:
-        ended = shell(done, f"r {words} >/dev/full")
+    for message in COMMANDS[1::3]:
+        ended = shell(done, f"r {message} >/dev/full")
 
-        assert ended.returncode == ExitCode.FAILURE, words
+        assert ended.returncode == ExitCode.FAILURE, message
         assert ended.stderr.endswith(b"error: the output cannot be written: No space left on device\n")
         assert b"Traceback" not in ended.stderr
         assert b"Exception" not in ended.stderr
@@ -91,14 +95,14 @@ def test_a_command_needs_no_streams_to_do_its_work(fleet, ways):
     ],
 )
 def test_a_command_prints_in_any_encoding(done, env, encoding):
-    for words in COMMANDS if encoding == "latin-1" else COMMANDS[1:4]:
-        ended = shell(done, f"r {words}", **env)
+    for message in COMMANDS if encoding == "latin-1" else COMMANDS[1:4]:
+        ended = shell(done, f"r {message}", **env)
 
         assert ended.returncode == ExitCode.OK, ended.stderr
         assert b"Traceback" not in ended.stderr
-        if "json" in words:
+        if "json" in message:
             assert json.loads(ended.stdout.decode(encoding))[0]["name"] == "hello"
-        if "describe" in words:
+        if "describe" in message:
             assert ended.stdout.decode(encoding).replace("\\u2192", "→").count("Say → hello") == 2
 
 
@@ -112,7 +116,7 @@ def test_an_error_is_told_in_any_encoding(fleet):
 
 
 def test_no_command_prints_what_a_terminal_would_obey(done):
-    ended = shell(done, "; ".join(f"r {words}" for words in COMMANDS[3:7]))
+    ended = shell(done, "; ".join(f"r {message}" for message in COMMANDS[3:7]))
 
     assert "evil" in ended.stdout.decode()
     assert "\u202e" not in ended.stdout.decode()

@@ -11,9 +11,10 @@ import pytest
 from reconciler.cli.task_commands import cancelling, resuming, retrying, suspending
 from reconciler.core.errors import UsageError
 from reconciler.core.model.specs import TaskSpec
-from reconciler.core.model.status import Phase, Status
+from reconciler.core.model.status import Phase
 from tests.cli.conftest import TASK
 from tests.fakes import START
+from tests.statuses import make_status
 
 
 def spec(**fields):
@@ -21,7 +22,7 @@ def spec(**fields):
 
 
 def status(phase):
-    return Status(phase=phase, since=START, created_at=START, generation="a" * 40, work="b" * 12)
+    return make_status(phase=phase, since=START, created_at=START, generation="a" * 40, work="b" * 12)
 
 
 # --- Deciding --------------------------------------------------------------

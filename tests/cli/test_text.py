@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.cli.terminal import ago, columns_of, did_you_mean, fitted, table, value_block
+from reconciler.cli.terminal import columns_of, did_you_mean, fitted, table, value_block
 from reconciler.core.text import harmless, one_line
+from reconciler.core.times import ago
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

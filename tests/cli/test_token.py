@@ -17,8 +17,8 @@ def spec(fleet):
     return YAML(typ="safe", pure=True).load(fleet.read("specs/agents/jeeves.yaml"))
 
 
-def make(fleet, *words):
-    done = fleet.run("token", "new", "jeeves", *words)
+def make(fleet, *args):
+    done = fleet.run("token", "new", "jeeves", *args)
     assert done.exit_code == 0, done.stderr
     return done.stdout.strip()
 

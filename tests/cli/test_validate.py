@@ -24,8 +24,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "fleet"
 
 
-def validate(*words):
-    return CliRunner().invoke(cli, ["validate", *map(str, words)], catch_exceptions=False)
+def validate(*args):
+    return CliRunner().invoke(cli, ["validate", *map(str, args)], catch_exceptions=False)
 
 
 def test_every_mistake_is_a_line_of_data_and_the_count_is_talk(folder):
@@ -65,7 +65,7 @@ def test_json_has_a_fixed_shape(folder):
     first, _ = json.loads(validate("-o", "json").stdout)
 
     assert first == {
-        "format": 2,
+        "format": 3,
         "path": "specs/tasks/web/typo.yaml",
         "line": 3,
         "column": 1,
@@ -129,3 +129,18 @@ def test_warnings_are_shown_and_are_no_mistakes(folder):
     )
     assert done.stderr == "1 file, no mistakes; 1 warning\n"
     assert validate("-o", "github").stdout.startswith("::warning file=specs/tasks/good.yaml,line=3,col=11::")
+
+
+def test_a_repository_that_is_not_on_this_machine_is_warned_of(folder):
+    (folder / "specs" / "repos").mkdir()
+    for name, url in {"gone": "../gone", "here": "..", "away": "git@example.org:a/b.git"}.items():
+        (folder / "specs" / "repos" / f"{name}.yaml").write_text(f"url: {url}\n")
+
+    done = validate("specs/repos")
+
+    (line,) = done.stdout.splitlines()
+    assert line == (
+        f"specs/repos/gone.yaml:1:6: warning: url: there is no repository at {folder.parent / 'gone'} "
+        "on this machine"
+    )
+    assert done.exit_code == 0

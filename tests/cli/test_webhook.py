@@ -85,19 +85,19 @@ def test_a_forge_that_refuses_leaves_the_secret_that_counted(fleet, forge, perso
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("source", "message"),
     [
         ({"env": "HOOK"}, "environment variable HOOK"),
         ({"credential": "hook"}, "credential hook"),
         ({"command": ["pass", "hook"]}, "`pass hook`"),
     ],
 )
-def test_a_secret_that_cannot_be_put_where_it_belongs_is_shown_once(fleet, forge, source, words):
+def test_a_secret_that_cannot_be_put_where_it_belongs_is_shown_once(fleet, forge, source, message):
     know(fleet, forge, source)
 
     done = fleet.run("webhook", "install", "code", "--url", URL)
 
-    assert words in done.stderr
+    assert message in done.stderr
     assert [line for line in done.stdout.splitlines() if ":" not in line] == [hooks(forge)[0].secret]
 
 

@@ -48,8 +48,8 @@ async def test_forty_tasks_before_one_broken_host_wait_and_none_fails(stage, see
     assert phases(stage) == {Phase.CREATED}
     assert all(status.failures == 0 for status in stage.state.statuses.values())
     assert len(stage.dispatch.refused) <= (0 if seen_by_probe else FAILED_STARTS + 2 + 9)
-    words = {status.waiting.message for status in stage.state.statuses.values() if status.waiting}
-    assert any("no host fits: bad cannot start runs: " in each for each in words), words
+    message = {status.waiting.message for status in stage.state.statuses.values() if status.waiting}
+    assert any("no host fits: bad cannot start runs: " in each for each in message), message
     assert stage.state.hosts["bad"].fault
 
 

@@ -44,7 +44,7 @@ class Both:
 @asynccontextmanager
 async def served(stage):
     both = Both(stage)
-    both.loop = loop = stage.loop(steady=lambda: both.seconds, pause=lambda news, _: news.wait())
+    both.loop = loop = stage.loop(monotonic=lambda: both.seconds, pause=lambda news, _: news.wait())
     serving = asyncio.create_task(loop.run())
     try:
         yield both
@@ -63,7 +63,7 @@ async def test_a_pulled_task_is_neither_lost_nor_late_when_the_clock_is_set(stag
         for _ in range(3):
             await both.set_clock(jump)
             assert both.phase is Phase.ASSIGNED
-            assert both.loop.controllers.leases.beat("a", "jeeves", 1) is None
+            assert both.loop.controllers.leases.heartbeat("a", "jeeves", 1) is None
         await both.pass_time(timedelta(seconds=50))
         still = both.phase
 
@@ -84,7 +84,7 @@ async def test_a_time_limit_counts_the_time_that_went_by(stage, jump):
         phases = []
         for _ in range(70):
             if both.phase.is_live:
-                both.loop.controllers.leases.beat("a", "jeeves", 1)
+                both.loop.controllers.leases.heartbeat("a", "jeeves", 1)
             await both.pass_time(timedelta(seconds=55))
             phases.append(both.phase)
 

@@ -78,13 +78,13 @@ async def test_a_step_that_is_tried_again_is_told_on_its_task_once_and_when_it_w
     stage.dispatch.hold = True
     stage.specs.push(fleet(make_task("a", repo="good")))
     loop = await stage.run("started")
-    run, commits = stage.state.statuses["a"].run, len(stage.state.log)
+    run, commits = stage.state.statuses["a"].run_key, len(stage.state.log)
 
-    stage.dispatch.troubles = {run: "cannot push"}
+    stage.dispatch.retry_reasons = {run: "cannot push"}
     for _ in range(3):
         await stage.run("started")
     told = stage.state.statuses["a"]
-    stage.dispatch.troubles = {}
+    stage.dispatch.retry_reasons = {}
     await stage.run("started")
 
     assert loop.cache.statuses["a"].waiting is None

@@ -9,6 +9,8 @@ import pytest
 
 from reconciler.controller import cache, observe
 from reconciler.controller import loop as loop_room
+from reconciler.controller.poller import Poller
+from reconciler.core.adapter import Adapter, Budget
 from reconciler.core.conditions import conditions
 from reconciler.core.errors import Problem
 from reconciler.core.events import HostSeen, Origin, Removed
@@ -108,7 +110,7 @@ async def test_a_task_that_cannot_be_judged_stalls_alone_and_a_restart_does_not_
     assert {stage.state.statuses[name].phase for name in "bcde"} == {Phase.COMPLETED}
     (stalled,) = (each for each in conditions(make_task("a"), status, status.waiting) if each.status)
     assert (stalled.type, stalled.reason) == ("Stalled", Reason.FAULT)
-    assert "a mistake of the reconciler (ValueError" in stalled.message
+    assert "a bug of the reconciler (ValueError" in stalled.message
     assert len(stage.state.log) == recorded
     assert loop.backoff.why == ""
 
@@ -164,7 +166,7 @@ async def test_it_says_so_on_record_once_however_often_the_controller_is_started
         await stage.run()
 
     assert waiting.reason is Reason.FAULT
-    assert "a mistake of the reconciler" in waiting.message
+    assert "a bug of the reconciler" in waiting.message
     assert len(stage.state.log) == before
 
 
@@ -274,4 +276,66 @@ async def test_a_look_that_fails_altogether_is_taken_again_later(stage, caplog):
 
     assert stage.state.statuses["a"].phase is Phase.COMPLETED
     assert stage.clock.time - started >= timedelta(seconds=7)
-    assert "a look failed by a mistake of ours" in caplog.text
+    assert "a look failed with an unexpected error" in caplog.text
+
+
+# --- Beside the tasks ------------------------------------------------------
+
+
+async def test_spending_that_cannot_be_read_holds_up_what_a_budget_bounds_and_nothing_else(stage):
+    class Broke(FakeState):
+        async def spent(self, since):
+            raise KeyError("a bug")
+
+    stage.state = Broke()
+    shell = Adapter(name="script", command=("{shell}", "-c", "{script}"))
+    paid = shell.model_copy(update={"name": "paid", "daily_budget": Budget(cost_usd=1)})
+    adapters = {"script": shell, "paid": paid}
+    stage.specs.push(make_desired(make_task("a"), make_task("b", adapter="paid"), adapters=adapters))
+
+    loop = await stage.run()
+
+    assert stage.state.statuses["a"].phase is Phase.COMPLETED
+    assert stage.state.statuses["b"].waiting.reason is Reason.BUDGET
+    assert "what was spent today cannot be read" in stage.state.statuses["b"].waiting.message
+    assert loop.backoff.why == ""
+
+
+async def test_a_listener_that_fails_costs_nobody_else_the_news(stage):
+    def fail(*_):
+        raise KeyError("a bug")
+
+    heard = []
+    stage.specs.push(make_desired(make_task("a")))
+    loop = stage.loop()
+    loop.listeners.steps += [fail, heard.append]
+    loop.listeners.specs += [fail, lambda: heard.append("specs")]
+
+    await loop.run(until="idle")
+
+    assert stage.state.statuses["a"].phase is Phase.COMPLETED
+    assert [step for step in heard if isinstance(step, Transition)] == stage.state.log
+    assert "specs" in heard
+    assert loop.backoff.why == ""
+
+
+async def test_a_poll_that_meets_a_bug_says_so_to_whom_it_is_about(stage):
+    polls = []
+
+    async def poll(subject):
+        polls.append(subject)
+        raise KeyError("a bug")
+
+    poller = Poller(
+        poll=poll,
+        subjects=lambda: {"web": 1},
+        interval=lambda: timedelta(minutes=1),
+        clock=lambda: stage.clock.time,
+        failure="it is not asked now",
+    )
+    poller.poll_due(stage.clock.time)
+    await asyncio.gather(*poller.running.values())
+
+    stage.clock.time += timedelta(minutes=11)
+
+    assert "a bug of the reconciler (KeyError" in poller.lasting_failures(stage.clock.time)["web"]

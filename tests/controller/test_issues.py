@@ -23,6 +23,7 @@ from reconciler.specs.parse import read_task
 from reconciler.specs.source import SpecSource
 from reconciler.store.bot_commits import BotCommitter
 from tests.fakes import START, FakeForges, make_task
+from tests.statuses import make_status
 
 SEVEN = "specs/tasks/issues/calc-7.yaml"
 NAME = "issues/calc-7"
@@ -43,10 +44,10 @@ class Board(FakeForges):
 
     locked: set[int] = field(default_factory=set)
 
-    async def say(self, forge: Forge, number: int, note: ManagedComment) -> bool:
+    async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment) -> bool:
         if number in self.locked:
             raise Unavailable("the conversation is locked")
-        return await super().say(forge, number, note)
+        return await super().upsert_comment(forge, number, note)
 
 
 @dataclass
@@ -151,9 +152,7 @@ class Scene:
 
     def is_on_record(self, phase: Phase, name: str = NAME, **fields: object) -> None:
         known = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
-        self.office.statuses[name] = Status.model_validate(
-            {"phase": phase, "repo": "calc", **known, **fields}
-        )
+        self.office.statuses[name] = make_status(phase, **{"repo": "calc", **known, **fields})
 
     def spec(self, path: str = SEVEN) -> TaskSpec:
         return read_task(path, self.branch.content[path])
@@ -450,7 +449,7 @@ async def test_the_standing_is_told_once_and_not_again_when_it_changes(taken_up)
     taken_up.restart()
     await taken_up.look()
 
-    assert taken_up.answers == [f"Task `{NAME}` is **failed**."]
+    assert taken_up.answers == [f"Task `{NAME}` is **failed**.\n\n- last run on `local`"]
     assert len(taken_up.branch.log) == 1
 
 
@@ -509,9 +508,9 @@ async def test_a_task_that_names_an_issue_is_commanded_there(taken_up):
 # --- With a real branch ----------------------------------------------------
 
 
-def git(*words: object) -> list[str]:
+def git(*args: object) -> list[str]:
     who = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
-    done = subprocess.run(["git", *who, *words], capture_output=True, text=True, check=True)
+    done = subprocess.run(["git", *who, *args], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
 

@@ -45,7 +45,7 @@ class Office:
         )
 
     async def say(self, task, claim=None, *, agent="jeeves", epoch=1):
-        return await self.loop.controllers.leases.hear(
+        return await self.loop.controllers.leases.submit(
             WorkerReport(task=task, agent=agent, epoch=epoch, at=self.stage.clock(), claim=claim)
         )
 
@@ -293,7 +293,7 @@ async def test_who_speaks_of_a_task_that_is_not_theirs_is_told_what_to_do(office
         with pytest.raises(error):
             await office.say(task, DONE, agent=agent, epoch=epoch)
         with pytest.raises(error):
-            office.loop.controllers.leases.beat(task, agent, epoch)
+            office.loop.controllers.leases.heartbeat(task, agent, epoch)
     assert office.phases("a") == ["created", "assigned"]
 
 
@@ -369,7 +369,7 @@ async def test_an_agent_goes_on_by_an_old_name_that_another_task_has_by_now(offi
     await office.push(moved)
     await office.push(pulled("a", goal="Do something else."), moved)
 
-    assert office.loop.controllers.leases.beat("a", "jeeves", 1) is None
+    assert office.loop.controllers.leases.heartbeat("a", "jeeves", 1) is None
     assert (await office.say("a", DONE)).phase is Phase.COMPLETED
     assert office.phases("b")[-1] == "completed"
 
@@ -386,7 +386,7 @@ async def test_what_waits_to_be_checked_says_so_then_why_it_takes_long_and_is_si
 
     waiting = office.stage.state.statuses["a"].waiting
     assert said.waiting.reason is waiting.reason is Reason.CHECK
-    assert waiting.message == "what its agent finished cannot be checked: nothing can be checked now"
+    assert waiting.message == "its agent's finished work cannot be checked: nothing can be checked now"
     assert len(office.stage.state.log) == commits + 1
 
 
@@ -445,7 +445,7 @@ async def test_a_heartbeat_keeps_the_task(office):
 
     for _ in range(5):
         await office.pass_time(timedelta(seconds=50))
-        assert office.loop.controllers.leases.beat("a", "jeeves", 1) is None
+        assert office.loop.controllers.leases.heartbeat("a", "jeeves", 1) is None
 
     assert office.stage.state.statuses["a"].phase is Phase.ASSIGNED
 
@@ -455,7 +455,7 @@ async def test_heartbeats_make_no_commits(office):
     await office.acquire()
     commits = len(office.stage.state.log)
 
-    office.loop.controllers.leases.beat("a", "jeeves", 1)
+    office.loop.controllers.leases.heartbeat("a", "jeeves", 1)
     await office.look()
 
     assert len(office.stage.state.log) == commits
@@ -473,14 +473,14 @@ async def test_what_silence_costs_is_the_policy_of_the_task(office, disconnect, 
 
     status = office.stage.state.statuses["a"]
     assert (status.phase, status.failures) == (phase, failures)
-    assert "was not heard of for 1m" in status.failure.message
+    assert "gave no sign of life for 1m" in status.failure.message
 
 
 async def test_a_run_that_takes_too_long_ends_however_alive_its_agent_is(office):
     await office.push(pulled("a", timeout=timedelta(seconds=90), retries=0))
     await office.acquire()
     await office.pass_time(timedelta(seconds=50))
-    office.loop.controllers.leases.beat("a", "jeeves", 1)
+    office.loop.controllers.leases.heartbeat("a", "jeeves", 1)
 
     await office.pass_time(timedelta(seconds=45))
 
@@ -506,9 +506,9 @@ async def test_an_agent_whose_task_was_cancelled_learns_it_and_has_a_lease_left_
     await office.acquire()
     await office.push(pulled("a", desired=DesiredState.CANCELLED))
 
-    assert office.loop.controllers.leases.beat("a", "jeeves", 1) == "cancelled in the spec"
+    assert office.loop.controllers.leases.heartbeat("a", "jeeves", 1) == "cancelled in the spec"
     await office.pass_time(timedelta(seconds=40))
-    assert office.loop.controllers.leases.beat("a", "jeeves", 1) == "cancelled in the spec"
+    assert office.loop.controllers.leases.heartbeat("a", "jeeves", 1) == "cancelled in the spec"
     await office.pass_time(timedelta(seconds=40))
 
     assert office.stage.state.statuses["a"].phase is Phase.CANCELLED
@@ -579,4 +579,6 @@ async def test_who_asks_after_the_end_is_told_at_once(stage):
     with pytest.raises(Unavailable, match="cannot record anything now"):
         await loop.controllers.leases.acquire(LeaseRequest(agent="jeeves", request_key="1"), LONG)
     with pytest.raises(Unavailable, match="cannot record anything now"):
-        await loop.controllers.leases.hear(WorkerReport(task="a", agent="jeeves", epoch=1, at=stage.clock()))
+        await loop.controllers.leases.submit(
+            WorkerReport(task="a", agent="jeeves", epoch=1, at=stage.clock())
+        )

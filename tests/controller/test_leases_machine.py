@@ -210,7 +210,7 @@ class Office(RuleBasedStateMachine):
         held = data.draw(st.sampled_from(self.held))
         commits = len(self.state.log)
         with suppress(Refused, NotFound):
-            if self.loop.controllers.leases.beat(held.task, held.agent, held.epoch) is None:
+            if self.loop.controllers.leases.heartbeat(held.task, held.agent, held.epoch) is None:
                 held.heard_at = self.clock.time
         assert len(self.state.log) == commits
 
@@ -275,7 +275,7 @@ class Office(RuleBasedStateMachine):
         for step in self.state.log:
             if isinstance(step.event, Reported):
                 assert step.before.phase.is_live
-                assert (step.before.run, step.before.assigned_agent) == (
+                assert (step.before.run_key, step.before.assigned_agent) == (
                     step.event.run,
                     step.event.origin.actor,
                 )
@@ -290,7 +290,7 @@ class Office(RuleBasedStateMachine):
         heard = {held.run: held.heard_at for held in self.held}
         for step in self.state.log[self.told :]:
             if step.event.origin.cause == "clock" and step.before and step.before.assigned_agent:
-                since = max(heard.get(step.before.run, START), self.started_at, step.before.since)
+                since = max(heard.get(step.before.run_key, START), self.started_at, step.before.since)
                 assert step.event.origin.at - since >= LEASE - timedelta(seconds=1)
         self.told = len(self.state.log)
 
@@ -341,25 +341,25 @@ class Office(RuleBasedStateMachine):
         assert status.phase.is_live
         assert (status.holder.agent, status.holder.request_key) == (agent, key)
         given = [held for held in self.held if held.key == key]
-        if status.run not in {held.run for held in given}:
+        if status.run_key not in {held.run for held in given}:
             assert not any(self.is_held(held) for held in given)
-            self.held.append(Held(task, agent, status.attempt, status.run, key, heard_at=self.clock.time))
+            self.held.append(Held(task, agent, status.attempt, status.run_key, key, heard_at=self.clock.time))
 
     def is_held(self, held):
         """Return whether a task is still in the hands of the agent that got it."""
         live = [status for status in self.state.statuses.values() if status.phase.is_live]
-        return any(status.run == held.run and status.claim is None for status in live)
+        return any(status.run_key == held.run and status.claim is None for status in live)
 
     def say(self, held, claim):
         said = WorkerReport(
             task=held.task, agent=held.agent, epoch=held.epoch, at=self.clock.time, claim=claim
         )
         try:
-            status = self.turn(self.loop.controllers.leases.hear(said))
+            status = self.turn(self.loop.controllers.leases.submit(said))
         except (Unavailable, Refused, NotFound):
             return
         if status is not None:
-            assert (status.run, status.assigned_agent) == (held.run, held.agent)
+            assert (status.run_key, status.assigned_agent) == (held.run, held.agent)
             held.heard_at = self.clock.time
             held.claims += [claim] if claim else []
 

@@ -55,7 +55,7 @@ async def test_a_validation_that_fails_is_handed_back_within_the_same_run(stage)
     await stage.run()
 
     status = stage.state.statuses["a"]
-    assert (status.phase, status.attempt, status.round) == (Phase.COMPLETED, 1, 2)
+    assert (status.phase, status.attempt, status.run.round) == (Phase.COMPLETED, 1, 2)
     assert [order.round for order in stage.dispatch.started.values()] == [1, 2]
 
 
@@ -170,7 +170,7 @@ async def test_what_a_host_says_twice_is_no_news(stage):
     stage.dispatch.hold = True
     stage.specs.push(make_desired(make_task("a")))
     await stage.run("started")
-    commits, run = len(stage.state.log), stage.state.statuses["a"].run
+    commits, run = len(stage.state.log), stage.state.statuses["a"].run_key
     loop = stage.loop()
     loop.inbox.emit(RunSeen(task="a", run=run, round=1, at=stage.clock()))
 
@@ -183,7 +183,7 @@ async def test_a_run_that_ends_when_nobody_asks_for_it_any_more_is_swept_after(s
     stage.specs.push(make_desired(make_task("a")))
     loop = await stage.run()
     await loop.run("idle")
-    before, run = len(stage.dispatch.swept), stage.state.statuses["a"].run
+    before, run = len(stage.dispatch.swept), stage.state.statuses["a"].run_key
     loop.inbox.emit(RunEnded(task="a", run=run, round=1, at=stage.clock(), report=SUCCESS))
 
     await loop.run("idle")
@@ -202,7 +202,7 @@ async def test_a_mistake_at_one_host_is_told_and_stalls_nothing(stage, caplog):
     await stage.run()
 
     assert stage.state.statuses["a"].phase is Phase.COMPLETED
-    assert "local: is not swept now, by a mistake of ours" in caplog.text
+    assert "local: is not swept now, with an unexpected error" in caplog.text
     assert "ZeroDivisionError: local" in caplog.text
 
 

@@ -71,7 +71,7 @@ async def test_a_success_of_a_task_whose_removal_is_held_is_judged_by_its_last_s
 
     assert stage.state.statuses["a"].phase is Phase.REVIEW_PENDING
     assert stage.state.statuses["b"].phase is Phase.COMPLETED
-    assert stage.state.statuses["b"].round == 2
+    assert stage.state.statuses["b"].run.round == 2
     assert {status.waiting.reason for status in stage.state.statuses.values()} == {Reason.APPROVAL}
 
 

@@ -13,6 +13,7 @@ from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.specs import FLEET_FORGE, Desired, FleetSpec, Forge
 from reconciler.core.model.status import Phase, Status
 from tests.fakes import START, FakeForges, make_desired, make_task
+from tests.statuses import make_status
 
 FORGE = Forge(api="https://forge.example.org/api/v1", repo="ops/fleet", token=Secret(env="TOKEN"))
 FLEET = FleetSpec(forge=FORGE)
@@ -99,13 +100,13 @@ async def test_what_a_pull_request_would_do_is_a_comment_and_a_status_of_its_hea
 
 async def test_nothing_is_said_again_while_it_stays_the_same(scene, monkeypatch):
     said = []
-    say = scene.forges.say
+    say = scene.forges.upsert_comment
 
     async def counted(forge, number, note):
         said.append(number)
         return await say(forge, number, note)
 
-    monkeypatch.setattr(scene.forges, "say", counted)
+    monkeypatch.setattr(scene.forges, "upsert_comment", counted)
     scene.open(4, HEAD, specs("a", "b"))
     await scene.look()
     await scene.look()
@@ -133,7 +134,7 @@ async def test_it_follows_what_happens_meanwhile(scene):
 
 async def test_a_live_run_that_would_be_stopped_is_named(scene):
     running = make_task("a")
-    scene.statuses["a"] = Status(
+    scene.statuses["a"] = make_status(
         phase=Phase.RUNNING,
         since=START,
         created_at=START,

@@ -220,5 +220,5 @@ async def test_a_task_that_cannot_be_followed_on_its_forge_keeps_no_other_back(s
 
     await scene.start()
 
-    assert {pull.branch for pull in scene.site.pulls.values()} == {scene.status("b").branch_name}
+    assert {pull.branch for pull in scene.site.pulls.values()} == {scene.status("b").run.branch}
     assert scene.loop.backoff.why == ""

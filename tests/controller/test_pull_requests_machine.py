@@ -253,15 +253,16 @@ async def live_through(deeds, repo, between):
         await between(scene)
         await scene.pass_time(minutes, step=timedelta(seconds=20))
     await scene.stop()
-    # That a forge does not answer for long is told, and then that it does again.
-    log = [step for step in scene.state.log if step.after and not is_of_outage(step)]
+    # What is seen at a look only: that a forge does not answer, and what a merge waits for by then.
+    log = [step for step in scene.state.log if step.after and not is_of_a_look(step)]
     steps = [(step.task, type(step.event), step.after.phase) for step in log]
     return {name: [step for step in steps if step[0] == name] for name in NAMES}
 
 
-def is_of_outage(step):
+def is_of_a_look(step):
     waits = [status.waiting for status in (step.before, step.after) if status and status.waiting]
-    return isinstance(step.event, WaitingChanged) and Reason.RETRYING in {wait.reason for wait in waits}
+    seen = {Reason.RETRYING, Reason.REVIEW}
+    return isinstance(step.event, WaitingChanged) and not seen.isdisjoint(wait.reason for wait in waits)
 
 
 def do(site, deed, pull):

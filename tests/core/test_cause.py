@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.core.model.runs import Check, FailureClass
-from reconciler.core.model.status import Failure, Phase, Status
+from reconciler.core.model.status import Failure, Phase
 from reconciler.core.runs.failure import LINES, WIDTH, last_lines, summarize_failure
+from tests.statuses import make_status
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -23,7 +24,7 @@ def status(kind, message="it broke", phase=Phase.FAILED, **fields):
         "work": "b" * 12,
         "run": "x.gaaaaaaaa.a1",
     }
-    return Status(phase=phase, failure=Failure(kind=kind, message=message), **{**stand, **fields})
+    return make_status(phase=phase, failure=Failure(kind=kind, message=message), **{**stand, **fields})
 
 
 @pytest.mark.parametrize("kind", FailureClass)
@@ -44,14 +45,14 @@ def test_what_failed_at_the_repo_is_mended_there_and_not_at_the_adapter(kind, ad
         "x", status(kind, "repo web: cannot push", repo="web", adapter=adapter, assigned_host="gpu1")
     )
 
-    assert found.next[1] == "mend specs/repos/web.yaml, or the repository that it names"
+    assert found.next[1] == "fix specs/repos/web.yaml, or the repository that it names"
     assert not any("adapter test" in step for step in found.next)
 
 
 def test_what_a_script_lacks_is_no_matter_of_its_adapter():
     found = summarize_failure("x", status(FailureClass.CONFIG, adapter="script", assigned_host="gpu1"))
 
-    assert found.next[1] == "mend specs/tasks/x.yaml, or install on gpu1 what it calls"
+    assert found.next[1] == "fix specs/tasks/x.yaml, or install on gpu1 what it calls"
 
 
 def test_a_task_that_goes_on_by_itself_needs_nobody_to_retry_it():

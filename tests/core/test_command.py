@@ -9,11 +9,11 @@ from reconciler.core.adapter import Adapter, RoundLimits, Usage
 from reconciler.core.errors import SpecError
 from reconciler.core.model.runs import ReviewNote
 from reconciler.core.model.specs import Desired, ExecutionMode, Host, Repo, Task
-from reconciler.core.model.status import Phase, Status
+from reconciler.core.model.status import Phase
 from reconciler.core.runs.command import assignment, build_run_request, check_adapter, localize
 from reconciler.specs.layers import builtin_adapters
 from reconciler.specs.layers import resolve_adapter as built_in
-from tests.statuses import changed
+from tests.statuses import changed, make_status
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 HOST = Host(name="local", shell="dash")
@@ -26,8 +26,8 @@ def a_task(**fields):
 
 def a_status(**fields):
     start = {"phase": Phase.ASSIGNED, "since": NOW, "created_at": NOW, "generation": "a" * 40, "work": "w"}
-    run = {"attempt": 1, "round": 1, "run": "web/fix.gaaaaaaaa.a1", "assigned_host": "local"}
-    return Status(**{**start, **run, **fields})
+    run = {"attempt": 1, "run": "web/fix.gaaaaaaaa.a1", "branch_name": "task/web/fix", "pr_title": "Fix it."}
+    return make_status(**{**start, **run, **fields})
 
 
 def ordered(adapter, task=None, status=None):
@@ -166,7 +166,7 @@ def test_an_order_says_everything_that_the_host_needs():
         pr_title="Mend  the\n login",
     )
 
-    found = ordered(built_in("script", None), task, a_status(head_commit="b" * 40))
+    found = ordered(built_in("script", None), task, a_status(head_commit="b" * 40, pr_title=task.pr_title))
 
     assert found.key == ("web/fix.gaaaaaaaa.a1", 1)
     assert (found.task, found.host, found.repo, found.branch) == ("web/fix", HOST, REPO, "task/web/fix")
@@ -275,7 +275,12 @@ def test_an_outside_agent_is_told_what_its_work_is_held_against():
     first = assignment(task, status, fleet)
     again = assignment(task, changed(status, review_count=1), fleet)
 
-    assert (first.run, first.epoch, first.title, first.branch) == (status.run, 2, "Mend it", "task/web/fix")
+    assert (first.run, first.epoch, first.title, first.branch) == (
+        status.run.key,
+        2,
+        "Mend it",
+        "task/web/fix",
+    )
     assert (first.repo, first.validate_on, first.start_from) == (REPO, HOST, None)
     assert (first.validation, first.env) == (("make test",), {"LANG": "C"})
     assert (first.timeout, first.review) == (task.timeout, "pull_request")

@@ -18,6 +18,7 @@ from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import TaskSpec
 from reconciler.core.model.status import Failure, Phase, PullRequest, Reason, Status, Waiting
 from tests.fakes import START
+from tests.statuses import make_status
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_a_value_is_one_safe_word_whatever_stands_there(text):
 
 def status(phase: Phase, **fields: object) -> Status:
     known = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
-    return Status.model_validate({"phase": phase, **known, **fields})
+    return make_status(phase, **known, **fields)
 
 
 # --- What they change ------------------------------------------------------

@@ -6,7 +6,8 @@ from reconciler.core.conditions import conditions
 from reconciler.core.errors import Problem
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Task
-from reconciler.core.model.status import Failure, Phase, Reason, Status, Waiting
+from reconciler.core.model.status import Failure, Phase, Reason, Waiting
+from tests.statuses import make_status
 from tests.strategies import NOW, WAITINGS, statuses, tasks
 
 TASK = Task(name="a", generation="1" * 40, work="w", goal="Do it.")
@@ -118,7 +119,7 @@ def test_the_reason_is_one_word():
 def stand(phase, **fields):
     head = {"since": NOW, "created_at": NOW, "generation": "1" * 40, "work": "w"}
     run = {"attempt": 3, "round": 2, "assigned_host": "alpha", "branch_name": "task/a"}
-    return Status(**{"phase": phase, **head, **run, **fields})
+    return make_status(**{"phase": phase, **head, **run, **fields})
 
 
 def true_ones(found):

@@ -20,7 +20,7 @@ from reconciler.core.events import (
 from reconciler.core.lifecycle import transition
 from reconciler.core.model.runs import Check, Claim, FailureClass, Report, Verdict
 from reconciler.core.model.specs import DesiredState, FleetSpec, Task
-from reconciler.core.model.status import Phase, Status
+from reconciler.core.model.status import Phase
 from reconciler.core.runs.decide import (
     QUOTA_LEAST,
     QUOTA_MOST,
@@ -31,6 +31,7 @@ from reconciler.core.runs.decide import (
     next_event,
 )
 from reconciler.core.runs.leases import lease_lost
+from tests.statuses import make_status
 from tests.strategies import NOW, PULL, RED, SUCCESS, TAKEN, failed, reports, statuses, tasks
 
 FLEET = FleetSpec(backoff=timedelta(seconds=10), backoff_cap=timedelta(minutes=10))
@@ -55,8 +56,8 @@ def test_every_end_of_a_current_round_is_an_event_that_can_happen(data, report):
 @given(st.data(), reports())
 def test_a_round_that_is_not_the_current_one_means_nothing(data, report):
     live = data.draw(statuses(make_task()))
-    run, number = data.draw(st.tuples(st.sampled_from([live.run, RUN]), st.integers(0, 2)))
-    assume(not live.phase.is_live or (run, number) != (live.run, live.round))
+    run, number = data.draw(st.tuples(st.sampled_from([live.run_key, RUN]), st.integers(0, 2)))
+    assume(not live.phase.is_live or (run, number) != live.run.round_key)
 
     assert next_event(make_task(), live, ended(report, run=run or "", number=number), NOW, FLEET) is None
 
@@ -325,7 +326,7 @@ def make_task(**fields):
 
 
 def running(**fields):
-    return Status(
+    return make_status(
         **{
             "phase": Phase.RUNNING,
             "since": NOW,
@@ -346,7 +347,7 @@ def ended(report, run=RUN, number=1):
 
 
 def meaning(task, status, report):
-    return next_event(task, status, ended(report, status.run, status.round), NOW, FLEET)
+    return next_event(task, status, ended(report, *status.run.round_key), NOW, FLEET)
 
 
 # --- Ends that count as no failure -----------------------------------------
@@ -361,7 +362,7 @@ def until_it_settles(task, status, report, most=500):
         if status.phase is not Phase.CREATED:
             return attempts, event, waits
         waits.append((status.not_before or NOW) - NOW)
-        status = running(uncounted=status.uncounted, failures=status.failures, repo=status.repo)
+        status = running(uncounted=status.uncounted, failures=status.failures, repo=status.run.repo)
     raise AssertionError("it goes on for ever")
 
 
@@ -456,7 +457,7 @@ def test_a_run_that_changed_nothing_and_was_not_validated_has_failed():
 
 
 @pytest.mark.parametrize(
-    ("task", "status", "report", "words"),
+    ("task", "status", "report", "message"),
     [
         ({"allow_empty": True}, {"repo": "shop"}, EMPTY, "done, nothing changed: no validation asked for"),
         ({"allow_empty": True, "review": "merge"}, {"repo": "shop"}, EMPTY, "done, nothing changed"),
@@ -464,11 +465,11 @@ def test_a_run_that_changed_nothing_and_was_not_validated_has_failed():
         ({}, {}, EMPTY, "done: no validation asked for, no review asked for"),
     ],
 )
-def test_what_it_is_completed_for_is_said_in_true_words(task, status, report, words):
+def test_what_it_is_completed_for_is_said_in_true_words(task, status, report, message):
     event = meaning(make_task(**task), running(**status), report)
 
     assert isinstance(event, Completed)
-    assert event.origin.reason.startswith(words)
+    assert event.origin.reason.startswith(message)
 
 
 def test_changes_that_were_asked_for_are_not_made_by_allowing_none():

@@ -3,7 +3,8 @@ import pytest
 from reconciler.core.edits import cancelling, resuming, retrying, suspending
 from reconciler.core.errors import UsageError
 from reconciler.core.model.specs import DesiredState, TaskSpec
-from reconciler.core.model.status import Phase, Status
+from reconciler.core.model.status import Phase
+from tests.statuses import make_status
 from tests.strategies import NOW
 
 
@@ -12,7 +13,7 @@ def spec(preference=DesiredState.ACTIVE, **fields):
 
 
 def status(phase):
-    return Status(phase=phase, since=NOW, created_at=NOW, generation="a1" * 20, work="b2" * 6)
+    return make_status(phase=phase, since=NOW, created_at=NOW, generation="a1" * 20, work="b2" * 6)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.core.events import Assigned, Created, Origin
-from reconciler.core.faults import OUTCOME, culprits, fault_words
+from reconciler.core.faults import OUTCOME, culprits, fault_message
 from reconciler.core.fields import parse_duration
 from reconciler.core.lifecycle import transition
 from reconciler.core.model.runs import run_key
@@ -42,10 +42,10 @@ def test_a_mistake_has_the_same_words_whatever_values_led_to_it():
         try:
             parse_duration(value)
         except ValueError as error:
-            told.add(fault_words(error, OUTCOME))
+            told.add(fault_message(error, OUTCOME))
 
-    (words,) = told
-    assert "ValueError in reconciler.core.fields:" in words
+    (message,) = told
+    assert "ValueError in reconciler.core.fields:" in message
 
 
 @given(st.integers(0, 5), st.integers(0, 5))

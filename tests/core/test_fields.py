@@ -13,11 +13,10 @@ from reconciler.core.fields import (
     Names,
     Strings,
     Time,
-    check_branch,
-    check_name,
     format_duration,
     parse_duration,
 )
+from reconciler.core.names import check_branch, check_name
 from reconciler.core.times import EARLIEST, LATEST, format_time, parse_time, time_at
 
 

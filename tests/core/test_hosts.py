@@ -11,7 +11,7 @@ DOWN = UP.model_copy(update={"reachable": False, "message": "no route"})
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "words"),
+    ("before", "after", "message"),
     [
         (None, UP, "answers: Linux x86_64, git 2.39.5"),
         (None, UP.model_copy(update={"git": None}), "answers: Linux x86_64, git missing"),
@@ -29,11 +29,11 @@ DOWN = UP.model_copy(update={"reachable": False, "message": "no route"})
         ),
     ],
 )
-def test_news_of_a_host_say_what_changed(before, after, words):
+def test_news_of_a_host_say_what_changed(before, after, message):
     change = host_change("h1", before, after, NOW)
 
     assert change is not None
-    assert (change.host, change.before, change.after, change.reason) == ("h1", before, after, words)
+    assert (change.host, change.before, change.after, change.reason) == ("h1", before, after, message)
 
 
 def test_of_several_clis_only_the_one_that_changed_is_told():

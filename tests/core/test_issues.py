@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.fields import check_name
 from reconciler.core.forge.issues import (
     closed_task_file,
     issue_fields,
@@ -19,6 +18,7 @@ from reconciler.core.forge.issues import (
 )
 from reconciler.core.model.forge import Issue
 from reconciler.core.model.specs import TaskSpec
+from reconciler.core.names import check_name
 from reconciler.specs.edit import edit
 from reconciler.specs.parse import parse_file
 

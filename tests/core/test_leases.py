@@ -11,12 +11,12 @@ from reconciler.core.events import Assigned, Cancelled, Completed, Failed, Retri
 from reconciler.core.lifecycle import transition
 from reconciler.core.model.runs import Claim
 from reconciler.core.model.specs import Agent, Desired, DesiredState, ExecutionMode, FleetSpec
-from reconciler.core.model.status import LeaseRequest, Observed, Phase, Reason, Status
-from reconciler.core.planning.plan import plan
+from reconciler.core.model.status import LeaseRequest, Observed, Phase, Reason
 from reconciler.core.runs.command import assignment
 from reconciler.core.runs.leases import heartbeat, holder, is_to_check, lease_end, lease_lost, report_event
 from tests.fakes import make_task
-from tests.strategies import NOW
+from tests.statuses import make_status as new_status
+from tests.strategies import NOW, plan
 
 LABELS = ("gpu", "big", "arm")
 labels = st.lists(st.sampled_from(LABELS), unique=True, max_size=3).map(tuple)
@@ -217,7 +217,7 @@ def test_waits_grow_while_agents_keep_losing_a_task():
 
 
 def make_status(task, phase, **fields):
-    return Status(
+    return new_status(
         **{
             "phase": phase,
             "since": NOW,
@@ -305,14 +305,14 @@ def test_the_first_word_begins_the_work_and_the_next_ones_say_nothing_new():
 
 
 @pytest.mark.parametrize(
-    ("claim", "words"),
+    ("claim", "message"),
     [
         (Claim(outcome="failed", result="no tests\nat all"), "no tests at all"),
         (Claim(outcome="failed"), "the agent says that it failed"),
         (Claim(outcome="released"), "the agent gave it back"),
     ],
 )
-def test_a_claim_that_nothing_came_of_it_is_believed(claim, words):
+def test_a_claim_that_nothing_came_of_it_is_believed(claim, message):
     reported, retried = report_event(
         make_task("a", retries=1), held_status(repo="web"), said(claim), NOW, FleetSpec()
     )
@@ -320,7 +320,7 @@ def test_a_claim_that_nothing_came_of_it_is_believed(claim, words):
     assert (reported.claim, reported.waiting) == (claim, None)
     assert isinstance(retried, Retried)
     assert retried.counts is (claim.outcome == "failed")
-    assert retried.failure.message == words
+    assert retried.failure.message == message
 
 
 def test_the_same_claim_again_is_no_news():
@@ -336,7 +336,7 @@ def test_a_plan_takes_a_task_from_an_agent_that_is_silent(is_broken):
     desired = Desired(revision="1" * 40, tasks={"a": task}, broken=broken)
     status = held_status(generation=task.generation, work=task.work)
     ends = NOW + timedelta(minutes=1)
-    observed = Observed({"a": status}, leases={status.run: ends})
+    observed = Observed({"a": status}, leases={status.run_key: ends})
 
     before, after = plan(desired, observed, NOW), plan(desired, observed, ends)
 
@@ -370,7 +370,13 @@ def test_the_holder_is_found_by_the_name_that_its_task_had():
 
     assert holder({}, {"b": moved}, "a", "jeeves", 1) == ("b", moved)
     with pytest.raises(LeaseLost):
-        holder({}, {"b": moved.model_copy(update={"run": "b.g.a1"})}, "b", "other", 1)
+        holder(
+            {},
+            {"b": moved.model_copy(update={"run": moved.run.model_copy(update={"key": "b.g.a1"})})},
+            "b",
+            "other",
+            1,
+        )
 
 
 def test_the_holder_is_found_though_another_task_has_the_old_name_by_now():

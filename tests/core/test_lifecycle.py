@@ -43,6 +43,7 @@ from reconciler.core.model.runs import Check, Claim, FailureClass, Report, Revie
 from reconciler.core.model.specs import Task
 from reconciler.core.model.status import Failure, OnHost, Phase, PullRequest, Reason, Status, Waiting
 from tests.fakes import make_task
+from tests.statuses import make_status
 from tests.strategies import NOW, PULL, RED, SUCCESS, sample_events
 
 LATER = NOW + timedelta(minutes=1)
@@ -99,6 +100,37 @@ def test_only_of_a_run_that_a_worker_has_there_is_a_report():
 def test_a_run_is_on_a_host_or_at_a_worker_and_never_both():
     with pytest.raises(ValidationError, match="holder"):
         status_in(Phase.RUNNING, assigned_agent="jeeves", request_key="k1")
+
+
+def without_a_run(phase):
+    return {"phase": phase, "since": NOW, "created_at": NOW, "generation": "1" * 40, "work": "w"}
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_phase_that_only_a_run_leads_to_is_no_status_without_one(phase):
+    reached = {Phase.ASSIGNED, Phase.RUNNING, Phase.REVIEW_PENDING, Phase.COMPLETED, Phase.FAILED}
+
+    if phase in reached:
+        with pytest.raises(ValidationError, match="no run"):
+            Status(**without_a_run(phase))
+    else:
+        assert Status(**without_a_run(phase)).run is None
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"round": 2},
+        {"assigned_host": "alpha"},
+        {"assigned_agent": "jeeves", "request_key": "k1"},
+        {"branch_name": "task/a"},
+        {"run": "a.g1.a1"},
+        {"run": "a.g1.a1", "round": 1, "branch_name": "task/a", "pr_title": "Do it."},
+    ],
+)
+def test_what_belongs_to_a_run_is_no_status_without_the_rest_of_it(part):
+    with pytest.raises(ValidationError, match="run"):
+        Status(**without_a_run(Phase.CREATED), **part)
 
 
 def test_every_phase_can_be_reached_and_left():
@@ -171,7 +203,7 @@ def test_a_task_is_born_with_what_it_waits_for():
 
     status = transition(None, Created(**head(), spec=SPEC, waiting=waiting))
 
-    assert status == Status(
+    assert status == make_status(
         phase=Phase.CREATED,
         since=LATER,
         created_at=LATER,
@@ -188,9 +220,9 @@ def test_an_assignment_names_the_run_and_keeps_the_story_of_the_last_failure():
 
     after = transition(before, assigned(host="beta", run="web/a.g11111111.a2"))
 
-    assert (after.attempt, after.round, after.run) == (2, 1, "web/a.g11111111.a2")
-    assert (after.assigned_host, after.adapter) == ("beta", "script")
-    assert (after.branch_name, after.pr_title) == ("task/web/a", "Do it.")
+    assert (after.attempt, after.run.round, after.run.key) == (2, 1, "web/a.g11111111.a2")
+    assert (after.assigned_host, after.run.adapter) == ("beta", "script")
+    assert (after.run.branch, after.run.title) == ("task/web/a", "Do it.")
     assert (after.failure, after.not_before, after.waiting) == (failure, None, None)
 
 
@@ -216,7 +248,7 @@ def test_a_validation_handed_back_is_another_round_of_the_same_run():
 
     after = transition(before, FixRequested(**head(), run=RUN, report=report(RED)))
 
-    assert (after.round, after.run, session_id(after)) == (2, RUN, "s-2")
+    assert (after.run.round, after.run.key, session_id(after)) == (2, RUN, "s-2")
     assert after.checks == RED.checks
     assert after.failure.kind is FailureClass.VALIDATION
     assert after.usage == USAGE
@@ -406,7 +438,7 @@ def test_an_assignment_puts_on_record_what_it_takes():
 
     after = transition(status_in(Phase.CREATED), event)
 
-    assert (after.slots, after.repo) == (3, "shop")
+    assert (after.run.slots, after.run.repo) == (3, "shop")
 
 
 @pytest.mark.parametrize("phase", [Phase.CREATED, Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED])
@@ -565,7 +597,7 @@ def test_an_illegal_event_among_others_changes_nothing():
 
 def status_in(phase, **fields):
     """Return a status in this phase, of the first run on alpha."""
-    return Status(
+    return make_status(
         **{
             "phase": phase,
             "since": NOW,
@@ -631,7 +663,7 @@ def test_who_allows_more_review_rounds_lets_the_agent_go_on_with_what_was_asked_
     asked = (ReviewNote(author="reviewer", text="Mend it."),)
     pull = PullRequest(number=1, url="https://example.org/1")
     fields = {"phase": Phase.ESCALATED, "reviews": asked, "pull_request": pull, "review_count": 3, **status}
-    before = Status(
+    before = make_status(
         since=NOW, created_at=NOW, generation=spec.generation, work=spec.work, session_id="s", **fields
     )
 

@@ -6,7 +6,7 @@ from reconciler.core.adapter import Adapter, Budget, Usage, overspent
 from reconciler.core.events import Completed, Origin
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.specs import Desired, FleetSpec, Host, Repo, Task
-from reconciler.core.model.status import Phase, Status
+from reconciler.core.model.status import Phase
 from reconciler.core.planning.limits import (
     FLEET_GROUP,
     budget_scopes,
@@ -19,6 +19,7 @@ from reconciler.core.planning.limits import (
     spent_today,
     with_expenses,
 )
+from tests.statuses import make_status as new_status
 from tests.strategies import NOW
 
 TEN = Budget(tokens=10)
@@ -33,7 +34,7 @@ DESIRED = Desired(
 
 
 @pytest.mark.parametrize(
-    ("running", "words"),
+    ("running", "message"),
     [
         ({}, None),
         ({FLEET_GROUP: 3, ("adapter", "codex"): 0, ("repo", "shop"): 2, ("label", "gpu"): 1}, None),
@@ -44,10 +45,10 @@ DESIRED = Desired(
         ({("label", "arm64"): 99, ("repo", "docs"): 99}, None),
     ],
 )
-def test_a_group_that_runs_as_many_as_it_may_is_named(running, words):
+def test_a_group_that_runs_as_many_as_it_may_is_named(running, message):
     task = make_task(requires=("gpu", "arm64", "gpu"), repo="shop", adapter="codex")
 
-    assert full_group(DESIRED, task, running) == words
+    assert full_group(DESIRED, task, running) == message
 
 
 def test_what_nothing_is_said_of_has_no_limit():
@@ -61,20 +62,20 @@ def test_a_live_run_counts_where_it_was_started_as_far_as_that_is_known():
     status = make_status(adapter="codex", repo="shop")
 
     assert list(groups(task)) == [FLEET_GROUP, ("adapter", "script"), ("repo", "docs"), ("label", "gpu")]
-    assert list(live_groups(status, task)) == [
+    assert list(live_groups(status.run, task)) == [
         FLEET_GROUP,
         ("adapter", "codex"),
         ("repo", "shop"),
         ("label", "gpu"),
     ]
-    assert list(live_groups(make_status(), None)) == [FLEET_GROUP]
+    assert list(live_groups(make_status().run, None)) == [FLEET_GROUP]
 
 
 # --- What is spent ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("budget", "words"),
+    ("budget", "message"),
     [
         (None, None),
         (Budget(), None),
@@ -83,14 +84,14 @@ def test_a_live_run_counts_where_it_was_started_as_far_as_that_is_known():
         (Budget(tokens=1_234_567), "budget spent: 1234567 of 1234567 tokens"),
     ],
 )
-def test_a_budget_is_spent_when_a_limit_is_reached(budget, words):
+def test_a_budget_is_spent_when_a_limit_is_reached(budget, message):
     usage = Usage(input_tokens=1_234_567, cached_tokens=500, cost_usd=1.5)
 
-    assert overspent(budget, usage) == words
+    assert overspent(budget, usage) == message
 
 
 @pytest.mark.parametrize(
-    ("scope", "words"),
+    ("scope", "message"),
     [
         (FLEET_GROUP, "the fleet has spent its daily budget of 5 US dollars"),
         (("repo", "shop"), "repo shop has spent its daily budget of 10 tokens"),
@@ -98,11 +99,11 @@ def test_a_budget_is_spent_when_a_limit_is_reached(budget, words):
         (("host", "alpha"), "host alpha has spent its daily budget of 10 tokens"),
     ],
 )
-def test_a_daily_budget_that_is_spent_is_named_without_how_much_was(scope, words):
+def test_a_daily_budget_that_is_spent_is_named_without_how_much_was(scope, message):
     paying = list(budget_scopes("codex", "shop", "alpha"))
 
     assert paying == [FLEET_GROUP, ("repo", "shop"), ("adapter", "codex"), ("host", "alpha")]
-    assert spent_today(DESIRED, {scope: Usage(output_tokens=11, cost_usd=5.25)}, *paying) == words
+    assert spent_today(DESIRED, {scope: Usage(output_tokens=11, cost_usd=5.25)}, *paying) == message
     assert spent_today(DESIRED, {scope: Usage(output_tokens=9, cost_usd=4.75)}, *paying) is None
 
 
@@ -152,7 +153,7 @@ def make_task(**fields):
 
 def make_status(**fields):
     head = {"since": NOW, "created_at": NOW, "generation": "1" * 40, "work": "w"}
-    return Status(phase=Phase.RUNNING, **head, **fields)
+    return new_status(phase=Phase.RUNNING, **head, **fields)
 
 
 def step(before, after):

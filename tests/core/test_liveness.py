@@ -10,13 +10,14 @@ from reconciler.core.errors import Problem
 from reconciler.core.events import Cancelled, Failed, Restored, Retried
 from reconciler.core.model.runs import FailureClass, run_key
 from reconciler.core.model.specs import Desired, DesiredState, FleetSpec, Host, Task
-from reconciler.core.model.status import HostStatus, Observed, Phase, Reason, Status
-from reconciler.core.planning.plan import FollowRun, StopRun, plan
-from tests.strategies import NOW, World, blob, fleets
+from reconciler.core.model.status import HostStatus, Observed, Phase, Reason
+from reconciler.core.planning.plan import FollowRun, StopRun
+from tests.statuses import make_status
+from tests.strategies import NOW, World, blob, fleets, plan
 
 LOST_AFTER = timedelta(minutes=30)
 SILENT = NOW - LOST_AFTER
-WORDS = "host alpha has not answered since 2030-01-01T08:30:00Z"
+MESSAGE = "host alpha has not answered since 2030-01-01T08:30:00Z"
 RUN = run_key("a", blob("a"), 1)
 FOLLOWED = frozenset({(RUN, 1)})
 ASKED = frozenset({"alpha"})
@@ -28,7 +29,7 @@ def test_a_run_on_a_lost_host_is_waited_for_unless_told_otherwise():
     planned = planned_for(make_task())
 
     assert planned.waiting["a"].reason is Reason.HOST
-    assert planned.waiting["a"].message == WORDS
+    assert planned.waiting["a"].message == MESSAGE
     assert actions(planned) == ["WaitingChanged"]
 
 
@@ -44,9 +45,9 @@ def test_a_run_on_a_lost_host_is_tried_again_elsewhere_and_the_old_one_stopped()
 
     retried, waiting = planned.events
     assert isinstance(retried, Retried)
-    assert (retried.failure.kind, retried.origin.reason, retried.counts) == (FailureClass.HOST, WORDS, True)
+    assert (retried.failure.kind, retried.origin.reason, retried.counts) == (FailureClass.HOST, MESSAGE, True)
     assert waiting.waiting.reason is Reason.BACKOFF
-    assert StopRun("a", RUN, 1, WORDS) in planned.actions
+    assert StopRun("a", RUN, 1, MESSAGE) in planned.actions
     assert planned.waiting["a"].reason is Reason.BACKOFF
 
 
@@ -57,7 +58,7 @@ def test_a_task_fails_with_its_host_if_told_so_or_tried_often_enough(disconnect,
     (event,) = planned.events
     assert isinstance(event, Failed)
     assert (event.failure.kind, event.report) == (FailureClass.HOST, None)
-    assert StopRun("a", RUN, 1, WORDS) in planned.actions
+    assert StopRun("a", RUN, 1, MESSAGE) in planned.actions
 
 
 def test_a_cancelled_task_does_not_wait_for_a_lost_host():
@@ -99,7 +100,7 @@ def test_without_a_spec_that_says_more_a_lost_run_is_waited_for():
     broken = planned_for(make_task(disconnect="fail"), broken={"a": (problem,)})
     removed = planned_for(make_task(), tasks={}, removed=True, on_delete="finish")
 
-    assert broken.waiting["a"].message == removed.waiting["a"].message == WORDS
+    assert broken.waiting["a"].message == removed.waiting["a"].message == MESSAGE
     assert actions(broken) == actions(removed) == ["WaitingChanged"]
 
 
@@ -123,8 +124,8 @@ def test_a_run_that_cannot_be_started_says_why_at_once_and_in_the_same_words(pha
 
     planned = planned_for(make_task(), status=live(phase=phase), hosts={"alpha": away})
 
-    words = planned.waiting["a"].message if says else ""
-    assert words == ("host alpha does not answer: nothing listens there" if says else "")
+    message = planned.waiting["a"].message if says else ""
+    assert message == ("host alpha does not answer: nothing listens there" if says else "")
     assert (planned.waiting == {}) is not says
 
 
@@ -215,7 +216,7 @@ def make_task(**fields):
 def live(**fields):
     head = {"phase": Phase.RUNNING, "since": SILENT, "created_at": SILENT}
     run = {"attempt": 1, "round": 1, "run": RUN, "assigned_host": "alpha", "adapter": "script"}
-    return Status(**{**head, **run, "generation": blob("a"), "work": "work of a", **fields})
+    return make_status(**{**head, **run, "generation": blob("a"), "work": "work of a", **fields})
 
 
 def planned_for(

@@ -5,6 +5,7 @@ Secrets are found in whatever dress they come, and nothing else is taken for one
 import base64
 import html
 import json
+import quopri
 import re
 import shlex
 import textwrap
@@ -57,6 +58,18 @@ ENCODINGS = {
     **{f"base64 behind {count}": base64_behind(count) for count in range(4)},
     "base64 url": lambda text: base64.urlsafe_b64encode(text.encode()).decode(),
     "base64 wrapped": lambda text: "\n".join(textwrap.wrap(base64.b64encode(text.encode()).decode(), 12)),
+    "base64 of base64": lambda text: base64.b64encode(base64.b64encode(text.encode())).decode(),
+    "json, each character": lambda text: "".join(f"\\u{ord(c):04x}" for c in text),
+    "json for web pages": lambda text: "".join(f"\\u{ord(c):04X}" if c in "+='\"&" else c for c in text),
+    "json in json for web pages": lambda text: re.sub("[^a-z]", lambda at: f"\\\\u{ord(at[0]):04x}", text),
+    "braced numbers": lambda text: "".join(f"\\u{{{ord(c):x}}}" for c in text),
+    "octal": lambda text: "".join(f"\\{byte:03o}" for byte in text.encode()),
+    "octal, some": lambda text: re.sub("[^A-Za-z0-9]", lambda at: f"\\{ord(at[0]):03o}", text),
+    "xml decimal": lambda text: "".join(f"&#{ord(c)};" for c in text),
+    "xml hexadecimal": lambda text: "".join(f"&#x{ord(c):02X};" for c in text),
+    "url, each character": lambda text: "".join(f"%{byte:02X}" for byte in text.encode()),
+    "url, some": lambda text: re.sub("[^a-z]", lambda at: f"%{ord(at[0]):02x}", text),
+    "mail": lambda text: quopri.encodestring(b"~" * 62 + text.encode()).decode(),
     "base32": lambda text: base64.b32encode(text.encode()).decode(),
 }
 BREAKS = [
@@ -71,6 +84,8 @@ BREAKS = [
     '"\n "',
     "' + \\\n  '",
     "\n12: ",
+    "\n   12\t",
+    "+\\n",
     "\x1b[0m\x1b[31m",
 ]
 

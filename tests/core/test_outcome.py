@@ -86,7 +86,7 @@ def failed(**changes):
 
 
 @pytest.mark.parametrize(
-    ("words", "kind"),
+    ("message", "kind"),
     [
         ("Invalid API key · Fix external API key", FailureClass.AUTH),
         ("Not logged in · Please run /login", FailureClass.AUTH),
@@ -104,9 +104,9 @@ def failed(**changes):
         ("I could not do it", FailureClass.AGENT),
     ],
 )
-def test_the_words_of_an_error_tell_its_class(words, kind):
-    assert classify(failed(error=words)) is kind
-    assert classify(failed(stderr=f"starting\n{words}\n")) is kind
+def test_the_words_of_an_error_tell_its_class(message, kind):
+    assert classify(failed(error=message)) is kind
+    assert classify(failed(stderr=f"starting\n{message}\n")) is kind
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_total_that_got_smaller_was_begun_anew():
 
 
 @pytest.mark.parametrize(
-    ("words", "time"),
+    ("message", "time"),
     [
         ("Claude AI usage limit reached|1896085800", datetime(2030, 1, 31, 10, 30, tzinfo=UTC)),
         ('{"resets_at": 1896089400}', datetime(2030, 1, 31, 11, 30, tzinfo=UTC)),
@@ -261,8 +261,8 @@ def test_a_total_that_got_smaller_was_begun_anew():
         ("reset at 5 places", None),
     ],
 )
-def test_a_time_named_in_words_is_read(words, time):
-    assert retry_time(words, NOW) == time
+def test_a_time_named_in_words_is_read(message, time):
+    assert retry_time(message, NOW) == time
 
 
 def test_a_day_without_a_year_may_be_one_of_the_next():
@@ -285,10 +285,10 @@ def test_any_words_name_a_time_to_come_or_none(before, middle, after):
 
 
 def test_only_a_quota_has_a_time_to_wait_until():
-    words = "usage limit reached, resets 3pm"
+    message = "usage limit reached, resets 3pm"
 
-    assert judged(succeeded=False, error=words).retry_at == datetime(2030, 1, 31, 15, 0, tzinfo=UTC)
-    assert judged(succeeded=False, error=f"401 {words}", error_status=401).retry_at is None
+    assert judged(succeeded=False, error=message).retry_at == datetime(2030, 1, 31, 15, 0, tzinfo=UTC)
+    assert judged(succeeded=False, error=f"401 {message}", error_status=401).retry_at is None
 
 
 # --- What is no fact -------------------------------------------------------
@@ -324,12 +324,29 @@ NO_FACTS = [
     "fatal: unable to access 'https://git.example.org/': The requested URL returned error: 503",
     "npm error 401 Unauthorized - GET https://npm.example.org/left-pad",
     "curl: (22) The requested URL returned error: 429",
+    "Error: #401 unauthorized access to the vault page is not tested",
+    "Error: GH-401 unauthorized users see the page",
+    "Error: vector capacity exceeded",
+    "Error: queue at capacity",
+    "Error: status 429 is not in the enum",
+    "Error: HTTP 503 handler missing",
+    "Error: usage limit of the memory pool is 3",
+    "Error: message limit of the queue exceeded",
+    "Error: mailbox quota exceeded",
+    "Error: EDQUOT: disk quota exceeded, write",
+    "Error: recursion limit exceeded",
+    "Error: unauthorized is not defined",
+    "Error: login token expired test missing",
+    "Error: out of credits screen crashed",
+    "Error: rate_limit_error is not exported",
+    "KeyError: 'rate_limit_exceeded'",
+    "Error: internal server error page has no title",
 ]
 
 
-@pytest.mark.parametrize("words", NO_FACTS)
-def test_numbers_and_words_in_free_text_are_no_facts(words):
-    kinds = {classify(failed(stderr=words)), classify(failed(error=words))}
+@pytest.mark.parametrize("message", NO_FACTS)
+def test_numbers_and_words_in_free_text_are_no_facts(message):
+    kinds = {classify(failed(stderr=message)), classify(failed(error=message))}
 
     assert not kinds & {FailureClass.QUOTA, FailureClass.AUTH, FailureClass.BUDGET}
 
@@ -338,12 +355,12 @@ def test_numbers_and_words_in_free_text_are_no_facts(words):
     st.integers(100, 999),
     st.sampled_from(["at x.js:{}:7", "(node:{}) Warning: y", "Error: {} of it", "f:{}"]),
 )
-def test_no_number_alone_makes_a_class(number, words):
-    assert classify(failed(stderr=words.format(number))) is FailureClass.AGENT
+def test_no_number_alone_makes_a_class(number, message):
+    assert classify(failed(stderr=message.format(number))) is FailureClass.AGENT
 
 
 @pytest.mark.parametrize(
-    ("words", "kind"),
+    ("message", "kind"),
     [
         ("Selected model is at capacity. Please try a different model.", FailureClass.QUOTA),
         ("You've hit your limit · resets 3pm", FailureClass.QUOTA),
@@ -393,10 +410,24 @@ def test_no_number_alone_makes_a_class(number, words):
         ("upstream connect error or disconnect/reset before headers", FailureClass.HOST),
         ("Your plan does not include this model", FailureClass.CONFIG),
         ("connect ECONNREFUSED api.example.org:443", FailureClass.HOST),
+        ("Rate limit reached for gpt-4o in organization org-x on tokens per min (TPM)", FailureClass.QUOTA),
+        ("429 Client Error: Too Many Requests for url: https://api.example.org/v1", FailureClass.QUOTA),
+        ("Server error '503 Service Unavailable' for url 'https://api.example.org'", FailureClass.QUOTA),
+        ("Request failed with status code 429", FailureClass.QUOTA),
+        ("This request would exceed your account's rate limit.", FailureClass.QUOTA),
+        ("That model is currently overloaded with other requests.", FailureClass.QUOTA),
+        ("gpt-5.1-codex is at capacity", FailureClass.QUOTA),
+        ("You exceeded your current quota, please check your plan and billing details.", FailureClass.QUOTA),
+        ("Claude AI usage limit reached|1790000000", FailureClass.QUOTA),
+        ("No auth credentials found", FailureClass.AUTH),
+        ("Request had invalid authentication credentials.", FailureClass.AUTH),
+        ("Your credit balance is too low to access the Anthropic API.", FailureClass.BUDGET),
+        ("ENOSPC: no space left on device, write", FailureClass.HOST),
+        ("EDQUOT: disk quota exceeded, write", FailureClass.HOST),
     ],
 )
-def test_what_clis_say_of_themselves_is_understood(words, kind):
-    assert classify(failed(error=words)) is kind
+def test_what_clis_say_of_themselves_is_understood(message, kind):
+    assert classify(failed(error=message)) is kind
 
 
 def test_a_crash_is_told_by_its_error_and_not_by_the_last_line_of_its_stack():
@@ -416,6 +447,6 @@ def test_words_count_only_on_lines_that_begin_as_errors_do():
 def test_a_clis_own_phrases_and_places_go_before_the_general_ones():
     own = {"config": r".*at capacity"}
 
-    assert classify(failed(error="model is at capacity", words=own)) is FailureClass.CONFIG
+    assert classify(failed(error="model is at capacity", error_patterns=own)) is FailureClass.CONFIG
     assert classify(failed(stderr="Error: 429 Too Many Requests", complaints=())) is FailureClass.AGENT
     assert classify(failed(stderr="x", complaints=("HTTP 429",))) is FailureClass.QUOTA

@@ -64,3 +64,9 @@ def test_lines_are_harmless_cut_and_matched_at_their_beginning():
     assert list(matches(r"Error: (.*)", lines)) == [(0, "no"), (2, "x" * (LINE - 7))]
     assert chosen([r"nothing", r"not\b"], lines) == ["not an Error: this"]
     assert re.fullmatch(r"Error: no", lines[0])
+
+
+@pytest.mark.parametrize("pattern", ["[[a]b]", "[a--b]", "x[a&&b]"])
+def test_an_expression_that_will_mean_something_else_one_day_is_refused(pattern):
+    with pytest.raises(ValueError, match="not a regular expression: Possible"):
+        check_pattern(pattern)

@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 from reconciler.core.adapter import Adapter, Budget, Usage, Version
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Desired, Host, HostAdapter, Task
-from reconciler.core.model.status import Failure, HostCli, HostStatus, Observed, Phase, Status
+from reconciler.core.model.status import Failure, HostCli, HostStatus, Observed, Phase
 from reconciler.core.planning.placement import place, slots_in_use
 from tests.fakes import make_desired, make_task
+from tests.statuses import make_status
 from tests.strategies import HOSTS, NOW, desireds, observeds, statuses, tasks
 
 CLI_TROUBLE = "has no codex that will do: 1.0 is not in >=2"
@@ -213,7 +214,7 @@ def tried(on, **fields):
     """Return the status of a task that was tried once on a host."""
     head = {"phase": Phase.CREATED, "since": NOW, "created_at": NOW, "generation": "1" * 40, "work": "w"}
     run = {"attempt": 1, "round": 1, "run": "a.g1.a1", "assigned_host": on, "adapter": "script"}
-    return Status(**{**head, **run, **fields})
+    return make_status(**{**head, **run, **fields})
 
 
 def test_a_host_that_cannot_be_thought_about_keeps_no_task_from_the_others():
@@ -224,4 +225,4 @@ def test_a_host_that_cannot_be_thought_about_keeps_no_task_from_the_others():
     found = place(task, None, desired, Observed(), {})
 
     assert found.chosen == "near"
-    assert "a mistake of the reconciler" in found.rejected["odd"]
+    assert "a bug of the reconciler" in found.rejected["odd"]

@@ -19,9 +19,10 @@ from reconciler.core.events import (
 )
 from reconciler.core.model.runs import FailureClass, run_key
 from reconciler.core.model.specs import Agent, Desired, DesiredState, ExecutionMode, FleetSpec, Host, Task
-from reconciler.core.model.status import Failure, Observed, Phase, Reason, Status, Waiting
-from reconciler.core.planning.plan import FollowRun, RecordEvent, StartRun, StopRun, plan, prune_digest
-from tests.strategies import NOW, SUCCESS, World, blob, failed
+from reconciler.core.model.status import Failure, Observed, Phase, Reason, Waiting
+from reconciler.core.planning.plan import FollowRun, RecordEvent, StartRun, StopRun, prune_digest
+from tests.statuses import make_status
+from tests.strategies import NOW, SUCCESS, World, blob, failed, plan
 
 SOON = NOW + timedelta(minutes=7)
 LOCAL = {"local": Host(name="local")}
@@ -188,6 +189,22 @@ def test_a_broken_spec_with_a_good_version_is_created_and_waits():
     assert record.event.waiting.reason is Reason.SPEC_ERROR
 
 
+@pytest.mark.parametrize("is_pulled", [False, True])
+@pytest.mark.parametrize("is_broken", [False, True])
+@pytest.mark.parametrize("phase", [Phase.CREATED, Phase.CANCELLED, Phase.ESCALATED])
+def test_a_task_that_never_had_a_run_can_be_thought_about(phase, is_broken, is_pulled):
+    mode = ExecutionMode.HTTP_PULL if is_pulled else ExecutionMode.SSH_CLI
+    spec = make_task("a", execution_mode=mode, budget=Budget(cost_usd=1), over_budget="stop")
+    broken = {"a": (Problem("specs/tasks/a.yaml", 3, 1, "unknown field"),)} if is_broken else {}
+    status = make_status(phase=phase, since=NOW, created_at=NOW, generation="older", work="older")
+    assert status.run is None
+
+    for removed in (False, True):
+        observed = Observed({"a": status.model_copy(update={"removed": removed})})
+        for tasks in ((spec,), ()):
+            assert plan(make_desired(*tasks, broken=broken), observed, NOW).faults == {}
+
+
 def test_a_live_run_goes_on_while_its_spec_is_broken():
     broken = {"a": (Problem("specs/tasks/a.yaml", 3, 1, "unknown field"),)}
     spec = make_task("a", desired=DesiredState.CANCELLED)
@@ -206,10 +223,12 @@ def test_a_live_run_that_nobody_follows_is_taken_up():
 
     planned = planned_for(make_task("a"), statuses={"a": status})
     followed = plan(
-        make_desired(make_task("a")), Observed({"a": status}, followed=frozenset({(status.run, 2)})), NOW
+        make_desired(make_task("a")), Observed({"a": status}, followed=frozenset({(status.run_key, 2)})), NOW
     )
 
-    assert planned.actions == (FollowRun("a", status.run, 2, f"round 2 of {status.run} is on record"),)
+    assert planned.actions == (
+        FollowRun("a", status.run_key, 2, f"round 2 of {status.run_key} is on record"),
+    )
     assert followed.actions == ()
 
 
@@ -224,7 +243,7 @@ def test_a_live_run_that_nobody_follows_is_taken_up():
 def test_a_live_run_that_no_spec_asks_for_is_stopped(spec, reason):
     planned = planned_for(make_task("a", **spec), statuses={"a": live("a")})
 
-    assert planned.actions == (StopRun("a", live("a").run, 1, reason),)
+    assert planned.actions == (StopRun("a", live("a").run_key, 1, reason),)
 
 
 def test_a_live_run_goes_on_though_its_spec_changed():
@@ -582,7 +601,7 @@ def removal_of(status):
 
 
 def created(name, **fields):
-    return Status(
+    return make_status(
         **{
             "phase": Phase.CREATED,
             "since": NOW,

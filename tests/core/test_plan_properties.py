@@ -19,10 +19,10 @@ from reconciler.core.planning.plan import (
     StopRun,
     attention,
     needs_attention,
-    plan,
     prune_digest,
 )
 from reconciler.core.planning.schedule import next_opening
+from tests.statuses import changed
 from tests.strategies import (
     NAMES,
     NOW,
@@ -31,6 +31,7 @@ from tests.strategies import (
     blob,
     desireds,
     fleets,
+    plan,
     reports,
     statuses,
     tasks,
@@ -79,7 +80,7 @@ def test_no_repo_adapter_or_label_has_more_runs_than_it_may(fleet):
         group
         for name, status in after(desired, observed).items()
         if status.phase.is_live
-        for group in live_groups(status, desired.tasks.get(name))
+        for group in live_groups(status.run, desired.tasks.get(name))
     )
 
     for start in starts(planned):
@@ -157,7 +158,7 @@ def test_a_run_key_never_comes_twice(fleet):
 
     for start in starts(plan(desired, observed, NOW)):
         before = observed.statuses.get(start.task)
-        assert before is None or start.event.run != before.run
+        assert before is None or start.event.run != before.run_key
         _, attempt = read_run_key(start.event.run)
         assert before is not None or attempt > observed.past.get(start.task, 0)
 
@@ -383,9 +384,7 @@ def test_too_many_removals_wait_for_a_person_and_go_once_allowed(gone, kept, dat
     specs = {f"kept{i}": spec.model_copy(update={"name": f"kept{i}"}) for i in range(kept)}
     names = [*specs, *(f"gone{i}" for i in range(gone))]
     one = data.draw(statuses(spec, data.draw(phase))).model_copy(update={"removed": False})
-    observed = Observed(
-        {name: one.model_copy(update={"run": name, "work": name, "generation": name}) for name in names}
-    )
+    observed = Observed({name: changed(one, run=name, work=name, generation=name) for name in names})
     desired = Desired(revision="r", tasks=specs, hosts=WIDE_OPEN)
 
     planned = plan(desired, observed, NOW)
@@ -418,6 +417,6 @@ def is_an_end(action):
 
 
 def is_looked_after(name, status, planned, observed):
-    key = (status.run, status.round)
+    key = status.run.round_key
     sent = {(a.run, a.round) for a in planned.actions if isinstance(a, FollowRun | StopRun)}
     return key in observed.followed | sent or any(start.task == name for start in starts(planned))

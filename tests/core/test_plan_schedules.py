@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from reconciler.core.events import Assigned, Completed, Created, Renamed, Renewed, Scheduled
 from reconciler.core.model.runs import FailureClass, run_key
 from reconciler.core.model.specs import Desired, DesiredState, Host, Task
-from reconciler.core.model.status import Observed, Phase, Reason, Status
-from reconciler.core.planning.plan import attention, plan
-from tests.strategies import NOW, SUCCESS, World, blob, failed
+from reconciler.core.model.status import Observed, Phase, Reason
+from reconciler.core.planning.plan import attention
+from tests.statuses import make_status
+from tests.strategies import NOW, SUCCESS, World, blob, failed, plan
 
 DAILY = "30 9 * * *"
 DUE = NOW.replace(minute=30)
@@ -340,7 +341,7 @@ def make_desired(*tasks):
 
 def status(phase, **fields):
     head = {"since": NOW, "created_at": NOW, "generation": blob("a"), "work": "work of a"}
-    return Status(phase=phase, **{**head, **fields})
+    return make_status(phase=phase, **{**head, **fields})
 
 
 def settled_world():

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from reconciler.core.errors import SpecError
 from reconciler.core.model.runs import Check, FailureClass
 from reconciler.core.model.specs import Repo, Task
-from reconciler.core.model.status import Failure, Phase, Status
+from reconciler.core.model.status import Failure, Phase
 from reconciler.core.runs.prompt import PROMPT_LIMIT, Quote, check_template, quoted, render, sha256
-from tests.statuses import changed
+from tests.statuses import changed, make_status
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 REPO = Repo(name="web", url="../web", base="trunk", paths=("src/**", "docs/**"))
@@ -24,7 +24,7 @@ TASK = Task(
     repo="web",
 )
 BARE = Task(name="note", generation="a" * 40, work="w", goal="Write a note.")
-STATUS = Status(
+STATUS = make_status(
     phase=Phase.RUNNING,
     since=NOW,
     created_at=NOW,
@@ -33,6 +33,7 @@ STATUS = Status(
     attempt=1,
     round=1,
     run="web/fix.gaaaaaaaa.a1",
+    branch_name="task/web/fix",
 )
 RED = Check(command="make test", exit_code=2, seconds=1, output="\n".join(f"line {n}" for n in range(500)))
 

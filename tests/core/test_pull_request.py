@@ -16,6 +16,7 @@ from reconciler.core.events import (
     PullRequestOpened,
     Reopened,
     RunEnded,
+    WaitingChanged,
 )
 from reconciler.core.forge.pull_request import (
     CHECKS,
@@ -30,12 +31,12 @@ from reconciler.core.forge.pull_request import (
     may_merge,
 )
 from reconciler.core.lifecycle import transition
-from reconciler.core.model.forge import PullRequestSnapshot, Review
+from reconciler.core.model.forge import Comment, PullRequestSnapshot, Review
 from reconciler.core.model.runs import FailureClass, Report, ReviewNote, Verdict, run_key
 from reconciler.core.model.specs import DesiredState, FleetSpec, Repo, Task
 from reconciler.core.model.status import OnHost, Phase, PullRequest, Reason, Status, Waiting
 from reconciler.core.runs.decide import next_event
-from tests.statuses import changed
+from tests.statuses import changed, make_status
 from tests.strategies import NOW, blob, statuses
 
 BOT = "fleet-bot"
@@ -53,17 +54,17 @@ STUCK = [Phase.FAILED, Phase.ESCALATED]
 
 
 @pytest.mark.parametrize(
-    ("author", "actor", "words"),
+    ("author", "actor", "message"),
     [
         (BOT, "reconciler", "pull request #12 was opened"),
         ("alice", "alice", "pull request #12 of alice was found"),
     ],
 )
-def test_the_pull_request_of_delivered_work_goes_on_record(author, actor, words):
+def test_the_pull_request_of_delivered_work_goes_on_record(author, actor, message):
     event = seen(a_pull(author=author), a_status(pull_request=None))
 
     assert isinstance(event, PullRequestOpened)
-    assert (event.pull, event.origin.reason, event.origin.actor) == (KNOWN, words, actor)
+    assert (event.pull, event.origin.reason, event.origin.actor) == (KNOWN, message, actor)
 
 
 def test_another_pull_request_of_the_branch_takes_the_place_of_the_first():
@@ -193,9 +194,9 @@ def test_a_forge_may_take_a_while_to_notice_our_own_push(phase):
 
 
 def test_a_paused_task_waits_whatever_the_forge_has_against_the_head():
-    trouble = a_pull(checks="failure", failed_checks=("ci: red",), is_conflicting=True)
+    failing = a_pull(checks="failure", failed_checks=("ci: red",), is_conflicting=True)
 
-    assert seen(trouble, a_status(waiting=PAUSED)) is None
+    assert seen(failing, a_status(waiting=PAUSED)) is None
 
 
 def test_a_review_lets_a_paused_agent_go_on_from_what_the_others_pushed():
@@ -255,7 +256,66 @@ def test_a_request_of_an_older_head_counts_as_long_as_nobody_took_it_back():
 def test_whatever_else_is_said_starts_no_round(reviews):
     said = tuple(a_review(n, who, verdict, **more) for n, (who, verdict, more) in enumerate(reviews))
 
-    assert seen(a_pull(reviews=said)) is None
+    assert not isinstance(seen(a_pull(reviews=said)), ChangesRequested | BranchTouched)
+
+
+APPROVED = Review(id=1, author="alice", verdict="approved", commit=HEAD)
+
+
+def a_comment(number, author="alice", body="use tabs"):
+    return Comment(id=number, number=12, author=author, body=body, created_at=NOW)
+
+
+def test_what_people_say_beside_reviews_is_in_the_next_round_and_in_no_later_one():
+    talk = (a_comment(1), a_comment(2, BOT), a_comment(3, body="/agent status"), a_comment(4, body=" "))
+    asked = a_pull(reviews=(a_review(7),), comments=talk)
+
+    (event, *_), status = closure(asked, a_status())
+    later = changed(status, phase=Phase.REVIEW_PENDING)
+    again = seen(a_pull(reviews=(a_review(7), a_review(8)), comments=(*talk, a_comment(5))), later)
+
+    assert [note.text for note in event.reviews] == ["change it", "use tabs"]
+    assert [note.text for note in again.reviews] == ["change it", "use tabs"]
+    assert (event.last_comment, again.last_comment) == (4, 5)
+
+
+def test_talk_alone_starts_no_round():
+    assert not isinstance(seen(a_pull(comments=(a_comment(1),))), ChangesRequested)
+
+
+@pytest.mark.parametrize(
+    ("pull", "repo", "said"),
+    [
+        ({}, {"merge": "never"}, "a person has to merge it (`merge: never` of repo shop)"),
+        ({}, {}, "it is not approved yet"),
+        ({"reviews": (replace(APPROVED, commit=OTHER),)}, {}, "the approval of alice is of an older commit"),
+        ({"reviews": (replace(APPROVED, is_official=False),)}, {}, "the approval of alice does not count"),
+        ({"is_draft": True}, {}, "it is a draft; mark it as ready for review"),
+        ({"is_conflicting": True}, {"base_moved": "leave"}, "it conflicts with main"),
+        ({"checks": "pending"}, {}, "checks have not ended yet"),
+        ({"checks": "failure", "failed_checks": ("ci",)}, {"failed_checks": "wait"}, "checks fail: ci"),
+        ({}, {"merge": "when_green"}, "its head has no check yet"),
+        ({"reviews": (APPROVED,), "refusal": "2 approvals"}, {}, "the forge does not merge it: 2 approvals"),
+    ],
+)
+def test_whatever_keeps_it_from_the_merge_is_on_record_once(pull, repo, said):
+    rules = {"merge": "when_approved", "failed_checks": "wait", "base_moved": "leave", **repo}
+    known, shop = a_pull(**{"mergeable": True, **pull}), REPO.model_copy(update=rules)
+
+    event = seen(known, repo=shop)
+    status = transition(a_status(), event)
+
+    assert isinstance(event, WaitingChanged)
+    assert status.waiting.reason is Reason.REVIEW
+    assert status.waiting.message.startswith(said)
+    assert seen(known, status, repo=shop) is None
+
+
+@pytest.mark.parametrize("reason", sorted(set(Reason) - {Reason.REVIEW}))
+def test_what_else_a_task_in_review_waits_for_is_not_talked_over(reason):
+    waiting = Waiting(reason=reason, message="something else", since=NOW)
+
+    assert seen(a_pull(), changed(a_status(), waiting=waiting)) is None
 
 
 def test_a_comment_takes_no_request_back():
@@ -267,7 +327,7 @@ def test_a_comment_takes_no_request_back():
 def test_a_request_without_words_is_told_as_that():
     event = seen(a_pull(reviews=(replace(a_review(), notes=()),)))
 
-    assert [note.text for note in event.reviews] == ["(requested changes without a word on which)"]
+    assert [note.text for note in event.reviews] == ["(requested changes without saying which)"]
 
 
 def test_several_who_ask_are_named_together():
@@ -277,9 +337,9 @@ def test_several_who_ask_are_named_together():
 
 
 def test_failing_checks_and_conflicts_are_for_the_agent_where_the_repo_says_so():
-    trouble = a_pull(checks="failure", failed_checks=("ci: red\nall over",), is_conflicting=True)
+    failing = a_pull(checks="failure", failed_checks=("ci: red\nall over",), is_conflicting=True)
 
-    event = seen(trouble)
+    event = seen(failing)
 
     assert isinstance(event, ChangesRequested)
     assert (
@@ -290,17 +350,17 @@ def test_failing_checks_and_conflicts_are_for_the_agent_where_the_repo_says_so()
     assert (checks.author, checks.text) == (CHECKS, "Checks fail on commit aaaaaaaa.\n- ci: red all over")
     assert conflict.author == CONFLICT
     assert "`git merge origin/main`" in conflict.text
-    assert seen(trouble, repo=LAZY) is None
+    assert isinstance(seen(failing, repo=LAZY), WaitingChanged)
 
 
 def test_checks_of_a_head_that_somebody_else_pushed_are_theirs():
     assert isinstance(seen(a_pull(head=OTHER, checks="failure")), BranchTouched)
 
 
-@pytest.mark.parametrize("trouble", [{"checks": "failure"}, {"is_conflicting": True}, {}])
-def test_more_rounds_than_the_task_allows_are_for_a_person_and_not_again(trouble):
-    reviews = () if trouble else (a_review(7),)
-    asked = a_pull(reviews=reviews, **trouble)
+@pytest.mark.parametrize("failing", [{"checks": "failure"}, {"is_conflicting": True}, {}])
+def test_more_rounds_than_the_task_allows_are_for_a_person_and_not_again(failing):
+    reviews = () if failing else (a_review(7),)
+    asked = a_pull(reviews=reviews, **failing)
 
     (event,), status = closure(asked, a_status(review_count=3))
 
@@ -310,7 +370,7 @@ def test_more_rounds_than_the_task_allows_are_for_a_person_and_not_again(trouble
     assert status.review.notes == event.reviews != ()
     assert status.review.answered == tuple(review.id for review in reviews)
     retried = changed(status, phase=Phase.REVIEW_PENDING, review_count=0)
-    assert seen(asked, retried, repo=LAZY) is None
+    assert isinstance(seen(asked, retried, repo=LAZY), WaitingChanged)
 
 
 def test_what_is_put_on_record_of_reviews_is_bounded_and_harmless():
@@ -565,7 +625,7 @@ def a_task(**fields):
 
 
 def a_status(phase=Phase.REVIEW_PENDING, **fields):
-    return Status(
+    return make_status(
         **{
             "phase": phase,
             "since": NOW,

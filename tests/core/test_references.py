@@ -13,12 +13,12 @@ from reconciler.specs.parse import File
 THERE = {"task": {"web/fix", "host/lost", "task/odd", "t", "x"}, "host": {"local"}}
 
 
-def read(*words, only=None):
-    return [tuple(each) for each in references(words, lambda kind: THERE.get(kind, ()), only)]
+def read(*args, only=None):
+    return [tuple(each) for each in references(args, lambda kind: THERE.get(kind, ()), only)]
 
 
 @pytest.mark.parametrize(
-    ("words", "meant"),
+    ("line", "meant"),
     [
         ("web/fix", [("task", "web/fix")]),
         ("task/web/fix", [("task", "web/fix")]),
@@ -41,12 +41,12 @@ def read(*words, only=None):
         ("/home/ada/fleet/specs/hosts/local.yaml", [("host", "local")]),
     ],
 )
-def test_a_name_is_read_with_its_kind_and_without(words, meant):
-    assert read(*words.split()) == meant
+def test_a_name_is_read_with_its_kind_and_without(line, meant):
+    assert read(*line.split()) == meant
 
 
 @pytest.mark.parametrize(
-    ("words", "meant"),
+    ("line", "meant"),
     [
         ("host/lost", ["host/lost"]),
         ("host/new", ["host/new"]),
@@ -56,14 +56,14 @@ def test_a_name_is_read_with_its_kind_and_without(words, meant):
         ("tasks/x specs/tasks/web/fix.yaml", ["x", "web/fix"]),
     ],
 )
-def test_where_tasks_alone_can_be_meant_every_name_that_is_there_is_one(words, meant):
-    assert read(*words.split(), only="task") == [("task", name) for name in meant]
+def test_where_tasks_alone_can_be_meant_every_name_that_is_there_is_one(line, meant):
+    assert read(*line.split(), only="task") == [("task", name) for name in meant]
 
 
-@pytest.mark.parametrize(("words", "only"), [("host x", "task"), ("task/x", "host"), ("agents a b", "repo")])
-def test_another_kind_than_can_be_meant_is_refused(words, only):
+@pytest.mark.parametrize(("line", "only"), [("host x", "task"), ("task/x", "host"), ("agents a b", "repo")])
+def test_another_kind_than_can_be_meant_is_refused(line, only):
     with pytest.raises(ValueError, match=f"no {only}"):
-        read(*words.split(), only=only)
+        read(*line.split(), only=only)
 
 
 @given(st.sampled_from(REFERABLE), st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True))
@@ -71,7 +71,7 @@ def test_each_way_to_write_a_kind_means_the_same(kind, name):
     ways = [[f"{word}/{name}"] for word in (kind, f"{kind}s", SHORT[kind])]
     ways += [[word, name] for word in (kind, f"{kind}s", SHORT[kind])]
 
-    assert {tuple(references(words, lambda _: (), None)) for words in ways} == {(Reference(kind, name),)}
+    assert {tuple(references(message, lambda _: (), None)) for message in ways} == {(Reference(kind, name),)}
 
 
 @given(st.sets(st.from_regex(r"([a-z]{1,6}/)?(task|host|t|x)(/[a-z]{1,6})?", fullmatch=True), min_size=1))

@@ -10,6 +10,7 @@ from reconciler.core.model.specs import FleetSpec
 from reconciler.core.model.status import Phase, Status
 from reconciler.core.runs.retention import retention
 from tests.fakes import START
+from tests.statuses import make_status
 
 FLEET = FleetSpec(keep_failed=timedelta(days=7), keep_failed_mb=10)
 LIVE = [phase for phase in Phase if phase.is_live]
@@ -17,7 +18,7 @@ OVER = [phase for phase in Phase if not phase.is_live]
 
 
 def status(run: str | None, phase: Phase = Phase.RUNNING, *, age: timedelta = timedelta(0)) -> Status:
-    return Status(
+    return make_status(
         phase=phase,
         since=START - age,
         created_at=START - age,

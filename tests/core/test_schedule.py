@@ -134,7 +134,7 @@ def test_days_may_go_over_the_weekend_and_hours_over_midnight():
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("9-17", "expected hours such as"),
         ("monday 09:00-10:00", "expected days such as 'mon-fri' or 'sat,sun', got 'monday'"),
@@ -144,8 +144,8 @@ def test_days_may_go_over_the_weekend_and_hours_over_midnight():
         ("٠٩:00-10:00", "expected hours such as"),
     ],
 )
-def test_what_is_no_window_is_refused_in_words(text, words):
-    with pytest.raises(ValueError, match=words):
+def test_what_is_no_window_is_refused_in_words(text, message):
+    with pytest.raises(ValueError, match=message):
         read_window(text)
 
 

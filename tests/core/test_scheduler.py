@@ -12,9 +12,10 @@ from reconciler.core.conditions import conditions
 from reconciler.core.lifecycle import fold
 from reconciler.core.model.runs import run_key
 from reconciler.core.model.specs import Desired, FleetSpec, Host, Repo, Task
-from reconciler.core.model.status import Observed, Phase, Reason, Status
-from reconciler.core.planning.plan import StartRun, StopRun, plan
-from tests.strategies import NOW, SUCCESS, World, blob
+from reconciler.core.model.status import Observed, Phase, Reason
+from reconciler.core.planning.plan import StartRun, StopRun
+from tests.statuses import make_status
+from tests.strategies import NOW, SUCCESS, World, blob, plan
 
 TOMORROW = NOW.replace(hour=0) + timedelta(days=1)
 MIDNIGHT = "2030-01-02T00:00:00Z"
@@ -107,7 +108,7 @@ def test_a_large_task_starts_in_time_under_a_stream_of_small_ones(sizes, needed)
 
 
 @pytest.mark.parametrize(
-    ("limited", "words"),
+    ("limited", "message"),
     [
         ({"fleet": FleetSpec(limits={"gpu": 1})}, "label gpu runs as many as it may (limits.gpu: 1)"),
         (
@@ -120,14 +121,14 @@ def test_a_large_task_starts_in_time_under_a_stream_of_small_ones(sizes, needed)
         ),
     ],
 )
-def test_a_group_may_have_a_limit_of_its_own(limited, words):
+def test_a_group_may_have_a_limit_of_its_own(limited, message):
     specs = [make_task(name, repo="shop", requires=("gpu",)) for name in "ab"]
     gpu = {"local": Host(name="local", slots=9, labels=("gpu",))}
 
     planned = planned_for(*specs, hosts=gpu, **limited)
 
     assert started(planned) == {"a": "local"}
-    assert (planned.waiting["b"].reason, planned.waiting["b"].message) == (Reason.SLOT, words)
+    assert (planned.waiting["b"].reason, planned.waiting["b"].message) == (Reason.SLOT, message)
 
 
 def test_what_waits_does_so_for_what_is_in_the_way_once_others_have_started():
@@ -170,7 +171,7 @@ def test_a_task_outside_of_a_full_group_is_not_held_up_by_it():
 
 
 @pytest.mark.parametrize(
-    ("holder", "scope", "words"),
+    ("holder", "scope", "message"),
     [
         (
             {"fleet": FleetSpec(daily_budget=TEN)},
@@ -189,14 +190,14 @@ def test_a_task_outside_of_a_full_group_is_not_held_up_by_it():
         ),
     ],
 )
-def test_a_daily_budget_that_is_spent_lets_nothing_start_until_tomorrow(holder, scope, words):
+def test_a_daily_budget_that_is_spent_lets_nothing_start_until_tomorrow(holder, scope, message):
     spec = make_task("a", repo="shop")
 
     planned = planned_for(spec, spent={scope: LOTS}, **holder)
 
     assert started(planned) == {}
     assert planned.waiting["a"].reason is Reason.BUDGET
-    assert planned.waiting["a"].message == f"{words} 10 tokens; new runs start {MIDNIGHT}"
+    assert planned.waiting["a"].message == f"{message} 10 tokens; new runs start {MIDNIGHT}"
     assert planned.due == TOMORROW
 
 
@@ -263,16 +264,16 @@ def test_a_run_that_was_stopped_for_its_budget_is_for_a_person():
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "message"),
     [
         ({"window": ("22:00-06:00",)}, "its window opens 2030-01-01T22:00:00+01:00 (Europe/Berlin)"),
         ({"not_before": NOW + timedelta(days=200)}, "not before "),
     ],
 )
-def test_times_are_told_in_the_tasks_own_time_zone(fields, words):
+def test_times_are_told_in_the_tasks_own_time_zone(fields, message):
     told = planned_for(make_task("a", timezone="Europe/Berlin", **fields)).waiting["a"].message
 
-    assert told.startswith(words)
+    assert told.startswith(message)
     assert told.endswith(" (Europe/Berlin)")
 
 
@@ -354,7 +355,7 @@ def push(world, *tasks):
 
 def created(name, **fields):
     head = {"phase": Phase.CREATED, "since": NOW, "created_at": NOW}
-    return Status(**{**head, "generation": blob(name), "work": f"work of {name}", **fields})
+    return make_status(**{**head, "generation": blob(name), "work": f"work of {name}", **fields})
 
 
 def live(name, **fields):

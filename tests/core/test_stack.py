@@ -14,7 +14,7 @@ from reconciler.core.planning.plan import StartRun, plan
 from reconciler.core.runs.command import assignment, build_run_request
 from reconciler.core.runs.start_point import pull_bases
 from tests.fakes import START, make_desired, make_task
-from tests.statuses import changed
+from tests.statuses import changed, make_status
 
 HEAD = "a" * 40
 FORGE = {"api": "https://code.example.org/api/v1", "repo": "o/web", "token": {"env": "T"}}
@@ -37,8 +37,9 @@ def observe(desired, phase: Phase | None, head: str | None = HEAD):
 def status(desired, name: str, phase: Phase, **fields: object) -> Status:
     task = desired.tasks[name]
     since = START - timedelta(hours=1)
-    known = {"phase": phase, "since": since, "created_at": since, "repo": "web"}
-    return Status.model_validate({**known, "generation": task.generation, "work": task.work, **fields})
+    run = {} if phase is Phase.CREATED else {"repo": "web"}
+    known = {"since": since, "created_at": since, "generation": task.generation, "work": task.work, **run}
+    return make_status(phase, **{**known, **fields})
 
 
 def start_of(planned):
@@ -59,7 +60,7 @@ def test_it_begins_on_what_was_delivered_and_on_the_base_branch_once_that_is_mer
 
 
 @pytest.mark.parametrize(
-    ("phase", "words"),
+    ("phase", "message"),
     [
         (Phase.CREATED, "waits for first"),
         (Phase.RUNNING, "waits for first"),
@@ -68,12 +69,12 @@ def test_it_begins_on_what_was_delivered_and_on_the_base_branch_once_that_is_mer
         (Phase.ESCALATED, "waits for first (escalated)"),
     ],
 )
-def test_it_waits_as_for_a_dependency_until_there_is_a_branch(phase, words):
+def test_it_waits_as_for_a_dependency_until_there_is_a_branch(phase, message):
     desired = fleet()
 
     waiting = plan(desired, observe(desired, phase), START).waiting["then"]
 
-    assert (waiting.reason, waiting.message) == (Reason.DEPENDENCY, words)
+    assert (waiting.reason, waiting.message) == (Reason.DEPENDENCY, message)
 
 
 def test_what_must_be_completed_first_too_must_be_completed():
@@ -148,7 +149,7 @@ def test_a_merge_that_waits_for_the_one_below_says_so_where_the_reconciler_merge
     waiting = plan(desired, Observed(statuses=statuses), START).waiting.get("then")
 
     is_held = merge != "never" and below is not Phase.COMPLETED
-    words = "is merged after first, on whose branch it stands"
+    message = "is merged after first, on whose branch it stands"
     assert (waiting and (waiting.reason, waiting.message)) == (
-        (Reason.DEPENDENCY, words) if is_held else None
+        (Reason.DEPENDENCY, message) if is_held else None
     )

@@ -24,7 +24,7 @@ def test_what_the_real_clis_print_is_compared_with_what_the_built_in_adapters_ne
     found = check_version(built_in(name, None).version, printed)
 
     assert (found.version, found.ok) == (version, ok)
-    assert version in found.words
+    assert version in found.message
 
 
 def test_the_range_of_a_host_goes_before_the_adapters():
@@ -42,12 +42,12 @@ def test_a_cli_that_names_no_version_will_not_do():
     found = check_version(Version(command=("x",)), "command not found\n\x1b[0m")
 
     assert (found.version, found.ok) == (None, False)
-    assert found.words == "no version in 'command not found'"
+    assert found.message == "no version in 'command not found'"
 
 
 def test_a_version_that_is_none_will_not_do():
     found = check_version(Version(command=("x",), pattern="v(.*)", range=">=1"), "vNext")
 
     assert not found.ok
-    assert "cannot be compared" not in found.words
-    assert "no version that can be compared" in found.words
+    assert "cannot be compared" not in found.message
+    assert "no version that can be compared" in found.message

@@ -13,12 +13,12 @@ from reconciler.cli.render import host_document, spec_document, task_document
 from reconciler.core.errors import Problem
 from reconciler.core.model.runs import Claim, FailureClass
 from reconciler.core.model.specs import Agent, Host
-from reconciler.core.model.status import Failure, HostStatus, Observed, Phase, Reason, Status, Waiting
+from reconciler.core.model.status import Failure, HostStatus, Observed, Phase, Reason, Waiting
 from reconciler.core.planning.placement import slots_in_use
 from reconciler.core.transitions import TransitionRecord, transition_document
-from reconciler.core.views import ReadModel, observed_on_record
+from reconciler.core.views import LiveFigures, ReadModel, observed_on_record
 from tests.fakes import START, make_desired, make_task
-from tests.statuses import changed
+from tests.statuses import changed, make_status
 from tests.strategies import fleets
 
 PROBLEM = Problem("specs/tasks/a.yaml", 2, 1, "unknown field", "gaol", "goal")
@@ -27,7 +27,7 @@ SLOT = Waiting(reason=Reason.SLOT, message="no free slot", since=START)
 
 def status(phase, **fields):
     stand = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
-    return Status(phase=phase, **{**stand, **fields})
+    return make_status(phase=phase, **{**stand, **fields})
 
 
 # --- Commands and the API --------------------------------------------------
@@ -115,8 +115,8 @@ def test_a_status_that_cannot_be_read_is_no_new_task():
 
 
 def test_a_failure_names_its_class_once():
-    words = ("timeout: took 2h", "took 2h")
-    failures = (Failure(kind=FailureClass.TIMEOUT, message=message) for message in words)
+    text = ("timeout: took 2h", "took 2h")
+    failures = (Failure(kind=FailureClass.TIMEOUT, message=message) for message in text)
     statuses = {str(number): status(Phase.FAILED, failure=each) for number, each in enumerate(failures)}
 
     views = ReadModel(make_desired(), Observed(statuses)).tasks().values()
@@ -148,7 +148,7 @@ def test_one_task_is_found_without_a_look_at_all():
     desired = replace(make_desired(task), tasks=Unlisted(a=task), broken=Unlisted())
     live = status(Phase.RUNNING, run="a.g1.a1", round=1)
     observed = Observed(Unlisted(a=live), damaged=Unlisted())
-    model = ReadModel(desired, observed, last_output=lambda *_: START)
+    model = ReadModel(desired, observed, live=lambda *_: LiveFigures(last_output_at=START))
 
     assert model.has("a")
     assert model.task("a").last_activity_at == START

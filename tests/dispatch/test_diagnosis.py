@@ -100,7 +100,7 @@ def test_what_was_seen_decides_what_one_is_told(error, seen, kind, remedy):
     finding = told(error, **seen)
 
     assert finding.kind is kind, finding
-    assert remedy in finding.words
+    assert remedy in finding.message
 
 
 errors = st.sampled_from(
@@ -135,13 +135,13 @@ tries = st.builds(
 def test_whatever_was_seen_is_told_in_one_harmless_line(error: Exception, seen: Seen):
     hop = Hop(name="h1", address="h1.example")
 
-    words = diagnose(Try(hop, error, seen, (KEY,), ["ssh-ed25519"], 15.0)).words
+    message = diagnose(Try(hop, error, seen, (KEY,), ["ssh-ed25519"], 15.0)).message
 
-    assert words
-    assert words.isprintable()
+    assert message
+    assert message.isprintable()
 
 
 def test_names_of_algorithms_are_made_harmless_too():
     said = HELLO + kexinit("curve25519-sha256", "\x1b[31mred")
 
-    assert told(LOST, output=said).words.isprintable()
+    assert told(LOST, output=said).message.isprintable()

@@ -258,7 +258,7 @@ async def test_limits_are_told_apart(world, script, limits, kind):
 
 
 @pytest.mark.parametrize(
-    ("repo", "words"),
+    ("repo", "message"),
     [
         (Repo(name="code", url="nowhere.git"), "nowhere.git"),
         (Repo(name="code", url="code.git", base="trunk"), "trunk"),
@@ -266,11 +266,11 @@ async def test_limits_are_told_apart(world, script, limits, kind):
         (Repo(name="code", url="--upload-pack=touch:gone"), "upload-pack"),
     ],
 )
-async def test_a_repo_that_cannot_be_had_is_a_matter_of_its_spec(world, repo, words):
+async def test_a_repo_that_cannot_be_had_is_a_matter_of_its_spec(world, repo, message):
     report = await world.carry_out(world.order(world.note("ran"), repo=repo))
 
     assert report.verdict.kind in {FailureClass.CONFIG, FailureClass.HOST}
-    assert words in report.verdict.message
+    assert message in report.verdict.message
     assert world.noted == []
     assert not list(world.folder.rglob("gone"))
 
@@ -290,13 +290,13 @@ async def test_a_step_that_is_tried_again_is_told_in_the_words_of_its_first_try_
     dispatcher, facts = world.dispatcher(lasting=0.0), asyncio.Queue()
     dispatcher.follow(world.order("true", repo=repo), facts.put_nowait)
 
-    await until(lambda: dispatcher.troubles)
-    (found,) = dispatcher.troubles.items()
+    await until(lambda: dispatcher.retry_reasons)
+    (found,) = dispatcher.retry_reasons.items()
     await ended(facts)
 
     assert found[0] == RUN
     assert "cannot fetch from http://127.0.0.1:9/code.git" in found[1]
-    assert dispatcher.troubles == {}
+    assert dispatcher.retry_reasons == {}
     await dispatcher.close()
 
 
@@ -412,7 +412,7 @@ async def test_only_paths_that_the_repo_allows_are_delivered(world, script, is_a
 
 
 @pytest.mark.parametrize(
-    ("script", "words"),
+    ("script", "message"),
     [
         ("git checkout -q --orphan new; echo x >x", "does not go on from"),
         ("rm -rf .git", "gone or damaged"),
@@ -420,14 +420,14 @@ async def test_only_paths_that_the_repo_allows_are_delivered(world, script, is_a
         ("rm -rf ../web+fix*", "gone or damaged"),
     ],
 )
-async def test_work_whose_history_is_gone_is_refused(world, script, words):
+async def test_work_whose_history_is_gone_is_refused(world, script, message):
     outer = world.folder / "data"  # a repository around the workspaces must not be found in their place
     git(outer.parent, "init", "-q", str(outer))
 
     report = await world.carry_out(world.order(script))
 
     assert report.verdict.outcome == "failed"
-    assert words in report.verdict.message
+    assert message in report.verdict.message
     assert git(outer, "rev-list", "--all", "--count") == "0"
     assert "task/web/fix" not in heads(world)
 
@@ -679,9 +679,9 @@ class Crashing(LocalTransport):
         self.left = calls
         self.crashed = asyncio.Event()
 
-    async def call(self, words, stdin=b"", *, timeout):
+    async def call(self, message, stdin=b"", *, timeout):
         self.left -= 1
-        answer = await super().call(words, stdin, timeout=timeout)
+        answer = await super().call(message, stdin, timeout=timeout)
         if self.left < 0:
             self.crashed.set()
             await asyncio.Event().wait()
@@ -737,9 +737,9 @@ class Forgetful(LocalTransport):
 
     calls = 0
 
-    async def call(self, words, stdin=b"", *, timeout):
+    async def call(self, message, stdin=b"", *, timeout):
         self.calls += 1
-        answer = await super().call(words, stdin, timeout=timeout)
+        answer = await super().call(message, stdin, timeout=timeout)
         if self.calls % 2:
             raise Unavailable("the line was cut")
         return answer

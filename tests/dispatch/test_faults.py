@@ -217,11 +217,11 @@ class Mute(LocalTransport):
         super().__init__(folder)
         self.starts = starts
 
-    async def call(self, words, stdin=b"", *, timeout):
-        if "start" not in words:
-            return await super().call(words, stdin, timeout=timeout)
+    async def call(self, message, stdin=b"", *, timeout):
+        if "start" not in message:
+            return await super().call(message, stdin, timeout=timeout)
         if self.starts:
-            await super().call(words, stdin, timeout=timeout)
+            await super().call(message, stdin, timeout=timeout)
         return CommandResult(2, b"", b"sh: 0: Cannot fork")
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.core.adapter import Adapter, Output
+from reconciler.core.adapter import Adapter, AdapterSpec, Output
 from reconciler.core.masking import Mask
 from reconciler.dispatch import event_buffer as retention
 from reconciler.dispatch import framing
@@ -90,6 +90,38 @@ def test_a_good_run_is_good_in_any_frame(frame, before, end):
 
     assert (found.outcome, found.text, found.session_id) == ("success", "Done.", SESSION)
     assert found.usage.turns == 3
+
+
+@pytest.mark.parametrize("before", ["", "Loaded.\n"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+)
+def test_a_stream_in_another_encoding_is_read_with_all_its_characters(encoding, before):
+    # U+0A0A and U+0D0D hold bytes that are line ends in others.
+    lines = [INIT, {**RESULT, "result": "Geprüft: \u0a0a\u0d0d"}]
+    stream = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+    found = judge(before.encode() + stream.encode(encoding))
+
+    assert (found.outcome, found.text) == ("success", "Geprüft: \u0a0a\u0d0d")
+    assert found.session_id == SESSION
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32-be"])
+@pytest.mark.parametrize("wide", ["stdout", "stderr"])
+def test_a_text_in_another_encoding_is_asked_its_rules(encoding, wide):
+    rules = AdapterSpec(output=Output(format="text", error="(no key.*)"))
+    words = {"stdout": b"", "stderr": b"", wide: "Hello\nno keys there\n".encode(encoding)}
+
+    found = judge(**words, adapter=built_in("x", rules))
+
+    assert (found.outcome, found.message) == ("failed", "no keys there")
+
+
+def test_zero_bytes_between_others_make_no_other_encoding():
+    found = judge(b"\0\0\0" + INIT_LINE.replace(b"{", b"{\0") + b"\n" + "é".encode() + RESULT_LINE)
+
+    assert (found.outcome, found.text) == ("success", "Done.")
 
 
 def test_a_whole_stream_behind_time_stamps_is_read():
@@ -187,7 +219,7 @@ def test_an_event_that_is_too_long_is_passed_over_and_the_next_one_read(monkeypa
     found = judge(INIT_LINE + b"\n" + long + b"\n" + RESULT_LINE)
 
     assert found.outcome == "success"
-    assert found.notes == ("lines of output that are no events: 1",)
+    assert found.notes == ("lines of output that are not events: 1",)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +249,7 @@ def test_of_more_events_than_can_be_kept_the_first_and_the_last_are(monkeypatch)
     found = read_events(lines)
 
     assert [event["n"] for event in found.events] == [0, 1, 7, 8, 9]
-    assert found.notes == ("events in the middle of the output that were not looked at: 5",)
+    assert found.notes == ("events in the middle of the output that were not read: 5",)
 
 
 @pytest.mark.parametrize("row", VERDICTS, ids=[row["recording"] for row in VERDICTS])

@@ -4,6 +4,7 @@ import pytest
 
 from reconciler.core.adapter import Output
 from reconciler.core.model.runs import FailureClass
+from reconciler.core.patterns import Streak
 from reconciler.dispatch.output import read_output
 from reconciler.specs.layers import resolve_adapter as built_in
 from tests.dispatch.test_output import recording, round_output
@@ -32,6 +33,47 @@ async def test_a_cli_that_only_waits_for_its_model_is_ended_with_what_that_said(
     assert (found.outcome, found.kind) == ("failed", FailureClass.QUOTA)
     assert "429" in found.message
     assert found.retry_at is None or found.retry_at >= NOW
+
+
+@pytest.mark.parametrize(
+    ("recorded", "times", "kind", "words"),
+    [
+        ("codex/json_connrefused", 3, FailureClass.HOST, "waiting for network (Connection failed"),
+        ("opencode/json_truncated", 1, FailureClass.QUOTA, "call its model again"),
+    ],
+)
+async def test_a_cli_that_does_not_count_its_calls_is_ended_after_as_many_as_its_adapter_says(
+    world, recorded, times, kind, words
+):
+    (world.folder / "said").write_bytes(round_output(recording(recorded)).stdout * times)
+
+    output = built_in(recorded.partition("/")[0], None).output
+    found = await carry_out(world, f"cat '{world.folder}/said'; exec sleep 600", output)
+
+    assert (found.outcome, found.kind) == ("failed", kind)
+    assert words in found.message
+
+
+@pytest.mark.parametrize(
+    ("lines", "longest"),
+    [
+        (["wait"] * 3, 3),
+        (["wait", "", "wait", "again", "and again", "wait"], 3),
+        (["wait", "wait", "one", "two", "three", "wait"], 2),
+        (["nothing"], 0),
+    ],
+)
+def test_lines_are_in_a_row_as_long_as_hardly_another_stands_between_them(lines, longest):
+    streak = Streak("wait")
+
+    assert max(streak.add(line) for line in lines) == longest
+
+
+async def test_a_cli_that_goes_on_between_its_waits_is_let_be(world):
+    output = Output(format="text", give_up="waiting", give_up_after=3)
+    work = "printf 'waiting\\nwaiting\\nread a\\nwrote b\\nran c\\n'"
+
+    assert (await carry_out(world, f"{work}; {work}", output)).outcome == "success"
 
 
 async def test_a_line_is_known_however_it_comes_and_one_that_is_none_is_let_be(world):

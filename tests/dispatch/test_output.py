@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reconciler.core.adapter import Adapter, Output, Usage
 from reconciler.core.model.runs import FailureClass, Verdict
 from reconciler.core.model.specs import Desired, Host, Task
-from reconciler.core.model.status import Phase, Status
+from reconciler.core.model.status import Phase
 from reconciler.core.runs.command import build_run_request
 from reconciler.dispatch.output import (
     OutputRequest,
@@ -23,6 +23,7 @@ from reconciler.dispatch.output import (
 )
 from reconciler.specs.layers import resolve_adapter as built_in
 from reconciler.store import statuses
+from tests.statuses import make_status
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -50,9 +51,9 @@ def round_output(row):
 
 
 def asked(row):
-    words = row["asked"].split()
-    sessions = [word.removeprefix("session=") for word in words if word.startswith("session=")]
-    return OutputRequest(tuple(word for word in words if word.startswith("--")), *sessions)
+    message = row["asked"].split()
+    sessions = [word.removeprefix("session=") for word in message if word.startswith("session=")]
+    return OutputRequest(tuple(word for word in message if word.startswith("--")), *sessions)
 
 
 def recording(name):
@@ -286,7 +287,7 @@ def test_an_empty_answer_is_no_success():
     found = judge_claude(claude_events(result=" \n"))
 
     assert (found.outcome, found.kind) == ("failed", FailureClass.AGENT)
-    assert "without a word" in found.message
+    assert "without any text" in found.message
 
 
 def test_success_with_an_exit_code_that_says_otherwise_is_none():
@@ -305,9 +306,9 @@ def test_a_missing_structured_answer_is_missed_only_where_it_was_asked_for():
 
 
 def test_a_quota_with_a_time_says_until_when_to_wait():
-    words = "Claude usage limit reached. Your limit will reset at 3pm (UTC)."
+    message = "Claude usage limit reached. Your limit will reset at 3pm (UTC)."
 
-    found = judge_claude(claude_events(is_error=True, result=words), exit_code=1)
+    found = judge_claude(claude_events(is_error=True, result=message), exit_code=1)
 
     assert found.kind is FailureClass.QUOTA
     assert found.retry_at == datetime(2030, 1, 1, 15, 0, tzinfo=UTC)
@@ -343,7 +344,7 @@ def test_a_rule_that_cannot_reckon_with_what_it_finds_finds_nothing():
 def test_the_order_of_a_run_says_which_session_and_form_its_output_must_answer_for():
     claude = built_in("claude-code", None)
     strict = claude.model_copy(update={"command": (*claude.command, "--json-schema", "{}")})
-    status = Status(
+    status = make_status(
         phase=Phase.RUNNING,
         since=NOW,
         created_at=NOW,
@@ -405,12 +406,12 @@ def said(name, prose):
         "qwen": "qwen/streamjson_text",
     }
     events = [json.loads(line) for line in round_output(recording(recordings[name])).stdout.splitlines()]
-    words = judge_output(
+    message = judge_output(
         built_in(name, None), round_output(recording(recordings[name])), OutputRequest(), NOW
     ).text
     whole = "".join(f"{json.dumps(event)}\n" for event in events)
-    assert json.dumps(words)[1:-1] in whole
-    return whole.replace(json.dumps(words)[1:-1], json.dumps(prose)[1:-1]).encode()
+    assert json.dumps(message)[1:-1] in whole
+    return whole.replace(json.dumps(message)[1:-1], json.dumps(prose)[1:-1]).encode()
 
 
 @pytest.mark.parametrize("exit_code", [1, 3, 255])

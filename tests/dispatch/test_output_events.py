@@ -50,7 +50,7 @@ def test_noise_between_events_is_counted():
     found = read_events(b'warning: old\n{"a":1}\n\n  \nmore noise\n')
 
     assert found.events == ({"a": 1},)
-    assert found.notes == ("lines of output that are no events: 2",)
+    assert found.notes == ("lines of output that are not events: 2",)
     assert not found.was_cut
 
 

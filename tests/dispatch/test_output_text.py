@@ -17,7 +17,7 @@ RULES = Output(
     format="text",
     success=r"Tokens: .* sent,",
     error=r"(litellm\.\w+(?:Error|Exception)\b.*)",
-    words={
+    error_patterns={
         "auth": r".*litellm\.(?:Authentication|PermissionDenied)Error",
         "quota": r".*litellm\.RateLimitError",
     },

@@ -246,7 +246,7 @@ async def test_a_host_that_cannot_write_its_temporary_files_says_so(tmp_path: Pa
     facts = await probe(transport, Host(name="h1"), {"agent": agent()}, workdir=str(tmp_path))
 
     assert list(host_problems(facts, datetime.now(UTC))) == [  # noqa: TID251  the clock of this host
-        "nothing can be written in /dev/null/none (TMPDIR); make room, or mend its modes"
+        "nothing can be written in /dev/null/none (TMPDIR); make room, or fix its modes"
     ]
     assert reachable(facts, KNOWN, NOW).fault
     assert reachable(facts, KNOWN, NOW).adapters == KNOWN.adapters
@@ -260,7 +260,7 @@ async def test_a_working_folder_that_cannot_be_written_to_is_a_trouble(tmp_path:
     facts = await probe(LocalTransport(tmp_path), host)
 
     assert not facts.workdir_writable
-    assert any("change `workdir`" in words for words in host_problems(facts, NOW))
+    assert any("change `workdir`" in message for message in host_problems(facts, NOW))
 
 
 # --- What goes on record -----------------------------------------------------
@@ -302,15 +302,15 @@ FAULTS = [
 def test_a_host_on_which_no_run_can_start_is_not_up_until_one_can(changes: dict[str, object]):
     broken = reachable(replace(HEALTHY, **changes), KNOWN, LATER)
     still = reachable(replace(HEALTHY, **changes), broken, LATER + timedelta(hours=1))
-    mended = reachable(replace(HEALTHY, clock=None), still, LATER + timedelta(hours=2))
+    fixed = reachable(replace(HEALTHY, clock=None), still, LATER + timedelta(hours=2))
 
     assert broken.reachable
     assert broken.fault in broken.message
-    assert (broken.since, still.since, mended.since) == (LATER, LATER, LATER + timedelta(hours=2))
+    assert (broken.since, still.since, fixed.since) == (LATER, LATER, LATER + timedelta(hours=2))
     assert "no run can start there" in getattr(host_change("host", KNOWN, broken, NOW), "reason", "")
     assert host_change("host", broken, still, NOW) is None
-    assert mended.fault == ""
-    assert "runs can start there again" in getattr(host_change("host", still, mended, NOW), "reason", "")
+    assert fixed.fault == ""
+    assert "runs can start there again" in getattr(host_change("host", still, fixed, NOW), "reason", "")
 
 
 @pytest.mark.parametrize("changes", [{"clock": 0}, {"disk_free_mb": 999}, {"load": 900.0}])
@@ -357,7 +357,7 @@ def fill(disk: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "words"),
+    ("what", "message"),
     [
         ("bytes", "No space left on device"),
         ("inodes", "No space left on device"),
@@ -365,7 +365,7 @@ def fill(disk: Path, what: str) -> None:
     ],
 )
 async def test_a_disk_on_which_nothing_can_be_written_is_a_fault_while_it_lasts(
-    tmp_path: Path, small_disk: Path, what: str, words: str
+    tmp_path: Path, small_disk: Path, what: str, message: str
 ):
     work = small_disk / "work"
     before = reachable(await probe(LocalTransport(tmp_path), Host(name="h1"), workdir=str(work)), None, NOW)
@@ -374,7 +374,7 @@ async def test_a_disk_on_which_nothing_can_be_written_is_a_fault_while_it_lasts(
     facts = await probe(LocalTransport(tmp_path), Host(name="h1"), workdir=str(work))
 
     assert before.fault == ""
-    assert words in reachable(facts, before, NOW).fault
+    assert message in reachable(facts, before, NOW).fault
     assert not list(work.glob(".probe*"))
 
 
@@ -395,7 +395,7 @@ async def test_a_spec_that_cannot_stand_on_a_command_line_is_no_mistake_of_ours(
     status, _ = await prober.probe(host, {}, None)
 
     assert not status.reachable
-    assert "workdir '/a b' cannot stand on a command line" in status.message
+    assert "workdir '/a b' is not safe on a command line" in status.message
 
 
 figures = st.fixed_dictionaries(
@@ -484,11 +484,11 @@ class Cut(LocalTransport):
         super().__init__(folder)
         self.cuts = cuts
 
-    async def call(self, words, stdin=b"", *, timeout):
+    async def call(self, message, stdin=b"", *, timeout):
         if self.cuts:
             self.cuts -= 1
             raise Unavailable("cut off")
-        return await super().call(words, stdin, timeout=timeout)
+        return await super().call(message, stdin, timeout=timeout)
 
 
 @pytest.mark.parametrize(("cuts", "is_up"), [(0, True), (1, True), (2, False)])

@@ -17,7 +17,7 @@ from reconciler.dispatch.protocol import (
     Stage,
     agent_id,
     agent_job,
-    parse_standing,
+    parse_stat,
     parse_state,
     payload,
     validation_id,
@@ -72,18 +72,18 @@ def test_the_end_of_a_run_is_known_in_full():
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["gone"], ["done"], ["done", "x", "1", "1", "1", "exit"], ["done", "0"]]
+    "message", [[], ["gone"], ["done"], ["done", "x", "1", "1", "1", "exit"], ["done", "0"]]
 )
-def test_what_is_no_state_is_doubt(words):
+def test_what_is_no_state_is_doubt(message):
     with pytest.raises(Unavailable, match="which is no state"):
-        parse_state(words)
+        parse_state(message)
 
 
 def test_a_standing_names_the_folder_even_with_spaces_in_it():
-    standing = parse_standing("S 42 /a folder/runs\na.r1 running\nb.r1 done 0 1 2 3 exit\n")
+    host_runs = parse_stat("S 42 /a folder/runs\na.r1 running\nb.r1 done 0 1 2 3 exit\n")
 
-    assert (standing.root, standing.events_bytes) == ("/a folder/runs", 42)
-    assert {run_id: state.stage for run_id, state in standing.states.items()} == {
+    assert (host_runs.root, host_runs.events_bytes) == ("/a folder/runs", 42)
+    assert {run_id: state.stage for run_id, state in host_runs.states.items()} == {
         "a.r1": Stage.RUNNING,
         "b.r1": Stage.DONE,
     }
@@ -91,8 +91,8 @@ def test_a_standing_names_the_folder_even_with_spaces_in_it():
 
 @pytest.mark.parametrize("text", ["", "S", "S x /root", "E no"])
 def test_what_is_no_standing_is_doubt(text):
-    with pytest.raises(Unavailable, match="which is no standing"):
-        parse_standing(text)
+    with pytest.raises(Unavailable, match="which is no answer to `stat`"):
+        parse_stat(text)
 
 
 def checks_of(commands, account, output, *, seconds):

@@ -121,13 +121,13 @@ async def test_a_host_without_access_is_told_who_needs_it(world):
     report = await world.carry_out(world.order("echo x >x", host=FAR))
 
     assert report.verdict.kind == FailureClass.AUTH
-    for words in (
+    for message in (
         "repo code",
         "host far: workspace push",
         "permission denied",
         "give the host's user access",
     ):
-        assert words in report.verdict.message
+        assert message in report.verdict.message
 
 
 async def test_what_an_agent_sets_in_its_workspace_does_not_count(world):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.errors import Unavailable
+from reconciler.core.errors import NotFound, Unavailable
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Repo
 from reconciler.dispatch.repos import CodeRepository
@@ -77,8 +77,8 @@ async def test_objects_that_git_would_not_make_are_refused(world, repository):
     (seed / "malformed").write_text(
         f"tree {git(seed, 'rev-parse', 'HEAD^{tree}')}\nparent {base}\nno author\n\nx\n"
     )
-    words = ("hash-object", "-t", "commit", "-w", "--literally", "malformed")
-    bundle = bundle_of(seed, git(seed, *words), base)
+    args = ("hash-object", "-t", "commit", "-w", "--literally", "malformed")
+    bundle = bundle_of(seed, git(seed, *args), base)
 
     with pytest.raises(StepFailed, match="missing"):
         await repository.receive(bundle, "a.r1")
@@ -127,7 +127,7 @@ async def test_a_rewritten_base_branch_is_followed(world, repository):
 
 
 @pytest.mark.parametrize(
-    ("hook", "script", "words"),
+    ("hook", "script", "message"),
     [
         (
             "pre-receive",
@@ -141,14 +141,14 @@ async def test_a_rewritten_base_branch_is_followed(world, repository):
         ("update", "touch refs/heads/task/a.lock", "remote rejected"),
     ],
 )
-async def test_a_push_that_the_forge_declines_is_told_in_its_words(world, repository, hook, script, words):
+async def test_a_push_that_the_forge_declines_is_told_in_its_words(world, repository, hook, script, message):
     base = await repository.starting_point(None)
     place = world.code / "hooks" / hook
     place.parent.mkdir(exist_ok=True)
     place.write_text(f"#!/bin/sh\nmkdir -p refs/heads/task\n{script}\n")
     place.chmod(0o755)
 
-    with pytest.raises(StepFailed, match=words) as failed:
+    with pytest.raises(StepFailed, match=message) as failed:
         await repository.deliver(base, "task/a", None)
 
     assert failed.value.kind == FailureClass.CONFIG
@@ -197,3 +197,20 @@ async def test_many_callers_at_once_get_the_same_commit(repository):
     found = await asyncio.gather(*(repository.starting_point(None) for _ in range(8)))
 
     assert len(set(found)) == 1
+
+
+async def test_what_work_changes_is_told_from_the_mirror_alone(world, repository):
+    base = await repository.starting_point(None)
+    seed = world.folder / "seed"
+    (seed / "new.txt").write_text("hello\n")
+    git(seed, "add", "new.txt")
+    head = commit_in(seed)
+    await repository.receive(bundle_of(seed, head, base), "a.r1")
+
+    diff = await repository.diff(base, head)
+
+    assert "+++ b/new.txt" in diff
+    assert "+hello" in diff
+    for missing in (NOBODY, "--output=/tmp/x"):
+        with pytest.raises(NotFound):
+            await repository.diff(base, missing)

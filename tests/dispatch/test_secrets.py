@@ -60,7 +60,7 @@ async def test_a_secret_reaches_the_agent_and_is_written_nowhere(world, secret):
 
 
 @pytest.mark.parametrize(
-    ("secret", "words"),
+    ("secret", "message"),
     [
         (Secret(env="NO_KEY"), "no NO_KEY"),
         (Secret(file="/nowhere/key"), "/nowhere/key"),
@@ -72,13 +72,13 @@ async def test_a_secret_reaches_the_agent_and_is_written_nowhere(world, secret):
     ],
     ids=repr,
 )
-async def test_a_secret_that_cannot_be_had_is_a_matter_for_a_person(world, secret, words):
+async def test_a_secret_that_cannot_be_had_is_a_matter_for_a_person(world, secret, message):
     order = world.order(world.note("ran"), adapter={"secrets": {"KEY": secret}}, repo=None)
 
     report = await world.carry_out(order)
 
     assert report.verdict.kind == FailureClass.AUTH
-    assert words in report.verdict.message
+    assert message in report.verdict.message
     assert "hush" not in report.verdict.message
     assert world.noted == []
 
@@ -154,7 +154,7 @@ async def test_after_a_restart_words_are_withheld_if_what_was_injected_cannot_be
 
     assert "a1B2c3D4" not in words_of(again)
     told = [again.verdict.message or again.verdict.text, *(check.output for check in again.checks)]
-    assert all("withheld" in words for words in told)
+    assert all("withheld" in message for message in told)
 
 
 async def test_after_a_restart_words_are_masked_if_what_was_injected_is_what_is_looked_up(world):
@@ -167,6 +167,26 @@ async def test_after_a_restart_words_are_masked_if_what_was_injected_is_what_is_
 
     assert again == first
     assert "*" * len(VALUE) in again.verdict.text
+
+
+@pytest.mark.parametrize("ending", ["exit 0", "exit 1"])
+@pytest.mark.parametrize(
+    "leave",
+    [
+        'mkdir "$KEY"; git init -q "$KEY"',
+        'git switch -q -c "x/$KEY"; git commit -q --allow-empty -m "$KEY"; git switch -q -',
+        'git worktree add -q --detach "$TMPDIR/$KEY"; echo x >"$TMPDIR/$KEY/new"',
+    ],
+    ids=["folder", "branch", "work tree"],
+)
+async def test_names_that_an_agent_gives_do_not_tell_its_secrets(world, tmp_path, leave, ending):
+    env = {"TMPDIR": str(tmp_path)}
+    order = world.order(f"{leave}; {ending}", adapter=minted(world, "reconciler"), env=env)
+
+    for told in ("**********", "withheld"):  # as injected; then after a restart
+        report = await world.carry_out(order)
+        assert "a1B2c3D4" not in words_of(report)
+        assert told in words_of(report)
 
 
 async def test_a_later_round_does_not_tell_of_the_secrets_of_an_earlier_one(world):

@@ -224,9 +224,9 @@ async def test_no_kill_at_any_moment_leaves_a_work_tree_that_is_not_as_committed
     place = world.data / "host"
     shell = str(place / "bin" / f"workspace-{script('workspace').digest}")
 
-    def call(*words: str, stdin: str = "", kill_after: float | None = None) -> None:
+    def call(*args: str, stdin: str = "", kill_after: float | None = None) -> None:
         process = subprocess.Popen(
-            ["sh", shell, *words],
+            ["sh", shell, *args],
             cwd=place,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

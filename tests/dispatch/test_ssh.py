@@ -66,7 +66,7 @@ OTHER = asyncssh.generate_private_key("ssh-ed25519")
         ({"host_key": ()}, r"no host_key is pinned.*reconciler host trust h1"),
         ({"host_key": "ssh-ed25519 AAAA"}, r"host_key cannot be read.*reconciler host trust h1"),
         ({"host_key": public(OTHER)}, r"its key has changed: expected .*presented .*host trust h1"),
-        ({"identity": "/nowhere/key"}, r"identity /nowhere/key cannot be read.*mend `identity`"),
+        ({"identity": "/nowhere/key"}, r"identity /nowhere/key cannot be read.*fix `identity`"),
         ({"identity": None}, r"no key to log in with; name one in `identity`.*SSH_AUTH_SOCK"),
         ({"shell": "no-such-shell"}, r"did not run `no-such-shell -s` \(exit code 127.*set `shell`"),
         ({"jump": "h2"}, r"jump 'h2' is no host of this fleet.*specs/hosts/"),
@@ -137,7 +137,7 @@ async def test_a_server_that_is_no_sshd_is_told_so(servers: Yard):
     async with server:
         told = await why(servers.sshd().host(port=server.sockets[0].getsockname()[1]))
 
-    assert "no SSH session could be agreed on" in told
+    assert "the SSH handshake failed" in told
     assert "check that `port` is sshd's" in told
 
 

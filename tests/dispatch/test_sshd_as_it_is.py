@@ -298,7 +298,7 @@ async def test_an_identity_that_is_no_key_is_told(servers: Yard, tmp_path: Path,
 
     told = await ask(servers.sshd().host(identity=str(tmp_path / "key")))
 
-    assert "mend `identity`: a private key, or the .pub file of one that the SSH agent holds" in told
+    assert "fix `identity`: a private key, or the .pub file of one that the SSH agent holds" in told
 
 
 async def test_an_agent_that_hangs_is_given_up(servers: Yard, tmp_path_factory: pytest.TempPathFactory):
@@ -394,7 +394,7 @@ async def test_startup_files_are_told_by_what_they_do(servers: Yard, text: str, 
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        (b"", r"closed the connection before login, without a word; .*MaxStartups.*PerSourcePenalties"),
+        (b"", r"closed the connection before login, without a message; .*MaxStartups.*PerSourcePenalties"),
         (b"Not allowed at this time\r\n", r"no connection from here for a while \(PerSourcePenalties"),
         (b"Exceeded MaxStartups\r\n", r"too many logins under way \(MaxStartups\)"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", r"is no sshd.*'HTTP/1.1 400 Bad Request'.*`port` is sshd's"),
@@ -474,6 +474,16 @@ async def test_a_call_that_is_given_up_under_a_slow_login_shell_says_what_it_wai
         assert (await transport.call(("sh", "-s"), HELLO, timeout=60)).stdout == b"hi\n"
 
     assert server.logins() == 1
+
+
+async def test_a_call_that_a_slow_login_shell_keeps_waiting_says_how_long_that_takes(servers: Yard):
+    server = servers.sshd(ForceCommand='sleep 1; exec sh -c "$SSH_ORIGINAL_COMMAND"')
+    async with opened() as transports:
+        transport = transports(server.host())
+        await transport.call(("sh", "-s"), HELLO, timeout=60)
+
+        with pytest.raises(Unavailable, match=r"its login shell alone takes \d+ s, see what its startup"):
+            await transport.call(("sh", "-s"), HELLO, timeout=0.5)
 
 
 async def test_who_only_accepts_is_told_apart_from_who_is_not_there(servers: Yard):

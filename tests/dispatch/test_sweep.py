@@ -216,7 +216,7 @@ async def test_logs_of_a_run_that_is_followed_stay(world):
 
 
 def test_a_batch_of_the_longest_names_fits_on_a_command_line():
-    from reconciler.core.fields import NAME_LENGTH
+    from reconciler.core.names import NAME_LENGTH
     from reconciler.dispatch.protocol import batches
 
     names = ["x" * (NAME_LENGTH + 40)] * 1000

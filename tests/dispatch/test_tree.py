@@ -145,10 +145,10 @@ async def test_a_check_says_what_ends_runs_and_what_does_not(tmp_path, helper):
 
     found = await dry_run(Host(name="local"), transport, token="0123456789")
 
-    escapes = [words for words in found.warnings if "outlives its run" in words]
-    assert found.troubles == ()
+    escapes = [message for message in found.warnings if "outlives its run" in message]
+    assert found.problems == ()
     assert bool(escapes) == (found.held_by == ("mark",))
-    assert any("as the user of the reconciler" in words for words in found.warnings)
+    assert any("as the user of the reconciler" in message for message in found.warnings)
     assert not [path for path in (tmp_path / "host/host-check/runs").iterdir() if path.is_dir()]
 
 
@@ -159,7 +159,7 @@ async def test_a_check_finds_a_host_that_answers_and_cannot_start_a_run(tmp_path
 
     found = await dry_run(Host(name="local"), transport, token="0123456789")
 
-    assert found.troubles
+    assert found.problems
 
 
 def links(folder: Path) -> list[Path]:
@@ -192,5 +192,5 @@ async def test_a_check_leaves_the_forwarded_agent_to_live_runs(tmp_path_factory)
         agent.terminate()
         await agent.wait()
 
-    assert found.troubles == ()
+    assert found.problems == ()
     assert before == after != []

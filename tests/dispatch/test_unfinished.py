@@ -145,6 +145,28 @@ SUBMODULE = (
     "git commit -q -m Sub; cd sub; echo y >f; "
 )
 LEFT |= {
+    "commits from which HEAD was moved by hand": (
+        "git checkout -q --detach; "
+        + STRAY
+        + "git symbolic-ref HEAD refs/heads/task/web/fix; git reset -q --hard",
+        "was made on no branch and left behind",
+    ),
+    "commits from which HEAD was moved by hand at last": (
+        "git checkout -q --detach; " + STRAY + "git symbolic-ref HEAD refs/heads/task/web/fix",
+        "was made on no branch and left behind",
+    ),
+    "commits from which HEAD was written over": (
+        "git checkout -q --detach; "
+        + STRAY
+        + "echo ref: refs/heads/task/web/fix >.git/HEAD; git reset -q --hard",
+        "was made on no branch and left behind",
+    ),
+    "commits of a work tree whose HEAD was moved by hand": (
+        "git worktree add -q --detach ../../tree; cd ../../tree; "
+        + STRAY
+        + "git symbolic-ref HEAD refs/heads/t; git reset -q --hard task/web/fix",
+        "was made on no branch and left behind",
+    ),
     "a submodule with a stash": (SUBMODULE + "git stash -q", "Submodule sub has changes that are stashed"),
     "a submodule with another branch": (
         SUBMODULE + "git checkout -q -b other; git commit -q -a -m Y; git checkout -q -",
@@ -167,7 +189,7 @@ def branch(world: World) -> str:
 
 @pytest.mark.parametrize("left", LEFT)
 async def test_what_is_unfinished_is_told_and_nothing_of_it_is_delivered(world, left):
-    script, *words = LEFT[left]
+    script, *args = LEFT[left]
 
     report = await world.carry_out(
         world.order(f"({script}) >/dev/null 2>&1; true", env=IDENTITY, validation=(world.note("validated"),))
@@ -177,7 +199,7 @@ async def test_what_is_unfinished_is_told_and_nothing_of_it_is_delivered(world, 
     check = report.failed_check
     assert check is not None
     assert check.summary.startswith("the work was left unfinished: ")
-    assert [word for word in words if word not in check.output] == []
+    assert [word for word in args if word not in check.output] == []
     assert (branch(world), world.noted, list(world.folder.rglob("trapped"))) == ("", [], [])
 
 
@@ -238,6 +260,11 @@ DONE = {
     "a file that is only intended": "echo new >x; git add -N x",
     "a file that was added though it is ignored": "echo x >.gitignore; echo new >x; git add -f x",
     "a sparse checkout": "echo new >x; git sparse-checkout set --no-cone /README",
+    "commits that were given up": "echo new >x; "
+    "git commit -q --allow-empty -m Z; git reset -q --hard HEAD~; echo new >x",
+    "a branch that was moved on by hand": (
+        "echo new >x; git add x; git update-ref refs/heads/task/web/fix $(git commit-tree -p HEAD -m X $(git write-tree))"
+    ),
     "a branch as it was before a rebase": (
         "echo new >x; git add x; git commit -q -m X; git branch before; git commit -q --amend --reset-author -m Y"
     ),

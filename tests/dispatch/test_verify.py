@@ -96,7 +96,7 @@ async def test_an_agent_may_name_another_branch(world):
 
 
 @pytest.mark.parametrize(
-    ("branch", "words"),
+    ("branch", "message"),
     [
         ("missing", "branch 'missing' is not there; push it and report again"),
         ("main", "branch 'main' is the base branch, .* push your work to 'task/web/fix'"),
@@ -105,7 +105,9 @@ async def test_an_agent_may_name_another_branch(world):
         ("outside", "touches 'other', outside of the repo's `paths`"),
     ],
 )
-async def test_work_that_is_not_what_was_asked_for_is_refused_with_words_for_the_agent(world, branch, words):
+async def test_work_that_is_not_what_was_asked_for_is_refused_with_words_for_the_agent(
+    world, branch, message
+):
     world.repo = world.repo.model_copy(update={"paths": ("src/",)})
     push(world, "other", "outside")
     git(world.code, "branch", "same", "main")
@@ -115,7 +117,7 @@ async def test_work_that_is_not_what_was_asked_for_is_refused_with_words_for_the
     report = await verify(world, assignment(world), Claim(outcome="completed", result="Done.", branch=branch))
 
     assert report.verdict.kind == FailureClass.AGENT
-    assert re.search(words, report.verdict.message)
+    assert re.search(message, report.verdict.message)
     assert (report.verdict.text, report.head_commit) == ("Done.", None)
 
 

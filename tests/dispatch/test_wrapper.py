@@ -130,16 +130,16 @@ async def test_an_upload_that_was_cut_starts_nothing(runs, tmp_path):
     await runs.list()
     whole = payload(agent_job(["touch", str(tmp_path / "gone")], env={}, folder="/"), b"a prompt")
     (wrapper,) = (tmp_path / "host/bin").glob("wrapper-*")
-    words = ("sh", f"./bin/{wrapper.name}", "start", "./fleet/runs", "cut.r1", "9", "TERM", "1", "sh")
+    message = ("sh", f"./bin/{wrapper.name}", "start", "./fleet/runs", "cut.r1", "9", "TERM", "1", "sh")
 
     answers = [
-        await LocalTransport(tmp_path / "host").call(words, whole[:size], timeout=30)
+        await LocalTransport(tmp_path / "host").call(message, whole[:size], timeout=30)
         for size in (0, 3, 20, len(whole) - 9, len(whole) - 1)
     ]
-    standing = await runs.stat(["cut.r1"])
+    host_runs = await runs.stat(["cut.r1"])
 
     assert all(answer.stdout.startswith(b"E ") for answer in answers)
-    assert standing.states["cut.r1"].stage is Stage.UNSTARTED
+    assert host_runs.states["cut.r1"].stage is Stage.UNSTARTED
     assert not (tmp_path / "gone").exists()
     assert (await run(runs, "cut.r1", "exit 5")).exit_code == 5
 
@@ -312,9 +312,9 @@ async def test_the_host_keeps_the_time_limit_by_itself(tmp_path):
     await runs.close()  # nobody looks
 
     await until((tmp_path / "host/fleet/runs/a.r1/exit").exists)
-    standing = await runs.stat(["a.r1"])
+    host_runs = await runs.stat(["a.r1"])
 
-    assert standing.states["a.r1"].why == "timeout"
+    assert host_runs.states["a.r1"].why == "timeout"
 
 
 async def test_silence_is_told_from_a_time_limit(runs):
@@ -372,9 +372,9 @@ async def test_another_boot_of_the_host_is_told_from_a_run_that_goes_on(runs, tm
     folder.mkdir(parents=True)
     (folder / "claim").write_text(f"{os.getpid()} 1 another-boot ok\n")
 
-    standing = await runs.stat(["a.r1"])
+    host_runs = await runs.stat(["a.r1"])
 
-    assert standing.states["a.r1"] == RunState(Stage.REBOOTED)
+    assert host_runs.states["a.r1"] == RunState(Stage.REBOOTED)
 
 
 async def test_a_pid_that_was_given_to_another_process_is_not_taken_for_the_run(runs, tmp_path):
@@ -383,9 +383,9 @@ async def test_a_pid_that_was_given_to_another_process_is_not_taken_for_the_run(
     boot = await asyncio.to_thread(Path("/proc/sys/kernel/random/boot_id").read_text)
     (folder / "claim").write_text(f"{os.getpid()} 1 {boot.strip()} ok\n")
 
-    standing = await runs.stat(["a.r1"])
+    host_runs = await runs.stat(["a.r1"])
 
-    assert standing.states["a.r1"] == RunState(Stage.LOST)
+    assert host_runs.states["a.r1"] == RunState(Stage.LOST)
 
 
 async def test_a_run_folder_that_is_deleted_under_a_live_run_ends_its_following(runs, tmp_path):

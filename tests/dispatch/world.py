@@ -12,7 +12,7 @@ from reconciler.core.adapter import Adapter, RoundLimits, StopSignal
 from reconciler.core.events import RunEnded, RunSeen
 from reconciler.core.model.runs import FailureClass, Report, RunRequest, Verdict
 from reconciler.core.model.specs import FleetSpec, Host, Repo
-from reconciler.core.model.status import Phase, Status
+from reconciler.core.model.status import Phase
 from reconciler.core.runs.retention import Retention, retention
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.local import LocalTransport
@@ -22,6 +22,7 @@ from reconciler.dispatch.protocol import RunState, agent_job
 from reconciler.dispatch.runs import Bounds, Pace, RunEnding, Runs
 from reconciler.dispatch.scripts import Scripts
 from reconciler.dispatch.transport import Transport
+from tests.statuses import make_status
 
 NOW = datetime(2030, 1, 31, 9, tzinfo=UTC)
 RUN = "web/fix.g12345678.a1"
@@ -38,12 +39,12 @@ def read_output(adapter, *, stdout, stderr, exit_code, order, now, mask) -> Verd
     return Verdict(outcome="failed", kind=FailureClass.AGENT, message=f"exit {exit_code}")
 
 
-def git(folder: Path, *words: str) -> str:
+def git(folder: Path, *args: str) -> str:
     """Run git as a person with an identity and no other settings would; return what it printed."""
     identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
     env = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     done = subprocess.run(
-        ["git", *identity, *words], cwd=folder, env=env, capture_output=True, text=True, check=False
+        ["git", *identity, *args], cwd=folder, env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -182,7 +183,7 @@ async def seen(facts: asyncio.Queue) -> RunSeen:
 def needs_of(*runs: str, phase: Phase = Phase.RUNNING, mb: int = 100) -> Retention:
     """Return the needs of a fleet whose tasks have these last runs, the newest first, in one phase."""
     statuses = {
-        key.rpartition(".g")[0]: Status(
+        key.rpartition(".g")[0]: make_status(
             phase=phase,
             since=NOW - timedelta(seconds=age),
             created_at=NOW,

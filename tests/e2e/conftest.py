@@ -27,10 +27,10 @@ class Serving:
 
     process: subprocess.Popen[str]
 
-    def tells(self, *words: str) -> bool:
+    def tells(self, *args: str) -> bool:
         """Read what it tells until one line has all of these words; False if it ends before."""
         lines = iter(self.process.stdout.readline, "")
-        return any(all(word in line for word in words) for line in lines)
+        return any(all(word in line for word in args) for line in lines)
 
 
 @dataclass(frozen=True)

@@ -122,8 +122,8 @@ class World:
     def _launch(self) -> None:
         """Start a reconciler, at the address that it had before."""
         with (self.root / "told").open("ab") as told, (self.root / "talk").open("ab") as talk:
-            words = ("serve", "-v", "--listen", f"127.0.0.1:{self.port}")
-            command = [sys.executable, "-m", "reconciler", *words]
+            args = ("serve", "-v", "--listen", f"127.0.0.1:{self.port}")
+            command = [sys.executable, "-m", "reconciler", *args]
             self.process = subprocess.Popen(command, env=self.env, stdout=told, stderr=talk)
 
     def kill(self) -> None:
@@ -196,8 +196,8 @@ class World:
         log = self.git(FLEET, "log", "--reverse", "--format=%s%n    %b", "fleet-state")
         return f"the record:\n{log}\nit said:\n{self.talk[-6000:]}"
 
-    def git(self, repo: str, *words: str) -> str:
-        return self.forge.repos[repo].git(*words, ok=(0, 128))
+    def git(self, repo: str, *args: str) -> str:
+        return self.forge.repos[repo].git(*args, ok=(0, 128))
 
     def status(self, task: str) -> Mapping[str, Any]:
         """Return what is on record of a task; nothing if it is not there."""

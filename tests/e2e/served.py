@@ -105,9 +105,9 @@ class Served:
         head = f"task {task}: "
         return lines if task is None else [line.removeprefix(head) for line in lines if line.startswith(head)]
 
-    def _git(self, *words: str) -> str:
+    def _git(self, *args: str) -> str:
         return subprocess.run(
-            ["git", *words], cwd=self._fleet, env=self._env, capture_output=True, text=True, check=True
+            ["git", *args], cwd=self._fleet, env=self._env, capture_output=True, text=True, check=True
         ).stdout.strip()
 
 

@@ -170,18 +170,18 @@ async def test_every_wrong_call_is_refused_with_words_that_say_what_to_do(playgr
         (409, "reported completed", jeeves.post(of("done", "start"), json=one)),
         (405, "Allow", jeeves.get(f"{API}/dequeue")),
     ]
-    answers = [(status, words, await call) for status, words, call in wrong]
+    answers = [(status, message, await call) for status, message, call in wrong]
     beat = await jeeves.post(of("held", "heartbeat"), json={"epoch": 2})
     same = await jeeves.post(of("done", "status"), json={**one, "status": "completed", "result": "Done."})
     trimmed = await jeeves.put(f"{of('held', 'log')}?offset=3&epoch=1", content=b"4567")
     await stranger.aclose()
 
-    for status, words, answer in answers:
+    for status, message, answer in answers:
         where = f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text}"
         assert answer.status_code == status, where
         assert answer.headers["content-type"] == "application/problem+json", where
-        assert words in answer.json()["detail"], where
-    gap = next(answer for _, words, answer in answers if words == "5")
+        assert message in answer.json()["detail"], where
+    gap = next(answer for _, message, answer in answers if message == "5")
     assert gap.json()["acknowledged_offset"] == 5
     assert (beat.status_code, beat.json()["desired"]) == (200, "lost")
     assert (same.status_code, trimmed.json()) == (200, {"offset": 7})
@@ -280,10 +280,10 @@ async def test_an_mcp_client_takes_and_finishes_a_task(playground, served, token
     playground.task("web/hello", PULLED)
     playground.commit()
     await served.start()
-    command, *words = playground.command("mcp", "--url", served.url)
+    command, *args = playground.command("mcp", "--url", served.url)
     env = {"RECONCILER_TOKEN": tokens["jeeves"]}
 
-    server = stdio_client(mcp.StdioServerParameters(command=command, args=words, env=env))
+    server = stdio_client(mcp.StdioServerParameters(command=command, args=args, env=env))
     async with mcp.Client(server) as agent:
         taken = (await agent.call_tool("dequeue_task", {"wait": 5})).structured_content["lease"]
         held = {"task": taken["task"], "epoch": taken["epoch"]}

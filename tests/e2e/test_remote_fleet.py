@@ -77,25 +77,33 @@ def test_a_second_serve_on_one_remote_is_refused_and_follows_once_the_first_was_
     playground.commit()
     playground.sh("git push -q origin main")
 
-    def words(data, *command):
+    def command_line(data, *command):
         return playground.command("--repo", url, "--data-dir", str(playground.root / data), *command)
 
     listen = ("serve", "--listen", "127.0.0.1:0")
     with subprocess.Popen(
-        words("one", *listen), env=playground.env, stdout=subprocess.PIPE, text=True
+        command_line("one", *listen), env=playground.env, stdout=subprocess.PIPE, text=True
     ) as first:
         try:
             next(line for line in first.stdout if "completed" in line)
             refused = [
                 subprocess.run(
-                    words("two", *command), env=playground.env, capture_output=True, text=True, check=False
+                    command_line("two", *command),
+                    env=playground.env,
+                    capture_output=True,
+                    text=True,
+                    check=False,
                 )
                 for command in (listen, ("run", "--once"))
             ]
         finally:
             first.kill()
     after = subprocess.run(
-        words("two", "run", "--until-idle"), env=playground.env, capture_output=True, text=True, check=False
+        command_line("two", "run", "--until-idle"),
+        env=playground.env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     assert [done.returncode for done in refused] == [64, 64]

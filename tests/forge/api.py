@@ -9,7 +9,12 @@ The API of the double, with the ways of Forgejo that surprise.
 - Names of labels that do not exist are ignored.
 - The webhook `opened` is sent before the request that opened is answered.
 - A commit without statuses has the state `""`, and `null` for a list.
-- Comments come without pages.
+- Comments come without pages; a timeline in pages that tell the length of the page for that of all.
+- A comment that was deleted leaves a `null` in the timelines that it is mentioned in.
+- The secret of a webhook stays as it is, whatever a PATCH says.
+- A label of the organisation beside one of the repository: issues that have both are asked for.
+  Whether there is one is told only to tokens with a scope that ours need not have.
+- Where issues are switched off, their list is not there; comments on pull requests are.
 """
 
 import base64
@@ -85,6 +90,8 @@ def answer(
         forge.requests.append((method, target.removeprefix("/api/v1")))
         if (broken := forge.broken.pop(f"{method} {path}", None)) is not None:
             return broken[0], {"message": "as the test wants it"}, broken[1]
+        if (status := forge.always_broken.get(f"{method} {path}")) is not None:
+            return status, {"message": ""}, {}
         try:
             who = _who(forge, headers)
             forge.notice()
@@ -92,6 +99,8 @@ def answer(
         except Refusal as refusal:
             body = {"message": refusal.message, "url": "http://127.0.0.1/api/swagger"}
             return refusal.status, refusal.body or body, {}
+    if (odd := forge.odd.get(f"{method} {path}")) is not None:
+        done = done[0], odd(done[1]), done[2]
     if method == "POST" and path.endswith("/pulls") and forge.webhooks == "normal":
         forge.wait_for_webhooks()
     return done
@@ -128,6 +137,8 @@ def _time(time: datetime) -> str:
 
 @route("GET", "/user")
 def _user(request: Request) -> Answer:
+    if request.forge.tokens_are_limited:
+        raise Refusal(403, "token does not have at least one of required scope(s): [read:user]")
     return 200, user(request.who), {}
 
 
@@ -384,12 +395,16 @@ def _issue_json(request: Request, ticket: Ticket) -> dict[str, Any]:
 
 @route("GET", R + "/issues")
 def _issues(request: Request) -> Answer:
+    if not request.repo.has_issues:
+        raise Refusal(404, "The target couldn't be found.")
     state = request.query.get("state", "open")
     tickets = [each for each in request.repo.tickets.values() if state in {"all", each.state}]
     if request.query.get("type") == "issues":
         tickets = [each for each in tickets if not isinstance(each, PullTicket)]
     known = {label.name for label in request.repo.labels.values()}
     asked = {name for name in request.query.get("labels", "").split(",") if name in known}
+    if asked & request.forge.organisation_labels:
+        tickets = []
     tickets = [each for each in tickets if asked <= {label.name for label in each.labels}]
     tickets.sort(key=lambda each: each.number, reverse=request.query.get("sort") != "oldest")
     return request.page(tickets, lambda each: _issue_json(request, each))
@@ -472,7 +487,8 @@ def _edit_comment(request: Request, id: str) -> Answer:  # noqa: A002 - as the p
 
 @route("GET", R + "/issues/{number}/timeline")
 def _timeline(request: Request, number: str) -> Answer:
-    return request.page(request.ticket(number).timeline, lambda entry: entry)
+    status, entries, _ = request.page(request.ticket(number).timeline, lambda entry: entry)
+    return status, entries, {"X-Total-Count": str(len(entries))}
 
 
 def _label_json(label: Label) -> dict[str, Any]:
@@ -483,6 +499,14 @@ def _label_json(label: Label) -> dict[str, Any]:
 @route("GET", R + "/labels")
 def _labels(request: Request) -> Answer:
     return request.page(list(request.repo.labels.values()), _label_json)
+
+
+@route("GET", "/orgs/{organisation}/labels")
+def _organisation_labels(request: Request, organisation: str) -> Answer:
+    if not request.forge.tokens_read_organisations:
+        raise Refusal(403, "token does not have at least one of required scope(s): [read:organization]")
+    labels = sorted(request.forge.organisation_labels)
+    return request.page(labels, lambda name: {"id": 900_000 + labels.index(name), "name": name})
 
 
 @route("POST", R + "/labels")
@@ -545,8 +569,7 @@ def _add_hook(request: Request) -> Answer:
 @route("PATCH", R + "/hooks/{id}")
 def _edit_hook(request: Request, id: str) -> Answer:  # noqa: A002 - as the path has it
     hook, body = request.repo.hooks[int(id)], request.body
-    hook.url = body.get("config", {}).get("url", hook.url)
-    hook.secret = body.get("config", {}).get("secret", hook.secret)
+    hook.url = body.get("config", {}).get("url", hook.url)  # the secret stays as it is
     hook.active = body.get("active", hook.active)
     hook.events = body.get("events", hook.events)
     return 200, _hook_json(hook), {}

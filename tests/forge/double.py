@@ -73,7 +73,16 @@ class ForgejoDouble:
         self.lock = threading.RLock()
         self.broken: dict[str, tuple[int, dict[str, str]]] = {}
         """Answers (status, headers) instead of the real one, once each, by `METHOD path`."""
+        self.always_broken: dict[str, int] = {}
+        """Statuses that are answered instead, each time, by `METHOD path`."""
+        self.odd: dict[str, Callable[[Any], Any]] = {}
+        """What is made of the body of an answer, by `METHOD path`."""
         self.answers_502 = False
+        self.organisation_labels: set[str] = set()
+        self.tokens_read_organisations = False
+        """Whether they have a scope more than those that are asked for."""
+        self.tokens_are_limited = False
+        """Whether tokens are for some repositories only, and may not read whose they are."""
         self._ids = iter(range(1, 10**9))
         self._random = random.Random(seed)
         self._queue: queue.Queue[Delivery | None] = queue.Queue()

@@ -103,6 +103,8 @@ class CodeRepo:
     statuses: list[dict[str, Any]] = field(default_factory=list)
     heads: dict[str, str] = field(default_factory=dict)
     """Branches as last seen."""
+    has_issues: bool = True
+    """Whether issues are switched on."""
     hides_next: bool = False
     """Whether the next list of pull requests is empty, as if one were opened just after it."""
 
@@ -115,15 +117,15 @@ class CodeRepo:
         assert isinstance(ticket, PullTicket)
         return ticket
 
-    def git(self, *words: str, ok: tuple[int, ...] = (0,), stdin: bytes = b"", **env: str) -> str:
+    def git(self, *args: str, ok: tuple[int, ...] = (0,), stdin: bytes = b"", **env: str) -> str:
         done = subprocess.run(
-            ["git", "-C", str(self.folder), *words],
+            ["git", "-C", str(self.folder), *args],
             input=stdin,
             capture_output=True,
             check=False,
             env={**_ENV, **env},
         )
-        assert done.returncode in ok, f"{words}: {done.stderr!r}"
+        assert done.returncode in ok, f"{args}: {done.stderr!r}"
         return done.stdout.decode().strip()
 
     def branches(self) -> dict[str, str]:
@@ -157,8 +159,8 @@ class CodeRepo:
         return self.put(branch, tree, [parent] if parent else [], message, author)
 
     def put(self, branch: str, tree: str, parents: list[str], message: str, author: str) -> str:
-        words = [word for parent in parents for word in ("-p", parent)]
-        commit = self.git("commit-tree", tree, *words, stdin=message.encode(), **_identity(author))
+        args = [word for parent in parents for word in ("-p", parent)]
+        commit = self.git("commit-tree", tree, *args, stdin=message.encode(), **_identity(author))
         self.git("update-ref", f"refs/heads/{branch}", commit)
         return commit
 

@@ -1,6 +1,8 @@
 """Pull requests and issues on the double: what it costs to look, and what goes wrong at a forge."""
 
-from datetime import timedelta
+import itertools
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -11,6 +13,8 @@ from tests.fakes import FakeClock
 from tests.forge.conftest import REPO
 from tests.forge.double import outage
 from tests.forge.test_contract import BRANCH, want
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 def opened(double, *branches: str) -> None:
@@ -39,6 +43,8 @@ def writes(requests: list[str]) -> list[str]:
 async def test_a_quiet_repository_costs_one_request_and_a_few_for_what_moves_without_a_sign(
     double, forges, spec
 ):
+    seconds = (START + timedelta(seconds=number) for number in itertools.count())
+    double.now = lambda: next(seconds)
     names = [f"task/{number}" for number in range(2 * REFRESHED)]
     opened(double, *names)
     for _ in range(4):
@@ -182,7 +188,7 @@ async def test_a_mark_in_somebody_elses_comment_is_not_ours(double, forges, spec
     opened(double, BRANCH)
     double.comment(REPO, 1, "<!-- reconciler:run -->\nI am the bot.", author="mallory")
 
-    is_new = await forges.say(spec, 1, ManagedComment(key="run", text="Done."))
+    is_new = await forges.upsert_comment(spec, 1, ManagedComment(key="run", text="Done."))
     comments = await forges.comments(spec, FakeClock().time - timedelta(days=9000))
 
     assert is_new
@@ -352,17 +358,25 @@ async def test_a_merge_that_meets_a_conflict_says_so_at_once(double, forges, spe
     assert (pull.state, pull.is_conflicting) == ("open", True)
 
 
-async def test_a_merge_that_is_not_allowed_is_told_on_the_pull_request(double, forges, spec):
+async def test_a_merge_that_is_not_allowed_comes_back_with_what_the_forge_says(double, forges, spec):
     opened(double, BRANCH)
     double.edit_issue(REPO, 1, title="WIP: not yet")
-    pull = double.repos[REPO].pull(1)
-    for _ in range(3):
-        await forges.show(spec, want(merges=pull.head))
+    head = double.repos[REPO].pull(1).head
+
+    pull = await forges.show(spec, want(merges=head))
+
+    assert (pull.state, pull.refusal) == ("open", "Work in progress PRs cannot be merged")
+
+
+async def test_a_merge_at_which_the_forge_fails_without_a_word_is_told_too(double, forges, spec):
+    opened(double, BRANCH)
+    head = double.repos[REPO].pull(1).head
+    double.broken[f"POST /repos/{REPO}/pulls/1/merge"] = (500, {})
+
+    pull = await forges.show(spec, want(merges=head))
 
     assert pull.state == "open"
-    assert [comment.body.split(": ")[1] for comment in pull.comments] == [
-        "Work in progress PRs cannot be merged"
-    ]
+    assert "does it depend on an issue or a pull request that is open?" in pull.refusal
 
 
 @pytest.mark.parametrize("style", ["merge", "squash", "rebase"])
@@ -377,6 +391,23 @@ async def test_a_merge_is_in_git(double, forges, spec, style):
     assert double.repos[REPO].git("show", "main:a.txt") == "1"
 
 
+async def test_a_merged_pull_request_no_longer_says_why_it_is_not_merged(double, forges, spec):
+    double.push_as_person(REPO, BRANCH, {"a.txt": "1\n"})
+    await forges.show(spec, want(body="Not merged yet: it is not approved."))
+    double.edit_issue(REPO, 1, body=f"{double.repos[REPO].pull(1).body}\n\nMine.")
+    double.merge_pull(REPO, 1)
+
+    done = want(body="Done.", title="Another", phase="completed", opens=False)
+    again = [await asked(double, forges.show(spec, done)) for _ in range(2)][1]
+
+    pull = double.repos[REPO].pull(1)
+    assert "Done." in pull.body
+    assert "Not merged" not in pull.body
+    assert pull.body.endswith("Mine.")
+    assert pull.title == "Mend it"
+    assert writes(again) == []
+
+
 # --- Hooks -----------------------------------------------------------------
 
 
@@ -384,11 +415,18 @@ async def test_a_hook_is_installed_once_and_its_secret_replaced(double, forges, 
     first = await forges.install_hook(spec, "http://127.0.0.1:9/hooks/forgejo", "one")
     again = await forges.install_hook(spec, "http://127.0.0.1:9/hooks/forgejo", "two")
 
-    assert again == first
+    assert again == replace(first, id=again.id)
     assert first.is_active
     assert {"push", "pull_request", "issues"} <= set(first.events)
     assert [hook.secret for hook in double.repos[REPO].hooks.values()] == ["two"]
-    assert await forges.hooks(spec) == [first]
+    assert await forges.hooks(spec) == [again]
+
+
+async def test_a_hook_that_the_forge_does_not_keep_is_no_success(double, forges, spec):
+    double.odd[f"GET /repos/{REPO}/hooks"] = lambda hooks: [{**hook, "active": False} for hook in hooks]
+
+    with pytest.raises(Unavailable, match="is not there, or not active"):
+        await forges.install_hook(spec, "http://127.0.0.1:9/hooks/forgejo", "one")
 
 
 async def test_nothing_is_read_of_a_pull_request_against_the_specs_from_a_fork(double, forges, spec):
@@ -416,3 +454,139 @@ async def test_a_pull_request_that_cannot_be_read_keeps_no_other_from_being_seen
     assert set(first) == {"b"}
     assert set(second) == {"a", "b"}
     assert "passed over" in caplog.text
+
+
+# --- Odd answers -----------------------------------------------------------
+
+LISTS = ["/pulls", "/pulls/1/reviews", "/issues/1/comments", "/issues/1/timeline", "/labels"]
+
+
+@pytest.mark.parametrize("path", LISTS)
+async def test_a_null_in_a_list_is_no_item(double, forges, spec, path):
+    opened(double, BRANCH, "task/b")
+    double.comment(REPO, 1, "please", author="ann")
+    double.odd[f"GET /repos/{REPO}{path}"] = lambda items: [None, *items]
+    if "timeline" in path:
+        double.close_pull(REPO, 1, author="zoe")
+
+    seen = await forges.pulls(spec, [BRANCH, "task/b"], [])
+    shown = await forges.show(spec, want(opens=False))
+
+    assert {branch: pull.number for branch, pull in seen.items()} == {BRANCH: 1, "task/b": 2}
+    assert shown.number == 1
+
+
+@pytest.mark.parametrize("path", ["/pulls/1", "/pulls/1/reviews"])
+@pytest.mark.parametrize("answer", [[7], {"strange": True}, 500, 418])
+async def test_one_pull_request_that_cannot_be_read_says_why_and_costs_no_other(
+    double, forges, spec, path, answer
+):
+    opened(double, BRANCH, "task/b")
+    if isinstance(answer, int):
+        double.broken[f"GET /repos/{REPO}{path}"] = (answer, {})
+    else:
+        double.odd[f"GET /repos/{REPO}{path}"] = lambda _: answer
+
+    seen = await forges.pulls(spec, [BRANCH, "task/b"], [])
+
+    assert seen["task/b"].number == 2
+    assert isinstance(seen[BRANCH], Unavailable)
+
+
+async def test_pull_requests_that_get_no_answer_one_after_another_are_an_outage(double, forges, spec):
+    opened(double, BRANCH, "task/b", "task/c")
+    await forges.pulls(spec, [], [])
+    for number in (1, 2, 3):
+        double.always_broken[f"GET /repos/{REPO}/pulls/{number}"] = 504
+
+    with pytest.raises(Unavailable, match="504"):
+        await forges.pulls(spec, [BRANCH, "task/b", "task/c"], [])
+
+
+async def test_who_closed_a_long_pull_request_is_the_last_who_did(double, forges, spec):
+    opened(double, BRANCH)
+    timeline = double.repos[REPO].pull(1).timeline
+    timeline.extend({"type": "close", "user": {"login": f"p{number}"}} for number in range(50))
+    double.close_pull(REPO, 1, author="zoe")
+
+    seen = await forges.pulls(spec, [BRANCH], [])
+
+    assert seen[BRANCH].by == "zoe"
+
+
+async def test_a_list_that_knows_no_pages_is_read_once(double, forges, spec):
+    opened(double, BRANCH)
+    double.close_pull(REPO, 1, author="zoe")
+    closed = [{"type": "close", "user": {"login": "zoe"}}]
+    double.odd[f"GET /repos/{REPO}/issues/1/timeline"] = lambda _: closed
+
+    look = await asked(double, forges.pulls(spec, [BRANCH], []))
+
+    assert look.count("GET /issues/1/timeline") == 2
+
+
+# --- Set-ups that people have ----------------------------------------------
+
+
+@pytest.mark.parametrize("may_be_read", [True, False])
+async def test_a_label_of_the_organisation_beside_one_of_the_repository_hides_no_issue(
+    double, forges, spec, may_be_read
+):
+    double.open_issue(REPO, "Do it", "", author="ann", labels=["agent"])
+    double.organisation_labels = {"agent"}
+    double.tokens_read_organisations = may_be_read
+
+    assert [issue.number for issue in await forges.issues(spec, "agent")] == [1]
+
+
+async def test_no_issues_is_another_answer_than_issues_that_are_switched_off(double, forges, spec):
+    assert await forges.issues(spec, "agent") == []
+    double.repos[REPO].has_issues = False
+
+    assert await forges.issues(spec, "agent") is None
+    assert await forges.comments(spec, START) == []
+
+
+async def test_a_token_that_may_not_read_its_account_takes_the_name_from_the_spec(double, forges, spec):
+    opened(double, BRANCH)
+    double.tokens_are_limited = True
+    with pytest.raises(Unavailable, match=r"name the account of the token as `forge\.account`"):
+        await forges.whoami(spec)
+
+    assert await forges.whoami(spec.model_copy(update={"account": "bot"})) == "bot"
+
+
+async def test_a_known_pull_request_is_shown_without_a_list(double, forges, spec):
+    opened(double, BRANCH)
+    await forges.pulls(spec, [BRANCH], [])
+
+    assert "GET /pulls" not in await asked(double, forges.show(spec, want(body="new")))
+
+
+async def test_a_change_that_the_forge_takes_and_does_not_make_is_no_success(double, forges, spec):
+    opened(double, BRANCH)
+    double.odd[f"GET /repos/{REPO}/pulls/1"] = lambda pull: {**pull, "labels": []}
+
+    with pytest.raises(Unavailable, match="does not show the label agent/review_pending"):
+        await forges.show(spec, want())
+
+
+async def test_an_issue_that_others_block_says_so_and_rests(double, forges, spec):
+    double.open_issue(REPO, "Do it", "", author="ann", labels=["agent"])
+    double.always_broken[f"PATCH /repos/{REPO}/issues/1"] = 412
+    for _ in range(2):
+        await forges.show(
+            spec, want(branch="none", opens=False, issue=1, closes_issue=True, phase="completed")
+        )
+
+    [comment] = double.repos[REPO].tickets[1].comments
+    assert "this cannot be closed" in comment.body
+
+
+async def test_the_conversation_comes_with_a_pull_request(double, forges, spec):
+    opened(double, BRANCH)
+    double.comment(REPO, 1, "use tabs", author="ann")
+
+    seen = await forges.pulls(spec, [BRANCH], [])
+
+    assert [(comment.author, comment.body) for comment in seen[BRANCH].comments] == [("ann", "use tabs")]

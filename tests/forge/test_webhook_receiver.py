@@ -28,22 +28,24 @@ class Door:
 
     def __init__(self, folder) -> None:
         self.forges = {"widgets": forge("Acme/Widgets", WIDGETS), "others": forge("acme/others", OTHERS)}
-        self.words: dict[Secret, str] = {WIDGETS: SECRET, OTHERS: "0ther"}
+        self.values: dict[Secret, str] = {WIDGETS: SECRET, OTHERS: "0ther"}
         self.asked: list[Secret] = []
+        self.revision = "1" * 40
         self.hints: list = []
         self.journal = Journal(folder, FakeClock())
-        self.hooks = WebhookReceiver(self, self.secret, self.journal, self.hints.append)
+        self.time = 0.0
+        self.hooks = WebhookReceiver(self, self.secret, self.journal, self.hints.append, lambda: self.time)
 
     @property
     def desired(self) -> Desired:
         repos = {name: Repo(name=name, url="x", forge=forge) for name, forge in self.forges.items()}
-        return Desired(repos=repos)
+        return Desired(revision=self.revision, repos=repos)
 
     async def secret(self, secret: Secret) -> str:
         self.asked.append(secret)
-        if secret not in self.words:
+        if secret not in self.values:
             raise Unavailable("the vault is closed")
-        return self.words[secret]
+        return self.values[secret]
 
 
 @pytest.fixture
@@ -135,7 +137,7 @@ async def test_a_signed_body_that_is_no_webhook_is_refused_and_not_kept(admissio
 
 
 async def test_two_lines_of_a_secret_are_both_good(admission):
-    admission.words[WIDGETS] = f"new-one\n{SECRET}\n"
+    admission.values[WIDGETS] = f"new-one\n{SECRET}\n"
 
     await admission.hooks.receive(*sample("push.commits"))
 
@@ -150,8 +152,24 @@ async def test_strangers_who_send_much_do_not_make_us_look_up_secrets_each_time(
     assert len(admission.asked) == len(set(admission.asked))
 
 
+@pytest.mark.parametrize("before", ["an-old-one", None])
+async def test_a_secret_that_was_renewed_a_moment_ago_counts_at_once(admission, before):
+    if before is None:
+        del admission.values[WIDGETS]
+    else:
+        admission.values[WIDGETS] = before
+    with pytest.raises((Refused, Unavailable)):
+        await admission.hooks.receive(*sample("push.commits"))
+
+    admission.values[WIDGETS] = SECRET
+    admission.time += 5
+    await admission.hooks.receive(*sample("push.commits"))
+
+    assert len(admission.hints) == 1
+
+
 async def test_a_secret_that_cannot_be_had_is_an_outage_of_its_own_repository_only(admission):
-    del admission.words[OTHERS]
+    del admission.values[OTHERS]
 
     await admission.hooks.receive(*sample("push.commits"))
     with pytest.raises(Unavailable, match="vault"):
@@ -196,7 +214,7 @@ def signed_by_a_stranger():
 async def test_secrets_that_no_forge_has_any_more_are_forgotten(admission):
     for number in range(20):
         admission.forges = {"widgets": forge("Acme/Widgets", Secret(env=f"W{number}"))}
-        admission.words = {Secret(env=f"W{number}"): SECRET}
+        admission.values = {Secret(env=f"W{number}"): SECRET}
         await admission.hooks.receive(*sample("pull_request.opened"))
 
     assert len(admission.hooks._secrets) == 1

@@ -32,8 +32,8 @@ def place(tmp_path):
 
 def overrides(made):
     """Return the settings that a git is given, by what they set."""
-    words = [word for flag, word in zip(made.options, made.options[1:], strict=False) if flag == "-c"]
-    return dict(word.split("=", 1) for word in words)
+    message = [word for flag, word in zip(made.options, made.options[1:], strict=False) if flag == "-c"]
+    return dict(word.split("=", 1) for word in message)
 
 
 def test_every_purpose_but_a_persons_own_has_the_same_list(place):

@@ -12,7 +12,7 @@ from reconciler.specs.parse import File
 
 GOOD = {
     "specs/fleet.yaml": b"adapter: agent\n",
-    "specs/adapters/agent.yaml": b'command: [agent, "{prompt_file}"]\n',
+    "specs/adapters/agent.yaml": b'command: [agent, "{prompt_file}"]\nprompt: file\n',
     "specs/repos/shop.yaml": b"url: https://example.org/shop.git\n",
     "specs/hosts/big.yaml": b"address: big.example.org\n",
     "specs/tasks/good.yaml": b"goal: stay as it is\nrepo: shop\n",
@@ -184,11 +184,18 @@ BAD = [
         [
             "2:32: error: version.pattern: not a regular expression: missing ), unterminated subpattern at position 0",
             "2:44: error: version.range: expected a version range such as '>=2.1,<3', got 'about 2'",
-            '3:16: error: output.text: not a JMESPath expression: Invalid jmespath expression: Incomplete expression: "a[" ^',
+            "3:16: error: output.text: not a regular expression: unterminated character set at position 1",
         ],
     ),
     (ADAPTER, b"version: {}\n", ["1:1: error: version.command: is missing"]),
     (ADAPTER, b"prompt: stdin\n", ["1:1: error: command: missing: the program and its arguments"]),
+    (
+        ADAPTER,
+        b"command: x\noutput:\n  streamed: {turn: 'a['}\n",
+        [
+            '3:20: error: output.streamed.turn: not a JMESPath expression: Invalid jmespath expression: Incomplete expression: "a[" ^',
+        ],
+    ),
     (
         REPO,
         b"url: 'ext::sh -c id'\n",
@@ -532,5 +539,5 @@ def test_a_file_that_meets_a_mistake_of_ours_breaks_nothing_else(monkeypatch):
     desired = build(fleet(**{TASK: b"goal: x\n"}))
 
     assert [problem.path for problem in desired.problems] == [TASK]
-    assert "a mistake of the reconciler (RuntimeError" in desired.problems[0].message
+    assert "a bug of the reconciler (RuntimeError" in desired.problems[0].message
     assert set(desired.broken) == {"bad"}

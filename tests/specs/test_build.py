@@ -269,7 +269,7 @@ def test_what_was_handed_out_does_not_change_any_more():
 def test_a_push_of_three_files_parses_three(monkeypatch):
     parsed = []
     real = parse_room.parse_file
-    monkeypatch.setattr(parse_room, "parse_file", lambda *words: parsed.append(words[3]) or real(*words))
+    monkeypatch.setattr(parse_room, "parse_file", lambda *args: parsed.append(args[3]) or real(*args))
     parser = Parser()
     old = {f"specs/tasks/t{number}.yaml": file(f"goal: {number}\n") for number in range(50)}
     for path, text in old.items():
@@ -291,7 +291,7 @@ def test_what_nobody_asks_for_any_more_is_forgotten(monkeypatch):
         parser.parse("specs/tasks/a.yaml", file(f"goal: {number}\n"))
     parsed = []
     real = parse_room.parse_file
-    monkeypatch.setattr(parse_room, "parse_file", lambda *words: parsed.append(words[3]) or real(*words))
+    monkeypatch.setattr(parse_room, "parse_file", lambda *args: parsed.append(args[3]) or real(*args))
 
     parser.forget([kept])
 
@@ -308,7 +308,9 @@ def test_one_edit_looks_at_one_task_of_a_thousand(monkeypatch):
     resolved = []
     real = fleet_room.resolve
     monkeypatch.setattr(
-        fleet_room, "resolve", lambda name, spec, **words: resolved.append(name) or real(name, spec, **words)
+        fleet_room,
+        "resolve",
+        lambda name, spec, **fields: resolved.append(name) or real(name, spec, **fields),
     )
 
     path = "specs/tasks/t7.yaml"

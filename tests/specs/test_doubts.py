@@ -13,10 +13,13 @@ from reconciler.specs.sshkeys import check_host_key
 
 HOST, TASK, ADAPTER, REPO = (f"specs/{kind}s/x.yaml" for kind in ("host", "task", "adapter", "repo"))
 FLEET, AGENT = "specs/fleet.yaml", "specs/agents/x.yaml"
+FORGE = "api: 'https://h/api', repo: a/b, token: {env: T}"
 GOOD = {
     "specs/hosts/near.yaml": "labels: [linux]\nslots: 2\n",
     "specs/repos/shop.yaml": "url: https://example.org/shop.git\n",
+    "specs/agents/a.yaml": f"token_hash: {'a' * 64}\n",
     "specs/tasks/first.yaml": "goal: x\nscript: x\nrepo: shop\n",
+    "specs/tasks/gone.yaml": "goal: x\nscript: x\nrepo: shop\ndesired: cancelled\n",
 }
 _WORK = "goal: x\nscript: x\n"
 
@@ -114,7 +117,84 @@ CANNOT_WORK = [
     ),
     (REPO, "url: /x\npaths: [' ']\n", "2:9: error: paths.0: must not be empty"),
     (FLEET, "template: '{{ nothing }}'\n", "1:11: error: template: unknown variable 'nothing'"),
-]
+    *((REPO, f"url: '{url}'\n", f"1:6: error: url: {words}") for url, words in {
+        "https://host": "names a machine and no repository there",
+        "ssh://git@host/": "names a machine and no repository there",
+        "[::1]:": "names a machine and no repository there",
+        "git@host:": "names a machine and no repository there",
+        "file:///": "names a machine and no repository there",
+        "file://other/srv/x": "names the machine 'other'",
+        "~/shop": "a path begins with / or is relative",
+        "https://host:99999/a": "not an address",
+        "https://host/a#main": "an address of git has no `#`",
+    }.items()),
+    (REPO, "url: /x\npaths: ['!a']\n", "2:8: error: paths: only takes files away"),
+    (REPO, "url: /x\npaths: ['# a']\n", "2:9: error: paths.0: is a comment"),
+    (REPO, "url: /x\npaths: [../a]\n", "2:9: error: paths.0: fits no file"),
+    (REPO, "url: /x\npaths: ['/']\n", "2:9: error: paths.0: fits no file"),
+    (REPO, f"url: /x\nforge: {{{FORGE}, ca: x.pem}}\n", "2:63: error: forge.ca: expected a path that begins"),
+    (HOST, "address: h\nuser: a b\n", "2:7: error: user: expected the name of a user"),
+    (HOST, "address: h\njump: 'a@:1'\n", "2:7: error: jump: expected a host's name or"),
+    (HOST, "address: h\njump: me@gate:99999\n", "2:7: error: jump: no port is 99999"),
+    (HOST, "address: h\njump: me@gate:22\n", "2:7: error: jump: is no host of this fleet"),
+    (HOST, "address: h\njump: near\n", "2:7: error: jump: host 'near' has no `address`"),
+    (HOST, "shell: bin/sh\n", "1:8: error: shell: expected a name"),
+    (HOST, "identity: ~/.ssh/\n", "1:11: error: identity: names a folder"),
+    (HOST, "adapters: {codex: {path: bin/codex}}\n", "1:26: error: adapters.codex.path: expected a path that"),
+    (HOST, "adapters: {codex: {version: '>=2,<1'}}\n", "1:29: error: adapters.codex.version: no version is in"),
+    (HOST, "labels: ['']\n", "1:10: error: labels.0: must not be empty"),
+    (TASK, _WORK + "constraints: [a, ' ']\n", "3:18: error: constraints.1: must not be empty"),
+    (TASK, "goal: x\nscript: ' '\n", "2:9: error: script: must not be empty"),
+    (TASK, _WORK + "model: ' '\n", "3:8: error: model: must not be empty"),
+    (ADAPTER, "command: [x, '{session}']\n", "1:10: error: command: {session} has no effect: `fresh` and `resume`"),
+    (ADAPTER, "command: [x, '{turns}']\n", "1:10: error: command: {turns} has no effect: `turns` says nothing"),
+    (ADAPTER, "command: [x, '{model}']\n", "1:10: error: command: {model} has no effect: `model` says nothing"),
+    (ADAPTER, "command: [x, '{prompt}']\n", "1:10: error: command: {prompt} needs `prompt: argument`"),
+    (ADAPTER, "command: [x, '{prompt_file}']\n", "1:10: error: command: {prompt_file} needs `prompt: file`"),
+    (ADAPTER, "command: ['{model}']\nmodel: ['{model}']\n", "1:11: error: command.0: must name a program"),
+    (ADAPTER, "command: [claude -p]\n", "1:11: error: command.0: names a program with a blank in it"),
+    (ADAPTER, "command: [x]\nversion: {command: [x], range: '>=2,<1'}\n", "2:32: error: version.range: no version"),
+    (ADAPTER, "command: [x]\nversion: {command: [x], pattern: '(v)'}\n", "2:34: error: version.pattern: finds 'v'"),
+    (ADAPTER, "command: [x]\nsecrets: {A: {command: ['']}}\n", "2:25: error: secrets.A.command.0: must name"),
+    (ADAPTER, "command: [x]\ncleanup: [./.git]\n", "2:11: error: cleanup.0: is the workspace itself, or git's"),
+    (ADAPTER, "command: [x]\nenv: {A: b}\nsecrets: {A: {env: B}}\n", "2:7: error: env.A: has no effect"),
+    (ADAPTER, "command: [x, '{session}']\nresume: [-r]\n", "2:1: error: resume: has no effect: `output.session_id`"),
+    (ADAPTER, "command: [x]\noutput: {format: json}\n", "2:18: error: output.format: json needs `text`"),
+    (AGENT, f"token_hash: {'a' * 64}\n", "1:13: error: token_hash: is that of agent 'a' too"),
+    *((ADAPTER, f"command: [x]\noutput:\n  text: '[-1].t'\n  format: json\n  {rule}\n", f"5:{words}")
+      for rule, words in {
+        "error_class: \"'quotta'\"": "16: error: output.error_class: there is no failure class 'quotta'; did you",
+        "error_class: \"[0].x && 'bugdet'\"": "16: error: output.error_class: there is no failure class 'bugdet'",
+        "turns: \"length('x')\"": "10: error: output.turns: length() is given nothing of what was printed",
+        "cost_usd: \"'free'\"": "13: error: output.cost_usd: is the same whatever was printed",
+        "success: '`true`'": "12: error: output.success: is always true",
+        'success: "[-1].a && `false`"': "12: error: output.success: is always false",
+        "success: \"type=='result'\"": "12: error: output.success: a comparison never holds",
+        "success: \"[?'type'=='result']\"": "12: error: output.success: a comparison is given nothing",
+        "success: '[?type==\"result\"]'": '12: error: output.success: "result" in double quotes is a field',
+        "success: \"[?cost > '3']\"": "12: error: output.success: never holds: only numbers",
+        "error: 'message'": "10: error: output.error: finds nothing: it is asked of the list of all events",
+        "error: \"[?type=='e'].message\"": "10: error: output.error: finds a list where a text is needed",
+        "error: \"[?type=='e'][0].message\"": "10: error: output.error: finds nothing",
+        "error: 'keys(@)'": "10: error: output.error: keys() takes object, and is given a list",
+        "denials: '[0].a == [0].b'": "12: error: output.denials: finds a boolean where a list is needed",
+        "give_up: '.*'": "12: error: output.give_up: fits an empty line",
+        "give_up: ' x'": "12: error: output.give_up: fits no line: they are looked at without the blanks",
+        "give_up: 'x$y'": "12: error: output.give_up: fits no line: it asks for more",
+        "error_lines: ['x{900}']": "17: error: output.error_lines.0: fits no line: no more than 500",
+        "error_patterns: {quota: 'x*'}": "27: error: output.error_patterns.quota: fits an empty line",
+        "give_up_after: 3": "3: error: output.give_up_after: has no effect",
+        "cumulative: [cost]": "16: error: output.cumulative.0: has no effect",
+        "exit_codes: {'007': quota}": "16: error: output.exit_codes.007: has no effect: write 7",
+        "exit_codes: {'137': quota}": "16: error: output.exit_codes.137: has no effect: it means the end by SIGKILL",
+    }.items()),
+    *((ADAPTER, f"command: [x]\noutput:\n  format: text\n  {rule}\n", f"4:{words}") for rule, words in {
+        "error: '(.*)'": "10: error: output.error: fits an empty line",
+        "error: 'a.b\\n'": "10: error: output.error: fits no line: each line is looked at by itself",
+        "input_tokens: '(tokens)'": "17: error: output.input_tokens: finds 'tokens', and never a number",
+        "error_lines: [x]": "3: error: output.error_lines: has no effect with `format: text`",
+    }.items()),
+]  # fmt: skip
 HAS_NO_EFFECT = [
     (HOST, "user: me\n", "1:1: warning: user: has no effect: without `address`"),
     (HOST, "drain_until: 2030-01-01\n", "1:1: warning: drain_until: has no effect: it needs `drain: true`"),
@@ -134,22 +214,38 @@ HAS_NO_EFFECT = [
     (TASK, _WORK + "timezone: Europe/Berlin\n", "3:1: warning: timezone: has no effect"),
     (TASK, _WORK + "timeout: 1h\nstall_timeout: 2h\n", "4:1: warning: stall_timeout: has no effect"),
     (TASK, _WORK + "repo: shop\ndepends_on: first\n", "4:13: warning: depends_on: brings order, not work: 'first' is completed"),
+    (TASK, _WORK + "repo: shop\nstart_from: gone\n", "4:13: warning: start_from: 'gone' is cancelled"),
+    (TASK, _WORK + "repo: shop\nmax_reviews: 9\n", "4:1: warning: max_reviews: has no effect: it needs a `review`"),
+    (TASK, _WORK + "fix_attempts: 9\n", "3:1: warning: fix_attempts: has no effect: there is no `validation`"),
+    (TASK, _WORK + "allow_empty: true\n", "3:1: warning: allow_empty: has no effect: it needs a `repo`"),
+    (TASK, _WORK + "over_budget: stop\n", "3:1: warning: over_budget: has no effect: there is no `budget`"),
+    (TASK, _WORK + "budget: {cost_usd: 1}\n", "3:10: warning: budget.cost_usd: has no effect: adapter 'script' has no rule"),
+    (TASK, "goal: x\nexecution_mode: http_pull\nmodel: x\n", "3:1: warning: model: has no effect: an agent that takes tasks"),
+    (TASK, _WORK + "template: Do it.\n", "3:11: warning: template: is the same for every task"),
+    (TASK, _WORK + "requires: [linux, linux]\n", "3:19: warning: requires.1: stands twice: 'linux'"),
+    (HOST, "drain: true\ncordon: true\n", "2:1: warning: cordon: has no effect"),
+    (HOST, "adapters: {}\n", "1:11: warning: adapters: names none"),
+    (HOST, "repos: []\n", "1:8: warning: repos: names none"),
+    (AGENT, f"token_hash: {'b' * 64}\nscopes: [read]\nslots: 3\n", "3:1: warning: slots: has no effect"),
+    (REPO, f"url: /x\nforge: {{{FORGE}}}\nmerge_style: squash\n", "3:1: warning: merge_style: has no effect"),
+    (REPO, "url: /x\nmax_running: 0\n", "2:14: warning: max_running: is 0: no run starts"),
+    (FLEET, "limits: {linux: 0}\n", "1:17: warning: limits.linux: is 0"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "text", "words"), CANNOT_WORK)
-def test_what_cannot_work_is_a_mistake_with_its_place(path, text, words):
+@pytest.mark.parametrize(("path", "text", "message"), CANNOT_WORK)
+def test_what_cannot_work_is_a_mistake_with_its_place(path, text, message):
     found = said(path, text)
 
-    assert any(each.startswith(words) for each in found), found
+    assert any(each.startswith(message) for each in found), found
     assert built({path: text}).problems
 
 
-@pytest.mark.parametrize(("path", "text", "words"), HAS_NO_EFFECT)
-def test_what_has_no_effect_is_a_warning_with_its_place_and_breaks_nothing(path, text, words):
+@pytest.mark.parametrize(("path", "text", "message"), HAS_NO_EFFECT)
+def test_what_has_no_effect_is_a_warning_with_its_place_and_breaks_nothing(path, text, message):
     found = said(path, text)
 
-    assert any(each.startswith(words) for each in found), found
+    assert any(each.startswith(message) for each in found), found
     assert built({path: text}).problems == ()
 
 
@@ -159,7 +255,10 @@ def test_a_fleet_in_which_everything_works_is_not_doubted():
 
 def test_the_built_in_adapters_and_what_is_laid_over_them_are_not_doubted():
     over = {f"specs/adapters/{name}.yaml": "command: [wrapper]\n" for name in builtin_adapters()}
-    more = {**over, "specs/adapters/claude-code.yaml": "output: {cost_usd: cost}\nlimits: {turns: 9}\n"}
+    more = {
+        **over,
+        "specs/adapters/claude-code.yaml": "output: {cost_usd: '[-1].cost'}\nlimits: {turns: 9}\n",
+    }
 
     del more["specs/adapters/script.yaml"]
 
@@ -178,6 +277,31 @@ def test_a_task_that_starts_with_the_work_of_the_other_or_has_no_use_for_it_is_n
     }
 
     assert not [each for each in built(files).warnings if "order, not work" in each.message]
+
+
+def test_a_format_that_does_not_go_with_the_rules_it_inherits_is_a_mistake():
+    path = "specs/adapters/gemini.yaml"
+
+    found = said(path, "output:\n  format: text\n")
+
+    assert any(each.startswith("1:1: error: output.reader: reads events") for each in found), found
+
+
+@pytest.mark.parametrize(("below", "is_warned"), [("none", True), ("merge", False), ("pull_request", False)])
+def test_a_pull_request_that_is_stacked_on_work_nobody_merges_is_warned_of(below, is_warned):
+    files = {
+        "specs/repos/forged.yaml": f"url: https://example.org/f.git\nforge: {{{FORGE}}}\nreview: {below}\n",
+        "specs/tasks/below.yaml": _WORK + "repo: forged\n",
+        TASK: _WORK + "repo: forged\nreview: pull_request\nstart_from: below\n",
+    }
+
+    desired = built(files)
+
+    found = [str(each) for each in desired.warnings if "without being merged" in each.message]
+    assert desired.problems == ()
+    assert [each.startswith(f"{TASK}:5:13: warning: start_from: 'below'") for each in found] == [
+        True
+    ] * is_warned
 
 
 def test_a_warning_goes_when_the_other_file_is_mended():
@@ -211,14 +335,14 @@ def test_a_public_key_is_taken(line):
     check_host_key(line)
 
 
-@pytest.mark.parametrize(("line", "words"), BAD_KEYS)
-def test_what_is_no_whole_public_key_is_refused_with_words(line, words):
-    with pytest.raises(ValueError, match=words):
+@pytest.mark.parametrize(("line", "message"), BAD_KEYS)
+def test_what_is_no_whole_public_key_is_refused_with_words(line, message):
+    with pytest.raises(ValueError, match=message):
         check_host_key(line)
 
 
 @pytest.mark.parametrize(
-    ("expression", "words"),
+    ("expression", "message"),
     [
         ("nothing(@)", "there is no function nothing"),
         ("[].{a: b, c: joined('', d)}", "did you mean join"),
@@ -227,6 +351,6 @@ def test_what_is_no_whole_public_key_is_refused_with_words(line, words):
         ("length(", "not a JMESPath expression"),
     ],
 )
-def test_a_misspelt_expression_is_refused_wherever_the_mistake_stands(expression, words):
-    with pytest.raises(ValueError, match=words):
+def test_a_misspelt_expression_is_refused_wherever_the_mistake_stands(expression, message):
+    with pytest.raises(ValueError, match=message):
         check_expression(expression)

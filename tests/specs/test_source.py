@@ -32,9 +32,9 @@ class Fleet:
         self.env = {**environment, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
         subprocess.run(["git", "init", "-q", "-b", "main", str(place)], env=self.env, check=True)
 
-    def git(self, *words):
+    def git(self, *args):
         person = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
-        command = ["git", "-C", str(self.place), *person, *words]
+        command = ["git", "-C", str(self.place), *person, *args]
         return subprocess.run(
             command, env=self.env, check=True, capture_output=True, text=True
         ).stdout.strip()
@@ -199,11 +199,11 @@ async def test_a_mended_file_is_in_force_again(fleet, tree):
     source = SpecSource(tree)
     fleet.push({"specs/tasks/a.yaml": "goal: ["})
     await source.read({})
-    fleet.push({"specs/tasks/a.yaml": "goal: mended\nscript: make\n"})
+    fleet.push({"specs/tasks/a.yaml": "goal: fixed\nscript: make\n"})
 
     desired = await source.read({})
 
-    assert desired.tasks["a"].goal == "mended"
+    assert desired.tasks["a"].goal == "fixed"
     assert desired.problems == ()
 
 

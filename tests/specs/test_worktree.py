@@ -24,8 +24,8 @@ def test_blob_ids_and_modes_are_those_of_git(tmp_path):
     files = read_worktree(tmp_path)
 
     assert {path: (file.mode, file.blob) for path, file in files.items()} == {
-        path: tuple(words.split()[:2])
-        for words, path in (line.split("\t") for line in listed.split("\0") if line)
+        path: tuple(text.split()[:2])
+        for text, path in (line.split("\t") for line in listed.split("\0") if line)
     }
     assert len(files["specs/tasks/web/b.yaml"].data) == MAX_BYTES + 1
 

@@ -51,10 +51,10 @@ async def test_no_clone_makes_the_record_its_own(open_repository, clone, fleet):
         await require_own_record(await open_repository(clone), BRANCH)
 
 
-@pytest.mark.parametrize("words", [["clone"], ["clone", "--origin", "upstream/eu"], ["clone", "--mirror"]])
-async def test_nor_does_the_clone_of_a_clone(open_repository, fleet, tmp_path, words):
+@pytest.mark.parametrize("args", [["clone"], ["clone", "--origin", "upstream/eu"], ["clone", "--mirror"]])
+async def test_nor_does_the_clone_of_a_clone(open_repository, fleet, tmp_path, args):
     git(tmp_path, "clone", "-q", "--origin", "hub/one", f"file://{fleet}", "clone")
-    git(tmp_path, *words, "-q", f"file://{tmp_path}/clone", "of-clone")
+    git(tmp_path, *args, "-q", f"file://{tmp_path}/clone", "of-clone")
     last = await open_repository(tmp_path / "of-clone")
 
     with pytest.raises(UsageError, match=r"is a clone as well.*adopt-record --anew"):
@@ -62,6 +62,39 @@ async def test_nor_does_the_clone_of_a_clone(open_repository, fleet, tmp_path, w
 
     await begin_record(last, BRANCH)
     await require_own_record(last, BRANCH)
+
+
+async def test_nor_does_any_later_clone(open_repository, fleet, tmp_path):
+    for before, after in (("fleet", "first"), ("first", "second"), ("second", "third")):
+        place = fleet if before == "fleet" else tmp_path / before
+        git(tmp_path, "clone", "-q", f"file://{place}", after)
+
+    with pytest.raises(UsageError, match=r"is a clone as well.*adopt-record --anew"):
+        await require_own_record(await open_repository(tmp_path / "third"), BRANCH)
+
+
+@pytest.mark.parametrize("change", ["remote remove origin", "remote set-url origin {}/empty.git"])
+async def test_a_clone_stays_one_when_its_remote_is_another_or_gone(open_repository, fleet, tmp_path, change):
+    git(tmp_path, "init", "-q", "--bare", "empty.git")
+    git(tmp_path, "clone", "-q", f"file://{fleet}", "clone")
+    git(tmp_path / "clone", *change.format(tmp_path).split())
+    clone = await open_repository(tmp_path / "clone")
+
+    with pytest.raises(UsageError, match=rf"record of this fleet is at file://{fleet}, .*git remote add"):
+        await require_own_record(clone, BRANCH)
+
+    git(tmp_path / "clone", "remote", "add", "before", f"file://{fleet}")
+    await adopt(clone, BRANCH, "before")
+    git(tmp_path / "clone", "remote", "remove", "before")
+    await require_own_record(clone, BRANCH)
+
+
+async def test_a_clone_of_what_had_no_record_begins_one(open_repository, checkout, tmp_path):
+    git(tmp_path, "clone", "-q", "--bare", str(checkout), "template.git")
+    git(tmp_path, "clone", "-q", f"file://{tmp_path}/template.git", "clone")
+    git(tmp_path / "clone", "remote", "remove", "origin")
+
+    await require_own_record(await open_repository(tmp_path / "clone"), BRANCH)
 
 
 async def test_a_work_tree_beside_a_clone_is_that_clone(open_repository, fleet, tmp_path):
@@ -87,7 +120,7 @@ async def test_one_of_several_remotes_that_has_the_record_is_enough(
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "words"),
+    ("ours", "theirs", "message"),
     [
         ([], ["b"], "the one here has not all of it"),
         (["c"], ["b"], "the one here has not all of it"),
@@ -96,7 +129,7 @@ async def test_one_of_several_remotes_that_has_the_record_is_enough(
     ],
 )
 async def test_a_record_here_counts_if_it_has_all_of_the_remotes(  # noqa: PLR0917 - a table's columns
-    open_repository, fleet, tmp_path, ours, theirs, words
+    open_repository, fleet, tmp_path, ours, theirs, message
 ):
     git(tmp_path, "clone", "-q", str(fleet), "clone")
     git(tmp_path / "clone", "branch", "-q", BRANCH, f"origin/{BRANCH}")
@@ -106,10 +139,10 @@ async def test_a_record_here_counts_if_it_has_all_of_the_remotes(  # noqa: PLR09
     if theirs:
         await more(open_repository, fleet, *theirs)
 
-    if words is None:
+    if message is None:
         await require_own_record(repository, BRANCH)
     else:
-        with pytest.raises(UsageError, match=words):
+        with pytest.raises(UsageError, match=message):
             await require_own_record(repository, BRANCH)
 
 

@@ -1,10 +1,15 @@
 """The record as a line of events: from any commit, forwards and backwards, through renames."""
 
+from datetime import timedelta
+
 import pytest
 
 from reconciler.core.errors import NotFound
 from reconciler.core.events import Origin, Renamed
+from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
+from reconciler.core.model.status import HostStatus
+from reconciler.core.transitions import HistoryFilter
 from reconciler.store.history import HistoryReader
 from tests.store.world import BRANCH, NOW, created, git, started, status
 
@@ -130,3 +135,42 @@ async def test_it_ends_where_the_desk_ends_though_the_branch_has_more(open_repos
     assert told(await timeline.since("", 10)) == [("a", "created")]
     assert told(await timeline.before(None, None, 10)) == [("a", "created")]
     assert await timeline.before(None, "b", 10) == []
+
+
+# --- Search ------------------------------------------------------------------
+
+
+async def test_the_history_is_searched_by_whole_lines_and_by_words(open_repository, open_state, bare):
+    state = await open_state(bare)
+    away = HostStatus(reachable=False, since=NOW, message="no answer")
+    news = HostChange("local", None, away, NOW, "no answer [x]*")
+    await state.commit([created("web/a", "a.b is new"), created("web/ab"), started("web/a"), news])
+    repository = await open_repository(bare)
+    reader = HistoryReader(repository, lambda: git(bare, "rev-parse", BRANCH))
+
+    async def names(**wanted):
+        return [entry.name for entry in await reader.search(HistoryFilter(**wanted), None, 10)]
+
+    assert await names() == ["host local", "web/a", "web/ab", "web/a"]
+    assert await names(task="web/a") == ["web/a", "web/a"]
+    assert await names(host="local") == ["host local", "web/a"]
+    assert await names(host="local", task="web/a") == ["web/a"]
+    assert await names(text="a.b") == ["web/a"]
+    assert await names(text="axb") == []
+    assert await names(text="[x]*") == ["host local"]
+    assert await names(text="--all") == []
+    assert await names(until=NOW - timedelta(days=1)) == []
+
+
+async def test_a_search_goes_on_from_a_commit(open_repository, open_state, bare):
+    state = await open_state(bare)
+    await state.commit([created(name) for name in ("a", "b", "c", "d")])
+    repository = await open_repository(bare)
+    reader = HistoryReader(repository, lambda: git(bare, "rev-parse", BRANCH))
+
+    first = await reader.search(HistoryFilter(), None, 2)
+    rest = await reader.search(HistoryFilter(), first[-1].commit, 2)
+
+    assert [entry.task for entry in (*first, *rest)] == ["d", "c", "b", "a"]
+    with pytest.raises(NotFound):
+        await reader.search(HistoryFilter(), "f" * 40, 2)

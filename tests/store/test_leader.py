@@ -73,7 +73,7 @@ async def test_who_comes_first_has_it_and_lets_the_next_have_it_at_once(lease, b
 async def test_a_second_one_is_refused_once_the_first_was_seen_alive(lease, bare, modes):
     one = await lease(elsewhere("one", modes[0]))
     await one.take()
-    two = await lease(elsewhere("two", modes[1]), one._beat)
+    two = await lease(elsewhere("two", modes[1]), one._renew)
 
     with pytest.raises(UsageError, match=r"another reconciler serves .* on other .*--take-over"):
         await two.take()
@@ -90,7 +90,7 @@ async def test_one_that_lives_is_seen_to_however_often_it_beats_between_two_look
 
     async def beat():
         for _ in range(looks_per_beat):
-            await one._beat()
+            await one._renew()
 
     two = await lease(elsewhere("two"), *[beat] * LOOKS)
 
@@ -233,7 +233,7 @@ async def test_a_push_whose_answer_was_lost_is_no_other_reconciler(lease, bare):
     one = await lease(elsewhere("one"), None, None)
     await one.take()
     before = one._value
-    await one._beat()
+    await one._renew()
     one._value = before
 
     with pytest.raises(TimeoutError):

@@ -22,8 +22,8 @@ def line(place, number, begin="anew"):
 
 def approving(place, head, *marks):
     """Make a commit that lets a line go on without others."""
-    words = "\n".join(f"Rewind-Approved: {mark}" for mark in marks)
-    return git(place, "commit-tree", f"{head}^{{tree}}", "-p", head, "-m", f"go on\n\n{words}\n")
+    message = "\n".join(f"Rewind-Approved: {mark}" for mark in marks)
+    return git(place, "commit-tree", f"{head}^{{tree}}", "-p", head, "-m", f"go on\n\n{message}\n")
 
 
 def put(place, to, branch=BRANCH):
@@ -178,14 +178,14 @@ async def test_an_approval_counts_for_the_commit_that_it_names_and_for_no_other(
 
 
 @pytest.mark.parametrize(
-    "words",
+    "text",
     ["  Rewind-Approved: {}", "> Rewind-Approved: {}", "Rewind-Approved: {} or so", "Rewind-Approved:{}"],
 )
-async def test_what_only_looks_like_an_approval_is_none(bare, remember, look, words):
+async def test_what_only_looks_like_an_approval_is_none(bare, remember, look, text):
     made = line(bare, 3)
     put(bare, made[-1])
     await remember(bare, made[-1])
-    message = "go on\n\n" + words.format(made[-1])
+    message = "go on\n\n" + text.format(made[-1])
     put(bare, git(bare, "commit-tree", f"{made[0]}^{{tree}}", "-p", made[0], "-m", message))
 
     assert await look(bare) is not None
@@ -268,7 +268,7 @@ async def test_a_remote_that_keeps_no_such_refs_is_served_with_the_data_folders_
     marks = await remember(url, made[-1])
     put(bare, made[0])
 
-    assert marks.trouble
+    assert marks.publish_error
     assert (await look(url)).was == made[-1]
 
 

@@ -116,8 +116,8 @@ def test_a_message_is_parsed_into_the_record_that_it_was_written_from(reason, ac
     read = messages.parse_message("c" * 40, f"{headers}\n\n{message}".encode("utf-8", "replace"))
 
     written = task_record(step, revision=REVISION, previous="f" * 40)
-    words = {"reason": read.reason, "actor": read.actor}  # in one line and harmless
-    assert read == replace(written, commit="c" * 40, **words)
+    text = {"reason": read.reason, "actor": read.actor}  # in one line and harmless
+    assert read == replace(written, commit="c" * 40, **text)
 
 
 def test_news_of_a_host_are_parsed_into_the_record_that_they_were_written_from():

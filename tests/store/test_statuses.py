@@ -8,7 +8,17 @@ from ruamel.yaml import YAML
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import SpecError
 from reconciler.core.model.runs import Check, FailureClass
-from reconciler.core.model.status import Failure, HostStatus, Phase, Reason, Status, Waiting
+from reconciler.core.model.status import (
+    AtWorker,
+    Failure,
+    HostStatus,
+    OnHost,
+    Phase,
+    Reason,
+    Run,
+    Status,
+    Waiting,
+)
 from reconciler.store import statuses
 from tests.store.world import status
 
@@ -46,23 +56,36 @@ usages = st.builds(
 )
 waitings = st.builds(Waiting, reason=st.sampled_from(Reason), message=texts, since=times)
 failures = st.builds(Failure, kind=st.sampled_from(FailureClass), message=texts)
-task_statuses = st.builds(
-    Status,
-    phase=st.sampled_from(Phase),
-    since=times,
-    created_at=times,
-    generation=texts,
-    work=texts,
-    waiting=st.none() | waitings,
-    attempt=st.integers(0, 99),
-    run=some,
-    session_id=some,
-    not_before=st.none() | times,
-    failure=st.none() | failures,
-    checks=st.lists(checks, max_size=3).map(tuple),
-    usage=usages,
-    removed=st.booleans(),
+runs = st.builds(
+    Run,
+    key=texts,
+    round=st.integers(0, 9),
+    slots=st.integers(0, 3),
+    holder=st.builds(OnHost, host=texts, machine=some) | st.builds(AtWorker, agent=texts, request_key=texts),
+    adapter=some,
+    model=some,
+    repo=some,
+    branch=texts,
+    title=texts,
+    start_from=some,
 )
+_FIELDS = {
+    "since": times,
+    "created_at": times,
+    "generation": texts,
+    "work": texts,
+    "waiting": st.none() | waitings,
+    "attempt": st.integers(0, 99),
+    "session_id": some,
+    "not_before": st.none() | times,
+    "failure": st.none() | failures,
+    "checks": st.lists(checks, max_size=3).map(tuple),
+    "usage": usages,
+    "removed": st.booleans(),
+}
+task_statuses = st.builds(
+    Status, phase=st.sampled_from([Phase.CREATED, Phase.CANCELLED, Phase.ESCALATED]), **_FIELDS
+) | st.builds(Status, phase=st.sampled_from(Phase), run=runs, **_FIELDS)
 host_statuses = st.builds(HostStatus, reachable=st.booleans(), since=times, message=texts)
 
 
@@ -102,12 +125,12 @@ def test_the_quick_reader_leaves_alone_whatever_it_might_read_otherwise(document
 
 def test_a_status_that_a_person_edited_is_read_too():
     edited = (
-        b"# mended by hand\nphase: 'running'\nsince: 2026-01-02T03:04:05Z\ncreated_at: 2026-01-02T03:04:05Z\n"
+        b"# fixed by hand\nphase: 'created'\nsince: 2026-01-02T03:04:05Z\ncreated_at: 2026-01-02T03:04:05Z\n"
     )
 
     value = statuses.load_status(Status, edited + b"generation: a1\nwork: b2\nchecks: []\n", PATH)
 
-    assert value == status(Phase.RUNNING, generation="a1", work="b2")
+    assert value == status(Phase.CREATED, generation="a1", work="b2")
 
 
 @pytest.mark.parametrize(

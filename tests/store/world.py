@@ -12,15 +12,16 @@ from reconciler.core.model.specs import Task
 from reconciler.core.model.status import Phase, Status
 from reconciler.git.repository import Repository
 from reconciler.store.state import StateBranch
+from tests.statuses import make_status
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 BRANCH = "fleet-state"
 REVISION = "e" * 40
 
 
-def git(place: Path, *words: str, stdin: str | None = None) -> str:
+def git(place: Path, *args: str, stdin: str | None = None) -> str:
     done = subprocess.run(
-        ["git", "-C", str(place), *words], input=stdin, capture_output=True, text=True, check=False
+        ["git", "-C", str(place), *args], input=stdin, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -46,7 +47,7 @@ async def start(repository: Repository, branch: str = BRANCH, token: str = "0123
 
 def status(phase: Phase = Phase.CREATED, **fields: object) -> Status:
     known = {"since": NOW, "created_at": NOW, "generation": "a1" * 20, "work": "b2" * 6}
-    return Status.model_validate({"phase": phase, **known, **fields})
+    return make_status(phase, **{**known, **fields})
 
 
 def spec(name: str) -> Task:

@@ -24,8 +24,8 @@ async def write(place: str, first: int) -> None:
         say(state._writer._stream._process.pid, number)
 
 
-def say(*words: object) -> None:
-    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+def say(*args: object) -> None:
+    os.write(1, (" ".join(map(str, args)) + "\n").encode())
 
 
 def main(place: str) -> None:

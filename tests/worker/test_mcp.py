@@ -178,26 +178,26 @@ async def test_a_lost_lease_is_an_error_that_says_what_to_do(server):
     server.lost = True
 
     async with in_process(server) as agent:
-        words = await failing(agent, "update_task", task="hello", epoch=1, status="completed")
+        message = await failing(agent, "update_task", task="hello", epoch=1, status="completed")
 
-    assert "stop working on it, and dequeue another" in words
+    assert "stop working on it, and dequeue another" in message
 
 
 async def test_a_token_that_is_refused_is_an_error_without_it(server):
     async with in_process(server, token="rct_x.secret") as agent:
-        words = await failing(agent, "dequeue_task")
+        message = await failing(agent, "dequeue_task")
 
-    assert "not known here" in words
-    assert "secret" not in words
+    assert "not known here" in message
+    assert "secret" not in message
 
 
 async def test_a_reconciler_that_is_away_is_an_error_to_try_again_after(server):
     server.answers = [(503, {})]
 
     async with in_process(server) as agent:
-        words = await failing(agent, "list_tasks")
+        message = await failing(agent, "list_tasks")
 
-    assert "try again later" in words
+    assert "try again later" in message
 
 
 @pytest.mark.parametrize(
@@ -214,9 +214,9 @@ async def test_a_reconciler_that_is_away_is_an_error_to_try_again_after(server):
 )
 async def test_arguments_that_cannot_be_right_are_not_sent(server, tool, arguments):
     async with in_process(server) as agent:
-        words = await failing(agent, tool, **arguments)
+        message = await failing(agent, tool, **arguments)
 
-    assert "validation error" in words
+    assert "validation error" in message
     assert server.requests == []
 
 

@@ -71,8 +71,8 @@ def origin(tmp_path, monkeypatch):
     return folder
 
 
-def git(folder, *words):
-    done = subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True)
+def git(folder, *args):
+    done = subprocess.run(["git", *args], cwd=folder, check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 
@@ -348,7 +348,7 @@ CLASH = (
 
 
 @pytest.mark.parametrize(
-    ("script", "words"),
+    ("script", "message"),
     [
         (CLASH + "git merge -q side", "a merge is under way"),
         (CLASH + "git rebase -q side", "a rebase is under way"),
@@ -360,14 +360,14 @@ CLASH = (
     ],
 )
 async def test_work_that_was_left_unfinished_has_failed_and_is_not_pushed(
-    server, agent, origin, script, words
+    server, agent, origin, script, message
 ):
     server.leases = [with_repo(origin)]
 
     await agent(f"({script}) >/dev/null 2>&1; true").run()
 
     assert report(server)["status"] == "failed"
-    assert words in report(server)["result"]
+    assert message in report(server)["result"]
     assert git(origin, "branch", "--format=%(refname:short)") == "main"
 
 

@@ -1,5 +1,5 @@
 """
-What people ask of a task in comments on a forge, and what they are answered.
+Commands in comments on a forge, and the replies to them.
 """
 
 import re
@@ -18,7 +18,7 @@ class Command(NamedTuple):
 
     verb: Literal["retry", "cancel", "status", "model", "host", "unknown"]
     value: str = ""
-    """Model or host; of an unknown one, what was written."""
+    """Model or host; for an unknown command, what was written."""
 
 
 _ASKS = re.compile(r"/agent(?:[ \t]+(.*))?")
@@ -27,7 +27,7 @@ _VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+\[\]-]{0,99}")
 
 def parse_command(text: str) -> Command | None:
     """
-    Return what the first line of a comment asks for; None if it asks for nothing.
+    Return the command in the first line of a comment; None if there is none.
 
     What begins with `/agent` and is none of the commands is `unknown`: whoever
     wrote it should be told.
@@ -73,7 +73,7 @@ def apply_command(
 
 
 def success_reply(command: Command, name: str) -> str:
-    """Return the answer to a command that was carried out; the same whenever it is asked for."""
+    """Return the reply to a command that was carried out; deterministic, so that it is posted once."""
     match command.verb:
         case "retry":
             return f"Task {code(name)} is asked for once more."
@@ -94,7 +94,7 @@ def refusal_reply(why: str) -> str:
 
 
 def status_reply(name: str, status: Status | None) -> str:
-    """Return where a task stands, for people."""
+    """Return the status of a task, as a reply for people."""
     if status is None:
         return f"Task {code(name)} is new; nothing is on record yet."
     return "\n".join([f"Task {code(name)} is **{status.phase}**.", "", *_facts(status)]).rstrip()

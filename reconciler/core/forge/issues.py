@@ -15,9 +15,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from reconciler.core.edits import FieldChanges
-from reconciler.core.fields import SEGMENT_LENGTH
 from reconciler.core.forge.markdown import blocks, visible_text
 from reconciler.core.model.forge import Issue
+from reconciler.core.names import SEGMENT_LENGTH
 from reconciler.core.text import one_line
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _NAMES = "issues/"
 _FOLDER = "specs/tasks/"
 _ENDING = ".yaml"
 ISSUE_TASKS = f"{_FOLDER}{_NAMES}"
-"""Where the files are of tasks that were issues."""
+"""Folder of the specs made from issues."""
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,9}")
 _LONGEST = SEGMENT_LENGTH - len("-0123456789")
@@ -40,12 +40,12 @@ _LONGEST = SEGMENT_LENGTH - len("-0123456789")
 
 def issue_task_name(repo: str, number: int) -> str:
     """Return the name of the task that an issue of a repo becomes."""
-    return f"{_stem(repo)}{number}"
+    return f"{_name_prefix(repo)}{number}"
 
 
 def number_in(repo: str, task: str) -> int | None:
     """Return the number of the issue of that repo that became the task; None if none did."""
-    number = task.removeprefix(_stem(repo))
+    number = task.removeprefix(_name_prefix(repo))
     return int(number) if number != task and _NUMBER.fullmatch(number) else None
 
 
@@ -59,8 +59,8 @@ def task_at(path: str) -> str:
     return path.removeprefix(_FOLDER).removesuffix(_ENDING)
 
 
-def _stem(repo: str) -> str:
-    """Return what the names of a repo's issues begin with; a long name is cut, and stays its own."""
+def _name_prefix(repo: str) -> str:
+    """Return the prefix of the names of a repo's issue tasks; a long one is cut, and stays unique."""
     folder, slash, last = repo.rpartition("/")
     if len(last) > _LONGEST:
         last = f"{last[: _LONGEST - 9]}-{_digest(repo)[:8]}"
@@ -70,7 +70,7 @@ def _stem(repo: str) -> str:
 # --- The file --------------------------------------------------------------
 
 ISSUE_FIELDS = ("title", "goal", "constraints", "validation", "context")
-"""What may come from an issue."""
+"""Spec fields that an issue may set."""
 
 _HINT = (
     "# The reconciler keeps these fields in step with that issue; the others are yours.\n"
@@ -84,15 +84,15 @@ _MARK = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The line that says where a file came from."""
+    """First line of a spec made from an issue: where it came from."""
 
     url: str
     fields: tuple[str, ...]
-    """Those that the issue had."""
+    """Fields that the issue set."""
     digest: str
-    """Of what they were."""
+    """Digest of the values the issue set."""
     is_open: bool = True
-    """Whether the issue was open, with its label, as far as the file is concerned."""
+    """Whether the issue was open, with its label, when the file was written."""
 
     def __str__(self) -> str:
         state = "open" if self.is_open else "gone"
@@ -100,7 +100,7 @@ class Mark:
 
 
 def read_mark(text: str) -> Mark | None:
-    """Return the mark in a file; None if a person keeps it."""
+    """Return the mark in a file; None if a person maintains the file."""
     match = _MARK.search(text)
     if match is None:
         return None
@@ -110,9 +110,9 @@ def read_mark(text: str) -> Mark | None:
 
 def open_task_file(text: str | None, repo: str, issue: Issue, edit: FieldEdit) -> str | None:
     """
-    Return what the file of an open issue's task should be; `text` is what it is, None: not there.
+    Return what the spec of an open issue should be; `text` is what it is now, None if it is missing.
 
-    Nothing changes if the issue did not, or a person keeps the file. A task
+    Nothing changes if the issue did not, or if a person maintains the file. A task
     that was cancelled because its issue was gone becomes active again.
     """
     fields = issue_fields(issue)
@@ -129,7 +129,7 @@ def open_task_file(text: str | None, repo: str, issue: Issue, edit: FieldEdit) -
 
 
 def closed_task_file(text: str, edit: FieldEdit) -> str:
-    """Return what the file should be once its issue is gone: closed, deleted, or without its label."""
+    """Return what the spec should be once its issue is closed, deleted, or has lost its label."""
     mark = read_mark(text)
     if mark is None or not mark.is_open:
         return text
@@ -160,11 +160,11 @@ def issue_fields(issue: Issue) -> Mapping[str, str | Sequence[str]]:
     """
     Return the fields of a task that an issue asks for.
 
-    What stands under a known heading goes to its field, all else is the goal.
+    Text under a known heading goes to its field, all else is the goal.
     Under Validation, code is commands (lines of a block, items that are code
-    and nothing else), or else the items; what is left are rules. Under
+    and nothing else), or else the items; the rest are rules. Under
     Acceptance criteria, items that are code are commands and the others rules.
-    So they are in a checklist, where there are no such headings.
+    Without such headings, a checklist is read like Acceptance criteria.
     """
     body, rest = _visible(issue.body)
     sections = list(_sections(body))
@@ -174,7 +174,7 @@ def issue_fields(issue: Issue) -> Mapping[str, str | Sequence[str]]:
     )
     is_sorted = any(each.kind in _SORTS for each in sections)
     boxes = [] if is_sorted else [item for item in _items(body) if item.has_box]
-    rules, commands = _demands(sections, boxes)
+    rules, commands = _requirements(sections, boxes)
     places = [each.lines for each in sections if each.kind == "context"]
     context = [item.text for lines in places for item in _items("\n".join(lines))]
     fields = {
@@ -193,7 +193,7 @@ _BOX = "[ ]"
 
 
 def _visible(body: str) -> tuple[str, str]:
-    """Return what a reader sees of a body, boxes unticked, and a word on what is too much of it."""
+    """Return the visible text of a body, boxes unticked; if it is cut, the end says so."""
     text = _unticked(visible_text(body))
     if len(text) <= _BODY:
         return text, ""
@@ -235,11 +235,11 @@ _KINDS: Mapping[str, _Kind] = {
 
 
 def _sections(body: str) -> Iterator[_Section]:
-    """Yield the parts of a body in order; a deeper heading belongs to the part that it is in."""
+    """Yield the sections of a body in order; a deeper heading belongs to the section that it is in."""
     kind: _Kind = "goal"
     lines, begin, depth = body.split("\n"), 0, 0
-    for level, words, first, last in _headings(body):
-        section = _KINDS.get(words.strip(" :*_").casefold())
+    for level, title, first, last in _headings(body):
+        section = _KINDS.get(title.strip(" :*_").casefold())
         if section is None and (kind == "goal" or level > depth):
             continue
         yield _Section(kind, lines[begin:first])
@@ -248,7 +248,7 @@ def _sections(body: str) -> Iterator[_Section]:
 
 
 def _headings(body: str) -> Iterator[tuple[int, str, int, int]]:
-    """Yield level, words and lines (first, one past the last) of each heading that stands in nothing else."""
+    """Yield level, title and lines (first, one past the last) of each top-level heading."""
     tokens = blocks(body)
     for token, inline in pairwise(tokens):
         if token.type == "heading_open" and token.level == 0 and token.map:
@@ -256,8 +256,10 @@ def _headings(body: str) -> Iterator[tuple[int, str, int, int]]:
             yield int(token.tag[1:]), inline.content, first, last
 
 
-def _demands(sections: Iterable[_Section], boxes: Sequence["_Item"]) -> tuple[Sequence[str], Sequence[str]]:
-    """Return the rules and the commands of all sections, and of boxes that stand anywhere."""
+def _requirements(
+    sections: Iterable[_Section], boxes: Sequence["_Item"]
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the rules and commands of all sections, and of checkboxes anywhere."""
     sorts = [
         (_SORTS[each.kind], list(_items("\n".join(each.lines)))) for each in sections if each.kind in _SORTS
     ]
@@ -274,8 +276,8 @@ def _demands(sections: Iterable[_Section], boxes: Sequence["_Item"]) -> tuple[Se
 
 class _Item(NamedTuple):
     text: str
-    kind: Literal["words", "code", "block", "quote"] = "words"
-    """What it is made of: words, nothing but a code span, a line of a block, or words of somebody else."""
+    kind: Literal["text", "code", "block", "quote"] = "text"
+    """Text, a lone code span, a line of a code block, or a quotation."""
     has_box: bool = False
 
 
@@ -283,7 +285,7 @@ class _Place(NamedTuple):
     """A section of an issue's text."""
 
     is_item: bool
-    """At the beginning of an item of a list."""
+    """Whether it is the beginning of a list item."""
     is_quote: bool
     is_heading: bool
 
@@ -292,7 +294,7 @@ _GOES_ON = re.compile(r"[ \t]*\\\n[ \t]*")
 
 
 def _texts(body: str) -> Iterator[tuple["Token", _Place]]:
-    """Yield paragraphs, headings and blocks of code in order, and where each stands."""
+    """Yield paragraphs, headings and code blocks in order, each with its place."""
     quotes, before = 0, ""
     for token in blocks(body):
         if token.type in {"inline", "fence", "code_block"}:
@@ -317,7 +319,7 @@ def _items(body: str) -> Iterator[_Item]:
 
 
 def _item(inline: "Token", place: _Place) -> Iterator[_Item]:
-    """Yield what the lines of an item make together; nothing, if they only introduce others."""
+    """Yield the lines of an item as one; nothing if they only introduce nested items."""
     text = " ".join(_GOES_ON.sub(" ", inline.content).split("\n"))
     has_box = place.is_item and text.startswith(f"{_BOX} ")
     parts = [part for part in inline.children or () if part.content.strip() not in {"", _BOX}]
@@ -325,7 +327,7 @@ def _item(inline: "Token", place: _Place) -> Iterator[_Item]:
     if len(parts) == 1 and parts[0].type == "code_inline" and not place.is_quote:
         yield _Item(parts[0].content.strip(), "code", has_box)
     elif text and not text.endswith(":"):
-        yield _Item(text, "quote" if place.is_quote else "words", has_box)
+        yield _Item(text, "quote" if place.is_quote else "text", has_box)
 
 
 _Sorted = tuple[Sequence[str], Sequence[str]]
@@ -338,8 +340,8 @@ def _constraints(items: Sequence[_Item]) -> _Sorted:
 
 def _validation(items: Sequence[_Item]) -> _Sorted:
     commands = [item for item in items if item.kind in {"code", "block"} and not item.text.startswith("#")]
-    commands = commands or [item for item in items if item.kind == "words" and "`" not in item.text]
-    rules = [item.text for item in items if item.kind in {"words", "quote"} and item not in commands]
+    commands = commands or [item for item in items if item.kind == "text" and "`" not in item.text]
+    rules = [item.text for item in items if item.kind in {"text", "quote"} and item not in commands]
     return rules, [item.text for item in commands]
 
 

@@ -1,7 +1,7 @@
 """
-Text of others in the Markdown of a forge: shown as it is and without effect, and read as people see it.
+Untrusted text in the Markdown of a forge: quoted without effect, and read as people see it.
 
-In code a forge sees neither mentions, nor references, nor words that close an
+In code a forge finds neither mentions, nor references, nor keywords that close an
 issue, nor HTML. The hidden marks of our own comments cannot be written either.
 """
 
@@ -21,17 +21,17 @@ _COMMENT = re.compile(r"<!--(?:-?>|.*?(?:-->|\Z))", re.DOTALL)
 _SPAN_OR_COMMENT = re.compile(
     r"(?P<ticks>(?<!`)`+(?!`)).*?(?<!`)(?P=ticks)(?!`)"
     r"|<!--(?:-?>|.*?(?:-->|\Z))"
-    r"|^ {0,3}\[[^\]\n]*\]:[ \t]*(?:#|<>)[^\n]*$",  # what people take for a comment
+    r"|^ {0,3}\[[^\]\n]*\]:[ \t]*(?:#|<>)[^\n]*$",  # link definitions that people use as comments
     re.DOTALL | re.MULTILINE,
 )
 
 
 _MOST = 100_000
-"""Most that is read of a text, in characters; forges allow some more."""
+"""Characters that are read of a text; forges allow somewhat more."""
 
 
 def blocks(text: str) -> Sequence["Token"]:
-    """Return the blocks of a text by CommonMark; `map` of each has its lines, first and one past the last."""
+    """Return the CommonMark blocks of a text; `map` of each has its lines, first and one past the last."""
     return _parser().parse(text)
 
 
@@ -39,7 +39,7 @@ def blocks(text: str) -> Sequence["Token"]:
 def _parser() -> "MarkdownIt":
     from markdown_it import MarkdownIt  # noqa: PLC0415 - 30 ms, and most commands read no Markdown
 
-    # Of what stands in a line only code matters here, and the rest takes its time on hostile text.
+    # Inline, only code matters here, and the other rules are slow on hostile text.
     return MarkdownIt("commonmark").disable(
         ["link", "image", "autolink", "html_inline", "emphasis", "entity"]
     )
@@ -47,7 +47,7 @@ def _parser() -> "MarkdownIt":
 
 def visible_text(text: str) -> str:
     """
-    Return what a person sees who reads a text on the forge: who approves of it knows no more.
+    Return the text as it is visible on the forge: an approval covers no more than that.
 
     Comments go, of HTML and those that people make of link definitions, and the
     titles of links' definitions; what stands in code is seen, whatever it is.
@@ -72,7 +72,7 @@ def _kept(match: re.Match[str]) -> str:
 
 
 def _without_title(line: str, definition: Mapping[str, Any]) -> str:
-    """Return the definition of a link without what nobody sees of it; one that leads nowhere is a comment."""
+    """Return a link definition without its invisible parts; one that leads nowhere is a comment."""
     if definition["href"] in {"", "#"}:
         return ""
     if not definition["title"]:
@@ -82,7 +82,7 @@ def _without_title(line: str, definition: Mapping[str, Any]) -> str:
 
 
 def _replace(lines: list[str], place: Sequence[int], text: str) -> None:
-    """Put a text where some lines are; their number stays, so that the places of others do."""
+    """Replace some lines by a text; the number of lines stays, so that later positions hold."""
     begin, end = place
     now = text.split("\n")
     lines[begin:end] = [*now, *[""] * (end - begin - len(now))][: end - begin]

@@ -1,7 +1,7 @@
 """
-What a forge should show of a task: its pull request, its issue.
+Presentation: what a forge should show of a task on its pull request and its issue.
 
-It follows from the record alone, so that showing it again changes nothing.
+It is derived from the record alone, so that showing it again changes nothing.
 """
 
 import re
@@ -34,13 +34,13 @@ def desired_view(
     bases: tuple[str, str | None] | None = None,
 ) -> ForgeView | None:
     """
-    Return what the repo's forge should show of a task now; None if it has nothing to show there.
+    Return what the repo's forge should show of a task now; None if that is nothing.
 
     `pull` is its pull request as it was read last, `host` what is known of the
     host of the last run, `address` the page of the task, if there is one;
     `bases` are what `stack.pull_bases` says of its pull request.
     """
-    issue = issue_number(task, repo)
+    issue, run = issue_number(task, repo), status.run
     has_pull = _has_pull(task, status)
     if repo.forge is None or not (has_pull or issue):
         return None
@@ -48,11 +48,11 @@ def desired_view(
     merges = has_pull and pull is not None and may_merge(task, status, pull, repo, bot=bot)
     return ForgeView(
         task=task.name,
-        branch=status.branch_name or task.branch,
+        branch=run.branch if run else task.branch,
         base=base,
         leaves=leaves,
         opens=has_pull and status.phase is Phase.REVIEW_PENDING and status.review.pull_request is None,
-        title=one_line(status.pr_title or task.pr_title or task.headline, TITLE_LENGTH),
+        title=one_line(run.title if run else task.pr_title or task.headline, TITLE_LENGTH),
         body="\n\n".join(_body(task, status, issue, host, address)),
         is_draft=repo.draft,
         labels=repo.labels,
@@ -103,6 +103,8 @@ def _body(
     if status.checks:
         yield f"## Validation\n\n{_validation(status.checks)}"
     yield f"## Run\n\n{_bullets(_facts(task, status, host))}"
+    if status.waiting and status.waiting.reason is Reason.REVIEW:
+        yield f"Not merged yet:\n\n{fenced(status.waiting.message)}"
     if address:
         yield f"[Task {task.name}]({address})"
 
@@ -120,13 +122,13 @@ def _validation(checks: Sequence[Check]) -> str:
 
 
 def _facts(task: Task, status: Status, host: HostStatus | None) -> Iterator[str]:
-    cli = host.adapters.get(status.adapter or "") if host else None
     if status.assigned_agent:
         yield f"Agent: {code(status.assigned_agent)}"
-    elif status.adapter:
-        yield f"Adapter: {code(' '.join([status.adapter, *([cli.version] if cli and cli.version else [])]))}"
-    if status.model:
-        yield f"Model: {code(status.model)}"
+    elif adapter := status.run and status.run.adapter:
+        cli = host.adapters.get(adapter) if host else None
+        yield f"Adapter: {code(' '.join([adapter, *([cli.version] if cli and cli.version else [])]))}"
+    if model := status.run and status.run.model:
+        yield f"Model: {code(model)}"
     if status.assigned_host:
         yield f"Host: {code(status.assigned_host)}"
     yield f"Attempt: {status.attempt}; review rounds: {status.review.count} of {task.max_reviews}"
@@ -157,27 +159,27 @@ _STATUSES: Mapping[Phase, tuple[Literal["pending", "success", "failure"], str]] 
 
 
 def _commit_status(status: Status, address: str) -> CommitStatus:
-    state, words = _STATUSES[status.phase]
-    return CommitStatus(commit=status.head_commit or "", state=state, description=words, url=address)
+    state, message = _STATUSES[status.phase]
+    return CommitStatus(commit=status.head_commit or "", state=state, description=message, url=address)
 
 
 def _notes(task: Task, status: Status) -> Iterator[ManagedComment]:
-    """Yield what people at the pull request must know; each is said once, whatever follows."""
+    """Yield the notices for people at the pull request; each is posted once."""
     when = f"{status.attempt}.{status.review.count}"
     why = fenced(status.failure.message if status.failure else "it does not say why")
     if status.phase is Phase.ESCALATED:
-        words = "The agent does not go on by itself; a person must act."
-        yield ManagedComment(key=f"escalated:{when}", text=f"{words}\n\n{why}")
+        message = "The agent does not go on by itself; a person must act."
+        yield ManagedComment(key=f"escalated:{when}", text=f"{message}\n\n{why}")
     elif status.phase is Phase.FAILED:
-        words = f"The agent failed. `reconciler retry {task.name}` lets it try again."
-        yield ManagedComment(key=f"failed:{when}", text=f"{words}\n\n{why}")
+        message = f"The agent failed. `reconciler retry {task.name}` lets it try again."
+        yield ManagedComment(key=f"failed:{when}", text=f"{message}\n\n{why}")
     elif status.waiting and status.waiting.reason is Reason.PERSON:
         key = f"paused:{(status.head_commit or '')[:12]}"
         yield ManagedComment(key=key, text=f"The agent pauses.\n\n{fenced(status.waiting.message)}")
 
 
 def _issue_notes(task: Task, status: Status) -> Iterator[ManagedComment]:
-    """Yield how the task ended, each end once."""
+    """Yield the notices about how the task ended; each end is posted once."""
     where = f" in pull request #{status.review.pull_request.number}" if status.review.pull_request else ""
     ends = {
         Phase.COMPLETED: f"Task {code(task.name)} is completed{where}.",

@@ -1,10 +1,10 @@
 """
-What a pull request means for its task.
+From a pull request, as it was read, to the events of its task.
 
-The forge is asked what is, never told by a webhook what happened: `follow`
-compares a pull request as it was read with what is on record. What was taken up
-once is no news the next time, and what was read before the task came to where
-it stands is none either. So webhooks may be lost, repeated and out of order.
+State is read from the forge, never taken from a webhook: `follow`
+compares a pull request as it was read with what is on record. What was handled
+once is not news the next time, and a reading from before the task's last
+transition is ignored. So webhooks may be lost, repeated and out of order.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,12 +23,14 @@ from reconciler.core.events import (
     Origin,
     PullRequestOpened,
     Reopened,
+    WaitingChanged,
 )
+from reconciler.core.forge.comments import parse_command
 from reconciler.core.forge.markdown import visible_text
 from reconciler.core.model.forge import PullRequestSnapshot, Review
 from reconciler.core.model.runs import FailureClass, ReviewNote
 from reconciler.core.model.specs import DesiredState, Repo, Task
-from reconciler.core.model.status import Failure, Phase, PullRequest, Reason, Status
+from reconciler.core.model.status import Failure, Phase, PullRequest, Reason, Status, Waiting
 from reconciler.core.text import head, one_line
 
 CHECKS, CONFLICT, LEFT_OUT = "checks", "conflict", "left out"
@@ -42,10 +44,10 @@ NOTICES: Mapping[str, str] = {
 MOST_NOTES = 20
 NOTE_LENGTH = 4_000
 NOTES_LENGTH = 20_000
-"""How much of what reviewers wrote goes on record and into the prompt: notes, characters of one, of all."""
+"""Limits of review notes on record and in the prompt: number, characters of one, characters of all."""
 
 NOTICED = timedelta(minutes=5)
-"""How long a forge may take to notice a push: it looks after its pull requests when it comes to it."""
+"""How long a forge may take to show a push in its pull request: it updates that in the background."""
 
 
 def follow(
@@ -59,9 +61,9 @@ def follow(
     delivery: str | None = None,
 ) -> Event | None:
     """
-    Return the next thing that a pull request means for its task; None once there is no news in it.
+    Return the next event that a pull request causes for its task; None if it holds no news.
 
-    One look may bring several events: ask again with the status after each.
+    One reading may cause several events: call again with the status after each.
     `at` is when the reading of the pull request began, `bot` our own name on
     the forge.
     """
@@ -78,7 +80,7 @@ def follow(
 
 
 def is_followed(task: Task, status: Status) -> bool:
-    """Return whether what becomes of the task's pull request still matters to it."""
+    """Return whether the task still follows its pull request."""
     if status.removed or task.review != "pull_request":
         return False
     if status.phase is Phase.REVIEW_PENDING:
@@ -90,28 +92,63 @@ def is_followed(task: Task, status: Status) -> bool:
 
 
 def may_merge(task: Task, status: Status, pull: PullRequestSnapshot, repo: Repo, *, bot: str) -> bool:
+    """Return whether the repo's rule wants the pull request merged now."""
+    return next(_blockers(task, status, pull, repo, bot), None) is None
+
+
+def _blockers(task: Task, status: Status, pull: PullRequestSnapshot, repo: Repo, bot: str) -> Iterator[str]:
     """
-    Return whether the repo's rule wants the pull request merged now.
+    Yield what keeps a pull request from its merge, the most lasting first; empty: nothing to tell people.
 
     An approval counts for the commit that was reviewed and for no later one,
-    and only from somebody whose word the forge counts; a request for changes
+    and only from a reviewer the forge counts as official; a request for changes
     stands until the same person takes it back.
     """
-    is_open = pull.state == "open" and not pull.is_draft and pull.mergeable and not pull.is_conflicting
-    # What is stacked on another task's branch would be merged into that.
+    # Told elsewhere, or over in moments. What is stacked on another task's branch would be merged into that.
     is_ours = _is_of(status, pull) and pull.head == status.head_commit and pull.base == repo.base
-    is_waiting = (
-        status.phase is Phase.REVIEW_PENDING
-        and not _is_paused(status)
-        and task.desired is DesiredState.ACTIVE
-    )
-    if repo.merge == "never" or not (is_open and is_ours and is_waiting) or _requests(pull, bot):
-        return False
-    if repo.merge == "when_green":
-        return pull.checks == "success"
-    return pull.checks in {"none", "success"} and any(
-        review.verdict == "approved" and review.commit == pull.head for review in _verdicts(pull, bot)
-    )
+    if status.phase is not Phase.REVIEW_PENDING or pull.state != "open" or not is_ours or _is_paused(status):
+        yield ""
+    if task.desired is not DesiredState.ACTIVE:
+        yield f"the task is {task.desired}; `reconciler resume {task.name}` lets it go on"
+    if repo.merge == "never":
+        yield f"a person has to merge it (`merge: never` of repo {repo.name})"
+    if pull.is_draft:
+        yield "it is a draft; mark it as ready for review"
+    for review in _requests(pull, bot):
+        author = one_line(review.author, 100)
+        yield f"{author} asks for changes; a later review of the same person takes that back"
+    if pull.is_conflicting:
+        yield f"it conflicts with {pull.base}; merge that into the branch, or set `base_moved: rebase`"
+    yield from _missing_checks(pull, repo)
+    if repo.merge != "when_green":
+        yield from _missing_approval(pull, bot)
+    if not pull.mergeable:
+        yield ""
+
+
+def _missing_checks(pull: PullRequestSnapshot, repo: Repo) -> Iterator[str]:
+    if pull.checks == "failure":
+        yield f"checks fail: {', '.join(one_line(check, 100) for check in pull.failed_checks[:3])}"
+    elif pull.checks == "pending":
+        yield "checks have not ended yet"
+    elif pull.checks == "none" and repo.merge == "when_green":
+        yield "its head has no check yet (`merge: when_green`)"
+
+
+def _missing_approval(pull: PullRequestSnapshot, bot: str) -> Iterator[str]:
+    approvals = [review for review in _verdicts(pull, bot) if review.verdict == "approved"]
+    if any(review.commit == pull.head for review in approvals):
+        return
+    if approvals:
+        author = one_line(approvals[-1].author, 100)
+        yield f"the approval of {author} is of an older commit; it takes a new one"
+        return
+    others = [review for review in pull.reviews if review.verdict == "approved" and not review.is_official]
+    if others:
+        author = one_line(others[-1].author, 100)
+        yield f"the approval of {author} does not count: the forge does not take it for an official one"
+    else:
+        yield "it is not approved yet"
 
 
 # --- The case --------------------------------------------------------------
@@ -119,7 +156,7 @@ def may_merge(task: Task, status: Status, pull: PullRequestSnapshot, repo: Repo,
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """Everything a decision looks at."""
+    """Input of one decision: the task, its status, and the pull request as it was read."""
 
     task: Task
     status: Status
@@ -131,7 +168,7 @@ class _Reading:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the reading began before the task came to where it stands: it may not know of that."""
+        """Whether the reading began before the task's last transition and so may not reflect it."""
         since = self.status.since
         return self.at < max(since, self.status.last_activity_at or since)
 
@@ -142,7 +179,7 @@ class _Reading:
     @property
     def is_new(self) -> bool:
         """
-        Whether a pull request that is not on record is about this work.
+        Whether a pull request that is not on record belongs to this work.
 
         One that is open is. One that is not may be of an earlier life of the
         branch, unless it has the work's head and something happened to it since.
@@ -153,7 +190,7 @@ class _Reading:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the forge shows what our last delivery went on from: it has not noticed the push yet."""
+        """Whether the forge still shows the head from before our last delivery: it lags behind the push."""
         is_old = self.pull.head == self.status.base_commit and self.is_moved
         return is_old and self.at < self.status.since + NOTICED
 
@@ -170,7 +207,7 @@ class _Reading:
         return f"pull request #{self.pull.number}"
 
     def origin(self, reason: str, actor: str = "") -> Origin:
-        """Return where an event comes from; what our own account did, no person did."""
+        """Return the origin of an event; our own account is never named as the actor."""
         is_person = actor not in {"", self.bot}
         cause: Cause = "webhook" if self.delivery else "person" if is_person else "clock"
         who = one_line(actor, 100) if is_person else ITSELF
@@ -186,7 +223,7 @@ def _is_paused(status: Status) -> bool:
 
 
 def _is_wanted(task: Task, status: Status) -> bool:
-    """Return whether it was not the spec that cancelled a task: then its generation is still in force."""
+    """Return whether the task was cancelled, but not by its spec: that generation is still in force."""
     return task.desired is not DesiredState.CANCELLED and task.generation == status.generation
 
 
@@ -198,16 +235,41 @@ def _in_review(case: _Reading) -> Event | None:
         return _opened(case)
     if not case.is_known:
         return None
-    return _ended(case) or (None if case.is_behind else _requested_changes(case) or _touched(case))
+    news = None if case.is_behind else _requested_changes(case) or _touched(case)
+    return _ended(case) or news or _merge_wait(case)
 
 
 def _opened(case: _Reading) -> Event:
     pull = case.pull
-    words = "was opened" if pull.author == case.bot else f"of {pull.author} was found"
+    why = "was opened" if pull.author == case.bot else f"of {pull.author} was found"
     request = PullRequest(number=pull.number, url=one_line(pull.url))
+    review = case.status.review.model_copy(update={"pull_request": request})
+    opened = case.status.model_copy(update={"review": review})
     return PullRequestOpened(
-        task=case.name, origin=case.origin(f"{case.title} {words}", pull.author), pull=request
+        task=case.name,
+        origin=case.origin(f"{case.title} {why}", pull.author),
+        pull=request,
+        waiting=_waiting_for_merge(case, opened),
     )
+
+
+def _merge_wait(case: _Reading) -> Event | None:
+    """Return that the merge waits for something else now; what else the task waits for is told first."""
+    before, after = case.status.waiting, _waiting_for_merge(case, case.status)
+    is_told = before is not None and (before.reason is not Reason.REVIEW or after is None)
+    if after is None or is_told or (before and before.message == after.message):
+        return None
+    return WaitingChanged(task=case.name, origin=case.origin(f"{case.title}: {after.message}"), waiting=after)
+
+
+def _waiting_for_merge(case: _Reading, status: Status) -> Waiting | None:
+    """Return for what the merge waits; None if there is nothing to tell."""
+    message = next(_blockers(case.task, status, case.pull, case.repo, case.bot), None)
+    if message is None and case.pull.refusal:
+        message = f"the forge does not merge it: {case.pull.refusal}"
+    if not message:
+        return None
+    return Waiting(reason=Reason.REVIEW, message=one_line(message), since=case.at)
 
 
 def _ended(case: _Reading) -> Event | None:
@@ -225,7 +287,7 @@ def _ended(case: _Reading) -> Event | None:
 
 
 def _revived(case: _Reading) -> Event | None:
-    """Return how a task goes on whose pull request was closed, if that is undone."""
+    """Return the event for a closed pull request that was opened again or merged."""
     if not _is_wanted(case.task, case.status):
         return None
     if case.pull.state == "open":
@@ -237,7 +299,7 @@ def _revived(case: _Reading) -> Event | None:
 
 def _touched(case: _Reading) -> Event | None:
     """
-    Return that somebody else pushed to the branch.
+    Return the event for a push by somebody else to the branch.
 
     While an agent works, new commits may be its own: then it is for the
     delivery to tell.
@@ -245,11 +307,11 @@ def _touched(case: _Reading) -> Event | None:
     pull = case.pull
     if not case.is_moved or case.is_behind:
         return None
-    words = (
+    why = (
         f"{pull.pusher or 'somebody'} pushed {pull.head[:8]} to {pull.branch}; "
         "the agent pauses until a review asks for changes"
     )
-    return BranchTouched(task=case.name, origin=case.origin(words, pull.pusher), head=pull.head)
+    return BranchTouched(task=case.name, origin=case.origin(why, pull.pusher), head=pull.head)
 
 
 # --- Rounds ----------------------------------------------------------------
@@ -257,46 +319,53 @@ def _touched(case: _Reading) -> Event | None:
 
 def _requested_changes(case: _Reading) -> Event | None:
     """
-    Return that changes are asked for: by reviewers, by failing checks, by a conflict.
+    Return the event for requested changes: by reviewers, failing checks or a conflict.
 
-    A request makes the agent go on from whatever is on the branch. Checks and
+    A reviewer's request makes the agent go on from whatever is on the branch. Checks and
     conflicts do so only with work of its own: they lead to another head, or to
-    a failure, so each head is asked about once.
+    a failure, so each head causes one round at most.
     """
     requests = [review for review in _requests(case.pull, case.bot) if _is_unanswered(case, review)]
-    troubles = list(_troubles(case))
-    if not requests and (not troubles or case.is_moved or _is_paused(case.status)):
+    problems = list(_problems(case))
+    if not requests and (not problems or case.is_moved or _is_paused(case.status)):
         return None
     authors = list(dict.fromkeys(review.author for review in requests))
-    words = [f"{' and '.join(authors)} requested changes"] if authors else []
-    why = ", ".join([*words, *(words for words, _ in troubles)])
+    reasons = [f"{' and '.join(authors)} requested changes"] if authors else []
+    why = ", ".join([*reasons, *(reason for reason, _ in problems)])
     who, reviewed = authors[-1] if authors else "", tuple(review.id for review in case.pull.reviews)
-    notes = tuple(_capped([*(note for _, note in troubles), *_written(case)]))
+    last_comment = max((comment.id for comment in case.pull.comments), default=0)
+    notes = tuple(_capped([*(note for _, note in problems), *_written(case)]))
     done, most = case.status.review.count, case.task.max_reviews
     if done >= most:
         why += f" after {done} review rounds (max_reviews: {most}); merge or close it, or `reconciler retry`"
         failure = Failure(kind=FailureClass.AGENT, message=one_line(why))
         return Escalated(
-            task=case.name, origin=case.origin(why, who), failure=failure, reviews=notes, reviewed=reviewed
+            task=case.name,
+            origin=case.origin(why, who),
+            failure=failure,
+            reviews=notes,
+            reviewed=reviewed,
+            last_comment=last_comment,
         )
     return ChangesRequested(
         task=case.name,
         origin=case.origin(f"{why} (review round {done + 1} of {most})", who),
         reviews=notes,
         reviewed=reviewed,
+        last_comment=last_comment,
         head=case.pull.head,
     )
 
 
 def _verdicts(pull: PullRequestSnapshot, bot: str) -> Sequence[Review]:
-    """Return what each reviewer whose word counts decided last, but for what was dismissed."""
+    """Return the last verdict of each official reviewer, without dismissed ones."""
     decided = (review for review in pull.reviews if review.verdict != "comment" and review.author != bot)
     last = {review.author: review for review in decided}
     return [review for review in last.values() if review.is_official and not review.is_dismissed]
 
 
 def _requests(pull: PullRequestSnapshot, bot: str) -> Sequence[Review]:
-    """Return the requests for changes that stand; of an older head, too, for nobody took them back."""
+    """Return the requests for changes that nobody took back, also those on an older head."""
     return [review for review in _verdicts(pull, bot) if review.verdict == "changes_requested"]
 
 
@@ -304,8 +373,8 @@ def _is_unanswered(case: _Reading, review: Review) -> bool:
     return review.id not in case.status.review.answered
 
 
-def _troubles(case: _Reading) -> Iterator[tuple[str, ReviewNote]]:
-    """Yield what the forge itself has against the head, in words and as a note."""
+def _problems(case: _Reading) -> Iterator[tuple[str, ReviewNote]]:
+    """Yield a reason and a note for each problem that the forge itself reports for the head."""
     pull, base = case.pull, case.repo.base
     if case.repo.failed_checks == "fix" and pull.checks == "failure":
         failed = [one_line(check) for check in pull.failed_checks]
@@ -323,17 +392,21 @@ def _troubles(case: _Reading) -> Iterator[tuple[str, ReviewNote]]:
 
 
 def _written(case: _Reading) -> Iterator[ReviewNote]:
-    """Yield the notes of every review that was not answered yet, whatever its verdict."""
+    """Yield what was written since the last round: in reviews, whatever their verdict, and beside them."""
     for review in case.pull.reviews:
         if review.is_dismissed or review.author == case.bot or not _is_unanswered(case, review):
             continue
         yield from review.notes
         if review.verdict == "changes_requested" and not review.notes:
-            yield ReviewNote(author=review.author, text="(requested changes without a word on which)")
+            yield ReviewNote(author=review.author, text="(requested changes without saying which)")
+    for comment in case.pull.comments:
+        is_new = comment.id > case.status.review.last_comment and comment.author != case.bot
+        if is_new and comment.body.strip() and parse_command(comment.body) is None:
+            yield ReviewNote(author=comment.author, text=comment.body)
 
 
 def _capped(notes: Sequence[ReviewNote]) -> Iterator[ReviewNote]:
-    """Yield notes, harmless, as long as there is room; the last one says what was left out."""
+    """Yield sanitized notes up to the limits; the last one says what was left out."""
     room, kept = NOTES_LENGTH, 0
     for note in notes[:MOST_NOTES]:
         if room <= 0:

@@ -64,6 +64,10 @@ class PullRequestSnapshot:
     labels: tuple[str, ...] = ()
     reviews: tuple[Review, ...] = ()
     """In the order in which they came."""
+    comments: tuple["Comment", ...] = ()
+    """The conversation, oldest first, our own among them."""
+    refusal: str = ""
+    """Why the forge did not merge it when it was asked to just now."""
     checks: Checks = "none"
     """Of its head, our own commit status left out."""
     failed_checks: tuple[str, ...] = ()

@@ -70,7 +70,7 @@ class Claim(Frozen):
     """Branch it pushed, if not the one it was given."""
     pull_request: Id | None = None
     """Number of the pull request it opened."""
-    usage: Usage = Usage()
+    usage: Usage = Usage.model_construct()
 
 
 class ReviewNote(Frozen):
@@ -95,8 +95,8 @@ class Verdict(Frozen):
     session_id: str | None = None
     text: str = ""
     """The agent's last words."""
-    usage: Usage = Usage()
-    session_totals: Usage = Usage()
+    usage: Usage = Usage.model_construct()
+    session_totals: Usage = Usage.model_construct()
     """The CLI's running totals of the session; what `usage` of its next run is counted from."""
     retry_at: Time | None = None
     """When a quota is full again, if the output says so."""
@@ -147,7 +147,7 @@ class RunRequest(Frozen):
     """What the branch in the code repository was when it was last delivered; None: never."""
     session_id: str | None = None
     """Session that is resumed."""
-    session_totals: Usage = Usage()
+    session_totals: Usage = Usage.model_construct()
     """The CLI's running totals of that session before this round."""
     validation: tuple[str, ...] = ()
     timeout: Duration

@@ -138,6 +138,8 @@ class TaskSpec(TaskDefaults):
     """Code repository to work in (`specs/repos/`); an empty folder if left out."""
     script: Text | None = None
     """The agent itself, for adapter `script`: shell text run in the workspace, prompt on stdin."""
+    labels: Strings = ()
+    """Words to select tasks by, such as `team=web`: `reconciler get -l`. They say nothing of hosts."""
     issue: Text | None = None
     """Issue of the forge that this task answers, by number or address."""
     depends_on: Names = ()
@@ -193,7 +195,7 @@ def work_id(spec: TaskSpec) -> str:
     """
     Return the identity of what a task's own file asks for, 12 hex digits.
 
-    A settled task runs again when this changes. A new priority, a mended
+    A settled task runs again when this changes. A new priority, a fixed
     comment or another default of the fleet leaves it alone.
     """
     fields = (spec.goal, spec.script, spec.repo, spec.issue, spec.constraints, spec.validation, spec.rerun)
@@ -301,6 +303,8 @@ class Forge(Frozen):
     """Owner and name there, such as `tools/calculator`."""
     token: Secret
     """Token of the bot account."""
+    account: Text | None = None
+    """Name of the bot account, for a token that may not read it, such as one limited to repositories."""
     webhook_secret: Secret | None = None
     """What its webhooks are signed with; without it they are refused."""
     ca: Text | None = None
@@ -411,7 +415,7 @@ class Desired:
     agents: Mapping[str, Agent] = field(default_factory=dict)
     repos: Mapping[str, Repo] = field(default_factory=dict)
     broken: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
-    """Tasks that a person must mend before they may start, by name; they may be absent in `tasks`."""
+    """Tasks that a person must fix before they may start, by name; they may be absent in `tasks`."""
     problems: tuple[Problem, ...] = ()
     """Every problem of the revision, of all kinds, in order of path, line and column."""
     warnings: tuple[Problem, ...] = ()

@@ -2,11 +2,11 @@
 Observed state: where each task stands, what is known of each host.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -73,6 +73,8 @@ class Reason(StrEnum):
     """What an agent says it has finished is looked at."""
     PERSON = "Person"
     """Somebody works on the branch: the agent pauses."""
+    REVIEW = "Review"
+    """Its pull request is not merged yet: what is missing."""
     APPROVAL = "Approval"
     """A removal that a person must allow: `reconciler approve-prune`."""
     FAULT = "Fault"
@@ -136,17 +138,45 @@ class ReviewState(Frozen):
     Ids of the reviews that were answered. A last one would not do: forges give
     a review its id when it is begun, and others may be submitted before it.
     """
+    last_comment: Id = 0
+    """Id of the last comment in the conversation that an agent was given; later ones have higher ids."""
 
 
 class Session(Frozen):
     """The agent CLI's session, which a later round resumes."""
 
     id: str
-    totals: Usage = Usage()
+    totals: Usage = Usage.model_construct()
     """The CLI's running totals, as it last told them."""
 
 
-_FLAT: Mapping[str, Mapping[str, str]] = {
+class Run(Frozen):
+    """One attempt at a task, as it was assigned, and the round that it is in."""
+
+    round: Total
+    """Round within the attempt: 1, then one more for each validation handed back."""
+    key: str
+    """`<task>.g<generation>.a<attempt>`."""
+    slots: Total = 1
+    """Slots of its host that it takes."""
+    holder: RunHolder
+    adapter: str | None = None
+    """None at a worker."""
+    model: str | None = None
+    repo: str | None = None
+    branch: str
+    title: str
+    """Of its commits and of its pull request."""
+    start_from: str | None = None
+    """Commit of another task's branch that it begins on; the base branch if None."""
+
+    @property
+    def round_key(self) -> tuple[str, int]:
+        """What names the round: the run's key, and its number."""
+        return self.key, self.round
+
+
+FLAT: dict[str, Mapping[str, str]] = {
     "holder": {
         "host": "assigned_host",
         "machine": "machine",
@@ -159,10 +189,30 @@ _FLAT: Mapping[str, Mapping[str, str]] = {
         "pull_request": "pull_request",
         "notes": "reviews",
         "answered": "reviewed",
+        "last_comment": "last_comment",
     },
     "session": {"id": "session_id", "totals": "session_totals"},
+    "run": {
+        "round": "round",
+        "key": "run",
+        "slots": "slots",
+        "holder": "holder",
+        "adapter": "adapter",
+        "model": "model",
+        "repo": "repo",
+        "branch": "branch_name",
+        "title": "pr_title",
+        "start_from": "start_from",
+    },
 }
-"""Part of a status → its fields, by the names they have in the file, where all stand in one list."""
+"""
+Part of a status → its fields, by the names they have in the file, where all stand in one list.
+
+What is part of a part stands before it.
+"""
+
+_HAVE_RUN = frozenset({Phase.ASSIGNED, Phase.RUNNING, Phase.REVIEW_PENDING, Phase.COMPLETED, Phase.FAILED})
+"""Phases that only a run leads to; those of `core.lifecycle` that remain are entered from `created` too."""
 
 
 class Status(Frozen):
@@ -179,29 +229,17 @@ class Status(Frozen):
     waiting: Waiting | None = None
     attempt: Total = 0
     """Number of the last attempt; never goes back."""
-    round: Total = 0
-    """Round within the attempt: 1, then one more for each validation handed back."""
+    run: Annotated[Run | None, Field(strict=False)] = None
+    """The last run; None if there was none."""
     failures: Total = 0
     """Attempts that failed since the work, or changes to it, were asked for."""
     uncounted: Total = 0
     """Attempts in a row that ended and counted as no failure: a quota, a lost lease, an end from outside."""
     failed_starts: Total = 0
     """Starts in a row that failed by a fault of a host; they do not count as failures."""
-    run: str | None = None
-    """Key of the last run: `<task>.g<generation>.a<attempt>`."""
-    slots: Total = 1
-    """Slots of its host that it takes."""
-    holder: RunHolder | None = None
-    adapter: str | None = None
-    model: str | None = None
-    repo: str | None = None
-    branch_name: str | None = None
-    pr_title: str | None = None
-    start_from: str | None = None
-    """Commit of another task's branch that the attempt begins on; the base branch if None."""
     base_commit: str | None = None
     head_commit: str | None = None
-    review: Annotated[ReviewState, Field(strict=False)] = ReviewState()
+    review: Annotated[ReviewState, Field(strict=False)] = ReviewState.model_construct()
     session: Annotated[Session | None, Field(strict=False)] = None
     not_before: Time | None = None
     """No new run before this time: backoff, or a quota."""
@@ -212,7 +250,7 @@ class Status(Frozen):
     """Validation of the last round."""
     summary: str = ""
     """The agent's last words on work that was delivered or completed."""
-    usage: Usage = Usage()
+    usage: Usage = Usage.model_construct()
     """All runs together."""
     prompt_sha256: str | None = None
     """Of the last round's prompt."""
@@ -221,6 +259,33 @@ class Status(Frozen):
     """Copied from the spec, which may be gone when it is needed."""
     removed: bool = False
     """Tombstone: the spec is gone; this file goes when everything is cleaned up."""
+
+    @property
+    def run_key(self) -> str | None:
+        """Key of the last run; None if there was none."""
+        return self.run.key if self.run else None
+
+    @property
+    def last_run(self) -> Run:
+        """The last run of a task that has one by its phase. Raises LookupError if there was none."""
+        if self.run is None:
+            raise LookupError(f"no run in phase {self.phase}")
+        return self.run
+
+    @property
+    def live_run(self) -> Run | None:
+        """The last run while it holds its slots; None once it is over."""
+        return self.run if self.phase.is_live else None
+
+    def session_at(self, host: str, adapter: str) -> Session | None:
+        """Return the session that a run there can resume; None if there is none, or it is elsewhere."""
+        is_there = self.run and (self.assigned_host, self.run.adapter) == (host, adapter)
+        return self.session if is_there else None
+
+    @property
+    def holder(self) -> RunHolder | None:
+        """Who has the last run; None if there was none."""
+        return self.run.holder if self.run else None
 
     @property
     def assigned_host(self) -> str | None:
@@ -244,23 +309,37 @@ class Status(Frozen):
         if not isinstance(values, dict):
             return values
         rest = dict(values)
-        for part, names in _FLAT.items():
+        for part, names in FLAT.items():
+            if isinstance(rest.get(part), Frozen):
+                continue
             taken = {field: rest.pop(name, None) for field, name in names.items()}
             if given := {field: value for field, value in taken.items() if value is not None}:
                 rest[part] = given
         return rest
 
+    @model_validator(mode="after")
+    def _has_run(self) -> Self:
+        if self.run is None and self.phase in _HAVE_RUN:
+            raise ValueError(f"no run, and none can be {self.phase} without")
+        return self
+
     @model_serializer(mode="wrap")
     def _spread(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         """Write the parts as the file has them; what a part does not have is a default, and null."""
-        flat: dict[str, Any] = {}
-        for part, value in dump(self).items():
-            if part not in _FLAT:
-                flat[part] = value
-                continue
-            given, is_short = value or {}, info.exclude_defaults
-            flat |= {key: given.get(own) for own, key in _FLAT[part].items() if own in given or not is_short}
-        return flat
+        values: dict[str, Any] = dump(self)
+        for part in reversed(FLAT):
+            values = dict(_spread_part(values, part, is_short=bool(info.exclude_defaults)))
+        return values
+
+
+def _spread_part(values: Mapping[str, Any], part: str, *, is_short: bool) -> Iterator[tuple[str, Any]]:
+    """Yield values with the fields of a part in its place."""
+    for name, value in values.items():
+        if name != part:
+            yield name, value
+            continue
+        given = value or {}
+        yield from ((key, given.get(own)) for own, key in FLAT[part].items() if own in given or not is_short)
 
 
 class HostCli(Frozen):
@@ -342,11 +421,11 @@ class Observed:
     """Hosts on which runs could not start, and that get one run to see whether they can again."""
     unready: Mapping[str, str] = field(default_factory=dict)
     """Why no run may start on a code repository now, by name; empty if it was not asked yet."""
-    troubles: Mapping[str, str] = field(default_factory=dict)
+    retry_reasons: Mapping[str, str] = field(default_factory=dict)
     """What is tried again and again for a task, and why it does not work, by run key."""
     past: Mapping[str, int] = field(default_factory=dict)
     """Last attempt, by name, of new tasks that had a life before: their run keys must not come twice."""
-    spent: Mapping[BudgetScope, Usage] = field(default_factory=dict)
+    spent: Mapping[BudgetScope, Usage] | None = field(default_factory=dict)
     """What was spent today (UTC)."""
     damaged: Mapping[str, Problem] = field(default_factory=dict)
     """Tasks with a status that cannot be read: whatever it says, they are not new."""

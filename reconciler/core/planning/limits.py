@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from reconciler.core.adapter import Budget, Usage, reached
 from reconciler.core.model.specs import Desired, ExecutionMode, Task
-from reconciler.core.model.status import BudgetScope, Status
+from reconciler.core.model.status import BudgetScope, Run
 
 if TYPE_CHECKING:  # who only looks needs none of the events
     from reconciler.core.lifecycle import Transition
@@ -30,13 +30,13 @@ def groups(task: Task) -> Iterator[LimitGroup]:
     yield from (("label", label) for label in dict.fromkeys(task.requires))
 
 
-def live_groups(status: Status, task: Task | None) -> Iterator[LimitGroup]:
+def live_groups(run: Run, task: Task | None) -> Iterator[LimitGroup]:
     """Yield the groups in which a live run counts; its labels are those of its spec, if that is there."""
     yield FLEET_GROUP
-    if status.adapter is not None:
-        yield "adapter", status.adapter
-    if status.repo is not None:
-        yield "repo", status.repo
+    if run.adapter is not None:
+        yield "adapter", run.adapter
+    if run.repo is not None:
+        yield "repo", run.repo
     if task is not None:
         yield from (("label", label) for label in dict.fromkeys(task.requires))
 
@@ -70,14 +70,24 @@ def _named(group: LimitGroup | BudgetScope) -> str:
 _NOTHING = Usage()
 
 
-def spent_today(desired: Desired, spent: Mapping[BudgetScope, Usage], *scopes: BudgetScope) -> str | None:
-    """
-    Return which daily budget is spent, in words; None if none is.
+UNKNOWN_SPENDING = "what was spent today cannot be read by a bug of the reconciler; its log has more"
 
-    The words do not say how much was spent, so that they stay as they are
-    while the last runs of the day end.
+
+def spent_today(
+    desired: Desired, spent: Mapping[BudgetScope, Usage] | None, *scopes: BudgetScope
+) -> str | None:
+    """
+    Return why a daily budget allows no new run, as text; None if all of them do.
+
+    Fails closed: what was spent may be unknown (None), and then a budget is
+    taken for spent. The text does not say how much was spent, so that it stays
+    the same while the last runs of the day end.
     """
     for scope in scopes:
+        if spent is None:
+            if _daily_budget(desired, scope):
+                return UNKNOWN_SPENDING
+            continue
         limit = reached(_daily_budget(desired, scope), spent.get(scope, _NOTHING))
         if limit:
             return f"{_named(scope)} has spent its daily budget of {limit[1]}"
@@ -101,20 +111,19 @@ def with_expenses(
     """Return what was spent since a time, with what these steps say of it."""
     total = dict(spent)
     for step in steps:
-        usage, paying = _expense(step)
+        usage, paying = _spending_of(step)
         if step.event.origin.at >= since and usage != Usage():
             total |= {scope: total.get(scope, Usage()) + usage for scope in paying}
     return total
 
 
-def _expense(step: "Transition") -> tuple[Usage, tuple[BudgetScope, ...]]:
+def _spending_of(step: "Transition") -> tuple[Usage, tuple[BudgetScope, ...]]:
     """Return what a step says was spent, and from whose money."""
     status = step.after
-    if status is None or step.before is None:
+    if status is None or status.run is None or step.before is None:
         return Usage(), ()
-    return status.usage - step.before.usage, (
-        *budget_scopes(status.adapter, status.repo, status.assigned_host),
-    )
+    paying = budget_scopes(status.run.adapter, status.run.repo, status.assigned_host)
+    return status.usage - step.before.usage, tuple(paying)
 
 
 def has_daily_budget(desired: Desired) -> bool:

@@ -26,13 +26,16 @@ def host_loss(context: PlanContext, spec: Task, status: Status) -> Event | None:
     """Return how a task goes on without its run on a silent host, or with a silent agent; None if with it."""
     if status.assigned_agent is not None:
         return worker_loss(context, spec.name, spec, status)
-    words = host_silence(context, status) if spec.disconnect != "wait" else None
-    return host_lost(spec, status, words, context.now, context.desired.fleet) if words else None
+    message = host_silence(context, status) if spec.disconnect != "wait" else None
+    return host_lost(spec, status, message, context.now, context.desired.fleet) if message else None
 
 
 def worker_loss(context: PlanContext, name: str, spec: Task | None, status: Status) -> Event | None:
     """Return how a task goes on whose agent has lost its lease; None if it has not."""
-    began = context.observed.began(status.run or "", status.since)
+    run = status.live_run
+    if run is None:
+        return None
+    began = context.observed.began(run.key, status.since)
     ends = lease_end(status, spec, context.observed.leases, began)
     if ends is None or ends > context.now:
         return None
@@ -42,9 +45,10 @@ def worker_loss(context: PlanContext, name: str, spec: Task | None, status: Stat
 def silence_deadlines(context: PlanContext) -> Iterator[datetime]:
     """Yield when hosts and agents will have been silent for too long."""
     for name, status in context.statuses.items():
-        if name not in context.names:
+        run = status.live_run
+        if name not in context.names or run is None:
             continue
-        began = context.observed.began(status.run or "", status.since)
+        began = context.observed.began(run.key, status.since)
         ends = lease_end(status, context.desired.tasks.get(name), context.observed.leases, began)
         if ends is not None and ends > context.now:
             yield ends

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from reconciler.core.faults import fault_words
+from reconciler.core.faults import fault_message
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Desired, Host, Task
-from reconciler.core.model.status import Observed, Status
+from reconciler.core.model.status import Observed, Run, Status
 from reconciler.core.planning.limits import spent_today
 
 RESUMES = 100.0
@@ -53,18 +53,18 @@ class Placement:
     """Those of the rejected that only lack money today."""
 
 
-def reachable_runs(statuses: Mapping[str, Status], observed: Observed) -> Iterator[tuple[str, Status]]:
-    """Yield the tasks with a live run on a host; a local host is another on each machine."""
+def reachable_runs(statuses: Mapping[str, Status], observed: Observed) -> Iterator[tuple[str, str, Run]]:
+    """Yield task, host and run of those that are live on a host; a local host is another on each machine."""
     for name, status in statuses.items():
-        if status.phase.is_live and status.assigned_host and observed.can_reach(status):
-            yield name, status
+        if status.assigned_host and (run := status.live_run) and observed.can_reach(status):
+            yield name, status.assigned_host, run
 
 
 def slots_in_use(statuses: Mapping[str, Status], observed: Observed) -> Counter[str]:
     """Return how many slots of each host the live runs take."""
     used = Counter[str]()
-    for _, status in reachable_runs(statuses, observed):
-        used[status.assigned_host or ""] += status.slots
+    for _, host, run in reachable_runs(statuses, observed):
+        used[host] += run.slots
     return used
 
 
@@ -106,7 +106,7 @@ def _why_not_or_fault(task: Task, host: Host, desired: Desired, observed: Observ
     try:
         return _why_not(task, host, desired, observed)
     except Exception as error:  # noqa: BLE001 - whatever it is, other hosts are there
-        return fault_words(error, "asking for it")
+        return fault_message(error, "asking for it")
 
 
 def _why_not(task: Task, host: Host, desired: Desired, observed: Observed) -> str:
@@ -126,9 +126,9 @@ def _why_not(task: Task, host: Host, desired: Desired, observed: Observed) -> st
         UNASKED: probe is None and not host.is_local,
         "is not reachable": probe is not None and not probe.reachable,
         _fault(host, observed): True,
-        _cli_trouble(task, host, desired, observed): offers,
+        _cli_problem(task, host, desired, observed): offers,
     }
-    return ", ".join(words for words, applies in reasons.items() if applies and words)
+    return ", ".join(reason for reason, applies in reasons.items() if applies and reason)
 
 
 def _fault(host: Host, observed: Observed) -> str:
@@ -139,7 +139,7 @@ def _fault(host: Host, observed: Observed) -> str:
     return f"cannot start runs: {probe.fault}"
 
 
-def _cli_trouble(task: Task, host: Host, desired: Desired, observed: Observed) -> str:
+def _cli_problem(task: Task, host: Host, desired: Desired, observed: Observed) -> str:
     """Return what the last probe has against the agent's CLI on the host; empty for nothing."""
     adapter, probe = desired.adapters.get(task.adapter), observed.hosts.get(host.name)
     if probe is None or not probe.reachable or adapter is None or adapter.version is None:
@@ -168,16 +168,12 @@ def _candidate(task: Task, status: Status | None, host: Host, free: int, load: f
         "holds the session": RESUMES if _resumes(task, status, host) else 0.0,
         "the last attempt failed here": FAILED_HERE if _failed(status, host) else 0.0,
     }
-    why = ", ".join(words for words, value in terms.items() if value)
+    why = ", ".join(reason for reason, value in terms.items() if value)
     return Candidate(host.name, round(sum(terms.values()), 3), why)
 
 
 def _resumes(task: Task, status: Status | None, host: Host) -> bool:
-    return (
-        status is not None
-        and status.session is not None
-        and (status.assigned_host, status.adapter) == (host.name, task.adapter)
-    )
+    return status is not None and status.session_at(host.name, task.adapter) is not None
 
 
 def _failed(status: Status | None, host: Host) -> bool:

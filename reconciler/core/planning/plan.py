@@ -32,10 +32,10 @@ from reconciler.core.events import (
     SpecRemoved,
     WaitingChanged,
 )
-from reconciler.core.faults import OUTCOME, culprits, fault_words
+from reconciler.core.faults import OUTCOME, culprits, fault_message
 from reconciler.core.lifecycle import Transition, fold, transition
 from reconciler.core.model.runs import run_key
-from reconciler.core.model.specs import Desired, DesiredState, Task
+from reconciler.core.model.specs import Desired, DesiredState, Host, Task
 from reconciler.core.model.status import (
     AtWorker,
     LeaseRequest,
@@ -159,15 +159,15 @@ def plan(desired: Desired, observed: Observed, now: datetime, among: Collection[
         return _plan(desired, observed, now, names)
     except Exception:  # noqa: BLE001 - whatever it is, it is told of the tasks it is about
         faults = culprits(lambda some: _plan(desired, observed, now, {*some}), sorted(names))
-    words = {name: fault_words(error) for name, error in faults.items()}
-    rest = replace(observed, faults={**observed.faults, **words})
+    message = {name: fault_message(error) for name, error in faults.items()}
+    rest = replace(observed, faults={**observed.faults, **message})
     return replace(_plan(desired, rest, now, names), faults=faults)
 
 
 def _plan(desired: Desired, observed: Observed, now: datetime, every: AbstractSet[str]) -> Plan:
     """Return the plan for these names. Raises whatever thinking about one of them raises."""
     set_aside = {name: str(problem) for name, problem in observed.damaged.items()} | {**observed.faults}
-    faults = {name: words for name, words in set_aside.items() if name in every}
+    faults = {name: message for name, message in set_aside.items() if name in every}
     names = every - faults.keys()
     statuses: Mapping[str, Status] = {n: observed.statuses[n] for n in every if n in observed.statuses}
     renames = tuple(attribute(desired, event) for event in _renames(desired, observed, statuses, names, now))
@@ -177,7 +177,7 @@ def _plan(desired: Desired, observed: Observed, now: datetime, every: AbstractSe
     statuses, steps = fold(statuses, changes)
     context = replace(context, statuses=statuses)
     queue = schedule(context)
-    waits = {**_standing(context), **queue.waits}
+    waits = {**_non_slot_waits(context), **queue.waits}
     waitings = {name: waiting(context, name, wait) for name, wait in waits.items()}
     reported = {*queue.starts, *(event.task for event in changes if isinstance(event, Created | Scheduled))}
     return Plan(
@@ -187,7 +187,7 @@ def _plan(desired: Desired, observed: Observed, now: datetime, every: AbstractSe
                 RecordEvent(attribute(desired, event))
                 for event in _waiting_changes(context, waitings, reported)
             ),
-            *_givings_up(steps),
+            *_abandoned_runs(steps),
             *_stops(context),
             *_follows(context),
             *(_start(context, name, queue) for name in queue.starts),
@@ -428,7 +428,7 @@ def _next_time(spec: Task, status: Status, now: datetime) -> Event | None:
 
 
 def _keeps_schedule(spec: Task, status: Status) -> bool:
-    """Return whether the task comes again by itself; what only a person can mend does not."""
+    """Return whether the task comes again by itself; what only a person can fix does not."""
     if spec.schedule is None or spec.desired is not DesiredState.ACTIVE:
         return False
     return status.phase in {Phase.CREATED, Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED}
@@ -454,9 +454,9 @@ def _scheduled(spec: Task, schedule: str, status: Status, now: datetime) -> Even
         return None
     following = next_due(schedule, spec.timezone, served) if served else None
     is_skipped = following is not None and following <= status.since
-    words = f"due {format_in(upcoming, spec.timezone)}"
-    wait = Waiting(reason=Reason.SCHEDULE, message=words, since=now) if status.phase.is_settled else None
-    reason = words + ("; what came due while it was at work is skipped" if is_skipped else "")
+    message = f"due {format_in(upcoming, spec.timezone)}"
+    wait = Waiting(reason=Reason.SCHEDULE, message=message, since=now) if status.phase.is_settled else None
+    reason = message + ("; what came due while it was at work is skipped" if is_skipped else "")
     return Scheduled(task=spec.name, origin=Origin(now, reason, cause="clock"), due_at=upcoming, waiting=wait)
 
 
@@ -476,7 +476,7 @@ def _skips_days(spec: Task, schedule: str, status: Status, now: datetime) -> boo
 # --- Live runs -------------------------------------------------------------
 
 
-def _givings_up(steps: Iterable[Transition]) -> Iterator[StopRun]:
+def _abandoned_runs(steps: Iterable[Transition]) -> Iterator[StopRun]:
     """Yield a stop for every run that its task goes on without: it may be alive on a host that is silent."""
     for step in steps:
         if step.before and step.after and step.before.phase.is_live and not step.after.phase.is_live:
@@ -485,23 +485,24 @@ def _givings_up(steps: Iterable[Transition]) -> Iterator[StopRun]:
 
 def _stops(context: PlanContext) -> Iterator[StopRun]:
     """Yield a stop for every live run that no spec asks for."""
-    for name, status in _within_reach(context):
-        if why := _why_stop(context, name, status):
+    for name, status, host in _within_reach(context):
+        if why := _why_stop(context, name, status, host):
             yield StopRun(name, *_round(status), why)
 
 
 def _follows(context: PlanContext) -> Iterator[FollowRun]:
     """Yield a follow for every live round that nobody follows, but for those to be stopped."""
-    for name, status in _within_reach(context):
-        if _round(status) not in context.observed.followed and not _why_stop(context, name, status):
-            yield FollowRun(name, *_round(status), f"round {status.round} of {status.run} is on record")
+    for name, status, host in _within_reach(context):
+        run, number = _round(status)
+        if (run, number) not in context.observed.followed and not _why_stop(context, name, status, host):
+            yield FollowRun(name, run, number, f"round {number} of {run} is on record")
 
 
-def _why_stop(context: PlanContext, name: str, status: Status) -> str | None:
+def _why_stop(context: PlanContext, name: str, status: Status, host: Host) -> str | None:
     spec = context.spec(name)
-    if why := _why_leave(context, status) or why_end(spec, status):
+    if why := _why_evicted(host, context.now) or why_end(spec, status):
         return why
-    return _why_save(context, spec, status) if spec and spec.over_budget == "stop" else None
+    return _why_over_budget(context, spec, status) if spec and spec.over_budget == "stop" else None
 
 
 def why_end(spec: Task | None, status: Status) -> str | None:
@@ -517,46 +518,45 @@ def why_end(spec: Task | None, status: Status) -> str | None:
     return None
 
 
-def _why_leave(context: PlanContext, status: Status) -> str | None:
+def _why_evicted(host: Host, now: datetime) -> str | None:
     """Return why a run must leave its host, whatever the specs of tasks say."""
-    host = context.desired.hosts[status.assigned_host or ""]
-    if not host.drain or host.drain_until is None or host.drain_until > context.now:
+    if not host.drain or host.drain_until is None or host.drain_until > now:
         return None
     return f"host {host.name} is drained (drain_until: {format_time(host.drain_until)})"
 
 
-def _why_save(context: PlanContext, spec: Task, status: Status) -> str | None:
+def _why_over_budget(context: PlanContext, spec: Task, status: Status) -> str | None:
     """Return which budget is spent, the task's own or one of the day."""
-    paying = budget_scopes(status.adapter, status.repo, status.assigned_host)
+    paying = budget_scopes(status.last_run.adapter, status.last_run.repo, status.assigned_host)
     spent = overspent(spec.budget, status.usage) or spent_today(
-        context.desired, context.observed.spent, *paying
+        context.desired, context.observed.spent or {}, *paying
     )
     return f"{spent} (over_budget: stop)" if spent else None
 
 
-def _within_reach(context: PlanContext) -> Iterator[tuple[str, Status]]:
-    """Yield the live tasks whose run somebody can be sent to."""
+def _within_reach(context: PlanContext) -> Iterator[tuple[str, Status, Host]]:
+    """Yield the live tasks whose run somebody can be sent to, and its host."""
     for name in sorted(context.names & context.statuses.keys()):
         status = context.statuses[name]
-        is_here = status.assigned_host in context.desired.hosts and context.observed.can_reach(status)
-        if status.phase.is_live and is_here:
-            yield name, status
+        host = context.desired.hosts.get(status.assigned_host or "")
+        if status.phase.is_live and host and context.observed.can_reach(status):
+            yield name, status, host
 
 
 def _round(status: Status) -> tuple[str, int]:
-    return status.run or "", status.round  # a live task has a run
+    return status.last_run.round_key
 
 
 # --- What tasks wait for ---------------------------------------------------
 
 
-def _standing(context: PlanContext) -> Mapping[str, Wait]:
+def _non_slot_waits(context: PlanContext) -> Mapping[str, Wait]:
     """Return what those tasks wait for that no slot would help."""
     names = sorted({*context.names, *context.faults})
-    return {name: wait for name in names if (wait := _standing_wait(context, name))}
+    return {name: wait for name in names if (wait := _non_slot_wait(context, name))}
 
 
-def _standing_wait(context: PlanContext, name: str) -> Wait | None:
+def _non_slot_wait(context: PlanContext, name: str) -> Wait | None:
     status = context.statuses.get(name)
     if name in context.held:
         digest = prune_digest(context.held)
@@ -570,7 +570,7 @@ def _standing_wait(context: PlanContext, name: str) -> Wait | None:
     if status is None:
         return None
     if status.phase.is_live or status.phase is Phase.REVIEW_PENDING:
-        return _live_wait(context, status) or _merge_wait(context, name, status)
+        return _live_wait(context, status) or _merge_wait(context, name, status) or _review_wait(status)
     spec = context.spec(name)
     has_time = status.due_at is not None and status.due_at > context.now
     if status.phase.is_settled and has_time and spec and _keeps_schedule(spec, status) and not status.removed:
@@ -583,7 +583,7 @@ def _with_others(count: int) -> str:
 
 
 def _mistake_wait(context: PlanContext, name: str, status: Status | None) -> Wait | None:
-    """Return the mistake that a task waits to see mended: one of ours, or one in its file."""
+    """Return the mistake that a task waits to see fixed: one of ours, or one in its file."""
     if name in context.faults and not (status and _is_paused(status)):
         return Wait(Reason.FAULT, context.faults[name])
     if name in context.desired.broken and (status is None or status.phase is Phase.CREATED):
@@ -601,12 +601,12 @@ def _live_wait(context: PlanContext, status: Status) -> Wait | None:
         return Wait(Reason.FAULT, status.waiting.message)
     if status.phase is Phase.REVIEW_PENDING and status.waiting and _is_paused(status):
         return Wait(Reason.PERSON, status.waiting.message)
-    trouble = context.observed.troubles.get(status.run or "")
+    retry_reason = context.observed.retry_reasons.get(status.run.key) if status.run else None
     if status.phase.is_live and status.assigned_agent is not None:
-        return Wait(Reason.CHECK, trouble or CHECKING) if is_to_check(status) else None
-    if status.phase.is_live and (words := _host_silence(context, status)):
-        return Wait(Reason.HOST, words)
-    return Wait(Reason.RETRYING, trouble) if trouble else None
+        return Wait(Reason.CHECK, retry_reason or CHECKING) if is_to_check(status) else None
+    if status.phase.is_live and (message := _host_silence(context, status)):
+        return Wait(Reason.HOST, message)
+    return Wait(Reason.RETRYING, retry_reason) if retry_reason else None
 
 
 def _merge_wait(context: PlanContext, name: str, status: Status) -> Wait | None:
@@ -621,6 +621,14 @@ def _merge_wait(context: PlanContext, name: str, status: Status) -> Wait | None:
     if base == repo.base:
         return None
     return Wait(Reason.DEPENDENCY, f"is merged after {spec.start_from}, on whose branch it stands")
+
+
+def _review_wait(status: Status) -> Wait | None:
+    """Return what the pull request said last of why it is not merged."""
+    waiting = status.waiting
+    if status.phase is not Phase.REVIEW_PENDING or waiting is None or waiting.reason is not Reason.REVIEW:
+        return None
+    return Wait(Reason.REVIEW, waiting.message)
 
 
 def _host_silence(context: PlanContext, status: Status) -> str | None:
@@ -727,7 +735,6 @@ def _times(context: PlanContext, waits: Mapping[str, Wait]) -> Iterator[datetime
     """Yield when something may change by itself."""
     yield from (wait.until for wait in waits.values() if wait.until is not None)
     yield from silence_deadlines(context)
-    for _, status in _within_reach(context):
-        until = context.desired.hosts[status.assigned_host or ""].drain_until
-        if until is not None and until > context.now:
-            yield until
+    for _, _, host in _within_reach(context):
+        if host.drain_until is not None and host.drain_until > context.now:
+            yield host.drain_until

@@ -175,9 +175,9 @@ def no_plan_comment(why: str, commit: str) -> str:
 def _gist(difference: Difference) -> str:
     """Return how many tasks something would happen to, by what."""
     counts = Counter(line.verb for line in difference.new)
-    words = [f"{verb} {count}" for verb, count in sorted(counts.items(), key=lambda each: _rank(each[0]))]
-    words += [f"not any more: {len(difference.gone)}"] if difference.gone else []
-    return ", ".join(words) or "no task is touched"
+    parts = [f"{verb} {count}" for verb, count in sorted(counts.items(), key=lambda each: _rank(each[0]))]
+    parts += [f"not any more: {len(difference.gone)}"] if difference.gone else []
+    return ", ".join(parts) or "no task is touched"
 
 
 def _rank(verb: str) -> tuple[int, str]:

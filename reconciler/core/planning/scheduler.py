@@ -52,8 +52,8 @@ def schedule(context: PlanContext) -> Schedule:
     in the way then: the next plan will find it there.
     """
     queue, slots, ready = Schedule(), _SlotPool(context), list[tuple[Task, Status]]()
-    for spec, status in _wanting(context):
-        if wait := next(_hindrances(context, spec, status), None):
+    for spec, status in _runnable(context):
+        if wait := next(_blockers(context, spec, status), None):
             queue.waits[spec.name] = wait
         else:
             ready.append((spec, status))
@@ -62,7 +62,7 @@ def schedule(context: PlanContext) -> Schedule:
     return queue
 
 
-def _wanting(context: PlanContext) -> Sequence[tuple[Task, Status]]:
+def _runnable(context: PlanContext) -> Sequence[tuple[Task, Status]]:
     """Return the tasks that want to run, in the order in which they may."""
     wanting = [
         (spec, status)
@@ -75,7 +75,7 @@ def _wanting(context: PlanContext) -> Sequence[tuple[Task, Status]]:
 # --- Whatever hosts there are ----------------------------------------------
 
 
-def _hindrances(context: PlanContext, spec: Task, status: Status) -> Iterator[Wait]:
+def _blockers(context: PlanContext, spec: Task, status: Status) -> Iterator[Wait]:
     """Yield what keeps a task from running wherever there is a place; what a person decides first."""
     if spec.desired is DesiredState.SUSPENDED:
         yield Wait(Reason.SUSPENDED, "suspended in the spec")
@@ -87,14 +87,14 @@ def _hindrances(context: PlanContext, spec: Task, status: Status) -> Iterator[Wa
     yield from _times(context, spec, status)
     is_pulled = spec.execution_mode is ExecutionMode.HTTP_PULL
     paying = budget_scopes(None if is_pulled else spec.adapter, spec.repo)
-    if words := spent_today(context.desired, context.observed.spent, *paying):
-        yield _tomorrow(context, words)
+    if message := spent_today(context.desired, context.observed.spent, *paying):
+        yield _tomorrow(context, message)
     # Last, and before any slot: one that does not answer must not hold what others could use.
     if not is_pulled and spec.repo and spec.repo in context.observed.unready:
-        yield Wait(Reason.REPO, context.observed.unready[spec.repo] or _unasked(spec.repo, status))
+        yield Wait(Reason.REPO, context.observed.unready[spec.repo] or _unprobed(spec.repo, status))
 
 
-def _unasked(repo: str, status: Status) -> str:
+def _unprobed(repo: str, status: Status) -> str:
     """Return what is said of a repo that was not asked yet: what was, if a restart forgot its answer."""
     if status.waiting is not None and status.waiting.reason is Reason.REPO:
         return status.waiting.message
@@ -119,15 +119,15 @@ def _times(context: PlanContext, spec: Task, status: Status) -> Iterator[Wait]:
     """Yield the times that have to come first."""
     now = context.now
     if spec.not_before and spec.not_before > now:
-        words = f"not before {format_in(spec.not_before, spec.timezone)}"
-        yield Wait(Reason.NOT_BEFORE, words, spec.not_before)
+        message = f"not before {format_in(spec.not_before, spec.timezone)}"
+        yield Wait(Reason.NOT_BEFORE, message, spec.not_before)
     if spec.schedule is not None and (status.due_at is None or status.due_at > now):
         yield due(spec, status, now)
     # What was put on record by a clock that was ahead is not waited for until that comes true.
     if status.not_before and status.not_before > now and status.since - now <= JUMP:
         is_quota = status.failure is not None and status.failure.kind is FailureClass.QUOTA
-        words = f"next attempt not before {format_time(status.not_before)}"
-        yield Wait(Reason.QUOTA if is_quota else Reason.BACKOFF, words, status.not_before)
+        message = f"next attempt not before {format_time(status.not_before)}"
+        yield Wait(Reason.QUOTA if is_quota else Reason.BACKOFF, message, status.not_before)
 
 
 def due(spec: Task, status: Status, now: datetime) -> Wait:
@@ -137,9 +137,9 @@ def due(spec: Task, status: Status, now: datetime) -> Wait:
     return Wait(Reason.SCHEDULE, f"due {format_in(status.due_at, spec.timezone)}", status.due_at)
 
 
-def _tomorrow(context: PlanContext, words: str) -> Wait:
+def _tomorrow(context: PlanContext, message: str) -> Wait:
     until = next_midnight(context.now)
-    return Wait(Reason.BUDGET, f"{words}; new runs start {format_time(until)}", until)
+    return Wait(Reason.BUDGET, f"{message}; new runs start {format_time(until)}", until)
 
 
 # --- Slots -----------------------------------------------------------------
@@ -179,18 +179,18 @@ class _SlotPool:
         """Give the task its slots; or return what it waits for."""
         queue.waits.pop(spec.name, None)
         queue.placements.pop(spec.name, None)
-        if words := full_group(self._context.desired, spec, self._running):
-            return Wait(Reason.SLOT, words)
+        if message := full_group(self._context.desired, spec, self._running):
+            return Wait(Reason.SLOT, message)
         opening = next_opening(spec.window, spec.timezone, self._context.now) if spec.window else None
         if spec.execution_mode is ExecutionMode.HTTP_PULL:
-            return self._hand_out(spec, queue, opening)
+            return self._lease_out(spec, queue, opening)
         placement = self._place(spec, status, is_ready=opening is None)
         # Asked of those that have a place: what has none says so by day and by night.
         if placement.chosen and opening:
             return Wait(Reason.WINDOW, f"its window opens {format_in(opening, spec.timezone)}", opening)
         queue.placements[spec.name] = placement
         if placement.chosen is None:
-            return self._no_place(spec, placement)
+            return self._placement_wait(spec, placement)
         self._close_half_open({placement.chosen})
         self._used[placement.chosen] += spec.slots
         self._running.update(groups(spec))
@@ -202,7 +202,7 @@ class _SlotPool:
         if not self._observed.half_open.isdisjoint(hosts):
             self._observed = replace(self._observed, half_open=self._observed.half_open - hosts)
 
-    def _hand_out(self, spec: Task, queue: Schedule, opening: datetime | None) -> Wait | None:
+    def _lease_out(self, spec: Task, queue: Schedule, opening: datetime | None) -> Wait | None:
         """Give the task to an agent that waits for one; or return what it waits for."""
         if spec.validate_on and spec.validate_on not in self._context.desired.hosts:
             return Wait(Reason.HOST, f"`validate_on`: there is no host {spec.validate_on}")
@@ -243,7 +243,7 @@ class _SlotPool:
             best = min(able, key=lambda host: (self._used[host] - hosts[host].slots, host))
             self._kept[best] = spec.name
 
-    def _no_place(self, spec: Task, placement: Placement) -> Wait:
+    def _placement_wait(self, spec: Task, placement: Placement) -> Wait:
         """
         Return the wait for a slot, for tomorrow or for a host.
 
@@ -254,8 +254,8 @@ class _SlotPool:
             needed = "no free slot" if spec.slots == 1 else f"no {spec.slots} free slots"
             return Wait(Reason.SLOT, f"{needed} on any host that fits")
         if placement.spent:
-            words = f"the daily budget is spent of {_listed(placement.spent, ', ')}"
-            return _tomorrow(self._context, words)
+            message = f"the daily budget is spent of {_listed(placement.spent, ', ')}"
+            return _tomorrow(self._context, message)
         if UNASKED in placement.rejected.values():
             return Wait(Reason.HOST, "waits for the first answer of a host that may fit")
         why_not = [f"{host} {why}" for host, why in sorted(placement.rejected.items())]
@@ -264,8 +264,8 @@ class _SlotPool:
 
 def _live_groups(context: PlanContext) -> Iterator[LimitGroup]:
     for name, status in context.statuses.items():
-        if status.phase.is_live:
-            yield from live_groups(status, context.desired.tasks.get(name))
+        if run := status.live_run:
+            yield from live_groups(run, context.desired.tasks.get(name))
 
 
 def _listed(items: Sequence[str], separator: str) -> str:

@@ -47,12 +47,12 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
     a restart.
     Raises SpecError if the host or the adapter is gone, or a template is wrong.
     """
-    adapter, host = _adapter(task, status, desired), _host(status, desired)
+    run, adapter, host = status.last_run, _adapter(task, status, desired), _host(status, desired)
     session = resumed_session(adapter, status)
     prompt = build_prompt(task, status, desired)
     return RunRequest(
-        run=status.run or "",
-        round=status.round,
+        run=run.key,
+        round=run.round,
         task=task.name,
         host=host,
         adapter=adapter,
@@ -60,9 +60,9 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         argv=_argv(adapter, task, status, host, prompt),
         prompt=prompt,
         env=task.env,
-        branch=status.branch_name or task.branch,
+        branch=run.branch,
         start_from=_start_from(status),
-        stack=status.start_from,
+        stack=run.start_from,
         expected_head=status.head_commit,
         session_id=session,
         session_totals=status.session.totals if session and status.session else Usage(),
@@ -79,18 +79,19 @@ def assignment(task: Task, status: Status, desired: Desired) -> Assignment:
 
     Raises SpecError if a template is wrong, or the repo or the host that validates is gone.
     """
+    run = status.last_run
     if task.validate_on and task.validate_on not in desired.hosts:
         raise _missing("host", task.validate_on, status)
     if task.repo and task.repo not in desired.repos:
         raise _missing("repo", task.repo, status)
     return Assignment(
-        run=status.run or "",
+        run=run.key,
         epoch=status.attempt,
         task=task.name,
-        title=status.pr_title or task.headline,
+        title=run.title,
         prompt=build_prompt(task, status, desired),
         repo=_repo(task, desired),
-        branch=status.branch_name or task.branch,
+        branch=run.branch,
         start_from=_start_from(status),
         validation=task.validation,
         validate_on=desired.hosts.get(task.validate_on or "") if task.repo else None,
@@ -134,7 +135,7 @@ def _quote(note: ReviewNote) -> Quote:
 
 def _start_from(status: Status) -> str | None:
     """Return the commit to go on from: that of a branch that was in review, or of another task's."""
-    return status.head_commit if status.review.count else status.start_from
+    return status.head_commit if status.review.count else status.last_run.start_from
 
 
 def localize(argv: Iterable[str], *, workdir: str, prompt_file: str) -> tuple[str, ...]:
@@ -174,31 +175,6 @@ def _wrong_text_rules(output: Output) -> Iterator[str]:
                 yield f"output.{field}: {error}"
 
 
-def unreached(adapter: Adapter) -> Iterator[tuple[str, str]]:
-    """Yield the fields of an adapter that would reach no CLI or that nothing reads, and why."""
-    if adapter.limits.turns and not adapter.turns:
-        yield "limits.turns", "has no effect: `turns` says no arguments that limit them"
-    if adapter.output.schema_flag and not adapter.output.structured:
-        yield "output.schema_flag", "needs `structured`, or every run that it is given to fails"
-    if adapter.output.structured and not adapter.output.schema_flag:
-        yield "output.structured", "has no effect: it needs `schema_flag`"
-    yield from _unreached_arguments(adapter)
-
-
-def _unreached_arguments(adapter: Adapter) -> Iterator[tuple[str, str]]:
-    named = {name for element in adapter.command for name in PLACEHOLDER.findall(element)}
-    way = {"argument": "prompt", "file": "prompt_file"}.get(adapter.prompt)
-    if way is not None and adapter.command and way not in named:
-        yield "prompt", f"{adapter.prompt} needs {{{way}}} in `command`, or the CLI never sees the prompt"
-    groups = {"model": adapter.model, "turns": adapter.turns}
-    for field, words in {**groups, "fresh": adapter.fresh, "resume": adapter.resume}.items():
-        group = field if field in groups else "session"
-        if words and adapter.command and group not in named:
-            yield field, f"has no effect: `command` has no {{{group}}}"
-        if words and field in groups and not any(f"{{{field}}}" in word for word in words):
-            yield field, f"has no {{{field}}}, so that all tasks get the same"
-
-
 def _wrong_elements(adapter: Adapter, field: str) -> Iterator[str]:
     groups = GROUPS if field == "command" else frozenset[str]()
     for element in getattr(adapter, field):
@@ -216,7 +192,7 @@ def _repo(task: Task, desired: Desired) -> Repo | None:
 
 
 def _adapter(task: Task, status: Status, desired: Desired) -> Adapter:
-    name = status.adapter or task.adapter
+    name = status.last_run.adapter or task.adapter
     adapter = desired.adapters.get(name)
     if adapter is None:
         raise _missing("adapter", name, status)
@@ -234,7 +210,7 @@ def _host(status: Status, desired: Desired) -> Host:
 
 
 def _missing(kind: str, name: str, status: Status) -> SpecError:
-    message = f"run {status.run} needs {kind} {name!r}, which is not there any more; restore the file"
+    message = f"run {status.run_key} needs {kind} {name!r}, which is not there any more; restore the file"
     return SpecError([Problem(f"specs/{kind}s/{name}.yaml", 1, 1, message)])
 
 
@@ -271,7 +247,8 @@ def fresh_session(status: Status) -> str:
     session, and from the task's birth, so that another fleet's run of the same
     name on the same host does not.
     """
-    return str(uuid.uuid5(_SESSIONS, f"{status.run} {status.round} {status.created_at.isoformat()}"))
+    run = status.last_run
+    return str(uuid.uuid5(_SESSIONS, f"{run.key} {run.round} {status.created_at.isoformat()}"))
 
 
 def _fill(
@@ -287,5 +264,5 @@ def _fill(
 
 
 def _commit_message(task: Task, status: Status) -> str:
-    subject = " ".join((status.pr_title or task.pr_title or task.headline).split())
-    return f"{subject}\n\nTask: {task.name}\nRun: {status.run}\n"
+    subject = " ".join(status.last_run.title.split())
+    return f"{subject}\n\nTask: {task.name}\nRun: {status.run_key}\n"

@@ -27,7 +27,7 @@ from reconciler.core.events import (
 )
 from reconciler.core.model.runs import FailureClass, Report
 from reconciler.core.model.specs import DesiredState, FleetSpec, Task, TaskDefaults
-from reconciler.core.model.status import Failure, Status
+from reconciler.core.model.status import Failure, Run, Status
 from reconciler.core.text import one_line
 from reconciler.core.times import format_time
 
@@ -61,9 +61,10 @@ def next_event(
 
     `task` is what the spec wants now, or wanted last; None if that is lost.
     """
-    if not status.phase.is_live or (ended.run, ended.round) != (status.run, status.round):
+    run = status.live_run
+    if run is None or run.round_key != (ended.run, ended.round):
         return None
-    case = _EndedRound(task, status, ended, now, fleet)
+    case = _EndedRound(task, status, run, ended, now, fleet)
     if is_unwanted(task, status):
         return Cancelled(
             task=case.name,
@@ -83,15 +84,15 @@ def is_unwanted(task: Task | None, status: Status) -> bool:
     return task is not None and task.desired is DesiredState.CANCELLED
 
 
-def host_lost(task: Task, status: Status, words: str, now: datetime, fleet: FleetSpec) -> Event:
+def host_lost(task: Task, status: Status, message: str, now: datetime, fleet: FleetSpec) -> Event:
     """
     Return what it means that the host of a live run is given up.
 
     Nothing is known of the run, so nothing of it is recorded. Should it bring
     something after all, that is not the task's current run any more.
     """
-    origin = Origin(now, one_line(words), "clock")
-    run, failure = status.run or "", Failure(kind=FailureClass.HOST, message=one_line(words))
+    origin = Origin(now, one_line(message), "clock")
+    run, failure = status.last_run.key, Failure(kind=FailureClass.HOST, message=one_line(message))
     if is_unwanted(task, status):
         return Cancelled(task=task.name, origin=origin)
     if task.disconnect == "fail" or status.failures >= task.retries:
@@ -104,16 +105,16 @@ def bounded(event: Retried | Released, status: Status) -> Event:
     """Return an end that counts as no failure, or a failure if there were too many in a row."""
     if status.uncounted < UNCOUNTED:
         return event
-    words = (
+    message = (
         f"{event.origin.reason}; {UNCOUNTED + 1} attempts in a row ended in ways that count as no failure, "
         f"and there are no more: see what keeps it, then `reconciler retry {event.task}`"
     )
     kind = event.failure.kind if isinstance(event, Retried) else FailureClass.CANCELLED
     return Failed(
         task=event.task,
-        origin=replace(event.origin, reason=one_line(words)),
+        origin=replace(event.origin, reason=one_line(message)),
         run=event.run,
-        failure=Failure(kind=kind, message=one_line(words)),
+        failure=Failure(kind=kind, message=one_line(message)),
         report=event.report,
     )
 
@@ -145,6 +146,7 @@ class _EndedRound:
 
     task: Task | None
     status: Status
+    live: Run
     ended: RunEnded
     now: datetime
     fleet: FleetSpec
@@ -169,8 +171,8 @@ class _EndedRound:
 
     def origin(self, reason: str) -> Origin:
         """Return where an event comes from: the agent that reported, or the host that was asked."""
-        at, words, agent = self.ended.at, one_line(reason), self.status.assigned_agent
-        return Origin(at, words, "agent", agent) if agent else Origin(at, words, "host")
+        at, message, agent = self.ended.at, one_line(reason), self.status.assigned_agent
+        return Origin(at, message, "agent", agent) if agent else Origin(at, message, "host")
 
     def failure(self) -> Failure | None:
         """Return why the round did not succeed; None if it did."""
@@ -194,7 +196,7 @@ class _EndedRound:
             return None
         if has_review:
             return "the agent changed nothing: the branch has no commits to review"
-        if self.status.repo and not self.report.checks:
+        if self.live.repo and not self.report.checks:
             return (
                 "the agent changed nothing, and there is no validation to say that nothing was to be done; "
                 "give the task a `validation`, or `allow_empty: true` if it need not change anything "
@@ -208,11 +210,11 @@ class _EndedRound:
 
 def _touched(case: _EndedRound, head: str) -> Event:
     """Leave the branch to whoever pushed to it meanwhile."""
-    words = (
-        f"somebody pushed {head[:8]} to {case.status.branch_name} while the agent worked; what it did is "
+    message = (
+        f"somebody pushed {head[:8]} to {case.live.branch} while the agent worked; what it did is "
         "not delivered, and it pauses until a review asks for changes"
     )
-    return BranchTouched(task=case.name, origin=case.origin(words), head=head, report=case.report)
+    return BranchTouched(task=case.name, origin=case.origin(message), head=head, report=case.report)
 
 
 def _done(case: _EndedRound) -> Event:
@@ -225,23 +227,23 @@ def _done(case: _EndedRound) -> Event:
             run=case.run,
             report=report,
         )
-    changed = ", nothing changed" if case.status.repo and not report.commits else ""
+    changed = ", nothing changed" if case.live.repo and not report.commits else ""
     return Completed(
         task=case.name, origin=case.origin(f"done{changed}: {checked}, no review asked for"), report=report
     )
 
 
-def _mend_or_again(case: _EndedRound, failure: Failure) -> Event:
+def _fix_or_retry(case: _EndedRound, failure: Failure) -> Event:
     """Hand a failed validation back to the same session as often as the task allows, if it is still there."""
-    if case.status.assigned_agent or case.status.round > case.terms.fix_attempts:
-        return _again(case, failure)
+    if case.status.assigned_agent or case.live.round > case.terms.fix_attempts:
+        return _retry_later(case, failure)
     spent = overspent(case.terms.budget, case.status.usage + case.report.verdict.usage)
     if spent is not None:
         return _a_person(case, Failure(kind=FailureClass.BUDGET, message=f"{spent}; {failure.message}"))
     return FixRequested(task=case.name, origin=case.origin(failure.message), run=case.run, report=case.report)
 
 
-def _again(case: _EndedRound, failure: Failure) -> Event:
+def _retry_later(case: _EndedRound, failure: Failure) -> Event:
     """Try again after a while as often as the task allows; placement goes elsewhere if it can."""
     if case.status.failures >= case.terms.retries:
         return _given_up(case, failure)
@@ -259,7 +261,7 @@ def _elsewhere(case: _EndedRound, failure: Failure) -> Event:
     """Try again where a run can start: that a host is broken is no failure of the task, but not for ever."""
     starts = case.status.failed_starts
     if case.report.started or starts >= MOST_FAILED_STARTS:
-        return _again(case, failure)
+        return _retry_later(case, failure)
     reason = f"the run could not start, which counts as no attempt: {failure.message}"
     return _uncounted(case, failure, reason, case.now + _wait(starts + 1, case.run, case.fleet))
 
@@ -333,10 +335,10 @@ def _wait(times: int, run: str, fleet: FleetSpec) -> timedelta:
 
 
 _DECISIONS: Mapping[FailureClass, Callable[[_EndedRound, Failure], Event]] = {
-    FailureClass.VALIDATION: _mend_or_again,
-    FailureClass.AGENT: _again,
-    FailureClass.TIMEOUT: _again,
-    FailureClass.STALL: _again,
+    FailureClass.VALIDATION: _fix_or_retry,
+    FailureClass.AGENT: _retry_later,
+    FailureClass.TIMEOUT: _retry_later,
+    FailureClass.STALL: _retry_later,
     FailureClass.HOST: _elsewhere,
     FailureClass.QUOTA: _later,
     FailureClass.AUTH: _given_up,

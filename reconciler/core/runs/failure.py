@@ -64,13 +64,12 @@ def last_lines(text: str) -> tuple[str, ...]:
 
 def _steps(task: str, status: Status, kind: FailureClass) -> Iterator[str]:
     """Yield what to type next."""
-    host = status.assigned_host
+    host, adapter, repo = status.assigned_host, None, None
     if status.run:
+        adapter, repo = status.run.adapter, status.run.repo
         yield f"reconciler logs {task}"
-    if words := _repair(status, kind):
-        yield words.format(
-            task=task, host=host or "HOST", adapter=status.adapter or "ADAPTER", repo=status.repo
-        )
+    if template := _repair(status, kind):
+        yield template.format(task=task, host=host or "HOST", adapter=adapter or "ADAPTER", repo=repo)
     yield f"reconciler retry {task}"
 
 
@@ -79,15 +78,16 @@ def _repair(status: Status, kind: FailureClass) -> str | None:
     if kind not in {FailureClass.CONFIG, FailureClass.AUTH}:
         return _REPAIRS.get(kind)
     # So does every failure begin that is the repo's: see `dispatch.repos`.
-    if status.repo and status.failure and status.failure.message.startswith(f"repo {status.repo}: "):
+    run, failure = status.run, status.failure
+    if run and run.repo and failure and failure.message.startswith(f"repo {run.repo}: "):
         return _REPAIR_OF_REPO
-    if kind is FailureClass.CONFIG and status.adapter in {None, "script"}:
+    if kind is FailureClass.CONFIG and (run is None or run.adapter in {None, "script"}):
         return _REPAIR_OF_SCRIPT
     return _REPAIRS.get(kind)
 
 
-_REPAIR_OF_REPO = "mend specs/repos/{repo}.yaml, or the repository that it names"
-_REPAIR_OF_SCRIPT = "mend specs/tasks/{task}.yaml, or install on {host} what it calls"
+_REPAIR_OF_REPO = "fix specs/repos/{repo}.yaml, or the repository that it names"
+_REPAIR_OF_SCRIPT = "fix specs/tasks/{task}.yaml, or install on {host} what it calls"
 _REPAIRS: Mapping[FailureClass, str] = {
     FailureClass.AUTH: "reconciler adapter test {adapter} --host {host}   (after logging in there)",
     FailureClass.CONFIG: "reconciler adapter test {adapter} --host {host}",

@@ -156,10 +156,13 @@ def holder(
 def _name_by_now(statuses: Mapping[str, Status], task: str, epoch: int) -> str:
     """Return the name of a task whose file may have moved since, and another may have come where it was."""
     status = statuses.get(task)
-    if status is not None and read_run_key(status.run or "") == (task, epoch):
+    if status is not None and _is_attempt(status, task, epoch):
         return task
-    runs = ((name, read_run_key(status.run or "")) for name, status in statuses.items())
-    return next((name for name, key in runs if key == (task, epoch)), task)
+    return next((name for name, status in statuses.items() if _is_attempt(status, task, epoch)), task)
+
+
+def _is_attempt(status: Status, task: str, epoch: int) -> bool:
+    return status.run is not None and read_run_key(status.run.key) == (task, epoch)
 
 
 def report_event(
@@ -178,20 +181,20 @@ def report_event(
         raise NotNow(
             f"task {report.task}: you reported {status.claim.outcome} already, and that is being checked"
         )
-    run = status.run or ""
+    run = status.last_run
     if report.claim is None:
         origin = Origin(report.at, f"agent {report.agent} began", "agent", report.agent)
         begins = status.phase is Phase.ASSIGNED
-        return (Started(task=report.task, origin=origin, run=run),) if begins else ()
+        return (Started(task=report.task, origin=origin, run=run.key),) if begins else ()
     verdict = verdict_of(status, report.claim)
     waiting = Waiting(reason=Reason.CHECK, message=CHECKING, since=report.at) if verdict is None else None
     origin = Origin(report.at, _claim_text(report.agent, report.claim), "agent", report.agent)
-    reported = Reported(task=report.task, origin=origin, run=run, claim=report.claim, waiting=waiting)
+    reported = Reported(task=report.task, origin=origin, run=run.key, claim=report.claim, waiting=waiting)
     after = transition(status, reported)
     if after is None or verdict is None:
         return (reported,)
     ended = RunEnded(
-        task=report.task, run=run, round=status.round, at=report.at, report=Report(verdict=verdict)
+        task=report.task, run=run.key, round=run.round, at=report.at, report=Report(verdict=verdict)
     )
     judged = next_event(task, after, ended, now, fleet)
     return (reported, judged) if judged else (reported,)
@@ -204,24 +207,24 @@ def is_to_check(status: Status) -> bool:
 
 def verdict_of(status: Status, claim: Claim) -> Verdict | None:
     """Return what a claim comes to; None if that has to be looked at first."""
-    words = one_line(claim.result)
+    message = one_line(claim.result)
     if claim.outcome in {"released", "failed"}:
         is_back = claim.outcome == "released"
         return Verdict(
             outcome="failed",
             kind=FailureClass.CANCELLED if is_back else FailureClass.AGENT,
-            message=words or ("the agent gave it back" if is_back else "the agent says that it failed"),
+            message=message or ("the agent gave it back" if is_back else "the agent says that it failed"),
             text=claim.result,
             usage=claim.usage,
         )
-    if status.repo:
+    if status.last_run.repo:
         return None
     return Verdict(outcome="success", text=claim.result, usage=claim.usage)
 
 
 def _claim_text(agent: str, claim: Claim) -> str:
-    words = one_line(claim.result)
-    return f"agent {agent} reports {claim.outcome}{f': {words}' if words else ''}"
+    message = one_line(claim.result)
+    return f"agent {agent} reports {claim.outcome}{f': {message}' if message else ''}"
 
 
 def require_held(name: str, status: Status) -> None:
@@ -246,9 +249,10 @@ def lease_end(
 
     `began` is when it was given to it by the clock as it is set now, if not as on record.
     """
-    if not status.phase.is_live or status.assigned_agent is None or status.claim is not None:
+    run = status.live_run
+    if run is None or status.assigned_agent is None or status.claim is not None:
         return None
-    ends = leases.get(status.run or ""), (began or status.since) + spec.timeout if spec else None
+    ends = leases.get(run.key), (began or status.since) + spec.timeout if spec else None
     return min((end for end in ends if end is not None), default=None)
 
 
@@ -267,17 +271,17 @@ def lease_lost(
     Silence follows the task's `disconnect`: `wait` frees the task and counts
     as no failure, `retry` counts, `fail` ends it. What took too long counts.
     """
-    run, agent = status.run or "", status.assigned_agent
+    run, agent = status.last_run.key, status.assigned_agent
     is_late = spec is not None and (began or status.since) + spec.timeout <= now
-    words = (
+    message = (
         f"agent {agent} took longer than {format_duration(spec.timeout)}"
         if spec and is_late
-        else f"agent {agent} was not heard of for {format_duration(fleet.lease)}"
+        else f"agent {agent} gave no sign of life for {format_duration(fleet.lease)}"
     )
-    origin = Origin(now, words, "clock")
+    origin = Origin(now, message, "clock")
     if is_unwanted(spec, status):
         return Cancelled(task=name, origin=origin)
-    failure = Failure(kind=FailureClass.TIMEOUT if is_late else FailureClass.HOST, message=words)
+    failure = Failure(kind=FailureClass.TIMEOUT if is_late else FailureClass.HOST, message=message)
     counts = spec is not None and (is_late or spec.disconnect != "wait")
     is_last = spec is None or status.failures >= spec.retries or (not is_late and spec.disconnect == "fail")
     if counts and is_last:

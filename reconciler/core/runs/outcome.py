@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 from reconciler.core.adapter import Usage
 from reconciler.core.model.runs import FailureClass, Verdict
 from reconciler.core.patterns import lines_of
+from reconciler.core.runs.provider_errors import PHRASES, STATUSES, class_of
 from reconciler.core.text import harmless, one_line, tail
 from reconciler.core.times import time_at
 
@@ -59,7 +60,7 @@ class OutputFacts:
     """Its end; of stdout, if there is nothing but words on that."""
     complaints: tuple[str, ...] | None = None
     """Lines of stderr in which this CLI tells its errors; None: it is not known which."""
-    words: Mapping[Any, str] = field(default_factory=dict)
+    error_patterns: Mapping[Any, str] = field(default_factory=dict)
     """What phrases of this CLI's errors mean: regular expressions by failure class."""
     session_id: str | None = None
     wanted_session: str | None = None
@@ -91,7 +92,7 @@ def verdict(facts: OutputFacts, now: datetime) -> Verdict:
         text=tail(facts.text, lines=200, characters=20_000),
         usage=facts.usage,
         session_totals=facts.totals,
-        retry_at=retry_time(_words(facts), now) if kind is FailureClass.QUOTA else None,
+        retry_at=retry_time(_error_text(facts), now) if kind is FailureClass.QUOTA else None,
         notes=tuple(one_line(note) for note in (*facts.notes, *_notes(facts, failed=failure is not None))),
     )
 
@@ -109,7 +110,7 @@ def _failures(facts: OutputFacts) -> Iterator[tuple[FailureClass, str]]:
     if facts.lacks_structure:
         yield FailureClass.AGENT, "the answer is not in the form that was asked for"
     if facts.needs_text and not facts.text.strip():
-        yield FailureClass.AGENT, "ended without a word: an empty answer or a refusal"
+        yield FailureClass.AGENT, "ended without any text: an empty answer or a refusal"
 
 
 def _incomplete(facts: OutputFacts) -> tuple[FailureClass, str]:
@@ -124,23 +125,11 @@ def _incomplete(facts: OutputFacts) -> tuple[FailureClass, str]:
 
 
 def _because(facts: OutputFacts) -> str:
-    complaint = facts.error or _last_words("\n".join(facts.complaints or ()) or facts.stderr)
+    complaint = facts.error or _error_line("\n".join(facts.complaints or ()) or facts.stderr)
     return f": {complaint}" if complaint else ""
 
 
 # --- Failure classes -------------------------------------------------------
-
-STATUSES = {
-    **dict.fromkeys((401, 403, 407), FailureClass.AUTH),
-    402: FailureClass.BUDGET,
-    **dict.fromkeys((429, 500, 503, *range(520, 530)), FailureClass.QUOTA),
-    **dict.fromkeys((404, 405), FailureClass.CONFIG),
-    **dict.fromkeys((408, 502, 504), FailureClass.HOST),
-}
-"""
-What an HTTP status of the model's server means. A server that fails (500) is
-waited for as one that is overloaded: some CLIs tell both in the same words.
-"""
 
 EXIT_CODES = {
     124: FailureClass.TIMEOUT,
@@ -148,100 +137,6 @@ EXIT_CODES = {
     127: FailureClass.CONFIG,
 }
 """What `timeout` and the shell mean by theirs."""
-
-_STATUS = re.compile(
-    r"(?:\bAPI Error:? |\bHTTP(?:/[\d.]+)?(?: error)?:? |(?<!exit )\bstatus(?:[ _]?code)?[\"':= ]{1,4}"
-    r"|\"code\": ?|\berror code: |\breturned (?:an )?error:? |\brejected \()(?P<told>[45]\d\d)\b(?![.:]\d)"
-    r"|^[^\w\n]*(?:[\w.]*Error: )?(?P<first>[45]\d\d) ?[{\"]"
-    r"|\b(?P<named>[45]\d\d) (?:unauthorized|forbidden|payment required|proxy authentication required|"
-    r"not found\b|method not allowed|request timeout|too many requests|internal server error|bad gateway|"
-    r"service unavailable|gateway time-?out|overloaded|rate limit|(?:incorrect|invalid) api key)",
-    re.IGNORECASE | re.MULTILINE,
-)
-"""An HTTP status where its place says that it is one: any other number may be of a line or a port."""
-
-WORDS = {
-    FailureClass.BUDGET: (
-        r"max(imum)? (budget|number of turns|session turns)",
-        r"credit balance|insufficient (account )?(credits?|funds|balance)\b|payment required",
-        r"billing (hard )?limit",
-        r"(out of|requires? more|not enough|no more) credits?\b",
-    ),
-    FailureClass.QUOTA: (
-        r"too many (concurrent )?requests",
-        r"rate[ -]limited\b|rate[ -]limit (was |has been )?(reached|exceeded|hit)",
-        r"(hit|exceed(ed)?) (a |the |your )?rate limit",
-        r"\brate_limit_(error|exceeded)|\bRateLimitError:|\bQuotaError:|insufficient_quota|QUOTA_EXCEEDED",
-        r"\b(usage|session|weekly|monthly|daily|hourly|\d+-hour) limit\b",
-        r"\b(concurrency|spend(ing)?|free[ -]tier|opus|sonnet) limit\b",
-        r"(hit|reached|exceeded) your\b(?!.{0,40}context).{0,40}\blimit\b",
-        r"quota (has been |was |is )?(exceeded|exhausted|reached|used up)",
-        r"(exceeded|exhausted|reached|used) (your|the)\b.{0,40}\b(quota|capacity)",
-        r"\boverloaded(_error)?\b(?! (function|method|operator|constructor))|high demand",
-        r"resource[ _](has been )?exhausted",
-        r"at capacity|capacity (constraints?|exceeded|exhausted)|out of capacity",
-        r"service (is )?(temporarily )?unavailable|internal server error",
-        r"(?<!resource )temporarily unavailable|server is (too )?busy|please (wait and )?try again later",
-    ),
-    FailureClass.AUTH: (
-        r"unauthori[sz]ed|unauthenticated|failed to authenticate|not authenticated|permission_denied",
-        r"authentication[ _](error|failed|fails|failure|required)",
-        r"\b\w*authentication_?error\b|\bauth_error\b",
-        r"not logged in|logged out|log out and|(log|sign) ?in again|signed in to another",
-        r"please (log|sign) ?in\b",
-        r"run [`'\"]?(/login|\w+ (auth )?login\b)|no auth(entication)? (type|method)|invalid auth method",
-        r"missing environment variable|\b(missing|no) (\w+ )?api.?key",
-        r"(incorrect|invalid|expired|revoked|disabled) (x-)?api.?key",
-        r"api.?key (is |was |has been |has )?(not valid|invalid|expired|revoked|disabled|missing)",
-        r"(access|refresh|oauth|auth|bearer|api) ?token\b.{0,60}\b(expired|revoked|already used|refreshed)",
-        r"(invalid|expired) (access|refresh|oauth|auth|bearer|api) ?token",
-        r"\b(token|login|credentials?) (has |have |is |are |was )?(been )?(expired|revoked)",
-        r"\binvalid_grant\b",
-        r"(organi[sz]ation|account|subscription)\b.{0,40}\b(disabled|suspended|deactivated|expired)",
-        r"(^|: )forbidden\b|authentication is\b.{0,20} not supported",
-        r"(account|organi[sz]ation|subscription|key) (does not|doesn't) have access",
-        r"permission to (use|access) (this|the) (model|organi[sz]ation|project|api)\b",
-    ),
-    FailureClass.HOST: (
-        r"connection (refused|failed|reset|error|closed|timed out)",
-        r"\b(econn\w+|eai_\w+|ehost\w+|enet\w+|enotfound|etimedout)\b",
-        r"lookup address|waiting for network|fetch failed|socket hang up|network (error|is unreachable)",
-        r"bad gateway|gateway time-?out|upstream connect error",
-        r"stream (closed|disconnected|ended without)|request timed out|broken pipe",
-        r"self.signed certificate|certificate (has expired|verif\w+ failed)",
-        r"unable to (get|verify)\b.{0,40}\bcertificate",
-        r"no space left|\benospc\b|read-only file system|out of memory|\benomem\b|cannot allocate memory",
-        r"resource temporarily unavailable|database is locked|active writer|already in use",
-    ),
-    FailureClass.CONFIG: (
-        r"unknown (option|argument)|unexpected argument|is invalid\b|root/sudo|trusted director",
-        r"no such file|(file|provider|model)\b.{0,60}\b(not found|not supported|unsupported)|404 not found",
-        r"does not exist|selected model|plan does not include|(unsupported|unknown|invalid) model",
-        r"no prompt|must be provided|no input|input exceeds|can't check actions|auto-rejecting",
-    ),
-}
-"""
-What the words of an error mean; the first that fits. They are phrases, and
-asked of what a CLI tells as its error, never of all it printed: "quota" alone
-may be the name of a file.
-"""
-
-_CLASS_WORDS = {
-    kind: re.compile("|".join(phrases), re.IGNORECASE | re.MULTILINE) for kind, phrases in WORDS.items()
-}
-
-_OF_THE_WORK = re.compile(
-    r"\bassert|\w{0,80}Assertion| [!=]==? |\bexpected\b.{1,200}\b(?:got|to|but|received|found|actual)\b"
-    r"|\btest_\w|\b\w{1,80}(?:\.|_)(?:test|spec)\b|\btests? failed|^\W*(?-i:FAIL)\b|' not in "
-    r"|\bcall (?:to|of) |\b(?:operator|function|method|constructor)\b.{0,40}\boverloaded\b"
-    r"|failed to (?:push|compile)|unable to access '|\bRPC failed|\bnpm (?:ERR|error)|\bcurl: \("
-    r"|\w\.(?:m?[jt]sx?|cjs|py|go|rb|java|cpp|php):\d",
-    re.IGNORECASE,
-)
-"""A line about the code that an agent works on, or told by one of its tools: nothing of the model."""
-
-_NAMED = re.compile(r"(?:(?<=\w )|(?<=\())'[^'\n]{0,200}'(?!\w)")
-"""Something an error is about, not what it says: a name in quotes; values such as `status: 'X'` are none."""
 
 
 def classify(facts: OutputFacts) -> FailureClass:
@@ -257,39 +152,16 @@ def classify(facts: OutputFacts) -> FailureClass:
         facts.error_class
         or STATUSES.get(facts.error_status or 0)
         or EXIT_CODES.get(facts.exit_code)
-        or class_of(_words(facts), facts.words)
+        or class_of(_error_text(facts), facts.error_patterns)
         or (FailureClass.CONFIG if _refused_to_start(facts) else FailureClass.AGENT)
     )
 
 
-def class_of(words: str, own: Mapping[Any, str]) -> FailureClass | None:
-    """
-    Return what an error in words means; None if nothing in it is known.
-
-    `own` are the CLI's own phrases, expressions by class; they count first.
-    """
-    for kind, pattern in own.items():
-        if any(re.search(pattern, line) for line in lines_of(words)):
-            return FailureClass(kind)
-    words = _of_the_model(words)
-    codes = [int(next(filter(None, match.groups()))) for match in _STATUS.finditer(words)]
-    by_status = next((STATUSES[status] for status in codes if status in STATUSES), None)
-    return by_status or next(
-        (kind for kind, expression in _CLASS_WORDS.items() if expression.search(words)), None
-    )
-
-
-def _of_the_model(words: str) -> str:
-    """Return the lines of an error that may be of the model or its server, without names in quotes."""
-    lines = words.replace("\r", "\n").split("\n")
-    return "\n".join(_NAMED.sub("''", line) for line in lines if not _OF_THE_WORK.search(line))
-
-
 def _refused_to_start(facts: OutputFacts) -> bool:
     """Tell whether the CLI did nothing but complain of how it was called; one that crashed shows where."""
-    words = harmless(facts.stderr)
-    complaint = re.search(r"^[^\w\n]*error\b", words, re.IGNORECASE | re.MULTILINE)
-    return not facts.started and complaint is not None and _CRASH.search(words) is None
+    text = harmless(facts.stderr)
+    complaint = re.search(r"^[^\w\n]*error\b", text, re.IGNORECASE | re.MULTILINE)
+    return not facts.started and complaint is not None and _CRASH.search(text) is None
 
 
 _CRASH = re.compile(r"^[ \t]*at .{0,300}:\d+(?::\d+)?\)?$|^Traceback \(most recent call last\)", re.MULTILINE)
@@ -306,31 +178,31 @@ def _session_is_gone(facts: OutputFacts) -> bool:
     """Tell whether the session to resume is not there: the next run must begin a new one."""
     is_good = facts.complete and facts.succeeded
     is_asked = facts.wanted_session is not None
-    return is_asked and not is_good and _GONE.search(_words(facts)) is not None
+    return is_asked and not is_good and _GONE.search(_error_text(facts)) is not None
 
 
 _COMPLAINT = re.compile(
     r"[^\w\n]*(?:\d{4}-\d\d-\d\d\S*\s+)?"  # brackets, bullets, the time
     r"(?:(?:api |fatal )?(?:[\w.]*error|fatal|panic)\b|"
     r"(?:connect|exceeded|failed|reached|unexpected|you(?:'ve| have)|the model|cannot|could not|unable)\b|"
-    + "|".join(f"(?:{phrase})" for phrase in (*(p for ps in WORDS.values() for p in ps), _GONE.pattern))
+    + "|".join(f"(?:{phrase})" for phrase in (*(p for ps in PHRASES.values() for p in ps), _GONE.pattern))
     + ")",
     re.IGNORECASE,
 )
 """How a line of stderr begins that is an error, where nothing better is known of a CLI."""
 
 
-def _words(facts: OutputFacts) -> str:
+def _error_text(facts: OutputFacts) -> str:
     """Return the error in words: the CLI's own, or else the lines of stderr that are one."""
     if facts.error:
-        return harmless(facts.error)[:_MOST_WORDS]
+        return harmless(facts.error)[:_MOST_TEXT]
     if facts.complaints is not None:
-        return "\n".join(facts.complaints)[-_MOST_WORDS:]
+        return "\n".join(facts.complaints)[-_MOST_TEXT:]
     complaints = [line for line in lines_of(facts.stderr) if _COMPLAINT.match(line)]
-    return "\n".join(complaints)[-_MOST_WORDS:]
+    return "\n".join(complaints)[-_MOST_TEXT:]
 
 
-_MOST_WORDS = 8000
+_MOST_TEXT = 8000
 
 
 # --- Notes -----------------------------------------------------------------
@@ -349,7 +221,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
-def _last_words(text: str) -> str:
+def _error_line(text: str) -> str:
     """Return the last line that names an error and the one below it, or else the last line."""
     lines = [line.strip() for line in harmless(text).split("\n") if line.strip(" \t{}[]")]
     errors = [at for at, line in enumerate(lines) if re.search(r"error\b|failed", line, re.IGNORECASE)]
@@ -400,7 +272,7 @@ FARTHEST = timedelta(days=32)
 """A time further away than this was misread."""
 
 
-def retry_time(words: str, now: datetime) -> datetime | None:
+def retry_time(text: str, now: datetime) -> datetime | None:
     """
     Return the time from which a provider takes calls again, if its words name it.
 
@@ -409,25 +281,25 @@ def retry_time(words: str, now: datetime) -> datetime | None:
     UTC if no zone is named, tomorrow if it is over today).
     """
     readers = (_from_epoch, _from_http_date, _from_span, _from_iso, _from_clock)
-    times = (reader(words, now) for reader in readers)
+    times = (reader(text, now) for reader in readers)
     return next((time for time in times if time and now <= time <= now + FARTHEST), None)
 
 
-def _from_epoch(words: str, _now: datetime) -> datetime | None:
-    match = _EPOCH.search(words)
+def _from_epoch(text: str, _now: datetime) -> datetime | None:
+    match = _EPOCH.search(text)
     return time_at(int(match[1])) if match else None
 
 
-def _from_http_date(words: str, _now: datetime) -> datetime | None:
+def _from_http_date(text: str, _now: datetime) -> datetime | None:
     """Return the first date such as that of a Retry-After header."""
-    match = _HTTP_DATE.search(words)
+    match = _HTTP_DATE.search(text)
     with suppress(ValueError):
         return datetime.strptime(match[0], "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC) if match else None
     return None
 
 
-def _from_span(words: str, now: datetime) -> datetime | None:
-    match = _SPAN.search(words)
+def _from_span(text: str, now: datetime) -> datetime | None:
+    match = _SPAN.search(text)
     if not match:
         return None
     units = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
@@ -435,19 +307,19 @@ def _from_span(words: str, now: datetime) -> datetime | None:
     return now + timedelta(seconds=min(seconds, 10 * FARTHEST.total_seconds()))
 
 
-def _from_iso(words: str, now: datetime) -> datetime | None:
+def _from_iso(text: str, now: datetime) -> datetime | None:
     """Return the first such time that is not over: those before are of log lines."""
-    for text in _ISO.findall(words):
+    for moment in _ISO.findall(text):
         with suppress(ValueError):
-            time = datetime.fromisoformat(text)
+            time = datetime.fromisoformat(moment)
             time = time if time.tzinfo else time.replace(tzinfo=UTC)
             if time >= now:
                 return time
     return None
 
 
-def _from_clock(words: str, now: datetime) -> datetime | None:
-    match = _CLOCK.search(words)
+def _from_clock(text: str, now: datetime) -> datetime | None:
+    match = _CLOCK.search(text)
     if match is None or not (match[5] or match[6]):
         return None
     month, day, year, hour, minute, half, zone = match.groups()

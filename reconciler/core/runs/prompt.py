@@ -106,7 +106,7 @@ A round without a new commit has failed: if you leave a request undone, say why 
 # What failed
 
 Your work is in this folder, but this command {{ failed_check.ending }}. \
-Find the cause and mend it; do not weaken the check.
+Find the cause and fix it; do not weaken the check.
 
 {{ failed_check.command | indented }}
 
@@ -167,11 +167,11 @@ def render(
     values: dict[str, Any] = {
         "task": task,
         "repo": repo,
-        "branch": status.branch_name or task.branch,
+        "branch": status.last_run.branch,
         "pulled": task.execution_mode is ExecutionMode.HTTP_PULL,
         "start_from": status.head_commit if status.review.count else None,
         "attempt": status.attempt,
-        "round": status.round,
+        "round": status.last_run.round,
         "resumed": resumed,
         "review_count": status.review.count,
         "failed_check": failed,

@@ -49,7 +49,7 @@ class Retention:
         status = self.statuses.get(task)
         if status is None or run in self.live:
             return False
-        return run == status.run or attempt < status.attempt
+        return run == status.run_key or attempt < status.attempt
 
     def is_of_damaged(self, run: str) -> bool:
         """Return whether a run belongs to a task of which nobody knows where it stands."""
@@ -77,7 +77,7 @@ def retention(
 
     `drift` is how far the clock was set since (see `Observed.drift`).
     """
-    runs = [(status.run, status) for status in statuses.values() if status.run]
+    runs = [(status.run.key, status) for status in statuses.values() if status.run]
     failed = sorted(
         (
             (status.since, run)

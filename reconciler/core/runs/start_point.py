@@ -32,11 +32,11 @@ def pull_bases(
     That is the branch of the task that it began on, as long as that is open: each shows its own changes.
     """
     before = statuses.get(task.start_from or "")
-    if before is None or before.branch_name is None or before.head_commit is None:
+    if before is None or before.run is None or before.head_commit is None:
         return repo.base, None
     if _is_merged(task, desired, before):
-        return repo.base, before.branch_name
-    return before.branch_name, None
+        return repo.base, before.run.branch
+    return before.run.branch, None
 
 
 def _is_merged(task: Task, desired: Desired, before: Status) -> bool:

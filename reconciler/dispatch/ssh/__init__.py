@@ -1,3 +1,3 @@
 """
-SSH: connections, sessions, files, jump hosts and host keys. Only this room imports asyncssh.
+SSH: connections, sessions, files, jump hosts and host keys. Only this package imports asyncssh.
 """

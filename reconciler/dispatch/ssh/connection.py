@@ -1,5 +1,5 @@
 """
-A line to one machine: one multiplexed SSH connection, made when it is needed and made again when it is lost.
+SSH connector: one multiplexed connection per machine, opened on demand and reopened after a loss.
 
 Keys are pinned by the host's spec and nowhere else; the service user's own
 configuration is read only where the spec says so.
@@ -43,11 +43,11 @@ class ConnectTimeouts:
     """How long to wait for a host, in seconds; the defaults suit the internet."""
 
     connect: float = 15.0
-    """For a connection, and the first words of its sshd."""
+    """For the TCP connection and the sshd's version line."""
     login: float = 60.0
     """For the key exchange and the login after that, and again for the login shell: directories are slow."""
     keepalive: float = 15.0
-    """Between two signs of life that are asked for."""
+    """Between two keepalive requests."""
     keepalive_count: int = 3
     """How many may go unanswered; a dead line is noticed after keepalive * (count + 1)."""
     backoff: float = 0.5
@@ -59,7 +59,7 @@ class ConnectTimeouts:
 
 
 class SingleFlight(Generic[T]):
-    """One doing for everybody who asks while it is being done."""
+    """Single flight: concurrent callers share one call."""
 
     def __init__(self, make: Callable[[], Awaitable[T]]) -> None:
         self._make = make
@@ -67,7 +67,7 @@ class SingleFlight(Generic[T]):
 
     async def get(self) -> T:
         """
-        Return what `make` makes; who gives up waiting does not take it from the others.
+        Return the result of `make`; a cancelled caller does not cancel it for the others.
 
         Raises what `make` raises, and Unavailable if it was stopped.
         """
@@ -85,11 +85,11 @@ class SingleFlight(Generic[T]):
 
     @property
     def is_busy(self) -> bool:
-        """Whether it is being done."""
+        """Whether a call is running."""
         return self._task is not None
 
     async def stop(self) -> None:
-        """Stop it, if it is being done."""
+        """Cancel the running call, if there is one."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -97,7 +97,7 @@ class SingleFlight(Generic[T]):
     def _done(self, task: asyncio.Future[T]) -> None:
         self._task = None
         if not task.cancelled():
-            task.exception()  # seen here, in case nobody waits for it any more
+            task.exception()  # retrieved here, in case nobody awaits it any more
 
 
 class CachedSingleFlight(SingleFlight[T]):
@@ -107,11 +107,11 @@ class CachedSingleFlight(SingleFlight[T]):
 
     @property
     def is_done(self) -> bool:
-        """Whether it was made."""
+        """Whether there is a cached result."""
         return self._kept is not None
 
     async def get(self) -> T:
-        """Return what `make` made or makes."""
+        """Return the cached result, or that of `make`."""
         if self._kept is None:
             self._kept = (await super().get(),)
         return self._kept[0]
@@ -119,23 +119,23 @@ class CachedSingleFlight(SingleFlight[T]):
 
 class ConnectLimiter:
     """
-    Lets few connections at a time be made: sshd drops the rest (MaxStartups), and we have one core.
+    Limits the connections that are opened at a time: sshd drops the rest (MaxStartups), and we have one core.
 
     One that takes longer than `brief` seconds only waits, for a host that may
     hang: it has no part in the total any more, which others wait for.
     """
 
     def __init__(self, *, each: int = 4, total: int = 32, brief: float = 3.0) -> None:
-        self._turns: dict[tuple[str, int], _Turns] = {}
+        self._turns: dict[tuple[str, int], _KeyedLock] = {}
         self._each = each
         self._total = asyncio.Semaphore(total)
         self._brief = brief
 
     @contextlib.asynccontextmanager
     async def entered(self, hop: Hop) -> AsyncIterator[None]:
-        """Wait for a turn; it lasts as long as the block."""
+        """Wait for a slot, and hold it during the block."""
         place = hop.address, hop.port
-        turns = self._turns.setdefault(place, _Turns(asyncio.Semaphore(self._each)))
+        turns = self._turns.setdefault(place, _KeyedLock(asyncio.Semaphore(self._each)))
         turns.wanted += 1
         try:
             async with turns.free, self._part_of_total():
@@ -150,7 +150,7 @@ class ConnectLimiter:
         await self._total.acquire()
         leave = contextlib.ExitStack()
         leave.callback(self._total.release)
-        early = asyncio.get_running_loop().call_later(self._brief, leave.close)  # the second does nothing
+        early = asyncio.get_running_loop().call_later(self._brief, leave.close)  # idempotent
         try:
             yield
         finally:
@@ -159,43 +159,43 @@ class ConnectLimiter:
 
 
 @dataclass(slots=True)
-class _Turns:
-    """Semaphore of one place, kept as long as somebody waits for it."""
+class _KeyedLock:
+    """A lock that exists as long as somebody waits for it."""
 
     free: asyncio.Semaphore
     wanted: int = 0
 
 
 class SshConnection:
-    """One connection, as long as it lives; it ends when it is retired and nobody uses it."""
+    """One connection, with a count of its users; closed once it is retired and unused."""
 
     def __init__(self, connection: asyncssh.SSHClientConnection) -> None:
         self.connection = connection
         self.is_lost = False
         self._is_retired = False
         self.users = 0
-        """How many use it now."""
+        """Current number of users."""
 
     @contextlib.contextmanager
     def held(self) -> Iterator[asyncssh.SSHClientConnection]:
-        """Keep it from ending while the block uses it."""
+        """Keep it open during the block."""
         self.hold()
         try:
             yield self.connection
         finally:
-            self.let_go()
+            self.release()
 
     def hold(self) -> None:
-        """Keep it from ending until `let_go`."""
+        """Keep it open until `release`."""
         self.users += 1
 
-    def let_go(self) -> None:
-        """Say that one use is over."""
+    def release(self) -> None:
+        """End one use."""
         self.users -= 1
         self._end_if_unused()
 
     def retire(self) -> None:
-        """Let it end as soon as nobody uses it."""
+        """Close it as soon as it is unused."""
         self._is_retired = True
         self._end_if_unused()
 
@@ -205,7 +205,7 @@ class SshConnection:
 
 
 class SshConnector:
-    """The way over one hop, through the line before it (`via`) if there is one."""
+    """Opens connections over one hop, through the connector of the previous hop (`via`) if there is one."""
 
     def __init__(
         self,
@@ -230,17 +230,17 @@ class SshConnector:
         self._connecting = SingleFlight(self._connect)
         self._failures = 0
         self._not_before = 0.0
-        self.trouble: Unavailable | None = None
+        self.last_error: Unavailable | None = None
         """Why the last try to connect failed; None after one that did not."""
 
     @property
     def is_used(self) -> bool:
-        """Whether anything goes over it now: what is still used is closed in the end."""
+        """Whether any connection is in use; those are closed by `close`."""
         return bool(self._links) or self._connecting.is_busy
 
     async def link(self) -> SshConnection:
         """
-        Return the live connection, or make one; tries that follow a failed one wait for their backoff.
+        Return the live connection, or open one; attempts after a failed one wait for their backoff.
 
         Raises Unavailable with the host, the step and the remedy.
         """
@@ -250,9 +250,9 @@ class SshConnector:
 
     async def shown_key(self) -> asyncssh.SSHKey:
         """
-        Return the key the machine shows now, of a pinned type if it has one; nobody logs in.
+        Return the machine's current host key, of a pinned type if it has one, without logging in.
 
-        Whether it is the right one is not said. Raises Unavailable.
+        The key is not verified. Raises Unavailable.
         """
         pinned = known_keys(self.hop)
         through = await self._through()
@@ -262,15 +262,15 @@ class SshConnector:
                 connection = await self._connected((), pinned, through, witness, {"client_keys": None})
             except asyncssh.HostKeyNotVerifiable as error:
                 if witness.seen.presented is None:
-                    raise self._trouble(error, pinned, witness.seen) from error
+                    raise self._error(error, pinned, witness.seen) from error
                 return witness.seen.presented
             except (OSError, ValueError, asyncssh.Error) as error:
-                raise self._trouble(error, pinned, witness.seen) from error
+                raise self._error(error, pinned, witness.seen) from error
         connection.close()
         raise Unavailable(f"host {self.hop}: it shows no key; pin one in `host_key` by hand")
 
     def retire(self, link: SshConnection | None = None) -> None:
-        """Have the next caller get a new connection; this one ends when it is no longer used."""
+        """Make the next caller get a new connection; this one is closed when it is no longer used."""
         link = link or self._link
         if link is None:
             return
@@ -283,7 +283,7 @@ class SshConnector:
         return min(cap, base * 2.0 ** min(tries - 1, 16)) * (0.5 + self._jitter() / 2)
 
     async def close(self) -> None:
-        """End every connection; what was started over them on the host goes on."""
+        """Close every connection; runs on the host go on."""
         await self._connecting.stop()
         self._link = None
         links = list(self._links)
@@ -302,9 +302,9 @@ class SshConnector:
             self._failures += 1
             wait = self.pause(self._failures, base=self.patience.backoff, cap=self.patience.backoff_cap)
             self._not_before = loop.time() + wait
-            self.trouble = error
+            self.last_error = error
             raise
-        self._failures, self.trouble = 0, None
+        self._failures, self.last_error = 0, None
         return self._link
 
     async def _open(self) -> SshConnection:
@@ -316,7 +316,7 @@ class SshConnector:
         try:
             return await self._login(pinned, through)
         except BaseException:
-            through.let_go()
+            through.release()
             raise
 
     async def _through(self) -> SshConnection | None:
@@ -343,7 +343,7 @@ class SshConnector:
                     # sshd hangs up after some keys (MaxAuthTries); the rest is for another connection.
                     if finding.kind is Class.TOO_MANY_KEYS and left and turn < _MOST_LOGINS:
                         continue
-                    raise Unavailable(f"host {self.hop}: {finding.words}") from error
+                    raise Unavailable(f"host {self.hop}: {finding.message}") from error
                 self._good_key = witness.last_key
                 return self._begin(connection, witness, through)
         raise AssertionError("every turn returns or raises")
@@ -356,7 +356,7 @@ class SshConnector:
         witness: "_HostKeyObserver",
         options: Mapping[str, Any],
     ) -> asyncssh.SSHClientConnection:
-        """Connect and log in: quickly up to the first word of sshd, then as long as logins may take."""
+        """Connect and log in: with the short timeout up to the version line, then with that for logins."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self.patience.connect) as limit:
             witness.on_hello = lambda: limit.reschedule(loop.time() + self.patience.login)
@@ -374,8 +374,8 @@ class SshConnector:
         seconds = self.patience.login if seen.hello else self.patience.connect
         return diagnose(Try(self.hop, error, seen, pinned, _algorithms(pinned), seconds))
 
-    def _trouble(self, error: Exception, pinned: Sequence[asyncssh.SSHKey], seen: Seen) -> Unavailable:
-        return Unavailable(f"host {self.hop}: {self._diagnose(error, pinned, seen).words}")
+    def _error(self, error: Exception, pinned: Sequence[asyncssh.SSHKey], seen: Seen) -> Unavailable:
+        return Unavailable(f"host {self.hop}: {self._diagnose(error, pinned, seen).message}")
 
     def _begin(
         self,
@@ -383,7 +383,7 @@ class SshConnector:
         witness: "_HostKeyObserver",
         through: SshConnection | None,
     ) -> SshConnection:
-        """Keep the books of a new connection; what it goes through is held until it ends."""
+        """Register a new connection; the one it goes through is held until it ends."""
         link = SshConnection(connection)
         self._links.add(link)
 
@@ -391,20 +391,20 @@ class SshConnector:
             link.is_lost = True
             self._links.discard(link)
             if through:
-                through.let_go()
+                through.release()
 
         witness.tell(lost)
         return link
 
     def _options(self) -> dict[str, Any]:
-        """Return what asyncssh is told; nothing is left to files and variables the spec does not name."""
+        """Return the options of asyncssh; no files or variables are used that the spec does not name."""
         hop = self.hop
         options: dict[str, Any] = {
             "keepalive_interval": self.patience.keepalive,
             "keepalive_count_max": self.patience.keepalive_count,
-            # What needs somebody who types is never done, but to hear that it is wanted says what is wrong.
+            # Interactive logins are never done, but a request for one tells what is wrong.
             "preferred_auth": "publickey,keyboard-interactive,password",
-            # No terminal and no command of its own, whatever the user's configuration wants for people.
+            # No terminal and no command, whatever the user's configuration says.
             "request_pty": False,
             "command": None,
             "gss_kex": False,
@@ -418,12 +418,12 @@ class SshConnector:
 
     @staticmethod
     def _login_options(keys: Sequence[asyncssh.SSHKeyPair] | None) -> Mapping[str, Any]:
-        """Return how keys are found: one after the other by the witness, or as ssh_config says."""
+        """Return the options for client keys: offered one by one by the observer, or as ssh_config says."""
         return {} if keys is None else {"agent_path": None, "client_keys": None}
 
     @contextlib.asynccontextmanager
     async def _client_keys(self) -> AsyncIterator[Sequence[asyncssh.SSHKeyPair] | None]:
-        """Yield the keys to log in with: the identity's, else the agent's; None leaves it to ssh_config."""
+        """Yield the keys to log in with: the identity's, else the agent's; None for those of ssh_config."""
         hop = self.hop
         if hop.identity:
             identity = await asyncio.to_thread(read_identity, hop, hop.identity)
@@ -444,7 +444,7 @@ class SshConnector:
 
     @contextlib.asynccontextmanager
     async def _agents_keys(self, why: str) -> AsyncIterator[Sequence[asyncssh.SSHKeyPair]]:
-        """Yield the keys of the SSH agent, which signs as long as the block lasts."""
+        """Yield the keys of the SSH agent, whose connection is open during the block."""
         hop = self.hop
         if not self._agent_path:
             raise Unavailable(f"host {hop}: {why}, or run an SSH agent (SSH_AUTH_SOCK)")
@@ -454,21 +454,21 @@ class SshConnector:
                     agent = await stack.enter_async_context(asyncssh.connect_agent(self._agent_path))
                     keys = await agent.get_keys()
             except (OSError, ValueError, asyncssh.Error) as error:
-                words = one_line(str(error)) or f"not within {self.patience.connect:g} s"
+                reason = one_line(str(error)) or f"not within {self.patience.connect:g} s"
                 raise Unavailable(
-                    f"host {hop}: the SSH agent does not answer ({words}); start it, or set `identity`"
+                    f"host {hop}: the SSH agent does not answer ({reason}); start it, or set `identity`"
                 ) from error
             yield keys
 
     def _place(self) -> dict[str, Any]:
-        """Return where it is, beside the address; the user's own configuration may know better."""
+        """Return the port, and no configuration file unless the spec allows the user's own."""
         if self.hop.ssh_config:
             return {} if self.hop.port == SSH_PORT else {"port": self.hop.port}
         return {"config": None, "port": self.hop.port}
 
 
 class _HostKeyObserver(asyncssh.SSHClient):
-    """Sees how a login goes, offers the keys one by one, and hears when the connection ends."""
+    """Observes a login, offers the keys one by one, and notices the end of the connection."""
 
     def __init__(self, keys: Sequence[asyncssh.SSHKeyPair] | None = None) -> None:
         self.seen = Seen()
@@ -479,9 +479,9 @@ class _HostKeyObserver(asyncssh.SSHClient):
         self._tell: Callable[[], None] | None = None
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-        """Listen to what the other side says in the clear, which no error tells."""
+        """Record what the other side sends before encryption, which no error contains."""
         self.seen.connected = True
-        hear = conn.data_received
+        receive = conn.data_received
 
         def data_received(data: bytes, datatype: Any = None) -> None:
             was_greeted = bool(self.seen.hello)
@@ -490,7 +490,7 @@ class _HostKeyObserver(asyncssh.SSHClient):
                 self.on_hello()
             if len(self.seen.output) >= _MOST_OUTPUT:
                 del conn.data_received
-            hear(data, datatype)
+            receive(data, datatype)
 
         conn.data_received = data_received  # type: ignore[method-assign]
 
@@ -509,25 +509,25 @@ class _HostKeyObserver(asyncssh.SSHClient):
         return key
 
     def kbdint_auth_requested(self) -> None:
-        """Take note that it would ask questions."""
+        """Note that keyboard-interactive login is offered."""
         self.seen.prompts.add("keyboard-interactive")
 
     def password_auth_requested(self) -> None:
-        """Take note that it would take a password."""
+        """Note that password login is offered."""
         self.seen.prompts.add("password")
 
     def auth_banner_received(self, msg: str, lang: str) -> None:  # noqa: ARG002  asyncssh's signature
-        """Take note of what is said to who logs in."""
+        """Note the login banner."""
         self.seen.banner = one_line(msg, 200)
 
     def tell(self, lost: Callable[[], None]) -> None:
-        """Call this once the connection has ended, which it may have already."""
+        """Set the callback for the end of the connection; called at once if it has ended."""
         self._tell = lost
         if self._is_lost:
             lost()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncssh's signature
-        """Pass it on."""
+        """Notify the callback."""
         self._is_lost = True
         if self._tell:
             self._tell()
@@ -572,13 +572,13 @@ def _algorithms(pinned: Sequence[asyncssh.SSHKey]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class InAgent:
-    """A public key whose private half the SSH agent has to hold, and why it has to."""
+    """A public key whose private key must come from the SSH agent, and the reason."""
 
     public: asyncssh.SSHKey
     why: str
 
     def among(self, hop: Hop, keys: Sequence[asyncssh.SSHKeyPair]) -> Sequence[asyncssh.SSHKeyPair]:
-        """Return the agent's keys that belong to it. Raises Unavailable if there is none."""
+        """Return the agent's matching keys. Raises Unavailable if there is none."""
         matching = [key for key in keys if self.public.public_data in {key.public_data, key.key_public_data}]
         if not matching:
             raise Unavailable(
@@ -590,7 +590,7 @@ class InAgent:
 
 def read_identity(hop: Hop, path: str) -> Sequence[asyncssh.SSHKeyPair] | InAgent:
     """
-    Return the keys of an identity file; or what the SSH agent has to hold in their place.
+    Return the keys of an identity file, or an `InAgent` if the SSH agent must provide them.
 
     That is so for a file with a public key, and for a private key with a
     passphrase beside its `.pub`. Raises Unavailable.
@@ -603,7 +603,7 @@ def read_identity(hop: Hop, path: str) -> Sequence[asyncssh.SSHKeyPair] | InAgen
         why = f"identity {path} cannot be read ({one_line(str(error))}); " + (
             "a key with a passphrase goes into the SSH agent"
             if is_locked
-            else "mend `identity`: a private key, or the .pub file of one that the SSH agent holds"
+            else "fix `identity`: a private key, or the .pub file of one that the SSH agent holds"
         )
         public = _public_key(f"{file}.pub" if is_locked else file)
         if public is None:

@@ -1,5 +1,5 @@
 """
-Why a host could not be logged in to: from what was seen of the try, not from the type of the error.
+Diagnosis of failed logins, from what was observed of the attempt and not from the type of the error.
 
 `diagnose` is a table, read from the top: the first row whose condition holds
 says what is wrong and what to do about it.
@@ -30,7 +30,7 @@ _LISTS = ("key exchange", "host key", "cipher", "_", "MAC", "_", "_", "_")
 
 
 class Class(StrEnum):
-    """What kind of thing stands in the way."""
+    """Kind of failure."""
 
     NAME = "name"
     NETWORK = "network"
@@ -39,12 +39,12 @@ class Class(StrEnum):
     SILENT = "silent"
     SLOW = "slow"
     STRANGER = "stranger"
-    """What listens is no sshd."""
+    """Something other than an sshd listens there."""
     BUSY = "busy"
     BARRED = "barred"
-    """It takes no connection from us for a while."""
+    """It rejects our connections for a while."""
     ALGORITHMS = "algorithms"
-    """It has only ones that are not used any more."""
+    """It offers only outdated algorithms."""
     HOST_KEY = "host key"
     JUMP = "jump"
     TOO_MANY_KEYS = "too many keys"
@@ -58,12 +58,12 @@ class Class(StrEnum):
 
 @dataclass(slots=True, kw_only=True)
 class Seen:
-    """What was observed of one try to connect and log in."""
+    """Observations of one attempt to connect and log in."""
 
     connected: bool = False
     """Whether anybody accepted the connection."""
     output: bytes = b""
-    """The first bytes of the other side, in the clear: greetings and what it can do."""
+    """The server's first bytes, in the clear: version line and key exchange."""
     presented: asyncssh.SSHKey | None = None
     """Key of the host that is not pinned."""
     offered: int = 0
@@ -71,58 +71,58 @@ class Seen:
     is_exhausted: bool = False
     """Whether it wanted one more key than there was."""
     prompts: set[str] = field(default_factory=set)
-    """What else it would log in with: `password`, `keyboard-interactive`."""
+    """Other login methods it offered: `password`, `keyboard-interactive`."""
     banner: str = ""
-    """What it had to say to who logs in."""
+    """Login banner."""
 
     @property
     def hello(self) -> str:
-        """The version it told, such as `SSH-2.0-OpenSSH_9.2`; empty if it said none."""
+        """Its version line, such as `SSH-2.0-OpenSSH_9.2`; empty if there was none."""
         match = _HELLO.search(self.output)
         return match.group().decode(errors="replace") if match else ""
 
     @property
-    def words(self) -> str:
-        """What it said instead of a version, in one line."""
+    def text(self) -> str:
+        """What it sent instead of a version line, in one line."""
         return "" if self.hello else one_line(self.output.decode(errors="replace"), 100)
 
     @property
     def algorithms(self) -> Mapping[str, Sequence[str]]:
-        """What it can do, by the use; empty if it did not come to that."""
+        """Its algorithms, by use; empty if the key exchange did not begin."""
         match = _HELLO.search(self.output)
         return _algorithms(self.output[match.end() :].lstrip(b"\r\n")) if match else {}
 
 
 class Try(NamedTuple):
-    """One try that failed: where, how, and what was seen of it."""
+    """A failed attempt: where, how, and what was observed."""
 
     hop: Hop
     error: Exception
     seen: Seen
     pinned: Sequence[asyncssh.SSHKey]
     host_algorithms: Sequence[str]
-    """Signatures of host keys that we take."""
+    """Host key algorithms that we accept."""
     seconds: float
-    """How long it was waited for."""
+    """Timeout that applied."""
 
     @property
     def user(self) -> str:
-        """Who logs in, in words."""
+        """The login user, for messages."""
         return f"user {self.hop.user!r}" if self.hop.user else "the service user's own name"
 
     @property
     def text(self) -> str:
-        """What the error says."""
+        """Message of the error."""
         return one_line(str(self.error), 200) or type(self.error).__name__
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether the other side ended it."""
+        """Whether the other side closed the connection."""
         return isinstance(self.error, asyncssh.ConnectionLost | ConnectionError)
 
     @property
     def has_hostkey_in_common(self) -> bool:
-        """Whether it can sign with any key that we take; true if it did not say."""
+        """Whether it has a host key algorithm that we accept; true if unknown."""
         theirs = self.seen.algorithms.get("host key")
         return not theirs or not set(theirs).isdisjoint(self.host_algorithms)
 
@@ -131,12 +131,14 @@ class Finding(NamedTuple):
     """What is wrong, and what to do about it."""
 
     kind: Class
-    words: str
+    message: str
 
 
 def diagnose(case: Try) -> Finding:
-    """Return what kept us from logging in; what the other side says is in it, and is made harmless."""
-    return next(Finding(kind, one_line(words(case), 1000)) for kind, holds, words in _TABLE if holds(case))
+    """Return why the login failed; text from the other side in it is sanitized."""
+    return next(
+        Finding(kind, one_line(describe(case), 1000)) for kind, holds, describe in _TABLE if holds(case)
+    )
 
 
 def fingerprint(key: asyncssh.SSHKey) -> str:
@@ -144,7 +146,7 @@ def fingerprint(key: asyncssh.SSHKey) -> str:
     return f"{key.get_algorithm()} {key.get_fingerprint()}"
 
 
-# --- The words -------------------------------------------------------------
+# --- Messages -------------------------------------------------------------
 
 
 def _old_host_key(case: Try) -> str:
@@ -170,7 +172,7 @@ def _no_algorithms(case: Try) -> str:
 
 
 def _in_dispute(case: Try) -> str:
-    """Return what no algorithm in common is for; empty if there is one for all, or nothing is known."""
+    """Return the uses without a common algorithm; empty if there are none, or nothing is known."""
     if isinstance(case.error, asyncssh.KeyExchangeFailed) and "No matching" in case.text:
         named = {"MAC": "MAC", "encryption": "cipher", "host key": "host key"}
         return next((use for word, use in named.items() if word in case.text), "key exchange")
@@ -201,7 +203,7 @@ _OURS: Mapping[str, frozenset[str]] = {
     "cipher": frozenset(name.decode() for name in get_default_encryption_algs()),
     "MAC": frozenset(name.decode() for name in get_default_mac_algs()),
 }
-"""What we offer, by the use."""
+"""Our algorithms, by use."""
 
 
 def _changed_key(case: Try) -> str:
@@ -263,12 +265,12 @@ def _slow(case: Try) -> str:
 
 def _hung_up(_: Try) -> str:
     return (
-        "it closed the connection before login, without a word; sshd may be starting, overloaded "
+        "it closed the connection before login, without a message; sshd may be starting, overloaded "
         "(MaxStartups), or bar us for a time (PerSourcePenalties); a firewall or tcp_wrappers do the same"
     )
 
 
-def _cut_in_talk(case: Try) -> str:
+def _cut_during_session(case: Try) -> str:
     return (
         f"{case.seen.hello} closed the connection before login; sshd may be overloaded (MaxStartups), "
         "short of memory, or want other algorithms: see its log"
@@ -298,8 +300,8 @@ def _is(*kinds: type[Exception]) -> Callable[[Try], bool]:
     return lambda case: isinstance(case.error, kinds)
 
 
-def _says(*words: bytes) -> Callable[[Try], bool]:
-    return lambda case: not case.seen.hello and any(word in case.seen.output for word in words)
+def _says(*phrases: bytes) -> Callable[[Try], bool]:
+    return lambda case: not case.seen.hello and any(word in case.seen.output for word in phrases)
 
 
 _TABLE: Sequence[_Row] = (
@@ -326,7 +328,7 @@ _TABLE: Sequence[_Row] = (
         _says(b"Not allowed at this time"),
         lambda _: (
             "it takes no connection from here for a while (PerSourcePenalties: `Not allowed at this time`), "
-            "after logins that failed; it passes by itself: mend what failed first, or exempt this address "
+            "after logins that failed; it passes by itself: fix what failed first, or exempt this address "
             "(PerSourcePenaltyExemptList)"
         ),
     ),
@@ -337,9 +339,9 @@ _TABLE: Sequence[_Row] = (
     ),
     (
         Class.STRANGER,
-        lambda case: bool(case.seen.words),
+        lambda case: bool(case.seen.text),
         lambda case: (
-            f"what listens there is no sshd: no SSH session could be agreed on, it says {case.seen.words!r}; "
+            f"what listens there is no sshd: the SSH handshake failed, it says {case.seen.text!r}; "
             "check that `port` is sshd's"
         ),
     ),
@@ -347,7 +349,7 @@ _TABLE: Sequence[_Row] = (
         Class.STRANGER,
         lambda case: bool(case.seen.hello) and not case.seen.hello.startswith(("SSH-2.0-", "SSH-1.99-")),
         lambda case: (
-            f"no SSH session could be agreed on: it speaks {case.seen.hello!r}; "
+            f"the SSH handshake failed: it speaks {case.seen.hello!r}; "
             "check that `port` is sshd's, and update it"
         ),
     ),
@@ -394,12 +396,12 @@ _TABLE: Sequence[_Row] = (
         ),
     ),
     (Class.ACCOUNT, lambda case: case.is_cut_off and case.seen.offered > 0, _account),
-    (Class.BUSY, lambda case: case.is_cut_off and bool(case.seen.hello), _cut_in_talk),
+    (Class.BUSY, lambda case: case.is_cut_off and bool(case.seen.hello), _cut_during_session),
     (Class.BUSY, lambda case: case.is_cut_off and case.seen.connected, _hung_up),
     (
         Class.PROTOCOL,
         _is(asyncssh.Error),
-        lambda case: f"no SSH session could be agreed on ({case.text}); see the log of its sshd",
+        lambda case: f"the SSH handshake failed ({case.text}); see the log of its sshd",
     ),
     (
         Class.NETWORK,

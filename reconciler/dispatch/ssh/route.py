@@ -1,5 +1,5 @@
 """
-The way to a host: itself last, before it the machines to go through.
+Route to a host: its jump hosts, then the host itself.
 
 Equal routes may share their connections; what does not change the way (slots,
 labels, a cordon) is not in it.
@@ -20,7 +20,7 @@ SSH_PORT = 22
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hop:
-    """One machine on the way, and how it is reached from the one before."""
+    """One machine on the route, and how it is reached from the one before."""
 
     name: str
     address: str
@@ -80,7 +80,7 @@ def _hop(host: Host) -> Hop:
 
 
 def _jump(host: Host, hosts: Mapping[str, Host]) -> Host:
-    """Return the host to go through: the one of that name, else the one at that address."""
+    """Return the jump host: the host of that name, else the machine at that address."""
     jump = host.jump or ""
     if jump in hosts:
         return hosts[jump]

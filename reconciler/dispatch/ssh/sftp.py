@@ -21,12 +21,12 @@ _AHEAD = 8
 _KEPT = 800
 """Most open handles: sshd's limit is that of its open files, usually 1024."""
 _KEPT_SECONDS = 60.0
-"""A handle at the end of its file is opened anew after this: the path may name another file by now."""
+"""A handle at the end of its file is reopened after this: the path may name another file by now."""
 
 
 @dataclass(slots=True)
-class _Kept:
-    """An open handle, and how many are reading from it now."""
+class _OpenHandle:
+    """An open handle, and the number of its readers."""
 
     file: asyncssh.SFTPClientFile
     opened: float
@@ -38,7 +38,7 @@ class Files:
 
     def __init__(self, client: asyncssh.SFTPClient) -> None:
         self._client = client
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._kept: OrderedDict[str, _OpenHandle] = OrderedDict()
 
     async def read(self, path: str, offset: int, limit: int) -> bytes:
         """
@@ -55,23 +55,23 @@ class Files:
             data = await _read(kept.file, offset, limit)
         finally:
             kept.readers -= 1
-        await self._let_go(path, at_end=not data)
+        await self._close_stale(path, at_end=not data)
         return data
 
-    async def _keep(self, path: str) -> _Kept:
+    async def _keep(self, path: str) -> _OpenHandle:
         kept = self._kept.get(path)
         if kept is None:
             # One request is one read (block_size 0): split ones would go past the end of a growing file,
             # and asyncssh leaves the errors of those to nobody.
             file = await self._client.open(path, "rb", encoding=None, block_size=0)
-            kept = self._kept.setdefault(path, _Kept(file, asyncio.get_running_loop().time()))
+            kept = self._kept.setdefault(path, _OpenHandle(file, asyncio.get_running_loop().time()))
             if kept.file is not file:  # somebody was quicker
                 await _close(file)
         self._kept.move_to_end(path)
         return kept
 
-    async def _let_go(self, path: str, *, at_end: bool) -> None:
-        """Close this handle if it is old, and those that were not read for longest if there are too many."""
+    async def _close_stale(self, path: str, *, at_end: bool) -> None:
+        """Close this handle if it is old, and the least recently used ones if there are too many."""
         leave = [path] if at_end and self._is_old(path) else []
         leave += list(self._kept)[: max(0, len(self._kept) - _KEPT)]
         for name in leave:
@@ -86,7 +86,7 @@ class Files:
 
 
 async def _read(file: asyncssh.SFTPClientFile, offset: int, limit: int) -> bytes:
-    """Ask once; if that was answered in full there is a backlog: go on with several requests at once."""
+    """Send one request; a full answer means a backlog, which is read with several requests at once."""
     data = await _piece(file, offset, min(limit, READ_CHUNK))
     more = data if len(data) == READ_CHUNK else b""
     while more and len(data) < limit:
@@ -96,7 +96,7 @@ async def _read(file: asyncssh.SFTPClientFile, offset: int, limit: int) -> bytes
 
 
 async def _pieces(file: asyncssh.SFTPClientFile, offset: int, limit: int) -> bytes:
-    """Return what several requests at once give, up to the first that was not answered in full."""
+    """Return the data of several concurrent requests, up to the first short answer."""
     reads = [
         (offset + start, min(READ_CHUNK, limit - start))
         for start in range(0, min(limit, _AHEAD * READ_CHUNK), READ_CHUNK)

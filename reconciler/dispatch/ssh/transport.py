@@ -1,9 +1,9 @@
 """
-A host over SSH: the transport that makes a run there what it is here.
+SSH transport: commands and files on a host, over one connection.
 
 Everything goes over one connection. What fails is told as Unavailable, with
 the host, the step and the remedy: for a run any failure of the way is doubt,
-and what a person mends on the host needs no new spec, so it is tried again.
+and what a person fixes on the host needs no new spec, so it is tried again.
 """
 
 import asyncio
@@ -39,11 +39,11 @@ _NEVER_OPENED = range(1, 5)
 _SFTP_LOST = (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection)
 _REFUSED_PAUSE = 0.05
 _REFUSED_CAP = 1.0
-_HEARD, _READY = b"reconciler-heard\n", b"reconciler-ready\n"
+_GREETED, _READY = b"reconciler-greeted\n", b"reconciler-ready\n"
 
 
 class SshTransport(Transport):
-    """One host, over a line that only the hosts behind it share."""
+    """Transport to one host, over a connector that it shares only with hosts behind it."""
 
     def __init__(self, line: SshConnector, *, is_lasting: bool = True) -> None:
         self._line = line
@@ -58,9 +58,9 @@ class SshTransport(Transport):
         self._links_agent = hop.agent_forwarding and is_lasting
         self._prefix = ("env", f"SSH_AUTH_SOCK=$HOME/{agent_socket(hop.name)}") if self._links_agent else ()
 
-    async def call(self, words: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
+    async def call(self, argv: Sequence[str], stdin: bytes = b"", *, timeout: float) -> CommandResult:
         """Run a short command and return all that it printed, as Transport says."""
-        command = command_line((*self._prefix, *words))
+        command = command_line((*self._prefix, *argv))
         step, visit = "wait for a free session", None
         try:
             async with asyncio.timeout(timeout), self._turn(timeout):
@@ -102,17 +102,17 @@ class SshTransport(Transport):
         return await self._read_by_command(path, offset, limit)
 
     def retire(self) -> None:
-        """Let go of the connection once nobody uses it; a later call makes a new one."""
+        """Close the connection once it is unused; a later call opens a new one."""
         self._line.retire()
 
     async def close(self) -> None:
-        """Let go of the host; runs on it go on."""
+        """Close the connections; runs on the host go on."""
         await self._line.close()
         if self._visit:
             await self._visit.stop()
 
     async def _ready(self) -> "_SshSession":
-        """Return the visit of the live connection, greeted."""
+        """Return the session of the live connection, after its greeting."""
         link = await self._line.link()
         if self._visit is None or self._visit.link is not link:
             self._visit = _SshSession(link, self._line, links_agent=self._links_agent)
@@ -122,7 +122,7 @@ class SshTransport(Transport):
 
     @contextlib.asynccontextmanager
     async def _turn(self, timeout: float) -> AsyncIterator[None]:
-        """Wait for one's turn; it lasts as long as the block."""
+        """Wait for a session slot, and hold it during the block."""
         async with self._long if timeout > _LONG else contextlib.nullcontext(), self._sessions:
             yield
 
@@ -166,7 +166,12 @@ class SshTransport(Transport):
     def _too_late(self, step: str, seconds: float) -> Unavailable:
         if step == "connect" and self._visit and self._visit.is_being_greeted:
             return Unavailable(f"host {self._line.hop}: {self._visit.why_silent(seconds)}")
-        before = f"; the last try to connect: {self._line.trouble}" if self._line.trouble else ""
+        if self._visit and self._visit.greeted_in > seconds / 2:
+            return Unavailable(
+                f"host {self._line.hop}: {step}: no answer within {seconds:g} s; its login shell alone takes "
+                f"{self._visit.greeted_in:.0f} s, see what its startup files (~/.bashrc, ~/.profile) do"
+            )
+        before = f"; the last try to connect: {self._line.last_error}" if self._line.last_error else ""
         return Unavailable(
             f"host {self._line.hop}: {step}: no answer within {seconds:g} s; "
             f"see whether it is overloaded or hangs{before}"
@@ -184,7 +189,7 @@ class SshTransport(Transport):
 
 
 class _SshSession:
-    """What is done once over each connection: a greeting, and a client for files."""
+    """State of one connection: its greeting, and its client for files."""
 
     def __init__(self, link: SshConnection, line: SshConnector, *, links_agent: bool) -> None:
         self.link = link
@@ -193,10 +198,12 @@ class _SshSession:
         self._greeting = CachedSingleFlight(self._greet)
         self._files = CachedSingleFlight(self._start_files)
         self._is_refused = False
-        """Whether the last session that was asked for was refused."""
+        """Whether the last requested session was refused."""
+        self.greeted_in = 0.0
+        """Seconds that the login shell took to answer."""
 
     async def greeted(self) -> None:
-        """See that the shell of the host does what it is told and nothing else."""
+        """Check that the login shell runs commands without adding output of its own."""
         await self._greeting.get()
 
     async def files(self) -> Files | None:
@@ -213,17 +220,18 @@ class _SshSession:
         return self._files.is_done and self.link.users == 1
 
     async def stop(self) -> None:
-        """Give up what is still under way."""
+        """Cancel what is still running."""
         await self._greeting.stop()
         await self._files.stop()
 
     async def _greet(self) -> None:
         hop, seconds = self._line.hop, self._line.patience.login
+        began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(seconds):
                 process = await self.open(f"{hop.shell} -s")
                 greeting = _greeting(hop, links_agent=self._links_agent)
-                heard = await _greeted(process, greeting, self._line.patience.connect)
+                greeted = await _greeted(process, greeting, self._line.patience.connect)
         except TimeoutError as error:
             self._line.retire(self.link)
             raise Unavailable(f"host {hop}: {self.why_silent(seconds)}") from error
@@ -232,9 +240,10 @@ class _SshSession:
                 f"host {hop}: the connection ended ({one_line(str(error))}) before the login shell answered; "
                 "if that goes on, see the log of its sshd"
             ) from error
-        if heard.answer.stdout != _HEARD + _READY:
+        if greeted.answer.stdout != _GREETED + _READY:
             self._line.retire(self.link)  # the login shell of a user is looked up when a connection is made
-            raise Unavailable(f"host {hop}: {misunderstood(heard, hop.shell)}")
+            raise Unavailable(f"host {hop}: {misunderstood(greeted, hop.shell)}")
+        self.greeted_in = asyncio.get_running_loop().time() - began
 
     @property
     def is_being_greeted(self) -> bool:
@@ -242,7 +251,7 @@ class _SshSession:
         return not self._greeting.is_done
 
     def why_silent(self, seconds: float) -> str:
-        """Say what a login shell may wait for."""
+        """Return what a silent login shell may be waiting for."""
         if self._is_refused:
             return (
                 f"it opened no session within {seconds:g} s; see MaxSessions in its sshd_config (0 allows "
@@ -262,7 +271,7 @@ class _SshSession:
             return None
 
     async def _opened(self, make: Callable[[], Awaitable[T]]) -> T:
-        """Return what `make` makes in a session; wait and ask again while sshd has none free."""
+        """Return the result of `make` in a session; wait and retry while sshd has none free."""
         refusals = 0
         while True:
             try:
@@ -278,12 +287,12 @@ class _SshSession:
             await asyncio.sleep(self._line.pause(refusals, base=_REFUSED_PAUSE, cap=_REFUSED_CAP))
 
 
-def command_line(words: Sequence[str]) -> str:
-    """Return the words as a line that every login shell reads alike. Raises ValueError for any other word."""
-    for word in words:
+def command_line(argv: Sequence[str]) -> str:
+    """Join the arguments to a line that every login shell reads alike. Raises ValueError for unsafe ones."""
+    for word in argv:
         if not SAFE_WORD.match(word):
-            raise ValueError(f"{word!r} may not stand on a command line; send it over stdin")
-    return " ".join(words)
+            raise ValueError(f"{word!r} is not safe on a command line; send it over stdin")
+    return " ".join(argv)
 
 
 async def finish(process: "asyncssh.SSHClientProcess[Any]", stdin: bytes) -> CommandResult:
@@ -318,7 +327,7 @@ def agent_socket(host: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """What a login shell made of the greeting."""
+    """Answer of a login shell to the greeting."""
 
     answer: CommandResult
     after_eof: bool
@@ -327,7 +336,7 @@ class Greeting:
 
 async def _greeted(process: "asyncssh.SSHClientProcess[Any]", script: bytes, patience: float) -> Greeting:
     """
-    Send the greeting and return what came of it.
+    Send the greeting and return the answer.
 
     The end of the input comes later than usual: who waits for it read the input itself.
     """
@@ -346,21 +355,21 @@ async def _greeted(process: "asyncssh.SSHClientProcess[Any]", script: bytes, pat
 
 
 def _greeting(hop: Hop, *, links_agent: bool) -> bytes:
-    """Return the script that is the first over each connection; it points the link at the forwarded agent."""
+    """Return the first script over each connection; it updates the link to the forwarded agent's socket."""
     link = f'"$HOME"/{shlex.quote(agent_socket(hop.name))}'
     refresh = '[ -z "$SSH_AUTH_SOCK" ] || { mkdir -p "${link%/*}" && ln -sfn "$SSH_AUTH_SOCK" "$link"; }\n'
     return (
-        "printf 'reconciler-%s\\n' heard\n"
+        "printf 'reconciler-%s\\n' greeted\n"
         + (f"link={link}\n{refresh}" if links_agent else "")
         + "printf 'reconciler-%s\\n' ready\nexit 0\n"
     ).encode()
 
 
-def misunderstood(heard: Greeting, shell: str) -> str:
-    """Say what is wrong with a login shell, by what came back of the greeting."""
-    out, code = heard.answer.stdout, heard.answer.exit_code
-    message = one_line((heard.answer.stderr or out).decode(errors="replace"))
-    before, marker, after = out.partition(_HEARD + _READY)
+def misunderstood(greeted: Greeting, shell: str) -> str:
+    """Return what is wrong with a login shell, judging by its answer to the greeting."""
+    out, code = greeted.answer.stdout, greeted.answer.exit_code
+    message = one_line((greeted.answer.stderr or out).decode(errors="replace"))
+    before, marker, after = out.partition(_GREETED + _READY)
     if marker:
         text, when = (before, "before") if before else (after, "after")
         return (
@@ -368,7 +377,7 @@ def misunderstood(heard: Greeting, shell: str) -> str:
             "make its startup files (~/.bashrc, ~/.profile), or what takes their place (ForceCommand), "
             "silent where there is no terminal"
         )
-    if _READY in out or heard.after_eof:
+    if _READY in out or greeted.after_eof:
         return (
             "its login shell's startup files (~/.bashrc, ~/.profile) read the input that is meant for the "
             "command; begin them with `[ -t 0 ] || return`, so that they ask only where there is a terminal"

@@ -1,5 +1,5 @@
 """
-Which key a host shows, for a person to say whether it is the right one.
+Host key scan: shows a host's key, for a person to verify.
 
 Nothing here trusts anything: what is shown becomes trusted when a person has
 written it into the host's spec.
@@ -45,7 +45,7 @@ class HostKeyScan:
 
 async def scan_host_key(host: Host, transports: TransportPool) -> HostKeyScan:
     """
-    Ask the host for its key, by way of its jump hosts, whose keys must be pinned; nobody logs in to the host.
+    Ask the host for its key, through its jump hosts, whose keys must be pinned; without logging in to it.
 
     Raises UsageError for the local host, and Unavailable.
     """

@@ -1,0 +1,124 @@
+"""
+The pages Hosts and Agents: slots, load, versions, who holds what and since when.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from reconciler.api.pages.actions import host_verbs
+from reconciler.api.pages.handlers import Visit
+from reconciler.api.pages.now import HostRow, host_row
+from reconciler.api.pages.rendering import View
+from reconciler.core.errors import NotFound, Unavailable
+from reconciler.core.model.status import HostCli
+from reconciler.core.transitions import HistoryFilter, TransitionRecord
+from reconciler.core.views import HostView, TaskView, WorkerView
+
+MOST_STEPS = 40
+
+
+class CliRow(NamedTuple):
+    """An agent CLI of a host."""
+
+    adapter: str
+    cli: HostCli | None
+    """None: it was not asked for yet."""
+
+
+class HostLine(NamedTuple):
+    """A host in the list."""
+
+    row: HostRow
+    load: float | None
+    clis: Sequence[CliRow]
+
+
+async def hosts_page(visit: Visit) -> View:
+    """Show every host."""
+    snapshot, services = visit.fleet.snapshot(), visit.fleet.services
+    load = services.load()
+    lines = [
+        HostLine(host_row(host, snapshot), load.get(host.name), list(clis(host)))
+        for host in snapshot.model.hosts().values()
+    ]
+    commits = await services.files_touched([_state_file(line.row.view.name) for line in lines])
+    values = {
+        "lines": lines,
+        "commits": {line.row.view.name: commits.get(_state_file(line.row.view.name), "") for line in lines},
+    }
+    return View("hosts.html", "Hosts", values)
+
+
+async def host_page(visit: Visit) -> View:
+    """Show one host."""
+    snapshot, services = visit.fleet.snapshot(), visit.fleet.services
+    host = snapshot.model.hosts().get(visit.name)
+    if host is None:
+        raise NotFound(f"no host {visit.name} in the specs; /hosts lists them")
+    spec_file, state_file = f"specs/hosts/{host.name}.yaml", _state_file(host.name)
+    touched = await services.files_touched([spec_file, state_file])
+    values = {
+        "host": host,
+        "row": host_row(host, snapshot),
+        "load": services.load().get(host.name),
+        "clis": list(clis(host)),
+        "verbs": host_verbs(host),
+        "steps": await _steps(visit, host.name),
+        "spec_file": spec_file if spec_file in touched else "",
+        "spec_commit": touched.get(spec_file, ""),
+        "state_commit": touched.get(state_file, ""),
+        "commits": await services.last_commits(),
+    }
+    return View("host.html", f"Host {host.name}", values)
+
+
+def _state_file(host: str) -> str:
+    return f"fleet-state/hosts/{host}.yaml"
+
+
+async def _steps(visit: Visit, host: str) -> Sequence[TransitionRecord]:
+    try:
+        return await visit.fleet.record.search(HistoryFilter(host=host), None, MOST_STEPS)
+    except Unavailable:
+        return ()
+
+
+def clis(host: HostView) -> Iterator[CliRow]:
+    """Yield the agent CLIs that a host offers, with what the last probe found of them."""
+    probed = host.status.adapters if host.status else {}
+    offered = probed if host.spec.adapters is None else host.spec.adapters
+    for name in sorted(offered):
+        cli = probed.get(name)
+        if host.spec.adapters is not None or (cli and cli.ok):
+            yield CliRow(name, cli)
+
+
+# --- Agents ------------------------------------------------------------------
+
+
+class WorkerLine(NamedTuple):
+    """An outside agent in the list."""
+
+    view: WorkerView
+    held: Sequence[TaskView]
+    last_used: datetime | None
+
+
+async def agents_page(visit: Visit) -> View:
+    """Show every outside agent."""
+    model = visit.fleet.snapshot().model
+    workers: Mapping[str, WorkerView] = model.workers()
+    lines = [
+        WorkerLine(view, [model.task(name) for name in view.held], visit.fleet.last_used(view.name))
+        for view in workers.values()
+    ]
+    files = {line.view.name: f"specs/agents/{line.view.name}.yaml" for line in lines}
+    touched = await visit.fleet.services.files_touched(list(files.values()))
+    values = {
+        "lines": lines,
+        "files": files,
+        "spec_commits": {name: touched.get(path, "") for name, path in files.items()},
+        "commits": await visit.fleet.services.last_commits(),
+    }
+    return View("agents.html", "Agents", values)

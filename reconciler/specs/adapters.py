@@ -1,0 +1,174 @@
+"""
+What in an adapter, as it lies over the built-in one, can never work or has no effect.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+from reconciler.core.adapter import OF_EVENTS, RULES, Adapter, Output
+from reconciler.core.patterns import check_line_pattern, check_pattern, constant_of
+from reconciler.core.runs.command import GROUPS, PLACEHOLDER, check_adapter
+from reconciler.core.runs.outcome import SIGNALS, TOTALS
+from reconciler.specs.expressions import ONE_EVENT, check_expression, check_rule
+from reconciler.specs.rules import Mistake, tried
+from reconciler.specs.yaml import Path
+
+
+def broken_parts(adapter: Adapter) -> Iterator[Mistake]:
+    """Yield what keeps an adapter from starting any run, its built-in part included."""
+    for line in check_adapter(adapter):
+        field, _, message = line.partition(": ")
+        yield Mistake(tuple(field.split(".")), message)
+
+
+def useless_parts(adapter: Adapter) -> Iterator[Mistake]:
+    """Yield what in an adapter does nothing, or fails every run, its built-in part included."""
+    yield from _command(adapter)
+    yield from _arguments(adapter)
+    yield from _rules(adapter.output)
+    yield from _patterns(adapter.output)
+    yield from _places(adapter)
+    for path, message in _idle(adapter):
+        yield Mistake(path, message, at_key=True)
+
+
+# --- Arguments ---------------------------------------------------------------
+
+
+def _named(adapter: Adapter) -> set[str]:
+    return {name for element in adapter.command for name in PLACEHOLDER.findall(element)}
+
+
+def _command(adapter: Adapter) -> Iterator[Mistake]:
+    """Yield what no program is started by, and placeholders that nothing fills."""
+    named = _named(adapter)
+    program = adapter.command[0] if adapter.command else ""
+    if {"prompt", "prompt_file", "script", *GROUPS} & set(PLACEHOLDER.findall(program)):
+        yield Mistake(("command", 0), f"must name a program, not {program}")
+    fillers = {"model": ("model",), "turns": ("turns",), "session": ("fresh", "resume")}
+    for group, fields in fillers.items():
+        if group in named and not any(getattr(adapter, field) for field in fields):
+            names = " and ".join(f"`{field}`" for field in fields)
+            yield Mistake(
+                ("command",), f"{{{group}}} has no effect: {names} say{'s' * (len(fields) == 1)} nothing"
+            )
+    for name, way in (("prompt", "argument"), ("prompt_file", "file")):
+        if name in named and adapter.prompt != way:
+            yield Mistake(
+                ("command",), f"{{{name}}} needs `prompt: {way}`; the prompt goes to {_WAYS[adapter.prompt]}"
+            )
+
+
+_WAYS = {"stdin": "its stdin", "file": "a file", "argument": "an argument"}
+
+
+def _arguments(adapter: Adapter) -> Iterator[Mistake]:
+    """Yield the fields whose arguments never reach the command."""
+    if not adapter.command:
+        return
+    named = _named(adapter)
+    way = {"argument": "prompt", "file": "prompt_file"}.get(adapter.prompt)
+    if way is not None and way not in named:
+        message = f"{adapter.prompt} needs {{{way}}} in `command`, or the CLI never sees the prompt"
+        yield Mistake(("prompt",), message, at_key=True)
+    for field in ("model", "turns", "fresh", "resume"):
+        group, argv = field if field in GROUPS else "session", getattr(adapter, field)
+        if argv and group not in named:
+            yield Mistake((field,), f"has no effect: `command` has no {{{group}}}", at_key=True)
+        if argv and field in GROUPS and not any(f"{{{field}}}" in element for element in argv):
+            yield Mistake((field,), f"has no {{{field}}}, so that all tasks get the same", at_key=True)
+
+
+# --- Output ------------------------------------------------------------------
+
+
+def _rules(output: Output) -> Iterator[Mistake]:
+    """Yield the rules that can find nothing, or nothing else than always."""
+    for field in RULES:
+        rule = getattr(output, field)
+        if rule is None:
+            continue
+        if output.format != "text":
+            yield from tried(("output", field), partial(check_rule, field), rule)
+        elif field not in OF_EVENTS:
+            yield from _text_rule(field, rule)
+    for field, rule in output.streamed or ():
+        if rule is not None:
+            yield from tried(("output", "streamed", field), partial(check_expression, of=ONE_EVENT), rule)
+    if output.format != "text" and output.text is None:
+        message = f"{output.format} needs `text`, the agent's last words: a run without any has failed"
+        yield Mistake(("output", "format"), message)
+
+
+def _text_rule(field: str, rule: str) -> Iterator[Mistake]:
+    try:
+        check_pattern(rule)
+    except ValueError:
+        return  # told by `check_adapter`
+    yield from tried(("output", field), check_line_pattern, rule)
+    constant = constant_of(rule)
+    if field in _NUMBERS and constant is not None and not any(map(str.isdigit, constant)):
+        yield Mistake(("output", field), f"finds {constant!r}, and never a number; put (…) around the number")
+
+
+_NUMBERS = frozenset({"error_status", "input_tokens", "output_tokens", "cached_tokens", "cost_usd", "turns"})
+
+
+def _patterns(output: Output) -> Iterator[Mistake]:
+    for at, pattern in enumerate(output.error_lines):
+        yield from tried(("output", "error_lines", at), check_line_pattern, pattern)
+    if output.give_up is not None:
+        yield from tried(("output", "give_up"), check_line_pattern, output.give_up)
+    for kind, pattern in output.error_patterns.items():
+        yield from tried(
+            ("output", "error_patterns", kind), partial(check_line_pattern, anywhere=True), pattern
+        )
+
+
+# --- Places ------------------------------------------------------------------
+
+
+def _places(adapter: Adapter) -> Iterator[Mistake]:
+    for name in adapter.secrets.keys() & adapter.env.keys():
+        yield Mistake(
+            ("env", name), "has no effect: the secret of that name is put in its place", at_key=True
+        )
+    for at, path in enumerate(adapter.cleanup):
+        steps = [step for step in path.split("/") if step not in {"", "."}]
+        if path.strip() and (not steps or steps[0] == ".git"):
+            yield Mistake(("cleanup", at), "is the workspace itself, or git's part of it")
+
+
+# --- Without effect ----------------------------------------------------------
+
+
+def _idle(adapter: Adapter) -> Iterator[tuple[Path, str]]:
+    """Yield the fields of an adapter that nothing reads, and why."""
+    output = adapter.output
+    if adapter.limits.turns and not adapter.turns:
+        yield ("limits", "turns"), "has no effect: `turns` says no arguments that limit them"
+    if output.schema_flag and not output.structured:
+        yield ("output", "schema_flag"), "needs `structured`, or every run that it is given to fails"
+    if output.structured and not output.schema_flag:
+        yield ("output", "structured"), "has no effect: it needs `schema_flag`"
+    if adapter.resume and output.session_id is None:
+        yield ("resume",), "has no effect: `output.session_id` finds no session to go on with"
+    if output.give_up is None and output.give_up_after > 1:
+        yield ("output", "give_up_after"), "has no effect: it needs `give_up`"
+    if output.format == "text" and output.error_lines:
+        yield ("output", "error_lines"), "has no effect with `format: text`: say `error`"
+    yield from _idle_totals(adapter)
+    for code in output.exit_codes:
+        if int(code) in SIGNALS and output.format != "text":
+            message = f"has no effect: it means the end by SIG{SIGNALS[int(code)]}"
+            yield ("output", "exit_codes", code), message
+        elif code != str(int(code)):
+            yield ("output", "exit_codes", code), f"has no effect: write {int(code)}"
+
+
+def _idle_totals(adapter: Adapter) -> Iterator[tuple[Path, str]]:
+    for at, group in enumerate(adapter.output.cumulative):
+        if not adapter.resume:
+            yield ("output", "cumulative", at), "has no effect: without `resume` each run is a session"
+        elif not any(getattr(adapter.output, name) for name in TOTALS[group]):
+            yield ("output", "cumulative", at), f"has no effect: no rule finds {group}"
