@@ -28,6 +28,11 @@ class Listen:
     behind_proxy: bool = False
     """Whether the peer's address is what the one proxy before us says (X-Forwarded-For)."""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether only programs of this machine can ask."""
+        return is_loopback(self.host) and not self.behind_proxy
+
     def url(self, port: int) -> str:
         """Return the address for clients, with the port that it came to be."""
         host = f"[{self.host}]" if ":" in self.host else self.host
