@@ -154,7 +154,7 @@ async def _test(context: Context, repo: str) -> int:
 
     def look() -> "Sequence[Delivery]":
         deliveries = Journal(context.data_dir / "hooks", clock.now).recent()
-        return [each for each in deliveries if repo in each.hint.repos]
+        return [each for each in deliveries if place.name in each.hint.repos]
 
     async with _place(context, repo) as place:
         hooks = await place.forges.hooks(place.forge)
@@ -165,7 +165,7 @@ async def _test(context: Context, repo: str) -> int:
         if not any(hook.is_active for hook in ours):
             raise NotFound(f"{place.forge.repo} has no active webhook to {PATH}; see `webhook install`")
         has_come = await _try(place.forges, place.forge, ours, look)
-    _print(look()[:SHOWN])
+        _print(look()[:SHOWN])
     if not has_come:
         click.echo(_WHY_NOT.format(data=context.data_dir), err=True)
     return ExitCode.OK if has_come else ExitCode.ENDED_BADLY
@@ -225,6 +225,8 @@ def _about(hint: "Hint") -> str:
 
 
 class _Place(NamedTuple):
+    name: str
+    """By which deliveries know it."""
     forge: "Forge"
     forges: "ForgeRegistry"
     spec: str
@@ -259,6 +261,6 @@ async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
     same = [each for each in forges_by_repo.values() if each.webhook_secret == forge.webhook_secret]
     forges = ForgeRegistry(forge_secret, clock.now)
     try:
-        yield _Place(forge, forges, spec, len(same) > 1)
+        yield _Place(repo, forge, forges, spec, len(same) > 1)
     finally:
         await forges.close()
