@@ -55,7 +55,7 @@ from reconciler.specs.parse import ROOT, File, read_task
 from reconciler.specs.source import SpecSource, read_revision
 from reconciler.steering import Steering
 from reconciler.store.bot_commits import BotCommitter
-from reconciler.store.commit_view import files_touched, resolve, statuses_at, view_commit, view_file
+from reconciler.store.commit_view import files_touched, resolve_commit, statuses_at, view_commit, view_file
 from reconciler.store.guarded_tree import GuardedTree
 from reconciler.store.high_water import HighWaterMarks
 from reconciler.store.history import HistoryReader
@@ -527,7 +527,7 @@ async def _explain(fleet: _Fleet, task: str) -> Sequence[Explained]:
 
 async def _specs_at(fleet: _Fleet, revision: str) -> Desired:
     """Return what the specs of a revision ask for. Raises NotFound."""
-    commit = await resolve(fleet.repository, revision)
+    commit = await resolve_commit(fleet.repository, revision)
     return build(await read_revision(GitTree(fleet.repository, fleet.branch), commit), revision=commit)
 
 

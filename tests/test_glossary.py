@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,3 +69,15 @@ def test_no_retired_word_names_anything():
 )
 def test_a_retired_word_is_told_from_another_that_only_looks_like_it(name, expected):
     assert is_retired(name) is expected
+
+
+def test_no_public_name_is_defined_in_two_modules():
+    homes = defaultdict(list)
+    for file in CODE:
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                homes[node.name].append(str(file.relative_to(ROOT)))
+
+    twice = {name: files for name, files in homes.items() if len(files) > 1 and not name.startswith("_")}
+
+    assert twice.keys() == {"test_command"}, twice  # click's, of two groups

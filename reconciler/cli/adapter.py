@@ -16,7 +16,7 @@ from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.help import examples
-from reconciler.cli.output import Document, Output, output_option, print_document
+from reconciler.cli.output import Document, OutputFormat, output_option, print_document
 from reconciler.cli.pager import paged
 from reconciler.cli.references import NameParam, one_task, task_name
 from reconciler.cli.terminal import value_block
@@ -124,7 +124,7 @@ def adapter() -> None:
 @click.option("--no-prompt", is_flag=True, help="Do not call the model, which may cost something.")
 @output_option("text")
 @click.pass_obj
-def test_command(context: Context, name: str, host: str, no_prompt: bool, output: Output) -> int:
+def test_command(context: Context, name: str, host: str, no_prompt: bool, output: OutputFormat) -> int:
     """
     Test whether an agent's CLI works on a host.
 
@@ -212,7 +212,7 @@ def _check_document(check_result: "CheckResult") -> Document:
 @click.option("--rc", "exit_code", type=click.IntRange(-64, 255), required=True, help="How the CLI exited.")
 @output_option("text")
 @click.pass_obj
-def parse_output(context: Context, name: str, file: Path, exit_code: int, output: Output) -> None:
+def parse_output(context: Context, name: str, file: Path, exit_code: int, output: OutputFormat) -> None:
     """
     Show the verdict for a recorded output.
 

@@ -15,7 +15,7 @@ from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.help import examples
 from reconciler.cli.notices import say_if_nobody_serves
-from reconciler.cli.output import Output, output_option, print_document, print_table
+from reconciler.cli.output import OutputFormat, output_option, print_document, print_table
 from reconciler.cli.pager import paged
 from reconciler.core.errors import Problem
 from reconciler.core.references import kind_of
@@ -35,7 +35,7 @@ SCHEMA_KINDS: "tuple[Kind, ...]" = ("task", "host", "repo", "adapter", "agent", 
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @output_option("text", "github", help="How to print it; github: as annotations of a pull request.")
 @click.pass_obj
-def validate(context: Context, paths: tuple[Path, ...], output: Output) -> int:
+def validate(context: Context, paths: tuple[Path, ...], output: OutputFormat) -> int:
     """
     Report every mistake in the specs.
 
@@ -128,7 +128,7 @@ def _escaped(text: str) -> str:
 @click.option("--exit-code", is_flag=True, help="Exit 2 if there are changes, 1 if there are mistakes.")
 @output_option("table", "wide", help="How to print it; wide: with every host, and why it was not chosen.")
 @click.pass_obj
-def plan_command(context: Context, rev: str | None, exit_code: bool, output: Output) -> int:
+def plan_command(context: Context, rev: str | None, exit_code: bool, output: OutputFormat) -> int:
     """
     Show what would start, wait and stop, and why.
 

@@ -12,7 +12,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.help import examples
-from reconciler.cli.output import Output, output_option, print_document, print_table
+from reconciler.cli.output import OutputFormat, output_option, print_document, print_table
 from reconciler.cli.pager import busy
 from reconciler.cli.params import duration
 from reconciler.core.adapter import Usage
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 )
 @output_option("table")
 @click.pass_obj
-def cost(context: Context, by: str, since: timedelta | None, output: Output) -> None:
+def cost(context: Context, by: str, since: timedelta | None, output: OutputFormat) -> None:
     """
     Show usage: tokens, time and money.
 

@@ -11,12 +11,12 @@ import click
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.help import examples
-from reconciler.cli.output import COLOURS, Output, output_option, print_document
+from reconciler.cli.output import COLOURS, OutputFormat, output_option, print_document
 from reconciler.cli.pager import busy
 from reconciler.core.text import one_line
 
 if TYPE_CHECKING:
-    from reconciler.cli.health import Finding
+    from reconciler.cli.health import CheckFinding
     from reconciler.cli.shapes import FindingShape
 
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("-a", "--all", "shows_all", is_flag=True, help="Tell what is well, too.")
 @output_option("text")
 @click.pass_obj
-def doctor(context: Context, *, shows_all: bool, output: Output) -> int:
+def doctor(context: Context, *, shows_all: bool, output: OutputFormat) -> int:
     """
     Check everything that a fleet needs, and say what puts right what is wrong.
 
@@ -45,14 +45,14 @@ def doctor(context: Context, *, shows_all: bool, output: Output) -> int:
     return ExitCode.ENDED_BADLY if any(each.result == "failed" for each in results) else ExitCode.OK
 
 
-async def _findings(context: Context) -> "Sequence[Finding]":
+async def _findings(context: Context) -> "Sequence[CheckFinding]":
     from reconciler.cli.health import findings
 
     order = {"failed": 0, "warning": 1, "ok": 2}
     return sorted([each async for each in findings(context)], key=lambda each: order[each.result])
 
 
-def _print(results: "Sequence[Finding]", *, shows_all: bool) -> None:
+def _print(results: "Sequence[CheckFinding]", *, shows_all: bool) -> None:
     for each in results:
         if shows_all or each.result != "ok":
             result = click.style(f"{each.result:<8}", fg=COLOURS.get(each.result, "green"))
@@ -63,7 +63,7 @@ def _print(results: "Sequence[Finding]", *, shows_all: bool) -> None:
     click.echo(f"{counts[0]} failed, {counts[1]} warnings, {counts[2]} ok", err=True)
 
 
-def finding_document(finding: "Finding") -> "FindingShape":
+def finding_document(finding: "CheckFinding") -> "FindingShape":
     """Return what was found as `-o json` prints it."""
     return {
         "check": finding.check,

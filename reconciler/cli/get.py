@@ -20,7 +20,7 @@ from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import (
     Listing,
     ListWriter,
-    Output,
+    OutputFormat,
     list_options,
     output_option,
     print_document,
@@ -186,7 +186,7 @@ def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Conte
 @reference_argument("[KIND[/]]NAME")
 @output_option("text")
 @click.pass_obj
-def describe_command(context: Context, args: tuple[str, ...], output: Output) -> None:
+def describe_command(context: Context, args: tuple[str, ...], output: OutputFormat) -> None:
     """
     Show everything about one task, host, agent, adapter or repo.
 
@@ -216,7 +216,7 @@ async def _closed(fleet: "FleetSession", kind: str, desired: "Desired") -> "Mapp
 @click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
 @output_option("table")
 @click.pass_obj
-def explain_command(context: Context, args: tuple[str, ...], rev: str | None, output: Output) -> None:
+def explain_command(context: Context, args: tuple[str, ...], rev: str | None, output: OutputFormat) -> None:
     """
     Show where each value of a task comes from.
 

@@ -42,7 +42,7 @@ INSTALL = {
 """How the CLIs of built-in adapters are installed, for the user that runs them."""
 
 
-class Finding(NamedTuple):
+class CheckFinding(NamedTuple):
     """What a check found of one thing."""
 
     check: str
@@ -53,7 +53,7 @@ class Finding(NamedTuple):
     """Command that puts it right; empty if none can."""
 
 
-async def findings(context: Context) -> AsyncIterator[Finding]:
+async def findings(context: Context) -> AsyncIterator[CheckFinding]:
     """Yield all that is found, this machine first."""
     for check in (_git, _identity, _data):
         async for finding in _guarded(check.__name__.strip("_"), check(context)):
@@ -62,23 +62,23 @@ async def findings(context: Context) -> AsyncIterator[Finding]:
         yield finding
 
 
-async def _guarded(name: str, checks: AsyncIterator[Finding]) -> AsyncIterator[Finding]:
+async def _guarded(name: str, checks: AsyncIterator[CheckFinding]) -> AsyncIterator[CheckFinding]:
     """Yield what a check finds; if it cannot look, that."""
     try:
         async for finding in checks:
             yield finding
     except (ReconcilerError, OSError) as error:
-        yield failed(name, str(error))
+        yield failure(name, str(error))
 
 
-def failed(check: str, message: str, fix: str = "") -> Finding:
+def failure(check: str, message: str, fix: str = "") -> CheckFinding:
     """Return what is wrong, with the command in the message that puts it right if no other is given."""
-    return Finding(check, "failed", message, fix or command_in(message))
+    return CheckFinding(check, "failed", message, fix or command_in(message))
 
 
-def warning(check: str, message: str, fix: str = "") -> Finding:
+def warning(check: str, message: str, fix: str = "") -> CheckFinding:
     """Return what works, but hardly as it should."""
-    return Finding(check, "warning", message, fix or command_in(message))
+    return CheckFinding(check, "warning", message, fix or command_in(message))
 
 
 _COMMAND = re.compile(
@@ -96,7 +96,7 @@ def command_in(message: str) -> str:
 # --- This machine ----------------------------------------------------------
 
 
-async def _git(_: Context) -> AsyncIterator[Finding]:
+async def _git(_: Context) -> AsyncIterator[CheckFinding]:
     from reconciler.git.process import Git
 
     result = await Git.nowhere().attempt("--version")
@@ -105,23 +105,23 @@ async def _git(_: Context) -> AsyncIterator[Finding]:
     if numbers < OLDEST_GIT:
         yield warning("git", f"{version} is old: 2.36 and newer keep what is pushed through a loss of power")
     else:
-        yield Finding("git", "ok", version)
+        yield CheckFinding("git", "ok", version)
 
 
-async def _identity(_: Context) -> AsyncIterator[Finding]:
+async def _identity(_: Context) -> AsyncIterator[CheckFinding]:
     from reconciler.git.checkout import Checkout
 
     if await asyncio.to_thread(Checkout(Path.cwd()).has_identity):
-        yield Finding("identity", "ok", "git knows in whose name it commits")
+        yield CheckFinding("identity", "ok", "git knows in whose name it commits")
         return
     name, address = (
         "git config --global user.name 'Your Name'",
         "git config --global user.email you@example.org",
     )
-    yield failed("identity", "git does not know who commits", f"{name} && {address}")
+    yield failure("identity", "git does not know who commits", f"{name} && {address}")
 
 
-async def _data(context: Context) -> AsyncIterator[Finding]:
+async def _data(context: Context) -> AsyncIterator[CheckFinding]:
     """Yield whether the data folder, or the place where it will be, can be used."""
     with suppress(UsageError):  # there is no repository: that is told below
         folder = context.data_dir
@@ -129,11 +129,11 @@ async def _data(context: Context) -> AsyncIterator[Finding]:
             yield finding
 
 
-def _data_folder(folder: Path) -> Iterator[Finding]:
+def _data_folder(folder: Path) -> Iterator[CheckFinding]:
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     quoted = shlex.quote(str(there))
     if not there.is_dir():
-        yield failed(
+        yield failure(
             "data",
             f"{there} is no folder, and the data folder is to be {folder}",
             f"mv {quoted} {quoted}.aside",
@@ -142,30 +142,32 @@ def _data_folder(folder: Path) -> Iterator[Finding]:
     if not os.access(there, os.W_OK | os.X_OK):
         is_mine = there.stat().st_uid == os.geteuid()
         fix = f"chmod u+rwx {quoted}" if is_mine else f"sudo chown -R {os.geteuid()} {quoted}"
-        yield failed("data", f"{there}: this user may not write there", fix)
+        yield failure("data", f"{there}: this user may not write there", fix)
         return
     disk = os.statvfs(there)
     free = disk.f_bavail * disk.f_frsize
     if free < LEAST_ROOM:
-        yield failed("data", f"{free >> 20} MiB are free at {there}", f"du -xm {quoted} | sort -n | tail -20")
+        yield failure(
+            "data", f"{free >> 20} MiB are free at {there}", f"du -xm {quoted} | sort -n | tail -20"
+        )
     elif disk.f_files and disk.f_favail < LEAST_INODES:
-        yield failed(
+        yield failure(
             "data",
             f"{disk.f_favail} inodes are free at {there}",
             f"du -x --inodes {quoted} | sort -n | tail -20",
         )
     else:
-        yield Finding("data", "ok", f"{folder}, {free >> 30} GiB free")
+        yield CheckFinding("data", "ok", f"{folder}, {free >> 30} GiB free")
 
 
 # --- The fleet's repository ------------------------------------------------
 
 
-async def _repository(context: Context) -> AsyncIterator[Finding]:
+async def _repository(context: Context) -> AsyncIterator[CheckFinding]:
     from reconciler.cli.session import open_fleet
 
     async with open_fleet(context) as fleet:
-        yield Finding("repository", "ok", f"{fleet.repository}, branch {fleet.branch}")
+        yield CheckFinding("repository", "ok", f"{fleet.repository}, branch {fleet.branch}")
         desired, _ = await fleet.recorded()
         for name, check in (
             ("specs", _specs(fleet, desired)),
@@ -184,12 +186,14 @@ async def _repository(context: Context) -> AsyncIterator[Finding]:
             yield finding
 
 
-async def _specs(fleet: "FleetSession", desired: "Desired") -> AsyncIterator[Finding]:
+async def _specs(fleet: "FleetSession", desired: "Desired") -> AsyncIterator[CheckFinding]:
     if desired.problems:
         many = f"{len(desired.problems)} mistake{'s' * (len(desired.problems) != 1)}"
-        yield failed("specs", f"{many}: {desired.problems[0]}", "reconciler validate")
+        yield failure("specs", f"{many}: {desired.problems[0]}", "reconciler validate")
     else:
-        yield Finding("specs", "ok", f"{len(desired.tasks)} tasks, {len(desired.hosts)} hosts, no mistakes")
+        yield CheckFinding(
+            "specs", "ok", f"{len(desired.tasks)} tasks, {len(desired.hosts)} hosts, no mistakes"
+        )
     folder = fleet.repository.folder
     if folder is None:
         return
@@ -197,7 +201,7 @@ async def _specs(fleet: "FleetSession", desired: "Desired") -> AsyncIterator[Fin
     lock = fleet.repository.git_dir / "index.lock"
     if lock.exists():
         message = f"{lock} keeps git from committing: left by one that was killed, unless one runs"
-        yield failed("specs", message, f"rm {shlex.quote(str(lock))}")
+        yield failure("specs", message, f"rm {shlex.quote(str(lock))}")
     from reconciler.git.process import Git
 
     changed = await Git.discovering(folder).attempt("status", "--porcelain", "--", "specs")
@@ -210,7 +214,7 @@ async def _specs(fleet: "FleetSession", desired: "Desired") -> AsyncIterator[Fin
         )
 
 
-async def _record(fleet: "FleetSession") -> AsyncIterator[Finding]:
+async def _record(fleet: "FleetSession") -> AsyncIterator[CheckFinding]:
     from reconciler.git.durability import advice
     from reconciler.store.remote_record import unfetched
 
@@ -218,7 +222,7 @@ async def _record(fleet: "FleetSession") -> AsyncIterator[Finding]:
     lines = fleet.lines(branch)
     rewinds = [await fleet.marks.rewind(line.kind, line.branch, line.head) for line in lines]
     for rewind in filter(None, rewinds):
-        yield failed("record", str(rewind))
+        yield failure("record", str(rewind))
     for remote in await unfetched(fleet.repository, branch):
         ref = f"{branch}:refs/remotes/{remote.name}/{branch}"
         yield warning(
@@ -230,10 +234,12 @@ async def _record(fleet: "FleetSession") -> AsyncIterator[Finding]:
         yield warning("record", text)
     if not any(rewinds):
         head = fleet.line("record", branch).head
-        yield Finding("record", "ok", f"{branch} at {head[:10]}" if head else f"{branch}: nothing on it yet")
+        yield CheckFinding(
+            "record", "ok", f"{branch} at {head[:10]}" if head else f"{branch}: nothing on it yet"
+        )
 
 
-async def _reconciler(fleet: "FleetSession") -> AsyncIterator[Finding]:
+async def _reconciler(fleet: "FleetSession") -> AsyncIterator[CheckFinding]:
     from reconciler.cli.serving import serving
 
     who = await serving(fleet, await fleet.state_branch())
@@ -241,16 +247,16 @@ async def _reconciler(fleet: "FleetSession") -> AsyncIterator[Finding]:
         if not fleet.repository.is_looked_at_elsewhere(await fleet.state_branch()):
             yield warning("reconciler", "none runs for this fleet", "reconciler run")
     elif who.presence and who.presence.error:
-        yield failed("reconciler", who.presence.error)
+        yield failure("reconciler", who.presence.error)
     else:
         place = f"{who.host or 'this machine'} (pid {who.pid or '?'})"
-        yield Finding("reconciler", "ok", f"`reconciler {who.mode or 'run'}` on {place}")
+        yield CheckFinding("reconciler", "ok", f"`reconciler {who.mode or 'run'}` on {place}")
 
 
 # --- Secrets ---------------------------------------------------------------
 
 
-async def _secrets(desired: "Desired") -> AsyncIterator[Finding]:
+async def _secrets(desired: "Desired") -> AsyncIterator[CheckFinding]:
     used = {task.adapter for task in desired.tasks.values()}
     for name in sorted(used & desired.adapters.keys()):
         for variable, secret in desired.adapters[name].secrets.items():
@@ -265,7 +271,7 @@ async def _secrets(desired: "Desired") -> AsyncIterator[Finding]:
         yield _private_file(f"identity of host {host.name}", _home(host.identity or ""))
 
 
-async def _secret(what: str, secret: "Secret", webhook: str = "") -> Finding:
+async def _secret(what: str, secret: "Secret", webhook: str = "") -> CheckFinding:
     from reconciler.dispatch.retrying import StepFailed
     from reconciler.dispatch.secrets import find_secret
 
@@ -276,10 +282,10 @@ async def _secret(what: str, secret: "Secret", webhook: str = "") -> Finding:
     try:
         value = await find_secret(what, secret)
     except (StepFailed, ReconcilerError) as error:
-        return failed("secrets", str(error), _way_to_set(secret, webhook))
+        return failure("secrets", str(error), _way_to_set(secret, webhook))
     if not value:
-        return failed("secrets", f"{what} is empty", _way_to_set(secret, webhook))
-    return Finding("secrets", "ok", what)
+        return failure("secrets", f"{what} is empty", _way_to_set(secret, webhook))
+    return CheckFinding("secrets", "ok", what)
 
 
 def _home(name: str) -> Path:
@@ -299,25 +305,25 @@ def _way_to_set(secret: "Secret", webhook: str) -> str:
     return ""
 
 
-def _private_file(what: str, file: Path) -> Finding:
+def _private_file(what: str, file: Path) -> CheckFinding:
     if not file.exists():
         fix = (
             f"ssh-keygen -q -t ed25519 -N '' -f {shlex.quote(str(file))}"
             if what.startswith("identity")
             else ""
         )
-        return failed("secrets", f"{what}: {file} is not there", fix)
+        return failure("secrets", f"{what}: {file} is not there", fix)
     mode = stat.S_IMODE(file.stat().st_mode)
     if mode & 0o077:
         fix = f"chmod 600 {shlex.quote(str(file))}"
-        return failed("secrets", f"{what}: others may read {file} (mode {mode:o})", fix)
-    return Finding("secrets", "ok", what)
+        return failure("secrets", f"{what}: others may read {file} (mode {mode:o})", fix)
+    return CheckFinding("secrets", "ok", what)
 
 
 # --- Code repositories and forges ------------------------------------------
 
 
-async def _repos(fleet: "FleetSession", desired: "Desired") -> AsyncIterator[Finding]:
+async def _repos(fleet: "FleetSession", desired: "Desired") -> AsyncIterator[CheckFinding]:
     from reconciler.dispatch.repos import whole_url
 
     base = fleet.repository.folder or fleet.repository.git_dir
@@ -326,25 +332,25 @@ async def _repos(fleet: "FleetSession", desired: "Desired") -> AsyncIterator[Fin
         yield finding
 
 
-async def _repo(repo: "Repo", url: str) -> Finding:
+async def _repo(repo: "Repo", url: str) -> CheckFinding:
     from reconciler.git.process import Git
 
     listed = await Git.nowhere().attempt("ls-remote", "--heads", "--", url, timeout=_LONG)
     if listed.code != 0:
-        return failed("repos", f"{repo.name}: {listed.message}", f"git ls-remote {shlex.quote(url)}")
+        return failure("repos", f"{repo.name}: {listed.message}", f"git ls-remote {shlex.quote(url)}")
     heads = [line.partition("refs/heads/")[2] for line in listed.text.splitlines()]
     if repo.base not in heads:
         there = ", ".join(heads[:5]) or "none at all"
         sed = rf"sed -i -e /^base:/d -e '\$a base: {heads[0] if heads else repo.base}'"
         fix = f'EDITOR="{sed}" reconciler edit repo/{repo.name}' if heads else ""
-        return failed("repos", f"{repo.name} has no branch {repo.base!r} to start from: {there}", fix)
-    return Finding("repos", "ok", f"{repo.name} answers, {repo.base} is there")
+        return failure("repos", f"{repo.name} has no branch {repo.base!r} to start from: {there}", fix)
+    return CheckFinding("repos", "ok", f"{repo.name} answers, {repo.base} is there")
 
 
 _LONG = 20.0
 
 
-async def _forges(desired: "Desired") -> AsyncIterator[Finding]:
+async def _forges(desired: "Desired") -> AsyncIterator[CheckFinding]:
     from reconciler.dispatch.secrets import forge_secret
     from reconciler.forge.forgejo import ForgeRegistry
 
@@ -356,7 +362,7 @@ async def _forges(desired: "Desired") -> AsyncIterator[Finding]:
         await forges.close()
 
 
-async def _forge(forges: "ForgeRegistry", name: str, forge: "Forge") -> Finding:
+async def _forge(forges: "ForgeRegistry", name: str, forge: "Forge") -> CheckFinding:
     from reconciler.forge.client import Forbidden
 
     try:
@@ -364,9 +370,9 @@ async def _forge(forges: "ForgeRegistry", name: str, forge: "Forge") -> Finding:
     except ReconcilerError as error:
         is_token = isinstance(error, Forbidden) or "the token is refused" in str(error)
         look = f"curl -sS {shlex.quote(f'{forge.api}/version')}"
-        return failed("forges", f"{name}: {error}", _way_to_set(forge.token, "") if is_token else look)
+        return failure("forges", f"{name}: {error}", _way_to_set(forge.token, "") if is_token else look)
     if forge.webhook_secret is None or await _is_told(forges, forge):
-        return Finding("forges", "ok", f"{name} answers, and lets the token in")
+        return CheckFinding("forges", "ok", f"{name} answers, and lets the token in")
     return warning(
         "forges",
         f"{name} has no active webhook that this token may see: news of it comes by polling alone",
@@ -384,7 +390,7 @@ async def _is_told(forges: "ForgeRegistry", forge: "Forge") -> bool:
 # --- Hosts -----------------------------------------------------------------
 
 
-async def _hosts(context: Context, desired: "Desired") -> AsyncIterator[Finding]:
+async def _hosts(context: Context, desired: "Desired") -> AsyncIterator[CheckFinding]:
     from reconciler.cli.hosts import check_hosts
 
     wanted = [host for host in desired.hosts.values() if host.desired == "active"]
@@ -399,16 +405,16 @@ async def _hosts(context: Context, desired: "Desired") -> AsyncIterator[Finding]
         name, is_well = check.host.name, True
         for problem in check.problems:
             is_well = False
-            yield failed("hosts", f"{name}: {problem}")
+            yield failure("hosts", f"{name}: {problem}")
         for adapter, cli in check.clis.items():
             if not cli.ok and adapter in (used & set(check.host.adapters or used)):
                 is_well = False
                 fix = _there(check.host, INSTALL.get(adapter, ""))
-                yield failed("hosts", f"{name}: {adapter}: {cli.message}", fix)
+                yield failure("hosts", f"{name}: {adapter}: {cli.message}", fix)
         for text in check.result.warnings if check.result else ():
             yield warning("hosts", f"{name}: {text}")
         if is_well:
-            yield Finding("hosts", "ok", f"{name} can carry out runs")
+            yield CheckFinding("hosts", "ok", f"{name} can carry out runs")
 
 
 def _has_agent() -> bool:

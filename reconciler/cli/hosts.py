@@ -23,7 +23,7 @@ from reconciler.cli.change import (
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.help import examples
-from reconciler.cli.output import Output, output_option, print_document, print_table
+from reconciler.cli.output import OutputFormat, output_option, print_document, print_table
 from reconciler.cli.pager import busy
 from reconciler.cli.params import duration
 from reconciler.cli.references import NameParam
@@ -65,7 +65,7 @@ def host() -> None:
 @click.argument("names", metavar="[NAME]...", nargs=-1, type=NameParam("host"))
 @output_option("table")
 @click.pass_obj
-def check(context: Context, names: tuple[str, ...], output: Output) -> int:
+def check(context: Context, names: tuple[str, ...], output: OutputFormat) -> int:
     """
     Probe hosts, and carry out a dry run on each.
 

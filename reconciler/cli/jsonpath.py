@@ -22,7 +22,7 @@ class Template(NamedTuple):
 
     def fill(self, document: Any) -> str:
         """Return the text with what the paths lead to; what is not there is empty."""
-        return "".join(part if isinstance(part, str) else shown(part, document) for part in self.parts)
+        return "".join(part if isinstance(part, str) else value_text(part, document) for part in self.parts)
 
 
 def parse_template(text: str) -> Template:
@@ -110,7 +110,7 @@ def values(path: Path, document: Any) -> Sequence[Any]:
     return reached
 
 
-def shown(path: Path, document: Any) -> str:
+def value_text(path: Path, document: Any) -> str:
     """Return what a path leads to as text: words as they are, all else as JSON, null as nothing."""
     return " ".join(map(_text, values(path, document)))
 

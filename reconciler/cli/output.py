@@ -50,7 +50,7 @@ PROGRAMS = ("json", "yaml")
 JSONPATH = "jsonpath="
 
 
-class Output(NamedTuple):
+class OutputFormat(NamedTuple):
     """What `-o` says."""
 
     form: str
@@ -63,7 +63,7 @@ class Output(NamedTuple):
         return self.form in PROGRAMS or self.template is not None
 
 
-class OutputParam(click.ParamType[Output]):
+class OutputParam(click.ParamType[OutputFormat]):
     """A form of output, one of those that a command has."""
 
     name = "output"
@@ -75,19 +75,19 @@ class OutputParam(click.ParamType[Output]):
         """Return what the help shows of it."""
         return f"[{'|'.join(self._forms)}TEMPLATE]"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Output:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> OutputFormat:
         """Return the form; a template is read here, so that a wrong one costs no look."""
-        if isinstance(value, Output):
+        if isinstance(value, OutputFormat):
             return value
         if value.startswith(JSONPATH):
             try:
-                return Output("jsonpath", parse_template(value.removeprefix(JSONPATH)))
+                return OutputFormat("jsonpath", parse_template(value.removeprefix(JSONPATH)))
             except ValueError as error:
                 self.fail(str(error), param, ctx)
         if value not in self._forms or value == JSONPATH:
             forms = ", ".join(self._forms)
             self.fail(f"{value!r} is not one of {forms}{did_you_mean(value, self._forms)}", param, ctx)
-        return Output(value)
+        return OutputFormat(value)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -104,7 +104,7 @@ def output_option(*forms: str, help: str = "How to print it.") -> Decorator:  # 
 class Listing(NamedTuple):
     """How a list is printed."""
 
-    output: Output
+    output: OutputFormat
     has_head: bool = True
     sort_by: str | None = None
 
@@ -142,7 +142,7 @@ def list_options(*forms: str) -> Decorator:
         )
         @wraps(callback)
         def with_listing(
-            *args: Any, output: Output, no_headers: bool, sort_by: str | None, **options: Any
+            *args: Any, output: OutputFormat, no_headers: bool, sort_by: str | None, **options: Any
         ) -> Any:
             return callback(*args, listing=Listing(output, not no_headers, sort_by), **options)
 
@@ -253,7 +253,7 @@ def _line(document: object) -> str:
     return text if _is_plain(text) else json.dumps(document)
 
 
-def print_document(value: Document | Sequence[Document], output: Output) -> bool:
+def print_document(value: Document | Sequence[Document], output: OutputFormat) -> bool:
     """Print what a program asked for; return False, and print nothing, if people are to read it."""
     if output.template:
         for each in [value] if isinstance(value, Mapping) else value:

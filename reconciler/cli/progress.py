@@ -36,7 +36,7 @@ def _line(time: datetime, name: str, change: str, reason: str) -> str:
     return f"{moment}  {name:<28}  {change:<24}  {one_line(reason)}"
 
 
-def reason_of(step: Step, desired: Desired, data: Path) -> str:
+def bad_end_lines(step: Step, desired: Desired, data: Path) -> str:
     """Return the lines below a step by which a task ended badly: why and what to do; empty for others."""
     if not (isinstance(step, Transition) and is_bad_end(step) and step.after):
         return ""

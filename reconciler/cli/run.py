@@ -129,7 +129,7 @@ class _Summary(NamedTuple):
 
 def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Summary:
     """Reconcile and print every step; return a summary."""
-    from reconciler.cli.progress import is_bad_end, line, reason_of
+    from reconciler.cli.progress import bad_end_lines, is_bad_end, line
     from reconciler.controller.loop import Loop
     from reconciler.controller.ports import Step
     from reconciler.dispatch.environ import close_memory
@@ -148,7 +148,7 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Summary:
         steps += 1
         bad_ends += is_bad_end(step)
         line_writer.tell(line(step))
-        if loops and (why := reason_of(step, loops[0].cache.desired, settings.data_dir)):
+        if loops and (why := bad_end_lines(step, loops[0].cache.desired, settings.data_dir)):
             line_writer.tell(why)
 
     def listen(url: str) -> None:

@@ -15,7 +15,7 @@ from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.help import examples
-from reconciler.cli.output import Output, output_option, print_document
+from reconciler.cli.output import OutputFormat, output_option, print_document
 from reconciler.cli.terminal import shown_table, value_block
 from reconciler.core.times import ago, format_time, time_at
 
@@ -54,7 +54,7 @@ class FleetStatus:
 @click.command(epilog=examples("reconciler status", "reconciler status -o jsonpath='{.reconciler.pid}'"))
 @output_option("text")
 @click.pass_obj
-def status(context: Context, output: Output) -> int:
+def status(context: Context, output: OutputFormat) -> int:
     """
     Show who reconciles, and what needs a person.
 

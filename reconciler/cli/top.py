@@ -128,7 +128,7 @@ def board_of(model: "ReadModel") -> Board:
     """Return what is to be drawn of a fleet."""
     open_tasks = [view for view in model.tasks().values() if not _is_done(view)]
     tasks = sorted(open_tasks, key=lambda view: (RANK.get(view.state, 3), view.name))
-    return Board(counts(model), [host_line(host) for host in model.hosts().values()], tasks)
+    return Board(state_counts(model), [host_line(host) for host in model.hosts().values()], tasks)
 
 
 def screen(board: Board, now: datetime, height: int) -> "RenderableType":
@@ -152,7 +152,7 @@ def screen(board: Board, now: datetime, height: int) -> "RenderableType":
     return Group(Text(board.counts, style="bold"), *map(Text, hosts), Text(), tasks, Text(more, style="dim"))
 
 
-def counts(model: "ReadModel") -> str:
+def state_counts(model: "ReadModel") -> str:
     """Return how many tasks are in which state, and how many things need a person."""
     states = Counter(view.state for view in model.tasks().values())
     needs = sum(1 for _ in model.needs())

@@ -16,7 +16,7 @@ import click
 
 from reconciler.cli.context import Context
 from reconciler.cli.help import examples
-from reconciler.cli.output import Output, output_option, print_document
+from reconciler.cli.output import OutputFormat, output_option, print_document
 from reconciler.cli.pager import busy, paged
 from reconciler.cli.references import one_task, task_name
 from reconciler.cli.terminal import value_block
@@ -69,7 +69,7 @@ class RunTrace:
 @click.argument("what", metavar="REVISION|RUN|BRANCH|PR|TASK")
 @output_option("text")
 @click.pass_obj
-def trace(context: Context, what: str, output: Output) -> None:
+def trace(context: Context, what: str, output: OutputFormat) -> None:
     """
     Show which commit led to which runs, and to which pull request.
 

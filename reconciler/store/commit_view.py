@@ -90,7 +90,7 @@ async def _is_on(repository: Repository, branches: Sequence[str], commit: str) -
     return False
 
 
-async def resolve(repository: Repository, revision: str) -> str:
+async def resolve_commit(repository: Repository, revision: str) -> str:
     """Return the commit that a commit's id, or the name of a branch, names. Raises NotFound."""
     for name in (revision, repository.ref(revision)):
         args = ("rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.api.pages.readable import LONGEST, Piece, readable
+from reconciler.api.pages.readable import LONGEST, EventPart, readable
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "agent-clis"
 
@@ -31,7 +31,7 @@ def pieces(file):
     ],
 )
 def test_recorded_events_are_read_as_what_they_say(file, expected):
-    assert Piece(*expected) in pieces(file)
+    assert EventPart(*expected) in pieces(file)
 
 
 def test_what_is_told_as_it_begins_and_as_it_ends_is_read_once():

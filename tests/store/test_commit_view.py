@@ -6,7 +6,7 @@ import pytest
 
 from reconciler.core.errors import NotFound
 from reconciler.core.model.status import Phase
-from reconciler.store.commit_view import files_touched, resolve, statuses_at, view_commit, view_file
+from reconciler.store.commit_view import files_touched, resolve_commit, statuses_at, view_commit, view_file
 from tests.store.world import BRANCH, commit, created, git, started
 
 
@@ -99,8 +99,8 @@ async def test_the_last_commit_of_each_file_is_found_on_either_branch(repository
 async def test_a_revision_is_a_commit_or_a_branch_and_never_an_option(repository, checkout):
     head = commit(checkout, "specs/a", "1")
 
-    assert await resolve(repository, head) == head
-    assert await resolve(repository, "main") == head
+    assert await resolve_commit(repository, head) == head
+    assert await resolve_commit(repository, "main") == head
     for name in ("--all", "-h", "none"):
         with pytest.raises(NotFound):
-            await resolve(repository, name)
+            await resolve_commit(repository, name)

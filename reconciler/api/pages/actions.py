@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from reconciler.api.pages.handlers import Visit
 from reconciler.api.pages.rendering import View
-from reconciler.api.pages.services import Outcome
+from reconciler.api.pages.services import ActionOutcome
 from reconciler.core.edits import FieldChanges
 from reconciler.core.errors import Problem, ReconcilerError, UsageError
 from reconciler.core.model.specs import DesiredState
@@ -64,7 +64,7 @@ def _reason(visit: Visit) -> str:
     return one_line(visit.form.get("reason", ""))
 
 
-def _after(outcome: Outcome, path: str) -> str | View:
+def _after(outcome: ActionOutcome, path: str) -> str | View:
     if outcome.commit:
         return f"{path}?committed={outcome.commit}"
     return View("outcome.html", "Nothing to do", {"message": outcome.message, "back": path})

@@ -15,7 +15,7 @@ from pygments.lexers import get_lexer_for_filename
 from pygments.token import STANDARD_TYPES, Token
 from pygments.util import ClassNotFound
 
-from reconciler.api.pages.safe_text import shown
+from reconciler.api.pages.safe_text import show_hidden
 
 LONGEST_LINE = 2_000
 """Characters of a line that are shown."""
@@ -105,7 +105,7 @@ def _hunk(lines: Sequence[str], lexer: Lexer | None) -> Iterator[DiffLine]:
     match = _HUNK.match(lines[0]) if lines else None
     if match is None:
         return
-    yield DiffLine("hunk", None, None, escape(shown(lines[0][:LONGEST_LINE])))
+    yield DiffLine("hunk", None, None, escape(show_hidden(lines[0][:LONGEST_LINE])))
     body = [line for line in lines[1:] if line]
     old = iter(_coloured([line[1:] for line in body if line[0] in " -"], lexer))
     new = iter(_coloured([line[1:] for line in body if line[0] in " +"], lexer))
@@ -122,7 +122,7 @@ def _hunk(lines: Sequence[str], lexer: Lexer | None) -> Iterator[DiffLine]:
             yield DiffLine("same", at, to, next(new))
             at, to = at + 1, to + 1
         else:
-            yield DiffLine("note", None, None, escape(shown(line)))
+            yield DiffLine("note", None, None, escape(show_hidden(line)))
 
 
 def code_lines(path: str, text: str) -> Sequence[Markup]:
@@ -134,9 +134,9 @@ def _coloured(lines: Sequence[str], lexer: Lexer | None) -> Sequence[Markup]:
     cut = [f"{line[:LONGEST_LINE]}…" if len(line) > LONGEST_LINE else line for line in lines]
     text = "\n".join(cut)
     if lexer is None or len(text) > MOST_COLOURED:
-        return [escape(shown(line)) for line in cut]
+        return [escape(show_hidden(line)) for line in cut]
     made = _lexed(text, lexer)
-    return made if len(made) == len(cut) else [escape(shown(line)) for line in cut]
+    return made if len(made) == len(cut) else [escape(show_hidden(line)) for line in cut]
 
 
 def _lexed(text: str, lexer: Lexer) -> list[Markup]:
@@ -147,7 +147,7 @@ def _lexed(text: str, lexer: Lexer) -> list[Markup]:
             if number:
                 lines.append([])
             if piece:
-                markup = escape(shown(piece))
+                markup = escape(show_hidden(piece))
                 lines[-1].append(f'<span class="{name}">{markup}</span>' if name else str(markup))
     return [Markup("".join(pieces)) for pieces in lines]  # noqa: S704 - each piece was escaped above
 

@@ -90,7 +90,7 @@ class Visit:
         return number if number >= least else otherwise
 
 
-def task_name(name: str) -> str:
+def name_argument(name: str) -> str:
     """Return a name of a task or a host. Raises NotFound for what cannot be one."""
     try:
         return check_name(name)
@@ -104,7 +104,7 @@ Act = Callable[[Visit], Awaitable[str | View]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class PageDefinition:
     """One page."""
 
     path: str
@@ -113,7 +113,7 @@ class Page:
     show: Show
     tab: str = ""
     """Which entry of the navigation it belongs to."""
-    check: Callable[[str], str] = task_name
+    check: Callable[[str], str] = name_argument
     """Return what the path names. Raises NotFound."""
 
 
@@ -150,7 +150,7 @@ class Pages:
         closing: Closing,
         *,
         tabs: Sequence[tuple[str, str]],
-        pages: Sequence[Page],
+        pages: Sequence[PageDefinition],
         streams: Sequence[PageStream] = (),
         actions: Sequence[PageAction] = (),
     ) -> None:
@@ -203,7 +203,7 @@ class Pages:
 
     # --- Pages -------------------------------------------------------------
 
-    def _shown(self, page: Page) -> "_Handler":
+    def _shown(self, page: PageDefinition) -> "_Handler":
         async def show(request: Request, name: str) -> HTTPResponse:
             caller = self._access.admit(request)
             visit = self._visit(request, caller, page.check(unquote(name)) if name else "")
@@ -252,7 +252,7 @@ class Pages:
     def _acted(self, action: PageAction) -> "_Handler":
         async def act(request: Request, name: str) -> HTTPResponse:
             caller = self._access.admit_action(request)
-            named = task_name(unquote(name)) if name else ""
+            named = name_argument(unquote(name)) if name else ""
             visit = self._visit(request, caller, named, await read_body(request, FORM_LIMIT))
             result = await action.act(visit)
             if isinstance(result, str):
@@ -324,7 +324,7 @@ class Pages:
 
     def _streamed(self, stream: PageStream) -> "_Handler":
         async def send(request: Request, name: str) -> None:
-            visit = self._visit(request, self._access.admit(request), task_name(unquote(name)))
+            visit = self._visit(request, self._access.admit(request), name_argument(unquote(name)))
             await self._send(
                 request, visit.caller, stream.events(visit, request.headers.get("last-event-id", ""))
             )

@@ -32,7 +32,7 @@ MOST_SENT = 64 * 1024
 """Bytes that are sent at once to who follows."""
 
 
-class Piece(NamedTuple):
+class LogSegment(NamedTuple):
     """A part of a log on a page."""
 
     lines: Sequence[Markup]
@@ -45,12 +45,12 @@ class Piece(NamedTuple):
 async def log_page(visit: Visit) -> View:
     """Show a log of a task's run: the one that is asked for, or the last."""
     view = task_of(visit)
-    run = run_of(visit, view)
+    run = requested_run(visit, view)
     logs = visit.fleet.services.logs
     parts = logs.parts(run) if run else ()
     part = _part(parts, visit.query.get("part"))
     is_raw = "raw" in visit.query
-    query, mistake, piece = visit.query.get("q", ""), "", Piece((), 0, 0)
+    query, mistake, piece = visit.query.get("q", ""), "", LogSegment((), 0, 0)
     try:
         if run and part and query:
             piece = await asyncio.to_thread(partial(search, is_raw=is_raw), logs, run, part, query)
@@ -87,7 +87,7 @@ def task_of(visit: Visit) -> TaskView:
     return model.task(visit.name)
 
 
-def run_of(visit: Visit, view: TaskView) -> str | None:
+def requested_run(visit: Visit, view: TaskView) -> str | None:
     """Return the run that is asked for, which must be one of the task's, or its last. Raises NotFound."""
     wanted = visit.query.get("run")
     if wanted is None:
@@ -111,7 +111,7 @@ def _part(parts: Sequence[LogPart], label: str | None) -> LogPart | None:
 # --- Reading -----------------------------------------------------------------
 
 
-def read_before(logs: RunLogs, run: str, label: str, end: int, *, is_raw: bool = False) -> Piece:
+def read_before(logs: RunLogs, run: str, label: str, end: int, *, is_raw: bool = False) -> LogSegment:
     """Return the lines before a byte, as many as a page holds."""
     begin = max(0, end - CHUNK)
     lines = logs.read(run, label, begin, end)
@@ -122,7 +122,7 @@ def read_before(logs: RunLogs, run: str, label: str, end: int, *, is_raw: bool =
     first, size = len(markup), 0
     while first > 0 and (size := size + len(markup[first - 1])) <= MOST_MARKUP:
         first -= 1
-    return Piece(markup[first:], lines[first].begin if first < len(lines) else end, end)
+    return LogSegment(markup[first:], lines[first].begin if first < len(lines) else end, end)
 
 
 def line_of(
@@ -138,7 +138,7 @@ def line_of(
     return terminal.line(text, mark)
 
 
-def search(logs: RunLogs, run: str, part: LogPart, query: str, *, is_raw: bool = False) -> Piece:
+def search(logs: RunLogs, run: str, part: LogPart, query: str, *, is_raw: bool = False) -> LogSegment:
     """Return the last lines with these words, in the end of a log."""
     begin = max(0, part.size - SEARCHED)
     wanted = query.casefold()
@@ -148,7 +148,7 @@ def search(logs: RunLogs, run: str, part: LogPart, query: str, *, is_raw: bool =
             matches.append(line_of(Terminal(), line.text, lambda text: _marked(text, wanted), is_raw=is_raw))
         if len(matches) == MOST_MATCHES:
             break
-    return Piece(matches[::-1], begin, part.size)
+    return LogSegment(matches[::-1], begin, part.size)
 
 
 def _marked(text: str, wanted: str) -> Markup:
@@ -165,13 +165,13 @@ def _marked(text: str, wanted: str) -> Markup:
 # --- Following ---------------------------------------------------------------
 
 
-async def follow(visit: Visit, last_id: str) -> AsyncGenerator[str, None]:
+async def follow_log(visit: Visit, last_id: str) -> AsyncGenerator[str, None]:
     """
     Yield the lines that come as server-sent events, until the run is over; an empty text where none came.
 
     The id of each is the byte after it: who comes back with it has missed nothing.
     """
-    run, logs, terminal = run_of(visit, task_of(visit)), visit.fleet.services.logs, Terminal()
+    run, logs, terminal = requested_run(visit, task_of(visit)), visit.fleet.services.logs, Terminal()
     at = int(last_id) if last_id.isdecimal() else visit.number("from")
     while run:
         part = next((each for each in logs.parts(run) if each.label == visit.query.get("part")), None)

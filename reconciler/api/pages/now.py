@@ -48,7 +48,7 @@ class RunRow(NamedTuple):
     """How far its round is, as of now."""
 
 
-class Slot(NamedTuple):
+class SlotView(NamedTuple):
     """A slot of a host."""
 
     task: str | None
@@ -61,7 +61,7 @@ class HostRow(NamedTuple):
     view: HostView
     held: Sequence[TaskView]
     """Tasks with a run on it."""
-    slots: Sequence[Slot]
+    slots: Sequence[SlotView]
     more: int
     """Slots that are not drawn."""
 
@@ -101,7 +101,7 @@ async def now_page(visit: Visit) -> View:
         "more_runs": max(0, len(runs) - MOST_RUNS),
         "queue": queued[:MOST_QUEUED],
         "more_queued": max(0, len(queued) - MOST_QUEUED),
-        "counts": counts(snapshot),
+        "counts": task_counts(snapshot),
         "hosts": [host_row(host, snapshot) for host in snapshot.model.hosts().values()],
         "budgets": budget_rows(fleet.view.desired, await fleet.spent_today()),
         "transitions": transitions,
@@ -181,7 +181,7 @@ class Count(NamedTuple):
     tone: str
 
 
-def counts(snapshot: Snapshot) -> Sequence[Count]:
+def task_counts(snapshot: Snapshot) -> Sequence[Count]:
     """Return how many tasks need a person, run, wait, are reviewed and are done."""
     states = snapshot.states
     needs = snapshot.count_of_needs
@@ -197,8 +197,8 @@ def counts(snapshot: Snapshot) -> Sequence[Count]:
 def host_row(host: HostView, snapshot: Snapshot) -> HostRow:
     """Return a host with a cell for each of its slots, those of one run side by side."""
     held = held_on(host, snapshot)
-    cells = [Slot(view.name) for view in held for _ in range(_slots(view))]
-    cells += [Slot(None)] * max(0, host.spec.slots - len(cells))
+    cells = [SlotView(view.name) for view in held for _ in range(_slots(view))]
+    cells += [SlotView(None)] * max(0, host.spec.slots - len(cells))
     return HostRow(host, held, cells[:MOST_CELLS], max(0, len(cells) - MOST_CELLS))
 
 

@@ -14,7 +14,7 @@ LONGEST = 160
 """Characters of a line with a mistake."""
 
 
-class Mistake(NamedTuple):
+class MistakeView(NamedTuple):
     """A problem, with the line it is about."""
 
     problem: Problem
@@ -45,7 +45,7 @@ async def problems_page(visit: Visit) -> View:
     return View("problems.html", "Problems", values)
 
 
-async def mistakes(visit: Visit, problems: Iterable[Problem]) -> Sequence[Mistake]:
+async def mistakes(visit: Visit, problems: Iterable[Problem]) -> Sequence[MistakeView]:
     """Return problems with the lines they are about; each file is read once."""
     texts: dict[str, Sequence[str]] = {}
     shown = []
@@ -65,11 +65,11 @@ async def _lines(visit: Visit, path: str) -> Sequence[str]:
         return ()
 
 
-def mistake(problem: Problem, lines: Sequence[str]) -> Mistake:
+def mistake(problem: Problem, lines: Sequence[str]) -> MistakeView:
     """Return a problem with its line, cut where it is long, and a caret below the column."""
     if not 0 < problem.line <= len(lines):
-        return Mistake(problem, "", "")
+        return MistakeView(problem, "", "")
     line = lines[problem.line - 1].replace("\t", " ")
     begin = max(0, problem.column - LONGEST // 2) if len(line) > LONGEST else 0
     shown = line[begin : begin + LONGEST]
-    return Mistake(problem, shown, " " * min(problem.column - 1 - begin, len(shown)) + "^")
+    return MistakeView(problem, shown, " " * min(problem.column - 1 - begin, len(shown)) + "^")

@@ -17,14 +17,14 @@ _LARGEST = 1024 * 1024
 """Characters of a line that is still read as JSON."""
 
 
-class Piece(NamedTuple):
+class EventPart(NamedTuple):
     """A part of an event for people."""
 
     kind: Kind
     text: str
 
 
-def readable(line: str) -> tuple[Piece, ...] | None:
+def readable(line: str) -> tuple[EventPart, ...] | None:
     """Return what an event says; None for a line that is none."""
     text = line.strip()
     if not (text.startswith("{") and text.endswith("}")) or len(text) > _LARGEST:
@@ -35,8 +35,8 @@ def readable(line: str) -> tuple[Piece, ...] | None:
         return None
     if not isinstance(event, dict) or not isinstance(event.get("type"), str):
         return None
-    pieces = tuple(Piece(kind, _cut(text)) for kind, text in _pieces(event) if text.strip())
-    return pieces or (Piece("meta", _meta(event)),)
+    pieces = tuple(EventPart(kind, _cut(text)) for kind, text in _pieces(event) if text.strip())
+    return pieces or (EventPart("meta", _meta(event)),)
 
 
 def _pieces(event: Mapping[str, Any]) -> Iterator[tuple[Kind, str]]:

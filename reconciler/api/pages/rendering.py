@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from reconciler.api.pages.safe_text import link, shown
+from reconciler.api.pages.safe_text import link, show_hidden
 from reconciler.api.pages.static_files import StaticFiles
 from reconciler.core.fields import format_duration
 from reconciler.core.times import ago, format_time
@@ -54,7 +54,7 @@ def templates() -> Environment:
 
 
 def _finalized(value: object) -> object:
-    return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return show_hidden(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 @dataclass(frozen=True, slots=True)

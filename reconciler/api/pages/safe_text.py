@@ -26,14 +26,14 @@ _SEQUENCE = re.compile(
 _COLOURS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 
 
-def shown(text: str) -> str:
+def show_hidden(text: str) -> str:
     """Return a text with its hidden characters named, as `⟨U+202E⟩`; line ends and tabs stay."""
     return _HIDDEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
 
 
 def plain(text: str) -> str:
     """Return what a terminal would show of a text: no sequences, its hidden characters named."""
-    return shown(_SEQUENCE.sub("", text.replace("\r\n", "\n")))
+    return show_hidden(_SEQUENCE.sub("", text.replace("\r\n", "\n")))
 
 
 def link(url: str) -> str | None:
@@ -68,7 +68,7 @@ class Terminal:
     def _span(self, text: str, mark: Callable[[str], Markup]) -> Markup:
         if not text:
             return Markup("")
-        markup = mark(shown(text))
+        markup = mark(show_hidden(text))
         return (
             Markup('<span class="{}">{}</span>').format(" ".join(self._style.values()), markup)
             if self._style

@@ -94,7 +94,7 @@ class LogPart(Protocol):
         """Bytes."""
 
 
-class LogLine(Protocol):
+class ShownLine(Protocol):
     """A line of a log."""
 
     @property
@@ -116,7 +116,7 @@ class RunLogs(Protocol):
     def parts(self, run: str) -> Sequence[LogPart]:
         """Return the logs of a run, in the order of its rounds; none if they are not here."""
 
-    def read(self, run: str, label: str, begin: int, end: int) -> Sequence[LogLine]:
+    def read(self, run: str, label: str, begin: int, end: int) -> Sequence[ShownLine]:
         """
         Return the lines between two bytes of a log.
 
@@ -136,7 +136,7 @@ class HookReport(NamedTuple):
     """The last that were taken: when, event, repos. Newest first."""
 
 
-class Outcome(Protocol):
+class ActionOutcome(Protocol):
     """What came of something that was asked for."""
 
     @property
@@ -148,17 +148,17 @@ class Outcome(Protocol):
         """What is so now, or why there was nothing to do."""
 
 
-class Steering(Protocol):
+class SpecActions(Protocol):
     """
     Edits of the specs, each a commit in a person's name.
 
     All raise NotFound, UsageError, SpecError, Conflict, Unavailable, Refused.
     """
 
-    async def edit(self, kind: Kind, verb: str, name: str, person: str, reason: str) -> Outcome:
+    async def edit(self, kind: Kind, verb: str, name: str, person: str, reason: str) -> ActionOutcome:
         """Do what a verb says to a task or a host."""
 
-    async def approve(self, digest: str, person: str, reason: str) -> Outcome:
+    async def approve(self, digest: str, person: str, reason: str) -> ActionOutcome:
         """Allow the removals that wait, if they are those that were shown."""
 
     def compose(self, fields: FieldChanges, more: str) -> str:
@@ -167,7 +167,7 @@ class Steering(Protocol):
     async def check(self, name: str, text: str) -> Sequence[Problem]:
         """Return what would be wrong with a new task."""
 
-    async def submit(self, name: str, text: str, person: str, reason: str) -> Outcome:
+    async def submit(self, name: str, text: str, person: str, reason: str) -> ActionOutcome:
         """Commit a new task."""
 
 
@@ -178,7 +178,7 @@ class PageServices:
     fleet: str
     """What the fleet is called: its repository, in a word."""
     logs: RunLogs
-    steering: Steering
+    steering: SpecActions
     commit: Callable[[str], Awaitable[CommitInfo]]
     """Return a commit of the specs or the record by its id, of 7 digits or more. Raises NotFound."""
     last_commits: Callable[[], Awaitable[Mapping[str, str]]]

@@ -39,7 +39,7 @@ class HostChoice(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
+class RoundView:
     """One round of a run, put together from the record."""
 
     attempt: int
@@ -181,7 +181,7 @@ def rounds(
     steps: Sequence[TransitionRecord],
     statuses: Sequence[Status | None],
     desired: Desired,
-) -> Sequence[Round]:
+) -> Sequence[RoundView]:
     """Return the rounds that the steps tell of, newest first as they are; `statuses` are after each."""
     spans: dict[tuple[int, int], _Span] = {}
     before: Status | None = None
@@ -207,12 +207,12 @@ def _live_round(status: Status | None) -> tuple[int, int] | None:
     return (status.attempt, run.round) if status and run else None
 
 
-def _round(view: TaskView, key: tuple[int, int], span: _Span, desired: Desired) -> Round:
+def _round(view: TaskView, key: tuple[int, int], span: _Span, desired: Desired) -> RoundView:
     begin, end = span.began.after, span.ended
     last = span.last or (end.before if end else None) or begin
     over = end.after if end else None
     prompt, sent = _prompt(view.spec, begin, desired), last.prompt_sha256 or ""
-    return Round(
+    return RoundView(
         attempt=key[0],
         number=key[1],
         run=last.run_key or "",

@@ -17,7 +17,7 @@ MOST_CARDS = 15
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
-class Column(NamedTuple):
+class BoardColumn(NamedTuple):
     """A column of the board."""
 
     title: str
@@ -28,12 +28,12 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("Waiting", "created", frozenset({"created", "new", "broken"}), "wait"),
-    Column("Running", "live", frozenset({"assigned", "running"}), "live"),
-    Column("Review", "review_pending", frozenset({"review_pending"}), "review"),
-    Column("Failed", "bad", frozenset({"failed", "escalated"}), "bad"),
-    Column("Completed", "completed", frozenset({"completed"}), "good"),
-    Column("Cancelled", "closed", frozenset({"cancelled", "removed"}), "quiet"),
+    BoardColumn("Waiting", "created", frozenset({"created", "new", "broken"}), "wait"),
+    BoardColumn("Running", "live", frozenset({"assigned", "running"}), "live"),
+    BoardColumn("Review", "review_pending", frozenset({"review_pending"}), "review"),
+    BoardColumn("Failed", "bad", frozenset({"failed", "escalated"}), "bad"),
+    BoardColumn("Completed", "completed", frozenset({"completed"}), "good"),
+    BoardColumn("Cancelled", "closed", frozenset({"cancelled", "removed"}), "quiet"),
 )
 GROUPS: Mapping[str, frozenset[str]] = {column.phase: column.states for column in COLUMNS}
 """States by what people call several of them."""
@@ -57,7 +57,7 @@ ORDERS: Mapping[str, tuple[str, Key, bool]] = {
 """What a list can be ordered by: in words, by what, and whether the largest is first."""
 
 
-class Choice(NamedTuple):
+class FilterChoice(NamedTuple):
     """What can be filtered by, and the values that there are."""
 
     name: str
@@ -146,7 +146,7 @@ FILTERS: Mapping[str, Callable[[str], Test]] = {
 """Parameter of the address → what a task must be like."""
 
 
-def choices(views: Iterable[TaskView]) -> Sequence[Choice]:
+def choices(views: Iterable[TaskView]) -> Sequence[FilterChoice]:
     """Return the filters that people choose from a list, with what occurs."""
     repos, hosts, adapters, reasons = set[str](), set[str](), set[str](), set[Reason]()
     for view in views:
@@ -157,7 +157,7 @@ def choices(views: Iterable[TaskView]) -> Sequence[Choice]:
             reasons.add(view.waiting.reason)
     named: Mapping[str, set[Any]] = {"repo": repos, "host": hosts, "adapter": adapters, "reason": reasons}
     lists = [
-        Choice(name, name, [(value, value) for value in sorted(values) if value])
+        FilterChoice(name, name, [(value, value) for value in sorted(values) if value])
         for name, values in named.items()
     ]
-    return [Choice("phase", "phase", PHASES), *(choice for choice in lists if choice.values)]
+    return [FilterChoice("phase", "phase", PHASES), *(choice for choice in lists if choice.values)]
