@@ -219,7 +219,7 @@ def check_document(check: HostCheck) -> Document:
         "host": check.host.name,
         "usable": check.is_usable,
         "reachable": facts is not None,
-        "troubles": list(check.problems),
+        "problems": list(check.problems),
         **documents,
         "adapters": {name: cli.model_dump(mode="json") for name, cli in check.clis.items()},
     }

@@ -130,7 +130,7 @@ def _of_serving(who: "Serving") -> "Iterator[Need]":
     from reconciler.core.views import Need
 
     if who.presence and who.is_running and who.presence.error:
-        yield Need("reconciler", "Trouble", who.presence.error)
+        yield Need("reconciler", "Error", who.presence.error)
 
 
 # --- Showing ---------------------------------------------------------------
@@ -149,7 +149,7 @@ def status_document(fleet: FleetStatus) -> Document:
         "address": (presence and presence.address) or None,
         "specs": (presence and presence.specs) or None,
         "state": (presence and presence.state) or None,
-        "trouble": (presence and presence.error) or None,
+        "error": (presence and presence.error) or None,
     }
     return {
         "running": who.is_running,
