@@ -449,7 +449,6 @@ async def _api(
         clock=clock.now,
         last_use=settings.data_dir / "agents.json",
         exposure=exposure_of(listen, web.public_url, key),
-        is_local=listen.is_local,
     )
     async with serve_app(app, listen) as url:
         on_listen(url)

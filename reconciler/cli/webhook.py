@@ -15,6 +15,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.help import examples
 from reconciler.cli.output import print_table
 from reconciler.cli.references import NameParam
 from reconciler.core.errors import NotFound, UsageError
@@ -38,7 +39,11 @@ SHOWN = 10
 """Deliveries that are shown."""
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "reconciler webhook install web --url https://fleet.example.org", "reconciler webhook test web"
+    )
+)
 def webhook() -> None:
     """Install and test the webhooks of a repo."""
 
@@ -46,7 +51,12 @@ def webhook() -> None:
 repo_argument = click.argument("repo", metavar="REPO", type=NameParam("repo"))
 
 
-@webhook.command()
+@webhook.command(
+    epilog=examples(
+        "reconciler webhook install web --url https://fleet.example.org",
+        "reconciler webhook install fleet --url https://fleet.example.org",
+    )
+)
 @repo_argument
 @click.option("--url", required=True, help="Where the forge reaches `reconciler serve`, such as https://….")
 @click.pass_obj
@@ -126,7 +136,7 @@ def _tell(source: "Secret", secret: str) -> None:
 # --- What arrives --------------------------------------------------------------
 
 
-@webhook.command()
+@webhook.command(epilog=examples("reconciler webhook test web"))
 @repo_argument
 @click.pass_obj
 def test_command(context: Context, *, repo: str) -> int:
@@ -144,7 +154,7 @@ async def _test(context: Context, repo: str) -> int:
 
     def look() -> "Sequence[Delivery]":
         deliveries = Journal(context.data_dir / "hooks", clock.now).recent()
-        return [each for each in deliveries if repo in each.hint.repos]
+        return [each for each in deliveries if place.name in each.hint.repos]
 
     async with _place(context, repo) as place:
         hooks = await place.forges.hooks(place.forge)
@@ -155,7 +165,7 @@ async def _test(context: Context, repo: str) -> int:
         if not any(hook.is_active for hook in ours):
             raise NotFound(f"{place.forge.repo} has no active webhook to {PATH}; see `webhook install`")
         has_come = await _try(place.forges, place.forge, ours, look)
-    _print(look()[:SHOWN])
+        _print(look()[:SHOWN])
     if not has_come:
         click.echo(_WHY_NOT.format(data=context.data_dir), err=True)
     return ExitCode.OK if has_come else ExitCode.ENDED_BADLY
@@ -215,6 +225,8 @@ def _about(hint: "Hint") -> str:
 
 
 class _Place(NamedTuple):
+    name: str
+    """By which deliveries know it."""
     forge: "Forge"
     forges: "ForgeRegistry"
     spec: str
@@ -249,6 +261,6 @@ async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
     same = [each for each in forges_by_repo.values() if each.webhook_secret == forge.webhook_secret]
     forges = ForgeRegistry(forge_secret, clock.now)
     try:
-        yield _Place(forge, forges, spec, len(same) > 1)
+        yield _Place(repo, forge, forges, spec, len(same) > 1)
     finally:
         await forges.close()

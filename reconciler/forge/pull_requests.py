@@ -143,6 +143,10 @@ class PullRequestReader:
         """Return a pull request as it is now."""
         return await self._detail(await self._client.get(f"pulls/{number}", PullAnswer))
 
+    def new(self, answer: PullAnswer) -> PullRequestDetail:
+        """Return a pull request that was opened this moment: nobody has said anything of it yet."""
+        return PullRequestDetail(answer, answer, (), self._pull(answer))
+
     async def statuses(self, commit: str) -> tuple[StatusAnswer, ...]:
         """Return the newest status of each context of a commit."""
         statuses: list[StatusAnswer] = []

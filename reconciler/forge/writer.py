@@ -10,6 +10,7 @@ opened or adopted; until that is done the mark says `new`.
 """
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -32,6 +33,8 @@ from reconciler.forge.answers import (
 from reconciler.forge.client import GONE_CODES, Broken, Declined, Forbidden, ForgeClient
 from reconciler.forge.dialect import Dialect
 from reconciler.forge.pull_requests import PullRequestDetail, PullRequestReader
+
+log = logging.getLogger(__name__)
 
 _PHASES = "agent/"
 """Prefix of the labels for phases of a task, of which one is set at a time."""
@@ -114,27 +117,27 @@ class ForgeWriter:
             newest = self._pulls.newest(want.branch)
         if newest is not None and (newest.is_open or not want.opens):
             return await self._pulls.read(newest.number)
-        return await self._pulls.read(await self._open(want)) if want.opens else None
+        return await self._open(want) if want.opens else None
 
-    async def _open(self, want: ForgeView) -> int:
-        """Open a pull request; return its number, or that of one that is there after all."""
+    async def _open(self, want: ForgeView) -> PullRequestDetail:
+        """Open a pull request and return it, or one that is there after all."""
         draft = want.is_draft and not self._dialect.has_drafts
         body: dict[str, object] = {
             "head": want.branch,
             "base": want.base,
             "title": f"WIP: {_title(want)}" if draft else _title(want),
-            "body": _block(_NEW, want),
+            "body": _block(_NEW if want.labels or want.reviewers else _digest(_title(want)), want),
         }
         if want.is_draft and self._dialect.has_drafts:
             body["draft"] = True
         try:
-            return (await self._client.write("POST", "pulls", PullAnswer, body)).number
+            return self._pulls.new(await self._client.write("POST", "pulls", PullAnswer, body))
         except Declined as declined:
             number = await self._pulls.find_open(want.branch)
             if number is None:
                 hint = f"are {want.branch} and {want.base} there, and do they differ?"
                 raise Unavailable(f"no pull request can be opened: {declined}; {hint}") from None
-            return number
+            return await self._pulls.read(number)
 
     async def _update_pull(self, detail: PullRequestDetail, want: ForgeView) -> tuple[PullRequestDetail, str]:
         """Let a pull request look and be as wanted; return it as it is then, and why it was not merged."""
@@ -214,7 +217,8 @@ class ForgeWriter:
             return declined.message or f"it is not allowed now ({declined.status}), without a reason"
         except Broken as broken:
             # Forgejo and Gitea answer so where it depends on something that is still open.
-            return f"{broken}; does it depend on an issue or a pull request that is open?"
+            log.warning("%s", broken)
+            return "it fails without a reason; does it depend on an issue or a pull request that is open?"
         return ""
 
     # --- Labels ------------------------------------------------------------

@@ -632,15 +632,16 @@ def test_the_work_of_an_outside_agent_gets_a_pull_request_too(world):
 # --- Webhooks --------------------------------------------------------------------
 
 
-def test_a_webhook_is_set_up_and_tried_by_commands(world):
+@pytest.mark.parametrize(("name", "place"), [("code", CODE), ("fleet", FLEET)])
+def test_a_webhook_is_set_up_and_tried_by_commands(world, name, place):
     (world.root / "secret").unlink()
     world.start()
 
-    told = world.reconciler("webhook", "install", "code", "--url", world.url)
-    shown = world.reconciler("webhook", "test", "code")
+    told = world.reconciler("webhook", "install", name, "--url", world.url)
+    shown = world.reconciler("webhook", "test", name)
 
-    secret = (world.root / "secret").read_text().strip()
-    [hook] = world.forge.repos[CODE].hooks.values()
+    secret, *_ = (world.root / "secret").read_text().split()
+    [hook] = world.forge.repos[place].hooks.values()
     assert (hook.url, hook.secret) == (world.hook_url, secret)
     assert secret not in told + shown
     assert "push" in shown

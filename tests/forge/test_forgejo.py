@@ -70,6 +70,17 @@ async def test_every_open_pull_request_has_its_turn(double, forges, spec):
     assert {pull.checks for pull in seen.values()} == {"success"}
 
 
+async def test_to_open_a_pull_request_costs_few_requests(double, forges, spec):
+    head = double.push_as_person(REPO, BRANCH, {"a.txt": "1\n"})
+    commit_status = CommitStatus(commit=head, state="pending", description="waits for review")
+    await forges.show(spec, want(branch="none", opens=False, issue=double.open_issue(REPO, "Do it")))
+
+    requests = await asked(double, forges.show(spec, want(commit_status=commit_status)))
+
+    assert writes(requests) == ["POST /pulls", "POST /issues/2/labels", f"POST /statuses/{head}"]
+    assert len(requests) == len(["look", *writes(requests), "pull", "status", "commit", "reviews"])
+
+
 async def test_closed_pull_requests_and_branches_of_nobody_cost_nothing(double, forges, spec):
     opened(double, "task/a", "task/b", "somebody")
     await forges.pulls(spec, ["task/a", "task/b"], [])
@@ -104,6 +115,7 @@ async def test_what_is_shown_already_is_not_written_again(double, forges, spec, 
 
 async def test_the_webhook_that_comes_before_the_answer_finds_the_pull_request(double, forges, spec):
     """What is read while it is being opened is what was opened."""
+    double.computing = 0
     double.push_as_person(REPO, BRANCH, {"a.txt": "1\n"})
 
     pull = await forges.show(spec, want())
@@ -377,6 +389,7 @@ async def test_a_merge_at_which_the_forge_fails_without_a_word_is_told_too(doubl
 
     assert pull.state == "open"
     assert "does it depend on an issue or a pull request that is open?" in pull.refusal
+    assert double.api not in pull.refusal
 
 
 @pytest.mark.parametrize("style", ["merge", "squash", "rebase"])
