@@ -130,7 +130,7 @@ def _of_serving(who: "Serving") -> "Iterator[Need]":
     from reconciler.core.views import Need
 
     if who.presence and who.is_running and who.presence.error:
-        yield Need("reconciler", "Trouble", who.presence.error)
+        yield Need("reconciler", "Error", who.presence.error)
 
 
 # --- Showing ---------------------------------------------------------------

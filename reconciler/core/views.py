@@ -261,7 +261,7 @@ class Need(NamedTuple):
     what: str
     """`task NAME`, `host NAME`, a file, `record`, `specs`, `reconciler`."""
     why: str
-    """A word: Escalated, Failed, Stalled, Approval, Broken, Down, Rewound, Trouble."""
+    """A word: Escalated, Failed, Stalled, Approval, Broken, Down, Rewound, Error."""
     message: str
 
 

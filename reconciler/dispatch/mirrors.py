@@ -9,6 +9,7 @@ not pushed yet is nowhere else.
 
 import asyncio
 import hashlib
+import os
 import re
 import shutil
 import zlib
@@ -24,6 +25,15 @@ _COMMIT = re.compile(rb"[0-9a-f]{40,64}\n?")
 _LONG = 1800.0
 """Seconds; a repository may be large."""
 _CHUNK = 1 << 20
+_SETTINGS = b"[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
+_AS_MADE = re.compile(
+    rb"(?:\[core\]\n|\[extensions\]\n"
+    rb"|\t(?:repositoryformatversion|filemode|bare|ignorecase|precomposeunicode|refstorage) = \w+\n)*"
+)
+"""Settings that `git init` writes; none of them names a program, an address or another file."""
+_MOST_SETTINGS = 4096
+_NEVER_MADE = ("config.worktree", "commondir", "info", "hooks", "objects/info/alternates")
+"""What would bring settings, programs or objects from elsewhere; a mirror is made without."""
 
 
 async def remake(folder: Path, ref: str) -> None:
@@ -43,6 +53,32 @@ async def remake(folder: Path, ref: str) -> None:
     await _keep_sound_packs(git, folder)
     if commit and (await git.attempt("rev-list", "--objects", "--quiet", commit)).code == 0:
         await git.attempt("update-ref", ref, commit)
+
+
+def reset_settings(folder: Path) -> bool:
+    """
+    Remove settings that are not as a mirror is made; return whether there were any.
+
+    Agents on this machine may write here, and git would run what they set:
+    SSH commands, credential helpers, drivers. Raises OSError.
+    """
+    if not (folder / "HEAD").exists():
+        return False
+    odd = [place for name in _NEVER_MADE if os.path.lexists(place := folder / name)]
+    for place in odd:
+        _remove(place)
+    config = folder / "config"
+    if _is_as_made(config):
+        return bool(odd)
+    _remove(config)
+    config.write_bytes(_SETTINGS)
+    return True
+
+
+def _is_as_made(config: Path) -> bool:
+    if config.is_symlink() or not config.is_file() or config.stat().st_size > _MOST_SETTINGS:
+        return False
+    return _AS_MADE.fullmatch(config.read_bytes()) is not None
 
 
 def _read_ref(folder: Path, ref: str) -> str | None:

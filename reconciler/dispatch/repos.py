@@ -22,7 +22,7 @@ from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Repo
 from reconciler.core.text import without_credentials
 from reconciler.dispatch.merging import MergeConflict, merge, rebase
-from reconciler.dispatch.mirrors import remake
+from reconciler.dispatch.mirrors import remake, reset_settings
 from reconciler.dispatch.retrying import StepFailed
 from reconciler.git.process import Git, GitFailed, GitResult
 
@@ -94,6 +94,7 @@ def _with_rebuilt_mirror(step: _Step[P, T]) -> _Step[P, T]:
     @wraps(step)
     async def rebuilding(self: "CodeRepository", /, *args: P.args, **options: P.kwargs) -> T:
         before = self._remade
+        await self._reset_settings()
         try:
             return await step(self, *args, **options)
         except GitFailed as damage:
@@ -460,6 +461,18 @@ class CodeRepository:
             except OSError as error:
                 raise self._not_rebuildable(error) from error
 
+    async def _reset_settings(self) -> None:
+        """Drop settings that somebody put into the mirror: git would run what they name."""
+        try:
+            if await asyncio.to_thread(reset_settings, self.folder):
+                log.warning(
+                    "repo %s: somebody changed settings of the mirror %s; they are dropped",
+                    self.repo.name,
+                    self.folder,
+                )
+        except OSError as error:
+            raise self._not_rebuildable(error) from error
+
     def _not_rebuildable(self, why: Exception) -> StepFailed:
         return self._failed(
             FailureClass.HOST,
@@ -515,6 +528,8 @@ class CodeRepository:
 
     async def _run_network(self, *args: str, silence: float | None = None, mirror: bool = True) -> GitResult:
         """Run a git network command, in the mirror or outside any repository, with a limit on silence."""
+        if mirror:
+            await self._reset_settings()
         git = Git.networked(self.folder) if mirror else Git.nowhere()
         silence = silence or self._silence
         try:

@@ -138,6 +138,34 @@ async def test_what_workspaces_borrow_stays_where_it_is_when_a_mirror_is_made_ag
     assert git(work, "status", "--porcelain") == ""
 
 
+async def test_no_program_that_somebody_set_in_a_mirror_of_ours_runs(world, monkeypatch):
+    monkeypatch.delenv("GIT_SSH_COMMAND", raising=False)
+    noting = world.folder / "noting"
+    noting.write_text(f"#!/bin/sh\n{world.note('planted')}\n")
+    noting.chmod(0o755)
+    repository = repository_of(world)
+    await repository.newest()
+    config, other = repository.folder / "config", world.folder / "other"
+    mine = config.read_bytes()
+    for name in ("core.sshCommand", "core.alternateRefsCommand", "credential.helper", "merge.x.driver"):
+        git(repository.folder, "config", name, str(noting))
+    git(repository.folder, "config", "include.path", str(other))
+    git(repository.folder, "config", f"url.ssh://127.0.0.1/x{world.code}.insteadOf", str(world.code))
+    (repository.folder / "hooks").mkdir()
+    shutil.copy(noting, repository.folder / "hooks/reference-transaction")
+    os.mkfifo(repository.folder / "config.worktree")
+    (repository.folder / "objects/info/alternates").write_text(f"{other}\n")
+    commit = move(world)
+
+    assert await repository.newest() == commit
+
+    assert world.noted == []
+    assert config.read_bytes() == mine
+    config.unlink()
+    os.mkfifo(config)  # who reads it waits for ever
+    assert await repository.newest() == commit
+
+
 async def test_many_who_find_a_mirror_damaged_make_it_again_once(world, caplog):
     repository = repository_of(world)
     await repository.newest()
