@@ -6,15 +6,19 @@ Write the parts of the documentation that the program knows better: fields, phas
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
 
 from reconciler.api.metrics import TABLE
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.main import COMMANDS
+from reconciler.cli.shapes import SHAPES
 from reconciler.core.lifecycle import diagram
 from reconciler.core.model.specs import Kind, TaskDefaults
+from reconciler.core.model.status import FLAT, AtWorker, HostStatus, OnHost, ReviewState, Run, Session, Status
 from reconciler.specs.schema import json_schema
 
 DOCS = Path(__file__).parent
@@ -43,6 +47,7 @@ def pages() -> Iterator[tuple[str, str]]:
         yield f"{kind}.md", "".join(fields(kind))
     yield "lifecycle.md", f"```mermaid\n{diagram()}```\n"
     yield "commands.md", "".join(commands())
+    yield "output.md", "".join(shapes())
     yield "metrics.md", "".join(metrics())
 
 
@@ -83,6 +88,71 @@ def commands() -> Iterator[str]:
         yield "\n"
     yield "| exit code | meaning |\n|---|---|\n"
     yield from (f"| {code.value} | {code.meaning} |\n" for code in ExitCode)
+
+
+def shapes() -> Iterator[str]:
+    """Yield the tables of what `-o json` prints, whole documents first, then what they are made of."""
+    parts: dict[str, dict[str, Any]] = {}
+    for shape in SHAPES:
+        document = TypeAdapter(shape).json_schema(mode="serialization")
+        parts |= document.pop("$defs", {})
+        yield from shape_table(document)
+    for part in parts.values():
+        yield from shape_table(part)
+    parts_of = {"run": (Run,), "holder": (OnHost, AtWorker), "review": (ReviewState,), "session": (Session,)}
+    yield from status_table("Status of a task", Status, parts_of)
+    yield from status_table("Status of a host", HostStatus, {})
+
+
+Parts = Mapping[str, Sequence[type[BaseModel]]]
+"""Field of a status → what may stand there."""
+
+
+def status_table(title: str, model: type[BaseModel], parts: Parts) -> Iterator[str]:
+    """Yield the fields of a status as it is on record; those of its parts stand among its own there."""
+    yield f"### {title}\n\n| field | what it is |\n|---|---|\n"
+    yield from status_fields(model, parts, {})
+    yield "\n"
+
+
+def status_fields(model: type[BaseModel], parts: Parts, names: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each field of a model and of its parts, by the names they have on record."""
+    for name, about in described(model).items():
+        if name not in parts:
+            yield f"| `{names.get(name, name)}` | {about} |\n"
+        for part in parts.get(name, ()):
+            yield from status_fields(part, parts, FLAT[name])
+
+
+def described(model: type[BaseModel]) -> dict[str, str]:
+    """Return the fields of a model, each with its description, or what its name says."""
+    properties = model.model_json_schema(mode="validation")["properties"]
+    texts = {name: one_line(about) if "description" in about else "" for name, about in properties.items()}
+    return {name: text or f"{name.replace('_', ' ').capitalize()}." for name, text in texts.items()}
+
+
+def shape_table(document: dict[str, Any]) -> Iterator[str]:
+    """Yield the table of an object's fields."""
+    yield f"### {document['title'].removesuffix('Shape')}\n\n{one_line(document)}\n\n"
+    yield "| field | what it is | type |\n|---|---|---|\n"
+    for name, about in document["properties"].items():
+        often = "" if name in document["required"] else ", may be left out"
+        yield f"| `{name}` | {one_line(about)} | {type_of(about)}{often} |\n"
+    yield "\n"
+
+
+def type_of(about: dict[str, Any]) -> str:
+    """Return the type of a field in words."""
+    if "anyOf" in about:
+        return " or ".join(map(type_of, about["anyOf"]))
+    if "$ref" in about or "allOf" in about:
+        name = (about.get("$ref") or about["allOf"][0]["$ref"]).rpartition("/")[2].removesuffix("Shape")
+        return f"[{name}](#{name.lower()})"
+    if "const" in about or "enum" in about:
+        return " or ".join(f'"{value}"' for value in about.get("enum", [about.get("const")]))
+    inner = about.get("items") or about.get("additionalProperties")
+    of = f" of {type_of(inner)}" if isinstance(inner, dict) and inner else ""
+    return f"{about.get('type', 'any')}{of}"
 
 
 def metrics() -> Iterator[str]:

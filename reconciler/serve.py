@@ -22,6 +22,7 @@ from reconciler.controller.build import build_loop
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.issues import IssueController
 from reconciler.controller.loop import Loop, StopWhen
+from reconciler.controller.meter import IsolatedMeter
 from reconciler.controller.notify import notify, specs_poller
 from reconciler.controller.plan_preview import PlanPreview, ReadPull
 from reconciler.controller.poller import Poller
@@ -245,7 +246,7 @@ async def _fleet(settings: Settings) -> AsyncIterator[_Fleet]:
     """Open all parts of a fleet and wire them to a loop."""
     async with AsyncExitStack() as stack:
         metrics = _metrics(settings)
-        meter: Meter = metrics or UNREAD_METER
+        meter: Meter = IsolatedMeter(metrics or UNREAD_METER)
         datafolder.prepare_data_folder(settings.data_dir)
         repository = await Repository.open(settings.repo, settings.data_dir / "clones")
         await stack.enter_async_context(repository)
@@ -448,7 +449,6 @@ async def _api(
         clock=clock.now,
         last_use=settings.data_dir / "agents.json",
         exposure=exposure_of(listen, web.public_url, key),
-        is_local=listen.is_local,
     )
     async with serve_app(app, listen) as url:
         on_listen(url)

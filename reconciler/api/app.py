@@ -43,13 +43,12 @@ def make_app(
     last_use: Path,
     exposure: Exposure,
     limits: RateLimits = LIMITS,
-    is_local: bool = False,
 ) -> Sanic[Any, Any]:
     """
     Return the app; `server.running` serves it.
 
-    `last_use` is a file of the data folder, `exposure` says who may look at pages;
-    `is_local` says that only programs of this machine can ask. Call
+    `last_use` is a file of the data folder, `exposure` says who may look at pages
+    and metrics. Call
     `app.ctx.notify()` whenever something went on record, so that those who listen
     hear of it at once.
     """
@@ -60,7 +59,7 @@ def make_app(
         LastUse(last_use, clock),
         Buckets(limits.token),
         Buckets(limits.peer),
-        is_local=is_local,
+        is_local=exposure.is_open,
     )
     operations = _with_document(
         (

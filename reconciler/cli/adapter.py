@@ -15,7 +15,9 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
-from reconciler.cli.output import Document, print_json
+from reconciler.cli.help import examples
+from reconciler.cli.output import Document, Output, output_option, print_document
+from reconciler.cli.pager import paged
 from reconciler.cli.references import NameParam, one_task, task_name
 from reconciler.cli.terminal import value_block
 from reconciler.core.model.specs import LOCAL
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
     from reconciler.dispatch.adapter_check import CheckResult
 
 
-@click.command()
+@click.command(
+    epilog=examples("reconciler prompt web/fix-login", "reconciler prompt web/fix-login --rev main")
+)
 @one_task
 @click.option("--rev", metavar="REVISION", help="Read a commit or branch in place of the work tree.")
 @click.pass_obj
@@ -39,7 +43,9 @@ def prompt(context: Context, args: tuple[str, ...], rev: str | None) -> None:
     Of a live task it is the prompt of its current round, otherwise the one
     its next run would begin with.
     """
-    click.echo(asyncio.run(_prompt(context, args, rev)), nl=False)
+    text = asyncio.run(_prompt(context, args, rev))
+    with paged(context):
+        click.echo(text, nl=False)
 
 
 async def _prompt(context: Context, args: Sequence[str], rev: str | None) -> str:
@@ -91,7 +97,9 @@ def next_round(task: "Task", status: "Status | None", now: datetime) -> "Status"
     return status.model_copy(update=changes)
 
 
-@click.group()
+@click.group(
+    epilog=examples("reconciler adapter test codex", "reconciler adapter parse codex recorded.jsonl --rc 0")
+)
 def adapter() -> None:
     """Test adapters: on a host, or on recorded output."""
 
@@ -99,7 +107,11 @@ def adapter() -> None:
 # --- adapter test ----------------------------------------------------------
 
 
-@adapter.command()
+@adapter.command(
+    epilog=examples(
+        "reconciler adapter test codex", "reconciler adapter test claude-code --host gpu1 --no-prompt"
+    )
+)
 @click.argument("name", type=NameParam("adapter"))
 @click.option(
     "--host",
@@ -110,9 +122,9 @@ def adapter() -> None:
     help="Where to try it.",
 )
 @click.option("--no-prompt", is_flag=True, help="Do not call the model, which may cost something.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@output_option("text")
 @click.pass_obj
-def test_command(context: Context, name: str, host: str, no_prompt: bool, output: str) -> int:
+def test_command(context: Context, name: str, host: str, no_prompt: bool, output: Output) -> int:
     """
     Test whether an agent's CLI works on a host.
 
@@ -120,14 +132,13 @@ def test_command(context: Context, name: str, host: str, no_prompt: bool, output
     line in an empty folder: all as a real run would, with the same secrets.
     Exits 5 if any of it does not work.
     """
-    show = _show_check if output == "text" else lambda _: None
+    show = _show_check if not output.is_for_programs else lambda _: None
     with TemporaryDirectory(prefix="reconciler-test-", ignore_cleanup_errors=True) as folder:
         results = _tried(context, name, host, data=Path(folder), with_prompt=not no_prompt, show=show)
         tried = asyncio.run(results)
     works = all(check_result.ok is not False for check_result in tried)
-    if output == "json":
-        checks = [_check_document(check_result) for check_result in tried]
-        print_json({"adapter": name, "host": host, "ok": works, "checks": checks})
+    checks = [_check_document(check_result) for check_result in tried]
+    print_document({"adapter": name, "host": host, "ok": works, "checks": checks}, output)
     return ExitCode.OK if works else ExitCode.ENDED_BADLY
 
 
@@ -176,24 +187,32 @@ def _show_check(check_result: "CheckResult") -> None:
 def _check_document(check_result: "CheckResult") -> Document:
     from reconciler.dispatch.output import verdict_as_json
 
-    document: Document = {"check": check_result.name, "ok": check_result.ok, "message": check_result.message}
-    if check_result.cli:
-        document |= {"version": check_result.cli.version, "path": check_result.cli.path}
-    if check_result.verdict:
-        document |= {"verdict": verdict_as_json(check_result.verdict)}
-    return document
+    cli, verdict = check_result.cli, check_result.verdict
+    return {
+        "check": check_result.name,
+        "ok": check_result.ok,
+        "message": check_result.message,
+        **({"version": cli.version, "path": cli.path} if cli else {}),
+        **({"verdict": verdict_as_json(verdict)} if verdict else {}),
+    }
 
 
 # --- adapter parse ---------------------------------------------------------
 
 
-@adapter.command("parse")
+@adapter.command(
+    "parse",
+    epilog=examples(
+        "reconciler adapter parse codex recorded.jsonl --rc 0",
+        "reconciler adapter parse claude-code out.json --rc 1 -o json",
+    ),
+)
 @click.argument("name", type=NameParam("adapter"))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--rc", "exit_code", type=click.IntRange(-64, 255), required=True, help="How the CLI exited.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@output_option("text")
 @click.pass_obj
-def parse_output(context: Context, name: str, file: Path, exit_code: int, output: str) -> None:
+def parse_output(context: Context, name: str, file: Path, exit_code: int, output: Output) -> None:
     """
     Show the verdict for a recorded output.
 
@@ -203,9 +222,7 @@ def parse_output(context: Context, name: str, file: Path, exit_code: int, output
     from reconciler.dispatch.output import parse_recording, verdict_as_json
 
     verdict = parse_recording(asyncio.run(_adapter(context, name)), file, exit_code, clock.now())
-    if output == "json":
-        print_json(verdict_as_json(verdict))
-    else:
+    if not print_document(verdict_as_json(verdict), output):
         click.echo(_verdict_block(verdict))
 
 

@@ -13,12 +13,15 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.help import examples
 from reconciler.cli.notices import say_if_nobody_serves
-from reconciler.cli.output import print_json, print_table
+from reconciler.cli.output import Output, output_option, print_document, print_table
+from reconciler.cli.pager import paged
 from reconciler.core.errors import Problem
 from reconciler.core.references import kind_of
 
 if TYPE_CHECKING:
+    from reconciler.cli.shapes import ProblemShape
     from reconciler.core.model.specs import Desired, Kind
     from reconciler.core.model.status import Observed
     from reconciler.specs.parse import File
@@ -26,17 +29,13 @@ if TYPE_CHECKING:
 SCHEMA_KINDS: "tuple[Kind, ...]" = ("task", "host", "repo", "adapter", "agent", "fleet")
 
 
-@click.command()
-@click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json", "github"]),
-    default="text",
-    help="How to print it; github: as annotations of a pull request.",
+@click.command(
+    epilog=examples("reconciler validate", "reconciler validate specs/tasks/web -o github   # in CI")
 )
+@click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@output_option("text", "github", help="How to print it; github: as annotations of a pull request.")
 @click.pass_obj
-def validate(context: Context, paths: tuple[Path, ...], output: str) -> int:
+def validate(context: Context, paths: tuple[Path, ...], output: Output) -> int:
     """
     Report every mistake in the specs.
 
@@ -54,11 +53,9 @@ def validate(context: Context, paths: tuple[Path, ...], output: str) -> int:
     mistakes = sorted((*desired.problems, *desired.warnings, *_missing_repositories(root, files, desired)))
     shown = [each for each in mistakes if _is_below(root / each.path, paths)]
     problems = [each for each in shown if each.severity == "error"]
-    if output == "json":
-        print_json([problem_document(problem) for problem in shown])
-    else:
+    if not print_document([problem_document(problem) for problem in shown], output):
         for problem in shown:
-            click.echo(annotation(problem) if output == "github" else _where_it_is(problem, root))
+            click.echo(annotation(problem) if output.form == "github" else _where_it_is(problem, root))
     click.echo(_summary(len(files), problems) + _warned(len(shown) - len(problems)), err=True)
     return ExitCode.FAILURE if problems else ExitCode.OK
 
@@ -98,7 +95,7 @@ def _warned(count: int) -> str:
     return f"; {count} warning{'s' * (count != 1)}" if count else ""
 
 
-def problem_document(problem: Problem) -> dict[str, str | int]:
+def problem_document(problem: Problem) -> "ProblemShape":
     """Return a mistake as `-o json` prints it."""
     return {
         "path": problem.path,
@@ -122,18 +119,16 @@ def _escaped(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler plan", "reconciler plan -o wide", "reconciler plan --rev origin/main --exit-code"
+    )
+)
 @click.option("--rev", metavar="REVISION", help="Read a commit or branch in place of the work tree.")
 @click.option("--exit-code", is_flag=True, help="Exit 2 if there are changes, 1 if there are mistakes.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "wide", "json"]),
-    default="table",
-    help="How to print it; wide: with every host, and why it was not chosen.",
-)
+@output_option("table", "wide", help="How to print it; wide: with every host, and why it was not chosen.")
 @click.pass_obj
-def plan_command(context: Context, rev: str | None, exit_code: bool, output: str) -> int:
+def plan_command(context: Context, rev: str | None, exit_code: bool, output: Output) -> int:
     """
     Show what would start, wait and stop, and why.
 
@@ -146,14 +141,13 @@ def plan_command(context: Context, rev: str | None, exit_code: bool, output: str
 
     desired, observed = asyncio.run(_previewed(context, rev))
     result = planned(desired, observed, clock.now())
-    if output == "json":
-        print_json(plan_document(result, desired))
-    else:
+    if not print_document(plan_document(result, desired), output):
         _print_problems((*desired.problems, *desired.warnings))
-        print_table(("ACTION", "TASK", "HOST", "REASON"), plan_lines(result), empty="nothing to do")
-        for name, placement in sorted(result.placements.items()) if output == "wide" else ():
-            click.echo(f"\n{name}")
-            print_table(("HOST", "CHOICE", "SCORE", "WHY"), list(placement_rows(placement)))
+        with paged(context):
+            print_table(("ACTION", "TASK", "HOST", "REASON"), plan_lines(result), empty="nothing to do")
+            for name, placement in sorted(result.placements.items()) if output.form == "wide" else ():
+                click.echo(f"\n{name}")
+                print_table(("HOST", "CHOICE", "SCORE", "WHY"), list(placement_rows(placement)))
     if not exit_code:
         return ExitCode.OK
     if desired.problems:
@@ -188,7 +182,7 @@ class KindChoice(click.Choice[str]):
         return super().convert(kind_of(value) or value, param, ctx)
 
 
-@click.command()
+@click.command(epilog=examples("reconciler schema task", "reconciler schema > schemas.json"))
 @click.argument("kind", type=KindChoice(), required=False)
 def schema_command(kind: "Kind | None") -> None:
     """Print the JSON Schema of a kind of spec, or of all kinds."""

@@ -31,6 +31,8 @@ class Context:
     """Branch with the specs, as given."""
     data: Path | None = None
     """Data folder, as given."""
+    has_pager: bool = True
+    """Whether long output may go to a pager."""
 
     @property
     def place(self) -> str:

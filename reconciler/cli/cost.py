@@ -11,7 +11,9 @@ import click
 
 from reconciler import clock
 from reconciler.cli.context import Context
-from reconciler.cli.output import Document, print_json, print_table
+from reconciler.cli.help import examples
+from reconciler.cli.output import Output, output_option, print_document, print_table
+from reconciler.cli.pager import busy
 from reconciler.cli.params import duration
 from reconciler.core.adapter import Usage
 from reconciler.core.costs import KEYS, NONE, Sums, sums_by_name, total
@@ -19,21 +21,24 @@ from reconciler.core.fields import format_duration
 from reconciler.core.times import format_time
 
 if TYPE_CHECKING:
+    from reconciler.cli.shapes import CostShape
     from reconciler.store.spending import Spending
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler cost", "reconciler cost --by day --since 30d", "reconciler cost --by model -o json"
+    )
+)
 @click.option(
     "--by", type=click.Choice(list(KEYS)), default="task", show_default=True, help="What to group by."
 )
 @click.option(
     "--since", metavar="DURATION", callback=duration, help="Only what is newer than this, such as 7d."
 )
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
-)
+@output_option("table")
 @click.pass_obj
-def cost(context: Context, by: str, since: timedelta | None, output: str) -> None:
+def cost(context: Context, by: str, since: timedelta | None, output: Output) -> None:
     """
     Show usage: tokens, time and money.
 
@@ -42,9 +47,7 @@ def cost(context: Context, by: str, since: timedelta | None, output: str) -> Non
     """
     begin = clock.now() - since if since is not None else None
     sums = sums_by_name(asyncio.run(_spending(context, begin)), by)
-    if output == "json":
-        print_json(cost_document(sums, by, begin))
-    else:
+    if not print_document(cost_document(sums, by, begin), output):
         rows = [_row(name, usage) for name, usage in sums.items()]
         print_table(_head(by), [*rows, _row("total", total(sums))] if rows else [])
 
@@ -54,7 +57,8 @@ async def _spending(context: Context, since: datetime | None) -> "Sequence[Spend
     from reconciler.store.spending import spending
 
     async with open_fleet(context) as fleet:
-        return await spending(fleet.repository, await fleet.record_branch(), since=since)
+        with busy("summing up the history"):
+            return await spending(fleet.repository, await fleet.record_branch(), since=since)
 
 
 def _head(by: str) -> Sequence[str]:
@@ -73,7 +77,7 @@ def _row(name: str, usage: Usage) -> Sequence[str]:
     )
 
 
-def cost_document(sums: Sums, by: str, since: datetime | None) -> Document:
+def cost_document(sums: Sums, by: str, since: datetime | None) -> "CostShape":
     """Return sums as `-o json` prints them."""
     return {
         "by": by,

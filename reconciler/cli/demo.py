@@ -18,6 +18,7 @@ import click
 
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.folders import NamedFolder
+from reconciler.cli.help import examples
 from reconciler.core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ TEST = [sys.executable, "-m", "unittest", "-q"]
 FIX = "task/calculator/fix-average"
 
 
-@click.command()
+@click.command(epilog=examples("reconciler demo", "reconciler demo --dir my-demo"))
 @click.option(
     "--dir",
     "folder",

@@ -51,6 +51,7 @@ def _spec_fields(task: Task) -> Iterator[tuple[str, str]]:
     yield "repo", task.repo or ""
     yield "branch", task.branch if task.repo else ""
     yield "adapter", f"{task.adapter} {task.model or ''}"
+    yield "labels", ", ".join(task.labels)
     yield "needs", ", ".join(task.requires)
     yield "depends on", ", ".join(task.depends_on)
     yield "starts from", task.start_from or ""

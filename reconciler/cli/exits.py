@@ -40,6 +40,7 @@ class ExitCode(IntEnum):
     NOT_RUNNING = 8, "no reconciler runs (`status`)"
     USAGE = 64, "wrong usage"
     UNAVAILABLE = 69, "cannot be reached now; try again later"
+    TIMED_OUT = 124, "what was waited for did not come in time"
     INTERRUPTED = 130, "interrupted"
     UNREAD = 141, "its output is no longer read"
 

@@ -6,6 +6,7 @@ Looking at a fleet: `get`, `describe`, `explain`.
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -14,35 +15,106 @@ import click
 
 from reconciler import clock
 from reconciler.cli.context import Context
+from reconciler.cli.help import examples
 from reconciler.cli.notices import say_if_nobody_serves
-from reconciler.cli.output import list_output, print_json, print_list, print_table, print_yaml
+from reconciler.cli.output import (
+    Listing,
+    ListWriter,
+    Output,
+    list_options,
+    output_option,
+    print_document,
+    print_list,
+    print_table,
+)
+from reconciler.cli.pager import paged
 from reconciler.cli.references import one_task, reference_argument, resolve_references, task_name
+from reconciler.cli.selectors import Selector, selector_option
 
 if TYPE_CHECKING:
     from reconciler.cli.kinds import ShownKind
     from reconciler.cli.session import FleetSession
+    from reconciler.cli.shapes import ExplainShape
     from reconciler.core.model.specs import Desired
     from reconciler.core.planning.placement import Placement
     from reconciler.core.runs.failure import FailureSummary
-    from reconciler.core.views import TaskView
+    from reconciler.core.views import ReadModel, TaskView
     from reconciler.specs.explain import Explained
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler get",
+        "reconciler get tasks -l team=web --sort-by -since",
+        "reconciler get hosts -o wide",
+        "reconciler get task web/fix-login -o jsonpath='{.status.run}'",
+        "reconciler get -w --no-headers",
+    )
+)
 @reference_argument("[KIND] [NAME]...", required=False)
-@list_output
+@selector_option
+@click.option("-w", "--watch", is_flag=True, help="Go on, until Ctrl-C, with what changes.")
+@click.option("--watch-only", is_flag=True, help="The same without the list to begin with.")
+@list_options()
 @click.pass_obj
-def get(context: Context, args: tuple[str, ...], output: str) -> None:
+def get(
+    context: Context,
+    args: tuple[str, ...],
+    *,
+    selectors: tuple[Selector, ...],
+    watch: bool,
+    watch_only: bool,
+    listing: Listing,
+) -> None:
     """
     List tasks, hosts, agents, adapters or repos.
 
     Tasks if no KIND is named. A kind may be written in the singular, the plural
-    or short (t, h, ag, ad, r), and before a name: `get host/local`.
+    or short (t, h, ag, ad, r), and before a name: `get host/local`. With -w,
+    JSON is printed a line for each thing, whenever it changed.
     """
+    if watch or watch_only:
+        asyncio.run(_watch(context, args, selectors, listing, has_list=not watch_only))
+        return
     shown, items = asyncio.run(_listed(context, args))
-    print_list(items, shown.columns(clock.now()), shown.document, output)
-    if shown.name == "task" and output in {"table", "wide"}:
+    items = shown.select(items, selectors)
+    with paged(context):
+        print_list(items, shown.columns(clock.now()), shown.document, listing)
+    if shown.name == "task" and listing.output.form in {"table", "wide"}:
         _say_what_failed(items, in_full=len(items) == 1 and len(args) > 0)
+
+
+async def _watch(
+    context: Context, args: Sequence[str], selectors: Sequence[Selector], listing: Listing, *, has_list: bool
+) -> None:
+    """Print things, and those again that changed, until we are interrupted."""
+    from reconciler.cli.follow import FleetFollower
+    from reconciler.cli.session import open_fleet
+
+    writer: ListWriter[Any] | None = None
+    documents: dict[str, dict[str, Any]] = {}
+    async with open_fleet(context) as fleet, aclosing(FleetFollower(fleet).models()) as models:
+        async for model in models:
+            shown, items = await _picked(fleet, model, args)
+            picked = listing.sorted(shown.select(items, selectors), shown.document)
+            fresh = {each["name"]: each for each in map(_lasting, map(shown.document, picked))}
+            for name in documents.keys() - fresh.keys():
+                click.echo(f"{shown.name} {name} is gone", err=True)
+            if writer is not None or has_list:
+                writer = writer or ListWriter(shown.columns(clock.now()), shown.document, listing)
+                changed = [
+                    item
+                    for item, (name, each) in zip(items, fresh.items(), strict=True)
+                    if documents.get(name) != each
+                ]
+                writer.write(changed)
+            writer = writer or ListWriter(shown.columns(clock.now()), shown.document, listing)
+            documents = fresh
+
+
+def _lasting(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document without the figures that change all the time."""
+    return {key: value for key, value in document.items() if key != "live"}
 
 
 def _say_what_failed(views: "Sequence[TaskView]", *, in_full: bool) -> None:
@@ -64,29 +136,40 @@ async def _listed(
     context: Context, args: Sequence[str], *, is_one: bool = False
 ) -> "tuple[ShownKind, list[Any]]":
     """Return the kind and its items; for a few tasks also why they failed."""
-    from reconciler.cli.kinds import SHOWN_KINDS
     from reconciler.cli.serving import figures_in
     from reconciler.cli.session import open_fleet
-    from reconciler.core.references import kind_of
     from reconciler.core.views import ReadModel
 
     async with open_fleet(context) as fleet:
         desired, observed = await fleet.recorded()
         await say_if_nobody_serves(fleet, desired.fleet.state_branch, observed.statuses, clock.now())
         model = ReadModel(desired, observed, live=figures_in(context.data_dir))
-        kind = kind_of(args[0]) if len(args) == 1 and not is_one else None
-        if kind or not args:
-            shown, names = SHOWN_KINDS[kind or "task"], []
-        else:
-            references = resolve_references(args, lambda kind: SHOWN_KINDS[kind].find(model))
-            if len({each.kind for each in references}) > 1:
-                raise click.UsageError(f"one kind at a time: {' '.join(args)!r} names several")
-            if is_one and len(references) > 1:
-                raise click.UsageError(f"one thing at a time: {' '.join(args)!r} is no kind and a name")
-            shown, names = SHOWN_KINDS[references[0].kind], [each.name for each in references]
-        model = replace(model, closed=await _closed(fleet, shown.name, desired))
-        items = shown.pick(model, names)
-        return shown, _with_causes(items, desired, context) if names and shown.name == "task" else items
+        return await _picked(fleet, model, args, is_one=is_one)
+
+
+async def _picked(
+    fleet: "FleetSession", model: "ReadModel", args: Sequence[str], *, is_one: bool = False
+) -> "tuple[ShownKind, list[Any]]":
+    """Return the kind that args mean, and what they pick of a fleet."""
+    from reconciler.cli.kinds import SHOWN_KINDS
+    from reconciler.core.references import kind_of
+
+    kind = kind_of(args[0]) if len(args) == 1 and not is_one else None
+    if kind or not args:
+        shown, names = SHOWN_KINDS[kind or "task"], []
+    else:
+        references = resolve_references(args, lambda kind: SHOWN_KINDS[kind].find(model))
+        if len({each.kind for each in references}) > 1:
+            raise click.UsageError(
+                f"one kind at a time: {' '.join(args)!r} names several; call it once for each"
+            )
+        if is_one and len(references) > 1:
+            raise click.UsageError(f"one thing at a time: {' '.join(args)!r} is no kind and a name")
+        shown, names = SHOWN_KINDS[references[0].kind], [each.name for each in references]
+    model = replace(model, closed=await _closed(fleet, shown.name, model.desired))
+    items = shown.pick(model, names)
+    has_causes = names and shown.name == "task"
+    return shown, _with_causes(items, model.desired, fleet.context) if has_causes else items
 
 
 def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Context) -> "list[TaskView]":
@@ -99,13 +182,11 @@ def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Conte
     ]
 
 
-@click.command()
+@click.command(epilog=examples("reconciler describe web/fix-login", "reconciler describe host/gpu1 -o yaml"))
 @reference_argument("[KIND[/]]NAME")
-@click.option(
-    "-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", help="How to print it."
-)
+@output_option("text")
 @click.pass_obj
-def describe_command(context: Context, args: tuple[str, ...], output: str) -> None:
+def describe_command(context: Context, args: tuple[str, ...], output: Output) -> None:
     """
     Show everything about one task, host, agent, adapter or repo.
 
@@ -114,10 +195,9 @@ def describe_command(context: Context, args: tuple[str, ...], output: str) -> No
     """
     kind, items = asyncio.run(_listed(context, args, is_one=True))
     (item,) = items
-    if output == "text":
-        click.echo(kind.details(item, clock.now()))
-    else:
-        {"json": print_json, "yaml": print_yaml}[output](kind.document(item))
+    if not print_document(kind.document(item), output):
+        with paged(context):
+            click.echo(kind.details(item, clock.now()))
 
 
 async def _closed(fleet: "FleetSession", kind: str, desired: "Desired") -> "Mapping[str, datetime]":
@@ -126,14 +206,17 @@ async def _closed(fleet: "FleetSession", kind: str, desired: "Desired") -> "Mapp
     return await fleet.closed_since([host.name for host in hosts if host.cordon or host.drain])
 
 
-@click.command()
-@one_task
-@click.option("--rev", metavar="REVISION", help="Read a commit or branch in place of the work tree.")
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
+@click.command(
+    epilog=examples(
+        "reconciler explain web/fix-login",
+        "reconciler explain web/fix-login -o jsonpath='{.placement.chosen}'",
+    )
 )
+@one_task
+@click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
+@output_option("table")
 @click.pass_obj
-def explain_command(context: Context, args: tuple[str, ...], rev: str | None, output: str) -> None:
+def explain_command(context: Context, args: tuple[str, ...], rev: str | None, output: Output) -> None:
     """
     Show where each value of a task comes from.
 
@@ -144,17 +227,22 @@ def explain_command(context: Context, args: tuple[str, ...], rev: str | None, ou
     from reconciler.cli.render import cause_document
 
     name, fields, placement, failure = asyncio.run(_explained(context, args, rev))
-    if output == "json":
-        origins = [{"field": each.field, "value": each.value, "origin": each.origin} for each in fields]
-        why = cause_document(failure) if failure else None
-        where = placement_document(placement)
-        print_json({"kind": "task", "name": name, "cause": why, "fields": origins, "placement": where})
-    else:
-        if failure:
-            click.echo(f"{failure_text(failure)}\n")
-        print_table(("FIELD", "VALUE", "FROM"), [(each.field, each.value, each.origin) for each in fields])
-        click.echo()
-        print_table(("HOST", "CHOICE", "SCORE", "WHY"), list(placement_rows(placement)))
+    document: ExplainShape = {
+        "kind": "task",
+        "name": name,
+        "cause": cause_document(failure) if failure else None,
+        "fields": [{"field": each.field, "value": each.value, "origin": each.origin} for each in fields],
+        "placement": placement_document(placement),
+    }
+    if not print_document(document, output):
+        with paged(context):
+            if failure:
+                click.echo(f"{failure_text(failure)}\n")
+            print_table(
+                ("FIELD", "VALUE", "FROM"), [(each.field, each.value, each.origin) for each in fields]
+            )
+            click.echo()
+            print_table(("HOST", "CHOICE", "SCORE", "WHY"), list(placement_rows(placement)))
 
 
 async def _explained(

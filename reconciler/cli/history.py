@@ -15,8 +15,10 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.help import examples
 from reconciler.cli.notices import say_if_nobody_serves
-from reconciler.cli.output import Column, print_list
+from reconciler.cli.output import Column, Listing, list_options, print_list
+from reconciler.cli.pager import paged
 from reconciler.cli.references import one_task, reference_argument, task_name
 from reconciler.core.errors import NotFound, SpecError
 from reconciler.core.text import harmless
@@ -34,27 +36,30 @@ FOLLOW_INTERVAL = 0.2
 # --- History ---------------------------------------------------------------
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler history", "reconciler history web/fix-login -o wide", "reconciler history -n 1000 -o json"
+    )
+)
 @reference_argument("[[task/]NAME]", required=False)
 @click.option(
     "-n", "--number", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many."
 )
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "wide", "json"]), default="table", help="How to print it."
-)
+@list_options("table", "wide")
 @click.pass_obj
-def history_command(context: Context, args: tuple[str, ...], number: int, output: str) -> None:
+def history_command(context: Context, args: tuple[str, ...], number: int, listing: Listing) -> None:
     """
     Show what happened, newest first.
 
     With what led to it, who asked for it, and why. BY is who wrote the commit
-    of the specs that asked for a change, or the agent that did; their words
+    of the specs that asked for a change, or the agent that did; their args
     stand in the reason.
     """
     entries = asyncio.run(_history(context, args, number))
-    is_terminal = sys.stdout.isatty() and output != "wide"
+    is_terminal = sys.stdout.isatty() and not listing.is_wide
     shown = columns(clock.now(), is_terminal=is_terminal, is_one=bool(args))
-    print_list(entries, shown, transition_document, output)
+    with paged(context):
+        print_list(entries, shown, transition_document, listing)
 
 
 async def _history(context: Context, args: Sequence[str], number: int) -> Sequence[TransitionRecord]:
@@ -83,11 +88,11 @@ def columns(now: datetime, *, is_terminal: bool, is_one: bool) -> Sequence[Colum
     )
     return (
         at,
-        *(() if is_terminal and is_one else (Column("NAME", lambda entry: entry.name),)),
-        Column("CHANGE", change_of),
-        Column("HOST", lambda entry: entry.host or "-", is_wide=is_terminal),
+        *(() if is_terminal and is_one else (Column("NAME", lambda entry: entry.name, least=16),)),
+        Column("CHANGE", change_of, least=24),
+        Column("HOST", lambda entry: entry.host or "-", is_wide=is_terminal, least=8),
         Column("RUN", lambda entry: entry.run or "-", is_wide=True),
-        Column("BY", lambda entry: entry.actor),
+        Column("BY", lambda entry: entry.actor, least=12),
         Column("CAUSE", lambda entry: entry.cause, is_wide=True),
         Column("COMMIT", lambda entry: entry.commit[:10], is_wide=True),
         Column("REASON", lambda entry: entry.reason),
@@ -97,7 +102,13 @@ def columns(now: datetime, *, is_terminal: bool, is_one: bool) -> Sequence[Colum
 # --- Logs ------------------------------------------------------------------
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler logs web/fix-login",
+        "reconciler logs web/fix-login -f",
+        "reconciler logs web/fix-login --attempt 1",
+    )
+)
 @one_task
 @click.option("-f", "--follow", is_flag=True, help="Follow the log until the run has ended.")
 @click.option("--attempt", type=click.IntRange(min=1), help="Attempt to show; the last if left out.")
@@ -138,7 +149,7 @@ async def _logs(
             status = await _status(fleet, record, task)
         why = await _why(fleet, task, status) if status.run_key == run else ""
     if run is None:
-        raise NotFound(f"{task} has not run yet: it is {status.phase}")
+        raise NotFound(f"{task} has not run yet: it is {status.phase}; `reconciler describe {task}` says why")
     if not printer.print_new(kept.paths(run), to_end=True):
         raise NotFound(
             f"no logs of {run} in {context.data_dir}: they are on the machine that ran it, until it is swept"
@@ -169,7 +180,7 @@ async def _status(fleet: "FleetSession", record: "StateReader", task: str) -> "S
         raise SpecError([record.damaged[task]])
     if status is None:
         await fleet.spec_file("task", task)
-        raise NotFound(f"{task} has not run yet: the reconciler has not seen it")
+        raise NotFound(f"{task} has not run yet: the reconciler has not seen it; see `reconciler status`")
     return status
 
 
@@ -178,7 +189,7 @@ async def _run_of(fleet: "FleetSession", task: str, attempt: int) -> str:
     for entry in await fleet.history(task, None):
         if entry.run and entry.run.endswith(f".a{attempt}"):
             return entry.run
-    raise NotFound(f"{task} has no attempt {attempt}")
+    raise NotFound(f"{task} has no attempt {attempt}; `reconciler history {task} -o wide` lists them")
 
 
 class _Printer:

@@ -22,7 +22,9 @@ from reconciler.cli.change import (
 )
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
-from reconciler.cli.output import Document, print_json, print_table
+from reconciler.cli.help import examples
+from reconciler.cli.output import Output, output_option, print_document, print_table
+from reconciler.cli.pager import busy
 from reconciler.cli.params import duration
 from reconciler.cli.references import NameParam
 from reconciler.core.edits import FieldChanges, cordoning, draining, edit_message, uncordoning
@@ -30,8 +32,9 @@ from reconciler.core.errors import Problem, Refused, Unavailable, UsageError
 from reconciler.core.model.specs import HostSpec
 
 if TYPE_CHECKING:
+    from reconciler.cli.shapes import HostCheckShape
     from reconciler.core.adapter import Adapter
-    from reconciler.core.model.specs import Host
+    from reconciler.core.model.specs import Desired, Host
     from reconciler.core.model.status import HostCli
     from reconciler.dispatch.dry_run import DryRun
     from reconciler.dispatch.pool import TransportPool
@@ -44,7 +47,13 @@ DecideHost = Callable[[str, HostSpec], FieldChanges | str]
 """Decide which fields of a host change, or why there is nothing to do."""
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "reconciler host add gpu1 agents@gpu1.example.org",
+        "reconciler host check",
+        "reconciler host drain gpu1 --deadline 1h",
+    )
+)
 def host() -> None:
     """Add, check, trust, cordon and drain hosts."""
 
@@ -52,13 +61,11 @@ def host() -> None:
 # --- check -----------------------------------------------------------------
 
 
-@host.command()
+@host.command(epilog=examples("reconciler host check", "reconciler host check gpu1 -o json"))
 @click.argument("names", metavar="[NAME]...", nargs=-1, type=NameParam("host"))
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print it."
-)
+@output_option("table")
 @click.pass_obj
-def check(context: Context, names: tuple[str, ...], output: str) -> int:
+def check(context: Context, names: tuple[str, ...], output: Output) -> int:
     """
     Probe hosts, and carry out a dry run on each.
 
@@ -73,9 +80,7 @@ def check(context: Context, names: tuple[str, ...], output: str) -> int:
     for each in checks:
         for warning in each.result.warnings if each.result else ():
             click.echo(f"warning: host {each.host.name}: {warning}", err=True)
-    if output == "json":
-        print_json([check_document(each) for each in checks])
-    else:
+    if not print_document([check_document(each) for each in checks], output):
         print_table(HOST_HEAD, [_host_row(each) for each in checks])
         rows = [row for each in checks for row in _cli_rows(each)]
         if rows:
@@ -113,15 +118,23 @@ class HostCheck:
 async def _check(context: Context, names: Sequence[str]) -> tuple[Sequence[HostCheck], Sequence[Problem]]:
     """Check the named hosts, or all with a valid spec; also return the problems of the others' files."""
     from reconciler.cli.session import pick, spec_folder, specs_here
-    from reconciler.serve import ways
 
     desired = await specs_here(context)
     wanted = [pick(desired, "host", desired.hosts, name) for name in names or sorted(desired.hosts)]
     bad = [] if names else [each for each in desired.problems if each.path.startswith(spec_folder("host"))]
+    with busy(f"asking {len(wanted)} host{'s' * (len(wanted) != 1)}"):
+        return await check_hosts(context, desired, wanted), bad
+
+
+async def check_hosts(context: Context, desired: "Desired", hosts: "Sequence[Host]") -> Sequence[HostCheck]:
+    """Ask hosts what they are and have, and carry out a run that does nothing on each, at the same time."""
+    from reconciler.serve import ways
+
     data = context.data_dir
     async with ways(lambda: desired.hosts, data, is_lasting=False) as transports:
-        checks = (_check_host(host, transports, desired.adapters, data) for host in wanted)
-        return await asyncio.gather(*checks), bad
+        return await asyncio.gather(
+            *(_check_host(host, transports, desired.adapters, data) for host in hosts)
+        )
 
 
 async def _check_host(
@@ -192,43 +205,38 @@ def _gib(mebibytes: int | None) -> str:
     return NO_VALUE if mebibytes is None else f"{mebibytes / 1024:.1f} GiB"
 
 
-def check_document(check: HostCheck) -> Document:
+def check_document(check: HostCheck) -> "HostCheckShape":
     """Return a checked host as `-o json` prints it."""
     facts = check.facts
-    documents: Document = {}
-    if facts:
-        documents = {
-            "latency_ms": round(facts.latency * 1000, 1),
-            "os": facts.os,
-            "arch": facts.arch,
-            "cores": facts.cores,
-            "load": facts.load,
-            "memory_mb": facts.memory_mb,
-            "memory_free_mb": facts.memory_free_mb,
-            "disk_free_mb": facts.disk_free_mb,
-            "boot_id": facts.boot_id,
-            "shell": facts.shell,
-            "git": facts.git,
-        }
-    if check.result:
-        documents |= {
-            "ends_runs_by": list(check.result.held_by),
-            "warnings": list(check.result.warnings),
-        }
-    return {
+    document: HostCheckShape = {
         "host": check.host.name,
         "usable": check.is_usable,
         "reachable": facts is not None,
-        "troubles": list(check.problems),
-        **documents,
+        "problems": list(check.problems),
         "adapters": {name: cli.model_dump(mode="json") for name, cli in check.clis.items()},
     }
+    if facts:
+        document["latency_ms"] = round(facts.latency * 1000, 1)
+        document["os"] = facts.os
+        document["arch"] = facts.arch
+        document["cores"] = facts.cores
+        document["load"] = facts.load
+        document["memory_mb"] = facts.memory_mb
+        document["memory_free_mb"] = facts.memory_free_mb
+        document["disk_free_mb"] = facts.disk_free_mb
+        document["boot_id"] = facts.boot_id
+        document["shell"] = facts.shell
+        document["git"] = facts.git
+    if check.result:
+        document["ends_runs_by"] = list(check.result.held_by)
+        document["warnings"] = list(check.result.warnings)
+    return document
 
 
 # --- trust -----------------------------------------------------------------
 
 
-@host.command()
+@host.command(epilog=examples("reconciler host trust gpu1"))
 @click.argument("name", type=NameParam("host"))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @reason_option
@@ -244,7 +252,12 @@ def trust(context: Context, name: str, yes: bool, reason: str) -> int:
     return asyncio.run(_trust(context, name, reason, is_sure=yes))
 
 
-@host.command()
+@host.command(
+    epilog=examples(
+        "reconciler host add gpu1 agents@gpu1.example.org",
+        "reconciler host add gpu2 10.0.0.7:2222 --identity ~/.ssh/fleet --slots 4 --label gpu",
+    )
+)
 @click.argument("name", type=NameParam("host"))
 @click.argument("address", metavar="[USER@]ADDRESS[:PORT]")
 @click.option("--identity", metavar="FILE", help="Private key to log in with; the SSH agent if left out.")
@@ -372,7 +385,7 @@ def _warn(scan: "HostKeyScan") -> None:
 # --- cordon, uncordon, drain -----------------------------------------------
 
 
-@host.command()
+@host.command(epilog=examples("reconciler host cordon gpu1 --reason 'New disk on Friday'"))
 @hosts_argument
 @reason_option
 @click.pass_obj
@@ -381,7 +394,7 @@ def cordon(context: Context, names: tuple[str, ...], reason: str) -> None:
     asyncio.run(_change(context, "Cordon", names, reason, cordoning))
 
 
-@host.command()
+@host.command(epilog=examples("reconciler host uncordon gpu1"))
 @hosts_argument
 @reason_option
 @click.pass_obj
@@ -390,7 +403,7 @@ def uncordon(context: Context, names: tuple[str, ...], reason: str) -> None:
     asyncio.run(_change(context, "Uncordon", names, reason, uncordoning))
 
 
-@host.command()
+@host.command(epilog=examples("reconciler host drain gpu1", "reconciler host drain gpu1 --deadline 1h"))
 @hosts_argument
 @click.option(
     "--deadline",

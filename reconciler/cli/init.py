@@ -4,7 +4,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -15,11 +15,15 @@ import click
 
 from reconciler.cli.context import is_repository
 from reconciler.cli.folders import NamedFolder
+from reconciler.cli.help import examples
 from reconciler.cli.references import NameParam
 from reconciler.core.errors import ReconcilerError, UsageError
 
 if TYPE_CHECKING:
     from reconciler.git.checkout import Checkout
+
+_OWN = ("specs/", ".schemas/")
+"""What belongs to a fleet alone; settings of editors and of CI that are there already stay as they are."""
 
 NEXT = """\
 Made a fleet in {folder}. {agents}
@@ -32,7 +36,7 @@ Then write your own tasks in specs/tasks/ and commit them; repos and other hosts
 from specs/repos/web.yaml.example and specs/hosts/gpu1.yaml.example."""
 
 
-@click.command()
+@click.command(epilog=examples("reconciler init my-fleet", "reconciler init --adapter codex"))
 @click.argument("folder", metavar="[DIR]", default=".", type=NamedFolder())
 @click.option(
     "--adapter",
@@ -44,7 +48,9 @@ def init(folder: Path, adapter: str | None) -> None:
     Create a fleet's repository, with examples to edit.
 
     DIR may be new, empty, or the root of a repository that has no fleet yet;
-    it is the current folder if left out. Which agent CLIs are on the PATH is
+    it is the current folder if left out. A workflow for Forgejo and GitHub
+    Actions, pre-commit hooks and settings of editors are made as well, unless
+    they are there already. Which agent CLIs are on the PATH is
     looked up as runs look; the first of claude-code, codex, gemini, opencode
     and qwen becomes the `adapter` in specs/fleet.yaml.
     """
@@ -53,7 +59,11 @@ def init(folder: Path, adapter: str | None) -> None:
 
     folder = folder.resolve()
     choice = choose(adapter)
-    wanted = {path: choice.written(text) for path, text in scaffold()}
+    wanted = {
+        path: choice.written(text)
+        for path, text in scaffold()
+        if path.startswith(_OWN) or not (folder / path).exists()
+    }
     _refuse_to_nest(folder)
     _refuse_to_overwrite(folder, wanted)
     try:
@@ -87,6 +97,27 @@ def scaffold() -> Iterator[tuple[str, str]]:
     """Yield path and content of every file of a new fleet."""
     yield from _texts(files("reconciler.cli") / "scaffold")
     yield from schema_files()
+    yield from editor_files()
+
+
+EDITORS: Mapping[str, Callable[[Mapping[str, str]], object]] = {
+    ".vscode/settings.json": lambda schemas: {"yaml.schemas": schemas},
+    ".zed/settings.json": lambda schemas: {
+        "lsp": {"yaml-language-server": {"settings": {"yaml": {"schemas": schemas}}}}
+    },
+}
+"""Settings by which editors find the schemas without a line in each file."""
+
+
+def editor_files() -> Iterator[tuple[str, str]]:
+    """Yield path and content of the settings that tie spec files to their schemas by where they are."""
+    from reconciler.specs.parse import MODELS
+    from reconciler.specs.schema import SCHEMA_FOLDER
+
+    places = {"fleet": "specs/fleet.yaml", "task": "specs/tasks/**/*.yaml"}
+    schemas = {f"./{SCHEMA_FOLDER}/{kind}.json": places.get(kind, f"specs/{kind}s/*.yaml") for kind in MODELS}
+    for path, settings in EDITORS.items():
+        yield path, json.dumps(settings(schemas), indent=2) + "\n"
 
 
 def schema_files() -> Iterator[tuple[str, str]]:
@@ -120,7 +151,10 @@ def _refuse_to_overwrite(folder: Path, wanted: Mapping[str, str]) -> None:
         raise UsageError(f"{folder} is a bare repository: clone it, and run `reconciler init` in the clone")
     there = [path for path in wanted if (folder / path).exists()]
     if there:
-        raise UsageError(f"{folder} has a fleet already, and nothing was changed: {', '.join(there)}")
+        raise UsageError(
+            f"{folder} has a fleet already, and nothing was changed: {', '.join(there)}; "
+            "`reconciler doctor` says how it is"
+        )
 
 
 def _require_identity(folder: Path) -> None:

@@ -2,7 +2,7 @@
 Kinds of objects in a fleet, and how each is found and shown.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,7 +19,8 @@ from reconciler.cli.render import (
     task_columns,
     task_document,
 )
-from reconciler.core.errors import NotFound
+from reconciler.cli.selectors import Selector, selects
+from reconciler.core.errors import NotFound, UsageError
 from reconciler.core.references import no_such
 from reconciler.core.views import ReadModel
 
@@ -33,6 +34,8 @@ class ShownKind:
     columns: Callable[[datetime], Sequence[Column]]
     document: Callable[[Any], Document]
     details: Callable[[Any, datetime], str]
+    labels: Callable[[Any], Collection[str]] | None = None
+    """What `-l` selects by; None: things of this kind have no labels."""
 
     def pick(self, model: ReadModel, names: Sequence[str] = ()) -> list[Any]:
         """Return the objects of those names, all of them if none is given. Raises NotFound."""
@@ -42,13 +45,35 @@ class ShownKind:
                 raise NotFound(no_such(self.name, name, things))
         return [things[name] for name in names or sorted(things)]
 
+    def select(self, things: Sequence[Any], selectors: Sequence[Selector]) -> list[Any]:
+        """Return the things whose labels are as the selectors require. Raises UsageError."""
+        if selectors and self.labels is None:
+            raise UsageError(f"{self.name}s have no labels to select them by (-l); tasks and hosts have")
+        return [each for each in things if self.labels is None or selects(selectors, self.labels(each))]
+
 
 SHOWN_KINDS: Mapping[str, ShownKind] = {
     kind.name: kind
     for kind in (
-        ShownKind("task", ReadModel.tasks, task_columns, task_document, task_details),
-        ShownKind("host", ReadModel.hosts, host_columns, host_document, host_details),
-        ShownKind("agent", ReadModel.workers, lambda _: AGENT_COLUMNS, spec_document, spec_details),
+        ShownKind(
+            "task",
+            ReadModel.tasks,
+            task_columns,
+            task_document,
+            task_details,
+            lambda view: view.spec.labels if view.spec else (),
+        ),
+        ShownKind(
+            "host", ReadModel.hosts, host_columns, host_document, host_details, lambda view: view.spec.labels
+        ),
+        ShownKind(
+            "agent",
+            ReadModel.workers,
+            lambda _: AGENT_COLUMNS,
+            spec_document,
+            spec_details,
+            lambda view: view.spec.capabilities,
+        ),
         ShownKind(
             "adapter",
             lambda model: model.desired.adapters,
@@ -57,7 +82,12 @@ SHOWN_KINDS: Mapping[str, ShownKind] = {
             spec_details,
         ),
         ShownKind(
-            "repo", lambda model: model.desired.repos, lambda _: REPO_COLUMNS, spec_document, spec_details
+            "repo",
+            lambda model: model.desired.repos,
+            lambda _: REPO_COLUMNS,
+            spec_document,
+            spec_details,
+            lambda repo: repo.labels,
         ),
     )
 }

@@ -17,6 +17,7 @@ from reconciler import __version__
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode, exit_code
 from reconciler.cli.folders import NamedFolder
+from reconciler.cli.help import examples
 from reconciler.cli.streams import OutputLost, guard, mute
 from reconciler.cli.terminal import did_you_mean
 from reconciler.core.errors import ReconcilerError, SpecError
@@ -68,14 +69,45 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         "history": CommandEntry(
             "reconciler.cli.history:history_command", "Show what happened, newest first."
         ),
+        "top": CommandEntry(
+            "reconciler.cli.top:top", "Show the fleet at work, live and full screen; q leaves."
+        ),
+        "events": CommandEntry(
+            "reconciler.cli.events:events", "Show what happens, oldest first, as it happens with -f."
+        ),
+        "trace": CommandEntry(
+            "reconciler.cli.trace:trace",
+            "Show which commit led to which runs, and to which pull request.",
+        ),
+        "diff": CommandEntry(
+            "reconciler.cli.trace:diff",
+            "Show what a task's branch changes: from where it began to what was delivered last.",
+        ),
+        "wait": CommandEntry(
+            "reconciler.cli.wait:wait", "Wait until tasks are completed, or got as far as --for says."
+        ),
+        "doctor": CommandEntry(
+            "reconciler.cli.doctor:doctor",
+            "Check everything that a fleet needs, and say what puts right what is wrong.",
+        ),
         "status": CommandEntry(
             "reconciler.cli.status:status", "Show who reconciles, and what needs a person."
         ),
         "logs": CommandEntry("reconciler.cli.history:logs", "Print the output of a task's agent."),
+        "open": CommandEntry(
+            "reconciler.cli.open:open_command", "Open a task's pull request, or its page, in a browser."
+        ),
         "prompt": CommandEntry("reconciler.cli.adapter:prompt", "Print the prompt of a task."),
         "cost": CommandEntry("reconciler.cli.cost:cost", "Show usage: tokens, time and money."),
     },
     "Act (edit the specs, commit, push)": {
+        "submit": CommandEntry(
+            "reconciler.cli.submit:submit", "Submit a task: write its file, validate, commit and push it."
+        ),
+        "edit": CommandEntry(
+            "reconciler.cli.submit:edit_command",
+            "Edit the spec of a task, host, agent, adapter or repo in $EDITOR.",
+        ),
         "suspend": CommandEntry(
             "reconciler.cli.task_commands:suspend", "Suspend tasks: keep them from starting new runs."
         ),
@@ -121,6 +153,10 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         "webhook": CommandEntry("reconciler.cli.webhook:webhook", "Install and test the webhooks of a repo."),
     },
     "Other": {
+        "completion": CommandEntry(
+            "reconciler.cli.completion:completion", "Print what makes a shell complete commands and names."
+        ),
+        "man": CommandEntry("reconciler.cli.man:man", "Write a manual page for every command into a folder."),
         "version": CommandEntry("reconciler.cli.version:version", "Print the version."),
     },
 }
@@ -183,7 +219,8 @@ class Root(click.Group):
                 formatter.write_dl([(name, entry.summary) for name, entry in entries.items()])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table of exit codes."""
+        """Write examples, and the table of exit codes."""
+        super().format_epilog(ctx, formatter)
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code.value), code.meaning) for code in ExitCode])
 
@@ -191,6 +228,12 @@ class Root(click.Group):
 @click.group(
     cls=Root,
     invoke_without_command=True,
+    epilog=examples(
+        "reconciler init my-fleet && cd my-fleet",
+        "reconciler doctor",
+        "reconciler submit --goal 'Fix the typos in README.md' --repo web --wait",
+        "reconciler top",
+    ),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(
@@ -215,15 +258,18 @@ class Root(click.Group):
     type=NamedFolder(),
     help="Caches, logs and local runs; a folder under ~/.local/state/reconciler if left out.",
 )
+@click.option("--no-pager", is_flag=True, help="Print long output straight to the terminal.")
 @click.version_option(__version__, prog_name="reconciler")
 @click.pass_context
-def cli(ctx: click.Context, repo: str | None, branch: str | None, data_dir: Path | None) -> None:
+def cli(
+    ctx: click.Context, repo: str | None, branch: str | None, data_dir: Path | None, *, no_pager: bool
+) -> None:
     """
     GitOps for fleets of coding agents.
 
     What should be done, and where it may be done, stands as YAML in git.
     """
-    ctx.obj = Context(repo=repo, branch=branch, data=data_dir)
+    ctx.obj = Context(repo=repo, branch=branch, data=data_dir, has_pager=not no_pager)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

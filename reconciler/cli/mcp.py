@@ -9,6 +9,7 @@ import click
 
 from reconciler import clock
 from reconciler.cli.extras import MCP, install_command
+from reconciler.cli.help import examples
 from reconciler.cli.worker_options import (
     TokenFile,
     ca_option,
@@ -20,7 +21,12 @@ from reconciler.cli.worker_options import (
 from reconciler.core.errors import UsageError
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler mcp --token-file jeeves.token",
+        "reconciler mcp --url https://fleet.example.org --token-file jeeves.token",
+    )
+)
 @url_option
 @token_option
 @ca_option

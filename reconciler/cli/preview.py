@@ -3,12 +3,15 @@ Plan output, for people and for programs.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from reconciler.cli.output import Document
 from reconciler.core.model.specs import Desired
 from reconciler.core.planning.placement import Placement
 from reconciler.core.planning.plan import Plan
 from reconciler.core.planning.preview import PlanLine, actions, has_changes
+
+if TYPE_CHECKING:
+    from reconciler.cli.shapes import ActionShape, PlacementShape, PlanShape
 
 
 def placement_rows(placement: Placement) -> Iterator[Sequence[str]]:
@@ -20,7 +23,7 @@ def placement_rows(placement: Placement) -> Iterator[Sequence[str]]:
         yield host, "no", "", why
 
 
-def plan_document(plan: Plan, desired: Desired) -> Document:
+def plan_document(plan: Plan, desired: Desired) -> "PlanShape":
     """Return a plan as `-o json` prints it."""
     return {
         "revision": desired.revision,
@@ -35,12 +38,12 @@ def plan_document(plan: Plan, desired: Desired) -> Document:
     }
 
 
-def line_document(line: PlanLine) -> Document:
+def line_document(line: PlanLine) -> "ActionShape":
     """Return a line of a plan as `-o json` prints it."""
     return {"action": line.verb, "task": line.task, "host": line.host or None, "reason": line.reason}
 
 
-def placement_document(placement: Placement) -> Document:
+def placement_document(placement: Placement) -> "PlacementShape":
     """Return a placement as `-o json` prints it."""
     return {
         "chosen": placement.chosen,

@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from reconciler.core.references import REFERABLE, NamesOf, Reference, ReferenceKind, references, split
+from reconciler.core.references import NamesOf, Reference, ReferenceKind, references, split
 
 
 class NameParam(click.ParamType[str]):
@@ -25,15 +26,26 @@ class NameParam(click.ParamType[str]):
             self.fail(f"{value!r} is no {self.kind}", param, ctx)
         return name if kind else str(value)
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Complete a name of this kind."""
+        from reconciler.cli.completion import names_of
 
-def _kinds(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    """Shell completion of kinds, as a callback of click."""
-    return [f"{kind}s" for kind in REFERABLE if kind.startswith(incomplete)]
+        names = sorted(names_of(self.kind, ctx))
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Shell completion of kinds and names, as a callback of click; looked up by a module imported late."""
+    from reconciler.cli.completion import complete_references
+
+    return complete_references(ctx, param, incomplete)
 
 
 def reference_argument(metavar: str, *, required: bool = True) -> Callable[[Any], Any]:
     """Return the argument of a command that takes objects by kind and name."""
-    return click.argument("args", metavar=metavar, nargs=-1, required=required, shell_complete=_kinds)
+    return click.argument("args", metavar=metavar, nargs=-1, required=required, shell_complete=_names)
 
 
 one_task = reference_argument("[task/]NAME")

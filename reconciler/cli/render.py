@@ -4,8 +4,9 @@ What `get` shows of each kind: columns for people, documents for programs.
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING, Literal
 
-from reconciler.cli.output import Column, Document
+from reconciler.cli.output import Column
 from reconciler.core.adapter import Adapter
 from reconciler.core.conditions import Condition
 from reconciler.core.model.specs import Agent, Repo
@@ -13,6 +14,9 @@ from reconciler.core.model.status import HostCli
 from reconciler.core.runs.failure import FailureSummary
 from reconciler.core.times import ago, format_time
 from reconciler.core.views import HostView, LiveFigures, TaskView, WorkerView
+
+if TYPE_CHECKING:
+    from reconciler.cli.shapes import CauseShape, ConditionShape, HostShape, LiveShape, SpecShape, TaskShape
 
 DASH = "-"
 """Empty cell of a table."""
@@ -24,7 +28,7 @@ def task_columns(now: datetime) -> Sequence[Column]:
     """Return the columns of `get tasks`."""
     return (
         Column("NAME", lambda view: view.name),
-        Column("PHASE", lambda view: view.state),
+        Column("PHASE", lambda view: view.state, least=14),
         Column("SINCE", lambda view: ago(view.since, now) if view.since else DASH),
         Column("ATTEMPT", lambda view: str(view.status.attempt) if view.status else DASH),
         Column("HOST", _place),
@@ -32,6 +36,7 @@ def task_columns(now: datetime) -> Sequence[Column]:
         Column("REPO", lambda view: view.repo or DASH, is_wide=True),
         Column("BRANCH", _of_run("branch"), is_wide=True),
         Column("RUN", _of_run("key"), is_wide=True),
+        Column("LABELS", lambda view: _joined(view.spec.labels if view.spec else ()), is_wide=True),
         Column("TITLE", lambda view: view.spec.headline if view.spec else DASH, is_wide=True),
         Column(
             "REASON",
@@ -74,6 +79,10 @@ def _place(view: TaskView) -> str:
     return f"agent {view.assigned_agent}" if view.assigned_agent else view.assigned_host or DASH
 
 
+def _joined(texts: Sequence[str]) -> str:
+    return ",".join(texts) or DASH
+
+
 def _of_run(field: str) -> Callable[[TaskView], str]:
     return lambda view: getattr(view.status.run, field) if view.status and view.status.run else DASH
 
@@ -85,7 +94,7 @@ def host_columns(now: datetime) -> Sequence[Column]:
         Column("STATE", lambda view: view.state),
         Column("SINCE", lambda view: ago(view.since, now) if view.since else DASH),
         Column("USED", lambda view: f"{view.used}/{view.spec.slots}"),
-        Column("LABELS", lambda view: ",".join(view.spec.labels) or DASH),
+        Column("LABELS", lambda view: _joined(view.spec.labels)),
         Column("ADDRESS", lambda view: view.spec.address or "this machine", is_wide=True),
         Column("ADAPTERS", adapters_of, is_wide=True),
         Column("REASON", lambda view: view.status.message if view.status else ""),
@@ -134,23 +143,26 @@ REPO_COLUMNS = (
 # --- Documents -------------------------------------------------------------
 
 
-def task_document(view: TaskView) -> Document:
+def task_document(view: TaskView) -> "TaskShape":
     """Return a task as `-o json` prints it."""
-    return {
+    document: TaskShape = {
         "kind": "task",
         "name": view.name,
         "phase": view.phase.value,
+        "since": format_time(view.since) if view.since else None,
         "reason": shown_reason(view),
         "cause": cause_document(view.cause) if view.cause else None,
         "conditions": [condition_document(condition) for condition in view.conditions],
         "problems": [str(problem) for problem in view.problems],
         "spec": view.spec.model_dump(mode="json", exclude={"name"}) if view.spec else None,
         "status": view.status.model_dump(mode="json") if view.status else None,
-        **({"live": live_document(view.live)} if view.live else {}),
     }
+    if view.live:
+        document["live"] = live_document(view.live)
+    return document
 
 
-def live_document(figures: LiveFigures) -> Document:
+def live_document(figures: LiveFigures) -> "LiveShape":
     """Return how far a live run is as `-o json` prints it."""
     return {
         "last_output_at": format_time(figures.last_output_at) if figures.last_output_at else None,
@@ -161,7 +173,7 @@ def live_document(figures: LiveFigures) -> Document:
     }
 
 
-def cause_document(summary: FailureSummary) -> Document:
+def cause_document(summary: FailureSummary) -> "CauseShape":
     """Return why a task failed as `-o json` prints it."""
     return {
         "summary": summary.summary,
@@ -172,7 +184,7 @@ def cause_document(summary: FailureSummary) -> Document:
     }
 
 
-def condition_document(condition: Condition) -> Document:
+def condition_document(condition: Condition) -> "ConditionShape":
     """Return a condition as `-o json` prints it."""
     return {
         "type": condition.type,
@@ -183,7 +195,7 @@ def condition_document(condition: Condition) -> Document:
     }
 
 
-def host_document(view: HostView) -> Document:
+def host_document(view: HostView) -> "HostShape":
     """Return a host as `-o json` prints it."""
     return {
         "kind": "host",
@@ -197,13 +209,14 @@ def host_document(view: HostView) -> Document:
     }
 
 
-def spec_document(value: WorkerView | Adapter | Repo) -> Document:
-    """Return an object without a status as `-o json` prints it; an agent with the tasks it holds."""
+def spec_document(value: WorkerView | Adapter | Repo) -> "SpecShape":
+    """Return a thing that has no status as `-o json` prints it; of an agent, what it holds too."""
     if isinstance(value, WorkerView):
         return {**_spec_document(value.spec), "held": list(value.held)}
     return _spec_document(value)
 
 
-def _spec_document(value: Agent | Adapter | Repo) -> Document:
-    kind = type(value).__name__.lower()
+def _spec_document(value: Agent | Adapter | Repo) -> "SpecShape":
+    kind: Literal["agent", "adapter", "repo"] = "repo" if isinstance(value, Repo) else "adapter"
+    kind = "agent" if isinstance(value, Agent) else kind
     return {"kind": kind, "name": value.name, "spec": value.model_dump(mode="json", exclude={"name"})}

@@ -11,6 +11,7 @@ import click
 from reconciler.cli.change import is_confirmed, reason_option
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.help import examples
 
 if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 _sure = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
-@click.command("approve-rewind")
+@click.command(
+    "approve-rewind",
+    epilog=examples(
+        "reconciler approve-rewind record",
+        "reconciler approve-rewind specs --yes --reason 'A secret was taken out'",
+    ),
+)
 @click.argument("kinds", metavar="[record|specs]...", nargs=-1, type=click.Choice(["record", "specs"]))
 @_sure
 @reason_option
@@ -62,7 +69,7 @@ async def _gone_back(fleet: "FleetSession") -> "Sequence[BranchLine]":
     return [line for line in fleet.lines(branch) if await line.left()]
 
 
-@click.command("restore-record")
+@click.command("restore-record", epilog=examples("reconciler restore-record"))
 @_sure
 @click.pass_obj
 def restore_record(context: Context, yes: bool) -> int:
@@ -93,7 +100,9 @@ async def _restore(context: Context, *, is_sure: bool) -> ExitCode:
     return ExitCode.OK
 
 
-@click.command("adopt-record")
+@click.command(
+    "adopt-record", epilog=examples("reconciler adopt-record", "reconciler adopt-record --from origin --yes")
+)
 @click.option(
     "--from", "remote", metavar="REMOTE", help="Whose record; the only remote that has one, if left out."
 )

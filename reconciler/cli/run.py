@@ -15,6 +15,7 @@ import click
 
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.help import examples
 from reconciler.cli.streams import LineWriter, LogHandler
 from reconciler.settings import Settings, Web
 
@@ -31,7 +32,13 @@ _take_over = click.option(
 _verbose = click.option("-v", "--verbose", is_flag=True, help="Log more.")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler run",
+        "reconciler run --until-idle   # in a script",
+        "reconciler --repo ssh://git@code.example.org/fleet.git run",
+    )
+)
 @click.option("--once", is_flag=True, help="Start what can start now, then end; runs go on by themselves.")
 @click.option("--until-idle", is_flag=True, help="End when nothing more happens by itself.")
 @_take_over
@@ -68,7 +75,12 @@ def _nothing(ended: "_Summary") -> str:
     return f"nothing to do{waiting}{broken}"
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler serve",
+        "reconciler serve --listen 0.0.0.0:8420 --behind-proxy --public-url https://fleet.example.org",
+    )
+)
 @click.option(
     "--listen", default=LISTEN, show_default=True, metavar="HOST:PORT", help="Where to listen for HTTP."
 )

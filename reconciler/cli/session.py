@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from reconciler import clock
 from reconciler.cli.context import SPECS, Context
 from reconciler.cli.notices import fetched_notice, say, unfetched_notice
+from reconciler.cli.pager import busy
 from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import NotFound, SpecError, UsageError
 from reconciler.core.references import no_such
@@ -58,7 +59,9 @@ def spec_path(kind: "Kind", name: str) -> str:
 @asynccontextmanager
 async def open_fleet(context: Context) -> AsyncIterator["FleetSession"]:
     """Open the fleet that the command works on, and close it at the end."""
-    async with await Repository.open(context.place, context.clones) as repository:
+    with busy(f"opening {context.place}", may_ask=True):
+        repository = await Repository.open(context.place, context.clones)
+    async with repository:
         branch = await repository.specs_branch(context.branch)
         marks = HighWaterMarks(repository, context.data_dir)
         yield FleetSession(context, repository, branch, GitTree(repository, branch), marks)
@@ -118,13 +121,15 @@ class FleetSession:
 
     async def recorded(self) -> "tuple[Desired, Observed]":
         """Return the desired state of the newest committed specs, and the observed state on record."""
-        observed = await self.observed()
+        with busy("reading the record"):
+            observed = await self.observed()
         tree = GuardedTree(self.repository, self.branch, self.marks, only_looks=True)
         desired = self.snapshot("specs").load(await tree.head(), observed.statuses)
         if desired is None:
             from reconciler.specs.source import SpecSource
 
-            desired = await SpecSource(tree).read(observed.statuses)
+            with busy("reading the specs"):
+                desired = await SpecSource(tree).read(observed.statuses)
             self.snapshot("specs").save(desired.revision, desired, observed.statuses)
         return desired, observed
 
@@ -279,7 +284,8 @@ class FleetSession:
         """Commit a changed file in the person's name, and push where there is a remote."""
         from reconciler.store.user_commits import commit_file
 
-        await commit_file(self.repository, self.branch, path, text, message, push=True)
+        with busy(f"committing {path}", may_ask=True):
+            await commit_file(self.repository, self.branch, path, text, message, push=True)
 
     async def _commit(self, rev: str) -> str:
         for name in (rev, self.repository.ref(rev)):
@@ -287,7 +293,7 @@ class FleetSession:
             result = await self.repository.git.attempt(*arguments)
             if result.code == 0:
                 return result.text
-        raise NotFound(f"{self.repository}: no revision {rev!r}")
+        raise NotFound(f"{self.repository}: no revision {rev!r}; `git log --all --oneline` lists them")
 
 
 class _FleetFile(GitTree):

@@ -14,13 +14,15 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
-from reconciler.cli.output import Document, print_json
-from reconciler.cli.terminal import table, value_block
+from reconciler.cli.help import examples
+from reconciler.cli.output import Output, output_option, print_document
+from reconciler.cli.terminal import shown_table, value_block
 from reconciler.core.times import ago, format_time, time_at
 
 if TYPE_CHECKING:
     from reconciler.cli.serving import Serving
     from reconciler.cli.session import FleetSession
+    from reconciler.cli.shapes import ReconcilerShape, StatusShape
     from reconciler.core.views import LiveFigures, Need
     from reconciler.store.remote_record import Fetched, Remote
 
@@ -49,10 +51,10 @@ class FleetStatus:
     advice: Sequence[str]
 
 
-@click.command()
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@click.command(epilog=examples("reconciler status", "reconciler status -o jsonpath='{.reconciler.pid}'"))
+@output_option("text")
 @click.pass_obj
-def status(context: Context, output: str) -> int:
+def status(context: Context, output: Output) -> int:
     """
     Show who reconciles, and what needs a person.
 
@@ -60,9 +62,7 @@ def status(context: Context, output: str) -> int:
     for a person, 8 if no reconciler runs.
     """
     fleet = asyncio.run(_fleet_status(context))
-    if output == "json":
-        print_json(status_document(fleet))
-    else:
+    if not print_document(status_document(fleet), output):
         click.echo(text(fleet, clock.now()))
     return status_exit_code(fleet)
 
@@ -136,12 +136,12 @@ def _of_serving(who: "Serving") -> "Iterator[Need]":
 # --- Showing ---------------------------------------------------------------
 
 
-def status_document(fleet: FleetStatus) -> Document:
+def status_document(fleet: FleetStatus) -> "StatusShape":
     """Return the status of a fleet as `-o json` prints it."""
     from reconciler.cli.render import live_document
 
     who, presence = fleet.serving, fleet.serving.presence
-    running = {
+    running: ReconcilerShape = {
         "mode": who.mode or None,
         "pid": who.pid or None,
         "machine": who.host or None,
@@ -149,7 +149,7 @@ def status_document(fleet: FleetStatus) -> Document:
         "address": (presence and presence.address) or None,
         "specs": (presence and presence.specs) or None,
         "state": (presence and presence.state) or None,
-        "trouble": (presence and presence.error) or None,
+        "error": (presence and presence.error) or None,
     }
     return {
         "running": who.is_running,
@@ -163,10 +163,10 @@ def status_document(fleet: FleetStatus) -> Document:
             "remote": fleet.fetched.remote if fleet.fetched else None,
             "fetched_at": format_time(fleet.fetched.at) if fleet.fetched and fleet.fetched.at else None,
         },
-        "tasks": fleet.phases,
-        "hosts": fleet.hosts,
+        "tasks": dict(fleet.phases),
+        "hosts": dict(fleet.hosts),
         "live": [{"task": name, **live_document(figures)} for name, figures in fleet.live.items()],
-        "needs": [need._asdict() for need in fleet.needs],
+        "needs": [{"what": need.what, "why": need.why, "message": need.message} for need in fleet.needs],
         "advice": list(fleet.advice),
     }
 
@@ -185,9 +185,9 @@ def text(fleet: FleetStatus, now: datetime) -> str:
         from reconciler.cli.render import live_text
 
         rows = ((name, live_text(figures, now)) for name, figures in sorted(fleet.live.items()))
-        parts.append(table(("RUNNING", "SO FAR"), rows))
+        parts.append(shown_table(("RUNNING", "SO FAR"), rows))
     if fleet.needs:
-        parts.append(table(("NEEDS A PERSON", "WHY", "MESSAGE"), fleet.needs))
+        parts.append(shown_table(("NEEDS A PERSON", "WHY", "MESSAGE"), fleet.needs))
     return "\n\n".join([*parts, *fleet.advice])
 
 

@@ -56,6 +56,16 @@ def mute() -> None:
     os.close(nowhere)
 
 
+def is_unread(number: int = 1) -> bool:
+    """Return whether a stream is a pipe that nobody reads any more."""
+    poll = select.poll()
+    try:
+        poll.register(number, 0)
+        return any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))
+    except OSError:
+        return False
+
+
 def can_write(text: str, stream: TextIO) -> bool:
     """Return whether a stream's encoding has all characters of a text."""
     try:
@@ -86,7 +96,7 @@ class SafeText(io.TextIOWrapper):
     def write(self, text: str) -> int:
         """Write the sanitized text. Raises OutputLost."""
         try:
-            super().write(_clean(text, keeps_colours=self.isatty()))
+            super().write(clean(text, keeps_colours=self.isatty()))
         except OSError as error:
             self._fail(error)
         return len(text)
@@ -188,7 +198,8 @@ def _reopen(number: int) -> None:
             os.close(opened)
 
 
-def _clean(text: str, *, keeps_colours: bool) -> str:
+def clean(text: str, *, keeps_colours: bool) -> str:
+    """Return a text without what a terminal would obey, but for colours."""
     if not keeps_colours:
         return harmless(text)
     return "".join(part if number % 2 else harmless(part) for number, part in enumerate(_COLOUR.split(text)))

@@ -15,6 +15,7 @@ from reconciler.cli.change import (
 )
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.help import examples
 from reconciler.cli.references import task_names, tasks_argument
 from reconciler.core.edits import (
     FieldChanges,
@@ -32,7 +33,12 @@ DecideTask = Callable[[str, TaskSpec, Status | None], FieldChanges | str]
 """Decide which fields of a task change, or why there is nothing to do."""
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler suspend web/fix-login",
+        "reconciler suspend web/a web/b --reason 'Freeze before the release'",
+    )
+)
 @tasks_argument
 @reason_option
 @click.pass_obj
@@ -45,7 +51,7 @@ def suspend(context: Context, args: tuple[str, ...], reason: str) -> None:
     asyncio.run(_change(context, "Suspend", args, reason, suspending))
 
 
-@click.command()
+@click.command(epilog=examples("reconciler resume web/fix-login"))
 @tasks_argument
 @reason_option
 @click.pass_obj
@@ -54,7 +60,7 @@ def resume(context: Context, args: tuple[str, ...], reason: str) -> None:
     asyncio.run(_change(context, "Resume", args, reason, resuming))
 
 
-@click.command()
+@click.command(epilog=examples("reconciler cancel web/fix-login --reason 'Somebody did it by hand'"))
 @tasks_argument
 @reason_option
 @click.pass_obj
@@ -67,7 +73,11 @@ def cancel(context: Context, args: tuple[str, ...], reason: str) -> None:
     asyncio.run(_change(context, "Cancel", args, reason, cancelling))
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "reconciler retry web/fix-login", "reconciler retry web/fix-login && reconciler wait web/fix-login"
+    )
+)
 @tasks_argument
 @reason_option
 @click.pass_obj
@@ -101,7 +111,12 @@ async def _change(context: Context, verb: str, args: Sequence[str], reason: str,
 # --- Removals --------------------------------------------------------------
 
 
-@click.command("approve-prune")
+@click.command(
+    "approve-prune",
+    epilog=examples(
+        "reconciler approve-prune", "reconciler approve-prune --yes --reason 'The quarter is over'"
+    ),
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @reason_option
 @click.pass_obj

@@ -2,26 +2,61 @@
 Text for a terminal: tables, ages, suggestions.
 """
 
+import os
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
+from itertools import zip_longest
+from shutil import get_terminal_size
 from unicodedata import combining, east_asian_width
 
 from reconciler.core.text import harmless, one_line
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return aligned columns, two spaces apart, the last one as long as it is."""
+def terminal_size() -> os.terminal_size:
+    """Return how large the terminal is: COLUMNS and LINES, else that of a standard stream, else 80 by 24."""
+    for stream in (1, 2, 0):
+        with suppress(OSError, ValueError):
+            columns, lines = os.get_terminal_size(stream)
+            set_columns, set_lines = (os.environ.get(name, "") for name in ("COLUMNS", "LINES"))
+            return os.terminal_size(
+                (
+                    int(set_columns) if set_columns.isdigit() else columns or 80,
+                    int(set_lines) if set_lines.isdigit() else lines or 24,
+                )
+            )
+    return get_terminal_size()
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], least: Sequence[int] = ()) -> str:
+    """Return aligned columns, two spaces apart, the last one as long as it is; `least` are widths to keep."""
     lines = [tuple(head), *(tuple(map(one_line, row)) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ("  ".join(map(str.ljust, line, widths)) for line in lines)
+    widths = widths_of(lines, least)
+    padded = ("  ".join(map(pad, line, widths)) for line in lines)
     return "\n".join(line.rstrip() for line in padded)
+
+
+def shown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table as it is part of a text: as wide as the terminal, if stdout is one."""
+    if not sys.stdout.isatty():
+        return table(head, rows)
+    return "\n".join("  ".join(line).rstrip() for line in fitted(head, rows, terminal_size().columns))
+
+
+def widths_of(lines: Iterable[Sequence[str]], least: Sequence[int] = ()) -> Sequence[int]:
+    """Return how wide each column is, at least as wide as it was."""
+    widths = [max(map(columns_of, column)) for column in zip(*lines, strict=True)]
+    return [max(pair) for pair in zip_longest(widths, least, fillvalue=0)]
 
 
 LEAST = 40
 """Least width of the last column, which holds sentences; with less room they go on separate lines."""
 
 
-def fitted(head: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> list[list[str]]:
+def fitted(
+    head: Sequence[str], rows: Iterable[Sequence[str]], width: int, least: Sequence[int] = ()
+) -> list[list[str]]:
     """
     Return a table as lines of padded cells, if possible within the width of the terminal.
 
@@ -30,7 +65,7 @@ def fitted(head: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> li
     """
     lines = [list(map(one_line, row)) for row in rows]
     *others, last = zip(head, *lines, strict=True)
-    widths = [max(map(columns_of, column)) for column in others]
+    widths = widths_of(zip(*others, strict=True), least[:-1])
     room, longest = width - sum(widths) - 2 * len(widths), max(map(columns_of, last))
     is_folded = room < min(longest, LEAST)
     indent = 4 if is_folded else width - room

@@ -15,7 +15,8 @@ import click
 from reconciler import clock
 from reconciler.cli.change import reason_option, set_fields, spec_of
 from reconciler.cli.context import Context
-from reconciler.cli.output import Column, Document, list_output, print_list
+from reconciler.cli.help import examples
+from reconciler.cli.output import Column, Listing, list_options, print_list
 from reconciler.cli.params import duration
 from reconciler.cli.references import NameParam
 from reconciler.core.edits import FieldChanges, edit_message
@@ -23,6 +24,7 @@ from reconciler.core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
+    from reconciler.cli.shapes import TokenShape
     from reconciler.core.model.specs import Agent, AgentSpec
     from reconciler.specs.parse import File
 
@@ -30,12 +32,18 @@ MOST_TOKENS = 2
 """Tokens of one agent: its current one and, during a rotation, the next."""
 
 
-@click.group()
+@click.group(epilog=examples("reconciler token new jeeves", "reconciler token list"))
 def token_group() -> None:
     """Create, list and revoke tokens of outside agents."""
 
 
-@token_group.command()
+@token_group.command(
+    epilog=examples(
+        "reconciler token new jeeves > jeeves.token",
+        "reconciler token new jeeves --expires 90d",
+        "reconciler token new jeeves --rotate",
+    )
+)
 @click.argument("agent", type=NameParam("agent"))
 @click.option(
     "--scope",
@@ -116,7 +124,9 @@ def _kept(name: str, spec: "AgentSpec", *, rotates: bool) -> Sequence[str]:
     return spec.token_hash
 
 
-@token_group.command()
+@token_group.command(
+    epilog=examples("reconciler token revoke jeeves", "reconciler token revoke jeeves --old")
+)
 @click.argument("agent", type=NameParam("agent"))
 @click.option("--old", is_flag=True, help="Only those before the newest one: the end of a rotation.")
 @reason_option
@@ -147,14 +157,14 @@ async def _revoke(context: Context, name: str, *, only_old: bool, reason: str) -
         click.echo(f"{name}: {len(hashes) - len(kept)} revoked, {len(kept)} left")
 
 
-@token_group.command("list")
-@list_output
+@token_group.command("list", epilog=examples("reconciler token list", "reconciler token list -o json"))
+@list_options()
 @click.pass_obj
-def list_(context: Context, output: str) -> None:
+def list_(context: Context, listing: Listing) -> None:
     """List agents and their tokens; the tokens themselves are nowhere."""
     from reconciler.core.times import format_time
 
-    def document(agent: "Agent") -> Document:
+    def document(agent: "Agent") -> "TokenShape":
         expires = format_time(agent.expires) if agent.expires else None
         return {
             "name": agent.name,
@@ -171,7 +181,7 @@ def list_(context: Context, output: str) -> None:
         Column("SCOPES", lambda agent: ",".join(agent.scopes)),
         Column("DESIRED", lambda agent: agent.desired),
     )
-    print_list(asyncio.run(_agents(context)), columns, document, output)
+    print_list(asyncio.run(_agents(context)), columns, document, listing)
 
 
 async def _agents(context: Context) -> "Sequence[Agent]":

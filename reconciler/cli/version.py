@@ -2,19 +2,18 @@
 `reconciler version`.
 """
 
-import json
 import platform
 
 import click
 
 from reconciler import __version__
+from reconciler.cli.help import examples
+from reconciler.cli.output import Output, output_option, print_document
 
 
-@click.command()
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
-def version(output: str) -> None:
+@click.command(epilog=examples("reconciler version", "reconciler version -o json"))
+@output_option("text")
+def version(output: Output) -> None:
     """Print the version."""
-    if output == "json":
-        click.echo(json.dumps({"version": __version__, "python": platform.python_version()}))
-    else:
+    if not print_document({"version": __version__, "python": platform.python_version()}, output):
         click.echo(f"reconciler {__version__}")

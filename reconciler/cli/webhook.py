@@ -15,6 +15,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.help import examples
 from reconciler.cli.output import print_table
 from reconciler.cli.references import NameParam
 from reconciler.core.errors import NotFound, UsageError
@@ -38,7 +39,11 @@ SHOWN = 10
 """Deliveries that are shown."""
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "reconciler webhook install web --url https://fleet.example.org", "reconciler webhook test web"
+    )
+)
 def webhook() -> None:
     """Install and test the webhooks of a repo."""
 
@@ -46,7 +51,12 @@ def webhook() -> None:
 repo_argument = click.argument("repo", metavar="REPO", type=NameParam("repo"))
 
 
-@webhook.command()
+@webhook.command(
+    epilog=examples(
+        "reconciler webhook install web --url https://fleet.example.org",
+        "reconciler webhook install fleet --url https://fleet.example.org",
+    )
+)
 @repo_argument
 @click.option("--url", required=True, help="Where the forge reaches `reconciler serve`, such as https://….")
 @click.pass_obj
@@ -126,7 +136,7 @@ def _tell(source: "Secret", secret: str) -> None:
 # --- What arrives --------------------------------------------------------------
 
 
-@webhook.command()
+@webhook.command(epilog=examples("reconciler webhook test web"))
 @repo_argument
 @click.pass_obj
 def test_command(context: Context, *, repo: str) -> int:

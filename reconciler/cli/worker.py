@@ -15,6 +15,7 @@ from reconciler import clock
 from reconciler.cli.context import default_data_dir
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.folders import NamedFolder
+from reconciler.cli.help import examples
 from reconciler.cli.streams import LineWriter, LogHandler
 from reconciler.cli.worker_options import ca_option, need_token, token_option, url_option
 
@@ -22,12 +23,17 @@ if TYPE_CHECKING:
     from reconciler.worker.worker import Worker, WorkUntil
 
 
-@click.group()
+@click.group(epilog=examples("reconciler agent pull --token-file jeeves.token --command ./work.sh"))
 def agent() -> None:
     """Work as an outside agent: take tasks from a reconciler over HTTP."""
 
 
-@agent.command()
+@agent.command(
+    epilog=examples(
+        "reconciler agent pull --token-file jeeves.token --command ./work.sh",
+        "reconciler agent pull --url https://fleet.example.org --token-file jeeves.token --command ./work.sh",
+    )
+)
 @url_option
 @token_option
 @ca_option

@@ -2,6 +2,8 @@
 Building the controller: every helper is made here, and handed to those who need it.
 """
 
+from dataclasses import replace
+
 from reconciler.controller.act import Actuator
 from reconciler.controller.assigned import AssignedSpecs
 from reconciler.controller.breakers import Breakers
@@ -11,6 +13,7 @@ from reconciler.controller.hosts import HostMaintenance
 from reconciler.controller.inbox import Inbox
 from reconciler.controller.leases import WorkerLeases
 from reconciler.controller.loop import Controllers, Loop, Stages
+from reconciler.controller.meter import IsolatedMeter
 from reconciler.controller.observe import HostObserver, TaskObserver
 from reconciler.controller.ports import ControllerSettings, Ports
 from reconciler.controller.pull_requests import PullRequestController
@@ -21,6 +24,7 @@ from reconciler.controller.spending import DailySpending
 
 def build_loop(cache: FleetCache, ports: Ports, settings: ControllerSettings) -> Loop:
     """Return the loop of a fleet, with its helpers around it; nothing runs yet."""
+    ports = replace(ports, meter=IsolatedMeter(ports.meter))
     inbox, quarantine, assigned = Inbox(), Quarantine(), AssignedSpecs(ports.specs, cache)
     jumps = ClockJumps(cache, ports.clock, ports.monotonic)
     controllers = Controllers(

@@ -4,6 +4,7 @@ Host maintenance: pollers that probe and sweep hosts, and ask code repositories 
 Results arrive as facts in the inbox; nothing waits for them.
 """
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +17,17 @@ from reconciler.controller.cache import FleetCache
 from reconciler.controller.inbox import Inbox
 from reconciler.controller.poller import Poller
 from reconciler.controller.ports import Clock, ControllerSettings, Dispatch, Prober
-from reconciler.core.errors import SpecError
+from reconciler.core.adapter import Adapter
+from reconciler.core.errors import ReconcilerError, SpecError
 from reconciler.core.events import HostSeen, MergeSeen, RunEnded
+from reconciler.core.faults import bug_message
 from reconciler.core.model.runs import Claim, FailureClass, Report, Verdict
 from reconciler.core.model.specs import DesiredState, ExecutionMode, Host, Repo, Task
-from reconciler.core.model.status import Phase, Reason, Status
+from reconciler.core.model.status import HostStatus, Phase, Reason, Status
 from reconciler.core.runs.leases import verdict_of
 from reconciler.core.runs.retention import Retention, retention
+
+log = logging.getLogger(__name__)
 
 _READY = frozenset({Reason.REPO, Reason.SLOT, Reason.HOST})
 """Waits that end by themselves: such a task may start at any moment."""
@@ -216,13 +221,28 @@ class HostMaintenance:
         adapters = {
             name: adapter for name, adapter in self.controller.desired.adapters.items() if name in names
         }
-        status, load = await self.prober.probe(host, adapters, self.controller.hosts.get(host.name))
+        status, load = await self._ask_prober(host, adapters)
         self.probed.add(host.name)
         if load is not None:
             self.load[host.name] = load
         if host.is_local:
             status = status.model_copy(update={"machine": self.settings.machine})
         self.inbox.emit(HostSeen(host=host.name, at=self.clock(), status=status))
+
+    async def _ask_prober(
+        self, host: Host, adapters: Mapping[str, Adapter]
+    ) -> tuple[HostStatus, float | None]:
+        """Probe a host; a bug in that goes on record as its fault: no run starts there, live ones go on."""
+        before = self.controller.hosts.get(host.name)
+        try:
+            return await self.prober.probe(host, adapters, before)
+        except ReconcilerError:
+            raise
+        except Exception as error:
+            log.exception("host %s: it cannot be probed; others are", host.name)
+            why = f"probing it meets {bug_message(error)}"
+            status = before or HostStatus(reachable=True, since=self.clock())
+            return status.model_copy(update={"message": why, "fault": why}), None
 
     def _named_adapters(self) -> set[str]:
         """Return the adapters that open tasks are given to."""

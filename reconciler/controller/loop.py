@@ -151,7 +151,14 @@ class Loop:
                 Unavailable("the reconciler is being stopped; try again in a few seconds")
             )
             await self.controllers.close()
+            await self._close_dispatch()
+
+    async def _close_dispatch(self) -> None:
+        """Stop following runs; a bug in it must not keep whoever comes next from closing."""
+        try:
             await self.ports.dispatch.close()
+        except Exception:
+            log.exception("following runs could not be ended as it should; they go on, and are found again")
 
     @property
     def unready(self) -> str:
@@ -377,7 +384,22 @@ class Loop:
         """Return the last attempts, by name, of new tasks whose name was in use before."""
         tasks, damaged = self.cache.desired.tasks, self.cache.damaged
         names = [n for n in self.cache.open if n in tasks and n not in statuses and n not in damaged]
-        return await self.ports.state.past_attempts(names) if names else {}
+        return await self._past_attempts_apart(names) if names else {}
+
+    async def _past_attempts_apart(self, names: Sequence[str]) -> Mapping[str, int]:
+        """Return the last attempts; a task of which a bug keeps them from being read is set aside."""
+        try:
+            return await self.ports.state.past_attempts(names)
+        except ReconcilerError:
+            raise
+        except Exception as error:
+            log.exception("past attempts cannot be read of %s; others go on", ", ".join(names))
+            if len(names) == 1:
+                self.stages.quarantine.add(names[0], error)
+                return {}
+        middle = len(names) // 2
+        first, second = [await self._past_attempts_apart(half) for half in (names[:middle], names[middle:])]
+        return {**first, **second}
 
     def _followed(self) -> frozenset[tuple[str, int]]:
         """Return the rounds that need no new follower: they have one, or their end waits to be recorded."""

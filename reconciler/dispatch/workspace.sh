@@ -25,7 +25,7 @@ damaged='the agent must leave its .git alone'
 export LC_ALL=C GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_TERMINAL_PROMPT=0 GIT_NO_REPLACE_OBJECTS=1
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY GIT_ALTERNATE_OBJECT_DIRECTORIES
 run_git() { # without hooks and helpers: the agent may have put some there
-  git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c commit.gpgSign=false \
+  git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c core.alternateRefsCommand=true -c commit.gpgSign=false \
     -c gc.auto=0 -c maintenance.auto=false -c checkout.workers=0 "$@"
 }
 # Named, never searched for: with its .git gone, a search would end in somebody else's repository.
@@ -484,11 +484,17 @@ push) # FLEET KEY ID COMMIT; stdin: repository, URL, ref, commit that it holds n
   borrowed="\"$work/.git/objects\""
   # Into the mirror goes nothing that counts on the workspace, which will be gone.
   if (export GIT_ALTERNATE_OBJECT_DIRECTORIES="$borrowed" && has_all "$5"); then cat >/dev/null; else take_in "$5"; fi
-  # From the repository whose settings no agent wrote; those of the user here count, for credentials.
+  # From a repository made for it: an agent may have written settings (SSH command, credential helper) into the
+  # others, the mirror too. Those of the user here count, for credentials.
+  make_new || refuse "cannot make $new; $room"
   unset GIT_CONFIG_GLOBAL GIT_CONFIG_NOSYSTEM
-  export GIT_ALTERNATE_OBJECT_DIRECTORIES="$borrowed" GIT_ALLOW_PROTOCOL=file:https:http:ssh
-  said=$(run_git --git-dir="$mirror" -c push.gpgSign=false -c push.recurseSubmodules=no push -q --no-verify \
-    --no-follow-tags "--force-with-lease=$ref:$expected" -- "$url" "$5:$ref" 2>&1 </dev/null) || refuse "$said"
+  export GIT_ALTERNATE_OBJECT_DIRECTORIES="\"$mirror/objects\":$borrowed" GIT_ALLOW_PROTOCOL=file:https:http:ssh
+  said=$(run_git --git-dir="$new/.git" -c push.gpgSign=false -c push.recurseSubmodules=no push -q --no-verify \
+    --no-follow-tags "--force-with-lease=$ref:$expected" -- "$url" "$5:$ref" 2>&1 </dev/null) || {
+    rm -rf "$new"
+    refuse "$said"
+  }
+  rm -rf "$new"
   printf 'S pushed\n'
   ;;
 ls) # FLEET

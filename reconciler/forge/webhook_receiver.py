@@ -84,13 +84,15 @@ class WebhookReceiver:
         """
         forges = {name: forge for name, forge in self._view.desired.forges.items() if forge.webhook_secret}
         places = {forge.webhook_secret for forge in forges.values() if forge.webhook_secret}
-        known = await self._look_up(places, _FRESH)
-        good = await _signed_with(known, headers, body)
-        if not good and (renewed := await self._look_up(places, _RENEWED)) != known:
-            known, good = renewed, await _signed_with(renewed, headers, body)
+        values_by_place = await self._look_up(places, _FRESH)
+        good = await _signed_with(values_by_place, headers, body)
+        if not good and (renewed := await self._look_up(places, _RENEWED)) != values_by_place:
+            values_by_place, good = renewed, await _signed_with(renewed, headers, body)
         if good:
             return {name: forge for name, forge in forges.items() if forge.webhook_secret in good}
-        if problem := next((each for each in known.values() if isinstance(each, Unavailable)), None):
+        if problem := next(
+            (each for each in values_by_place.values() if isinstance(each, Unavailable)), None
+        ):
             raise problem
         if not self._view.desired.revision:
             raise Unavailable("the specs, which name the webhook secrets, were not read yet; send it again")
@@ -103,7 +105,7 @@ class WebhookReceiver:
         self, places: Collection[Secret], most_seconds: float
     ) -> Mapping[Secret, Sequence[str] | Unavailable]:
         """Return the values at each place, or why there are none; look up what is older than that."""
-        self._secrets = {place: found for place, found in self._secrets.items() if place in places}
+        self._secrets = {place: cached for place, cached in self._secrets.items() if place in places}
         for place in places:
             at, _ = self._secrets.get(place, (-math.inf, ()))
             if (now := self._seconds()) >= at + most_seconds:
@@ -118,13 +120,15 @@ class WebhookReceiver:
 
 
 async def _signed_with(
-    known: Mapping[Secret, Sequence[str] | Unavailable], headers: Mapping[str, str], body: bytes
+    values_by_place: Mapping[Secret, Sequence[str] | Unavailable], headers: Mapping[str, str], body: bytes
 ) -> Collection[Secret]:
     """Return the places of the secrets that a body is signed with."""
-    found = {place: values for place, values in known.items() if not isinstance(values, Unavailable)}
-    secrets = {value for values in found.values() for value in values}
+    readable = {
+        place: values for place, values in values_by_place.items() if not isinstance(values, Unavailable)
+    }
+    secrets = {value for values in readable.values() for value in values}
     good = await asyncio.to_thread(has_valid_signature, body, headers, secrets)
-    return {place for place, values in found.items() if not good.isdisjoint(values)}
+    return {place for place, values in readable.items() if not good.isdisjoint(values)}
 
 
 def _names(hint: Hint, forges: Mapping[str, Forge]) -> tuple[str, ...]:

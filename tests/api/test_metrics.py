@@ -15,6 +15,7 @@ from reconciler.api.app import make_app
 from reconciler.api.limits import Rate, RateLimits
 from reconciler.api.listen import read_listen
 from reconciler.api.metrics import TABLE, Metrics, MetricSources
+from reconciler.api.pages.access import exposure_of
 from reconciler.api.server import serve_app
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import Conflict, Unavailable
@@ -50,7 +51,7 @@ def made_metrics(world, **sources):
 
 
 @pytest.fixture
-def serve(world, metrics, tmp_path):
+def serve(world, metrics, exposure, tmp_path):
     """Serve it with metrics; on the loopback alone, unless a test says otherwise."""
 
     def serve(*, is_local=True, limits=MANY, unready=lambda: ""):
@@ -62,7 +63,7 @@ def serve(world, metrics, tmp_path):
             clock=world.clock,
             last_use=tmp_path / "last_use",
             limits=limits,
-            is_local=is_local,
+            exposure=replace(exposure, is_open=is_local),
         )
         return serve_app(app, read_listen("127.0.0.1:0"))
 
@@ -143,7 +144,7 @@ async def test_every_name_of_this_machine_will_do(serve, client, host):
     ],
 )
 def test_behind_a_proxy_nobody_is_known_to_be_here(address, behind_proxy, expected):
-    assert read_listen(address, behind_proxy=behind_proxy).is_local is expected
+    assert exposure_of(read_listen(address, behind_proxy=behind_proxy), "", b"key").is_open is expected
 
 
 # --- Health ------------------------------------------------------------------

@@ -554,6 +554,13 @@ async def test_a_page_that_has_not_changed_is_not_sent_again(world, nobody):
     assert first.headers["cache-control"] == "private, no-cache"
 
 
+async def test_who_asks_for_the_header_alone_gets_that_of_the_page(nobody):
+    answer = await nobody.head("/tasks")
+
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
 async def test_a_part_of_a_page_is_its_main_part_alone(world, nobody):
     whole, part = await nobody.get("/"), await nobody.get("/", headers={"HX-Request": "true"})
 

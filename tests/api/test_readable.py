@@ -34,6 +34,12 @@ def test_recorded_events_are_read_as_what_they_say(file, expected):
     assert Piece(*expected) in pieces(file)
 
 
+def test_what_is_told_as_it_begins_and_as_it_ends_is_read_once():
+    commands = [piece.text for piece in pieces("codex-0.171/json_tool.stdout") if piece.kind == "tool"]
+
+    assert commands == ["$ /bin/bash -lc 'echo hello > hello.txt && cat hello.txt'"]
+
+
 @pytest.mark.parametrize("file", sorted(SAMPLES.glob("*/*json*.stdout")), ids=str)
 def test_every_recorded_event_says_something_short(file):
     for line in file.read_text(errors="replace").splitlines():

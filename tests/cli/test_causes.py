@@ -98,4 +98,4 @@ def test_what_programs_read_says_which_version_of_the_format_it_is_in(fleet, arg
 
     document = json.loads(fleet.run(*args, "-o", "json").stdout)
 
-    assert {each["format"] for each in (document if isinstance(document, list) else [document])} == {2}
+    assert {each["format"] for each in (document if isinstance(document, list) else [document])} == {3}

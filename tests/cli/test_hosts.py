@@ -265,8 +265,8 @@ def test_hosts_are_asked_at_the_same_time_and_each_says_what_is_wrong(fleet, ser
     assert {name for name, each in found.items() if each["usable"]} == {"near", "far"}
     assert found["far"]["git"]
     assert jump.logins() == 1
-    assert "reconciler host trust changed" in found["changed"]["troubles"][0]
-    assert "nothing listens there" in found["closed"]["troubles"][0]
+    assert "reconciler host trust changed" in found["changed"]["problems"][0]
+    assert "nothing listens there" in found["closed"]["problems"][0]
     assert not fleet.git("for-each-ref", "refs/heads/fleet-state"), "asking puts nothing on record"
 
 

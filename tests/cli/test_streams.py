@@ -28,6 +28,10 @@ COMMANDS = [
     "history",
     "logs hello",
     "prompt hello",
+    "events",
+    "explain hello",
+    "trace hello",
+    "doctor --all",
     "--help",
 ]
 """One of each way to print."""

@@ -65,7 +65,7 @@ def test_json_has_a_fixed_shape(folder):
     first, _ = json.loads(validate("-o", "json").stdout)
 
     assert first == {
-        "format": 2,
+        "format": 3,
         "path": "specs/tasks/web/typo.yaml",
         "line": 3,
         "column": 1,

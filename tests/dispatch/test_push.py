@@ -145,6 +145,33 @@ async def test_what_an_agent_sets_in_its_workspace_does_not_count(world):
     assert git(world.code, "tag") == ""
 
 
+async def test_no_program_that_an_agent_set_in_the_mirror_of_its_host_runs_at_the_push(world):
+    """The mirror belongs to the same user; what the agent sets there outlives its run."""
+    other = world.folder / "other.git"
+    noting = world.folder / "noting"
+    noting.write_text(f"#!/bin/sh\n{world.note('planted')}\n")
+    noting.chmod(0o755)
+    names = (
+        "core.sshCommand",
+        "core.fsmonitor",
+        "core.alternateRefsCommand",
+        "credential.helper",
+        "gpg.program",
+    )
+    script = (
+        'mirror=$(dirname "$(cat .git/objects/info/alternates)"); '
+        + "".join(f"git config -f \"$mirror/config\" {name} '{noting}'; " for name in names)
+        + f"git config -f \"$mirror/config\" 'url.{other}.pushInsteadOf' '{world.code}'; "
+        + f'mkdir -p "$mirror/hooks"; cp \'{noting}\' "$mirror/hooks/pre-push"; '
+        + f"cp '{noting}' \"$mirror/hooks/reference-transaction\"; echo x >x"
+    )
+
+    report = await world.carry_out(world.order(script, host=FAR))
+
+    assert (report.verdict.message, branch(world)) == ("", report.head_commit)
+    assert [line.replace("'", "") for line in world.noted] == ["pushed by the far"]
+
+
 async def test_an_address_with_a_password_is_not_told_when_a_push_fails(world):
     await world.carry_out(world.order("echo x >x", host=FAR))
     repo = REPO.model_copy(update={"url": "http://me:hush@127.0.0.1:9/code.git"})

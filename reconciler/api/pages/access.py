@@ -52,19 +52,18 @@ class Exposure:
 def exposure_of(listen: Listen, public_url: str, key: bytes) -> Exposure:
     """Return how pages are served at a listen address, and perhaps at an address that others know."""
     public = urlsplit(public_url).hostname
-    is_local = is_loopback(listen.host)
-    is_everywhere = not is_local and ip_address_is_any(listen.host)
+    is_everywhere = _is_unspecified(listen.host)
     names = {listen.host.lower()} | ({public} if public else set()) | LOOPBACK
     return Exposure(
         # A cookie is only sent to the name that set it, so that another name leads nowhere but to the login.
         hosts=None if is_everywhere and not public else frozenset(names),
-        is_open=is_local and not listen.behind_proxy and (public is None or is_loopback(public)),
+        is_open=listen.is_local and (public is None or is_loopback(public)),
         is_secure=listen.tls is not None or listen.behind_proxy or public_url.startswith("https:"),
         key=key,
     )
 
 
-def ip_address_is_any(host: str) -> bool:
+def _is_unspecified(host: str) -> bool:
     """Return whether an address stands for all that the machine has."""
     try:
         return ip_address(host).is_unspecified

@@ -37,6 +37,7 @@ FORM_LIMIT = 256 * 1024
 """Most bytes of a form."""
 MOST_VIEWERS = 1000
 """Open streams of pages: each holds a connection."""
+LOOKS = ("GET", "HEAD")
 AT_ONCE = 8
 """Pages that are made at once: some ask git, and whoever asks for many different ones must not starve it."""
 PAUSE = 1.0
@@ -181,7 +182,9 @@ class Pages:
     def add_to(self, app: Sanic[Any, Any]) -> None:
         """Let the app serve them."""
         for page in self._pages:
-            app.add_route(self._guarded(self._shown(page)), page.path, name=f"page_{page.name}")
+            app.add_route(
+                self._guarded(self._shown(page)), page.path, methods=LOOKS, name=f"page_{page.name}"
+            )
         for stream in self._streams:
             app.add_route(self._guarded(self._streamed(stream)), stream.path, name=f"stream_{stream.name}")
         for action in self._actions:

@@ -46,7 +46,8 @@ def _pieces(event: Mapping[str, Any]) -> Iterator[tuple[Kind, str]]:
     elif isinstance(message, str):
         yield ("bad" if "error" in name else "meta"), message
     if isinstance(item, dict):
-        yield from _block(item)
+        is_told = name == "item.completed" and item.get("type") == "command_execution"  # when it was started
+        yield from (piece for piece in _block(item) if not (is_told and piece[0] == "tool"))
     elif name in {"message", "tool_use", "tool_result"}:
         yield from _content(event.get("content"), _is_of_user(event)) if name == "message" else _block(event)
     if isinstance(error := event.get("error"), dict):

@@ -138,6 +138,8 @@ class TaskSpec(TaskDefaults):
     """Code repository to work in (`specs/repos/`); an empty folder if left out."""
     script: Text | None = None
     """The agent itself, for adapter `script`: shell text run in the workspace, prompt on stdin."""
+    labels: Strings = ()
+    """Words to select tasks by, such as `team=web`: `reconciler get -l`. They say nothing of hosts."""
     issue: Text | None = None
     """Issue of the forge that this task answers, by number or address."""
     depends_on: Names = ()

@@ -176,7 +176,7 @@ class Run(Frozen):
         return self.key, self.round
 
 
-_FLAT: dict[str, Mapping[str, str]] = {
+FLAT: dict[str, Mapping[str, str]] = {
     "holder": {
         "host": "assigned_host",
         "machine": "machine",
@@ -309,7 +309,7 @@ class Status(Frozen):
         if not isinstance(values, dict):
             return values
         rest = dict(values)
-        for part, names in _FLAT.items():
+        for part, names in FLAT.items():
             if isinstance(rest.get(part), Frozen):
                 continue
             taken = {field: rest.pop(name, None) for field, name in names.items()}
@@ -327,7 +327,7 @@ class Status(Frozen):
     def _spread(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         """Write the parts as the file has them; what a part does not have is a default, and null."""
         values: dict[str, Any] = dump(self)
-        for part in reversed(_FLAT):
+        for part in reversed(FLAT):
             values = dict(_spread_part(values, part, is_short=bool(info.exclude_defaults)))
         return values
 
@@ -339,7 +339,7 @@ def _spread_part(values: Mapping[str, Any], part: str, *, is_short: bool) -> Ite
             yield name, value
             continue
         given = value or {}
-        yield from ((key, given.get(own)) for own, key in _FLAT[part].items() if own in given or not is_short)
+        yield from ((key, given.get(own)) for own, key in FLAT[part].items() if own in given or not is_short)
 
 
 class HostCli(Frozen):

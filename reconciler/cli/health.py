@@ -1,0 +1,423 @@
+"""
+What `doctor` looks at: this machine, the fleet's repository, its secrets, hosts, repos and forges.
+
+Every check yields what it found, each with the command that puts it right, where there is one.
+A check that cannot look tells that, and ends no other.
+"""
+
+import asyncio
+import os
+import re
+import shlex
+import stat
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from reconciler import clock
+from reconciler.cli.context import Context
+from reconciler.core.errors import ReconcilerError, UsageError
+
+if TYPE_CHECKING:
+    from reconciler.cli.session import FleetSession
+    from reconciler.core.adapter import Secret
+    from reconciler.core.model.specs import Desired, Forge, Host, Repo
+    from reconciler.forge.forgejo import ForgeRegistry
+
+Result = Literal["ok", "warning", "failed"]
+
+OLDEST_GIT = (2, 36)
+"""Oldest git that syncs what a remote is sent; all else works with older ones."""
+LEAST_ROOM = 512 << 20
+"""Bytes that must be free where the data folder is."""
+LEAST_INODES = 10_000
+INSTALL = {
+    "claude-code": "npm install -g @anthropic-ai/claude-code",
+    "codex": "npm install -g @openai/codex",
+    "gemini": "npm install -g @google/gemini-cli",
+    "opencode": "npm install -g opencode-ai",
+    "qwen": "npm install -g @qwen-code/qwen-code",
+}
+"""How the CLIs of built-in adapters are installed, for the user that runs them."""
+
+
+class Finding(NamedTuple):
+    """What a check found of one thing."""
+
+    check: str
+    """What was looked at: git, identity, repository, specs, …"""
+    result: Result
+    message: str
+    fix: str = ""
+    """Command that puts it right; empty if none can."""
+
+
+async def findings(context: Context) -> AsyncIterator[Finding]:
+    """Yield all that is found, this machine first."""
+    for check in (_git, _identity, _data):
+        async for finding in _guarded(check.__name__.strip("_"), check(context)):
+            yield finding
+    async for finding in _guarded("repository", _repository(context)):
+        yield finding
+
+
+async def _guarded(name: str, checks: AsyncIterator[Finding]) -> AsyncIterator[Finding]:
+    """Yield what a check finds; if it cannot look, that."""
+    try:
+        async for finding in checks:
+            yield finding
+    except (ReconcilerError, OSError) as error:
+        yield failed(name, str(error))
+
+
+def failed(check: str, message: str, fix: str = "") -> Finding:
+    """Return what is wrong, with the command in the message that puts it right if no other is given."""
+    return Finding(check, "failed", message, fix or command_in(message))
+
+
+def warning(check: str, message: str, fix: str = "") -> Finding:
+    """Return what works, but hardly as it should."""
+    return Finding(check, "warning", message, fix or command_in(message))
+
+
+_COMMAND = re.compile(
+    r"`((?:reconciler|git|ssh\S*|chmod|sudo|npm|systemctl|loginctl|export) [^`]+)`|call: (git .+)$"
+)
+
+
+def command_in(message: str) -> str:
+    """Return the first command that a message tells to type; empty if there is none, or it has a blank."""
+    match = _COMMAND.search(message)
+    command = (match[1] or match[2]).strip() if match else ""
+    return "" if re.search(r"\b(NAME|TASK|ADDRESS|PATH|…)\b", command) else command
+
+
+# --- This machine ----------------------------------------------------------
+
+
+async def _git(_: Context) -> AsyncIterator[Finding]:
+    from reconciler.git.process import Git
+
+    result = await Git.nowhere().attempt("--version")
+    version = result.text.removeprefix("git version ")
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:2]))
+    if numbers < OLDEST_GIT:
+        yield warning("git", f"{version} is old: 2.36 and newer keep what is pushed through a loss of power")
+    else:
+        yield Finding("git", "ok", version)
+
+
+async def _identity(_: Context) -> AsyncIterator[Finding]:
+    from reconciler.git.checkout import Checkout
+
+    if await asyncio.to_thread(Checkout(Path.cwd()).has_identity):
+        yield Finding("identity", "ok", "git knows in whose name it commits")
+        return
+    name, address = (
+        "git config --global user.name 'Your Name'",
+        "git config --global user.email you@example.org",
+    )
+    yield failed("identity", "git does not know who commits", f"{name} && {address}")
+
+
+async def _data(context: Context) -> AsyncIterator[Finding]:
+    """Yield whether the data folder, or the place where it will be, can be used."""
+    with suppress(UsageError):  # there is no repository: that is told below
+        folder = context.data_dir
+        for finding in _data_folder(folder):
+            yield finding
+
+
+def _data_folder(folder: Path) -> Iterator[Finding]:
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    quoted = shlex.quote(str(there))
+    if not there.is_dir():
+        yield failed(
+            "data",
+            f"{there} is no folder, and the data folder is to be {folder}",
+            f"mv {quoted} {quoted}.aside",
+        )
+        return
+    if not os.access(there, os.W_OK | os.X_OK):
+        is_mine = there.stat().st_uid == os.geteuid()
+        fix = f"chmod u+rwx {quoted}" if is_mine else f"sudo chown -R {os.geteuid()} {quoted}"
+        yield failed("data", f"{there}: this user may not write there", fix)
+        return
+    disk = os.statvfs(there)
+    free = disk.f_bavail * disk.f_frsize
+    if free < LEAST_ROOM:
+        yield failed("data", f"{free >> 20} MiB are free at {there}", f"du -xm {quoted} | sort -n | tail -20")
+    elif disk.f_files and disk.f_favail < LEAST_INODES:
+        yield failed(
+            "data",
+            f"{disk.f_favail} inodes are free at {there}",
+            f"du -x --inodes {quoted} | sort -n | tail -20",
+        )
+    else:
+        yield Finding("data", "ok", f"{folder}, {free >> 30} GiB free")
+
+
+# --- The fleet's repository ------------------------------------------------
+
+
+async def _repository(context: Context) -> AsyncIterator[Finding]:
+    from reconciler.cli.session import open_fleet
+
+    async with open_fleet(context) as fleet:
+        yield Finding("repository", "ok", f"{fleet.repository}, branch {fleet.branch}")
+        desired, _ = await fleet.recorded()
+        for name, check in (
+            ("specs", _specs(fleet, desired)),
+            ("record", _record(fleet)),
+            ("reconciler", _reconciler(fleet)),
+        ):
+            async for finding in _guarded(name, check):
+                yield finding
+        async for finding in _guarded("secrets", _secrets(desired)):
+            yield finding
+        async for finding in _guarded("repos", _repos(fleet, desired)):
+            yield finding
+        async for finding in _guarded("forges", _forges(desired)):
+            yield finding
+        async for finding in _guarded("hosts", _hosts(context, desired)):
+            yield finding
+
+
+async def _specs(fleet: "FleetSession", desired: "Desired") -> AsyncIterator[Finding]:
+    if desired.problems:
+        many = f"{len(desired.problems)} mistake{'s' * (len(desired.problems) != 1)}"
+        yield failed("specs", f"{many}: {desired.problems[0]}", "reconciler validate")
+    else:
+        yield Finding("specs", "ok", f"{len(desired.tasks)} tasks, {len(desired.hosts)} hosts, no mistakes")
+    folder = fleet.repository.folder
+    if folder is None:
+        return
+    at = f"git -C {shlex.quote(str(folder))}"
+    lock = fleet.repository.git_dir / "index.lock"
+    if lock.exists():
+        message = f"{lock} keeps git from committing: left by one that was killed, unless one runs"
+        yield failed("specs", message, f"rm {shlex.quote(str(lock))}")
+    from reconciler.git.process import Git
+
+    changed = await Git.discovering(folder).attempt("status", "--porcelain", "--", "specs")
+    if changed.code == 0 and changed.text:
+        count = len(changed.text.splitlines())
+        yield warning(
+            "specs",
+            f"{count} file{'s' * (count != 1)} below specs/ not committed: the reconciler sees none of it",
+            f"{at} add specs && {at} commit -m 'Change the specs'",
+        )
+
+
+async def _record(fleet: "FleetSession") -> AsyncIterator[Finding]:
+    from reconciler.git.durability import advice
+    from reconciler.store.remote_record import unfetched
+
+    branch = await fleet.state_branch()
+    lines = fleet.lines(branch)
+    rewinds = [await fleet.marks.rewind(line.kind, line.branch, line.head) for line in lines]
+    for rewind in filter(None, rewinds):
+        yield failed("record", str(rewind))
+    for remote in await unfetched(fleet.repository, branch):
+        ref = f"{branch}:refs/remotes/{remote.name}/{branch}"
+        yield warning(
+            "record",
+            f"none was fetched from {remote.name}, which may have it",
+            f"git fetch {remote.name} {ref}",
+        )
+    for text in await advice(fleet.repository):
+        yield warning("record", text)
+    if not any(rewinds):
+        head = fleet.line("record", branch).head
+        yield Finding("record", "ok", f"{branch} at {head[:10]}" if head else f"{branch}: nothing on it yet")
+
+
+async def _reconciler(fleet: "FleetSession") -> AsyncIterator[Finding]:
+    from reconciler.cli.serving import serving
+
+    who = await serving(fleet, await fleet.state_branch())
+    if who.is_running is False:
+        if not fleet.repository.is_looked_at_elsewhere(await fleet.state_branch()):
+            yield warning("reconciler", "none runs for this fleet", "reconciler run")
+    elif who.presence and who.presence.error:
+        yield failed("reconciler", who.presence.error)
+    else:
+        place = f"{who.host or 'this machine'} (pid {who.pid or '?'})"
+        yield Finding("reconciler", "ok", f"`reconciler {who.mode or 'run'}` on {place}")
+
+
+# --- Secrets ---------------------------------------------------------------
+
+
+async def _secrets(desired: "Desired") -> AsyncIterator[Finding]:
+    used = {task.adapter for task in desired.tasks.values()}
+    for name in sorted(used & desired.adapters.keys()):
+        for variable, secret in desired.adapters[name].secrets.items():
+            if secret.on == "reconciler":
+                yield await _secret(f"{variable} of adapter {name}", secret)
+    for repo, forge in sorted(desired.forges.items()):
+        yield await _secret(f"token of forge {repo}", forge.token)
+        if forge.webhook_secret:
+            yield await _secret(f"webhook_secret of forge {repo}", forge.webhook_secret, repo)
+    hosts = (host for host in desired.hosts.values() if host.identity)
+    for host in hosts:
+        yield _private_file(f"identity of host {host.name}", _home(host.identity or ""))
+
+
+async def _secret(what: str, secret: "Secret", webhook: str = "") -> Finding:
+    from reconciler.dispatch.retrying import StepFailed
+    from reconciler.dispatch.secrets import find_secret
+
+    if secret.file and _home(secret.file).exists():
+        finding = _private_file(what, _home(secret.file))
+        if finding.result != "ok":
+            return finding
+    try:
+        value = await find_secret(what, secret)
+    except (StepFailed, ReconcilerError) as error:
+        return failed("secrets", str(error), _way_to_set(secret, webhook))
+    if not value:
+        return failed("secrets", f"{what} is empty", _way_to_set(secret, webhook))
+    return Finding("secrets", "ok", what)
+
+
+def _home(name: str) -> Path:
+    return Path(name).expanduser()
+
+
+def _way_to_set(secret: "Secret", webhook: str) -> str:
+    """Return the command that sets a secret without it being in any argument or history."""
+    if secret.file:
+        file = _home(secret.file)
+        folder, name = shlex.quote(str(file.parent)), shlex.quote(str(file))
+        drawn = "head -c 32 /dev/urandom | base64"
+        typed = "printf 'paste it, then Enter: ' >&2; head -n 1"
+        return f"(umask 077; mkdir -p {folder}; {drawn if webhook else typed} >{name})"
+    if secret.env:
+        return f"printf 'paste it, then Enter: ' >&2; IFS= read -r {secret.env} && export {secret.env}"
+    return ""
+
+
+def _private_file(what: str, file: Path) -> Finding:
+    if not file.exists():
+        fix = (
+            f"ssh-keygen -q -t ed25519 -N '' -f {shlex.quote(str(file))}"
+            if what.startswith("identity")
+            else ""
+        )
+        return failed("secrets", f"{what}: {file} is not there", fix)
+    mode = stat.S_IMODE(file.stat().st_mode)
+    if mode & 0o077:
+        fix = f"chmod 600 {shlex.quote(str(file))}"
+        return failed("secrets", f"{what}: others may read {file} (mode {mode:o})", fix)
+    return Finding("secrets", "ok", what)
+
+
+# --- Code repositories and forges ------------------------------------------
+
+
+async def _repos(fleet: "FleetSession", desired: "Desired") -> AsyncIterator[Finding]:
+    from reconciler.dispatch.repos import whole_url
+
+    base = fleet.repository.folder or fleet.repository.git_dir
+    checks = [_repo(each, whole_url(each.url, base)) for each in desired.repos.values()]
+    for finding in await asyncio.gather(*checks):
+        yield finding
+
+
+async def _repo(repo: "Repo", url: str) -> Finding:
+    from reconciler.git.process import Git
+
+    listed = await Git.nowhere().attempt("ls-remote", "--heads", "--", url, timeout=_LONG)
+    if listed.code != 0:
+        return failed("repos", f"{repo.name}: {listed.message}", f"git ls-remote {shlex.quote(url)}")
+    heads = [line.partition("refs/heads/")[2] for line in listed.text.splitlines()]
+    if repo.base not in heads:
+        there = ", ".join(heads[:5]) or "none at all"
+        sed = rf"sed -i -e /^base:/d -e '\$a base: {heads[0] if heads else repo.base}'"
+        fix = f'EDITOR="{sed}" reconciler edit repo/{repo.name}' if heads else ""
+        return failed("repos", f"{repo.name} has no branch {repo.base!r} to start from: {there}", fix)
+    return Finding("repos", "ok", f"{repo.name} answers, {repo.base} is there")
+
+
+_LONG = 20.0
+
+
+async def _forges(desired: "Desired") -> AsyncIterator[Finding]:
+    from reconciler.dispatch.secrets import forge_secret
+    from reconciler.forge.forgejo import ForgeRegistry
+
+    forges = ForgeRegistry(forge_secret, clock.now)
+    try:
+        for name, forge in sorted(desired.forges.items()):
+            yield await _forge(forges, name, forge)
+    finally:
+        await forges.close()
+
+
+async def _forge(forges: "ForgeRegistry", name: str, forge: "Forge") -> Finding:
+    from reconciler.forge.client import Forbidden
+
+    try:
+        await forges.open_pulls(forge, "-")  # the least that its token must be let in for
+    except ReconcilerError as error:
+        is_token = isinstance(error, Forbidden) or "the token is refused" in str(error)
+        look = f"curl -sS {shlex.quote(f'{forge.api}/version')}"
+        return failed("forges", f"{name}: {error}", _way_to_set(forge.token, "") if is_token else look)
+    if forge.webhook_secret is None or await _is_told(forges, forge):
+        return Finding("forges", "ok", f"{name} answers, and lets the token in")
+    return warning(
+        "forges",
+        f"{name} has no active webhook that this token may see: news of it comes by polling alone",
+        f"reconciler webhook install {name} --url https://reconciler.example.org",
+    )
+
+
+async def _is_told(forges: "ForgeRegistry", forge: "Forge") -> bool:
+    """Return whether a webhook of the repository is active, as far as the token may see."""
+    with suppress(ReconcilerError):
+        return any(hook.is_active for hook in await forges.hooks(forge))
+    return False
+
+
+# --- Hosts -----------------------------------------------------------------
+
+
+async def _hosts(context: Context, desired: "Desired") -> AsyncIterator[Finding]:
+    from reconciler.cli.hosts import check_hosts
+
+    wanted = [host for host in desired.hosts.values() if host.desired == "active"]
+    if any(host.address and not host.identity for host in wanted) and not _has_agent():
+        yield warning(
+            "hosts",
+            "no SSH agent runs, and some hosts name no `identity`: nothing can log in there",
+            'eval "$(ssh-agent)" && ssh-add',
+        )
+    used = {task.adapter for task in desired.tasks.values()}
+    for check in await check_hosts(context, desired, wanted):
+        name, is_well = check.host.name, True
+        for problem in check.problems:
+            is_well = False
+            yield failed("hosts", f"{name}: {problem}")
+        for adapter, cli in check.clis.items():
+            if not cli.ok and adapter in (used & set(check.host.adapters or used)):
+                is_well = False
+                fix = _there(check.host, INSTALL.get(adapter, ""))
+                yield failed("hosts", f"{name}: {adapter}: {cli.message}", fix)
+        for text in check.result.warnings if check.result else ():
+            yield warning("hosts", f"{name}: {text}")
+        if is_well:
+            yield Finding("hosts", "ok", f"{name} can carry out runs")
+
+
+def _has_agent() -> bool:
+    return bool(os.environ.get("SSH_AUTH_SOCK")) and Path(os.environ["SSH_AUTH_SOCK"]).exists()
+
+
+def _there(host: "Host", command: str) -> str:
+    """Return a command as it is typed here to be carried out on a host."""
+    if not command or host.address is None:
+        return command
+    user = f"{host.user}@" if host.user else ""
+    return f"ssh -p {host.port} {user}{host.address} {shlex.quote(command)}"

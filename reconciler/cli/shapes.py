@@ -1,0 +1,563 @@
+"""
+The shapes of what `-o json` prints: a promise, whose version is `format`.
+
+Fields may come with any release; when one goes, or means something else, the version grows.
+Imported by those who check: mypy, the tests, and the program that writes the documentation.
+"""
+
+from typing import Any, Literal, NotRequired
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+CLOSED = ConfigDict(use_attribute_docstrings=True, extra="forbid", strict=True)
+
+
+@with_config(CLOSED)
+class ConditionShape(TypedDict):
+    """A condition of a task."""
+
+    type: str
+    """Ready, Progressing or Stalled."""
+    status: bool
+    """Whether it is so."""
+    reason: str
+    """Why, in a word."""
+    message: str
+    """Why, in a sentence."""
+    since: str | None
+    """When it last changed."""
+
+
+@with_config(CLOSED)
+class CauseShape(TypedDict):
+    """Why a task's last run failed."""
+
+    summary: str
+    """In one line."""
+    output: list[str]
+    """Last lines of what failed."""
+    workspace: str | None
+    """Where its files are, as host:path."""
+    kept_until: str | None
+    """Until when they are kept."""
+    next: list[str]
+    """What to type next."""
+
+
+@with_config(CLOSED)
+class LiveShape(TypedDict):
+    """Figures of a run that goes on, where it is followed."""
+
+    last_output_at: str | None
+    """When it printed last."""
+    turns: int | None
+    """Turns of its agent so far."""
+    input_tokens: int | None
+    """Tokens it read, as its agent counts them."""
+    output_tokens: int | None
+    """Tokens it wrote."""
+    cached_tokens: int | None
+    """Of those it read: those that were cached."""
+
+
+@with_config(CLOSED)
+class TaskShape(TypedDict):
+    """`get tasks`, `describe TASK`: what is asked for and where it stands."""
+
+    kind: Literal["task"]
+    """What it is."""
+    name: str
+    """Its name, such as web/fix-login."""
+    phase: str
+    """Where it stands; `created` if it is not on record yet."""
+    since: str | None
+    """When it entered the phase."""
+    reason: str
+    """Why it is not further, in a sentence; empty for nothing."""
+    cause: CauseShape | None
+    """Why its last run failed, if it did."""
+    conditions: list[ConditionShape]
+    """Ready, Progressing, Stalled."""
+    problems: list[str]
+    """Mistakes of its spec, or of its file on record, each with path, line and column."""
+    spec: dict[str, Any] | None
+    """Fields of [a task](task.md), defaults filled in; null if its file is gone or cannot be read."""
+    status: dict[str, Any] | None
+    """Fields of its [status](#status-of-a-task); null if it is not on record."""
+    live: NotRequired[LiveShape]
+    """Figures of its live run; left out where none are known here."""
+
+
+@with_config(CLOSED)
+class SlotsShape(TypedDict):
+    """Slots of a host."""
+
+    used: int
+    """Those that live runs take."""
+    free: int
+    """Those to be had."""
+
+
+@with_config(CLOSED)
+class HostShape(TypedDict):
+    """`get hosts`, `describe host/NAME`."""
+
+    kind: Literal["host"]
+    """What it is."""
+    name: str
+    """Its name."""
+    state: str
+    """up, unready, down, unknown, suspended, cordoned, draining or drained."""
+    since: str | None
+    """Since when."""
+    slots: SlotsShape
+    """Its slots."""
+    runs: list[str]
+    """Keys of the live runs on it."""
+    spec: dict[str, Any]
+    """Fields of [a host](host.md), defaults filled in."""
+    status: dict[str, Any] | None
+    """Fields of its [status](#status-of-a-host), what the last probe found; null if it was not asked yet."""
+
+
+@with_config(CLOSED)
+class SpecShape(TypedDict):
+    """`get agents|adapters|repos`: things without a status."""
+
+    kind: Literal["agent", "adapter", "repo"]
+    """What it is."""
+    name: str
+    """Its name."""
+    spec: dict[str, Any]
+    """Fields of [an agent](agent.md), [an adapter](adapter.md) or [a repo](repo.md), defaults filled in."""
+    held: NotRequired[list[str]]
+    """Of an agent: the tasks in its hands."""
+
+
+@with_config(CLOSED)
+class TransitionShape(TypedDict):
+    """`history`, `events`: one transition of a task, or news of a host."""
+
+    at: str
+    """When."""
+    task: str | None
+    """The task; null for news of a host."""
+    before: str | None
+    """Phase before; null at the first transition. Of a host: up, unready, down or unknown."""
+    after: str | None
+    """Phase since; null when the task went. Of a host, as above."""
+    reason: str
+    """Why, in a sentence."""
+    host: str | None
+    """Where the run is; of news of a host, which one."""
+    run: str | None
+    """Key of the run."""
+    actor: str
+    """Who did it."""
+    cause: str
+    """What kind of thing led to it: spec, host, agent, webhook, person, clock."""
+    revision: str | None
+    """Commit of the specs that were in force."""
+    commit: str
+    """Commit of the state branch that has it."""
+
+
+@with_config(CLOSED)
+class ActionShape(TypedDict):
+    """One thing that a look would do."""
+
+    action: str
+    """start, stop, record or remove."""
+    task: str
+    """The task."""
+    host: str | None
+    """Where."""
+    reason: str
+    """Why."""
+
+
+@with_config(CLOSED)
+class WaitingShape(TypedDict):
+    """One task that waits."""
+
+    task: str
+    """The task."""
+    reason: str
+    """What for, in a word."""
+    message: str
+    """What for, in a sentence."""
+
+
+@with_config(CLOSED)
+class CandidateShape(TypedDict):
+    """A host that would do."""
+
+    host: str
+    """The host."""
+    score: float
+    """The highest is chosen."""
+    why: str
+    """What the score is made of."""
+
+
+@with_config(CLOSED)
+class PlacementShape(TypedDict):
+    """Where a task would run."""
+
+    chosen: str | None
+    """The host; null if none will do."""
+    ranked: list[CandidateShape]
+    """Hosts that would do, the best first."""
+    rejected: dict[str, str]
+    """Hosts that will not do → why."""
+
+
+@with_config(CLOSED)
+class PlanShape(TypedDict):
+    """`plan`: what a look would do now."""
+
+    revision: str
+    """Commit of the specs; `work tree` for those that are not committed."""
+    changes: bool
+    """Whether anything would be done."""
+    actions: list[ActionShape]
+    """What would be done."""
+    waiting: list[WaitingShape]
+    """What would wait."""
+    placements: dict[str, PlacementShape]
+    """Task → where it would run."""
+    problems: list[str]
+    """Mistakes of the specs."""
+
+
+@with_config(CLOSED)
+class OriginShape(TypedDict):
+    """A field of a task."""
+
+    field: str
+    """Its name."""
+    value: Any
+    """Its value."""
+    origin: str
+    """Where that comes from: file and line, or `default`."""
+
+
+@with_config(CLOSED)
+class ExplainShape(TypedDict):
+    """`explain TASK`."""
+
+    kind: Literal["task"]
+    """What it is."""
+    name: str
+    """Its name."""
+    cause: CauseShape | None
+    """Why its last run failed, if it did."""
+    fields: list[OriginShape]
+    """Every field, and where its value comes from."""
+    placement: PlacementShape
+    """Where it would run now."""
+
+
+@with_config(CLOSED)
+class ReconcilerShape(TypedDict):
+    """The process that reconciles; what is not known is null."""
+
+    mode: str | None
+    """run or serve."""
+    pid: int | None
+    """Its process id."""
+    machine: str | None
+    """The machine it runs on."""
+    since: str | None
+    """When it began."""
+    address: str | None
+    """Where it serves HTTP."""
+    specs: str | None
+    """Commit of the specs that it acts on."""
+    state: str | None
+    """Commit that it put on record last."""
+    error: str | None
+    """Why it cannot go on now."""
+
+
+@with_config(CLOSED)
+class SpecsLineShape(TypedDict):
+    """The branch with the specs."""
+
+    branch: str
+    """Its name."""
+    commit: str | None
+    """Its newest commit."""
+
+
+@with_config(CLOSED)
+class StateLineShape(TypedDict):
+    """The state branch."""
+
+    branch: str
+    """Its name."""
+    commit: str | None
+    """Its newest commit; null if nothing is on record."""
+    at: str | None
+    """When that was made."""
+    remote: str | None
+    """In a clone: the remote it was fetched from."""
+    fetched_at: str | None
+    """In a clone: when."""
+
+
+@with_config(CLOSED)
+class NeedShape(TypedDict):
+    """One thing that needs a person."""
+
+    what: str
+    """`task NAME`, `host NAME`, a file, `record`, `specs` or `reconciler`."""
+    why: str
+    """A word: Escalated, Failed, Stalled, Approval, Broken, Down, Rewound or Trouble."""
+    message: str
+    """A sentence."""
+
+
+@with_config(CLOSED)
+class LiveTaskShape(TypedDict):
+    """Figures of a task's live run."""
+
+    task: str
+    """The task."""
+    last_output_at: str | None
+    """When it printed last."""
+    turns: int | None
+    """Turns of its agent so far."""
+    input_tokens: int | None
+    """Tokens it read, as its agent counts them."""
+    output_tokens: int | None
+    """Tokens it wrote."""
+    cached_tokens: int | None
+    """Of those it read: those that were cached."""
+
+
+@with_config(CLOSED)
+class StatusShape(TypedDict):
+    """`status`: the fleet as a whole."""
+
+    running: bool | None
+    """Whether a reconciler runs; null if that cannot be told from here."""
+    reconciler: ReconcilerShape | None
+    """Which; null if none runs."""
+    ended_at: str | None
+    """When the last one ended, or was last heard of."""
+    specs: SpecsLineShape
+    """What is asked for."""
+    state: StateLineShape
+    """What is on record."""
+    tasks: dict[str, int]
+    """Phase → how many tasks."""
+    hosts: dict[str, int]
+    """State → how many hosts."""
+    live: list[LiveTaskShape]
+    """Figures of live runs."""
+    needs: list[NeedShape]
+    """What needs a person."""
+    advice: list[str]
+    """What should be set, each with the command that does it."""
+
+
+@with_config(CLOSED)
+class ProblemShape(TypedDict):
+    """`validate`: one mistake or warning."""
+
+    path: str
+    """File."""
+    line: int
+    """Line, 1-based."""
+    column: int
+    """Column, 1-based."""
+    field: str
+    """The field it is about."""
+    message: str
+    """What is wrong."""
+    hint: str
+    """What was probably meant; may be empty."""
+    severity: Literal["error", "warning"]
+    """error: the task keeps its last good version. warning: it works, but hardly as meant."""
+
+
+@with_config(CLOSED)
+class CostShape(TypedDict):
+    """`cost`: usage, summed up."""
+
+    by: str
+    """What it is summed up by."""
+    since: str | None
+    """From when on."""
+    sums: list[dict[str, Any]]
+    """Per thing: its name, under the word in `by` (null: none), and the fields of `total`."""
+    total: dict[str, Any]
+    """input_tokens, output_tokens, cached_tokens, turns, seconds, cost_usd."""
+
+
+@with_config(CLOSED)
+class HostCheckShape(TypedDict):
+    """`host check`: one host, asked now."""
+
+    host: str
+    """Its name."""
+    usable: bool
+    """Whether runs can start there."""
+    reachable: bool
+    """Whether it answers; if not, the figures below are left out."""
+    problems: list[str]
+    """What is wrong, and what to do."""
+    adapters: dict[str, Any]
+    """Adapter → path, version, ok, message."""
+    latency_ms: NotRequired[float]
+    """Time of an answer."""
+    os: NotRequired[str | None]
+    """What `uname -s` says."""
+    arch: NotRequired[str | None]
+    """What `uname -m` says."""
+    cores: NotRequired[int | None]
+    """Its cores."""
+    load: NotRequired[float | None]
+    """Load of the last minute."""
+    memory_mb: NotRequired[int | None]
+    """Its memory, in MiB."""
+    memory_free_mb: NotRequired[int | None]
+    """What of that is free."""
+    disk_free_mb: NotRequired[int | None]
+    """Room for runs, in MiB."""
+    boot_id: NotRequired[str | None]
+    """Changes when it is started anew."""
+    shell: NotRequired[str | None]
+    """Its shell."""
+    git: NotRequired[str | None]
+    """Version of its git."""
+    ends_runs_by: NotRequired[list[str]]
+    """How all that a run started is ended."""
+    warnings: NotRequired[list[str]]
+    """What is not kept from agents there."""
+
+
+@with_config(CLOSED)
+class TokenShape(TypedDict):
+    """`token list`: one agent and its tokens."""
+
+    name: str
+    """The agent."""
+    tokens: int
+    """How many it has; two during a rotation."""
+    expires: str | None
+    """When they stop being good."""
+    scopes: list[str]
+    """What they may do."""
+    desired: str
+    """active or suspended."""
+
+
+@with_config(CLOSED)
+class VersionShape(TypedDict):
+    """`version`."""
+
+    version: str
+    """Of the program."""
+    python: str
+    """Of Python."""
+
+
+@with_config(CLOSED)
+class CheckShape(TypedDict):
+    """One thing that was tried of an adapter."""
+
+    check: str
+    """version, health or prompt."""
+    ok: bool | None
+    """Whether it works; null: it was not tried."""
+    message: str
+    """What came of it."""
+    version: NotRequired[str | None]
+    """Version that was found."""
+    path: NotRequired[str | None]
+    """Where the CLI is."""
+    verdict: NotRequired[dict[str, Any]]
+    """What the CLI's output means, as `adapter parse` prints it."""
+
+
+@with_config(CLOSED)
+class AdapterTestShape(TypedDict):
+    """`adapter test`."""
+
+    adapter: str
+    """The adapter."""
+    host: str
+    """Where it was tried."""
+    ok: bool
+    """Whether all works."""
+    checks: list[CheckShape]
+    """What was tried."""
+
+
+@with_config(CLOSED)
+class TraceShape(TypedDict):
+    """`trace`: one run, who asked for it, and what came of it."""
+
+    spec_commit: str | None
+    """Commit that wrote the task's spec."""
+    subject: str
+    """Author and subject of that commit."""
+    revision: str | None
+    """Commit of the specs that was in force."""
+    task: str
+    """The task."""
+    run: str
+    """Key of the run."""
+    host: str | None
+    """Host or agent that had it."""
+    began: str
+    """When it was assigned."""
+    ended: str | None
+    """When it ended; null while it is live."""
+    phase: str
+    """Phase of the task after its last step."""
+    reason: str
+    """Why that."""
+    branch: str | None
+    """Branch of the work."""
+    head: str | None
+    """Commit that was delivered; of the last run."""
+    pull_request: str | None
+    """Address of the pull request; of the last run."""
+
+
+@with_config(CLOSED)
+class FindingShape(TypedDict):
+    """`doctor`: what was found of one thing."""
+
+    check: str
+    """What was looked at: git, identity, data, repository, specs, record, secrets, repos, forges, hosts."""
+    result: Literal["ok", "warning", "failed"]
+    """Whether it works."""
+    message: str
+    """What was found."""
+    fix: str | None
+    """Command that puts it right."""
+
+
+SHAPES = (
+    TaskShape,
+    HostShape,
+    SpecShape,
+    TransitionShape,
+    TraceShape,
+    PlanShape,
+    ExplainShape,
+    StatusShape,
+    FindingShape,
+    ProblemShape,
+    CostShape,
+    HostCheckShape,
+    TokenShape,
+    AdapterTestShape,
+    VersionShape,
+)
+"""Of whole documents, in the order of the documentation."""
