@@ -189,6 +189,10 @@ class ForgeClient:
         """Do the same as `write` without reading the answer."""
         await self._ask(method, path, body=body)
 
+    async def pause(self, seconds: float) -> None:
+        """Give the forge time."""
+        await self._pause(seconds)
+
     # --- One question ------------------------------------------------------
 
     async def _ask(

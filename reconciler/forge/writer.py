@@ -48,6 +48,13 @@ _MOST_DESCRIPTION = 140
 _NOT_NOW = frozenset({404, 405, 409, 412, 422})
 _CONFLICT = 409
 _COMPUTING = "try again later"
+_MERGE_WAITS = (0.5, 1.0, 1.5, 2.0)
+"""
+Seconds before a merge is asked for again that the forge still computes.
+
+Each merge lets it compute anew for all that are open, in turn: to wait for this
+one is quicker than to ask for all the others.
+"""
 
 
 class ForgeWriter:
@@ -58,6 +65,8 @@ class ForgeWriter:
         self._dialect = dialect
         self._pulls = pulls
         self._me = ""
+        self._is_patient = True
+        """Whether the forge was done computing the last time that a merge waited for it."""
         self._labels: dict[str, int] = {}
         """Ids of the repository's labels, as far as they are known."""
 
@@ -203,6 +212,18 @@ class ForgeWriter:
         """Merge a pull request; return why the forge did not, empty if it did or that is over in moments."""
         if detail.pull.head != want.merges:
             return ""  # somebody pushed meanwhile: it is judged anew
+        waits = iter(_MERGE_WAITS if self._is_patient else ())
+        while (refusal := await self._try_to_merge(detail, want)) is None:
+            wait = next(waits, None)
+            self._is_patient = wait is not None
+            if wait is None:
+                return ""
+            await self._client.pause(wait)
+        self._is_patient = True
+        return refusal
+
+    async def _try_to_merge(self, detail: PullRequestDetail, want: ForgeView) -> str | None:
+        """Do so once; return None while the forge still computes whether it can be merged."""
         method, body = self._dialect.merge(want)
         try:
             await self._client.send(method, f"pulls/{detail.pull.number}/merge", body)
@@ -213,7 +234,7 @@ class ForgeWriter:
                 self._pulls.saw_conflict(detail.answer)
                 return ""
             if _COMPUTING in declined.message.lower():
-                return ""
+                return None
             return declined.message or f"it is not allowed now ({declined.status}), without a reason"
         except Broken as broken:
             # Forgejo and Gitea answer so where it depends on something that is still open.

@@ -178,7 +178,7 @@ async def test_a_list_is_read_to_its_end_however_small_the_pages_are(double, lin
         (reply(b"[" * 100_000), "not JSON"),
         (reply(b"[]"), "not as expected"),
         (reply(b'{"login": 3}'), "login"),
-        (reply(b"", "307 Temporary Redirect", "Location: http://127.0.0.1:1/"), "elsewhere"),
+        (reply(b"", "307 Temporary Redirect", "Location: http://127.0.0.1:1/"), "it has moved"),
         (reply(b"no", "500 Internal Server Error"), "500"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{", "127"),
         (b"garbage\r\n\r\n", "127"),
