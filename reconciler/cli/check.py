@@ -17,7 +17,7 @@ from reconciler.cli.help import examples
 from reconciler.cli.notices import say_if_nobody_serves
 from reconciler.cli.output import OutputFormat, output_option, print_document, print_table
 from reconciler.cli.pager import paged
-from reconciler.core.errors import Problem
+from reconciler.core.errors import Problem, UsageError
 from reconciler.core.references import kind_of
 
 if TYPE_CHECKING:
@@ -42,15 +42,15 @@ def validate(context: Context, paths: tuple[Path, ...], output: OutputFormat) ->
     Warnings are about specs that are valid but probably not meant so. Reads the files
     as they are now, committed or not, and needs no repository: a folder with
     specs/ will do. With PATHs, only mistakes in these files and folders are
-    shown. Exits 1 if there are any.
+    shown. Of a URL, or a repository without a work tree, the branch is read.
+    Exits 1 if there are any.
     """
     from reconciler.specs.build import build
-    from reconciler.specs.worktree import read_worktree
 
-    root = context.work_tree(paths)
-    files = read_worktree(root)
+    root, files = _spec_files(context, paths)
     desired = build(files)
-    mistakes = sorted((*desired.problems, *desired.warnings, *_missing_repositories(root, files, desired)))
+    missing = _missing_repositories(root, files, desired) if root.is_absolute() else ()
+    mistakes = sorted((*desired.problems, *desired.warnings, *missing))
     shown = [each for each in mistakes if _is_below(root / each.path, paths)]
     problems = [each for each in shown if each.severity == "error"]
     if not print_document([problem_document(problem) for problem in shown], output):
@@ -58,6 +58,26 @@ def validate(context: Context, paths: tuple[Path, ...], output: OutputFormat) ->
             click.echo(annotation(problem) if output.form == "github" else _where_it_is(problem, root))
     click.echo(_summary(len(files), problems) + _warned(len(shown) - len(problems)), err=True)
     return ExitCode.FAILURE if problems else ExitCode.OK
+
+
+def _spec_files(context: Context, paths: Sequence[Path]) -> "tuple[Path, Mapping[str, File]]":
+    """Return the spec files and the folder that they are in; an empty path for those of a branch."""
+    from reconciler.specs.worktree import read_worktree
+
+    try:
+        root = context.work_tree(paths)
+    except UsageError:
+        if paths or context.repo is None:
+            raise
+        return Path(), asyncio.run(_committed(context))
+    return root, read_worktree(root)
+
+
+async def _committed(context: Context) -> "Mapping[str, File]":
+    from reconciler.cli.session import open_fleet
+
+    async with open_fleet(context) as fleet:
+        return (await fleet.files(None))[1]
 
 
 def _missing_repositories(root: Path, files: "Mapping[str, File]", desired: "Desired") -> Iterator[Problem]:

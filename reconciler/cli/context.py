@@ -35,15 +35,20 @@ class Context:
     """Whether long output may go to a pager."""
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether the fleet's repository is named by a URL."""
+        from reconciler.git.repository import is_url
+
+        return self.repo is not None and is_url(self.repo) and not Path(self.repo).exists()
+
+    @property
     def place(self) -> str:
         """
         Where the fleet's repository is: a URL as given, or the absolute path of its root.
 
         Raises UsageError if there is none.
         """
-        from reconciler.git.repository import is_url
-
-        if self.repo is not None and is_url(self.repo) and not Path(self.repo).exists():
+        if self.repo is not None and self.is_elsewhere:
             return self.repo
         start = Path(self.repo or ".").resolve()
         for folder in (start, *start.parents):
@@ -60,6 +65,8 @@ class Context:
 
         Raises UsageError if there is none.
         """
+        if self.is_elsewhere and not paths:
+            raise UsageError(f"{self.repo} has no work tree: work in a clone of it")
         start = (paths[0] if paths else Path(self.repo or ".")).resolve()
         for folder in (start, *start.parents):
             if (folder / SPECS).is_dir():

@@ -144,3 +144,29 @@ def test_a_repository_that_is_not_on_this_machine_is_warned_of(folder):
         "on this machine"
     )
     assert done.exit_code == 0
+
+
+@pytest.mark.parametrize("place", ["file://{}", "{}"])
+def test_of_a_repository_without_a_work_tree_the_branch_is_validated(fleet, tmp_path, place):
+    fleet.write("specs/tasks/bad.yaml", "goal: x\nretry: 3\n")
+    fleet.commit("Misspell")
+    bare = tmp_path / "bare.git"
+    fleet.git("clone", "--quiet", "--bare", str(fleet.folder), str(bare))
+
+    done = CliRunner().invoke(
+        cli,
+        ["--repo", place.format(bare), "--data-dir", str(tmp_path / "d"), "validate"],
+        catch_exceptions=False,
+    )
+
+    assert done.exit_code == 1
+    assert done.stdout.startswith("specs/tasks/bad.yaml:2:1: error: retry")
+
+
+def test_a_url_that_does_not_answer_is_told_as_that(tmp_path):
+    done = CliRunner().invoke(
+        cli, ["--repo", f"file://{tmp_path}/none.git", "--data-dir", str(tmp_path), "validate"]
+    )
+
+    assert done.exit_code == 4
+    assert "none.git" in done.stderr
