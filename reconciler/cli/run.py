@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.help import examples
+from reconciler.cli.log_format import LogFormat, formatter, log_format_option, notice_json, step_json
 from reconciler.cli.streams import LineWriter, LogHandler
+from reconciler.core.model.specs import Desired
 from reconciler.settings import Settings, Web
 
 if TYPE_CHECKING:
@@ -43,8 +46,11 @@ _verbose = click.option("-v", "--verbose", is_flag=True, help="Log more.")
 @click.option("--until-idle", is_flag=True, help="End when nothing more happens by itself.")
 @_take_over
 @_verbose
+@log_format_option
 @click.pass_obj
-def run(context: Context, *, once: bool, until_idle: bool, take_over: bool, verbose: bool) -> int:
+def run(
+    context: Context, *, once: bool, until_idle: bool, take_over: bool, verbose: bool, log_format: LogFormat
+) -> int:
     """
     Reconcile: bring the fleet to what its specs say, and record every step.
 
@@ -59,7 +65,7 @@ def run(context: Context, *, once: bool, until_idle: bool, take_over: bool, verb
         raise click.UsageError("--once and --until-idle exclude each other")
     until: StopWhen = "started" if once else "idle" if until_idle else "stopped"
     settings = replace(context.settings, take_over=take_over)
-    ended = _serve(settings, verbose=verbose, until=until)
+    ended = _serve(settings, verbose=verbose, log_format=log_format, until=until)
     if ended.steps == 0 and until != "stopped":
         click.echo(_nothing(ended), err=True)
     if until_idle and ended.is_bad:
@@ -99,9 +105,17 @@ def _nothing(ended: "_Summary") -> str:
 )
 @_take_over
 @_verbose
+@log_format_option
 @click.pass_obj
 def serve_command(
-    context: Context, /, *, take_over: bool, verbose: bool, public_url: str, **listen: Any
+    context: Context,
+    /,
+    *,
+    take_over: bool,
+    verbose: bool,
+    log_format: LogFormat,
+    public_url: str,
+    **listen: Any,
 ) -> int:
     """
     Reconcile, and serve the HTTP API for outside agents and webhooks.
@@ -110,7 +124,8 @@ def serve_command(
     without TLS files, or --behind-proxy.
     """
     web = Web(public_url=public_url.rstrip("/"), **listen)
-    _serve(replace(context.settings, take_over=take_over, web=web), verbose=verbose, until="stopped")
+    settings = replace(context.settings, take_over=take_over, web=web)
+    _serve(settings, verbose=verbose, log_format=log_format, until="stopped")
     return ExitCode.OK
 
 
@@ -127,7 +142,7 @@ class _Summary(NamedTuple):
     """Tasks that wait for something."""
 
 
-def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Summary:
+def _serve(settings: Settings, *, verbose: bool, log_format: LogFormat, **how: Any) -> _Summary:
     """Reconcile and print every step; return a summary."""
     from reconciler.cli.progress import bad_end_lines, is_bad_end, line
     from reconciler.controller.loop import Loop
@@ -138,7 +153,8 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Summary:
     close_memory()
     line_writer = LineWriter()
     logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, handlers=[LogHandler(line_writer)]
+        level=logging.INFO if verbose else logging.WARNING,
+        handlers=[LogHandler(line_writer, formatter(log_format))],
     )
     steps, bad_ends = 0, 0
     loops: list[Loop] = []
@@ -147,23 +163,29 @@ def _serve(settings: Settings, *, verbose: bool, **how: Any) -> _Summary:
         nonlocal steps, bad_ends
         steps += 1
         bad_ends += is_bad_end(step)
+        if log_format == "json":
+            line_writer.tell(step_json(step, loops[0].cache.desired if loops else Desired()))
+            return
         line_writer.tell(line(step))
         if loops and (why := bad_end_lines(step, loops[0].cache.desired, settings.data_dir)):
             line_writer.tell(why)
 
+    def say(message: str, *, err: bool = True) -> None:
+        line_writer.tell(notice_json(message, clock.now()) if log_format == "json" else message, err=err)
+
     def listen(url: str) -> None:
-        line_writer.tell(f"listening on {url}")
+        say(f"listening on {url}", err=False)
 
     def stopping(number: int) -> None:
         if number == signal.SIGINT:
-            line_writer.tell("ending; once more ends at once", err=True)
+            say("ending; once more ends at once")
 
     tells: dict[str, Any] = {"on_step": show, "on_listen": listen, "on_signal": stopping}
     try:
         with _plain_interrupt():
             ended = asyncio.run(serve_fleet(settings, on_loop=loops.append, **tells, **how))
         if summary := _what_goes_on(ended.cache.statuses):
-            line_writer.tell(summary, err=True)
+            say(summary)
     finally:
         line_writer.close()
     problems, waiting = ended.cache.desired.problems, ended.cache.last_plan.waiting

@@ -172,15 +172,15 @@ class LineWriter:
 
 
 class LogHandler(logging.Handler):
-    """Log handler that writes through a `LineWriter`, with date and zone."""
+    """Log handler that writes through a `LineWriter`, with date and zone if nothing else is asked for."""
 
-    def __init__(self, line_writer: LineWriter) -> None:
+    def __init__(self, line_writer: LineWriter, formatter: logging.Formatter | None = None) -> None:
         """Write to the given line writer."""
         super().__init__()
         self._line_writer = line_writer
-        formatter = logging.Formatter("%(asctime)s  %(levelname)s  %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-        formatter.converter = time.gmtime
-        self.setFormatter(formatter)
+        plain = logging.Formatter("%(asctime)s  %(levelname)s  %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        plain.converter = time.gmtime
+        self.setFormatter(formatter or plain)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from reconciler import log_fields
 from reconciler.controller.act import Actuator
 from reconciler.controller.backoff import Backoff
 from reconciler.controller.cache import FleetCache
@@ -269,6 +270,7 @@ class Loop:
             if problem not in before.problems:
                 log.warning("%s", problem)
         self.cache.desired = desired
+        log_fields.bind(revision=desired.revision)
         names = before.tasks.keys() | desired.tasks.keys()
         changed = {name for name in names if before.tasks.get(name) is not desired.tasks.get(name)}
         changed |= before.broken.keys() | desired.broken.keys()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Generic, NamedTuple, TypeVar
 
+from reconciler import log_fields
 from reconciler.controller.ports import Clock, WaitForNews, wait_for_news
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.faults import bug_message
@@ -126,6 +127,7 @@ class Poller(Generic[Subject]):
         self.running.clear()  # one that never began has not taken itself off
 
     async def _run(self, key: str, subject: Subject) -> None:
+        log_fields.bind(subject=key)
         try:
             await self.poll(subject)
         except ReconcilerError as error:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+from reconciler import log_fields
 from reconciler.controller.ports import Emit
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.events import RunEnded, RunSeen
@@ -247,6 +248,7 @@ class Dispatcher:
                 )
             )
 
+        _bind_log_fields(order)
         ON_RETRY.set(partial(self._note_retry, order.key))
         try:
             report = await self._report(order, seen, may_adopt=may_adopt)
@@ -276,6 +278,7 @@ class Dispatcher:
 
     async def _cancel(self, order: RunRequest, emit: Emit, *, is_followed: bool) -> None:
         """End the run; its follower reports the end, unless that takes too long."""
+        _bind_log_fields(order)
         try:
             await self._round(order).cancel()
             if is_followed:
@@ -358,3 +361,8 @@ class Dispatcher:
 
 def _failure(kind: FailureClass, message: str) -> Report:
     return Report(verdict=Verdict(outcome="failed", kind=kind, message=message))
+
+
+def _bind_log_fields(order: RunRequest) -> None:
+    """Let what is logged in this task name the run that it is about."""
+    log_fields.bind(task=order.task, run=order.run, host=order.host.name, session=order.session_id)
