@@ -1,7 +1,7 @@
 """
 A fleet at work, its pages, and one Chromium for all tests of this folder.
 
-Both last for the package and not for the session: while Playwright is on, no other loop can run in
+Both last for the module and not for the session: while Playwright is on, no other loop can run in
 this thread.
 """
 
@@ -91,7 +91,7 @@ class Visits:
             context.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     if CHROMIUM is None:
@@ -102,7 +102,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def fleet(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     playground = _make(tmp_path_factory.mktemp("pages"))
     with (playground.root / "talk").open("wb") as talk:

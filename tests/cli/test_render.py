@@ -228,7 +228,7 @@ def test_the_shape_of_a_tasks_document_is_a_promise():
     document = SHOWN_KINDS["task"].document(view)
 
     assert list(document) == [
-        "kind", "name", "phase", "reason", "cause", "conditions", "problems", "spec", "status",
+        "kind", "name", "phase", "since", "reason", "cause", "conditions", "problems", "spec", "status",
     ]  # fmt: skip
     assert document["phase"] == "running"
     assert document["spec"]["goal"] == "Do a."
