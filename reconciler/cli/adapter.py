@@ -154,7 +154,7 @@ async def _tried(
     from reconciler.cli.session import pick, specs_here
     from reconciler.dispatch.adapter_check import AdapterCheck
     from reconciler.dispatch.output import read_output
-    from reconciler.serve import ways
+    from reconciler.serve.transports import ways
 
     desired = await specs_here(context)
     adapter, place = (

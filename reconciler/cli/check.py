@@ -206,7 +206,7 @@ class KindChoice(click.Choice[str]):
 @click.argument("kind", type=KindChoice(), required=False)
 def schema_command(kind: "Kind | None") -> None:
     """Print the JSON Schema of a kind of spec, or of all kinds."""
-    from reconciler.specs.schema import json_schema as schema_of
+    from reconciler.specs.schema import json_schema
 
-    shown = schema_of(kind) if kind else {each: schema_of(each) for each in SCHEMA_KINDS}
+    shown = json_schema(kind) if kind else {each: json_schema(each) for each in SCHEMA_KINDS}
     click.echo(json.dumps(shown, indent=2))

@@ -187,7 +187,7 @@ def _example() -> Path:
 async def _run(place: Path) -> set[str]:
     from reconciler.cli.progress import line
     from reconciler.cli.streams import LineWriter
-    from reconciler.serve import reconcile
+    from reconciler.serve.process import reconcile
     from reconciler.settings import Settings
 
     settings = Settings(repo=str(place / "fleet"), data_dir=place / "state")

@@ -13,7 +13,7 @@ from reconciler.core.fields import format_duration
 from reconciler.core.model.runs import Check
 from reconciler.core.model.specs import Host, Repo, Task
 from reconciler.core.model.status import HostCli, Status
-from reconciler.core.runs.failure import summary_rows as cause_fields
+from reconciler.core.runs.failure import summary_rows
 from reconciler.core.times import ago, format_time
 from reconciler.core.views import HostView, TaskView, WorkerView
 
@@ -34,10 +34,10 @@ def _task_fields(view: TaskView, now: datetime) -> Iterator[tuple[str, str]]:
     yield "task", view.name
     yield "phase", view.state + (f", for {ago(view.since, now)}" if view.since else "")
     if view.is_bad_end and view.cause:
-        yield from cause_fields(view.cause)
+        yield from summary_rows(view.cause)
     else:
         yield "reason", shown_reason(view) or next((each.message for each in view.conditions), "")
-        yield from cause_fields(view.cause) if view.cause else ()
+        yield from summary_rows(view.cause) if view.cause else ()
     yield from _spec_fields(view.spec) if view.spec else ()
     yield from _status_fields(view.status, now) if view.status else ()
     yield from _live_fields(view, now)

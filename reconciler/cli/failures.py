@@ -6,7 +6,7 @@ import glob
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler.cli.terminal import value_block as aligned
+from reconciler.cli.terminal import value_block
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Desired, Host
 from reconciler.core.model.status import Phase, Status
@@ -93,4 +93,4 @@ def _workspace_folder(folder: Path, status: Status) -> str:
 
 def failure_text(summary: FailureSummary) -> str:
     """Return a failure as lines for people, its cause first."""
-    return aligned((name, value) for name, value in summary_rows(summary) if value)
+    return value_block((name, value) for name, value in summary_rows(summary) if value)

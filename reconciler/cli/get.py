@@ -252,14 +252,14 @@ async def _explained(
     from reconciler.cli.session import open_fleet
     from reconciler.core.planning.placement import place, slots_in_use
     from reconciler.specs.build import build
-    from reconciler.specs.explain import explain_fields as explained
+    from reconciler.specs.explain import explain_fields
 
     async with open_fleet(context) as fleet:
         revision, files = await fleet.files(rev)
         observed = await fleet.observed()
     desired = build(files, revision=revision)
     name = task_name(args, desired.tasks.keys() | desired.broken.keys())
-    fields = explained(files, name)
+    fields = explain_fields(files, name)
     others = {other: status for other, status in observed.statuses.items() if other != name}
     used = slots_in_use(others, observed)
     status = observed.statuses.get(name)

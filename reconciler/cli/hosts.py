@@ -128,7 +128,7 @@ async def _check(context: Context, names: Sequence[str]) -> tuple[Sequence[HostC
 
 async def check_hosts(context: Context, desired: "Desired", hosts: "Sequence[Host]") -> Sequence[HostCheck]:
     """Ask hosts what they are and have, and carry out a run that does nothing on each, at the same time."""
-    from reconciler.serve import ways
+    from reconciler.serve.transports import ways
 
     data = context.data_dir
     async with ways(lambda: desired.hosts, data, is_lasting=False) as transports:
@@ -354,7 +354,7 @@ async def _confirmed(
     """Print the key that a host shows; return it if the person confirms it."""
     from reconciler.cli.session import spec_path
     from reconciler.dispatch.ssh.trust import scan_host_key
-    from reconciler.serve import ways
+    from reconciler.serve.transports import ways
 
     async with ways(lambda: hosts, context.data_dir) as transports:
         scan = await scan_host_key(host, transports)

@@ -59,7 +59,7 @@ def run(
     `reconciler serve`. With --once or --until-idle it exits 1 if the specs have
     mistakes, and with --until-idle 5 if a task ended badly.
     """
-    from reconciler.serve import StopWhen
+    from reconciler.controller.loop import StopWhen
 
     if once and until_idle:
         raise click.UsageError("--once and --until-idle exclude each other")
@@ -148,7 +148,7 @@ def _serve(settings: Settings, *, verbose: bool, log_format: LogFormat, **how: A
     from reconciler.controller.loop import Loop
     from reconciler.controller.ports import Step
     from reconciler.dispatch.environ import close_memory
-    from reconciler.serve import reconcile as serve_fleet
+    from reconciler.serve.process import reconcile as serve_fleet
 
     close_memory()
     line_writer = LineWriter()

@@ -21,8 +21,7 @@ from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
 from reconciler.specs.snapshot import SpecsSnapshot
 from reconciler.store.guarded_tree import GuardedTree
-from reconciler.store.high_water import BranchLine, HighWaterMarks
-from reconciler.store.high_water import LineKind as MarkKind
+from reconciler.store.high_water import BranchLine, HighWaterMarks, LineKind
 from reconciler.store.presence import fleet_file
 from reconciler.store.remote_record import fetched_record, unfetched
 
@@ -178,7 +177,7 @@ class FleetSession:
         specs = () if self.branch == state_branch else (self.line("specs", self.branch),)
         return (self.line("record", state_branch), *specs)
 
-    def line(self, kind: MarkKind, branch: str) -> BranchLine:
+    def line(self, kind: LineKind, branch: str) -> BranchLine:
         """Return a branch with its high-water marks."""
         return BranchLine(self.repository, self.marks, kind, branch)
 

@@ -246,7 +246,7 @@ async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
     from reconciler.core.model.specs import FLEET_FORGE
     from reconciler.dispatch.secrets import forge_secret
     from reconciler.forge.forgejo import ForgeRegistry
-    from reconciler.specs.parse import FLEET_FILE as SETTINGS
+    from reconciler.specs.parse import FLEET_FILE
 
     async with open_fleet(context) as fleet:
         forges_by_repo = (await fleet.recorded())[0].forges
@@ -254,7 +254,7 @@ async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
             repo = FLEET_FORGE
         if repo not in forges_by_repo and repo != FLEET_FORGE:
             await fleet.spec_file("repo", repo)  # raises if it is missing, or not committed
-    spec = SETTINGS if repo == FLEET_FORGE else spec_path("repo", repo)
+    spec = FLEET_FILE if repo == FLEET_FORGE else spec_path("repo", repo)
     if repo not in forges_by_repo:
         raise NotFound(f"{spec} has no `forge` that can be used; see `reconciler validate`")
     forge = forges_by_repo[repo]

@@ -20,7 +20,7 @@ from reconciler.core.masking import Mask
 from reconciler.core.model.runs import FailureClass, RunRequest, Verdict, run_key
 from reconciler.core.model.specs import Desired, Host, Task
 from reconciler.core.model.status import HostCli, OnHost, Phase, Run, Status
-from reconciler.core.runs.command import build_run_request as make_order
+from reconciler.core.runs.command import build_run_request
 from reconciler.core.text import one_line, tail
 from reconciler.dispatch.dry_run import DryRun, dry_run
 from reconciler.dispatch.logs import LogFolder, read_end
@@ -156,7 +156,9 @@ class AdapterCheck:
                 title=task.headline,
             ),
         )
-        return make_order(task, status, Desired(hosts={host.name: host}, adapters={adapter.name: adapter}))
+        return build_run_request(
+            task, status, Desired(hosts={host.name: host}, adapters={adapter.name: adapter})
+        )
 
     async def _carry_out(self, order: RunRequest, read_output: ReadOutput) -> Verdict:
         try:

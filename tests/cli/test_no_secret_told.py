@@ -6,7 +6,7 @@ import logging
 import subprocess
 
 from reconciler.core.masking import Mask
-from reconciler.serve import _masked_logs
+from reconciler.serve.fleet import masked_logs
 
 TELLING = """\
 command: [sh, -c, 'echo "I was given $KEY"; echo "$KEY" >&2; exit 1']
@@ -39,7 +39,7 @@ def test_a_mistake_of_ours_is_logged_without_secrets(caplog):
         mask = Mask(frozenset({"tok-a1B2c3D4e5F6"}))
 
     error = ValueError("it was tok-a1B2c3D4e5F6")
-    with _masked_logs(Dispatch()):
+    with masked_logs(Dispatch()):
         logging.getLogger("here").error("a mistake with %s", "tok-a1B2c3D4e5F6", exc_info=error)
 
     assert "a mistake with ****" in caplog.text

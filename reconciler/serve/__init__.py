@@ -1,0 +1,3 @@
+"""
+Wiring: what `run` and `serve` are made of.
+"""

@@ -1,0 +1,259 @@
+"""
+A served fleet: opens the parts of the process, connects them to the loop, and closes them again.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reconciler import clock, datafolder
+from reconciler.controller.build import build_loop
+from reconciler.controller.cache import FleetCache
+from reconciler.controller.issues import IssueController
+from reconciler.controller.loop import Loop
+from reconciler.controller.meter import IsolatedMeter
+from reconciler.controller.notify import specs_poller
+from reconciler.controller.plan_preview import PlanPreview, ReadPull
+from reconciler.controller.poller import Poller
+from reconciler.controller.ports import UNREAD_METER, ControllerSettings, Meter, Ports
+from reconciler.core.errors import Problem, UsageError
+from reconciler.core.model.forge import PullRequestSnapshot
+from reconciler.core.model.specs import Desired
+from reconciler.core.model.status import OnHost
+from reconciler.core.times import format_time
+from reconciler.dispatch import environ
+from reconciler.dispatch.dispatcher import Dispatcher
+from reconciler.dispatch.output import read_output
+from reconciler.dispatch.prober import HostProber
+from reconciler.dispatch.secrets import forge_secret, secret_variables
+from reconciler.forge.forgejo import ForgeRegistry
+from reconciler.git.repository import Repository
+from reconciler.serve.transports import ways
+from reconciler.settings import Settings
+from reconciler.specs.edit import edit
+from reconciler.specs.parse import ROOT, read_task
+from reconciler.specs.source import SpecSource
+from reconciler.store.bot_commits import BotCommitter
+from reconciler.store.guarded_tree import GuardedTree
+from reconciler.store.high_water import HighWaterMarks
+from reconciler.store.leader import LeaderLease, LeaderMode, this_process
+from reconciler.store.merge_preview import PullTree
+from reconciler.store.presence import Presence, PresenceFile
+from reconciler.store.remote_record import require_own_record
+from reconciler.store.state import StateBranch
+
+if TYPE_CHECKING:  # imported where metrics are served, and only there
+    from reconciler.api.metrics import Metrics
+
+LOCAL_LOOK = timedelta(seconds=2)
+"""Interval of polling local refs, as a fallback of the watch; a poll costs microseconds."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ServedFleet:
+    """An opened fleet: the loop and everything it was wired to."""
+
+    repository: Repository
+    base: Path
+    """Folder that addresses of code repositories are relative to."""
+    branch: str
+    """The one with the specs."""
+    state: StateBranch
+    state_branch: str
+    """Its name."""
+    lease: LeaderLease
+    cache: FleetCache
+    loop: Loop
+    dispatch: Dispatcher
+    writer: BotCommitter
+    pollers: Sequence[Poller[Any]]
+    """Pollers that the loop does not drive."""
+    presence: PresenceFile
+    me: Presence
+    metrics: "Metrics | None"
+    """None where nobody can ask for them."""
+    listens_at: str = ""
+    """URL of the HTTP API."""
+    superseded: UsageError | None = None
+    """Why it ended: another reconciler leads."""
+
+
+@asynccontextmanager
+async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
+    """Open all parts of a fleet and wire them to a loop."""
+    async with AsyncExitStack() as stack:
+        metrics = _metrics(settings)
+        meter: Meter = IsolatedMeter(metrics or UNREAD_METER)
+        datafolder.prepare_data_folder(settings.data_dir)
+        repository = await Repository.open(settings.repo, settings.data_dir / "clones")
+        await stack.enter_async_context(repository)
+        base = repository.folder or repository.git_dir
+        branch = await repository.specs_branch(settings.branch)
+        marks = HighWaterMarks(repository, settings.data_dir)
+        stack.push_async_callback(marks.close)
+        tree = GuardedTree(repository, branch, marks)
+        specs = SpecSource(tree, tree.touched, objection=partial(_objection, tree))
+        desired = await specs.read({})
+        environ.take(secret_variables(desired))  # before any process is started that could read it
+        state_branch = desired.fleet.state_branch
+        await require_own_record(repository, state_branch)
+        cache = FleetCache()
+        state = await StateBranch.open(
+            repository,
+            state_branch,
+            token=clock.random_hex,
+            clock=clock.now,
+            revision=lambda: cache.desired.revision,
+            marks=marks,
+            meter=meter,
+        )
+        lease, presence, me = await _acquire_leader_lease(stack, settings, repository, state, state_branch)
+        tree.is_acted_on = branch != state_branch  # its mark moves with each commit
+        transports = await stack.enter_async_context(ways(lambda: cache.desired.hosts, settings.data_dir))
+        dispatch = Dispatcher(
+            transports,
+            data=settings.data_dir,
+            base=base,
+            fleet=state.fleet_id,
+            clock=clock.now,
+            read_output=read_output,
+            keep_logs=settings.keep_logs,
+            keep_logs_mb=settings.keep_logs_mb,
+        )
+        stack.enter_context(masked_logs(dispatch))
+        forges = ForgeRegistry(forge_secret, clock.now)
+        stack.push_async_callback(forges.close)
+        ports = Ports(
+            specs=specs,
+            state=state,
+            dispatch=dispatch,
+            prober=HostProber(transports, data=settings.data_dir, clock=clock.now),
+            forges=forges,
+            clock=clock.now,
+            monotonic=clock.monotonic,
+            meter=meter,
+        )
+        loop_settings = ControllerSettings(
+            machine=await _machine(settings, state),
+            takes_over=settings.take_over,
+            address=_task_address(settings),
+            sweep_interval=settings.sweep_interval,
+        )
+        loop, writer = build_loop(cache, ports, loop_settings), BotCommitter(repository, branch)
+        yield ServedFleet(
+            repository=repository,
+            base=base,
+            branch=branch,
+            state=state,
+            state_branch=state_branch,
+            lease=lease,
+            presence=presence,
+            me=me,
+            cache=cache,
+            loop=loop,
+            dispatch=dispatch,
+            writer=writer,
+            metrics=metrics,
+            pollers=(
+                specs_poller(
+                    repository.fetch, loop.inbox, partial(_look_interval, repository, cache), clock.now
+                ),
+                IssueController(forges, writer, cache, clock.now, read_task, edit).poller,
+                PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now).poller,
+            ),
+        )
+
+
+def _metrics(settings: Settings) -> "Metrics | None":
+    """Return the metrics of a process that serves them."""
+    if settings.web is None:
+        return None
+    from reconciler.api.metrics import Metrics  # noqa: PLC0415 - imported only where they are served
+
+    return Metrics(clock.now)
+
+
+async def _acquire_leader_lease(
+    stack: AsyncExitStack, settings: Settings, repository: Repository, state: StateBranch, branch: str
+) -> tuple[LeaderLease, PresenceFile, Presence]:
+    """
+    Acquire the leader lease of a fleet; `stack` releases it after the last write.
+
+    Raises UsageError if another reconciler leads.
+    """
+    mode: LeaderMode = "serve" if settings.web else "run"
+    since = format_time(clock.now())
+    lease = LeaderLease(repository, branch, this_process(clock.random_hex(), mode, since))
+    stack.push_async_callback(lease.release)
+    stack.push_async_callback(state.close)
+    await lease.take(by_force=settings.take_over)
+    presence = PresenceFile(repository, branch, settings.data_dir)
+    me = Presence(mode=mode, pid=os.getpid(), host=socket.gethostname(), since=since)
+    presence.tell(me)
+    stack.callback(lambda: presence.end(clock.now()))
+    return lease, presence, me
+
+
+def _objection(tree: GuardedTree) -> Problem | None:
+    return Problem(ROOT, 1, 1, str(tree.rewind)) if tree.rewind else None
+
+
+@contextmanager
+def masked_logs(dispatch: Dispatcher) -> Iterator[None]:
+    """Mask the secrets of runs in all log lines of this process."""
+
+    def mask(record: logging.LogRecord) -> bool:
+        hide = dispatch.mask.hide
+        record.msg, record.args = hide(record.getMessage()), None
+        if record.exc_info:
+            record.exc_text = hide(logging.Formatter().formatException(record.exc_info))
+        return True
+
+    handlers = logging.getLogger().handlers
+    for handler in handlers:
+        handler.addFilter(mask)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(mask)
+
+
+def _reader_of_pulls(repository: Repository) -> ReadPull:
+    """Return the function that reads the specs of a pull request; calls are serialized."""
+    tree = PullTree(repository)
+    source, turn = SpecSource(tree), asyncio.Lock()
+
+    async def read(pull: PullRequestSnapshot, base: str) -> Desired:
+        async with turn:
+            await tree.check_out_merge(pull.number, pull.head, base)
+            return await source.read({})
+
+    return read
+
+
+def _task_address(settings: Settings) -> str:
+    """Return the base URL of the pages of tasks; empty if there are none."""
+    url = settings.web.public_url if settings.web else ""
+    return f"{url}/tasks/" if url else ""
+
+
+async def _machine(settings: Settings, state: StateBranch) -> str:
+    """Return the name under which local runs of this data folder are recorded."""
+    statuses, hosts = await state.load()
+    machines = {host.machine for host in hosts.values()}
+    machines |= {one.holder.machine for one in statuses.values() if isinstance(one.holder, OnHost)}
+    return datafolder.machine(settings.data_dir, {name for name in machines if name}, clock.random_hex)
+
+
+def _look_interval(repository: Repository, cache: FleetCache) -> timedelta:
+    """Return the interval of polling the fleet's repository."""
+    return LOCAL_LOOK if repository.address is None else cache.desired.fleet.poll_interval
