@@ -4,6 +4,7 @@ The only reader of the clock and the only source of randomness.
 Everything else gets the time as an argument, so a test can bring its own.
 """
 
+import random
 import secrets
 import time
 from datetime import UTC, datetime
@@ -23,3 +24,8 @@ def monotonic() -> float:
 def random_hex(size: int = 6) -> str:
     """Return `size` random bytes in hex."""
     return secrets.token_hex(size)
+
+
+def jitter() -> float:
+    """Return a number in [0, 1) that spreads what many would do at the same moment."""
+    return random.random()  # noqa: S311 - no secret

@@ -26,6 +26,9 @@ from reconciler.core.planning.plan import why_end
 from reconciler.core.runs.leases import holder, report_event, require_held
 
 log = logging.getLogger(__name__)
+REPORT_LIMIT = 30.0
+"""Seconds within which a report is answered; one that is sent again is answered like the first."""
+_BUSY = "the reconciler is busy with its record (a slow remote, perhaps); send the same {}"
 LOOK_LIMIT = 5.0
 """Seconds a lease request may wait for the loop beyond its own wait: a push may last minutes."""
 
@@ -106,10 +109,7 @@ class WorkerLeases:
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if not looked:
-                raise Unavailable(
-                    "the reconciler is busy with its record (a slow remote, perhaps); "
-                    "send the same request again, with the same request_key"
-                )
+                raise Unavailable(_BUSY.format("request again, with the same request_key"))
             left = until - asyncio.get_running_loop().time()
             done, _ = await asyncio.wait((waiter.won,), timeout=max(left, 0))
             return waiter.won.result() if done else None
@@ -124,7 +124,10 @@ class WorkerLeases:
         pending = PendingReport(report)
         self._pending.append(pending)
         self._inbox.wake()
-        return await pending.answer
+        done, _ = await asyncio.wait((pending.answer,), timeout=REPORT_LIMIT)
+        if not done:  # it is answered all the same, to nobody
+            raise Unavailable(_BUSY.format("report again"))
+        return pending.answer.result()
 
     def heartbeat(self, task: str, agent: str, epoch: int) -> str | None:
         """Renew the lease; return why the agent should stop; see controller.ports.LeaseService."""

@@ -498,7 +498,7 @@ def _touched(event: BranchTouched, status: Status) -> StatusChanges:
 
 
 @_changes.register
-def _reopened(event: Reopened, status: Status) -> StatusChanges:  # noqa: ARG001 - as above
+def _reopened(event: Reopened, status: Status) -> StatusChanges:  # noqa: ARG001 - all changes have one signature
     return {"head_commit": event.head, "last_activity_at": event.origin.at}
 
 
@@ -556,12 +556,12 @@ def _renamed(event: Renamed, status: Status) -> StatusChanges:
 
 
 @_changes.register
-def _spec_removed(event: SpecRemoved, status: Status) -> StatusChanges:  # noqa: ARG001 - as above
+def _spec_removed(event: SpecRemoved, status: Status) -> StatusChanges:  # noqa: ARG001 - all changes have one signature
     return {"removed": True, "waiting": None}
 
 
 @_changes.register
-def _restored(event: Restored, status: Status) -> StatusChanges:  # noqa: ARG001 - as above
+def _restored(event: Restored, status: Status) -> StatusChanges:  # noqa: ARG001 - all changes have one signature
     return {"removed": False}
 
 

@@ -3,11 +3,11 @@ The ways from this machine to hosts.
 """
 
 import os
-import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from reconciler import clock
 from reconciler.core.model.specs import Host
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.paths import local_folder
@@ -27,7 +27,7 @@ async def ways(
     transports = TransportPool(
         hosts,
         local=lambda host: LocalTransport(local_folder(host, data)),
-        jitter=random.random,
+        jitter=clock.jitter,
         agent_path=os.environ.get("SSH_AUTH_SOCK"),
         is_lasting=is_lasting,
     )

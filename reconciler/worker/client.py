@@ -7,7 +7,6 @@ its offset, a report by its epoch. So whatever is not answered is sent again.
 
 import asyncio
 import logging
-import random
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
@@ -18,7 +17,7 @@ from urllib.parse import quote
 import httpx2
 from pydantic import TypeAdapter, ValidationError
 
-from reconciler import __version__
+from reconciler import __version__, clock
 from reconciler.core.errors import (
     LeaseLost,
     NotFound,
@@ -94,7 +93,7 @@ class ApiClient:
         authorities: Authorities | None = None,
         tries: int | None = 5,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        jitter: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = clock.jitter,
     ) -> None:
         """Raise UsageError if the address or the token is malformed."""
         self._token = token

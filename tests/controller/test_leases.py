@@ -6,7 +6,7 @@ import pytest
 
 from reconciler.controller import leases as agents
 from reconciler.core.errors import LeaseLost, NotFound, NotNow, Problem, Refused, Unavailable
-from reconciler.core.events import WorkerReport
+from reconciler.core.events import Started, WorkerReport
 from reconciler.core.model.runs import Claim, FailureClass
 from reconciler.core.model.specs import Agent, DesiredState, ExecutionMode, Repo
 from reconciler.core.model.status import LeaseRequest, Phase, Reason
@@ -114,6 +114,27 @@ async def test_a_bid_is_answered_in_time_though_a_commit_takes_long_and_nothing_
 
     assert await office.acquire() == "a"
     assert office.stage.state.statuses["a"].attempt == 1
+
+
+async def test_a_report_is_answered_in_time_though_a_commit_takes_long_and_counts_once(office, monkeypatch):
+    monkeypatch.setattr(agents, "REPORT_LIMIT", 0.05)
+    await office.push(pulled("a"))
+    await office.acquire()
+    commit, done = office.stage.state.commit, asyncio.Event()
+
+    async def slow(steps):
+        await done.wait()
+        await commit(steps)
+
+    office.stage.state.commit = slow
+    with pytest.raises(Unavailable, match="send the same report again"):
+        await office.say("a")
+    done.set()
+    monkeypatch.undo()
+
+    assert (await office.say("a")).phase is Phase.RUNNING
+    started = [step for step in office.stage.state.log if isinstance(step.event, Started)]
+    assert len(started) == 1
 
 
 async def test_a_task_of_hosts_is_not_handed_out(office):
