@@ -19,7 +19,8 @@ def on_a_terminal(argv, lines=10, columns=60, **env):
     """Return what a command prints where stdin and stdout are a terminal of that size."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    env = {**os.environ, "TERM": "xterm", "RECONCILER_PAGER": PAGER, **env}
+    inherited = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
+    env = {**inherited, "TERM": "xterm", "RECONCILER_PAGER": PAGER, **env}
     with subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env) as process:
         os.close(theirs)
         seen = b""
