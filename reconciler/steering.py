@@ -131,7 +131,7 @@ class Steering:
         head, files = await self._editor.files(path)
         if path in files:
             raise UsageError(f"there is a task {name} already; choose another name")
-        message = edit_message(f"Add task {name}", reason)
+        message = edit_message(edit_subject("Submit", "task", name), reason)
         return Outcome(
             await self._editor.put({path: text}, message, made_from=head, author=person),
             f"{name} is asked for",

@@ -12,12 +12,13 @@ from sanic.request import Request
 from sanic.response import HTTPResponse
 
 from reconciler.api.auth import Authenticator
+from reconciler.api.exposure import Exposure
 from reconciler.api.health import Pulse
 from reconciler.api.limits import Buckets, RateLimits
 from reconciler.api.metrics_route import count_answers, metrics_operations
 from reconciler.api.openapi import openapi_document
 from reconciler.api.operation import JSON, Admission, Call, Operation, Reply, add_routes
-from reconciler.api.pages.access import Exposure, PageAccess
+from reconciler.api.pages.access import PageAccess
 from reconciler.api.pages.all import ACTIONS, PAGES, STREAMS, TABS
 from reconciler.api.pages.fleet import Fleet
 from reconciler.api.pages.handlers import Pages
@@ -59,7 +60,7 @@ def make_app(
         LastUse(last_use, clock),
         Buckets(limits.token),
         Buckets(limits.peer),
-        is_local=exposure.is_open,
+        exposure,
     )
     operations = _with_document(
         (

@@ -2,15 +2,14 @@
 Authentication: tokens, scopes and rate limits at the door of the API.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 from sanic.request import Request
 
+from reconciler.api.exposure import Exposure
 from reconciler.api.limits import Buckets
-from reconciler.api.listen import is_loopback
 from reconciler.api.operation import Operation
 from reconciler.api.problems import Unauthenticated
 from reconciler.api.tokens import Caller, LastUse, authenticate, is_still_good
@@ -30,14 +29,14 @@ class Authenticator:
     last_use: LastUse
     tokens: Buckets
     peers: Buckets
-    is_local: bool = False
-    """Whether only programs of this machine can ask: it listens on the loopback, without a proxy."""
+    exposure: Exposure
 
     def admit(self, request: Request, operation: Operation) -> Caller:
         """Return who asks. Raises Unauthenticated, Refused, TooMany, Unavailable."""
         if operation.is_unlimited:
             return ANONYMOUS
-        if operation.is_open_here and self.is_local and _is_for_loopback(request):
+        is_open = self.exposure.is_open and self.exposure.has_name(request.headers.get("host", ""))
+        if operation.is_open_here and is_open:
             self.peers.take(f"{request.client_ip} {operation.name}")
             return ANONYMOUS
         if not operation.scopes:
@@ -60,12 +59,3 @@ class Authenticator:
     def is_still_good(self, caller: Caller) -> bool:
         """Return whether who was let in before would still be."""
         return is_still_good(caller, self.view.desired.agents, self.clock())
-
-
-def _is_for_loopback(request: Request) -> bool:
-    """Tell whether the Host header names this machine: a page elsewhere may have its own name lead here."""
-    host = request.headers.get("host", "")
-    return is_loopback(host.rpartition(":")[0].strip("[]") if _PORT.search(host) else host.strip("[]"))
-
-
-_PORT = re.compile(r":\d*\Z")

@@ -254,8 +254,7 @@ async def _diff(context: Context, args: Sequence[str], options: Sequence[str]) -
         folder = context.data_dir / "repos" / f"{run.repo.replace('/', '+')}.git"
         if not await _has(folder, commits):
             folder = await _fetched(context, desired, run, commits, base)
-        args = ("diff", "--no-ext-diff", "--no-textconv", *options, f"{commits[0]}...{commits[1]}")
-        return (await Git.local(folder).run(*args)).decode("utf-8", "replace")
+        return (await Git.local(folder).diff(*commits, *options)).decode("utf-8", "replace")
 
 
 async def _has(folder: "Path", commits: Sequence[str]) -> bool:

@@ -306,8 +306,7 @@ class CodeRepository:
                     f"commit {commit[:10]} of {self.repo.name} is not on the reconciler's machine; "
                     f"it is at {without_credentials(self.url)}, if anywhere"
                 )
-        args = ("diff", "--no-ext-diff", "--no-textconv", "--find-renames", base, head, "--")
-        return (await self._git.run(*args))[:_MOST_DIFF].decode("utf-8", "replace")
+        return (await self._git.diff(base, head))[:_MOST_DIFF].decode("utf-8", "replace")
 
     @_with_rebuilt_mirror
     async def merged(self, heads: Collection[str]) -> frozenset[str]:

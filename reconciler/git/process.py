@@ -180,6 +180,11 @@ class Git:
         """Run a git command as `run` does, and return the one line it printed."""
         return (await self.run(*args, stdin=stdin, codes=codes, env=env)).decode(errors="replace").strip()
 
+    async def diff(self, base: str, head: str, *options: str) -> bytes:
+        """Return what a commit changes since it parted from another. Raises GitFailed."""
+        flags = ("--no-ext-diff", "--no-textconv", "--find-renames")  # none of the repository's own programs
+        return await self.run("diff", *flags, *options, f"{base}...{head}", "--")
+
     async def attempt(
         self,
         *args: str,

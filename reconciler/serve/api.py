@@ -45,8 +45,8 @@ async def serve_api(
         return
     # Imported only here: Sanic takes longer to import than everything else together.
     from reconciler.api.app import make_app  # noqa: PLC0415 - see above
+    from reconciler.api.exposure import exposure_of  # noqa: PLC0415 - see above
     from reconciler.api.listen import read_listen  # noqa: PLC0415 - see above
-    from reconciler.api.pages.access import exposure_of  # noqa: PLC0415 - see above
     from reconciler.api.proposals import Proposals  # noqa: PLC0415 - see above
     from reconciler.api.server import serve_app  # noqa: PLC0415 - see above
     from reconciler.api.services import Services  # noqa: PLC0415 - see above

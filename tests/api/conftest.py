@@ -8,9 +8,9 @@ import httpx2
 import pytest
 
 from reconciler.api.app import make_app
+from reconciler.api.exposure import exposure_of
 from reconciler.api.limits import RateLimits
 from reconciler.api.listen import read_listen
-from reconciler.api.pages.access import exposure_of
 from reconciler.api.server import serve_app
 from tests.api.world import TOKENS, FakeWorld
 

@@ -12,10 +12,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.api.app import make_app
+from reconciler.api.exposure import exposure_of
 from reconciler.api.limits import Rate, RateLimits
 from reconciler.api.listen import read_listen
 from reconciler.api.metrics import TABLE, Metrics, MetricSources
-from reconciler.api.pages.access import exposure_of
 from reconciler.api.server import serve_app
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import Conflict, Unavailable

@@ -150,7 +150,7 @@ async def test_a_new_task_is_checked_and_then_committed(world, clients):
 
     assert "Nothing is wrong with it" in checked.text
     assert submitted.headers["location"] == f"/tasks/web/new?committed={1:040x}"
-    assert world.editor.commits == [("boss", "Add task web/new\n\nasked for by mail\n")]
+    assert world.editor.commits == [("boss", "Submit web/new\n\nasked for by mail\n")]
     text = world.editor.texts["specs/tasks/web/new.yaml"]
     assert "npm run lint" in text
     assert "priority: 7" in text

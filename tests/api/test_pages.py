@@ -11,9 +11,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from reconciler.api.exposure import Exposure, exposure_of
 from reconciler.api.listen import Listen, read_listen
 from reconciler.api.pages import handlers, static_files
-from reconciler.api.pages.access import LIFETIME, Exposure, exposure_of
+from reconciler.api.pages.access import LIFETIME
 from reconciler.api.pages.rendering import RenderCache, rendered
 from reconciler.core.adapter import Budget, Usage
 from reconciler.core.errors import Problem

@@ -14,9 +14,9 @@ import pytest
 
 from reconciler.api import server
 from reconciler.api.app import make_app
+from reconciler.api.exposure import exposure_of
 from reconciler.api.limits import Rate, RateLimits
 from reconciler.api.listen import read_listen
-from reconciler.api.pages.access import exposure_of
 from reconciler.api.server import serve_app
 from reconciler.api.stream import PING_SECONDS
 from reconciler.core.errors import Unavailable, UsageError

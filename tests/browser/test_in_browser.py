@@ -104,7 +104,7 @@ def test_actions_are_commits_in_the_name_of_who_is_logged_in_and_the_page_shows_
     page.get_by_label("Script").fill("true")
     page.get_by_role("button", name="Submit").click()
     page.get_by_text("Committed as").wait_for()
-    assert fleet.subject().startswith("boss: Add task ops/new")
+    assert fleet.subject().startswith("boss: Submit ops/new")
 
 
 def test_what_agents_and_specs_say_is_text_and_nothing_of_it_runs(visit, settled):

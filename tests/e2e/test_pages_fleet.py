@@ -65,7 +65,7 @@ async def test_from_the_pages_alone_a_run_is_followed_to_its_commit_and_a_task_i
 
         assert (acted.status_code, submitted.status_code, refused.status_code) == (303, 303, 401)
         lines = playground.sh("git log -2 --format='%an: %s %b' main", playground.fleet)
-        assert lines.startswith("boss: Add task web/new")
+        assert lines.startswith("boss: Submit web/new")
         assert "boss: Resume web/later it is time" in lines
         assert playground.sh("git status --short", playground.fleet) == ""
 

@@ -10,14 +10,13 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from sanic.request import Request
 
 from reconciler.api.auth import ANONYMOUS
+from reconciler.api.exposure import Exposure
 from reconciler.api.limits import Buckets
-from reconciler.api.listen import Listen, is_loopback
 from reconciler.api.problems import Unauthenticated
 from reconciler.api.tokens import Caller, authenticate
 from reconciler.controller.ports import Clock, FleetView
@@ -27,48 +26,6 @@ from reconciler.core.times import time_at
 
 LIFETIME = timedelta(days=7)
 """How long a cookie is good after the login."""
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exposure:
-    """Where the pages are served, as far as it decides who may look."""
-
-    hosts: frozenset[str] | None
-    """Names by which it may be called, as a request's Host; None: by any."""
-    is_open: bool
-    """Whether everybody who reaches it may read."""
-    is_secure: bool
-    """Whether there is TLS between the browser and us."""
-    key: bytes
-    """Signs cookies."""
-
-    @property
-    def cookie(self) -> str:
-        """Name of the cookie; of one with TLS, browsers see to it that no other server has set it."""
-        return "__Host-reconciler" if self.is_secure else "reconciler"
-
-
-def exposure_of(listen: Listen, public_url: str, key: bytes) -> Exposure:
-    """Return how pages are served at a listen address, and perhaps at an address that others know."""
-    public = urlsplit(public_url).hostname
-    is_everywhere = _is_unspecified(listen.host)
-    names = {listen.host.lower()} | ({public} if public else set()) | LOOPBACK
-    return Exposure(
-        # A cookie is only sent to the name that set it, so that another name leads nowhere but to the login.
-        hosts=None if is_everywhere and not public else frozenset(names),
-        is_open=listen.is_local and (public is None or is_loopback(public)),
-        is_secure=listen.tls is not None or listen.behind_proxy or public_url.startswith("https:"),
-        key=key,
-    )
-
-
-def _is_unspecified(host: str) -> bool:
-    """Return whether an address stands for all that the machine has."""
-    try:
-        return ip_address(host).is_unspecified
-    except ValueError:
-        return False
 
 
 class Misdirected(Refused):
@@ -146,8 +103,8 @@ class PageAccess:
         return agent is not None and _is_valid(agent, self.clock()) and caller.token_hash in _hashes(agent)
 
     def _require_host(self, request: Request) -> None:
-        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-        if self.exposure.hosts is not None and host.lower() not in self.exposure.hosts:
+        host = request.headers.get("host", "")
+        if not self.exposure.has_name(host):
             raise Misdirected(
                 f"this server is not called {host[:100] or 'nothing'!r}; use one of the addresses that "
                 "`reconciler serve` names, or tell it this one with --public-url"
