@@ -1,7 +1,7 @@
 """
 Measure a look with nothing to do, at 1,000 and at 100,000 finished tasks.
 
-A look is what happens at every knock: read the ref of the specs, plan, find
+A look is what happens at every notification: read the ref of the specs, plan, find
 that nothing changed. Real git repositories, real statuses on record; the two
 fleets are looked at in turn. CPU milliseconds, medians.
 """
@@ -16,45 +16,22 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from reconciler.controller.build import build_loop
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.loop import Loop
 from reconciler.controller.ports import ControllerSettings, Ports
-from reconciler.core.model.runs import RunRequest
-from reconciler.core.model.specs import Host
-from reconciler.core.model.status import HostStatus, OnHost, Phase, Run, Status
+from reconciler.core.model.status import OnHost, Phase, Run, Status
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
 from reconciler.specs.source import SpecSource
 from reconciler.store.state import StateBranch
 from reconciler.store.statuses import dump_status
+from tests.fakes import FakeDispatch, FakeForges, FakeProber
 
 SIZES = tuple(int(size) for size in sys.argv[1:]) or (1_000, 100_000)
 LOOKS = 200
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
-
-
-class Nowhere:
-    """Hosts on which nothing runs."""
-
-    followed: frozenset[tuple[str, int]] = frozenset()
-    retry_reasons: Mapping[str, str] = {}
-
-    def follow(self, order: RunRequest, emit: object) -> None:
-        raise AssertionError(f"{order.run} was started, but there is nothing to do")
-
-    stop = follow
-
-    async def sweep(self, host: Host, *keep: object) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
-
-    async def probe(
-        self, host: Host, adapters: Mapping[str, object], before: HostStatus | None
-    ) -> tuple[HostStatus, float | None]:
-        return before or HostStatus(reachable=True, since=NOW), None
 
 
 async def main() -> None:
@@ -87,13 +64,12 @@ async def settled_fleet(folder: Path, size: int) -> Loop:
     state = await StateBranch.open(
         repository, "fleet-state", token=lambda: "0" * 12, clock=lambda: NOW, revision=lambda: ""
     )
-    nowhere = Nowhere()
     ports = Ports(
         specs=specs,
         state=state,
-        dispatch=nowhere,
-        prober=nowhere,
-        forges=nowhere,
+        dispatch=FakeDispatch(),
+        prober=FakeProber(),
+        forges=FakeForges(),
         clock=lambda: NOW,
         monotonic=lambda: 0.0,
     )

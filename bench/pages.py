@@ -18,8 +18,8 @@ import httpx2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from reconciler.api.app import make_app
+from reconciler.api.exposure import exposure_of
 from reconciler.api.listen import read_listen
-from reconciler.api.pages.access import exposure_of
 from reconciler.api.server import serve_app
 from reconciler.core.events import Assigned, Completed, Created, Origin, Started
 from reconciler.core.model.runs import Report, Verdict, run_key

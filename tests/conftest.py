@@ -1,5 +1,5 @@
 """
-How Hypothesis looks, how many tests run at once, and where programs are compiled for a session.
+How Hypothesis looks, how many tests run at once, and what is around them: compiled modules, signals.
 
 `HYPOTHESIS_PROFILE=thorough pytest` draws ten times as many, and others.
 """
@@ -7,6 +7,7 @@ How Hypothesis looks, how many tests run at once, and where programs are compile
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -31,6 +32,11 @@ if sys.dont_write_bytecode and "PYTHONPYCACHEPREFIX" not in os.environ:
     os.environ["PYTHONPYCACHEPREFIX"] = compiled = tempfile.mkdtemp(prefix="reconciler-compiled-")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As of a shell that put the tests into the background: every process that they start would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -1,6 +1,7 @@
 """The documentation says what the program does: what it knows better is written by it."""
 
 import ast
+import importlib.util
 import json
 import re
 import subprocess
@@ -74,3 +75,25 @@ def test_the_page_on_architecture_names_files_and_methods_that_are_there():
     assert [place for place in places if not (ROOT / "reconciler" / place).is_file()] == []
     assert len(methods) > 10
     assert [method for method in methods if method not in there] == []
+
+
+PROGRAMS = [*(ROOT / "bench").glob("*.py"), *(ROOT / "docs").glob("*.py")]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+def test_what_a_program_beside_the_package_imports_of_it_is_there(program):
+    nodes = ast.walk(ast.parse(program.read_text()))
+    imported = [
+        (node.module, alias.name)
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").partition(".")[0] in {"reconciler", "tests"}
+        for alias in node.names
+    ]
+    modules = {module: importlib.import_module(module) for module, _ in imported}
+
+    assert [
+        (module, name)
+        for module, name in imported
+        if not hasattr(modules[module], name) and importlib.util.find_spec(f"{module}.{name}") is None
+    ] == []
