@@ -62,6 +62,29 @@ def test_a_row_changes_its_phase_by_push_and_keeps_the_focus_that_is_in_it(visit
     assert page.evaluate("document.activeElement.closest('tr')?.id") == "t-web/row"
 
 
+@pytest.mark.parametrize("late", ["hx-sse", "pages.js", "live"])
+def test_a_page_that_is_slow_to_load_misses_nothing_that_happens_meanwhile(visit, fleet, late):
+    """One of its files, or the connection for what comes next, is held back until something has changed."""
+    name = f"ops/{late.lower().replace('.', '')}"
+    page = visit("/login")
+    held = []
+    page.route(re.compile(rf"/{late}|/vendor/{late}"), lambda route: held.append(route))
+    page.goto("/tasks", wait_until="commit")
+    row(page, "ops/gpu").wait_for(state="attached")
+    fleet.playground.task(name, "goal: Come late.\nadapter: script\nscript: 'true'\n")
+    fleet.playground.commit()
+    other = visit("/tasks")
+    row(other, name).get_by_text("completed", exact=True).wait_for()
+    while not held:
+        page.wait_for_timeout(50)
+    assert row(page, name).count() == 0
+
+    for route in held:
+        route.continue_()
+
+    row(page, name).get_by_text("completed", exact=True).wait_for()
+
+
 def test_search_and_filters_are_in_the_address_and_a_link_to_it_shows_the_same(visit):
     page = visit("/tasks")
     page.keyboard.press("/")

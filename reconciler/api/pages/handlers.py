@@ -71,6 +71,8 @@ class Visit:
     """Of parameters that are given twice, the last; those that are empty are left out."""
     form: Mapping[str, str] = field(default_factory=dict)
     """Of an action."""
+    version: str = ""
+    """What was on record when it came: a page shows that, or what came since."""
 
     @property
     def is_admin(self) -> bool:
@@ -215,8 +217,8 @@ class Pages:
                 async with self._turns:
                     return self._render(await page.show(visit), visit, page.tab, is_part=is_part)
 
-            version = self._fleet.version()
-            rendering = await self._cache.get((page.name, visit.path, is_part, whose), version, make)
+            key = (page.name, visit.path, is_part, whose)
+            rendering = await self._cache.get(key, visit.version, make)
             return _answer(request, rendering)
 
         return show
@@ -229,6 +231,7 @@ class Pages:
             name,
             _pairs(request.query_string),
             _pairs(body.decode("utf-8", "replace")),
+            self._fleet.version(),
         )
 
     def _render(self, view: View, visit: Visit, tab: str, *, is_part: bool) -> Rendered:
@@ -309,7 +312,8 @@ class Pages:
     async def _live(self, request: Request, _: str) -> None:
         """Say `changed` when something went on record, at most once a second, and nothing but that."""
         visit = self._visit(request, self._access.admit(request), "")
-        await self._send(request, visit.caller, self._changes(request.headers.get("last-event-id", "")))
+        last = request.headers.get("last-event-id") or visit.query.get("from", "")
+        await self._send(request, visit.caller, self._changes(last))
 
     async def _changes(self, last: str) -> AsyncGenerator[str, None]:
         version = self._fleet.version()
