@@ -7,7 +7,7 @@ full, cordoned or unreachable, runs that nobody follows.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -346,9 +346,9 @@ def reports() -> st.SearchStrategy[Report]:
 # --- Plans --------------------------------------------------------------------
 
 
-def plan(desired: Desired, observed: Observed, now: datetime, among: Collection[str] | None = None) -> Plan:
+def plan(desired: Desired, observed: Observed, now: datetime) -> Plan:
     """Return what is planned; no task may be set aside by a mistake of ours, which the planner survives."""
-    planned = planner.plan(desired, observed, now, among)
+    planned = planner.plan(desired, observed, now)
     assert planned.faults == {}
     return planned
 

@@ -183,7 +183,8 @@ _KINDS: Mapping[type[Action], ActionKind] = {
 def plan_body(view: FleetView, most: int) -> PlanBody:
     """Return the last plan, with the first of the waiting tasks."""
     plan = view.last_plan
-    waiting = [(name, plan.waiting[name]) for name in sorted(plan.waiting)[:most]]
+    waits = view.waiting
+    waiting = [(name, waits[name]) for name in sorted(waits)[:most]]
     return PlanBody(
         revision=view.desired.revision,
         due=_time(plan.due),
@@ -195,7 +196,7 @@ def plan_body(view: FleetView, most: int) -> PlanBody:
             PlannedWait(task=name, reason=wait.reason, message=wait.message, since=format_time(wait.since))
             for name, wait in waiting
         ),
-        waiting_count=len(plan.waiting),
+        waiting_count=len(waits),
     )
 
 

@@ -150,7 +150,7 @@ class HostMaintenance:
         return {name: repo for name, repo in desired.repos.items() if name in names}
 
     def _may_start(self, name: str, status: Status) -> bool:
-        task, wait = self.controller.desired.tasks.get(name), self.controller.last_plan.waiting.get(name)
+        task, wait = self.controller.desired.tasks.get(name), status.waiting
         if task is None or task.desired is not DesiredState.ACTIVE or status.phase is not Phase.CREATED:
             return False
         return task.execution_mode is ExecutionMode.SSH_CLI and (wait is None or wait.reason in _READY)

@@ -164,7 +164,7 @@ class Transition:
     @property
     def old(self) -> str:
         """Its name before the step; differs only for a rename."""
-        return _old_name(self.event)
+        return old_name(self.event)
 
 
 def fold(
@@ -192,7 +192,7 @@ def step(statuses: Mapping[str, Status], event: Event) -> Transition | None:
 
     Raises IllegalTransition if it cannot happen.
     """
-    old = _old_name(event)
+    old = old_name(event)
     if old != event.task and event.task in statuses:
         raise IllegalTransition(f"task {old} cannot be renamed: there is a status of {event.task}")
     before = statuses.get(old)
@@ -262,7 +262,8 @@ def _needs_pull(status: Status, event: Event) -> bool:
     return isinstance(event, Cancelled | Reopened) and status.phase.is_settled
 
 
-def _old_name(event: Event) -> str:
+def old_name(event: Event) -> str:
+    """Return the name that an event's task had before it; differs only for a rename."""
     return event.old if isinstance(event, Renamed) else event.task
 
 

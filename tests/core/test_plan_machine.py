@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from reconciler.core.events import Assigned, ChangesRequested, Origin
 from reconciler.core.model.specs import DesiredState, FleetSpec
 from reconciler.core.model.status import Phase, Reason
-from reconciler.core.planning.plan import attention, needs_attention, plan, prune_digest
+from reconciler.core.planning.plan import needs_attention, plan, prune_digest
 from tests.strategies import NAMES, STOPPED, SUCCESS, World, desireds, reports, tasks
 
 
@@ -98,11 +98,6 @@ class Fleet(RuleBasedStateMachine):
     def no_run_key_ever_comes_twice(self):
         runs = Counter(step.event.run for step in self.world.history if isinstance(step.event, Assigned))
         assert all(count == 1 for count in runs.values())
-
-    @invariant()
-    def it_is_enough_to_look_at_what_needs_attention(self):
-        desired, observed = self.world.desired, self.world.observed
-        assert plan(desired, observed, self.world.now, attention(desired, observed)) == self.plan()
 
     @invariant()
     def what_waits_is_looked_at(self):

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import NamedTuple
 
 from reconciler.core.adapter import overspent
 from reconciler.core.attribution import attribute
@@ -46,6 +47,7 @@ from reconciler.core.model.status import (
     Status,
     Waiting,
 )
+from reconciler.core.planning.backlog import Backlog
 from reconciler.core.planning.context import PlanContext, Wait, waiting
 from reconciler.core.planning.limits import budget_scopes, spent_today
 from reconciler.core.planning.liveness import host_loss, host_silence, silence_deadlines, worker_loss
@@ -143,44 +145,62 @@ class Plan:
 # --- The plan --------------------------------------------------------------
 
 
-def plan(desired: Desired, observed: Observed, now: datetime, among: Collection[str] | None = None) -> Plan:
+def plan(desired: Desired, observed: Observed, now: datetime) -> Plan:
     """
-    Return what should be done now.
+    Return what should be done now, after a look at every task.
 
-    `among` are the names to look at: all that need attention, or more; every
-    name if None. Before the specs were read for the first time nothing is done.
-    A task about which thinking fails is left as it is, and says so; the others
-    are planned without it.
+    Before the specs were read for the first time nothing is done. A task about
+    which thinking fails is left as it is, and says so; the others are planned
+    without it.
     """
     if not desired.revision:
         return Plan()
-    names = _every_name(desired, observed) if among is None else {*among, *desired.broken, *observed.damaged}
+    names = _every_name(desired, observed)
     try:
-        return _plan(desired, observed, now, names)
+        return plan_some(desired, observed, now, names, Backlog()).plan
     except Exception:  # noqa: BLE001 - whatever it is, it is told of the tasks it is about
-        faults = culprits(lambda some: _plan(desired, observed, now, {*some}), sorted(names))
+        faults = culprits(lambda some: plan_some(desired, observed, now, {*some}, Backlog()), sorted(names))
     message = {name: fault_message(error) for name, error in faults.items()}
     rest = replace(observed, faults={**observed.faults, **message})
-    return replace(_plan(desired, rest, now, names), faults=faults)
+    return replace(plan_some(desired, rest, now, names, Backlog()).plan, faults=faults)
 
 
-def _plan(desired: Desired, observed: Observed, now: datetime, every: AbstractSet[str]) -> Plan:
-    """Return the plan for these names. Raises whatever thinking about one of them raises."""
+class PartialPlan(NamedTuple):
+    """A plan after a look at some tasks, and what was seen of them."""
+
+    plan: Plan
+    blocked: Mapping[str, Wait]
+    """Of those that want to run: what some wait for that no slot would help."""
+
+
+def plan_some(
+    desired: Desired, observed: Observed, now: datetime, every: AbstractSet[str], backlog: Backlog
+) -> PartialPlan:
+    """
+    Return the plan after a look at these tasks, and at those of the backlog that it is the turn of.
+
+    Of the backlog these are the heads of its lanes, and what depends on tasks that the plan changes.
+    Raises whatever thinking about a task raises.
+    """
     set_aside = {name: str(problem) for name, problem in observed.damaged.items()} | {**observed.faults}
     faults = {name: message for name, message in set_aside.items() if name in every}
     names = every - faults.keys()
     statuses: Mapping[str, Status] = {n: observed.statuses[n] for n in every if n in observed.statuses}
     renames = tuple(attribute(desired, event) for event in _renames(desired, observed, statuses, names, now))
-    statuses, _ = fold(statuses, renames)
-    context = PlanContext(desired, observed, now, names, statuses, _held(desired, statuses), faults)
+    statuses, steps = fold(statuses, renames)
+    changed = _subjects(steps)
+    held = _held(desired, statuses, backlog.open_count)
+    context = PlanContext(desired, observed, now, names, statuses, held, faults)
     changes = tuple(attribute(desired, event) for event in _spec_changes(context))
     statuses, steps = fold(statuses, changes)
     context = replace(context, statuses=statuses)
-    queue = schedule(context)
+    context = _with(context, backlog.dependents(changed | _subjects(steps)))
+    queue = schedule(context, backlog.lanes)
+    context = _with(context, queue.starts.keys() | queue.waits.keys())
     waits = {**_non_slot_waits(context), **queue.waits}
     waitings = {name: waiting(context, name, wait) for name, wait in waits.items()}
     reported = {*queue.starts, *(event.task for event in changes if isinstance(event, Created | Scheduled))}
-    return Plan(
+    plan = Plan(
         actions=(
             *(RecordEvent(_with_waiting(event, waitings)) for event in (*renames, *changes)),
             *(
@@ -194,17 +214,23 @@ def _plan(desired: Desired, observed: Observed, now: datetime, every: AbstractSe
         ),
         waiting=waitings,
         placements=queue.placements,
-        due=min(_times(context, waits), default=None),
+        due=min((*_times(context, waits), *queue.times, *backlog.next_times()), default=None),
     )
+    return PartialPlan(plan, queue.blocked)
 
 
-def attention(desired: Desired, observed: Observed) -> frozenset[str]:
-    """Return the names that `plan` has to look at; it finds nothing to do for the others."""
-    return frozenset(
-        name
-        for name in _every_name(desired, observed)
-        if name in desired.broken or needs_attention(desired.tasks.get(name), observed.statuses.get(name))
-    )
+def _subjects(steps: Iterable[Transition]) -> set[str]:
+    """Return the tasks that steps are about, by their names before and after."""
+    return {name for step in steps for name in (step.task, step.old)}
+
+
+def _with(context: PlanContext, names: AbstractSet[str]) -> PlanContext:
+    """Return the context with more tasks to look at, as they are observed."""
+    new = names - context.names
+    if not new:
+        return context
+    statuses = {**context.statuses, **{name: context.observed.statuses[name] for name in new}}
+    return replace(context, names=context.names | new, statuses=statuses)
 
 
 def needs_attention(spec: Task | None, status: Status | None) -> bool:
@@ -224,6 +250,11 @@ def prune_digest(names: Iterable[str]) -> str:
 
 def _every_name(desired: Desired, observed: Observed) -> AbstractSet[str]:
     return {*desired.tasks, *desired.broken, *observed.statuses, *observed.damaged}
+
+
+def is_known(name: str, desired: Desired, observed: Observed) -> bool:
+    """Return whether there is a task of a name: asked for, or on record, be it unreadable."""
+    return _has_spec(desired, name) or name in observed.statuses or name in observed.damaged
 
 
 def _with_waiting(event: Event, waiting: Mapping[str, Waiting]) -> Event:
@@ -273,7 +304,7 @@ def _unambiguous(identities: Mapping[str, str]) -> Mapping[str, str]:
     return {identity: name for name, identity in identities.items() if counts[identity] == 1}
 
 
-def _held(desired: Desired, statuses: Mapping[str, Status]) -> frozenset[str]:
+def _held(desired: Desired, statuses: Mapping[str, Status], more: int) -> frozenset[str]:
     """
     Return the tasks whose spec is gone but that a person must allow to remove.
 
@@ -281,6 +312,7 @@ def _held(desired: Desired, statuses: Mapping[str, Status]) -> frozenset[str]:
     new tasks nor held ones that settle make it look small, and the digest does
     not change under the eyes of the person who decides. Where specs are left
     without any task, the settled ones count too. One or two go as asked.
+    `more` is how many tasks there are beside these, not settled, with their specs.
     """
     present = {n: status for n, status in statuses.items() if not status.removed}
     live = {n for n, status in present.items() if not status.phase.is_settled}
@@ -288,8 +320,8 @@ def _held(desired: Desired, statuses: Mapping[str, Status]) -> frozenset[str]:
     # No task at all is the wrong branch more often than the wish to forget what was done.
     is_empty = not desired.tasks and not desired.broken
     gone = frozenset(n for n in (present if is_empty else live | waits) if not _has_spec(desired, n))
-    is_all = len(gone) > FEW and (is_empty or live <= gone)
-    is_much = is_all or len(gone) > max(5, len(live | gone) / 5)
+    is_all = len(gone) > FEW and (is_empty or (live <= gone and not more))
+    is_much = is_all or len(gone) > max(5, (len(live | gone) + more) / 5)
     held = gone if is_much else gone & waits
     return held if desired.fleet.prune_approved != prune_digest(held) else frozenset()
 
@@ -617,7 +649,7 @@ def _merge_wait(context: PlanContext, name: str, status: Status) -> Wait | None:
         return None
     if repo is None or repo.merge == "never" or spec.start_from is None:
         return None
-    base, _ = pull_bases(spec, repo, context.desired, context.statuses)
+    base, _ = pull_bases(spec, repo, context.desired, _before(context, spec))
     if base == repo.base:
         return None
     return Wait(Reason.DEPENDENCY, f"is merged after {spec.start_from}, on whose branch it stands")
@@ -727,8 +759,13 @@ def _start_on_host(context: PlanContext, name: str, placement: Placement) -> Sta
 
 def _start_commit(context: PlanContext, spec: Task) -> str | None:
     """Return the commit of another task's branch that a run begins on."""
-    statuses = context.statuses if spec.start_from in context.names else context.observed.statuses
-    return start_commit(spec, context.desired, statuses)
+    return start_commit(spec, context.desired, _before(context, spec))
+
+
+def _before(context: PlanContext, spec: Task) -> Mapping[str, Status]:
+    """Return the status of the task on whose branch another is begun, by its name."""
+    status = context.status(spec.start_from) if spec.start_from else None
+    return {spec.start_from: status} if spec.start_from and status else {}
 
 
 def _times(context: PlanContext, waits: Mapping[str, Wait]) -> Iterator[datetime]:
