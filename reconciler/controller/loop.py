@@ -362,7 +362,7 @@ class Loop:
             hosts=hosts,
             load=beside.hosts.load,
             followed=self._followed(),
-            lease_requests=open_requests(batch.lease_requests, cache.open_statuses()),
+            lease_requests=open_requests(batch.lease_requests, cache.at_work()),
             leases=beside.leases.leases,
             probed=frozenset(beside.hosts.probed),
             half_open=stages.hosts.breakers.half_open(hosts, batch.now),
@@ -384,8 +384,7 @@ class Loop:
 
     async def _past_attempts(self, statuses: Mapping[str, Status]) -> Mapping[str, int]:
         """Return the last attempts, by name, of new tasks whose name was in use before."""
-        tasks, damaged = self.cache.desired.tasks, self.cache.damaged
-        names = [n for n in self.cache.open if n in tasks and n not in statuses and n not in damaged]
+        names = [name for name in self.cache.groups.names("new") if name not in statuses]
         return await self._past_attempts_apart(names) if names else {}
 
     async def _past_attempts_apart(self, names: Sequence[str]) -> Mapping[str, int]:
