@@ -25,7 +25,7 @@ from reconciler.core.model.runs import Claim
 from reconciler.core.model.specs import Task
 from reconciler.core.model.status import LeaseRequest, Phase, Reason, Status, Waiting
 
-SIZES = tuple(int(size) for size in sys.argv[1:]) or (1_000, 100_000)
+SIZES = tuple(int(size) for size in sys.argv[1:]) or (1_000, 90_000)
 TURNS = 40
 NOW_OR_NEVER = timedelta()
 TASK = "goal: Task {}.\nexecution_mode: http_pull\nrequires: [able]\n"

@@ -105,7 +105,11 @@ class FleetCache:
                 yield "new", ""
             if status is not None and spec.repo and _only_lacks_a_place(spec, status):
                 yield "ready in", spec.repo
-        if status is not None and (status.phase is Phase.FAILED or not status.phase.is_settled):
+        if (
+            status is not None
+            and status.run
+            and (status.phase is Phase.FAILED or not status.phase.is_settled)
+        ):
             yield "unfinished", ""
         if status is not None and status.phase.is_live:
             yield "live", ""

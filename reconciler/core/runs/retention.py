@@ -76,8 +76,8 @@ def retention(
     """
     Return what is needed of all that runs left: by tasks that are open, and by people after a failure.
 
-    `unfinished` are the tasks that are not settled, or failed. `drift` is how far the clock was set
-    since (see `Observed.drift`).
+    `unfinished` are the tasks with a run that are not settled, or failed. `drift` is how far
+    the clock was set since (see `Observed.drift`).
     """
     found = (statuses.get(name) for name in unfinished)
     runs = [(status.run.key, status) for status in found if status and status.run]
