@@ -188,11 +188,13 @@ async def _repository(context: Context) -> AsyncIterator[CheckFinding]:
 
 async def _specs(fleet: "FleetSession", desired: "Desired") -> AsyncIterator[CheckFinding]:
     if desired.problems:
-        many = f"{len(desired.problems)} mistake{'s' * (len(desired.problems) != 1)}"
+        many = _many(len(desired.problems), "mistake")
         yield failure("specs", f"{many}: {desired.problems[0]}", "reconciler validate")
     else:
         yield CheckFinding(
-            "specs", "ok", f"{len(desired.tasks)} tasks, {len(desired.hosts)} hosts, no mistakes"
+            "specs",
+            "ok",
+            f"{_many(len(desired.tasks), 'task')}, {_many(len(desired.hosts), 'host')}, no mistakes",
         )
     folder = fleet.repository.folder
     if folder is None:
@@ -212,6 +214,10 @@ async def _specs(fleet: "FleetSession", desired: "Desired") -> AsyncIterator[Che
             f"{count} file{'s' * (count != 1)} below specs/ not committed: the reconciler sees none of it",
             f"{at} add specs && {at} commit -m 'Change the specs'",
         )
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 async def _record(fleet: "FleetSession") -> AsyncIterator[CheckFinding]:

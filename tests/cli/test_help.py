@@ -12,6 +12,7 @@ import subprocess
 import click
 import pytest
 
+from reconciler.cli.help import WIDTH
 from reconciler.cli.main import cli
 from reconciler.cli.man import commands
 
@@ -25,7 +26,8 @@ def examples_of(command):
     lines = (command.epilog or "").splitlines()
     assert lines[:2] == ["\b", "Examples:"]
     assert all(line.startswith("  ") for line in lines[2:])
-    return [line.strip() for line in lines[2:]]
+    assert all(len(line) <= WIDTH - 2 or " " not in line.strip() for line in lines[2:])
+    return "\n".join(line.strip() for line in lines[2:]).replace("\\\n", "").splitlines()
 
 
 def calls(line):
