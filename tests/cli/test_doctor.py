@@ -313,6 +313,7 @@ def test_a_token_of_somebody_else_is_told_of_by_who_may_not_read_it(tmp_path):
         done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True)
         return done.stdout.splitlines()
 
+    tmp_path.chmod(0o755)
     token.parent.chmod(0o755)
     unreadable = found()
     token.parent.chmod(0o700)
