@@ -77,15 +77,16 @@ def fitted(
     return fitted_lines
 
 
-NARROWEST = 8
+NARROWEST = 12
 """Width down to which a column is narrowed."""
 
 
 def narrowed(widths: Sequence[int], room: int) -> list[int]:
-    """Return widths that together fit into the room, if they can: the widest give way."""
+    """Return widths that together fit into the room, if they can: the widest gives way first."""
     narrow = list(widths)
-    while sum(narrow) > room and (widest := max(narrow)) > NARROWEST:
-        narrow[narrow.index(widest)] -= 1
+    for number in sorted(range(len(narrow)), key=lambda each: -narrow[each]):
+        excess = max(0, sum(narrow) - room)
+        narrow[number] -= min(excess, max(0, narrow[number] - NARROWEST))
     return narrow
 
 
