@@ -170,7 +170,7 @@ def _data_folder(folder: Path) -> Iterator[CheckFinding]:
         yield failure(
             "data",
             f"{free >> 20} MiB are free at {there}; make room, or name another place (RECONCILER_DATA_DIR)",
-            f"du -xm {quoted} | sort -n | tail -20",
+            _biggest(quoted),
         )
     elif disk.f_files and disk.f_favail < LEAST_INODES:
         yield failure(
@@ -179,7 +179,12 @@ def _data_folder(folder: Path) -> Iterator[CheckFinding]:
             f"du -x --inodes {quoted} | sort -n | tail -20",
         )
     else:
-        yield CheckFinding("data", "ok", f"{folder}, {free >> 30} GiB free")
+        yield CheckFinding("data", "ok", f"{folder}, {free / (1 << 30):.1f} GiB free")
+
+
+def _biggest(folder: str) -> str:
+    """Return the command that lists what takes the most room below a folder, as it is written in a shell."""
+    return f"du -axm {folder} | sort -n | tail -20"
 
 
 # --- The fleet's repository ------------------------------------------------
@@ -489,7 +494,7 @@ async def _hosts(context: Context, desired: "Desired") -> AsyncIterator[CheckFin
         name, is_well = check.host.name, True
         for problem in check.problems:
             is_well = False
-            yield failure("hosts", f"{name}: {problem}", _host_fix(check, problem))
+            yield failure("hosts", f"{name}: {problem}", _host_fix(check, problem, context.data_dir))
         for adapter in sorted(_missing_clis(check, checks, used)):
             is_well = False
             fix = _there(check.host, INSTALL.get(adapter, ""))
@@ -511,7 +516,7 @@ def _missing_clis(check: "HostCheck", checks: "Sequence[HostCheck]", used: Colle
     return lacking - somewhere - named if is_first else set()
 
 
-def _host_fix(check: "HostCheck", problem: str) -> str:
+def _host_fix(check: "HostCheck", problem: str, data: Path) -> str:
     """Return what to type about a problem of a host that names no command itself."""
     if command := command_in(problem):
         return command
@@ -522,8 +527,18 @@ def _host_fix(check: "HostCheck", problem: str) -> str:
     if "git is missing" in problem:
         return _there(check.host, _installs("git") or "sudo apt-get install git")
     if "disk" in problem or "room" in problem:
-        return _there(check.host, "df -h; du -xm . | sort -n | tail -20")
+        return _there(check.host, _biggest(_workdir(check.host, data)))
     return ""
+
+
+def _workdir(host: "Host", data: Path) -> str:
+    """Return the working folder of a host, as it is written in a shell there."""
+    from reconciler.dispatch.paths import DEFAULT_WORKDIR, local_folder
+
+    if host.is_local:
+        return shlex.quote(str(local_folder(host, data)))
+    folder = host.workdir or DEFAULT_WORKDIR
+    return f"~/{shlex.quote(folder[2:])}" if folder.startswith("~/") else shlex.quote(folder)
 
 
 def _has_agent() -> bool:

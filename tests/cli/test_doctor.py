@@ -10,12 +10,15 @@ import select
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import asyncssh
 import pytest
 
 from reconciler.cli.exits import ExitCode
-from reconciler.cli.health import command_in
+from reconciler.cli.health import _host_fix, command_in
+from reconciler.cli.hosts import HostCheck
+from reconciler.core.model.specs import Host
 from tests.dispatch.sshd import Yard, needs_sshd
 from tests.forge.double import ForgejoDouble
 
@@ -335,3 +338,19 @@ def test_of_many_broken_files_each_has_the_command_that_opens_it(fleet, typed):
     assert fixes[:2] == ["reconciler validate", "reconciler edit task/bad0"]
     assert len(fixes) == 6
     assert any("3 more files with mistakes" in message for _, message in bad)
+
+
+@pytest.mark.parametrize(
+    ("fields", "command"),
+    [
+        ({}, "du -axm /data/hosts/h | sort -n | tail -20"),
+        (
+            {"address": "h.example.org", "user": "agents", "workdir": "~/my runs"},
+            """ssh -p 22 agents@h.example.org 'du -axm ~/'"'"'my runs'"'"' | sort -n | tail -20'""",
+        ),
+    ],
+)
+def test_what_takes_the_room_of_a_host_is_looked_for_where_it_is(fields, command):
+    check = HostCheck(Host(name="h", **fields), object(), ())
+
+    assert _host_fix(check, "less than 1024 MiB of disk are left", Path("/data")) == command
