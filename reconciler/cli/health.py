@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from reconciler import clock
 from reconciler.cli.context import Context
-from reconciler.core.errors import ReconcilerError, UsageError
+from reconciler.core.errors import ReconcilerError, Unavailable, UsageError
 from reconciler.core.references import split
 
 if TYPE_CHECKING:
@@ -405,7 +405,12 @@ async def _mirror(repo: str, data: Path) -> CheckFinding | None:
     folder = data / "repos" / f"{repo.replace('/', '+')}.git"
     if not folder.is_dir():
         return None
-    checked = await Git.local(folder, timeout=_LONG).attempt("fsck", "--connectivity-only", "--no-dangling")
+    try:
+        checked = await Git.local(folder, timeout=_LONG).attempt(
+            "fsck", "--connectivity-only", "--no-dangling"
+        )
+    except Unavailable:  # it is large, and no damage was met so far
+        return None
     if checked.code == 0:
         return None
     message = (
@@ -417,9 +422,13 @@ async def _mirror(repo: str, data: Path) -> CheckFinding | None:
 async def _repo(repo: "Repo", url: str) -> CheckFinding:
     from reconciler.git.process import Git
 
-    listed = await Git.nowhere().attempt("ls-remote", "--heads", "--", url, timeout=_LONG)
+    fix = f"git ls-remote {shlex.quote(url)}"
+    try:
+        listed = await Git.nowhere().attempt("ls-remote", "--heads", "--", url, timeout=_LONG)
+    except Unavailable as error:
+        return failure("repos", f"{repo.name}: {error}", fix)
     if listed.code != 0:
-        return failure("repos", f"{repo.name}: {listed.message}", f"git ls-remote {shlex.quote(url)}")
+        return failure("repos", f"{repo.name}: {listed.message}", fix)
     heads = [line.partition("refs/heads/")[2] for line in listed.text.splitlines()]
     if repo.base not in heads:
         there = ", ".join(heads[:5]) or "none at all"

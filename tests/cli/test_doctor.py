@@ -354,3 +354,26 @@ def test_what_takes_the_room_of_a_host_is_looked_for_where_it_is(fields, command
     check = HostCheck(Host(name="h", **fields), object(), ())
 
     assert _host_fix(check, "less than 1024 MiB of disk are left", Path("/data")) == command
+
+
+def test_a_code_repository_that_never_answers_keeps_no_other_from_being_looked_at(
+    fleet, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("reconciler.cli.health._LONG", 1.0)
+    subprocess.run(["git", "init", "-qb", "main", str(tmp_path / "web")], check=True)
+    subprocess.run(["git", "-C", str(tmp_path / "web"), "commit", "-qm", "a", "--allow-empty"], check=True)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        fleet.write("specs/repos/away.yaml", f"url: http://127.0.0.1:{silent.getsockname()[1]}/x.git\n")
+        fleet.write("specs/repos/web.yaml", "url: ../web\n")
+        fleet.commit()
+
+        findings = json.loads(fleet.run("doctor", "-o", "json").stdout)
+
+    results = {
+        each["message"].split()[0].rstrip(":"): each["result"]
+        for each in findings
+        if each["check"] == "repos"
+    }
+    assert results == {"away": "failed", "web": "ok"}
