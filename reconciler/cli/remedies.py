@@ -16,7 +16,15 @@ _SIGNS: Sequence[tuple[Sequence[str], str]] = (
     (("Read-only file system",), "mount it for writing (see `dmesg` if it was), or use another place"),
     (
         ("Could not read from remote", "unable to access", "Authentication failed", "(publickey"),
-        "check the address and the credentials, `git ls-remote` tries both",
+        "`git ls-remote` with the address tries it, and the credentials",
+    ),
+    (
+        ("remote rejected", "hook declined", "protected branch"),
+        "see the rules of the remote for this branch, and who you are there, and try again",
+    ),
+    (
+        ("not a tree object", "bad object", "unable to read", "object file", "is corrupt"),
+        "`git fsck` says what is damaged; `git fetch` brings back what a remote has, else clone it anew",
     ),
     (("Editing failed",), "name an editor that is there in $EDITOR, such as `export EDITOR=nano`"),
     (("Permission denied", "Operation not permitted"), "see who may write there, and who you are (`id`)"),

@@ -160,7 +160,7 @@ def test_every_error_ends_in_its_documented_code_without_a_traceback(error, code
         (Unavailable("git status failed (128): write error. Out of diskspace"), "; make room there"),
         (
             Unavailable("git@forge: Permission denied (publickey)."),
-            "(publickey); check the address and the credentials",
+            "(publickey); `git ls-remote` with the address",
         ),
         (Unavailable("/x: No space left on device; see `df`"), "device; see `df`\n"),
         (

@@ -42,6 +42,8 @@ def test_what_says_so_itself_is_left_as_it_is(message):
             "git ls-remote",
         ),
         ("git@forge: Permission denied (publickey).", "git ls-remote"),
+        ("push of main failed: ! [remote rejected] (pre-receive hook declined)", "rules of the remote"),
+        ("git ls-tree failed (128): fatal: not a tree object", "git fsck"),
         ("vi: Editing failed", "$EDITOR"),
         ("/x: Permission denied", "`id`"),
         ("/x: No such file or directory", "ls -ld"),
