@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from reconciler import clock
 from reconciler.cli.context import Context
+from reconciler.cli.remedies import with_known_remedy
 from reconciler.core.errors import ReconcilerError, Unavailable, UsageError
 from reconciler.core.references import split
 
@@ -71,7 +72,7 @@ async def _guarded(name: str, checks: AsyncIterator[CheckFinding]) -> AsyncItera
         async for finding in checks:
             yield finding
     except (ReconcilerError, OSError) as error:
-        yield failure(name, str(error))
+        yield failure(name, with_known_remedy(str(error)))
 
 
 def failure(check: str, message: str, fix: str = "") -> CheckFinding:

@@ -50,10 +50,19 @@ def has_remedy(message: str) -> bool:
     return bool(_REMEDY.search(message))
 
 
+def with_known_remedy(message: str) -> str:
+    """Return a message with what to do next at its end, where a sign in it says what."""
+    by_sign = (remedy for signs, remedy in _SIGNS if any(sign in message for sign in signs))
+    if has_remedy(message) or not (remedy := next(by_sign, "")):
+        return message
+    return f"{message.rstrip('.')}; {remedy}"
+
+
 def with_remedy(message: str, error: Exception) -> str:
     """Return the message of an error with what to do next at its end."""
-    if has_remedy(message):
-        return message
-    by_sign = (remedy for signs, remedy in _SIGNS if any(sign in message for sign in signs))
-    by_kind = (remedy for kind, remedy in _KINDS.items() if isinstance(error, kind))
-    return f"{message.rstrip('.')}; {next(by_sign, None) or next(by_kind)}"
+    known = with_known_remedy(message)
+    if has_remedy(known):
+        return known
+    return (
+        f"{message.rstrip('.')}; {next(remedy for kind, remedy in _KINDS.items() if isinstance(error, kind))}"
+    )

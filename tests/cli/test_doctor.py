@@ -377,3 +377,16 @@ def test_a_code_repository_that_never_answers_keeps_no_other_from_being_looked_a
         if each["check"] == "repos"
     }
     assert results == {"away": "failed", "web": "ok"}
+
+
+def test_a_repository_with_lost_objects_has_the_command_that_looks_for_them(fleet, typed):
+    for folder in (fleet.folder / ".git/objects").glob("??"):
+        for file in folder.iterdir():
+            if file.name != "pack":
+                file.chmod(0o600)
+                file.write_bytes(b"")
+
+    code, bad = looked(typed)
+
+    assert code == ExitCode.ENDED_BADLY
+    assert any(check == "repository" and fix.startswith("git fsck") for (check, _), fix in bad.items())
