@@ -60,9 +60,9 @@ def with_known_remedy(message: str) -> str:
 
 def with_remedy(message: str, error: Exception) -> str:
     """Return the message of an error with what to do next at its end."""
-    known = with_known_remedy(message)
-    if has_remedy(known):
-        return known
+    by_sign = with_known_remedy(message)
+    if has_remedy(by_sign):
+        return by_sign
     return (
         f"{message.rstrip('.')}; {next(remedy for kind, remedy in _KINDS.items() if isinstance(error, kind))}"
     )
