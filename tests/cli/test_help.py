@@ -2,12 +2,14 @@
 The help: examples that can be typed, completion of names, manual pages; and `top`.
 """
 
+import io
 import os
 import pty
 import re
 import shlex
 import shutil
 import subprocess
+from datetime import UTC, datetime
 
 import click
 import pytest
@@ -182,3 +184,14 @@ def test_top_fills_the_terminal_until_q(fleet):
     assert b"\x1b[?1049h" in seen  # the other screen, and back
     assert b"\x1b[?1049l" in seen
     assert b"hello" in seen
+
+
+def test_top_says_where_nothing_is_open():
+    from rich.console import Console
+
+    from reconciler.cli.top import NOTHING, Board, screen
+
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(screen(Board("2 completed", ["local up"], []), datetime(2030, 1, 1, tzinfo=UTC), 24))
+
+    assert NOTHING in console.export_text()
