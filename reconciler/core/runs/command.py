@@ -35,6 +35,9 @@ Places in an argv that only the host knows. No argument can hold a NUL, so that
 nothing a person wrote is ever taken for one of them.
 """
 
+ANSWER_VARIABLE = "RECONCILER_ANSWER"
+"""Environment variable with the answer to the last question."""
+
 _SESSIONS = uuid.UUID("5e3c1a9e-0c9b-5d0e-9a53-0e5f3f1f6f11")
 """Namespace of the ids made for new sessions."""
 
@@ -59,7 +62,7 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         repo=_repo(task, desired),
         argv=_argv(adapter, task, status, host, prompt),
         prompt=prompt,
-        env=task.env,
+        env=task.env | answer_environment(status),
         branch=run.branch,
         start_from=_start_from(status),
         stack=run.start_from,
@@ -94,11 +97,17 @@ def assignment(task: Task, status: Status, desired: Desired) -> Assignment:
         branch=run.branch,
         start_from=_start_from(status),
         validation=task.validation,
+        answer=status.answers[-1].answer if status.answers else None,
         validate_on=desired.hosts.get(task.validate_on or "") if task.repo else None,
         env=task.env,
         review=task.review,
         timeout=task.timeout,
     )
+
+
+def answer_environment(status: Status) -> dict[str, str]:
+    """Return the environment that tells a script the last answer; empty if nothing was asked."""
+    return {ANSWER_VARIABLE: status.answers[-1].answer or ""} if status.answers else {}
 
 
 def build_prompt(task: Task, status: Status, desired: Desired) -> str:
