@@ -223,13 +223,13 @@ class Round:
 
     async def _agent_job(self, prepared: Prepared) -> str:
         order, adapter = self.order, self.order.adapter
-        prompt_file = f"{prepared.run_folder}/prompt"
+        prompt_file, declared = f"{prepared.run_folder}/prompt", declared_folder(prepared.run_folder)
         offered = (order.host.adapters or {}).get(adapter.name)
         return agent_job(
-            localize(order.argv, workdir=prepared.folder, prompt_file=prompt_file),
+            localize(order.argv, workdir=prepared.folder, prompt_file=prompt_file, declared=declared),
             env=self._environment() | await self._find_secrets(),
             folder=prepared.folder,
-            declared=declared_folder(prepared.run_folder),
+            declared=declared,
             path=offered.path if offered else None,
             prompt_file=prompt_file if adapter.prompt == "file" else None,
         )
