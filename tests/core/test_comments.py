@@ -91,6 +91,14 @@ def test_a_command_changes_the_file_of_its_task(command, phase, expected):
     assert apply_command(command, "a", spec, status(phase), {"local", "gpu-1"}) == expected
 
 
+def test_an_answer_goes_to_the_question_that_waits():
+    asking = status(Phase.CREATED, questions=[{"id": "q1-1", "text": "A or B?", "asked_at": START}])
+
+    changes = apply_command(Command("answer", "B"), "a", TaskSpec(goal="g"), asking, ())
+
+    assert changes == {"answer": {"to": "q1-1", "text": "B"}}
+
+
 def test_a_cancelled_task_is_brought_back_by_retry():
     spec = TaskSpec(goal="g", desired="cancelled")
 
@@ -126,7 +134,7 @@ def test_a_task_without_a_record_is_new():
     assert status_reply("a", status(Phase.CREATED)) == "Task `a` is **created**."
 
 
-@pytest.mark.parametrize("verb", ["retry", "cancel", "model", "host"])
+@pytest.mark.parametrize("verb", ["retry", "cancel", "model", "host", "answer"])
 def test_an_answer_is_no_command_itself(verb):
     assert parse_command(success_reply(Command(verb, "x"), "a")) is None
     assert parse_command(refusal_reply("/agent retry")) is None
