@@ -120,9 +120,8 @@ class Job:
         try:
             await self._send_log()
             await self._client.status(self._lease.task, report)
-            self._say(
-                f"reported {report.status}{f': {one_line(report.result, 200)}' if report.result else ''}"
-            )
+            text = one_line(report.result or report.question, 200)
+            self._say(f"reported {report.status}{f': {text}' if text else ''}")
         except (*_NOT_OURS, UsageError) as error:
             self._say(f"not reported as {report.status}: {error}")
         finally:
