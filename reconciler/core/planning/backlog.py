@@ -49,9 +49,11 @@ class Lane(NamedTuple):
     window: tuple[str, ...]
     timezone: str
     validate_on: str | None
+    alone: str
+    """Name of a task that goes back to who has its workspace: nobody else waits for the same."""
 
     @classmethod
-    def of(cls, task: Task) -> "Lane":
+    def of(cls, task: Task, status: Status) -> "Lane":
         """Return the lane of a task."""
         return cls(
             task.execution_mode,
@@ -62,6 +64,7 @@ class Lane(NamedTuple):
             task.window,
             task.timezone,
             task.validate_on,
+            task.name if status.interrupted_run else "",
         )
 
 

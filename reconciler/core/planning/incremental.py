@@ -81,14 +81,16 @@ def _parked(spec: Task, status: Status, wait: Wait | None, now: datetime) -> Par
     Return the place in the backlog of a task about which there is nothing to record; None if it has none.
 
     `wait` is what it waits for that no slot would help. While the clock is behind the one by which
-    its status was recorded, other rules hold, and they end by themselves.
+    its status was recorded, other rules hold, and they end by themselves. Answers are few, and have
+    times of their own.
     """
     is_out_of_times = spec.schedule is not None and status.due_at is None
-    if status.removed or is_out_of_times or status.since - now > JUMP:
+    is_asking = status.question is not None or status.interrupted_run is not None
+    if status.removed or is_out_of_times or is_asking or status.since - now > JUMP:
         return None
     others = frozenset({*spec.depends_on, *([spec.start_from] if spec.start_from else [])})
     if status.phase is Phase.CREATED and wait is None:
-        return Parked(True, others, None, Lane.of(spec), turn(spec, status), recorded_wait(status))
+        return Parked(True, others, None, Lane.of(spec, status), turn(spec, status), recorded_wait(status))
     if status.phase is Phase.CREATED and wait is not None:
         return Parked(True, others, wait.until)
     is_scheduled = status.phase.is_settled and status.due_at is not None and status.due_at > now
