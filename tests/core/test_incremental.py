@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from reconciler.core.errors import Problem
 from reconciler.core.events import ChangesRequested, Completed, Origin
 from reconciler.core.lifecycle import fold
-from reconciler.core.model.specs import Agent, Desired
+from reconciler.core.model.specs import Agent, Answer, Desired
 from reconciler.core.model.status import LeaseRequest, Phase
 from reconciler.core.planning.incremental import Planner
 from reconciler.core.planning.plan import plan
@@ -76,6 +76,14 @@ class Twins(RuleBasedStateMachine):
     def begin_one_on_another(self, name, other):
         if name in self.specs and other < name:
             change = {"start_from": other, "generation": blob(name, other), "repo": "shop"}
+            self.push({**self.specs, name: self.specs[name].model_copy(update=change)})
+
+    @rule(name=st.sampled_from(NAMES + MORE))
+    def answer(self, name):
+        status = self.world.statuses.get(name)
+        if name in self.specs and status and status.questions:
+            to = status.questions[-1].id
+            change = {"answer": Answer(to=to, text="That one."), "generation": blob(name, to)}
             self.push({**self.specs, name: self.specs[name].model_copy(update=change)})
 
     @rule(names=st.sets(st.sampled_from(NAMES + MORE), min_size=1, max_size=3))

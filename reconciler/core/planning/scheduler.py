@@ -69,7 +69,7 @@ class _Line:
     wait: Wait | None = None
     """What it waits for, and all behind it."""
     placement: Placement | None = None
-    keeps_words: bool = False
+    keeps_message: bool = False
     """Whether those keep their message that wait for the same reason already."""
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class _Line:
         """Return what a task waits for that is left, and whose status says `before`. Raises LookupError."""
         if self.wait is None:
             raise LookupError(f"nobody waits in lane {self.lane}")
-        if self.keeps_words and before and before[0] is self.wait.reason:
+        if self.keeps_message and before and before[0] is self.wait.reason:
             return self.wait._replace(message=before[1])
         return self.wait
 
@@ -181,7 +181,7 @@ def _close(context: PlanContext, line: _Line) -> None:
         why = observed.unready[lane.repo]
         # Not asked yet: what was said stays if a restart forgot its answer.
         line.wait = Wait(Reason.REPO, why or f"waits for the first answer of repo {lane.repo}")
-        line.keeps_words = not why
+        line.keeps_message = not why
 
 
 def default_due(spec: Task, status: Status) -> datetime | None:

@@ -79,8 +79,8 @@ def retention(
     `unfinished` are the tasks with a run that are not settled, or failed. `drift` is how far
     the clock was set since (see `Observed.drift`).
     """
-    found = (statuses.get(name) for name in unfinished)
-    runs = [(status.run.key, status) for status in found if status and status.run]
+    candidates = (statuses.get(name) for name in unfinished)
+    runs = [(status.run.key, status) for status in candidates if status and status.run]
     failed = sorted(
         (
             (status.since, run)
