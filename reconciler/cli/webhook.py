@@ -205,7 +205,7 @@ def _print(deliveries: "Sequence[Delivery]") -> None:
             " ".join(filter(None, (each.hint.event, each.hint.action))),
             _about(each.hint),
             each.hint.sender,
-            each.outcome,
+            "done" if each.done_at else each.outcome,
             each.hint.delivery,
         ]
         for each in deliveries

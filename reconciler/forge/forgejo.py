@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from reconciler.controller.ports import Clock
 from reconciler.core.adapter import Secret
@@ -20,7 +21,7 @@ from reconciler.core.model.forge import (
     PullRequestSnapshot,
 )
 from reconciler.core.model.specs import Forge
-from reconciler.forge.answers import CommentAnswer, HookAnswer, IssueAnswer
+from reconciler.forge.answers import BranchAnswer, CommentAnswer, HookAnswer, IssueAnswer
 from reconciler.forge.client import GONE_CODES, Declined, ForgeClient
 from reconciler.forge.dialect import DIALECTS, Dialect
 from reconciler.forge.issues import IssueReader
@@ -111,6 +112,16 @@ class ForgeRegistry:
             me = await clients.writer.whoami()
             comments = [answer.comment(me) async for answer in answers if answer.number]
         return sorted(comments, key=lambda comment: (comment.created_at, comment.id))
+
+    async def branch_head(self, forge: Forge, branch: str) -> str | None:
+        """Return the commit of a branch; None if there is no such branch."""
+        async with self._at(forge) as clients:
+            try:
+                return (await clients.client.get(f"branches/{quote(branch)}", BranchAnswer)).commit.id
+            except Declined as declined:
+                if declined.status in GONE_CODES:
+                    return None
+                raise
 
     async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment) -> bool:
         """Create or update our comment with that key; return whether it is new."""

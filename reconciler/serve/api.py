@@ -58,8 +58,14 @@ async def serve_api(
         cache,
         forge_secret,
         journal,
-        partial(notify, pulls=fleet.loop.controllers.pulls, pollers=fleet.pollers),
+        partial(
+            notify,
+            pulls=fleet.loop.controllers.pulls,
+            branches=fleet.branches,
+            pollers=[poller for poller in fleet.pollers if poller is not fleet.branches.poller],
+        ),
     )
+    _resume_deliveries(fleet, hooks)
     services = Services(
         record=HistoryReader(fleet.repository, lambda: cache.head),
         logs=AgentLogs(fleet.dispatch.logs),
@@ -84,6 +90,17 @@ async def serve_api(
     async with serve_app(app, listen) as url:
         on_listen(url)
         yield fleet.metrics.step, lambda _: app.ctx.notify()
+
+
+def _resume_deliveries(fleet: ServedFleet, hooks: WebhookReceiver) -> None:
+    """Have what came before a crash acted upon, once the specs were read."""
+    listeners = fleet.loop.listeners.specs
+
+    def resume() -> None:
+        listeners.remove(resume)
+        hooks.resume()
+
+    listeners.append(resume)
 
 
 def _unready(fleet: ServedFleet) -> str:

@@ -180,6 +180,14 @@ def _branches(request: Request) -> Answer:
     return request.page(heads, lambda head: {"name": head[0], "commit": {"id": head[1]}})
 
 
+@route("GET", R + r"/branches/(?P<branch>.+)")
+def _branch(request: Request, branch: str) -> Answer:
+    head = request.repo.branches().get(branch)
+    if head is None:
+        raise Refusal(404, "The target couldn't be found.")
+    return 200, {"name": branch, "commit": {"id": head}}, {}
+
+
 @route("DELETE", R + r"/branches/(?P<branch>.+)")
 def _delete_branch(request: Request, branch: str) -> Answer:
     request.forge.delete_branch(request.repo_name, branch, author=request.who)
