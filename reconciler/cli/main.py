@@ -150,7 +150,9 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         "mcp": CommandEntry("reconciler.cli.mcp:mcp", "Serve a reconciler's tasks to an agent as MCP tools."),
     },
     "Forges": {
-        "webhook": CommandEntry("reconciler.cli.webhook:webhook", "Install and test the webhooks of a repo."),
+        "webhook": CommandEntry(
+            "reconciler.cli.webhook:webhook", "Install, test and check the webhooks of repos."
+        ),
     },
     "Other": {
         "completion": CommandEntry(

@@ -299,6 +299,7 @@ class CommentAnswer(ForgeAnswer):
 
 class _HookConfig(ForgeAnswer):
     url: str = ""
+    content_type: str = ""
 
 
 class HookAnswer(ForgeAnswer):
@@ -307,4 +308,12 @@ class HookAnswer(ForgeAnswer):
     id: Id
     active: bool
     events: tuple[str, ...] = ()
+    branch_filter: str = ""
     config: _HookConfig
+
+
+class DeliveryAnswer(ForgeAnswer):
+    """A delivery in the forge's own list, where it has one."""
+
+    status: JsonLine = ""
+    status_code: Id = 0

@@ -9,7 +9,9 @@ nothing else: no error and no log has it.
 import asyncio
 import json
 import logging
+import os
 import re
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -306,6 +308,49 @@ class ForgeClient:
         return one_line(hidden, 300)
 
 
+async def post_once(
+    url: str, headers: Mapping[str, str], body: bytes, ca: str | None = None
+) -> tuple[int, str]:
+    """
+    Post to any address, without a token; return the status and what the answer says, in one line.
+
+    Raises Unavailable, with the reason alone, if there is no answer.
+    """
+    import httpx2  # noqa: PLC0415 - see above
+
+    timeout = httpx2.Timeout(_READ_TIMEOUT / 2, connect=_CONNECT_TIMEOUT)
+    try:
+        trusted = Authorities(ca).context
+        async with (
+            httpx2.AsyncClient(timeout=timeout, trust_env=False, verify=trusted) as http,
+            asyncio.timeout(_READ_TIMEOUT),
+            http.stream("POST", url, headers=dict(headers), content=body) as reply,
+        ):
+            raw = bytearray()
+            async for chunk in reply.aiter_bytes():
+                raw += chunk
+                if len(raw) > 10_000:  # noqa: PLR2004 - more than any answer of ours
+                    break
+    except TimeoutError:
+        raise Unavailable("no answer in time") from None
+    except (httpx2.HTTPError, httpx2.InvalidURL, UsageError) as error:
+        raise Unavailable(_reason(error)) from None
+    return reply.status_code, one_line(_message(bytes(raw)), 200)
+
+
+def _reason(error: BaseException) -> str:
+    """Return why there was no answer: what the system says of it, where it is the cause."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            number = 0 if isinstance(cause, ssl.SSLError) else cause.errno or 0
+            return one_line(os.strerror(number) if number > 0 else cause.strerror, 200)
+        if isinstance(cause, BaseExceptionGroup):
+            return _reason(cause.exceptions[0])
+        cause = cause.__cause__ or cause.__context__
+    return one_line(str(error), 200) or type(error).__name__
+
+
 def page_of(number: int, size: int = PAGE) -> Mapping[str, str]:
     """Return the parameters that ask for a page; GitHub has a name of its own for the size."""
     return {"page": str(number), "limit": str(size), "per_page": str(size)}
@@ -342,7 +387,9 @@ def _message(raw: bytes) -> str:
         value = json.loads(raw)
     except (ValueError, RecursionError):
         return ""
-    return str(value.get("message", "")) if isinstance(value, dict) else ""
+    if not isinstance(value, dict):
+        return ""
+    return str(value.get("message") or value.get("detail") or "")
 
 
 def _seconds(text: str) -> float:

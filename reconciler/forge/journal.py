@@ -93,8 +93,8 @@ class Journal:
         self._lock = threading.Lock()
         self._last = deque(_read(self._path), _KEPT)
         self._rejections = deque(_read_rejections(self._rejections_path), _REJECTIONS)
-        self._rejected_at: datetime | None = None
-        """When rejections were written last."""
+        self._rejected_at: dict[str, datetime] = {}
+        """When one was written last, by its place; these are few."""
 
     def add(self, hint: Hint, digest: str) -> KeptOutcome:
         """
@@ -134,9 +134,9 @@ class Journal:
         with self._lock:
             now = self._clock()
             self._rejections.append(Rejection(now, event, place, status, why))
-            if self._rejected_at is not None and abs(now - self._rejected_at) < _SELDOM:
+            if (last := self._rejected_at.get(place)) and abs(now - last) < _SELDOM:
                 return
-            self._rejected_at = now
+            self._rejected_at[place] = now
             with suppress(OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 entries = [asdict(each) | {"at": each.at.isoformat()} for each in self._rejections]

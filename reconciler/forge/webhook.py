@@ -45,6 +45,18 @@ def has_valid_signature(raw: bytes, headers: Mapping[str, str], secrets: Collect
     return frozenset(secret for secret, each in wanted.items() if hmac.compare_digest(each, signature))
 
 
+def ping(secret: str) -> tuple[Mapping[str, str], bytes]:
+    """Return headers and body of a signed delivery that says nothing: no event has such a body."""
+    body = b'{"ping": "reconciler"}'
+    signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    headers = {
+        "content-type": "application/json",
+        "x-forgejo-event": "ping",
+        "x-hub-signature-256": f"sha256={signature}",
+    }
+    return headers, body
+
+
 def read_hint(headers: Mapping[str, str], raw: bytes) -> Hint | None:
     """
     Return the hint in a webhook; None for an event that is not handled.

@@ -549,8 +549,24 @@ def _take_label(request: Request, number: str, label: str) -> Answer:
 
 
 def _hook_json(hook: Hook) -> dict[str, Any]:
-    config = {"url": hook.url, "content_type": "json"}
-    return {"id": hook.id, "type": hook.kind, "active": hook.active, "events": hook.events, "config": config}
+    config = {"url": hook.url, "content_type": hook.content_type}
+    return {
+        "id": hook.id,
+        "type": hook.kind,
+        "active": hook.active,
+        "branch_filter": hook.branch_filter,
+        "events": hook.events,
+        "config": config,
+    }
+
+
+def _expanded(events: Sequence[str]) -> list[str]:
+    """Return the events that a webhook lists: the main one of a kind brings the others of its kind."""
+    kinds = {"issues": ("issue_comment", "issue_label"), "pull_request": _PULL_EVENTS}
+    return [*events, *(name for event in events for name in kinds.get(event, ()) if name not in events)]
+
+
+_PULL_EVENTS = ("pull_request_comment", "pull_request_label", "pull_request_review", "pull_request_sync")
 
 
 @route("GET", R + "/hooks")
@@ -568,7 +584,7 @@ def _add_hook(request: Request) -> Answer:
         config["url"],
         config.get("secret", ""),
         body.get("active", False),
-        body.get("events", ["push"]),
+        _expanded(body.get("events", ["push"])),
         body["type"],
     )
     return 201, _hook_json(request.repo.hooks[number]), {}
@@ -579,7 +595,7 @@ def _edit_hook(request: Request, id: str) -> Answer:  # noqa: A002 - as the path
     hook, body = request.repo.hooks[int(id)], request.body
     hook.url = body.get("config", {}).get("url", hook.url)  # the secret stays as it is
     hook.active = body.get("active", hook.active)
-    hook.events = body.get("events", hook.events)
+    hook.events = _expanded(body["events"]) if "events" in body else hook.events
     return 200, _hook_json(hook), {}
 
 

@@ -89,6 +89,8 @@ class Hook:
     active: bool
     events: list[str]
     kind: str = "forgejo"
+    content_type: str = "json"
+    branch_filter: str = ""
 
 
 @dataclass
