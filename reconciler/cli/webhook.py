@@ -77,7 +77,7 @@ def install(context: Context, *, repo: str, url: str | None) -> int:
     return asyncio.run(_install(context, repo, _address(url) if url else None))
 
 
-async def _install(context: Context, repo: str, address: str | None) -> int:
+async def _install(context: Context, repo: str, address: str | None, *, is_step: bool = False) -> int:
     async with _place(context, repo) as place:
         url = address or _address(place.serve_address)
         source = place.forge.webhook_secret
@@ -99,7 +99,7 @@ async def _install(context: Context, repo: str, address: str | None) -> int:
             _write(file, [secret, *(before if place.is_shared else ())])
             click.echo(f"its secret is in {file}; a reconciler that runs knows it within seconds", err=True)
         message = f"webhook {hook.id} of {place.forge.repo} tells {one_line(hook.url)} of"
-        click.echo(f"{repo}: {message} {', '.join(sorted(hook.events))}")
+        click.echo(f"{repo}: {message} {', '.join(sorted(hook.events))}", err=is_step)
         return await _verify(context, repo, place, is_known=file is not None)
 
 
@@ -119,6 +119,22 @@ async def _verify(context: Context, repo: str, place: "_Place", *, is_known: boo
     for each in results:
         click.echo(f"{repo}: {each.message}", err=True)
     return ExitCode.ENDED_BADLY if any(each.result == "failed" for each in results) else ExitCode.OK
+
+
+async def ensure_webhook(context: Context, repo: str, url: str | None) -> tuple[str, str]:
+    """Let there be a webhook that works; return what was done, and what came of it."""
+    async with _place(context, repo) as place:
+        check = await _check(context, place)
+        if place.serve_address:
+            results = await check.findings(sends=True)
+            if results and all(each.result == "ok" for each in results):
+                return "already so", results[0].message
+        elif not url:
+            return "skipped", "no `reconciler serve` runs here: start it first, or say --webhook-url"
+        elif check.secrets and (address := _address(url)) and await check.is_sound(address):
+            return "already so", f"{address}; `reconciler webhook check` tries it once `serve` runs"
+    code = await _install(context, repo, _address(url) if url else None, is_step=True)
+    return ("done" if code == ExitCode.OK else "failed"), f"made; `reconciler webhook check {repo}` tries it"
 
 
 def _address(url: str) -> str:

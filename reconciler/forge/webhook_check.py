@@ -85,6 +85,12 @@ class WebhookCheck:
         rest = [each._replace(result="warning") for each in problems]
         return [*rest, *(await self._try_all(sound) if sends else self._past())]
 
+    async def is_sound(self, url: str) -> bool:
+        """Return whether the one webhook to that address is as it has to be, but for the secret."""
+        hooks = [hook for hook in await self.forges.hooks(self.forge) if is_ours(hook)]
+        urls = [canonical_url(hook.url) for hook in hooks]
+        return urls == [canonical_url(url)] and not list(_faults(hooks[0], self.forge))
+
     # --- What came so far ----------------------------------------------------
 
     def _past(self) -> Iterator[WebhookFinding]:

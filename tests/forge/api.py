@@ -117,6 +117,7 @@ def _handle(request: Request, method: str, path: str) -> Answer:
     for verb, pattern, handler in _ROUTES:
         if verb == method and (match := pattern.match(path)):
             names = {name: unquote(value) for name, value in match.groupdict().items()}
+            _check_scope(request.forge, method, path)
             if "owner" in names:
                 request.repo_name = f"{names.pop('owner')}/{names.pop('name')}"
                 if request.repo_name not in request.forge.repos:
@@ -126,6 +127,16 @@ def _handle(request: Request, method: str, path: str) -> Answer:
 
 
 R = "/repos/{owner}/{name}"
+
+
+def _check_scope(forge: "ForgejoDouble", method: str, path: str) -> None:
+    """Refuse what the scopes of a token do not cover, before anything is looked up."""
+    is_issue = re.match(r"/repos/[^/]+/[^/]+/(issues|labels)", path)
+    kind = "user" if path.startswith("/user") else "issue" if is_issue else "repository"
+    needed = f"{'read' if method == 'GET' else 'write'}:{kind}"
+    good = {needed, needed.replace("read:", "write:")}
+    if path != "/version" and forge.scopes is not None and not forge.scopes & good:
+        raise Refusal(403, f"token does not have at least one of required scope(s): [{needed}]")
 
 
 def _time(time: datetime) -> str:
@@ -145,6 +156,35 @@ def _user(request: Request) -> Answer:
 @route("GET", "/version")
 def _version(request: Request) -> Answer:
     return 200, {"version": "15.0.3+gitea-1.22.0"}, {}
+
+
+@route("GET", R)
+def _repository(request: Request) -> Answer:
+    repo, may_write = request.repo, request.who not in request.forge.weak
+    return (
+        200,
+        {
+            "id": 1,
+            "full_name": repo.name,
+            "default_branch": "main",
+            "clone_url": str(repo.folder),
+            "ssh_url": "",
+            "archived": False,
+            "permissions": {"admin": may_write, "push": may_write, "pull": True},
+        },
+        {},
+    )
+
+
+@route("GET", R + "/branch_protections")
+def _protections(request: Request) -> Answer:
+    return 200, request.repo.protections, {}
+
+
+@route("POST", R + "/branch_protections")
+def _protect(request: Request) -> Answer:
+    request.repo.protections.append(dict(request.body))
+    return 201, request.body, {}
 
 
 @route("POST", "/user/repos")
@@ -442,6 +482,14 @@ def _open_issue(request: Request) -> Answer:
     return 201, _issue_json(request, request.ticket(str(number))), {}
 
 
+@route("GET", R + "/issues/comments/{id}")
+def _one_comment(request: Request, id: str) -> Answer:  # noqa: A002 - as the path has it
+    for ticket in request.repo.tickets.values():
+        for comment in (comment for comment in ticket.comments if comment.id == int(id)):
+            return 200, _comment_json(request, ticket, comment), {}
+    raise Refusal(404, "The target couldn't be found.")
+
+
 @route("GET", R + "/issues/{number}")
 def _issue(request: Request, number: str) -> Answer:
     return 200, _issue_json(request, request.ticket(number)), {}
@@ -571,6 +619,8 @@ _PULL_EVENTS = ("pull_request_comment", "pull_request_label", "pull_request_revi
 
 @route("GET", R + "/hooks")
 def _hooks(request: Request) -> Answer:
+    if request.who in request.forge.weak:
+        raise Refusal(403, "user should be an owner or a collaborator with admin write of a repository")
     return request.page(list(request.repo.hooks.values()), _hook_json)
 
 
