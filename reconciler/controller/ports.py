@@ -258,7 +258,7 @@ class Forges(Protocol):
         """
         Return the open pull requests against a base branch, without reviews and checks.
 
-        Those from forks are left out: anybody may open one, and have us read what it brings.
+        Those from forks are among them: anybody may open one, so nothing that it brings is run.
         """
 
     async def commit_status(self, forge: Forge, commit_status: CommitStatus) -> None:

@@ -132,7 +132,7 @@ class ForgeRegistry:
             return await clients.writer.upsert_comment(number, note)
 
     async def open_pulls(self, forge: Forge, base: str) -> Sequence[PullRequestSnapshot]:
-        """Return the open pull requests against a base branch, without details; none from forks."""
+        """Return the open pull requests against a base branch, those from forks too, without details."""
         async with self._at(forge) as clients:
             return await clients.pulls.open(base)
 
