@@ -374,8 +374,24 @@ async def _forge(
         is_token = isinstance(error, Forbidden) or "the token is refused" in str(error)
         look = f"curl -sS {shlex.quote(f'{forge.api}/version')}"
         return [failure("forges", f"{name}: {error}", _way_to_set(forge.token, "") if is_token else look)]
-    well = CheckFinding("forges", "ok", f"{name} answers, and lets the token in")
-    return [well, *(await _webhooks(context, forges, name, forge) if forge.webhook_secret else ())]
+    rights = await _rights(name, forge)
+    return [*rights, *(await _webhooks(context, forges, name, forge) if forge.webhook_secret else ())]
+
+
+async def _rights(name: str, forge: "Forge") -> Sequence[CheckFinding]:
+    """Return which rights the token of a forge lacks, each tried by use: about number 0, which is nothing."""
+    from reconciler.dispatch.secrets import forge_secret
+    from reconciler.forge.setup import forge_setup
+
+    try:
+        async with forge_setup(forge, lambda: forge_secret(forge.token)) as setup:
+            missing = await setup.missing_rights(await setup.repository())
+    except ReconcilerError as error:
+        return [failure("forges", f"{name}: {error}")]
+    if missing:
+        fix = _way_to_set(forge.token, "")
+        return [failure("forges", f"{name}: its token lacks {', '.join(missing)}", fix)]
+    return [CheckFinding("forges", "ok", f"{name} answers, and lets the token in")]
 
 
 async def _webhooks(

@@ -80,6 +80,11 @@ class ForgeRegistry:
         for clients in opened.values():
             await clients.client.close()
 
+    def denials(self, forge: Forge) -> Sequence[str]:
+        """Return what the token is refused there now, as far as it was tried."""
+        clients = self._clients_by_place.get(forge)
+        return clients.client.denials if clients else ()
+
     async def pulls(
         self, forge: Forge, branches: Collection[str], fresh: Collection[int]
     ) -> Mapping[str, PullRequestSnapshot | Unavailable]:

@@ -79,6 +79,7 @@ class ServedFleet:
     """Pollers that the loop does not drive."""
     branches: BranchController
     """Its poller is one of them."""
+    forges: ForgeRegistry
     presence: PresenceFile
     me: Presence
     metrics: "Metrics | None"
@@ -175,6 +176,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
                 branches.poller,
             ),
             branches=branches,
+            forges=forges,
         )
 
 

@@ -101,7 +101,7 @@ def test_each_right_that_is_missing_is_named_and_nothing_is_written(fleet, forge
     told = [line.partition("missing: ")[2] for line in lines]
     assert (done.exit_code, fleet.git("rev-parse", "HEAD")) == (5, head)
     if missing is None:
-        assert "[read:repository]" in lines[0]
+        assert "it lacks read:repository" in lines[0]
     else:
         assert told == missing
 
