@@ -145,7 +145,9 @@ class _Connection:
         """Let there be a token where the specs will point."""
         file = Path(self.source["file"]).expanduser() if "file" in self.source else None
         if file is None or file.exists():
-            self._say("token", "already so", f"in {_source_text(self.source)}")
+            is_open = file is not None and file.stat().st_mode & 0o077
+            doubt = f"; others may read it: chmod 600 {file}" if is_open else ""
+            self._say("token", "already so", f"in {_source_text(self.source)}{doubt}")
             return
         if not _is_terminal():
             raise UsageError(f"{file} is not there: write the token into it, or name it by --token-from")
@@ -264,7 +266,8 @@ class _Connection:
         if self.ca:
             fields["ca"] = self.ca
         if self.has_webhooks:
-            fields.setdefault("webhook_secret", {"file": f"{FOLDER}/{target.name}.hook"})
+            file = f"{FOLDER}/{target.place.replace('/', '-')}.hook"  # other fleets may have such a name, too
+            fields.setdefault("webhook_secret", {"file": file})
         return fields
 
     # --- Its webhook -------------------------------------------------------

@@ -82,7 +82,7 @@ class WebhookCheck:
         sound = [hook for hook in hooks if is_ours(hook) and not list(_faults(hook, self.forge))]
         if not sound:
             return problems
-        rest = [each._replace(result="warning") for each in problems]
+        rest = [_beside(each) for each in problems]
         return [*rest, *(await self._try_all(sound) if sends else self._past())]
 
     async def is_sound(self, url: str) -> bool:
@@ -216,6 +216,13 @@ def hook_problems(hooks: Sequence[InstalledWebhook], forge: Forge, install: str)
         yield WebhookFinding(
             "warning", f"{count} webhooks go to {one_line(url)}: all comes {count} times", install
         )
+
+
+def _beside(finding: WebhookFinding) -> WebhookFinding:
+    """Return what is found of a webhook beside one that works: nothing is lost by it."""
+    if finding.result != "failed":
+        return finding
+    return WebhookFinding("warning", f"{finding.message}; another one works: delete this one there")
 
 
 def _faults(hook: InstalledWebhook, forge: Forge) -> Iterator[str]:

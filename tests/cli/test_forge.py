@@ -216,3 +216,13 @@ def test_a_token_that_is_typed_is_not_shown_and_goes_into_a_file_of_ones_own(
     assert (file.read_text(), file.stat().st_mode & 0o777) == (f"{forge.token}\n", 0o600)
     assert asked == [(True, True)]
     assert forge.token not in done.output
+
+
+def test_a_token_that_others_may_read_is_told(fleet, forge, root, person):
+    file = person / "token"
+    file.write_text(forge.token)
+    file.chmod(0o644)
+
+    done = fleet.run("forge", "connect", root, "acme/code", "--token-from", "file:~/token", "--dry-run")
+
+    assert f"chmod 600 {file}" in steps(done)["token"][1]

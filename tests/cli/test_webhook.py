@@ -369,3 +369,14 @@ def test_how_late_events_come_is_told_with_them(fleet, forge, served):
     assert done.exit_code == 0
     [late] = [line for line in done.stdout.splitlines() if line.endswith(" d")]
     assert "  42s " in late
+
+
+def test_a_webhook_that_is_wrong_beside_one_that_works_is_only_a_warning(fleet, forge, served):
+    fleet.run("webhook", "install", "code", "--url", URL)
+    switch_off(hooks(forge)[0])
+    fleet.run("webhook", "install", "code", "--url", served.url)
+
+    code, [(first, message), (second, _)] = check(fleet)
+
+    assert (code, first, second) == (0, "warning", "ok")
+    assert message.endswith("is switched off; another one works: delete this one there")
