@@ -17,7 +17,7 @@ from reconciler.core.model.specs import Forge
 from reconciler.core.model.status import Phase
 from reconciler.core.text import one_line
 from reconciler.forge.answers import ForgeAnswer, ForgeUser, JsonLine, LabelAnswer
-from reconciler.forge.client import Declined, Forbidden, ForgeClient
+from reconciler.forge.client import Declined, Forbidden, ForgeClient, UnexpectedAnswer
 from reconciler.forge.writer import label_body
 
 StepResult = Literal["done", "already so", "would", "skipped", "failed"]
@@ -91,7 +91,7 @@ async def locate_forge(
     """
     Find the API of a forge, given its address, that of the API, or that of a repository there.
 
-    Raises UsageError if there is none.
+    Raises UsageError if there is none, Unavailable if it cannot be asked.
     """
     parts = urlsplit(url.rstrip("/"))
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
@@ -107,11 +107,21 @@ async def locate_forge(
         at = "/".join([root, *segments[:cut]])
         try:
             await _version(f"{at}/api/v1", token, ca)
-        except Unavailable as error:
-            errors.append(str(error))
+        except (Declined, UnexpectedAnswer) as error:  # somebody else answers there
+            errors.append(_without_place(error))
             continue
+        except Unavailable as error:
+            raise Unavailable(_without_place(error)) from None
         return ForgePlace(f"{at}/api/v1", kind or await _kind_at(at, token, ca), "/".join(segments[cut:]))
     raise UsageError(f"{one_line(url)}: neither Forgejo nor Gitea answers there ({errors[-1]})")
+
+
+def _without_place(error: Unavailable) -> str:
+    return str(error).replace(f"forge {_NO_PLACE} at", "forge at")
+
+
+_NO_PLACE = "-/-"
+"""Stands for a repository while only the forge is asked."""
 
 
 async def _kind_at(root: str, token: Token, ca: str | None) -> ForgeKind:
@@ -124,7 +134,7 @@ async def _kind_at(root: str, token: Token, ca: str | None) -> ForgeKind:
 
 
 async def _version(api: str, token: Token, ca: str | None) -> None:
-    forge = Forge(api=api, repo="-/-", token=Secret(env="TOKEN"), ca=ca)
+    forge = Forge(api=api, repo=_NO_PLACE, token=Secret(env="TOKEN"), ca=ca)
     async with forge_setup(forge, token) as setup:
         await setup.client.get("/version", _Version)
 

@@ -189,6 +189,22 @@ def test_what_cannot_be_connected_is_told_with_what_to_do(fleet, forge, root, ar
     assert message in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [("wrong", "the token is refused"), (None, "has no FORGE_TOKEN")],
+)
+def test_a_token_that_is_not_good_is_no_missing_forge(fleet, root, monkeypatch, token, message):
+    if token:
+        monkeypatch.setenv("FORGE_TOKEN", token)
+    else:
+        monkeypatch.delenv("FORGE_TOKEN")
+
+    done = fleet.run("forge", "connect", root, "acme/code", *TOKEN)
+
+    assert done.exit_code == 69
+    assert message in done.stderr
+
+
 def test_where_no_forge_answers_is_told(fleet, forge, root):
     done = fleet.run("forge", "connect", f"{root}/elsewhere/deep/down", "acme/code", *TOKEN)
 
