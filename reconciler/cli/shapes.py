@@ -536,7 +536,7 @@ class FindingShape(TypedDict):
     check: str
     """
     What was looked at: git, identity, data, repository, specs, record,
-    reconciler, secrets, repos, forges, hosts.
+    reconciler, secrets, repos, forges, webhooks, hosts.
     """
     result: Literal["ok", "warning", "failed"]
     """Whether it works."""
