@@ -40,6 +40,8 @@ class Stage(StrEnum):
     """It is over, without a record of how."""
     REBOOTED = "rebooted"
     """The host was rebooted meanwhile."""
+    PAST = "past"
+    """It ran, and its folder was removed since."""
     STRANGE = "strange"
     """There is something that the wrapper did not make."""
 
@@ -137,7 +139,7 @@ def agent_job(
     stdin is kept there, and the agent itself gets an empty one. The wrapper's
     `give_up WHY` ends the job, and tells that the agent could not be started.
     """
-    lines = _setting(env, folder)
+    lines = [*_setting(env, folder), "sh -c : >/dev/null 2>&1 || give_up shell"]
     lines.append(f"program={shlex.quote(argv[0])}")
     if path:
         at = shlex.quote(path)
