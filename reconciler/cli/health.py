@@ -267,9 +267,12 @@ def _many(count: int, noun: str) -> str:
 
 async def _record(fleet: "FleetSession") -> AsyncIterator[CheckFinding]:
     from reconciler.git.durability import advice
+    from reconciler.store.place import why_copy
     from reconciler.store.remote_record import unfetched
 
     branch = await fleet.state_branch()
+    if why := why_copy(fleet.repository):
+        yield failure("record", why)
     lines = fleet.lines(branch)
     rewinds = [await fleet.marks.rewind(line.kind, line.branch, line.head) for line in lines]
     for rewind in filter(None, rewinds):

@@ -47,6 +47,7 @@ from reconciler.store.guarded_tree import GuardedTree
 from reconciler.store.high_water import HighWaterMarks
 from reconciler.store.leader import LeaderLease, LeaderMode, this_process
 from reconciler.store.merge_preview import PullTree
+from reconciler.store.place import note_place, require_own_place
 from reconciler.store.presence import Presence, PresenceFile
 from reconciler.store.remote_record import require_own_record
 from reconciler.store.state import StateBranch
@@ -108,6 +109,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
         desired = await specs.read({})
         environ.take(secret_variables(desired))  # before any process is started that could read it
         state_branch = desired.fleet.state_branch
+        require_own_place(repository)
         await require_own_record(repository, state_branch)
         cache = FleetCache()
         state = await StateBranch.open(
@@ -120,6 +122,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             meter=meter,
         )
         lease, presence, me = await _acquire_leader_lease(stack, settings, repository, state, state_branch)
+        note_place(repository)
         tree.is_acted_on = branch != state_branch  # its mark moves with each commit
         transports = await stack.enter_async_context(ways(lambda: cache.desired.hosts, settings.data_dir))
         dispatch = Dispatcher(
