@@ -152,6 +152,11 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
     "Forges": {
         "webhook": CommandEntry("reconciler.cli.webhook:webhook", "Install and test the webhooks of a repo."),
     },
+    "Notifications": {
+        "notify": CommandEntry(
+            "reconciler.cli.notify:notify_group", "Send a test message to the targets of notifications."
+        ),
+    },
     "Other": {
         "completion": CommandEntry(
             "reconciler.cli.completion:completion", "Print what makes a shell complete commands and names."

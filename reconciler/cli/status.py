@@ -131,6 +131,8 @@ def _of_serving(who: "Serving") -> "Iterator[Need]":
 
     if who.presence and who.is_running and who.presence.error:
         yield Need("reconciler", "Error", who.presence.error)
+    if who.presence and who.is_running and who.presence.unsent:
+        yield Need("notifications", "Unsent", who.presence.unsent)
 
 
 # --- Showing ---------------------------------------------------------------

@@ -12,13 +12,14 @@ from reconciler.controller.notify import notify
 from reconciler.controller.ports import Step
 from reconciler.core.errors import NotFound, Problem
 from reconciler.core.model.specs import Desired
+from reconciler.core.notifications.book import unsent
 from reconciler.dispatch.repos import whole_url
 from reconciler.dispatch.secrets import forge_secret
 from reconciler.dispatch.worker_logs import AgentLogs
 from reconciler.forge.journal import DeliveryOutcome, Journal
 from reconciler.forge.webhook_receiver import WebhookReceiver
 from reconciler.git.objects import GitTree
-from reconciler.serve.fleet import ServedFleet
+from reconciler.serve.fleet import ServedFleet, failing_forges
 from reconciler.settings import Settings
 from reconciler.specs.build import build
 from reconciler.specs.edit import edit
@@ -107,13 +108,13 @@ def _metric_sources(fleet: ServedFleet, journal: Journal) -> "MetricSources":
         forges=partial(_forges, fleet),
         budgets=lambda: loop.stages.spending.use(cache.desired, clock.now()),
         deliveries=lambda: _by_outcome(journal),
+        notifications=fleet.notifier.reports,
     )
 
 
 def _forges(fleet: ServedFleet) -> Mapping[str, bool]:
     """Return whether the forges of repos answered when they were last asked; the fleet's own as `.fleet`."""
-    pollers = (fleet.loop.controllers.pulls.poller, *fleet.pollers)
-    failing = {repo for poller in pollers for repo in poller.failing()}
+    failing = failing_forges(fleet.loop, fleet.pollers)
     return {repo: repo not in failing for repo in fleet.cache.desired.forges}
 
 
@@ -147,6 +148,7 @@ def _page_services(fleet: ServedFleet, journal: Journal) -> "PageServices":
             counts=[(event, outcome, n) for (event, outcome), n in sorted(journal.counts.items())],
             taken=[(each.at, each.hint.event, ", ".join(each.hint.repos)) for each in journal.recent()],
         ),
+        unsent=lambda: unsent(fleet.notifier.reports()),
         spending=lambda since: spending(repository, state, since=since),
     )
 

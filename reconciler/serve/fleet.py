@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +20,7 @@ from reconciler.controller.cache import FleetCache
 from reconciler.controller.issues import IssueController
 from reconciler.controller.loop import Loop
 from reconciler.controller.meter import IsolatedMeter
+from reconciler.controller.notifications import Notifier
 from reconciler.controller.notify import specs_poller
 from reconciler.controller.plan_preview import PlanPreview, ReadPull
 from reconciler.controller.poller import Poller
@@ -28,22 +29,27 @@ from reconciler.core.errors import Problem, UsageError
 from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.specs import Desired
 from reconciler.core.model.status import OnHost
+from reconciler.core.notifications.signals import FleetSnapshot
 from reconciler.core.times import format_time
+from reconciler.core.transitions import TransitionRecord
 from reconciler.dispatch import environ
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.output import read_output
 from reconciler.dispatch.prober import HostProber
-from reconciler.dispatch.secrets import forge_secret, secret_variables
+from reconciler.dispatch.secrets import forge_secret, secret_variables, target_secret
 from reconciler.forge.forgejo import ForgeRegistry
 from reconciler.git.repository import Repository
+from reconciler.notifications.sender import AppriseSender
 from reconciler.serve.transports import ways
 from reconciler.settings import Settings
 from reconciler.specs.edit import edit
 from reconciler.specs.parse import ROOT, read_task
 from reconciler.specs.source import SpecSource
+from reconciler.store.book_file import BookFile
 from reconciler.store.bot_commits import BotCommitter
 from reconciler.store.guarded_tree import GuardedTree
 from reconciler.store.high_water import HighWaterMarks
+from reconciler.store.history import HistoryReader
 from reconciler.store.leader import LeaderLease, LeaderMode, this_process
 from reconciler.store.merge_preview import PullTree
 from reconciler.store.presence import Presence, PresenceFile
@@ -78,6 +84,7 @@ class ServedFleet:
     """Pollers that the loop does not drive."""
     presence: PresenceFile
     me: Presence
+    notifier: Notifier
     metrics: "Metrics | None"
     """None where nobody can ask for them."""
     listens_at: str = ""
@@ -148,6 +155,21 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             sweep_interval=settings.sweep_interval,
         )
         loop, writer = build_loop(cache, ports, loop_settings), BotCommitter(repository, branch)
+        pollers = (
+            specs_poller(repository.fetch, loop.inbox, partial(_look_interval, repository, cache), clock.now),
+            IssueController(forges, writer, cache, clock.now, read_task, edit).poller,
+            PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now).poller,
+        )
+        notifier = Notifier(
+            snapshot=partial(_fleet_snapshot, loop, pollers),
+            steps=partial(_steps, repository),
+            sender=AppriseSender(target_secret),
+            store=BookFile.of_fleet(repository, state_branch, settings.data_dir),
+            clock=clock.now,
+            fleet=repository.word,
+            url=settings.web.public_url if settings.web else "",
+        )
+        notifier.begin(state.head)
         yield ServedFleet(
             repository=repository,
             base=base,
@@ -161,15 +183,40 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             loop=loop,
             dispatch=dispatch,
             writer=writer,
+            notifier=notifier,
             metrics=metrics,
-            pollers=(
-                specs_poller(
-                    repository.fetch, loop.inbox, partial(_look_interval, repository, cache), clock.now
-                ),
-                IssueController(forges, writer, cache, clock.now, read_task, edit).poller,
-                PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now).poller,
-            ),
+            pollers=pollers,
         )
+
+
+def failing_forges(loop: Loop, pollers: Sequence[Poller[Any]]) -> Mapping[str, str]:
+    """Return why forges did not answer when they were last asked, by repo; the fleet's own as `.fleet`."""
+    failing: dict[str, str] = {}
+    for poller in (loop.controllers.pulls.poller, *pollers):
+        failing |= poller.failing()
+    return {repo: why for repo, why in failing.items() if repo in loop.cache.desired.forges}
+
+
+def _fleet_snapshot(loop: Loop, pollers: Sequence[Poller[Any]]) -> FleetSnapshot | None:
+    """Return what notifications are about; None before the specs were read."""
+    cache = loop.cache
+    if not cache.desired.revision:
+        return None
+    return FleetSnapshot(
+        desired=cache.desired,
+        statuses=cache.statuses,
+        hosts=cache.hosts,
+        damaged=cache.damaged,
+        planned=cache.last_plan.waiting,
+        head=cache.head,
+        forges=failing_forges(loop, pollers),
+        unready=loop.unready,
+    )
+
+
+async def _steps(repository: Repository, head: str, after: str, limit: int) -> Sequence[TransitionRecord]:
+    """Read steps back; implements `controller.ports.StepReader`."""
+    return await HistoryReader(repository, lambda: head).since(after, limit)
 
 
 def _metrics(settings: Settings) -> "Metrics | None":

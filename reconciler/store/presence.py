@@ -42,6 +42,8 @@ class Presence:
     """Commit of the state branch that it put on record last."""
     error: str = ""
     """Why it cannot go on now."""
+    unsent: str = ""
+    """Which notifications could not be sent, and why; empty if all were."""
     ended: str = ""
     """When it ended; empty if it has not, or was killed."""
 

@@ -201,5 +201,7 @@ class PageServices:
     """Return whether the forges of repos answered when they were last asked, by repo; the fleet's own too."""
     hooks: Callable[[], HookReport]
     """Return what came of webhooks."""
+    unsent: Callable[[], Mapping[str, str]]
+    """Return which notifications could not be sent and why, in a sentence, by target."""
     spending: Callable[[datetime], Awaitable[Sequence[Spent]]]
     """Return what was spent since a time, the oldest first. Raises Unavailable."""
