@@ -45,8 +45,10 @@ log = logging.getLogger(__name__)
 
 LONGEST_WAIT = timedelta(seconds=15)
 """Between two looks at what tells nobody that it changed: forges, and the loop itself."""
-PACE = timedelta(seconds=0.5)
-"""Least time between two looks: while much happens, one is for all of it."""
+PACE, SLOWEST = timedelta(seconds=0.5), timedelta(seconds=5)
+"""Least time between two looks, and the longest: while much happens, one is for all of it."""
+IDLE_SHARE = 9
+"""How many times as long as a look took nothing is looked at: in a large fleet it takes a while."""
 MOST_STEPS = 500
 """Steps that are read back at once."""
 
@@ -95,9 +97,11 @@ class Notifier:
         try:
             while True:
                 self._news.clear()
+                began = asyncio.get_running_loop().time()
                 wait = await self.look()
+                took = timedelta(seconds=asyncio.get_running_loop().time() - began)
+                await pause(asyncio.Event(), min(max(PACE, took * IDLE_SHARE), SLOWEST))
                 await pause(self._news, wait)
-                await pause(asyncio.Event(), PACE)
         finally:
             for task in self._sending.values():
                 task.cancel()

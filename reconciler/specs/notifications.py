@@ -2,9 +2,10 @@
 Mistakes in `notify` of `specs/fleet.yaml`, and rules that never match.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 
-from reconciler.core.model.specs import NotifyRule, NotifySpec
+from reconciler.core.model.specs import NotifyRule, NotifySpec, Task
 from reconciler.core.notifications.rules import (
     HOST_STATES,
     StateChange,
@@ -51,13 +52,14 @@ def _rule_mistakes(path: Path, rule: NotifyRule, targets: Collection[str]) -> It
         yield from tried((*path, "reasons", at), check_reason, text)
 
 
-def notify_doubts(spec: NotifySpec, shared: SharedSpecs) -> Iterator[Mistake]:
+def notify_doubts(spec: NotifySpec, shared: SharedSpecs, tasks: Mapping[str, Task]) -> Iterator[Mistake]:
     """Yield targets that nothing is sent to, and rules that never match."""
     used = {name for rule in spec.rules for name in (*rule.to, *rule.escalate_to)}
     for name in sorted(spec.targets.keys() - used):
         yield _no_effect(("notify", "targets", name), "no rule sends anything to it")
     for at, rule in enumerate(spec.rules):
         yield from _rule_doubts(("notify", "rules", at), rule, shared)
+        yield from _nobody_doubts(("notify", "rules", at), rule, shared, tasks)
 
 
 def _rule_doubts(path: Path, rule: NotifyRule, shared: SharedSpecs) -> Iterator[Mistake]:
@@ -74,6 +76,22 @@ def _rule_doubts(path: Path, rule: NotifyRule, shared: SharedSpecs) -> Iterator[
         if repo not in shared.repos:
             yield Mistake((*path, "repos", at), *shared.missing("repo", repo, shared.repos))
     yield from _escalation_doubts(path, rule, changes)
+
+
+def _nobody_doubts(
+    path: Path, rule: NotifyRule, shared: SharedSpecs, tasks: Mapping[str, Task]
+) -> Iterator[Mistake]:
+    """Yield the labels and the names of tasks that nothing has now."""
+    if rule.labels:
+        labels = {label for host in shared.hosts.values() for label in (*host.labels, host.name)}
+        labels |= {label for task in tasks.values() for label in (*task.requires, *task.labels)}
+        for at, label in enumerate(rule.labels):
+            if label not in labels:
+                hint = nearest(label, labels)
+                yield Mistake((*path, "labels", at), f"no task and no host has the label {label!r}", hint)
+    for at, like in enumerate(rule.tasks):
+        if not any(fnmatchcase(name, like) for name in tasks):
+            yield Mistake((*path, "tasks", at), f"no task is called like {like!r}")
 
 
 def _escalation_doubts(path: Path, rule: NotifyRule, changes: Sequence[StateChange]) -> Iterator[Mistake]:

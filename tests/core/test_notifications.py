@@ -28,7 +28,12 @@ from reconciler.core.notifications.book import (
 from reconciler.core.notifications.messages import inert
 from reconciler.core.notifications.quiet import timezone_of
 from reconciler.core.notifications.rules import can_happen, match_signals, read_change
-from reconciler.core.notifications.signals import FleetSnapshot, current_signals, step_signals
+from reconciler.core.notifications.signals import (
+    FleetSnapshot,
+    current_signals,
+    step_signals,
+    task_signal,
+)
 from reconciler.core.transitions import TransitionRecord
 from tests.fakes import make_desired, make_task
 from tests.statuses import make_status
@@ -263,6 +268,23 @@ def test_a_host_that_flaps_is_told_once():
         told += world.told(SECOND, 3 * SECOND)
 
     assert told == ["phone: host gpu1 is down"]
+
+
+def test_a_task_that_cannot_be_judged_costs_no_other_its_news(monkeypatch):
+    world = World([{"to": "phone"}])
+    world.fails("a")
+    world.fails("b")
+
+    def judge(view, out):
+        if view.name == "a":
+            raise RuntimeError("boom")
+        return task_signal(view, out)
+
+    monkeypatch.setattr("reconciler.core.notifications.signals.task_signal", judge)
+
+    told = world.told(SECOND, MINUTE, HOUR)
+
+    assert told == ["phone: 2 things: task b has failed; a fault of the reconciler holds up tasks"]
 
 
 def test_each_failure_of_a_task_is_told():

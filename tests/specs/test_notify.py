@@ -1,13 +1,21 @@
 # ruff: noqa: E501 - a message stands on one line, as it is printed
 """What validate says of `notify`: what cannot be, and what never matches, with line and column."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from reconciler.dispatch.secrets import secret_variables
 from reconciler.specs.build import build
 from reconciler.specs.parse import File
 
-FILES = {"specs/repos/shop.yaml": "url: https://example.org/shop.git\n"}
+ROOT = Path(__file__).parents[2]
+FILES = {
+    "specs/repos/shop.yaml": "url: https://example.org/shop.git\n",
+    "specs/hosts/gpu1.yaml": "labels: [gpu]\n",
+    "specs/tasks/web/a.yaml": "goal: x\nscript: x\nlabels: team=web\n",
+}
 HEAD = "notify:\n  targets: {phone: {env: PHONE}}\n"
 
 
@@ -51,6 +59,8 @@ def test_what_cannot_be_is_a_mistake(text, message):
         ("transitions: running -> down", "warning: notify.rules.0.transitions: never happens: a host comes to down from another of"),
         ("transitions: '* -> down', tasks: web/*", "warning: notify.rules.0.tasks: never matches: `transitions` names states of hosts"),
         ("repos: shopp", "warning: notify.rules.0.repos: no repo 'shopp' (did you mean 'shop'?)"),
+        ("labels: [gpu, team=web, team=wbe]", "warning: notify.rules.0.labels.2: no task and no host has the label 'team=wbe' (did you mean 'team=web'?)"),
+        ("tasks: wep/*", "warning: notify.rules.0.tasks: no task is called like 'wep/*'"),
         ("escalate_to: phone", "warning: notify.rules.0.escalate_to: has no effect: it needs `escalate_after`"),
         ("transitions: completed, escalate_after: 1h", "warning: notify.rules.0.escalate_after: has no effect"),
         ("transitions: completed, resolved: true", "warning: notify.rules.0.resolved: has no effect"),
@@ -82,3 +92,12 @@ def test_the_variables_of_targets_are_secrets_that_no_agent_inherits():
     desired = build({"specs/fleet.yaml": File("100644", "x", text.encode())})
 
     assert "PHONE" in secret_variables(desired)
+
+
+def test_the_examples_in_the_documentation_and_of_init_are_good():
+    page = (ROOT / "docs/notifications.md").read_text()
+    fleet = (ROOT / "reconciler/cli/scaffold/specs/fleet.yaml").read_text()
+    [scaffold] = re.findall(r"^# notify:\n(?:#  .*\n)+", fleet, re.MULTILINE)
+
+    assert said(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0]) == []
+    assert said(re.sub(r"^# ", "", scaffold, flags=re.MULTILINE)) == []

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 from reconciler.core.errors import Problem
+from reconciler.core.faults import fault_message
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import FLEET_FORGE, Desired, Host, Task
 from reconciler.core.model.status import HostStatus, Phase, Reason, Status, Waiting
@@ -23,6 +24,7 @@ LASTING = timedelta(minutes=10)
 """How long an outage lasts before it is news: most end by themselves."""
 FINAL = frozenset({Phase.COMPLETED.value, Phase.CANCELLED.value, "up"})
 """States that nobody has to do anything about."""
+_HELD_UP = "a fault of the reconciler holds up tasks"
 _UNTIL_PROBED = timedelta(minutes=1)
 """How long a task may wait for hosts without any of them being down: they are asked for the first time."""
 
@@ -112,7 +114,28 @@ def current_signals(fleet: FleetSnapshot) -> Iterator[Signal]:
         reasons = frozenset({RECONCILER})
         yield Signal(cause=cause, subject="reconciler", reasons=reasons, needs_person=True)
     out = [host for host in hosts.values() if _is_out(host)]
-    yield from (task_signal(view, out) for view in model.tasks().values())
+    for name in sorted(model.names()):
+        if _is_at_rest(name, fleet):
+            continue
+        try:
+            yield task_signal(model.task(name), out)
+        except Exception as error:  # noqa: BLE001 - whatever it is, other tasks have news too
+            yield _faulty(name, error)
+
+
+def _is_at_rest(name: str, fleet: FleetSnapshot) -> bool:
+    """Return whether a task is over and well, as most are: they are passed over quickly."""
+    status = fleet.statuses.get(name)
+    is_over = status is not None and status.phase.value in FINAL and status.waiting is None
+    return is_over and name not in fleet.desired.broken
+
+
+def _faulty(task: str, error: Exception) -> Signal:
+    """Return the signal of a task that cannot be judged, by a bug of ours."""
+    message = fault_message(error, "judging it for notifications")
+    cause = Cause(key=f"Fault/{message}", headline=_HELD_UP, message=message, page="/problems")
+    reasons = frozenset({Reason.FAULT.value})
+    return Signal(cause=cause, subject=f"task {task}", reasons=reasons, needs_person=True, tasks=(task,))
 
 
 def _is_out(host: HostView) -> bool:
@@ -218,7 +241,6 @@ def task_signal(view: TaskView, out: Sequence[HostView]) -> Signal:
         labels=frozenset({*spec.requires, *spec.labels}) if spec else frozenset(),
         repos=frozenset({view.repo}) if view.repo else frozenset(),
         tasks=(view.name,),
-        is_over=view.phase.value in FINAL and not view.is_stalled,
     )
 
 
@@ -301,7 +323,7 @@ def _repo(view: TaskView, message: str) -> Cause:
 def _fault(view: TaskView, message: str) -> Cause:
     return Cause(
         key=f"Fault/{message}",
-        headline="a fault of the reconciler holds up tasks",
+        headline=_HELD_UP,
         message=message,
         page="/problems",
         command=_next_step(view),
