@@ -79,9 +79,15 @@ class Notifier:
         """Messages that were sent, and why one was not taken; empty if it was."""
         self._last: FleetSnapshot | None = None
 
-    def begin(self, head: str) -> None:
-        """Tell nothing of what was before, if nothing was ever told; `head` is the newest commit."""
+    def begin(self, head: str, *, has_rules: bool) -> None:
+        """
+        Tell nothing of what was before, if nothing was ever told; `head` is the newest commit on record.
+
+        That is on disk when this returns: what happens from now on is told, whatever becomes of this process.
+        """
         self._book = begin_book(self._book, head, self._clock())
+        if has_rules and self._book != self._written:
+            self._write(self._book)
 
     def wake(self, *_: object) -> None:
         """Look soon: something happened."""
@@ -114,22 +120,22 @@ class Notifier:
         spec = fleet.desired.fleet.notify
         self._take_results(now)
         if spec is None:
-            self._forget(fleet, now)
-        else:
-            await self._advance(fleet, spec, now)
-        self._last = fleet
-        await self._save()
-        if spec is None:
+            await self._save(self._forget(fleet, now))
+            self._last = fleet
             return LONGEST_WAIT
+        await self._advance(fleet, spec, now)
+        self._last = fleet
+        await self._save(self._book)
         for entry in to_send(self._book, now):
             if entry.target not in self._sending and entry.target in spec.targets:
                 self._start(entry, spec.targets[entry.target])
         due = next_change(self._book, spec, timezone_of(fleet.desired.fleet), now, self._sending)
         return min(LONGEST_WAIT, max(due - now, timedelta())) if due else LONGEST_WAIT
 
-    def _forget(self, fleet: FleetSnapshot, now: datetime) -> None:
-        """Keep a book in which nothing stands: rules that come later are about what comes after them."""
+    def _forget(self, fleet: FleetSnapshot, now: datetime) -> Book:
+        """Begin anew in memory, and return what is to be on disk: rules that come later are about later."""
         self._book = begin_book(Book(), fleet.head, now)
+        return Book()
 
     async def _advance(self, fleet: FleetSnapshot, spec: NotifySpec, now: datetime) -> None:
         if self._is_idle(fleet, spec, now):
@@ -183,13 +189,15 @@ class Notifier:
         self._news.set()
         return records, records[-1].commit
 
-    async def _save(self) -> None:
-        """Write the book if it changed. Where that fails messages are sent all the same, maybe twice."""
-        if self._book == self._written:
-            return
-        book = self._book
+    async def _save(self, book: Book) -> None:
+        """Write the book if it changed."""
+        if book != self._written:
+            await asyncio.to_thread(self._write, book)
+
+    def _write(self, book: Book) -> None:
+        """Write the book. Where that fails messages are sent all the same, maybe twice."""
         try:
-            await asyncio.to_thread(self._store.write, book)
+            self._store.write(book)
         except OSError as error:
             log.warning("the book of notifications cannot be written: %s", error.strerror or error)
         else:

@@ -169,7 +169,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             fleet=repository.word,
             url=settings.web.public_url if settings.web else "",
         )
-        notifier.begin(state.head)
+        notifier.begin(state.head, has_rules=desired.fleet.notify is not None)
         yield ServedFleet(
             repository=repository,
             base=base,

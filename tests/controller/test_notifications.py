@@ -7,6 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reconciler.controller.notifications import MOST_STEPS, Notifier
 from reconciler.core.errors import NotFound, Unavailable
@@ -83,7 +85,8 @@ class Stand:
             store=BookFile(self.file),
             clock=self.clock,
         )
-        self.notifier.begin(self.record.fleet.head if self.record.fleet else "")
+        head = self.record.fleet.head if self.record.fleet else ""
+        self.notifier.begin(head, has_rules=bool(self.record.rules))
 
     async def look(self, times: int = 1) -> None:
         for _ in range(times):
@@ -257,6 +260,24 @@ def _with_rules(rules: Sequence[dict[str, object]]) -> object:
     return Record(FakeClock(), rules).snapshot().desired
 
 
+async def test_a_fleet_without_rules_leaves_nothing_on_disk_and_tells_nothing_of_that_time_later(stand):
+    stand.record.goes("a", "completed")
+    await stand.look(2)
+    with_rules, without = stand.record.fleet.desired, _with_rules([])
+    stand.record.rules, stand.record.fleet = [], replace(stand.record.fleet, desired=without)
+    await stand.look(2)
+    on_disk = BookFile(stand.file).read()
+    stand.record.goes("b", "completed")
+    stand.clock.time += timedelta(seconds=5)
+
+    stand.record.rules, stand.record.fleet = TOLD, replace(stand.record.fleet, desired=with_rules)
+    stand.start()
+    await stand.look(2)
+
+    assert on_disk == Book()
+    assert stand.titles == ["task a is completed"]
+
+
 async def test_a_fault_in_a_sender_is_an_attempt_that_failed(stand, caplog):
     async def send(*_: object) -> None:
         raise RuntimeError("boom")
@@ -305,3 +326,44 @@ async def test_it_runs_until_it_is_cancelled_and_wakes_at_once(stand):
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             await work
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(["step", "look", "kill", "refuse", "take", "later"]), max_size=30))
+def test_whenever_it_is_killed_each_step_is_told_and_only_what_was_under_way_twice(
+    tmp_path_factory, happenings
+):
+    stand = Stand(tmp_path_factory.mktemp("book") / "notifications/book.json")
+
+    def step() -> None:
+        if len(stand.record.steps) < 10:  # a message describes no more
+            stand.record.goes(f"t{len(stand.record.steps)}", "completed")
+
+    happen = {
+        "step": step,
+        "kill": stand.start,
+        "refuse": lambda: stand.sender.refuses.update(phone="it answered with HTTP 500"),
+        "take": stand.sender.refuses.clear,
+    }
+
+    async def everything() -> None:
+        for what in happenings:
+            if what in happen:
+                happen[what]()
+            else:
+                stand.clock.time += timedelta(minutes=15) * (what == "later")
+                await stand.look()
+        stand.sender.refuses.clear()
+        for _ in range(40):
+            stand.clock.time += timedelta(minutes=15)
+            await stand.look()
+
+    asyncio.run(everything())
+
+    kills = happenings.count("kill")
+    bodies = [message.body for _, message in stand.sender.sent]
+    for step in stand.record.steps:
+        times = sum(f"task {step.task} is completed" in body for body in bodies)
+        assert 1 <= times <= 1 + kills
+    assert len(bodies) - len(set(bodies)) <= kills
+    assert stand.notifier._book.outbox == ()

@@ -190,6 +190,7 @@ def test_failures_that_are_no_matter_of_their_tasks_are_one_message(kind):
 
     assert len(told) == 1
     assert "12 tasks" in told[0]
+    assert ("adapter test codex --host local" in world.body()) is (kind in {"auth", "config"})
 
 
 def test_a_login_that_fails_again_the_next_day_is_told_again_and_counts_the_new_tasks_only():
@@ -224,12 +225,23 @@ def test_all_repos_of_a_forge_that_does_not_answer_are_one_message_and_only_if_i
     assert late == ["phone: the forge code.example.org does not answer, 2 tasks"]
 
 
+def test_that_nobody_looks_after_the_tasks_is_told_if_it_lasts():
+    world = World([{"to": "phone"}, {"to": "boss", "reasons": "Reconciler"}])
+    world.others["unready"] = "the remote does not answer"
+
+    assert world.told(SECOND, 9 * MINUTE) == []
+    assert world.told(2 * MINUTE) == [
+        "boss: the fleet is not looked after",
+        "phone: the fleet is not looked after",
+    ]
+
+
 def test_a_file_with_mistakes_is_one_message_that_names_the_first():
     world = World([{"to": "phone"}])
     world.others["problems"] = tuple(Problem("specs/fleet.yaml", n, 1, f"wrong {n}") for n in (3, 4))
 
     assert world.told(SECOND, MINUTE, HOUR) == ["phone: specs/fleet.yaml has a mistake"]
-    assert "specs/fleet.yaml:3:1: wrong 3" in world.body()
+    assert "specs/fleet.yaml:3:1: error: wrong 3" in world.body()
 
 
 def test_siblings_within_the_hold_are_one_message_and_what_comes_soon_after_is_one_more():

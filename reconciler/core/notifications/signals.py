@@ -180,11 +180,10 @@ def _file_signals(problems: Sequence[Problem]) -> Iterator[Signal]:
 
 
 def _file_cause(problem: Problem) -> Cause:
-    where = f"{problem.path}:{problem.line}:{problem.column}"
     return Cause(
         key=f"file/{problem.path}",
         headline=f"{problem.path} has a mistake",
-        message=f"{where}: {problem.message}",
+        message=str(problem),
         page="/problems",
         command="reconciler validate",
     )
@@ -355,7 +354,7 @@ def _failure_cause(view: TaskView, out: Sequence[HostView]) -> Cause:
             headline=f"tasks fail at {thing} ({kind})",
             message=message,
             page="/tasks?phase=failed",
-            command=_next_step(view),
+            command=_repair(view),
             recurs=True,
         )
     verb = "needs a person" if view.phase is Phase.ESCALATED else "has failed"
@@ -383,6 +382,13 @@ def _own_cause(
 
 def _next_step(view: TaskView) -> str:
     return f"reconciler describe {view.name}"
+
+
+def _repair(view: TaskView) -> str:
+    """Return what helps against a failure that is no matter of the task."""
+    steps = view.cause.next if view.cause else ()
+    tries = (f"reconciler logs {view.name}", f"reconciler retry {view.name}")
+    return next((step for step in steps if step not in tries), _next_step(view))
 
 
 def _adapter_of(view: TaskView) -> str:
