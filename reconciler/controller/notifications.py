@@ -8,6 +8,7 @@ is not sent by then is in the book, and sent by the next one.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from reconciler.controller.ports import (
@@ -34,6 +35,7 @@ from reconciler.core.notifications.book import (
     target_reports,
     to_send,
     undelivered,
+    unsent,
 )
 from reconciler.core.notifications.messages import Message
 from reconciler.core.notifications.quiet import timezone_of
@@ -111,6 +113,14 @@ class Notifier:
         finally:
             for task in self._sending.values():
                 task.cancel()
+            self._end()
+
+    def _end(self) -> None:
+        """Note what was sent since the last look: the next process shall not send it again."""
+        had_rules = self._last is not None and self._last.desired.fleet.notify is not None
+        self._take_results(self._clock())
+        if had_rules and self._book != self._written:
+            self._write(self._book)
 
     async def look(self) -> timedelta:
         """Bring the book up to date and start what is to be sent; return how long to wait for news."""
@@ -123,6 +133,7 @@ class Notifier:
             await self._save(self._forget(fleet, now))
             self._last = fleet
             return LONGEST_WAIT
+        fleet = replace(fleet, unsent=unsent(target_reports(self._book, spec.targets)))
         await self._advance(fleet, spec, now)
         self._last = fleet
         await self._save(self._book)
@@ -243,4 +254,5 @@ def _is_same(one: FleetSnapshot, other: FleetSnapshot) -> bool:
     """Return whether nothing that is replaced as a whole was."""
     parts = ("desired", "statuses", "hosts", "damaged", "planned")
     is_same = all(getattr(one, part) is getattr(other, part) for part in parts)
-    return is_same and (one.head, one.forges, one.unready) == (other.head, other.forges, other.unready)
+    small = ("head", "forges", "unready", "unsent")
+    return is_same and all(getattr(one, part) == getattr(other, part) for part in small)

@@ -88,6 +88,8 @@ def deliver_by_apprise(url: str, message: Message) -> None:
         app_id="reconciler",
         app_desc="reconciler",
         app_url="",
+        image_url_mask="",  # a picture that phones would fetch from elsewhere
+        image_url_logo="",
         async_mode=False,
         storage_mode=apprise.PersistentStoreMode.MEMORY,
     )

@@ -316,6 +316,22 @@ async def test_a_damaged_file_keeps_no_notifier_from_starting(stand, caplog):
     assert "begin anew" in caplog.text
 
 
+async def test_at_an_orderly_end_what_was_sent_is_noted(stand):
+    async with asyncio.timeout(10):
+        work = asyncio.create_task(stand.notifier.run(stand.clock.pause))
+        stand.record.goes("a", "completed")
+        while not stand.titles:  # noqa: ASYNC110 - the clock passes by itself
+            await asyncio.sleep(0)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+
+    stand.start()
+    await stand.look(3)
+
+    assert stand.titles == ["task a is completed"]
+
+
 async def test_it_runs_until_it_is_cancelled_and_wakes_at_once(stand):
     async with asyncio.timeout(10):
         work = asyncio.create_task(stand.notifier.run(stand.clock.pause))

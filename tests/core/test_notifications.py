@@ -236,6 +236,17 @@ def test_that_nobody_looks_after_the_tasks_is_told_if_it_lasts():
     ]
 
 
+def test_that_messages_do_not_reach_a_target_is_told_to_the_others_if_it_lasts():
+    world = World([{"to": ["phone", "boss"], "escalate_after": "1h"}])
+    world.others["unsent"] = {"phone": "1 message waits, and cannot be sent: it answered with HTTP 404"}
+
+    assert world.told(SECOND, 9 * MINUTE) == []
+    assert world.told(2 * MINUTE, 2 * HOUR) == [
+        "boss: messages do not reach phone",
+        "boss: not over after 2h: messages do not reach phone",
+    ]
+
+
 def test_a_file_with_mistakes_is_one_message_that_names_the_first():
     world = World([{"to": "phone"}])
     world.others["problems"] = tuple(Problem("specs/fleet.yaml", n, 1, f"wrong {n}") for n in (3, 4))

@@ -332,8 +332,8 @@ class NotifyRule(Frozen):
     """
     reasons: Strings = ()
     """
-    What tasks wait for, such as `Host` or `Quota`, the class of their failure, such as `auth`, `Forge` or
-    `Reconciler`. With `transitions` too, both must fit.
+    What tasks wait for, such as `Host` or `Quota`, the class of their failure, such as `auth`, `Forge`,
+    `Reconciler` or `Unsent`. With `transitions` too, both must fit.
     """
     labels: Strings = ()
     """Only tasks and hosts that have one of these labels, or tasks that require one; any, if left out."""

@@ -16,7 +16,7 @@ from reconciler.core.lifecycle import TRANSITIONS
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import NotifyRule, NotifySpec
 from reconciler.core.model.status import Phase, Reason
-from reconciler.core.notifications.signals import FORGE, RECONCILER, Signal
+from reconciler.core.notifications.signals import FORGE, RECONCILER, UNSENT, Signal
 
 HOST_STATES = ("up", "unready", "down")
 STATES = (*(phase.value for phase in Phase), *HOST_STATES)
@@ -25,6 +25,7 @@ REASONS = (
     *(kind.value for kind in FailureClass if kind is not FailureClass.CANCELLED),
     FORGE,
     RECONCILER,
+    UNSENT,
 )
 ANY = "*"
 
@@ -164,12 +165,17 @@ class _Hit(NamedTuple):
 
 
 def _match(hits: Sequence[_Hit]) -> Match:
-    targets = {target for rule, *_ in hits for target in rule.to}
+    targets = {name for hit in hits for name in _others(hit.rule.to, hit.signal)}
     return Match(
         signals=tuple({hit.signal.subject: hit.signal for hit in hits}.values()),
         targets={name: _options([hit for hit in hits if name in hit.rule.to]) for name in sorted(targets)},
         escalations=tuple(dict.fromkeys(_escalations(hits))),
     )
+
+
+def _others(targets: Iterable[str], signal: Signal) -> tuple[str, ...]:
+    """Return the targets but for the one that a signal is about: it takes no message now."""
+    return tuple(name for name in targets if signal.subject != f"target {name}")
 
 
 def _options(hits: Sequence[_Hit]) -> SendOptions:
@@ -185,7 +191,7 @@ def _escalations(hits: Iterable[_Hit]) -> Iterator[Escalation]:
         if rule.escalate_after is not None and not signal.is_over:
             yield Escalation(
                 after=rule.escalate_after,
-                to=rule.escalate_to or rule.to,
+                to=_others(rule.escalate_to or rule.to, signal),
                 resolved=rule.resolved,
                 urgent=rule.urgent,
             )

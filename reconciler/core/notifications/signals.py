@@ -18,8 +18,8 @@ from reconciler.core.model.status import HostStatus, Phase, Reason, Status, Wait
 from reconciler.core.transitions import TransitionRecord
 from reconciler.core.views import BAD_ENDS, HostView, ReadModel, TaskView, observed_on_record
 
-FORGE, RECONCILER = "Forge", "Reconciler"
-"""Reasons beside those of tasks: a forge does not answer; nobody looks after the tasks."""
+FORGE, RECONCILER, UNSENT = "Forge", "Reconciler", "Unsent"
+"""Reasons beside those of tasks: of forges, of the reconciler itself, of targets that take no message."""
 LASTING = timedelta(minutes=10)
 """How long an outage lasts before it is news: most end by themselves."""
 FINAL = frozenset({Phase.COMPLETED.value, Phase.CANCELLED.value, "up"})
@@ -45,6 +45,8 @@ class FleetSnapshot:
     """Why a forge does not answer, by repo."""
     unready: str = ""
     """Why tasks are not looked after now; empty if they are."""
+    unsent: Mapping[str, str] = field(default_factory=dict)
+    """Which messages could not be sent, in a sentence, by target."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +75,7 @@ class Signal:
 
     cause: Cause
     subject: str
-    """`task NAME`, `host NAME`, `forge ADDRESS`, `file PATH`, `reconciler`."""
+    """`task NAME`, `host NAME`, `forge ADDRESS`, `file PATH`, `target NAME`, `reconciler`."""
     state: str = ""
     """Phase of a task, state of a host."""
     before: str = ""
@@ -102,17 +104,7 @@ def current_signals(fleet: FleetSnapshot) -> Iterator[Signal]:
     yield from (_host_signal(host) for host in hosts.values() if _is_out(host))
     yield from _file_signals(fleet.desired.problems)
     yield from _forge_signals(fleet)
-    if fleet.unready:
-        cause = Cause(
-            key="reconciler",
-            headline="the fleet is not looked after",
-            message=fleet.unready,
-            page="/problems",
-            command="reconciler status",
-            patience=LASTING,
-        )
-        reasons = frozenset({RECONCILER})
-        yield Signal(cause=cause, subject="reconciler", reasons=reasons, needs_person=True)
+    yield from _own_signals(fleet)
     out = [host for host in hosts.values() if _is_out(host)]
     for name in sorted(model.names()):
         if _is_at_rest(name, fleet):
@@ -140,6 +132,26 @@ def _faulty(task: str, error: Exception) -> Signal:
 
 def _is_out(host: HostView) -> bool:
     return host.spec.desired == "active" and host.status is not None and host.status.state != "up"
+
+
+def _own_signals(fleet: FleetSnapshot) -> Iterator[Signal]:
+    """Yield what is wrong with the reconciler itself, and with the targets of its messages."""
+    wrong = [("reconciler", RECONCILER, "the fleet is not looked after", fleet.unready, "reconciler status")]
+    wrong += [
+        (f"target {name}", UNSENT, f"messages do not reach {name}", why, f"reconciler notify test {name}")
+        for name, why in fleet.unsent.items()
+    ]
+    for subject, reason, headline, message, command in wrong:
+        if message:
+            cause = Cause(
+                key=subject.replace(" ", "/"),
+                headline=headline,
+                message=message,
+                page="/problems",
+                command=command,
+                patience=LASTING,
+            )
+            yield Signal(cause=cause, subject=subject, reasons=frozenset({reason}), needs_person=True)
 
 
 def _host_signal(host: HostView) -> Signal:
