@@ -382,6 +382,19 @@ def test_quiet_hours_keep_messages_for_one_after_them_and_tell_of_what_is_over_b
     assert world.body().startswith("Held back in quiet hours.")
 
 
+def test_what_fails_again_and_again_in_quiet_hours_is_one_message_that_counts_all_of_it():
+    world = World([{"to": "phone"}], {"quiet": ["22:00-07:00"]})
+    world.now = NOON.replace(hour=23)
+    told = []
+    for number in range(3):
+        world.fails(f"t{number}", "auth")
+        told += world.told(SECOND, 2 * HOUR)
+
+    told += world.told(3 * HOUR, HOUR)
+
+    assert told == ["phone: tasks fail at codex (auth), 3 tasks"]
+
+
 def test_what_is_urgent_is_told_in_quiet_hours():
     world = World([{"to": "phone", "urgent": True}, {"to": "boss"}], {"quiet": ["00:00-24:00"]})
     world.goes_down("gpu1")
@@ -478,6 +491,18 @@ def test_a_new_fleet_tells_nothing_of_what_was_before():
 
     assert world.told(SECOND, MINUTE, HOUR) == []
     assert world.book.causes == {}
+
+
+def test_a_task_that_comes_to_wait_for_what_was_before_says_since_when_that_is_so():
+    world = World([{"to": "phone"}])
+    world.now -= HOUR
+    world.goes_down("gpu1")
+    world.now += 2 * HOUR
+    world.waits("a", Reason.HOST)
+
+    assert world.told(SECOND, MINUTE) == ["phone: host gpu1 is down"]
+    assert "since 2030-01-01T11:00:01Z" in world.body()
+    assert "Touches 1 task: a" in world.body()
 
 
 def test_a_new_rule_tells_nothing_of_what_was_before_it():

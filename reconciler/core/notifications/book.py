@@ -232,12 +232,16 @@ def _is_news(signal: Signal, book: Book, situation: Situation) -> bool:
 
 
 def _recurs(cause: OpenCause, fresh: Sequence[Signal]) -> bool:
-    return cause.recurs and any(each.since and each.since > cause.newest + RECURS_AFTER for each in fresh)
+    """Return whether it is a new case, and not part of one that is still to be told."""
+    is_told = all(notice.sent for notice in cause.notices if notice.kind == "begin")
+    late = cause.newest + RECURS_AFTER
+    return cause.recurs and is_told and any(each.since and each.since > late for each in fresh)
 
 
 def _new(fresh: Sequence[Signal], match: Match, situation: Situation) -> OpenCause:
-    of_last = [each for each in fresh if not each.cause.recurs or _is_recent(each, fresh)]
-    first, since = match.signals[0].cause, [each.since for each in of_last if each.since]
+    first = match.signals[0].cause
+    of_case = [each for each in fresh if _is_recent(each, fresh)] if first.recurs else match.signals
+    since = [each.since for each in of_case if each.since]
     return OpenCause(
         headline=first.headline,
         message=first.message,
