@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.group(epilog=examples("reconciler notify test", "reconciler notify test phone"))
 def notify_group() -> None:
-    """Try the targets of notifications."""
+    """Send a test message to the targets of notifications."""
 
 
 @notify_group.command(epilog=examples("reconciler notify test", "reconciler notify test phone"))
