@@ -197,6 +197,13 @@ def failing_forges(loop: Loop, pollers: Sequence[Poller[Any]]) -> Mapping[str, s
     return {repo: why for repo, why in failing.items() if repo in loop.cache.desired.forges}
 
 
+def _unasked_forges(loop: Loop, pollers: Sequence[Poller[Any]]) -> frozenset[str]:
+    """Return the repos whose forge is to be asked and was not yet; the fleet's own as `.fleet`."""
+    polls = (loop.controllers.pulls.poller, *pollers)
+    unasked = {key for poller in polls for key in poller.subjects() if key not in poller.polled}
+    return frozenset(unasked & loop.cache.desired.forges.keys())
+
+
 def _fleet_snapshot(loop: Loop, pollers: Sequence[Poller[Any]]) -> FleetSnapshot | None:
     """Return what notifications are about; None before the specs were read."""
     cache = loop.cache
@@ -210,6 +217,7 @@ def _fleet_snapshot(loop: Loop, pollers: Sequence[Poller[Any]]) -> FleetSnapshot
         planned=cache.last_plan.waiting,
         head=cache.head,
         forges=failing_forges(loop, pollers),
+        unasked=_unasked_forges(loop, pollers),
         unready=loop.unready,
     )
 

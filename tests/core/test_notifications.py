@@ -225,6 +225,22 @@ def test_all_repos_of_a_forge_that_does_not_answer_are_one_message_and_only_if_i
     assert late == ["phone: the forge code.example.org does not answer, 2 tasks"]
 
 
+def test_a_forge_that_was_not_asked_since_a_restart_is_neither_news_nor_over():
+    forge = Forge(api="https://code.example.org/api/v1", repo="a/b", token={"env": "T"})
+    repos = {"one": Repo(name="one", url="https://code.example.org/one", forge=forge)}
+    unasked, failing = {"unasked": frozenset({"one"})}, {"forges": {"one": "HTTP 502"}}
+    world = World([{"to": "phone", "resolved": True}])
+
+    world.others = {"repos": repos, **unasked}
+    assert world.told(SECOND, HOUR) == []
+    world.others = {"repos": repos, **failing}
+    assert len(world.told(SECOND, HOUR)) == 1
+    world.others = {"repos": repos, **unasked}
+    assert world.told(SECOND, HOUR) == []
+    world.others = {"repos": repos}
+    assert world.told(SECOND, MINUTE) == ["phone: over: the forge code.example.org does not answer"]
+
+
 def test_that_nobody_looks_after_the_tasks_is_told_if_it_lasts():
     world = World([{"to": "phone"}, {"to": "boss", "reasons": "Reconciler"}])
     world.others["unready"] = "the remote does not answer"

@@ -43,6 +43,8 @@ class FleetSnapshot:
     """Commit that statuses and hosts are on record with."""
     forges: Mapping[str, str] = field(default_factory=dict)
     """Why a forge does not answer, by repo."""
+    unasked: frozenset[str] = frozenset()
+    """Repos whose forge was not asked yet by this process: whether it answers is not known."""
     unready: str = ""
     """Why tasks are not looked after now; empty if they are."""
     unsent: Mapping[str, str] = field(default_factory=dict)
@@ -205,13 +207,14 @@ def _forge_signals(fleet: FleetSnapshot) -> Iterator[Signal]:
     """Yield one signal for each forge that does not answer, whatever repos it has."""
     repos: dict[str, list[str]] = {}
     forges = fleet.desired.forges
-    for repo in sorted(fleet.forges.keys() & forges.keys()):
+    for repo in sorted((fleet.forges.keys() | fleet.unasked) & forges.keys()):
         repos.setdefault(urlsplit(forges[repo].api).netloc, []).append(repo)
     for place, names in repos.items():
+        failing = [name for name in names if name in fleet.forges]
         cause = Cause(
             key=f"forge/{place}",
             headline=f"the forge {place} does not answer",
-            message=fleet.forges[names[0]],
+            message=fleet.forges[failing[0]] if failing else "",
             page="/problems",
             command="reconciler doctor",
             patience=LASTING,
@@ -220,8 +223,9 @@ def _forge_signals(fleet: FleetSnapshot) -> Iterator[Signal]:
         yield Signal(
             cause=cause,
             subject=f"forge {place}",
-            reasons=frozenset({FORGE}),
-            needs_person=True,
+            # One that was not asked yet is no news; what is known of it is not over for that.
+            reasons=frozenset({FORGE} if failing else ()),
+            needs_person=bool(failing),
             repos=frozenset(names) - {FLEET_FORGE},
             tasks=tuple(sorted(touched)),
         )
