@@ -116,6 +116,9 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         "cancel": CommandEntry(
             "reconciler.cli.task_commands:cancel", "Cancel tasks: end their runs, and start no more."
         ),
+        "answer": CommandEntry(
+            "reconciler.cli.task_commands:answer", "Answer the question of a task's agent."
+        ),
         "retry": CommandEntry("reconciler.cli.task_commands:retry", "Retry settled tasks: run them again."),
         "approve-prune": CommandEntry(
             "reconciler.cli.task_commands:approve_prune",

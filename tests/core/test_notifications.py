@@ -36,7 +36,7 @@ from reconciler.core.notifications.signals import (
 )
 from reconciler.core.transitions import TransitionRecord
 from tests.fakes import make_desired, make_task
-from tests.statuses import make_status
+from tests.statuses import changed, make_status
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
@@ -324,6 +324,17 @@ def test_a_task_that_cannot_be_judged_costs_no_other_its_news(monkeypatch):
     told = world.told(SECOND, MINUTE, HOUR)
 
     assert told == ["phone: 2 things: task b has failed; a fault of the reconciler holds up tasks"]
+
+
+def test_a_question_of_an_agent_is_told_with_the_command_that_answers_it():
+    world = World([{"to": "phone"}])
+    world.waits("a", Reason.PERSON, "asks (q1-1): Which cookie?")
+    question = {"id": "q1-1", "text": "Which cookie?", "asked_at": world.now}
+    world.statuses["a"] = changed(world.statuses["a"], questions=[question])
+
+    assert world.told(SECOND, MINUTE) == ["phone: task a asks a question"]
+    assert "Why: asks (q1-1): Which cookie?" in world.body()
+    assert "Next: reconciler answer a TEXT" in world.body()
 
 
 def test_each_failure_of_a_task_is_told():

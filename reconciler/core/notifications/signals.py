@@ -281,7 +281,8 @@ def _waiting_cause(view: TaskView, waiting: Waiting, out: Sequence[HostView]) ->
         return _host_cause(host)
     if shared := _SHARED.get(waiting.reason):
         return shared(view, waiting.message)
-    headline = f"task {view.name} waits ({waiting.reason.value})"
+    asks = "asks a question" if view.question else f"waits ({waiting.reason.value})"
+    headline = f"task {view.name} {asks}"
     return _own_cause(view, headline, waiting.message, waiting.reason.value, waiting.since)
 
 
@@ -397,6 +398,8 @@ def _own_cause(
 
 
 def _next_step(view: TaskView) -> str:
+    if view.question:
+        return f"reconciler answer {view.name} TEXT"
     return f"reconciler describe {view.name}"
 
 
