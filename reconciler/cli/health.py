@@ -13,11 +13,13 @@ import shutil
 import stat
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from reconciler import clock
 from reconciler.cli.context import Context
+from reconciler.cli.extras import APPRISE, install_command
 from reconciler.cli.remedies import with_known_remedy
 from reconciler.core.errors import ReconcilerError, Unavailable, UsageError
 from reconciler.core.references import split
@@ -320,6 +322,13 @@ async def _secrets(desired: "Desired") -> AsyncIterator[CheckFinding]:
         yield await _secret(f"token of forge {repo}", forge.token)
         if forge.webhook_secret:
             yield await _secret(f"webhook_secret of forge {repo}", forge.webhook_secret, repo)
+    targets = desired.fleet.notify.targets if desired.fleet.notify else {}
+    for target, url in sorted(targets.items()):
+        yield await _secret(f"URL of target {target}", url)
+    if targets and find_spec("apprise") is None:
+        yield failure(
+            "notifications", "the package apprise is missing: none can be sent", install_command(APPRISE)
+        )
     hosts = (host for host in desired.hosts.values() if host.identity)
     for host in hosts:
         yield _private_file(f"identity of host {host.name}", _home(host.identity or ""))
