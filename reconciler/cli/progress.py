@@ -5,7 +5,7 @@ Progress output of `run` and `serve`: a line for each step.
 from datetime import datetime
 from pathlib import Path
 
-from reconciler.cli.failures import describe_failure, failure_text
+from reconciler.cli.failures import failure_text
 from reconciler.controller.ports import Step
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
@@ -13,6 +13,7 @@ from reconciler.core.model.specs import Desired
 from reconciler.core.text import one_line
 from reconciler.core.times import format_time
 from reconciler.core.views import BAD_ENDS
+from reconciler.dispatch.failures import describe_failure
 
 
 def is_bad_end(step: Step) -> bool:

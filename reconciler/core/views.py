@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from reconciler.core.conditions import Condition, conditions, needs_a_person
 from reconciler.core.errors import Problem
-from reconciler.core.model.specs import Agent, Desired, ExecutionMode, Host, Task
+from reconciler.core.model.specs import Agent, Desired, DesiredState, ExecutionMode, Host, Task
 from reconciler.core.model.status import HostStatus, Observed, Phase, Reason, Run, Status, Waiting
 from reconciler.core.planning.placement import reachable_runs
 from reconciler.core.runs.failure import FailureSummary, failure_line, summarize_failure
@@ -144,6 +144,12 @@ class TaskView:
         """Whether a person must act."""
         phase = self.status.phase if self.status else None
         return bool(self.problems) or needs_a_person(phase, self.waiting)
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether it does not start until a person resumes it."""
+        wants = self.spec.desired if self.spec else None
+        return wants is DesiredState.SUSPENDED and not (self.status and self.status.phase.is_settled)
 
     @property
     def is_live(self) -> bool:

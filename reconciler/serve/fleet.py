@@ -74,6 +74,7 @@ class ServedFleet:
     loop: Loop
     dispatch: Dispatcher
     writer: BotCommitter
+    previews: PlanPreview
     pollers: Sequence[Poller[Any]]
     """Pollers that the loop does not drive."""
     presence: PresenceFile
@@ -148,6 +149,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             sweep_interval=settings.sweep_interval,
         )
         loop, writer = build_loop(cache, ports, loop_settings), BotCommitter(repository, branch)
+        previews = PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now)
         yield ServedFleet(
             repository=repository,
             base=base,
@@ -162,12 +164,13 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             dispatch=dispatch,
             writer=writer,
             metrics=metrics,
+            previews=previews,
             pollers=(
                 specs_poller(
                     repository.fetch, loop.inbox, partial(_look_interval, repository, cache), clock.now
                 ),
                 IssueController(forges, writer, cache, clock.now, read_task, edit).poller,
-                PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now).poller,
+                previews.poller,
             ),
         )
 

@@ -30,7 +30,7 @@ from reconciler.core.events import (
 )
 from reconciler.core.hosts import HostChange
 from reconciler.core.model.runs import Check, FailureClass, Report, Verdict
-from reconciler.core.model.specs import FleetSpec, Host
+from reconciler.core.model.specs import DesiredState, FleetSpec, Host
 from reconciler.core.model.status import Failure, HostStatus, OnHost, Reason, Waiting
 from reconciler.core.planning.plan import Plan
 from reconciler.specs.explain import Explained
@@ -237,6 +237,20 @@ async def test_the_board_has_a_column_for_each_part_of_a_life(world, nobody):
     assert re.search(r"Waiting 1 .*waits.* Running 1 .*runs.* Review 0 .* Cancelled 1 .*ended", outline.text)
 
 
+async def test_who_needs_a_person_and_what_is_suspended_can_be_filtered_by(world, nobody):
+    tasks = [make_task("broken"), make_task("later", desired=DesiredState.SUSPENDED), make_task("runs")]
+    problem = Problem("specs/tasks/broken.yaml", 1, 1, "goal is missing")
+    await world.ask(*tasks, problems=(problem,), broken={"broken": (problem,)})
+    create(world, *tasks[1:])
+
+    listed = {phase: names(await page(nobody, f"/tasks?phase={phase}")) for phase in ("person", "suspended")}
+    now = await page(nobody, "/")
+
+    assert listed == {"person": ["broken"], "suspended": ["later"]}
+    assert "/tasks?phase=suspended" in now.links
+    assert "/tasks/later" not in now.text.partition("Queue")[2]
+
+
 # --- A task ------------------------------------------------------------------
 
 
@@ -272,6 +286,28 @@ async def test_a_task_shows_its_goal_its_rounds_and_a_line_for_each_commit(world
     assert "$0.25" in outline.text.partition("round 2")[2].partition("round 1")[0]
     assert "I mended it." in outline.text
     assert {f"/commits/{entry.commit}" for entry in world.record.entries} <= {*outline.links}
+
+
+async def test_a_failed_task_says_first_why_with_its_last_lines_its_workspace_and_what_to_type(world, nobody):
+    task = make_task("web/a", goal="Make it fast.")
+    await world.ask(task)
+    create(world, task)
+    run = start(world, task)
+    red = Check(command="make test", exit_code=2, seconds=1.5, output="one\n1 failed <b>badly</b>\n")
+    report = Report(verdict=Verdict(outcome="success"), checks=(red,))
+    failure = Failure(kind=FailureClass.VALIDATION, message="make test: exit code 2")
+    world.controller.put(
+        Failed(task="web/a", origin=at(2, "make test failed"), run=run, failure=failure, report=report)
+    )
+    world.workspaces["web/a"] = "build1:/home/agents/work/web-a"
+
+    text = (await page(nobody, "/tasks/web/a")).text
+    why = text.partition("Why it failed")[2].partition("Goal")[0]
+
+    assert "make test: exit code 2" in why
+    assert "1 failed <b>badly</b>" in why
+    assert "build1:/home/agents/work/web-a kept until" in why
+    assert "reconciler retry web/a" in why
 
 
 async def test_each_value_of_a_spec_says_where_it_comes_from(world, nobody):
@@ -389,6 +425,52 @@ async def test_the_stream_of_a_log_ends_with_its_run(world, nobody, monkeypatch)
     answer = await nobody.get("/follow/a?part=round%201%20agent&from=0")
 
     assert answer.text.endswith("event: end\ndata: over\n\n")
+
+
+async def test_what_was_printed_last_is_sent_before_the_stream_ends(world, nobody, monkeypatch):
+    monkeypatch.setattr(handlers, "PAUSE", 0.01)
+    run = await ended(world, make_task("a"))
+    world.run_logs.texts[run] = {"round 1 agent": b"first\nno end of line"}
+
+    answer = await nobody.get("/follow/a?part=round%201%20agent&from=0")
+
+    assert '<span class="line">first' in answer.text
+    assert '<span class="line">no end of line</span>\n\nevent: end' in answer.text
+
+
+async def test_the_stream_of_a_log_ends_with_its_step_of_the_run(world, nobody, monkeypatch):
+    monkeypatch.setattr(handlers, "PAUSE", 0.01)
+    run = await with_log(world, b"round one\n")
+    world.run_logs.texts[run] |= {"round 1 agent (stderr)": b"", "round 2 agent": b"round two\n"}
+
+    answer = await nobody.get("/follow/a?part=round%201%20agent&from=0")
+
+    assert "round one" in answer.text
+    assert answer.text.endswith("event: end\ndata: over\n\n")
+
+
+async def test_the_stream_of_a_log_that_is_withheld_ends(world, nobody):
+    run = await with_log(world, b"token\n")
+    world.run_logs.withheld.add(run)
+
+    answer = await nobody.get("/follow/a?part=round%201%20agent&from=0")
+
+    assert answer.text.endswith("event: end\ndata: over\n\n")
+    assert "token" not in answer.text
+
+
+async def test_until_the_specs_were_read_a_page_says_so_and_comes_back_by_itself(world, nobody):
+    await world.ask(make_task("a"), revision="")
+
+    page, part, stream = [
+        await nobody.get(path, headers=headers)
+        for path, headers in (("/tasks?q=a", {}), ("/tasks", {"HX-Request": "true"}), ("/follow/a", {}))
+    ]
+
+    assert [answer.status_code for answer in (page, part, stream)] == [503, 503, 503]
+    assert "reads the specs and the record" in page.text
+    assert 'hx-get="/tasks?q=a" hx-trigger="changed from:body, every 3s"' in page.text
+    assert "No task" not in page.text
 
 
 DIFF = """\
@@ -567,7 +649,9 @@ async def test_a_part_of_a_page_is_its_main_part_alone(world, nobody):
 
     assert "<header" in whole.text
     assert "<header" not in part.text
-    assert part.text.strip() in whole.text
+    title, _, rest = part.text.partition("</title>")
+    assert title in whole.text
+    assert rest.strip() in whole.text
 
 
 async def test_a_page_without_javascript_loads_itself_again(nobody):

@@ -42,10 +42,10 @@ async def hosts_page(visit: Visit) -> View:
         HostLine(host_row(host, snapshot), load.get(host.name), list(clis(host)))
         for host in snapshot.model.hosts().values()
     ]
-    commits = await services.files_touched([_state_file(line.row.view.name) for line in lines])
     values = {
         "lines": lines,
-        "commits": {line.row.view.name: commits.get(_state_file(line.row.view.name), "") for line in lines},
+        "commits": await services.last_host_commits(),
+        "task_commits": await services.last_commits(),
     }
     return View("hosts.html", "Hosts", values)
 
@@ -56,8 +56,8 @@ async def host_page(visit: Visit) -> View:
     host = snapshot.model.hosts().get(visit.name)
     if host is None:
         raise NotFound(f"no host {visit.name} in the specs; /hosts lists them")
-    spec_file, state_file = f"specs/hosts/{host.name}.yaml", _state_file(host.name)
-    touched = await services.files_touched([spec_file, state_file])
+    spec_file = f"specs/hosts/{host.name}.yaml"
+    spec_commits = await services.spec_commits([spec_file])
     values = {
         "host": host,
         "row": host_row(host, snapshot),
@@ -65,16 +65,12 @@ async def host_page(visit: Visit) -> View:
         "clis": list(clis(host)),
         "verbs": host_verbs(host),
         "steps": await _steps(visit, host.name),
-        "spec_file": spec_file if spec_file in touched else "",
-        "spec_commit": touched.get(spec_file, ""),
-        "state_commit": touched.get(state_file, ""),
+        "spec_file": spec_file if spec_file in spec_commits else "",
+        "spec_commit": spec_commits.get(spec_file, ""),
+        "state_commit": (await services.last_host_commits()).get(host.name, ""),
         "commits": await services.last_commits(),
     }
     return View("host.html", f"Host {host.name}", values)
-
-
-def _state_file(host: str) -> str:
-    return f"fleet-state/hosts/{host}.yaml"
 
 
 async def _steps(visit: Visit, host: str) -> Sequence[TransitionRecord]:
@@ -114,7 +110,7 @@ async def agents_page(visit: Visit) -> View:
         for view in workers.values()
     ]
     files = {line.view.name: f"specs/agents/{line.view.name}.yaml" for line in lines}
-    touched = await visit.fleet.services.files_touched(list(files.values()))
+    touched = await visit.fleet.services.spec_commits(list(files.values()))
     values = {
         "lines": lines,
         "files": files,

@@ -88,6 +88,7 @@ async def now_page(visit: Visit) -> View:
         transitions = await fleet.record.before(None, None, MOST_TRANSITIONS)
     except Unavailable:
         transitions = ()
+    hosts = snapshot.model.hosts()
     runs = sorted(snapshot.live.values(), key=lambda view: (view.since is None, view.since, view.name))
     needs = need_rows(snapshot.needs, snapshot.model)
     queued = queue(snapshot.tasks)
@@ -101,8 +102,10 @@ async def now_page(visit: Visit) -> View:
         "more_runs": max(0, len(runs) - MOST_RUNS),
         "queue": queued[:MOST_QUEUED],
         "more_queued": max(0, len(queued) - MOST_QUEUED),
+        "suspended": sum(view.is_suspended for view in snapshot.tasks),
         "counts": task_counts(snapshot),
-        "hosts": [host_row(host, snapshot) for host in snapshot.model.hosts().values()],
+        "hosts": [host_row(host, snapshot) for host in hosts.values()],
+        "host_commits": await fleet.services.last_host_commits(),
         "budgets": budget_rows(fleet.view.desired, await fleet.spent_today()),
         "transitions": transitions,
         "commits": await fleet.services.last_commits(),
@@ -159,7 +162,9 @@ def waiting_removals(waiting: Mapping[str, Waiting]) -> Sequence[str]:
 def queue(tasks: Iterable[TaskView]) -> Sequence[TaskView]:
     """Return the tasks that wait for something that comes by itself, in the order in which they start."""
     waiting = [
-        view for view in tasks if view.phase is Phase.CREATED and not view.problems and not view.is_stalled
+        view
+        for view in tasks
+        if view.phase is Phase.CREATED and not (view.problems or view.is_stalled or view.is_suspended)
     ]
     return sorted(waiting, key=_turn)
 

@@ -37,6 +37,8 @@ async def problems_page(visit: Visit) -> View:
         "warnings": await mistakes(visit, desired.warnings[:MOST_PROBLEMS]),
         "damaged": sorted(fleet.view.damaged.items()),
         "hosts": hosts,
+        "host_commits": await fleet.services.last_host_commits(),
+        "commits": await fleet.services.last_commits(),
         "forges": sorted(name for name, answers in fleet.services.forges().items() if not answers),
         "refused": refused,
         "hooks": hooks,

@@ -2,8 +2,9 @@
 The page of one task: its goal, why it is where it is, its attempts and record, the origin of each value.
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from reconciler.api.pages.actions import task_verbs
@@ -70,7 +71,7 @@ async def task_page(visit: Visit) -> View:
     model = fleet.snapshot().model
     if not model.has(name):
         return await _gone(visit)
-    view = model.task(name)
+    view = await _with_cause(fleet, model.task(name))
     steps = await _steps(fleet, name, visit.query.get("before"))
     statuses = await _statuses(fleet, steps)
     values = {
@@ -84,9 +85,17 @@ async def task_page(visit: Visit) -> View:
         "logs": log_parts(fleet, view),
         "has_diff": has_diff(view),
         "verbs": task_verbs(view),
+        "revision": model.desired.revision,
         "commit_id": steps[0].commit if steps else "",
     }
     return View("task.html", name, values)
+
+
+async def _with_cause(fleet: Fleet, view: TaskView) -> TaskView:
+    """Return a task with all that is known here of why its last run failed, as `describe` tells it."""
+    if view.status is None or view.status.failure is None:
+        return view
+    return replace(view, known_cause=await asyncio.to_thread(fleet.services.failure, view.name, view.status))
 
 
 async def _gone(visit: Visit) -> View:

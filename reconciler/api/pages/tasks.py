@@ -38,13 +38,22 @@ COLUMNS = (
 GROUPS: Mapping[str, frozenset[str]] = {column.phase: column.states for column in COLUMNS}
 """States by what people call several of them."""
 PHASES = (
+    ("person", "needs a person"),
     ("live", "running or assigned"),
     ("created", "waiting"),
+    ("suspended", "suspended"),
     ("review_pending", "in review"),
     ("bad", "failed or escalated"),
     ("completed", "completed"),
     ("closed", "cancelled or removed"),
 )
+
+Test = Callable[[TaskView], bool]
+CONDITIONS: Mapping[str, Test] = {
+    "person": lambda view: view.is_stalled,
+    "suspended": lambda view: view.is_suspended,
+}
+"""What is asked for beside states, whatever the state."""
 
 Key = Callable[[TaskView], Any]
 ORDERS: Mapping[str, tuple[str, Key, bool]] = {
@@ -112,21 +121,16 @@ def filtered(views: Iterable[TaskView], query: Mapping[str, str]) -> Sequence[Ta
     return [view for view in views if all(test(view) for test in tests)]
 
 
-Test = Callable[[TaskView], bool]
-
-
 def _by_text(text: str) -> Test:
     parts = text.casefold().split()
     return lambda view: all(part in f"{view.name} {view.title}".casefold() for part in parts)
 
 
 def _by_phase(phase: str) -> Test:
+    if phase in CONDITIONS:
+        return CONDITIONS[phase]
     states = GROUPS.get(phase, frozenset({phase}))
     return lambda view: view.state in states
-
-
-def _by_need(_: str) -> Test:
-    return lambda view: view.is_stalled
 
 
 def _by_reason(reason: str) -> Test:
@@ -136,7 +140,6 @@ def _by_reason(reason: str) -> Test:
 FILTERS: Mapping[str, Callable[[str], Test]] = {
     "q": _by_text,
     "phase": _by_phase,
-    "needs": _by_need,
     "reason": _by_reason,
     "repo": lambda repo: lambda view: view.repo == repo,
     "host": lambda host: lambda view: view.assigned_host == host,
