@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from sanic import Sanic
@@ -90,6 +90,27 @@ class Visit:
         text = self.query.get(name, "")
         number = int(text) if text.isdecimal() and len(text) <= 15 else otherwise  # noqa: PLR2004 - plenty
         return number if number >= least else otherwise
+
+
+class ListPage(NamedTuple):
+    """A part of a list that is too long for one page."""
+
+    rows: Sequence[Any]
+    number: int
+    """1 is the first."""
+    last: int
+    """Number of the last."""
+    first: int
+    """Place of its first row in the list, from 0."""
+    total: int
+
+
+def list_page(visit: Visit, rows: Sequence[Any], size: int) -> ListPage:
+    """Return the part of a list that the address names; of a number that is too high, the last."""
+    last = max(1, -(-len(rows) // size))
+    number = min(visit.number("page", least=1, otherwise=1), last)
+    first = (number - 1) * size
+    return ListPage(rows[first : first + size], number, last, first, len(rows))
 
 
 def name_argument(name: str) -> str:

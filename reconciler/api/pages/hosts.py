@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import NamedTuple
 
 from reconciler.api.pages.actions import host_verbs
-from reconciler.api.pages.handlers import Visit
-from reconciler.api.pages.now import HostRow, host_row
+from reconciler.api.pages.handlers import Visit, list_page
+from reconciler.api.pages.now import HostRow, host_row, host_rows
 from reconciler.api.pages.rendering import View
 from reconciler.core.errors import NotFound, Unavailable
 from reconciler.core.model.status import HostCli
@@ -16,6 +16,9 @@ from reconciler.core.transitions import HistoryFilter, TransitionRecord
 from reconciler.core.views import HostView, TaskView, WorkerView
 
 MOST_STEPS = 40
+PAGE_SIZE = 30
+MOST_HELD = 3
+"""Tasks of a host in the list; its own page has all of them."""
 
 
 class CliRow(NamedTuple):
@@ -38,12 +41,14 @@ async def hosts_page(visit: Visit) -> View:
     """Show every host."""
     snapshot, services = visit.fleet.snapshot(), visit.fleet.services
     load = services.load()
+    page = list_page(visit, [*snapshot.model.hosts().values()], PAGE_SIZE)
     lines = [
-        HostLine(host_row(host, snapshot), load.get(host.name), list(clis(host)))
-        for host in snapshot.model.hosts().values()
+        HostLine(row, load.get(row.view.name), list(clis(row.view))) for row in host_rows(page.rows, snapshot)
     ]
     values = {
         "lines": lines,
+        "page": page,
+        "most_held": MOST_HELD,
         "commits": await services.last_host_commits(),
         "task_commits": await services.last_commits(),
     }
@@ -105,14 +110,17 @@ async def agents_page(visit: Visit) -> View:
     """Show every outside agent."""
     model = visit.fleet.snapshot().model
     workers: Mapping[str, WorkerView] = model.workers()
+    page = list_page(visit, [*workers.values()], PAGE_SIZE)
     lines = [
         WorkerLine(view, [model.task(name) for name in view.held], visit.fleet.last_used(view.name))
-        for view in workers.values()
+        for view in page.rows
     ]
     files = {line.view.name: f"specs/agents/{line.view.name}.yaml" for line in lines}
     touched = await visit.fleet.services.spec_commits(list(files.values()))
     values = {
         "lines": lines,
+        "page": page,
+        "most_held": MOST_HELD,
         "files": files,
         "spec_commits": {name: touched.get(path, "") for name, path in files.items()},
         "commits": await visit.fleet.services.last_commits(),

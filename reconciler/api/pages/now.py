@@ -20,9 +20,9 @@ from reconciler.core.planning.plan import prune_digest
 from reconciler.core.text import one_line
 from reconciler.core.views import HostView, LiveFigures, Need, ReadModel, TaskView
 
-MOST_NEEDS, MOST_RUNS, MOST_QUEUED, MOST_TRANSITIONS = 25, 50, 20, 20
-MOST_CELLS = 64
-"""Slots of a host that are drawn one by one."""
+MOST_NEEDS, MOST_RUNS, MOST_QUEUED, MOST_TRANSITIONS, MOST_HOSTS = 20, 30, 20, 20, 40
+MOST_CELLS = 200
+"""Slots that are drawn one by one, of all hosts on a page together."""
 
 
 class NeedRow(NamedTuple):
@@ -104,7 +104,8 @@ async def now_page(visit: Visit) -> View:
         "more_queued": max(0, len(queued) - MOST_QUEUED),
         "suspended": sum(view.is_suspended for view in snapshot.tasks),
         "counts": task_counts(snapshot),
-        "hosts": [host_row(host, snapshot) for host in hosts.values()],
+        "hosts": host_rows([*hosts.values()][:MOST_HOSTS], snapshot),
+        "more_hosts": max(0, len(hosts) - MOST_HOSTS),
         "host_commits": await fleet.services.last_host_commits(),
         "budgets": budget_rows(fleet.view.desired, await fleet.spent_today()),
         "transitions": transitions,
@@ -199,12 +200,17 @@ def task_counts(snapshot: Snapshot) -> Sequence[Count]:
     )
 
 
-def host_row(host: HostView, snapshot: Snapshot) -> HostRow:
+def host_rows(hosts: Sequence[HostView], snapshot: Snapshot) -> Sequence[HostRow]:
+    """Return hosts with a cell for each of their slots, as many as one page holds."""
+    return [host_row(host, snapshot, most=MOST_CELLS // len(hosts)) for host in hosts]
+
+
+def host_row(host: HostView, snapshot: Snapshot, *, most: int = 64) -> HostRow:
     """Return a host with a cell for each of its slots, those of one run side by side."""
     held = held_on(host, snapshot)
     cells = [SlotView(view.name) for view in held for _ in range(_slots(view))]
     cells += [SlotView(None)] * max(0, host.spec.slots - len(cells))
-    return HostRow(host, held, cells[:MOST_CELLS], max(0, len(cells) - MOST_CELLS))
+    return HostRow(host, held, cells[:most], max(0, len(cells) - most))
 
 
 def _slots(view: TaskView) -> int:

@@ -16,7 +16,7 @@ from reconciler.core.model.status import Observed
 from reconciler.core.planning.plan import plan
 from reconciler.core.planning.preview import Difference, PlanLine, difference, plan_lines
 
-MOST_LINES = 200
+MOST_LINES = 100
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 _PULL = re.compile(r"#?([0-9]{1,6})")
 """A number; commits have 7 digits or more."""

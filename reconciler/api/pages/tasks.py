@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from reconciler.api.pages.handlers import Visit
+from reconciler.api.pages.handlers import Visit, list_page
 from reconciler.api.pages.rendering import View
 from reconciler.core.model.status import Reason
 from reconciler.core.views import TaskView
@@ -94,11 +94,7 @@ async def tasks_page(visit: Visit) -> View:
 
 
 def _table(visit: Visit, matches: Sequence[TaskView]) -> Mapping[str, object]:
-    pages = max(1, -(-len(matches) // PAGE_SIZE))
-    page = min(visit.number("page", least=1, otherwise=1), pages)
-    first = (page - 1) * PAGE_SIZE
-    ordered_views = ordered(matches, visit.query.get("order", "name"))
-    return {"rows": ordered_views[first : first + PAGE_SIZE], "page": page, "pages": pages, "first": first}
+    return {"page": list_page(visit, ordered(matches, visit.query.get("order", "name")), PAGE_SIZE)}
 
 
 def _board(matches: Sequence[TaskView]) -> Mapping[str, object]:
