@@ -6,7 +6,7 @@ them, so that they cannot disagree.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -355,13 +355,13 @@ class ReadModel:
             for name, agent in sorted(self.desired.agents.items())
         }
 
-    def needs(self) -> Iterator[Need]:
-        """Yield what a person must look at, the specs first."""
+    def needs(self, tasks: Iterable[TaskView] | None = None) -> Iterator[Need]:
+        """Yield what a person must look at, the specs first; `tasks` are all, for who has them already."""
         for problem in self.desired.problems:
             yield Need(f"{problem.path}:{problem.line}", "Broken", str(problem).partition(": error: ")[2])
-        for name, view in self.tasks().items():
+        for view in self.tasks().values() if tasks is None else tasks:
             if not view.problems and (need := task_need(view)):  # problems were told above
-                yield Need(f"task {name}", *need)
+                yield Need(f"task {view.name}", *need)
         for name, host in self.hosts().items():
             if host.state == "down" and host.status:
                 yield Need(f"host {name}", "Down", host.status.message)

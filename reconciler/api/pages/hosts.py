@@ -41,7 +41,7 @@ async def hosts_page(visit: Visit) -> View:
     """Show every host."""
     snapshot, services = visit.fleet.snapshot(), visit.fleet.services
     load = services.load()
-    page = list_page(visit, [*snapshot.model.hosts().values()], PAGE_SIZE)
+    page = list_page(visit, [*snapshot.hosts.values()], PAGE_SIZE)
     lines = [
         HostLine(row, load.get(row.view.name), list(clis(row.view))) for row in host_rows(page.rows, snapshot)
     ]
@@ -58,7 +58,7 @@ async def hosts_page(visit: Visit) -> View:
 async def host_page(visit: Visit) -> View:
     """Show one host."""
     snapshot, services = visit.fleet.snapshot(), visit.fleet.services
-    host = snapshot.model.hosts().get(visit.name)
+    host = snapshot.hosts.get(visit.name)
     if host is None:
         raise NotFound(f"no host {visit.name} in the specs; /hosts lists them")
     spec_file = f"specs/hosts/{host.name}.yaml"

@@ -4,6 +4,7 @@ The page Now: what needs a person, what runs, what waits and why, where there is
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from heapq import nsmallest
 from typing import NamedTuple
 
 from reconciler.api.pages.fleet import Snapshot
@@ -88,10 +89,10 @@ async def now_page(visit: Visit) -> View:
         transitions = await fleet.record.before(None, None, MOST_TRANSITIONS)
     except Unavailable:
         transitions = ()
-    hosts = snapshot.model.hosts()
+    hosts = snapshot.hosts
     runs = sorted(snapshot.live.values(), key=lambda view: (view.since is None, view.since, view.name))
     needs = need_rows(snapshot.needs, snapshot.model)
-    queued = queue(snapshot.tasks)
+    queued = waiting_tasks(snapshot.tasks)
     values = {
         "revision": fleet.view.desired.revision,
         "needs": needs[:MOST_NEEDS],
@@ -100,7 +101,7 @@ async def now_page(visit: Visit) -> View:
         "digest": prune_digest(removals),
         "runs": [RunRow(view, last_line(visit, view), _figures(visit, view)) for view in runs[:MOST_RUNS]],
         "more_runs": max(0, len(runs) - MOST_RUNS),
-        "queue": queued[:MOST_QUEUED],
+        "queue": nsmallest(MOST_QUEUED, queued, key=_turn),
         "more_queued": max(0, len(queued) - MOST_QUEUED),
         "suspended": sum(view.is_suspended for view in snapshot.tasks),
         "counts": task_counts(snapshot),
@@ -160,14 +161,13 @@ def waiting_removals(waiting: Mapping[str, Waiting]) -> Sequence[str]:
     return sorted(name for name, wait in waiting.items() if wait.reason is Reason.APPROVAL)
 
 
-def queue(tasks: Iterable[TaskView]) -> Sequence[TaskView]:
-    """Return the tasks that wait for something that comes by itself, in the order in which they start."""
-    waiting = [
+def waiting_tasks(tasks: Iterable[TaskView]) -> Sequence[TaskView]:
+    """Return the tasks that wait for something that comes by itself."""
+    return [
         view
         for view in tasks
         if view.phase is Phase.CREATED and not (view.problems or view.is_stalled or view.is_suspended)
     ]
-    return sorted(waiting, key=_turn)
 
 
 def _turn(view: TaskView) -> tuple[int, float, str]:

@@ -27,8 +27,8 @@ class MistakeView(NamedTuple):
 async def problems_page(visit: Visit) -> View:
     """Show everything that is wrong."""
     fleet = visit.fleet
-    desired, model = fleet.view.desired, fleet.snapshot().model
-    hosts = [host for host in model.hosts().values() if host.state in {"down", "unready"}]
+    desired = fleet.view.desired
+    hosts = [host for host in fleet.snapshot().hosts.values() if host.state in {"down", "unready"}]
     hooks = fleet.services.hooks()
     refused = [(event, n) for event, outcome, n in hooks.counts if outcome == "refused"]
     values = {

@@ -113,6 +113,10 @@
   document.addEventListener("change", (event) => {
     if (event.target.matches(".filters select")) event.target.form.requestSubmit();
   });
-  document.addEventListener("DOMContentLoaded", () => { grow(); follow(); });
+  document.addEventListener("DOMContentLoaded", () => {
+    document.querySelector(".top nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
+    grow();
+    follow();
+  });
   setInterval(grow, 10000);
 })();
