@@ -160,7 +160,10 @@ def main() -> None:
         tokens = {name: new_token(name, clock.random_hex) for name in ("ada", "jeeves", "watcher")}
         begin(forge, specs(root, machines, tokens))
         env = environment(forge, root)
-        with running(env, "serve", "--listen", LISTEN), worker(env, root, tokens["jeeves"][0]):
+        with (
+            running(env, "serve", "--listen", LISTEN, "--public-url", f"http://{LISTEN}"),
+            worker(env, root, tokens["jeeves"][0]),
+        ):
             sys.stdout.write(f"look at http://{LISTEN}/ and log in with {tokens['ada'][0]}\n")
             sys.stdout.flush()
             time.sleep(15)
