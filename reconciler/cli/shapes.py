@@ -534,7 +534,10 @@ class FindingShape(TypedDict):
     """`doctor`: what was found of one thing."""
 
     check: str
-    """What was looked at: git, identity, data, repository, specs, record, secrets, repos, forges, hosts."""
+    """
+    What was looked at: git, identity, data, repository, specs, record,
+    reconciler, secrets, repos, forges, hosts.
+    """
     result: Literal["ok", "warning", "failed"]
     """Whether it works."""
     message: str

@@ -146,7 +146,7 @@ BAD = [
         [
             "2:20: error: budget.cost_usd: expected a finite number",
             "2:34: error: budget.tokens: must be more than 0, not 0",
-            "2:37: error: budget.eur: unknown field",
+            "2:37: error: budget.eur: unknown field; there are cost_usd, tokens",
         ],
     ),
     (
