@@ -17,6 +17,7 @@ from reconciler.core.adapter import Adapter, Budget, Usage, Version
 from reconciler.core.errors import Problem
 from reconciler.core.events import (
     Assigned,
+    BranchPushed,
     BranchTouched,
     Cancelled,
     ChangesRequested,
@@ -28,6 +29,8 @@ from reconciler.core.events import (
     FixRequested,
     Origin,
     PullRequestOpened,
+    QuestionAnswered,
+    QuestionAsked,
     Released,
     Removed,
     Renamed,
@@ -45,7 +48,16 @@ from reconciler.core.events import (
     WaitingChanged,
 )
 from reconciler.core.lifecycle import Transition, fold
-from reconciler.core.model.runs import Check, Claim, FailureClass, Report, Verdict, read_run_key, run_key
+from reconciler.core.model.runs import (
+    Check,
+    Claim,
+    Declaration,
+    FailureClass,
+    Report,
+    Verdict,
+    read_run_key,
+    run_key,
+)
 from reconciler.core.model.specs import (
     Desired,
     DesiredState,
@@ -337,10 +349,17 @@ def failed(kind: FailureClass | None) -> Report:
     return Report(verdict=Verdict(outcome="failed", kind=kind, message="did not work"))
 
 
+DECLARED = [
+    SUCCESS.model_copy(update={"declared": Declaration(kind="question", text="Which one?"), "commits": 0}),
+    SUCCESS.model_copy(update={"declared": Declaration(kind="blocked", text="No access."), "commits": 0}),
+    SUCCESS.model_copy(update={"declared": Declaration(kind="released", text="Not here."), "commits": 0}),
+]
+
+
 def reports() -> st.SearchStrategy[Report]:
     """Return whatever a round may end in, but for a stop that nobody asked for."""
     kinds = [kind for kind in FailureClass if kind is not FailureClass.CANCELLED]
-    return st.sampled_from([SUCCESS, SUCCESS, RED, TAKEN, *map(failed, kinds)])
+    return st.sampled_from([SUCCESS, SUCCESS, RED, TAKEN, *DECLARED, *map(failed, kinds)])
 
 
 # --- Plans --------------------------------------------------------------------
@@ -443,6 +462,7 @@ def sample_events(task: str, status: Status | None) -> Mapping[type[Event], Even
     attempt = status.attempt + 1 if status else 1
     failure = Failure(kind=FailureClass.AGENT, message="did not work")
     waiting = Waiting(reason=Reason.SLOT, message="no free slot", since=NOW)
+    open_question = status.question.id if status and status.question else "q1-1"
     events = (
         Created(**head, spec=spec),
         WaitingChanged(**head, waiting=waiting),
@@ -455,9 +475,12 @@ def sample_events(task: str, status: Status | None) -> Mapping[type[Event], Even
         Completed(**head, report=SUCCESS),
         Retried(**head, run=run, failure=failure, report=failed(None), not_before=NOW),
         Released(**head, run=run),
+        QuestionAsked(**head, run=run, question="Which one?", report=SUCCESS),
+        QuestionAnswered(**head, question=open_question, answer="That one."),
         Failed(**head, run=run, failure=failure),
         PullRequestOpened(**head, pull=PULL),
         BranchTouched(**head, head="e" * 40),
+        BranchPushed(**head),
         Reopened(**head, head="e" * 40),
         ChangesRequested(**head),
         Escalated(**head, failure=failure),

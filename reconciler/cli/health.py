@@ -447,17 +447,21 @@ async def _forges(fleet: "FleetSession", desired: "Desired") -> AsyncIterator[Ch
     from reconciler.forge.forgejo import ForgeRegistry
 
     who = await serving(fleet, await fleet.state_branch())
-    served = (who.presence and who.is_running and who.presence.address) or "https://reconciler.example.org"
+    served = who.presence.address if who.presence and who.is_running else ""
     forges = ForgeRegistry(forge_secret, clock.now)
     try:
         for name, forge in sorted(desired.forges.items()):
-            yield await _forge(forges, name, forge, served)
+            results = await _forge(forges, name, forge)
+            for finding in results:
+                yield finding
+            if forge.webhook_secret and all(finding.result == "ok" for finding in results):
+                for finding in await _webhooks(fleet.context, forges, name, forge, served):
+                    yield finding
     finally:
         await forges.close()
 
 
-async def _forge(forges: "ForgeRegistry", name: str, forge: "Forge", served: str) -> CheckFinding:
-    """Return how a forge is; `served` is where it would send webhooks to."""
+async def _forge(forges: "ForgeRegistry", name: str, forge: "Forge") -> Sequence[CheckFinding]:
     from reconciler.forge.client import Forbidden
 
     try:
@@ -465,21 +469,42 @@ async def _forge(forges: "ForgeRegistry", name: str, forge: "Forge", served: str
     except ReconcilerError as error:
         is_token = isinstance(error, Forbidden) or "the token is refused" in str(error)
         look = f"curl -sS {shlex.quote(f'{forge.api}/version')}"
-        return failure("forges", f"{name}: {error}", _way_to_set(forge.token, "") if is_token else look)
-    if forge.webhook_secret is None or await _is_told(forges, forge):
-        return CheckFinding("forges", "ok", f"{name} answers, and lets the token in")
-    return warning(
-        "forges",
-        f"{name} has no active webhook that this token may see: news of it comes by polling alone",
-        f"reconciler webhook install {name} --url {served}",
-    )
+        return [failure("forges", f"{name}: {error}", _way_to_set(forge.token, "") if is_token else look)]
+    return await _rights(name, forge)
 
 
-async def _is_told(forges: "ForgeRegistry", forge: "Forge") -> bool:
-    """Return whether a webhook of the repository is active, as far as the token may see."""
-    with suppress(ReconcilerError):
-        return any(hook.is_active for hook in await forges.hooks(forge))
-    return False
+async def _rights(name: str, forge: "Forge") -> Sequence[CheckFinding]:
+    """Return which rights the token of a forge lacks, each tried by use: about number 0, which is nothing."""
+    from reconciler.dispatch.secrets import forge_secret
+    from reconciler.forge.setup import forge_setup
+
+    try:
+        async with forge_setup(forge, lambda: forge_secret(forge.token)) as setup:
+            missing = await setup.missing_rights(await setup.repository())
+    except ReconcilerError as error:
+        return [failure("forges", f"{name}: {error}")]
+    if missing:
+        fix = _way_to_set(forge.token, "")
+        return [failure("forges", f"{name}: its token lacks {', '.join(missing)}", fix)]
+    return [CheckFinding("forges", "ok", f"{name} answers, and lets the token in")]
+
+
+async def _webhooks(
+    context: Context, forges: "ForgeRegistry", name: str, forge: "Forge", served: str
+) -> Sequence[CheckFinding]:
+    """Return what is found of the webhooks of a repo; nothing of it is a failure: polling goes on."""
+    from reconciler.cli.webhook import webhook_check
+
+    try:
+        results = await (await webhook_check(context, name, forge, forges, served)).findings(sends=False)
+    except ReconcilerError as error:
+        return [warning("webhooks", f"{name}: {error}")]
+    return [
+        CheckFinding(
+            "webhooks", "ok" if each.result == "ok" else "warning", f"{name}: {each.message}", each.fix
+        )
+        for each in results
+    ]
 
 
 # --- Hosts -----------------------------------------------------------------

@@ -116,6 +116,9 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         "cancel": CommandEntry(
             "reconciler.cli.task_commands:cancel", "Cancel tasks: end their runs, and start no more."
         ),
+        "answer": CommandEntry(
+            "reconciler.cli.task_commands:answer", "Answer the question of a task's agent."
+        ),
         "retry": CommandEntry("reconciler.cli.task_commands:retry", "Retry settled tasks: run them again."),
         "approve-prune": CommandEntry(
             "reconciler.cli.task_commands:approve_prune",
@@ -151,7 +154,12 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         "mcp": CommandEntry("reconciler.cli.mcp:mcp", "Serve a reconciler's tasks to an agent as MCP tools."),
     },
     "Forges": {
-        "webhook": CommandEntry("reconciler.cli.webhook:webhook", "Install and test the webhooks of a repo."),
+        "forge": CommandEntry(
+            "reconciler.cli.forge:forge", "Connect repositories on a forge: token, labels, webhooks."
+        ),
+        "webhook": CommandEntry(
+            "reconciler.cli.webhook:webhook", "Install, test and check the webhooks of repos."
+        ),
     },
     "Other": {
         "completion": CommandEntry(

@@ -314,7 +314,7 @@ class NeedShape(TypedDict):
     what: str
     """`task NAME`, `host NAME`, a file, `record`, `specs` or `reconciler`."""
     why: str
-    """A word: Escalated, Failed, Stalled, Approval, Broken, Down, Rewound or Trouble."""
+    """A word: Escalated, Failed, Stalled, Question, Approval, Broken, Down, Rewound or Trouble."""
     message: str
     """A sentence."""
 
@@ -536,7 +536,7 @@ class FindingShape(TypedDict):
     check: str
     """
     What was looked at: git, identity, data, repository, specs, record,
-    reconciler, secrets, repos, forges, hosts.
+    reconciler, secrets, repos, forges, webhooks, hosts.
     """
     result: Literal["ok", "warning", "failed"]
     """Whether it works."""

@@ -24,7 +24,7 @@ from reconciler.core.faults import bug_message
 from reconciler.core.model.runs import Claim, FailureClass, Report, Verdict
 from reconciler.core.model.specs import DesiredState, ExecutionMode, Host, Repo, Task
 from reconciler.core.model.status import HostStatus, Phase, Reason, Status
-from reconciler.core.runs.leases import verdict_of
+from reconciler.core.runs.leases import report_of
 from reconciler.core.runs.retention import Retention, retention
 
 log = logging.getLogger(__name__)
@@ -184,9 +184,9 @@ class HostMaintenance:
 
     async def _judged(self, name: str, status: Status, claim: Claim) -> Report:
         """Return the report that a claim leads to, after an inspection if one is needed."""
-        verdict = verdict_of(status, claim)
-        if verdict is not None:
-            return Report(verdict=verdict)
+        report = report_of(status, claim)
+        if report is not None:
+            return report
         return await self.dispatch.verify(await self.assigned.assignment(name), claim)
 
     def _repos_in_review(self) -> Mapping[str, Repo]:

@@ -126,6 +126,18 @@ class PullRequestSeen:
     """Our own account there; its actions are ignored."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchSeen:
+    """The branch of a task was read from its forge, after a webhook spoke of a push to it."""
+
+    task: str
+    branch: str
+    head: str
+    at: datetime
+    delivery: str | None = None
+    """Id of the webhook delivery that hinted at it."""
+
+
 # --- Events of the lifecycle -----------------------------------------------
 
 
@@ -159,6 +171,7 @@ class Assigned(Event):
     """A host was chosen, or a worker took the task, and the run has its key; recorded before it starts."""
 
     run: str
+    """That of the last run, if it goes on in its next round: its question was answered."""
     holder: RunHolder
     spec: Task
     start_from: str | None = None
@@ -240,6 +253,23 @@ class Failed(RunEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionAsked(RunEvent):
+    """The agent ended with a question; its slot is free until a person answers."""
+
+    question: str
+    report: Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionAnswered(Event):
+    """The question has its answer: the run goes on in its next round."""
+
+    question: str
+    """Its id."""
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PullRequestOpened(Event):
     """The delivered branch has a pull request: opened by us, or found."""
 
@@ -255,6 +285,11 @@ class BranchTouched(Event):
     head: str
     report: Report | None = None
     """Of the round that was running, if that is how the push was noticed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchPushed(Event):
+    """Commits came to the branch that are not a delivery of ours: a sign of life, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,11 @@ nothing else: no error and no log has it.
 import asyncio
 import json
 import logging
+import os
 import re
+import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,6 +45,11 @@ _TIMEOUT = 60.0
 _MOST_BYTES = 16 * 2**20
 _COUNT = re.compile(r"[0-9]{1,15}")
 _PASSING = frozenset({429, 502, 503, 504})
+_DENIAL_REST = 30.0
+"""Seconds for which what a token was refused is not tried again with the same token."""
+_LOOKUP_REST = 5.0
+"""Least seconds between two looks at where the token is, once it was refused: a command may print it."""
+_NEEDED_SCOPE = re.compile(r"required scope\(s\): \[([^\]]{1,100})\]")
 _SCOPES = "it needs the scopes write:repository, write:issue and read:user, and an account that may write"
 
 
@@ -70,7 +77,25 @@ class UnexpectedAnswer(Unavailable):
 
 
 class Forbidden(Unavailable):
-    """The token lacks a right (403)."""
+    """The token, or its account, lacks a right (403)."""
+
+
+class TokenRefused(Unavailable):
+    """The token is not good any more, or never was (401)."""
+
+
+class RightMissing(Forbidden):
+    """The token lacks a right that it would need for anything of the kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Denial:
+    """What a token was refused, so that it is not asked for again and again."""
+
+    token: str
+    error: TokenRefused | RightMissing
+    until: float
+    """Monotonic time from which on it is tried again."""
 
 
 class Broken(Unavailable):
@@ -112,6 +137,10 @@ class ForgeClient:
         self.forge = forge
         self._find_token = token
         self._token = ""
+        self._looked_up_at = 0.0
+        """Monotonic time at which the token was looked up last."""
+        self._denials: dict[str, _Denial] = {}
+        """By the kind of request; `` for all of them."""
         self._pause = pause
         self._rests_until = 0.0
         import httpx2  # noqa: PLC0415 - see above
@@ -222,7 +251,8 @@ class ForgeClient:
             raise Unavailable(f"{self._where}: it asks to wait for {rest:.0f} s more")
         import httpx2  # noqa: PLC0415 - see above
 
-        headers = await self._authorization()
+        kind = _kind_of(method, path)
+        headers = await self._authorization(kind)
         try:
             async with (
                 asyncio.timeout(_TIMEOUT),
@@ -236,15 +266,41 @@ class ForgeClient:
             raise Outage(f"{self._where}: {self._harmless(str(error)) or type(error).__name__}") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Unavailable(f"{self._where}: {self._harmless(str(error))}") from None
-        return self._checked(f"{method} {path}", reply.status_code, reply.headers, raw)
+        try:
+            answer = self._checked(f"{method} {path}", reply.status_code, reply.headers, raw)
+        except (TokenRefused, RightMissing) as error:
+            key = kind if isinstance(error, RightMissing) else ""
+            self._denials[key] = _Denial(self._token, error, time.monotonic() + _DENIAL_REST)
+            self._looked_up_at = 0.0  # it may have been exchanged: the next request looks at once
+            raise
+        if self._denials:
+            self._denials.pop("", None)
+            self._denials.pop(kind, None)
+        return answer
 
-    async def _authorization(self) -> dict[str, str]:
-        if not self._token:
+    @property
+    def denials(self) -> Sequence[str]:
+        """What the token is refused, as far as it was tried; the reasons."""
+        return [str(denial.error) for denial in self._denials.values()]
+
+    async def _authorization(self, kind: str) -> dict[str, str]:
+        """
+        Return the header with the token.
+
+        One that was refused is looked up anew: it may have been exchanged. The
+        same one is not tried again at once; raises the error of the last time.
+        """
+        now, denial = time.monotonic(), self._denials.get("") or self._denials.get(kind)
+        if not self._token or (denial and now >= self._looked_up_at + _LOOKUP_REST):
             token = await self._find_token()
             if not token or not token.isascii() or not token.isprintable() or " " in token:
                 message = "empty or has characters that no token has; fix what `forge.token` points to"
                 raise Unavailable(f"{self._where}: the token is {message}")
-            self._token = token
+            if token != self._token:
+                self._denials = {key: each for key, each in self._denials.items() if each.token == token}
+            self._token, self._looked_up_at = token, now
+        if denial and denial.token == self._token and now < denial.until:
+            raise type(denial.error)(str(denial.error))
         return {"Authorization": f"token {self._token}"}
 
     async def _body(self, reply: "httpx2.Response") -> bytes:
@@ -263,11 +319,12 @@ class ForgeClient:
         if status in _PASSING or (status == 403 and "retry-after" in headers):  # noqa: PLR2004 - GitHub's limit
             raise Outage(f"{where}: {status} {message}", _seconds(headers.get("retry-after", "")))
         if status == 401:  # noqa: PLR2004 - unauthorized
-            self._token = ""  # it may have been exchanged: the next time it is looked up again
-            raise Unavailable(
+            raise TokenRefused(
                 f"{where}: the token is refused ({message}); renew what `forge.token` points to"
             )
         if status == 403:  # noqa: PLR2004 - forbidden
+            if right := _missing_right(message, headers):
+                raise RightMissing(f"{where}: the token may not do this: it lacks {right}; {_RENEW}")
             raise Forbidden(f"{where}: the token may not do this ({message}); {_SCOPES}")
         if 300 <= status < 400:  # noqa: PLR2004 - redirection
             raise Unavailable(f"{where}: it has moved ({status}); correct `forge.api` and `forge.repo`")
@@ -306,6 +363,67 @@ class ForgeClient:
         return one_line(hidden, 300)
 
 
+async def post_once(
+    url: str, headers: Mapping[str, str], body: bytes, ca: str | None = None
+) -> tuple[int, str]:
+    """
+    Post to any address, without a token; return the status and what the answer says, in one line.
+
+    Raises Unavailable, with the reason alone, if there is no answer.
+    """
+    import httpx2  # noqa: PLC0415 - see above
+
+    timeout = httpx2.Timeout(_READ_TIMEOUT / 2, connect=_CONNECT_TIMEOUT)
+    try:
+        trusted = Authorities(ca).context
+        async with (
+            httpx2.AsyncClient(timeout=timeout, trust_env=False, verify=trusted) as http,
+            asyncio.timeout(_READ_TIMEOUT),
+            http.stream("POST", url, headers=dict(headers), content=body) as reply,
+        ):
+            raw = bytearray()
+            async for chunk in reply.aiter_bytes():
+                raw += chunk
+                if len(raw) > 10_000:  # noqa: PLR2004 - more than any answer of ours
+                    break
+    except TimeoutError:
+        raise Unavailable("no answer in time") from None
+    except (httpx2.HTTPError, httpx2.InvalidURL, UsageError) as error:
+        raise Unavailable(_reason(error)) from None
+    return reply.status_code, one_line(_message(bytes(raw)), 200)
+
+
+_RENEW = "a token that has it, where `forge.token` points to, is taken up by itself"
+_GITHUB_DENIAL = "Resource not accessible by"
+
+
+def _missing_right(message: str, headers: Mapping[str, str]) -> str:
+    """Return the right that a forge says the token lacks; empty if it does not say so."""
+    if match := _NEEDED_SCOPE.search(message):
+        return one_line(match[1])
+    if message.startswith(_GITHUB_DENIAL):
+        return one_line(headers.get("x-accepted-github-permissions", "") or "a permission of its repository")
+    return ""
+
+
+def _kind_of(method: str, path: str) -> str:
+    """Return the kind of request, such that one right is needed for all of a kind."""
+    return f"{'read' if method == 'GET' else 'write'} {path.strip('/').partition('/')[0]}"
+
+
+def _reason(error: BaseException) -> str:
+    """Return why there was no answer: what the system says of it, where it is the cause."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            number = 0 if isinstance(cause, ssl.SSLError) else cause.errno or 0
+            return one_line(os.strerror(number) if number > 0 else cause.strerror, 200)
+        if isinstance(cause, BaseExceptionGroup):
+            return _reason(cause.exceptions[0])
+        cause = cause.__cause__ or cause.__context__
+    return one_line(str(error), 200) or type(error).__name__
+
+
 def page_of(number: int, size: int = PAGE) -> Mapping[str, str]:
     """Return the parameters that ask for a page; GitHub has a name of its own for the size."""
     return {"page": str(number), "limit": str(size), "per_page": str(size)}
@@ -342,7 +460,9 @@ def _message(raw: bytes) -> str:
         value = json.loads(raw)
     except (ValueError, RecursionError):
         return ""
-    return str(value.get("message", "")) if isinstance(value, dict) else ""
+    if not isinstance(value, dict):
+        return ""
+    return str(value.get("message") or value.get("detail") or "")
 
 
 def _seconds(text: str) -> float:

@@ -12,7 +12,7 @@ opened or adopted; until that is done the mark says `new`.
 import hashlib
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from urllib.parse import quote
 
@@ -274,10 +274,8 @@ class ForgeWriter:
         self._labels = {label.name: label.id async for label in self._client.pages("labels", LabelAnswer)}
         for name in names:
             if name not in self._labels:
-                is_phase = name.startswith(_PHASES)
-                color = _PHASE_COLOR if is_phase else _OTHER_COLOR
-                body = {"name": name, "color": color, "exclusive": is_phase}
-                self._labels[name] = (await self._client.write("POST", "labels", LabelAnswer, body)).id
+                made = await self._client.write("POST", "labels", LabelAnswer, label_body(name))
+                self._labels[name] = made.id
 
     # --- The issue ---------------------------------------------------------
 
@@ -322,6 +320,12 @@ def _check_taken(detail: PullRequestDetail, want: ForgeView) -> None:
             f"pull request #{detail.pull.number}: the forge answered well, but does not show "
             f"{' and '.join(missing)}; may the account of the token change it?"
         )
+
+
+def label_body(name: str) -> Mapping[str, object]:
+    """Return the request that makes a label; of those for phases one is set at a time."""
+    is_phase = name.startswith(_PHASES)
+    return {"name": name, "color": _PHASE_COLOR if is_phase else _OTHER_COLOR, "exclusive": is_phase}
 
 
 def _title(want: ForgeView) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reconciler import clock, datafolder
+from reconciler.controller.branches import BranchController
 from reconciler.controller.build import build_loop
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.issues import IssueController
@@ -77,6 +78,9 @@ class ServedFleet:
     previews: PlanPreview
     pollers: Sequence[Poller[Any]]
     """Pollers that the loop does not drive."""
+    branches: BranchController
+    """Its poller is one of them."""
+    forges: ForgeRegistry
     presence: PresenceFile
     me: Presence
     metrics: "Metrics | None"
@@ -150,6 +154,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
         )
         loop, writer = build_loop(cache, ports, loop_settings), BotCommitter(repository, branch)
         previews = PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now)
+        branches = BranchController(forges, cache, loop.inbox, clock.now)
         yield ServedFleet(
             repository=repository,
             base=base,
@@ -171,7 +176,10 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
                 ),
                 IssueController(forges, writer, cache, clock.now, read_task, edit).poller,
                 previews.poller,
+                branches.poller,
             ),
+            branches=branches,
+            forges=forges,
         )
 
 

@@ -278,7 +278,7 @@ class World:
             load=lambda: {"local": 0.5},
             spec_commits=self.spec_commits,
             last_host_commits=self.last_host_commits,
-            forges=lambda: {"code": False, ".fleet": True},
+            forge_problems=lambda: {"code": "the token may not do this: it lacks write:issue"},
             hooks=lambda: HookReport(
                 {("push", "refused", 2), ("push", "taken", 5)}, [(START, "push", "a/b")]
             ),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from reconciler.core.events import Assigned, ChangesRequested, Origin
-from reconciler.core.model.specs import DesiredState, FleetSpec
+from reconciler.core.model.specs import Answer, DesiredState, FleetSpec
 from reconciler.core.model.status import Phase, Reason
 from reconciler.core.planning.plan import attention, needs_attention, plan, prune_digest
 from tests.strategies import NAMES, STOPPED, SUCCESS, World, desireds, reports, tasks
@@ -40,6 +40,15 @@ class Fleet(RuleBasedStateMachine):
             generation = f"{spec.generation[:36]}-{preference[:3]}"
             change = {"desired": preference, "generation": generation}
             self.push({**self.tasks, name: spec.model_copy(update=change)})
+
+    @rule(name=st.sampled_from(NAMES), is_late=st.booleans())
+    def answer(self, name, is_late):
+        status = self.world.observed.statuses.get(name)
+        if name in self.tasks and status and status.questions:
+            to = status.questions[0 if is_late else -1].id
+            generation = f"{self.tasks[name].generation[:30]}-{to}"
+            change = {"answer": Answer(to=to, text="That one."), "generation": generation}
+            self.push({**self.tasks, name: self.tasks[name].model_copy(update=change)})
 
     @rule(names=st.sets(st.sampled_from(NAMES), min_size=1))
     def remove_specs(self, names):

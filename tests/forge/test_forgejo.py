@@ -8,6 +8,7 @@ import pytest
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.forge import CommitStatus, ManagedComment
+from reconciler.forge.forgejo import InstalledWebhook
 from reconciler.forge.pull_requests import REFRESHED
 from tests.fakes import FakeClock
 from tests.forge.conftest import REPO
@@ -456,7 +457,7 @@ async def test_a_hook_that_the_forge_does_not_keep_is_no_success(double, forges,
         await forges.install_hook(spec, "http://127.0.0.1:9/hooks/forgejo", "one")
 
 
-async def test_nothing_is_read_of_a_pull_request_against_the_specs_from_a_fork(double, forges, spec):
+async def test_pull_requests_from_forks_are_among_the_open_ones(double, forges, spec):
     for branch in ("task/a", "task/b"):
         double.push_as_person(REPO, branch, {f"{branch}.txt": "1\n"})
         double.open_pull(REPO, branch, "Work")
@@ -464,7 +465,7 @@ async def test_nothing_is_read_of_a_pull_request_against_the_specs_from_a_fork(d
 
     found = await forges.open_pulls(spec, "main")
 
-    assert [pull.branch for pull in found] == ["task/b"]
+    assert {pull.branch for pull in found} == {"task/a", "task/b"}
 
 
 async def test_a_pull_request_that_cannot_be_read_keeps_no_other_from_being_seen(
@@ -617,3 +618,16 @@ async def test_the_conversation_comes_with_a_pull_request(double, forges, spec):
     seen = await forges.pulls(spec, [BRANCH], [])
 
     assert [(comment.author, comment.body) for comment in seen[BRANCH].comments] == [("ann", "use tabs")]
+
+
+async def test_where_a_forge_lists_its_deliveries_the_last_answer_is_told(double, forges, spec):
+    double.delivery_list = [
+        {"id": 2, "status": "failed to connect to host", "status_code": 502},
+        {"id": 1, "status": "OK", "status_code": 202},
+    ]
+    hook = InstalledWebhook(id=1, url="http://127.0.0.1:1", is_active=True, events=())
+
+    of_github = await forges.last_response(spec.model_copy(update={"kind": "github"}), hook)
+
+    assert of_github == "502 failed to connect to host"
+    assert await forges.last_response(spec, hook) == ""

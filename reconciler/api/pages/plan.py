@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from reconciler.api.pages.handlers import Visit
 from reconciler.api.pages.rendering import View
@@ -14,7 +15,7 @@ from reconciler.core.errors import Conflict, NotFound, Unavailable
 from reconciler.core.model.specs import Desired
 from reconciler.core.model.status import Observed
 from reconciler.core.planning.plan import plan
-from reconciler.core.planning.preview import Difference, PlanLine, difference, plan_lines
+from reconciler.core.planning.preview import Difference, PlanLine, difference, forecast, plan_lines
 
 MOST_LINES = 100
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
@@ -30,7 +31,7 @@ async def plan_page(visit: Visit) -> View:
     if typed:
         try:
             other, of = await _other(visit, typed)
-            change = await asyncio.to_thread(difference, desired, other, observed, now)
+            change = await asyncio.to_thread(_difference, desired, other, observed, now)
         except (NotFound, Conflict, Unavailable) as error:
             mistake = str(error)
     lines: Sequence[PlanLine] = plan_lines(await asyncio.to_thread(plan, desired, observed, now))
@@ -59,6 +60,10 @@ async def _is_shown(visit: Visit, commit: str) -> bool:
         return commit[:1] not in {"", "#"} and bool(await visit.fleet.services.commit(commit))
     except NotFound:
         return False
+
+
+def _difference(base: Desired, head: Desired, observed: Observed, now: datetime) -> Difference:
+    return difference(forecast(base, observed, now), forecast(head, observed, now))
 
 
 async def _observed(visit: Visit) -> Observed:

@@ -39,7 +39,7 @@ async def problems_page(visit: Visit) -> View:
         "hosts": hosts[:MOST_PROBLEMS],
         "host_commits": await fleet.services.last_host_commits(),
         "commits": await fleet.services.last_commits(),
-        "forges": sorted(name for name, answers in fleet.services.forges().items() if not answers),
+        "forges": sorted(fleet.services.forge_problems().items()),
         "refused": refused,
         "hooks": hooks,
         "revision": desired.revision,

@@ -169,6 +169,11 @@ class SpecActions(Protocol):
     async def edit(self, kind: Kind, verb: str, name: str, person: str, reason: str) -> ActionOutcome:
         """Do what a verb says to a task or a host."""
 
+    async def answer(
+        self, name: str, text: str, question: str | None, person: str, reason: str = ""
+    ) -> ActionOutcome:
+        """Answer a question of a task, by its id; the one that waits, if None."""
+
     async def approve(self, digest: str, person: str, reason: str) -> ActionOutcome:
         """Allow the removals that wait, if they are those that were shown."""
 
@@ -216,8 +221,8 @@ class PageServices:
     """Return the load per core of the hosts that were asked, as of their last probe."""
     spec_commits: Callable[[Sequence[str]], Awaitable[Mapping[str, str]]]
     """Return the commit that changed each of some files of the specs last, by path; none of unknown ones."""
-    forges: Callable[[], Mapping[str, bool]]
-    """Return whether the forges of repos answered when they were last asked, by repo; the fleet's own too."""
+    forge_problems: Callable[[], Mapping[str, str]]
+    """Return why forges cannot be worked with now, by repo; that of the fleet's own is `.fleet`."""
     hooks: Callable[[], HookReport]
     """Return what came of webhooks."""
     spending: Callable[[datetime], Awaitable[Sequence[Spent]]]

@@ -19,10 +19,12 @@ from reconciler.core.attribution import attribute
 from reconciler.core.events import (
     Assigned,
     Cancelled,
+    Cause,
     Created,
     Escalated,
     Event,
     Origin,
+    QuestionAnswered,
     Removed,
     Renamed,
     Renewed,
@@ -33,6 +35,7 @@ from reconciler.core.events import (
     WaitingChanged,
 )
 from reconciler.core.faults import OUTCOME, culprits, fault_message
+from reconciler.core.fields import format_duration
 from reconciler.core.lifecycle import Transition, fold, transition
 from reconciler.core.model.runs import run_key
 from reconciler.core.model.specs import Desired, DesiredState, Host, Task
@@ -49,11 +52,12 @@ from reconciler.core.model.status import (
 from reconciler.core.planning.context import PlanContext, Wait, waiting
 from reconciler.core.planning.limits import budget_scopes, spent_today
 from reconciler.core.planning.liveness import host_loss, host_silence, silence_deadlines, worker_loss
-from reconciler.core.planning.placement import Placement
+from reconciler.core.planning.placement import Placement, goes_on
 from reconciler.core.planning.schedule import JUMP, format_in, is_due_time, next_due
 from reconciler.core.planning.scheduler import Schedule, due, schedule
 from reconciler.core.runs.leases import CHECKING, is_to_check
 from reconciler.core.runs.start_point import pull_bases, start_commit
+from reconciler.core.text import one_line
 from reconciler.core.times import format_time
 
 FEW = 2
@@ -346,9 +350,28 @@ def _answer(name: str, spec: Task, status: Status, now: datetime) -> Event | Non
         return SpecChanged(task=name, origin=Origin(now, f"the spec is {spec.generation[:8]} now"), spec=spec)
     if spec.desired is DesiredState.CANCELLED and status.phase in {Phase.CREATED, Phase.REVIEW_PENDING}:
         return Cancelled(task=name, origin=Origin(now, "cancelled in the spec"), spec=spec)
+    if answered := _question_answered(spec, status, now):
+        return answered
     if status.phase is Phase.CREATED and (spent := overspent(spec.budget, status.usage)):
         return Escalated(task=name, origin=Origin(now, f"{spent}; raise the budget, then retry"))
     return None
+
+
+def _question_answered(spec: Task, status: Status, now: datetime) -> Event | None:
+    """Return that the question of a task is answered: by a person, or by default once that is due."""
+    question = status.question
+    cause: Cause
+    if question is None or status.phase is not Phase.CREATED:
+        return None
+    if spec.answer and spec.answer.to == question.id:
+        text, how, cause = spec.answer.text, "is answered", "person"
+    elif spec.ask and question.asked_at + spec.ask.after <= now:
+        text, cause = spec.ask.default, "clock"
+        how = f"is answered by default after {format_duration(spec.ask.after)}"
+    else:
+        return None
+    origin = Origin(now, one_line(f"question {question.id} {how}: {text}"), cause)
+    return QuestionAnswered(task=spec.name, origin=origin, question=question.id, answer=text)
 
 
 def _removal(context: PlanContext, name: str, status: Status) -> Event | None:
@@ -599,7 +622,7 @@ def _live_wait(context: PlanContext, status: Status) -> Wait | None:
     """
     if status.waiting and _is_still_faulty(status):
         return Wait(Reason.FAULT, status.waiting.message)
-    if status.phase is Phase.REVIEW_PENDING and status.waiting and _is_paused(status):
+    if status.waiting and _is_paused(status):
         return Wait(Reason.PERSON, status.waiting.message)
     retry_reason = context.observed.retry_reasons.get(status.run.key) if status.run else None
     if status.phase.is_live and status.assigned_agent is not None:
@@ -649,7 +672,9 @@ def _no_answer(context: PlanContext, status: Status) -> str | None:
 
 def _is_paused(status: Status) -> bool:
     """Return whether somebody else works on the branch; that stays on record, whatever else is to be said."""
-    return status.waiting is not None and status.waiting.reason is Reason.PERSON
+    if status.phase is not Phase.REVIEW_PENDING or status.waiting is None:
+        return False
+    return status.waiting.reason is Reason.PERSON
 
 
 def _is_still_faulty(status: Status) -> bool:
@@ -711,7 +736,10 @@ def _handout(context: PlanContext, name: str, lease_request: LeaseRequest) -> St
 
 def _start_on_host(context: PlanContext, name: str, placement: Placement) -> StartRun:
     spec, best = context.desired.tasks[name], placement.ranked[0]
-    attempt, start_from = context.statuses[name].attempt + 1, _start_commit(context, spec)
+    status = context.statuses[name]
+    if goes_on(spec, status, best.host, context.observed):
+        return _next_round(context, spec, status, placement)
+    attempt, start_from = status.attempt + 1, _start_commit(context, spec)
     where = f"; it begins on {spec.start_from} ({start_from[:8]})" if start_from else ""
     machine = context.observed.machine if context.desired.hosts[best.host].is_local else None
     event = Assigned(
@@ -723,6 +751,16 @@ def _start_on_host(context: PlanContext, name: str, placement: Placement) -> Sta
         spec=spec,
     )
     return StartRun(event, placement)
+
+
+def _next_round(context: PlanContext, spec: Task, status: Status, placement: Placement) -> StartRun:
+    """Return that a run whose question was answered goes on where it was."""
+    run = status.last_run
+    reason = f"attempt {status.attempt} goes on in round {run.round + 1} on {status.assigned_host}"
+    origin = Origin(context.now, f"{reason}: question {status.questions[-1].id} is answered")
+    return StartRun(
+        Assigned(task=spec.name, origin=origin, run=run.key, holder=run.holder, spec=spec), placement
+    )
 
 
 def _start_commit(context: PlanContext, spec: Task) -> str | None:

@@ -21,7 +21,14 @@ from reconciler.core.planning.limits import (
     next_midnight,
     spent_today,
 )
-from reconciler.core.planning.placement import UNASKED, Placement, place, slots_in_use
+from reconciler.core.planning.placement import (
+    UNASKED,
+    Placement,
+    home_host,
+    patience_end,
+    place,
+    slots_in_use,
+)
 from reconciler.core.planning.schedule import JUMP, format_in, next_opening
 from reconciler.core.runs.leases import LeaseQueue
 from reconciler.core.runs.start_point import is_delivered
@@ -79,6 +86,8 @@ def _blockers(context: PlanContext, spec: Task, status: Status) -> Iterator[Wait
     """Yield what keeps a task from running wherever there is a place; what a person decides first."""
     if spec.desired is DesiredState.SUSPENDED:
         yield Wait(Reason.SUSPENDED, "suspended in the spec")
+    if status.question:
+        yield Wait(Reason.PERSON, status.question.line, default_due(spec, status))
     open_ends = [end for name in spec.depends_on if (end := _open_end(context, name))]
     if spec.start_from and spec.start_from not in spec.depends_on:
         open_ends += [end for end in [_undelivered(context, spec.start_from)] if end]
@@ -92,6 +101,12 @@ def _blockers(context: PlanContext, spec: Task, status: Status) -> Iterator[Wait
     # Last, and before any slot: one that does not answer must not hold what others could use.
     if not is_pulled and spec.repo and spec.repo in context.observed.unready:
         yield Wait(Reason.REPO, context.observed.unready[spec.repo] or _unprobed(spec.repo, status))
+
+
+def default_due(spec: Task, status: Status) -> datetime | None:
+    """Return when the question of a task is answered by default; None: never, or there is none."""
+    question = status.question
+    return question.asked_at + spec.ask.after if question and spec.ask else None
 
 
 def _unprobed(repo: str, status: Status) -> str:
@@ -145,8 +160,8 @@ def _tomorrow(context: PlanContext, message: str) -> Wait:
 # --- Slots -----------------------------------------------------------------
 
 
-_Kind = tuple[str, str | None, tuple[str, ...], int]
-"""What feasible hosts depend on: adapter, repo, labels, slots."""
+_Kind = tuple[str, str | None, tuple[str, ...], int, str | None]
+"""What feasible hosts depend on: adapter, repo, labels, slots, the host that has the workspace."""
 
 
 class _SlotPool:
@@ -183,14 +198,14 @@ class _SlotPool:
             return Wait(Reason.SLOT, message)
         opening = next_opening(spec.window, spec.timezone, self._context.now) if spec.window else None
         if spec.execution_mode is ExecutionMode.HTTP_PULL:
-            return self._lease_out(spec, queue, opening)
+            return self._lease_out(spec, status, queue, opening)
         placement = self._place(spec, status, is_ready=opening is None)
         # Asked of those that have a place: what has none says so by day and by night.
         if placement.chosen and opening:
             return Wait(Reason.WINDOW, f"its window opens {format_in(opening, spec.timezone)}", opening)
         queue.placements[spec.name] = placement
         if placement.chosen is None:
-            return self._placement_wait(spec, placement)
+            return self._placement_wait(spec, status, placement)
         self._close_half_open({placement.chosen})
         self._used[placement.chosen] += spec.slots
         self._running.update(groups(spec))
@@ -202,11 +217,18 @@ class _SlotPool:
         if not self._observed.half_open.isdisjoint(hosts):
             self._observed = replace(self._observed, half_open=self._observed.half_open - hosts)
 
-    def _lease_out(self, spec: Task, queue: Schedule, opening: datetime | None) -> Wait | None:
+    def _lease_out(
+        self, spec: Task, status: Status, queue: Schedule, opening: datetime | None
+    ) -> Wait | None:
         """Give the task to an agent that waits for one; or return what it waits for."""
         if spec.validate_on and spec.validate_on not in self._context.desired.hosts:
             return Wait(Reason.HOST, f"`validate_on`: there is no host {spec.validate_on}")
-        lease_request = None if opening else self._lease_queue.take(spec)
+        asker = self._asker(status)
+        lease_request = None if opening else self._lease_queue.take(spec, only=asker)
+        if lease_request is None and asker:
+            until = patience_end(status, self._context.desired)
+            message = f"waits for agent {asker}, which asked; from {format_time(until)} on for any that fits"
+            return Wait(Reason.AGENT, message, until)
         if lease_request is None:
             # The same words by day and by night: agents that never come must not make commits.
             return Wait(Reason.AGENT, self._lease_queue.why_none(spec), opening)
@@ -215,19 +237,30 @@ class _SlotPool:
         queue.handouts[spec.name] = lease_request
         return None
 
+    def _asker(self, status: Status) -> str | None:
+        """Return the agent that an answered task is kept for, because it has the session; None: for any."""
+        agent = self._context.desired.agents.get(status.assigned_agent or "")
+        if agent is None or agent.desired != "active" or status.interrupted_run is None:
+            return None
+        return agent.name if self._context.now < patience_end(status, self._context.desired) else None
+
     def _place(self, spec: Task, status: Status, *, is_ready: bool) -> Placement:
         """Place the task; once its kind was refused, nothing behind it in the queue has a chance."""
-        kind = spec.adapter, spec.repo, spec.requires, spec.slots
+        home = self._home(spec, status)
+        kind = spec.adapter, spec.repo, spec.requires, spec.slots, home
         placement = self._refused.get(kind)
         if placement is None:
             desired = self._context.desired
-            placement = place(spec, status, desired, self._observed, self._used, kept=self._kept)
+            placement = place(spec, status, desired, self._observed, self._used, kept=self._kept, only=home)
         if placement.chosen is None:
             self._refused[kind] = placement
             if is_ready and spec.slots > 1 and kind not in self._keeping:
                 self._keeping.add(kind)
                 self._keep(spec, placement)
         return placement
+
+    def _home(self, spec: Task, status: Status) -> str | None:
+        return home_host(spec, status, self._context.desired, self._observed, self._context.now)
 
     def _keep(self, spec: Task, placement: Placement) -> None:
         """
@@ -243,7 +276,7 @@ class _SlotPool:
             best = min(able, key=lambda host: (self._used[host] - hosts[host].slots, host))
             self._kept[best] = spec.name
 
-    def _placement_wait(self, spec: Task, placement: Placement) -> Wait:
+    def _placement_wait(self, spec: Task, status: Status, placement: Placement) -> Wait:
         """
         Return the wait for a slot, for tomorrow or for a host.
 
@@ -258,6 +291,10 @@ class _SlotPool:
             return _tomorrow(self._context, message)
         if UNASKED in placement.rejected.values():
             return Wait(Reason.HOST, "waits for the first answer of a host that may fit")
+        if home := self._home(spec, status):
+            until = patience_end(status, self._context.desired)
+            why = f"host {home}, which has its workspace, {placement.rejected[home]}"
+            return Wait(Reason.HOST, f"{why}; any that fits will do from {format_time(until)} on", until)
         why_not = [f"{host} {why}" for host, why in sorted(placement.rejected.items())]
         return Wait(Reason.HOST, f"no host fits: {_listed(why_not, '; ') or 'there is none'}")
 
