@@ -1,10 +1,12 @@
 """
-Take the pictures of docs/pages.md: `reconciler demo --serve`, then `python docs/screenshots.py URL`.
+Take the pictures of docs/pages.md of the fleet of `showcase.py`, once it has run for some minutes.
 
-It needs Playwright (extra `browser`) and Debian's Chromium. Pages are taken as they are, light and
-dark, at a desk's and at a phone's width.
+`python docs/screenshots.py URL` takes those that stand there; with a folder behind the URL it takes
+every page there, light and dark, at a desk's and at a phone's width, to be looked at. It needs
+Playwright (extra `browser`) and Debian's Chromium.
 """
 
+import base64
 import sys
 from pathlib import Path
 
@@ -13,30 +15,62 @@ from playwright.sync_api import Browser, sync_playwright
 FOLDER = Path(__file__).with_name("screenshots")
 CHROMIUM = "/usr/bin/chromium"
 DESK, PHONE = (1280, 800), (390, 844)
-SHOTS = (
-    ("now", "/", DESK, "light"),
-    ("now", "/", DESK, "dark"),
-    ("now", "/", PHONE, "light"),
-    ("board", "/tasks?view=board", DESK, "light"),
-    ("task", "/tasks/calculator/add-median", DESK, "light"),
-    ("task", "/tasks/calculator/add-median", PHONE, "dark"),
-    ("log", "/logs/shop/checkout-speed", DESK, "dark"),
-    ("diff", "/diff/calculator/add-median", DESK, "light"),
+QUALITY = 80
+"""Of WebP: small, and still sharp."""
+PAGES = {
+    "now": "/",
+    "tasks": "/tasks",
+    "board": "/tasks?view=board",
+    "live": "/tasks/shop/checkout-speed",
+    "failed": "/tasks/shop/returns",
+    "review": "/tasks/shop/round-totals",
+    "waits": "/tasks/search/train-ranking",
+    "broken": "/tasks/search/typo",
+    "log": "/logs/shop/checkout-speed",
+    "diff": "/diff/shop/round-totals",
+    "hosts": "/hosts",
+    "host": "/hosts/build1",
+    "agents": "/agents",
+    "plan": "/plan",
+    "pull": "/plan?revision=%231",
+    "history": "/history",
+    "cost": "/cost",
+    "problems": "/problems",
+    "new": "/new",
+    "login": "/login",
+    "file": "/files/specs/tasks/shop/returns.yaml",
+    "nothing": "/tasks?q=nothing-like-that",
+    "missing": "/tasks/missing",
+}
+"""Address of every page, by name."""
+CHOSEN = (
+    ("now", DESK, "light"),
+    ("now", DESK, "dark"),
+    ("now", PHONE, "light"),
+    ("board", DESK, "light"),
+    ("failed", DESK, "light"),
+    ("review", PHONE, "dark"),
+    ("log", DESK, "dark"),
+    ("diff", DESK, "light"),
 )
-"""Name, address, size and colours of each picture."""
+"""Name, size and colours of the pictures in the documentation."""
 
 
 def main() -> None:
-    """Take them all."""
-    FOLDER.mkdir(exist_ok=True)
+    """Take them."""
+    url, *folders = sys.argv[1:]
+    folder = Path(folders[0]) if folders else FOLDER
+    folder.mkdir(exist_ok=True)
+    every = [(name, size, scheme) for name in PAGES for size in (DESK, PHONE) for scheme in ("light", "dark")]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for name, path, size, scheme in SHOTS:
-            take(browser, sys.argv[1].rstrip("/") + path, size, scheme, f"{name}-{size[0]}-{scheme}")
+        for name, size, scheme in every if folders else CHOSEN:
+            path = folder / f"{name}-{size[0]}-{scheme}.webp"
+            take(browser, url.rstrip("/") + PAGES[name], size, scheme, path)
         browser.close()
 
 
-def take(browser: Browser, url: str, size: tuple[int, int], scheme: str, name: str) -> None:
+def take(browser: Browser, url: str, size: tuple[int, int], scheme: str, path: Path) -> None:
     """Take one."""
     width, height = size
     colours = "dark" if scheme == "dark" else "light"
@@ -44,7 +78,9 @@ def take(browser: Browser, url: str, size: tuple[int, int], scheme: str, name: s
     page = context.new_page()
     page.goto(url)
     page.wait_for_timeout(500)
-    page.screenshot(path=FOLDER / f"{name}.png")
+    session = context.new_cdp_session(page)
+    shot = session.send("Page.captureScreenshot", {"format": "webp", "quality": QUALITY})
+    path.write_bytes(base64.b64decode(shot["data"]))
     context.close()
 
 

@@ -174,7 +174,7 @@ async def _picked(
 
 def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Context) -> "list[TaskView]":
     """Return tasks with the local details of their failures."""
-    from reconciler.cli.failures import describe_failure
+    from reconciler.dispatch.failures import describe_failure
 
     return [
         replace(view, known_cause=describe_failure(view.name, view.status, desired, context.data_dir))
@@ -248,9 +248,9 @@ def explain_command(context: Context, args: tuple[str, ...], rev: str | None, ou
 async def _explained(
     context: Context, args: Sequence[str], rev: str | None
 ) -> "tuple[str, Sequence[Explained], Placement, FailureSummary | None]":
-    from reconciler.cli.failures import describe_failure
     from reconciler.cli.session import open_fleet
     from reconciler.core.planning.placement import home_host, place, slots_in_use
+    from reconciler.dispatch.failures import describe_failure
     from reconciler.specs.build import build
     from reconciler.specs.explain import explain_fields
 

@@ -163,7 +163,8 @@ async def _why(fleet: "FleetSession", task: str, status: "Status") -> str:
     """Return why the run failed and what to do, as text; empty if it did not."""
     if status.failure is None:
         return ""
-    from reconciler.cli.failures import describe_failure, failure_text, local_failure
+    from reconciler.cli.failures import failure_text
+    from reconciler.dispatch.failures import describe_failure, local_failure
 
     failure = local_failure(task, status, fleet.context.data_dir)
     if failure is None:  # the workspace's place is in the specs, which take longer to read

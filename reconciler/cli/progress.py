@@ -6,7 +6,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from reconciler.cli.failures import describe_failure, failure_text
+from reconciler.cli.failures import failure_text
 from reconciler.cli.terminal import columns_of, terminal_size, wrap
 from reconciler.controller.ports import Step
 from reconciler.core.hosts import HostChange
@@ -15,6 +15,7 @@ from reconciler.core.model.specs import Desired
 from reconciler.core.text import one_line
 from reconciler.core.times import format_time
 from reconciler.core.views import BAD_ENDS
+from reconciler.dispatch.failures import describe_failure
 
 
 def is_bad_end(step: Step) -> bool:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from reconciler.controller.poller import Poller
 from reconciler.controller.ports import Clock, FleetView, Forges
-from reconciler.core.errors import Conflict, ReconcilerError
+from reconciler.core.errors import Conflict, NotFound, ReconcilerError
 from reconciler.core.faults import bug_message
 from reconciler.core.model.forge import CommitStatus, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.specs import FLEET_FORGE, Desired, Forge
@@ -55,6 +55,8 @@ class PlanPreview:
     clock: Clock
 
     poller: Poller[str] = field(init=False)
+    open: Sequence[PullRequestSnapshot] = field(default=(), init=False)
+    """The open pull requests, as of the last poll."""
     _read: "dict[int, _Specs]" = field(default_factory=dict, init=False)
     """What was read last, by number."""
     _shown: dict[int, Hashable] = field(default_factory=dict, init=False)
@@ -79,7 +81,7 @@ class PlanPreview:
         forge = self.view.desired.fleet.forge
         if forge is None:
             return
-        pulls = await self.forges.open_pulls(forge, self.branch)
+        self.open = pulls = await self.forges.open_pulls(forge, self.branch)
         numbers = {pull.number for pull in pulls}
         self._read = {number: specs for number, specs in self._read.items() if number in numbers}
         self._shown = {number: shown for number, shown in self._shown.items() if number in numbers}
@@ -93,6 +95,18 @@ class PlanPreview:
             except Exception as error:
                 log.exception("there is no plan on pull request %d; the others have theirs", pull.number)
                 await self._try_to_say_none(forge, pull, bug_message(error))
+
+    async def specs_of(self, number: int) -> Desired:
+        """
+        Return what the specs would ask for with an open pull request merged.
+
+        Raises NotFound if none of that number was open at the last poll, Conflict
+        if it cannot be merged without a person, Unavailable.
+        """
+        pull = next((each for each in self.open if each.number == number), None)
+        if pull is None:
+            raise NotFound(f"no pull request #{number} against the specs is open")
+        return await self._specs(pull, self.view.desired.revision)
 
     def _due(self, pulls: Sequence[PullRequestSnapshot]) -> Sequence[PullRequestSnapshot]:
         """Return those that moved, or whose base did, and a few of the others, in turn."""

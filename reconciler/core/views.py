@@ -6,7 +6,7 @@ them, so that they cannot disagree.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from reconciler.core.conditions import Condition, conditions, needs_a_person
 from reconciler.core.errors import Problem
-from reconciler.core.model.specs import Agent, Desired, ExecutionMode, Host, Task
+from reconciler.core.model.specs import Agent, Desired, DesiredState, ExecutionMode, Host, Task
 from reconciler.core.model.status import (
     HostStatus,
     Observed,
@@ -158,6 +158,12 @@ class TaskView:
     def question(self) -> Question | None:
         """What its agent asks, and nobody has answered."""
         return self.status.question if self.status else None
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether it does not start until a person resumes it."""
+        wants = self.spec.desired if self.spec else None
+        return wants is DesiredState.SUSPENDED and not (self.status and self.status.phase.is_settled)
 
     @property
     def is_live(self) -> bool:
@@ -363,13 +369,13 @@ class ReadModel:
             for name, agent in sorted(self.desired.agents.items())
         }
 
-    def needs(self) -> Iterator[Need]:
-        """Yield what a person must look at, the specs first."""
+    def needs(self, tasks: Iterable[TaskView] | None = None) -> Iterator[Need]:
+        """Yield what a person must look at, the specs first; `tasks` are all, for who has them already."""
         for problem in self.desired.problems:
             yield Need(f"{problem.path}:{problem.line}", "Broken", str(problem).partition(": error: ")[2])
-        for name, view in self.tasks().items():
+        for view in self.tasks().values() if tasks is None else tasks:
             if not view.problems and (need := task_need(view)):  # problems were told above
-                yield Need(f"task {name}", *need)
+                yield Need(f"task {view.name}", *need)
         for name, host in self.hosts().items():
             if host.state == "down" and host.status:
                 yield Need(f"host {name}", "Down", host.status.message)

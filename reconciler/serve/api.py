@@ -5,6 +5,7 @@ The HTTP API of a served fleet: what its operations, pages and metrics are hande
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from reconciler import __version__, clock, datafolder
@@ -13,6 +14,7 @@ from reconciler.controller.ports import Step
 from reconciler.core.errors import NotFound, Problem
 from reconciler.core.model.specs import Desired
 from reconciler.core.notifications.book import unsent
+from reconciler.dispatch.failures import describe_failure
 from reconciler.dispatch.repos import whole_url
 from reconciler.dispatch.secrets import forge_secret
 from reconciler.dispatch.worker_logs import AgentLogs
@@ -27,7 +29,7 @@ from reconciler.specs.explain import Explained, explain_fields
 from reconciler.specs.parse import File
 from reconciler.specs.source import read_revision
 from reconciler.steering import Steering
-from reconciler.store.commit_view import files_touched, resolve_commit, statuses_at, view_commit, view_file
+from reconciler.store.commit_view import FileCommits, resolve_commit, statuses_at, view_commit, view_file
 from reconciler.store.history import HistoryReader
 from reconciler.store.spending import spending
 
@@ -73,7 +75,7 @@ async def serve_api(
         propose=Proposals(cache, fleet.writer, edit, partial(_check, fleet)).propose,
         hooks=hooks,
         whole_url=partial(whole_url, fleet=fleet.base),
-        pages=_page_services(fleet, journal),
+        pages=_page_services(fleet, settings.data_dir, journal),
         figures=fleet.dispatch.logs.figures,
         unready=partial(_unready, fleet),
         metrics=fleet.metrics,
@@ -142,24 +144,32 @@ def _by_outcome(journal: Journal) -> Mapping[str, int]:
     return counts
 
 
-def _page_services(fleet: ServedFleet, journal: Journal) -> "PageServices":
+def _page_services(fleet: ServedFleet, data: Path, journal: Journal) -> "PageServices":
     """Return what the pages show beside the read model."""
-    from reconciler.api.pages.services import HookReport, PageServices  # noqa: PLC0415 - see above
+    from reconciler.api.pages.services import HookReport, PageServices, SpecsPull  # noqa: PLC0415 - see above
 
     repository, cache, state = fleet.repository, fleet.cache, fleet.state_branch
+    logs = fleet.dispatch.shown_logs()
     return PageServices(
         fleet=repository.word,
-        logs=fleet.dispatch.shown_logs(),
+        logs=logs,
         steering=Steering(cache, fleet.writer, partial(_check, fleet)),
         commit=partial(view_commit, repository, (fleet.branch, state)),
         last_commits=fleet.state.last_commits,
+        last_host_commits=fleet.state.last_host_commits,
         statuses_at=partial(statuses_at, repository),
         file=lambda path: view_file(repository, fleet.branch, cache.desired.revision, path),
+        failure=lambda task, status: describe_failure(task, status, cache.desired, data, logs),
         explain=partial(_explain, fleet),
         diff=partial(_diff, fleet),
         specs_at=partial(_specs_at, fleet),
+        specs_pulls=lambda: [
+            SpecsPull(pull.number, pull.title, pull.author, pull.url)
+            for pull in (fleet.previews.open if cache.desired.fleet.forge else ())
+        ],
+        specs_of_pull=fleet.previews.specs_of,
         load=lambda: fleet.loop.controllers.hosts.load,
-        files_touched=partial(files_touched, repository, (fleet.branch, state)),
+        spec_commits=FileCommits(repository, fleet.branch).of,
         forge_problems=fleet.forge_problems,
         hooks=lambda: HookReport(
             counts=[(event, outcome, n) for (event, outcome), n in sorted(journal.counts.items())],

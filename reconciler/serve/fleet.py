@@ -82,6 +82,7 @@ class ServedFleet:
     loop: Loop
     dispatch: Dispatcher
     writer: BotCommitter
+    previews: PlanPreview
     pollers: Sequence[Poller[Any]]
     """Pollers that the loop does not drive."""
     branches: BranchController
@@ -166,11 +167,12 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             sweep_interval=settings.sweep_interval,
         )
         loop, writer = build_loop(cache, ports, loop_settings), BotCommitter(repository, branch)
+        previews = PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now)
         branches = BranchController(forges, cache, loop.inbox, clock.now)
         pollers = (
             specs_poller(repository.fetch, loop.inbox, partial(_look_interval, repository, cache), clock.now),
             IssueController(forges, writer, cache, clock.now, read_task, edit).poller,
-            PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now).poller,
+            previews.poller,
             branches.poller,
         )
         notifier = Notifier(
@@ -198,6 +200,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             writer=writer,
             notifier=notifier,
             metrics=metrics,
+            previews=previews,
             pollers=pollers,
             branches=branches,
             forges=forges,

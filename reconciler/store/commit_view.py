@@ -100,19 +100,27 @@ async def resolve_commit(repository: Repository, revision: str) -> str:
     raise NotFound(f"no revision {revision!r} in the fleet's repository")
 
 
-async def files_touched(
-    repository: Repository, branches: Sequence[str], paths: Sequence[str]
-) -> Mapping[str, str]:
-    """Return the commit that changed each file last on one of the branches, by path; none of unknown ones."""
-    commits: dict[str, str] = {}
-    for path in paths:
-        for branch in branches:
-            if path in commits or repository.read_ref(repository.ref(branch)) is None:
-                continue
-            args = ("log", "--max-count=1", "--format=%H", repository.ref(branch), "--", path)
-            if commit := (await repository.git.attempt(*args)).text:
-                commits[path] = commit
-    return commits
+class FileCommits:
+    """The commit that changed each file of a branch last, kept in memory until the branch moves."""
+
+    def __init__(self, repository: Repository, branch: str) -> None:
+        self._repository = repository
+        self._branch = branch
+        self._head: str | None = None
+        self._commits: dict[str, str] = {}
+        """Of files that were asked for; empty for one that history does not have."""
+
+    async def of(self, paths: Sequence[str]) -> Mapping[str, str]:
+        """Return the commits, by path; none of unknown files."""
+        head = self._repository.read_ref(self._repository.ref(self._branch))
+        if head != self._head:
+            self._head, self._commits = head, {}
+        commits = self._commits
+        for path in paths if head else ():
+            if path not in commits:
+                args = ("log", "--max-count=1", "--format=%H", head or "", "--", path)
+                commits[path] = (await self._repository.git.attempt(*args)).text
+        return {path: commits[path] for path in paths if commits.get(path)}
 
 
 async def view_file(repository: Repository, branch: str, revision: str, path: str) -> FileView:

@@ -4,7 +4,7 @@ History: transition records, read back from the commits of the state branch.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from reconciler.core.errors import NotFound, Unavailable
@@ -152,25 +152,30 @@ async def last_touched(repository: Repository, branch: str, path: str, pattern: 
 
 @dataclass(frozen=True, slots=True)
 class LastTransitions:
-    """The last transition of every task, also of removed ones."""
+    """The last transition of every task and host, also of removed ones."""
 
-    transitions: dict[str, str]
+    transitions: dict[str, str] = field(default_factory=dict)
     """Commit of the last transition, by task."""
-    attempts: dict[str, int]
+    attempts: dict[str, int] = field(default_factory=dict)
     """Number of the last attempt, by the name the task had then."""
+    hosts: dict[str, str] = field(default_factory=dict)
+    """Commit of the last change of state, by host."""
 
 
 async def last_transitions(repository: Repository, head: str) -> LastTransitions:
-    """Return the last transitions of all tasks up to a commit."""
+    """Return the last transitions of all tasks and hosts up to a commit."""
     from reconciler.core.model.runs import read_run_key
 
-    task, run = (f"%(trailers:key={key},valueonly,separator=%x20)" for key in ("Task", "Run"))
-    listed = await repository.git.run("log", "-z", f"--format=%H%x00{task}%x00{run}", head)
-    last = LastTransitions({}, {})
+    keys = ("Task", "Host", "Run")
+    values = "".join(f"%x00%(trailers:key={key},valueonly,separator=%x20)" for key in keys)
+    listed = await repository.git.run("log", "-z", f"--format=%H{values}", head)
+    last = LastTransitions()
     fields = listed.decode("utf-8", "replace").split("\0")
-    for commit, name, key in reversed(list(zip(fields[::3], fields[1::3], fields[2::3], strict=False))):
+    for commit, name, host, key in reversed(list(zip(*(fields[at::4] for at in range(4)), strict=False))):
         if name:
             last.transitions[name] = commit
+        elif host:
+            last.hosts[host] = commit
         for past, number in filter(None, map(read_run_key, key.split())):  # many, where a rewind was approved
             last.attempts[past] = max(number, last.attempts.get(past, 0))
     return last

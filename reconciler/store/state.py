@@ -160,10 +160,17 @@ class StateBranch:
 
     async def last_commits(self) -> Mapping[str, str]:
         """Return the commit of the last transition of every task; no commit under way is waited for."""
+        return (await self._recalled()).transitions
+
+    async def last_host_commits(self) -> Mapping[str, str]:
+        """Return the commit of the last change of every host; no commit under way is waited for."""
+        return (await self._recalled()).hosts
+
+    async def _recalled(self) -> LastTransitions:
         if self._last_transitions is None:
             async with self._turn:
-                return (await self._recall()).transitions
-        return self._last_transitions.transitions
+                return await self._recall()
+        return self._last_transitions
 
     async def spent(self, since: datetime) -> Mapping[BudgetScope, Usage]:
         """Return what was spent since a time, and from whose money. Raises Unavailable."""
@@ -269,6 +276,7 @@ class StateBranch:
             await self._recall()
         blobs: dict[str, str | None] = {}
         last: dict[str, int] = {}
+        hosts: dict[str, int] = {}
         changes: list[Change] = []
         for step in steps:
             files = self._differing(step, ChainMap(blobs, self._blobs))
@@ -277,12 +285,15 @@ class StateBranch:
                 changes.append(self._change(step, files, last))
                 if isinstance(step, Transition):
                     last[step.task] = len(changes) - 1
+                else:
+                    hosts[step.host] = len(changes) - 1
         # Memory is updated only after the batch is durable: a failed batch leaves no trace here.
         if changes:
             ids = await self._write(changes)
             self._blobs.update(blobs)
             if self._last_transitions is not None:
                 self._last_transitions.transitions.update({task: ids[index] for task, index in last.items()})
+                self._last_transitions.hosts.update({host: ids[index] for host, index in hosts.items()})
                 self._last_transitions.attempts.update(_attempts(steps))
 
     def _change(self, step: Step, files: Mapping[str, bytes | None], last: Mapping[str, int]) -> Change:
@@ -300,9 +311,7 @@ class StateBranch:
         """Return the last transitions of all tasks; read from history once, on first use."""
         if self._last_transitions is None:
             self._last_transitions = (
-                await last_transitions(self._repository, self._head)
-                if self._head
-                else LastTransitions({}, {})
+                await last_transitions(self._repository, self._head) if self._head else LastTransitions()
             )
         return self._last_transitions
 

@@ -8,6 +8,7 @@ import pytest
 
 from reconciler.api.pages.cost import HEIGHT, bars
 from reconciler.api.pages.problems import mistake
+from reconciler.api.pages.services import SpecsPull
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import Problem
 from reconciler.core.hosts import HostChange
@@ -25,7 +26,9 @@ async def test_a_host_shows_its_slots_its_load_its_versions_and_who_holds_what(w
     create(world, task)
     start(world, task)
     codex = HostCli(path="/bin/codex", version="1.2.3", ok=True)
-    world.controller.hosts["local"] = HostStatus(reachable=True, since=START, adapters={"codex": codex})
+    up = world.controller.hosts["local"] = HostStatus(reachable=True, since=START, adapters={"codex": codex})
+    world.record.add(HostChange("local", None, up, START, "answers"))
+    recorded = world.record.head()
 
     for path in ("/hosts", "/hosts/local"):
         outline = await page(nobody, path)
@@ -35,7 +38,7 @@ async def test_a_host_shows_its_slots_its_load_its_versions_and_who_holds_what(w
         assert "1.2.3" in outline.text
         assert "1 of 4" in outline.text
         assert "/tasks/a" in outline.links
-        assert f"/commits/{'3' * 40}" in outline.links
+        assert f"/commits/{recorded}" in outline.links
 
 
 async def test_a_host_tells_what_happened_there_and_nothing_else(world, nobody):
@@ -88,6 +91,7 @@ async def test_the_plan_says_what_a_look_does_now(world, nobody):
 async def test_the_plan_of_another_revision_is_told_as_what_it_changes(world, nobody):
     await world.ask(make_task("a"))
     world.revisions["next"] = make_desired(make_task("a"), make_task("new"), revision="9" * 40)
+    world.commits["9" * 40] = "there is a page of it"
 
     outline = await page(nobody, "/plan?revision=next")
 
@@ -96,7 +100,32 @@ async def test_the_plan_of_another_revision_is_told_as_what_it_changes(world, no
     assert f"/commits/{'9' * 40}" in outline.links
 
 
-@pytest.mark.parametrize("revision", ["none", "--all", "a..b", "x%0ay", "%3Cb%3E"])
+async def test_a_revision_on_a_branch_that_has_no_pages_is_named_without_a_link(world, nobody):
+    await world.ask(make_task("a"))
+    world.revisions["side"] = make_desired(make_task("a"), revision="8" * 40)
+
+    outline = await page(nobody, "/plan?revision=side")
+
+    assert "8" * 10 in outline.text
+    assert f"/commits/{'8' * 40}" not in outline.links
+
+
+@pytest.mark.parametrize("typed", ["%233", "3"])
+async def test_the_plan_of_a_pull_request_is_what_merging_it_would_change(world, nobody, typed):
+    await world.ask(make_task("a"))
+    world.specs_pulls = [SpecsPull(3, "More <facets>", "ann", "https://forge.example.org/ops/fleet/pulls/3")]
+    world.revisions["#3"] = make_desired(make_task("a"), make_task("new"), revision="9" * 40)
+
+    listed, outline = await page(nobody, "/plan"), await page(nobody, f"/plan?revision={typed}")
+
+    assert "/plan?revision=%233" in listed.links
+    assert "More <facets> by ann" in listed.text
+    assert "https://forge.example.org/ops/fleet/pulls/3" in outline.links
+    assert "/tasks/new" in outline.links
+    assert "/tasks/a" not in outline.links
+
+
+@pytest.mark.parametrize("revision", ["none", "--all", "a..b", "x%0ay", "%3Cb%3E", "%2377"])
 async def test_a_revision_that_there_is_not_is_a_mistake_in_words(nobody, revision):
     outline = await page(nobody, f"/plan?revision={revision}")
 

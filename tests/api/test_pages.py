@@ -30,7 +30,7 @@ from reconciler.core.events import (
 )
 from reconciler.core.hosts import HostChange
 from reconciler.core.model.runs import Check, FailureClass, Report, Verdict
-from reconciler.core.model.specs import FleetSpec, Host
+from reconciler.core.model.specs import DesiredState, FleetSpec, Host
 from reconciler.core.model.status import Failure, HostStatus, OnHost, Reason, Waiting
 from reconciler.core.planning.plan import Plan
 from reconciler.specs.explain import Explained
@@ -237,6 +237,20 @@ async def test_the_board_has_a_column_for_each_part_of_a_life(world, nobody):
     assert re.search(r"Waiting 1 .*waits.* Running 1 .*runs.* Review 0 .* Cancelled 1 .*ended", outline.text)
 
 
+async def test_who_needs_a_person_and_what_is_suspended_can_be_filtered_by(world, nobody):
+    tasks = [make_task("broken"), make_task("later", desired=DesiredState.SUSPENDED), make_task("runs")]
+    problem = Problem("specs/tasks/broken.yaml", 1, 1, "goal is missing")
+    await world.ask(*tasks, problems=(problem,), broken={"broken": (problem,)})
+    create(world, *tasks[1:])
+
+    listed = {phase: names(await page(nobody, f"/tasks?phase={phase}")) for phase in ("person", "suspended")}
+    now = await page(nobody, "/")
+
+    assert listed == {"person": ["broken"], "suspended": ["later"]}
+    assert "/tasks?phase=suspended" in now.links
+    assert "/tasks/later" not in now.text.partition("Queue")[2]
+
+
 # --- A task ------------------------------------------------------------------
 
 
@@ -272,6 +286,28 @@ async def test_a_task_shows_its_goal_its_rounds_and_a_line_for_each_commit(world
     assert "$0.25" in outline.text.partition("round 2")[2].partition("round 1")[0]
     assert "I mended it." in outline.text
     assert {f"/commits/{entry.commit}" for entry in world.record.entries} <= {*outline.links}
+
+
+async def test_a_failed_task_says_first_why_with_its_last_lines_its_workspace_and_what_to_type(world, nobody):
+    task = make_task("web/a", goal="Make it fast.")
+    await world.ask(task)
+    create(world, task)
+    run = start(world, task)
+    red = Check(command="make test", exit_code=2, seconds=1.5, output="one\n1 failed <b>badly</b>\n")
+    report = Report(verdict=Verdict(outcome="success"), checks=(red,))
+    failure = Failure(kind=FailureClass.VALIDATION, message="make test: exit code 2")
+    world.controller.put(
+        Failed(task="web/a", origin=at(2, "make test failed"), run=run, failure=failure, report=report)
+    )
+    world.workspaces["web/a"] = "build1:/home/agents/work/web-a"
+
+    text = (await page(nobody, "/tasks/web/a")).text
+    why = text.partition("Why it failed")[2].partition("Goal")[0]
+
+    assert "make test: exit code 2" in why
+    assert "1 failed <b>badly</b>" in why
+    assert "build1:/home/agents/work/web-a kept until" in why
+    assert "reconciler retry web/a" in why
 
 
 async def test_each_value_of_a_spec_says_where_it_comes_from(world, nobody):
@@ -389,6 +425,52 @@ async def test_the_stream_of_a_log_ends_with_its_run(world, nobody, monkeypatch)
     answer = await nobody.get("/follow/a?part=round%201%20agent&from=0")
 
     assert answer.text.endswith("event: end\ndata: over\n\n")
+
+
+async def test_what_was_printed_last_is_sent_before_the_stream_ends(world, nobody, monkeypatch):
+    monkeypatch.setattr(handlers, "PAUSE", 0.01)
+    run = await ended(world, make_task("a"))
+    world.run_logs.texts[run] = {"round 1 agent": b"first\nno end of line"}
+
+    answer = await nobody.get("/follow/a?part=round%201%20agent&from=0")
+
+    assert '<span class="line">first' in answer.text
+    assert '<span class="line">no end of line</span>\n\nevent: end' in answer.text
+
+
+async def test_the_stream_of_a_log_ends_with_its_step_of_the_run(world, nobody, monkeypatch):
+    monkeypatch.setattr(handlers, "PAUSE", 0.01)
+    run = await with_log(world, b"round one\n")
+    world.run_logs.texts[run] |= {"round 1 agent (stderr)": b"", "round 2 agent": b"round two\n"}
+
+    answer = await nobody.get("/follow/a?part=round%201%20agent&from=0")
+
+    assert "round one" in answer.text
+    assert answer.text.endswith("event: end\ndata: over\n\n")
+
+
+async def test_the_stream_of_a_log_that_is_withheld_ends(world, nobody):
+    run = await with_log(world, b"token\n")
+    world.run_logs.withheld.add(run)
+
+    answer = await nobody.get("/follow/a?part=round%201%20agent&from=0")
+
+    assert answer.text.endswith("event: end\ndata: over\n\n")
+    assert "token" not in answer.text
+
+
+async def test_until_the_specs_were_read_a_page_says_so_and_comes_back_by_itself(world, nobody):
+    await world.ask(make_task("a"), revision="")
+
+    page, part, stream = [
+        await nobody.get(path, headers=headers)
+        for path, headers in (("/tasks?q=a", {}), ("/tasks", {"HX-Request": "true"}), ("/follow/a", {}))
+    ]
+
+    assert [answer.status_code for answer in (page, part, stream)] == [503, 503, 503]
+    assert "reads the specs and the record" in page.text
+    assert 'hx-get="/tasks?q=a" hx-trigger="changed from:body, every 3s"' in page.text
+    assert "No task" not in page.text
 
 
 DIFF = """\
@@ -567,7 +649,9 @@ async def test_a_part_of_a_page_is_its_main_part_alone(world, nobody):
 
     assert "<header" in whole.text
     assert "<header" not in part.text
-    assert part.text.strip() in whole.text
+    title, _, rest = part.text.partition("</title>")
+    assert title in whole.text
+    assert rest.strip() in whole.text
 
 
 async def test_a_page_without_javascript_loads_itself_again(nobody):
@@ -590,18 +674,46 @@ async def test_who_listens_hears_that_something_changed_and_nothing_else(world, 
 
 
 async def test_pages_stay_under_a_hundred_kilobytes(world, nobody):
-    goal = "Words upon words. " * 200
+    goal = "Words upon words. " * 2000
     tasks = [
-        make_task(f"group/of/tasks/number-{number:04}", goal=goal, title="T" * 100) for number in range(400)
+        make_task(f"group/of/tasks/number-{number:04}", goal=goal, title="T" * 100) for number in range(1000)
     ]
-    await world.ask(*tasks, hosts={f"h{n}": Host(name=f"h{n}", slots=40, address="x") for n in range(30)})
+    hosts = {f"h{n}": Host(name=f"h{n}", slots=40, address="x", labels=("l" * 40,)) for n in range(90)}
+    problems = tuple(Problem(f"specs/tasks/p{n}.yaml", 1, 1, "why not " * 40) for n in range(200))
+    await world.ask(*tasks, hosts=hosts, problems=problems)
     create(world, *tasks, waiting=Waiting(reason=Reason.SLOT, message="why not " * 20, since=START))
-    run = start(world, tasks[0])
+    runs = [start(world, task, host=f"h{n % 90}") for n, task in enumerate(tasks[:720])]
     colourful = b"".join(b"\x1b[1;31m%d\x1b[0m \x1b[32m<&>\x1b[0m\n" % number for number in range(20_000))
-    world.run_logs.texts[run] = {"round 1 agent": colourful}
+    world.run_logs.texts |= {run: {"round 1 agent": colourful} for run in runs[:60]}
+    world.spent = [
+        Spending(world.clock.time, task.name, None, "script", "h1", None, Usage(cost_usd=1)) for task in tasks
+    ]
+    world.explained = [Explained("goal", goal, "specs/tasks/a.yaml:1")]
+    busy, waiting = tasks[0].name, tasks[-1].name
+    lists = ("/hosts", "/plan", "/history", "/cost", "/problems", "/agents", "/hosts/h1")
+    paths = ("/", "/tasks", "/tasks?view=board", f"/tasks/{busy}", f"/tasks/{waiting}", f"/logs/{busy}")
 
-    for path in ("/", "/tasks", "/tasks?view=board", f"/tasks/{tasks[0].name}", f"/logs/{tasks[0].name}"):
-        assert len((await nobody.get(path)).content) < 100_000, path
+    sizes = {path: len((await nobody.get(path)).content) for path in (*paths, *lists)}
+
+    assert {path: size for path, size in sizes.items() if size >= 100_000} == {}
+
+
+async def test_a_task_with_many_rounds_and_long_texts_fits_on_a_page(world, nobody):
+    task = make_task("a", goal="Words upon words. " * 2000)
+    await world.ask(task)
+    create(world, task)
+    run = start(world, task)
+    red = Check(command="make test", exit_code=2, seconds=1.0, output="red " * 5000)
+    report = Report(verdict=Verdict(outcome="success", text="I did. " * 1000), checks=(red,))
+    for number in range(20):
+        world.controller.put(
+            FixRequested(task="a", origin=at(2 + number, "make test failed"), run=run, report=report)
+        )
+
+    answer = await nobody.get("/tasks/a")
+
+    assert len(answer.content) < 100_000
+    assert "Attempt 1, round 20" in Outline(answer.text).text
 
 
 async def test_a_page_is_made_once_for_all_who_ask_for_it_at_once():

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from reconciler.api.pages.services import HookReport, PageServices
+from reconciler.api.pages.services import HookReport, PageServices, SpecsPull
 from reconciler.api.services import Services
 from reconciler.api.tokens import new_token
 from reconciler.core.errors import LogGap, NotFound, Problem, Refused, UsageError
@@ -22,6 +22,7 @@ from reconciler.core.model.specs import Agent, Desired
 from reconciler.core.model.status import AtWorker, HostStatus, LeaseRequest, Phase, Status, Waiting
 from reconciler.core.planning.plan import Plan, why_end
 from reconciler.core.runs.command import assignment
+from reconciler.core.runs.failure import FailureSummary, summarize_failure
 from reconciler.core.runs.leases import LeaseQueue, holder, lease_lost, report_event, require_held
 from reconciler.core.transitions import TransitionRecord, host_record, task_record
 from reconciler.dispatch.shown_logs import LogLine, LogSize, ShownLogs, split_lines
@@ -256,6 +257,8 @@ class World:
         self.explained: list[Explained] = []
         self.diffs: dict[str, str] = {}
         self.revisions: dict[str, Desired] = {}
+        self.specs_pulls: list[SpecsPull] = []
+        self.workspaces: dict[str, str] = {}
         self.spent: list[Spending] = []
         self.desired = make_desired(agents=AGENTS)
 
@@ -269,13 +272,17 @@ class World:
             last_commits=self.last_commits,
             statuses_at=self.statuses_at,
             file=self.file,
+            failure=self.failure,
             explain=self.explain,
             diff=self.diff,
             unsent=lambda: {"phone": "2 messages wait, and cannot be sent: HTTP 404"},
             spending=self.spending,
             specs_at=self.specs_at,
+            specs_pulls=lambda: self.specs_pulls,
+            specs_of_pull=self.specs_of_pull,
             load=lambda: {"local": 0.5},
-            files_touched=self.files_touched,
+            spec_commits=self.spec_commits,
+            last_host_commits=self.last_host_commits,
             forge_problems=lambda: {"code": "the token may not do this: it lacks write:issue"},
             hooks=lambda: HookReport(
                 {("push", "refused", 2), ("push", "taken", 5)}, [(START, "push", "a/b")]
@@ -313,12 +320,22 @@ class World:
     async def spending(self, since: datetime) -> Sequence[Spending]:
         return [each for each in self.spent if each.at >= since]
 
+    def failure(self, task: str, status: Status) -> FailureSummary | None:
+        why = summarize_failure(task, status)
+        return replace(why, workspace=self.workspaces.get(task, ""), kept_until=START) if why else None
+
+    async def specs_of_pull(self, number: int) -> Desired:
+        return await self.specs_at(f"#{number}")
+
     async def specs_at(self, revision: str) -> Desired:
         if revision not in self.revisions:
             raise NotFound(f"no revision {revision!r}")
         return self.revisions[revision]
 
-    async def files_touched(self, paths: Sequence[str]) -> Mapping[str, str]:
+    async def last_host_commits(self) -> Mapping[str, str]:
+        return {entry.host: entry.commit for entry in self.record.entries if not entry.task and entry.host}
+
+    async def spec_commits(self, paths: Sequence[str]) -> Mapping[str, str]:
         return dict.fromkeys(paths, "3" * 40)
 
     @property

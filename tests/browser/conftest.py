@@ -9,8 +9,13 @@ import hashlib
 import re
 import shutil
 import subprocess
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +43,70 @@ script: |
   echo the gate is open
   for each in $(seq 1200); do [ -e {gate}.end ] && break; sleep 0.1; done
 """
+COUNTS = """\
+goal: Count, and go on when the gate is open.
+adapter: script
+script: |
+  for each in 1 2 3; do echo "count $each"; done
+  for each in $(seq 1200); do [ -e {gate} ] && break; sleep 0.1; done
+  for each in 4 5; do echo "count $each"; done; printf 'count 6'
+"""
+GATES = ("row", "log", "typed", "opened")
+"""Tasks that wait for their gates, below `web/`."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Fleet:
     """A served fleet."""
 
     playground: Playground
-    url: str
+    url: str = "http://127.0.0.1:0"
+    process: "subprocess.Popen[str] | None" = None
+
+    def start(self) -> None:
+        """Serve it, at the address that it had before."""
+        listen = self.url.removeprefix("http://")
+        with (self.playground.root / "talk").open("ab") as talk:
+            self.process = subprocess.Popen(
+                self.playground.command("serve", "--listen", listen),
+                cwd=self.playground.fleet,
+                env=self.playground.env,
+                stdout=subprocess.PIPE,
+                stderr=talk,
+                text=True,
+            )
+        said = ""
+        for line in iter(self.process.stdout.readline, ""):
+            said += line
+            if found := re.match(r"listening on (\S+)$", line):
+                self.url = found[1]
+                break
+        else:
+            pytest.fail(f"it does not serve: {said}{self.playground.talk}")
+        while not self._has_read():
+            time.sleep(0.05)
+
+    def _has_read(self) -> bool:
+        """Return whether specs and record were read: until then pages say that they are not there yet."""
+        try:
+            with urllib.request.urlopen(self.url) as answer:
+                return answer.status == HTTPStatus.OK
+        except urllib.error.HTTPError:
+            return False
+
+    def stop(self) -> None:
+        """End the server; what it had begun goes on."""
+        self.process.terminate()
+        self.process.communicate()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Have no server as long as the block lasts."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
 
     def gate(self, name: str) -> Path:
         """Return the file for which a task waits; it ends when `.end` is there too."""
@@ -82,6 +143,10 @@ class Visits:
         page.goto(path)
         return page
 
+    def forgive(self, *words: str) -> None:
+        """Take back what was written on the console of a fault that a test makes itself."""
+        self.faults = [fault for fault in self.faults if not any(word in fault for word in words)]
+
     def _look_at(self, request: Any) -> None:
         if not request.url.startswith((self.fleet.url + "/", "data:")):
             self.faults.append(f"a request to {request.url}")
@@ -105,30 +170,15 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def fleet(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     playground = _make(tmp_path_factory.mktemp("pages"))
-    with (playground.root / "talk").open("wb") as talk:
-        process = subprocess.Popen(
-            playground.command("serve", "--listen", "127.0.0.1:0"),
-            cwd=playground.fleet,
-            env=playground.env,
-            stdout=subprocess.PIPE,
-            stderr=talk,
-            text=True,
-        )
-    said = ""
-    for line in iter(process.stdout.readline, ""):
-        said += line
-        if found := re.match(r"listening on (\S+)$", line):
-            break
-    else:
-        pytest.fail(f"it does not serve: {said}{playground.talk}")
+    fleet = Fleet(playground)
+    fleet.start()
     try:
-        yield Fleet(playground, found[1])
+        yield fleet
     finally:
-        for name in ("row", "log"):
+        for name in GATES:
             for end in ("", ".end"):
-                (playground.root / f"{name}{end}").touch()
-        process.terminate()
-        process.communicate()
+                fleet.gate(f"{name}{end}").touch()
+        fleet.stop()
 
 
 def _make(root: Path) -> Playground:
@@ -142,9 +192,11 @@ def _make(root: Path) -> Playground:
     playground.write("specs/agents/boss.yaml", f"scopes: [admin]\ntoken_hash: {digest}\n")
     playground.write("specs/repos/code.yaml", "url: ../code\n")
     playground.write("specs/fleet.yaml", "backoff: 1s\n")
-    playground.write("specs/hosts/local.yaml", "slots: 6\n")
-    for name in ("row", "log"):
+    playground.write("specs/hosts/local.yaml", "slots: 12\n")
+    for name in GATES:
         playground.task(f"web/{name}", GATED.format(gate=root / name))
+    playground.task("web/counts", COUNTS.format(gate=root / "counts"))
+    playground.task("ops/waits", "goal: Wait.\nadapter: script\nscript: 'true'\nschedule: '0 0 1 1 *'\n")
     printed = "\n".join(f"  printf '{line}\\n'" for line in HOSTILE)
     fix = (
         f"goal: Mend it.\nadapter: script\nrepo: code\nscript: |\n{printed}\n  echo 'print(1)' >> hello.py\n"

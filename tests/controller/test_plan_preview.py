@@ -9,7 +9,7 @@ import pytest
 from reconciler.controller import plan_preview
 from reconciler.controller.plan_preview import PlanPreview
 from reconciler.core.adapter import Secret
-from reconciler.core.errors import Conflict, Problem, Unavailable
+from reconciler.core.errors import Conflict, NotFound, Problem, Unavailable
 from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.specs import FLEET_FORGE, Desired, FleetSpec, Forge
 from reconciler.core.model.status import Phase, Status
@@ -266,6 +266,16 @@ async def test_a_mistake_at_one_look_is_told_and_the_next_look_is_taken(scene, c
 
     assert len(looks) == 2
     assert "ZeroDivisionError: oddly" in caplog.text
+
+
+async def test_the_specs_of_an_open_pull_request_are_to_be_had_by_its_number(scene):
+    scene.open(4, HEAD, specs("a", "b"))
+    await scene.look()
+
+    assert {*(await scene.preview.specs_of(4)).tasks} == {"a", "b"}
+    assert scene.reads == [(HEAD, BASE)]
+    with pytest.raises(NotFound, match="#5"):
+        await scene.preview.specs_of(5)
 
 
 async def test_a_revert_of_the_last_tasks_says_that_it_waits_for_approval(scene):

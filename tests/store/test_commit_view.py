@@ -6,7 +6,7 @@ import pytest
 
 from reconciler.core.errors import NotFound
 from reconciler.core.model.status import Phase
-from reconciler.store.commit_view import files_touched, resolve_commit, statuses_at, view_commit, view_file
+from reconciler.store.commit_view import FileCommits, resolve_commit, statuses_at, view_commit, view_file
 from tests.store.world import BRANCH, commit, created, git, started
 
 
@@ -83,17 +83,15 @@ async def test_a_status_is_had_as_it_was_after_each_step(repository, open_state,
     assert [status and status.phase for status in statuses] == [Phase.RUNNING, None, Phase.CREATED]
 
 
-async def test_the_last_commit_of_each_file_is_found_on_either_branch(repository, open_state, checkout):
-    specs = commit(checkout, "specs/hosts/h.yaml", "slots: 1\n")
-    state = await open_state(checkout)
-    await state.commit([created("a")])
+async def test_the_last_commit_of_each_file_follows_the_branch(repository, checkout):
+    commits, path = FileCommits(repository, "main"), "specs/hosts/h.yaml"
+    first = commit(checkout, path, "slots: 1\n")
+    commit(checkout, "specs/other", "1")
 
-    paths = ["specs/hosts/h.yaml", "fleet-state/tasks/a.yaml", "specs/none"]
+    assert await commits.of([path, "specs/none"]) == {path: first}
+    second = commit(checkout, path, "slots: 2\n")
 
-    assert await files_touched(repository, ("main", BRANCH), paths) == {
-        "specs/hosts/h.yaml": specs,
-        "fleet-state/tasks/a.yaml": git(checkout, "rev-parse", BRANCH),
-    }
+    assert await commits.of([path]) == {path: second}
 
 
 async def test_a_revision_is_a_commit_or_a_branch_and_never_an_option(repository, checkout):

@@ -109,6 +109,17 @@ async def test_the_last_transition_of_every_task_is_found_in_one_look(open_repos
     assert found.attempts == {"a": 1}
 
 
+async def test_the_last_change_of_every_host_is_that_of_its_own_state(open_repository, open_state, bare):
+    state = await open_state(bare)
+    down = HostChange("h1", None, HostStatus(reachable=False, since=NOW, message="away"), NOW, "away")
+    assert await state.last_host_commits() == {}
+    await state.commit([down, created("a"), started("a")])
+
+    found = await last_transitions(await open_repository(bare), git(bare, "rev-parse", BRANCH))
+
+    assert found.hosts == await state.last_host_commits() == {"h1": git(bare, "rev-parse", f"{BRANCH}~2")}
+
+
 async def test_a_shallow_clone_tells_as_much_as_it_has(open_repository, open_state, bare, tmp_path):
     state = await open_state(bare)
     await state.commit([created("a"), started("a")])

@@ -15,7 +15,7 @@ from reconciler.controller.ports import Clock, FleetView
 from reconciler.core.adapter import Usage
 from reconciler.core.model.status import BudgetScope
 from reconciler.core.planning.limits import budget_scopes, midnight
-from reconciler.core.views import FiguresOf, Need, ReadModel, TaskView
+from reconciler.core.views import FiguresOf, HostView, Need, ReadModel, TaskView
 
 
 class Snapshot:
@@ -30,9 +30,14 @@ class Snapshot:
         return tuple(self.model.tasks().values())
 
     @cached_property
+    def hosts(self) -> Mapping[str, HostView]:
+        """Every host, by name."""
+        return self.model.hosts()
+
+    @cached_property
     def needs(self) -> Sequence[Need]:
         """What needs a person."""
-        return tuple(self.model.needs())
+        return tuple(self.model.needs(self.tasks))
 
     @cached_property
     def live(self) -> Mapping[str, TaskView]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from sanic import Sanic
@@ -27,7 +27,7 @@ from reconciler.api.problems import TooMany, Unauthenticated, problem_body
 from reconciler.api.server import Closing
 from reconciler.api.stream import EVENT_STREAM_TYPE, PING_SECONDS, RETRY_MILLISECONDS
 from reconciler.api.tokens import Caller
-from reconciler.core.errors import NotFound, ReconcilerError
+from reconciler.core.errors import NotFound, ReconcilerError, Unavailable
 from reconciler.core.names import check_name
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,27 @@ class Visit:
         text = self.query.get(name, "")
         number = int(text) if text.isdecimal() and len(text) <= 15 else otherwise  # noqa: PLR2004 - plenty
         return number if number >= least else otherwise
+
+
+class ListPage(NamedTuple):
+    """A part of a list that is too long for one page."""
+
+    rows: Sequence[Any]
+    number: int
+    """1 is the first."""
+    last: int
+    """Number of the last."""
+    first: int
+    """Place of its first row in the list, from 0."""
+    total: int
+
+
+def list_page(visit: Visit, rows: Sequence[Any], size: int) -> ListPage:
+    """Return the part of a list that the address names; of a number that is too high, the last."""
+    last = max(1, -(-len(rows) // size))
+    number = min(visit.number("page", least=1, otherwise=1), last)
+    first = (number - 1) * size
+    return ListPage(rows[first : first + size], number, last, first, len(rows))
 
 
 def name_argument(name: str) -> str:
@@ -209,6 +230,7 @@ class Pages:
         async def show(request: Request, name: str) -> HTTPResponse:
             caller = self._access.admit(request)
             visit = self._visit(request, caller, page.check(unquote(name)) if name else "")
+            self._require_read()
             is_part = "hx-request" in request.headers
             # Of a part nobody's name is shown, so that it is the same for all who may do the same.
             whose = visit.is_admin if is_part else (visit.is_admin, caller.agent)
@@ -222,6 +244,13 @@ class Pages:
             return _answer(request, rendering)
 
         return show
+
+    def _require_read(self) -> None:
+        """Raise Unavailable as long as specs and record were not read: what is shown then is of no fleet."""
+        if not self._fleet.view.desired.revision:
+            raise Unavailable(
+                "it has just been started and reads the specs and the record; this takes a moment"
+            )
 
     def _visit(self, request: Request, caller: Caller, name: str, body: bytes = b"") -> Visit:
         return Visit(
@@ -328,6 +357,7 @@ class Pages:
 
     def _streamed(self, stream: PageStream) -> "_Handler":
         async def send(request: Request, name: str) -> None:
+            self._require_read()
             visit = self._visit(request, self._access.admit(request), name_argument(unquote(name)))
             await self._send(
                 request, visit.caller, stream.events(visit, request.headers.get("last-event-id", ""))
@@ -344,7 +374,8 @@ class Pages:
             headers = {**HEADERS, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             response = await request.respond(content_type=EVENT_STREAM_TYPE, headers=headers)
             async with aclosing(events):
-                await self._send_each(response, caller, events)
+                with suppress(ReconcilerError):  # the answer has begun: who listens comes back and hears why
+                    await self._send_each(response, caller, events)
         finally:
             self._viewers -= 1
 
@@ -397,8 +428,14 @@ class Pages:
         """Return a page that says what went wrong, and what to do."""
         body = problem_body(error)
         status = 421 if isinstance(error, Misdirected) else body.status
-        values = {"status": status, "heading": body.title, "message": body.detail}
-        visit = Visit(self._fleet, ANONYMOUS, request.path)
+        is_passing = isinstance(error, Unavailable) and request.method in LOOKS
+        values = {
+            "status": status,
+            "heading": body.title,
+            "message": body.detail,
+            "live": "changed from:body, every 3s" if is_passing else None,
+        }
+        visit = Visit(self._fleet, ANONYMOUS, _address(request))
         view = View("error.html", body.title, values, status)
         is_part = "hx-request" in request.headers
         page = self._render(view, visit, "", is_part=is_part)

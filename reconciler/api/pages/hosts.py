@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import NamedTuple
 
 from reconciler.api.pages.actions import host_verbs
-from reconciler.api.pages.handlers import Visit
-from reconciler.api.pages.now import HostRow, host_row
+from reconciler.api.pages.handlers import Visit, list_page
+from reconciler.api.pages.now import HostRow, host_row, host_rows
 from reconciler.api.pages.rendering import View
 from reconciler.core.errors import NotFound, Unavailable
 from reconciler.core.model.status import HostCli
@@ -16,6 +16,9 @@ from reconciler.core.transitions import HistoryFilter, TransitionRecord
 from reconciler.core.views import HostView, TaskView, WorkerView
 
 MOST_STEPS = 40
+PAGE_SIZE = 30
+MOST_HELD = 3
+"""Tasks of a host in the list; its own page has all of them."""
 
 
 class CliRow(NamedTuple):
@@ -38,14 +41,16 @@ async def hosts_page(visit: Visit) -> View:
     """Show every host."""
     snapshot, services = visit.fleet.snapshot(), visit.fleet.services
     load = services.load()
+    page = list_page(visit, [*snapshot.hosts.values()], PAGE_SIZE)
     lines = [
-        HostLine(host_row(host, snapshot), load.get(host.name), list(clis(host)))
-        for host in snapshot.model.hosts().values()
+        HostLine(row, load.get(row.view.name), list(clis(row.view))) for row in host_rows(page.rows, snapshot)
     ]
-    commits = await services.files_touched([_state_file(line.row.view.name) for line in lines])
     values = {
         "lines": lines,
-        "commits": {line.row.view.name: commits.get(_state_file(line.row.view.name), "") for line in lines},
+        "page": page,
+        "most_held": MOST_HELD,
+        "commits": await services.last_host_commits(),
+        "task_commits": await services.last_commits(),
     }
     return View("hosts.html", "Hosts", values)
 
@@ -53,11 +58,11 @@ async def hosts_page(visit: Visit) -> View:
 async def host_page(visit: Visit) -> View:
     """Show one host."""
     snapshot, services = visit.fleet.snapshot(), visit.fleet.services
-    host = snapshot.model.hosts().get(visit.name)
+    host = snapshot.hosts.get(visit.name)
     if host is None:
         raise NotFound(f"no host {visit.name} in the specs; /hosts lists them")
-    spec_file, state_file = f"specs/hosts/{host.name}.yaml", _state_file(host.name)
-    touched = await services.files_touched([spec_file, state_file])
+    spec_file = f"specs/hosts/{host.name}.yaml"
+    spec_commits = await services.spec_commits([spec_file])
     values = {
         "host": host,
         "row": host_row(host, snapshot),
@@ -65,16 +70,12 @@ async def host_page(visit: Visit) -> View:
         "clis": list(clis(host)),
         "verbs": host_verbs(host),
         "steps": await _steps(visit, host.name),
-        "spec_file": spec_file if spec_file in touched else "",
-        "spec_commit": touched.get(spec_file, ""),
-        "state_commit": touched.get(state_file, ""),
+        "spec_file": spec_file if spec_file in spec_commits else "",
+        "spec_commit": spec_commits.get(spec_file, ""),
+        "state_commit": (await services.last_host_commits()).get(host.name, ""),
         "commits": await services.last_commits(),
     }
     return View("host.html", f"Host {host.name}", values)
-
-
-def _state_file(host: str) -> str:
-    return f"fleet-state/hosts/{host}.yaml"
 
 
 async def _steps(visit: Visit, host: str) -> Sequence[TransitionRecord]:
@@ -109,14 +110,17 @@ async def agents_page(visit: Visit) -> View:
     """Show every outside agent."""
     model = visit.fleet.snapshot().model
     workers: Mapping[str, WorkerView] = model.workers()
+    page = list_page(visit, [*workers.values()], PAGE_SIZE)
     lines = [
         WorkerLine(view, [model.task(name) for name in view.held], visit.fleet.last_used(view.name))
-        for view in workers.values()
+        for view in page.rows
     ]
     files = {line.view.name: f"specs/agents/{line.view.name}.yaml" for line in lines}
-    touched = await visit.fleet.services.files_touched(list(files.values()))
+    touched = await visit.fleet.services.spec_commits(list(files.values()))
     values = {
         "lines": lines,
+        "page": page,
+        "most_held": MOST_HELD,
         "files": files,
         "spec_commits": {name: touched.get(path, "") for name, path in files.items()},
         "commits": await visit.fleet.services.last_commits(),

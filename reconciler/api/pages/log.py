@@ -13,7 +13,7 @@ from reconciler.api.pages.handlers import Visit
 from reconciler.api.pages.readable import readable
 from reconciler.api.pages.rendering import View
 from reconciler.api.pages.safe_text import Terminal, plain
-from reconciler.api.pages.services import LogPart, RunLogs
+from reconciler.api.pages.services import LogPart, RunLogs, ShownLine
 from reconciler.api.pages.task import has_diff
 from reconciler.core.errors import NotFound, Refused
 from reconciler.core.model.runs import read_run_key
@@ -30,6 +30,8 @@ LONGEST = 4_000
 """Characters of a line."""
 MOST_SENT = 64 * 1024
 """Bytes that are sent at once to who follows."""
+ERRORS = " (stderr)"
+"""How the label of a log ends that has what was printed as errors."""
 
 
 class LogSegment(NamedTuple):
@@ -71,7 +73,11 @@ async def log_page(visit: Visit) -> View:
         "search_text": query,
         "is_raw": is_raw,
         "mistake": mistake,
-        "follows": is_last and is_at_end and view.is_live and not mistake,
+        "follows": is_last
+        and is_at_end
+        and not mistake
+        and run is not None
+        and not _is_over(visit, run, part.label if part else ""),
         "is_at_end": is_at_end,
         "chunk": CHUNK,
         "commits": await visit.fleet.services.last_commits(),
@@ -167,31 +173,45 @@ def _marked(text: str, wanted: str) -> Markup:
 
 async def follow_log(visit: Visit, last_id: str) -> AsyncGenerator[str, None]:
     """
-    Yield the lines that come as server-sent events, until the run is over; an empty text where none came.
+    Yield the lines that come as server-sent events, until the log is over; an empty text where none came.
 
     The id of each is the byte after it: who comes back with it has missed nothing.
     """
-    run, logs, terminal = requested_run(visit, task_of(visit)), visit.fleet.services.logs, Terminal()
+    run, label = requested_run(visit, task_of(visit)), visit.query.get("part", "")
+    terminal, is_raw = Terminal(), "raw" in visit.query
     at = int(last_id) if last_id.isdecimal() else visit.number("from")
     while run:
-        part = next((each for each in logs.parts(run) if each.label == visit.query.get("part")), None)
-        if part is None:
+        is_over = _is_over(visit, run, label)  # before the read: what was printed last is there then
+        try:
+            lines = await asyncio.to_thread(_read_on, visit.fleet.services.logs, run, label, at)
+        except (NotFound, Refused):  # swept, or its secrets are not known any more: the page says so
             break
-        lines = await asyncio.to_thread(logs.read, run, part.label, at, min(part.size, at + MOST_SENT))
-        whole = [line for line in lines if line.text.endswith("\n")]
-        if whole:
-            at = whole[-1].end
-            markup = (line_of(terminal, line.text, is_raw="raw" in visit.query) for line in whole)
+        if not is_over:
+            lines = [line for line in lines if line.text.endswith("\n") or line.end - at >= MOST_SENT]
+        if lines:
+            at = lines[-1].end
+            markup = (line_of(terminal, line.text, is_raw=is_raw) for line in lines)
             yield event("".join(f'<span class="line">{line}</span>' for line in markup), at)
-            continue
-        if part.size - at >= MOST_SENT:  # a line that is longer than all that is sent at once
-            at += MOST_SENT
-            continue
-        status = visit.fleet.view.statuses.get(visit.name)
-        if status is None or status.run_key != run or not status.phase.is_live:
+        elif is_over:
             break
-        yield ""
+        else:
+            yield ""
     yield "event: end\ndata: over\n\n"
+
+
+def _is_over(visit: Visit, run: str, label: str) -> bool:
+    """Return whether nothing is printed any more to a log: its run is over, or the next step began."""
+    status = visit.fleet.view.statuses.get(visit.name)
+    if status is None or status.run_key != run or not status.phase.is_live:
+        return True
+    steps = [part.label.removesuffix(ERRORS) for part in visit.fleet.services.logs.parts(run)]
+    return label.removesuffix(ERRORS) in steps[:-1] and steps[-1] != label.removesuffix(ERRORS)
+
+
+def _read_on(logs: RunLogs, run: str, label: str, at: int) -> Sequence[ShownLine]:
+    """Return what comes after a byte, as much as is sent at once. Raises NotFound, Refused."""
+    size = next((part.size for part in logs.parts(run) if part.label == label), 0)
+    return logs.read(run, label, at, min(size, at + MOST_SENT)) if size > at else ()
 
 
 def event(data: str, at: int) -> str:

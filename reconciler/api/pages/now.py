@@ -4,6 +4,7 @@ The page Now: what needs a person, what runs, what waits and why, where there is
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from heapq import nsmallest
 from typing import NamedTuple
 
 from reconciler.api.pages.fleet import Snapshot
@@ -20,9 +21,9 @@ from reconciler.core.planning.plan import prune_digest
 from reconciler.core.text import one_line
 from reconciler.core.views import HostView, LiveFigures, Need, ReadModel, TaskView
 
-MOST_NEEDS, MOST_RUNS, MOST_QUEUED, MOST_TRANSITIONS = 25, 50, 20, 20
-MOST_CELLS = 64
-"""Slots of a host that are drawn one by one."""
+MOST_NEEDS, MOST_RUNS, MOST_QUEUED, MOST_TRANSITIONS, MOST_HOSTS = 20, 30, 20, 20, 40
+MOST_CELLS = 200
+"""Slots that are drawn one by one, of all hosts on a page together."""
 
 
 class NeedRow(NamedTuple):
@@ -88,9 +89,10 @@ async def now_page(visit: Visit) -> View:
         transitions = await fleet.record.before(None, None, MOST_TRANSITIONS)
     except Unavailable:
         transitions = ()
+    hosts = snapshot.hosts
     runs = sorted(snapshot.live.values(), key=lambda view: (view.since is None, view.since, view.name))
     needs = need_rows(snapshot.needs, snapshot.model)
-    queued = queue(snapshot.tasks)
+    queued = waiting_tasks(snapshot.tasks)
     values = {
         "revision": fleet.view.desired.revision,
         "needs": needs[:MOST_NEEDS],
@@ -99,10 +101,13 @@ async def now_page(visit: Visit) -> View:
         "digest": prune_digest(removals),
         "runs": [RunRow(view, last_line(visit, view), _figures(visit, view)) for view in runs[:MOST_RUNS]],
         "more_runs": max(0, len(runs) - MOST_RUNS),
-        "queue": queued[:MOST_QUEUED],
+        "queue": nsmallest(MOST_QUEUED, queued, key=_turn),
         "more_queued": max(0, len(queued) - MOST_QUEUED),
+        "suspended": sum(view.is_suspended for view in snapshot.tasks),
         "counts": task_counts(snapshot),
-        "hosts": [host_row(host, snapshot) for host in snapshot.model.hosts().values()],
+        "hosts": host_rows([*hosts.values()][:MOST_HOSTS], snapshot),
+        "more_hosts": max(0, len(hosts) - MOST_HOSTS),
+        "host_commits": await fleet.services.last_host_commits(),
         "budgets": budget_rows(fleet.view.desired, await fleet.spent_today()),
         "transitions": transitions,
         "commits": await fleet.services.last_commits(),
@@ -156,12 +161,13 @@ def waiting_removals(waiting: Mapping[str, Waiting]) -> Sequence[str]:
     return sorted(name for name, wait in waiting.items() if wait.reason is Reason.APPROVAL)
 
 
-def queue(tasks: Iterable[TaskView]) -> Sequence[TaskView]:
-    """Return the tasks that wait for something that comes by itself, in the order in which they start."""
-    waiting = [
-        view for view in tasks if view.phase is Phase.CREATED and not view.problems and not view.is_stalled
+def waiting_tasks(tasks: Iterable[TaskView]) -> Sequence[TaskView]:
+    """Return the tasks that wait for something that comes by itself."""
+    return [
+        view
+        for view in tasks
+        if view.phase is Phase.CREATED and not (view.problems or view.is_stalled or view.is_suspended)
     ]
-    return sorted(waiting, key=_turn)
 
 
 def _turn(view: TaskView) -> tuple[int, float, str]:
@@ -194,12 +200,17 @@ def task_counts(snapshot: Snapshot) -> Sequence[Count]:
     )
 
 
-def host_row(host: HostView, snapshot: Snapshot) -> HostRow:
+def host_rows(hosts: Sequence[HostView], snapshot: Snapshot) -> Sequence[HostRow]:
+    """Return hosts with a cell for each of their slots, as many as one page holds."""
+    return [host_row(host, snapshot, most=MOST_CELLS // len(hosts)) for host in hosts]
+
+
+def host_row(host: HostView, snapshot: Snapshot, *, most: int = 64) -> HostRow:
     """Return a host with a cell for each of its slots, those of one run side by side."""
     held = held_on(host, snapshot)
     cells = [SlotView(view.name) for view in held for _ in range(_slots(view))]
     cells += [SlotView(None)] * max(0, host.spec.slots - len(cells))
-    return HostRow(host, held, cells[:MOST_CELLS], max(0, len(cells) - MOST_CELLS))
+    return HostRow(host, held, cells[:most], max(0, len(cells) - most))
 
 
 def _slots(view: TaskView) -> int:

@@ -27,16 +27,18 @@ class MistakeView(NamedTuple):
 async def problems_page(visit: Visit) -> View:
     """Show everything that is wrong."""
     fleet = visit.fleet
-    desired, model = fleet.view.desired, fleet.snapshot().model
-    hosts = [host for host in model.hosts().values() if host.state in {"down", "unready"}]
+    desired = fleet.view.desired
+    hosts = [host for host in fleet.snapshot().hosts.values() if host.state in {"down", "unready"}]
     hooks = fleet.services.hooks()
     refused = [(event, n) for event, outcome, n in hooks.counts if outcome == "refused"]
     values = {
         "mistakes": await mistakes(visit, desired.problems[:MOST_PROBLEMS]),
         "more": max(0, len(desired.problems) - MOST_PROBLEMS),
         "warnings": await mistakes(visit, desired.warnings[:MOST_PROBLEMS]),
-        "damaged": sorted(fleet.view.damaged.items()),
-        "hosts": hosts,
+        "damaged": sorted(fleet.view.damaged.items())[:MOST_PROBLEMS],
+        "hosts": hosts[:MOST_PROBLEMS],
+        "host_commits": await fleet.services.last_host_commits(),
+        "commits": await fleet.services.last_commits(),
         "forges": sorted(fleet.services.forge_problems().items()),
         "unsent": fleet.services.unsent(),
         "refused": refused,

@@ -46,6 +46,10 @@ def templates() -> Environment:
         "short": lambda commit: commit[:SHORT],
         "iso": format_time,
         "link": link,
+        "cut": lambda text, most: (
+            text if len(text) <= most else f"{text[:most]}… [{len(text) - most:,} more]"
+        ),
+        "digest": lambda text: hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12],
         "usd": lambda amount: f"{amount:,.2f}",
         "count": lambda number: f"{number:,}",
         "duration": lambda seconds: format_duration(timedelta(seconds=round(seconds))),

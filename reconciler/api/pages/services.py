@@ -12,6 +12,7 @@ from reconciler.core.edits import FieldChanges
 from reconciler.core.errors import Problem
 from reconciler.core.model.specs import Desired, Kind
 from reconciler.core.model.status import Status
+from reconciler.core.runs.failure import FailureSummary
 
 
 class CommitInfo(Protocol):
@@ -127,6 +128,16 @@ class RunLogs(Protocol):
         """Return the last line that a round printed that holds anything; empty if there is none."""
 
 
+class SpecsPull(NamedTuple):
+    """An open pull request against the specs."""
+
+    number: int
+    title: str
+    author: str
+    url: str
+    """For people."""
+
+
 class HookReport(NamedTuple):
     """What came of webhooks since the start."""
 
@@ -188,20 +199,28 @@ class PageServices:
     """Return a commit of the specs or the record by its id, of 7 digits or more. Raises NotFound."""
     last_commits: Callable[[], Awaitable[Mapping[str, str]]]
     """Return the commit of the last transition of every task, by name."""
+    last_host_commits: Callable[[], Awaitable[Mapping[str, str]]]
+    """Return the commit of the last change of every host, by name."""
     statuses_at: Callable[[Sequence[tuple[str, str]]], Awaitable[Sequence[Status | None]]]
     """Return the status at each commit of a task (both are named); None where there is none to be read."""
     file: Callable[[str], Awaitable[SpecText]]
     """Return a file of the specs by its path. Raises NotFound."""
+    failure: Callable[[str, Status], FailureSummary | None]
+    """Return why a task's last run failed, with its last lines and where its workspace is; it reads files."""
     explain: Callable[[str], Awaitable[Sequence[SpecValue]]]
     """Return each field of a task with its origin. Raises NotFound, SpecError."""
     diff: Callable[[str, str, str], Awaitable[str]]
     """Return how a commit of a repo (by name) differs from another, as `git diff` says. Raises NotFound."""
     specs_at: Callable[[str], Awaitable[Desired]]
     """Return what the specs of a commit or branch ask for. Raises NotFound."""
+    specs_pulls: Callable[[], Sequence[SpecsPull]]
+    """Return the open pull requests against the specs, as of the last poll."""
+    specs_of_pull: Callable[[int], Awaitable[Desired]]
+    """Return what the specs ask for with one of those merged. Raises NotFound, Conflict, Unavailable."""
     load: Callable[[], Mapping[str, float]]
     """Return the load per core of the hosts that were asked, as of their last probe."""
-    files_touched: Callable[[Sequence[str]], Awaitable[Mapping[str, str]]]
-    """Return the commit that changed each of some files of the specs or the record last, by path."""
+    spec_commits: Callable[[Sequence[str]], Awaitable[Mapping[str, str]]]
+    """Return the commit that changed each of some files of the specs last, by path; none of unknown ones."""
     forge_problems: Callable[[], Mapping[str, str]]
     """Return why forges cannot be worked with now, by repo; that of the fleet's own is `.fleet`."""
     hooks: Callable[[], HookReport]

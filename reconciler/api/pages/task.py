@@ -2,8 +2,9 @@
 The page of one task: its goal, why it is where it is, its attempts and record, the origin of each value.
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from reconciler.api.pages.actions import task_verbs
@@ -24,8 +25,10 @@ from reconciler.core.views import ReadModel, TaskView
 
 MOST_STEPS = 60
 """Steps of the timeline that are shown at once."""
-_LONGEST_PROMPT = 12_000
-"""Characters."""
+MOST_CHOICES = 40
+"""Hosts of which is told why not."""
+LONGEST = 12_000
+"""Characters of the goal, and of all prompts together, and of all that checks printed together."""
 
 
 class HostChoice(NamedTuple):
@@ -70,7 +73,7 @@ async def task_page(visit: Visit) -> View:
     model = fleet.snapshot().model
     if not model.has(name):
         return await _gone(visit)
-    view = model.task(name)
+    view = await _with_cause(fleet, model.task(name))
     steps = await _steps(fleet, name, visit.query.get("before"))
     statuses = await _statuses(fleet, steps)
     values = {
@@ -78,15 +81,25 @@ async def task_page(visit: Visit) -> View:
         "status": view.status,
         "steps": steps,
         "older": steps[-1].commit if len(steps) == MOST_STEPS else None,
-        "rounds": rounds(view, steps, statuses, model.desired),
-        "hosts": host_choices(view, fleet, model),
+        "rounds": shortened(rounds(view, steps, statuses, model.desired)),
+        "hosts": (choices := host_choices(view, fleet, model))[:MOST_CHOICES],
+        "more_hosts": max(0, len(choices) - MOST_CHOICES),
+        "longest": LONGEST,
         "fields": await _fields(fleet, name),
         "logs": log_parts(fleet, view),
         "has_diff": has_diff(view),
         "verbs": task_verbs(view),
+        "revision": model.desired.revision,
         "commit_id": steps[0].commit if steps else "",
     }
     return View("task.html", name, values)
+
+
+async def _with_cause(fleet: Fleet, view: TaskView) -> TaskView:
+    """Return a task with all that is known here of why its last run failed, as `describe` tells it."""
+    if view.status is None or view.status.failure is None:
+        return view
+    return replace(view, known_cause=await asyncio.to_thread(fleet.services.failure, view.name, view.status))
 
 
 async def _gone(visit: Visit) -> View:
@@ -192,6 +205,22 @@ def rounds(
     return [_round(view, key, span, desired) for key, span in reversed(spans.items())]
 
 
+def shortened(all_rounds: Sequence[RoundView], most: int = LONGEST) -> Sequence[RoundView]:
+    """Return rounds whose texts fit into a page: of the newest as they are, of older ones what is left."""
+    prompts = printed = most
+    short = []
+    for each in all_rounds:
+        checks = list[Check]()
+        for check in each.checks:
+            output = check.output[-printed:] if printed else ""
+            checks.append(check.model_copy(update={"output": output}))
+            printed -= len(output)
+        prompt = each.prompt[:prompts]
+        prompts -= len(prompt)
+        short.append(replace(each, prompt=prompt, checks=checks, summary=each.summary[:1000]))
+    return short
+
+
 def _note(spans: dict[tuple[int, int], _Span], step: _Step) -> None:
     """Let a step begin a round, end one, or both."""
     was, now = _live_round(step.before), _live_round(step.after)
@@ -225,7 +254,7 @@ def _round(view: TaskView, key: tuple[int, int], span: _Span, desired: Desired) 
         reason=end.record.reason if end else "",
         checks=over.checks if over else (),
         usage=over.usage - begin.usage if over else Usage(),
-        prompt=prompt[:_LONGEST_PROMPT] if sent and sha256(prompt) == sent else "",
+        prompt=prompt if sent and sha256(prompt) == sent else "",
         prompt_sha256=sent,
         summary=over.summary if over else "",
     )

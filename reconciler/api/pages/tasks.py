@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from reconciler.api.pages.handlers import Visit
+from reconciler.api.pages.handlers import Visit, list_page
 from reconciler.api.pages.rendering import View
 from reconciler.core.model.status import Reason
 from reconciler.core.views import TaskView
@@ -38,13 +38,22 @@ COLUMNS = (
 GROUPS: Mapping[str, frozenset[str]] = {column.phase: column.states for column in COLUMNS}
 """States by what people call several of them."""
 PHASES = (
+    ("person", "needs a person"),
     ("live", "running or assigned"),
     ("created", "waiting"),
+    ("suspended", "suspended"),
     ("review_pending", "in review"),
     ("bad", "failed or escalated"),
     ("completed", "completed"),
     ("closed", "cancelled or removed"),
 )
+
+Test = Callable[[TaskView], bool]
+CONDITIONS: Mapping[str, Test] = {
+    "person": lambda view: view.is_stalled,
+    "suspended": lambda view: view.is_suspended,
+}
+"""What is asked for beside states, whatever the state."""
 
 Key = Callable[[TaskView], Any]
 ORDERS: Mapping[str, tuple[str, Key, bool]] = {
@@ -85,11 +94,7 @@ async def tasks_page(visit: Visit) -> View:
 
 
 def _table(visit: Visit, matches: Sequence[TaskView]) -> Mapping[str, object]:
-    pages = max(1, -(-len(matches) // PAGE_SIZE))
-    page = min(visit.number("page", least=1, otherwise=1), pages)
-    first = (page - 1) * PAGE_SIZE
-    ordered_views = ordered(matches, visit.query.get("order", "name"))
-    return {"rows": ordered_views[first : first + PAGE_SIZE], "page": page, "pages": pages, "first": first}
+    return {"page": list_page(visit, ordered(matches, visit.query.get("order", "name")), PAGE_SIZE)}
 
 
 def _board(matches: Sequence[TaskView]) -> Mapping[str, object]:
@@ -112,21 +117,16 @@ def filtered(views: Iterable[TaskView], query: Mapping[str, str]) -> Sequence[Ta
     return [view for view in views if all(test(view) for test in tests)]
 
 
-Test = Callable[[TaskView], bool]
-
-
 def _by_text(text: str) -> Test:
     parts = text.casefold().split()
     return lambda view: all(part in f"{view.name} {view.title}".casefold() for part in parts)
 
 
 def _by_phase(phase: str) -> Test:
+    if phase in CONDITIONS:
+        return CONDITIONS[phase]
     states = GROUPS.get(phase, frozenset({phase}))
     return lambda view: view.state in states
-
-
-def _by_need(_: str) -> Test:
-    return lambda view: view.is_stalled
 
 
 def _by_reason(reason: str) -> Test:
@@ -136,7 +136,6 @@ def _by_reason(reason: str) -> Test:
 FILTERS: Mapping[str, Callable[[str], Test]] = {
     "q": _by_text,
     "phase": _by_phase,
-    "needs": _by_need,
     "reason": _by_reason,
     "repo": lambda repo: lambda view: view.repo == repo,
     "host": lambda host: lambda view: view.assigned_host == host,
