@@ -160,6 +160,7 @@ class ReviewAnswer(ForgeAnswer):
     official: bool = True
     dismissed: bool = False
     comments_count: Id | None = None
+    submitted_at: _Time | None = None
 
 
 class InlineAnswer(ForgeAnswer):
