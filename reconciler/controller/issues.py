@@ -19,6 +19,7 @@ from reconciler.core.errors import Conflict, ReconcilerError, SpecError, UsageEr
 from reconciler.core.forge.comments import (
     Command,
     apply_command,
+    is_among,
     parse_command,
     refusal_reply,
     status_reply,
@@ -300,16 +301,8 @@ class _Target(NamedTuple):
         return issue.state == "open" and self.rules.label in issue.labels and self.allows(issue.author)
 
     def allows(self, person: str) -> bool:
-        """
-        Return whether a person is on the allow-list; names on forges are case-insensitive.
-
-        Letters of ASCII alone are folded: others become one of them, such as U+212A a `k`.
-        """
-        return _folded(person) in {_folded(author) for author in self.rules.authors}
-
-
-def _folded(name: str) -> str:
-    return name.lower() if name.isascii() else name
+        """Return whether a person is on the allow-list."""
+        return is_among(person, self.rules.authors)
 
 
 class _News(NamedTuple):

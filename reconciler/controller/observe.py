@@ -161,7 +161,17 @@ def _reviewed(fact: PullRequestSeen, status: Status, task: Task | None, desired:
     repo = desired.repos.get(task.repo or "") if task else None
     if task is None or repo is None:
         return None
-    return follow(task, status, fact.pull, repo, fact.at, bot=fact.bot, delivery=fact.delivery)
+    rules = desired.fleet.issues
+    return follow(
+        task,
+        status,
+        fact.pull,
+        repo,
+        fact.at,
+        bot=fact.bot,
+        allowed=rules.authors if rules else (),
+        delivery=fact.delivery,
+    )
 
 
 def _pushed(fact: BranchSeen, status: Status) -> Event | None:

@@ -161,6 +161,7 @@ class ReviewAnswer(ForgeAnswer):
     official: bool = True
     dismissed: bool = False
     comments_count: Id | None = None
+    submitted_at: ForgeTime | None = None
 
 
 class InlineAnswer(ForgeAnswer):

@@ -11,7 +11,7 @@ three for each of `REFRESHED` pull requests, however many there are.
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -33,6 +33,7 @@ from reconciler.forge.answers import (
 )
 from reconciler.forge.client import ABOUT_ONE, GONE_CODES, PAGE, Declined, ForgeClient, Outage, page_of
 from reconciler.forge.dialect import Dialect
+from reconciler.forge.members import MemberReader
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class PullRequestReader:
         self._client = client
         self._dialect = dialect
         self._clock = clock
+        self._members = MemberReader(client, clock)
         self._listed: dict[int, PullAnswer] = {}
         self._looked_until = _LONG_AGO
         """Time of the last change that the last look saw."""
@@ -317,11 +319,12 @@ class PullRequestReader:
         return tuple([await self._review(pull, answer, verdict) for answer, verdict in verdicts])
 
     async def _conversation(self, pull: PullAnswer) -> tuple[Comment, ...]:
-        """Return the comments in the conversation of an open pull request; whose they are is told by name."""
+        """Return the comments in the conversation of an open pull request."""
         if not pull.is_open or pull.comments == 0:
             return ()
         answers = self._client.pages(f"issues/{pull.number}/comments", CommentAnswer)
-        return tuple([answer.comment("") async for answer in answers])
+        comments = [answer.comment("") async for answer in answers]
+        return tuple([replace(each, is_by_member=await self._members.has(each.author)) for each in comments])
 
     async def _review(self, pull: PullAnswer, answer: ReviewAnswer, verdict: "_Verdict") -> Review:
         author = name_of(answer.user)
@@ -335,6 +338,8 @@ class PullRequestReader:
             is_stale=is_behind if answer.stale is None else answer.stale,
             is_dismissed=answer.dismissed or answer.state == "DISMISSED",
             is_official=answer.official,
+            is_by_member=answer.official or await self._members.has(author),
+            at=answer.submitted_at,
             notes=notes + await self._comments(pull.number, answer),
         )
 

@@ -100,7 +100,15 @@ def _agent(spec: AgentSpec) -> Iterator[Mistake]:
 @_doubts.register
 def _repo(spec: RepoSpec) -> Iterator[Mistake]:
     if spec.forge is None:
-        for field in ("labels", "reviewers", "draft", "merge", "merge_style", "failed_checks"):
+        for field in (
+            "labels",
+            "reviewers",
+            "draft",
+            "merge",
+            "merge_style",
+            "comments_from",
+            "failed_checks",
+        ):
             yield from _idle(spec, field, "it needs a `forge`")
     elif spec.merge == "never":
         yield from _idle(spec, "merge_style", "it needs `merge`")

@@ -357,10 +357,10 @@ def _merge(request: Request, number: str) -> Answer:
 @route("GET", R + "/pulls/{number}/reviews")
 def _reviews(request: Request, number: str) -> Answer:
     pull = request.pull(number)
-    return request.page(pull.reviews, lambda review: _review_json(pull, review))
+    return request.page(pull.reviews, lambda review: _review_json(request, pull, review))
 
 
-def _review_json(pull: PullTicket, review: Review) -> dict[str, Any]:
+def _review_json(request: Request, pull: PullTicket, review: Review) -> dict[str, Any]:
     return {
         "id": review.id,
         "user": user(review.author),
@@ -368,7 +368,8 @@ def _review_json(pull: PullTicket, review: Review) -> dict[str, Any]:
         "body": review.body,
         "commit_id": review.commit,
         "stale": review.commit != pull.head,
-        "official": True,
+        "official": review.author not in request.forge.outsiders
+        and review.state in {"APPROVED", "REQUEST_CHANGES"},
         "dismissed": review.dismissed,
         "comments_count": len(review.comments),
         "submitted_at": _time(review.submitted),
@@ -386,7 +387,7 @@ def _review(request: Request, number: str) -> Answer:
     request.forge.review(
         request.repo_name, pull.number, verdict, body.get("body", ""), inline, author=request.who
     )
-    return 200, _review_json(pull, pull.reviews[-1]), {}
+    return 200, _review_json(request, pull, pull.reviews[-1]), {}
 
 
 @route("GET", R + "/pulls/{number}/reviews/{id}/comments")
@@ -456,6 +457,17 @@ def _issues(request: Request) -> Answer:
     tickets = [each for each in tickets if asked <= {label.name for label in each.labels}]
     tickets.sort(key=lambda each: each.number, reverse=request.query.get("sort") != "oldest")
     return request.page(tickets, lambda each: _issue_json(request, each))
+
+
+@route("GET", R + "/assignees")
+def _assignees(request: Request) -> Answer:
+    """Everybody who ever did something may write, but for the outsiders; there are no pages."""
+    tickets = request.repo.tickets.values()
+    said = [
+        entry for ticket in tickets for entry in [ticket, *ticket.comments, *getattr(ticket, "reviews", ())]
+    ]
+    people = {entry.author for entry in said} | set(request.forge.tokens.values())
+    return 200, [user(name) for name in sorted(people - request.forge.outsiders)], {}
 
 
 @route("GET", R + "/issues/comments")

@@ -78,6 +78,8 @@ class ForgejoDouble:
         self.odd: dict[str, Callable[[Any], Any]] = {}
         """What is made of the body of an answer, by `METHOD path`."""
         self.answers_502 = False
+        self.outsiders: set[str] = set()
+        """People who may not write: their reviews are not official, and nothing is assigned to them."""
         self.organisation_labels: set[str] = set()
         self.tokens_read_organisations = False
         """Whether they have a scope more than those that are asked for."""

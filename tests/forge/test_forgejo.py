@@ -631,3 +631,29 @@ async def test_where_a_forge_lists_its_deliveries_the_last_answer_is_told(double
 
     assert of_github == "502 failed to connect to host"
     assert await forges.last_response(spec, hook) == ""
+
+
+async def test_of_what_people_write_it_is_told_whether_they_are_members(double, forges, spec):
+    opened(double, BRANCH)
+    double.outsiders = {"zoe"}
+    for name in ("ann", "zoe"):
+        double.comment(REPO, 1, "use tabs", author=name)
+        double.review(REPO, 1, "comment", "not so", author=name)
+
+    seen = (await forges.pulls(spec, [BRANCH], []))[BRANCH]
+    requests = await asked(double, forges.pulls(spec, [BRANCH], [1]))
+
+    assert {each.author: each.is_by_member for each in seen.comments} == {"ann": True, "zoe": False}
+    assert {each.author: each.is_by_member for each in seen.reviews} == {"ann": True, "zoe": False}
+    assert "GET /assignees" not in requests
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+async def test_where_members_are_not_told_nobody_is_one_and_all_else_is_read(double, forges, spec, status):
+    opened(double, BRANCH)
+    double.always_broken[f"GET /repos/{REPO}/assignees"] = status
+    double.comment(REPO, 1, "use tabs", author="ann")
+
+    seen = (await forges.pulls(spec, [BRANCH], []))[BRANCH]
+
+    assert [each.is_by_member for each in seen.comments] == [False]

@@ -29,6 +29,19 @@ _ANSWERS = re.compile(r"/agent[ \t]+answer\b[ \t]*(?:(q\d+-\d+)(?!\S))?(.*)", re
 _VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+\[\]-]{0,99}")
 
 
+def is_among(person: str, people: Collection[str]) -> bool:
+    """
+    Return whether a person is one of those; names on forges are case-insensitive.
+
+    Letters of ASCII alone are folded: others become one of them, such as U+212A a `k`.
+    """
+    return _folded(person) in {_folded(each) for each in people}
+
+
+def _folded(name: str) -> str:
+    return name.lower() if name.isascii() else name
+
+
 def parse_command(text: str) -> Command | None:
     """
     Return the command in the first line of a comment; None if there is none.

@@ -7,9 +7,10 @@ once is not news the next time, and a reading from before the task's last
 transition is ignored. So webhooks may be lost, repeated and out of order.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from reconciler.core.events import (
     ITSELF,
@@ -25,9 +26,9 @@ from reconciler.core.events import (
     Reopened,
     WaitingChanged,
 )
-from reconciler.core.forge.comments import parse_command
+from reconciler.core.forge.comments import is_among, parse_command
 from reconciler.core.forge.markdown import visible_text
-from reconciler.core.model.forge import PullRequestSnapshot, Review
+from reconciler.core.model.forge import Comment, PullRequestSnapshot, Review
 from reconciler.core.model.runs import FailureClass, ReviewNote
 from reconciler.core.model.specs import DesiredState, Repo, Task
 from reconciler.core.model.status import Failure, Phase, PullRequest, Reason, Status, Waiting
@@ -58,6 +59,7 @@ def follow(
     at: datetime,
     *,
     bot: str,
+    allowed: Collection[str] = (),
     delivery: str | None = None,
 ) -> Event | None:
     """
@@ -65,9 +67,9 @@ def follow(
 
     One reading may cause several events: call again with the status after each.
     `at` is when the reading of the pull request began, `bot` our own name on
-    the forge.
+    the forge, `allowed` whose words count beside those of the repository's members.
     """
-    case = _Reading(task, status, pull, repo, at, bot, delivery)
+    case = _Reading(task, status, pull, repo, at, bot, frozenset(allowed), delivery)
     if status.removed or case.is_stale:
         return None
     if status.phase is Phase.REVIEW_PENDING:
@@ -164,6 +166,7 @@ class _Reading:
     repo: Repo
     at: datetime
     bot: str
+    allowed: frozenset[str]
     delivery: str | None
 
     @property
@@ -334,7 +337,7 @@ def _requested_changes(case: _Reading) -> Event | None:
     why = ", ".join([*reasons, *(reason for reason, _ in problems)])
     who, reviewed = authors[-1] if authors else "", tuple(review.id for review in case.pull.reviews)
     last_comment = max((comment.id for comment in case.pull.comments), default=0)
-    notes = tuple(_capped([*(note for _, note in problems), *_written(case)]))
+    notes = tuple(_quoted(case, [note for _, note in problems]))
     done, most = case.status.review.count, case.task.max_reviews
     if done >= most:
         why += f" after {done} review rounds (max_reviews: {most}); merge or close it, or `reconciler retry`"
@@ -391,29 +394,70 @@ def _problems(case: _Reading) -> Iterator[tuple[str, ReviewNote]]:
 # --- What was written ------------------------------------------------------
 
 
-def _written(case: _Reading) -> Iterator[ReviewNote]:
+class _Remark(NamedTuple):
+    """A note, when it was written, and whether its author's word counts."""
+
+    at: datetime
+    counts: bool
+    note: ReviewNote
+
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+def _quoted(case: _Reading, problems: Sequence[ReviewNote]) -> Iterator[ReviewNote]:
+    """Yield the notes for the next round: what the forge reports, then what people wrote since the last."""
+    written = sorted(_written(case), key=lambda remark: remark.at)
+    counting = [remark.note for remark in written if remark.counts]
+    newest = _newest(counting, MOST_NOTES - len(problems))
+    yield from (_cut(note, NOTE_LENGTH) for note in problems)
+    yield from newest
+    left_out = [
+        (len(counting) - len(newest), "older notes of the reviewers did not fit in here"),
+        (len(written) - len(counting), "notes of people who are no members of the repository are not quoted"),
+    ]
+    if lines := [f"{number} {what}." for number, what in left_out if number]:
+        yield ReviewNote(author=LEFT_OUT, text="\n".join(lines))
+
+
+def _written(case: _Reading) -> Iterator[_Remark]:
     """Yield what was written since the last round: in reviews, whatever their verdict, and beside them."""
+    official = {review.author for review in case.pull.reviews if review.is_official}
     for review in case.pull.reviews:
         if review.is_dismissed or review.author == case.bot or not _is_unanswered(case, review):
             continue
-        yield from review.notes
+        at, counts = review.at or _LONG_AGO, _counts(case, review, official)
+        for note in review.notes:
+            yield _Remark(at, counts, note)
         if review.verdict == "changes_requested" and not review.notes:
-            yield ReviewNote(author=review.author, text="(requested changes without saying which)")
+            note = ReviewNote(author=review.author, text="(requested changes without saying which)")
+            yield _Remark(at, counts, note)
     for comment in case.pull.comments:
         is_new = comment.id > case.status.review.last_comment and comment.author != case.bot
         if is_new and comment.body.strip() and parse_command(comment.body) is None:
-            yield ReviewNote(author=comment.author, text=comment.body)
+            note = ReviewNote(author=comment.author, text=comment.body)
+            yield _Remark(comment.created_at, _counts(case, comment, official), note)
 
 
-def _capped(notes: Sequence[ReviewNote]) -> Iterator[ReviewNote]:
-    """Yield sanitized notes up to the limits; the last one says what was left out."""
-    room, kept = NOTES_LENGTH, 0
-    for note in notes[:MOST_NOTES]:
+def _counts(case: _Reading, entry: Review | Comment, official: Collection[str]) -> bool:
+    """Return whether what somebody wrote is quoted to the agent."""
+    is_open = case.repo.comments_from == "anyone"
+    return is_open or entry.is_by_member or entry.author in official or is_among(entry.author, case.allowed)
+
+
+def _newest(notes: Sequence[ReviewNote], most: int) -> Sequence[ReviewNote]:
+    """Return the last notes that fit within the limits, sanitized, in their order."""
+    kept: list[ReviewNote] = []
+    room = NOTES_LENGTH
+    for note in reversed(notes[max(len(notes) - most, 0) :]):
         if room <= 0:
             break
-        text = head(visible_text(note.text), characters=min(NOTE_LENGTH, room))
-        path = one_line(note.path, 200) if note.path else None
-        yield note.model_copy(update={"author": one_line(note.author, 100), "path": path, "text": text})
-        room, kept = room - len(text), kept + 1
-    if left := len(notes) - kept:
-        yield ReviewNote(author=LEFT_OUT, text=f"{left} more of the reviewers' notes did not fit in here.")
+        kept.append(_cut(note, min(NOTE_LENGTH, room)))
+        room -= len(kept[-1].text)
+    return kept[::-1]
+
+
+def _cut(note: ReviewNote, most: int) -> ReviewNote:
+    text = head(visible_text(note.text), characters=most)
+    path = one_line(note.path, 200) if note.path else None
+    return note.model_copy(update={"author": one_line(note.author, 100), "path": path, "text": text})

@@ -28,6 +28,10 @@ class Review:
     is_dismissed: bool = False
     is_official: bool = True
     """Whether it counts for the rules of the base branch."""
+    is_by_member: bool = True
+    """Whether its author may work on the repository."""
+    at: datetime | None = None
+    """When it was submitted, if the forge says so."""
     notes: tuple[ReviewNote, ...] = ()
     """Its text, then its inline comments; empty ones left out."""
 
@@ -86,6 +90,8 @@ class Comment:
     body: str
     key: str = ""
     """Of the note, if we wrote it: what its hidden mark says; nobody else's marks count."""
+    is_by_member: bool = True
+    """Whether its author may work on the repository; told of comments on pull requests."""
     created_at: datetime
 
 

@@ -425,6 +425,13 @@ class RepoSpec(TaskDefaults):
     """
     merge_style: Literal["merge", "rebase", "squash"] = "merge"
     """How it merges."""
+    comments_from: Literal["members", "anyone"] = "members"
+    """
+    Whose comments are quoted in prompts: of those who may write, or of anyone.
+
+    Members are those to whom the forge lets issues of the repository be
+    assigned, those whose reviews count for it, and the `issues.authors` of the fleet.
+    """
     failed_checks: Literal["wait", "fix"] = "wait"
     """What failing checks (CI) of a pull request do: nothing, or a review round for the agent."""
     base_moved: Literal["leave", "merge", "rebase"] = "leave"
