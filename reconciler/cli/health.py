@@ -263,9 +263,9 @@ async def _secrets(desired: "Desired") -> AsyncIterator[CheckFinding]:
             if secret.on == "reconciler":
                 yield await _secret(f"{variable} of adapter {name}", secret)
     for repo, forge in sorted(desired.forges.items()):
-        yield await _secret(f"token of forge {repo}", forge.token)
-        if forge.webhook_secret:
-            yield await _secret(f"webhook_secret of forge {repo}", forge.webhook_secret, repo)
+        for path, secret in forge.secrets.items():
+            name = ".".join(path)
+            yield await _secret(f"{name} of forge {repo}", secret, repo if name == "webhook_secret" else "")
     hosts = (host for host in desired.hosts.values() if host.identity)
     for host in hosts:
         yield _private_file(f"identity of host {host.name}", _home(host.identity or ""))
@@ -370,7 +370,11 @@ async def _forge(forges: "ForgeRegistry", name: str, forge: "Forge") -> CheckFin
     except ReconcilerError as error:
         is_token = isinstance(error, Forbidden) or "the token is refused" in str(error)
         look = f"curl -sS {shlex.quote(f'{forge.api}/version')}"
-        return failure("forges", f"{name}: {error}", _way_to_set(forge.token, "") if is_token else look)
+        return failure(
+            "forges",
+            f"{name}: {error}",
+            _way_to_set(forge.credential, "") if is_token and forge.credential else look,
+        )
     if forge.webhook_secret is None or await _is_told(forges, forge):
         return CheckFinding("forges", "ok", f"{name} answers, and lets the token in")
     return warning(

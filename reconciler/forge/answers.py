@@ -47,7 +47,7 @@ def _in_utc(time: datetime) -> datetime:
 
 
 _Login = Annotated[str, AfterValidator(_as_it_is)]
-_Time = Annotated[datetime, AfterValidator(_in_utc)]
+ForgeTime = Annotated[datetime, AfterValidator(_in_utc)]
 _Commit = Annotated[str, Field(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})?$")]
 GHOST = "ghost"
 """Name that forges show for a deleted account."""
@@ -123,14 +123,16 @@ class PullAnswer(ForgeAnswer):
     draft: bool = False
     mergeable: bool | None = None
     merged: bool | None = None
-    merged_at: _Time | None = None
+    merged_at: ForgeTime | None = None
     merged_by: ForgeUser | None = None
     head: Side
     base: Side
     requested_reviewers: tuple[ForgeUser, ...] | None = None
     comments: Id | None = None
     """How many there are in its conversation; None where that is not told."""
-    updated_at: _Time
+    review_comments: Id | None = None
+    """How many there are on lines; None where that is not told."""
+    updated_at: ForgeTime
 
     @property
     def is_open(self) -> bool:
@@ -236,8 +238,8 @@ class IssueAnswer(ForgeAnswer):
     user: ForgeUser | None = None
     labels: tuple[LabelAnswer, ...] = ()
     state: str
-    closed_at: _Time | None = None
-    updated_at: _Time
+    closed_at: ForgeTime | None = None
+    updated_at: ForgeTime
     pull_request: dict[str, Any] | None = None
 
     @property
@@ -264,7 +266,7 @@ class CommentAnswer(ForgeAnswer):
     body: JsonText = ""
     issue_url: str | None = None
     pull_request_url: str | None = None
-    created_at: _Time
+    created_at: ForgeTime
 
     @property
     def number(self) -> int:

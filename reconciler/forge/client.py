@@ -20,6 +20,9 @@ from pydantic import BaseModel, ValidationError
 from reconciler.core.errors import Unavailable, UsageError
 from reconciler.core.model.specs import Forge
 from reconciler.core.text import one_line
+from reconciler.forge.conditional import AnswerCache
+from reconciler.forge.dialect import FORGEJO, Dialect
+from reconciler.forge.tokens import TokenSource
 from reconciler.tls import Authorities, RenewedClient
 
 if TYPE_CHECKING:  # it is heavy, and most fleets begin without a forge
@@ -42,8 +45,8 @@ _TIMEOUT = 60.0
 """Seconds for one whole exchange."""
 _MOST_BYTES = 16 * 2**20
 _COUNT = re.compile(r"[0-9]{1,15}")
+_UNCHANGED = 304
 _PASSING = frozenset({429, 502, 503, 504})
-_SCOPES = "it needs the scopes write:repository, write:issue and read:user, and an account that may write"
 
 
 class Declined(Unavailable):
@@ -98,22 +101,35 @@ class _Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass
+class Rest:
+    """How long a forge wants to be left in peace; shared by all that use the same token there."""
+
+    until: float = 0.0
+    """In seconds of the monotonic clock."""
+
+
 class ForgeClient:
     """A repository on a forge, over HTTP; paths are relative to it, but for those that begin with `/`."""
 
     def __init__(
         self,
         forge: Forge,
-        token: Callable[[], Awaitable[str]],
+        tokens: TokenSource,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        dialect: Dialect = FORGEJO,
+        rest: Rest | None = None,
     ) -> None:
         self.writes = 0
         """Requests so far that may have changed something."""
         self.forge = forge
-        self._find_token = token
+        self._dialect = dialect
+        self._tokens = tokens
         self._token = ""
+        """The last that was used; nobody learns it."""
         self._pause = pause
-        self._rests_until = 0.0
+        self._rest = rest or Rest()
+        self._cache = AnswerCache[_Reply]()
         import httpx2  # noqa: PLC0415 - see above
 
         try:
@@ -128,17 +144,18 @@ class ForgeClient:
                 trust_env=False,
                 follow_redirects=False,
                 verify=trusted,
-                headers={"Accept": "application/json", "User-Agent": "reconciler"},
+                headers={"User-Agent": "reconciler", **dialect.headers},
             ),
         )
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._tokens.close()
         await self._http.close()
 
     async def get(self, path: str, shape: type[T], params: Mapping[str, str] | None = None) -> T:
         """Return one thing."""
-        return self._read(shape, path, (await self._ask("GET", path, params)).value)
+        return self.read(shape, path, (await self._ask("GET", path, params)).value)
 
     async def pages(
         self,
@@ -162,7 +179,8 @@ class ForgeClient:
         """
         seen, before = 0, None
         for page in range(1, most + 1):
-            reply = await self._ask("GET", path, {**(params or {}), **page_of(page, size)})
+            size_of = page_of(page, size, self._dialect.size_parameter)
+            reply = await self._ask("GET", path, {**(params or {}), **size_of})
             items = reply.value or []
             if not isinstance(items, list):
                 raise self._unexpected(path, "a list was expected")
@@ -170,7 +188,7 @@ class ForgeClient:
                 return
             for item in filter(None, items):
                 try:
-                    entry = self._read(shape, path, item)
+                    entry = self.read(shape, path, item)
                 except UnexpectedAnswer as error:
                     if strict:
                         raise
@@ -183,11 +201,15 @@ class ForgeClient:
 
     async def write(self, method: str, path: str, shape: type[T], body: Mapping[str, Any]) -> T:
         """Create or change something; before a POST, and after a failed one, check whether it exists."""
-        return self._read(shape, path, (await self._ask(method, path, body=body)).value)
+        return self.read(shape, path, (await self._ask(method, path, body=body)).value)
 
     async def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> None:
         """Do the same as `write` without reading the answer."""
         await self._ask(method, path, body=body)
+
+    async def account(self) -> str | None:
+        """Return the account of the token, where that is known without asking by it."""
+        return await self._tokens.account()
 
     async def pause(self, seconds: float) -> None:
         """Give the forge time."""
@@ -210,7 +232,7 @@ class ForgeClient:
             except Outage as again:
                 wait = next(waits, None)
                 if again.after > _LONGEST_WAIT:
-                    self._rests_until = time.monotonic() + min(again.after, _LONGEST_REST)
+                    self._rest.until = time.monotonic() + min(again.after, _LONGEST_REST)
                 if wait is None or again.after > _LONGEST_WAIT:
                     raise
                 await self._pause(max(wait, again.after))
@@ -218,11 +240,14 @@ class ForgeClient:
     async def _once(
         self, method: str, path: str, params: Mapping[str, str] | None, body: Mapping[str, Any] | None
     ) -> _Reply:
-        if (rest := self._rests_until - time.monotonic()) > 0:
+        if (rest := self._rest.until - time.monotonic()) > 0:
             raise Unavailable(f"{self._where}: it asks to wait for {rest:.0f} s more")
         import httpx2  # noqa: PLC0415 - see above
 
+        request = (path, *sorted((params or {}).items())) if method == "GET" else None
         headers = await self._authorization()
+        if tag := self._cache.tag(request):
+            headers["If-None-Match"] = tag
         try:
             async with (
                 asyncio.timeout(_TIMEOUT),
@@ -236,16 +261,21 @@ class ForgeClient:
             raise Outage(f"{self._where}: {self._harmless(str(error)) or type(error).__name__}") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Unavailable(f"{self._where}: {self._harmless(str(error))}") from None
-        return self._checked(f"{method} {path}", reply.status_code, reply.headers, raw)
+        if tag and reply.status_code == _UNCHANGED:
+            return self._cache.get(request)
+        answer = self._checked(f"{method} {path}", reply.status_code, reply.headers, raw)
+        if request and (tag := reply.headers.get("etag", "")):
+            self._cache.keep(request, tag, answer)
+        return answer
 
     async def _authorization(self) -> dict[str, str]:
-        if not self._token:
-            token = await self._find_token()
-            if not token or not token.isascii() or not token.isprintable() or " " in token:
-                message = "empty or has characters that no token has; fix what `forge.token` points to"
-                raise Unavailable(f"{self._where}: the token is {message}")
-            self._token = token
-        return {"Authorization": f"token {self._token}"}
+        token = await self._tokens.get()
+        if not token or not token.isascii() or not token.isprintable() or " " in token:
+            self._tokens.drop()
+            message = f"empty or has characters that no token has; fix what {self._tokens.place} points to"
+            raise Unavailable(f"{self._where}: the token is {message}")
+        self._token = token
+        return {"Authorization": f"{self._dialect.scheme} {self._token}"}
 
     async def _body(self, reply: "httpx2.Response") -> bytes:
         raw = bytearray()
@@ -260,15 +290,18 @@ class ForgeClient:
         where, message = f"{self._where}: {request}", self._harmless(_message(raw))
         if 200 <= status < 300:  # noqa: PLR2004 - success
             return _Reply(status, self._value(request, raw), headers)
-        if status in _PASSING or (status == 403 and "retry-after" in headers):  # noqa: PLR2004 - GitHub's limit
+        if (after := self._dialect.limit(status, headers, message)) is not None:
+            raise Outage(f"{where}: {status} {message}; it asks to wait for {after:.0f} s", after)
+        if status in _PASSING:
             raise Outage(f"{where}: {status} {message}", _seconds(headers.get("retry-after", "")))
         if status == 401:  # noqa: PLR2004 - unauthorized
-            self._token = ""  # it may have been exchanged: the next time it is looked up again
+            self._tokens.drop()
             raise Unavailable(
-                f"{where}: the token is refused ({message}); renew what `forge.token` points to"
+                f"{where}: the token is refused ({message}); renew what {self._tokens.place} points to"
             )
         if status == 403:  # noqa: PLR2004 - forbidden
-            raise Forbidden(f"{where}: the token may not do this ({message}); {_SCOPES}")
+            right = self._harmless(self._dialect.missing_right(headers)) or self._dialect.rights
+            raise Forbidden(f"{where}: the token may not do this ({message}); {right}")
         if 300 <= status < 400:  # noqa: PLR2004 - redirection
             raise Unavailable(f"{where}: it has moved ({status}); correct `forge.api` and `forge.repo`")
         if status >= 500:  # noqa: PLR2004 - errors of the server
@@ -283,7 +316,8 @@ class ForgeClient:
                 request, "it is not JSON; is `forge.api` the address of the API?"
             ) from None
 
-    def _read(self, shape: type[T], path: str, value: Any) -> T:
+    def read(self, shape: type[T], path: str, value: Any) -> T:
+        """Return a value as that shape; raises UnexpectedAnswer."""
         try:
             return shape.model_validate(_without_nulls(value))
         except ValidationError as error:
@@ -298,6 +332,8 @@ class ForgeClient:
         return f"forge {self.forge.repo} at {self.forge.api}"
 
     def _url(self, path: str) -> str:
+        if "://" in path:
+            return path
         root = self.forge.api.rstrip("/")
         return f"{root}{path}" if path.startswith("/") else f"{root}/repos/{self.forge.repo}/{path}"
 
@@ -306,9 +342,9 @@ class ForgeClient:
         return one_line(hidden, 300)
 
 
-def page_of(number: int, size: int = PAGE) -> Mapping[str, str]:
-    """Return the parameters that ask for a page; GitHub has a name of its own for the size."""
-    return {"page": str(number), "limit": str(size), "per_page": str(size)}
+def page_of(number: int, size: int, size_parameter: str) -> Mapping[str, str]:
+    """Return the parameters that ask for a page."""
+    return {"page": str(number), size_parameter: str(size)}
 
 
 def _has_more(headers: Mapping[str, str], seen: int) -> bool:
@@ -338,11 +374,23 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _message(raw: bytes) -> str:
+    """Return what an error says: its message, and the reasons that may be listed below it."""
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError):
         return ""
-    return str(value.get("message", "")) if isinstance(value, dict) else ""
+    if not isinstance(value, dict):
+        return ""
+    listed = value.get("errors")
+    reasons = [_reason(each) for each in listed] if isinstance(listed, list) else []
+    return ": ".join(filter(None, [str(value.get("message") or ""), "; ".join(filter(None, reasons))]))
+
+
+def _reason(error: object) -> str:
+    """Return one of the reasons of GitHub: a text, or an object with or without a message."""
+    if not isinstance(error, dict):
+        return str(error)
+    return str(error.get("message") or " ".join(str(error[key]) for key in ("field", "code") if key in error))
 
 
 def _seconds(text: str) -> float:

@@ -9,6 +9,7 @@ from reconciler.core.errors import Unavailable
 from reconciler.core.model.specs import Forge
 from reconciler.forge.answers import ForgeUser, LabelAnswer
 from reconciler.forge.client import Declined, ForgeClient
+from reconciler.forge.tokens import SecretToken
 from tests.forge.conftest import REPO, TOKEN
 from tests.forge.double import outage
 
@@ -20,7 +21,7 @@ class Line:
         self.pauses: list[float] = []
         self.asked = 0
         self.token = token
-        self.client = ForgeClient(forge, self._token, self._pause)
+        self.client = ForgeClient(forge, SecretToken(self._token), self._pause)
 
     async def _token(self) -> str:
         self.asked += 1
