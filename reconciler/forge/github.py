@@ -109,7 +109,9 @@ class _CheckRun(ForgeAnswer):
     def as_status(self) -> StatusAnswer:
         """The check run as if it were a commit status."""
         state = "pending" if not self.is_over else "success" if self.conclusion in _FINE else "failure"
-        reason = self.output.title or ("" if state == "success" else (self.conclusion or "").replace("_", " "))
+        reason = self.output.title or (
+            "" if state == "success" else (self.conclusion or "").replace("_", " ")
+        )
         return StatusAnswer(context=self.name, state=state, description=reason)
 
 
