@@ -130,8 +130,6 @@ class PullAnswer(ForgeAnswer):
     requested_reviewers: tuple[ForgeUser, ...] | None = None
     comments: Id | None = None
     """How many there are in its conversation; None where that is not told."""
-    review_comments: Id | None = None
-    """How many there are on lines; None where that is not told."""
     updated_at: ForgeTime
 
     @property

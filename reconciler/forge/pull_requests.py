@@ -336,14 +336,15 @@ class PullRequestReader:
         return tuple([await self._review(pull, answer, verdict, inline) for answer, verdict in verdicts])
 
     async def _inline_by_review(self, pull: PullAnswer) -> Mapping[int, Sequence[ReviewNote]] | None:
-        """Return all inline comments, where they can be read at once; None where they cannot."""
+        """
+        Return all inline comments, where they can be read at once; None where they cannot.
+
+        They are read after the reviews, whatever the pull request said before of their number: a
+        review that was submitted in between has its comments too.
+        """
         if self._dialect.inline_comments is None:
             return None
-        return (
-            {}
-            if pull.review_comments == 0
-            else await self._dialect.inline_comments(self._client, pull.number)
-        )
+        return await self._dialect.inline_comments(self._client, pull.number)
 
     async def _conversation(self, pull: PullAnswer) -> tuple[Comment, ...]:
         """Return the comments in the conversation of an open pull request; whose they are is told by name."""

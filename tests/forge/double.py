@@ -56,6 +56,8 @@ class Delivery:
 class ForgejoDouble:
     """See the top of the file."""
 
+    kind = "forgejo"
+
     def __init__(self, folder: Path, *, computing: int = 2, seed: int = 0) -> None:
         self.folder = folder
         self.computing = computing

@@ -73,6 +73,8 @@ class App:
 class GitHubDouble(ForgejoDouble):
     """See the top of the file."""
 
+    kind = "github"
+
     def __init__(self, folder: Path, **more: Any) -> None:
         super().__init__(folder, **more)
         self.rules: dict[str, Rules] = {}

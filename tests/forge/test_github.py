@@ -177,6 +177,17 @@ async def test_inline_comments_name_the_line_of_the_file_also_when_they_are_outd
         ]
 
 
+async def test_a_review_that_comes_while_it_is_read_has_its_comments(github, forges, spec, head):
+    """The pull request says that there are none, and the list of reviews has one."""
+    pull = await forges.show(spec, want())
+    github.review(REPO, pull.number, "rejected", "Almost.", (("a.txt", 1, "A typo."),))
+    github.odd[f"GET /repos/{REPO}/pulls/{pull.number}"] = lambda body: {**body, "review_comments": 0}
+
+    [review] = (await seen(forges, spec, pull)).reviews
+
+    assert [note.text for note in review.notes] == ["Almost.", "A typo."]
+
+
 async def test_a_dismissed_review_is_no_verdict(github, forges, spec, head):
     pull = await forges.show(spec, want())
     review = github.review(REPO, pull.number, "rejected", "No.")
