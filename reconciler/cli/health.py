@@ -369,7 +369,8 @@ async def _forge(forges: "ForgeRegistry", name: str, forge: "Forge") -> CheckFin
         await forges.open_pulls(forge, "-")  # the least that its token must be let in for
     except ReconcilerError as error:
         is_token = isinstance(error, Forbidden) or "the token is refused" in str(error)
-        look = f"curl -sS {shlex.quote(f'{forge.api}/version')}"
+        version = "meta" if forge.kind == "github" else "version"
+        look = f"curl -sS {shlex.quote(f'{forge.api}/{version}')}"
         return failure(
             "forges",
             f"{name}: {error}",

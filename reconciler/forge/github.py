@@ -211,7 +211,7 @@ async def _inline_comments(client: ForgeClient, number: int) -> Mapping[int, Seq
 # --- The merge queue -------------------------------------------------------
 
 _QUEUE = "merge queue"
-_LOOK = """
+QUEUE_QUERY = """
 query ($owner: String!, $name: String!, $number: Int!) {
   repository(owner: $owner, name: $name) {
     pullRequest(number: $number) {
@@ -227,7 +227,7 @@ query ($owner: String!, $name: String!, $number: Int!) {
   }
 }
 """
-_ENQUEUE = """
+ENQUEUE = """
 mutation ($id: ID!, $head: GitObjectID!) {
   enqueuePullRequest(input: {pullRequestId: $id, expectedHeadOid: $head}) {
     mergeQueueEntry { state position }
@@ -313,13 +313,13 @@ async def _enqueue(client: ForgeClient, pull: PullAnswer, refusal: str) -> str:
         return ""
     owner, _, name = client.forge.repo.partition("/")
     variables = {"owner": owner, "name": name, "number": pull.number}
-    seen = (await _graphql(client, _LOOK, variables, _Look)).repository.pull
+    seen = (await _graphql(client, QUEUE_QUERY, variables, _Look)).repository.pull
     if seen.entry:
         return seen.entry.description
     if seen.removal:
         return f"the merge queue removed it ({seen.removal}): push a commit, or put it there by hand"
     variables = {"id": seen.id, "head": pull.head.sha}
-    return (await _graphql(client, _ENQUEUE, variables, _Enqueued)).payload.entry.description
+    return (await _graphql(client, ENQUEUE, variables, _Enqueued)).payload.entry.description
 
 
 async def _graphql(client: ForgeClient, query: str, variables: Mapping[str, Any], shape: type[T]) -> T:

@@ -1,7 +1,11 @@
 """GitHub's ways: what is asked, what is made of the answers, and what people are told."""
 
+import json
+import shutil
+import subprocess
 from datetime import timedelta
 from email.utils import formatdate
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -11,11 +15,15 @@ from reconciler import clock
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.forge import CommitStatus, ManagedComment
 from reconciler.core.model.specs import Forge, ForgeApp
+from reconciler.forge.github import ENQUEUE, QUEUE_QUERY
 from tests.fakes import FakeClock
 from tests.forge.conftest import REPO, TOKEN
-from tests.forge.description import PATH, description
+from tests.forge.description import PACKAGES, PATH, description
 from tests.forge.github import SLUG, App, Rules
 from tests.forge.test_contract import BRANCH, want
+
+CHECK_GRAPHQL = Path(__file__).with_name("check_graphql.mjs")
+GRAPHQL = PACKAGES / "@octokit/graphql-schema"
 
 
 @pytest.fixture
@@ -289,6 +297,20 @@ async def test_what_the_merge_queue_removed_is_put_back_after_a_push(github, for
         "the merge queue removed it (failed checks): push a commit, or put it there by hand"
     )
     assert "at position 1" in pushed.refusal
+
+
+@pytest.mark.skipif(
+    not (shutil.which("node") and GRAPHQL.exists()),
+    reason="npm install --prefix tests/forge, for GitHub's schema of GraphQL",
+)
+def test_what_is_asked_of_the_merge_queue_is_in_githubs_schema():
+    texts = json.dumps([QUEUE_QUERY, ENQUEUE, "{ merlin }"])
+
+    done = subprocess.run(
+        ["node", CHECK_GRAPHQL], input=texts, capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert json.loads(done.stdout) == ['Cannot query field "merlin" on type "Query".']
 
 
 # --- What it declines ------------------------------------------------------
