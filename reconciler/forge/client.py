@@ -382,11 +382,11 @@ def _message(raw: bytes) -> str:
     if not isinstance(value, dict):
         return ""
     listed = value.get("errors")
-    reasons = [_reason(each) for each in listed] if isinstance(listed, list) else []
+    reasons = [_listed_reason(each) for each in listed] if isinstance(listed, list) else []
     return ": ".join(filter(None, [str(value.get("message") or ""), "; ".join(filter(None, reasons))]))
 
 
-def _reason(error: object) -> str:
+def _listed_reason(error: object) -> str:
     """Return one of the reasons of GitHub: a text, or an object with or without a message."""
     if not isinstance(error, dict):
         return str(error)
