@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -265,13 +265,18 @@ async def _secrets(desired: "Desired") -> AsyncIterator[CheckFinding]:
     for repo, forge in sorted(desired.forges.items()):
         for path, secret in forge.secrets.items():
             name = ".".join(path)
-            yield await _secret(f"{name} of forge {repo}", secret, repo if name == "webhook_secret" else "")
+            ways: dict[str, _Way] = {"webhook_secret": "drawn", "app.key": "lines"}
+            yield await _secret(f"{name} of forge {repo}", secret, ways.get(name, "typed"))
     hosts = (host for host in desired.hosts.values() if host.identity)
     for host in hosts:
         yield _private_file(f"identity of host {host.name}", _home(host.identity or ""))
 
 
-async def _secret(what: str, secret: "Secret", webhook: str = "") -> CheckFinding:
+_Way = Literal["typed", "drawn", "lines"]
+"""How a secret is set: typed as one line, drawn by chance, or pasted as the lines of a file."""
+
+
+async def _secret(what: str, secret: "Secret", way: _Way = "typed") -> CheckFinding:
     from reconciler.dispatch.retrying import StepFailed
     from reconciler.dispatch.secrets import find_secret
 
@@ -282,9 +287,9 @@ async def _secret(what: str, secret: "Secret", webhook: str = "") -> CheckFindin
     try:
         value = await find_secret(what, secret)
     except (StepFailed, ReconcilerError) as error:
-        return failure("secrets", str(error), _way_to_set(secret, webhook))
+        return failure("secrets", str(error), _way_to_set(secret, way))
     if not value:
-        return failure("secrets", f"{what} is empty", _way_to_set(secret, webhook))
+        return failure("secrets", f"{what} is empty", _way_to_set(secret, way))
     return CheckFinding("secrets", "ok", what)
 
 
@@ -292,14 +297,19 @@ def _home(name: str) -> Path:
     return Path(name).expanduser()
 
 
-def _way_to_set(secret: "Secret", webhook: str) -> str:
+_WAYS: Mapping[_Way, str] = {
+    "typed": "printf 'paste it, then Enter: ' >&2; head -n 1",
+    "drawn": "head -c 32 /dev/urandom | base64",
+    "lines": "echo 'paste its lines, then Ctrl-D:' >&2; cat",
+}
+
+
+def _way_to_set(secret: "Secret", way: _Way) -> str:
     """Return the command that sets a secret without it being in any argument or history."""
     if secret.file:
         file = _home(secret.file)
         folder, name = shlex.quote(str(file.parent)), shlex.quote(str(file))
-        drawn = "head -c 32 /dev/urandom | base64"
-        typed = "printf 'paste it, then Enter: ' >&2; head -n 1"
-        return f"(umask 077; mkdir -p {folder}; {drawn if webhook else typed} >{name})"
+        return f"(umask 077; mkdir -p {folder}; {_WAYS[way]} >{name})"
     if secret.env:
         return f"printf 'paste it, then Enter: ' >&2; IFS= read -r {secret.env} && export {secret.env}"
     return ""
@@ -369,13 +379,7 @@ async def _forge(forges: "ForgeRegistry", name: str, forge: "Forge") -> CheckFin
         await forges.open_pulls(forge, "-")  # the least that its token must be let in for
     except ReconcilerError as error:
         is_token = isinstance(error, Forbidden) or "the token is refused" in str(error)
-        version = "meta" if forge.kind == "github" else "version"
-        look = f"curl -sS {shlex.quote(f'{forge.api}/{version}')}"
-        return failure(
-            "forges",
-            f"{name}: {error}",
-            _way_to_set(forge.credential, "") if is_token and forge.credential else look,
-        )
+        return failure("forges", f"{name}: {error}", _way_in(forge) if is_token else _way_to_ask(forge))
     if forge.webhook_secret is None or await _is_told(forges, forge):
         return CheckFinding("forges", "ok", f"{name} answers, and lets the token in")
     return warning(
@@ -383,6 +387,17 @@ async def _forge(forges: "ForgeRegistry", name: str, forge: "Forge") -> CheckFin
         f"{name} has no active webhook that this token may see: news of it comes by polling alone",
         f"reconciler webhook install {name} --url https://reconciler.example.org",
     )
+
+
+def _way_in(forge: "Forge") -> str:
+    """Return the command that sets what lets the reconciler in."""
+    return _way_to_set(forge.credential, "lines" if forge.app else "typed") if forge.credential else ""
+
+
+def _way_to_ask(forge: "Forge") -> str:
+    """Return the command that shows whether a forge answers."""
+    path = "meta" if forge.kind == "github" else "version"
+    return f"curl -sS {shlex.quote(f'{forge.api}/{path}')}"
 
 
 async def _is_told(forges: "ForgeRegistry", forge: "Forge") -> bool:

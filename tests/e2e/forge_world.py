@@ -42,6 +42,10 @@ class World:
     process: subprocess.Popen[bytes] | None = None
     extra: dict[str, str] = field(default_factory=dict)
     """More environment of it."""
+    credential: str = "token: {env: FORGE_TOKEN}"
+    """How it is let in at the forge."""
+    bot: str = BOT
+    """Account that it has there."""
 
     _kills: list[float] = field(default_factory=list)
     """When it is killed, and started again."""
@@ -57,7 +61,7 @@ class World:
 
     def settings(self, *, code: str = "", **files: str) -> None:
         """Push the specs: those of the repo with more lines, and more files (`tasks__greet`)."""
-        secrets = f"token: {{env: FORGE_TOKEN}}, webhook_secret: {{file: {self.root / 'secret'}}}"
+        secrets = f"{self.credential}, webhook_secret: {{file: {self.root / 'secret'}}}"
         secrets = f"kind: {self.forge.kind}, {secrets}"
         self.push(
             {
@@ -246,7 +250,7 @@ class World:
     def said(self, number: int, repo: str = CODE) -> Sequence[str]:
         """Return the comments of the bot."""
         comments = self.forge.repos[repo].tickets[number].comments
-        return [comment.body for comment in comments if comment.author == BOT]
+        return [comment.body for comment in comments if comment.author == self.bot]
 
     def labels(self, number: int) -> set[str]:
         return {label.name for label in self.forge.repos[CODE].tickets[number].labels}

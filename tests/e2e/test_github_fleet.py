@@ -7,10 +7,12 @@ Whatever is asked and answered is held to GitHub's own description, where that i
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.e2e.forge_world import CODE, World
 from tests.e2e.test_forge_fleet import GREET, STORY, TASK, WAITS, check_rounds, check_words, go_full_circle
-from tests.forge.github import GitHubDouble, Rules
+from tests.forge.github import SLUG, App, GitHubDouble, Rules
 
 
 @pytest.fixture
@@ -21,8 +23,20 @@ def world(tmp_path: Path):
     assert github.mismatches == []
 
 
-@pytest.mark.parametrize("webhooks", ["normal", "dropped"])
-def test_an_issue_goes_full_circle_with_nobody_but_a_reviewer(world, webhooks):
+def let_an_app_in(world: World) -> None:
+    """Let it be the App of the forge instead of an account with a token."""
+    key = rsa.generate_private_key(65537, 2048)
+    form, no = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (world.root / "app.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, form, no))
+    world.forge.app = App(id=12345, installation=678, public_key=key.public_key())
+    world.credential = f"app: {{id: 12345, key: {{file: {world.root / 'app.pem'}}}}}"
+    world.bot = f"{SLUG}[bot]"
+
+
+@pytest.mark.parametrize(("webhooks", "is_app"), [("normal", True), ("dropped", False)])
+def test_an_issue_goes_full_circle_with_nobody_but_a_reviewer(world, webhooks, is_app):
+    if is_app:
+        let_an_app_in(world)
     world.settings(code="merge: when_approved\nlabels: [robot]\n")
     world.forge.webhooks = webhooks
 
