@@ -542,6 +542,9 @@ class FakeForges:
     async def comments(self, forge: Forge, since: datetime) -> Sequence[Comment]:
         return [comment for comment in self.at(forge).comments if comment.created_at >= since]
 
+    async def branch_head(self, forge: Forge, branch: str) -> str | None:
+        return self.at(forge).heads.get(branch)
+
     async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment) -> bool:
         site = self.at(forge)
         for at, comment in enumerate(site.comments):

@@ -17,6 +17,7 @@ from reconciler.core.adapter import Adapter, Budget, Usage, Version
 from reconciler.core.errors import Problem
 from reconciler.core.events import (
     Assigned,
+    BranchPushed,
     BranchTouched,
     Cancelled,
     ChangesRequested,
@@ -458,6 +459,7 @@ def sample_events(task: str, status: Status | None) -> Mapping[type[Event], Even
         Failed(**head, run=run, failure=failure),
         PullRequestOpened(**head, pull=PULL),
         BranchTouched(**head, head="e" * 40),
+        BranchPushed(**head),
         Reopened(**head, head="e" * 40),
         ChangesRequested(**head),
         Escalated(**head, failure=failure),

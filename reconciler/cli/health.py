@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -180,7 +180,7 @@ async def _repository(context: Context) -> AsyncIterator[CheckFinding]:
             yield finding
         async for finding in _guarded("repos", _repos(fleet, desired)):
             yield finding
-        async for finding in _guarded("forges", _forges(desired)):
+        async for finding in _guarded("forges", _forges(context, desired)):
             yield finding
         async for finding in _guarded("hosts", _hosts(context, desired)):
             yield finding
@@ -360,33 +360,32 @@ async def _repo(repo: "Repo", url: str) -> CheckFinding:
 _LONG = 20.0
 
 
-async def _forges(desired: "Desired") -> AsyncIterator[CheckFinding]:
+async def _forges(context: Context, desired: "Desired") -> AsyncIterator[CheckFinding]:
     from reconciler.dispatch.secrets import forge_secret
     from reconciler.forge.forgejo import ForgeRegistry
 
     forges = ForgeRegistry(forge_secret, clock.now)
     try:
         for name, forge in sorted(desired.forges.items()):
-            yield await _forge(forges, name, forge)
+            for finding in await _forge(context, forges, name, forge):
+                yield finding
     finally:
         await forges.close()
 
 
-async def _forge(forges: "ForgeRegistry", name: str, forge: "Forge") -> CheckFinding:
+async def _forge(
+    context: Context, forges: "ForgeRegistry", name: str, forge: "Forge"
+) -> Sequence[CheckFinding]:
     from reconciler.forge.client import Forbidden
 
     try:
         await forges.open_pulls(forge, "-")  # the least that its token must be let in for
     except ReconcilerError as error:
         is_token = isinstance(error, Forbidden) or "the token is refused" in str(error)
-        return failure("forges", f"{name}: {error}", _way_in(forge) if is_token else _way_to_ask(forge))
-    if forge.webhook_secret is None or await _is_told(forges, forge):
-        return CheckFinding("forges", "ok", f"{name} answers, and lets the token in")
-    return warning(
-        "forges",
-        f"{name} has no active webhook that this token may see: news of it comes by polling alone",
-        f"reconciler webhook install {name} --url https://reconciler.example.org",
-    )
+        fix = _way_in(forge) if is_token else _way_to_ask(forge)
+        return [failure("forges", f"{name}: {error}", fix)]
+    rights = await _rights(name, forge, forge.token) if forge.token else [_let_in(name)]
+    return [*rights, *(await _webhooks(context, forges, name, forge) if forge.webhook_secret else ())]
 
 
 def _way_in(forge: "Forge") -> str:
@@ -400,11 +399,42 @@ def _way_to_ask(forge: "Forge") -> str:
     return f"curl -sS {shlex.quote(f'{forge.api}/{path}')}"
 
 
-async def _is_told(forges: "ForgeRegistry", forge: "Forge") -> bool:
-    """Return whether a webhook of the repository is active, as far as the token may see."""
-    with suppress(ReconcilerError):
-        return any(hook.is_active for hook in await forges.hooks(forge))
-    return False
+async def _rights(name: str, forge: "Forge", token: "Secret") -> Sequence[CheckFinding]:
+    """Return which rights the token of a forge lacks, each tried by use: about number 0, which is nothing."""
+    from reconciler.dispatch.secrets import forge_secret
+    from reconciler.forge.setup import forge_setup
+
+    try:
+        async with forge_setup(forge, lambda: forge_secret(token)) as setup:
+            missing = await setup.missing_rights(await setup.repository())
+    except ReconcilerError as error:
+        return [failure("forges", f"{name}: {error}")]
+    if missing:
+        fix = _way_to_set(token, "typed")
+        return [failure("forges", f"{name}: its token lacks {', '.join(missing)}", fix)]
+    return [_let_in(name)]
+
+
+def _let_in(name: str) -> CheckFinding:
+    return CheckFinding("forges", "ok", f"{name} answers, and lets the token in")
+
+
+async def _webhooks(
+    context: Context, forges: "ForgeRegistry", name: str, forge: "Forge"
+) -> Sequence[CheckFinding]:
+    """Return what is found of the webhooks of a repo; nothing of it is a failure: polling goes on."""
+    from reconciler.cli.webhook import webhook_check
+
+    try:
+        results = await (await webhook_check(context, name, forge, forges)).findings(sends=False)
+    except ReconcilerError as error:
+        return [warning("webhooks", f"{name}: {error}")]
+    return [
+        CheckFinding(
+            "webhooks", "ok" if each.result == "ok" else "warning", f"{name}: {each.message}", each.fix
+        )
+        for each in results
+    ]
 
 
 # --- Hosts -----------------------------------------------------------------

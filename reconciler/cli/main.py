@@ -150,7 +150,12 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         "mcp": CommandEntry("reconciler.cli.mcp:mcp", "Serve a reconciler's tasks to an agent as MCP tools."),
     },
     "Forges": {
-        "webhook": CommandEntry("reconciler.cli.webhook:webhook", "Install and test the webhooks of a repo."),
+        "forge": CommandEntry(
+            "reconciler.cli.forge:forge", "Connect repositories on a forge: token, labels, webhooks."
+        ),
+        "webhook": CommandEntry(
+            "reconciler.cli.webhook:webhook", "Install, test and check the webhooks of repos."
+        ),
     },
     "Other": {
         "completion": CommandEntry(

@@ -534,7 +534,7 @@ class FindingShape(TypedDict):
     """`doctor`: what was found of one thing."""
 
     check: str
-    """What was looked at: git, identity, data, repository, specs, record, secrets, repos, forges, hosts."""
+    """What was looked at: git, identity, data, repository, specs, record, secrets, forges, webhooks, …"""
     result: Literal["ok", "warning", "failed"]
     """Whether it works."""
     message: str

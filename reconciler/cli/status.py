@@ -131,6 +131,8 @@ def _of_serving(who: "Serving") -> "Iterator[Need]":
 
     if who.presence and who.is_running and who.presence.error:
         yield Need("reconciler", "Error", who.presence.error)
+    for repo, why in sorted(who.presence.forges.items()) if who.presence and who.is_running else ():
+        yield Need(f"forge {repo.removeprefix('.')}", "Forge", why)
 
 
 # --- Showing ---------------------------------------------------------------

@@ -1,12 +1,12 @@
 """
-Webhooks of forges: `webhook install`, `webhook test`.
+Webhooks of forges: `webhook install`, `webhook test`, `webhook check`.
 
 Webhooks only make reactions faster; without them, polling finds every change.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +18,7 @@ from reconciler.cli.exits import ExitCode
 from reconciler.cli.help import examples
 from reconciler.cli.output import print_table
 from reconciler.cli.references import NameParam
-from reconciler.core.errors import NotFound, UsageError
+from reconciler.core.errors import NotFound, ReconcilerError, Unavailable, UsageError
 from reconciler.core.text import one_line
 from reconciler.files import replace_atomically
 
@@ -26,14 +26,12 @@ if TYPE_CHECKING:
     from reconciler.core.adapter import Secret
     from reconciler.core.model.forge import Hint
     from reconciler.core.model.specs import Forge
-    from reconciler.forge.forgejo import ForgeRegistry, InstalledWebhook
-    from reconciler.forge.journal import Delivery
+    from reconciler.forge.forgejo import ForgeRegistry
+    from reconciler.forge.journal import Delivery, Journal
+    from reconciler.forge.webhook_check import WebhookCheck, WebhookFinding
 
 PATH = "/hooks/forgejo"
 """Path at which `serve` receives them."""
-
-PATIENCE = 10.0
-"""Seconds to wait for a requested delivery; forges give up after 5."""
 
 SHOWN = 10
 """Deliveries that are shown."""
@@ -41,11 +39,13 @@ SHOWN = 10
 
 @click.group(
     epilog=examples(
-        "reconciler webhook install web --url https://fleet.example.org", "reconciler webhook test web"
+        "reconciler webhook install web --url https://fleet.example.org",
+        "reconciler webhook test web",
+        "reconciler webhook check",
     )
 )
 def webhook() -> None:
-    """Install and test the webhooks of a repo."""
+    """Install, test and check the webhooks of repos."""
 
 
 repo_argument = click.argument("repo", metavar="REPO", type=NameParam("repo"))
@@ -58,22 +58,28 @@ repo_argument = click.argument("repo", metavar="REPO", type=NameParam("repo"))
     )
 )
 @repo_argument
-@click.option("--url", required=True, help="Where the forge reaches `reconciler serve`, such as https://….")
+@click.option(
+    "--url",
+    help="Where the forge reaches `reconciler serve`, such as https://…; without it, what the one that runs "
+    "here says.",
+)
 @click.pass_obj
-def install(context: Context, *, repo: str, url: str) -> None:
+def install(context: Context, *, repo: str, url: str | None) -> int:
     """
     Install a webhook on the forge of REPO, signed with a fresh secret.
 
     REPO is a repo's name, or `fleet` for the fleet's own repository. The secret
     goes where `forge.webhook_secret` of its spec points: into a file it is
     written (call this on the machine of `serve`), anything else is told what to
-    do with it, once. The token's account must administer the repository.
+    do with it, once. The token's account must administer the repository. If
+    `serve` runs here a test delivery is sent; exits 5 if that does not come in.
     """
-    asyncio.run(_install(context, repo, _address(url)))
+    return asyncio.run(_install(context, repo, _address(url) if url else None))
 
 
-async def _install(context: Context, repo: str, url: str) -> None:
+async def _install(context: Context, repo: str, address: str | None, *, is_step: bool = False) -> int:
     async with _place(context, repo) as place:
+        url = address or _address(place.serve_address)
         source = place.forge.webhook_secret
         if source is None:
             raise UsageError(
@@ -84,19 +90,58 @@ async def _install(context: Context, repo: str, url: str) -> None:
         before = _read_secrets(file)
         if file:
             _write(file, [secret, *before])  # the old ones stay valid until the forge has the new one
+        if file and place.serve_address:
+            await _until_known(url, secret, place.forge)
         hook = await place.forges.install_hook(place.forge, url, secret)
         if file is None:
             _tell(source, secret)
         else:
             _write(file, [secret, *(before if place.is_shared else ())])
             click.echo(f"its secret is in {file}; a reconciler that runs knows it within seconds", err=True)
-    message = (
-        f"webhook {hook.id} of {place.forge.repo} tells {one_line(hook.url)} of {', '.join(hook.events)}"
-    )
-    click.echo(f"{repo}: {message}")
+        message = f"webhook {hook.id} of {place.forge.repo} tells {one_line(hook.url)} of"
+        click.echo(f"{repo}: {message} {', '.join(sorted(hook.events))}", err=is_step)
+        return await _verify(context, repo, place, is_known=file is not None)
+
+
+async def _until_known(url: str, secret: str, forge: "Forge") -> None:
+    """Wait a few seconds until the reconciler that runs knows a secret, so that it refuses no delivery."""
+    from reconciler.forge.webhook_check import ping_from_here
+
+    await ping_from_here(url, [secret], forge.ca)
+
+
+async def _verify(context: Context, repo: str, place: "_Place", *, is_known: bool) -> int:
+    """Have a test delivery sent if there is somebody here who takes it; say what came of it."""
+    if not place.serve_address or not is_known:
+        click.echo("not tried: once `reconciler serve` runs, `reconciler webhook check` does", err=True)
+        return ExitCode.OK
+    results = await (await _check(context, place)).findings(sends=True)
+    for each in results:
+        click.echo(f"{repo}: {each.message}", err=True)
+    return ExitCode.ENDED_BADLY if any(each.result == "failed" for each in results) else ExitCode.OK
+
+
+async def ensure_webhook(context: Context, repo: str, url: str | None) -> tuple[str, str]:
+    """Let there be a webhook that works; return what was done, and what came of it."""
+    async with _place(context, repo) as place:
+        check = await _check(context, place)
+        if place.serve_address:
+            results = await check.findings(sends=True)
+            if results and all(each.result == "ok" for each in results):
+                return "already so", results[0].message
+        elif not url:
+            return "skipped", "no `reconciler serve` runs here: start it first, or say --webhook-url"
+        elif check.secrets and (address := _address(url)) and await check.is_sound(address):
+            return "already so", f"{address}; `reconciler webhook check` tries it once `serve` runs"
+    code = await _install(context, repo, _address(url) if url else None, is_step=True)
+    return ("done" if code == ExitCode.OK else "failed"), f"made; `reconciler webhook check {repo}` tries it"
 
 
 def _address(url: str) -> str:
+    if not url:
+        raise UsageError(
+            "no `reconciler serve` runs here: say where the forge reaches it, by --url https://…"
+        )
     root = url.rstrip("/").removesuffix(PATH)
     if not root.startswith(("http://", "https://")):
         raise UsageError(f"--url {url!r} is not an address such as https://reconciler.example.org")
@@ -144,18 +189,12 @@ def test_command(context: Context, *, repo: str) -> int:
     Make the forge of REPO send a test delivery, and show the last ones received.
 
     Call this on the machine of `serve`, for the same fleet and data folder.
-    Exits 5 if nothing new arrives.
+    Says how late it came, or why it did not. Exits 5 if nothing new arrives.
     """
     return asyncio.run(_test(context, repo))
 
 
 async def _test(context: Context, repo: str) -> int:
-    from reconciler.forge.journal import Journal
-
-    def look() -> "Sequence[Delivery]":
-        deliveries = Journal(context.data_dir / "hooks", clock.now).recent()
-        return [each for each in deliveries if place.name in each.hint.repos]
-
     async with _place(context, repo) as place:
         hooks = await place.forges.hooks(place.forge)
         ours = [hook for hook in hooks if hook.url.endswith(PATH)]
@@ -164,48 +203,107 @@ async def _test(context: Context, repo: str) -> int:
             click.echo(f"webhook {hook.id} to {one_line(hook.url)} is {state}", err=True)
         if not any(hook.is_active for hook in ours):
             raise NotFound(f"{place.forge.repo} has no active webhook to {PATH}; see `webhook install`")
-        has_come = await _try(place.forges, place.forge, ours, look)
-        _print(look()[:SHOWN])
-    if not has_come:
-        click.echo(_WHY_NOT.format(data=context.data_dir), err=True)
-    return ExitCode.OK if has_come else ExitCode.ENDED_BADLY
+        results = await (await _check(context, place)).findings(sends=True)
+        _print([each for each in _journal(context).recent() if place.name in each.hint.repos][:SHOWN])
+    for each in results:
+        click.echo(f"{repo}: {each.message}{f'; {each.fix}' if each.fix else ''}", err=True)
+    return ExitCode.OK if any(each.result == "ok" for each in results) else ExitCode.ENDED_BADLY
 
 
-async def _try(
-    forges: "ForgeRegistry",
-    forge: "Forge",
-    hooks: "Sequence[InstalledWebhook]",
-    look: "Callable[[], Sequence[Delivery]]",
-) -> bool:
-    """Request a test delivery; return whether one arrived."""
-    before = {each.hint.delivery for each in look()}
-    for hook in hooks:
-        await forges.test_hook(forge, hook)
-    for _ in range(round(PATIENCE / 0.1)):
-        if any(each.hint.delivery not in before for each in look()):
-            return True
-        await asyncio.sleep(0.1)
-    return False
+@webhook.command("check", epilog=examples("reconciler webhook check", "reconciler webhook check web fleet"))
+@click.argument("repos", metavar="[REPO]...", nargs=-1, type=NameParam("repo"))
+@click.pass_obj
+def check_command(context: Context, *, repos: Sequence[str]) -> int:
+    """
+    Check whether the events of each repo come in, how late, and why not.
+
+    Looks at the webhooks on the forge, sends a ping to their address from here,
+    and makes the forge send a test delivery. Call this on the machine of
+    `serve`, for the same fleet and data folder. Exits 5 if some do not come in.
+    """
+    return asyncio.run(_check_all(context, repos))
 
 
-_WHY_NOT = """\
-nothing new arrived. What to look at:
-- the forge's page of the webhook says what it was answered: 401 is another secret, no answer is an
-  address that it does not reach, or may not (Forgejo: ALLOWED_HOST_LIST)
-- `reconciler serve` keeps what it takes in {data}/hooks"""
+async def _check_all(context: Context, names: Sequence[str]) -> int:
+    async with AsyncExitStack() as stack:
+        names = names or await _with_forge(context)
+        places = [await stack.enter_async_context(_place(context, name)) for name in names]
+        by_repo = await asyncio.gather(*(_findings(context, place) for place in places))
+    rows = [
+        [name, each.result, each.message + (f"; {each.fix}" if each.fix else "")]
+        for name, results in zip(names, by_repo, strict=True)
+        for each in results
+    ]
+    print_table(["REPO", "RESULT", "WHAT"], rows, empty="no repo of this fleet is on a forge")
+    is_bad = any(each.result == "failed" for results in by_repo for each in results)
+    return ExitCode.ENDED_BADLY if is_bad else ExitCode.OK
+
+
+async def _with_forge(context: Context) -> Sequence[str]:
+    """Return the repos that are on a forge, the fleet's own last."""
+    from reconciler.cli.session import open_fleet
+    from reconciler.core.model.specs import FLEET_FORGE
+
+    async with open_fleet(context) as fleet:
+        names = (await fleet.recorded())[0].forges
+    return [*sorted(name for name in names if name != FLEET_FORGE), *([_OWN] if FLEET_FORGE in names else ())]
+
+
+async def _findings(context: Context, place: "_Place") -> "Sequence[WebhookFinding]":
+    from reconciler.forge.webhook_check import WebhookFinding
+
+    if place.forge.webhook_secret is None:
+        message = "`forge` names no webhook_secret: what happens there is found by polling alone"
+        return [WebhookFinding("warning", message)]
+    try:
+        return await (await _check(context, place)).findings(sends=True)
+    except ReconcilerError as error:
+        return [WebhookFinding("failed", str(error))]
+
+
+async def _check(context: Context, place: "_Place") -> "WebhookCheck":
+    return await webhook_check(context, place.name, place.forge, place.forges, place.serve_address)
+
+
+async def webhook_check(
+    context: Context, name: str, forge: "Forge", forges: "ForgeRegistry", url: str = ""
+) -> "WebhookCheck":
+    """Return the check of the webhooks of a repo, with this machine's log of deliveries."""
+    from reconciler.dispatch.secrets import forge_secret
+    from reconciler.forge.webhook_check import WebhookCheck
+
+    secrets: Sequence[str] = ()
+    with suppress(Unavailable):  # it may be known to `serve` alone
+        secrets = (await forge_secret(forge.webhook_secret)).split() if forge.webhook_secret else ()
+    return WebhookCheck(
+        name=name,
+        forge=forge,
+        forges=forges,
+        journal=lambda: _journal(context),
+        secrets=secrets,
+        url=url,
+        clock=clock.now,
+    )
+
+
+def _journal(context: Context) -> "Journal":
+    from reconciler.forge.journal import Journal
+
+    return Journal(context.data_dir / "hooks", clock.now)
 
 
 def _print(deliveries: "Sequence[Delivery]") -> None:
     from reconciler.core.times import format_time
 
-    head = ["RECEIVED", "EVENT", "ABOUT", "BY", "OUTCOME", "DELIVERY"]
+    head = ["RECEIVED", "AFTER", "EVENT", "ABOUT", "BY", "OUTCOME", "DELIVERY"]
     rows = [
         [
             format_time(each.at),
+            "" if each.delay is None else f"{each.delay.total_seconds():.0f}s",
             " ".join(filter(None, (each.hint.event, each.hint.action))),
             _about(each.hint),
             each.hint.sender,
-            each.outcome,
+            "done" if each.done_at else each.outcome,
             each.hint.delivery,
         ]
         for each in deliveries
@@ -233,6 +331,8 @@ class _Place(NamedTuple):
     """Spec file with the forge."""
     is_shared: bool
     """Whether other repos use the same secret file."""
+    serve_address: str
+    """Of the `serve` that runs with this data folder; empty if none does."""
 
 
 _OWN = "fleet"
@@ -242,6 +342,7 @@ _OWN = "fleet"
 @asynccontextmanager
 async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
     """Find the repository on its forge, and close the connections at the end. Raises NotFound."""
+    from reconciler.cli.serving import serving
     from reconciler.cli.session import open_fleet, spec_path
     from reconciler.core.model.specs import FLEET_FORGE
     from reconciler.dispatch.secrets import forge_secret
@@ -254,6 +355,8 @@ async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
             repo = FLEET_FORGE
         if repo not in forges_by_repo and repo != FLEET_FORGE:
             await fleet.spec_file("repo", repo)  # raises if it is missing, or not committed
+        who = await serving(fleet, await fleet.state_branch())
+    address = who.presence.address if who.is_running and who.presence else ""
     spec = FLEET_FILE if repo == FLEET_FORGE else spec_path("repo", repo)
     if repo not in forges_by_repo:
         raise NotFound(f"{spec} has no `forge` that can be used; see `reconciler validate`")
@@ -261,6 +364,6 @@ async def _place(context: Context, repo: str) -> AsyncIterator[_Place]:
     same = [each for each in forges_by_repo.values() if each.webhook_secret == forge.webhook_secret]
     forges = ForgeRegistry(forge_secret, clock.now)
     try:
-        yield _Place(repo, forge, forges, spec, len(same) > 1)
+        yield _Place(repo, forge, forges, spec, len(same) > 1, address)
     finally:
         await forges.close()

@@ -95,7 +95,7 @@ class Listeners:
 
     def tell_of_specs(self) -> None:
         """Call those who listen for specs, likewise."""
-        for listener in self.specs:
+        for listener in tuple(self.specs):
             try:
                 listener()
             except Exception:

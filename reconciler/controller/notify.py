@@ -6,23 +6,35 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
+from reconciler.controller.branches import BranchController
 from reconciler.controller.inbox import Inbox
-from reconciler.controller.poller import Poller
+from reconciler.controller.poller import Latch, Poller
 from reconciler.controller.ports import Clock
 from reconciler.controller.pull_requests import PullRequestController
 from reconciler.core.model.forge import Hint
 from reconciler.core.model.specs import FLEET_FORGE
 
 
-def notify(hint: Hint, pulls: PullRequestController, pollers: Iterable[Poller[Any]]) -> None:
+def notify(
+    hint: Hint,
+    done: Callable[[], None],
+    *,
+    pulls: PullRequestController,
+    branches: BranchController,
+    pollers: Iterable[Poller[Any]],
+) -> None:
     """
     Let those look now whom a hint may concern; what it says is not believed.
 
     Its repos are the keys, `FLEET_FORGE` among them: each poller knows its own.
+    `done` is called once all of them have looked, and what they saw is on record.
     """
-    pulls.notify(hint)
+    latch = Latch(done)
+    pulls.notify(hint, latch)
+    branches.notify(hint, latch)
     for poller in pollers:
-        poller.notify(hint.repos)
+        poller.notify(hint.repos, latch=latch)
+    latch.release()
 
 
 def specs_poller(

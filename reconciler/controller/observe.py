@@ -18,6 +18,8 @@ from reconciler.controller.quarantine import Quarantine
 from reconciler.core.attribution import attribute
 from reconciler.core.errors import Unavailable
 from reconciler.core.events import (
+    BranchPushed,
+    BranchSeen,
     Completed,
     Event,
     HostSeen,
@@ -73,7 +75,7 @@ class TaskObserver:
         return observation
 
     async def _take(self, fact: TaskFact, observation: TaskObservation, now: datetime) -> None:
-        task = fact.task if isinstance(fact, MergeSeen | PullRequestSeen) else self._task_of(fact)
+        task = self._task_of(fact) if isinstance(fact, RunSeen | RunEnded) else fact.task
         if task in self.quarantine.unwritable:
             self.quarantine.drop(fact)
             return
@@ -128,8 +130,8 @@ def task_event(
     """
     if status is None:
         return None
-    if isinstance(fact, MergeSeen):
-        return _merged(fact, status)
+    if isinstance(fact, MergeSeen | BranchSeen):
+        return _merged(fact, status) if isinstance(fact, MergeSeen) else _pushed(fact, status)
     if isinstance(fact, PullRequestSeen):
         return _reviewed(fact, status, task, desired)
     if not is_about(fact, status):
@@ -160,6 +162,16 @@ def _reviewed(fact: PullRequestSeen, status: Status, task: Task | None, desired:
     if task is None or repo is None:
         return None
     return follow(task, status, fact.pull, repo, fact.at, bot=fact.bot, delivery=fact.delivery)
+
+
+def _pushed(fact: BranchSeen, status: Status) -> Event | None:
+    """Return the sign of life in a push; none in what we delivered, or if the work is over."""
+    is_over = status.removed or status.phase in {Phase.COMPLETED, Phase.CANCELLED}
+    is_old = fact.at <= max(status.since, status.last_activity_at or status.since)
+    if is_over or is_old or fact.head == status.head_commit:
+        return None
+    reason = f"{fact.head[:8]} was pushed to {fact.branch}"
+    return BranchPushed(task=fact.task, origin=Origin(fact.at, reason, "webhook", delivery=fact.delivery))
 
 
 def _started(fact: RunSeen, status: Status) -> Event | None:

@@ -1,26 +1,39 @@
 """
 Plan preview: shows on each pull request against the specs what merging it would do.
 
-Its specs are only compared with those in force; nothing of them is carried out.
+Its specs, be they of a fork, are only compared with those in force: no command
+in them is run and no secret is looked up.
 """
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from reconciler.controller.poller import Poller
 from reconciler.controller.ports import Clock, FleetView, Forges
 from reconciler.core.errors import Conflict, ReconcilerError
+from reconciler.core.faults import bug_message
 from reconciler.core.model.forge import CommitStatus, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.specs import FLEET_FORGE, Desired, Forge
 from reconciler.core.model.status import Observed
-from reconciler.core.planning.preview import comment, difference, no_plan_comment, summary
+from reconciler.core.planning.preview import (
+    Forecast,
+    comment,
+    difference,
+    forecast,
+    no_plan_comment,
+    summary,
+)
 
 log = logging.getLogger(__name__)
 
 KEY = "plan"
 CONTEXT = "reconciler/plan"
+
+REFRESHED = 8
+"""Most plans that are made anew at each look though neither pull request nor base has moved."""
 
 ReadPull = Callable[[PullRequestSnapshot, str], Awaitable[Desired]]
 """
@@ -70,37 +83,65 @@ class PlanPreview:
         numbers = {pull.number for pull in pulls}
         self._read = {number: specs for number, specs in self._read.items() if number in numbers}
         self._shown = {number: shown for number, shown in self._shown.items() if number in numbers}
-        for pull in pulls:
+        base: Forecast | None = None
+        for pull in self._due(pulls):
             try:
-                await self._show(forge, pull)
+                base = base or await self._forecast(self.view.desired)  # once for all of them
+                await self._show(forge, pull, base)
             except ReconcilerError as error:
                 log.warning("the plan on pull request %d waits for the next look: %s", pull.number, error)
-            except Exception:
+            except Exception as error:
                 log.exception("there is no plan on pull request %d; the others have theirs", pull.number)
+                await self._try_to_say_none(forge, pull, bug_message(error))
 
-    async def _show(self, forge: Forge, pull: PullRequestSnapshot) -> None:
+    def _due(self, pulls: Sequence[PullRequestSnapshot]) -> Sequence[PullRequestSnapshot]:
+        """Return those that moved, or whose base did, and a few of the others, in turn."""
+        revision = self.view.desired.revision
+        still = [pull for pull in pulls if self._is_read(pull, revision)]
+        order = {number: turn for turn, number in enumerate(self._shown)}
+        still.sort(key=lambda pull: order.get(pull.number, -1))
+        return [*(pull for pull in pulls if not self._is_read(pull, revision)), *still[:REFRESHED]]
+
+    def _is_read(self, pull: PullRequestSnapshot, revision: str) -> bool:
+        cached = self._read.get(pull.number)
+        return cached is not None and cached.of == (pull.head, revision)
+
+    async def _forecast(self, desired: Desired) -> Forecast:
+        """Return the forecast for specs; not on the event loop: many tasks take their time."""
+        observed = Observed(dict(self.view.statuses), dict(self.view.hosts), damaged=dict(self.view.damaged))
+        return await asyncio.to_thread(forecast, desired, observed, self.clock())
+
+    async def _show(self, forge: Forge, pull: PullRequestSnapshot, base: Forecast) -> None:
         """Show the plan, unless the same one is shown already."""
-        base = self.view.desired
         try:
-            head = await self._specs(pull, base.revision)
+            head = await self._specs(pull, self.view.desired.revision)
         except Conflict as conflict:
-            commit_status = CommitStatus(
-                commit=pull.head, state="failure", description="no plan: conflicts", context=CONTEXT
-            )
-            await self._say(
-                forge, pull, commit_status, no_plan_comment(str(conflict), pull.head), str(conflict)
-            )
+            await self._say_none(forge, pull, "no plan: conflicts", str(conflict))
             return
-        observed = Observed(self.view.statuses, self.view.hosts, damaged=self.view.damaged)
-        change = difference(base, head, observed, self.clock())
+        change = difference(base, await self._forecast(head))
         state, description = summary(change)
         commit_status = CommitStatus(commit=pull.head, state=state, description=description, context=CONTEXT)
         await self._say(forge, pull, commit_status, comment(change, pull.head), change.gist)
 
+    async def _say_none(self, forge: Forge, pull: PullRequestSnapshot, description: str, why: str) -> None:
+        """Show that there is no plan, and why."""
+        commit_status = CommitStatus(
+            commit=pull.head, state="failure", description=description, context=CONTEXT
+        )
+        await self._say(forge, pull, commit_status, no_plan_comment(why, pull.head), why)
+
+    async def _try_to_say_none(self, forge: Forge, pull: PullRequestSnapshot, why: str) -> None:
+        try:
+            await self._say_none(forge, pull, "no plan: a bug of the reconciler", why)
+        except Exception:
+            log.exception("pull request %d does not show that it has no plan", pull.number)
+
     async def _say(
         self, forge: Forge, pull: PullRequestSnapshot, commit_status: CommitStatus, text: str, gist: Hashable
     ) -> None:
-        if self._shown.get(pull.number) == (pull.head, gist):
+        before = self._shown.pop(pull.number, None)
+        if before == (pull.head, gist):
+            self._shown[pull.number] = before  # the last in turn
             return
         await self.forges.upsert_comment(forge, pull.number, ManagedComment(key=KEY, text=text))
         await self.forges.commit_status(forge, commit_status)

@@ -22,6 +22,28 @@ LASTING = timedelta(minutes=10)
 Subject = TypeVar("Subject")
 
 
+@dataclass(slots=True)
+class Latch:
+    """
+    Countdown latch: calls `done`, once, when everybody who holds it has released it.
+
+    It is held once from the beginning, by whoever makes it.
+    """
+
+    done: Callable[[], None]
+    _holders: int = field(default=1, init=False)
+
+    def hold(self) -> None:
+        """Be one more whose release is waited for."""
+        self._holders += 1
+
+    def release(self) -> None:
+        """Be waited for no more."""
+        self._holders -= 1
+        if not self._holders:
+            self.done()
+
+
 class _Failure(NamedTuple):
     since: datetime
     why: str
@@ -58,6 +80,8 @@ class Poller(Generic[Subject]):
     polled: dict[str, Subject] = field(default_factory=dict, init=False)
     """Subject of the last poll by key, whatever its outcome."""
     _failures: dict[str, _Failure] = field(default_factory=dict, init=False)
+    _latches: dict[str, list[Latch]] = field(default_factory=dict, init=False)
+    """Latches that are released once a poll of the key has succeeded."""
     _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def run(self, pause: WaitForNews = wait_for_news) -> None:
@@ -72,13 +96,21 @@ class Poller(Generic[Subject]):
         finally:
             await self.close()
 
-    def notify(self, keys: Iterable[str] = (), at: datetime | None = None) -> None:
+    def notify(
+        self, keys: Iterable[str] = (), at: datetime | None = None, latch: Latch | None = None
+    ) -> None:
         """
         Poll these keys now, or at a time if that is sooner than planned.
 
         A key whose poll is running is polled once more afterwards; unknown keys are ignored.
-        Without keys, subjects and interval are only looked up again.
+        Without keys, subjects and interval are only looked up again. `latch` is held until
+        each of the keys was polled, from here on, and successfully.
         """
+        keys = tuple(keys)
+        if latch is not None:
+            for key in self.subjects().keys() & set(keys):
+                latch.hold()
+                self._latches.setdefault(key, []).append(latch)
         for key in keys:
             if at is None:
                 self.due.pop(key, None)
@@ -97,6 +129,8 @@ class Poller(Generic[Subject]):
         self._failures = {key: failure for key, failure in self._failures.items() if key in subjects}
         # Nothing is due later than that, unless the clock was set back.
         self.due = {key: min(time, latest) for key, time in self.due.items() if key in subjects}
+        for key in self._latches.keys() - subjects.keys():  # nothing is left to be done about it
+            self._release(self._latches.pop(key))
         for key, subject in subjects.items():
             if key not in self.running and self.due.get(key, now) <= now:
                 self.due[key] = latest
@@ -128,6 +162,7 @@ class Poller(Generic[Subject]):
 
     async def _run(self, key: str, subject: Subject) -> None:
         log_fields.bind(subject=key)
+        latches = self._latches.pop(key, [])  # those that come during the poll wait for the next one
         try:
             await self.poll(subject)
         except ReconcilerError as error:
@@ -137,11 +172,20 @@ class Poller(Generic[Subject]):
             self._fail(key, bug_message(error))
         else:
             self._failures.pop(key, None)
+            self._release(latches)
+            latches = []
         finally:
+            if latches:
+                self._latches[key] = [*latches, *self._latches.get(key, [])]
             self.polled[key] = subject
             self.running.pop(key, None)
             self._news.set()
             self.done()
+
+    @staticmethod
+    def _release(latches: Iterable[Latch]) -> None:
+        for latch in latches:
+            latch.release()
 
     def _fail(self, key: str, why: str) -> None:
         level = logging.INFO if key in self._failures else logging.WARNING

@@ -14,7 +14,15 @@ from typing import Literal, Protocol
 
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.errors import Problem, Unavailable
-from reconciler.core.events import HostSeen, MergeSeen, PullRequestSeen, RunEnded, RunSeen, WorkerReport
+from reconciler.core.events import (
+    BranchSeen,
+    HostSeen,
+    MergeSeen,
+    PullRequestSeen,
+    RunEnded,
+    RunSeen,
+    WorkerReport,
+)
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.forge import (
@@ -32,7 +40,7 @@ from reconciler.core.planning.plan import Plan
 from reconciler.core.runs.retention import Retention
 
 Clock = Callable[[], datetime]
-TaskFact = RunSeen | RunEnded | MergeSeen | PullRequestSeen
+TaskFact = RunSeen | RunEnded | MergeSeen | PullRequestSeen | BranchSeen
 Fact = TaskFact | HostSeen
 Step = Transition | HostChange
 Emit = Callable[[Fact], None]
@@ -240,6 +248,9 @@ class Forges(Protocol):
         Nothing is kept between calls: who could not work them asks again.
         """
 
+    async def branch_head(self, forge: Forge, branch: str) -> str | None:
+        """Return the commit of a branch; None if there is no such branch."""
+
     async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment) -> bool:
         """Create or update our comment with that key; return whether it is new."""
 
@@ -247,7 +258,7 @@ class Forges(Protocol):
         """
         Return the open pull requests against a base branch, without reviews and checks.
 
-        Those from forks are left out: anybody may open one, and have us read what it brings.
+        Those from forks are among them: anybody may open one, so nothing that it brings is run.
         """
 
     async def commit_status(self, forge: Forge, commit_status: CommitStatus) -> None:

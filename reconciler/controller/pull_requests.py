@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 
 from reconciler.controller.inbox import Inbox
-from reconciler.controller.poller import Poller
+from reconciler.controller.poller import Latch, Poller
 from reconciler.controller.ports import Clock, FleetView, Forges
 from reconciler.core.errors import Unavailable
 from reconciler.core.events import PullRequestSeen
@@ -87,13 +87,17 @@ class PullRequestController:
         """Watch tasks whose spec or status is new, and poll their repos soon."""
         self.poller.notify([repo for name in names if (repo := self._watch(name))])
 
-    def notify(self, hint: Hint) -> None:
-        """Look soon at the pull request that a hint names, or at what has changed in its repos."""
+    def notify(self, hint: Hint, latch: Latch | None = None) -> None:
+        """
+        Look soon at the pull request that a hint names, or at what has changed in its repos.
+
+        `latch` is held until that was done.
+        """
         if hint.pull is not None:
             for repo in self._view.desired.repos.keys() & hint.repos:
                 hints = {**self._hints.get(repo, {}), hint.pull: hint.delivery}
                 self._hints[repo] = dict(list(hints.items())[-MOST_HINTS:])
-        self.poller.notify(hint.repos)
+        self.poller.notify(hint.repos, latch=latch)
         self._inbox.wake()
 
     def retry_reasons(self, now: datetime) -> Mapping[str, str]:

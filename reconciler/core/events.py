@@ -126,6 +126,18 @@ class PullRequestSeen:
     """Our own account there; its actions are ignored."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchSeen:
+    """The branch of a task was read from its forge, after a webhook spoke of a push to it."""
+
+    task: str
+    branch: str
+    head: str
+    at: datetime
+    delivery: str | None = None
+    """Id of the webhook delivery that hinted at it."""
+
+
 # --- Events of the lifecycle -----------------------------------------------
 
 
@@ -255,6 +267,11 @@ class BranchTouched(Event):
     head: str
     report: Report | None = None
     """Of the round that was running, if that is how the push was noticed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchPushed(Event):
+    """Commits came to the branch that are not a delivery of ours: a sign of life, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

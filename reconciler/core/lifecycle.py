@@ -13,6 +13,7 @@ from typing import Any
 from reconciler.core.errors import IllegalTransition
 from reconciler.core.events import (
     Assigned,
+    BranchPushed,
     BranchTouched,
     Cancelled,
     ChangesRequested,
@@ -62,7 +63,7 @@ Row = Mapping[type[Event], Phase | None]
 
 def _anywhere(phase: Phase) -> Row:
     """Return the events that are legal in every phase: they keep it, or remove the task."""
-    same = dict.fromkeys((WaitingChanged, Renamed, SpecRemoved, Restored), phase)
+    same = dict.fromkeys((WaitingChanged, BranchPushed, Renamed, SpecRemoved, Restored), phase)
     return {**same, Removed: None}
 
 
@@ -495,6 +496,11 @@ def _touched(event: BranchTouched, status: Status) -> StatusChanges:
         "last_activity_at": event.origin.at,
         "waiting": waiting,
     }
+
+
+@_changes.register
+def _pushed(event: BranchPushed, status: Status) -> StatusChanges:  # noqa: ARG001 - all changes have one signature
+    return {"last_activity_at": event.origin.at}
 
 
 @_changes.register

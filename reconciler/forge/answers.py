@@ -48,6 +48,7 @@ def _in_utc(time: datetime) -> datetime:
 
 _Login = Annotated[str, AfterValidator(_as_it_is)]
 ForgeTime = Annotated[datetime, AfterValidator(_in_utc)]
+"""A time, in UTC."""
 _Commit = Annotated[str, Field(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})?$")]
 GHOST = "ghost"
 """Name that forges show for a deleted account."""
@@ -188,6 +189,16 @@ class StatusesAnswer(ForgeAnswer):
     total_count: Id = 0
 
 
+class _Head(ForgeAnswer):
+    id: _Commit = Field(validation_alias=AliasChoices("id", "sha"))
+
+
+class BranchAnswer(ForgeAnswer):
+    """A branch."""
+
+    commit: _Head
+
+
 class _Person(ForgeAnswer):
     name: JsonLine = ""
 
@@ -288,6 +299,7 @@ class CommentAnswer(ForgeAnswer):
 
 class _HookConfig(ForgeAnswer):
     url: str = ""
+    content_type: str = ""
 
 
 class HookAnswer(ForgeAnswer):
@@ -296,4 +308,12 @@ class HookAnswer(ForgeAnswer):
     id: Id
     active: bool
     events: tuple[str, ...] = ()
+    branch_filter: str = ""
     config: _HookConfig
+
+
+class DeliveryAnswer(ForgeAnswer):
+    """A delivery in the forge's own list, where it has one."""
+
+    status: JsonLine = ""
+    status_code: Id = 0

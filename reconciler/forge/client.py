@@ -9,9 +9,11 @@ nothing else: no error and no log has it.
 import asyncio
 import json
 import logging
+import os
 import re
+import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,6 +49,10 @@ _MOST_BYTES = 16 * 2**20
 _COUNT = re.compile(r"[0-9]{1,15}")
 _UNCHANGED = 304
 _PASSING = frozenset({429, 502, 503, 504})
+_DENIAL_REST = 30.0
+"""Seconds for which what a token was refused is not tried again with the same token."""
+_LOOKUP_REST = 5.0
+"""Least seconds between two looks at where the token is, once it was refused: a command may print it."""
 
 
 class Declined(Unavailable):
@@ -73,7 +79,25 @@ class UnexpectedAnswer(Unavailable):
 
 
 class Forbidden(Unavailable):
-    """The token lacks a right (403)."""
+    """The token, or its account, lacks a right (403)."""
+
+
+class TokenRefused(Unavailable):
+    """The token is not good any more, or never was (401)."""
+
+
+class RightMissing(Forbidden):
+    """The token lacks a right that it would need for anything of the kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Denial:
+    """What a token was refused, so that it is not asked for again and again."""
+
+    token: str
+    error: TokenRefused | RightMissing
+    until: float
+    """Monotonic time from which on it is tried again."""
 
 
 class Broken(Unavailable):
@@ -127,6 +151,10 @@ class ForgeClient:
         self._tokens = tokens
         self._token = ""
         """The last that was used; nobody learns it."""
+        self._looked_up_at = 0.0
+        """Monotonic time at which a token that was refused was looked up last."""
+        self._denials: dict[str, _Denial] = {}
+        """By the kind of request; `` for all of them."""
         self._pause = pause
         self._rest = rest or Rest()
         self._cache = AnswerCache[_Reply]()
@@ -245,7 +273,8 @@ class ForgeClient:
         import httpx2  # noqa: PLC0415 - see above
 
         request = (path, *sorted((params or {}).items())) if method == "GET" else None
-        headers = await self._authorization()
+        kind = _kind_of(method, path)
+        headers = await self._authorization(kind)
         if tag := self._cache.tag(request):
             headers["If-None-Match"] = tag
         try:
@@ -263,19 +292,47 @@ class ForgeClient:
             raise Unavailable(f"{self._where}: {self._harmless(str(error))}") from None
         if tag and reply.status_code == _UNCHANGED:
             return self._cache.get(request)
-        answer = self._checked(f"{method} {path}", reply.status_code, reply.headers, raw)
+        try:
+            answer = self._checked(f"{method} {path}", reply.status_code, reply.headers, raw)
+        except (TokenRefused, RightMissing) as error:
+            key = kind if isinstance(error, RightMissing) else ""
+            self._denials[key] = _Denial(self._token, error, time.monotonic() + _DENIAL_REST)
+            self._looked_up_at = 0.0  # it may have been exchanged: the next request looks at once
+            raise
+        if self._denials:
+            self._denials.pop("", None)
+            self._denials.pop(kind, None)
         if request and (tag := reply.headers.get("etag", "")):
             self._cache.keep(request, tag, answer)
         return answer
 
-    async def _authorization(self) -> dict[str, str]:
+    @property
+    def denials(self) -> Sequence[str]:
+        """What the token is refused, as far as it was tried; the reasons."""
+        return [str(denial.error) for denial in self._denials.values()]
+
+    async def _authorization(self, kind: str) -> dict[str, str]:
+        """
+        Return the header with the token.
+
+        One that was refused is looked up anew: it may have been exchanged. The
+        same one is not tried again at once; raises the error of the last time.
+        """
+        now, denial = time.monotonic(), self._denials.get("") or self._denials.get(kind)
+        if denial and now >= self._looked_up_at + _LOOKUP_REST:
+            self._tokens.drop()
+            self._looked_up_at = now
         token = await self._tokens.get()
         if not token or not token.isascii() or not token.isprintable() or " " in token:
             self._tokens.drop()
             message = f"empty or has characters that no token has; fix what {self._tokens.place} points to"
             raise Unavailable(f"{self._where}: the token is {message}")
+        if token != self._token:
+            self._denials = {key: each for key, each in self._denials.items() if each.token == token}
         self._token = token
-        return {"Authorization": f"{self._dialect.scheme} {self._token}"}
+        if denial and denial.token == token and now < denial.until:
+            raise type(denial.error)(str(denial.error))
+        return {"Authorization": f"{self._dialect.scheme} {token}"}
 
     async def _body(self, reply: "httpx2.Response") -> bytes:
         raw = bytearray()
@@ -295,13 +352,14 @@ class ForgeClient:
         if status in _PASSING:
             raise Outage(f"{where}: {status} {message}", _seconds(headers.get("retry-after", "")))
         if status == 401:  # noqa: PLR2004 - unauthorized
-            self._tokens.drop()
-            raise Unavailable(
+            raise TokenRefused(
                 f"{where}: the token is refused ({message}); renew what {self._tokens.place} points to"
             )
         if status == 403:  # noqa: PLR2004 - forbidden
-            right = self._harmless(self._dialect.missing_right(headers)) or self._dialect.rights
-            raise Forbidden(f"{where}: the token may not do this ({message}); {right}")
+            if right := self._harmless(self._dialect.missing_right(message, headers)):
+                renew = f"a token that has it, where {self._tokens.place} points to, is taken up by itself"
+                raise RightMissing(f"{where}: the token may not do this ({message}): {right}; {renew}")
+            raise Forbidden(f"{where}: the token may not do this ({message}); {self._dialect.rights}")
         if 300 <= status < 400:  # noqa: PLR2004 - redirection
             raise Unavailable(f"{where}: it has moved ({status}); correct `forge.api` and `forge.repo`")
         if status >= 500:  # noqa: PLR2004 - errors of the server
@@ -340,6 +398,57 @@ class ForgeClient:
     def _harmless(self, text: str) -> str:
         hidden = text.replace(self._token, "***") if self._token else text
         return one_line(hidden, 300)
+
+
+async def post_once(
+    url: str, headers: Mapping[str, str], body: bytes, ca: str | None = None
+) -> tuple[int, str]:
+    """
+    Post to any address, without a token; return the status and what the answer says, in one line.
+
+    Raises Unavailable, with the reason alone, if there is no answer.
+    """
+    import httpx2  # noqa: PLC0415 - see above
+
+    timeout = httpx2.Timeout(_READ_TIMEOUT / 2, connect=_CONNECT_TIMEOUT)
+    try:
+        trusted = Authorities(ca).context
+        async with (
+            httpx2.AsyncClient(timeout=timeout, trust_env=False, verify=trusted) as http,
+            asyncio.timeout(_READ_TIMEOUT),
+            http.stream("POST", url, headers=dict(headers), content=body) as reply,
+        ):
+            raw = bytearray()
+            async for chunk in reply.aiter_bytes():
+                raw += chunk
+                if len(raw) > 10_000:  # noqa: PLR2004 - more than any answer of ours
+                    break
+    except TimeoutError:
+        raise Unavailable("no answer in time") from None
+    except (httpx2.HTTPError, httpx2.InvalidURL, UsageError) as error:
+        raise Unavailable(_reason(error)) from None
+    return reply.status_code, one_line(_message(bytes(raw)), 200)
+
+
+_NAMES = re.compile(r"(?<=/)(?:\d+|[0-9a-f]{40,64})(?=/|$)")
+
+
+def _kind_of(method: str, path: str) -> str:
+    """Return the kind of request, such that one right is needed for all of a kind: it names no thing."""
+    return f"{'read' if method == 'GET' else 'write'} {_NAMES.sub('_', path)}"
+
+
+def _reason(error: BaseException) -> str:
+    """Return why there was no answer: what the system says of it, where it is the cause."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            number = 0 if isinstance(cause, ssl.SSLError) else cause.errno or 0
+            return one_line(os.strerror(number) if number > 0 else cause.strerror, 200)
+        if isinstance(cause, BaseExceptionGroup):
+            return _reason(cause.exceptions[0])
+        cause = cause.__cause__ or cause.__context__
+    return one_line(str(error), 200) or type(error).__name__
 
 
 def page_of(number: int, size: int, size_parameter: str) -> Mapping[str, str]:
@@ -383,7 +492,8 @@ def _message(raw: bytes) -> str:
         return ""
     listed = value.get("errors")
     reasons = [_listed_reason(each) for each in listed] if isinstance(listed, list) else []
-    return ": ".join(filter(None, [str(value.get("message") or ""), "; ".join(filter(None, reasons))]))
+    message = str(value.get("message") or value.get("detail") or "")
+    return ": ".join(filter(None, [message, "; ".join(filter(None, reasons))]))
 
 
 def _listed_reason(error: object) -> str:

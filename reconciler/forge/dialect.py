@@ -2,6 +2,7 @@
 Dialects: where the APIs of the forges differ.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
 Headers = Mapping[str, str]
 
 
-def _no_right(_: Headers) -> str:
-    return ""
+_NEEDED_SCOPE = re.compile(r"required scope\(s\): \[([^\]]{1,100})\]")
+
+
+def _missing_scope(message: str, _: Headers) -> str:
+    return f"it lacks {match[1]}" if (match := _NEEDED_SCOPE.search(message)) else ""
 
 
 def _no_limit(_status: int, _headers: Headers, _message: str) -> float | None:
@@ -40,8 +44,8 @@ class Dialect:
         "it needs the scopes write:repository, write:issue and read:user, and an account that may write"
     )
     """What a token needs, where the forge does not say which right is missing."""
-    missing_right: Callable[[Headers], str] = _no_right
-    """Return which right an answer of 403 says is missing; empty if it says nothing."""
+    missing_right: Callable[[str, Headers], str] = _missing_scope
+    """Return which right an answer of 403 says is missing, by its message and headers; or nothing."""
     limit: Callable[[int, Headers, str], float | None] = _no_limit
     """
     Return for how many seconds a failed answer asks to wait; None if it is not about a limit.
@@ -96,6 +100,11 @@ class Dialect:
 
     hook_type: Mapping[str, str] = field(default_factory=lambda: {"type": "forgejo"})
     hook_events: tuple[str, ...]
+    """Events that a webhook is made for."""
+    listed_events: tuple[str, ...]
+    """Events that such a webhook lists at the least; some names bring others with them."""
+    lists_deliveries: bool = False
+    """Whether its API tells what the deliveries of a webhook were answered."""
     renews_hook_secret: bool = False
     """Whether a webhook that is edited gets the new secret; if not, another is made in its place."""
 
@@ -108,8 +117,17 @@ class Dialect:
 
 _COMMON = ("push", "create", "delete", "issues", "pull_request")
 
-FORGEJO = Dialect(hook_events=(*_COMMON, "action_run_failure", "action_run_success", "action_run_recover"))
+_LISTED = (*_COMMON, "issue_comment", "pull_request_comment", "pull_request_sync")
+
+FORGEJO = Dialect(
+    hook_events=(*_COMMON, "action_run_failure", "action_run_success", "action_run_recover"),
+    listed_events=_LISTED,
+)
 """Written from the sources of Forgejo 15, and tried on 15.0.3."""
 
-GITEA = Dialect(hook_type={"type": "gitea"}, hook_events=(*_COMMON, "status"))
+GITEA = Dialect(
+    hook_type={"type": "gitea"},
+    hook_events=(*_COMMON, "status"),
+    listed_events=(*_LISTED, "pull_request_review", "status"),
+)
 """Written from the sources of Gitea 1.27, and tried on 1.26.3."""

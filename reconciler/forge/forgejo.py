@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from reconciler.controller.ports import Clock
 from reconciler.core.adapter import Secret
@@ -21,7 +22,7 @@ from reconciler.core.model.forge import (
     PullRequestSnapshot,
 )
 from reconciler.core.model.specs import Forge
-from reconciler.forge.answers import CommentAnswer, HookAnswer, IssueAnswer
+from reconciler.forge.answers import BranchAnswer, CommentAnswer, DeliveryAnswer, HookAnswer, IssueAnswer
 from reconciler.forge.app import AppSignature, AppToken
 from reconciler.forge.client import GONE_CODES, Declined, ForgeClient, Rest
 from reconciler.forge.dialect import Dialect
@@ -40,6 +41,9 @@ class InstalledWebhook:
     url: str
     is_active: bool
     events: tuple[str, ...]
+    content_type: str = "json"
+    branches: str = ""
+    """Pattern of the branches that it tells of; empty or `*` for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,11 @@ class ForgeRegistry:
         for clients in opened.values():
             await clients.client.close()
 
+    def denials(self, forge: Forge) -> Sequence[str]:
+        """Return what the token is refused there now, as far as it was tried."""
+        clients = self._clients_by_place.get(forge)
+        return clients.client.denials if clients else ()
+
     async def pulls(
         self, forge: Forge, branches: Collection[str], fresh: Collection[int]
     ) -> Mapping[str, PullRequestSnapshot | Unavailable]:
@@ -117,13 +126,23 @@ class ForgeRegistry:
             comments = [answer.comment(me) async for answer in answers if answer.number]
         return sorted(comments, key=lambda comment: (comment.created_at, comment.id))
 
+    async def branch_head(self, forge: Forge, branch: str) -> str | None:
+        """Return the commit of a branch; None if there is no such branch."""
+        async with self._at(forge) as clients:
+            try:
+                return (await clients.client.get(f"branches/{quote(branch)}", BranchAnswer)).commit.id
+            except Declined as declined:
+                if declined.status in GONE_CODES:
+                    return None
+                raise
+
     async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment) -> bool:
         """Create or update our comment with that key; return whether it is new."""
         async with self._at(forge) as clients:
             return await clients.writer.upsert_comment(number, note)
 
     async def open_pulls(self, forge: Forge, base: str) -> Sequence[PullRequestSnapshot]:
-        """Return the open pull requests against a base branch, without details; none from forks."""
+        """Return the open pull requests against a base branch, those from forks too, without details."""
         async with self._at(forge) as clients:
             return await clients.pulls.open(base)
 
@@ -155,7 +174,9 @@ class ForgeRegistry:
             events = list(clients.dialect.hook_events)
             new = await _write_hook(clients, {"active": True, "events": events, "config": config})
             hooks = [
-                hook async for hook in clients.client.pages("hooks", HookAnswer) if hook.config.url == url
+                hook
+                async for hook in clients.client.pages("hooks", HookAnswer)
+                if canonical_url(hook.config.url) == canonical_url(url)
             ]
             kept = next((hook for hook in hooks if hook.id == new.id), None)
             if kept is None or not kept.active:
@@ -172,6 +193,16 @@ class ForgeRegistry:
         """Have the forge send a webhook: a push that moved nothing."""
         async with self._at(forge) as clients:
             await clients.client.send("POST", f"hooks/{hook.id}/tests")
+
+    async def last_response(self, forge: Forge, hook: InstalledWebhook) -> str:
+        """Return what a forge says its last delivery was answered; empty if it does not list deliveries."""
+        async with self._at(forge) as clients:
+            if not clients.dialect.lists_deliveries:
+                return ""
+            pages = clients.client.pages(f"hooks/{hook.id}/deliveries", DeliveryAnswer, most=1, size=1)
+            async for delivery in pages:
+                return " ".join(filter(None, (str(delivery.status_code or ""), delivery.status)))
+            return ""
 
     @asynccontextmanager
     async def _at(self, forge: Forge) -> AsyncIterator[_RepositoryClients]:
@@ -214,7 +245,18 @@ async def _write_hook(clients: _RepositoryClients, body: Mapping[str, Any]) -> H
     return await clients.client.write("POST", "hooks", HookAnswer, whole)
 
 
+def canonical_url(url: str) -> str:
+    """Return an address so that two that are the same compare equal."""
+    parts = urlsplit(url)
+    return parts._replace(scheme=parts.scheme.lower(), netloc=parts.netloc.lower()).geturl().rstrip("/")
+
+
 def _hook(answer: HookAnswer) -> InstalledWebhook:
     return InstalledWebhook(
-        id=answer.id, url=answer.config.url, is_active=answer.active, events=answer.events
+        id=answer.id,
+        url=answer.config.url,
+        is_active=answer.active,
+        events=answer.events,
+        content_type=answer.config.content_type,
+        branches=answer.branch_filter,
     )

@@ -66,7 +66,7 @@ def _date(headers: Headers) -> float:
         return 0.0
 
 
-def _missing_right(headers: Headers) -> str:
+def _missing_right(_: str, headers: Headers) -> str:
     """Return which right would have been enough; GitHub says so by the kind of token."""
     if sso := headers.get("x-github-sso", ""):
         return f"it has to be authorised for the organisation's single sign-on: {sso.partition('url=')[2]}"
@@ -335,6 +335,11 @@ async def _graphql(client: ForgeClient, query: str, variables: Mapping[str, Any]
 
 # --- The dialect -----------------------------------------------------------
 
+_EVENTS = (
+    *("push", "create", "delete", "issues", "issue_comment", "status", "check_suite"),
+    *("pull_request", "pull_request_review", "pull_request_review_comment"),
+)
+
 GITHUB = Dialect(
     headers={"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"},
     scheme="Bearer",
@@ -357,10 +362,9 @@ GITHUB = Dialect(
     same_label=str.lower,
     label_key="name",
     hook_type={"name": "web"},
-    hook_events=(
-        *("push", "create", "delete", "issues", "issue_comment", "status", "check_suite"),
-        *("pull_request", "pull_request_review", "pull_request_review_comment"),
-    ),
+    hook_events=_EVENTS,
+    listed_events=_EVENTS,
+    lists_deliveries=True,
     renews_hook_secret=True,
 )
 """

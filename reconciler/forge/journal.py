@@ -1,10 +1,12 @@
 """
-Delivery log: what became of signed webhooks.
+Delivery log: what became of webhooks.
 
-JSON lines, one for each delivery, on disk before it is answered. Nothing of it
-is worked later: after a restart everybody looks in any case. Only the hint is
-kept: bodies have addresses of people in them, and nothing in them is believed
-anyway.
+JSON lines, one for each signed delivery, on disk before it is answered, and one
+more once it was acted upon: what was not when the process ended is acted upon
+by the next. Only the hint is kept: bodies have addresses of people in them, and
+nothing in them is believed anyway. Of deliveries that were not accepted the
+last few are in a file of their own, for `reconciler webhook`: anybody can send
+such, so it stays small and is seldom written.
 """
 
 import json
@@ -12,9 +14,9 @@ import logging
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,7 +25,7 @@ from reconciler.controller.ports import Clock
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.forge import Hint
 from reconciler.core.times import parse_time
-from reconciler.files import replace_durably, sync_folder
+from reconciler.files import replace_atomically, replace_durably, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,10 @@ between, the next look without a hint finds it.
 _KEPT = 500
 """Deliveries that are remembered, and kept when the file is written anew."""
 _LARGEST = 2**20
+_REJECTIONS = 20
+"""Rejected deliveries that are kept."""
+_SELDOM = timedelta(seconds=1)
+"""Least time between two writes of them."""
 
 KeptOutcome = Literal["taken", "duplicate"]
 DeliveryOutcome = Literal[KeptOutcome, "ignored", "refused"]
@@ -51,6 +57,28 @@ class Delivery:
     digest: str
     """Of its body."""
     outcome: KeptOutcome
+    done_at: datetime | None = None
+    """When everybody whom it concerns had looked, and what they saw was on record."""
+
+    @property
+    def delay(self) -> timedelta | None:
+        """How long after the event it came, if its body says when that was; forges count in seconds."""
+        if self.hint.happened_at is None:
+            return None
+        return max(self.at - self.hint.happened_at, timedelta())
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A delivery that was not accepted. Nothing of it is proven: anybody can send one."""
+
+    at: datetime
+    event: str
+    place: str
+    """Repository that it claims to be from, as far as that is one of the fleet's."""
+    status: int
+    """Of the answer."""
+    why: str
 
 
 class Journal:
@@ -60,9 +88,13 @@ class Journal:
         self.counts: Counter[tuple[str, DeliveryOutcome]] = Counter()
         """Deliveries of this process, by event and what became of them."""
         self._path = folder / "deliveries.jsonl"
+        self._rejections_path = folder / "rejected.json"
         self._clock = clock
         self._lock = threading.Lock()
         self._last = deque(_read(self._path), _KEPT)
+        self._rejections = deque(_read_rejections(self._rejections_path), _REJECTIONS)
+        self._rejected_at: dict[str, datetime] = {}
+        """When one was written last, by its place; these are few."""
 
     def add(self, hint: Hint, digest: str) -> KeptOutcome:
         """
@@ -74,9 +106,46 @@ class Journal:
             now = self._clock()
             outcome: KeptOutcome = "duplicate" if self._is_known(hint, digest, now) else "taken"
             delivery = Delivery(hint, now, digest, outcome)
-            self._append(delivery)
+            self._append(_line(delivery))
             self._last.append(delivery)
             return outcome
+
+    def complete(self, delivery: str) -> None:
+        """
+        Note that a delivery was acted upon.
+
+        Not durably, and never failing: at worst it is acted upon once more.
+        """
+        with self._lock:
+            now = self._clock()
+            for at, each in enumerate(self._last):
+                if each.hint.delivery == delivery and each.outcome == "taken" and each.done_at is None:
+                    self._last[at] = replace(each, done_at=now)
+                    with suppress(OSError), self._path.open("ab") as file:
+                        file.write(_done_line(delivery, now))
+
+    def pending(self) -> Sequence[Delivery]:
+        """Return the deliveries that were not acted upon yet, oldest first."""
+        with self._lock:
+            return [each for each in self._last if each.outcome == "taken" and each.done_at is None]
+
+    def reject(self, event: str, place: str, status: int, why: str) -> None:
+        """Note a delivery that was not accepted."""
+        with self._lock:
+            now = self._clock()
+            self._rejections.append(Rejection(now, event, place, status, why))
+            if (last := self._rejected_at.get(place)) and abs(now - last) < _SELDOM:
+                return
+            self._rejected_at[place] = now
+            with suppress(OSError):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                entries = [asdict(each) | {"at": each.at.isoformat()} for each in self._rejections]
+                replace_atomically(self._rejections_path, json.dumps(entries).encode())
+
+    def rejections(self) -> Sequence[Rejection]:
+        """Return the last deliveries that were not accepted, newest first."""
+        with self._lock:
+            return tuple(reversed(self._rejections))
 
     def recent(self) -> Sequence[Delivery]:
         """Return the last deliveries, newest first."""
@@ -97,14 +166,14 @@ class Journal:
             if other.outcome == "taken"
         )
 
-    def _append(self, delivery: Delivery) -> None:
+    def _append(self, line: bytes) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             is_new = not self._path.exists()
             if not is_new and self._path.stat().st_size > _LARGEST:
                 replace_durably(self._path, b"".join(map(_line, self._last)))
             with self._path.open("ab") as file:
-                file.write(_line(delivery))
+                file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
             if is_new:
@@ -114,21 +183,51 @@ class Journal:
 
 
 def _line(delivery: Delivery) -> bytes:
-    value = asdict(delivery) | {"at": delivery.at.isoformat()}
     # The line break comes first, so that a line torn by a crash does not corrupt this one.
-    return b"\n" + json.dumps(value).encode()
+    return b"\n" + json.dumps(asdict(delivery), default=datetime.isoformat).encode()
 
 
-def _read(path: Path) -> Iterator[Delivery]:
+def _done_line(delivery: str, at: datetime) -> bytes:
+    return b"\n" + json.dumps({"done": delivery, "at": at.isoformat()}).encode()
+
+
+def _read(path: Path) -> Sequence[Delivery]:
+    deliveries: dict[int, Delivery] = {}
+    places: dict[str, int] = {}
+    """Line at which a delivery was taken, by its id."""
     with suppress(OSError):
-        for line in path.read_bytes().splitlines():
+        for number, line in enumerate(path.read_bytes().splitlines()):
             # Torn by a crash: it was not answered either.
             with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                yield _delivery(json.loads(line))
+                value = json.loads(line)
+                if "done" in value:
+                    at = places[value["done"]]
+                    deliveries[at] = replace(deliveries[at], done_at=parse_time(value["at"]))
+                    continue
+                delivery = deliveries[number] = _delivery(value)
+                if delivery.outcome == "taken":
+                    places[delivery.hint.delivery] = number
+    return list(deliveries.values())
 
 
 def _delivery(value: Any) -> Delivery:
     if value["outcome"] not in get_args(KeptOutcome):
         raise ValueError(value["outcome"])
-    hint = Hint(**{**value["hint"], "repos": tuple(value["hint"]["repos"])})
-    return Delivery(hint, parse_time(value["at"]), value["digest"], value["outcome"])
+    hint, done = value["hint"], value.get("done_at")
+    happened = hint.get("happened_at")
+    times = {"happened_at": parse_time(happened) if happened else None, "repos": tuple(hint["repos"])}
+    return Delivery(
+        Hint(**{**hint, **times}),
+        parse_time(value["at"]),
+        value["digest"],
+        value["outcome"],
+        parse_time(done) if done else None,
+    )
+
+
+def _read_rejections(path: Path) -> Sequence[Rejection]:
+    try:
+        values = json.loads(path.read_bytes())
+        return [Rejection(**{**each, "at": parse_time(each["at"])}) for each in values]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ()

@@ -137,11 +137,9 @@ class PullRequestReader:
         return None
 
     async def open(self, base: str) -> list[PullRequestSnapshot]:
-        """Return the open pull requests of branches from here against a base branch, without details."""
+        """Return the open pull requests against a base branch, those from forks too, without details."""
         answers = self._client.pages("pulls", PullAnswer, {"state": "open"})
-        return [
-            self._pull(answer) async for answer in answers if answer.base.ref == base and answer.is_from_here
-        ]
+        return [self._pull(answer) async for answer in answers if answer.base.ref == base]
 
     async def read(self, number: int) -> PullRequestDetail:
         """Return a pull request as it is now."""

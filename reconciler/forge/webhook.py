@@ -10,6 +10,7 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
 from typing import Any
 
 from pydantic import AliasChoices, Field, ValidationError
@@ -18,7 +19,7 @@ from reconciler.core.errors import UsageError
 from reconciler.core.fields import Id
 from reconciler.core.model.forge import Hint
 from reconciler.core.text import one_line
-from reconciler.forge.answers import ForgeAnswer, ForgeUser, JsonLine, name_of
+from reconciler.forge.answers import ForgeAnswer, ForgeTime, ForgeUser, JsonLine, name_of
 
 _FAMILIES = ("forgejo", "gitea", "github")
 _SIGNATURES = ("x-hub-signature-256", "x-forgejo-signature", "x-gitea-signature")
@@ -44,6 +45,18 @@ def has_valid_signature(raw: bytes, headers: Mapping[str, str], secrets: Collect
     return frozenset(secret for secret, each in wanted.items() if hmac.compare_digest(each, signature))
 
 
+def ping(secret: str) -> tuple[Mapping[str, str], bytes]:
+    """Return headers and body of a signed delivery that says nothing: no event has such a body."""
+    body = b'{"ping": "reconciler"}'
+    signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    headers = {
+        "content-type": "application/json",
+        "x-forgejo-event": "ping",
+        "x-hub-signature-256": f"sha256={signature}",
+    }
+    return headers, body
+
+
 def read_hint(headers: Mapping[str, str], raw: bytes) -> Hint | None:
     """
     Return the hint in a webhook; None for an event that is not handled.
@@ -65,6 +78,7 @@ def read_hint(headers: Mapping[str, str], raw: bytes) -> Hint | None:
         action=body.action,
         place=place,
         sender=name_of(body.sender),
+        happened_at=body.happened_at,
         **hint,
     )
 
@@ -97,6 +111,7 @@ class _Repository(ForgeAnswer):
 class _Numbered(ForgeAnswer):
     number: Id
     pull_request: dict[str, Any] | None = None
+    updated_at: ForgeTime | None = None
 
 
 class _Run(ForgeAnswer):
@@ -132,6 +147,12 @@ class _Body(ForgeAnswer):
     check_run: _Checked | None = None
     check_suite: _Checked | None = None
     workflow_run: _Checked | None = None
+
+    @property
+    def happened_at(self) -> datetime | None:
+        """When it happened; None if it does not say so, as for a push."""
+        ticket = self.pull_request or self.issue
+        return ticket.updated_at if ticket else None
 
     @property
     def place(self) -> str | None:

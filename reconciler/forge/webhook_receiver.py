@@ -4,13 +4,15 @@ Webhook receiver: checks deliveries, logs them, and passes them on as hints.
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from reconciler.controller.ports import FleetView
 from reconciler.core.adapter import Secret
-from reconciler.core.errors import Refused, Unavailable, UsageError
+from reconciler.core.errors import ReconcilerError, Refused, Unavailable, UsageError
 from reconciler.core.model.forge import Hint
 from reconciler.core.model.specs import Forge
 from reconciler.forge.journal import Journal
@@ -26,13 +28,18 @@ Not less: strangers may send many bodies.
 """
 
 
+_STATUSES: Mapping[type[ReconcilerError], int] = {Refused: 401, UsageError: 400, Unavailable: 503}
+"""What a forge is answered."""
+_FULL_NAME = re.compile(rb'"full_name"\s*:\s*"([^"\\]{1,200})"')
+
+
 class WebhookReceiver:
     """
     Implements `controller.ports.Hooks`.
 
     The forges are those of the fleet as the controller knows it. A secret may
     have several lines during a rotation: each is good. `notify` is called once
-    for each delivery that is new.
+    for each delivery that is new, and calls back once it was acted upon.
     """
 
     def __init__(
@@ -40,7 +47,7 @@ class WebhookReceiver:
         view: FleetView,
         secret: Callable[[Secret], Awaitable[str]],
         journal: Journal,
-        notify: Callable[[Hint], None],
+        notify: Callable[[Hint, Callable[[], None]], None],
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self._view = view
@@ -62,8 +69,8 @@ class WebhookReceiver:
         try:
             forges = await self._signers(headers, body)
             hint = read_hint(headers, body)
-        except (Refused, UsageError):
-            self._journal.count(event, "refused")
+        except (Refused, UsageError, Unavailable) as error:
+            await self._reject(event, body, error)
             raise
         names = _names(hint, forges) if hint else ()
         if hint is None or not names:
@@ -73,7 +80,23 @@ class WebhookReceiver:
         outcome = await asyncio.to_thread(self._journal.add, hint, digest(body))
         self._journal.count(event, outcome)
         if outcome == "taken":
-            self._notify(hint)
+            self._pass_on(hint)
+
+    def resume(self) -> None:
+        """Pass on what came before a crash and was not acted upon; call it once the specs are read."""
+        for delivery in self._journal.pending():
+            self._pass_on(delivery.hint)
+
+    def _pass_on(self, hint: Hint) -> None:
+        self._notify(hint, partial(self._journal.complete, hint.delivery))
+
+    async def _reject(self, event: str, body: bytes, error: ReconcilerError) -> None:
+        """Note a delivery that is not accepted, for those who look for it."""
+        if not isinstance(error, Unavailable):
+            self._journal.count(event, "refused")
+        places = {forge.repo for forge in self._view.desired.forges.values()}
+        place = await asyncio.to_thread(_claimed_place, body, places)
+        await asyncio.to_thread(self._journal.reject, event, place, _STATUSES[type(error)], str(error))
 
     async def _signers(self, headers: Mapping[str, str], body: bytes) -> Mapping[str, Forge]:
         """
@@ -129,6 +152,13 @@ async def _signed_with(
     secrets = {value for values in readable.values() for value in values}
     good = await asyncio.to_thread(has_valid_signature, body, headers, secrets)
     return {place for place, values in readable.items() if not good.isdisjoint(values)}
+
+
+def _claimed_place(body: bytes, places: Collection[str]) -> str:
+    """Return the repository of the fleet that a body claims to be from; empty if it names none."""
+    by_name = {place.lower(): place for place in places}
+    names = (match[1].decode("utf-8", "replace").lower() for match in _FULL_NAME.finditer(body))
+    return next((by_name[name] for name in names if name in by_name), "")
 
 
 def _names(hint: Hint, forges: Mapping[str, Forge]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ opened or adopted; until that is done the mark says `new`.
 import hashlib
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from urllib.parse import quote
 
@@ -279,12 +279,10 @@ class ForgeWriter:
         self._labels = {same(label.name): label.id async for label in labels}
         for name in names:
             if same(name) not in self._labels:
-                is_phase = name.startswith(_PHASES)
-                color = _PHASE_COLOR if is_phase else _OTHER_COLOR
-                body: dict[str, object] = {"name": name, "color": color}
-                if self._dialect.has_exclusive_labels:
-                    body["exclusive"] = is_phase
-                self._labels[same(name)] = (await self._client.write("POST", "labels", LabelAnswer, body)).id
+                made = await self._client.write(
+                    "POST", "labels", LabelAnswer, label_body(name, self._dialect)
+                )
+                self._labels[same(name)] = made.id
 
     def _same(self, names: Iterable[str]) -> set[str]:
         return {self._dialect.same_label(name) for name in names}
@@ -332,6 +330,13 @@ def _check_taken(detail: PullRequestDetail, want: ForgeView) -> None:
             f"pull request #{detail.pull.number}: the forge answered well, but does not show "
             f"{' and '.join(missing)}; may the account of the token change it?"
         )
+
+
+def label_body(name: str, dialect: Dialect) -> Mapping[str, object]:
+    """Return the request that makes a label; of those for phases one is set at a time."""
+    is_phase = name.startswith(_PHASES)
+    body: dict[str, object] = {"name": name, "color": _PHASE_COLOR if is_phase else _OTHER_COLOR}
+    return {**body, "exclusive": is_phase} if dialect.has_exclusive_labels else body
 
 
 def _title(want: ForgeView) -> str:

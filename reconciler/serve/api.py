@@ -58,8 +58,14 @@ async def serve_api(
         cache,
         forge_secret,
         journal,
-        partial(notify, pulls=fleet.loop.controllers.pulls, pollers=fleet.pollers),
+        partial(
+            notify,
+            pulls=fleet.loop.controllers.pulls,
+            branches=fleet.branches,
+            pollers=[poller for poller in fleet.pollers if poller is not fleet.branches.poller],
+        ),
     )
+    _resume_deliveries(fleet, hooks)
     services = Services(
         record=HistoryReader(fleet.repository, lambda: cache.head),
         logs=AgentLogs(fleet.dispatch.logs),
@@ -84,6 +90,17 @@ async def serve_api(
     async with serve_app(app, listen) as url:
         on_listen(url)
         yield fleet.metrics.step, lambda _: app.ctx.notify()
+
+
+def _resume_deliveries(fleet: ServedFleet, hooks: WebhookReceiver) -> None:
+    """Have what came before a crash acted upon, once the specs were read."""
+    listeners = fleet.loop.listeners.specs
+
+    def resume() -> None:
+        listeners.remove(resume)
+        hooks.resume()
+
+    listeners.append(resume)
 
 
 def _unready(fleet: ServedFleet) -> str:
@@ -117,6 +134,15 @@ def _forges(fleet: ServedFleet) -> Mapping[str, bool]:
     return {repo: repo not in failing for repo in fleet.cache.desired.forges}
 
 
+def forge_problems(fleet: ServedFleet) -> Mapping[str, str]:
+    """Return why forges of repos cannot be worked with now; that of the fleet's own is `.fleet`."""
+    pollers = (fleet.loop.controllers.pulls.poller, *fleet.pollers)
+    failing = {repo: why for poller in pollers for repo, why in poller.failing().items()}
+    places = fleet.cache.desired.forges
+    denied = {repo: "; ".join(denials) for repo in places if (denials := fleet.forges.denials(places[repo]))}
+    return {**{repo: why for repo, why in failing.items() if repo in places}, **denied}
+
+
 def _by_outcome(journal: Journal) -> Mapping[str, int]:
     counts = dict.fromkeys(get_args(DeliveryOutcome), 0)
     for (_, outcome), count in journal.counts.items():
@@ -142,7 +168,7 @@ def _page_services(fleet: ServedFleet, journal: Journal) -> "PageServices":
         specs_at=partial(_specs_at, fleet),
         load=lambda: fleet.loop.controllers.hosts.load,
         files_touched=partial(files_touched, repository, (fleet.branch, state)),
-        forges=partial(_forges, fleet),
+        forge_problems=partial(forge_problems, fleet),
         hooks=lambda: HookReport(
             counts=[(event, outcome, n) for (event, outcome), n in sorted(journal.counts.items())],
             taken=[(each.at, each.hint.event, ", ".join(each.hint.repos)) for each in journal.recent()],

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reconciler import clock, datafolder
+from reconciler.controller.branches import BranchController
 from reconciler.controller.build import build_loop
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.issues import IssueController
@@ -76,6 +77,9 @@ class ServedFleet:
     writer: BotCommitter
     pollers: Sequence[Poller[Any]]
     """Pollers that the loop does not drive."""
+    branches: BranchController
+    """Its poller is one of them."""
+    forges: ForgeRegistry
     presence: PresenceFile
     me: Presence
     metrics: "Metrics | None"
@@ -148,6 +152,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             sweep_interval=settings.sweep_interval,
         )
         loop, writer = build_loop(cache, ports, loop_settings), BotCommitter(repository, branch)
+        branches = BranchController(forges, cache, loop.inbox, clock.now)
         yield ServedFleet(
             repository=repository,
             base=base,
@@ -168,7 +173,10 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
                 ),
                 IssueController(forges, writer, cache, clock.now, read_task, edit).poller,
                 PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now).poller,
+                branches.poller,
             ),
+            branches=branches,
+            forges=forges,
         )
 
 

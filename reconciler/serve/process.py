@@ -14,7 +14,7 @@ from reconciler.controller.ports import Step
 from reconciler.core.errors import UsageError
 from reconciler.dispatch import environ
 from reconciler.dispatch.secrets import secret_variables
-from reconciler.serve.api import serve_api
+from reconciler.serve.api import forge_problems, serve_api
 from reconciler.serve.fleet import ServedFleet, build_fleet
 from reconciler.serve.shutdown import ending
 from reconciler.settings import Settings
@@ -108,6 +108,7 @@ async def _tell(fleet: ServedFleet, settings: Settings) -> None:
                 specs=fleet.cache.desired.revision,
                 state=fleet.cache.head,
                 error=fleet.loop.backoff.why,
+                forges=dict(forge_problems(fleet)),
             )
         )
         await asyncio.sleep(BEAT)

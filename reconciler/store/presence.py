@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ class Presence:
     """Commit of the state branch that it put on record last."""
     error: str = ""
     """Why it cannot go on now."""
+    forges: Mapping[str, str] = field(default_factory=dict)
+    """Why forges cannot be worked with now, by repo; that of the fleet's own is `.fleet`."""
     ended: str = ""
     """When it ended; empty if it has not, or was killed."""
 
@@ -98,5 +100,12 @@ def fleet_file(repository: Repository, branch: str, folder: Path, ending: str = 
 
 
 def _presence(document: Mapping[str, Any]) -> Presence:
-    texts = {name: one_line(str(document.get(name, ""))) for name in Presence.__slots__ if name != "pid"}
-    return Presence(pid=int(document.get("pid", 0)), **texts)
+    texts = {
+        name: one_line(str(document.get(name, ""))) for name in Presence.__slots__ if name not in _OTHERS
+    }
+    forges = {str(repo): one_line(str(why)) for repo, why in document.get("forges", {}).items()}
+    return Presence(pid=int(document.get("pid", 0)), forges=forges, **texts)
+
+
+_OTHERS = {"pid", "forges"}
+"""Fields that are no text."""

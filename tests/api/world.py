@@ -271,7 +271,7 @@ class World:
             specs_at=self.specs_at,
             load=lambda: {"local": 0.5},
             files_touched=self.files_touched,
-            forges=lambda: {"code": False, ".fleet": True},
+            forge_problems=lambda: {"code": "the token may not do this: it lacks write:issue"},
             hooks=lambda: HookReport(
                 {("push", "refused", 2), ("push", "taken", 5)}, [(START, "push", "a/b")]
             ),

@@ -174,13 +174,15 @@ def test_a_forge_is_asked_whether_it_lets_the_token_in_and_tells_of_news(fleet, 
 
     def forges():
         findings = json.loads(fleet.run("doctor", "-o", "json").stdout)
-        return [(each["result"], each["fix"] or "") for each in findings if each["check"] == "forges"]
+        checks = {"forges", "webhooks"}
+        return [(each["result"], each["fix"] or "") for each in findings if each["check"] in checks]
 
-    ((untold, install),) = forges()
+    (untold, install), (let_in, _) = forges()
     fleet.run(*install.split()[1:])
-    ((told, _),) = forges()
+    (silent, test), _ = forges()
     monkeypatch.setenv("FORGE_TOKEN", "wrong")
     ((refused, fix),) = forges()
 
-    assert (untold, told, refused) == ("warning", "ok", "failed")
+    assert (untold, let_in, silent, refused) == ("warning", "ok", "warning", "failed")
+    assert test == "reconciler webhook test code"
     assert "read -r FORGE_TOKEN" in fix

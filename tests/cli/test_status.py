@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import pytest
 
 from reconciler.cli.exits import ExitCode
+from reconciler.cli.serving import Serving
+from reconciler.store.presence import Presence, PresenceFile
 
 
 @contextmanager
@@ -248,3 +250,20 @@ def eventually(look, name):
             return seen
         time.sleep(0.1)
     raise AssertionError(f"{name} never came")
+
+
+def test_a_forge_that_refuses_the_token_needs_a_person_and_is_named_with_the_right(fleet, monkeypatch):
+    why = "the token may not do this: it lacks write:issue"
+
+    async def running(session, branch):
+        file = PresenceFile(session.repository, branch, fleet.data)
+        file.tell(Presence(mode="serve", pid=1, host="here", since="", forges={"web": why, ".fleet": why}))
+        return Serving(is_running=True, presence=file.read())
+
+    monkeypatch.setattr("reconciler.cli.serving.serving", running)
+
+    done = fleet.run("status", "-o", "json")
+
+    assert done.exit_code == 7
+    needs = [(need["what"], need["message"]) for need in json.loads(done.stdout)["needs"]]
+    assert needs[:2] == [("forge fleet", why), ("forge web", why)]

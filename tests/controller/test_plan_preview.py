@@ -6,12 +6,14 @@ from datetime import timedelta
 
 import pytest
 
+from reconciler.controller import plan_preview
 from reconciler.controller.plan_preview import PlanPreview
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Conflict, Problem, Unavailable
 from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.specs import FLEET_FORGE, Desired, FleetSpec, Forge
 from reconciler.core.model.status import Phase, Status
+from reconciler.core.planning.preview import difference
 from tests.fakes import START, FakeForges, make_desired, make_task
 from tests.statuses import make_status
 
@@ -223,7 +225,8 @@ async def test_it_looks_from_time_to_time_and_at_once_when_notified(scene):
 
     scene.open(4, HEAD, specs("a", "b"))
     poller.notify([FLEET_FORGE])
-    await waits.get()
+    while not scene.shown:
+        await waits.get()
     work.cancel()
 
     assert list(scene.shown) == [4]
@@ -235,7 +238,9 @@ async def test_a_pull_request_that_nobody_can_read_keeps_no_other_waiting(scene,
 
     await scene.look()
 
-    assert scene.shown.keys() == {2}
+    assert "There is none: `a bug of the reconciler" in scene.shown[1]
+    assert scene.lights["a" * 40] == ("failure", "no plan: a bug of the reconciler")
+    assert "start  b" in scene.shown[2]
     assert "there is no plan on pull request 1" in caplog.text
 
 
@@ -261,3 +266,84 @@ async def test_a_mistake_at_one_look_is_told_and_the_next_look_is_taken(scene, c
 
     assert len(looks) == 2
     assert "ZeroDivisionError: oddly" in caplog.text
+
+
+async def test_a_revert_of_the_last_tasks_says_that_it_waits_for_approval(scene):
+    names = [f"t{number}" for number in range(4)]
+    scene.desired = specs(*names, revision=BASE)
+    for name in names:
+        task = scene.desired.tasks[name]
+        scene.statuses[name] = make_status(
+            phase=Phase.COMPLETED, since=START, created_at=START, generation=task.generation, work=task.work
+        )
+    scene.open(4, HEAD, specs())
+
+    await scene.look()
+
+    state, description = scene.lights[HEAD]
+    assert (state, description) == ("success", "4 removals would wait for approve-prune, wait 4")
+    assert (
+        "**The removal of 4 tasks would wait** for a person: `reconciler approve-prune` (" in scene.shown[4]
+    )
+
+
+async def test_the_errors_of_broken_specs_are_there_with_file_and_line_and_go_when_they_are_fixed(scene):
+    wrong = Problem("specs/tasks/a.yaml", 3, 7, "unknown field", "gaol", "goal")
+    scene.open(4, HEAD, specs("a", problems=(wrong,)))
+    await scene.look()
+    assert "specs/tasks/a.yaml:3:7: error: gaol: unknown field" in scene.shown[4]
+    assert scene.lights[HEAD][0] == "failure"
+
+    scene.open(4, "d" * 40, specs("a"))
+    await scene.look()
+
+    assert "Wrong in the specs" not in scene.shown[4]
+    assert scene.lights["d" * 40] == ("success", "no task is touched")
+
+
+async def test_when_the_base_moves_every_plan_is_made_anew_and_the_comment_stays_one(scene):
+    for number in range(1, 21):
+        scene.open(number, f"{number:040x}", specs("a", f"b{number}"))
+    await scene.look()
+    assert len(scene.reads) == 20
+    before = len(scene.site.comments)
+
+    scene.desired = replace(scene.desired, revision="9" * 40, tasks={})
+    await scene.look()
+
+    assert len(scene.reads) == 40
+    assert {base for _, base in scene.reads[20:]} == {"9" * 40}
+    assert len(scene.site.comments) == before == 20
+
+
+async def test_of_many_that_do_not_move_a_few_are_made_anew_at_each_look_in_turn(scene, monkeypatch):
+    for number in range(1, 21):
+        scene.open(number, f"{number:040x}", specs("a", f"b{number}"))
+    await scene.look()
+    made = []
+    monkeypatch.setattr(
+        plan_preview, "difference", lambda base, head: made.append(head) or difference(base, head)
+    )
+
+    for _ in range(3):
+        await scene.look()
+
+    seen = [key[1] for head in made for key in head.lines if key[1].startswith("b")]
+    assert (len(seen), len(set(seen))) == (24, 20)
+
+
+async def test_text_of_specs_is_no_markdown_and_nobody_is_mentioned(scene):
+    evil = "``` @ann closes #1 <!-- reconciler:plan --> [x](http://evil) \u202e"
+    wrong = Problem(f"specs/tasks/{evil}.yaml", 1, 1, evil)
+    scene.open(4, HEAD, specs("a", problems=(wrong,)))
+
+    await scene.look()
+
+    text = scene.shown[4]
+    fences = [line for line in text.splitlines() if line.startswith("```")]
+    assert fences == ["````text", "````"]
+    outside = text[: text.index("````text")] + text[text.rindex("````") :]
+    assert "@ann" not in outside
+    assert "#1" not in outside
+    assert "<!--" not in text
+    assert "\u202e" not in text

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler.controller.poller import LASTING, Poller
+from reconciler.controller.poller import LASTING, Latch, Poller
 from reconciler.core.errors import Unavailable
 from tests.fakes import FakeClock
 
@@ -170,3 +170,36 @@ async def test_closing_cancels_what_is_under_way(scene):
     await scene.poller.close()
 
     assert scene.poller.running == {}
+
+
+async def test_a_latch_is_held_until_its_keys_were_polled_successfully_from_there_on(scene):
+    done = []
+    scene.held["a1"] = asyncio.Event()
+    await scene.send()
+    latch = Latch(lambda: done.append(1))
+    scene.poller.notify(["a", "b", "stranger"], latch=latch)
+    latch.release()
+    scene.fail["b1"] = Unavailable("away")
+
+    scene.held.pop("a1").set()  # this poll began before
+    await scene.send()
+    assert done == []
+
+    await scene.send()
+    assert done == []
+    scene.fail.clear()
+    await scene.send(MINUTE)
+    assert done == [1]
+
+
+async def test_a_latch_is_released_with_the_subject_that_goes(scene):
+    done = []
+    await scene.send()
+    latch = Latch(lambda: done.append(1))
+    scene.poller.notify(["b"], latch=latch)
+    latch.release()
+
+    del scene.subjects["b"]
+    await scene.send()
+
+    assert done == [1]

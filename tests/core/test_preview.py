@@ -11,6 +11,7 @@ from reconciler.core.planning.preview import (
     actions,
     comment,
     difference,
+    forecast,
     has_changes,
     no_plan_comment,
     summary,
@@ -19,6 +20,10 @@ from tests.fakes import START, make_desired, make_task
 
 HEAD = "c" * 40
 OBSERVED = Observed()
+
+
+def compare(base, head, observed):
+    return difference(forecast(base, observed, START), forecast(head, observed, START))
 
 
 def lines(found: Difference) -> list[tuple[str, str]]:
@@ -30,9 +35,9 @@ def test_what_would_happen_anyway_is_not_said():
     waits = make_task("waits", depends_on=["a"])
     base = make_desired(a, waits)
 
-    assert difference(base, base, OBSERVED, START) == Difference()
+    assert compare(base, base, OBSERVED) == Difference()
 
-    found = difference(base, make_desired(a, waits, b, c, revision="2" * 40), OBSERVED, START)
+    found = compare(base, make_desired(a, waits, b, c, revision="2" * 40), OBSERVED)
     assert lines(found) == [("start", "b"), ("wait", "c")]
     assert found.gone == ()
 
@@ -41,7 +46,7 @@ def test_what_would_not_happen_any_more_is_said():
     a, b = make_task("a"), make_task("b")
     base = make_desired(a, b)
 
-    found = difference(base, make_desired(a, revision="2" * 40), OBSERVED, START)
+    found = compare(base, make_desired(a, revision="2" * 40), OBSERVED)
 
     assert lines(found) == []
     assert [(line.verb, line.task) for line in found.gone] == [("start", "b")]
@@ -50,7 +55,7 @@ def test_what_would_not_happen_any_more_is_said():
 def test_a_task_that_was_edited_counts_as_another():
     base, head = make_desired(make_task("a")), make_desired(make_task("a", goal="More."), revision="2" * 40)
 
-    assert lines(difference(base, head, OBSERVED, START)) == [("start", "a")]
+    assert lines(compare(base, head, OBSERVED)) == [("start", "a")]
 
 
 def test_only_new_problems_fail_it():
@@ -58,7 +63,7 @@ def test_only_new_problems_fail_it():
     base = make_desired(problems=(old,))
     head = make_desired(revision="2" * 40, problems=(old, new))
 
-    same, worse = (difference(base, each, OBSERVED, START) for each in (base, head))
+    same, worse = (compare(base, each, OBSERVED) for each in (base, head))
 
     assert (same.problems, same.old_problems) == ((), 1)
     assert summary(same) == ("success", "no task is touched")
@@ -160,7 +165,7 @@ def test_a_stop_and_what_goes_on_record_without_a_run_have_lines():
     base, head = make_desired(task, *others), make_desired(*others, revision="2" * 40)
 
     stopped = plan(suspended, Observed(statuses), START)
-    removed = difference(base, head, Observed(statuses), START)
+    removed = compare(base, head, Observed(statuses))
 
     assert ("stop", "a") in [line[:2] for line in actions(stopped)]
     assert ("remove", "a") in lines(removed)

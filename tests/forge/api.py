@@ -117,6 +117,7 @@ def _handle(request: Request, method: str, path: str) -> Answer:
     for verb, pattern, handler in _ROUTES:
         if verb == method and (match := pattern.match(path)):
             names = {name: unquote(value) for name, value in match.groupdict().items()}
+            _check_scope(request.forge, method, path)
             if "owner" in names:
                 request.repo_name = f"{names.pop('owner')}/{names.pop('name')}"
                 if request.repo_name not in request.forge.repos:
@@ -126,6 +127,16 @@ def _handle(request: Request, method: str, path: str) -> Answer:
 
 
 R = "/repos/{owner}/{name}"
+
+
+def _check_scope(forge: "ForgejoDouble", method: str, path: str) -> None:
+    """Refuse what the scopes of a token do not cover, before anything is looked up."""
+    is_issue = re.match(r"/repos/[^/]+/[^/]+/(issues|labels)", path)
+    kind = "user" if path.startswith("/user") else "issue" if is_issue else "repository"
+    needed = f"{'read' if method == 'GET' else 'write'}:{kind}"
+    good = {needed, needed.replace("read:", "write:")}
+    if path != "/version" and forge.scopes is not None and not forge.scopes & good:
+        raise Refusal(403, f"token does not have at least one of required scope(s): [{needed}]")
 
 
 def _time(time: datetime) -> str:
@@ -145,6 +156,35 @@ def _user(request: Request) -> Answer:
 @route("GET", "/version")
 def _version(request: Request) -> Answer:
     return 200, {"version": "15.0.3+gitea-1.22.0"}, {}
+
+
+@route("GET", R)
+def _repository(request: Request) -> Answer:
+    repo, may_write = request.repo, request.who not in request.forge.weak
+    return (
+        200,
+        {
+            "id": 1,
+            "full_name": repo.name,
+            "default_branch": "main",
+            "clone_url": str(repo.folder),
+            "ssh_url": "",
+            "archived": False,
+            "permissions": {"admin": may_write, "push": may_write, "pull": True},
+        },
+        {},
+    )
+
+
+@route("GET", R + "/branch_protections")
+def _protections(request: Request) -> Answer:
+    return 200, request.repo.protections, {}
+
+
+@route("POST", R + "/branch_protections")
+def _protect(request: Request) -> Answer:
+    request.repo.protections.append(dict(request.body))
+    return 201, request.body, {}
 
 
 @route("POST", "/user/repos")
@@ -178,6 +218,14 @@ def _commits(request: Request) -> Answer:
 def _branches(request: Request) -> Answer:
     heads = sorted(request.repo.branches().items())
     return request.page(heads, lambda head: {"name": head[0], "commit": {"id": head[1]}})
+
+
+@route("GET", R + r"/branches/(?P<branch>.+)")
+def _branch(request: Request, branch: str) -> Answer:
+    head = request.repo.branches().get(branch)
+    if head is None:
+        raise Refusal(404, "The target couldn't be found.")
+    return 200, {"name": branch, "commit": {"id": head}}, {}
 
 
 @route("DELETE", R + r"/branches/(?P<branch>.+)")
@@ -434,6 +482,14 @@ def _open_issue(request: Request) -> Answer:
     return 201, _issue_json(request, request.ticket(str(number))), {}
 
 
+@route("GET", R + "/issues/comments/{id}")
+def _one_comment(request: Request, id: str) -> Answer:  # noqa: A002 - as the path has it
+    for ticket in request.repo.tickets.values():
+        for comment in (comment for comment in ticket.comments if comment.id == int(id)):
+            return 200, _comment_json(request, ticket, comment), {}
+    raise Refusal(404, "The target couldn't be found.")
+
+
 @route("GET", R + "/issues/{number}")
 def _issue(request: Request, number: str) -> Answer:
     return 200, _issue_json(request, request.ticket(number)), {}
@@ -541,12 +597,30 @@ def _take_label(request: Request, number: str, label: str) -> Answer:
 
 
 def _hook_json(hook: Hook) -> dict[str, Any]:
-    config = {"url": hook.url, "content_type": "json"}
-    return {"id": hook.id, "type": hook.kind, "active": hook.active, "events": hook.events, "config": config}
+    config = {"url": hook.url, "content_type": hook.content_type}
+    return {
+        "id": hook.id,
+        "type": hook.kind,
+        "active": hook.active,
+        "branch_filter": hook.branch_filter,
+        "events": hook.events,
+        "config": config,
+    }
+
+
+def _expanded(events: Sequence[str]) -> list[str]:
+    """Return the events that a webhook lists: the main one of a kind brings the others of its kind."""
+    kinds = {"issues": ("issue_comment", "issue_label"), "pull_request": _PULL_EVENTS}
+    return [*events, *(name for event in events for name in kinds.get(event, ()) if name not in events)]
+
+
+_PULL_EVENTS = ("pull_request_comment", "pull_request_label", "pull_request_review", "pull_request_sync")
 
 
 @route("GET", R + "/hooks")
 def _hooks(request: Request) -> Answer:
+    if request.who in request.forge.weak:
+        raise Refusal(403, "user should be an owner or a collaborator with admin write of a repository")
     return request.page(list(request.repo.hooks.values()), _hook_json)
 
 
@@ -560,7 +634,7 @@ def _add_hook(request: Request) -> Answer:
         config["url"],
         config.get("secret", ""),
         body.get("active", False),
-        body.get("events", ["push"]),
+        _expanded(body.get("events", ["push"])),
         body["type"],
     )
     return 201, _hook_json(request.repo.hooks[number]), {}
@@ -571,7 +645,7 @@ def _edit_hook(request: Request, id: str) -> Answer:  # noqa: A002 - as the path
     hook, body = request.repo.hooks[int(id)], request.body
     hook.url = body.get("config", {}).get("url", hook.url)  # the secret stays as it is
     hook.active = body.get("active", hook.active)
-    hook.events = body.get("events", hook.events)
+    hook.events = _expanded(body["events"]) if "events" in body else hook.events
     return 200, _hook_json(hook), {}
 
 

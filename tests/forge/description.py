@@ -38,13 +38,19 @@ Asked = tuple[str, str, Mapping[str, str], Any]
 """Method, path, query and body of a request."""
 
 
+def _pattern(path: str) -> str:
+    """Return what an address looks like; the name of a branch may have slashes in it."""
+    escaped = re.escape(path).replace(re.escape("{branch}"), ".+")
+    return re.sub(r"\\\{\w+\\\}", "[^/]+", escaped) + r"\Z"
+
+
 class Description:
     """An OpenAPI 3.0 description, read as far as it is asked of."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document
         self._paths = [
-            (re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)) + r"\Z"), path)
+            (re.compile(_pattern(path)), path)
             for path in sorted(document["paths"], key=lambda path: path.count("{"))
         ]
         self._strict: dict[str, Any] = {}

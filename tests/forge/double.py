@@ -83,6 +83,10 @@ class ForgejoDouble:
         self.organisation_labels: set[str] = set()
         self.tokens_read_organisations = False
         """Whether they have a scope more than those that are asked for."""
+        self.scopes: set[str] | None = None
+        """Scopes of every token, such as `write:issue`; None for all."""
+        self.weak: set[str] = set()
+        """Accounts that may only read, and administer nothing."""
         self.tokens_are_limited = False
         """Whether tokens are for some repositories only, and may not read whose they are."""
         self._ids = iter(range(1, 10**9))

@@ -464,6 +464,25 @@ def _installation_token(request: Request, id: str) -> Answer:  # noqa: A002 - as
     return 201, {"token": token, "expires_at": at, "permissions": {}}, {}
 
 
+@route("GET", R + "/branches/(?P<branch>.+)")
+def _branch(request: Request, branch: str) -> Answer:
+    heads, url = request.repo.branches(), f"{request.shapes.url}/branches/{branch}"
+    if branch not in heads:
+        raise Refusal(404, "Branch not found")
+    return (
+        200,
+        {
+            "name": branch,
+            "commit": request.shapes.commit(heads[branch], "ann"),
+            "_links": {"self": url, "html": f"{request.shapes.html}/tree/{branch}"},
+            "protected": False,
+            "protection": {"enabled": False},
+            "protection_url": f"{url}/protection",
+        },
+        {},
+    )
+
+
 # --- Pull requests ---------------------------------------------------------
 
 

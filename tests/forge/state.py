@@ -91,6 +91,8 @@ class Hook:
     active: bool
     events: list[str]
     kind: str = "forgejo"
+    content_type: str = "json"
+    branch_filter: str = ""
 
 
 @dataclass
@@ -102,6 +104,7 @@ class CodeRepo:
     tickets: dict[int, Ticket] = field(default_factory=dict)
     labels: dict[int, Label] = field(default_factory=dict)
     hooks: dict[int, Hook] = field(default_factory=dict)
+    protections: list[dict[str, Any]] = field(default_factory=list)
     statuses: list[dict[str, Any]] = field(default_factory=list)
     heads: dict[str, str] = field(default_factory=dict)
     """Branches as last seen."""

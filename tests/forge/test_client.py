@@ -8,7 +8,7 @@ import pytest
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.specs import Forge
 from reconciler.forge.answers import ForgeUser, LabelAnswer
-from reconciler.forge.client import Declined, ForgeClient
+from reconciler.forge.client import Declined, Forbidden, ForgeClient
 from reconciler.forge.tokens import SecretToken
 from tests.forge.conftest import REPO, TOKEN
 from tests.forge.double import outage
@@ -216,3 +216,68 @@ async def test_an_authority_that_cannot_be_read_is_told_with_the_forge(tmp_path)
 
     with pytest.raises(Unavailable, match=r"forge a/b at .*none.pem cannot be used: No such file"):
         Line(spec, "t0ken")
+
+
+@pytest.fixture
+def time(monkeypatch):
+    """Return the monotonic time of the client, which stands still."""
+    now = [1000.0]
+    monkeypatch.setattr("reconciler.forge.client.time.monotonic", lambda: now[0])
+    return now
+
+
+def asked(double):
+    return len(double.requests)
+
+
+async def test_a_right_that_is_lost_is_named_and_not_tried_again_at_once(double, line, time):
+    double.scopes = {"write:repository", "read:issue", "read:user"}
+    with pytest.raises(Forbidden, match="it lacks write:issue"):
+        await line.client.send("POST", "issues/1/comments", {"body": "x"})
+    before = asked(double)
+
+    for _ in range(50):
+        with pytest.raises(Forbidden, match="it lacks write:issue"):
+            await line.client.send("POST", "issues/1/comments", {"body": "x"})
+    await line.client.get("/user", ForgeUser)
+
+    assert asked(double) == before + 1
+    assert len(line.client.denials) == 1
+    time[0] += 31
+    with pytest.raises(Forbidden):
+        await line.client.send("POST", "issues/1/comments", {"body": "x"})
+    assert asked(double) == before + 2
+
+
+async def test_a_lost_right_and_a_revoked_token_heal_with_the_token_that_comes_in_their_place(
+    double, line, time
+):
+    double.open_issue(REPO, "Mend it")
+    double.scopes = {"read:issue"}
+    with pytest.raises(Forbidden):
+        await line.client.send("POST", "issues/1/comments", {"body": "x"})
+    double.scopes = None
+    line.token = double.add_user("bot2")
+    await line.client.send("POST", "issues/1/comments", {"body": "x"})
+    assert line.client.denials == []
+
+    del double.tokens[line.token]
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="the token is refused"):
+            await line.client.get("/user", ForgeUser)
+    time[0] += 6
+    line.token = double.token
+
+    assert (await line.client.get("/user", ForgeUser)).login == "bot"
+    assert line.client.denials == []
+
+
+async def test_what_is_forbidden_about_one_thing_is_tried_for_another(double, line):
+    double.open_issue(REPO, "Mend it")
+    double.broken[f"POST /repos/{REPO}/issues/1/comments"] = (403, {})
+    with pytest.raises(Forbidden):
+        await line.client.send("POST", "issues/1/comments", {"body": "x"})
+
+    await line.client.send("POST", "issues/1/comments", {"body": "x"})
+
+    assert line.client.denials == []

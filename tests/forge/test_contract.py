@@ -247,3 +247,10 @@ async def test_open_pull_requests_are_those_against_a_base(hand):
 
     assert [each.number for each in against_main] == [pull.number]
     assert list(against_other) == []
+
+
+async def test_the_head_of_a_branch_is_read_and_a_branch_that_is_gone_has_none(hand):
+    head = hand.push(BRANCH)
+
+    assert await hand.forges.branch_head(hand.forge, BRANCH) == head
+    assert await hand.forges.branch_head(hand.forge, "task/never there") is None

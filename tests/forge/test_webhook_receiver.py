@@ -3,6 +3,7 @@
 import hmac
 import json
 import threading
+from datetime import timedelta
 
 import pytest
 
@@ -34,7 +35,12 @@ class Door:
         self.hints: list = []
         self.journal = Journal(folder, FakeClock())
         self.time = 0.0
-        self.hooks = WebhookReceiver(self, self.secret, self.journal, self.hints.append, lambda: self.time)
+        self.dones: list = []
+        self.hooks = WebhookReceiver(self, self.secret, self.journal, self.take, lambda: self.time)
+
+    def take(self, hint, done) -> None:
+        self.hints.append(hint)
+        self.dones.append(done)
 
     @property
     def desired(self) -> Desired:
@@ -72,7 +78,7 @@ async def test_a_delivery_is_on_disk_before_it_is_handed_on_and_answered(admissi
         admission,
         admission.secret,
         admission.journal,
-        lambda hint: on_disk.append(Journal(tmp_path, FakeClock()).recent()[0].hint == hint),
+        lambda hint, _: on_disk.append(Journal(tmp_path, FakeClock()).recent()[0].hint == hint),
     )
 
     await admission.hooks.receive(*sample("pull_request.opened"))
@@ -218,3 +224,37 @@ async def test_secrets_that_no_forge_has_any_more_are_forgotten(admission):
         await admission.hooks.receive(*sample("pull_request.opened"))
 
     assert len(admission.hooks._secrets) == 1
+
+
+async def test_what_was_not_acted_upon_when_the_process_was_killed_is_acted_upon_by_the_next(tmp_path):
+    killed = Door(tmp_path)
+    await killed.hooks.receive(*sample("pull_request.opened"))
+    await killed.hooks.receive(*sample("issues.opened"))
+    killed.dones[0]()
+
+    after = Door(tmp_path)
+    after.hooks.resume()
+
+    assert [hint.event for hint in after.hints] == ["issues"]
+    after.dones[0]()
+    assert (after.journal.pending(), Door(tmp_path).journal.pending()) == ([], [])
+
+
+async def test_what_was_not_accepted_is_kept_with_the_reason_and_never_grows(admission, tmp_path):
+    raw = json.dumps({"ref": "refs/heads/x", "repository": {"full_name": "acme/WIDGETS"}}).encode()
+    with pytest.raises(Refused):
+        await admission.hooks.receive(signed("push", raw, secret="old"), raw)
+    admission.journal._clock.time += timedelta(seconds=2)
+    with pytest.raises(UsageError):
+        await admission.hooks.receive(signed("push", b"payload=x"), b"payload=x")
+
+    form, stranger = Journal(tmp_path, FakeClock()).rejections()
+
+    assert (stranger.status, stranger.place, stranger.event) == (401, "Acme/Widgets", "push")
+    assert (form.status, form.place) == (400, "")
+    assert "application/json" in form.why
+    for _ in range(100):
+        with pytest.raises(Refused):
+            await admission.hooks.receive({}, b"x")
+    assert len(admission.journal.rejections()) == 20
+    assert len(Journal(tmp_path, FakeClock()).rejections()) == 2

@@ -7,13 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from reconciler.api.pages.handlers import Visit
 from reconciler.api.pages.rendering import View
 from reconciler.core.errors import NotFound, Unavailable
+from reconciler.core.model.specs import Desired
 from reconciler.core.model.status import Observed
 from reconciler.core.planning.plan import plan
-from reconciler.core.planning.preview import Difference, PlanLine, difference, plan_lines
+from reconciler.core.planning.preview import Difference, PlanLine, difference, forecast, plan_lines
 
 MOST_LINES = 200
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
@@ -27,7 +29,7 @@ async def plan_page(visit: Visit) -> View:
     if revision:
         try:
             other = await fleet.services.specs_at(_checked(revision))
-            change = await asyncio.to_thread(difference, desired, other, observed, now)
+            change = await asyncio.to_thread(_difference, desired, other, observed, now)
             revision = other.revision
         except (NotFound, Unavailable) as error:
             mistake = str(error)
@@ -45,6 +47,10 @@ async def plan_page(visit: Visit) -> View:
         "commits": await fleet.services.last_commits(),
     }
     return View("plan.html", "Plan", values)
+
+
+def _difference(base: Desired, head: Desired, observed: Observed, now: datetime) -> Difference:
+    return difference(forecast(base, observed, now), forecast(head, observed, now))
 
 
 async def _observed(visit: Visit) -> Observed:

@@ -37,7 +37,7 @@ async def problems_page(visit: Visit) -> View:
         "warnings": await mistakes(visit, desired.warnings[:MOST_PROBLEMS]),
         "damaged": sorted(fleet.view.damaged.items()),
         "hosts": hosts,
-        "forges": sorted(name for name, answers in fleet.services.forges().items() if not answers),
+        "forges": sorted(fleet.services.forge_problems().items()),
         "refused": refused,
         "hooks": hooks,
         "revision": desired.revision,

@@ -197,8 +197,8 @@ class PageServices:
     """Return the load per core of the hosts that were asked, as of their last probe."""
     files_touched: Callable[[Sequence[str]], Awaitable[Mapping[str, str]]]
     """Return the commit that changed each of some files of the specs or the record last, by path."""
-    forges: Callable[[], Mapping[str, bool]]
-    """Return whether the forges of repos answered when they were last asked, by repo; the fleet's own too."""
+    forge_problems: Callable[[], Mapping[str, str]]
+    """Return why forges cannot be worked with now, by repo; that of the fleet's own is `.fleet`."""
     hooks: Callable[[], HookReport]
     """Return what came of webhooks."""
     spending: Callable[[datetime], Awaitable[Sequence[Spent]]]

@@ -130,6 +130,8 @@ class Hint:
     """Commit whose checks said something."""
     sender: str = ""
     """Who did it, as far as an unread forge can be believed: for logs only."""
+    happened_at: datetime | None = None
+    """When, if it says so: to tell how late it came, and nothing else."""
 
 
 # --- What it should show ---------------------------------------------------

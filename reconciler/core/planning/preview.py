@@ -25,8 +25,8 @@ from reconciler.core.events import (
 )
 from reconciler.core.forge.markdown import code, fenced
 from reconciler.core.model.specs import Desired
-from reconciler.core.model.status import Observed, OnHost, RunHolder
-from reconciler.core.planning.plan import Plan, RecordEvent, StartRun, StopRun, plan
+from reconciler.core.model.status import Observed, OnHost, Reason, RunHolder
+from reconciler.core.planning.plan import Plan, RecordEvent, StartRun, StopRun, plan, prune_digest
 from reconciler.core.text import one_line
 
 VERBS: Mapping[type[Event], str] = {
@@ -102,25 +102,42 @@ class Difference:
     """What is wrong with them and was not before."""
     old_problems: int = 0
     """How many problems were there before and stay."""
+    held: frozenset[str] = frozenset()
+    """Tasks whose removal would wait until a person allows it."""
 
     @property
     def gist(self) -> Hashable:
         """What it comes to: the same for two that differ in reasons alone, which time changes."""
         new, gone = ([line[:3] for line in lines] for lines in (self.new, self.gone))
-        return (*new, None, *gone, None, *self.problems, self.old_problems)
+        return (*new, None, *gone, None, *self.problems, self.old_problems, self.held)
 
 
-def difference(base: Desired, head: Desired, observed: Observed, now: datetime) -> Difference:
-    """Return what specs would change, if they came into force now."""
-    before, after = (
-        _lines_by_key(base, plan(base, observed, now)),
-        _lines_by_key(head, plan(head, observed, now)),
-    )
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What would happen with some specs, as far as two are compared by it."""
+
+    lines: Mapping[Hashable, PlanLine]
+    """By what makes one another."""
+    problems: tuple[Problem, ...]
+    held: frozenset[str]
+
+
+def forecast(desired: Desired, observed: Observed, now: datetime) -> Forecast:
+    """Return what would happen, if these specs came into force now."""
+    planned = plan(desired, observed, now)
+    held = {name for name, waiting in planned.waiting.items() if waiting.reason is Reason.APPROVAL}
+    return Forecast(_lines_by_key(desired, planned), desired.problems, frozenset(held))
+
+
+def difference(base: Forecast, head: Forecast) -> Difference:
+    """Return what specs would change, compared with those that are in force."""
+    before, after, old = base.lines, head.lines, frozenset(base.problems)
     return Difference(
         new=tuple(line for key, line in after.items() if key not in before),
         gone=tuple(line for key, line in before.items() if key not in after and line.verb != "wait"),
-        problems=tuple(problem for problem in head.problems if problem not in base.problems),
-        old_problems=sum(problem in base.problems for problem in head.problems),
+        problems=tuple(problem for problem in head.problems if problem not in old),
+        old_problems=sum(problem in old for problem in head.problems),
+        held=head.held if head.held != base.held else frozenset(),
     )
 
 
@@ -142,7 +159,7 @@ def _state(desired: Desired, plan: Plan, line: PlanLine) -> Iterator[Hashable]:
 
 _MOST = 100
 """Lines of one kind that are shown."""
-_WIDE = 200
+_WIDE = 160
 """Characters of a line."""
 
 
@@ -158,6 +175,12 @@ def comment(difference: Difference, commit: str) -> str:
     parts = [f"### Plan of {commit[:10]}", f"{_gist(difference).capitalize()}."]
     if difference.problems:
         parts += ["**Wrong in the specs:**", fenced(_some(str(problem) for problem in difference.problems))]
+    if difference.held:
+        count, digest = _count(len(difference.held), "task"), prune_digest(difference.held)
+        parts.append(
+            f"**The removal of {count} would wait** for a person: `reconciler approve-prune` ({digest}), "
+            "once this is merged. Until then they stay, and what runs goes on."
+        )
     if difference.old_problems:
         parts.append(f"{_count(difference.old_problems, 'problem')} of the specs in force would stay.")
     if difference.new:
@@ -177,6 +200,8 @@ def _gist(difference: Difference) -> str:
     counts = Counter(line.verb for line in difference.new)
     parts = [f"{verb} {count}" for verb, count in sorted(counts.items(), key=lambda each: _rank(each[0]))]
     parts += [f"not any more: {len(difference.gone)}"] if difference.gone else []
+    if difference.held:
+        parts.insert(0, f"{_count(len(difference.held), 'removal')} would wait for approve-prune")
     return ", ".join(parts) or "no task is touched"
 
 

@@ -1,0 +1,259 @@
+"""
+Forge set-up: what a repository and an account on a forge need, tried by use and put right.
+
+Every step looks first and says what it came to; carried out once more it
+changes nothing.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from reconciler.core.adapter import Secret
+from reconciler.core.errors import Unavailable, UsageError
+from reconciler.core.model.specs import Forge
+from reconciler.core.model.status import Phase
+from reconciler.core.text import one_line
+from reconciler.forge.answers import ForgeAnswer, ForgeUser, JsonLine, LabelAnswer
+from reconciler.forge.client import Declined, Forbidden, ForgeClient, UnexpectedAnswer
+from reconciler.forge.dialects import DIALECTS
+from reconciler.forge.tokens import SecretToken
+from reconciler.forge.writer import label_body
+
+StepResult = Literal["done", "already so", "would", "skipped", "failed"]
+ForgeKind = Literal["forgejo", "gitea", "github"]
+Token = Callable[[], Awaitable[str]]
+
+PHASE_LABELS = tuple(f"agent/{phase}" for phase in Phase)
+_GITHUB = "github.com"
+
+
+class SetupStep(NamedTuple):
+    """What a step of the set-up came to."""
+
+    subject: str
+    result: StepResult
+    message: str
+
+
+class ForgePlace(NamedTuple):
+    """Where a forge is."""
+
+    api: str
+    kind: ForgeKind
+    repo: str
+    """`owner/name`, if the address was that of a repository; else empty."""
+
+
+class _Permissions(ForgeAnswer):
+    admin: bool = False
+    push: bool = False
+
+
+class RepositoryDetail(ForgeAnswer):
+    """A repository, as far as its set-up has to know it."""
+
+    default_branch: JsonLine = "main"
+    clone_url: JsonLine = ""
+    ssh_url: JsonLine = ""
+    archived: bool = False
+    permissions: _Permissions = _Permissions()
+
+
+class _Version(ForgeAnswer):
+    version: JsonLine = ""
+
+
+class _Rule(ForgeAnswer):
+    """A rule that protects branches."""
+
+    rule_name: str = ""
+    branch_name: str = ""
+    required_approvals: int = 0
+    enable_merge_whitelist: bool = False
+    merge_whitelist_usernames: tuple[str, ...] = ()
+    merge_whitelist_teams: tuple[str, ...] = ()
+    enable_status_check: bool = False
+    status_check_contexts: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The branch or pattern that it is for."""
+        return self.rule_name or self.branch_name
+
+
+# --- Where a forge is ------------------------------------------------------------
+
+
+async def locate_forge(
+    url: str, token: Token, kind: ForgeKind | None = None, ca: str | None = None
+) -> ForgePlace:
+    """
+    Find the API of a forge, given its address, that of the API, or that of a repository there.
+
+    Raises UsageError if there is none, Unavailable if it cannot be asked.
+    """
+    parts = urlsplit(url.rstrip("/"))
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
+        raise UsageError(f"{one_line(url)!r} is not an address such as https://code.example.org")
+    path = parts.path.removesuffix("/api/v1").removesuffix(".git").strip("/")
+    root = f"{parts.scheme}://{parts.netloc}"
+    if kind == "github" or parts.hostname in {_GITHUB, f"api.{_GITHUB}"}:
+        is_public = parts.hostname in {_GITHUB, f"api.{_GITHUB}"}
+        return ForgePlace(f"https://api.{_GITHUB}" if is_public else f"{root}/api/v3", "github", path)
+    segments = path.split("/") if path else []
+    errors: list[str] = []
+    for cut in dict.fromkeys((len(segments), max(len(segments) - 2, 0))):
+        at = "/".join([root, *segments[:cut]])
+        try:
+            await _version(f"{at}/api/v1", token, ca)
+        except (Declined, UnexpectedAnswer) as error:  # somebody else answers there
+            errors.append(_without_place(error))
+            continue
+        except Unavailable as error:
+            raise Unavailable(_without_place(error)) from None
+        return ForgePlace(f"{at}/api/v1", kind or await _kind_at(at, token, ca), "/".join(segments[cut:]))
+    raise UsageError(f"{one_line(url)}: neither Forgejo nor Gitea answers there ({errors[-1]})")
+
+
+def _without_place(error: Unavailable) -> str:
+    return str(error).replace(f"forge {_NO_PLACE} at", "forge at")
+
+
+_NO_PLACE = "-/-"
+"""Stands for a repository while only the forge is asked."""
+
+
+async def _kind_at(root: str, token: Token, ca: str | None) -> ForgeKind:
+    """Return which of the two it is: Forgejo alone has an API of its own name."""
+    try:
+        await _version(f"{root}/api/forgejo/v1", token, ca)
+    except Unavailable:
+        return "gitea"
+    return "forgejo"
+
+
+async def _version(api: str, token: Token, ca: str | None) -> None:
+    forge = Forge(api=api, repo=_NO_PLACE, token=Secret(env="TOKEN"), ca=ca)
+    async with forge_setup(forge, token) as setup:
+        await setup.client.get("/version", _Version)
+
+
+# --- What is needed there ----------------------------------------------------------
+
+
+@asynccontextmanager
+async def forge_setup(forge: Forge, token: Token) -> "AsyncIterator[ForgeSetup]":
+    """Yield the set-up of a repository, and close its connections at the end."""
+    client = ForgeClient(forge, SecretToken(token), dialect=DIALECTS[forge.kind])
+    try:
+        yield ForgeSetup(client)
+    finally:
+        await client.close()
+
+
+@dataclass(frozen=True, slots=True)
+class ForgeSetup:
+    """The set-up of one repository."""
+
+    client: ForgeClient
+
+    async def account(self) -> str:
+        """Return the name of the account that the token is of. Raises Forbidden if it may not say."""
+        return (await self.client.get("/user", ForgeUser)).login
+
+    async def repository(self) -> RepositoryDetail:
+        """Return the repository. Raises Declined if the account does not see it."""
+        return await self.client.get(f"/repos/{self.client.forge.repo}", RepositoryDetail)
+
+    async def missing_rights(self, repository: RepositoryDetail) -> Sequence[str]:
+        """Return the rights that the token or its account lacks, each tried by use."""
+        missing = [right for right, (method, path) in _TRIES.items() if not await self._may(method, path)]
+        if not repository.permissions.push:
+            missing.append("write access of its account to the repository")
+        return missing
+
+    async def may_administer(self) -> bool:
+        """Return whether the token's account administers the repository, as webhooks and protection need."""
+        return await self._may("GET", "hooks")
+
+    async def _may(self, method: str, path: str) -> bool:
+        try:
+            await self.client.send(method, path, {} if method != "GET" else None)
+        except Forbidden:
+            return False
+        except Declined:
+            return True
+        return True
+
+    async def labels(self, names: Sequence[str], *, is_dry: bool) -> SetupStep:
+        """Let there be labels."""
+        existing = {label.name async for label in self.client.pages("labels", LabelAnswer)}
+        missing = [name for name in names if name not in existing]
+        if not missing:
+            return SetupStep("labels", "already so", ", ".join(names))
+        for name in () if is_dry else missing:
+            await self.client.write(
+                "POST", "labels", LabelAnswer, label_body(name, DIALECTS[self.client.forge.kind])
+            )
+        return SetupStep("labels", "would" if is_dry else "done", f"make {', '.join(missing)}")
+
+    async def protection(
+        self, base: str, account: str, *, protects: bool, is_dry: bool
+    ) -> Sequence[SetupStep]:
+        """Look at what protects the base branch; with `protects`, protect it if nothing does."""
+        try:
+            rules = [each async for each in self.client.pages("branch_protections", _Rule)]
+        except (Forbidden, Declined) as error:
+            return [_protection("skipped", f"not seen: {error}")]
+        ours = [rule for rule in rules if rule.name == base]
+        if problems := [problem for rule in ours for problem in _problems(rule, account)]:
+            return [_protection("failed", problem) for problem in problems]
+        if ours:
+            return [_protection("already so", f"{base}: approvals required: {ours[0].required_approvals}")]
+        if not protects:
+            return [_protection("skipped", f"nothing protects {base}")]
+        if not is_dry:
+            await self.client.send("POST", "branch_protections", _rule_body(base))
+        return [_protection("would" if is_dry else "done", f"{base}: no pushes, and 1 approval to merge")]
+
+
+_TRIES: Mapping[str, tuple[str, str]] = {
+    "read:repository": ("GET", "pulls/0"),
+    "write:repository": ("PATCH", "pulls/0"),
+    "read:issue": ("GET", "issues/comments/0"),
+    "write:issue": ("PATCH", "issues/comments/0"),
+}
+"""
+Requests by the right that they need.
+
+They are about number 0, which is nothing: a forge looks at the rights first,
+and tells whoever has them that it is not there.
+"""
+
+
+def _protection(result: StepResult, message: str) -> SetupStep:
+    return SetupStep("protection", result, message)
+
+
+def _problems(rule: _Rule, account: str) -> Iterator[str]:
+    """Yield what in a rule would keep pull requests of tasks from being merged."""
+    for context in rule.status_check_contexts if rule.enable_status_check else ():
+        if context in {"*", "reconciler/*", "reconciler/task"}:
+            check = one_line(context, 100)
+            yield f"{rule.name} requires the check {check}, which waits for the merge: take it out"
+    is_on_list = account in rule.merge_whitelist_usernames or rule.merge_whitelist_teams
+    if rule.enable_merge_whitelist and not is_on_list:
+        yield f"{account} is not among those who may merge into {rule.name}: add it, or leave `merge: never`"
+
+
+def _rule_body(base: str) -> Mapping[str, object]:
+    return {
+        "rule_name": base,
+        "branch_name": base,
+        "enable_push": False,
+        "required_approvals": 1,
+        "dismiss_stale_approvals": True,
+    }
