@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from reconciler.controller.build import build_loop
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.loop import Loop
 from reconciler.controller.ports import ControllerSettings, Ports
+from reconciler.core.model.specs import Task
 from reconciler.core.model.status import OnHost, Phase, Run, Status
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
@@ -52,14 +53,25 @@ async def main() -> None:
 
 async def settled_fleet(folder: Path, size: int) -> Loop:
     """Return a loop over a repository in which every task is completed."""
+    files = {
+        f"specs/tasks/{path_of(n)}.yaml": f"goal: Task {n}.\nscript: 'true'\n".encode() for n in range(size)
+    }
+    return await open_fleet(folder, files, completed)
+
+
+async def open_fleet(
+    folder: Path, specs_files: Mapping[str, bytes], status: Callable[[Task], Status]
+) -> Loop:
+    """Return a loop over a new repository with these specs, and a status on record for each task."""
     folder.mkdir()
     subprocess.run(["git", "init", "-q", "--bare", folder], check=True)
-    import_specs(folder, size)
+    fast_import(folder, "main", specs_files)
     repository = await Repository.open(str(folder), folder)
     specs = SpecSource(GitTree(repository, "main"))
     desired = await specs.read({})
-    import_statuses(
-        folder, {name: completed(task.generation, task.work) for name, task in desired.tasks.items()}
+    statuses = {name: dump_status(status(task)) for name, task in desired.tasks.items()}
+    fast_import(
+        folder, "fleet-state", {f"fleet-state/tasks/{name}.yaml": text for name, text in statuses.items()}
     )
     state = await StateBranch.open(
         repository, "fleet-state", token=lambda: "0" * 12, clock=lambda: NOW, revision=lambda: ""
@@ -77,18 +89,18 @@ async def settled_fleet(folder: Path, size: int) -> Loop:
     await loop._look()
     await asyncio.sleep(0.1)
     await loop._look()
-    assert len(loop.cache.statuses) == size
+    assert len(loop.cache.statuses) == len(statuses)
     return loop
 
 
-def completed(generation: str, work: str) -> Status:
+def completed(task: Task) -> Status:
     run = Run(key="x.g1.a1", round=1, holder=OnHost(host="local"), branch="task/x", title="x")
     return Status(
         phase=Phase.COMPLETED,
         since=NOW,
         created_at=NOW,
-        generation=generation,
-        work=work,
+        generation=task.generation,
+        work=task.work,
         attempt=1,
         run=run,
     )
@@ -96,21 +108,6 @@ def completed(generation: str, work: str) -> Status:
 
 def path_of(number: int) -> str:
     return f"group{number // 500}/task{number}"
-
-
-def import_specs(folder: Path, size: int) -> None:
-    files = {
-        f"specs/tasks/{path_of(n)}.yaml": f"goal: Task {n}.\nscript: 'true'\n".encode() for n in range(size)
-    }
-    fast_import(folder, "main", files)
-
-
-def import_statuses(folder: Path, statuses: Mapping[str, Status]) -> None:
-    fast_import(
-        folder,
-        "fleet-state",
-        {f"fleet-state/tasks/{name}.yaml": dump_status(status) for name, status in statuses.items()},
-    )
 
 
 def fast_import(folder: Path, branch: str, files: Mapping[str, bytes]) -> None:

@@ -5,6 +5,7 @@ The same edits as those of commands, of the same files, by the same rules.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from reconciler.controller.ports import FleetView
@@ -12,6 +13,7 @@ from reconciler.core.edits import (
     HOST_EDITS,
     TASK_EDITS,
     FieldChanges,
+    answering,
     edit_message,
     edit_subject,
     removal_subject,
@@ -69,12 +71,41 @@ class Steering:
         Raises NotFound, UsageError, SpecError if its file is broken, Conflict if
         somebody else changed it meanwhile, Unavailable, Refused.
         """
+        return await self._edit(
+            kind, verb, name, person=person, reason=reason, decide=partial(self._decided, kind, verb, name)
+        )
+
+    async def answer(
+        self, name: str, text: str, question: str | None, person: str, reason: str = ""
+    ) -> Outcome:
+        """
+        Answer a question of a task, by its id; the one that waits, if None.
+
+        Raises as `edit` does.
+        """
+
+        def decide(file: File) -> FieldChanges | str:
+            spec, status = read_spec(TaskSpec, _path("task", name), file), self._view.statuses.get(name)
+            return answering(name, spec, status, text, question)
+
+        return await self._edit("task", "answer", name, person=person, reason=reason, decide=decide)
+
+    async def _edit(
+        self,
+        kind: Kind,
+        verb: str,
+        name: str,
+        *,
+        person: str,
+        reason: str,
+        decide: Callable[[File], FieldChanges | str],
+    ) -> Outcome:
         path = _path(kind, name)
         head, files = await self._editor.files(path)
         if path not in files and (kind, name) != ("host", LOCAL):
             raise NotFound(f"{path} is not in the specs")
         text = files.get(path, "")
-        changes = self._decided(kind, verb, name, File("100644", "", text.encode()))
+        changes = decide(File("100644", "", text.encode()))
         if isinstance(changes, str):
             return Outcome("", changes)
         message = edit_message(edit_subject(verb.capitalize(), kind, name), reason)

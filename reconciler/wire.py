@@ -2,13 +2,13 @@
 The bodies of requests and answers. The OpenAPI document is made from them.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from reconciler.core.adapter import Usage
 from reconciler.core.fields import Branch, Frozen, Name, Names, Text
-from reconciler.core.model.specs import ExecutionMode
+from reconciler.core.model.specs import AnswerText, ExecutionMode
 from reconciler.core.model.status import Phase
 
 MOST_WAIT = 25.0
@@ -77,7 +77,9 @@ class Lease(Frozen):
     timeout_seconds: float
     """Longest time for the whole run."""
     prompt: str
-    """Prompt for the agent."""
+    """Prompt for the agent; what was asked and answered stands in it."""
+    answer: str | None = None
+    """Answer to what was asked last; null if nothing was."""
     repo: RepoBody | None
     branch: Branch
     """Branch to push the work to."""
@@ -123,8 +125,13 @@ class StatusRequest(Frozen):
     """What came of the work; a claim that is checked."""
 
     epoch: Epoch
-    status: Literal["running", "review_pending", "completed", "failed", "released"]
-    """`released`: given back undone, which counts as no failure."""
+    status: Literal["running", "review_pending", "completed", "failed", "released", "asks"]
+    """
+    `released`: given back undone, which counts as no failure. `asks`: a person is asked `question`;
+    that ends the hold, and the task is offered again once it is answered, first to the same agent.
+    """
+    question: Limited = ""
+    """With `asks`: what a person is to answer."""
     result: Limited = ""
     """Final message: what was done and why, or why it could not be."""
     branch: Branch | None = None
@@ -132,6 +139,12 @@ class StatusRequest(Frozen):
     pull_request: Number | None = None
     """Number of the pull request that was opened, if the agent opens its own."""
     usage: Used = Usage()
+
+    @model_validator(mode="after")
+    def _has_question(self) -> Self:
+        if (self.status == "asks") != bool(self.question.strip()):
+            raise ValueError("`question` goes with the status `asks`, and with no other")
+        return self
 
 
 class Progress(Frozen):
@@ -142,6 +155,24 @@ class Progress(Frozen):
     is_checking: bool
     """Whether the agent's claim is being checked."""
     message: str = ""
+
+
+class AnswerRequest(Frozen):
+    """A person answers the question of a task's agent."""
+
+    question: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    """Id of the question; the one that waits, if left out."""
+    text: AnswerText
+    """The answer: the agent goes on with it."""
+
+
+class Answered(Frozen):
+    """The answer is committed to the specs; the agent goes on once that was read."""
+
+    task: str
+    commit: str | None
+    """Commit of the specs; null if the same answer was there already."""
+    message: str
 
 
 class ProposalRequest(Frozen):
@@ -199,6 +230,10 @@ class TaskBody(Frozen):
     waiting: str | None
     """What it waits for, as a message."""
     waiting_reason: str | None
+    question: str | None
+    """What its agent asks, and nobody has answered."""
+    question_id: str | None
+    """To be named by the answer."""
     attempt: int
     epoch: int
     review_count: int

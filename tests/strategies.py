@@ -7,7 +7,7 @@ full, cordoned or unreachable, runs that nobody follows.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -29,6 +29,8 @@ from reconciler.core.events import (
     FixRequested,
     Origin,
     PullRequestOpened,
+    QuestionAnswered,
+    QuestionAsked,
     Released,
     Removed,
     Renamed,
@@ -46,7 +48,16 @@ from reconciler.core.events import (
     WaitingChanged,
 )
 from reconciler.core.lifecycle import Transition, fold
-from reconciler.core.model.runs import Check, Claim, FailureClass, Report, Verdict, read_run_key, run_key
+from reconciler.core.model.runs import (
+    Check,
+    Claim,
+    Declaration,
+    FailureClass,
+    Report,
+    Verdict,
+    read_run_key,
+    run_key,
+)
 from reconciler.core.model.specs import (
     Desired,
     DesiredState,
@@ -338,18 +349,25 @@ def failed(kind: FailureClass | None) -> Report:
     return Report(verdict=Verdict(outcome="failed", kind=kind, message="did not work"))
 
 
+DECLARED = [
+    SUCCESS.model_copy(update={"declared": Declaration(kind="question", text="Which one?"), "commits": 0}),
+    SUCCESS.model_copy(update={"declared": Declaration(kind="blocked", text="No access."), "commits": 0}),
+    SUCCESS.model_copy(update={"declared": Declaration(kind="released", text="Not here."), "commits": 0}),
+]
+
+
 def reports() -> st.SearchStrategy[Report]:
     """Return whatever a round may end in, but for a stop that nobody asked for."""
     kinds = [kind for kind in FailureClass if kind is not FailureClass.CANCELLED]
-    return st.sampled_from([SUCCESS, SUCCESS, RED, TAKEN, *map(failed, kinds)])
+    return st.sampled_from([SUCCESS, SUCCESS, RED, TAKEN, *DECLARED, *map(failed, kinds)])
 
 
 # --- Plans --------------------------------------------------------------------
 
 
-def plan(desired: Desired, observed: Observed, now: datetime, among: Collection[str] | None = None) -> Plan:
+def plan(desired: Desired, observed: Observed, now: datetime) -> Plan:
     """Return what is planned; no task may be set aside by a mistake of ours, which the planner survives."""
-    planned = planner.plan(desired, observed, now, among)
+    planned = planner.plan(desired, observed, now)
     assert planned.faults == {}
     return planned
 
@@ -444,6 +462,7 @@ def sample_events(task: str, status: Status | None) -> Mapping[type[Event], Even
     attempt = status.attempt + 1 if status else 1
     failure = Failure(kind=FailureClass.AGENT, message="did not work")
     waiting = Waiting(reason=Reason.SLOT, message="no free slot", since=NOW)
+    open_question = status.question.id if status and status.question else "q1-1"
     events = (
         Created(**head, spec=spec),
         WaitingChanged(**head, waiting=waiting),
@@ -456,6 +475,8 @@ def sample_events(task: str, status: Status | None) -> Mapping[type[Event], Even
         Completed(**head, report=SUCCESS),
         Retried(**head, run=run, failure=failure, report=failed(None), not_before=NOW),
         Released(**head, run=run),
+        QuestionAsked(**head, run=run, question="Which one?", report=SUCCESS),
+        QuestionAnswered(**head, question=open_question, answer="That one."),
         Failed(**head, run=run, failure=failure),
         PullRequestOpened(**head, pull=PULL),
         BranchTouched(**head, head="e" * 40),

@@ -26,6 +26,7 @@ from reconciler.api.problems import answer_error
 from reconciler.api.reading import ReadOperations
 from reconciler.api.server import Closing, bare_app
 from reconciler.api.services import Services
+from reconciler.api.steering import SteeringOperations
 from reconciler.api.stream import EventStream, Tail
 from reconciler.api.tokens import LastUse
 from reconciler.api.webhooks import WebhookRoute
@@ -69,6 +70,7 @@ def make_app(
             ).operations,
             *ReadOperations(view, services.record, gate.last_use.get, services.figures).operations,
             *EventStream(tail, services.record, closing, gate.is_still_good, limits.streams).operations,
+            *SteeringOperations(services.pages.steering).operations,
             *WebhookRoute(services.hooks).operations,
             *Pulse(view, services.record, services.unready).operations,
             *metrics_operations(services.metrics),

@@ -38,6 +38,7 @@ from reconciler.controller.ports import (
 )
 from reconciler.core.adapter import Usage
 from reconciler.core.counts import FleetCounts, fleet_counts
+from reconciler.core.lifecycle import TRANSITIONS as TRANSITIONS_TABLE
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.status import BudgetScope, Phase, Status
 from reconciler.core.views import ReadModel
@@ -236,6 +237,8 @@ class Metrics:
             for each in COUNTED
             if each.kind == "histogram"
         }
+        for edge in _edges():  # an alert on what never happened needs to see that it did not
+            self._counters[TRANSITIONS].labels(*edge)
         self._last_look = Gauge(LAST_LOOK.name, LAST_LOOK.help, registry=self.registry)
 
     def sample(self, sources: MetricSources) -> None:
@@ -318,6 +321,14 @@ class Metrics:
         self._counters[COST].labels(adapter).inc(max(0.0, usage.cost_usd))
         if usage.seconds > 0:
             self._histograms[ROUND].labels(adapter).observe(usage.seconds)
+
+
+def _edges() -> Iterator[tuple[str, str]]:
+    """Yield the phases before and after that a transition can have, where they are not the same."""
+    for before, row in TRANSITIONS_TABLE.items():
+        for after in dict.fromkeys(row.values()):
+            if after is not before:
+                yield str(before or "none"), str(after or "none")
 
 
 def _counter(definition: Definition, registry: CollectorRegistry) -> Counter:

@@ -43,6 +43,7 @@ def lease_body(assignment: Assignment, view: FleetView, whole_url: Callable[[str
         heartbeat_seconds=heartbeat(fleet).total_seconds(),
         timeout_seconds=assignment.timeout.total_seconds(),
         prompt=assignment.prompt,
+        answer=assignment.answer,
         repo=RepoBody(name=repo.name, url=url, base=repo.base, paths=repo.paths) if repo else None,
         branch=assignment.branch,
         start_from=assignment.start_from,
@@ -87,6 +88,8 @@ def task_body(view: TaskView) -> TaskBody:
         created_at=_time(view.status.created_at if view.status else None),
         waiting=blocker.message if blocker else None,
         waiting_reason=blocker.reason if blocker else None,
+        question=view.question.text if view.question else None,
+        question_id=view.question.id if view.question else None,
         attempt=status.attempt,
         epoch=status.attempt,
         review_count=status.review.count,
@@ -183,7 +186,8 @@ _KINDS: Mapping[type[Action], ActionKind] = {
 def plan_body(view: FleetView, most: int) -> PlanBody:
     """Return the last plan, with the first of the waiting tasks."""
     plan = view.last_plan
-    waiting = [(name, plan.waiting[name]) for name in sorted(plan.waiting)[:most]]
+    waits = view.waiting
+    waiting = [(name, waits[name]) for name in sorted(waits)[:most]]
     return PlanBody(
         revision=view.desired.revision,
         due=_time(plan.due),
@@ -195,7 +199,7 @@ def plan_body(view: FleetView, most: int) -> PlanBody:
             PlannedWait(task=name, reason=wait.reason, message=wait.message, since=format_time(wait.since))
             for name, wait in waiting
         ),
-        waiting_count=len(plan.waiting),
+        waiting_count=len(waits),
     )
 
 

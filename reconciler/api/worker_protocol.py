@@ -258,7 +258,7 @@ def _claim(request: StatusRequest) -> Claim | None:
         return None
     return Claim(
         outcome=request.status,
-        result=harmless(request.result),
+        result=harmless(request.question or request.result),
         branch=request.branch,
         pull_request=request.pull_request,
         usage=request.usage,

@@ -12,6 +12,7 @@ from reconciler.core.edits import FieldChanges, edit_message, edit_subject
 from reconciler.core.errors import UsageError
 from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import AgentSpec, HostSpec, Kind, TaskSpec
+from reconciler.core.text import one_line
 
 if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
@@ -83,4 +84,6 @@ def is_confirmed(question: str, *, is_sure: bool, refusal: str) -> bool:
 def _field_text(field: str, value: object) -> str:
     if value is None:
         return f"{field} is gone now"
+    if isinstance(value, dict):
+        return f"{field} is now {one_line(', '.join(f'{key}: {each}' for key, each in value.items()))}"
     return f"{field} is {str(value).lower() if isinstance(value, bool) else value} now"

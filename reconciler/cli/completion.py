@@ -22,7 +22,7 @@ SHELLS = ("bash", "zsh", "fish")
     epilog=examples(
         "reconciler completion bash > ~/.local/share/bash-completion/completions/reconciler",
         "reconciler completion fish > ~/.config/fish/completions/reconciler.fish",
-        "reconciler completion zsh > ~/.zfunc/_reconciler   # with fpath+=~/.zfunc before compinit",
+        "reconciler completion zsh > ~/.zfunc/_reconciler   # with it in $fpath",
     )
 )
 @click.argument("shell", type=click.Choice(SHELLS))

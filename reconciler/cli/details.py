@@ -73,6 +73,9 @@ def _status_fields(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     yield "reviews", str(status.review.count or "")
     yield "delivered", status.head_commit or ""
     yield "session", status.session.id if status.session else ""
+    for question in status.questions:
+        yield question.id, question.text
+        yield "answer", f"{question.answer} ({question.answered_by})" if question.answer else ""
     yield "not before", format_time(status.not_before) if status.not_before else ""
     yield "used", _usage(status.usage) if status.usage != Usage() else ""
     if not status.phase.is_live:

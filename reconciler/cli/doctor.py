@@ -3,6 +3,7 @@ Is everything there that a fleet needs? `doctor`.
 """
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from reconciler.cli.exits import ExitCode
 from reconciler.cli.help import examples
 from reconciler.cli.output import COLOURS, OutputFormat, output_option, print_document
 from reconciler.cli.pager import busy
+from reconciler.cli.terminal import terminal_size, wrap
 from reconciler.core.text import one_line
 
 if TYPE_CHECKING:
@@ -56,11 +58,25 @@ def _print(results: "Sequence[CheckFinding]", *, shows_all: bool) -> None:
     for each in results:
         if shows_all or each.result != "ok":
             result = click.style(f"{each.result:<8}", fg=COLOURS.get(each.result, "green"))
-            click.echo(f"{result} {each.check:<11} {one_line(each.message)}")
+            first, *more = _lines(one_line(each.message))
+            click.echo(
+                "\n".join((f"{result} {each.check:<11} {first}", *(" " * INDENT + line for line in more)))
+            )
             if each.fix:
                 click.echo(f"{'':<8}   fix: {each.fix}")
     counts = [sum(each.result == result for each in results) for result in ("failed", "warning", "ok")]
     click.echo(f"{counts[0]} failed, {counts[1]} warnings, {counts[2]} ok", err=True)
+
+
+INDENT = 21
+"""Columns before what was found: the result and what was looked at."""
+
+
+def _lines(message: str) -> Sequence[str]:
+    """Return a message as lines that fit beside the result on a terminal; elsewhere as one."""
+    if not sys.stdout.isatty():
+        return [message]
+    return wrap(message, max(terminal_size().columns - INDENT, INDENT)) or [""]
 
 
 def finding_document(finding: "CheckFinding") -> "FindingShape":

@@ -250,7 +250,7 @@ async def _explained(
 ) -> "tuple[str, Sequence[Explained], Placement, FailureSummary | None]":
     from reconciler.cli.failures import describe_failure
     from reconciler.cli.session import open_fleet
-    from reconciler.core.planning.placement import place, slots_in_use
+    from reconciler.core.planning.placement import home_host, place, slots_in_use
     from reconciler.specs.build import build
     from reconciler.specs.explain import explain_fields
 
@@ -264,4 +264,6 @@ async def _explained(
     used = slots_in_use(others, observed)
     status = observed.statuses.get(name)
     failure = describe_failure(name, status, desired, context.data_dir)
-    return name, fields, place(desired.tasks[name], status, desired, observed, used), failure
+    task = desired.tasks[name]
+    home = home_host(task, status, desired, observed, clock.now()) if status else None
+    return name, fields, place(task, status, desired, observed, used, only=home), failure

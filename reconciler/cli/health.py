@@ -9,17 +9,21 @@ import asyncio
 import os
 import re
 import shlex
+import shutil
 import stat
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from reconciler import clock
 from reconciler.cli.context import Context
-from reconciler.core.errors import ReconcilerError, UsageError
+from reconciler.cli.remedies import with_known_remedy
+from reconciler.core.errors import ReconcilerError, Unavailable, UsageError
+from reconciler.core.references import split
 
 if TYPE_CHECKING:
+    from reconciler.cli.hosts import HostCheck
     from reconciler.cli.session import FleetSession
     from reconciler.core.adapter import Secret
     from reconciler.core.model.specs import Desired, Forge, Host, Repo
@@ -68,7 +72,7 @@ async def _guarded(name: str, checks: AsyncIterator[CheckFinding]) -> AsyncItera
         async for finding in checks:
             yield finding
     except (ReconcilerError, OSError) as error:
-        yield failure(name, str(error))
+        yield failure(name, with_known_remedy(str(error)))
 
 
 def failure(check: str, message: str, fix: str = "") -> CheckFinding:
@@ -103,9 +107,26 @@ async def _git(_: Context) -> AsyncIterator[CheckFinding]:
     version = result.text.removeprefix("git version ")
     numbers = tuple(map(int, re.findall(r"\d+", version)[:2]))
     if numbers < OLDEST_GIT:
-        yield warning("git", f"{version} is old: 2.36 and newer keep what is pushed through a loss of power")
+        message = f"{version} is old: 2.36 and newer keep what is pushed through a loss of power"
+        yield warning("git", message, _installs("git"))
     else:
         yield CheckFinding("git", "ok", version)
+
+
+_PACKAGES: Mapping[str, str] = {
+    "apt-get": "sudo apt-get install {}",
+    "dnf": "sudo dnf install {}",
+    "apk": "sudo apk add --upgrade {}",
+    "pacman": "sudo pacman -S {}",
+    "zypper": "sudo zypper install {}",
+    "brew": "brew upgrade {}",
+}
+"""How the newest package of a name is installed, by the program that does it."""
+
+
+def _installs(package: str) -> str:
+    """Return the command that installs a package here; empty where none is known to."""
+    return next((line.format(package) for tool, line in _PACKAGES.items() if shutil.which(tool)), "")
 
 
 async def _identity(_: Context) -> AsyncIterator[CheckFinding]:
@@ -148,7 +169,9 @@ def _data_folder(folder: Path) -> Iterator[CheckFinding]:
     free = disk.f_bavail * disk.f_frsize
     if free < LEAST_ROOM:
         yield failure(
-            "data", f"{free >> 20} MiB are free at {there}", f"du -xm {quoted} | sort -n | tail -20"
+            "data",
+            f"{free >> 20} MiB are free at {there}; make room, or name another place (RECONCILER_DATA_DIR)",
+            _biggest(quoted),
         )
     elif disk.f_files and disk.f_favail < LEAST_INODES:
         yield failure(
@@ -157,7 +180,12 @@ def _data_folder(folder: Path) -> Iterator[CheckFinding]:
             f"du -x --inodes {quoted} | sort -n | tail -20",
         )
     else:
-        yield CheckFinding("data", "ok", f"{folder}, {free >> 30} GiB free")
+        yield CheckFinding("data", "ok", f"{folder}, {free / (1 << 30):.1f} GiB free")
+
+
+def _biggest(folder: str) -> str:
+    """Return the command that lists what takes the most room below a folder, as it is written in a shell."""
+    return f"du -axm {folder} | sort -n | tail -20"
 
 
 # --- The fleet's repository ------------------------------------------------
@@ -180,7 +208,7 @@ async def _repository(context: Context) -> AsyncIterator[CheckFinding]:
             yield finding
         async for finding in _guarded("repos", _repos(fleet, desired)):
             yield finding
-        async for finding in _guarded("forges", _forges(context, desired)):
+        async for finding in _guarded("forges", _forges(fleet, desired)):
             yield finding
         async for finding in _guarded("hosts", _hosts(context, desired)):
             yield finding
@@ -188,12 +216,14 @@ async def _repository(context: Context) -> AsyncIterator[CheckFinding]:
 
 async def _specs(fleet: "FleetSession", desired: "Desired") -> AsyncIterator[CheckFinding]:
     if desired.problems:
-        many = f"{len(desired.problems)} mistake{'s' * (len(desired.problems) != 1)}"
-        yield failure("specs", f"{many}: {desired.problems[0]}", "reconciler validate")
+        for finding in _broken_files(desired):
+            yield finding
     else:
-        yield CheckFinding(
-            "specs", "ok", f"{len(desired.tasks)} tasks, {len(desired.hosts)} hosts, no mistakes"
-        )
+        there = f"{_many(len(desired.tasks), 'task')}, {_many(len(desired.hosts), 'host')}"
+        yield CheckFinding("specs", "ok", f"{there}, no mistakes")
+    if desired.warnings:
+        many = _many(len(desired.warnings), "doubt")
+        yield warning("specs", f"{many}: {min(desired.warnings)}", "reconciler validate")
     folder = fleet.repository.folder
     if folder is None:
         return
@@ -212,6 +242,27 @@ async def _specs(fleet: "FleetSession", desired: "Desired") -> AsyncIterator[Che
             f"{count} file{'s' * (count != 1)} below specs/ not committed: the reconciler sees none of it",
             f"{at} add specs && {at} commit -m 'Change the specs'",
         )
+
+
+_MOST_FILES = 5
+"""Broken files that are told of one by one."""
+
+
+def _broken_files(desired: "Desired") -> Iterator[CheckFinding]:
+    """Yield each file with mistakes, the first of them and what opens it; then how many more there are."""
+    firsts = {problem.path: problem for problem in sorted(desired.problems, reverse=True)}
+    for path in sorted(firsts)[:_MOST_FILES]:
+        kind, name = split(path)
+        fix = f"reconciler edit {kind}/{name}" if kind else "reconciler validate"
+        yield failure("specs", str(firsts[path]), fix)
+    if len(firsts) > _MOST_FILES:
+        yield failure(
+            "specs", f"{_many(len(firsts) - _MOST_FILES, 'more file')} with mistakes", "reconciler validate"
+        )
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 async def _record(fleet: "FleetSession") -> AsyncIterator[CheckFinding]:
@@ -280,10 +331,10 @@ async def _secret(what: str, secret: "Secret", way: _Way = "typed") -> CheckFind
     from reconciler.dispatch.retrying import StepFailed
     from reconciler.dispatch.secrets import find_secret
 
-    if secret.file and _home(secret.file).exists():
+    if secret.file:
         finding = _private_file(what, _home(secret.file))
         if finding.result != "ok":
-            return finding
+            return finding._replace(fix=finding.fix or _way_to_set(secret, way))
     try:
         value = await find_secret(what, secret)
     except (StepFailed, ReconcilerError) as error:
@@ -316,18 +367,32 @@ def _way_to_set(secret: "Secret", way: _Way) -> str:
 
 
 def _private_file(what: str, file: Path) -> CheckFinding:
-    if not file.exists():
-        fix = (
-            f"ssh-keygen -q -t ed25519 -N '' -f {shlex.quote(str(file))}"
-            if what.startswith("identity")
-            else ""
-        )
+    """Return whether a file is there, may be read here, and by nobody else."""
+    quoted = shlex.quote(str(file))
+    try:
+        mode = stat.S_IMODE(file.stat().st_mode)
+    except FileNotFoundError:
+        fix = f"ssh-keygen -q -t ed25519 -N '' -f {quoted}" if what.startswith("identity") else ""
         return failure("secrets", f"{what}: {file} is not there", fix)
-    mode = stat.S_IMODE(file.stat().st_mode)
+    except PermissionError:
+        return failure("secrets", f"{what}: this user may not look for {file}", _gives(_closed_folder(file)))
+    if not os.access(file, os.R_OK):
+        fix = f"chmod 600 {quoted}" if file.stat().st_uid == os.geteuid() else _gives(file)
+        return failure("secrets", f"{what}: this user may not read {file}", fix)
     if mode & 0o077:
-        fix = f"chmod 600 {shlex.quote(str(file))}"
+        fix = f"chmod 600 {quoted}"
         return failure("secrets", f"{what}: others may read {file} (mode {mode:o})", fix)
     return CheckFinding("secrets", "ok", what)
+
+
+def _closed_folder(file: Path) -> Path:
+    """Return the folder above a file that keeps this user out."""
+    return next((each for each in reversed(file.parents) if not os.access(each, os.X_OK)), file.parent)
+
+
+def _gives(place: Path) -> str:
+    """Return the command that gives a file or folder to this user."""
+    return f"sudo chown {os.geteuid()} {shlex.quote(str(place))}"
 
 
 # --- Code repositories and forges ------------------------------------------
@@ -338,21 +403,47 @@ async def _repos(fleet: "FleetSession", desired: "Desired") -> AsyncIterator[Che
 
     base = fleet.repository.folder or fleet.repository.git_dir
     checks = [_repo(each, whole_url(each.url, base)) for each in desired.repos.values()]
-    for finding in await asyncio.gather(*checks):
-        yield finding
+    mirrors = [_mirror(name, fleet.context.data_dir) for name in desired.repos]
+    for finding in await asyncio.gather(*checks, *mirrors):
+        if finding:
+            yield finding
+
+
+async def _mirror(repo: str, data: Path) -> CheckFinding | None:
+    """Return whether the mirror of a code repository is damaged; None if it is sound, or not there yet."""
+    from reconciler.git.process import Git
+
+    folder = data / "repos" / f"{repo.replace('/', '+')}.git"
+    if not folder.is_dir():
+        return None
+    try:
+        checked = await Git.local(folder, timeout=_LONG).attempt(
+            "fsck", "--connectivity-only", "--no-dangling"
+        )
+    except Unavailable:  # it is large, and no damage was met so far
+        return None
+    if checked.code == 0:
+        return None
+    message = (
+        f"the mirror of {repo}, {folder}, is damaged; it is made again, around what is sound, when a run"
+    )
+    return warning("repos", f"{message} needs it: {checked.message}")
 
 
 async def _repo(repo: "Repo", url: str) -> CheckFinding:
     from reconciler.git.process import Git
 
-    listed = await Git.nowhere().attempt("ls-remote", "--heads", "--", url, timeout=_LONG)
+    fix = f"git ls-remote {shlex.quote(url)}"
+    try:
+        listed = await Git.nowhere().attempt("ls-remote", "--heads", "--", url, timeout=_LONG)
+    except Unavailable as error:
+        return failure("repos", f"{repo.name}: {error}", fix)
     if listed.code != 0:
-        return failure("repos", f"{repo.name}: {listed.message}", f"git ls-remote {shlex.quote(url)}")
+        return failure("repos", f"{repo.name}: {listed.message}", fix)
     heads = [line.partition("refs/heads/")[2] for line in listed.text.splitlines()]
     if repo.base not in heads:
         there = ", ".join(heads[:5]) or "none at all"
-        sed = rf"sed -i -e /^base:/d -e '\$a base: {heads[0] if heads else repo.base}'"
-        fix = f'EDITOR="{sed}" reconciler edit repo/{repo.name}' if heads else ""
+        fix = f"reconciler edit repo/{repo.name} --set base={shlex.quote(heads[0])}" if heads else ""
         return failure("repos", f"{repo.name} has no branch {repo.base!r} to start from: {there}", fix)
     return CheckFinding("repos", "ok", f"{repo.name} answers, {repo.base} is there")
 
@@ -360,22 +451,27 @@ async def _repo(repo: "Repo", url: str) -> CheckFinding:
 _LONG = 20.0
 
 
-async def _forges(context: Context, desired: "Desired") -> AsyncIterator[CheckFinding]:
+async def _forges(fleet: "FleetSession", desired: "Desired") -> AsyncIterator[CheckFinding]:
+    from reconciler.cli.serving import serving
     from reconciler.dispatch.secrets import forge_secret
     from reconciler.forge.forgejo import ForgeRegistry
 
+    who = await serving(fleet, await fleet.state_branch())
+    served = who.presence.address if who.presence and who.is_running else ""
     forges = ForgeRegistry(forge_secret, clock.now)
     try:
         for name, forge in sorted(desired.forges.items()):
-            for finding in await _forge(context, forges, name, forge):
+            results = await _forge(forges, name, forge)
+            for finding in results:
                 yield finding
+            if forge.webhook_secret and all(finding.result == "ok" for finding in results):
+                for finding in await _webhooks(fleet.context, forges, name, forge, served):
+                    yield finding
     finally:
         await forges.close()
 
 
-async def _forge(
-    context: Context, forges: "ForgeRegistry", name: str, forge: "Forge"
-) -> Sequence[CheckFinding]:
+async def _forge(forges: "ForgeRegistry", name: str, forge: "Forge") -> Sequence[CheckFinding]:
     from reconciler.forge.client import Forbidden
 
     try:
@@ -384,8 +480,7 @@ async def _forge(
         is_token = isinstance(error, Forbidden) or "the token is refused" in str(error)
         fix = _way_in(forge) if is_token else _way_to_ask(forge)
         return [failure("forges", f"{name}: {error}", fix)]
-    rights = await _rights(name, forge, forge.token) if forge.token else [_let_in(name)]
-    return [*rights, *(await _webhooks(context, forges, name, forge) if forge.webhook_secret else ())]
+    return await _rights(name, forge, forge.token) if forge.token else [_let_in(name)]
 
 
 def _way_in(forge: "Forge") -> str:
@@ -420,13 +515,13 @@ def _let_in(name: str) -> CheckFinding:
 
 
 async def _webhooks(
-    context: Context, forges: "ForgeRegistry", name: str, forge: "Forge"
+    context: Context, forges: "ForgeRegistry", name: str, forge: "Forge", served: str
 ) -> Sequence[CheckFinding]:
     """Return what is found of the webhooks of a repo; nothing of it is a failure: polling goes on."""
     from reconciler.cli.webhook import webhook_check
 
     try:
-        results = await (await webhook_check(context, name, forge, forges)).findings(sends=False)
+        results = await (await webhook_check(context, name, forge, forges, served)).findings(sends=False)
     except ReconcilerError as error:
         return [warning("webhooks", f"{name}: {error}")]
     return [
@@ -443,7 +538,10 @@ async def _webhooks(
 async def _hosts(context: Context, desired: "Desired") -> AsyncIterator[CheckFinding]:
     from reconciler.cli.hosts import check_hosts
 
-    wanted = [host for host in desired.hosts.values() if host.desired == "active"]
+    wanted = [host for host in desired.hosts.values() if host.desired == "active" and not host.cordon]
+    for host in desired.hosts.values():
+        if host.cordon:
+            yield CheckFinding("hosts", "ok", f"{host.name} is cordoned, so it was not asked")
     if any(host.address and not host.identity for host in wanted) and not _has_agent():
         yield warning(
             "hosts",
@@ -451,20 +549,56 @@ async def _hosts(context: Context, desired: "Desired") -> AsyncIterator[CheckFin
             'eval "$(ssh-agent)" && ssh-add',
         )
     used = {task.adapter for task in desired.tasks.values()}
-    for check in await check_hosts(context, desired, wanted):
+    checks = await check_hosts(context, desired, wanted)
+    for check in checks:
         name, is_well = check.host.name, True
         for problem in check.problems:
             is_well = False
-            yield failure("hosts", f"{name}: {problem}")
-        for adapter, cli in check.clis.items():
-            if not cli.ok and adapter in (used & set(check.host.adapters or used)):
-                is_well = False
-                fix = _there(check.host, INSTALL.get(adapter, ""))
-                yield failure("hosts", f"{name}: {adapter}: {cli.message}", fix)
+            yield failure("hosts", f"{name}: {problem}", _host_fix(check, problem, context.data_dir))
+        for adapter in sorted(_missing_clis(check, checks, used)):
+            is_well = False
+            fix = _there(check.host, INSTALL.get(adapter, ""))
+            yield failure("hosts", f"{name}: {adapter}: {check.clis[adapter].message}", fix)
         for text in check.result.warnings if check.result else ():
             yield warning("hosts", f"{name}: {text}")
         if is_well:
             yield CheckFinding("hosts", "ok", f"{name} can carry out runs")
+
+
+def _missing_clis(check: "HostCheck", checks: "Sequence[HostCheck]", used: Collection[str]) -> set[str]:
+    """Return the CLIs that are missing on a host: those it names; on the first one, those no host has."""
+    lacking = {name for name, cli in check.clis.items() if not cli.ok} & set(used)
+    if check.host.adapters:
+        return lacking & set(check.host.adapters)
+    somewhere = {name for each in checks for name, cli in each.clis.items() if cli.ok}
+    named = {name for each in checks for name in each.host.adapters or ()}
+    is_first = check is next((each for each in checks if each.facts and not each.host.adapters), None)
+    return lacking - somewhere - named if is_first else set()
+
+
+def _host_fix(check: "HostCheck", problem: str, data: Path) -> str:
+    """Return what to type about a problem of a host that names no command itself."""
+    if command := command_in(problem):
+        return command
+    if check.facts is None:
+        return f"reconciler host cordon {check.host.name} --reason 'does not answer'"
+    if "its clock is off" in problem:
+        return _there(check.host, "sudo timedatectl set-ntp true")
+    if "git is missing" in problem:
+        return _there(check.host, _installs("git") or "sudo apt-get install git")
+    if "disk" in problem or "room" in problem:
+        return _there(check.host, _biggest(_workdir(check.host, data)))
+    return ""
+
+
+def _workdir(host: "Host", data: Path) -> str:
+    """Return the working folder of a host, as it is written in a shell there."""
+    from reconciler.dispatch.paths import DEFAULT_WORKDIR, local_folder
+
+    if host.is_local:
+        return shlex.quote(str(local_folder(host, data)))
+    folder = host.workdir or DEFAULT_WORKDIR
+    return f"~/{shlex.quote(folder[2:])}" if folder.startswith("~/") else shlex.quote(folder)
 
 
 def _has_agent() -> bool:
@@ -476,4 +610,5 @@ def _there(host: "Host", command: str) -> str:
     if not command or host.address is None:
         return command
     user = f"{host.user}@" if host.user else ""
-    return f"ssh -p {host.port} {user}{host.address} {shlex.quote(command)}"
+    key = f"-i {shlex.quote(host.identity)} " if host.identity else ""
+    return f"ssh {key}-p {host.port} {user}{host.address} {shlex.quote(command)}"

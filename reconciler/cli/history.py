@@ -88,11 +88,11 @@ def columns(now: datetime, *, is_terminal: bool, is_one: bool) -> Sequence[Colum
     )
     return (
         at,
-        *(() if is_terminal and is_one else (Column("NAME", lambda entry: entry.name, least=16),)),
-        Column("CHANGE", change_of, least=24),
-        Column("HOST", lambda entry: entry.host or "-", is_wide=is_terminal, least=8),
+        *(() if is_terminal and is_one else (Column("NAME", lambda entry: entry.name, least=12),)),
+        Column("CHANGE", change_of, least=19),
+        Column("HOST", lambda entry: entry.host or "-", is_wide=is_terminal, least=7),
         Column("RUN", lambda entry: entry.run or "-", is_wide=True),
-        Column("BY", lambda entry: entry.actor, least=12),
+        Column("BY", lambda entry: entry.actor, least=10),
         Column("CAUSE", lambda entry: entry.cause, is_wide=True),
         Column("COMMIT", lambda entry: entry.commit[:10], is_wide=True),
         Column("REASON", lambda entry: entry.reason),

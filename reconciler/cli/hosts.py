@@ -63,7 +63,7 @@ def host() -> None:
 
 @host.command(epilog=examples("reconciler host check", "reconciler host check gpu1 -o json"))
 @click.argument("names", metavar="[NAME]...", nargs=-1, type=NameParam("host"))
-@output_option("table")
+@output_option("table", "wide", help="How to print it; wide: with all that a host told of itself.")
 @click.pass_obj
 def check(context: Context, names: tuple[str, ...], output: OutputFormat) -> int:
     """
@@ -81,7 +81,8 @@ def check(context: Context, names: tuple[str, ...], output: OutputFormat) -> int
         for warning in each.result.warnings if each.result else ():
             click.echo(f"warning: host {each.host.name}: {warning}", err=True)
     if not print_document([check_document(each) for each in checks], output):
-        print_table(HOST_HEAD, [_host_row(each) for each in checks])
+        is_wide = output.form == "wide"
+        print_table(*_columns(HOST_HEAD, [_host_row(each) for each in checks], is_wide=is_wide))
         rows = [row for each in checks for row in _cli_rows(each)]
         if rows:
             click.echo()
@@ -167,7 +168,17 @@ HOST_HEAD = (
     "ENDS RUNS BY",
     "WHY",
 )
+ONLY_WIDE = frozenset({"CORES", "MEMORY FREE", "BOOT", "ENDS RUNS BY"})
+"""Columns of hosts that `-o wide` shows: all of them together are wider than a terminal."""
 CLI_HEAD = ("HOST", "ADAPTER", "USABLE", "VERSION", "PATH", "WHY")
+
+
+def _columns(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, is_wide: bool
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Return a table with all of its columns, or without those that are only in a wide one."""
+    shown = [number for number, title in enumerate(head) if is_wide or title not in ONLY_WIDE]
+    return [head[number] for number in shown], [[row[number] for number in shown] for row in rows]
 
 
 def _host_row(check: HostCheck) -> Sequence[str]:
@@ -192,7 +203,7 @@ def _host_row(check: HostCheck) -> Sequence[str]:
 
 
 def _cli_rows(check: HostCheck) -> Iterator[Sequence[str]]:
-    for name, cli in check.clis.items():
+    for name, cli in sorted(check.clis.items()):
         usable = "yes" if cli.ok else "no"
         yield check.host.name, name, usable, cli.version or NO_VALUE, cli.path or NO_VALUE, cli.message
 

@@ -149,12 +149,17 @@ def _refuse_to_nest(folder: Path) -> None:
 def _refuse_to_overwrite(folder: Path, wanted: Mapping[str, str]) -> None:
     if (folder / "HEAD").is_file() and (folder / "objects").is_dir():
         raise UsageError(f"{folder} is a bare repository: clone it, and run `reconciler init` in the clone")
-    there = [path for path in wanted if (folder / path).exists()]
+    there = sorted(path for path in wanted if (folder / path).exists())
+    there.sort(key=lambda path: (path.startswith("."), path.count("/")))
     if there:
+        more = f" and {len(there) - _FEW} more" if len(there) > _FEW else ""
         raise UsageError(
-            f"{folder} has a fleet already, and nothing was changed: {', '.join(there)}; "
+            f"{folder} has a fleet already, and nothing was changed: {', '.join(there[:_FEW])}{more}; "
             "`reconciler doctor` says how it is"
         )
+
+
+_FEW = 3
 
 
 def _require_identity(folder: Path) -> None:

@@ -18,6 +18,7 @@ from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode, exit_code
 from reconciler.cli.folders import NamedFolder
 from reconciler.cli.help import examples
+from reconciler.cli.remedies import with_remedy
 from reconciler.cli.streams import OutputLost, guard, mute
 from reconciler.cli.terminal import did_you_mean
 from reconciler.core.errors import ReconcilerError, SpecError
@@ -115,6 +116,9 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         "cancel": CommandEntry(
             "reconciler.cli.task_commands:cancel", "Cancel tasks: end their runs, and start no more."
         ),
+        "answer": CommandEntry(
+            "reconciler.cli.task_commands:answer", "Answer the question of a task's agent."
+        ),
         "retry": CommandEntry("reconciler.cli.task_commands:retry", "Retry settled tasks: run them again."),
         "approve-prune": CommandEntry(
             "reconciler.cli.task_commands:approve_prune",
@@ -188,7 +192,7 @@ class Root(click.Group):
             mute()
             if lost.is_unread:
                 sys.exit(ExitCode.UNREAD)
-            click.echo(f"error: {lost}", err=True)
+            click.echo(f"error: {with_remedy(str(lost), lost)}", err=True)
             sys.exit(ExitCode.FAILURE)
         except (*NAMES, ExceptionGroup) as error:
             code, message = report_error(_first_error(error))
@@ -314,44 +318,26 @@ def _first_error(error: Exception) -> Exception:
 
 
 def report_error(error: Exception) -> tuple[int, str]:
-    """Return the exit code and the message of an error."""
+    """Return the exit code and the message of an error, which ends with what to type next."""
     match error:
         case click.UsageError():
             return ExitCode.USAGE, f"error: {error.format_message()}{_where_help_is(error)}"
         case click.ClickException():
-            return ExitCode.FAILURE, f"error: {error.format_message()}"
+            return ExitCode.FAILURE, f"error: {with_remedy(error.format_message(), error)}"
         case SpecError():
             return exit_code(error), str(error)
         case ReconcilerError():
-            return exit_code(error), f"error: {_with_remedy(str(error))}"
+            return exit_code(error), f"error: {with_remedy(str(error), error)}"
         case click.Abort():
             return ExitCode.INTERRUPTED, "interrupted"
-    return ExitCode.FAILURE, f"error: {_with_remedy(_message(error))}"
+    return ExitCode.FAILURE, f"error: {with_remedy(_message(error), error)}"
 
 
 def _message(error: Exception) -> str:
     """Return what an error says; of a file its name first, and no number."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
-
-
-_REMEDIES = (
-    (("No space left on device", "Out of diskspace", "quota exceeded"), "make room there and try again"),
-    (("Read-only file system",), "mount it for writing (see `dmesg` if it was), or use another place"),
-    (("Permission denied", "Operation not permitted"), "see who may write there, and who you are (`id`)"),
-)
-"""What to do about what the file system says, in its message."""
-_NO_FILE = "(publickey"
-"""In what SSH says, whose permissions are others."""
-
-
-def _with_remedy(message: str) -> str:
-    """Return an error with what to do, where it is the file system's and does not say so yet."""
-    for signs, remedy in _REMEDIES:
-        if any(sign in message for sign in signs) and ";" not in message and _NO_FILE not in message:
-            return f"{message}; {remedy}"
-    return message
+    return str(error) or type(error).__name__
 
 
 def _where_help_is(error: click.UsageError) -> str:

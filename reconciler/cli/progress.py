@@ -2,10 +2,12 @@
 Progress output of `run` and `serve`: a line for each step.
 """
 
+import sys
 from datetime import datetime
 from pathlib import Path
 
 from reconciler.cli.failures import describe_failure, failure_text
+from reconciler.cli.terminal import columns_of, terminal_size, wrap
 from reconciler.controller.ports import Step
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
@@ -21,7 +23,7 @@ def is_bad_end(step: Step) -> bool:
 
 
 def line(step: Step) -> str:
-    """Return a step as one line: time, name, from → to, why."""
+    """Return a step as one line, or on a narrow terminal as several: time, name, from → to, why."""
     if isinstance(step, HostChange):
         stand = "gone" if step.after is None else step.after.state
         return _line(step.at, f"host {step.host}", stand, step.reason)
@@ -33,7 +35,17 @@ def line(step: Step) -> str:
 
 def _line(time: datetime, name: str, change: str, reason: str) -> str:
     moment = format_time(time.replace(microsecond=0))
-    return f"{moment}  {name:<28}  {change:<24}  {one_line(reason)}"
+    text = f"{moment}  {name:<28}  {change:<24}  {one_line(reason)}"
+    width = _width()
+    if width is None or columns_of(text) <= width:
+        return text
+    below = wrap(one_line(reason), max(width - len(MARGIN), len(MARGIN)))
+    return "\n".join((f"{moment}  {name}  {change}", *(f"{MARGIN}{part}" for part in below)))
+
+
+def _width() -> int | None:
+    """Return how wide the terminal is; None where stdout is none: there a step is one line."""
+    return terminal_size().columns if sys.stdout.isatty() else None
 
 
 def bad_end_lines(step: Step, desired: Desired, data: Path) -> str:

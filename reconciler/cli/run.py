@@ -188,7 +188,7 @@ def _serve(settings: Settings, *, verbose: bool, log_format: LogFormat, **how: A
             say(summary)
     finally:
         line_writer.close()
-    problems, waiting = ended.cache.desired.problems, ended.cache.last_plan.waiting
+    problems, waiting = ended.cache.desired.problems, ended.cache.waiting
     return _Summary(steps, bool(bad_ends), len(problems), len(waiting))
 
 

@@ -314,7 +314,7 @@ class NeedShape(TypedDict):
     what: str
     """`task NAME`, `host NAME`, a file, `record`, `specs` or `reconciler`."""
     why: str
-    """A word: Escalated, Failed, Stalled, Approval, Broken, Down, Rewound or Trouble."""
+    """A word: Escalated, Failed, Stalled, Question, Approval, Broken, Down, Rewound or Trouble."""
     message: str
     """A sentence."""
 
@@ -534,7 +534,10 @@ class FindingShape(TypedDict):
     """`doctor`: what was found of one thing."""
 
     check: str
-    """What was looked at: git, identity, data, repository, specs, record, secrets, forges, webhooks, …"""
+    """
+    What was looked at: git, identity, data, repository, specs, record,
+    reconciler, secrets, repos, forges, webhooks, hosts.
+    """
     result: Literal["ok", "warning", "failed"]
     """Whether it works."""
     message: str

@@ -205,24 +205,33 @@ def _free(name: str, names: frozenset[str]) -> str:
     epilog=examples(
         "reconciler edit web/fix-login",
         "reconciler edit host/gpu1 --reason 'More slots since the new disk'",
-        "EDITOR='sed -i s/2h/4h/' reconciler edit web/fix-login",
+        "reconciler edit repo/web --set base=trunk   # opens no editor",
     )
 )
 @reference_argument("[KIND[/]]NAME")
+@click.option(
+    "--set",
+    "more",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Set a field, its value as in YAML; no editor.",
+)
 @reason_option
 @click.pass_obj
-def edit_command(context: Context, args: tuple[str, ...], reason: str) -> None:
+def edit_command(context: Context, args: tuple[str, ...], more: tuple[str, ...], reason: str) -> None:
     """
     Edit the spec of a task, host, agent, adapter or repo in $EDITOR.
 
     What is saved is validated, committed and pushed. With a mistake in it, the
-    editor opens once more and says where it is.
+    editor opens once more and says where it is. --set changes fields without
+    an editor; comments and all other fields stay as they are.
     """
-    asyncio.run(_edit(context, args, reason))
+    asyncio.run(_edit(context, args, dict(map(_assignment, more)), reason))
 
 
-async def _edit(context: Context, args: tuple[str, ...], reason: str) -> None:
+async def _edit(context: Context, args: tuple[str, ...], changes: Mapping[str, Any], reason: str) -> None:
     from reconciler.cli.session import open_fleet, spec_path
+    from reconciler.specs.edit import edit
 
     async with open_fleet(context) as fleet:
         desired, _ = await fleet.recorded()
@@ -234,11 +243,12 @@ async def _edit(context: Context, args: tuple[str, ...], reason: str) -> None:
         kind, name = references[0]
         file, path = await fleet.spec_file(kind, name), spec_path(kind, name)
         before = file.data.decode()
-        text = await asyncio.to_thread(_in_editor, before)
+        by_hand = None if changes else await asyncio.to_thread(_in_editor, before)
+        text = edit(before, changes, path=path) if changes else by_hand
         if text is None or text == before:
             click.echo("nothing was changed", err=True)
             return
-        text = await _checked(fleet, path, text, again=_reopened)
+        text = await _checked(fleet, path, text, again=None if changes else _reopened)
         await _require_unchanged(fleet, kind, name, file.blob, text)
         await fleet.commit(path, text, edit_message(edit_subject("Edit", kind, name), reason))
     click.echo(f"{name}: committed {path}", err=True)

@@ -3,6 +3,7 @@ Task commands: `suspend`, `resume`, `cancel`, `retry` edit the task's file, comm
 """
 
 import asyncio
+import sys
 from collections.abc import Callable, Sequence
 
 import click
@@ -16,9 +17,10 @@ from reconciler.cli.change import (
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.help import examples
-from reconciler.cli.references import task_names, tasks_argument
+from reconciler.cli.references import NameParam, task_names, tasks_argument
 from reconciler.core.edits import (
     FieldChanges,
+    answering,
     cancelling,
     edit_message,
     removal_subject,
@@ -26,6 +28,7 @@ from reconciler.core.edits import (
     retrying,
     suspending,
 )
+from reconciler.core.errors import UsageError
 from reconciler.core.model.specs import TaskSpec
 from reconciler.core.model.status import Reason, Status
 
@@ -90,6 +93,27 @@ def retry(context: Context, args: tuple[str, ...], reason: str) -> None:
     asyncio.run(_change(context, "Retry", args, reason, retrying))
 
 
+@click.command(
+    epilog=examples(
+        "reconciler answer web/fix-login 'Use the session cookie'",
+        "cat answer.md | reconciler answer web/fix-login --to q2-1 -",
+    )
+)
+@click.argument("task", metavar="[task/]NAME", type=NameParam("task"))
+@click.argument("text", required=False)
+@click.option("--to", "question", metavar="ID", help="The question that is meant; else the one that waits.")
+@reason_option
+@click.pass_obj
+def answer(context: Context, task: str, text: str | None, question: str | None, reason: str) -> None:
+    """
+    Answer the question of a task's agent; it goes on with the answer.
+
+    TEXT is the answer, - for standard input. Without it the question is shown.
+    The first answer counts.
+    """
+    asyncio.run(_answer(context, task, text, question, reason))
+
+
 # --- Doing -----------------------------------------------------------------
 
 
@@ -104,6 +128,27 @@ async def _change(context: Context, verb: str, args: Sequence[str], reason: str,
             task_names(args, statuses.keys() | await fleet.names("task")),
             lambda name, spec: decide(name, spec, statuses.get(name)),
             verb=verb,
+            reason=reason,
+        )
+
+
+async def _answer(context: Context, name: str, text: str | None, question: str | None, reason: str) -> None:
+    from reconciler.cli.session import open_fleet
+
+    async with open_fleet(context) as fleet:
+        statuses = (await fleet.observed()).statuses
+        names = task_names((name,), statuses.keys() | await fleet.names("task"))
+        status = statuses.get(names[0])
+        if text is None and status and status.question:
+            click.echo(status.question.text)
+            raise UsageError(f"{status.question.id} waits for `reconciler answer {names[0]} TEXT`")
+        given = sys.stdin.read() if text == "-" else text or ""
+        await change(
+            fleet,
+            TaskSpec,
+            names,
+            lambda name, spec: answering(name, spec, statuses.get(name), given, question),
+            verb="Answer",
             reason=reason,
         )
 

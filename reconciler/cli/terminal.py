@@ -65,17 +65,45 @@ def fitted(
     """
     lines = [list(map(one_line, row)) for row in rows]
     *others, last = zip(head, *lines, strict=True)
-    widths = widths_of(zip(*others, strict=True), least[:-1])
+    widths = narrowed(widths_of(zip(*others, strict=True), least[:-1]), width - 2 * len(others))
     room, longest = width - sum(widths) - 2 * len(widths), max(map(columns_of, last))
     is_folded = room < min(longest, LEAST)
     indent = 4 if is_folded else width - room
-    fitted_lines = [[*map(pad, head, widths), *([] if is_folded else [head[-1]])]]
+    fitted_lines = [*_stacked(head[:-1], widths, [] if is_folded else [head[-1]])]
     for *cells, sentence in lines:
         parts = wrap(sentence, max(width - indent, LEAST // 2))
-        first = [] if is_folded else parts[:1]
-        fitted_lines.append([*map(pad, cells, widths), *first])
-        fitted_lines += [[" " * (indent - 2), part] for part in parts[len(first) :]]
+        fitted_lines += _stacked(cells, widths, [] if is_folded else parts)
+        fitted_lines += [[" " * (indent - 2), part] for part in parts if is_folded]
     return fitted_lines
+
+
+NARROWEST = 12
+"""Width down to which a column is narrowed."""
+
+
+def narrowed(widths: Sequence[int], room: int) -> list[int]:
+    """Return widths that together fit into the room, if they can: the widest gives way first."""
+    narrow = list(widths)
+    for number in sorted(range(len(narrow)), key=lambda each: -narrow[each]):
+        excess = max(0, sum(narrow) - room)
+        narrow[number] -= min(excess, max(0, narrow[number] - NARROWEST))
+    return narrow
+
+
+def _stacked(cells: Sequence[str], widths: Sequence[int], last: Sequence[str]) -> list[list[str]]:
+    """Return a row as lines: cells wider than their column go on below; the last one is given in parts."""
+    columns = [wrap(cell, width) or [""] for cell, width in zip(cells, widths, strict=True)]
+    height = max(len(column) for column in (*columns, last))
+    return [
+        [
+            *(
+                pad(column[at] if at < len(column) else "", width)
+                for column, width in zip(columns, widths, strict=True)
+            ),
+            *last[at : at + 1],
+        ]
+        for at in range(height)
+    ]
 
 
 def wrap(text: str, width: int) -> list[str]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 TICK = 0.5
 """Seconds between two drawings, for ages to go on and keys to be read; what changed is drawn at once."""
+NOTHING = "nothing is open: every task is done"
 QUIT = frozenset({"q", "Q", "\x03", "\x04"})
 HEAD = ("TASK", "PHASE", "SINCE", "ATTEMPT", "WHERE", "WHY")
 RANK = {"failed": 0, "escalated": 0, "broken": 0, "running": 1, "assigned": 1, "review_pending": 2}
@@ -50,7 +51,7 @@ async def _once(context: Context) -> None:
     async with _models(context) as models:
         model = await anext(models)
         rows = [task_row(view, clock.now()) for view in board_of(model).tasks]
-        print_table(HEAD, rows, empty="nothing is open: every task is done")
+        print_table(HEAD, rows, empty=NOTHING)
 
 
 @asynccontextmanager
@@ -149,7 +150,8 @@ def screen(board: Board, now: datetime, height: int) -> "RenderableType":
         tasks.add_row(name, phase, *others)
     left = len(board.tasks) - room
     more = f"{left} more; `reconciler get` lists them; q leaves" if left > 0 else "q leaves"
-    return Group(Text(board.counts, style="bold"), *map(Text, hosts), Text(), tasks, Text(more, style="dim"))
+    shown = tasks if board.tasks else Text(NOTHING)
+    return Group(Text(board.counts, style="bold"), *map(Text, hosts), Text(), shown, Text(more, style="dim"))
 
 
 def state_counts(model: "ReadModel") -> str:

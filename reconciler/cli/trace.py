@@ -139,7 +139,7 @@ async def _runs(
             revision=revision,
             spec_commit=spec_commit,
             subject=subject,
-            branch=status.run.branch if status and status.run else None,
+            branch=status.run.branch if status and status.run and status.run.repo else None,
             head=status.head_commit if status and is_last else None,
             pull_request=pull.url if pull else None,
         )
@@ -247,14 +247,23 @@ async def _diff(context: Context, args: Sequence[str], options: Sequence[str]) -
             await fleet.spec_file("task", name)
         run = status.run if status else None
         if not (status and run and run.repo and status.head_commit and status.base_commit):
-            why = f"it is {status.phase}" if status else "the reconciler has not seen it"
-            raise NotFound(f"{name} has delivered no branch so far: {why}; `reconciler describe {name}`")
+            raise NotFound(
+                f"{name} has delivered no branch so far: {_why_none(status, run)}; "
+                f"`reconciler describe {name}` shows how it is"
+            )
         base = fleet.repository.folder or fleet.repository.git_dir
         commits = status.base_commit, status.head_commit
         folder = context.data_dir / "repos" / f"{run.repo.replace('/', '+')}.git"
         if not await _has(folder, commits):
             folder = await _fetched(context, desired, run, commits, base)
         return (await Git.local(folder).diff(*commits, *options)).decode("utf-8", "replace")
+
+
+def _why_none(status: "Status | None", run: "Run | None") -> str:
+    """Return why there is no branch to be shown."""
+    if status is None:
+        return "the reconciler has not seen it"
+    return f"it is {status.phase}" if run is None or run.repo else "its spec names no repo to work in"
 
 
 async def _has(folder: "Path", commits: Sequence[str]) -> bool:

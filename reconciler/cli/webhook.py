@@ -5,10 +5,12 @@ Webhooks only make reactions faster; without them, polling finds every change.
 """
 
 import asyncio
+import ipaddress
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 import click
 
@@ -79,7 +81,7 @@ def install(context: Context, *, repo: str, url: str | None) -> int:
 
 async def _install(context: Context, repo: str, address: str | None, *, is_step: bool = False) -> int:
     async with _place(context, repo) as place:
-        url = address or _address(place.serve_address)
+        url = address or _own_address(place)
         source = place.forge.webhook_secret
         if source is None:
             raise UsageError(
@@ -135,6 +137,24 @@ async def ensure_webhook(context: Context, repo: str, url: str | None) -> tuple[
             return "already so", f"{address}; `reconciler webhook check` tries it once `serve` runs"
     code = await _install(context, repo, _address(url) if url else None, is_step=True)
     return ("done" if code == ExitCode.OK else "failed"), f"made; `reconciler webhook check {repo}` tries it"
+
+
+def _own_address(place: "_Place") -> str:
+    """Return where the `serve` that runs here takes webhooks; a forge elsewhere must be able to reach it."""
+    url = _address(place.serve_address)
+    if _is_loopback(url) and not _is_loopback(place.forge.api):
+        raise UsageError(
+            f"`reconciler serve` knows itself only as {place.serve_address}, which {place.forge.api} "
+            "does not reach: start it with --public-url, or say --url https://…"
+        )
+    return url
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost" or host.endswith(".localhost")
 
 
 def _address(url: str) -> str:

@@ -3,16 +3,52 @@ Cache: the controller's copy of desired and observed state.
 """
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Literal
 
 from reconciler.core.errors import Problem
-from reconciler.core.model.specs import Desired
-from reconciler.core.model.status import HostStatus, Status
+from reconciler.core.model.specs import Desired, DesiredState, ExecutionMode, Task
+from reconciler.core.model.status import HostStatus, Phase, Reason, Status, Waiting
+from reconciler.core.planning.incremental import Planner
 from reconciler.core.planning.plan import Plan, needs_attention
 
 log = logging.getLogger(__name__)
+
+GroupKind = Literal["adapter", "new", "ready in", "live", "in review", "unfinished"]
+Group = tuple[GroupKind, str]
+"""`adapter` and its name; `ready in` and a repo in which tasks could start; the name of others is empty."""
+
+_READY = frozenset({Reason.REPO, Reason.SLOT, Reason.HOST})
+
+
+class Groups:
+    """Names of tasks by group."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, tuple[Group, ...]] = {}
+        self._names: dict[Group, set[str]] = defaultdict(set)
+
+    def put(self, name: str, groups: Iterable[Group]) -> None:
+        """Let a task be in these groups, and in no other."""
+        for group in self._groups.pop(name, ()):
+            self._names[group].discard(name)
+            if not self._names[group]:
+                del self._names[group]
+        if groups := tuple(groups):
+            self._groups[name] = groups
+        for group in groups:
+            self._names[group].add(name)
+
+    def names(self, kind: GroupKind, of: str = "") -> Collection[str]:
+        """Return the tasks of a group."""
+        return self._names.get((kind, of), frozenset())
+
+    def of(self, kind: GroupKind) -> set[str]:
+        """Return the adapters or repos that have tasks in a group of this kind."""
+        return {name for each, name in self._names if each == kind}
 
 
 @dataclass
@@ -31,22 +67,63 @@ class FleetCache:
     """Commit that `statuses` and `hosts` are on record with."""
     open: set[str] = field(default_factory=set)
     """Names of the tasks for which a plan may have something to do."""
+    groups: Groups = field(default_factory=Groups)
+    """Tasks by what the controllers ask for, so that none of them walks over all there are."""
+    planner: Planner = field(default_factory=Planner)
     last_plan: Plan = field(default_factory=Plan)
     """Plan of the last round."""
     drift: Mapping[tuple[str, datetime], timedelta] = field(default_factory=dict)
     """How far the clock was set since what is on record; see `Observed.drift`."""
 
+    @property
+    def waiting(self) -> Mapping[str, Waiting]:
+        """What each open task waits for: what is on record, or what was planned since."""
+        recorded = {name: status.waiting for name, status in self.open_statuses().items() if status.waiting}
+        return {**recorded, **self.last_plan.waiting}
+
+    def forget(self) -> None:
+        """Forget which tasks are open: all are to be refreshed."""
+        self.open.clear()
+        self.groups = Groups()
+        self.planner = Planner()
+
     def refresh(self, names: Iterable[str]) -> None:
-        """Recompute which of these tasks are open, after their specs or statuses changed."""
+        """Recompute where these tasks belong, after their specs or statuses changed."""
         names = set(names)
+        self.planner.notice(names)
         # All at once: a set that is emptied name by name keeps its size, and is slow to walk.
         self.open -= names
         self.open |= {name for name in names if self._is_open(name)}
+        for name in names:
+            self.groups.put(name, self._groups_of(name))
 
-    def open_statuses(self, more: Collection[str] = ()) -> dict[str, Status]:
-        """Return the statuses of open tasks, and of some more."""
-        names = self.open.union(more)
+    def _groups_of(self, name: str) -> Iterator[Group]:
+        spec, status = self.desired.tasks.get(name), self.statuses.get(name)
+        if spec is not None and name in self.open:
+            yield "adapter", spec.adapter
+            if status is None and name not in self.damaged:
+                yield "new", ""
+            if status is not None and spec.repo and _only_lacks_a_place(spec, status):
+                yield "ready in", spec.repo
+        if (
+            status is not None
+            and status.run
+            and (status.phase is Phase.FAILED or not status.phase.is_settled)
+        ):
+            yield "unfinished", ""
+        if status is not None and status.phase.is_live:
+            yield "live", ""
+        if status is not None and status.phase is Phase.REVIEW_PENDING:
+            yield "in review", ""
+
+    def at_work(self, more: Collection[str] = ()) -> dict[str, Status]:
+        """Return the statuses of tasks that run or are in review, and of some more."""
+        names = {*self.groups.names("live"), *self.groups.names("in review"), *more}
         return {name: self.statuses[name] for name in names if name in self.statuses}
+
+    def open_statuses(self) -> dict[str, Status]:
+        """Return the statuses of open tasks: of all that wait, too."""
+        return {name: self.statuses[name] for name in self.open if name in self.statuses}
 
     def _is_open(self, name: str) -> bool:
         try:
@@ -55,3 +132,10 @@ class FleetCache:
             log.exception("task %s: whether it is open cannot be determined; others go on", name)
             return True  # the plan meets the same fault, and records it
         return is_open or name in self.desired.broken
+
+
+def _only_lacks_a_place(spec: Task, status: Status) -> bool:
+    """Return whether a task could start on a host as soon as its repo answers and a slot is free."""
+    is_wanted = spec.desired is DesiredState.ACTIVE and status.phase is Phase.CREATED
+    is_ready = status.waiting is None or status.waiting.reason in _READY
+    return is_wanted and is_ready and spec.execution_mode is ExecutionMode.SSH_CLI

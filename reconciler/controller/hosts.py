@@ -22,14 +22,13 @@ from reconciler.core.errors import ReconcilerError, SpecError
 from reconciler.core.events import HostSeen, MergeSeen, RunEnded
 from reconciler.core.faults import bug_message
 from reconciler.core.model.runs import Claim, FailureClass, Report, Verdict
-from reconciler.core.model.specs import DesiredState, ExecutionMode, Host, Repo, Task
-from reconciler.core.model.status import HostStatus, Phase, Reason, Status
-from reconciler.core.runs.leases import verdict_of
+from reconciler.core.model.specs import Host, Repo, Task
+from reconciler.core.model.status import HostStatus, Phase, Status
+from reconciler.core.runs.leases import report_of
 from reconciler.core.runs.retention import Retention, retention
 
 log = logging.getLogger(__name__)
 
-_READY = frozenset({Reason.REPO, Reason.SLOT, Reason.HOST})
 """Waits that end by themselves: such a task may start at any moment."""
 INSPECTION = timedelta(seconds=30)
 """Delay before work that could not be checked is inspected again."""
@@ -134,6 +133,7 @@ class HostMaintenance:
                 self.controller.statuses,
                 self.clock(),
                 self.controller.desired.fleet,
+                unfinished=self.controller.groups.names("unfinished"),
                 damaged=self.controller.damaged,
                 drift=self.controller.drift,
             )
@@ -142,18 +142,8 @@ class HostMaintenance:
 
     def _repos_to_start_on(self) -> Mapping[str, Repo]:
         """Return the repos of tasks that could start as soon as their repo answers."""
-        desired = self.controller.desired
-        tasks = (
-            desired.tasks[name] for name, status in self._open_statuses() if self._may_start(name, status)
-        )
-        names = {task.repo for task in tasks}
-        return {name: repo for name, repo in desired.repos.items() if name in names}
-
-    def _may_start(self, name: str, status: Status) -> bool:
-        task, wait = self.controller.desired.tasks.get(name), self.controller.last_plan.waiting.get(name)
-        if task is None or task.desired is not DesiredState.ACTIVE or status.phase is not Phase.CREATED:
-            return False
-        return task.execution_mode is ExecutionMode.SSH_CLI and (wait is None or wait.reason in _READY)
+        names = self.controller.groups.of("ready in")
+        return {name: repo for name, repo in self.controller.desired.repos.items() if name in names}
 
     def _to_inspect(self) -> Mapping[str, str]:
         """
@@ -163,7 +153,7 @@ class HostMaintenance:
         """
         return {
             run.key: name
-            for name, status in self._open_statuses()
+            for name, status in self.controller.at_work().items()
             if (run := status.live_run)
             and status.claim is not None
             and name not in self.controller.desired.broken
@@ -184,9 +174,9 @@ class HostMaintenance:
 
     async def _judged(self, name: str, status: Status, claim: Claim) -> Report:
         """Return the report that a claim leads to, after an inspection if one is needed."""
-        verdict = verdict_of(status, claim)
-        if verdict is not None:
-            return Report(verdict=verdict)
+        report = report_of(status, claim)
+        if report is not None:
+            return report
         return await self.dispatch.verify(await self.assigned.assignment(name), claim)
 
     def _repos_in_review(self) -> Mapping[str, Repo]:
@@ -195,7 +185,7 @@ class HostMaintenance:
         return {name: repo for name, repo in self.controller.desired.repos.items() if name in names}
 
     def _in_review(self) -> Iterator[tuple[Task, Status]]:
-        for name in self.controller.open:
+        for name in self.controller.groups.names("in review"):
             task, status = self.controller.desired.tasks.get(name), self.controller.statuses.get(name)
             if task and status and status.phase is Phase.REVIEW_PENDING and task.review != "pull_request":
                 yield task, status
@@ -246,12 +236,7 @@ class HostMaintenance:
 
     def _named_adapters(self) -> set[str]:
         """Return the adapters that open tasks are given to."""
-        tasks = (self.controller.desired.tasks.get(name) for name in self.controller.open)
-        return {task.adapter for task in tasks if task}
-
-    def _open_statuses(self) -> Iterator[tuple[str, Status]]:
-        statuses = self.controller.statuses
-        return ((name, statuses[name]) for name in self.controller.open if name in statuses)
+        return self.controller.groups.of("adapter")
 
 
 def unrunnable(name: str, status: Status, why: str, at: datetime) -> RunEnded:

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from reconciler.controller.poller import Poller
 from reconciler.controller.ports import Clock, FleetView, Forges, SpecWriter
-from reconciler.core.errors import Conflict, ReconcilerError, SpecError
+from reconciler.core.errors import Conflict, ReconcilerError, SpecError, UsageError
 from reconciler.core.forge.comments import (
     Command,
     apply_command,
@@ -278,9 +278,10 @@ class IssueController:
             if isinstance(changes, str):
                 return refusal_reply(changes)
             text = self.edit(files[path], changes)
-        except SpecError as error:
+        except (SpecError, UsageError) as error:
             return refusal_reply(str(error))
-        subject = f"{command.verb.capitalize()} {name}{f': {command.value}' if command.value else ''}"
+        value = one_line(command.value, 60)
+        subject = f"{command.verb.capitalize()} {name}{f': {value}' if value else ''}"
         why = f"{one_line(comment.author, 100)} asks for it in a comment on {place.repo}#{comment.number}."
         trailers = _trailers((_COMMENT, mark), (_AUTHOR, comment.author))
         await self.writer.put({path: text}, f"{subject}\n\n{why}\n\n{trailers}", made_from=head)

@@ -172,7 +172,7 @@ class WorkerLeases:
         `touched` is where the facts of the same look bring their tasks.
         """
         events, desired = list[Event](), self._cache.desired
-        current = self._cache.open_statuses({pending.report.task for pending in reports})
+        current = self._cache.at_work({pending.report.task for pending in reports}) if reports else {}
         current |= {name: status for name, status in touched.items() if status}
         for pending in reports:
             report = pending.report
@@ -201,7 +201,7 @@ class WorkerLeases:
             if pending.after is not None and not pending.answer.done():
                 pending.answer.set_result(pending.after)
         self._pending = list(self.pending_reports())
-        held = _held_tasks(self._cache.open_statuses()) if self._waiters else {}
+        held = _held_tasks(self._cache.at_work()) if self._waiters else {}
         for lease_request in seen:
             waiter = self._waiters.get((lease_request.agent, lease_request.request_key))
             if waiter is None or waiter.won.done():
@@ -249,7 +249,7 @@ class WorkerLeases:
         to record may never get there.
         """
         until = now + self._cache.desired.fleet.lease
-        statuses = self._cache.open_statuses().values()
+        statuses = self._cache.at_work().values()
         runs = [run.key for status in statuses if (run := status.live_run) and status.assigned_agent]
         self.leases = {run: self.leases.get(run, until) for run in runs}
 

@@ -32,7 +32,6 @@ from reconciler.core.faults import culprits
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.status import HostStatus, LeaseRequest, Observed, Phase, Reason, Status
-from reconciler.core.planning.plan import plan
 
 log = logging.getLogger(__name__)
 
@@ -225,7 +224,7 @@ class Loop:
         hosts = self.controllers.hosts
         statuses, faults = self.cache.open_statuses(), self.stages.quarantine.faults
         phases = {status.phase for name, status in statuses.items() if name not in faults}
-        reasons = {waiting.reason for waiting in self.cache.last_plan.waiting.values()}
+        reasons = {waiting.reason for waiting in self.cache.waiting.values()}
         if until == "started":
             is_asked = hosts.contacts.is_idle() or Reason.REPO not in reasons
             is_probed = hosts.probes.is_idle() or Reason.HOST not in reasons
@@ -250,7 +249,7 @@ class Loop:
         cache, state = self.cache, self.ports.state
         cache.statuses, cache.hosts = await state.load()
         cache.head, cache.damaged = state.head, state.damaged
-        cache.open.clear()
+        cache.forget()
         self.stages.spending.forget()
         self.controllers.pulls.begin(cache.statuses)
         self._notice(cache.desired.tasks.keys() | cache.statuses.keys())
@@ -301,6 +300,7 @@ class Loop:
         # Events are folded before the plan: a run that has ended leaves its slot to what
         # is planned now, and is not waited for, stopped or given out once more.
         statuses, seen = quarantine.fold(cache.statuses, await self._observe_tasks(batch))
+        cache.planner.notice(name for step in seen for name in (step.task, step.old))
         self._plan(await self._observed(batch, statuses, hosts, seen), batch.now)
         statuses, planned = quarantine.fold(statuses, cache.last_plan.events)
         # Record before acting: after a crash, whatever was begun is in the record, where the
@@ -362,7 +362,7 @@ class Loop:
             hosts=hosts,
             load=beside.hosts.load,
             followed=self._followed(),
-            lease_requests=open_requests(batch.lease_requests, cache.open_statuses()),
+            lease_requests=open_requests(batch.lease_requests, cache.at_work()),
             leases=beside.leases.leases,
             probed=frozenset(beside.hosts.probed),
             half_open=stages.hosts.breakers.half_open(hosts, batch.now),
@@ -384,8 +384,7 @@ class Loop:
 
     async def _past_attempts(self, statuses: Mapping[str, Status]) -> Mapping[str, int]:
         """Return the last attempts, by name, of new tasks whose name was in use before."""
-        tasks, damaged = self.cache.desired.tasks, self.cache.damaged
-        names = [n for n in self.cache.open if n in tasks and n not in statuses and n not in damaged]
+        names = [name for name in self.cache.groups.names("new") if name not in statuses]
         return await self._past_attempts_apart(names) if names else {}
 
     async def _past_attempts_apart(self, names: Sequence[str]) -> Mapping[str, int]:
@@ -411,7 +410,7 @@ class Loop:
     def _plan(self, observed: Observed, now: datetime) -> None:
         """Plan for the open tasks; each fault in it is logged once while it lasts."""
         before, cache = self.cache.last_plan, self.cache
-        cache.last_plan = plan(cache.desired, observed, now, cache.open)
+        cache.last_plan = cache.planner.plan(cache.desired, observed, now)
         for name, error in cache.last_plan.faults.items():
             if name not in before.faults:
                 log.error("task %s cannot be planned; others go on", name, exc_info=error)

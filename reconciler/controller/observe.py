@@ -115,7 +115,7 @@ class TaskObserver:
 
     def _task_of(self, fact: RunSeen | RunEnded) -> str:
         """Return the current name of the task a run belongs to: its file may have been renamed."""
-        names = (fact.task, *self.cache.open)
+        names = (fact.task, *self.cache.at_work())
         runs = ((name, status.run_key) for name in names if (status := self.cache.statuses.get(name)))
         return next((name for name, run in runs if run == fact.run), fact.task)
 

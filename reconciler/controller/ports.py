@@ -35,7 +35,7 @@ from reconciler.core.model.forge import (
 )
 from reconciler.core.model.runs import Assignment, Claim, Report, RunRequest
 from reconciler.core.model.specs import Desired, Forge, Host, Repo, Task
-from reconciler.core.model.status import BudgetScope, HostStatus, LeaseRequest, Status
+from reconciler.core.model.status import BudgetScope, HostStatus, LeaseRequest, Status, Waiting
 from reconciler.core.planning.plan import Plan
 from reconciler.core.runs.retention import Retention
 
@@ -328,7 +328,11 @@ class FleetView(Protocol):
 
     @property
     def last_plan(self) -> Plan:
-        """Plan of the last round."""
+        """Plan of the last round; it tells of those tasks only that were looked at."""
+
+    @property
+    def waiting(self) -> Mapping[str, Waiting]:
+        """What each open task waits for."""
 
 
 class LeaseService(Protocol):

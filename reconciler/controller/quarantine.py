@@ -11,6 +11,7 @@ from reconciler.core.events import Event, RunEnded
 from reconciler.core.faults import OUTCOME, fault_message
 from reconciler.core.lifecycle import Transition, apply, step
 from reconciler.core.model.status import Status
+from reconciler.core.overlay import Overlay
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ class Quarantine:
     ) -> tuple[Mapping[str, Status], Sequence[Transition]]:
         """Fold the events; a task for which one of them is illegal is set aside and keeps its status."""
         if not events:
-            return statuses, ()  # spares the copy of a large fleet
-        folded, steps = dict(statuses), list[Transition]()
+            return statuses, ()
+        folded, steps = Overlay(statuses), list[Transition]()
         for event in events:
             try:
                 next_step = step(folded, event)

@@ -194,7 +194,8 @@ class AdapterSpec(Frozen):
     """
     Arguments, the program first. `{model}`, `{turns}` and `{session}` alone in an element
     stand for the arguments under `model` and `turns`, and `fresh` or `resume`;
-    `{workdir}`, `{prompt_file}`, `{prompt}`, `{shell}` and `{script}` are filled in.
+    `{workdir}`, `{prompt_file}`, `{prompt}`, `{shell}`, `{script}` and `{declared}` (the
+    folder with the file for questions, for CLIs with a sandbox) are filled in.
     """
     model: Strings = ()
     """Arguments that choose a model, with `{model}`; used when the task names one."""

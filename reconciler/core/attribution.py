@@ -12,6 +12,7 @@ from reconciler.core.events import (
     Cancelled,
     Created,
     Event,
+    QuestionAnswered,
     Released,
     Removed,
     Renamed,
@@ -25,7 +26,10 @@ from reconciler.core.model.specs import Desired
 from reconciler.core.model.status import Reason
 from reconciler.core.text import one_line, visible
 
-_ANSWERS = (Created, Cancelled, Released, Removed, Renamed, Renewed, Restored, SpecChanged, SpecRemoved)
+_ANSWERS = (
+    *(Created, Cancelled, QuestionAnswered, Released, Removed),
+    *(Renamed, Renewed, Restored, SpecChanged, SpecRemoved),
+)
 """Events caused by a commit to the specs; all others have causes of their own."""
 _NAME = 80
 _MOST_TEXT = 200

@@ -13,7 +13,7 @@ from reconciler.core.model.status import Phase, Reason, Status, Waiting
 
 ConditionType = Literal["Ready", "Progressing", "Stalled"]
 
-NEEDS_A_PERSON = frozenset({Reason.SPEC_ERROR, Reason.APPROVAL, Reason.HOST, Reason.FAULT})
+NEEDS_A_PERSON = frozenset({Reason.SPEC_ERROR, Reason.APPROVAL, Reason.HOST, Reason.FAULT, Reason.PERSON})
 """What does not end by itself. A suspended task is as a person wants it: not stalled."""
 
 
@@ -88,7 +88,8 @@ def _sentence(task: Task | None, status: Status) -> str:
 def needs_a_person(phase: Phase | None, waiting: Waiting | None) -> bool:
     """Return whether a task without problems goes on only once a person acts."""
     if waiting is not None and waiting.reason in NEEDS_A_PERSON:
-        return True
+        # Who has pushed to a branch in review knows that: only a question asks for somebody.
+        return waiting.reason is not Reason.PERSON or phase is Phase.CREATED
     return phase in {Phase.FAILED, Phase.ESCALATED}
 
 

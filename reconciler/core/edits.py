@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from reconciler.core.errors import UsageError
-from reconciler.core.model.specs import DesiredState, HostSpec, Kind, TaskSpec
+from reconciler.core.model.specs import ANSWER_LENGTH, DesiredState, HostSpec, Kind, TaskSpec
 from reconciler.core.model.status import Status
+from reconciler.core.text import harmless, one_line
 from reconciler.core.times import format_time
 
 FieldChanges = Mapping[str, object]
@@ -62,6 +63,44 @@ def retrying(name: str, spec: TaskSpec, status: Status | None) -> FieldChanges |
             f"{name} is {status.phase if status else 'new'}: it is not settled, so there is nothing to retry"
         )
     return {"rerun": spec.rerun + 1}
+
+
+def answering(
+    name: str, spec: TaskSpec, status: Status | None, text: str, question: str | None = None
+) -> FieldChanges | str:
+    """
+    Answer the question of a task; `question` is the id of the one that is meant, the open one if None.
+
+    Raises UsageError if it waits for no answer, or for one to another question.
+    """
+    waiting = status.question if status else None
+    text = harmless(text).strip()
+    if waiting is None or spec.desired is DesiredState.CANCELLED:
+        where = status.phase if status else "new"
+        raise UsageError(f"{name} asks nothing: it is {where}{_last_answer(status)}")
+    if question not in {None, waiting.id}:
+        raise UsageError(f"{name} asks {waiting.id} by now, and not {question}: {one_line(waiting.text)}")
+    if spec.answer and spec.answer.to == waiting.id:
+        message = f"{waiting.id} of {name} is answered already: {one_line(spec.answer.text)}"
+        if spec.answer.text != text:
+            raise UsageError(f"{message}; the first answer counts")
+        return message
+    if not text:
+        raise UsageError(f"the answer is empty; {name} asks ({waiting.id}): {one_line(waiting.text)}")
+    if len(text) > ANSWER_LENGTH:
+        raise UsageError(
+            f"the answer has {len(text)} characters, and {ANSWER_LENGTH} are the most; put the rest "
+            f"into a file of the repository, and name that"
+        )
+    return {"answer": {"to": waiting.id, "text": text}}
+
+
+def _last_answer(status: Status | None) -> str:
+    """Return how the last question was answered, to be added to a sentence; empty if none was."""
+    if status is None or not status.answers:
+        return ""
+    last = status.answers[-1]
+    return f"; {last.id} was answered by {last.answered_by}: {one_line(last.answer or '')}"
 
 
 TASK_EDITS: Mapping[str, Callable[[str, TaskSpec, Status | None], FieldChanges | str]] = {

@@ -171,6 +171,7 @@ class Assigned(Event):
     """A host was chosen, or a worker took the task, and the run has its key; recorded before it starts."""
 
     run: str
+    """That of the last run, if it goes on in its next round: its question was answered."""
     holder: RunHolder
     spec: Task
     start_from: str | None = None
@@ -249,6 +250,23 @@ class Failed(RunEvent):
 
     failure: Failure
     report: Report | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionAsked(RunEvent):
+    """The agent ended with a question; its slot is free until a person answers."""
+
+    question: str
+    report: Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionAnswered(Event):
+    """The question has its answer: the run goes on in its next round."""
+
+    question: str
+    """Its id."""
+    answer: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,8 @@ from reconciler.core.events import (
     Failed,
     FixRequested,
     PullRequestOpened,
+    QuestionAnswered,
+    QuestionAsked,
     Released,
     Removed,
     Renamed,
@@ -47,12 +49,14 @@ from reconciler.core.model.status import (
     Failure,
     OnHost,
     Phase,
+    Question,
     Reason,
     ReviewState,
     Run,
     Session,
     Status,
     Waiting,
+    question_id,
 )
 from reconciler.core.text import head
 
@@ -73,6 +77,7 @@ _ENDS: Row = {
     Completed: Phase.COMPLETED,
     Retried: Phase.CREATED,
     Released: Phase.CREATED,
+    QuestionAsked: Phase.CREATED,
     Failed: Phase.FAILED,
     Cancelled: Phase.CANCELLED,
     Escalated: Phase.ESCALATED,
@@ -87,6 +92,7 @@ TRANSITIONS: Mapping[Phase | None, Row] = {
         Completed: Phase.COMPLETED,
         Cancelled: Phase.CANCELLED,
         Escalated: Phase.ESCALATED,
+        QuestionAnswered: Phase.CREATED,
         Scheduled: Phase.CREATED,
         SpecChanged: Phase.CREATED,
         **_anywhere(Phase.CREATED),
@@ -165,7 +171,7 @@ class Transition:
     @property
     def old(self) -> str:
         """Its name before the step; differs only for a rename."""
-        return _old_name(self.event)
+        return old_name(self.event)
 
 
 def fold(
@@ -193,7 +199,7 @@ def step(statuses: Mapping[str, Status], event: Event) -> Transition | None:
 
     Raises IllegalTransition if it cannot happen.
     """
-    old = _old_name(event)
+    old = old_name(event)
     if old != event.task and event.task in statuses:
         raise IllegalTransition(f"task {old} cannot be renamed: there is a status of {event.task}")
     before = statuses.get(old)
@@ -222,10 +228,11 @@ def transition(status: Status | None, event: Event) -> Status | None:
     if status is None or phase is None:
         return None
     changes = {"phase": phase, **_changes(event, status)}
-    # A new phase clears the wait of the old one, before the event's own changes,
-    # which may set a new one. `since` comes last: no event may set it.
+    # A new phase clears the wait of the old one, and a question without an answer, before the
+    # event's own changes, which may set new ones. `since` comes last: no event may set it.
     if phase is not status.phase:
-        changes = {"waiting": _kept_removal(status.waiting), **changes, "since": event.origin.at}
+        left = {"waiting": _kept_removal(status.waiting), "questions": status.answers}
+        changes = {**left, **changes, "since": event.origin.at}
     return status.model_copy(update=changes)
 
 
@@ -253,7 +260,14 @@ def _refusal(status: Status, event: Event) -> str | None:
         return "its spec is removed"
     if _needs_pull(status, event) and status.review.pull_request is None:
         return "it has no pull request"
-    return None
+    return _stale_answer(status, event) if isinstance(event, QuestionAnswered) else None
+
+
+def _stale_answer(status: Status, event: QuestionAnswered) -> str | None:
+    """Return that the question of an answer is not the one that waits; None if it is."""
+    if status.question and status.question.id == event.question:
+        return None
+    return f"question {event.question} waits for no answer"
 
 
 def _needs_pull(status: Status, event: Event) -> bool:
@@ -263,7 +277,8 @@ def _needs_pull(status: Status, event: Event) -> bool:
     return isinstance(event, Cancelled | Reopened) and status.phase.is_settled
 
 
-def _old_name(event: Event) -> str:
+def old_name(event: Event) -> str:
+    """Return the name that an event's task had before it; differs only for a rename."""
     return event.old if isinstance(event, Renamed) else event.task
 
 
@@ -278,6 +293,11 @@ StatusChanges = dict[str, Any]
 
 SUMMARY_LENGTH = 4000
 """Characters that are kept of an agent's final message."""
+
+QUESTION_LENGTH = 4000
+"""Characters that are kept of a question."""
+BY_DEFAULT = "ask.default"
+"""Stands for the person where nobody answered in time."""
 
 
 def _first(event: Created) -> Status:
@@ -311,6 +331,7 @@ def _cleared(status: Status) -> StatusChanges:
         "not_before": None,
         "failure": None,
         "checks": (),
+        "questions": (),
         "summary": "",
     }
 
@@ -354,6 +375,8 @@ def _scheduled(event: Scheduled, status: Status) -> StatusChanges:
 @_changes.register
 def _assigned(event: Assigned, status: Status) -> StatusChanges:
     """Name the run. The previous failure stays: the prompt of this attempt contains it."""
+    if status.interrupted_run and event.run == status.run_key:
+        return _continued(event, status)
     spec, before = event.spec, status.run
     on = event.holder if isinstance(event.holder, OnHost) else None
     run = Run(
@@ -376,6 +399,13 @@ def _assigned(event: Assigned, status: Status) -> StatusChanges:
         "run": run,
         "not_before": None,
     }
+
+
+def _continued(event: Assigned, status: Status) -> StatusChanges:
+    """Let a run whose question was answered go on: the same attempt, in its next round."""
+    run, spec = status.last_run, event.spec
+    changes = {"round": run.round + 1, "slots": spec.slots, "model": spec.model, "holder": event.holder}
+    return {**_identity(spec), "run": run.model_copy(update=changes), "waiting": None, "not_before": None}
 
 
 @_changes.register
@@ -432,6 +462,27 @@ def _retried(event: Retried, status: Status) -> StatusChanges:
 def _released(event: Released, status: Status) -> StatusChanges:
     uncounted = 0 if event.is_wanted else status.uncounted + 1
     return {**_reported(status, event, event.report), "uncounted": uncounted}
+
+
+@_changes.register
+def _question_asked(event: QuestionAsked, status: Status) -> StatusChanges:
+    """Put a question on record; the session stays, and nothing counts as a failure."""
+    asked_at, text = event.origin.at, head(event.question, characters=QUESTION_LENGTH)
+    question = Question(id=question_id(status.attempt, status.last_run.round), text=text, asked_at=asked_at)
+    return {
+        **_reported(status, event, event.report),
+        "uncounted": 0,
+        "questions": (*status.questions, question),
+        "waiting": Waiting(reason=Reason.PERSON, message=question.line, since=asked_at),
+    }
+
+
+@_changes.register
+def _question_answered(event: QuestionAnswered, status: Status) -> StatusChanges:
+    by = BY_DEFAULT if event.origin.cause == "clock" else event.origin.actor
+    changes = {"answer": event.answer, "answered_by": by, "answered_at": event.origin.at}
+    questions = (*status.questions[:-1], status.questions[-1].model_copy(update=changes))
+    return {"questions": questions, "waiting": None}
 
 
 @_changes.register

@@ -104,7 +104,11 @@ def _kind_meant(name: str) -> str:
     before, slash, _ = name.partition("/")
     kind = kind_of(before)
     if slash:
-        return f"; {kind}s cannot be meant here" if kind not in {None, "task"} else ""
+        return (
+            f"; {kind}s cannot be meant here, only tasks (`reconciler get` lists them)"
+            if kind not in {None, "task"}
+            else ""
+        )
     if kind:
         return f"; {name!r} is a kind: name one as `{kind}/NAME`"
     close = get_close_matches(name, [word for word in _KIND_NAMES if len(word) >= _NO_SHORTHAND], n=1)
@@ -120,7 +124,7 @@ def remedy(kind: str, name: str, names: Sequence[str] = ()) -> str:
     if not _NAME.fullmatch(name):
         return ""
     file = f"specs/{kind}s/{name}.yaml"
-    makes = f"make {file} with such as `{MINIMAL[kind].format(name=name)}`"
+    makes = f"make {file} with, say, `{MINIMAL[kind].format(name=name)}`"
     match kind:
         case "agent":
             return f"; `reconciler token new {name}` makes it"

@@ -15,7 +15,16 @@ from typing import Literal, NamedTuple
 from reconciler.core.conditions import Condition, conditions, needs_a_person
 from reconciler.core.errors import Problem
 from reconciler.core.model.specs import Agent, Desired, ExecutionMode, Host, Task
-from reconciler.core.model.status import HostStatus, Observed, Phase, Reason, Run, Status, Waiting
+from reconciler.core.model.status import (
+    HostStatus,
+    Observed,
+    Phase,
+    Question,
+    Reason,
+    Run,
+    Status,
+    Waiting,
+)
 from reconciler.core.planning.placement import reachable_runs
 from reconciler.core.runs.failure import FailureSummary, failure_line, summarize_failure
 
@@ -146,6 +155,11 @@ class TaskView:
         return bool(self.problems) or needs_a_person(phase, self.waiting)
 
     @property
+    def question(self) -> Question | None:
+        """What its agent asks, and nobody has answered."""
+        return self.status.question if self.status else None
+
+    @property
     def is_live(self) -> bool:
         """Whether a run of it goes on."""
         return self.phase.is_live
@@ -261,7 +275,7 @@ class Need(NamedTuple):
     what: str
     """`task NAME`, `host NAME`, a file, `record`, `specs`, `reconciler`."""
     why: str
-    """A word: Escalated, Failed, Stalled, Approval, Broken, Down, Rewound, Error."""
+    """A word: Escalated, Failed, Stalled, Question, Approval, Broken, Down, Rewound, Error."""
     message: str
 
 
@@ -365,6 +379,8 @@ def task_need(view: TaskView) -> tuple[str, str] | None:
     """Return why a person must look at a task: a word, and a sentence."""
     if view.phase in BAD_ENDS:
         return view.phase.value.capitalize(), view.reason
+    if view.question and view.waiting and view.waiting.reason is Reason.PERSON:
+        return "Question", view.waiting.message
     if view.waiting and view.waiting.reason is Reason.APPROVAL:
         return "Approval", f"{view.waiting.message}: `reconciler approve-prune`"
     return ("Stalled", view.reason) if view.is_stalled else None

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
+from typing import Literal
 
 from reconciler.core.errors import Unavailable
+from reconciler.core.model.runs import Declaration
 
 RUN_ID = re.compile(
     r"(?P<run>[A-Za-z0-9][A-Za-z0-9._+-]*?)(?:\.c(?P<commit>[0-9a-f]{12}))?"
@@ -122,6 +124,19 @@ def lock_of(seal: str) -> str:
     return hashlib.sha256(seal.encode()).hexdigest()
 
 
+DECLARATIONS: Mapping[Literal["question", "blocked", "released"], str] = {
+    "question": "RECONCILER_QUESTION_FILE",
+    "blocked": "RECONCILER_BLOCKED_FILE",
+    "released": "RECONCILER_RELEASED_FILE",
+}
+"""What an agent can declare → the variable that names the file to write; the first that it wrote counts."""
+
+
+def declared_folder(run_folder: str) -> str:
+    """Return the folder in the run's folder that is the agent's, for what it declares."""
+    return f"{run_folder}/declared"
+
+
 def agent_job(
     argv: Sequence[str],
     *,
@@ -129,15 +144,20 @@ def agent_job(
     folder: str,
     path: str | None = None,
     prompt_file: str | None = None,
+    declared: str | None = None,
 ) -> str:
     """
     Return the script that becomes the agent.
 
     `path` is the folder or the file of its CLI. With `prompt_file` the agent's
-    stdin is kept there, and the agent itself gets an empty one. The wrapper's
-    `give_up WHY` ends the job, and tells that the agent could not be started.
+    stdin is kept there, and the agent itself gets an empty one. In the folder
+    `declared` it writes what it declares. The wrapper's `give_up WHY` ends the
+    job, and tells that the agent could not be started.
     """
-    lines = _setting(env, folder)
+    files = {variable: f"{declared}/{kind}" for kind, variable in DECLARATIONS.items()} if declared else {}
+    lines = _setting({**env, **files}, folder)
+    if declared:
+        lines.append(f"rm -rf {shlex.quote(declared)}; mkdir {shlex.quote(declared)}")
     lines.append(f"program={shlex.quote(argv[0])}")
     if path:
         at = shlex.quote(path)
@@ -188,6 +208,18 @@ def failed_command(exit_code: int, commands: int) -> int | None:
 def _setting(env: Mapping[str, str], folder: str) -> list[str]:
     exports = [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
     return [*exports, f"cd -- {shlex.quote(folder)} || give_up workspace"]
+
+
+def parse_declaration(answer: bytes) -> Declaration | None:
+    """Return what `declared` answered; None if the agent declared nothing. Raises Unavailable."""
+    first, _, text = answer.partition(b"\n")
+    message = first.decode(errors="replace").split()
+    if message == ["S", "none"]:
+        return None
+    for kind in DECLARATIONS:
+        if message[:2] == ["S", kind]:
+            return Declaration(kind=kind, text=text.decode(errors="replace"))
+    raise Unavailable(f"the wrapper answered {answer[:200]!r}, which declares nothing")
 
 
 def parse_state(fields: Sequence[str]) -> RunState:

@@ -17,13 +17,31 @@ from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Unavailable
 from reconciler.core.fields import format_duration
 from reconciler.core.masking import Mask
-from reconciler.core.model.runs import STOPPED, Check, FailureClass, Report, RunRequest, Verdict
+from reconciler.core.model.runs import (
+    STOPPED,
+    Check,
+    Declaration,
+    FailureClass,
+    Report,
+    RunRequest,
+    Verdict,
+)
 from reconciler.core.runs.command import localize
+from reconciler.core.runs.decide import may_declare
+from reconciler.core.text import head
 from reconciler.dispatch.live import FigureCounter
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.merging import MergeConflict
 from reconciler.dispatch.output import give_up_verdict
-from reconciler.dispatch.protocol import RunState, Stage, agent_id, agent_job, validation_id, validation_job
+from reconciler.dispatch.protocol import (
+    RunState,
+    Stage,
+    agent_id,
+    agent_job,
+    declared_folder,
+    validation_id,
+    validation_job,
+)
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import StepFailed, retry_until_reachable
 from reconciler.dispatch.runs import GAVE_UP, Bounds, RunEnding
@@ -38,6 +56,8 @@ T = TypeVar("T")
 _MEBIBYTE = 2**20
 DELIVERY_PATIENCE = 1800.0
 """Seconds for which the repository may be unreachable at delivery before the round fails."""
+DECLARED_CHARACTERS = 4_000
+"""Most that is kept of what an agent declares."""
 CANCELLED = "cancelled"
 """Reason in the wrapper's records of a run that was ended on request."""
 _UNSTARTED = "unstarted"
@@ -203,12 +223,13 @@ class Round:
 
     async def _agent_job(self, prepared: Prepared) -> str:
         order, adapter = self.order, self.order.adapter
-        prompt_file = f"{prepared.run_folder}/prompt"
+        prompt_file, declared = f"{prepared.run_folder}/prompt", declared_folder(prepared.run_folder)
         offered = (order.host.adapters or {}).get(adapter.name)
         return agent_job(
-            localize(order.argv, workdir=prepared.folder, prompt_file=prompt_file),
+            localize(order.argv, workdir=prepared.folder, prompt_file=prompt_file, declared=declared),
             env=self._environment() | await self._find_secrets(),
             folder=prepared.folder,
+            declared=declared,
             path=offered.path if offered else None,
             prompt_file=prompt_file if adapter.prompt == "file" else None,
         )
@@ -353,9 +374,10 @@ class Round:
 
     async def _report(self, prepared: Prepared, verdict: Verdict, mask: Mask) -> Report:
         await self._clear_validation(await self._stat(self._validation))
-        if verdict.outcome == "failed":
+        declared = await self._declared(mask) if may_declare(verdict) else None
+        if declared or verdict.outcome == "failed":
             verdict = await self._keep_work(prepared, verdict, mask)
-            return Report(verdict=verdict, base_commit=prepared.base)
+            return Report(verdict=verdict, base_commit=prepared.base, declared=declared)
         taken = await self._take_up(prepared)
         if isinstance(taken, Unfinished):  # a round for the agent, as below; nothing of it is validated
             check = taken.withheld(mask).check()
@@ -373,8 +395,18 @@ class Round:
             return report.model_copy(update={"checks": (*checks, check)})
         return report.model_copy(update={"head_commit": head, "commits": commits})
 
+    async def _declared(self, mask: Mask) -> Declaration | None:
+        """Return what the agent declared in place of a result, masked; None if nothing that shows."""
+        declared = await retry_until_reachable(lambda: self.host_session.runs.declared(self._agent))
+        if declared is None:
+            return None
+        text = await asyncio.to_thread(mask.withhold, declared.text)
+        # Cut after masking, far before the end of what was read: no half of a secret is left.
+        text = head(text, characters=DECLARED_CHARACTERS)
+        return declared.model_copy(update={"text": text}) if text else None
+
     async def _keep_work(self, prepared: Prepared, verdict: Verdict, mask: Mask) -> Verdict:
-        """Commit, on the host, what a failed agent left; a failure to do so is only noted."""
+        """Commit, on the host, what an agent left without a result; a failure to do so is only noted."""
         try:
             taken = await self._take_up(prepared)
         except StepFailed as error:

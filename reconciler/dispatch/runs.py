@@ -13,16 +13,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.model.runs import Declaration
 from reconciler.core.patterns import Streak, lines_of
 from reconciler.dispatch.live import FigureCounter
 from reconciler.dispatch.logs import LogFolder, StreamName
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import (
+    DECLARATIONS,
     RUN_ID,
     HostRuns,
     RunState,
     batches,
     lock_of,
+    parse_declaration,
     parse_stat,
     parse_state,
     parse_states,
@@ -41,6 +44,8 @@ _ERR_EVERY = 5
 _BACKOFF_CAP = 10.0
 _LONGEST_START = 2000
 """Bytes that are kept of an incomplete line: its beginning is enough."""
+DECLARED_BYTES = 64 * 1024
+"""Most bytes that are read of what an agent declares; far less is kept of it."""
 GAVE_UP = "gave-up"
 """Reason in the wrapper's records of a run that was ended because its CLI kept retrying (`give_up`)."""
 _MOST_ENDED = 10_000
@@ -150,6 +155,12 @@ class Runs:
     async def install_scripts(self) -> bool:
         """Reinstall our scripts on the host; return whether they had been changed."""
         return await self._scripts.install_all()
+
+    async def declared(self, run_id: str) -> Declaration | None:
+        """Return what the agent of a run that is over declared by a file; None if nothing."""
+        answer = await self._call("declared", run_id, str(DECLARED_BYTES), *DECLARATIONS)
+        with self._naming_the_host():
+            return parse_declaration(answer)
 
     async def means(self) -> tuple[str, ...]:
         """Return the means by which the processes of a run are found there: `cgroup`, `reaper`, `mark`."""

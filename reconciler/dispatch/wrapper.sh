@@ -6,6 +6,7 @@
 #   cancel ROOT ID SIGNAL GRACE WHY             end the run; if it never started, it never will
 #   rm     ROOT ID...                           forget runs that are over
 #   ls     ROOT                                 one line per run
+#   declared ROOT ID BYTES NAME...              what the agent of a run wrote to the first of these files
 #   means  ROOT                                 what finds the processes of a run when it ends
 #   hold   FOLDER COMMAND...                    run a command here, and end all it started when it ends
 #   end    FOLDER SIGNAL GRACE                  end what `hold` runs, or left when it was killed
@@ -520,6 +521,19 @@ ls) # ROOT
     find_state "$run"
     printf '%s %s\n' "${run##*/}" "$state"
   done
+  ;;
+declared) # ROOT ID BYTES NAME...
+  enter "$2" "$3"
+  bytes=$4
+  shift 4
+  for name in "$@"; do
+    file=$run/declared/$name
+    [ ! -h "$run/declared" ] && is_record "$file" && [ -s "$file" ] || continue
+    printf 'S %s\n' "$name"
+    head -c "$bytes" "$file" 2>/dev/null
+    exit 0
+  done
+  printf 'S none\n'
   ;;
 means) # ROOT
   enter "$2"

@@ -21,6 +21,7 @@ from reconciler.settings import Settings
 from reconciler.store.presence import BEAT
 from reconciler.store.watch import ref_changes
 from reconciler.systemd import sd_notify, watchdog_interval
+from reconciler.tracing import tracing
 
 log = logging.getLogger(__name__)
 for _chatty in ("asyncssh", "httpx2", "watchfiles"):  # each connection, request, change of a file
@@ -51,9 +52,12 @@ async def reconcile(
     it, Unavailable or Refused if it cannot be reached in the beginning.
     """
     async with build_fleet(settings) as fleet:
-        with ending(fleet.loop.stop, settings, on_signal) as end:  # before anybody is told that it listens
+        with (
+            tracing(fleet.state.fleet_id) as tracers,
+            ending(fleet.loop.stop, settings, on_signal) as end,  # before anybody is told that it listens
+        ):
             async with serve_api(fleet, settings, partial(_listening, fleet, on_listen)) as listeners:
-                fleet.loop.listeners.steps += [on_step, *listeners]
+                fleet.loop.listeners.steps += [on_step, *listeners, *tracers]
                 fleet.loop.listeners.specs += [
                     lambda: environ.take(secret_variables(fleet.cache.desired)),
                     *(poller.notify for poller in fleet.pollers),

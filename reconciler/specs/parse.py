@@ -5,7 +5,7 @@ The folder decides the kind, the path is the name.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar, get_args
@@ -279,14 +279,24 @@ def _explain(model: type[Frozen], value: Any, details: ErrorDetails) -> Mistake:
     if loc and loc[-1] == "[key]":
         return replace(_explain(model, value, {**details, "loc": loc[:-1]}), at_key=True)
     if kind == "extra_forbidden":
-        hint = nearest(str(loc[-1]), _fields_at(model, loc[:-1]))
-        return Mistake(loc, "unknown field", hint, at_key=True)
+        fields = _fields_at(model, loc[:-1])
+        hint = nearest(str(loc[-1]), fields)
+        return Mistake(loc, "unknown field" if hint else f"unknown field{_which(fields)}", hint, at_key=True)
     if kind == "missing":
         return Mistake(loc, "is missing")
     given = _at(value, loc)
     if given is None:
         return Mistake(loc, "has no value; give it one or remove the line")
     return Mistake(loc, *_wrong_value(details, given))
+
+
+_FEW_FIELDS = 12
+
+
+def _which(fields: Collection[str]) -> str:
+    """Return the end of a sentence about a field that is none: which there are, or what lists them."""
+    few = f"there are {', '.join(fields)}" if len(fields) <= _FEW_FIELDS else "`reconciler schema` lists them"
+    return f"; {few}" if fields else ""
 
 
 def _wrong_value(details: ErrorDetails, given: object) -> tuple[str, str]:
@@ -347,7 +357,7 @@ def _at(value: Any, path: Iterable[str | int]) -> Any:
     return value
 
 
-def _fields_at(model: type[Frozen], path: Iterable[str | int]) -> Iterable[str]:
+def _fields_at(model: type[Frozen], path: Iterable[str | int]) -> Collection[str]:
     """Return the fields of the model that a path leads to."""
     for step in path:
         info = model.model_fields.get(str(step))

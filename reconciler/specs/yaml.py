@@ -184,19 +184,22 @@ def block_scalar(value: Any, indent: str, eol: str) -> str:
     """
     Return a value as a person would write it after a key and its colon; further lines begin with `indent`.
 
-    A text of several lines stands as it is, long items stand one below the
-    other, all else stands on the line of the key.
+    A text of several lines stands as it is, long items and mappings stand one below
+    the other, all else stands on the line of the key.
     """
     if isinstance(value, str) and "\n" in value:
         lines = (f"{indent}{line}" if line else "" for line in value.split("\n"))
         return f" |-{eol}{eol.join(lines)}"
     if isinstance(value, list | tuple) and len(flow_scalar(value)) > _LONG:
         return "".join(f"{eol}{indent}- {flow_scalar(item)}" for item in value)
+    if isinstance(value, dict) and len(flow_scalar(value)) > _LONG:
+        inner = ((flow_scalar(key), block_scalar(each, indent + "  ", eol)) for key, each in value.items())
+        return "".join(f"{eol}{indent}{key}:{each}" for key, each in inner)
     return f" {flow_scalar(value)}"
 
 
 _LONG = 60
-"""Characters above which a list is written with an item per line."""
+"""Characters above which a list or a mapping is written with an item per line."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9/][A-Za-z0-9_./@+-]*(?: [A-Za-z0-9_./@+-]+)*")
 

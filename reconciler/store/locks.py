@@ -28,7 +28,10 @@ async def acquire(path: Path, branch: str) -> int:
         await asyncio.sleep(_PATIENCE)
     holder = _holder(lock)
     os.close(lock)
-    raise UsageError(f"another reconciler (pid {holder}) writes to {branch} of this repository: end it first")
+    raise UsageError(
+        f"another reconciler (pid {holder}) writes to {branch} of this repository; "
+        f"leave it to that one, or end it first (`kill {holder}`)"
+    )
 
 
 def lock_file(git_dir: Path, branch: str) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from reconciler.core.errors import Conflict, Unavailable, UsageError
+from reconciler.core.errors import Conflict, Refused, Unavailable, UsageError
 from reconciler.git.checkout import IDENTITIES, NOBODY, STRICTLY, Checkout, Upstream, upstream_of
 from reconciler.git.process import Git
 from reconciler.git.remote import push as push_to
@@ -53,7 +53,7 @@ def _in_checkout(folder: Path, branch: str, path: str, text: str | None, message
         _change(checkout, folder / path, path, content, message)
     commit = checkout.head()
     if push and (upstream := upstream_of(folder, branch)):
-        with _told_to_catch_up(upstream, commit):
+        with _pushing(upstream, commit):
             checkout.push(upstream, commit)
     return commit
 
@@ -96,7 +96,7 @@ async def _in_objects(
     if not push or repository.address:
         return commit
     if upstream := await asyncio.to_thread(upstream_of, repository.git_dir, branch):
-        with _told_to_catch_up(upstream, commit):
+        with _pushing(upstream, commit):
             await push_to(repository.network, upstream.remote, commit, upstream.branch)
     return commit
 
@@ -105,13 +105,20 @@ async def _in_objects(
 
 
 @contextmanager
-def _told_to_catch_up(upstream: Upstream, commit: str) -> Iterator[None]:
+def _pushing(upstream: Upstream, commit: str) -> Iterator[None]:
+    """Let a push that fails say that the commit is here all the same, and how it gets there."""
+    here = f"committed here as {commit[:10]}, but"
     try:
         yield
     except Conflict as error:
         raise Conflict(
-            f"committed here as {commit[:10]}, but {upstream.remote} has newer commits on {upstream.branch}: "
+            f"{here} {upstream.remote} has newer commits on {upstream.branch}: "
             "run `git pull --rebase` and `git push`"
+        ) from error
+    except (Refused, Unavailable) as error:
+        kind = Refused if isinstance(error, Refused) else Unavailable
+        raise kind(
+            f"{here} not pushed to {upstream.remote}: {error}; `git push` sends it once it can be"
         ) from error
 
 

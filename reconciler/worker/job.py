@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import LeaseLost, NotFound, NotNow, Refused, Unavailable, UsageError
 from reconciler.core.fields import Branch, Frozen
+from reconciler.core.runs.command import ANSWER_VARIABLE
 from reconciler.core.text import harmless, one_line, tail
 from reconciler.wire import MOST_TEXT, Lease, Limited, Number, StatusRequest, Used
 from reconciler.worker.checkout import TaskCheckout, check_out
@@ -22,7 +23,7 @@ from reconciler.worker.client import LOG_CHUNK, ApiClient
 from reconciler.worker.process import end_left_over, environment, mask, records_beside, run_command
 from reconciler.worker.slot import HeldTask, Slot
 
-JobOutcome = Literal["completed", "failed", "released"]
+JobOutcome = Literal["completed", "failed", "released", "asks"]
 
 LAST_REPORT = 10.0
 """Seconds to give a task back when the worker stops; else its next start does."""
@@ -42,7 +43,7 @@ _NOT_OURS = (LeaseLost, NotNow, NotFound)
 class ResultFile(Frozen):
     """What a command may write, as JSON, to the file that RECONCILER_RESULT_FILE names."""
 
-    outcome: JobOutcome | None = None
+    outcome: Literal["completed", "failed", "released"] | None = None
     """Result; derived from the exit code if left out."""
     result: Limited = ""
     """Final message; the end of the output if left out."""
@@ -119,9 +120,8 @@ class Job:
         try:
             await self._send_log()
             await self._client.status(self._lease.task, report)
-            self._say(
-                f"reported {report.status}{f': {one_line(report.result, 200)}' if report.result else ''}"
-            )
+            text = one_line(report.result or report.question, 200)
+            self._say(f"reported {report.status}{f': {text}' if text else ''}")
         except (*_NOT_OURS, UsageError) as error:
             self._say(f"not reported as {report.status}: {error}")
         finally:
@@ -185,10 +185,14 @@ class Job:
             "RECONCILER_BASE": repo.base if repo else "",
             "RECONCILER_PROMPT_FILE": str(self._prompt),
             "RECONCILER_RESULT_FILE": str(self._result),
+            "RECONCILER_QUESTION_FILE": str(self._question),
+            **({ANSWER_VARIABLE: lease.answer} if lease.answer else {}),
         }
 
     async def _judged(self, code: int, checkout: TaskCheckout | None) -> StatusRequest:
         """Return the report on the ended command, and push its branch if it succeeded."""
+        if question := self._read_question():
+            return self._report("asks", question)
         try:
             result = self._read_result()
         except ValueError as error:
@@ -209,6 +213,14 @@ class Job:
             except Unavailable as error:
                 outcome, message = "failed", f"the branch could not be pushed: {error}"
         return self._report(outcome, message, result)
+
+    def _read_question(self) -> str:
+        """Return what the command asks a person; empty if nothing."""
+        with suppress(FileNotFoundError):
+            if self._question.is_file():  # a pipe would block
+                with self._question.open("rb") as file:
+                    return file.read(_MOST_RESULT).decode(errors="replace").strip()
+        return ""
 
     def _read_result(self) -> ResultFile:
         """Return the result file that the command wrote. Raises ValueError if it is malformed."""
@@ -235,10 +247,12 @@ class Job:
     def _report(self, outcome: JobOutcome, message: str, result: ResultFile | None = None) -> StatusRequest:
         result = result or ResultFile()
         is_for_review = outcome == "completed" and self._lease.review != "none"
+        text = harmless(mask().hide(message)).strip()[:MOST_TEXT]
         return StatusRequest(
             epoch=self._lease.epoch,
             status="review_pending" if is_for_review else outcome,
-            result=harmless(mask().hide(message)).strip()[:MOST_TEXT],
+            question=(text or "(nothing that can be shown)") if outcome == "asks" else "",
+            result="" if outcome == "asks" else text,
             branch=result.branch,
             pull_request=result.pull_request,
             usage=result.usage,
@@ -312,6 +326,10 @@ class Job:
     @property
     def _result(self) -> Path:
         return self._folder / "result.json"
+
+    @property
+    def _question(self) -> Path:
+        return self._folder / "question.txt"
 
     @property
     def _work_folder(self) -> Path:

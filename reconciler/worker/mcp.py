@@ -38,7 +38,8 @@ INSTRUCTIONS = """\
 Tasks of a fleet of agents. To work on one: call dequeue_task; do what the `prompt` of the lease \
 says, on the branch that it names, and push that branch; then call update_task with `completed` (or \
 `review_pending`, where `review` is not `none`) and a few sentences on what you did. Report `failed` \
-with the reason if it cannot be done, `released` to give it back undone. What you say is finished is \
+with the reason if it cannot be done, `released` to give it back undone. Where only a person can say what \
+is wanted, call ask_person: you get the task back with the answer. What you say is finished is \
 checked. Your lease is renewed for you while you work; call append_log now and then with what you \
 are doing, and stop when an answer says `cancel` or `lost`."""
 
@@ -152,6 +153,27 @@ class Tools:
             self._renewer.release(task, epoch)
         return progress
 
+    async def ask_person(
+        self,
+        ctx: Ctx,
+        task: TaskName,
+        epoch: EpochGiven,
+        question: Annotated[
+            str, Field(pattern=r"\S", max_length=MOST_TEXT, description="What you need to know, and why.")
+        ],
+    ) -> Progress:
+        """
+        Ask a person about a task that you hold; that ends your hold.
+
+        Push what you want to keep first. Once it is answered, dequeue_task gives you the task again, with
+        question and answer in its prompt.
+        """
+        report = StatusRequest(epoch=epoch, status="asks", question=question)
+        with _tool_errors():
+            progress = await self._client_of(ctx).status(task, report)
+        self._renewer.release(task, epoch)
+        return progress
+
     async def append_log(
         self,
         ctx: Ctx,
@@ -240,6 +262,7 @@ def make_server(tools: Tools) -> MCPServer[Any]:
         tools.dequeue_task,
         tools.heartbeat,
         tools.update_task,
+        tools.ask_person,
         tools.append_log,
         tools.propose_task,
     ):

@@ -54,7 +54,7 @@ class Agent:
         return build_run_request(task, make_status(**{**start, **run, **status}), fleet)
 
     def start(self, work: RunRequest) -> subprocess.Popen[bytes]:
-        prompt = self.home / "prompt"
+        prompt, declared = self.home / "prompt", self.home / "declared"
         prompt.write_text(work.prompt)
         with (
             prompt.open() as stdin,
@@ -62,7 +62,9 @@ class Agent:
             (self.home / "err").open("wb") as err,
         ):
             return subprocess.Popen(
-                localize(work.argv, workdir=str(self.workspace), prompt_file=str(prompt)),
+                localize(
+                    work.argv, workdir=str(self.workspace), prompt_file=str(prompt), declared=str(declared)
+                ),
                 cwd=self.workspace,
                 env={"PATH": f"{INSTALLED}:{os.environ['PATH']}", **self.adapter.env, **self.env},
                 stdin=stdin,

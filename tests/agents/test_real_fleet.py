@@ -83,3 +83,30 @@ def test_the_same_holds_behind_ssh(agent, playground, tmp_path):  # noqa: F811
         playground.reconciler("run", "--until-idle")
 
     assert_mended_in_one_session(playground, agent)
+
+
+ASK = """\
+if [ "$RECONCILER_ANSWER" ]; then echo "$RECONCILER_ANSWER" > colour.txt
+else echo 'Red or blue?' > "$RECONCILER_QUESTION_FILE"; fi
+"""
+
+
+def test_a_question_is_answered_and_the_session_goes_on(agent, playground):  # noqa: F811
+    ask_for_a_greeting(playground, agent, host="")
+    agent.model.reply = Reply("I will see.", command=ASK)
+    playground.task(
+        "greet", f"goal: Choose a colour.\nadapter: {agent.adapter.name}\nrepo: code\nrequires: home\n"
+    )
+    playground.commit()
+
+    playground.reconciler("run", "--until-idle")
+    assert "asks (q1-1): Red or blue?" in playground.reconciler("get")
+    playground.reconciler("answer", "greet", "blue, as the sky is")
+    playground.reconciler("run", "--until-idle")
+
+    status = YAML(typ="safe").load(playground.sh("git show fleet-state:fleet-state/tasks/greet.yaml"))
+    assert (status["phase"], status["attempt"], status["round"]) == ("completed", 1, 2)
+    assert playground.sh("git show task/greet:colour.txt", cwd=playground.code) == "blue, as the sky is\n"
+    conversation = str(agent.model.asked[-1])
+    assert "The answer, which you follow:" in conversation
+    assert conversation.count("# Goal") == 2, "the second round goes on with the session of the first"

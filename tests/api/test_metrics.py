@@ -199,6 +199,28 @@ async def test_answers_are_counted_by_operation_and_never_by_address(serve, clie
     assert not any("nowhere" in label for key in counted for label in key)
 
 
+def test_what_never_happened_is_there_as_a_zero(metrics):
+    counted = values(metrics)
+
+    assert counted["reconciler_transitions_total", "created", "assigned"] == 0
+    assert counted["reconciler_transitions_total", "review_pending", "completed"] == 0
+    assert ("reconciler_transitions_total", "completed", "running") not in counted
+
+
+def test_many_tasks_with_any_names_are_as_many_series_as_few(world):
+    hostile = ['a"b', "x{y}", "n\\n", "ünï/cödé", "a" * 200]
+    few, many = (
+        make_desired(*(make_task(f"{name}{n}") for n in range(size) for name in hostile)) for size in (1, 400)
+    )
+
+    counts = []
+    for desired in (few, many):
+        world.controller.desired = desired
+        counts.append(len(values(made_metrics(world))))
+
+    assert counts[0] == counts[1]
+
+
 async def test_a_fleet_at_work_is_measured(world):
     usage = Usage(input_tokens=10, output_tokens=4, cost_usd=0.5, seconds=12.0)
     report = Report(verdict=Verdict(outcome="success", usage=usage), head_commit="f" * 40, commits=1)

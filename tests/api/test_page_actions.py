@@ -5,9 +5,10 @@ What people ask for from a page: commits in their name, and nobody else's.
 import pytest
 
 from reconciler.core.errors import Problem
-from reconciler.core.events import Created, Origin
+from reconciler.core.events import Assigned, Created, Origin, QuestionAsked
+from reconciler.core.model.runs import Report, Verdict
 from reconciler.core.model.specs import Host
-from reconciler.core.model.status import Reason, Waiting
+from reconciler.core.model.status import OnHost, Reason, Waiting
 from reconciler.core.planning.plan import Plan, prune_digest
 from tests.api.test_pages import Outline
 from tests.fakes import START, make_task
@@ -181,3 +182,78 @@ async def test_a_task_that_cannot_be_is_refused_in_words(world_with_task, client
 
     assert message in Outline(answer.text).text
     assert world_with_task.editor.commits == []
+
+
+# --- Questions -----------------------------------------------------------------
+
+
+@pytest.fixture
+async def world_with_question(world_with_task):
+    task = make_task("web/a")
+    run = "web/a.g1.a1"
+    head = {"task": "web/a", "origin": Origin(START, "it happened")}
+    controller = world_with_task.controller
+    controller.put(Assigned(**head, run=run, holder=OnHost(host="local"), spec=task))
+    asked = Report(verdict=Verdict(outcome="success"))
+    controller.put(QuestionAsked(**head, run=run, question="Which <b>one</b>?\nA or B?", report=asked))
+    return world_with_task
+
+
+async def test_a_question_is_shown_where_a_person_is_needed_and_is_answered_on_the_page_of_its_task(
+    world_with_question, clients
+):
+    now, task = await clients["boss"].get("/"), await clients["boss"].get("/tasks/web/a")
+    assert 'href="/tasks/web/a#h-questions"' in now.text
+    assert "Which &lt;b&gt;one&lt;/b&gt;?" in task.text
+    assert 'name="question" value="q1-1"' in task.text
+
+    answer = await act(
+        clients["boss"], "/act/tasks/web/a", verb="answer", question="q1-1", text="B,\r\nbecause it is new."
+    )
+
+    assert answer.status_code == 303
+    assert world_with_question.editor.texts["specs/tasks/web/a.yaml"].endswith(
+        'answer: {to: q1-1, text: "B,\\nbecause it is new."}\n'
+    )
+    assert world_with_question.editor.commits == [("boss", "Answer web/a\n")]
+
+
+async def test_who_may_only_look_is_told_how_to_answer(world_with_question, clients):
+    page = await clients["watcher"].get("/tasks/web/a")
+
+    assert "reconciler answer web/a TEXT" in page.text
+    assert "<textarea" not in page.text
+
+
+@pytest.mark.parametrize("name", ["watcher", "jeeves", "nobody"])
+async def test_who_is_no_admin_answers_nothing(world_with_question, clients, name):
+    answer = await act(clients[name], "/act/tasks/web/a", verb="answer", question="q1-1", text="B")
+
+    assert answer.status_code in {303, 401, 403}
+    assert world_with_question.editor.commits == []
+
+
+async def test_an_answer_to_a_question_that_is_over_is_told(world_with_question, clients):
+    answer = await act(clients["boss"], "/act/tasks/web/a", verb="answer", question="q0-1", text="B")
+
+    assert "asks q1-1 by now" in answer.text
+    assert world_with_question.editor.commits == []
+
+
+async def test_a_program_answers_over_the_api(world_with_question, clients):
+    body = {"question": "q1-1", "text": "B"}
+    refused = await clients["watcher"].post("/api/v1/tasks/web/a/answer", json=body)
+    first = await clients["boss"].post("/api/v1/tasks/web/a/answer", json=body)
+    again = await clients["boss"].post("/api/v1/tasks/web/a/answer", json=body)
+    other = await clients["boss"].post("/api/v1/tasks/web/a/answer", json={"text": "A"})
+
+    assert refused.status_code == 403
+    assert (first.status_code, first.json()["commit"]) == (200, f"{1:040x}")
+    assert (again.json()["commit"], again.json()["message"]) == (None, "q1-1 of web/a is answered already: B")
+    assert (other.status_code, other.json()["detail"].endswith("the first answer counts")) == (400, True)
+
+
+async def test_the_api_tells_the_question(world_with_question, clients):
+    task = (await clients["boss"].get("/api/v1/tasks/web/a")).json()
+
+    assert (task["question_id"], task["question"]) == ("q1-1", "Which <b>one</b>?\nA or B?")

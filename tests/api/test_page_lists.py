@@ -208,4 +208,4 @@ async def test_refused_webhooks_and_hosts_that_are_away_are_problems(world, nobo
 
     assert "the key has changed" in outline.text
     assert "2 \u00d7 push" in outline.text
-    assert "last asked: repo code." in outline.text
+    assert "repo code the token may not do this: it lacks write:issue" in outline.text

@@ -791,9 +791,3 @@ def test_a_server_on_all_addresses_may_be_called_anything_but_where_it_has_a_pub
 
     assert exposure_of(everywhere, "", b"k").hosts is None
     assert "fleet.example.org" in exposure_of(everywhere, "https://fleet.example.org/x", b"k").hosts
-
-
-async def test_a_forge_that_refuses_is_among_the_problems_with_the_reason(world, nobody):
-    outline = await page(nobody, "/problems")
-
-    assert "repo code the token may not do this: it lacks write:issue" in outline.text

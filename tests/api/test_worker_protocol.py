@@ -118,6 +118,47 @@ async def test_every_report_may_be_sent_twice(world, jeeves):
         assert len(world.record.entries) == seen
 
 
+async def test_an_agent_that_asks_holds_its_task_no_more(world, jeeves):
+    await world.ask(pulled("a"))
+    lease = await take(jeeves)
+    question = {"epoch": lease["epoch"], "status": "asks", "question": "Which \x1b[1mone?"}
+
+    asked = [await jeeves.post(f"{API}/tasks/a/status", json=question) for _ in range(2)]
+    beat = await jeeves.post(f"{API}/tasks/a/heartbeat", json={"epoch": lease["epoch"]})
+
+    assert [(one.status_code, one.json()["phase"]) for one in asked] == [(200, "created")] * 2
+    assert asked[0].json()["message"] == "asks (q1-1): Which one?"
+    assert beat.status_code == 409
+
+
+@pytest.mark.parametrize("world", [LoopWorld], indirect=True)
+async def test_a_task_that_asks_is_given_back_with_the_answer(world, jeeves):
+    await world.ask(pulled("a"))
+    question = {"epoch": (await take(jeeves))["epoch"], "status": "asks", "question": "Which one?"}
+    await jeeves.post(f"{API}/tasks/a/status", json=question)
+
+    nothing = await jeeves.post(f"{API}/dequeue", json={"request_key": "k2"})
+    await world.ask(pulled("a", answer={"to": "q1-1", "text": "That one."}))
+    again = await take(jeeves, "k3")
+
+    assert nothing.status_code == 204
+    assert (again["task"], again["epoch"], again["answer"]) == ("a", 2, "That one.")
+    assert "Which one?" in again["prompt"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"status": "asks"}, {"status": "asks", "question": " \n"}, {"status": "completed", "question": "Eh?"}],
+)
+async def test_a_question_and_its_status_go_together(world, jeeves, told):
+    await world.ask(pulled("a"))
+    lease = await take(jeeves)
+
+    answer = await jeeves.post(f"{API}/tasks/a/status", json={"epoch": lease["epoch"], **told})
+
+    assert answer.status_code == 422
+
+
 async def test_a_name_may_have_its_slashes_written_as_codes(world, jeeves):
     await world.ask(pulled("web/start"))
     epoch = (await take(jeeves))["epoch"]

@@ -19,7 +19,7 @@ from reconciler.core.lifecycle import Transition, fold
 from reconciler.core.masking import Mask
 from reconciler.core.model.runs import Assignment, run_key
 from reconciler.core.model.specs import Agent, Desired
-from reconciler.core.model.status import AtWorker, HostStatus, LeaseRequest, Phase, Status
+from reconciler.core.model.status import AtWorker, HostStatus, LeaseRequest, Phase, Status, Waiting
 from reconciler.core.planning.plan import Plan, why_end
 from reconciler.core.runs.command import assignment
 from reconciler.core.runs.leases import LeaseQueue, holder, lease_lost, report_event, require_held
@@ -187,6 +187,10 @@ class FakeDesk:
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once an agent waits for a task."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def waiting(self) -> Mapping[str, Waiting]:
+        return self.last_plan.waiting
 
     async def acquire(self, lease_request: LeaseRequest, wait: timedelta) -> str | None:
         if self.desired.agents[lease_request.agent].desired == "suspended":

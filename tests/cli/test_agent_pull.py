@@ -148,7 +148,7 @@ async def test_a_token_that_is_refused_is_told_by_the_exit_code(server, pull, tm
     _, stderr = await process.communicate()
 
     assert process.returncode == 4
-    assert stderr == b"error: this token is not known here\n"
+    assert stderr.startswith(b"error: this token is not known here; `reconciler doctor`")
 
 
 # --- Calls that cannot work ------------------------------------------------

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli.extras import MCP, install_command
+from reconciler.tracing import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 INSTALL = re.compile(r"\b(?:pip3?|pipx|uvx?|uv tool|uv pip)\b[^\n`|&;]*")
@@ -23,6 +24,7 @@ def test_the_extra_is_what_the_project_says():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
     assert project["optional-dependencies"]["mcp"] == [MCP]
+    assert sorted(project["optional-dependencies"]["otel"]) == sorted(PACKAGES)
     assert project["name"] == "fleet-reconciler"
     assert list(project["scripts"]) == ["reconciler"]
 

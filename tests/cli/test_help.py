@@ -2,16 +2,19 @@
 The help: examples that can be typed, completion of names, manual pages; and `top`.
 """
 
+import io
 import os
 import pty
 import re
 import shlex
 import shutil
 import subprocess
+from datetime import UTC, datetime
 
 import click
 import pytest
 
+from reconciler.cli.help import WIDTH
 from reconciler.cli.main import cli
 from reconciler.cli.man import commands
 
@@ -25,7 +28,8 @@ def examples_of(command):
     lines = (command.epilog or "").splitlines()
     assert lines[:2] == ["\b", "Examples:"]
     assert all(line.startswith("  ") for line in lines[2:])
-    return [line.strip() for line in lines[2:]]
+    assert all(len(line) <= WIDTH - 2 or " " not in line.strip() for line in lines[2:])
+    return "\n".join(line.strip() for line in lines[2:]).replace("\\\n", "").splitlines()
 
 
 def calls(line):
@@ -180,3 +184,14 @@ def test_top_fills_the_terminal_until_q(fleet):
     assert b"\x1b[?1049h" in seen  # the other screen, and back
     assert b"\x1b[?1049l" in seen
     assert b"hello" in seen
+
+
+def test_top_says_where_nothing_is_open():
+    from rich.console import Console
+
+    from reconciler.cli.top import NOTHING, Board, screen
+
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(screen(Board("2 completed", ["local up"], []), datetime(2030, 1, 1, tzinfo=UTC), 24))
+
+    assert NOTHING in console.export_text()

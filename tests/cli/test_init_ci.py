@@ -65,6 +65,7 @@ def test_the_hooks_before_a_commit_can_be_called(made):
     (repo,) = read(made / ".pre-commit-config.yaml")["repos"]
 
     assert [shell(made, hook["entry"]).returncode for hook in repo["hooks"]] == [0, 0]
+    assert all(hook["always_run"] and not hook["pass_filenames"] for hook in repo["hooks"]), "deletions count"
     (made / "specs/tasks/bad.yaml").write_text("gaol: x\n")
     assert shell(made, repo["hooks"][0]["entry"]).returncode == 1
 

@@ -73,7 +73,7 @@ def test_a_command_whose_output_has_no_room_says_so_in_a_line(done):
         ended = shell(done, f"r {message} >/dev/full")
 
         assert ended.returncode == ExitCode.FAILURE, message
-        assert ended.stderr.endswith(b"error: the output cannot be written: No space left on device\n")
+        assert b"error: the output cannot be written: No space left on device; make room" in ended.stderr
         assert b"Traceback" not in ended.stderr
         assert b"Exception" not in ended.stderr
 
@@ -185,3 +185,13 @@ def test_a_step_has_date_and_zone_in_one_line():
 
     assert line(step).split("  ")[0] == "2030-01-31T09:00:00Z"
     assert line(step).endswith("a b")
+
+
+def test_on_a_narrow_terminal_the_reason_of_a_step_goes_on_below(monkeypatch):
+    step = HostChange(host="h" * 30, at=NOW, reason="a reason " * 12, before=None, after=None)
+    monkeypatch.setattr("reconciler.cli.progress._width", lambda: 80)
+
+    first, *below = line(step).splitlines()
+
+    assert first == f"2030-01-31T09:00:00Z  host {'h' * 30}  gone"
+    assert all(part.startswith(" " * 22) and len(part) <= 80 for part in below)

@@ -125,3 +125,19 @@ def test_a_task_leads_to_its_page_where_one_is_served(fleet):
     assert "`reconciler describe hello`" in nowhere.stderr
     assert done.stdout == f"{url}/tasks/hello\n"
     assert fleet.run("open", "helo").exit_code == ExitCode.NOT_FOUND
+
+
+def test_a_field_is_set_without_an_editor_and_comments_stay(fleet, monkeypatch):
+    monkeypatch.setenv("EDITOR", "false")
+
+    done = fleet.run("edit", "hello", "--set", "retries=3", "--set", "labels=[a, b]")
+    again = fleet.run("edit", "hello", "--set", "retries=3")
+    bad = fleet.run("edit", "hello", "--set", "retrys=3")
+
+    assert (done.exit_code, again.exit_code, bad.exit_code) == (0, 0, 1)
+    spec = fleet.git("show", "main:specs/tasks/hello.yaml")
+    assert "retries: 3" in spec
+    assert "labels: [a, b]" in spec or "labels:" in spec
+    assert "# Why this task is here" in spec
+    assert "nothing was changed" in again.stderr
+    assert "did you mean 'retries'?" in bad.stderr

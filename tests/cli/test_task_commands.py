@@ -2,6 +2,7 @@
 What people ask for in words: the YAML is edited, committed and pushed; its comments stay.
 """
 
+import json
 import os
 import pty
 import subprocess
@@ -250,3 +251,72 @@ def test_where_nothing_waits_there_is_nothing_to_allow(fleet):
     done = fleet.run("approve-prune")
 
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no removal waits\n")
+
+
+# --- Questions -------------------------------------------------------------
+
+ASKING = """\
+goal: Choose.   # one of two
+script: |
+  if [ -z "$RECONCILER_ANSWER" ]; then echo 'A or B?' >"$RECONCILER_QUESTION_FILE"; exit; fi
+  echo "took $RECONCILER_ANSWER"
+"""
+
+
+@pytest.fixture
+def asking(fleet):
+    """Return a fleet whose task waits for an answer."""
+    fleet.write("specs/tasks/hello.yaml", ASKING)
+    fleet.commit()
+    fleet.reconcile()
+    return fleet
+
+
+def test_a_question_is_told_by_everything_that_looks(asking):
+    assert "Person: asks (q1-1): A or B?" in asking.run("get").stdout
+    assert "q1-1:" in asking.run("describe", "hello").stdout
+    assert "the agent asks: A or B?" in asking.run("history", "hello").stdout
+    status = asking.run("status")
+    assert status.exit_code == 8
+    assert status.stdout.splitlines()[-1].split()[:3] == ["task", "hello", "Question"]
+    [task] = json.loads(asking.run("get", "-o", "json").stdout)
+    assert task["status"]["questions"][0]["text"] == "A or B?"
+
+
+def test_an_answer_is_a_commit_in_the_persons_name_and_the_agent_goes_on(asking):
+    shown = asking.run("answer", "hello")
+    done = asking.run("answer", "hello", "-", "--reason", "as agreed", stdin="B,\nas ever\n")
+    again = asking.run("answer", "task/hello", "B,\nas ever")
+    other = asking.run("answer", "hello", "A")
+
+    assert (shown.exit_code, shown.stdout) == (64, "A or B?\n")
+    assert "`reconciler answer hello TEXT`" in shown.stderr
+    assert done.stdout == "hello: answer is now to: q1-1, text: B, as ever\n"
+    assert asking.git("log", "-1", "--format=%an|%s|%b").strip() == "Test|Answer hello|as agreed"
+    assert asking.read("specs/tasks/hello.yaml").startswith(ASKING.splitlines()[0])
+    assert (again.exit_code, again.stderr) == (0, "q1-1 of hello is answered already: B, as ever\n")
+    assert other.exit_code == 64
+    assert "the first answer counts" in other.stderr
+
+    asking.reconcile()
+
+    assert "took B,\nas ever" in asking.run("logs", "hello").stdout
+    assert "q1-1 was answered by Test: B, as ever" in asking.run("answer", "hello", "A").stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "why"),
+    [
+        (("hello", "--to", "q7-1", "A"), 64, "asks q1-1 by now, and not q7-1"),
+        (("hello", " "), 64, "the answer is empty"),
+        (("helo", "A"), 3, "did you mean 'hello'?"),
+        (("host/hello", "A"), 64, "is no task"),
+    ],
+)
+def test_what_answers_nothing_says_why(asking, args, code, why):
+    before = asking.git("rev-parse", "HEAD")
+
+    done = asking.run("answer", *args)
+
+    assert (done.exit_code, asking.git("rev-parse", "HEAD")) == (code, before)
+    assert why in done.stderr

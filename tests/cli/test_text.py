@@ -117,3 +117,15 @@ def test_a_reason_with_room_is_wrapped_where_it_stands():
     assert printed[0] == "NAME  WHY"
     assert printed[2].startswith("      word")
     assert printed[-1] == "b     short"
+
+
+def test_where_the_first_columns_alone_are_wider_than_the_terminal_the_widest_give_way():
+    value = "a sentence of a spec that is much longer than what a terminal has room for, and goes on"
+
+    lines = [
+        "  ".join(line).rstrip()
+        for line in fitted(("FIELD", "VALUE", "SOURCE"), [("goal", value, "specs/a.yaml:1")], 60)
+    ]
+
+    assert max(map(len, lines)) <= 60
+    assert " ".join(" ".join(lines).split()).replace("FIELD VALUE ", "") == f"goal {value} specs/a.yaml:1"

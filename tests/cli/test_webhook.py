@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from reconciler import clock
+from reconciler.cli.serving import Serving
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Refused, Unavailable, UsageError
 from reconciler.core.model.forge import Hint
@@ -19,6 +20,7 @@ from reconciler.dispatch.secrets import forge_secret
 from reconciler.forge.journal import Journal
 from reconciler.forge.webhook_check import PATH
 from reconciler.forge.webhook_receiver import WebhookReceiver
+from reconciler.store.presence import Presence
 from tests.forge.double import ForgejoDouble
 
 URL = "https://reconciler.example.org"
@@ -380,3 +382,22 @@ def test_a_webhook_that_is_wrong_beside_one_that_works_is_only_a_warning(fleet, 
 
     assert (code, first, second) == (0, "warning", "ok")
     assert message.endswith("is switched off; another one works: delete this one there")
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8420", "http://localhost:8420", "http://[::1]:8420"])
+def test_an_address_of_this_machine_alone_is_not_given_to_a_forge_elsewhere(fleet, monkeypatch, address):
+    at = {"api": "https://forge.example.org/api/v1", "repo": "acme/code", "token": {"env": "FORGE_TOKEN"}}
+    at["webhook_secret"] = {"file": "~/code"}
+    fleet.write("specs/repos/code.yaml", json.dumps({"url": "../code", "forge": at}))
+    fleet.commit()
+
+    async def running(*_):
+        presence = Presence(mode="serve", pid=1, host="here", since="", address=address)
+        return Serving(is_running=True, presence=presence)
+
+    monkeypatch.setattr("reconciler.cli.serving.serving", running)
+
+    done = fleet.run("webhook", "install", "code")
+
+    assert done.exit_code == 64
+    assert "--public-url" in done.stderr

@@ -8,7 +8,6 @@ from datetime import timedelta
 import pytest
 
 from reconciler.controller import cache, observe
-from reconciler.controller import loop as loop_room
 from reconciler.controller.poller import Poller
 from reconciler.core.adapter import Adapter, Budget
 from reconciler.core.conditions import conditions
@@ -18,7 +17,8 @@ from reconciler.core.lifecycle import Transition
 from reconciler.core.model.runs import Report, Verdict
 from reconciler.core.model.specs import Host
 from reconciler.core.model.status import Phase, Reason
-from reconciler.core.planning.plan import RecordEvent, plan
+from reconciler.core.planning.incremental import Planner
+from reconciler.core.planning.plan import RecordEvent
 from reconciler.core.runs import decide
 from tests.fakes import FakeDispatch, FakeState, make_desired, make_task
 
@@ -116,8 +116,8 @@ async def test_a_task_that_cannot_be_judged_stalls_alone_and_a_restart_does_not_
 
 
 async def test_what_is_planned_and_cannot_happen_sets_aside_its_own_task_alone(stage, monkeypatch):
-    def odd_plan(desired, observed, *rest):
-        made = plan(desired, observed, *rest)
+    def odd_plan(planner, desired, observed, now):
+        made = plain_plan(planner, desired, observed, now)
         if "a" not in observed.statuses or "a" in observed.faults:
             return made
         odd = Removed(
@@ -126,7 +126,8 @@ async def test_what_is_planned_and_cannot_happen_sets_aside_its_own_task_alone(s
         )
         return replace(made, actions=(*made.actions, RecordEvent(odd)))
 
-    monkeypatch.setattr(loop_room, "plan", odd_plan)
+    plain_plan = Planner.plan
+    monkeypatch.setattr(Planner, "plan", odd_plan)
     stage.specs.push(make_desired(make_task("a", not_before="2031-01-01"), *map(make_task, "bc")))
 
     await stage.run()
@@ -233,7 +234,7 @@ async def test_a_task_whose_status_is_damaged_is_left_alone_and_everything_of_it
 
     assert {order.task for order in stage.dispatch.follows} == {"b"}
     assert stage.state.statuses.keys() == {"b", "c"}
-    assert loop.cache.last_plan.waiting["a"].message == str(problem)
+    assert loop.cache.waiting["a"].message == str(problem)
     assert stage.state.statuses["c"].waiting.reason is Reason.DEPENDENCY
     assert all(needs.is_of_damaged("a.g12345678.a1") for needs in stage.dispatch.swept)
 

@@ -365,6 +365,26 @@ Forge-Author: ann
     assert taken_up.answers == [f"Task `{NAME}` is asked for once more."]
 
 
+async def test_a_comment_of_an_allowed_person_answers_a_question_and_the_second_is_told(taken_up):
+    question = {"id": "q1-1", "text": "Which one?", "asked_at": START}
+    taken_up.is_on_record(Phase.CREATED, questions=[question])
+    taken_up.write("/agent answer q1-1 Drop it all", author="eve")
+    taken_up.write("/agent answer q1-1 B,\nbecause <!-- hidden --> it is new")
+    taken_up.write("/agent answer A")
+    taken_up.write("/agent answer q0-1 A")
+
+    await taken_up.look()
+
+    assert taken_up.spec().answer.text == "B,\nbecause  it is new"
+    assert [message.split("\n")[0] for message in taken_up.branch.log[1:]] == [
+        f"Answer {NAME}: B, because it is new"
+    ]
+    done, second, stale = taken_up.answers
+    assert done == f"Task `{NAME}` goes on with the answer."
+    assert "is answered already: B, because it is new; the first answer counts" in second
+    assert "asks q1-1 by now, and not q0-1" in stale
+
+
 async def test_a_crash_between_commit_and_answer_follows_nothing_twice(taken_up):
     taken_up.write("/agent retry")
     taken_up.forges.locked.add(7)

@@ -6,7 +6,7 @@ import pytest
 
 from reconciler.core.errors import Conflict, SpecError, Unavailable
 from reconciler.core.events import Assigned, RunEnded, RunSeen
-from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.runs import Declaration, FailureClass, Report, Verdict
 from reconciler.core.model.specs import Host, Repo
 from reconciler.core.model.status import Phase, Reason
 from tests.fakes import FAILURE, RED, SUCCESS, FakeDispatch, make_desired, make_task
@@ -57,6 +57,39 @@ async def test_a_validation_that_fails_is_handed_back_within_the_same_run(stage)
     status = stage.state.statuses["a"]
     assert (status.phase, status.attempt, status.run.round) == (Phase.COMPLETED, 1, 2)
     assert [order.round for order in stage.dispatch.started.values()] == [1, 2]
+
+
+ASKS = Report(verdict=Verdict(outcome="success"), declared=Declaration(kind="question", text="Which one?"))
+
+
+async def test_a_question_is_answered_by_default_after_its_time_and_the_run_goes_on(stage):
+    stage.dispatch.reports["a"] = [ASKS, SUCCESS]
+    stage.specs.push(make_desired(make_task("a", ask={"default": "Any.", "after": "1m"})))
+
+    await stage.run()
+    assert stage.state.statuses["a"].question
+    stage.clock.time += timedelta(minutes=1)
+    await stage.run()
+
+    status = stage.state.statuses["a"]
+    assert (status.phase, status.attempt, status.run.round) == (Phase.COMPLETED, 1, 2)
+    assert status.questions[0].answered_by == "ask.default"
+    assert status.questions[0].answered_at - status.questions[0].asked_at >= timedelta(minutes=1)
+    [first, second] = stage.dispatch.started.values()
+    assert (first.run, first.env, second.env) == (second.run, {}, {"RECONCILER_ANSWER": "Any."})
+
+
+async def test_a_question_that_waits_for_a_person_is_rest_for_the_fleet(stage):
+    stage.dispatch.reports["a"] = [ASKS]
+    stage.specs.push(make_desired(make_task("a")))
+
+    await stage.run()
+    commits = len(stage.state.log)
+    await stage.run()
+
+    assert len(stage.state.log) == commits
+    assert stage.state.statuses["a"].question.text == "Which one?"
+    assert len(stage.dispatch.started) == 1
 
 
 async def test_a_failed_attempt_is_tried_again_after_a_wait(stage):

@@ -153,9 +153,9 @@ async def test_what_was_spent_today_is_counted_and_read_again_after_a_restart(st
     phases = {name: str(status.phase) for name, status in stage.state.statuses.items()}
     assert phases == {"a": "completed", "b": "completed", "c": "created"}
     assert counted == 1
-    for planned in (loop.cache.last_plan, again.cache.last_plan):
-        assert planned.waiting["c"].reason is Reason.BUDGET
-        assert planned.due == START.replace(hour=0) + timedelta(days=1)
+    for cache in (loop.cache, again.cache):
+        assert cache.waiting["c"].reason is Reason.BUDGET
+        assert cache.last_plan.due == START.replace(hour=0) + timedelta(days=1)
 
 
 async def test_on_the_next_day_there_is_money_again(stage):
@@ -195,7 +195,7 @@ async def test_idle_is_a_fleet_that_waits_for_the_clock(stage, fields, reason):
 
     loop = await stage.run()
 
-    assert loop.cache.last_plan.waiting["a"].reason is reason
+    assert loop.cache.waiting["a"].reason is reason
     assert stage.clock.time < START + timedelta(hours=1)
 
 
@@ -207,7 +207,7 @@ async def test_idle_is_a_fleet_that_waits_for_a_quota(stage):
 
     loop = await stage.run()
 
-    assert loop.cache.last_plan.waiting["a"].reason is Reason.QUOTA
+    assert loop.cache.waiting["a"].reason is Reason.QUOTA
 
 
 async def test_a_fleet_that_is_served_on_does_scheduled_work_day_by_day(stage):

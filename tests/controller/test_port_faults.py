@@ -186,6 +186,4 @@ async def test_a_bug_about_one_task_is_said_on_it_and_costs_no_other_anything(st
     assert {statuses["a"].phase, statuses["b"].phase} == {Phase.COMPLETED}
     assert statuses["c"].phase is Phase.REVIEW_PENDING
     assert loop.backoff.why == ""
-    assert (
-        method == "show" or "a bug of the reconciler (KeyError" in loop.cache.last_plan.waiting["odd"].message
-    )
+    assert method == "show" or "a bug of the reconciler (KeyError" in loop.cache.waiting["odd"].message

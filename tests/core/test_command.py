@@ -38,7 +38,9 @@ def ordered(adapter, task=None, status=None):
 
 
 def argv(adapter, task=None, status=None):
-    return localize(ordered(adapter, task, status).argv, workdir="/w", prompt_file="/r/prompt")
+    return localize(
+        ordered(adapter, task, status).argv, workdir="/w", prompt_file="/r/prompt", declared="/r/declared"
+    )
 
 
 # --- The built-in adapters -------------------------------------------------

@@ -29,6 +29,16 @@ from tests.statuses import make_status
         ("/agent status", Command("status")),
         ("/agent model claude-opus-4.5[1m]", Command("model", "claude-opus-4.5[1m]")),
         ("/agent host gpu-1", Command("host", "gpu-1")),
+        ("/agent answer Use B.", Command("answer", "Use B.")),
+        (
+            " /agent  answer q1-2 Use B.\r\n\n- it is new\n",
+            Command("answer", "Use B.\n\n- it is new", "q1-2"),
+        ),
+        ("/agent answer\nUse B.", Command("answer", "Use B.")),
+        ("/agent answer q1-2x is it", Command("answer", "q1-2x is it")),
+        ("/agent answer", Command("unknown", "/agent answer")),
+        ("/agent answer q1-2 \n", Command("unknown", "/agent answer q1-2")),
+        ("/agent answers no", Command("unknown", "/agent answers no")),
         ("/agent", Command("unknown", "/agent")),
         ("/agent retry now", Command("unknown", "/agent retry now")),
         ("/agent model", Command("unknown", "/agent model")),
@@ -81,6 +91,14 @@ def test_a_command_changes_the_file_of_its_task(command, phase, expected):
     assert apply_command(command, "a", spec, status(phase), {"local", "gpu-1"}) == expected
 
 
+def test_an_answer_goes_to_the_question_that_waits():
+    asking = status(Phase.CREATED, questions=[{"id": "q1-1", "text": "A or B?", "asked_at": START}])
+
+    changes = apply_command(Command("answer", "B"), "a", TaskSpec(goal="g"), asking, ())
+
+    assert changes == {"answer": {"to": "q1-1", "text": "B"}}
+
+
 def test_a_cancelled_task_is_brought_back_by_retry():
     spec = TaskSpec(goal="g", desired="cancelled")
 
@@ -116,7 +134,7 @@ def test_a_task_without_a_record_is_new():
     assert status_reply("a", status(Phase.CREATED)) == "Task `a` is **created**."
 
 
-@pytest.mark.parametrize("verb", ["retry", "cancel", "model", "host"])
+@pytest.mark.parametrize("verb", ["retry", "cancel", "model", "host", "answer"])
 def test_an_answer_is_no_command_itself(verb):
     assert parse_command(success_reply(Command(verb, "x"), "a")) is None
     assert parse_command(refusal_reply("/agent retry")) is None

@@ -78,7 +78,8 @@ def test_the_table_knows_every_event_and_every_phase():
 def test_an_event_happens_where_the_table_says_and_nowhere_else(phase, kind):
     removed = kind is Removed
     held = {"assigned_host": None, "assigned_agent": "jeeves", "request_key": "k1"}
-    fields = {"removed": removed, "pull_request": PULL, **(held if kind is Reported else {})}
+    asked = {"questions": [{"id": "q1-1", "text": "Which one?", "asked_at": NOW}]}
+    fields = {"removed": removed, "pull_request": PULL, **asked, **(held if kind is Reported else {})}
     status = None if phase is None else status_in(phase, **fields)
     event = sample_events("web/a", status)[kind]
 
@@ -164,7 +165,7 @@ def test_the_diagram_shows_every_edge_of_the_table():
 
     assert picture.startswith("stateDiagram-v2\n")
     assert "[*] --> created: Created" in picture
-    assert "running --> created: Released, Retried" in picture
+    assert "running --> created: QuestionAsked, Released, Retried" in picture
     for phase, row in TRANSITIONS.items():
         for kind, target in row.items():
             if kind not in EVERYWHERE and target is not phase:

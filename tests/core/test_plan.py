@@ -175,7 +175,7 @@ def test_a_broken_spec_waits_for_a_person_even_before_it_was_ever_good():
     problem = Problem("specs/tasks/a.yaml", 3, 1, "unknown field")
     desired = make_desired(broken={"a": (problem,)})
 
-    planned = plan(desired, Observed(), NOW, among=())
+    planned = plan(desired, Observed(), NOW)
 
     assert planned.actions == ()
     assert (planned.waiting["a"].reason, planned.waiting["a"].message) == (Reason.SPEC_ERROR, str(problem))

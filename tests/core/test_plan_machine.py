@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from reconciler.core.events import Assigned, ChangesRequested, Origin
-from reconciler.core.model.specs import DesiredState, FleetSpec
+from reconciler.core.model.specs import Answer, DesiredState, FleetSpec
 from reconciler.core.model.status import Phase, Reason
-from reconciler.core.planning.plan import attention, needs_attention, plan, prune_digest
+from reconciler.core.planning.plan import needs_attention, plan, prune_digest
 from tests.strategies import NAMES, STOPPED, SUCCESS, World, desireds, reports, tasks
 
 
@@ -40,6 +40,15 @@ class Fleet(RuleBasedStateMachine):
             generation = f"{spec.generation[:36]}-{preference[:3]}"
             change = {"desired": preference, "generation": generation}
             self.push({**self.tasks, name: spec.model_copy(update=change)})
+
+    @rule(name=st.sampled_from(NAMES), is_late=st.booleans())
+    def answer(self, name, is_late):
+        status = self.world.observed.statuses.get(name)
+        if name in self.tasks and status and status.questions:
+            to = status.questions[0 if is_late else -1].id
+            generation = f"{self.tasks[name].generation[:30]}-{to}"
+            change = {"answer": Answer(to=to, text="That one."), "generation": generation}
+            self.push({**self.tasks, name: self.tasks[name].model_copy(update=change)})
 
     @rule(names=st.sets(st.sampled_from(NAMES), min_size=1))
     def remove_specs(self, names):
@@ -98,11 +107,6 @@ class Fleet(RuleBasedStateMachine):
     def no_run_key_ever_comes_twice(self):
         runs = Counter(step.event.run for step in self.world.history if isinstance(step.event, Assigned))
         assert all(count == 1 for count in runs.values())
-
-    @invariant()
-    def it_is_enough_to_look_at_what_needs_attention(self):
-        desired, observed = self.world.desired, self.world.observed
-        assert plan(desired, observed, self.world.now, attention(desired, observed)) == self.plan()
 
     @invariant()
     def what_waits_is_looked_at(self):

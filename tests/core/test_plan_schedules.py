@@ -12,7 +12,7 @@ from reconciler.core.events import Assigned, Completed, Created, Renamed, Renewe
 from reconciler.core.model.runs import FailureClass, run_key
 from reconciler.core.model.specs import Desired, DesiredState, Host, Task
 from reconciler.core.model.status import Observed, Phase, Reason
-from reconciler.core.planning.plan import attention
+from reconciler.core.planning.plan import needs_attention
 from tests.statuses import make_status
 from tests.strategies import NOW, SUCCESS, World, blob, failed, plan
 
@@ -264,7 +264,7 @@ def test_a_schedule_that_is_never_due_says_so_and_does_nothing():
 def test_a_settled_task_with_a_schedule_needs_attention():
     world = settled_world()
 
-    assert attention(world.desired, world.observed) == {"a"}
+    assert needs_attention(world.desired.tasks["a"], world.statuses["a"])
 
 
 @given(st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"]), st.integers(0, 3), st.integers(1, 50))

@@ -333,3 +333,35 @@ def a_status(phase=Phase.REVIEW_PENDING, **fields):
             **fields,
         }
     )
+
+
+# --- Questions -------------------------------------------------------------
+
+ASKED = {"questions": [{"id": "q1-1", "text": "Which one, @all?", "asked_at": NOW}]}
+
+
+def test_a_question_stands_on_the_pull_request_where_there_is_one():
+    waiting = Waiting(reason=Reason.PERSON, message="asks (q1-1): Which one, @all?", since=NOW)
+
+    shown = wanted(a_status(Phase.CREATED, pull_request=KNOWN, waiting=waiting, **ASKED), a_task(issue="7"))
+
+    [note] = shown.notes
+    assert note.key == "question:q1-1"
+    assert "```text\nWhich one, @all?\n```" in note.text
+    assert "/agent answer q1-1" in note.text
+    assert shown.issue_notes == ()
+
+
+def test_a_question_stands_on_the_issue_before_there_is_a_pull_request():
+    shown = wanted(a_status(Phase.CREATED, pull_request=None, head_commit=None, **ASKED), a_task(issue="7"))
+
+    assert [note.key for note in shown.issue_notes] == ["question:q1-1"]
+    assert shown.notes == ()
+
+
+def test_an_answered_question_is_posted_nowhere_anew():
+    done = {"questions": [{**ASKED["questions"][0], "answer": "B", "answered_by": "ann", "answered_at": NOW}]}
+
+    shown = wanted(a_status(Phase.CREATED, pull_request=KNOWN, **done), a_task(issue="7"))
+
+    assert (shown.notes, shown.issue_notes) == ((), ())

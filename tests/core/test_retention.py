@@ -30,7 +30,7 @@ def status(run: str | None, phase: Phase = Phase.RUNNING, *, age: timedelta = ti
 
 
 def of(**statuses: Status):
-    return retention(statuses, START, FLEET)
+    return retention(statuses, START, FLEET, unfinished=statuses)
 
 
 @pytest.mark.parametrize("phase", LIVE)

@@ -103,3 +103,10 @@ def test_what_the_dashboard_asks_can_be_asked(tmp_path):
     file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
 
     promtool("check", "rules", file)
+
+
+def test_every_alert_has_a_test_of_when_it_is_raised():
+    tests = (ROOT / "tests/deploy/prometheus-alerts.test.yaml").read_text(encoding="utf-8")
+    alerts = re.findall(r"- alert: (\w+)", ALERTS.read_text(encoding="utf-8"))
+
+    assert [alert for alert in alerts if not re.search(rf"alertname: {alert}\n +exp_alerts:\n", tests)] == []

@@ -194,7 +194,7 @@ def needs_of(*runs: str, phase: Phase = Phase.RUNNING, mb: int = 100) -> Retenti
         )
         for age, key in enumerate(runs)
     }
-    return retention(statuses, NOW, FleetSpec(keep_failed_mb=mb))
+    return retention(statuses, NOW, FleetSpec(keep_failed_mb=mb), unfinished=statuses)
 
 
 async def sweep(world: World, found: Retention, **options) -> None:

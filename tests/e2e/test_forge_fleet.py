@@ -195,6 +195,40 @@ def test_the_agent_leaves_the_branch_to_a_person_until_changes_are_requested(wor
     assert (world.has("a.txt", pull.branch), world.has("b.txt", pull.branch)) == ("two", "mine")
 
 
+def test_questions_are_answered_on_the_issue_and_then_on_the_pull_request(world):
+    with world.serving():
+        number = world.open_issue("Greet", "ask What is the word?\n\nwrite greeting.txt: {answer}")
+        [question] = world.eventually(lambda: world.said(number))
+        world.forge.comment(CODE, number, "/agent answer goodbye", author="mallory")
+        world.forge.comment(CODE, number, "/agent answer q1-1 hello")
+        pull = world.pull_of(TASK)
+
+        world.forge.review(CODE, pull.number, "rejected", "ask How loud?\nwrite greeting.txt: {answer}")
+        [second] = world.eventually(lambda: world.said(pull.number))
+        world.forge.comment(CODE, pull.number, "/agent answer HELLO")
+        world.pull_of(TASK, times=2)
+
+    assert "What is the word?" in question
+    assert "/agent answer q1-1" in question
+    assert "How loud?" in second
+    assert world.has("greeting.txt", pull.branch) == "HELLO"
+    status = world.status(TASK)
+    assert [(each["id"], each["answer"]) for each in status["questions"]] == [
+        ("q1-1", "hello"),
+        ("q2-1", "HELLO"),
+    ]
+    assert (status["attempt"], status["review_count"], status.get("failures", 0)) == (2, 1, 0)
+    assert len({note["session"] for note in world.diary()}) == 1
+    [edit, _] = world.git(
+        FLEET,
+        "log",
+        "--format=%s by %(trailers:key=Forge-Author,valueonly,separator=)",
+        "--grep=^Answer",
+        "main",
+    ).splitlines()
+    assert edit == f"Answer {TASK}: HELLO by ann"
+
+
 def test_a_push_while_the_agent_works_is_not_overwritten(world):
     gate = world.root / "gate"
     world.settings(tasks__greet=GREET)

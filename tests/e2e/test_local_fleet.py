@@ -181,3 +181,42 @@ def test_a_task_that_is_removed_and_comes_back_is_done_again(playground):
     assert gone == {"b": "completed"}
     assert list(attempts) == ["a1", "a2"]
     assert (playground.root / "counted").read_text() == "again\nagain\n"
+
+
+ASKING = """\
+goal: Choose a colour.
+repo: code
+script: |
+  if [ -z "$RECONCILER_ANSWER" ]; then
+    echo begun >colour.txt
+    echo 'Red or blue?' >"$RECONCILER_QUESTION_FILE"
+    exit
+  fi
+  echo "$RECONCILER_ANSWER" >>colour.txt
+validation: grep -q blue colour.txt
+"""
+
+
+def test_a_question_waits_over_a_kill_and_its_answer_goes_on_where_the_work_lies(playground):
+    playground.task("paint", ASKING)
+    playground.commit()
+    with playground.serving() as serving:
+        assert serving.tells("paint", "running → created", "the agent asks: Red or blue?")
+    with playground.serving() as serving:
+        playground.reconciler("answer", "paint", "blue")
+        assert serving.tells("paint", "running → completed")
+
+    assert playground.sh("git show task/paint:colour.txt", cwd=playground.code) == "begun\nblue\n"
+    story = playground.sh("git log --reverse --format=%s fleet-state -- fleet-state/tasks/paint.yaml")
+    assert [line.removeprefix("task paint: ") for line in story.splitlines()] == [
+        "created",
+        "created → assigned",
+        "assigned → running",
+        "running → created",
+        "created, spec changed",
+        "created, question answered",
+        "created → assigned",
+        "assigned → running",
+        "running → completed",
+    ]
+    assert playground.sh("git log -1 --format='%an: %s'") == "Test: Answer paint\n"

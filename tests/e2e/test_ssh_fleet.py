@@ -320,3 +320,22 @@ def host_state(playground, name: str) -> str:
 def is_alive(run: str) -> bool:
     """Tell whether a process of the run is there, wherever it runs."""
     return bool(processes.with_variable("RECONCILER_RUN", run))
+
+
+def test_a_question_is_answered_and_goes_on_in_its_workspace_behind_ssh(playground, servers: Yard):
+    enlist(playground, servers.sshd("h1"))
+    playground.task(
+        "paint",
+        "goal: Choose a colour.\nrepo: code\nrequires: gpu\nvalidation: grep -q blue colour.txt\nscript: |\n"
+        '  if [ -z "$RECONCILER_ANSWER" ]; then\n'
+        "    echo begun >colour.txt; echo 'Red or blue?' >\"$RECONCILER_QUESTION_FILE\"; exit\n"
+        "  fi\n"
+        '  echo "$RECONCILER_ANSWER" >>colour.txt\n',
+    )
+    playground.commit()
+
+    playground.reconciler("run", "--until-idle")
+    playground.reconciler("answer", "paint", "blue")
+    playground.reconciler("run", "--until-idle")
+
+    assert playground.sh("git show task/paint:colour.txt", cwd=playground.code) == "begun\nblue\n"

@@ -649,6 +649,12 @@ def _edit_hook(request: Request, id: str) -> Answer:  # noqa: A002 - as the path
     return 200, _hook_json(hook), {}
 
 
+@route("GET", R + "/hooks/{id}/deliveries")
+def _hook_deliveries(request: Request, id: str) -> Answer:  # noqa: A002 - as the path has it
+    """GitHub's alone."""
+    return request.page(request.forge.delivery_list, lambda each: each)
+
+
 @route("POST", R + "/hooks/{id}/tests")
 def _test_hook(request: Request, id: str) -> Answer:  # noqa: A002 - as the path has it
     request.forge.try_hook(request.repo_name, request.repo.hooks[int(id)], request.who)

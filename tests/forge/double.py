@@ -85,6 +85,8 @@ class ForgejoDouble:
         """Whether they have a scope more than those that are asked for."""
         self.scopes: set[str] | None = None
         """Scopes of every token, such as `write:issue`; None for all."""
+        self.delivery_list: list[dict[str, Any]] = []
+        """What a forge that lists deliveries says of them, newest first."""
         self.weak: set[str] = set()
         """Accounts that may only read, and administer nothing."""
         self.tokens_are_limited = False

@@ -8,6 +8,7 @@ import pytest
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.forge import CommitStatus, ManagedComment
+from reconciler.forge.forgejo import InstalledWebhook
 from reconciler.forge.pull_requests import REFRESHED
 from tests.fakes import FakeClock
 from tests.forge.conftest import REPO
@@ -617,3 +618,16 @@ async def test_the_conversation_comes_with_a_pull_request(double, forges, spec):
     seen = await forges.pulls(spec, [BRANCH], [])
 
     assert [(comment.author, comment.body) for comment in seen[BRANCH].comments] == [("ann", "use tabs")]
+
+
+async def test_where_a_forge_lists_its_deliveries_the_last_answer_is_told(double, forges, spec):
+    double.delivery_list = [
+        {"id": 2, "status": "failed to connect to host", "status_code": 502},
+        {"id": 1, "status": "OK", "status_code": 202},
+    ]
+    hook = InstalledWebhook(id=1, url="http://127.0.0.1:1", is_active=True, events=())
+
+    of_github = await forges.last_response(spec.model_copy(update={"kind": "github"}), hook)
+
+    assert of_github == "502 failed to connect to host"
+    assert await forges.last_response(spec, hook) == ""

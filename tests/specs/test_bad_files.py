@@ -146,7 +146,7 @@ BAD = [
         [
             "2:20: error: budget.cost_usd: expected a finite number",
             "2:34: error: budget.tokens: must be more than 0, not 0",
-            "2:37: error: budget.eur: unknown field",
+            "2:37: error: budget.eur: unknown field; there are cost_usd, tokens",
         ],
     ),
     (
@@ -174,7 +174,7 @@ BAD = [
         ADAPTER,
         b"command: [x, '{modle}']\nsecrets:\n  KEY: {env: A, file: b}\n",
         [
-            "1:10: error: command: unknown placeholder {modle}; known here: {model}, {prompt}, {prompt_file}, {script}, {session}, {shell}, {turns}, {workdir}",
+            "1:10: error: command: unknown placeholder {modle}; known here: {declared}, {model}, {prompt}, {prompt_file}, {script}, {session}, {shell}, {turns}, {workdir}",
             "3:8: error: secrets.KEY: needs exactly one of env, file, command, credential; found env and file",
         ],
     ),

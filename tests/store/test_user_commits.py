@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from reconciler.core.errors import Conflict, Unavailable, UsageError
+from reconciler.core.errors import Conflict, Refused, Unavailable, UsageError
 from reconciler.store.user_commits import commit_file
 from tests.store.world import commit, git
 
@@ -148,6 +148,26 @@ async def test_a_checkout_pushes_to_its_upstream_and_says_how_to_catch_up(
     with pytest.raises(Conflict, match="git pull --rebase"):
         await commit_file(repository, "main", PATH, "goal: again\n", "Resume a", push=True)
     assert show(clone) == "goal: again"
+
+
+@pytest.mark.parametrize("is_checked_out", [True, False])
+async def test_a_push_that_is_refused_says_that_the_commit_is_here_and_how_it_gets_there(
+    open_repository, bare, tmp_path, is_checked_out
+):
+    clone, hook = tmp_path / "clone", bare / "hooks/pre-receive"
+    git(tmp_path, "clone", "-q", str(bare), str(clone))
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho not today >&2\nexit 1\n")
+    hook.chmod(0o755)
+    if not is_checked_out:
+        git(clone, "switch", "-q", "-c", "elsewhere")
+    repository = await open_repository(clone)
+
+    with pytest.raises(Refused, match=r"not pushed to origin.*not today.*`git push` sends it") as refused:
+        await commit_file(repository, "main", PATH, NEW, "Suspend a", push=True)
+
+    assert f"committed here as {git(clone, 'rev-parse', 'main')[:10]}" in str(refused.value)
+    assert show(clone) == NEW.strip()
 
 
 async def test_without_an_upstream_there_is_nothing_to_push(open_repository, checkout):

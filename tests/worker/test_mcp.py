@@ -23,6 +23,7 @@ from tests.worker.standin import TOKEN, StandIn, lease
 
 TOOLS = {
     "append_log",
+    "ask_person",
     "dequeue_task",
     "get_task",
     "heartbeat",
@@ -111,11 +112,26 @@ async def test_an_agent_takes_and_finishes_a_task(server, way):
     assert server.reports[0][1] | {"usage": None} == {
         "epoch": 1,
         "status": "completed",
+        "question": "",
         "result": "Mended.",
         "branch": None,
         "pull_request": None,
         "usage": None,
     }
+
+
+async def test_an_agent_asks_a_person_and_its_lease_is_renewed_no_more(server):
+    server.leases = [lease("web/fix", heartbeat_seconds=0.01)]
+
+    async with in_process(server) as agent:
+        taken = await call(agent, "dequeue_task")
+        held = {"task": "web/fix", "epoch": taken["lease"]["epoch"]}
+        await call(agent, "ask_person", **held, question="Which one?")
+        refused = await failing(agent, "ask_person", **held, question=" ")
+
+    [(task, report)] = server.reports
+    assert (task, report["status"], report["question"]) == ("web/fix", "asks", "Which one?")
+    assert "question" in refused
 
 
 async def test_no_task_is_said_in_words(server):

@@ -161,6 +161,31 @@ async def test_a_command_can_say_more_than_its_exit_code(server, agent):
     assert told["usage"]["cost_usd"] == 0.5
 
 
+async def test_a_command_asks_a_person_by_a_file_and_is_told_the_answer(server, agent, monkeypatch):
+    monkeypatch.setenv("MODEL_API_KEY", "sk-aB3xYz9Q7wE5rT1uJ4")
+    server.leases = [lease(), lease("other", answer="That one.")]
+
+    await agent(
+        'if [ "$RECONCILER_ANSWER" ]; then echo "took $RECONCILER_ANSWER"; '
+        'else echo "Which one? $MODEL_API_KEY" >"$RECONCILER_QUESTION_FILE"; exit 1; fi'
+    ).run()
+
+    [(_, asked), (_, done)] = server.reports
+    assert (asked["status"], asked["result"]) == ("asks", "")
+    assert asked["question"].startswith("Which one? *")
+    assert "sk-" not in asked["question"]
+    assert (done["status"], done["result"]) == ("completed", "took That one.")
+
+
+@pytest.mark.parametrize("trick", [': >"$F"', 'mkfifo "$F"', 'mkdir "$F"', 'ln -s /dev/zero "$F"'])
+async def test_what_is_no_file_with_words_asks_nobody(server, agent, trick):
+    server.leases = [lease()]
+
+    await agent(f"F=$RECONCILER_QUESTION_FILE; {trick}").run()
+
+    assert report(server)["status"] == "completed"
+
+
 async def test_a_result_that_cannot_be_read_is_a_failure_that_says_why(server, agent):
     server.leases = [lease()]
 

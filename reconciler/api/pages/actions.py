@@ -36,11 +36,13 @@ def host_verbs(view: HostView) -> Sequence[str]:
 
 
 async def act_on_task(visit: Visit) -> str | View:
-    """Suspend, resume, cancel or retry a task."""
-    verb = visit.form.get("verb", "")
-    outcome = await visit.fleet.services.steering.edit(
-        "task", verb, visit.name, visit.caller.agent, _reason(visit)
-    )
+    """Suspend, resume, cancel or retry a task, or answer its question."""
+    verb, steering = visit.form.get("verb", ""), visit.fleet.services.steering
+    if verb == "answer":
+        text = visit.form.get("text", "").replace("\r\n", "\n")
+        answered = await steering.answer(visit.name, text, visit.form.get("question"), visit.caller.agent)
+        return _after(answered, f"/tasks/{quote(visit.name)}")
+    outcome = await steering.edit("task", verb, visit.name, visit.caller.agent, _reason(visit))
     return _after(outcome, f"/tasks/{quote(visit.name)}")
 
 

@@ -158,6 +158,11 @@ class SpecActions(Protocol):
     async def edit(self, kind: Kind, verb: str, name: str, person: str, reason: str) -> ActionOutcome:
         """Do what a verb says to a task or a host."""
 
+    async def answer(
+        self, name: str, text: str, question: str | None, person: str, reason: str = ""
+    ) -> ActionOutcome:
+        """Answer a question of a task, by its id; the one that waits, if None."""
+
     async def approve(self, digest: str, person: str, reason: str) -> ActionOutcome:
         """Allow the removals that wait, if they are those that were shown."""
 

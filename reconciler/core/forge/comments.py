@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Literal, NamedTuple
 
-from reconciler.core.edits import FieldChanges, cancelling, retrying
-from reconciler.core.forge.markdown import code
+from reconciler.core.edits import TASK_EDITS, FieldChanges, answering
+from reconciler.core.forge.markdown import code, visible_text
 from reconciler.core.model.specs import TaskSpec
 from reconciler.core.model.status import Status
 from reconciler.core.text import harmless, one_line
@@ -16,12 +16,16 @@ from reconciler.core.text import harmless, one_line
 class Command(NamedTuple):
     """A command in the first line of a comment."""
 
-    verb: Literal["retry", "cancel", "status", "model", "host", "unknown"]
+    verb: Literal["retry", "cancel", "status", "model", "host", "answer", "unknown"]
     value: str = ""
-    """Model or host; for an unknown command, what was written."""
+    """Model, host or answer; for an unknown command, what was written."""
+    question: str | None = None
+    """Id of the question that is answered; None: the one that waits."""
 
 
 _ASKS = re.compile(r"/agent(?:[ \t]+(.*))?")
+_ANSWERS = re.compile(r"/agent[ \t]+answer\b[ \t]*(?:(q\d+-\d+)(?!\S))?(.*)", re.DOTALL)
+"""An answer goes on to the end of the comment."""
 _VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+\[\]-]{0,99}")
 
 
@@ -32,7 +36,11 @@ def parse_command(text: str) -> Command | None:
     What begins with `/agent` and is none of the commands is `unknown`: whoever
     wrote it should be told.
     """
-    line = harmless(text).strip().split("\n")[0].rstrip()
+    text = harmless(text).strip()
+    answer = _ANSWERS.match(text)
+    if answer and answer[2].strip():
+        return Command("answer", visible_text(answer[2]).strip(), answer[1])
+    line = text.split("\n")[0].rstrip()
     match = _ASKS.fullmatch(line)
     if match is None:
         return None
@@ -51,16 +59,18 @@ def apply_command(
     """
     Return which fields of a task's file a command changes, or why there is nothing to do.
 
+    Raises UsageError for an answer to what nobody asks.
+
     A host is preferred, not required: a task must not wait for ever for one
     that is full or away.
     """
     match command.verb:
-        case "retry":
-            return retrying(name, spec, status)
-        case "cancel":
-            return cancelling(name, spec, status)
+        case "retry" | "cancel":
+            return TASK_EDITS[command.verb](name, spec, status)
         case "model":
             return {"model": command.value}
+        case "answer":
+            return answering(name, spec, status, command.value, command.question)
         case "host" if command.value in hosts:
             return {"prefer": [command.value]}
         case "host":
@@ -79,13 +89,18 @@ def success_reply(command: Command, name: str) -> str:
             return f"Task {code(name)} is asked for once more."
         case "cancel":
             return f"Task {code(name)} is cancelled; a live run is stopped. `/agent retry` asks for it again."
+        case "answer":
+            return f"Task {code(name)} goes on with the answer."
         case "model":
             return f"Task {code(name)} uses model {code(command.value)} from its next run on."
         case _:
             return f"Task {code(name)} prefers host {code(command.value)} from its next run on."
 
 
-USAGE = "I know `/agent retry`, `/agent cancel`, `/agent status`, `/agent model NAME` and `/agent host NAME`."
+USAGE = (
+    "I know `/agent retry`, `/agent cancel`, `/agent status`, `/agent answer TEXT`, `/agent model NAME` "
+    "and `/agent host NAME`."
+)
 
 
 def refusal_reply(why: str) -> str:

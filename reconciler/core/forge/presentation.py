@@ -13,7 +13,7 @@ from reconciler.core.forge.pull_request import may_merge
 from reconciler.core.model.forge import CommitStatus, ForgeView, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.runs import Check
 from reconciler.core.model.specs import Repo, Task
-from reconciler.core.model.status import HostStatus, Phase, Reason, Status
+from reconciler.core.model.status import HostStatus, Phase, Question, Reason, Status
 from reconciler.core.text import head, one_line, tail
 
 TITLE_LENGTH = 200
@@ -167,7 +167,9 @@ def _notes(task: Task, status: Status) -> Iterator[ManagedComment]:
     """Yield the notices for people at the pull request; each is posted once."""
     when = f"{status.attempt}.{status.review.count}"
     why = fenced(status.failure.message if status.failure else "it does not say why")
-    if status.phase is Phase.ESCALATED:
+    if status.question:
+        yield _question_note(task, status.question)
+    elif status.phase is Phase.ESCALATED:
         message = "The agent does not go on by itself; a person must act."
         yield ManagedComment(key=f"escalated:{when}", text=f"{message}\n\n{why}")
     elif status.phase is Phase.FAILED:
@@ -178,8 +180,20 @@ def _notes(task: Task, status: Status) -> Iterator[ManagedComment]:
         yield ManagedComment(key=key, text=f"The agent pauses.\n\n{fenced(status.waiting.message)}")
 
 
+def _question_note(task: Task, question: Question) -> ManagedComment:
+    how = (
+        f"Answer with a comment that begins with `/agent answer {question.id}` and goes on with the answer, "
+        f"or with `reconciler answer {task.name}`."
+    )
+    return ManagedComment(
+        key=f"question:{question.id}", text=f"The agent asks:\n\n{fenced(question.text)}\n\n{how}"
+    )
+
+
 def _issue_notes(task: Task, status: Status) -> Iterator[ManagedComment]:
-    """Yield the notices about how the task ended; each end is posted once."""
+    """Yield a question, unless the pull request has it; and how the task ended; each is posted once."""
+    if status.question and not _has_pull(task, status):
+        yield _question_note(task, status.question)
     where = f" in pull request #{status.review.pull_request.number}" if status.review.pull_request else ""
     ends = {
         Phase.COMPLETED: f"Task {code(task.name)} is completed{where}.",

@@ -60,12 +60,20 @@ class Check(Frozen):
         return f"failed with exit code {self.exit_code}"
 
 
+class Declaration(Frozen):
+    """What an agent says in place of a result: it has a question, is blocked, or gives the task back."""
+
+    kind: Literal["question", "blocked", "released"]
+    text: str
+    """The question, or why; masked, and of limited length."""
+
+
 class Claim(Frozen):
     """What a pull agent says came of its work: a claim until it is checked."""
 
-    outcome: Literal["review_pending", "completed", "failed", "released"]
+    outcome: Literal["review_pending", "completed", "failed", "released", "asks"]
     result: str = ""
-    """Its last words: what was done, or why not."""
+    """Its last words: what was done, or why not; or what it asks."""
     branch: Branch | None = None
     """Branch it pushed, if not the one it was given."""
     pull_request: Id | None = None
@@ -116,6 +124,8 @@ class Report(Frozen):
     """Commits on the branch that the base does not have."""
     touched: str | None = None
     """Head that somebody else pushed to the branch meanwhile; nothing was delivered."""
+    declared: Declaration | None = None
+    """What the agent said in place of a result; nothing was validated or delivered then."""
     started: bool = True
     """False if the agent was never started, by a fault of its host: nothing of the task was tried."""
 
@@ -176,6 +186,8 @@ class Assignment(Frozen):
     start_from: str | None = None
     """Commit to go on from (after a review); the base branch if None."""
     validation: tuple[str, ...] = ()
+    answer: str | None = None
+    """Answer to what was asked last; None if nothing was."""
     validate_on: Host | None = None
     """Where that is run on what the agent finished; None: nowhere, its word is taken."""
     env: Env = Field(default_factory=dict)

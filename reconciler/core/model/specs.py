@@ -51,6 +51,30 @@ class DesiredState(StrEnum):
     CANCELLED = "cancelled"
 
 
+ANSWER_LENGTH = 4_000
+"""Most characters of an answer: it stands on record and in prompts."""
+
+AnswerText = Annotated[str, Field(min_length=1, max_length=ANSWER_LENGTH)]
+
+
+class Ask(Frozen):
+    """How the questions of an agent are answered if no person does."""
+
+    default: AnswerText
+    """The answer."""
+    after: Duration
+    """How long a person has to answer first."""
+
+
+class Answer(Frozen):
+    """A person's answer to a question of the agent."""
+
+    to: Text
+    """Id of the question, such as `q1-1`; an answer to any other is none."""
+    text: AnswerText
+    """The answer: the agent goes on with it."""
+
+
 class TaskDefaults(Frozen):
     """
     Fields a task may leave out.
@@ -118,6 +142,11 @@ class TaskDefaults(Frozen):
     for it, try again elsewhere (the old run is stopped when it shows up again,
     and its result refused), or fail.
     """
+    ask: Ask | None = None
+    """
+    `{default: "…", after: 4h}`: the answer that a question of the agent gets if nobody
+    answered it in that time. Without it a question waits for a person.
+    """
     env: Env = Field(default_factory=dict)
     """Environment of the agent and of the validation commands; not for secrets."""
     template: Text | None = None
@@ -159,6 +188,11 @@ class TaskSpec(TaskDefaults):
     """Title of the pull request and of commits made in the agent's name; the title if left out."""
     desired: Annotated[DesiredState, Field(strict=False)] = DesiredState.ACTIVE
     """`active`: do it. `suspended`: not now. `cancelled`: never."""
+    answer: Answer | None = None
+    """
+    `{to: q1-1, text: "…"}`: the answer to the question that the agent asked last;
+    `reconciler answer` writes it.
+    """
     rerun: Count = 0
     """Raise it to run a settled task once more; `reconciler retry` does."""
     not_before: Time | None = None

@@ -25,6 +25,7 @@ from reconciler.core.fields import (
     Total,
 )
 from reconciler.core.model.runs import Check, Claim, FailureClass, ReviewNote
+from reconciler.core.text import one_line
 
 
 class Phase(StrEnum):
@@ -72,7 +73,7 @@ class Reason(StrEnum):
     CHECK = "Check"
     """What an agent says it has finished is looked at."""
     PERSON = "Person"
-    """Somebody works on the branch: the agent pauses."""
+    """The agent asks a question; or somebody works on its branch, and it pauses."""
     REVIEW = "Review"
     """Its pull request is not merged yet: what is missing."""
     APPROVAL = "Approval"
@@ -142,6 +143,28 @@ class ReviewState(Frozen):
     """Id of the last comment in the conversation that an agent was given; later ones have higher ids."""
 
 
+QUESTION_LINE = 300
+"""Characters of a question where it is told in one line."""
+
+
+class Question(Frozen):
+    """A question of the agent, and its answer once there is one."""
+
+    id: str
+    """`q<attempt>-<round>` of the run that asked."""
+    text: str
+    asked_at: Time
+    answer: str | None = None
+    answered_by: str = ""
+    """The person; `ask.default` if nobody answered in time."""
+    answered_at: Time | None = None
+
+    @property
+    def line(self) -> str:
+        """What its task waits for, in one line."""
+        return f"asks ({self.id}): {one_line(self.text, QUESTION_LINE)}"
+
+
 class Session(Frozen):
     """The agent CLI's session, which a later round resumes."""
 
@@ -174,6 +197,11 @@ class Run(Frozen):
     def round_key(self) -> tuple[str, int]:
         """What names the round: the run's key, and its number."""
         return self.key, self.round
+
+
+def question_id(attempt: int, round_number: int) -> str:
+    """Return the id of what a round asks: no other round of the task has it, ever."""
+    return f"q{attempt}-{round_number}"
 
 
 FLAT: dict[str, Mapping[str, str]] = {
@@ -248,6 +276,8 @@ class Status(Frozen):
     failure: Failure | None = None
     checks: tuple[Check, ...] = ()
     """Validation of the last round."""
+    questions: tuple[Question, ...] = ()
+    """What the agent asked about this work, the last one without an answer as long as it waits for it."""
     summary: str = ""
     """The agent's last words on work that was delivered or completed."""
     usage: Usage = Usage.model_construct()
@@ -271,6 +301,25 @@ class Status(Frozen):
         if self.run is None:
             raise LookupError(f"no run in phase {self.phase}")
         return self.run
+
+    @property
+    def question(self) -> Question | None:
+        """The question that waits for its answer; None if there is none."""
+        last = self.questions[-1] if self.questions else None
+        return last if last and last.answer is None else None
+
+    @property
+    def answers(self) -> tuple[Question, ...]:
+        """The questions about this work that were answered."""
+        return tuple(question for question in self.questions if question.answer is not None)
+
+    @property
+    def interrupted_run(self) -> Run | None:
+        """The last run, if the answer to what it asked is there and nothing has gone on with it yet."""
+        last = self.questions[-1] if self.questions else None
+        if self.run is None or self.phase is not Phase.CREATED or last is None or last.answer is None:
+            return None
+        return self.run if last.id == question_id(self.attempt, self.run.round) else None
 
     @property
     def live_run(self) -> Run | None:

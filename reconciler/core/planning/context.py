@@ -32,6 +32,10 @@ class PlanContext:
         """Return what is asked of a task; None if its file is gone or broken: then nothing new is decided."""
         return None if name in self.desired.broken else self.desired.tasks.get(name)
 
+    def status(self, name: str) -> Status | None:
+        """Return where any task stands: as the plan has left it, or as observed if it is not looked at."""
+        return self.statuses.get(name) if name in self.names else self.observed.statuses.get(name)
+
 
 class Wait(NamedTuple):
     """What a task waits for."""

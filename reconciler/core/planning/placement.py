@@ -7,6 +7,7 @@ The score is counted in free slots, so that a person can check it by hand.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
 
 from reconciler.core.faults import fault_message
@@ -20,6 +21,9 @@ RESUMES = 100.0
 
 FAILED_HERE = -100.0
 """For the host of the failed attempt: another may do better."""
+
+ELSEWHERE = "does not have the workspace of the task"
+"""Why no other host will do while an answered task goes back to its own."""
 
 UNASKED = "has not answered a probe yet"
 """Why a host cannot be had before anything is known of it."""
@@ -76,17 +80,20 @@ def place(
     used: Mapping[str, int],
     *,
     kept: Mapping[str, str] = MappingProxyType({}),
+    only: str | None = None,
 ) -> Placement:
     """
     Return where the task should run.
 
     `used` slots of each host are taken; the free ones of hosts in `kept` are
-    for the task that is named there.
+    for the task that is named there. With `only`, no other host will do.
     """
     rejected, full, spent, ranked = dict[str, str](), list[str](), list[str](), list[Candidate]()
     for host in desired.hosts.values():
         free = host.slots - used.get(host.name, 0)
-        if why := _why_not_or_fault(task, host, desired, observed):
+        if only not in {None, host.name}:
+            rejected[host.name] = ELSEWHERE
+        elif why := _why_not_or_fault(task, host, desired, observed):
             rejected[host.name] = why
         elif spent_today(desired, observed.spent, ("host", host.name)):
             rejected[host.name] = "has spent its daily budget"
@@ -99,6 +106,32 @@ def place(
     ranked.sort(key=lambda candidate: (-candidate.score, candidate.host))
     chosen = ranked[0].host if ranked else None
     return Placement(chosen, tuple(ranked), rejected, tuple(sorted(full)), tuple(sorted(spent)))
+
+
+def goes_on(task: Task, status: Status, host: str, observed: Observed) -> bool:
+    """Return whether the run whose question was answered can go on there: its workspace is there."""
+    run = status.interrupted_run
+    is_there = run is not None and (status.assigned_host, run.adapter) == (host, task.adapter)
+    return is_there and observed.can_reach(status)
+
+
+def home_host(task: Task, status: Status, desired: Desired, observed: Observed, now: datetime) -> str | None:
+    """
+    Return the host that a task waits for, because the run whose question was answered goes on there.
+
+    None if there is no such run, or its host is gone, or has been away since the answer for too long.
+    """
+    host = desired.hosts.get(status.assigned_host or "")
+    if host is None or not goes_on(task, status, host.name, observed):
+        return None
+    is_patient = now < patience_end(status, desired)
+    return host.name if is_patient or not _why_not_or_fault(task, host, desired, observed) else None
+
+
+def patience_end(status: Status, desired: Desired) -> datetime:
+    """Return until when an answered task waits for who has its workspace or session."""
+    answered_at = status.questions[-1].answered_at if status.questions else None
+    return (answered_at or status.since) + desired.fleet.lost_after
 
 
 def _why_not_or_fault(task: Task, host: Host, desired: Desired, observed: Observed) -> str:

@@ -13,16 +13,19 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import NamedTuple
 
 from reconciler.core.adapter import overspent
 from reconciler.core.attribution import attribute
 from reconciler.core.events import (
     Assigned,
     Cancelled,
+    Cause,
     Created,
     Escalated,
     Event,
     Origin,
+    QuestionAnswered,
     Removed,
     Renamed,
     Renewed,
@@ -33,6 +36,7 @@ from reconciler.core.events import (
     WaitingChanged,
 )
 from reconciler.core.faults import OUTCOME, culprits, fault_message
+from reconciler.core.fields import format_duration
 from reconciler.core.lifecycle import Transition, fold, transition
 from reconciler.core.model.runs import run_key
 from reconciler.core.model.specs import Desired, DesiredState, Host, Task
@@ -46,14 +50,16 @@ from reconciler.core.model.status import (
     Status,
     Waiting,
 )
+from reconciler.core.planning.backlog import Backlog
 from reconciler.core.planning.context import PlanContext, Wait, waiting
 from reconciler.core.planning.limits import budget_scopes, spent_today
 from reconciler.core.planning.liveness import host_loss, host_silence, silence_deadlines, worker_loss
-from reconciler.core.planning.placement import Placement
+from reconciler.core.planning.placement import Placement, goes_on
 from reconciler.core.planning.schedule import JUMP, format_in, is_due_time, next_due
 from reconciler.core.planning.scheduler import Schedule, due, schedule
 from reconciler.core.runs.leases import CHECKING, is_to_check
 from reconciler.core.runs.start_point import pull_bases, start_commit
+from reconciler.core.text import one_line
 from reconciler.core.times import format_time
 
 FEW = 2
@@ -143,44 +149,62 @@ class Plan:
 # --- The plan --------------------------------------------------------------
 
 
-def plan(desired: Desired, observed: Observed, now: datetime, among: Collection[str] | None = None) -> Plan:
+def plan(desired: Desired, observed: Observed, now: datetime) -> Plan:
     """
-    Return what should be done now.
+    Return what should be done now, after a look at every task.
 
-    `among` are the names to look at: all that need attention, or more; every
-    name if None. Before the specs were read for the first time nothing is done.
-    A task about which thinking fails is left as it is, and says so; the others
-    are planned without it.
+    Before the specs were read for the first time nothing is done. A task about
+    which thinking fails is left as it is, and says so; the others are planned
+    without it.
     """
     if not desired.revision:
         return Plan()
-    names = _every_name(desired, observed) if among is None else {*among, *desired.broken, *observed.damaged}
+    names = _every_name(desired, observed)
     try:
-        return _plan(desired, observed, now, names)
+        return plan_some(desired, observed, now, names, Backlog()).plan
     except Exception:  # noqa: BLE001 - whatever it is, it is told of the tasks it is about
-        faults = culprits(lambda some: _plan(desired, observed, now, {*some}), sorted(names))
+        faults = culprits(lambda some: plan_some(desired, observed, now, {*some}, Backlog()), sorted(names))
     message = {name: fault_message(error) for name, error in faults.items()}
     rest = replace(observed, faults={**observed.faults, **message})
-    return replace(_plan(desired, rest, now, names), faults=faults)
+    return replace(plan_some(desired, rest, now, names, Backlog()).plan, faults=faults)
 
 
-def _plan(desired: Desired, observed: Observed, now: datetime, every: AbstractSet[str]) -> Plan:
-    """Return the plan for these names. Raises whatever thinking about one of them raises."""
+class PartialPlan(NamedTuple):
+    """A plan after a look at some tasks, and what was seen of them."""
+
+    plan: Plan
+    blocked: Mapping[str, Wait]
+    """Of those that want to run: what some wait for that no slot would help."""
+
+
+def plan_some(
+    desired: Desired, observed: Observed, now: datetime, every: AbstractSet[str], backlog: Backlog
+) -> PartialPlan:
+    """
+    Return the plan after a look at these tasks, and at those of the backlog that it is the turn of.
+
+    Of the backlog these are the heads of its lanes, and what depends on tasks that the plan changes.
+    Raises whatever thinking about a task raises.
+    """
     set_aside = {name: str(problem) for name, problem in observed.damaged.items()} | {**observed.faults}
     faults = {name: message for name, message in set_aside.items() if name in every}
     names = every - faults.keys()
     statuses: Mapping[str, Status] = {n: observed.statuses[n] for n in every if n in observed.statuses}
     renames = tuple(attribute(desired, event) for event in _renames(desired, observed, statuses, names, now))
-    statuses, _ = fold(statuses, renames)
-    context = PlanContext(desired, observed, now, names, statuses, _held(desired, statuses), faults)
+    statuses, steps = fold(statuses, renames)
+    changed = _subjects(steps)
+    held = _held(desired, statuses, backlog.open_count)
+    context = PlanContext(desired, observed, now, names, statuses, held, faults)
     changes = tuple(attribute(desired, event) for event in _spec_changes(context))
     statuses, steps = fold(statuses, changes)
     context = replace(context, statuses=statuses)
-    queue = schedule(context)
+    context = _with(context, backlog.dependents(changed | _subjects(steps)))
+    queue = schedule(context, backlog.lanes)
+    context = _with(context, queue.starts.keys() | queue.waits.keys())
     waits = {**_non_slot_waits(context), **queue.waits}
     waitings = {name: waiting(context, name, wait) for name, wait in waits.items()}
     reported = {*queue.starts, *(event.task for event in changes if isinstance(event, Created | Scheduled))}
-    return Plan(
+    plan = Plan(
         actions=(
             *(RecordEvent(_with_waiting(event, waitings)) for event in (*renames, *changes)),
             *(
@@ -194,17 +218,23 @@ def _plan(desired: Desired, observed: Observed, now: datetime, every: AbstractSe
         ),
         waiting=waitings,
         placements=queue.placements,
-        due=min(_times(context, waits), default=None),
+        due=min((*_times(context, waits), *queue.times, *backlog.next_times()), default=None),
     )
+    return PartialPlan(plan, queue.blocked)
 
 
-def attention(desired: Desired, observed: Observed) -> frozenset[str]:
-    """Return the names that `plan` has to look at; it finds nothing to do for the others."""
-    return frozenset(
-        name
-        for name in _every_name(desired, observed)
-        if name in desired.broken or needs_attention(desired.tasks.get(name), observed.statuses.get(name))
-    )
+def _subjects(steps: Iterable[Transition]) -> set[str]:
+    """Return the tasks that steps are about, by their names before and after."""
+    return {name for step in steps for name in (step.task, step.old)}
+
+
+def _with(context: PlanContext, names: AbstractSet[str]) -> PlanContext:
+    """Return the context with more tasks to look at, as they are observed."""
+    new = names - context.names
+    if not new:
+        return context
+    statuses = {**context.statuses, **{name: context.observed.statuses[name] for name in new}}
+    return replace(context, names=context.names | new, statuses=statuses)
 
 
 def needs_attention(spec: Task | None, status: Status | None) -> bool:
@@ -224,6 +254,11 @@ def prune_digest(names: Iterable[str]) -> str:
 
 def _every_name(desired: Desired, observed: Observed) -> AbstractSet[str]:
     return {*desired.tasks, *desired.broken, *observed.statuses, *observed.damaged}
+
+
+def is_known(name: str, desired: Desired, observed: Observed) -> bool:
+    """Return whether there is a task of a name: asked for, or on record, be it unreadable."""
+    return _has_spec(desired, name) or name in observed.statuses or name in observed.damaged
 
 
 def _with_waiting(event: Event, waiting: Mapping[str, Waiting]) -> Event:
@@ -273,7 +308,7 @@ def _unambiguous(identities: Mapping[str, str]) -> Mapping[str, str]:
     return {identity: name for name, identity in identities.items() if counts[identity] == 1}
 
 
-def _held(desired: Desired, statuses: Mapping[str, Status]) -> frozenset[str]:
+def _held(desired: Desired, statuses: Mapping[str, Status], more: int) -> frozenset[str]:
     """
     Return the tasks whose spec is gone but that a person must allow to remove.
 
@@ -281,6 +316,7 @@ def _held(desired: Desired, statuses: Mapping[str, Status]) -> frozenset[str]:
     new tasks nor held ones that settle make it look small, and the digest does
     not change under the eyes of the person who decides. Where specs are left
     without any task, the settled ones count too. One or two go as asked.
+    `more` is how many tasks there are beside these, not settled, with their specs.
     """
     present = {n: status for n, status in statuses.items() if not status.removed}
     live = {n for n, status in present.items() if not status.phase.is_settled}
@@ -288,8 +324,8 @@ def _held(desired: Desired, statuses: Mapping[str, Status]) -> frozenset[str]:
     # No task at all is the wrong branch more often than the wish to forget what was done.
     is_empty = not desired.tasks and not desired.broken
     gone = frozenset(n for n in (present if is_empty else live | waits) if not _has_spec(desired, n))
-    is_all = len(gone) > FEW and (is_empty or live <= gone)
-    is_much = is_all or len(gone) > max(5, len(live | gone) / 5)
+    is_all = len(gone) > FEW and (is_empty or (live <= gone and not more))
+    is_much = is_all or len(gone) > max(5, (len(live | gone) + more) / 5)
     held = gone if is_much else gone & waits
     return held if desired.fleet.prune_approved != prune_digest(held) else frozenset()
 
@@ -346,9 +382,28 @@ def _answer(name: str, spec: Task, status: Status, now: datetime) -> Event | Non
         return SpecChanged(task=name, origin=Origin(now, f"the spec is {spec.generation[:8]} now"), spec=spec)
     if spec.desired is DesiredState.CANCELLED and status.phase in {Phase.CREATED, Phase.REVIEW_PENDING}:
         return Cancelled(task=name, origin=Origin(now, "cancelled in the spec"), spec=spec)
+    if answered := _question_answered(spec, status, now):
+        return answered
     if status.phase is Phase.CREATED and (spent := overspent(spec.budget, status.usage)):
         return Escalated(task=name, origin=Origin(now, f"{spent}; raise the budget, then retry"))
     return None
+
+
+def _question_answered(spec: Task, status: Status, now: datetime) -> Event | None:
+    """Return that the question of a task is answered: by a person, or by default once that is due."""
+    question = status.question
+    cause: Cause
+    if question is None or status.phase is not Phase.CREATED:
+        return None
+    if spec.answer and spec.answer.to == question.id:
+        text, how, cause = spec.answer.text, "is answered", "person"
+    elif spec.ask and question.asked_at + spec.ask.after <= now:
+        text, cause = spec.ask.default, "clock"
+        how = f"is answered by default after {format_duration(spec.ask.after)}"
+    else:
+        return None
+    origin = Origin(now, one_line(f"question {question.id} {how}: {text}"), cause)
+    return QuestionAnswered(task=spec.name, origin=origin, question=question.id, answer=text)
 
 
 def _removal(context: PlanContext, name: str, status: Status) -> Event | None:
@@ -599,7 +654,7 @@ def _live_wait(context: PlanContext, status: Status) -> Wait | None:
     """
     if status.waiting and _is_still_faulty(status):
         return Wait(Reason.FAULT, status.waiting.message)
-    if status.phase is Phase.REVIEW_PENDING and status.waiting and _is_paused(status):
+    if status.waiting and _is_paused(status):
         return Wait(Reason.PERSON, status.waiting.message)
     retry_reason = context.observed.retry_reasons.get(status.run.key) if status.run else None
     if status.phase.is_live and status.assigned_agent is not None:
@@ -617,7 +672,7 @@ def _merge_wait(context: PlanContext, name: str, status: Status) -> Wait | None:
         return None
     if repo is None or repo.merge == "never" or spec.start_from is None:
         return None
-    base, _ = pull_bases(spec, repo, context.desired, context.statuses)
+    base, _ = pull_bases(spec, repo, context.desired, _before(context, spec))
     if base == repo.base:
         return None
     return Wait(Reason.DEPENDENCY, f"is merged after {spec.start_from}, on whose branch it stands")
@@ -649,7 +704,9 @@ def _no_answer(context: PlanContext, status: Status) -> str | None:
 
 def _is_paused(status: Status) -> bool:
     """Return whether somebody else works on the branch; that stays on record, whatever else is to be said."""
-    return status.waiting is not None and status.waiting.reason is Reason.PERSON
+    if status.phase is not Phase.REVIEW_PENDING or status.waiting is None:
+        return False
+    return status.waiting.reason is Reason.PERSON
 
 
 def _is_still_faulty(status: Status) -> bool:
@@ -711,7 +768,10 @@ def _handout(context: PlanContext, name: str, lease_request: LeaseRequest) -> St
 
 def _start_on_host(context: PlanContext, name: str, placement: Placement) -> StartRun:
     spec, best = context.desired.tasks[name], placement.ranked[0]
-    attempt, start_from = context.statuses[name].attempt + 1, _start_commit(context, spec)
+    status = context.statuses[name]
+    if goes_on(spec, status, best.host, context.observed):
+        return _next_round(context, spec, status, placement)
+    attempt, start_from = status.attempt + 1, _start_commit(context, spec)
     where = f"; it begins on {spec.start_from} ({start_from[:8]})" if start_from else ""
     machine = context.observed.machine if context.desired.hosts[best.host].is_local else None
     event = Assigned(
@@ -725,10 +785,25 @@ def _start_on_host(context: PlanContext, name: str, placement: Placement) -> Sta
     return StartRun(event, placement)
 
 
+def _next_round(context: PlanContext, spec: Task, status: Status, placement: Placement) -> StartRun:
+    """Return that a run whose question was answered goes on where it was."""
+    run = status.last_run
+    reason = f"attempt {status.attempt} goes on in round {run.round + 1} on {status.assigned_host}"
+    origin = Origin(context.now, f"{reason}: question {status.questions[-1].id} is answered")
+    return StartRun(
+        Assigned(task=spec.name, origin=origin, run=run.key, holder=run.holder, spec=spec), placement
+    )
+
+
 def _start_commit(context: PlanContext, spec: Task) -> str | None:
     """Return the commit of another task's branch that a run begins on."""
-    statuses = context.statuses if spec.start_from in context.names else context.observed.statuses
-    return start_commit(spec, context.desired, statuses)
+    return start_commit(spec, context.desired, _before(context, spec))
+
+
+def _before(context: PlanContext, spec: Task) -> Mapping[str, Status]:
+    """Return the status of the task on whose branch another is begun, by its name."""
+    status = context.status(spec.start_from) if spec.start_from else None
+    return {spec.start_from: status} if spec.start_from and status else {}
 
 
 def _times(context: PlanContext, waits: Mapping[str, Wait]) -> Iterator[datetime]:

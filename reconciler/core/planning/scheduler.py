@@ -2,8 +2,9 @@
 Scheduler: which tasks run next and where, and what all the others wait for.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -11,6 +12,7 @@ from datetime import datetime
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import DesiredState, ExecutionMode, Task
 from reconciler.core.model.status import LeaseRequest, Phase, Reason, Status
+from reconciler.core.planning.backlog import Lane, LaneQueue, RecordedWait, Turn, recorded_wait, turn
 from reconciler.core.planning.context import PlanContext, Wait
 from reconciler.core.planning.limits import (
     LimitGroup,
@@ -21,7 +23,14 @@ from reconciler.core.planning.limits import (
     next_midnight,
     spent_today,
 )
-from reconciler.core.planning.placement import UNASKED, Placement, place, slots_in_use
+from reconciler.core.planning.placement import (
+    UNASKED,
+    Placement,
+    home_host,
+    patience_end,
+    place,
+    slots_in_use,
+)
 from reconciler.core.planning.schedule import JUMP, format_in, next_opening
 from reconciler.core.runs.leases import LeaseQueue
 from reconciler.core.runs.start_point import is_delivered
@@ -40,36 +49,107 @@ class Schedule:
     handouts: dict[str, LeaseRequest] = field(default_factory=dict)
     """Those of `starts` that an outside agent gets."""
     waits: dict[str, Wait] = field(default_factory=dict)
+    """Of the others; of those in the backlog, only where their statuses say something else."""
+    blocked: dict[str, Wait] = field(default_factory=dict)
+    """Those of `waits` that no slot would help."""
     placements: dict[str, Placement] = field(default_factory=dict)
-    """Of all that only a place was missing for."""
+    """Of all that only a place was missing for, the backlog apart."""
+    times: list[datetime] = field(default_factory=list)
+    """When a wait of a whole lane ends by itself."""
 
 
-def schedule(context: PlanContext) -> Schedule:
+@dataclass(slots=True)
+class _Line:
+    """The tasks of a lane while slots are given out."""
+
+    lane: Lane
+    rest: Iterator[Turn]
+    head: Turn | None = None
+    """The first that has no slot."""
+    wait: Wait | None = None
+    """What it waits for, and all behind it."""
+    placement: Placement | None = None
+    keeps_message: bool = False
+    """Whether those keep their message that wait for the same reason already."""
+
+    def __post_init__(self) -> None:
+        self.advance()
+
+    def advance(self) -> None:
+        """Go on to the next."""
+        self.head, self.wait, self.placement = next(self.rest, None), None, None
+
+    def wait_of(self, before: RecordedWait) -> Wait:
+        """Return what a task waits for that is left, and whose status says `before`. Raises LookupError."""
+        if self.wait is None:
+            raise LookupError(f"nobody waits in lane {self.lane}")
+        if self.keeps_message and before and before[0] is self.wait.reason:
+            return self.wait._replace(message=before[1])
+        return self.wait
+
+
+def schedule(context: PlanContext, backlog: Mapping[Lane, LaneQueue]) -> Schedule:
     """
     Give out the free slots: highest priority first, then oldest, then by name.
+
+    Of each lane only the first is tried, and the next once that one has started.
+    `backlog` are more tasks than those of the context, which nothing but a slot
+    is missing for.
 
     Once more after something started, so that whoever waits does so for what is
     in the way then: the next plan will find it there.
     """
-    queue, slots, ready = Schedule(), _SlotPool(context), list[tuple[Task, Status]]()
-    for spec, status in _runnable(context):
-        if wait := next(_blockers(context, spec, status), None):
-            queue.waits[spec.name] = wait
-        else:
-            ready.append((spec, status))
-    while slots.give_out(ready, queue):
-        ready = [(spec, status) for spec, status in ready if spec.name not in queue.starts]
+    queue = Schedule()
+    ready = _ready(context, queue)
+    lines = [_line(context, lane, ready.get(lane, ()), backlog.get(lane)) for lane in {**ready, **backlog}]
+    slots, open_lines = _SlotPool(context), [line for line in lines if line.wait is None]
+    while slots.give_out(open_lines, queue):
+        pass
+    for line in lines:
+        if line.wait is not None:
+            _tell(context, line, ready.get(line.lane, ()), queue)
+            _tell_parked(context, line, backlog.get(line.lane), queue)
     return queue
 
 
-def _runnable(context: PlanContext) -> Sequence[tuple[Task, Status]]:
-    """Return the tasks that want to run, in the order in which they may."""
-    wanting = [
-        (spec, status)
-        for name, status in context.statuses.items()
-        if name in context.names and status.phase is Phase.CREATED and (spec := context.spec(name))
-    ]
-    return sorted(wanting, key=lambda pair: (-pair[0].priority, pair[1].created_at, pair[0].name))
+def _line(context: PlanContext, lane: Lane, ready: Iterable[Turn], parked: LaneQueue | None) -> _Line:
+    """Return the line of a lane, closed if nothing of it may run now."""
+    beside = (each for each in parked.turns if each[2] not in context.names) if parked else ()
+    line = _Line(lane, heapq.merge(sorted(ready), beside))
+    _close(context, line)
+    return line
+
+
+def _ready(context: PlanContext, queue: Schedule) -> Mapping[Lane, Sequence[Turn]]:
+    """Return the tasks that want to run and only lack a slot; the others are told what they wait for."""
+    ready = defaultdict[Lane, list[Turn]](list)
+    for name, status in context.statuses.items():
+        spec = context.spec(name)
+        if name not in context.names or status.phase is not Phase.CREATED or spec is None:
+            continue
+        if wait := next(_blockers(context, spec, status), None):
+            queue.waits[name] = queue.blocked[name] = wait
+        else:
+            ready[Lane.of(spec, status)].append(turn(spec, status))
+    return ready
+
+
+def _tell(context: PlanContext, line: _Line, ready: Iterable[Turn], queue: Schedule) -> None:
+    """Tell those who were looked at, and have no slot, what they wait for."""
+    left = [name for *_, name in ready if name not in queue.starts]
+    queue.waits |= {name: line.wait_of(recorded_wait(context.statuses[name])) for name in left}
+    if line.placement:
+        queue.placements |= dict.fromkeys(left, line.placement)
+
+
+def _tell_parked(context: PlanContext, line: _Line, parked: LaneQueue | None, queue: Schedule) -> None:
+    """Tell those in the backlog what they wait for whose statuses say something else."""
+    if line.wait is not None and line.wait.until is not None:
+        queue.times.append(line.wait.until)
+    for before, names in parked.by_wait.items() if parked else ():
+        wait = line.wait_of(before)
+        if (wait.reason, wait.message) != before:
+            queue.waits |= dict.fromkeys(names - queue.starts.keys() - context.names, wait)
 
 
 # --- Whatever hosts there are ----------------------------------------------
@@ -79,31 +159,40 @@ def _blockers(context: PlanContext, spec: Task, status: Status) -> Iterator[Wait
     """Yield what keeps a task from running wherever there is a place; what a person decides first."""
     if spec.desired is DesiredState.SUSPENDED:
         yield Wait(Reason.SUSPENDED, "suspended in the spec")
+    if status.question:
+        yield Wait(Reason.PERSON, status.question.line, default_due(spec, status))
     open_ends = [end for name in spec.depends_on if (end := _open_end(context, name))]
     if spec.start_from and spec.start_from not in spec.depends_on:
         open_ends += [end for end in [_undelivered(context, spec.start_from)] if end]
     if open_ends:
         yield Wait(Reason.DEPENDENCY, f"waits for {', '.join(open_ends)}")
     yield from _times(context, spec, status)
-    is_pulled = spec.execution_mode is ExecutionMode.HTTP_PULL
-    paying = budget_scopes(None if is_pulled else spec.adapter, spec.repo)
-    if message := spent_today(context.desired, context.observed.spent, *paying):
-        yield _tomorrow(context, message)
-    # Last, and before any slot: one that does not answer must not hold what others could use.
-    if not is_pulled and spec.repo and spec.repo in context.observed.unready:
-        yield Wait(Reason.REPO, context.observed.unready[spec.repo] or _unprobed(spec.repo, status))
 
 
-def _unprobed(repo: str, status: Status) -> str:
-    """Return what is said of a repo that was not asked yet: what was, if a restart forgot its answer."""
-    if status.waiting is not None and status.waiting.reason is Reason.REPO:
-        return status.waiting.message
-    return f"waits for the first answer of repo {repo}"
+def _close(context: PlanContext, line: _Line) -> None:
+    """Close a lane in which nothing may run now, whatever hosts there are."""
+    lane, observed = line.lane, context.observed
+    is_pulled = lane.execution_mode is ExecutionMode.HTTP_PULL
+    paying = budget_scopes(None if is_pulled else lane.adapter, lane.repo)
+    if message := spent_today(context.desired, observed.spent, *paying):
+        line.wait = _tomorrow(context, message)
+    # Before any slot: a repo that does not answer must not hold what others could use.
+    elif not is_pulled and lane.repo and lane.repo in observed.unready:
+        why = observed.unready[lane.repo]
+        # Not asked yet: what was said stays if a restart forgot its answer.
+        line.wait = Wait(Reason.REPO, why or f"waits for the first answer of repo {lane.repo}")
+        line.keeps_message = not why
+
+
+def default_due(spec: Task, status: Status) -> datetime | None:
+    """Return when the question of a task is answered by default; None: never, or there is none."""
+    question = status.question
+    return question.asked_at + spec.ask.after if question and spec.ask else None
 
 
 def _open_end(context: PlanContext, name: str) -> str | None:
     """Return the dependency in words if it is not completed; a settled one says how it ended."""
-    status = (context.statuses if name in context.names else context.observed.statuses).get(name)
+    status = context.status(name)
     if status is None or not status.phase.is_settled:
         return name
     return None if status.phase is Phase.COMPLETED else f"{name} ({status.phase})"
@@ -111,8 +200,7 @@ def _open_end(context: PlanContext, name: str) -> str | None:
 
 def _undelivered(context: PlanContext, name: str) -> str | None:
     """Return the task whose branch is to be begun on in words, if that is not there yet."""
-    status = (context.statuses if name in context.names else context.observed.statuses).get(name)
-    return None if is_delivered(status) else _open_end(context, name)
+    return None if is_delivered(context.status(name)) else _open_end(context, name)
 
 
 def _times(context: PlanContext, spec: Task, status: Status) -> Iterator[Wait]:
@@ -145,8 +233,8 @@ def _tomorrow(context: PlanContext, message: str) -> Wait:
 # --- Slots -----------------------------------------------------------------
 
 
-_Kind = tuple[str, str | None, tuple[str, ...], int]
-"""What feasible hosts depend on: adapter, repo, labels, slots."""
+_Kind = tuple[str, str | None, tuple[str, ...], int, str | None]
+"""What feasible hosts depend on: adapter, repo, labels, slots, the host that has the workspace."""
 
 
 class _SlotPool:
@@ -166,68 +254,97 @@ class _SlotPool:
         self._refused: dict[_Kind, Placement] = {}
         self._keeping: set[_Kind] = set()
 
-    def give_out(self, ready: Iterable[tuple[Task, Status]], queue: Schedule) -> bool:
+    def give_out(self, lines: Sequence[_Line], queue: Schedule) -> bool:
         """Give slots to those that can have them, in order; return whether any could."""
         before = len(queue.starts)
         self._kept, self._refused, self._keeping = {}, {}, set()
-        for spec, status in ready:
-            if wait := self._take(spec, status, queue):
-                queue.waits[spec.name] = wait
+        heads = [(line.head, place) for place, line in enumerate(lines) if line.head]
+        heapq.heapify(heads)
+        while heads:
+            (*_, name), place = heapq.heappop(heads)
+            line = lines[place]
+            if self._take(name, line, queue):
+                line.advance()
+                if line.head:
+                    heapq.heappush(heads, (line.head, place))
         return len(queue.starts) > before
 
-    def _take(self, spec: Task, status: Status, queue: Schedule) -> Wait | None:
-        """Give the task its slots; or return what it waits for."""
-        queue.waits.pop(spec.name, None)
-        queue.placements.pop(spec.name, None)
+    def _take(self, name: str, line: _Line, queue: Schedule) -> bool:
+        """Give the task its slots; return whether it has them. If not, the line says what it waits for."""
+        spec = self._context.desired.tasks[name]
+        status = self._context.statuses.get(name) or self._context.observed.statuses[name]
+        line.wait, line.placement = self._try(spec, status, queue)
+        if line.wait is None:
+            queue.starts[name] = line.placement or Placement()
+            if line.placement:
+                queue.placements[name] = line.placement
+            self._running.update(groups(spec))
+        return line.wait is None
+
+    def _try(self, spec: Task, status: Status, queue: Schedule) -> tuple[Wait | None, Placement | None]:
+        """Return what a task waits for, if it does, and its place."""
         if message := full_group(self._context.desired, spec, self._running):
-            return Wait(Reason.SLOT, message)
+            return Wait(Reason.SLOT, message), None
         opening = next_opening(spec.window, spec.timezone, self._context.now) if spec.window else None
         if spec.execution_mode is ExecutionMode.HTTP_PULL:
-            return self._lease_out(spec, queue, opening)
+            return self._lease_out(spec, status, queue, opening), None
         placement = self._place(spec, status, is_ready=opening is None)
         # Asked of those that have a place: what has none says so by day and by night.
         if placement.chosen and opening:
-            return Wait(Reason.WINDOW, f"its window opens {format_in(opening, spec.timezone)}", opening)
-        queue.placements[spec.name] = placement
+            return Wait(Reason.WINDOW, f"its window opens {format_in(opening, spec.timezone)}", opening), None
         if placement.chosen is None:
-            return self._placement_wait(spec, placement)
+            return self._placement_wait(spec, status, placement), placement
         self._close_half_open({placement.chosen})
         self._used[placement.chosen] += spec.slots
-        self._running.update(groups(spec))
-        queue.starts[spec.name] = placement
-        return None
+        return None, placement
 
     def _close_half_open(self, hosts: AbstractSet[str | None]) -> None:
         """Give no more to hosts that are tried with one run: others wait as if they were broken still."""
         if not self._observed.half_open.isdisjoint(hosts):
             self._observed = replace(self._observed, half_open=self._observed.half_open - hosts)
 
-    def _lease_out(self, spec: Task, queue: Schedule, opening: datetime | None) -> Wait | None:
+    def _lease_out(
+        self, spec: Task, status: Status, queue: Schedule, opening: datetime | None
+    ) -> Wait | None:
         """Give the task to an agent that waits for one; or return what it waits for."""
         if spec.validate_on and spec.validate_on not in self._context.desired.hosts:
             return Wait(Reason.HOST, f"`validate_on`: there is no host {spec.validate_on}")
-        lease_request = None if opening else self._lease_queue.take(spec)
+        asker = self._asker(status)
+        lease_request = None if opening else self._lease_queue.take(spec, only=asker)
+        if lease_request is None and asker:
+            until = patience_end(status, self._context.desired)
+            message = f"waits for agent {asker}, which asked; from {format_time(until)} on for any that fits"
+            return Wait(Reason.AGENT, message, until)
         if lease_request is None:
             # The same words by day and by night: agents that never come must not make commits.
             return Wait(Reason.AGENT, self._lease_queue.why_none(spec), opening)
-        self._running.update(groups(spec))
-        queue.starts[spec.name] = Placement()
         queue.handouts[spec.name] = lease_request
         return None
 
+    def _asker(self, status: Status) -> str | None:
+        """Return the agent that an answered task is kept for, because it has the session; None: for any."""
+        agent = self._context.desired.agents.get(status.assigned_agent or "")
+        if agent is None or agent.desired != "active" or status.interrupted_run is None:
+            return None
+        return agent.name if self._context.now < patience_end(status, self._context.desired) else None
+
     def _place(self, spec: Task, status: Status, *, is_ready: bool) -> Placement:
         """Place the task; once its kind was refused, nothing behind it in the queue has a chance."""
-        kind = spec.adapter, spec.repo, spec.requires, spec.slots
+        home = self._home(spec, status)
+        kind = spec.adapter, spec.repo, spec.requires, spec.slots, home
         placement = self._refused.get(kind)
         if placement is None:
             desired = self._context.desired
-            placement = place(spec, status, desired, self._observed, self._used, kept=self._kept)
+            placement = place(spec, status, desired, self._observed, self._used, kept=self._kept, only=home)
         if placement.chosen is None:
             self._refused[kind] = placement
             if is_ready and spec.slots > 1 and kind not in self._keeping:
                 self._keeping.add(kind)
                 self._keep(spec, placement)
         return placement
+
+    def _home(self, spec: Task, status: Status) -> str | None:
+        return home_host(spec, status, self._context.desired, self._observed, self._context.now)
 
     def _keep(self, spec: Task, placement: Placement) -> None:
         """
@@ -243,7 +360,7 @@ class _SlotPool:
             best = min(able, key=lambda host: (self._used[host] - hosts[host].slots, host))
             self._kept[best] = spec.name
 
-    def _placement_wait(self, spec: Task, placement: Placement) -> Wait:
+    def _placement_wait(self, spec: Task, status: Status, placement: Placement) -> Wait:
         """
         Return the wait for a slot, for tomorrow or for a host.
 
@@ -258,6 +375,10 @@ class _SlotPool:
             return _tomorrow(self._context, message)
         if UNASKED in placement.rejected.values():
             return Wait(Reason.HOST, "waits for the first answer of a host that may fit")
+        if home := self._home(spec, status):
+            until = patience_end(status, self._context.desired)
+            why = f"host {home}, which has its workspace, {placement.rejected[home]}"
+            return Wait(Reason.HOST, f"{why}; any that fits will do from {format_time(until)} on", until)
         why_not = [f"{host} {why}" for host, why in sorted(placement.rejected.items())]
         return Wait(Reason.HOST, f"no host fits: {_listed(why_not, '; ') or 'there is none'}")
 

@@ -5,6 +5,7 @@ From a task and where it stands to everything a host needs for one round.
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 
 from reconciler.core.adapter import OF_EVENTS, RULES, Adapter, Output, Usage
 from reconciler.core.errors import Problem, SpecError
@@ -20,7 +21,7 @@ GROUPS = frozenset({"model", "turns", "session"})
 """Alone in an element of `command`, they stand for any number of arguments."""
 
 VALUES: Mapping[str, frozenset[str]] = {
-    "command": frozenset({"workdir", "prompt_file", "prompt", "shell", "script"}),
+    "command": frozenset({"workdir", "prompt_file", "declared", "prompt", "shell", "script"}),
     "model": frozenset({"model"}),
     "turns": frozenset({"turns"}),
     "fresh": frozenset({"session_id"}),
@@ -30,10 +31,14 @@ VALUES: Mapping[str, frozenset[str]] = {
 
 WORKDIR = "\0workdir\0"
 PROMPT_FILE = "\0prompt_file\0"
+DECLARED = "\0declared\0"
 """
 Places in an argv that only the host knows. No argument can hold a NUL, so that
 nothing a person wrote is ever taken for one of them.
 """
+
+ANSWER_VARIABLE = "RECONCILER_ANSWER"
+"""Environment variable with the answer to the last question."""
 
 _SESSIONS = uuid.UUID("5e3c1a9e-0c9b-5d0e-9a53-0e5f3f1f6f11")
 """Namespace of the ids made for new sessions."""
@@ -59,7 +64,7 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         repo=_repo(task, desired),
         argv=_argv(adapter, task, status, host, prompt),
         prompt=prompt,
-        env=task.env,
+        env=task.env | answer_environment(status),
         branch=run.branch,
         start_from=_start_from(status),
         stack=run.start_from,
@@ -94,11 +99,17 @@ def assignment(task: Task, status: Status, desired: Desired) -> Assignment:
         branch=run.branch,
         start_from=_start_from(status),
         validation=task.validation,
+        answer=status.answers[-1].answer if status.answers else None,
         validate_on=desired.hosts.get(task.validate_on or "") if task.repo else None,
         env=task.env,
         review=task.review,
         timeout=task.timeout,
     )
+
+
+def answer_environment(status: Status) -> dict[str, str]:
+    """Return the environment that tells a script the last answer; empty if nothing was asked."""
+    return {ANSWER_VARIABLE: status.answers[-1].answer or ""} if status.answers else {}
 
 
 def build_prompt(task: Task, status: Status, desired: Desired) -> str:
@@ -138,9 +149,10 @@ def _start_from(status: Status) -> str | None:
     return status.head_commit if status.review.count else status.last_run.start_from
 
 
-def localize(argv: Iterable[str], *, workdir: str, prompt_file: str) -> tuple[str, ...]:
+def localize(argv: Iterable[str], *, workdir: str, prompt_file: str, declared: str) -> tuple[str, ...]:
     """Return the arguments of an order with the paths of its host filled in."""
-    return tuple(arg.replace(WORKDIR, workdir).replace(PROMPT_FILE, prompt_file) for arg in argv)
+    paths = {WORKDIR: workdir, PROMPT_FILE: prompt_file, DECLARED: declared}
+    return tuple(reduce(lambda text, name: text.replace(name, paths[name]), paths, arg) for arg in argv)
 
 
 def resumed_session(adapter: Adapter, status: Status) -> str | None:
@@ -225,6 +237,7 @@ def _argv(adapter: Adapter, task: Task, status: Status, host: Host, prompt: str)
     values = {
         "workdir": WORKDIR,
         "prompt_file": PROMPT_FILE,
+        "declared": DECLARED,
         "prompt": prompt,
         "shell": host.shell,
         "script": task.script or "",

@@ -20,12 +20,13 @@ from reconciler.core.events import (
     Failed,
     FixRequested,
     Origin,
+    QuestionAsked,
     Released,
     Retried,
     RunEnded,
     Submitted,
 )
-from reconciler.core.model.runs import FailureClass, Report
+from reconciler.core.model.runs import Declaration, FailureClass, Report, Verdict
 from reconciler.core.model.specs import DesiredState, FleetSpec, Task, TaskDefaults
 from reconciler.core.model.status import Failure, Run, Status
 from reconciler.core.text import one_line
@@ -48,6 +49,9 @@ UNCOUNTED = 20
 Most attempts in a row that may end without counting as a failure. With waits
 that nobody named that is four days of a quota that is never full again.
 """
+
+MOST_QUESTIONS = 10
+"""Questions that an agent may ask about one piece of work before a person must look at it."""
 
 _FORGOTTEN = TaskDefaults(retries=0, fix_attempts=0)
 """Terms of a run whose spec is lost: nothing is started for it any more."""
@@ -73,6 +77,8 @@ def next_event(
         )
     if status.review.pull_request and case.report.touched:
         return _touched(case, case.report.touched)
+    if declared := case.report.declared:
+        return _DECLARED[declared.kind](case, declared)
     failure = case.failure()
     return _done(case) if failure is None else _DECISIONS[failure.kind](case, failure)
 
@@ -82,6 +88,11 @@ def is_unwanted(task: Task | None, status: Status) -> bool:
     if status.removed:
         return status.on_delete == "cancel"
     return task is not None and task.desired is DesiredState.CANCELLED
+
+
+def may_declare(verdict: Verdict) -> bool:
+    """Return whether what the agent of a round declared counts: not if something else ended the round."""
+    return verdict.outcome == "success" or verdict.kind is FailureClass.AGENT
 
 
 def host_lost(task: Task, status: Status, message: str, now: datetime, fleet: FleetSpec) -> Event:
@@ -235,7 +246,8 @@ def _done(case: _EndedRound) -> Event:
 
 def _fix_or_retry(case: _EndedRound, failure: Failure) -> Event:
     """Hand a failed validation back to the same session as often as the task allows, if it is still there."""
-    if case.status.assigned_agent or case.live.round > case.terms.fix_attempts:
+    questions = sum(question.id.startswith(f"q{case.status.attempt}-") for question in case.status.questions)
+    if case.status.assigned_agent or case.live.round - questions > case.terms.fix_attempts:
         return _retry_later(case, failure)
     spent = overspent(case.terms.budget, case.status.usage + case.report.verdict.usage)
     if spent is not None:
@@ -311,7 +323,8 @@ def _is_changed(task: Task, status: Status) -> bool:
 
 def _given_back(case: _EndedRound, failure: Failure) -> Event:
     """Offer a task again that its agent gave back; not at once, or that agent takes it for ever."""
-    reason = f"agent {case.status.assigned_agent} gave it back: {failure.message}"
+    who = f"agent {case.status.assigned_agent}" if case.status.assigned_agent else "the agent"
+    reason = f"{who} gave it back: {failure.message}"
     return _uncounted(case, failure, reason, case.now + _wait(case.status.attempt, case.run, case.fleet))
 
 
@@ -333,6 +346,39 @@ def _wait(times: int, run: str, fleet: FleetSpec) -> timedelta:
     """Return how long to wait after so many in a row."""
     return backoff(times, base=fleet.backoff, cap=fleet.backoff_cap, key=run)
 
+
+# --- What the agent declares -----------------------------------------------
+
+
+def _question(case: _EndedRound, declared: Declaration) -> Event:
+    """Put the question to a person, unless there were too many."""
+    if len(case.status.questions) >= MOST_QUESTIONS:
+        message = f"the agent has asked {MOST_QUESTIONS} questions, and has another: {declared.text}"
+        return _a_person(case, Failure(kind=FailureClass.AGENT, message=one_line(message)))
+    return QuestionAsked(
+        task=case.name,
+        origin=case.origin(f"the agent asks: {declared.text}"),
+        run=case.run,
+        question=declared.text,
+        report=case.report,
+    )
+
+
+def _blocked(case: _EndedRound, declared: Declaration) -> Event:
+    message = one_line(f"the agent says that it is blocked: {declared.text}")
+    return _a_person(case, Failure(kind=FailureClass.AGENT, message=message))
+
+
+def _handed_back(case: _EndedRound, declared: Declaration) -> Event:
+    return _given_back(case, Failure(kind=FailureClass.CANCELLED, message=one_line(declared.text)))
+
+
+_DECLARED: Mapping[str, Callable[[_EndedRound, Declaration], Event]] = {
+    "question": _question,
+    "blocked": _blocked,
+    "released": _handed_back,
+}
+"""What an agent declared → what to do next."""
 
 _DECISIONS: Mapping[FailureClass, Callable[[_EndedRound, Failure], Event]] = {
     FailureClass.VALIDATION: _fix_or_retry,

@@ -24,7 +24,7 @@ from reconciler.core.events import (
 )
 from reconciler.core.fields import format_duration
 from reconciler.core.lifecycle import transition
-from reconciler.core.model.runs import Claim, FailureClass, Report, Verdict, read_run_key
+from reconciler.core.model.runs import Claim, Declaration, FailureClass, Report, Verdict, read_run_key
 from reconciler.core.model.specs import Agent, Desired, ExecutionMode, FleetSpec, Task
 from reconciler.core.model.status import Failure, LeaseRequest, Phase, Reason, Status, Waiting
 from reconciler.core.runs.decide import backoff, bounded, is_unwanted, next_event
@@ -58,8 +58,12 @@ class LeaseQueue:
         self._refused: set[tuple[str, ...]] = set()
         self._is_possible: dict[tuple[str, ...], bool] = {}
 
-    def take(self, task: Task) -> LeaseRequest | None:
-        """Return the bid that gets the task: of those that fit the one that is preferred, then the first."""
+    def take(self, task: Task, *, only: str | None = None) -> LeaseRequest | None:
+        """
+        Return the bid that gets the task: of those that fit the one that is preferred, then the first.
+
+        With `only`, no other agent gets it.
+        """
         if not self._lease_requests or task.requires in self._refused:
             return None
         fitting = [
@@ -69,6 +73,9 @@ class LeaseQueue:
         ]
         if not fitting:
             self._refused.add(task.requires)
+            return None
+        fitting = [lease_request for lease_request in fitting if only in {None, lease_request.agent}]
+        if not fitting:
             return None
         lease_request = max(
             fitting, key=lambda lease_request: len(self._labels(lease_request) & {*task.prefer})
@@ -186,27 +193,33 @@ def report_event(
         origin = Origin(report.at, f"agent {report.agent} began", "agent", report.agent)
         begins = status.phase is Phase.ASSIGNED
         return (Started(task=report.task, origin=origin, run=run.key),) if begins else ()
-    verdict = verdict_of(status, report.claim)
-    waiting = Waiting(reason=Reason.CHECK, message=CHECKING, since=report.at) if verdict is None else None
+    judged = report_of(status, report.claim)
+    waiting = Waiting(reason=Reason.CHECK, message=CHECKING, since=report.at) if judged is None else None
     origin = Origin(report.at, _claim_text(report.agent, report.claim), "agent", report.agent)
     reported = Reported(task=report.task, origin=origin, run=run.key, claim=report.claim, waiting=waiting)
     after = transition(status, reported)
-    if after is None or verdict is None:
+    if after is None or judged is None:
         return (reported,)
-    ended = RunEnded(
-        task=report.task, run=run.key, round=run.round, at=report.at, report=Report(verdict=verdict)
-    )
-    judged = next_event(task, after, ended, now, fleet)
-    return (reported, judged) if judged else (reported,)
+    ended = RunEnded(task=report.task, run=run.key, round=run.round, at=report.at, report=judged)
+    event = next_event(task, after, ended, now, fleet)
+    return (reported, event) if event else (reported,)
 
 
 def is_to_check(status: Status) -> bool:
     """Return whether an agent says that its work is finished, and nobody has looked yet."""
-    return status.phase.is_live and status.claim is not None and verdict_of(status, status.claim) is None
+    return status.phase.is_live and status.claim is not None and report_of(status, status.claim) is None
 
 
-def verdict_of(status: Status, claim: Claim) -> Verdict | None:
+def report_of(status: Status, claim: Claim) -> Report | None:
     """Return what a claim comes to; None if that has to be looked at first."""
+    if claim.outcome == "asks":
+        question = Declaration(kind="question", text=claim.result)
+        return Report(verdict=Verdict(outcome="success", usage=claim.usage), declared=question)
+    verdict = _verdict_of(status, claim)
+    return Report(verdict=verdict) if verdict else None
+
+
+def _verdict_of(status: Status, claim: Claim) -> Verdict | None:
     message = one_line(claim.result)
     if claim.outcome in {"released", "failed"}:
         is_back = claim.outcome == "released"

@@ -27,8 +27,12 @@ from reconciler.core.model.status import Failure, Status
 from reconciler.core.text import harmless, one_line, tail
 
 TEMPLATE = """\
-You are a coding agent. You work alone and unattended: nobody can answer questions, \
-so decide yourself and say in the end what you decided.
+You are a coding agent. You work alone and unattended: decide yourself, and say in the end what you \
+decided. Only where a wrong guess would cost much and nothing here tells what is wanted, ask a person: \
+{% if pulled %}report the status `asks` with your question, or, where the environment variable \
+RECONCILER_QUESTION_FILE names a file, write it there and end\
+{% else %}write your question to the file that the environment variable RECONCILER_QUESTION_FILE names, \
+and end{% endif %}; you go on once it is answered.
 {%- if resumed %}
 You go on with the task you have been working on; the end of this text says why.
 {%- endif %}
@@ -179,10 +183,31 @@ def render(
         "quotes": tuple(quotes),
     }
     try:
-        return _print(_compile(template or TEMPLATE), values)
+        prompt = _print(_compile(template or TEMPLATE), values)
+        return f"{prompt}{_answers(status, resumed=resumed)}"
     except (TemplateError, TypeError, ValueError) as error:
         message = f"template: {one_line(str(error))}"
         raise SpecError([Problem(f"specs/tasks/{task.name}.yaml", 1, 1, message)]) from error
+
+
+def _answers(status: Status, *, resumed: bool) -> str:
+    """
+    Return what was asked about this work, and what the answers are; empty if nothing was.
+
+    It follows whatever a template says, so that no answer is lost. The questions are
+    an agent's words and data; the answers are those of people who own the fleet.
+    """
+    if not status.answers:
+        return ""
+    begin = "\n# Answers to your questions\n\n"
+    if not resumed:
+        begin += "An agent before you asked what follows; what it did may be missing, so look first.\n\n"
+    both = (
+        f"{quoted(question.text, f'question {question.id}')}\n\nThe answer, which you follow:\n\n"
+        f"{_indented(question.answer or '')}\n"
+        for question in status.answers
+    )
+    return begin + "\n".join(both)
 
 
 def sha256(prompt: str) -> str:

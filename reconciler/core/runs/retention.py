@@ -69,15 +69,18 @@ def retention(
     now: datetime,
     fleet: FleetSpec,
     *,
+    unfinished: Iterable[str],
     damaged: Iterable[str] = (),
     drift: Mapping[tuple[str, datetime], timedelta] = NO_DRIFT,
 ) -> Retention:
     """
     Return what is needed of all that runs left: by tasks that are open, and by people after a failure.
 
-    `drift` is how far the clock was set since (see `Observed.drift`).
+    `unfinished` are the tasks with a run that are not settled, or failed. `drift` is how far
+    the clock was set since (see `Observed.drift`).
     """
-    runs = [(status.run.key, status) for status in statuses.values() if status.run]
+    candidates = (statuses.get(name) for name in unfinished)
+    runs = [(status.run.key, status) for status in candidates if status and status.run]
     failed = sorted(
         (
             (status.since, run)
