@@ -17,8 +17,9 @@ from reconciler.cli.exits import ExitCode
 from reconciler.cli.main import COMMANDS
 from reconciler.cli.shapes import SHAPES
 from reconciler.core.lifecycle import diagram
-from reconciler.core.model.specs import Kind, TaskDefaults
+from reconciler.core.model.specs import Kind, NotifyRule, NotifySpec, TaskDefaults
 from reconciler.core.model.status import FLAT, AtWorker, HostStatus, OnHost, ReviewState, Run, Session, Status
+from reconciler.core.notifications.rules import REASONS
 from reconciler.specs.schema import json_schema
 
 DOCS = Path(__file__).parent
@@ -49,6 +50,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "commands.md", "".join(commands())
     yield "output.md", "".join(shapes())
     yield "metrics.md", "".join(metrics())
+    yield "notifications.md", "".join(notifications())
 
 
 def fields(kind: Kind) -> Iterator[str]:
@@ -65,6 +67,19 @@ def fields(kind: Kind) -> Iterator[str]:
     if inherited:
         names = ", ".join(f"`{name}`" for name in inherited)
         yield f"\nDefaults for tasks, with the meaning they have in [a task](task.md): {names}.\n"
+
+
+def notifications() -> Iterator[str]:
+    """Yield the tables of `notify` in fleet.yaml."""
+    for title, model in (("`notify`", NotifySpec), ("A rule of `notify.rules`", NotifyRule)):
+        document = model.model_json_schema(mode="serialization")
+        required = document.get("required", [])
+        yield f"### {title}\n\n| field | what it is | if left out |\n|---|---|---|\n"
+        for name, about in document["properties"].items():
+            default = "required" if name in required else shown(about)
+            yield f"| `{name}` | {one_line(about)} | {default} |\n"
+        yield "\n"
+    yield f"Words for `reasons`: {', '.join(f'`{reason}`' for reason in REASONS)}.\n"
 
 
 def one_line(about: dict[str, Any]) -> str:

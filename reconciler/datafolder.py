@@ -16,7 +16,7 @@ from reconciler.files import sync_folder, write_synced
 log = logging.getLogger(__name__)
 
 _MACHINE = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_FOLDERS = ("clones", "repos", "logs", "hosts", "hooks")
+_FOLDERS = ("clones", "repos", "logs", "hosts", "hooks", "notifications")
 _FILES = ("machine", "cookie_key", "agents.json", "hooks/deliveries.jsonl")
 
 

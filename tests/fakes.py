@@ -30,7 +30,7 @@ from reconciler.controller.ports import (
     Step,
     WaitForNews,
 )
-from reconciler.core.adapter import Adapter, Usage
+from reconciler.core.adapter import Adapter, Secret, Usage
 from reconciler.core.errors import Conflict, Problem, Unavailable
 from reconciler.core.events import Assigned, RunEnded, RunSeen
 from reconciler.core.hosts import HostChange
@@ -57,6 +57,7 @@ from reconciler.core.model.runs import (
 )
 from reconciler.core.model.specs import Desired, Forge, Host, Repo, Task, TaskSpec, work_id
 from reconciler.core.model.status import BudgetScope, HostCli, HostStatus, Status
+from reconciler.core.notifications.messages import Message
 from reconciler.core.planning.limits import with_expenses
 from reconciler.core.runs.prompt import sha256
 from reconciler.core.runs.retention import Retention
@@ -129,6 +130,24 @@ class FakeSpecs:
 
     async def recall(self, name: str, generation: str) -> Task | None:
         return self.older.get((name, generation))
+
+
+@dataclass
+class FakeSender:
+    """A sender whose targets take messages, or do not, as a test says."""
+
+    refuses: dict[str, str] = field(default_factory=dict)
+    """Why a target takes none, by name."""
+    sent: list[tuple[str, Message]] = field(default_factory=list)
+    """Target and message, in the order in which they were taken."""
+    tries: int = 0
+
+    async def send(self, target: str, secret: Secret, message: Message) -> None:
+        self.tries += 1
+        await asyncio.sleep(0)
+        if target in self.refuses:
+            raise Unavailable(self.refuses[target])
+        self.sent.append((target, message))
 
 
 @dataclass

@@ -41,6 +41,7 @@ from reconciler.core.counts import FleetCounts, fleet_counts
 from reconciler.core.lifecycle import TRANSITIONS as TRANSITIONS_TABLE
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.status import BudgetScope, Phase, Status
+from reconciler.core.notifications.book import TargetReport
 from reconciler.core.views import ReadModel
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each, and no dashboard asks for it
@@ -106,6 +107,16 @@ WEBHOOKS = Definition(
     "counter",
     "Deliveries of webhooks, by what came of them",
     ("outcome",),
+)
+
+UNSENT = Definition(
+    "reconciler_notifications_waiting", "gauge", "Messages that wait to be sent, by target", ("target",)
+)
+NOTIFICATIONS = Definition(
+    "reconciler_notifications_total",
+    "counter",
+    "Messages by target and what came of them; one that `failed` is tried again until it is `dropped`",
+    ("target", "outcome"),
 )
 
 # What happens, counted as it does.
@@ -190,7 +201,7 @@ REQUEST_TIME = Definition(
 
 SAMPLED: tuple[Definition, ...] = (
     BUILD, TASKS, QUEUE_AGE, NEEDS, NEEDS_AGE, SLOTS, SLOTS_USED, HOST_UP, HOST_READY, FORGE_UP, BUDGET,
-    LEADER, READY, WEBHOOKS,
+    LEADER, READY, WEBHOOKS, UNSENT, NOTIFICATIONS,
 )  # fmt: skip
 """Counted when they are asked for."""
 COUNTED: tuple[Definition, ...] = (
@@ -218,6 +229,8 @@ class MetricSources:
     """Return which share of daily budgets is spent."""
     deliveries: Callable[[], Mapping[str, int]] = dict
     """Return how many webhooks came, by outcome."""
+    notifications: Callable[[], Mapping[str, TargetReport]] = dict
+    """Return how the targets of notifications are served, by name."""
 
 
 class Metrics:
@@ -365,6 +378,7 @@ class _Samples(Collector):
 
     def _samples(self, model: ReadModel, counts: FleetCounts) -> Mapping[Definition, Iterable[_Sample]]:
         sources, hosts, now = self._sources, model.hosts().values(), self._sources.clock()
+        targets = sources.notifications()
         probed = [host for host in hosts if host.spec.desired == "active" and host.state != "unknown"]
         return {
             BUILD: [((sources.version, platform.python_version()), 1)],
@@ -381,6 +395,12 @@ class _Samples(Collector):
             LEADER: [((), sources.is_leader())],
             READY: [((), not sources.unready())],
             WEBHOOKS: [((outcome,), count) for outcome, count in sources.deliveries().items()],
+            UNSENT: [((name,), report.waiting) for name, report in targets.items()],
+            NOTIFICATIONS: [
+                ((name, outcome), getattr(report.counts, outcome))
+                for name, report in targets.items()
+                for outcome in ("sent", "failed", "dropped")
+            ],
         }
 
     def _counted(self, model: ReadModel) -> FleetCounts:

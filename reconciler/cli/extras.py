@@ -12,6 +12,8 @@ from pathlib import Path
 
 MCP = "mcp>=2.0"
 """Packages that `reconciler mcp` needs; extra `mcp` of the distribution."""
+APPRISE = "apprise>=1.9"
+"""Package that notifications need; extra `notify` of the distribution."""
 
 
 def install_command(

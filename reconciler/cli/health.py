@@ -13,11 +13,13 @@ import shutil
 import stat
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from reconciler import clock
 from reconciler.cli.context import Context
+from reconciler.cli.extras import APPRISE, install_command
 from reconciler.cli.remedies import with_known_remedy
 from reconciler.core.errors import ReconcilerError, Unavailable, UsageError
 from reconciler.core.references import split
@@ -267,9 +269,12 @@ def _many(count: int, noun: str) -> str:
 
 async def _record(fleet: "FleetSession") -> AsyncIterator[CheckFinding]:
     from reconciler.git.durability import advice
+    from reconciler.store.place import why_copy
     from reconciler.store.remote_record import unfetched
 
     branch = await fleet.state_branch()
+    if why := why_copy(fleet.repository):
+        yield failure("record", why)
     lines = fleet.lines(branch)
     rewinds = [await fleet.marks.rewind(line.kind, line.branch, line.head) for line in lines]
     for rewind in filter(None, rewinds):
@@ -318,6 +323,13 @@ async def _secrets(desired: "Desired") -> AsyncIterator[CheckFinding]:
             name = ".".join(path)
             ways: dict[str, _Way] = {"webhook_secret": "drawn", "app.key": "lines"}
             yield await _secret(f"{name} of forge {repo}", secret, ways.get(name, "typed"))
+    targets = desired.fleet.notify.targets if desired.fleet.notify else {}
+    for target, url in sorted(targets.items()):
+        yield await _secret(f"URL of target {target}", url)
+    if targets and find_spec("apprise") is None:
+        yield failure(
+            "notifications", "the package apprise is missing: none can be sent", install_command(APPRISE)
+        )
     hosts = (host for host in desired.hosts.values() if host.identity)
     for host in hosts:
         yield _private_file(f"identity of host {host.name}", _home(host.identity or ""))

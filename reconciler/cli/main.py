@@ -161,6 +161,11 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
             "reconciler.cli.webhook:webhook", "Install, test and check the webhooks of repos."
         ),
     },
+    "Notifications": {
+        "notify": CommandEntry(
+            "reconciler.cli.notify:notify_group", "Send a test message to the targets of notifications."
+        ),
+    },
     "Other": {
         "completion": CommandEntry(
             "reconciler.cli.completion:completion", "Print what makes a shell complete commands and names."

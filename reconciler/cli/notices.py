@@ -47,7 +47,10 @@ async def say_if_nobody_serves(
     if fleet.repository.is_looked_at_elsewhere(branch) or all(map(_is_settled, statuses.values())):
         return False
     from reconciler.cli.serving import serving
+    from reconciler.store.place import why_copy
 
+    if why_copy(fleet.repository):  # that was said, and nobody is to start one
+        return False
     state = await serving(fleet, branch)
     if state.is_running is not False:
         return False

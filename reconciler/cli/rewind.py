@@ -107,18 +107,35 @@ async def _restore(context: Context, *, is_sure: bool) -> ExitCode:
     "--from", "remote", metavar="REMOTE", help="Whose record; the only remote that has one, if left out."
 )
 @click.option("--anew", is_flag=True, help="Begin an empty record: no remote has one.")
+@click.option("--copy", is_flag=True, help="Go on in this copied folder, and not in the original any more.")
 @_sure
 @click.pass_obj
-def adopt_record(context: Context, remote: str | None, anew: bool, yes: bool) -> int:
+def adopt_record(context: Context, remote: str | None, anew: bool, copy: bool, yes: bool) -> int:
     """
     Adopt the record of a remote in this clone, and reconcile here.
 
     From then on the record of the fleet is in this repository. Only one place
     may go on with it: end the reconciler at the other one for good.
     """
-    if remote and anew:
-        raise click.UsageError("--from and --anew exclude each other")
+    if bool(remote) + anew + copy > 1:
+        raise click.UsageError("--from, --anew and --copy exclude each other")
+    if copy:
+        return asyncio.run(_adopt_copy(context, is_sure=yes))
     return asyncio.run(_adopt(context, remote, is_anew=anew, is_sure=yes))
+
+
+async def _adopt_copy(context: Context, *, is_sure: bool) -> ExitCode:
+    from reconciler.cli.session import open_fleet
+    from reconciler.store.place import adopt_place
+
+    async with open_fleet(context) as fleet:
+        question = f"Go on in {fleet.repository}, and nowhere else?"
+        if not is_confirmed(question, is_sure=is_sure, refusal="adopting a record is confirmed with --yes"):
+            click.echo("nothing was changed", err=True)
+            return ExitCode.FAILURE
+        original = await adopt_place(fleet.repository, await fleet.state_branch())
+        click.echo(f"this is the fleet now, and {original} its copy; `reconciler run` goes on here", err=True)
+    return ExitCode.OK
 
 
 async def _adopt(context: Context, remote: str | None, *, is_anew: bool, is_sure: bool) -> ExitCode:

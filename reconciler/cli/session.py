@@ -22,6 +22,7 @@ from reconciler.git.repository import Repository
 from reconciler.specs.snapshot import SpecsSnapshot
 from reconciler.store.guarded_tree import GuardedTree
 from reconciler.store.high_water import BranchLine, HighWaterMarks, LineKind
+from reconciler.store.place import why_copy
 from reconciler.store.presence import fleet_file
 from reconciler.store.remote_record import fetched_record, unfetched
 
@@ -162,6 +163,8 @@ class FleetSession:
             self._say_once(fetched_notice(fetched, clock.now()))
         elif others := await unfetched(self.repository, branch):
             self._say_once(unfetched_notice(others[0], branch))
+        if why := why_copy(self.repository):
+            self._say_once(why)
         for line in self.lines(branch):
             if rewind := await self.marks.rewind(line.kind, line.branch, line.head):
                 self._say_once(str(rewind))

@@ -314,7 +314,7 @@ class NeedShape(TypedDict):
     what: str
     """`task NAME`, `host NAME`, a file, `record`, `specs` or `reconciler`."""
     why: str
-    """A word: Escalated, Failed, Stalled, Question, Approval, Broken, Down, Rewound or Trouble."""
+    """A word: Escalated, Failed, Stalled, Question, Approval, Broken, Down, Rewound, Error or Unsent."""
     message: str
     """A sentence."""
 

@@ -121,9 +121,12 @@ async def _committed_at(fleet: "FleetSession", commit: str) -> datetime | None:
 
 async def _lines(fleet: "FleetSession", branch: str) -> "Sequence[Need]":
     from reconciler.core.views import Need
+    from reconciler.store.place import why_copy
 
+    copy = why_copy(fleet.repository)
     rewinds = [await fleet.marks.rewind(line.kind, line.branch, line.head) for line in fleet.lines(branch)]
-    return [Need(rewind.kind, "Rewound", str(rewind)) for rewind in rewinds if rewind]
+    copies = [Need("record", "Copied", copy)] if copy else []
+    return [*copies, *(Need(rewind.kind, "Rewound", str(rewind)) for rewind in rewinds if rewind)]
 
 
 def _of_serving(who: "Serving") -> "Iterator[Need]":
@@ -133,6 +136,8 @@ def _of_serving(who: "Serving") -> "Iterator[Need]":
         yield Need("reconciler", "Error", who.presence.error)
     for repo, why in sorted(who.presence.forges.items()) if who.presence and who.is_running else ():
         yield Need(f"forge {repo.removeprefix('.')}", "Forge", why)
+    if who.presence and who.is_running and who.presence.unsent:
+        yield Need("notifications", "Unsent", who.presence.unsent)
 
 
 # --- Showing ---------------------------------------------------------------

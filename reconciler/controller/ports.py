@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
-from reconciler.core.adapter import Adapter, Usage
+from reconciler.core.adapter import Adapter, Secret, Usage
 from reconciler.core.errors import Problem, Unavailable
 from reconciler.core.events import (
     BranchSeen,
@@ -36,8 +36,11 @@ from reconciler.core.model.forge import (
 from reconciler.core.model.runs import Assignment, Claim, Report, RunRequest
 from reconciler.core.model.specs import Desired, Forge, Host, Repo, Task
 from reconciler.core.model.status import BudgetScope, HostStatus, LeaseRequest, Status, Waiting
+from reconciler.core.notifications.book import Book
+from reconciler.core.notifications.messages import Message
 from reconciler.core.planning.plan import Plan
 from reconciler.core.runs.retention import Retention
+from reconciler.core.transitions import TransitionRecord
 
 Clock = Callable[[], datetime]
 TaskFact = RunSeen | RunEnded | MergeSeen | PullRequestSeen | BranchSeen
@@ -374,6 +377,39 @@ class Hooks(Protocol):
 
         Raises Refused if its signature is missing or wrong, UsageError if it
         is no webhook.
+        """
+
+
+class NotificationSender(Protocol):
+    """Sends messages to targets: services that reach people."""
+
+    async def send(self, target: str, secret: Secret, message: Message) -> None:
+        """
+        Send a message to a target, whose URL is looked up now.
+
+        It is over within a minute. Raises Unavailable if the target did not
+        take it, with a reason that holds nothing of the URL.
+        """
+
+
+class BookStore(Protocol):
+    """Where the book of the notifications lies."""
+
+    def read(self) -> Book:
+        """Return the book; an empty one if there is none, or none that can be read."""
+
+    def write(self, book: Book) -> None:
+        """Write the book; it is on disk when this returns. Raises OSError."""
+
+
+class StepReader(Protocol):
+    """Reads steps back from the record."""
+
+    async def __call__(self, head: str, after: str, limit: int) -> Sequence[TransitionRecord]:
+        """
+        Return the steps up to `head` and after a commit (empty: all), oldest first.
+
+        Raises NotFound if that commit is not in the history, Unavailable.
         """
 
 

@@ -273,9 +273,9 @@ class Need(NamedTuple):
     """One thing that needs a person."""
 
     what: str
-    """`task NAME`, `host NAME`, a file, `record`, `specs`, `reconciler`."""
+    """`task NAME`, `host NAME`, a file, `record`, `specs`, `reconciler`, `notifications`."""
     why: str
-    """A word: Escalated, Failed, Stalled, Question, Approval, Broken, Down, Rewound, Error."""
+    """A word: Escalated, Failed, Stalled, Question, Approval, Broken, Down, Rewound, Error, Unsent."""
     message: str
 
 

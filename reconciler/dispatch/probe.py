@@ -68,6 +68,8 @@ class HostFacts:
     """How many more files the disk of the working folder takes."""
     temporary_fault: str = ""
     """Folder for temporary files, if nothing can be written there."""
+    environment_fault: str = ""
+    """The PATH under the host's `env`, if no shell can be started with it."""
     clock: int | None = None
     """Seconds since 1970, as the host believes."""
     shell: str | None = None
@@ -170,6 +172,8 @@ def faults(facts: HostFacts, *, was_broken: bool = False) -> Iterator[str]:
         yield f"less than {_LEAST_DISK_MB} MiB of disk are left for the working folder; make room"
     elif facts.files_free is not None and facts.files_free < _LEAST_FILES * often:
         yield f"the disk of the working folder takes less than {_LEAST_FILES} more files; remove some"
+    if facts.environment_fault:
+        yield f"under the host's `env` no `sh` can be started ({facts.environment_fault}); correct its `env`"
     if facts.temporary_fault:
         yield f"nothing can be written in {facts.temporary_fault} (TMPDIR); make room, or fix its modes"
 
@@ -196,6 +200,7 @@ def _script(host: Host, adapters: Sequence[Adapter], workdir: str) -> str:
     place = f'"$HOME"/{shlex.quote(workdir[2:])}' if workdir.startswith("~/") else shlex.quote(workdir)
     lines = [
         f"workdir={place} shell={shlex.quote(host.shell)}",
+        f"set_env() {{ :; {_exports(host.env)}}}",
         _SCRIPT.read_text(),
         *asks,
         "tell_host",
@@ -207,10 +212,13 @@ def _script(host: Host, adapters: Sequence[Adapter], workdir: str) -> str:
 
 
 def _ask(number: int, host: Host, adapter: Adapter) -> str:
-    env = {**host.env, **adapter.env}
-    exports = "".join(f"export {name}={shlex.quote(value)}; " for name, value in env.items())
+    exports = _exports({**host.env, **adapter.env})
     path = shlex.quote(_on_host(host, adapter.name).path or "")
     return f"{exports}ask {number} {_seconds(adapter)} {path} {shlex.join(_version(adapter).command)}"
+
+
+def _exports(env: Mapping[str, str]) -> str:
+    return "".join(f"export {name}={shlex.quote(value)}; " for name, value in env.items())
 
 
 def _facts(host: Host, answer: CommandResult, latency: float) -> HostFacts:
@@ -238,6 +246,7 @@ def _facts(host: Host, answer: CommandResult, latency: float) -> HostFacts:
         workdir_fault=values.get("fault", ""),
         files_free=_number(values, "files_free", int),
         temporary_fault=values.get("temporary", ""),
+        environment_fault=values.get("environment", ""),
         clock=_number(values, "clock", int),
         shell=values.get("shell"),
         git=values["git"].removeprefix("git version ") if "git" in values else None,

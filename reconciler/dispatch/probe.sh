@@ -1,4 +1,5 @@
-# What a host is and has; read by the host's shell from stdin, after `workdir` is set and before the asks.
+# What a host is and has; read by the host's shell from stdin, after `workdir`, `shell` and `set_env` (what the
+# host's `env` sets for each run) and before the asks.
 #
 # Answers in lines, `<fact> <value>`; for each CLI that was asked `cli <number> <exit code> <late> <bytes> <path>`,
 # the bytes it printed, and a line end. The last line is `end`: an answer without it was cut off.
@@ -68,6 +69,7 @@ tell_host() {
   fact clock "$(date +%s)"
   fact shell "$SHELL"
   fact git "$(git --version 2>/dev/null)"
+  (set_env; sh -c :) >/dev/null 2>&1 || fact environment "$(set_env; echo "PATH='$PATH'")"
   tell_disk
 }
 
@@ -89,8 +91,9 @@ try_start() ( # what every run begins with: a folder, a file, a hard link, a ren
 )
 
 # What the CLIs print is kept in a file; what they have no room for, no run has either.
-folder=$(mktemp -d "${TMPDIR:-/tmp}/reconciler-probe.XXXXXX" 2>/dev/null) && : >"$folder/tried" || {
-  fact temporary "${TMPDIR:-/tmp}"
+temporary=$(set_env; echo "${TMPDIR:-/tmp}")
+folder=$(mktemp -d "$temporary/reconciler-probe.XXXXXX" 2>/dev/null) && : >"$folder/tried" || {
+  fact temporary "$temporary"
   tell_host
   echo end
   exit 0

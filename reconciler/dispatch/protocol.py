@@ -42,6 +42,8 @@ class Stage(StrEnum):
     """It is over, without a record of how."""
     REBOOTED = "rebooted"
     """The host was rebooted meanwhile."""
+    PAST = "past"
+    """It ran, and its folder was removed since."""
     STRANGE = "strange"
     """There is something that the wrapper did not make."""
 
@@ -158,6 +160,7 @@ def agent_job(
     lines = _setting({**env, **files}, folder)
     if declared:
         lines.append(f"rm -rf {shlex.quote(declared)}; mkdir {shlex.quote(declared)}")
+    lines.append("sh -c : >/dev/null 2>&1 || give_up shell")
     lines.append(f"program={shlex.quote(argv[0])}")
     if path:
         at = shlex.quote(path)

@@ -83,11 +83,17 @@ _ENDED: Mapping[str, tuple[FailureClass, str]] = {
     CANCELLED: (FailureClass.CANCELLED, "the run was stopped"),
     FOLDER_GONE: (FailureClass.HOST, f"host {{host}}: the run's folder was removed under it; {_REMOVED}"),
     "workspace": (FailureClass.HOST, f"host {{host}}: the workspace was gone before the start; {_REMOVED}"),
+    "shell": (
+        FailureClass.HOST,
+        "host {host}: under its `env` no `sh` can be started; correct `env` in its spec (PATH)",
+    ),
     "cli": (
         FailureClass.CONFIG,
         "host {host}: {program} is not there; install it, or name its `path` under the host's `adapters`",
     ),
 }
+_NOT_BEGUN = frozenset({"workspace", "shell"})
+"""Those of them for which the host kept the agent from its start."""
 _UNKNOWN: Mapping[Stage, str] = {
     Stage.LOST: "the run is over and how it ended was not recorded: its processes were killed from outside, "
     "or the disk is full; see `dmesg` and `df` there",
@@ -152,6 +158,8 @@ class Round:
             report = await self._report(prepared, verdict, mask)
         except StepFailed as error:
             report = Report(verdict=failed(verdict, error), base_commit=prepared.base, touched=error.touched)
+        if state.why in _NOT_BEGUN:
+            report = report.model_copy(update={"started": False})
         return masked(report, mask)
 
     async def validate(self) -> tuple[Check, ...]:
@@ -186,7 +194,7 @@ class Round:
         await self._take_over_scripts("before the start")
         state = await self._stat(self._agent)
         if state.stage not in {Stage.ABSENT, Stage.UNSTARTED}:
-            await self._require_own_record(self._agent, state)
+            await self._require_own_start(state)
             return await retry_until_reachable(lambda: workspaces.find(self.order)), state
         prepared = await retry_until_reachable(
             lambda: workspaces.prepare(self.order, self.repository), patience=self.patience
@@ -323,11 +331,36 @@ class Round:
         await self._require_own_record(run_id, state)
         return state
 
+    async def _require_own_start(self, state: RunState) -> None:
+        """
+        Raise StepFailed for a run of this name that was not started from here.
+
+        It fails until a person looks: another attempt would only do the same work again.
+        """
+        try:
+            await self._require_own_record(self._agent, state)
+        except StepFailed as error:
+            raise StepFailed(FailureClass.CONFIG, f"{error}; or {self._restored(state)}") from error
+        if state.stage is Stage.PAST:
+            raise StepFailed(
+                FailureClass.CONFIG,
+                f"host {self.order.host.name}: {self._restored(state)} (`runs/past` there)",
+            )
+
+    def _restored(self, state: RunState) -> str:
+        return (
+            f"the fleet and its data folder were restored from an older copy: {self._agent} ran there before "
+            f"({state.stage}), so nothing was started; restore the newer copy, or "
+            f"`reconciler retry {self.order.task}` does it again under another attempt"
+        )
+
     async def _require_own_record(self, run_id: str, state: RunState) -> None:
         """Raise StepFailed for a record that no start of ours made; log an error, and end that run."""
         runs = self.host_session.runs
         if await asyncio.to_thread(runs.proofs.is_ours, run_id, state):
             return
+        if state.stage is Stage.PAST:
+            return  # it has no record
         if self._may_adopt and state.stage is not Stage.STRANGE:
             log.warning("%s: taken up without a proof that it is ours: the data folder was lost", run_id)
             await asyncio.to_thread(runs.proofs.adopt, run_id, state)
@@ -415,7 +448,7 @@ class Round:
         return verdict.model_copy(update={"notes": (*verdict.notes, *left)})
 
     async def _take_up(self, prepared: Prepared) -> Collected | Unfinished | None:
-        if self.order.repo is None:
+        if (repository := self.repository) is None:
             return None
         if prepared.base is None:
             raise StepFailed(
@@ -423,7 +456,8 @@ class Round:
                 f"host {self.order.host.name}: the repository in the workspace {prepared.folder} is gone or "
                 "damaged; tell the agent to leave `.git` alone",
             )
-        taken = await retry_until_reachable(lambda: self.host_session.workspaces.take_up(self.order))
+        workspaces = self.host_session.workspaces
+        taken = await retry_until_reachable(lambda: workspaces.take_up(self.order, repository))
         return taken if isinstance(taken, Unfinished) else replace(taken, base=prepared.base)
 
     async def _validate(self, prepared: Prepared, mask: Mask) -> tuple[Check, ...]:
@@ -457,7 +491,9 @@ class Round:
         base, order = taken.base, self.order
         there = f"{taken.head} in {prepared.folder}, on host {order.host.name}"
         await self._reach(lambda: repository.check_base(base, order.start_from), there)
-        bundle = await retry_until_reachable(lambda: self.host_session.workspaces.bundle(order, base))
+        bundle = await retry_until_reachable(
+            lambda: self.host_session.workspaces.bundle(order, repository, base)
+        )
         head = await retry_until_reachable(lambda: repository.receive(bundle, self._agent))
         if head != taken.head:
             raise self._at_fault(
@@ -498,7 +534,7 @@ class Round:
         """Wait for the end of a run; one that goes on without its folder is ended, as it cannot be found."""
         runs = self.host_session.runs
         state = await runs.follow(run_id, state, bounds, self._ending)
-        if state.stage in {Stage.ABSENT, Stage.UNSTARTED}:
+        if state.stage in {Stage.ABSENT, Stage.UNSTARTED, Stage.PAST}:
             state = await retry_until_reachable(lambda: runs.cancel(run_id, FOLDER_GONE, self._ending))
         return state
 

@@ -152,6 +152,14 @@ async def forge_secret(secret: Secret) -> str:
         raise Unavailable(str(error)) from error
 
 
+async def target_secret(secret: Secret) -> str:
+    """Return the URL of a target of notifications. Raises Unavailable, with what is missing."""
+    try:
+        return await find_secret("its URL", secret)
+    except StepFailed as error:
+        raise Unavailable(str(error).removesuffix(_RETRY)) from error
+
+
 async def find_secret(what: str, secret: Secret) -> str:
     """Return a secret that is looked up on this machine. Raises StepFailed, with what is missing."""
     try:
@@ -180,7 +188,8 @@ def secret_variables(desired: Desired) -> frozenset[str]:
     of_adapters = [each for adapter in desired.adapters.values() for each in adapter.secrets.values()]
     forges = [desired.fleet.forge, *(repo.forge for repo in desired.repos.values())]
     of_forges = [each for forge in forges if forge for each in forge.secrets.values()]
-    wanted = (secret.env for secret in (*of_adapters, *of_forges) if secret.on == "reconciler")
+    of_targets = desired.fleet.notify.targets.values() if desired.fleet.notify else ()
+    wanted = (secret.env for secret in (*of_adapters, *of_forges, *of_targets) if secret.on == "reconciler")
     return frozenset(name for name in wanted if name)
 
 
@@ -262,4 +271,7 @@ def _without_line_end(text: str) -> str:
 
 
 def _missing(what: str, why: str) -> StepFailed:
-    return StepFailed(FailureClass.AUTH, f"{what} cannot be had: {why}; fix it, then retry the task")
+    return StepFailed(FailureClass.AUTH, f"{what} cannot be had: {why}{_RETRY}")
+
+
+_RETRY = "; fix it, then retry the task"

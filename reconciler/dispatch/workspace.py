@@ -108,7 +108,7 @@ class Workspaces:
             )
         )
 
-    async def take_up(self, order: RunRequest) -> Collected | Unfinished:
+    async def take_up(self, order: RunRequest, repository: CodeRepository) -> Collected | Unfinished:
         """
         Commit what the agent left uncommitted and return all its work, or what prevents that.
 
@@ -116,7 +116,8 @@ class Workspaces:
         Raises StepFailed if there is no repository to commit in, Refused and Unavailable.
         """
         left_out = [path for path in order.adapter.cleanup if "\n" not in path]
-        lines = [order.adapter.name, str(len(left_out)), *left_out, order.commit_message]
+        mirror = self._mirror(repository)
+        lines = [order.adapter.name, mirror, str(len(left_out)), *left_out, order.commit_message]
         answer = await self._call_bounded("take", *_names(order), stdin="\n".join(lines).encode())
         if answer.startswith(_UNFINISHED):
             problems = answer.removeprefix(_UNFINISHED).decode(errors="replace").splitlines()
@@ -124,9 +125,10 @@ class Workspaces:
         message = answer.decode().split()
         return Collected(self._commit(message[2]), self._commit(message[3]))
 
-    async def bundle(self, order: RunRequest, base: str) -> bytes:
+    async def bundle(self, order: RunRequest, repository: CodeRepository, base: str) -> bytes:
         """Return the commits of the round as a git bundle. Raises StepFailed, Refused and Unavailable."""
-        answer = await self._call_bounded("bundle", *_names(order), base)
+        mirror = _lines(self._mirror(repository))
+        answer = await self._call_bounded("bundle", *_names(order), base, stdin=mirror)
         head, _, bundle = answer.partition(b"\n")
         size = int(head.split()[2])
         if size > _BUNDLE_LIMIT:

@@ -16,6 +16,7 @@
 #   FLEET/spare/NAME.git/KEY  a work tree of that repo which nobody has: to fill it anew is quicker than an empty folder
 #   FLEET/runs/ID/claim    there once the agent of that round was started
 #   FLEET/runs/ID/unfinished   there if it left something unfinished, which the next round goes on with
+#   FLEET/steps/KEY        pid and start time of the step that is at work on a workspace
 
 refuse() { printf 'E %s\n' "$*"; exit 70; }
 fault() { printf 'S fault %s\n' "$*"; exit 0; }
@@ -45,6 +46,35 @@ enter() { # fleet key id -> $fleet $work $run
     refuse "cannot make the folder $1; $room, or choose another workdir"
   fleet=$PWD work=$PWD/work/${2:-} run=$PWD/runs/${3:-}
   gone="the repository in the workspace $work is gone or damaged; $damaged"
+}
+
+find_start() { # pid -> $started; nothing for the dead
+  started=$({ sed 's/^.*) //' <"/proc/$1/stat" | cut -d ' ' -f 20 || ps -o lstart= -p "$1" | tr ' ' _; } 2>/dev/null)
+}
+
+end_step() { # the one at work on $work, and all that it started
+  IFS=' ' read -r pid since <"$step" && find_start "$pid" && [ -n "$since" ] && [ "$started" = "$since" ] && kill -KILL "$pid"
+  kill -KILL $(head -c 1000000 /proc/[0-9]*/environ | tr '\0' '\n' | MARK="RECONCILER_STEP=$work" awk '
+    /^==> .*\/[0-9]+\/environ <==$/ { split($2, part, "/"); pid = part[3] }
+    $0 == ENVIRON["MARK"] { printf "%s ", pid }')
+} 2>/dev/null
+
+begin_step() { # nobody may be left who asked for the one before, or for this one: it ends when the next begins, or in time
+  step=$fleet/steps/${work##*/}
+  mkdir -p -m 700 "$fleet/steps"
+  [ ! -f "$step" ] || [ -h "$step" ] || end_step
+  find_start $$
+  rm -rf "$step"
+  printf '%s %s\n' $$ "$started" >"$step" || refuse "cannot write $step; $room"
+  RECONCILER_STEP=$work
+  export RECONCILER_STEP
+  (
+    trap 'kill -KILL $!; exit' TERM # one that does not sleep yet would swallow another signal
+    sleep "${RECONCILER_STEP_LIMIT:-1860}" & # somewhat longer than its caller waits
+    wait $! && end_step
+  ) </dev/null >/dev/null 2>&1 &
+  watchdog=$!
+  trap 'kill "$watchdog" 2>/dev/null; rm -f "$step"' EXIT
 }
 
 need_git() { command -v git >/dev/null 2>&1 || refuse 'git is not installed, or not on the PATH of a login without terminal; install it'; }
@@ -86,10 +116,16 @@ restore_settings() { # git would run what the agent set there: filters, drivers,
   return $restored
 }
 
+borrow_objects() { # of our mirror alone: what is read elsewhere may be a pipe, or may be gone tomorrow
+  case $mirror in /*) ;; *) mirror=$fleet/$mirror ;; esac
+  rm -rf "$work/.git/objects/info" && mkdir -p "$work/.git/objects/info" &&
+    printf '%s/objects\n' "$mirror" >"$work/.git/objects/info/alternates"
+}
+
 take_back() { # $work/.git, from whoever was there since
   own_git || fault "$gone"
   remove_odd
-  said=$(restore_settings 2>&1) || blame "cannot write $work/.git/config" "$said"
+  said=$({ restore_settings && borrow_objects; } 2>&1) || blame "cannot write $work/.git/config" "$said"
   # What was at work there is over; what it was killed at must not stop us.
   find "$work/.git" -path "$work/.git/objects" -prune -o -name '*.lock' -exec rm -rf {} + 2>/dev/null
   in_work ls-files >/dev/null 2>&1 || { # no index at all is better than one that cannot be read
@@ -229,7 +265,7 @@ reset_modes() { # of what is not as the umask has it; git knows of no mode but x
 
 keep_spare() { # $work; of what its agent left nothing stays but files as they were committed
   [ ! -h "$work" ] && [ -f "$work/.git/index.made" ] && [ ! -e "$work/.gitmodules" ] &&
-    IFS= read -r mirror <"$work/.git/objects/info/alternates" || return 1
+    [ -f "$work/.git/objects/info/alternates" ] && IFS= read -r mirror <"$work/.git/objects/info/alternates" || return 1
   mirror=${mirror%/objects}
   case $mirror in *.git) pool=$fleet/spare/${mirror##*/} ;; *) return 1 ;; esac
   mkdir -p "$pool" || return 1
@@ -294,8 +330,21 @@ count_left() { # commit not-in...: how many commits no line of work that is deli
   commit=$1
   shift
   head=$(in_work rev-parse -q --verify HEAD) || head=refs/reconciler/base # on a branch that has no commit yet
-  in_work rev-list --count --no-merges --cherry-pick --right-only "$head...$commit" \
-    --not refs/reconciler/base --remotes "$@" -- 2>/dev/null || echo 0
+  printf '^%s\n' $others | in_work rev-list --count --no-merges --cherry-pick --right-only --stdin "$head...$commit" \
+    --not refs/reconciler/base "$@" 2>/dev/null || echo 0
+}
+
+find_others() { # -> $others: commits here that are others' work: what the mirror has, and what a fetch brought
+  others=$({
+    echo refs/reconciler/base
+    in_work for-each-ref --format='%(objectname)' | run_git --git-dir="$mirror" cat-file --batch-check='%(objectname) %(objecttype)' |
+      sed -n 's/ commit$//p'
+    [ ! -d "$work/.git/logs/refs" ] || find "$work/.git/logs/refs" -type f -exec awk '
+      function note() { if (last ~ /\t(fetch|pull|clone)/ && last !~ /\t(fetch|pull) ([^:]* )?\.[ :]/) { split(last, id, " "); print id[2] } }
+      FILENAME != file { note(); file = FILENAME }
+      { last = $0 }
+      END { note() }' {} +
+  } | sort -u | in_work cat-file --batch-check='%(objectname) %(objecttype)' | sed -n 's/ commit$//p')
 }
 
 find_left_heads() { # log of a HEAD -> commits that it was moved from, but for what rewrites or drops them
@@ -312,13 +361,36 @@ find_left_heads() { # log of a HEAD -> commits that it was moved from, but for w
     END { if (head != "" && last "" != head "") left(last) }' "$1"
 }
 
+find_root_refs() { # -> refs beside HEAD, but for those by which git remembers where it was
+  for ref in "$work"/.git/*[A-Z]; do
+    ref=${ref##*/}
+    case $ref in *[!A-Z_]* | HEAD | FETCH_HEAD | ORIG_HEAD | AUTO_MERGE | BISECT_* | *_MSG) continue ;; esac
+    case $ref in MERGE_HEAD | REBASE_HEAD | CHERRY_PICK_HEAD | REVERT_HEAD) continue ;; esac
+    in_work rev-parse -q --verify "$ref^{commit}" >/dev/null && printf '%s\n' "$ref"
+  done
+}
+
+is_note() { # ref: whether it has remarks about objects alone, by the names of its files
+  case $1 in refs/notes/*) ;; *) return 1 ;; esac
+  ! in_work ls-tree -r --name-only "$1" | tr -d / | grep -qvE '^[0-9a-f]{40}([0-9a-f]{24})?$'
+}
+
+is_backup() { # ref: whether filter-branch made it: its branch is there, and was there
+  log=$work/.git/logs/${1#refs/original/}
+  [ "$log" != "$work/.git/logs/$1" ] && [ -f "$log" ] && commit=$(in_work rev-parse -q --verify "$1^{commit}") &&
+    grep -q "^$commit .*filter-branch" "$log"
+}
+
 find_strays() { # -> commits that the delivered branch would not have
-  # All but what git itself keeps there: the work of others, remarks, what was before it was rewritten.
-  in_work for-each-ref --no-merged=refs/reconciler/base --format='%(refname)' |
-    grep -v -e '^refs/remotes/' -e '^refs/reconciler/' -e '^refs/notes/' -e '^refs/original/' -e '^refs/bisect/' \
-      -e '^refs/prefetch/' -e '^refs/stash$' | while IFS= read -r ref; do
+  # Wherever the ref is, but for ours; not the remarks of git notes, nor what git keeps of a branch that it rewrote.
+  find_others
+  {
+    in_work for-each-ref --no-merged=refs/reconciler/base --format='%(refname)' | grep -v -e '^refs/reconciler/' -e '^refs/stash$'
+    find_root_refs
+  } | while IFS= read -r ref; do
     left=$(count_left "$ref^{commit}")
-    [ "$left" = 0 ] || printf '%s has %s commits that HEAD does not have. Merge them, or delete it.\n' "$ref" "$left"
+    [ "$left" = 0 ] || is_note "$ref" || is_backup "$ref" ||
+      printf '%s has %s commits that HEAD does not have. Merge them, or delete it.\n' "$ref" "$left"
   done | sed 50q
   # A head that was on no branch when it was left.
   for log in "$work/.git/logs/HEAD" "$work"/.git/worktrees/*/logs/HEAD; do
@@ -351,6 +423,12 @@ find_strays() { # -> commits that the delivered branch would not have
   done
 }
 
+leads_out() { # folder of a submodule's repository: whether git would go on reading elsewhere, where it may wait for ever
+  at=$(cd -P -- "$1" && pwd) || return 0
+  case $at in "$work"/*) ;; *) return 0 ;; esac
+  [ -e "$at/commondir" ] || [ -e "$at/objects/info/alternates" ] || [ -e "$at/objects/info/http-alternates" ]
+}
+
 find_submodules() { # -> submodules with work that nobody else could get
   in_work -c core.quotePath=false ls-files --stage | sed -n 's/^160000 \([0-9a-f]*\) 0\t/\1 /p' |
     while read -r commit path; do
@@ -360,6 +438,10 @@ find_submodules() { # -> submodules with work that nobody else could get
         case $inner in /*) ;; *) inner=$there/$inner ;; esac
       else inner=$there/.git; fi
       [ -d "$inner" ] || continue
+      if leads_out "$inner"; then
+        printf 'Submodule %s has its repository, or parts of it, outside of this folder. Make it anew (git submodule deinit, then update --init).\n' "$path"
+        continue
+      fi
       # Its settings are the agent's; none of them is heeded by what looks at refs alone.
       head=$(GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" rev-parse -q --verify 'HEAD^{commit}') || continue
       [ -n "$(GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" for-each-ref --count=1 --contains "$head" refs/remotes)" ] ||
@@ -396,6 +478,7 @@ add_all() { # paths to leave out... -> $said; a folder that cannot be entered is
 case ${1:-} in
 prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), branch, commit, base branch, its newest commit, a line each; a bundle
   enter "$2" "$3" "$4"
+  begin_step
   for field in name mirror branch commit upstream newest; do IFS= read -r "$field" || refuse 'short'; done
   if [ -f "$run/claim" ] || [ -f "${run}v/claim" ]; then # nothing is touched any more
     cat >/dev/null
@@ -423,9 +506,10 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
   said=$(set_upstream "$upstream" "$newest" 2>&1) || blame "cannot write refs/remotes/origin/$upstream in $work" "$said"
   answer_ready "$commit"
   ;;
-take) # FLEET KEY ID; stdin: name of the agent, number of paths to leave out, those paths, a line each; the message
+take) # FLEET KEY ID; stdin: name of the agent, repository, number of paths to leave out, those paths, a line each; the message
   enter "$2" "$3" "$4"
-  IFS= read -r name && IFS= read -r count || refuse 'short'
+  begin_step
+  IFS= read -r name && IFS= read -r mirror && IFS= read -r count || refuse 'short'
   set --
   while [ "$count" -gt 0 ] && IFS= read -r path; do
     set -- "$@" ":(top,exclude)$path"
@@ -463,8 +547,10 @@ take) # FLEET KEY ID; stdin: name of the agent, number of paths to leave out, th
   head=$(in_work rev-parse -q --verify "$result^{commit}") || fault "$gone"
   printf 'S taken %s %s\n' "$base" "$head"
   ;;
-bundle) # FLEET KEY ID BASE
+bundle) # FLEET KEY ID BASE; stdin: repository, a line
   enter "$2" "$3" "$4"
+  begin_step
+  IFS= read -r mirror || refuse 'short'
   name=agent
   take_back # the validation ran the code of the branch
   file=$work.out.$$
@@ -479,8 +565,11 @@ bundle) # FLEET KEY ID BASE
   ;;
 push) # FLEET KEY ID COMMIT; stdin: repository, URL, ref, commit that it holds now ("" for none), a line each; a bundle
   enter "$2" "$3" "$4"
+  begin_step
   for field in mirror url ref expected; do IFS= read -r "$field" || refuse 'short'; done
-  case $mirror in /*) ;; *) mirror=$fleet/$mirror ;; esac
+  own_git || fault "$gone"
+  remove_odd
+  borrow_objects || refuse "cannot write $work/.git/objects; $room"
   borrowed="\"$work/.git/objects\""
   # Into the mirror goes nothing that counts on the workspace, which will be gone.
   if (export GIT_ALTERNATE_OBJECT_DIRECTORIES="$borrowed" && has_all "$5"); then cat >/dev/null; else take_in "$5"; fi

@@ -22,6 +22,7 @@
 #   cancel  why it is to end
 #   exit    exit code, bytes of out, bytes of err, hundredths of a second, why it ended, seal
 # Every record ends in the word "ok": a torn one counts as not there.
+# ROOT/past has the ids of agents' runs whose folders were removed: none of them is started again.
 # ROOT/events gets one short line per ended run, so that one reader can follow them all: a hint, no more.
 #
 # All this lies where the agent can write. What proves a record is the seal: drawn for this start, known to
@@ -127,7 +128,11 @@ put() { # folder name words...
 }
 
 find_state() { # folder -> $state
-  if [ ! -d "$1" ]; then state=absent; return; fi
+  if [ ! -d "$1" ]; then
+    state=absent
+    ! is_record "${1%/*}/past" || ! grep -qxF -e "${1##*/}" "${1%/*}/past" || state=past
+    return
+  fi
   for turn in 1 2; do # twice: the exit may have been written while we looked
     if get "$1" exit; then state="done $record"; return; fi
     if ! get "$1" claim; then
@@ -316,8 +321,16 @@ lead() { # command... in a session of its own, waited for
 }
 
 give_up() { # why; for jobs: the agent cannot be started
+  PATH=$path_was # the job may have set one on which there is nothing
   put "$run" cancel "$1"
   exit 125
+}
+
+note_past() { # id: that its agent ran, for whoever asks for it again: its record, and ours, may have been lost since
+  case $1 in *v) return ;; esac # a validation may be repeated
+  is_record "$root/past" || rm -rf "$root/past"
+  printf '%s\n' "$1" >>"$root/past" || return
+  [ "$(count "$root/past")" -le 4194304 ] || { tail -n 20000 "$root/past" >"$root/past.$$" && mv -f "$root/past.$$" "$root/past"; }
 }
 
 # --- Verbs ------------------------------------------------------------------
@@ -339,6 +352,12 @@ start) # ROOT ID TIMEOUT SIGNAL GRACE SHELL LOCK
     cat >/dev/null
     find_state "$run"
     printf 'S exists %s\n' "$state"
+    exit 0
+  fi
+  find_state "$run"
+  if [ "$state" = past ]; then
+    cat >/dev/null
+    printf 'S exists past\n'
     exit 0
   fi
   mkdir -p "$run" || refuse "cannot make the folder $run; $room"
@@ -380,6 +399,7 @@ _supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL LOCK UMASK LC_SET LC_WAS
   umask 077
   find_boot
   find_process $$
+  supervised=$started
   make_cell
   printf '%s %s %s %s %s ok\n' $$ "$started" "$boot" "$lock" "${cell:--}" >"$mine.claim" || {
     rm -f "$mine".*
@@ -402,9 +422,10 @@ _supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL LOCK UMASK LC_SET LC_WAS
   if [ "$timeout" -gt 0 ]; then
     trap - TERM # a fork that has not set its own trap yet must not swallow the signal
     (
-      trap 'kill $! 2>/dev/null; exit 0' TERM
-      sleep "$timeout" &
+      trap 'kill -KILL $! 2>/dev/null; exit 0' TERM
+      RECONCILER_RUN_DIR=$run sleep "$timeout" & # with the mark: it ends with the run, whoever killed its supervisor
       wait $! || exit 0
+      is_alive $$ "$supervised" || exit 0 # without a supervisor it is of nobody's time
       trap '' TERM # from here on it is ended by nobody
       end_run "$run" "$signal" "$grace" timeout
     ) &
@@ -439,6 +460,7 @@ _become) # RUN MINE CELL UMASK LC_SET LC_WAS
   export RECONCILER_RUN_DIR
   exec <"$mine.in" >>"$run/out" 2>>"$run/err"
   rm -f "$mine.in" # the job removes itself: neither has a name while the agent runs
+  path_was=$PATH
   . "$mine.job"
   exit
   ;;
@@ -501,8 +523,11 @@ rm) # ROOT ID...
     find_state "$root/$id"
     case $state in
     running* | orphan*) refuse "$id is alive" ;;
-    absent) ;;
-    *) mv "$root/$id" "$root/.gone.$$" && rm -rf "$root/.gone.$$" ;; # never half a run
+    absent | past) ;;
+    *)
+      note_past "$id" && mv "$root/$id" "$root/.gone.$$" && rm -rf "$root/.gone.$$" || # never half a run
+        refuse "cannot remove $root/$id; $room"
+      ;;
     esac
   done
   rm -rf "$root"/.gone.*

@@ -12,6 +12,7 @@ from reconciler.controller.notify import notify
 from reconciler.controller.ports import Step
 from reconciler.core.errors import NotFound, Problem
 from reconciler.core.model.specs import Desired
+from reconciler.core.notifications.book import unsent
 from reconciler.dispatch.repos import whole_url
 from reconciler.dispatch.secrets import forge_secret
 from reconciler.dispatch.worker_logs import AgentLogs
@@ -124,23 +125,14 @@ def _metric_sources(fleet: ServedFleet, journal: Journal) -> "MetricSources":
         forges=partial(_forges, fleet),
         budgets=lambda: loop.stages.spending.use(cache.desired, clock.now()),
         deliveries=lambda: _by_outcome(journal),
+        notifications=fleet.notifier.reports,
     )
 
 
 def _forges(fleet: ServedFleet) -> Mapping[str, bool]:
     """Return whether the forges of repos answered when they were last asked; the fleet's own as `.fleet`."""
-    pollers = (fleet.loop.controllers.pulls.poller, *fleet.pollers)
-    failing = {repo for poller in pollers for repo in poller.failing()}
+    failing = fleet.forge_problems()
     return {repo: repo not in failing for repo in fleet.cache.desired.forges}
-
-
-def forge_problems(fleet: ServedFleet) -> Mapping[str, str]:
-    """Return why forges of repos cannot be worked with now; that of the fleet's own is `.fleet`."""
-    pollers = (fleet.loop.controllers.pulls.poller, *fleet.pollers)
-    failing = {repo: why for poller in pollers for repo, why in poller.failing().items()}
-    places = fleet.cache.desired.forges
-    denied = {repo: "; ".join(denials) for repo in places if (denials := fleet.forges.denials(places[repo]))}
-    return {**{repo: why for repo, why in failing.items() if repo in places}, **denied}
 
 
 def _by_outcome(journal: Journal) -> Mapping[str, int]:
@@ -168,11 +160,12 @@ def _page_services(fleet: ServedFleet, journal: Journal) -> "PageServices":
         specs_at=partial(_specs_at, fleet),
         load=lambda: fleet.loop.controllers.hosts.load,
         files_touched=partial(files_touched, repository, (fleet.branch, state)),
-        forge_problems=partial(forge_problems, fleet),
+        forge_problems=fleet.forge_problems,
         hooks=lambda: HookReport(
             counts=[(event, outcome, n) for (event, outcome), n in sorted(journal.counts.items())],
             taken=[(each.at, each.hint.event, ", ".join(each.hint.repos)) for each in journal.recent()],
         ),
+        unsent=lambda: unsent(fleet.notifier.reports()),
         spending=lambda since: spending(repository, state, since=since),
     )
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +21,7 @@ from reconciler.controller.cache import FleetCache
 from reconciler.controller.issues import IssueController
 from reconciler.controller.loop import Loop
 from reconciler.controller.meter import IsolatedMeter
+from reconciler.controller.notifications import Notifier
 from reconciler.controller.notify import specs_poller
 from reconciler.controller.plan_preview import PlanPreview, ReadPull
 from reconciler.controller.poller import Poller
@@ -29,24 +30,30 @@ from reconciler.core.errors import Problem, UsageError
 from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.specs import Desired
 from reconciler.core.model.status import OnHost
+from reconciler.core.notifications.signals import FleetSnapshot
 from reconciler.core.times import format_time
+from reconciler.core.transitions import TransitionRecord
 from reconciler.dispatch import environ
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.output import read_output
 from reconciler.dispatch.prober import HostProber
-from reconciler.dispatch.secrets import forge_secret, secret_variables
+from reconciler.dispatch.secrets import forge_secret, secret_variables, target_secret
 from reconciler.forge.forgejo import ForgeRegistry
 from reconciler.git.repository import Repository
+from reconciler.notifications.sender import AppriseSender
 from reconciler.serve.transports import ways
 from reconciler.settings import Settings
 from reconciler.specs.edit import edit
 from reconciler.specs.parse import ROOT, read_task
 from reconciler.specs.source import SpecSource
+from reconciler.store.book_file import BookFile
 from reconciler.store.bot_commits import BotCommitter
 from reconciler.store.guarded_tree import GuardedTree
 from reconciler.store.high_water import HighWaterMarks
+from reconciler.store.history import HistoryReader
 from reconciler.store.leader import LeaderLease, LeaderMode, this_process
 from reconciler.store.merge_preview import PullTree
+from reconciler.store.place import note_place, require_own_place
 from reconciler.store.presence import Presence, PresenceFile
 from reconciler.store.remote_record import require_own_record
 from reconciler.store.state import StateBranch
@@ -82,12 +89,17 @@ class ServedFleet:
     forges: ForgeRegistry
     presence: PresenceFile
     me: Presence
+    notifier: Notifier
     metrics: "Metrics | None"
     """None where nobody can ask for them."""
     listens_at: str = ""
     """URL of the HTTP API."""
     superseded: UsageError | None = None
     """Why it ended: another reconciler leads."""
+
+    def forge_problems(self) -> Mapping[str, str]:
+        """Return why forges cannot be worked with now, by repo; that of the fleet's own is `.fleet`."""
+        return _forge_problems(self.loop, self.forges, self.pollers)
 
 
 @asynccontextmanager
@@ -108,6 +120,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
         desired = await specs.read({})
         environ.take(secret_variables(desired))  # before any process is started that could read it
         state_branch = desired.fleet.state_branch
+        require_own_place(repository)
         await require_own_record(repository, state_branch)
         cache = FleetCache()
         state = await StateBranch.open(
@@ -120,6 +133,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             meter=meter,
         )
         lease, presence, me = await _acquire_leader_lease(stack, settings, repository, state, state_branch)
+        note_place(repository)
         tree.is_acted_on = branch != state_branch  # its mark moves with each commit
         transports = await stack.enter_async_context(ways(lambda: cache.desired.hosts, settings.data_dir))
         dispatch = Dispatcher(
@@ -153,6 +167,22 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
         )
         loop, writer = build_loop(cache, ports, loop_settings), BotCommitter(repository, branch)
         branches = BranchController(forges, cache, loop.inbox, clock.now)
+        pollers = (
+            specs_poller(repository.fetch, loop.inbox, partial(_look_interval, repository, cache), clock.now),
+            IssueController(forges, writer, cache, clock.now, read_task, edit).poller,
+            PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now).poller,
+            branches.poller,
+        )
+        notifier = Notifier(
+            snapshot=partial(_fleet_snapshot, loop, forges, pollers),
+            steps=partial(_steps, repository),
+            sender=AppriseSender(target_secret),
+            store=BookFile.of_fleet(repository, state_branch, settings.data_dir),
+            clock=clock.now,
+            fleet=repository.word,
+            url=settings.web.public_url if settings.web else "",
+        )
+        notifier.begin(state.head, has_rules=desired.fleet.notify is not None)
         yield ServedFleet(
             repository=repository,
             base=base,
@@ -166,18 +196,54 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             loop=loop,
             dispatch=dispatch,
             writer=writer,
+            notifier=notifier,
             metrics=metrics,
-            pollers=(
-                specs_poller(
-                    repository.fetch, loop.inbox, partial(_look_interval, repository, cache), clock.now
-                ),
-                IssueController(forges, writer, cache, clock.now, read_task, edit).poller,
-                PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now).poller,
-                branches.poller,
-            ),
+            pollers=pollers,
             branches=branches,
             forges=forges,
         )
+
+
+def _forge_problems(loop: Loop, forges: ForgeRegistry, pollers: Sequence[Poller[Any]]) -> Mapping[str, str]:
+    """Return why forges cannot be worked with now, by repo; that of the fleet's own is `.fleet`."""
+    places = loop.cache.desired.forges
+    failing: dict[str, str] = {}
+    for poller in (loop.controllers.pulls.poller, *pollers):
+        failing |= poller.failing()
+    denied = {repo: "; ".join(denials) for repo in places if (denials := forges.denials(places[repo]))}
+    return {repo: why for repo, why in failing.items() if repo in places} | denied
+
+
+def _unasked_forges(loop: Loop, pollers: Sequence[Poller[Any]]) -> frozenset[str]:
+    """Return the repos whose forge is to be asked and was not yet; the fleet's own as `.fleet`."""
+    polls = (loop.controllers.pulls.poller, *pollers)
+    unasked = {key for poller in polls for key in poller.subjects() if key not in poller.polled}
+    return frozenset(unasked & loop.cache.desired.forges.keys())
+
+
+def _fleet_snapshot(
+    loop: Loop, forges: ForgeRegistry, pollers: Sequence[Poller[Any]]
+) -> FleetSnapshot | None:
+    """Return what notifications are about; None before the specs were read."""
+    cache = loop.cache
+    if not cache.desired.revision:
+        return None
+    return FleetSnapshot(
+        desired=cache.desired,
+        statuses=cache.statuses,
+        hosts=cache.hosts,
+        damaged=cache.damaged,
+        planned=cache.last_plan.waiting,
+        head=cache.head,
+        forges=_forge_problems(loop, forges, pollers),
+        unasked=_unasked_forges(loop, pollers),
+        unready=loop.unready,
+    )
+
+
+async def _steps(repository: Repository, head: str, after: str, limit: int) -> Sequence[TransitionRecord]:
+    """Read steps back; implements `controller.ports.StepReader`."""
+    return await HistoryReader(repository, lambda: head).since(after, limit)
 
 
 def _metrics(settings: Settings) -> "Metrics | None":

@@ -12,9 +12,10 @@ from functools import partial
 from reconciler.controller.loop import Loop, StopWhen
 from reconciler.controller.ports import Step
 from reconciler.core.errors import UsageError
+from reconciler.core.notifications.book import unsent
 from reconciler.dispatch import environ
 from reconciler.dispatch.secrets import secret_variables
-from reconciler.serve.api import forge_problems, serve_api
+from reconciler.serve.api import serve_api
 from reconciler.serve.fleet import ServedFleet, build_fleet
 from reconciler.serve.shutdown import ending
 from reconciler.settings import Settings
@@ -57,9 +58,10 @@ async def reconcile(
             ending(fleet.loop.stop, settings, on_signal) as end,  # before anybody is told that it listens
         ):
             async with serve_api(fleet, settings, partial(_listening, fleet, on_listen)) as listeners:
-                fleet.loop.listeners.steps += [on_step, *listeners, *tracers]
+                fleet.loop.listeners.steps += [on_step, fleet.notifier.wake, *listeners, *tracers]
                 fleet.loop.listeners.specs += [
                     lambda: environ.take(secret_variables(fleet.cache.desired)),
+                    fleet.notifier.wake,
                     *(poller.notify for poller in fleet.pollers),
                 ]
                 on_loop(fleet.loop)
@@ -83,6 +85,7 @@ def _listening(fleet: ServedFleet, on_listen: Callable[[str], None], url: str) -
 def _beside(fleet: ServedFleet, settings: Settings) -> Iterator[Coroutine[None, None, None]]:
     """Yield the background tasks beside the loop."""
     yield from (_kept_up(poller.run) for poller in fleet.pollers)
+    yield _kept_up(fleet.notifier.run)
     yield _kept_up(partial(_watch, fleet))
     yield _kept_up(partial(_tell, fleet, settings))
     yield _renew_leader_lease(fleet)
@@ -112,10 +115,16 @@ async def _tell(fleet: ServedFleet, settings: Settings) -> None:
                 specs=fleet.cache.desired.revision,
                 state=fleet.cache.head,
                 error=fleet.loop.backoff.why,
-                forges=dict(forge_problems(fleet)),
+                forges=dict(fleet.forge_problems()),
+                unsent=_unsent(fleet),
             )
         )
         await asyncio.sleep(BEAT)
+
+
+def _unsent(fleet: ServedFleet) -> str:
+    """Return which notifications could not be sent, in words."""
+    return "; ".join(f"{name}: {why}" for name, why in unsent(fleet.notifier.reports()).items())
 
 
 async def _kept_up(work: Callable[[], Coroutine[None, None, None]]) -> None:

@@ -135,7 +135,8 @@ class Builder:
     def _fleet_doubts(self) -> Iterator[Problem]:
         parsed = self._others.get(FLEET_FILE)
         if parsed and parsed.spec:
-            warnings = [replace(each, is_doubt=True) for each in doubts_of_fleet(self._shared)]
+            mistakes = doubts_of_fleet(self._shared, self._tasks)
+            warnings = [replace(each, is_doubt=True) for each in mistakes]
             yield from locate_mistakes(warnings, parsed.path, parsed.file.data)
 
     def _file(self, path: str, parsed: Parsed | None) -> Iterator[Parsed]:

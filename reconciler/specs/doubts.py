@@ -154,7 +154,7 @@ def _no_effect(path: Path, why: str) -> Mistake:
 # --- Between files ---------------------------------------------------------
 
 
-def doubts_of_fleet(shared: SharedSpecs) -> Iterator[Mistake]:
+def doubts_of_fleet(shared: SharedSpecs, tasks: Mapping[str, Task]) -> Iterator[Mistake]:
     """Yield warnings about fleet.yaml in relation to the other files."""
     for label, most in shared.fleet.limits.items():
         if most == 0:
@@ -163,6 +163,10 @@ def doubts_of_fleet(shared: SharedSpecs) -> Iterator[Mistake]:
             yield _no_effect(("limits", label), f"no host and no agent has the label {label!r}")
     if shared.fleet.issues is not None and not any(repo.forge for repo in shared.repos.values()):
         yield _no_effect(("issues",), "no repo has a `forge`")
+    if shared.fleet.notify is not None:
+        from reconciler.specs.notifications import notify_doubts  # noqa: PLC0415 - few fleets need it
+
+        yield from notify_doubts(shared.fleet.notify, shared, tasks)
     if shared.fleet.forge is None and not any(repo.forge for repo in shared.repos.values()):
         yield from _idle(shared.fleet, "forge_interval", "nothing has a `forge`")
 

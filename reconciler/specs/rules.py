@@ -162,7 +162,7 @@ def _adapter(spec: AdapterSpec) -> Iterator[Mistake]:
         if spec.version.range is not None:
             yield from tried(("version", "range"), _check_range, spec.version.range)
     for name, secret in spec.secrets.items():
-        yield from _secret(("secrets", name), secret)
+        yield from secret_mistakes(("secrets", name), secret)
     for field, probe in (("version", spec.version), ("health", spec.health)):
         if probe is not None:
             yield from _program((field, "command"), probe.command)
@@ -191,7 +191,8 @@ def _places_and_codes(spec: AdapterSpec) -> Iterator[Mistake]:
             yield Mistake(("cleanup", index), "expected a path inside the workspace")
 
 
-def _secret(path: Path, secret: Secret) -> Iterator[Mistake]:
+def secret_mistakes(path: Path, secret: Secret) -> Iterator[Mistake]:
+    """Yield why a secret cannot be found by what stands at a path."""
     sources = [source for source in _SOURCES if getattr(secret, source)]
     if len(sources) != 1:
         named = " and ".join(sources) or "none"
@@ -235,6 +236,10 @@ def _paths(patterns: Sequence[str]) -> Iterator[Mistake]:
 @_mistakes.register
 def _fleet(spec: FleetSpec) -> Iterator[Mistake]:
     yield from _forge(spec.forge)
+    if spec.notify is not None:
+        from reconciler.specs.notifications import notify_mistakes
+
+        yield from notify_mistakes(spec.notify)
     yield from _defaults(spec)
 
 
@@ -255,7 +260,7 @@ def _forge(forge: Forge | None) -> Iterator[Mistake]:
     if forge.app and forge.kind != "github":
         yield Mistake(("forge", "app"), "only GitHub has Apps; set `kind: github`, or give a `token`")
     for path, secret in forge.secrets.items():
-        yield from _secret(("forge", *path), secret)
+        yield from secret_mistakes(("forge", *path), secret)
         if secret.on != "reconciler":
             yield Mistake(("forge", *path, "on"), "only the reconciler speaks to forges; leave `on` out")
 

@@ -44,6 +44,8 @@ class Presence:
     """Why it cannot go on now."""
     forges: Mapping[str, str] = field(default_factory=dict)
     """Why forges cannot be worked with now, by repo; that of the fleet's own is `.fleet`."""
+    unsent: str = ""
+    """Which notifications could not be sent, and why; empty if all were."""
     ended: str = ""
     """When it ended; empty if it has not, or was killed."""
 

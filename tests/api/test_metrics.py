@@ -22,6 +22,7 @@ from reconciler.core.errors import Conflict, Unavailable
 from reconciler.core.model.runs import Report, Verdict
 from reconciler.core.model.specs import Host
 from reconciler.core.model.status import HostStatus
+from reconciler.core.notifications.book import TargetCounts, TargetReport
 from tests.api.world import TOKENS, pulled
 from tests.fakes import (
     FAILURE,
@@ -321,6 +322,7 @@ def test_what_others_say_is_passed_on(world):
         forges=lambda: {"web": False},
         budgets=lambda: {("fleet", "fleet"): 0.8},
         deliveries=lambda: {"refused": 3},
+        notifications=lambda: {"phone": TargetReport(waiting=2, counts=TargetCounts(sent=5, failed=3))},
         is_leader=lambda: False,
     )
 
@@ -329,6 +331,8 @@ def test_what_others_say_is_passed_on(world):
     assert counted["reconciler_forge_up", "web"] == 0
     assert counted["reconciler_budget_used_ratio", "fleet", "fleet"] == 0.8
     assert counted["reconciler_webhook_deliveries_total", "refused"] == 3
+    assert counted["reconciler_notifications_waiting", "phone"] == 2
+    assert counted["reconciler_notifications_total", "failed", "phone"] == 3
     assert counted["reconciler_leader",] == 0
 
 

@@ -200,6 +200,13 @@ def test_a_caret_is_never_far_from_its_line(line, column):
     assert len(made.caret) <= 161
 
 
+async def test_notifications_that_could_not_be_sent_are_problems(nobody):
+    text = (await nobody.get("/problems")).text
+
+    assert "2 messages wait, and cannot be sent: HTTP 404" in text
+    assert "reconciler notify test" in text
+
+
 async def test_refused_webhooks_and_hosts_that_are_away_are_problems(world, nobody):
     await world.ask(hosts={"gpu": Host(name="gpu", address="x")})
     world.controller.hosts["gpu"] = HostStatus(reachable=False, since=START, message="the key has changed")

@@ -271,6 +271,7 @@ class World:
             file=self.file,
             explain=self.explain,
             diff=self.diff,
+            unsent=lambda: {"phone": "2 messages wait, and cannot be sent: HTTP 404"},
             spending=self.spending,
             specs_at=self.specs_at,
             load=lambda: {"local": 0.5},

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.planning.schedule import is_due_time, next_due, next_opening, read_window, zone
+from reconciler.core.planning.schedule import (
+    is_due_time,
+    next_due,
+    next_opening,
+    open_until,
+    read_window,
+    zone,
+)
 
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu")
 WINDOWS = (
@@ -159,3 +166,22 @@ def is_inside(wall, window):
         return wall.weekday() in window.days and window.start <= clock < window.end
     begun_today = wall.weekday() in window.days and clock >= window.start
     return begun_today or (yesterday in window.days and clock < window.end)
+
+
+@pytest.mark.parametrize(
+    ("windows", "now", "end"),
+    [
+        (["22:00-06:00"], "2030-01-02T23:00", "2030-01-03T06:00"),
+        (["22:00-06:00"], "2030-01-03T05:59", "2030-01-03T06:00"),
+        (["22:00-06:00"], "2030-01-03T06:00", None),
+        (["22:00-06:00", "sat,sun 00:00-24:00"], "2030-01-04T23:00", "2030-01-07T06:00"),  # a Friday
+        (["09:00-12:00", "11:00-14:00"], "2030-01-02T10:00", "2030-01-02T14:00"),
+        (["09:00-12:00", "13:00-14:00"], "2030-01-02T10:00", "2030-01-02T12:00"),
+    ],
+)
+def test_what_is_open_closes_where_nothing_goes_on_from_it(windows, now, end):
+    moment = datetime.fromisoformat(f"{now}+00:00")
+
+    closes = open_until(tuple(windows), "UTC", moment)
+
+    assert closes == (datetime.fromisoformat(f"{end}+00:00") if end else None)

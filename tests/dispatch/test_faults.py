@@ -139,6 +139,16 @@ async def test_a_cli_that_is_missing_is_told_so(place):
     )
 
 
+async def test_a_host_whose_environment_has_no_tools_has_started_nothing(place):
+    async with place.world() as world:
+        order = world.order("echo x >x", validation=("true",))
+        host = order.host.model_copy(update={"env": {"PATH": "/nonexistent"}})
+        report = await world.carry_out(order.model_copy(update={"host": host}))
+
+    assert (report.verdict.kind, report.started) == (FailureClass.HOST, False)
+    assert "under its `env` no `sh` can be started" in report.verdict.message
+
+
 async def test_the_interpreter_of_a_clis_script_may_lie_beside_it_and_nowhere_else(place):
     folder = place.folder / "node's folder"
     folder.mkdir()

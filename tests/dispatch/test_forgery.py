@@ -9,7 +9,20 @@ import pytest
 
 from reconciler.core.model.runs import FailureClass
 from reconciler.dispatch.protocol import Stage
-from tests.dispatch.world import RUN, World, ended, finish, git, make_runs, run, seen, start, until
+from tests.dispatch.world import (
+    RUN,
+    World,
+    ended,
+    finish,
+    git,
+    make_runs,
+    needs_of,
+    run,
+    seen,
+    start,
+    sweep,
+    until,
+)
 
 OTHER = "web/other.g12345678.a1"
 FOLDER = RUN.replace("/", "+")
@@ -137,9 +150,34 @@ async def test_a_run_that_was_there_before_it_was_asked_for_is_evidence(world, o
 
     report = await world.carry_out(world.order(world.note("ran"), run=key, number=number, repo=None))
 
-    assert (report.verdict.kind, world.noted) == (FailureClass.AGENT, [])
+    assert (report.verdict.kind, world.noted) == (FailureClass.CONFIG, [])  # a next attempt would start it
     assert "tampered" in report.verdict.message
     assert "tampered" in caplog.text
+
+
+@pytest.mark.parametrize("is_swept", [False, True])
+@pytest.mark.parametrize("proofs", ["of an older copy", "none"])
+async def test_a_run_that_the_host_knows_is_not_started_again_whatever_is_known_here(world, is_swept, proofs):
+    """The record and the data folder went back together; the host did not."""
+    order = world.order(world.note("ran"), repo=None)
+    await world.carry_out(world.order("exit 1", run=OTHER, repo=None))
+    shutil.copytree(world.data / "proofs", world.folder / "older")
+    await world.carry_out(order)
+    if is_swept:
+        await sweep(world, needs_of(OTHER))
+    shutil.rmtree(world.data / "proofs")
+    if proofs == "of an older copy":
+        (world.folder / "older").rename(world.data / "proofs")
+
+    report = await world.carry_out(order)
+
+    assert world.noted == ["ran"]
+    if is_swept or proofs == "of an older copy":
+        assert report.verdict.kind is FailureClass.CONFIG
+        assert "restore the newer copy, or `reconciler retry web/fix`" in report.verdict.message
+        assert f"ran there before ({'past' if is_swept else 'done'})" in report.verdict.message
+    else:  # as after the loss of the data folder alone: what it did is taken up
+        assert report.verdict.outcome == "success"
 
 
 async def test_a_workspace_that_was_there_before_its_run_is_made_anew(world):

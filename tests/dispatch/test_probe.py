@@ -252,6 +252,20 @@ async def test_a_host_that_cannot_write_its_temporary_files_says_so(tmp_path: Pa
     assert reachable(facts, KNOWN, NOW).adapters == KNOWN.adapters
 
 
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"PATH": "/nonexistent"}, "under the host's `env` no `sh` can be started (PATH='/nonexistent')"),
+        ({"PATH": ""}, "under the host's `env` no `sh` can be started (PATH='')"),
+        ({"TMPDIR": "/dev/null/none"}, "nothing can be written in /dev/null/none (TMPDIR)"),
+    ],
+)
+async def test_an_environment_under_which_nothing_starts_is_a_fault(tmp_path: Path, env, message):
+    facts = await probe(LocalTransport(tmp_path), Host(name="h1", env=env), workdir=str(tmp_path))
+
+    assert message in reachable(facts, None, NOW).fault
+
+
 async def test_a_working_folder_that_cannot_be_written_to_is_a_trouble(tmp_path: Path):
     facts = await look(tmp_path)
     assert not list(host_problems(facts, datetime.now(UTC)))  # noqa: TID251  the clock of this host
@@ -295,6 +309,7 @@ FAULTS = [
     {"disk_free_mb": 12},
     {"files_free": 12},
     {"temporary_fault": "/tmp"},
+    {"environment_fault": "PATH='/nonexistent'"},
 ]
 
 

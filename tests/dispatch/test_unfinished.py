@@ -173,6 +173,60 @@ LEFT |= {
         "Submodule sub has commits on refs/heads/other",
     ),
 }
+ASIDE = "git checkout -q -b mine; " + STRAY + "git checkout -q -; "
+LEFT |= {
+    f"commits that only {ref} holds": (
+        ASIDE + f"git update-ref {ref} mine; git branch -q -D mine",
+        f"{ref} has 1 commits",
+    )
+    for ref in (
+        "refs/remotes/origin/main",
+        "refs/remotes/origin/mine",
+        "refs/remotes/mine",
+        "refs/notes/commits",
+        "refs/original/refs/heads/task/web/fix",
+        "refs/bisect/bad",
+        "refs/prefetch/remotes/origin/main",
+        "refs/rewritten/onto",
+        "refs/worktree/mine",
+        "refs/pull/1/head",
+        "refs/odd",
+        "MINE",
+    )
+}
+LEFT |= {
+    "commits that were pushed elsewhere alone": (
+        ASIDE
+        + "git init -q --bare ../up; git remote add up ../up; git push -q up mine:mine; git branch -q -D mine",
+        "refs/remotes/up/mine has 1 commits",
+    ),
+    "commits that were fetched from itself": (
+        ASIDE + "git fetch -q . mine:refs/remotes/origin/mine; git branch -q -D mine",
+        "refs/remotes/origin/mine has 1 commits",
+    ),
+    "commits on top of those of others": (
+        f"git init -q ../up; (cd ../up; {INNER}); git fetch -q ../up HEAD:refs/remotes/up/main; "
+        "git checkout -q -b mine refs/remotes/up/main; "
+        + STRAY
+        + "git checkout -q -; git update-ref refs/remotes/up/main mine; git branch -q -D mine",
+        "refs/remotes/up/main has",
+    ),
+    "a submodule whose repository is elsewhere": (
+        SUBMODULE + "cd ..; mv .git/modules/sub ../sub; echo gitdir: $PWD/../sub >sub/.git; "
+        "rm ../sub/HEAD; mkfifo ../sub/HEAD",
+        "Submodule sub has its repository, or parts of it, outside",
+    ),
+    "a submodule that borrows from elsewhere": (
+        SUBMODULE
+        + "cd ..; mkdir -p ../e/info; mkfifo ../e/info/alternates; echo $PWD/../e >.git/modules/sub/objects/info/alternates",
+        "Submodule sub has its repository, or parts of it, outside",
+    ),
+    "a submodule with the settings of elsewhere": (
+        SUBMODULE
+        + "cd ..; mkdir ../e; mkfifo ../e/HEAD ../e/config; echo $PWD/../e >.git/modules/sub/commondir",
+        "Submodule sub has its repository, or parts of it, outside",
+    ),
+}
 IDENTITY = {
     f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
 }
@@ -290,6 +344,14 @@ DONE = {
     "a pipe in a folder that is closed": "echo new >x; mkdir y; mkfifo y/.gitignore; echo y >y/y; chmod 500 y",
     "a pipe as the index": "echo new >x; rm .git/index; mkfifo .git/index",
     "pipes among the refs": "echo new >x; mkfifo .git/packed-refs .git/refs/heads/pipe .git/shallow .git/index.lock",
+    "pipes behind what it borrows from": (
+        "echo new >x; mkdir -p ../e/info ../e/pack; mkfifo ../e/info/alternates ../e/pack/multi-pack-index; "
+        "echo $PWD/../e >>.git/objects/info/alternates"
+    ),
+    "a pipe instead of what it borrows from": (
+        "echo new >x; git repack -q -a -d; mkdir -p ../e/info; mkfifo ../e/info/alternates; echo $PWD/../e >.git/objects/info/alternates"
+    ),
+    "a graph of commits that is somebody's": "echo new >x; head -c 2000 /dev/urandom >.git/objects/info/commit-graph",
     "a pipe as the log": "echo new >x; mkdir -p .git/logs; rm -f .git/logs/HEAD; mkfifo .git/logs/HEAD",
     "pipes among the objects": "echo new >x; mkfifo .git/objects/info/commit-graph .git/objects/pack/multi-pack-index",
     "links out of the repository": "echo new >x; ln -s / .git/refs/heads/root; ln -s /dev/zero .git/packed-refs",
@@ -300,7 +362,18 @@ DONE = {
     "a conflict that was resolved": (
         f"echo new >x; {CLASH}git merge -q side; echo hello >README; git add README; git commit -q -m Merged"
     ),
-    "a branch of others": "echo new >x; c=$(git commit-tree -m O HEAD^{tree}); git update-ref refs/remotes/up/main $c",
+    "a branch of others": (
+        f"echo new >x; git init -q ../up; (cd ../up; {INNER}); git fetch -q ../up HEAD:refs/remotes/up/main; "
+        "git fetch -q ../up HEAD:refs/heads/up; git fetch -q ../up HEAD"
+    ),
+    "a remote of others": (
+        f"echo new >x; git init -q ../up; (cd ../up; {INNER}); git remote add up ../up; git remote update >/dev/null 2>&1; "
+        "git branch -q theirs $(git for-each-ref --format='%(refname)' refs/remotes/up); git pack-refs --all"
+    ),
+    "a branch that was pushed": (
+        "echo new >x; git add x; git commit -q -m X; git init -q --bare ../up; git push -q ../up HEAD:main; "
+        "git remote add up ../up; git push -q up HEAD:other"
+    ),
     "notes": "echo new >x; git notes add -m Well",
     "what was rewritten": (
         "echo new >x; git add x; git commit -q -m X; "

@@ -356,6 +356,18 @@ async def test_without_its_supervisor_a_run_goes_on_as_an_orphan_and_is_lost_in_
     assert read(tmp_path, "a.r1") == b"end\n"
 
 
+@pytest.mark.parametrize("does_end", [True, False])
+async def test_nothing_keeps_the_time_of_a_run_whose_supervisor_was_killed(runs, tmp_path, does_end):
+    folder = tmp_path / "host/fleet/runs/a.r1"
+    await start(runs, "a.r1", "sleep 0.3" if does_end else "sleep 100")
+    await until((folder / "pid").exists)
+    os.kill(pid_of(folder, "claim"), signal.SIGKILL)
+
+    await runs.cancel("a.r1", "cancelled", QUICK)
+
+    await until(lambda: not processes.with_word(str(folder)))
+
+
 async def test_an_orphan_can_be_cancelled(runs, tmp_path):
     folder = tmp_path / "host/fleet/runs/a.r1"
     await start(runs, "a.r1", "sleep 100")

@@ -77,6 +77,8 @@ class GitHubDouble(ForgejoDouble):
 
     def __init__(self, folder: Path, **more: Any) -> None:
         super().__init__(folder, **more)
+        self._began = self.now()
+        """Time of all that has none of its own, so that an answer stays the same."""
         self.rules: dict[str, Rules] = {}
         self.roles: dict[str, str] = {BOT: "write", "ann": "write"}
         """What people may do with the repositories, by name; others may read."""
@@ -108,7 +110,7 @@ class GitHubDouble(ForgejoDouble):
         return Forge(kind="github", api=self.api, repo=repo, token=token, webhook_secret=webhook_secret)
 
     def shapes(self, repo: str) -> Shapes:
-        return Shapes(self.api, repo, self.now(), self.roles)
+        return Shapes(self.api, repo, self._began, self.roles)
 
     # --- What happens there ------------------------------------------------
 

@@ -1,5 +1,5 @@
 """
-The page Problems: what is wrong with specs, records, hosts and webhooks, and where.
+The page Problems: what is wrong with specs, records, hosts, webhooks and notifications, and where.
 """
 
 from collections.abc import Iterable, Sequence
@@ -38,6 +38,7 @@ async def problems_page(visit: Visit) -> View:
         "damaged": sorted(fleet.view.damaged.items()),
         "hosts": hosts,
         "forges": sorted(fleet.services.forge_problems().items()),
+        "unsent": fleet.services.unsent(),
         "refused": refused,
         "hooks": hooks,
         "revision": desired.revision,

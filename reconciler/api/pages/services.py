@@ -206,5 +206,7 @@ class PageServices:
     """Return why forges cannot be worked with now, by repo; that of the fleet's own is `.fleet`."""
     hooks: Callable[[], HookReport]
     """Return what came of webhooks."""
+    unsent: Callable[[], Mapping[str, str]]
+    """Return which notifications could not be sent and why, in a sentence, by target."""
     spending: Callable[[datetime], Awaitable[Sequence[Spent]]]
     """Return what was spent since a time, the oldest first. Raises Unavailable."""

@@ -383,6 +383,55 @@ class IssueRules(Frozen):
     """Whose issues become tasks and whose `/agent` comments are followed, by their names on the forge."""
 
 
+class NotifyRule(Frozen):
+    """Which news is sent to whom. In `notify` of `specs/fleet.yaml`."""
+
+    to: Names
+    """Targets, by name."""
+    transitions: Strings = ()
+    """
+    Phases that tasks come to, or states of hosts (`up`, `unready`, `down`), such as `completed`,
+    `running -> failed` or `* -> down`. Without these and `reasons`: whatever needs a person.
+    """
+    reasons: Strings = ()
+    """
+    What tasks wait for, such as `Host` or `Quota`, the class of their failure, such as `auth`, `Forge`,
+    `Reconciler` or `Unsent`. With `transitions` too, both must fit.
+    """
+    labels: Strings = ()
+    """Only tasks and hosts that have one of these labels, or tasks that require one; any, if left out."""
+    repos: Names = ()
+    """Only tasks of these repos; any, if left out."""
+    tasks: Strings = ()
+    """Only tasks whose name is like one of these, such as `web/*`; any, if left out."""
+    urgent: bool = False
+    """Whether it is sent in quiet hours, too."""
+    resolved: bool = False
+    """Whether its end is sent as well."""
+    escalate_after: Period | None = None
+    """If it is not over after this time, `escalate_to` gets it as well."""
+    escalate_to: Names = ()
+    """Targets, by name; those of `to` once more, if left out."""
+
+
+class NotifySpec(Frozen):
+    """Notifications: who is sent what. In `specs/fleet.yaml`."""
+
+    targets: dict[Name, Secret] = Field(default_factory=dict)
+    """Where messages go: for each name, where the URL of a service is found, as Apprise writes those."""
+    rules: tuple[NotifyRule, ...] = ()
+    """Which news goes to which targets; every rule that fits counts."""
+    quiet: Strings = ()
+    """Quiet hours, such as `22:00-07:00` or `sat,sun 00:00-24:00`: what comes up is sent together after."""
+    timezone: Text | None = None
+    """Time zone of `quiet` and of times in messages; `timezone` of the fleet if left out."""
+    hold: Duration = timedelta(seconds=10)
+    """
+    How long news is held back, so that what belongs together is one message, and what is over by then is
+    none. Messages to one target are six times as far apart, unless they are urgent.
+    """
+
+
 class RepoSpec(TaskDefaults):
     """A code repository the tasks work on, and defaults for them. `specs/repos/*.yaml`."""
 
@@ -456,6 +505,8 @@ class FleetSpec(TaskDefaults):
     """How often forges are asked without a webhook's hint."""
     issues: IssueRules | None = None
     """Which issues become tasks; none, if left out."""
+    notify: NotifySpec | None = None
+    """Who is sent what needs a person, and other news; see [notifications](notifications.md)."""
     prune_approved: Text | None = None
     """Written by `reconciler approve-prune`: the removal that a person allowed."""
 

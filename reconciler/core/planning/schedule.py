@@ -114,6 +114,21 @@ def next_opening(windows: tuple[str, ...], timezone: str, now: datetime) -> date
     return min(start for start, _ in spans if start > now)
 
 
+def open_until(windows: tuple[str, ...], timezone: str, now: datetime) -> datetime | None:
+    """
+    Return when the windows that are open now close, in UTC; None if none is open.
+
+    One that opens before another closes goes on from it. Those that never close
+    do so in two weeks.
+    """
+    place = zone(timezone)
+    end = now
+    for start, last in sorted(span for text in windows for span in _spans(read_window(text), place, now)):
+        if start <= end:
+            end = max(end, last)
+    return end if end > now else None
+
+
 def _spans(window: Window, place: tzinfo, now: datetime) -> Iterator[tuple[datetime, datetime]]:
     """Yield begin and end of a window, from yesterday on: two weeks, for the clocks may skip it in one."""
     today = now.astimezone(place).date()

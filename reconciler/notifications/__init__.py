@@ -1,0 +1,3 @@
+"""
+Messages out: to chats, phones and mailboxes, by Apprise.
+"""
